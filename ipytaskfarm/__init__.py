@@ -1,31 +1,38 @@
 """A durable task farm of IPython kernels.
 
-The folders say where code runs, and an import only ever points to a line above its own:
+Start a farm of engines on this machine, hand in functions, get their values::
 
-``version``        the version
-``core``           values and decisions: messages, the scheduler, its handlers; no IO, clock, chance or threads
-``settings``       each setting of a farm once: flags, arguments, configuration and docs are made of it
-``policies``       the queue policies that a user may choose, or write
-``errors``         every error, and IPython 0.10's names for them; ``error`` is the same
-``environment``    what prepares engines: classes that users fill in
-``system``         what the operating system gives: the flight recorder, paths, disk, memory, cores
-``storage``        SQLite: the store, blobs, the event log
-``transport``      ZeroMQ: hub, peer, reliable sessions, keys
-``serialization``  values and code as bytes
-``engine``         runs in the engine's process, an IPython kernel with one more lane
-``agent``          one per machine: starts, watches and replaces its engines
-``controller``     one per farm: takes in, decides, writes down, hands out; ``controller/evaluator`` calls ``depend``
-functions
-``client``         runs in the user's process: `TaskClient`, `MultiEngineClient`, results
-``launchers``      how processes get onto machines
-``deployment``     how a farm is started, kept running and asked: `Farm`, the supervisor, settings
-``doctor``         finds what keeps a farm from working
-``jupyter``        magics and displays
-``cli``            the ``ipytaskfarm`` command
-``testing``        a farm in memory, on a clock that a test moves, for tests of one's own policies, rules and tasks
+    from ipytaskfarm import Farm, Task
 
-``engine`` to ``client`` never import one another: they meet in ``core/messages``.
-``docs/architecture.md`` has the rest.
+    with Farm(n=4) as farm:
+        tc = farm.task_client()
+        tc.map(abs, [-1, -2])                            # [1, 2]
+        tc.submit(pow, 2, 100).result()                  # a future, as of concurrent.futures
+        id = tc.run(Task("a = b + 1", push={"b": 1}, pull="a", retries=2, time_limit=10))
+        tc.get_task_result(id, block=True).ns.a          # 2
+
+``ipytaskfarm start -n 4 --daemonize`` starts a farm that stays; ``TaskClient()`` connects to it from any program.
+Tasks and results are on disk: they outlive the client, and the crash of any process.
+
+`Farm`                 start a farm, or resume one by its name
+`TaskClient`           ``run``, ``submit`` and ``map`` tasks, wait for them, ``explain`` and ``retry`` them
+`Task`                 code or a call, with its rules: retries, time limit, priority, resources, conditions …
+`Job`                  tasks that belong together: ``tc.create_job``
+`Ref`, `Join`          the result of a task as an argument of another one; the end of several tasks
+`TaskFuture`           what ``tc.submit`` returns
+`TaskResult`           what ``tc.get_task_result`` returns: values, error, output, times
+`TaskEnvironment`      what prepares an engine once for many tasks; `RecycleSettings`: when the engine is replaced
+`MultiEngineClient`    run code on engines that you name: ``execute``, ``push``, ``pull``, ``scatter``
+`Agents`               engines on other machines: Slurm, PBS, LSF, ssh, Dask
+`add_dependency`       send a module along that engines cannot import
+`StringTask`, `MapTask`  kinds of `Task`, under their names in IPython 0.10
+`errors`               every error, by name
+`client`               the same names as ``IPython.kernel.client`` had
+`Executor`, `Pool`     a farm behind the interfaces of ``concurrent.futures`` and ``multiprocessing``
+
+``import ipytaskfarm.joblib`` lets joblib and scikit-learn run on a farm, ``tc.dask_get`` dask's collections.
+In IPython and Jupyter ``%load_ext ipytaskfarm`` adds ``%%task``, ``%%taskmap``, ``%tasks``, ``%%px`` and others.
+``README.md`` has a quick start, ``docs/`` a page for each subject.
 """
 
 from __future__ import annotations
@@ -52,11 +59,15 @@ __all__ = [
     "TaskEnvironment",
     "RecycleSettings",
     "add_dependency",
+    "Executor",
+    "Pool",
     "__version__",
 ]
 
 if TYPE_CHECKING:
     from . import client as client, errors as errors
+    from .adapters.executor import Executor as Executor
+    from .adapters.pool import Pool as Pool
     from .client import (
         Job as Job,
         Join as Join,
@@ -95,6 +106,8 @@ else:
         "TaskEnvironment": ("ipytaskfarm.environment", "TaskEnvironment"),
         "RecycleSettings": ("ipytaskfarm.environment", "RecycleSettings"),
         "add_dependency": ("ipytaskfarm.client", "add_dependency"),
+        "Executor": ("ipytaskfarm.adapters.executor", "Executor"),
+        "Pool": ("ipytaskfarm.adapters.pool", "Pool"),
     }
 
     def __getattr__(name: str) -> object:
@@ -103,7 +116,12 @@ else:
         try:
             module_name, attribute = _WHERE[name]
         except KeyError:
-            raise AttributeError(f"module 'ipytaskfarm' has no attribute {name!r}") from None
+            near = ""
+            if not name.startswith("_"):
+                from .core.text import did_you_mean
+
+                near = did_you_mean(name, __all__)
+            raise AttributeError(f"module 'ipytaskfarm' has no attribute {name!r}{near}") from None
         module = import_module(module_name)
         value = module if attribute is None else getattr(module, attribute)
         globals()[name] = value

@@ -1,4 +1,4 @@
-"""What prepares an engine once for many tasks, and when engines are recycled: classes that users fill in.
+"""Classes that users subclass to prepare an engine once for many tasks, and settings for recycling engines.
 
     class Database(TaskEnvironment):
         def __init__(self, path):
@@ -12,7 +12,7 @@
 
     tc.run(Task("rows = env.connection.count()", pull="rows", environment=Database("a.db")))
 
-From STK Parallel Computing's TaskEnvironment and HostRecycleSettings.
+They follow STK Parallel Computing's TaskEnvironment and HostRecycleSettings.
 """
 
 from __future__ import annotations
@@ -33,19 +33,24 @@ _TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?\Z")
 
 
 class RecycleSettings:
-    """When an engine is ended, after a task, and a fresh one takes its place.  Each may be assigned later.
+    """The conditions under which an engine is replaced with a fresh one after a task. Each may be assigned later.
 
     Args:
-        after_tasks: after so many tasks.
-        idle_timeout: when it has had nothing to do for so long (seconds or timedelta).
-        interval: so long after its start.
+        after_tasks: after this number of tasks.
+        idle_timeout: after this time without work (seconds or timedelta).
+        interval: after this time since its start (seconds or timedelta).
         at_times: at these times of day, ``["09:00", "15:00"]``, in the local time of the engine's node.
-        max_memory: when its private memory has reached this, ``"300 MiB"`` or bytes.
+        max_memory: when its private memory has reached this size, ``"300 MiB"`` or bytes.
         on_job_end: when a job that uses the environment has ended.
-        when_unreferenced: when no unfinished task, and no job that has not ended, uses it any more.
+        when_unreferenced: when no unfinished task and no unfinished job uses the environment any more.
         on_failure: when a task has failed.
+        keep_session: whenever it is recycled, the fresh engine begins with its names.  What cannot be saved is named by
+            `explain` and `status`.
 
-    Nothing of it ever ends an engine within a task.  Raises TypeError or ValueError that names the setting.
+    None of them ends an engine during a task.
+
+    Raises:
+        TypeError, ValueError: a setting is not valid. The message names it.
     """
 
     after_tasks: int | None
@@ -56,6 +61,7 @@ class RecycleSettings:
     on_job_end: bool
     when_unreferenced: bool
     on_failure: bool
+    keep_session: bool
 
     def __init__(
         self,
@@ -67,6 +73,7 @@ class RecycleSettings:
         on_job_end: bool = False,
         when_unreferenced: bool = False,
         on_failure: bool = False,
+        keep_session: bool = False,
     ) -> None:
         self.after_tasks = after_tasks
         self.idle_timeout = idle_timeout
@@ -76,6 +83,7 @@ class RecycleSettings:
         self.on_job_end = on_job_end
         self.when_unreferenced = when_unreferenced
         self.on_failure = on_failure
+        self.keep_session = keep_session
 
     def __setattr__(self, name: str, value: Any) -> None:
         check = _CHECKS.get(name)
@@ -94,7 +102,7 @@ class RecycleSettings:
         return f"RecycleSettings({', '.join(given)})"
 
     def as_message(self) -> Recycle | None:
-        """As it travels; None: nothing is set."""
+        """Return the settings as a message; None if nothing is set."""
         at_times = tuple(sorted(_seconds_of_day("at_times", text) for text in self.at_times or ()))
         made = Recycle(
             after_tasks=check_count("after_tasks", self.after_tasks, least=1),
@@ -105,6 +113,7 @@ class RecycleSettings:
             on_job_end=bool(self.on_job_end),
             when_unreferenced=bool(self.when_unreferenced),
             on_failure=bool(self.on_failure),
+            keep_session=bool(self.keep_session),
         )
         return None if made == Recycle() else made
 
@@ -141,28 +150,29 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "on_job_end": _flag,
     "when_unreferenced": _flag,
     "on_failure": _flag,
+    "keep_session": _flag,
 }
 
 
 class TaskEnvironment:
-    """User code that prepares an engine once for many tasks.  Override `setup` and `teardown`.
+    """User code that prepares an engine once for many tasks. Override `setup` and `teardown`.
 
-    The instance, with what `setup` put on it, is the name ``env`` in the tasks' namespace.
+    The instance, with the attributes that `setup` has set, has the name ``env`` in the tasks' namespace.
 
-    Which engines are shared is decided by its identity.  Without a `unique_id` that is a digest of the class's code and
-    of the attributes: the same cell run again, in another kernel, is the same environment, edited code is another one.
-    With a `unique_id` (a str or UUID) it is that id, `additional_id`, and the class's code; other attributes are not
-    looked at (the first ones are used).
+    Environments with the same identity share engines. Without a `unique_id`, the identity is a digest of the class's
+    code and of the attributes: if the same cell runs again, or runs in another kernel, it is the same environment;
+    edited code is another one. With a `unique_id` (a str or UUID), the identity consists of `unique_id`,
+    `additional_id` and the class's code. Other attributes are then ignored, and the first instance's are used.
 
     Attributes, of the class or of the instance:
         unique_id, additional_id: see above.
         cwd: the folder in which its tasks begin.
-        preload: modules to be imported before `setup`.
-        teardown_timeout: seconds after which an engine whose `teardown` has not come to its end is killed (5).
+        preload: modules to import before `setup`.
+        teardown_timeout: seconds until an engine with an unfinished `teardown` is killed (default 5).
         recycle: `RecycleSettings`; not part of the identity.
 
-    A TaskEnvironment that is no subclass and has no `unique_id` is *empty*: its tasks run on any engine.
-    From STK Parallel Computing.
+    A TaskEnvironment that is no subclass and has no `unique_id` is *empty*: its tasks run on any engine. The class
+    follows STK Parallel Computing.
     """
 
     unique_id: Any = None
@@ -174,14 +184,14 @@ class TaskEnvironment:
     _not_sent: ClassVar[frozenset[str]] = frozenset({"_recycle"})
 
     def setup(self) -> None:
-        """Called once on each engine that gets the environment, before its first task."""
+        """Prepare the engine. Called once on each engine that gets the environment, before its first task."""
 
     def teardown(self) -> None:
-        """Called before such an engine ends, unless it is killed."""
+        """Clean up. Called before such an engine ends, unless it is killed."""
 
     @property
     def recycle(self) -> RecycleSettings:
-        """When its engines are recycled; set what you like of it in place."""
+        """Return the settings for recycling its engines; their attributes may be assigned."""
         found: RecycleSettings | None = self.__dict__.get("_recycle")
         if found is None:
             found = self.__dict__["_recycle"] = RecycleSettings()
@@ -200,12 +210,12 @@ class TaskEnvironment:
 
     @property
     def is_empty(self) -> bool:
-        """Return whether it prepares nothing: its tasks run on any engine."""
+        """Return whether it prepares nothing, so that its tasks run on any engine."""
         return type(self) is TaskEnvironment and self.unique_id is None
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Return the name for people."""
         if self.unique_id is None:
             return type(self).__name__
         more = "" if self.additional_id is None else f"/{self.additional_id}"
@@ -217,7 +227,7 @@ class TaskEnvironment:
 
     @staticmethod
     def of(setup: Callable[[Any], object]) -> FunctionEnvironment:
-        """Return a decorator: an environment of one function, or of two.
+        """Return an environment made of one function; `on_teardown` adds a second one. It is used as a decorator.
 
         @TaskEnvironment.of
         def database(env):
@@ -231,7 +241,7 @@ class TaskEnvironment:
 
 
 class FunctionEnvironment(TaskEnvironment):
-    """What `TaskEnvironment.of` makes of functions that take the environment as their argument."""
+    """An environment that `TaskEnvironment.of` makes of functions. They take the environment as their argument."""
 
     def __init__(self, setup: Callable[[Any], object]) -> None:
         if not callable(setup):
@@ -240,20 +250,20 @@ class FunctionEnvironment(TaskEnvironment):
         self._teardown: Callable[[Any], object] | None = None
 
     def on_teardown(self, teardown: Callable[[Any], object]) -> FunctionEnvironment:
-        """Return a decorator for the other function."""
+        """Set the function that `teardown` calls. It is used as a decorator."""
         self._teardown = teardown
         return self
 
     def setup(self) -> None:
-        """Call the first."""
+        """Call the function for `setup`."""
         self._setup(self)
 
     def teardown(self) -> None:
-        """Call the second, if there is one."""
+        """Call the function for `teardown`, if there is one."""
         if self._teardown is not None:
             self._teardown(self)
 
     @property
     def name(self) -> str:
-        """Return the function's."""
+        """Return the name of the function for `setup`, or the `unique_id`."""
         return super().name if self.unique_id is not None else getattr(self._setup, "__name__", "environment")

@@ -1,9 +1,9 @@
-"""In what order tasks are handed out: the queue policies that come with the farm, and how to write one.
+"""The order in which tasks are handed out: the farm's queue policies, and how to write another one.
 
-A policy turns a task into a sort key; smaller keys go first, equal ones in order of acceptance.  `QueuePolicy.key` is
-called when a task is accepted and each time it goes back to its queue.  It runs in the controller: keep it quick, and
-keep its memory to itself (an instance lives as long as the controller).  If it raises when the farm starts, the farm
-does not start; if it raises later, that task counts as `FIFO` would count it and the log says so.
+A policy turns a task into a sort key. Smaller keys go first, equal keys in order of acceptance. `QueuePolicy.key` is
+called when a task is accepted and each time it goes back to its queue. It runs in the controller, so it must be
+quick and need little memory (an instance lives as long as the controller). If it raises while the farm starts, the farm
+does not start. If it raises later, the task gets the key of `FIFO`, and the log says so.
 
     # mine.py
     from ipytaskfarm.policies import QueuePolicy
@@ -25,41 +25,41 @@ __all__ = ["FIFO", "LIFO", "FairShare", "FairShareJobs", "QueuePolicy", "TaskInf
 
 
 class QueuePolicy:
-    """Base of all policies: override `key`."""
+    """Base class of all policies. Subclasses override `key`."""
 
     def key(self, task: TaskInfo) -> Any:
-        """Return a sortable key; all keys of one policy must be comparable with one another."""
+        """Return a sortable key of the task. All keys of one policy must be comparable with one another."""
         raise NotImplementedError(f"{type(self).__name__} needs a method key(task)")
 
 
 class FIFO(QueuePolicy):
-    """Higher priority first, then order of acceptance (the default)."""
+    """Higher priority first, then order of acceptance. This is the default."""
 
     def key(self, task: TaskInfo) -> int:
-        """Minus the priority."""
+        """Return minus the priority."""
         return fifo_key(task)
 
 
 class LIFO(QueuePolicy):
-    """Higher priority first, then the newest."""
+    """Higher priority first, then the newest task."""
 
     def key(self, task: TaskInfo) -> tuple[int, int]:
-        """Newest first."""
+        """Return a key that puts the newest task first."""
         return (-task.priority, -task.queue_seq)
 
 
 class FairShare(QueuePolicy):
-    """Higher priority first; among equal ones the clients take turns, whoever handed in most.
+    """Higher priority first. Among equal priorities the clients take turns, however many tasks each has handed in.
 
-    Start-time fair queueing: each client's tasks are tagged 1, 2, 3 …, never behind what is being served now, so a
-    client that comes late neither waits for all that stands before it nor takes the farm for itself.
+    This is start-time fair queueing: each client's tasks are tagged 1, 2, 3 …, but never below the tag that is being
+    served. So a client that comes late neither waits for all earlier tasks nor takes the whole farm.
     """
 
     def __init__(self) -> None:
         self._last: dict[tuple[int, str], int] = {}
 
     def owner(self, task: TaskInfo) -> str:
-        """Who takes turns with the others."""
+        """Return who takes turns with the others: the client."""
         return task.client
 
     def key(self, task: TaskInfo) -> tuple[int, int]:
@@ -72,8 +72,8 @@ class FairShare(QueuePolicy):
 
 
 class FairShareJobs(FairShare):
-    """The same, but jobs take turns, and the tasks of each client that belong to no job."""
+    """Like `FairShare`, but jobs take turns. The tasks of one client that belong to no job count as one job."""
 
     def owner(self, task: TaskInfo) -> str:
-        """Return the job, else the client."""
+        """Return the task's job; its client if it has no job."""
         return task.job or task.client

@@ -1,4 +1,4 @@
-"""``python -m ipytaskfarm.agent --connection-file F --farm NAME …``: one per machine, by a launcher."""
+"""``python -m ipytaskfarm.agent --connection-file F --farm NAME …``: one agent per machine, started by a launcher."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from .sweep import LOCK
 def main(argv: list[str] | None = None) -> int:
     """Run an agent, and return its exit code.
 
-    0: ended as told.  1: a bug.  4: refused by the controller, or another agent has the folder."""
+    0: ended as told. 1: a bug. 4: refused by the controller, or another agent has the folder.
+    """
     given = _parser().parse_args(argv)
     umask = os.umask(0o077)
     name_process(f"ipytaskfarm agent --farm {given.farm}")
@@ -110,7 +111,7 @@ def _own_folder(given: argparse.Namespace) -> Path:
 
 
 def _start_folder(asked: Path | None) -> Path:
-    """Return the folder in which engines start.  The given one may exist only on the controller's machine."""
+    """Return the folder in which engines start. The given folder may exist only on the controller's machine."""
     folder = (asked or working_folder()).absolute()
     if folder.is_dir() and os.access(folder, os.X_OK):
         return folder

@@ -51,7 +51,7 @@ FATAL = "Fatal Python error: "
 
 
 class EnginePhase(Enum):
-    """Where an engine is in its life."""
+    """The phase of an engine's life."""
 
     STARTING = "forked, or about to be"
     UP = "can be given work"
@@ -67,6 +67,7 @@ class Files:
         self.counter = counter
         self.recorder = folder / f"engine-{counter}.rec"
         self.output = folder / f"engine-{counter}.out"
+        self.stdout = folder / f"engine-{counter}.stdout"
         self.stack = folder / f"engine-{counter}.stack"
         self.connection = folder / f"kernel-{counter}.json"
 
@@ -79,7 +80,7 @@ class Files:
 
 
 class ManagedEngine:
-    """One engine.  The process is `child`, what it was handed is `account`."""
+    """One engine. `child` is its process, and `account` lists the runs that it was handed."""
 
     def __init__(self, engine_id: int, incarnation: Incarnation, files: Files, account: Account) -> None:
         self.id = engine_id
@@ -126,7 +127,7 @@ class ManagedEngine:
         return self.child is not None and self.child.send_signal(signum)
 
     def is_handed(self, message: HandOut) -> None:
-        """Take from a hand-out what concerns the engine itself."""
+        """Take the parts of a hand-out that concern the engine itself."""
         self.environment = message.environment or self.environment
         self.recycling = message.recycling or self.recycling
         if message.graces or self.graces:
@@ -166,6 +167,7 @@ class ManagedEngine:
         ladder = self.ladder
         for_run = ladder is not None and ladder.terminated and ladder.run == running
         output, dump = last_words(self.files.output)
+        output = self._last_output(running) or output
         crash = Crash(
             signal=self.exit.signal,
             exit_code=self.exit.exit_code,
@@ -177,9 +179,20 @@ class ManagedEngine:
         items = self.account.recorder.items() if running is not None else None
         return EngineDown(self.incarnation, self.id, running, not self.account.damaged, crash, self.expected, items)
 
+    def _last_output(self, running: RunKey | None) -> str:
+        """Return the end of what a dead engine's run, or command, has written. "": nothing, or neither was running."""
+        recorder = self.account.recorder
+        if self.account.damaged or (running is None and not recorder.runs_command):
+            return ""
+        words = recorder.words
+        rest = tail(self.files.stdout, OUTPUT_TAIL, words.marked(1))
+        error = tail(self.files.output, 2 * DUMP_MAX, words.marked(2)).partition(FATAL)[0]
+        lines = [part.strip("\n") for part in (words.read(running), rest, error)]
+        return "\n".join(part for part in lines if part.strip())[-OUTPUT_TAIL:]
+
 
 class EngineProcesses:
-    """All engines of this agent, with the dead ones of whose end the controller does not know yet."""
+    """All engines of this agent, including dead ones of which the controller does not know yet that they ended."""
 
     def __init__(
         self, session: str, farm: str, folder: Path, node: str, startup_cwd: Path, lane: AgentLane, relay: Relay,
@@ -187,9 +200,15 @@ class EngineProcesses:
         blobs_folders: Callable[[], dict[str, str]],
         stays: bool, umask: int | None = None,
     ) -> None:  # fmt: skip
-        """preload: modules that the zygote imports.  stays: SIGTERM from elsewhere ends no engine.
-        changed: called when the controller is to be told of it.
-        blobs_folders: where engines find large values: `blobs` and `copies` of the engine's settings."""
+        """Create the table.
+
+        Args:
+            preload: modules that the zygote imports.
+            stays: whether a SIGTERM from outside ends no engine.
+            changed: called when there is something to report to the controller.
+            blobs_folders: returns the folders of large values for engines: `blobs` and `copies` of the engine's
+                settings.
+        """
         self._preload = preload
         self._stays = stays
         self._umask = umask
@@ -224,7 +243,7 @@ class EngineProcesses:
 
     @property
     def any_left(self) -> bool:
-        """Return whether an engine lives, or has died without the controller knowing."""
+        """Return whether an engine lives, or has died without the controller knowing it."""
         return bool(self._by_incarnation)
 
     @property
@@ -233,7 +252,7 @@ class EngineProcesses:
         return [engine for engine in self._by_incarnation.values() if engine.phase is not EnginePhase.GONE]
 
     def are_loaded(self) -> bool:
-        """Return whether an engine holds so many runs that its results may be gathered."""
+        """Return whether an engine holds enough runs for its results to be gathered."""
         return any(engine.account.open_runs >= LOADED_RUNS for engine in self._by_incarnation.values())
 
     def have_results(self) -> bool:
@@ -308,7 +327,7 @@ class EngineProcesses:
             engine.kill(f"it did not say hello within {START_S:g} s")
         how = await child.exit
         printed = tail(engine.files.output)
-        # The error first: of a long text the end may be cut off on its way.
+        # The error comes first, because the end of a long text may be cut off on its way.
         last = f": {last_line(printed)}" if printed else ""
         raise StartError(
             f"engine {engine.id} (pid {child.pid}) ended before it was ready: "
@@ -324,6 +343,7 @@ class EngineProcesses:
             "connection_file": str(files.connection),
             "recorder": str(files.recorder),
             "output": str(files.output),
+            "stdout": str(files.stdout),
             "stack": str(files.stack),
             "env": {COOKIE: engine.incarnation, **thread_limits(engine.beside)},
             "umask": self._umask,
@@ -420,7 +440,7 @@ class EngineProcesses:
             self._zygote_backoff.succeeded()
         self._zygotes = [zygote for zygote in self._zygotes if zygote.alive]
         self._zygote_backoff.failed()
-        # Before the next engine asks for it, so that the replacements need not wait for its imports.
+        # Before the next engine needs it, so that the replacements do not wait for its imports.
         delay_s = self._zygote_backoff.delay_s(self._chance.random())
         asyncio.get_running_loop().call_later(delay_s, lambda: None if self.ending else self.zygote())
 
@@ -439,7 +459,7 @@ class EngineProcesses:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # Not left to the garbage collector: a life without an end would be an engine that nobody replaces.
+            # Not left to the garbage collector: an engine without a report of its end would never be replaced.
             context = {"message": "an engine's life", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
 
@@ -451,7 +471,7 @@ def _how(how: Exit) -> str:
 
 
 def last_words(path: Path) -> tuple[str, str]:
-    """Return what an engine printed last, and faulthandler's text: the error, and the stack of its thread."""
+    """Return the engine's last output, and faulthandler's text: the error and the stack of its thread."""
     before, fatal, after = tail(path, 65536).rpartition(FATAL)
     if not fatal:
         return after[-OUTPUT_TAIL:], ""

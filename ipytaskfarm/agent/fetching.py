@@ -29,8 +29,12 @@ class BlobFetches:
     """Fetches the blobs that the engines of one node need."""
 
     def __init__(self, say: Callable[[ReadBlob], None], tell: Callable[[Incarnation, BlobHere], object]) -> None:
-        """say: sends to the controller; a message may be lost with the controller, see `restate`.  tell: sends to an
-        engine."""
+        """Create it.
+
+        Args:
+            say: sends a message to the controller. The message may be lost with the controller, see `restate`.
+            tell: sends a message to an engine.
+        """
         self._say = say
         self._tell = tell
         self._copies: Copies | None = None

@@ -1,9 +1,9 @@
-"""Decisions on when and how a run is interrupted.  No signal is sent here.
+"""Decisions on when and how a run is interrupted. No signal is sent here.
 
-"Check what runs, then interrupt" from another process hits the wrong task: between the two the engine moves on.  So the
-agent writes *which run* it means into the flight recorder and sends a signal that means "look there"; only the
-engine's handler, in its main thread, can know whether that run is still the one, and it is sent again until it was
-delivered or the run has moved on.
+"Check what runs, then interrupt" from another process hits the wrong task, because the engine goes on in between. So
+the agent writes *which run* it means into the flight recorder, and sends a signal that means "look there". Only the
+engine's handler, in its main thread, knows whether that run is still the present one. The signal is repeated until the
+interrupt was delivered or the run is over.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from enum import Enum
 from ..core.messages.task_types import RunKey
 
 RESEND_S = 0.02
-"""Between two signals, and between two looks at a run that is to be interrupted."""
+"""The time in seconds between two signals, and between two checks of a run that is to be interrupted."""
 STOPPED_S = 30.0
-"""A process that was stopped (SIGSTOP, ^Z) this long is killed: its tasks would wait for ever."""
+"""A process that was stopped (SIGSTOP, ^Z) for this time is killed: its tasks would wait for ever."""
 
 
 class Step(Enum):
-    """What a `Ladder` asks for."""
+    """The action that a `Ladder` asks for."""
 
     WAIT = "nothing now"
     SIGNAL = "write what is wanted, send the interrupt signal"
@@ -29,12 +29,15 @@ class Step(Enum):
 
 
 class Ladder:
-    """Interrupt; after `grace_s` terminate; after another half of it kill.  Times are monotonic seconds."""
+    """The escalation of one interrupt: after `grace_s` terminate, after half of it again kill.
+
+    Times are monotonic seconds.
+    """
 
     def __init__(self, run: RunKey, cause: str, grace_s: float, now_s: float) -> None:
         self.run = run
         self.cause = cause
-        """Why, as in `Crash.cause`."""
+        """The reason, as in `Crash.cause`."""
         self.terminate_at_s = now_s + grace_s
         self.kill_at_s = self.terminate_at_s + grace_s / 2
         self.told = self.terminated = self.killed = False
@@ -43,7 +46,7 @@ class Ladder:
         """Return what to do now.
 
         running: the run that the engine executes.  delivered: whether the last interrupt was raised in the engine."""
-        if self.terminated:  # it was told to die, and a process that half died is no engine any more
+        if self.terminated:  # it was told to die, and a half-dead process is no engine any more
             if now_s < self.kill_at_s or self.killed:
                 return Step.WAIT
             self.killed = True
@@ -64,10 +67,11 @@ class Ladder:
 
 
 class StoppedWatch:
-    """How long one process has been in state T, as seen from looks that may come late.
+    """Measures how long one process has been in state T, from checks that may come late.
 
-    Each gap counts for at most `gap_max_s`: after our own machine or loop was suspended, the time in which nobody could
-    look is not held against the process."""
+    Each gap counts for at most `gap_max_s`. If the machine or the agent's loop was suspended, nobody could check, and
+    that time must not count against the process.
+    """
 
     def __init__(self, gap_max_s: float = 5.0) -> None:
         self._gap_max_s = gap_max_s

@@ -1,9 +1,9 @@
 """Private memory of engines, and which engine is ended when memory runs short.
 
-An engine shares with the zygote what both have not written to, and with other engines what is mapped from blobs; and
-pages of files that it only reads can be had back at any time.  What counts is what it has written (``smaps_rollup``:
-Private_Dirty, Swap), and its children.  Reading it walks the page tables, a few ms per GiB, so it is read only where
-the resident size, which costs two small files, already exceeds the limit.
+An engine shares memory with the zygote as long as neither has written to it, and mapped blobs with other engines. Pages
+of files that it only reads can be dropped at any time. So the memory that counts is what it has written
+(``smaps_rollup``: Private_Dirty, Swap), and that of its children. Reading this walks the page tables, a few ms per GiB.
+It is therefore read only if the resident size, which costs two small files, already exceeds the limit.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import NamedTuple
 from ..system.process import own_bytes
 
 LOOK_S = 0.2
-"""Between two looks, while an engine has something to run."""
+"""The time between two checks while an engine has something to run."""
 LEAST_SHARE = 0.05
-"""With less of the node's memory available than this, the largest engine is ended before the kernel ends anybody."""
+"""If less of the node's memory than this is available, the largest engine is ended before the kernel ends a process."""
 LIMIT_CAUSE = "memory"
-"""How the cause begins, in `Crash.cause`, of an engine that was ended for its memory."""
+"""The beginning of the cause, in `Crash.cause`, of an engine that was ended for its memory."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 class MemoryVerdict(NamedTuple):
-    """An engine that has to be ended for its memory, and why."""
+    """An engine that must be ended for its memory, and the reason."""
 
     place: int
     """The index of the engine among those that were checked."""
@@ -39,14 +39,15 @@ class MemoryWatch:
     """Checks the memory of engines that run tasks."""
 
     def __init__(self, limit_bytes: int | None) -> None:
-        """limit_bytes: of one engine and its children; None: the node's memory is the limit."""
+        """Create it; `limit_bytes` applies to one engine and its children. None: the node's memory is the limit."""
         self._limit = limit_bytes
         self._next_s = 0.0
 
     def look(self, engines: Sequence[tuple[int, bool]], now_s: float) -> MemoryVerdict | None:
-        """Return the engine that has to be ended.  None: none, or the last check was less than `LOOK_S` ago.
+        """Return the engine that must be ended; None if there is none, or if the last check was less than `LOOK_S` ago.
 
-        engines: (pid, whether it is being ended already).  Once one is, the node is given time to get its memory.
+        `engines` has (pid, whether it is being ended already). Once one is being ended, the node is given time to get
+        its memory back.
         """
         if now_s < self._next_s:
             return None
@@ -91,7 +92,7 @@ def node_memory() -> tuple[int, int]:
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line)
     found = int(lines["MemAvailable"].split()[0]) * 1024, int(lines["MemTotal"].split()[0]) * 1024
     with contextlib.suppress(OSError, ValueError):
-        total = int((_CGROUP / "memory.max").read_text())  # "max" where there is no limit
+        total = int((_CGROUP / "memory.max").read_text())  # "max" if there is no limit
         inactive = next(
             int(line.split()[1])
             for line in (_CGROUP / "memory.stat").read_text().splitlines()

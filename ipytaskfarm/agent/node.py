@@ -18,7 +18,7 @@ from .memory import node_memory
 LOOK_S = 2.0
 """Seconds between two checks of load, memory and disk."""
 LOAD_STEP, ROOM_STEP = 0.05, 0.02
-"""A report is sent only when the load, or a free share, has changed by so much."""
+"""A report is sent only when the load, or a free share, has changed by this much."""
 AGAIN_S = 10.0
 """Smaller changes are reported this often, because the threshold of a condition may lie between the two values."""
 DEVICES = "CUDA_VISIBLE_DEVICES"
@@ -26,7 +26,7 @@ _OPENMP = "OMP_NUM_THREADS"
 _FOLLOW_OPENMP = frozenset({
     "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
 })  # fmt: skip
-"""Libraries that read these read OMP_NUM_THREADS where they are not set."""
+"""Libraries that read these variables read OMP_NUM_THREADS if they are not set."""
 
 
 def resources(declared: Mapping[str, float]) -> tuple[dict[str, float], tuple[str, ...]]:
@@ -39,7 +39,7 @@ def resources(declared: Mapping[str, float]) -> tuple[dict[str, float], tuple[st
 
 
 def _gpus(declared: float | None) -> tuple[str, ...]:
-    """Return the GPUs as CUDA_VISIBLE_DEVICES names them; where it is not set, those with a device file."""
+    """Return the GPUs in CUDA_VISIBLE_DEVICES; if that is not set, those with a device file."""
     visible = os.environ.get(DEVICES)
     if visible is not None:
         names = [name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1"]
@@ -54,7 +54,8 @@ def _gpus(declared: float | None) -> tuple[str, ...]:
 def thread_limits(engines: int) -> dict[str, str]:
     """Return environment variables that limit the threads of numeric libraries, except those that the user has set.
 
-    engines: how many engines share the cores."""
+    `engines` is the number of engines that share the cores.
+    """
     count = str(max(1, usable_cores() // max(1, engines)))
     openmp_is_set = bool(os.environ.get(_OPENMP))
     return {
@@ -66,23 +67,24 @@ class NodeWatch:
     """Reports load, free memory and free disk when they have changed."""
 
     def __init__(self, folder: Path) -> None:
-        """folder: of the engines' files; the free space of its disk is reported."""
+        """Create it; `folder` has the engines' files, and the free space of its disk is reported."""
         self._folder = folder
         self._said: NodeState | None = None
         self._said_s = 0.0
         self._next_s = 0.0
         self._counts = False
-        psutil.cpu_percent()  # the first call only begins to count
+        psutil.cpu_percent()  # the first call only starts the counting
 
     def restate(self) -> None:
-        """Report everything at the next check, to a controller that was restarted."""
+        """Report everything at the next check, to a restarted controller."""
         self._said = None
         self._next_s = 0.0
 
     def look(self, now_s: float, fetched_blobs: int = 0, fetched_bytes: int = 0) -> NodeState | None:
-        """Return a report.  None: nothing has changed.
+        """Return a report; None if nothing has changed.
 
-        fetched_blobs, fetched_bytes: what was fetched to this node until now."""
+        `fetched_blobs` and `fetched_bytes` count what was fetched to this node so far.
+        """
         if now_s < self._next_s:
             return None
         self._next_s = now_s + LOOK_S

@@ -52,7 +52,7 @@ class ZygoteProvisioner(KernelProvisionerBase):
         """Wait until the kernel has ended, and return its exit code."""
         if self.child is None:
             return 0
-        # shield: Jupyter waits with time-outs, and the end is still to be noted after one.
+        # shield: Jupyter waits with time-outs, and the end must still be recorded after one.
         code = _returncode(await asyncio.shield(self.child.exit))
         self.child = None
         return code
@@ -81,8 +81,11 @@ class ZygoteProvisioner(KernelProvisionerBase):
         return await super().pre_launch(cmd=["(forked by a zygote)"], **kwargs)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
-        """Fork the kernel.  request=…: the zygote's own words, as the agent gives them; else a plain kernel is made of
-        Jupyter's arguments (connection_file, env, cwd).  `cmd` is not used: nothing is executed."""
+        """Fork the kernel.
+
+        The argument ``request``, which the agent passes, is the request to the zygote. Without it, a plain kernel is
+        made from Jupyter's arguments (connection_file, env, cwd). `cmd` is not used: nothing is executed.
+        """
         request = kwargs.get("request") or self._plain_request(**kwargs)
         zygote = self.zygote or await self._process_zygote()
         self._request = request
@@ -90,7 +93,7 @@ class ZygoteProvisioner(KernelProvisionerBase):
         return self.connection_info
 
     async def cleanup(self, restart: bool = False) -> None:
-        """Remove what a plain kernel needed, and end what it left behind."""
+        """Remove the files of a plain kernel, and end the processes that it left behind."""
         if self._own_folder is not None and self._request is not None and not restart:
             marks = Marks(self._request["engine"], Path(self._request["recorder"]))
             await asyncio.to_thread(reap, marks)
@@ -98,7 +101,7 @@ class ZygoteProvisioner(KernelProvisionerBase):
             self._own_folder = None
 
     async def get_provisioner_info(self) -> dict[str, Any]:
-        """Return what is known of the kernel, for people: another process cannot adopt a zygote's child."""
+        """Return the facts about the kernel for people: another process cannot adopt a zygote's child."""
         info = await super().get_provisioner_info()
         info["pid"] = self.child.pid if self.child is not None else None
         return info

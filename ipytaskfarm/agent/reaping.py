@@ -1,15 +1,15 @@
 """Killing of all processes that an engine left behind: children, daemons, the rest of a fork bomb.
 
-A descendant may have left the engine's session and been adopted by init, so the family tree does not find it.  Three
-marks are looked for, of which every descendant that did not go out of its way keeps at least one:
+A descendant may have left the engine's session and been adopted by init, so the family tree does not find it. Three
+marks are looked for. Every descendant keeps at least one of them, unless it deliberately removes all:
 
 - its session is the engine's (engines lead a session of their own);
 - its environment holds the engine's cookie (a program that was started: environments are handed on);
 - it maps the engine's flight recorder (a fork without a new program: mappings are inherited, while /proc still shows
   the zygote's environment for it).
 
-Considered and not done: PR_SET_CHILD_SUBREAPER on the zygote (then all its engines' orphans look alike), and a cgroup
-of each engine's own (needs a delegated tree, which batch systems and containers seldom give).
+Two other ways were rejected: PR_SET_CHILD_SUBREAPER on the zygote (the orphans of all its engines would look alike),
+and a cgroup for each engine (this needs a delegated tree, which batch systems and containers seldom give).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 COOKIE = "IPYTASKFARM_ENGINE"
 """The environment variable that names a process's engine."""
 ROUNDS_MAX = 200
-"""A fork bomb makes new processes while the old ones are being killed: it is swept this often before giving up."""
+"""A fork bomb makes new processes while the old ones are killed: the sweep is repeated this often before giving up."""
 
 
 class Marks(NamedTuple):
@@ -50,20 +50,20 @@ def reap(marks: Marks) -> int:
             return len(killed)
         killed.update(found)
         if round_number > 3:
-            time.sleep(0.01)  # killed processes take a moment to go; a bomb's survivors are caught in the next round
+            time.sleep(0.01)  # killed processes take a moment to end; a bomb's survivors are caught in the next round
     log.warning("engine %s: what it left behind is still there after %d rounds of killing", marks.engine, ROUNDS_MAX)
     return len(killed)
 
 
 def _kill_group(marks: Marks) -> None:
-    # One signal to a group is atomic: what forks and exits faster than it can be looked at does not escape it.  The
-    # group of that number is the engine's, unless the number is another process's by now.
+    # One signal to a group is atomic: processes that fork and exit faster than they can be examined do not escape it.
+    # The group of that number is the engine's, unless the number belongs to another process by now.
     if marks.pid is None or (os.path.exists(f"/proc/{marks.pid}") and not is_marked(marks.pid, marks)):
         return
     try:
         os.killpg(marks.pid, signal.SIGKILL)
     except OSError:
-        pass  # there is no such group: it left nothing in it
+        pass  # there is no such group: the engine left nothing in it
 
 
 def _own_processes() -> list[int]:
@@ -80,7 +80,7 @@ def _own_processes() -> list[int]:
 
 
 def _kill_if_marked(pid: int, marks: Marks) -> bool:
-    # The pidfd is opened before the marks are read: the process killed is the one that bears them.
+    # The pidfd is opened before the marks are read, so that the process with the marks is the one that is killed.
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:

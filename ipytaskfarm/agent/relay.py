@@ -1,8 +1,8 @@
 """Transfer of hand-outs to the engines and of results to the controller, without loss and in order.
 
-A message that must arrive is kept here, or in a flight recorder, until the controller has acknowledged it, that is,
-has it on disk.  Within an epoch the transport repeats lost packets.  A restarted controller (a new epoch) knows of none
-of them, and `Relay.restate` sends all kept messages again.
+A message that must arrive is kept here, or in a flight recorder, until the controller has acknowledged it, that is, has
+it on disk. Within an epoch the transport repeats lost packets. A restarted controller (a new epoch) knows none of them,
+and `Relay.restate` sends all kept messages again.
 """
 
 from __future__ import annotations
@@ -31,15 +31,18 @@ log = logging.getLogger(__name__)
 READ_MAX = 1000
 """The most records that are taken from a ring at once."""
 MESSAGE_BYTES = 1 << 20
-"""Results are gathered into messages of about this size; a larger result goes alone."""
+"""Results are gathered into messages of about this size; a larger result is sent alone."""
 ANSWER_BYTES_MAX = MAX_MESSAGE_BYTES - 4096
 """The most bytes of a command's answer, without the names sent with it."""
 UNACKED_BYTES_MAX = 16 << 20
-"""Beyond this the results stay in the recorders: a controller that is slow or away costs no memory here."""
+"""Beyond this, results stay in the recorders, so that a slow or absent controller costs no memory here."""
 
 
 class RunProgress(Enum):
-    """What became of a run that was handed to an engine.  Forgotten when the controller has acknowledged its answer."""
+    """The progress of a run that was handed to an engine.
+
+    It is forgotten when the controller has acknowledged the answer.
+    """
 
     OPEN = "no answer yet"
     ENDED = "its end was sent"
@@ -48,10 +51,10 @@ class RunProgress(Enum):
 
 
 class Account:
-    """The runs that one engine was given, and which of them it has answered."""
+    """The runs that one engine was given, and those among them that it has answered."""
 
     def __init__(self, engine: Incarnation, recorder: Recorder, former: bool = False) -> None:
-        """former: the engine is a dead one of an agent before us, so it is not known what it was handed."""
+        """Create it; `former` says that the engine is a dead one of a former agent, so that its runs are not known."""
         self.engine = engine
         self.recorder = recorder
         self.former = former
@@ -66,7 +69,7 @@ class Account:
         self._runs: dict[RunKey, RunProgress] = {}
 
     def hand(self, runs: Iterable[RunKey]) -> None:
-        """Note runs that are sent to the engine."""
+        """Record runs that are sent to the engine."""
         before = len(self._runs)
         self._runs.update(dict.fromkeys(runs, RunProgress.OPEN))
         self.open_runs += len(self._runs) - before
@@ -76,8 +79,9 @@ class Account:
         return self._runs.get(run, RunProgress.OPEN if self.former else None) is RunProgress.OPEN
 
     def read(self) -> list[tuple[list[msgspec.Raw], Receipt]]:
-        """Return the next ended runs of the ring, still encoded, in the order of their ends.  Empty: there are no
-        more."""
+        """Return the next ended runs of the ring, still encoded, in the order of their ends; empty if there are no
+        more.
+        """
         portions: list[tuple[list[msgspec.Raw], Receipt]] = []
         while not portions and not self.damaged and self.recorder.unread:
             try:
@@ -116,7 +120,7 @@ class Account:
         return portions
 
     def give_back(self, runs: Iterable[RunKey]) -> list[RunKey]:
-        """Note runs that the engine returns unrun, and return those that were open."""
+        """Record runs that the engine returns unrun, and return those that were open."""
         was_open = [run for run in runs if self.is_open(run)]
         for run in was_open:
             self._runs[run] = RunProgress.RETURNED
@@ -148,10 +152,11 @@ class Account:
                 self.open_runs += not self.former
 
     def unacknowledged(self) -> list[RunKey]:
-        """Return the runs whose answer the controller may not have yet, in the order in which they were handed out.
+        """Return the runs for which the controller may lack the answer, in the order in which they were handed out.
 
-        That includes answers under way: a controller that starts anew must not take a run for one that never arrived
-        here while its result is in the next message."""
+        That includes answers under way: a restarted controller must not assume that a run never arrived here while its
+        result is in the next message.
+        """
         return list(self._runs)
 
     def running(self) -> RunKey | None:
@@ -209,15 +214,16 @@ class Relay:
         return not self._kept
 
     def say(self, message: AgentMessage) -> str:
-        """Send a message that may be lost with a controller, or whose content `AgentState` repeats.
+        """Send a message that may be lost with a controller, or that `AgentState` repeats.
 
-        Returns why it can never be sent, or ""."""
+        Returns the reason why it can never be sent, or "".
+        """
         if self._introduced:
             return self._send(message)
         return ""
 
     def _send(self, message: AgentMessage, token: object | None = None) -> str:
-        """Give a message to the link.  Returns why it can never be sent, or ""; such a message is dropped."""
+        """Give a message to the link. Return the reason why it can never be sent, or ""; such a message is dropped."""
         try:
             self._link.send(message, token)
         except Exception as error:
@@ -239,7 +245,9 @@ class Relay:
     def collect(self, account: Account, is_dead: bool = False) -> bool:
         """Send the results in an engine's ring, and return whether all were sent.
 
-        is_dead: read until the ring is empty; a living engine could add results forever, a few for each message."""
+        `is_dead` says to read until the ring is empty; a living engine could add results forever, a few for each
+        message.
+        """
         while self.is_up and self._link.unacked_bytes < UNACKED_BYTES_MAX:
             portions = account.read()
             if not portions:
@@ -252,10 +260,10 @@ class Relay:
 
     def _send_results(self, account: Account, ended: list[msgspec.Raw], receipt: Receipt) -> None:
         try:
-            # Raw records in the place of `Ended`: the encoder copies them as they are.
+            # Raw records in place of `Ended`: the encoder copies them as they are.
             self._link.send(Results(account.engine, cast(list[Ended], ended)), receipt)
         except ResultTooLarge as error:
-            # Only a single one can be: it goes alone.
+            # Only a single result can be too large, because it is sent alone.
             self._link.send(Results(account.engine, [_too_large(ended[0], error)]), receipt)
 
     def give_back(self, account: Account, message: Returned) -> None:
@@ -265,12 +273,12 @@ class Relay:
             self.keep(Returned(account.engine, runs, message.why), account)
 
     def hand_out(self, account: Account, message: HandOut) -> memoryview:
-        """Note a hand-out, and return its batch, which is forwarded without being decoded."""
+        """Record a hand-out, and return its batch, which is forwarded without being decoded."""
         account.hand(message.runs)
         return memoryview(message.batch)
 
     def acked(self, token: object) -> None:
-        """Note that the controller has the message with this token on disk."""
+        """Record that the controller has the message with this token on disk."""
         if isinstance(token, Receipt):
             token.settle()
         elif isinstance(token, Kept):
@@ -281,10 +289,10 @@ class Relay:
                 self.lost_acked.append(token.message.engine)
 
     def restate(self, state: AgentState, accounts: Iterable[Account]) -> None:
-        """Send the agent's state and all that was not acknowledged, in a new epoch.
+        """Send the agent's state and all unacknowledged messages, in a new epoch.
 
-        Losses are not repeated here: each has to follow the results of its engine, see
-        `EngineProcesses.report_losses`."""
+        Losses are not repeated here: each has to follow the results of its engine, see `EngineProcesses.report_losses`.
+        """
         self._introduced = True
         self._link.send(state)
         for account in accounts:

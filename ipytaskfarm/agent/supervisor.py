@@ -1,8 +1,8 @@
-"""The agent's loop.
+"""The agent's main loop.
 
-Every event (a message, a bell, a process that ends, a timer) causes one **turn**.  A turn handles everything in a fixed
-order: the controller's messages, the engines' messages, the results in their rings, what is due; then it sends.  So the
-results of an engine always leave before the report of its death.
+Every event (a message, a bell, a process that ends, a timer) causes one **turn**. A turn handles everything in a fixed
+order: the controller's messages, the engines' messages, the results in their rings, due timers; then it sends. So the
+results of an engine are always sent before the report of its death.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ from .watch import CHECK_S, EngineWatch
 log = logging.getLogger(__name__)
 
 STREAK, STREAK_S, PACE_S = 4, 0.005, 0.002
-"""After so many rings, each so soon after the last, engines that have much before them are heard only so often."""
+"""After STREAK rings, each within STREAK_S of the last, the bell is heard only every PACE_S: see `_muffle_bell`."""
 COPIES = "blobs"
 EXIT_STOPPED, EXIT_BUG, EXIT_REFUSED = 0, 1, 4
 STOP_S = 2.0
 """How long (seconds) engines may take to end when the controller does not say."""
 DELIVER_S = 10.0
-"""At the end: how long (seconds) to wait for a controller that is away to take the last results."""
+"""At the end: how long (seconds) to wait for an absent controller to take the last results."""
 DELIVER_MAX_S = 120.0
 """The same for a controller that is connected."""
 
@@ -101,7 +101,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The name by which the launcher knows the agent.  "": the name in its connection file."""
     brings: int | None = None
     ends_at_s: float | None = None
-    """When (wall clock) the launcher's system ends the agent."""
+    """The wall-clock time at which the launcher's system ends the agent."""
     leave_s: float = 0.0
     """How long running tasks may go on when the agent is told to end."""
     umask: int | None = None
@@ -111,13 +111,14 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _name_in(connection_file: Path) -> str:
-    """Return the agent's name according to its key.
+    """Return the agent's name according to its key; "" if there is none.
 
-    "": the agents of the controller's own machine share a key, and may be started before there is a connection file."""
+    The agents of the controller's own machine share a key, and may be started before there is a connection file.
+    """
     try:
         return read_connection_file(connection_file).agent
     except TaskFarmError:
-        return ""  # `Link` says what is wrong with it
+        return ""  # `Link` reports the problem with it
 
 
 class Agent:
@@ -172,7 +173,7 @@ class Agent:
         self._leave_by_s: float | None = None
         """When (monotonic) a leaving agent ends at the latest.  It ends earlier with its last engine.  None: it
         stays."""
-        # The wall clock may be set while we run: it is read once.
+        # The wall clock may be set while the agent runs, so it is read only once.
         ends_at_s = settings.ends_at_s
         self._due_s = math.inf if ends_at_s is None else self._heard_s + ends_at_s - time.time() - settings.leave_s
         self._tasks: set[asyncio.Task[None]] = set()
@@ -182,12 +183,12 @@ class Agent:
         self._loop.set_exception_handler(self._broken)
         for signum in (signal.SIGTERM, signal.SIGHUP):
             self._loop.add_signal_handler(signum, self._on_sigterm)
-        # Ctrl-C in the terminal of a foreground farm reaches us too: its supervisor ends the farm in good order.
+        # Ctrl-C in the terminal of a foreground farm reaches the agent too: the supervisor ends the farm in good order.
         # Not SIG_IGN, which engines would inherit.
         self._loop.add_signal_handler(signal.SIGINT, lambda: None)
         self._loop.add_reader(self._lane.fileno(), self._on_lane)
         self._hear_bell()
-        self._engines.zygote()  # it imports for a second: meanwhile we dial
+        self._engines.zygote()  # it imports for a second; the agent connects in the meantime
         self._wake()
         try:
             return await self._finished
@@ -199,8 +200,9 @@ class Agent:
         return self._info
 
     def _blobs_folders(self) -> dict[str, str]:
-        """Return where an engine finds blobs: in the farm's folder if this machine sees it, else in a folder of
-        copies."""
+        """Return the folders of blobs for an engine: the farm's folder if this machine sees it, else a folder of
+        copies.
+        """
         if self._info is None:
             return {}
         found = Blobs.find(self._info.blobs, self._info.incarnation)
@@ -229,7 +231,7 @@ class Agent:
         self._wake()
 
     def _muffle_bell(self) -> None:
-        # Engines in full flow ring every 0.1 ms. A turn costs as much as relaying fifty results: let them gather.
+        # Engines at full speed ring every 0.1 ms. A turn costs as much as relaying fifty results: let results gather.
         self._loop.remove_reader(self._bell.fileno())
         self._loop.call_later(PACE_S, self._hear_bell)
 
@@ -251,11 +253,12 @@ class Agent:
         self._woken = False
         now_s = time.monotonic()
         if self._called:
-            # Hand-outs are to be on their way before anything else is looked at.
+            # Hand-outs must be sent before anything else is handled.
             self._called = False
             self._hear_controller(now_s)
         said = self._lane.receive()
-        # Rings are read after the lane and sent before what came by it: an engine writes results first.
+        # Rings are read after the lane, and their results sent before the lane's messages: an engine writes results
+        # first.
         if self._rung or said or self._held_up:
             self._read_rings()
         for incarnation, message in said:
@@ -265,7 +268,7 @@ class Agent:
         self._watch.check(self._engines, now_s)
         if (state := self._node.look(now_s, self._fetches.count, self._fetches.bytes)) is not None:
             self._relay.say(state)
-        if self._hear_controller(now_s):  # and send what was said
+        if self._hear_controller(now_s):  # and send the queued messages
             self._wake()
         self._engines.forget_reported()
         self._judge_lease(now_s)
@@ -274,12 +277,12 @@ class Agent:
         self._rearm(now_s, look_s)
 
     def _read_rings(self) -> None:
-        # Not in every turn: each acknowledgement makes one, and results sent as soon as the last ones are acknowledged
-        # would be a message each.
+        # Not in every turn: each acknowledgement causes one. If results were sent as soon as the last ones are
+        # acknowledged, each would be a message of its own.
         self._held_up = False
         for engine in self._engines:
             if not self._relay.collect(engine.account):
-                self._held_up = True  # the controller is slow or away: as soon as it takes more
+                self._held_up = True  # the controller is slow or absent: try again as soon as it takes more
         if self._rung and self._streak >= STREAK and self._engines.are_loaded():
             self._muffle_bell()
         self._rung = False
@@ -312,7 +315,7 @@ class Agent:
     def _on_timer(self) -> None:
         now_s = time.monotonic()
         if now_s < self._turn_by_s:
-            # Twenty times a second while anything runs: a look, and no turn unless it finds something.
+            # Twenty times a second while anything runs: a check, and a turn only if the check finds something.
             look_s = self._watch.look(self._engines, now_s)
             if not (self._relay.is_up and self._engines.have_results()):
                 self._arm(look_s)
@@ -324,7 +327,7 @@ class Agent:
     # the controller
 
     def _hear_controller(self, now_s: float) -> bool:
-        """Send and receive.  Returns whether anything but acknowledgements was received."""
+        """Send and receive. Return whether anything except acknowledgements was received."""
         events = self._link.step(now_s)
         for event in events:
             match event:
@@ -397,7 +400,7 @@ class Agent:
                 self._end(EXIT_STOPPED, message.grace_s)
             case _:
                 engine = self._engines.get(message.engine)
-                # A dead one's loss is on its way, and answers all that was sent meanwhile.
+                # A dead engine's loss report is under way, and answers all messages that are sent to it.
                 if engine is not None and engine.phase is not EnginePhase.GONE:
                     self._on_engine_message(engine, message)
 
@@ -433,7 +436,7 @@ class Agent:
                 engine.prepared = True
                 return
         if not connected and engine.phase is not EnginePhase.STARTING:
-            # Unix sockets do not break by themselves: it is dying, or it is no engine any more.
+            # Unix sockets do not break by themselves: the engine is dying, or is no engine any more.
             log.error("engine %d has hung up", engine.id)
             engine.kill("it closed its lane")
 
@@ -516,7 +519,7 @@ class Agent:
         if now_s >= self._due_s and self._leave_by_s is None:
             log.info("the time that was given to us is over in %g s", self._settings.leave_s)
             self._leave()
-        # Engines that are told to end do so within moments; the controller may be away.
+        # Engines end within moments when told to; the controller may be absent.
         if self._leave_by_s is not None and (now_s > self._leave_by_s + STOP_S or not self._engines.any_left):
             self._end(EXIT_STOPPED, STOP_S)
 
@@ -538,7 +541,8 @@ class Agent:
         return not self._engines.any_left and self._relay.delivered and not self._link.unacked_bytes
 
     def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        # Nothing can be trusted after a bug of ours: end, engines with us, and let the next agent read the recorders.
+        # After a bug in the agent nothing can be trusted: end, with the engines, and let the next agent read the
+        # recorders.
         error = context.get("exception")
         log.critical("bug: %s", context.get("message"), exc_info=error)
         if not self._finished.done():
@@ -562,10 +566,10 @@ class Agent:
             remove_dead(self._settings.folder.parent)
 
     def _remove_folder(self) -> None:
-        # What the controller knows need not stay; what it does not know is the next agent's to report.
+        # Files that the controller has seen need not stay; the next agent reports the others.
         folder = self._settings.folder
         try:
-            # The lock goes last: another agent that starts now finds it held, or a folder without anything of ours.
+            # The lock is removed last: another agent that starts now finds it held, or a folder without our files.
             for path in folder.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path)

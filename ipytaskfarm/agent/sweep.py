@@ -1,7 +1,8 @@
-"""What an earlier agent left in the folder, because it was killed or could not deliver its results.
+"""Reports engines of an earlier agent that was killed, or that could not deliver its results.
 
-Its engines died with it; what may be left of them is killed here.  Their flight recorders hold finished results and the
-run that each engine executed.  The new agent reports both as if its own engines had just died."""
+Its engines died with it; remaining processes are killed here. Their flight recorders hold finished results, and the run
+that each engine executed. The new agent reports both as if its own engines had just died.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ _FILE = re.compile(r"(?:engine|kernel)-(\d+)[.-]")
 LOCK = "agent.lock"
 _FARM, _SESSIONS = "farm", "sessions"
 _SESSIONS_KEPT = 8
-"""Agents that ended one after the other without the controller hearing of the one before."""
+"""The number of agents in a row that may end without the controller hearing of the one before."""
 
 
 def counters(folder: Path) -> list[int]:
@@ -33,7 +34,7 @@ def counters(folder: Path) -> list[int]:
 
 
 def sweep(folder: Path) -> list[ManagedEngine]:
-    """Return the dead engines that are to be reported, once their processes are gone.  Unreadable files are removed."""
+    """Return the dead engines to report, once their processes are gone. Unreadable files are removed."""
     dead: list[ManagedEngine] = []
     for counter in counters(folder):
         files = Files(folder, counter)
@@ -53,7 +54,7 @@ def _dead_engine(files: Files) -> ManagedEngine | None:
     except (OSError, RecorderDamaged) as error:
         log.error("flight recorder %s cannot be read, its engine's fate is not known: %s", files.recorder, error)
         return None
-    # Before anything is read: what still runs may still write.
+    # Before anything is read: running processes may still write.
     reap(Marks(recorder.engine, files.recorder))
     engine = ManagedEngine(recorder.engine_id, recorder.engine, files, Account(recorder.engine, recorder, former=True))
     engine.cause = "its agent ended"
@@ -61,7 +62,7 @@ def _dead_engine(files: Files) -> ManagedEngine | None:
 
 
 def remove_dead(base: Path) -> None:
-    """Remove the folders of agents that were killed, and have no successor: their locks are free."""
+    """Remove the folders of agents that were killed and have no successor: their locks are free."""
     for folder in base.glob("agent-*"):
         try:
             lock = Lock(folder / LOCK)
@@ -83,9 +84,10 @@ def succeed(folder: Path, session: str) -> list[str]:
 
 
 def remember_farm(folder: Path, incarnation: str) -> bool:
-    """Record which farm the files belong to, and return whether it is the same as before.
+    """Record the farm to which the files belong, and return whether it is the same as before.
 
-    Files of another farm are meaningless: their task ids are not those of this farm."""
+    Files of another farm are meaningless, because their task ids are not this farm's.
+    """
     path = folder / _FARM
     try:
         before = path.read_text()

@@ -6,8 +6,10 @@ import asyncio
 import logging
 import math
 import os
+import re
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 
 from ..core.messages import Interrupt, Recall
 from ..core.messages.task_types import RunKey
@@ -21,22 +23,54 @@ from .zygote import tail
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.05
-"""Seconds between two checks of a busy engine: a time limit may be noticed so late."""
+"""Seconds between two checks of a busy engine, and thus the delay with which a time limit may be noticed."""
 CHECK_S = 5.0
 """Seconds between two checks of the processes."""
 STACK_S = 2.0
-"""How long (seconds) an engine has to write its stack: the kernel must only schedule it once."""
+"""How long (seconds) an engine has for writing its stack: the system must only schedule it once."""
 SIGNAL_INTERRUPT = signal.SIGRTMIN + 5
 SIGNAL_STACK = signal.SIGRTMIN + 6
 _CAUSES = {"abort": ABORT, "time limit": TIME_LIMIT}
 """Cause in `Crash.cause` -> cause in the recorder."""
 
 
+_FRAME = re.compile(r'  File "(?P<file>.*)", line \d+ in ')
+_PACKAGE = str(Path(__file__).parents[1]) + "/"
+_RUNNERS = (f"{_PACKAGE}engine/runner.py", f"{_PACKAGE}engine/commands.py")
+"""Files that call the user's code."""
+_NUMBER = re.compile(r"<(task|cell) [0-9a-f-]+>")
+_MACHINERY = re.compile(r"/(IPython|ipykernel)/")
+
+
+def users_stack(text: str) -> str:
+    """Return a stack as faulthandler writes it, the innermost frame first, without the frames of the farm and IPython.
+
+    A stack without a frame of the user's stays whole: the engine is between two tasks, or in the farm's code."""
+    kept, is_users = [], False
+    for line in text.splitlines():
+        match = _FRAME.match(line)
+        if match is None:
+            kept.append(line)
+            continue
+        file = match["file"]
+        if file in _RUNNERS:
+            break
+        if not file.startswith(_PACKAGE) and not _MACHINERY.search(file):
+            kept.append(_NUMBER.sub(r"<\1>", line))
+            is_users = True
+    return "\n".join(kept) + "\n" if is_users else text
+
+
 class EngineWatch:
     """Enforces time and memory limits, interrupts runs, finds stopped processes, reads stacks."""
 
     def __init__(self, grace_s: float, stopped_s: float, lane: AgentLane, memory: MemoryWatch) -> None:
-        """grace_s: between a time limit's interrupt and SIGTERM.  stopped_s: how long a process may be stopped."""
+        """Create it.
+
+        Args:
+            grace_s: the time between a time limit's interrupt and SIGTERM.
+            stopped_s: how long a process may be stopped.
+        """
         self._grace_s = grace_s
         self._stopped_s = stopped_s
         self._lane = lane
@@ -94,7 +128,7 @@ class EngineWatch:
             _cut(engine)
 
     async def stack(self, engine: ManagedEngine) -> str:
-        """Return the Python stack of the engine's main thread, also while C code holds the GIL."""
+        """Return the user's part of the Python stack of the engine's main thread, also while C code holds the GIL."""
         path = engine.files.stack
         before = _size(path)
         if engine.phase is EnginePhase.GONE or not engine.send_signal(SIGNAL_STACK):
@@ -105,8 +139,9 @@ class EngineWatch:
             await asyncio.sleep(0.01)
             size = _size(path)
             if size > before and size == seen:
-                # With the end of the line before, or `tail` would take the first one of this stack for a part of it.
-                return tail(path, size - before + 1)
+                # With the end of the line before: otherwise `tail` would drop the first line of this stack as
+                # incomplete.
+                return users_stack(tail(path, size - before + 1))
             seen = size
         why = (
             "it is stopped (SIGSTOP)" if is_stopped(engine.pid) else "it may wait for a disk, or a network file system"
@@ -174,7 +209,7 @@ def _size(path: os.PathLike[str]) -> int:
 
 
 def _cut(engine: ManagedEngine) -> None:
-    # What is written between the two calls is lost: this is the output that no task asked to be captured.
+    # Output between the two calls is lost: no task asked to capture this output.
     path = engine.files.output
     if _size(path) > OUTPUT_BYTES_MAX:
         kept = tail(path, 65536)

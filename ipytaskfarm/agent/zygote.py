@@ -27,7 +27,7 @@ READY_S = 60.0
 STATUS_WAIT_S = 1.0
 """How long (seconds) to wait for the zygote's report about a process that has ended."""
 FORK_S = 5.0
-"""A fork takes milliseconds; a zygote that does not answer is stopped, or stuck on a disk."""
+"""A fork takes milliseconds; a zygote that does not answer within this time is stopped, or waits for a disk."""
 QUIT_S = 2.0
 """How long (seconds) a zygote may take to end by itself."""
 _LENGTH = struct.Struct(">I")
@@ -84,7 +84,7 @@ class Child:
         return True
 
     def ended(self, how: Exit) -> None:
-        """Note how the process ended, and close its pidfd.  Later calls do nothing."""
+        """Record how the process ended, and close its pidfd. Later calls do nothing."""
         if self._pidfd is not None:
             asyncio.get_running_loop().remove_reader(self._pidfd)
             os.close(self._pidfd)
@@ -93,7 +93,7 @@ class Child:
             self.exit.set_result(how)
 
     def orphaned(self) -> None:
-        """Kill the process: its zygote is gone, so nobody will report how it ended."""
+        """Kill the process: its zygote is gone, so nobody will report its end."""
         self._is_orphan = True
         self.send_signal(signal.SIGKILL)
         if self._is_gone or self._pidfd is None:
@@ -106,19 +106,29 @@ class Child:
             loop.remove_reader(self._pidfd)
         if self._is_orphan:
             self.ended(Exit(None))
-        else:  # the zygote knows how it ended, and says so at once unless it is stuck
+        else:  # the zygote knows how it ended, and reports it at once unless it is stuck
             loop.call_later(STATUS_WAIT_S, self.ended, Exit(None))
 
 
 class Zygote:
-    """One zygote process.  Start it from a thread that lives as long as we do (PR_SET_PDEATHSIG looks at threads)."""
+    """One zygote process.
+
+    Start it from a thread that lives as long as this process (PR_SET_PDEATHSIG refers to threads).
+    """
 
     def __init__(
         self, farm: str, output: Path, died: Callable[[], None] = lambda: None, preload: Sequence[str] = (),
         stays: bool = False,
     ) -> None:  # fmt: skip
-        """output: what it prints goes there.  died: called once when its process is gone.  preload: modules to import
-        once for all engines.  stays: SIGTERM ends neither it nor engines."""
+        """Start the zygote.
+
+        Args:
+            farm: the farm's name.
+            output: the file for its output.
+            died: called once when its process is gone.
+            preload: modules to import once for all engines.
+            stays: whether SIGTERM ends neither it nor the engines.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.setblocking(False)
         self._control = ours
@@ -131,7 +141,7 @@ class Zygote:
         self.ready: asyncio.Future[None] = loop.create_future()
         self.stuck = False
         """Whether the zygote did not answer: its engines go on, but it forks no more."""
-        # -P: nothing is imported from the folder that we happen to stand in; engines add theirs themselves.
+        # -P: nothing is imported from the current folder; engines add theirs themselves.
         argv = [sys.executable, "-P", "-m", "ipytaskfarm.engine.zygote", "--control-fd", str(theirs.fileno())]
         argv += [
             "--farm",
@@ -161,7 +171,11 @@ class Zygote:
         return self.ready.done() and self.ready.exception() is None
 
     async def fork(self, request: dict[str, Any]) -> Child:
-        """Fork an engine; `request` holds the protocol's fields.  Raises StartError when no engine was forked."""
+        """Fork an engine; `request` holds the protocol's fields.
+
+        Raises:
+            StartError: no engine was forked.
+        """
         engine: str = request["engine"]
         await asyncio.shield(self.ready)
         if not self.alive:
@@ -183,7 +197,7 @@ class Zygote:
             self._process.kill()
 
     async def close(self) -> None:
-        """Tell the zygote to kill the engines that are left and to exit."""
+        """Tell the zygote to kill the remaining engines and to exit."""
         if self.alive:
             self._send({"op": "quit"})
         await asyncio.wait({self._gone}, timeout=QUIT_S)
@@ -192,7 +206,7 @@ class Zygote:
 
     def _send(self, message: dict[str, Any]) -> None:
         body = json.dumps(message).encode()
-        # Requests are rare and small against the socket's buffer: a zygote that has let it fill up is stuck.
+        # Requests are rare and small compared with the socket's buffer: a zygote that lets it fill up is stuck.
         try:
             sent = self._control.send(_LENGTH.pack(len(body)) + body)
         except OSError as error:
@@ -229,7 +243,7 @@ class Zygote:
                 if not self.ready.done():
                     self.ready.set_result(None)
             case "forked":
-                # The child is made here and not by whoever waits: `exited` may stand in the same read.
+                # The child is made here and not by the waiting coroutine: `exited` may be in the same read.
                 child = self._children[message["engine"]] = Child(message["pid"], self.pid)
                 if message["engine"] not in self._forking:
                     child.send_signal(signal.SIGKILL)  # nobody waits for it any more
@@ -260,7 +274,7 @@ class Zygote:
         loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         status = self._process.wait()
-        self._on_readable()  # exits that it still reported
+        self._on_readable()  # exits that it reported before
         self.alive = False
         self._late.cancel()
         if self._control.fileno() >= 0:
@@ -273,23 +287,29 @@ class Zygote:
             self._answer(engine, why)
         if not self.ready.done():
             self.ready.set_exception(why)
-            self.ready.exception()  # nobody may be waiting, which is fine
+            self.ready.exception()  # if nobody waits for it, that is fine
         for child in self._children.values():
             child.orphaned()
         self._gone.set_result(None)
         self._died()
 
 
-def tail(path: Path, limit: int = 4096) -> str:
-    """Return the last part of a text file, from the start of a line.  "": there is no such file."""
+def tail(path: Path, limit: int = 4096, since: int = 0) -> str:
+    """Return the last part of a text file, from the start of a line; "" if there is no such file.
+
+    Args:
+        path: the file.
+        limit: at most so many bytes.
+        since: nothing before this position.
+    """
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - limit))
+            file.seek(max(since, size - limit))
             data = file.read(limit)
     except OSError:
         return ""
-    if size > limit:
+    if size - since > limit:
         data = data[data.find(b"\n") + 1 :]
     return data.decode(errors="replace").strip()
 

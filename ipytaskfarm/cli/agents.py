@@ -1,4 +1,4 @@
-"""``ipytaskfarm agents``: agents on other machines, listed, added, removed."""
+"""``ipytaskfarm agents``: lists, adds and removes agents on other machines."""
 
 from __future__ import annotations
 
@@ -16,8 +16,19 @@ from ipytaskfarm.core.arguments import check_seconds
 from ipytaskfarm.core.messages import FarmStatus, tables
 from ipytaskfarm.deployment import agent_groups as grouped
 from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.display.tables import Column
 from ipytaskfarm.launchers.interface import ENTRY_POINTS
 from ipytaskfarm.settings.checks import Agents
+
+AGENT_COLUMNS = (
+    "agent",
+    Column("node", 2),
+    "state",
+    "engines",
+    Column("idle", 4, right=True),
+    Column("time left", 3, right=True),
+    Column("its system says", 1),
+)
 
 
 class RunAgents(JsonCommand):
@@ -91,9 +102,7 @@ shows what there is, with the options of each.
             print_json({"groups": [grouped.describe(group) for group in groups], "agents": state.agents,
                         "statuses": {name: status._asdict() for name, status in statuses.items()}})  # fmt: skip
             return OK
-        printing.table(
-            ("agent", "node", "state", "engines", "idle", "time left", "its system says"), _rows(state, statuses)
-        )
+        printing.table(AGENT_COLUMNS, _rows(state, statuses))
         return OK
 
     def _add(self, words: list[str]) -> int:
@@ -104,7 +113,7 @@ shows what there is, with the options of each.
             if self.dry_run:
                 print(grouped.preview(self.home(), agents))
                 return OK
-            connect(self.farm).close()  # FarmNotRunning, before anything is asked of anybody
+            connect(self.farm).close()  # raises FarmNotRunning before anything else is done
             group = grouped.add(self.home(), agents)
         except (ValueError, TypeError) as error:
             raise UsageError(str(error)) from None
@@ -166,8 +175,8 @@ def _rows(state: tables.FarmState, statuses: dict[str, Any]) -> list[tuple[objec
         word = statuses.get(name) or next((s for each, s in statuses.items() if name.startswith(f"{each}.")), None)
         seen.add(name)
         says = "" if word is None else " ".join(filter(None, (word.state, word.where, word.why)))
-        idle = "" if row["idle"] is None else f"{row['idle']:.0f} s"
-        left = "" if row["time_left"] is None else f"{row['time_left']:.0f} s"
+        idle = printing.span(row["idle"] and round(row["idle"]))
+        left = printing.span(row["time_left"] and round(row["time_left"]))
         rows.append((name or "(this machine's own)", row["node"], row["state"], row["engines"], idle, left, says))
     for name, status in statuses.items():
         if name not in seen and not any(each.startswith(f"{name}.") for each in seen):

@@ -1,4 +1,4 @@
-"""What all subcommands share: flags, config files, help, and how errors become exit codes."""
+"""The common part of all subcommands: flags, config files, help, and exit codes of errors."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from ipytaskfarm.version import __version__
 
 OK, FAILED, USAGE, STORE, REFUSED = 0, 1, 2, 3, 4
 WIDTH = 80
-"""The columns of a help text."""
+"""The number of columns of a help text."""
 INTERRUPTED = 130
-"""What shells make of a program that SIGINT ended."""
+"""The exit code that shells give a program which SIGINT ended."""
 
 
 class UsageError(Exception):
-    """The command line is wrong; the text says how."""
+    """The command line is wrong; the text says why."""
 
 
 class _Loader(KVArgParseConfigLoader):
-    """traitlets' own, but a mistyped flag is an error, and ids may stand before and after flags."""
+    """traitlets' loader, with two changes: a mistyped flag is an error, and ids may stand before and after flags."""
 
     def _add_arguments(self, aliases: Any, flags: Any, classes: Any) -> None:
         super()._add_arguments(aliases, flags, classes)
-        # argparse fills a `*` positional once: `abort 1 --farm x 2` would lose the 2.
+        # argparse fills a `*` positional only once: `abort 1 --farm x 2` would lose the 2.
         self.parser.parse_args = self.parser.parse_intermixed_args  # type: ignore[method-assign]
 
     def _handle_unrecognized_alias(self, arg: str) -> None:
@@ -45,7 +45,7 @@ class _Loader(KVArgParseConfigLoader):
 
 
 def values(*pairs: tuple[str, str], farm: bool = True) -> dict[Any, str]:
-    """traitlets' aliases, from (names of the flag, ``Class.trait``); ``--farm`` and ``--config`` come by themselves."""
+    """Return traitlets' aliases from (names of the flag, ``Class.trait``). ``--farm`` and ``--config`` are added."""
     table: dict[Any, str] = {tuple(names.split()): trait for names, trait in pairs}
     if farm:
         table[("farm",)] = "Command.farm"
@@ -54,7 +54,7 @@ def values(*pairs: tuple[str, str], farm: bool = True) -> dict[Any, str]:
 
 
 def switches(*entries: tuple[str, str, bool, str]) -> dict[Any, Any]:
-    """traitlets' flags, from (names of the flag, ``Class.trait``, the value that it sets, help)."""
+    """Return traitlets' flags from (names of the flag, ``Class.trait``, the value that it sets, help)."""
     table = {}
     for names, trait, value, text in entries:
         owner, name = trait.split(".")
@@ -63,7 +63,7 @@ def switches(*entries: tuple[str, str, bool, str]) -> dict[Any, Any]:
 
 
 class Command(Application):
-    """A subcommand: `read` its command line, then `carry_out`."""
+    """A subcommand: `read` parses its command line, then `carry_out` runs it."""
 
     version = __version__
     description: Any = ""
@@ -84,9 +84,13 @@ class Command(Application):
         return _Loader(argv, aliases, flags, classes=classes, log=self.log, subcommands={})
 
     def read(self, argv: list[str]) -> None:
-        """Command line over config files over defaults.  A wrong command line: `UsageError`."""
+        """Read the command line, which takes precedence over config files, and these over defaults.
+
+        Raises:
+            UsageError: the command line is wrong.
+        """
         try:
-            # Without traitlets' wrapper, which logs the error and exits with 1.
+            # Without traitlets' wrapper, which would log the error and exit with 1.
             Application.parse_command_line.__wrapped__(self, argv)  # type: ignore[attr-defined]
             given = self.cli_config
             self._read_config_files()
@@ -117,11 +121,11 @@ class Command(Application):
             Application.load_config_file.__wrapped__(self, stem, path)  # type: ignore[attr-defined]
         except (TraitError, ArgumentError):
             raise
-        except Exception as error:  # a config file is Python: anything may come out of it
+        except Exception as error:  # a config file is Python, so it may raise anything
             raise UsageError(f"the config file {stem}.py raised {type(error).__name__}: {error}") from error
 
     def carry_out(self) -> int:
-        """Do it, and return the exit code."""
+        """Run the command, and return the exit code."""
         raise NotImplementedError
 
     def home(self) -> Home:
@@ -142,7 +146,7 @@ class Command(Application):
         return ids
 
     def emit_help(self, classes: bool = False) -> Iterator[str]:  # type: ignore[override]
-        """Yield the command in one screen: usage, what it does, flags, examples."""
+        """Yield the help of the command on one screen: usage, description, flags, examples."""
         words = f" {self.arguments}" if self.arguments else ""
         yield f"usage: ipytaskfarm {self.name}{words} [flags]"
         yield ""
@@ -176,11 +180,11 @@ class Command(Application):
 
 
 JSON = ("json", "JsonCommand.json", True, "print JSON, for programs")
-"""For `switches`."""
+"""The flag ``--json`` for `switches`."""
 
 
 class JsonCommand(Command):
-    """A command whose answer can be had for a program."""
+    """A command that can print its answer for programs."""
 
     json = Bool(False, help="print JSON, for programs").tag(config=True)
     flags: Any = switches(JSON)
@@ -195,7 +199,7 @@ def _flag_help(keys: str | tuple[str, ...], metavar: str, text: str) -> Iterator
 
 
 class TaskFarm(Application):
-    """What ``ipytaskfarm --help`` shows."""
+    """The application behind ``ipytaskfarm --help``."""
 
     name = "ipytaskfarm"
     version = __version__
@@ -216,7 +220,7 @@ class TaskFarm(Application):
 
 
 def run(arguments: list[str]) -> int:
-    """Return one command line, from its words to its exit code."""
+    """Run one command line, and return its exit code."""
     if arguments and arguments[0] == "help":
         arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
@@ -241,7 +245,7 @@ def run(arguments: list[str]) -> int:
         print(file=sys.stderr)
         return INTERRUPTED
     except (errors.TaskFarmError, OSError, IndexError, KeyError, TimeoutError, ValueError) as error:
-        # Of a KeyError str() makes a repr.
+        # str() of a KeyError is a repr.
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         _complain(name, text or type(error).__name__)
         return exit_code(error)
@@ -267,11 +271,11 @@ def _command(name: str) -> Command:
 
 
 def _complain(name: str, text: str) -> None:
-    shown = "\n".join(map(safe, text.split("\n")))  # names of tasks and jobs may stand in it
+    shown = "\n".join(map(safe, text.split("\n")))  # it may contain names of tasks and jobs
     print(f"ipytaskfarm {name}: {shown}", file=sys.stderr)
 
 
 def complete(words: Sequence[str]) -> str:
-    """Words as people list them: ``a, b and c``."""
+    """Return words as a list in a sentence: ``a, b and c``."""
     *head, last = words
     return f"{', '.join(head)} and {last}" if head else last

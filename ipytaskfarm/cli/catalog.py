@@ -1,4 +1,4 @@
-"""The subcommands: `COMMANDS` says where each is, without importing any."""
+"""The subcommands: `COMMANDS` has the module of each, without importing any."""
 
 from __future__ import annotations
 

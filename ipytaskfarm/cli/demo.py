@@ -1,4 +1,4 @@
-"""``ipytaskfarm demo``: the QuickStart of the task interface, on real engines of a temporary farm."""
+"""``ipytaskfarm demo``: shows the QuickStart of the task interface on real engines of a temporary farm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ipytaskfarm.system.process import usable_cores
 
 QUICKSTART = 1000
 SHOWN = 73
-"""The task that the QuickStart looks at."""
+"""The id of the task that the QuickStart examines."""
 
 
 class Demo(Command):
@@ -51,7 +51,7 @@ tasks went through and which engines ran them. Nothing is left behind.
 
 
 class _Session:
-    """Prints what is typed and what comes of it, as IPython does."""
+    """Prints typed lines and their results like IPython."""
 
     def __init__(self) -> None:
         self._number = 0
@@ -102,7 +102,7 @@ def _quickstart(tc: Any) -> None:
 
 
 def _timing(tc: Any, count: int) -> None:
-    """The same again, with a clock: a plain loop of `run`, a barrier, and fetching."""
+    """Repeat the QuickStart with a clock: a plain loop of `run`, a barrier, and fetching."""
     from ipytaskfarm import client
 
     if count < 1:

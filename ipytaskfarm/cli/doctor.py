@@ -1,4 +1,4 @@
-"""``ipytaskfarm doctor``: what could keep a farm from working, and what to do about it."""
+"""``ipytaskfarm doctor``: finds conditions that could keep a farm from working, and names the remedies."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""``ipytaskfarm engines``: list, add, remove."""
+"""``ipytaskfarm engines``: lists, adds and removes engines."""
 
 from __future__ import annotations
 
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError
 from ipytaskfarm.cli.json_output import engine_shape, print_json
-from ipytaskfarm.cli.status import engine_table
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.display.farm_tables import engine_table
 
 
 class Engines(JsonCommand):
@@ -46,7 +46,7 @@ first. What is asked for here holds over crashes and restarts of the controller.
         if self.json:
             print_json([engine_shape(row) for row in reply.rows])
         elif reply.rows:
-            engine_table(reply.rows)
+            printing.print_table(engine_table(reply.rows))
         else:
             print("no engines")
         return OK

@@ -1,4 +1,4 @@
-"""Commands about farms as such, running or not: list, clean."""
+"""Commands about whole farms, running or not: list, clean."""
 
 from __future__ import annotations
 
@@ -15,6 +15,18 @@ from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import Clear, Cleared
 from ipytaskfarm.deployment.home import Home, remove_path
 from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.display.tables import Column
+
+COLUMNS = (
+    "farm",
+    "state",
+    "engines",
+    "scheduled",
+    "running",
+    "finished",
+    Column("address", 2, least=21),
+    Column("store", 1),
+)
 
 
 class List(JsonCommand):
@@ -29,8 +41,7 @@ class List(JsonCommand):
         if self.json:
             print_json(farms)
         elif farms:
-            headings = ("farm", "", "engines", "waiting", "running", "finished", "address", "store")
-            printing.table(headings, [_cells(farm) for farm in farms], right=(2, 3, 4, 5))
+            printing.table(COLUMNS, [_cells(farm) for farm in farms])
         else:
             print("no farms: `ipytaskfarm start` makes one")
         return OK
@@ -93,7 +104,7 @@ Of a stopped farm: removes set-aside stores, old logs, and connection files and 
             return self._clean_running(home)
         if not home.folder.exists():
             raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` shows what there is")
-        # Whoever supervises is about to start what looks stopped now.
+        # Its supervisor is about to start what looks stopped now.
         with home.lock():
             return self._clean_stopped(home)
 

@@ -1,4 +1,4 @@
-"""``ipytaskfarm history``"""
+"""``ipytaskfarm history``: shows past events."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from traitlets import Int, Unicode
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
 from ipytaskfarm.cli.jobs import LONG_S
-from ipytaskfarm.cli.json_output import EventRow, event_shape, print_json
+from ipytaskfarm.cli.json_output import event_shape, print_json
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.parsing import parse_since
 from ipytaskfarm.deployment.light_client import Questioner, connect
+from ipytaskfarm.display.farm_tables import EventRow, event_table
 
 
 class History(JsonCommand):
@@ -55,32 +56,16 @@ events unless asked for more. Removed tasks have no history.
         if self.json:
             print_json([event_shape(row) for row in rows])
         elif rows:
-            event_table(rows)
-            if len(rows) == question.last:
-                print("the last ones that match; --last N shows more")
+            more = "; --last N shows more" if len(rows) == question.last else ""
+            above = [f"{printing.number(len(rows), 'event')}, the newest last{more}"] if len(rows) > 1 else []
+            printing.print_table(event_table(rows, above=above))
         else:
             print("nothing happened")
         return OK
 
 
 def events(questioner: Questioner, question: messages.ReadHistory) -> list[EventRow]:
-    """In order of time."""
+    """Return the events in order of time."""
     reply = questioner.answer(question, timeout_s=LONG_S)
     assert isinstance(reply, tables.EventTable)
     return reply.rows
-
-
-def event_table(rows: list[EventRow]) -> None:
-    """Events, one a line."""
-    shown = [
-        (
-            time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(at_s)),
-            task,
-            printing.safe(name or "", 30),
-            printing.safe(what, 60),
-            engine if engine >= 0 else "",
-            printing.safe(more, 60),
-        )
-        for at_s, task, name, what, engine, more in rows
-    ]
-    printing.table(("when", "task", "name", "what", "engine", ""), shown, right=(1, 4))

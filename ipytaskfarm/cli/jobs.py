@@ -1,4 +1,4 @@
-"""Jobs on the command line: ``ipytaskfarm jobs``, and what other commands share that take ``--job NAME``."""
+"""``ipytaskfarm jobs``, and the common part of commands with ``--job NAME``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
 from ipytaskfarm.cli.json_output import job_shape, print_json, task_shape
 from ipytaskfarm.core import messages
-from ipytaskfarm.core.formatting import job_state
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.deployment.light_client import Questioner, connect
+from ipytaskfarm.display.farm_tables import job_table, task_table
 
 LONG_S = 60.0
-"""Questions about very many tasks."""
+"""The time limit for questions about very many tasks."""
 
 
 def jobs_of(questioner: Questioner, wanted: str | None, *, tasks: bool = False) -> list[tables.JobRow]:
@@ -26,8 +26,11 @@ def jobs_of(questioner: Questioner, wanted: str | None, *, tasks: bool = False) 
 
 
 def find_job(questioner: Questioner, wanted: str) -> tables.JobRow:
-    """Return the latest job of this name, or the one of this id, with the ids of its tasks.  IndexError: there is
-    none."""
+    """Return the latest job of this name, or the job of this id, with the ids of its tasks.
+
+    Raises:
+        IndexError: there is none.
+    """
     rows = jobs_of(questioner, wanted, tasks=True)
     if not rows:
         raise IndexError(
@@ -37,7 +40,7 @@ def find_job(questioner: Questioner, wanted: str) -> tables.JobRow:
 
 
 def task_rows(questioner: Questioner, ids: list[int], state: str | None = None) -> list[tables.TaskRow]:
-    """Those of these tasks that are in that state, as lines of a table."""
+    """Return those of these tasks that are in the given state, as lines of a table."""
     reply = questioner.answer(messages.ListTasks(ids, None, state), timeout_s=LONG_S)
     assert isinstance(reply, tables.TaskRows)
     return reply.rows
@@ -53,7 +56,7 @@ class OnTasks(JsonCommand):
     aliases: Any = values(("job", "OnTasks.job"))
 
     def read(self, argv: list[str]) -> None:
-        """And it must be plain which tasks are meant, before anybody is asked."""
+        """Read the command line, and check that it names the tasks, before any question is asked."""
         super().read(argv)
         if not self.named_otherwise():
             self.number_arguments("task")
@@ -61,11 +64,11 @@ class OnTasks(JsonCommand):
             raise UsageError("ids, or all of a kind: not both")
 
     def named_otherwise(self) -> bool:
-        """Return whether the tasks are named by something else than their ids."""
+        """Return whether the tasks are named by something other than their ids."""
         return bool(self.job)
 
     def chosen(self, questioner: Questioner, state: str | None = None) -> list[int]:
-        """Return the ids; of a job those in `state` (None: all)."""
+        """Return the ids of the tasks; for a job, of those in `state` (None: all)."""
         if not self.job:
             return self.number_arguments("task")
         ids = find_job(questioner, self.job).ids
@@ -97,7 +100,7 @@ gone when all its tasks were removed.
         if self.json:
             print_json([job_shape(row) for row in rows])
         elif rows:
-            job_table(rows)
+            printing.print_table(job_table(rows))
         else:
             print("no jobs")
         return OK
@@ -106,46 +109,7 @@ gone when all its tasks were removed.
         if self.json:
             print_json({**job_shape(job), "members": [task_shape(row) for row in tasks]})
         else:
-            job_table([job])
+            printing.print_table(job_table([job]))
             print()
-            task_table(tasks)
+            printing.print_table(task_table(tasks))
         return OK
-
-
-def job_table(rows: list[tables.JobRow]) -> None:
-    """Jobs, one a line."""
-    shown = [
-        (
-            printing.safe(row.name, 40),
-            row.id,
-            row.total,
-            row.unfinished,
-            printing.safe(job_state(row), 60),
-            printing.ago(row.opened_s),
-        )
-        for row in rows
-    ]
-    printing.table(("job", "id", "tasks", "unfinished", "state", "opened"), shown, right=(2, 3))
-
-
-def task_table(rows: list[tables.TaskRow]) -> None:
-    """Tasks, one a line."""
-    if not rows:
-        print("no tasks")
-        return
-    shown = [
-        (
-            row.id,
-            "running" if row.state == "pending" else row.state,
-            row.reason,
-            printing.safe(row.name or "", 30),
-            "" if row.engine_id is None else row.engine_id,
-            row.attempts,
-            printing.ago(row.submitted_s),
-            printing.span(row.run_s),
-            "" if row.failure is None else printing.safe(f"{row.failure.etype}: {row.failure.value}", 60),
-        )
-        for row in rows
-    ]
-    headings = ("id", "state", "reason", "name", "engine", "attempts", "handed in", "ran", "error")
-    printing.table(headings, shown, right=(0, 4, 5, 7))

@@ -1,31 +1,30 @@
-"""What ``--json`` prints: plain values under names that stay.
+"""The output of ``--json``: plain values under stable names.
 
-The names are those of the objects that Python gives out (`TaskStatus`, `tc.jobs`, `tc.history`).  Moments are ISO 8601
-with the time zone, durations seconds, sizes bytes, and what is not known is null.
+The names are those of Python's objects (`TaskStatus`, `tc.jobs`, `tc.history`). Moments are ISO 8601 with the time
+zone, durations are seconds, sizes are bytes, and unknown values are null.
 """
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
 from ipytaskfarm.core.formatting import job_state
 from ipytaskfarm.core.messages.tables import EngineRow, FarmState, JobRow, TaskRow
-
-EventRow: TypeAlias = tuple[float, int, str | None, str, int, str]
-"""A line of `tables.EventTable`."""
+from ipytaskfarm.core.states import state_counts, state_word
+from ipytaskfarm.display.farm_tables import EventRow
 
 
 def print_json(value: Any) -> None:
-    """One document, for programs."""
+    """Print one JSON document."""
     print(json.dumps(msgspec.to_builtins(value), indent=2, default=repr))
 
 
 def moment(at_s: float | None) -> str | None:
-    """``2026-11-21T10:00:00.000000+01:00``"""
+    """Return a moment as text like ``2026-11-21T10:00:00.000000+01:00``."""
     if at_s is None:
         return None
     return datetime.fromtimestamp(at_s, UTC).astimezone().isoformat(timespec="microseconds")
@@ -35,7 +34,7 @@ def task_shape(row: TaskRow) -> dict[str, Any]:
     """Return a line of ``ipytaskfarm tasks``."""
     return {
         "id": row.id,
-        "state": row.state,
+        "state": state_word(row.state),
         "reason": row.reason,
         "name": row.name,
         "engineid": row.engine_id,
@@ -56,9 +55,10 @@ def engine_shape(row: EngineRow) -> dict[str, Any]:
 
 
 def farm_shape(state: FarmState) -> dict[str, Any]:
-    """``ipytaskfarm status``"""
+    """Return the document of ``ipytaskfarm status``."""
     shape = msgspec.structs.asdict(state)
     shape["started_at"] = moment(shape.pop("started_s"))
+    shape["counts"] = state_counts(state.counts)
     shape["waiting_time"] = shape.pop("waiting_s")
     shape["engines"] = [engine_shape(row) for row in state.engines]
     return shape

@@ -1,4 +1,4 @@
-"""``ipytaskfarm keys``: who may speak with a farm."""
+"""``ipytaskfarm keys``: manages the keys with which peers may connect to a farm."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _number(names: list[str]) -> str:
 
 
 def _connected(home: Home) -> dict[str, list[str]]:
-    """Title of a key -> who is connected by it now."""
+    """Return title of a key -> names of the peers that are connected with it."""
     if home.living_info() is None:
         return {}
     with connect(home.name) as questioner:
@@ -165,13 +165,13 @@ def _connected(home: Home) -> dict[str, list[str]]:
     assert isinstance(reply, ConnectionTable)
     found: dict[str, list[str]] = {}
     for row in reply.rows:
-        if row.there and not row.name.endswith(f" {os.getpid()}"):  # not this very question
+        if row.there and not row.name.endswith(f" {os.getpid()}"):  # not this very command
             found.setdefault(row.key, []).append(row.name)
     return found
 
 
 def _rows(keys: FarmKeys, connected: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """Return one for each key, and nothing of what it is."""
+    """Return one line for each key, without the key itself."""
     pairs = {SERVER: keys.server, **keys.peers()}
     return [
         {

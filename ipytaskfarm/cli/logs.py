@@ -1,4 +1,4 @@
-"""``ipytaskfarm logs``"""
+"""``ipytaskfarm logs``: shows logs of a farm, or the log lines about one task."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from typing import Any, NamedTuple
 import msgspec
 from traitlets import Bool, Int
 
+from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, switches, values
-from ipytaskfarm.cli.history import event_table, events
-from ipytaskfarm.cli.json_output import EventRow, event_shape, print_json
+from ipytaskfarm.cli.history import events
+from ipytaskfarm.cli.json_output import event_shape, print_json
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.payload import ResultBody
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.display.farm_tables import EventRow, event_table
 
 FOLLOW_S = 0.2
 EVENTS_MAX = 1000
@@ -83,12 +85,14 @@ logs that speak of that task, what happened to it, and what it printed.
         if rest or what not in ("controller", "agent", "supervisor"):
             raise UsageError("which log? One of controller, agent, supervisor, or engine and its id")
         kind = "agent-0" if what == "agent" else what
-        # What a process prints beside its log: the traceback of a crash, most of all.
+        # Output beside the log: most importantly the traceback of a crash.
         return [home.output(kind), home.log(kind)]
 
     def _engine_output(self, home: Home, engine: int) -> Path:
-        """Return what an engine prints outside of tasks.  It goes with the engine; the agent's log keeps the last
-        lines."""
+        """Return an engine's output outside of tasks.
+
+        It is removed with the engine; the agent's log keeps the last lines.
+        """
         with connect(self.farm) as questioner:
             table = questioner.answer(messages.ListEngines())
         assert isinstance(table, tables.EngineTable)
@@ -100,7 +104,7 @@ logs that speak of that task, what happened to it, and what it printed.
         counter = row.engine.rpartition(".")[2]
         return home.agent_folder(0) / f"engine-{counter}.out"
 
-    # -- what there is of one task
+    # -- information about one task
 
     def _about_task(self, home: Home, task: int) -> int:
         lines = lines_about(home.logs, task)
@@ -120,7 +124,7 @@ logs that speak of that task, what happened to it, and what it printed.
         for line in lines:
             _print_lines([f"{line.log}: {line.text}"])
         if happened:
-            event_table(happened)
+            printing.print_table(event_table(happened))
         for name, text in (("stdout", body.stdout), ("stderr", body.stderr)):
             if text:
                 print(f"==> {name} <==")
@@ -130,8 +134,9 @@ logs that speak of that task, what happened to it, and what it printed.
         return OK
 
     def _known(self, home: Home, task: int) -> tuple[list[EventRow], bool, ResultBody] | None:
-        """Return what happened to it, whether it has ended, and what it left; None: the farm knows it not, or does not
-        run."""
+        """Return a task's history, whether it has ended, and its result; None if the farm does not know it or does not
+        run.
+        """
         if home.living_info() is None:
             print(f"farm {home.name!r} does not run: only its logs are looked through", file=sys.stderr)
             return None
@@ -154,7 +159,7 @@ class LogLine(NamedTuple):
 
 
 def lines_about(folder: Path, task: int) -> list[LogLine]:
-    """Return the records of all logs in this folder, rotated ones too, that speak of the task, in order of time."""
+    """Return the records in all logs of a folder, including rotated ones, that mention the task, in order of time."""
     speaks = re.compile(rf"\btasks? \[?(?:\d+, )*{task}\b")
     found = [
         LogLine(path.name, record)
@@ -168,7 +173,7 @@ def lines_about(folder: Path, task: int) -> list[LogLine]:
 
 
 def _records(path: Path) -> Iterator[str]:
-    """Yield what was logged at once; without a time in front, each line is a record."""
+    """Yield the records of a log. Lines without a time in front are records of their own."""
     record = ""
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
@@ -183,7 +188,7 @@ def _records(path: Path) -> Iterator[str]:
 
 
 def _tail(path: Path, lines: int) -> tuple[list[str], int]:
-    """Return the last lines, and where the file ended."""
+    """Return the last lines, and the position of the end of the file."""
     with open(path, "rb") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - lines * 400))
@@ -200,7 +205,7 @@ def _follow(path: Path, end: int) -> None:
             if size == end:
                 continue
             with open(path, "rb") as file:
-                file.seek(end if size > end else 0)  # shorter than before: it was rotated
+                file.seek(end if size > end else 0)  # it is shorter than before, so it was rotated
                 text = file.read()
                 end = file.tell()
         except FileNotFoundError:

@@ -17,7 +17,7 @@ from ipytaskfarm.deployment.light_client import Questioner, connect
 
 
 class PauseCommand(JsonCommand):
-    """Pause and resume: of a job, or of the whole farm."""
+    """The common part of pause and resume, for a job or for the whole farm."""
 
     job = Unicode("", help="this job alone: its name (the latest of that name), or its id").tag(
         config=True, metavar="NAME"
@@ -40,7 +40,7 @@ class PauseCommand(JsonCommand):
         return OK
 
     def _of_farm(self, questioner: Questioner) -> tuple[bool, int]:
-        """Return whether it was held before, and how many tasks wait."""
+        """Pause or resume the farm; return whether it was held before, and how many tasks wait."""
         reply = questioner.answer(messages.HoldFarm(self.on))
         assert isinstance(reply, messages.FlagReply)
         status = questioner.answer(messages.QueueStatus())

@@ -1,4 +1,4 @@
-"""The commands that become another program, and ``version``."""
+"""Commands that become another program, and ``version``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from ipytaskfarm.version import __version__
 
 
 class RunController(Command):
-    """``ipytaskfarm controller``; `ipytaskfarm.cli.main` has replaced us by it unless help was asked for."""
+    """``ipytaskfarm controller``.
+
+    This class only prints the help; otherwise `ipytaskfarm.cli.main` runs the controller.
+    """
 
     name = "controller"
     arguments = "[flags of the controller]"
@@ -25,7 +28,7 @@ systemd. `ipytaskfarm start` is what people want. Its own flags: python -m ipyta
 
 
 class RunAgent(Command):
-    """``ipytaskfarm agent``; `ipytaskfarm.cli.main` has replaced us by it unless help was asked for."""
+    """``ipytaskfarm agent``. This class only prints the help; otherwise `ipytaskfarm.cli.main` runs the agent."""
 
     name = "agent"
     arguments = "[flags of the agent]"

@@ -1,4 +1,4 @@
-"""``ipytaskfarm session``: save the names of engines to files, and restore them."""
+"""``ipytaskfarm session``: saves the names of engines to files, and restores them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ class SessionFiles(Command):
 
     name = "session"
     description = """
-Saves the names of engines to files on their nodes, or restores names from such files. Names that cannot travel (locks,
-sockets, open files) are left out, and listed with the reason. {id} in the file's name is the engine's id.
+Saves the names of engines to files on their nodes, or restores names from such files. A checkpoint saves them with the
+farm: engines that come in their place begin with them. Names that cannot travel (locks, sockets, open files) are left
+out, and listed with the reason. {id} in the file's name is the engine's id.
 """
-    arguments = "save | load FILE"
+    arguments = "save FILE | load FILE | checkpoint"
     examples = """
         ipytaskfarm session save ~/work-{id}.session
         ipytaskfarm session load ~/work-0.session --engines 1
+        ipytaskfarm session checkpoint
     """
     engines = Unicode("", help="the engines, such as 0 or 0-2,5; without it all").tag(config=True, metavar="IDS")
     aliases: Any = values(("engines", "SessionFiles.engines"))
@@ -32,15 +34,20 @@ sockets, open files) are left out, and listed with the reason. {id} in the file'
         match self.extra_args:
             case ["save" | "load" as action, path]:
                 pass
+            case ["checkpoint" as action]:
+                path = ""
             case _:
-                raise UsageError("give `save FILE` or `load FILE`")
+                raise UsageError("give `save FILE`, `load FILE` or `checkpoint`")
         targets: Any = list(parse_ids([self.engines], "engine")) if self.engines else "all"
         with MultiEngineClient(self.farm) as mec:
             ids = mec.ids_of(targets)
-            found = (mec.dump_session if action == "save" else mec.load_session)(path, ids, block=True)
+            if action == "checkpoint":
+                found = mec.checkpoint(ids, block=True)
+            else:
+                found = (mec.dump_session if action == "save" else mec.load_session)(path, ids, block=True)
+        done = {"save": "saved to ", "load": "loaded from ", "checkpoint": "saved for its replacements"}[action]
         for engine, left_out in zip(ids, found, strict=True):
-            done = "saved to" if action == "save" else "loaded from"
-            print(f"engine {engine}: {done} {path.replace('{id}', str(engine))}")
+            print(f"engine {engine}: {done}{path.replace('{id}', str(engine))}")
             for name, reason in left_out.items():
                 print(f"  without {name}: {reason}")
         return OK

@@ -1,4 +1,4 @@
-"""``ipytaskfarm start``, which is also ``ipytaskfarm -n 4``: be the farm's supervisor, here or detached."""
+"""``ipytaskfarm start``, also ``ipytaskfarm -n 4``: runs the farm's supervisor, here or detached."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from ipytaskfarm.settings.declarations import SETTINGS, Setting
 from ipytaskfarm.system.process import name_process, usable_cores
 
 START_SETTINGS = {name: each for name, each in SETTINGS.items() if name != "name"}
-"""The settings that this command has itself; every command has the farm's name."""
+"""The settings of this command itself; every command has the farm's name."""
 
 TRAITS: dict[str, Callable[..., Any]] = {"SECONDS": Float, "SHARE": Float, "N": Int, "PORT": Int}
-"""unit of a setting -> the trait that holds its value; other units are text."""
+"""Unit of a setting -> the trait for its value; values of other units are text."""
 
 
 def traits_of(section: str) -> dict[str, Any]:
@@ -55,13 +55,13 @@ def _trait(setting: Setting) -> Any:
 
 
 def flag_of(name: str) -> str:
-    """Return the flag of a setting as people write it."""
+    """Return the flag of a setting in the form in which people write it."""
     longest = max((SETTINGS[name].flag or name.replace("_", "-")).split(), key=len)
     return f"--{longest}"
 
 
 def _setting_flags() -> list[tuple[str, str]]:
-    """For `values`: the flags with a value."""
+    """Return the flags with a value, for `values`."""
     return [
         (each.flag or name.replace("_", "-"), f"{each.section}.{config_key(name)}")
         for name, each in START_SETTINGS.items()
@@ -70,7 +70,7 @@ def _setting_flags() -> list[tuple[str, str]]:
 
 
 def _setting_switches() -> list[tuple[str, str, bool, str]]:
-    """For `switches`: the flags without a value."""
+    """Return the flags without a value, for `switches`."""
     return [
         (name.replace("_", "-"), f"Start.{config_key(name)}", True, each.help)
         for name, each in START_SETTINGS.items()
@@ -135,7 +135,7 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
         return _supervise(settings, home, self._audience(settings))
 
     def _agents(self, given: Mapping[str, Any]) -> tuple[Agents, ...]:
-        """Return the agents of ``--agents`` with the settings that hold for all of them."""
+        """Return the agents of ``--agents`` with the settings that apply to all of them."""
         agents = check_agents("--agents", given["agents"])
         if not agents and (self.agent_option or self.agent_engines or self.agent_time):
             raise ValueError("--agent-engines, --agent-time and --agent-option go with --agents")
@@ -157,12 +157,12 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
         return Terminal(settings.name)
 
     def settings(self) -> FarmSettings:
-        """Return what the command line and the configuration files say, checked."""
+        """Return the checked settings of the command line and the configuration files."""
         sections = {"Start": self, "Controller": Controller(parent=self)}
         given = {name: getattr(sections[each.section], config_key(name)) for name, each in START_SETTINGS.items()}
         try:
             given["agents"] = self._agents(given)
-            if given["agents"]:  # their number follows the work then, not that of this machine's engines
+            if given["agents"]:  # in this case their number follows the work, not that of this machine's engines
                 given["min"] = given["max"] = None
             if given["startup"] is not None:
                 given["startup"] = Path(given["startup"])
@@ -172,7 +172,7 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
 
 
 def option_pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
-    """KEY=VALUE, several times."""
+    """Return the options of several texts KEY=VALUE."""
     pairs = [text.partition("=") for text in texts]
     for key, equals, _ in pairs:
         if not (key and equals):
@@ -181,7 +181,7 @@ def option_pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
 
 
 class Terminal:
-    """Tells a person: what is waited for on one line that is overwritten, what happened on lines that stay."""
+    """Shows messages to a person: progress on one line that is overwritten, events on lines that stay."""
 
     def __init__(self, farm: str, *, stop_with: str = "Ctrl-C") -> None:
         self._farm = farm
@@ -190,23 +190,23 @@ class Terminal:
         self._shown = ""
 
     def progress(self, text: str) -> None:
-        """On a terminal only the last one is seen; in a file, each that is new."""
+        """Show progress. On a terminal only the last text stays; in a file, each new text."""
         if text == self._shown:
             return
         _write(sys.stderr, f"\r\033[K{text} …" if self._rewrites else f"{text} …\n")
         self._shown = text
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.wipe()
         _write(sys.stdout, printing.safe(line) + "\n")
 
     def ready(self, state: FarmState) -> None:
-        """The one line that says all one needs."""
+        """Print the line that says that the farm is ready."""
         self.say(ready_line(state, self._farm, self._stop_with))
 
     def wipe(self) -> None:
-        """Take the line away that says what is waited for."""
+        """Remove the line with the progress."""
         if self._shown and self._rewrites:
             _write(sys.stderr, "\r\033[K")
         self._shown = ""
@@ -222,7 +222,7 @@ def _write(stream: IO[str], text: str) -> None:
 
 
 class Reporter:
-    """Tells the command that detached us, until that one has seen the farm ready; from then on the log."""
+    """Sends messages to the command that detached this process, until the farm is ready; from then on to the log."""
 
     def __init__(self, pipe: IO[str], farm: str) -> None:
         self._pipe: IO[str] | None = pipe
@@ -242,7 +242,7 @@ class Reporter:
         self.close()
 
     def failed(self, error: Exception) -> None:
-        """The start came to nothing."""
+        """Report that the start failed."""
         print(printing.safe(error), flush=True)
         self._send("failed", str(error), code=exit_code(error))
         self.close()
@@ -262,12 +262,12 @@ class Reporter:
 
 
 def farm_flag(name: str) -> str:
-    """Return what to add to a command so that it means this farm."""
+    """Return the words to add to a command so that it refers to this farm."""
     return "" if name == "default" else f" --farm {name}"
 
 
 def ready_line(state: FarmState, farm: str, stop_with: str) -> str:
-    """Name, engines, how to connect, how to stop."""
+    """Return the line with name, engines, and the ways to connect and to stop."""
     argument = "" if farm == "default" else repr(farm)
     held = ", held: `ipytaskfarm resume` lets tasks start" if state.held else ""
     return (
@@ -277,7 +277,7 @@ def ready_line(state: FarmState, farm: str, stop_with: str) -> str:
 
 
 def _supervise(settings: FarmSettings, home: Home, audience: Audience) -> int:
-    """Be the supervisor until the farm has ended."""
+    """Run the supervisor until the farm has ended."""
     supervisor = Supervisor(settings, home, audience)
     if isinstance(audience, Reporter):
         name_process(f"ipytaskfarm supervisor --farm {settings.name}")
@@ -301,7 +301,7 @@ def _supervise(settings: FarmSettings, home: Home, audience: Audience) -> int:
 
 
 def _detach(home: Home, argv: list[str], settings: FarmSettings) -> int:
-    """Start this same command as a process of its own, and watch it until the farm is ready."""
+    """Start this same command as a process of its own, and follow it until the farm is ready."""
     terminal = Terminal(settings.name)
     started = start_detached(home, [word for word in argv if word != "--daemonize"], terminal)
     terminal.wipe()

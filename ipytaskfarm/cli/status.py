@@ -1,4 +1,4 @@
-"""Commands that look at a running farm: status, tasks, explain."""
+"""Commands that show a running farm: status, tasks, explain."""
 
 from __future__ import annotations
 
@@ -8,62 +8,21 @@ from traitlets import Enum, Int, Unicode
 
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
-from ipytaskfarm.cli.jobs import LONG_S, find_job, task_rows, task_table
+from ipytaskfarm.cli.jobs import LONG_S, find_job, task_rows
 from ipytaskfarm.cli.json_output import farm_shape, print_json, task_shape
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
-from ipytaskfarm.core.requirements import amount
+from ipytaskfarm.core.states import ACCEPTED_STATES, ASKED_STATES, state_counts
 from ipytaskfarm.deployment.light_client import Questioner, connect
-
-STATES = ("scheduled", "pending", "succeeded", "failed", "unfinished", "finished")
+from ipytaskfarm.display.cells import with_cells
+from ipytaskfarm.display.farm_tables import engine_table, node_table, task_table
 
 
 def farm_state(questioner: Questioner) -> tables.FarmState:
-    """Return what the controller says of itself."""
+    """Return the controller's report about itself."""
     state = questioner.answer(messages.FarmStatus())
     assert isinstance(state, tables.FarmState)
     return state
-
-
-def engine_table(rows: list[tables.EngineRow]) -> None:
-    """The engines, one a line."""
-    shown = [
-        (
-            row.id,
-            row.state,
-            "" if row.task is None else row.task,
-            row.ahead or "",
-            row.node,
-            row.pid,
-            printing.ago(row.started_s),
-            printing.safe(row.environment, 30),
-            row.note,
-        )
-        for row in rows
-    ]
-    headings = ("engine", "state", "task", "sent ahead", "node", "pid", "up", "environment", "")
-    printing.table(headings, shown, right=(0, 2, 3, 5))
-
-
-def node_table(agents: list[dict[str, Any]]) -> None:
-    """What each node has, how it does, and what is reserved there."""
-    shown = [
-        (
-            printing.safe(a["node"], 40),
-            printing.safe(a["guard"] or a["state"], 60),
-            a["engines"],
-            "" if a["slots"] is None else a["slots"],
-            a["cores"],
-            "" if a["load"] is None else f"{a['load']:.0%}",
-            printing.size(a["memory"]),
-            "" if a["free_memory"] is None else printing.size(a["free_memory"]),
-            "" if a["free_disk"] is None else printing.size(a["free_disk"]),
-            ", ".join(amount(name, value) for name, value in a["used"].items()),
-        )
-        for a in agents
-    ]
-    headings = ("node", "state", "engines", "slots", "cores", "load", "memory", "free", "disk free", "reserved")
-    printing.table(headings, shown, right=(2, 3, 4, 5, 6, 7, 8))
 
 
 class Status(JsonCommand):
@@ -84,17 +43,13 @@ class Status(JsonCommand):
             return OK
         words = ["stopping" if state.stopping else "held: no task is started" if state.held else "running"]
         print(f"farm {state.name!r}: {words[0]}, up {printing.ago(state.started_s)}, controller pid {state.pid}")
-        counts = state.counts
-        print(
-            f"tasks: {counts.get('scheduled', 0)} waiting, {counts.get('pending', 0)} running,"
-            f" {counts.get('succeeded', 0)} succeeded, {counts.get('failed', 0)} failed"
-        )
+        print(f"tasks: {', '.join(f'{count:,} {word}' for word, count in state_counts(state.counts).items())}")
         clients = printing.number(state.clients, "client")
         print(f"store: {printing.size(state.store_bytes)}; {clients}; {printing.number(state.wanted, 'engine')} wanted")
         if state.agents:
-            node_table(state.agents)
+            printing.print_table(node_table(state.agents))
         if state.engines:
-            engine_table(state.engines)
+            printing.print_table(engine_table(state.engines))
         for line in state.losses[-5:]:
             print(f"lost: {printing.safe(line)}")
         return OK
@@ -112,9 +67,9 @@ class Tasks(JsonCommand):
         ipytaskfarm tasks 12 15-19 --json
     """
 
-    state = Enum([None, *STATES], default_value=None, allow_none=True, help=f"one of {', '.join(STATES)}").tag(
-        config=True, metavar="STATE"
-    )
+    state = Enum(
+        [None, *ACCEPTED_STATES], default_value=None, allow_none=True, help=f"one of {', '.join(ASKED_STATES)}"
+    ).tag(config=True, metavar="STATE")
     named = Unicode("", help="only tasks of this name").tag(config=True, metavar="NAME")
     job = Unicode("", help="only tasks of this job: its name (the latest of that name), or its id").tag(
         config=True, metavar="NAME"
@@ -138,9 +93,7 @@ class Tasks(JsonCommand):
         if self.json:
             print_json([task_shape(row) for row in reply.rows])
         else:
-            task_table(reply.rows)
-            if reply.omitted:
-                print(f"… and {reply.omitted:,} before these; --last 0 shows all")
+            printing.print_table(task_table(reply.rows, omitted=reply.omitted, more="--last 0 shows all"))
         if reply.unknown:
             raise IndexError(
                 f"there is no task {', '.join(map(str, reply.unknown))} (never handed in, or removed):"
@@ -168,6 +121,6 @@ class Explain(JsonCommand):
         if self.json:
             print_json({**(task_shape(rows[0]) if rows else {"id": ids[0]}), "explanation": reply.text})
             return OK
-        for line in reply.text.splitlines():
+        for line in with_cells(reply.text).splitlines():
             print(printing.safe(line))
         return OK

@@ -1,4 +1,4 @@
-"""``ipytaskfarm stop``"""
+"""``ipytaskfarm stop``: stops a farm."""
 
 from __future__ import annotations
 

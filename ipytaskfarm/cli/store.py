@@ -1,4 +1,4 @@
-"""Commands about a farm's store and its controller's tape: backup, check, compact, replay."""
+"""Commands about a farm's store and its event log: backup, check, compact, replay."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def _show_task(task: int, wall_s: float, number: int, saved: Sequence[saves.Save
 
 
 def _said_of(task: int, save: saves.Save) -> str | None:
-    """Return what a save says of this task; None: nothing."""
+    """Return the part of a save that concerns this task; None if there is none."""
     match save:
         case saves.SaveTask(id=found) if found == task:
             return "accepted"

@@ -151,7 +151,7 @@ def _tell_what_stays(counts: dict[str, int]) -> None:
 
 
 class Verbatim(Unicode[str, str]):
-    """Text as it was typed: traitlets takes quotes around it away, and JSON needs them."""
+    """Text as it was typed: traitlets would remove quotes around it, which JSON needs."""
 
     def from_string(self, s: str) -> str:
         return s
@@ -183,7 +183,7 @@ interrupted, and what waits for them goes on.
             raise UsageError(
                 f"--result {self.result!r} is no JSON ({error}); text stands in quotes: '\"text\"'"
             ) from None
-        connect(self.farm).close()  # says it in one line when there is no farm, before the client's weight is loaded
+        connect(self.farm).close()  # says in one line that there is no farm, before the client is imported
         from ipytaskfarm.client import TaskClient
 
         with TaskClient(self.farm) as client:
@@ -239,7 +239,7 @@ def _mark(command: JsonCommand, ids: list[int], mark: Any) -> int:
 
 
 def _refused(tasks: list[tuple[int, str]]) -> int:
-    """Return a line for each, and the exit code."""
+    """Return a line for each refused task, and the exit code."""
     for task, why in tasks:
         print(f"task {task}: {why}", file=sys.stderr)
     return FAILED if tasks else OK

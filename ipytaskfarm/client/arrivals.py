@@ -31,15 +31,15 @@ class Waiter:
     (which finds the ids that ended since in `ended`), or when the session failed.
     """
 
-    __slots__ = ("remaining", "ended", "eager", "event", "failed", "on_wake")
+    __slots__ = ("remaining", "ended", "eager", "event", "finals", "on_wake")
 
     def __init__(self, ids: set[int], eager: bool = False, on_wake: Callable[[], None] | None = None) -> None:
         self.remaining = ids
         self.ended: list[int] = []
         self.eager = eager
         self.event = threading.Event()
-        self.failed = 0
-        """So many of those that have ended since failed."""
+        self.finals: list[Final] | None = None
+        """Gathers the ends, for somebody who counts them; None: nobody does."""
         self.on_wake = on_wake
         """Called in the IO thread, with the lock held, whenever `event` is set."""
         if not ids:
@@ -133,9 +133,10 @@ class Arrivals:
                         _call(then, final)
         if not self._waiters:
             return
-        failed = [i for i, final in batch.items() if final is not None and final.reason]
         for waiter in self._waiters:
-            waiter.failed += sum([i in waiter.remaining for i in failed])
+            if waiter.finals is not None:
+                remaining = waiter.remaining
+                waiter.finals += [final for i, final in batch.items() if i in remaining and final is not None]
             if waiter.eager:
                 ended = [i for i in batch if i in waiter.remaining]
                 if not ended:

@@ -18,14 +18,17 @@ import msgspec
 from ..core import errors
 from ..core.messages import CommandAnswer, Keep, ListEngines
 from ..core.messages.engine_commands import ExecuteReply
-from ..core.messages.payload import FailureBody
+from ..core.messages.payload import FailureBody, ResultBody
 from ..core.messages.tables import EngineTable
+from ..display.interrupts import show_users_frames
 from ..serialization.pack import unpack, unpack_error
 from .display import output_html, text_html
 from .ids import Timeout, seconds
+from .output_printer import OutputPrinter, SeenOutput, StepsAside
 from .questions import PendingQuestion, refused_by_controller
 from .results import error_named
-from .session import Session
+from .session import TICK_S, Session
+from .streams import CommandStream
 from .wait_notices import say
 
 TELL_AFTER_S = 1.0
@@ -83,6 +86,14 @@ class ResultList(list[Any]):
         return "".join(parts)
 
 
+def show_entries(found: ResultList) -> None:
+    """Show what each engine has printed and displayed, each line behind its engine."""
+    printer = OutputPrinter()
+    for entry in found:
+        printer.rest(str(entry["id"]), SeenOutput(), entry["stdout"], entry["stderr"], entry["display"])
+    printer.show(is_over=True)
+
+
 def _shown(entry: dict[str, Any]) -> list[str]:
     engine, number = entry["id"], entry["number"]
     lines = [f"[{engine}] In [{number}]: {entry['input']['raw']}"]
@@ -108,6 +119,16 @@ def error_of_answer(answer: CommandAnswer) -> BaseException:
         error.engine_id = answer.engine_id  # type: ignore[attr-defined]
         return error
     return unpack_error(failure, answer.engine_id)
+
+
+def _shown_body(answer: CommandAnswer) -> ResultBody:
+    """Return what an engine has printed and displayed, whether the command failed there or not."""
+    try:
+        shown = _decode_execute(answer.body) if answer.ok else _decode_failure(answer.body)
+    except msgspec.MsgspecError:
+        return ResultBody()
+    displays = shown.display if isinstance(shown, ExecuteReply) else shown.outputs
+    return ResultBody(None, None, shown.stdout, shown.stderr, displays)
 
 
 class CommandPart(NamedTuple):
@@ -192,7 +213,8 @@ class PendingResult:
         """Wait for all answers; after a second say which tasks the command waits for."""
         try:
             self._wait_for_all(timeout)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            show_users_frames(interrupt)
             say(f"{self._text} goes on on engines {self.engines}: ask for its result again, or mec.clear_queue()")
             raise
 
@@ -217,6 +239,41 @@ class PendingResult:
         busy = [f"task {row.task} on engine {row.id}" for row in rows if row.id in waiting and row.task is not None]
         if busy and not self.done():
             say(f"{self._verb} waits for {', '.join(busy)} to end")
+
+    def stream(self, bar: StepsAside | None = None) -> None:
+        """Wait for all answers, and show meanwhile what the engines print and display, each line behind its engine.
+
+        What an engine had printed before it failed is shown too.  Once the answers are there, all of it is shown again.
+        Raises nothing but KeyboardInterrupt and errors of the connection: `get_result` raises what the command raised.
+        """
+        stream = CommandStream(self._session, [asked.message.n for _, asked in self._parts], OutputPrinter(bar))
+        listeners = self._session.io.output_listeners
+        listeners.append(stream.take)
+        finished: set[tuple[int, int]] = set()
+
+        def finish() -> None:
+            for engines, asked in self._parts:
+                for engine in _engines_of(engines, asked):
+                    key = asked.message.n, engine
+                    if engine in asked.answers and key not in finished:
+                        finished.add(key)
+                        stream.finish(*key, _shown_body(asked.answers[engine]))
+
+        tell_s = math.inf if self._at_once else time.monotonic() + TELL_AFTER_S
+        try:
+            while not self.done():
+                with contextlib.suppress(TimeoutError):
+                    self._wait(TICK_S)
+                finish()
+                if not self.done():
+                    stream.tick()
+                if time.monotonic() > tell_s:
+                    tell_s = math.inf
+                    self._tell_what_it_waits_for()
+            finish()
+        finally:
+            listeners.remove(stream.take)
+            stream.close()
 
     @property
     def called(self) -> bool:

@@ -1,62 +1,13 @@
-"""Plain text for people: tables, and text that shows itself."""
+"""HTML of results, outputs and jobs, for notebooks."""
 
 from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Sequence
+import itertools
 from typing import Any
 
-CELL_MAX = 60
-
-
-class Text(str):
-    """A str that an interactive session shows as it is, with its line breaks."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-def harmless(value: object) -> str:
-    """Return one line without control characters: names and errors of tasks are hostile text."""
-    text = "" if value is None else str(value)
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return text if len(text) <= CELL_MAX else text[: CELL_MAX - 1] + "…"
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Columns as wide as they need to be; numbers to the right."""
-    body = [[harmless(cell) for cell in row] for row in rows]
-    widths = [max([len(h), *(len(row[i]) for row in body)]) for i, h in enumerate(headings)]
-    right = [bool(body) and all(_is_number(row[i]) for row in body) for i in range(len(headings))]
-    lines = [headings, *body]
-    return "\n".join(
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def _is_number(cell: str) -> bool:
-    return cell == "" or cell.removeprefix("-").removeprefix("+").replace(".", "", 1).isdigit()
-
-
-def html_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return the same, for a notebook."""
-    cells = [[harmless(cell) for cell in row] for row in rows]
-    # Said of each cell: notebooks align all of them to the right, and have a style of their own for tables.
-    left = [
-        "" if cells and all(_is_number(row[i]) for row in cells) else ' style="text-align:left"'
-        for i in range(len(headings))
-    ]
-    head = "".join(f"<th{style}>{html.escape(h)}</th>" for h, style in zip(headings, left, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{s}>{html.escape(cell)}</td>" for cell, s in zip(row, left, strict=True)) + "</tr>"
-        for row in cells
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
+from ..display.colours import ERROR_BACKGROUND
 
 TEXT_MAX = 20_000
 
@@ -67,8 +18,34 @@ def text_html(text: str, *, error: bool = False) -> str:
         return ""
     if len(text) > TEXT_MAX:
         text = f"{text[: TEXT_MAX // 2]}\n… {len(text) - TEXT_MAX:,} characters …\n{text[-TEXT_MAX // 2 :]}"
-    style = ' style="color:#b00"' if error else ""
-    return f"<pre{style}>{html.escape(text)}</pre>"
+    style = f' style="background:{ERROR_BACKGROUND}"' if error else ""
+    return f"<pre{style}>{_coloured(text)}</pre>"
+
+
+_ANSI = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
+
+
+def _coloured(text: str) -> str:
+    """Return text escaped, its ANSI colours as classes to which JupyterLab and nbconvert give a theme's colours."""
+    if "\x1b" not in text:
+        return html.escape(text)
+    from rich.text import Text as RichText
+
+    parsed = RichText.from_ansi(text, end="")
+    edges = sorted({0, len(parsed), *(edge for span in parsed.spans for edge in (span.start, span.end))})
+    parts = []
+    for start, end in itertools.pairwise(edges):
+        classes = []
+        for span in parsed.spans:
+            if span.start <= start and end <= span.end and not isinstance(span.style, str):
+                number = span.style.color.number if span.style.color is not None else None
+                if number is not None and number < 16:
+                    classes.append(f"ansi-{_ANSI[number % 8]}{'-intense' if number > 7 else ''}-fg")
+                if span.style.bold:
+                    classes.append("ansi-bold")
+        piece = html.escape(parsed.plain[start:end])
+        parts.append(f'<span class="{" ".join(classes)}">{piece}</span>' if classes else piece)
+    return "".join(parts)
 
 
 def output_html(output: dict[str, Any]) -> str:
@@ -83,6 +60,9 @@ def output_html(output: dict[str, Any]) -> str:
         return f'<img src="data:image/svg+xml;base64,{packed}">'
     if "text/html" in data:
         return str(data["text/html"])
+    for kind in ("text/markdown", "text/latex"):
+        if kind in data:
+            return text_html(str(data[kind]))
     return text_html(str(data.get("text/plain", "")))
 
 
@@ -97,27 +77,3 @@ def value_html(value: object) -> str:
         if isinstance(shown, str):
             return shown
     return text_html(repr(value))
-
-
-def counts_text(counts: dict[str, int]) -> str:
-    """Return the states that have tasks, with their numbers: ``3 pending, 4 succeeded``."""
-    return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-
-
-def job_html(name: str, counts: dict[str, int], progress: float) -> str:
-    """Return a job as HTML with a bar of its succeeded, failed and running tasks."""
-    total = sum(counts.values()) or 1
-    parts = [
-        ("#4a4", counts.get("succeeded", 0)),
-        ("#c44", counts.get("failed", 0)),
-        ("#48c", counts.get("pending", 0)),
-    ]
-    bars = "".join(
-        f'<span style="display:inline-block;height:100%;width:{100 * count / total:.1f}%;background:{colour}"></span>'
-        for colour, count in parts
-    )
-    text = counts_text(counts) or "nothing handed in"
-    return (
-        f"<div>Job {html.escape(harmless(name))}: {progress:.0%}"
-        f'<div style="width:20em;height:0.8em;background:#ddd;line-height:0">{bars}</div>{html.escape(text)}</div>'
-    )

@@ -59,6 +59,11 @@ def from_files(path: str | PathLike[str], engines: Sequence[int]) -> SessionComm
     return SessionCommand(parts, _decode_reasons)
 
 
+def reasons(body: bytes) -> dict[str, str]:
+    """Read names and reasons."""
+    return _decode_reasons(body)
+
+
 def left_out_of(body: bytes) -> dict[str, str]:
     """Read the names that an engine left out of its session, each with the reason."""
     return _decode_saved(body).left_out

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import queue
 import threading
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import Final
-from ..core.states import ABORTS
+from ..core.states import ABORTS, RUNNING
 from ..serialization.references import reference
 from .results import TaskResult, error_of
 
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from .task_calls import TaskCalls
 
 
-class TaskFuture(concurrent.futures.Future[Any]):
+T = TypeVar("T")
+
+
+class TaskFuture(concurrent.futures.Future[T]):
     """The future of one task: a ``concurrent.futures.Future`` that can also be awaited.
 
     ``result()`` returns a function's return value, or the dict of a StringTask's names; it raises what the task raised.
@@ -39,22 +43,28 @@ class TaskFuture(concurrent.futures.Future[Any]):
         self.id = task_id
         """The task's id."""
 
+    @property
+    def farm(self) -> str:
+        """Return the name of the farm whose task it is."""
+        return self._client.farm
+
     def __index__(self) -> int:
         return self.id
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return reference(self.id)
+        return reference(self)
 
     def __repr__(self) -> str:
         state = "cancelled" if self.cancelled() else "done" if self.done() else "waiting"
         return f"<TaskFuture of task {self.id}: {state}>"
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> T:
         """Return the task's value; wait for it at most `timeout` seconds.
 
         Raises what the task raised, CancelledError for an aborted task, and TimeoutError.
         """
-        return self._ended(timeout).result
+        value: T = self._ended(timeout).result
+        return value
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the task raised, or None; wait as `result` does."""
@@ -86,10 +96,25 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def running(self) -> bool:
         """Return whether an engine runs the task now."""
-        return not self.done() and self._client.status(self.id).state in ("pending", "running")
+        return not self.done() and self._client.status(self.id).state == RUNNING
 
-    def __await__(self) -> Generator[Any, None, Any]:
-        return asyncio.wrap_future(self).__await__()
+    def __await__(self) -> Generator[Any, None, T]:
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> T:
+        """Wait in any asyncio loop.  Cancelling the wait aborts the task, as it does with a task of asyncio's."""
+        try:
+            return await asyncio.wrap_future(self)
+        except asyncio.CancelledError:
+            # `wrap_future` has called `cancel`, which leaves a running task alone.
+            if not self.done():
+                loop = asyncio.get_running_loop()
+                await asyncio.shield(loop.run_in_executor(None, self._abort))
+            raise
+
+    def _abort(self) -> None:
+        with contextlib.suppress(IndexError):  # it has ended meanwhile
+            self._client.abort(self.id, reason="the wait for it was cancelled")
 
     def settle(self, final: Final) -> None:
         """Resolve the future with the end of its task; called by `Settler` alone."""
@@ -101,10 +126,19 @@ class TaskFuture(concurrent.futures.Future[Any]):
                 # Waiters only test for an exception; `exception` and `result` unpack the real one.
                 super().set_exception(error_of(final, _NO_BODY))
             else:
-                super().set_result(None)
+                super().set_result(None)  # type: ignore[arg-type]  # `result` unpacks the real one
 
 
 _NO_BODY = ResultBody()
+
+
+class Settled(Protocol):
+    """A future as `Settler` needs it."""
+
+    id: int
+
+    def settle(self, final: Final) -> None:
+        """Resolve the future with the end of its task."""
 
 
 class Settler:
@@ -112,11 +146,17 @@ class Settler:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._ended: queue.SimpleQueue[tuple[TaskFuture, Final]] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[Settled, Final]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def add(self, future: TaskFuture) -> None:
+    @staticmethod
+    def of(session: Session) -> Settler:
+        """Return the settler of a session."""
+        settler = _settlers.get(session)
+        return settler if settler is not None else _settlers.setdefault(session, Settler(session))
+
+    def add(self, future: Settled) -> None:
         """Resolve this future when its task has ended, perhaps at once."""
         with self._lock:
             if self._thread is None:
@@ -128,17 +168,15 @@ class Settler:
         while True:
             future, final = self._ended.get()
             future.settle(final)
+            # The next one may be long in coming: this thread must not keep a value that nobody else keeps.
+            del future, final
 
 
 _settlers: WeakKeyDictionary[Session, Settler] = WeakKeyDictionary()
 
 
-def future_of(client: TaskCalls, task_id: int) -> TaskFuture:
+def future_of(client: TaskCalls, task_id: int) -> TaskFuture[Any]:
     """Return a future of a task that this process submitted, or watches."""
-    future = TaskFuture(client, task_id)
-    session = client.session
-    settler = _settlers.get(session)
-    if settler is None:
-        settler = _settlers.setdefault(session, Settler(session))
-    settler.add(future)
+    future: TaskFuture[Any] = TaskFuture(client, task_id)
+    Settler.of(client.session).add(future)
     return future

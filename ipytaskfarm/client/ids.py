@@ -8,7 +8,7 @@ from operator import index
 from typing import Any, TypeAlias
 
 from ..core.arguments import INT_MAX, INT_MIN, check_timeout
-from ..core.text import shown
+from ..core.text import exactly, shown
 
 Ids: TypeAlias = Any
 """An id, a future, or any sequence of them."""
@@ -20,27 +20,58 @@ def seconds(timeout: Timeout, what: str = "timeout") -> float | None:
     return None if timeout is None else check_timeout(what, timeout)
 
 
-def task_id(value: object) -> int:
-    """Return an id as an int; TypeError for what is none (a numpy integer or a future is one, True is not)."""
+def task_id(value: object, farm: str = "") -> int:
+    """Return an id as an int; TypeError for what is none (a numpy integer or a future is one, True is not).
+
+    farm: the farm that is asked about it.  ValueError: it is a future of another farm.
+    """
+    if farm:
+        check_farm(value, farm)
     if isinstance(value, bool):
-        raise TypeError(f"an integer task id expected: {value!r}")
+        raise _no_id(value)
     try:
         found = index(value)  # type: ignore[arg-type]
     except Exception:  # it may have an __index__ of its own
-        raise TypeError(f"an integer task id expected: {shown(value)}") from None
+        raise _no_id(value) from None
     if not INT_MIN <= found <= INT_MAX:
         raise _never_issued(found)
     return found
 
 
-def id_list(ids: Ids) -> list[int]:
-    """Return one id or several, as a list."""
+def check_farm(value: object, farm: str) -> None:
+    """Raise ValueError for a future of another farm: its id means another task here."""
+    own = getattr(value, "farm", None) if hasattr(value, "__index__") else None
+    if isinstance(own, str) and own != farm:
+        raise ValueError(
+            f"task {index(value)} belongs to farm {own!r}, not to {farm!r}: give its value, future.result()"  # type: ignore[arg-type]
+        )
+
+
+def id_list(ids: Ids, farm: str = "") -> list[int]:
+    """Return one id or several, as a list; see `task_id`."""
     if isinstance(ids, Iterable) and not isinstance(ids, (str, bytes)):
-        found = [i if i.__class__ is int else task_id(i) for i in ids]
+        found = [i if i.__class__ is int else task_id(i, farm) for i in ids]
         if found and not (min(found) >= INT_MIN and max(found) <= INT_MAX):
             raise _never_issued(max(found, key=abs))
         return found
-    return [task_id(ids)]
+    return [task_id(ids, farm)]
+
+
+def _no_id(value: object) -> TypeError:
+    """Return the error for a value that is no id; it says where the id is."""
+    if hasattr(value, "_payload"):
+        remedy = "; a Task has no id: tc.run(task) returns one"
+    elif hasattr(value, "taskid"):
+        remedy = "; the id of a TaskResult is its .taskid"
+    elif isinstance(value, str) and exactly(value).strip().isdecimal():
+        remedy = f"; int({shown(value)}) is one"
+    elif isinstance(value, str):
+        remedy = "; tc.tasks(name=…) finds tasks by their name, tc.job(name).ids those of a job"
+    elif isinstance(value, Iterable):
+        remedy = "; this call takes one id at a time"
+    else:
+        remedy = ""
+    return TypeError(f"an integer task id expected: {shown(value)}{remedy}")
 
 
 def _never_issued(value: int) -> IndexError:

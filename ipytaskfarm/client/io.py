@@ -95,7 +95,8 @@ class IoThread:
         self._welcomed = False
         self.down_since_s: float | None = time.monotonic()
         """Since when there is no connection; None: there is one."""
-        self._gone_since_s: float | None = None
+        self.gone_since_s: float | None = None
+        """Since when there is no connection file: the farm was stopped, and may be about to start again."""
         self._noticed = False
         self.fatal: BaseException | None = None
         """Why the session cannot be used any more; every call raises it."""
@@ -175,7 +176,7 @@ class IoThread:
         if self.down_since_s is None:
             return
         now_s = time.monotonic()
-        if self._gone_since_s is not None and now_s - self._gone_since_s > GONE_S:
+        if self.gone_since_s is not None and now_s - self.gone_since_s > GONE_S:
             raise errors.FarmNotRunning(
                 f"farm {self.farm!r} was stopped; what it accepted is in its store: "
                 f"ipytaskfarm start --farm {self.farm}"
@@ -208,10 +209,10 @@ class IoThread:
         try:
             info = self.read_info()
         except (errors.FarmNotRunning, OSError):
-            if self._gone_since_s is None:
-                self._gone_since_s = time.monotonic()
+            if self.gone_since_s is None:
+                self.gone_since_s = time.monotonic()
             raise
-        self._gone_since_s = None
+        self.gone_since_s = None
         return info
 
     def _run(self) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import builtins
-import contextvars
 import threading
 import time
 import traceback
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from ..core.messages import ListTasks, tables
 from ..core.messages.task_types import Packed
+from ..core.states import RUNNING, State, state_counts
 from .map_jobs import ROWS_MAX, MapMembers, counts
+from .tables import StateCounts
 from .task_calls import TaskCalls
 from .task_messages import progress_of
 from .tasks import Task
@@ -144,14 +144,11 @@ class JobRecord:
         """Return the controller's rows of the tasks."""
         return self.client.session.ask_for(ListTasks(self.ids), tables.TaskRows).rows if self.ids else []
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> StateCounts:
         """Return the number of tasks by state."""
         if self.members is not None and len(self.members) > ROWS_MAX:
-            return counts(self.client.session, self.id, self.members)
-        found = dict.fromkeys(("scheduled", "pending", "succeeded", "failed"), 0)
-        for row in self.rows():
-            found[row.state] += 1
-        return found
+            return StateCounts(state_counts(counts(self.client.session, self.id, self.members)))
+        return StateCounts(state_counts(Counter(row.state for row in self.rows())))
 
     def progress(self) -> float:
         """Return the share of the tasks that have ended, with the reported progress of running ones: 0 to 1."""
@@ -161,7 +158,7 @@ class JobRecord:
         if not rows:
             return 0.0
         ended = sum(1 for row in rows if row.state in ("succeeded", "failed"))
-        running = [row.id for row in rows if row.state == "pending"]
+        running = [row.id for row in rows if row.state == State.PENDING]
         reported = progress_of(self.client.session, running) if running else {}
         done = ended + sum(each.fraction or 0.0 for each in reported.values())
         return min(1.0, done / max(len(self), len(rows)))
@@ -216,13 +213,12 @@ class Member:
         """Return the state scheduled, running, succeeded or failed; "" before the task is submitted."""
         if self.id is None:
             return ""
-        state = self._job.client.status(self.id).state
-        return "running" if state == "pending" else state
+        return self._job.client.status(self.id).state
 
     @property
     def started(self) -> bool:
         """Return whether a run of the task has begun."""
-        return self.id is not None and (self.done or self._job.client.status(self.id).state == "pending")
+        return self.id is not None and (self.done or self._job.client.status(self.id).state == RUNNING)
 
     @property
     def done(self) -> bool:
@@ -290,7 +286,7 @@ class JobEvents:
                 failed = failed or result.status == "failed"
                 self._call("task_done", result)
             progress = record.progress() if self._functions.get("progress") or not began else reported
-            if not began and (progress > 0 or record.counts()["pending"]):
+            if not began and (progress > 0 or record.counts()[RUNNING]):
                 began = True
                 self._call("state", job, "running")
             if progress != reported:
@@ -303,41 +299,3 @@ class JobEvents:
                 self._call("state", job, "failed" if failed else "succeeded")
                 return
             time.sleep(LOOK_EVERY_S)
-
-
-class Shows(Protocol):
-    """A job as `show_live` needs it: its displays."""
-
-    def _repr_html_(self) -> str: ...
-
-
-def show_live(record: JobRecord, job: Shows) -> None:
-    """Print a job, or in a notebook show a bar that follows the job as long as it runs.
-
-    IPython is not imported: a shell that exists is among the builtins.
-    """
-    find_shell = getattr(builtins, "get_ipython", None)
-    shell = find_shell() if find_shell is not None else None
-    if shell is None or getattr(shell, "kernel", None) is None:
-        print(repr(job))
-        return
-    transient = {"display_id": uuid.uuid4().hex}
-
-    def publish(update: bool) -> None:
-        data = {"text/plain": repr(job), "text/html": job._repr_html_()}
-        shell.display_pub.publish(data, transient=transient, update=update)
-
-    def follow() -> None:
-        try:
-            while record.live():
-                time.sleep(LOOK_EVERY_S)
-                publish(True)
-            publish(True)
-        except Exception:  # the farm or the client is gone: the display stays as it is
-            return
-
-    publish(False)
-    if record.live():
-        # The context tells to which cell the output belongs.
-        run = contextvars.copy_context().run
-        threading.Thread(target=run, args=(follow,), name="ipytaskfarm job display", daemon=True).start()

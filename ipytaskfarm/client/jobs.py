@@ -6,25 +6,28 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never, Unpack
 
 from ..core.arguments import check_text
 from ..core.messages import tables
 from ..core.messages.task_types import Function, JobSpec
 from ..core.states import Reason
+from ..core.text import did_you_mean
+from ..display.text import counts_text
 from ..environment import TaskEnvironment
-from .display import counts_text, job_html
 from .environments import pack_environment_of
 from .ids import seconds
-from .job_tasks import JobEvents, JobRecord, Member, show_live
+from .job_tasks import JobEvents, JobRecord, Member
 from .map_jobs import MapMembers, collect, outcome, wait_for
 from .operate import hold, retry_tasks
 from .packing import Shared, pack_task
-from .progress import ProgressBar
+from .progress import LiveProgress, ProgressDisplay
 from .results import TaskResult, decode_body, error_of
-from .rules import CHECKS, DEFAULTS, flag, pack_rules
+from .rules import CHECKS, DEFAULTS, JobRules, flag, pack_rules
 from .task_calls import TaskCalls
-from .tasks import Task, as_task
+from .task_work import MapWork, TaskWork
+from .tasks import Task, as_task, misplaced_arguments
+from .waits import wait_for_tasks
 
 _SHARED = frozenset(DEFAULTS) - {"name", "recovery_task", "after", "unique", "on_duplicate"}
 _OWN = {
@@ -34,6 +37,7 @@ _OWN = {
     "cancel_on_client_disconnection": "abort_on_disconnect",
 }
 """Names that may be assigned -> attributes of the job itself."""
+_SETTABLE = _SHARED | _OWN.keys() | {"unique"}
 _numbers = itertools.count(1)
 
 HEARTBEAT_S = 1.0
@@ -62,7 +66,7 @@ class Job:
     From STK Parallel Computing's Job.
     """
 
-    def __init__(self, client: TaskCalls, name: str | None = None, **shared: Any) -> None:
+    def __init__(self, client: TaskCalls, name: str | None = None, **shared: Unpack[JobRules]) -> None:
         d = self.__dict__
         name = check_text("name", name)
         d["_record"] = JobRecord(client, name if name is not None else f"job {next(_numbers)}")
@@ -73,11 +77,14 @@ class Job:
         d["_opened_s"] = 0.0
         d["_events"] = JobEvents(self._record, self)
         for attribute, value in shared.items():
+            if attribute not in _SETTABLE and attribute != "task_environment":
+                near = did_you_mean(attribute, _SETTABLE) or "; tasks of the job get theirs: job.add_task(Task(f, …))"
+                raise TypeError(f"create_job() has no argument {attribute!r}{near}")
             setattr(self, attribute, value)
 
     # -- what its tasks share
 
-    def __setattr__(self, attribute: str, value: Any) -> None:
+    def _assign(self, attribute: str, value: Any) -> None:
         attribute = {"task_environment": "environment"}.get(attribute, attribute)
         if attribute in _OWN:
             self.__dict__[_OWN[attribute]] = flag(attribute, value)
@@ -87,13 +94,14 @@ class Job:
             self.__dict__["unique"] = given or None
             return
         if attribute not in _SHARED:
-            known = ", ".join(sorted(_SHARED | _OWN.keys() | {"unique"}))
-            raise AttributeError(f"a Job has no attribute {attribute!r} to be set; it has {known}")
+            known = did_you_mean(attribute, _SETTABLE) or f"; it has {', '.join(sorted(_SETTABLE))}"
+            raise AttributeError(f"a Job has no attribute {attribute!r} to be set{known}")
         if attribute == "environment" and value is None:
             value = TaskEnvironment()
         self._shared[attribute] = CHECKS[attribute](value)
 
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # with these two type checkers would allow any attribute
+        __setattr__ = _assign
 
         def __getattr__(self, attribute: str) -> Any:
             attribute = {"task_environment": "environment"}.get(attribute, attribute)
@@ -102,6 +110,32 @@ class Job:
             return self._shared.get(attribute, DEFAULTS[attribute])
 
     environment: TaskEnvironment
+    task_environment: TaskEnvironment
+    retries: int
+    depend: Any
+    priority: int
+    time_limit: float | timedelta | None
+    targets: Any
+    requires: Any
+    resources: Any
+    exclusive: bool
+    group: str | None
+    max_parallel: int | None
+    max_parallel_per_node: int | None
+    force: bool
+    fail_if_unmet: bool
+    placement: str | None
+    locality: Callable[[dict[str, Any]], int] | None
+    grace: float | timedelta | None
+    lost_retries: int | None
+    if_failed: str
+    retry_delay: Any
+    retry_on: Any
+    defer_time: float | timedelta
+    defer_max: float | timedelta
+    warn_after: float | timedelta | None
+    cancel_on_task_failure: bool
+    cancel_on_client_disconnection: bool
     _record: JobRecord
     _shared: dict[str, Any]
     _opened_s: float
@@ -127,11 +161,13 @@ class Job:
 
     # -- submitting
 
-    def add_task(self, task: Any) -> Task:
+    def add_task(self, task: Any, *misplaced: Never) -> Task:
         """Add a task: a `Task` of any kind, a callable, or an object with ``execute()``.
 
         The next `submit` submits the task.  Returns the `Task`.
         """
+        if misplaced:
+            raise misplaced_arguments("job.add_task(Task", task, misplaced)
         made = task if isinstance(task, Task) else as_task(task)
         self._record.tasks.append(made)
         return made
@@ -146,14 +182,14 @@ class Job:
         record = self._record
         fresh = record.tasks[len(record.ids) :]
         if not fresh:
-            raise ValueError(f"job {self.name!r} has no tasks to hand in: add_task() first")
+            raise ValueError(f"job {self.name!r} has no tasks to hand in: job.add_task(task) adds one")
         session = record.client.session
         # All are packed before the first is submitted: one that cannot travel must not leave half a job behind.
         functions: dict[str, Function] = {}
         common = pack_rules({}, self._shared, record.id, None, functions)
         place = record.graph.place_of(record.tasks)
         shared = Shared(self._shared, record.id, common, tuple(functions.values()), place)
-        packed = [pack_task(task, session.blobs, shared) for task in fresh]
+        packed = [pack_task(task, session.blobs, shared, session.farm) for task in fresh]
         order = record.graph.add(record.tasks, packed)
         self.__dict__["_opened_s"] = self._opened_s or time.time()
         spec = self._spec()
@@ -208,13 +244,19 @@ class Job:
 
     # -- waiting and fetching
 
-    def wait(self, timeout: float | timedelta | None = None, heartbeat: Callable[[Job], object] | None = None) -> bool:
+    def wait(
+        self,
+        timeout: float | timedelta | None = None,
+        heartbeat: Callable[[Job], object] | None = None,
+        stream: bool = False,
+    ) -> bool:
         """Wait until all tasks of the job have succeeded or failed; False when `timeout` seconds are over.
 
         Args:
             timeout: seconds, or a timedelta.
             heartbeat: is called with the job about once a second during the wait, in this thread; an exception that it
                 raises ends the wait.
+            stream: show what the tasks print and display while they run.
         """
         self._check_submitted()
         limit_s = seconds(timeout)
@@ -222,8 +264,8 @@ class Job:
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if heartbeat is None:
-                return self._wait(left)
-            if self._wait(HEARTBEAT_S if left is None else min(HEARTBEAT_S, left)):
+                return self._wait(left, stream)
+            if self._wait(HEARTBEAT_S if left is None else min(HEARTBEAT_S, left), stream, show=False):
                 return True
             if left is not None and left <= HEARTBEAT_S:
                 return False
@@ -231,23 +273,27 @@ class Job:
 
     wait_until_done = wait
 
-    def _wait(self, timeout_s: float | None) -> bool:
+    def _wait(self, timeout_s: float | None, stream: bool = False, show: bool = True) -> bool:
         record = self._record
+        session = record.client.session
+        show = show and bool(record.client.progress)
         if record.members is not None:
-            members, session = record.members, record.client.session
-            with ProgressBar(len(record), "item", record.client.progress) as progress:
-                return wait_for(
-                    session, members, timeout_s, lambda *_: progress.left(*members.left(session.arrivals)),
-                    self.text_of_going_on(),
-                )  # fmt: skip
-        try:
-            record.client.barrier(record.ids, timeout=timeout_s)
-        except TimeoutError:
-            return False
-        return True
+            work = MapWork(session, record.members)
+            with ProgressDisplay(work, "items", show=show, name=f"job {record.name}") as display:
+                waited = wait_for(session, record.members, timeout_s, display.tick, self.text_of_going_on())
+                if not waited:
+                    display.close("not waited for any longer")
+                return waited
+        ids = set(record.ids)
+        session.watch(ids)
+        return wait_for_tasks(session, ids, timeout_s, show, stream, f"job {record.name}")
 
     def results(
-        self, order: bool = True, timeout: float | timedelta | None = None, return_exceptions: bool = False
+        self,
+        order: bool = True,
+        timeout: float | timedelta | None = None,
+        return_exceptions: bool = False,
+        stream: bool = False,
     ) -> list[Any] | Iterator[Any]:
         """Wait for the tasks and return their results: return values, and dicts of the pulled names.
 
@@ -255,17 +301,18 @@ class Job:
             order: return a list in the order of adding; False: an iterator that yields each result as soon as it comes.
             timeout: seconds, or a timedelta; then TimeoutError is raised.
             return_exceptions: return exceptions among the results; otherwise the first one is raised.
+            stream: show what the tasks print and display while they run (order=True).
         """
         self._check_submitted()
         record = self._record
         if not order:
             done = record.client.as_completed(record.ids, timeout)
             return (self._value(task_id, return_exceptions) for task_id in done)
+        limit_s = seconds(timeout)
+        if not self._wait(limit_s, stream):
+            raise TimeoutError(f"not all tasks of job {self.name!r} have ended within {limit_s:g} s")
         if record.members is not None:
-            if not self.wait(timeout):
-                raise TimeoutError(f"not all items of {self.name!r} have ended within {seconds(timeout):g} s")
             return outcome(self, collect(record.client, record.members), "return" if return_exceptions else "raise")
-        record.client.barrier(record.ids, timeout=timeout)
         return [self._value(task_id, return_exceptions) for task_id in record.ids]
 
     def as_completed(self, timeout: float | timedelta | None = None) -> Iterator[int]:
@@ -284,8 +331,14 @@ class Job:
         return result.result
 
     def _check_submitted(self) -> None:
-        if self._record.members is None and len(self._record.ids) < len(self._record.tasks):
-            raise ValueError(f"job {self.name!r} has tasks that were not handed in: submit() first")
+        if self._record.members is not None:
+            return
+        if len(self._record.ids) < len(self._record.tasks):
+            raise ValueError(f"job {self.name!r} has tasks that were not handed in: job.submit() hands them in")
+        if not self._record.tasks and not self._record.ids:
+            raise ValueError(
+                f"job {self.name!r} has no tasks: job.add_task(task) adds one, then job.submit() hands them in"
+            )
 
     # -- acting and looking
 
@@ -346,7 +399,7 @@ class Job:
         self._events.add("progress", function)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of tasks by state: scheduled, pending (which means running), succeeded, failed."""
+        """Return the number of tasks by state: scheduled, running, succeeded, failed."""
         return self._record.counts()
 
     def __repr__(self) -> str:
@@ -355,10 +408,19 @@ class Job:
         return f"<Job {self.name!r}: {counts_text(self.counts())}>"
 
     def _ipython_display_(self) -> None:
-        show_live(self._record, self)
+        if self._record.ids:
+            self._live()._ipython_display_()
+        else:
+            print(repr(self))
 
     def _repr_html_(self) -> str:
-        return job_html(self.name, self.counts(), self.progress if self._record.is_submitted else 0.0)
+        return self._live()._repr_html_()
+
+    def _live(self) -> LiveProgress:
+        session, members = self._record.client.session, self._record.members
+        if members is not None:
+            return LiveProgress(MapWork(session, members), "items", name=f"job {self.name}")
+        return LiveProgress(TaskWork(session, set(self._record.ids)), name=f"job {self.name}")
 
     @classmethod
     def of_row(cls, client: TaskCalls, row: tables.JobRow) -> Job:

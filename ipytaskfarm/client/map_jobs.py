@@ -86,8 +86,8 @@ def wait_for(
     session: Session,
     members: MapMembers,
     timeout_s: float | None,
-    on_tick: Callable[[int, int], None] | None = None,
-    go_on_text: str | None = None,
+    on_tick: Callable[[], None] | None = None,
+    go_on_text: str = "",
 ) -> bool:
     """Wait until all items have ended; False when timeout_s is over."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s

@@ -24,11 +24,12 @@ from .map_items import Items, read_whole
 from .map_jobs import Gathered, MapMembers, add_item, collect, outcome, wait_for
 from .map_submission import MapSubmission
 from .map_values import Values, show_lines
-from .progress import ProgressBar
+from .progress import ProgressDisplay
 from .results import decode_body, error_of
 from .rules import CHECKS, DEFAULTS, flag, one_of
 from .session import Session
 from .task_calls import TaskCalls
+from .task_work import MapWork
 from .tasks import MapTask, Task
 from .wait_notices import say
 
@@ -120,11 +121,9 @@ def map_tasks(
     job, members = begin_map(client, function, sequences, rules, asked)
     if asked.stream:
         return _map_and_show(client, job, members, asked)
-    with ProgressBar(len(job), "item", client.progress) as progress:
-        arrivals = client.session.arrivals
-        wait_for(
-            client.session, members, None, lambda *_: progress.left(*members.left(arrivals)), job.text_of_going_on()
-        )
+    work = MapWork(client.session, members)
+    with ProgressDisplay(work, "items", show=bool(client.progress), name=asked.name or "") as display:
+        wait_for(client.session, members, None, display.tick, job.text_of_going_on())
     return outcome(job, collect(client, members), asked.on_error)
 
 

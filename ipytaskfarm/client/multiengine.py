@@ -17,15 +17,16 @@ import msgspec
 
 from ..core import errors, messages
 from ..core.arguments import check_int, check_name, check_names
-from ..core.messages import tables
+from ..core.messages import engine_commands, tables
 from ..core.messages.engine_commands import ExecuteBody, PropertiesBody, PushBody
 from ..core.text import escaped, exactly, shown
+from ..display.farm_tables import engine_table
+from ..display.tables import Table
 from ..serialization.pack import pack
 from ..storage.blobs import Blobs, BlobWriter
 from ..system.farm_paths import Where
 from . import commands, engine_sessions, scatter, sessions
 from .commands import CommandPart, PendingResult, ResultList
-from .display import html_table, table
 from .engine_maps import EngineMapper, EngineParallelFunction, Targets, map_on_engines
 from .imports import collected
 from .operate import await_engines
@@ -55,14 +56,14 @@ class StickyEntries(list[tuple[str, str, str]]):
     """The (key, verb, text) of the code and names that every fresh engine gets, in that order."""
 
     def __repr__(self) -> str:
-        return table(("key", "verb", "what"), self) if self else "nothing is sticky"
+        return repr(Table(("key", "verb", "what"), self, nothing="nothing is sticky"))
 
 
 class KeptEntries(list[tuple[int, str, str]]):
     """(engine id, text, why) of what was done by hand; why it is not done again on a replacement ("": it is)."""
 
     def __repr__(self) -> str:
-        return table(("engine", "what", "not done again"), self) if self else "nothing was done by hand"
+        return repr(Table(("engine", "what", "not done again"), self, nothing="nothing was done by hand"))
 
 
 class MultiEngineClient:
@@ -71,9 +72,9 @@ class MultiEngineClient:
     `targets` ('all', an id, or a list of ids) and `block` are the defaults of every call that takes them.
     Every result is a list with one entry per target, also for a single id.  Arguments: see `TaskClient`.
 
-    What is done by hand (`push`, `scatter`, `execute`, `run`, `sync_imports`, ``%px``) is kept for each engine and done
-    again on an engine that comes in its place, in order, before that one gets tasks; see `kept`.  replay=False, here or
-    as an attribute, is ``sticky=False`` for all calls of this client.
+    What is done by hand (`push`, `scatter`, `execute`, `run`, `sync_imports`, `set_properties`, ``%px``) is kept for
+    each engine and done again on an engine that comes in its place, in order, before that one gets tasks; see `kept`.
+    replay=False, here or as an attribute, is ``sticky=False`` for all calls of this client.
 
     Commands to one engine run in order, after the task that is running there.  An unknown id raises
     InvalidEngineID, a farm without engines NoEnginesRegistered; exceptions on engines are raised as a CompositeError.
@@ -118,8 +119,7 @@ class MultiEngineClient:
         except Exception as error:  # a farm that is away, a closed client: the display shows the error
             return f"<div>{head}<br>{html.escape(f'{type(error).__name__}: {error}')}</div>"
         rows = reply.rows if isinstance(reply, tables.EngineTable) else []
-        cells = [(r.id, r.node, r.pid, r.state, "" if r.task is None else r.task, r.note) for r in rows]
-        return f"<div>{head}</div>{html_table(('id', 'node', 'pid', 'state', 'task', 'note'), cells)}"
+        return f"<div>{head}</div>{engine_table(rows).html()}"
 
     # ----------------------------------------------------------------------------------------------
     # Engines
@@ -403,6 +403,27 @@ class MultiEngineClient:
         assert isinstance(left_out, dict)
         return left_out
 
+    def checkpoint(self, targets: Targets = None, block: bool | None = None) -> Any:
+        """Save what engines have, so that their replacements begin with it.
+
+        A checkpoint holds the names of an engine, its properties, and what was changed by hand of its working folder,
+        environment variables and ``sys.path``.  It takes the place of what was kept of earlier commands (see `kept`);
+        what is done by hand afterwards is done again on top of it.  It is kept with the farm, at most 1 GiB for each
+        engine, or 64 MiB on a node that does not see the farm's files.
+
+        Args:
+            targets: the engines.
+            block: False returns a `PendingResult`.
+
+        Returns:
+            For each engine a dict of the names that cannot be saved, each with the reason.
+
+        Raises:
+            CompositeError: of SessionError, where an engine has more than a checkpoint may hold: what was kept before
+                stays.
+        """
+        return self._send(engine_commands.CHECKPOINT, b"", targets, block, engine_sessions.reasons)
+
     def _send_session(self, verb: str, command: engine_sessions.SessionCommand, block: bool | None) -> Any:
         opted_out = None if self.replay else messages.Keep(opted_out=True)
         parts = [part if part.keep is None else part._replace(keep=opted_out or part.keep) for part in command.parts]
@@ -583,9 +604,17 @@ class MultiEngineClient:
     # Properties
 
     def set_properties(
-        self, properties: dict[str, Any], targets: Targets = None, block: bool | None = None, *, sticky: bool = False
+        self,
+        properties: dict[str, Any],
+        targets: Targets = None,
+        block: bool | None = None,
+        *,
+        sticky: bool | None = None,
     ) -> Any:
-        """Set properties, which `depend` functions read.  InvalidProperty: unpicklable, or the name of a fact."""
+        """Set properties, which `depend` functions read.  InvalidProperty: unpicklable, or the name of a fact.
+
+        sticky: None: a replacement of one of these engines has them too.  False: it has not.  True: every fresh engine.
+        """
         if not isinstance(properties, dict):
             raise TypeError(f"properties must be a dict, not {type(properties).__name__}")
         checked = {check_name("a property's name", name): value for name, value in properties.items()}
@@ -596,7 +625,9 @@ class MultiEngineClient:
                 for name, value in checked.items()
             ]
             return self._send_sticky(entries, "properties", body, targets, block, commands.nothing)
-        return self._send("properties", body, targets, block, commands.nothing)
+        text = ", ".join(checked)
+        keep = self._kept(sticky, checked) if checked else None
+        return self._send("properties", body, targets, block, commands.nothing, text, keep=keep)
 
     def get_properties(
         self,
@@ -616,11 +647,15 @@ class MultiEngineClient:
 
     def del_properties(self, keys: str | Sequence[str], targets: Targets = None, block: bool | None = None) -> Any:
         """Delete properties.  Raises CompositeError (of KeyError) for a missing one."""
-        return self._send("properties", _properties("del", _keys(keys)), targets, block, commands.nothing)
+        names = _keys(keys)
+        keep = self._kept(None, names) if names else None
+        body = _properties("del", names)
+        return self._send("properties", body, targets, block, commands.nothing, f"del {', '.join(names)}", keep=keep)
 
     def clear_properties(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Delete all properties."""
-        return self._send("properties", _properties("clear"), targets, block, commands.nothing)
+        body = _properties("clear")
+        return self._send("properties", body, targets, block, commands.nothing, "clear", keep=self._kept(None))
 
     # ----------------------------------------------------------------------------------------------
     # Profiles
@@ -692,7 +727,7 @@ class MultiEngineClient:
             raise ValueError("sticky=True is for all engines, also those to come: leave targets at 'all'")
         for key, entry, text in entries:
             self._session.ask(messages.SetSticky(key, verb, entry, text))
-        keep = messages.Keep(sticky=tuple(key for key, _, _ in entries)) if verb in ("execute", "push") else None
+        keep = messages.Keep(sticky=tuple(key for key, _, _ in entries)) if entries else None
         text = f"{verb}({escaped(entries[0][2][:60])})" if entries else verb
         part = CommandPart(None, body, keep=keep)
         pending = self.send(PendingResult(self._session, verb, [part], read, text))

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from ..core.messages import Checked
 from ..core.messages.tables import FarmState
-from ..core.requirements import amount
-from .display import html_table, table
-
-_HEADINGS = (
-    "node",
-    "state",
-    "engines",
-    "slots",
-    "cores",
-    "load",
-    "memory",
-    "free",
-    "disk free",
-    "in use",
-    "environments",
-)
-
-
-def _gib(size: int | float | None) -> str:
-    return "" if size is None else f"{size / 2**30:.1f} GiB"
+from ..core.states import state_counts
+from ..display.farm_tables import node_table
+from ..display.tables import Table
 
 
 class Node:
@@ -55,16 +38,6 @@ class Node:
         self.fetched_blobs: int = row["fetched_blobs"]
         self.fetched_bytes: int = row["fetched_bytes"]
 
-    def cells(self) -> Sequence[object]:
-        """Return a line of the table."""
-        used = ", ".join(amount(name, value) for name, value in self.used.items())
-        environments = ", ".join(f"{i}: {name}" for i, name in sorted(self.environments.items()))
-        load = "" if self.load is None else f"{self.load:.0%}"
-        return (
-            self.name, self.guard or self.state, self.engines, self.slots, self.cores, load, _gib(self.memory),
-            _gib(self.free_memory), _gib(self.free_disk), used, environments,
-        )  # fmt: skip
-
     def __repr__(self) -> str:
         return f"<node {self.name}: {self.state}, {self.engines} engines>"
 
@@ -74,7 +47,8 @@ class Snapshot:
 
     def __init__(self, state: FarmState) -> None:
         self.nodes = [Node(row) for row in state.agents]
-        self.counts = dict(state.counts)
+        self._table = node_table(state.agents)
+        self.counts = state_counts(state.counts)
         self.slots = state.wanted
         self.farm = state.name
 
@@ -88,10 +62,10 @@ class Snapshot:
         return self.nodes[position]
 
     def __repr__(self) -> str:
-        return table(_HEADINGS, [node.cells() for node in self.nodes]) if self.nodes else "no nodes"
+        return repr(self._table)
 
     def _repr_html_(self) -> str:
-        return html_table(_HEADINGS, [node.cells() for node in self.nodes])
+        return self._table.html()
 
 
 class CheckResult:
@@ -110,13 +84,12 @@ class CheckResult:
     def __bool__(self) -> bool:
         return bool(self.engines)
 
-    def _lines(self) -> list[tuple[object, ...]]:
-        return [(engine_id, node, why or "it can") for engine_id, node, why in self._rows]
+    def _table(self) -> Table:
+        lines = [(engine_id, node, why or "it can") for engine_id, node, why in self._rows]
+        return Table(("engine", "node", "can it run there?"), lines, nothing="the farm has no engines now")
 
     def __repr__(self) -> str:
-        if not self._rows:
-            return "the farm has no engines now"
-        return table(("engine", "node", ""), self._lines())
+        return repr(self._table())
 
     def _repr_html_(self) -> str:
-        return html_table(("engine", "node", ""), self._lines()) if self._rows else repr(self)
+        return self._table().html()

@@ -21,7 +21,7 @@ from ..serialization.pack import pack
 from ..storage.blobs import BlobWriter
 from .ids import Ids, id_list, seconds, task_id
 from .session import Session
-from .tables import JobLine, Listing, event_table, job_table
+from .tables import JobLine, Listing, event_listing, job_listing
 
 _encode = msgspec.msgpack.Encoder().encode
 SINCE_MAX_S = 1e11
@@ -40,17 +40,19 @@ def mark_done(session: Session, taskid: int, result: Any) -> None:
     writer = BlobWriter(session.blobs) if session.blobs is not None else None
     body = ResultBody(pack(result, "result", writer), kind="names" if names else "call")
     blobs = writer.taken() if writer is not None else ()
-    session.ask_for(messages.MarkTasksDone(task_id(taskid), _encode(body), blobs), messages.FlagReply)
+    session.ask_for(messages.MarkTasksDone(task_id(taskid, session.farm), _encode(body), blobs), messages.FlagReply)
 
 
 def mark_failed(session: Session, taskid: int, reason: str) -> str:
     """Let a task's run, or its result, count as failed; return what became of the task."""
-    return session.ask_for(messages.MarkTasksFailed(task_id(taskid), text_of(reason)), messages.TextReply).text
+    return session.ask_for(
+        messages.MarkTasksFailed(task_id(taskid, session.farm), text_of(reason)), messages.TextReply
+    ).text
 
 
 def clear_results(session: Session, ids: Ids | None) -> int:
     """Forget final results (None: all) and return their number."""
-    wanted = None if ids is None else id_list(ids)
+    wanted = None if ids is None else id_list(ids, session.farm)
     if wanted is not None and not wanted:
         return 0
     reply = session.ask_for(messages.Clear(wanted), messages.Cleared)
@@ -73,10 +75,13 @@ def retry_tasks(session: Session, wanted: list[int], failed_only: bool = True) -
     new = dict(reply.ids)
     session.adopt(new.values())
     if reply.missing:
-        raise IndexError(f"task ID not registered: {_listed(reply.missing)}")
+        raise IndexError(f"task ID not registered: {_listed(reply.missing)} (never issued, or cleared)")
     if reply.not_failed:
-        what = "only failed tasks are tried again" if failed_only else "only ended tasks are handed in again"
-        raise ValueError(f"{what}: task {_listed(reply.not_failed)} is not")
+        if failed_only:
+            what, remedy = "only failed tasks are tried again", "tc.restart hands in any that has ended"
+        else:
+            what, remedy = "only ended tasks are handed in again", "wait for it, or abort it first"
+        raise ValueError(f"{what}: task {_listed(reply.not_failed)} is not; {remedy}")
     return new
 
 
@@ -93,7 +98,7 @@ def read_history(
     last: int,
 ) -> Listing:
     """Return events of tasks in the order of time."""
-    wanted = None if ids is None else id_list(ids)
+    wanted = None if ids is None else id_list(ids, session.farm)
     if isinstance(since, timedelta):
         since = time.time() - since.total_seconds()
     elif isinstance(since, datetime):
@@ -102,7 +107,7 @@ def read_history(
     most = check_count("last", last, least=0) or 1
     finite_s = min(max(since_s, 0.0), SINCE_MAX_S)
     question = messages.ReadHistory(wanted, check_text("name", name), check_text("what", what), finite_s, most)
-    return event_table(session.ask_for(question, tables.EventTable).rows)
+    return event_listing(session.ask_for(question, tables.EventTable).rows)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -111,7 +116,7 @@ def read_history(
 
 def list_jobs(session: Session) -> Listing:
     """Return the farm's jobs as a table, the latest last."""
-    return job_table(session.ask_for(messages.FindJobs(), tables.JobTable).rows)
+    return job_listing(session.ask_for(messages.FindJobs(), tables.JobTable).rows)
 
 
 def find_job(session: Session, name_or_id: str | JobLine) -> tables.JobRow:

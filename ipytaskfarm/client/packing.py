@@ -16,6 +16,7 @@ from ..serialization.pack import pack
 from ..serialization.packing_notice import notice
 from ..serialization.references import noting
 from ..storage.blobs import Blobs, BlobWriter
+from .ids import check_farm
 from .rules import pack_rules
 
 notice.on = True
@@ -62,22 +63,24 @@ class Shared(NamedTuple):
     """Returns the id of another task of the job, or -1 - its position."""
 
 
-def pack_task(task: PackableTask, blobs: Blobs | None = None, shared: Shared | None = None) -> Packed:
+def pack_task(task: PackableTask, blobs: Blobs | None = None, shared: Shared | None = None, farm: str = "") -> Packed:
     """Pack a task and its chain of recovery tasks.
 
     Args:
         task: a task of any kind.
         blobs: where large values go; None: they travel inline.
         shared: what the tasks of its job have in common.
+        farm: the name of the farm that the task is for, when it is known.
 
-    Raises ValueError that shows a loop of recovery tasks, UnpickleableException for values that cannot travel.
+    Raises ValueError that shows a loop of recovery tasks or a future of another farm, UnpickleableException for values
+    that cannot travel.
     """
     is_plain = task._is_code and not task._ruled
     if is_plain and not task.push and not task.after:
         payload, _ = task._payload(_NO_DATA, {})
         return Packed(payload) if shared is None else Packed(payload, None, shared.rules, shared.functions)
     data = TaskData(
-        BlobWriter(blobs) if blobs is not None else None, shared.place if shared is not None else refuse_task
+        BlobWriter(blobs) if blobs is not None else None, shared.place if shared is not None else refuse_task, farm
     )
     if is_plain:
         payload, _ = task._payload(data, {})
@@ -101,17 +104,31 @@ def pack_task(task: PackableTask, blobs: Blobs | None = None, shared: Shared | N
 class TaskData:
     """Packs the data of one task and records its large values, and the tasks whose results it refers to."""
 
-    __slots__ = ("_inputs", "_place", "_writer")
+    __slots__ = ("_farm", "_inputs", "_place", "_refused", "_writer")
 
-    def __init__(self, writer: BlobWriter | None, place: Callable[[Any], int]) -> None:
+    def __init__(self, writer: BlobWriter | None, place: Callable[[Any], int], farm: str = "") -> None:
+        self._farm = farm
+        self._refused: Exception | None = None
+        """What was wrong with a reference among the arguments."""
         self._writer = writer
         self._place = place
         self._inputs: dict[int, None] = {}
 
     def pack(self, data: Any, names: str | tuple[str, ...]) -> bytes:
         """Pack values; `names` tell an error which value cannot travel."""
-        with noting(self.note):
-            return pack(data, names, self._writer)
+        with noting(self._note_argument):
+            packed = pack(data, names, self._writer)
+        if self._refused is not None:
+            raise self._refused
+        return packed
+
+    def _note_argument(self, task: object) -> int:
+        # The pickler would take what is raised here for a value that cannot travel.
+        try:
+            return self.note(task)
+        except (ValueError, IndexError) as error:
+            self._refused = error
+            return -1
 
     def taken(self) -> tuple[str, ...]:
         """Return the digests of the large values."""
@@ -126,6 +143,8 @@ class TaskData:
     def _number(self, task: object) -> int:
         if hasattr(task, "_payload"):
             return self._place(task)
+        if self._farm:
+            check_farm(task, self._farm)
         number = check_int("after, or a Ref: the id of a task", task)
         if number < 0:
             raise IndexError(f"task ID not registered: {number} (ids are 0 and more)")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from ..core.messages.engine_commands import Place
-from .display import html_table, table
+from ..display.tables import Table
 
 Row: TypeAlias = dict[str, Any]
 """Raw values by column: seconds, bytes, counts."""
@@ -18,7 +18,7 @@ Modules: TypeAlias = str | Iterable[str]
 S = TypeVar("S")
 
 
-class Column(NamedTuple):
+class ProfileColumn(NamedTuple):
     """How the values of a column are shown."""
 
     heading: str
@@ -28,7 +28,7 @@ class Column(NamedTuple):
 class ProfileKind(NamedTuple):
     """What the tables of one profiler look like."""
 
-    columns: Mapping[str, Column]
+    columns: Mapping[str, ProfileColumn]
     usual: tuple[str, ...]
     """The columns that are shown unless others are named."""
     sort_by: str
@@ -125,15 +125,15 @@ class ProfileTable:
     def _headings(self) -> list[str]:
         return [self._kind.columns[name].heading for name, _ in self._columns]
 
+    def _table(self) -> Table:
+        above = [f"{len(self.rows):,} of {len(self.rows) + self.omitted:,} rows"] if self.omitted else []
+        return Table(self._headings(), self._cells(), above=above, nothing="nothing was measured")
+
     def __repr__(self) -> str:
-        if not self.rows:
-            return "nothing was measured"
-        more = f"\n… and {self.omitted:,} more" if self.omitted else ""
-        return table(self._headings(), self._cells()) + more
+        return repr(self._table())
 
     def _repr_html_(self) -> str:
-        more = f"<div>… and {self.omitted:,} more</div>" if self.omitted else ""
-        return html_table(self._headings(), self._cells()) + more
+        return self._table().html()
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -14,9 +14,9 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from ..core.messages.engine_commands import CpuProfile, MemoryProfile, Place, SampleProfile
-from .display import harmless
+from ..display.text import CELL_MAX, safe
 from .flamegraph import flamegraph
-from .profile_tables import Column, PerEngine, ProfileKind, ProfileTable, Row, place_row
+from .profile_tables import PerEngine, ProfileColumn, ProfileKind, ProfileTable, Row, place_row
 
 File: TypeAlias = str | PathLike[str]
 GroupBy: TypeAlias = Literal["lineno", "filename", "traceback"]
@@ -43,12 +43,12 @@ def _diff(value: int) -> str:
 
 CPU = ProfileKind(
     {
-        "name": Column("name"),
-        "where": Column("where"),
-        "ncall": Column("ncall"),
-        "tsub": Column("tsub", _seconds),
-        "ttot": Column("ttot", _seconds),
-        "tavg": Column("tavg", _seconds),
+        "name": ProfileColumn("name"),
+        "where": ProfileColumn("where"),
+        "ncall": ProfileColumn("ncall"),
+        "tsub": ProfileColumn("tsub", _seconds),
+        "ttot": ProfileColumn("ttot", _seconds),
+        "tavg": ProfileColumn("tavg", _seconds),
     },
     ("name", "where", "ncall", "tsub", "ttot", "tavg"),
     "ttot",
@@ -63,27 +63,27 @@ CPU = ProfileKind(
 )
 SAMPLES = ProfileKind(
     {
-        "name": Column("name"),
-        "where": Column("where"),
-        "self": Column("self"),
-        "cumulative": Column("cumulative"),
-        "tsub": Column("tsub", _seconds),
-        "ttot": Column("ttot", _seconds),
+        "name": ProfileColumn("name"),
+        "where": ProfileColumn("where"),
+        "self": ProfileColumn("self"),
+        "cumulative": ProfileColumn("cumulative"),
+        "tsub": ProfileColumn("tsub", _seconds),
+        "ttot": ProfileColumn("ttot", _seconds),
     },
     ("name", "where", "self", "cumulative", "tsub", "ttot"),
     "self",
     {"subtime": "tsub", "totaltime": "ttot", "tottime": "ttot"},
 )
 _BLOCKS = {
-    "where": Column("where"),
-    "size": Column("KiB", _kib),
-    "count": Column("count"),
-    "average": Column("average KiB", _kib),
-    "callers": Column("called from"),
+    "where": ProfileColumn("where"),
+    "size": ProfileColumn("KiB", _kib),
+    "count": ProfileColumn("count"),
+    "average": ProfileColumn("average KiB", _kib),
+    "callers": ProfileColumn("called from"),
 }
 MEMORY = ProfileKind(_BLOCKS, ("where", "size", "count", "average", "callers"), "size")
 MEMORY_CHANGES = ProfileKind(
-    {**_BLOCKS, "size_diff": Column("KiB +", _kib_diff), "count_diff": Column("count +", _diff)},
+    {**_BLOCKS, "size_diff": ProfileColumn("KiB +", _kib_diff), "count_diff": ProfileColumn("count +", _diff)},
     ("where", "size", "size_diff", "count", "count_diff", "average", "callers"),
     "size_diff",
 )
@@ -329,7 +329,7 @@ def snapshot_of(found: Any) -> MemorySnapshot:
     try:
         return MemorySnapshot(msgspec.json.decode(Path(found).read_bytes(), type=list[MemoryProfile]))
     except msgspec.DecodeError as error:
-        raise ValueError(f"{harmless(found)} is not a snapshot that was saved: {error}") from None
+        raise ValueError(f"{safe(found, CELL_MAX)} is not a snapshot that was saved: {error}") from None
 
 
 def _summed_blocks(profiles: Sequence[MemoryProfile], group_by: GroupBy) -> dict[tuple[Place, ...], tuple[int, int]]:

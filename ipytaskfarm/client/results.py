@@ -14,7 +14,7 @@ import time
 import traceback
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO
+from typing import Any, NamedTuple, NoReturn, TextIO
 
 import msgspec
 
@@ -22,6 +22,8 @@ from ..core import errors
 from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import FailureSummary as WireFailure, Final
 from ..core.states import ABORTS, Reason, State
+from ..core.text import did_you_mean, shown
+from ..display.cells import with_cells
 from ..serialization.pack import traceback_of, unpack, unpack_error
 from .display import output_html, text_html, value_html
 
@@ -102,21 +104,41 @@ def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
 def _place_or(text: str, tb: TracebackType | None) -> str:
     """Return the innermost place of a traceback; the text, where there is none."""
     places = traceback.extract_tb(tb, limit=-1)
-    return f" {places[0].filename}:{places[0].lineno} in {places[0].name}" if places else f"\n{text.rstrip()}"
+    if not places:
+        return f"\n{text.rstrip()}"
+    return with_cells(f" {places[0].filename}:{places[0].lineno} in {places[0].name}")
+
+
+class MissingName(KeyError):
+    """No result of a task has this name.  As a KeyError, but shown as the sentence that it is."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
 
 
 class NS:
     """The results as attributes and as items: ``tr.ns.a``, ``tr.ns["a"]``."""
 
-    def __init__(self, names: dict[str, Any]) -> None:
+    def __init__(self, names: dict[str, Any], owner: TaskResult | None = None) -> None:
         self.__dict__.update(names)
+        # Not among its attributes, which are the names.
+        object.__setattr__(self, "_task_result_", owner)
 
-    if TYPE_CHECKING:
+    __slots__ = ("__dict__", "_task_result_")
 
-        def __getattr__(self, name: str) -> Any: ...
+    def __getattr__(self, name: str) -> Any:
+        owner: TaskResult | None = object.__getattribute__(self, "_task_result_")
+        if owner is None or name.startswith("__"):  # somebody asks for a protocol
+            raise AttributeError(f"'NS' object has no attribute {name!r}")
+        raise AttributeError(owner.without(name), name=name, obj=self)
 
     def __getitem__(self, name: str) -> Any:
-        return self.__dict__[name]
+        try:
+            return self.__dict__[name]
+        except KeyError:
+            if self._task_result_ is None:
+                raise
+            raise MissingName(self._task_result_.without(name)) from None
 
     def __repr__(self) -> str:
         return f"NS{self.__dict__!r}"
@@ -131,8 +153,8 @@ class Failure:
     def __init__(self, value: BaseException, traceback_text: str = "", place: str = "") -> None:
         self.value = value
         self.type = type(value)
-        self.place = place
-        self._traceback_text = traceback_text
+        self.place = with_cells(place)
+        self._traceback_text = with_cells(traceback_text)
         self._frames = traceback_of(value)
 
     @property
@@ -277,11 +299,24 @@ class TaskResult:
     def ns(self) -> NS:
         """Return the results as attributes."""
         self.raise_exception()
-        return NS(self.results)
+        return NS(self.results, self)
 
     def __getitem__(self, name: str) -> Any:
         self.raise_exception()
-        return self.results[name]
+        try:
+            return self.results[name]
+        except KeyError:
+            raise MissingName(self.without(name)) from None
+
+    def without(self, name: object) -> str:
+        """Return why there is no result of that name, and what to do, as a sentence."""
+        if self._contents().kind != "names":
+            return f"task {self.taskid} called a function: its return value is .result, and it has no name {name!r}"
+        pulled = self.keys
+        near = did_you_mean(name, pulled)
+        found = f"it pulled {', '.join(map(repr, pulled))}{near}" if pulled else "it pulled nothing"
+        again = f"; Task(…, pull={shown([*pulled, name] if pulled else name)}) brings it back" if not near else ""
+        return f"task {self.taskid} has no result {name!r}: {found}{again}"
 
     @property
     def failure(self) -> Failure | None:
@@ -374,12 +409,16 @@ class TaskResult:
         return f"TaskResult[ID:{self._final.id}]:{shown!r}"
 
     def _repr_html_(self) -> str:
+        return self.html()
+
+    def html(self, displays: bool = True) -> str:
+        """Return the result as HTML; displays=False: without its figures and tables."""
         final, body = self._final, self._contents()
         where = f" on engine {final.engine_id}" if final.engine_id >= 0 else ""
         state = self.status if final.reason in ("", self.status) else f"{self.status}: {final.reason}"
         parts = [f"<div><b>task {final.id}</b> {html.escape(state)}{where} in {final.run_s:.3f} s</div>"]
         parts += [text_html(body.stdout), text_html(body.stderr, error=True)]
-        parts += [output_html(output) for output in body.outputs]
+        parts += [output_html(output) for output in body.outputs if displays]
         if final.reason:
             failure = self.failure
             parts.append(text_html(failure.getTraceback() if failure else "", error=True))

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
+from inspect import Parameter
 from math import isfinite
 from numbers import Integral, Real
 from typing import Any, TypedDict
@@ -26,22 +28,36 @@ from ..core.arguments import (
 )
 from ..core.messages.dependencies import FAIL, IF_FAILED
 from ..core.messages.task_types import Function, Recovery, Rules
-from ..core.requirements import OPERATORS, SIZE_MAX, SIZES, Asks, Condition, ResourceAmount, bytes_of
+from ..core.requirements import (
+    FACTS,
+    MEMORY,
+    OPERATORS,
+    SIZE_MAX,
+    SIZES,
+    Asks,
+    Condition,
+    ResourceAmount,
+    bytes_of,
+)
 from ..core.scheduler.settings import PLACEMENTS
-from ..core.text import exactly, shown
+from ..core.text import did_you_mean, exactly, shown
 from ..environment import TaskEnvironment
 from ..serialization.pack import pack_function
 from .environments import pack_environment_of
+
+PROPERTY = "property:"
+"""Stands before the name of a property of engines in `requires`; other names are facts."""
 
 LOW, BELOW_NORMAL, NORMAL, ABOVE_NORMAL, HIGH = -20, -10, 0, 10, 20
 """Names for priorities; any int is one."""
 
 
-class Asking(TypedDict, total=False):
-    """What a task may ask of its engine and its node.
+class Requirements(TypedDict, total=False):
+    """What a task, or each task of a job, may require of its engine and its node.
 
     environment: a `TaskEnvironment`, that its engine is prepared with; it is ``env`` in its namespace.
-    requires: conditions on an engine's facts and properties, ``{"memory": ">= 4 GiB", "hostname": ["a", "b"]}``.
+    requires: conditions on an engine's facts, ``{"memory": ">= 4 GiB", "hostname": ["a", "b"]}``, and on its
+        properties, ``{"property:model": "A100"}``.
     resources: what it takes of its node while it runs, ``{"cores": 2, "memory": "2 GiB", "gpu": 1}``; a pair is
         (at least, at most).
     exclusive: nothing else runs on its node meanwhile.
@@ -53,15 +69,13 @@ class Asking(TypedDict, total=False):
     locality: a function of an engine's properties: -1 never there, 0 indifferent, the more the better.
     grace: seconds between its interrupt and the signals that end its engine.
     lost_retries: how often it is run again after the loss of its engine; None: that comes out of its retries.
-    after: tasks that have to end first: ids, futures, or tasks of the same job.
-    if_failed: what becomes of it when one of them fails: "fail" (it fails too), "skip" (it ends as skipped, which
-        nobody counts as a failure of its job), "run" (it runs all the same; a `Ref` is the exception then).
+    if_failed: what becomes of it when a task that it waits for fails: "fail" (it fails too), "skip" (it ends as
+        skipped, which nobody counts as a failure of its job), "run" (it runs all the same; a `Ref` is the exception
+        then).
     retry_delay: seconds before it is run again after an error, or a function of the attempt that failed (1, 2 …).
     retry_on: an exception type, or several: only these are worth a retry; (): all.
     defer_time, defer_max: seconds before the next trial of a deferred run, and after which a deferral is its end.
     warn_after: seconds of a run after which its client is told, and `status` shows it; nothing is ended.
-    unique: a key: it is refused while another task of this key has not ended, or, with on_duplicate="return", `run`
-        returns that one's id.
     """
 
     environment: TaskEnvironment | None
@@ -77,18 +91,28 @@ class Asking(TypedDict, total=False):
     locality: Callable[[dict[str, Any]], int] | None
     grace: float | timedelta | None
     lost_retries: int | None
-    after: Any
     if_failed: str
     retry_delay: Any
     retry_on: Any
     defer_time: float | timedelta
     defer_max: float | timedelta
     warn_after: float | timedelta | None
+
+
+class Asking(Requirements, total=False):
+    """The keywords of a task that are no parameters of their own: `Requirements`, and what concerns it alone.
+
+    after: tasks that have to end first: ids, futures, or tasks of the same job.
+    unique: a key: it is refused while another task of this key has not ended, or, with on_duplicate="return", `run`
+        returns that one's id.
+    """
+
+    after: Any
     unique: str | None
     on_duplicate: str
 
 
-class MapRules(Asking, total=False):
+class MapRules(Requirements, total=False):
     """The rules of a map's items: those of a `Task`."""
 
     clear_before: bool
@@ -99,6 +123,38 @@ class MapRules(Asking, total=False):
     priority: int
     time_limit: float | timedelta | None
     targets: Any
+
+
+class JobRules(Requirements, total=False):
+    """The keywords of ``tc.create_job``: the rules that all tasks of the job get, and those of the job itself.
+
+    retries, depend, priority, time_limit, targets: as of a `Task`.
+    abort_on_failure, abort_on_disconnect, unique: see `Job`; each ``cancel_on_…`` is another name.
+    """
+
+    retries: int
+    depend: Any
+    priority: int
+    time_limit: float | timedelta | None
+    targets: Any
+    abort_on_failure: bool
+    cancel_on_task_failure: bool
+    abort_on_disconnect: bool
+    cancel_on_client_disconnection: bool
+    unique: str | bool | None
+
+
+def keyword_parameters(keywords: type) -> dict[str, Parameter]:
+    """Return the keywords of such a dict as the parameters that a signature shows."""
+    return {
+        name: Parameter(
+            name,
+            Parameter.KEYWORD_ONLY,
+            default=DEFAULTS.get(name, False),
+            annotation=getattr(hint, "__forward_arg__", hint),
+        )
+        for name, hint in keywords.__annotations__.items()
+    }
 
 
 # --------------------------------------------------------------------------------------------------
@@ -160,7 +216,7 @@ def _requires(value: Any) -> tuple[Condition, ...]:
 def _condition(name: Any, wanted: Any) -> Condition:
     if not isinstance(name, str):
         raise wrong("requires", "a dict whose keys are names", name)
-    name = check_name("requires: a name", name)
+    name = _fact_or_property(check_name("requires: a name", name))
     if isinstance(wanted, (list, tuple, set, frozenset)):
         return Condition(name, "in", tuple(_operand(name, each) for each in wanted))
     if isinstance(wanted, str):
@@ -169,6 +225,19 @@ def _condition(name: Any, wanted: Any) -> Condition:
             if wanted.startswith(op) and not op[0].isalpha():
                 return Condition(name, op, _operand(name, wanted[len(op) :].strip()))
     return Condition(name, "==", _operand(name, wanted))
+
+
+def _fact_or_property(name: str) -> str:
+    """Return the name that a condition travels with.  ValueError: it is neither a fact nor marked as a property."""
+    if name.startswith(PROPERTY):
+        return name.removeprefix(PROPERTY)
+    if name not in FACTS:
+        near = did_you_mean(name, FACTS)
+        raise ValueError(
+            f"requires: engines have no fact {shown(name)}{near or ','} the facts are {', '.join(sorted(FACTS))};"
+            f" a property needs 'property:' before its name: {shown(PROPERTY + name)}"
+        )
+    return name
 
 
 def _operand(name: str, value: Any) -> str | float | bool:
@@ -221,8 +290,15 @@ def _want(name: Any, amount: Any) -> ResourceAmount:
 
 def _amount(name: str, value: Any) -> float:
     if isinstance(value, str):
-        return _size("resources", name, exactly(value))
-    number = check_number(f"resources: {name}", value, "a number, a size, or a pair of them")
+        text = exactly(value)
+        if name == MEMORY or _SIZE_UNIT.search(text):
+            return _size("resources", name, text)
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(f"resources: {name} must be a number, like {{'{name}': 2}}, not {shown(value)}") from None
+    expected = "bytes, or text like '2 GiB'" if name == MEMORY else "a number, or a pair of them"
+    number = check_number(f"resources: {name}", value, expected)
     if not 0 <= number <= SIZE_MAX:
         raise ValueError(f"resources: {name} must be 0 or more, and at most 2**60, not {number:g}")
     return number
@@ -233,7 +309,8 @@ def _placement(value: Any) -> str | None:
         return None
     word = exactly(value) if isinstance(value, str) else None
     if word not in PLACEMENTS:
-        raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, not {shown(value)}")
+        near = did_you_mean(word, PLACEMENTS)
+        raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, not {shown(value)}{near}")
     return word
 
 
@@ -264,7 +341,8 @@ def one_of(attribute: str, choices: tuple[str, ...], value: Any) -> str:
     """Return a word out of a few."""
     word = exactly(value) if isinstance(value, str) else None
     if word is None or word not in choices:
-        raise ValueError(f"{attribute} must be one of {', '.join(map(repr, choices))}, not {shown(value)}")
+        near = did_you_mean(word, choices)
+        raise ValueError(f"{attribute} must be one of {', '.join(map(repr, choices))}, not {shown(value)}{near}")
     return word
 
 
@@ -306,6 +384,10 @@ DEFAULTS: dict[str, Any] = {
     "retry_on": (), "defer_time": 300.0, "defer_max": 3600.0, "warn_after": None, "unique": None,
     "on_duplicate": "refuse",
 }  # fmt: skip
+
+
+_SIZE_UNIT = re.compile(r"\d\s*[kKmMgGtT]?i?[bB]\s*\Z|\d\s*[kKmMgGtT]\s*\Z")
+"""Text that is a size, whatever the resource: a farm's owner may declare resources that are counted in bytes."""
 
 
 # --------------------------------------------------------------------------------------------------

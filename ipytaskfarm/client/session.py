@@ -11,7 +11,7 @@ import contextlib
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from ..core import errors
@@ -115,8 +115,10 @@ class Session:
             f"({self.io.problem}); start it: ipytaskfarm start --farm {self.farm}"
         )
 
-    def close(self, flush_s: float = 10.0) -> str:
+    def close(self, flush_s: float = 10.0, why: errors.ConnectionError | None = None) -> str:
         """End the session, after waiting up to flush_s until all submitted tasks are accepted.
+
+        why: what later calls raise; None: that this client was closed.
 
         Returns a sentence about the tasks that were lost, or "".
         """
@@ -133,9 +135,10 @@ class Session:
             ids = sorted(self._outbox.unaccepted_ids())
             if ids:
                 which = f"{len(ids)} tasks (ids {ids[0]} to {ids[-1]}) were" if ids[1:] else f"task {ids[0]} was"
-                why = f": {self._outbox.full_why}" if self._outbox.full_why else ""
-                lost = f"{which} handed in but not accepted by farm {self.farm!r}, and lost{why}"
-        self.io.stop(errors.ConnectionError(f"this client of farm {self.farm!r} was closed: make a new one"))
+                full = f": {self._outbox.full_why}" if self._outbox.full_why else ""
+                lost = f"{which} handed in but not accepted by farm {self.farm!r}, and lost{full}"
+        closed = errors.ConnectionError(f"this client of farm {self.farm!r} was closed: make a new one")
+        self.io.stop(why or closed)
         if self._downloads is not None:
             self._downloads.close()
         return lost
@@ -195,7 +198,7 @@ class Session:
             outbox = self._outbox
             if (
                 outbox.next_id > outbox.last_id and not outbox.has_id()
-            ) or outbox.size_bytes > LIMIT_BYTES or io.fatal is not None:  # fmt: skip
+            ) or outbox.size_bytes > LIMIT_BYTES or io.fatal is not None or io.gone_since_s is not None:  # fmt: skip
                 self._wait_for_room()
             if items and outbox.next_id + items > outbox.last_id:
                 return -1
@@ -226,7 +229,7 @@ class Session:
             too_much = self._outbox.size_bytes > LIMIT_BYTES
             if too_much and full_why is not None:
                 raise refusal_because(full_why)
-            if self._outbox.has_id() and not too_much:
+            if self._outbox.has_id() and not too_much and self.io.gone_since_s is None:
                 return
             self.io.ring()
             self.io.changed.wait(TICK_S)
@@ -322,17 +325,19 @@ class Session:
         self,
         ids: set[int],
         timeout_s: float | None = None,
-        on_tick: Callable[[int, int], None] | None = None,
+        on_tick: Callable[[], None] | None = None,
         first: bool = False,
-        go_on_text: str | None = None,
+        tell: Callable[[str], None] = say,
+        go_on_text: str = "",
     ) -> bool:
         """Wait until all (or the first) of these watched tasks have ended; False when timeout_s is over.
 
         Args:
             ids: ids for which `watch` was called.
             timeout_s: seconds; None: for ever.
-            on_tick: called some times a second with the number of tasks left, and of those that failed.
+            on_tick: called some times a second.
             first: return when any one has ended.
+            tell: called once with the reason when none of the tasks can run.
             go_on_text: a notice after Ctrl-C, instead of the ids that go on.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -341,12 +346,9 @@ class Session:
             if first and len(waiter.remaining) < len(ids):
                 return True
         try:
-            return self.wait_event(waiter.event, deadline, waiter, on_tick, WaitNotices(self, waiter))
-        except KeyboardInterrupt:
-            if go_on_text is None:
-                say_interrupted(waiter.remaining)
-            else:
-                say(go_on_text)
+            return self.wait_event(waiter.event, deadline, waiter, on_tick, WaitNotices(self, waiter, tell))
+        except KeyboardInterrupt as interrupt:
+            say_interrupted(waiter.remaining, interrupt, go_on_text)
             raise
         finally:
             with self._lock:
@@ -367,7 +369,7 @@ class Session:
             waiting = set(ids)
             ended = self.arrivals.ended_of(waiting)
         left = len(ids)
-        notices = WaitNotices(self, waiter)
+        notices = WaitNotices(self, waiter, say)
         try:
             while True:
                 yield from ended
@@ -386,8 +388,8 @@ class Session:
     def _next_end(self, waiter: Waiter, deadline: float | None, notices: WaitNotices) -> bool:
         try:
             return self.wait_event(waiter.event, deadline, waiter, None, notices)
-        except KeyboardInterrupt:
-            say_interrupted(waiter.remaining)
+        except KeyboardInterrupt as interrupt:
+            say_interrupted(waiter.remaining, interrupt)
             raise
 
     def follow_accumulator(self, key: str) -> None:
@@ -415,6 +417,11 @@ class Session:
 
     async def ended(self, task_id: int) -> None:
         """Wait in an asyncio loop until this watched task has ended."""
+        async for _ in self.as_completed_async([task_id]):
+            pass
+
+    async def as_completed_async(self, ids: list[int]) -> AsyncIterator[int]:
+        """Yield, in an asyncio loop, each of these watched tasks as soon as it has ended."""
         loop = asyncio.get_running_loop()
         bell = asyncio.Event()
 
@@ -423,15 +430,23 @@ class Session:
                 loop.call_soon_threadsafe(bell.set)
 
         with self._lock:
-            waiter = self.arrivals.wait_for({task_id}, on_wake=wake)
+            waiter = self.arrivals.wait_for(set(ids), eager=True, on_wake=wake)
+            ended = [i for i in ids if i not in waiter.remaining]
+        left = len(ids)
         try:
-            while waiter.remaining:
-                with self._lock:
-                    self.io.check()
-                    self._check_full(waiter)
+            while True:
+                for task_id in ended:
+                    yield task_id
+                left -= len(ended)
+                if not left:
+                    return
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(bell.wait(), TICK_S)
                 bell.clear()
+                with self._lock:
+                    self.io.check()
+                    self._check_full(waiter)
+                    ended, waiter.ended = waiter.ended, []
         finally:
             with self._lock:
                 self.arrivals.end_wait(waiter)
@@ -441,7 +456,7 @@ class Session:
         event: threading.Event,
         deadline: float | None,
         waiter: Waiter | None = None,
-        on_tick: Callable[[int, int], None] | None = None,
+        on_tick: Callable[[], None] | None = None,
         notices: WaitNotices | None = None,
     ) -> bool:
         """Wait for an event that the IO thread sets; False when the deadline is over.  Raises if the session fails."""
@@ -456,8 +471,8 @@ class Session:
                 self._check_full(waiter)
             if deadline is not None and time.monotonic() >= deadline:
                 return False
-            if on_tick is not None and waiter is not None:
-                on_tick(len(waiter.remaining), waiter.failed)
+            if on_tick is not None:
+                on_tick()
             if notices is not None:
                 notices.tick()
 

@@ -97,7 +97,7 @@ def end_farm(incarnation: str) -> None:
     with _lock:
         session = _sessions.pop(incarnation, None)
     if session is not None:
-        session.close(0.0)
+        session.close(0.0, errors.FarmNotRunning(f"farm {session.farm!r} was stopped: start another one, Farm(n=…)"))
 
 
 def _drop(session: Session) -> None:

@@ -1,45 +1,42 @@
-"""The output of running tasks, shown during a wait: ``tc.barrier(ids, stream=True)``.
+"""The output of running tasks and commands, shown during a wait: ``tc.barrier(ids, stream=True)``, ``%%px``.
 
-Each line carries its task's id and goes to stdout or stderr of the waiting cell or terminal.  The number of lines at
-once and per second is limited; of the lines beyond the limit only their number is shown.
+The controller is asked a few times a second, and each answer is bounded, so a flood of output costs what one can read.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
-import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..core.messages import Output, Outputs
+from ..core.messages import CommandOutputs, NumberReply, Output, Outputs
+from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import Final, RunKey
+from .output_printer import OutputPrinter, SeenOutput
 from .results import decode_body
 
 if TYPE_CHECKING:
     from .arrivals import Arrivals
-    from .progress import ProgressBar
     from .questions import AsksController
 
-LINES_AT_ONCE = 1_000
-LINES_PER_S = 200
-LINE_CHARS = 2_000
-PARTIAL_S = 1.0
-"""A line without an end is shown after so many seconds."""
 IDS_ASKED = 10_000
 """For more tasks than these, the controller is asked for the output of all tasks of the session."""
-KEPT_CHARS = 64 * 1024
-"""Beyond this a result keeps only the beginning and the end of the output: the rest cannot be shown later."""
 
 
-@dataclass
-class SeenOutput:
-    """How much of one run's output was shown."""
+class TakesOutput(Protocol):
+    """Shows or keeps what comes: an `OutputPrinter`, or a handle."""
 
-    attempt: int = 1
-    chars: tuple[int, int] = (0, 0)
-    partial: list[str] = field(default_factory=lambda: ["", ""])
-    since_s: float = 0.0
+    def take(self, label: str, seen: SeenOutput, output: Output) -> None:
+        """Take what has come of a run that goes on."""
+
+    def rest(self, label: str, seen: SeenOutput, stdout: str, stderr: str, outputs: Iterable[dict[str, Any]]) -> None:
+        """Take from a result what was not shown of its run."""
+
+    def end_old_lines(self, label: str, seen: SeenOutput) -> None:
+        """Show a line without an end that has stood for a while."""
+
+    def show(self, is_over: bool = False) -> None:
+        """Show what has come, as far as the limits go."""
 
 
 class Stream:
@@ -49,20 +46,31 @@ class Stream:
         session: is asked for the output.
         arrivals: tells which tasks have ended.
         ids: the tasks.
-        progress: a bar that moves aside for the lines.
+        printer: shows it.
+        fetch: returns the result of a task whose end was told without it; None: what such a result holds is not shown.
+        empty: have the printer take also that there is nothing new.
     """
 
-    def __init__(self, session: AsksController, arrivals: Arrivals, ids: set[int], progress: ProgressBar) -> None:
+    def __init__(
+        self,
+        session: AsksController,
+        arrivals: Arrivals,
+        ids: set[int],
+        printer: TakesOutput,
+        fetch: Callable[[int], Final | None] | None = None,
+        empty: bool = False,
+    ) -> None:
         self._session = session
         self._arrivals = arrivals
         self._open = set(ids)
-        self._progress = progress
+        self._printer = printer
+        self._fetch = fetch
+        self._empty = empty
+        self.asked = 0
+        """So many engines were asked at the last tick."""
         self._seen: dict[int, SeenOutput] = {}
         self._arrived: list[Output] = []
         self._lock = threading.Lock()
-        self._room = float(LINES_AT_ONCE)
-        self._room_s = time.monotonic()
-        self._left_out: dict[int, int] = {}
 
     def take(self, output: Output) -> None:
         """Take output; called in the IO thread."""
@@ -72,29 +80,31 @@ class Stream:
 
     def tick(self) -> None:
         """Show the output that has come, and ask for more; to be called a few times a second."""
-        self._show()
+        self.show()
         self._ask()
 
-    def _show(self) -> None:
+    def show(self, is_over: bool = False) -> None:
+        """Show the output that has come."""
         with self._lock:
             arrived, self._arrived = self._arrived, []
-        shown: list[tuple[bool, int, str]] = []
         for output in arrived:
-            self._append(output, shown)
+            self._printer.take(str(output.run[0]), self._of(output.run), output)
         ended = self._open - self._arrivals.live(self._open)
         self._open -= ended
         for task_id in sorted(ended):
-            self._finish(task_id, self._arrivals.finals.get(task_id), shown)
-        self._flush_old(shown)
-        self._print(shown)
+            self._finish(task_id, self._arrivals.finals.get(task_id))
+        for task_id, seen in self._seen.items():
+            self._printer.end_old_lines(str(task_id), seen)
+        self._printer.show(is_over or not self._open)
 
     def _ask(self) -> None:
         if not self._open:
             return
         ids = sorted(self._open) if len(self._open) <= IDS_ASKED else None
-        seen = [(task_id, s.attempt, *s.chars) for task_id, s in self._seen.items()]
+        seen = [(task_id, s.attempt, *s.chars, s.serial) for task_id, s in self._seen.items()]
         try:
-            self._session.ask(Outputs(ids, seen), timeout_s=1.0)
+            reply = self._session.ask(Outputs(ids, seen, self._empty), timeout_s=1.0)
+            self.asked = reply.value if isinstance(reply, NumberReply) else 0
         except (TimeoutError, ConnectionError):
             return  # the session tells the user that the farm does not answer
 
@@ -104,70 +114,74 @@ class Stream:
             seen = self._seen[run[0]] = SeenOutput(run[1])
         return seen
 
-    def _append(self, output: Output, shown: list[tuple[bool, int, str]]) -> None:
-        seen = self._of(output.run)
-        seen.chars = output.seen
-        seen.since_s = time.monotonic()
-        for which, text in enumerate((output.stdout, output.stderr)):
-            self._split(seen, which, output.run[0], text, shown)
-
-    def _split(self, seen: SeenOutput, which: int, task_id: int, text: str, shown: list[tuple[bool, int, str]]) -> None:
-        *lines, seen.partial[which] = (seen.partial[which] + text).split("\n")
-        shown += [(which == 1, task_id, line) for line in lines]
-
-    def _finish(self, task_id: int, final: Final | None, shown: list[tuple[bool, int, str]]) -> None:
-        """Add the rest of an ended task's output, from its result."""
+    def _finish(self, task_id: int, final: Final | None) -> None:
+        """Show the rest of an ended task's output, from its result."""
         seen = self._seen.pop(task_id, None) or SeenOutput()
-        if final is not None and final.body:
-            if final.attempts != seen.attempt:
-                seen = SeenOutput(final.attempts)
-            body = decode_body(final)
-            for which, text in enumerate((body.stdout, body.stderr)):
-                if seen.chars[which] <= KEPT_CHARS:
-                    self._split(seen, which, task_id, text[seen.chars[which] :], shown)
-        shown += [(which == 1, task_id, rest) for which, rest in enumerate(seen.partial) if rest]
-
-    def _flush_old(self, shown: list[tuple[bool, int, str]]) -> None:
-        """Add lines that do not end: a prompt, a bar that is redrawn."""
-        now_s = time.monotonic()
-        for task_id, seen in self._seen.items():
-            if now_s - seen.since_s > PARTIAL_S:
-                shown += [(which == 1, task_id, rest) for which, rest in enumerate(seen.partial) if rest]
-                seen.partial = ["", ""]
-
-    def _print(self, shown: list[tuple[bool, int, str]]) -> None:
-        now_s = time.monotonic()
-        self._room = min(LINES_AT_ONCE, self._room + (now_s - self._room_s) * LINES_PER_S)
-        self._room_s = now_s
-        fits = shown[: int(self._room)]
-        self._room -= len(fits)
-        for _, task_id, _ in shown[len(fits) :]:
-            self._left_out[task_id] = self._left_out.get(task_id, 0) + 1
-        lines = [(sys.stderr if is_error else sys.stdout, _line(task_id, text)) for is_error, task_id, text in fits]
-        if self._left_out and len(fits) == len(shown) and (self._room > 1 or not self._open):
-            lines += [(sys.stderr, f"[{i}] … {n:,} lines not shown") for i, n in sorted(self._left_out.items())[:100]]
-            self._left_out.clear()
-        if lines:
-            self._progress.beside(lambda: _write(lines))
+        if final is not None and final.body is None and self._fetch is not None:
+            final = self._fetch(task_id)
+        body = decode_body(final) if final is not None and final.body else ResultBody()
+        if final is not None and final.body and final.attempts != seen.attempt:
+            seen = SeenOutput(final.attempts)
+        self._printer.rest(str(task_id), seen, body.stdout, body.stderr, body.outputs)
 
     def close(self) -> None:
         """Show the rest at the end of the wait."""
+        self.show(is_over=True)
+
+
+class CommandStream:
+    """Shows the output of a MultiEngine command while its engines run it.
+
+    Args:
+        session: is asked for the output.
+        numbers: of the messages that the command consists of.
+        printer: shows it, each line behind its engine.
+    """
+
+    def __init__(self, session: AsksController, numbers: list[int], printer: OutputPrinter) -> None:
+        self._session = session
+        self._numbers = numbers
+        self._printer = printer
+        self._seen: dict[tuple[int, int], SeenOutput] = {}
+        self._arrived: list[Output] = []
+        self._lock = threading.Lock()
+
+    def take(self, output: Output) -> None:
+        """Take output; called in the IO thread."""
+        if output.run[0] == -1 and output.run[1] in self._numbers:
+            with self._lock:
+                self._arrived.append(output)
+
+    def tick(self) -> None:
+        """Show the output that has come, and ask for more; to be called a few times a second."""
         self._show()
-        if self._left_out:
-            self._room = 0.0
-            self._open.clear()
-            self._print([])
+        for number in self._numbers:
+            seen = [(engine, *s.chars, s.serial) for (n, engine), s in self._seen.items() if n == number]
+            try:
+                self._session.ask(CommandOutputs(number, seen), timeout_s=1.0)
+            except (TimeoutError, ConnectionError):
+                return  # the session tells the user that the farm does not answer
 
+    def _show(self) -> None:
+        with self._lock:
+            arrived, self._arrived = self._arrived, []
+        for output in arrived:
+            seen = self._seen.setdefault((output.run[1], output.engine_id), SeenOutput())
+            self._printer.take(str(output.engine_id), seen, output)
+        for (_, engine), seen in self._seen.items():
+            self._printer.end_old_lines(str(engine), seen)
+        self._printer.show()
 
-def _line(task_id: int, text: str) -> str:
-    text = text.removesuffix("\r").rpartition("\r")[2]  # the last state of a line that was redrawn
-    if len(text) > LINE_CHARS:
-        text = f"{text[:LINE_CHARS]} … {len(text) - LINE_CHARS:,} characters"
-    return f"[{task_id}] {text}"
+    def finish(self, number: int, engine: int, body: ResultBody) -> None:
+        """Show the rest of what an engine has printed and displayed."""
+        self._show()
+        seen = self._seen.pop((number, engine), None) or SeenOutput()
+        self._printer.rest(str(engine), seen, body.stdout, body.stderr, body.outputs)
+        self._printer.show()
 
-
-def _write(lines: list[tuple[TextIO, str]]) -> None:
-    for stream, line in lines:
-        stream.write(f"{line}\n")
-    for stream in {id(stream): stream for stream, _ in lines}.values():
-        stream.flush()
+    def close(self) -> None:
+        """Show what is left, at the end of the wait."""
+        self._show()
+        for (_, engine), seen in self._seen.items():
+            self._printer.end_lines(str(engine), seen)
+        self._printer.show(is_over=True)

@@ -3,21 +3,54 @@
 from __future__ import annotations
 
 import html
-import time
+import warnings
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from ..core.formatting import job_state
 from ..core.messages.tables import JobRow, TaskRow
-from .display import harmless, html_table, table, text_html
+from ..core.states import RUNNING, State
+from ..display import farm_tables
+from ..display.cells import with_cells
+from ..display.tables import Table
+from ..display.text import CELL_MAX, number, safe, summary
+from .display import text_html
 from .results import failure_text
-
-_HEADINGS = ("id", "state", "reason", "name", "engine", "attempts", "submitted", "duration", "error")
 
 
 def _when(at_s: float | None) -> datetime | None:
     return None if at_s is None else datetime.fromtimestamp(at_s, UTC).astimezone()
+
+
+class StateCounts(dict[str, int]):
+    """Numbers of tasks by state: scheduled, running, succeeded, failed."""
+
+    def __missing__(self, state: str) -> int:
+        if state != State.PENDING:
+            raise KeyError(state)
+        _warn_of_pending()
+        return self[RUNNING]
+
+
+class RunningState(str):
+    """The word "running", which equals "pending" too: scripts wait until ``tc.status(i).state == "pending"``."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        if other == State.PENDING.value:
+            _warn_of_pending()
+            return True
+        return str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+
+def _warn_of_pending() -> None:
+    warnings.warn("the state 'pending' is called 'running'", DeprecationWarning, stacklevel=3)
 
 
 class TaskStatus:
@@ -25,7 +58,8 @@ class TaskStatus:
 
     def __init__(self, row: TaskRow) -> None:
         self.id = row.id
-        self.state = row.state
+        self.state: str = RunningState(RUNNING) if row.state == State.PENDING else row.state
+        """scheduled, running, succeeded or failed."""
         self.reason = row.reason
         self.name = row.name
         self.engineid = row.engine_id
@@ -38,20 +72,22 @@ class TaskStatus:
         self.error = failure_text(row.failure)
 
     def __repr__(self) -> str:
-        shown = "running" if self.state == "pending" else self.state
-        why = f" ({self.reason})" if self.reason else ""
+        why = f" ({self.reason})" if self.reason not in ("", self.state) else ""
         where = "" if self.engineid is None else f", engine {self.engineid}"
-        error = f", {harmless(self.error)}" if self.error else ""
-        return f"<task {self.id}: {shown}{why}{where}, attempts {self.attempts}{error}>"
+        error = f", {summary(self.error)}" if self.error else ""
+        return f"<task {self.id}: {self.state}{why}{where}, attempts {self.attempts}{error}>"
 
 
 class TaskTable:
-    """A table of tasks, in order of their ids.  Iterates over the ids, so every call that takes ids takes it."""
+    """A table of tasks, in order of their ids.  Iterates over the ids, so every call that takes ids takes it.
+
+    It shows the last hundred of its tasks, and how many there are in which state."""
 
     def __init__(self, rows: list[TaskRow], omitted: int = 0) -> None:
         self.rows = [TaskStatus(row) for row in rows]
         self.omitted = omitted
-        """So many before these match too."""
+        """How many older tasks match too."""
+        self._rows = rows
 
     @property
     def ids(self) -> list[int]:
@@ -67,23 +103,15 @@ class TaskTable:
     def __getitem__(self, position: int) -> TaskStatus:
         return self.rows[position]
 
-    def _cells(self) -> Iterator[Sequence[object]]:
-        for r in self.rows:
-            shown = "running" if r.state == "pending" else r.state
-            submitted = time.strftime("%H:%M:%S", r.submitted_at.timetuple()) if r.submitted_at else ""
-            duration = "" if r.duration is None else f"{r.duration:.3f}"
-            yield r.id, shown, r.reason, r.name, r.engineid, r.attempts, submitted, duration, r.error
+    def _table(self) -> Table:
+        more = "last=0 lists all" if self.omitted else "`rows` and `to_dataframe()` have them"
+        return farm_tables.task_table(self._rows, omitted=self.omitted, page=farm_tables.PAGE, more=more)
 
     def __repr__(self) -> str:
-        if not self.rows:
-            return "no tasks"
-        return table(_HEADINGS, self._cells()) + (f"\n{self._more()}" if self.omitted else "")
+        return repr(self._table())
 
     def _repr_html_(self) -> str:
-        return html_table(_HEADINGS, self._cells()) + (f"<div>{self._more()}</div>" if self.omitted else "")
-
-    def _more(self) -> str:
-        return f"… and {self.omitted:,} before these"
+        return self._table().html()
 
     def to_dataframe(self) -> Any:
         """Return the table as a pandas DataFrame, indexed by id."""
@@ -93,12 +121,12 @@ class TaskTable:
 
 
 class Listing:
-    """Lines of one kind: a list of named tuples that shows itself as a table."""
+    """A list of named tuples of one kind that shows itself as a table."""
 
-    def __init__(self, headings: Sequence[str], rows: Sequence[Any], nothing: str) -> None:
-        self._headings = headings
+    def __init__(self, names: Sequence[str], rows: Sequence[Any], table: Table) -> None:
+        self._names = names
         self.rows = list(rows)
-        self._nothing = nothing
+        self._table = table
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.rows)
@@ -110,20 +138,16 @@ class Listing:
         return self.rows[position]
 
     def __repr__(self) -> str:
-        return table(self._headings, self._cells()) if self.rows else self._nothing
+        return repr(self._table)
 
     def _repr_html_(self) -> str:
-        return html_table(self._headings, self._cells()) if self.rows else self._nothing
-
-    def _cells(self) -> Iterator[Sequence[object]]:
-        for row in self.rows:
-            yield [each.strftime("%Y/%m/%d %H:%M:%S") if isinstance(each, datetime) else each for each in row]
+        return self._table.html()
 
     def to_dataframe(self) -> Any:
-        """As a pandas DataFrame."""
+        """Return the rows as a pandas DataFrame."""
         import pandas
 
-        return pandas.DataFrame(self.rows, columns=list(self._headings))
+        return pandas.DataFrame(self.rows, columns=list(self._names))
 
 
 class Event(NamedTuple):
@@ -137,13 +161,16 @@ class Event(NamedTuple):
     more: str
 
 
-def event_table(rows: Sequence[tuple[float, int, str | None, str, int, str]]) -> Listing:
+def event_listing(rows: Sequence[farm_tables.EventRow]) -> Listing:
     """Return what `tc.history` gives out."""
     events = [
         Event(_when(at_s), task, name, what, engine if engine >= 0 else None, more)
         for at_s, task, name, what, engine, more in rows
     ]
-    return Listing(Event._fields, events, "nothing happened")
+    left_out = len(rows) - farm_tables.PAGE
+    older = f"; {number(left_out, 'older event')} not shown: `rows` has them" if left_out > 0 else ""
+    above = [f"{number(len(rows), 'event')}, the newest last{older}"] if len(rows) > 1 else []
+    return Listing(Event._fields, events, farm_tables.event_table(rows, page=farm_tables.PAGE, above=above))
 
 
 class JobLine(NamedTuple):
@@ -157,10 +184,10 @@ class JobLine(NamedTuple):
     opened: datetime | None
 
 
-def job_table(rows: Sequence[JobRow]) -> Listing:
+def job_listing(rows: Sequence[JobRow]) -> Listing:
     """Return what `tc.jobs` gives out."""
     lines = [JobLine(row.name, row.id, row.total, row.unfinished, job_state(row), _when(row.opened_s)) for row in rows]
-    return Listing(JobLine._fields, lines, "no jobs")
+    return Listing(JobLine._fields, lines, farm_tables.job_table(rows))
 
 
 class FailureGroup:
@@ -168,10 +195,10 @@ class FailureGroup:
 
     def __init__(self, etype: str, place: str, ids: list[int], message: str, traceback: str) -> None:
         self.etype = etype
-        self.place = place
+        self.place = with_cells(place)
         self.ids = ids
         self.message = message
-        self.traceback = traceback
+        self.traceback = with_cells(traceback)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -189,8 +216,8 @@ class FailureGroups(list[FailureGroup]):
         if not self:
             return "no failed tasks"
         return "".join(
-            f"<details><summary>{len(g.ids)} × <b>{html.escape(harmless(g.etype))}</b>: "
-            f"{html.escape(harmless(g.message))} <small>tasks {', '.join(map(str, g.ids[:8]))}"
+            f"<details><summary>{len(g.ids)} × <b>{html.escape(safe(g.etype, CELL_MAX))}</b>: "
+            f"{html.escape(summary(g.message))} <small>tasks {', '.join(map(str, g.ids[:8]))}"
             f"{', …' if len(g.ids) > 8 else ''}</small></summary>{text_html(g.traceback, error=True)}</details>"
             for g in self
         )

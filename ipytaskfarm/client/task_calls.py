@@ -14,16 +14,19 @@ class TaskCalls(Protocol):
     """The methods of `TaskClient` that jobs, maps and futures call; see there."""
 
     farm: str
-    progress: bool
 
     @property
     def session(self) -> Session:
         """Return the connection, shared by all clients of this process."""
 
+    @property
+    def progress(self) -> object:
+        """Return a value that is true if waits show a progress display."""
+
     def run(self, task: Any, block: bool = False) -> Any:
         """Submit a task and return its id."""
 
-    def get_task_result(self, taskid: int, block: bool = False, timeout: Timeout = None, raw: bool = True) -> Any:
+    def get_task_result(self, taskid: int, block: bool | None = None, timeout: Timeout = None, raw: bool = True) -> Any:
         """Return the result of a task."""
 
     def status(self, taskid: int) -> TaskStatus:

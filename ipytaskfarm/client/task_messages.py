@@ -35,7 +35,7 @@ class Progress(NamedTuple):
 
 def send(session: Session, taskid: int, objects: tuple[Any, ...], quiet: bool) -> None:
     """Send messages to a task; see ``TaskClient.send``."""
-    wanted = task_id(taskid)
+    wanted = task_id(taskid, session.farm)
     if session.arrivals.is_live(wanted):
         session.accepted(wanted)  # the controller has to know the task before its messages come
     bodies = [pack(each, "message") for each in objects]
@@ -50,7 +50,7 @@ def send(session: Session, taskid: int, objects: tuple[Any, ...], quiet: bool) -
 
 def read_messages(session: Session, taskid: int, timeout: Timeout) -> Iterator[Message]:
     """Yield the messages of a task; see ``TaskClient.messages``."""
-    wanted = task_id(taskid)
+    wanted = task_id(taskid, session.farm)
     timeout_s = seconds(timeout)
     after = 0
     while True:
@@ -69,7 +69,7 @@ def read_messages(session: Session, taskid: int, timeout: Timeout) -> Iterator[M
 
 def progress_of(session: Session, ids: Ids) -> dict[int, Progress]:
     """Return the latest progress of tasks by id; see ``TaskClient.progress_of``."""
-    wanted = id_list(ids)
+    wanted = id_list(ids, session.farm)
     rows = session.ask_for(messages.ProgressOf(wanted), tables.ProgressTable).rows
     found = {row[0]: Progress(*row[1:]) for row in rows}
     for each in wanted:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import html
 import operator
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+import warnings
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
+from inspect import signature
 from os import PathLike
 from typing import Any, Literal, TypeAlias, TypeVar, Unpack, overload
 
 from ..core import errors, messages as m
-from ..core.arguments import check_int, check_text
+from ..core.arguments import check_int, check_text, wrong
 from ..core.messages import tables
 from ..core.messages.payload import Message
 from ..core.messages.task_types import Final
-from ..core.states import ABORTS, Reason
-from ..core.text import text_of
+from ..core.states import ABORTS, ACCEPTED_STATES, Reason, state_counts
+from ..core.text import Text, shown, text_of
+from ..display.cells import with_cells
+from ..display.tables import Table
 from ..system.farm_paths import Where
 from . import operate, sessions, task_messages
-from .display import Text, html_table
+from .adapters import adapter
+from .call_checks import check_call, check_map
 from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, seconds, task_id
 from .jobs import Job
@@ -29,22 +35,57 @@ from .maps import Mapper, ParallelFunction, begin_map, imap, map_tasks, options
 from .nodes import CheckResult, Snapshot
 from .packing import pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
-from .progress import ProgressBar
+from .progress import LiveProgress
 from .results import TaskResult, decode_body, error_of
-from .rules import MapRules, one_of
+from .rules import JobRules, MapRules, flag, keyword_parameters, one_of
 from .session import Session
 from .shared_values import Accumulator, Broadcast, broadcast
-from .streams import Stream
 from .tables import FailureGroup, FailureGroups, JobLine, Listing, TaskStatus, TaskTable
 from .task_messages import Progress
+from .task_work import TaskWork
 from .tasks import CallTask, StringTask, Task, as_task
+from .waits import wait_for_tasks
+
+T = TypeVar("T")
 
 _RAISED = ABORTS | {Reason.REFUSED}
 """Fetching a task that has failed for such a reason raises: the task left no result."""
-T = TypeVar("T")
 OnError: TypeAlias = Literal["raise", "return", "collect"]
 LOOK_S = 1.0
 """Seconds that the display of a client may take."""
+
+
+class ProgressOfTasks:
+    """What ``tc.progress`` is: called with ids it returns a display, and its truth value is whether waits show one."""
+
+    def __init__(self, session: Session, shows: bool) -> None:
+        self._session = session
+        self._shows = shows
+
+    def __call__(self, ids: Ids | None = None) -> LiveProgress:
+        """Return the progress of tasks (None: of all that this process submitted and that have not ended), at once.
+
+        In a notebook the display follows the tasks until they have ended; elsewhere its repr says how far they are.
+        Raises IndexError for an id that was never issued.
+        """
+        wanted = self._session.unfinished() if ids is None else set(id_list(ids))
+        self._session.watch(wanted)
+        work = TaskWork(self._session, wanted)
+        return LiveProgress(work)
+
+    def __bool__(self) -> bool:
+        return self._shows
+
+    def __repr__(self) -> str:
+        return f"<progress displays: {'on' if self._shows else 'off'}; tc.progress(ids) shows one>"
+
+
+def _whether_to_block(task: object, block: object) -> bool:
+    """Return `block`, which is no bool, as one.  TypeError: it was meant as an argument of a function."""
+    if not isinstance(task, Task):
+        error = wrong("block", "True or False", block)
+        raise TypeError(f"{error}; run takes one task: submit(f, 2), or run(Task(f, args=(2,)))")
+    return flag("block", block)
 
 
 class TaskClient:
@@ -68,8 +109,7 @@ class TaskClient:
         self._closed = False
         self.farm = self._session.farm
         """The farm's name."""
-        self.progress = True
-        """Whether long waits show a progress bar."""
+        self._shows_progress = True
 
     # ----------------------------------------------------------------------------------------------
     # Life
@@ -96,8 +136,8 @@ class TaskClient:
             reply = self._session.ask(m.QueueStatus(), timeout_s=LOOK_S)
         except Exception as error:  # a farm that is away, a closed client: the display shows the error
             return f"<div>{head}<br>{html.escape(f'{type(error).__name__}: {error}')}</div>"
-        counts = reply.counts if isinstance(reply, tables.QueueStatusReply) else {}
-        return f"<div>{head}</div>{html_table(tuple(counts), [tuple(counts.values())])}"
+        counts = state_counts(reply.counts if isinstance(reply, tables.QueueStatusReply) else {})
+        return f"<div>{head}</div>{Table(tuple(counts), [tuple(counts.values())]).html()}"
 
     @property
     def session(self) -> Session:
@@ -123,9 +163,15 @@ class TaskClient:
         many values.  Raises TypeError for an object that is no task, UnpickleableException for one that cannot travel;
         then no id is used.  From IPython 0.10's TaskClient.
         """
+        if self._closed:
+            raise errors.ConnectionError(
+                f"this client of farm {self.farm!r} was closed: make a new one, TaskClient({self.farm!r})"
+            )
+        if block is not False and block is not True:
+            block = _whether_to_block(task, block)
         if task.__class__ is not StringTask and not isinstance(task, Task):
             task = as_task(task)
-        new_id = self._session.hand_in(pack_task(task, self._session.blobs))
+        new_id = self._session.hand_in(pack_task(task, self._session.blobs, farm=self.farm))
         if task.unique is not None:
             new_id = self._only_one(new_id, task.on_duplicate)
         return self.get_task_result(new_id, block=True) if block else new_id
@@ -144,18 +190,31 @@ class TaskClient:
             return error.first
         raise error
 
-    def submit(self, function: Callable[..., Any] | Task, /, *args: Any, **kwargs: Any) -> TaskFuture:
+    # Futures and references may stand for any argument, so that its type is not the function's parameter.
+    @overload
+    def submit(self, function: Task, /) -> TaskFuture[Any]: ...
+
+    @overload
+    def submit(
+        self, function: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any
+    ) -> TaskFuture[T]: ...
+
+    @overload
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> TaskFuture[T]: ...
+
+    def submit(self, function: Callable[..., Any] | Task, /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
         """Submit ``function(*args, **kwargs)``, or a `Task`, and return its `TaskFuture` at once.
 
         Futures of other tasks (and `Ref`) may stand anywhere among the arguments: the task waits for them and gets
         their values.  Raises UnpickleableException for arguments that cannot travel.  From ``concurrent.futures``.
         """
         if callable(function) and not isinstance(function, Task):
+            check_call(function, args, kwargs)
             task: Task = CallTask(function, args=args, kwargs=kwargs)
         else:
             task = as_task(function)
             if args or kwargs:
-                raise TypeError("a Task has its arguments already: submit(Task(f, args=(…)))")
+                raise TypeError(f"a Task has its arguments already: submit(Task(f, args={shown(args, 40)}))")
         return future_of(self, self.run(task))
 
     def broadcast(self, value: Any) -> Broadcast:
@@ -169,7 +228,7 @@ class TaskClient:
         """Return a sum that tasks add to.  `op` adds two values and has to be associative and commutative."""
         return Accumulator(self._session, initial, op)
 
-    def create_job(self, name: str | None = None, **shared: Any) -> Job:
+    def create_job(self, name: str | None = None, **shared: Unpack[JobRules]) -> Job:
         """Return a new `Job`: tasks that belong together; `shared` are rules of a `Task` that all of them get.
 
             job = tc.create_job("primes", environment=Sieve(10**7), retries=1)
@@ -191,12 +250,13 @@ class TaskClient:
     # ----------------------------------------------------------------------------------------------
     # Fetching and waiting
 
-    def get_task_result(self, taskid: int, block: bool = False, timeout: Timeout = None, raw: bool = True) -> Any:
+    def get_task_result(self, taskid: int, block: bool | None = None, timeout: Timeout = None, raw: bool = True) -> Any:
         """Return the result of a task: a `TaskResult`, or the bare return value of a MapTask.
 
         Args:
             taskid: an id, from this client or another one.
-            block: wait for the end of the task; False: return None for an unfinished task.
+            block: wait for the end of the task; False: return None for an unfinished task.  Without it None is
+                returned too, with a warning that the task has not ended.
             timeout: seconds to wait at most, then TimeoutError.
             raw: False: return a TaskResult in every case.
 
@@ -205,8 +265,11 @@ class TaskClient:
         """
         final = self._session.arrivals.finals.get(taskid) if taskid.__class__ is int else None
         if final is None or final.body is None:
-            final = self._find(task_id(taskid), block, seconds(timeout))
+            final = self._find(task_id(taskid, self.farm), bool(block), seconds(timeout))
             if final is None:
+                if block is None:
+                    text = f"task {taskid} has not ended, and None is returned: block=True waits for its result"
+                    warnings.warn(text, stacklevel=2)
                 return None
         body = decode_body(final)
         if raw:
@@ -241,7 +304,7 @@ class TaskClient:
 
         Cancelling the wait does not touch the task.
         """
-        wanted = task_id(taskid)
+        wanted = task_id(taskid, self.farm)
         session = self._session
         loop = asyncio.get_running_loop()
         if not session.arrivals.is_live(wanted):
@@ -258,40 +321,18 @@ class TaskClient:
             timeout: seconds, then TimeoutError.
             stream: show what the tasks print as they run, each line with its task's id.
 
-        A progress bar appears after a second (``tc.progress = False``: none).  When none of the tasks can run, a notice
-        tells why, once.  Ctrl-C ends the wait, not the tasks.  Raises IndexError for an id that was never issued,
-        StoreFull while these tasks cannot be accepted.  From IPython 0.10's TaskClient.
+        A progress display appears after half a second (``tc.progress = False``: none).  When none of the tasks can run,
+        it, or a notice, tells why.  Ctrl-C ends the wait, not the tasks.  Raises IndexError for an id that was never
+        issued, StoreFull while these tasks cannot be accepted.  From IPython 0.10's TaskClient.
         """
         if ids is None:
             wanted = self._session.unfinished()
         else:
-            wanted = set(id_list(ids))
+            wanted = set(id_list(ids, self.farm))
             self._session.watch(wanted)
         timeout_s = seconds(timeout)
-        with ProgressBar(len(wanted), show=self.progress) as progress:
-            waited = (
-                self._wait_streaming(wanted, timeout_s, progress)
-                if stream
-                else self._session.wait(wanted, timeout_s, progress.left)
-            )
-            if not waited:
-                raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout_s:g} s")
-
-    def _wait_streaming(self, wanted: set[int], timeout_s: float | None, progress: ProgressBar) -> bool:
-        session = self._session
-        shown = Stream(session, session.arrivals, session.arrivals.live(wanted), progress)
-        session.io.output_listeners.append(shown.take)
-
-        def tick(left: int, failed: int) -> None:
-            shown.tick()
-            progress.left(left, failed)
-
-        try:
-            shown.tick()
-            return session.wait(wanted, timeout_s, tick)
-        finally:
-            session.io.output_listeners.remove(shown.take)
-            shown.close()
+        if not wait_for_tasks(self._session, wanted, timeout_s, bool(self.progress), stream):
+            raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout_s:g} s")
 
     def wait(
         self, ids: Ids, timeout: Timeout = None, return_when: Literal["all", "first"] = "all"
@@ -304,7 +345,7 @@ class TaskClient:
             return_when: "all"; or "first": return when any task has ended.
         """
         return_when = one_of("return_when", ("all", "first"), return_when)  # type: ignore[assignment]
-        wanted = id_list(ids)
+        wanted = id_list(ids, self.farm)
         session = self._session
         session.watch(wanted)
         session.wait(set(wanted), seconds(timeout), first=return_when == "first")
@@ -316,9 +357,20 @@ class TaskClient:
 
     def as_completed(self, ids: Ids, timeout: Timeout = None) -> Iterator[int]:
         """Yield each id as soon as its task has ended.  Raises TimeoutError when `timeout` seconds are over."""
-        wanted = list(dict.fromkeys(id_list(ids)))
+        wanted = list(dict.fromkeys(id_list(ids, self.farm)))
         self._session.watch(wanted)
         return self._session.as_completed(wanted, seconds(timeout))
+
+    async def as_completed_async(self, ids: Ids, timeout: Timeout = None) -> AsyncIterator[int]:
+        """Yield what `as_completed` yields, in any asyncio loop: ``async for id in tc.as_completed_async(ids)``.
+
+        Leaving the loop early does not touch the tasks.  Raises TimeoutError when `timeout` seconds are over.
+        """
+        wanted = list(dict.fromkeys(id_list(ids, self.farm)))
+        await asyncio.get_running_loop().run_in_executor(None, self._session.watch, wanted)
+        async with asyncio.timeout(seconds(timeout)):
+            async for task_id in self._session.as_completed_async(wanted):
+                yield task_id
 
     # ----------------------------------------------------------------------------------------------
     # Acting on tasks
@@ -334,7 +386,7 @@ class TaskClient:
             reason: a text for people, in the `TaskAborted` that fetching the task raises.
         """
         single = not isinstance(taskid, Iterable)
-        ids = [task_id(taskid)] if single else id_list(taskid)
+        ids = [task_id(taskid, self.farm)] if single else id_list(taskid, self.farm)
         if not ids:
             return
         reply = self._session.ask_for(m.AbortTasks(ids, bool(interrupt), text_of(reason)), m.Aborted)
@@ -357,7 +409,7 @@ class TaskClient:
 
         Raises IndexError for unknown ids and ValueError for tasks that did not fail, after the rest.
         """
-        return list(operate.retry_tasks(self._session, id_list(ids)).values())
+        return list(operate.retry_tasks(self._session, id_list(ids, self.farm)).values())
 
     def restart(self, ids: Ids) -> list[int]:
         """Submit ended tasks again, failed or not, as new tasks linked to the old; return the new ids.
@@ -365,7 +417,7 @@ class TaskClient:
         `retry` does the same for failed tasks alone.  Raises IndexError for unknown ids, ValueError for tasks that have
         not ended, after the rest.  From core4.
         """
-        return list(operate.retry_tasks(self._session, id_list(ids), failed_only=False).values())
+        return list(operate.retry_tasks(self._session, id_list(ids, self.farm), failed_only=False).values())
 
     def mark_done(self, taskid: int, result: Any = None) -> None:
         """Let a task that has not ended count as succeeded with this result; tasks that wait for it go on.
@@ -474,7 +526,7 @@ class TaskClient:
 
     def status(self, taskid: int) -> TaskStatus:
         """Return state, reason, engine, attempts and times of one task.  Raises IndexError for an unknown id."""
-        wanted = task_id(taskid)
+        wanted = task_id(taskid, self.farm)
         rows = self._session.ask_for(m.ListTasks([wanted]), tables.TaskRows).rows
         if not rows:
             raise IndexError(f"task ID not registered: {wanted} (never issued, or cleared)")
@@ -487,17 +539,28 @@ class TaskClient:
 
         Args:
             name: only tasks of that name.
-            state: scheduled, pending (or running), succeeded, failed, "unfinished" or "finished".
+            state: scheduled, running, succeeded, failed; or aborted (one of those that failed), unfinished, finished.
+                "pending" is "running".
             ids: only these.
             last: at most this number of tasks, those that were accepted last; 0: all.
         """
-        wanted = None if ids is None else id_list(ids)
-        states = ("scheduled", "pending", "running", "succeeded", "failed", "unfinished", "finished")
-        state = None if state is None else one_of("state", states, state)
-        asked = "pending" if state == "running" else state
+        wanted = None if ids is None else id_list(ids, self.farm)
+        asked = None if state is None else one_of("state", ACCEPTED_STATES, state)
         most = max(0, check_int("last", last))
         reply = self._session.ask_for(m.ListTasks(wanted, check_text("name", name), asked, most), tables.TaskRows)
         return TaskTable(reply.rows, reply.omitted)
+
+    @property
+    def progress(self) -> ProgressOfTasks:
+        """Return what shows the progress of tasks: ``tc.progress(ids)`` returns a display and does not wait.
+
+        ``tc.progress = False``: waits of this client show no progress display.  The truth value is what was set.
+        """
+        return ProgressOfTasks(self._session, self._shows_progress)
+
+    @progress.setter
+    def progress(self, shows: bool) -> None:
+        self._shows_progress = bool(shows)
 
     def progress_of(self, ids: Ids) -> dict[int, Progress]:
         """Return the latest progress of the tasks that have reported any, by id.
@@ -527,7 +590,7 @@ class TaskClient:
 
     def explain(self, taskid: int) -> Text:
         """Return a text for people: the task's state and why, its attempts, and what each engine lacks to run it."""
-        return Text(self._session.ask_for(m.ExplainTasks(task_id(taskid)), m.TextReply).text)
+        return Text(with_cells(self._session.ask_for(m.ExplainTasks(task_id(taskid, self.farm)), m.TextReply).text))
 
     def check(self, task: Any) -> CheckResult:
         """Return which engines could run a task that is not submitted, and why not the others; true if one could."""
@@ -541,11 +604,11 @@ class TaskClient:
 
     def stack(self, taskid: int) -> Text:
         """Return the Python stack of a running task."""
-        return Text(self._session.ask_for(m.Stack(task_id(taskid)), m.TextReply).text)
+        return Text(with_cells(self._session.ask_for(m.Stack(task_id(taskid, self.farm)), m.TextReply).text))
 
     def failures(self, ids: Ids | None = None) -> FailureGroups:
         """Return failed tasks in groups of one error type and place, the largest first, with one traceback each."""
-        wanted = None if ids is None else id_list(ids)
+        wanted = None if ids is None else id_list(ids, self.farm)
         rows = self._session.ask_for(m.ListTasks(wanted, None, "failed"), tables.TaskRows).rows
         groups: dict[tuple[str, str], list[int]] = {}
         for row in rows:
@@ -585,7 +648,28 @@ class TaskClient:
         return self.profile.sampling
 
     # ----------------------------------------------------------------------------------------------
-    # Maps
+    # Maps and graphs
+
+    def dask_get(self, graph: Any, keys: Any, **options: Any) -> Any:
+        """Compute keys of a dask graph: ``dask.config.set(scheduler=tc.dask_get)`` lets dask's collections run here.
+
+        Args:
+            graph: a dask graph.
+            keys: a key, or nested lists of keys.
+            options: what dask tells its own schedulers (``num_workers`` …); the farm decides for itself.
+
+        Values go from engine to engine.  A node runs again when its engine was lost.  Raises what a node raised.
+        """
+        return adapter("dask_graph").dask_get(self, graph, keys)
+
+    def executor(self, **options: Any) -> concurrent.futures.Executor:
+        """Return a ``concurrent.futures.Executor`` that submits with this client; see `ipytaskfarm.Executor`.
+
+        Args:
+            options: `initializer`, `initargs`, `max_tasks_per_child`, and rules of a `Task`: retries, environment …
+        """
+        made: concurrent.futures.Executor = adapter("executor").Executor(self, **options)
+        return made
 
     @overload
     def map(
@@ -665,6 +749,7 @@ class TaskClient:
         All items are handed in at once.  Ctrl-C (the stop button) ends the wait, not the map.  The values stay on the
         farm until they are cleared.  Raises ValueError for unequal lengths, or none at all.
         """
+        check_map(function, sequences)
         asked = options(name, on_error, return_exceptions, chunksize, stream)
         if not block:
             return begin_map(self, function, sequences, rules, asked)[0]
@@ -687,6 +772,7 @@ class TaskClient:
         on the farm.  After an error, or when the caller leaves early, waiting tasks never run, running ones end, and no
         result is kept.
         """
+        check_map(function, iterables)
         return imap(self, function, iterables, True, rules, options(name, on_error, False, chunksize, stream))
 
     def imap_unordered(
@@ -700,6 +786,7 @@ class TaskClient:
         **rules: Unpack[MapRules],
     ) -> Iterator[T]:
         """Yield the values of `imap` in the order in which they come."""
+        check_map(function, iterables)
         return imap(self, function, iterables, False, rules, options(name, on_error, False, chunksize, stream))
 
     def mapper(
@@ -725,3 +812,14 @@ class TaskClient:
     ) -> ParallelFunction:
         """Return a decorator: the function then takes sequences and returns the list of its results."""
         return ParallelFunction(self.mapper(clear_before, clear_after, retries, recovery_task, depend, block))
+
+
+def _show_signature() -> None:
+    """Let ``tc.create_job?`` show each keyword."""
+    own = signature(TaskClient.create_job)
+    named = [each for name, each in own.parameters.items() if name != "shared"]
+    shown_by: Any = TaskClient.create_job
+    shown_by.__signature__ = own.replace(parameters=[*named, *keyword_parameters(JobRules).values()])
+
+
+_show_signature()

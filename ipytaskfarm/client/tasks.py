@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import builtins
 import linecache
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import Any, ClassVar, Unpack
+from inspect import Parameter, Signature, signature
+from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, Unpack
 
 import msgspec
 
@@ -20,12 +21,12 @@ from ..core.arguments import check_name, check_names, wrong
 from ..core.messages.dependencies import FAIL
 from ..core.messages.payload import CallWork, StringWork
 from ..core.messages.task_types import Function, Packed
-from ..core.text import exactly, shown
+from ..core.text import did_you_mean, exactly, shown
 from ..environment import TaskEnvironment
 from ..serialization.pack import pack_function
 from ..storage.blobs import Blobs
 from .packing import TaskData, pack_task
-from .rules import CHECKS, DEFAULTS, Asking, flag
+from .rules import CHECKS, DEFAULTS, Asking, flag, keyword_parameters
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -42,7 +43,7 @@ def _expression(value: Any) -> str:
 
 def _function(value: Any) -> Callable[..., Any]:
     if not callable(value):
-        raise wrong("function", "a callable", value)
+        raise not_a_function("function", "a callable", value)
     return value  # type: ignore[no-any-return]
 
 
@@ -84,13 +85,14 @@ def _args(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
     if not isinstance(value, (list, tuple)):
-        raise wrong("args", "a list or tuple of arguments", value)
+        error = wrong("args", "a list or tuple of arguments", value)
+        raise TypeError(f"{error}; one argument is args=({shown(value, 40)},)")
     return tuple(value)
 
 
 def _recovery_task(value: Any) -> Task | None:
     if value is not None and not isinstance(value, Task):
-        raise wrong("recovery_task", "a Task or None", value)
+        raise TypeError(f"{wrong('recovery_task', 'a Task or None', value)}; make it one: Task({shown(value, 40)})")
     return value
 
 
@@ -123,6 +125,46 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
 _RULES = frozenset(DEFAULTS)
 _EDGES = frozenset({"after", "if_failed", "on_duplicate"})
 """Attributes that do not travel as rules: dependencies, and what `run` does with a duplicate."""
+
+
+# --------------------------------------------------------------------------------------------------
+# Errors of calls
+
+
+def not_a_function(what: str, expected: str, value: object, right: str = "Task(f, args=(2,))") -> TypeError:
+    """Return the error for a value in the place of a function: often the function was called there.
+
+    right: how the call is written.
+    """
+    return TypeError(f"{wrong(what, expected, value)}; give the function itself, {right}, not what it returns")
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", None) or shown(function)
+
+
+def misplaced_arguments(call: str, function: Any, misplaced: tuple[Any, ...]) -> TypeError:
+    """Return the error for arguments of a function that stand behind it, where `call` takes only the function."""
+    inside = ", ".join(shown(value, 40) for value in misplaced)
+    comma = "," if len(misplaced) == 1 else ""
+    parentheses = ")" * call.count("(")
+    text = f"{call}({_name_of(function)}, args=({inside}{comma})){parentheses}"
+    return TypeError(f"the arguments of a function go into args: {text}")
+
+
+def _unknown_argument(kind: type[Task], name: str, value: object) -> TypeError:
+    """Return the error for a keyword that no rule has; it says what was probably meant."""
+    if kind._is_code and name in ("args", "kwargs"):
+        remedy = "; code takes values by name, push={'x': 1}: args and kwargs are for functions"
+    elif not kind._is_code and name in ("pull", "push"):
+        remedy = "; the result of a function is what it returns: pull and push are for code, Task('a = 1', pull='a')"
+    elif near := did_you_mean(name, kind._attributes):
+        remedy = near
+    elif kind._is_code:
+        remedy = f"; a name for the code is push={{{name!r}: {shown(value, 40)}}}"
+    else:
+        remedy = f"; an argument of the function goes into kwargs={{{name!r}: {shown(value, 40)}}}"
+    return TypeError(f"a {kind.__name__} has no argument {name!r}{remedy}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -194,35 +236,64 @@ class Task:
     _is_join: ClassVar[bool] = False
     _items: int = 0
     """See `core.messages.task_types.Submission.items`."""
+    __signature__: ClassVar[Signature]
     _raw: ClassVar[bool] = False
     """Whether ``get_task_result`` returns the bare value."""
     _attributes: ClassVar[frozenset[str]] = frozenset()
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Task:
+    if TYPE_CHECKING:  # `__new__` makes an object of a class below, whose `__init__` runs
+        expression: str
+        pull: tuple[str, ...] | list[str] | str | None
+        function: Callable[..., Any]
+        args: tuple[Any, ...] | list[Any] | None
+        kwargs: dict[str, Any] | None
+
+        def __init__(
+            self,
+            expression: str | Callable[..., Any],
+            pull: str | list[str] | tuple[str, ...] | None = None,
+            push: dict[str, Any] | None = None,
+            clear_before: bool = False,
+            clear_after: bool = False,
+            retries: int = 0,
+            recovery_task: Task | None = None,
+            depend: Any = None,
+            *,
+            args: tuple[Any, ...] | list[Any] | None = None,
+            kwargs: dict[str, Any] | None = None,
+            name: str | None = None,
+            priority: int = 0,
+            time_limit: float | timedelta | None = None,
+            targets: Any = None,
+            **asking: Unpack[Asking],
+        ) -> None: ...
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if cls is Task:
             what = args[0] if args else kwargs.get("expression", kwargs.get("function"))
             if isinstance(what, str) or "expression" in kwargs:
-                return object.__new__(StringTask)
+                return object.__new__(StringTask)  # type: ignore[return-value]
             if callable(what):
-                return object.__new__(CallTask)
-            raise wrong("Task's first argument (expression)", "a str of code or a callable", what)
+                return object.__new__(CallTask)  # type: ignore[return-value]
+            if not args and not kwargs:
+                raise TypeError("a Task needs work: code, Task('a = 1', pull='a'), or a function, Task(f, args=(1,))")
+            raise not_a_function("Task's first argument (expression)", "a str of code or a callable", what)
         return object.__new__(cls)
 
-    def __init__(self, expression: Any, *args: Any, **kwargs: Any) -> None:
-        # Never run: __new__ makes one of the kinds below. It gives editors the right arity.
-        raise NotImplementedError
-
-    def __setattr__(self, attribute: str, value: Any) -> None:
+    def _assign(self, attribute: str, value: Any) -> None:
         if attribute in self._attributes:
             value = _CHECKS[attribute](value)
             if attribute in _RULES and attribute not in _EDGES:
                 self.__dict__["_ruled"] = True
         elif type(self).__module__ == __name__:
             # A user's own class may have any attributes; on a class of this module an unknown one is a typing error.
-            raise AttributeError(
-                f"a {type(self).__name__} has no attribute {attribute!r}; it has {', '.join(sorted(self._attributes))}"
-            )
+            near = did_you_mean(attribute, self._attributes)
+            known = near or f"; it has {', '.join(sorted(self._attributes))}"
+            raise AttributeError(f"a {type(self).__name__} has no attribute {attribute!r}{known}")
         self.__dict__[attribute] = value
+
+    if not TYPE_CHECKING:  # with a __setattr__ type checkers would allow any attribute
+        __setattr__ = _assign
 
     def _set_rules(
         self,
@@ -258,7 +329,7 @@ class Task:
             self.targets = targets
         for attribute, value in asking.items():
             if attribute not in Asking.__annotations__:
-                raise TypeError(f"a {type(self).__name__} has no argument {attribute!r}")
+                raise _unknown_argument(type(self), attribute, value)
             setattr(self, attribute, value)
 
     def _first(self) -> str:
@@ -396,7 +467,7 @@ class CallTask(Task):
     def __init__(
         self,
         function: Callable[..., Any],
-        *,
+        *misplaced: Never,
         args: tuple[Any, ...] | list[Any] | None = None,
         kwargs: dict[str, Any] | None = None,
         clear_before: bool = False,
@@ -410,6 +481,8 @@ class CallTask(Task):
         targets: Any = None,
         **asking: Unpack[Asking],
     ) -> None:
+        if misplaced:
+            raise misplaced_arguments("Task", function, misplaced)
         d = self.__dict__
         d["function"] = _function(function)
         d["args"] = _args(args)
@@ -419,7 +492,7 @@ class CallTask(Task):
         )
 
     def _first(self) -> str:
-        return getattr(self.function, "__qualname__", None) or shown(self.function)
+        return _name_of(self.function)
 
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
         function = pack_function(self.function)
@@ -453,7 +526,12 @@ class MapTask(CallTask):
         retries: int = 0,
         recovery_task: Task | None = None,
         depend: Any = None,
-        **ours: Any,
+        *,
+        name: str | None = None,
+        priority: int = 0,
+        time_limit: float | timedelta | None = None,
+        targets: Any = None,
+        **asking: Unpack[Asking],
     ) -> None:
         super().__init__(
             function,
@@ -464,7 +542,11 @@ class MapTask(CallTask):
             retries=retries,
             recovery_task=recovery_task,
             depend=depend,
-            **ours,
+            name=name,
+            priority=priority,
+            time_limit=time_limit,
+            targets=targets,
+            **asking,
         )
 
 
@@ -507,6 +589,34 @@ class EachTask(CallTask):
         self.__dict__["_items"] = len(items) if len(items) > 1 else 0
 
 
+# --------------------------------------------------------------------------------------------------
+# Signatures, as ``Task?``, ``help`` and `inspect.signature` show them
+
+
+def _parameters(kind: type[Task]) -> dict[str, Parameter]:
+    """Return the parameters of a constructor by name; each keyword that it collects is one of them."""
+    found = dict(signature(kind.__init__).parameters)
+    for name in ("self", "misplaced", "asking"):
+        found.pop(name, None)
+    return found if kind is Join else found | keyword_parameters(Asking)
+
+
+def _show_signatures() -> None:
+    code, call = _parameters(StringTask), _parameters(CallTask)
+    shown_by: dict[type[Task], dict[str, Parameter]] = {
+        StringTask: code, CallTask: call, MapTask: _parameters(MapTask), Join: _parameters(Join)
+    }  # fmt: skip
+    for kind, own in shown_by.items():
+        kind.__signature__ = Signature(list(own.values()))
+    work = code.pop("expression").replace(annotation="str | Callable[..., Any]")
+    positional = [each for each in code.values() if each.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    named = [each for name, each in (call | code).items() if name != "function" and each not in positional]
+    Task.__signature__ = Signature([work, *positional, *[each.replace(kind=Parameter.KEYWORD_ONLY) for each in named]])
+
+
+_show_signatures()
+
+
 def execute_object(thing: Any) -> Any:
     """Call ``execute()`` on the engine and return its value, or the object's ``result`` where the value is None."""
     value = thing.execute()
@@ -521,5 +631,11 @@ def as_task(thing: Any) -> Task:
         return CallTask(execute_object, args=(thing,), name=type(thing).__name__)
     if callable(thing):
         return CallTask(thing)
-    hint = "; code goes into Task('…')" if isinstance(thing, str) else ""
-    raise TypeError(f"a Task, a callable or an object with execute() is needed, not {type(thing).__name__}{hint}")
+    expected = "a Task, a callable or an object with execute() is needed"
+    if isinstance(thing, str):
+        hint = f"; code goes into a Task: Task({shown(thing, 40)})"
+    elif isinstance(thing, (list, tuple, set, Generator)):
+        hint = "; hand in one after the other, [tc.run(task) for task in tasks], or together, as the tasks of a job"
+    else:
+        hint = f": {shown(thing, 40)}; give the function itself, not what it returns: submit(f, 2), Task(f, args=(2,))"
+    raise TypeError(f"{expected}, not {type(thing).__name__}{hint}")

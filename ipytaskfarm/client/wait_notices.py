@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..core.messages import Stuck, TextReply
+from ..display.interrupts import show_users_frames
 
 if TYPE_CHECKING:
     from .arrivals import Waiter
@@ -21,8 +23,10 @@ IDS_ASKED = 10_000
 class WaitNotices:
     """Tells the user of one wait, once, why none of its tasks can run, if none can."""
 
-    def __init__(self, session: AsksController, waiter: Waiter) -> None:
+    def __init__(self, session: AsksController, waiter: Waiter, tell: Callable[[str], None]) -> None:
+        """tell: is called with the text."""
         self._session = session
+        self._tell = tell
         self._waiter = waiter
         self._left = len(waiter.remaining)
         self._since_s = time.monotonic()
@@ -44,7 +48,7 @@ class WaitNotices:
             return
         if isinstance(reply, TextReply) and reply.text:
             self._told = True
-            say(f"nothing of what you wait for can run now:\n{reply.text}")
+            self._tell(f"nothing of what you wait for can run now:\n{reply.text}")
 
 
 def say(text: str) -> None:
@@ -53,9 +57,16 @@ def say(text: str) -> None:
         print(f"ipytaskfarm: {text}", file=sys.stderr, flush=True)
 
 
-def say_interrupted(ids: set[int]) -> None:
-    """Tell the user after Ctrl-C that the tasks go on, and how to wait for them or abort them."""
+def say_interrupted(ids: set[int], interrupt: KeyboardInterrupt, text: str = "") -> None:
+    """Tell the user after Ctrl-C that the tasks go on, and how to wait for them or abort them.
+
+    text: the notice; "": one that names the ids.
+    """
+    show_users_frames(interrupt)
     if not ids:
+        return
+    if text:
+        say(text)
         return
     some = sorted(ids)
     if len(some) == 1:

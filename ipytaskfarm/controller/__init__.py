@@ -1,5 +1,5 @@
-"""The one process per farm that decides, records and hands out.
+"""The controller: the one process per farm that decides, records and hands out.
 
-`loop` turns: take what has arrived, let `core.scheduler.scheduler` decide, commit once, send.
-Everything here is the shell around that decision; nothing here unpickles anything.
+`loop` makes turns: it receives events, lets `core.scheduler.scheduler` decide, commits once, and sends. All modules
+here are the shell around that decision. None of them unpickles anything.
 """

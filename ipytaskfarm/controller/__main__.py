@@ -1,7 +1,7 @@
-"""``python -m ipytaskfarm.controller``: start the one controller of a farm.
+"""``python -m ipytaskfarm.controller``: starts the one controller of a farm.
 
-Exit codes: 0 stopped, 1 a bug of ours, 3 the store cannot be used, 4 refused (a second controller, another host's farm,
-a policy that does not load).
+Exit codes: 0 stopped, 1 a bug in the farm, 3 the store cannot be used, 4 refused (a second controller, another host's
+farm, a policy that does not load).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ EXIT_REFUSED = 4
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a controller until it is stopped; returns the exit code."""
+    """Run a controller until it is stopped, and return the exit code."""
     options = _parser().parse_args(argv)
     name_process(f"ipytaskfarm controller --farm {options.farm}")
     os.umask(0o077)
@@ -149,15 +149,18 @@ def _event_log(options: argparse.Namespace, snapshot: StoredState, settings: Sch
 
 
 def _spare_the_collector() -> None:
-    """The state is made of containers that live long and form no cycles: a full collection would only look through a
-    million tasks again and again."""
+    """Limit garbage collection.
+
+    The state consists of long-lived containers without cycles: full collections would only examine a million tasks
+    again and again.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
 
 
 def _record(options: argparse.Namespace, folder: Path) -> farm_paths.FarmRecord:
-    """Return what stays the same over restarts; made with the farm."""
+    """Return the record that stays the same over restarts; make it for a new farm."""
     record = farm_paths.read_farm_record(folder)
     if record is not None:
         return record
@@ -186,7 +189,7 @@ def _serve(
     paths: list[Path] = []
     try:
         if (hub.port, options.host) != (record.port, record.host):
-            # A restart binds the same port: peers find it again without being told.
+            # A restart binds the same port, so that peers find the controller again without being told.
             record = _moved(record, options.host, hub.port)
             farm_paths.write_farm_record(record, folder)
         found = _found(farm)
@@ -228,7 +231,7 @@ def _serve(
 
 
 def _listen(options: argparse.Namespace, record: farm_paths.FarmRecord, keys: FarmKeys, epoch: int) -> Hub:
-    """On the port that was asked for, or the farm's last one; peers look a new one up in the connection file."""
+    """Listen on the requested port, or on the farm's last one. Peers find a new port in the connection file."""
     port = options.port or record.port
     try:
         return Hub(options.host, port, keys, record.incarnation, options.farm, epoch)
@@ -251,7 +254,7 @@ def _moved(record: farm_paths.FarmRecord, host: str, port: int) -> farm_paths.Fa
 
 
 def _found(farm: SchedulerState) -> str:
-    """Return what was there before, for people."""
+    """Return a text for people about the tasks that were there before."""
     waiting = farm.tasks.counts[State.SCHEDULED] + farm.tasks.counts[State.PENDING]
     kept = len(farm.tasks.finals)
     return f"{waiting} waiting, {kept} results kept" if waiting or kept else ""
@@ -266,7 +269,7 @@ def _min_free_bytes(options: argparse.Namespace, store: Path) -> int:
 def _connection(
     options: argparse.Namespace, record: farm_paths.FarmRecord, keys: FarmKeys, port: int
 ) -> ConnectionInfo:
-    """Return the clients' connection file, of which the others are made."""
+    """Return the clients' connection file, from which the others are made."""
     host, location = farm_paths.addresses(options.host, options.location)
     return ConnectionInfo(
         farm=options.farm,
@@ -299,7 +302,7 @@ def _say_ready(fd: int | None, port: int, found: str) -> None:
 
 
 def _signals() -> dict[int, Callable[[], StopFarm | None]]:
-    """SIGINT and SIGTERM stop the farm; a second one waits for nothing."""
+    """Make SIGINT and SIGTERM stop the farm. A second signal stops it without waiting."""
     read, write = os.pipe()
     os.set_blocking(read, False)
     os.set_blocking(write, False)
@@ -317,7 +320,7 @@ def _signals() -> dict[int, Callable[[], StopFarm | None]]:
 
 
 def _owner_is_gone(fd: int, watch: dict[int, Callable[[], StopFarm | None]]) -> StopFarm | None:
-    """Answer a readable pipe of the owner.  The owner never writes: it has closed its end, or died."""
+    """Handle a readable pipe of the owner. The owner never writes, so it has closed its end, or died."""
     if os.read(fd, 1):
         return None
     del watch[fd]
@@ -326,18 +329,18 @@ def _owner_is_gone(fd: int, watch: dict[int, Callable[[], StopFarm | None]]) -> 
 
 
 def _delete(options: argparse.Namespace, folder: Path) -> None:
-    """An owned farm leaves nothing behind."""
+    """Delete the files of an owned farm."""
     shutil.rmtree(folder, ignore_errors=True)
     if options.socket_folder is not None:
         shutil.rmtree(options.socket_folder, ignore_errors=True)
         try:
-            options.socket_folder.parent.rmdir()  # the folder of all farms' sockets, when this was the last one
+            options.socket_folder.parent.rmdir()  # the folder of all farms' sockets, if this was the last farm
         except OSError:
             pass
 
 
 def _dump(controller: ControllerLoop, folder: Path) -> None:
-    """SIGUSR2: the last events, without payloads, for whoever looks into a riddle."""
+    """Write the last events, without payloads, for debugging. Called on SIGUSR2."""
     path = folder / f"events-{time.strftime('%Y%m%d-%H%M%S')}.txt"
     lines = [f"{mono:.6f} {session} {what}\n" for mono, session, what in list(controller.recent)]
     farm_paths.write_private(path, "".join(lines).encode())

@@ -28,7 +28,9 @@ class FarmAccess:
     """The keys of a running farm, and the connection files made of them."""
 
     def __init__(self, hub: Hub, info: ConnectionInfo, folder: Path) -> None:
-        """info: the clients' connection file; with the key that the controller has now, whatever is rotated later."""
+        """Create it; `info` is the clients' connection file, with the controller's present key even if that is rotated
+        later.
+        """
         self._hub = hub
         self._info = info
         self._folder = folder
@@ -44,14 +46,16 @@ class FarmAccess:
         return paths
 
     def reload(self) -> tuple[int, list[str]]:
-        """Load the keys in the farm's folder, and return (number of connections cut, sessions that are over).
+        """Load the keys in the farm's folder, and return (number of connections that were cut, sessions that are over).
 
-        Raises SecurityError or OSError when the keys cannot be read or the files cannot be written; then the former
-        keys stay in use."""
+        Raises:
+            SecurityError, OSError: the keys cannot be read, or the files cannot be written. The former keys stay in
+                use.
+        """
         keys = load_keys(self._folder)
         if keys is None:
             raise SecurityError(f"there is no {self._folder / KEYS_FILE}: the farm goes on with the keys that it has")
-        # The files first: a peer whose connection is cut reads them.
+        # First the files: a peer with a cut connection reads them.
         self.write_files(keys)
         cut, over = self._hub.rekey(keys)
         log.info("keys read anew: %d agents enrolled, %d connections cut", len(keys.agents), cut)
@@ -63,6 +67,6 @@ class FarmAccess:
 
 
 def orphans(sessions: list[str], keys: FarmKeys) -> list[str]:
-    """Return the stored sessions of agents whose keys were revoked since."""
+    """Return the stored sessions of agents with keys that were revoked since."""
     titles = [title for title in keys.peers() if role_of(title) == "agent"]
     return [session for session in sessions if not any(session_fits(title, session) for title in titles)]

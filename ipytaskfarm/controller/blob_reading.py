@@ -1,6 +1,6 @@
-"""Reading of blob pieces, in a thread, for agents and clients that do not see the farm's folder.
+"""Reads pieces of blobs, in a thread, for agents and clients that do not see the farm's folder.
 
-Nothing more is read for a peer while `AHEAD_BYTES` are on their way to it.  So the number of its questions affects
+Nothing more is read for a peer while `AHEAD_BYTES` are on their way to it. So the number of its questions affects
 neither the controller's memory nor the delay of its other messages.
 """
 
@@ -20,16 +20,16 @@ from ..core.text import text_of
 from ..storage.blobs import Blobs
 
 AHEAD_BYTES = 8 * PIECE_BYTES
-"""The most bytes that are read for one peer and not acknowledged."""
+"""The largest number of bytes that are read for one peer and not acknowledged."""
 
 WAITING_MAX = 1000
-"""The most questions of one peer, far more than an honest peer has.  Further ones are not answered."""
+"""The largest number of questions of one peer, far more than an honest peer has. Further ones are not answered."""
 
 DIGEST_BYTES = 32
 
 
 class ReadPiece(NamedTuple):
-    """A piece of a blob to be read: for question `n` of a client, or (None) for an agent."""
+    """A piece of a blob to read, for question `n` of a client; None for an agent."""
 
     session: str
     n: int | None
@@ -38,7 +38,7 @@ class ReadPiece(NamedTuple):
 
 
 class BlobReader:
-    """Answers `ReadPiece`s, each peer's in order."""
+    """Answers `ReadPiece` requests, those of each peer in order."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
@@ -60,7 +60,7 @@ class BlobReader:
             waiting.append(load)
 
     def answers(self) -> list[tuple[str, Answer | BlobPiece]]:
-        """Return (session, answer) of what was read.  Never blocks."""
+        """Return (session, answer) for each piece that was read. Never blocks."""
         found: list[tuple[str, Answer | BlobPiece]] = []
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
@@ -68,13 +68,14 @@ class BlobReader:
             load, piece = self._read.popleft()
             self._under_way[load.session] -= 1
             found.append((load.session, piece if load.n is None else Answer(load.n, piece)))
-        self._under_way += Counter()  # without those that have none
+        self._under_way += Counter()  # drops the entries with zero
         return found
 
     def go_on(self, backlog_bytes: Callable[[str], int]) -> None:
-        """Read further pieces for peers that have taken the earlier ones.  Called once a turn.
+        """Read further pieces for peers that have received the earlier ones. Called once a turn.
 
-        backlog_bytes: returns how many bytes are on their way to a session."""
+        `backlog_bytes` returns how many bytes are on their way to a session.
+        """
         for session, waiting in list(self._waiting.items()):
             room = AHEAD_BYTES - backlog_bytes(session) - self._under_way[session] * PIECE_BYTES
             while waiting and room > 0:
@@ -94,7 +95,7 @@ class BlobReader:
         while (load := self._to_read.get()) is not None:
             try:
                 piece = self._piece(load)
-            except Exception as error:  # an offset that no file has: that answer's error, not the thread's
+            except Exception as error:  # an offset beyond the file: an error of that answer, not of the thread
                 piece = BlobPiece(load.digest, load.offset, error=f"the controller cannot read it: {text_of(error)}")
             self._read.append((load, piece))
             os.eventfd_write(self._bell, 1)

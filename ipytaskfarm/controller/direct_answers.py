@@ -1,7 +1,7 @@
-"""Questions that decide nothing: the controller's loop answers them itself, from its store, its keys and its blobs.
+"""Answers questions that need no decision, from the store, the keys and the blobs.
 
-They never reach the scheduler and are not recorded in the event log.  They are answered after the commit of the turn
-in which they arrived, so an answer knows of everything that its client was told before.
+The scheduler does not see them, and the event log does not record them. They are answered after the commit of the turn
+in which they arrived, so an answer includes everything that its client was told before.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .access import FarmAccess
 log = logging.getLogger(__name__)
 
 DIRECT = frozenset({CompactStore, ListConnections, ReadHistory, ReloadKeys, ReadBlob})
-"""The types of those questions; a test checks that the scheduler answers all others."""
+"""The types of these questions. A test checks that the scheduler answers all others."""
 
 NO_KEYS = Refusal("SecurityError", "this controller has no keys of its own")
 
@@ -40,7 +40,8 @@ NO_KEYS = Refusal("SecurityError", "this controller has no keys of its own")
 def is_direct(event: Event) -> bool:
     """Return whether the loop answers this event without the scheduler.
 
-    `ReadBlob` comes within an `AskQuestion` from clients, and as a message of its own from agents."""
+    `ReadBlob` comes within an `AskQuestion` from clients, and as a message of its own from agents.
+    """
     return type(event) is ReadBlob or (type(event) is AskQuestion and type(event.question) in DIRECT)
 
 
@@ -56,18 +57,20 @@ def compact(store: Store) -> TextReply | Refusal:
 
 
 class DirectAnswers:
-    """Answers what needs the store or the keys alone."""
+    """Answers questions that need only the store or the keys."""
 
     def __init__(self, store: Store, access: FarmAccess | None, give_up: Callable[[list[str]], None]) -> None:
-        """give_up: told the sessions that are over because their keys were revoked."""
+        """Create it; `give_up` is called with the sessions that are over because their keys were revoked."""
         self._store = store
         self._access = access
         self._give_up = give_up
 
     def answer(self, n: int, question: object) -> Answer:
-        """Answer question number `n` of a client.
+        """Answer question number `n` of a client. A question that cannot be answered does not end the controller.
 
-        A broken store ends the controller; one question that cannot be answered does not.  StoreError: it is broken."""
+        Raises:
+            StoreError: the store is broken, which ends the controller.
+        """
         if isinstance(question, ReloadKeys):
             return Answer(n, self._reloaded())
         try:

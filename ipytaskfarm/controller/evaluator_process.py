@@ -1,7 +1,7 @@
-"""The evaluator: a child process in which users' depend functions are called, with a time limit.
+"""The evaluator's process: a child process in which users' depend functions are called, with a time limit.
 
-One question is under way at a time, so when the child hangs or dies it is known whose function did it.  That function's
-answer is then False, with the reason for `explain`, and the child is started anew for the next question.
+One question is in progress at a time, so when the child hangs or dies, the function to blame is known. Its answer is
+then False, with the reason for `explain`, and the child is restarted for the next question.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import msgspec
 from ..core.messages.evaluator import Evaluate, Evaluated, Verdict
 
 TIME_LIMIT_S = 2.0
-"""Seconds for one function on one engine; a question about n engines has n times as long."""
+"""Seconds for one function on one engine. A question about n engines has n times as long."""
 
 START_LIMIT_S = 20.0
 """Additional seconds for the first question, while Python starts."""
@@ -45,15 +45,15 @@ class EvaluatorProcess:
         self._queue.append(question)
 
     def fd(self) -> int | None:
-        """Return a descriptor that is readable when the child has answered or has ended.  None: there is no child."""
+        """Return a descriptor that is readable when the child has answered or has ended; None if there is no child."""
         return self._child.stdout.fileno() if self._child and self._child.stdout else None
 
     def next_deadline(self) -> float | None:
-        """Return when (monotonic) the child's time limit ends.  None: no question is open."""
+        """Return the monotonic time at which the child's time limit ends; None if no question is open."""
         return self._deadline_s if self._asked else None
 
     def answers(self) -> list[Evaluated]:
-        """Return the answers that have arrived.  Blocks only while a child is started."""
+        """Return the answers that have arrived. Blocks only while a child is started."""
         found = []
         answer = self._read()
         if answer is not None:
@@ -80,7 +80,7 @@ class EvaluatorProcess:
         try:
             if self._child is None or self._child.stdin is None:
                 raise BrokenPipeError("no evaluator")
-            # The child has answered everything before, so it is reading: this does not block for long.
+            # The child has answered everything before, so it is reading: this does not block long.
             self._child.stdin.write(_LENGTH.pack(len(body)) + body)
             self._child.stdin.flush()
         except OSError as error:
@@ -124,7 +124,7 @@ class EvaluatorProcess:
         try:
             answer = msgspec.msgpack.decode(body, type=Evaluated)
         except msgspec.MsgspecError:
-            # Users' code runs over there; whatever it wrote, it is not an answer.
+            # Users' code runs in the child. What it wrote is not an answer.
             self.close()
             return self._blame("the evaluator process wrote nonsense") if self._asked else None
         if self._asked is None or answer.n != self._asked.n:
@@ -145,7 +145,7 @@ class EvaluatorProcess:
         question, self._asked = self._asked, None
         if question is None:
             raise AssertionError("there is no question to answer for")
-        fits = question.scored  # a locality function that fails is indifferent
+        fits = question.scored  # a locality function that fails has no preference
         verdicts = [Verdict(subject.engine, subject.version, fits, why) for subject in question.subjects]
         return Evaluated(question.n, question.depend, verdicts, question.scored)
 
@@ -160,5 +160,5 @@ class EvaluatorProcess:
             if pipe is not None:
                 try:
                     pipe.close()
-                except OSError:  # what was not flushed has nowhere to go
+                except OSError:  # unwritten data has no receiver
                     pass

@@ -1,7 +1,7 @@
-"""The controller's loop: take what has arrived, decide, commit once, send.
+"""The controller's loop: receive, decide, commit once, send.
 
-One thread, one turn at a time.  Nothing leaves before its commit: the sends of a turn, hand-outs and acknowledgements
-included, follow the commit of its saves, so what anybody was told is on disk.
+There is one thread, and one turn at a time. Nothing leaves before its commit: the sends of a turn, including hand-outs
+and acknowledgements, follow the commit of its saves. So whatever a peer was told is on disk.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from .retention import BlobSweeper, Retention
 log = logging.getLogger(__name__)
 
 IDLE_S = 1.0
-"""A turn is made at least so often, so that silence is noticed."""
+"""The longest time between two turns, so that silence of peers is noticed."""
 
 PUSH_BYTES = 16 * 2**20
-"""With more than this on its way to a client, results are announced without their bodies; the client fetches them."""
+"""If more bytes than this are on their way to a client, results go without bodies, and the client fetches these."""
 
 ROOM_CHECK_S = 1.0
 FULL_RETRY_S = 1.0
@@ -53,7 +53,7 @@ REMEMBERED_EVENTS = 10_000
 
 
 class ControllerLoop:
-    """Owns sockets and store, and turns the loop until the farm has stopped."""
+    """Owns sockets and store, and makes turns until the farm has stopped."""
 
     def __init__(
         self,
@@ -93,9 +93,12 @@ class ControllerLoop:
         """(monotonic, session, what) of the last events, without payloads."""
 
     def run(self) -> None:
-        """Run turns until the farm has stopped.
+        """Make turns until the farm has stopped.
 
-        Raises StoreError when the store is broken, and IllegalMove or another exception for a bug of ours."""
+        Raises:
+            StoreError: the store is broken.
+            IllegalMove, or another exception: a bug in the farm.
+        """
         try:
             while not self.turn():
                 pass
@@ -121,7 +124,7 @@ class ControllerLoop:
         self._hub.flush(now.mono_s)
         return out.finished
 
-    # -- what comes in
+    # -- receiving
 
     def _patience_s(self) -> float:
         if self._next:
@@ -181,7 +184,7 @@ class ControllerLoop:
                 fenced = self._store.commit(out.saves)
                 break
             except StoreFull as error:
-                # Submissions were refused long before (`StoreRoom`): these are mostly results, and agents keep them.
+                # Submissions were refused long before (`StoreRoom`). These are mostly results, which agents keep.
                 if not told:
                     log.error("%s", error)
                     told = True
@@ -193,11 +196,11 @@ class ControllerLoop:
             save.final.id for save in out.saves if type(save) is SaveFinal and save.final.reason in ABORTS
         )
 
-    # -- what goes out
+    # -- sending
 
     def _perform(self, out: Decision) -> None:
         for note in out.notes:
-            # Notes contain texts of users: their further lines are indented, so that none looks like a line of this
+            # Notes contain texts of users. Their further lines are indented, so that none looks like a line of this
             # log.
             log.info("%s", note.replace("\n", "\n    "))
         for session, message in out.sends:
@@ -230,7 +233,8 @@ class ControllerLoop:
             if n is not None:
                 self._send(session, Answer(n, refusal))
         elif isinstance(question, ReadBlob):
-            # Without a number it is an agent's: one that was given up, or never said who it is, gets nothing.
+            # A question without a number comes from an agent. One that was given up, or has not introduced itself, gets
+            # no answer.
             may_read = n is not None or session in self._scheduler.farm.agents.by_session
             if self._reader is not None and may_read:
                 self._reader.ask(ReadPiece(session, n, question.digest, question.offset))
@@ -238,9 +242,10 @@ class ControllerLoop:
             self._send(session, self._direct_answers.answer(n, question))
 
     def _answer_from_store(self, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
-        """Return what to send or to handle, see `replies.answer`.
+        """Return the message to send or the event to handle, see `replies.answer`.
 
-        A broken store ends the controller; one question that the store cannot answer does not."""
+        A broken store ends the controller; one question that the store cannot answer does not.
+        """
         try:
             return replies.answer(self._store, load)
         except StoreError:
@@ -275,8 +280,7 @@ class ControllerLoop:
         self._next.extend((session, Revoked()) for session in sessions)
 
     def _completed(self, session: str, message: Message) -> Message:
-        """Complete a farm's state with what only the loop knows, and drop results' bodies that are too much for a
-        client."""
+        """Add the loop's own values to a farm's state; remove results' bodies if they are too much for a client."""
         if type(message) is Finals and self._is_much(session, message):
             return Finals([msgspec.structs.replace(f, body=None) if f.body else f for f in message.finals])
         if type(message) is Answer and type(message.reply) is FarmState:

@@ -1,6 +1,6 @@
-"""Hand-outs that are larger than a message may be: their runs are sent one by one, and a run that is too large ends.
+"""Splits hand-outs that are larger than a message may be: runs are sent one by one, and a run that is too large ends.
 
-This happens where large values are sent inline, because a machine does not see the farm's folder of blobs.
+This happens if large values are sent inline, because a machine does not see the farm's folder of blobs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def singly(message: HandOut) -> Iterator[HandOut]:
 
 
 def unsent(message: HandOut, why: str, now_s: float) -> Results:
-    """Return the end of a run that cannot be sent, as if its engine had reported it.  now_s: wall clock."""
+    """Return the end of a run that cannot be sent, as if its engine had reported it. `now_s` is wall-clock time."""
     ((task, attempt),) = message.runs
     failure = FailureSummary(
         "ResultTooLarge", f"task {task} and the results that it takes are too large together: {why}"

@@ -20,10 +20,10 @@ from ..storage.store import Store
 
 CACHE_BYTES = 64 * 2**20
 _ENTRY_BYTES = 120
-"""The bytes of an entry beside its payload."""
+"""The bytes of an entry in addition to its payload."""
 
 SENT_FUNCTIONS = 4096
-"""How many functions an engine is trusted to remember.  Engines keep twice as many, used in the same order."""
+"""How many functions the controller expects an engine to remember. Engines keep twice as many, in order of use."""
 
 _encode = msgspec.msgpack.Encoder().encode
 

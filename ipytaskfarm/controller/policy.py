@@ -1,4 +1,4 @@
-"""Loading of a queue policy by its name, and its replacement where it raises."""
+"""Loads a queue policy by its name, and protects the farm from its errors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ log = logging.getLogger(__name__)
 
 
 class PolicyError(ValueError):
-    """Raised when the queue policy cannot be used: the farm does not start."""
+    """The queue policy cannot be used, so the farm does not start."""
 
 
 def load_policy(name: str, paths: list[str]) -> PolicyKey:
-    """Return the key function of ``module:Class``, after one trial call.  Raises PolicyError, which says what is
-    wrong."""
+    """Return the key function of ``module:Class``, after one trial call.
+
+    Raises:
+        PolicyError: the policy cannot be used. The message has the reason.
+    """
     module_name, _, class_name = name.partition(":")
     if not class_name:
         raise PolicyError(f"queue policy {name!r}: expected module:Class, for example ipytaskfarm.policies:LIFO")

@@ -1,4 +1,4 @@
-"""Replay of an event log: the scheduler makes its decisions again, and the caller sees each turn."""
+"""Replays an event log: the scheduler makes its decisions again, and the caller sees each turn."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def play(path: Path) -> Iterator[Played]:
     for number, turn in enumerate(turns):
         now = Now(turn.mono_s, turn.wall_s)
         events = [(session, event_log.event_of(kind, data)) for session, kind, data in turn.heard]
-        # Logs of earlier versions hold the questions that the loop answers itself.
+        # Logs of earlier versions contain the questions that the loop answers itself.
         out = scheduler.turn([(session, event) for session, event in events if not is_direct(event)], now)
         scheduler.check()
         yield Played(number, now, events, out, event_log.mark_of(out.saves) == turn.mark, scheduler)

@@ -28,11 +28,11 @@ from ..core.scheduler.decision import (
 from ..core.scheduler.events import EndedLoaded, Event, Originals
 
 MAIL_AT_ONCE = 1000
-"""Messages of a task that are read at once."""
+"""The number of messages of a task that are read at a time."""
 
 
 class StoreReader(Protocol):
-    """What is read from a store: see the methods of these names in `storage.store.Store`."""
+    """The methods of `storage.store.Store` that this module uses."""
 
     def finals(self, ids: Sequence[int]) -> list[Final]: ...
 
@@ -54,7 +54,7 @@ class StoreReader(Protocol):
 
 
 def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
-    """Return (session, what to send); for `LoadOriginals` and `LoadEnded`, the event that the scheduler waits for."""
+    """Return (session, message to send); for `LoadOriginals` and `LoadEnded` the event that the scheduler waits for."""
     if isinstance(load, LoadFinals):
         finals = [*store.finals(load.ids), *load.refusals]
         return load.session, Answer(load.n, Fetched(finals, load.unfinished, load.unknown))
@@ -65,7 +65,7 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
         return load.session, Answer(load.n, table)
     if isinstance(load, LoadOriginals):
         tasks = _originals(store, load)
-        # Cleared since they were asked for, perhaps in the same turn.
+        # Cleared since the question was asked, perhaps in the same turn.
         gone = sorted(set(load.ids) - {task.id for task in tasks})
         return load.session, Originals(load.n, tasks, [*load.missing, *gone], load.not_failed)
     if isinstance(load, LoadEnded):
@@ -97,7 +97,7 @@ def _originals(store: StoreReader, load: LoadOriginals) -> list[Submission]:
 
 
 def unanswered(load: Load, why: str) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
-    """Return the refusal to send, or the event to handle, instead of an answer that the store cannot give."""
+    """Return the refusal to send, or the event to handle, in place of an answer that the store cannot give."""
     refusal = Refusal("KernelError", why)
     if isinstance(load, LoadEnded):
         if load.asker is None:

@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 SIZE_LOOK_S = 10.0
-"""All large values in use are looked at: thousands of small system calls."""
+"""The interval between checks of the size, which look at all large values in use: thousands of small system calls."""
 ROW_BYTES = 300
-"""What a task takes in the store beside its payload and its result, about."""
+"""The approximate size of a task in the store, in addition to its payload and its result."""
 CHUNK = 2_000
-"""Ended tasks looked at, or cleared, at a time: the loop must not stand still for a million of them."""
+"""The number of ended tasks examined or cleared at a time: the loop must not stop for a million of them."""
 
 SWEEP_S = 300.0
 
@@ -27,7 +27,12 @@ class Retention:
     """Selects the ended tasks that are cleared now."""
 
     def __init__(self, store: Store, blobs: Path, keep_s: float | None, keep_bytes: int | None) -> None:
-        """keep_s: clear so long after a task's end.  keep_bytes: clear the oldest when store and blobs hold more."""
+        """Create it.
+
+        Args:
+            keep_s: clear a task this many seconds after its end.
+            keep_bytes: clear the oldest tasks when store and blobs have more bytes.
+        """
         self._store = store
         self._blobs = blobs
         self._keep_s = keep_s
@@ -36,7 +41,7 @@ class Retention:
         self._looked_at = -1
 
     def due(self, mono_s: float, wall_s: float) -> list[int]:
-        """Return ids of ended tasks that are cleared now; usually []."""
+        """Return ids of ended tasks to clear now; usually []."""
         if (self._keep_s is None and self._keep_bytes is None) or mono_s < self._due_s:
             return []
         self._due_s = mono_s + LOOK_S
@@ -44,12 +49,12 @@ class Retention:
         if old or mono_s < self._size_due_s:
             return old
         going = self._too_many()
-        # Blobs of what is cleared now are gone from the tables at the next look, and there may be more to do.
+        # Blobs of tasks that are cleared now are gone from the tables at the next check, which may find more to do.
         self._size_due_s = mono_s + (LOOK_S if len(going) == CHUNK else SIZE_LOOK_S)
         return going
 
     def _old(self, wall_s: float) -> list[int]:
-        # In the order of ids, which is nearly that of age, a part at each look: no index is kept for this.
+        # In the order of ids, which is nearly that of age, a part at each check: no index is kept for this.
         if self._keep_s is None:
             return []
         found = self._store.final_ids(self._looked_at, CHUNK)
@@ -86,10 +91,11 @@ class BlobSweeper:
         self._thread: threading.Thread | None = None
 
     def turn(self, now_s: float) -> None:
-        """Start a sweep in a thread if one is due.  Called each turn.
+        """Start a sweep in a thread if one is due. Called each turn.
 
-        The first sweep comes late enough for peers to claim their blobs: clients touch what they have not submitted,
-        and agents deliver the results that they hold."""
+        The first sweep comes late enough for peers to claim their blobs: clients touch blobs that they have not
+        submitted yet, and agents deliver the results that they hold.
+        """
         if self._due_s is None:
             self._due_s = now_s + KEPT_S
         if now_s < self._due_s or (self._thread is not None and self._thread.is_alive()):
@@ -101,7 +107,7 @@ class BlobSweeper:
     def _sweep(self) -> None:
         try:
             removed = self._blobs.sweep(partial(needed_blobs, self._store))
-        except Exception:  # of a thread nobody waits for; the next sweep is in five minutes
+        except Exception:  # an error in a thread that nobody waits for; the next sweep is in five minutes
             log.exception("blobs could not be swept")
         else:
             if removed:

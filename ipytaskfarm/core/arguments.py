@@ -1,8 +1,8 @@
-"""Checks of text, durations, sizes and counts that users give.  Each returns the value as it is kept; None stays None.
+"""Checks of text, durations, sizes and counts from users. Each returns the value in the form to keep; None stays None.
 
-Numbers may be of any type (numpy's too), and text of any subclass of str; the values that are kept are Python's own.
-Numbers that do not fit 64 bits are refused, because they could not be sent.  Every error names the argument, and no
-value, whatever its own methods do, makes a check raise anything but TypeError and ValueError.
+Numbers may be of any type (numpy's too), and text of any subclass of str; the kept values are Python's own. Numbers
+that do not fit 64 bits are refused, because they could not be sent. Every error names the argument. A value cannot make
+a check raise anything except TypeError and ValueError, whatever its own methods do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ def wrong(what: str, expected: str, value: object) -> TypeError:
 def check_text(what: str, value: object) -> str | None:
     """Return text with its lone surrogates escaped, see `core.text`.
 
-    For text that people read, or that is compared only with text from here.  TypeError: it is no text."""
+    It is for text that people read, or that is compared only with text that was checked here.
+
+    Raises:
+        TypeError: the value is not text.
+    """
     if value is None:
         return None
     if not isinstance(value, str):
@@ -39,9 +43,12 @@ def check_text(what: str, value: object) -> str | None:
 
 
 def check_name(what: str, value: object) -> str:
-    """Return text that must stay exactly as it is.
+    """Return text that must not be changed.
 
-    TypeError: it is no text.  ValueError: it cannot be encoded as UTF-8."""
+    Raises:
+        TypeError: the value is not text.
+        ValueError: it cannot be encoded as UTF-8.
+    """
     if not isinstance(value, str):
         raise wrong(what, "a str", value)
     text = exactly(value)
@@ -84,9 +91,14 @@ def check_count(what: str, value: object, least: int) -> int | None:
 
 
 def check_number(what: str, value: object, expected: str = "a number") -> float:
-    """Return a number as a float; a number that no float can hold becomes infinite.
+    """Return a number as a float; a number beyond all floats becomes infinite.
 
-    expected: what the error says was expected.  TypeError: it is no number.  ValueError: it is NaN."""
+    `expected` is the error's phrase for what was expected.
+
+    Raises:
+        TypeError: the value is not a number.
+        ValueError: it is NaN.
+    """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise wrong(what, expected, value)
     try:
@@ -119,13 +131,14 @@ def check_seconds(what: str, value: object, zero: bool = True) -> float | None:
 def check_timeout(what: str, value: object) -> float | None:
     """Return how long to wait, in seconds.  None: for ever, which infinity and more than `SECONDS_MAX` mean too.
 
-    value: seconds or a timedelta.  TypeError: it is neither.  ValueError: it is NaN."""
+    value: seconds or a timedelta; less than 0, which a computed rest may be, means 0.  TypeError: it is neither.
+    ValueError: it is NaN."""
     if value is None:
         return None
     if isinstance(value, timedelta):
         value = value.total_seconds()
     seconds = check_number(what, value, "seconds, a timedelta or None")
-    return seconds if seconds <= SECONDS_MAX else None
+    return max(0.0, seconds) if seconds <= SECONDS_MAX else None
 
 
 def check_bytes(what: str, value: object) -> int | None:

@@ -1,4 +1,4 @@
-"""How many items of a map go into one task: few enough to spread and to repeat, enough to be worth a task."""
+"""How many items of a map form one task: few enough to spread and to repeat, enough to be worth a task."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ task costs.
 """
 
 GROWTH = 32
-"""A chunk has at most so many times the items of the last ones: the first items may have been the quick ones."""
+"""The largest factor by which a chunk grows beyond the last ones: the first items may have been the quick ones."""
 
 CHUNKS_PER_ENGINE = 4
 """So many chunks per engine are under way: one runs, the others are sent ahead or on their way."""
@@ -23,7 +23,7 @@ class Pace:
         self._engines = max(1, engines)
         self._largest = 0
         self._wanted = 1
-        """What the last chunk was to hold, had there been enough left."""
+        """The intended size of the last chunk, if there had been enough items."""
         self._item_s: float | None = None
         self._items_max = ITEMS_MAX
 
@@ -47,7 +47,8 @@ class Pace:
     def size(self, left: int | None) -> int:
         """Return how many items the next chunk has.
 
-        left: how many items there are still; None: nobody knows."""
+        `left` is the number of items that are left; None if it is not known.
+        """
         if self._item_s is None:
             return 1
         size = self._wanted = max(1, min(int(CHUNK_S / self._item_s), self._largest * GROWTH, self._items_max))

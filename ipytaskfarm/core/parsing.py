@@ -1,4 +1,4 @@
-"""Parsing of ids and times as people write them, on the command line and in magics."""
+"""Parsing of ids and times in the form in which people write them, on the command line and in magics."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ def parse_ids(words: Iterable[str], what: str = "task") -> list[int]:
 
 
 def parse_span(text: str) -> float:
-    """Parse a duration, and return seconds: ``90``, ``90s``, ``30m``, ``2h``, ``1d``, or as clocks show it,
-    ``1:30:00``.
+    """Parse a duration, and return seconds: ``90``, ``90s``, ``30m``, ``2h``, ``1d``, or in clock form ``1:30:00``.
 
-    Raises ValueError, which says what was expected."""
+    Raises:
+        ValueError: the text is something else. The message says what was expected.
+    """
     if match := _SPAN.fullmatch(text):
         return float(match[1]) * _UNITS_S[match[2]]
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
@@ -53,9 +54,14 @@ def parse_span(text: str) -> float:
 def parse_since(text: str, now_s: float) -> float:
     """Parse a moment, and return seconds since 1970.
 
-    text: how long before `now_s` (``90s``, ``10m``, ``2h``, ``1d``), or a date and time in ISO 8601
-    (``2026-11-21T10:00``), of this machine's time zone unless it names another.  Raises ValueError, which says what was
-    expected."""
+    Args:
+        text: the time before `now_s` (``90s``, ``10m``, ``2h``, ``1d``), or a date and time in ISO 8601
+            (``2026-11-21T10:00``), in this machine's time zone unless it names another.
+        now_s: the present time.
+
+    Raises:
+        ValueError: the text is something else. The message says what was expected.
+    """
     if match := _SPAN.fullmatch(text):
         return now_s - float(match[1]) * _UNITS_S[match[2]]
     try:

@@ -1,8 +1,8 @@
-"""What tasks require of the engine that runs them: environment, resources, conditions, and when it is recycled.
+"""A task's requirements of its engine: environment, resources, conditions, and when the engine is recycled.
 
-These are only values, which travel within `parcels.Rules`.  `core.scheduler.admission` applies what changes from
-moment to moment,
-`core.scheduler.eligibility` what does not, and `core.scheduler.environments` environments.
+These are only values, which travel within `core.messages.task_types.Rules`. `core.scheduler.admission` applies those
+that change from moment to moment, `core.scheduler.eligibility` the others, and `core.scheduler.environments`
+environments.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ TIME_LEFT = "time_left"
 CHANGING = frozenset({LOAD, FREE_MEMORY, FREE_DISK, FREE_CORES, TIME_LEFT})
 """Facts of a node that change by themselves.  Conditions on them are checked when a task is about to start."""
 
+FACTS = CHANGING | {
+    "id", "hostname", "node", "cores", MEMORY, "platform", "os", "bits", "version", "python", "started",
+}  # fmt: skip
+"""The names of all facts: those of an engine, which `engine.process.gather_facts` finds, and `CHANGING`."""
+
 SIZES = frozenset({MEMORY, FREE_MEMORY, FREE_DISK})
 """Facts in bytes."""
 
@@ -49,7 +54,7 @@ class Environment(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     unique: str | None = None
     """The user's own id of the environment, with the additional id.  Another identity under the same id is an edit."""
     variant: str = ""
-    """A digest of the attributes that do not make the identity.  Of two variants the first one is used."""
+    """A digest of the attributes outside the identity. Of two variants, the first one is used."""
     teardown_s: float = 5.0
     """How long `teardown` may take before the engine is killed."""
 
@@ -69,6 +74,8 @@ class Recycle(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     when_unreferenced: bool = False
     """Whether the engine is recycled when no unfinished task and no job uses the environment any more."""
     on_failure: bool = False
+    keep_session: bool = False
+    """Whether the new engine begins with the names of the old one."""
 
 
 class Condition(msgspec.Struct, frozen=True, array_like=True):
@@ -85,7 +92,7 @@ class Condition(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ResourceAmount(msgspec.Struct, frozen=True, array_like=True):
-    """At least and at most so much of a resource.  What is free between the two is allotted."""
+    """The least and the largest amount of a resource. What is free between the two is allotted."""
 
     name: str
     least: float
@@ -93,7 +100,7 @@ class ResourceAmount(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Asks(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What a task requires of its engine and its node.  Tasks with the same requirements wait in one class."""
+    """A task's requirements of its engine and its node. Tasks with the same requirements wait in one class."""
 
     environment: Environment | None = None
     recycle: Recycle | None = None
@@ -101,10 +108,10 @@ class Asks(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     requires: tuple[Condition, ...] = ()
     resources: tuple[ResourceAmount, ...] = ()
     exclusive: bool = False
-    """Whether nothing else runs on the node meanwhile."""
+    """Whether nothing else runs on the node at the same time."""
     group: str | None = None
     max_parallel: int | None = None
-    """The task does not start while so many of its group run on the farm; `max_parallel_per_node`: on the node."""
+    """The number of tasks of the group that may run on the farm; `max_parallel_per_node`: on one node."""
     max_parallel_per_node: int | None = None
     force: bool = False
     """Whether the task starts although the load guard forbids it."""

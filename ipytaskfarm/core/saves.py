@@ -1,4 +1,4 @@
-"""What the scheduler asks the store to write.  One turn's saves are one transaction, in the order of asking.
+"""The scheduler's requests to write to the store. One turn's saves are one transaction, in their order.
 
 The store (`storage.store`) turns each into SQL; nothing else reads them.
 """
@@ -26,7 +26,7 @@ class SaveLeft(msgspec.Struct, frozen=True):
 
     first: int
     last: int
-    """`first` - 1: none of the ids was used."""
+    """`first` - 1 if none of the ids was used."""
 
 
 class SaveAccepted(msgspec.Struct, frozen=True):
@@ -64,7 +64,7 @@ class SaveFunction(msgspec.Struct, frozen=True):
 
 
 class SaveHandOut(msgspec.Struct, frozen=True):
-    """A batch was assigned to an engine.  With a known number: what is left of that batch.  One row per batch."""
+    """A batch was assigned to an engine. With a known number: the rest of that batch. One row per batch."""
 
     number: int
     engine: Incarnation
@@ -108,7 +108,7 @@ class SaveRequeue(msgspec.Struct, frozen=True):
     began_s: float | None = None
     """When the first trial began."""
     state: bytes | None = None
-    """What the run left for the next trial.  None: the stored state stays."""
+    """The state that the run left for the next trial. None: the stored state stays."""
     received: int = 0
 
 
@@ -212,7 +212,7 @@ class SaveKept(msgspec.Struct, frozen=True):
     blobs: dict[str, int] = {}
     """Digests of the large values that the body needs, with their bytes."""
     sticky: tuple[str, ...] = ()
-    """The keys of the sticky entries that stand for the body."""
+    """The keys of the sticky entries that replace the body."""
 
 
 class SaveKeptOn(msgspec.Struct, frozen=True):
@@ -238,7 +238,7 @@ Save: TypeAlias = (
 )  # fmt: skip
 
 
-# What the store gives back when a controller starts.
+# The data that the store returns when a controller starts.
 
 
 class TaskRecord(msgspec.Struct, frozen=True):
@@ -275,7 +275,7 @@ class FinalRecord(msgspec.Struct, frozen=True, array_like=True):
     reason: str
     name: str | None
     kept: bool = False
-    """See `needs.Needs.keep`."""
+    """See `core.messages.dependencies.Needs.keep`."""
     accepted_seq: int = 0
     """Its place in the order of acceptance."""
     items: int = 0
@@ -301,7 +301,7 @@ class StoredState(msgspec.Struct, frozen=True):
     refusals: list[tuple[int, str, str]]
     handouts: list[SaveHandOut]
     functions: list[str]
-    """Digests whose code is in the store."""
+    """Digests of the functions with code in the store."""
     settings: dict[str, int | float | str | None]
     sticky: list[SaveSticky]
     jobs: list[SaveJob] = []

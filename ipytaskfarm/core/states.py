@@ -1,11 +1,12 @@
-"""The states of a task, why it is in one, and the legal moves between them.
+"""The states of a task, the reasons for them, and the legal moves between them.
 
-`core.scheduler.transitions` is the only place that moves a task, and it checks each move against `MOVES`.  The table in
+`core.scheduler.transitions` is the only place that moves a task, and it checks each move against `MOVES`. The table in
 ``docs/architecture.md`` is made from `MOVES`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -81,10 +82,30 @@ ABORTS = frozenset({Reason.ABORTED, Reason.JOB_ABORTED})
 """Somebody wanted the task to end: fetching it raises `TaskAborted`."""
 
 CONSEQUENCES = frozenset({Reason.NEEDED, Reason.SKIPPED, Reason.JOB_ABORTED})
-"""The task did not end by a run of its own, but because of what became of others."""
+"""Reasons for an end that the ends of other tasks caused, and not a run of the task's own."""
 
 DEFERS, LOSES_INPUTS = "deferred", "inputs lost"
 """Outcomes of attempts after which the task goes on."""
 
 RECOVERABLE = CHARGED_AS_ERROR | {Reason.ENGINE_LOST, Reason.QUARANTINED}
 """The recovery task runs after these, when the budget is spent."""
+
+RUNNING = "running"
+"""The word for `PENDING` to people: a task that is pending in messages and in the store is running."""
+STATE_WORDS = ("scheduled", RUNNING, "succeeded", "failed")
+"""The states as people see and type them."""
+ASKED_STATES = (*STATE_WORDS, "aborted", "unfinished", "finished")
+"""What people may type to choose tasks by state.  Aborted ones are among those that failed."""
+ACCEPTED_STATES = (*ASKED_STATES, "pending")
+"""The same, with IPython 0.10's word for running."""
+
+
+def state_word(state: str) -> str:
+    """Return the word for a state that people see."""
+    return RUNNING if state == State.PENDING else state
+
+
+def state_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return numbers of tasks under the words that people see, in the order of a task's life."""
+    found = {state_word(state): count for state, count in counts.items()}
+    return {word: found.get(word, 0) for word in STATE_WORDS}

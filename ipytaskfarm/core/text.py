@@ -1,26 +1,36 @@
-"""Text of users' programs, made fit to be sent, stored and displayed.
+r"""Text of users' programs, made fit to be sent, stored and displayed.
 
-Text travels as UTF-8.  A Python str may hold lone surrogates, which UTF-8 has no place for: a file name that is not
-UTF-8 is read as ``"caf\\udce9"``.  Two rules hold:
+Text travels as UTF-8. A Python str may contain lone surrogates, which UTF-8 cannot encode: a file name that is not
+UTF-8 is read as ``"caf\udce9"``. Two rules hold:
 
 - Text that people read (output, errors, progress, reasons), and names that are compared only with one another (of
-  tasks, jobs, groups, unique keys), is *escaped*: ``"caf\\\\udce9"``.  Names that are
-  searched for are escaped too, so the same name finds it.
-- Text that has to be exactly what it is (code, names in a namespace, names of resources and properties) is refused at
-  the call, see `core.arguments.check_name`.
+  tasks, jobs, groups, unique keys), is *escaped*: ``"caf\\udce9"``. Names in queries are escaped too, so the same name
+  is found.
+- Text that must be exact (code, names in a namespace, names of resources and properties) is refused at the call, see
+  `core.arguments.check_name`.
 
 `encoded` is called where messages are encoded, and escapes text that was not escaped before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
 
 SHOWN_CHARS = 80
 """The most characters of a value in an error message."""
+
+
+class Text(str):
+    """A str that an interactive session shows as it is, with its line breaks."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def is_utf8(text: str) -> bool:
@@ -54,6 +64,18 @@ def shown(value: object, length: int = SHOWN_CHARS) -> str:
     """Return ``repr(value)`` for an error message, escaped and cut to `length` characters."""
     text = _asked(repr, value, (Exception, SystemExit))
     return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def did_you_mean(word: object, known: Iterable[str], mark: str = "'") -> str:
+    """Return ``", did you mean 'retries'?"`` for a word that resembles a known one, and "" for any other.
+
+    mark: stands before and after the known word."""
+    if not isinstance(word, str):
+        return ""
+    names = {each.casefold(): each for each in known}
+    near = get_close_matches(exactly(word).casefold(), names, n=1, cutoff=0.65)
+    found = names[near[0]] if near else None
+    return "" if found is None else f", did you mean {mark}{found}{mark}?"
 
 
 def _asked(how: Callable[[Any], str], value: object, but: type[BaseException] | tuple[type[BaseException], ...]) -> str:

@@ -1,9 +1,9 @@
-"""Validation of agents' messages: whether the agent may send this, and whether the values are within bounds.
+"""Validation of agents' messages: whether the agent may send the message, and whether the values are within bounds.
 
-An agent is enrolled, and not trusted.  It may speak of the engines of its own session (or of those before it in its
-folder), never of another's.  What it says of them can make nobody else's memory or time unbounded, and no arithmetic of
-the scheduler fail.  A message that the agent may not send is dropped, and counted in `Diagnostics.dropped`; numbers and
-texts beyond all reason are cut.  Messages of honest agents pass unchanged.
+An agent is enrolled but not trusted. It may report on the engines of its own session (or of former sessions in its
+folder), never on another's. Its reports can neither make anyone else's memory or time unbounded, nor make arithmetic of
+the scheduler fail. A message that the agent may not send is dropped, and counted in `Diagnostics.dropped`. Extreme
+numbers and texts are cut. Messages of honest agents pass unchanged.
 
 An engine's incarnation names its agent's session, and the session names the agent: ``slurm-1.0:5e2f….3``.
 """
@@ -59,8 +59,9 @@ PROPERTIES_BYTES = 16 * 2**20
 NAMES_MAX = 256
 TEXT_MAX = 2000
 LONG_TEXT_MAX = 64 * 1024
-"""For the last words of a dying engine, and for stacks."""
+"""The limit for the last output of a dying engine, and for stacks."""
 OUTPUT_MAX = 2**20
+DISPLAYS_MAX = 2 * 2**20
 AMOUNT_MAX = 2.0**60
 """More than there is of any resource."""
 SECONDS_MAX = 1e11
@@ -139,9 +140,10 @@ def _agent_state(farm: SchedulerState, session: str, event: AgentState, now: Now
 
 
 def _own_name(by_key: str, reported: str) -> str:
-    """Return the agent's name: what its key says, or what it says itself.
+    """Return the agent's name: the one in its key, or the one that it reports.
 
-    This machine's own agents share a key, which has no name."""
+    This machine's own agents share a key, which has no name.
+    """
     return "" if by_key == SHARED else by_key or _text(reported, 200)
 
 
@@ -341,7 +343,10 @@ def _output_text(farm: SchedulerState, session: str, event: OutputText, now: Now
     if asked is None or owner(asked[1]) != session or event.run != asked[2]:
         return None
     seen = (_within(event.seen[0], 0, NUMBER_MAX), _within(event.seen[1], 0, NUMBER_MAX))
-    return replace(event, stdout=event.stdout[-OUTPUT_MAX:], stderr=event.stderr[-OUTPUT_MAX:], seen=seen)
+    displays = event.displays if len(event.displays) <= DISPLAYS_MAX else b""
+    serial = _within(event.serial, 0, NUMBER_MAX)
+    stdout, stderr = event.stdout[-OUTPUT_MAX:], event.stderr[-OUTPUT_MAX:]
+    return replace(event, stdout=stdout, stderr=stderr, seen=seen, displays=displays, serial=serial)
 
 
 _CHECKS: dict[type, Check] = {
@@ -406,9 +411,10 @@ def _why_unnamed(question: object) -> str:
 
 
 def why_not_storable(value: object) -> str:
-    """Return what in a client's message, or in a part of it, cannot be stored or has no meaning.  "" means nothing.
+    """Return the part of a client's message that cannot be stored or has no meaning; "" if there is none.
 
-    Numbers must fit 64 bits and be finite, wherever they stand; words must be known, and durations within bounds."""
+    Numbers must fit 64 bits and be finite, wherever they are. Words must be known, and durations within bounds.
+    """
     try:
         return _why_not_storable(value)
     except RecursionError:
@@ -423,7 +429,7 @@ def _why_not_storable(value: object) -> str:
         return "" if isfinite(value) else "a number in it is not finite"  # type: ignore[arg-type]
     parts: Iterable[object]
     if isinstance(value, list | tuple):
-        # Of thousands of ids, two are enough.
+        # Of thousands of ids, two are sufficient.
         parts = [min(value), max(value)] if set(map(type, value)) == {int} else value
     elif isinstance(value, msgspec.Struct):
         parts = [getattr(value, name) for name in value.__struct_fields__]

@@ -1,8 +1,8 @@
-"""The farm's groups of agents: what was asked of launchers, and what came of it.
+"""The farm's groups of agents: the requests to launchers, and their results.
 
-A group is one submission of so many agents to one launcher.  What is known of it stands in ``agents.json`` in the
-farm's folder, so that commands, the supervisor, and the supervisor's successor mean the same.  Whoever changes it holds
-its lock for as long as that takes, calls of the launcher included: nobody submits twice, or ends what is being made.
+A group is one submission of a number of agents to one launcher. It is recorded in ``agents.json`` in the farm's folder,
+so that commands, the supervisor, and the supervisor's successor share it. A process that changes it holds its lock
+during the whole change, including calls of the launcher. So nothing is submitted twice, or ended while it is started.
 """
 
 from __future__ import annotations
@@ -37,37 +37,39 @@ GROUPS_FILE = "agents.json"
 LOCK_FILE = "agents.lock"
 POLL_S = 0.2
 END_S = 15.0
-"""Beyond what runs is allowed, agents have this long to end; then their launchers end them."""
+"""How long agents have for their end, beyond the time for running tasks; then their launchers end them."""
 
 Make = Callable[[Agents], Launcher]
-"""How a launcher is made; another one than `launcher_of` where it works in this very process."""
+"""A function that makes a launcher. It differs from `launcher_of` if the launcher works in this very process."""
 
 
 class AgentGroup(msgspec.Struct, frozen=True, kw_only=True):
     """One submission."""
 
     name: str
-    """``slurm-1``."""
+    """For example ``slurm-1``."""
     agents: Agents
     names: tuple[str, ...]
-    """Of its agents, as they were enrolled: ``slurm-1.0``."""
+    """The names of its agents, as they were enrolled: ``slurm-1.0``."""
     handle: Handle
     submitted_s: float
     pool: str = ""
-    """The place in the farm's settings that it was made for; "": a command's."""
+    """The pool in the farm's settings that it belongs to; "" for a command's submission."""
 
 
 _own: dict[tuple[str, ...], Launcher] = {}
 
 
 def use(agents: Agents, launcher: Launcher) -> None:
-    """In this process `launcher` is the one for agents of this launcher and these options: it holds what only this
-    process has, the caller's own connection to a cluster."""
+    """Use `launcher`, in this process, for agents of this launcher and these options.
+
+    It holds something that only this process has: the caller's own connection to a cluster.
+    """
     _own[_key(agents)] = launcher
 
 
 def use_no_more(agents: Agents) -> None:
-    """What was said to `use` is made from its options from now on."""
+    """Undo `use`: the launcher is made from its options from now on."""
     _own.pop(_key(agents), None)
 
 
@@ -76,12 +78,16 @@ def _key(agents: Agents) -> tuple[str, ...]:
 
 
 def launcher_of(agents: Agents) -> Launcher:
-    """Return the launcher that these name.  ValueError: there is none, or it has no such option."""
+    """Return the launcher that these agents name.
+
+    Raises:
+        ValueError: there is no such launcher, or it has no such option.
+    """
     return _own.get(_key(agents)) or find_launcher(agents.launcher, agents.options)
 
 
 def read_groups(home: Home) -> list[AgentGroup]:
-    """Return what there is, oldest first."""
+    """Return the groups, the oldest one first."""
     try:
         found = msgspec.json.decode(farm_paths.read_private(home.folder / GROUPS_FILE), type=list[dict[str, Any]])
         return [_group(**record) for record in found]
@@ -95,7 +101,7 @@ def read_groups(home: Home) -> list[AgentGroup]:
 
 
 def _group(agents: dict[str, Any], names: list[str], **rest: Any) -> AgentGroup:
-    # Not msgspec's matter: what `Agents` takes from people, it has made seconds of.
+    # msgspec cannot decode `Agents` directly: it has converted durations from people to seconds.
     return AgentGroup(agents=Agents(**agents), names=tuple(names), **rest)
 
 
@@ -119,7 +125,7 @@ def _locked(home: Home) -> Iterator[None]:
 
 
 def preview(home: Home, agents: Agents, count: int | None = None) -> str:
-    """Return what `add` would hand over to the launcher."""
+    """Return the text that `add` would hand over to the launcher."""
     launcher = launcher_of(agents)
     name = _free_name(agents.launcher, read_groups(home))
     names = launcher.names(name, agents.count if count is None else count)
@@ -130,9 +136,12 @@ def preview(home: Home, agents: Agents, count: int | None = None) -> str:
 def add(
     home: Home, agents: Agents, count: int | None = None, *, pool: str = "", make: Make = launcher_of
 ) -> AgentGroup:
-    """Have agents placed; returns when their system has taken them, not when they run.
+    """Place agents, and return when their system has accepted them, which may be before they run.
 
-    count: instead of `Agents.count`.  Raises LauncherError, ValueError (options, count), FarmNotRunning.
+    `count` is used instead of `Agents.count`.
+
+    Raises:
+        LauncherError, ValueError (options, count), FarmNotRunning.
     """
     launcher = make(agents)
     with _locked(home):
@@ -174,12 +183,15 @@ def _spec(home: Home, name: str, agents: Agents) -> AgentSpec:
 
 
 def statuses(groups: Sequence[AgentGroup], make: Make = launcher_of) -> dict[str, AgentStatus]:
-    """Agent's name -> how it does, by its launcher's word.  Of a group whose launcher does not answer: nothing."""
+    """Return agent's name -> its status, as the launcher reports it.
+
+    If a launcher does not answer, its agents are missing.
+    """
     found: dict[str, AgentStatus] = {}
     for group in groups:
         try:
             said = make(group.agents).status(group.handle)
-            # A launcher may go on telling of agents that were ended.
+            # A launcher may still report agents that were ended.
             found.update({name: status for name, status in said.items() if goes_by(name, group.names)})
         except (errors.LauncherError, OSError) as error:
             log.warning("%s: %s", group.name, error)
@@ -187,7 +199,7 @@ def statuses(groups: Sequence[AgentGroup], make: Make = launcher_of) -> dict[str
 
 
 def tend(home: Home, make: Make = launcher_of) -> list[AgentGroup]:
-    """Let launchers start again what they keep running here; the groups as they are then."""
+    """Let launchers restart their local processes. Return the groups afterwards."""
     with _locked(home):
         groups = read_groups(home)
         after = [_tended(group, make) for group in groups]
@@ -206,8 +218,10 @@ def _tended(group: AgentGroup, make: Make) -> AgentGroup:
 
 
 def cancel(home: Home, names: Collection[str] | None = None, make: Make = launcher_of) -> None:
-    """End these agents (None: all) by their launchers, take their keys from them, and forget groups of which none is
-    left.  Their engines' work should have been called back before."""
+    """End these agents (None: all) by their launchers, revoke their keys, and forget groups without agents.
+
+    Their engines' tasks should have been recalled before.
+    """
     with _locked(home):
         left: list[AgentGroup] = []
         problems: list[str] = []
@@ -230,7 +244,7 @@ def cancel(home: Home, names: Collection[str] | None = None, make: Make = launch
 
 
 def forget(home: Home, groups: Sequence[AgentGroup]) -> None:
-    """Groups that have ended, with the farm: their keys go too."""
+    """Forget groups that have ended with the farm, and revoke their keys."""
     with _locked(home):
         ended = {group.name for group in groups}
         _write_groups(home, [group for group in read_groups(home) if group.name not in ended])
@@ -238,7 +252,11 @@ def forget(home: Home, groups: Sequence[AgentGroup]) -> None:
 
 
 def chosen(groups: Sequence[AgentGroup], words: Sequence[str]) -> list[str]:
-    """Return names of agents, from names of groups and of agents.  ValueError: there is none of that name."""
+    """Return the agents' names for names of groups or agents.
+
+    Raises:
+        ValueError: there is no agent or group of that name.
+    """
     found: dict[str, None] = {}
     for word in words:
         names = [each for group in groups for each in group.names if word in (group.name, each)]
@@ -250,9 +268,12 @@ def chosen(groups: Sequence[AgentGroup], words: Sequence[str]) -> list[str]:
 
 
 def send_away(home: Home, words: Sequence[str], within_s: float | None) -> list[str]:
-    """Remove agents, by their names or their groups'; the names of those that were.  Returns when they are gone.
+    """Remove agents by their names or their groups' names, and return the agents' names when they are gone.
 
-    within_s: how long what runs may go on; None: to its end.  ValueError: there is none of that name.
+    `within_s` is how long running tasks may go on; None: until they end.
+
+    Raises:
+        ValueError: there is no agent or group of that name.
     """
     names = chosen(read_groups(home), words)
     with Questioner(home.read_info) as questioner:
@@ -268,12 +289,12 @@ def send_away(home: Home, words: Sequence[str], within_s: float | None) -> list[
 def _are_there(questioner: Questioner, names: Sequence[str]) -> bool:
     state = questioner.answer(FarmStatus())
     assert isinstance(state, FarmState)
-    # One that is away keeps its lease: nothing is to be waited for there.
+    # An unreachable agent keeps its lease: do not wait for it.
     return any(goes_by(row["name"], names) for row in state.agents if row["state"] != "unreachable")
 
 
 def describe(group: AgentGroup) -> dict[str, Any]:
-    """Return a group for programs."""
+    """Return a group as a dict for programs."""
     return {
         "group": group.name,
         "launcher": group.agents.launcher,

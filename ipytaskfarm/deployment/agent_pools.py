@@ -1,9 +1,9 @@
-"""Looks after a farm's agents on other machines, beside the supervisor, in a thread of its own.
+"""Manages a farm's agents on other machines, in a thread of its own beside the supervisor.
 
-Launchers are asked by commands that take seconds (``squeue``, ``ssh``), for which the supervisor's loop must not wait.
-The tender has the agents of the farm's settings placed, lets launchers restart what they keep running here, tells the
-controller of agents whose system has ended them, lets pools grow and shrink with the work
-(`core.scheduler.autoscaling`), and ends all of them after the controller has.
+Launchers run commands that take seconds (``squeue``, ``ssh``), for which the supervisor's loop must not wait. `Tender`
+places the agents of the farm's settings, lets launchers restart their local processes, reports agents to the controller
+that their system has ended, lets pools grow and shrink with the work (`core.scheduler.autoscaling`), and ends all of
+them after the controller has ended.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from ipytaskfarm.settings.checks import Agents
 
 TEND_S = 1.0
 DOUBT_S = 2.0
-"""Launchers are asked this often about agents that the controller does not hear …"""
+"""The interval at which launchers are asked if the controller does not hear some agents …"""
 CALM_S = 60.0
-"""… and so often while it hears all of them."""
+"""… and if it hears all of them."""
 END_S = 20.0
-"""Agents were told by the controller: after so long their launchers end them."""
+"""Agents are told to end by the controller; after this time their launchers end them."""
 
 
 @dataclass
 class _Pool:
-    """Agents of the settings."""
+    """A pool of agents in the farm's settings."""
 
     name: str
     agents: Agents
@@ -48,23 +48,26 @@ class _Pool:
 
 @dataclass
 class _Heard:
-    """What the controller says of agents."""
+    """The controller's view of agents."""
 
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def row(self, name: str) -> dict[str, Any] | None:
-        """Of the agent of that name, or the first of several that share it."""
+        """Return the row of the agent of this name, or of the first of several that share it."""
         found = self.rows.get(name)
         return found or next((row for each, row in self.rows.items() if goes_by(each, [name])), None)
 
     def hears(self, name: str) -> bool:
-        """Return whether it is there and can be reached."""
+        """Return whether the agent is known and reachable."""
         row = self.row(name)
         return row is not None and row["state"] != "unreachable"
 
 
 class Tender:
-    """One per supervisor.  `begin` when the controller answers, `end` when it has ended; then `ended` is set."""
+    """The manager of the agents; one per supervisor.
+
+    Call `begin` when the controller answers, and `end` when it has ended; `ended` is set once all agents have ended.
+    """
 
     def __init__(
         self,
@@ -74,7 +77,7 @@ class Tender:
         fail: Callable[[Exception], None],
         wake: Callable[[], None],
     ) -> None:
-        """say, fail, wake (at the end): called in the tender's thread."""
+        """Create it. The functions `say`, `fail` and, at the end, `wake` are called in its thread."""
         self._home = home
         self._say = say
         self._fail = fail
@@ -94,11 +97,11 @@ class Tender:
         self._thread = threading.Thread(target=self._run, name=f"agents of {home.name}", daemon=True)
 
     def begin(self) -> None:
-        """Look after them from now on."""
+        """Start to manage the agents."""
         self._thread.start()
 
     def end(self) -> None:
-        """End all agents; `ended` says when that is done."""
+        """End all agents. `ended` is set when that is done."""
         self._ending.set()
         if not self._thread.is_alive():
             self.ended.set()
@@ -109,7 +112,7 @@ class Tender:
             self._place_pools()
             while not self._ending.wait(TEND_S):
                 self._once(self._tend)
-        except Exception as error:  # whatever it is, the supervisor tells it: a thread has no one else
+        except Exception as error:  # any error: the supervisor reports it, as a thread has no one else to
             self._fail(error)
             self._ending.wait()
         finally:
@@ -120,10 +123,10 @@ class Tender:
             self._wake()
 
     def _once(self, what: Callable[[], None]) -> None:
-        """Troubles of launchers and of the way to the controller pass, or are said once."""
+        """Call a function. Errors of launchers and of the connection are temporary, or are reported once."""
         try:
             what()
-        except Exception as error:  # a launcher may be anybody's
+        except Exception as error:  # a launcher may be anyone's code
             text = str(error) if isinstance(error, (errors.TaskFarmError, OSError)) else repr(error)
             if text not in self._told:
                 self._told.add(text)
@@ -144,8 +147,8 @@ class Tender:
     def _place_pools(self) -> None:
         groups = grouped.read_groups(self._home)
         if groups:
-            # A supervisor that takes over a living farm finds what the one before it has placed; after a power cut
-            # nothing of that may be left.
+            # A supervisor that takes over a living farm finds the agents that the former one has placed. After a power
+            # cut none of them may be left.
             statuses = grouped.statuses(groups, self._launcher)
             dead = [name for name, status in statuses.items() if status.state == "ended"]
             grouped.cancel(self._home, dead, self._launcher)
@@ -166,7 +169,7 @@ class Tender:
         agents = "1 agent" if len(group.names) == 1 else f"{len(group.names)} agents"
         self._say(f"{group.name}: {agents} asked for")
 
-    # ------------------------------------------------------------------ tending
+    # ------------------------------------------------------------------ management
 
     def _tend(self) -> None:
         groups = grouped.tend(self._home, self._launcher) if grouped.read_groups(self._home) else []
@@ -177,7 +180,7 @@ class Tender:
         assert isinstance(state, FarmState)
         if state.stopping:
             return
-        # Not before: there are no groups to be read either when a temporary farm's folder is gone.
+        # Not before: if a temporary farm's folder does not exist any more, there are no groups to read either.
         self._groups = groups
         heard = _Heard({row["name"]: row for row in state.agents if row["name"]})
         if groups:
@@ -191,7 +194,7 @@ class Tender:
                 self._scale(pool, pool.scaler, own, heard, load)
 
     def _look_for_dead(self, groups: list[AgentGroup], heard: _Heard) -> list[AgentGroup]:
-        """Ask launchers, where the controller does not hear somebody.  Returns the groups that are left."""
+        """Ask launchers about agents that the controller does not hear. Return the remaining groups."""
         now_s = time.monotonic()
         all_there = all(heard.hears(name) for group in groups for name in group.names)
         if now_s - self._asked_s < (CALM_S if all_there else DOUBT_S):
@@ -231,7 +234,7 @@ class Tender:
             self._shrink(staying, len(staying) - wanted, scaler.limits, heard)
 
     def _shrink(self, names: list[str], surplus: int, limits: Limits, heard: _Heard) -> None:
-        """First those that nobody has placed yet, then those that have been idle; never one where something runs."""
+        """End agents that nobody has placed yet, then agents that have been idle; never one on which something runs."""
         waiting = [name for name in names if heard.row(name) is None and self._waits(name)][:surplus]
         if waiting:
             grouped.cancel(self._home, waiting, self._launcher)
@@ -251,9 +254,10 @@ class Tender:
 
 
 def end_agents(home: Home, known: Sequence[AgentGroup] = (), make: grouped.Make = grouped.launcher_of) -> None:
-    """After the controller has ended: what waits is taken back at once, what runs was told and has `END_S` to end.
+    """End agents after the controller has ended: waiting ones at once; running ones were told, and have `END_S` to end.
 
-    known: groups, should the farm's folder be gone already."""
+    `known` has the groups in case the farm's folder does not exist any more.
+    """
     groups = grouped.read_groups(home) or list(known)
     if not groups:
         return
@@ -277,7 +281,7 @@ def end_agents(home: Home, known: Sequence[AgentGroup] = (), make: grouped.Make 
 
 
 def _cancel(group: AgentGroup, names: Sequence[str] | None, make: grouped.Make, problems: list[str]) -> None:
-    """One group whose system does not answer keeps no other from its end."""
+    """Cancel one group. If its system does not answer, the other groups are ended all the same."""
     try:
         make(group.agents).cancel(group.handle, names)
     except (errors.LauncherError, OSError) as error:
@@ -294,7 +298,6 @@ def _pool(number: int, agents: Agents) -> _Pool:
 
 
 def load_of(state: FarmState, names: Sequence[str]) -> Load:
-    """Return what there is to do for agents of these names: what waits is everybody's, what runs elsewhere keeps none
-    of them busy."""
+    """Return the work for agents of these names: waiting tasks count for all, tasks that run elsewhere do not count."""
     busy = sum(row.state == "busy" and goes_by(agent_name(owner(row.engine)), names) for row in state.engines)
     return Load(busy=busy, waiting=state.waiting, waiting_s=state.waiting_s)

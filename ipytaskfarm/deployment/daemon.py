@@ -1,4 +1,4 @@
-"""Starting and stopping farms that go on by themselves: what the command and the magic have in common."""
+"""Starting and stopping farms that run without their starter: shared by the command and the magic."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from ipytaskfarm.launchers.local import LocalProcess, LocalProcesses
 from ipytaskfarm.system.host import working_folder
 
 ANSWER_S = 15.0
-"""Beyond what it was told to wait for, a farm has this long to end."""
+"""How long a farm has for its end, in addition to the time that it was told to wait."""
 KILL_S = 3.0
 
 
 class Listener(Protocol):
-    """Who is told what happens."""
+    """The listener that is told about events."""
 
     def progress(self, text: str) -> None:
-        """What is waited for now."""
+        """Show what is waited for."""
 
     def say(self, line: str) -> None:
-        """What has happened."""
+        """Show a line about an event."""
 
 
 class Started(NamedTuple):
-    """What came of a start."""
+    """The result of a start."""
 
     code: int
-    """The exit code that the command in the foreground would have had; 0: the farm is ready."""
+    """The exit code that the command in the foreground would have had; 0 if the farm is ready."""
     text: str
     """The line that says that it is ready, or why not."""
 
@@ -47,7 +47,10 @@ class Started(NamedTuple):
 def start_detached(home: Home, words: Sequence[str], listener: Listener) -> Started:
     """Run ``ipytaskfarm start`` with these words as a process of its own, and follow it until the farm is ready.
 
-    The farm outlives the caller.  Raises ConnectionError when that process ends without a word.
+    The farm outlives the caller.
+
+    Raises:
+        ConnectionError: the process ended without a message.
     """
     home.make_folders()
     read_end, write_end = os.pipe()
@@ -75,7 +78,7 @@ def start_detached(home: Home, words: Sequence[str], listener: Listener) -> Star
 
 
 def _reap(process: LocalProcess) -> None:
-    """It is our child, and would stay a zombie as long as we live."""
+    """Wait for the end of a child, which would otherwise stay a zombie as long as this process lives."""
     fd = process.wait_fd()
     if fd is not None:
         select.select([fd], [], [])
@@ -84,14 +87,20 @@ def _reap(process: LocalProcess) -> None:
 
 
 def stop_farm(home: Home, wait_s: float | None, listener: Listener) -> None:
-    """Stop a farm of this machine, whoever looks after it; returns when no process is left.
+    """Stop a farm of this machine, whatever process supervises it. Return when no process is left.
 
-    wait_s: how long running tasks may go on; None: until they end.  Raises FarmNotRunning, and ConnectionError for a
-    farm that does not answer and belongs to a Python program, which only that one's end ends.
+    Args:
+        home: the farm's files.
+        wait_s: how long running tasks may go on; None: until they end.
+        listener: is told about events.
+
+    Raises:
+        FarmNotRunning: the farm does not run.
+        ConnectionError: the farm does not answer and belongs to a Python program. Only the program's end ends it.
     """
     processes = _living(home)
     if not processes:
-        # Raises FarmNotRunning, unless somebody runs it without our records.
+        # Raises FarmNotRunning, unless the farm runs without a record in its folder.
         connect(home.name).close()
     if _ask_to_stop(home.name, wait_s, listener):
         deadline = None if wait_s is None else time.monotonic() + wait_s + ANSWER_S
@@ -113,7 +122,7 @@ def stop_farm(home: Home, wait_s: float | None, listener: Listener) -> None:
 
 
 def _ask_to_stop(name: str, wait_s: float | None, listener: Listener) -> bool:
-    """Tell the controller.  False: there is none that answers."""
+    """Ask the controller to stop. Return False if none answers."""
     try:
         with connect(name) as questioner:
             state = questioner.answer(FarmStatus())
@@ -128,14 +137,14 @@ def _ask_to_stop(name: str, wait_s: float | None, listener: Listener) -> bool:
 
 
 def _living(home: Home) -> dict[str, Placed]:
-    """Return what runs of this farm, by the supervisor's record of it; the supervisor itself too."""
+    """Return the farm's running processes, from the supervisor's record, including the supervisor."""
     processes = LocalProcesses()
     found = {str(record["kind"]): processes.adopt(record) for record in home.read_processes()}
     return {kind: placed for kind, placed in found.items() if placed is not None}
 
 
 def _wait(processes: dict[str, Placed], deadline: float | None) -> None:
-    """Until all have ended; past the deadline they are ended.  The owner, somebody's Python, does not count."""
+    """Wait until all processes have ended; end them after the deadline. The owner, a user's Python, does not count."""
     ending = {kind: placed for kind, placed in processes.items() if kind != OWNER}
     while any(placed.poll() is None for placed in ending.values()):
         if deadline is not None and time.monotonic() > deadline:
@@ -144,7 +153,7 @@ def _wait(processes: dict[str, Placed], deadline: float | None) -> None:
 
 
 def _end(processes: dict[str, Placed]) -> None:
-    """End them without the controller's help.  The supervisor first: it would start again what we end."""
+    """End the processes without the controller's help. The supervisor is first, since it would restart the others."""
     supervisor = processes.get(SUPERVISOR)
     if supervisor is not None:
         supervisor.kill()

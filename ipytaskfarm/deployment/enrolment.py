@@ -1,7 +1,7 @@
-"""Keys of a farm, made, replaced and taken away by its own user, on the controller's host.
+"""The keys of a farm: made, replaced and revoked by the farm's user, on the controller's host.
 
-What is changed here is in the farm's folder when the call returns; a controller that lives has taken it over by then,
-one that is away does so when it starts.  Names of keys are those of agents, or `keys.ROLES` and ``server``.
+A change is in the farm's folder when the call returns. A living controller has taken it over by then; another reads it
+when it starts. A key is named like its agent, or by a name in `keys.ROLES`, or ``server``.
 """
 
 from __future__ import annotations
@@ -19,33 +19,57 @@ from ipytaskfarm.transport import keys as farmkeys
 from ipytaskfarm.transport.keys import FarmKeys
 
 TOLD_S = 30.0
-"""A controller that does something long (`ipytaskfarm compact`) answers nobody meanwhile."""
+"""The time to wait for an answer, as a long operation of the controller (`ipytaskfarm compact`) delays it."""
 
 
 def enrol(home: Home, names: Sequence[str]) -> dict[str, Path]:
-    """Give these agents keys, those that have none: name -> its connection file, 0600, in the farm's folder.
+    """Give keys to those of these agents that have none.
 
-    While no controller runs the files are made with its next start.  ValueError: a name cannot be one.
+    If no controller runs, the connection files are written at its next start.
+
+    Returns:
+        Name -> connection file, 0600, in the farm's folder.
+
+    Raises:
+        ValueError: a name is not valid.
     """
     _change(home, lambda keys: farmkeys.with_agents(keys, list(names)))
     return {name: farmkeys.agent_file(home.folder, name) for name in names}
 
 
 def revoke(home: Home, names: Sequence[str]) -> int:
-    """Take these agents' keys away: they are cut off at once and given up.  How many connections were cut.
-    KeyError: one has no key."""
+    """Revoke the keys of these agents. They are cut off at once and given up.
+
+    Returns:
+        The number of connections that were cut.
+
+    Raises:
+        KeyError: an agent has no key.
+    """
     return _change(home, lambda keys: farmkeys.without_agents(keys, list(names)))
 
 
 def rotate(home: Home, names: Iterable[str]) -> int:
-    """Give these fresh keys.  Who can read the farm's own files comes back by itself, losing nothing; the server's key
-    takes effect when the controller starts next.  How many connections were cut.  KeyError: there is no such key."""
+    """Replace these keys. Processes that can read the farm's own files reconnect by themselves without losing anything.
+
+    A new server key takes effect when the controller starts next.
+
+    Returns:
+        The number of connections that were cut.
+
+    Raises:
+        KeyError: there is no such key.
+    """
     return _change(home, lambda keys: farmkeys.rotated(keys, list(names)))
 
 
 def connection_info(home: Home, title: str) -> ConnectionInfo:
-    """Return what a connection file for the key of that title says, to be copied elsewhere.  FarmNotRunning: no
-    controller lives, so nobody knows its port.  KeyError: there is no such key."""
+    """Return the content of a connection file for the key of this title, to be copied to another place.
+
+    Raises:
+        FarmNotRunning: no controller lives, so its port is not known.
+        KeyError: there is no such key.
+    """
     info, keys = home.living_info(), farmkeys.load_keys(home.folder)
     if info is None or keys is None:
         raise errors.FarmNotRunning(
@@ -56,7 +80,7 @@ def connection_info(home: Home, title: str) -> ConnectionInfo:
 
 
 def write_copy(info: ConnectionInfo, path: Path) -> None:
-    """Write a connection file for others, 0600, wherever its owner wants it; a link in its place is refused."""
+    """Write a connection file for others, 0600, at any path. A link of that name is refused."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} for {path.name}")
     farm_paths.write_private(path, farm_paths.connection_text(info))
@@ -72,21 +96,21 @@ def _change(home: Home, change: Callable[[FarmKeys], FarmKeys]) -> int:
         if info is None:
             farmkeys.remove_agent_files(after, home.folder)
             return 0
-        # Here, for the controller would do nothing else meanwhile.
+        # Done here, because the controller could do nothing else in the meantime.
         farmkeys.write_agent_files(info, after, home.folder)
-        # Under the lock, so that it never reads what is about to be replaced.
+        # Under the lock, so that the controller never reads keys that are about to be replaced.
         return _tell(home)
 
 
 def _tell(home: Home) -> int:
-    """Have the controller read them, and write the roles' connection files anew."""
+    """Make the controller read the keys, then write the roles' connection files again."""
     try:
-        # The key by which we ask may be the one that was replaced: then the answer comes under the new one.
+        # If the key of this question was replaced, the answer comes under the new key.
         with Questioner(home.read_info) as questioner:
             reply = questioner.answer(ReloadKeys(), timeout_s=TOLD_S)
     except errors.FarmNotRunning:
         if home.living_info() is None:
-            return 0  # it has ended meanwhile: it reads them when it starts
+            return 0  # the controller has ended in the meantime, and reads the keys when it starts
         raise errors.ConnectionError(
             f"the keys of farm {home.name!r} are changed, but its controller has not answered for {TOLD_S:g} s and "
             "still goes by those of before: stop the farm and start it again"

@@ -1,4 +1,4 @@
-"""`Farm`: a farm from Python.  It starts, connects, stops."""
+"""`Farm`: starts, connects to and stops a farm from Python."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import secrets
 import sys
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -19,10 +20,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.arguments import check_seconds
 from ipytaskfarm.core.formatting import last_line, ready_engines
+from ipytaskfarm.core.text import did_you_mean
 from ipytaskfarm.deployment.home import TEMPORARY_NAME, Home
 from ipytaskfarm.deployment.settings import farm_settings
 from ipytaskfarm.deployment.start_errors import last_error, tail, with_remedy
 from ipytaskfarm.deployment.supervisor import FarmPhase, Supervisor
+from ipytaskfarm.display.farm_tables import engine_table
 from ipytaskfarm.settings.checks import Agents, check_agents
 from ipytaskfarm.settings.declarations import FarmArguments, with_settings
 from ipytaskfarm.system.farm_paths import check_name
@@ -33,9 +36,9 @@ if TYPE_CHECKING:
     from ipytaskfarm.core.messages.tables import FarmState
 
 STABLE_S = 0.5
-"""Engines that come up together do so within this long of one another."""
+"""Engines that start together come up within this time of one another."""
 AT_EXIT_S = 30.0
-SHOW_AFTER_S = 1.0
+SHOW_AFTER_S = 0.5
 """A start that takes longer shows how many engines are there."""
 
 _living: weakref.WeakSet[Farm] = weakref.WeakSet()
@@ -45,16 +48,18 @@ _living: weakref.WeakSet[Farm] = weakref.WeakSet()
 class Farm:
     """A task farm on this machine: ``with Farm(n=4) as farm: tc = farm.task_client()``.
 
-    Without a name it is temporary: it lives in a folder of its own, and all of it, processes and files, goes when
-    `stop` is called, when the ``with`` block or the interpreter ends, or when the interpreter is killed.  With a name
-    it is the farm that ``ipytaskfarm start --farm NAME`` starts: tasks and results are kept for the next time.
+    Without a name the farm is temporary. It has a folder of its own. All its processes and files disappear when `stop`
+    is called, when the ``with`` block or the interpreter ends, or when the interpreter is killed. With a name, it is
+    the farm that ``ipytaskfarm start --farm NAME`` starts: tasks and results are kept for the next time.
 
-    Returns when the engines are ready.
+    The constructor returns when the engines are ready.
 
     {settings}
 
-    Raises `FarmExists` when a farm of this name is looked after already, `StoreError` when its store cannot be used,
-    and `NoEnginesRegistered` when no engine came up.
+    Raises:
+        FarmExists: another process supervises a farm of this name.
+        StoreError: its store cannot be used.
+        NoEnginesRegistered: no engine came up.
     """
 
     def __init__(
@@ -72,16 +77,20 @@ class Farm:
 
     @classmethod
     def from_dask(cls, client: Any, engines_per_worker: int = 1, **farm: Any) -> Farm:
-        """Return a farm whose engines run beside the workers of a Dask cluster, whatever started that one.
+        """Return a farm with its engines beside the workers of a Dask cluster, whatever started that cluster.
 
-        One agent on each machine that has workers, with so many engines for each of them; as workers come and go, so do
-        engines, and they end with the cluster at the latest.  Returns when they are ready.
+        There is one agent on each machine that has workers. Engines come and go with the workers, and end with the
+        cluster at the latest. The call returns when they are ready.
 
-        client: a `distributed.Client`, connected; it is used until the farm has stopped.
-        farm: further arguments of `Farm`.  Where the cluster has other machines than this one, ``host`` says where the
-            controller listens for them: an address of this machine that they reach, or ``"0.0.0.0"``.
+        Args:
+            client: a connected `distributed.Client`. It is used until the farm has stopped.
+            engines_per_worker: the number of engines for each worker.
+            farm: further arguments of `Farm`. If the cluster has other machines than this one, ``host`` is the address
+                on which
+                the controller listens for them: an address of this machine that they reach, or ``"0.0.0.0"``.
 
-        Raises `LauncherError` when distributed is missing, or the workers cannot run agents that reach this farm.
+        Raises:
+            LauncherError: distributed is missing, or the workers cannot run agents that reach this farm.
         """
         from ipytaskfarm.deployment import agent_groups
         from ipytaskfarm.launchers.dask.launcher import Dask
@@ -95,6 +104,15 @@ class Farm:
         made.await_engines(made._settings.engines + workers * engines_per_worker, made._settings.start_timeout_s)
         return made
 
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            from ipytaskfarm.client import MultiEngineClient, TaskClient
+
+            for owner, maker in ((TaskClient, "task_client"), (MultiEngineClient, "multiengine_client")):
+                if hasattr(owner, name):
+                    raise AttributeError(f"a Farm has no {name!r}: its client has, farm.{maker}().{name}")
+        raise AttributeError(f"a Farm has no attribute {name!r}{did_you_mean(name, dir(type(self)))}")
+
     def _prepare(self) -> None:
         _refuse_in_bootstrap()
         name = self._settings.name
@@ -107,7 +125,7 @@ class Farm:
         self._failure: Exception | None = None
         self._until_gone: list[Callable[[], None]] = []
         self._supervisor = Supervisor(self._settings, self._home, _Listener(self._ready), in_python=True)
-        # Not in the thread: what `start` finds wrong is raised here, with the user's own frames.
+        # Not in the thread, so that errors in `start` are raised here, with the user's own frames.
         self._supervisor.start()
         thread = threading.Thread(target=self._supervise, name=f"ipytaskfarm {self.name}", daemon=True)
         thread.start()
@@ -124,7 +142,7 @@ class Farm:
             raise failure
         state = self._supervisor.state
         missing = self._settings.engines_at_start - (ready_engines(state) if state is not None else 0)
-        # Agents elsewhere may have to wait for their turn.
+        # Agents on other machines may have to wait for their turn.
         if missing == self._settings.engines_at_start > 0 and not self._settings.agents:
             why = self._why_no_engine()
             self.stop(drain=0)
@@ -135,7 +153,7 @@ class Farm:
             warnings.warn(text, stacklevel=3)
 
     def _why_no_engine(self) -> str:
-        """Before the farm is stopped: a temporary one takes its logs along."""
+        """Return the reason; called before the farm is stopped, because a temporary farm's logs disappear with it."""
         if cause := self._supervisor.starts.cause:
             return cause
         waited = f"they were waited for {self._settings.start_timeout_s:g} s, and none of them failed"
@@ -144,20 +162,30 @@ class Farm:
         return f"{waited}: the machine may be busy, give start_timeout more"
 
     def _await_ready(self) -> None:
+        began_s = time.monotonic()
         if self._ready.wait(SHOW_AFTER_S):
             return
-        from ipytaskfarm.client.progress import ProgressBar
+        from ipytaskfarm.client.progress import CountedWork, ProgressDisplay
 
-        wanted = self._settings.engines_at_start
-        with ProgressBar(wanted, "engine") as progress:
+        def ready() -> int:
+            state = self._supervisor.state
+            return ready_engines(state) if state is not None else 0
+
+        starting = CountedWork(lambda: self._settings.engines_at_start, ready, self._why_not_ready)
+        with ProgressDisplay(starting, "engines ready", True, f"farm {self.name}", False, began_s) as display:
             while not self._ready.wait(0.25):
-                state = self._supervisor.state
-                progress.left(wanted - (ready_engines(state) if state is not None else 0))
+                display.tick()
+
+    def _why_not_ready(self) -> str:
+        """Return what the engines are waited for: what goes wrong, and how far the preparation of each has come."""
+        state = self._supervisor.state
+        notes = [f"engine {row.id}: {row.note}" for row in state.engines if row.note] if state is not None else []
+        return "\n".join([cause] if (cause := self._supervisor.starts.cause) else notes)
 
     def _supervise(self) -> None:
         try:
             self._supervisor.run()
-        except Exception as error:  # raised again by _start, or told here: a thread has no one else to tell
+        except Exception as error:  # `_start` raises it again, or it is printed here: there is no one else to report to
             self._failure = error
             if self._ready.is_set():
                 print(f"ipytaskfarm: farm {self.name!r} has ended: {error}", file=sys.stderr)
@@ -169,21 +197,25 @@ class Farm:
 
     @property
     def name(self) -> str:
-        """Return the farm's name; temporary ones have one too."""
+        """Return the farm's name; a temporary farm has one too."""
         return self._settings.name
 
     @property
     def connection_file(self) -> Path:
-        """Return what clients connect by: ``TaskClient(str(farm.connection_file))`` from any process of this user."""
+        """Return the connection file of clients: ``TaskClient(str(farm.connection_file))`` works in any process of this
+        user.
+        """
         return self._home.client_file
 
     @property
     def state(self) -> FarmState | None:
-        """Return what the controller last said of itself, a second old at most; None before and after."""
+        """Return the controller's latest report, at most a second old; None before the farm runs and after it has
+        stopped.
+        """
         return self._supervisor.state if self._supervisor.phase is FarmPhase.RUNNING else None
 
     def task_client(self) -> TaskClient:
-        """Return a `TaskClient` of this farm.  All clients of one process share one session."""
+        """Return a `TaskClient` of this farm. All clients of one process share one session."""
         from ipytaskfarm.client import TaskClient
 
         self._must_run()
@@ -196,6 +228,17 @@ class Farm:
         self._must_run()
         return MultiEngineClient(str(self.connection_file))
 
+    def checkpoint(self) -> list[dict[str, str]]:
+        """Save the names of all engines, each after the task that it runs: engines that come in their place have them.
+
+        Returns:
+            For each engine a dict of the names that cannot be saved, each with the reason; see
+            `MultiEngineClient.checkpoint`.
+        """
+        with self.multiengine_client() as mec:
+            found: list[dict[str, str]] = mec.checkpoint(block=True)
+        return found
+
     def _must_run(self) -> None:
         if self._ended.is_set() or self._supervisor.phase > FarmPhase.RUNNING:
             raise errors.FarmNotRunning(f"{self!r}: make a new Farm")
@@ -203,33 +246,44 @@ class Farm:
     def await_engines(
         self, count: int | None = None, connect_timeout: float = 5, stable_timeout: float = 60
     ) -> list[int]:
-        """Wait until there are `count` engines, or until no more come; their ids (bndl's ``await_workers``).
+        """Wait until there are `count` engines, or until no more come, and return their ids (bndl's ``await_workers``).
 
-        connect_timeout: seconds until the first engine must be there, else `NoEnginesRegistered`.
-        stable_timeout: seconds after which whatever is there is enough.
+        Args:
+            count: the number of engines; None to wait until no more come.
+            connect_timeout: seconds within which the first engine must be up.
+            stable_timeout: seconds after which the present engines are enough.
+
+        Raises:
+            NoEnginesRegistered: no engine was up within `connect_timeout`.
         """
         from ipytaskfarm.client.operate import STABLE_S, wait_for_engines
-        from ipytaskfarm.client.progress import ProgressBar
+        from ipytaskfarm.client.progress import CountedWork, ProgressDisplay
 
-        with ProgressBar(count or 0, "engine") as progress:
+        there: list[int] = []
+        starting = CountedWork(lambda: count or len(there), lambda: len(there), self._why_not_ready)
+        with ProgressDisplay(starting, "engines ready", name=f"farm {self.name}", counts_states=False) as display:
 
             def look() -> list[int]:
                 self._must_run()
                 state = self._supervisor.state
                 rows = state.engines if state is not None else []
-                there = [row.id for row in rows if row.state in ("idle", "busy")]
-                progress.left(max(0, (count or 0) - len(there)))
-                return there
+                there[:] = [row.id for row in rows if row.state in ("idle", "busy")]
+                display.tick()
+                return list(there)
 
-            # The supervisor looks once a second: half of that cannot show that nothing changes.
+            # The supervisor looks once a second: half a second cannot show that nothing changes.
             return wait_for_engines(look, repr(self), count, connect_timeout, stable_timeout, STABLE_S + 1.0)
 
     def add_agents(self, agents: Agents | str) -> str:
-        """Have agents placed on other machines, each bringing engines of its own; the name of their group.
+        """Place agents on other machines, each with engines of its own, and return the name of their group.
 
-        Returns when their system has taken them, which may be long before they run.  For a batch system, make the farm
-        with a name or with ``agents``: of others the files are in this machine's /tmp, which its nodes do not see.
-        Raises `LauncherError`, in the words of that system, and ValueError.
+        The call returns when the launcher's system has accepted them, possibly long before they run. For a batch
+        system, make the farm with a name or with ``agents``: the files of other farms are in this machine's /tmp, which
+        nodes do not see.
+
+        Raises:
+            LauncherError: the system refuses. The message has its words.
+            ValueError: the request is invalid.
         """
         from ipytaskfarm.deployment import agent_groups
 
@@ -238,10 +292,16 @@ class Farm:
         return agent_groups.add(self._home, asked).name
 
     def remove_agents(self, *names: str, drain: float | timedelta | None = None) -> None:
-        """Send agents away, by their names or their groups'; returns when they are gone.
+        """Remove agents by their names or their groups' names, and return when they are gone.
 
-        drain: how many seconds what runs there may go on (None: to its end); then it goes back to its queue if it may
-        repeat, and fails if not.  ValueError: there is none of that name.
+        Args:
+            names: names of agents or groups.
+            drain: seconds for which running tasks may go on; None: until they end. After that, a task goes back to its
+                queue if
+                it may be repeated, and fails otherwise.
+
+        Raises:
+            ValueError: there is no agent or group of that name.
         """
         from ipytaskfarm.deployment.agent_groups import send_away
 
@@ -249,9 +309,10 @@ class Farm:
         send_away(self._home, names, check_seconds("drain", drain))
 
     def stop(self, drain: float | timedelta | EllipsisType | None = ...) -> None:
-        """Stop the farm and wait until it is gone.  A second call does nothing.
+        """Stop the farm and wait until it is gone. A second call does nothing.
 
-        drain: how many seconds running tasks may go on; None: until they end; default: as the farm was made.
+        Args:
+            drain: seconds for which running tasks may go on; None: until they end; default: the farm's setting.
         """
         if self._ended.is_set():
             return
@@ -263,12 +324,12 @@ class Farm:
         try:
             self._ended.wait()
         except KeyboardInterrupt:
-            self._supervisor.request_stop(0.0, default=False)  # the second one: no waiting
+            self._supervisor.request_stop(0.0, default=False)  # the second request means: do not wait
             self._ended.wait()
             raise
 
     def _end_session(self) -> None:
-        """A temporary farm's tasks go with it: this process's session must not wait for them, nor for its return."""
+        """End this process's session with a temporary farm: its tasks disappear, so nothing must wait for them."""
         sessions = sys.modules.get("ipytaskfarm.client.sessions")
         if self._settings.owned and sessions is not None and self._supervisor.state is not None:
             sessions.end_farm(self._supervisor.state.incarnation)
@@ -279,7 +340,7 @@ class Farm:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # After an error, nobody will look at what still runs.
+        # After an error nobody will look at tasks that still run.
         if kind is None:
             self.stop()
         else:
@@ -293,25 +354,26 @@ class Farm:
         if phase < FarmPhase.RUNNING or state is None:
             return f"<{what} {self.name!r}: starting>"
         counts = state.counts
-        tasks = f"{counts.get('scheduled', 0)} tasks waiting, {counts.get('pending', 0)} running"
+        tasks = f"{counts.get('scheduled', 0)} tasks scheduled, {counts.get('pending', 0)} running"
         paused = ", paused" if state.held else ""
         open_to = f", {self._supervisor.listening}" if self._supervisor.listening else ""
         return f"<{what} {self.name!r}: {ready_engines(state)} of {state.wanted} engines, {tasks}{paused}{open_to}>"
 
     def _repr_html_(self) -> str:
-        from ipytaskfarm.client.display import html_table
-
         state = self.state
         head = f"<div>{html.escape(repr(self)[1:-1])}</div>"
         if state is None:
             return head
-        rows = [(e.id, e.node, e.pid, e.state, "" if e.task is None else e.task, e.note) for e in state.engines]
-        return head + html_table(("engine", "node", "pid", "state", "task", "note"), rows)
+        return head + engine_table(state.engines).html()
 
 
 def _refuse_in_bootstrap() -> None:
-    """RuntimeError: this is a child of multiprocessing that imports the main module, and would begin a farm of its own
-    for that."""
+    """Refuse to start a farm in a child of multiprocessing that imports the main module, and would start a farm by
+    that.
+
+    Raises:
+        RuntimeError: this is such a process.
+    """
     module = sys.modules.get("multiprocessing.process")
     if module is not None and getattr(module.current_process(), "_inheriting", False):
         raise RuntimeError(
@@ -321,7 +383,7 @@ def _refuse_in_bootstrap() -> None:
 
 
 class _Listener:
-    """The supervisor's audience of a `Farm`: it wants to know when, and nothing else."""
+    """A listener of the supervisor that only records when the farm is ready."""
 
     def __init__(self, is_ready: threading.Event) -> None:
         self._is_ready = is_ready
@@ -337,14 +399,14 @@ class _Listener:
 
 
 def _stop_all() -> None:
-    """At the interpreter's end: farms that nobody stopped."""
+    """Stop the remaining farms at the interpreter's end."""
     living = [farm for farm in _living if not farm._ended.is_set()]
     for farm in living:
         farm._end_session()
     sessions = sys.modules.get("ipytaskfarm.client.sessions")
     if living and sessions is not None:
-        # What was handed in to a named farm is to be accepted before the farm ends; whether the client's own turn at
-        # exit comes before or after ours depends on which was imported first.
+        # Tasks that were handed in to a named farm must be accepted before the farm ends. Whether the client's exit
+        # handler runs before or after this one depends on the order of imports.
         sessions._at_exit()
     for farm in living:
         farm._supervisor.request_stop(0.0, default=False)
@@ -353,7 +415,7 @@ def _stop_all() -> None:
 
 
 def _in_child_process() -> None:
-    # A forked child has no supervising thread and must neither stop the parent's farms nor keep them alive.
+    # A forked child has no supervising thread. It must neither stop the parent's farms nor keep them alive.
     for farm in list(_living):
         farm._supervisor.in_child_process()
         farm._ended.set()

@@ -1,7 +1,8 @@
-"""A farm's files, as its supervisor and the command see them: made ready before a start, tidied after an end.
+"""A farm's files from the point of view of its supervisor and of commands: prepared before a start, tidied after an
+end.
 
-`system.farm_paths` knows the folders; this file knows which store a farm has, whether this host may use it, who
-supervises, and what may be removed.
+`system.farm_paths` knows the folders. This module knows which store a farm has, whether this host may use it, which
+process supervises, and which files may be removed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 import uuid
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -30,18 +31,28 @@ from ipytaskfarm.transport.keys import AGENTS_FOLDER, KEYS_FILE
 
 STORE_NAME = "store.sqlite"
 PROCESSES_NAME = "processes.json"
+STARTER_NAME = "started-by.json"
 LOCK_NAME = "supervisor.lock"
 TEMPORARY_NAME = "temporary"
-"""What names of farms that go with their owners begin with."""
+"""The beginning of the names of farms that end with their owners."""
 TEMPORARY_PREFIX = f"ipytaskfarm-{TEMPORARY_NAME}-"
 SUPERVISOR = "supervisor"
 OWNER = "owner"
-"""A supervisor's own record among the processes: a command that may be told to end, or the Python of a `Farm`."""
+"""The supervisor's own kind among the processes: `SUPERVISOR` is a command, which may be ended; `OWNER` is a `Farm`'s
+Python process, which may not."""
 SETTLE_S = 60.0
-"""A temporary farm younger than this may be about to start its first process."""
+"""A temporary farm that is younger than this may be about to start its first process."""
 
 _TEMPORARY = re.compile(TEMPORARY_NAME + r"-\d+-[0-9a-f]{6}")
 _locked_here: set[Path] = set()
+
+
+class FarmRun(NamedTuple):
+    """One run of a farm: the pid and the start (seconds since 1970) of the process that looks after it."""
+
+    farm: str
+    pid: int
+    started_s: float
 
 
 class Home:
@@ -51,7 +62,7 @@ class Home:
         self.name = name
         self.folder = folder
         self.port = 0
-        """Where the controller is to listen, once `prepare` has chosen; 0: anywhere."""
+        """The port for the controller, once `prepare` has chosen it; 0 for any port."""
 
     @classmethod
     def of(cls, name: str) -> Home:
@@ -60,8 +71,11 @@ class Home:
 
     @classmethod
     def temporary(cls, name: str, *, with_agents: bool = False) -> Home:
-        """Return a folder of its own for a farm that goes with its owner.  with_agents: among the others' in Jupyter's
-        data folder, in the user's home, which agents on other machines see more likely than this one's /tmp."""
+        """Return the files of a farm that ends with its owner, in a folder of its own.
+
+        With agents, the folder is in Jupyter's data folder, in the user's home: agents on other machines more likely
+        see that than this machine's /tmp.
+        """
         sweep_temporary()
         if with_agents:
             return cls(name, farm_paths.farm_folder(name))
@@ -75,10 +89,10 @@ class Home:
 
     @classmethod
     def all(cls) -> list[Home]:
-        """Return the farms that have a folder or a connection file here."""
+        """Return the files of all farms that have a folder or a connection file here."""
         return [cls(farm.name, farm.folder or farm_paths.farm_folder(farm.name)) for farm in farm_paths.list_farms()]
 
-    # ------------------------------------------------------------------ where
+    # ------------------------------------------------------------------ paths
 
     @property
     def client_file(self) -> Path:
@@ -92,11 +106,11 @@ class Home:
 
     @cached_property
     def sockets(self) -> Path:
-        """Return the folder of sockets and flight recorders, made now."""
+        """Create and return the folder of sockets and flight recorders."""
         return farm_paths.socket_folder(self.name, self.folder)
 
     def _sockets_place(self) -> Path | None:
-        """Return the same, whether it is there or not; None: it cannot be anywhere."""
+        """Return the path of that folder, whether it exists or not; None if no path is possible."""
         try:
             return farm_paths.socket_place(self.name, self.folder)
         except errors.SecurityError:
@@ -108,19 +122,23 @@ class Home:
         return self.folder / "logs"
 
     def log(self, kind: str) -> Path:
-        """Return what a process logs, by its own hand."""
+        """Return the path of a process's own log."""
         return self.logs / f"{kind}.log"
 
     def output(self, kind: str) -> Path:
-        """Return what a process prints: nothing, unless it crashes."""
+        """Return the path of a process's output, which is empty unless the process crashes."""
         return self.logs / f"{kind}.out"
 
     def agent_folder(self, number: int) -> Path:
-        """Return an agent's folder, made now."""
+        """Create and return the folder of an agent."""
         return farm_paths.private_folder(self.sockets / f"agent-{number}")
 
     def make_folders(self) -> None:
-        """What has to be there before anything is started.  StoreError: it cannot be made."""
+        """Create the folders that must exist before any process is started.
+
+        Raises:
+            StoreError: a folder cannot be created.
+        """
         try:
             farm_paths.private_folder(self.folder)
             farm_paths.private_folder(self.logs)
@@ -131,15 +149,19 @@ class Home:
                 " JUPYTER_DATA_DIR to a folder that you can write to, or make a Farm without a name, which needs none"
             ) from error
 
-    # ------------------------------------------------------------------ who
+    # ------------------------------------------------------------------ processes
 
     def lock(self) -> HomeLock:
-        """Return the supervisor's lock. FarmExists, naming the process, when somebody has it."""
+        """Take and return the supervisor's lock.
+
+        Raises:
+            FarmExists: another process has it. The message names the process.
+        """
         self.make_folders()
         return HomeLock(self.folder / LOCK_NAME, self.name)
 
     def read_processes(self) -> list[dict[str, Any]]:
-        """Return the records that the last supervisor left of what it started, and of itself."""
+        """Return the last supervisor's records of itself and of the processes that it started."""
         try:
             records = json.loads(farm_paths.read_private(self.folder / PROCESSES_NAME))
         except (FileNotFoundError, ValueError):
@@ -147,15 +169,43 @@ class Home:
         return [record for record in records if isinstance(record, dict) and "pid" in record]
 
     def write_processes(self, records: list[dict[str, Any]]) -> None:
-        """Leave them for the next supervisor, which adopts what lives."""
+        """Write the records for the next supervisor, which adopts the processes that live."""
         farm_paths.write_private(self.folder / PROCESSES_NAME, json.dumps(records, indent=1).encode())
 
+    def present_run(self) -> FarmRun | None:
+        """Return the present run of the farm, from a start to a stop: the process that looks after it, as far as is
+        known.
+
+        The farm's incarnation is no run: it stays when somebody else stops the farm and starts it again."""
+        for record in self.read_processes():
+            if record["kind"] in (SUPERVISOR, OWNER):
+                return FarmRun(self.name, int(record["pid"]), float(record["started"]))
+        return None
+
+    def remember_notebook(self, notebook: str) -> None:
+        """Write down which notebook has started the present run: its kernel may be started again."""
+        run = self.present_run()
+        if run is not None and notebook:
+            record = {"notebook": notebook, "pid": run.pid, "started": run.started_s}
+            farm_paths.write_private(self.folder / STARTER_NAME, json.dumps(record).encode())
+
+    def is_of_notebook(self, notebook: str) -> bool:
+        """Return whether this notebook has started the present run of the farm."""
+        run = self.present_run()
+        try:
+            record = json.loads(farm_paths.read_private(self.folder / STARTER_NAME))
+        except (FileNotFoundError, ValueError):
+            return False
+        if run is None or not notebook or not isinstance(record, dict):
+            return False
+        return record == {"notebook": notebook, "pid": run.pid, "started": run.started_s}
+
     def is_supervised(self) -> bool:
-        """Return whether somebody looks after the farm, and starts again what crashes."""
+        """Return whether a process supervises the farm and restarts crashed processes."""
         return any(record["kind"] in (SUPERVISOR, OWNER) and _is_alive(record) for record in self.read_processes())
 
     def owner_pid(self) -> int | None:
-        """Return the Python process of the `Farm` that looks after this farm, if it is one."""
+        """Return the Python process of the `Farm` that supervises this farm; None if another kind of process does."""
         return next((int(r["pid"]) for r in self.read_processes() if r["kind"] == OWNER and _is_alive(r)), None)
 
     def read_info(self) -> ConnectionInfo:
@@ -163,7 +213,9 @@ class Home:
         return farm_paths.read_connection_file(self.client_file)
 
     def living_info(self) -> ConnectionInfo | None:
-        """Return the same, if the controller that wrote it lives, as far as can be told from here."""
+        """Return the clients' connection file if the controller that wrote it lives, as far as this host can tell; else
+        None.
+        """
         try:
             info = self.read_info()
         except errors.ConnectionError:
@@ -171,16 +223,18 @@ class Home:
         return None if farm_paths.is_stale(info) else info
 
     def listening(self) -> str:
-        """Return what the running controller listens on and where others find it, for people; "": on loopback alone."""
+        """Return a text about the addresses of the running controller; "" if it listens only on loopback."""
         record, info = farm_paths.read_farm_record(self.folder), self.living_info()
         return farm_paths.listening(record.host, info.port, info.location) if record and info else ""
 
     # ------------------------------------------------------------------ before a start
 
     def prepare(self, settings: FarmSettings) -> list[str]:
-        """Make the files fit for a controller, and choose its port.  Returns what people should be told.
+        """Prepare the files for a controller, and choose its port. Return messages for people.
 
-        FarmExists: the store is another host's.  StoreError: what was asked for does not fit what is there.
+        Raises:
+            FarmExists: the store belongs to another host.
+            StoreError: the settings do not fit the existing files.
         """
         self.make_folders()
         remarks: list[str] = []
@@ -198,7 +252,7 @@ class Home:
                 f" {self.folder / farm_paths.FARM_FILE}, or begin anew with --fresh"
             )
         if settings.port == 0 and record.port:
-            # To the controller 0 means the farm's last port: forget that one.
+            # For the controller, 0 means the farm's last port: forget that one.
             record = msgspec.structs.replace(record, port=0)
             farm_paths.write_farm_record(record, self.folder)
         self.port = record.port if settings.port is None else settings.port
@@ -221,7 +275,7 @@ class Home:
         here = socket.gethostname()
         if record.node == here or settings.take_over:
             return
-        # A store on a local disk in the farm's own folder is here, whatever this host is called today.
+        # A store on a local disk in the farm's own folder belongs to this host, even if the host's name has changed.
         if Path(record.store).parent == self.folder and network_file_system(self.folder) is None:
             return
         raise errors.FarmExists(
@@ -230,7 +284,7 @@ class Home:
         )
 
     def _begin_anew(self, record: FarmRecord) -> list[str]:
-        """Other keys, another port, another incarnation; the old store stays, under a dated name."""
+        """Set the old store aside under a dated name; the farm gets new keys, another port and another incarnation."""
         remarks = []
         store, stamp = Path(record.store), _stamp()
         aside = store.with_name(f"{store.stem}-{stamp}{store.suffix}")
@@ -277,15 +331,18 @@ class Home:
     # ------------------------------------------------------------------ after an end
 
     def tidy(self, *, temporary: bool) -> None:
-        """No process is left: remove what only mattered while there were some; a temporary farm altogether."""
+        """Remove files that only matter to running processes, after the last one has ended; remove a temporary farm
+        completely.
+        """
         (self.folder / PROCESSES_NAME).unlink(missing_ok=True)
+        (self.folder / STARTER_NAME).unlink(missing_ok=True)
         if temporary:
             self.remove()
             return
         for path in (self.client_file, self.agent_file):
             path.unlink(missing_ok=True)
         farm_paths.leave_runtime_folder()
-        # A killed agent's flight recorders hold results that its successor will deliver.
+        # Flight recorders of a killed agent hold results that its successor will deliver.
         if not any(self.sockets.glob("agent-*/*.rec")):
             remove_path(self.sockets)
 
@@ -296,12 +353,13 @@ class Home:
         return sorted(store.parent.glob(f"{store.stem}-[0-9]*{store.suffix}*"))
 
     def stale_files(self) -> list[Path]:
-        """Return what a crash left of a farm that is stopped, and logs that were rotated away."""
-        left = [path for path in (self.client_file, self.agent_file, self.folder / PROCESSES_NAME) if path.exists()]
+        """Return files that a crash of a now stopped farm has left, and rotated logs."""
+        records = (self.folder / PROCESSES_NAME, self.folder / STARTER_NAME)
+        left = [path for path in (self.client_file, self.agent_file, *records) if path.exists()]
         return [*left, *sorted(self.sockets.glob("agent-*")), *sorted(self.logs.glob("*.[1-9]"))]
 
     def store_path(self) -> Path | None:
-        """Return where the store is; None: the farm has none."""
+        """Return the path of the store; None if the farm has none."""
         try:
             record = farm_paths.read_farm_record(self.folder)
         except errors.TaskFarmError:
@@ -310,14 +368,14 @@ class Home:
         return path if path.exists() else None
 
     def store_bytes(self) -> int:
-        """Return the size of the store, with its write-ahead log."""
+        """Return the size of the store, including its write-ahead log."""
         store = self.store_path()
         if store is None:
             return 0
         return sum(path.stat().st_size for path in (store, store.with_name(store.name + "-wal")) if path.exists())
 
     def remove(self) -> None:
-        """The farm and all that belongs to it."""
+        """Remove the farm with all its files."""
         record = None
         try:
             record = farm_paths.read_farm_record(self.folder)
@@ -334,7 +392,7 @@ class Home:
 
 
 class HomeLock:
-    """The supervisor's lock, against other processes and against this one: POSIX locks do not see the latter."""
+    """The supervisor's lock. It also excludes this very process, which POSIX locks do not."""
 
     def __init__(self, path: Path, name: str) -> None:
         if path in _locked_here:
@@ -344,7 +402,7 @@ class HomeLock:
         _locked_here.add(path)
 
     def release(self) -> None:
-        """Give it up."""
+        """Release the lock."""
         _locked_here.discard(self._path)
         self._lock.release()
 
@@ -356,7 +414,7 @@ class HomeLock:
 
 
 def remove_path(path: Path) -> None:
-    """A file or a whole folder; nothing happens if it is not there."""
+    """Remove a file or a whole folder. Nothing happens if it does not exist."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     elif os.path.lexists(path):
@@ -364,7 +422,7 @@ def remove_path(path: Path) -> None:
 
 
 def sweep_temporary() -> None:
-    """Remove temporary farms whose processes have all died without a chance to (power loss, kill -9 of all of them)."""
+    """Remove temporary farms of which all processes died without cleaning up (power loss, kill -9 of all of them)."""
     for folder in _temporary_folders():
         try:
             if folder.stat().st_uid != os.geteuid() or time.time() - folder.stat().st_mtime < SETTLE_S:
@@ -376,16 +434,16 @@ def sweep_temporary() -> None:
             if not any(_is_alive(process) for process in home.read_processes()):
                 home.remove()
         except (OSError, errors.TaskFarmError, msgspec.MsgspecError):
-            continue  # somebody else sweeps, or it is not what we think
+            continue  # another process removes it, or it is not a farm's folder
 
 
 def _temporary_folders() -> list[Path]:
-    """Those of temporary farms: this machine's, and in the user's home those of other hosts too."""
+    """Return the folders of temporary farms: this machine's, and in the user's home also those of other hosts."""
     try:
         here = list(Path(tempfile.gettempdir()).glob(f"{TEMPORARY_PREFIX}*"))
         beside = list(farm_paths.farm_folder(TEMPORARY_NAME).parent.glob("*"))
     except OSError:
-        return []  # a home that is not ours, or a disk that is full: whoever needs it says so
+        return []  # a home that this user may not read, or a full disk: the code that needs it reports that
     return [*here, *(path for path in beside if _TEMPORARY.fullmatch(path.name))]
 
 
@@ -394,7 +452,7 @@ def _is_alive(record: dict[str, Any]) -> bool:
 
 
 def _free_port(host: str) -> int:
-    """Return the default port if nothing listens there, else 0."""
+    """Return the default port if nothing listens on it, else 0."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,6 +1,6 @@
-"""Questions to a farm, without the weight of the client.
+"""Questions to a farm without importing the whole client.
 
-The supervisor and most commands want answers and no results.  They use one `Questioner`, which needs neither a thread
+The supervisor and most commands need answers but no results. They use one `Questioner`, which needs neither a thread
 nor `serialization.pack` (which would double the time of ``ipytaskfarm status``).
 """
 
@@ -31,11 +31,10 @@ class _Asked:
 
 
 class Questioner:
-    """A client session that asks.  Nothing blocks but `answer`.
+    """A client session that only asks questions. Only `answer` blocks.
 
-    Call `step` when `fds` are readable or `next_deadline` has come.
-
-    Questions are kept until they are answered, over lost connections and a controller that starts again.
+    Call `step` when `fds` are readable or `next_deadline` has come. A question is kept until it is answered, over lost
+    connections and restarts of the controller.
     """
 
     def __init__(self, read_info: Callable[[], ConnectionInfo]) -> None:
@@ -44,23 +43,23 @@ class Questioner:
         self._asked: dict[int, _Asked] = {}
         self._last = 0
         self.refused: Exception | None = None
-        """Set once the controller has refused us for good."""
+        """Set once the controller has refused this session for good."""
 
     def ask(self, question: Question, then: Callable[[Reply], None]) -> None:
-        """Send it with the next `step`; `then` is called with the reply, a `Refusal` too."""
+        """Send a question with the next `step`. `then` is called with the reply, which may be a `Refusal`."""
         self._last += 1
         self._asked[self._last] = _Asked(question, then)
-        # Before the first epoch nothing may be said; `step` says it then.
+        # Before the first epoch nothing may be sent; `step` sends it then.
         if self._link.epoch:
             self._link.send(AskQuestion(self._last, question))
 
     def step(self) -> None:
-        """Send what waits, take what came, call back."""
+        """Send what is queued, receive messages, and call the callbacks."""
         while self._take(self._link.step(time.monotonic())):
             pass
 
     def _take(self, events: list[LinkEvent]) -> bool:
-        """Deal with these.  True: there is something to be sent at once."""
+        """Handle the events. Return whether there is something to send at once."""
         to_send = False
         for event in events:
             if isinstance(event, ReceivedMessage) and isinstance(event.message, Answer):
@@ -70,7 +69,7 @@ class Questioner:
                     asked.then(event.message.reply)
                     to_send = to_send or self._last > before
             elif isinstance(event, NewEpoch):
-                # What had not been acknowledged went with the old epoch; the rest may have been lost unanswered.
+                # Unacknowledged questions were lost with the old epoch; the others may have been lost unanswered.
                 for n, asked in self._asked.items():
                     self._link.send(AskQuestion(n, asked.question))
                     to_send = True
@@ -79,7 +78,11 @@ class Questioner:
         return to_send
 
     def answer(self, question: Question, timeout_s: float | None = 5.0) -> Reply:
-        """Return the reply; its error if it is one.  FarmNotRunning when nobody answers in time."""
+        """Ask a question and return the reply. If the reply is a refusal, raise its error.
+
+        Raises:
+            FarmNotRunning: there is no reply within `timeout_s`.
+        """
         replies: list[Reply] = []
         self.ask(question, replies.append)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -102,15 +105,15 @@ class Questioner:
         return replies[0]
 
     def fds(self) -> list[int]:
-        """Readable: call `step`."""
+        """Return the descriptors to wait for; when one is readable, call `step`."""
         return self._link.fds()
 
     def next_deadline(self) -> float:
-        """Call `step` by this time (monotonic)."""
+        """Return the monotonic time by which `step` must be called."""
         return self._link.next_deadline()
 
     def close(self) -> None:
-        """Say good-bye."""
+        """Say good-bye and close the connection."""
         self._link.close()
 
     def __enter__(self) -> Questioner:
@@ -121,9 +124,10 @@ class Questioner:
 
 
 def connect(farm: str) -> Questioner:
-    """Questions to a farm, by its name or the path of its connection file.
+    """Return a `Questioner` for a farm, by the farm's name or the path of its connection file.
 
-    FarmNotRunning at once when there is no such file, or when its controller is dead and nobody starts it again.
+    Raises:
+        FarmNotRunning: there is no such file, or its controller is dead and nobody starts it again.
     """
     read = connection_reader(farm)
     info = read()
@@ -136,7 +140,7 @@ def connect(farm: str) -> Questioner:
 
 
 def refusal_error(refusal: Refusal) -> Exception:
-    """Return the exception that a refusal names: one of ours, a builtin, or plainly `TaskFarmError`."""
+    """Return the exception that a refusal names: one of the farm's, a builtin, or else a plain `TaskFarmError`."""
     chosen = getattr(errors, refusal.etype, None) or getattr(builtins, refusal.etype, None)
     if isinstance(chosen, type) and issubclass(chosen, Exception):
         return chosen(refusal.text)

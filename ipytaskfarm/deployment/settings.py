@@ -1,66 +1,69 @@
-"""`FarmSettings`: what a farm is started with, checked, from the arguments of `Farm` or of ``ipytaskfarm start``."""
+"""`FarmSettings`: the checked settings of a farm, from the arguments of `Farm` or of ``ipytaskfarm start``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from ..core.scheduler.autoscaling import Limits
+from ..core.text import did_you_mean
 from ..settings.checks import Agents
 from ..settings.declarations import AGENT, CONTROLLER, DEFAULT_HOST, SETTINGS, words_for
 
 DEFAULT_NAME = "default"
 DEFAULT_PORT = 10113
-"""Taken if it is free and the farm has no port of its own yet."""
+"""Used if it is free and the farm has no port of its own yet."""
+
+_NUMBER_OF_ENGINES = frozenset({"engines", "n_engines", "num_engines", "workers", "n_workers", "n_jobs", "processes"})
+"""What people write for `n` who come from somewhere else."""
 
 OWNED_LEASE_S = 60.0
-"""An owned farm's agent ends by itself so long after its controller, if owner and controller die together."""
+"""An owned farm's agent ends by itself this long after its controller, if owner and controller die together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FarmSettings:
-    """What a farm is started with.  Durations are in seconds."""
+    """The settings with which a farm is started. Durations are in seconds."""
 
     name: str
     engines: int
-    """How many engines are wanted on this machine."""
+    """The number of wanted engines on this machine."""
     agents: tuple[Agents, ...] = ()
     """Agents on other machines."""
     owned: bool = False
-    """The farm is in a temporary folder and is deleted when its owner ends, however the owner ends."""
+    """Whether the farm is in a temporary folder that is deleted when its owner ends, however the owner ends."""
     startup: str | None = None
-    """Code that every fresh engine runs first.  None: the farm keeps the code that it has."""
+    """Code that every fresh engine runs first. None: the farm keeps its present code."""
     startup_name: str = ""
-    """What people are shown for the start-up code: the file's name."""
+    """The name of the start-up code for people: the file's name."""
     host: str = DEFAULT_HOST
     port: int | None = None
-    """None: the farm's own, else the default one, else any."""
+    """None: the farm's own port, else the default one, else any."""
     store_dir: Path | None = None
     elastic: Limits | None = None
-    """The number of this machine's engines follows the work within these limits.  None: it stays."""
+    """Limits within which the number of this machine's engines follows the work. None: it does not change."""
     hold: bool = False
-    """Start no task until somebody resumes the farm."""
+    """Whether no task is started until somebody resumes the farm."""
     fresh: bool = False
     take_over: bool = False
     start_timeout_s: float = 60.0
-    """How long engines may take until people are told that some are missing."""
+    """The time after which people are told that engines are missing."""
     drain_s: float | None = 10.0
-    """How long running tasks may go on when the farm is stopped.  None: until they end."""
+    """How long running tasks may go on when the farm is stopped. None: until they end."""
     passed: Mapping[str, Any] = field(default_factory=dict)
-    """The settings that only the controller and the agents read, by name, those that were given."""
+    """The given settings that only the controller and the agents read, by name."""
 
     @property
     def own_lease_s(self) -> float | None:
-        """Return the lease that the controller and the agents are told.  None: their default."""
+        """Return the lease for the controller and the agents; None for their default."""
         lease_s: float | None = self.passed.get("lease")
         return OWNED_LEASE_S if lease_s is None and self.owned else lease_s
 
     @property
     def engines_at_start(self) -> int:
-        """Return how many engines start before there is any work; others start when they are needed."""
+        """Return how many engines start before there is work. The others start when they are needed."""
         warm: int | None = self.passed.get("warm")
         engines = self.engines + sum(agents.at_start for agents in self.agents)
         return engines if warm is None else min(engines, warm)
@@ -76,14 +79,20 @@ def farm_settings(
 ) -> FarmSettings:
     """Check the arguments of a farm and return its settings.
 
-    arguments: values as users give them, by the names of `Farm`'s arguments; what is missing has its default.
-    cores: returns the number of engines if nothing else says it.
-    as_written: makes of an argument's name what the user wrote, an argument or a flag, for errors.
+    Args:
+        arguments: values by the names of `Farm`'s arguments. Missing ones have their defaults.
+        name: the farm's name.
+        cores: returns the number of engines if no argument gives it.
+        owned: whether the farm ends with its owner.
+        as_written: returns an argument's name as the user wrote it, an argument or a flag, for error messages.
 
-    Raises TypeError, ValueError, and what reading the start-up code may raise."""
+    Raises:
+        TypeError, ValueError: an argument is not valid.
+        OSError: the start-up code cannot be read.
+    """
     for unknown in arguments.keys() - SETTINGS.keys():
-        near = "".join(f", did you mean {each!r}?" for each in get_close_matches(unknown, SETTINGS, n=1))
-        raise TypeError(f"Farm() has no argument {unknown!r}{near}")
+        near = ", did you mean 'n'?" if unknown in _NUMBER_OF_ENGINES else did_you_mean(unknown, SETTINGS)
+        raise TypeError(f"Farm() has no argument {unknown!r}{near or ', see help(Farm)'}")
     values = {
         each: setting.check(as_written(each), arguments.get(each, setting.default))
         for each, setting in SETTINGS.items()
@@ -132,10 +141,10 @@ def _engines_at_first(
 
 
 def controller_flags(settings: FarmSettings) -> list[str]:
-    """Return the words of the controller's command line for the settings that were given."""
+    """Return the controller's command-line words for the given settings."""
     return words_for(CONTROLLER, {**settings.passed, "lease": settings.own_lease_s})
 
 
 def agent_flags(settings: FarmSettings) -> list[str]:
-    """Return the words of an agent's command line for the settings that were given."""
+    """Return an agent's command-line words for the given settings."""
     return words_for(AGENT, {**settings.passed, "lease": settings.own_lease_s})

@@ -1,4 +1,4 @@
-"""Why a farm did not start: the true cause in a line, and the remedy where the cause is known."""
+"""The reason why a farm did not start: the true cause in a line, and the remedy if the cause is known."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ipytaskfarm.core.formatting import last_line
 from ipytaskfarm.core.messages.tables import FarmState
 
 GIVE_UP_S = 1.0
-"""A first start may fail by chance.  When one fails again so much later, and no engine came up, the cause stays."""
+"""One failed start may be chance. If a start fails again this much later and no engine is up, the cause is lasting."""
 
 THREADS = 6
-"""So many a farm's owner needs: to look after it, and of ZeroMQ for questions and for a client."""
+"""The threads that a farm's owner needs: one for supervising, ZeroMQ's for questions and for a client."""
 
 _REMEDIES = (
     ("Too many open files", "raise the limit of open files, `ulimit -n`: a farm needs 64, and 8 more for each engine"),
@@ -36,13 +36,13 @@ _END_BYTES = 4000
 
 
 def with_remedy(text: str) -> str:
-    """Return the text, and what to do about it if that is known."""
+    """Return the text, with the remedy if it is known."""
     remedy = next((remedy for cause, remedy in _REMEDIES if cause in text), "")
     return f"{text}: {remedy}" if remedy else text
 
 
 def tail(log: Path) -> str:
-    """Return the end of a text file; "": there is none."""
+    """Return the end of a text file; "" if there is no file."""
     try:
         with open(log, "rb") as file:
             file.seek(max(0, file.seek(0, 2) - _END_BYTES))
@@ -52,12 +52,12 @@ def tail(log: Path) -> str:
 
 
 def last_error(log: Path) -> str:
-    """Return the last warning or error in the log of a controller or agent; "": there is none."""
+    """Return the last warning or error in the log of a controller or agent; "" if there is none."""
     lines = tail(log).splitlines()
     for number in range(len(lines) - 1, -1, -1):
         head = _LOG_HEAD.match(lines[number])
         if head is not None and head["level"] in ("WARNING", "ERROR", "CRITICAL"):
-            # What follows without a head is the traceback of this entry.
+            # Lines without a head are the traceback of this entry.
             behind = [line for line in lines[number + 1 :] if line.strip()]
             more = last_line("\n".join(behind)) if behind and not any(map(_LOG_HEAD.match, behind)) else ""
             return f"{head['text']}: {more}" if more else head["text"]
@@ -65,29 +65,29 @@ def last_error(log: Path) -> str:
 
 
 def failed_starts(lines: list[str]) -> list[str]:
-    """Of what has changed in a farm (`core.formatting.changes`): why engines did not start, a line each."""
+    """Return one line for each engine that did not start, from a farm's changes (`core.formatting.changes`)."""
     found = [match[1] for line in lines if (match := _FAILED_START.match(line)) is not None]
     return [_cause(text) for text in found]
 
 
 def _cause(text: str) -> str:
-    """Return the first line, and the one that names a cause with a known remedy if that is another."""
+    """Return the first line, with the line that names a cause with a known remedy if that is another one."""
     first, _, printed = text.partition("\n")
     known = next((line for line in printed.splitlines() if any(cause in line for cause, _ in _REMEDIES)), "")
     return with_remedy(f"{first}: {known.strip()}" if known and known.strip() not in first else first)
 
 
 class StartWatch:
-    """Looks at the starts of a farm's engines, until one is there or it is clear that none will come."""
+    """Watches the starts of a farm's engines, until one is up or it is clear that none will come up."""
 
     def __init__(self) -> None:
         self.cause = ""
-        """Why the last one did not start; "": none has failed."""
+        """The reason why the last engine did not start; "" if none has failed."""
         self._first_s: float | None = None
         self._failed_again = False
 
     def look(self, lines: list[str], now_s: float) -> None:
-        """Take note of what has changed."""
+        """Take note of changes in the farm."""
         causes = failed_starts(lines)
         if not causes:
             return
@@ -97,12 +97,16 @@ class StartWatch:
         self._failed_again = self._failed_again or now_s - self._first_s >= GIVE_UP_S
 
     def is_hopeless(self, state: FarmState) -> bool:
-        """Return whether engines fail again and again, and none is there."""
+        """Return whether engines fail again and again while none is up."""
         return self._failed_again and not any(row.state in ("idle", "busy", "preparing") for row in state.engines)
 
 
 def check_threads() -> None:
-    """ConnectionError: this process can start no more threads.  ZeroMQ would end the process without an exception."""
+    """Check that this process can start more threads. Otherwise ZeroMQ would end the process without an exception.
+
+    Raises:
+        ConnectionError: it cannot.
+    """
     end = threading.Event()
     started: list[threading.Thread] = []
     try:
@@ -119,7 +123,11 @@ def check_threads() -> None:
 
 
 def check_loopback(host: str) -> None:
-    """ConnectionError: this machine cannot connect to itself at the address on which the controller is to listen."""
+    """Check that this machine can connect to itself at the address on which the controller will listen.
+
+    Raises:
+        ConnectionError: it cannot.
+    """
     if host not in ("127.0.0.1", "localhost"):
         return
     try:

@@ -1,18 +1,18 @@
-"""The supervisor: one per farm.  It has controller and local agents running, and says how many engines are wanted.
+"""The supervisor: one per farm. It keeps the controller and the local agent running, and sets the number of engines.
 
-It is a loop around a handful of file descriptors, driven by `Supervisor.run` in whatever thread its owner likes: the
-foreground command's main thread, the detached process of ``--daemonize``, a background thread of `Farm`.  It decides
-nothing about tasks.  When it dies the rest lives on, and the next supervisor of the same name adopts what lives; the
-one exception are owned farms, whose controller watches a pipe from here and takes everything with it.
+It is a loop around a few file descriptors. Its owner calls `Supervisor.run` in any thread: the main thread of the
+foreground command, the detached process of ``--daemonize``, a background thread of `Farm`. It decides nothing about
+tasks. When it dies, the other processes live on, and the next supervisor of the same name adopts them. Only the
+controller of an owned farm watches a pipe from the supervisor, and ends everything when the pipe is closed.
 
-Its phases, each entered once and in this order (a failure goes to STOPPING from anywhere):
+The phases are entered once each, in this order (a failure leads from any phase to STOPPING):
 
     STARTING   processes are started or adopted; the controller has not answered yet
     FILLING    the controller knows how many engines are wanted; they come up
     RUNNING    the owner has been told that the farm is ready; crashed processes are started again
-    STOPPING   the controller has been told to stop, and recalls, waits, interrupts, says good-bye
+    STOPPING   the controller has been told to stop: it recalls, waits, interrupts, and says good-bye
     LEAVING    the controller has ended; the agents must follow
-    ENDED      no process is left; what was temporary is deleted
+    ENDED      no process is left; temporary files are deleted
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ from ipytaskfarm.system.host import open_standard_descriptors, working_folder
 
 RESTARTS = 3
 WORKED_S = 5.0
-"""Who lived so long before it ended does not end at once each time: it is started again however often."""
+"""A process that has lived this long does not crash at once each time: it is started again without a limit."""
 RESTART_WINDOW_S = 60.0
 EXIT_STORE, EXIT_REFUSED = 3, 4
 FILLING_POLL_S = 0.03
 RUNNING_POLL_S = 1.0
 TRIM_S = 30.0
 ANSWER_S = 15.0
-"""Beyond what it was told to wait for, a controller has this long to stop."""
+"""How long a controller has for stopping, in addition to the time that it was told to wait."""
 LEAVE_S = 6.0
 KILL_S = 3.0
 
 
 class FarmPhase(IntEnum):
-    """How far the farm has come."""
+    """The phase of the farm's life."""
 
     STARTING = 1
     FILLING = 2
@@ -67,20 +67,20 @@ class FarmPhase(IntEnum):
 
 
 class Audience(Protocol):
-    """Who is told what happens."""
+    """The listener that is told about events."""
 
     def progress(self, text: str) -> None:
-        """What is being waited for; the next one replaces it."""
+        """Show what the start waits for; the next text replaces this one."""
 
     def say(self, line: str) -> None:
-        """Something that happened, worth a line."""
+        """Show a line about an event."""
 
     def ready(self, state: FarmState) -> None:
-        """The farm is up, with its engines."""
+        """Report that the farm is up, with its engines."""
 
 
 class _Watched:
-    """A process that is to run: what it is, what runs, and how often it has been started again."""
+    """A process to keep running: its specification, the running process, and its recent restarts."""
 
     def __init__(self, kind: str, make: Callable[[], ProcessSpec]) -> None:
         self.kind = kind
@@ -95,12 +95,12 @@ class _Watched:
         return self.placed is not None
 
     def may_restart(self, now: float) -> bool:
-        """Return whether it has not crashed too often of late."""
+        """Return whether it has not crashed too often recently."""
         return len(self.restarts) < RESTARTS or now - self.restarts[0] > RESTART_WINDOW_S
 
 
 class Supervisor:
-    """Runs one farm: `start` it, then `run` until it has ended.  `request_stop` from any thread or signal handler."""
+    """Runs one farm: call `start`, then `run` until it has ended. Any thread may call `request_stop`."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Supervisor:
         *,
         in_python: bool = False,
     ) -> None:
-        """in_python: we are a guest in somebody's Python process, which is not to be ended with the farm."""
+        """Create it; `in_python` says that this is a guest in a Python process that must not end with the farm."""
         self.settings = settings
         self.home = home
         self.phase = FarmPhase.STARTING
@@ -126,9 +126,9 @@ class Supervisor:
         self._controller = _Watched("controller", self._controller_part)
         self._agents = [_Watched("agent-0", self._agent_part)]
         self._questioner: Questioner | None = None
-        # Where a standard descriptor is closed, a pipe of ours would be handed to children as that.
+        # If a standard descriptor is closed, one of our pipes would get its number and be inherited as such.
         open_standard_descriptors()
-        # Sockets, not a pipe: `_wake` may come after the end, when a number would mean another file.
+        # Sockets, not a pipe: `_wake` may be called after the end, when the number of a pipe would mean another file.
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_write.setblocking(False)
         self._owner_pipe = os.pipe() if settings.owned else None
@@ -157,10 +157,10 @@ class Supervisor:
         }
         self._lock: HomeLock | None = None
 
-    # ------------------------------------------------------------------ from outside
+    # ------------------------------------------------------------------ called by the owner
 
     def start(self) -> None:
-        """Take the farm's lock, start or adopt its processes.  FarmExists when somebody else supervises it."""
+        """Take the farm's lock, then start or adopt its processes. FarmExists: another process supervises the farm."""
         try:
             check_threads()
             check_loopback(self.settings.host)
@@ -174,11 +174,11 @@ class Supervisor:
                 self._audience.say("it keeps the settings that it was started with")
             for remark in [] if living else self.home.prepare(self.settings):
                 self._audience.say(remark)
-            # Together: the agent's zygote imports IPython while the controller opens its store.
+            # Both at the same time: the agent's zygote imports IPython while the controller opens its store.
             for watched in (self._controller, *self._agents):
                 if not watched.lives:
                     self._place(watched)
-            self._record()  # that it is we who look after what was adopted
+            self._record()  # record that this process supervises the adopted ones
         except OSError as error:
             self._abandon()
             raise self._start_failure(error) from error
@@ -192,14 +192,14 @@ class Supervisor:
         return errors.StoreError(with_remedy(f"farm {self.home.name!r} cannot be started: {error}"))
 
     def run(self) -> None:
-        """Look after the farm until it has ended.  Raises why, if nobody asked for that."""
+        """Supervise the farm until it has ended. Raise the reason if its end was not requested."""
         while self.phase is not FarmPhase.ENDED:
             self.turn()
         if self.error is not None:
             raise self.error
 
     def turn(self, limit_s: float = 5.0) -> None:
-        """One round: wait until something happens, at most `limit_s`, and deal with it."""
+        """Wait at most `limit_s` until something happens, and handle it."""
         self._wait(limit_s)
         now = time.monotonic()
         self._take_reports()
@@ -213,12 +213,12 @@ class Supervisor:
         self._advance(now)
 
     def request_stop(self, drain_s: float | None = None, *, default: bool = True) -> None:
-        """Stop the farm; a second time: without waiting for anything; a third time: kill it."""
+        """Stop the farm. A second call stops it without waiting, a third call kills it."""
         self._stop_requests.append(self.settings.drain_s if default else drain_s)
         self._wake()
 
     def _report(self, what: str | Exception) -> None:
-        """From the tender's thread: something to be said, or why the farm cannot go on."""
+        """Pass on a line to show, or an error that ends the farm. Called in the thread of `agent_pools`."""
         self._reports.append(what)
         self._wake()
 
@@ -231,7 +231,7 @@ class Supervisor:
                 self._audience.say(report)
 
     def in_child_process(self) -> None:
-        """After a fork: what the child holds must not keep an owned farm alive."""
+        """Close inherited descriptors in a forked child, which must not keep an owned farm alive."""
         if self._owner_pipe is not None:
             os.close(self._owner_pipe[1])
             self._owner_pipe = None
@@ -239,7 +239,7 @@ class Supervisor:
     # ------------------------------------------------------------------ processes
 
     def _adopt(self) -> bool:
-        """Find what an earlier supervisor left running.  True if the controller is among it."""
+        """Adopt running processes of an earlier supervisor. Return whether the controller is one of them."""
         for record in self.home.read_processes():
             for watched in (self._controller, *self._agents):
                 if record.get("kind") == watched.kind and not watched.lives:
@@ -274,7 +274,7 @@ class Supervisor:
         ]
         fds = [self._ready_write]
         arguments += controller_flags(settings)
-        # A controller that starts again after a crash has its own memory of being held.
+        # A controller that is restarted after a crash remembers whether the farm is held.
         if settings.hold and not self._controller.restarts:
             arguments += ["--hold"]
         if self._owner_pipe is not None:
@@ -320,18 +320,19 @@ class Supervisor:
         elif watched is self._controller and status in (EXIT_STORE, EXIT_REFUSED):
             self._fail(self._refusal(status, said))
         elif watched is not self._controller and status == 0:
-            # It was told to end: with the farm, whose controller follows, or by somebody who meant it alone.
+            # It was told to end: with the farm, in which case the controller follows, or by someone who meant only this
+            # process.
             watched.restart_at = now + LEAVE_S
         else:
             self._start_again(watched, status, said, now)
 
     def _is_stopping(self) -> bool:
-        """Return whether somebody else has told the controller to stop."""
+        """Return whether someone else has told the controller to stop."""
         return self.state is not None and self.state.stopping
 
     def _was_told_to_stop(self, status: int) -> bool:
-        # Nobody can say how an adopted one ended, and of a child whose status somebody else took, Python says 0; only
-        # one that stopped in good order takes its connection file along.
+        # The exit code of an adopted process is unknown, and Python reports 0 for a child that was reaped elsewhere.
+        # Only a controller that stopped in good order removes its connection file.
         return status in (0, EXIT_UNKNOWN) and not self.home.client_file.exists()
 
     def _refusal(self, status: int, said: str) -> Exception:
@@ -349,11 +350,11 @@ class Supervisor:
             return
         last = last_line(said) or last_error(self.home.log(watched.kind))
         text = f"the {watched.kind} {how}, after {RESTARTS} restarts within {RESTART_WINDOW_S:g} s"
-        if not self.settings.owned:  # whose logs go with it
+        if not self.settings.owned:  # an owned farm's logs disappear with it
             text += f" (see {self.home.output(watched.kind)})"
         self._fail(errors.ConnectionError(with_remedy(f"{text}; it ended with: {last}" if last else text)))
 
-    # ------------------------------------------------------------------ talking
+    # ------------------------------------------------------------------ questions
 
     def _connect(self) -> None:
         if self._questioner is None:
@@ -365,7 +366,7 @@ class Supervisor:
         self._questioner.ask(question, then)
 
     def _set_up(self, reply: Reply) -> None:
-        """The controller's first words: tell it what is wanted."""
+        """Send the settings to the controller when it answers for the first time."""
         if not isinstance(reply, FarmState) or self.phase is not FarmPhase.STARTING:
             return
         self.state = reply
@@ -415,7 +416,7 @@ class Supervisor:
             wanted = self.settings.engines_at_start
             self.starts.look(lines, now)
             waited_s = now - self._filling_since
-            # Agents elsewhere may still bring some.
+            # Agents on other machines may still bring engines.
             hopeless = not self.settings.agents and self.starts.is_hopeless(reply)
             if ready >= wanted or waited_s > self.settings.start_timeout_s or hopeless:
                 if ready < wanted:
@@ -489,13 +490,13 @@ class Supervisor:
                 watched.placed.terminate()
 
     def _fail(self, error: Exception) -> None:
-        """The farm cannot go on: stop what runs, and let `run` raise this."""
+        """Stop the farm because it cannot go on; `run` raises the error."""
         self.error = self.error or error
         if self.phase < FarmPhase.STOPPING:
             self._stop(0.0, time.monotonic())
 
     def _leave(self, now: float) -> None:
-        """The controller has ended: the agents were told, unless it crashed."""
+        """Wait for the agents after the controller's end. They have been told to end, unless it crashed."""
         self.phase = FarmPhase.LEAVING
         self._kill_at = now + LEAVE_S
         for agent in self._agents:
@@ -503,7 +504,7 @@ class Supervisor:
                 agent.placed.terminate()
 
     def _kill(self, now: float) -> None:
-        """Too slow.  First a request, then no mercy; the controller before the agents, which hold the results."""
+        """End processes that are too slow: SIGTERM, then SIGKILL; the controller first, because agents hold results."""
         self._kill_at = now + KILL_S
         self._killed += 1
         targets = [self._controller] if self._controller.lives else self._agents
@@ -522,7 +523,7 @@ class Supervisor:
         self._let_go()
 
     def _abandon(self) -> None:
-        """Nothing came of the start: end what was started, leave what was adopted."""
+        """Give up a failed start: end the started processes, and leave the adopted ones."""
         for watched in (self._controller, *self._agents):
             if watched.placed is not None and watched.kind in self._ours:
                 watched.placed.kill()
@@ -584,7 +585,7 @@ class Supervisor:
         return min(deadline for deadline in [*deadlines, float("inf")] if deadline is not None)
 
     def _controller_is_ready(self) -> None:
-        """The controller listens, or has ended and closed its end of the pipe, which `_look_after` deals with."""
+        """Connect when the controller listens. If it has ended and so closed the pipe, `_look_after` handles that."""
         assert self._ready_read is not None
         line = os.read(self._ready_read, 65536)
         os.close(self._ready_read)
@@ -596,4 +597,4 @@ class Supervisor:
         try:
             self._wake_write.send(b".")
         except OSError:
-            pass  # it is full of reasons to wake already, or all is over
+            pass  # its buffer is full of wake-ups already, or the supervisor has ended

@@ -1,7 +1,7 @@
-"""What can keep a farm from working, looked for: `rounds` says in which order, the other modules look.
+"""Checks for conditions that can keep a farm from working. `rounds` decides the order; the other modules check.
 
-A check is a function that is given what it looks at, where that can be given, and returns what it found.  Nothing is
-changed and nothing stays: no folder is made, no key, no process (but by `trial`, which ends its own).
+A check is a function that gets the examined values as arguments where possible, and returns its finding. Checks change
+nothing and leave nothing: no folder, no key, no process (except `trial`, which ends its own).
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """What a finding means."""
+    """The meaning of a finding."""
 
     OK = "ok"
     WARNING = "warning"
-    """It works, or may; somebody should look."""
+    """It works, or may work; someone should look at it."""
     WRONG = "wrong"
-    """It cannot work so."""
+    """It cannot work like this."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check came to."""
+    """The result of one check."""
 
     check: str
-    """Its name: ``port``."""
+    """The name of the check, such as ``port``."""
     level: Level
     found: str
     remedy: str = ""
-    """What to do; "" if it is `OK`."""
+    """The remedy; "" if the level is `OK`."""
 
 
 def fine(check: str, found: str) -> Finding:
-    """As it should be."""
+    """Return a finding that all is well."""
     return Finding(check, Level.OK, found)
 
 
@@ -43,5 +43,5 @@ def doubtful(check: str, found: str, remedy: str) -> Finding:
 
 
 def wrong(check: str, found: str, remedy: str) -> Finding:
-    """It has to be put right."""
+    """Return a finding that must be put right."""
     return Finding(check, Level.WRONG, found, remedy)

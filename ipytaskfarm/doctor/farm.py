@@ -1,4 +1,6 @@
-"""What a running farm says of itself: its engines, its agents and their machines, what was asked of launchers."""
+"""Checks of a running farm: its engines, its agents and their machines, and the agents that launchers
+were asked for.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,14 @@ from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.version import __version__
 
 SKEW_S = 10.0
-"""A message that was held up on its way looks like a clock that is behind by so much."""
+"""The tolerance for clocks: a message that was delayed looks like a clock that is slow."""
 ANSWER_S = 10.0
 NEARLY = 0.9
-"""Of the files that a process may have."""
+"""The share of a process's permitted open files that counts as nearly all."""
 
 
 def ask(home: Home) -> tuple[Finding, FarmState | None]:
-    """Return what the controller says of itself, if it answers."""
+    """Return the controller's report about itself, if it answers."""
     try:
         with connect(home.name) as questioner:
             state = questioner.answer(FarmStatus(), timeout_s=ANSWER_S)
@@ -47,7 +49,7 @@ def ask(home: Home) -> tuple[Finding, FarmState | None]:
 
 
 def version(info: ConnectionInfo) -> Finding | None:
-    """Return whether we are the same ipytaskfarm as the controller; None: yes."""
+    """Return a finding if this ipytaskfarm and the controller's have different versions; else None."""
     if info.version == __version__:
         return None
     found = f"the controller is ipytaskfarm {info.version}, this is {__version__}"
@@ -55,8 +57,10 @@ def version(info: ConnectionInfo) -> Finding | None:
 
 
 def controller_files(pid: int) -> Finding | None:
-    """Return whether the controller, a process here, is about to run out of descriptors; None: no, or that cannot be
-    told."""
+    """Return a finding if the controller, a process of this machine, is about to run out of descriptors.
+
+    None: it is not, or that cannot be known.
+    """
     try:
         process = psutil.Process(pid)
         used, limit = process.num_fds(), process.rlimit(psutil.RLIMIT_NOFILE)[0]
@@ -69,7 +73,7 @@ def controller_files(pid: int) -> Finding | None:
 
 
 def engines(state: FarmState) -> Finding:
-    """Return whether those that are wanted come up."""
+    """Return whether the wanted engines come up."""
     ready = ready_engines(state)
     notes = [f"engine {row.id}: {row.note}" for row in state.engines if row.note]
     found = f"{ready} of {state.wanted} are ready"
@@ -78,7 +82,7 @@ def engines(state: FarmState) -> Finding:
             "engines", f"{found}; {'; '.join(notes[:3])}", "ipytaskfarm logs engine N shows what it printed"
         )
     if state.wanted and not ready:
-        # Of a traceback the first line and the last.
+        # The first and the last line of a traceback.
         lost = state.losses[-1].strip().splitlines() if state.losses else []
         why = (
             f"; the last that was lost: {' … '.join(dict.fromkeys((lost[0].strip(), lost[-1].strip())))}"
@@ -93,7 +97,7 @@ def engines(state: FarmState) -> Finding:
 
 
 def agents(state: FarmState, python: str) -> Iterator[Finding]:
-    """Yield one finding for each that has something, one for all others.  python: this one's version."""
+    """Yield one finding for each agent with a problem, and one for all others. `python` is the version here."""
     sound = []
     for row in state.agents:
         found = list(_agent(row, python))
@@ -150,7 +154,7 @@ def _minor(version: str) -> str:
 def groups(
     home: Home, asked: Sequence[AgentGroup], statuses: Mapping[str, AgentStatus], state: FarmState
 ) -> Iterator[Finding]:
-    """Yield what launchers were asked for, and has not come."""
+    """Yield a finding for each agent that was asked of a launcher and has not come."""
     heard = {row["name"] for row in state.agents if row["state"] != "unreachable"}
     for group in asked:
         missing = [name for name in group.names if not any(_is(each, name) for each in heard)]
@@ -185,7 +189,7 @@ def _missing(home: Home, group: AgentGroup, name: str, status: AgentStatus | Non
 
 
 def _left_by(home: Home, launcher: str, name: str) -> tuple[str, str]:
-    """Return (the agent's connection file, where it is told what became of it), as its launcher has them."""
+    """Return (the agent's connection file, the place of its log) where its launcher puts them."""
     if launcher == "ssh":
         there = f"~/.cache/ipytaskfarm/{home.name}-*-{name}"
         return f"{there}/connection.json", f"{there}/agent.log there"
@@ -193,13 +197,13 @@ def _left_by(home: Home, launcher: str, name: str) -> tuple[str, str]:
     if launcher in ("slurm", "pbs", "lsf"):
         return file, f"{home.logs / name}.out"
     if launcher == "dask":
-        there = f"/tmp/ipytaskfarm-UID/*/keep-{name}"  # or below $XDG_RUNTIME_DIR, which is theirs
+        there = f"/tmp/ipytaskfarm-UID/*/keep-{name}"  # or below $XDG_RUNTIME_DIR, if that belongs to them
         return f"{there}/connection.json", f"{there}/agent.out there"
     return file, f"the logs of {launcher}"
 
 
 def listening(info: ConnectionInfo, asked: Sequence[AgentGroup], state: FarmState) -> Finding:
-    """Return whether others can reach the address at all."""
+    """Return whether other machines can reach the controller's address at all."""
     elsewhere = sorted({group.agents.launcher for group in asked} - {"ssh"})
     heard = any(row["node"] != socket.gethostname() or row["name"] for row in state.agents)
     if is_loopback(info.host) and is_loopback(info.location or info.host):

@@ -1,4 +1,4 @@
-"""A farm's folders and files: whose they are, who can read them, whether there is room, and whether they fit."""
+"""Checks of a farm's folders and files: their owners and permissions, free space, and whether they belong together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ipytaskfarm.transport.keys import KEYS_FILE, SERVER, FarmKeys, agent_file, 
 
 
 def refused(check: str, error: Exception, remedy: str) -> Finding:
-    """Of an error of ours: what it says, and the remedy that stands behind its last colon, if it has one."""
+    """Return a finding for an error of the farm: its text, and the remedy after its last colon if it has one."""
     said, colon, rest = str(error).rpartition(": ")
     own = colon and isinstance(error, errors.SecurityError)
     return wrong(check, said if own else str(error), rest if own else remedy)
@@ -29,9 +29,13 @@ def refused(check: str, error: Exception, remedy: str) -> Finding:
 
 
 def private(check: str, path: Path, variable: str, needed_bytes: int = 0) -> Finding:
-    """Return a folder that only we may use, there or yet to be made.
+    """Check a folder that must be private to this user, whether it exists or not.
 
-    variable: the environment variable by which it is elsewhere; needed_bytes: how much room it ought to have.
+    Args:
+        check: the name of the check.
+        path: the folder.
+        variable: the environment variable that sets another folder.
+        needed_bytes: the free space that it should have.
     """
     if os.path.lexists(path):
         try:
@@ -42,7 +46,7 @@ def private(check: str, path: Path, variable: str, needed_bytes: int = 0) -> Fin
 
 
 def runtime_folder() -> Finding:
-    """Return the folder of connection files: Jupyter's, or the one that stands in for it."""
+    """Check the folder of connection files: Jupyter's, or its replacement."""
     path = host.runtime_folder()
     if path == host.spare_runtime_folder():
         return doubtful(
@@ -54,7 +58,7 @@ def runtime_folder() -> Finding:
 
 
 def data_folder(path: Path) -> Finding:
-    """Return the folder of a farm's lasting files.  path: where it is, or will be."""
+    """Check the folder of a farm's lasting files. `path` is its present or future path."""
     if host.spare_data_folder() in path.parents:
         return doubtful(
             "data folder",
@@ -65,7 +69,7 @@ def data_folder(path: Path) -> Finding:
 
 
 def temporary() -> Finding:
-    """Return where farms without a name live, and what tasks put there."""
+    """Check the folder for farms without a name, and for temporary files of tasks."""
     try:
         path = Path(tempfile.gettempdir())
     except FileNotFoundError as error:
@@ -81,8 +85,11 @@ def temporary() -> Finding:
 
 
 def _usable(check: str, path: Path, otherwise: str, needed_bytes: int = 0) -> Finding:
-    """Return whether files can be made in it, or it can be made.  otherwise: what to do if it cannot be helped."""
-    # Not Path.exists, which raises where a folder above may not be entered.
+    """Check that files can be created in a folder, or that the folder can be created.
+
+    `otherwise` is the advice if nothing else helps.
+    """
+    # Path.exists would raise if a parent folder may not be entered.
     there = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     problem = _cannot_write(there)
     if problem is not None:
@@ -105,13 +112,15 @@ def _cannot_write(folder: Path) -> str | None:
         with tempfile.TemporaryFile(dir=folder):
             return None
     except OSError as error:
-        # A disk without room is told of by those who measure it.
+        # A full disk is reported by the checks that measure free space.
         return None if is_full(folder) else str(error.strerror)
 
 
 def sockets(name: str, place: Path, engines: int) -> Finding:
-    """Sockets and flight recorders.  place: what tells farms of one name apart (`runtime.socket_place`); engines: those
-    to come."""
+    """Check the folder of sockets and flight recorders.
+
+    `place` distinguishes farms of one name (`farm_paths.socket_place`); `engines` is the number of engines to come.
+    """
     check = "socket folder"
     path = farm_paths.socket_place(name, place)
     for folder in (path.parent, path):
@@ -129,7 +138,7 @@ def sockets(name: str, place: Path, engines: int) -> Finding:
 
 
 def store(home: Home, record: FarmRecord | None) -> Finding:
-    """Return where the store is, or would be, and the room on its disk."""
+    """Check the present or future place of the store, and the free space on its disk."""
     path = home.folder / STORE_NAME if record is None else Path(record.store)
     kind = network_file_system(path.parent)
     if kind is not None and record is not None:
@@ -138,16 +147,16 @@ def store(home: Home, record: FarmRecord | None) -> Finding:
             f"{path} is on a network file system ({kind}), where SQLite's locks cannot be relied on",
             "stop the farm, move the store to a local disk and name it in farm.json, or begin anew: start --fresh",
         )
-    place = path.parent if kind is None else Path("/var/tmp")  # where `Home` puts it then
+    place = path.parent if kind is None else Path("/var/tmp")  # `Home` puts it there in this case
     there = next(folder for folder in (place, *place.parents) if folder.exists())
     return _usable("store", place, "give a new farm a --store-dir that is", least_room(there))
 
 
-# ------------------------------------------------------------------------------------------------ keys and the like
+# ------------------------------------------------------------------------------------------------ keys and connections
 
 
 def keys(folder: Path) -> tuple[Finding | None, FarmKeys | None]:
-    """Return the farm's keys; nothing at all of a farm that has none yet."""
+    """Check the farm's keys. There is no finding if the farm has none yet."""
     try:
         found = load_keys(folder)
     except errors.SecurityError as error:
@@ -161,7 +170,7 @@ def keys(folder: Path) -> tuple[Finding | None, FarmKeys | None]:
 
 
 def connection_files(home: Home, record: FarmRecord | None, held: FarmKeys | None) -> Iterator[Finding]:
-    """Those of clients and of the agents: readable, whole, and this farm's."""
+    """Check the connection files of clients and agents: they must be readable, complete, and of this farm."""
     restart = f"`ipytaskfarm stop --farm {home.name}`, then start it: they are written anew"
     paths = [(home.client_file, "client"), (home.agent_file, "agent")]
     if held is not None:

@@ -1,4 +1,4 @@
-"""This machine: its Python and packages, what a user may have of it, its memory, its clock."""
+"""Checks of this machine: its Python and packages, the user's limits, its memory and its clock."""
 
 from __future__ import annotations
 
@@ -20,25 +20,31 @@ from ipytaskfarm.system.host import user_name
 from ipytaskfarm.version import __version__
 
 OLDEST_PYTHON = "3.11"
-# Measured with pyzmq 27 and ipykernel 7.4, 1 to 9 engines: what each process has when it is idle.
+# Measured with pyzmq 27 and ipykernel 7.4, 1 to 9 engines: the resources of each process when it is idle.
 AGENT_FILES, AGENT_FILES_EACH, ENGINE_FILES = 28, 3, 46
 ENGINE_THREADS, OTHER_THREADS = 9, 9
 ENGINE_BYTES, OTHER_BYTES = 14 * 2**20, 55 * 2**20
 JUMP_S = 60.0
-"""A controller with a large store takes a while to start, which looks like a small jump of the clock."""
+"""Smaller jumps are ignored: a controller with a large store starts slowly, which looks like a jump of the clock."""
 
 Installed = Callable[[str], str | None]
 
 
 def python(found: str, oldest: str = OLDEST_PYTHON) -> Finding:
-    """found: the version that runs."""
+    """Check the version of Python that runs."""
     if _numbers(found) < _numbers(oldest):
         return wrong("python", f"Python {found} ({sys.executable})", f"use Python {oldest} or newer")
     return fine("python", f"Python {found} ({sys.executable}), ipytaskfarm {__version__}")
 
 
 def packages(required: Sequence[str], installed: Installed, sqlite: str) -> Finding:
-    """required: as in the package's metadata (``pyzmq>=27``); installed: a package's version, None: it is not there."""
+    """Check the installed packages.
+
+    Args:
+        required: the requirements as in the package's metadata (``pyzmq>=27``).
+        installed: returns a package's version, None if it is not installed.
+        sqlite: the version of SQLite.
+    """
     lacking = []
     minima = [match for match in map(_MINIMUM.match, required) if match is not None]
     for match in minima:
@@ -68,7 +74,7 @@ _MINIMUM = re.compile(r"(?P<name>[\w.-]+)\s*(?:>=\s*(?P<oldest>[\d.]+))?(?!.*\be
 
 
 def requirements() -> list[str]:
-    """Return what this package's metadata asks for."""
+    """Return the requirements in this package's metadata."""
     try:
         return requires("ipytaskfarm") or []
     except PackageNotFoundError:
@@ -76,7 +82,7 @@ def requirements() -> list[str]:
 
 
 def installed_version(package: str) -> str | None:
-    """None: it is not there."""
+    """Return a package's version; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -89,14 +95,14 @@ def _numbers(text: str) -> list[int]:
 
 
 def forking(platform: str) -> Finding:
-    """Return whether engines can be started at all; `trial` starts one."""
+    """Return whether engines can be started at all. `trial` starts one."""
     if platform == "linux" and hasattr(os, "fork"):
         return fine("forking", "engines can be forked; `doctor --try` starts a farm of one, and ends it")
     return wrong("forking", f"this is {platform}: engines run on Linux alone", "run agents on a Linux machine")
 
 
 def open_files(engines: int, soft: int, hard: int) -> Finding:
-    """soft, hard: of RLIMIT_NOFILE; -1: none."""
+    """Check the limits of RLIMIT_NOFILE, soft and hard; -1 means no limit."""
     needed = max(ENGINE_FILES, AGENT_FILES + AGENT_FILES_EACH * engines)
     if soft < 0 or soft >= needed:
         limit = "no limit" if soft < 0 else f"a process may have {soft:,}"
@@ -110,7 +116,14 @@ def open_files(engines: int, soft: int, hard: int) -> Finding:
 
 
 def processes(engines: int, limit: int, running: int, what: str) -> Finding:
-    """engines: those to come; limit, running: processes and threads; what: whose limit it is."""
+    """Check the limit of processes and threads.
+
+    Args:
+        engines: the number of engines to come.
+        limit: how many processes and threads are allowed; -1 for no limit.
+        running: how many there are.
+        what: to what the limit applies.
+    """
     if limit < 0:
         return fine("processes", "no limit")
     needed = ENGINE_THREADS * engines + OTHER_THREADS if engines else 0
@@ -124,15 +137,15 @@ def processes(engines: int, limit: int, running: int, what: str) -> Finding:
 
 
 def file_limits() -> tuple[int, int]:
-    """Return (soft, hard) of RLIMIT_NOFILE; -1: none."""
+    """Return (soft, hard) of RLIMIT_NOFILE; -1 means no limit."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 def process_limit() -> tuple[int, int, str]:
-    """Return (limit, how many there are, whose limit it is): the tightest for this process; -1: none."""
+    """Return (limit, present number, to what the limit applies) of the tightest limit for this process; -1 for none."""
     found = [(limit, count, "this control group") for limit, count in _group_limits()]
     soft = resource.getrlimit(resource.RLIMIT_NPROC)[0]
-    # Root may have as many as it likes.
+    # There is no limit for root.
     if soft >= 0 and os.geteuid() != 0:
         found.append((soft, _own_threads(), f"the user {user_name()}"))
     return min(found, key=lambda each: each[0] - each[1], default=(-1, 0, "anybody"))
@@ -141,7 +154,7 @@ def process_limit() -> tuple[int, int, str]:
 def _group_limits(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> Iterator[tuple[int, int]]:
-    """Yield (limit, how many there are) of the control groups above us that limit processes."""
+    """Yield (limit, present number) for the control groups around this process that limit processes."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -161,7 +174,7 @@ def _pids(folder: Path) -> Iterator[tuple[int, int]]:
     try:
         yield int((folder / "pids.max").read_text()), int((folder / "pids.current").read_text())
     except (OSError, ValueError):
-        return  # none here, or "max"
+        return  # no limit here, or "max"
 
 
 def _own_threads() -> int:
@@ -174,7 +187,10 @@ def _own_threads() -> int:
 
 
 def memory(engines: int, available: int, total: int) -> Finding:
-    """engines: those to come; available, total: bytes of this machine, or of the control group that we are in."""
+    """Check the memory of this machine, or of this process's control group, in bytes.
+
+    `engines` is the number to come.
+    """
     needed = ENGINE_BYTES * engines + OTHER_BYTES if engines else 0
     more = f"; {engines} more engines, idle, have about {needed / 2**20:.0f} MiB" if engines else ""
     found = f"{_gib(available)} of {_gib(total)} available{more}"
@@ -192,7 +208,7 @@ def _gib(count: int) -> str:
 
 
 def clock(wall_s: float, installed_s: float) -> Finding:
-    """wall_s: what the clock says; installed_s: when this package came here, by its files."""
+    """Check the clock: `wall_s` is its time, `installed_s` the time of this package's files."""
     if wall_s < installed_s:
         return doubtful(
             "clock",
@@ -203,9 +219,9 @@ def clock(wall_s: float, installed_s: float) -> Finding:
 
 
 def jumps(since_boot_s: float, wall_s: float, began_boot_s: float, began_wall_s: float) -> Finding:
-    """Return whether the clock was set while a controller ran: both times now, and both at its start.
+    """Return whether the clock was set while a controller ran, from both clocks now and at its start.
 
-    No limit and no lease depends on it: they go by a clock that nobody sets.
+    No limit and no lease depends on it: they use a clock that nobody sets.
     """
     jump_s = (wall_s - since_boot_s) - (began_wall_s - began_boot_s)
     if abs(jump_s) < JUMP_S:
@@ -218,7 +234,7 @@ def jumps(since_boot_s: float, wall_s: float, began_boot_s: float, began_wall_s:
 
 
 def since_boot_s() -> float:
-    """Return the clock by which processes' starts are told."""
+    """Return the time of the clock in which starts of processes are recorded."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 

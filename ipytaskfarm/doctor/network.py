@@ -1,4 +1,4 @@
-"""Whether a farm can be found and spoken with: ports, names, connections, the handshake under a key."""
+"""Checks of the network: ports, names, connections, and the handshake under a key."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from ipytaskfarm.transport.peer import Link, NewEpoch, Refused
 from ipytaskfarm.version import __version__
 
 CONNECT_S = 5.0
-"""A host that has not answered by then does not let us in."""
+"""The time within which a host must accept a connection."""
 GREET_S = 12.0
-"""Three tries of a key, with the pauses between them."""
+"""The time for three tries of a key, with the pauses between them."""
 
 
 # ------------------------------------------------------------------------------------------------ the port
 
 
 def loopback() -> Finding:
-    """Return whether this machine can connect to itself, as the parts of a farm on one machine do."""
+    """Return whether this machine can connect to itself, as the processes of a farm on one machine do."""
     try:
         check_loopback(DEFAULT_HOST)
     except errors.ConnectionError as error:
@@ -41,11 +41,14 @@ def loopback() -> Finding:
 
 
 def port(host: str, number: int, *, fixed: bool) -> Finding:
-    """Return the port of a farm that does not run.  fixed: it is the farm's own, and no other will be taken."""
+    """Check the port of a farm that does not run.
+
+    `fixed` says that it is the farm's own, so that no other will be used.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # As the controller does: what lingers of the last one is no obstacle.
+            # Like the controller: remains of the last one do not count.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
@@ -61,7 +64,7 @@ def port(host: str, number: int, *, fixed: bool) -> Finding:
 
 
 def holder(number: int) -> str:
-    """Who listens on a TCP port of this machine, for people."""
+    """Return the process that listens on a TCP port of this machine, as text for people."""
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:
@@ -79,7 +82,10 @@ def holder(number: int) -> str:
 
 
 def name(location: str, *, connected: bool) -> Finding:
-    """Return where other machines are told to find the farm.  connected: one of them does."""
+    """Check the address at which other machines are told to find the farm.
+
+    `connected` says that one of them is connected.
+    """
     try:
         found = sorted({str(entry[4][0]) for entry in socket.getaddrinfo(location, None, type=socket.SOCK_STREAM)})
     except socket.gaierror as error:
@@ -97,7 +103,7 @@ def name(location: str, *, connected: bool) -> Finding:
 
 
 def is_loopback(address: str) -> bool:
-    """Return whether a machine reaches only itself by it; names are not looked up."""
+    """Return whether a machine reaches only itself at the address. Names are not looked up."""
     try:
         return ipaddress.ip_address(address.partition("%")[0]).is_loopback
     except ValueError:
@@ -141,17 +147,17 @@ def _said(error: OSError) -> str:
 
 @dataclass(frozen=True)
 class Greeted:
-    """What came of a handshake."""
+    """The result of a handshake."""
 
     version: str = ""
-    """The controller's; "": there was none."""
+    """The controller's version; "" if there was no handshake."""
     took_s: float = 0.0
     refusal: Refuse | None = None
     problem: str = ""
 
 
 def greet(info: ConnectionInfo, limit_s: float = GREET_S) -> Greeted:
-    """Say hello under the key of that file, in a session of its own, and good-bye: nothing is asked or told."""
+    """Say hello under the key of the file, in a session of its own, and good-bye. No question is asked."""
     role = "agent" if info.role == "agent" else "client"
     owner = f"{info.agent or 'agent'}:" if role == "agent" else ""
     link = Link(lambda: info, role, f"{owner}{uuid.uuid4().hex}", f"doctor on {socket.gethostname()}")
@@ -172,7 +178,7 @@ def greet(info: ConnectionInfo, limit_s: float = GREET_S) -> Greeted:
 
 
 def handshake(info: ConnectionInfo, found: Greeted) -> Finding:
-    """Return whether the controller there is this farm's, and lets us in."""
+    """Return whether the controller at the address belongs to this farm and accepts this key."""
     check = "handshake"
     if found.version:
         text = f"ipytaskfarm {found.version} lets us in as {info.agent or info.role} ({found.took_s * 1000:.0f} ms)"

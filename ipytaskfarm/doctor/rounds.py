@@ -1,4 +1,4 @@
-"""The order in which things are looked at: first what all else stands on."""
+"""The order of the checks: first those of conditions that everything else depends on."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ from ipytaskfarm.system.process import usable_cores
 
 
 def of_farm(home: Home, wanted: int | None) -> Iterator[Finding]:
-    """This machine, and the farm of that name if one runs.  wanted: engines that are to run here; None: its own number,
-    or one per core."""
+    """Check this machine, and the farm of this name if it runs.
+
+    `wanted` is the number of engines that are to run here; None for the farm's own number, or one per core.
+    """
     info = home.living_info()
     here = info is not None and info.node == socket.gethostname()
     count = usable_cores() if wanted is None else wanted
@@ -56,7 +58,7 @@ def of_farm(home: Home, wanted: int | None) -> Iterator[Finding]:
 
 
 def of_agent(path: Path, wanted: int | None) -> Iterator[Finding]:
-    """This machine as one for an agent, and its way to the controller under the key in that file."""
+    """Check this machine as a machine for an agent, and its connection to the controller under the key in the file."""
     count = usable_cores() if wanted is None else wanted
     yield from _of_machine(count, count)
     try:
@@ -90,7 +92,7 @@ def of_agent(path: Path, wanted: int | None) -> Iterator[Finding]:
 
 
 def _guarded(check: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """Yield the findings of a check.  What cannot even be looked at is a finding too."""
+    """Yield the findings of a check. An error that prevents the check is a finding too."""
     try:
         yield from look()
     except (errors.TaskFarmError, OSError) as error:
@@ -101,7 +103,7 @@ def _guarded(check: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Find
 
 
 def _of_machine(count: int, coming: int) -> Iterator[Finding]:
-    """count: engines of an agent here; coming: those of them that are not there yet."""
+    """Check this machine for `count` engines of an agent, of which `coming` have not been started yet."""
     yield machine.python(platform.python_version())
     yield machine.packages(machine.requirements(), machine.installed_version, sqlite_version())
     yield machine.forking(sys.platform)
@@ -182,7 +184,7 @@ def _of_running(home: Home, info: ConnectionInfo, state: FarmState, *, here: boo
 
 
 def _of_controller(home: Home, info: ConnectionInfo, state: FarmState) -> Iterator[Finding]:
-    """It is a process of this machine."""
+    """Check the controller, which is a process of this machine."""
     if home.folder.exists() and not home.is_supervised():
         yield doubtful(
             "supervisor", "nobody looks after the farm: what crashes is not started again",

@@ -1,4 +1,4 @@
-"""The systems that place agents: whether their commands are here, and answer."""
+"""Checks of the systems that place agents: whether their commands exist here and answer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ipytaskfarm.launchers.batch.launchers import LSF, PBS, SLURM, Lsf, Pbs, Slu
 from ipytaskfarm.launchers.interface import ENTRY_POINTS, Handle
 
 _NOBODYS: Handle = {"job": "1", "cluster": "", "names": []}
-"""A handle to ask after: every batch system has had its job 1, or says that it knows of none."""
+"""A handle for a test question: every batch system has had its job 1, or says that it does not know it."""
 
 
 def systems(needed: Collection[str]) -> Iterator[Finding]:
-    """needed: launchers that the farm has asked for agents."""
+    """Check each system. `needed` has the launchers that the farm has asked for agents."""
     checks: dict[str, Callable[[], Finding | None]] = {
         "slurm": lambda: _batch(SLURM, Slurm({}).status, "slurm" in needed),
         "pbs": lambda: _batch(PBS, Pbs({}).status, "pbs" in needed),

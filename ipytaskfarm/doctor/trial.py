@@ -1,4 +1,4 @@
-"""The proof: a farm of one engine, started, given a task, and ended."""
+"""The practical test: a farm of one engine is started, given a task, and ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRIAL_S = 60.0
 
 
 def trial() -> Finding:
-    """Takes some seconds; nothing of it stays."""
+    """Run the test, which takes some seconds and leaves nothing."""
     began_s = time.monotonic()
     try:
         with Farm(n=1, start_timeout=TRIAL_S) as farm, farm.task_client() as tc:

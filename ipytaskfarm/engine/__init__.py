@@ -1,9 +1,9 @@
-"""What runs inside an engine's process: an IPython kernel that also runs tasks.
+"""The process of an engine: an IPython kernel that also runs tasks.
 
 `zygote` forks engines; `kernel` makes the process a Jupyter kernel; `lane` brings work from the agent; `runner` runs
-it; `commands` answers MultiEngine clients; `process` puts them together.
+it; `commands` answers MultiEngine clients; `process` connects them.
 
-Importing this package costs nothing: user code does it for `get_engine` and `current_task`.
+Importing this package must cost nothing, because user code imports it for `get_engine` and `current_task`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from .current import CurrentTask
     from .properties import Properties
 
-__all__ = ["Engine", "current_task", "get_engine"]
+__all__ = ["Engine", "current_task", "get_engine", "is_engine"]
 
 
 class Engine:
-    """The engine this code runs on.  ``engine.properties['RAM'] = 2**33`` is seen by `depend` functions at once."""
+    """The engine on which this code runs.
+
+    ``engine.properties['RAM'] = 2**33`` is visible to `depend` functions at once.
+    """
 
     def __init__(self, engine_id: int, properties: Properties, facts: dict[str, Any]) -> None:
         self.id = engine_id
@@ -31,12 +34,12 @@ class Engine:
 
     @property
     def properties(self) -> Properties:
-        """Return the user's dictionary on this engine.  Values must be picklable; the facts' names are taken."""
+        """Return the user's dictionary on this engine. Values must be picklable, and names of facts cannot be used."""
         return self._properties
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return what the farm knows of this engine: a copy."""
+        """Return a copy of the farm's facts about this engine."""
         return dict(self._facts)
 
     def __repr__(self) -> str:
@@ -48,9 +51,10 @@ _current: Callable[[], CurrentTask | None] | None = None
 
 
 def current_task() -> CurrentTask:
-    """Return the task that this code is part of: its id, what it was allotted, and what it may ask for while it runs.
+    """Return the task to which this code belongs: its id, its allotment, and its questions to the farm.
 
-    Raises RuntimeError where no task runs: in a client, in a MultiEngine command, in a console's cell.
+    Raises:
+        RuntimeError: no task runs here: in a client, in a MultiEngine command, in a console's cell.
     """
     found = _current() if _current is not None else None
     if found is None:
@@ -58,11 +62,16 @@ def current_task() -> CurrentTask:
     return found
 
 
+def is_engine() -> bool:
+    """Return whether this process is an engine."""
+    return _here is not None
+
+
 def get_engine(id: int) -> Engine:
-    """Return the engine of that id, in whose process this must be called (IPython 0.10's ``get_engine``).
+    """Return the engine with this id (IPython 0.10's ``get_engine``). It must be the engine of the calling process.
 
     Raises:
-        InvalidEngineID: this is another engine, or none at all.
+        InvalidEngineID: this process is another engine, or no engine.
     """
     if _here is None:
         raise InvalidEngineID(f"get_engine({id}): this process is no engine; a client has mec.set_properties")

@@ -1,15 +1,17 @@
-"""What a task may not leave behind: each begins in the surroundings that start-up, the last MultiEngine command or a
-console's cell left, whatever the task before it did.  ``docs/surroundings.md`` is the table.
+"""The surroundings of tasks.
 
-There are three ways of knowing what was changed, since a look at everything costs 15 us and a task may take 10:
+Each task begins in the surroundings that start-up code, the last MultiEngine command or a cell of a console left,
+whatever the task before it did. ``docs/surroundings.md`` has the table.
 
-- The functions that change what lies outside Python are watched (`watched`).  No note, no look.
-- What is quick to compare and often changed (``sys.path``, the streams) is compared after each task.
-- The rest is looked at after a task that took `LONG_S`, whose code mentions what could change it (`reach`), or that did
-  one of the above; and every `LOOK_EVERY_S`.
+There are three ways to know what was changed, because a look at everything costs 15 µs and a task may take 10 µs:
 
-What the context holds (context variables, the decimal context, numpy's error state and print options) is each run's
-own: it runs in a copy of the context in which the user's own hands work.
+- The functions that change state outside Python are watched (`watched`). If they recorded nothing, nothing is examined.
+- State that is quick to compare and often changed (``sys.path``, the streams) is compared after each task.
+- The rest is examined after a task that took at least `LONG_S`, that mentions something which could change it
+  (`reach`), or that made one of the changes above; and also every `LOOK_EVERY_S`.
+
+State that belongs to the context (context variables, the decimal context, numpy's error state and print options) is
+private to each run, which runs in a copy of the context of the user's commands.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .change_hooks import CHANGES, DESCRIPTORS, FOLDER, TIMERS, usual, watch
+from .helper_processes import LOKY_WORKERS
 from .interpreter import looked_at
 from .surroundings import CannotRestore, watched_parts
 
@@ -35,7 +38,7 @@ T = TypeVar("T")
 LOOK_EVERY_S = 0.01
 _show_warnings_again: Callable[[], None] = vars(warnings)["_filters_mutated"]
 LONG_S = 0.0005
-"""After a run of this length nobody notices the look at everything."""
+"""After a run of this many seconds the time of a look at everything does not matter."""
 
 
 class Baseline:
@@ -56,30 +59,30 @@ class Baseline:
         self.renew()
 
     def by_hand(self, function: Callable[..., T], *args: Any) -> T:
-        """Call what belongs to the user's own hands in their context, so that its variables are there afterwards."""
+        """Call a function that belongs to a user's command, in the context that keeps the variables of
+        such commands.
+        """
         return self._hands.run(function, *args)
 
     def for_task(self, function: Callable[..., T], *args: Any) -> T:
-        """Call what belongs to a task in a context of its own."""
+        """Call a function that belongs to a task, in a context of its own."""
         context = self._hands.copy()
         if self._decimal is not None:
-            context.run(
-                decimal.setcontext, self._decimal.copy()
-            )  # else all copies would share the one that stands in it
+            context.run(decimal.setcontext, self._decimal.copy())  # else all copies would share one decimal context
         return context.run(function, *args)
 
     def for_item(self, function: Callable[..., T], *args: Any) -> T:
-        """Call it in a copy of the present context, which is its task's."""
+        """Call a function that belongs to an item of a map, in a copy of its task's context."""
         context = contextvars.copy_context()
         if self._decimal is not None:
             context.run(decimal.setcontext, self._decimal.copy())
         return context.run(function, *args)
 
     def renew(self) -> None:
-        """Take what is now as the baseline."""
+        """Make the present surroundings the baseline."""
         try:
             self._cwd = os.getcwd()
-        except FileNotFoundError:  # it was removed: there is nothing to go back to
+        except FileNotFoundError:  # the folder was removed: there is nothing to return to
             self._cwd = ""
         for part in (*self._watched.values(), *self._looked_at):
             part.take()
@@ -87,30 +90,32 @@ class Baseline:
         self._objects = sys.stdin, sys.stdout, sys.stderr, os.environ
         self._decimal = next((each.copy() for each in self._hands.values() if isinstance(each, decimal.Context)), None)
         self._loops.renew()
+        LOKY_WORKERS.end_unlike()
         _show_warnings_again()
         CHANGES.clear()
         self._stale = False
 
     def invalidate(self) -> None:
-        """The user's own hands change things: `refresh` before the next task."""
+        """Record that the user changes the surroundings by hand: `refresh` runs before the next task."""
         self._stale = True
 
     def refresh(self) -> None:
-        """Before a run: take in what was changed by hand since."""
+        """Make changes by hand part of the baseline, before a run."""
         if self._stale:
             self.renew()
 
     def disarm(self) -> None:
-        """The user's code has just ended: what it has wound up must not go off in ours."""
+        """Cancel timers that the user's code has set. They must not fire in the farm's own code after it."""
         if TIMERS in CHANGES.kinds:
             self._watched[TIMERS].restore()
 
     def restore(self, thoroughly: bool = False) -> bool:
-        """After a task; gives whether anything was different.
+        """Restore the surroundings after a task, and return whether anything was different.
 
-        Never raises: what cannot be restored stays as it is, or makes the process `spoiled`."""
+        It never raises. State that cannot be restored stays as it is, or marks the process as `spoiled`.
+        """
         changed = self._loops.restore()
-        _show_warnings_again()  # each task is told of its own, though the one before has shown the same
+        _show_warnings_again()  # each task is shown its own warnings, even if the task before was shown the same
         if (
             thoroughly
             or CHANGES.kinds
@@ -121,14 +126,18 @@ class Baseline:
             changed |= self._restore()
         return changed
 
+    def end_items(self) -> bool:
+        """Read the output of items of a map that have ended; see `Capture.end_items`."""
+        return self._capture.end_items()
+
     def look_is_due(self) -> bool:
-        """Return whether it is time to look for what was changed by ways that nobody watches."""
+        """Return whether it is time to look for changes that no watched function makes."""
         return time.perf_counter() - self._looked_s > LOOK_EVERY_S
 
     def look(self) -> None:
-        """Look at everything, and put it back; between tasks."""
+        """Examine everything and restore it. Called between tasks."""
         self._looked_s = time.perf_counter()
-        if not self._stale:  # else it was the user's own hands
+        if not self._stale:  # otherwise the user made the changes by hand
             self.restore(thoroughly=True)
             self._watched[DESCRIPTORS].restore()
             self._restore_folder()
@@ -145,7 +154,7 @@ class Baseline:
             except CannotRestore as why:
                 self.spoiled = str(why)
             except Exception:
-                pass  # a list that is one no more, a module without its functions: the run has its result already
+                pass  # a list that is no list any more, a module without its functions: the run has its result already
         if changed:
             CHANGES.clear()
         return changed
@@ -159,4 +168,4 @@ class Baseline:
         try:
             usual["chdir"](self._cwd)
         except OSError:
-            pass  # the folder is gone
+            pass  # the folder does not exist any more

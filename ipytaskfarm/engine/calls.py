@@ -1,7 +1,7 @@
-"""The running task's questions to the controller, by way of lane and agent.
+"""The running task's questions to the controller. They travel by lane and agent.
 
-A question is asked again until it is answered, so the controller may be restarted meanwhile; it says what is wanted,
-so a second asking changes nothing.  Answers come from the lane's thread.
+A question is repeated until it is answered, so the controller may be restarted in the meantime. It states what is
+wanted, so a repetition changes nothing. The lane's thread delivers answers.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ..transport.reliable_session import MAX_MESSAGE_BYTES
 
 ASK_AGAIN_S = 5.0
 WINDOW = 1000
-"""Messages that are on their way at most; `send` waits for room."""
+"""The number of messages that may be on their way. Beyond it, `send` waits."""
 POST_BYTES = 16 * 2**20
-"""Of those that are sent together."""
+"""The number of bytes of messages that are sent together."""
 BODY_BYTES_MAX = MAX_MESSAGE_BYTES - 4096
 PROGRESS_S = 0.1
-"""Progress is told at most so often; the last one always."""
+"""The shortest time between two reports of progress. The last one is always sent."""
 
 
 class Calls:
-    """One run's questions, messages and progress."""
+    """The questions, messages and progress of one run."""
 
     def __init__(self, engine: str, run: RunKey, send: Callable[[FromEngine], None]) -> None:
         self._engine = engine
@@ -50,7 +50,10 @@ class Calls:
         self._untold = False
 
     def ask(self, question: TaskQuestion, timeout: float | None = None) -> Any:
-        """Return the answer; None when `timeout` seconds are over.  Raises what the controller refuses with."""
+        """Return the answer to a question; None if `timeout` seconds have passed.
+
+        A refusal of the controller is raised.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             self._n += 1
@@ -74,7 +77,7 @@ class Calls:
                 self._replies.pop(n, None)
 
     def answered(self, reply: TaskReply) -> None:
-        """From the lane's thread."""
+        """Take a reply. Called by the lane's thread."""
         with self._changed:
             if reply.run != self._run:
                 return
@@ -90,10 +93,14 @@ class Calls:
                 self._replies[reply.n] = reply
                 self._changed.notify_all()
 
-    # -- messages to whoever reads them
+    # -- messages to clients
 
     def post(self, body: bytes) -> None:
-        """Send one on its way; waits while too many are.  ResultTooLarge: it is more than one message may be."""
+        """Send a message. Wait while too many messages are on their way.
+
+        Raises:
+            ResultTooLarge: the message is larger than a message may be.
+        """
         if len(body) > BODY_BYTES_MAX:
             raise errors.ResultTooLarge(
                 f"a message of {len(body):,} bytes cannot be sent, the limit is {BODY_BYTES_MAX:,}: "
@@ -106,7 +113,7 @@ class Calls:
             self._post_more()
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until all are on the controller's disk."""
+        """Wait until all messages are on the controller's disk."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             while self._posts and (deadline is None or time.monotonic() < deadline):
@@ -126,7 +133,7 @@ class Calls:
             self._send(self._post)
 
     def _next_posts(self) -> list[bytes]:
-        """As many of them, in order, as are not too much together; at least one."""
+        """Return as many of the messages, in order, as may be sent together; at least one."""
         size = 0
         for count, body in enumerate(self._posts):
             size += len(body)
@@ -137,14 +144,14 @@ class Calls:
     # -- progress
 
     def tell(self, value: float, total: float | None, message: str) -> None:
-        """How far the run has come; told now, or soon by `watch`."""
+        """Report how far the run has come. The report is sent now, or soon by `watch`."""
         self.progress = value, total, message
         self._untold = True
         if time.monotonic() - self._told_s >= PROGRESS_S:
             self.watch()
 
     def watch(self) -> None:
-        """In the lane's thread too, 20 times a second: tell what has not been told."""
+        """Send a report that was not sent yet. The lane's thread calls this too, 20 times a second."""
         said = self.progress
         if self._untold and said is not None and time.monotonic() - self._told_s >= PROGRESS_S:
             self._untold = False

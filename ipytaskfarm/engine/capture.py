@@ -1,15 +1,15 @@
-"""Whose output is whose.
+"""Attributes output to the run that writes it.
 
-Three ways lead out of a task, and each is caught by other means:
+Output leaves a task in three ways, and each is caught by other means:
 
-- Python's ``sys.stdout``/``sys.stderr`` are a `TaskStream` (`streams`), which looks at a context variable: the `Sink`
-  of what runs.  Threads a task starts inherit it, so a late print stays with its own task.  No sink: the kernel's own
-  way, to whoever is attached.
-- What C code and children write to the descriptors 1 and 2 goes to files (`descriptors`): a file in memory and the
-  engine's log.  It is taken in before the next Python write to that stream, and at the end of the task.
+- Python's ``sys.stdout`` and ``sys.stderr`` are `TaskStream` objects (`streams`). They read a context variable: the
+  `Sink` of the present run. Threads that a task starts inherit it, so a late print stays with its own task. Without a
+  sink, the output goes the kernel's usual way, to attached consoles.
+- Output of C code and children on the descriptors 1 and 2 goes to files (`descriptors`): a file in memory and the
+  engine's log. It is taken before the next Python write to that stream, and at the end of the task.
 - Rich displays are caught where IPython would publish them (`kernel.TaskDisplay`, `kernel.TaskDisplayHook`).
 
-A silent task pays less than 2 us for all of it.
+For a silent task all of this takes less than 2 µs.
 """
 
 from __future__ import annotations
@@ -20,55 +20,97 @@ import os
 import sys
 import threading
 from functools import partial
+from typing import Any
 
-from .descriptors import STDERR_FD, STDOUT_FD, DescriptorTap, FormerFiles, follow_children
-from .sinks import SINK, Sink, send_late_output_to
+import msgspec
+
+from ..core.messages import OutputQuery, OutputText
+from ..system.last_words import LastWords
+from .descriptors import STDERR_FD, STDOUT_FD, DescriptorTap, FormerFiles, follow_children, follow_writes
+from .sinks import SINK, Sink, keep_words, send_late_output_to
 from .streams import TaskStream
 
 LOOK_CHARS = 16 * 1024
-"""What somebody who looks on is shown of a stream at once."""
+"""The number of characters of a stream that one look at a run in progress returns."""
+
+
+LOOK_BYTES = 1024 * 1024
+"""The number of bytes of displays that one look returns; a larger display comes with the result."""
 
 
 class Capture:
-    """Everything that catches output in this process."""
+    """All parts that catch output in this process."""
 
-    def __init__(self, log: str) -> None:
-        """log: the path of the engine's log, which is descriptor 2 already."""
-        self.stdout_tap = DescriptorTap(STDOUT_FD, None)
-        self.stderr_tap = DescriptorTap(STDERR_FD, log)
+    def __init__(self, log: str, stdout: str, words: LastWords) -> None:
+        """Create it; `log` is the path of the engine's log, which is descriptor 2 already."""
+        self.stdout_tap = DescriptorTap(STDOUT_FD, stdout, words.mark, is_log=False)
+        self.stderr_tap = DescriptorTap(STDERR_FD, log, words.mark)
         self._taps = (self.stdout_tap, "stdout"), (self.stderr_tap, "stderr")
         self._former = FormerFiles()
+        self._pid = os.getpid()
         self._has_children = False
         """A child was started since the descriptors got their files."""
-        # The lane's thread takes what stands in the descriptors while a run goes on; its end must not come in between.
+        # The lane's thread reads the descriptors while a run is in progress. The end of the run must not come in
+        # between.
         self._lock = threading.Lock()
         self._streams = sys.stdout, sys.stderr
         self._wrappers: dict[int, object] = {}
         send_late_output_to(self.log)
+        keep_words(words)
         follow_children(self._child_started)
+        follow_writes(self._writes)
         for tap, name in self._taps:
             for stream in TaskStream.all:
                 if stream.name == name:
-                    stream.attach(tap, partial(self._drain, tap, name))
+                    stream.attach(tap, partial(self._drain, tap, name), words)
 
     def log(self, text: str) -> None:
-        """Append to the engine's log."""
+        """Append text to the engine's log."""
         self.stderr_tap.append(text)
 
     def _child_started(self) -> None:
         self._has_children = True
         sink = SINK.get()
         if sink is not None and not sink.ended:
-            # A shell's ``> /dev/stdout`` empties the file that stands there.
+            # ``> /dev/stdout`` in a shell empties the present file.
             for tap, name in self._taps:
                 self._drain(tap, name, sink)
-            sink.child_started()
+            sink.note_writer()
+
+    def _writes(self) -> None:
+        """Before `os.write` writes to a descriptor: record the running item as the one that writes."""
+        sink = SINK.get()
+        if sink is None or sink.values is None or sink.ended or sink.writer == len(sink.values):
+            return
+        if os.getpid() != self._pid:  # a forked child: its parent reads the files
+            return
+        for tap, name in self._taps:
+            self._drain(tap, name, sink)
+        sink.note_writer()
+
+    def end_items(self) -> bool:
+        """Read the descriptors for the item that wrote to them, or else for the item that has just ended.
+
+        Returns: whether there was text and its writer was not known.
+        """
+        sink = SINK.get()
+        if sink is None or sink.values is None:
+            return False
+        unknown = sink.writer is None
+        if unknown:
+            sink.writer = len(sink.values) - 1
+        found = self._moved()
+        if found:
+            with self._lock:
+                self._take_into(sink)
+        sink.writer = None
+        return found and unknown
 
     def settle(self, to_console: bool) -> None:
-        """Take what stands in the descriptors and belongs to no run.
+        """Take the text from the descriptors that belongs to no run.
 
         Args:
-            to_console: a console's cell wrote it, which should see it; else it goes to the log.
+            to_console: whether a console's cell wrote it, which shows it then. Otherwise it goes to the log.
         """
         if self._has_children:
             self._part_from_children()
@@ -82,10 +124,10 @@ class Capture:
                 if text:
                     stream.write(text)
         elif stdout:
-            self.log(stdout)  # stderr stands there already
+            self.log(stdout)  # stderr is in the log already
 
     def end(self, sink: Sink) -> None:
-        """Close `sink` with what was written to the descriptors meanwhile."""
+        """Close `sink` with the text that was written to the descriptors in the meantime."""
         self._part_from_wrappers()
         with self._lock:
             self._take_into(sink)
@@ -94,34 +136,40 @@ class Capture:
                 self._part_from_children()
 
     def leave_streams(self) -> None:
-        """Before a task's streams are put back, and those of an item of a map: forget what was asked of them."""
+        """Forget the settings of the streams, before the streams are restored after a task or an item of a map."""
         sink = SINK.get()
         if sink is not None:
             sink.settings = None
         self._part_from_wrappers()
 
     def _part_from_wrappers(self) -> None:
-        """Have what a task has put in place of the streams write what it still holds, and not close the descriptors."""
+        """Flush the objects that a task has put in place of the streams, and prevent them from closing
+        the descriptors.
+        """
         if sys.stdout is self._streams[0] and sys.stderr is self._streams[1]:
             return
         for stream in (sys.stdout, sys.stderr):
             if stream in self._streams or stream is None:
                 continue
-            with contextlib.suppress(Exception):  # anything may stand there
+            with contextlib.suppress(Exception):  # any object may be there
                 stream.flush()
                 if isinstance(stream, io.TextIOWrapper) and stream.fileno() in (STDOUT_FD, STDERR_FD):
-                    # Collected, it would close the descriptor: somebody else's then.
+                    # When collected, it would close the descriptor, which belongs to others by then.
                     self._wrappers[id(stream)] = stream
 
-    def look(self, sink: Sink, stdout: int, stderr: int) -> tuple[str, str, tuple[int, int]]:
-        """Return what a run that goes on has written beyond so many characters; called by the lane's thread.
-        Gives stdout, stderr, and how many characters of them that makes."""
+    def look(self, sink: Sink, query: OutputQuery) -> OutputText:
+        """Return what a run in progress has written and displayed beyond what the query knows.
+
+        The lane's thread calls this.
+        """
         with self._lock:
             if not sink.ended:
                 self._take_into(sink)
-        seen_out, out = sink.stdout.since(stdout, LOOK_CHARS) if sink.stdout is not None else (0, "")
-        seen_err, err = sink.stderr.since(stderr, LOOK_CHARS) if sink.stderr is not None else (0, "")
-        return out, err, (seen_out, seen_err)
+        out_chars, out = sink.stdout.since(query.stdout, LOOK_CHARS) if sink.stdout is not None else (0, "")
+        err_chars, err = sink.stderr.since(query.stderr, LOOK_CHARS) if sink.stderr is not None else (0, "")
+        serial, displays = sink.displays_since(query.serial, LOOK_BYTES)
+        packed = _packed(displays) if displays else b""
+        return OutputText(query.n, query.run, out, err, (out_chars, err_chars), packed, serial)
 
     def _take_into(self, sink: Sink) -> None:
         if self._moved():
@@ -132,7 +180,7 @@ class Capture:
                     sink.write_drained(name, text)
 
     def _drain(self, tap: DescriptorTap, name: str, sink: Sink) -> bool:
-        """Take what came to a descriptor into the sink before more is written to it by Python; see `streams.Drain`."""
+        """Take the text of a descriptor into the sink before Python writes more to the stream; see `streams.Drain`."""
         if not tap.moved():
             return True
         if not tap.is_there():
@@ -153,11 +201,11 @@ class Capture:
                 or out.partial is not None
                 or err.partial is not None
             )
-        except OSError:  # a pipe, or closed: a task has led it elsewhere
+        except OSError:  # a pipe, or closed: a task has redirected it
             return True
 
     def put_back(self) -> bool:
-        """Make the descriptors 1 and 2 the files again; gives whether one was not."""
+        """Make the descriptors 1 and 2 refer to the files again. Return whether one of them was redirected."""
         with self._lock:
             return self._put_back()
 
@@ -166,7 +214,9 @@ class Capture:
         return any(found)
 
     def _part_from_children(self) -> None:
-        """Leave the files to children that a task has started: what they write from now on is not the next one's."""
+        """Leave the files to children that a task has started, so that their later output is not taken for the next
+        task's.
+        """
         self._has_children = False
         for tap, _ in self._taps:
             former = tap.part_from_children()
@@ -174,7 +224,7 @@ class Capture:
                 self._former.add(former)
 
     def shrink(self) -> None:
-        """Called by the lane's thread while something runs."""
+        """Keep the files small. Called by the lane's thread while something runs."""
         for tap, _ in self._taps:
             tap.shrink()
         self._log_former()
@@ -183,3 +233,15 @@ class Capture:
         late = self._former.take()
         if late:
             self.log(late)
+
+
+def nothing_new(query: OutputQuery) -> OutputText:
+    """Return the answer about a run that is not in progress here."""
+    return OutputText(query.n, query.run, seen=(query.stdout, query.stderr), serial=query.serial)
+
+
+def _packed(displays: list[tuple[int, dict[str, Any]]]) -> bytes:
+    try:
+        return msgspec.msgpack.encode(displays)
+    except Exception:  # they hold something that cannot be sent, and come with the result, or not at all
+        return b""

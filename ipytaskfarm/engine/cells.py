@@ -1,4 +1,6 @@
-"""What only IPython understands: magics, ``!cmd``, ``name?``, top-level await, and showing values and figures."""
+"""Runs code that only IPython understands (magics, ``!cmd``, ``name?``, top-level await), and shows
+values and figures.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +16,24 @@ _MAGIC = re.compile(r"get_ipython\(\)\.run_(line|cell)_magic\('([^']+)'")
 
 
 class CellPlan(NamedTuple):
-    """A cell as IPython will run it."""
+    """A cell in the form in which IPython will run it."""
 
     code: str
     transformed: str
     complaint: tuple[Any, Any, Any] | None
-    """What a transformation of the user's raised."""
+    """The exception that one of the user's transformations raised."""
     is_async: bool
-    """It has a top-level await, and must be awaited in the kernel's loop."""
+    """Whether it has a top-level await and must be awaited in the kernel's loop."""
 
 
 class Cells:
-    """Runs code through the shell, as a notebook's cell, and raises what it raised."""
+    """Runs code through the shell like a notebook's cell, and raises the cell's error."""
 
     def __init__(self, shell: EngineShell) -> None:
         self._shell: Any = shell
 
     def plan(self, code: str) -> CellPlan:
-        """Look at the code, run nothing; to be called where nothing can be interrupted."""
+        """Analyse the code without running it. Call this where nothing can be interrupted."""
         complaint = None
         transformed = code
         try:
@@ -43,7 +45,7 @@ class Cells:
         return CellPlan(code, transformed, complaint, bool(is_async))
 
     def run(self, plan: CellPlan, store_history: bool = False) -> Any:
-        """Run a cell that awaits nothing; gives IPython's ExecutionResult."""
+        """Run a cell without awaits, and return IPython's ExecutionResult."""
         self._set_quiet(plan)
         try:
             result = self._shell.run_cell(plan.code, store_history=store_history)
@@ -52,7 +54,7 @@ class Cells:
         return _checked(result)
 
     async def run_in_loop(self, plan: CellPlan, store_history: bool = False) -> Any:
-        """Run a cell that may await.  The caller holds the kernel's lock."""
+        """Run a cell that may await. The caller holds the kernel's lock."""
         shell = self._shell
         self._set_quiet(plan)
         result = None
@@ -70,25 +72,28 @@ class Cells:
         return _checked(result)
 
     def _load_magics(self, transformed: str) -> None:
-        """Load what IPython (9.18) loads when it is used first: a magic that an interrupt tears apart there stays
-        broken for as long as the engine lives."""
+        """Load the magics of the cell beforehand.
+
+        IPython (9.18) loads some magics at their first use. If an interrupt comes then, the magic stays broken for the
+        engine's whole life.
+        """
         for kind, name in _MAGIC.findall(transformed):
-            with contextlib.suppress(Exception):  # the cell itself will say so
+            with contextlib.suppress(Exception):  # the cell itself will report it
                 self._shell.magics_manager.find(kind, name)
 
     def show(self, value: object) -> None:
-        """Show a last expression's value."""
+        """Show the value of a last expression."""
         self._shell.displayhook.show_in(value)
 
     def flush_figures(self) -> None:
-        """Draw the figures that are open, and close them, as after a cell."""
+        """Draw and close the open figures, as after a cell."""
         self._shell.events.trigger("post_execute")
 
     def _set_quiet(self, plan: CellPlan) -> None:
         self._shell.displayhook.quiet_task = ";" in plan.code and plan.complaint is None and is_quiet(plan.transformed)
 
     def _forget(self, store_history: bool) -> None:
-        """IPython keeps the last result, and by its error the frames and the values in them."""
+        """Drop IPython's last result, with which IPython would keep an error, its frames and the values in them."""
         if not store_history:
             self._shell.last_execution_result = None
         self._shell.payload_manager.clear_payload()

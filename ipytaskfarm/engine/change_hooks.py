@@ -1,12 +1,13 @@
-"""Tells when a process changes what only a system call, or a slow look, could tell.
+"""Records when a process changes state that only a system call, or a slow comparison, could show.
 
-The functions by which Python programs change their working folder, environment variables, signal handlers, timers and
-limits are wrapped: a call is noted under the *kind* of what it changes.  What was not noted needs no look, so a task
-that changes nothing costs nothing, and a map's item that changes something is known while it still runs.
+The functions with which Python programs change their working folder, environment variables, signal handlers, timers and
+limits are wrapped. A call is recorded under the *kind* of state that it changes. State without a record is not
+examined. So a task that changes nothing costs nothing, and an item of a map that changes something is known while it
+still runs.
 
-Tried: an audit hook.  It hears of folder, variables and limits alone (no event tells of a signal handler, a timer, the
-umask), and makes every ``id()`` and every pickled class slower by 0.1 us.  What a C library changes by itself is not
-heard of; the baseline looks at the folder now and then for that.
+An audit hook was tried. It reports only folder, variables and limits (there is no event for a signal handler, a timer,
+the umask), and it makes every ``id()`` and every pickled class slower by 0.1 µs. Changes that a C library makes by
+itself are not recorded; for them, the baseline checks the folder from time to time.
 
 The zygote installs the wrappers before the user's own modules are imported, which may keep these functions.
 """
@@ -60,25 +61,25 @@ _FUNCTIONS: tuple[tuple[str, tuple[Any, ...], tuple[str, ...]], ...] = (
 
 
 class Changes:
-    """What was noted since the last `clear`."""
+    """The records since the last `clear`."""
 
     def __init__(self) -> None:
         self.kinds: set[str] = set()
         self.names: set[bytes] = set()
-        """The environment variables among it."""
+        """The environment variables that were changed."""
         self.signals: set[int] = set()
-        """Signals for which faulthandler was asked to write a stack, or not to."""
+        """The signals that were registered with faulthandler, or unregistered."""
         self.told: Callable[[], None] | None = None
-        """Called with each note, by whoever made it."""
+        """Called with each record, in the thread that makes the change."""
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Forget all records."""
         self.kinds.clear()
         self.names.clear()
         self.signals.clear()
 
     def note(self, kind: str, args: tuple[Any, ...]) -> None:
-        """Something of this kind is about to be changed."""
+        """Record that state of this kind is about to be changed."""
         if kind is ENVIRONMENT and args:
             self.names.add(os.fsencode(args[0]))
         elif kind is FAULTS and args and isinstance(args[0], int):
@@ -89,13 +90,13 @@ class Changes:
 
 
 CHANGES = Changes()
-"""Of this process."""
+"""The records of this process."""
 usual: dict[str, Callable[..., Any]] = {}
-"""The functions themselves, by name: what restores is not to be noted."""
+"""Name -> the original function. Restoring uses these, since it must not be recorded."""
 
 
 def _watch_standard(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Of descriptors, those below 3 alone: others are opened and closed all the time."""
+    """Watch only descriptors below 3, because others are opened and closed all the time."""
 
     @functools.wraps(function)
     def watched(*args: Any, **kwargs: Any) -> Any:
@@ -113,7 +114,7 @@ def _watch(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def watched(*args: Any, **kwargs: Any) -> Any:
-        # Before: a signal's handler may come between the change and what follows it.
+        # Recorded first: a signal's handler may run between the change and the statement after it.
         CHANGES.note(kind, args)
         return function(*args, **kwargs)
 
@@ -121,7 +122,7 @@ def _watch(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def watch() -> None:
-    """Wrap the functions; once."""
+    """Wrap the functions. A second call does nothing."""
     if usual:
         return
     for kind, modules, names in _FUNCTIONS:

@@ -1,12 +1,12 @@
-"""What came with a task by value, under its name: in ``__main__``, and for processes that the task starts.
+"""Makes by-value functions and classes of a task available under their names, in ``__main__`` and in child processes.
 
-Functions and classes of a client's ``__main__`` live in globals of their own (see `serialization.rebuild`), and are
-no names of the engine's ``__main__``, which belongs to whoever works at the engine.  While a task runs, ``__main__``
-answers for them as well: pickle finds them there, and so do forked children.  Nothing is done for that per task: what
-the running task brought is looked up when somebody asks for a name.
+Functions and classes of a client's ``__main__`` have globals of their own (see `serialization.rebuild`). They are not
+names of the engine's ``__main__``, which belongs to the person who works at the engine. While a task runs, ``__main__``
+answers for them as well, so that pickle and forked children find them there. This costs nothing per task: the objects
+of the running task are searched only when a name is looked up.
 
-Children that are started afresh find by-value modules in a folder that stands first in their ``sys.path`` and in
-PYTHONPATH; it is written when the first child is started (`Starts`).
+Children that are spawned find by-value modules in a folder that stands first in their ``sys.path`` and in PYTHONPATH.
+It is written when the first child is started (`Starts`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from typing import Any
 from ..serialization import child_processes
 from ..serialization.function_globals import Names
 from ..serialization.module_folders import child_folder, use_folder
-from ..serialization.modules import forget_kept, install_finders, keep_active, write_for_children
+from ..serialization.modules import active_versions, forget_kept, install_finders, keep_active, write_for_children
 from ..serialization.rebuild import came, collect
+from . import helper_processes
 
 _ABSENT = object()
 
 
 class Brought:
-    """What one pack brought: functions and classes by name, and the globals of functions."""
+    """The objects that one pack brought: functions and classes by name, and the globals of functions."""
 
     __slots__ = ("globals", "named")
 
@@ -41,7 +42,7 @@ class Brought:
         self.globals = [each for each in names if each.packed.get("__name__") == "__main__"]
 
     def find(self, name: str) -> Any:
-        """Return the object, or `_ABSENT`."""
+        """Return the object of this name, or `_ABSENT`."""
         for each in self.globals:
             if name in each.packed:
                 return each.globals.get(name, _ABSENT)
@@ -60,32 +61,32 @@ def take_came() -> list[Any]:
 
 
 class ChildProcesses:
-    """Knows what the running task brought, and prepares what its children need."""
+    """Knows the objects that the running task brought, and prepares what its children need."""
 
     def __init__(self, running: Callable[[], list[Brought]]) -> None:
-        """running: what the task that runs now brought; nothing between tasks."""
+        """Create it; `running` returns the objects of the running task, and nothing between tasks."""
         self._running = running
         self.kept = Brought(())
-        """What belongs to values in the engine's namespace."""
+        """The objects that belong to values in the engine's namespace."""
 
     def keep(self) -> None:
-        """What was built since belongs to values in the engine's namespace."""
+        """Keep the objects that were built since the last call: they belong to values in the engine's namespace."""
         self.kept.named.update(Brought(take_came()).named)
         keep_active()
 
     def forget_kept(self) -> None:
-        """The namespace was cleared."""
+        """Forget the kept objects, because the namespace was cleared."""
         self.kept.named.clear()
         forget_kept()
 
     def install(self, main: types.ModuleType) -> None:
-        """Have ``__main__`` answer for what runs."""
+        """Make ``__main__`` answer for the objects of the running task."""
         collect()
         _answering[:] = [self]
         main.__class__ = TaskMain
 
     def find(self, name: str) -> Any:
-        """Return what the running task has under that name; `_ABSENT`."""
+        """Return the running task's object of this name, or `_ABSENT`."""
         for brought in self._running():
             found = brought.find(name)
             if found is not _ABSENT:
@@ -101,7 +102,9 @@ _answering: list[ChildProcesses] = []
 
 
 class TaskMain(types.ModuleType):
-    """The engine's ``__main__``: what the running task brought comes first, then the engine's namespace."""
+    """The engine's ``__main__``: it looks a name up among the running task's objects, then in the
+    engine's namespace.
+    """
 
     def __getattribute__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -135,21 +138,22 @@ class TaskMain(types.ModuleType):
 
 
 _started: list[Starts] = []
-"""Not empty once this engine has started a process: it may still be there, and import what comes later."""
+"""Not empty once this engine has started a process, which may still run and import modules later."""
 
 
 def prepare_older() -> None:
-    """A task with by-value modules begins: have processes that earlier tasks started find them."""
+    """Make the by-value modules of the next task available to processes that earlier tasks started."""
     for each in _started:
         each.prepare()
+        each.end_outdated()
 
 
 _PREPARING = ("multiprocessing.spawn", "joblib.externals.loky.backend.spawn", "loky.backend.spawn")
-"""What tells a fresh child its ``sys.path``, which is the parent's."""
+"""Modules that tell a spawned child its ``sys.path``, which is the parent's."""
 
 
 def _put_first(module: Any) -> None:
-    """Have children look into the folder for them before the farm's start folder, as imports in the engine do."""
+    """Put the folder for children before the farm's start folder in their ``sys.path``, as imports in the engine do."""
     usual = module.get_preparation_data
     if hasattr(usual, "usual"):
         return
@@ -166,23 +170,26 @@ def _put_first(module: Any) -> None:
 
 
 class _Blind:
-    """Finds nothing: the folder for children is on this process's ``sys.path`` for them alone."""
+    """A finder that finds nothing. The folder for children is on this process's ``sys.path`` only for the children."""
 
     def find_spec(self, fullname: str, target: object = None) -> None:
         return None
 
 
 class Starts:
-    """Writes the by-value modules that are active before a process is started."""
+    """Writes the active by-value modules before a process is started."""
 
     def __init__(self, folder: str) -> None:
-        """folder: a private one of this engine, which goes with it."""
+        """Create it; `folder` is private to this engine and is removed with it."""
         self._synced: list[tuple[Any, ...]] = []
+        self._versions: dict[str, str] = {}
+        """The versions of modules that kept worker processes may have imported."""
+        self._outdated = False
         self._pid = os.getpid()
         use_folder(folder)
 
     def install(self) -> None:
-        """Follow all ways in which Python starts processes; to be called before the baseline is taken."""
+        """Watch all functions with which Python starts processes. Call this before the baseline is taken."""
         import _posixsubprocess
 
         install_finders()
@@ -192,9 +199,9 @@ class Starts:
         path = os.environ.get("PYTHONPATH", "")
         os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{path}" if path else folder
         _put_first(sys.modules["multiprocessing.spawn"])
-        _posixsubprocess.fork_exec = self._before(_posixsubprocess.fork_exec)
+        _posixsubprocess.fork_exec = self._before(helper_processes.following(_posixsubprocess.fork_exec))
         module: Any = sys.modules.get("subprocess")
-        if hasattr(module, "_fork_exec"):  # it keeps a reference of its own
+        if hasattr(module, "_fork_exec"):  # this module keeps a reference of its own
             module._fork_exec = _posixsubprocess.fork_exec
         for name in ("posix_spawn", "posix_spawnp", "system"):
             setattr(os, name, self._before(getattr(os, name)))
@@ -202,13 +209,22 @@ class Starts:
         child_processes.before_children.append(self.prepare)
 
     def prepare(self) -> None:
-        """A process is about to be started."""
+        """Write the modules for a process that is about to be started."""
         if os.getpid() == self._pid:
             _started[:] = [self]
-            write_for_children(self._synced)
+            if write_for_children(self._synced):
+                for name, version in active_versions():
+                    self._outdated |= self._versions.setdefault(name, version) != version
             for name in _PREPARING:
                 if name in sys.modules:
                     _put_first(sys.modules[name])
+
+    def end_outdated(self) -> None:
+        """Between tasks: end kept workers that may have imported another version of a module."""
+        if self._outdated:
+            self._outdated = False
+            self._versions = dict(active_versions())
+            helper_processes.LOKY_WORKERS.end()
 
     def _before(self, start: Callable[..., Any]) -> Callable[..., Any]:
         def starting(*args: Any, **kwargs: Any) -> Any:

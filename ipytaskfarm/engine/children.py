@@ -1,4 +1,4 @@
-"""Pack the tasks that a running task submits as its children."""
+"""Packs the tasks that a running task submits as its children."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _encode = msgspec.msgpack.Encoder().encode
 def packed_child(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blobs: Blobs | None) -> Packed:
     """Pack a `Task`, or a function with its arguments.
 
-    Raises TypeError for anything else, UnpickleableException for a part that cannot travel."""
+    Raises:
+        TypeError: `what` is something else.
+        UnpickleableException: a part cannot travel.
+    """
     packs_itself: Callable[[Blobs | None], Packed] | None = getattr(what, "_pack", None)
     if packs_itself is not None:
         if args or kwargs:
@@ -46,7 +49,7 @@ def packed_child(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blobs
 
 
 def submission(number: int, packed: Packed, job: str | None = None) -> Submission:
-    """Make the submission of a packed child; the controller replaces `number` by the task's id."""
+    """Make the submission of a packed child. The controller replaces `number` with the task's id."""
     rules = packed.rules
     if job is not None:
         rules = msgspec.structs.replace(rules or Rules(), job=job)
@@ -54,7 +57,7 @@ def submission(number: int, packed: Packed, job: str | None = None) -> Submissio
 
 
 class ParentTask(Protocol):
-    """What a child job needs of the running task that creates it."""
+    """The parts of a running task that its child job uses."""
 
     def packed(self, what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
         """Pack a child."""
@@ -70,11 +73,10 @@ class ParentTask(Protocol):
 
 
 class ChildJob:
-    """A job that a running task submits: `add_task`, `submit`, `wait`, `results`.  Made by
-    ``current_task().create_job(name)``.
+    """A job that a running task submits: `add_task`, `submit`, `wait`, `results`.
 
-    Clients find it by its name (``tc.job(name)``).  Waiting for it lends the task's place, as ``current_task().wait``
-    does.  From STK Parallel Computing's child jobs.
+    ``current_task().create_job(name)`` creates it. Clients find it by its name (``tc.job(name)``). Waiting for it lends
+    the task's place, like ``current_task().wait``. This follows STK Parallel Computing's child jobs.
     """
 
     def __init__(self, parent: ParentTask, name: str, abort_on_failure: bool) -> None:
@@ -83,23 +85,31 @@ class ChildJob:
         self.name = name
         self.abort_on_failure = abort_on_failure
         self.ids: list[int] = []
-        """The ids of the tasks after `submit`."""
+        """The ids of the tasks, after `submit`."""
 
     def add_task(self, what: Any, *args: Any, **kwargs: Any) -> None:
-        """Add a `Task`, or the call ``what(*args, **kwargs)``; `submit` submits it."""
+        """Add a `Task`, or the call ``what(*args, **kwargs)``. `submit` submits it."""
         if self.ids:
             raise ValueError(f"child job {self.name!r} was submitted: create another one")
         self._made.append(self._parent.packed(what, args, kwargs))
 
     def submit(self) -> list[int]:
-        """Submit the tasks, and return their ids.  ValueError: the job has no tasks."""
+        """Submit the tasks, and return their ids.
+
+        Raises:
+            ValueError: the job has no tasks.
+        """
         if not self._made:
             raise ValueError(f"child job {self.name!r} has no tasks to submit: call add_task() first")
         self.ids = self._parent.spawn(self._made, self.name, self.abort_on_failure)
         return self.ids
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until all tasks have ended, and return how many failed.  TimeoutError after `timeout` seconds."""
+        """Wait until all tasks have ended, and return how many of them failed.
+
+        Raises:
+            TimeoutError: not all have ended within `timeout` seconds.
+        """
         return self._parent.wait(self.ids, timeout)
 
     def results(self, return_exceptions: bool = False) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What profiles call the places they point to."""
+"""The names of code locations in profiles."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import IPython.core
 from ..core.messages.engine_commands import Place
 
 Spot: TypeAlias = tuple[str, str, int]
-"""(function, file, line) as the interpreter has them; function "": a line."""
+"""(function, file, line) as the interpreter has them. If function is "", the spot is a line."""
 
 OTHER: Spot = ("(others)", "(others)", 0)
-"""What there is no room for, all in one."""
+"""Stands for all spots beyond the limit."""
 TEXT_MAX = 300
-"""Characters kept of a function's or a file's name: users make them up."""
+"""The number of characters that are kept of a function's or a file's name, as users can choose the names."""
 
 MACHINERY = tuple(f"{os.path.dirname(file)}/" for file in (__file__, IPython.core.__file__, ipykernel.__file__))
-"""Files that run tasks and cells, and are none of the user's."""
+"""Folders of code that runs tasks and cells and is not the user's."""
 
 
 def known_file(file: str) -> str:
-    """Return one name for the code of all tasks, and one for all cells.
+    """Return the file's name for profiles: one name for the code of all tasks, and one for all cells.
 
-    Theirs have a hash or a number in them: 100,000 tasks ``f(17)`` would be 100,000 places.
+    Their own names contain a hash or a number: 100,000 tasks ``f(17)`` would be 100,000 places.
     """
     if file.startswith("<"):
         if file.startswith("<task "):
@@ -40,7 +40,7 @@ def known_file(file: str) -> str:
 
 
 def module_of(file: str, path: Sequence[str]) -> str:
-    """Return the dotted name under which a file is imported from one of these folders; the file's own if from none."""
+    """Return the dotted name under which a file is imported from one of these folders; else the file's base name."""
     if file.startswith("<frozen "):
         return file[len("<frozen ") : -1]
     if not file.endswith(".py"):
@@ -51,18 +51,18 @@ def module_of(file: str, path: Sequence[str]) -> str:
 
 
 class CodeLocations:
-    """Numbers for spots, and in the end what they are."""
+    """Numbers for spots, from which the list of places is made in the end."""
 
     def __init__(self) -> None:
         self._numbers: dict[Spot, int] = {}
         self._modules: dict[str, str] = {}
 
     def number(self, spot: Spot) -> int:
-        """Return the number of a spot: 0, 1, 2 … in the order in which they come."""
+        """Return the number of a spot: 0, 1, 2 … in the order of the first calls."""
         return self._numbers.setdefault(spot, len(self._numbers))
 
     def all(self) -> list[Place]:
-        """Return the places by number."""
+        """Return the places in the order of their numbers."""
         return [Place(function, self._module(file), file, line) for function, file, line in self._numbers]
 
     def _module(self, file: str) -> str:

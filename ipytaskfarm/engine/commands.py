@@ -1,9 +1,9 @@
-"""MultiEngine commands: between tasks, in order, each once.
+"""Runs MultiEngine commands between tasks, in order, each once.
 
-(session, n) names a command; one that is done again on a replacement has the name that it had when it was done by
-hand.  One that comes again (its answer was lost on the way) is answered and not run
-again.  When one fails, those of the same session waiting behind it fail with QueueCleared; the farm's own
-session "" (start-up code and sticky state) is exempt, as its entries do not build on one another.
+(session, n) identifies a command. A command that is repeated on a replacement has the identity from when a client first
+did it. If a command comes again because its answer was lost, it is answered and not run again. When a command fails,
+the commands of the same session waiting behind it fail with QueueCleared. The farm's own session "" (start-up code and
+sticky state) is exempt, because its entries do not depend on one another.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ..core.errors import KernelError, QueueCleared, UnpickleableException
-from ..core.messages import CommandDone, EngineCommand
+from ..core.messages import CommandDone, EngineCommand, OutputQuery, OutputText
 from ..core.messages.engine_commands import (
+    CHECKPOINT,
+    LOAD_SESSION,
     REPLACES,
     DumpSessionBody,
     ExecuteBody,
@@ -41,7 +43,9 @@ from ..serialization.rebuild_values import NotedValues
 from ..storage.blobs import BlobWriter
 from ..system import session_files
 from . import loss
+from .capture import nothing_new
 from .cells import CellPlan
+from .checkpoints import Checkpoints
 from .error_summary import described
 from .lane import Step
 from .shared_parts import Parts
@@ -50,21 +54,21 @@ from .sinks import SINK, Sink
 ANSWERS_KEPT = 512
 ANSWERS_BYTES_MAX = 16 * 1024 * 1024
 NAMES_KEPT = 8192
-"""So many commands are known as done, with or without their answer."""
+"""The number of commands that are known as done, with or without their answer."""
 REPLIES_KEPT = 1000
-"""For `get_result`."""
+"""The number of replies that are kept for `get_result`."""
 OWN_SESSION = ""
 
 Finish: TypeAlias = Callable[[Sink], bytes]
-"""Makes the answer once the output is all there."""
+"""Makes the answer once the output is complete."""
 Verb: TypeAlias = Callable[[EngineCommand], Finish | Coroutine[Any, Any, Finish]]
 
 
 class Commands:
-    """Answers the verbs of `core.messages.engine_commands`, in the main thread."""
+    """Does the verbs of `core.messages.engine_commands` in the main thread."""
 
     def __init__(self, parts: Parts, take_waiting: Callable[[str], list[EngineCommand]]) -> None:
-        """take_waiting: all commands of a session that are queued, out of the queue."""
+        """Create it; `take_waiting` removes and returns all queued commands of a session."""
         self._engine = parts.engine
         self._engine_id = parts.engine_id
         self._recorder = parts.recorder
@@ -78,14 +82,16 @@ class Commands:
         self._send = parts.send
         self._profiling = parts.profiling
         self._profiling.sampler.mark(Commands._begin.__code__, _caught.__code__)
-        # Its thread begins with the first command that it is given.
+        # Its thread starts with its first command.
         self._profiling_thread = ThreadPoolExecutor(1, thread_name_prefix="Profiling")
         self._take_waiting = take_waiting
+        self._running: tuple[EngineCommand, Sink] | None = None
         self._answers: OrderedDict[tuple[str, int], CommandDone | None] = OrderedDict()
         self._answers_bytes = 0
         self._answers_whole = 0
         self._lock = threading.Lock()
         """Guards the answers: the lane's thread clears queues."""
+        self._checkpoints = Checkpoints(parts.namespace, parts.properties, parts.blobs)
         self._keeper = BlobWriter(parts.blobs) if parts.blobs is not None else None
         self._replies: OrderedDict[int, bytes] = OrderedDict()
         self._verbs: dict[str, Verb] = {
@@ -98,7 +104,8 @@ class Commands:
             "map": self._map,
             "properties": self._property,
             "dump_session": self._dump_session,
-            "load_session": self._load_session,
+            LOAD_SESSION: self._load_session,
+            CHECKPOINT: self._checkpoint,
             REPLACES: self._replaces,
         }
 
@@ -111,7 +118,9 @@ class Commands:
 
     def _run(self, command: EngineCommand) -> Step:
         self._recorder.begin_command()
+        self._recorder.words.begin(None)
         sink = Sink(keeps_history=True)
+        self._running = command, sink
         token = SINK.set(sink)
         try:
             verb = self._verbs.get(command.verb)
@@ -125,18 +134,28 @@ class Commands:
                 task.add_done_callback(partial(self._ended_in_loop, command, sink))
                 return task
             self._end(command, sink, finish, None)
-        except BaseException as error:  # SystemExit too: the engine is not the user's to end
+        except BaseException as error:  # SystemExit too: the user cannot end the engine
             self._end(command, sink, None, error)
         finally:
             SINK.reset(token)
         return None
 
+    def output(self, query: OutputQuery) -> OutputText:
+        """Return what a command in progress has printed and displayed. The lane's thread calls this."""
+        running = self._running
+        if running is None or (running[0].session, running[0].n) != (query.session, query.run[1]):
+            return nothing_new(query)
+        return self._capture.look(running[1], query)
+
     def _begin(self, verb: Verb, command: EngineCommand) -> Finish | Coroutine[Any, Any, Finish]:
-        """Call a verb in a frame by which the sampler knows that what lies above it is the user's."""
+        """Call a verb. The sampler recognises this frame and counts the frames above it as the user's."""
         return verb(command)
 
     def profile(self, command: EngineCommand) -> None:
-        """Start, stop or read a profiler, whatever runs; called by the lane's thread.  Done twice it does no harm."""
+        """Start, stop or read a profiler while anything runs.
+
+        Called by the lane's thread; a repetition does no harm.
+        """
         self._profiling_thread.submit(self._profile, command)
 
     def _profile(self, command: EngineCommand) -> None:
@@ -148,7 +167,7 @@ class Commands:
         self._answer(command, *answer)
 
     def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None:
-        """These will not run; called by the lane's thread, which has taken them."""
+        """Answer commands that will not run. Called by the lane's thread, which has removed them from the queue."""
         for dropped in waiting:
             self._answer(dropped, False, _encode_failure(QueueCleared("the queue was cleared")))
         self._answer(command, True, b"")
@@ -162,6 +181,7 @@ class Commands:
     def _end(self, command: EngineCommand, sink: Sink, finish: Finish | None, error: BaseException | None) -> None:
         if self._profiling.cpu.running:
             self._profiling.cpu.end()
+        self._running = None
         self._capture.end(sink)
         self._baseline.renew()
         self._recorder.end_command()
@@ -169,14 +189,14 @@ class Commands:
         if error is None and finish is not None:
             try:
                 body = finish(sink)
-            except Exception as failure:  # a value that cannot be pickled, or whose pickling raises
+            except Exception as failure:  # a value cannot be pickled, or its pickling raises
                 error = failure
         if error is None:
             self._answer(command, True, body)
             return
-        # Taken before the answer goes out: what the client sends when it has seen it is not "behind".
+        # Taken before the answer is sent: commands that the client sends after the answer are not behind this one.
         waiting = self._take_waiting(command.session) if command.session != OWN_SESSION else []
-        self._answer(command, False, _encode_failure(error))
+        self._answer(command, False, _encode_failure(error, sink))
         text = f"an earlier command failed: {type(error).__name__}: {text_of(error)}"[:500] if waiting else ""
         for dropped in waiting:
             self._answer(dropped, False, _encode_failure(QueueCleared(text)))
@@ -231,7 +251,7 @@ class Commands:
 
     @contextlib.contextmanager
     def _binding(self, plan: CellPlan, by: str, sticky: bool) -> Iterator[None]:
-        """Note the names that a cell binds, up to its error if it has one."""
+        """Record the names that a cell binds, up to its error if it fails."""
         before = self._namespace.snapshot()
         done = False
         try:
@@ -279,7 +299,7 @@ class Commands:
         try:
             packed = self._packed([values[name] for name in names])
         except UnpickleableException:
-            pack_names(values, self._namespace.names)  # raises what names the variable
+            pack_names(values, self._namespace.names)  # raises an error that names the variable
             raise
         return lambda sink: packed
 
@@ -337,6 +357,9 @@ class Commands:
 
     def _load_session(self, command: EngineCommand) -> Finish:
         body = msgspec.msgpack.decode(command.body, type=LoadSessionBody)
+        if body.surroundings is not None and body.packed is not None:
+            restored = encoded(msgspec.msgpack.encode, self._checkpoints.load(body.packed, body.surroundings))
+            return lambda sink: restored
         if body.path is not None:
             names, left_out = self._namespace.load_session(session_files.read(body.path), body.path)
         else:
@@ -346,8 +369,12 @@ class Commands:
         reply = encoded(msgspec.msgpack.encode, left_out)
         return lambda sink: reply
 
+    def _checkpoint(self, command: EngineCommand) -> Finish:
+        reply = encoded(msgspec.msgpack.encode, self._checkpoints.save())
+        return lambda sink: reply
+
     def _packed(self, value: Any) -> bytes:
-        """Large parts of it stay a while for whoever asked, see `storage.blobs`."""
+        """Pack a value. Its large parts are kept for a while for the client that asked, see `storage.blobs`."""
         try:
             return pack(value, "value", self._keeper)
         finally:
@@ -366,7 +393,10 @@ class Commands:
         elif body.op == "has":
             value = [key in known for key in body.keys or ()]
         elif body.op == "del":
-            mine.remove(body.keys or ())
+            keys = body.keys or ()
+            if command.replays is not None:  # a task may have set what the client deleted
+                keys = [key for key in keys if key in mine]
+            mine.remove(keys)
         elif body.op == "clear":
             mine.clear()
         else:
@@ -376,17 +406,17 @@ class Commands:
 
 
 def _name_of(command: EngineCommand) -> tuple[str, int]:
-    """Return the name under which a command is done once, by hand or again on a replacement."""
+    """Return the identity under which a command is done once, by a client or again on a replacement."""
     return command.replays or (command.session, command.n)
 
 
 def _is_of_farm(command: EngineCommand) -> bool:
-    """Return whether a command is start-up code or a sticky entry, not a client's that is done again."""
+    """Return whether a command is start-up code or a sticky entry, and not a repeated command of a client."""
     return command.session == OWN_SESSION and command.replays is None
 
 
 def _placed_by(command: EngineCommand, verb: str) -> str:
-    """Return how a command's names are said to have come."""
+    """Return the words for how a command's names were placed."""
     return "start-up code or a sticky command" if _is_of_farm(command) else verb
 
 
@@ -395,12 +425,25 @@ def _nothing(sink: Sink) -> bytes:
 
 
 async def _caught(coroutine: Coroutine[Any, Any, Finish]) -> tuple[Finish | None, BaseException | None]:
-    """Return what a coroutine came to: a KeyboardInterrupt or SystemExit that leaves a task would end the loop."""
+    """Return the result of a coroutine or its error. An uncaught KeyboardInterrupt or SystemExit would end the loop."""
     try:
         return await coroutine, None
     except BaseException as error:
         return None, error
 
 
-def _encode_failure(error: BaseException) -> bytes:
-    return encoded(msgspec.msgpack.encode, described(error)[1])
+def _encode_failure(error: BaseException, sink: Sink | None = None) -> bytes:
+    """Return an error as an answer, with what its command had printed and displayed."""
+    body = described(error)[1]
+    if sink is None:
+        return encoded(msgspec.msgpack.encode, body)
+    shown = msgspec.structs.replace(
+        body,
+        stdout=sink.stdout.text() if sink.stdout is not None else "",
+        stderr=sink.stderr.text() if sink.stderr is not None else "",
+        outputs=sink.outputs or [],
+    )
+    try:
+        return encoded(msgspec.msgpack.encode, shown)
+    except Exception:  # a display that cannot be sent must not hide the error
+        return encoded(msgspec.msgpack.encode, msgspec.structs.replace(shown, outputs=[]))

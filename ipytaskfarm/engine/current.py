@@ -1,4 +1,4 @@
-"""The task that runs now, as it sees itself: `ipytaskfarm.engine.current_task`."""
+"""The running task's view of itself: `ipytaskfarm.engine.current_task`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ from .resources import RunResources
 
 STATE_BYTES_MAX = 64 * 1024
 FLUSH_S = 5.0
-"""How long a failed run waits for its messages to be on disk; one that ends well waits as long as it takes."""
+"""How long a failed run waits until its messages are on disk. A run that ends well waits as long as it takes."""
 
 _NOTHING_SPECIAL = Special()
 
 
 class Deferred(BaseException):
-    """Ends a run that wishes to come again.  Not an Exception: a task's own ``except Exception`` lets it pass."""
+    """Ends a run that asks to be run again later.
+
+    It is not an Exception, so that a task's own ``except Exception`` does not catch it.
+    """
 
     def __init__(self, word: Deferral) -> None:
         super().__init__(word.message or "deferred")
@@ -39,9 +42,9 @@ class Deferred(BaseException):
 
 
 class CurrentTask:
-    """The running task.  Its calls are valid until it has ended.
+    """The running task. Its methods may be called until the task has ended.
 
-    What it asks of the farm survives the controller's restart: it is asked again until it is answered.
+    Questions to the farm survive a restart of the controller: each is repeated until it is answered.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class CurrentTask:
         self._inbox: deque[Letter] = deque()
         self._read = self._special.received
 
-    # -- what it is
+    # -- identity
 
     @property
     def id(self) -> int:
@@ -76,66 +79,95 @@ class CurrentTask:
 
     @property
     def attempt(self) -> int:
-        """Return which run of it this is, from 1."""
+        """Return the number of this run of the task, from 1."""
         return self._run.attempt
 
     @property
     def trial(self) -> int:
-        """1 + earlier runs that ended with `defer`."""
+        """Return 1 + the number of earlier runs that ended with `defer`."""
         return self._special.trial
 
     @property
     def parent(self) -> int | None:
-        """Id of the task that submitted it; None: a client did."""
+        """Return the id of the task that submitted this one; None if a client did."""
         return self._special.parent
 
     @property
     def environment(self) -> Any:
-        """Return the task's environment, as `setup` left it: what ``env`` is in a notebook's code; None: it has
-        none."""
+        """Return the task's environment as `setup` left it (``env`` in the code of a notebook); None if it has none."""
         return self._environment
 
     @property
     def is_aborting(self) -> bool:
-        """Return whether it was asked to stop: `TaskCancelled` (or its time limit) was raised in it."""
+        """Return whether the task was asked to stop: `TaskCancelled` or its time limit was raised in it."""
         return self._interrupts.raised is not None
 
     @property
     def state(self) -> dict[str, Any]:
-        """Return a small dict of the task's own, kept from trial to trial (64 KiB packed); `defer` saves it."""
+        """Return the task's own small dict, which `defer` saves from trial to trial (at most 64 KiB packed)."""
         if self._state is None:
             self._state = unpack(self._special.state, self._names) if self._special.state else {}
         return self._state
 
-    # -- what it holds
+    # -- resources
 
     @property
     def allotment(self) -> dict[str, Any]:
-        """Return what it holds of its node now: ``{"cores": 2.0, "memory": 2147483648.0, "gpu": 1.0, "gpus": ("0",)}``.
+        """Return what the task holds of its node, as ``{"cores": 2.0, "memory": 2147483648.0, "gpu": 1.0, "gpus":
+        ("0",)}``.
 
-        Memory is in bytes; ``gpus`` are the devices' names, there if any are held, ``exclusive`` if the node is."""
+        Memory is in bytes. ``gpus`` has the names of the devices, if the task holds any. ``exclusive`` is there if the
+        task has the node to itself.
+        """
         return self._holding.amounts
 
     def yield_resources(self, **amounts: float | str) -> dict[str, Any]:
-        """Give back so much of what it holds, ``yield_resources(cores=1)``, or all of it; others may start with it.
+        """Give back a part of the resources that the task holds, or all of them, so that other tasks can use them.
 
-        Returns the allotment left.  Raises ValueError for what it does not hold."""
+        Args:
+            amounts: the amounts to give back, as in ``yield_resources(cores=1)``; none for everything.
+
+        Returns:
+            The allotment that is left.
+
+        Raises:
+            ValueError: the task does not hold this much.
+        """
         return self._holding.yield_resources(**amounts)
 
     def reserve_resources(self, timeout: float | None = None, **amounts: float | str) -> dict[str, Any]:
-        """Take so much more, ``reserve_resources(cores=2)``, or what it was allotted at first; waits until it is free.
+        """Take more resources, or the original allotment again, and wait until they are free.
 
-        Its own time limit goes on meanwhile.  Returns the allotment.  Raises TimeoutError after `timeout` seconds, and
-        ValueError for what its node does not have at all."""
+        The task's time limit goes on during the wait.
+
+        Args:
+            timeout: seconds to wait; None for no limit.
+            amounts: the additional amounts, as in ``reserve_resources(cores=2)``; none for the original allotment.
+
+        Returns:
+            The allotment.
+
+        Raises:
+            TimeoutError: the resources were not free within `timeout`.
+            ValueError: the node does not have this much at all.
+        """
         return self._holding.reserve_resources(timeout, **amounts)
 
-    # -- later
+    # -- deferral
 
     def defer(self, message: str = "", after: float | None = None) -> NoReturn:
-        """End this run, to come again as the next trial after `after` seconds (None: the task's `defer_time`).
+        """End this run; the task runs again later as the next trial.
 
-        It is not charged as a retry; `state` is kept.  When `defer_max` seconds after the first trial's begin are over,
-        the task fails instead.  From core4."""
+        A deferral is not charged as a retry, and `state` is kept. When `defer_max` seconds have passed since the begin
+        of the first trial, the task fails instead. This follows core4.
+
+        Args:
+            message: a text for those who look at the task.
+            after: seconds until the next trial; None for the task's `defer_time`.
+
+        Raises:
+            ValueError: the packed `state` has more than 64 KiB.
+        """
         after_s = check_seconds("after", after)
         state = pack(self._state, "state") if self._state is not None else self._special.state
         if len(state) > STATE_BYTES_MAX:
@@ -147,25 +179,35 @@ class CurrentTask:
     # -- progress and messages
 
     def progress(self, value: float, total: float | None = 1.0, message: str = "") -> None:
-        """Say how far it has come, ``progress(0.3)`` or ``progress(30, 100, "reading")``; as often as one likes.
+        """Report how far the task has come: ``progress(0.3)`` or ``progress(30, 100, "reading")``.
 
-        Who looks gets the latest, within some tenths of a second, and always the last."""
+        It may be called as often as wanted. Readers get the latest report within some tenths of a second, and always
+        the last.
+        """
         self.calls.tell(_number("value", value), None if total is None else _number("total", total), text_of(message))
 
     def send(self, obj: Any) -> None:
-        """A message to whoever reads ``tc.messages(id)``: in order, and kept with the result.
+        """Send a message to the readers of ``tc.messages(id)``. Messages stay in order, and are kept with the result.
 
-        A run that ends well, or is deferred, ends when its messages are on the farm's disk; one that fails waits 5 s
-        for that.
+        A run that succeeds or is deferred ends only when its messages are on the farm's disk. A run that fails waits at
+        most 5 s for that.
 
-        Raises UnpickleableException for what cannot travel."""
+        Raises:
+            UnpickleableException: the object cannot travel.
+        """
         self.calls.post(pack(obj, "message"))
 
     def receive(self, timeout: float | None = None) -> Message:
-        """Return the next message that was sent to this task (``tc.send(id, obj)``), with its sender; waits for it.
+        """Wait for the next message that was sent to this task (``tc.send(id, obj)``), and return it with its sender.
 
-        A later trial goes on where this one stops, a repeated attempt begins with the first one again.
-        Raises TimeoutError after `timeout` seconds."""
+        A later trial continues with the next message. A repeated attempt starts with the first message again.
+
+        Args:
+            timeout: seconds to wait; None for no limit.
+
+        Raises:
+            TimeoutError: no message came within `timeout`.
+        """
         timeout_s = check_timeout("timeout", timeout)
         if not self._inbox:
             found = self.calls.ask(Receive(self._read), timeout_s)
@@ -179,36 +221,45 @@ class CurrentTask:
     # -- children
 
     def submit(self, what: Any, *args: Any, **kwargs: Any) -> int:
-        """Run a `Task`, or ``what(*args, **kwargs)``, as a child of this one; its id, once it is on disk.
+        """Run a `Task`, or ``what(*args, **kwargs)``, as a child of this task.
 
-        A repeated run of the same trial that submits the same in the same order gets the same children; another
-        payload in that place raises RuntimeError."""
+        If a repeated run of the same trial submits the same tasks in the same order, it gets the same children.
+
+        Returns:
+            The child's id, once the child is on disk.
+
+        Raises:
+            RuntimeError: a repeated run submits another payload in the place of this child.
+        """
         return self.spawn([self.packed(what, args, kwargs)])[0]
 
     def submit_all(self, tasks: Iterable[Any]) -> list[int]:
-        """Several at once: `Task` objects or functions without arguments; their ids."""
+        """Submit several children at once: `Task` objects, or functions without arguments. Return their ids."""
         made = [self.packed(task) for task in tasks]
         return self.spawn(made) if made else []
 
     def map(self, function: Callable[..., Any], *sequences: Iterable[Any]) -> list[int]:
-        """``submit(function, …)`` for each item (or items side by side), at once; the children's ids."""
+        """Submit ``function(item)`` for each item, or for items of several sequences side by side.
+
+        Return the children's ids.
+        """
         made = [self.packed(function, args) for args in zip(*sequences, strict=True)]
         return self.spawn(made) if made else []
 
     def create_job(self, name: str | None = None, abort_on_failure: bool = False) -> ChildJob:
-        """Return a `ChildJob`: children that clients see together, under a name."""
+        """Return a `ChildJob`: children that clients see together under a name."""
         name = check_text("name", name)
         return ChildJob(self, name or f"children of task {self.id}", bool(abort_on_failure))
 
     def packed(self, what: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Packed:
-        """Return a child, ready to travel."""
+        """Return a child that is ready to travel."""
         return packed_child(what, args, kwargs or {}, self._blobs)
 
     def spawn(self, made: list[Packed], job: str = "", abort_on_failure: bool = False) -> list[int]:
-        """Submit what was packed, as a job of that name if there is one."""
+        """Submit packed children, as a job if `job` gives a name."""
         self._submitted += 1
         functions: dict[str, Function] = {f.digest: f for packed in made for f in packed.functions}
-        # The same run of the same trial names the same job.
+        # The same run of the same trial gives the job the same id.
         job_id = f"{self.id}.{self.trial}.{self._submitted}" if job else None
         spec = None
         if job_id is not None:
@@ -218,30 +269,45 @@ class CurrentTask:
         return found
 
     def children(self, state: str | None = None) -> list[int]:
-        """Ids of all that this task has submitted, in earlier trials too; only those in that state: scheduled,
-        running, succeeded, failed, or unfinished."""
+        """Return the ids of all tasks that this task has submitted, including those of earlier trials.
+
+        Args:
+            state: only children in this state: scheduled, running, succeeded, failed, or unfinished.
+        """
         rows: list[tuple[int, str]] = self.calls.ask(Children()).rows
         named = None if state is None else check_name("state", state)
         wanted = {"unfinished": ("scheduled", "running"), None: None}.get(named, (named,))
         return [child for child, found in rows if wanted is None or found in wanted]
 
     def wait(self, ids: Iterable[Any] | None = None, timeout: float | None = None) -> int:
-        """Wait until these tasks (None: all children) have ended; how many of them failed.
+        """Wait until these tasks have ended, and return how many of them failed.
 
-        Meanwhile this task lends its place: what it holds of the node is free for others, and one engine more is
-        started, so that children run even where there is only one slot.  Its own time limit goes on.
-        Raises TimeoutError after `timeout` seconds."""
+        During the wait this task lends its place: the resources that it holds of the node are free for others, and one
+        more engine is started, so that children run even if there is only one slot. The task's own time limit goes on.
+
+        Args:
+            ids: the tasks; None for all children.
+            timeout: seconds to wait; None for no limit.
+
+        Raises:
+            TimeoutError: not all of them have ended within `timeout`.
+        """
         wanted = self.children() if ids is None else [check_int("ids", i) for i in ids]
         timeout_s = check_timeout("timeout", timeout)
         found = self.calls.ask(Await(wanted), timeout_s)
         if found is None:
-            self.calls.ask(Await([]))  # it has its place again
+            self.calls.ask(Await([]))  # the task takes its place back
             raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout_s:g} s")
         return int(found.value)
 
     def results(self, ids: Iterable[Any] | None = None, return_exceptions: bool = False) -> list[Any]:
-        """Wait for these tasks (None: all children) and give their values, in order; the first failure is raised, or
-        stands in its place with `return_exceptions`."""
+        """Wait for these tasks and return their values in order.
+
+        Args:
+            ids: the tasks; None for all children.
+            return_exceptions: whether the exception of a failed task stands in its place. Otherwise the first one is
+                raised.
+        """
         wanted = self.children() if ids is None else [check_int("ids", i) for i in ids]
         self.wait(wanted)
         values = []
@@ -262,9 +328,11 @@ class CurrentTask:
 
     @contextmanager
     def node_lock(self, name: str) -> Iterator[None]:
-        """``with current_task().node_lock("download"):``: one at a time on this machine, among all tasks of this user.
+        """Hold a lock that one task at a time can hold, among all tasks of this user on this machine.
 
-        It is given up by the kernel when the engine ends, however it ends."""
+        ``with current_task().node_lock("download"):`` is an example. The operating system releases the lock when the
+        engine ends, however it ends.
+        """
         lock = NodeLock(name)
         lock.acquire()
         try:
@@ -275,19 +343,19 @@ class CurrentTask:
     # -- for the runner
 
     def apply(self) -> None:
-        """Libraries are to keep to the allotment."""
+        """Limit the threads of libraries to the allotment."""
         self._holding.apply()
 
     def granted(self, answer: Granted) -> None:
-        """From the lane's thread."""
+        """Take the answer to a request for resources. Called by the lane's thread."""
         self._holding.granted(answer)
 
     def answered(self, reply: TaskReply) -> None:
-        """From the lane's thread."""
+        """Take the reply to a question. Called by the lane's thread."""
         self.calls.answered(reply)
 
     def end(self, failed: bool) -> None:
-        """The run has ended."""
+        """Finish when the run has ended: a failed run flushes its messages, and the resources are closed."""
         if failed:
             self.calls.flush(FLUSH_S)
         self._holding.end()
@@ -296,5 +364,5 @@ class CurrentTask:
 def _number(what: str, value: Any) -> float:
     try:
         return float(value)
-    except Exception:  # a number that no float holds, or a class of the user's own
+    except Exception:  # no float holds the number, or its class is the user's own
         raise wrong(what, "a number", value) from None

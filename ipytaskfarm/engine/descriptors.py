@@ -1,10 +1,11 @@
-"""The descriptors 1 and 2: what C code and children write there goes to files, which are read back.
+"""Catches output that is written to the descriptors 1 and 2 by C code and children, through files that are read back.
 
-Descriptor 1 is a file in memory, 2 the engine's log, both opened for appending.  ipykernel's pipes with a thread each
-were not taken: they stamp what they read with the last parent they saw, later, and cost two threads.
+Descriptor 1 is a file that is emptied when it was read, 2 the engine's log; both are opened for appending, and the
+agent can read both after the engine's death. ipykernel's pipes with a reading thread each were not used: they attribute
+the text to the last parent message, late, and cost two threads.
 
-A child that outlives its task holds the files that it was born with.  `DescriptorTap.part_from_children` leaves them to
-it, so that what it writes later is nobody's, and not the next task's.
+A child that outlives its task keeps the files that it was started with. `DescriptorTap.part_from_children` leaves these
+files to the child, so that its later output is not taken for the output of the next task.
 """
 
 from __future__ import annotations
@@ -28,35 +29,40 @@ from .sinks import LIMIT_CHARS, BoundedText
 
 STDOUT_FD, STDERR_FD = 1, 2
 ERRORS = "backslashreplace"
-"""What becomes of characters that cannot be encoded, and of bytes that cannot be decoded: they stay readable."""
+"""The error handler for characters that cannot be encoded and bytes that cannot be decoded: they stay readable."""
 LOG_BYTES_MAX = 10 * 1024 * 1024
 LOG_MOVED_BYTES_MAX = 1024 * 1024
-"""How much of its end a log keeps when it gets a new file."""
+"""How much of its end a log keeps when it is moved to a new file."""
 MEMORY_BYTES_MAX = 1 << 20
 _BASE = 1 << 24
-"""Where the file in memory begins, behind a hole: shorter is only what somebody has truncated who opened /dev/stdout,
-or another file, where a task has led the descriptor."""
+"""Where the file in memory begins, behind a hole. The file is shorter only if somebody has opened /dev/stdout and
+truncated it, or if a task has redirected the descriptor to another file."""
 QUICK_S_MAX = 600e-9
 FORMER_MAX = 16
-"""Files of earlier tasks' children that are still read."""
+"""The number of files of earlier tasks' children that are still read."""
 _dup2: Callable[[int, int], int] = inspect.unwrap(os.dup2)
-"""What we do ourselves is no change that a task made, see `watched`."""
+"""The farm's own calls are not counted as changes by a task, see `watched`."""
 
 
 class DescriptorTap:
     """Reads back what was written to a descriptor that is a file opened for appending.
 
     Args:
-        number: 1 or 2.  A copy of it is kept, so that user code may redirect the number itself.
-        path: of the log; None: it is a file in memory, of which nothing needs to stay.
+        number: 1 or 2. A copy of the descriptor is kept, so that user code may redirect the number itself.
+        path: the path of the file; "" for a file in memory.
+        marked: called with the number and the position up to which the file was read.
+        is_log: whether the file is kept when it was read; otherwise it is emptied.
     """
 
-    def __init__(self, number: int, path: str | None) -> None:
+    def __init__(self, number: int, path: str, marked: Callable[[int, int], None], is_log: bool = True) -> None:
         self.number = number
         self.path = path
+        self._marked = marked
+        self._is_log = is_log
         self.fd = os.dup(number)
         _locked(self.fd)
-        self.mark = os.lseek(self.fd, 0, os.SEEK_END)
+        self.mark = 0
+        self._set_mark(os.lseek(self.fd, 0, os.SEEK_END))
         self.partial: BoundedText | None = None
         """What `shrink` has taken out of the file already."""
         self.written_s = 0.0
@@ -67,23 +73,26 @@ class DescriptorTap:
         self._lock = threading.Lock()
 
     def is_there(self) -> bool:
-        """Return whether the descriptor still is the file."""
+        """Return whether the descriptor still refers to the file."""
         try:
             return os.path.samestat(os.fstat(self.number), os.fstat(self.fd))
         except OSError:
             return False
 
     def put_back(self) -> bool:
-        """Make the descriptor the file again, wherever a task has led it; gives whether it had."""
+        """Make the descriptor refer to the file again. Return whether it had been redirected."""
         if self.is_there():
             return False
         _dup2(self.fd, self.number)
         return True
 
     def take(self, final: bool = True) -> str:
-        """Return what was written since the last call, its middle left out if it was long.
+        """Return the text that was written since the last call; the middle of a long text is left out.
 
-        final: a character of which only the first bytes have come is not waited for.  A file in memory is emptied.
+        Args:
+            final: whether the output is complete. Then an incomplete character at the end is not waited for, and a file
+                in
+                memory is emptied.
         """
         with self._lock:
             text = self.partial or BoundedText()
@@ -92,16 +101,16 @@ class DescriptorTap:
             if final:
                 text.write(self._decoder.decode(b"", True))
                 self._decoder.reset()
-                if self.mark > (_BASE if self.path is None else LOG_BYTES_MAX):
+                if self.mark > (LOG_BYTES_MAX if self._is_log else _BASE):
                     self._empty()
             return text.text()
 
     def shrink(self) -> None:
-        """Keep the file small while something writes to it without end.  Called by another thread than `take`.
+        """Keep the file small while something writes to it without end. Called by another thread than `take`.
 
-        What is written between the read and the truncation is lost without being counted.
+        Text that is written between the read and the truncation is lost and not counted.
         """
-        most = MEMORY_BYTES_MAX if self.path is None else LOG_BYTES_MAX
+        most = LOG_BYTES_MAX if self._is_log else MEMORY_BYTES_MAX
         begin = self.mark
         if begin < 0 or os.lseek(self.fd, 0, os.SEEK_END) - begin <= most:
             return
@@ -111,32 +120,33 @@ class DescriptorTap:
                 self.partial = BoundedText()
             self._read_into(self.partial)
             os.ftruncate(self.fd, begin)
-            self.mark = begin
+            self._set_mark(begin)
 
     def append(self, text: str) -> None:
-        """Write to the file what is nobody's output."""
+        """Write text to the file that does not belong to any run's output."""
         with self._lock:
             if os.lseek(self.fd, 0, os.SEEK_END) != self.mark:
                 self.partial = self.partial or BoundedText()
                 self._read_into(self.partial)
-            with contextlib.suppress(OSError):  # a full disk must not fail a print
+            with contextlib.suppress(OSError):  # a full disk must not make a print fail
                 os.write(self.fd, text.encode("utf-8", ERRORS))
-            self.mark = os.lseek(self.fd, 0, os.SEEK_END)
+            self._set_mark(os.lseek(self.fd, 0, os.SEEK_END))
 
     def moved(self) -> bool:
-        """Return whether there is something to take, or the descriptor leads elsewhere."""
+        """Return whether there is something to take, or the descriptor was redirected."""
         try:
             return os.lseek(self.number, 0, os.SEEK_END) != self.mark or self.partial is not None
         except OSError:
             return True
 
     def part_from_children(self) -> int | None:
-        """Give the descriptor another file if somebody else still holds this one open.
+        """Give the descriptor a new file if another process still has the present file open.
 
-        Whether somebody does is told by a lock: it belongs to the opened file that children inherit, and goes with its
-        last holder.  The descriptor is opened afresh, and if the lock can be had then, nobody is left.
+        A lock shows whether that is so: it belongs to the open file that children inherit, and ends with the last
+        holder. The descriptor is opened again; if the lock can be taken then, there is no other holder.
 
-        Returns: None, or a descriptor by which the former file is read on.
+        Returns:
+            A descriptor for reading the former file further; None if no other process has it open.
         """
         with self._lock:
             again = os.open(f"/proc/self/fd/{self.fd}", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
@@ -144,11 +154,15 @@ class DescriptorTap:
             if _locked(again):
                 return None
             former = os.dup(again)
-            fresh = _memory() if self.path is None else _moved_log(self.path, former)
+            fresh = _moved_log(self.path, former) if self._is_log else _fresh_file(self.path)
             self._stand_on(fresh)
             _locked(fresh)
-            self.mark = os.lseek(fresh, 0, os.SEEK_END)
+            self._set_mark(os.lseek(fresh, 0, os.SEEK_END))
             return former
+
+    def _set_mark(self, position: int) -> None:
+        self.mark = position
+        self._marked(self.number, position)
 
     def _stand_on(self, fd: int) -> None:
         _dup2(fd, self.number)
@@ -156,15 +170,15 @@ class DescriptorTap:
         self.fd = fd
 
     def _empty(self) -> None:
-        base = _BASE if self.path is None else 0
+        base = 0 if self._is_log else _BASE
         os.ftruncate(self.fd, base)
-        self.mark = base
+        self._set_mark(base)
 
     def _read_into(self, text: BoundedText) -> None:
         end = os.lseek(self.fd, 0, os.SEEK_END)
         truncated = end < self.mark
-        if truncated:  # somebody opened /dev/stdout to write
-            self.mark = 0
+        if truncated:  # somebody opened /dev/stdout for writing
+            self._set_mark(0)
         size = end - self.mark
         decode = self._decoder.decode
         if size > 2 * LIMIT_CHARS:
@@ -174,13 +188,13 @@ class DescriptorTap:
             text.write(decode(os.pread(self.fd, LIMIT_CHARS, end - LIMIT_CHARS)))
         elif size > 0:
             text.write(decode(os.pread(self.fd, size, self.mark)))
-        self.mark = end
-        if truncated and self.path is None:
-            self._empty()  # long again, so that the next time is noticed too
+        self._set_mark(end)
+        if truncated and not self._is_log:
+            self._empty()  # long again, so that the next truncation is noticed too
 
 
 def _locked(fd: int) -> bool:
-    """Lock an opened file; False: somebody else has."""
+    """Lock an open file. Return False if another holder has locked it."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -189,7 +203,7 @@ def _locked(fd: int) -> bool:
 
 
 def _quickest_write_s() -> float:
-    """Less than a write to a file in memory ever takes here."""
+    """Return a time in seconds that is shorter than any write to a file in memory on this machine."""
     memory = _memory()
     quickest = QUICK_S_MAX
     for _ in range(100):
@@ -201,21 +215,21 @@ def _quickest_write_s() -> float:
 
 
 class FormerFiles:
-    """Files that children of earlier tasks may still write to: read now and then, for the log."""
+    """Files that children of earlier tasks may still write to. They are read from time to time, for the log."""
 
     def __init__(self) -> None:
         self._files: deque[list[int]] = deque()
         self._lock = threading.Lock()
 
     def add(self, fd: int) -> None:
-        """Read this one from its present end on."""
+        """Start to read a file, from its present end."""
         with self._lock:
             self._files.append([fd, os.lseek(fd, 0, os.SEEK_END)])
             if len(self._files) > FORMER_MAX:
                 os.close(self._files.popleft()[0])
 
     def take(self) -> str:
-        """Return what has come to them; they are emptied."""
+        """Return the text that was written to the files, and empty them."""
         if not self._files:
             return ""
         found = []
@@ -231,9 +245,9 @@ class FormerFiles:
 
 
 def follow_children(started: Callable[[], None]) -> None:
-    """Have `started` called whenever this process starts a child.
+    """Call `started` whenever this process starts a child.
 
-    An audit hook would tell as much, and cost 0.1 us at each import, compile, exec and open of every task.
+    An audit hook would report the same, but cost 0.1 µs at each import, compile, exec and open of every task.
     """
     import _posixsubprocess
     import posix
@@ -249,7 +263,7 @@ def follow_children(started: Callable[[], None]) -> None:
     os.register_at_fork(before=started)
     usual: Any = _posixsubprocess.fork_exec
     start = following(usual)
-    # By its C name in multiprocessing, by one of its own in subprocess, if that was imported already.
+    # multiprocessing uses the C name; subprocess uses a name of its own, if it was imported already.
     for module in filter(None, (_posixsubprocess, sys.modules.get("subprocess"))):
         for name, value in list(vars(module).items()):
             if value is usual:
@@ -260,8 +274,25 @@ def follow_children(started: Callable[[], None]) -> None:
         setattr(posix, name, start)
 
 
+def follow_writes(writes: Callable[[], None]) -> None:
+    """Have `writes` called before `os.write` and `os.writev` write to the descriptors 1 and 2."""
+    import posix
+
+    def following(usual: Callable[[int, Any], int]) -> Callable[[int, Any], int]:
+        @functools.wraps(usual)
+        def write(fd: int, data: Any, /) -> int:
+            if fd in (STDOUT_FD, STDERR_FD):
+                writes()
+            return usual(fd, data)
+
+        return write
+
+    os.write = posix.write = following(os.write)
+    os.writev = posix.writev = following(os.writev)
+
+
 class _Unseekable(FileIO):
-    """A descriptor as a terminal or pipe is: though a file is behind it, nobody may go back in it."""
+    """A descriptor that behaves like a terminal or pipe: it refuses to seek, although it is a file."""
 
     def seekable(self) -> bool:
         return False
@@ -271,7 +302,7 @@ class _Unseekable(FileIO):
 
 
 class OriginalStream(TextIOWrapper):
-    """``sys.__stdout__`` or ``sys.__stderr__``: straight to a descriptor, which it leaves open, and itself too."""
+    """``sys.__stdout__`` or ``sys.__stderr__``: it writes directly to a descriptor. Closing it leaves both open."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(_Unseekable(fd, "w", closefd=False), errors=ERRORS, write_through=True)
@@ -284,19 +315,20 @@ class OriginalStream(TextIOWrapper):
         raise UnsupportedOperation("an engine's streams cannot be taken apart")
 
 
-def catch_descriptors(output: str) -> None:
-    """Put a file in memory under descriptor 1 and the engine's log under descriptor 2, /dev/null under 0."""
+def catch_descriptors(output: str, stdout: str) -> None:
+    """Redirect descriptor 1 to the file `stdout`, descriptor 2 to the engine's log `output`, and 0 to /dev/null."""
     null = os.open(os.devnull, os.O_RDONLY)
     if null != 0:
         os.dup2(null, 0)
         os.close(null)
     log = os.open(output, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    memory = _memory()
+    memory = _fresh_file(stdout)
     os.dup2(log, STDERR_FD)
     os.dup2(memory, STDOUT_FD)
     for fd in (log, memory):
         os.close(fd)
-    # C's stdout would keep what a task printed until a later one fills its buffer, or be flushed after each at 0.5 us.
+    # Buffered, C's stdout would keep what a task printed until a later task fills the buffer; a flush costs 0.5 µs per
+    # task.
     libc = ctypes.PyDLL(None)
     libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), None, 2, 0)  # 2: _IONBF
     sys.stdout = sys.__stdout__ = OriginalStream(STDOUT_FD)  # type: ignore[misc]
@@ -304,10 +336,26 @@ def catch_descriptors(output: str) -> None:
     sys.stdin = sys.__stdin__ = TextIOWrapper(FileIO(0, closefd=False))  # type: ignore[misc]
 
 
+def _fresh_file(path: str) -> int:
+    """Return a new file for descriptor 1, opened for appending; "": in memory.
+
+    A file in the agent's folder can be read after the engine's death. In the place of an earlier one it is put by its
+    name alone: children go on with theirs.
+    """
+    if not path:
+        return _memory()
+    beside = f"{path}.new"
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(beside, flags, 0o600)
+    os.ftruncate(file, _BASE)
+    os.rename(beside, path)
+    return file
+
+
 def _memory() -> int:
     """Return a file in memory, opened for appending."""
     memory = os.memfd_create("ipytaskfarm-stdout")
-    # O_APPEND cannot be asked of memfd_create; reopened, it sticks to the open file that children inherit.
+    # memfd_create does not take O_APPEND. After reopening, the flag belongs to the open file, which children inherit.
     appending = os.open(f"/proc/self/fd/{memory}", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
     os.close(memory)
     os.ftruncate(appending, _BASE)
@@ -315,7 +363,7 @@ def _memory() -> int:
 
 
 def _moved_log(path: str, former: int) -> int:
-    """Return a new file in the log's place, with the end of what stood there."""
+    """Return a new file in the log's place that begins with the end of the former log."""
     beside = f"{path}.new"
     log = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     end = os.lseek(former, 0, os.SEEK_END)

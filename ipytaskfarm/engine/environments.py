@@ -1,4 +1,4 @@
-"""The environment that this engine is prepared for: set up with its first task, torn down on its way out."""
+"""The task environment of an engine: set up for its first task, and torn down at the engine's end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .namespace import Namespace
 
 
 class Environments:
-    """One environment at most, for the engine's whole life."""
+    """The environment of the engine: at most one in the engine's whole life."""
 
     def __init__(
         self, engine: str, namespace: Namespace, baseline: Baseline, send: Callable[[FromEngine], None]
@@ -28,15 +28,20 @@ class Environments:
         self._baseline = baseline
         self._send = send
         self.ready: str | None = None
-        """Identity of the environment that is set up."""
+        """The identity of the environment that is set up."""
         self.failed = False
-        """A setup did not come to its end: nothing that needs one runs here any more."""
+        """Whether a setup did not finish. Then no task that needs an environment can run here."""
         self.instance: Any = None
 
     def set_up(self, identity: str, code: bytes) -> None:
-        """Unpack it, go to its folder, import its preloads, call its `setup`.  Raises EnvironmentSetupError.
+        """Unpack the environment, change to its folder, import its preloads and call its `setup`.
 
-        What this leaves (folder, environment variables, ``sys.path``) is what every later task begins with."""
+        The changes that this makes (folder, environment variables, ``sys.path``) belong to the surroundings of every
+        later task.
+
+        Raises:
+            EnvironmentSetupError: a step failed.
+        """
         if self.ready is not None:
             raise EnvironmentSetupError("this engine is set up for another environment already")
         self.failed = True
@@ -59,15 +64,17 @@ class Environments:
         self._send(SetUp(self._engine, identity))
 
     def give_up(self, identity: str, why: str) -> None:
-        """The setup has failed, or was interrupted: tell the farm that this engine is of no use to others."""
+        """Tell the farm that the setup failed or was interrupted, so that this engine cannot run tasks of the
+        environment.
+        """
         self._send(SetUp(self._engine, identity, why))
 
     def tear_down(self) -> None:
-        """The engine is about to end in good order.  What this raises goes to the engine's output."""
+        """Call the environment's `teardown` before an orderly end. An error goes to the engine's output."""
         if self.ready is None:
             return
         self.ready = None
         try:
             self.instance.teardown()
-        except BaseException:  # SystemExit too: there is still a kernel to be closed
+        except BaseException:  # SystemExit too: the kernel has yet to be closed
             traceback.print_exc(file=sys.__stderr__)

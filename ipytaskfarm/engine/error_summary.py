@@ -1,4 +1,4 @@
-"""Errors whatever their classes do: told in full where that is possible, else by type and text."""
+"""Describes errors whatever their classes do: in full where possible, else by type and text."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ TEXT_CHARS_MAX = 2000
 
 
 def described(error: BaseException, filename: str = "", code: str = "") -> tuple[FailureSummary, FailureBody]:
-    """Return the two forms of an error, as `failures.describe` gives them; its traceback is dropped.
+    """Return an error in the two forms of `failures.describe`; its traceback is dropped.
 
-    An exception's own class may do anything when it is looked at: then its type and its text are told."""
+    An exception's own class may do anything when it is examined. In that case only its type and its text are given.
+    """
     note = loss.note_on(error)
     try:
         found = describe(error, filename, code)
@@ -24,13 +25,15 @@ def described(error: BaseException, filename: str = "", code: str = "") -> tuple
         found = failure, FailureBody(failure.etype, failure.value)
     if note:
         found = loss.with_note(found[0], note), found[1]
-    BaseException.with_traceback(error, None)  # its class may have a __setattr__ of its own
+    BaseException.with_traceback(error, None)  # the class may override __setattr__
     return found
 
 
 def brief(error: BaseException, problem: BaseException) -> FailureSummary:
-    """Return an error by its type's qualified name and as much of its text as can be had.  problem: why there is no
-    more."""
+    """Return an error by its type's qualified name and as much of its text as is available.
+
+    `problem` is the reason why there is no more.
+    """
     kind = type(error)
     is_plain = kind.__module__ in ("builtins", "__main__")
     name = kind.__qualname__ if is_plain else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,4 +1,4 @@
-"""Why a run failed, in the two forms in which it travels: short for the controller, whole for the client."""
+"""The reason why a run failed, in the two forms in which it travels: short for the controller, whole for the client."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def describe(error: BaseException, filename: str = "", code: str = "") -> tuple[
     """Return the two forms of an error.
 
     Args:
-        error: what the run ended with; its traceback is cut to the user's frames.
-        filename: what the run's own code is called there.
-        code: the run's own code, for the lines.
+        error: the error that ended the run. Its traceback is reduced to the user's frames.
+        filename: the name of the run's own code in the traceback.
+        code: the run's own code, for the source lines.
     """
     for each in chain_of(error):
         BaseException.with_traceback(each, user_frames(traceback_of(each)))
@@ -52,8 +52,10 @@ def describe(error: BaseException, filename: str = "", code: str = "") -> tuple[
 
 
 def user_frames(tb: TracebackType | None) -> TracebackType | None:
-    """Return the traceback without the frames of the engine and of IPython, whose magics stand between the user's
-    too."""
+    """Return the traceback without the frames of the engine and of IPython.
+
+    IPython's may stand between the user's frames.
+    """
     kept = []
     hidden = False
     while tb is not None:
@@ -66,14 +68,14 @@ def user_frames(tb: TracebackType | None) -> TracebackType | None:
         return kept[0] if kept else None
     chain: TracebackType | None = None
     for each in reversed(kept):
-        # A frame that a signal's handler broke off at its very first instruction is on no line.
+        # A frame that a signal's handler interrupted at its very first instruction has no line.
         line: int | None = each.tb_lineno
         chain = TracebackType(chain, each.tb_frame, each.tb_lasti, line or each.tb_frame.f_code.co_firstlineno)
     return chain
 
 
 def _place(error: BaseException) -> str:
-    """Return the innermost frame of the user's own code, or else the innermost one."""
+    """Return the innermost frame of the user's own code, or else the innermost frame."""
     tb = traceback_of(error)
     if isinstance(error, SyntaxError) and tb is None:
         return f"<task>:{error.lineno}"

@@ -1,7 +1,7 @@
-"""Large values on a node that does not see the farm's folder: the agent brings them, once for all its engines.
+"""Fetches large values on a node that does not see the farm's folder. The agent brings each value once for all engines.
 
-Whoever unpacks one that is not in the node's folder waits here, in whatever thread that is; in the main thread an
-interrupt of its task ends the waiting.  The agent answers as long as it lives, and engines do not outlive it.
+A thread that unpacks a value which is not in the node's folder waits here. In the main thread, an interrupt of the task
+ends the wait. The agent answers as long as it lives, and engines do not outlive it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,24 @@ _Answers: TypeAlias = "queue.SimpleQueue[BlobHere]"
 
 
 class BlobRequests:
-    """One engine's."""
+    """The requests of one engine."""
 
     def __init__(self, copies: Blobs, send: Callable[[FromEngine], None]) -> None:
-        """copies: the node's folder."""
+        """Create it; `copies` is the node's folder."""
         self._copies = copies
         self._send = send
         self._pid = os.getpid()
-        # Queues, because an exception that an interrupt raises between any two lines leaves them as they are.
+        # Queues are used because they stay consistent if an interrupt raises an exception between any two lines.
         self._waiting: dict[_Answers, bytes] = {}
 
     def fetch(self, digest: bytes) -> memoryview:
-        """Return the blob, mapped, once it is here.  BlobMissing: it is nowhere."""
+        """Return the blob, mapped, once it is on this node.
+
+        Raises:
+            BlobMissing: the blob does not exist anywhere.
+        """
         while True:
-            # First: what is in hand is not removed to make room.
+            # First of all: a blob that is in use is not removed to make room.
             self._copies.touch([digest])
             found = self._copies.map(digest)
             if found is not None:
@@ -54,7 +58,7 @@ class BlobRequests:
             raise BlobMissing(answer.error)
 
     def arrived(self, answer: BlobHere) -> None:
-        """The agent has brought it, or cannot; from the lane's thread."""
+        """Take the agent's answer that a blob is here, or cannot be brought. Called by the lane's thread."""
         for answers, digest in list(self._waiting.items()):
             if digest == answer.digest:
                 answers.put(answer)

@@ -1,4 +1,4 @@
-"""Results of other tasks, as a running one gets them: for its arguments, and of its children."""
+"""Results of other tasks as a running task gets them: for its arguments, and from its children."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _decode = msgspec.msgpack.Decoder(ResultBody).decode
 def value_of(
     task: int, reason: str, body: bytes | None, failure: FailureSummary | None, names: MutableMapping[str, Any]
 ) -> Any:
-    """Return what a task left: its value, or the exception with which it failed (returned, not raised)."""
+    """Return a task's value, or the exception with which it failed (returned, not raised)."""
     left = _decode(body) if body else ResultBody()
     if not reason:
         return unpack(left.value, names) if left.value is not None else None
@@ -31,7 +31,10 @@ def value_of(
 
 
 def giver(inputs: list[Input], names: MutableMapping[str, Any]) -> Callable[[int], Any]:
-    """Gives the value of an input by the number under which the arguments ask for it; each is unpacked once."""
+    """Return a function that gives the value of an input by its number in the arguments.
+
+    Each input is unpacked once.
+    """
     by_number = {each.number: each for each in inputs}
     made: dict[int, Any] = {}
 

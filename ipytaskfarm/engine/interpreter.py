@@ -1,4 +1,7 @@
-"""What belongs to the Python interpreter, where `surroundings` has what lies outside it; nothing tells of changes."""
+"""The parts of the surroundings that belong to the Python interpreter. Nothing reports changes of them.
+
+`surroundings` has the parts outside the interpreter.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from collections.abc import Callable
 from operator import is_
 from typing import Any
 
+from .helper_processes import TaskForkServer
 from .surroundings import Priority, Surrounding
 
 _ABSENT = object()
@@ -27,7 +31,7 @@ Value = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 
 class ModuleValues:
-    """What has a function that tells and another that sets."""
+    """Values that one function returns and another function sets."""
 
     def __init__(self, *pairs: Value) -> None:
         self._pairs = pairs
@@ -48,7 +52,7 @@ class ModuleValues:
 
 
 class Attributes:
-    """What stands under a name of a module."""
+    """Values of module attributes."""
 
     def __init__(self, *names: tuple[Any, str]) -> None:
         self._names = names
@@ -71,10 +75,10 @@ class Attributes:
 
 
 class Lists:
-    """Lists that everybody shares: the object and what is in it."""
+    """Shared lists: the list object and its items."""
 
     def __init__(self, *lists: tuple[Any, str, Callable[[], Any]]) -> None:
-        """Each: a module, the list's name there, and what is to be called when it was changed back."""
+        """Create the part from (module, name of the list, function to call after the list was restored)."""
         self._lists = lists
 
     def take(self) -> None:
@@ -109,7 +113,7 @@ class Builtins:
 
 
 class Decimals:
-    """What new decimal contexts are made from; the context itself is the run's own (`Baseline.for_task`)."""
+    """The default for new decimal contexts. The present context is private to the run (`Baseline.for_task`)."""
 
     _FIELDS = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 
@@ -134,7 +138,8 @@ class Decimals:
 class Finders:
     """``sys.meta_path`` and ``sys.path_hooks``.
 
-    Those that a module has added while it was imported stay, as the module does: ``six.moves`` is found by one."""
+    A finder that an imported module has added stays, because the module stays too: ``six.moves`` needs its finder.
+    """
 
     def take(self) -> None:
         self._lists: tuple[list[Any], list[Any]] = sys.meta_path, sys.path_hooks
@@ -153,7 +158,7 @@ class Finders:
 
 
 def _is_of_a_module(finder: Any) -> bool:
-    """Return whether an imported module has made it: its class, or the function that it is, is still there."""
+    """Return whether an imported module defines the finder or its class."""
     made_by = finder if hasattr(finder, "__qualname__") else type(finder)
     module = sys.modules.get(getattr(made_by, "__module__", ""))
     if module is None or getattr(module, "__spec__", None) is None or module.__name__ == "__main__":
@@ -162,7 +167,7 @@ def _is_of_a_module(finder: Any) -> bool:
 
 
 class Numpy:
-    """numpy's error state where it belongs to the thread (before numpy 2; since then it is the context's)."""
+    """numpy's error state before numpy 2, where it belongs to the thread. Since numpy 2 it belongs to the context."""
 
     def take(self) -> None:
         numpy = _old_numpy()
@@ -185,10 +190,10 @@ def _old_numpy() -> Any:
 
 
 class StandardInput:
-    """``sys.stdin``, if a task has closed it."""
+    """``sys.stdin``, which a task may have closed."""
 
     def take(self) -> None:
-        """There is nothing to note: it leads to descriptor 0."""
+        """Record nothing: the stream always reads descriptor 0."""
 
     def restore(self) -> bool:
         if sys.__stdin__ is not None and not sys.__stdin__.closed:
@@ -198,7 +203,7 @@ class StandardInput:
 
 
 class StartMethod:
-    """multiprocessing's, which may be set but once: by each task."""
+    """The start method of multiprocessing. It may be set only once; here, each task may set it."""
 
     def take(self) -> None:
         self._chosen = self._context()._actual_context if self._context() is not None else None
@@ -216,10 +221,10 @@ class StartMethod:
 
 
 class Tracing:
-    """tracemalloc, which makes all that follows slow; the engine's own profiler keeps it on."""
+    """tracemalloc, which slows down all later code. The engine's own profiler keeps it on."""
 
     profiler_on = False
-    """The memory profiler of the engine traces: it is started by a thread of its own, at any time."""
+    """Whether the engine's memory profiler is on. A thread of its own may start it at any time."""
 
     def take(self) -> None:
         self._traces = tracemalloc.is_tracing() and not Tracing.profiler_on
@@ -232,11 +237,11 @@ class Tracing:
 
 
 def _nothing() -> None:
-    """Nobody need be told."""
+    """Do nothing: no other part must know of the restored list."""
 
 
 def looked_at() -> list[Surrounding]:
-    """Return what nothing tells of.  All of it is looked at in some 12 us."""
+    """Return the parts for which nothing reports changes. Examining all of them takes about 12 µs."""
     values: list[Value] = [
         (sys.getrecursionlimit, sys.setrecursionlimit),
         (sys.getswitchinterval, sys.setswitchinterval),
@@ -292,12 +297,13 @@ def looked_at() -> list[Surrounding]:
         Tracing(),
         StandardInput(),
         StartMethod(),
+        TaskForkServer(),
         Priority(),
     ]
 
 
 def _monitors() -> tuple[Any, ...]:
-    """Who watches the interpreter, from Python 3.12 on."""
+    """Return the tools that monitor the interpreter, from Python 3.12 on."""
     monitoring: Any = vars(sys)["monitoring"]
     return tuple(map(monitoring.get_tool, range(6)))
 

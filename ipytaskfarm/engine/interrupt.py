@@ -1,12 +1,13 @@
-"""Interrupting the task that runs, and no other.
+"""Interrupts the task that runs, and no other.
 
-The agent writes (task, attempt) into the recorder's `want` and sends a signal of our own to the engine, again every
-20 ms until it was delivered or another run is current.  The one handler raises only if that very run is current here,
-if it was not raised yet, and if the interrupted frame is not one of the runner's own.
+The agent writes (task, attempt) into the recorder's `want` and sends a signal that the farm has chosen to the engine.
+It repeats the signal every 20 ms until the interrupt was delivered or another run is current. The handler raises only
+if that run is current, if it has not raised for this run yet, and if the interrupted frame is not one of the runner's
+own.
 
-Tried: "look what runs, then send SIGINT" from another process hit the wrong task in 15,656 of 21,791 tries, this
-recipe in none.  `PyThreadState_SetAsyncExc` does not wake a sleep.  SIGINT itself is ipykernel's, whose hooks swap its
-handler around each message.
+Another way was measured: to look up the running task in another process and then send SIGINT. It hit the wrong task in
+15,656 of 21,791 attempts, the present way in none. `PyThreadState_SetAsyncExc` does not wake a sleep. SIGINT itself is
+used by ipykernel, which exchanges its handler around each message.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ SIGNAL: Final = signal.SIGRTMIN + 5
 
 
 class Interrupts:
-    """Says what may be interrupted now, and does it."""
+    """Knows what may be interrupted at present, and interrupts it."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self.current: RunKey | None = None
-        """Set by the runner while user code runs, in a frame of `protected` code alone."""
+        """The run in progress. The runner sets it while user code runs, in a frame of `protected` code."""
         self.protected: set[CodeType] = set()
         self.time_limit_s: float | None = None
         """The current run's, for the error's text."""
@@ -46,27 +47,27 @@ class Interrupts:
         self._cause = 0
 
     def install(self) -> None:
-        """Install the handler; in the main thread, once."""
+        """Install the handler. Called once, in the main thread."""
         signal.signal(SIGNAL, self._handle)
-        # The hooks that Python calls around a fork swallow exceptions, and stop half-way with their locks held. These
-        # are registered last, so they are called first before a fork and last after it.
+        # The hooks that Python calls around a fork swallow exceptions and stop half-way with their locks held. These
+        # are registered last, so that they are called first before a fork and last after it.
         os.register_at_fork(before=self._pause, after_in_parent=self._resume, after_in_child=self._leave)
         self._usual_hook = sys.unraisablehook
         sys.unraisablehook = self._unraisable
 
     def begin(self, time_limit_s: float | None) -> None:
-        """Another run is about to begin."""
+        """Prepare for another run."""
         self.raised = self._lost = None
         self.time_limit_s = time_limit_s
 
     def outcome(self) -> Reason:
-        """Return how a run that failed is to be called."""
+        """Return the reason of a run that failed."""
         if isinstance(self.raised, TimeLimitExceeded):
             return Reason.TIME_LIMIT
         return Reason.ABORTED if self.raised is not None else Reason.ERROR
 
     def again(self) -> None:
-        """Send the signal once more if what it raised was swallowed; from the lane's thread."""
+        """Send the signal again if the exception that it raised was swallowed. Called by the lane's thread."""
         if self._lost is not None:
             signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
 
@@ -82,20 +83,20 @@ class Interrupts:
             return  # the agent sends it again
         if in_task:
             raise self._deliver(cause)
-        # The loop itself was interrupted, or a callback of somebody else: the coroutine is cancelled instead. Nothing
-        # counts as delivered before the loop comes to it: if the coroutine goes on first, and never gives the loop
-        # back, the next signal finds it in its own frames.
+        # The loop itself was interrupted, or a callback of other code: the coroutine is cancelled instead. The
+        # interrupt counts as delivered only when the loop gets to it. If the coroutine continues first, and never
+        # returns to the loop, the next signal finds it in its own frames.
         assert task is not None
         task.get_loop().call_soon_threadsafe(self._cancel, self.current, cause)
 
     def _cancel(self, run: RunKey, cause: int) -> None:
-        """Cancel the coroutine of `run`, if it is still to be interrupted; the loop's callback."""
+        """Cancel the coroutine of `run` if it is still to be interrupted. This is a callback of the loop."""
         if self.current == run and self.raised is None and self.awaiting is not None:
             self._deliver(cause)
             self.awaiting.cancel()
 
     def _deliver(self, cause: int) -> BaseException:
-        """Note that the current run is interrupted now; gives what is to be raised in it."""
+        """Record that the current run is interrupted now, and return the exception to raise in it."""
         self._recorder.mark_delivered()
         self._lost = None
         self._cause = cause
@@ -103,14 +104,14 @@ class Interrupts:
         return self.raised
 
     def _wanted(self) -> int:
-        """Return the cause for which the current run is to be interrupted; 0: it is not."""
+        """Return the cause for which the current run is to be interrupted; 0 for none."""
         if self._lost is not None and self._lost[0] == self.current:
             return self._lost[1]
         want = self._recorder.wanted()
         return want.cause if want is not None and (want.task, want.attempt) == self.current else 0
 
     def _unraisable(self, unraisable: Any) -> None:
-        """Python's word on an exception in a ``__del__`` or a callback, where it goes no further."""
+        """Handle Python's report of an exception in a ``__del__`` or a callback, which Python does not propagate."""
         if self.raised is not None and unraisable.exc_value is self.raised and self.current is not None:
             self.raised = None
             self._lost = (self.current, self._cause)
@@ -130,6 +131,6 @@ class Interrupts:
         self._forking = False
 
     def _leave(self) -> None:
-        """In a forked child, which is nobody's to interrupt by this signal."""
+        """Disable interrupts in a forked child, which this signal must not interrupt."""
         self.current = None
         self._forking = False

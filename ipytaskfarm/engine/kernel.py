@@ -1,9 +1,9 @@
-"""The engine as a Jupyter kernel: ``jupyter console --existing`` works on it.
+"""The engine as a Jupyter kernel: ``jupyter console --existing`` works with it.
 
-An `IPKernelApp` without what an engine does not need: no command line or configuration files are parsed, no
-history database, no debugger, no TCP port (ipc sockets in the agent's 0700 folder; ipykernel's own pipe for forked
-children would listen on loopback), no subshells (their cells run in other threads and take no lock that the
-runner could respect).
+It is an `IPKernelApp` without the parts that an engine does not need: parsing of a command line and of configuration
+files, the history database, the debugger, TCP ports (there are ipc sockets in the agent's 0700 folder; ipykernel's pipe
+for forked children would listen on the loopback interface), and subshells (their cells run in other threads and take no
+lock that the runner could respect).
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from .sinks import SINK
 from .streams import TaskStream
 
 CELLS_REMEMBERED = 1000
-"""Sources of cells kept for tracebacks.  IPython keeps all of them for ever: 85 MiB per 200,000 tasks."""
+"""The number of cells whose source is kept for tracebacks. IPython keeps all: 85 MiB per 200,000 tasks."""
 
 
 class BoundedCompiler(XCachingCompiler):
-    """IPython's compiler with a bounded memory, and without ipykernel's hash in pure Python (2 ms for 10 kB)."""
+    """IPython's compiler with bounded memory, and without ipykernel's hash in pure Python (2 ms for 10 kB)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -67,7 +67,7 @@ class BoundedCompiler(XCachingCompiler):
 
 
 class TaskDisplay(ZMQDisplayPublisher):
-    """Displays of a task go to its sink, those of a console's cell to the console."""
+    """Sends displays of a task to its sink, and those of a console's cell to the console."""
 
     def publish(  # type: ignore[override]
         self,
@@ -96,10 +96,10 @@ class TaskDisplay(ZMQDisplayPublisher):
 
 
 class TaskDisplayHook(ZMQShellDisplayHook):
-    """The value of a task's last expression goes to its sink.
+    """Sends the value of a task's last expression to its sink.
 
-    It is not kept in ``Out`` and ``_``, as those of MultiEngine commands and cells are: a million tasks would leave
-    a million values.
+    Unlike the values of MultiEngine commands and cells, the value is not kept in ``Out`` and ``_``: a million tasks
+    would leave a million values.
     """
 
     def __call__(self, result: object = None) -> None:
@@ -111,7 +111,7 @@ class TaskDisplayHook(ZMQShellDisplayHook):
             self.fill_exec_result(result)
 
     quiet_task = False
-    """The task's code ends in a semicolon."""
+    """Whether the task's code ends in a semicolon."""
 
     def show_in(self, value: object) -> None:
         """Show a value in the current sink."""
@@ -145,7 +145,7 @@ def _clean(data: dict[str, Any]) -> dict[str, Any]:
 
 
 class EngineEvents(EventManager):
-    """IPython's callbacks around a cell, whose errors it prints and passes over; an abort must get through."""
+    """IPython's callbacks around a cell. IPython prints their errors and goes on, but an abort must get through."""
 
     def trigger(self, event: str, *args: Any, **kwargs: Any) -> None:
         for function in self.callbacks[event][:]:
@@ -159,13 +159,15 @@ class EngineEvents(EventManager):
 
 
 class EngineShell(ZMQInteractiveShell):
-    """IPython's shell where tasks, which nobody watches, run beside cells."""
+    """IPython's shell for tasks, which nobody watches, beside cells."""
 
     displayhook_class = Type(TaskDisplayHook)
     display_pub_class = Type(TaskDisplay)
 
     def init_environment(self) -> None:
-        """Nothing: ipykernel's TERM, PAGER, FORCE_COLOR … are for people at a prompt, and children inherit them."""
+        """Do nothing: ipykernel's TERM, PAGER, FORCE_COLOR … are for people at a prompt, and children would inherit
+        them.
+        """
 
     def init_events(self) -> None:
         super().init_events()
@@ -174,14 +176,14 @@ class EngineShell(ZMQInteractiveShell):
         self.events.callbacks = usual
 
     def ask_exit(self) -> None:
-        """``exit`` ends a task, never the engine, which belongs to the farm."""
+        """End the task on ``exit``, never the engine, which belongs to the farm."""
         if SINK.get() is not None:
             raise SystemExit
         payloads: Any = self.payload_manager
         payloads.write_payload({"source": "ask_exit", "keepkernel": True})
 
     def payloadpage_page(self, strg: Any, start: int = 0, screen_lines: int = 0, pager_cmd: str | None = None) -> None:
-        """``int?`` opens a pager in a console; in a task it is a display."""
+        """Open a pager for ``int?`` in a console; in a task, show the text as a display."""
         sink = SINK.get()
         if sink is None:
             super().payloadpage_page(strg, start, screen_lines, pager_cmd)
@@ -199,13 +201,14 @@ class EngineShell(ZMQInteractiveShell):
         if SINK.get() is None:
             super().showtraceback(exc_tuple, filename, tb_offset, exception_only, running_compiled_code)
         elif not running_compiled_code and not exception_only:
-            # Not the run's own error, which its result tells: a callback's, a figure that cannot be drawn.
+            # This is not the run's own error, which its result reports: a callback failed, or a figure cannot be drawn.
             import traceback
 
             traceback.print_exc(file=sys.stderr)
 
     def _format_exception_for_storage(self, exception: Any, *args: Any, **kwargs: Any) -> Any:
-        # For IPython's history. What an exception's own class does when it is asked for its text is no end of the cell.
+        # This is for IPython's history. An error of the exception's own class while it gives its text must not end the
+        # cell.
         try:
             return super()._format_exception_for_storage(exception, *args, **kwargs)
         except BaseException:
@@ -217,7 +220,7 @@ class EngineShell(ZMQInteractiveShell):
 
 
 class _NoSubshells:
-    """Stands where ipykernel expects its shell channel thread: a top-level await reads `parent_thread` of it."""
+    """Replaces ipykernel's shell channel thread. A top-level await reads its attribute `parent_thread`."""
 
     def __init__(self) -> None:
         self.parent_thread = threading.current_thread()
@@ -227,15 +230,15 @@ class _NoSubshells:
 
 
 class EngineKernel(IPythonKernel):
-    """The kernel; a console's cells run between tasks and under the same lock."""
+    """The kernel. Cells of a console run between tasks and under the same lock."""
 
     shell_class = Type(EngineShell)
     compiler_class = Type(BoundedCompiler)
 
     before_cell: Callable[[], None] = staticmethod(lambda: None)
-    """Called when a console's cell begins."""
+    """Called when a cell of a console begins."""
     after_cell: Callable[[], None] = staticmethod(lambda: None)
-    """Called when a console's cell has ended."""
+    """Called when a cell of a console has ended."""
 
     @property
     def _supports_kernel_subshells(self) -> bool:
@@ -249,7 +252,7 @@ class EngineKernel(IPythonKernel):
             self.after_cell()
 
     async def poll_stopped_queue(self) -> None:
-        """Nothing to poll: there is no debugger."""
+        """Do nothing: there is no debugger."""
 
 
 class EngineApp(IPKernelApp):
@@ -258,7 +261,7 @@ class EngineApp(IPKernelApp):
     kernel_class = Type(EngineKernel, klass="ipykernel.kernelbase.Kernel")  # type: ignore[assignment]
 
     def initialize(self, argv: list[str] | None = None) -> None:
-        """As `IPKernelApp.initialize`, without what the module's docstring leaves out."""
+        """Initialise like `IPKernelApp.initialize`, without the parts that the module's docstring names."""
         given = os.environ.get("MPLBACKEND")
         self.init_crash_handler()
         self.init_pdb()
@@ -280,7 +283,7 @@ class EngineApp(IPKernelApp):
         self.iopub_port = self._bind_socket(self.iopub_socket, self.iopub_port)
         self.configure_tornado_logger()
         self.iopub_thread = IOPubThread(self.iopub_socket, pipe=False, session=self.session)
-        # Looks for dead threads' pipes; every 10 s would be an idle engine's only wake-up.
+        # ipykernel looks for pipes of dead threads; every 10 s this would be the only wake-up of an idle engine.
         self.iopub_thread._event_pipe_gc_seconds = 300.0
         self.iopub_thread.start()
         self.iopub_socket = self.iopub_thread.background_socket
@@ -302,15 +305,15 @@ class EngineApp(IPKernelApp):
 
 
 def _ignore(signum: int, frame: object) -> None:
-    """An idle SIGINT does nothing; ipykernel puts the usual handler in its place while a cell runs."""
+    """Do nothing on SIGINT in an idle engine. ipykernel installs the usual handler while a cell runs."""
 
 
 def make_app(connection_file: str, folder: str) -> EngineApp:
-    """Return a kernel application, initialised and not started, in an event loop of its own.
+    """Return a kernel application that is initialised but not started, in an event loop of its own.
 
     Args:
-        connection_file: to be written; the ipc sockets lie beside it.
-        folder: for IPython's profile, which all engines of an agent share.
+        connection_file: the path of the connection file to write. The ipc sockets are beside it.
+        folder: the folder for IPython's profile, which all engines of an agent share.
     """
     asyncio.set_event_loop(asyncio.new_event_loop())
     with _ipython_folder(Path(folder)):
@@ -334,7 +337,10 @@ def _made(connection_file: str, folder: str) -> EngineApp:
 
 @contextlib.contextmanager
 def _ipython_folder(folder: Path) -> Iterator[None]:
-    """The user's own, for its extensions; where it cannot be used, IPython would make one in /tmp for each engine."""
+    """Use the user's own IPython folder, for its extensions, or one below `folder` if that cannot be used.
+
+    IPython itself would make one in /tmp for each engine.
+    """
     given = os.environ.get("IPYTHONDIR")
     try:
         usable = is_usable(Path(given or "~/.ipython").expanduser())
@@ -352,5 +358,8 @@ def _ipython_folder(folder: Path) -> Iterator[None]:
 
 
 def _profile(location: Path) -> ProfileDir:
-    """IPython's profile folder.  The user's own is not used: its start-up files are for people at a prompt."""
+    """Return IPython's profile folder.
+
+    The user's own is not used, because its start-up files are for people at a prompt.
+    """
     return ProfileDir(location=str(location))

@@ -1,10 +1,11 @@
-"""The lane: work from the agent into the kernel's main thread, and back.
+"""The lane: it brings work from the agent to the kernel's main thread, and messages back.
 
-One thread owns the socket.  It sorts what arrives into queues, and wakes the kernel's event loop, whose callback takes
-a *slice* of work: 1.5 ms, commands before tasks, then the loop's other events, then the next slice.  A slice
-holds the kernel's own lock for shell messages, so cells and tasks exclude each other, top-level awaits included.
+One thread owns the socket. It sorts arriving messages into queues, and wakes the kernel's event loop. The loop's
+callback does a *slice* of work: 1.5 ms, commands before tasks; then come the loop's other events, then the next slice.
+A slice holds the kernel's own lock for shell messages. So cells and tasks exclude each other, even during a top-level
+await.
 
-Recalls are answered by the lane's thread even while a task runs: whoever takes a run out of `_held` owns it.
+The lane's thread answers recalls even while a task runs. A run belongs to the thread that removes it from `_held`.
 """
 
 from __future__ import annotations
@@ -43,19 +44,19 @@ from ..core.text import encoded
 
 SLICE_S = 0.0015
 FUNCTIONS_KEPT = 8192
-"""Functions whose code an engine remembers.  The controller counts on the same number and order."""
+"""The number of functions whose code an engine remembers. The controller relies on the same number and order."""
 WATCH_MS = 50
-"""While work is there, the lane's thread looks at the descriptors' files this often."""
+"""The interval at which the lane's thread checks the descriptors' files while there is work."""
 
 CLEAR_QUEUE = "clear_queue"
-"""The verb that is answered by the lane's thread, at once.  PROFILE is answered at once too, by another thread."""
+"""The verb that the lane's thread answers at once. PROFILE is answered at once too, by another thread."""
 
 Step: TypeAlias = asyncio.Task[Any] | None
-"""What running something gives: None when it has ended, else a task of the loop that goes on with it."""
+"""The result of starting a run: None if it has ended, else a task of the event loop that continues it."""
 
 
 class QueuedRun(NamedTuple):
-    """A run, and the code of its function and of its environment."""
+    """A run with the code of its function and of its environment."""
 
     run: Run
     code: bytes | None
@@ -63,7 +64,7 @@ class QueuedRun(NamedTuple):
 
 
 class Works(Protocol):
-    """Who does the work, in the main thread."""
+    """The part that does the work in the main thread."""
 
     def run(self, job: QueuedRun) -> Step: ...
     def command(self, command: EngineCommand) -> Step: ...
@@ -83,11 +84,12 @@ class EngineLane:
     """The engine's end of the lane.
 
     Args:
+        context: the ZeroMQ context.
         address: the agent's ipc socket.
-        engine: our incarnation, which is also the socket's identity.
-        loop: the kernel's, in the main thread.
-        lock: the kernel's, held during each of its shell messages.
-        works: who does the work.
+        engine: the engine's incarnation, which is also the identity of the socket.
+        loop: the kernel's event loop, in the main thread.
+        lock: the kernel's lock, which is held during each of its shell messages.
+        works: the part that does the work.
     """
 
     def __init__(
@@ -122,15 +124,19 @@ class EngineLane:
         self._thread.start()
 
     def send(self, message: FromEngine) -> None:
-        """Queue a message to the agent; from any thread.
+        """Queue a message to the agent. Any thread may call this.
 
-        It is encoded here: what cannot be (TypeError, OverflowError) is an error of whoever says it, not of the lane.
+        The message is encoded here, so that an encoding error (TypeError, OverflowError) is raised in the caller and
+        not in the lane's thread.
         """
         self._outbox.append(encoded(self._encode, message))
         os.eventfd_write(self._wake_fd, 1)
 
     def take_commands(self, session: str) -> list[EngineCommand]:
-        """Take all waiting commands of a session out of the queue; from any thread.  Who takes one owns it."""
+        """Remove and return all waiting commands of a session.
+
+        Any thread may call this; the commands then belong to the caller.
+        """
         taken = []
         for command in list(self._commands):
             if command.session == session:
@@ -142,7 +148,7 @@ class EngineLane:
         return taken
 
     def finish(self, timeout_s: float = 1.0) -> None:
-        """Send what is queued and close; in the main thread, at the end of the process."""
+        """Send what is queued, and close. Called in the main thread at the end of the process."""
         self._stopping = True
         os.eventfd_write(self._wake_fd, 1)
         self._thread.join(timeout_s)
@@ -153,7 +159,8 @@ class EngineLane:
         try:
             self._serve_socket()
         except BaseException:
-            # A closed descriptor or memory used up: without its lane an engine is of no use, and must not seem alive.
+            # A descriptor was closed, or memory is used up. An engine without its lane is useless and must not seem
+            # alive.
             _die()
 
     def _serve_socket(self) -> None:
@@ -182,7 +189,7 @@ class EngineLane:
                 self._guarded(self._works.watch)
 
     def _receive(self, socket: zmq.Socket[bytes], decoder: msgspec.msgpack.Decoder[Any]) -> None:
-        """Take all that has arrived, then wake the loop once."""
+        """Take all messages that have arrived, then wake the loop once."""
         while True:
             try:
                 frame = socket.recv(zmq.NOBLOCK)
@@ -202,7 +209,7 @@ class EngineLane:
 
     @staticmethod
     def _guarded(call: Callable[..., None], *args: Any) -> None:
-        """One bad message, or one bad moment of what somebody asks, does not end the engine: the log tells of it."""
+        """Call a function and log its error: one bad message, or one failing action, does not end the engine."""
         try:
             call(*args)
         except Exception:
@@ -246,7 +253,7 @@ class EngineLane:
         unknown: list[RunKey] = []
         for run in batch.runs:
             key = (run.task, run.attempt)
-            # Looked up now, not when it runs: by then others may have pushed it out.
+            # Looked up now and not when the run begins: by then other functions may have pushed it out.
             code = self._code(run.function)
             environment = self._code(run.environment)
             if (code is None and run.function is not None) or (environment is None and run.environment is not None):
@@ -272,23 +279,24 @@ class EngineLane:
 
     # -- the main thread
 
-    # Nothing here is a coroutine of its own: user code may cancel every task of the loop, even one that has not begun
-    # and so cannot defend itself. Callbacks cannot be cancelled.
+    # Nothing here is a coroutine: user code may cancel every task of the loop, even one that has not begun and
+    # therefore cannot defend itself. Callbacks cannot be cancelled.
 
     def _drain(self) -> None:
-        """The loop's callback: one slice, if no cell runs; else when it has ended."""
+        """Do one slice if no cell runs; otherwise when the cell has ended. This is the loop's callback."""
         self._when_free(self._slice_locked)
 
     def _when_free(self, then: Callable[[], None]) -> None:
         """Call `then` with the lock held."""
-        # An acquire that need not wait does not suspend; a task for each slice would cost more than its smallest work.
+        # An acquire without waiting does not suspend. A task for each slice would cost more than the smallest work.
         acquire = self._lock.acquire()
         at_once = False
         try:
             acquire.send(None)
         except StopIteration:
             at_once = True
-        if at_once:  # not in the except clause: the StopIteration would be the context of all that users raise
+        # not in the except clause: the StopIteration would become the context of all errors that users raise
+        if at_once:
             then()
             return
         acquire.close()
@@ -296,17 +304,22 @@ class EngineLane:
         task.add_done_callback(lambda done: self._when_free(then) if done.cancelled() else then())
 
     def _slice_locked(self) -> None:
-        """One slice; the lock is released at its end, or at the end of the task of the loop that it came upon."""
+        """Do one slice.
+
+        The lock is released at its end, or at the end of the loop's task that the slice has started.
+        """
         self._scheduled.clear()
         if not self._working:
             self._working = True
-            os.eventfd_write(self._wake_fd, 1)  # the thread may wait without a timeout: it has to watch
+            # the thread may be waiting without a timeout, and now has to watch the descriptors
+            os.eventfd_write(self._wake_fd, 1)
         step: Step = None
         try:
             self._works.begin_slice()
             step = self._slice()
         except BaseException:
-            # What users raise ends their runs and comes no further. This is our own: the run would never be told of.
+            # Errors that users raise end their runs and do not get here. This is an error of the farm: its run would
+            # never be reported.
             _die()
         if step is not None:
             step.add_done_callback(lambda done: self._end_slice())
@@ -332,7 +345,7 @@ class EngineLane:
                 step = works.command(command)
             elif order:
                 job = held.pop(order.popleft(), None)
-                if job is None:  # recalled
+                if job is None:  # the run was recalled
                     continue
                 step = works.run(job)
             else:
@@ -353,15 +366,18 @@ class EngineLane:
 
 
 def _die() -> NoReturn:
-    """Tell the log why, and be lost: losses are reported, and what was lost runs elsewhere."""
+    """Log the error and end the process: the agent reports the engine as lost, and its runs are repeated elsewhere."""
     traceback.print_exc(file=sys.__stderr__)
     os._exit(70)
 
 
 def _salvaged(frame: bytes) -> TaskBatch:
-    """Of a batch that cannot be read the runs, each without its work: it fails, saying so, instead of being lost.
+    """Return the runs of a batch that cannot be decoded, each without its work: they fail with a message and are not
+    lost.
 
-    Raises ValueError for any other message: it is dropped, and whoever sent it asks again."""
+    Raises:
+        ValueError: the message is not a batch. It is dropped, and its sender asks again.
+    """
     found = msgspec.msgpack.decode(frame, strict=False)
     if not isinstance(found, dict) or found.get("type") != TaskBatch.__name__:
         raise ValueError("a message of the agent cannot be read, and is dropped")
@@ -369,7 +385,10 @@ def _salvaged(frame: bytes) -> TaskBatch:
 
 
 def publisher(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
-    """Return the socket of a kernel's IOPub channel.  Here because ZeroMQ is touched in no other file of the engine."""
+    """Return the socket of a kernel's IOPub channel.
+
+    It is made here because no other file of the engine uses ZeroMQ.
+    """
     socket: zmq.Socket[bytes] = context.socket(zmq.XPUB)
     socket.linger = 1000
     return socket

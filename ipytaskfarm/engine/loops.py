@@ -1,9 +1,9 @@
-"""Event loops of users' own, beside the kernel's.
+"""Event loops that users' code makes beside the kernel's loop.
 
-A task that is a plain function runs inside a callback of the kernel's loop.  To its author no loop runs there:
-``asyncio.run``, ``loop.run_until_complete``, ``anyio.run`` are to work as in a script.  So no loop counts as running in
-the main thread meanwhile, and the policy has no loop there, but makes one for whoever asks, as in a fresh interpreter.
-Coroutines and cells with a top-level await run in the kernel's loop, and find it.
+A plain function as a task runs inside a callback of the kernel's loop. For its author no loop runs there:
+``asyncio.run``, ``loop.run_until_complete`` and ``anyio.run`` must work as in a script. Therefore no loop counts as
+running in the main thread in the meantime. The policy has no loop there, but makes one on request, as in a fresh
+interpreter. Coroutines and cells with a top-level await run in the kernel's loop, and find it.
 """
 
 from __future__ import annotations
@@ -14,35 +14,38 @@ from typing import Any
 
 _events = vars(events)
 set_running_loop = events._set_running_loop
-"""30 ns.  None: no loop runs in this thread."""
+"""Takes 30 ns. With None, no loop counts as running in this thread."""
 
 
 class Loops:
-    """What asyncio knows of the main thread."""
+    """The event loops that asyncio knows for the main thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._policy: Any = None
         self._noted: dict[str, Any] = {}
-        """What the policy has noted of this thread's loop; nothing, as long as nobody has set one or asked for one."""
+        """The policy's record of this thread's loop. It is empty until some code sets a loop or asks for one."""
 
     def hide(self) -> None:
-        """No loop counts as running, until `show`."""
+        """Make no loop count as running, until `show`."""
         set_running_loop(None)
 
     def show(self) -> None:
-        """The kernel's loop runs again."""
+        """Make the kernel's loop count as running again."""
         set_running_loop(self.loop)
 
     def renew(self) -> None:
-        """Take the policy that is there for the users' own; its loop in this thread is none."""
-        if events._get_running_loop() is self.loop:  # until it runs, it is found by the policy alone
+        """Replace the present policy with a fresh one for users' code, without a loop in this thread."""
+        if events._get_running_loop() is self.loop:  # until the loop runs, only the policy can find it
             self._fresh(asyncio.get_event_loop_policy())
 
     def restore(self) -> bool:
-        """Forget the loop that a task has set or asked for, and the policy that it has chosen; False: there is none.
+        """Forget the loop that a task has set or asked for, and the policy that it has chosen.
 
-        The loop is not closed: the task may have put it where the next ones find it."""
+        Return whether there was any.
+
+        The loop is not closed, because the task may have stored it for later tasks.
+        """
         policy = self._policy
         if policy is None:
             return False
@@ -52,9 +55,10 @@ class Loops:
         return False
 
     def _fresh(self, policy: Any) -> None:
-        # The kernel's loop is found by whoever runs in it, whatever the policy says; so are those of other threads.
+        # Code that runs in the kernel's loop finds it whatever the policy says; so does code in the loops of other
+        # threads.
         self._policy = type(policy)()
         asyncio.set_event_loop_policy(self._policy)
         self._noted = vars(getattr(self._policy, "_local", self))
-        if self._noted is vars(self):  # a policy of another make
+        if self._noted is vars(self):  # a policy from another library
             self._noted = {}

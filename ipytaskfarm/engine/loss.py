@@ -1,4 +1,6 @@
-"""What this engine is the replacement of: whoever misses a name here is told that its bearer may have been lost."""
+"""The notice on a replacement engine that names of the lost engine may be missing, added to errors about
+missing names.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +12,17 @@ _notices: list[str] = []
 
 
 def remember(notice: str) -> None:
-    """Note what the engine replaces, and what was not done again on it."""
+    """Store the notice: which engine was replaced, and what was not repeated on the replacement."""
     _notices[:] = [notice]
 
 
 def forget() -> None:
-    """The namespace was emptied on purpose: a name that is missing now was not lost."""
+    """Forget the notice, because the namespace was cleared on purpose: a missing name was not lost."""
     _notices.clear()
 
 
 def note_on(error: BaseException) -> str:
-    """Add the notice to an error about a missing name, and return what was added.  "": nothing."""
+    """Add the notice to an error about a missing name. Return the notice; "" if nothing was added."""
     if not _notices or type(error) is not NameError:
         return ""
     if _notices[0] not in getattr(error, "__notes__", ()):
@@ -29,5 +31,5 @@ def note_on(error: BaseException) -> str:
 
 
 def with_note(failure: FailureSummary, note: str) -> FailureSummary:
-    """Return a failure with the note behind its text."""
+    """Return a failure with the note after its text."""
     return msgspec.structs.replace(failure, value=f"{failure.value}\n{note}")

@@ -1,4 +1,4 @@
-"""Run a chunk of a map: one attempt with many calls, each of which has its own value or error."""
+"""Runs a chunk of a map: one attempt with many calls, each of which has its own value or error."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .error_summary import described
 from .sinks import SINK, Sink
 
 SINGLY = 100
-"""The number of items that run one by one after an item changed its surroundings without a note in `CHANGES`."""
+"""The number of items that run one by one after an item changed its surroundings unseen by `CHANGES`."""
 TRUSTED = 64
-"""The number of calls in a row, none of which changed anything, after which looks become rare."""
+"""The number of calls in a row without any change after which the surroundings are examined only rarely."""
 SEGMENT_S = 0.002
 """Seconds of calls between two looks at the surroundings: a look takes 12 us, and 70 us while the caches are cold."""
 YIELD_S = 0.1
@@ -40,14 +40,14 @@ ARGUMENT_CHARS = 60
 
 
 class Known:
-    """A function that was unpacked, and what its calls so far have shown."""
+    """A function that was unpacked, and the observations about its calls so far."""
 
     __slots__ = ("function", "reaches", "segment", "singly", "trusted", "unseen_s")
 
     def __init__(self, function: Callable[..., Any], reaches: bool) -> None:
         self.function = function
         self.reaches = reaches
-        """Whether its code mentions what belongs to the whole process, see `side_effects`."""
+        """Whether its code mentions state that belongs to the whole process, see `side_effects`."""
         self.segment = 1
         """The number of calls in the next segment."""
         self.singly = 0
@@ -114,7 +114,7 @@ def call_each(calls: ChunkCalls) -> None:
     """
     sink = SINK.get()
     if sink is not None:
-        sink.begin_items(calls.values)
+        sink.begin_items(calls.values, len(calls.items))
     while len(calls.values) < len(calls.items) and not calls.is_over(sink):
         if calls.known.reaches or calls.known.singly or calls.known.segment == 1:
             calls.run_one()
@@ -209,9 +209,10 @@ class ChunkCalls:
         self._look(began, 1)
 
     def run_segment(self) -> None:
-        """Run as many items as `Known.segment` says, in a loop in C.
+        """Run the number of items in `Known.segment`, in a loop in C.
 
-        An item that changes what is watched is the segment's last: its note moves the loop's iterator to the end."""
+        An item that changes watched state is the last of its segment: its note moves the loop's iterator to the end.
+        """
         values = self.values
         begin = len(values)
         taken = self.items[begin : begin + self.known.segment]
@@ -231,7 +232,7 @@ class ChunkCalls:
         try:
             while len(values) < end and not changed:
                 try:
-                    values.extend(calls)  # what was computed before an error stays
+                    values.extend(calls)  # values that were computed before an error stay
                     self._baseline.disarm()
                     if len(values) < (changed[0] + 1 if changed else end):
                         raise _stopped()
@@ -260,10 +261,12 @@ class ChunkCalls:
         self.values[index] = None
 
     def _look(self, began: float, count: int) -> None:
-        """Put the surroundings back, and judge how many calls may run before the next time."""
+        """Restore the surroundings, and decide how many calls may run before the next examination."""
         run_s = time.perf_counter() - began
         known = self.known
         self._bytes += count * _size_of(self.values[-1])
+        if self._baseline.end_items():
+            known.singly = SINGLY + 1  # C code prints: its output can be told apart only between items
         known.unseen_s += run_s
         noted = bool(CHANGES.kinds)
         trusted = known.trusted and not known.singly and not known.reaches
@@ -276,7 +279,7 @@ class ChunkCalls:
                 known.singly -= 1
             known.trusted = not changed and count >= TRUSTED
         usual = int(SEGMENT_S * count / run_s) if run_s > 0 else 1
-        # A run that other processes have interrupted says little of the items: the number sinks gently.
+        # A run that other processes have slowed down says little about the items, so the number decreases slowly.
         known.segment = max(1, count // 8, min(usual, count if noted else 2 * count + 1))
 
 

@@ -1,8 +1,8 @@
-"""matplotlib's backend, without an environment variable that children would inherit.
+"""Sets matplotlib's backend without an environment variable that children would inherit.
 
-ipykernel names the inline backend, which shows figures as displays, in ``MPLBACKEND``.  matplotlib looks there once,
-while it is imported.  A child of a task that inherits the variable would draw into nothing, or fail for lack of the
-module.
+ipykernel names the inline backend, which shows figures as displays, in ``MPLBACKEND``. matplotlib reads it once, while
+it is imported. A child of a task that inherited the variable would draw figures that nobody sees, or fail because the
+backend's module is missing.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from typing import Any
 
 
 def keep_to_matplotlib(variable: str, given: str | None) -> None:
-    """The variable is what it was before ipykernel set it, and what ipykernel set while matplotlib is imported.
+    """Restore the variable to its value before ipykernel set it; set ipykernel's value only while matplotlib is
+    imported.
 
-    given: the user's own, which matplotlib finds anyway."""
+    `given` is the user's own value, which matplotlib finds in any case.
+    """
     backend = os.environ.get(variable)
     if given or backend is None:
         return
@@ -29,14 +31,14 @@ def keep_to_matplotlib(variable: str, given: str | None) -> None:
     else:
         os.environ[variable] = given
     matplotlib: Any = sys.modules.get("matplotlib")
-    if matplotlib is not None:  # preloaded, when nobody had named a backend
+    if matplotlib is not None:  # preloaded at a time when no backend was named
         matplotlib.rcParams["backend"] = backend
     else:
         sys.meta_path.insert(0, _Finder(variable, backend))
 
 
 class _Finder:
-    """Finds matplotlib as everybody does, and sets the variable while it is executed."""
+    """Finds matplotlib like other finders, and sets the variable while its code runs."""
 
     def __init__(self, variable: str, backend: str) -> None:
         self._variable = variable
@@ -46,7 +48,7 @@ class _Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Of matplotlib alone."""
+        """Return the spec of matplotlib; None for all other modules."""
         if name != "matplotlib" or self._looking:
             return None
         self._looking = True

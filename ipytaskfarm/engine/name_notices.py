@@ -1,4 +1,4 @@
-"""Says that a function uses the engine's value of a name, and not its own, where the two differ."""
+"""Notices that a function uses the engine's value of a name and not its own, if the two differ."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 
 
 class NameNotices:
-    """One line of standard error for each function and name, in the output of what runs when it is first seen."""
+    """Writes one line of standard error for each function and name, into the output of the run that first shows it."""
 
     def __init__(self) -> None:
         self._said: set[tuple[str, str]] = set()
         self._gathered: list[str] | None = None
 
     def tell(self, functions: Iterable[FunctionType], name: str, brought: Any, found: Any) -> None:
-        """Say it, unless it was said, or the values are the same."""
+        """Write the notice, unless it was written before or the values are the same."""
         function = _user_of(functions, name)
         if function is None:
             return
@@ -46,7 +46,7 @@ class NameNotices:
 
     @contextlib.contextmanager
     def gathered(self) -> Iterator[list[str]]:
-        """The lines of what runs here, for what has no output of its own."""
+        """Collect the notices of the block in a list, for code that has no output of its own."""
         outer = self._gathered
         texts: list[str] = []
         self._gathered = texts
@@ -61,7 +61,7 @@ def _user_of(functions: Iterable[FunctionType], name: str) -> FunctionType | Non
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Return whether two values would do the same; what cannot be compared differs."""
+    """Return whether two values have the same effect. Values that cannot be compared count as different."""
     if one is other:
         return True
     if type(one) is not type(other):
@@ -69,7 +69,7 @@ def _is_same(one: Any, other: Any) -> bool:
     if isinstance(one, _PLAIN):
         return bool(one == other) or one != one
     if getattr(one, "shape", None) is not None and str(one.shape) != str(other.shape):
-        return False  # parts of a scatter, which need not be packed to tell
+        return False  # parts of a scatter, which need not be unpacked for this
     try:
         return pack(one) == pack(other)
     except Exception:

@@ -1,4 +1,4 @@
-"""The engine's user namespace: what belongs to it, what is emptied, what comes back."""
+"""The engine's user namespace: its names, how it is cleared, and which names are restored then."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MODULE_NAMES = ("__name__", "__doc__", "__package__", "__loader__", "__spec__",
 
 
 class EngineId(int):
-    """``id`` on an engine: its number, and, called, what the builtin does."""
+    """The engine's number, bound to ``id`` on an engine. Called as a function, it does what the builtin does."""
 
     def __call__(self, obj: object, /) -> int:
         return builtins.id(obj)
@@ -35,8 +35,8 @@ class EngineId(int):
 class Namespace:
     """The shell's ``user_ns`` with the rules of ``clear_before``, ``clear_after`` and ``reset``.
 
-    They empty it, In, Out and ``_*``, and numbering restarts; ``id``, IPython's own names and what sticky
-    commands bound are there afterwards.  ``sys.modules`` and the properties stay.
+    These empty the namespace, In, Out and ``_*``, and numbering restarts. ``id``, IPython's own names and the names
+    that sticky commands bound exist afterwards. ``sys.modules`` and the properties stay.
     """
 
     def __init__(self, shell: Any, engine_id: int) -> None:
@@ -54,10 +54,10 @@ class Namespace:
         placed.tell = self.notices.tell
 
     def clear(self) -> None:
-        """Empty it.  Errors in what dies of it (``__del__``) are Python's to report."""
+        """Empty the namespace. Python reports errors of objects that die with it (``__del__``)."""
         shell = self._shell
         history = shell.history_manager
-        # IPython's own reset takes milliseconds, half of them a garbage collection; a task may ask for two.
+        # IPython's own reset takes milliseconds, half of it for a garbage collection; a task may ask for two resets.
         history.input_hist_parsed[:] = [""]
         history.input_hist_raw[:] = [""]
         history.output_hist.clear()
@@ -83,12 +83,12 @@ class Namespace:
         shell.user_ns_hidden.update(self._hidden)
 
     def provide(self, name: str, value: object) -> None:
-        """Bind a name that is the farm's to give: it is not the user's to pull, and stays when all else is emptied."""
+        """Bind a name that belongs to the farm: it is not listed among the user's names, and survives `clear`."""
         self.names[name] = self._own[name] = value
         self._shell.user_ns_hidden[name] = self._hidden[name] = value
 
     def push(self, packed: bytes) -> list[str]:
-        """Bind what a packed dict holds; gives the names."""
+        """Bind the names of a packed dict, and return them."""
         values = unpack(packed, self.names)
         self.names.update(values)
         if (came or active) and self.children is not None:
@@ -96,15 +96,17 @@ class Namespace:
         return list(values)
 
     def dump_session(self) -> tuple[bytes, dict[str, str]]:
-        """Save the user's names; returns the session and the names that were left out, each with the reason."""
+        """Save the user's names. Return the session, and the names that were left out with the reason for each."""
         from ..serialization.dill_sessions import dump_session  # dill is imported when it is used
 
         return dump_session(self.names, {*self._hidden, *_MODULE_NAMES})
 
     def load_session(self, data: bytes, source: str) -> tuple[list[str], dict[str, str]]:
-        """Bind the names of a session; return them, and the names that are not in it, each with the reason.
+        """Bind the names of a session. Return them, and the names that were left out of it with the reason for each.
 
-        SessionError: it cannot be restored here; no name was changed."""
+        Raises:
+            SessionError: the session cannot be restored here. No name was changed.
+        """
         from ..serialization.dill_sessions import load_session
 
         head = load_session(data, self.names, source)
@@ -113,15 +115,15 @@ class Namespace:
         return head.names, head.left_out
 
     def snapshot(self) -> dict[str, Any]:
-        """For `bound_since`."""
+        """Return a copy of the namespace for `bound_since`."""
         return dict(self.names)
 
     def bound_since(self, before: dict[str, Any], code: str = "") -> list[str]:
-        """Return what was bound since the snapshot, but for IPython's bookkeeping.
+        """Return the names that were bound since the snapshot, without IPython's own.
 
         Args:
             before: the snapshot.
-            code: Python source that ran since, to tell an assignment of the object that stood there before.
+            code: Python source that ran since then, to recognise an assignment of the same object.
         """
         assigned: set[str] | None = None
         bound = []
@@ -137,43 +139,51 @@ class Namespace:
         return bound
 
     def place(self, names: Iterable[str], by: str) -> None:
-        """These were placed by hand: they count before what functions bring.
+        """Record that names were placed by hand, so that they take precedence over those that functions bring.
 
         Args:
-            names: what was bound.
-            by: by what, such as "push".
+            names: the names.
+            by: how they were placed, such as "push".
         """
         placed.add(names, by)
         placed.keep_only(self.names)
         take_placed_names()
 
+    def placed_of(self, names: Iterable[str]) -> dict[str, str]:
+        """Return how these names were placed by hand; names that were not are left out."""
+        return {name: placed.by[name] for name in names if name in placed.by}
+
     def begin_cell(self) -> None:
-        """A console's cell begins."""
+        """Prepare for a console's cell."""
         self._before_cell = self.snapshot()
 
     def end_cell(self) -> None:
-        """A console's cell has ended: what it bound was placed by hand."""
+        """Record the names that a console's cell has bound as placed by hand."""
         self.place(self.bound_since(self._before_cell), "a console")
         self._before_cell = {}
 
     def keep(self, names: Iterable[str]) -> None:
-        """These are sticky from now on."""
+        """Make names sticky."""
         for name in names:
             self.sticky[name] = self.names[name]
 
     def user_keys(self) -> list[str]:
-        """Return what the user put there, in order."""
+        """Return the user's names in order."""
         hidden = {*self._hidden, *_MODULE_NAMES}
         return [name for name in self.names if name not in hidden and not _is_bookkeeping(name)]
 
     @property
     def execution_count(self) -> int:
-        """Return the number that the next command gets."""
+        """Return the number of the next command."""
         count: int = self._shell.execution_count
         return count
 
     def pull(self, name: str) -> Any:
-        """Return a value; NameError if there is none of that name."""
+        """Return the value of a name.
+
+        Raises:
+            NameError: there is no such name.
+        """
         try:
             return self.names[name]
         except KeyError:
@@ -181,7 +191,7 @@ class Namespace:
 
 
 def _assigned(code: str) -> set[str]:
-    """Return the names that code at the top level binds; nothing, if it does not compile by itself."""
+    """Return the names that code binds at the top level; nothing if it does not compile by itself."""
     with contextlib.suppress(SyntaxError, ValueError):
         steps = dis.get_instructions(compile(code, "", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True))
         return {step.argval for step in steps if step.opname in ("STORE_NAME", "STORE_GLOBAL")}
@@ -189,7 +199,7 @@ def _assigned(code: str) -> set[str]:
 
 
 def _is_bookkeeping(name: str) -> bool:
-    """``_``, ``__``, ``_i``, ``_7``, ``_i7``, ``_ih`` …: IPython's own."""
+    """Return whether IPython maintains the name: ``_``, ``__``, ``_i``, ``_7``, ``_i7``, ``_ih`` …"""
     if not name.startswith("_"):
         return False
     rest = name.lstrip("_").removeprefix("i")

@@ -1,4 +1,4 @@
-"""A lock that all tasks of a user on one machine share, whichever farm they belong to."""
+"""A lock that all tasks of a user on one machine share, including tasks of different farms."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ def _bytes_of(name: object) -> bytes:
 
 
 class NodeLock:
-    """A file that one process has locked.  The kernel gives it up when that process ends, however it ends."""
+    """A file that one process has locked.
+
+    The operating system releases the lock when the process ends, however it ends.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = sha256(_bytes_of(name)).hexdigest()[:32]
         self._handle = -1
 
     def acquire(self) -> None:
-        """Wait for it; what interrupts a task interrupts this."""
+        """Wait for the lock. An interrupt of the task ends the wait."""
         while not self._try():
             time.sleep(AGAIN_S)
 
@@ -38,10 +41,10 @@ class NodeLock:
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
-            return False  # the folder went with another lock
+            return False  # the folder was removed with another lock
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Who had it takes the file away: what is locked must be what others find.
+            # The former holder removes the file: the locked file must be the one that others find.
             if os.stat(path).st_ino == os.fstat(handle).st_ino:
                 self._handle, handle = handle, -1
                 return True
@@ -53,7 +56,7 @@ class NodeLock:
         return False
 
     def release(self) -> None:
-        """Give it up; the file goes, and the folder with the last one."""
+        """Release the lock. Remove the file, and the folder after the last lock."""
         path = lock_folder() / self._name
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)

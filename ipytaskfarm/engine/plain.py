@@ -1,12 +1,12 @@
-"""The short path: compile and run what is plain Python, without IPython's machinery.
+"""The short path: compiles and runs code that is plain Python, without IPython's machinery.
 
-``run_cell`` costs 150 µs, compile and exec 10.  What makes the difference worth a test of its own is that the test
-is exact: code takes the short path only if IPython would run the very same thing.  Compared with
-``transform_cell`` on 68 cases made by hand and 1,443 statements of the standard library, none was misjudged.
+``run_cell`` costs 150 µs, compile and exec 10 µs. The test for the short path must be exact: code takes it only if
+IPython would run exactly the same. In a comparison with ``transform_cell`` on 68 hand-made cases and 1,443 statements
+of the standard library, no case was misjudged.
 
-What goes to IPython: what does not compile (magics, ``!cmd``, ``name?``, top-level await: ``ast.parse`` lets that one
-pass, only compiling refuses it); lines that look like a pasted prompt; a single line that begins with the name of
-a magic or of an autocall; and everything as long as the user has registered transformations or callbacks.
+IPython runs the following: code that does not compile (magics, ``!cmd``, ``name?``, top-level await, which only
+compiling refuses and ``ast.parse`` accepts); lines that look like a pasted prompt; a single line that begins with the
+name of a magic or of an autocall; and all code while the user has registered transformations or callbacks.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from .side_effects import reaches
 
 
 def filename_of(code: str) -> str:
-    """Return what a task's code is called in tracebacks.
+    """Return the name of a task's code in tracebacks.
 
-    Nothing is put into linecache for it, which never shrinks; `failures` looks the lines up in the code of the run that
-    failed.  The hash keeps apart functions that an earlier task has left, whose lines are not there any more.
+    Nothing is put into linecache for it, which never shrinks: `failures` looks the lines up in the code of the failed
+    run. The hash distinguishes functions of earlier tasks, of which the lines are not known any more.
     """
     return f"<task {hash(code) & 0xFFFF:04x}>"
 
@@ -37,23 +37,23 @@ CACHE_ENTRIES = 256
 CACHE_CODE_CHARS = 64 * 1024
 
 _BEGINNING = re.compile(r"\s*([^\W\d]\w*)([ \t]*=(?!=))?")
-"""The first name, and whether it is assigned to."""
+"""The first name of the code, and whether it is assigned to."""
 _PROMPT = re.compile(r"^\s*(?:In *\[|\.\.\.)", re.MULTILINE)
 
 
 class Plain(NamedTuple):
-    """Compiled code: `body` to be run, then `last`, an expression whose value is shown."""
+    """Compiled code: `body`, then `last`, an expression that is shown."""
 
     body: CodeType | None
     last: CodeType | None
     first_name: str
-    """The first word of a single line: a magic, perhaps."""
+    """The first word of a single line, which may be the name of a magic."""
     reaches: bool
-    """It looks as if it changed what belongs to the whole process."""
+    """Whether the code may change state that belongs to the whole process."""
 
 
 class PlainTest:
-    """Decides whether code is plain Python on this shell, and compiles it if so."""
+    """Decides whether code is plain Python for this shell, and compiles it if so."""
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
@@ -61,14 +61,14 @@ class PlainTest:
         self._line_magics = shell.magics_manager.magics["line"]
         self._cache: dict[str, Plain] = {}
         self._watch_lists()
-        # The lists themselves are replaced on assignment, and reading a trait costs as much as the rest of the test.
+        # An assignment replaces the list objects. Reading a trait costs as much as the rest of the test.
         shell.observe(lambda change: self._watch_lists(), ["ast_transformers", "input_transformers_post"])
         self._usual_traits = self._traits()
         shell.observe(lambda change: self._look_at_traits(), ["ast_node_interactivity", "autocall"])
         self._traits_changed = False
 
     def compile(self, code: str) -> Plain | None:
-        """Return the compiled code; None: run it through IPython."""
+        """Return the compiled code; None if IPython must run it."""
         if self._traits_changed or self._shell.custom_exceptions or self._lengths() != self._usual_lengths:
             return None
         plain = self._cache.get(code)
@@ -78,7 +78,8 @@ class PlainTest:
                 return None
             if len(code) <= CACHE_CODE_CHARS:
                 if len(self._cache) >= CACHE_ENTRIES:
-                    # All at once: what is used again is soon back, and code that never comes again costs the least.
+                    # Clear all at once: code that is used again is soon back, and this costs least for code that never
+                    # comes again.
                     self._cache.clear()
                 self._cache[code] = plain
         if plain.first_name and self._means_something(plain.first_name):
@@ -86,7 +87,7 @@ class PlainTest:
         return plain
 
     def _watch_lists(self) -> None:
-        """Note the lists by which a user can change what code means."""
+        """Record the lists with which a user can change the meaning of code."""
         shell = self._shell
         manager, callbacks = shell.input_transformer_manager, shell.events.callbacks
         self._lists = (
@@ -121,7 +122,7 @@ class PlainTest:
         if ("In" in code or "..." in code) and _PROMPT.search(code):
             return None
         if "__future__" in code:
-            return None  # IPython's compiler remembers it for what follows
+            return None  # IPython's compiler remembers it for the code that follows
         single = True
         if "\n" in code or "\r" in code:
             stripped = code.strip()
@@ -132,12 +133,12 @@ class PlainTest:
         flags = self._compiler.flags
         try:
             if assigns:
-                # The commonest task, with no value to show: the detour over the tree is spared.
+                # The most frequent task has no value to show: skip the syntax tree.
                 body = compile(code, filename_of(code), "exec", flags, True)
                 return Plain(body, None, name, reaches(body))
             body, last = _parts(code, flags)
         except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
-            return None  # IPython's to run, or to explain
+            return None  # IPython runs it, or explains the error
         return Plain(body, last, name, any(each is not None and reaches(each) for each in (body, last)))
 
 
@@ -159,7 +160,7 @@ def _parts(code: str, flags: int) -> tuple[CodeType | None, CodeType | None]:
 
 
 def is_quiet(code: str) -> bool:
-    """Return whether it ends in a semicolon: the value is not to be shown."""
+    """Return whether the code ends in a semicolon, so that its value is not shown."""
     try:
         return bool(DisplayHook.semicolon_at_end_of_expression(code))
     except (tokenize.TokenError, SyntaxError):

@@ -1,7 +1,7 @@
-"""A `multiprocessing.Pool` whose worker dies of an exception fails; by itself it waits for ever.
+"""Makes a `multiprocessing.Pool` fail if a worker dies of an exception. Otherwise such a pool waits for ever.
 
-A worker ends by an exception when its initializer raises, when what it was sent cannot be loaded, and when a call ends
-in SystemExit.  The pool starts another one; what the first was to do is never done.
+A worker ends by an exception if its initializer raises, if the work that it was sent cannot be loaded, or if a call
+ends in SystemExit. The pool starts another worker, but never repeats the first worker's call.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from multiprocessing import pool as pools
 from typing import Any
 
 _EXCEPTION = 1
-"""The exit code of a process that an exception has ended."""
+"""The exit code of a process that ended by an exception."""
 _ITERATOR: Any = pools.IMapIterator
 _MAP: Any = pools.MapResult
 _pools: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -54,6 +54,6 @@ def _fail(workers: list[Any], name: str) -> None:
         else:
             if isinstance(waiting, _MAP):
                 if not hasattr(waiting, "_number_left"):
-                    continue  # another thread is making it: the worker that is started now will die of the same
-                waiting._number_left = 1  # no more answers are waited for
+                    continue  # another thread is making it: the worker that is started now will die for the same reason
+                waiting._number_left = 1  # no more answers are awaited
             waiting._set(0, (False, error))

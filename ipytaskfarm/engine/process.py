@@ -1,4 +1,4 @@
-"""An engine's process, from the fork to its end."""
+"""The process of an engine, from the fork to its end."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ from .streams import follow_threads, forget_parent
 
 STACK_SIGNAL = signal.SIGRTMIN + 6
 RING_EVERY_S = 0.0005
-"""The bell is not rung more often than this within a slice.  A result that a long task follows within that time is
-noticed by `watch`."""
+"""The shortest time in seconds between two rings of the bell within a slice. If a long task follows a result sooner,
+`watch` rings."""
 
 
 class EngineSettings(msgspec.Struct, frozen=True):
-    """What the zygote's "fork" request says of an engine; see there."""
+    """The settings of an engine in the zygote's "fork" request; see there."""
 
     engine: str
     id: int
@@ -77,24 +77,27 @@ class EngineSettings(msgspec.Struct, frozen=True):
     cwd: str
     env: dict[str, str | None] = {}
     umask: int | None = None
-    """The user's own, for what tasks make; None: as it is."""
+    """The user's own umask, for files that tasks make; None leaves it as it is."""
+    stdout: str = ""
+    """The file behind descriptor 1, which the agent reads after the engine's death. "": one in memory."""
     node: str = ""
     farm: str = "default"
     blobs: str = ""
-    """The farm's folder of large values, if it is seen here; …"""
+    """The farm's folder of large values, if this node sees it."""
     copies: str = ""
-    """… else the node's own, into which the agent brings them."""
+    """Otherwise the node's own folder, into which the agent brings them."""
 
 
 def run_engine(settings: EngineSettings) -> NoReturn:
-    """Be an engine; called in the forked child, never returns.
+    """Run an engine until its end. Called in the forked child; it never returns.
 
-    An error while starting ends in exit status 1, with its text in the output.
+    An error during the start ends the process with status 1, and its text is in the output.
     """
     try:
-        # Our threads take no signals: those are the main thread's, which may block them, or wait for them.
+        # The farm's own threads take no signals. Signals belong to the main thread, which may block them or wait for
+        # them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        catch_descriptors(settings.output)
+        catch_descriptors(settings.output, settings.stdout)
         forget_parent()
         _watch_for_faults(settings.stack)
         EngineProcess(settings).serve(mask)
@@ -109,7 +112,7 @@ def run_engine(settings: EngineSettings) -> NoReturn:
 
 
 def _leave(status: int) -> NoReturn:
-    """End without Python's own shutdown, which would wait for threads, ours and the user's."""
+    """End the process without Python's own shutdown, which would wait for threads of the farm and of the user."""
     try:
         atexit._run_exitfuncs()
         for stream in (sys.__stdout__, sys.__stderr__):
@@ -124,10 +127,10 @@ def _leave(status: int) -> NoReturn:
 
 
 def _watch_for_faults(stack_file: str) -> None:
-    """Fatal errors into the output, the main thread's stack into its file when asked for."""
+    """Write fatal errors into the output, and the main thread's stack into its file on request."""
     faulthandler.enable(STDERR_FD, all_threads=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    stack_fd = os.open(stack_file, flags, 0o600)  # open as long as the process
+    stack_fd = os.open(stack_file, flags, 0o600)  # stays open as long as the process lives
     faulthandler.register(STACK_SIGNAL, file=stack_fd, all_threads=False, chain=False)
 
 
@@ -146,7 +149,7 @@ class EngineProcess:
         self._settings = settings
         os.chdir(settings.cwd)
         sys.path.insert(0, settings.cwd)
-        sys.argv = [""]  # as at a prompt: the zygote's own words are nobody's
+        sys.argv = [""]  # as at a prompt: the zygote's arguments are not the user's
         _give_threads()
         self._app = make_app(settings.connection_file, settings.folder)
         shell: Any = self._app.shell
@@ -158,7 +161,7 @@ class EngineProcess:
         self._bell_rang = 0.0
         self._unrung = False
         self._counter = int(settings.engine.rpartition(".")[2])
-        self._capture = Capture(settings.output)
+        self._capture = Capture(settings.output, settings.stdout, recorder.words)
         follow_threads()
         _no_keyboard()
         bars_as_text()
@@ -204,20 +207,20 @@ class EngineProcess:
         self._commands = Commands(parts, self._lane.take_commands)
 
     def _prepare_for_children(self) -> None:
-        """Let child processes of tasks find what came by value, and errors of missing modules name this engine."""
+        """Prepare child processes of tasks to find by-value objects, and error messages to name this engine."""
         Starts(f"{self._settings.folder}/modules-{self._counter}").install()
         pool_watch.install()
         name_place(f"on node {self._facts['node']}, engine {self._settings.id}")
 
     def serve(self, mask: Iterable[int]) -> None:
-        """Say hello and work until told to stop.  mask: signals that stay blocked in the main thread."""
+        """Say hello and work until told to stop. `mask` has the signals that stay blocked in the main thread."""
         self._interrupts.install()
-        for name in ("LINES", "COLUMNS"):  # readline sets them for children alone, behind Python's back
+        for name in ("LINES", "COLUMNS"):  # readline sets them only for children, without os.environ
             if name not in os.environ:
                 os.unsetenv(name)
         self._baseline.invalidate()
         if self._settings.umask is not None:
-            os.umask(self._settings.umask)  # our own files are made with a mode of their own from here on
+            os.umask(self._settings.umask)  # from here on, the farm's own files are created with an explicit mode
         self._loop.call_soon(self._say_hello, mask)
         self._app.start()
         self._lane.finish()
@@ -229,7 +232,7 @@ class EngineProcess:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._lane.send(LaneHello(settings.engine, os.getpid(), self._facts, settings.connection_file))
 
-    # -- what the lane asks for
+    # -- the interface of the lane
 
     def run(self, job: QueuedRun) -> Step:
         return self._runner.run(job)
@@ -244,14 +247,15 @@ class EngineProcess:
         self._commands.profile(command)
 
     def output(self, query: OutputQuery) -> OutputText:
-        return self._runner.output(query)
+        return self._commands.output(query) if query.session else self._runner.output(query)
 
     def begin_slice(self) -> None:
-        """Leave the console's world."""
+        """Switch from a console's surroundings to those of tasks."""
         self._sampler.busy()
         self._capture.settle(to_console=False)
         self._baseline.refresh()
-        # The first result of many is not told alone: those that follow at once come with it, or the slice's end does.
+        # The first of many results is not reported alone: those that follow at once, or the end of the slice, ring the
+        # bell.
         self._bell_rang = time.perf_counter()
 
     def end_slice(self) -> None:
@@ -264,14 +268,18 @@ class EngineProcess:
             self._look_later = self._loop.call_later(LOOK_EVERY_S, self._look)
 
     def _look(self) -> None:
-        """The loop's callback, unless something runs, at whose end there is a look."""
+        """Examine the surroundings unless something runs, which ends with an examination anyway.
+
+        This is a callback of the loop.
+        """
         self._look_later = None
         if not self._lock.locked():
             self._baseline.look()
 
     def watch(self) -> None:
-        """In the lane's thread, 20 times a second while there is work."""
+        """Do the periodic work: called in the lane's thread 20 times a second while there is work."""
         self._capture.shrink()
+        self._recorder.words.flush()
         self._interrupts.again()
         self._runner.watch()
         if self._unrung:
@@ -288,14 +296,17 @@ class EngineProcess:
             self._fetching.arrived(answer)
 
     def stop(self) -> None:
-        """Tear the environment down, end the loop, and with it the process."""
+        """Tear the environment down, then end the loop and with it the process."""
         self._environments.tear_down()
         self._app.io_loop.stop()
 
-    # -- what happens
+    # -- callbacks
 
     def _finished(self) -> None:
-        """A result stands in the recorder.  A task that follows may be long: the agent must hear of it now."""
+        """Ring the bell for a result in the recorder.
+
+        The next task may be long, so the agent must know of the result now.
+        """
         self._unrung = True
         if time.perf_counter() - self._bell_rang > RING_EVERY_S:
             self._ring()
@@ -315,7 +326,7 @@ class EngineProcess:
 
 
 def gather_facts(settings: EngineSettings) -> dict[str, Any]:
-    """Return what is known of this engine, under the names that `depend` functions use."""
+    """Return the facts about this engine, under the names that `depend` functions use."""
     return {
         "id": settings.id,
         "hostname": socket.gethostname(),
@@ -332,7 +343,7 @@ def gather_facts(settings: EngineSettings) -> dict[str, Any]:
 
 
 def _give_threads() -> None:
-    """Thread pools of a library that was preloaded have one thread, so that the zygote could be forked."""
+    """Set the number of threads of preloaded libraries. They have one thread, so that the zygote could be forked."""
     count = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or ""
     if "numpy" in sys.modules and count.isdigit() and int(count) > 1:
         import threadpoolctl
@@ -341,7 +352,10 @@ def _give_threads() -> None:
 
 
 def _no_keyboard() -> None:
-    """Nobody sits at a task: asking is an error, not a hang.  Consoles' cells have ipykernel's own ways."""
+    """Make `input` and its like raise in tasks, where nobody could answer.
+
+    Cells of a console use ipykernel's own ways.
+    """
     builtins.input = _refuse("input()", "push the value, or hand it in as an argument")
     getpass.getpass = _refuse("getpass()", "push the value, or hand it in as an argument")
     usual = sys.breakpointhook
@@ -362,7 +376,7 @@ def _refuse(name: str, advice: str) -> Callable[..., Any]:
 
 
 def _remove_files(app: EngineApp) -> None:
-    """The connection file and the sockets; the rest of the kernel goes with the process."""
+    """Remove the connection file and the sockets. The rest of the kernel ends with the process."""
     atexit.unregister(app.close)
     atexit.unregister(app.iopub_thread.stop)
     app.cleanup_connection_file()

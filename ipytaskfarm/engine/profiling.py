@@ -1,12 +1,12 @@
 """The profilers of an engine.
 
-They are started, stopped and read by a thread of their own, also while a task runs.  The sampler and tracemalloc begin
-and end at that very moment.  yappi measures run by run: it is switched on before a task or a command and off behind it,
-so that it sees what tasks do and nothing else.  A run that is going on when it is started is not measured; of one that
-is going on when it is stopped, what had returned by then is kept.
+A thread of their own starts, stops and reads them, also while a task runs. The sampler and tracemalloc start and stop
+at that moment. yappi measures whole runs: it is switched on before a task or a command and off after it, so that it
+measures tasks and nothing else. A run that is in progress when yappi is started is not measured. Of a run that is in
+progress when yappi is stopped, the calls that had returned by then are kept.
 
-Reading yappi in the middle of a run, from another thread, was not done: it believes that it sees all calls and returns
-of a thread, and what it misses meanwhile makes it charge one function with another's time.
+Reading yappi during a run, from another thread, was rejected: yappi assumes that it sees all calls and returns of a
+thread. If it misses some, it charges one function with the time of another.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from .sampler import Sampler
 
 FUNCTIONS_MAX = 20_000
 BLOCKS_MAX = 20_000
-"""Rows kept of a profile; what comes later, or is smaller, is summed up in one."""
+"""The number of rows that a profile keeps. Later or smaller ones are added up in one row."""
 OWN_THREADS = ("Lane", "Sampling", "Profiling")
-"""The beginnings of their names."""
+"""The beginnings of the names of the engine's own threads."""
 
 
 class CpuProfiler:
@@ -34,7 +34,7 @@ class CpuProfiler:
 
     def __init__(self) -> None:
         self.on = False
-        """Runs that begin now are to be measured."""
+        """Whether runs that begin now are measured."""
         self.running = False
         self._lock = threading.Lock()
         self._yappi: Any = None
@@ -44,11 +44,15 @@ class CpuProfiler:
         self._sums: dict[Spot, list[float]] | None = None
         """Calls, seconds in it, seconds with what it called.  None: never started."""
         self._problem = ""
-        # The kernel's threads; those that tasks start belong to the tasks.
+        # These are the kernel's threads. Threads that tasks start belong to the tasks.
         self._kernels = {thread.ident for thread in threading.enumerate()} - {threading.main_thread().ident}
 
     def start(self, clock: str, builtins: bool) -> None:
-        """Measure runs from the next one on, anew; if it is on with these settings, go on.  ImportError: no yappi."""
+        """Measure the next runs, with fresh sums. If it is on with the same settings already, go on.
+
+        Raises:
+            ImportError: yappi is not installed.
+        """
         yappi = _yappi()
         with self._lock:
             if self.on and (clock, builtins) == (self._clock, self._builtins):
@@ -61,29 +65,29 @@ class CpuProfiler:
             self.on = True
 
     def stop(self) -> None:
-        """Measure no more; what there is stays until the next start."""
+        """Stop measuring. The sums stay until the next start."""
         with self._lock:
             self.on = False
             self._cut()
 
     def begin(self) -> None:
-        """A run begins; in the main thread, where it can not be interrupted."""
+        """Begin to measure a run. Called in the main thread, where it cannot be interrupted."""
         with self._lock:
             if self.on:
                 self.running = True
                 self._runs += 1
                 try:
                     self._yappi.start(builtins=self._builtins)
-                except Exception as error:  # not ours, and not to be the end of an engine
+                except Exception as error:  # an error of yappi must not end an engine
                     self._give_up(error)
 
     def end(self) -> None:
-        """A run has ended."""
+        """End the measurement of a run."""
         with self._lock:
             self._cut()
 
     def read(self, engine_id: int) -> CpuProfile | None:
-        """Return the sums of all that ended; None: never started."""
+        """Return the sums of all measured runs that have ended; None if it was never started."""
         with self._lock:
             if self._problem:
                 raise KernelError(f"yappi failed on engine {engine_id}, which profiles no more: {self._problem}")
@@ -94,7 +98,9 @@ class CpuProfiler:
             return CpuProfile(engine_id, self._clock, self._runs, places.all(), calls)
 
     def _cut(self) -> None:
-        """Add what yappi has to the sums, and let it forget: its memory, and what it takes for the stack, end here."""
+        """Add yappi's measurements to the sums and clear yappi, which limits its memory and resets its idea of the
+        stack.
+        """
         if not self.running:
             return
         self.running = False
@@ -114,7 +120,7 @@ class CpuProfiler:
         own = self._kernels | {ident for ident, name in names.items() if name.startswith(OWN_THREADS)}
         theirs = {thread.id for thread in self._yappi.get_thread_stats() if thread.tid not in own}
         for stat in self._yappi.get_func_stats(filter_callback=lambda stat: stat.ctx_id in theirs):
-            # yappi tells of a call that has not returned as one that took no time.
+            # yappi reports a call that has not returned as one that took no time.
             if (stat.nactualcall or stat.tsub) and not stat.module.startswith(MACHINERY):
                 self._add(stat)
 
@@ -142,23 +148,23 @@ def _yappi() -> ModuleType:
 
 
 class MemoryProfiler:
-    """tracemalloc, for the process as a whole."""
+    """tracemalloc, for the whole process."""
 
     def __init__(self) -> None:
         self._on = False
         self._last: MemoryProfile | None = None
 
     def start(self, nframes: int) -> None:
-        """Trace what is allocated from now on; as before if it is on with this many frames."""
+        """Trace allocations from now on. If tracing is on with the same number of frames already, go on."""
         if self._on and tracemalloc.is_tracing() and tracemalloc.get_traceback_limit() == nframes:
             return
-        Tracing.profiler_on = True  # before it starts: the end of a task may look at any moment
+        Tracing.profiler_on = True  # set before tracing starts: the end of a task may check it at any moment
         tracemalloc.stop()
         tracemalloc.start(nframes)
         self._on = True
 
     def stop(self, engine_id: int) -> None:
-        """Trace no more; what was there at this moment stays until the next start."""
+        """Stop tracing. The allocations of this moment stay readable until the next start."""
         if self._on:
             self._last = self.read(engine_id)
             self._on = False
@@ -166,7 +172,7 @@ class MemoryProfiler:
             Tracing.profiler_on = False
 
     def read(self, engine_id: int) -> MemoryProfile | None:
-        """Return what is allocated now, or was at the stop; None: never started."""
+        """Return the allocations of now, or of the moment when tracing was stopped; None if it was never started."""
         if not self._on:
             return self._last
         traced, peak = tracemalloc.get_traced_memory()
@@ -179,7 +185,7 @@ class MemoryProfiler:
                 spots = [("", known_file(frame.filename), frame.lineno) for frame in statistic.traceback]
             else:
                 spots = [OTHER]
-            # Files that are one place here may have been several to tracemalloc.
+            # Files that are one place here may have been several for tracemalloc.
             key = tuple(map(places.number, spots))
             size, count = blocks.get(key, (0, 0))
             blocks[key] = size + statistic.size, count + statistic.count
@@ -188,7 +194,7 @@ class MemoryProfiler:
 
 
 class Profiling:
-    """The three of them, for an engine's main thread."""
+    """The three profilers of an engine."""
 
     def __init__(self) -> None:
         self.cpu = CpuProfiler()
@@ -196,7 +202,7 @@ class Profiling:
         self.sampler = Sampler(threading.main_thread().ident or 0)
 
     def do(self, body: ProfileBody, engine_id: int) -> CpuProfile | MemoryProfile | SampleProfile | None:
-        """Start, stop or read one; in one thread, in order.  What is read is the value."""
+        """Start, stop or read one of the profilers. One thread calls this, in order. Reading returns the profile."""
         if body.op == "start":
             self._start(body)
         elif body.op == "stop":

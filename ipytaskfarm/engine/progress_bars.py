@@ -1,6 +1,6 @@
-"""Progress bars as text: an engine looks like a notebook's kernel to tqdm, but no notebook shows its widgets.
+"""Progress bars as text. To tqdm an engine looks like a notebook's kernel, but no notebook shows its widgets.
 
-``tqdm.auto`` would draw a widget here, of which a result shows how it began: at 0 of 5.
+``tqdm.auto`` would draw a widget, and the result would show only its first state: 0 of 5.
 """
 
 from __future__ import annotations
@@ -31,5 +31,5 @@ class TextBars(MetaPathFinder, Loader):
 
 
 def bars_as_text() -> None:
-    """Have tqdm draw text in this process."""
+    """Make tqdm draw text in this process."""
     sys.meta_path.insert(0, TextBars())

@@ -15,7 +15,7 @@ Changed: TypeAlias = Callable[[int, bytes, dict[str, str | float | bool]], None]
 
 
 _PLAIN = frozenset({str, int, float, bool})
-"""What conditions (`requires`) can be about."""
+"""The types of values that conditions (`requires`) can test."""
 _FLOAT_MAX = 2**1023
 
 
@@ -24,16 +24,16 @@ def _is_plain(value: object) -> bool:
 
 
 def _plain(value: Any) -> str | float | bool:
-    """Return a value as conditions see it: numbers beyond 64 bits as floats, text as it is compared."""
+    """Return a value in the form that conditions test: integers beyond 64 bits as floats, text escaped."""
     if type(value) is str:
         return escaped(value)
     return float(value) if type(value) is int and not INT_MIN <= value <= INT_MAX else value
 
 
 class Properties(dict[str, Any]):
-    """A dict that tells the farm of each change, whole.
+    """A dict that reports its whole content to the farm at each change.
 
-    A value changed in place (``properties['l'].append(1)``) is not noticed: assign it again.
+    A value that is changed in place (``properties['l'].append(1)``) is not noticed: assign it again.
     """
 
     def __init__(self, reserved: Iterable[str], changed: Changed) -> None:
@@ -42,7 +42,7 @@ class Properties(dict[str, Any]):
         self._changed = changed
         self._lock = Lock()
         self.version = 0
-        """Counts changes: what a depend function has judged is named by it.  0: empty, and never reported."""
+        """The number of changes. Answers of depend functions refer to it. 0: empty, and never reported."""
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._replace({**self, key: value})
@@ -53,7 +53,7 @@ class Properties(dict[str, Any]):
         self._replace(left)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """As of a dict; one change, or none if one of the values cannot be a property."""
+        """Update like a dict, as one change. If one of the values cannot be a property, nothing changes."""
         self._replace({**self, **dict(*args, **kwargs)})
 
     def __ior__(self, other: Any) -> Properties:  # type: ignore[override, misc]
@@ -61,11 +61,15 @@ class Properties(dict[str, Any]):
         return self
 
     def clear(self) -> None:
-        """As of a dict."""
+        """Remove all items, like a dict."""
         self._replace({})
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Delete several as one change.  A missing one: KeyError, and nothing is deleted."""
+        """Delete several keys as one change.
+
+        Raises:
+            KeyError: a key is missing; nothing is deleted.
+        """
         left = dict(self)
         for key in keys:
             if key not in left:
@@ -74,25 +78,29 @@ class Properties(dict[str, Any]):
         self._replace(left)
 
     def pop(self, key: str, *default: Any) -> Any:
-        """As of a dict."""
+        """Remove a key and return its value, like a dict."""
         value = super().get(key, *default) if default else self[key]
         if key in self:
             del self[key]
         return value
 
     def popitem(self) -> tuple[str, Any]:
-        """As of a dict."""
+        """Remove and return the last item, like a dict."""
         key = next(reversed(self))
         return key, self.pop(key)
 
     def setdefault(self, key: str, default: Any = None) -> Any:
-        """As of a dict."""
+        """Return the value of a key, and set it first if it is missing, like a dict."""
         if key not in self:
             self[key] = default
         return self[key]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)
+
+    def replace(self, new: Mapping[str, Any]) -> None:
+        """Set these properties as one change, and delete all others."""
+        self._replace(new)
 
     def _replace(self, new: Mapping[str, Any]) -> None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""What the running task holds of its node: resources that it yields and takes, and what that means for libraries."""
+"""The resources that the running task holds on its node: giving back, reserving, and the limits for libraries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ASK_AGAIN_S = 5.0
 
 
 class RunResources:
-    """What one run was allotted, and asks for."""
+    """The allotment of one run, and its requests for changes."""
 
     def __init__(
         self, engine: str, run: RunKey, allotment: Allotment | None, send: Callable[[FromEngine], None]
@@ -36,7 +36,7 @@ class RunResources:
 
     @property
     def amounts(self) -> dict[str, Any]:
-        """As `CurrentTask.allotment` shows it."""
+        """Return the allotment in the form of `CurrentTask.allotment`."""
         held: dict[str, Any] = dict(self._allotment.amounts)
         if self._allotment.gpus:
             held["gpus"] = self._allotment.gpus
@@ -45,9 +45,14 @@ class RunResources:
         return held
 
     def yield_resources(self, **amounts: float | str) -> dict[str, Any]:
-        """Give back so much of what it holds, ``yield_resources(cores=1)``, or all of it; others may start with it.
+        """Give back a part of the allotment, as in ``yield_resources(cores=1)``, or without arguments all of it.
 
-        Returns the allotment left.  Raises ValueError for what it does not hold."""
+        Returns:
+            The allotment that is left.
+
+        Raises:
+            ValueError: the task does not hold this much.
+        """
         held = dict(self._allotment.amounts)
         for name, value in _checked(amounts).items() if amounts else held.copy().items():
             if held.get(name, 0.0) < value:
@@ -57,10 +62,22 @@ class RunResources:
         return self._hold(held, None)
 
     def reserve_resources(self, timeout: float | None = None, **amounts: float | str) -> dict[str, Any]:
-        """Take so much more, ``reserve_resources(cores=2)``, or what it was allotted at first; waits until it is free.
+        """Reserve more resources, as in ``reserve_resources(cores=2)``, or the original allotment again; wait until
+        free.
 
-        Its own time limit goes on meanwhile.  Returns the allotment.  Raises TimeoutError after `timeout` seconds, and
-        ValueError for what its node does not have at all."""
+        The task's time limit goes on during the wait.
+
+        Args:
+            timeout: seconds to wait; None for no limit.
+            amounts: the additional amounts; none for the original allotment.
+
+        Returns:
+            The allotment.
+
+        Raises:
+            TimeoutError: the resources were not free within `timeout`.
+            ValueError: the node does not have this much at all.
+        """
         wanted = dict(self._allotment.amounts)
         if amounts:
             for name, value in _checked(amounts).items():
@@ -74,7 +91,7 @@ class RunResources:
         timeout = check_timeout("timeout", timeout)
         granted = self._ask(amounts, timeout)
         if granted is None:
-            self._ask(before, None)  # it may be granted yet: take it back
+            self._ask(before, None)  # the request may still be granted: cancel it
             raise TimeoutError(f"task {self._run[0]} has waited {timeout:g} s for {amounts}")
         if granted.error:
             raise ValueError(granted.error)
@@ -88,7 +105,7 @@ class RunResources:
             n = self._asked
             while True:
                 self._send(ResourceRequest(self._engine, self._run, n, amounts))
-                again = time.monotonic() + ASK_AGAIN_S  # a controller that has been restarted knows nothing of it
+                again = time.monotonic() + ASK_AGAIN_S  # a restarted controller does not know the request
                 until = again if deadline is None else min(again, deadline)
                 while (left := until - time.monotonic()) > 0:
                     self._changed.wait(left)
@@ -98,17 +115,17 @@ class RunResources:
                     return None
 
     def granted(self, answer: Granted) -> None:
-        """The answer to `_ask`; from the lane's thread."""
+        """Take the answer to `_ask`. Called by the lane's thread."""
         with self._changed:
             if answer.run == self._run:
                 self._granted = answer
                 self._allotment = answer.allotment
                 self._changed.notify_all()
 
-    # -- what the allotment means for the libraries that the task uses
+    # -- the limits that the allotment sets for libraries
 
     def apply(self) -> None:
-        """Tell libraries how many threads and which devices they may use; the runner puts it all back."""
+        """Tell libraries how many threads and which devices they may use. The runner restores the variables."""
         cores = self._allotment.amounts.get(CORES)
         if cores:
             count = max(1, int(cores))
@@ -119,14 +136,14 @@ class RunResources:
 
     def _limit_pools(self, count: int) -> None:
         if "numpy" not in sys.modules and "scipy" not in sys.modules:
-            return  # no pool is there yet: it will read the variables
+            return  # there is no pool yet; it will read the variables
         import threadpoolctl
 
         self.end()
         self._pools = threadpoolctl.threadpool_limits(count)
 
     def end(self) -> None:
-        """Give libraries back the threads that they had."""
+        """Restore the original numbers of threads in libraries."""
         if self._pools is not None:
             self._pools.restore_original_limits()
             self._pools = None

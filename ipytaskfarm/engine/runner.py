@@ -1,9 +1,9 @@
 """Runs tasks in the kernel's main thread.
 
-The order of one run: [clear] push, execute, pull [clear].  Its result stands in the flight recorder before anything
-is noted of the next one.
+One run consists of: [clear] push, execute, pull [clear]. Its result is in the flight recorder before the next run is
+recorded there.
 
-What may be interrupted is exactly what `_guarded` and `_guarded_await` call: their own frames never are.
+Only code that `_guarded` and `_guarded_await` call can be interrupted. Their own frames cannot.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..core.messages.payload import CallWork, FailureBody, ResultBody, StringWor
 from ..core.messages.running_task import TaskReply
 from ..core.messages.task_types import Deferral, Ended, FailureSummary, ItemsEnded, LostInputs, RunKey
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
-from ..core.text import encoded, text_of
+from ..core.text import did_you_mean, encoded, text_of
 from ..serialization.child_processes import forget_sent, sent
 from ..serialization.modules import active, begin_run
 from ..serialization.pack import pack, pack_names, unpack, unpack_function
@@ -38,9 +38,12 @@ from ..storage.blobs import BlobWriter
 from ..system.process import own_bytes
 from .baseline import LONG_S
 from .callables import Callables
+from .capture import nothing_new
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
 from .current import CurrentTask, Deferred
 from .error_summary import brief, described
+from .half_imports import half_imported
+from .helper_processes import LOKY_WORKERS
 from .inputs import giver
 from .interrupt import Interrupts
 from .lane import QueuedRun, Step
@@ -51,14 +54,14 @@ from .shared_parts import Parts
 from .sinks import SINK, Sink
 
 LIMIT_MAX_S = 1e9
-"""No run takes longer: the recorder has 64 bits for nanoseconds."""
+"""The longest time limit: the recorder has 64 bits for nanoseconds."""
 
 Call: TypeAlias = Callable[[], Any]
-"""What is run guarded: gives the packed value, or a coroutine that does."""
+"""The guarded part of a run: returns the packed value, or a coroutine that returns it."""
 
 
 class RunningAttempt:
-    """One run while it goes on."""
+    """One run in progress."""
 
     __slots__ = (
         "run",
@@ -97,7 +100,7 @@ class Runner:
     """Runs one attempt at a time."""
 
     def __init__(self, parts: Parts, interrupts: Interrupts, plain: PlainTest, finished: Callable[[], None]) -> None:
-        """finished: called when a result stands in the recorder."""
+        """Create the runner. `finished` is called when a result is in the recorder."""
         self._engine = parts.engine
         self._recorder = parts.recorder
         self._namespace = parts.namespace
@@ -128,7 +131,7 @@ class Runner:
         parts.profiling.sampler.mark(*interrupts.protected)
 
     def run(self, job: QueuedRun) -> Step:
-        """Run an attempt to its end, or to the first await of one that needs the loop."""
+        """Run an attempt to its end, or to the first await of an attempt that needs the event loop."""
         run = job.run
         if run.properties_version is not None and run.properties_version != self._properties.version:
             self._send(Returned(self._engine, [(run.task, run.attempt)], "properties changed"))
@@ -148,7 +151,7 @@ class Runner:
         return self._baseline.for_task(self._run, attempt, job)
 
     def _run(self, attempt: RunningAttempt, job: QueuedRun) -> Step:
-        """In the run's own context."""
+        """Run the attempt, inside its own context."""
         run = attempt.run
         SINK.set(attempt.sink)
         self._begin(attempt)
@@ -169,21 +172,23 @@ class Runner:
         return None
 
     def _begin(self, attempt: RunningAttempt) -> None:
-        """Its time begins."""
+        """Start the attempt's clock."""
         run = attempt.run
         limit = run.time_limit_s
         self._recorder.begin(
             run.task, run.attempt, time.monotonic_ns() + int(min(limit, LIMIT_MAX_S) * 1e9) if limit else 0
         )
+        self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(limit)
         if run.allotment is not None:
             self._now(attempt).apply()
         attempt.begun = time.perf_counter()
 
     def _set_up(self, attempt: RunningAttempt, job: QueuedRun) -> BaseException | None:
-        """Prepare the engine for the run's environment, outside its time limit; what went wrong."""
+        """Prepare the engine for the run's environment, outside the run's time limit. Return the error, if any."""
         run = job.run
         self._recorder.begin(run.task, run.attempt, 0)
+        self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(None)
         attempt.begun = time.perf_counter()
         token = SINK.set(attempt.sink)
@@ -197,7 +202,7 @@ class Runner:
         return error
 
     def current(self) -> CurrentTask | None:
-        """Return the task that runs now, as it sees itself."""
+        """Return the running task's view of itself; None if no task runs."""
         attempt = self._attempt
         return self._now(attempt) if attempt is not None else None
 
@@ -212,19 +217,19 @@ class Runner:
         return attempt.current
 
     def granted(self, answer: Granted) -> None:
-        """What a running task asked for; from the lane's thread."""
+        """Pass the answer to a request for resources to the running task. Called by the lane's thread."""
         attempt = self._attempt
         if attempt is not None and attempt.current is not None:
             attempt.current.granted(answer)
 
     def answered(self, reply: TaskReply) -> None:
-        """What a running task asked; from the lane's thread."""
+        """Pass a reply to the running task. Called by the lane's thread."""
         attempt = self._attempt
         if attempt is not None and attempt.current is not None:
             attempt.current.answered(reply)
 
     def watch(self) -> None:
-        """Tell of progress that was not told; from the lane's thread, 20 times a second."""
+        """Send progress that was not sent yet. Called by the lane's thread 20 times a second."""
         attempt = self._attempt
         if attempt is not None and attempt.current is not None:
             attempt.current.calls.watch()
@@ -240,7 +245,7 @@ class Runner:
             self._interrupts.current = None
             try:
                 self._baseline.disarm()
-            except BaseException:  # a timer went off meanwhile, and its handler raised; the next may as well
+            except BaseException:  # a timer fired in the meantime and its handler raised; the next one may do the same
                 with contextlib.suppress(BaseException):
                     self._baseline.disarm()
             return None, error
@@ -256,14 +261,14 @@ class Runner:
             self._interrupts.current = None
             try:
                 self._baseline.disarm()
-            except BaseException:  # a timer went off meanwhile, and its handler raised; the next may as well
+            except BaseException:  # a timer fired in the meantime and its handler raised; the next one may do the same
                 with contextlib.suppress(BaseException):
                     self._baseline.disarm()
             return None, error
 
     def _run_in_loop(self, attempt: RunningAttempt, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         run = attempt.run
-        # The task copies the present context, and with it the sink.
+        # The task copies the present context, which includes the sink.
         task = asyncio.get_running_loop().create_task(self._guarded_await((run.task, run.attempt), coroutine))
         self._interrupts.awaiting = task
         task.add_done_callback(partial(self._ended_in_loop, attempt))
@@ -278,20 +283,21 @@ class Runner:
     def _flushed(self, attempt: RunningAttempt, error: BaseException | None) -> BaseException | None:
         """Return the error with which a run ends.
 
-        A run that ends well, or for now, has its messages on the controller's disk first."""
+        If the run succeeds or is deferred, its messages are on the controller's disk first.
+        """
         if attempt.current is None or not (error is None or issubclass(type(error), Deferred)):
             return error
         _, between = self._guarded((attempt.run.task, attempt.run.attempt), attempt.current.calls.flush)
         return between or error
 
     def output(self, query: OutputQuery) -> OutputText:
-        """Return what a run that goes on has printed; called by the lane's thread."""
+        """Return what a run in progress has printed and displayed. The lane's thread calls this."""
         attempt = self._attempt
         if attempt is None or (attempt.run.task, attempt.run.attempt) != query.run:
-            return OutputText(query.n, query.run, seen=(query.stdout, query.stderr))
-        return OutputText(query.n, query.run, *self._capture.look(attempt.sink, query.stdout, query.stderr))
+            return nothing_new(query)
+        return self._capture.look(attempt.sink, query)
 
-    # -- what is run
+    # -- preparing and running
 
     def _prepare(self, attempt: RunningAttempt, job: QueuedRun) -> Call:
         """Do all that can be done before the user's code begins: decode, clear, compile."""
@@ -400,7 +406,10 @@ class Runner:
         return self._callables.add(digest, function, len(job.code))
 
     def _brought(self) -> list[Brought]:
-        """Return what the task that runs now brought by value, its arguments first; looked up when somebody asks."""
+        """Return the objects that the running task brought by value, those of its arguments first.
+
+        Looked up only on demand.
+        """
         attempt = self._attempt
         if attempt is None:
             return [Brought(came)] if came else []  # a command of a MultiEngineClient
@@ -415,7 +424,13 @@ class Runner:
     def _pull(self, names: tuple[str, ...]) -> bytes:
         if not names:
             return self._nothing
-        return pack_names({name: self._namespace.pull(name) for name in names}, self._namespace.names, self._keeper)
+        try:
+            values = {name: self._namespace.pull(name) for name in names}
+        except NameError as error:
+            near = did_you_mean(error.name, self._namespace.user_keys())
+            text = f"{error} when the code has ended: pull={error.name!r} asks for it{near}"
+            raise NameError(text, name=error.name) from None
+        return pack_names(values, self._namespace.names, self._keeper)
 
     # -- the end of a run
 
@@ -427,6 +442,8 @@ class Runner:
             self._cpu_profiler.end()
         run, work, sink = attempt.run, attempt.work, attempt.sink
         self._attempt = None
+        # Before the result is made, which leaves the exception without its frames.
+        package = half_imported(self._interrupts.raised) if self._interrupts.raised is not None else ""
         self._capture.end(sink)
         if attempt.current is not None:
             attempt.current.end(error is not None)
@@ -435,22 +452,31 @@ class Runner:
         record = self._record(attempt, run_s, value, error)
         forget_added()
         if work is not None and work.clear_after:
-            error = None  # its traceback holds the frames, and they the values
+            error = None  # its traceback holds the frames, and the frames hold the values
             self._namespace.clear()
         self._recorder.end_with(record, run.task, run.attempt)
         # The items of a chunk are looked after by `call_each`.
         self._baseline.restore(attempt.reaches or (run_s > LONG_S and attempt.chunk is None))
+        LOKY_WORKERS.end_unlike()
         self._finished()
+        if package:
+            self._baseline.spoiled = (
+                f"{package}, a package with compiled modules, was interrupted while it was imported"
+            )
         if self._baseline.spoiled:
             self._send(SetUp(self._engine, "", self._baseline.spoiled))
         if self._interrupts.raised is not None:
-            # What the interrupt tore apart is to die now: a __del__ with a bare except would swallow the next one's.
+            # Objects that the interrupt left half-built must die now: a __del__ with a bare except would swallow the
+            # next interrupt.
             del error
             self._interrupts.raised = None
             gc.collect()
 
     def _record(self, attempt: RunningAttempt, run_s: float, value: bytes | None, error: BaseException | None) -> bytes:
-        """Return what the recorder is to hold of a run's end; whatever the run left, it is told what that was."""
+        """Return the bytes for the recorder about a run's end.
+
+        A result is composed even if the run's objects raise errors.
+        """
         try:
             return self._compose(attempt, run_s, value, error)
         except BaseException as first:  # an exception's own class may do anything
@@ -489,7 +515,8 @@ class Runner:
             names.note_on(error, index)
         word: Deferral | LostInputs | None = None
         if error is not None and self._interrupts.raised is not None:
-            error = self._interrupts.raised  # whatever came of it on its way: a CancelledError, a broken clean-up
+            # whatever it was turned into on its way: a CancelledError, an error in a clean-up
+            error = self._interrupts.raised
         if error is not None:
             outcome = self._outcome(attempt, error)
             word = _word(error, outcome)
@@ -528,8 +555,10 @@ class Runner:
         return self._encoder.encode(ended) if not told else encoded(self._encoder.encode, ended)
 
     def _pack_body(self, body: ResultBody) -> bytes:
-        """Return a result encoded; text in it that is not UTF-8 is escaped, and what was displayed and told of
-        progress is left out if it cannot be encoded at all: a run that ended well has ended well."""
+        """Return an encoded result. Text in it that is not UTF-8 is escaped.
+
+        If displays or progress cannot be encoded at all, they are left out: a run that has succeeded stays a success.
+        """
         try:
             return self._encoder.encode(body)
         except Exception:
@@ -541,7 +570,7 @@ class Runner:
             return encoded(self._encoder.encode, bare)
 
     def _outcome(self, attempt: RunningAttempt, error: BaseException) -> str:
-        kind = type(error)  # isinstance would ask the error itself, which may raise
+        kind = type(error)  # isinstance would use the error's own class, which may raise
         if issubclass(kind, TaskRejectError):
             return Reason.REJECTED
         if issubclass(kind, Deferred):
@@ -566,7 +595,7 @@ def _cancelled() -> asyncio.CancelledError:
 
 
 def _leave_fork(error: BaseException | None) -> None:
-    """A task forked, and this is the child, come back where only the engine may be."""
+    """End a forked child of a task that has returned to code where only the engine may be."""
     if isinstance(error, SystemExit):
         code = error.code
         os._exit(code if isinstance(code, int) else 0 if code is None else 1)

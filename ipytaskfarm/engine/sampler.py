@@ -1,7 +1,7 @@
-"""The sampling profiler: where the main thread is, fifty times a second.
+"""The sampling profiler: it records the stack of the main thread fifty times a second.
 
-A thread looks at the main thread's stack while a task or a command runs.  It counts time on the clock, waiting
-included, and costs less than 2 %, so it may stay on; where nothing runs it sleeps.
+A thread looks at the main thread's stack while a task or a command runs. It counts wall-clock time, including waiting,
+and costs less than 2 %, so it may stay on. It sleeps while nothing runs.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from ..core.messages.engine_commands import SampleProfile
 from .code_locations import MACHINERY, OTHER, TEXT_MAX, CodeLocations, Spot, known_file
 
 _chance = random.SystemRandom()
-"""Our own: what users seed is theirs, and we share their process."""
+"""The sampler's own generator, because users may seed the shared one."""
 
 INTERVAL_S: Final = 0.02
 IDLE_LOOKS = 50
-"""After so many that found nothing it sleeps until there is work."""
+"""After this number of samples that found nothing, the sampler sleeps until there is work."""
 DEPTH_MAX = 500
-"""Frames of one stack; of a deeper one the innermost are kept."""
+"""The number of frames of one stack. Of a deeper stack the innermost frames are kept."""
 STACKS_MAX = 20_000
 SPOTS_MAX = 20_000
-"""Distinct stacks, and distinct functions in them; what comes later counts as others."""
+"""The number of distinct stacks, and of distinct functions in them. Further ones count as others."""
 CODES_MAX = 2000
-"""Code objects whose function is remembered: looking at 400 frames by name takes longer than waking up for it."""
+"""The number of code objects with a known spot: looking up 400 frames by name takes longer than waking up."""
 
 
 class Sampler:
     """Samples one thread."""
 
     def __init__(self, thread_id: int) -> None:
-        """thread_id: the thread's ident."""
+        """Create it; `thread_id` is the thread's ident."""
         self._thread_id = thread_id
         self._marks: set[int] = set()
         self._lock = threading.Lock()
@@ -53,22 +53,25 @@ class Sampler:
         self._busy = False
 
     def busy(self) -> None:
-        """There may be work from now on; from the sampled thread."""
-        # In this order, and in the other one where it parks: one of the two sees what the other has written.
+        """Record that there may be work from now on. Called by the sampled thread."""
+        # `_park` reads and writes these two in the other order, so at least one side sees what the other has written.
         self._busy = True
         if self._parked:
             self._awake.set()
 
     def idle(self) -> None:
-        """There is none."""
+        """Record that there is no work."""
         self._busy = False
 
     def mark(self, *codes: CodeType) -> None:
-        """What these call is the user's; a stack without one of them is not counted.  They must live for ever."""
+        """Set the functions that call the user's code.
+
+        Stacks without one of them are not counted. They must live for ever.
+        """
         self._marks.update(map(id, codes))  # hashing a code object itself takes microseconds
 
     def start(self) -> None:
-        """Begin anew; if it is on already, go on."""
+        """Start with an empty record. If it is on already, go on."""
         if self._thread is not None:
             return
         with self._lock:
@@ -79,7 +82,7 @@ class Sampler:
         self._thread.start()
 
     def stop(self) -> None:
-        """End; what was counted stays until the next start."""
+        """Stop sampling. The counts stay readable until the next start."""
         if self._thread is not None:
             self._ending = True
             self._running.release()
@@ -89,7 +92,7 @@ class Sampler:
             self._known = {}
 
     def read(self, engine_id: int) -> SampleProfile | None:
-        """Return what was counted so far; None: never started."""
+        """Return the counts so far; None if it was never started."""
         with self._lock:
             if self._spots is None:
                 return None
@@ -102,11 +105,11 @@ class Sampler:
     def _serve(self) -> None:
         due = time.monotonic() + INTERVAL_S
         found_nothing = 0
-        # Not at even distances, which work that repeats itself could keep step with.
+        # The distances vary, because regular work could keep step with even ones.
         while not self._running.acquire(timeout=max(0.0, due - time.monotonic()) + _chance.uniform(0, INTERVAL_S / 2)):
             late = max(0.0, time.monotonic() - due)
-            # C code that held the interpreter for two seconds has kept a hundred samples from being taken: they are
-            # its own, for what comes next after it is the line that called it.
+            # If C code held the interpreter for two seconds, a hundred samples were missed. They are charged to that
+            # code: the next line to run is the one that called it.
             samples = 1 + int(late / INTERVAL_S)
             due += samples * INTERVAL_S
             found_nothing = 0 if self._take(samples) else found_nothing + 1
@@ -123,7 +126,7 @@ class Sampler:
         self._parked = False
 
     def _take(self, samples: int) -> bool:
-        """Look once; whether there was something."""
+        """Take a sample, and return whether there was a stack of the user."""
         codes = self._codes(sys._current_frames().get(self._thread_id))
         if codes:
             with self._lock:
@@ -131,7 +134,7 @@ class Sampler:
         return bool(codes)
 
     def _codes(self, frame: FrameType | None) -> list[CodeType]:
-        """Return the user's part of a stack, the outermost function first; empty: there is none."""
+        """Return the user's part of a stack, the outermost function first; empty if there is none."""
         marks = self._marks
         codes: list[CodeType] = []
         while frame is not None:

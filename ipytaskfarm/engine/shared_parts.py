@@ -1,4 +1,4 @@
-"""What tasks and commands both work on."""
+"""The parts of an engine that tasks and commands both use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Parts:
     """The parts of one engine."""
 
     engine: str
-    """Our incarnation."""
+    """The engine's incarnation."""
     engine_id: int
     recorder: Recorder
     namespace: Namespace
@@ -34,9 +34,9 @@ class Parts:
     capture: Capture
     baseline: Baseline
     blobs: Blobs | None
-    """Where large values go; None: they travel inside, as nobody else sees this node's folder."""
+    """The folder for large values; None if no other process sees it, so that large values travel inside messages."""
     send: Callable[[FromEngine], None]
-    """To the agent, from any thread."""
+    """Sends a message to the agent. Any thread may call it."""
     environments: Environments
     profiling: Profiling
     loops: Loops

@@ -1,8 +1,8 @@
-"""Whether code looks as if it could change what belongs to the whole process.
+"""Tells whether code may change state that belongs to the whole process.
 
-Nothing tells of an assignment to ``sys.stdout`` or ``decimal.getcontext().prec``.  Code that can do such a thing
-mentions the module or the function somewhere, as far as it belongs to the user; what libraries do by themselves is
-found by a look now and then (see `baseline`).
+Nothing reports an assignment to ``sys.stdout`` or ``decimal.getcontext().prec``. The user's own code that does so
+mentions the module or the function somewhere. Changes that libraries make by themselves are found by occasional
+examinations (see `baseline`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ WAYS: dict[str, frozenset[str]] = {
     "tracemalloc": frozenset({"start"}),
     "warnings": frozenset({"filters", "showwarning", "formatwarning"}),
 }  # fmt: skip
-"""Modules and the names by which one reaches, through them, what belongs to the process.  Not those whose functions are
-watched: those of ``os``, ``signal``, ``locale`` …"""
+"""Module -> names in it through which code reaches state of the process. Not included are the watched functions of
+``os``, ``signal``, ``locale`` …"""
 NAMES = frozenset({
     "__builtins__", "__dict__", "__import__", "asyncio", "basicConfig", "builtins", "cpu_affinity", "decimal",
     "dictConfig", "eval", "exec", "filterwarnings", "get_ipython", "getcontext", "import_module", "nice",
@@ -39,14 +39,14 @@ NAMES = frozenset({
     "setdlopenflags", "seterr", "setprofile", "setrecursionlimit", "setswitchinterval", "settrace", "simplefilter",
     "vars",
 })  # fmt: skip
-"""What is enough by itself."""
+"""Names that are sufficient by themselves."""
 
 
 _MENTIONED = NAMES | WAYS.keys()
 
 
 def reaches(code: types.CodeType) -> bool:
-    """Return whether the code mentions one of them; 0.1 us for a line."""
+    """Return whether the code mentions one of the names. Takes 0.1 µs for a line of code."""
     names = code.co_names
     if not _MENTIONED.isdisjoint(names) and _names_reach(names):
         return True
@@ -63,7 +63,7 @@ def _names_reach(names: tuple[str, ...]) -> bool:
 
 
 def function_reaches(function: Any) -> bool:
-    """Return whether a function, or one of the user's that it calls by name, does so."""
+    """Return whether a function, or a user's function that it calls by name, mentions one of the names."""
     return any(map(_reaches_itself, _functions(function)))
 
 
@@ -82,7 +82,7 @@ def _functions(start: Any) -> Iterator[types.FunctionType]:
             waiting.extend(_used(each))
         elif isinstance(each, type):
             waiting.extend(value for value in vars(each).values() if isinstance(value, types.FunctionType))
-        elif hasattr(each, "func") and hasattr(each, "keywords"):  # a partial
+        elif hasattr(each, "func") and hasattr(each, "keywords"):  # a functools.partial
             waiting.append(each.func)
 
 
@@ -108,7 +108,7 @@ def _reaches_itself(function: types.FunctionType) -> bool:
 
 
 def _is_a_way(value: Any, code: types.CodeType) -> bool:
-    """Return whether a global is one, whatever it is called here."""
+    """Return whether a global is one of these modules or functions, whatever its name is here."""
     if isinstance(value, types.ModuleType):
         name = value.__name__
         return name in NAMES or not WAYS.get(name, frozenset()).isdisjoint(all_names(code))
@@ -116,6 +116,6 @@ def _is_a_way(value: Any, code: types.CodeType) -> bool:
 
 
 def all_names(code: types.CodeType) -> set[str]:
-    """Return the names that the code mentions, and the code in it."""
+    """Return the names that the code, and code nested in it, mentions."""
     inner = (all_names(each) for each in code.co_consts if isinstance(each, types.CodeType))
     return set(code.co_names).union(*inner)

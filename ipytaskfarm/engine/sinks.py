@@ -1,4 +1,4 @@
-"""What a run has written: texts of bounded size, and displays."""
+"""The output of a run: texts of bounded size, and displays."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+from ..system.last_words import LastWords
+
 LIMIT_CHARS = 64 * 1024
-"""What is kept of a stream: this much of its beginning and this much of its end."""
+"""The number of characters of a stream that are kept at its beginning, and the number kept at its end."""
 DISPLAYS_MAX = 100
 DISPLAYS_BYTES_MAX = 16 * 1024 * 1024
 
 SINK: ContextVar[Sink | None] = ContextVar("ipytaskfarm_sink", default=None)
-"""Where output of this context goes; None: nowhere special (a console's cell, a thread of nobody)."""
+"""The sink for output of this context; None for a console's cell, and for a thread that belongs to no run."""
 _tail_lock = threading.Lock()
 
 
 class BoundedText:
-    """The head and the tail of a text of any length."""
+    """The beginning and the end of a text of any length."""
 
     __slots__ = ("head", "room", "append", "tail", "tail_chars", "dropped")
 
     def __init__(self) -> None:
         self.head: list[str] = []
         self.room = LIMIT_CHARS
-        """Characters that still fit into the head; -1: it is shut.  A stream that takes of it appends by itself."""
+        """Characters that still fit into the head; -1 if the head is closed. Streams with room append by themselves."""
         self.append = self.head.append
         self.tail: deque[str] | None = None
         self.tail_chars = 0
@@ -38,7 +40,7 @@ class BoundedText:
             self.append(text)
             self.room = room
             return
-        # Only what overflows takes the lock: threads that print into one task meet here.
+        # Only overflowing text needs the lock, which threads that print into one task share.
         with _tail_lock:
             if self.room > 0:
                 self.append(text[: self.room])
@@ -61,17 +63,19 @@ class BoundedText:
             self.dropped += gone
 
     def skip(self, chars: int) -> None:
-        """Count text that nobody kept."""
+        """Count characters that were not kept."""
         self.dropped += chars
 
     def since(self, chars: int, limit: int) -> tuple[int, str]:
-        """Return (characters until now, what was written beyond that many), its beginning left out if it is too
-        long."""
+        """Return (number of characters so far, text after the first `chars` characters).
+
+        If the text has more than `limit` characters, its beginning is left out.
+        """
         with _tail_lock:
             head = "".join(self.head)
             tail = "".join(self.tail or ())
         total = len(head) + self.dropped + len(tail)
-        if chars > total:  # it was cleared, and written to again
+        if chars > total:  # the text was cleared and written to again
             chars = 0
         if total == chars:
             return total, ""
@@ -92,28 +96,34 @@ class BoundedText:
 
 
 class ItemText(BoundedText):
-    """What the items of a map's chunk print: a text of which each part is an item's."""
+    """The output of a map's chunk, in which each part belongs to an item."""
 
     __slots__ = ("parts", "item")
 
-    def __init__(self, values: list[Any]) -> None:
-        """values: those of the items that were called; so many as there are, such is the number of the next."""
+    def __init__(self, values: list[Any], count: int) -> None:
+        """Create the text.
+
+        Args:
+            values: the values of the finished items. Their number is the number of the running item.
+            count: the number of items of the chunk.
+        """
         super().__init__()
+        last = count - 1
         parts: list[tuple[int, str]] = []
         item: list[int | None] = [None]
         add = self.append
 
         def append(text: str) -> None:
-            parts.append((len(values) if item[0] is None else item[0], text))
+            parts.append((min(len(values), last) if item[0] is None else item[0], text))
             add(text)
 
         self.parts = parts
         self.item = item
-        """[the item that the next parts belong to]; None: the one that is called."""
+        """[the item that the next parts belong to]. None: the running item, or the last item of the chunk."""
         self.append = append
 
     def texts(self) -> dict[int, str]:
-        """Item -> its text, as far as the head of the whole goes."""
+        """Return item -> its text, as far as the head of the whole text goes."""
         found: dict[int, list[str]] = {}
         for item, text in self.parts:
             found.setdefault(item, []).append(text)
@@ -121,12 +131,14 @@ class ItemText(BoundedText):
 
 
 class Sink:
-    """The output of one run: made before it, read after it.  `write` may come from any of the run's threads."""
+    """The output of one run. It exists before the run and is read after it. Any thread of the run may call `write`."""
 
     __slots__ = (
         "stdout",
         "stderr",
         "outputs",
+        "_serials",
+        "_serial",
         "_bytes",
         "_dropped",
         "ended",
@@ -134,13 +146,16 @@ class Sink:
         "_clears",
         "settings",
         "values",
-        "_child_of",
+        "writer",
     )
 
     def __init__(self, keeps_history: bool = False) -> None:
         self.stdout: BoundedText | None = None
         self.stderr: BoundedText | None = None
         self.outputs: list[dict[str, Any]] | None = None
+        self._serials: list[int] = []
+        """By the place of each display the number under which it came, or was changed; numbers only grow."""
+        self._serial = 0
         self._bytes = 0
         self._dropped = 0
         self.ended = False
@@ -150,25 +165,26 @@ class Sink:
         self.settings: dict[str, Any] | None = None
         """What the run has reconfigured its streams to."""
         self.values: list[Any] | None = None
-        self._child_of: int | None = None
+        self.writer: int | None = None
+        """The item that writes to the descriptors, or has started a child that does. None: it is not known."""
 
-    def begin_items(self, values: list[Any]) -> None:
-        """Keep apart what the items of a map's chunk print, see `ItemText`."""
+    def begin_items(self, values: list[Any], count: int) -> None:
+        """Record the output of each item of a map's chunk separately, see `ItemText`."""
         self.values = values
-        self.stdout, self.stderr = ItemText(values), ItemText(values)
+        self.stdout, self.stderr = ItemText(values, count), ItemText(values, count)
 
-    def child_started(self) -> None:
-        """Note whose child it is: what comes to the descriptors next is that item's."""
+    def note_writer(self) -> None:
+        """Record the running item as the one that writes: later output on the descriptors belongs to that item."""
         if self.values is not None:
-            self._child_of = len(self.values)
+            self.writer = len(self.values)
 
     def write_drained(self, name: str, text: str) -> None:
-        """Write what has come to a descriptor."""
+        """Write text that was read from a descriptor."""
         stream = self.stdout if name == "stdout" else self.stderr
-        if not isinstance(stream, ItemText) or self._child_of is None:
+        if not isinstance(stream, ItemText) or self.writer is None:
             self.write(name, text)
             return
-        stream.item[0] = self._child_of
+        stream.item[0] = self.writer
         try:
             self.write(name, text)
         finally:
@@ -180,7 +196,7 @@ class Sink:
         return any(text is not None and text.room < half for text in (self.stdout, self.stderr))
 
     def item_texts(self) -> list[tuple[int, str, str]]:
-        """Return what the items have printed: (index, stdout, stderr)."""
+        """Return the output of the items as (index, stdout, stderr)."""
         if not isinstance(self.stdout, ItemText) or not isinstance(self.stderr, ItemText):
             return []
         out, err = self.stdout.texts(), self.stderr.texts()
@@ -201,9 +217,14 @@ class Sink:
             else:
                 self.stderr = stream
         stream.write(text)
+        if _words is not None:
+            _words.write(text)
 
     def display(self, content: dict[str, Any], update: bool = False) -> None:
-        """Keep ``{"data", "metadata"}``; with a display_id of an earlier one in "transient": in its place."""
+        """Keep a display, ``{"data", "metadata"}``.
+
+        If "transient" has the display_id of an earlier one, replace that one.
+        """
         if self.ended:
             return
         if self._clears:
@@ -219,25 +240,52 @@ class Sink:
             for place, earlier in enumerate(outputs):
                 if earlier.get("display_id") == display_id:
                     outputs[place] = output
+                    self._serial += 1
+                    self._serials[place] = self._serial
             return
         size = sum(len(value) for value in output["data"].values() if isinstance(value, str | bytes))
         if len(outputs) >= DISPLAYS_MAX or self._bytes + size > DISPLAYS_BYTES_MAX:
             self._dropped += 1
             return
         self._bytes += size
+        self._serial += 1
+        self._serials.append(self._serial)
         outputs.append(output)
 
+    def displays_since(self, serial: int, most_bytes: int) -> tuple[int, list[tuple[int, dict[str, Any]]]]:
+        """Return the displays that came, or were changed, after this number, with their places; and the last number.
+
+        It may be called by another thread. Of many the first are returned, until they have so many bytes.
+        """
+        outputs, serials = self.outputs, self._serials
+        fresh = sorted((number, place) for place, number in enumerate(list(serials)) if number > serial)
+        found: list[tuple[int, dict[str, Any]]] = []
+        size = 0
+        for number, place in fresh:
+            if outputs is None or place >= len(outputs):
+                break
+            output = outputs[place]
+            own = sum(len(value) for value in output["data"].values() if isinstance(value, str | bytes))
+            if found and size + own > most_bytes:
+                break
+            size += own
+            serial = number
+            if own <= most_bytes:  # a larger one comes with the result
+                found.append((place, output))
+        return serial, found
+
     def clear(self, wait: bool = False) -> None:
-        """What ``clear_output`` asks for: forget all so far, now or when something new comes."""
+        """Forget all output so far, as ``clear_output`` asks: now, or with `wait` when something new comes."""
         self._clears = wait
         if wait:
             self._shut()
         else:
             self.stdout = self.stderr = self.outputs = None
+            self._serials = []
             self._bytes = self._dropped = 0
 
     def close(self) -> None:
-        """The run is over: what its threads print from now on goes to the engine's log."""
+        """End the run's output: text that its threads print later goes to the engine's log."""
         self._shut()
         self.ended = True
         if self._dropped:
@@ -246,7 +294,7 @@ class Sink:
             self.stderr.write(note)
 
     def _shut(self) -> None:
-        """What comes next must come by `write`, and not straight to the head of a text."""
+        """Close the heads of the texts, so that streams must use `write` and cannot append by themselves."""
         if self.stdout is not None:
             self.stdout.room = -1
         if self.stderr is not None:
@@ -254,16 +302,23 @@ class Sink:
 
 
 _late: Callable[[str], None] | None = None
+_words: LastWords | None = None
+
+
+def keep_words(words: LastWords | None) -> None:
+    """Set where the end of what runs write is kept for the agent; None: nowhere (in a forked child)."""
+    global _words
+    _words = words
 
 
 def send_late_output_to(log: Callable[[str], None]) -> None:
-    """Say where a run's threads print to when the run is over."""
+    """Set the function that takes what a run's threads print after the run."""
     global _late
     _late = log
 
 
 def encodable(text: str) -> str:
-    """Return the text with lone surrogates escaped: what can be sent."""
+    """Return the text with lone surrogates escaped, so that it can be sent."""
     try:
         text.encode()
     except UnicodeEncodeError:

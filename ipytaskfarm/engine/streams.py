@@ -1,9 +1,12 @@
-"""``sys.stdout`` and ``sys.stderr`` of an engine: to the sink of what runs, with all that programs ask of a stream.
+"""``sys.stdout`` and ``sys.stderr`` of an engine.
 
-A write looks first whether something has come to the descriptor meanwhile (a child, C code, `os.write`, the stream's
-own `buffer`), and takes that in before: so all is in the order in which it was written.  The look is one `lseek`, which
-lets go of the GIL and costs as much as a print.  A write that follows another sooner than anything could be written to
-the descriptor in between does without it (`DescriptorTap.quick_s`, measured when the engine starts).
+They write to the sink of the present run and behave like other streams.
+
+Before a write, the stream checks whether the descriptor has received other text in the meantime (from a child, C code,
+`os.write`, or the stream's own `buffer`) and takes that text first, so that all output is in the order in which it was
+written. The check is one `lseek`, which releases the GIL and costs as much as a print. If a write follows another too
+quickly for anything to be written to the descriptor in between, there is no check (`DescriptorTap.quick_s`, measured
+when the engine starts).
 """
 
 from __future__ import annotations
@@ -18,14 +21,16 @@ from typing import Any, NoReturn
 
 from ipykernel.iostream import OutStream
 
+from ..system.last_words import LastWords
 from .descriptors import ERRORS, STDERR_FD, STDOUT_FD, DescriptorTap
-from .sinks import SINK, Sink
+from .sinks import SINK, Sink, keep_words
 
 _SETTINGS = ("encoding", "errors", "newline", "line_buffering", "write_through")
 
 Drain = Callable[[Sink], bool]
-"""Takes what came to the descriptors into the sink; False: the descriptor leads elsewhere now."""
+"""Moves the text that came to the descriptors into the sink; returns False if the descriptor was redirected."""
 Write = Callable[[str], int]
+Keep = Callable[[str], None]
 
 _forked = False
 
@@ -33,19 +38,20 @@ _forked = False
 def _after_fork_in_child() -> None:
     global _forked
     _forked = True
+    keep_words(None)
     for stream in TaskStream.all:
         stream.leave_parent()
 
 
 def forget_parent() -> None:
-    """Count this process as the original one: called once by an engine, which is itself a forked child."""
+    """Treat this process as the original one. An engine, which is itself a forked child, calls this once."""
     global _forked
     _forked = False
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class TaskStream(OutStream):
-    """One of the two streams."""
+    """``sys.stdout`` or ``sys.stderr`` of an engine."""
 
     all: list[TaskStream] = []  # noqa: RUF012 - shared on purpose
 
@@ -54,18 +60,22 @@ class TaskStream(OutStream):
         super().__init__(session, pub_thread, name, **kwargs)
         self._fd = STDOUT_FD if name == "stdout" else STDERR_FD
         self._tap: DescriptorTap | None = None
+        self._words: LastWords | None = None
         self._drain: Drain = lambda sink: True
         self.buffer = StreamBuffer(self._fd, name)
         TaskStream.all.append(self)
 
-    def attach(self, tap: DescriptorTap, drain: Drain) -> None:
-        """Look at the descriptor before each write from now on."""
+    def attach(self, tap: DescriptorTap, drain: Drain, words: LastWords) -> None:
+        """Check the descriptor before each write from now on."""
         self._tap, self._drain = tap, drain
         make = _stdout_writer if self.name == "stdout" else _stderr_writer
-        self.write = make(tap, self._slowly)  # type: ignore[assignment]
+        self._words = words
+        self.write = make(tap, self._slowly, words.write)  # type: ignore[assignment]
 
     def leave_parent(self) -> None:
-        """In a forked child: have all writes, of functions that were looked up before too, go to the descriptor."""
+        """In a forked child: direct all writes to the descriptor, including those by `write` methods that were looked
+        up earlier.
+        """
         if self._tap is not None:
             self._tap.mark = -1
 
@@ -73,11 +83,11 @@ class TaskStream(OutStream):
         return self._slowly(string)
 
     def _slowly(self, string: str) -> int:
-        """Return all that is not the plain case."""
+        """Write text in all cases that the fast path does not cover."""
         if not isinstance(string, str):
             raise TypeError(f"write() argument must be str, not {type(string).__name__}")
         if _forked:
-            # ipykernel would use the parent's sockets, or an open TCP port; the descriptor is caught anyway.
+            # ipykernel would use the parent's sockets, or an open TCP port. The descriptor is caught in any case.
             _write_all(self._fd, string.encode("utf-8", ERRORS))
             return len(string)
         sink = SINK.get()
@@ -94,12 +104,16 @@ class TaskStream(OutStream):
             self.write(string)
 
     def flush(self) -> None:
-        if _forked or SINK.get() is not None:
+        if _forked:
+            return
+        if SINK.get() is not None:
+            if self._words is not None:
+                self._words.flush()
             return
         super().flush()
 
     def close(self) -> None:
-        """Nothing: the next task needs the stream, and so does a logging handler's or a wrapper's end."""
+        """Do nothing but flush: the next task needs the stream, as do logging handlers and wrappers at their end."""
         self.flush()
 
     @property
@@ -107,20 +121,20 @@ class TaskStream(OutStream):
         return False
 
     def detach(self) -> StreamBuffer:  # type: ignore[override]
-        """Return the buffer, for ``io.TextIOWrapper(sys.stdout.detach(), …)``; the stream itself goes on working."""
+        """Return the buffer, for ``io.TextIOWrapper(sys.stdout.detach(), …)``. The stream itself goes on working."""
         return self.buffer
 
     def fileno(self) -> int:
         return self._fd
 
-    # -- what programs ask
+    # -- the interface of text streams
 
     mode = "w"
 
     def reconfigure(self, **settings: Any) -> None:
-        """Note what is asked, until the task ends.  Text is kept as text, so an encoding changes nothing of it.
+        """Record the settings until the task ends. Text is kept as text, so an encoding does not change it.
 
-        Arguments: encoding, errors, newline, line_buffering, write_through, as of `io.TextIOWrapper`.
+        Arguments: encoding, errors, newline, line_buffering, write_through, as in `io.TextIOWrapper`.
         """
         for name, value in settings.items():
             if name not in _SETTINGS:
@@ -159,7 +173,7 @@ class TaskStream(OutStream):
         return bool(self._setting("write_through", False))
 
 
-def _stdout_writer(tap: DescriptorTap, slowly: Write) -> Write:
+def _stdout_writer(tap: DescriptorTap, slowly: Write, keep: Keep) -> Write:
     get, lseek, clock, fd, quick_s = SINK.get, os.lseek, time.perf_counter, tap.number, tap.quick_s
 
     def write(string: str) -> int:
@@ -180,18 +194,20 @@ def _stdout_writer(tap: DescriptorTap, slowly: Write) -> Write:
         if room >= 0:
             text.append(string)
             text.room = room
+            keep(string)
         elif text.room >= 0:
             text.write(string)
+            keep(string)
             tap.written_s = clock()
-        else:  # the run is over, or what it has written is to be cleared
+        else:  # the run is over, or its output is to be cleared
             return slowly(string)
         return length
 
     return write
 
 
-def _stderr_writer(tap: DescriptorTap, slowly: Write) -> Write:
-    """Return the same for stderr: told apart by an argument, each write would cost 20 ns more."""
+def _stderr_writer(tap: DescriptorTap, slowly: Write, keep: Keep) -> Write:
+    """Return the write function for stderr. One function for both streams would cost 20 ns more per write."""
     get, lseek, clock, fd, quick_s = SINK.get, os.lseek, time.perf_counter, tap.number, tap.quick_s
 
     def write(string: str) -> int:
@@ -212,10 +228,12 @@ def _stderr_writer(tap: DescriptorTap, slowly: Write) -> Write:
         if room >= 0:
             text.append(string)
             text.room = room
+            keep(string)
         elif text.room >= 0:
             text.write(string)
+            keep(string)
             tap.written_s = clock()
-        else:  # the run is over, or what it has written is to be cleared
+        else:  # the run is over, or its output is to be cleared
             return slowly(string)
         return length
 
@@ -223,7 +241,7 @@ def _stderr_writer(tap: DescriptorTap, slowly: Write) -> Write:
 
 
 class StreamBuffer(io.BufferedIOBase):
-    """``sys.stdout.buffer``: writes to the descriptor, where bytes stay in order with all else."""
+    """``sys.stdout.buffer``: it writes to the descriptor, where bytes stay in order with all other output."""
 
     mode = "wb"
 
@@ -237,7 +255,7 @@ class StreamBuffer(io.BufferedIOBase):
         view = memoryview(data).cast("B")
         sink = SINK.get()
         if sink is not None and sink.ended and not _forked:
-            sink.write(self.name, str(view, "utf-8", ERRORS))  # late: to the log
+            sink.write(self.name, str(view, "utf-8", ERRORS))  # late output goes to the log
         else:
             _write_all(self._fd, view)
         return view.nbytes
@@ -246,10 +264,10 @@ class StreamBuffer(io.BufferedIOBase):
         return True
 
     def flush(self) -> None:
-        """Nothing waits here."""
+        """Do nothing: there is no buffered data."""
 
     def close(self) -> None:
-        """Nothing: a TextIOWrapper around it closes it when it is collected."""
+        """Do nothing: a TextIOWrapper around the buffer closes it when the wrapper is collected."""
 
     @property
     def closed(self) -> bool:
@@ -272,7 +290,7 @@ def _write_all(fd: int, data: bytes | memoryview) -> None:
 
 
 def follow_threads() -> None:
-    """Let threads inherit the sink of the one who starts them."""
+    """Let threads inherit the sink of the thread that starts them."""
     start = threading.Thread.start
 
     def start_with_sink(self: threading.Thread) -> None:

@@ -1,7 +1,8 @@
-"""What a process has but once, and how it is put back: one class for each kind of thing.
+"""The parts of a process's surroundings that exist once per process, and how they are restored: one class for each
+part.
 
-`take` notes what is there; `restore` puts it back where it differs, and gives whether it did.  The table for people is
-``docs/surroundings.md``, and its rows are tested (``tests/unit/test_surroundings.py``).
+`take` records the present state. `restore` restores it where it differs, and returns whether it did. The table for
+users is ``docs/surroundings.md``; its rows are tested (``tests/unit/test_surroundings.py``).
 """
 
 from __future__ import annotations
@@ -48,26 +49,26 @@ _RESOURCES = sorted({getattr(resource, name) for name in dir(resource) if name.s
 
 
 class CannotRestore(Exception):
-    """What was changed cannot be changed back by this process."""
+    """Raised if this process cannot undo a change."""
 
 
 class Surrounding(Protocol):
-    """One kind of thing."""
+    """One part of the surroundings."""
 
     def take(self) -> None: ...
     def restore(self) -> bool: ...
 
 
 class EnvironmentVariables:
-    """Environment variables, those included that were set behind ``os.environ``'s back."""
+    """The environment variables, including changes that bypass ``os.environ``."""
 
     def take(self) -> None:
-        # os.environ compares through its bytes: comparing the mapping itself would decode every entry.
+        # The bytes inside os.environ are compared: comparing the mapping itself would decode every entry.
         self._environ = os.environ
         self._data: dict[bytes, bytes] = dict(os.environ._data)  # type: ignore[attr-defined]
 
     def restore(self) -> bool:
-        os.environ = self._environ  # noqa: B003  # the very object, whose variables follow
+        os.environ = self._environ  # noqa: B003  # the same object as before; its variables follow
         wanted, data = self._data, self._environ._data  # type: ignore[attr-defined]
         changed = CHANGES.names | {name for name in {*wanted, *data} if wanted.get(name) != data.get(name)}
         for name in changed:
@@ -83,10 +84,10 @@ class EnvironmentVariables:
 
 
 class Zone:
-    """What the C library makes of TZ; only who calls `time.tzset` changes it."""
+    """The C library's time zone, which `time.tzset` reads from TZ."""
 
     def take(self) -> None:
-        """It follows the environment."""
+        """Record nothing: the time zone follows from the environment variables."""
 
     def restore(self) -> bool:
         usual["tzset"]()
@@ -106,10 +107,10 @@ class Umask:
 
 
 class AlarmTimers:
-    """``signal.alarm`` and ``signal.setitimer``: what a task has wound up ends with it."""
+    """The timers of ``signal.alarm`` and ``signal.setitimer``, which end with the task that set them."""
 
     def take(self) -> None:
-        """One that a command has wound up goes on, until a task winds up another."""
+        """Record nothing: a timer that a command has set goes on, until a task sets another."""
 
     def restore(self) -> bool:
         for clock in _CLOCKS:
@@ -118,14 +119,15 @@ class AlarmTimers:
 
 
 class Mask:
-    """Blocked signals of the main thread."""
+    """The blocked signals of the main thread."""
 
     def take(self) -> None:
         self._mask = usual["pthread_sigmask"](signal.SIG_BLOCK, ())
 
     def restore(self) -> bool:
         blocked = usual["pthread_sigmask"](signal.SIG_BLOCK, ()) - self._mask
-        # What a task sent to itself and did not take must not reach the next one. The farm's own signals do.
+        # A signal that a task sent to itself and did not take must not reach the next task. The farm's own signals
+        # must.
         stale = {s for s in signal.sigpending() & blocked if s < _OUR_SIGNALS_FROM} - {signal.SIGTERM, signal.SIGINT}
         while stale and signal.sigtimedwait(stale, 0) is not None:
             pass
@@ -134,7 +136,7 @@ class Mask:
 
 
 class Handlers:
-    """Signal handlers."""
+    """The signal handlers."""
 
     def take(self) -> None:
         self._handlers = [signal.getsignal(number) for number in SIGNALS]
@@ -150,10 +152,10 @@ class Handlers:
 
 
 class Faults:
-    """faulthandler: fatal errors are written to the engine's log, and no stack is about to be."""
+    """faulthandler: it writes fatal errors to the engine's log, and no delayed dump is pending."""
 
     def take(self) -> None:
-        """It is as `process` has made it."""
+        """Record nothing: the state is always the one that `process` has set."""
 
     def restore(self) -> bool:
         usual["cancel_dump_traceback_later"]()
@@ -165,7 +167,7 @@ class Faults:
 
 
 class ResourceLimits:
-    """Resource limits: soft ones, and those hard ones that may be raised again."""
+    """The soft resource limits, and those hard limits that may be raised again."""
 
     def take(self) -> None:
         self._limits = [resource.getrlimit(each) for each in _RESOURCES]
@@ -181,7 +183,10 @@ class ResourceLimits:
 
 
 class Priority:
-    """Niceness, cores, scheduling class; looked at too, as psutil changes them by itself."""
+    """Niceness, cores and scheduling class.
+
+    They are also compared, because psutil changes them without a watched function.
+    """
 
     def take(self) -> None:
         self._seen = self._look()
@@ -206,7 +211,7 @@ class Priority:
 
 
 class Identity:
-    """User, groups and root folder of the process: whoever gives them up does not get them back."""
+    """User, groups and root folder of the process. Once given up, they cannot be restored."""
 
     def take(self) -> None:
         self._who = self._look()
@@ -222,7 +227,7 @@ class Identity:
 
 
 class Locale:
-    """``locale.setlocale``."""
+    """The locale (``locale.setlocale``)."""
 
     def take(self) -> None:
         self._all = usual["setlocale"](locale.LC_ALL, None)
@@ -233,19 +238,21 @@ class Locale:
 
 
 class Descriptors:
-    """Descriptors 0, 1 and 2, which a program may close, or lead elsewhere."""
+    """The descriptors 0, 1 and 2, which a program may close or redirect."""
 
     _NUMBERS = (0,)
 
     def __init__(self, put_back_output: Callable[[], bool]) -> None:
-        """put_back_output: for 1 and 2, of which a copy here would keep their files locked, see `descriptors`."""
+        """Create the part; `put_back_output` restores 1 and 2, whose files a copy here would keep locked (see
+        `descriptors`).
+        """
         self._copies: list[int] = []
         self._put_back_output = put_back_output
 
     def take(self) -> None:
         for copy in self._copies:
             os.close(copy)
-        # Above what programs with few descriptors close by their numbers.
+        # Copies get numbers from 3 on, above those that programs with few descriptors close by number.
         self._copies = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3) for number in self._NUMBERS]
         self._files = self._look()
 
@@ -264,7 +271,7 @@ class Descriptors:
 
 
 def watched_parts(put_back_output: Callable[[], bool]) -> dict[str, Surrounding]:
-    """By the kind under which a change is noted; in the order in which they are put back: first what interrupts."""
+    """Return the kind under which a change is recorded -> the part, in the order of restoring: interruptions first."""
     return {
         TIMERS: AlarmTimers(),
         MASK: Mask(),

@@ -1,14 +1,14 @@
 """The zygote: a single-threaded process that has imported IPython and forks engines.
 
-A fresh interpreter needs 0.5-1 s until it is an IPython kernel, a fork of one that has everything imported
-needs 50 ms and shares its memory.  One zygote per agent; it is the parent of all its engines and the only
-place that calls `os.fork`.
+A fresh interpreter needs 0.5-1 s until it is an IPython kernel. A fork of a process that has everything imported needs
+50 ms and shares its memory. Each agent has one zygote. It is the parent of all the agent's engines, and the only place
+that calls `os.fork`.
 
-Started by the agent with one end of a ``socketpair(AF_UNIX, SOCK_STREAM)`` inherited::
+The agent starts it with one end of a ``socketpair(AF_UNIX, SOCK_STREAM)`` inherited::
 
     python -m ipytaskfarm.engine.zygote --control-fd 7 --farm default [--preload numpy --preload ...]
 
-Both directions carry frames: 4 bytes big-endian length, then that many bytes of one JSON object in UTF-8.  Several
+Both directions carry frames: 4 bytes big-endian length, then that many bytes of one JSON object in UTF-8. Several
 frames may arrive in one read.
 
 agent -> zygote::
@@ -16,39 +16,40 @@ agent -> zygote::
     {"op": "fork", "engine": "<incarnation>", "id": 3,   # the engine id that people see
      "folder": "<the agent's folder>",                   # lane.sock and bell.sock are in here
      "connection_file": "<folder>/kernel-<counter>.json",# written by the engine, 0600, ipc transport, sockets beside it
-     "recorder": "<folder>/engine-<counter>.rec",        # made by the agent before it asks
+     "recorder": "<folder>/engine-<counter>.rec",        # made by the agent before this request
      "output": "<folder>/engine-<counter>.out",          # the engine's fd 2, opened O_APPEND, made 0600
      "stack": "<folder>/engine-<counter>.stack",         # faulthandler writes here on SIGRTMIN+6
      "env": {"NAME": "value"},                           # added to the zygote's own environment; null removes one
      "cwd": "<the farm's start folder>",                 # put on the engine's sys.path, first
-     "umask": 18,                                        # optional: the user's, which tasks find
+     "umask": 18,                                        # optional: the user's, for tasks
      "node": "<the agent's node name>", "farm": "default",   # both optional: for facts and ps
-     "blobs": "<folder>"}                                # optional: where large values go, see storage/blobs.py
-    {"op": "quit"}                                       # kill the engines that are left, then exit 0
+     "blobs": "<folder>"}                                # optional: for large values, see storage/blobs.py
+    {"op": "quit"}                                       # kill the remaining engines, then exit 0
     end of file                                          # the same
 
 zygote -> agent::
 
     {"op": "ready", "pid": 4711, "dropped": [["numpy", "it started 2 threads"]]}     # once, first
     {"op": "forked", "engine": "...", "id": 3, "pid": 4712}
-    {"op": "failed", "engine": "...", "id": 3, "error": "OSError: ..."}             # no engine came of that fork
+    {"op": "failed", "engine": "...", "id": 3, "error": "OSError: ..."}             # that fork made no engine
     {"op": "exited", "engine": "...", "id": 3, "pid": 4712, "status": 9, "maxrss": 41943040}
 
 ``status`` is the raw wait status (``os.waitstatus_to_exitcode``), ``maxrss`` the peak of the process in bytes.
-``exited`` comes after ``forked``, exactly once for each, and is sent when the child has been reaped.  An agent that
-opens a pidfd on ``forked`` knows it for the right one if the process's parent is the zygote once the pidfd is open.
+``exited`` comes after ``forked``, exactly once for each, and is sent when the child has been reaped. An agent opens a
+pidfd on ``forked``. It has the right process if the process's parent is the zygote once the pidfd is open.
 
-An engine that is ready says so on the lane (`LaneHello`), not here; one that cannot start exits with status 1 << 8 and
-the reason as text in its ``output`` file.  Each engine is the leader of its own session and process group
-(pgid == pid), so a ``killpg`` reaches the children that it did not detach.
+An engine that is ready says so on the lane (`LaneHello`), not here. One that cannot start exits with status 1 << 8, and
+its ``output`` file has the reason as text. Each engine is the leader of its own session and process group (pgid ==
+pid), so a ``killpg`` reaches the children that it did not detach.
 
-Deaths go down the chain: the zygote asks the kernel for SIGKILL when the agent dies (PR_SET_PDEATHSIG, then rechecks
-its parent, as the agent may be dead already), each engine for SIGKILL when the zygote does.  PDEATHSIG looks at the
-parent *thread*: the agent must start the zygote from a thread that lives as long as itself, its main thread.
+Deaths propagate downwards. The zygote asks the kernel for SIGKILL at the agent's death (PR_SET_PDEATHSIG, then it
+checks its parent again, as the agent may be dead already). Each engine asks for SIGKILL at the zygote's death.
+PDEATHSIG refers to the parent *thread*: the agent must start the zygote from a thread that lives as long as the agent,
+its main thread.
 
-Signals to an engine: SIGRTMIN+5 is "look at `want` in the recorder", SIGRTMIN+6 writes the main thread's
-Python stack to ``stack`` (appended; also while C code holds the GIL), SIGTERM ends it (with --stay: passes it by),
-SIGINT is the kernel's own.
+Signals to an engine: SIGRTMIN+5 means "look at `want` in the recorder". SIGRTMIN+6 writes the main thread's Python
+stack to ``stack`` (appended; also while C code holds the GIL). SIGTERM ends it, or is ignored with --stay. SIGINT
+belongs to the kernel.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ TRAINED = (
     "tornado.platform.asyncio",
     "unicodedata",
 )
-"""Modules that a kernel imports while it starts and runs its first tasks, beyond what `engine.process` does.
+"""Modules that a kernel imports while it starts and runs its first tasks, beyond the imports of `engine.process`.
 `tests.unit.test_engine_zygote` names those that are missing here."""
 
 _LENGTH = struct.Struct(">I")
@@ -109,7 +110,7 @@ class ForkedEngine:
 
 
 class ForkServer:
-    """The loop: requests from the agent, exits of engines."""
+    """The main loop: it handles requests from the agent and exits of engines."""
 
     def __init__(self, control: socket.socket, farm: str, stays: bool = False) -> None:
         self._control = control
@@ -121,7 +122,7 @@ class ForkServer:
         self._buffer = bytearray()
 
     def serve(self) -> None:
-        """Until told to quit, or the agent is gone."""
+        """Serve until told to quit, or until the agent is gone."""
         while True:
             for fd, _ in self._poll.poll():
                 if fd in self._engines:
@@ -131,15 +132,15 @@ class ForkServer:
                     return
 
     def tell(self, **message: Any) -> None:
-        """Send one frame; an agent that is gone does not hear it."""
+        """Send one frame to the agent. If the agent is gone, nothing happens."""
         body = json.dumps(message).encode()
         try:
             self._control.sendall(_LENGTH.pack(len(body)) + body)
         except OSError:
-            pass  # the end of file is seen next
+            pass  # the end of file is noticed next
 
     def _read(self) -> bool:
-        """Take what has arrived; False: it was the last."""
+        """Handle what has arrived. Return False if it was the last."""
         try:
             data = self._control.recv(1 << 16)
         except ConnectionResetError:
@@ -179,7 +180,7 @@ class ForkServer:
         self.tell(op="forked", engine=name, id=engine_id, pid=pid)
 
     def _become(self, settings: EngineSettings, parent: int) -> NoReturn:
-        """In the child: be an engine."""
+        """Run the engine, in the child."""
         try:
             die_with_parent(parent)
             os.setsid()
@@ -224,7 +225,7 @@ class ForkServer:
 
 
 def die_with_parent(parent: int) -> None:
-    """SIGKILL when the parent dies; and now, if it has died before we could ask for that."""
+    """Ask for SIGKILL at the parent's death. If the parent has died before, end now."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
@@ -233,16 +234,16 @@ def die_with_parent(parent: int) -> None:
 
 
 def _new_chances() -> None:
-    """Children of one parent must not draw the same numbers: Python sees to ``random``, numpy does not to its own."""
+    """Seed numpy's generator, so that forked children do not draw the same numbers. Python seeds ``random`` itself."""
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
 
 
 def warm_up() -> None:
-    """Import what engines need."""
-    watch()  # before anybody keeps the functions themselves
-    # debugpy costs every engine 8 MiB and 70 ms, and nobody debugs a farm by it. ipykernel asks once whether it exists.
+    """Import the modules that engines need."""
+    watch()  # before any module keeps the original functions
+    # debugpy costs every engine 8 MiB and 70 ms, and is not used on a farm. ipykernel checks once whether it exists.
     sys.modules["debugpy"] = None  # type: ignore[assignment]
     try:
         importlib.import_module("ipykernel.debugger")
@@ -258,7 +259,9 @@ def warm_up() -> None:
 
 
 def _forget_our_path() -> None:
-    """PYTHONPATH is the user's own again: it led us to this package, and children of tasks have no need of that."""
+    """Restore the user's own PYTHONPATH. The agent had changed it to find this package, which children of tasks do not
+    need.
+    """
     own = os.environ.pop(PYTHONPATH_BEFORE, None)
     if own:
         os.environ["PYTHONPATH"] = own
@@ -267,12 +270,16 @@ def _forget_our_path() -> None:
 
 
 def preload(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Import the user's own choice, where it is safe; gives (name, why not) for the others.
+    """Import the modules that the user has chosen, where this is safe.
 
-    What starts a thread cannot be forked safely afterwards, and cannot be undone: each is tried in a child first.
+    After a module has started a thread, a fork is not safe, and the import cannot be undone. So each module is tried in
+    a child first.
+
+    Returns:
+        (name, reason) for each module that was not imported.
     """
     dropped = []
-    # Importing numpy starts the threads of its BLAS unless it is to have one; engines get the user's number back.
+    # Importing numpy starts the threads of its BLAS, unless it may have only one. Engines restore the user's number.
     limits = THREADS
     before = {name: os.environ.get(name) for name in limits}
     os.environ.update(dict.fromkeys(limits, "1"))
@@ -314,17 +321,20 @@ def _try_in_child(name: str) -> str:
 
 
 def stay() -> None:
-    """Let SIGTERM pass by.  Batch systems send it to all processes of a job, and what runs is to come to its end: the
-    agent ends engines by other means.  Not for children: what we start, or fork, ends by it as ever."""
+    """Ignore SIGTERM, except in children.
+
+    Batch systems send it to all processes of a job, and running tasks shall finish: the agent ends engines by other
+    means. Processes that this one starts or forks end by SIGTERM as usual.
+    """
     signal.signal(signal.SIGTERM, _pass_by)
-    # Held back meanwhile: a child may be told to end before it has come so far.
+    # Blocked around a fork: the child may be told to end before it has restored the usual behaviour.
     hold = partial(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGTERM})
     let_go = partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM})
     os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=_end_by_it_again)
 
 
 def _pass_by(number: int, frame: object) -> None:
-    # A handler of Python's own, where SIG_IGN would stay with programs that are started.
+    # A handler in Python, because SIG_IGN would be inherited by programs that are started.
     pass
 
 
@@ -335,7 +345,7 @@ def _end_by_it_again() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return the process that the agent starts."""
+    """Run the zygote and return its exit code."""
     parser = argparse.ArgumentParser("python -m ipytaskfarm.engine.zygote", description="Fork an agent's engines.")
     parser.add_argument("--control-fd", type=int, required=True, help="our end of the agent's socketpair")
     parser.add_argument("--farm", default="default", help="the farm's name, for ps")
@@ -344,15 +354,15 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     parent = os.getppid()
     die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the agent's terminal is the agent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the agent handles Ctrl-C at its terminal
     if options.stay:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     control = socket.socket(fileno=options.control_fd)
     control.set_inheritable(False)
     if not sys.flags.safe_path:
-        del sys.path[0]  # the folder we stand in, by "-m"; engines put their own there
+        del sys.path[0]  # the current folder, added by "-m"; engines add their own
     for name in ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JPY_INTERRUPT_EVENT"):
-        os.environ.pop(name, None)  # of the notebook that the farm was started from
+        os.environ.pop(name, None)  # they belong to the notebook that the farm was started from
     _forget_our_path()
     gc.disable()
     warm_up()

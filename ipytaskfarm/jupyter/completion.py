@@ -15,6 +15,7 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMa
 from ..client import Job
 from ..core import messages
 from ..core.messages import tables
+from ..core.states import RUNNING, state_counts
 from ..deployment.light_client import Questioner, connect as question
 from ..system.farm_paths import list_farms
 from . import connection
@@ -44,18 +45,18 @@ _PARSERS: dict[str, Any] = {
     "%%taskmap": TaskMagics.taskmap,
 }
 _OF_INTEREST: dict[str, tuple[str | None, ...]] = {
-    "abort": ("unfinished", "pending"),
-    "mark-done": ("unfinished", "pending"),
-    "progress": ("pending",),
+    "abort": ("unfinished", RUNNING),
+    "mark-done": ("unfinished", RUNNING),
+    "progress": (RUNNING,),
     "restart": ("finished", "failed"),
     "remove": ("finished", "failed"),
-    "barrier": ("unfinished", "pending"),
-    "stack": ("pending",),
+    "barrier": ("unfinished", RUNNING),
+    "stack": (RUNNING,),
     "retry": ("failed",),
     "failures": ("failed",),
 }
 """Action -> which tasks it is about; of the first that are few enough, the last are offered."""
-_ALL = (None, "unfinished", "failed", "pending")
+_ALL = (None, "unfinished", "failed", RUNNING)
 
 
 def register_completion(shell: Any) -> None:
@@ -164,8 +165,8 @@ def _jobs(shell: Any) -> list[str]:
 def _ids(shell: Any, states: Sequence[str | None]) -> list[int]:
     """Return the tasks in the first of these states that are not too many to be listed."""
     with question(connection.farm_name(shell)) as questioner:
-        counts = _answer(questioner, messages.QueueStatus(False), tables.QueueStatusReply).counts
-        unfinished = counts.get("scheduled", 0) + counts.get("pending", 0)
+        counts = state_counts(_answer(questioner, messages.QueueStatus(False), tables.QueueStatusReply).counts)
+        unfinished = counts["scheduled"] + counts[RUNNING]
         sizes = {state: counts.get(state or "", 0) for state in states}
         sizes |= {None: sum(counts.values()), "unfinished": unfinished}
         sizes["finished"] = sum(counts.values()) - unfinished

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..client import MultiEngineClient, TaskClient
+from ..deployment.home import FarmRun, Home
 from ..deployment.settings import DEFAULT_NAME
-
-Run: TypeAlias = tuple[str, int, float]
-"""One run of a farm: its name, and the pid and the start of the process that looks after it."""
 
 
 @dataclass
@@ -21,7 +20,7 @@ class MagicsConnection:
     """A farm's name or a connection file; None: the default farm."""
     clients: list[TaskClient | MultiEngineClient] = field(default_factory=list)
     """Kept, so that the connection stays between one magic and the next."""
-    started: set[Run] = field(default_factory=set)
+    started: set[FarmRun] = field(default_factory=set)
     """The farms that were started here."""
 
 
@@ -64,6 +63,34 @@ def engine_client(shell: Any) -> MultiEngineClient:
     client = MultiEngineClient(connection(shell).where)
     connection(shell).clients.append(client)
     return client
+
+
+def notebook() -> str:
+    """Return the notebook whose kernel this is, as Jupyter names it; "": none.  The name outlives the kernel."""
+    return os.environ.get("JPY_SESSION_NAME", "")
+
+
+def note_start(shell: Any, home: Home) -> None:
+    """Remember that this shell, and its notebook, have started a farm."""
+    run = home.present_run()
+    if run is not None:
+        connection(shell).started.add(run)
+        home.remember_notebook(notebook())
+
+
+def has_started(shell: Any, home: Home) -> bool:
+    """Return whether the farm's present run was started here, or by this notebook before its kernel was restarted."""
+    return home.present_run() in connection(shell).started or home.is_of_notebook(notebook())
+
+
+def farm_to_stop(shell: Any) -> str:
+    """Return the shell's farm; in a kernel that has used none yet, the farm that its notebook started."""
+    mine = connection(shell)
+    if mine.where is None and not mine.clients and notebook():
+        started = [home.name for home in Home.all() if home.is_of_notebook(notebook())]
+        if len(started) == 1:
+            return started[0]
+    return farm_name(shell)
 
 
 def farm_name(shell: Any) -> str:

@@ -12,34 +12,58 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
-from ..client.display import html_table, table
+from ..client.screens import Slot, notebook_shell
 from ..core import errors
 from ..core.messages import FarmStatus
 from ..core.messages.tables import FarmState
+from ..core.states import state_counts
 from ..deployment.daemon import start_detached, stop_farm
-from ..deployment.home import OWNER, SUPERVISOR, Home
+from ..deployment.home import Home
 from ..deployment.light_client import connect as question
 from ..deployment.settings import DEFAULT_NAME
+from ..display.farm_tables import engine_table
 from ..system.farm_paths import connection_reader
 from . import connection
 from .tracebacks import short_errors
 
 
 class Notes:
-    """Tells whoever sits in front of the cell."""
+    """Tells whoever sits in front of the cell: in a notebook in its output, in a terminal on its last line."""
+
+    def __init__(self) -> None:
+        shell = notebook_shell()
+        self._slot = Slot(shell) if shell is not None else None
+        self._lines: list[str] = []
 
     def progress(self, text: str) -> None:
         """What is waited for: overwritten by what follows."""
-        print(f"\r\033[K{text} …", end="", file=sys.stderr, flush=True)
+        if self._slot is not None:
+            self._show([*self._lines, f"{text} …"])
+        elif _is_terminal():
+            print(f"\r\033[K{text} …", end="", file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
         """What has happened."""
-        self.wipe()
-        print(line)
+        if self._slot is not None:
+            self._lines.append(line)
+            self._show(self._lines)
+        else:
+            self.wipe()
+            print(line)
 
     def wipe(self) -> None:
         """Take away what is waited for."""
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
+        if self._slot is None and _is_terminal():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+    def _show(self, lines: list[str]) -> None:
+        assert self._slot is not None
+        shown = "".join(f"<div>{html.escape(line)}</div>" for line in lines)
+        self._slot.show({"text/plain": "\n".join(lines), "text/html": shown})
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class FarmStatusView:
@@ -51,7 +75,7 @@ class FarmStatusView:
 
     def _lines(self) -> list[str]:
         s = self.state
-        counts = ", ".join(f"{s.counts.get(key, 0)} {word}" for key, word in _WORDS)
+        counts = ", ".join(f"{count:,} {word}" for word, count in state_counts(s.counts).items())
         how = "stopping" if s.stopping else "held: `ipytaskfarm resume` lets tasks start" if s.held else "running"
         return [
             f"farm {s.name!r}: {how}",
@@ -65,23 +89,13 @@ class FarmStatusView:
             f"engines: {sum(e.state in ('idle', 'busy') for e in s.engines)} of {s.wanted} ready",
         ]
 
-    def _rows(self) -> list[tuple[object, ...]]:
-        return [
-            (e.id, e.state, "" if e.task is None else e.task, e.ahead or "", e.node, e.pid, e.note)
-            for e in self.state.engines
-        ]
-
     def __repr__(self) -> str:
         lines = self._lines()
-        return "\n".join([*lines, table(_HEADINGS, self._rows())] if self.state.engines else lines)
+        return "\n".join([*lines, repr(engine_table(self.state.engines))] if self.state.engines else lines)
 
     def _repr_html_(self) -> str:
         shown = "".join(f"<div>{html.escape(line)}</div>" for line in self._lines())
-        return shown + (html_table(_HEADINGS, self._rows()) if self.state.engines else "")
-
-
-_WORDS = (("scheduled", "waiting"), ("pending", "running"), ("succeeded", "succeeded"), ("failed", "failed"))
-_HEADINGS = ("engine", "state", "task", "sent ahead", "node", "pid", "note")
+        return shown + (engine_table(self.state.engines).html() if self.state.engines else "")
 
 
 @magics_class
@@ -122,7 +136,8 @@ class FarmMagics(Magics):
                 client = connection.connect(self.shell, farm)
                 print(f"connected to farm {client.farm!r}")
                 return None
-            name = farm or connection.farm_name(self.shell)
+            stops = given.action == "stop"
+            name = farm or (connection.farm_to_stop(self.shell) if stops else connection.farm_name(self.shell))
             if given.action == "status":
                 return FarmStatusView(*_look(name))
             if given.action == "start":
@@ -144,10 +159,8 @@ class FarmMagics(Magics):
             lives = home.living_info() is not None
             raise UsageError(started.text + (f". %taskfarm connect {name} uses the one that runs" if lives else ""))
         connection.connect(self.shell, name)
-        run = _run(home)
-        if run is not None:
-            connection.connection(self.shell).started.add(run)
-        print(f"{started.text.partition(' Connect: ')[0]} Stop: %taskfarm stop")
+        connection.note_start(self.shell, home)
+        notes.say(f"{started.text.partition(' Connect: ')[0]} Stop: %taskfarm stop")
 
     def _stop(self, name: str, given: Any) -> None:
         try:
@@ -159,7 +172,7 @@ class FarmMagics(Magics):
             home = Home.of(name)
         else:
             home = Home.of(state.name)
-            if _run(home) not in connection.connection(self.shell).started and not given.force:
+            if not connection.has_started(self.shell, home) and not given.force:
                 raise UsageError(
                     f"farm {state.name!r} was not started here: {_whose(home, state)}. "
                     f"To stop it all the same: %taskfarm stop {state.name} --force"
@@ -169,7 +182,7 @@ class FarmMagics(Magics):
             stop_farm(home, None if given.drain else given.wait, notes)
         finally:
             notes.wipe()
-        print(f"farm {home.name!r} has stopped; what waited and all results are kept for the next start")
+        notes.say(f"farm {home.name!r} has stopped; what waited and all results are kept for the next start")
 
 
 def _words(given: Any) -> list[str]:
@@ -191,20 +204,9 @@ def _look(name: str) -> tuple[FarmState, str]:
     return state, f"{info.host}:{info.port}"
 
 
-def _run(home: Home) -> connection.Run | None:
-    """Return one run of a farm, from a start to a stop: by the process that looks after it, as far as is known.
-
-    Not by the farm's incarnation: that one stays when somebody else stops the farm and starts it again.
-    """
-    for record in home.read_processes():
-        if record["kind"] in (SUPERVISOR, OWNER):
-            return home.name, int(record["pid"]), float(record["started"])
-    return None
-
-
 def _whose(home: Home, state: FarmState) -> str:
     """Whose farm it is, as far as that can be known."""
-    run, owner = _run(home), home.owner_pid()
+    run, owner = home.present_run(), home.owner_pid()
     try:
         user = psutil.Process(state.pid).username()
     except psutil.Error:
@@ -212,7 +214,7 @@ def _whose(home: Home, state: FarmState) -> str:
     if owner is not None:
         after = f"process {owner}, a Python of {user}, looks after it"
     elif run is not None:
-        after = f"supervisor {run[1]} of {user} looks after it"
+        after = f"supervisor {run.pid} of {user} looks after it"
     else:
         after = f"it is {user}'s, and nobody looks after it"
     return (

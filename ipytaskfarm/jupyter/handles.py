@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import html
 import threading
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Generator, Iterable
 from typing import Any
 
 from ..client import TaskClient, TaskResult
+from ..client.display import text_html
+from ..client.estimate import span
+from ..client.output_printer import Displays, SeenOutput, rest_of
 from ..client.results import NS
+from ..client.screens import Slot, notebook_shell
+from ..client.streams import Stream
+from ..core.messages import Output
 from .tracebacks import short_errors
+
+EVERY_S = 0.25
+ASK_EVERY_S = 1.0
+ANSWER_S = 1.0
+"""For so long a repr waits for an engine to say what a task has printed."""
+LINES = 10
+"""So many of the last lines that a task has printed are shown while it runs."""
+TAIL_CHARS = 4_000
+TEXT_LINES = 3
 
 
 class TaskHandle:
-    """A task on its way: `id`, `status`, `done()`; `result()`, `ns` and ``await`` wait for its end."""
+    """A task on its way: `id`, `status`, `done()`; `result()`, `ns` and ``await`` wait for its end.
+
+    Shown in a notebook it follows the task: its state, engine, time and last lines, its figures and tables as they
+    come, and then its result.
+    """
 
     def __init__(self, client: TaskClient, task_id: int) -> None:
         self._client = client
@@ -22,13 +43,12 @@ class TaskHandle:
 
     def done(self) -> bool:
         """Return whether it has ended, well or not."""
-        return self._client.get_task_result(self.id, raw=False) is not None
+        return self._client.get_task_result(self.id, block=False, raw=False) is not None
 
     @property
     def status(self) -> str:
         """scheduled, running, succeeded or failed."""
-        state = self._client.status(self.id).state
-        return "running" if state == "pending" else state
+        return self._client.status(self.id).state
 
     def result(self, timeout: float | None = None) -> TaskResult:
         """Its `TaskResult`; waits for it, `timeout` seconds at most (TimeoutError)."""
@@ -53,26 +73,139 @@ class TaskHandle:
 
     def __repr__(self) -> str:
         try:
-            return f"<task {self.id}: {self.status}>"
+            output = HandleOutput(None)
+            with _stream(self._client, self.id, output) as stream:
+                stream.tick()
+                # An engine answers at once, unless C code holds its interpreter.
+                deadline_s = time.monotonic() + ANSWER_S
+                while not output.has_come and time.monotonic() < deadline_s and stream.asked and self._is_live():
+                    time.sleep(0.01)
+                    stream.show()
+            lines = output.last_lines(TEXT_LINES)
+            return "\n  ".join([f"<task {self.id}: {TaskState(self._client, self.id).text()}>", *lines])
         except Exception as error:  # a farm that is away, a task that was cleared: a repr does not raise
             return f"<task {self.id}: {type(error).__name__}>"
 
-    def _repr_html_(self) -> str:
-        return f"<div>⏳ task {self.id}: {html.escape(repr(self)[1:-1].partition(': ')[2])}</div>"
+    def _is_live(self) -> bool:
+        return self._client.session.arrivals.is_live(self.id)
+
+    def _ipython_display_(self) -> None:
+        if notebook_shell() is None:
+            print(repr(self))
+        else:
+            self.show_live()
+
+    def show_live(self) -> None:
+        """Show the task in the present cell of a notebook, and follow it in a thread until it has ended."""
+        shell = notebook_shell()
+        slot, output, state = Slot(shell), HandleOutput(shell), TaskState(self._client, self.id)
+
+        def show() -> None:
+            text = f"task {self.id}: {state.text()}"
+            lines = output.last_lines(LINES)
+            plain = "\n  ".join([text, *lines])
+            slot.show(
+                {"text/plain": plain, "text/html": f"<div>⏳ {html.escape(text)}</div>{text_html(chr(10).join(lines))}"}
+            )
+
+        def follow() -> None:
+            # Aborted, cleared, or the farm is gone: the handle says so to whoever asks it.
+            with contextlib.suppress(Exception):
+                with _stream(self._client, self.id, output) as stream:
+                    while self._is_live():
+                        stream.tick()
+                        show()
+                        time.sleep(EVERY_S)
+                result = self.result()
+                slot.show({"text/plain": repr(result), "text/html": result.html(displays=False)})
+
+        with contextlib.suppress(Exception):
+            self._client.session.watch([self.id])
+        show()
+        # The context tells to which cell the output belongs.
+        run = contextvars.copy_context().run
+        threading.Thread(target=run, args=(follow,), name=f"task {self.id}", daemon=True).start()
 
 
-def follow(handle: TaskHandle, show: Callable[[TaskResult], None]) -> None:
-    """Call `show` with the result when it is there, in a thread of its own, in the context of the caller.
+class TaskState:
+    """State, engine and time of one task, asked once a second."""
 
-    The context holds which cell an output belongs to.
+    def __init__(self, client: TaskClient, task_id: int) -> None:
+        self._client = client
+        self._id = task_id
+        self._asked_s = -ASK_EVERY_S
+        self._text = "handed in"
+        self._since_s: float | None = None
+
+    def text(self) -> str:
+        """Return ``running on engine 1, 3 s``."""
+        now_s = time.monotonic()
+        if now_s - self._asked_s >= ASK_EVERY_S:
+            self._asked_s = now_s
+            row = self._client.status(self._id)
+            state = row.state
+            reason = f" ({row.reason})" if row.reason and row.reason != state else ""
+            where = f" on engine {row.engineid}" if row.engineid is not None and row.engineid >= 0 else ""
+            self._text = f"{state}{reason}{where}"
+            begun = row.started_at.timestamp() if state == "running" and row.started_at is not None else None
+            self._since_s = now_s - max(0.0, time.time() - begun) if begun is not None else None
+            if row.duration is not None and state in ("succeeded", "failed"):
+                self._text += f" in {span(row.duration)}"
+        if self._since_s is None:
+            return self._text
+        return f"{self._text}, {int(now_s - self._since_s)} s"
+
+
+class HandleOutput:
+    """What a task prints: the last lines are kept.  Its figures and tables are shown as they come.
+
+    Args:
+        shell: of the notebook; None: displays are shown nowhere.
     """
-    context = contextvars.copy_context()
 
-    def wait() -> None:
-        try:
-            result = handle.result()
-        except Exception:  # aborted, cleared, or the farm is gone: the handle says so to whoever asks it
-            return
-        context.run(show, result)
+    def __init__(self, shell: Any) -> None:
+        self._displays = Displays(shell) if shell is not None else None
+        self._text = ""
+        self.has_come = False
 
-    threading.Thread(target=wait, name=f"task {handle.id}", daemon=True).start()
+    def take(self, label: str, seen: SeenOutput, output: Output) -> None:
+        """Take what has come of the run."""
+        seen.note(output)
+        self.has_come = True
+        self._add(output.stdout + output.stderr)
+        if self._displays is not None:
+            for place, display in seen.decoded(output):
+                self._displays.show(seen, place, display)
+
+    def rest(self, label: str, seen: SeenOutput, stdout: str, stderr: str, outputs: Iterable[dict[str, Any]]) -> None:
+        """Take from the result what has not come."""
+        self._add(rest_of(stdout, seen.chars[0]) + rest_of(stderr, seen.chars[1]))
+        if self._displays is not None:
+            for place, display in enumerate(outputs):
+                self._displays.show(seen, place, display)
+
+    def end_old_lines(self, label: str, seen: SeenOutput) -> None:
+        """Do nothing: lines without an end are shown as they are."""
+
+    def show(self, is_over: bool = False) -> None:
+        """Do nothing: the handle shows the lines."""
+
+    def _add(self, text: str) -> None:
+        self._text = (self._text + text)[-TAIL_CHARS:]
+
+    def last_lines(self, count: int) -> list[str]:
+        """Return the last lines, of those that were redrawn the last state."""
+        lines = self._text.removesuffix("\n").split("\n")[-count:]
+        return [line.removesuffix("\r").rpartition("\r")[2] for line in lines] if self._text else []
+
+
+@contextlib.contextmanager
+def _stream(client: TaskClient, task_id: int, output: HandleOutput) -> Generator[Stream]:
+    session = client.session
+    stream = Stream(session, session.arrivals, {task_id}, output, session.fetch, empty=True)
+    session.io.output_listeners.append(stream.take)
+    try:
+        yield stream
+    finally:
+        session.io.output_listeners.remove(stream.take)
+        stream.close()

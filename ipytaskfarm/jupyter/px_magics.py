@@ -6,7 +6,6 @@ advice.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
 from ..client import MultiEngineClient
-from ..client.commands import PendingResult, ResultList
+from ..client.commands import PendingResult, show_entries
 from ..client.multiengine import offer_magics
 from .tracebacks import short_errors
 
@@ -126,7 +125,7 @@ class Px:
             found = self._client.get_result(targets=_targets(given.targets), block=True)
             if given.out:
                 self._shell.user_ns[given.out] = found
-            self._display(found)
+            show_entries(found)
             return None
 
     @magic_arguments()
@@ -140,16 +139,23 @@ class Px:
             self._client.block = given.block
 
     @magic_arguments()
-    @argument("action", choices=("save", "load"), help="save the engines' names, or restore them")
-    @argument("file", help="a file on the engines' nodes; {id} in it is the engine's id")
+    @argument("action", choices=("save", "load", "checkpoint"), help="save names, restore them, or save a checkpoint")
+    @argument("file", nargs="?", help="a file on the engines' nodes; {id} in it is the engine's id")
     @argument("-t", "--targets", metavar="IDS", help="engines: 0, 0,2 or all")
     def session(self, line: str) -> None:
-        """``%pxsession save|load FILE``: save the engines' names to files, or restore them."""
+        """``%pxsession save|load FILE``: save the engines' names to files, or restore them.
+
+        ``%pxsession checkpoint``: save them for the engines' replacements.
+        """
         given = parse_argstring(self.session, line)
+        if (given.file is None) != (given.action == "checkpoint"):
+            raise UsageError("give `save FILE`, `load FILE` or `checkpoint`")
         targets = _targets(given.targets)
         with short_errors():
             ids = self._client.ids_of(targets)
-            if given.action == "save":
+            if given.action == "checkpoint":
+                found = self._client.checkpoint(ids, block=True)
+            elif given.action == "save":
                 found = self._client.dump_session(given.file, ids, block=True)
             else:
                 found = self._client.load_session(given.file, ids, block=True)
@@ -181,27 +187,10 @@ class Px:
             self._shell.user_ns[out] = pending
         if not block:
             return None if out else pending
-        self._display(pending.get_result())
+        # All that came before an error is shown above it.
+        pending.stream()
+        pending.get_result()
         return None
-
-    def _display(self, found: ResultList) -> None:
-        """What each engine shows, under its number."""
-        for entry in found:
-            engine = entry["id"]
-            for stream, text in ((sys.stdout, entry["stdout"]), (sys.stderr, entry["stderr"])):
-                if text:
-                    lines = text.removesuffix("\n").split("\n")
-                    stream.write("".join(f"[{engine}] {line}\n" for line in lines))
-            for output in entry["display"]:
-                self._display_one(engine, output)
-
-    def _display_one(self, engine: int, output: dict[str, Any]) -> None:
-        data = output["data"]
-        if data.keys() <= {"text/plain"}:
-            print(f"[{engine}] {data.get('text/plain', '')}")
-            return
-        print(f"[{engine}]")
-        self._shell.display_pub.publish(data, output.get("metadata") or {})
 
 
 def _targets(text: str | None) -> Any:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from IPython.core.error import UsageError
 
 from ..client import TaskClient
-from ..client.display import harmless
 from ..core.parsing import parse_since
+from ..display.text import CELL_MAX, safe
 
 
 @dataclass
@@ -48,7 +48,7 @@ def _status(client: TaskClient, asked: ActionArguments) -> Any:
 
 
 def _result(client: TaskClient, asked: ActionArguments) -> Any:
-    return _one([client.get_task_result(i, raw=False) or client.status(i) for i in asked.ids])
+    return _one([client.get_task_result(i, block=False, raw=False) or client.status(i) for i in asked.ids])
 
 
 def _abort(client: TaskClient, asked: ActionArguments) -> None:
@@ -84,17 +84,17 @@ def _resume(client: TaskClient, asked: ActionArguments) -> None:
 
 
 def _held(client: TaskClient, asked: ActionArguments) -> str:
-    return f"job {harmless(asked.options.job)!r}" if asked.options.job else f"farm {client.farm!r}"
+    return f"job {safe(asked.options.job, CELL_MAX)!r}" if asked.options.job else f"farm {client.farm!r}"
 
 
 def _drain(client: TaskClient, asked: ActionArguments) -> None:
     agents = client.drain(asked.words, on=not asked.options.off)
     what = "goes on" if asked.options.off else "drained; what runs there comes to its end"
-    print(f"{', '.join(map(harmless, asked.words))}: {what}" if agents else _nobody_there(client))
+    print(f"{', '.join(safe(word, CELL_MAX) for word in asked.words)}: {what}" if agents else _nobody_there(client))
 
 
 def _nobody_there(client: TaskClient) -> str:
-    there = ", ".join(harmless(node.name) for node in client.snapshot())
+    there = ", ".join(safe(node.name, CELL_MAX) for node in client.snapshot())
     return f"nothing of the farm is there now (nodes: {there}); it is remembered until `%task drain … --off`"
 
 
@@ -123,7 +123,7 @@ def _messages(client: TaskClient, asked: ActionArguments) -> None:
         try:
             for message in client.messages(task_id):
                 at = time.strftime("%H:%M:%S", time.localtime(message.at_s))
-                print(f"{at} {harmless(message.sender)}: {harmless(repr(message.value))}", flush=True)
+                print(f"{at} {safe(message.sender, CELL_MAX)}: {safe(repr(message.value), CELL_MAX)}", flush=True)
         except KeyboardInterrupt:
             return
 

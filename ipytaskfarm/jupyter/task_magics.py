@@ -10,14 +10,15 @@ from typing import Any
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
-from IPython.display import display
 from IPython.utils.process import arg_split  # type: ignore[attr-defined]
 
 from ..client import Job, StringTask, TaskClient, TaskResult
 from ..client.tables import FailureGroups, TaskTable
+from ..client.waits import wait_for_tasks
 from ..core.parsing import parse_ids
+from ..core.states import ACCEPTED_STATES, ASKED_STATES
 from . import connection
-from .handles import TaskHandle, follow
+from .handles import TaskHandle
 from .task_actions import ACTIONS, ActionArguments, check
 from .tracebacks import short_errors
 
@@ -109,7 +110,7 @@ class TaskMagics(Magics):
             client = connection.task_client(self.shell)
             pull, push, rules = _names(given.pull), self._pushed(given.push), self._rules(given)
             ids = [client.run(StringTask(cell, pull, push | _bound(targets, item), **rules)) for item in items]
-            client.barrier(ids)
+            wait_for_tasks(client.session, set(ids), None, bool(client.progress), stream=True, ended_too=True)
             values, first = _collected(client, ids, pull)
             if given.out:
                 self.shell.user_ns[given.out] = values
@@ -154,7 +155,7 @@ class TaskMagics(Magics):
             return action.call(client, ActionArguments(ids, given.words, given, self.shell.ev))
 
     @magic_arguments()
-    @argument("--state", choices=["scheduled", "running", "succeeded", "failed", "unfinished", "finished"])
+    @argument("--state", choices=ACCEPTED_STATES, metavar="STATE", help=f"one of {', '.join(ASKED_STATES)}")
     @argument("--name", help="only tasks of that name")
     @argument("--job", metavar="NAME", help="only tasks of this job, by its name or id")
     @argument("--last", type=int, default=50, metavar="N", help="the last so many (default 50; 0: all)")
@@ -206,12 +207,10 @@ class TaskMagics(Magics):
         return [int(i) for i in value] if isinstance(value, Iterable) else [value.__index__()]
 
     def _shown(self, client: TaskClient, task_id: int) -> TaskResult:
-        """Wait for a task and show what it printed and displayed; raises what it raised."""
+        """Wait for a task, and show what it prints and displays while it runs; raises what it raised."""
+        session, shows = client.session, bool(client.progress)
+        wait_for_tasks(session, {task_id}, None, shows, stream=True, labelled=False, ended_too=True)
         result: TaskResult = client.get_task_result(task_id, block=True, raw=False)
-        sys.stdout.write(result.stdout)
-        sys.stderr.write(result.stderr)
-        for output in result.outputs:
-            self.shell.display_pub.publish(output["data"], output.get("metadata") or {})
         result.raise_exception()
         return result
 
@@ -219,9 +218,7 @@ class TaskMagics(Magics):
         if getattr(self.shell, "kernel", None) is None:  # a terminal cannot take back what it has shown
             print(f"task {handle.id}: handed in.  %task result {handle.id} shows what comes of it")
             return
-        shown = display(handle, display_id=True)
-        assert shown is not None
-        follow(handle, shown.update)
+        handle.show_live()
 
 
 def _unquoted(value: Any) -> Any:

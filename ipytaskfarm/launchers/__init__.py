@@ -1,9 +1,9 @@
-"""How the processes of a farm get onto machines.
+"""Launchers: they place the processes of a farm on machines.
 
-Here: controller, supervisor and the agent of this machine, as processes (`local`).  The supervisor
-(`ipytaskfarm.deployment.supervisor`) decides *what* runs and how often; a `ProcessSpec` says what to run, `Processes`
-starts it, a
-`Placed` is what came of it.  Elsewhere: agents alone, by existing systems (`agents`: batch systems, Dask, ssh).
+On this machine: controller, supervisor and the local agent, as processes (`local`). The supervisor
+(`ipytaskfarm.deployment.supervisor`) decides *what* runs and how often. A `ProcessSpec` describes a process,
+`Processes` starts it, and a `Placed` represents it. On other machines: only agents, by existing systems (batch systems,
+Dask, ssh).
 """
 
 from __future__ import annotations
@@ -14,66 +14,66 @@ from pathlib import Path
 from typing import Any, Protocol
 
 EXIT_UNKNOWN = -1000
-"""It has ended and nobody can say how: it was not our child."""
+"""The exit code of a process that has ended but was not our child, so that nobody can know its real one."""
 
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """One process of the farm, before it runs: ``python -m module *arguments``."""
+    """One process of the farm before it runs: ``python -m module *arguments``."""
 
     kind: str
-    """``controller``, ``agent-0``, ``supervisor``: names it in logs and in the farm's list of processes."""
+    """Its name in logs and in the farm's list of processes: ``controller``, ``agent-0``, ``supervisor``."""
     module: str
     arguments: tuple[str, ...]
     log: Path
-    """Where its stdout and stderr go, appended."""
+    """The file to which its stdout and stderr are appended."""
     folder: Path
-    """Its working folder."""
+    """The working folder."""
     fds: tuple[int, ...] = ()
-    """Inherited under the same numbers."""
+    """Descriptors that it inherits under the same numbers."""
     environment: dict[str, str] = field(default_factory=dict)
-    """Environment variables in addition to ours."""
+    """Environment variables in addition to those of this process."""
 
 
 class Placed(Protocol):
-    """Something started, in the manner of `subprocess.Popen`."""
+    """A started process, with methods like `subprocess.Popen`."""
 
     kind: str
 
     def poll(self) -> int | None:
-        """None while it lives; else its exit code, minus the signal that ended it, or `EXIT_UNKNOWN`."""
+        """Return None while it lives; else its exit code, minus the signal that ended it, or `EXIT_UNKNOWN`."""
 
     def terminate(self) -> None:
-        """Ask it to end.  Nothing happens if it has ended."""
+        """Ask it to end. Nothing happens if it has ended."""
 
     def kill(self) -> None:
-        """End it now.  Nothing happens if it has ended."""
+        """End it now. Nothing happens if it has ended."""
 
     def wait_fd(self) -> int | None:
-        """Return a file descriptor that becomes readable when it ends, where there is such a thing."""
+        """Return a descriptor that becomes readable when it ends; None if the system has none."""
 
     def said(self, limit_bytes: int = 4000) -> str:
-        """Return the last of what it printed since it was started."""
+        """Return the end of its output since its start."""
 
     def record(self) -> dict[str, Any]:
-        """Return what `Processes.adopt` needs to find it again from another process, as JSON."""
+        """Return a JSON value by which `Processes.adopt` finds it again from another process."""
 
     def close(self) -> None:
-        """Forget it, living or not."""
+        """Forget it, whether it lives or not."""
 
 
 class Processes(Protocol):
-    """What starts parts, and finds them again."""
+    """Starts processes, and finds them again."""
 
     def start(self, part: ProcessSpec) -> Placed:
-        """Start it, detached from our terminal and signals: it outlives us."""
+        """Start a process, detached from our terminal and signals, so that it outlives us."""
 
     def adopt(self, record: dict[str, Any]) -> Placed | None:
-        """Return what an earlier process started, if it still lives."""
+        """Return the process that an earlier process started, if it still lives."""
 
 
 def describe_exit(status: int) -> str:
-    """Return an exit status as people say it."""
+    """Return an exit status as text for people."""
     if status == EXIT_UNKNOWN:
         return "is gone"
     if status < 0:

@@ -1,12 +1,13 @@
-"""How agents get onto other machines: what every launcher can do, and what it is told.
+"""The interface of launchers, which place agents on other machines.
 
-Existing systems place and end our agents; this says what we want of such a system.  An agent dials out to the
-controller, brings its engines, holds a lease and leaves nothing behind, so a launcher does no more than start so many
-agents, say how they do, and end them.  It keeps nothing in memory that matters: what `Launcher.submit` returns is JSON,
-stands in the farm's folder, and any process of the same user can go on with it.
+An existing system places and ends the agents. This module defines what the farm needs of such a system. An agent
+connects to the controller, brings its engines, holds a lease and leaves nothing behind. So a launcher only starts
+agents, reports their state, and ends them. It keeps no state in memory that matters: the result of `Launcher.submit` is
+JSON in the farm's folder, with which any process of the same user can go on.
 
-To add one: a class that satisfies `Launcher`, made from its options (`Launcher.OPTIONS`), and an entry point of the
-group `ENTRY_POINTS` in your package.  ``ipytaskfarm agents add NAME`` and ``Farm(agents="NAME:3")`` find it by that.
+To add a launcher, write a class that implements `Launcher` and is made from its options (`Launcher.OPTIONS`), and
+declare an entry point of the group `ENTRY_POINTS` in your package. ``ipytaskfarm agents add NAME`` and
+``Farm(agents="NAME:3")`` then find it.
 """
 
 from __future__ import annotations
@@ -26,81 +27,95 @@ from ipytaskfarm.system.farm_paths import ConnectionInfo
 ENTRY_POINTS = "ipytaskfarm.launchers"
 
 Handle: TypeAlias = dict[str, Any]
-"""What a launcher needs to find again what it submitted: JSON, of its own making."""
+"""The data, as JSON, with which a launcher finds again what it has submitted."""
 
 
 @dataclass(frozen=True)
 class Seat:
-    """One agent to be: its name, unique on the farm, and the file by which it connects."""
+    """An agent to be started: its name, unique on the farm, and its connection file."""
 
     name: str
-    """``slurm-1.0``.  An agent may also call itself ``NAME.anything`` under the key of ``NAME``."""
+    """For example ``slurm-1.0``. An agent may also call itself ``NAME.anything`` under the key of ``NAME``."""
     connection_file: Path
-    """0600, in the farm's folder.  Its text is a secret: it may be copied to where the agent runs, over what encrypts,
-    into a file of 0600; it never stands in a command line, an environment variable or a script."""
+    """0600, in the farm's folder. Its text is a secret. It may be copied to where the agent runs, over an encrypted
+    connection, into a file of 0600. It is never in a command line, an environment variable or a script."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentSpec:
-    """What the agents of one submission are to be, wherever they run."""
+    """The settings of the agents of one submission, wherever they run."""
 
     farm: str
     group: str
-    """Names the submission: ``slurm-1``."""
+    """The name of the submission: ``slurm-1``."""
     engines: int | None = None
-    """How many each brings; None: as many as it has cores."""
+    """Engines per agent; None for as many as it has cores."""
     python: str = sys.executable
-    """The interpreter there."""
+    """The interpreter on the agents' machines."""
     cwd: Path = field(default_factory=Path.cwd)
-    """Where engines start, if it is there."""
+    """The folder in which engines start, if it exists there."""
     logs: Path = field(default_factory=Path.cwd)
-    """A folder for what is printed, if the agents' machines see it."""
+    """A folder for the agents' output, if their machines see it."""
     time_limit_s: float | None = None
-    """After so long the system ends the agent; None: it has no such limit."""
+    """The time after which the system ends the agent; None for no limit."""
     leave_s: float = 25.0
-    """How long running tasks may go on once the agent was told to end."""
+    """How long running tasks may go on after the agent was told to end."""
     flags: tuple[str, ...] = ()
     """More flags of ``ipytaskfarm agent``."""
 
 
 class AgentStatus(NamedTuple):
-    """How one agent does, as its system sees it."""
+    """The state of one agent, as its system sees it."""
 
     state: Literal["waiting", "running", "ended"]
     where: str = ""
-    """A machine's name, if it is known."""
+    """The name of its machine, if known."""
     why: str = ""
-    """What it waits for, or how it ended."""
+    """The reason for waiting, or the kind of its end."""
 
 
 class Launcher(Protocol):
-    """One system that places agents.  Every call may take seconds, and raises LauncherError with a remedy."""
+    """A system that places agents. Every call may take seconds, and raises LauncherError with a remedy."""
 
     OPTIONS: ClassVar[Mapping[str, str]]
-    """option -> one line of help; ``Launcher(options)`` raises ValueError for any other."""
+    """option -> one line of help. ``Launcher(options)`` raises ValueError for any other option."""
 
     def names(self, group: str, count: int | None) -> list[str]:
-        """Return the agents that are to be enrolled for a submission of so many.  ValueError: count does not fit."""
+        """Return the names of the agents to enrol for a submission of `count` agents.
+
+        Raises:
+            ValueError: the launcher cannot start this number.
+        """
 
     def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
         """Return the text that `submit` would hand over, for people (``--dry-run``)."""
 
     def submit(self, seats: Sequence[Seat], spec: AgentSpec) -> Handle:
-        """Have these agents run, soon."""
+        """Start these agents, now or when the system has room."""
 
     def status(self, handle: Handle) -> dict[str, AgentStatus]:
-        """Agent's name -> how it does; one that the system has forgotten has ended."""
+        """Return agent's name -> its status. An agent that the system has forgotten has ended."""
 
     def cancel(self, handle: Handle, names: Sequence[str] | None = None) -> None:
-        """End these (None: all): SIGTERM, and later what the system does then.  What has ended is passed over."""
+        """End these agents (None: all): first SIGTERM, later the system's own means.
+
+        Agents that have ended are skipped.
+        """
 
     def tend(self, handle: Handle) -> Handle:
-        """Called every few seconds while the farm runs: start again what the launcher keeps running here.  Returns the
-        handle, changed or as it was."""
+        """Start again what the launcher keeps running on this machine. Called every few seconds while the farm runs.
+
+        Returns:
+            The handle, changed or not.
+        """
 
 
 def find_launcher(name: str, options: Mapping[str, str]) -> Launcher:
-    """Return the launcher of that name, with these options.  ValueError: there is none, or it has no such option."""
+    """Return the launcher of this name with these options.
+
+    Raises:
+        ValueError: there is no such launcher, or it has no such option.
+    """
     found = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     if name not in found:
         raise ValueError(f"there is no launcher {name!r}: there are {', '.join(sorted(found)) or 'none'}")
@@ -115,10 +130,9 @@ def find_launcher(name: str, options: Mapping[str, str]) -> Launcher:
 
 
 def agent_words(spec: AgentSpec, name: str, connection_file: str, *, node: str | None = None) -> list[str]:
-    """Return the command line of one agent after the interpreter, as words to be quoted by whoever puts them into a
-    shell.
+    """Return the command line of one agent after the interpreter, as words for the caller to quote for a shell.
 
-    node: this machine's name for people; None: its host name.
+    `node` is the machine's name for people; None for its host name.
     """
     words = ["-P", "-m", "ipytaskfarm.agent", "--connection-file", connection_file, "--farm", spec.farm]
     words += ["--name", name, "--startup-cwd", str(spec.cwd), "--leave", f"{spec.leave_s:g}"]
@@ -128,12 +142,14 @@ def agent_words(spec: AgentSpec, name: str, connection_file: str, *, node: str |
 
 
 def shell_line(words: Sequence[str]) -> str:
-    """Words as one line of sh."""
+    """Return words as one line of sh."""
     return " ".join(map(shlex.quote, words))
 
 
 def elsewhere(info: ConnectionInfo) -> str | None:
-    """Return the address at which other machines may find the controller; None: it listens for its own alone."""
+    """Return the address at which other machines may find the controller; None if it listens only for
+    its own machine.
+    """
     host = info.location or info.host
     try:
         address = ipaddress.ip_address(host)

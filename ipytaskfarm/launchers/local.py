@@ -21,7 +21,7 @@ LOG_FILES = 3
 
 
 class LocalProcess:
-    """A process here, our child or adopted."""
+    """A process on this machine: our child, or adopted."""
 
     def __init__(self, kind: str, pid: int, log: Path, started: float, child: subprocess.Popen[bytes] | None) -> None:
         self.kind = kind
@@ -34,7 +34,7 @@ class LocalProcess:
         self._pidfd = _open_pidfd(pid)
 
     def poll(self) -> int | None:
-        """None while it lives; else its exit code, or `EXIT_UNKNOWN` for one that is not our child."""
+        """Return None while it lives; else its exit code, or `EXIT_UNKNOWN` if it is not our child."""
         if self._status is None:
             if self._child is not None:
                 self._status = self._child.poll()
@@ -43,15 +43,15 @@ class LocalProcess:
         return self._status
 
     def terminate(self) -> None:
-        """SIGTERM."""
+        """Send SIGTERM."""
         self._send(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         self._send(signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:
-        # poll() first: a pid is only ours to signal while the process is known to be the same.
+        # poll() first: a pid may be signalled only while it is known to be the same process.
         if self.poll() is None:
             try:
                 os.kill(self.pid, number)
@@ -59,11 +59,11 @@ class LocalProcess:
                 pass
 
     def wait_fd(self) -> int | None:
-        """Its pidfd, readable once it has ended."""
+        """Return its pidfd, which is readable once the process has ended."""
         return self._pidfd
 
     def said(self, limit_bytes: int = 4000) -> str:
-        """Return the end of its log, no further back than its own start."""
+        """Return the end of its log, but nothing from before its own start."""
         try:
             with open(self._log, "rb") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -74,16 +74,16 @@ class LocalProcess:
             return ""
 
     def record(self) -> dict[str, Any]:
-        """Its pid and when it began: together they name a process for ever."""
+        """Return its pid and the time of its start, which together identify a process for ever."""
         return {"kind": self.kind, "pid": self.pid, "started": self._started, "log": str(self._log)}
 
     def close(self) -> None:
-        """Let go of it."""
+        """Forget it and close its pidfd."""
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
         if self._child is not None and self._child.returncode is None:
-            # It lives on, on purpose: no ResourceWarning about that.
+            # It lives on, on purpose: Popen must not warn about that.
             self._child.returncode = 0
 
 
@@ -91,13 +91,13 @@ class LocalProcesses:
     """Starts processes on this machine, each in a session of its own."""
 
     def start(self, part: ProcessSpec) -> LocalProcess:
-        """Start it.  Its terminal is none, so that a Ctrl-C in ours reaches only us."""
+        """Start a process without a terminal, so that a Ctrl-C in ours reaches only us."""
         rotate(part.log)
-        # Append mode: truncating a log that grew too long (`trim`) must not leave a hole.
+        # Append mode, so that truncating a log that grew too long (`trim`) leaves no hole.
         output = os.open(part.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             log_start = os.fstat(output).st_size
-            # -P: neither the farm's folder nor the user's is where our own modules come from.
+            # -P: neither the farm's folder nor the user's is searched for our own modules.
             child = subprocess.Popen(
                 [sys.executable, "-P", "-m", part.module, *part.arguments],
                 stdin=subprocess.DEVNULL,
@@ -115,7 +115,7 @@ class LocalProcesses:
         return process
 
     def adopt(self, record: dict[str, Any]) -> LocalProcess | None:
-        """Return the process of that record, if it still lives."""
+        """Return the process of the record, if it still lives."""
         pid, started = int(record["pid"]), float(record["started"])
         if process_started(pid) != started:
             return None
@@ -123,19 +123,21 @@ class LocalProcesses:
 
 
 def child_environment(extra: dict[str, str]) -> dict[str, str]:
-    """Our environment variables, and what a child needs to find this very package: a checkout need not be installed."""
+    """Return our environment variables, extended so that a child finds this very package, even from an uninstalled
+    checkout.
+    """
     environment = {**os.environ, **absolute_folders(), **extra}
     root = str(Path(__file__).resolve().parents[2])
     if root not in [*site.getsitepackages(), site.getusersitepackages()]:
         known = environment.get("PYTHONPATH", "").split(os.pathsep)
         if root not in known:
-            environment[PYTHONPATH_BEFORE] = environment.get("PYTHONPATH", "")  # what tasks' children are to find
+            environment[PYTHONPATH_BEFORE] = environment.get("PYTHONPATH", "")  # for the children of tasks
             environment["PYTHONPATH"] = os.pathsep.join([*filter(None, known), root])
     return environment
 
 
 def rotate(log: Path, limit_bytes: int = LOG_BYTES) -> None:
-    """Before a start: a log that is too long becomes ``.1``, that one ``.2``, and the oldest goes."""
+    """Rename a log that is too long to ``.1``, that one to ``.2``, and remove the oldest. Called before a start."""
     try:
         if log.stat().st_size < limit_bytes:
             return
@@ -149,9 +151,9 @@ def rotate(log: Path, limit_bytes: int = LOG_BYTES) -> None:
 
 
 def trim(log: Path, limit_bytes: int = LOG_BYTES) -> None:
-    """While its process writes to it: copy a log that is too long to ``.1`` and empty it.
+    """Copy a log that is too long to ``.1`` and empty it, while its process writes to it.
 
-    The file stays the same one, since the process holds it open; what is written between copy and truncation is lost.
+    The file stays the same, because the process has it open. Text that is written between copy and truncation is lost.
     """
     import shutil
 

@@ -1,11 +1,12 @@
-"""Values and code as bytes, and back.
+"""Serialization: values and code as bytes, and back.
 
-``pack`` is the entry: values, functions, errors and environments.  ``pickler`` takes objects apart, ``rebuild`` puts
-them together on the other side, ``digests`` name functions and classes, ``cache`` keeps what was packed, ``modules``
-decides which modules travel by value.  Controller and agents never import this package: payloads are bytes to them.
+``pack`` is the entry point for values, functions, errors and environments. ``pickler`` takes objects apart, ``rebuild``
+puts them together on the other side, ``digests`` names functions and classes, ``cache`` keeps packed objects for reuse,
+``modules`` loads modules that travel by value. Controller and agents never import this package: they forward payloads
+as bytes.
 
-Pickles name the functions that rebuild their objects by module.  Stores made before these modules had their present
-names hold pickles with the old ones: `STORED_NAMES` keeps those readable.
+Pickles name the modules of the functions that rebuild their objects. Stores from before these modules were renamed
+contain the old names; `STORED_NAMES` keeps such pickles readable.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ STORED_NAMES = {
     "ipytaskfarm.doors.pack_parts": "ipytaskfarm.serialization.exception_parts",
     "ipytaskfarm.doors.pack_stages": "ipytaskfarm.serialization.definition_stages",
 }
-"""Name of a module in stored pickles -> the module that holds these functions now."""
+"""Module name in stored pickles -> the present module with the same functions."""
 
 
 class _StoredNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports a module of `STORED_NAMES` under its old name, when a stored pickle asks for it."""
+    """Finder that imports a module of `STORED_NAMES` under its old name, for stored pickles."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname == "ipytaskfarm.doors":  # the package that they were in
+        if fullname == "ipytaskfarm.doors":  # the package that contained these modules
             return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
         return importlib.machinery.ModuleSpec(fullname, self) if fullname in STORED_NAMES else None
 
@@ -48,11 +49,11 @@ class _StoredNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None if present is None else _Alias(spec.name, present)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """Nothing is left to do: an alias reads its names from the present module."""
+        """Do nothing: an alias reads its attributes from the present module."""
 
 
 class _Alias(types.ModuleType):
-    """A module under its old name; its attributes are those of the present module."""
+    """A module under its old name that has the attributes of the present module."""
 
     def __init__(self, name: str, present: str) -> None:
         super().__init__(name, f"Old name of {present}.")

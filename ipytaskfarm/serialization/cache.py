@@ -1,4 +1,4 @@
-"""What is packed once and used again: the picklers themselves, functions, and definitions of classes."""
+"""A cache of picklers, packed functions and packed class definitions, which are all used more than once."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _ENTRIES_MAX = 1024
 _OUT_OF_BAND_BYTES = 16 * 1024
 _ALIGNMENT = 64
 WITH_BUFFERS = 1
-"""First byte of a pack with buffers beside its pickle; a plain pickle begins with 0x80."""
+"""First byte of a pack that has buffers beside its pickle. A plain pickle begins with 0x80."""
 _READ_ONLY = 1 << 63
 _IN_BLOB = 1 << 62
-"""Beside a length: not so many bytes stand there, but the digest of the blob that holds them."""
+"""Flag of a length: the pack holds the digest of a blob instead of the bytes."""
 _DIGEST_BYTES = 32
 
 
 def keep_inside(buffer: pickle.PickleBuffer, beside: list[memoryview]) -> bool:
-    """Return whether a buffer stays in the pickle; if it does not, it is added to those beside it."""
+    """Return whether a buffer stays in the pickle. If not, the buffer has been added to `beside`."""
     try:
         raw = buffer.raw()
     except BufferError:
@@ -45,7 +45,7 @@ def keep_inside(buffer: pickle.PickleBuffer, beside: list[memoryview]) -> bool:
 
 
 class _Sink:
-    """A pickler with its output and the large buffers it met."""
+    """A pickler with its output and the large buffers that it met."""
 
     __slots__ = ("buffers", "file", "pickler")
 
@@ -55,11 +55,11 @@ class _Sink:
         self.pickler = Pickler(self.file, 5, buffer_callback=self.take)
 
     def take(self, buffer: pickle.PickleBuffer) -> bool:
-        """Return whether the buffer is to stay in the pickle."""
+        """Return whether the buffer stays in the pickle."""
         return keep_inside(buffer, self.buffers)
 
     def dump(self, obj: Any, keeper: BlobWriter | None) -> bytes:
-        """Return one pack.  After an exception the sink is not to be used again."""
+        """Return one pack. After an exception the sink must not be used again."""
         dump_settled(self.pickler, self.file, obj)
         data = self.file.getvalue()
         if self.buffers or (keeper is not None and len(data) >= BLOB_BYTES):
@@ -75,7 +75,9 @@ _pool: list[_Sink] = []
 
 
 def dumps(obj: Any, keeper: BlobWriter | None = None) -> bytes:
-    """Pickle with buffers of 16 KiB and more beside the pickle; what is large goes to the keeper, if there is one."""
+    """Pickle an object; buffers of 16 KiB and more stand beside the pickle, and large parts go to `keeper` if there is
+    one.
+    """
     if later and later[0] in _modules:
         refuse_connections()
     try:
@@ -93,7 +95,10 @@ def _frame(data: bytes, buffers: list[memoryview], keeper: BlobWriter | None) ->
 
 
 def _laid_out(data: bytes, buffers: list[memoryview], keeper: BlobWriter | None) -> list[bytes | memoryview]:
-    """marker, number of buffers, length of the pickle, lengths of the buffers; pickle; aligned buffers."""
+    """Return the parts of a pack in order.
+
+    They are: marker, number of buffers, length of the pickle, lengths of the buffers; the pickle; the aligned buffers.
+    """
     sizes: list[int] = []
     places: list[bytes | memoryview] = []
     for part in (memoryview(data), *buffers):
@@ -113,8 +118,10 @@ def _laid_out(data: bytes, buffers: list[memoryview], keeper: BlobWriter | None)
 
 
 def unframe(view: memoryview) -> tuple[memoryview, list[memoryview | bytearray]]:
-    """Return the pickle and its buffers.  Blobs are mapped; other buffers of read-only memory are copied where the
-    object wants to write into them."""
+    """Return the pickle and its buffers.
+
+    Blobs are mapped. A buffer is copied if the object wants to write into it and the pack's memory is read-only.
+    """
     count, length = struct.unpack_from("<4xIQ", view)
     sizes = struct.unpack_from(f"<{count}Q", view, 16)
     position = 16 + 8 * count
@@ -130,7 +137,7 @@ def unframe(view: memoryview) -> tuple[memoryview, list[memoryview | bytearray]]
 
 
 def _part(view: memoryview, position: int, size: int) -> tuple[memoryview, int]:
-    """Return what stands there, and where it ends."""
+    """Return the part that begins at this position, and the position of its end."""
     if size & _IN_BLOB:
         end = position + _DIGEST_BYTES
         return mapped(bytes(view[position:end])), end
@@ -147,14 +154,14 @@ class _Entry:
     def __init__(self, owner: weakref.ref[Any], guards: list[Guard] | None, value: Any) -> None:
         self.owner = owner
         self.guards = guards
-        """None: something in it can change unseen."""
+        """The guards of the value; None if something in it can change unseen."""
         self.value = value
         self.seen = b""
-        """A function's pack as it was last looked at."""
+        """The function's pack at the most recent look; only used if `guards` is None."""
 
 
 class _Kept:
-    """Values kept by the identity of what they were made from, as long as that lives."""
+    """Values by the identity of the objects that they were made from, for as long as those objects live."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
@@ -164,7 +171,10 @@ class _Kept:
         return entry if entry is not None and entry.owner() is owner else None
 
     def put(self, owner: Any, guards: list[Guard] | None, value: Any) -> _Entry | None:
-        """None: it cannot be kept, as nobody tells when its owner is gone."""
+        """Keep a value for its owner.
+
+        Return None if the owner does not support weak references, so that it cannot be kept.
+        """
         key = id(owner)
         entries = self._entries
 
@@ -195,12 +205,15 @@ _classes = _Kept()
 
 
 def packed_function(function: Callable[..., Any]) -> Function:
-    """As packed before if nothing of it changed, or nothing of it that its digest tells."""
+    """Return the packed function.
+
+    The earlier pack is reused if the function, or what its digest covers, has not changed.
+    """
     entry = _functions.get(function)
     if entry is not None and entry.guards is not None and _hold(entry.guards):
         known: Function = entry.value
         return known
-    # Packed first: it is the pickler whose errors say where something cannot travel.
+    # The function is packed first, because the errors of the pickler say which part cannot travel.
     parts = _parts_inline(function)
     if entry is not None and _same(entry.seen, parts):
         seen: Function = entry.value
@@ -219,7 +232,7 @@ def packed_function(function: Callable[..., Any]) -> Function:
 
 
 def _parts_inline(function: Any) -> list[bytes | memoryview]:
-    """Return a pack of it in parts that stand on its own large buffers: they cost nothing until they are joined."""
+    """Return a pack of the function in parts. Its large buffers are not copied until the parts are joined."""
     if later and later[0] in _modules:
         refuse_connections()
     buffers: list[memoryview] = []
@@ -232,7 +245,7 @@ def _parts_inline(function: Any) -> list[bytes | memoryview]:
 
 
 def _same(pack: bytes, parts: list[bytes | memoryview]) -> bool:
-    """Return whether the parts make up this very pack: a comparison of memory, ten times as fast as a digest."""
+    """Return whether the parts joined equal the pack. The comparison of memory is ten times as fast as a digest."""
     position = 0
     for part in parts:
         if not pack.startswith(part, position):
@@ -269,13 +282,13 @@ def _definition(cls: type) -> _Definition:
 
 
 def class_digests(cls: type) -> tuple[str, str]:
-    """Return (the digest it was born with, the one of what it is now)."""
+    """Return (the digest of the class when it was defined, the digest of its present definition)."""
     definition = _definition(cls)
     return definition.born, definition.digest
 
 
 def packed_class(cls: type) -> tuple[str, str, bytes]:
-    """Its digests, and its definition as a pickle of its own."""
+    """Return the two digests of the class, and its definition as a pickle of its own."""
     definition = _definition(cls)
     if definition.packed is None:
         definition.packed = dumps_inline(cls)

@@ -1,15 +1,15 @@
-"""What came by value, in processes that a task starts.
+"""By-value functions and classes in processes that a task starts.
 
-`multiprocessing` pickles functions and classes by name.  A child that is forked finds them under these names, since it
-has all of its parent's memory; one that is started afresh (spawn, forkserver) does not.  So `ForkingPickler`, with
-which all of `multiprocessing` and `concurrent.futures` pickle, writes what has no name in a child into a file, once per
-object, and sends the file's name.  A child that knows the object, because it was forked with it or has loaded it
-before, takes that one: an object keeps its identity, and comes back to its sender as itself.
+`multiprocessing` pickles functions and classes by name. A forked child finds them under these names, because it has the
+memory of its parent. A child that was started by spawn or forkserver does not. Therefore `ForkingPickler`, which
+`multiprocessing` and `concurrent.futures` use, writes each object that a child cannot find by name into a file, once
+per object, and sends the file's name. If the child knows the object already (it was forked with it, or has loaded it
+before), it uses the known one: the object keeps its identity, also when it comes back to its sender.
 
-In a child that was started afresh all functions of ``__main__`` share the child's ``__main__``, as they do in plain
-Python: what a pool's initializer assigns to a global is seen by the functions that the pool calls.
+In a spawned child, all functions of ``__main__`` share the child's ``__main__``, as in plain Python: what a pool's
+initializer assigns to a global is seen by the functions that the pool calls.
 
-The name `load_in_child` and its signature are named by the pickles of children.
+Pickles for children name the function `load_in_child` and rely on its signature.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from .modules import is_by_value
 from .pickler import Pickler
 
 _FAMILY = os.urandom(8)
-"""Inherited by children that are forked: they have the same objects at the same addresses."""
+"""Identifies this process and the children forked from it, which have the same objects at the same addresses."""
 _process = [_FAMILY]
-"""Names this process alone."""
+"""Identifies this process alone."""
 sent: dict[int, tuple[Any, tuple[Any, ...]]] = {}
-"""id -> (the object, what `load_in_child` is called with)."""
+"""Address -> (the object, the arguments for `load_in_child`)."""
 _objects: weakref.WeakValueDictionary[tuple[bytes, int], Any] = weakref.WeakValueDictionary()
-"""(process, number) -> what was sent from there, or loaded here, under it."""
+"""(process, number) -> the object that this process sent, or loaded, under that number."""
 _counter = [0]
 before_children: list[Callable[[], None]] = []
-"""Called before a child is told about a member of a by-value module."""
+"""Functions that are called before a child is told about a member of a by-value module."""
 
 
 class SharedMain(Names):
-    """The globals of all functions of ``__main__`` in a child: those of its own ``__main__``."""
+    """The globals of all functions of ``__main__`` in a child: the child's own ``__main__``."""
 
     __slots__ = ("shipped",)
 
@@ -60,7 +60,7 @@ class SharedMain(Names):
         self.shipped: dict[str, Any] = {}
 
     def add(self, used: dict[str, Any], wanted: tuple[str, ...], function: types.FunctionType | None = None) -> None:
-        """Bind what a function brings, unless the child has assigned to it meanwhile."""
+        """Bind the globals that a function brings, except those that the child has assigned to meanwhile."""
         for name, value in used.items():
             here = self.globals.get(name, self)
             if here is self or here is self.shipped.get(name, self.shipped):
@@ -71,7 +71,7 @@ _shared: list[SharedMain] = []
 
 
 def reduce_for_child(pickler: ForkingPickler, obj: Any) -> Any:
-    """`ForkingPickler`'s ``reducer_override``."""
+    """Reduce an object for a child process: the ``reducer_override`` of `ForkingPickler`."""
     if not isinstance(obj, types.FunctionType | type):
         return NotImplemented
     module = getattr(obj, "__module__", None)
@@ -97,7 +97,7 @@ def _send(obj: Any) -> tuple[Any, ...]:
     why = ""
     try:
         Path(path).write_bytes(_packed(obj))
-    except Exception as error:  # a forked child has the object; another one says why it cannot
+    except Exception as error:  # a forked child has the object; another child raises this reason
         why = f"{obj.__qualname__} cannot be sent to a process that was not forked: {error}"
     return (_FAMILY, _process[0]), number, id(obj), obj.__qualname__, isinstance(obj, type), path, why
 
@@ -120,13 +120,13 @@ def load_in_child(
     """Return the object in the process that receives it.
 
     Args:
-        origin: the family and the process that it comes from.
-        number: what that process calls it.
-        address: where it stands in the memory of that process, and of those that were forked by it afterwards.
-        name: its ``__qualname__``.
-        is_class: whether it is a class.
-        path: the file that it is in.
-        why: what kept it from being written.
+        origin: the family and the process of the sender.
+        number: the sender's number for the object.
+        address: the object's address in the sender, and in processes that were forked from the sender afterwards.
+        name: the ``__qualname__`` of the object.
+        is_class: whether the object is a class.
+        path: the file that contains the object.
+        why: the reason why the file could not be written; "" if it was written.
     """
     family, process = origin
     key = process, number
@@ -140,7 +140,7 @@ def load_in_child(
         except Exception as error:
             if is_class:
                 raise
-            return _Failing(error)  # raised here, it would end the worker and leave its pool waiting for ever
+            return _Failing(error)  # raised here, it would end the worker, and its pool would wait for ever
         if _is_fresh() and "." not in name:
             _shared[0].add({name: obj}, ())
     _objects[key] = obj
@@ -162,7 +162,7 @@ def _load(path: str, why: str) -> Any:
     if not _shared:
         _shared.append(SharedMain())
         if _is_fresh():
-            use_folder(os.path.dirname(path))  # it goes with the engine, however this process ends
+            use_folder(os.path.dirname(path))  # the engine removes it, however this process ends
     outer = build.loading.shared
     build.loading.shared = _shared[0] if _is_fresh() else None
     try:
@@ -172,12 +172,12 @@ def _load(path: str, why: str) -> Any:
 
 
 def _is_fresh() -> bool:
-    """Return whether this process was started afresh, not forked by one that keeps what came by value."""
+    """Return whether this process was spawned, and not forked from a process that holds by-value objects."""
     return not before_children
 
 
 class _Failing:
-    """Stands for a function that could not be loaded, and raises why when it is called."""
+    """Stand-in for a function that could not be loaded: calling it raises the reason."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -187,7 +187,7 @@ class _Failing:
 
 
 def forget_sent() -> None:
-    """Another task begins: remove the files of what was sent to children of the last one."""
+    """Remove the files of objects that were sent to children of the last task. Called when another task begins."""
     for _, arguments in list(sent.values()):
         if arguments[0][1] == _process[0]:
             Path(arguments[5]).unlink(missing_ok=True)

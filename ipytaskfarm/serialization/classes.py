@@ -1,7 +1,7 @@
-"""Classes that travel by value, taken apart: the part to create them with, and the steps that complete them.
+"""Reducers for classes that travel by value: what creates a class, and the steps that complete it.
 
-What is in a class's dictionary travels as it is, so that nothing a decorator, a metaclass or a later assignment left
-there has to happen again.  `definition_stages` says in which order the parts go, `rebuild_classes` puts them together.
+The entries of a class's dictionary travel as they are, so that decorators, metaclasses and later assignments need not
+run again. `definition_stages` decides the order of the parts, and `rebuild_classes` puts them together.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _ENUM_OWN = frozenset(
 
 
 def reduce_class(pickler: Pickler, cls: type) -> Reduced:
-    """By name if it has one, else by its definition."""
+    """Reduce a class to its name if it can be reached by name, else to its definition."""
     named = find_named(cls)
     if named is not None:
         kind, module_name, qualname = named
@@ -76,7 +76,13 @@ def reduce_class(pickler: Pickler, cls: type) -> Reduced:
 
 
 def take_apart(pickler: Pickler, cls: type, born: str, digest: str) -> Reduced:
-    """Return the definition of a class."""
+    """Reduce a class to its definition.
+
+    Args:
+        pickler: the pickler, in which the definition is written in this pickle.
+        cls: the class.
+        born, digest: the digests of the class, see `rebuild.known_class`.
+    """
     stages, steps = join(pickler, by_value)
     stages.classes.append(cls)
     attributes = class_attributes(cls)
@@ -85,7 +91,7 @@ def take_apart(pickler: Pickler, cls: type, born: str, digest: str) -> Reduced:
     namespace: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
     for name in ("__orig_bases__", "__slots__"):
         if name in attributes and not isinstance(cls, enum.EnumMeta):
-            namespace[name] = attributes.pop(name)  # looked at when the class is made
+            namespace[name] = attributes.pop(name)  # read when the class is made
     if not isinstance(namespace.get("__slots__", ()), str | tuple | list | dict):
         namespace["__slots__"] = _slots(cls)
     fields = {name: attributes.pop(name) for name in _CTYPES_FIELDS if name in attributes and _is_ctypes(cls)}
@@ -97,7 +103,7 @@ def take_apart(pickler: Pickler, cls: type, born: str, digest: str) -> Reduced:
     elif _is_struct(cls):
         made = _reduce_struct(stages, cls, born, digest, namespace, body)
     else:
-        # A structure's fields are final when another one is derived from it.
+        # A ctypes structure's fields are final once another structure derives from it.
         final = tuple(base for base in cls.__bases__ if _is_ctypes(cls) and by_value(base))
         bases = After(cls.__bases__, final) if final else cls.__bases__
         start: tuple[Any, ...] = (born, digest, type(cls), maker(type(cls)), cls.__name__, bases)
@@ -122,7 +128,7 @@ def maker(metaclass: type) -> type:
 
 
 def _functions(value: Any) -> Iterable[types.FunctionType]:
-    """Return the functions that a descriptor is made of."""
+    """Return the functions that an attribute consists of."""
     if isinstance(value, types.FunctionType):
         return (value,)
     if isinstance(value, property):
@@ -132,7 +138,7 @@ def _functions(value: Any) -> Iterable[types.FunctionType]:
 
 
 def _is_body(value: Any) -> bool:
-    """Return whether an attribute can be there as soon as the class is."""
+    """Return whether an attribute can be set as soon as the class exists."""
     kind = type(value)
     if kind is types.FunctionType or is_free(value):
         return True
@@ -146,12 +152,12 @@ def _is_body(value: Any) -> bool:
 
 
 def _slots(cls: type) -> tuple[str, ...]:
-    """From the members that they became, where ``__slots__`` was an iterator."""
+    """Return the slots' names from the member descriptors, for a class where ``__slots__`` was an iterator."""
     return tuple(name for name, value in cls.__dict__.items() if isinstance(value, types.MemberDescriptorType))
 
 
 def class_attributes(cls: type) -> dict[str, Any]:
-    """Return what the class statement put there, and what was set later; not what Python adds by itself."""
+    """Return the attributes that the class statement or a later assignment set, not those that Python adds itself."""
     found = {}
     is_enum = isinstance(cls, enum.EnumMeta)
     hints = build.hints.get(cls, {})
@@ -171,7 +177,7 @@ def class_attributes(cls: type) -> dict[str, Any]:
 
 
 def _is_own_descriptor(value: Any, cls: type) -> bool:
-    """Return whether Python made it for the slots of this class."""
+    """Return whether Python made the descriptor for the slots of this class."""
     return isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType) and value.__objclass__ is cls
 
 
@@ -180,8 +186,10 @@ def _is_own_descriptor(value: Any, cls: type) -> bool:
 
 
 def class_hints(cls: type) -> dict[str, Any]:
-    """Return what the names in string annotations stand for, as `typing.get_type_hints` finds them in the class's
-    module."""
+    """Return the objects that names in string annotations refer to.
+
+    They are looked up in the class's module, as `typing.get_type_hints` does.
+    """
     known = build.hints.get(cls)
     if known is not None:
         return known
@@ -198,7 +206,7 @@ def hint_names(cls: type) -> list[str]:
 
 
 def own_annotations(cls: type) -> dict[str, Any]:
-    """Return the class's own annotations as they are."""
+    """Return the annotations of the class itself, without those of its bases."""
     found = vars(cls).get("__annotations__")
     return found if isinstance(found, dict) else {}
 
@@ -210,7 +218,10 @@ def own_annotations(cls: type) -> dict[str, Any]:
 def _reduce_enum(
     stages: Stages, cls: Any, born: str, digest: str, namespace: dict[str, Any], body: dict[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """With its members; the classes of their values and the bases have to be complete."""
+    """Reduce an enumeration to a call that makes it with its members.
+
+    The bases and the classes of the members' values must be complete before the call.
+    """
     members = enum_members(cls)
     if _has_own_construction(cls):
         base = next((each for each in cls.__mro__ if each in _EXACT), object)
@@ -239,11 +250,11 @@ def _reduce_enum(
 
 
 def _nothing(member: Any) -> None:
-    """Members that are of no builtin type are nothing beside themselves."""
+    """Return None: a member that derives from no builtin type has no builtin value."""
 
 
 def _has_own_construction(cls: Any) -> bool:
-    """Return whether members are made by functions that travel, or values are of a class that does."""
+    """Return whether by-value functions make the members, or the values are of a by-value class."""
     if isinstance(getattr(cls, "__new_member__", None), types.FunctionType):
         return True
     if isinstance(cls.__init__, types.FunctionType) and cls.__init__.__module__ != "enum":
@@ -252,7 +263,7 @@ def _has_own_construction(cls: Any) -> bool:
 
 
 def reduce_member(pickler: Pickler, member: enum.Enum) -> Reduced:
-    """By its name; combinations of flags have none."""
+    """Reduce an enumeration member to its name. A combination of flags has no name, so pickle handles it."""
     cls: Any = type(member)
     if cls.__members__.get(member._name_) is not member:
         return NotImplemented
@@ -266,16 +277,16 @@ _EXACT: dict[type, Callable[[Any], Any]] = {
     str: str.__str__,
     tuple: tuple,
 }
-"""What a member of such an enumeration is, without its being a member."""
+"""Builtin base of an enumeration -> the function that gives a member's plain builtin value."""
 
 
 def enum_members(cls: Any) -> dict[str, Any]:
-    """Name -> value, other names of a member included."""
+    """Return name -> value of all members, including aliases."""
     return {name: member._value_ for name, member in cls.__members__.items()}
 
 
 def enum_extras(cls: Any) -> dict[str, dict[str, Any]]:
-    """Return what members hold beside name and value (set by an ``__init__`` of the enumeration)."""
+    """Return member -> its attributes other than name and value, such as those that the ``__init__`` sets."""
     own = {"_value_", "_name_", "__objclass__", "_sort_order_"}
     found = {}
     for name, member in cls.__members__.items():
@@ -286,7 +297,7 @@ def enum_extras(cls: Any) -> dict[str, dict[str, Any]]:
 
 
 def registered_subclasses(cls: type) -> list[type]:
-    """Virtual subclasses of an abstract class."""
+    """Return the virtual subclasses of an abstract class, in order of their names."""
     if not isinstance(cls, abc.ABCMeta):
         return []
     dump = getattr(__import__("_abc"), "_get_dump", None)
@@ -296,7 +307,7 @@ def registered_subclasses(cls: type) -> list[type]:
 
 
 # --------------------------------------------------------------------------------------------------
-# Types that other libraries' C code makes
+# Types that C code of other libraries makes
 
 _STRUCT = "msgspec._core.StructMeta"
 _CTYPES_OWN = ("__ctype_be__", "__ctype_le__")
@@ -316,7 +327,7 @@ def _is_ctypes(cls: type) -> bool:
 
 
 def _embedded(fields: Iterable[tuple[Any, ...]]) -> Iterable[type]:
-    """Yield the structures that lie inside another one, whose sizes have to be known first."""
+    """Yield the structures that are fields of another structure. Their sizes must be known before it is made."""
     for field in fields:
         kind = field[1]
         while hasattr(kind, "_length_") and isinstance(getattr(kind, "_type_", None), type):
@@ -326,7 +337,7 @@ def _embedded(fields: Iterable[tuple[Any, ...]]) -> Iterable[type]:
 
 
 def _made_by_library(cls: Any) -> bool:
-    """Return whether a call of the library made it, and not a class statement."""
+    """Return whether a call of ctypes made the class (as `POINTER` does), and not a class statement."""
     return "_type_" in cls.__dict__ or "_restype_" in cls.__dict__
 
 
@@ -341,13 +352,16 @@ _C_TYPES: dict[str, Callable[[Any], Reduced]] = {
 
 
 def _ctypes_samples() -> Iterable[type]:
-    """Return a type of each metaclass of `ctypes`: these have no names of their own in Python 3.11 and 3.12."""
+    """Return one type of each metaclass of `ctypes`.
+
+    On Python 3.11 and 3.12 the metaclasses have no names of their own.
+    """
     found = vars(sys.modules["_ctypes"])
     return (found[name] for name in ("Structure", "Union", "Array", "_SimpleCData", "_Pointer", "CFuncPtr"))
 
 
 def _other_byte_order(cls: type) -> Reduced:
-    """By the type of which it is the other form; NotImplemented: it is a type of its own."""
+    """Reduce a type with swapped byte order to the type that it was derived from; NotImplemented for other types."""
     for base, name in itertools.product(vars(sys.modules["ctypes"]).values(), _CTYPES_OWN):
         if isinstance(base, type) and base.__dict__.get(name) is cls:
             return getattr, (base, name)
@@ -355,8 +369,11 @@ def _other_byte_order(cls: type) -> Reduced:
 
 
 def struct_parts(cls: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Return the defaults and factories that a `msgspec.Struct` class has of its own, and its class statement's
-    keywords."""
+    """Return the parts of a `msgspec.Struct` class that its dictionary lacks.
+
+    Returns:
+        (defaults of its own fields, default factories of its own fields, keywords of its class statement).
+    """
     own = own_annotations(cls)
     parts: dict[str, Any] = {}
     factories: dict[str, Any] = {}
@@ -383,7 +400,9 @@ def struct_parts(cls: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, An
 def _reduce_struct(
     stages: Stages, cls: Any, born: str, digest: str, namespace: dict[str, Any], body: dict[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """With its fields, and all that can be there when it is made."""
+    """Reduce a `msgspec.Struct` class to a call that makes it with its fields and the attributes that
+    must exist then.
+    """
     parts, factories, keywords = struct_parts(cls)
     made = {**namespace, **body}
     made.pop("__slots__", None)
@@ -395,7 +414,9 @@ def _reduce_struct(
 
 
 def struct_digested(cls: type) -> tuple[Any, ...]:
-    """Return what makes a `msgspec.Struct` class what it is beside its dictionary."""
+    """Return the parts of a `msgspec.Struct` class that its digest covers beside its dictionary; () for
+    other classes.
+    """
     if not _is_struct(cls):
         return ()
     parts, factories, keywords = struct_parts(cls)
@@ -431,13 +452,13 @@ def _reduce_alias(pickler: Pickler, found: Any) -> Reduced:
 
 
 def _reduce_forward_ref(pickler: Pickler, found: Any) -> Reduced:
-    """Without what it was found to stand for."""
+    """Reduce a forward reference to its name, without the cached object that it resolves to."""
     start = (found.__forward_arg__, found.__forward_is_argument__, found.__forward_module__)
     return build_classes.new_forward_ref, (*start, found.__forward_is_class__)
 
 
 def _reduce_single_dispatch_method(pickler: Pickler, found: Any) -> Reduced:
-    """Without its cache, which refers weakly to instances."""
+    """Reduce a `singledispatchmethod` without its cache, which holds weak references to instances."""
     return build_classes.new_single_dispatch_method, (found.dispatcher, found.func)
 
 

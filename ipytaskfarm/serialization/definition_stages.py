@@ -1,20 +1,20 @@
-"""The order in which definitions that refer to one another go into a pickle.
+"""The order in which definitions that refer to one another are written into a pickle.
 
 A class or function that travels by value often reaches itself: a method uses its class as a global, a class holds
-instances of itself.  Pickle closes such a cycle wherever it happens to meet it, which may be in front of an instance
-of a class that has no methods yet.  A definition is therefore written in three stages:
+instances of itself. Pickle closes such a cycle wherever it meets it, possibly in front of an instance of a class that
+has no methods yet. Therefore a definition is written in three stages:
 
-1. *created*: the class or function with all that needs no other definition.  Functions exist, with code, name and
+1. *created*: the class or function, with all parts that need no other definition. Functions have code, name and
    empty cells; classes have their methods.
-2. *completed*: globals, defaults, cells and attributes that hold definitions and data of other people's classes.
-3. *data*: whatever reaches instances of classes that travel by value.  These need complete classes to be built, and
-   complete hashes to be found again.
+2. *completed*: globals, defaults, cells and attributes that hold definitions, or data of classes that go by name.
+3. *data*: parts that reach instances of classes that travel by value. Such instances need complete classes to be
+   built, and complete hashes to be found again.
 
-The first definition that a pickle meets opens the stages, and every other one that is reached from its stages 1 and 2
-joins them.  A definition that is first met in stage 3 opens stages of its own and is complete before its instance is.
+The first definition that a pickle meets opens the stages. Each other definition that is reached from its stages 1 and 2
+joins them. A definition that is first met in stage 3 opens stages of its own, and is complete before its instance.
 
-The steps are items of one list, which grows while the C pickler writes it: the pickler asks for the length of an exact
-list after each item.
+The steps are items of one list that grows while the C pickler writes it: for an exact list, the pickler reads the
+length again after each item.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _DEFINITIONS = (types.FunctionType, type, types.ModuleType, types.CodeType, type
 
 
 class StagedPickler(Protocol):
-    """What the stages need of the pickler that writes them."""
+    """The parts of a pickler that the stages use."""
 
     stages: Stages | None
-    """Those that definitions join now."""
+    """The stages that definitions join at present."""
     suspended: list[Stages | None]
-    """Those that are suspended while a value is written whole, the innermost last."""
+    """The stages that are suspended while a value is written whole, the innermost last."""
     owner: type | None
-    """The class that the step written last belongs to."""
+    """The class that the most recently written step belongs to."""
 
 
 class DefinitionStep:
@@ -60,18 +60,18 @@ class DefinitionStep:
 
 
 class Whole:
-    """A value all of whose definitions are complete before anything is built of them."""
+    """A value of which all definitions must be complete before any of its objects is built."""
 
     __slots__ = ("classes", "value")
 
     def __init__(self, value: Any, classes: Iterable[type] = ()) -> None:
         self.value = value
         self.classes = classes
-        """Those that may have been created already, and whose waiting steps come first."""
+        """Classes that may have been created already. Their waiting steps are written first."""
 
 
 class Pull:
-    """Stands in a pickle where the waiting steps of classes are to be written first."""
+    """Marker in a pickle: the waiting steps of these classes are written here."""
 
     __slots__ = ("classes",)
 
@@ -90,7 +90,7 @@ class After:
 
 
 class _Mark:
-    """Stands in a pickle where the open stages are suspended or go on."""
+    """Marker in a pickle where the open stages are suspended or resumed."""
 
     __slots__ = ("suspends",)
 
@@ -99,7 +99,7 @@ class _Mark:
 
 
 class _Turn:
-    """Stands at the end of the steps, and decides what follows."""
+    """Marker at the end of the steps that decides what follows."""
 
     __slots__ = ("stages",)
 
@@ -119,7 +119,7 @@ class Stages:
         self.classes: list[type] = []
 
     def add(self, action: Callable[[Any, Any], None], subject: Any, part: Any, owner: type | None) -> None:
-        """A step of the second stage, or of the third if its part reaches instances."""
+        """Add a step to the second stage, or to the third stage if its part reaches instances."""
         classes = self.instances_in(part)
         if classes:
             self.add_late(action, subject, part, owner, classes)
@@ -129,13 +129,13 @@ class Stages:
     def add_late(
         self, action: Callable[[Any, Any], None], subject: Any, part: Any, owner: type | None, classes: set[type]
     ) -> None:
-        """A step of the third stage."""
+        """Add a step to the third stage."""
         self._late.append((DefinitionStep(action, subject, Whole(part, classes), owner), classes))
 
     def add_each(
         self, action: Callable[[Any, Any], None], subject: Any, parts: dict[str, Any], owner: type | None
     ) -> None:
-        """One step for all parts that reach no instances, and one for each of the others."""
+        """Add one step for all parts that reach no instances, and one step for each other part."""
         plain: dict[str, Any] = {}
         late = []
         for name, part in parts.items():
@@ -149,8 +149,7 @@ class Stages:
             self.add(action, subject, {name: part}, owner)
 
     def instances_in(self, value: Any) -> set[type]:
-        """Return the by-value classes of which there are instances in a value; functions and classes are not
-        entered."""
+        """Return the by-value classes that a value contains instances of. Functions and classes are not searched."""
         found: set[type] = set()
         if type(value) in LEAVES:
             return found
@@ -163,7 +162,7 @@ class Stages:
                 continue
             seen[id(obj)] = obj
             if kind is types.MethodType and isinstance(obj.__self__, type) and self._travels(obj.__self__):
-                found.add(obj.__self__)  # pickle asks the class for it
+                found.add(obj.__self__)  # pickle looks the method up in the class
             elif self._travels(kind):
                 found.add(kind)
             if len(seen) > _WALKED_MAX:
@@ -181,7 +180,9 @@ class Stages:
         return known
 
     def turn(self, pickler: StagedPickler, turn: _Turn) -> None:
-        """What follows when the steps known so far are written."""
+        """Add the steps that follow once the known steps are written: one late step, or the completion
+        of the classes.
+        """
         if self.steps[-1] is turn:
             if self._late:
                 self.steps.append(self._take())
@@ -196,8 +197,9 @@ class Stages:
         self.steps.append(_Turn(self))
 
     def _take(self) -> DefinitionStep:
-        """Return the next step of the third stage: first those that complete the classes of which it needs
-        instances."""
+        """Remove and return the next step of the third stage, after the steps that complete the classes of its
+        instances.
+        """
         index = 0
         passed = {0}
         while True:
@@ -211,7 +213,7 @@ class Stages:
             passed.add(index)
 
     def waiting(self, classes: Iterable[type]) -> list[DefinitionStep]:
-        """Steps of these classes that are not written yet, those of the stages around these included."""
+        """Return the unwritten steps of these classes, including those of the enclosing stages."""
         wanted = set(classes)
         steps = [each for each in self.steps if isinstance(each, DefinitionStep)] + [step for step, _ in self._late]
         found = [step for step in steps if step.owner in wanted and not step.written]
@@ -223,7 +225,9 @@ def _suspended(pickler: StagedPickler) -> Stages | None:
 
 
 def join(pickler: StagedPickler, by_value: Callable[[type], bool]) -> tuple[Stages, list[Any] | None]:
-    """Return the stages that are open, or new ones and the list that makes their steps part of the pickle."""
+    """Return (the open stages, None), or (new stages, the list of their steps, which the caller puts
+    into the pickle).
+    """
     if pickler.stages is not None:
         return pickler.stages, None
     stages = Stages(by_value, _suspended(pickler))
@@ -232,38 +236,40 @@ def join(pickler: StagedPickler, by_value: Callable[[type], bool]) -> tuple[Stag
 
 
 def reduced(create: Callable[..., Any], arguments: tuple[Any, ...], steps: list[Any] | None) -> Any:
-    """Return what a reducer returns for a definition that has joined."""
+    """Return the reduction of a definition that has joined the stages; `steps` is not None if it opened them."""
     if steps is None:
         return create, arguments
     return create, arguments, steps, None, None, build_classes.finish
 
 
 def reduce_step(pickler: StagedPickler, step: DefinitionStep) -> Any:
-    """Return the action's call."""
+    """Reduce a step to the call of its action."""
     step.written = True
     pickler.owner = step.owner
     return step.action, (step.subject, step.part)
 
 
 def reduce_whole(pickler: StagedPickler, whole: Whole) -> Any:
-    """Return the value between two marks, after the steps that are waiting for its classes."""
+    """Reduce a value to itself between two marks, after the waiting steps of its classes."""
     return build_classes.whole, (_Mark(True), Pull(whole.classes), whole.value, _Mark(False))
 
 
 def reduce_after(pickler: StagedPickler, after: After) -> Any:
-    """Reduce the classes themselves first: their steps are known from then on."""
+    """Reduce a value to its classes, then their waiting steps, then the value: writing a class makes its
+    steps known.
+    """
     return build_classes.whole, (*after.classes, Pull(after.classes), after.value, None)
 
 
 def reduce_pull(pickler: StagedPickler, pull: Pull) -> Any:
-    """Return the steps in a list that nobody uses."""
+    """Reduce the marker to a list of the waiting steps. The list itself is not used."""
     stages = pickler.stages or _suspended(pickler)
     waiting = stages.waiting(pull.classes) if stages is not None and pull.classes else []
     return build.same, (waiting or None,)
 
 
 def reduce_mark(pickler: StagedPickler, mark: _Mark) -> Any:
-    """Nothing is built."""
+    """Suspend or resume the stages, and reduce the mark to None."""
     if mark.suspends:
         pickler.suspended.append(pickler.stages)
         pickler.stages = None
@@ -273,7 +279,7 @@ def reduce_mark(pickler: StagedPickler, mark: _Mark) -> Any:
 
 
 def reduce_turn(pickler: StagedPickler, turn: _Turn) -> Any:
-    """Nothing is built."""
+    """Add the steps that follow, and reduce the marker to None."""
     turn.stages.turn(pickler, turn)
     return build.same, (None,)
 

@@ -1,11 +1,12 @@
 """Save the names of an interpreter, its *session*, and restore them elsewhere, with dill.
 
-A function of a session is restored *into* the namespace: it sees what its names are bound to afterwards.  A task's
-function is packed the other way (``serialization/pack.py``): it brings the values that it was handed in with.
+A function of a session is restored *into* the namespace: it sees the current values of the names. A task's function is
+packed in the opposite way (``serialization/pack.py``): it brings the values that the names had when it was handed in.
 
-dill walks the objects.  What this module changes: definitions that dill gives back incomplete (enumerations, type
-variables, named tuples with methods) are made whole; the user's own modules travel by value as they do with tasks; what
-cannot travel with a task (locks, sockets, open files) is never copied; and one such name does not fail the others.
+dill walks the objects. This module changes four points. Definitions that dill restores incompletely (enumerations, type
+variables, named tuples with methods) are restored whole. The user's own modules travel by value, as with tasks. Objects
+that cannot travel with a task (locks, sockets, open files) are never copied. One name that cannot be saved does not
+prevent saving the others.
 """
 
 from __future__ import annotations
@@ -32,29 +33,29 @@ from .module_origin import Travel, travel
 from .pack import pack, unpack
 from .refusals import explain, find_culprit, remedy_of
 
-# dill changes the tables of the standard pickle when it is imported; pickle stays as it is in users' processes.
+# Importing dill changes the tables of the standard pickle; this undoes it for the user's process.
 dill.extend(False)
 
 MAGIC = b"ipytaskfarm session 1\n"
 _NEVER = frozenset({"exit", "quit", "get_ipython", "open", "In", "Out"})
-"""Names that IPython binds in every session; `open` is bound in kernels only."""
+"""Names that IPython binds in every session (`open` only in kernels)."""
 
 
 class SessionHead(msgspec.Struct, frozen=True):
-    """What a saved session says of itself."""
+    """The description at the beginning of a saved session."""
 
     python: str
     """The version of Python, such as ``3.11.7``."""
     dill: str
     """The version of dill, such as ``0.4.1``."""
     names: list[str]
-    """The names that are in it, in the order in which they were bound."""
+    """The saved names, in the order in which they were bound."""
     left_out: dict[str, str]
-    """The names that could not travel, each with the reason."""
+    """The names that could not be saved, each with the reason."""
     digest: bytes
     """The SHA-256 of the pickle."""
     modules: list[str] = []
-    """The modules that are imported by name when the session is restored."""
+    """The modules that must be importable by name when the session is restored."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -62,7 +63,7 @@ class SessionHead(msgspec.Struct, frozen=True):
 
 
 def is_of_session(name: str) -> bool:
-    """Return whether a name is the user's: dunder names and those that IPython keeps are not."""
+    """Return whether a name is the user's. Dunder names and the names that IPython maintains are not."""
     if name in _NEVER or (name.startswith("__") and name.endswith("__")):
         return False
     rest = name.lstrip("_").removeprefix("i")
@@ -73,11 +74,11 @@ def dump_session(names: MutableMapping[str, Any], hidden: Collection[str] = ()) 
     """Save the names of a namespace.
 
     Args:
-        names: the namespace itself: functions of it are restored with the namespace of the other side.
-        hidden: names that are not the user's, beside those that `is_of_session` knows.
+        names: the namespace itself. Its functions are restored with the namespace of the other side as globals.
+        hidden: further names that are not the user's, beside those that `is_of_session` excludes.
 
     Returns:
-        The session as bytes, and the names that were left out, each with the reason.
+        (the session as bytes, the names that were left out with the reason for each).
     """
     values = {name: value for name, value in names.items() if is_of_session(name) and name not in hidden}
     left_out: dict[str, str] = {}
@@ -106,7 +107,7 @@ def _pickled(value: Any, names: MutableMapping[str, Any]) -> tuple[bytes, list[s
 
 
 def _why_not(name: str, value: Any, names: MutableMapping[str, Any]) -> str | None:
-    """Return why a value cannot be saved by itself.  None: it can."""
+    """Return the reason why a value cannot be saved by itself; None if it can."""
 
     def fails(part: Any) -> bool:
         try:
@@ -129,7 +130,7 @@ def _why_not(name: str, value: Any, names: MutableMapping[str, Any]) -> str | No
 class SessionPickler(dill.Pickler):
     """dill's pickler for one namespace.
 
-    dill looks at the name of a pickler's module to know its own; "dill" is part of this module's name for that.
+    dill recognises its own pickler by the module's name, which must contain "dill": hence the name of this module.
     """
 
     dispatch = _dill.MetaCatchingDict(dill.Pickler.dispatch.copy())
@@ -138,11 +139,11 @@ class SessionPickler(dill.Pickler):
         super().__init__(file, protocol=5, byref=False, recurse=False)
         self._names = names
         self.modules: set[str] = set()
-        """The modules that are to be imported by name."""
+        """The modules that must be importable by name."""
         self._known: dict[type, bool] = {}
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
-        """Save an object; see the head of this module for what dill is not asked to do."""
+        """Save an object. The module's docstring says in which cases this does not leave the object to dill."""
         kind = type(obj)
         if id(obj) in self.memo or kind in _PLAIN:
             super().save(obj, save_persistent_id)
@@ -166,7 +167,7 @@ class SessionPickler(dill.Pickler):
             super().save(obj, save_persistent_id)
 
     def _save_module(self, module: types.ModuleType) -> None:
-        """Save a module by its name; the user's own travel by value, as with tasks."""
+        """Save a module: by name if it is installed, by value if it is the user's own, as with tasks."""
         name = module.__name__
         if vars(module) is self._names:
             self.save_reduce(_main_module, (), obj=module)
@@ -178,12 +179,12 @@ class SessionPickler(dill.Pickler):
 
     @staticmethod
     def _is_local(obj: Any) -> bool:
-        """Return whether a definition is one of ``__main__``, or within a function."""
+        """Return whether a definition belongs to ``__main__``, or is nested in a function."""
         return not _dill._locate_function(obj)
 
     @staticmethod
     def _comes_by_value(obj: Any, kind: type) -> bool:
-        """Return whether a function or class is of one of the user's own modules."""
+        """Return whether an object is a function or class of one of the user's own modules."""
         if kind is not types.FunctionType and not isinstance(obj, type):
             return False
         module = getattr(obj, "__module__", None)
@@ -192,7 +193,7 @@ class SessionPickler(dill.Pickler):
         return travel(module) is not Travel.REFERENCE
 
     def _is_bound_to_process(self, obj: Any, kind: type) -> bool:
-        """Return whether objects of a type belong to their process: dill would copy locks and open files again."""
+        """Return whether an object belongs to its process, like a lock or an open file. dill would copy it."""
         known = self._known.get(kind)
         if known is None:
             known = self._known[kind] = not isinstance(obj, type) and remedy_of(obj) is not None
@@ -208,7 +209,8 @@ class SessionPickler(dill.Pickler):
     def _save_function(self, function: types.FunctionType) -> None:
         """Save a function of the namespace.
 
-        dill copies all globals of a function whose module is not the one of its globals (`functools.wraps` does that).
+        dill copies all globals of a function if its ``__module__`` differs from the one of its globals, as after
+        `functools.wraps`. Therefore ``__module__`` is set for the duration of the call.
         """
         module = function.__module__
         if module == self._names.get("__name__"):
@@ -244,7 +246,7 @@ _PLAIN = frozenset({int, float, str, bytes, bool, type(None), complex, list, tup
 _TYPE_VARIABLES = frozenset({typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple})
 _BOUND_TO_CLASS = frozenset({"__dict__", "__weakref__"})
 _ENUM_MADE = frozenset(vars(enum.Enum("_", "A"))) | frozenset(vars(enum.Flag("_", "A"))) - {"__doc__"}
-"""What the metaclass makes in each enumeration."""
+"""The attributes that the metaclass sets in each enumeration."""
 _NAMED_TUPLE_MADE = frozenset(vars(typing.NamedTuple("_", [("a", int)]))) - {"__doc__", "__annotations__", "a"} | {
     "__orig_bases__"
 }
@@ -255,7 +257,7 @@ def _is_named_tuple(cls: type) -> bool:
 
 
 def _extras(member: enum.Enum) -> dict[str, Any]:
-    """Return what a member holds beside its name and value."""
+    """Return the attributes of a member other than its name and value."""
     made = {"_value_", "_name_", "__objclass__", "_sort_order_"}
     return {name: value for name, value in vars(member).items() if name not in made}
 
@@ -268,7 +270,7 @@ def _described(variable: Any) -> tuple[Any, ...]:
     return type(variable), variable.__name__, (), {}, variable.__module__
 
 
-# -- what a saved session calls when it is restored
+# -- the functions that a saved session calls when it is restored
 
 
 def _unpacked(data: bytes) -> Any:
@@ -329,14 +331,17 @@ def _fill_class(cls: type, own: dict[str, Any]) -> None:
 
 
 def read_head(data: bytes, source: str) -> tuple[SessionHead, memoryview]:
-    """Read what a session says of itself, and check that it is whole and of this version of Python and dill.
+    """Read the description of a session, and check that the session is whole and fits the versions of Python and dill.
 
     Args:
         data: the session as bytes.
-        source: what the session is called in error messages, such as its file's name.
+        source: the name of the session for error messages, such as its file's name.
+
+    Returns:
+        (the description, the pickle of the names).
 
     Raises:
-        SessionError: it is no session, it is damaged, or it was saved by another version of Python or dill.
+        SessionError: `data` is not a session or is damaged, or another version of Python or dill saved it.
     """
     if not data.startswith(MAGIC):
         raise SessionError(f"{source} is not a session of this version of ipytaskfarm: save it again")
@@ -368,15 +373,18 @@ def _check_versions(head: SessionHead, source: str) -> None:
 def load_session(data: bytes, names: MutableMapping[str, Any], source: str = "the session") -> SessionHead:
     """Bind the names of a saved session in a namespace.
 
-    All of it is restored before the first name is bound: if anything fails, the namespace is untouched.
+    The whole session is restored before the first name is bound. If anything fails, the namespace is unchanged.
 
     Args:
-        data: what `dump_session` returned.
-        names: the namespace; functions of the session live in it from then on.
-        source: what the session is called in error messages.
+        data: the bytes that `dump_session` returned.
+        names: the namespace. Functions of the session have it as globals from then on.
+        source: the name of the session for error messages.
+
+    Returns:
+        The description of the session.
 
     Raises:
-        SessionError: see `read_head`; or a module is not installed here, or an object of it cannot be restored.
+        SessionError: see `read_head`; or a module is not installed here; or an object cannot be restored.
     """
     head, body = read_head(data, source)
     _check_modules(head, source)

@@ -1,7 +1,7 @@
-"""Exceptions in parts: what cannot travel, or is too large, is replaced by a remark, and the type stays.
+"""Exceptions in parts: a part that cannot travel, or is too large, is replaced with a remark; the type stays.
 
-An ``except CalledProcessError`` in the client must hold whatever the exception drags along: gigabytes of output, a
-lock, a connection, a frame.
+An ``except CalledProcessError`` in the client must work whatever the exception holds: gigabytes of output, a lock, a
+connection, a frame.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .cache import WITH_BUFFERS, dumps, unframe
 from .refusals import type_name
 
 PICKLED_BYTES_MAX = 1024 * 1024
-"""Of one failure, over all exceptions of its chain."""
+"""The limit for one failure: the sum over all exceptions of its chain."""
 _PART_BYTES_MAX = 128 * 1024
 _ITEMS_MAX = 200
 _DEPTH_MAX = 3
@@ -26,18 +26,25 @@ _Descriptors = types.MemberDescriptorType | types.GetSetDescriptorType
 
 
 class Budget:
-    """How many bytes of pickles a failure may still hold."""
+    """The number of bytes of pickles that a failure may still hold."""
 
     def __init__(self) -> None:
         self.left = PICKLED_BYTES_MAX
 
 
 def pack_alone(error: BaseException, budget: Budget) -> tuple[bytes | None, str]:
-    """Return the exception as a pickle, whole or with remarks; or None, and why it cannot travel.
+    """Return the exception as a pickle, whole or with remarks.
 
-    A pickle is opened here to see whether it can be: a class with an ``__init__`` or ``__reduce__`` of its own may
-    make one that nobody can open.  One that cannot be opened here still goes where no other can be made: the reader
-    may know more.
+    The pickle is opened here as a test, because a class with its own ``__init__`` or ``__reduce__`` may make a pickle
+    that cannot be opened. If no better pickle can be made, such a pickle is sent all the same: the reader's process may
+    be able to open it.
+
+    Args:
+        error: the exception, without its chain.
+        budget: the bytes that are left for this failure; the size of the pickle is deducted.
+
+    Returns:
+        (pickle, ""), or (None, the reason why the exception cannot travel).
     """
     whole, why = _whole(error, budget)
     if whole is not None and not why:
@@ -53,7 +60,7 @@ def pack_alone(error: BaseException, budget: Budget) -> tuple[bytes | None, str]
 
 
 def _whole(error: BaseException, budget: Budget) -> tuple[bytes | None, str]:
-    """Return the exception as a pickle, and what is wrong with it."""
+    """Return the exception as a pickle, or None, and what is wrong with the pickle ("" for nothing)."""
     try:
         data = dumps(error)
     except Exception as problem:
@@ -88,7 +95,7 @@ def _in_parts(error: BaseException, remarks: _Remarks) -> tuple[bytes | None, st
 
 
 def pack_group(error: BaseExceptionGroup[Any], budget: Budget) -> tuple[bytes | None, str]:
-    """Return a group without its members: class, message, state."""
+    """Return an exception group without its members as a pickle of class, message and state, or None and the reason."""
     remarks = _Remarks(budget)
     state = {name: remarks.fit(value) for name, value in state_of(error).items()}
     try:
@@ -100,8 +107,10 @@ def pack_group(error: BaseExceptionGroup[Any], budget: Budget) -> tuple[bytes | 
 
 
 def pack_lost_fields(error: BaseException, data: bytes, budget: Budget) -> bytes | None:
-    """Return what a pickle of a builtin exception leaves out: `name` and `obj` of an AttributeError, `name` of a
-    NameError."""
+    """Return a pickle of the fields that the exception's own pickle leaves out; None if there are none.
+
+    Examples are `name` and `obj` of an AttributeError, and `name` of a NameError.
+    """
     fields = {name: value for name, value in fields_of(error).items() if value is not None}
     if not fields:
         return None
@@ -114,7 +123,15 @@ def pack_lost_fields(error: BaseException, data: bytes, budget: Budget) -> bytes
 
 
 def open_error(data: bytes, fields: bytes | None) -> BaseException:
-    """Return the exception again; raises whatever its class raises."""
+    """Return the exception from its pickle.
+
+    Args:
+        data: the pickle of the exception.
+        fields: the pickle of the fields that `data` lacks, or None.
+
+    Raises:
+        Any error that the class of the exception raises.
+    """
     error = _opened(data)
     if not isinstance(error, BaseException):
         raise TypeError(f"it came back as {type_name(error)}")
@@ -125,20 +142,22 @@ def open_error(data: bytes, fields: bytes | None) -> BaseException:
 
 
 def open_group(data: bytes, members: list[BaseException]) -> BaseException:
-    """Return the group again, with its members; raises whatever its class raises."""
+    """Return the exception group with its members. Any error that its class raises is passed on."""
     cls, message, state = _opened(data)
     made: BaseException = build_errors.new_exception_group(cls, message, members, state)
     return made
 
 
 def state_of(error: BaseException) -> dict[str, Any]:
-    """Return what stands in its ``__dict__``, whatever its class makes of looking at attributes."""
+    """Return the exception's ``__dict__``, even if its class overrides the access to attributes."""
     state: dict[str, Any] = object.__getattribute__(error, "__dict__")
     return {name: value for name, value in state.items() if isinstance(name, str)}
 
 
 def fields_of(error: BaseException) -> dict[str, Any]:
-    """Attributes that stand in the object itself: of builtin exceptions (`errno`, `code`), and slots."""
+    """Return the attributes that are stored outside ``__dict__``: fields of builtin exceptions (`errno`, `code`) and
+    slots.
+    """
     found: dict[str, Any] = {}
     for base in type(error).__mro__:
         if base is BaseException or base is object:
@@ -156,7 +175,7 @@ def fields_of(error: BaseException) -> dict[str, Any]:
 
 
 class _Parts:
-    """Reduces to a call of a function of `rebuild`."""
+    """An object that reduces to a call of a rebuilding function."""
 
     def __init__(self, *call: Any) -> None:
         self._call = call
@@ -166,20 +185,20 @@ class _Parts:
 
 
 class _Remarks:
-    """Fits values into what a failure may hold."""
+    """Fits values into the bytes that a failure may hold."""
 
     def __init__(self, budget: Budget) -> None:
         self._left = min(budget.left, PICKLED_BYTES_MAX) // 2
 
     def parts_of(self, error: BaseException, depth: int = 0) -> _Parts:
-        """Return the exception, taken apart."""
+        """Return the exception taken apart."""
         args = tuple(self.fit(each, depth) for each in _ARGS.__get__(error))
         fields = {name: self.fit_field(error, name, value) for name, value in fields_of(error).items()}
         state = {name: self.fit(value, depth) for name, value in state_of(error).items()}
         return _Parts(build_errors.new_exception_in_parts, type(error), args, fields, state)
 
     def fit(self, value: Any, depth: int = 0) -> Any:
-        """Return the value, or parts of it with remarks, or a remark."""
+        """Return the value, or a copy with remarks in place of some parts, or a remark."""
         if isinstance(value, BaseException) and depth < _DEPTH_MAX and not isinstance(value, BaseExceptionGroup):
             return self._fit_error(value, depth)
         try:
@@ -197,7 +216,9 @@ class _Remarks:
         return mended or _remark(f"a {type_name(value)} of {size:,} bytes is too large to travel with an error")
 
     def fit_field(self, error: BaseException, name: str, value: Any) -> Any:
-        """Return the same for an attribute that C code relies on: what a UnicodeError is about stays bytes or text."""
+        """Return the fitted value of an attribute that C code relies on: `object` of a UnicodeError stays bytes or
+        text.
+        """
         fitted = self.fit(value)
         if fitted is value or not isinstance(error, UnicodeError) or name != "object":
             return fitted
@@ -206,14 +227,14 @@ class _Remarks:
         return _Parts(build_errors.new_padded, before, middle, len(value) - before - len(middle))
 
     def _fit_error(self, error: BaseException, depth: int) -> Any:
-        """Return an exception inside of another: whole, or in parts."""
+        """Return an exception that is part of another one: whole or in parts."""
         try:
             data = dumps(error)
             if len(data) <= min(_PART_BYTES_MAX, self._left) and _told(_opened(data)) == _told(error):
                 self._left -= len(data)
                 return error
         except Exception:
-            data = b""  # in parts, then
+            data = b""  # then send it in parts
         parts = self.parts_of(error, depth + 1)
         try:
             size = len(dumps(parts))
@@ -225,7 +246,7 @@ class _Remarks:
         return parts
 
     def _mended(self, value: Any, depth: int) -> Any:
-        """Return a builtin container with remarks in place of some of its items; None: it cannot be mended."""
+        """Return a builtin container with remarks in place of some items; None if that is not possible."""
         if depth >= _DEPTH_MAX:
             return None
         kind = type(value)

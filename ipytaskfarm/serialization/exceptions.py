@@ -1,4 +1,4 @@
-"""Exceptions as they travel: readable always, rebuilt where that is possible."""
+"""Exceptions as they travel: always readable, and rebuilt where possible."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _TRACEBACK_CHARACTERS_MAX = 64 * 1024
 _VALUE_CHARACTERS_MAX = 16 * 1024
 _BRIEF_CHARACTERS_MAX = 1000
 _CHAIN_MAX = 200
-"""Exceptions of one chain."""
+"""The number of exceptions of one chain that travel."""
 _ENDS_CALLERS = (SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError)
-# Taken from the base class: an exception's own __getattribute__ and __setattr__ may do anything.
+# Taken from the base class, because an exception's own __getattribute__ and __setattr__ may do anything.
 _CAUSE: Any = BaseException.__dict__["__cause__"]
 _CONTEXT: Any = BaseException.__dict__["__context__"]
 _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
@@ -36,8 +36,10 @@ _SUPPRESSES: Any = BaseException.__dict__["__suppress_context__"]
 
 
 def user_traceback(error: BaseException, tb: types.TracebackType | None = None) -> types.TracebackType | None:
-    """Return the traceback from the user's first frame on: behind the call of a function that travelled, if there is
-    one, else behind the farm's own frames at the beginning.
+    """Return the traceback from the user's first frame on.
+
+    If a by-value function was called, that is the frame after the call. Otherwise the farm's own frames at the
+    beginning are skipped.
     """
     start = tb if tb is not None else traceback_of(error)
     current = start
@@ -51,11 +53,12 @@ def user_traceback(error: BaseException, tb: types.TracebackType | None = None) 
 
 
 def pack_error(error: BaseException, tb: types.TracebackType | None = None) -> FailureBody:
-    """Return an exception as a client gets it, with all that it refers to: causes, contexts, members of a group.
+    """Return an exception in the form in which a client gets it, with its causes, contexts and members of a group.
 
     Args:
         error: the exception.
-        tb: where its traceback begins for the user; None: all of it but the farm's own frames at the beginning.
+        tb: the traceback from the user's first frame on; None for the whole traceback except the farm's own frames at
+            the beginning.
     """
     chain = chain_of(error)
     tracebacks = [user_traceback(each, tb if each is error else None) for each in chain]
@@ -79,10 +82,10 @@ def pack_error(error: BaseException, tb: types.TracebackType | None = None) -> F
 
 
 def chain_of(error: BaseException) -> list[BaseException]:
-    """Return the exception, and every other one that Python would print with it."""
+    """Return the exception and all exceptions that Python would print with it."""
     found = [error]
     known = {id(error)}
-    for each in found:  # it grows
+    for each in found:  # the list grows during the loop
         for other in (_CAUSE.__get__(each), _CONTEXT.__get__(each), *_members(each)):
             if other is not None and id(other) not in known and len(found) < _CHAIN_MAX:
                 known.add(id(other))
@@ -91,7 +94,7 @@ def chain_of(error: BaseException) -> list[BaseException]:
 
 
 def traceback_of(error: BaseException) -> types.TracebackType | None:
-    """Its `__traceback__`, whatever its class makes of looking at attributes."""
+    """Return `__traceback__`, even if the exception's class overrides the access to attributes."""
     found: types.TracebackType | None = _TRACEBACK.__get__(error)
     return found
 
@@ -111,7 +114,7 @@ def _link(error: BaseException, numbers: dict[int, int], frames: tuple[int, ...]
         try:
             lost = pack_lost_fields(error, pickled, budget)
         except Exception:
-            lost = None  # what pickle itself takes along is there
+            lost = None  # pickle itself has written these fields
     notes = state_of(error).get("__notes__")
     return ErrorLink(
         type_name(error),
@@ -129,7 +132,7 @@ def _link(error: BaseException, numbers: dict[int, int], frames: tuple[int, ...]
 
 
 def brief_error(error: BaseException, tb: types.TracebackType | None = None) -> FailureSummary:
-    """Return what the controller is told of it: type, bounded text, and the innermost place of the user's."""
+    """Return the summary for the controller: type, bounded text, and the innermost place in the user's code."""
     current = user_traceback(error, tb)
     place = ""
     while current is not None:
@@ -147,11 +150,12 @@ def brief_error(error: BaseException, tb: types.TracebackType | None = None) -> 
 
 
 def unpack_error(body: FailureBody, engine_id: int | None = None) -> BaseException:
-    """Return the exception, of its real type where that can be had, else a `RemoteError` that names it and says why.
+    """Return the exception.
 
-    It has its causes, contexts, notes and members, each with the engine's frames as its traceback; it bears
-    ``remote_traceback`` (text) and ``engine_id``.  What would end the caller's own interpreter or loop when raised
-    (SystemExit, KeyboardInterrupt, GeneratorExit, CancelledError) comes as a RemoteError.
+    It has its real type if that can be rebuilt here; otherwise it is a `RemoteError` that names the type and the
+    reason. It has its causes, contexts, notes and members, each with the engine's frames as its traceback, and the
+    attributes ``remote_traceback`` (text) and ``engine_id``. An exception that would end the caller's interpreter or
+    event loop when raised (SystemExit, KeyboardInterrupt, GeneratorExit, CancelledError) is returned as a RemoteError.
     """
     links = body.links or (ErrorLink(body.etype, body.value),)
     first = msgspec.structs.replace(links[0], pickled=body.pickled)
@@ -167,7 +171,7 @@ def unpack_error(body: FailureBody, engine_id: int | None = None) -> BaseExcepti
             BaseException.with_traceback(each, tb)
     complete(error)
     for name, value in (("remote_traceback", body.traceback), ("engine_id", engine_id)):
-        with contextlib.suppress(Exception):  # a class with a __setattr__ of its own: a frozen dataclass
+        with contextlib.suppress(Exception):  # the class may define __setattr__, like a frozen dataclass
             object.__setattr__(error, name, value)
     return error
 
@@ -180,7 +184,7 @@ class Chain:
         self._opened: list[BaseException | None] = [None] * len(links)
 
     def open(self) -> list[BaseException]:
-        """Return the exceptions, in the order of their links."""
+        """Return the exceptions in the order of their links."""
         return [self._open(number) for number in range(len(self._links))]
 
     def _open(self, number: int) -> BaseException:
@@ -196,7 +200,7 @@ class Chain:
             if link.members is not None:
                 return open_group(link.pickled, [self._open(each) for each in link.members])
             return open_error(link.pickled, link.fields)
-        except Exception as problem:  # a class that is not here, or whose own code fails
+        except Exception as problem:  # the class does not exist here, or its own code fails
             return _remote(link, f"{type(problem).__name__}: {problem}")
 
 
@@ -210,7 +214,7 @@ def _remote(link: ErrorLink, why: str) -> RemoteError:
 
 
 def _relate(error: BaseException, link: ErrorLink, opened: list[BaseException]) -> None:
-    """Chain it to the others; whatever the class makes of setting attributes."""
+    """Set the cause and the context of an exception, even if its class overrides the setting of attributes."""
     if link.cause >= 0:
         _CAUSE.__set__(error, opened[link.cause])
     if link.context >= 0 and opened[link.context] is not error:
@@ -219,7 +223,7 @@ def _relate(error: BaseException, link: ErrorLink, opened: list[BaseException]) 
 
 
 def type_name(error: BaseException) -> str:
-    """As Python's own tracebacks name it; the farm's own errors by their bare names."""
+    """Return the type's name as in Python's tracebacks; for the farm's own errors the name without the module."""
     kind = type(error)
     if kind.__module__ in ("builtins", "__main__") or isinstance(error, TaskFarmError):
         return kind.__qualname__
@@ -241,7 +245,7 @@ def _clip(text: str, length: int) -> str:
 
 
 def traceback_text(error: BaseException, tb: types.TracebackType | None) -> str:
-    """As Python prints it, with the source lines of functions that came by value."""
+    """Return the traceback as Python prints it, with the source lines of by-value functions."""
     try:
         lines = traceback.TracebackException(type(error), error, tb, compact=True).format()
         return "".join(lines).rstrip("\n")
@@ -251,7 +255,7 @@ def traceback_text(error: BaseException, tb: types.TracebackType | None) -> str:
 
 
 def _plain_frames(tb: types.TracebackType | None) -> str:
-    """Frames without all that may fail."""
+    """Return the text of the frames, without the parts of which the formatting may fail."""
     lines = [] if tb is None else ["Traceback (most recent call last):\n"]
     while tb is not None:
         code = tb.tb_frame.f_code
@@ -265,7 +269,10 @@ def _plain_frames(tb: types.TracebackType | None) -> str:
 
 @contextlib.contextmanager
 def _known_sources(tracebacks: Iterable[types.TracebackType | None]) -> Iterator[None]:
-    """linecache never forgets an entry, and there may be very many cells: it has them for a moment."""
+    """Add the source lines of by-value functions to linecache for the duration of the block.
+
+    linecache never forgets an entry, and there may be very many cells.
+    """
     added = []
     for tb in tracebacks:
         while tb is not None:

@@ -1,14 +1,14 @@
-"""The globals of functions that travel by value, and which of an engine's names count before them.
+"""The globals of functions that travel by value, and the engine's names that take precedence over them.
 
-A function that travels by value is built over a dict of its own, shared by all functions of one pickle that shared
-their globals where they came from.  It holds the globals that could be found there; every other name is looked up in
-the engine's user namespace at the moment it is used, builtins last.  CPython asks a ``__builtins__`` that is a dict
-*subclass* by ordinary item access, so `Names.__missing__` can answer for the namespace.  That is ten times slower than
-a plain lookup (0.4 us), so names known beforehand are copied in: see `Names.settle` and `rebuild.bind`.
+A by-value function gets a dict of its own as globals. All functions of one pickle share it if they shared their globals
+at home. The dict holds the globals that were found there; any other name is looked up in the engine's user namespace
+when it is used, then among the builtins. CPython uses ordinary item access for a ``__builtins__`` that is a dict
+*subclass*, so `Names.__missing__` can answer with the namespace's value. This is ten times slower than a plain look-up
+(0.4 µs), so names that are known beforehand are copied: see `Names.settle` and `rebuild.bind`.
 
-A name that was placed on the engine by hand (`placed`) counts before what a function brings.  Globals that each call
-starts afresh get such names with it (`Names.reset`).  From all others the name is taken away when it is placed
-(`Names.hide`), so that it is looked up in the namespace.
+A name that was placed on the engine by hand (`placed`) takes precedence over the value that a function brings. If each
+call starts with fresh globals, the name is copied then (`Names.reset`). From all other globals the name is removed when
+it is placed (`Names.hide`), so that it is looked up in the namespace.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ BUILTINS_AT_HOME = frozenset(
     if not name.startswith("_")
     and name not in {"id", "copyright", "credits", "display", "exit", "get_ipython", "help", "license", "quit"}
 )
-"""A by-value function looks a name up on the engine if it was no global at home.  One of these was the builtin then,
-and stays it, whatever tasks have put into the engine's namespace.  Not ``id``, which on an engine is its number, and
-not what IPython and ``site`` add."""
+"""Builtins that stay builtins. A by-value function looks a name up on the engine if it was no global at home. There,
+one of these names was the builtin; so it is here, whatever tasks have put into the engine's namespace. Not included:
+``id``, which on an engine is the engine's number, and the names that IPython and ``site`` add."""
 _ABSENT = object()
 _NONE: frozenset[str] = frozenset()
 _REMEMBERED_MIN = 256
 
 Tell = Callable[[Iterable[FunctionType], str, Any, Any], None]
-"""(functions, name, what they brought, what the engine has): called when the functions use the engine's value."""
+"""Called as (functions, name, value they brought, engine's value) when the functions use the engine's value."""
 
 
 class PlacedNames:
-    """The names that were placed by hand in this engine's namespace; in a client there are none."""
+    """The names that were placed by hand in this engine's namespace. A client has none."""
 
     def __init__(self) -> None:
         self.namespace: Mapping[str, Any] | None = None
-        """The engine's user namespace; None: this is no engine."""
+        """The engine's user namespace; None in a process that is no engine."""
         self.by: dict[str, str] = {}
         """Name -> how it was placed, such as "push"."""
         self.generation = 0
-        """Counts the changes of `by`."""
+        """Number of changes of `by` so far."""
         self.tell: Tell = _tell_nobody
 
     def add(self, names: Iterable[str], by: str) -> None:
-        """Note that these names were placed in this way."""
+        """Record that these names were placed in this way."""
         added = dict.fromkeys(names, by)
         if added:
             new = not added.keys() <= self.by.keys()
@@ -72,34 +72,34 @@ class PlacedNames:
 
 
 def _tell_nobody(functions: Iterable[FunctionType], name: str, brought: Any, found: Any) -> None:
-    """Outside engines nothing is placed."""
+    """Do nothing: outside engines no names are placed."""
 
 
 placed = PlacedNames()
 
 
 class Names(dict[str, Any]):
-    """Globals of by-value functions, and the ``__builtins__`` that goes with them (this dict itself)."""
+    """The ``__builtins__`` of by-value functions, with the globals that belong to it."""
 
     __slots__ = (
         "__weakref__", "assigned", "functions", "globals", "namespace", "packed", "taken", "told", "wanted",
     )  # fmt: skip
 
     def __init__(self, module_name: str, namespace: Mapping[str, Any]) -> None:
-        # IMPORT_NAME and LOAD_BUILD_CLASS of some Python versions look here without asking __missing__.
+        # In some Python versions IMPORT_NAME and LOAD_BUILD_CLASS look here without calling __missing__.
         super().__init__(__import__=_BUILTINS["__import__"], __build_class__=_BUILTINS["__build_class__"])
         self.namespace = namespace
         self.assigned = False
-        """Some function over them may assign to a global."""
+        """Whether some function with these globals may assign to a global."""
         self.packed: dict[str, Any] = {"__name__": module_name, "__builtins__": self}
         self.globals = dict(self.packed)
         self.wanted: set[str] = set()
         self.functions: list[FunctionType] = []
-        """The functions over them, for what is told of them."""
+        """The functions with these globals, which `Tell` reports on."""
         self.taken = _NONE
-        """Names of theirs that were placed by hand on the engine."""
+        """The names of these functions that were placed on the engine by hand."""
         self.told: dict[str, int] | None = None
-        """Name -> identity of the engine's value that was compared with the function's own."""
+        """Name -> identity of the engine's value when it was last compared with the functions' own value."""
 
     def __missing__(self, name: str) -> Any:
         if name in self.taken:
@@ -107,7 +107,7 @@ class Names(dict[str, Any]):
                 return self._engines(name)
             if name in self.packed:
                 return self.packed[name]
-        # It was no global where the function came from: there it was the builtin, if there is one of that name.
+        # The name was no global at home. If there is a builtin of that name, the function means the builtin.
         if name in BUILTINS_AT_HOME and name in _BUILTINS:
             return _BUILTINS[name]
         try:
@@ -116,7 +116,7 @@ class Names(dict[str, Any]):
             return _BUILTINS[name]
 
     def add(self, used: dict[str, Any], wanted: tuple[str, ...], function: FunctionType | None = None) -> None:
-        """Globals that a function brings, and those it will look for."""
+        """Add the globals that a function brings, and the names that it will look up."""
         self.packed.update(used)
         self.globals.update(used)
         self.wanted.update(wanted)
@@ -124,7 +124,7 @@ class Names(dict[str, Any]):
             self.functions.append(function)
 
     def settle(self) -> None:
-        """Copy in the builtins that the namespace does not hide now, so that they are found at full speed."""
+        """Copy the builtins that the namespace does not hide at present, so that they are found at full speed."""
         for name in self.wanted:
             if name not in self.globals and name in _BUILTINS and not self._hidden(name):
                 self.globals[name] = _BUILTINS[name]
@@ -132,11 +132,11 @@ class Names(dict[str, Any]):
             self.hide()
 
     def _hidden(self, name: str) -> bool:
-        """Return whether the namespace's value is to be found, and not the builtin."""
+        """Return whether the namespace's value takes precedence over the builtin."""
         return name in self.namespace and name not in BUILTINS_AT_HOME
 
     def hide(self) -> None:
-        """Have names that were placed by hand looked up in the namespace, at each use."""
+        """Remove names that were placed by hand from the globals, so that each use looks them up in the namespace."""
         before = self.taken
         self.look_for_placed()
         for name in before - self.taken:
@@ -146,7 +146,7 @@ class Names(dict[str, Any]):
             self.globals.pop(name, None)
 
     def look_for_placed(self) -> None:
-        """Find which of their names are placed by hand now."""
+        """Find which of the functions' names are placed by hand at present."""
         self.taken = frozenset(
             name
             for name in placed.by
@@ -155,9 +155,10 @@ class Names(dict[str, Any]):
         )
 
     def reset(self) -> None:
-        """Undo what the last call assigned, and look the wanted names up afresh (`bind` made them disjoint).
+        """Undo the assignments of the last call, and look the wanted names up again (`bind` made the two sets
+        disjoint).
 
-        The dict stays the same and so do its keys as a rule: the interpreter's inline caches stay valid.
+        The dict object stays, and usually its keys too, so that the interpreter's inline caches stay valid.
         """
         here = self.globals
         here.update(self.packed)
@@ -179,7 +180,7 @@ class Names(dict[str, Any]):
             here.update((name, self._engines(name)) for name in self.taken if name in namespace)
 
     def _engines(self, name: str) -> Any:
-        """Return the engine's value; that it counts is told."""
+        """Return the engine's value, and report that it is used instead of the functions' own value."""
         value = self.namespace[name]
         if self.told is None:
             self.told = {}
@@ -191,16 +192,16 @@ class Names(dict[str, Any]):
         return value
 
     def taken_values(self, for_child: bool) -> dict[str, Any]:
-        """Return the values of the names in `taken` that go with a function that is packed here.
+        """Return the values of the names in `taken` for a function that is packed here.
 
         Args:
-            for_child: it goes to a child process, which does not have the engine's namespace.
+            for_child: whether the function goes to a child process, which does not have the engine's namespace.
         """
         values = {name: self.packed[name] for name in self.taken if name in self.packed}
         namespace = self.namespace
         if for_child:
             return values | {name: namespace[name] for name in self.taken if name in namespace}
-        # What a call has assigned goes on as it is.
+        # A value that a call has assigned is sent as it is.
         here = self.globals
         return {
             name: here[name] if name in here and here[name] is not namespace.get(name, _ABSENT) else value
@@ -213,7 +214,7 @@ _limit = [_REMEMBERED_MIN]
 
 
 def remember(names: Names) -> None:
-    """Tell these globals of names that are placed later."""
+    """Register these globals, so that names that are placed later are hidden in them."""
     _remembered.append(weakref.ref(names))
     if len(_remembered) > _limit[0]:
         _limit[0] = max(_REMEMBERED_MIN, 2 * len(_living()))

@@ -1,4 +1,4 @@
-"""Which global names a function's bytecode mentions."""
+"""Finds which global names, imports and submodules the bytecode of a function mentions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _IN_TYPING = frozenset({"typing", "types", "typing_extensions"})
 
 
 def nested_codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    """Yield the code itself, and those of the functions, classes and comprehensions inside it."""
+    """Yield the code itself and the codes of the functions, classes and comprehensions inside it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -33,14 +33,14 @@ def nested_codes(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def global_names(code: types.CodeType) -> list[str]:
-    """Return every name that the code, or one nested in it, looks for among the globals; sorted."""
+    """Return the sorted names that the code, or code nested in it, looks up among the globals."""
     names: set[str] = set()
     for each in nested_codes(code):
         instructions = each.co_code
         extended = 0
         for opcode, argument in zip(instructions[::2], instructions[1::2], strict=True):
             if opcode == _LOAD_GLOBAL:
-                names.add(each.co_names[(extended | argument) >> 1])  # the lowest bit says: push NULL too
+                names.add(each.co_names[(extended | argument) >> 1])  # the lowest bit means: push NULL too
             elif opcode in _BY_NAME:
                 names.add(each.co_names[extended | argument])
             extended = (extended | argument) << 8 if opcode == _EXTENDED else 0
@@ -56,7 +56,7 @@ def _names_in(annotation: str) -> tuple[str, ...]:
 
 
 def annotation_names(annotations: Mapping[str, Any]) -> list[str]:
-    """Return every name that annotations mention in strings; sorted."""
+    """Return the sorted names that string annotations mention."""
     names: set[str] = set()
     for annotation in annotations.values():
         if isinstance(annotation, str):
@@ -65,7 +65,7 @@ def annotation_names(annotations: Mapping[str, Any]) -> list[str]:
 
 
 def is_hint(value: Any) -> bool:
-    """Return whether a value is of the kind that stands in annotations."""
+    """Return whether a value is of a type that is used in annotations."""
     return isinstance(value, _HINTS_ARE) or type(value).__module__ in _IN_TYPING
 
 
@@ -73,10 +73,10 @@ _IMPORT_NAME = dis.opmap["IMPORT_NAME"]
 
 
 def imported_names(code: types.CodeType) -> set[str]:
-    """Return the modules that import statements in the code, or in one nested in it, name; relative ones with their
-    dots.
+    """Return the modules that import statements in the code, or in code nested in it, name.
 
-    ``from a import b`` gives ``a`` and ``a.b``; a name given to ``import_module`` as a constant counts too.
+    ``from a import b`` gives ``a`` and ``a.b``. Relative names keep their dots. A constant name in a call of
+    ``import_module`` counts too.
     """
     names: set[str] = set()
     for each in nested_codes(code):
@@ -103,12 +103,12 @@ _IMPORT_CALLS = frozenset({"import_module", "__import__", "run_module"})
 
 
 def imports_by_name(code: types.CodeType) -> bool:
-    """Return whether the code, or one nested in it, may import modules whose names it computes."""
+    """Return whether the code, or code nested in it, may import modules under computed names."""
     return any(not _IMPORT_CALLS.isdisjoint(each.co_names) for each in nested_codes(code))
 
 
 def loaded_submodules(values: Iterable[Any], code: types.CodeType) -> list[types.ModuleType]:
-    """Submodules that the code may reach by attribute (``import a.b`` binds only ``a``)."""
+    """Return the submodules that the code may reach by attribute (``import a.b`` binds only ``a``)."""
     found: list[types.ModuleType] = []
     mentioned: set[str] | None = None
     waiting = [value for value in values if type(value) is types.ModuleType and hasattr(value, "__path__")]
@@ -125,8 +125,10 @@ def loaded_submodules(values: Iterable[Any], code: types.CodeType) -> list[types
 
 
 def absent_submodules(values: Iterable[Any], code: types.CodeType) -> list[str]:
-    """Return full names of submodules that the code asks packages among the values for, and that are not imported
-    yet."""
+    """Return the full names of submodules that the code mentions and that are not imported yet.
+
+    `values` are the objects among which the code finds its packages.
+    """
     packages = [value for value in values if type(value) is types.ModuleType and hasattr(value, "__path__")]
     if not packages:
         return []
@@ -145,7 +147,7 @@ def _submodule_names(package: types.ModuleType) -> set[str]:
         try:
             names.update(entry.partition(".")[0] for entry in os.listdir(folder))
         except OSError:
-            continue  # in an archive, or gone
+            continue  # the folder is in an archive, or does not exist any more
     return names
 
 
@@ -160,7 +162,7 @@ _SHELL_CALLS = frozenset({"get_ipython", "exit", "quit", "display"})
 
 
 def engine_owns(name: str, here: Mapping[str, Any]) -> bool:
-    """Return names that IPython puts into every namespace: the function shall find the engine's, not the notebook's."""
+    """Return whether IPython puts the name into every namespace, so that the function must find the engine's value."""
     if name == "__builtins__":
         return True
     if name in _SHELL_HISTORY:

@@ -1,11 +1,12 @@
-"""Objects that hold themselves in a set or as a key of a dict.
+"""Objects that contain themselves through a set or as a key of a dict.
 
-Pickle puts an object into its set before the object has its state, so that a ``__hash__`` of its own fails, or gives
-a hash that is not found again.  Such objects are built under a class that stands in for theirs, whose hash is the
-identity; when the whole value is there they get their class, and the sets and dicts are filled anew.
+Pickle puts an object into its set before the object has its state. Then a ``__hash__`` of its own fails, or gives a
+hash by which the object is not found later. Such objects are built as instances of a temporary subclass that hashes by
+identity. When the whole value is built, they get their own class, and the sets and dicts are filled again.
 
-A look through the object graph by `gc.get_referents` finds them.  Only objects whose class has a hash written in
-Python are looked at, only once in a pickle, and with a set or a dict of other keys than strings and numbers behind.
+A search of the object graph with `gc.get_referents` finds these objects. It considers only objects with a hash written
+in Python, looks at each object once per pickle, and examines further only if it meets a set, or a dict with keys other
+than strings and numbers.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ _DEFINITIONS = (types.FunctionType, type, types.ModuleType, types.CodeType, type
 
 
 class SettlingPickler(Protocol):
-    """What this module needs of the pickler."""
+    """The parts of a pickler that this module uses."""
 
     value: Any
-    """What is being pickled."""
+    """The object that is being pickled."""
     cycles: Cycles | None
     inline: bool
     """Whether the value is a definition."""
@@ -44,25 +45,25 @@ class SettlingPickler(Protocol):
         """Write the pickle of an object."""
 
     def clear_memo(self) -> None:
-        """Forget what is written already."""
+        """Forget which objects are written already."""
 
 
 class Cycles:
-    """What is known of the objects of one pickle."""
+    """What one pickle knows of cycles among its objects."""
 
     def __init__(self) -> None:
         self.seen: set[int] = set()
-        """Addresses of the objects that were looked at."""
+        """Addresses of the objects that were examined."""
         self.members: dict[int, Any] = {}
-        """Those that are built under another class first."""
+        """Address -> an object that is first built as an instance of a temporary class."""
         self.containers: list[Any] = []
-        """The sets and dicts that are filled anew."""
+        """The sets and dicts that are filled again at the end."""
         self.has_functions = False
-        """Functions were met: what they refer to was not looked at."""
+        """Whether functions were met. The objects that functions refer to are not examined."""
         self._skipped: set[type] = set(LEAVES)
 
     def look(self, start: Any) -> None:
-        """Find what `start` reaches."""
+        """Find the cycles among the objects that `start` reaches."""
         hashing = self._reach([start])
         if hashing and self._is_reached_again(hashing):
             for group in _groups(start, self.seen):
@@ -72,15 +73,18 @@ class Cycles:
                     self.members.update((id(each), each) for each in group if has_own_hash(type(each)))
 
     def _is_reached_again(self, hashing: dict[int, Any]) -> bool:
-        """Return whether one of the sets and dicts is behind one of them: the first look, cheaper than `_groups`."""
+        """Return whether one of the sets and dicts is reachable from any of them.
+
+        This first test is cheaper than `_groups`.
+        """
         behind = Cycles()
         behind._reach(gc.get_referents(*hashing.values()))
         return not behind.seen.isdisjoint(hashing)
 
     def _reach(self, frontier: list[Any]) -> dict[int, Any]:
-        """Those new objects that hash others, by their addresses.
+        """Return the newly met containers that hash their items, by address.
 
-        As much as possible is done by loops in C: this is paid for each object of a large pickle.
+        As much as possible is done by loops in C, since the cost arises for each object of a large pickle.
         """
         hashing: dict[int, Any] = {}
         while frontier and len(self.seen) < _LOOKED_AT_MAX:
@@ -112,7 +116,9 @@ def _found(kind: type, name: str) -> type:
 
 
 def has_own_hash(kind: type) -> bool:
-    """Return whether the hash is written in Python, and the object is built in pickle's own two steps."""
+    """Return whether the class has a hash written in Python and its instances are built in pickle's
+    default two steps.
+    """
     return (
         isinstance(kind.__hash__, types.FunctionType)
         and _found(kind, "__reduce_ex__") is object
@@ -122,7 +128,9 @@ def has_own_hash(kind: type) -> bool:
 
 
 def _groups(start: Any, found: set[int]) -> list[list[Any]]:
-    """Return the objects that reach each other (Tarjan's strongly connected components of more than one)."""
+    """Return the groups of objects that reach each other: Tarjan's strongly connected components with
+    several members.
+    """
     groups: list[list[Any]] = []
     index: dict[int, int] = {id(start): 0}
     low: dict[int, int] = {id(start): 0}
@@ -160,16 +168,16 @@ def _groups(start: Any, found: set[int]) -> list[list[Any]]:
 
 
 def reduce_hashed(pickler: SettlingPickler, obj: Any) -> Any:
-    """Pickle's own way, unless the object is in a cycle through a set or dict."""
+    """Reduce an object in pickle's own way, unless it is in a cycle through a set or dict."""
     cycles = pickler.cycles
     if cycles is None:
         cycles = pickler.cycles = Cycles()
-        if not pickler.inline:  # else the value is a definition
+        if not pickler.inline:  # if it is inline, the value is a definition
             cycles.look(pickler.value)
     if id(obj) not in cycles.seen:
         cycles.look(obj)
     elif not cycles.members and not cycles.has_functions and not pickler.inline:
-        pickler.kinds[type(obj)] = None  # all is known, and there is nothing
+        pickler.kinds[type(obj)] = None  # everything has been examined and there is no cycle
     if id(obj) not in cycles.members:
         return NotImplemented
     reduced: Any = obj.__reduce_ex__(5)
@@ -179,7 +187,7 @@ def reduce_hashed(pickler: SettlingPickler, obj: Any) -> Any:
 
 
 def dump_settled(pickler: SettlingPickler, file: io.BytesIO, value: Any) -> None:
-    """Pickle a value; once more if there are such objects in it, with what is to be done at the end."""
+    """Pickle a value. If it has such cycles, pickle it again with the steps that settle the hashes at the end."""
     pickler.value = value
     pickler.dump(value)
     pickler.value = None
@@ -191,7 +199,7 @@ def dump_settled(pickler: SettlingPickler, file: io.BytesIO, value: Any) -> None
 
 
 class Finished:
-    """The value of a pickle that has such objects."""
+    """A value with such cycles, to be followed in the pickle by the steps that settle the hashes."""
 
     __slots__ = ("value",)
 
@@ -200,7 +208,7 @@ class Finished:
 
 
 class _Found:
-    """Stands at the end: those of the objects that are in the pickle."""
+    """Marker at the end of a pickle: the objects from this list that the pickle contains."""
 
     __slots__ = ("objects",)
 
@@ -209,14 +217,17 @@ class _Found:
 
 
 def reduce_finished(pickler: SettlingPickler, finished: Finished) -> Any:
-    """Return the value, then what is to be done with it."""
+    """Reduce the value to a call that settles its hashes."""
     assert pickler.cycles is not None
     members = _Found(list(pickler.cycles.members.values()))
     return build_classes.settle_hashes, (finished.value, members, _Found(pickler.cycles.containers))
 
 
 def reduce_found(pickler: SettlingPickler, found: _Found) -> Any:
-    """Return a list; what its owner's state leaves out is not brought in by this."""
+    """Reduce the marker to a list of the objects that are in the pickle already.
+
+    Objects that the state of their owner leaves out are not in the pickle, and the marker does not bring them in.
+    """
     memo = pickler.memo.copy()
     return list, ([each for each in found.objects if id(each) in memo],)
 

@@ -1,4 +1,4 @@
-"""Says what to do when a module that goes by name cannot be imported on the other side."""
+"""The error message for a module that goes by name and cannot be imported on the other side."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _place = ["in this process"]
 
 
 def name_place(place: str) -> None:
-    """What errors call this process: an engine names its node."""
+    """Set the words by which errors name this process. An engine names its node."""
     _place[:] = [place]
 
 
 def missing(error: ModuleNotFoundError) -> ModuleMissing:
-    """Return the error to be raised where a pickle asks for a module that is not there."""
+    """Return the error to raise when a pickle needs a module that does not exist here."""
     if isinstance(error, ModuleMissing) or error.name is None:
         return ModuleMissing(str(error), name=error.name)
     top = error.name.partition(".")[0]
@@ -30,7 +30,7 @@ def missing(error: ModuleNotFoundError) -> ModuleMissing:
 
 
 def complete(error: BaseException) -> None:
-    """Add to an error that came from elsewhere which version of the module is here."""
+    """Add to an error from elsewhere which version of the module this client has."""
     if not isinstance(error, ModuleNotFoundError):
         return
     found = _MODULE.search(str(error))

@@ -1,10 +1,11 @@
-"""Sources of by-value modules, gathered where they are sent from.
+"""Bundles: the sources of by-value modules, collected on the sending side.
 
-A module travels as its *source*, together with the sources it imports in turn and the data files of its packages, read
-from the files as they stand when the function is handed in: so an edit is seen.  Which modules a source imports is
-read from its import statements, also those inside functions; a package that imports by computed names travels whole.
+A module travels as its *source*, together with the sources of the modules that it imports and the data files of its
+packages. They are read when the function is handed in, so the latest edit is sent. The imports are found by reading the
+import statements of the source, including those inside functions. A package that imports under computed names travels
+whole.
 
-Every module of such a bundle has a digest over its own source and all those it reaches.
+Every module of a bundle has a digest over its own source and the sources of all modules that it reaches.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from .module_origin import (
 )
 
 DATA_BYTES_MAX = 16 * 2**20
-"""Of data files that travel with one package; what is beyond stays."""
+"""The limit for the data files of one package. Files beyond it do not travel."""
 _DATA_FILES_MAX = 2000
 _MODULES_MAX = 20_000
 
@@ -48,20 +49,20 @@ class ModuleSource(msgspec.Struct, frozen=True, array_like=True):
     name: str
     is_package: bool
     file: str
-    """Where it lies on the sending side; a compiled module travels as this alone."""
+    """The module's file on the sending side. A compiled module travels as this path alone."""
     folders: list[str]
-    """Where a package's other members (extension modules, data) lie, if the other side has them at all."""
+    """The folders of a package on the sending side, for extension modules and data if the other side sees them."""
     source: bytes
     digest: str = ""
-    """Of this source and all that it reaches."""
+    """Digest of this source and of all sources that it reaches."""
     data: dict[str, bytes] = {}
-    """Data files of a package: path below its folder -> content."""
+    """Data files of a package: path relative to its folder -> content."""
     left_out: dict[str, int] = {}
-    """Data files that were too much: path below its folder -> size in bytes."""
+    """Data files beyond the limit: path relative to the package's folder -> size in bytes."""
 
 
 class Bundle(msgspec.Struct, frozen=True):
-    """A module with all the by-value modules that it reaches, itself included."""
+    """A module with all by-value modules that it reaches, including itself."""
 
     name: str
     digest: str
@@ -71,7 +72,7 @@ class Bundle(msgspec.Struct, frozen=True):
 
 
 class _Text:
-    """A source file that was read, and what stands in it."""
+    """A source file that was read, and the imports found in it."""
 
     __slots__ = ("dynamic", "mentioned", "opens_data", "source", "stamp")
 
@@ -80,26 +81,26 @@ class _Text:
         self.source = source
         self.mentioned = mentioned(source)
         self.dynamic = _DYNAMIC.search(source) is not None
-        """It may import modules by names that no import statement mentions."""
+        """Whether it may import modules under names that no import statement mentions."""
         self.opens_data = _OPENS_DATA.search(source) is not None
 
 
 _DYNAMIC = re.compile(
     rb"\b(import_module|__import__)\s*\((?!\s*[\"'][\w.]+[\"']\s*[,)])|\b(iter_modules|walk_packages)\b"
 )
-"""Not: a call with a constant, which is as good as a statement; ``find_spec``, which asks whether a module exists."""
+"""Excluded are calls with a constant, which count as statements, and ``find_spec``, a test whether a module exists."""
 _OPENS_DATA = re.compile(rb"\b(importlib[._]resources|get_data|pkg_resources|__file__)\b")
 _texts: dict[str, _Text] = {}
 _bundles: dict[str, Bundle] = {}
 when_rules_change(_bundles.clear)
 
 register_own: Any = None
-"""Called with each new bundle: `modules` notes which modules of this process it stands for."""
+"""Called with each new bundle. `modules` sets it, to record which modules of this process the bundle stands for."""
 _warned: set[str] = set()
 
 
 class Working:
-    """What is being packed now, for the notice that packing takes long."""
+    """The current packing step, for the notice that packing takes long."""
 
     what = ""
 
@@ -113,7 +114,7 @@ def _stamp(file: str) -> Stamp:
 
 
 def bundle_of(name: str) -> Bundle:
-    """Return the module's sources as they stand now.  The same object as long as no file changed."""
+    """Return the module's sources as they are now. The result is the same object as long as no file has changed."""
     known = _bundles.get(name)
     if known is not None and _unchanged(known):
         return known
@@ -139,7 +140,7 @@ def _unchanged(bundle: Bundle) -> bool:
 
 
 class _Builder:
-    """Gathers what one module reaches."""
+    """Collects the modules that one module reaches."""
 
     def __init__(self) -> None:
         self._found: dict[str, ModuleSource] = {}
@@ -152,7 +153,7 @@ class _Builder:
         self._digests: dict[frozenset[str], str] = {}
 
     def build(self, name: str) -> Bundle:
-        """Return the bundle of that module."""
+        """Return the bundle of the module."""
         waiting = [name]
         while waiting:
             each = waiting.pop()
@@ -173,7 +174,7 @@ class _Builder:
             waiting.extend(reached - self._found.keys())
         members = [self._with_digest(source) for _, source in sorted(self._found.items())]
         digest = next(member.digest for member in members if member.name == name)
-        # A level above 1 gains little on source text, and this is paid at every edit.
+        # A level above 1 gains little on source text, and this cost arises at every edit.
         packed = zlib.compress(msgspec.msgpack.encode(members), 1)
         return Bundle(name, digest, members, packed, tuple(self._stamps.items()))
 
@@ -241,14 +242,16 @@ class _Builder:
         known = set(self._stamps)
         data, left_out = self._data(os.path.dirname(file))
         if not data and not text.opens_data:
-            # A look at each folder at each hand-in, for packages that have no data: only new sources matter there.
+            # For a package without data, only new sources matter: do not stat its folders at each hand-in.
             self._stamps = {path: self._stamps[path] for path in self._stamps if path in known}
         if left_out and text.opens_data:
             _warn_of_left_out(name, left_out)
         return ModuleSource(name, True, file, folders, text.source, "", data, left_out), text
 
     def _data(self, package: str) -> tuple[dict[str, bytes], dict[str, int]]:
-        """Return the data files of a package, without those of the packages in it."""
+        """Return the data files of a package, without those of its subpackages, and the sizes of the files that are
+        left out.
+        """
         data: dict[str, bytes] = {}
         left_out: dict[str, int] = {}
         room = DATA_BYTES_MAX
@@ -268,7 +271,7 @@ class _Builder:
         return data, left_out
 
     def _all_of(self, top: str) -> set[str]:
-        """Return the names of all modules of that package, if it is a regular package."""
+        """Return the names of all modules of a package; an empty set if it is not a regular package."""
         known = self._whole.get(top)
         if known is None:
             known = self._whole[top] = self._list_all(top)
@@ -293,8 +296,10 @@ class _Builder:
         return found
 
     def _walk(self, folder: str, sources: bool) -> Iterator[tuple[str, os.stat_result]]:
-        """Yield files below a package's folder: its Python sources, or all others.  Notes the folders that were looked
-        at."""
+        """Yield the files below a package's folder: its Python sources, or all other files.
+
+        Record the folders that were read.
+        """
         waiting = [folder]
         while waiting:
             here = waiting.pop()
@@ -333,7 +338,7 @@ def _warn_of_left_out(name: str, left_out: dict[str, int]) -> None:
 
 
 def size_text(count: float) -> str:
-    """Return a number of bytes for people."""
+    """Return a number of bytes as text for people."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}"
@@ -346,15 +351,18 @@ def size_text(count: float) -> str:
 
 
 def mentioned(source: bytes) -> frozenset[str]:
-    """Absolute names as they are, relative ones with their dots; ``from a import b`` gives ``a`` and ``a.b``."""
+    """Return the modules that the import statements of a source name.
+
+    ``from a import b`` gives ``a`` and ``a.b``. Relative names keep their dots.
+    """
     if b"import" not in source:
         return frozenset()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the author has seen them when the module was imported
+            warnings.simplefilter("ignore")  # the author saw the warnings when the module was imported
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
-        return frozenset()  # the engine will say it, with the line
+        return frozenset()  # the engine will report the error, with its line
     by_call = _IMPORT_CALL.search(source) is not None
     names: set[str] = set()
     for node in ast.walk(tree) if by_call else _statements(tree.body):
@@ -376,7 +384,7 @@ _IMPORT_CALL = re.compile(rb"\b(import_module|__import__)\b")
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.AST]:
-    """Yield all statements below; expressions, which are most of a tree, are passed over."""
+    """Yield all statements below. Expressions, which are most of a syntax tree, are skipped."""
     waiting: list[Any] = [*body]
     while waiting:
         node = waiting.pop()
@@ -390,7 +398,9 @@ def _called(function: ast.expr) -> str:
 
 
 def resolve(name: str, is_package: bool, names: Iterable[str]) -> Iterator[str]:
-    """Yield the full names of what the module of that name mentions, with the packages around them, and its own."""
+    """Yield the full names of the modules that the module `name` mentions, of the packages around them, and `name`
+    itself.
+    """
     package = name if is_package else name.rpartition(".")[0]
     for each in {*names, name}:
         full = each
@@ -406,7 +416,7 @@ def resolve(name: str, is_package: bool, names: Iterable[str]) -> Iterator[str]:
 
 
 def is_sent(name: str) -> bool:
-    """Return whether a module of that name, imported here or not, goes by value."""
+    """Return whether the module of this name travels by value. It need not be imported."""
     if name in sys.modules:
         return sys.modules[name] is not None and travel(name) is Travel.SOURCE
     top = name.partition(".")[0]
@@ -423,15 +433,18 @@ def is_sent(name: str) -> bool:
 
 
 # --------------------------------------------------------------------------------------------------
-# What functions of ``__main__`` import while they run
+# Modules that functions of ``__main__`` import while they run
 
 
 class Imports(msgspec.Struct, frozen=True):
-    """The by-value modules that a function's own import statements name; it reaches the other side as `offer`."""
+    """The by-value modules that a function's own import statements name.
+
+    The pickle contains a call of `offer` for it.
+    """
 
     bundles: tuple[Bundle, ...]
     folder: str = ""
-    """Of the script: modules that are imported by computed names may be found there."""
+    """The script's folder, in which modules that are imported under computed names may be found."""
 
 
 _imports: dict[types.CodeType, tuple[str, tuple[str, ...]]] = {}
@@ -439,10 +452,10 @@ _IMPORTS_KEPT = 4096
 
 
 def imported_by(code: types.CodeType, package: str) -> tuple[str, ...]:
-    """Return the names of by-value modules that the code, or one nested in it, imports.  Mostly none.
+    """Return the names of by-value modules that the code, or code nested in it, imports.
 
     Args:
-        code: of a function that travels by value.
+        code: the code of a function that travels by value.
         package: ``__package__`` of its globals, for relative imports.
     """
     from .global_names import imported_names

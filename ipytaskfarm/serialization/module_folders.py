@@ -1,7 +1,7 @@
-"""Folders for by-value modules: packages find their data files, and child processes the modules.
+"""Folders with by-value modules on the receiving side: for data files of packages, and for imports of child processes.
 
-Everything here lies below one private folder of the process: an engine names it (`use_folder`), others get a temporary
-one, which they remove when they end.
+All of them lie below one private folder of the process. An engine is given its folder (`use_folder`); another process
+makes a temporary one, and removes it when it ends.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _homes: dict[tuple[str, str], tuple[str, list[str]]] = {}
 
 
 def use_folder(folder: str) -> None:
-    """Keep what is written for modules below this folder, which somebody else removes."""
+    """Write modules below this folder from now on. Its owner, not this process, removes it."""
     _root[:] = [folder]
     _homes.clear()
 
 
 def private_folder() -> str:
-    """Return the folder of this process, made when it is first needed."""
+    """Return the private folder of this process, which is created at the first call."""
     if not _root:
         folder = tempfile.mkdtemp(prefix="ipytaskfarm-modules-")
         _root.append(folder)
@@ -43,7 +43,7 @@ def _remove(folder: str, made_by: int) -> None:
 
 
 def as_arrived(member: ModuleSource, file: str) -> bool:
-    """Return whether that file of this machine holds the source that was sent."""
+    """Return whether the file on this machine holds the source that was sent."""
     try:
         return Path(file).read_bytes() == member.source
     except OSError:
@@ -53,8 +53,8 @@ def as_arrived(member: ModuleSource, file: str) -> bool:
 def home_of(member: ModuleSource, members: list[ModuleSource]) -> tuple[str, list[str]]:
     """Return the ``__file__`` and the ``__path__`` of a by-value module on this machine.
 
-    Its own file and folders where this machine sees them; else, if it belongs to a package, a folder that is written
-    with all of the bundle.  A module by itself keeps the name of the file that it was sent from.
+    They are its own file and folders if this machine sees them. Otherwise the whole bundle of a package's module is
+    written to a folder; a module that belongs to no package keeps the name of the file that it was sent from.
     """
     key = member.name, member.digest
     known = _homes.get(key)
@@ -83,7 +83,7 @@ def _path_of(member: ModuleSource) -> str:
 
 
 def write_members(root: str, members: Iterable[ModuleSource]) -> None:
-    """Write sources and data files below a folder, as imports look for them."""
+    """Write sources and data files below a folder, in the layout that imports expect."""
     for member in members:
         if is_compiled(member.file):
             if os.path.isfile(member.file):
@@ -103,15 +103,15 @@ def write_members(root: str, members: Iterable[ModuleSource]) -> None:
 
 
 def child_folder() -> str:
-    """Return the entry of ``sys.path`` and of PYTHONPATH where child processes find by-value modules."""
+    """Return the entry of ``sys.path`` and PYTHONPATH in which child processes find by-value modules."""
     return os.path.join(_root[0] if _root else private_folder(), "children")
 
 
 def write_set(members: Sequence[ModuleSource], beside: Sequence[types.ModuleType]) -> None:
-    """Replace what lies below `child_folder`.
+    """Replace the content of `child_folder`.
 
     Args:
-        members: the modules that are active now.
+        members: the active modules.
         beside: modules that were found in the sender's folders.
     """
     root = tempfile.mkdtemp(prefix="set-", dir=private_folder())

@@ -1,11 +1,12 @@
 """An engine's names in the functions of modules that travel as source.
 
-A function of such a module finds a name that neither the module nor Python has in the engine's user namespace, if it
-is there: `ModuleBuiltins`.  Only modules whose functions mention such a name get them.
+If neither the module nor Python has a name that a function of the module uses, the function finds it in the engine's
+user namespace: `ModuleBuiltins`. Only modules with such functions get these builtins.
 
-A name that was placed on the engine by hand counts before the module's own value, for as long as it is placed: it is
-bound in the module.  What a module imports stays its own (``from time import time`` where somebody has placed the
-module ``time``), and so do its functions and classes where the engine has those of an earlier version of the module.
+A name that was placed on the engine by hand takes precedence over the module's own value while it is placed: it is
+bound in the module. There are two exceptions. A name that the module imports stays its own (as in ``from time import
+time`` where somebody has placed the module ``time``). So do its functions and classes, if the engine's value comes from
+an earlier version of the module.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ _DEFINED = (types.FunctionType, types.BuiltinFunctionType, type)
 
 
 class ModuleBuiltins(dict[str, Any]):
-    """``__builtins__`` of a module: Python's, and, for what is missing there, the engine's user namespace."""
+    """The ``__builtins__`` of a module: Python's own, and the engine's user namespace for names that are
+    missing there.
+    """
 
     __slots__ = ()
 
@@ -39,18 +42,18 @@ class ModuleBuiltins(dict[str, Any]):
 
 
 class ModuleNames:
-    """What is known of one module's names."""
+    """The records about the names of one module."""
 
     __slots__ = ("generation", "own", "shared", "used")
 
     def __init__(self, used: frozenset[str]) -> None:
         self.used = used
-        """Names that its functions look for among its globals."""
+        """Names that its functions look up among their globals."""
         self.own: dict[str, Any] = {}
-        """The module's own values of those in whose place the engine's stand."""
+        """The module's own values of the names that are bound to the engine's values at present."""
         self.generation = -1
         self.shared: list[str] = []
-        """Those in `used` that were placed by hand, as of `generation`."""
+        """The names in `used` that were placed by hand, as of `generation`."""
 
 
 _modules: weakref.WeakKeyDictionary[types.ModuleType, ModuleNames] = weakref.WeakKeyDictionary()
@@ -58,10 +61,10 @@ _modules: weakref.WeakKeyDictionary[types.ModuleType, ModuleNames] = weakref.Wea
 
 @functools.lru_cache(maxsize=512)
 def names_of(source: bytes, file: str) -> tuple[frozenset[str], frozenset[str]]:
-    """Return (the globals that functions in a module's source look for, those among them that nothing there binds).
+    """Return (the globals that functions in a module's source look up, those among them that the module does not bind).
 
     Raises:
-        SyntaxError: the source is none.
+        SyntaxError: the source is not valid.
     """
     code = compile(source, file, "exec", dont_inherit=True)
     used: set[str] = set()
@@ -77,13 +80,15 @@ def names_of(source: bytes, file: str) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def begin_module(module: types.ModuleType, source: bytes, file: str) -> None:
-    """The module's code is about to run: functions take their builtins from the module when they are made."""
+    """Give a module its builtins before its code runs: functions take their builtins from the module when they are
+    made.
+    """
     if placed.namespace is not None and names_of(source, file)[1]:
         module.__dict__["__builtins__"] = ModuleBuiltins()
 
 
 def end_module(module: types.ModuleType, source: bytes, file: str) -> None:
-    """The module's code has run."""
+    """Record the names of a module after its code has run."""
     if placed.namespace is not None:
         known = _modules[module] = ModuleNames(names_of(source, file)[0])
         if placed.by:
@@ -91,8 +96,10 @@ def end_module(module: types.ModuleType, source: bytes, file: str) -> None:
 
 
 def needs_engine(module: types.ModuleType, source: bytes, file: str) -> bool:
-    """Return whether functions of a module that the engine has imported itself would see other names if it had
-    travelled."""
+    """Return whether functions of a module would see other names if it had travelled.
+
+    `module` is one that the engine has imported itself.
+    """
     if placed.namespace is None:
         return False
     used, unbound = names_of(source, file)
@@ -100,10 +107,10 @@ def needs_engine(module: types.ModuleType, source: bytes, file: str) -> bool:
 
 
 def take_names(tell: bool) -> None:
-    """Have all modules see what is placed on the engine now.
+    """Bind the names that are placed on the engine at present, in all modules.
 
     Args:
-        tell: whether something is about to run whose output the user reads.
+        tell: whether to report it in the output, which the user will read.
     """
     for module, known in list(_modules.items()):
         if known.generation != placed.generation or known.shared:
@@ -131,7 +138,7 @@ def _take(module: types.ModuleType, known: ModuleNames, tell: bool) -> None:
 
 
 def _gives_way(module: types.ModuleType, name: str, value: Any) -> bool:
-    """Return whether the engine's value is to stand in place of the module's."""
+    """Return whether the engine's value takes precedence over the module's."""
     own = vars(module).get(name, _ABSENT)
     if own is _ABSENT or own is value or isinstance(own, types.ModuleType):
         return False

@@ -1,17 +1,17 @@
-"""Which modules travel by value: the user's project; what is installed goes by name.
+"""Decides which modules travel by value (the user's project) and which go by name (installed ones).
 
-A module is judged by the folder of ``sys.path`` in which it (its top-level package) was found, in this order:
+A module is judged by the folder of ``sys.path`` in which its top-level package was found, in this order:
 
 1. the standard library, ``site-packages`` and ``dist-packages``: by name;
-2. a folder whose metadata (``*.dist-info``, ``*-version.egg-info``) names the module, as ``pip install --target``
+2. a folder with metadata (``*.dist-info``, ``*-version.egg-info``) that names the module, as ``pip install --target``
    leaves it: by name;
 3. below an editable install: by value;
 4. below the folder of the script or notebook, or the project folder around it: by value;
 5. a folder of ``PYTHONPATH`` or of a ``.pth`` file: by name, since several projects share it;
 6. any other folder, which the program itself has put on ``sys.path``: by value.
 
-`add_dependency` names what goes by value in spite of this.  Nothing here imports a module or walks through all
-distributions; what was found is remembered for each module and each folder.
+`add_dependency` names modules that travel by value in spite of this. Nothing here imports a module or reads the
+metadata of all distributions. The answers are kept for each module and each folder.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ import site
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from ..core.arguments import wrong
 
 _OWN = __name__.partition(".")[0]
 
@@ -36,7 +38,7 @@ _OWN = __name__.partition(".")[0]
 def _folder_at_start() -> str:
     try:
         return os.path.realpath(os.getcwd())
-    except OSError:  # it was removed
+    except OSError:  # the folder was removed
         return ""
 
 
@@ -47,18 +49,18 @@ _SUFFIXES_OF_INSTALLED = ("site-packages", "dist-packages")
 
 
 class Travel(Enum):
-    """How what belongs to a module gets to the other side."""
+    """The way in which an object that belongs to a module gets to the other side."""
 
     REFERENCE = 1
-    """By name: it can be imported there."""
+    """By name: the other side can import it."""
     SOURCE = 2
-    """With the sources of the module and of those it imports."""
+    """With the sources of the module and of the modules that it imports."""
     LOOSE = 3
     """Member by member: ``__main__``, and modules that have no source."""
 
 
 class Shipped:
-    """The base of loaders of modules that came by value."""
+    """Base class of the loaders of by-value modules."""
 
 
 _added_folders: list[str] = []
@@ -68,20 +70,23 @@ _on_change: list[Any] = [_kinds.clear]
 
 
 def when_rules_change(forget: Any) -> None:
-    """Call `forget` when `add_dependency` has changed which modules travel."""
+    """Call `forget` whenever `add_dependency` has changed which modules travel."""
     _on_change.append(forget)
 
 
 def add_dependency(path: str | os.PathLike[str] | types.ModuleType) -> None:
-    """Send modules by value that would go by name.
+    """Send modules by value that would otherwise go by name.
 
     Args:
-        path: the name of a module or package (with all below it), a module, a file, or a folder (with all modules in
-            it).  An existing file or folder wins over a module of that name.
+        path: the name of a module or package (with everything below it), a module, a file, or a folder (with all
+            modules in
+            it). An existing file or folder takes precedence over a module of that name.
 
     Raises:
         FileNotFoundError: there is no such file or folder, and no such module.
-        ValueError: the module is compiled, or of the standard library: it cannot be sent as source.
+        ValueError: the module is compiled, or an installed package has compiled parts, or it is of the standard
+            library: it cannot be sent as source.
+        TypeError: it is neither a name, a path nor a module.
     """
     if isinstance(path, types.ModuleType):
         path = path.__name__
@@ -93,6 +98,8 @@ def add_dependency(path: str | os.PathLike[str] | types.ModuleType) -> None:
         _refuse_compiled(path)
         _added_modules.add(path)
     else:
+        if not isinstance(path, str | os.PathLike):
+            raise wrong("add_dependency's argument", "a module, its name, a file or a folder", path)
         if isinstance(path, str) and os.sep not in path and path in sys.modules and os.path.isdir(path):
             _added_modules.add(path)
         _added_folders.append(os.path.realpath(path))
@@ -103,17 +110,29 @@ def add_dependency(path: str | os.PathLike[str] | types.ModuleType) -> None:
 def _refuse_compiled(name: str) -> None:
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names or top == _OWN:
-        raise ValueError(f"add_dependency({name!r}): it is there on every engine, and goes by name")
+        raise ValueError(f"add_dependency({name!r}): it is there on every engine, and goes by name: nothing is to do")
     spec = getattr(sys.modules.get(name), "__spec__", None) or find_spec(name)
     origin = getattr(spec, "origin", None)
-    if getattr(spec, "submodule_search_locations", None) is None and origin and not origin.endswith(".py"):
+    folders = getattr(spec, "submodule_search_locations", None)
+    if folders is not None:
+        origin = next(_installed_compiled(folders), None)
+    if origin and not origin.endswith(".py"):
         raise ValueError(
-            f"add_dependency({name!r}): {origin} is compiled and cannot be sent: install it where engines run"
+            f"add_dependency({name!r}): {origin} is compiled and cannot be sent: install it where engines run."
+            " Files, folders, modules and packages of Python alone can be sent"
         )
 
 
+def _installed_compiled(folders: Iterable[str]) -> Iterator[str]:
+    """Yield the compiled modules of an installed package; those of a project go by their folder."""
+    for folder in folders:
+        if any(part in _SUFFIXES_OF_INSTALLED for part in Path(folder).parts):
+            for below, _, files in os.walk(folder):
+                yield from (os.path.join(below, file) for file in sorted(files) if is_compiled(file))
+
+
 def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
-    """Return the spec of a module that need not be imported; nothing is run to find it."""
+    """Return the spec of a module without running any code of it; None if there is none."""
     path: Sequence[str] | None = None
     spec: importlib.machinery.ModuleSpec | None = None
     parts = name.split(".")
@@ -133,7 +152,7 @@ def _find_one(name: str, path: Sequence[str] | None) -> importlib.machinery.Modu
     for finder in sys.meta_path:
         try:
             spec = finder.find_spec(name, path)
-        except KeyError:  # a namespace package in one that is not imported: Python looks for its parent
+        except KeyError:  # the parent of a namespace package is not imported, and Python looks it up
             spec = _namespace_package(name, path or ())
         except (ImportError, AttributeError, TypeError, ValueError, OSError):
             continue
@@ -143,7 +162,7 @@ def _find_one(name: str, path: Sequence[str] | None) -> importlib.machinery.Modu
 
 
 def _namespace_package(name: str, path: Sequence[str]) -> importlib.machinery.ModuleSpec | None:
-    """Return the spec of a package without an ``__init__.py``, all folders that hold a part of it in it."""
+    """Return the spec of a package without an ``__init__.py``, with all folders that hold a part of it."""
     parts = [os.path.join(folder, name.rpartition(".")[2]) for folder in path]
     spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
     spec.submodule_search_locations = [part for part in parts if os.path.isdir(part)]
@@ -151,7 +170,7 @@ def _namespace_package(name: str, path: Sequence[str]) -> importlib.machinery.Mo
 
 
 def travel(name: str | None) -> Travel:
-    """Return how members of the module of that name travel."""
+    """Return how members of the module of this name travel."""
     if name is None:
         return Travel.LOOSE
     module = sys.modules.get(name)
@@ -201,29 +220,32 @@ def anything_added() -> bool:
 
 
 def folder_travels(name: str, folders: list[str]) -> bool:
-    """Return whether a package without a file, which lies in these folders, goes by value."""
+    """Return whether a package without a file, which consists of these folders, travels by value."""
     marker = os.path.join("{}", "__init__.py")
     return any(file_travels(name, marker.format(folder)) for folder in folders if os.path.isdir(folder))
 
 
 def file_travels(name: str, file: str) -> bool:
-    """Return whether the module of that name goes by value if it was loaded from that file."""
+    """Return whether the module of this name travels by value if it was loaded from this file."""
     if not file.endswith(".py"):
         return is_compiled(file) and os.path.isfile(file) and _place_travels(name, file)
     if is_added(name, file):
         return True
     if not os.path.isfile(file) and not file.endswith("__init__.py"):
-        return False  # in a zipped archive
+        return False  # the module is in a zipped archive
     return _place_travels(name, file)
 
 
 def is_compiled(file: str) -> bool:
-    """Return whether the file is a compiled module: it goes with the folder in which to look for it."""
+    """Return whether the file is a compiled module.
+
+    Such a module travels by name, with the folder to import it from.
+    """
     return file.endswith((".so", ".pyd"))
 
 
 def entry_of(name: str, file: str) -> str:
-    """Return the folder of ``sys.path`` from which a module of that name is loaded when it lies in that file."""
+    """Return the folder of ``sys.path`` from which the module of this name is loaded if this is its file."""
     depth = name.count(".") + (os.path.basename(file).partition(".")[0] == "__init__")
     folder = os.path.dirname(os.path.abspath(file))
     for _ in range(depth):
@@ -265,7 +287,7 @@ def _mtime(folder: str) -> int:
 
 
 # --------------------------------------------------------------------------------------------------
-# What is installed
+# Installed modules
 
 
 @functools.cache
@@ -285,7 +307,7 @@ def _is_installed_folder(folder: str) -> bool:
 
 @functools.lru_cache(256)
 def _claimed(folder: str, mtime: int) -> frozenset[str]:
-    """Return the top-level names that distributions with metadata in that folder brought."""
+    """Return the top-level names of the distributions whose metadata stands in this folder."""
     found: set[str] = set()
     for metadata in _metadata_in(folder):
         found.update(_top_levels(metadata))
@@ -301,12 +323,12 @@ def _metadata_in(folder: str) -> list[str]:
 
 
 def _is_metadata(name: str) -> bool:
-    # A bare "project.egg-info" is what an editable install or a build leaves beside the sources.
+    # A bare "project.egg-info" is left beside the sources by an editable install or a build.
     return name.endswith(".dist-info") or (name.endswith(".egg-info") and "-" in name)
 
 
 def _top_levels(metadata: str) -> Iterator[str]:
-    """Yield names from top_level.txt, from RECORD, and the distribution's own name if it has neither."""
+    """Yield the names from top_level.txt and RECORD, or the distribution's own name if both are missing."""
     top_level = _text(os.path.join(metadata, "top_level.txt"))
     record = _text(os.path.join(metadata, "RECORD")) or _text(os.path.join(metadata, "installed-files.txt"))
     yield from top_level.split()
@@ -328,7 +350,7 @@ def _text(file: str) -> str:
 
 @functools.cache
 def _editable_roots() -> tuple[str, ...]:
-    """Return the folders of editable installs, from ``direct_url.json`` and ``.egg-link``."""
+    """Return the folders of editable installs, from ``direct_url.json`` and ``.egg-link`` files."""
     roots: set[str] = set()
     folders = {folder.rstrip(os.sep) for folder in _installed_folders()}
     folders.update(entry for entry in sys.path if entry.endswith(_SUFFIXES_OF_INSTALLED))
@@ -361,7 +383,7 @@ def _editable_root(file: str) -> str:
 
 @functools.cache
 def _shared_entries() -> frozenset[str]:
-    """Return folders of PYTHONPATH, and those that ``.pth`` files name."""
+    """Return the folders in PYTHONPATH and in ``.pth`` files."""
     found = {os.path.join(_STARTED_IN, entry) for entry in _PYTHONPATH.split(os.pathsep) if entry}
     for folder in {folder.rstrip(os.sep) for folder in _installed_folders()}:
         try:
@@ -375,7 +397,7 @@ def _shared_entries() -> frozenset[str]:
 
 
 # --------------------------------------------------------------------------------------------------
-# What is the user's
+# The user's own modules
 
 
 def project_roots() -> tuple[str, ...]:
@@ -401,7 +423,9 @@ def _roots(file: str | None, module: str) -> tuple[str, ...]:
 
 
 def script_folder(file: str | None, module: str) -> str:
-    """Return the folder of the script (with ``-m``: of its top-level package) or notebook, or where Python started."""
+    """Return the folder of the script or notebook, with ``-m`` that of the top-level package, else where Python
+    started.
+    """
     if file is not None and (not os.path.isabs(file) or os.path.isfile(file)):
         real = os.path.realpath(os.path.join(_STARTED_IN, file))
         folder = os.path.dirname(real)
@@ -417,8 +441,7 @@ def script_folder(file: str | None, module: str) -> str:
 
 
 def version_of(name: str) -> str:
-    """Return the distribution of a top-level module in this process and its version, as ``numpy 2.1.0``; "" if
-    unknown."""
+    """Return the distribution of a top-level module and its version, like ``numpy 2.1.0``; "" if unknown."""
     import importlib.metadata as metadata
 
     top = name.partition(".")[0]
@@ -426,7 +449,7 @@ def version_of(name: str) -> str:
         return f"{top} {metadata.version(top)}"
     except metadata.PackageNotFoundError:
         pass
-    for distribution in metadata.packages_distributions().get(top, ()):  # only for an error message
+    for distribution in metadata.packages_distributions().get(top, ()):  # slow, but only used for error messages
         return f"{distribution} {metadata.version(distribution)}"
     version = getattr(sys.modules.get(top), "__version__", None)
     return f"{top} {version}" if isinstance(version, str) else ""

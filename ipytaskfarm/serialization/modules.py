@@ -1,17 +1,18 @@
-"""Loads by-value modules where they arrive.
+"""Loads by-value modules on the receiving side.
 
-`module_origin` says which modules travel by value, `module_bundles` gathers their sources.  Members of such a module
-are named inside it, so a class has one identity on an engine however often it arrives.
+`module_origin` decides which modules travel by value, and `module_bundles` collects their sources. Members of such a
+module are referred to by their name in it, so a class has one identity on an engine however often it arrives.
 
-An engine keeps one module object per (name, digest), and puts the wanted ones into ``sys.modules`` before anything of
-theirs is used.  Before a task that does not use them they are taken out again (`begin_run`), and what the engine had
-under these names is put back.
+An engine keeps one module object per (name, digest), and puts the needed versions into ``sys.modules`` before any of
+their members is used. Before a task that does not use them they are removed (`begin_run`), and the modules that the
+engine itself had under these names are restored.
 
-The name `load_module` and its signature, and those of `offer`, are part of what is stored and sent: pickles name them.
+The names and signatures of `load_module` and `offer` are part of what is stored and sent, because pickles contain them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.machinery
@@ -22,7 +23,7 @@ import time
 import types
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ import msgspec
 from . import module_bundles
 from .function_globals import placed
 from .module_bundles import Bundle, ModuleSource
-from .module_folders import as_arrived, child_folder, home_of, write_set
+from .module_folders import as_arrived, home_of, write_set
 from .module_names import begin_module, end_module, needs_engine, take_names
 from .module_origin import Shipped, entry_of, is_compiled
 from .rebuild import is_own_side, loading
@@ -41,26 +42,26 @@ _PROCESS_SINCE = time.time()
 _MEMBERS = msgspec.msgpack.Decoder(list[ModuleSource])
 
 _versions: OrderedDict[tuple[str, str], types.ModuleType] = OrderedDict()
-"""(name, digest) -> the module made from it, or found here to be the same."""
+"""(name, digest) -> the module that was made from it, or a module of this process that is the same."""
 _found_here: dict[tuple[str, str], tuple[ModuleSource, types.ModuleType]] = {}
-"""Those that the engine itself had imported, and that are the same as what was sent."""
+"""(name, digest) -> a module that the engine itself had imported and that equals the sent source."""
 _offered: dict[str, ModuleSource] = {}
-"""What an import of that name loads."""
+"""Name -> the source that an import of this name loads."""
 _opened: OrderedDict[tuple[str, str], list[ModuleSource]] = OrderedDict()
 active: dict[int, list[ModuleSource]] = {}
-"""id -> the members of each bundle that is in ``sys.modules`` or offered."""
+"""id -> the members of a bundle that is in ``sys.modules`` or offered."""
 _sticky: dict[int, list[ModuleSource]] = {}
-"""Those among them that belong to values in the engine's namespace."""
+"""The active bundles that belong to values in the engine's namespace."""
 _lasting: dict[int, list[ModuleSource]] = {}
-"""Those that belong to the engine's environment."""
+"""The active bundles that belong to the engine's environment."""
 _displaced: dict[str, types.ModuleType] = {}
-"""What the engine itself had under the names of shipped modules."""
+"""Name -> the module that the engine itself had under the name of a shipped module."""
 _beside: dict[str, types.ModuleType] = {}
-"""Modules that were found in the sender's folders, see `FolderFinder`."""
+"""Name -> a module that was found in the sender's folders, see `FolderFinder`."""
 
 
 class ShippedLoader(Shipped):
-    """Runs a module's source that came with a function."""
+    """Runs the source of a module that came with a function."""
 
     def __init__(self, module: ModuleSource) -> None:
         self.module = module
@@ -75,7 +76,7 @@ class ShippedLoader(Shipped):
         return importlib.util.decode_source(self.module.source)
 
     def get_code(self, fullname: str) -> types.CodeType:
-        """For ``runpy``."""
+        """Return the compiled source, for ``runpy``."""
         code: types.CodeType = compile(
             self.module.source, self.module.file or self.module.name, "exec", dont_inherit=True
         )
@@ -92,7 +93,7 @@ class ShippedLoader(Shipped):
         _note_version(self.module, module)
 
     def get_data(self, path: str) -> bytes:
-        """For ``pkgutil.get_data``."""
+        """Return the content of a data file, for ``pkgutil.get_data``."""
         try:
             return Path(path).read_bytes()
         except FileNotFoundError:
@@ -100,7 +101,7 @@ class ShippedLoader(Shipped):
             raise
 
     def get_resource_reader(self, fullname: str) -> Any:
-        """For ``importlib.resources``."""
+        """Return the reader of a package's data files, for ``importlib.resources``."""
         if not self.module.is_package:
             return None
         from importlib.readers import FileReader
@@ -123,7 +124,7 @@ class ShippedLoader(Shipped):
 
 
 class ShippedFinder:
-    """Answers for the modules that came with functions, before the folders of ``sys.path`` are asked."""
+    """Finds the modules that came with functions, before the folders of ``sys.path`` are searched."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
@@ -141,7 +142,7 @@ class ShippedFinder:
         )
         spec.has_location = bool(origin)
         if spec.submodule_search_locations is not None:
-            if not offered.file:  # a namespace package: this machine may have parts of it too
+            if not offered.file:  # a namespace package: this machine may have further parts of it
                 here = importlib.machinery.PathFinder.find_spec(fullname, path)
                 folders = [*folders, *((here and here.submodule_search_locations) or ())]
             spec.submodule_search_locations.extend(dict.fromkeys(folders))
@@ -149,9 +150,9 @@ class ShippedFinder:
 
 
 class FolderFinder:
-    """Looks, after all others, into the sender's folders if this machine sees them.
+    """Searches the sender's folders after all other finders, if this machine sees them.
 
-    There are the modules that are imported by computed names, and compiled ones.
+    Modules that are imported under computed names, and compiled modules, are found there.
     """
 
     def find_spec(
@@ -166,7 +167,7 @@ class FolderFinder:
 
 
 class _Noting:
-    """A loader whose module is forgotten with the bundles of its folder."""
+    """A loader that records its module, so that the module is forgotten together with the bundles of its folder."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
@@ -196,7 +197,7 @@ def _sender_folders() -> list[str]:
 
 
 _MAIN_FOLDER = "__main__"
-"""The name of a member that stands for the folder of a script, see `offer_folder`."""
+"""The name of a bundle member that represents the folder of a script, see `offer_folder`."""
 finder = ShippedFinder()
 _folder_finder = FolderFinder()
 
@@ -215,7 +216,7 @@ def _note_version(source: ModuleSource, module: types.ModuleType) -> None:
 
 
 def _register_own(bundle: Bundle) -> None:
-    # What comes back to where it was sent from is the module that is there already.
+    # A module that comes back to its sender is the sender's own module.
     for member in bundle.members:
         module = sys.modules.get(member.name)
         if module is not None:
@@ -226,7 +227,7 @@ module_bundles.register_own = _register_own
 
 
 def load_module(name: str, digest: str, packed: bytes) -> types.ModuleType:
-    """Return the module of that name and digest.  In a client: its own module of that name, if it has one."""
+    """Return the module of this name and digest. A client returns its own module of the name if it has one."""
     if is_own_side():
         try:
             return importlib.import_module(name)
@@ -237,7 +238,7 @@ def load_module(name: str, digest: str, packed: bytes) -> types.ModuleType:
 
 
 def offer(bundles: tuple[tuple[str, str, bytes], ...]) -> None:
-    """Have the modules of these bundles found by imports that follow; nothing is imported now."""
+    """Make the modules of these bundles available to later imports. Nothing is imported now."""
     if is_own_side():
         return
     for name, digest, packed in bundles:
@@ -246,11 +247,11 @@ def offer(bundles: tuple[tuple[str, str, bytes], ...]) -> None:
 
 
 def offer_folder(folder: str, offered: None = None) -> None:
-    """Have the sender's folder looked into, if this machine sees it, for modules that are found nowhere else.
+    """Make the sender's folder available for modules that are found nowhere else, if this machine sees it.
 
     Args:
-        folder: of the sender's script.
-        offered: what `offer` gave, for a function that needs both.
+        folder: the folder of the sender's script.
+        offered: not used. A function that needs bundles too passes the call of `offer` here, so that pickle makes it.
     """
     if is_own_side() or not os.path.isdir(folder):
         return
@@ -275,9 +276,10 @@ def _open(name: str, digest: str, packed: bytes) -> list[ModuleSource]:
 
 
 def activate(name: str, members: list[ModuleSource]) -> types.ModuleType:
-    """Put these versions into ``sys.modules``, and import the one of that name ("": none).
+    """Put these versions into ``sys.modules``, then import and return the module `name` ("" for none).
 
-    Also called before each call of a function that uses them: another version may have been used meanwhile.
+    This is also called before each call of a function that uses the modules, because another version may have been used
+    in the meantime.
     """
     if not _is_active(members):
         _place_all(members)
@@ -320,8 +322,10 @@ def _place_all(members: list[ModuleSource]) -> None:
 
 
 def install_finders() -> None:
-    """Let imports find by-value modules.  An engine does so as it starts, or the first module would look like a change
-    that a task has made."""
+    """Install the import hooks for by-value modules.
+
+    An engine does so when it starts. Otherwise the first by-value module would look like a change made by a task.
+    """
     if finder not in sys.meta_path:
         sys.meta_path.insert(0, finder)
     if _folder_finder not in sys.meta_path:
@@ -329,30 +333,42 @@ def install_finders() -> None:
 
 
 def _set_aside(name: str, present: types.ModuleType | None) -> None:
-    """Keep what the engine itself imported under that name, to put it back afterwards."""
+    """Keep the module that the engine itself imported under this name, to restore it later."""
     if present is not None and not _is_shipped(present):
         _displaced.setdefault(name, present)
 
 
 def is_by_value(name: str) -> bool:
-    """Return whether the module of that name came by value, and is not found by an import in another process."""
+    """Return whether the module of this name came by value, so that another process cannot import it."""
     module = sys.modules.get(name)
     return module is not None and (_is_shipped(module) or name.partition(".")[0] in _beside)
 
 
-def write_for_children(synced: list[tuple[Any, ...]]) -> None:
-    """Have what is active now found below `child_folder`, by processes that are about to be started.
+def active_versions() -> Iterator[tuple[str, str]]:
+    """Yield the name and the version of each module that child processes find now."""
+    for members in active.values():
+        yield from ((member.name, member.digest) for member in members if member.name != _MAIN_FOLDER)
+    for name, module in _beside.items():
+        with contextlib.suppress(OSError):
+            yield name, f"{module.__file__} {os.stat(module.__file__ or '').st_mtime_ns}"
+
+
+def write_for_children(synced: list[tuple[Any, ...]]) -> bool:
+    """Write the active modules to `child_folder`, for processes that are about to start.
 
     Args:
-        synced: what was written last; changed here.
+        synced: the key of the modules that were written most recently. It is updated in place.
+
+    Returns: whether the modules have changed since the last call.
     """
     key = (*active, *_beside)
     if synced and synced[0] == key:
-        return
-    if not key and not os.path.lexists(child_folder()):
-        return
+        return False
+    # The folder is written even without modules: a process that misses it once never looks for it again, and neither do
+    # the processes that a fork server makes.
     write_set([member for members in active.values() for member in members], list(_beside.values()))
-    synced[:] = [key]
+    synced[:] = [key, tuple(active.values())]  # kept alive, so that no other list gets one of these ids
+    return True
 
 
 def _is_shipped(module: types.ModuleType) -> bool:
@@ -368,10 +384,10 @@ def _place(name: str, module: types.ModuleType) -> None:
 
 
 def begin_run(steps: Iterable[Callable[[], Any]] = ()) -> None:
-    """Take out of ``sys.modules`` what an earlier task brought, but for what the next one uses.
+    """Remove from ``sys.modules`` the modules that an earlier task brought, except those that the next task uses.
 
     Args:
-        steps: what `load_module` left in ``loading.before`` while the next function was unpacked.
+        steps: the steps that `load_module` left in ``loading.before`` while the next function was unpacked.
     """
     _take_out_unused(steps)
     if placed.generation:
@@ -399,10 +415,10 @@ def _take_out_unused(steps: Iterable[Callable[[], Any]]) -> None:
 
 
 def take_placed_names() -> None:
-    """Names were placed on the engine by hand: have modules see them.
+    """Bind names that were just placed on the engine by hand in all by-value modules.
 
-    A module that the engine has imported itself stays as it is; where its functions look for such a name, the module
-    that was sent is used in its place from now on.
+    A module that the engine has imported itself stays as it is. If its functions use such a name, the module that was
+    sent replaces it from now on.
     """
     for key, (member, module) in list(_found_here.items()):
         if not needs_engine(module, member.source, member.file):
@@ -429,22 +445,24 @@ def _take_out(name: str) -> None:
 
 
 def keep_active(always: bool = False) -> None:
-    """What is active now belongs to values that stay in the engine's namespace; always: as long as the engine lives."""
+    """Keep the active modules for values that stay in the engine's namespace; with `always`, for the engine's whole
+    life.
+    """
     _sticky.update(active)
     if always:
         _lasting.update(active)
 
 
 def forget_kept() -> None:
-    """The engine's namespace was cleared."""
+    """Forget the kept modules, because the engine's namespace was cleared. Those of the environment stay."""
     _sticky.clear()
     _sticky.update(_lasting)
 
 
 def _is_same(member: ModuleSource, present: types.ModuleType) -> bool:
-    """Return whether a module that was imported here from a file is the one that was sent.
+    """Return whether a module that was imported here from a file equals the module that was sent.
 
-    Only sure if the file is older than this process: what was imported cannot be asked for its source.
+    The answer is True only if the file is older than this process, because an imported module does not keep its source.
     """
     if _is_shipped(present):
         return False

@@ -1,15 +1,15 @@
-"""The door to pickle: values, functions and errors as bytes.
+"""The interface of serialization: values, functions and errors as bytes.
 
-    pack, unpack                     values; names what cannot be pickled by its path inside the object
+    pack, unpack                     values; an error names the part that cannot be pickled by its path in the object
     pack_names                       the dict of pulled names
     pack_function, unpack_function   functions, named by a digest of what they do
     for_many                         a function for many calls in a row
     pack_error, unpack_error         exceptions with all that they refer to, and the user's part of their tracebacks
-    chain_of, traceback_of           the exceptions that Python prints with one, and a traceback
-    pack_environment, unpack_environment   an environment, with digests of its class and of all of it
+    chain_of, traceback_of           the exceptions that Python prints with an exception, and a traceback
+    pack_environment, unpack_environment   an environment, with digests of its class and of the whole
     add_dependency                   makes more modules travel by value
 
-Nothing here is used by controller and agents: to them all of it is bytes.
+Controller and agents use nothing from here: for them these are bytes.
 """
 
 from __future__ import annotations
@@ -50,16 +50,19 @@ __all__ = [
 
 
 def pack(obj: Any, names: str | tuple[str, ...] = "value", keeper: BlobWriter | None = None) -> bytes:
-    """Pickle (protocol 5) that takes what cannot be imported on the other side by value.
+    """Pickle an object (protocol 5). Parts that the other side cannot import travel by value.
 
     Args:
         obj: the value.
-        names: what an error message calls it; a tuple gives the name of each item of a tuple, such as
-            ``("args", "kwargs")``.
-        keeper: takes what is large, so that only its digest travels; None: everything stays in the pack.
+        names: the name of the value in error messages; a tuple names each item of a tuple, such as ``("args",
+            "kwargs")``.
+        keeper: stores large parts as blobs, so that only their digests travel; None keeps everything in the pack.
+
+    Returns:
+        The pack.
 
     Raises:
-        UnpickleableException: a part cannot travel; the message says where it is, and what to do.
+        UnpickleableException: a part cannot travel. The message names the part and the remedy.
     """
     if notice.on:
         notice.begin(obj, names)
@@ -76,7 +79,7 @@ def _refusal(obj: Any, names: str | tuple[str, ...], error: Exception) -> Except
         return error
     try:
         path, culprit = find_culprit(obj, names, _fails)
-    except RecursionError:  # an object's own code that looks at itself for ever
+    except RecursionError:  # the object's own code calls itself without end
         path, culprit = "", obj
     if isinstance(error, RecursionError) and culprit is obj:
         return UnpickleableException(f"{path or names}: nested too deeply to be pickled")
@@ -92,18 +95,20 @@ def _fails(obj: Any) -> bool:
 
 
 def unpack(data: bytes | memoryview, namespace: MutableMapping[str, Any] | None = None) -> Any:
-    """Return the value again.  Arrays can be written to.
+    """Return the value. Its arrays are writable.
 
     Args:
-        data: what `pack` gave.  If it is writable memory (a private map), large arrays stand on it uncopied.
-        namespace: where functions in it look names up that they did not bring: the engine's user namespace.
-            None in a client: its ``__main__``, and its own modules are taken as they are.
+        data: the bytes that `pack` returned. If the memory is writable (a private map), large arrays use it without a
+            copy.
+        namespace: the engine's user namespace, in which functions look up names that they did not bring. None in a
+            client:
+            they use its ``__main__``, and its own modules are used as they are.
 
     Raises:
-        VersionMismatch: a function in it was made by another minor version of Python.
-        BlobMissing: it lies in a blob that is not to be had here.
+        VersionMismatch: another minor version of Python made a function in it.
+        BlobMissing: a part is in a blob that is not available here.
         ModuleMissing: it needs a module that goes by name and is not installed here.
-        Exception: anything that a class's own code raises when it is rebuilt.
+        Exception: any error that a class's own code raises while it is rebuilt.
     """
     if namespace is None:
         return _loads(data)
@@ -113,12 +118,12 @@ def unpack(data: bytes | memoryview, namespace: MutableMapping[str, Any] | None 
 def unpack_lasting(
     data: bytes | memoryview, namespace: MutableMapping[str, Any] | None, steps: list[Callable[[], Any]] | None
 ) -> Any:
-    """As `unpack`, for a value that outlives the task.
+    """Return a value that outlives the task; otherwise like `unpack`.
 
     Args:
-        data: as for `unpack`.
-        namespace: as for `unpack`.
-        steps: collects what a later task has to call before it uses the value: its modules are put in place.
+        data: see `unpack`.
+        namespace: see `unpack`.
+        steps: collects the functions that a later task must call before it uses the value. They install its modules.
     """
     outer = loading.namespace, loading.names, loading.before
     names: list[Any] = []
@@ -148,16 +153,16 @@ _PLAIN = frozenset({int, float, bool, complex, type(None)})
 def pack_names(
     values: Mapping[str, Any], namespace: Mapping[str, Any] | None = None, keeper: BlobWriter | None = None
 ) -> bytes:
-    """Pack a dict of pulled names; errors name the variable.
+    """Pack a dict of pulled names. An error names the variable.
 
     Args:
         values: name -> value.
-        namespace: where they were pulled from, to refuse ``a = globals()`` readably.
-        keeper: as for `pack`.
+        namespace: the namespace that they were pulled from; ``a = globals()`` is refused with a clear message.
+        keeper: see `pack`.
     """
     values = dict(values)
     if _PLAIN.issuperset(map(type, values.values())):
-        return pickle.dumps(values, 5)  # the commonest results by far, and nothing in them to look at
+        return pickle.dumps(values, 5)  # the most frequent results by far, with nothing to examine
     for name, value in values.items():
         if isinstance(value, types.ModuleType):
             raise UnpickleableException(f"{name!r} holds a module ({value.__name__}): pull names instead")
@@ -190,12 +195,12 @@ def _pull_refusal(values: dict[str, Any], error: Exception) -> Exception:
 def pack_function(function: Callable[..., Any]) -> Function:
     """Return a callable as code, named by a digest of what it does.
 
-    Importable ones travel as their name; the notebook's own, and those of modules that travel by value, with their
-    closures, defaults and the globals that they use.  The pack is used again while all of these are the identical
-    objects; a callable that stands on something that can change unseen is looked through each time.
+    An importable callable travels as its name. A callable of the notebook, or of a module that travels by value,
+    travels with its closure, its defaults and the globals that it uses. The pack is reused as long as all of these are
+    the same objects. If one of them can change unseen, the callable is examined at each call.
 
     Raises:
-        UnpickleableException: something it stands on cannot travel.
+        UnpickleableException: something that the callable uses cannot travel.
     """
     if notice.on:
         notice.begin(function, getattr(function, "__qualname__", type(function).__name__))
@@ -209,15 +214,15 @@ def pack_function(function: Callable[..., Any]) -> Function:
 
 
 def unpack_function(code: bytes, namespace: MutableMapping[str, Any] | None = None) -> Callable[..., Any]:
-    """Return the callable again; make it once and call it often.
+    """Return the callable. Unpack it once and call it often.
 
-    Each call starts from the globals that were packed: what an earlier call assigned to them is gone (what it put
-    *into* one of them stays, as it does for the defaults of any function).  A name that was not packed is looked up
-    in `namespace` as it is at the call, then among the builtins.
+    Each call starts with the packed globals: assignments of an earlier call are undone (a change *inside* one of the
+    objects stays, as it does for the defaults of any function). A name that was not packed is looked up in `namespace`
+    at the call, then among the builtins.
 
     Args:
-        code: `Function.code`.
-        namespace: as for `unpack`.
+        code: the bytes in `Function.code`.
+        namespace: see `unpack`.
     """
     outer = loading.namespace, loading.names, loading.before
     names: list[Any] = []
@@ -234,7 +239,9 @@ def unpack_function(code: bytes, namespace: MutableMapping[str, Any] | None = No
 
 
 def pack_environment(environment: object) -> tuple[Function, str]:
-    """Return an environment as code named by a digest of class and attributes, and the digest of its class alone."""
+    """Return (the environment as code, named by a digest of its class and attributes; the digest of its
+    class alone).
+    """
     try:
         return packed_function(environment), class_digest(type(environment))  # type: ignore[arg-type]
     except Exception as error:
@@ -242,7 +249,7 @@ def pack_environment(environment: object) -> tuple[Function, str]:
 
 
 def class_digest(cls: type) -> str:
-    """Return a digest of what a class is now, by its code; cheap when it has not changed."""
+    """Return the digest of a class's present definition. This is cheap if the class has not changed."""
     return class_digests(cls)[1]
 
 

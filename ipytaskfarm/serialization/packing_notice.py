@@ -1,4 +1,4 @@
-"""Says what is being packed when that takes longer than two seconds: one line on standard error."""
+"""A notice on standard error that says what is being packed, if packing takes longer than two seconds."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from .module_bundles import size_text, working
 NOTICE_AFTER_S = 2.0
 _LOOK_EVERY_S = 0.25
 _IDLE_S = 30.0
-"""The thread that looks ends when nothing was packed for so long."""
+"""The watching thread ends when nothing was packed for this time."""
 
 
 class PackingNotice:
-    """What is packed now in this process, and since when."""
+    """The packing in progress in this process, and when it began."""
 
     def __init__(self) -> None:
         self.on = False
-        """Set in clients: nobody reads what an engine says of itself."""
+        """Whether notices are shown. Only clients set this: nobody reads what an engine prints by itself."""
         self.what: Any = None
         self.name = ""
         self.begun = 0.0
         self.thread: threading.Thread | None = None
 
     def begin(self, what: Any, name: str | tuple[str, ...]) -> None:
-        """Packing begins; who calls this sets `what` to None when it has ended."""
+        """Record that packing begins. The caller sets `what` to None when it has ended."""
         self.name = name if isinstance(name, str) else name[0]
         self.begun = time.monotonic()
         self.what = (what,)
@@ -52,10 +52,10 @@ notice = PackingNotice()
 
 
 def _largest(obj: Any) -> str:
-    """Return the largest part that can be told without looking far."""
+    """Describe the largest part, as far as it can be found without a deep search."""
     try:
         return _described(max(_parts(obj), key=_size, default=obj))
-    except Exception:  # it changes while another thread packs it; sizes are the user's own code
+    except Exception:  # it changes while another thread packs it, or the user's code that gives its size fails
         return f"a {type(obj).__name__}"
 
 

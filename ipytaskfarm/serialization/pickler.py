@@ -1,13 +1,14 @@
-"""The pickler: C speed for plain data, Python only for what has no name on the other side.
+"""The pickler: plain data is written at C speed, and Python code handles only objects that have no name on the other
+side.
 
-`Pickler.reducer_override` is asked about every object that is not a builtin container, number or string.  It answers
-for functions, classes and modules that travel by value, for the parts that those are made of, and for a few types
-that `pickle` refuses though they can travel (properties, cached properties, TypeVars, exceptions with constructors
-of their own).  All else is left to `pickle`.
+`Pickler.reducer_override` is called for each object that is not a builtin container, number or string. It handles
+functions, classes and modules that travel by value, the parts that they consist of, and a few types that `pickle`
+refuses although they can travel (properties, cached properties, TypeVars, exceptions with constructors of their own).
+`pickle` handles all other objects.
 
-The way of taking functions and classes apart was learnt from cloudpickle.  Ours differs in the globals (see
-`rebuild`), in modules (whole sources, see `modules`) and in classes, whose definitions have a digest: data
-that holds an instance carries the definition as a pickle of its own, made once and opened once.
+The way of taking functions and classes apart comes from cloudpickle. This pickler differs in three points: the globals
+of functions (see `rebuild`), modules (whole sources, see `modules`), and classes. The definition of a class has a
+digest; data that holds an instance carries the definition as a pickle of its own, which is made once and opened once.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ from .modules import load_module, offer, offer_folder
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _SOURCE_CHARACTERS_MAX = 20_000
 Reduced = Any
-"""What ``__reduce_ex__`` may return, or NotImplemented: pickle's own way."""
+"""The return value of ``__reduce_ex__``, or NotImplemented for pickle's own way."""
 
 
 class GlobalsHome:
-    """Stands in a pickle for the globals that its by-value functions shared."""
+    """Stand-in, in a pickle, for the globals that its by-value functions share."""
 
     __slots__ = ("module_name", "package")
 
@@ -64,15 +65,15 @@ class GlobalsHome:
 
 
 class Pickler(pickle.Pickler):
-    """One per pack at a time; `pack` keeps a few and uses them again."""
+    """Pickler for one object at a time; `pack` keeps a few of them for reuse."""
 
     inline = False
-    """Whether classes are taken apart in this pickle, not in one of their own."""
+    """Whether this pickle contains the definitions of classes itself, not as pickles of their own."""
     _homes: dict[int, tuple[dict[str, Any], GlobalsHome]] | None = None
     class_digests: Callable[[type], tuple[str, str]]
-    """The digests by which a class is known, see `cache`, which sets it (it needs the pickler itself)."""
+    """Returns the digests by which a class is known. `cache` sets it, because `cache` needs the pickler itself."""
     packed_class: Callable[[type], tuple[str, str, bytes]]
-    """The same and its packed definition."""
+    """Returns the two digests of a class and its packed definition."""
 
     def reducer_override(self, obj: Any) -> Reduced:
         kind = type(obj)
@@ -88,21 +89,21 @@ class Pickler(pickle.Pickler):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.kinds: dict[type, Callable[[Pickler, Any], Reduced] | None] = {}
-        """For the kinds of this pickle that are not in `REDUCERS`."""
+        """Reducers of the types that this pickle met and that are not in `REDUCERS`."""
         self.value: Any = None
-        """What is being pickled."""
+        """The object that is being pickled."""
         self.cycles: Cycles | None = None
-        """What is known of objects that hold themselves in sets, see `hash_cycles`."""
+        """The objects that hold themselves in sets, see `hash_cycles`."""
         self.stages: Stages | None = None
-        """Those that definitions join, see `definition_stages`."""
+        """The stages that definitions join at present, see `definition_stages`."""
         self.suspended: list[Stages | None] = []
         self.owner: type | None = None
-        """The class that the step written last belongs to."""
+        """The class that the most recently written step belongs to."""
         self.owners: dict[int, type] = {}
         """Address of a function or cell -> the class that is incomplete without it."""
 
     def home(self, function_globals: dict[str, Any]) -> GlobalsHome:
-        """Return the stand-in for these globals, the same for all functions of this pickle."""
+        """Return the stand-in for these globals: one object for all functions of this pickle."""
         if self._homes is None:
             self._homes = {}
         found = self._homes.get(id(function_globals))
@@ -116,7 +117,7 @@ class Pickler(pickle.Pickler):
         return found[1]
 
     def forget(self) -> None:
-        """Ready for the next object."""
+        """Reset the pickler for the next object."""
         self.clear_memo()
         self._homes = None
         self.owner = None
@@ -128,7 +129,7 @@ class Pickler(pickle.Pickler):
 
 
 def _reducer_of_kind(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
-    """For what is made of builtin types or of the notebook's classes."""
+    """Return the reducer for instances of a type that `REDUCERS` does not list; None leaves them to pickle."""
     inherited = inherited_reducer(kind)
     if inherited is not None:
         return inherited
@@ -142,8 +143,7 @@ def _reducer_of_kind(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
 
 
 def _answers_before_its_state(kind: Any) -> bool:
-    """Return whether an instance without its state may fail when pickle asks it for a ``__setstate__`` that it has
-    not."""
+    """Return whether pickle's look-up of ``__setstate__`` may call a ``__getattr__`` that needs state not set yet."""
     by_default = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
     return (
         by_default
@@ -161,19 +161,19 @@ def _reduce_guarded(pickler: Pickler, found: Any) -> Reduced:
 
 
 KINDS: list[Callable[[type], Callable[[Any, Any], Reduced] | None]] = []
-"""More ways to find the reducer of a type that is not in `REDUCERS`."""
+"""Further functions that find the reducer of a type that is not in `REDUCERS`."""
 
 
 def dumps_inline(obj: Any, take: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
-    """Return one pickle with the definitions of classes taken apart in it.
+    """Return one pickle of the object that contains the definitions of its classes.
 
-    `take` is given the buffers and says whether they stay in the pickle; None: they do.
+    `take` is called with each buffer and returns whether the buffer stays in the pickle; None keeps all buffers in it.
     """
     return _dump_inline(obj, Pickler, take)
 
 
 def dumps_to_compare(obj: Any) -> bytes:
-    """Return the same without digests of classes, which may be what it is made for.  It is not to be unpickled."""
+    """Return a pickle without digests of classes: for computing such digests. It cannot be unpickled."""
     return _dump_inline(obj, _Nameless, None)
 
 
@@ -190,13 +190,13 @@ class _Nameless(Pickler):
 
 
 def reduced_by_pickle(obj: Any) -> Any:
-    """Return what pickle by itself would be told about an object."""
+    """Return the reduction of an object by pickle's own rules."""
     registered = copyreg.dispatch_table.get(type(obj))
     return obj.__reduce_ex__(5) if registered is None else registered(obj)
 
 
 def find_named(obj: Any) -> tuple[Travel, str, str] | None:
-    """Return how a function or class is reached by name; None when it cannot be, and has to travel by value."""
+    """Return (way of travelling, module name, qualified name) of a function or class; None if no name reaches it."""
     module_name = getattr(obj, "__module__", None)
     qualname = getattr(obj, "__qualname__", None)
     if not isinstance(module_name, str) or not isinstance(qualname, str):
@@ -215,7 +215,7 @@ def find_named(obj: Any) -> tuple[Travel, str, str] | None:
 
 
 def reduce_function(pickler: Pickler, function: types.FunctionType) -> Reduced:
-    """By name if it has one, else code, cells and state."""
+    """Reduce a function to its name if it can be reached by name, else to code, cells and state."""
     if build.is_call(function.__code__):
         return build.same, (vars(function)["__wrapped__"],)
     named = find_named(function)
@@ -238,7 +238,7 @@ def reduce_function(pickler: Pickler, function: types.FunctionType) -> Reduced:
 
 
 def by_value(cls: type) -> bool:
-    """Return whether instances of the class need its definition to have travelled."""
+    """Return whether instances of the class can be built only where its by-value definition has arrived."""
     return not cls.__flags__ & _IMMUTABLE and cls.__module__ not in ("builtins", "_ctypes") and find_named(cls) is None
 
 
@@ -256,7 +256,7 @@ def is_free(value: Any) -> bool:
 
 
 def _staged(stages: Stages, function: types.FunctionType, state: dict[str, Any], owner: type | None) -> dict[str, Any]:
-    """That part of a function's state with which it can be created; the rest becomes steps."""
+    """Return the part of a function's state that is needed to create it; add the rest to the stages as steps."""
     waiting: dict[str, Any] = {}
     for key, is_ready in _READY.items():
         if key in state and not is_ready(state[key]):
@@ -285,19 +285,19 @@ _READY: dict[str, Callable[[Any], bool]] = {
 
 
 def dispatched(function: types.FunctionType) -> dict[type, Any] | None:
-    """Return what a `functools.singledispatch` function dispatches to; its own cache cannot travel."""
+    """Return the registry of a `functools.singledispatch` function, whose own cache cannot travel; None for others."""
     if function.__globals__ is not vars(functools) or "registry" not in function.__dict__:
         return None
     return dict(function.__dict__["registry"])
 
 
 def by_member(module_name: str, qualname: str) -> Reduced:
-    """Return a member of a module that travels as source."""
+    """Reduce an object to a member of a module that travels as source."""
     return build.load_member, (sys.modules[module_name], qualname)
 
 
 def home_module(function_globals: dict[str, Any]) -> types.ModuleType | None:
-    """Return the module whose globals these are, if the whole module will be on the other side."""
+    """Return the module that these globals belong to, if the whole module will exist on the other side; else None."""
     name = function_globals.get("__name__")
     if not isinstance(name, str) or travel(name) is Travel.LOOSE:
         return None
@@ -312,8 +312,7 @@ def package_of(function_globals: dict[str, Any]) -> str:
 
 
 def imports_of(function: types.FunctionType) -> Imports | None:
-    """Return what a by-value function imports while it runs, if anything of it goes by value, or is imported by name
-    only."""
+    """Return what a by-value function imports by value while it runs, or by computed names; None if nothing."""
     code = function.__code__
     names = imported_by(code, package_of(function.__globals__))
     dynamic = imports_by_name(code)
@@ -324,9 +323,11 @@ def imports_of(function: types.FunctionType) -> Imports | None:
 
 
 def used_globals(function: types.FunctionType) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return (the globals the function uses that are there, the names of those that are not), both in order of name."""
+    """Return (the globals that the function uses and that exist, the names of those that do not), both in order of
+    name.
+    """
     here = function.__globals__
-    # A function that came here by value has builtins and names of the engine among its globals.
+    # A function that came here by value also has builtins and names of the engine among its globals.
     names = here.get("__builtins__")
     for_child = build.loading.for_child
     not_own = names.wanted - names.packed.keys() if isinstance(names, Names) else set()
@@ -348,7 +349,9 @@ def used_globals(function: types.FunctionType) -> tuple[dict[str, Any], tuple[st
 
 
 def used_submodules(function: types.FunctionType, with_globals: bool = True) -> list[types.ModuleType]:
-    """Submodules that the function reaches through a package among its globals or in its cells (``import xml``)."""
+    """Return the submodules that the function reaches through a package in its globals or cells (as after ``import
+    xml``).
+    """
     modules: list[Any] = []
     for cell in function.__closure__ or ():
         try:
@@ -361,7 +364,7 @@ def used_submodules(function: types.FunctionType, with_globals: bool = True) -> 
 
 
 def function_state(function: types.FunctionType, with_globals: bool) -> dict[str, Any]:
-    """Return all but code, globals and cells; what is absent is empty."""
+    """Return the state of a function without code, globals and cells. Empty parts are left out."""
     state: dict[str, Any] = {
         "name": function.__name__,
         "qualname": function.__qualname__,
@@ -397,7 +400,7 @@ def function_state(function: types.FunctionType, with_globals: bool) -> dict[str
 
 
 def source_of(code: types.CodeType) -> tuple[int, str] | None:
-    """Return (first line, text) for tracebacks, if the lines are at hand."""
+    """Return (first line number, source text) for tracebacks; None if the source is not available or too long."""
     lines = linecache.getlines(code.co_filename)
     text = "".join(lines[code.co_firstlineno - 1 : last_line(code)])
     return (code.co_firstlineno, text) if 0 < len(text) <= _SOURCE_CHARACTERS_MAX else None
@@ -436,8 +439,8 @@ def _reduce_cell(pickler: Pickler, cell: types.CellType) -> Reduced:
 
 
 def reduce_method(pickler: Pickler, method: types.MethodType) -> Reduced:
-    """By the name under which its owner has it, else bound again."""
-    # pickle's way is getattr(owner, name), which is right for all but functions bound by hand.
+    """Reduce a method to its name if its owner has it under that name, else to function and owner."""
+    # pickle uses getattr(owner, name), which is right for all methods except functions that were bound by hand.
     name = getattr(method.__func__, "__name__", None)
     if name is not None and getattr(getattr(method.__self__, name, None), "__func__", None) is method.__func__:
         return NotImplemented
@@ -448,8 +451,9 @@ _MODULE_OWN = frozenset({"__name__", "__doc__", "__builtins__", "__loader__", "_
 
 
 def content_of(module: types.ModuleType) -> dict[str, Any] | None:
-    """Return what a module holds that nobody can import: one made by hand, or no longer in ``sys.modules``; None: it
-    can be imported."""
+    """Return the content of a module that nobody can import (made by hand, or not in ``sys.modules``);
+    None for others.
+    """
     name = module.__name__
     if sys.modules.get(name) is module and (name == "__main__" or travel(name) is not Travel.LOOSE):
         return None
@@ -457,7 +461,7 @@ def content_of(module: types.ModuleType) -> dict[str, Any] | None:
 
 
 def reduce_module(pickler: Pickler, module: types.ModuleType) -> Reduced:
-    """By name, as source, or, if nobody can import it, with all that is in it."""
+    """Reduce a module to its name or its source; to its whole content if nobody can import it."""
     name = module.__name__
     kind = travel(name)
     content = content_of(module)
@@ -470,18 +474,20 @@ def reduce_module(pickler: Pickler, module: types.ModuleType) -> Reduced:
 
 
 # --------------------------------------------------------------------------------------------------
-# Odds and ends
+# Other types
 
 
 def reduce_exception(error: BaseException) -> Reduced:
-    """pickle calls the class with ``args``, which fails when its ``__init__`` wants something else."""
+    """Reduce an exception whose ``__init__`` may want arguments other than ``args``, with which pickle
+    would call it.
+    """
     cls = type(error)
     if not isinstance(cls.__init__, types.FunctionType) or cls.__new__ is not _new_of_builtin(cls):
         return NotImplemented
     if cls.__reduce_ex__ is not object.__reduce_ex__ or isinstance(cls.__reduce__, types.FunctionType):
         return NotImplemented
     reduced: Any = error.__reduce__()
-    # The state comes afterwards: the exception itself may be in it.
+    # The state comes afterwards, because it may contain the exception itself.
     state = reduced[2] if len(reduced) > 2 else None
     return build.new_exception, (cls, reduced[1], None), state, None, None, build_errors.fill_exception
 
@@ -512,7 +518,7 @@ def _reduce_lru_cache(pickler: Pickler, found: Any) -> Reduced:
 
 
 def _reduce_builtin(pickler: Pickler, found: types.BuiltinFunctionType) -> Reduced:
-    # A compiled module of the user's goes with the folder in which to look for it.
+    # A compiled module of the user travels by name, with the folder to import it from.
     if travel(found.__module__) is not Travel.SOURCE:
         return NotImplemented
     named = find_named(found)
@@ -528,7 +534,7 @@ def _reduce_dict_view(pickler: Pickler, found: Iterable[Any]) -> Reduced:
 
 
 def find_named_variable(found: Any) -> Reduced:
-    """TypeVars and NewTypes are found in their modules by their names; None: not there."""
+    """Reduce a TypeVar or NewType to its name; None if its module does not have it under that name."""
     module_name: Any = found.__module__
     name: str = found.__name__
     kind = travel(module_name)
@@ -543,7 +549,7 @@ _SENTINELS = {
     if type(value).__module__ == "dataclasses" and not isinstance(value, type | types.FunctionType)
 }
 SENTINEL_TYPES = tuple({type(vars(dataclasses)[name]) for name in _SENTINELS.values()})
-"""Of objects that are compared by identity, and that pickle would copy."""
+"""Types of objects that are compared by identity. pickle would copy such objects."""
 
 
 def _reduce_sentinel(pickler: Pickler, found: Any) -> Reduced:
@@ -573,7 +579,7 @@ REDUCERS: dict[type, Callable[[Pickler, Any], Reduced]] = {
     **STAGE_REDUCERS,
     **CYCLE_REDUCERS,
 }
-"""For exact types; `standard_values` adds to it."""
+"""Exact type -> its reducer. `standard_values` adds more."""
 
 
 def _reduce_error(pickler: Pickler, error: BaseException) -> Reduced:
@@ -581,9 +587,9 @@ def _reduce_error(pickler: Pickler, error: BaseException) -> Reduced:
 
 
 BASES: dict[type, Callable[[Pickler, Any], Reduced]] = {BaseException: _reduce_error}
-"""For types that inherit from these; `classes` and `standard_values` add to it."""
+"""Base type -> the reducer of the types that inherit from it. `classes` and `standard_values` add more."""
 
 
 def inherited_reducer(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
-    """Return the reducer of the first of `BASES` that the type inherits from."""
+    """Return the reducer of the first type in `BASES` that the given type inherits from; None if there is none."""
     return next((reducer for base, reducer in BASES.items() if issubclass(kind, base)), None)

@@ -1,9 +1,9 @@
-"""What a pickle of ours calls to build functions, classes and modules again.
+"""The functions that our pickles call to rebuild functions, classes and modules.
 
-The names and signatures here are part of what is stored and sent: pickles name them.  Add new ones, never change
-or remove one while pickles of an older version may be in a store.
+The names and signatures here are part of what is stored and sent, because pickles contain the names. Add new functions;
+never change or remove one while a store may hold pickles of an older version.
 
-The globals of functions are those of `function_globals`.
+`function_globals` makes the globals that rebuilt functions use.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ _SOURCES_KEPT = 256
 
 
 class Loading(threading.local):
-    """What the unpickling of this thread is for."""
+    """The context in which the current thread unpickles. Each thread has its own."""
 
     namespace: MutableMapping[str, Any] | None = None
-    """The engine's user namespace; None: a client, whose own modules are taken as they are."""
+    """The engine's user namespace. None in a client, where the client's own modules are used as they are."""
     names: list[Names] | None = None
-    """Collects the globals made, for `bind`."""
+    """If it is a list, each `Names` that is made is appended to it, for `bind`."""
     before: list[Callable[[], Any]] | None = None
-    """Collects what must be done before each call: the right versions of by-value modules put in place."""
+    """If it is a list, it collects what must run before each call: steps that install the right by-value modules."""
 
     shared: Names | None = None
-    """Globals that all functions are built over, in a child process."""
+    """In a child process: the globals that all functions share."""
     for_child = False
     """Whether this thread packs for a child process, which does not have the engine's namespace."""
 
 
 loading = Loading()
 came: list[Any] = []
-"""Functions and classes that were built here by value, in an engine (see `collect`), until somebody takes them."""
+"""In an engine (see `collect`): functions and classes that were built by value and not taken by a reader yet."""
 _collecting = [False]
 _CAME_MAX = 10_000
 
 
 def collect() -> None:
-    """Note in `came` what is built by value from now on."""
+    """Start to record in `came` each function and class that is built by value."""
     _collecting[0] = True
 
 
 def is_own_side() -> bool:
-    """Return whether what is unpacked came home: this is a client, whose own modules are taken as they are."""
+    """Return whether this process is a client, where unpacked values belong to modules that the client has itself."""
     return loading.namespace is None and not _collecting[0]
 
 
@@ -71,8 +71,16 @@ def _note_came(obj: Any) -> None:
 def bind(
     function: Callable[..., Any], names: list[Names], before: list[Callable[[], Any]] | None = None
 ) -> Callable[..., Any]:
-    """Return a callable whose every call starts from the packed globals, with the right versions of modules in
-    place."""
+    """Return a callable that restores the packed globals and the right versions of modules before each call.
+
+    Args:
+        function: the function to call.
+        names: the globals to restore.
+        before: further steps to run before each call.
+
+    Returns:
+        The wrapper, or `function` itself if there is nothing to do before a call.
+    """
     if not names and not before:
         return function
     for each in names:
@@ -93,7 +101,11 @@ def bind(
 
 
 def for_many(function: Callable[..., Any]) -> Callable[..., Any]:
-    """For many calls in a row: start from the packed globals once, where no call can change what the next one sees."""
+    """Return the function to use for many calls in a row.
+
+    If no call can change what the next call sees, run the steps of `bind` once now and return the inner function.
+    Otherwise return `function`, which runs the steps before each call.
+    """
     steps = getattr(function, "steps", None)
     if steps is None or not is_call(getattr(function, "__code__", None)):
         return function
@@ -109,7 +121,10 @@ _CALL_CODE = next(
 
 
 def is_call(code: types.CodeType | None) -> bool:
-    """Return whether this is the code of what `bind` makes: the frame before the user's first."""
+    """Return whether the code belongs to a wrapper that `bind` made.
+
+    Its frame comes just before the user's first frame.
+    """
     return code is _CALL_CODE
 
 
@@ -118,7 +133,11 @@ def is_call(code: types.CodeType | None) -> bool:
 
 
 def load_code(version: str, data: bytes) -> types.CodeType:
-    """Bytecode runs on the Python minor version that made it alone."""
+    """Return the code object from its bytecode.
+
+    Raises:
+        VersionMismatch: another minor version of Python made the bytecode, which therefore cannot run here.
+    """
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if version != here:
         raise VersionMismatch(
@@ -130,7 +149,7 @@ def load_code(version: str, data: bytes) -> types.CodeType:
 
 
 def new_names(module_name: str) -> Names:
-    """Fresh globals for the by-value functions of one pickle."""
+    """Return fresh globals for the by-value functions of one pickle."""
     if loading.shared is not None:
         return loading.shared
     namespace = loading.namespace
@@ -145,7 +164,7 @@ def new_names(module_name: str) -> Names:
 
 
 def new_names_in(module_name: str, package: str) -> Names:
-    """Return the same, for a module of a package: relative imports in its functions look at ``__package__``."""
+    """Return fresh globals with ``__package__`` set, because relative imports in the functions of a package read it."""
     names = new_names(module_name)
     names.packed["__package__"] = names.globals["__package__"] = package
     return names
@@ -154,7 +173,10 @@ def new_names_in(module_name: str, package: str) -> Names:
 def new_function(
     code: types.CodeType, home: Names | types.ModuleType, closure: tuple[types.CellType, ...] | None
 ) -> types.FunctionType:
-    """Return a function without its state: that follows by `fill_function`, so that it may refer to itself."""
+    """Return a function without its state.
+
+    `fill_function` adds the state later, so that the function may refer to itself.
+    """
     if isinstance(home, Names) and not home.assigned:
         home.assigned = _assigns(code)
     return types.FunctionType(code, home.globals if isinstance(home, Names) else home.__dict__, None, None, closure)
@@ -165,15 +187,18 @@ _REACHING = frozenset({"globals", "exec", "eval"})
 
 
 def _assigns(code: types.CodeType) -> bool:
-    """Return whether running it may change globals, as far as can be seen; data among the code may look like it, never
-    the other way round."""
+    """Return whether running the code may change globals.
+
+    The test looks at bytecode and names. It may give True wrongly, because data between the instructions can look like
+    an instruction. It misses no direct assignment.
+    """
     if not _ASSIGNING.isdisjoint(code.co_code[::2]) or not _REACHING.isdisjoint(code.co_names):
         return True
     return any(isinstance(each, types.CodeType) and _assigns(each) for each in code.co_consts)
 
 
 def fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
-    """Everything but code, globals and cells."""
+    """Set everything of a function except its code, globals and cells."""
     function.__name__ = state["name"]
     function.__qualname__ = state["qualname"]
     function.__module__ = state["module"]
@@ -194,41 +219,51 @@ def fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
 
 
 def add_globals(function: types.FunctionType, used: dict[str, Any], wanted: tuple[str, ...] = ()) -> None:
-    """Add to the globals that by-value functions share; a function of a module has the module's own."""
+    """Add names to the globals that by-value functions share.
+
+    A function of a module uses the module's globals instead.
+    """
     names = function.__globals__.get("__builtins__")
     if isinstance(names, Names):
         names.add(used, wanted, function)
-        if loading.names is None:  # nobody will do it afterwards
+        if loading.names is None:  # no `bind` follows that would do it
             names.settle()
     elif loading.shared is not None and loading.shared.globals is function.__globals__:
         loading.shared.add(used, wanted, function)
 
 
 def new_single_dispatch() -> Any:
-    """Return a `functools.singledispatch` function, empty: what it dispatches to may refer to it."""
+    """Return an empty `functools.singledispatch` function.
+
+    It is filled later, since its implementations may refer to it.
+    """
     return functools.singledispatch(same)
 
 
 def fill_single_dispatch(function: Any, state: dict[str, Any]) -> None:
-    """Its implementations, the one for ``object`` among them."""
+    """Register the implementations of a `functools.singledispatch` function, including the one for ``object``."""
     for cls, implementation in state["registry"].items():
         function.register(cls, implementation)
     functools.update_wrapper(function, state["registry"][object])
 
 
 def new_cell() -> types.CellType:
-    """Return an empty cell: its content may refer to the function that holds it."""
+    """Return an empty cell. It is filled later, since its content may refer to the function that holds it."""
     return types.CellType()
 
 
 def fill_cell(cell: types.CellType, content: tuple[Any, ...]) -> None:
-    """() leaves it empty."""
+    """Set the cell's content, given as a tuple of one item. An empty tuple leaves the cell empty."""
     if content:
         cell.cell_contents = content[0]
 
 
 def load_member(module: types.ModuleType, qualname: str) -> Any:
-    """Return a function or class of a module that travelled by value."""
+    """Return a function or class of a module that travelled by value.
+
+    Raises:
+        AttributeError: the module has no such member.
+    """
     found: Any = module
     for part in qualname.split("."):
         try:
@@ -242,23 +277,23 @@ def load_member(module: types.ModuleType, qualname: str) -> Any:
 
 
 def load_reference(name: str) -> types.ModuleType:
-    """Return a module that can be imported on both sides."""
+    """Import and return a module that both sides can import."""
     return importlib.import_module(name)
 
 
 def load_builtin_type(name: str) -> Any:
-    """Return a type that has no name in ``builtins``: it stands in ``types``."""
+    """Return a builtin type that is reachable through the module ``types`` and not through ``builtins``."""
     return getattr(types, name)
 
 
 # --------------------------------------------------------------------------------------------------
-# Source lines of functions whose file is not here, for tracebacks
+# Source lines for tracebacks, of functions whose file does not exist here
 
 _sources: OrderedDict[str, dict[int, str]] = OrderedDict()
 
 
 def remember_source(filename: str, first: int, text: str) -> None:
-    """Keep the lines of a function; `source_lines` gives them back."""
+    """Keep the source lines of a function, so that `source_lines` can return them."""
     lines = _sources.setdefault(filename, {})
     _sources.move_to_end(filename)
     for number, line in enumerate(text.splitlines(keepends=True), first):
@@ -268,7 +303,7 @@ def remember_source(filename: str, first: int, text: str) -> None:
 
 
 def source_lines(filename: str) -> list[str] | None:
-    """Return the lines known of that file, blank where unknown; None when nothing is."""
+    """Return the known lines of a file, with blank lines in the gaps; None if no line is known."""
     known = _sources.get(filename)
     if not known:
         return None
@@ -278,28 +313,33 @@ def source_lines(filename: str) -> list[str] | None:
 # --------------------------------------------------------------------------------------------------
 # Classes
 #
-# A class has a *digest* of its definition.  Where it was defined, it is registered under it, so that its instances
-# come back as instances of that very class.  Where it was built from a pickle, it is built once per digest; if its
-# attributes change afterwards it is still known by the digest that it was born with.
+# A class has a *digest* of its definition. The process that defined the class registers it under its digest, so that
+# instances come back as instances of that same class. Another process builds the class from a pickle, once per digest.
+# If the attributes of the class change afterwards, it is still known by its first digest.
 
 originals: dict[str, weakref.ref[type]] = {}
-"""Digest -> a class defined in this process; the newest one, if the same cell ran twice."""
+"""Digest -> the class defined in this process. If the same cell ran twice, the newest class."""
 _built: OrderedDict[str, type] = OrderedDict()
 _born: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 _unfilled: weakref.WeakKeyDictionary[type, tuple[str, str]] = weakref.WeakKeyDictionary()
 
 
 hints: weakref.WeakKeyDictionary[type, dict[str, Any]] = weakref.WeakKeyDictionary()
-"""Class -> what the names in its string annotations stand for, if it came here by value."""
+"""Class that came here by value -> the objects that the names in its string annotations refer to."""
 
 
 def born_digest(cls: type) -> str | None:
-    """Return the digest by which the class came into this process; None for one defined here."""
+    """Return the digest under which the class came into this process; None for a class defined here."""
     return _born.get(cls)
 
 
 def known_class(born: str, digest: str) -> type | None:
-    """Return the class that these digests stand for, if this process has it."""
+    """Return the class that has one of these digests in this process; None if there is none.
+
+    Args:
+        born: the digest of the class when it was defined; a class defined in this process is found by it.
+        digest: the digest of the packed definition; a class built from a pickle is found by it.
+    """
     reference = originals.get(born)
     original = reference() if reference is not None else None
     if original is not None:
@@ -311,17 +351,17 @@ def known_class(born: str, digest: str) -> type | None:
 
 
 def note_unfilled(cls: type, born: str, digest: str) -> None:
-    """The class was created, and is not complete."""
+    """Record that the class was created and is not complete yet."""
     _unfilled[cls] = (born, digest)
 
 
 def is_unfilled(cls: type) -> bool:
-    """Return whether the class was created by this pickle, and is not complete."""
+    """Return whether this pickle created the class and has not completed it yet."""
     return cls in _unfilled
 
 
 def note_filled(cls: type) -> None:
-    """The class is complete, and known by its digests from now on."""
+    """Record that the class is complete. From now on `known_class` finds it by its digests."""
     _note_came(cls)
     digests = _unfilled.pop(cls, None)
     if digests is not None:
@@ -338,8 +378,10 @@ def travelled(cls: type) -> bool:
 
 
 def load_class(born: str, digest: str, packed: bytes) -> Any:
-    """Return a class inside data: its definition is a pickle of its own, opened only when the class is not known
-    here."""
+    """Return a class that data refers to.
+
+    The definition is a pickle of its own, which is opened only if this process does not know the class.
+    """
     known = known_class(born, digest)
     if known is not None:
         _note_came(known)
@@ -350,12 +392,13 @@ def load_class(born: str, digest: str, packed: bytes) -> Any:
 def new_class(
     born: str, digest: str, metaclass: type, name: str, bases: tuple[type, ...], namespace: dict[str, Any]
 ) -> type:
-    """Return a class without its attributes: those follow by `fill_class`, as methods may refer to their class."""
+    """Return a class without its attributes. `fill_class` adds them later, since methods may refer to their class."""
     known = known_class(born, digest)
     if known is not None:
         return known
     if metaclass is _TYPED_DICT:
-        cls: type = type.__new__(metaclass, name, bases, namespace)  # its own __new__ wants TypedDicts for bases
+        # TypedDict's own __new__ accepts only TypedDicts as bases
+        cls: type = type.__new__(metaclass, name, bases, namespace)
     else:
         with _quiet(bases):
             cls = types.new_class(name, bases, {"metaclass": metaclass}, lambda ns: ns.update(namespace))
@@ -369,7 +412,10 @@ _quieting = threading.Lock()
 
 @contextlib.contextmanager
 def _quiet(bases: tuple[type, ...]) -> Iterator[None]:
-    """Without ``__init_subclass__`` of bases that travelled: what it left travels too, and its arguments are gone."""
+    """Disable ``__init_subclass__`` of the bases that travelled.
+
+    The effects of the first call travel in the class itself, and the arguments of that call are not known any more.
+    """
     travelled = [base for each in bases for base in each.__mro__ if base in _born or base in _unfilled]
     loud = [base for base in travelled if "__init_subclass__" in base.__dict__]
     if not loud:
@@ -387,7 +433,7 @@ def _quiet(bases: tuple[type, ...]) -> Iterator[None]:
 
 
 def new_exact_member(cls: Any, raw: Any, value: Any) -> Any:
-    """Stands in for the ``__new__`` of an enumeration with one of its own, while its members are made again."""
+    """Create an enumeration member. Replaces the ``__new__`` of the enumeration while its members are rebuilt."""
     member = cls._member_type_.__new__(cls, raw)
     member._value_ = value
     return member
@@ -403,7 +449,7 @@ def new_enum(
     members: dict[str, Any],
     boundary: Any,
 ) -> type:
-    """Return an enumeration with its members; what they hold beside their values follows by `fill_class`."""
+    """Return an enumeration with its members. `fill_class` adds further attributes of the members later."""
     known = known_class(born, digest)
     if known is not None:
         return known
@@ -417,7 +463,7 @@ def new_enum(
 
 
 def fill_class(cls: type, state: dict[str, Any]) -> None:
-    """Attributes of a class; nothing happens to one that was known already."""
+    """Set the attributes of a class that was just created; leave a class that was known before as it is."""
     if cls not in _unfilled:
         return
     for name, value in state["attributes"].items():
@@ -430,38 +476,38 @@ def fill_class(cls: type, state: dict[str, Any]) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
-# Odds and ends
+# Other types
 
 
 def same(value: Any) -> Any:
-    """For what travels as something else."""
+    """Return the argument: the call to use for an object that the pickle replaces with another object."""
     return value
 
 
 def new_property(fget: Any, fset: Any, fdel: Any, doc: str | None) -> property:
-    """`property` cannot be pickled by itself."""
+    """Return a property. `pickle` has no way of its own to rebuild one."""
     return property(fget, fset, fdel, doc)
 
 
 def new_cached_property(function: Any, name: str | None) -> Any:
-    """`functools.cached_property` holds a lock on Python 3.11."""
+    """Return a `functools.cached_property`. On Python 3.11 it holds a lock, which pickle refuses."""
     found = functools.cached_property(function)
     found.attrname = name
     return found
 
 
 def new_lru_cache(function: Any, maxsize: int | None, typed: bool) -> Any:
-    """Reduce a cached function; the cache itself does not travel."""
+    """Return the function with a new, empty cache. The content of the cache does not travel."""
     return functools.lru_cache(maxsize=maxsize, typed=typed)(function)
 
 
 def new_mapping_proxy(content: dict[Any, Any]) -> types.MappingProxyType[Any, Any]:
-    """Return a read-only view of a copy."""
+    """Return a read-only view of a copy of the mapping."""
     return types.MappingProxyType(content)
 
 
 def new_dict_view(kind: str, content: list[Any]) -> Any:
-    """Keys, values or items of a dict, without the rest of the dict."""
+    """Return a view of the keys, values or items of a new dict that holds only these."""
     if kind == "items":
         return dict(content).items()
     if kind == "keys":
@@ -470,19 +516,19 @@ def new_dict_view(kind: str, content: list[Any]) -> Any:
 
 
 def new_type_variable(name: str, bound: Any, constraints: tuple[Any, ...], covariant: bool, contravariant: bool) -> Any:
-    """Return a TypeVar of the notebook."""
+    """Return a TypeVar that a notebook defined."""
     return typing.TypeVar(name, *constraints, bound=bound, covariant=covariant, contravariant=contravariant)
 
 
 def new_new_type(name: str, module: str, supertype: Any) -> Any:
-    """Return a NewType of the notebook."""
+    """Return a NewType that a notebook defined."""
     found = typing.NewType(name, supertype)  # type: ignore[misc]
     found.__module__ = module
     return found
 
 
 def new_bound(function: Any, owner: Any) -> types.MethodType:
-    """Return a bound method whose function cannot be reached from its owner by name."""
+    """Return a bound method for a function that its owner does not have under the function's name."""
     return types.MethodType(function, owner)
 
 
@@ -492,9 +538,9 @@ def load_sentinel(module: str, name: str) -> Any:
 
 
 def new_exception(cls: Any, args: tuple[Any, ...], state: dict[str, Any] | None) -> Any:
-    """Return an exception whose own ``__init__`` wants other arguments than ``args``: it is not called.
+    """Return an exception without calling an ``__init__`` of its own, which may want arguments other than ``args``.
 
-    The first ``__init__`` in C is: builtin exceptions take their fields from args there.
+    The first ``__init__`` written in C is called, because builtin exceptions set their fields from ``args`` there.
     """
     error = cls.__new__(cls, *args)
     for base in cls.__mro__:

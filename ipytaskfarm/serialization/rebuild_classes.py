@@ -1,11 +1,12 @@
-"""What a pickle of ours calls to build definitions stage by stage: see `definition_stages`.
+"""The functions that our pickles call to rebuild definitions stage by stage: see `definition_stages`.
 
-The names and signatures here are part of what is stored and sent, as those of `rebuild` are.
+The names and signatures here are part of what is stored and sent, like those of `rebuild`.
 
-A class that was defined elsewhere is made without its metaclass's and its bases' own hooks where those travelled too:
-what the hooks left in the class, in the metaclass or in a registry travels as well, and running them again would do
-it twice.  Hooks of installed modules run, since they may keep something that does not travel; a hook that refuses
-what it is given (its keywords are gone, the body is not whole) is passed over.
+The hooks of metaclasses and bases (``__init_subclass__``, a metaclass's ``__new__``) need care. A hook that travelled
+by value is not run again: what it left in the class, in the metaclass or in a registry travels as well, and a second
+run would do it twice. A hook of an installed module is run, because it may keep a record that does not travel. If such
+a hook raises an error (the keywords of the class statement are not known, the body is incomplete), the class is made
+without hooks.
 """
 
 from __future__ import annotations
@@ -31,12 +32,15 @@ _quieting = threading.RLock()
 
 
 def whole(*parts: Any) -> Any:
-    """Return a value that stands in front of a mark, after the steps that it needed."""
+    """Return the value that stands before the last mark.
+
+    The items in front of it are steps, which pickle has done by now.
+    """
     return parts[-2]
 
 
 def finish(definition: Any, steps: list[Any]) -> None:
-    """The steps have been taken by the time they are handed over."""
+    """Do nothing. Pickle passes the list of steps as state, and has done all of them by then."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -46,14 +50,14 @@ def finish(definition: Any, steps: list[Any]) -> None:
 def create_function(
     code: types.CodeType, home: Any, closure: tuple[types.CellType, ...] | None, state: dict[str, Any]
 ) -> types.FunctionType:
-    """Return a function with that part of its state that needs no other definition."""
+    """Return a function with the part of its state that needs no other definition."""
     function = build.new_function(code, home, closure)
     build.fill_function(function, state)
     return function
 
 
 def complete_function(function: types.FunctionType, state: dict[str, Any]) -> None:
-    """More of a function's state: what is absent stays as it is."""
+    """Set more of a function's state. A part that `state` lacks stays as it is."""
     if "defaults" in state:
         function.__defaults__ = state["defaults"]
     if "kwdefaults" in state:
@@ -69,12 +73,12 @@ def complete_function(function: types.FunctionType, state: dict[str, Any]) -> No
 
 
 def use_global(function: types.FunctionType, used: dict[str, Any]) -> None:
-    """Globals of a function that hold data."""
+    """Add globals of a function that hold data."""
     complete_function(function, {"used": used})
 
 
 def update_attributes(function: types.FunctionType, attributes: dict[str, Any]) -> None:
-    """Attributes of a function that hold data."""
+    """Add attributes of a function that hold data."""
     function.__dict__.update(attributes)
 
 
@@ -93,23 +97,24 @@ def create_class(
     keywords: dict[str, Any],
     body: dict[str, Any],
 ) -> type:
-    """Return a class with that part of its body that needs no other definition.
+    """Return a class with the part of its body that needs no other definition.
 
     Args:
-        born, digest: its digests, see `rebuild.known_class`.
-        metaclass: its type.
-        maker: the metaclass itself or the first of its bases that did not travel: this one makes the class.
-        name: its ``__name__``.
-        bases: its bases, created at least.
-        namespace: what must be there when the class is made, such as ``__slots__``.
-        keywords: those of the class statement, as far as they are known.
-        body: attributes to set at once.
+        born, digest: the digests of the class, see `rebuild.known_class`.
+        metaclass: the type of the class.
+        maker: the metaclass, or the first of its bases that did not travel by value. It makes the class.
+        name: the ``__name__`` of the class.
+        bases: the base classes, which have been created but may be incomplete.
+        namespace: the attributes that must exist when the class is made, such as ``__slots__``.
+        keywords: the keywords of the class statement, as far as they are known.
+        body: the attributes to set immediately afterwards.
     """
     known = build.known_class(born, digest)
     if known is not None:
         return known
     if metaclass is _TYPED_DICT:
-        cls: type = type.__new__(metaclass, name, bases, namespace)  # its own __new__ wants TypedDicts for bases
+        # TypedDict's own __new__ accepts only TypedDicts as bases
+        cls: type = type.__new__(metaclass, name, bases, namespace)
     else:
         try:
             cls = _make(metaclass, maker, name, bases, dict(namespace), keywords)
@@ -138,7 +143,7 @@ def _make(
 def _make_without_hooks(
     metaclass: Any, name: str, bases: tuple[type, ...], namespace: dict[str, Any], keywords: dict[str, Any]
 ) -> type:
-    """By the part of the metaclass that is written in C."""
+    """Make the class with the first ``__new__`` in the metaclass's order that is written in C."""
     made_in_c = next(
         each
         for each in metaclass.__mro__
@@ -152,7 +157,10 @@ def _make_without_hooks(
 
 
 def _assign(cls: type, attributes: dict[str, Any]) -> None:
-    """Without a ``__setattr__`` that a metaclass has in Python; types made in C insist on their own."""
+    """Set attributes with the first ``__setattr__`` in the metaclass's order that is not written in Python.
+
+    `type.__setattr__` would not do: a metaclass made in C refuses to be passed over.
+    """
     assign = next(
         found
         for each in inspect.getmro(type(cls))
@@ -168,7 +176,10 @@ def _ancestors(bases: tuple[type, ...]) -> Iterator[type]:
 
 @contextlib.contextmanager
 def quiet(bases: list[type]) -> Iterator[None]:
-    """Without ``__init_subclass__`` of these bases: what it left travels too, and its arguments are gone."""
+    """Disable ``__init_subclass__`` of these bases.
+
+    The effects of the first call travel in the class itself, and the arguments of that call are not known any more.
+    """
     loud = {
         base: vars(base)["__init_subclass__"]
         for base in bases
@@ -188,20 +199,20 @@ def quiet(bases: list[type]) -> Iterator[None]:
 
 
 def set_attributes(cls: type, attributes: dict[str, Any]) -> None:
-    """More attributes; nothing happens to a class that was known already."""
+    """Set more attributes of a class that is being built; leave a class that was known before as it is."""
     if build.is_unfilled(cls):
         _assign(cls, attributes)
 
 
 def set_fields(cls: type, attributes: dict[str, Any]) -> None:
-    """Attributes of which the metaclass makes something, such as the ``_fields_`` of `ctypes`."""
+    """Set attributes that the metaclass processes, such as the ``_fields_`` of `ctypes`."""
     if build.is_unfilled(cls):
         for name, value in attributes.items():
             setattr(cls, name, value)
 
 
 def set_hints(cls: type, hints: dict[str, Any]) -> None:
-    """Names that the class's annotations mention in strings, see `rebuild.hints`."""
+    """Define the names that string annotations of the class mention, see `rebuild.hints`."""
     if build.is_unfilled(cls):
         build.hints[cls] = hints
         for name, value in hints.items():
@@ -210,7 +221,7 @@ def set_hints(cls: type, hints: dict[str, Any]) -> None:
 
 
 def new_single_dispatch_method(dispatcher: Any, function: Any) -> Any:
-    """Return a `functools.singledispatchmethod` with the implementations that its dispatcher has or will have."""
+    """Return a `functools.singledispatchmethod` that uses this dispatcher, which may get its implementations later."""
     made: Any = functools.singledispatchmethod(build.same)
     made.dispatcher = dispatcher
     made.func = function
@@ -218,14 +229,14 @@ def new_single_dispatch_method(dispatcher: Any, function: Any) -> Any:
 
 
 def register(cls: Any, subclasses: list[type]) -> None:
-    """Virtual subclasses of an abstract class."""
+    """Register virtual subclasses of an abstract class."""
     if build.is_unfilled(cls):
         for subclass in subclasses:
             cls.register(subclass)
 
 
 def finish_class(cls: type, part: None) -> None:
-    """The class is known from now on."""
+    """Mark the class as complete. From now on it is found by its digests."""
     build.note_filled(cls)
 
 
@@ -244,7 +255,16 @@ def create_enum(
     boundary: Any,
     body: dict[str, Any],
 ) -> type:
-    """Return an enumeration with its members; made: its bases and members, all of whose classes are complete."""
+    """Return an enumeration with its members.
+
+    Args:
+        made: the bases and the members. The classes of all of them are complete.
+        namespace: the attributes that must exist when the enumeration is made.
+        boundary: the boundary of a Flag; None for other enumerations.
+        body: the attributes to set immediately afterwards.
+
+    The other arguments are those of `create_class`.
+    """
     known = build.known_class(born, digest)
     if known is not None:
         return known
@@ -267,14 +287,17 @@ def create_enum(
 
 
 def update_members(cls: Any, extras: dict[str, dict[str, Any]]) -> None:
-    """What members hold beside name and value."""
+    """Set the attributes of members other than name and value."""
     if build.is_unfilled(cls):
         for name, extra in extras.items():
             cls.__members__[name].__dict__.update(extra)
 
 
 def make_member(cls: Any, *arguments: Any) -> Any:
-    """Stands in for the ``__new__`` of an enumeration that has one of its own, or values of a class of its own."""
+    """Create an enumeration member from its recorded value.
+
+    Replaces ``__new__`` while an enumeration is rebuilt that defines its own, or has values of a class of its own.
+    """
     base, raw, value = arguments if len(arguments) == 3 else arguments[0]
     member = base.__new__(cls) if base is object else base.__new__(cls, raw)
     member._value_ = value
@@ -282,22 +305,22 @@ def make_member(cls: Any, *arguments: Any) -> Any:
 
 
 def initialize_nothing(self: Any, *arguments: Any) -> None:
-    """Stands in for the ``__init__`` of such an enumeration: what it left travels."""
+    """Do nothing. Replaces the ``__init__`` of such an enumeration: the attributes that it set travel."""
 
 
 def load_enum_member(cls: Any, name: str) -> Any:
-    """Return a member by its name: its value may be equal to nothing but itself."""
+    """Return a member by its name. A look-up by value could fail, as the value may equal nothing but itself."""
     return cls.__members__[name]
 
 
 # --------------------------------------------------------------------------------------------------
-# Objects in cycles through sets and dicts, see `hash_cycles`
+# Objects in reference cycles through sets and dicts, see `hash_cycles`
 
 _provisional: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
 
 
 def new_provisional(create: Any, arguments: tuple[Any, ...]) -> Any:
-    """Return an object that cannot be hashed yet, under a class whose hash is the identity."""
+    """Return an object that cannot be hashed yet, as an instance of a subclass that hashes by identity."""
     made = create(*arguments)
     cls = type(made)
     other = _provisional.get(cls)
@@ -310,7 +333,7 @@ def new_provisional(create: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def fill_provisional(obj: Any, state: tuple[Any]) -> None:
-    """The object's state, as pickle sets it."""
+    """Set the object's state in the way that pickle does."""
     other = type(obj)
     object.__setattr__(obj, "__class__", other.__bases__[0])
     setstate = getattr(obj, "__setstate__", None)
@@ -328,9 +351,16 @@ def fill_provisional(obj: Any, state: tuple[Any]) -> None:
 
 
 def settle_hashes(value: Any, members: list[Any], containers: list[Any]) -> Any:
-    """Return the value, when its objects can be hashed."""
+    """Give the objects their real class and refill the containers, now that the objects can be hashed; return the
+    value.
+
+    Args:
+        value: the unpickled value.
+        members: the objects that `new_provisional` made.
+        containers: the sets and dicts that hold such objects.
+    """
     emptied: list[tuple[Any, Any, list[Any]]] = []
-    for container in containers:  # while they still find what is in them
+    for container in containers:  # read before the change of classes, while the old hashes still hold
         if isinstance(container, set):
             emptied.append((set, container, [*set.__iter__(container)]))
         else:
@@ -350,11 +380,11 @@ def settle_hashes(value: Any, members: list[Any], containers: list[Any]) -> Any:
 
 
 # --------------------------------------------------------------------------------------------------
-# Types that other libraries' C code makes
+# Types that C code of other libraries makes
 
 
 def type_of(cls: type) -> Any:
-    """Return a metaclass that has no name of its own."""
+    """Return the metaclass of a class; the metaclass has no name of its own to be imported by."""
     return type(cls)
 
 
@@ -369,24 +399,24 @@ def create_struct(
     keywords: dict[str, Any],
     factories: dict[str, Any],
 ) -> type:
-    """Return a `msgspec.Struct` class: its fields and its ``__post_init__`` are looked for once, when it is made."""
+    """Return a `msgspec.Struct` class. Its fields and ``__post_init__`` are read only once, when the class is made."""
     field = importlib.import_module("msgspec").field
     made = {each: field(default_factory=factory) for each, factory in factories.items()}
     return create_class(born, digest, metaclass, maker, name, bases, {**namespace, **made}, keywords, {})
 
 
 def new_pointer_type(target: Any) -> Any:
-    """``ctypes.POINTER(target)``."""
+    """Return ``ctypes.POINTER(target)``."""
     return importlib.import_module("ctypes").POINTER(target)
 
 
 def new_array_type(element: Any, length: int) -> Any:
-    """``element * length`` of `ctypes`."""
+    """Return the `ctypes` array type ``element * length``."""
     return element * length
 
 
 def new_callback_type(result: Any, arguments: tuple[Any, ...], flags: int) -> Any:
-    """``ctypes.CFUNCTYPE(result, *arguments)``."""
+    """Return ``ctypes.CFUNCTYPE(result, *arguments)``."""
     function_type = importlib.import_module("ctypes").CFUNCTYPE
     return function_type(result, *arguments, use_errno=bool(flags & 0x8), use_last_error=bool(flags & 0x10))
 
@@ -400,13 +430,13 @@ _SAME_NAMES_MAX = 16
 
 
 def note_parameter(kind: str, found: Any) -> None:
-    """Remember a type variable: it is compared by identity, and arrives with every pickle that uses it."""
+    """Remember a type variable. It is compared by identity, and each pickle that uses it brings it again."""
     known = _parameters.setdefault((kind, found.__name__, found.__module__), [])
     known[:] = [weakref.ref(found), *(each for each in known if each() not in (None, found))][:_SAME_NAMES_MAX]
 
 
 def new_parameter(kind: str, name: str, module: str, keywords: dict[str, Any]) -> Any:
-    """Return a TypeVar, ParamSpec, TypeVarTuple or NewType of the notebook; the same one if it came before."""
+    """Return a TypeVar, ParamSpec, TypeVarTuple or NewType of the notebook; the known object if an equal one exists."""
     for reference in _parameters.get((kind, name, module), ()):
         known = reference()
         if known is not None and parameter_keywords(known) == keywords:
@@ -422,7 +452,7 @@ def new_parameter(kind: str, name: str, module: str, keywords: dict[str, Any]) -
 
 
 def parameter_keywords(found: Any) -> dict[str, Any]:
-    """With what it was made, its name aside."""
+    """Return the keyword arguments that the type variable was made with, without its name."""
     keywords: dict[str, Any] = {}
     for name in ("bound", "covariant", "contravariant", "infer_variance", "constraints", "supertype"):
         value = getattr(found, f"__{name}__", None)
@@ -434,10 +464,10 @@ def parameter_keywords(found: Any) -> dict[str, Any]:
 
 
 def new_forward_ref(name: str, is_argument: bool, module: Any, is_class: bool) -> Any:
-    """Return a name in an annotation, not looked up yet."""
+    """Return a reference to a name in an annotation that has not been looked up yet."""
     return typing.ForwardRef(name, is_argument=is_argument, module=module, is_class=is_class)
 
 
 def new_type_alias(name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
-    """Return what a ``type`` statement makes."""
+    """Return the object that a ``type`` statement makes."""
     return vars(typing)["TypeAliasType"](name, value, type_params=parameters)

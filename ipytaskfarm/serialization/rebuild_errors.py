@@ -1,6 +1,6 @@
-"""What a pickle of ours calls to build exceptions again.
+"""The functions that our pickles call to rebuild exceptions.
 
-The names and signatures here are part of what is stored and sent, as those of `rebuild` are.
+The names and signatures here are part of what is stored and sent, like those of `rebuild`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def fill_exception(error: Any, state: dict[str, Any] | None) -> None:
-    """Give it its state, whatever its class makes of setting attributes."""
+    """Set the exception's state, even if its class overrides the setting of attributes."""
     if state:
         object.__getattribute__(error, "__dict__").update(state)
 
@@ -22,23 +22,22 @@ def new_padded(before: int, middle: Any, after: int) -> Any:
 
 
 def new_exception_in_parts(cls: Any, args: tuple[Any, ...], fields: dict[str, Any], state: dict[str, Any]) -> Any:
-    """Return an exception without running its own code: some of its parts may be remarks, which its code does not
-    expect.
+    """Return an exception without running its own code, which does not expect remarks in place of values.
 
     Args:
-        cls: its class.
-        args: its `args`.
-        fields: attributes of builtin exceptions and of slots.
-        state: what stands in its ``__dict__``.
+        cls: the class of the exception.
+        args: the `args` of the exception.
+        fields: the attributes of builtin exceptions and of slots.
+        state: the content of its ``__dict__``.
     """
     made = next(base for base in cls.__mro__ if base.__module__ == "builtins").__new__
     try:
         error = made(cls, *args)
-    except Exception:  # OSError and groups look at what they are given
+    except Exception:  # OSError and groups check their arguments
         error = made(cls)
     error.args = args
     for name, value in fields.items():
-        if value is None:  # as it is; set, an OSError would speak of a file None
+        if value is None:  # leave it unset: an OSError with a file name None would print it
             continue
         with contextlib.suppress(AttributeError, TypeError, ValueError):
             BaseException.__setattr__(error, name, value)
@@ -47,7 +46,7 @@ def new_exception_in_parts(cls: Any, args: tuple[Any, ...], fields: dict[str, An
 
 
 def new_exception_group(cls: Any, message: str, members: list[Any], state: dict[str, Any]) -> Any:
-    """Return a group of exceptions; its own ``__new__`` and ``__init__`` are not called."""
+    """Return an exception group without calling its own ``__new__`` and ``__init__``."""
     error = BaseExceptionGroup.__new__(cls, message, members)
     object.__getattribute__(error, "__dict__").update(state)
     return error

@@ -1,7 +1,7 @@
-"""What a pickle of ours calls to build values of the standard library that `pickle` refuses.
+"""The functions that our pickles call to rebuild values of the standard library that `pickle` refuses.
 
-The rule of `rebuild` holds here too: pickles in a store name these functions.  Add new ones, never change or remove
-one.
+The rule of `rebuild` holds here too, because pickles in a store name these functions: add new ones, never change or
+remove one.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ def load_stream(name: str, part: str | None) -> Any:
 
 
 def fill_state(obj: Any, state: Any) -> None:
-    """Give an object its state as pickle does, without asking the object for anything first.
+    """Set an object's state as pickle does, without looking up attributes of the object first.
 
-    A ``__getattr__`` that looks into the state would call itself for ever."""
+    A ``__getattr__`` that reads the state would call itself without end.
+    """
     slots = None
     if isinstance(state, tuple) and len(state) == 2:
         state, slots = state
@@ -35,7 +36,7 @@ def fill_state(obj: Any, state: Any) -> None:
 
 
 def load_descriptor(cls: type, name: str) -> Any:
-    """Return a descriptor that a class made in C, or `__slots__`, holds under that name."""
+    """Return the descriptor that a class made in C, or `__slots__`, has under this name."""
     return cls.__dict__[name]
 
 
@@ -49,13 +50,14 @@ def new_memory_view(data: Any, form: str, shape: tuple[int, ...]) -> memoryview:
     view = memoryview(data)
     if view.nbytes == 0 or (form == "B" and shape == view.shape):
         return view
-    with contextlib.suppress(ValueError, TypeError):  # a format that `cast` does not know: the bytes are all there
+    # `cast` may not know the format; the bytes are complete all the same
+    with contextlib.suppress(ValueError, TypeError):
         return view.cast("B").cast(form, shape)  # type: ignore[call-overload,no-any-return]
     return view
 
 
 def new_odict_view(kind: str, content: list[Any]) -> Any:
-    """Build keys, values or items of an OrderedDict, without the rest of the dict."""
+    """Build a view of the keys, values or items of an OrderedDict that holds only these."""
     if kind == "items":
         return OrderedDict(content).items()
     if kind == "keys":
@@ -66,7 +68,8 @@ def new_odict_view(kind: str, content: list[Any]) -> Any:
 def new_descriptor(base: Any, cls: Any, args: tuple[Any, ...], state: dict[str, Any]) -> Any:
     """Build an instance of a subclass of property, classmethod, staticmethod or cached_property.
 
-    The subclass's own ``__init__`` is not called: its arguments are unknown, and what it left is in `state`.
+    The subclass's own ``__init__`` is not called: its arguments are unknown, and the attributes that it set are in
+    `state`.
     """
     found = base.__new__(cls)
     base.__init__(found, *args)
@@ -76,14 +79,14 @@ def new_descriptor(base: Any, cls: Any, args: tuple[Any, ...], state: dict[str, 
 
 
 # --------------------------------------------------------------------------------------------------
-# Weak containers.  What lived in them travels with them, and lives here as long as the container does: nobody else
-# may hold it.
+# Weak containers. Their items travel with them, and the rebuilt container keeps them alive, as nobody else may hold
+# them.
 
 _KEPT_ALIVE = "_kept_alive"
 
 
 class KeptRef(weakref.ref[Any]):
-    """A weak reference that came from elsewhere; it keeps its object alive."""
+    """A weak reference from another process, which keeps its object alive."""
 
     __slots__ = ("held",)
 
@@ -93,13 +96,13 @@ class KeptRef(weakref.ref[Any]):
 
 
 class KeptMethod(weakref.WeakMethod[Any]):
-    """A weak reference to a bound method that came from elsewhere; it keeps the owner alive."""
+    """A weak reference to a bound method from another process, which keeps the method's owner alive."""
 
     __slots__ = ("held",)
     held: Any
 
     def __new__(cls, method: Any) -> KeptMethod:
-        """Keep the owner of the method."""
+        """Create the reference and keep the owner of the method."""
         found = super().__new__(cls, method)
         found.held = method.__self__
         return found
@@ -116,21 +119,21 @@ def new_weak_method(method: Any) -> Any:
 
 
 def new_dead_reference() -> weakref.ref[Any]:
-    """Build a weak reference whose object is gone."""
+    """Build a weak reference to an object that does not exist any more."""
 
     class Nobody:
-        """Nobody holds it."""
+        """A class with one instance that nobody holds."""
 
     return weakref.ref(Nobody())
 
 
 def new_weak_set(cls: Any) -> Any:
-    """Build an empty WeakSet: what is in it may refer to it."""
+    """Build an empty WeakSet. It is filled later, since its items may refer to it."""
     return cls()
 
 
 def fill_weak_set(found: Any, items: list[Any]) -> None:
-    """Put the items in, and keep them alive."""
+    """Add the items and keep them alive."""
     setattr(found, _KEPT_ALIVE, items)
     found.update(items)
 
@@ -141,23 +144,23 @@ def new_weak_dict(cls: Any) -> Any:
 
 
 def fill_weak_dict(found: Any, items: list[tuple[Any, Any]]) -> None:
-    """Put the items in, and keep them alive."""
+    """Add the items and keep them alive."""
     setattr(found, _KEPT_ALIVE, items)
     for key, value in items:
         found[key] = value
 
 
 # --------------------------------------------------------------------------------------------------
-# Modules that no file is behind
+# Modules without a file
 
 
 def new_module(name: str, doc: str | None) -> types.ModuleType:
-    """Build an empty module; it is not put into ``sys.modules``, as it was not found there."""
+    """Build an empty module. It is not put into ``sys.modules``, because it was not found there."""
     return types.ModuleType(name, doc)
 
 
 def fill_module(module: types.ModuleType, content: dict[str, Any]) -> None:
-    """Put in what it held."""
+    """Set the content of the module."""
     vars(module).update(content)
 
 
@@ -166,7 +169,7 @@ def fill_module(module: types.ModuleType, content: dict[str, Any]) -> None:
 
 
 def new_logger(cls: Any, name: str) -> Any:
-    """Build a logger that no manager knows: its handlers may refer to it, and follow."""
+    """Build a logger outside the logging manager. Its handlers follow, since they may refer to it."""
     return cls(name)
 
 
@@ -176,18 +179,18 @@ def fill_logger(logger: logging.Logger, state: dict[str, Any]) -> None:
 
 
 def new_handler(cls: Any) -> Any:
-    """Build a logging handler without its state: that follows by `fill_handler`."""
+    """Build a logging handler without its state, which `fill_handler` sets."""
     return cls.__new__(cls)
 
 
 def fill_handler(handler: logging.Handler, state: dict[str, Any]) -> None:
-    """Set all but the lock, which is made here."""
+    """Set everything except the lock, which is created here."""
     handler.__dict__.update(state)
     handler.createLock()
 
 
 class NotedValues:
-    """The values of a ``mec.map`` on one engine, with what the engine has to say of it."""
+    """The values of a ``mec.map`` on one engine, with the engine's notices about it."""
 
     __slots__ = ("notices", "values")
 

@@ -1,8 +1,9 @@
-"""References to results among the arguments of tasks.
+"""References to results in the arguments of tasks.
 
-A `Ref` is not sent as it is: where it is packed, its task's id is noted for the graph (`noting`), and what travels is
-a call of `input_value`, which gives the value itself on the engine, out of the results that came with the run
-(`giving`).  So a reference may stand anywhere within the arguments, at no cost for those that have none.
+A `Ref` is replaced when it is packed: the id of its task is recorded for the graph (`noting`), and the pickle contains
+a call of `input_value`. On the engine that call returns the value from the results that came with the run
+(`give_inputs`). So a reference may stand anywhere in the arguments, and arguments without references cost nothing
+extra.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ _here = _Here()
 
 
 class Ref:
-    """Stands for the result of a task among another one's arguments: ``Task(f, args=(Ref(id),))``.
+    """The result of a task as an argument of another task: ``Task(f, args=(Ref(id),))``.
 
-    The other task waits for it, and gets the value from its engine's side, not through the client: a function's return
-    value, or the dict of the names that a StringTask pulls; with `name` that name's value alone.  If the task failed
-    and ``if_failed="run"``, it is the exception.
+    The other task waits for the result. It gets the value directly from the engine's side, not through the client: the
+    return value of a function, or the dict of the names that a StringTask pulls, or with `name` one of these values. If
+    the task failed and ``if_failed="run"``, the value is the exception.
 
     Args:
-        task: an id, a `TaskFuture`, or a `Task` of the same job, which has no id yet.
-        name: one of the names that it pulls.
+        task: an id, a `TaskFuture`, or a `Task` of the same job that has no id yet.
+        name: one of the names that the task pulls.
     """
 
     __slots__ = ("name", "task")
@@ -50,7 +51,11 @@ class Ref:
 
 
 def reference(task: object, name: str | None = None) -> tuple[Any, ...]:
-    """Return what is packed in place of a result.  Raises TypeError where no task is being packed."""
+    """Return the reduction of a reference.
+
+    Raises:
+        TypeError: no task is being packed.
+    """
     if _here.note is None:
         raise TypeError(
             "the result of a task can only stand among the arguments of another one (args, kwargs, push): "
@@ -61,8 +66,10 @@ def reference(task: object, name: str | None = None) -> tuple[Any, ...]:
 
 
 class noting:  # noqa: N801 - it is used as a statement
-    """``with noting(note):``: references packed within are told to `note`, which gives the number that they travel
-    under."""
+    """A context, ``with noting(note):``, in which references are packed.
+
+    `note` is called with the task of each reference, and returns the number under which the reference travels.
+    """
 
     __slots__ = ("_before", "_note")
 
@@ -77,18 +84,20 @@ class noting:  # noqa: N801 - it is used as a statement
 
 
 def give_inputs(give: Callable[[int], Any] | None) -> None:
-    """From now on references that are unpacked in this thread are looked up there; None: there are none."""
+    """Set the function that returns the value of a reference which is unpacked in this thread; None for
+    no references.
+    """
     _here.give = give
 
 
 def input_value(number: int) -> Any:
-    """Return the value of the input of that number; called by pickles."""
+    """Return the value of the input of this number. Pickles call this."""
     if _here.give is None:
         raise LookupError(f"the result of task {number} was not sent with this run")
     return _here.give(number)
 
 
 def input_name(number: int, name: str) -> Any:
-    """Return one of the names that it pulled; called by pickles."""
+    """Return one of the names that the input's task pulled. Pickles call this."""
     value = input_value(number)
     return value if isinstance(value, BaseException) else value[name]

@@ -1,4 +1,4 @@
-"""Where in an object is the part that cannot be pickled?"""
+"""Finds the part of an object that cannot be pickled, and says what to do."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ _REMEDIES = {
     f"{_OWN}serialization.references.Ref": _ARGUMENT,
     f"{_OWN}client.commands.PendingResult": "send its result",
 }
-"""By the full name of a type or of one that it inherits from: nothing has to be imported for it."""
+"""Full name of a type, or of a base of it -> remedy. Names are used so that nothing must be imported."""
 _BY_NAME = {"connection": _CONNECT, "cursor": _CONNECT, "socket": _CONNECT, "session": _CONNECT, "lock": _MAKE}
-"""By the last word of a type's name, for libraries that are not listed."""
+"""Last word of a type's name -> remedy, for libraries that are not listed."""
 _PLAINER = "send something plainer, or give its class a __reduce__ method"
 
 
 def remedy_of(obj: Any) -> str | None:
-    """Return what to do about an object of a type that is known not to travel."""
+    """Return what to do about an object of a type that is known not to travel; None for other types."""
     for base in type(obj).__mro__:
         remedy = _REMEDIES.get(f"{base.__module__}.{base.__qualname__}")
         if remedy is not None:
@@ -102,14 +102,17 @@ def remedy_of(obj: Any) -> str | None:
 
 
 def find_culprit(obj: Any, names: str | tuple[str, ...], fails: Callable[[Any], bool]) -> tuple[str, Any]:
-    """Return (path, the innermost part that fails by itself).  Names: what to call the object, or each of its items."""
+    """Return (path, the innermost part that fails by itself).
+
+    `names` is the name of the object, or the names of its items.
+    """
     path = names if isinstance(names, str) else ""
     current = obj
     seen = {id(obj)}
     first = not isinstance(names, str)
     for _ in range(_LOOKED_AT_MAX):
         if not first and remedy_of(current) is not None:
-            break  # what it is made of is of no interest: a thread is refused, not the lock inside it
+            break  # its parts do not matter: a thread is refused, not the lock inside it
         for step, part in _children(current):
             if first:
                 step = names[int(step[1:-1])]
@@ -124,7 +127,7 @@ def find_culprit(obj: Any, names: str | tuple[str, ...], fails: Callable[[Any], 
 
 
 def _children(obj: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (how to write the step, part) for all that would be pickled with the object."""
+    """Yield (text of the path's step, part) for all parts that would be pickled with the object."""
     if isinstance(obj, dict):
         for key, value in list(obj.items()):
             yield f"[{_short(key)}]", value
@@ -200,7 +203,7 @@ def _short(value: Any) -> str:
 
 
 def type_name(obj: Any) -> str:
-    """``_thread.lock``, ``generator``: as an error message says it."""
+    """Return the name of an object's type as error messages show it, like ``_thread.lock`` or ``generator``."""
     kind = type(obj)
     return (
         kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
@@ -208,7 +211,7 @@ def type_name(obj: Any) -> str:
 
 
 def explain(path: str, culprit: Any, error: BaseException) -> str:
-    """Return the sentence for people."""
+    """Return the error message."""
     reason = str(error)
     article = "an" if type_name(culprit)[0].lower() in "aeiou" else "a"
     remedy = remedy_of(culprit)

@@ -1,6 +1,6 @@
-"""Values that many tasks share: broadcast ones, which engines unpack once, and accumulators, which they add to.
+"""Values that many tasks share: broadcast values, which engines unpack once, and accumulators, to which tasks add.
 
-The names here are part of what is stored and sent: pickles name them.
+The names here are part of what is stored and sent, because pickles contain them.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from .pack import pack, unpack_lasting
 from .rebuild import loading
 
 KEPT = 32
-"""So many broadcast values an engine keeps unpacked; the least recently used ones go."""
+"""The number of broadcast values that an engine keeps unpacked. The least recently used value is dropped first."""
 
 _values: OrderedDict[str, Any] = OrderedDict()
 _steps: dict[str, list[Callable[[], Any]]] = {}
-"""What puts the modules of a value in place, for each that has some."""
+"""Key of a value -> the steps that install its modules, for values that have some."""
 _added: dict[str, tuple[Any, Callable[[Any, Any], Any]]] = {}
 
 
 class Received:
-    """A broadcast value on an engine: `value` is unpacked once per engine, its data is there once per node."""
+    """A broadcast value on an engine. Each engine unpacks `value` once, and each node holds its data once."""
 
     __slots__ = ("_key", "_packed")
 
@@ -33,7 +33,11 @@ class Received:
 
     @property
     def value(self) -> Any:
-        """Return the value; BlobMissing when it was unpersisted meanwhile."""
+        """Return the value.
+
+        Raises:
+            BlobMissing: the value was unpersisted in the meantime.
+        """
         if self._key in _values:
             _values.move_to_end(self._key)
             for step in _steps.get(self._key, ()):
@@ -57,7 +61,7 @@ class Received:
 
 
 class Adder:
-    """An accumulator inside a task: ``add(x)``, or ``+=``.  What a task has added counts when it has succeeded."""
+    """An accumulator inside a task: ``add(x)`` or ``+=``. What a task has added counts once the task has succeeded."""
 
     __slots__ = ("_key", "_op")
 
@@ -66,7 +70,7 @@ class Adder:
         self._op = op
 
     def add(self, value: Any) -> None:
-        """Add to it."""
+        """Add a value to the accumulator."""
         known = _added.get(self._key)
         _added[self._key] = (value if known is None else self._op(known[0], value), self._op)
 
@@ -79,7 +83,7 @@ class Adder:
 
 
 def take_added() -> dict[str, bytes]:
-    """Return what was added since the last call: accumulator -> packed sum."""
+    """Return the sums since the last call: accumulator -> packed sum."""
     if not _added:
         return {}
     taken = {key: pack(total, "accumulator") for key, (total, _) in _added.items()}
@@ -88,5 +92,5 @@ def take_added() -> dict[str, bytes]:
 
 
 def forget_added() -> None:
-    """A run has failed: what it added does not count."""
+    """Forget what was added by a run that has failed."""
     _added.clear()

@@ -1,6 +1,6 @@
-"""Reducers for values of the standard library that `pickle` refuses, or copies where the other side has its own.
+"""Reducers for values of the standard library that `pickle` refuses, or that the other side has itself.
 
-`pickler` holds the pickler and takes functions and classes apart; this file adds to its tables.
+`pickler` contains the pickler, and takes functions and classes apart. This module adds to its tables.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PARTS = ("buffer",)
 
 
 def _reduce_stream(pickler: Pickler, stream: Any) -> Reduced:
-    """Reduce a stream: standard streams are those of the process that unpacks them; others are left to `pickle`."""
+    """Reduce a standard stream to that of the process that unpacks it; leave other streams to `pickle`."""
     for name in _STREAMS:
         if getattr(sys, name) is stream:
             return values.load_stream, (name.strip("_"), None)
@@ -49,7 +49,7 @@ _LOGGER_STATE = ("level", "propagate", "handlers", "filters", "disabled")
 
 
 def _reduce_logger(pickler: Pickler, logger: logging.Logger) -> Reduced:
-    """By its name, or, for one that was made by hand, with its handlers."""
+    """Reduce a logger to its name; a logger that was made by hand travels with its handlers."""
     if logger.manager.loggerDict.get(logger.name) is logger:
         return NotImplemented
     state = {name: getattr(logger, name) for name in _LOGGER_STATE}
@@ -57,9 +57,9 @@ def _reduce_logger(pickler: Pickler, logger: logging.Logger) -> Reduced:
 
 
 def find_named_method(method: Any) -> tuple[Travel, str, str] | None:
-    """Return how a method of a hidden instance is reached by name: `random.random`, `numpy.random.rand`.
+    """Return how to reach a method of a hidden instance by name: `random.random`, `numpy.random.rand`.
 
-    Such an instance is its module's own state.  The module on the other side has one of its own: a copy of this one
+    Such an instance is its module's own state, and the module on the other side has one of its own. A copy of this one
     would give the same random numbers on every engine.
     """
     owner = method.__self__
@@ -106,7 +106,7 @@ def _reduce_mapping_proxy(pickler: Pickler, found: types.MappingProxyType[Any, A
 
 
 def _class_of_dict(found: types.MappingProxyType[Any, Any]) -> type | None:
-    """Return the class that this is the ``__dict__`` of."""
+    """Return the class that has this mapping as its ``__dict__``; None if there is none."""
     for name in ("__dict__", "__weakref__"):
         own = found.get(name)
         if isinstance(own, types.GetSetDescriptorType) and own.__objclass__.__dict__ == found:
@@ -149,11 +149,11 @@ def _reduce_weak_dict(pickler: Pickler, found: Any) -> Reduced:
 
 
 # --------------------------------------------------------------------------------------------------
-# What pickle takes by mistake
+# Values that pickle would wrongly accept
 
 
 later = ["multiprocessing.connection"]
-"""Modules with types to be refused that are not imported for it; empty once they are known."""
+"""Modules with types to refuse that have not been imported yet; empty once these types are refused."""
 
 
 def _refuse(pickler: Pickler, found: Any) -> Reduced:
@@ -161,8 +161,10 @@ def _refuse(pickler: Pickler, found: Any) -> Reduced:
 
 
 def refuse_connections() -> None:
-    """Refuse pipes, now that their module is imported: pickle would send the number of a descriptor, which means
-    another file elsewhere."""
+    """Refuse pipes from now on; called when their module is imported.
+
+    pickle would send the number of a descriptor, which means another file elsewhere.
+    """
     REDUCERS[sys.modules[later.pop()].Connection] = _refuse
 
 
@@ -171,7 +173,7 @@ def refuse_connections() -> None:
 
 
 def _own_reduce(cls: type) -> bool:
-    """Return whether a class says itself how it is taken apart."""
+    """Return whether a class defines in Python how its instances are reduced."""
     return any(
         isinstance(base.__dict__.get(name), types.FunctionType)
         for base in cls.__mro__

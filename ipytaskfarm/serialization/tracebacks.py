@@ -1,9 +1,10 @@
-"""Tracebacks as they travel: the places that a traceback leads through, and tracebacks made of places again.
+"""Tracebacks as they travel: places in code, from which tracebacks are made again.
 
-A traceback cannot be pickled, as it holds frames and they hold values.  What a reader needs of it is file, function,
-line and the source lines.  On the other side each place becomes a frame of a tiny code object that claims to stand
-there, so that Python, IPython, pytest and debuggers show the engine's frames as they show their own, each exception of
-a chain with its own traceback.  The idea is tblib's; ours keeps columns too, and brings source lines along.
+A traceback cannot be pickled, because it holds frames, which hold values. Its reader needs file, function, line and the
+source lines. On the other side, each place becomes a frame of a tiny code object with the file, function and line of
+the place. So Python, IPython, pytest and debuggers show the engine's frames like their own, and each exception of a
+chain has its own traceback. The idea comes from tblib; this version also keeps columns, source lines, and the local
+variables of the innermost frames as text, which `%debug` shows.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import linecache
 import os
+import reprlib
 import sys
 import threading
 import types
@@ -21,20 +23,30 @@ from itertools import islice
 from typing import Any
 
 from ..core.messages.payload import ErrorPlace
+from ..core.text import Text, escaped
 
 PLACES_MAX = 200
-"""Different places of one failure, over all exceptions of its chain."""
+"""The number of different places of one failure, over all exceptions of its chain."""
 FRAMES_MAX = 3000
-"""Frames of one traceback; of a longer one its beginning and its end."""
+"""The number of frames of one traceback. Of a longer traceback, the beginning and the end are kept."""
 _AROUND = 2
-"""So many lines before and after a place travel along."""
+"""The number of source lines before and after a place that travel with it."""
 _LINES_MAX = 12
 _LINE_CHARACTERS_MAX = 400
 _FILES_KEPT = 512
+VALUES_FRAMES = 8
+"""The number of a traceback's innermost frames whose local variables travel as text."""
+VALUES_MAX = 20
+"""The number of local variables of one frame."""
+VALUE_CHARACTERS_MAX = 200
+ITEMS_MAX = 1000
+"""Containers of other classes with more items are not turned into text."""
 
 _LONG, _NO_COLUMNS = 14, 13
-"""Forms of entries in a code object's table of positions, see CPython's Objects/locations.md."""
+"""Kinds of entries in a code object's table of positions, see CPython's Objects/locations.md."""
 _UNITS_MAX = 8
+_OPTIMIZED = 0x1
+"""inspect.CO_OPTIMIZED: the code of a function, whose local variables are known."""
 _TEMPLATE = compile("__keep__(__frame__())", "<place>", "exec", dont_inherit=True)
 
 
@@ -46,29 +58,38 @@ class Places:
         self.found: list[ErrorPlace] = []
 
     def frames(self, tb: types.TracebackType | None) -> tuple[int, ...]:
-        """Return the indexes of the places that a traceback leads through."""
+        """Return the indexes of the places that a traceback consists of."""
         indexes: list[int] = []
+        left = _length(tb)
         while tb is not None:
             code = tb.tb_frame.f_code
             key = (code, tb.tb_lasti, tb.tb_lineno)
             index = self._known.get(key)
             if index is None and len(self.found) < PLACES_MAX:
                 index = self._known[key] = len(self.found)
-                self.found.append(_place(tb, code))
+                self.found.append(_place(tb, code, with_values=left <= VALUES_FRAMES))
             if index is not None:
                 indexes.append(index)
             tb = tb.tb_next
+            left -= 1
         if len(indexes) > FRAMES_MAX:
             half = FRAMES_MAX // 2
             indexes = indexes[:half] + indexes[-half:]
         return tuple(indexes)
 
 
-def _place(tb: types.TracebackType, code: types.CodeType) -> ErrorPlace:
+def _length(tb: types.TracebackType | None) -> int:
+    count = 0
+    while tb is not None:
+        tb, count = tb.tb_next, count + 1
+    return count
+
+
+def _place(tb: types.TracebackType, code: types.CodeType, *, with_values: bool) -> ErrorPlace:
     line = tb.tb_lineno or code.co_firstlineno
     columns: tuple[int | None, int | None, int | None] = (None, None, None)
     if tb.tb_lasti >= 0:
-        # A code object that somebody has put together may have no table of positions: RuntimeError.
+        # A code object that was made by hand may have no table of positions: RuntimeError.
         with contextlib.suppress(RuntimeError):
             for start, end, column, end_column in islice(code.co_positions(), tb.tb_lasti // 2, None):
                 if start == line:
@@ -88,11 +109,52 @@ def _place(tb: types.TracebackType, code: types.CodeType) -> ErrorPlace:
         *columns,
         lines,
         first,
+        _values(tb.tb_frame, code) if with_values else (),
     )
 
 
+class _Brief(reprlib.Repr):
+    """Short texts of values: of long ones the beginning and the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = VALUE_CHARACTERS_MAX
+        self.maxlong = 60
+
+    def repr_instance(self, x: object, level: int) -> str:
+        if not isinstance(x, str | bytes) and type(x).__module__.partition(".")[0] not in ("numpy", "pandas"):
+            count = len(x) if hasattr(type(x), "__len__") else 0  # type: ignore[arg-type]
+            if count > ITEMS_MAX:
+                return f"<{type(x).__name__} of {count:,} items>"
+        return super().repr_instance(x, level)
+
+
+_brief = _Brief()
+_CODE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
+
+
+def _values(frame: types.FrameType, code: types.CodeType) -> tuple[tuple[str, str], ...]:
+    """Return the local variables of a frame as text; of a cell those that its code names."""
+    known = frame.f_locals
+    of_function = (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
+    names = of_function if code.co_flags & _OPTIMIZED else code.co_names
+    shown = [
+        name
+        for name in dict.fromkeys(names)
+        if name in known and not name.startswith("__") and not isinstance(known[name], _CODE)
+    ]
+    return tuple((name, _text(known[name])) for name in shown[:VALUES_MAX])
+
+
+def _text(value: object) -> str:
+    try:
+        return escaped(_brief.repr(value)[: 2 * VALUE_CHARACTERS_MAX])
+    except (Exception, SystemExit) as problem:  # the value's class may do anything
+        return f"<a {type(value).__name__} without a text: {type(problem).__name__}>"
+
+
 # --------------------------------------------------------------------------------------------------
-# On the other side
+# On the receiving side
 
 
 def made_frames(places: Sequence[ErrorPlace]) -> list[types.FrameType]:
@@ -103,7 +165,7 @@ def made_frames(places: Sequence[ErrorPlace]) -> list[types.FrameType]:
 def made_traceback(
     places: Sequence[ErrorPlace], frames: Sequence[types.FrameType], indexes: Sequence[int]
 ) -> types.TracebackType | None:
-    """Return a traceback that leads through these places; None: through none."""
+    """Return a traceback through these places; None for no places."""
     tb: types.TracebackType | None = None
     for index in reversed(indexes):
         tb = types.TracebackType(tb, frames[index], 0, places[index].line)
@@ -120,13 +182,13 @@ def _frame(place: ErrorPlace) -> types.FrameType:
         co_firstlineno=max(1, place.first_line),
         co_linetable=_positions(place),
     )
-    exec(code, names)
+    exec(code, names, {name: Text(text) for name, text in place.values})
     del names["__keep__"], names["__frame__"]
     return kept[0]
 
 
 def _positions(place: ErrorPlace) -> bytes:
-    """Return the table by which each instruction of the tiny code stands at the place."""
+    """Return a table of positions in which each instruction of the tiny code is at the place."""
     table = bytearray()
     delta = place.line - max(1, place.first_line)
     units = len(_TEMPLATE.co_code) // 2
@@ -153,12 +215,15 @@ def _varint(number: int) -> bytes:
 
 
 _sources: OrderedDict[str, dict[int, str]] = OrderedDict()
-"""Lines of files that are not here, by number: linecache has them as long as they stand here."""
+"""File name -> line number -> line, for files that do not exist here. linecache has the lines as long as this has."""
 _sources_lock = threading.Lock()
 
 
 def _with_source(place: ErrorPlace) -> str:
-    """Return the file's name; linecache finds the lines that came along, where the file itself is not here."""
+    """Return the file name to use for the place.
+
+    If the file does not exist here, linecache gets the lines that came along.
+    """
     name = place.filename
     if not place.lines:
         return name
@@ -168,7 +233,7 @@ def _with_source(place: ErrorPlace) -> str:
         lines = dict(enumerate(place.lines, place.lines_from))
         known = _sources.get(name)
         if known is not None and any(known.get(number, line) != line for number, line in lines.items()):
-            # Other code of the same name: tasks' names are short.
+            # Other code has the same name: names of tasks are short.
             stem = name.removesuffix(">")
             name = f"{stem} {zlib.crc32(repr(place.lines).encode(errors='replace')):08x}{name[len(stem) :]}"
             known = _sources.get(name)

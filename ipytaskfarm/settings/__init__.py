@@ -1,1 +1,1 @@
-"""What can be set about a farm: `declarations` has each setting once, `checks` makes the values that are kept."""
+"""The settings of a farm: `declarations` has each setting once, and `checks` converts users' values."""

@@ -1,6 +1,7 @@
-"""Checks of the values that users give for settings.  Each returns the value as it is kept; None stays None.
+"""Checks of the values that users give for settings. Each returns the value in the form to keep; None stays None.
 
-The first argument of a check is the name of the setting as the user wrote it, an argument or a flag, for errors."""
+The first argument of a check is the name of the setting in the user's words, an argument or a flag, for errors.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from ..core.scheduler.autoscaling import IDLE_S
 from ..core.scheduler.settings import PLACEMENTS
 
 LEASE_LEAST_S = 5.0
-"""A shorter lease would end engines whose network pauses briefly."""
+"""A shorter lease would end engines in short pauses of the network."""
 
 _POLICY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 _OWN_POLICIES = ("FIFO", "LIFO", "FairShare", "FairShareJobs")
@@ -30,18 +31,22 @@ _OWN_POLICIES = ("FIFO", "LIFO", "FairShare", "FairShareJobs")
 class Agents:
     """Agents on other machines: ``Agents("slurm", 3, engines=2, options={"partition": "short"})``.
 
-    launcher: ``slurm``, ``pbs``, ``lsf``, ``ssh``, ``dask``, or the name of a launcher of another package.
-    count: how many agents; None: as many as the launcher's options say (hosts of ssh, workers of Dask), else one.
-    engines: how many engines each agent brings, beside the farm's own; None: one per core that the agent may use.
-    time_limit: when the batch system ends the agents: seconds, a timedelta, or text like ``"2h"``; None: the batch
-        system's own limit.
-    leave: seconds (or a timedelta) for which running tasks go on after an agent was told to end.
-    min, max: the number of agents follows the work in the queue, within these; `count` is then where it begins.
-    idle: seconds (or a timedelta) after which agents that nobody needs are given back, with `min` and `max`.
-    python: the interpreter on the other machines; None: the same path as here.
-    options: the launcher's own options, see ``ipytaskfarm agents launchers``.
+    Args:
+        launcher: ``slurm``, ``pbs``, ``lsf``, ``ssh``, ``dask``, or the name of a launcher of another package.
+        count: the number of agents; None: as many as the launcher's options say (hosts of ssh, workers of Dask), else
+            one.
+        engines: the number of engines per agent, in addition to the farm's own; None: one per core that the agent may
+            use.
+        time_limit: when the batch system ends the agents: seconds, a timedelta, or text like ``"2h"``; None: the batch
+            system's own limit.
+        leave: seconds (or a timedelta) for which running tasks go on after an agent was told to end.
+        min, max: the number of agents follows the work in the queue within these limits, starting at `count`.
+        idle: seconds (or a timedelta) after which unneeded agents are given back, with `min` and `max`.
+        python: the interpreter on the other machines; None: the same path as here.
+        options: the launcher's own options, see ``ipytaskfarm agents launchers``.
 
-    Raises TypeError or ValueError for values that do not fit.
+    Raises:
+        TypeError, ValueError: a value does not fit.
     """
 
     launcher: str
@@ -70,13 +75,13 @@ class Agents:
 
     @property
     def at_start(self) -> int:
-        """Return how many engines the agents bring at least, as far as the arguments tell."""
+        """Return how many engines the agents bring at least, as far as the arguments show."""
         agents = self.min if self.min is not None else self.count
         return (1 if agents is None else agents) * (self.engines or 1)
 
 
 def unchecked(what: str, value: Any) -> Any:
-    """Return the value: it is checked where it is used."""
+    """Return the value, which is checked later."""
     return value
 
 
@@ -110,7 +115,8 @@ def check_engines(what: str, n: object) -> int | None:
 def check_resources(what: str, value: object) -> tuple[str, ...] | None:
     """Return resources as words for the agent's command line, ``gpu=2.0``.
 
-    value: a dict of names and amounts, or texts like ``gpu=2``; an amount is a number or a size like ``"4 GiB"``."""
+    `value` is a dict of names and amounts, or texts like ``gpu=2``. An amount is a number or a size like ``"4 GiB"``.
+    """
     if value is None:
         return None
     if isinstance(value, Mapping):
@@ -151,7 +157,7 @@ def check_lease(what: str, value: object) -> float | None:
 
 
 def check_environment_patience(what: str, value: object) -> float | None:
-    """Return a duration in seconds; -1: without limit, which False and -1 mean."""
+    """Return a duration in seconds; -1 for no limit, given as False or -1."""
     unlimited = value is False or (isinstance(value, int | float) and value == -1)
     return -1.0 if unlimited else check_seconds(what, value)
 
@@ -187,7 +193,11 @@ def file_path(what: str, value: str | os.PathLike[str] | None) -> Path | None:
 def existing_folders(
     what: str, folders: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None
 ) -> tuple[Path, ...]:
-    """Return one folder or several as absolute paths.  ValueError: one is no folder."""
+    """Return one folder or several as absolute paths.
+
+    Raises:
+        ValueError: one is not a folder.
+    """
     several = (folders,) if isinstance(folders, str | os.PathLike) else folders or ()
     paths = tuple(Path(folder).expanduser().resolve() for folder in several)
     for path in paths:
@@ -197,10 +207,14 @@ def existing_folders(
 
 
 def read_startup(what: str, startup: object) -> tuple[str | None, str]:
-    """Return start-up code and the name that people are shown for it.  None: the farm keeps the code that it has.
+    """Return start-up code and its name for people. None: the farm keeps its present code.
 
-    startup: a str is code, a path is a file of code.  FileNotFoundError: the file cannot be read.  SyntaxError: it is
-    no Python."""
+    `startup` is code if it is a str, and a file of code if it is a path.
+
+    Raises:
+        FileNotFoundError: the file cannot be read.
+        SyntaxError: the code is not valid Python.
+    """
     if startup is None:
         return None, ""
     if isinstance(startup, str):
@@ -220,8 +234,12 @@ def read_startup(what: str, startup: object) -> tuple[str | None, str]:
 def policy_name(what: str, policy: object) -> str | None:
     """Return a queue policy as ``module:Class``.
 
-    policy: such a name, ``module.Class``, the name of one of ours, or the class itself.  ValueError: the controller,
-    another process, could not import it, because it is defined in ``__main__`` or a notebook."""
+    `policy` is such a name, ``module.Class``, the name of one of the farm's policies, or the class itself.
+
+    Raises:
+        ValueError: the controller, another process, could not import it, because it is defined in ``__main__`` or a
+            notebook.
+    """
     if policy is None:
         return None
     if isinstance(policy, str):

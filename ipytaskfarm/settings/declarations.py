@@ -1,7 +1,7 @@
 """The settings of a farm, each declared once: name, type, default, unit, help.
 
-A key of `LeadingArguments` or `FarmArguments` is a setting; its annotation holds the type that `Farm` accepts and a
-`Setting`.  Made of these are
+A key of `LeadingArguments` or `FarmArguments` is a setting; its annotation has the type that `Farm` accepts and a
+`Setting`. From these are made
 
 - the signature of `Farm` and the list of arguments in its docstring (`with_settings`),
 - the flags and the configuration of ``ipytaskfarm start`` (`cli.start`),
@@ -50,52 +50,52 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_POLICY = "ipytaskfarm.policies:FIFO"
 
 CONTROLLER, AGENT = "controller", "agent"
-"""The processes that are told settings on their command lines."""
+"""The processes that get settings on their command lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One setting, as users and processes know it.  Its name and its type stand beside it, see `FarmArguments`."""
+    """One setting, as users and processes know it. `FarmArguments` has its name and its type."""
 
     help: str
-    """What the setting does: one sentence without its full stop."""
+    """The effect of the setting: one sentence without its full stop."""
     unit: str = ""
-    """What stands for the value in usage lines, and tells its unit: ``SECONDS``, ``SIZE``, ``N``.  "": a switch."""
+    """The placeholder of the value in usage lines, with its unit: ``SECONDS``, ``SIZE``, ``N``; "" for a switch."""
     default: object = None
     """The default of the argument of `Farm`, of the flag and of the configuration."""
     means: str = ""
-    """What the default stands for, if its value does not tell."""
+    """The meaning of the default, if its value does not show it."""
     check: Callable[[str, Any], Any] = unchecked
-    """Make the value that is kept from the name of the argument, for errors, and from a user's value."""
+    """Converts a user's value to the value to keep; the first argument is the setting's name, for errors."""
     several: bool = False
-    """The flag may be given several times; its values form a list."""
+    """Whether the flag may be given several times; its values form a list."""
 
     flag: str = ""
-    """The flag of ``ipytaskfarm start`` without its dashes.  "": the name, with dashes."""
+    """The flag of ``ipytaskfarm start`` without its dashes; "" for the name with dashes."""
     section: Literal["Controller", "Start"] = "Controller"
     """The class in a configuration file."""
     key: str = ""
-    """The key in that class.  "": the name."""
+    """The key in that class; "" for the name."""
 
     processes: tuple[str, ...] = ()
-    """Which processes are told the setting on their command lines."""
+    """The processes that get the setting on their command lines."""
     process_flag: str = ""
-    """Their flag.  "": the name, with dashes."""
+    """Their flag; "" for the name with dashes."""
     parse: Callable[[str], Any] = str
-    """Read the text on their command line."""
+    """Reads the text on their command lines."""
     field: str = ""
-    """The field of `SchedulerSettings` that the setting fills; the default of this field is the default there."""
+    """The field of `SchedulerSettings` that the setting fills; its default is the default there."""
     standard: object = None
     """The default on their command line, without a field."""
 
     @property
     def process_default(self) -> Any:
-        """Return what a process uses when it is not told the setting."""
+        """Return the value that a process uses if it does not get the setting."""
         return getattr(SchedulerSettings, self.field) if self.field else self.standard
 
     @property
     def default_text(self) -> str:
-        """Return the default, for people."""
+        """Return the default as text for people."""
         if self.means:
             return self.means
         value = self.process_default if self.default is None else self.default
@@ -458,7 +458,7 @@ _KINDS = {
     "SIZE": 'bytes, or text like ``"2 GiB"``',
     "SHARE": "more than 0, up to 1",
 }
-"""unit -> what the argument of `Farm` accepts."""
+"""Unit -> the values that the argument of `Farm` accepts."""
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -466,7 +466,8 @@ _Class = TypeVar("_Class", bound=type)
 def with_settings(owner: _Class) -> _Class:
     """Give the constructor of a class its full signature, and the docstring its list of arguments.
 
-    owner: a class with the constructor of `Farm`; mypy reads the same from ``Unpack[FarmArguments]``."""
+    `owner` is a class with the constructor of `Farm`; mypy reads the same from ``Unpack[FarmArguments]``.
+    """
     leading = set(LeadingArguments.__annotations__)
     parameters = [
         inspect.Parameter(
@@ -479,13 +480,13 @@ def with_settings(owner: _Class) -> _Class:
     ]
     self = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     owner.__init__.__signature__ = inspect.Signature([self, *parameters])  # type: ignore[misc]
-    if owner.__doc__ is not None:  # python -OO has taken it out
+    if owner.__doc__ is not None:  # python -OO removes docstrings
         owner.__doc__ = owner.__doc__.replace(PLACE_OF_ARGUMENTS, argument_list().strip())
     return owner
 
 
 def argument_list() -> str:
-    """Return a line or more for each argument, as they stand in the docstring of `Farm`."""
+    """Return the lines for each argument in the docstring of `Farm`."""
     return "\n".join(_argument_lines(name, setting) for name, setting in SETTINGS.items())
 
 
@@ -501,7 +502,7 @@ def _argument_lines(name: str, setting: Setting) -> str:
 
 
 def add_flags(parser: ArgumentParser, process: str) -> None:
-    """Add the flags of all settings that a process is told.  Sizes are bytes there, durations seconds."""
+    """Add the flags of all settings for a process. Sizes are bytes there, durations seconds."""
     for name, setting in _told(process):
         action: dict[str, Any] = {"action": "append"} if setting.several else {}
         default = list(setting.standard) if setting.several else setting.process_default  # type: ignore[call-overload]
@@ -513,9 +514,10 @@ def add_flags(parser: ArgumentParser, process: str) -> None:
 
 
 def words_for(process: str, values: Mapping[str, Any]) -> list[str]:
-    """Return the words for a process's command line, for the settings that were given.
+    """Return the words for a process's command line, for the given settings.
 
-    values: checked values by the names of the settings."""
+    `values` has checked values by the names of the settings.
+    """
     words = []
     for name, setting in _told(process):
         value = values.get(name)
@@ -527,7 +529,8 @@ def words_for(process: str, values: Mapping[str, Any]) -> list[str]:
 def scheduler_settings(options: Namespace, **more: Any) -> SchedulerSettings:
     """Return the scheduler's settings from the controller's command line.
 
-    more: the fields of `SchedulerSettings` that are no settings of their own."""
+    `more` has the fields of `SchedulerSettings` that are not settings themselves.
+    """
     fields = {setting.field: getattr(options, name) for name, setting in _told(CONTROLLER) if setting.field}
     return SchedulerSettings(**fields, **more)
 

@@ -1,7 +1,7 @@
 """Backup and check of a store, while its farm runs or is stopped.
 
-Both read through their own connection, and see the store as of one moment; the controller goes on writing.  Compaction
-needs the controller's connection, so it is a question to the controller.
+Both read through a connection of their own, and see the store as of one moment; the controller goes on writing.
+Compaction needs the controller's connection, so it is a question to the controller.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .blobs import blobs_folder
 from .store import APPLICATION_ID
 
 TRIES = 3
-"""A blob may be removed between the reading of the tables and the copying of the folder."""
+"""The number of tries, since a blob may be removed between reading the tables and copying the folder."""
 
 
 def check(path: Path) -> list[str]:
-    """Check the whole file and the blobs that it names.  Returns one line for each fault."""
+    """Check the whole file and the blobs that it names. Return one line for each fault."""
     with _reading(path) as db:
         found = [row[0] for row in db.execute("PRAGMA integrity_check(20)")]
         for table in ("finals", "attempts", "progress", "blob_uses"):
@@ -40,10 +40,12 @@ def check(path: Path) -> list[str]:
 
 
 def backup(path: Path, target: Path) -> int:
-    """Write a copy of the store as of now, with its blobs in a folder beside it, and return its size in bytes.
+    """Write a copy of the present store, with its blobs in a folder beside it, and return its size in bytes.
 
-    The copy is written under a temporary name first, so a file of the target's name is complete.
-    Raises StoreError when there is such a file already, or the copy cannot be written.
+    The copy is written under a temporary name first, so a file with the target's name is complete.
+
+    Raises:
+        StoreError: the target exists already, or the copy cannot be written.
     """
     folder = blobs_folder(target)
     for name in (target, folder):
@@ -72,7 +74,7 @@ def backup(path: Path, target: Path) -> int:
 
 
 def _copy(path: Path, part: Path) -> list[str]:
-    """Copy the tables, then the blobs that they name.  Returns the digests of missing blobs."""
+    """Copy the tables, then the blobs that they name. Return the digests of missing blobs."""
     disk.make_or_check_file(part)
     with _reading(path) as db, contextlib.closing(sqlite3.connect(part, isolation_level=None)) as copy:
         db.backup(copy)
@@ -83,7 +85,7 @@ def _copy(path: Path, part: Path) -> list[str]:
     missing = []
     for name in [file.name for file in source.iterdir() if file.is_file()] if needed else ():
         folder.mkdir(mode=0o700, exist_ok=True)
-        shutil.copy2(source / name, folder / name)  # the mark of whose they are, the lock
+        shutil.copy2(source / name, folder / name)  # the file that names the owner, and the lock
     for digest in needed:
         (folder / digest[:2]).mkdir(mode=0o700, exist_ok=True)
         try:

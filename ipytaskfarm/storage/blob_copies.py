@@ -1,7 +1,7 @@
 """Copies of blobs on machines that do not see the farm's folder, fetched in pieces and checked by their SHA-256.
 
-A node has one folder of copies for all its engines, inside its agent's folder; the folder is removed with the agent.  A
-copy may be removed to make room; it is fetched again when it is needed again.
+A node has one folder of copies for all its engines, inside its agent's folder; the folder is removed with the agent. A
+copy may be removed to make room. It is fetched again when it is needed again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHARE = 0.1
 """The share of the disk that copies may fill; beyond it the least recently used ones are removed."""
 
 IN_HAND_S = 60.0
-"""A copy used within so many seconds is not removed to make room."""
+"""A copy that was used within this many seconds is not removed to make room."""
 
 
 Question = TypeVar("Question")
@@ -35,7 +35,7 @@ class Arrival:
     """A blob that arrives in pieces, which are written and hashed in order."""
 
     def __init__(self, digest: bytes, size: int, file: FileIO) -> None:
-        """file: an empty one."""
+        """Create it; `file` is empty."""
         self.digest = digest
         self.size = size
         self.file = file
@@ -43,7 +43,12 @@ class Arrival:
         self._hash = hashlib.sha256()
 
     def take(self, piece: BlobPiece) -> None:
-        """Write the next piece.  Raises BlobMissing when the piece is an error, OSError when it cannot be written."""
+        """Write the next piece.
+
+        Raises:
+            BlobMissing: the piece is an error.
+            OSError: the piece cannot be written.
+        """
         if piece.error:
             raise missing_blob(self.digest, piece.error)
         if piece.offset != self._came or len(piece.data) != min(PIECE_BYTES, self.size - self._came):
@@ -55,32 +60,40 @@ class Arrival:
         self._came += len(piece.data)
 
     def check(self) -> None:
-        """Raise BlobMissing when the blob has another SHA-256 than its name says."""
+        """Check the SHA-256 of the whole blob.
+
+        Raises:
+            BlobMissing: it differs from the blob's name.
+        """
         if self._hash.digest() != self.digest:
             raise missing_blob(self.digest, "the controller's file is damaged: what came has another SHA-256")
 
 
 class PieceWindow(Generic[Question]):
-    """The questions about pieces of one blob, behind its first piece, that were asked and whose answers are awaited.
+    """The open questions about pieces of one blob after its first piece.
 
-    At most `PIECES_AHEAD` are under way: pieces travel while another one is written."""
+    At most `PIECES_AHEAD` are open, so that pieces travel while another one is written.
+    """
 
     def __init__(self, size: int, ask: Callable[[int], Question]) -> None:
         """Ask for the first pieces.
 
-        size: of the blob, in bytes.  ask: asks for the piece at an offset, and returns what the answer is known by."""
+        Args:
+            size: the size of the blob in bytes.
+            ask: asks for the piece at an offset, and returns a value that identifies the question.
+        """
         self._ask = ask
         self._offsets = iter(range(PIECE_BYTES, size, PIECE_BYTES))
         self.unanswered: deque[Question] = deque()
         self.ask_more()
 
     def ask_more(self) -> None:
-        """Ask for further pieces, as many as have come since."""
+        """Ask for as many further pieces as have arrived since."""
         missing = PIECES_AHEAD - len(self.unanswered)
         self.unanswered.extend(self._ask(offset) for offset in islice(self._offsets, missing))
 
     def take_oldest(self) -> Question | None:
-        """Remove and return the question whose answer comes next.  None: all pieces have come."""
+        """Remove and return the question that is answered next; None if all pieces have arrived."""
         return self.unanswered.popleft() if self.unanswered else None
 
 
@@ -90,7 +103,11 @@ class Copies:
     def __init__(self, folder: Path, farm: str, limit_bytes: int | None = None) -> None:
         """Make the folder, empty.
 
-        farm: the farm's incarnation.  limit_bytes: of all copies together; None: `SHARE` of the disk."""
+        Args:
+            folder: the folder.
+            farm: the farm's incarnation.
+            limit_bytes: the limit for all copies together; None for `SHARE` of the disk.
+        """
         shutil.rmtree(folder, ignore_errors=True)
         self.blobs = Blobs.create(folder, farm)
         self._limit_bytes = int(SHARE * shutil.disk_usage(folder).total) if limit_bytes is None else limit_bytes
@@ -100,14 +117,18 @@ class Copies:
         return self.blobs.path(digest).exists()
 
     def begin(self, digest: bytes, size: int) -> tuple[Arrival, Path]:
-        """Make room for a blob of `size` bytes, and return what takes its pieces, and its temporary path."""
+        """Make room for a blob of `size` bytes. Return an object that takes its pieces, and its temporary path."""
         self._make_room(size)
         part = self.blobs.folder / f"{uuid.uuid4().hex}.part"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return Arrival(digest, size, FileIO(os.open(part, flags, 0o600), "w")), part
 
     def keep(self, arrival: Arrival, part: Path) -> None:
-        """Give a complete blob its name.  Raises BlobMissing when its SHA-256 is wrong."""
+        """Give a complete blob its name.
+
+        Raises:
+            BlobMissing: its SHA-256 is wrong.
+        """
         arrival.check()
         path = self.blobs.path(arrival.digest)
         path.parent.mkdir(mode=0o700, exist_ok=True)

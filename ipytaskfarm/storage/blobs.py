@@ -1,16 +1,16 @@
 """Blobs: large values as files that are named by the SHA-256 of their content.
 
-A value of 64 KiB and more does not travel through the controller.  Whoever packs it writes it into the farm's blob
-folder under its SHA-256; what travels is the digest.  Whoever unpacks it maps the file, so that all engines of a
-machine share its pages, or reads it if it is small; either way the memory is private: writing into an array changes
-nobody else's.  No descriptor stays open for a value (`system.file_mapping`).
+A value of 64 KiB and more does not travel through the controller. The process that packs it writes it into the farm's
+blob folder under its SHA-256, and only the digest travels. The process that unpacks it maps the file, so that all
+engines of a machine share its pages, or reads it if it is small. In both cases the memory is private: writing into an
+array changes no other copy. No descriptor stays open for a value (`system.file_mapping`).
 
-A machine that does not see the folder has copies (`storage.blob_copies`), brought to it piece by piece when they are
-first looked for: see `fetch_from`.
+A machine that does not see the folder has copies (`storage.blob_copies`), which are fetched in pieces at their first
+use: see `fetch_from`.
 
-A blob is on disk before its name is given to anyone.  Which blobs a task or a result needs stands in the store, in
-the same transaction; a file that nothing needs goes after `KEPT_S` (see `sweep`).  Its time of modification says when
-somebody last had it in hand, so whoever holds a digest that is not in the store yet touches the file now and then.
+A blob is on disk before its name is sent. The store records, in the same transaction, which blobs a task or a result
+needs. A file that nothing needs is removed after `KEPT_S` (see `sweep`). Its time of modification shows its last use,
+so a process that has a digest which is not in the store yet touches the file regularly.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ class Blobs:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self._written: dict[tuple[int, int], bytes] = {}
-        """Digests by (address, size) of what was written last.  A hint: the memory may hold something else by now."""
+        """Digests by (address, size) of the last writes. A hint: the memory may have other content by now."""
 
     @classmethod
     def create(cls, folder: str | os.PathLike[str], farm: str) -> Blobs:
-        """Make the folder (0700) if there is none, and mark it with the farm's incarnation."""
+        """Make the folder (0700) if there is none, and write the farm's incarnation into it."""
         made = cls(folder)
         private_folder(made.folder)
         (made.folder / _MARK).write_text(farm)
@@ -74,7 +74,7 @@ class Blobs:
 
     @classmethod
     def find(cls, folder: str, farm: str) -> Blobs | None:
-        """Return the farm's blobs.  None: this process does not see the farm's folder."""
+        """Return the farm's blobs; None if this process does not see the farm's folder."""
         if not folder:
             return None
         found = cls(folder)
@@ -90,12 +90,16 @@ class Blobs:
         return self.folder / name[:2] / name
 
     def put(self, data: memoryview) -> bytes:
-        """Write these bytes unless they are there, and return their digest (32 bytes).
+        """Write these bytes unless they exist already, and return their digest (32 bytes).
 
-        They are on disk when this returns.  Raises OSError when they cannot be written."""
+        They are on disk when this returns.
+
+        Raises:
+            OSError: they cannot be written.
+        """
         place = _place(data)
         known = self._written.get(place) if place is not None else None
-        # The same memory is pushed again and again: comparing is four times as fast as hashing.
+        # The same memory is often pushed again: comparing is four times as fast as hashing.
         if known is not None and self._holds(known, data):
             return known
         digest = self._put(data)
@@ -112,7 +116,7 @@ class Blobs:
                 return digest
         part = self.folder / f"{uuid.uuid4().hex}.part"
         digests: list[bytes] = []
-        # Large ones are hashed while they are written: neither holds the interpreter.
+        # A large value is hashed while it is written: neither holds the GIL.
         hashing = threading.Thread(target=lambda: digests.append(hashlib.sha256(data).digest()), name="hash")
         hashing.start()
         try:
@@ -139,7 +143,7 @@ class Blobs:
             return _touch(self.path(digest), size)
 
     def _holds(self, digest: bytes, data: memoryview) -> bool:
-        """Return whether the blob is there and has exactly these bytes."""
+        """Return whether the blob exists and has exactly these bytes."""
         if not self._is_there(digest, data.nbytes):
             return False
         mapped = self.map(digest)
@@ -149,7 +153,7 @@ class Blobs:
         return bool(_memcmp(view(mapped), view(data), data.nbytes) == 0)
 
     def map(self, digest: bytes) -> memoryview | None:
-        """Return the blob as private memory, see `file_mapping.load`.  None: it is not here."""
+        """Return the blob as private memory, see `file_mapping.load`; None if it is not on this machine."""
         try:
             fd = os.open(self.path(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -162,7 +166,10 @@ class Blobs:
     def read(self, digest: bytes, offset: int, count: int) -> tuple[int, bytes]:
         """Return (size of the blob, at most `count` bytes from `offset` on), and mark the blob as used.
 
-        Raises FileNotFoundError when it is not here, OSError when it cannot be read."""
+        Raises:
+            FileNotFoundError: the blob is not on this machine.
+            OSError: it cannot be read.
+        """
         self.touch([digest])
         fd = os.open(self.path(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -178,9 +185,11 @@ class Blobs:
                 _touch(self.path(digest), None)
 
     def sweep(self, needed: Callable[[Sequence[str]], set[str]], older_than_s: float = KEPT_S) -> int:
-        """Remove blobs that were not used for so long and are not among `needed(their digests, as hex)`.
+        """Remove blobs that were not used for `older_than_s` and are not in `needed(their digests as hex)`.
 
-        Returns how many were removed."""
+        Returns:
+            The number of removed blobs.
+        """
         removed = 0
         for names in self._old(older_than_s):
             keep = needed(list(names))
@@ -189,7 +198,7 @@ class Blobs:
         return removed
 
     def _old(self, older_than_s: float) -> Iterator[set[str]]:
-        """Yield the names of files that were not used for so long, one folder at a time."""
+        """Yield the names of files that were not used for this time, one folder at a time."""
         for folder in [self.folder, *sorted(self.folder.glob("??"))]:
             names = set()
             with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
@@ -198,7 +207,7 @@ class Blobs:
                         continue
                     if time.time() - entry.stat().st_mtime <= older_than_s:
                         continue
-                    if entry.name.endswith(".part"):  # whoever wrote it died
+                    if entry.name.endswith(".part"):  # its writer died
                         os.unlink(entry.path)
                     else:
                         names.add(entry.name)
@@ -206,7 +215,7 @@ class Blobs:
                 yield names
 
     def _remove(self, path: Path, older_than_s: float) -> int:
-        """Remove a blob, unless it was touched meanwhile.  Users of blobs take the same lock."""
+        """Remove a blob, unless it was touched in the meantime. Users of blobs take the same lock."""
         with open(self.folder / _LOCK, "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:
@@ -232,7 +241,7 @@ class BlobWriter:
         self.digests: dict[bytes, int] = {}
 
     def keep(self, data: memoryview) -> bytes | None:
-        """Write a buffer and return its digest.  None: the disk has no room, so the buffer must be sent inline."""
+        """Write a buffer and return its digest; None if the disk is full, so that the buffer must be sent inline."""
         try:
             digest = self._blobs.put(data)
         except OSError:
@@ -241,11 +250,11 @@ class BlobWriter:
         return digest
 
     def sizes(self) -> dict[str, int]:
-        """Return the digests, as hex, and bytes of what was written since the last `taken`."""
+        """Return digest as hex -> bytes, of what was written since the last `taken`."""
         return {digest.hex(): size for digest, size in self.digests.items()}
 
     def taken(self) -> tuple[str, ...]:
-        """Return the digests written since the last call, as hex."""
+        """Return the digests that were written since the last call, as hex."""
         if not self.digests:
             return ()
         digests, self.digests = self.digests, {}
@@ -253,30 +262,34 @@ class BlobWriter:
 
 
 Fetch: TypeAlias = Callable[[bytes], memoryview]
-"""Fetches the blob of a digest and maps it; blocks meanwhile.  Raises BlobMissing when there is no such blob."""
+"""Fetches and maps the blob of a digest; blocks in the meantime. Raises BlobMissing if there is no such blob."""
 
 _known: dict[Path, Blobs] = {}
 _fetches: list[Fetch] = []
 
 
 def use(blobs: Blobs) -> None:
-    """Look for blobs there when this process unpacks values."""
+    """Look for blobs in this folder when this process unpacks values."""
     _known[blobs.folder] = blobs
 
 
 def fetch_from(fetch: Fetch) -> None:
-    """Fetch blobs that this process does not see by this function, in the thread that unpacks."""
+    """Use this function, in the unpacking thread, for blobs that this process does not see."""
     _fetches.append(fetch)
 
 
 def fetch_no_more(fetch: Fetch) -> None:
-    """Use a fetch function no longer."""
+    """Stop using a fetch function."""
     if fetch in _fetches:
         _fetches.remove(fetch)
 
 
 def mapped(digest: bytes) -> memoryview:
-    """Return the blob of this digest, from any known place.  Raises BlobMissing when there is none."""
+    """Return the blob of this digest from any known place.
+
+    Raises:
+        BlobMissing: there is none.
+    """
     for blobs in list(_known.values()):
         found = blobs.map(digest)
         if found is not None:
@@ -293,19 +306,19 @@ def mapped(digest: bytes) -> memoryview:
 
 
 def missing_blob(digest: bytes, why: str) -> BlobMissing:
-    """Return the error for a blob that cannot be had."""
+    """Return the error for a blob that is not available."""
     return BlobMissing(f"the data of this value (blob {digest.hex()[:12]}…) is not here: {why}")
 
 
 def _place(data: memoryview) -> tuple[int, int] | None:
-    """Return (address, size) of large data.  None: the data is small or read-only."""
+    """Return (address, size) of large data; None if the data is small or read-only."""
     if data.nbytes < _LARGE_BYTES or data.readonly:
         return None
     return ctypes.addressof(ctypes.c_char.from_buffer(data)), data.nbytes
 
 
 def _touch(path: Path, size: int | None) -> bool:
-    """Mark a file as used now, and return whether it is there and has that size."""
+    """Mark a file as used now, and return whether it exists and has that size."""
     try:
         if size is not None and path.stat().st_size != size:
             return False

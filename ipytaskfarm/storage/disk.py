@@ -19,13 +19,14 @@ NETWORK_FILE_SYSTEMS = frozenset(
         "ocfs2", "orangefs", "panfs", "pvfs2", "smb2", "smb3", "smbfs", "wekafs",
     }
 )  # fmt: skip
-"""Where SQLite's locks and its shared memory cannot be relied on."""
+"""File systems on which SQLite's locks and its shared memory are not reliable."""
 
 
 def network_file_system(path: Path) -> str | None:
-    """Return the type of the network file system that holds a path.  None: the file system is local.
+    """Return the type of the network file system that contains a path; None if the file system is local.
 
-    The path need not exist.  Where the mounts cannot be read (no /proc) every disk counts as local."""
+    The path need not exist. If the mounts cannot be read (no /proc), every disk counts as local.
+    """
     try:
         mounts = Path("/proc/self/mounts").read_text("utf-8", "surrogateescape")
     except OSError:
@@ -35,8 +36,7 @@ def network_file_system(path: Path) -> str | None:
 
 
 def _kind_of_mount(path: str, mounts: str) -> str:
-    """Return the file system type of the longest mount point above path; of equal ones the last mounted covers the
-    others."""
+    """Return the file system type of the longest mount point above the path; of equal ones, the last one counts."""
     best, kind = "", ""
     for line in mounts.splitlines():
         fields = line.split(" ")
@@ -50,7 +50,11 @@ def _kind_of_mount(path: str, mounts: str) -> str:
 
 
 def refuse_network_file_system(path: Path) -> None:
-    """Raise StoreError, with the remedy, when the path is on a network file system."""
+    """Refuse a path on a network file system.
+
+    Raises:
+        StoreError: the path is on one. The message has the remedy.
+    """
     kind = network_file_system(path.parent)
     if kind is not None:
         raise StoreError(
@@ -60,9 +64,12 @@ def refuse_network_file_system(path: Path) -> None:
 
 
 def make_or_check_file(path: Path) -> bool:
-    """Make the file (0600), or check that an existing one is private to this user.  Returns whether it was made.
+    """Make the file (0600), or check that an existing one is private to this user. Return whether it was made.
 
-    Raises OSError when it cannot be made, StoreError when it is a link, somebody else's, or open to others."""
+    Raises:
+        OSError: the file cannot be made.
+        StoreError: it is a link, belongs to another user, or is open to others.
+    """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         return True
@@ -81,7 +88,7 @@ def make_or_check_file(path: Path) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync a folder: a new file's name is on the disk only after that."""
+    """Sync a folder. Only then is a new file's name on the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -100,7 +107,7 @@ def least_room(folder: Path) -> int:
 
 
 def is_full(folder: Path) -> bool:
-    """Return whether a small file finds no room: the disk or the user's quota is full."""
+    """Return whether there is no room for a small file, because the disk or the user's quota is full."""
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             os.posix_fallocate(probe.fileno(), 0, 1 << 16)

@@ -1,10 +1,10 @@
-"""The event log: all that a controller receives, written by ``start --record FILE`` and read by ``ipytaskfarm replay``.
+"""The event log: all events of a controller, written by ``start --record FILE`` and read by ``ipytaskfarm replay``.
 
-The scheduler decides from its state, the events and the time.  From a log of these three it makes the same decisions
-again.  The log contains payloads too, so it is as private as the store.
+The scheduler decides from its state, the events and the time. From a log of these three it makes the same decisions
+again. The log also contains payloads, so it is as private as the store.
 
 The file is a sequence of frames, each a length (4 bytes, big endian) and a MessagePack value: first a `LogHeader`, then
-one `LoggedTurn` for each turn of the loop.  A controller that is killed may leave an incomplete frame, which ends the
+one `LoggedTurn` for each turn of the loop. A controller that is killed may leave an incomplete frame, which ends the
 log.
 """
 
@@ -38,14 +38,14 @@ _LENGTH = struct.Struct(">I")
 
 
 class PolicyName(msgspec.Struct, frozen=True):
-    """The queue policy's name, and where it was imported from."""
+    """The name of the queue policy, and the folders that it was imported from."""
 
     name: str
     paths: tuple[str, ...] = ()
 
 
 class LogHeader(msgspec.Struct, frozen=True):
-    """How the controller's life began."""
+    """The state at the beginning of the controller's life."""
 
     version: int
     farm: str
@@ -86,7 +86,11 @@ class EventLog:
         hold: bool,
         now: Now,
     ) -> EventLog:
-        """Begin a log; an older file of that name is renamed.  Raises StoreError when the log cannot be written."""
+        """Begin a log. An older file of that name is renamed.
+
+        Raises:
+            StoreError: the log cannot be written.
+        """
         try:
             if path.exists():
                 os.rename(path, path.with_name(f"{path.name}.{int(now.wall_s)}"))
@@ -122,7 +126,11 @@ def mark_of(saves: Sequence[Save]) -> int:
 
 
 def read(path: Path) -> tuple[LogHeader, Iterator[LoggedTurn]]:
-    """Return a log's header, and an iterator of its turns.  Raises StoreError for another file or another version."""
+    """Return the header of a log, and an iterator of its turns.
+
+    Raises:
+        StoreError: the file is not an event log, or has another version.
+    """
     try:
         file = open(path, "rb")  # noqa: SIM115 - the iterator closes it
     except OSError as error:

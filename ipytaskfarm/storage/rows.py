@@ -1,6 +1,6 @@
-"""Saves into rows of the store's tables, and rows into values.  The SQL of every table stands here.
+"""Converts saves into rows of the store's tables, and rows into values. All SQL for the tables is here.
 
-`storage.store` runs it; nothing here touches a file.  ``schema.sql`` says what the columns mean.
+`storage.store` runs it; nothing here touches a file. ``schema.sql`` explains the columns.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Row: TypeAlias = tuple[Any, ...]
 
 
 class Statement(NamedTuple):
-    """SQL to be run for each row."""
+    """A SQL statement to run for each of its rows."""
 
     sql: str
     rows: list[Row]
     fences: bool = False
-    """Each row begins with a task's id and must change something; one that does not was fenced off."""
+    """Whether each row begins with a task's id and must change something. A row that changes nothing was fenced off."""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -38,13 +38,15 @@ decode_digests = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
 def asked(keys: Iterable[int] | Iterable[str]) -> str:
-    """Return the parameter of every SELECT below that has one: all keys in one text, so that there is no limit on how
-    many. The statement finds them as ``asked.value``."""
+    """Return the parameter for the SELECTs below: all keys in one text, so that their number has no limit.
+
+    The statement finds them as ``asked.value``.
+    """
     return _encode(list(keys)).decode()
 
 
 # --------------------------------------------------------------------------------------------------
-# Saves into rows: one function per kind, each takes a run of that kind.
+# Saves into rows: one function per kind, which takes consecutive saves of that kind.
 
 _THERE = "EXISTS (SELECT 1 FROM tasks WHERE id = ?1)"
 
@@ -60,7 +62,7 @@ def _task(t: s.SaveTask, text: str | None, needs: str | None) -> Row:
 def _rules_text(rules: Rules | None) -> str | None:
     if rules is None:
         return None
-    # Without the name the texts of many tasks are equal, and loading decodes each text once.
+    # Without the name, the texts of many tasks are equal, and loading decodes each text once.
     return _encode(rules if rules.name is None else msgspec.structs.replace(rules, name=None)).decode()
 
 
@@ -69,7 +71,7 @@ def _task_rows(group: list[s.SaveTask]) -> list[Row]:
     rules, text = None, None
     edges, needs = None, None
     for save in group:
-        if save.rules is not rules:  # tasks that came together share them
+        if save.rules is not rules:  # tasks that arrived together share them
             rules, text = save.rules, _rules_text(save.rules)
         if save.needs is not edges:
             edges, needs = save.needs, _encode(save.needs).decode() if save.needs is not None else None
@@ -97,7 +99,7 @@ def _separated(group: list[s.SaveSeparate]) -> list[Statement]:
 
 
 def _uses(part: str, needing: Iterable[tuple[int, tuple[str, ...]]]) -> list[Statement]:
-    """Return the statement for the blobs that tasks need.  Empty where no task needs any."""
+    """Return the statement for the blobs that tasks need; no statement if no task needs any."""
     rows: list[Row] = [(task, part, digest) for task, digests in needing if digests for digest in digests]
     if not rows:
         return []
@@ -115,7 +117,7 @@ def _final(f: Final) -> Row:
 
 
 def _finals(group: list[s.SaveFinal]) -> list[Statement]:
-    # An end by an attempt that is no longer the current one comes too late: a requeue has counted further.
+    # An end of an attempt that is not the current one comes too late: a requeue has raised the number.
     sql = (
         "INSERT INTO finals "
         "(task, reason, engine_id, node, attempts, started_s, run_s, completed_s, etype, value, place, body) "
@@ -139,7 +141,7 @@ def _attempts(group: list[s.SaveAttempt]) -> list[Statement]:
 
 
 def _requeues(group: list[s.SaveRequeue]) -> list[Statement]:
-    # A recovery task's payload may come with the first of its requeues only; further ones of it keep it.
+    # A recovery task's payload comes only with the first of its requeues; further ones keep it.
     sql = (
         "INSERT INTO progress (task, queue_seq, attempt, errors, losses, recovery, payload, function, "
         "until_s, trial, began_s, state, received) "
@@ -233,14 +235,17 @@ def _cleared(group: list[s.SaveClear]) -> list[Statement]:
     gone = "NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = separate_items.chunk)"
     statements.append(Statement(f"DELETE FROM separate_items WHERE chunk BETWEEN ? AND ? AND {gone}", spans))
     statements.append(Statement("DELETE FROM refusals WHERE task BETWEEN ? AND ?", spans))
-    # A job goes with the last of its tasks.
+    # A job is deleted with the last of its tasks.
     over = "json_extract(spec, '$.total') <= arrived AND NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.job = jobs.id)"
     statements.append(Statement(f"DELETE FROM jobs WHERE {over}", [()]))
     return statements
 
 
 def _spans(ids: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """[4, 1, 2, 9] -> (1, 2), (4, 4), (9, 9).  Clearing all results of a farm is one span, not a million statements."""
+    """Yield the spans of consecutive ids: [4, 1, 2, 9] -> (1, 2), (4, 4), (9, 9).
+
+    Clearing all results of a farm is then one span, not a million statements.
+    """
     first = last = None
     for id in sorted(ids):
         if last is not None and first is not None and id > last + 1:
@@ -356,7 +361,7 @@ def statements(kind: type[s.Save], group: list[Any]) -> list[Statement]:
 # --------------------------------------------------------------------------------------------------
 # Rows into values: each SELECT with the function for its rows.
 #
-# The CROSS JOINs fix the order of the loops (SQLite's extension): look each asked-for key up, scan nothing.
+# The CROSS JOINs fix the order of the loops (SQLite's extension): each requested key is looked up, nothing is scanned.
 
 BLOCKS = "SELECT first, last, accepted_upto, session FROM blocks ORDER BY first"
 _NOT_KEPT = "(t.needs IS NULL OR json_extract(t.needs, '$.keep') IS NOT 1)"
@@ -526,7 +531,7 @@ def histories(found: Iterable[Row]) -> dict[int, list[AttemptRow]]:
 
 
 def task_records(found: Iterable[Row], history: dict[int, list[AttemptRow]]) -> list[s.TaskRecord]:
-    """Convert rows of `UNFINISHED` or `ENDED`.  There may be millions, so calls per row are avoided."""
+    """Convert rows of `UNFINISHED` or `ENDED`. There may be millions, so calls per row are avoided."""
     read_rules = RulesReader()
     return [
         s.TaskRecord(
@@ -570,6 +575,6 @@ def table_row(row: Row) -> TaskRow:
 
 
 def in_order(ids: Iterable[int], found: list[Row]) -> list[Row]:
-    """Return the rows in the order of `ids`; ids without a row are left out.  (SQL would sort copies of payloads.)"""
+    """Return the rows in the order of `ids`, without ids that have no row. (SQL would sort copies of payloads.)"""
     by_id = {row[0]: row for row in found}
     return [by_id[id] for id in ids if id in by_id]

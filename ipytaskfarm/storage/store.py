@@ -2,18 +2,18 @@
 
 Rules of this file:
 
-- One writer: one connection, used by the thread that opened it.  `Store.commit` writes one turn's saves as one
+- There is one writer: one connection, used by the thread that opened it. `Store.commit` writes one turn's saves as one
   transaction; when it returns they are on the disk (WAL, ``synchronous=FULL``).
-- A transaction is written whole or not at all.  No room: `StoreFull`, nothing was written, go on using the store.
-- After any other error of the disk the store is *broken* and every later call raises.  A failed fsync is never
-  retried: Linux forgets the pages that it could not write, so a second fsync would lie.  Start again from the file.
-- The promises are fenced here once more, whatever the scheduler believes: one end per task, no end for a task that
-  is not there or for an attempt that is not the current one, no clearing of what has not ended, and no commit by a
-  controller whose place another one has taken (`epoch`).
+- A transaction is written whole or not at all. If there is no room, `StoreFull` is raised, nothing was written, and the
+  store stays usable.
+- After any other error of the disk the store is *broken*, and every later call raises. A failed fsync is never retried:
+  Linux forgets the pages that it could not write, so a second fsync would lie. Start again from the file.
+- The promises are checked here once more, independently of the scheduler: one end per task; no end for a missing task
+  or for an attempt that is not the current one; no clearing of unfinished tasks; no commit by a controller that another
+  one has replaced (`epoch`).
 
-``schema.sql`` beside this file says what is in the tables, `storage.rows` how they are written and read; `core.saves`
-is what may be asked for.
-To add a column: ``migrations/README.md``.
+``schema.sql`` describes the tables, `storage.rows` writes and reads them, and `core.saves` lists the possible saves. To
+add a column: ``migrations/README.md``.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ APPLICATION_ID = 0x69707466
 """Marks a SQLite file as ours ("iptf")."""
 
 CHECK_BYTES_MAX = 1 << 30
-"""A larger file is not looked through when it is opened after a crash: the farm's return would take minutes."""
+"""A larger file is not checked when it is opened after a crash: the farm's return would take minutes."""
 
 CHECKPOINT_BYTES = 4 << 20
-"""Move the write-ahead log into the file after about this much: longer logs make rarer but longer pauses."""
+"""The write-ahead log is moved into the file after about this much. A longer log makes fewer but longer pauses."""
 
 BUSY_S = 5.0
-"""How long a commit waits for somebody else's lock (a person's sqlite3 shell that writes)."""
+"""How long a commit waits for another process's lock (a person's sqlite3 shell that writes)."""
 
 OLDEST_SQLITE = "3.38.0"
-"""JSON is built in from here on."""
+"""The first version with JSON built in."""
 
 SOUND_SQLITE = "3.51.3"
-"""Earlier ones can damage a file in WAL mode when two connections write or checkpoint at the same moment."""
+"""Earlier versions can damage a file in WAL mode if two connections write or checkpoint at the same moment."""
 
 REMEDY = (
     "restore a backup in its place, or set it aside and begin anew with `ipytaskfarm start --fresh`; "
@@ -71,11 +71,11 @@ def sqlite_version() -> str:
 
 
 class _Fenced(Exception):
-    """Some row changed nothing."""
+    """A row changed nothing."""
 
 
 class Store:
-    """A farm's store, open for writing.  Make one with `Store.open`."""
+    """A farm's store, open for writing. `Store.open` makes one."""
 
     def __init__(self, path: Path, db: sqlite3.Connection) -> None:
         self.path = path
@@ -93,13 +93,18 @@ class Store:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, farm_incarnation: str | None = None) -> Store:
-        """Open the store at this path, make it if there is none, bring an older schema to ours.
+        """Open the store at this path. Make it if there is none, and migrate an older schema.
 
-        farm_incarnation: whose store it must be; None: whosesoever it is (a new one draws its own).
-        The epoch is one higher than the last time, on disk when this returns.
+        The epoch is one higher than the last time, and is on disk when this returns.
 
-        Raises StoreError, naming the file and the remedy, for a file that cannot be used: damaged, of a newer
-        schema, another farm's, on a network file system, readable by others, not a store at all.
+        Args:
+            path: the path of the file.
+            farm_incarnation: the farm that it must belong to. None: any farm (a new store draws an incarnation).
+
+        Raises:
+            StoreError: the file cannot be used: damaged, newer schema, another farm's, on a network file system,
+                readable by
+                others, or not a store. The message names the file and the remedy.
         """
         path = Path(os.path.abspath(path))
         disk.refuse_network_file_system(path)
@@ -166,7 +171,7 @@ class Store:
             )
         for pragma in (
             "synchronous = FULL",
-            # Checkpoints are ours: SQLite's own ignore the errors of the disk.
+            # The store makes its own checkpoints, because SQLite's ignore errors of the disk.
             "wal_autocheckpoint = 0",
             "journal_size_limit = 67108864",
             "cache_size = -65536",
@@ -206,9 +211,10 @@ class Store:
         self.farm, self.epoch = row[0], row[1] + 1
 
     def close(self) -> None:
-        """Move the log into the file and close it.  A second call does nothing.
+        """Move the log into the file and close it. A second call does nothing.
 
-        Does not raise for a broken store, nor on a full disk: the next life finds the log and goes on from it."""
+        It does not raise for a broken store or a full disk: the next start finds the log and continues from it.
+        """
         try:
             if self._broken is None:
                 with contextlib.suppress(StoreFull), self._reading():
@@ -222,14 +228,17 @@ class Store:
     # ---------------------------------------------------------------------------------- writing
 
     def commit(self, saves: Sequence[s.Save]) -> list[int]:
-        """Write these in their order, as one transaction; on disk when it returns.
+        """Write the saves in their order, as one transaction, which is on disk when this returns.
 
-        Returns the ids of tasks whose row was fenced off (already there, ended before, cleared, or of an attempt
-        that is not the current one): nothing was changed by those.  It is empty unless the scheduler has a bug.
+        Returns:
+            The ids of tasks with rows that were fenced off (already there, ended before, cleared, or of an attempt that
+                is not
+            the current one), which changed nothing. It is empty unless the scheduler has a bug.
 
-        Raises StoreFull when there is no room (nothing was written; the store can be used further), StoreError for
-        any other trouble with the disk (the store is broken).  Another exception is a save that makes no sense:
-        our bug; nothing was written.
+        Raises:
+            StoreFull: there is no room. Nothing was written, and the store stays usable.
+            StoreError: another error of the disk. The store is broken.
+            Exception: a save is invalid, which is a bug in the farm. Nothing was written.
         """
         self._usable()
         fenced: list[int] = []
@@ -238,7 +247,7 @@ class Store:
         try:
             self._commit(saves, fenced)
         except StoreFull:
-            # The log cannot grow.  If it can be moved into the file, the next turn finds room in it.
+            # The log cannot grow. If it can be moved into the file, the next turn has room in it.
             self._log_bytes += 1
             self.checkpoint()
             raise
@@ -252,13 +261,13 @@ class Store:
             with self._transaction():
                 self._write(saves, None)
         except _Fenced:
-            # A bug of ours.  All of it once more, row by row, to be able to name the tasks.
+            # A bug in the farm. Repeat it row by row, to name the tasks.
             with self._transaction():
                 self._write(saves, fenced)
 
     def _write(self, saves: Sequence[s.Save], fenced: list[int] | None) -> None:
         db = self._db
-        # Nothing else touches the table of hand-outs, and ends of tasks between them would be a statement each.
+        # No other save touches the table of hand-outs. Ends of tasks between them would make a statement for each.
         handouts = [save for save in saves if type(save) in (s.SaveHandOut, s.DropHandOut)]
         others = [save for save in saves if type(save) not in (s.SaveHandOut, s.DropHandOut)] if handouts else saves
         for kind, group in itertools.groupby([*others, *handouts], type):
@@ -269,11 +278,14 @@ class Store:
                     raise _Fenced
 
     def checkpoint(self) -> None:
-        """Move the log into the file as far as readers allow.  `commit` does it in time; an idle farm may earlier."""
+        """Move the log into the file as far as readers allow.
+
+        `commit` does this in time; an idle farm may do it earlier.
+        """
         self._usable()
         if not self._log_bytes:
             return
-        # No room to do it is no harm yet: all is in the log, and the next time comes.
+        # Lack of room does no harm yet: everything is in the log, and there will be another try.
         with contextlib.suppress(StoreFull), self._reading():
             self._checkpoint("PASSIVE")
         self._log_bytes = 0
@@ -316,10 +328,11 @@ class Store:
             raise
 
     def _raise_for(self, error: sqlite3.Error) -> NoReturn:
-        """Say what a SQLite error means: full, broken, or our own bug."""
+        """Raise the error that a SQLite error means: full, broken, or a bug in the farm."""
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         name = getattr(error, "sqlite_errorname", "")
-        # A full quota and no room for the shared memory are IO errors to SQLite.  A failed fsync is never "full".
+        # For SQLite, a full quota and lack of room for the shared memory are IO errors. A failed fsync never means
+        # "full".
         io_full = code == sqlite3.SQLITE_IOERR and "FSYNC" not in name and disk.is_full(self.path.parent)
         if code == sqlite3.SQLITE_FULL or io_full:
             raise StoreFull(
@@ -356,10 +369,10 @@ class Store:
             return self._db.execute(sql, (rows.asked(keys),)).fetchall()
 
     def load(self) -> s.StoredState:
-        """Return the state that earlier controllers have stored.  A million waiting tasks take some seconds."""
+        """Return the state that earlier controllers have stored. A million waiting tasks take some seconds."""
         self._usable()
         collecting = gc.isenabled()
-        # A million new objects and no garbage: the collector would look through them again and again.
+        # There are a million new objects and no garbage: the collector would examine them again and again.
         gc.disable()
         try:
             with self._reading():
@@ -403,12 +416,14 @@ class Store:
         )
 
     def work(self, ids: Sequence[int]) -> list[tuple[int, bytes, str | None]]:
-        """Return (id, payload, function's digest) to be run now, in the order asked for; a recovery task's own when it
-        is its turn.  Ids that are not there are left out, here and below."""
+        """Return (id, payload, function's digest) of these tasks for a run; a recovery task's own if it is its turn.
+
+        Here and below, the order is that of the argument, and missing ids are left out.
+        """
         return [(id, payload, function) for id, payload, function in rows.in_order(ids, self._rows(rows.WORK, ids))]
 
     def original(self, ids: Sequence[int]) -> list[Submission]:
-        """These as they were handed in, of ended tasks too, in the order asked for; when, is not told."""
+        """Return these tasks, ended ones too, as they were handed in, but without the time."""
         read_rules = rows.RulesReader()
         found = rows.in_order(ids, self._rows(rows.ORIGINALS, ids))
         return [
@@ -420,12 +435,16 @@ class Store:
         ]  # fmt: skip
 
     def states(self, ids: Sequence[int]) -> dict[int, bytes]:
-        """Return the states that tasks left for their next trial."""
+        """Return the states that tasks have left for their next trial."""
         return dict(self._rows(rows.STATES, ids))
 
     def ended(self, ids: Sequence[int], dependents: bool) -> list[s.TaskRecord]:
-        """Those of these that have ended, as they are to run again: their last attempt stands in their history.
-        dependents: and all that stand on their results, however far."""
+        """Return records of those of these tasks that have ended, for another run.
+
+        Their last attempt is in their history.
+
+        With `dependents`, also all tasks that use their results, directly or indirectly.
+        """
         wanted = self._with_dependents(ids) if dependents else list(ids)
         records = rows.task_records(self._rows(rows.ENDED, wanted), rows.histories(self._rows(rows.HISTORY, wanted)))
         return [
@@ -472,8 +491,7 @@ class Store:
         return {row[0] for row in self._rows(rows.WITH_TASKS, jobs)}
 
     def history(self, question: ReadHistory) -> list[tuple[float, int, str | None, str, int, str]]:
-        """Return (when, task, name, what, engine id or -1, more) of the last so many events that match, in order of
-        time."""
+        """Return (time, task, name, event, engine id or -1, details) of the last matching events, in order of time."""
         ids = rows.asked(question.ids) if question.ids is not None else None
         self._usable()
         with self._reading():
@@ -481,8 +499,9 @@ class Store:
             return self._db.execute(rows.EVENTS, asked).fetchall()[::-1]
 
     def mail(self, task: int, outgoing: bool, after: int, count: int) -> list[tuple[int, str, float, bytes]]:
-        """Return (number, sender, when, body) of at most so many messages to a task (outgoing: from it) behind that
-        number."""
+        """Return (number, sender, time, body) of at most `count` messages to a task after a number; `outgoing`: from
+        the task.
+        """
         self._usable()
         with self._reading():
             return self._db.execute(rows.MAIL, (task, outgoing, after, count)).fetchall()
@@ -523,14 +542,15 @@ class Store:
             self._checkpoint("TRUNCATE")
 
     def final_ids(self, after: int, count: int) -> list[tuple[int, float]]:
-        """Return (id, when it ended) of so many ended tasks, in order of their ids."""
+        """Return (id, time of end) of at most `count` ended tasks, in order of their ids."""
         self._usable()
         with self._reading():
             return self._db.execute(rows.FINAL_IDS, (after, count)).fetchall()
 
     def oldest_finals(self, count: int) -> list[tuple[int, int, tuple[str, ...]]]:
-        """Return (id, bytes of payload and result, digests of its blobs) of so many ended tasks, in order of their
-        ids."""
+        """Return (id, bytes of payload and result, digests of its blobs) of at most `count` ended tasks, in order of
+        ids.
+        """
         self._usable()
         with self._reading():
             found = self._db.execute(rows.OLDEST_FINALS, (count,)).fetchall()
@@ -551,7 +571,7 @@ class Store:
 
 
 def needed_blobs(path: Path, digests: Sequence[str]) -> set[str]:
-    """Return those of these blobs that a task, a result or a kept command needs.  May be called in any thread."""
+    """Return those of these blobs that a task, a result or a kept command needs. Any thread may call this."""
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
         return {row[0] for row in db.execute(rows.NEEDED_BLOBS, (rows.asked(digests),))}
 

@@ -1,1 +1,1 @@
-"""What the operating system gives: files, memory, cores, process titles, and the flight recorder in shared memory."""
+"""Services of the operating system: files, memory, cores, process titles, and the flight recorder in shared memory."""

@@ -1,4 +1,4 @@
-"""Where a farm's files are, who may read them, and how a peer finds its farm.
+"""The folders and files of a farm, their permissions, and the way in which a peer finds its farm.
 
 =======================  ===================================================================================
 `farm_folder`            Jupyter's data folder, ``ipytaskfarm/<name>/``: keys, ``farm.json``, store, logs, lock
@@ -6,7 +6,8 @@
 `socket_folder`          ``$XDG_RUNTIME_DIR/ipytaskfarm/…`` or ``/tmp/ipytaskfarm-<uid>/…``: unix sockets, recorders
 =======================  ===================================================================================
 
-Files are 0600 in folders of 0700, whatever the umask; what others could have written or can read is refused by name.
+Files are 0600 in folders of 0700, whatever the umask. A file that others could have written or can read is refused, and
+the error names it.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from .host import data_folder, runtime_folder, socket_bases, spare_runtime_folde
 DEFAULT_FARM = "default"
 FARM_FILE = "farm.json"
 IPC_PATH_MAX = 107
-"""Bytes in the name of a unix socket."""
+"""The largest number of bytes in the path of a unix socket."""
 IPC_ROOM = 48
-"""What agents put behind a farm's folder for sockets: ``/agent-12/kernel-12345-ipc-5`` and the like."""
+"""The number of bytes that agents add to a farm's folder for sockets: ``/agent-12/kernel-12345-ipc-5`` and the like."""
 _NAME_SHOWN = 12
-"""Longer names of agents are digests in the names of their folders."""
+"""The longest name of an agent that its folder's name shows. Longer names are replaced with digests."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
 _PREFIX = "ipytaskfarm-"
 _AGENT = "-agent"
@@ -45,7 +46,7 @@ Where: TypeAlias = str | os.PathLike[str] | tuple[str, int] | None
 
 
 class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A connection file: all that a peer needs. Holds a secret; its repr does not show it."""
+    """A connection file: all that a peer needs. It contains a secret, which the repr does not show."""
 
     farm: str
     """The farm's name."""
@@ -53,25 +54,25 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     server_key: str
-    """The controller's public key, z85."""
+    """The controller's public key in z85."""
     public_key: str
     secret_key: str
-    """The role's own pair, z85."""
+    """The key pair of the role, in z85."""
     role: str
     """client, agent or reader."""
     controller_pid: int
     controller_started: float
-    """`process_started` of that process: a pid alone may be another process by now."""
+    """The value of `process_started` for the controller: its pid alone may belong to another process by now."""
     version: str
     protocol: int
     node: str = ""
-    """The host on which that pid means something; "": it means nothing."""
+    """The host to which the pid belongs; "" if the pid has no meaning."""
     blobs: str = ""
-    """The folder of large values, for who sees the same file system (`storage.blobs`)."""
+    """The folder of large values, for peers that see the same file system (`storage.blobs`)."""
     location: str = ""
-    """Where other hosts find the controller; "": at `host`."""
+    """The address of the controller for other hosts; "" if `host` is that address."""
     agent: str = ""
-    """The agent that the key was made for; "": it is a role's."""
+    """The agent that the key was made for; "" if the key belongs to a role."""
 
     def __repr__(self) -> str:
         return f"ConnectionInfo(farm={self.farm!r}, role={self.role!r}, host={self.host!r}, port={self.port}, ...)"
@@ -81,24 +82,26 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def dialled(info: ConnectionInfo) -> str:
-    """Return the address at which the controller is found from this host."""
+    """Return the controller's address for this host."""
     return info.host if not info.location or info.node == socket.gethostname() else info.location
 
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Addresses that stand for all of a host's -> the one by which the host itself gets there."""
+"""Wildcard address -> the address by which the host itself connects."""
 
 
 def addresses(host: str, location: str | None) -> tuple[str, str]:
-    """Return (from the controller's own host, from others) where one is found that listens on `host`.
+    """Return the addresses of a controller that listens on `host`: (from its own host, from other hosts).
 
-    location: what its owner says of the latter; None: the same address, or this host's name for a wildcard."""
+    `location` is the configured address for other hosts. Without it, they use the same address, or for a wildcard this
+    host's name.
+    """
     elsewhere = socket.gethostname() if host in _WILDCARDS else host
     return _WILDCARDS.get(host, host), location or elsewhere
 
 
 def listening(host: str, port: int, location: str) -> str:
-    """For people, who can reach it; "": nobody but this machine."""
+    """Return a text about who can reach the controller; "" if only this machine can."""
     if host == "localhost" or host == "::1" or host.startswith("127."):
         return ""
     where = "all addresses of this machine" if host in _WILDCARDS else host
@@ -106,16 +109,16 @@ def listening(host: str, port: int, location: str) -> str:
 
 
 class FarmRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """``farm.json`` in the farm's folder: what stays the same over restarts."""
+    """``farm.json`` in the farm's folder: the facts that stay the same over restarts."""
 
     name: str
     incarnation: str
     host: str
     port: int
     store: str
-    """Path of the store."""
+    """The path of the store."""
     node: str
-    """The host that holds the store."""
+    """The host that has the store."""
 
 
 class FarmEntry(msgspec.Struct, frozen=True):
@@ -123,9 +126,9 @@ class FarmEntry(msgspec.Struct, frozen=True):
 
     name: str
     running: bool
-    """Its controller lives, as far as can be told from here."""
+    """Whether its controller lives, as far as this host can tell."""
     folder: Path | None
-    """None: a farm that keeps nothing here (another host's, or one that goes with its owner)."""
+    """None for a farm that keeps nothing here: a farm of another host, or one that ends with its owner."""
     connection_file: Path | None
 
 
@@ -133,7 +136,11 @@ class FarmEntry(msgspec.Struct, frozen=True):
 
 
 def check_name(name: str) -> str:
-    """Return a farm's name, usable in file names. ValueError says what is allowed."""
+    """Return a farm's name, checked for use in file names.
+
+    Raises:
+        ValueError: the name is not allowed. The message says which names are.
+    """
     if not _NAME.fullmatch(name) or name.endswith(_AGENT):
         raise ValueError(
             f"{name!r} cannot be a farm's name: letters, digits, '.', '_' and '-', at most 48, beginning with a letter "
@@ -143,36 +150,41 @@ def check_name(name: str) -> str:
 
 
 def farm_folder(name: str) -> Path:
-    """Return the folder of a farm's lasting files. Not created here."""
+    """Return the folder of a farm's lasting files. It is not created here."""
     return data_folder() / "ipytaskfarm" / check_name(name)
 
 
 def connection_path(name: str, role: str = "client") -> Path:
-    """Return where a farm's connection file for clients or agents is."""
+    """Return the path of a farm's connection file for clients or agents."""
     return runtime_folder() / f"{_PREFIX}{check_name(name)}{_AGENT if role == 'agent' else ''}.json"
 
 
 def socket_folder(name: str, folder: Path | None = None) -> Path:
-    """Return the folder for a farm's sockets, made now with its parents, all 0700.
+    """Create and return the folder for a farm's sockets. All folders that this creates are 0700.
 
-    SecurityError when somebody else made one of the folders; otherwise like `socket_place`.
+    Raises:
+        SecurityError: another user made one of the folders; or see `socket_place`.
     """
     path = socket_place(name, folder)
     private_folder(path.parent)
     try:
         private_folder(path)
     except FileNotFoundError:
-        # The last other farm has just ended and taken the empty base with it.
+        # The last other farm has just ended and removed the empty base folder too.
         private_folder(path.parent)
         private_folder(path)
     return path
 
 
 def socket_place(name: str, folder: Path | None = None) -> Path:
-    """Return where the folder for a farm's sockets is, or will be.  Not created here.
+    """Return the path of the folder for a farm's sockets. It is not created here.
 
-    folder: the farm's folder; two farms of one name in different places must not meet. A name too long for unix sockets
-    is shortened; SecurityError when no place has a path short enough.
+    Args:
+        name: the farm's name. If the path would be too long for unix sockets, it is shortened.
+        folder: the farm's folder, which distinguishes farms of one name in different places.
+
+    Raises:
+        SecurityError: no possible path is short enough.
     """
     place = os.path.abspath(folder or farm_folder(name))
     digest = hashlib.sha256(os.fsencode(place)).hexdigest()[:8]
@@ -185,43 +197,48 @@ def socket_place(name: str, folder: Path | None = None) -> Path:
 
 
 def agent_folder(farm: str, incarnation: str, name: str) -> Path:
-    """Return the folder of an agent that was given none, on this machine: the next one of that farm and name finds it
-    again.
+    """Return the folder of an agent on this machine that was not given one.
 
-    Not created here; the one above it is, in which a farm's agents are beside one another.
+    A later agent of that farm and name finds it again.
+
+    It is not created here, but its parent is, which has the folders of all agents of a farm.
     """
-    # The names of sockets in it must stay short.
+    # The names of sockets in the folder must stay short.
     leaf = name if len(name) <= _NAME_SHOWN else hashlib.sha256(name.encode()).hexdigest()[:_NAME_SHOWN]
-    # Told apart by the incarnation alone, wherever we are started.
+    # Only the incarnation distinguishes farms, so that the place of the start does not matter.
     return socket_folder(farm, Path("/", incarnation)) / f"agent-{leaf or socket.gethostname()[:_NAME_SHOWN]}"
 
 
 def leave_folder(path: Path) -> None:
-    """Remove a folder that several share, if we are the last."""
+    """Remove a shared folder if it is empty."""
     try:
         path.rmdir()
     except OSError:
-        pass  # somebody else is in it
+        pass  # another process still uses it
 
 
 def lock_folder() -> Path:
-    """Return the folder of locks that tasks share on this machine, made now, 0700; it goes with the last lock in it."""
+    """Create and return the folder of the locks that tasks share on this machine, 0700.
+
+    It is removed with the last lock.
+    """
     base = socket_bases()[-1]
     private_folder(base)
     return private_folder(base / "locks")
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder, 0700, with its parents; or check that the one which is there is ours, and that only we may use it.
+    """Create a folder with mode 0700, with its parents; or check that an existing one is ours and closed to others.
 
-    SecurityError names it and the remedy.
+    Raises:
+        SecurityError: the existing folder is not. The message names it and the remedy.
     """
     for base in socket_bases():
         if base in path.parents:
-            private_folder(base)  # parents are made as the umask has it, and this one is for us alone
+            private_folder(base)  # parents get the umask's mode, but this one must be private
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        # The umask may take more away, never add; the permissions follow below on what was opened.
+        # The umask may remove permissions, never add any. The mode is set below on the opened folder.
         os.mkdir(path, 0o700)
         made = True
     except FileExistsError:
@@ -259,9 +276,10 @@ def _check_owner(path: Path, found: os.stat_result, mode: str) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only we may read: 0600, whole or not at all, on disk when this returns.
+    """Write a file with mode 0600. It is written whole or not at all, and is on disk when this returns.
 
-    A link in its place is refused, not followed and not replaced.
+    Raises:
+        SecurityError: a link has the file's name. It is neither followed nor replaced.
     """
     if path.is_symlink():
         raise errors.SecurityError(f"{path} is a link; the file is not written: remove it")
@@ -286,8 +304,13 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def read_private(path: Path) -> bytes:
-    """Read a file that only we may read. FileNotFoundError; SecurityError when it is a link, not ours, or 0600 is
-    exceeded, or others may write into its folder."""
+    """Read a file that is private to this user.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        SecurityError: it is a link, belongs to another user, is accessible to others, or others may write into its
+            folder.
+    """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -299,8 +322,8 @@ def read_private(path: Path) -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise errors.SecurityError(f"{path} is not a file: remove it")
         _check_owner(path, found, "600")
-        # A copy may lie in a folder that others read (a home is 0755 often), not in one where they may plant it. In a
-        # sticky one (/tmp) they can only plant files of their own, which were refused above.
+        # A copy may be in a folder that others can read (a home is often 0755), but not in one into which they can put
+        # a file. In a sticky folder (/tmp) others can only put files of their own, which were refused above.
         above = os.stat(path.parent)
         mode = stat.S_IMODE(above.st_mode)
         if mode & 0o022 and not mode & stat.S_ISVTX:
@@ -309,11 +332,17 @@ def read_private(path: Path) -> bytes:
 
 
 class Lock:
-    """An exclusive lock on a file of its own, held by one process until it ends or calls `release`.
+    """An exclusive lock on a file of its own. A process holds it until the process ends or calls `release`.
 
-    FarmExists, with the holder's pid, when another process has it. what: for that message.
-    The file stays: removing it would let two processes lock two files of one name. No other code may open it in this
-    process: closing any descriptor of a file gives up POSIX locks on it.
+    The file stays: removing it would let two processes lock two files of one name. No other code of this process may
+    open it: closing any descriptor of a file releases the POSIX locks on it.
+
+    Args:
+        path: the file.
+        what: the kind of holder, for the error message.
+
+    Raises:
+        FarmExists: another process holds the lock. The message has its pid.
     """
 
     def __init__(self, path: Path, what: str = "another process") -> None:
@@ -343,7 +372,7 @@ class Lock:
         return file
 
     def release(self) -> None:
-        """Give it up."""
+        """Release the lock."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -353,13 +382,13 @@ class Lock:
 
 
 def write_connection_file(info: ConnectionInfo, path: Path) -> None:
-    """Write it atomically, 0600, into a folder of 0700."""
+    """Write the connection file atomically, 0600, into a folder of 0700."""
     private_folder(path.parent)
     write_private(path, connection_text(info))
 
 
 def connection_text(info: ConnectionInfo) -> bytes:
-    """Return what stands in the file."""
+    """Return the content of the connection file."""
     return _json(msgspec.structs.replace(info, blobs=host.portable(info.blobs)))
 
 
@@ -368,7 +397,13 @@ def _json(value: msgspec.Struct) -> bytes:
 
 
 def read_connection_file(path: Path) -> ConnectionInfo:
-    """Read it. FarmNotRunning: there is none. SecurityError: not ours alone. ConnectionError: it is no such file."""
+    """Read a connection file.
+
+    Raises:
+        FarmNotRunning: the file does not exist.
+        SecurityError: the file is not private to this user.
+        ConnectionError: the file has another content.
+    """
     try:
         text = read_private(path)
     except FileNotFoundError:
@@ -381,28 +416,34 @@ def read_connection_file(path: Path) -> ConnectionInfo:
 
 
 def remove_connection_file(path: Path, incarnation: str) -> None:
-    """Remove it, unless it is another farm's by now."""
+    """Remove the connection file, unless it belongs to another farm by now."""
     try:
         if read_connection_file(path).incarnation == incarnation:
             path.unlink(missing_ok=True)
     except errors.TaskFarmError:
-        pass  # gone, or not ours to remove
+        pass  # already removed, or it belongs to others
 
 
 def leave_runtime_folder() -> None:
-    """Remove the folder of connection files if it is the one of our own among the sockets, and empty."""
+    """Remove the folder of connection files if it is the farm's own, beside the sockets, and empty."""
     if runtime_folder() == spare_runtime_folder():
         leave_folder(spare_runtime_folder())
         leave_folder(spare_runtime_folder().parent)
 
 
 def find_connection(where: Where = None, key_file: str | os.PathLike[str] | None = None) -> Path | ConnectionInfo:
-    """Return the connection file of a farm, by name (None: "default"), path or address.
+    """Return the connection file of a farm.
 
-    A string with a separator or ending in ``.json`` is a path. An address ``(host, port)`` takes its keys from key_file
-    (another connection file) or from the one here that has this address.
+    Args:
+        where: the farm's name (None: "default"), a path, or an address ``(host, port)``. A string that has a separator
+            or
+            ends in ``.json`` is a path.
+        key_file: for an address: another connection file to take the keys from. None: the file here with this address.
 
-    Raises FarmNotRunning (there is no such file), SecurityError (no keys for this address), TypeError, ValueError.
+    Raises:
+        FarmNotRunning: there is no such file.
+        SecurityError: there are no keys for this address.
+        TypeError, ValueError: `where` is something else.
     """
     if where is None:
         where = DEFAULT_FARM
@@ -416,7 +457,7 @@ def find_connection(where: Where = None, key_file: str | os.PathLike[str] | None
         path = Path(where).expanduser()
     else:
         raise TypeError(f"a farm's name, a path or (host, port) was expected, not {type(where).__name__}")
-    # A link is left for `read_connection_file` to refuse.
+    # A link is not resolved here, so that `read_connection_file` refuses it.
     if not path.exists() and not path.is_symlink():
         raise _not_running(path)
     return path
@@ -425,7 +466,7 @@ def find_connection(where: Where = None, key_file: str | os.PathLike[str] | None
 def connection_reader(
     where: Where = None, key_file: str | os.PathLike[str] | None = None
 ) -> Callable[[], ConnectionInfo]:
-    """Return a function that finds and reads the connection file afresh at each call, as a `Link` wants it."""
+    """Return a function for a `Link` that finds and reads the connection file at each call."""
 
     def read() -> ConnectionInfo:
         found = find_connection(where, key_file)
@@ -462,7 +503,7 @@ def _same_host(one: str, other: str) -> bool:
 
 
 def _connection_files() -> list[Path]:
-    """Those for clients, by name."""
+    """Return the connection files for clients, in order of their names."""
     try:
         found = list(runtime_folder().glob(f"{_PREFIX}*.json"))
     except PermissionError:
@@ -486,9 +527,10 @@ def _not_running(path: Path) -> errors.FarmNotRunning:
 
 
 def process_started(pid: int | None = None) -> float | None:
-    """When a process started, in seconds since boot; None: there is no such process, or only what is left of it.
+    """Return the time when a process started, in seconds since boot; None if there is no such process, or only a
+    zombie.
 
-    Since boot: the wall clock may be set while it runs.
+    The time is since boot because the wall clock may be set while the process runs.
     """
     try:
         fields = Path(f"/proc/{os.getpid() if pid is None else pid}/stat").read_bytes().rpartition(b")")[2].split()
@@ -498,8 +540,7 @@ def process_started(pid: int | None = None) -> float | None:
 
 
 def is_stale(info: ConnectionInfo) -> bool:
-    """Return whether the controller that wrote this file has ended. False also when that cannot be told from this
-    host."""
+    """Return whether the controller that wrote this file has ended. False if this host cannot tell."""
     if info.node != socket.gethostname():
         return False
     return process_started(info.controller_pid) != info.controller_started
@@ -512,7 +553,11 @@ def write_farm_record(record: FarmRecord, folder: Path) -> None:
 
 
 def read_farm_record(folder: Path) -> FarmRecord | None:
-    """``farm.json`` of a farm's folder; None: there is no farm. StoreError: it is damaged."""
+    """Return ``farm.json`` of a farm's folder; None if there is no farm.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
     path = folder / FARM_FILE
     try:
         record = msgspec.json.decode(read_private(path), type=FarmRecord)
@@ -524,11 +569,11 @@ def read_farm_record(folder: Path) -> FarmRecord | None:
 
 
 def list_farms() -> list[FarmEntry]:
-    """Return all farms that have a folder or a connection file here, by name."""
+    """Return all farms that have a folder or a connection file here, in order of their names."""
     try:
         folders = {path.parent.name: path.parent for path in data_folder().glob(f"ipytaskfarm/*/{FARM_FILE}")}
     except PermissionError:
-        folders = {}  # a home that is not ours
+        folders = {}  # a home that this user may not read
     files = {path.stem.removeprefix(_PREFIX): path for path in _connection_files()}
     return [
         FarmEntry(name, _is_running(files.get(name)), folders.get(name), files.get(name))

@@ -1,9 +1,9 @@
-"""Files as memory: private, writable, and without a descriptor for each.
+"""Maps files into memory: private, writable, and without an open descriptor for each.
 
-Python's `mmap` keeps a copy of the descriptor for as long as the memory is used (until 3.13, where that can be turned
-off), so that whoever holds a thousand values has a thousand files open.  The system needs none once a file is mapped.
-A process may have so many mappings only (``vm.max_map_count``, 65,530 by default), hence small files are read, and
-others too once `MAPPINGS_MAX` are mapped.
+Python's `mmap` keeps a copy of the descriptor as long as the memory is used (3.13 can turn this off). A holder of a
+thousand values would have a thousand open files. The system needs no descriptor once a file is mapped. A process may
+have only a limited number of mappings (``vm.max_map_count``, 65,530 by default). Therefore small files are read, and so
+are other files once `MAPPINGS_MAX` files are mapped.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import os
 import weakref
 
 MAPPED_BYTES = 512 * 1024
-"""Smaller files are read: that takes no longer than mapping them and then touching their pages."""
+"""Smaller files are read, which takes no longer than mapping them and then touching their pages."""
 
 MAPPINGS_MAX = 8192
-"""Files that one process maps at the same time; further ones are read."""
+"""The number of files that one process maps at the same time. Further files are read."""
 
 _FAILED = ctypes.c_void_p(-1).value
 
@@ -30,15 +30,17 @@ _libc.munmap.restype = ctypes.c_int
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 _mapped: set[int] = set()
-"""Addresses of what is mapped now."""
+"""The addresses of the present mappings."""
 
 
 def load(fd: int) -> memoryview:
-    """Return the file as writable memory; what is written there changes no file.  The descriptor may be closed
-    afterwards.
+    """Return the file's content as writable memory. Writing to it does not change the file.
 
-    Pages of a large file are shared with whoever else has mapped it, until they are written to.  OSError: the file
-    cannot be read.
+    The descriptor may be closed afterwards. Pages of a large file are shared with other processes that map the file,
+    until they are written to.
+
+    Raises:
+        OSError: the file cannot be read.
     """
     size = os.fstat(fd).st_size
     if size >= MAPPED_BYTES and len(_mapped) < MAPPINGS_MAX:
@@ -54,15 +56,15 @@ def mapped_files() -> int:
 
 
 def _map(fd: int, size: int) -> memoryview | None:
-    """None: the system does not allow another mapping."""
-    # Whole pages, so that there is one ctypes type for each number of pages and not for each length.
+    """Map the file; return None if the system does not allow another mapping."""
+    # The length is in whole pages, so that there is one ctypes type for each number of pages and not for each length.
     length = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
     address = _libc.mmap(None, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE, fd, 0)
     if address is None or address == _FAILED:
         return None
     memory = (ctypes.c_char * length).from_address(address)
     _mapped.add(address)
-    # Views, and arrays on them, keep `memory`; it goes with the last of them.
+    # Views, and arrays on them, keep `memory` alive; the mapping ends with the last of them.
     weakref.finalize(memory, _unmap, address, length).atexit = False
     return memoryview(memory).cast("B")[:size]
 

@@ -1,43 +1,44 @@
-"""The flight recorder: what an engine does and what it has finished, readable after its death.
+"""The flight recorder: the run in progress and the finished runs of an engine, readable after the engine's death.
 
 One file per engine, mapped by the engine and by its agent, in the agent's private folder::
 
     agent    rec = Recorder.create(path, engine="<session>.<counter>", engine_id=3)
     engine   rec = Recorder.open(path)
 
-    engine   rec.begin(task, attempt, deadline_ns)         what runs now
-             rec.end_with(record, task, attempt)           its result, and with it: it runs no more
+    engine   rec.begin(task, attempt, deadline_ns)         this attempt runs now
+             rec.end_with(record, task, attempt)           its result, and at the same instant its end
              rec.idle()                                    it runs no more, and there is no result
              rec.begin_command(); rec.end_command()        a MultiEngine command runs
              rec.wanted() -> Want | None                   in the signal handler: is the present run to be interrupted?
-             rec.mark_delivered()                          it was
+             rec.words.begin(run), .write(text), .flush()  what the run prints, see `last_words`
+             rec.mark_delivered()                          the interrupt was raised
 
-    agent    rec.read(limit) -> [Record(cursor, task, attempt, data), ...]     what was not read yet
-             rec.release(cursor)                           all up to there is acknowledged, its room is free again
+    agent    rec.read(limit) -> [Record(cursor, task, attempt, data), ...]     records that were not read yet
+             rec.release(cursor)                           all records up to there are acknowledged; their room is free
              rec.current() -> Current | None               (run, began_ns, deadline_ns) of the task that runs
              rec.want((task, attempt), cause); rec.was_delivered()
-             rec.unread, rec.held_bytes                    is there something to read; what waits for `release`
+             rec.unread, rec.held_bytes                    is there a record to read; bytes that wait for `release`
              rec.close(); Recorder.remove(path)
     another agent, later:  Recorder.open(path), and it reads all that was not released
 
-A process may be killed between any two of its instructions.  So whatever is written is written first where nobody
-looks yet, and then made visible by one aligned store of 8 bytes:
+A process may be killed between any two of its instructions. So data is first written to a place that no reader looks
+at, and then made visible by one aligned store of 8 bytes:
 
-- The ring of results: the record first, then the ring's head.
-- Fields that belong together (the current run; what to interrupt) stand in the file twice.  A counter says which of
-  the two copies is valid; the other is written, then the counter is raised.
-- The current run remembers the ring's head at its beginning: once the head has moved, the run has ended.  Hence
-  the result of a run and its end become visible in the same instant.
+- The ring of results: first the record, then the ring's head.
+- Fields that belong together (the current run; the run to interrupt) exist twice in the file. A counter says which copy
+  is valid. The other copy is written, then the counter is raised.
+- The current run stores the ring's head at its beginning. Once the head has moved, the run has ended. So the result of
+  a run and its end become visible at the same instant.
 
-No fsync: the file must survive its processes, not the machine (after a loss of power "may have run" is the truth).
-Its blocks are allocated when it is made, for a store into a mapped hole of a full disk is a SIGBUS.
+There is no fsync: the file must survive its processes, not the machine (after a loss of power, "may have run" is the
+truth). Its blocks are allocated when it is made, because a store into a mapped hole on a full disk is a SIGBUS.
 
-A record larger than a quarter of the ring, or one that finds the ring full, is written to a *spill* file beside it;
-the ring gets a reference of a few bytes, for which it keeps a reserve.  When even that is full, `end_with` waits for
-the agent, and so the engine waits for its controller.
+A record that is larger than a quarter of the ring, or that finds the ring full, is written to a *spill* file beside it.
+The ring gets a reference of a few bytes, for which it keeps a reserve. When even the reserve is full, `end_with` waits
+for the agent, and so the engine waits for its controller.
 
-On processors that reorder stores (not x86) a living engine's head may be seen before its record: the checksum tells,
-and the reader looks again.
+On processors that reorder stores (not x86), the head of a living engine may be seen before its record. The checksum
+shows this, and the reader tries again.
 
 `Bell` wakes the agent.
 """
@@ -58,14 +59,15 @@ from typing import NamedTuple
 from zlib import crc32
 
 from ..core.messages.task_types import RunKey
+from .last_words import WORDS_BYTES, LastWords
 
 RING_BYTES = 2 << 20
 ABORT, TIME_LIMIT = 1, 2
-"""Why a run is to be interrupted."""
+"""The causes of an interrupt."""
 
-# The file: a page of 8-byte slots, then the ring.  Slots that different processes write stand 64 bytes apart.
+# The file: a page of 8-byte slots, the ring, the last words. Slots that different processes write are 64 bytes apart.
 _HEADER_BYTES = 4096
-_MAGIC = int.from_bytes(b"ipytfrc\x01", "big")  # the last byte is the layout's version
+_MAGIC = int.from_bytes(b"ipytfrc\x02", "big")  # the last byte is the layout's version
 _SLOT_MAGIC, _SLOT_RING, _SLOT_ENGINE_ID, _SLOT_NAME_BYTES = 0, 1, 2, 3
 _NAME_AT, _NAME_MAX = 64, 192
 _SLOT_HEAD, _SLOT_TAIL = 32, 40
@@ -77,7 +79,7 @@ _WANT_AT = (768, 832)  # task, attempt, cause
 _WANT = struct.Struct("=3Q")
 _IDLE, _TASK, _COMMAND = 0, 1, 2
 
-# A record: these 24 bytes, then the data, padded to 8.  length _PAD: nothing more up to the ring's end.
+# A record: these 24 bytes, then the data, padded to 8. length _PAD: there is no further record before the ring's end.
 # length | _SPILLED: the data is the length of a spill file.
 _RECORD = struct.Struct("=IIQQ")  # length, checksum, task, attempt
 _RECORD_BYTES = _RECORD.size
@@ -91,10 +93,10 @@ _FULL_POLL_S = 0.05
 _TRIES = 200
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _RINGS_MAX = 8
-"""Linux keeps 10 datagrams per socket (net.unix.max_dgram_qlen) before it drops."""
+"""Linux keeps 10 datagrams per socket (net.unix.max_dgram_qlen) before it drops datagrams."""
 
 _lives = 0
-"""One more in each forked child: comparing it costs a tenth of asking for the pid."""
+"""Increased in each forked child. Comparing it costs a tenth of asking for the pid."""
 
 
 def _begin_life() -> None:
@@ -108,11 +110,14 @@ _FORKED = "a forked child of the engine came back into the runner: only the engi
 
 
 class RecorderDamaged(Exception):
-    """The file is not what an engine writes: all that was handed to that engine may have run.  Stays in the agent."""
+    """The file has a content that no engine writes.
+
+    All runs that were handed to that engine may have run. The error does not leave the agent.
+    """
 
 
 class Current(NamedTuple):
-    """The task that runs now.  Nanoseconds of the machine's monotonic clock; deadline 0: none."""
+    """The task that runs now. Times are in nanoseconds of the machine's monotonic clock; deadline 0 means none."""
 
     run: RunKey
     began_ns: int
@@ -120,7 +125,7 @@ class Current(NamedTuple):
 
 
 class Want(NamedTuple):
-    """The present run is to be interrupted."""
+    """A request to interrupt the present run."""
 
     task: int
     attempt: int
@@ -129,7 +134,7 @@ class Want(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A finished run's record.  `cursor` stands behind it, for `release`."""
+    """The record of a finished run. `cursor` is the position after it, for `release`."""
 
     cursor: int
     task: int
@@ -138,10 +143,10 @@ class Record(NamedTuple):
 
 
 class Recorder:
-    """One engine's flight recorder: the engine writes results, one agent reads them.  See the top of the file.
+    """The flight recorder of one engine: the engine writes results, one agent reads them. See the module's docstring.
 
-    The engine's methods belong to its main thread, and do not raise for reasons of the world outside;
-    in a forked child of the engine they raise RuntimeError, so that a run is not recorded by two processes.
+    The engine's methods belong to its main thread. Conditions outside the process do not make them raise. In a forked
+    child of the engine they raise RuntimeError, so that two processes cannot record one run.
     """
 
     def __init__(self, path: Path, mapped: mmap.mmap) -> None:
@@ -150,21 +155,23 @@ class Recorder:
         slots = memoryview(mapped)[:_HEADER_BYTES].cast("Q")
         self._slots = slots
         self._ring = slots[_SLOT_RING]
-        if slots[_SLOT_MAGIC] != _MAGIC or len(mapped) != _HEADER_BYTES + self._ring or self._ring % 8:
+        if slots[_SLOT_MAGIC] != _MAGIC or len(mapped) != _HEADER_BYTES + self._ring + WORDS_BYTES or self._ring % 8:
             raise RecorderDamaged(f"{path} is no flight recorder of this version")
         self.engine_id: int = slots[_SLOT_ENGINE_ID]
+        self.words = LastWords(memoryview(mapped)[_HEADER_BYTES + self._ring :])
+        """What the present run has written."""
         name = mapped[_NAME_AT : _NAME_AT + min(slots[_SLOT_NAME_BYTES], _NAME_MAX)]
         self.engine = name.decode("utf-8", "replace")
         """The engine's incarnation."""
         self._life = _lives
-        # The engine's own numbers, so that it need not read them back.
+        # The engine's own copies of these numbers spare it reading them back.
         self._head: int = slots[_SLOT_HEAD]
         self._run_serial: int = slots[_SLOT_RUN]
         self._run: RunKey | None = None
         self._want_seen = 0
         self._room_until = slots[_SLOT_TAIL] + self._ring
         self._reserve = max(4096, self._ring // 16)
-        # The agent's.
+        # The agent's own numbers.
         self._cursor: int = slots[_SLOT_TAIL]
         self._spilled: deque[int] = deque()
         """Where the references stand that were read and not released, in order."""
@@ -175,15 +182,19 @@ class Recorder:
     ) -> Recorder:
         """Make the file (0600, all its blocks allocated) for a new engine.
 
-        Raises OSError: it exists, or there is no room.  ValueError for a ring too small or a name too long."""
+        Raises:
+            OSError: the file exists, or there is no room.
+            ValueError: the ring is too small or too large, or the name too long.
+        """
         name = engine.encode()
         if ring_bytes < 16_384 or ring_bytes % 4096 or ring_bytes > 1 << 30 or len(name) > _NAME_MAX:
             raise ValueError(f"a ring of {ring_bytes} bytes for {engine!r}: 16 KiB to 1 GiB, whole pages, a short name")
         path = Path(path)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, _HEADER_BYTES + ring_bytes)
-            mapped = mmap.mmap(descriptor, _HEADER_BYTES + ring_bytes)
+            size = _HEADER_BYTES + ring_bytes + WORDS_BYTES
+            os.posix_fallocate(descriptor, 0, size)
+            mapped = mmap.mmap(descriptor, size)
         except OSError:
             path.unlink()
             raise
@@ -199,9 +210,12 @@ class Recorder:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Recorder:
-        """Open an existing file: the engine its own, or a restarted agent one that it found.
+        """Open an existing file: an engine its own, or a restarted agent one that it found.
 
-        Raises OSError: it is not there or a link.  RecorderDamaged."""
+        Raises:
+            OSError: the file does not exist, or is a link.
+            RecorderDamaged: the file was not written by an engine.
+        """
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             size = os.fstat(descriptor).st_size
@@ -212,16 +226,17 @@ class Recorder:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Unmap the file.  It stays."""
+        """Unmap the file. The file stays."""
         if not self._map.closed:
             self._slots.release()
+            self.words.close()
             self._map.close()
 
     @staticmethod
     def remove(path: str | os.PathLike[str]) -> None:
-        """Delete a dead engine's file and what it spilled.  What was not read is lost; a file not there is no error."""
+        """Delete a dead engine's file and its spill files. Unread records are lost. A missing file is no error."""
         path = Path(path)
-        # The file first: spill files without it are litter, it without them is damage.
+        # The file is deleted first: spill files without it are litter, but it without its spill files would be damaged.
         path.unlink(missing_ok=True)
         for spill in path.parent.glob(f"{glob.escape(path.name)}.spill-*"):
             spill.unlink(missing_ok=True)
@@ -229,7 +244,7 @@ class Recorder:
     # ---------------------------------------------------------------------------------- the engine's side
 
     def begin(self, task: int, attempt: int, deadline_ns: int = 0) -> None:
-        """This attempt runs from now on.  deadline_ns: on the monotonic clock; 0: none."""
+        """Record that this attempt runs from now on. `deadline_ns` is a time of the monotonic clock; 0 for none."""
         self._slots[_SLOT_ITEMS] = 0
         self._set_run(_TASK, task, attempt, deadline_ns)
         self._run = (task, attempt)
@@ -239,9 +254,11 @@ class Recorder:
         self._slots[_SLOT_ITEMS] = end << 32 | first
 
     def end_with(self, record: bytes, task: int, attempt: int) -> None:
-        """This attempt has ended; its record stands in the ring when this returns.  Waits while there is no room.
+        """Record the end of this attempt; its record is in the ring when this returns. Wait while there is no room.
 
-        Raises OSError when a large record's file cannot be written for another reason than a full disk."""
+        Raises:
+            OSError: a large record's file cannot be written, for another reason than a full disk.
+        """
         if self._life != _lives:
             raise RuntimeError(_FORKED)
         self._run = None
@@ -254,18 +271,20 @@ class Recorder:
             self._write(start, length, record, task, attempt)
 
     def idle(self) -> None:
-        """Nothing runs now.  Not needed after `end_with`."""
+        """Record that nothing runs. Not needed after `end_with`."""
         self._run = None
         self._set_run(_IDLE, 0, 0, 0)
 
     def begin_command(self) -> None:
-        """A MultiEngine command (or a cell of the kernel's own) runs from now on."""
+        """Record that a MultiEngine command (or a cell of the kernel's own) runs from now on."""
         self._set_run(_COMMAND, 0, 0, 0)
 
     end_command = idle
 
     def wanted(self) -> Want | None:
-        """Return what the agent wants interrupted, if that is what runs now and it was not delivered yet."""
+        """Return the agent's request to interrupt the present run; None if there is none, or if it was delivered
+        already.
+        """
         slots = self._slots
         serial = slots[_SLOT_WANT]
         run = self._run
@@ -278,7 +297,7 @@ class Recorder:
         return Want(task, attempt, cause)
 
     def mark_delivered(self) -> None:
-        """What `wanted` said last is being raised: once is enough."""
+        """Record that the request that `wanted` returned last is delivered, so that it is not delivered twice."""
         self._slots[_SLOT_DELIVERED] = self._want_seen
 
     def _set_run(self, state: int, task: int, attempt: int, deadline_ns: int) -> None:
@@ -291,7 +310,7 @@ class Recorder:
         self._slots[_SLOT_RUN] = self._run_serial = serial
 
     def _start(self, size: int) -> int:
-        """Return where the next record of that size begins: records do not go around the ring's end."""
+        """Return the position of the next record of this size. A record does not cross the ring's end."""
         left = self._ring - self._head % self._ring
         return self._head if size <= left else self._head + left
 
@@ -304,7 +323,7 @@ class Recorder:
         ring = self._ring
         mapped = self._map
         if start != self._head:
-            # Not visible before the record is: the head moves over both at once.
+            # Not visible before the record: the head moves over both at once.
             _PAD_RECORD.pack_into(mapped, _HEADER_BYTES + self._head % ring, _PAD)
         at = _HEADER_BYTES + start % ring
         _RECORD.pack_into(mapped, at, length, crc32(data, (task + attempt) & 0xFFFFFFFF), task, attempt)
@@ -313,7 +332,7 @@ class Recorder:
         self._slots[_SLOT_HEAD] = self._head = start + ((_RECORD_BYTES + len(data) + 7) & ~7)
 
     def _spill(self, record: bytes, task: int, attempt: int) -> None:
-        """The record into a file of its own, a reference to it into the ring."""
+        """Write the record into a file of its own, and a reference to it into the ring."""
         size = _RECORD_BYTES + _REFERENCE.size
         start = self._start(size)
         while not self._has_room(start + size):
@@ -323,26 +342,29 @@ class Recorder:
         self._write(start, _REFERENCE.size | _SPILLED, _REFERENCE.pack(len(record)), task, attempt)
 
     def _spill_path(self, start: int) -> str:
-        # Positions only grow, so the name is never used twice.
+        # Positions only grow, so no name is used twice.
         return f"{self.path}.spill-{start}"
 
     # ---------------------------------------------------------------------------------- the agent's side
 
     @property
     def unread(self) -> bool:
-        """Return whether there is something to `read`."""
+        """Return whether there is a record to `read`."""
         return bool(self._slots[_SLOT_HEAD] != self._cursor)
 
     @property
     def held_bytes(self) -> int:
-        """Room in the ring that waits for `release`."""
+        """Return the number of bytes in the ring that wait for `release`."""
         return int(self._slots[_SLOT_HEAD] - self._slots[_SLOT_TAIL])
 
     def read(self, limit: int = 256, bytes_max: int = 1 << 20) -> list[Record]:
-        """Return the next finished runs that this object did not read yet: at most `limit`, and none more once they
-        hold `bytes_max` together.
+        """Return the next finished runs that this object has not read yet.
 
-        Raises RecorderDamaged, after the records before the damage have been returned."""
+        It returns at most `limit` records, and no further ones once they have `bytes_max` bytes together.
+
+        Raises:
+            RecorderDamaged: the next record is damaged. The records before it have been returned by earlier calls.
+        """
         found: list[Record] = []
         size = 0
         head = self._slots[_SLOT_HEAD]
@@ -374,7 +396,7 @@ class Recorder:
         raise RecorderDamaged(f"{self.path}: no record at {self._cursor} of {head}")
 
     def _parse(self, start: int, head: int) -> Record | None:
-        """Return the record that begins there; None: what stands there is none (yet)."""
+        """Return the record that begins at this position; None if there is none (yet)."""
         offset = start % self._ring
         room = min(self._ring - offset, head - start) - _RECORD_BYTES
         if room < 0:
@@ -404,18 +426,20 @@ class Recorder:
         return data
 
     def release(self, cursor: int) -> None:
-        """Everything up to this `Record.cursor` has been acknowledged: the engine may use its room again."""
+        """Free the room of all records up to this `Record.cursor`, which have been acknowledged."""
         tail = self._slots[_SLOT_TAIL]
         if not tail <= cursor <= self._cursor:
             raise ValueError(f"cursor {cursor} is not between {tail} (released) and {self._cursor} (read)")
-        # The tail first.  Killed in between, a file is left over until `remove`; the other way round a reference
-        # would point to nothing.
+        # First the tail. If the agent is killed in between, a spill file remains until `remove`. In the other order, a
+        # reference would point to no file.
         self._slots[_SLOT_TAIL] = cursor
         while self._spilled and self._spilled[0] < cursor:
             Path(self._spill_path(self._spilled.popleft())).unlink(missing_ok=True)
 
     def current(self) -> Current | None:
-        """Return the task that runs now (or ran when its engine died); None: none, or its result is in the ring."""
+        """Return the task that runs now, or ran when its engine died; None if none does, or its result
+        is in the ring.
+        """
         state, task, attempt, began_ns, deadline_ns = self._read_run()
         return Current((task, attempt), began_ns, deadline_ns) if state == _TASK else None
 
@@ -424,30 +448,40 @@ class Recorder:
         packed = int(self._slots[_SLOT_ITEMS])
         return packed & 0xFFFFFFFF, packed >> 32
 
+    @property
+    def runs_command(self) -> bool:
+        """Return whether a MultiEngine command runs, or ran when the engine died."""
+        return self._read_run()[0] == _COMMAND
+
     def _read_run(self) -> tuple[int, int, int, int, int]:
         slots = self._slots
         while True:
             serial = slots[_SLOT_RUN]
             state, task, attempt, began_ns, deadline_ns, head = _RUN.unpack_from(self._map, _RUN_AT[serial & 1])
             ended = state == _TASK and slots[_SLOT_HEAD] != head
-            # Unchanged: nobody wrote into this copy meanwhile.  A dead engine changes nothing, a living one rarely.
+            # If it is unchanged, this copy was not overwritten meanwhile. A dead engine changes nothing, a living one
+            # rarely.
             if slots[_SLOT_RUN] == serial:
                 return (_IDLE if ended else state, task, attempt, began_ns, deadline_ns)
 
     def want(self, run: RunKey, cause: int = ABORT) -> None:
-        """Interrupt this run; then send the engine its signal until `was_delivered`, or `current` has moved on.
-        Said again after it was delivered, it is delivered again."""
+        """Request an interrupt of this run.
+
+        The caller then signals the engine until `was_delivered`, or until `current` changes.
+
+        A request that is repeated after its delivery is delivered again.
+        """
         serial = self._slots[_SLOT_WANT] + 1
         _WANT.pack_into(self._map, _WANT_AT[serial & 1], *run, cause)
         self._slots[_SLOT_WANT] = serial
 
     def was_delivered(self) -> bool:
-        """Return whether the engine has raised what was last wanted."""
+        """Return whether the engine has raised the interrupt that was requested last."""
         return bool(self._slots[_SLOT_WANT] == self._slots[_SLOT_DELIVERED])
 
 
 def _write_file(path: str, data: bytes) -> bool:
-    """Write a new file.  False: the disk is full now, nothing is left of it."""
+    """Write a new file. Return False if the disk is full; then no part of the file is left."""
     try:
         descriptor = _open_new(path)
     except OSError as error:
@@ -475,7 +509,7 @@ def _open_new(path: str) -> int:
     except OSError as error:
         if error.errno != errno.EMFILE:
             raise
-    # The task has used up all descriptors: its result is not lost for that.
+    # The task has used up all descriptors; its result must not be lost for that reason.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft + 16, hard) if hard >= 0 else soft + 16, hard))
     try:
@@ -485,10 +519,12 @@ def _open_new(path: str) -> int:
 
 
 class Bell:
-    """Wakes the agent: engines ring, the agent then reads their recorders.
+    """Wakes the agent: engines ring, and the agent then reads their recorders.
 
-    A datagram socket, so that ringing never waits and needs nobody to listen.  A ring may be lost (the socket's queue
-    is short): the agent reads the recorders of all its engines when `take` says so, and from time to time anyway."""
+    It is a datagram socket, so ringing never waits and works without a listener. A ring may be lost, because the
+    socket's queue is short. The agent reads the recorders of all its engines if `take` reports this, and also from time
+    to time.
+    """
 
     def __init__(self, path: str, sock: socket.socket, listening: bool) -> None:
         self.path = path
@@ -498,8 +534,11 @@ class Bell:
 
     @classmethod
     def listen(cls, path: str | os.PathLike[str]) -> Bell:
-        """Return the agent's end.  A socket left there by an earlier agent is replaced.  OSError: the path cannot be
-        used."""
+        """Return the agent's end. A socket of an earlier agent at this path is replaced.
+
+        Raises:
+            OSError: the path cannot be used.
+        """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             Path(path).unlink(missing_ok=True)
@@ -511,12 +550,12 @@ class Bell:
 
     @classmethod
     def connect(cls, path: str | os.PathLike[str]) -> Bell:
-        """Return an engine's end.  Nobody needs to listen there yet."""
+        """Return an engine's end. The agent's end need not exist yet."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         return cls(os.fspath(path), sock, listening=False)
 
     def ring(self, engine: int) -> None:
-        """Engine: there is something in the recorder of the engine with this counter.  Never waits, never raises."""
+        """Report a record in the recorder of the engine with this counter. Called by engines; never waits or raises."""
         message = engine.to_bytes(8, "little")
         for _ in range(2):
             try:
@@ -526,12 +565,14 @@ class Bell:
                 self._socket.send(message)
                 return
             except BlockingIOError:
-                return  # the agent has not taken earlier rings yet: it will come
+                return  # the agent has not taken earlier rings yet, and will come for them
             except OSError:
-                self._connected = False  # no agent, or another one by now: look again
+                self._connected = False  # there is no agent, or another one by now: connect again
 
     def take(self) -> set[int] | None:
-        """Agent: who has rung since the last time.  None: so many that some were lost, look at everyone."""
+        """Return the counters of the engines that have rung since the last call; None if some rings may
+        have been lost.
+        """
         engines: set[int] = set()
         for _ in range(_RINGS_MAX):
             try:
@@ -541,11 +582,11 @@ class Bell:
         return None
 
     def fileno(self) -> int:
-        """For poll."""
+        """Return the descriptor to poll."""
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Close this end; the agent's takes its socket file with it."""
+        """Close this end. The agent's end also removes the socket file."""
         self._socket.close()
         if self._listening:
             Path(self.path).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""What a process finds of its user, its folders and its descriptors, where some of these may be missing.
+"""The user, the folders and the descriptors of a process, where some of them may be missing.
 
-In a container the user's id may have no name, and the home may be none that can be written to; a daemon may be started
-with its standard descriptors closed, or in a folder that was removed.
+In a container the user's id may have no name, and the home may not be writable. A daemon may be started with closed
+standard descriptors, or in a folder that was removed.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ FOLDER_VARIABLES = (
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
 )
-"""Environment variables that name a folder.  A relative one means another folder in a process that works elsewhere."""
+"""Environment variables that name a folder. A relative path means another folder in a process that works elsewhere."""
 
 
 def user_name() -> str:
-    """Return the user's name; an id that has none is shown as ``uid1000``."""
+    """Return the user's name; for an id without a name, a text like ``uid1000``."""
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):
@@ -48,7 +48,7 @@ def working_folder() -> Path:
 
 
 def home_folder() -> Path:
-    """Return the user's home; the folder for temporary files where there is no home."""
+    """Return the user's home; the folder for temporary files if there is no home."""
     try:
         home = Path.home()
     except (KeyError, RuntimeError):
@@ -57,16 +57,16 @@ def home_folder() -> Path:
 
 
 def socket_bases() -> list[Path]:
-    """Return folders of this user's own for sockets, the best first.  Not created here."""
+    """Return this user's own folders for sockets, the best one first. They are not created here."""
     leaf = f"ipytaskfarm-{os.geteuid()}"
     bases = [Path("/tmp") / leaf]
     if not is_usable(bases[0]):
-        # The system's folder for temporary files cannot be written to: the one that TMPDIR names.
+        # The system's folder for temporary files is not writable: use the one that TMPDIR names.
         given = os.environ.get("TMPDIR", "")
         if os.path.isabs(given) and is_usable(Path(given) / leaf):
             bases = [Path(given) / leaf]
     given = os.environ.get("XDG_RUNTIME_DIR", "")
-    # After `su` it may still name somebody else's.
+    # After `su` the variable may still name another user's folder.
     if os.path.isabs(given) and os.path.isdir(given) and os.stat(given).st_uid == os.geteuid():
         own = Path(given) / "ipytaskfarm"
         if is_usable(own):
@@ -75,24 +75,23 @@ def socket_bases() -> list[Path]:
 
 
 def data_folder() -> Path:
-    """Jupyter's data folder; one among the sockets for a user who has no home."""
+    """Return Jupyter's data folder; for a user without a home, one beside the sockets."""
     return _jupyter(jupyter_data_dir) or spare_data_folder()
 
 
 def spare_data_folder() -> Path:
-    """Return the data folder of a user who has no home."""
+    """Return the data folder of a user without a home."""
     return socket_bases()[-1] / "data"
 
 
 def runtime_folder() -> Path:
-    """Return the folder of connection files: Jupyter's runtime folder, or one among the sockets if that one cannot be
-    used."""
+    """Return the folder of connection files: Jupyter's runtime folder, or if it is unusable, one beside the sockets."""
     found = _jupyter(jupyter_runtime_dir)
     return found if found is not None and is_usable(found) else spare_runtime_folder()
 
 
 def spare_runtime_folder() -> Path:
-    """Return the folder of connection files where Jupyter's cannot be used."""
+    """Return the folder of connection files that is used if Jupyter's is not usable."""
     return socket_bases()[-1] / "runtime"
 
 
@@ -100,11 +99,11 @@ def _jupyter(asked: Callable[[], str]) -> Path | None:
     try:
         return Path(os.path.abspath(asked()))
     except (KeyError, RuntimeError, OSError):
-        return None  # the user has no home, or a relative folder lies in one that was removed
+        return None  # the user has no home, or a relative path starts at a folder that was removed
 
 
 def is_usable(folder: Path) -> bool:
-    """Return whether the folder is this user's and can be written to, or can be made."""
+    """Return whether the folder belongs to this user and is writable, or can be created."""
     for place in (folder, *folder.parents):
         try:
             found = os.stat(place)
@@ -119,7 +118,11 @@ def is_usable(folder: Path) -> bool:
 
 
 def portable(path: str) -> str:
-    """Return a path as text for a file, the same in every locale.  StoreError: its bytes are no UTF-8."""
+    """Return a path as text for a file, which is the same in every locale.
+
+    Raises:
+        StoreError: the bytes of the path are not UTF-8.
+    """
     if path.isascii():
         return path
     try:
@@ -131,13 +134,12 @@ def portable(path: str) -> str:
 
 
 def local(text: str) -> str:
-    """Return the path of such a text, in this process's locale."""
+    """Return the path for such a text in this process's locale."""
     return text if text.isascii() else os.fsdecode(text.encode("utf-8"))
 
 
 def absolute_folders() -> dict[str, str]:
-    """Return the environment variables that name a folder relative to the working folder, made absolute for
-    children."""
+    """Return the environment variables that name relative folders, with absolute paths for children."""
     named = {name: os.environ.get(name, "") for name in FOLDER_VARIABLES}
     relative = {name: path for name, path in named.items() if path and not os.path.isabs(path)}
     here = working_folder() if relative else Path("/")
@@ -147,7 +149,7 @@ def absolute_folders() -> dict[str, str]:
 def open_standard_descriptors() -> None:
     """Open /dev/null as each of the descriptors 0 to 2 that is closed.
 
-    Otherwise the next file or socket would take its number, and whatever prints would write into it.
+    Otherwise the next file or socket would get its number, and prints would write into it.
     """
     while True:
         opened = os.open(os.devnull, os.O_RDWR)

@@ -1,4 +1,4 @@
-"""What a process may use, what it uses, and its name in lists of processes."""
+"""Cores that a process may use, memory that it uses, and its name in lists of processes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 _PRIVATE = ("Private_Dirty:", "Swap:")
-"""Not Private_Clean: pages of files that only this process maps just now, which go when they are needed elsewhere."""
+"""Without Private_Clean: pages of files that only this process maps at present are dropped when memory is needed."""
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may keep busy: affinity and cgroup limits count."""
+    """Return how many cores this process may keep busy, within its affinity and the limits of its cgroups."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, _cgroup_cores() or cores))
 
 
 def _cgroup_cores() -> int | None:
-    """Return the tightest cpu quota above us, rounded down; None without one."""
+    """Return the smallest cpu quota of the cgroups around this process, rounded down; None without a quota."""
     limits: list[int] = []
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
@@ -33,7 +33,8 @@ def _cgroup_cores() -> int | None:
 
 
 def _quotas(root: Path, path: str, read: Callable[[Path], float | None]) -> list[int]:
-    # In a container the path may be the host's and the files stand at the root; a parent's limit holds for us too.
+    # In a container the path may be the host's while the files are at the root. A parent's limit applies to its
+    # children.
     here = root / path.lstrip("/")
     folders = {root, *(folder for folder in (here, *here.parents) if folder.is_relative_to(root))}
     found = [read(folder) for folder in folders]
@@ -58,7 +59,7 @@ def _read_v1(folder: Path) -> float | None:
 
 
 def own_bytes(pid: int) -> int:
-    """Return bytes that would be free if it ended; 0: it is gone."""
+    """Return the number of bytes that the process's end would free; 0 if the process does not exist."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -67,12 +68,13 @@ def own_bytes(pid: int) -> int:
 
 
 def name_process(title: str) -> None:
-    """``ps`` shows the title; ``top`` and the kernel know us by one word.
+    """Set the process's title for ``ps``, and its first word as the short name for ``top`` and the kernel.
 
-    Slurm that finds a job's processes by /proc (its plugin proctrack/linuxproc) passes over those whose short name has
-    a blank in it, and would never end them.
+    Slurm's plugin proctrack/linuxproc finds a job's processes in /proc. It overlooks those with a blank in their short
+    name, and would never end them.
     """
-    import setproctitle  # not for everybody who imports us: engines do so before they are forked
+    # imported late: importers of this module do not pay for it, and engines are named before the fork
+    import setproctitle
 
     setproctitle.setproctitle(title)
     setproctitle.setthreadtitle(title.split()[0])

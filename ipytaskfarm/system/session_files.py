@@ -1,4 +1,4 @@
-"""Files of saved sessions: private, and whole or not there."""
+"""Files of saved sessions. They are private, and are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def write(path: str | PathLike[str], data: bytes) -> None:
     """Write a session to a file that only its owner can read.
 
     Args:
-        path: the file; ``~`` is the user's home.  A file that is there is replaced once the new one is whole.
+        path: the file; ``~`` is the user's home. An existing file is replaced once the new one is complete.
         data: the session.
 
     Raises:
-        OSError: the file cannot be written; what was there is untouched.
+        OSError: the file cannot be written; an existing file is unchanged.
     """
     target = Path(path).expanduser()
     descriptor, part = tempfile.mkstemp(prefix=f"{target.name}.", suffix=".part", dir=target.parent)
@@ -34,5 +34,9 @@ def write(path: str | PathLike[str], data: bytes) -> None:
 
 
 def read(path: str | PathLike[str]) -> bytes:
-    """Read the session in a file.  OSError: the file is not there or cannot be read."""
+    """Read the session in a file.
+
+    Raises:
+        OSError: the file does not exist or cannot be read.
+    """
     return Path(path).expanduser().read_bytes()

@@ -1,4 +1,4 @@
-"""`SimulatedFarm`: the real scheduler, with engines, runs and time that a test decides."""
+"""`SimulatedFarm`: the real scheduler, with engines, runs and time under a test's control."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ..client.display import Text
 from ..client.ids import Ids, id_list, task_id
 from ..client.packing import Shared, pack_task
 from ..client.results import TaskResult, decode_body, error_named, error_of
@@ -27,6 +26,7 @@ from ..core.scheduler.clock import Now
 from ..core.scheduler.queue import PolicyKey, fifo_key
 from ..core.scheduler.settings import SchedulerSettings
 from ..core.states import ABORTS, Reason
+from ..core.text import Text
 from ..policies import QueuePolicy
 from ..serialization.pack import pack
 from . import runs
@@ -37,7 +37,7 @@ _R = TypeVar("_R")
 _BEGINNING = Now(0.0, 1_700_000_000.0)
 _MEMORY = 8 * 2**30
 _TURNS_MAX = 100_000
-"""So many exchanges without any time passing are an endless loop."""
+"""This many exchanges without any time passing are an endless loop."""
 
 
 @dataclass
@@ -49,13 +49,13 @@ class SimulatedRun:
     engine: int
     began_s: float
     ended_s: float | None = None
-    """None: it still runs."""
+    """None while it runs."""
     outcome: str = ""
-    """"": it runs, or has succeeded; else why it ended, as in the history of a real task's attempts."""
+    """"" while it runs or if it has succeeded; else the reason of its end, as in the history of a real task."""
 
 
 class _RunningRun:
-    """A run that goes on: its record, where it is, and what it will do."""
+    """A run in progress: its record, its engine, and its outcome."""
 
     __slots__ = ("agent", "engine", "key", "outcome", "record", "started_s")
 
@@ -75,21 +75,23 @@ class _RunningRun:
 
 
 class SimulatedFarm:
-    """A farm in memory: no process, thread, socket or sleep.  Its clock stands still until `advance` moves it.
+    """A farm in memory: no process, thread, socket or sleep. Its clock only moves with `advance`.
 
-    Tasks are real, with all their rules, and the scheduler that decides is the one of every farm.  What a run does is
-    decided by the test.
+    Tasks are real, with all their rules, and the scheduler is the one of every farm. The test decides the outcome of a
+    run.
 
     Args:
-        engines: how many engines the first node has; 0: no node yet.
-        policy: the order of the queue: a `QueuePolicy`, its class, or None for FIFO.  What it raises is raised.
-        run: what runs do that `submit` says nothing of: an outcome, or a function of the task and the number of the
-            attempt (1, 2 …) that returns one.  Default: each succeeds after a second.
-        resources: of the first node, as ``{"cores": 4, "memory": "2 GiB", "licence": 1}``; else as many cores as it
-            has engines, and 8 GiB of memory.
+        engines: the number of engines of the first node; 0 for no node yet.
+        policy: the order of the queue: a `QueuePolicy`, its class, or None for FIFO. Its errors are raised.
+        run: the outcome of runs for which `submit` gives none: an outcome, or a function of the task and the number of
+            the
+            attempt (1, 2 …) that returns one. Default: each succeeds after a second.
+        resources: the resources of the first node, as ``{"cores": 4, "memory": "2 GiB", "licence": 1}``; default: as
+            many
+            cores as it has engines, and 8 GiB of memory.
         properties: facts of the first node's engines, for `depend`, `requires` and `locality`.
         hold: whether nothing begins until `resume`.
-        seed: of the random placement.  The same calls with the same seed give the same runs.
+        seed: the seed of the random placement. The same calls with the same seed give the same runs.
         settings: other settings of the scheduler; `policy` and `seed` are put into them.
     """
 
@@ -121,7 +123,7 @@ class SimulatedFarm:
         self._running: dict[str, _RunningRun] = {}
         """Engine -> its run."""
         self._ends: list[tuple[float, int, str, RunKey]] = []
-        """(when, number, engine, run): ends to come."""
+        """(time, number, engine, run): future ends."""
         self._versions: dict[str, int] = {}
         self.runs: list[SimulatedRun] = []
         """All runs, in the order in which they began."""
@@ -142,9 +144,10 @@ class SimulatedFarm:
         return self._stepped.now.mono_s
 
     def advance(self, seconds: float) -> None:
-        """Let so many seconds pass, with everything that happens in them, in its order.
+        """Let seconds pass, with all events in them, in their order.
 
-        Raises ValueError for a negative number: time does not go back.
+        Raises:
+            ValueError: the number is negative, as time does not go back.
         """
         if check_seconds("seconds", seconds) is None:
             raise TypeError("seconds must be a number of seconds, not None")
@@ -154,14 +157,14 @@ class SimulatedFarm:
         self._go_to(until_s)
 
     def advance_to_next(self) -> bool:
-        """Let time pass until something happens next (a run ends, a delay is over).  False: nothing ever will."""
+        """Let time pass until the next event (a run ends, a delay is over). Return False if there will be none."""
         at_s = self._next_s()
         if at_s is not None:
             self._go_to(at_s)
         return at_s is not None
 
     def run_until_idle(self, at_most: float = 86400.0) -> list[int]:
-        """Let time pass until no task is left, or nothing will happen any more; return the ids that have not ended.
+        """Let time pass until no task is left, or no event will come any more; return the ids of unfinished tasks.
 
         Args:
             at_most: seconds of the farm's clock after which it returns in any case.
@@ -215,17 +218,19 @@ class SimulatedFarm:
 
     @property
     def started(self) -> list[int]:
-        """Return the ids of tasks in the order in which their runs began.  One that ran twice is there twice."""
+        """Return the ids of tasks in the order in which their runs began. A task that ran twice is in it twice."""
         return [run.task for run in self.runs]
 
     def finish(self, taskid: int, outcome: Outcome | None = None) -> None:
         """End a running task now.
 
         Args:
-            taskid: its id.
-            outcome: how it ends; default: it succeeds.  Its seconds do not count.
+            taskid: the task's id.
+            outcome: how it ends; default: it succeeds. The outcome's seconds do not count.
 
-        Raises ValueError for a task that does not run, IndexError for one that is not there.
+        Raises:
+            ValueError: the task does not run.
+            IndexError: there is no such task.
         """
         status = self.status(taskid)
         running = next((each for each in self._running.values() if each.record.task == status.id), None)
@@ -269,7 +274,7 @@ class SimulatedFarm:
         return check_outcome(self._run(self._task_of(number), attempt) if callable(self._run) else self._run)
 
     def _task_of(self, number: int) -> Task:
-        """Return what runs under this id now: the task, or one of its chain of recovery tasks."""
+        """Return the task that runs under this id: the task itself, or one of its chain of recovery tasks."""
         task = self._tasks[number]
         progress = self._stepped.store.progress.get(number)
         for _ in range(progress.recovery if progress is not None else 0):
@@ -325,16 +330,18 @@ class SimulatedFarm:
         client: str = "client",
         job: str | None = None,
     ) -> int:
-        """Hand in a task and return its id.  It begins at once if an engine is free.
+        """Hand in a task and return its id. It begins at once if an engine is free.
 
         Args:
-            task: what ``TaskClient.run`` takes.
-            outcome: what its run does, or what each of its runs does; the last one holds for later runs too.
-                Default: what the farm's `run` says.
+            task: a task as for ``TaskClient.run``.
+            outcome: the outcome of its run, or of each of its runs; the last one is used for further runs too. Default:
+                the
+                farm's `run`.
             client: the name of the client that hands it in.
             job: the name of its job.
 
-        Raises what a real farm refuses a task with, UnpickleableException for what cannot travel.
+        Raises:
+            UnpickleableException: a part cannot travel; or another error with which a real farm refuses a task.
         """
         made = as_task(task)
         given = None if outcome is None else _all_checked(outcome)
@@ -388,7 +395,7 @@ class SimulatedFarm:
         return TaskStatus(rows[0])
 
     def explain(self, taskid: int) -> Text:
-        """Return where a task is and why, for people, as ``TaskClient.explain`` does."""
+        """Return a text for people on where a task is and why, like ``TaskClient.explain``."""
         return Text(self._ask(m.ExplainTasks(task_id(taskid)), m.TextReply).text)
 
     def queue_status(self) -> dict[str, int]:
@@ -396,9 +403,11 @@ class SimulatedFarm:
         return dict(self._ask(m.QueueStatus(), tables.QueueStatusReply).counts)
 
     def get_task_result(self, taskid: int) -> TaskResult | None:
-        """Return a task's result, as ``TaskClient.get_task_result(taskid, raw=False)`` does; None: it has not ended.
+        """Return a task's result, like ``TaskClient.get_task_result(taskid, raw=False)``; None if it has not ended.
 
-        Raises TaskAborted for an aborted task, IndexError for one that is not there.
+        Raises:
+            TaskAborted: the task was aborted.
+            IndexError: there is no such task.
         """
         wanted = self.status(taskid).id
         found = self._ask(m.FetchResults([wanted]), m.Fetched).finals
@@ -411,14 +420,18 @@ class SimulatedFarm:
         return TaskResult(final, body)
 
     def abort(self, taskid: Ids) -> None:
-        """Abort tasks, as ``TaskClient.abort`` does.  Raises IndexError for ids that are not there."""
+        """Abort tasks, like ``TaskClient.abort``.
+
+        Raises:
+            IndexError: there are no tasks of these ids.
+        """
         outcomes = self._ask(m.AbortTasks(id_list(taskid), True, ""), m.Aborted).outcomes
         unknown = [number for number, what in outcomes if what == "unknown"]
         if unknown:
             raise IndexError(f"task ID not registered: {unknown[0]} (never issued, or cleared)")
 
     def pause(self) -> None:
-        """Begin nothing more; what runs comes to its end."""
+        """Begin no more runs; present runs go on."""
         self._ask(m.HoldFarm(True), m.FlagReply)
 
     def resume(self) -> None:
@@ -426,14 +439,14 @@ class SimulatedFarm:
         self._ask(m.HoldFarm(False), m.FlagReply)
 
     def spin(self) -> None:
-        """Ask depend and locality functions again, as ``TaskClient.spin`` does."""
+        """Ask depend and locality functions again, like ``TaskClient.spin``."""
         self._ask(m.ReadQueueStatus(), m.FlagReply)
 
     # -- nodes and engines
 
     @property
     def engines(self) -> list[int]:
-        """Return the ids of the engines that are there."""
+        """Return the ids of the present engines."""
         return sorted(engine.id for agent in self._stepped.agents.values() for engine in agent.engines.values())
 
     def add_node(
@@ -446,15 +459,15 @@ class SimulatedFarm:
         priority: int = 0,
         time_left: float | None = None,
     ) -> list[int]:
-        """Add a node and return the ids of its engines.  An engine that dies is replaced, as in a real farm.
+        """Add a node and return the ids of its engines. An engine that dies is replaced, as in a real farm.
 
         Args:
-            engines: how many it has.
-            resources: what it has, see `SimulatedFarm`.
-            properties: facts of its engines, besides ``hostname``; they hold for replacements too.
-            name: its name; default: node1, node2 …
-            priority: nodes of a higher one are given tasks first.
-            time_left: seconds after which it has to leave; a task whose time limit is longer does not begin there.
+            engines: the number of engines.
+            resources: the node's resources, see `SimulatedFarm`.
+            properties: facts of its engines, beside ``hostname``; they apply to replacements too.
+            name: the node's name; default: node1, node2 …
+            priority: nodes of a higher priority are given tasks first.
+            time_left: seconds after which it has to leave. A task with a longer time limit does not begin there.
         """
         number = len(self._stepped.agents) + 1
         name = f"node{number}" if name is None else name
@@ -477,7 +490,7 @@ class SimulatedFarm:
         return sorted(set(self.engines) - before)
 
     def set_properties(self, engine: int, properties: Mapping[str, Any]) -> None:
-        """Replace the user's properties of an engine, which `depend`, `requires` and `locality` look at."""
+        """Replace the user's properties of an engine, for `depend`, `requires` and `locality`."""
         agent, found = self._engine(engine)
         version = self._versions[found.name] = self._versions.get(found.name, 0) + 1
         plain = {key: value for key, value in properties.items() if type(value) in (str, int, float, bool)}
@@ -486,7 +499,7 @@ class SimulatedFarm:
         self._settle()
 
     def kill_engine(self, engine: int) -> None:
-        """Let an engine's process die.  What it runs has lost its engine; the node starts another one."""
+        """Make an engine's process die. Its run loses the engine, and the node starts another one."""
         agent, found = self._engine(engine)
         self._stepped.kill(agent, found)
         self._settle()

@@ -1,4 +1,4 @@
-"""A store in memory: it applies saves as the real one does, and checks what no SQL could."""
+"""A store in memory: it applies saves like the real one, and checks more than SQL could."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..core.states import State
 
 @dataclass
 class MemoryStore:
-    """What the disk holds.  An AssertionError says that the scheduler has saved nonsense."""
+    """The content of the disk. An AssertionError means that the scheduler has saved something invalid."""
 
     tasks: dict[int, s.SaveTask] = field(default_factory=dict)
     progress: dict[int, s.SaveRequeue] = field(default_factory=dict)
@@ -152,7 +152,7 @@ class MemoryStore:
         self.kept = {number: command for number, command in self.kept.items() if number in used}
 
     def load(self) -> s.StoredState:
-        """Return what a new controller begins with."""
+        """Return the state with which a new controller begins."""
         self.epoch += 1
         return s.StoredState(
             epoch=self.epoch,
@@ -195,7 +195,7 @@ class MemoryStore:
         return [(*key, len(x), msgspec.json.encode([y.mark for y in x]).decode()) for key, x in sorted(found.items())]
 
     def with_dependents(self, ids: Sequence[int]) -> list[int]:
-        """Return these tasks, and all that stand on their results."""
+        """Return these tasks, and all that depend on their results."""
         found: dict[int, None] = {}
         waiting = list(ids)
         while waiting:
@@ -206,7 +206,7 @@ class MemoryStore:
         return list(found)
 
     def ended(self, ids: Sequence[int], dependents: bool) -> list[s.TaskRecord]:
-        """Return those of these tasks that have succeeded, as they are to run again."""
+        """Return records of those of these tasks that have succeeded, for another run."""
         wanted = self.with_dependents(ids) if dependents else ids
         records = []
         for task_id in wanted:
@@ -289,11 +289,11 @@ class MemoryReader:
         return [Submission(t.id, t.payload, 0.0, t.function, t.rules, t.blobs, t.needs, t.items, t.part) for t in found]
 
     def ended(self, ids: Sequence[int], dependents: bool) -> list[s.TaskRecord]:
-        """Return those of these tasks that have succeeded, as they are to run again."""
+        """Return records of those of these tasks that have succeeded, for another run."""
         return self._store.ended(ids, dependents)
 
     def mail(self, task: int, outgoing: bool, after: int, count: int) -> list[tuple[int, str, float, bytes]]:
-        """Return the messages to a task (outgoing: from it) behind number `after`."""
+        """Return the messages to a task after number `after`; `outgoing`: from the task."""
         found = [x for x in self._store.mail if (x.task, x.outgoing) == (task, outgoing) and x.seq > after]
         return [(x.seq, x.sender, x.at_s, x.body) for x in found[:count]]
 

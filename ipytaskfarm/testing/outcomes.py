@@ -1,4 +1,4 @@
-"""What a simulated run does, and how long it takes."""
+"""The outcome of a simulated run, and its duration."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..core.arguments import check_seconds
 
 @dataclass(frozen=True)
 class Succeed:
-    """The run ends well.
+    """The run succeeds.
 
     Args:
-        value: the function's return value; of a StringTask the dict of the names that it pulls.
+        value: the function's return value; for a StringTask the dict of the names that it pulls.
         seconds: how long the run takes.
     """
 
@@ -28,11 +28,11 @@ class Succeed:
 
 @dataclass(frozen=True)
 class Fail:
-    """The run raises an error.  A `TaskRejectError` rejects the engine, as in a real farm.
+    """The run raises an error. A `TaskRejectError` rejects the engine, as in a real farm.
 
     Args:
         error: the exception.
-        seconds: after how long it is raised.
+        seconds: the time after which it is raised.
     """
 
     error: BaseException
@@ -49,7 +49,7 @@ class LoseEngine:
     """The engine's process dies during the run.
 
     Args:
-        seconds: after how long it dies.
+        seconds: the time after which it dies.
     """
 
     seconds: float = 1.0
@@ -60,20 +60,19 @@ class LoseEngine:
 
 @dataclass(frozen=True)
 class Hang:
-    """The run never ends by itself.
-
-    A time limit, an abort, the loss of its engine or `SimulatedFarm.finish` ends it.
+    """The run does not end without help: a time limit, an abort, the loss of its engine or `SimulatedFarm.finish` ends
+    it.
     """
 
 
 @dataclass(frozen=True)
 class Call:
-    """The task's function or code is run in this process when the run ends.  What it returns or raises is its end.
+    """The task's function or code is run in this process when the run ends, and decides the end by its result or error.
 
-    The code of a StringTask must be plain Python, without magics; names live as long as their simulated engine.
+    The code of a StringTask must be plain Python, without magics. Names live as long as their simulated engine.
 
     Args:
-        seconds: how long the run takes on the farm's clock, whatever it takes here.
+        seconds: how long the run takes on the farm's clock, whatever the real time.
     """
 
     seconds: float = 1.0
@@ -83,14 +82,18 @@ class Call:
 
 
 Outcome: TypeAlias = Succeed | Fail | LoseEngine | Hang | Call
-"""What a run does."""
+"""The outcome of a run."""
 
 OutcomeOf: TypeAlias = Callable[[Task, int], Outcome]
-"""A function of the task and the number of the attempt (1, 2 …) that returns what the run does."""
+"""A function of the task and the number of the attempt (1, 2 …) that returns the outcome of the run."""
 
 
 def check_outcome(outcome: object) -> Outcome:
-    """Return the outcome.  Raises TypeError for anything else."""
+    """Return the outcome.
+
+    Raises:
+        TypeError: it is something else.
+    """
     if not isinstance(outcome, Outcome):
         raise TypeError(f"what a run does must be one of Succeed, Fail, LoseEngine, Hang and Call, not {outcome!r:.80}")
     return outcome

@@ -1,4 +1,4 @@
-"""What runs leave: results as engines write them, and the real call of a task's function or code."""
+"""Results of runs as engines write them, and the real call of a task's function or code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def succeeded(key: RunKey, task: Task, value: Any, started_s: float, run_s: float) -> Ended:
-    """Return the end of a run with a value.  Raises TypeError for a value that this kind of task cannot have."""
+    """Return the end of a run with a value.
+
+    Raises:
+        TypeError: this kind of task cannot have such a value.
+    """
     if isinstance(task, StringTask):
         value = {} if value is None else value
         if not isinstance(value, dict):
@@ -51,10 +55,10 @@ def _kind(task: Task) -> str:
 
 
 def call(store: MemoryStore, task_id: int, names: MutableMapping[str, Any]) -> Any:
-    """Run a task's function or code here, with the arguments that travelled; what it raises is raised.
+    """Run a task's function or code here, with the arguments that travelled. Its error is raised.
 
     Args:
-        store: the farm's store, which has the task and the results that are among its arguments.
+        store: the farm's store, with the task and the results that are among its arguments.
         task_id: the task.
         names: the engine's namespace.
     """

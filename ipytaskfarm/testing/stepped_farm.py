@@ -1,8 +1,8 @@
 """A farm in which a test delivers every message: the real scheduler between a store, agents and engines in memory.
 
-Messages between controller and agents wait in queues and are delivered one by one, so a test decides what is late, what
-is lost with a crash, and what comes twice.  `SimulatedFarm` delivers them all at once; the package's own tests use this
-class directly.
+Messages between controller and agents wait in queues and are delivered one by one. So a test decides which messages are
+late, which are lost with a crash, and which come twice. `SimulatedFarm` delivers them all at once; the package's own
+tests use this class directly.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ BEGINNING = Now(1000.0, 1_700_000_000.0)
 
 @dataclass
 class SteppedEngine:
-    """An engine: what it was given, what it runs, what it has finished and nobody acknowledged."""
+    """An engine: its assigned runs, the present run, and finished runs that are not acknowledged."""
 
     name: str
     id: int
     queue: deque[RunKey] = field(default_factory=deque)
     given: dict[RunKey, ToRun] = field(default_factory=dict)
-    """The runs that it holds, as they were assigned."""
+    """Its runs, as they were assigned."""
     running: RunKey | None = None
     done: dict[RunKey, Ended] = field(default_factory=dict)
     prepared: bool = False
@@ -67,7 +67,7 @@ class SteppedEngine:
 
 @dataclass
 class SteppedAgent:
-    """An agent: engines, and what is on its way in both directions."""
+    """An agent: its engines, and the messages in both directions."""
 
     session: str
     engines: dict[str, SteppedEngine] = field(default_factory=dict)
@@ -83,19 +83,21 @@ class SteppedAgent:
     utc_offset_s: int = 0
     node: str = "node"
     facts: dict[str, object] = field(default_factory=dict)
-    """Of each of its engines."""
+    """The facts of each of its engines."""
     name: str = ""
     brings: int | None = None
     ends_s: float | None = None
-    """When (monotonic) its time is over."""
+    """The monotonic time at which its time is over."""
     leaving: bool = False
-    """It was told to end, and ends with its engines."""
+    """Whether it was told to end; it ends with its engines."""
     failing: frozenset[bytes] = frozenset()
     """The bodies of commands that fail on its engines."""
+    answers: dict[str, bytes] = field(default_factory=dict)
+    """Verb -> the body with which its engines answer."""
 
 
 class SteppedFarm:
-    """Controller, store, agents, one clock."""
+    """Controller, store, agents, and one clock."""
 
     def __init__(self, settings: SchedulerSettings | None = None, now: Now = BEGINNING) -> None:
         self.settings = settings or SchedulerSettings()
@@ -103,28 +105,28 @@ class SteppedFarm:
         self.store = MemoryStore()
         self.agents: dict[str, SteppedAgent] = {}
         self.told: dict[str, list[m.Message]] = {}
-        """What each client was told since the controller's start."""
+        """Messages to each client since the controller's start."""
         self.begun: dict[int, list[RunKey]] = {}
         """Task -> the runs of it that an engine really began, over all lives of the controller."""
         self.verdict: bool | None = True
-        """What depend functions return.  None: they raise."""
+        """The result of depend functions. None: they raise."""
         self.scores: dict[str, int] = {}
-        """What locality functions return: engine -> score."""
+        """The results of locality functions: engine -> score."""
         self.evaluate: Callable[[Evaluate], Evaluated] = self._fixed_verdicts
-        """Answers for depend and locality functions; at first from `verdict` and `scores`."""
+        """Answers for depend and locality functions; by default from `verdict` and `scores`."""
         self.finished = False
         self.start()
 
     # -- the controller
 
     def start(self) -> None:
-        """A controller begins (again) from the store."""
+        """Start a controller (again) from the store."""
         self.scheduler = Scheduler(restored_farm("sim", self.store.load(), self.settings, self.now))
         self.scheduler.check()
         self.told = {}
 
     def crash(self) -> None:
-        """The controller dies: what was on its way is lost, agents state anew what they hold."""
+        """Kill the controller: messages under way are lost, and agents report their state again."""
         self.start()
         for agent in self.agents.values():
             agent.inbox.clear()
@@ -132,7 +134,7 @@ class SteppedFarm:
             self.restate(agent)
 
     def handle(self, event: Event, session: str = "") -> Decision:
-        """Take one turn, with everything that the shell does with its decision."""
+        """Make one turn, with everything that the shell does with its decision."""
         out = self.scheduler.handle(event, self.now, session)
         self.scheduler.check()
         self.store.commit(out.saves)
@@ -159,14 +161,14 @@ class SteppedFarm:
         return out
 
     def _check_time(self, session: str, task_id: int) -> None:
-        """What is handed out has the time that it may take."""
+        """Check that there is time for a task that is handed out."""
         agent, rules = self.agents.get(session), self.scheduler.farm.tasks.unfinished[task_id].rules
         if agent is not None and agent.ends_s is not None and rules is not None and rules.time_limit_s is not None:
             left_s = agent.ends_s - self.now.mono_s
             assert rules.time_limit_s <= left_s + 1e-6, f"task {task_id} was handed to an agent with {left_s} s left"
 
     def _check_needs(self, task_id: int) -> None:
-        """What is handed out has nothing left to wait for."""
+        """Check that a task that is handed out has nothing left to wait for."""
         needs = self.store.tasks[task_id].needs
         assert needs is None or not needs.join, f"join {task_id} was handed to an engine"
         for other in needs.after if needs is not None else ():
@@ -203,7 +205,7 @@ class SteppedFarm:
         self.advance_to(self.now.mono_s + seconds)
 
     def advance_to(self, end_s: float) -> None:
-        """Let time pass until then (monotonic seconds).  Timers run when they are due."""
+        """Let time pass until this moment (monotonic seconds). Timers run when they are due."""
         while (deadline := self.scheduler.next_deadline()) is not None and deadline <= end_s:
             at_s = max(deadline, self.now.mono_s)
             self.now = Now(at_s, self.now.wall_s + at_s - self.now.mono_s)
@@ -249,7 +251,7 @@ class SteppedFarm:
         return agent
 
     def restate(self, agent: SteppedAgent) -> None:
-        """The first words of an agent in an epoch, then its unacknowledged results and unreported losses."""
+        """Queue the first message of an agent in an epoch, then its unacknowledged results and unreported losses."""
         self.handle(Joined("agent", agent.session), agent.session)
         reports = [
             m.EngineReport(
@@ -274,7 +276,7 @@ class SteppedFarm:
         agent.outbox.extend(agent.lost.values())
 
     def process(self, agent: SteppedAgent) -> None:
-        """The controller takes the agent's oldest message; what it took is acknowledged."""
+        """Let the controller take the agent's oldest message, and acknowledge it."""
         if not agent.outbox:
             return
         message = agent.outbox.popleft()
@@ -292,17 +294,17 @@ class SteppedFarm:
             self.handle(Gone(), agent.session)
 
     def tell_to_end(self, agent: SteppedAgent, within_s: float) -> None:
-        """Whoever placed it does."""
+        """Tell an agent to end, as its launcher does."""
         agent.leaving = True
         agent.outbox.append(m.Leaving(within_s))
 
     def die(self, agent: SteppedAgent) -> None:
-        """The agent and all that it has, at once: nothing more is heard of it."""
+        """Kill the agent and all its engines at once: no more messages come from it."""
         del self.agents[agent.session]
         self.handle(Silent(), agent.session)
 
     def deliver(self, agent: SteppedAgent) -> None:
-        """The agent takes the controller's oldest message."""
+        """Let the agent take the controller's oldest message."""
         if not agent.inbox:
             return
         message = agent.inbox.popleft()
@@ -347,7 +349,8 @@ class SteppedFarm:
             if (message.replays or (message.session, message.n)) not in names:
                 engine.commands.append(message)
             ok = message.body not in agent.failing
-            agent.outbox.append(m.CommandDone(engine.name, message.session, message.n, ok))
+            body = agent.answers.get(message.verb, b"")
+            agent.outbox.append(m.CommandDone(engine.name, message.session, message.n, ok, body))
         elif isinstance(message, m.EnginePrepared):
             engine.prepared = True
         elif isinstance(message, TaskReply):
@@ -373,7 +376,7 @@ class SteppedFarm:
         return False
 
     def call(self, agent: SteppedAgent, engine: SteppedEngine, question: TaskQuestion) -> int:
-        """Return the running task asks something; the number of its call."""
+        """Let the running task ask a question, and return the number of its call."""
         assert engine.running is not None
         engine.calls += 1
         agent.outbox.append(TaskCall(engine.name, engine.running, engine.calls, question))
@@ -407,7 +410,7 @@ class SteppedFarm:
         return results
 
     def kill(self, agent: SteppedAgent, engine: SteppedEngine, known: bool = True, expected: bool = False) -> None:
-        """The engine's process ends.  Without its recorder everything it held counts as begun."""
+        """Kill the engine's process. Without its recorder, all its runs count as begun."""
         del agent.engines[engine.name]
         if not known:
             engine.done.clear()
@@ -417,16 +420,16 @@ class SteppedFarm:
         agent.lost[engine.name] = lost
         agent.outbox.append(lost)
 
-    # -- until nothing moves
+    # -- until there is no more activity
 
     def move(self, agent: SteppedAgent) -> None:
-        """Deliver everything that is on its way.  Engines stand still."""
+        """Deliver all messages. Engines do nothing."""
         while agent.inbox or agent.outbox:
             self.deliver(agent)
             self.process(agent)
 
     def settle(self, rounds: int = 400) -> None:
-        """Everything is delivered, engines run what they hold, time goes on: whatever can end, ends."""
+        """Deliver all messages, run all tasks, and let time pass, until everything has ended that can end."""
         for _ in range(rounds):
             for agent in list(self.agents.values()):
                 self.move(agent)
@@ -441,7 +444,7 @@ class SteppedFarm:
         raise AssertionError("the farm does not come to rest")
 
     def settle_start(self, agent: SteppedAgent) -> None:
-        """Engines that are wanted come up; nothing runs."""
+        """Let wanted engines come up; nothing runs."""
         for _ in range(100):
             self.move(agent)
             if len(self.scheduler.farm.engines.by_name) >= self.scheduler.farm.lifecycle.wanted:
@@ -450,13 +453,13 @@ class SteppedFarm:
         raise AssertionError("the engines do not come up")
 
     def busy(self) -> bool:
-        """Return whether something is on its way or running."""
+        """Return whether a message is under way or a task runs."""
         return any(
             a.inbox or a.outbox or any(e.running or e.queue for e in a.engines.values()) for a in self.agents.values()
         )
 
     def leave_client(self, session: str = "client", said: bool = False) -> None:
-        """End a client's session.  said: it said good-bye; else it was silent for too long."""
+        """End a client's session. `said`: it said good-bye; otherwise it was silent for too long."""
         self.handle(Gone(said), session)
 
 

@@ -1,6 +1,6 @@
-"""The handshake of a connection: which peer it is, and from where both sides go on.
+"""The handshake of a connection: it identifies the peer, and the packet from which both sides continue.
 
-`transport.reliable_session` describes what follows.
+`transport.reliable_session` describes the steps after it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     session: str
     """A random name that lives as long as the peer's process."""
     farm: str | None
-    """The incarnation of the farm that this peer knows.  None: it is the first time."""
+    """The incarnation of the farm that this peer knows; None at the first contact."""
     epoch: int
-    """The epoch of the controller that this peer last spoke with.  0: none."""
+    """The epoch of the controller that this peer was last connected to; 0 for none."""
     last_in: int
     """The number of the last packet of that epoch that the peer has received."""
     name: str = ""
-    """For people: ``user@host pid``, or an agent's node."""
+    """The name for people: ``user@host pid``, or an agent's node."""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
-    """The controller's answer: go on.
+    """The controller's acceptance.
 
-    With another epoch than the peer's, or `last_in` -1, both sides count from the beginning."""
+    If the epoch differs from the peer's, or `last_in` is -1, both sides count from the beginning.
+    """
 
     farm: str
     name: str
@@ -43,7 +44,7 @@ class Welcome(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refuse(msgspec.Struct, frozen=True, tag=True):
-    """The controller's answer: go away.  `etype` is a name of `core.errors`.  The answer is final unless `later`."""
+    """The controller's refusal. `etype` is a name of `core.errors`. The refusal is final unless `later` is set."""
 
     etype: str
     text: str

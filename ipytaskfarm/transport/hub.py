@@ -3,15 +3,16 @@
 **Calling contract** of `Hub`. One thread owns it. Each turn of the controller's loop calls, in this order:
 
 1. `poll`: wait for something;
-2. `receive`: what came, in sequence, each thing once, from peers whose key allows it;
-3. `send`, as often as there is something to say: it only queues;
+2. `receive`: messages in sequence, each one once, from peers with a key that allows them;
+3. `send`, any number of times: it only queues;
 4. *commit what was received*, then
-5. `flush`: acknowledges all that `receive` returned, and sends what was queued. **Nothing else acknowledges**, so what
-   a peer believes dealt with is on disk. Exceptions: refusals leave at once; they tell nothing of the state.
+5. `flush`: acknowledges all that `receive` returned, and sends what was queued. **Nothing else acknowledges**, so
+   everything that a peer believes to be handled is on disk. Refusals are the exception: they are sent at once, and say
+   nothing about the state.
 
-After `PeerNewEpoch` all that was sent to that session before is forgotten; it states what it holds.
-Windows bound what is on its way to a peer, not what `send` queues: look at `backlog_bytes` before sending bodies.
-Signal handlers in this thread must not raise: an exception between the two parts of a ZeroMQ message would garble it.
+After `PeerNewEpoch`, everything that was sent to that session before is forgotten; the peer reports what it holds.
+Windows limit what is on its way to a peer, not what `send` queues: check `backlog_bytes` before sending bodies. Signal
+handlers in this thread must not raise: an exception between the two parts of a ZeroMQ message would corrupt it.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ from .keys import FarmKeys, role_of, session_fits
 from .reliable_session import BEGIN_ANEW, Greeting, Heard, PacketKind, ReliableSession, frame_of, kind_of
 
 GONE_S = {"client": 60.0, "agent": 3600.0}
-"""A session that is silent for so many seconds is forgotten.  A peer that returns later begins anew."""
+"""After this many seconds of silence a session is forgotten. A peer that returns later begins anew."""
 JUDGE_EVERY_S = 0.5
 BEAT_AFTER_S = 0.5
 CONGESTED_S = 0.05
 SESSIONS_MAX = 20_000
 AGENT_SESSIONS_MAX = 1024
-"""Of one enrolled agent's key: enough for all nodes of a cluster that share one, and no key takes everybody's room."""
+"""The limit for one enrolled agent's key: enough for all nodes of a cluster that share it, but not for all places."""
 PARTS_PER_LOOK = 1000
 LINGER_MS = 100
 
@@ -84,7 +85,7 @@ class Peer(msgspec.Struct, frozen=True):
     """client or agent."""
     name: str
     title: str = ""
-    """Of its key, see `transport.keys`."""
+    """The title of its key, see `transport.keys`."""
 
     @property
     def read_only(self) -> bool:
@@ -103,14 +104,14 @@ class PeerNewEpoch(msgspec.Struct, frozen=True):
 
 
 class PeerSilent(msgspec.Struct, frozen=True):
-    """Not heard for 5 s: unreachable. What is sent to it waits."""
+    """The peer was not heard for 5 s and is unreachable. Messages to it are queued."""
 
 
 class PeerGone(msgspec.Struct, frozen=True):
     """The peer has left, or was silent for `GONE_S`: its session is forgotten."""
 
     said: bool = False
-    """It said good-bye: this session never comes back."""
+    """Whether it said good-bye: then this session never comes back."""
 
 
 REPLACED = "the key of this connection was replaced: read the connection file again"
@@ -143,9 +144,10 @@ class _State:
 
 
 class Hub:
-    """All connections of a controller. See the module's docstring for how to call it.
+    """All connections of a controller. The module's docstring has the calling contract.
 
-    Raises ConnectionError, with what to do, when the address cannot be listened on.
+    Raises:
+        ConnectionError: the address cannot be listened on. The message has the remedy.
     """
 
     def __init__(
@@ -200,33 +202,34 @@ class Hub:
         self._router.curve_server = 1
         self._router.curve_secretkey = keys.server.secret.encode()
         self._router.setsockopt(zmq.ZAP_DOMAIN, wire.DOMAIN)
-        # Without it libzmq lets everybody in should the gatekeeper ever be missing.
+        # Without this option libzmq would accept everyone if the gatekeeper were missing.
         self._router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         self._router.bind(wire.tcp_endpoint(host, port or "*"))
 
     def _set_keys(self, keys: FarmKeys) -> None:
-        # The user id tells the very key: what comes under one that was replaced is not taken for the new one's.
+        # The user id contains the key itself: messages under a replaced key do not count as messages under the new one.
         titles = {f"{title} {pair.public}": title for title, pair in keys.peers().items()}
         self._users = {wire.raw_key(user.rpartition(" ")[2]): user for user in titles}
         self._titles = titles
 
-    # --------------------------------------------------------------------------------------- asked
+    # --------------------------------------------------------------------------------------- state
 
     def peers(self) -> list[tuple[Peer, bool]]:
         """Return the known peers, and whether each is connected."""
         return [(state.peer, state.connection is not None) for state in self._states.values()]
 
     def backlog_bytes(self, session: str) -> int:
-        """Return how many bytes for this session are queued or not acknowledged.  0: the session is unknown."""
+        """Return how many bytes for this session are queued or not acknowledged; 0 if the session is unknown."""
         state = self._states.get(session)
         return state.session.unacked_bytes if state else 0
 
-    # ---------------------------------------------------------------------------------------- told
+    # ---------------------------------------------------------------------------------------- actions
 
     def send(self, session: str, message: object) -> bool:
-        """Queue a message for the next `flush`. False: there is no such session (any more).
+        """Queue a message for the next `flush`. Return False if there is no such session (any more).
 
-        Raises ResultTooLarge when it is larger than `MAX_MESSAGE_BYTES`.
+        Raises:
+            ResultTooLarge: the message is larger than `MAX_MESSAGE_BYTES`.
         """
         state = self._states.get(session)
         if state is None:
@@ -236,7 +239,7 @@ class Hub:
         return True
 
     def forget(self, session: str) -> None:
-        """Drop a session and all that waits for it."""
+        """Drop a session and all messages that are queued for it."""
         state = self._states.pop(session, None)
         if state is not None:
             self._unbind(state)
@@ -244,11 +247,13 @@ class Hub:
             self._sessions_of[state.peer.title] -= 1
 
     def rekey(self, keys: FarmKeys) -> tuple[int, list[str]]:
-        """Accept these peers' keys from now on, and no others.  The controller's own key stays as it is.
+        """Accept these peers' keys from now on, and no others. The controller's own key does not change.
 
-        Connections under a key that was replaced are cut so that their peers read the connection file again and go on;
-        those under a revoked one for good, and their sessions are forgotten. Returns how many connections were cut,
-        and which sessions are over.
+        A connection under a replaced key is cut, so that its peer reads the connection file again and continues. A
+        connection under a revoked key is cut for good, and its session is forgotten.
+
+        Returns:
+            (number of connections that were cut, sessions that are over).
         """
         self._set_keys(keys)
         titles, cut, over = set(self._titles.values()), 0, []
@@ -272,12 +277,12 @@ class Hub:
         self._answer(connection, Refuse("SecurityError", REPLACED if replaced else REVOKED, later=replaced))
 
     def poll(self, timeout_s: float, extra_fds: Sequence[int] = ()) -> set[int]:
-        """Wait until a peer said something, one of `extra_fds` is readable (those are returned), or time is up.
+        """Wait until a peer has sent something, one of `extra_fds` is readable (those are returned), or the time is up.
 
-        It may come back earlier: `receive` wants to look for silent peers twice a second.
+        It may return earlier, because `receive` must look for silent peers twice a second.
         """
         if self._states:
-            # Whoever is still to be flushed has a connection that takes no more: nothing will tell when it does.
+            # A session that is still to be flushed has a full connection, and nothing reports when that has room again.
             timeout_s = min(timeout_s, CONGESTED_S if self._dirty else JUDGE_EVERY_S)
         deadline_s = self._clock() + timeout_s
         watched: list[tuple[zmq.Socket[bytes] | int, int]] = [(self._gate, zmq.POLLIN), (self._router, zmq.POLLIN)]
@@ -300,14 +305,15 @@ class Hub:
                 break
             if not self._receive_one(heard, awake_s):
                 break
-        # Also when more is waiting: ZeroMQ takes from all connections in turn, so whoever spoke has been heard.
+        # Also if more is waiting: ZeroMQ reads from all connections in turn, so each peer that sent something was
+        # heard.
         self._judge(heard, awake_s)
         return heard
 
     def flush(self, now_s: float) -> None:
-        """Acknowledge all that `receive` returned, and send what was queued, as far as the windows allow.
+        """Acknowledge all that `receive` returned, and send queued messages, as far as the windows allow.
 
-        Only after the commit. now_s: the monotonic clock.
+        Call it only after the commit. `now_s` is monotonic.
         """
         awake_s = self._patience.look(now_s)
         dirty, self._dirty = self._dirty, {}
@@ -316,7 +322,7 @@ class Hub:
                 self._dirty[session] = state
 
     def close(self) -> None:
-        """Say good-bye to all. What is queued is dropped: `flush` first."""
+        """Say good-bye to all peers. Queued messages are dropped: call `flush` first."""
         for state in self._states.values():
             if state.connection is not None:
                 self._put(state.connection, frame_of(PacketKind.BYE))
@@ -327,7 +333,10 @@ class Hub:
     # ------------------------------------------------------------------------------------- the gate
 
     def _serve_gate(self) -> None:
-        """Answer ZeroMQ's questions whether a key may come in. The answer is the user id of all that comes from it."""
+        """Answer ZeroMQ's questions whether a key is accepted.
+
+        The answer contains the user id for all messages under that key.
+        """
         while wire.has_input(self._gate):
             version, request, domain, _, _, mechanism, *credentials = self._gate.recv_multipart(zmq.NOBLOCK)
             user = None
@@ -340,7 +349,7 @@ class Hub:
                 verdict = [b"200", b"", user.encode()]
             self._gate.send_multipart([version, request, *verdict, b""], zmq.NOBLOCK)
 
-    # ------------------------------------------------------------------------------------- hearing
+    # ------------------------------------------------------------------------------------- receiving
 
     def _receive_one(self, heard: list[tuple[Peer, Incoming]], awake_s: float) -> bool:
         """Take one packet, and return whether there was one."""
@@ -351,7 +360,7 @@ class Hub:
             connection = self._router.recv(zmq.NOBLOCK)
         except zmq.Again:
             return False
-        # Only a frame that was not copied knows whose key it came under.
+        # Only a frame that was not copied has the user id of its key.
         packet = self._router.recv(zmq.NOBLOCK, copy=False)
         if packet.more:
             self.rejected["too many parts"] += 1
@@ -377,7 +386,7 @@ class Hub:
         return True
 
     def _discard(self) -> None:
-        """Read on over the parts of a message that has too many, some at a time."""
+        """Skip the parts of a message that has too many, some at a time."""
         for _ in range(PARTS_PER_LOOK):
             if not self._router.getsockopt(zmq.RCVMORE):
                 self._discarding = False
@@ -398,7 +407,7 @@ class Hub:
         elif what is Heard.NONSENSE:
             self._refuse(connection, "SecurityError", "this connection sent nonsense", "nonsense")
         elif what is Heard.KNOWN:
-            # Who acknowledges what we say this very moment needs no sign of life.
+            # An acknowledgement of a very recent message needs no beat in answer.
             state.beat_due = awake_s - state.spoke_awake_s > BEAT_AFTER_S
         elif body is not None:
             self._on_body(state, connection, body, heard)
@@ -416,7 +425,7 @@ class Hub:
         heard.extend((peer, message) for message in messages)
 
     def _unreadable(self, state: _State, connection: bytes, body: bytes | memoryview, error: Exception) -> None:
-        """Say why, and end the connection: to leave out one packet of a sequence would be to lose it."""
+        """Report the error and end the connection: skipping one packet of a sequence would lose it."""
         role = state.peer.role
         foreign = [tag for tag in wire.tags_in(body) if tag not in wire.TAGS[role]]
         if foreign:
@@ -426,7 +435,7 @@ class Hub:
         self._refuse(connection, "VersionMismatch", text, "unreadable")
 
     def _may_read(self, state: _State, connection: bytes, message: ClientMessage | AgentMessage) -> bool:
-        """Under a read-only key: whether the message only asks. If not it is answered here."""
+        """Return whether a message under a read-only key only asks. If it does not, it is refused here."""
         if isinstance(message, AskQuestion) and isinstance(message.question, READ_ONLY):
             return True
         self.rejected["read-only key"] += 1
@@ -475,7 +484,7 @@ class Hub:
         heard.append((state.peer, PeerNewEpoch(message) if anew else PeerUp()))
 
     def _objection(self, hello: Hello, title: str) -> Refuse | None:
-        """Return why this peer is refused.  None: it is accepted."""
+        """Return why this peer is refused; None if it is accepted."""
         role = role_of(title)
         if hello.role != ("client" if role == "reader" else role):
             return Refuse("SecurityError", f"a key of {title} does not allow to be {hello.role[:40]!r}")
@@ -505,17 +514,18 @@ class Hub:
             silent_s = awake_s - state.heard_awake_s
             if silent_s > wire.silence_s(state.peer.role) and not state.silent:
                 state.silent = True
-                # Nothing more is put onto it, so a peer that only cannot be heard falls silent to itself, and redials.
+                # Nothing more is sent on the connection. A peer that hears nothing reconnects, even if only one
+                # direction is broken.
                 self._unbind(state)
                 heard.append((state.peer, PeerSilent()))
             if silent_s > GONE_S[state.peer.role]:
                 self.forget(state.peer.session)
                 heard.append((state.peer, PeerGone()))
 
-    # ------------------------------------------------------------------------------------ speaking
+    # ------------------------------------------------------------------------------------ sending
 
     def _flush_one(self, state: _State, awake_s: float) -> bool:
-        """Send what one session may send.  Returns False when the connection takes no more now."""
+        """Send what one session may send. Return False if the connection is full."""
         session = state.session
         session.confirm()
         connection = state.connection
@@ -557,7 +567,7 @@ class Hub:
         self._put(connection, wire.encode_handshake(message))
 
     def _refuse(self, connection: bytes, etype: str, text: str, counted_as: str) -> None:
-        """Refuse a peer that breaks the rules.  ZeroMQ cannot cut its connection, so the hub forgets the connection."""
+        """Refuse a peer that breaks the rules. ZeroMQ cannot cut its connection, so the hub forgets the connection."""
         self.rejected[counted_as] += 1
         state = self._by_connection.get(connection)
         if state is not None:

@@ -1,21 +1,21 @@
-"""The farm's CURVE keys: one pair for the controller, one per role of its peers, one per agent that was enrolled.
+"""The farm's CURVE keys: one pair for the controller, one per role of its peers, one per enrolled agent.
 
-They are made with the farm, lie in ``keys.json`` in its folder (0600) and live until somebody rotates or revokes them,
-so that peers find their way back after a restart. A connection file holds the controller's public key and one pair;
-``keys.json``, with the controller's secret key, is read on the controller's host alone.
+They are made with the farm, are in ``keys.json`` in its folder (0600), and live until someone rotates or revokes them,
+so that peers find their way back after a restart. A connection file has the controller's public key and one pair.
+``keys.json``, which has the controller's secret key, is read only on the controller's host.
 
 Each pair has a **title**, by which the controller knows its peers:
 
 ==============  =====================================================================================
-``client``      all may be done with it
-``reader``      for those who may look and change nothing
+``client``      allows everything
+``reader``      allows reading, but no change
 ``agent``       the agents of the controller's own host
 ``agent:NAME``  an agent elsewhere; it may call itself NAME or ``NAME.anything``
 ==============  =====================================================================================
 
-A session is bound to a title by its own name, so that nobody can take over another's, not even when the controller
-has just started and knows none: those of clients have no colon, readers' begin with ``reader:``, and those of agents
-with the agent's name and a colon.
+A session's own name binds it to a title, so that no peer can take over another's session, even if the controller has
+just started and knows none: names of client sessions have no colon, those of readers begin with ``reader:``, and those
+of agents with the agent's name and a colon.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from . import wire
 KEYS_FILE = "keys.json"
 LOCK_FILE = "keys.lock"
 AGENTS_FOLDER = "agents"
-"""In the farm's folder: the connection files of enrolled agents."""
+"""The folder, in the farm's folder, of the connection files of enrolled agents."""
 LOCKED_S = 10.0
 """How long (seconds) to wait for the lock; a change of keys takes milliseconds."""
 
@@ -55,7 +55,7 @@ class KeyPair(msgspec.Struct, frozen=True):
     public: str
     secret: str
     made_s: float = 0.0
-    """When (wall-clock); 0: that was not written down."""
+    """Wall-clock time of its making; 0 if it was not recorded."""
 
     def __repr__(self) -> str:
         return f"KeyPair(public={self.public!r}, secret=...)"
@@ -71,9 +71,9 @@ class FarmKeys(msgspec.Struct, frozen=True):
     client: KeyPair
     agent: KeyPair
     reader: KeyPair
-    """For those who may look and change nothing."""
+    """For peers that may read but change nothing."""
     agents: dict[str, KeyPair] = {}
-    """Enrolled agents, by name."""
+    """Enrolled agents by name."""
 
     def peers(self) -> dict[str, KeyPair]:
         """Return the keys that peers may have: title -> pair."""
@@ -87,7 +87,7 @@ def role_of(title: str) -> str:
 
 
 def session_fits(title: str, session: str) -> bool:
-    """Return whether a peer with the key of that title may have a session of this name."""
+    """Return whether a peer with the key of this title may have a session of this name."""
     owner = session.rpartition(":")[0]
     if title == "client":
         return not owner
@@ -96,7 +96,11 @@ def session_fits(title: str, session: str) -> bool:
 
 
 def check_agent_name(name: str) -> str:
-    """Return an agent's name if it is valid.  Raises ValueError, which says what is allowed."""
+    """Return an agent's name if it is valid.
+
+    Raises:
+        ValueError: it is not. The message says which names are.
+    """
     if not _NAME.fullmatch(name) or name.partition(".")[0] in (*ROLES, SERVER):
         raise ValueError(
             f"{name!r} cannot be an agent's name: letters, digits, '.', '_' and '-', at most 64, beginning with a "
@@ -119,9 +123,10 @@ def make_farm_keys() -> FarmKeys:
 
 
 def with_agents(keys: FarmKeys, names: list[str]) -> FarmKeys:
-    """Return the same with keys for these agents; who has one keeps it.
+    """Return the keys with keys for these agents added. An agent that has a key keeps it.
 
-    ValueError: a name that cannot be one, or that another one's key covers already.
+    Raises:
+        ValueError: a name is not valid, or another agent's key covers it already.
     """
     agents = dict(keys.agents)
     for name in map(check_agent_name, names):
@@ -140,14 +145,21 @@ def _covers(name: str, other: str) -> bool:
 
 
 def without_agents(keys: FarmKeys, names: list[str]) -> FarmKeys:
-    """Return the same without the keys of these agents. KeyError, saying so: one has none."""
+    """Return the keys without those of these agents.
+
+    Raises:
+        KeyError: an agent has no key.
+    """
     _must_have(keys, names)
     return msgspec.structs.replace(keys, agents={n: pair for n, pair in keys.agents.items() if n not in names})
 
 
 def rotated(keys: FarmKeys, names: list[str]) -> FarmKeys:
-    """Return the same with fresh keys for these agents and roles, `SERVER` among them. KeyError, saying so: no such
-    key."""
+    """Return the keys with fresh ones for these agents and roles, which may include `SERVER`.
+
+    Raises:
+        KeyError: there is no such key.
+    """
     own = {*ROLES, SERVER}
     _must_have(keys, [name for name in names if name not in own])
     agents = {name: make_keypair() if name in names else pair for name, pair in keys.agents.items()}
@@ -167,14 +179,18 @@ def _must_have(keys: FarmKeys, names: list[str]) -> None:
 
 @contextmanager
 def keys_lock(folder: Path) -> Iterator[None]:
-    """While this lasts nobody else changes the farm's keys. FarmExists: somebody does, for longer than is sound."""
+    """Prevent changes of the farm's keys by others during the block.
+
+    Raises:
+        FarmExists: another process changes them, for an unusually long time.
+    """
     farm_paths.private_folder(folder)
     file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         deadline = time.monotonic() + LOCKED_S
         while True:
             try:
-                # Not lockf: this one also excludes other threads of this process.
+                # Not lockf: flock also excludes other threads of this process.
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
@@ -196,9 +212,10 @@ def save_keys(keys: FarmKeys, folder: Path) -> None:
 
 
 def load_keys(folder: Path) -> FarmKeys | None:
-    """Return the keys in the farm's folder; None: it has none yet.
+    """Return the keys in the farm's folder; None if it has none yet.
 
-    SecurityError: the file is damaged, or others can read it.
+    Raises:
+        SecurityError: the file is damaged, or others can read it.
     """
     path = folder / KEYS_FILE
     try:
@@ -215,7 +232,7 @@ def load_keys(folder: Path) -> FarmKeys | None:
 
 
 def farm_keys(folder: Path) -> FarmKeys:
-    """Return the farm's keys; they are made if there are none."""
+    """Return the farm's keys, which are made if there are none."""
     with keys_lock(folder):
         keys = load_keys(folder)
         if keys is None:
@@ -233,8 +250,10 @@ def agent_file(folder: Path, name: str) -> Path:
 
 
 def info_for(info: ConnectionInfo, keys: FarmKeys, title: str) -> ConnectionInfo:
-    """Return the connection file of one key, made of that of another: an enrolled agent is told where others find the
-    farm."""
+    """Return the connection file for one key, made from that of another key.
+
+    An enrolled agent is given the address at which other machines find the farm.
+    """
     pair = keys.peers()[title]
     name = title.partition(":")[2]
     elsewhere = {"host": info.location or info.host, "location": "", "agent": name} if name else {}
@@ -244,7 +263,7 @@ def info_for(info: ConnectionInfo, keys: FarmKeys, title: str) -> ConnectionInfo
 
 
 def write_agent_files(info: ConnectionInfo, keys: FarmKeys, folder: Path) -> None:
-    """Write the connection files of all enrolled agents, and remove those of others; what has not changed stays."""
+    """Write the connection files of all enrolled agents, and remove those of others. Unchanged files stay."""
     place = folder / AGENTS_FOLDER
     if not keys.agents and not place.exists():
         return
@@ -262,7 +281,7 @@ def remove_agent_files(keys: FarmKeys, folder: Path) -> None:
 
 
 def write_if_new(info: ConnectionInfo, path: Path) -> None:
-    """Write a connection file, unless it is there as it should be: hundreds of them take their time."""
+    """Write a connection file unless it exists with this content: hundreds of files take their time."""
     try:
         if farm_paths.read_connection_file(path) == info:
             return

@@ -1,10 +1,11 @@
 """The agent's end of the lane: one ZeroMQ ROUTER on a unix socket, to which each engine connects.
 
-An engine's ZeroMQ identity is its incarnation, one message is one frame of msgpack (`core.messages.engine`).  Unlike
-`transport.wire` there are no sequence numbers here: on a unix socket nothing is lost while both processes live, and
-results, which must survive either, stand in the flight recorder.
+An engine's ZeroMQ identity is its incarnation. One message is one frame of msgpack (`core.messages.engine`). Unlike in
+`transport.wire` there are no sequence numbers: on a unix socket nothing is lost while both processes live. Results must
+survive either process, so they are in the flight recorder.
 
-No ZeroMQ heartbeats, on purpose: an engine's liveness is its pidfd, and a stopped one must not lose its connection.
+ZeroMQ heartbeats are off on purpose: an engine's pidfd shows whether it lives, and a stopped engine must not lose its
+connection.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from ..core.text import encoded
 MESSAGE_BYTES_MAX = 1 << 32
 """msgpack's own limit for one value."""
 READ_MAX = 4096
-"""The most messages that are taken at once, so that one engine's flood of output does not delay the others."""
+"""The number of messages that are taken at once, so that one engine's flood of output does not delay the others."""
 
 
 class AgentLane:
-    """The socket.  Nothing here blocks.  `fileno` is ZeroMQ's edge-triggered one: after it was readable, and after
-    sending, `receive` until `pending` is false."""
+    """The socket. Nothing here blocks.
+
+    `fileno` is ZeroMQ's edge-triggered descriptor: after it was readable, and after sending, call `receive` until
+    `pending` is false.
+    """
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -81,7 +85,7 @@ class AgentLane:
                 sender, body = frames
                 got.append((sender.decode(), self._decoder.decode(body)))
             except (ValueError, OverflowError, RecursionError, msgspec.DecodeError):
-                continue  # what cannot be read is dropped: users' code runs in engines, and may write anything
+                continue  # unreadable messages are dropped: users' code runs in engines, and may write anything
         return got
 
     def close(self) -> None:

@@ -1,14 +1,14 @@
-"""A peer's connection to the controller: dialling, handshake, beats, and what arrives, as events.
+"""A peer's connection to the controller: dialling, handshake, beats, and received messages as events.
 
 **Calling contract** of `Link`. One thread owns it. It has no thread of its own: everything happens in `step`, which
-never blocks. Call `step` when `fds` is readable (the one descriptor in it stays the same over reconnects), when
-`next_deadline` has come, and after `send`. The events that `step` returns count as dealt with when `step`
-is called again: only then are they acknowledged to the controller.
+never blocks. Call `step` when `fds` is readable (its one descriptor stays the same over reconnects), when
+`next_deadline` has come, and after `send`. The events that `step` returns count as handled when `step` is called again:
+only then are they acknowledged to the controller.
 
-On `NewEpoch` everything that was given to `send` before and has not come back as `Acked` is forgotten, here and there:
-state anew what you hold. That is so on the first connection, too: say nothing before the first `NewEpoch`, or say it
-again after it. A cut within an epoch (`Lost` ... `Resumed`) needs nothing from you: nothing is lost or doubled.
-`Refused` is the last event of a link.
+On `NewEpoch`, everything that was given to `send` before and has not come back as `Acked` is forgotten on both sides:
+report again what you hold. This also applies to the first connection: send nothing before the first `NewEpoch`, or send
+it again after it. A cut within an epoch (`Lost` ... `Resumed`) needs no action: nothing is lost or doubled. `Refused`
+is the last event of a link.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from .handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
 from .reliable_session import Greeting, Heard, PacketKind, ReliableSession, frame_of, kind_of
 
 _chance = random.SystemRandom()
-"""Our own: what users seed is theirs, and we share their process."""
+"""The link's own generator, because users may seed the shared one."""
 
 RETRY_FIRST_S = 0.1
 RETRY_LONGEST_S = 5.0
 FRAMES_PER_STEP = 256
 DENIALS_MAX = 3
-"""So often may a key be denied, with the connection file read again each time: a farm that begins anew changes both."""
+"""How often a key may be denied. The connection file is read again each time: a farm that begins anew changes both."""
 LINGER_MS = 100
 
 
 class ReceivedMessage(msgspec.Struct, frozen=True):
-    """A message of the controller."""
+    """A message from the controller."""
 
     message: ToClient | ToAgent
 
 
 class Acked(msgspec.Struct, frozen=True):
-    """The controller has dealt with (committed) the message that was sent with this token."""
+    """The controller has handled (committed) the message that was sent with this token."""
 
     token: object
 
@@ -58,15 +58,16 @@ class Acked(msgspec.Struct, frozen=True):
 class NewEpoch(msgspec.Struct, frozen=True):
     """The session begins anew: the owner of the link reports what it holds.
 
-    That is so at the first contact, after the controller's restart, and when the controller has forgotten the session.
-    It may happen again within an epoch: a controller that has received nothing since its Welcome cannot know that the
-    Welcome arrived."""
+    This happens at the first contact, after the controller's restart, and when the controller has forgotten the
+    session. It may happen again within an epoch: a controller that has received nothing since its Welcome cannot know
+    that the Welcome arrived.
+    """
 
     welcome: Welcome
 
 
 class Resumed(msgspec.Struct, frozen=True):
-    """The link is connected again, and nothing is lost.  A `Lost` need not have preceded it."""
+    """The link is connected again, and nothing is lost. There may have been no `Lost` before."""
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -95,13 +96,18 @@ _FAILURES = {
 
 
 class Link:
-    """One peer's connection to the controller. See the module's docstring for how to call it.
+    """One peer's connection to the controller. The module's docstring has the calling contract.
 
-    read_info: returns the connection file's content; called before each dialling. Its FarmNotRunning (or another
-    ConnectionError or OSError) means "not now", its SecurityError is final.
-    role: "client" or "agent". session: a nonce that lives as long as this process, behind an agent's name and a colon
-    (`transport.keys`). name: for people.
-    farm: the incarnation to insist on; None: whichever answers first.
+    Args:
+        read_info: returns the content of the connection file; called before each dialling. Its FarmNotRunning (or
+            another
+            ConnectionError or OSError) means "not now"; its SecurityError is final.
+        role: "client" or "agent".
+        session: a nonce that lives as long as this process; for an agent its name and a colon stand in front
+            (`transport.keys`).
+        name: the name for people.
+        farm: the incarnation to insist on; None for the first one that answers.
+        python: the version of Python, for people.
     """
 
     def __init__(
@@ -147,7 +153,7 @@ class Link:
         self._awake_s = 0.0
         self._heard_awake_s = 0.0
 
-    # ------------------------------------------------------------------------------------- asked
+    # ------------------------------------------------------------------------------------- state
 
     @property
     def is_up(self) -> bool:
@@ -156,7 +162,7 @@ class Link:
 
     @property
     def epoch(self) -> int:
-        """Return the controller's epoch that this link knows.  0: none yet."""
+        """Return the controller's epoch that this link knows; 0 for none."""
         return self._session.epoch
 
     @property
@@ -169,28 +175,30 @@ class Link:
         return [self._epoll.fileno()]
 
     def next_deadline(self) -> float:
-        """Return when `step` must be called at the latest, on the clock that `step` is given.  inf: never."""
+        """Return the time by which `step` must be called, on the clock that `step` is given; inf for never."""
         if self._over:
             return math.inf
         if self._more:
             return -math.inf
         if self._socket is None:
             return self._retry_at_s
-        # At least this often, so that `Patience` can tell our own sleep from a suspended machine.
+        # At least this often, so that `Timeouts` can distinguish this process's sleep from a suspended machine.
         latest = self._now_s + (wire.ACK_WITHIN_S if self._congested else wire.PAUSE_S - 0.5)
         return min(self._beat_at_s, self._ack_at_s, latest)
 
-    # -------------------------------------------------------------------------------------- told
+    # -------------------------------------------------------------------------------------- actions
 
     def send(self, message: object, token: object | None = None) -> None:
-        """Queue a message; `step` sends it. `Acked(token)` comes once the controller has dealt with it.
+        """Queue a message, which `step` sends. `Acked(token)` comes once the controller has handled it.
 
-        Raises ResultTooLarge when it is larger than `MAX_MESSAGE_BYTES`, TypeError when it cannot be encoded.
+        Raises:
+            ResultTooLarge: the message is larger than `MAX_MESSAGE_BYTES`.
+            TypeError: it cannot be encoded.
         """
         self._session.say(wire.encode_message(message), token)
 
     def step(self, now_s: float) -> list[LinkEvent]:
-        """Dial, send, receive, beat: all that can be done now. now_s: a monotonic clock."""
+        """Dial, send, receive and beat, as far as possible now. `now_s` is monotonic."""
         events: list[LinkEvent] = []
         if self._over:
             return events
@@ -205,9 +213,9 @@ class Link:
         return events
 
     def close(self, timeout_s: float = 0.0) -> bool:
-        """End the conversation. Until `timeout_s` is over, wait for the acknowledgement of what was sent.
+        """End the connection; wait up to `timeout_s` for the acknowledgement of what was sent.
 
-        Returns whether all of it was acknowledged. Events that arrive meanwhile are dropped.
+        Return whether everything was acknowledged. Events that arrive in the meantime are dropped.
         """
         deadline_s = time.monotonic() + timeout_s
         while self._session.unacked_bytes and not self._over:
@@ -243,7 +251,7 @@ class Link:
             return self._end(_replaced(info.farm), events)
         host = dialled(info)
         self._address = f"{host}:{info.port}"
-        # Under another key we are somebody else: sessions are bound to their keys by their names.
+        # Under another key this is another peer: sessions are bound to their keys by their names.
         self._owner = "reader:" if info.role == "reader" else ""
         try:
             self._open(info, host)
@@ -271,7 +279,9 @@ class Link:
         socket.connect(wire.tcp_endpoint(host, info.port))
 
     def _say_hello(self) -> None:
-        """Also on a connection that stands, when the controller asks who we are, or something was lost on the way."""
+        """Send a `Hello`; also on a standing connection, when the controller asks for it or something was lost on the
+        way.
+        """
         self._up = False
         self._beat_at_s = self._ack_at_s = math.inf
         epoch, last_in = self._session.position()
@@ -288,7 +298,7 @@ class Link:
                 try:
                     self._epoll.unregister(socket.FD)
                 except OSError:
-                    pass  # `_open` did not come so far
+                    pass  # `_open` did not get that far
         self._socket.disable_monitor()
         if self._monitor is not None:
             self._monitor.close(0)
@@ -316,18 +326,21 @@ class Link:
         self.problem = refuse.text
         events.append(Refused(refuse))
 
-    # --------------------------------------------------------------------------------- conversing
+    # --------------------------------------------------------------------------------- exchange
 
     def _converse(self, events: list[LinkEvent]) -> None:
-        """Speak and listen until neither gets further. ZeroMQ's descriptors tell of changes only: whatever was sent,
-        the socket must have been read until it is empty, or the next message would wake nobody."""
+        """Send and receive until neither makes progress.
+
+        ZeroMQ's descriptors report only changes: after sending, the socket must be read until it is empty, or the next
+        message would wake nobody.
+        """
         budget = FRAMES_PER_STEP
         while True:
             self._speak()
             budget, empty = self._listen(budget, events)
             if self._socket is None:
                 return
-            # What was heard may have been an acknowledgement, which opens the window.
+            # A received frame may have been an acknowledgement, which opens the window.
             if not empty or not self._up or self._congested or not self._session.can_speak:
                 break
         self._more = not empty
@@ -365,7 +378,7 @@ class Link:
         return True
 
     def _listen(self, budget: int, events: list[LinkEvent]) -> tuple[int, bool]:
-        """Take at most that many frames. Returns what is left of the budget, and whether the socket is empty."""
+        """Take at most `budget` frames. Return the remaining budget, and whether the socket is empty."""
         while budget > 0:
             if self._socket is None:
                 return budget, True
@@ -433,12 +446,13 @@ class Link:
         self._up = True
         self._tries = self._denials = 0
         self.problem = ""
-        self._beat_at_s = self._now_s  # at once: until the controller hears something, it takes its Welcome for lost
+        # at once: until the controller hears something, it assumes that its Welcome was lost
+        self._beat_at_s = self._now_s
         self._hand_back(events)
         events.append(NewEpoch(welcome) if greeting is Greeting.ANEW else Resumed())
 
     def _watch(self, events: list[LinkEvent]) -> bool:
-        """Look at what ZeroMQ tells of the connection. Returns whether it stands."""
+        """Check ZeroMQ's reports about the connection. Return whether it stands."""
         assert self._monitor is not None
         while wire.has_input(self._monitor):
             event = int.from_bytes(self._monitor.recv_multipart(zmq.NOBLOCK)[0][:2], "little")
@@ -450,7 +464,7 @@ class Link:
                     text = f"the farm at {self._address} does not know the key in our connection file"
                     self._end(Refuse("SecurityError", text), events)
                     return False
-            # What arrived before the cut is still there to be read.
+            # What arrived before the cut can still be read.
             while self._socket is not None and not self._listen(FRAMES_PER_STEP, events)[1]:
                 pass
             if self._socket is not None:

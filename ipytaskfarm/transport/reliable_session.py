@@ -52,11 +52,11 @@ WINDOW_BYTES = 64 << 20
 MAX_MESSAGE_BYTES = 256 << 20
 """The most bytes of one encoded message. A larger one raises `ResultTooLarge`."""
 BEGIN_ANEW = -1
-"""In `Welcome.last_in`: the controller does not know this session; both counters start again."""
+"""The value of `Welcome.last_in` if the controller does not know this session: both counters start again."""
 
 
 class PacketKind(IntEnum):
-    """What a frame is."""
+    """The kind of a frame."""
 
     DATA = 0
     PART = 1
@@ -66,7 +66,7 @@ class PacketKind(IntEnum):
 
 
 class Heard(Enum):
-    """What a frame turned out to be."""
+    """The meaning of a received frame."""
 
     NEWS = "the next packet"
     KNOWN = "a packet that came before, or a beat"
@@ -88,16 +88,17 @@ def frame_of(kind: PacketKind, body: bytes = b"") -> bytes:
 
 
 def kind_of(frame: bytes | memoryview) -> PacketKind | None:
-    """Return a frame's kind. None: it is no frame."""
+    """Return a frame's kind; None if it is no valid frame."""
     if len(frame) < HEADER.size or frame[0] >= len(PacketKind):
         return None
     return PacketKind(frame[0])
 
 
 def list_header(length: int) -> bytes:
-    """Return how a msgpack list of that length begins.
+    """Return the beginning of a msgpack list of this length.
 
-    Messages are encoded singly, which gives their sizes, and then joined."""
+    Messages are encoded one by one, which gives their sizes, and then joined.
+    """
     if length < 16:
         return bytes((0x90 | length,))
     if length < 1 << 16:
@@ -111,13 +112,13 @@ class Packet(msgspec.Struct, frozen=True):
     number: int
     frame: bytes
     ack: int
-    """What the header acknowledges. It may be less than could be acknowledged when the packet is sent again."""
+    """The acknowledgement in the header. It may be out of date when the packet is sent again."""
     tokens: list[object]
-    """Given back with the acknowledgement."""
+    """Returned with the acknowledgement."""
 
 
 class ReliableSession:
-    """One side of a conversation. The module's docstring describes how to call it."""
+    """One side of a conversation. The module's docstring has the calling contract."""
 
     def __init__(
         self,
@@ -134,18 +135,18 @@ class ReliableSession:
         self.begin(0)
 
     def begin(self, epoch: int) -> None:
-        """Forget everything, and begin a conversation of that epoch (0: of none yet)."""
+        """Forget everything, and begin a conversation of this epoch; 0 for none yet."""
         self.epoch = epoch
-        # Speaking
+        # Sending
         self._said: deque[tuple[bytes, object | None]] = deque()
         self._said_bytes = 0
-        self._cut_at = 0  # how much of the first message of _said has gone out in pieces
+        self._cut_at = 0  # how much of the first message of _said has been sent in pieces
         self._flight: deque[Packet] = deque()
         self._flight_bytes = 0
         self._on_connection = 0  # how many of _flight were put onto the present connection
         self._last_out = 0  # highest number ever put onto a connection
         self._freed: list[object] = []
-        # Hearing
+        # Receiving
         self._last_in = 0
         self._confirmed = 0
         self._ack_told = 0
@@ -153,12 +154,10 @@ class ReliableSession:
         self._pieces: list[bytes] = []
         self._pieces_bytes = 0
 
-    # ---------------------------------------------------------------------------------- speaking
+    # ---------------------------------------------------------------------------------- sending
 
     def say(self, message: bytes, token: object | None = None) -> None:
-        """Queue one encoded message.
-
-        token: `freed` gives it back when the other side has dealt with the message."""
+        """Queue one encoded message. `freed` returns its token when the other side has handled the message."""
         self._said.append((message, token))
         self._said_bytes += len(message)
 
@@ -169,7 +168,7 @@ class ReliableSession:
 
     @property
     def window_is_shut(self) -> bool:
-        """Return whether as much is on its way as the other side can be asked to take."""
+        """Return whether the other side cannot be sent more at present."""
         return len(self._flight) >= self._window_packets or self._flight_bytes >= self._window_bytes
 
     @property
@@ -178,7 +177,7 @@ class ReliableSession:
         return self._on_connection < len(self._flight) or (bool(self._said) and not self.window_is_shut)
 
     def next_frame(self) -> bytes | None:
-        """Return the next frame for the connection. None: there is none, or the window is shut."""
+        """Return the next frame for the connection; None if there is none, or the window is shut."""
         if self._on_connection < len(self._flight):
             return self._flight[self._on_connection].frame
         if not self._said or self.window_is_shut:
@@ -190,7 +189,7 @@ class ReliableSession:
         return packet.frame
 
     def was_sent(self) -> None:
-        """Note that the frame of `next_frame` is on the connection."""
+        """Record that the frame of `next_frame` is on the connection."""
         packet = self._flight[self._on_connection]
         self._on_connection += 1
         self._last_out = max(self._last_out, packet.number)
@@ -241,8 +240,7 @@ class ReliableSession:
         return tokens
 
     def beat(self) -> bytes:
-        """Return a sign of life: which packet was sent last on this connection, and which received one was dealt with
-        last."""
+        """Return a beat frame: the last packet sent on this connection, and the last received one that was handled."""
         self._ack_told = self._confirmed
         if self._on_connection:
             number = self._flight[self._on_connection - 1].number
@@ -253,20 +251,20 @@ class ReliableSession:
     def _first_kept(self) -> int:
         return self._flight[0].number if self._flight else self._last_out + 1
 
-    # ----------------------------------------------------------------------------------- hearing
+    # ----------------------------------------------------------------------------------- receiving
 
     @property
     def owes_ack(self) -> bool:
-        """Return whether something was dealt with of which the other side has not been told."""
+        """Return whether packets were handled that are not acknowledged yet."""
         return self._ack_told < self._confirmed
 
     @property
     def awaits_confirm(self) -> bool:
-        """Return whether something was received for which `confirm` was not called."""
+        """Return whether packets were received for which `confirm` was not called."""
         return self._confirmed < self._last_in
 
     def confirm(self) -> None:
-        """Note that all that was received was dealt with and may be acknowledged."""
+        """Record that all received packets were handled and may be acknowledged."""
         self._confirmed = self._last_in
 
     def hear(self, frame: bytes | memoryview) -> tuple[Heard, bytes | memoryview | None]:
@@ -303,7 +301,7 @@ class ReliableSession:
         return Heard.NEWS, whole
 
     def _acknowledge(self, ack: int) -> bool:
-        """Drop the packets up to `ack`. False: it acknowledges a packet that was never sent."""
+        """Drop the packets up to `ack`. Return False if it acknowledges a packet that was never sent."""
         if ack > self._last_out:
             return False
         while self._flight and self._flight[0].number <= ack:
@@ -317,16 +315,20 @@ class ReliableSession:
     # ------------------------------------------------------------------------------- connections
 
     def position(self) -> tuple[int, int]:
-        """Return (epoch, last packet dealt with in it), for `Hello`, and for `Welcome` to a session that goes on.
+        """Return (epoch, last packet of it that was handled), for `Hello`, and for `Welcome` to a session that goes on.
 
-        It is an acknowledgement: packets that were received and not dealt with are sent again, and recognised."""
+        It is an acknowledgement: received packets that were not handled are sent again, and recognised.
+        """
         return self.epoch, self._confirmed
 
     def meet_hello(self, epoch: int, last_in: int, own_epoch: int) -> Greeting:
-        """Do the controller's side of a handshake. It is never NONSENSE: a peer that is lost begins again.
+        """Do the controller's side of a handshake.
+
+        The result is never NONSENSE: a peer that is out of step begins again.
 
         So does a peer of which nothing was heard since the last beginning. Its `Welcome` may have been lost; then the
-        epoch that it names is the one before we forgot it, though the number is the same."""
+        epoch in its `Hello` is the one before this session was forgotten, though the number is the same.
+        """
         goes_on = 0 < epoch == own_epoch == self.epoch and self._proven and self._resend_after(last_in)
         if not goes_on:
             self.begin(own_epoch)
@@ -343,7 +345,10 @@ class ReliableSession:
         return Greeting.RESUMED if goes_on else Greeting.NONSENSE
 
     def _resend_after(self, last_in: int) -> bool:
-        """Send again, on a new connection, all packets after `last_in`. False: that position is not possible."""
+        """Send again, on a new connection, all packets after `last_in`.
+
+        Return False if that position is not possible.
+        """
         if last_in < self._first_kept() - 1 or not self._acknowledge(last_in):
             return False
         self._on_connection = 0

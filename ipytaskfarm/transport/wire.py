@@ -1,10 +1,10 @@
-"""TCP between the controller and its peers: what `peer` (the peer's side) and `hub` (the controller's) share.
+"""TCP between the controller and its peers: the parts that `peer` (the peer's side) and `hub` (the controller's) share.
 
 `transport.reliable_session` repairs losses; these modules add sockets, keys, beats and the clock.
 
 A peer has one CURVE-encrypted DEALER socket, the controller one ROUTER. Each connection is a socket of its own with a
-fresh ZeroMQ identity, and ZeroMQ's own reconnecting is off: it would hide that messages were lost, and a returning peer
-must read the connection file first. Who the peer is stands in its `Hello`, and must be allowed by its key.
+fresh ZeroMQ identity. ZeroMQ's own reconnecting is off: it would hide that messages were lost, and a returning peer
+must read the connection file first. The peer's `Hello` says who it is, which its key must allow.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from .reliable_session import HEADER, MAX_MESSAGE_BYTES, PACKET_BYTES, WINDOW_PA
 __all__ = ["MAX_MESSAGE_BYTES"]
 
 SILENCE_S = 5.0
-"""A peer that was not heard for so many seconds counts as unreachable."""
+"""A peer that was not heard for this many seconds counts as unreachable."""
 CLIENT_SILENCE_S = 4.25
 """The same for clients: jobs that end with their client do so within 5 s."""
 BEAT_S = {"agent": 1.0, "client": 2.0}
-"""Peers beat, the controller answers each beat: so idle peers cost it no timer."""
+"""Peers send beats and the controller answers each, so that idle peers need no timer of the controller."""
 ACK_WITHIN_S = 0.05
 HANDSHAKE_S = 5.0
-"""From dialling to `Welcome`, all steps together."""
+"""The time from dialling to `Welcome`, all steps together."""
 PAUSE_S = 2.5
-"""A longer time between two looks at the clock was a suspended machine or a stalled loop: nobody was silent then."""
+"""A longer time between two readings of the clock means a suspended machine or a stalled loop, not a silent peer."""
 DOMAIN = b"ipytaskfarm"
 USER_ID = "User-Id"
 
 FRAME_BYTES_MAX = PACKET_BYTES + 4096
-"""Of one ZeroMQ frame; whoever sends more is cut off by libzmq, before memory is taken for it."""
+"""The limit for one ZeroMQ frame. libzmq cuts off a sender of more, before memory is allocated for it."""
 TEXT_MAX = 2000
-"""Of texts that a peer chose and a person may read."""
+"""The limit for texts that a peer chooses and a person may read."""
 
 SESSION_MAX = 160
-"""Characters in the name of a session: an agent's name is within it."""
+"""The number of characters in the name of a session, including an agent's name."""
 
 READABLE = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
-"""What decoding a hostile body may raise."""
+"""The errors that decoding a hostile body may raise."""
 
 TAGS = {
     "client": frozenset(kind.__name__ for kind in get_args(ClientMessage)),
@@ -76,14 +76,16 @@ _any_hello = msgspec.msgpack.Decoder(_AnyHello)
 
 
 def silence_s(role: str) -> float:
-    """Return how long a peer of that role may not be heard before the controller takes it for unreachable."""
+    """Return how long a peer of this role may be silent before the controller counts it as unreachable."""
     return SILENCE_S if role == "agent" else min(SILENCE_S, CLIENT_SILENCE_S)
 
 
 def encode_message(message: object) -> bytes:
-    """Return one message as it stands in a packet; text in it that is not UTF-8 is escaped.
+    """Return one message in the form for a packet. Text in it that is not UTF-8 is escaped.
 
-    ResultTooLarge: it is larger than any message may be."""
+    Raises:
+        ResultTooLarge: it is larger than any message may be.
+    """
     body = encoded(_encode, message)
     if len(body) > MAX_MESSAGE_BYTES:
         raise errors.ResultTooLarge(
@@ -99,8 +101,10 @@ def encode_handshake(message: Handshake) -> bytes:
 
 
 def decode_handshake(frame: bytes | memoryview) -> Handshake:
-    """Return the message in a handshake frame. A `Hello` of another protocol, or what cannot be read: the `Refuse` for
-    it."""
+    """Return the message in a handshake frame.
+
+    For a `Hello` of another protocol, and for an unreadable frame, return the `Refuse` that answers it.
+    """
     body = memoryview(frame)[HEADER.size :]
     try:
         hello = _any_hello.decode(body)
@@ -126,7 +130,7 @@ def version_text(protocol: int, version: str) -> str:
 
 
 def version_refusal(controller: str, peer: str) -> Refuse:
-    """Return the refusal for versions that do not fit; it names both (see `version_text`) and the remedy."""
+    """Return the refusal for versions that do not fit. It names both (see `version_text`) and the remedy."""
     return Refuse(
         "VersionMismatch",
         f"the controller is {controller}, its peer is {peer}: install the same version on both sides, or restart the "
@@ -140,7 +144,7 @@ def python_version() -> str:
 
 
 def tags_in(body: bytes | memoryview) -> list[str]:
-    """Return the kinds of messages in a body that could not be decoded, as far as they can be told."""
+    """Return the types of the messages in a body that could not be decoded, as far as they can be found."""
     try:
         messages: Any = _anything.decode(body)
     except READABLE:
@@ -151,7 +155,7 @@ def tags_in(body: bytes | memoryview) -> list[str]:
 
 
 def raw_key(public: str) -> bytes:
-    """Return a z85-encoded key as raw bytes, as ZAP has it."""
+    """Return a z85-encoded key as raw bytes, the form in ZAP."""
     return z85.decode(public)
 
 
@@ -165,19 +169,19 @@ def guard(socket: zmq.Socket[bytes]) -> None:
     """Set the limits and heartbeats of every TCP socket of the farm."""
     socket.linger = 0
     socket.maxmsgsize = FRAME_BYTES_MAX
-    # The window of `transport.reliable_session` bounds what is in these queues; what is not in the sequence (beats,
-    # refusals) is bounded by the rest.
+    # The window of `transport.reliable_session` limits the sequence in these queues; the rest is for frames outside of
+    # it (beats, refusals).
     socket.sndhwm = WINDOW_PACKETS + 64
     socket.rcvhwm = WINDOW_PACKETS + 64
     socket.handshake_ivl = int(HANDSHAKE_S * 1000)
-    # They find half-open connections; the session's beats find loops that no longer turn.
+    # Heartbeats find half-open connections; the session's beats find loops that do not turn any more.
     socket.heartbeat_ivl = 5000
     socket.heartbeat_timeout = 15000
     socket.tcp_keepalive = 1
 
 
 def has_input(socket: zmq.Socket[bytes]) -> bool:
-    """Return whether a message waits.  This is cheaper than the exception of an empty receive."""
+    """Return whether a message waits. This is cheaper than the exception of an empty receive."""
     return bool(int(socket.getsockopt(zmq.EVENTS)) & int(zmq.POLLIN))
 
 
@@ -187,7 +191,9 @@ def tcp_endpoint(host: str, port: int | str) -> str:
 
 
 class Timeouts:
-    """A clock that does not count pauses of this process: only while it runs can a peer be silent."""
+    """A clock that does not count pauses of this process, since a peer's silence counts only while this
+    process runs.
+    """
 
     def __init__(self, now_s: float) -> None:
         self._looked_s = now_s

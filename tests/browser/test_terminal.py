@@ -104,7 +104,7 @@ def test_an_error_is_short(terminal: Terminal) -> None:
 
 def test_many_tasks_with_a_bar(terminal: Terminal) -> None:
     shown = terminal.type("%%taskmap n in range(8) --pull y -o ys", "import time; time.sleep(0.4); y = n * n", "", "")
-    assert "/8 [" in shown
+    assert "/8 tasks: " in shown
     assert "[0, 1, 4, 9, 16, 25, 36, 49]" in terminal.type("ys")
     table = terminal.type("%tasks --last 3")
     assert re.search(r"id +state +reason", table)
@@ -116,7 +116,7 @@ def test_ctrl_c_returns_and_says_how_to_go_on(terminal: Terminal) -> None:
     terminal.type("%%task -o long", "print('it has begun'); import time; time.sleep(60)", "", "")
     terminal.send("get_ipython().run_line_magic('task', 'barrier long') if print('waiting') is None else 0")
     terminal.until("waiting")
-    terminal.until("1 [")  # the bar: it waits
+    terminal.until("0/1 tasks")  # the bar: it waits
     terminal.interrupt()
     shown = terminal.until_prompt()
     assert re.search(r"task \d+ goes on: tc\.barrier\(\d+\) waits for it again, tc\.abort\(\d+\) ends it", shown)

@@ -205,7 +205,7 @@ def test_a_cut_of_five_seconds(world: World, tc: TaskClient, ledger: Path, tmp_p
     pass_time(CUT_S)
     assert written(ledger)["end 10000"] == 1, "what ran there went on"
     assert len(written(ledger)) > before + 100, "the other host went on working"
-    assert tc.status(waiting).state == "pending"
+    assert tc.status(waiting).state == "running"
     world.host(WEST).mend()
     world.until_back(WEST)
     assert_all_right(world, tc, ledger, handed_in)

@@ -16,7 +16,7 @@ from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.engine_commands import ExecuteReply
 from ipytaskfarm.core.messages.payload import CallWork, FailureBody, ResultBody, Work
 from ipytaskfarm.core.messages.task_types import FailureSummary, Final, Submission
-from ipytaskfarm.core.states import Reason
+from ipytaskfarm.core.states import Reason, state_word
 from ipytaskfarm.serialization.pack import pack, pack_error, unpack
 from tests.support.fake_hub_controller import FakeController, encode, final, in_thread
 from tests.support.polling import eventually
@@ -127,7 +127,7 @@ def test_map(chunks: FakeController, tc: TaskClient) -> None:
     assert 0 < len(chunks.submitted) < 100
     assert tc.map(half, []) == []
     with pytest.raises(ValueError, match="equal"):
-        tc.map(half, [1], [1, 2])
+        tc.map(pow, [1], [1, 2])
     with pytest.raises(ValueError, match="at least one"):
         tc.map(half)
     with pytest.raises(TypeError, match="function"):
@@ -223,14 +223,14 @@ def test_tables(fake: FakeController, tc: TaskClient) -> None:
         tables.TaskRow(4, "failed", "error", None, 0, 2, 1000.0, 1.0, 2.0, 3.0, FailureSummary("E", "worse", "cell:1")),
     ]
     fake.answers[m.ListTasks] = lambda q: tables.TaskRows(
-        [r for r in rows if (q.ids is None or r.id in q.ids) and q.state in (None, r.state)]
+        [r for r in rows if (q.ids is None or r.id in q.ids) and q.state in (None, state_word(r.state))]
     )
     for i in (3, 4):
         fake.finals[i] = final(i, Reason.ERROR, encode(ResultBody(failure=FailureBody("E", "bad", "Traceback …"))))
     table = tc.tasks()
-    assert (list(table), len(table), table[0].state) == ([0, 3, 4], 3, "pending")
+    assert (list(table), len(table), table[0].state) == ([0, 3, 4], 3, "running")
     assert "running" in repr(table)
-    assert "bad value" in repr(table)
+    assert "bad … value" in repr(table)
     assert "<table>" in table._repr_html_()
     assert list(table.to_dataframe().index) == [0, 3, 4]
     assert list(tc.tasks(state="running")) == [0]

@@ -123,7 +123,7 @@ def test_not_a_task_uses_no_id(tc: TaskClient) -> None:
 def test_unfinished_gives_none_and_block_waits(fake: FakeController, tc: TaskClient) -> None:
     fake.respond = lambda task: None
     task_id = tc.run(Task("a"))
-    assert tc.get_task_result(task_id) is None
+    assert tc.get_task_result(task_id, block=False) is None
     with pytest.raises(TimeoutError):
         tc.get_task_result(task_id, block=True, timeout=0.05)
     with pytest.raises(TimeoutError):
@@ -157,7 +157,7 @@ def test_unknown_ids(fake: FakeController, tc: TaskClient) -> None:
 
 def test_a_task_of_another_client(fake: FakeController, tc: TaskClient) -> None:
     fake.submitted[70_000] = Submission(70_000, b"", 0.0)
-    assert tc.get_task_result(70_000) is None
+    assert tc.get_task_result(70_000, block=False) is None
     thread, found = in_thread(lambda: tc.barrier(70_000))
     eventually(lambda: fake.count(m.WatchTasks) == 1)
     assert not found

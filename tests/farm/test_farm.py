@@ -437,7 +437,7 @@ def test_a_second_ctrl_c_does_not_wait(farm_dirs: Dirs) -> None:
         child.expect("is ready")
         with TaskClient() as tc:
             task = tc.run(Task("import time; time.sleep(600)"))
-            eventually(lambda: tc.get_task_result(task) is None and tc.queue_status()["pending"] == 1)
+            eventually(lambda: tc.get_task_result(task, block=False) is None and tc.queue_status()["pending"] == 1)
             child.sendintr()
             child.expect("waiting for 1 running task")
             child.sendintr()

@@ -470,9 +470,9 @@ def test_a_pair_of_functions(one: TaskClient, log: Path) -> None:
 
 def test_what_is_no_environment_is_refused(one: TaskClient) -> None:
     with pytest.raises(TypeError, match="environment must be an instance: Broken"):
-        Task("1", environment=Broken)
+        Task("1", environment=Broken)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="environment must be a TaskEnvironment or None, not str"):
-        Task("1", environment="db")
+        Task("1", environment="db")  # type: ignore[arg-type]
 
 
 def test_a_recycle_takes_a_moment(one: TaskClient, log: Path) -> None:

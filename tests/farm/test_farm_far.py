@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,25 @@ def test_a_value_that_is_gone_fails_its_task_alone(tc: TaskClient, agent: Path) 
     with pytest.raises(errors.BlobMissing, match=shared._key[:12]):
         future.result(timeout=60)
     assert tc.submit(Task(total, args=(np.ones(ITEMS),), requires=THERE)).result(timeout=60) == ITEMS
+
+
+def is_replaced(farm: Farm, engine_id: int, pid: int) -> bool:
+    return any(row.id == engine_id and row.pid != pid for row in engines(farm))
+
+
+def test_checkpoints_of_engines_there_and_here(farm: Farm, mec: MultiEngineClient, there: list[int]) -> None:
+    """A checkpoint made there travels inside, one made here is a file: replacements begin with either."""
+    mec.execute(f"import numpy as np\nmade = np.arange({ITEMS}) + int(id)", block=True)
+    before = {row.id: row.pid for row in engines(farm)}
+    assert mec.checkpoint(block=True) == [{}] * len(before)
+    for engine_id, pid in before.items():
+        os.kill(pid, signal.SIGKILL)
+        eventually(partial(is_replaced, farm, engine_id, pid), DEADLINE_S)
+    assert sorted(row.id for row in engines(farm) if row.node == NODE) == sorted(there)
+    mec.execute("total = int(made.sum())", block=True)
+    ids = sorted(before)
+    assert mec.pull("total", ids, block=True) == [int((np.arange(ITEMS) + i).sum()) for i in ids]
+    mec.reset(block=True)
 
 
 def test_results_go_from_machine_to_machine(tc: TaskClient, agent: Path) -> None:

@@ -219,7 +219,7 @@ def test_inputs_that_are_lost_for_ever_end_the_task(tc: TaskClient) -> None:
 def test_marks_from_outside(tc: TaskClient, gate: Gate) -> None:
     runs = tc.run(Task("import time; time.sleep(60)"))
     waits = tc.run(Task(add, args=(Ref(runs), 1)))
-    eventually(lambda: tc.status(runs).state == "pending", DEADLINE_S)
+    eventually(lambda: tc.status(runs).state == "running", DEADLINE_S)
     tc.mark_done(runs, 41)
     assert value(tc, waits) == 42
     assert value(tc, runs) == 41
@@ -236,7 +236,7 @@ def test_marks_from_outside(tc: TaskClient, gate: Gate) -> None:
     assert value(tc, good) == 5
     assert [row.outcome for row in tc.get_task_result(good).attempts] == ["marked as failed: it looks wrong", ""]
     again = tc.run(Task("import time; time.sleep(60)", retries=0))
-    eventually(lambda: tc.status(again).state == "pending", DEADLINE_S)
+    eventually(lambda: tc.status(again).state == "running", DEADLINE_S)
     assert tc.mark_failed(again) == "failed"
     assert tc.status(again).reason == "error"
 

@@ -43,7 +43,7 @@ def test_the_latest_progress_is_seen_soon_and_the_last_one_always(tc: TaskClient
 
     task = tc.run(Task(work))
     late = []
-    while not tc.get_task_result(task):
+    while not tc.get_task_result(task, block=False):
         seen = tc.progress_of(task).get(task)
         if seen is not None and seen.total is None:
             late.append(time.time() - seen.value)

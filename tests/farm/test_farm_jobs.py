@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ipytaskfarm import Task, TaskClient, errors
+from ipytaskfarm.display.colours import BARS
 from tests.support.farms import DEADLINE_S, Gate, module_farm
 from tests.support.polling import eventually
 
@@ -41,7 +42,7 @@ def test_a_job_shares_rules_and_tells_of_its_tasks(one: TaskClient) -> None:
         job.add_task(Square(n))
     job.add_task(Task("a = 7", pull="a", name="code"))
     assert repr(job) == "<Job 'squares': 6 tasks, not handed in>"
-    with pytest.raises(ValueError, match="submit\\(\\) first"):
+    with pytest.raises(ValueError, match=r"job.submit\(\) hands them in"):
         job.wait()
     ids = job.submit()
     assert job.ids == ids
@@ -49,7 +50,7 @@ def test_a_job_shares_rules_and_tells_of_its_tasks(one: TaskClient) -> None:
     assert job.wait(DEADLINE_S, heartbeat=lambda job: beats.append(len(job)))
     assert job.results() == [0, 1, 4, 9, 16, {"a": 7}]
     assert sorted(map(str, job.results(order=False))) == sorted(map(str, job.results()))
-    assert job.counts() == {"scheduled": 0, "pending": 0, "succeeded": 6, "failed": 0}
+    assert job.counts() == {"scheduled": 0, "running": 0, "succeeded": 6, "failed": 0}
     assert "6 succeeded" in repr(job)
     more = job.add_task(Square(9))
     assert more in job.tasks
@@ -92,7 +93,7 @@ def test_the_first_failure_of_a_job_ends_it_only_if_it_asks_for_that(one: TaskCl
     assert job.wait(DEADLINE_S)
     counts = job.counts()
     if not abort_on_failure:
-        assert counts == {"scheduled": 0, "pending": 0, "succeeded": 9, "failed": 1}
+        assert counts == {"scheduled": 0, "running": 0, "succeeded": 9, "failed": 1}
         return
     assert counts["failed"] >= 7
     assert one.status(ids[9]).reason == "aborted with its job"
@@ -166,7 +167,7 @@ def test_a_jobs_events_and_progress(one: TaskClient) -> None:
     assert job.progress == 1.0
     html = job._repr_html_()
     assert "5 succeeded, 1 failed" in html
-    assert "background:#4a4" in html
+    assert f"background:{BARS['succeeded']}" in html
     (again,) = job.retry()
     assert job.wait(DEADLINE_S)
     assert again in job.ids
@@ -179,12 +180,12 @@ def test_a_paused_job_starts_nothing_and_others_go_on(one: TaskClient, tmp_path:
     for _ in range(3):
         job.add_task(Task(gate.code))
     job.submit()
-    eventually(lambda: job.counts()["pending"] == 1, DEADLINE_S)
+    eventually(lambda: job.counts()["running"] == 1, DEADLINE_S)
     job.pause()
     other = one.run(Task("a = 1"))
     gate.open()
     one.barrier(other, timeout=DEADLINE_S)
-    assert job.counts() == {"scheduled": 2, "pending": 0, "succeeded": 1, "failed": 0}
+    assert job.counts() == {"scheduled": 2, "running": 0, "succeeded": 1, "failed": 0}
     assert {row.reason for row in one.tasks(ids=job.ids, state="scheduled").rows} == {"paused"}
     assert one.jobs()[-1].state == "paused"
     later = job.add_task(Task("b = 1"))

@@ -76,7 +76,7 @@ def test_stopping_cpu_profiling_does_not_wait_for_a_task(tc: TaskClient, gate: G
         assert tc.cpu_profiling.get_stats().clock == "wall"
     names = {row["name"] for row in tc.cpu_profiling.get_stats().top(include="<task>")}
     assert "work" not in names, "what had returned by then is there; what goes on is not"
-    assert tc.status(running).state == "pending"
+    assert tc.status(running).state == "running"
     gate.open()
     tc.barrier(running, timeout=DEADLINE_S)
 
@@ -134,7 +134,7 @@ def test_samples_of_what_runs_now(tc: TaskClient, gate: Gate, tmp_path: Path) ->
         running = tc.run(spins(gate))
         until_running(tc, running)
         eventually(lambda: "work" in {row["name"] for row in sampling.get_stats().rows}, DEADLINE_S)
-    assert tc.status(running).state == "pending"
+    assert tc.status(running).state == "running"
     gate.open()
     tc.barrier(running, timeout=DEADLINE_S)
 

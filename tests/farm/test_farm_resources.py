@@ -140,7 +140,7 @@ left = me.allotment
 """
     gate = Gate(tmp_path / "gate")
     holder = tc.run(Task(gate.code, resources={"licence": 1}))
-    eventually(lambda: tc.status(holder).state == "pending")
+    eventually(lambda: tc.status(holder).state == "running")
     tr = tc.run(Task(code, pull=["said", "left"], resources={"cores": 1}), block=True)
     gate.open()
     assert [re.match(r"\w+", line).group() for line in tr.ns.said] == ["ValueError", "ValueError", "TimeoutError"]  # type: ignore[union-attr]
@@ -219,12 +219,15 @@ def test_only_engines_that_meet_the_conditions_are_used(farm: Farm, tc: TaskClie
     mec = farm.multiengine_client()
     mec.set_properties({"model": "A100", "slots": 3}, targets=2)
     code = "where = id + 0"
-    ids = [tc.run(Task(code, pull="where", requires={"model": "A100", "slots": ">= 2", "bits": 64})) for _ in range(6)]
+    ids = [
+        tc.run(Task(code, pull="where", requires={"property:model": "A100", "property:slots": ">= 2", "bits": 64}))
+        for _ in range(6)
+    ]
     ids += [tc.run(Task(code, pull="where", requires={"python": ">= 3.11", "id": [2, 99]})) for _ in range(2)]
     ids += [tc.run(Task(code, pull="where", depend=lambda properties: properties.get("model") == "A100"))]
     tc.barrier(ids, timeout=DEADLINE_S)
     assert {tc.get_task_result(i).ns.where for i in ids} == {2}
-    unmet = tc.run(Task(code, requires={"model": "H100"}))
+    unmet = tc.run(Task(code, requires={"property:model": "H100"}))
     explained = tc.explain(unmet)
     assert "engine 2: model == H100: it is A100" in explained
     assert "engine 0: model == H100: this engine has no model" in explained
@@ -280,7 +283,7 @@ def test_who_waits_for_what_nobody_can_serve_is_told_once(farm: Farm) -> None:
     code = (
         "import sys\nfrom ipytaskfarm import Task, TaskClient\n"
         "tc = TaskClient(sys.argv[1])\n"
-        "task = tc.run(Task('1', requires={'colour': 'red'}))\n"
+        "task = tc.run(Task('1', requires={'property:colour': 'red'}))\n"
         "try:\n    tc.barrier(task, timeout=6)\nexcept TimeoutError:\n    tc.abort(task)\n"
     )
     begun = time.monotonic()
@@ -329,7 +332,7 @@ def test_placement_of_a_task_and_of_the_farm(tc: TaskClient) -> None:
 def test_snapshot(tc: TaskClient, tmp_path: Path) -> None:
     gate = Gate(tmp_path / "gate")
     task = tc.run(Task(gate.code, resources={"cores": 2, "gpu": 1}))
-    eventually(lambda: tc.status(task).state == "pending")
+    eventually(lambda: tc.status(task).state == "running")
     snapshot = tc.snapshot()
     (node,) = snapshot
     gate.open()

@@ -83,6 +83,22 @@ def test_a_farm_outlives_the_session_that_started_it(farm_dirs: Dirs) -> None:
         shell.ok("%taskfarm stop --force")
 
 
+def test_a_restarted_kernel_knows_its_notebooks_farm(farm_dirs: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JPY_SESSION_NAME", "/home/me/study.ipynb")
+    with shell_with_magics() as shell:
+        shell.ok("%taskfarm start of_study -n 1")
+    monkeypatch.setenv("JPY_SESSION_NAME", "/home/me/other.ipynb")
+    with shell_with_magics() as shell:
+        shell.fails("%taskfarm stop", errors.FarmNotRunning, "default")
+        shell.fails("%taskfarm stop of_study", UsageError, "was not started here")
+    monkeypatch.setenv("JPY_SESSION_NAME", "/home/me/study.ipynb")
+    with shell_with_magics() as shell:
+        assert "farm 'of_study' has stopped" in shell.ok("%taskfarm stop").out
+        assert main(["start", "--farm", "of_study", "-n", "1", "--daemonize"]) == 0
+        shell.fails("%taskfarm stop of_study", UsageError, "was not started here")
+        shell.ok("%taskfarm stop of_study --force")
+
+
 def test_somebody_elses_farm_is_named(shell: Shell) -> None:
     with Farm(n=1, name="theirs"):
         shell.ok("%taskfarm connect theirs")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from ipyparallel.client.magics import ParallelMagics
 
 from ipytaskfarm import Farm, MultiEngineClient, errors
+from tests.support.farms import Gate
 from tests.support.shells import Shell, shell_with_magics
 
 pytestmark = pytest.mark.farm
@@ -154,3 +157,42 @@ def test_activating_again_is_no_trouble(px: Shell) -> None:
     px.ok("mec.activate()")
     px.ok("mec.activate(suffix='2')")
     assert px.ok("%px2 int(id)").out == "[0] 0\n[1] 1\n"
+
+
+def test_what_came_before_an_error_is_shown_and_shown_again(px: Shell) -> None:
+    code = (
+        "%%px\nfrom IPython.display import HTML, display\nprint('before', int(id)); display(HTML('<i>table</i>'))\n"
+        "import sys; print('warned', file=sys.stderr)\nif int(id): raise ValueError('no')\n'after'"
+    )
+    for line in (code, "%pxresult"):
+        cell = px.run(line)
+        assert cell.error is not None
+        # IPython's own print of the error follows.
+        assert cell.out.startswith("[0] before 0\n[0]\n[0] 'after'\n[1] before 1\n[1]\n")
+        assert "ValueError: no" in cell.out
+        assert cell.err.startswith("[0] warned\n[1] warned\n")
+        assert [output.data["text/html"] for output in cell.outputs if "text/html" in output.data] == [
+            "<i>table</i>"
+        ] * 2
+
+
+class Watched(io.StringIO):
+    """A stream that opens the gate as soon as both engines have spoken."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self._gate = gate
+
+    def write(self, text: str) -> int:
+        count = super().write(text)
+        if "[0] begun" in self.getvalue() and "[1] begun" in self.getvalue():
+            self._gate.open()
+        return count
+
+
+def test_lines_come_while_the_engines_work(px: Shell, gate: Gate) -> None:
+    code = f"import os\nprint('begun'); os.system('echo a child')\n{gate.code}\nprint('done')"
+    with contextlib.redirect_stdout(Watched(gate)) as seen:
+        px.shell.run_cell_magic("px", "", code)
+    lines = seen.getvalue().splitlines()
+    assert sorted(lines) == sorted(f"[{n}] {text}" for n in (0, 1) for text in ("begun", "a child", "done"))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
+import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +68,7 @@ def test_a_task_that_is_not_waited_for_gives_a_handle(shell: Shell, gate: Gate) 
     assert handle.done()
     assert handle.status == "succeeded"
     assert isinstance(handle.result(), TaskResult)
-    assert repr(handle) == f"<task {handle.id}: succeeded>"
+    assert re.fullmatch(rf"<task {handle.id}: succeeded on engine \d in .* s>", repr(handle))
     assert "a" not in shell.shell.user_ns, "nothing else is bound"
 
     async def wait() -> Any:
@@ -174,7 +178,7 @@ def test_looking_at_tasks(shell: Shell, tc: TaskClient, gate: Gate) -> None:
     shell.ok(f"%%task -o waits --name waiting\n{gate.code}")
     handle = shell["waits"]
     until_running(tc, handle.id)
-    assert shell.ok(f"%task status {handle.id}").value.state == "pending"
+    assert shell.ok(f"%task status {handle.id}").value.state == "running"
     assert f"task {handle.id}" in str(shell.ok("%task explain waits").value)
     eventually(lambda: "<module>" in str(shell.ok("%task stack waits").value), DEADLINE_S, what="the stack")
     table = shell.ok("%tasks --name waiting --state running").value
@@ -279,3 +283,112 @@ def test_options_may_stand_before_ids(shell: Shell, tc: TaskClient, gate: Gate) 
     tc.barrier(ids, timeout=DEADLINE_S)
     assert {row.reason for row in tc.tasks(ids=ids).rows} == {"aborted"}
     assert "too many of them" in tc.explain(ids[2])
+
+
+# -- what a traceback shows
+
+
+def traceback_of(shell: Shell, code: str) -> str:
+    """What IPython shows of the error of a cell."""
+    shell.shell.execution_count += 1
+    return shell.run(code).shown
+
+
+def test_a_syntax_error_shows_the_cells_line_alone(shell: Shell) -> None:
+    shown = traceback_of(shell, "%%task -b\na = 1\nb = = 2")
+    first, *more = [line.strip() for line in shown.splitlines()]
+    assert re.fullmatch(r'on engine \d: File "<task>", line 2', first)
+    assert more == ["b = = 2", "^", "SyntaxError: invalid syntax"]
+
+
+def test_an_interrupt_shows_the_users_frames_alone(shell: Shell, tc: TaskClient, gate: Gate) -> None:
+    shell["tc"], shell["press"] = tc, lambda: os.kill(os.getpid(), signal.SIGINT)
+    shell["code"] = gate.code
+    start = "from ipytaskfarm import Task\nimport threading\ntid = tc.run(Task(code))\n"
+    wait = f"{start}threading.Timer(0.5, press).start()\n"
+    for call in ("tc.barrier(tid)", "next(tc.as_completed([tid]))", "tc.get_task_result(tid, block=True)"):
+        shown = traceback_of(shell, f"{wait}def mine():\n    {call}\nmine()")
+        assert f"----> 6     {call}" in shown, shown
+        assert "\nKeyboardInterrupt:" in shown
+        assert "taskclient.py" not in shown
+        assert "threading.py" not in shown
+        shell.ok("tc.abort(tid)")
+
+
+def test_places_name_the_cell(shell: Shell, tc: TaskClient) -> None:
+    shell["tc"] = tc
+    shell.shell.execution_count = 41
+    cell = shell.ok("def fails(x):\n    y = x - 1\n    return 1 / y")
+    shell.ok("from ipytaskfarm import Task\ntid = tc.run(Task(fails, args=(1,)))\ntc.barrier(tid)")
+    assert cell.error is None
+    assert "ZeroDivisionError at In [41], line 3 in fails" in repr(tc.failures(shell["tid"]))
+    assert "In [41], line 3, in fails" in tc.failures(shell["tid"])[0].traceback
+    assert "(In [41], line 3 in fails)" in tc.explain(shell["tid"])
+    assert "In [41], line 3, in fails" in tc.get_task_result(shell["tid"]).failure.getTraceback()
+
+
+def test_the_debugger_lands_in_the_users_code_with_its_variables(shell: Shell, tc: TaskClient) -> None:
+    shell["tc"] = tc
+    shell.ok("def fails(x):\n    y = x - 1\n    return 1 / y")
+    error = shell.run("from ipytaskfarm import Task\ntc.run(Task(fails, args=(1,)), block=True).result").error
+    assert error is not None
+    tb = error.__traceback__
+    while tb is not None and tb.tb_next is not None:
+        tb = tb.tb_next
+    assert tb is not None
+    frame = tb.tb_frame
+    assert (frame.f_code.co_name, {n: repr(v) for n, v in frame.f_locals.items()}) == ("fails", {"x": "1", "y": "0"})
+
+
+class Watched(io.StringIO):
+    """A stream that opens the gate as soon as this is to be read."""
+
+    def __init__(self, gate: Gate, text: str) -> None:
+        super().__init__()
+        self._gate, self._text = gate, text
+
+    def write(self, text: str) -> int:
+        count = super().write(text)
+        if self._text in self.getvalue():
+            self._gate.open()
+        return count
+
+
+def test_prints_and_displays_come_while_the_task_runs(shell: Shell, gate: Gate) -> None:
+    """The gate is opened by what is shown: were it shown at the end, the end would never come."""
+    code = (
+        "from IPython.display import Markdown, display\nprint('begun')\ndisplay(Markdown('*early*'))\n"
+        f"{gate.code}\nprint('half a line', end='')\nMarkdown('**late**')"
+    )
+    with contextlib.redirect_stdout(Watched(gate, "Markdown object")) as seen:
+        shell.shell.run_cell_magic("task", "-b", code)
+    assert seen.getvalue().replace("\n", "|") == (
+        "begun|<IPython.core.display.Markdown object>|half a line<IPython.core.display.Markdown object>|"
+    )
+
+
+def test_the_items_of_a_taskmap_speak_behind_their_ids(shell: Shell, gate: Gate) -> None:
+    with contextlib.redirect_stdout(Watched(gate, "begun 1")) as seen:
+        shell.shell.run_cell_magic("taskmap", "n in range(2)", f"print('begun', n)\n{gate.code}\nprint('ended', n)")
+    lines = seen.getvalue().splitlines()
+    assert all(re.match(r"\[\d+\] (begun|ended) \d", line) for line in lines)
+    assert sorted(line.partition("] ")[2] for line in lines) == ["begun 0", "begun 1", "ended 0", "ended 1"]
+
+
+def test_a_handle_says_where_the_task_is_and_its_last_lines(shell: Shell, gate: Gate, farm: Farm) -> None:
+    shell.ok(f"%%task -o h\nfor n in range(50): print('line', n)\n{gate.code}")
+    handle = shell["h"]
+    with farm.task_client() as tc:
+        until_running(tc, handle.id)
+    shown = repr(handle)
+    assert re.match(rf"<task {handle.id}: running on engine \d, \d+ s>\n  line 47\n  line 48\n  line 49$", shown)
+    gate.open()
+    handle.result()
+    assert repr(handle).startswith(f"<task {handle.id}: succeeded on engine ")
+
+
+def test_what_was_not_shown_is_counted(shell: Shell) -> None:
+    cell = shell.ok("%%task -b\nfor n in range(100_000): print('line', n)")
+    assert len(cell.out) < 300_000
+    assert cell.out.endswith("\nline 99999\n") or "lines not shown" in cell.err
+    assert "characters left out ...]\n" in cell.out

@@ -165,7 +165,7 @@ def test_tasks_reject_engines_until_one_is_ready(tc: TaskClient, mec: MultiEngin
         return all("reject" in str(tc.explain(i)) for i in ids)
 
     eventually(all_were_rejected, DEADLINE_S, what="every task has been rejected")
-    assert outcomes(tc, ids) <= {"scheduled", "pending"}
+    assert outcomes(tc, ids) <= {"scheduled", "running"}
     if waits_for == "a name":
         mec.push({"run": True}, targets=[0, 1])
     else:

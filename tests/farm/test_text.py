@@ -220,7 +220,7 @@ def test_properties_of_any_kind(tc: TaskClient, world: tuple[TaskClient, MultiEn
     code = "from ipytaskfarm.engine import get_engine\nget_engine(id).properties.update(values)"
     tc.run(Task(code, push={"values": values}), block=True).raise_exception()
     assert world[1].get_properties(["word", "huge"]) == [{"word": SURROGATE, "huge": 10**400}]
-    rules = {"word": SURROGATE, "number": "> 1e29", "nan": "!= 1"}
+    rules = {"property:word": SURROGATE, "property:number": "> 1e29", "property:nan": "!= 1"}
     assert tc.run(Task("a = 1", requires=rules, pull="a", fail_if_unmet=True), block=True).results == {"a": 1}
     depend = tc.run(Task("a = 1", depend=lambda properties: properties["word"] == SURROGATE, pull="a"))
     tc.barrier([depend], timeout=30)

@@ -30,8 +30,8 @@ def answer(sim: SimFarm, agent: SimAgent, query: m.OutputQuery, text: str) -> li
 
 def test_the_engine_that_runs_the_task_is_asked_from_where_one_was() -> None:
     sim, agent, _, task_id = running()
-    (query,) = asked(sim, m.Outputs([task_id], [(task_id, 1, 10, 20)]))
-    assert (query.run, query.stdout, query.stderr) == ((task_id, 1), 10, 20)
+    (query,) = asked(sim, m.Outputs([task_id], [(task_id, 1, 10, 20, 3)]))
+    assert (query.run, query.stdout, query.stderr, query.serial) == ((task_id, 1), 10, 20, 3)
     ((receiver, output),) = answer(sim, agent, query, "hello")
     assert receiver == "client"
     assert isinstance(output, m.Output)
@@ -119,3 +119,35 @@ def test_a_held_farm_and_one_without_engines() -> None:
     sim.submit(first)
     move(sim, agent)
     assert "the farm is held" in stuck(sim, [first])
+
+
+def listed(sim: SimFarm, question: m.ListRunning, session: str = "client") -> m.RunningTable:
+    (answer,) = [
+        message.reply
+        for _, message in sim.handle(m.AskQuestion(78, question), session).sends
+        if isinstance(message, m.Answer)
+    ]
+    assert isinstance(answer, m.RunningTable)
+    return answer
+
+
+def test_what_runs_is_listed_with_where_and_for_how_long() -> None:
+    sim, _, engine, task_id = running()
+    sim.advance(7.0)
+    table = listed(sim, m.ListRunning([task_id]))
+    assert [(row[0], row[1]) for row in table.rows] == [(task_id, engine.id)]
+    assert 7.0 <= table.rows[0][2] < 8.0
+    assert (table.count, table.idle) == (1, 0)
+    assert listed(sim, m.ListRunning(None)) == table, "this session's own"
+
+
+def test_of_others_tasks_nothing_is_listed() -> None:
+    sim, _, _, task_id = running()
+    sim.join_client("other")
+    assert listed(sim, m.ListRunning([task_id + 1])).rows == []
+    assert listed(sim, m.ListRunning(None), "other") == m.RunningTable([], 0, 0)
+
+
+def test_idle_engines_are_counted() -> None:
+    sim, _, _ = one_engine()
+    assert listed(sim, m.ListRunning(None)) == m.RunningTable([], 0, 1)

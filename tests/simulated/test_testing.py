@@ -214,7 +214,7 @@ def test_resources_limit_what_runs_at_once() -> None:
 
 def test_requirements_and_explanations_name_the_engine() -> None:
     farm = SimulatedFarm(engines=1, properties={"gpu": "T4"})
-    task = farm.submit(Task("x", requires={"gpu": "A100"}))
+    task = farm.submit(Task("x", requires={"property:gpu": "A100"}))
     assert "gpu == A100: it is T4" in farm.explain(task)
     (new,) = farm.add_node(1, properties={"gpu": "A100"})
     assert farm.status(task).engineid == new
@@ -239,8 +239,8 @@ def test_time_passes_only_when_it_is_told_to() -> None:
     farm = SimulatedFarm()
     task = farm.submit(Task("x"), Succeed(seconds=3))
     farm.advance(2.5)
-    assert (farm.status(task).state, farm.now_s) == ("pending", 2.5)
-    while farm.status(task).state == "pending":
+    assert (farm.status(task).state, farm.now_s) == ("running", 2.5)
+    while farm.status(task).state == "running":
         assert farm.advance_to_next()
     assert farm.now_s == 3
     assert farm.queue_status() == {"scheduled": 0, "pending": 0, "succeeded": 1, "failed": 0}

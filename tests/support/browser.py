@@ -96,8 +96,8 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """What is to be read below the code, now; the wide blanks of progress bars as common ones."""
-        return "\n".join(self.output.all_inner_texts()).replace("\u2007", " ")
+        """What is to be read below the code, now."""
+        return "\n".join(self.output.all_inner_texts())
 
     @property
     def html(self) -> Locator:
@@ -107,11 +107,6 @@ class Cell:
     @property
     def images(self) -> Locator:
         return self.locator.locator(".jp-RenderedImage img")
-
-    @property
-    def widgets(self) -> Locator:
-        """Widgets of ipywidgets, a progress bar among them."""
-        return self.locator.locator(".jp-OutputArea-output .jupyter-widgets")
 
     @property
     def running(self) -> bool:

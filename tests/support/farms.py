@@ -93,7 +93,7 @@ def until_engines_of(client: TaskClient | MultiEngineClient, count: int) -> None
 
 def until_running(tc: TaskClient, task_id: int) -> None:
     """Wait until the task is on an engine."""
-    eventually(lambda: tc.status(task_id).state == "pending", DEADLINE_S, what=f"task {task_id} runs")
+    eventually(lambda: tc.status(task_id).state == "running", DEADLINE_S, what=f"task {task_id} runs")
 
 
 def enrolled(farm: Farm, names: Sequence[str]) -> list[Seat]:

@@ -144,7 +144,7 @@ CODE = [
 
 CHILDREN = [
     ("a pool", "def square(x): return x * x\ndef in_pool(method):\n    with multiprocessing.get_context(method).Pool(1) as p: return p.map(square, [2])",
-     "tc.map(in_pool, ['fork', 'spawn'])", [[4], [4]]),
+     "tc.map(in_pool, ['fork', 'spawn', 'forkserver'])", [[4], [4], [4]]),
     ("an executor", "def in_executor(x):\n    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context('fork')) as e: return list(e.map(square, [x]))",
      "tc.map(in_executor, [3])", [[9]]),
     ("pickle in a task", "class Pt:\n    def __init__(self, x): self.x = x\ndef pickles(x):\n    p = pickle.loads(pickle.dumps(Pt(x)))\n    return p.x, type(p) is Pt",

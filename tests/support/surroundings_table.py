@@ -206,6 +206,17 @@ PUT_BACK: dict[str, list[Check]] = {
         )
         for name in ("spawn", "fork")
     ],
+    "multiprocessing's fork server": [
+        Check(
+            "import multiprocessing, os\nwith multiprocessing.get_context('forkserver').Pool(1) as pool:\n"
+            '    loaded = pool.apply(eval, (\'"colorsys" in __import__("sys").modules\',))\n'
+            "    seen = pool.apply(os.getenv, ('MINE',)), loaded",
+            "import os, multiprocessing\nos.environ['MINE'] = '1'\n"
+            "multiprocessing.get_context('forkserver').set_forkserver_preload(['colorsys'])\n"
+            "with multiprocessing.get_context('forkserver').Pool(1) as pool: pool.apply(os.getpid)",
+            (None, False),
+        )
+    ],
     "warnings that were shown": [
         Check(
             "import io, sys, warnings\n"
@@ -298,6 +309,10 @@ LEFT: dict[str, Check] = {
     "threads": Check(
         "import threading; seen = any(t.name == 'mine' for t in threading.enumerate())",
         "import threading; threading.Thread(target=threading.Event().wait, name='mine', daemon=True).start()",
+    ),
+    "child processes and pools that a name holds": Check(
+        "seen = 'kept' in globals() and kept.poll() is None",
+        "import subprocess; kept = subprocess.Popen(['cat'], stdin=subprocess.PIPE)",
     ),
     "open files": Check("seen = 'held' in globals() and not held.closed", "held = open('/dev/null')"),
     "`atexit`, at-fork and audit hooks, codecs": Check(

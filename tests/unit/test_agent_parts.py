@@ -12,7 +12,7 @@ from typing import cast
 import msgspec
 import pytest
 
-from ipytaskfarm.agent import __main__ as agent_main, relay as relay_module
+from ipytaskfarm.agent import __main__ as agent_main, relay as relay_module, watch
 from ipytaskfarm.agent.limits import STOPPED_S, Backoff, Ladder, Step, StoppedWatch
 from ipytaskfarm.agent.reaping import COOKIE, Marks, is_marked, reap
 from ipytaskfarm.agent.relay import Account, Relay
@@ -396,3 +396,27 @@ def test_a_start_folder_that_is_not_on_this_machine(tmp_path: Path, caplog: pyte
     assert not caplog.records
     assert agent_main._start_folder(tmp_path / "elsewhere") == Path.home()
     assert f"there is no folder {tmp_path}/elsewhere here" in caplog.text
+
+
+# -- stacks
+
+
+def test_a_stack_is_the_users_part() -> None:
+    package = str(Path(watch.__file__).parents[1])
+    text = (
+        "Stack (most recent call first):\n"
+        f'  File "{package}/engine/current.py", line 9 in barrier\n'
+        '  File "/home/me/study.py", line 7 in fit\n'
+        '  File "<task 3227>", line 1 in <module>\n'
+        f'  File "{package}/engine/runner.py", line 343 in _string\n'
+        '  File "/usr/lib/python3.11/asyncio/events.py", line 80 in _run\n'
+    )
+    assert watch.users_stack(text).splitlines()[1:] == [
+        '  File "/home/me/study.py", line 7 in fit',
+        '  File "<task>", line 1 in <module>',
+    ]
+
+
+def test_a_stack_without_the_users_code_stays_whole() -> None:
+    text = f'Stack (most recent call first):\n  File "{Path(watch.__file__)}", line 9 in idle\n'
+    assert watch.users_stack(text) == text

@@ -35,6 +35,8 @@ PUBLIC = {
     "TaskEnvironment",
     "RecycleSettings",
     "add_dependency",
+    "Executor",
+    "Pool",
     "__version__",
 }
 MODULES = {"client", "errors"}
@@ -59,6 +61,11 @@ def test_each_name_can_be_had(name: str) -> None:
     namespace: dict[str, object] = {}
     exec(f"from ipytaskfarm import {name}", namespace)
     assert namespace[name] is getattr(ipytaskfarm, name)
+
+
+def test_the_packages_docstring_names_each_of_them() -> None:
+    shown = inspect.getdoc(ipytaskfarm) or ""
+    assert [name for name in sorted(PUBLIC - {"__version__"}) if f"`{name}`" not in shown] == []
 
 
 def test_a_star_import_gives_all_of_them() -> None:

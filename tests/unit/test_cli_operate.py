@@ -21,7 +21,7 @@ from ipytaskfarm.cli.json_output import (
     task_shape,
 )
 from ipytaskfarm.cli.logs import lines_about
-from ipytaskfarm.client.tables import Event, JobLine, TaskStatus, event_table, job_table
+from ipytaskfarm.client.tables import Event, JobLine, TaskStatus, event_listing, job_listing
 from ipytaskfarm.core.messages.tables import EngineRow, FarmState, JobRow, TaskRow
 from ipytaskfarm.core.messages.task_types import FailureSummary
 from tests.conftest import Dirs
@@ -110,7 +110,7 @@ def test_a_task_has_the_names_of_python(row: TaskRow) -> None:
 
 def test_a_job_has_the_names_of_python() -> None:
     row = JobRow("id", "primes", 3, 3, 1, False, "", AT_S)
-    (line,) = job_table([row])
+    (line,) = job_listing([row])
     assert parsed(job_shape(row), "opened") == line._asdict()
     assert list(job_shape(row)) == list(JobLine._fields)
 
@@ -118,7 +118,7 @@ def test_a_job_has_the_names_of_python() -> None:
 @pytest.mark.parametrize("engine", [-1, 3])
 def test_an_event_has_the_names_of_python(engine: int) -> None:
     row = (AT_S, 1, None, "started", engine, "attempt 1")
-    (event,) = event_table([row])
+    (event,) = event_listing([row])
     assert parsed(event_shape(row), "at") == event._asdict()
     assert list(event_shape(row)) == list(Event._fields)
 

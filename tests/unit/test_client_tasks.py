@@ -37,9 +37,9 @@ def test_task_makes_the_fitting_kind() -> None:
     for task in (Task("a"), Task(double), StringTask("a"), MapTask(double), CallTask(double)):
         assert isinstance(task, Task)
     with pytest.raises(TypeError, match="expression"):
-        Task(5)
+        Task(5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="expression"):
-        Task(expression=5)
+        Task(expression=5)  # type: ignore[arg-type]
 
 
 def test_old_argument_order() -> None:
@@ -135,10 +135,10 @@ def test_function_attributes_are_checked() -> None:
 
 def test_a_slip_of_the_pen_is_found_but_subclasses_are_free() -> None:
     with pytest.raises(AttributeError, match="retry"):
-        StringTask("a").retry = 3
+        StringTask("a").retry = 3  # type: ignore[attr-defined]
 
     class Mine(StringTask):
-        pass
+        note: str
 
     task = Mine("a")
     task.note = "mine"

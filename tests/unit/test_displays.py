@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,9 @@ import pandas
 import pytest
 
 from ipytaskfarm import MultiEngineClient, TaskClient, errors
-from ipytaskfarm.client import TaskResult, progress as progress_module, sessions
+from ipytaskfarm.client import TaskResult, sessions
 from ipytaskfarm.client.commands import ResultList
-from ipytaskfarm.client.display import TEXT_MAX, html_table, output_html, text_html
-from ipytaskfarm.client.progress import ProgressBar
+from ipytaskfarm.client.display import TEXT_MAX, output_html, text_html
 from ipytaskfarm.client.tables import FailureGroup, FailureGroups, TaskStatus, TaskTable
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages import payload, tables
@@ -135,7 +132,7 @@ def test_clients_show_what_there_is(fake: FakeController) -> None:
     row = tables.EngineRow(0, "x.1", EVIL, 99, "busy", 12, 0, 0.0, {})
     fake.answers[m.ListEngines] = lambda q: tables.EngineTable([row])
     tc, mec = TaskClient(str(fake.connection_file)), MultiEngineClient(str(fake.connection_file))
-    assert "<td>5</td>" in tc._repr_html_()
+    assert ">5</td>" in tc._repr_html_()
     html = mec._repr_html_()
     assert ">busy</td>" in html
     assert TAMED in html
@@ -149,72 +146,3 @@ def test_what_goes_wrong_is_shown_and_not_raised(fake: FakeController) -> None:
     fake.answers[m.QueueStatus] = lambda q: m.Refusal("ConnectionError", "gone fishing")
     tc = TaskClient(str(fake.connection_file))
     assert "ConnectionError: gone fishing" in tc._repr_html_()
-
-
-# -- progress
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """What a bar of ten shows on a terminal, or elsewhere."""
-    monkeypatch.setattr(progress_module, "AFTER_S", 0.0)
-    monkeypatch.delenv("IPYTASKFARM_PROGRESS", raising=False)
-
-    def show(total: int = 10, screen: io.StringIO | None = None, **options: Any) -> str:
-        screen = screen or Terminal()
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "stderr", screen)
-            with ProgressBar(total, **options) as progress:
-                progress.left(6, 1)
-                if progress._bar is not None:
-                    progress._bar.refresh()
-                progress.left(2, 3)
-                if progress._bar is not None:
-                    progress._bar.refresh()
-        return screen.getvalue()
-
-    return show
-
-
-def test_a_bar_tells_how_many_and_how_many_failed(shown: Callable[..., str]) -> None:
-    text = shown()
-    assert "4/10" in text
-    assert "8/10" in text
-    assert "1 failed" in text
-    assert "3 failed" in text
-    assert "task/s" in text
-
-
-def test_no_bar_where_nobody_looks(shown: Callable[..., str]) -> None:
-    assert shown(screen=io.StringIO()) == ""
-
-
-def test_it_can_be_switched_off(shown: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shown(show=False) == ""
-    assert shown(total=0) == ""
-    monkeypatch.setenv("IPYTASKFARM_PROGRESS", "0")
-    assert shown() == ""
-
-
-def test_no_bar_in_the_first_second(shown: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress_module, "AFTER_S", 3600.0)
-    assert shown() == ""
-
-
-def test_text_stands_to_the_left_and_numbers_to_the_right() -> None:
-    html = html_table(("id", "name"), [(1, "a"), (22, "<b>")])
-    assert "<th>id</th>" in html
-    assert "<td>22</td>" in html
-    assert '<th style="text-align:left">name</th>' in html
-    assert '<td style="text-align:left">&lt;b&gt;</td>' in html
-
-
-def test_a_table_says_what_was_left_out() -> None:
-    table = TaskTable([tables.TaskRow(7, "scheduled", "queued", None, None, 0, 0.0)], 1_000)
-    assert repr(table).endswith("… and 1,000 before these")
-    assert "… and 1,000 before these" in table._repr_html_()

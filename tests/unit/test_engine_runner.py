@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import psutil
 import pytest
 
-from ipytaskfarm.core.messages import Returned
+from ipytaskfarm.core.messages import Returned, SetUp
 from ipytaskfarm.core.messages.payload import CallWork, StringWork
 from ipytaskfarm.serialization.pack import pack, pack_function, unpack_error
 from ipytaskfarm.system.flight_recorder import ABORT, TIME_LIMIT
@@ -82,7 +83,8 @@ def test_id_is_the_engines_and_still_the_builtin(engine: FakeEngine) -> None:
 
 def test_a_missing_name_is_a_name_error(engine: FakeEngine) -> None:
     failure = engine.run("a = 1", "nope").failure
-    assert (failure.etype, failure.value) == ("NameError", "name 'nope' is not defined")
+    assert failure.etype == "NameError"
+    assert failure.value == "name 'nope' is not defined when the code has ended: pull='nope' asks for it"
 
 
 def test_an_unpicklable_value_is_named(engine: FakeEngine) -> None:
@@ -388,6 +390,38 @@ while True: pass
     (key,) = engine.hand(StringWork(code))
     engine.wait_running(key)
     assert engine.interrupt(key, ABORT).outcome == "aborted"
+
+
+HALF_WAY = """
+import importlib.abc, sys
+class Waits(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == AT:
+            sys.meta_path.remove(self)
+            open(HERE, "w").close()
+            while True: pass
+sys.meta_path.insert(0, Waits())
+import PACKAGE
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "at", "ends"), [("numpy", "numpy.exceptions", True), ("xml.dom", "xml.dom.domreg", False)]
+)
+def test_an_engine_whose_import_of_compiled_code_was_interrupted_ends(
+    agent: FakeAgent, tmp_path: Path, package: str, at: str, ends: bool
+) -> None:
+    engine = agent.start_engine()
+    here = tmp_path / "here"
+    code = HALF_WAY.replace("AT", repr(at)).replace("HERE", repr(str(here))).replace("PACKAGE", package)
+    key, following = engine.hand(StringWork(code), StringWork(f"import {package}; done = 1", ("done",)))
+    eventually(here.exists)
+    assert engine.interrupt(key, ABORT).outcome == "aborted"
+    if ends:
+        assert "numpy, a package with compiled modules" in engine.wait(SetUp).error
+        assert engine.returned().runs == [following]
+    else:
+        assert Outcome(engine.ended(following)).value == {"done": 1}
 
 
 def test_an_error_on_no_line_is_told(engine: FakeEngine) -> None:

@@ -15,8 +15,10 @@ from ipytaskfarm.serialization import rebuild
 from ipytaskfarm.serialization.pack import (
     brief_error,
     pack_error,
+    traceback_of,
     unpack_error,
 )
+from ipytaskfarm.serialization.tracebacks import VALUES_FRAMES
 
 from ..support.pack_peer import CLASSES, Notebook, Peer
 
@@ -159,3 +161,57 @@ def test_printing_a_remote_traceback_is_plain_text() -> None:
     out = io.StringIO()
     traceback.print_exception(error, file=out)
     assert "ZeroDivisionError" in out.getvalue()
+
+
+# -- local variables
+
+
+def raised_again(code: str) -> dict[str, Any]:
+    """The local variables of the innermost frame of an error, as they are seen where its task came from."""
+    space: dict[str, Any] = {}
+    with pytest.raises(ZeroDivisionError) as found:
+        exec(compile(code, "<task>", "exec"), space)
+    error = unpack_error(pack_error(found.value), 0)
+    tb = traceback_of(error)
+    while tb is not None and tb.tb_next is not None:
+        tb = tb.tb_next
+    assert tb is not None
+    return {name: repr(value) for name, value in tb.tb_frame.f_locals.items()}
+
+
+def test_local_variables_come_as_text() -> None:
+    code = (
+        "def f(x, rows):\n    import os\n    total = {'a': [1] * 99}\n    def g(): return total\n"
+        "    return x / 0\nf(7, range(5))"
+    )
+    assert raised_again(code) == {"x": "7", "rows": "range(0, 5)", "total": "{'a': [1, 1, 1, 1, 1, 1, ...]}"}
+
+
+def test_of_a_cell_only_what_its_line_could_use_comes() -> None:
+    assert raised_again("other = 1\nx = 5\nx / 0") == {"other": "1", "x": "5"}
+    assert raised_again("import os\ndef unused(): pass\nx = 5\nx / 0") == {"x": "5"}
+
+
+def test_values_that_cannot_be_told_do_no_harm() -> None:
+    code = (
+        "import collections\n"
+        "class Bad:\n    def __repr__(self): raise SystemExit(3)\n"
+        "def f():\n    bad, much = Bad(), collections.OrderedDict.fromkeys(range(10**5))\n"
+        "    long, half = 'x' * 10**6, '\\udc80'\n    1 / 0\nf()"
+    )
+    found = raised_again(code)
+    assert found["bad"] == "<a Bad without a text: SystemExit>"
+    assert found["much"] == "<OrderedDict of 100,000 items>"
+    assert len(found["long"]) <= 400
+    assert found["half"].startswith("'")
+
+
+def test_only_the_innermost_frames_bring_variables() -> None:
+    def deep(n: int) -> float:
+        return 1 / n if n == 0 else deep(n - 1)
+
+    with pytest.raises(ZeroDivisionError) as found:
+        deep(100)
+    body = pack_error(found.value)
+    assert len(body.traceback) < 10_000
+    assert sum(bool(place.values) for place in body.places) <= VALUES_FRAMES

@@ -95,7 +95,7 @@ def test_a_table_has_the_columns_that_are_named() -> None:
     assert repr(stats.top(columns=["ncall", ("name", 3)])).splitlines() == ["ncall  name", "    3  wo…", "   15  so…"]
     assert "study.model:3" in repr(stats)
     assert "/a/study/model.py:3" in repr(stats.top(strip_dirs=False))
-    assert "… and 1 more" in repr(stats.top(max_rows=1))
+    assert "1 of 2 rows" in repr(stats.top(max_rows=1))
     assert "work" in stats._repr_html_()
 
 

@@ -37,7 +37,10 @@ from tests.support.surroundings_table import LEFT, PUT_BACK, RECYCLED, Check
 PAGE = Path(__file__).parents[2] / "docs" / "surroundings.md"
 
 
-ELSEWHERE = {"names that others left": "test_what_a_task_leaves_hides_no_builtin"}
+ELSEWHERE = {
+    "names that others left": "test_what_a_task_leaves_hides_no_builtin",
+    "joblib's pool of processes": "test_joblibs_workers_are_as_fresh_ones",
+}
 
 
 def rows() -> dict[str, str]:
@@ -271,6 +274,46 @@ def test_what_a_task_leaves_hides_no_builtin(engine: FakeEngine) -> None:
         assert found == ([(3, 2, [2, 1])] * 2 if each else (3, 2, [2, 1]))
     assert call(engine, of_a_notebook(USE_PUSHED, "use_pushed")) == 8  # a name that was nothing at home is still found
     outcomes(engine, StringWork("del sum, max, sorted, abs, print, len, pushed"))
+
+
+# -- processes that libraries keep
+
+
+def in_loky(number: int, change: bool) -> tuple[str | None, int]:
+    import joblib
+
+    if change:
+        os.environ["MINE"] = "1"
+    found: list[tuple[str | None, int]] = joblib.Parallel(2, backend="loky")([joblib.delayed(look_and_print)(number)])
+    return found[0]
+
+
+def look_and_print(number: int) -> tuple[str | None, int]:
+    print("number", number, flush=True)
+    return os.environ.get("MINE"), os.getpid()
+
+
+def test_joblibs_workers_are_as_fresh_ones(agent: FakeAgent) -> None:
+    engine = agent.start_engine()
+    packed = pack_function(in_loky)
+    before: set[int] = set()
+    for number, change in enumerate((False, False, True)):
+        work = CallWork(pack(((number, change), {})))
+        (outcome,) = outcomes(engine, work, functions=[packed], function=packed.digest)
+        assert outcome.body.stdout == f"number {number}\n"
+        assert outcome.value[0] is None
+        before.add(outcome.value[1])
+        assert len(before) <= 2, "they are used again, though a task has changed a variable meanwhile"
+    assert engine.output.read_text() == ""
+
+
+def test_joblibs_workers_that_were_born_elsewhere_end(agent: FakeAgent) -> None:
+    engine = agent.start_engine()
+    packed = pack_function(in_loky)
+    work = [CallWork(pack(((0, change), {}))) for change in (True, False)]
+    elsewhere, home = outcomes(engine, *work, functions=[packed], function=packed.digest)
+    assert (elsewhere.value[0], home.value[0]) == ("1", None)
+    eventually(lambda: not psutil.pid_exists(elsewhere.value[1]), DEADLINE_S)
 
 
 # -- event loops

@@ -1,5 +1,5 @@
 """The child process of the controller that calls users' ``depend`` functions.
 
-They are anybody's code: here they can raise, hang or crash without the controller.  Time limits and blame are the
-controller's; this process answers one question after the other, and ends with its standard input.
+These functions may raise, hang or crash; here they cannot harm the controller. The controller sets time limits and
+decides which function is to blame. This process answers one question after the other, and ends with its standard input.
 """

@@ -1,4 +1,4 @@
-"""``python -m ipytaskfarm.controller.evaluator``: started by the controller, not by people."""
+"""``python -m ipytaskfarm.controller.evaluator``: the controller starts it; people do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions in, answers out: each a 4-byte big-endian length and an encoded `Evaluate` or `Evaluated`."""
+"""Reads questions and writes answers: each is a 4-byte big-endian length and an encoded `Evaluate` or `Evaluated`."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from ...system.process import name_process
 _ERROR_CHARACTERS_MAX = 500
 _PR_SET_PDEATHSIG = 1
 SCORE_MAX = 2**53
-"""Of a locality: more is no more."""
+"""The upper bound of a locality's score."""
 
 
 class Evaluator:
-    """Answers questions; keeps functions by their digests."""
+    """Answers questions, and keeps functions by their digests."""
 
     def __init__(self) -> None:
-        # Never forgotten: the controller sends each one's code once in this process's life.
+        # Nothing is ever removed: the controller sends each function's code once in this process's life.
         self._functions: dict[str, Callable[[dict[str, Any]], Any]] = {}
         self._namespace: dict[str, Any] = {"__name__": "__main__"}
 
     def answer(self, question: Evaluate) -> Evaluated:
-        """Return one verdict per subject, in their order.  Never raises because of the user's function."""
+        """Return one verdict per subject, in the subjects' order. Errors of the user's function are not raised."""
         try:
             function = self._function(question)
         except Exception as error:
@@ -53,10 +53,10 @@ class Evaluator:
         return function
 
     def _verdict(self, function: Callable[[dict[str, Any]], Any], subject: Subject, scored: bool) -> Verdict:
-        """Of a depend function, whether it is true; of a locality function, its value, and 0 if it raises."""
+        """Return the verdict: of a depend function its truth; of a locality function its value, or 0 if it raises."""
         score = 0
         try:
-            # Made anew for each call, so it is a copy that the function may do with as it likes.
+            # Made anew for each call: the function may change its copy.
             properties = unpack(subject.packed, self._namespace) if subject.packed else {}
             found, problem = function({**msgspec.to_builtins(subject.facts), **properties}), ""
             score = min(max(-1, int(found)), SCORE_MAX) if scored else 0
@@ -93,7 +93,7 @@ def main() -> int:
 
 
 def _take_standard_streams() -> tuple[BinaryIO, BinaryIO]:
-    """Return the two pipes, out of reach of what users print or read: that goes to stderr, and comes from nowhere."""
+    """Return the two pipes, moved away from users' code: its prints go to stderr, and its input is empty."""
     questions = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -113,7 +113,7 @@ def _read_frame(stream: BinaryIO) -> bytes | None:
 
 
 def _die_with_parent() -> None:
-    # The end of standard input is noticed between questions only, not while a function hangs.
+    # The end of standard input is noticed only between questions, not while a function hangs.
     if not sys.platform.startswith("linux"):
         return
     parent = os.getppid()

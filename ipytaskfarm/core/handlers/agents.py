@@ -40,7 +40,7 @@ from .replacements import prepare_engine
 from .results import release_runs
 
 TIME_LIMITED = "mortal"
-"""The key of the stored setting that says that agents whose time is limited have been here."""
+"""The key of the stored setting which records that agents of limited time have been here."""
 
 
 def on_agent_state(farm: SchedulerState, session: str, event: AgentState, now: Now, out: Decision) -> None:
@@ -102,8 +102,11 @@ def _note_dead(farm: SchedulerState, session: str, now: Now, out: Decision) -> N
 
 
 def on_engine_up(farm: SchedulerState, session: str, event: EngineUp, now: Now, out: Decision) -> None:
-    """Adopt a new engine.  Before its first task it runs the start-up code, the sticky commands, and what was done by
-    hand on its predecessor."""
+    """Adopt a new engine.
+
+    Before its first task it runs the start-up code, the sticky commands, and the commands that were done by hand on its
+    predecessor.
+    """
     agent = farm.agents.by_session.get(session)
     if agent is None:
         return
@@ -187,7 +190,7 @@ def on_engine_note(farm: SchedulerState, session: str, event: EngineNote, now: N
 
 
 def on_properties(farm: SchedulerState, session: str, event: PropertiesChanged, now: Now, out: Decision) -> None:
-    """Take over the user's properties of an engine, and ask anew for what depends on them."""
+    """Take over the user's properties of an engine, and ask again for the verdicts that depend on them."""
     engine = farm.engines.by_name.get(event.engine)
     if engine is None or (engine.properties is not None and engine.properties.version >= event.version):
         return
@@ -212,9 +215,10 @@ def on_set_up(farm: SchedulerState, session: str, event: SetUp, now: Now, out: D
 
 
 def on_resource_request(farm: SchedulerState, session: str, event: ResourceRequest, now: Now, out: Decision) -> None:
-    """Give a running task other resources, or let its request wait.
+    """Give a running task other resources, or make its request wait.
 
-    The task repeats its request until it is answered, so requests need not be stored."""
+    The task repeats its request until it is answered, so requests need not be stored.
+    """
     agent, engine = farm.agents.by_session.get(session), farm.engines.by_name.get(event.engine)
     if agent is None or engine is None or event.run not in engine.assigned:
         return
@@ -234,9 +238,10 @@ def _answer_or_queue(
 
 
 def answer_resource_requests(farm: SchedulerState, out: Decision) -> None:
-    """Answer requests that wait for resources of nodes where something became free.
+    """Answer requests that wait for resources of nodes where resources were freed.
 
-    They come before tasks that have not begun."""
+    They come before tasks that have not begun.
+    """
     for session in farm.agents.changed:
         agent = farm.agents.by_session.get(session)
         if agent is None or not agent.resource_requests:

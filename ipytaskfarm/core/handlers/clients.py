@@ -37,11 +37,11 @@ from .submit import apply_rules, refused
 RETRIED = "retried"
 """The key of the stored setting that holds the answers to retries."""
 _RETRIES_KEPT = 64
-"""So many answers are kept: a client repeats its question at once, or never."""
+"""The number of kept answers: a client repeats its question at once, or never."""
 
 
 def on_client_joined(farm: SchedulerState, session: str, event: Joined, now: Now, out: Decision) -> None:
-    """Note that a client is connected: its session begins, or goes on after the controller's restart."""
+    """Record that a client is connected: its session begins, or goes on after the controller's restart."""
     client = farm.clients.of(session)
     client.connected = True
     client.name = event.name
@@ -77,9 +77,7 @@ def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, ou
 
 
 def on_watch(farm: SchedulerState, session: str, n: int, question: WatchTasks, now: Now, out: Decision) -> None:
-    """Tell this session when these tasks end.
-
-    Of tasks that have ended it is told at once, without their results."""
+    """Tell this session when these tasks end. For tasks that have ended, tell it at once, without their results."""
     client = farm.clients.of(session)
     unknown = []
     for task_id in question.ids:
@@ -126,8 +124,10 @@ def on_fetch(farm: SchedulerState, session: str, n: int, question: FetchResults,
 
 
 def on_abort(farm: SchedulerState, session: str, n: int, question: AbortTasks, now: Now, out: Decision) -> None:
-    """Let tasks fail at once.  Tasks that have not begun never run; running ones are interrupted, and their answers
-    change nothing."""
+    """Fail tasks at once.
+
+    Tasks that have not begun never run. Running ones are interrupted, and their answers change nothing.
+    """
     outcomes: list[tuple[int, str]] = []
     recalls: dict[str, list[RunKey]] = {}
     why = f": {question.reason}" if question.reason else ""
@@ -337,7 +337,7 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
 
 
 def _needs_again(farm: SchedulerState, needs: Needs, pairs: dict[int, int]) -> Needs:
-    """Return what a retried task waits for: tasks that are retried with it are replaced by their new ids."""
+    """Return the needs of a retried task: tasks that are retried with it are replaced by their new ids."""
     inputs = tuple((name, pairs.get(source, source)) for name, source in needs.inputs)
     known = [pairs.get(i, i) for i in needs.after]
     after = tuple(i for i in known if i in farm.tasks.unfinished or i in farm.tasks.finals)  # a cleared task had ended
@@ -345,7 +345,7 @@ def _needs_again(farm: SchedulerState, needs: Needs, pairs: dict[int, int]) -> N
 
 
 def fail_unmet(farm: SchedulerState, task_id: int, now: Now, out: Decision) -> None:
-    """Let a task fail that no engine could take within `unmet_timeout`."""
+    """Fail a task that no engine could take within `unmet_timeout`."""
     task = farm.tasks.unfinished.get(task_id)
     if task is None or task.task_class is None or task.task_class.eligible or task.state is not State.SCHEDULED:
         return

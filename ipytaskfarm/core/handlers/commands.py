@@ -21,7 +21,7 @@ from ..messages import (
     StackText,
     TextReply,
 )
-from ..messages.engine_commands import PROFILE
+from ..messages.engine_commands import CHECKPOINT, PROFILE
 from ..messages.payload import FailureBody
 from ..messages.tables import CommandQueueTable, StickyTable
 from ..saves import DropSticky, SaveSticky
@@ -32,17 +32,15 @@ from ..scheduler.requests import PendingCommand
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import Assigned
 from ..states import State
+from .checkpoints import checkpoint_answered, session_saved
 from .engines import engine_is_ready, prepare
-from .replacements import begin_keeping, keep_answered, omit_lost, tell_engine
+from .replacements import begin_keeping, failure_in, keep_answered, omit_lost, tell_engine
 
 NOBODY = -1
 """The engine id of an answer that is about no engine in particular."""
 
-NOTE_MAX = 2000
-"""The most characters of an engine's report on its start-up code."""
-
 STACKS_KEPT = 10_000
-"""The most stack queries that wait for their answers."""
+"""The number of stack queries that may wait for answers."""
 
 STARTUP = "startup"
 """The key of the farm's start-up code among the sticky commands."""
@@ -65,11 +63,14 @@ def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now,
         engines = [by_id[i] for i in event.engines]
     keeping = begin_keeping(farm, session, event, engines)
     for engine in engines:
+        checkpoint = farm.kept_number() if event.verb == CHECKPOINT else 0
         engine.ran_commands = (
             engine.ran_commands or event.verb != PROFILE
-        )  # profiling leaves nothing behind that could be missed
+        )  # profiling leaves nothing on an engine that a replacement would lack
         key = (session, event.n, engine.name)
-        farm.requests.commands[key] = PendingCommand(session, event.n, engine.name, event.verb, event.text, keeping)
+        farm.requests.commands[key] = PendingCommand(
+            session, event.n, engine.name, event.verb, event.text, keeping, checkpoint
+        )
         out.sends.append((engine.agent, EngineCommand(engine.name, session, event.n, event.verb, event.body)))
     if event.engines is None:
         # The engines that will answer, so that the client knows how many answers to expect.
@@ -86,12 +87,18 @@ def on_command_done(farm: SchedulerState, session: str, event: CommandDone, now:
     """Pass an engine's answer on.  When all of the farm's own commands are answered, the engine is ready."""
     engine = farm.engines.by_name.get(event.engine)
     if event.session == "":
-        if engine is not None:
+        if engine is not None and engine.saving and event.n == -engine.saving:
+            session_saved(farm, engine, event, out)
+        elif engine is not None:
             _prepared(farm, engine, event, now, out)
         return
     pending = farm.requests.commands.pop((event.session, event.n, event.engine), None)
-    if pending is not None and engine is not None:
-        keep_answered(farm, engine, pending, "" if event.ok else _failure_in(event.body), out)
+    if pending is None or engine is None:
+        return
+    if pending.checkpoint and event.ok:
+        out.sends.append((event.session, checkpoint_answered(farm, engine, pending, event, out)))
+    else:
+        keep_answered(farm, engine, pending, "" if event.ok else failure_in(event.body), out)
         out.sends.append((event.session, CommandAnswer(event.n, engine.id, event.ok, event.body)))
 
 
@@ -102,7 +109,7 @@ def _prepared(farm: SchedulerState, engine: EngineEntry, event: CommandDone, now
     engine.steps_done += 1
     engine.step_since_s = now.mono_s
     if not event.ok:
-        failure = _failure_in(event.body)
+        failure = failure_in(event.body)
         engine.note = f"start-up: {failure}"
         if event.n < 0:
             engine.not_replayed.append((text, failure))
@@ -117,28 +124,30 @@ def _prepared(farm: SchedulerState, engine: EngineEntry, event: CommandDone, now
         engine_is_ready(farm, engine, now, out)
 
 
-def _failure_in(body: bytes) -> str:
-    try:
-        failure = msgspec.msgpack.decode(body, type=FailureBody)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return "it failed, and what the engine says of it cannot be read"
-    return f"{failure.etype}: {failure.value}"[:NOTE_MAX]
+def fail_commands_of(farm: SchedulerState, engine: EngineEntry, how: str, output: str, out: Decision) -> None:
+    """Answer the commands that a lost engine will never answer.
 
-
-def fail_commands_of(farm: SchedulerState, engine: EngineEntry, how: str, out: Decision) -> None:
-    """Answer the commands that a lost engine will never answer."""
+    Args:
+        farm: the state.
+        engine: the lost engine.
+        how: half a sentence about its end.
+        output: what the engine printed last.
+        out: gets the answers.
+    """
     lost = [key for key in farm.requests.commands if key[2] == engine.name]
     for key in lost:
         pending = farm.requests.commands.pop(key)
         omit_lost(farm, engine, pending, out)
         text = f"engine {engine.id} {how} before it answered {pending.verb!r}"
+        if output:
+            text += f"; its last output: {output}"
         _refuse(pending.session, pending.n, engine.id, "EngineLost", text, out)
 
 
 def on_command_queues(
     farm: SchedulerState, session: str, n: int, question: ListCommandQueues, now: Now, out: Decision
 ) -> None:
-    """Answer which commands each engine has not answered."""
+    """Answer with the unanswered commands of each engine."""
     texts: dict[str, list[str]] = {}
     for pending in farm.requests.commands.values():
         texts.setdefault(pending.engine, []).append(pending.text or pending.verb)
@@ -170,7 +179,7 @@ def on_set_sticky(farm: SchedulerState, session: str, n: int, question: SetStick
 
 
 def on_list_sticky(farm: SchedulerState, session: str, n: int, question: ListSticky, now: Now, out: Decision) -> None:
-    """Answer which commands new engines run, in order."""
+    """Answer with the commands that new engines run, in order."""
     rows = [(entry.key, entry.verb, entry.text) for entry in farm.requests.sticky.values()]
     out.answer(session, n, StickyTable(rows))
 
@@ -190,7 +199,7 @@ def on_clear_sticky(farm: SchedulerState, session: str, n: int, question: ClearS
 
 
 def on_stack(farm: SchedulerState, session: str, n: int, question: Stack, now: Now, out: Decision) -> None:
-    """Ask the agent of a running task's engine where the task is now."""
+    """Ask the agent of a running task's engine for the engine's stack."""
     task = farm.tasks.unfinished.get(farm.tasks.holder(question.id))
     place = task.place if task is not None else None
     engine = farm.engines.by_name.get(place.engine) if type(place) is Assigned else None

@@ -15,9 +15,7 @@ from ..scheduler.state import SchedulerState
 
 
 def ask_for_verdicts(farm: SchedulerState, digest: str, out: Decision, scored: bool = False) -> None:
-    """Ask about every engine that this function has not judged yet.
-
-    scored: it is a locality function."""
+    """Ask about every engine that this function has not judged yet. `scored`: it is a locality function."""
     depend = _depend(farm, digest, scored)
     if len(depend.asked) >= len(farm.engines.by_name) and all(e in depend.asked for e in farm.engines.by_name):
         return
@@ -74,8 +72,10 @@ def forget_engine(farm: SchedulerState, engine: EngineEntry) -> None:
 
 
 def on_evaluated(farm: SchedulerState, session: str, event: Evaluated, now: Now, out: Decision) -> None:
-    """Take over verdicts about engines with their present properties.  Verdicts that are errors are asked for again
-    later."""
+    """Take over verdicts about engines with their present properties.
+
+    Verdicts that are errors are asked for again later.
+    """
     key = locality_key(event.depend) if event.scored else event.depend
     depend = farm.functions.by_key.get(key)
     if depend is None:

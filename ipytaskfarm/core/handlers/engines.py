@@ -1,4 +1,4 @@
-"""An engine's preparation, and the retirement of engines that are too many."""
+"""The preparation of engines, and the retirement of surplus engines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..messages import EngineCommand, EnginePrepared
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.eligibility import refresh_classes
-from ..scheduler.engine_shutdown import end_engine, retire
+from ..scheduler.engine_shutdown import end_if_empty, retire
 from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.placement import begin_oldest
 from ..scheduler.state import SchedulerState
@@ -14,7 +14,7 @@ from .depends import ask_about_engine
 
 
 def prepare(farm: SchedulerState, engine: EngineEntry, command: EngineCommand, text: str, out: Decision) -> None:
-    """Let an engine run one of the farm's own commands before its first task.  text: for people."""
+    """Make an engine run one of the farm's own commands before its first task. `text` is for people."""
     if not engine.preparing:
         engine.step_since_s = farm.mono_s
     engine.preparing[command.n] = text
@@ -22,16 +22,15 @@ def prepare(farm: SchedulerState, engine: EngineEntry, command: EngineCommand, t
 
 
 def engine_is_ready(farm: SchedulerState, engine: EngineEntry, now: Now, out: Decision) -> None:
-    """Let an engine run tasks from now on."""
+    """Allow an engine to run tasks from now on."""
     engine.state = EngineState.UP
     out.sends.append((engine.agent, EnginePrepared(engine.name)))
     refresh_classes(farm, [engine])
     ask_about_engine(farm, engine, out)
     farm.readiness.wake(engine)
     begin_oldest(farm, engine, now)
-    if engine.retiring and not engine.assigned:
-        end_engine(farm, engine, out)
-    # There may be more engines than wanted now.  Thousands that come in one turn are counted once.
+    end_if_empty(farm, engine, out)
+    # There may be more engines than wanted now. Thousands that come up in one turn are counted once.
     if not farm.lifecycle.balance_due:
         farm.lifecycle.balance_due = True
         farm.timers.set(now.mono_s, "balance")

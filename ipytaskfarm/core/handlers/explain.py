@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from ..messages import ExplainTasks, Refusal, Stuck, TextReply
+from ..messages.task_types import RunKey
 from ..scheduler.admission import gate
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadExplanation
-from ..scheduler.durations import SLOW_S
 from ..scheduler.eligibility import may_serve
 from ..scheduler.entries import ClassKey, EngineEntry, EngineState, TaskEntry, serves_environment
 from ..scheduler.nested_waits import MAX_EXTRA_ENGINES
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES, Assigned, Queued
-from ..states import State, Waiting
+from ..states import Waiting, state_word
 from .requirements import why_nobody, why_not
 from .tables import name_of, reason_of
 
 SHOWN = 5
-"""At most so many of the tasks that a task waits for are named."""
+"""The number of awaited tasks that are named."""
 
 
 def on_explain(farm: SchedulerState, session: str, n: int, question: ExplainTasks, now: Now, out: Decision) -> None:
@@ -62,7 +62,7 @@ def _may_move(farm: SchedulerState, task: TaskEntry) -> bool:
     if task.waits_for:
         return _any_may_move(farm, task.waits_for)
     if type(place) is Queued and task.task_class is None:
-        return place.why is not Waiting.PAUSED  # it rejoins its queue by itself at its time
+        return place.why is not Waiting.PAUSED  # it rejoins its queue at its time
     if task.task_class is not None and task.task_class.restricted:
         return bool(task.task_class.eligible) and not why_nobody(farm, task.rules or DEFAULT_RULES)
     return any(engine.state == EngineState.UP and not engine.retiring for engine in farm.engines.by_name.values())
@@ -90,8 +90,8 @@ def explain(farm: SchedulerState, task: TaskEntry, now: Now, task_id: int | None
     if task_id is None:
         task_id = farm.tasks.chunks.first(task.id) if task.items else task.id
     name = f" ({name_of(task)})" if name_of(task) else ""
-    shown = "running" if task.state is State.PENDING else task.state.value
-    lines = [f"task {task_id}{name} is {shown}: {reason_of(farm, task)}"]
+    state, reason = state_word(task.state), reason_of(farm, task)
+    lines = [f"task {task_id}{name} is {state}{'' if reason == state else f': {reason}'}"]
     for row in task.history or ():
         what = row.failure.value.splitlines()[0] if row.failure and row.failure.value else row.outcome
         lines.append(f"attempt {row.number} on engine {row.engine_id}: {row.outcome}: {what}")
@@ -115,7 +115,7 @@ def explain(farm: SchedulerState, task: TaskEntry, now: Now, task_id: int | None
 
 
 def _explain_away(farm: SchedulerState, task: TaskEntry, place: Queued, now: Now) -> str:
-    """Explain where a task waits that is in no queue."""
+    """Explain the place of a task that is in no queue."""
     if task.waits_for:
         first = sorted(task.waits_for)[:SHOWN]
         more = f" and {len(task.waits_for) - len(first)} more" if len(task.waits_for) > len(first) else ""
@@ -136,8 +136,15 @@ def _explain_handed(farm: SchedulerState, task: TaskEntry, place: Assigned, now:
     if place.since_s is not None:
         return f"on {where} for {now.mono_s - place.since_s:.1f} s{_waits_inside(engine, task, place)}"
     oldest = engine.oldest() if engine else None
-    behind = f" behind task {oldest[0]}, which holds the interpreter" if oldest else ""
-    return f"sent ahead to {where},{behind} not begun" if behind else f"sent ahead to {where}, not begun"
+    runs = f": {_running_on(farm, oldest, now)}" if oldest else ""
+    return f"sent ahead to {where}, and not begun{runs}"
+
+
+def _running_on(farm: SchedulerState, run: RunKey, now: Now) -> str:
+    """Say which task an engine runs, and for how long, as far as is known."""
+    task = farm.tasks.unfinished.get(run[0])
+    since_s = task.place.since_s if task is not None and type(task.place) is Assigned else None
+    return f"it runs task {run[0]}" + ("" if since_s is None else f" for {now.mono_s - since_s:.1f} s now")
 
 
 def _waits_inside(engine: EngineEntry | None, task: TaskEntry, place: Assigned) -> str:
@@ -173,8 +180,9 @@ def _why_not(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, now: No
         return f"withheld for {engine.withheld_until_s - now.mono_s:.1f} s after a failure (failure_penalty)"
     oldest = engine.oldest()
     if oldest is not None:
-        slow = "" if engine.ahead_s < SLOW_S else f" and holds {engine.ahead_s * 1e3:.0f} ms of work"
-        return f"it runs task {oldest[0]}{slow}"
+        ahead = len(engine.runs_ahead())
+        behind = f"; sent ahead to it: {ahead} more" if ahead else ""
+        return _running_on(farm, oldest, now) + behind
     if agent is not None and agent.reserving:
         return f"what becomes free on {agent.node} is kept for a task that has waited longer"
     return "it is free: the task is next, or others stand before it"

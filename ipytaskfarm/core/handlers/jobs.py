@@ -12,7 +12,7 @@ from ..validation import SECONDS_MAX
 
 
 def open_job(farm: SchedulerState, session: str, spec: JobSpec) -> None:
-    """Register a job, or note that more tasks follow.  Each message that has tasks of a job names the job."""
+    """Register a job, or record that more tasks follow. Each message that has tasks of a job names the job."""
     if not 0.0 <= spec.opened_s <= SECONDS_MAX:
         spec = msgspec.structs.replace(spec, opened_s=0.0)  # the store cannot hold such a number
     job = farm.jobs.by_id.get(spec.id)
@@ -41,7 +41,7 @@ def _same(farm: SchedulerState, spec: JobSpec) -> str | None:
 
 
 def keep_referenced(farm: SchedulerState, job: JobEntry) -> None:
-    """Count a job among those that need its environments."""
+    """Count a job among the users of its environments."""
     for identity in job.environments:
         use = farm.environments.uses.get(identity)
         if use is not None:
@@ -84,7 +84,7 @@ def end_orphans(farm: SchedulerState, out: Decision) -> None:
 
 
 def client_is_gone(farm: SchedulerState, session: str, out: Decision) -> None:
-    """Count the jobs of a client that is gone as complete without the tasks that were not handed in."""
+    """Count the jobs of a client that is gone as complete, without the tasks that were not handed in."""
     for job in farm.jobs.by_id.values():
         if job.session == session and job.arrived < job.spec.total:
             spec = job.spec
@@ -95,7 +95,7 @@ def client_is_gone(farm: SchedulerState, session: str, out: Decision) -> None:
 
 
 def abort_disconnected(farm: SchedulerState, session: str) -> None:
-    """Abort the jobs that are to end with their client, which is gone or seems to be."""
+    """Abort the jobs that must end with their client, which is gone or seems to be gone."""
     for job in farm.jobs.by_id.values():
         if job.session == session and job.spec.abort_on_disconnect and not job.ended and not job.failed:
             job.failed = "its client has gone (abort_on_disconnect)"

@@ -1,8 +1,8 @@
-"""Agents that leave: their time is over, they are sent away, or their launcher knows that they are dead.
+"""Agents that leave: their time is over, they are removed, or their launcher knows that they are dead.
 
-An agent that leaves gets nothing more.  What was sent ahead is recalled, running tasks get their time, and what still
-runs then is treated as at a stop of the farm (`lifecycle.detach_run`).  Its engines end one by one as they become
-empty, and the agent ends with the last.
+A leaving agent gets no more tasks. Runs that were sent ahead are recalled, and running tasks have some time; tasks that
+run longer are treated as at a stop of the farm (`lifecycle.detach_run`). Its engines end one by one when they are
+empty, and the agent ends with the last one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .losses import agent_silent, give_up_agent
 
 
 def on_leaving(farm: SchedulerState, session: str, event: Leaving, now: Now, out: Decision) -> None:
-    """Let an agent leave that was told to end by its launcher."""
+    """Record that an agent leaves, because its launcher told it to end."""
     agent = farm.agents.by_session.get(session)
     if agent is not None:
         why = "it was told to end"
@@ -29,7 +29,7 @@ def on_leaving(farm: SchedulerState, session: str, event: Leaving, now: Now, out
 def on_remove_agents(
     farm: SchedulerState, session: str, n: int, question: RemoveAgents, now: Now, out: Decision
 ) -> None:
-    """Send these agents away, and answer how many there were."""
+    """Remove these agents, and answer how many there were."""
     leaving = [agent for agent in farm.agents.by_session.values() if goes_by(agent.name, question.names)]
     for agent in leaving:
         out.sends.append((agent.session, Leave(question.within_s)))

@@ -1,4 +1,4 @@
-"""How many engines are wanted, holding the farm, and its end."""
+"""The number of wanted engines, holding the farm, and its end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .depends import drop_all_verdicts
 from .nodes import readmit_nodes
 
 SHUT_WITHIN_S = 15.0
-"""After so long the controller ends even if agents are still there."""
+"""After this time the controller ends even if agents are still connected."""
 
 
 def on_set_wanted(farm: SchedulerState, session: str, n: int, question: SetWanted, now: Now, out: Decision) -> None:
@@ -56,7 +56,7 @@ def on_remove_engines(
         text = f"there is no engine {unknown[0]}: the farm has {sorted(by_id)}"
         out.answer(session, n, Refusal("InvalidEngineID", text))
         return
-    leaving = {i for i in question.ids if not by_id[i].retiring}
+    leaving = {i for i in question.ids if by_id[i].counts_as_wanted}
     for engine_id in leaving:
         agent = farm.agents.by_session.get(by_id[engine_id].agent)
         if agent is not None and agent.brings is not None:
@@ -87,9 +87,10 @@ def on_hold(farm: SchedulerState, session: str, n: int, question: HoldFarm, now:
 
 
 def on_spin(farm: SchedulerState, session: str, n: int, question: ReadQueueStatus, now: Now, out: Decision) -> None:
-    """Look again at everything, and answer whether that assigned any task.
+    """Examine everything again, and answer whether any task was assigned by that.
 
-    Verdicts that are asked for again may lead to more a little later."""
+    Verdicts that are asked for again may lead to more a little later.
+    """
     drop_all_verdicts(farm, out)
     for engine in farm.engines.by_name.values():
         if engine.state == EngineState.UP:
@@ -103,7 +104,7 @@ def on_spin(farm: SchedulerState, session: str, n: int, question: ReadQueueStatu
 
 
 def on_stop(farm: SchedulerState, session: str, n: int, question: StopFarm, now: Now, out: Decision) -> None:
-    """Refuse new work, recall what was sent ahead, and wait for the running tasks.  A second stop waits no longer."""
+    """Refuse new work, recall runs that were sent ahead, and wait for running tasks. A second stop does not wait."""
     out.answer(session, n, FlagReply(True))
     drain_s = 0.0 if farm.lifecycle.stopping else question.drain_s
     if not farm.lifecycle.stopping:
@@ -167,7 +168,7 @@ def look_for_the_end(farm: SchedulerState, now: Now, out: Decision) -> None:
 
 
 def reassign_unanswered(farm: SchedulerState, engine_name: str, runs: list[tuple[int, int]], out: Decision) -> None:
-    """Assign runs to other engines whose recall was not answered in time, if they may repeat; uncharged."""
+    """Assign runs whose recall was not answered in time to other engines, uncharged, if they may repeat."""
     engine = farm.engines.by_name.get(engine_name)
     if engine is None:
         return

@@ -1,4 +1,4 @@
-"""Engines and agents that are gone, and what that means for the runs that they held."""
+"""Engines and agents that are gone, and the consequences for their runs."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ from .streams import forget_outputs
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 5.0
 _SOON_S = 1.0
-"""An engine that is lost so soon, with nothing done, counts as one that cannot start."""
+"""An engine that is lost within this time, without having done anything, counts as one that cannot start."""
 
 NAMED_MAX = 20
-"""At most so many tasks are named in a line of the log."""
+"""The number of tasks that are named in a line of the log."""
 
 
 def on_engine_lost(farm: SchedulerState, session: str, event: EngineDown, now: Now, out: Decision) -> None:
     """Remove an engine whose process has ended.
 
-    Only the task that it was running is charged; runs that had not begun go back to their queues as they were."""
+    Only the task that it was running is charged. Runs that had not begun go back to their queues unchanged.
+    """
     agent = farm.agents.by_session.get(session)
     if agent is not None:
         agent.starting.pop(event.id, None)
@@ -72,9 +73,13 @@ def lose_engine(
     out: Decision,
     items: tuple[int, int] | None = None,
 ) -> None:
-    """Remove an engine from the farm, and settle the runs that it held.
+    """Remove an engine from the farm, and settle its runs.
 
-    begun: the runs that may have begun; known: whether the flight recorder could be read; items: see `EngineDown`."""
+    Args:
+        begun: the runs that may have begun.
+        known: whether the flight recorder could be read.
+        items: of a chunk that was running, see `EngineDown`.
+    """
     note_ended(farm, engine, describe(crash), known, out)
     _remove(farm, engine, out)
     for run, task in release_runs(farm, engine, list(engine.assigned), out):
@@ -84,7 +89,7 @@ def lose_engine(
             _charge(farm, task, engine, crash, known, now, out)
         else:
             unassign(farm, task, RETURNED)
-    fail_commands_of(farm, engine, describe(crash), out)
+    fail_commands_of(farm, engine, describe(crash), crash.output, out)
     forget_outputs(farm, engine)
     farm.timers.set(now.mono_s, "balance")
 
@@ -106,7 +111,7 @@ def _lose_chunk(
 
 
 def _remove(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
-    """Take a lost engine out of all places where it is counted or looked for."""
+    """Remove a lost engine from all records."""
     engine.state = EngineState.STOPPING
     farm.readiness.withdraw(engine)
     farm.remove_engine(engine)
@@ -169,7 +174,7 @@ def _loss_text(engine: EngineEntry, crash: Crash, known: bool) -> str:
 
 
 def describe(crash: Crash) -> str:
-    """Return half a sentence about how an engine ended."""
+    """Return a phrase on how an engine ended."""
     if crash.signal is not None:
         try:
             name = Signals(crash.signal).name
@@ -196,10 +201,11 @@ def back_off(farm: SchedulerState, agent: AgentEntry, now: Now) -> None:
 
 
 def lease_margin_s(lease_s: float) -> float:
-    """Return how much longer than the lease a silent agent is waited for, until its engines are gone for sure.
+    """Return how much longer than the lease the controller waits until a silent agent's engines are certainly gone.
 
-    Agent and controller both count from when they heard the other last, and one may be heard for a while longer than
-    the other.  Clocks may differ by some per cent."""
+    Agent and controller both count from when they last heard the other, and one may hear the other for longer. Clocks
+    may differ by some per cent.
+    """
     return min(30.0, max(5.0, lease_s / 30))
 
 
@@ -217,7 +223,7 @@ def agent_silent(farm: SchedulerState, agent: AgentEntry, now: Now) -> None:
 
 
 def give_up_agent(farm: SchedulerState, session: str, why: str, now: Now, out: Decision) -> None:
-    """Give up an agent whose lease is over, unless the lease was renewed meanwhile."""
+    """Give up an agent whose lease is over, unless the lease was renewed in the meantime."""
     agent = farm.agents.by_session.get(session)
     if agent is not None and agent.deadline_s is not None and now.mono_s >= agent.deadline_s:
         give_up(farm, agent, why, now, out)
@@ -239,7 +245,8 @@ def give_up(farm: SchedulerState, agent: AgentEntry, why: str, now: Now, out: De
 def forget_agent(farm: SchedulerState, agent: AgentEntry, out: Decision) -> None:
     """Forget an agent that has no engines any more.
 
-    If it should live and be heard again, it begins a new session and reports what it holds."""
+    If it lives and is heard again, it begins a new session and reports what it holds.
+    """
     if farm.agents.by_session.pop(agent.session, None) is not None:
         farm.agents.failing.discard(agent.session)
         out.given_up.append(agent.session)

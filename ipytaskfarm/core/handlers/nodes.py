@@ -1,7 +1,7 @@
 """Nodes on which everything fails are excluded: such a node would take tasks faster than the good ones finish them.
 
-A node is excluded only if tasks of the same kinds succeeded on other nodes meanwhile (else the tasks are the cause),
-and never the last one.  Unfinished tasks are refunded what its failures have cost them.
+A node is excluded only if tasks of the same kinds succeeded on other nodes in the meantime (else the tasks are the
+cause), and never the last one. Unfinished tasks are refunded for what its failures have cost them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ..scheduler.task import DEFAULT_RULES
 from ..scheduler.transitions import refund
 
 TASKS_LEAST = 5
-"""A single task that fails again and again says nothing about its node."""
+"""The least number of tasks: a single task that fails repeatedly says nothing about its node."""
 STREAK_MAX = 1000
-"""At most so many failed attempts are remembered."""
+"""The number of failed attempts that are remembered."""
 
 
 def charge_loss(task: TaskEntry) -> Charge:
@@ -92,7 +92,7 @@ def _set_aside(farm: SchedulerState, agent: AgentEntry, now: Now, out: Decision)
 
 
 def readmit_nodes(farm: SchedulerState, now: Now) -> None:
-    """Give tasks again to nodes that were excluded: the farm's owner says that they are repaired."""
+    """Give tasks again to excluded nodes, because the farm's owner says that they are repaired."""
     for agent in farm.agents.by_session.values():
         if agent.excluded and not agent.leaving and agent.node not in farm.agents.drained_nodes:
             _readmit(farm, agent, now)
@@ -115,7 +115,8 @@ DRAINED = "it is drained: what runs there comes to its end, and nothing more is 
 def on_drain(farm: SchedulerState, session: str, n: int, question: DrainNode, now: Now, out: Decision) -> None:
     """Give no more tasks to these nodes, or resume.
 
-    Draining is for nodes, so it outlasts controller and agents."""
+    Draining applies to nodes, so it outlasts controller and agents.
+    """
     before = set(farm.agents.drained_nodes)
     (farm.agents.drained_nodes.update if question.on else farm.agents.drained_nodes.difference_update)(question.nodes)
     if farm.agents.drained_nodes != before:

@@ -1,4 +1,4 @@
-"""What people do to tasks and jobs from outside: marking, pausing, and finding jobs again."""
+"""Actions of people on tasks and jobs: marking, pausing, and finding jobs again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ MARKED_FAILED = "marked as failed"
 
 
 def on_mark_done(farm: SchedulerState, session: str, n: int, question: MarkTasksDone, now: Now, out: Decision) -> None:
-    """Let a task succeed with a result from outside.  A running one is interrupted, and its answer changes nothing."""
+    """End a task as succeeded with a result from outside.
+
+    A running one is interrupted, and its answer changes nothing.
+    """
     task = _own_task(farm, question.id, out)
     if task is None:
         out.answer(session, n, _not_unfinished(farm, question.id))
@@ -79,7 +82,7 @@ def _not_unfinished(farm: SchedulerState, task_id: int) -> Refusal:
 
 
 def _fail(farm: SchedulerState, task: TaskEntry, why: str, now: Now, out: Decision) -> str:
-    """Treat a mark on an unfinished task like any other error, and return what became of the task."""
+    """Treat a mark on an unfinished task like any other error, and return the consequence for the task."""
     text = f"it was {MARKED_FAILED}" + (f": {why}" if why else "")
     failure = FailureSummary("TaskError", text)
     place = task.place
@@ -164,7 +167,7 @@ def _tasks_of(farm: SchedulerState, jobs: set[str]) -> Iterable[TaskEntry]:
 
 
 def on_find_jobs(farm: SchedulerState, session: str, n: int, question: FindJobs, now: Now, out: Decision) -> None:
-    """Answer which jobs have this id or name, of any client."""
+    """Answer with the jobs of this id or name, of any client."""
     rows = [
         JobRow(
             job.spec.id, job.spec.name, job.spec.total, job.arrived, job.unfinished, job.paused, job.failed,

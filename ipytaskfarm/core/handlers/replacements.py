@@ -1,7 +1,7 @@
-"""Replacements: what clients did on engines by hand is kept, and done again on the engine that comes in their place.
+"""Replacements: commands that clients did by hand on engines are kept, and repeated on the engine that replaces them.
 
-A command is kept when its engine has answered it well, by the engine's id.  Sticky commands are kept by their keys, so
-that they stand at their place among the others.
+A command is kept, under the engine's id, once its engine has answered it successfully. Sticky commands are kept by
+their keys, so that they keep their place among the others.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import msgspec
 
 from ..messages import ClearKept, EngineCommand, ListKept, NumberReply, SendCommand
 from ..messages.engine_commands import REPLACES
+from ..messages.payload import FailureBody
 from ..messages.tables import KeptTable
 from ..saves import DropKept, SaveKept, SaveKeptOn, SaveSticky
 from ..scheduler.clock import Now
@@ -23,18 +24,21 @@ from .engines import prepare
 NOT_RUN = "QueueCleared"
 """The error of a command that was never run."""
 
+AT_THE_END = "the names that it had when it was recycled"
+"""What is kept of an engine with `Recycle.keep_session`."""
+
 OPTED_OUT = "it was sent with sticky=False"
 TOO_MANY = "more was done than is kept for a replacement"
 
-_NUMBERS_OF_A_LIFE = 2**40
-"""Numbers of kept commands grow from one life of the controller to the next, and no engine hears one twice."""
+NOTE_MAX = 2000
+"""The most characters of what an engine says of a failure."""
 
 
 def begin_keeping(farm: SchedulerState, session: str, event: SendCommand, engines: list[EngineEntry]) -> Keeping | None:
-    """Return what is to be kept of a command once it is answered.  None: nothing."""
+    """Return the part of a command to keep once it is answered; None for nothing."""
     if event.keep is None:
         return None
-    number = farm.epoch * _NUMBERS_OF_A_LIFE + farm.number()
+    number = farm.kept_number()
     keep = event.keep
     body = b"" if keep.sticky or keep.opted_out else event.body
     command = SaveKept(
@@ -58,10 +62,10 @@ def keep_answered(
     if keeping is None or failure.startswith(NOT_RUN):
         return
     if failure:
-        _omit(farm, engine.id, keeping.command, f"it failed: {failure}", out)
+        _omit_command(farm, engine.id, keeping.command, f"it failed: {failure}", out)
         return
     if keeping.opted_out:
-        _omit(farm, engine.id, keeping.command, OPTED_OUT, out)
+        _omit_command(farm, engine.id, keeping.command, OPTED_OUT, out)
         return
     _keep(farm, engine.id, keeping, out)
     absent, keeping.absent = keeping.absent, []
@@ -77,7 +81,7 @@ def keep_answered(
 def omit_lost(farm: SchedulerState, engine: EngineEntry, pending: PendingCommand, out: Decision) -> None:
     """Note that a command was not answered by the engine that was lost."""
     if pending.keeping is not None and engine.counts_as_wanted:
-        _omit(farm, engine.id, pending.keeping.command, "the engine was lost before it was done", out)
+        _omit_command(farm, engine.id, pending.keeping.command, "the engine was lost before it was done", out)
 
 
 def _keep(farm: SchedulerState, engine_id: int, keeping: Keeping, out: Decision) -> None:
@@ -86,7 +90,7 @@ def _keep(farm: SchedulerState, engine_id: int, keeping: Keeping, out: Decision)
     if kept.is_known(command.session, command.n):
         return
     if is_too_large(command):
-        _omit(farm, engine_id, command, TOO_MANY, out)
+        _omit_command(farm, engine_id, command, TOO_MANY, out)
         return
     other = farm.requests.kept.get(keeping.kept_on)
     if other is None or command.number not in other.commands:
@@ -99,26 +103,53 @@ def _keep(farm: SchedulerState, engine_id: int, keeping: Keeping, out: Decision)
     if going:
         out.saves.append(DropKept(engine_id, going))
     kept.add(command)
+    drop_excess(farm, engine_id, kept, out)
+
+
+def drop_excess(farm: SchedulerState, engine_id: int, kept: KeptOnEngine, out: Decision) -> None:
+    """Keep the oldest commands no longer where there are more than may be kept."""
     for number in kept.excess():
         dropped = kept.remove(number)
         if dropped is not None:
-            _omit(farm, engine_id, dropped, TOO_MANY, out)
+            _omit_command(farm, engine_id, dropped, TOO_MANY, out)
             out.notes.append(f"a replacement of engine {engine_id} would not do again {dropped.text}: {TOO_MANY}")
 
 
-def _omit(farm: SchedulerState, engine_id: int, command: SaveKept, why: str, out: Decision) -> None:
+def _omit_command(farm: SchedulerState, engine_id: int, command: SaveKept, why: str, out: Decision) -> None:
+    omit(farm, engine_id, command.number, command.text, why, out)
+
+
+def omit(farm: SchedulerState, engine_id: int, number: int, text: str, why: str, out: Decision) -> None:
+    """Note what a replacement of an engine does not do again, or does not have.
+
+    Args:
+        number: of the command, or any other of `SchedulerState.kept_number`.
+        text: what is missing, for people.
+        why: the reason.
+    """
     kept = farm.requests.kept.setdefault(engine_id, KeptOnEngine())
-    out.saves.append(SaveKeptOn(engine_id, command.number, why, command.text))
-    given_up = kept.omit(command.number, command.text, why)
+    out.saves.append(SaveKeptOn(engine_id, number, why, text))
+    given_up = kept.omit(number, text, why)
     if given_up:
         out.saves.append(DropKept(engine_id, given_up))
+
+
+def failure_in(body: bytes) -> str:
+    """Return, for people, why an engine's answer says that a command failed."""
+    try:
+        failure = msgspec.msgpack.decode(body, type=FailureBody)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return "it failed, and what the engine says of it cannot be read"
+    return f"{failure.etype}: {failure.value}"[:NOTE_MAX]
 
 
 # -- doing it again
 
 
 def prepare_engine(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
-    """Let a fresh engine run the start-up code, the sticky commands, and what was done by hand on its predecessor."""
+    """Make a fresh engine run the start-up code, the sticky commands, and the commands done by hand on
+    its predecessor.
+    """
     engine.state = EngineState.PREPARING
     kept = farm.requests.kept.get(engine.id)
     commands = list(kept.commands.values()) if kept is not None else []
@@ -154,8 +185,10 @@ def _again(engine: EngineEntry, command: SaveKept) -> EngineCommand:
 
 
 def tell_engine(farm: SchedulerState, engine: EngineEntry, kept: KeptOnEngine, out: Decision) -> None:
-    """Tell a replacement what it replaces, and what was not done again, for those who miss a name there."""
+    """Tell a replacement what it replaces and which commands were not repeated, for errors about missing names."""
     engine.replaces = _notice(engine, kept)
+    missing = [f"not done again: {text}: {why}" for text, why in kept.omitted.values() if why != OPTED_OUT]
+    engine.note = engine.note or "; ".join(missing)[:NOTE_MAX]
     out.notes.append(f"engine {engine.id} is prepared: {engine.replaces}")
     body = msgspec.msgpack.encode(engine.replaces)
     command = EngineCommand(engine.name, "", farm.command_number(), REPLACES, body)
@@ -165,16 +198,21 @@ def tell_engine(farm: SchedulerState, engine: EngineEntry, kept: KeptOnEngine, o
 def _notice(engine: EngineEntry, kept: KeptOnEngine) -> str:
     how = f"which {kept.lost}" if kept.lost else "which was lost"
     done = len(kept.commands) - len(engine.not_replayed)
-    lines = [f"engine {engine.id} is the replacement of one {how}; {done} commands were done again on it"]
+    again = "1 command was" if done == 1 else f"{done} commands were"
+    lines = [f"engine {engine.id} is the replacement of one {how}; {again} done again on it"]
     missing = [f"{text}: {why}" for text, why in (*kept.omitted.values(), *engine.not_replayed)]
     lines += [f"not done again: {entry}" for entry in missing]
     return "\n".join(lines)
 
 
 def note_ended(farm: SchedulerState, engine: EngineEntry, how: str, known: bool, out: Decision) -> None:
-    """Note how an engine ended whose replacement is prepared.
+    """Record how an engine ended that is being replaced.
 
-    known: the engine ended by itself or by what it did.  A command during which replacements end is given up."""
+    `known`: the engine ended by itself or because of its own work. A command during which replacements end is given up.
+    """
+    if engine.saving and engine.counts_as_wanted:
+        number, engine.saving = engine.saving, 0
+        omit(farm, engine.id, number, AT_THE_END, f"while it saved them it {how}", out)
     kept = farm.requests.kept.get(engine.id)
     if kept is None:
         return
@@ -186,7 +224,8 @@ def note_ended(farm: SchedulerState, engine: EngineEntry, how: str, known: bool,
     if kept.ended_in[number] >= ATTEMPTS_MAX:
         command = kept.remove(number)
         assert command is not None
-        _omit(farm, engine.id, command, f"{ATTEMPTS_MAX} replacements ended while they did it; the last {how}", out)
+        why = f"{ATTEMPTS_MAX} replacements ended while they did it; the last {how}"
+        _omit_command(farm, engine.id, command, why, out)
 
 
 # -- questions
@@ -202,7 +241,7 @@ def on_list_kept(farm: SchedulerState, session: str, n: int, question: ListKept,
 
 
 def on_clear_kept(farm: SchedulerState, session: str, n: int, question: ClearKept, now: Now, out: Decision) -> None:
-    """Forget what was done by hand on these engines, and answer how many commands that were."""
+    """Forget the commands that were done by hand on these engines, and answer how many there were."""
     ids = list(farm.requests.kept) if question.engines is None else question.engines
     count = sum(len(farm.requests.kept[i].commands) for i in set(ids) & farm.requests.kept.keys())
     farm.requests.forget_kept(ids, out)

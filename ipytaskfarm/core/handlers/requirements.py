@@ -1,4 +1,4 @@
-"""Requirements of tasks: what follows from their acceptance, and whether any engine could meet them."""
+"""Requirements of tasks: the consequences of a task's acceptance, and whether any engine could meet them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from ..states import Reason, State
 from .depends import ask_for_verdicts
 
 UNDECIDED_S = 0.25
-"""When engines are starting or functions have not answered, it is checked again so much later whether any engine can
-serve a task.
-"""
+"""If engines are starting or functions have not answered, the check whether any engine can serve a task is repeated
+after this time."""
 
 
 def apply_requirements(farm: SchedulerState, task: TaskEntry, requirements: Asks, now: Now, out: Decision) -> None:
@@ -35,7 +34,7 @@ def apply_requirements(farm: SchedulerState, task: TaskEntry, requirements: Asks
 
 
 def _note_environment(farm: SchedulerState, task: TaskEntry, environment: Environment, out: Decision) -> None:
-    """Note a task's environment, and tell its client if it differs from what came under its name before."""
+    """Record a task's environment, and tell its client if it differs from the latest one under its name."""
     known = farm.environments.uses[environment.identity].environment
     if known.variant != environment.variant:
         text = (
@@ -114,7 +113,7 @@ def why_not(farm: SchedulerState, rules: Rules, engine: EngineEntry) -> str:
 
 
 def fail_if_unmet(farm: SchedulerState, task_id: int, now: Now, out: Decision) -> None:
-    """Let a task fail that is not to wait for an engine that may never come."""
+    """Fail a task that must not wait for an engine that may never come."""
     task = farm.tasks.unfinished.get(task_id)
     if task is None or task.state is not State.SCHEDULED or task.task_class is None:
         return

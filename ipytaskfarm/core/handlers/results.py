@@ -1,4 +1,6 @@
-"""Answers of engines: runs that ended, runs that came back unrun, and what the end of an attempt means for its task."""
+"""Engines' answers: runs that ended, runs that came back unrun, and the consequences of an attempt's end
+for its task.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from ..saves import DropHandOut, SaveHandOut
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.eligibility import refresh_class
-from ..scheduler.engine_shutdown import end_engine
+from ..scheduler.engine_shutdown import end_if_empty
 from ..scheduler.entries import EngineEntry, EngineState, RecordedBatch, TaskEntry
 from ..scheduler.graph import inputs_lost
 from ..scheduler.placement import begin_oldest, release
@@ -33,9 +35,10 @@ _OUTCOMES = frozenset({"", *(reason.value for reason in Reason)})
 
 
 def on_results(farm: SchedulerState, session: str, event: Results, now: Now, out: Decision) -> None:
-    """Deal with attempts that have ended.
+    """Handle attempts that have ended.
 
-    An attempt that is not the current one of its task frees the engine and changes nothing else."""
+    An attempt that is not the current one of its task only frees the engine.
+    """
     engine = farm.engines.by_name.get(event.engine)
     if engine is None:
         return
@@ -106,7 +109,7 @@ def _separate_item(
 
 
 def _note_successes(farm: SchedulerState, engine: EngineEntry, event: Results) -> None:
-    """Note which tasks have succeeded, while everything fails under some agent."""
+    """Record which tasks have succeeded, while everything fails under some agent."""
     found = [engine.assigned.get((ended.task, ended.attempt)) for ended in event.ended if ended.outcome == ""]
     keys = {assigned.task_class.key for assigned in found if assigned is not None and assigned.task_class is not None}
     if keys:
@@ -114,12 +117,11 @@ def _note_successes(farm: SchedulerState, engine: EngineEntry, event: Results) -
 
 
 def after_answer(farm: SchedulerState, engine: EngineEntry, now: Now, out: Decision) -> None:
-    """Look for work for an engine that holds less than before, or end it."""
+    """Look for work for an engine that has fewer runs than before, or end it."""
     begin_oldest(farm, engine, now)
     if engine.state == EngineState.UP:
         farm.readiness.wake(engine)
-    if engine.retiring and not engine.assigned:
-        end_engine(farm, engine, out)
+    end_if_empty(farm, engine, out)
 
 
 def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now, out: Decision) -> None:
@@ -135,7 +137,7 @@ def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: E
         failure = FailureSummary("InputsLost", f"{ended.failure.value if ended.failure else 'inputs lost'}; {why_not}")
         ended = Ended(ended.task, ended.attempt, Reason.ERROR, ended.started_s, ended.run_s, failure)
     if ended.outcome not in _OUTCOMES or ended.outcome in ABORTS | CONSEQUENCES:
-        # A task may raise TaskCancelled by itself; for the farm that is an error like any other.
+        # A task may raise TaskCancelled itself; for the farm that is an ordinary error.
         ended = Ended(ended.task, ended.attempt, Reason.ERROR, ended.started_s, ended.run_s, ended.failure, ended.body)
     if ended.outcome == Reason.REJECTED:
         _rejected(farm, task, engine, ended, now, out)
@@ -197,7 +199,7 @@ def _deferred(
 
 
 def end_or_recover(farm: SchedulerState, task: TaskEntry, final: Final, row: AttemptRow, out: Decision) -> None:
-    """Let a task's recovery task take over under the same id, or let the task fail."""
+    """Start the task's recovery task under the same id, or fail the task."""
     recovery = recovery_of(task)
     if recovery is not None and final.reason in RECOVERABLE:
         note_attempt(task, row, out)
@@ -221,7 +223,7 @@ def _row(engine: EngineEntry, ended: Ended) -> AttemptRow:
 def _rejected(
     farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now, out: Decision
 ) -> None:
-    """Let a task that rejected an engine try others, uncharged, or fail if it rejected every engine often enough."""
+    """Requeue a task that rejected an engine, uncharged, or fail it if it rejected every engine often enough."""
     rejections = task.rejections = task.rejections or {}
     earlier = rejections.get(engine.name)
     until_s = now.mono_s + farm.settings.reject_again_s
@@ -242,7 +244,7 @@ def _rejected(
 
 
 def on_returned(farm: SchedulerState, session: str, event: Returned, now: Now, out: Decision) -> None:
-    """Put runs that come back unrun to their old places in their queues, uncharged."""
+    """Put runs that came back unrun at their old places in their queues, uncharged."""
     engine = farm.engines.by_name.get(event.engine)
     if engine is None:
         return
@@ -254,9 +256,10 @@ def on_returned(farm: SchedulerState, session: str, event: Returned, now: Now, o
 def release_runs(
     farm: SchedulerState, engine: EngineEntry, runs: list[RunKey], out: Decision
 ) -> list[tuple[RunKey, TaskEntry]]:
-    """Remove runs from an engine that it will not answer, and return those that are current, with their tasks.
+    """Remove runs from an engine that will not answer them. Return those that are current, with their tasks.
 
-    What is left of their batches is saved, so that the store does not say that the engine still has them."""
+    The rest of their batches is saved, so that the store does not say that the engine still has them.
+    """
     current: list[tuple[RunKey, TaskEntry]] = []
     batches: dict[int, RecordedBatch] = {}
     for run in runs:
@@ -276,7 +279,7 @@ def release_runs(
 
 
 def lift_rejection(farm: SchedulerState, task_id: int, engine: str) -> None:
-    """Let a task try an engine again that it had rejected."""
+    """Allow a task to try an engine again that it had rejected."""
     task = farm.tasks.unfinished.get(task_id)
     if task is None or not task.rejections or engine not in task.rejections:
         return

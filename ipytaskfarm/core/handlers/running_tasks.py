@@ -9,7 +9,7 @@ from zlib import crc32
 
 import msgspec
 
-from ..messages import ProgressOf
+from ..messages import ListRunning, ProgressOf
 from ..messages.running_task import (
     Await,
     Children,
@@ -23,13 +23,13 @@ from ..messages.running_task import (
     Take,
     TaskCall,
 )
-from ..messages.tables import ProgressTable
+from ..messages.tables import ProgressTable, RunningTable
 from ..messages.task_types import Submission
 from ..saves import SaveAccepted
 from ..scheduler import nested_waits, task_messages
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadTaken
-from ..scheduler.entries import EngineEntry, TaskEntry
+from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
 from ..scheduler.running_tasks import Family
 from ..scheduler.state import SchedulerState
 from ..scheduler.transitions import accept
@@ -37,6 +37,9 @@ from ..states import State
 from ..validation import why_not_storable
 from .jobs import count_arrival, open_job, save_jobs
 from .submit import apply_rules, why_refused
+
+RUNNING_SHOWN = 1_000
+"""At most so many running tasks are named in one answer."""
 
 
 def on_task_call(farm: SchedulerState, session: str, event: TaskCall, now: Now, out: Decision) -> None:
@@ -155,16 +158,17 @@ def _take_in(
 
 
 def on_progress(farm: SchedulerState, session: str, event: ProgressReport, now: Now, out: Decision) -> None:
-    """Take over how far a running task has come."""
+    """Take over a running task's report of progress."""
     task = farm.tasks.unfinished.get(event.run[0])
     if task is not None and task.is_current(event.engine, event.run):
         farm.conversations.progress[task.id] = event.value, event.total, event.message
 
 
 def on_progress_of(farm: SchedulerState, session: str, n: int, question: ProgressOf, now: Now, out: Decision) -> None:
-    """Answer how far these tasks have come.
+    """Answer with the progress of these tasks.
 
-    Clients ask a few times a second, so a thousand updates cost no more than the last one."""
+    Clients ask a few times a second, so a thousand updates cost no more than the last one.
+    """
     rows = []
     for task_id in question.ids:
         if task_id in farm.tasks.unfinished and (found := progress_of(farm, task_id)) is not None:
@@ -172,8 +176,34 @@ def on_progress_of(farm: SchedulerState, session: str, n: int, question: Progres
     out.answer(session, n, ProgressTable(rows))
 
 
+def on_list_running(farm: SchedulerState, session: str, n: int, question: ListRunning, now: Now, out: Decision) -> None:
+    """Answer which of these tasks run now, on which engines, and for how long.
+
+    The engines are looked through and not the tasks, which may be many more."""
+    wanted = None if question.ids is None else set(question.ids)
+    rows = []
+    idle = 0
+    for engine in farm.engines.by_name.values():
+        run = engine.oldest()
+        if run is None:
+            idle += engine.state == EngineState.UP
+        elif is_wanted(farm, session, run[0], wanted):
+            since_s = engine.since_s if engine.current == run else now.mono_s
+            rows.append((run[0], engine.id, max(0.0, now.mono_s - since_s)))
+    rows.sort(key=lambda row: -row[2])
+    out.answer(session, n, RunningTable(rows[:RUNNING_SHOWN], len(rows), idle))
+
+
+def is_wanted(farm: SchedulerState, session: str, task_id: int, wanted: set[int] | None) -> bool:
+    """Return whether a client asks for this task: by its id, or for all of its session (None)."""
+    if wanted is not None:
+        return task_id in wanted
+    task = farm.tasks.unfinished.get(task_id)
+    return task is not None and task.session == session
+
+
 def progress_of(farm: SchedulerState, task_id: int) -> tuple[float, float | None, str] | None:
-    """Return what a task reported of its progress, or else how many of its children have ended."""
+    """Return a task's reported progress, or else how many of its children have ended."""
     own = farm.conversations.progress.get(task_id)
     if own is not None:
         return own

@@ -1,17 +1,19 @@
 """Output of running tasks, for clients that wait and want to see it.
 
-Nothing is sent unasked: a client asks a few times a second, each answer is bounded, and an engine that has not answered
-is not asked again.  So neither a flood of output nor a client that sleeps costs anything, and an engine whose
-interpreter is held by C code answers when it can.  All of a task's output comes with its result in any case.
+Nothing is sent without a question. A client asks a few times a second, each answer is limited, and an engine that has
+not answered is not asked again. So neither a flood of output nor a sleeping client costs anything, and an engine of
+which C code holds the GIL answers when it can. All of a task's output comes with its result in any case.
 """
 
 from __future__ import annotations
 
-from ..messages import NumberReply, Output, OutputQuery, Outputs, OutputText
+from ..messages import CommandOutputs, NumberReply, Output, OutputQuery, Outputs, OutputText
+from ..messages.task_types import RunKey
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.state import SchedulerState
+from .running_tasks import is_wanted
 
 PATIENCE_S = 5.0
 """An answer that has not come within this time was lost with a connection."""
@@ -22,28 +24,45 @@ def on_outputs(farm: SchedulerState, session: str, n: int, question: Outputs, no
 
     Their answers are passed on as `Output`."""
     wanted = None if question.ids is None else set(question.ids)
-    seen = {(task, attempt): (chars, err_chars) for task, attempt, chars, err_chars in question.seen}
+    seen = {(task, attempt): known for task, attempt, *known in question.seen}
     asked = 0
     for engine in farm.engines.by_name.values():
         run = engine.oldest()
-        if run is None or engine.state != EngineState.UP or not _is_wanted(farm, session, run[0], wanted):
+        if run is None or engine.state != EngineState.UP or not is_wanted(farm, session, run[0], wanted):
             continue
-        since_s = farm.requests.outputs_asked.get((session, engine.name))
-        if since_s is not None and now.mono_s - since_s < PATIENCE_S:
-            continue
-        farm.requests.outputs_asked[session, engine.name] = now.mono_s
-        number = farm.number()
-        farm.requests.outputs[number] = (session, engine.name, run)
-        out.sends.append((engine.agent, OutputQuery(number, engine.name, run, *seen.get(run, (0, 0)))))
-        asked += 1
+        asked += _ask(farm, session, engine, run, seen.get(run, [0, 0, 0]), "", question.empty, now, out)
     out.answer(session, n, NumberReply(asked))
 
 
-def _is_wanted(farm: SchedulerState, session: str, task_id: int, wanted: set[int] | None) -> bool:
-    if wanted is not None:
-        return task_id in wanted
-    task = farm.tasks.unfinished.get(task_id)
-    return task is not None and task.session == session
+def on_command_outputs(
+    farm: SchedulerState, session: str, n: int, question: CommandOutputs, now: Now, out: Decision
+) -> None:
+    """Ask the engines that have not answered a command of this session for its output.
+
+    Their answers are passed on as `Output`."""
+    seen = {engine: known for engine, *known in question.seen}
+    asked = 0
+    for engine in farm.engines.by_name.values():
+        if (session, question.number, engine.name) in farm.requests.commands:
+            run = -1, question.number
+            asked += _ask(farm, session, engine, run, seen.get(engine.id, [0, 0, 0]), session, False, now, out)
+    out.answer(session, n, NumberReply(asked))
+
+
+def _ask(
+    farm: SchedulerState, session: str, engine: EngineEntry, run: RunKey, known: list[int], whose: str,
+    empty: bool, now: Now, out: Decision,
+) -> bool:  # fmt: skip
+    """Ask one engine, unless it still has to answer an earlier question of this client; return whether it was asked."""
+    since_s = farm.requests.outputs_asked.get((session, engine.name))
+    if since_s is not None and now.mono_s - since_s < PATIENCE_S:
+        return False
+    farm.requests.outputs_asked[session, engine.name] = now.mono_s
+    number = farm.number()
+    farm.requests.outputs[number] = (session, engine.name, run, empty)
+    stdout, stderr, serial = known
+    out.sends.append((engine.agent, OutputQuery(number, engine.name, run, stdout, stderr, serial, whose)))
+    return True
 
 
 def on_output_text(farm: SchedulerState, session: str, event: OutputText, now: Now, out: Decision) -> None:
@@ -53,8 +72,9 @@ def on_output_text(farm: SchedulerState, session: str, event: OutputText, now: N
         return
     farm.requests.outputs_asked.pop(asked[:2], None)
     engine = farm.engines.by_name.get(asked[1])
-    if engine is not None and (event.stdout or event.stderr):
-        out.sends.append((asked[0], Output(event.run, engine.id, event.stdout, event.stderr, event.seen)))
+    if engine is not None and (event.stdout or event.stderr or event.displays or asked[3]):
+        shown = Output(event.run, engine.id, event.stdout, event.stderr, event.seen, event.displays, event.serial)
+        out.sends.append((asked[0], shown))
 
 
 def forget_outputs(farm: SchedulerState, engine: EngineEntry) -> None:

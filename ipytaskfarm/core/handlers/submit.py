@@ -1,4 +1,4 @@
-"""Tasks that clients hand in, and the ids that they get."""
+"""Tasks that clients hand in, and the ids for them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .jobs import count_arrival, open_job, save_jobs
 from .requirements import apply_requirements
 
 GROWTH = 16
-"""Each block is so many times as large as the one before: 16, 256, 4,096, 65,536 ids."""
+"""The factor by which blocks grow: 16, 256, 4,096, 65,536 ids."""
 MAX_BLOCK = 65536
-"""The most ids in one block."""
+"""The largest number of ids in one block."""
 
 
 def on_need_ids(farm: SchedulerState, session: str, event: NeedIds, now: Now, out: Decision) -> None:
@@ -39,7 +39,8 @@ def on_need_ids(farm: SchedulerState, session: str, event: NeedIds, now: Now, ou
 def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: Decision) -> None:
     """Accept new tasks.
 
-    Ids of a block arrive in order: an earlier id is a resend, a later one has come too early."""
+    Ids of a block arrive in order: an earlier id is a resend, a later one has come too early.
+    """
     client = farm.clients.of(session)
     if farm.lifecycle.full is not None or farm.lifecycle.stopping:
         if event.tasks:
@@ -71,7 +72,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
                 submission = msgspec.structs.replace(submission, submitted_s=now.wall_s)
             rules = submission.rules
             if rules is not None:
-                # Most tasks of a message have the same rules: they share one object, which is checked once, and whose
+                # Most tasks of a message have the same rules: they share one object, which is checked once, and their
                 # class is found at once.
                 if rules != last:
                     last, fault = rules, why_not_storable(rules)
@@ -102,7 +103,7 @@ def _take_in(
     out: Decision,
     fault: str,
 ) -> None:
-    """Accept a new task, or refuse it.  fault: why its rules cannot be stored, see `why_not_storable`."""
+    """Accept a new task, or refuse it. `fault`: why its rules cannot be stored, see `why_not_storable`."""
     if submission.function is None and rules is None and needs is None:
         accept(farm, submission, client.session, rules, out)
         return
@@ -122,7 +123,7 @@ def _take_in(
 
 
 def apply_rules(farm: SchedulerState, task: TaskEntry, now: Now, out: Decision) -> None:
-    """Do what follows from a task's rules after it was accepted."""
+    """Apply the consequences of a task's rules after its acceptance."""
     rules = task.rules
     if rules is not None:
         if rules.depend is not None:

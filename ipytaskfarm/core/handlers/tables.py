@@ -1,4 +1,4 @@
-"""Questions that only look: counts, tables of tasks, engines and nodes, the state of the farm."""
+"""Questions that change nothing: counts, tables of tasks, engines and nodes, the state of the farm."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..scheduler.decision import Decision, LoadTable
 from ..scheduler.entries import EngineEntry, EngineState, TaskClass, TaskEntry
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import Assigned, Queued
-from ..states import FINAL, State, Waiting
+from ..states import ABORTS, FINAL, RUNNING, State, Waiting
 from .nodes import DRAINED
 
 CLASSES_LOOKED_AT = 4096
-"""At most so many classes are looked at: there may be as many classes as tasks."""
+"""The number of classes that are examined, since there may be as many classes as tasks."""
 _SHOWN = (State.SCHEDULED, State.PENDING, State.SUCCEEDED, State.FAILED)
 
 
@@ -43,6 +43,8 @@ _GROUPS: dict[str | None, frozenset[State]] = {
     "unfinished": frozenset({State.SCHEDULED, State.PENDING}),
     "finished": FINAL,
     **{state.value: frozenset({state}) for state in State},
+    RUNNING: frozenset({State.PENDING}),
+    "aborted": frozenset({State.FAILED}),
 }
 
 
@@ -90,10 +92,12 @@ def _chosen(
     def is_wanted(task_id: int) -> bool:
         if tasks.state_of(task_id) not in states or task_id in tasks.refusals:
             return False
+        if question.state == "aborted" and tasks.finals.get(tasks.holder(task_id)) not in ABORTS:
+            return False
         task = tasks.unfinished.get(tasks.holder(task_id)) if name is not None else None
         return task is None or name_of(task) == name
 
-    if last > 0 and ids is None and name is None:
+    if last > 0 and ids is None and name is None and question.state != "aborted":
         # Of a million rows fifty are wanted: the others are not even looked at.
         order = tasks.order.latest(last, tasks.is_known, is_wanted)
         return reversed(order), order, sum(tasks.counts[state] for state in states) - len(order)
@@ -123,8 +127,10 @@ def item_rows(chunk: TaskRow, items: tuple[int, list[int]] | None) -> list[TaskR
 def last_rows(rows: list[TaskRow], unknown: list[int], last: int, omitted: int, order: Sequence[int]) -> TaskRows:
     """Return a table of the latest of these rows, in order of their ids.
 
-    last: how many at most; 0: all of them.  order: the ids by acceptance, the latest first; needed when there are more
-    rows than `last`."""
+    Args:
+        last: the largest number of rows; 0 for all.
+        order: the ids by acceptance, the latest first; needed if there are more rows than `last`.
+    """
     kept = rows
     if 0 < last < len(rows):
         place = {task_id: number for number, task_id in enumerate(order)}
@@ -155,7 +161,7 @@ def task_row(farm: SchedulerState, task: TaskEntry) -> TaskRow:
 
 
 def reason_of(farm: SchedulerState, task: TaskEntry) -> str:
-    """Return in a few words why an unfinished task is where it is."""
+    """Return a short reason for the place of an unfinished task."""
     place = task.place
     if type(place) is Assigned:
         if place.since_s is None:
@@ -179,7 +185,7 @@ def reason_of(farm: SchedulerState, task: TaskEntry) -> str:
 
 
 def _closed(farm: SchedulerState, task_class: TaskClass) -> Closed | None:
-    """Return why none of the nodes lets a class start now.  None: one does."""
+    """Return the reason why no node lets a class start now; None if one does."""
     closed = None
     for agent in {engine.agent: None for engine in task_class.eligible}:
         owner = farm.agents.by_session.get(agent)
@@ -193,7 +199,7 @@ def _closed(farm: SchedulerState, task_class: TaskClass) -> Closed | None:
 
 
 def waiting_work_s(farm: SchedulerState) -> float | None:
-    """Return how long one engine would take for the waiting tasks, as far as measured.  None: nothing was measured."""
+    """Return how long one engine would take for the waiting tasks, as far as measured; None if nothing was measured."""
     known_s, known = 0.0, 0
     for task_class in islice(farm.queues.classes.values(), CLASSES_LOOKED_AT):
         if task_class.durations.measured:
@@ -219,7 +225,7 @@ def engine_row(farm: SchedulerState, engine: EngineEntry) -> EngineRow:
         engine.started_s,
         engine.facts,
         engine.connection_file,
-        engine.preparation(farm.mono_s) or engine.note,
+        engine.preparation(farm.mono_s) or ("its names are saved: it is recycled" if engine.saving else engine.note),
         engine.environment.name if engine.environment is not None else "",
     )
 
@@ -269,7 +275,7 @@ def _agent_row(farm: SchedulerState, agent: AgentEntry) -> dict[str, Any]:
 
 
 def _idle_s(farm: SchedulerState, agent: AgentEntry) -> float | None:
-    """Return for how long (seconds) no engine of an agent has held anything.  None: one does, or not all are up."""
+    """Return for how many seconds all engines of an agent have been idle; None if one is not, or not all are up."""
     engines = list(agent.engines.values())
     if agent.starting or not engines or not all(e.idle_s and e.state == EngineState.UP for e in engines):
         return None
@@ -287,7 +293,8 @@ def _state_of(agent: AgentEntry) -> str:
 def on_farm_status(farm: SchedulerState, session: str, n: int, question: FarmStatus, now: Now, out: Decision) -> None:
     """Answer with the state of the whole farm.
 
-    The controller's loop adds what only it knows: pid, size of the store, start."""
+    The controller's loop adds its own values: pid, size of the store, time of its start.
+    """
     agents = [_agent_row(farm, agent) for agent in farm.agents.by_session.values()]
     state = FarmState(
         farm.name,

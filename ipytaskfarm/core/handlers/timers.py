@@ -1,4 +1,4 @@
-"""What happens when time has passed: each timer's name is a key of `TIMERS`."""
+"""The actions of timers: each timer's name is a key of `TIMERS`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..scheduler.placement import recall_for_others
 from ..scheduler.recycling import end_surplus, idle_too_long, recycle_at_time
 from ..scheduler.state import SchedulerState
 from .agents import balance
+from .checkpoints import session_not_saved
 from .clients import end_withholding, fail_unmet
 from .depends import ask_again
 from .jobs import end_orphans
@@ -38,6 +39,7 @@ TIMERS: dict[str, Callable[[SchedulerState, Any, Now, Decision], None]] = {
     "rejoin": lambda farm, task_id, now, out: rejoin(farm, task_id, now),
     "shut": lambda farm, _, now, out: look_for_the_end(farm, now, out),
     "surplus": lambda farm, data, now, out: end_surplus(farm, data[0], data[1], now, out),
+    "unsaved": lambda farm, data, now, out: session_not_saved(farm, data[0], data[1], out),
     "unmet": lambda farm, task_id, now, out: fail_unmet(farm, task_id, now, out),
     "unmet_now": lambda farm, task_id, now, out: fail_if_unmet(farm, task_id, now, out),
     "wake": lambda farm, name, now, out: end_withholding(farm, name),

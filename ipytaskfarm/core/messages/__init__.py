@@ -6,29 +6,28 @@ The processes of a farm never import one another: they meet in this package.
 ``client``             clients and the controller
 ``agent``              agents and the controller
 ``engine``             an agent and its engines: the *lane*
-``task_types``         what a task is made of, and what comes back of it
-``running_task``       what a running task asks the controller, and the answers
-``tables``             what questions about the farm are answered with
-``payload``            what a task does and what it left: client and engine only, bytes to all others
+``task_types``         the parts of a task, and of its end
+``running_task``       calls of a running task to the controller, and the answers
+``tables``             the answers to questions about the farm
+``payload``            a task's work and its result: client and engine only, bytes to all others
 ``engine_commands``    MultiEngine commands: client and engine only
-``dependencies``       which tasks a task waits for, and whose results it takes
+``dependencies``       the tasks for which a task waits, and the results that it uses
 ``blob_chunks``        large values on their way to other machines
-``evaluator``          what the evaluator is asked about users' ``depend`` functions
+``evaluator``          questions about users' ``depend`` functions to the evaluator
 =====================  ==================================================================================
 
-The handshake of a connection stands in `transport.handshake`, what tasks require of their engines in
-`core.requirements`.
+The handshake of a connection is in `transport.handshake`, and requirements of tasks are in `core.requirements`.
 
-Structs that travel by the thousand are arrays without a tag (``array_like``); all others are tagged by their class
+Structs that travel by the thousand are arrays without a tag (``array_like``). All others are tagged by their class
 name, so that a person can read an event log.
 
-Words ending in ``_s`` are seconds: wall-clock seconds since the epoch where the name says when (``submitted_s``), plain
-durations otherwise (``run_s``).  An *engine* in a message is an incarnation, ``"<agent session>.<counter>"``; an
-*engine id* is the small number that people see.
+Names that end in ``_s`` are seconds: wall-clock seconds since the epoch if the name says when (``submitted_s``), plain
+durations otherwise (``run_s``). An *engine* in a message is an incarnation, ``"<agent session>.<counter>"``; an *engine
+id* is the small number that people see.
 
 To add a message: add the struct to the file of its direction and to its union, then write its handler
-(``core/handlers`` for what the controller receives, ``agent/``, ``engine/`` or ``client/`` for the rest).  A change
-that an older peer cannot read raises ``PROTOCOL``.
+(``core/handlers`` for messages to the controller, ``agent/``, ``engine/`` or ``client/`` for the others). A change that
+an older peer cannot read raises ``PROTOCOL``.
 """
 
 from __future__ import annotations
@@ -98,6 +97,7 @@ from .client import (
     ClearSticky as ClearSticky,
     ClientMessage as ClientMessage,
     CommandAnswer as CommandAnswer,
+    CommandOutputs as CommandOutputs,
     CompactStore as CompactStore,
     DrainNode as DrainNode,
     ExplainTasks as ExplainTasks,
@@ -115,6 +115,7 @@ from .client import (
     ListConnections as ListConnections,
     ListEngines as ListEngines,
     ListKept as ListKept,
+    ListRunning as ListRunning,
     ListSticky as ListSticky,
     ListTasks as ListTasks,
     MarkTasksDone as MarkTasksDone,
@@ -174,6 +175,7 @@ from .tables import (
     KeptTable as KeptTable,
     ProgressTable as ProgressTable,
     QueueStatusReply as QueueStatusReply,
+    RunningTable as RunningTable,
     StickyTable as StickyTable,
     TaskRows as TaskRows,
 )

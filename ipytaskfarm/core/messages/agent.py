@@ -38,7 +38,7 @@ class EngineReport(msgspec.Struct, frozen=True):
     holding: tuple[RunKey, Allotment] | None = None
     """The resources of the engine's running task."""
     recycling: tuple[tuple[str, Recycle], ...] = ()
-    """As the last `HandOut` said."""
+    """As in the last `HandOut`."""
 
 
 class Crash(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,7 +47,7 @@ class Crash(msgspec.Struct, frozen=True, omit_defaults=True):
     signal: int | None = None
     exit_code: int | None = None
     cause: str = ""
-    """time limit, "memory: …", abort, stopped, stuck … where the agent knows it, else ""."""
+    """The cause (time limit, "memory: …", abort, stopped, stuck …) if the agent knows it, else ""."""
     peak_bytes: int = 0
     output: str = ""
     """The last lines that the engine printed."""
@@ -56,9 +56,10 @@ class Crash(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AgentState(msgspec.Struct, frozen=True, tag=True):
-    """The first message of an agent in an epoch: what it is, and its engines with their runs.
+    """The first message of an agent in an epoch: the agent's facts, and its engines with their runs.
 
-    Results that were not acknowledged follow as `Results`, losses of earlier sessions as `EngineDown`."""
+    Unacknowledged results follow as `Results`, losses of earlier sessions as `EngineDown`.
+    """
 
     node: str
     pid: int
@@ -68,29 +69,29 @@ class AgentState(msgspec.Struct, frozen=True, tag=True):
     python: str
     engines: list[EngineReport]
     slots: int | None = None
-    """How many engines there may be at most.  None: the agent has no limit of its own."""
+    """The largest number of engines; None if the agent has no limit of its own."""
     former: list[str] = []
-    """Sessions of agents that had this one's folder before.  They are dead; what became of their engines follows."""
+    """Sessions of dead agents that had this folder before. Reports on their engines follow."""
     resources: dict[str, float] = {}
-    """How much there is of each resource, found or declared."""
+    """Resource -> the amount, found or declared."""
     gpus: tuple[str, ...] = ()
-    """The devices' names, as many as resources["gpu"] says."""
+    """The devices' names; their number is resources["gpu"]."""
     priority: int = 0
     """Agents of a higher priority are given tasks first."""
     utc_offset_s: int = 0
-    """The node's local time minus UTC, as it is now.  `NodeState` says when it changes."""
+    """The node's present local time minus UTC. `NodeState` reports changes."""
     name: str = ""
-    """The name by which the agent's launcher knows it.  "": no launcher placed it."""
+    """The name by which the agent's launcher knows it; "" if no launcher placed it."""
     brings: int | None = None
-    """How many engines the agent brings.  None: it takes its share of those that the farm wants."""
+    """Engines that the agent brings. None: it takes its share of those that the farm wants."""
     time_left_s: float | None = None
-    """How long until the agent has to leave.  None: its time is not limited."""
+    """Seconds until the agent has to leave; None if its time is not limited."""
     wall_s: float = 0.0
-    """The time of the agent's clock when the message was written.  0: the agent does not say."""
+    """The time of the agent's clock when the message was written; 0 if unknown."""
 
 
 class Leaving(msgspec.Struct, frozen=True, tag=True):
-    """The agent was told to end: it gets no more work.  within_s: after so long it is gone."""
+    """The agent was told to end, and gets no more work. It is gone after `within_s`."""
 
     within_s: float
 
@@ -102,7 +103,7 @@ class EngineUp(msgspec.Struct, frozen=True, tag=True):
 
 
 class EngineDown(msgspec.Struct, frozen=True, tag="EngineLost"):
-    """An engine's process is gone.  All its finished results were sent before this."""
+    """An engine's process is gone. All its finished results were sent before this message."""
 
     engine: Incarnation
     id: int
@@ -149,7 +150,7 @@ class PropertiesChanged(msgspec.Struct, frozen=True, tag="Properties"):
     version: int
     packed: bytes
     plain: dict[str, str | float | bool] = {}
-    """The values that are text or numbers, for conditions: the controller unpickles nothing."""
+    """The values that are text or numbers, for conditions, because the controller unpickles nothing."""
 
 
 class StackText(msgspec.Struct, frozen=True, tag=True):
@@ -160,13 +161,17 @@ class StackText(msgspec.Struct, frozen=True, tag=True):
 
 
 class OutputText(msgspec.Struct, frozen=True, tag=True):
-    """The answer to an `OutputQuery`.  It is bounded: of too much text the oldest is left out."""
+    """The answer to an `OutputQuery`. Its size is limited; of too much text the oldest is left out."""
 
     n: int
     run: RunKey
     stdout: str = ""
     stderr: str = ""
     seen: tuple[int, int] = (0, 0)
+    displays: bytes = b""
+    """Encoded (place, display) of those that are new or were changed; for the client alone."""
+    serial: int = 0
+    """The number of the last of them."""
 
 
 class NodeState(msgspec.Struct, frozen=True, tag=True):
@@ -176,19 +181,19 @@ class NodeState(msgspec.Struct, frozen=True, tag=True):
     """The share of the cores that is busy, 0 to 1."""
     free_memory: int
     free_disk: int
-    """Bytes, where the engines' files are."""
+    """Free bytes on the disk with the engines' files."""
     utc_offset_s: int = 0
     """The node's local time minus UTC."""
     fetched_blobs: int = 0
-    """How many large values were brought to the node since its agent began."""
+    """How many large values were fetched to the node since its agent began."""
     fetched_bytes: int = 0
-    """How many bytes these had."""
+    """The bytes of these values."""
 
 
 class SetUp(msgspec.Struct, frozen=True, tag=True):
-    """An engine's environment is ready.  error: why it never will be.
+    """An engine's environment is ready, or `error` says why it never will be.
 
-    An error without an identity: a task has changed the engine's process for good.
+    An error without an identity: a task has changed the engine's process irrevocably.
     """
 
     engine: Incarnation
@@ -197,10 +202,11 @@ class SetUp(msgspec.Struct, frozen=True, tag=True):
 
 
 class ResourceRequest(msgspec.Struct, frozen=True, tag="Demand"):
-    """A running task requests these resources, in place of what it has.  Answer: `Granted`, at once or when they are
-    free.
+    """A running task requests these resources in place of its present ones. Answer: `Granted`, once they are free.
 
-    The task repeats its request.  It says what is wanted, not what is added, so a repetition changes nothing."""
+    The task repeats its request. The request states the wanted amounts, not the additional ones, so a repetition
+    changes nothing.
+    """
 
     engine: Incarnation
     run: RunKey
@@ -209,7 +215,7 @@ class ResourceRequest(msgspec.Struct, frozen=True, tag="Demand"):
 
 
 class EngineNote(msgspec.Struct, frozen=True, tag=True):
-    """Something about an engine that people should know (it failed to start, its start-up code raised, …)."""
+    """A message for people about an engine (it failed to start, its start-up code raised, …)."""
 
     id: int
     text: str
@@ -244,11 +250,11 @@ class StartEngine(msgspec.Struct, frozen=True, tag=True):
 
     id: int
     beside: int = 0
-    """So many engines are meant to be on that agent's machine, this one among them: they share its cores."""
+    """The number of engines meant to be on that agent's machine, including this one: they share its cores."""
 
 
 class StopEngine(msgspec.Struct, frozen=True, tag=True):
-    """End this engine: it exits by itself within grace_s, else it is killed.  `EngineLost(expected=True)` follows."""
+    """End this engine: it exits within `grace_s`, else it is killed. `EngineDown(expected=True)` follows."""
 
     engine: Incarnation
     grace_s: float = 2.0
@@ -261,19 +267,19 @@ class Input(msgspec.Struct, frozen=True, array_like=True):
     """The number under which the payload asks for the value."""
     task: int
     reason: str = ""
-    """Why that task failed.  "": it succeeded."""
+    """Why that task failed; "" if it succeeded."""
     body: bytes | None = None
-    """The encoded `ResultBody`.  None: it is gone."""
+    """The encoded `ResultBody`; None if it does not exist any more."""
     failure: FailureSummary | None = None
 
 
 class Special(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What only some runs are sent with."""
+    """Data that only some runs are sent with."""
 
     inputs: list[Input] = []
     trial: int = 1
     state: bytes = b""
-    """What the last trial left, a packed dict."""
+    """The state that the last trial left, a packed dict."""
     received: int = 0
     """How many messages earlier trials have read."""
     parent: int | None = None
@@ -282,7 +288,7 @@ class Special(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One attempt that an engine is to run."""
+    """One attempt for an engine to run."""
 
     task: int
     attempt: int
@@ -293,7 +299,7 @@ class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The version of the properties that a depend function accepted.  With another version the engine returns the run
     unrun."""
     environment: str | None = None
-    """Identity of the environment that the run needs.  The batch brings the code with its functions."""
+    """Identity of the environment that the run needs. The batch has its code among the functions."""
     measured: bool = False
     """Whether the engine's memory is reported with the run's end."""
     allotment: Allotment | None = None
@@ -308,7 +314,7 @@ class TaskBatch(msgspec.Struct, frozen=True, tag="Batch"):
 
 
 class HandOut(msgspec.Struct, frozen=True, tag=True):
-    """A `TaskBatch` for an engine, still encoded, and which runs are in it."""
+    """An encoded `TaskBatch` for an engine, and the list of its runs."""
 
     engine: Incarnation
     runs: list[RunKey]
@@ -320,7 +326,7 @@ class HandOut(msgspec.Struct, frozen=True, tag=True):
     recycling: tuple[tuple[str, Recycle], ...] = ()
     """When the engine is recycled.  The agent keeps this for the controller's next life."""
     graces: dict[int, float] | None = None
-    """Task -> seconds between the interrupt of its time limit and the signals, for tasks with a time of their own."""
+    """Task -> seconds between the interrupt of its time limit and the signals, for tasks with their own."""
 
 
 class Recall(msgspec.Struct, frozen=True, tag=True):
@@ -331,9 +337,10 @@ class Recall(msgspec.Struct, frozen=True, tag=True):
 
 
 class Interrupt(msgspec.Struct, frozen=True, tag=True):
-    """Stop this run: interrupt it, after grace_s terminate its engine, after another half of that kill it.
+    """Stop this run: interrupt it, after `grace_s` terminate its engine, after half of that again kill it.
 
-    A run that has not begun is returned.  For a run that has ended nothing happens."""
+    A run that has not begun is returned. If the run has ended, nothing happens.
+    """
 
     engine: Incarnation
     run: RunKey
@@ -345,9 +352,10 @@ class Interrupt(msgspec.Struct, frozen=True, tag=True):
 class EngineCommand(msgspec.Struct, frozen=True, tag=True):
     """A MultiEngine command for one engine.
 
-    (session, n) names it: a second command of that name is answered, not run.  session "" is the farm itself: start-up
-    code and sticky commands, and what was done by hand on the engine's predecessor (then n is negative, and the same in
-    all epochs)."""
+    (session, n) identifies it: a second command of that identity is answered, not run. Session "" is the farm itself:
+    start-up code and sticky commands, and repeated commands from the engine's predecessor (then n is negative, and the
+    same in all epochs).
+    """
 
     engine: Incarnation
     session: str
@@ -355,29 +363,34 @@ class EngineCommand(msgspec.Struct, frozen=True, tag=True):
     verb: str
     body: bytes = b""
     replays: tuple[str, int] | None = None
-    """The name under which the command was done by hand on the predecessor.  An engine does no command twice under that
-    name, and what this one leaves is not sticky."""
+    """The identity under which the command was done by hand on the predecessor. An engine does no command twice under
+    that identity, and the names that this command binds are not sticky."""
 
 
 class StackQuery(msgspec.Struct, frozen=True, tag=True):
-    """Where is this engine now?"""
+    """A question for this engine's present stack."""
 
     n: int
     engine: Incarnation
 
 
 class OutputQuery(msgspec.Struct, frozen=True, tag=True):
-    """What has this run printed beyond so many characters?"""
+    """A question for this run's output after the given numbers of characters."""
 
     n: int
     engine: Incarnation
     run: RunKey
+    """Of a command: (-1, its number)."""
     stdout: int = 0
     stderr: int = 0
+    serial: int = 0
+    """The number of the last display that the client knows."""
+    session: str = ""
+    """Whose command; "": a task is asked about."""
 
 
 class Granted(msgspec.Struct, frozen=True, tag=True):
-    """The answer to a `ResourceRequest`: the resources of the run from now on.  error: why it can never have more."""
+    """The answer to a `ResourceRequest`: the run's resources from now on, or an error why it can never have more."""
 
     engine: Incarnation
     run: RunKey
@@ -393,13 +406,13 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
 
 
 class Leave(msgspec.Struct, frozen=True, tag=True):
-    """End the agent when its engines have ended, which are told one by one.  within_s: at the latest after so long."""
+    """End the agent when its engines have ended, which are told one by one; after `within_s` at the latest."""
 
     within_s: float | None = None
 
 
 class Lease(msgspec.Struct, frozen=True, tag=True):
-    """The farm's lease: an agent's engines must be gone when it has not heard the controller for so long."""
+    """The farm's lease: an agent must end its engines if it has not heard the controller for this time."""
 
     lease_s: float
 

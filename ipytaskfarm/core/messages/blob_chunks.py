@@ -12,7 +12,7 @@ PIECE_BYTES = 1 << 20
 """The size of a piece, except the last one of a blob."""
 
 PIECES_AHEAD = 2
-"""So many pieces of a blob are asked for at once: one is on its way while another is written."""
+"""The number of pieces of a blob that are requested at a time: one is on its way while another is written."""
 
 
 class ReadBlob(msgspec.Struct, frozen=True, tag=True):
@@ -24,7 +24,7 @@ class ReadBlob(msgspec.Struct, frozen=True, tag=True):
 
 
 class BlobPiece(msgspec.Struct, frozen=True, tag=True):
-    """A piece of a blob.  error: why there is none, for people."""
+    """A piece of a blob, or an error for people why there is none."""
 
     digest: bytes
     offset: int
@@ -35,13 +35,13 @@ class BlobPiece(msgspec.Struct, frozen=True, tag=True):
 
 
 class WantBlob(msgspec.Struct, frozen=True, tag=True):
-    """An engine wants this blob in its node's folder.  Answer: `BlobHere`, as soon as it is there."""
+    """An engine needs this blob in its node's folder. Answer: `BlobHere`, as soon as it is there."""
 
     digest: bytes
 
 
 class BlobHere(msgspec.Struct, frozen=True, tag=True):
-    """To an engine: the blob is in the node's folder.  error: why it never will be."""
+    """The blob is in the node's folder, or an error says why it never will be. Sent to an engine."""
 
     digest: bytes
     error: str = ""

@@ -18,6 +18,7 @@ from .tables import (
     KeptTable,
     ProgressTable,
     QueueStatusReply,
+    RunningTable,
     StickyTable,
     TaskRows,
 )
@@ -33,7 +34,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
 
 
 class NeedIds(msgspec.Struct, frozen=True, tag=True):
-    """The client has used half of its block."""
+    """The client has used half of its block and needs another one."""
 
 
 class WatchTasks(msgspec.Struct, frozen=True, tag="Watch"):
@@ -54,7 +55,7 @@ class AbortTasks(msgspec.Struct, frozen=True, tag="Abort"):
     ids: list[int]
     interrupt: bool = True
     reason: str = ""
-    """For people."""
+    """The reason for people."""
 
 
 class Clear(msgspec.Struct, frozen=True, tag=True):
@@ -64,9 +65,10 @@ class Clear(msgspec.Struct, frozen=True, tag=True):
 
 
 class RetryTasks(msgspec.Struct, frozen=True, tag="Retry"):
-    """Question: hand in these failed tasks again, as new ones linked to them.  Answer: `Retried`.
+    """Question: hand in these failed tasks again, as new ones linked to them. Answer: `Retried`.
 
-    failed_only=False: those that succeeded too."""
+    failed_only=False: also those that succeeded.
+    """
 
     ids: list[int]
     failed_only: bool = True
@@ -79,14 +81,14 @@ class QueueStatus(msgspec.Struct, frozen=True, tag=True):
 
 
 class ListTasks(msgspec.Struct, frozen=True, tag="Tasks"):
-    """Question: a table of tasks.  Answer: `TaskRows`.  ids None: all that match."""
+    """Question: a table of tasks. Answer: `TaskRows`. `ids` None: all that match."""
 
     ids: list[int] | None = None
     name: str | None = None
     state: str | None = None
     """scheduled, pending, succeeded, failed, unfinished, finished or None."""
     last: int = 0
-    """At most so many, those with the highest ids.  0: all."""
+    """The largest number of rows, those with the highest ids; 0 for all."""
 
 
 class ExplainTasks(msgspec.Struct, frozen=True, tag="Explain"):
@@ -110,17 +112,29 @@ class Stuck(msgspec.Struct, frozen=True, tag=True):
 
 
 class Outputs(msgspec.Struct, frozen=True, tag=True):
-    """Question: what do these tasks (None: this session's) print now?
+    """Question: what do these tasks (None: this session's) print and display now?
 
-    Answer: `NumberReply`, how many engines were asked; then an `Output` from each that has something new.  seen: (task,
-    attempt, characters of stdout, of stderr) that the client knows."""
+    Answer: `NumberReply`, how many engines were asked; then an `Output` from each that has something new."""
 
     ids: list[int] | None
+    seen: list[tuple[int, int, int, int, int]] = []
+    """(task, attempt, characters of stdout, of stderr, number of the last display) that the client knows."""
+    empty: bool = False
+    """Whether an `Output` is to come from engines that have nothing new, too."""
+
+
+class CommandOutputs(msgspec.Struct, frozen=True, tag=True):
+    """Question: what does this session's command print and display now, on the engines that have not answered it?
+
+    Answer: as of `Outputs`."""
+
+    number: int
     seen: list[tuple[int, int, int, int]] = []
+    """(engine id, characters of stdout, of stderr, number of the last display) that the client knows."""
 
 
 class MarkTasksDone(msgspec.Struct, frozen=True, tag="MarkDone"):
-    """Question: let this task succeed with that encoded `ResultBody`.  Answer: `FlagReply`."""
+    """Question: end this task as succeeded with this encoded `ResultBody`. Answer: `FlagReply`."""
 
     id: int
     body: bytes
@@ -128,39 +142,47 @@ class MarkTasksDone(msgspec.Struct, frozen=True, tag="MarkDone"):
 
 
 class MarkTasksFailed(msgspec.Struct, frozen=True, tag="MarkFailed"):
-    """Question: let this task's run, or its result, count as failed.  Answer: `TextReply`, what became of it."""
+    """Question: count this task's run, or its result, as failed.
+
+    Answer: `TextReply` with the consequence for the task.
+    """
 
     id: int
     why: str = ""
 
 
 class PauseJobs(msgspec.Struct, frozen=True, tag=True):
-    """Question: start no task of these jobs (on=False: resume).  Answer: `NumberReply`, how many tasks wait for it."""
+    """Question: start no task of these jobs (on=False: resume). Answer: `NumberReply`, the number of affected tasks."""
 
     ids: list[str]
     on: bool = True
 
 
 class DrainNode(msgspec.Struct, frozen=True, tag="Drain"):
-    """Question: give these nodes' engines no more tasks (on=False: resume).  Answer: `NumberReply`, how many agents."""
+    """Question: give these nodes' engines no more tasks (on=False: resume).
+
+    Answer: `NumberReply`, the number of agents.
+    """
 
     nodes: list[str]
     on: bool = True
 
 
 class FindJobs(msgspec.Struct, frozen=True, tag=True):
-    """Question: the jobs of that id or name (None: all) of which not all tasks were cleared.  Answer: `JobTable`.
+    """Question: the jobs of this id or name (None: all) that still have tasks. Answer: `JobTable`.
 
-    tasks=True: with the ids of their tasks."""
+    tasks=True: with the ids of their tasks.
+    """
 
     wanted: str | None = None
     tasks: bool = False
 
 
 class SendToTask(msgspec.Struct, frozen=True, tag="Send"):
-    """Question: send these messages to a task that has not ended.  Answer: `NumberReply`, the last one's number.
+    """Question: send these messages to an unfinished task. Answer: `NumberReply`, the last message's number.
 
-    mark: the sender's own name for them; a repetition is recognised by it."""
+    `mark` is the sender's own id for them, by which a repetition is recognised.
+    """
 
     id: int
     bodies: list[bytes]
@@ -168,22 +190,29 @@ class SendToTask(msgspec.Struct, frozen=True, tag="Send"):
 
 
 class ReadTaskMessages(msgspec.Struct, frozen=True, tag="Read"):
-    """Question: the messages from a task behind this number.
+    """Question: the messages from a task after this number.
 
-    Answer: `TaskMessages`, as soon as there are some, or none when the task has ended."""
+    Answer: `TaskMessages`, as soon as there are some, or an empty one when the task has ended.
+    """
 
     id: int
     after: int = 0
 
 
 class ProgressOf(msgspec.Struct, frozen=True, tag=True):
-    """Question: how far have these running tasks come?  Answer: `ProgressTable`."""
+    """Question: the progress of these running tasks. Answer: `ProgressTable`."""
 
     ids: list[int]
 
 
+class ListRunning(msgspec.Struct, frozen=True, tag="Running"):
+    """Question: which of these tasks (None: of this session's) run now, and where?  Answer: `RunningTable`."""
+
+    ids: list[int] | None
+
+
 class ReadHistory(msgspec.Struct, frozen=True, tag="History"):
-    """Question: what happened, and when?  Answer: `EventTable`, in order of time, the last events that match."""
+    """Question: the last matching events with their times. Answer: `EventTable`, in order of time."""
 
     ids: list[int] | None = None
     name: str | None = None
@@ -193,13 +222,13 @@ class ReadHistory(msgspec.Struct, frozen=True, tag="History"):
 
 
 class Stack(msgspec.Struct, frozen=True, tag=True):
-    """Question: where is this running task now?  Answer: `TextReply`."""
+    """Question: the present stack of this running task. Answer: `TextReply`."""
 
     id: int
 
 
 class ReadQueueStatus(msgspec.Struct, frozen=True, tag="Spin"):
-    """Question: drop the verdicts of depend functions, and look again.  Answer: `FlagReply`."""
+    """Question: drop the verdicts of depend functions, and examine all tasks again. Answer: `FlagReply`."""
 
 
 class ListEngines(msgspec.Struct, frozen=True, tag="Engines"):
@@ -211,30 +240,34 @@ class ListCommandQueues(msgspec.Struct, frozen=True, tag="CommandQueues"):
 
 
 class FarmStatus(msgspec.Struct, frozen=True, tag=True):
-    """Question: how is the farm?  Answer: `FarmState`."""
+    """Question: the state of the farm. Answer: `FarmState`."""
 
 
 class SetWanted(msgspec.Struct, frozen=True, tag=True):
-    """Question: keep this many engines (None: as many as now), plus `more`.  Answer: `NumberReply`, how many are
-    wanted."""
+    """Question: keep this many engines (None: the present number), plus `more`.
+
+    Answer: `NumberReply`, the wanted number.
+    """
 
     engines: int | None = None
     more: int = 0
 
 
 class RemoveEngines(msgspec.Struct, frozen=True, tag=True):
-    """Question: end these engines, and want that many fewer.  Answer: `NumberReply`.
+    """Question: end these engines, and want that many fewer. Answer: `NumberReply`.
 
-    drain: their running tasks end first; else they are lost with their engines."""
+    `drain`: their running tasks end first; otherwise they are lost with their engines.
+    """
 
     ids: list[int]
     drain: bool = True
 
 
 class RemoveAgents(msgspec.Struct, frozen=True, tag=True):
-    """Question: send away the agents of these names.  Answer: `NumberReply`, how many there are.
+    """Question: remove the agents of these names. Answer: `NumberReply`, the number of agents.
 
-    within_s: how long running tasks may go on (None: to their ends); then they are treated as at a stop."""
+    `within_s` is how long running tasks may go on (None: until they end); then they are treated as at a stop.
+    """
 
     names: list[str]
     within_s: float | None = None
@@ -254,9 +287,10 @@ class HoldFarm(msgspec.Struct, frozen=True, tag="Hold"):
 
 
 class CompactStore(msgspec.Struct, frozen=True, tag="Compact"):
-    """Question: give the room of cleared tasks back to the disk.  Answer: `TextReply`.
+    """Question: give the disk space of cleared tasks back. Answer: `TextReply`.
 
-    The controller does nothing else meanwhile."""
+    The controller does nothing else in the meantime.
+    """
 
 
 class ReloadKeys(msgspec.Struct, frozen=True, tag=True):
@@ -264,7 +298,7 @@ class ReloadKeys(msgspec.Struct, frozen=True, tag=True):
 
 
 class ListConnections(msgspec.Struct, frozen=True, tag="Connections"):
-    """Question: who is connected, by which key?  Answer: `ConnectionTable`."""
+    """Question: the connected peers and their keys. Answer: `ConnectionTable`."""
 
 
 class StopFarm(msgspec.Struct, frozen=True, tag="Stop"):
@@ -284,11 +318,11 @@ class SetSticky(msgspec.Struct, frozen=True, tag=True):
     verb: str
     body: bytes
     text: str = ""
-    """For people: shown by `mec.sticky()`."""
+    """The text for people in `mec.sticky()`."""
 
 
 class ListSticky(msgspec.Struct, frozen=True, tag=True):
-    """Question: which sticky commands are there?  Answer: `StickyTable`."""
+    """Question: the sticky commands. Answer: `StickyTable`."""
 
 
 class ClearSticky(msgspec.Struct, frozen=True, tag=True):
@@ -298,20 +332,20 @@ class ClearSticky(msgspec.Struct, frozen=True, tag=True):
 
 
 class ListKept(msgspec.Struct, frozen=True, tag=True):
-    """Question: what was done by hand on engines, for their replacements?  Answer: `KeptTable`."""
+    """Question: the commands done by hand on engines, kept for their replacements. Answer: `KeptTable`."""
 
 
 class ClearKept(msgspec.Struct, frozen=True, tag=True):
-    """Question: forget what was done by hand on these engine ids (None: all).  Answer: `NumberReply`, how many."""
+    """Question: forget the commands done by hand on these engine ids (None: all). Answer: `NumberReply`, how many."""
 
     engines: list[int] | None = None
 
 
 Question: TypeAlias = (
     WatchTasks | FetchResults | AbortTasks | Clear | RetryTasks | QueueStatus | ListTasks | ExplainTasks | CheckTask |
-    Stuck | Outputs | Stack | ReadQueueStatus
+    Stuck | Outputs | CommandOutputs | Stack | ReadQueueStatus
     | MarkTasksDone | MarkTasksFailed | PauseJobs | DrainNode | FindJobs | SendToTask | ReadTaskMessages | ProgressOf
-    | ReadHistory
+    | ReadHistory | ListRunning
     | ListEngines | ListCommandQueues | FarmStatus | SetWanted | RemoveEngines | HoldFarm | CompactStore | StopFarm |
     SetSticky | ListSticky
     | ClearSticky | ListKept | ClearKept | RemoveAgents | AgentsEnded | ReloadKeys | ListConnections | ReadBlob
@@ -319,7 +353,7 @@ Question: TypeAlias = (
 
 
 class AskQuestion(msgspec.Struct, frozen=True, tag="Ask"):
-    """A question with a number that the client has chosen; the `Answer` has the same."""
+    """A question with a number that the client has chosen; the `Answer` has the same number."""
 
     n: int
     question: Question
@@ -331,11 +365,11 @@ class Keep(msgspec.Struct, frozen=True, omit_defaults=True):
     names: tuple[str, ...] = ()
     """The names that a push binds."""
     blobs: dict[str, int] = {}
-    """Digests of the large values that the body needs, with their bytes."""
+    """Digests of the large values that the body needs -> their bytes."""
     sticky: tuple[str, ...] = ()
-    """The keys of the sticky entries that stand for the body."""
+    """The keys of the sticky entries that replace the body."""
     opted_out: bool = False
-    """Whether it is not to be done again; that it was done is noted all the same."""
+    """Whether it must not be repeated; the fact that it was done is recorded all the same."""
 
 
 class SendCommand(msgspec.Struct, frozen=True, tag="Command"):
@@ -350,9 +384,9 @@ class SendCommand(msgspec.Struct, frozen=True, tag="Command"):
     verb: str
     body: bytes = b""
     text: str = ""
-    """For people: shown by `mec.queue_status()`."""
+    """The text for people in `mec.queue_status()`."""
     keep: Keep | None = None
-    """None: it leaves nothing on the engine that a replacement would need."""
+    """None if the command leaves nothing on the engine that a replacement would need."""
 
 
 ClientMessage: TypeAlias = Submit | NeedIds | AskQuestion | SendCommand
@@ -372,7 +406,7 @@ class Accepted(msgspec.Struct, frozen=True, tag=True):
 
 
 class Full(msgspec.Struct, frozen=True, tag=True):
-    """Nothing from this id on was accepted: the client keeps it, and sends it again after a second."""
+    """Nothing from this id on was accepted: the client keeps these tasks, and sends them again after a second."""
 
     first_id: int
     why: str
@@ -398,13 +432,13 @@ class Reopened(msgspec.Struct, frozen=True, tag=True):
 
 
 class Watched(msgspec.Struct, frozen=True, tag=True):
-    """The ends of all tasks but these follow, or have come."""
+    """The ends of all tasks except these follow, or have come."""
 
     unknown: list[int]
 
 
 class Fetched(msgspec.Struct, frozen=True, tag=True):
-    """The ended tasks with their results; the others by id."""
+    """The ended tasks with their results, and the ids of the others."""
 
     finals: list[Final]
     unfinished: list[int] = []
@@ -418,17 +452,17 @@ class Aborted(msgspec.Struct, frozen=True, tag=True):
 
 
 class Cleared(msgspec.Struct, frozen=True, tag=True):
-    """How many tasks were forgotten, which are not there, and which have not ended."""
+    """The number of forgotten tasks, the unknown ones, and the unfinished ones."""
 
     count: int
     missing: list[int] = []
     unfinished: list[int] = []
     needed: list[int] = []
-    """Tasks whose results other tasks have yet to take."""
+    """Tasks with results that other tasks have yet to use."""
 
 
 class Retried(msgspec.Struct, frozen=True, tag=True):
-    """(old id, new id) pairs, and the tasks that could not be retried: not there, or not failed."""
+    """(old id, new id) pairs, and the tasks that could not be retried: unknown, or not failed."""
 
     ids: list[tuple[int, int]]
     missing: list[int] = []
@@ -436,11 +470,11 @@ class Retried(msgspec.Struct, frozen=True, tag=True):
 
 
 class Checked(msgspec.Struct, frozen=True, tag=True):
-    """For each engine: its id, its node, and why it cannot serve the task ("": it can)."""
+    """For each engine: its id, its node, and why it cannot serve the task; "" if it can."""
 
     rows: list[tuple[int, str, str]]
     unmet: str = ""
-    """Why no engine can ever serve it, as the farm is now.  "": one can."""
+    """Why no engine can ever serve it, in the farm's present state; "" if one can."""
 
 
 class TextReply(msgspec.Struct, frozen=True, tag="Text"):
@@ -463,7 +497,7 @@ class NumberReply(msgspec.Struct, frozen=True, tag="Number"):
 
 Reply: TypeAlias = (
     Refusal | Watched | Fetched | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskRows | TextReply
-    | JobTable | TaskMessages | ProgressTable | EventTable | FlagReply | NumberReply | EngineTable
+    | JobTable | TaskMessages | ProgressTable | RunningTable | EventTable | FlagReply | NumberReply | EngineTable
     | CommandQueueTable | FarmState | StickyTable | KeptTable | ConnectionTable | BlobPiece
 )  # fmt: skip
 
@@ -486,20 +520,25 @@ class CommandAnswer(msgspec.Struct, frozen=True, tag=True):
 
 
 class Notice(msgspec.Struct, frozen=True, tag=True):
-    """Something that the client of a task should know; it is shown as a warning, once."""
+    """A message for the client of a task, shown once as a warning."""
 
     text: str
 
 
 class Output(msgspec.Struct, frozen=True, tag=True):
-    """What a running task has printed since the last `Output`."""
+    """What a running task, or a command, has printed and displayed since the last `Output`."""
 
     run: RunKey
+    """Of a command: (-1, its number)."""
     engine_id: int
     stdout: str
     stderr: str
     seen: tuple[int, int]
     """The number of characters of stdout and stderr up to here."""
+    displays: bytes = b""
+    """Encoded (place, display) of those that are new or were changed."""
+    serial: int = 0
+    """The number of the last of them."""
 
 
 ToClient: TypeAlias = IdBlock | Accepted | Full | Finals | Answer | CommandAnswer | Output | Notice | Reopened

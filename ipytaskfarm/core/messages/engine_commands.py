@@ -1,4 +1,7 @@
-"""The bodies of MultiEngine commands and of their answers.  Only clients and engines read them."""
+"""The bodies of MultiEngine commands and of their answers.
+
+Only clients and engines read them, except for `SavedCheckpoint`, which the controller keeps.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +23,26 @@ VERBS = {
     "properties": "PropertiesBody -> packed value",
     "dump_session": "DumpSessionBody -> SavedSession",
     "load_session": "LoadSessionBody -> encoded dict of the names that are not in it, each with the reason",
+    "checkpoint": "b'' -> SavedCheckpoint; the client is told the dict of the names that are not in it",
     "replaces": "encoded str -> b''",
     "profile": "ProfileBody -> encoded CpuProfile | MemoryProfile | SampleProfile | None, whatever runs",
 }
 """The body and the answer of each MultiEngine command.  "Packed" is `serialization.pack`, "encoded" is msgpack."""
 
 REPLACES = "replaces"
-"""The verb that tells an engine what it replaces: errors about missing names say so."""
+"""The verb that tells an engine what it replaces, for errors about missing names."""
+
+CHECKPOINT = "checkpoint"
+"""The verb that saves an engine's session for its replacement."""
+
+LOAD_SESSION = "load_session"
 
 PROFILE = "profile"
 """The verb that is answered while a task runs, so that a long task can be profiled before its end."""
 
 
 class ExecuteBody(msgspec.Struct, frozen=True):
-    """Lines for the engine.  sticky: the names that they leave survive `clear_before` and `reset`."""
+    """Lines for the engine. `sticky`: the names that they bind survive `clear_before` and `reset`."""
 
     lines: str
     sticky: bool = False
@@ -56,7 +65,7 @@ class MapBody(msgspec.Struct, frozen=True):
 
 
 class DumpSessionBody(msgspec.Struct, frozen=True):
-    """Save the names of the engine.  path: into this file of the engine's node; None: into the answer."""
+    """Save the names of the engine into this file of the engine's node; `path` None: into the answer."""
 
     path: str | None = None
 
@@ -67,7 +76,7 @@ class SavedSession(msgspec.Struct, frozen=True):
     left_out: dict[str, str]
     """The names that could not travel, each with the reason."""
     packed: bytes | None = None
-    """The packed session; None where it was written to a file."""
+    """The packed session; None if it was written to a file."""
 
 
 class LoadSessionBody(msgspec.Struct, frozen=True):
@@ -75,10 +84,42 @@ class LoadSessionBody(msgspec.Struct, frozen=True):
 
     path: str | None = None
     packed: bytes | None = None
+    surroundings: SessionSurroundings | None = None
+    """Where a checkpoint is restored: what the engine had beside its names."""
+
+
+class SessionSurroundings(msgspec.Struct, frozen=True):
+    """What a checkpoint holds beside the names: what was changed by hand since the engine's start."""
+
+    placed: dict[str, str]
+    """Name -> how it was placed by hand, such as "push".  Other names were left by tasks."""
+    folder: str
+    """The working folder.  "": the one that the engine was started in."""
+    variables: dict[bytes, bytes | None]
+    """Environment variables that were set, or deleted (None)."""
+    path_first: list[str]
+    """What was put before the first entry that ``sys.path`` had at the start."""
+    path_last: list[str]
+    """What else was added to ``sys.path``."""
+    properties: bytes
+    """The packed dict of the engine's properties."""
+
+
+class SavedCheckpoint(msgspec.Struct, frozen=True):
+    """A session as a replacement restores it."""
+
+    body: bytes
+    """The encoded `LoadSessionBody`."""
+    blobs: dict[str, int]
+    """Digests of the large values that the body needs, with their bytes."""
+    count: int
+    """How many names it holds."""
+    left_out: dict[str, str]
+    """The names that could not be saved, each with the reason."""
 
 
 class ExecuteReply(msgspec.Struct, frozen=True):
-    """What `mec.execute` shows of one engine."""
+    """The result of `mec.execute` on one engine."""
 
     id: int
     number: int
@@ -103,9 +144,10 @@ class PropertiesBody(msgspec.Struct, frozen=True):
 
 
 class ProfileBody(msgspec.Struct, frozen=True):
-    """What an engine does with one of its profilers.
+    """An action on one of an engine's profilers.
 
-    "read" answers what the profiler has gathered, or None if it was never started.  The others answer None."""
+    "read" returns the profile, or None if the profiler was never started. The others return None.
+    """
 
     profiler: Literal["cpu", "memory", "sampling"]
     op: Literal["start", "stop", "read"]
@@ -129,7 +171,7 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CpuProfile(msgspec.Struct, frozen=True):
-    """What yappi measured on one engine."""
+    """yappi's measurements on one engine."""
 
     engine: int
     clock: str
@@ -141,7 +183,7 @@ class CpuProfile(msgspec.Struct, frozen=True):
 
 
 class MemoryProfile(msgspec.Struct, frozen=True):
-    """What tracemalloc knows of one engine."""
+    """tracemalloc's measurements on one engine."""
 
     engine: int
     traced_bytes: int
@@ -152,7 +194,7 @@ class MemoryProfile(msgspec.Struct, frozen=True):
 
 
 class SampleProfile(msgspec.Struct, frozen=True):
-    """What the sampler saw on one engine."""
+    """The sampler's stacks on one engine."""
 
     engine: int
     interval_s: float

@@ -35,7 +35,7 @@ class Evaluate(msgspec.Struct, frozen=True, tag=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, array_like=True):
-    """What a function said of an engine.  `error` says why a False is one, for people."""
+    """A function's verdict on an engine. `error` is the reason, for people, why it is False."""
 
     engine: Incarnation
     version: int

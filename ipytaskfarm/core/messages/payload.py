@@ -1,4 +1,4 @@
-"""What a task does and what it left.  Clients and engines read this; for controller and agents it is bytes."""
+"""A task's work and its result. Clients and engines read these; for controller and agents they are bytes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ErrorPlace(msgspec.Struct, frozen=True, array_like=True):
     name: str
     """The function's name."""
     first_line: int
-    """Of the function."""
+    """The first line of the function."""
     line: int
     end_line: int | None = None
     column: int | None = None
@@ -69,16 +69,18 @@ class ErrorPlace(msgspec.Struct, frozen=True, array_like=True):
     """Source lines around it, …"""
     lines_from: int = 1
     """… beginning with the line of this number."""
+    values: tuple[tuple[str, str], ...] = ()
+    """Names of local variables there, with their values as text."""
 
 
 class ErrorLink(msgspec.Struct, frozen=True, array_like=True):
-    """One exception of a chain: what was raised, a cause, a context, or a member of a group."""
+    """One exception of a chain: the raised one, a cause, a context, or a member of a group."""
 
     etype: str
     value: str
     pickled: bytes | None = None
     fields: bytes | None = None
-    """Packed dict of attributes that pickling by itself would lose (`name` of an AttributeError)."""
+    """Packed dict of attributes that the exception's own pickle lacks (`name` of an AttributeError)."""
     why: str = ""
     """Why it could not be pickled."""
     cause: int = -1
@@ -104,10 +106,15 @@ class FailureBody(msgspec.Struct, frozen=True, omit_defaults=True):
     links: tuple[ErrorLink, ...] = ()
     """The exception and all that it refers to; the first is the exception itself, pickled above."""
     places: tuple[ErrorPlace, ...] = ()
+    stdout: str = ""
+    """Of a command that failed: what it had printed, …"""
+    stderr: str = ""
+    outputs: list[dict[str, Any]] = []
+    """… and displayed."""
 
 
 class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a task left: its values, its failure, its output."""
+    """The result of a run: its values, its failure, its output."""
 
     value: bytes | None = None
     """Packed: a dict of the pulled names, or a function's return value."""
@@ -119,6 +126,6 @@ class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):
     progress: tuple[float, float | None, str] | None = None
     """The last progress that the task reported: (value, total, message)."""
     accumulated: dict[str, bytes] = {}
-    """Accumulator -> packed sum of what the task added to it."""
+    """Accumulator -> packed sum of the task's additions to it."""
     kind: str = "names"
-    """What ran: "names" (`StringWork`), "call" (`CallWork`) or "raw" (`CallWork`, raw=True), after a failure too."""
+    """The kind of work: "names" (`StringWork`), "call" (`CallWork`) or "raw" (`CallWork`, raw=True)."""

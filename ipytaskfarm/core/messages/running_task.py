@@ -1,8 +1,7 @@
 """Calls of running tasks and the farm's replies: children, messages, progress.
 
-A call goes engine -> agent -> controller.  It counts only while its attempt is the current one on that engine.  Each
-call is repeated until it is answered, and says what is wanted, never what is to be added, so a repetition changes
-nothing.
+A call goes engine -> agent -> controller. It counts only while its attempt is the current one on that engine. Each call
+is repeated until it is answered. It states the wanted result, never an addition, so a repetition changes nothing.
 """
 
 from __future__ import annotations
@@ -49,9 +48,11 @@ class Children(msgspec.Struct, frozen=True, tag=True):
 
 
 class Await(msgspec.Struct, frozen=True, tag=True):
-    """From a running task: it waits until these have ended ([]: it waits no longer), and lends its slot meanwhile.
+    """From a running task: it waits until these have ended ([]: it waits no longer), and lends its slot in the
+    meantime.
 
-    Answer: `Counted`, how many of them failed."""
+    Answer: `Counted`, the number of them that failed.
+    """
 
     ids: list[int]
 

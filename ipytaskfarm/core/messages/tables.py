@@ -73,6 +73,16 @@ class ProgressTable(msgspec.Struct, frozen=True, tag=True):
     rows: list[tuple[int, float, float | None, str]]
 
 
+class RunningTable(msgspec.Struct, frozen=True, tag=True):
+    """(id, engine id, for how many seconds) of running tasks, those that have run longest first."""
+
+    rows: list[tuple[int, int, float]]
+    count: int = 0
+    """How many run; `rows` are bounded."""
+    idle: int = 0
+    """How many engines run nothing."""
+
+
 class EventTable(msgspec.Struct, frozen=True, tag=True):
     """(when, task, name, what, engine id or -1, more), in order of time."""
 
@@ -112,7 +122,7 @@ class CommandQueueTable(msgspec.Struct, frozen=True, tag=True):
 
 
 class FarmState(msgspec.Struct, frozen=True, tag=True):
-    """What `ipytaskfarm status` shows."""
+    """The data of `ipytaskfarm status`."""
 
     name: str
     incarnation: str
@@ -134,7 +144,7 @@ class FarmState(msgspec.Struct, frozen=True, tag=True):
     waiting_s: float | None = None
     """How long one engine would take for those.  None: nothing was measured."""
     found: str = ""
-    """What the controller found in the store when it started."""
+    """A text about the tasks in the store when the controller started."""
 
 
 class ConnectionRow(msgspec.Struct, frozen=True, array_like=True):
@@ -155,7 +165,7 @@ class ConnectionTable(msgspec.Struct, frozen=True, tag=True):
 
 
 class KeptTable(msgspec.Struct, frozen=True, tag=True):
-    """(engine id, text, why) of what was done by hand: why it is not done again on a replacement.  "": it is."""
+    """(engine id, text, reason) of commands done by hand. The reason says why it is not repeated; "" if it is."""
 
     rows: list[tuple[int, str, str]]
 

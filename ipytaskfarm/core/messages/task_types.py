@@ -1,11 +1,11 @@
-"""What a task is made of (`Rules`, `Submission`) and what comes back (`Ended`, `Final`).
+"""The parts of a task (`Rules`, `Submission`) and of its end (`Ended`, `Final`).
 
-These values travel inside the messages of `core.messages`, and the store keeps them.  Values that only clients and
+These values travel inside the messages of `core.messages`, and the store keeps them. Values that only clients and
 engines read are in `core.messages.payload`, requirements of tasks in `core.requirements`.
 
-Structs that travel by the thousand are arrays without a tag (``array_like``).  Names that end in ``_s`` are seconds:
-wall-clock seconds since the epoch where the name says when (``submitted_s``), plain durations otherwise (``run_s``).
-An *engine* is an incarnation, ``"<agent session>.<counter>"``; an *engine id* is the small number that people see.
+Structs that travel by the thousand are arrays without a tag (``array_like``). Names that end in ``_s`` are seconds:
+wall-clock seconds since the epoch if the name says when (``submitted_s``), plain durations otherwise (``run_s``). An
+*engine* is an incarnation, ``"<agent session>.<counter>"``; an *engine id* is the small number that people see.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RunKey: TypeAlias = tuple[int, int]
 
 
 class Recovery(msgspec.Struct, frozen=True):
-    """A recovery task: it runs under the id of the task whose retries are spent."""
+    """A recovery task: it runs under the id of a task that has used all its retries."""
 
     payload: bytes
     function: str | None = None
@@ -41,14 +41,14 @@ class Rules(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     time_limit_s: float | None = None
     targets: tuple[int, ...] | None = None
     depend: str | None = None
-    """Digest of the depend function, whose code is sent as a `Function`."""
+    """Digest of the depend function. Its code is sent as a `Function`."""
     recovery: Recovery | None = None
     retry_of: int | None = None
     """The task of which this one is a linked retry."""
     job: str | None = None
     """Id of the job that the task belongs to."""
     asks: Asks | None = None
-    """What the task requires of its engine and node.  None: nothing."""
+    """The task's requirements of its engine and node; None for none."""
     grace_s: float | None = None
     """Between the task's interrupt and the signals that end its engine.  None: as the farm's settings say."""
     retry_delays_s: tuple[float, ...] = ()
@@ -71,7 +71,7 @@ class JobSpec(msgspec.Struct, frozen=True):
     id: str
     name: str
     total: int
-    """The job has ended when so many of its tasks have been handed in and have ended."""
+    """The job has ended when this number of its tasks has been handed in and has ended."""
     environment: str | None = None
     """Identity of the job's default environment, which it uses as long as it has not ended."""
     recycle: Recycle | None = None
@@ -105,7 +105,7 @@ class Submission(msgspec.Struct, frozen=True, array_like=True, gc=False):
     blobs: tuple[str, ...] = ()
     """Digests of the blobs that the payload and the payloads of the recovery tasks need, see `storage.blobs`."""
     needs: Needs | None = None
-    """What the task waits for."""
+    """The task's dependencies."""
     items: int = 0
     """Of a chunk: how many items of a map it has.  Their ids are the next ones after its own.  0: it is no chunk."""
     part: tuple[int, int] | None = None
@@ -122,9 +122,9 @@ class Packed(NamedTuple):
     """The code of `function`, of the depend functions and of the recovery tasks."""
     raw: bool = False
     blobs: tuple[str, ...] = ()
-    """Digests of the large values that were written beside the payload."""
+    """Digests of the large values that were written as blobs."""
     needs: Needs | None = None
-    """What the task waits for.  Tasks of its own job that have no id yet are named -1 - position."""
+    """The task's dependencies. Tasks of its own job that have no id yet are named -1 - position."""
     items: int = 0
     """See `Submission.items`."""
 
@@ -146,7 +146,7 @@ class Deferral(msgspec.Struct, frozen=True, tag=True):
     after_s: float | None = None
     """None: as the task's rules say."""
     message: str = ""
-    """For people."""
+    """The message for people."""
     state: bytes = b""
     """A packed dict that the next trial gets."""
     received: int = 0
@@ -158,7 +158,7 @@ class LostInputs(msgspec.Struct, frozen=True, tag=True):
 
     ids: tuple[int, ...]
     engines: tuple[int, ...] = ()
-    """Ids of engines that are replaced, because what they held is lost too."""
+    """Ids of engines that are replaced, because their contents are lost too."""
 
 
 class ItemEnd(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -215,7 +215,7 @@ class AttemptRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Final(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A task's end, as clients are told.  `body` None: there is a result, and it has to be fetched."""
+    """A task's end for clients. If `body` is None, there is a result to be fetched."""
 
     id: int
     reason: str

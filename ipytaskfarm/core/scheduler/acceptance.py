@@ -42,8 +42,9 @@ class AcceptanceOrder:
     def latest(self, count: int, is_known: Callable[[int], bool], is_wanted: Callable[[int], bool]) -> list[int]:
         """Return the latest `count` of the wanted ids, the latest first.
 
-        is_known: whether a task was not cleared.  Cleared ids at the end of a run are dropped on the way: no later call
-            looks at them again."""
+        `is_known` returns whether a task was not cleared. Cleared ids at the end of a run are dropped on the way, so
+        that no later call examines them again.
+        """
         found: list[int] = []
         for position in range(len(self._runs) - 1, -1, -1):
             run = self._runs[position]

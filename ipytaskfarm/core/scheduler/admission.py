@@ -1,9 +1,10 @@
-"""Admission: may a task of this class start on this node now?  That depends on resources, limits and load.
+"""Admission: may a task of this class start on this node now? That depends on resources, limits and load.
 
-What a run takes of its node is its `Claim`, made when the run is assigned and given back when it is answered.  A class
-that may not start is *parked*, with the node or with its group, and announced again when something changes there; so it
-delays nobody, and nobody looks at it in vain.  A class that has waited too long for resources is no longer passed over:
-one node *reserves* what becomes free for it, and starts nothing later than its head (for an exclusive task: at once).
+A run takes resources of its node as its `Claim`, which is made when the run is assigned and given back when it is
+answered. A class that may not start is *parked* with the node or with its group. It is announced again when something
+changes there. So it delays no other class, and is not examined in vain. A class that has waited too long for resources
+is no longer passed over: one node *reserves* its freed resources for the class, and starts nothing later than the
+class's head (for an exclusive task: at once).
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ from .state import SchedulerState
 from .task import DEFAULT_RULES
 
 _DUST = 1e-9
-"""Sums of fractions are not exact."""
+"""Sums of fractions are not exact; smaller differences are ignored."""
 
 
 class Closed(NamedTuple):
-    """Why a task may not start now."""
+    """The reason why a task may not start now."""
 
     why: str
     by_group: bool = False
@@ -54,9 +55,10 @@ class Closed(NamedTuple):
 def gate(
     farm: SchedulerState, agent: AgentEntry, requirements: Asks | None, limit_s: float | None = None
 ) -> Closed | None:
-    """Return why a task with these requirements may not start on this node now.  None: it may.
+    """Return the reason why a task with these requirements may not start on this node now; None if it may.
 
-    limit_s: the task's time limit."""
+    `limit_s` is the task's time limit.
+    """
     if agent.exclusive is not None:
         return Closed(f"task {agent.exclusive[0]} has {agent.node} to itself")
     if requirements is None or not requirements.force:
@@ -80,7 +82,7 @@ def gate(
 
 
 def gate_for(farm: SchedulerState, agent: AgentEntry, key: ClassKey) -> Closed | None:
-    """Return why a task of this class may not start on this node now.  None: it may."""
+    """Return the reason why a task of this class may not start on this node now; None if it may."""
     return gate(farm, agent, key.requirements, key.limit_s)
 
 
@@ -103,7 +105,7 @@ def _limit(farm: SchedulerState, agent: AgentEntry, requirements: Asks) -> Close
 
 
 def overload(farm: SchedulerState, agent: AgentEntry) -> str:
-    """Return why the load guard lets nothing start on a node.  "" means it does."""
+    """Return the reason why the load guard lets nothing start on a node; "" if it does."""
     state, settings = agent.state, farm.settings
     if state is None:
         return ""
@@ -118,7 +120,9 @@ def overload(farm: SchedulerState, agent: AgentEntry) -> str:
 
 
 def lacks_time(farm: SchedulerState, agent: AgentEntry, limit_s: float | None) -> str:
-    """Return why a task that may take `limit_s` is not started on this node any more.  "" means there is time."""
+    """Return the reason why a task that may take `limit_s` is not started on this node any more; "" if
+    there is time.
+    """
     if limit_s is None or agent.ends_s is None or farm.mono_s + limit_s <= agent.ends_s:
         return ""
     left_s = max(0.0, agent.ends_s - farm.mono_s)
@@ -144,9 +148,11 @@ def _free(agent: AgentEntry, name: str) -> float:
 
 
 def claim(farm: SchedulerState, agent: AgentEntry, task: TaskEntry, run: RunKey) -> Claim | None:
-    """Take what a task needs from its node, and return the claim.  None: the task needs nothing that is counted.
+    """Take the resources that a task needs from its node, and return the claim; None if it needs nothing that is
+    counted.
 
-    The task was admitted before (`gate`)."""
+    The task was admitted before (`gate`).
+    """
     requirements = (task.rules or DEFAULT_RULES).asks
     if requirements is None or not requirements.gated:
         return None
@@ -170,7 +176,7 @@ def _take(farm: SchedulerState, agent: AgentEntry, made: Claim, run: RunKey) -> 
 
 
 def _allot_gpus(agent: AgentEntry, made: Claim) -> tuple[str, ...]:
-    """Return as many of the node's GPUs as the claim counts, those that it has already first, and mark them as used."""
+    """Mark as many of the node's GPUs as the claim counts as used, first those that it has already, and return them."""
     count = int(made.amounts.get(GPU, 0) + _DUST)
     if not count:
         return ()
@@ -181,7 +187,7 @@ def _allot_gpus(agent: AgentEntry, made: Claim) -> tuple[str, ...]:
 
 
 def release_claim(farm: SchedulerState, agent: AgentEntry | None, session: str, made: Claim, run: RunKey) -> None:
-    """Give back what a run has taken: it was answered, or is lost."""
+    """Give back the resources of a run that was answered or lost."""
     if made.group is not None and (group := farm.limits.groups.get(made.group)) is not None:
         group.running -= 1
         group.per_agent[session] -= 1
@@ -211,7 +217,7 @@ def _free_resources(agent: AgentEntry, made: Claim) -> None:
 def adopt_claim(
     farm: SchedulerState, agent: AgentEntry, made: Claim, amounts: dict[str, float], gpus: tuple[str, ...]
 ) -> None:
-    """Replace a claim by what an agent reports of a run of the controller's life before."""
+    """Replace a claim with the resources that an agent reports for a run from before the controller's restart."""
     _free_resources(agent, made)
     made.amounts, made.gpus = dict(amounts), gpus
     for name, value in amounts.items():
@@ -225,7 +231,7 @@ def adopt_claim(
 def answer_resource_request(
     farm: SchedulerState, agent: AgentEntry, engine: EngineEntry, request: ResourceRequest
 ) -> Granted | None:
-    """Change what a running task has to what it requests.  None: it must wait for more."""
+    """Change a running task's resources to what it requests; None if it must wait for more."""
     assigned = engine.assigned[request.run]
     made = assigned.claim or Claim()
     for name, value in request.amounts.items():
@@ -291,7 +297,7 @@ def announce_parked(farm: SchedulerState) -> None:
 
 
 def reserves(farm: SchedulerState, agent: AgentEntry, task_class: TaskClass, closed: Closed, now: Now) -> bool:
-    """Return whether a node keeps what becomes free for this class's head, and starts nothing later."""
+    """Return whether a node keeps freed resources for this class's head, and starts nothing later."""
     if not closed.for_room:
         return False
     first = task_class.first()

@@ -10,7 +10,7 @@ from ..messages.task_types import Incarnation, RunKey
 from .entries import EngineEntry, TaskClass
 
 TaskKind: TypeAlias = tuple[str | None, tuple[int, ...] | None]
-"""(depend, targets) of a task: the part of its class that says what it is."""
+"""(depend, targets) of a task: the part of its class that identifies its kind."""
 Charge: TypeAlias = Literal["error", "loss", "error and loss"]
 """What a failed attempt cost its task."""
 
@@ -20,7 +20,7 @@ class FailedAttempt(NamedTuple):
 
     task: int
     recovery: int
-    """How far down its chain the task was: the next link has a budget of its own."""
+    """The number of the task's recovery so far: the next recovery task has a budget of its own."""
     kind: TaskKind
     charge: Charge
 
@@ -37,46 +37,46 @@ class AgentEntry:
     platform: str = ""
     python: str = ""
     slots: int | None = None
-    """How many engines there may be at most.  None: any number."""
+    """The largest number of engines; None for any number."""
     name: str = ""
-    """The name by which the agent's launcher knows it.  "": no launcher placed it."""
+    """The name by which the agent's launcher knows it; "" if no launcher placed it."""
     brings: int | None = None
-    """How many engines the agent brings, beside those that the farm wants.  None: it takes its share of those."""
+    """Engines that the agent brings in addition to those that the farm wants. None: it takes its share of those."""
     ends_s: float | None = None
-    """When (monotonic) the agent's time is over, where that is limited."""
+    """The monotonic time at which the agent's time is over, if that is limited."""
     former: frozenset[str] = frozenset()
-    """Sessions of dead agents whose folder this agent has found: it speaks for their engines."""
+    """Sessions of dead agents in whose folder this agent runs: it reports for their engines."""
     present: bool = True
     """Whether the agent has reported and has not left."""
     reachable: bool = True
     starting: dict[int, float] = field(default_factory=dict)
-    """Engine id -> when its start was asked for."""
+    """Engine id -> when its start was requested."""
     backoff_s: float = 0.0
-    """How long the next start waits after failed ones.  0: the last start succeeded."""
+    """How long the next start waits after failed ones; 0 if the last start succeeded."""
     start_after_s: float = 0.0
-    """When (monotonic) the next engine may be started."""
+    """The monotonic time from which the next engine may be started."""
     engines: dict[Incarnation, EngineEntry] = field(default_factory=dict)
     deadline_s: float | None = None
-    """When (monotonic) the agent is given up, while it is unreachable."""
+    """The monotonic time at which the agent is given up while it is unreachable."""
     failures: list[FailedAttempt] = field(default_factory=list)
     """Attempts that failed here since the last one that succeeded here."""
     succeeded_elsewhere: set[TaskKind] = field(default_factory=set)
-    """Kinds of tasks that succeeded on other nodes meanwhile."""
+    """Kinds of tasks that succeeded on other nodes in the meantime."""
     excluded: str = ""
-    """Why the agent gets no more tasks.  "": it gets tasks."""
+    """The reason why the agent gets no more tasks; "" if it gets tasks."""
     leaving: bool = False
     """Whether the agent ends when its engines have ended."""
     priority: int = 0
     capacity: dict[str, float] = field(default_factory=dict)
-    """Resource -> how much of it the node has."""
+    """Resource -> the amount that the node has."""
     used: dict[str, float] = field(default_factory=dict)
-    """Resource -> how much of it running tasks have."""
+    """Resource -> the amount that running tasks have."""
     gpus: tuple[str, ...] = ()
     gpus_used: set[str] = field(default_factory=set)
     exclusive: RunKey | None = None
     """The run that has the node to itself."""
     state: NodeState | None = None
-    """What the agent reported last of load, memory and disk."""
+    """The agent's latest report of load, memory and disk."""
     utc_offset_s: int = 0
     """The node's local time minus UTC."""
     clock_ahead_s: float | None = None
@@ -84,7 +84,7 @@ class AgentEntry:
     parked: dict[TaskClass, None] = field(default_factory=dict)
     """Classes that wait until something changes on this node."""
     reserving: bool = False
-    """Whether what becomes free here is kept for the head of a class, see `core.scheduler.admission`."""
+    """Whether freed resources are kept for the head of a class, see `core.scheduler.admission`."""
     resource_requests: list[ResourceRequest] = field(default_factory=list)
     """Requests of running tasks for more resources, which wait until these are free."""
     last_batch: int = 0
@@ -98,12 +98,12 @@ class AgentEntry:
 
 @dataclass(slots=True)
 class AgentRegistry:
-    """The agents, and what is kept about their nodes."""
+    """The agents, and the records about their nodes."""
 
     by_session: dict[str, AgentEntry] = field(default_factory=dict)
     failing: set[str] = field(default_factory=set)
     """Sessions of agents with entries in `AgentEntry.failures`."""
     drained_nodes: set[str] = field(default_factory=set)
-    """Nodes whose engines get no more tasks, by the will of the farm's owner."""
+    """Nodes with engines that get no more tasks, because the farm's owner has drained the nodes."""
     changed: dict[str, None] = field(default_factory=dict)
-    """Sessions of agents on whose nodes something became free: what is parked there is announced in this turn."""
+    """Sessions of agents on nodes with freed resources: their parked classes are announced in this turn."""

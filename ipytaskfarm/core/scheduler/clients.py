@@ -23,7 +23,7 @@ class Block:
     next: int
     """The next id expected: ids of a block arrive in order."""
     session: str
-    """"": the client has ended."""
+    """"" if the client has ended."""
 
 
 @dataclass(slots=True)
@@ -39,11 +39,11 @@ class ClientEntry:
     started: int = 0
     """How many of the client's tasks have been started."""
     finals: list[Final] = field(default_factory=list)
-    """Ends of tasks of which the client is told at the end of the turn."""
+    """Ends of tasks that the client is told at the end of the turn."""
     accepted: dict[int, int] = field(default_factory=dict)
     """First id of a block -> the last id accepted in this turn."""
     watching: set[int] = field(default_factory=set)
-    """Tasks of other clients of whose ends the client wants to be told."""
+    """Tasks of other clients that the client watches."""
 
     def block_of(self, task_id: int) -> Block | None:
         """Return the client's block that has this id."""
@@ -58,11 +58,11 @@ class TaskIds:
     """The ids of tasks that were given to clients."""
 
     blocks: list[Block] = field(default_factory=list)
-    """All blocks, by first id; those that were wholly accepted in a life of the controller before are dropped."""
+    """All blocks by first id, except those that were completely accepted before the controller's restart."""
     next: int = 0
 
     def take(self, session: str, count: int, out: Decision) -> Block:
-        """Give a session so many ids that were never given before."""
+        """Give a session this many ids that were never given before."""
         block = Block(self.next, self.next + count - 1, self.next, session)
         self.next += count
         self.blocks.append(block)
@@ -70,7 +70,7 @@ class TaskIds:
         return block
 
     def take_back(self, session: str, out: Decision) -> None:
-        """Note that a session has ended.  Its unused ids are given again, unless later ids were given to others."""
+        """Record that a session has ended. Its unused ids are given again, unless later ids were given to others."""
         for block in self.blocks:
             if block.session == session:
                 block.session = ""
@@ -93,14 +93,14 @@ class TaskIds:
 
 @dataclass(slots=True)
 class ClientRegistry:
-    """The clients, and what is kept about them."""
+    """The clients, and the records about them."""
 
     by_session: dict[str, ClientEntry] = field(default_factory=dict)
     ids: TaskIds = field(default_factory=TaskIds)
     watchers: dict[int, list[str]] = field(default_factory=dict)
-    """Task -> sessions that want to be told of its end."""
+    """Task -> sessions that watch it."""
     to_tell: dict[str, ClientEntry] = field(default_factory=dict)
-    """Clients with ends or acceptances to be told at the end of the turn."""
+    """Clients that are told of ends or acceptances at the end of the turn."""
     retried: dict[str, Retried] = field(default_factory=dict)
     """"session n" of a `Retry` -> the answer.  A client that repeats the question gets the same answer."""
 

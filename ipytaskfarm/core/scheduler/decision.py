@@ -1,4 +1,4 @@
-"""What the scheduler decides in a turn, for the controller's loop to do."""
+"""The scheduler's decisions of a turn, which the controller's loop carries out."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ..saves import Save
 
 
 class Wants(NamedTuple):
-    """What a run is sent with that is read from the store."""
+    """Data from the store that is sent with a run."""
 
     inputs: tuple[tuple[int, int], ...] = ()
-    """See `needs.Needs.inputs`."""
+    """See `core.messages.dependencies.Needs.inputs`."""
     trial: int = 1
     received: int = 0
     parent: int | None = None
@@ -29,9 +29,8 @@ class Wants(NamedTuple):
 
 
 ToRun: TypeAlias = tuple[int, int, str | None, float | None, int | None, str | None, bool, Wants | None]
-"""(task id, attempt, function, time limit, version of the properties, environment, whether its memory is measured, what
-only few tasks want)
-"""
+"""(task id, attempt, function, time limit, version of the properties, environment, whether its memory is measured,
+rarely used extras)"""
 
 
 class Assignment(NamedTuple):
@@ -79,7 +78,7 @@ class LoadTable(NamedTuple):
 
 
 class LoadOriginals(NamedTuple):
-    """Read these tasks as they were handed in.  They come back as `events.Originals`."""
+    """Read these tasks as they were handed in. The result is the event `events.Originals`."""
 
     session: str
     n: int
@@ -91,9 +90,10 @@ class LoadOriginals(NamedTuple):
 
 
 class LoadEnded(NamedTuple):
-    """Read these ended tasks, to run them again.  They come back as `events.EndedLoaded`.
+    """Read these ended tasks, to run them again. The result is the event `events.EndedLoaded`.
 
-    dependents: with all tasks that were made of their results and have succeeded."""
+    With `dependents`, also all tasks that used their results and have succeeded.
+    """
 
     ids: list[int]
     outcome: str
@@ -103,9 +103,10 @@ class LoadEnded(NamedTuple):
 
 
 class LoadMail(NamedTuple):
-    """Read the messages of a task behind number `after`, for question `n` of a client or for a call of the task.
+    """Read the messages of a task after number `after`, for question `n` of a client or for a call of the task.
 
-    outgoing: messages from the task; over: no more will come."""
+    `outgoing`: messages from the task. `over`: no more will come.
+    """
 
     session: str
     n: int
@@ -124,7 +125,7 @@ class LoadTaken(NamedTuple):
 
 
 class LoadJobs(NamedTuple):
-    """Answer question `n` with those of these jobs that have tasks which were not cleared."""
+    """Answer question `n` with those of these jobs that still have tasks."""
 
     session: str
     n: int
@@ -146,7 +147,7 @@ class LoadExplanation(NamedTuple):
 Load: TypeAlias = (
     LoadFinals | LoadTable | LoadOriginals | LoadEnded | LoadMail | LoadTaken | LoadJobs | LoadExplanation
 )  # fmt: skip
-"""What is read from the store."""
+"""The requests to the store."""
 
 
 TaskPayload: TypeAlias = Spawned | ChildTable | Counted | Taken | TaskMessages | Declined
@@ -165,7 +166,7 @@ class Decision:
     notes: list[str] = field(default_factory=list)
     """Lines for the log."""
     given_up: list[str] = field(default_factory=list)
-    """Agents whose sessions are over; one that is heard again begins a new session."""
+    """Agents with sessions that are over; an agent that is heard again begins a new session."""
     finished: bool = False
     """Whether the farm has stopped and the controller ends."""
 
@@ -174,5 +175,5 @@ class Decision:
         self.sends.append((session, Answer(n, payload)))
 
     def reply(self, agent: str, call: TaskCall, payload: TaskPayload) -> None:
-        """Answer a running task's call, by way of its engine's agent (a session)."""
+        """Answer a running task's call, through its engine's agent (a session)."""
         self.sends.append((agent, TaskReply(call.engine, call.run, call.n, payload)))

@@ -1,4 +1,4 @@
-"""Which tasks wait for which others, and who takes whose result: the edges of the graph.
+"""The edges of the graph: which tasks wait for which others, and which tasks use which results.
 
 The edges are added and removed where tasks come and go (`core.scheduler.transitions`); `core.scheduler.graph` acts on
 them.
@@ -18,18 +18,18 @@ class DependencyGraph:
     """The edges of the graph."""
 
     dependents: dict[int, list[int]] = field(default_factory=dict)
-    """Task -> the tasks that wait for it, perhaps with some that have ended meanwhile."""
+    """Task -> the tasks that wait for it, possibly with some that have ended in the meantime."""
     ended: deque[int] = field(default_factory=deque)
-    """Tasks that have ended in this turn, and whose dependents have not been told."""
+    """Tasks that have ended in this turn, and of which the dependents have not been told."""
     consumers: dict[int, int] = field(default_factory=dict)
     """Task -> how many unfinished tasks take its result; such a result is not cleared."""
     ready_joins: deque[int] = field(default_factory=deque)
-    """Joins for which all has ended that they wait for."""
+    """Joins for which all awaited tasks have ended."""
     remade: dict[int, float] = field(default_factory=dict)
     """Reopened task that has succeeded again -> when (monotonic)."""
 
     def add_dependent(self, task_id: int, waiting: int) -> None:
-        """Let the task `waiting` wait for `task_id`."""
+        """Make the task `waiting` wait for `task_id`."""
         dependents = self.dependents.get(task_id)
         if dependents is None:
             self.dependents[task_id] = [waiting]
@@ -37,12 +37,12 @@ class DependencyGraph:
             dependents.append(waiting)
 
     def add_consumer(self, sources: Iterable[int]) -> None:
-        """Count one more unfinished task that takes the results of these."""
+        """Count one more unfinished task that uses the results of these tasks."""
         for source in sources:
             self.consumers[source] = self.consumers.get(source, 0) + 1
 
     def remove_consumer(self, sources: Iterable[int]) -> None:
-        """Count one task less that takes the results of these, because it has ended."""
+        """Count one task less that uses the results of these tasks, because it has ended."""
         for source in sources:
             self.consumers[source] -= 1
             if not self.consumers[source]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 SLOW_S = 0.030
-"""A class whose 95th percentile lies above this is never sent ahead: a long task is assigned only when it can start."""
+"""A class with its 95th percentile above this is never sent ahead: a long task is assigned only when it can start."""
 
 OVERHEAD_S = 25e-6
-"""What an engine spends on a task beside its code.  It keeps the number of no-op tasks sent ahead finite."""
+"""The time of an engine per task in addition to the task's code. It limits the number of no-op tasks sent ahead."""
 
 _BUCKETS = 12
 _UNIT_S = SLOW_S / 2 ** (_BUCKETS - 2)
 """Bucket k holds durations below `_UNIT_S * 2**k`.  The last but one ends exactly at `SLOW_S`."""
 
 _FORGET_AT = 512
-"""When so many are counted all counts are halved, so that a class whose tasks change is noticed."""
+"""At this count all counts are halved, so that a class with changed tasks is noticed."""
 
 
 class Durations:

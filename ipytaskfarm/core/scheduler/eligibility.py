@@ -1,9 +1,9 @@
 """Which engines may serve which class of tasks.
 
-A restricted class keeps the set of its engines (`TaskClass.eligible`).  The set is computed again only when something
-has changed that it depends on: an engine came or went, a depend function answered, a task was rejected.  An engine's
-environment is none of these (an engine can be recycled for another environment, see `core.scheduler.environments`),
-nor are resources, limits and load (see `core.scheduler.admission`).
+A restricted class keeps the set of its engines (`TaskClass.eligible`). The set is computed again only if something
+changes on which it depends: an engine came or went, a depend function answered, a task was rejected. It does not depend
+on an engine's environment (an engine can be recycled for another environment, see `core.scheduler.environments`), nor
+on resources, limits and load (see `core.scheduler.admission`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .functions import locality_key
 from .state import SchedulerState
 
 _KEPT_CLASSES = 1024
-"""So many empty classes, or one for each engine, are kept for their measured durations."""
+"""The number of empty classes, or one for each engine, that are kept for their measured durations."""
 
 
 def class_for(farm: SchedulerState, key: ClassKey) -> TaskClass:
@@ -55,7 +55,7 @@ def may_serve(farm: SchedulerState, engine: EngineEntry, key: ClassKey) -> bool:
         return False
     if key.own is not None and _rejected(farm, engine, key.own):
         return False
-    # Avoided engines are the last choice, not a forbidden one: they serve when there are no others.
+    # Avoided engines are the last choice, but not forbidden: they serve if there are no others.
     if not key.avoid or engine.name not in key.avoid:
         return True
     others = (e for e in farm.engines.by_name.values() if e.state == EngineState.UP and e.name not in key.avoid)
@@ -80,9 +80,10 @@ def _has_time(farm: SchedulerState, engine: EngineEntry, limit_s: float) -> bool
 
 
 def unmet_requirement(farm: SchedulerState, engine: EngineEntry, requirements: Asks) -> str:
-    """Return why an engine can never meet these requirements, as the farm is now.  "" means it can.
+    """Return the reason why an engine can never meet these requirements, in the farm's present state; "" if it can.
 
-    Resources of an agent that has not reported them (the controller has just started) count as enough."""
+    Resources of an agent that has not reported them (the controller has just started) count as sufficient.
+    """
     agent = farm.agents.by_session.get(engine.agent)
     if requirements.requires:
         known = facts_of(engine)
@@ -106,12 +107,12 @@ def unmet_requirement(farm: SchedulerState, engine: EngineEntry, requirements: A
 
 
 def facts_of(engine: EngineEntry) -> dict[str, Any]:
-    """Return what conditions are compared with: an engine's facts, and its properties that are plain values."""
+    """Return the values for conditions: an engine's facts, and its properties that are plain values."""
     return {**engine.facts, **engine.properties.plain} if engine.properties is not None else engine.facts
 
 
 def beyond_capacity(agent: AgentEntry, wants: tuple[ResourceAmount, ...]) -> str:
-    """Return which of these resources a node could not give even if it were idle.  "" means none."""
+    """Return the resource of these that a node could not give even if it were idle; "" for none."""
     for want in wants:
         capacity = agent.capacity.get(want.name, 0.0)
         if capacity < want.least:
@@ -128,7 +129,7 @@ def _rejected(farm: SchedulerState, engine: EngineEntry, task_id: int) -> bool:
 
 
 def refresh_class(farm: SchedulerState, task_class: TaskClass) -> None:
-    """Compute again which engines may serve a class: engines, a verdict or a rejection have changed."""
+    """Compute again which engines may serve a class, because engines, a verdict or a rejection have changed."""
     if not task_class.restricted:
         return
     task_class.eligible = engines_for(farm, task_class.key)
@@ -137,9 +138,7 @@ def refresh_class(farm: SchedulerState, task_class: TaskClass) -> None:
 
 
 def engines_for(farm: SchedulerState, key: ClassKey) -> dict[EngineEntry, None]:
-    """Return all engines that may serve a class.
-
-    Engines that the class's targets exclude are not looked at."""
+    """Return all engines that may serve a class. Engines that the class's targets exclude are not examined."""
     if key.targets is None:
         candidates: Iterable[EngineEntry] = farm.engines.by_name.values()
     else:
@@ -170,7 +169,7 @@ def _refresh_member(farm: SchedulerState, task_class: TaskClass, engine: EngineE
 
 
 def announce(farm: SchedulerState, task_class: TaskClass) -> None:
-    """Make a class known to the engines that may serve it: it has an earlier head, or other engines."""
+    """Make a class known to the engines that may serve it, because its head or its set of engines has changed."""
     if not task_class.restricted:
         farm.queues.open_heads.push(task_class)
         return

@@ -6,10 +6,11 @@ priority            agents of the highest priority, then the lowest engine id
 least_recent        the engine that was given its last task the longest ago, on any node
 most_recent         the engine that was given its last task most recently: the others may rest, and be recycled
 random              seeded
-nearest_environment an engine on the node where most engines have the task's environment: what it left there is near
+nearest_environment an engine on the node where most engines have the task's environment: files that it left are near
 
-Under each placement an engine that has the task's environment comes before one that would have to be set up, and a
-locality function decides before all else.  The default costs nothing per engine; the others look at all free engines.
+Under each placement, an engine that has the task's environment comes before one that would have to be set up, and a
+locality function decides before everything else. The default costs nothing per engine; the others examine all free
+engines.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .readiness import IdleEntry
 from .state import SchedulerState
 
 _STALE_MAX = 16
-"""So many outdated entries are kept in an agent's heap, beside one entry for each engine."""
+"""The number of outdated entries that an agent's heap keeps, in addition to one entry for each engine."""
 
 _Rank = Callable[[SchedulerState, TaskClass, list[EngineEntry]], EngineEntry]
 
@@ -69,9 +70,10 @@ def _entry(farm: SchedulerState, engine: EngineEntry) -> IdleEntry:
 
 
 def first_idle(farm: SchedulerState, count: int) -> list[EngineEntry]:
-    """Return the first `count` idle engines of the default order, without a look at the others.
+    """Return the first `count` idle engines of the default order, without examining the others.
 
-    The caller wakes them: none of them is found a second time."""
+    The caller wakes them, so that none is found a second time.
+    """
     heads: list[tuple[bool, int, int, int, int, list[IdleEntry]]] = []
     for number, (session, heap) in enumerate(list(farm.readiness.idle_heaps.items())):
         agent = farm.agents.by_session.get(session)
@@ -106,7 +108,7 @@ def _has_idle(farm: SchedulerState, heap: list[IdleEntry], chosen: dict[EngineEn
 
 
 def better_engine(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass) -> EngineEntry:
-    """Return the free engine that takes this class's head, where `engine` was about to."""
+    """Return the free engine that takes this class's head instead of `engine`; it may be `engine`."""
     requirements = task_class.key.requirements
     placement = (requirements.placement if requirements is not None else None) or farm.settings.placement
     locality = requirements.locality if requirements is not None else None

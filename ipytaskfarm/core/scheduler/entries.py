@@ -1,18 +1,18 @@
 """Tasks, the classes in which tasks wait, and engines, as the scheduler knows them.
 
-These three refer to one another: a task names its class, a class has a heap of its tasks and the set of the engines
-that may serve it, and an engine has a heap of the classes that it may serve.
+These three refer to one another: a task names its class; a class has a heap of its tasks and the set of the engines
+that may serve it; an engine has a heap of the classes that it may serve.
 
-A *class* holds the tasks that the same engines can run under the same rules (`ClassKey`).  Within a class tasks are in
-order of (policy key, queue_seq).  Between classes an engine takes the smallest head that it may serve.  Nothing here
+A *class* contains the tasks that the same engines can run under the same rules (`ClassKey`). Within a class, tasks are
+in order of (policy key, queue_seq). Between classes, an engine takes the smallest head that it may serve. Nothing here
 scans all classes or all engines to find the next task:
 
-* classes that every engine may serve are in one heap (`Heads`) that all engines share, see `core.scheduler.queue`;
-* a restricted class is in the heap of each engine that may serve it.
+* classes that every engine may serve are in one heap (`Heads`) that all engines share, see `core.scheduler.queue`; * a
+restricted class is in the heap of each engine that may serve it.
 
-Heap entries are lazy: (key, queue_seq, class) promises only that the class's head was no earlier than that when the
-entry was pushed.  A look at the top corrects it.  A class is pushed when it gets an earlier head than all its entries
-know of, so a task that nobody can run is in nobody's heap and delays nobody.
+Heap entries are lazy: (key, queue_seq, class) only promises that the class's head was not earlier than this when the
+entry was pushed. A look at the top corrects it. A class is pushed when it gets a head that is earlier than all its
+entries, so a task that no engine can run is in no engine's heap and delays no other.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ from .task import DEFAULT_RULES, QUEUED, Assigned, Place, Rejection, TrialState
 
 
 class TaskEntry:
-    """One unfinished task: its rules and where it is, never its payload.
+    """One unfinished task: its rules and its place, never its payload.
 
-    Only unfinished tasks are kept so; an ended one shrinks to its reason (`state.TaskRegistry.finals`) and a row in the
-    store.  A million tasks may wait, so the common ones share what they can: no rules (None), one `Queued` object for
-    all that simply wait, one `TaskClass`.
+    Only unfinished tasks have an entry. An ended task shrinks to its reason (`state.TaskRegistry.finals`) and a row in
+    the store. A million tasks may wait, so common tasks share objects: no rules (None), one `Queued` object for all
+    that simply wait, one `TaskClass`.
 
-    `attempt` is the number of the latest assignment, `errors` and `losses` what was spent of the budget, `recovery` how
-    far down its chain of recovery tasks the task is.  `rules` and `function` are those of the link in use."""
+    `attempt` is the number of the latest assignment, `errors` and `losses` count the used parts of the budget, and
+    `recovery` is the task's position in its chain of recovery tasks. `rules` and `function` belong to that position.
+    """
 
     __slots__ = (
         "attempt", "avoid", "dependencies", "environment", "errors", "function", "history", "id", "items", "job", "key",
@@ -73,7 +74,7 @@ class TaskEntry:
         self.avoid: frozenset[Incarnation] | None = None
         """Engines on which the task failed: others are preferred."""
         self.suspect = False
-        """Whether the last attempt lost its engine: then nothing is sent ahead together with the task."""
+        """Whether the last attempt lost its engine: then no other task is sent ahead together with this one."""
         self.task_class: TaskClass | None = None
         self.job: str | None = rules.job if rules is not None else None
         """The job that counts the task, whatever its recovery tasks say."""
@@ -81,7 +82,7 @@ class TaskEntry:
         """The identity of the environment that counts the task."""
         self.dependencies: Needs | None = None
         self.waits_for: set[int] | None = None
-        """The tasks that this one waits for.  None or empty: none."""
+        """The tasks that this one waits for; None or empty for no tasks."""
         self.parent: int | None = None
         """The task that submitted this one."""
         self.trial_state: TrialState | None = None
@@ -101,7 +102,7 @@ class TaskEntry:
         return State.PENDING if type(place) is Assigned and place.since_s is not None else State.SCHEDULED
 
     def own_trial_state(self) -> TrialState:
-        """Return the task's trial state, to be written to."""
+        """Return the task's own trial state, which may be changed."""
         if self.trial_state is None:
             self.trial_state = TrialState()
         return self.trial_state
@@ -115,7 +116,8 @@ class TaskEntry:
     def losses_left(self) -> int:
         """Return how many runs are still allowed after the loss of an engine.
 
-        That is `lost_retries` if given, else what is left of `retries`."""
+        That is `lost_retries` if given, else the rest of `retries`.
+        """
         rules = self.rules or DEFAULT_RULES
         if rules.lost_retries is not None:
             return rules.lost_retries - self.losses
@@ -127,7 +129,7 @@ class TaskEntry:
         return self.losses_left > 0
 
     def is_current(self, engine: Incarnation, run: RunKey) -> bool:
-        """Return whether an answer of this engine about this run still decides anything."""
+        """Return whether this engine's answer about this run still decides anything."""
         place = self.place
         return type(place) is Assigned and place.engine == engine and place.attempt == run[1]
 
@@ -136,19 +138,19 @@ class TaskEntry:
 
 
 class ClassKey(msgspec.Struct, frozen=True):
-    """What two tasks of one class have in common: they wait for the same engines."""
+    """The common part of tasks of one class: they wait for the same engines."""
 
     depend: str | None = None
     targets: tuple[int, ...] | None = None
     avoid: frozenset[Incarnation] | None = None
     suspect: bool = False
     own: int | None = None
-    """A task's id: this task was rejected by engines, and has exclusions of its own."""
+    """The id of a task that was rejected by engines, and therefore has exclusions of its own."""
     requirements: Asks | None = None
     job: str | None = None
-    """Set only where the job counts for recycling."""
+    """Set only if the job matters for recycling."""
     limit_s: float | None = None
-    """The tasks' time limit, on farms where the time of agents is limited."""
+    """The tasks' time limit, on farms with agents of limited time."""
 
     @property
     def restricted(self) -> bool:
@@ -172,9 +174,10 @@ OPEN_CLASS = ClassKey()
 
 
 def class_key_of(task: TaskEntry, by_time_limit: bool) -> ClassKey:
-    """Return the class that a task belongs to as it is now.
+    """Return the class of a task in its present state.
 
-    by_time_limit: whether there are agents whose time is limited."""
+    `by_time_limit` says whether there are agents of limited time.
+    """
     rules = task.rules
     if rules is None and task.avoid is None and not task.suspect and not task.rejections:
         return OPEN_CLASS
@@ -187,7 +190,7 @@ def class_key_of(task: TaskEntry, by_time_limit: bool) -> ClassKey:
 
 
 class TaskClass:
-    """The waiting tasks of one class, and what is known of their durations."""
+    """The waiting tasks of one class, and their measured durations."""
 
     __slots__ = (
         "_heap", "alone", "durations", "eligible", "ends_with_job", "environment", "gated", "key", "reserved_by",
@@ -210,7 +213,7 @@ class TaskClass:
         """How many tasks wait.  The heap may hold more entries, of tasks that have left."""
         self.durations = Durations()
         self.eligible: dict[EngineEntry, None] = {}
-        """The engines that may serve the class now.  Of unrestricted classes it is empty."""
+        """The engines that may serve the class now; empty for unrestricted classes."""
 
     def push(self, task: TaskEntry) -> bool:
         """Queue a task, and return whether it is the new head."""
@@ -218,11 +221,11 @@ class TaskClass:
         heappush(self._heap, entry)
         self.size += 1
         task.task_class = self
-        # An entry of a task that has left may stand before it, and nobody may have looked at the head since.
+        # An entry of a task that has left may be in front of it, and the head may not have been examined since.
         return self._heap[0] is entry or self.head() == entry[:2]
 
     def first(self) -> TaskEntry | None:
-        """Return the first waiting task, without taking it out."""
+        """Return the first waiting task without removing it."""
         return self._heap[0][2] if self.head() is not None else None
 
     def head(self) -> tuple[Any, int] | None:
@@ -240,7 +243,7 @@ class TaskClass:
         return any(task.task_class is self and task.queue_seq == seq for _, seq, task in self._heap)
 
     def pop(self, limit: tuple[Any, int] | None = None) -> TaskEntry | None:
-        """Take out the first waiting task, unless it is later than `limit`.  None: there is no such task."""
+        """Remove and return the first waiting task, unless it is later than `limit`; None if there is no such task."""
         heap = self._heap
         while heap:
             key, seq, task = heap[0]
@@ -256,13 +259,13 @@ class TaskClass:
         return None
 
     def leave(self, task: TaskEntry) -> None:
-        """Let a waiting task go, because it was aborted or changes its class.  Its entry stays and is skipped later."""
+        """Remove a waiting task that was aborted or changes its class. Its heap entry stays and is skipped later."""
         task.task_class = None
         self.size -= 1
 
     @property
     def quick(self) -> bool:
-        """Return whether tasks of the class may be sent ahead to an engine that is busy."""
+        """Return whether tasks of the class may be sent ahead to a busy engine."""
         return self.durations.quick and not self.alone
 
 
@@ -299,7 +302,8 @@ class Heads:
     ) -> TaskClass | None:
         """Return the earliest class for which `wanted` is true.
 
-        as_urgent: only among the classes whose heads are as urgent as the first."""
+        With `as_urgent`, only classes count with heads as urgent as the first.
+        """
         passed: list[tuple[Any, int, int, TaskClass]] = []
         found = None
         while (head := self.first(engine)) is not None and (not passed or not as_urgent or head[0] == passed[0][0]):
@@ -328,12 +332,12 @@ class Heads:
 
 
 def _serves(engine: EngineEntry, task_class: TaskClass) -> bool:
-    # An engine keeps its environment until it ends, so a class that needs another one need not be looked at again.
+    # An engine keeps its environment until it ends, so a class that needs another one is not examined again.
     return engine in task_class.eligible and serves_environment(engine, task_class.environment)
 
 
 def serves_environment(engine: EngineEntry, identity: str | None) -> bool:
-    """Return whether an engine has this environment or is blank.  None: no environment is needed."""
+    """Return whether an engine has this environment or is blank; None means that no environment is needed."""
     return identity is None or engine.environment is None or engine.environment.identity == identity
 
 
@@ -342,7 +346,7 @@ def serves_environment(engine: EngineEntry, identity: str | None) -> bool:
 
 @dataclass(slots=True)
 class RecordedBatch:
-    """Runs that were sent to an engine together.  The store's row of the batch is dropped when all are answered."""
+    """Runs that were sent to an engine together. The store's row of the batch is deleted when all are answered."""
 
     number: int
     runs: dict[RunKey, None]
@@ -359,17 +363,17 @@ class AssignedRun:
     cost_s: float
     """The run's share of `EngineEntry.ahead_s`."""
     quick: bool
-    """Whether the run's class is one of short tasks, behind which others may be sent."""
+    """Whether the run's class has short tasks, behind which others may be sent."""
     task_class: TaskClass | None
     recalled_s: float | None = None
     """When (monotonic) the run was recalled."""
     claim: Claim | None = None
     nested_wait: NestedWait | None = None
-    """Set while the run waits, inside itself, for other tasks."""
+    """Set while the run waits inside itself for other tasks."""
 
 
 TEXT_SHOWN = 80
-"""At most so many characters of a command are shown."""
+"""The number of characters of a command that are shown."""
 
 
 class EngineState:
@@ -399,11 +403,11 @@ class EngineEntry:
     assigned: dict[RunKey, AssignedRun] = field(default_factory=dict)
     """The runs that the engine holds, in the order in which it runs them."""
     ahead_s: float = 0.0
-    """How long the engine will take for the runs that it holds, as far as their durations are known."""
+    """How long the engine will take for its runs, as far as their durations are known."""
     current: RunKey | None = None
-    """The oldest run that the engine held when it was last looked at."""
+    """The oldest run that the engine had when it was last examined."""
     since_s: float = 0.0
-    """Since when (monotonic) that has been its oldest run."""
+    """The monotonic time since which that has been its oldest run."""
     last_key: Any = None
     """The policy key of the task that was assigned last."""
     not_quick: int = 0
@@ -412,25 +416,27 @@ class EngineEntry:
     """The restricted classes that the engine may serve."""
     properties: PropertiesChanged | None = None
     preparing: dict[int, str] = field(default_factory=dict)
-    """Number -> text of the farm's own commands that have not been answered, in the order in which they are run."""
+    """Number -> text of the farm's own unanswered commands, in the order in which they are run."""
     steps_done: int = 0
     """How many of the farm's own commands were answered."""
     step_since_s: float = 0.0
     """Since when (monotonic) the first of `preparing` is run."""
     not_replayed: list[tuple[str, str]] = field(default_factory=list)
-    """(text, failure) of what failed here that was done by hand on the predecessor."""
+    """(text, failure) of commands from the predecessor that failed when they were repeated here."""
     replaces: str = ""
-    """What the engine was told of its predecessor.  "": it is no replacement, or is not prepared yet."""
+    """What the engine was told about its predecessor; "" if it is no replacement, or is not prepared yet."""
     withheld_until_s: float = 0.0
     """The engine gets no tasks before this time (monotonic)."""
     retiring: bool = False
     """Whether the engine is ended as soon as it is empty."""
     recycled: str = ""
-    """Why the engine is retiring, where its slot is filled again.  "": it is not retiring, or its slot goes too."""
+    """Why the engine is retiring, if its slot is filled again; "" if it is not retiring, or loses its slot."""
+    saving: int = 0
+    """The number under which a recycled engine's names will be kept; 0 if they are not being saved."""
     finished: int = 0
     """How many runs the engine has answered."""
     environment: Environment | None = None
-    """None: the engine is blank."""
+    """None if the engine is blank."""
     set_up: bool = False
     """Whether the environment's setup has ended."""
     recycling: dict[tuple[str, Recycle], None] = field(default_factory=dict)
@@ -438,11 +444,11 @@ class EngineEntry:
     runs: dict[str, int] = field(default_factory=dict)
     """Scope -> how many of its runs have ended here."""
     ran_commands: bool = False
-    """Whether MultiEngine commands ran here: such an engine is the last to be recycled for another environment."""
+    """Whether MultiEngine commands ran here: such an engine is recycled last for another environment."""
     last_batch: int = 0
     """The number of the batch that was sent to the engine last."""
     idle_s: float = 0.0
-    """Since when (monotonic) the engine holds nothing.  0: it holds something."""
+    """The monotonic time since which the engine has no run; 0 if it has one."""
 
     @property
     def counts_as_wanted(self) -> bool:
@@ -451,11 +457,11 @@ class EngineEntry:
 
     @property
     def version(self) -> int:
-        """Return the version of the engine's properties.  0: none were set."""
+        """Return the version of the engine's properties; 0 if none were set."""
         return self.properties.version if self.properties else 0
 
     def preparation(self, mono_s: float) -> str:
-        """Return, for people, how far the engine's preparation has come.  "": there is nothing to wait for."""
+        """Return a text for people on the progress of the engine's preparation; "" if it is prepared."""
         if self.state != EngineState.PREPARING or not self.preparing:
             return ""
         text = next(iter(self.preparing.values())).partition("\n")[0]
@@ -464,17 +470,17 @@ class EngineEntry:
         return f"being prepared: {self.steps_done + 1} of {of}, {shown}, {mono_s - self.step_since_s:.0f} s"
 
     def add_run(self, run: RunKey, assigned: AssignedRun) -> None:
-        """Let the engine hold a run, behind those that it holds already."""
+        """Add a run behind those that the engine has already."""
         self.assigned[run] = assigned
         assigned.batch.runs[run] = None
         self.ahead_s += assigned.cost_s
         self.not_quick += not assigned.quick
 
     def remove_run(self, run: RunKey) -> AssignedRun | None:
-        """Let the engine hold a run no longer.  None: it did not hold the run."""
+        """Remove a run from the engine; None if the engine did not have it."""
         assigned = self.assigned.pop(run, None)
         if assigned is not None:
-            # What is left of the sum when nothing is left of the runs is an error of rounding.
+            # A remainder of the sum without runs is an error of rounding.
             self.ahead_s = self.ahead_s - assigned.cost_s if self.assigned else 0.0
             self.not_quick -= not assigned.quick
             del assigned.batch.runs[run]

@@ -1,4 +1,4 @@
-"""Environments as the scheduler knows them: which engines have one, and who needs it."""
+"""Environments as the scheduler knows them: which engines have one, and which tasks and jobs need it."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class EnvironmentRegistry:
     uses: dict[str, EnvironmentUse] = field(default_factory=dict)
     """Identity -> its use."""
     by_unique_id: dict[str, str] = field(default_factory=dict)
-    """A user's own id of an environment -> the identity that came under it last."""
+    """A user's own id of an environment -> the latest identity with this id."""
     perhaps_unused: dict[str, None] = field(default_factory=dict)
-    """Identities that are looked at at the end of this turn."""
+    """Identities that are examined at the end of this turn."""
 
     def use_of(self, environment: Environment) -> EnvironmentUse:
         """Return the use of an environment; it is made if the environment is new."""
@@ -45,14 +45,15 @@ class EnvironmentRegistry:
         return use
 
     def assign(self, engine: EngineEntry, environment: Environment) -> None:
-        """Give a blank engine its environment, to which the engine keeps until it ends.
+        """Give a blank engine its environment, which it keeps until it ends.
 
-        The engine is set up with the first task that it runs."""
+        The engine is set up with the first task that it runs.
+        """
         engine.environment = environment
         self.use_of(environment).engines[engine] = None
 
     def forget_if_unused(self, identity: str) -> None:
-        """Forget an environment that no engine has and nobody needs."""
+        """Forget an environment that no engine has and no task or job needs."""
         use = self.uses.get(identity)
         if use is not None and not use.referenced and not use.engines:
             del self.uses[identity]

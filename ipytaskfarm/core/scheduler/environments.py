@@ -1,9 +1,9 @@
 """Which engine prepares itself for which environment, and which engine is recycled for another environment.
 
-An engine takes on an environment with the first task that needs it, and keeps it to its end.  A task is given to an
-engine that has its environment, else to a blank one, else an idle engine of another environment is recycled for it.
+An engine takes an environment with the first task that needs it, and keeps it until it ends. A task is given to an
+engine that has its environment, else to a blank one; else an idle engine of another environment is recycled for it.
 Blank engines prefer an environment that no engine has yet, so that many environments on few engines are set up once
-each.  A busy engine is recycled only for a higher priority, or for a task that was passed over for too long.
+each. A busy engine is recycled only for a higher priority, or for a task that was passed over for too long.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from .slots import free_slots
 from .state import SchedulerState
 
 LOOKED_AT = 64
-"""At most so many classes are considered by `make_room` in one turn."""
+"""The number of classes that `make_room` considers in one turn."""
 
 
 def class_for_blank(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass) -> TaskClass:
-    """Return, of the classes as urgent as this one, the earliest whose environment no engine has; else this one."""
+    """Return, of the classes as urgent as this one, the earliest with an environment that no engine has;
+    else this one.
+    """
     if task_class.environment is None or not farm.environments.uses[task_class.environment].engines:
         return task_class
 
@@ -36,7 +38,7 @@ def class_for_blank(farm: SchedulerState, engine: EngineEntry, task_class: TaskC
 
 
 def idle_engine_with(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass) -> EngineEntry | None:
-    """Return an idle engine that has the class's environment, where a blank one was about to take it on."""
+    """Return an idle engine that has the class's environment, if a blank one was about to take it."""
     if task_class.environment is None or engine.environment is not None:
         return None
     for mate in farm.environments.uses[task_class.environment].engines:
@@ -49,9 +51,10 @@ def idle_engine_with(farm: SchedulerState, engine: EngineEntry, task_class: Task
 
 
 def why_gives_way(farm: SchedulerState, engine: EngineEntry, own: tuple[object, int] | None, now: Now) -> str:
-    """Return why an engine is recycled for a task of another environment.  "" means it is not.
+    """Return the reason why an engine is recycled for a task of another environment; "" if it is not.
 
-    own: (key, queue_seq) of the task that the engine would take next."""
+    `own` is (key, queue_seq) of the task that the engine would take next.
+    """
     found = farm.queues.environment_heads.first()
     if found is None or engine.environment is None:
         return ""
@@ -89,7 +92,7 @@ def _could_serve(farm: SchedulerState, engine: EngineEntry, task_class: TaskClas
 
 
 def engines_coming(farm: SchedulerState) -> int:
-    """Return how many blank engines will be there soon."""
+    """Return how many blank engines will come up soon."""
     starting = sum(len(agent.starting) for agent in farm.agents.by_session.values())
     return starting + sum(
         1
@@ -99,7 +102,7 @@ def engines_coming(farm: SchedulerState) -> int:
 
 
 def make_room(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """Recycle idle engines for tasks whose environment no free engine has.  Called at the end of a turn."""
+    """Recycle idle engines for tasks with an environment that no free engine has. Called at the end of a turn."""
     if farm.queues.environment_heads.first() is None:
         return
     idle = [engine for engine in farm.readiness.idle if engine.environment is not None]
@@ -130,10 +133,11 @@ def make_room(farm: SchedulerState, now: Now, out: Decision) -> None:
 
 
 def _worth(farm: SchedulerState, engine: EngineEntry) -> tuple[bool, bool, bool, float]:
-    """Order engines by how little they are needed.
+    """Return a sort key that puts the least needed engines first.
 
-    First come those whose environment was edited, then those whose environment nobody needs, then those that ran no
-    commands of users, then those that were idle the longest."""
+    First come those with an edited environment, then those with an unneeded environment, then those that ran no
+    commands of users, then those that were idle the longest.
+    """
     environment = engine.environment
     assert environment is not None
     edited = (

@@ -31,7 +31,7 @@ class Gone(msgspec.Struct, frozen=True):
     """A peer has left, or was silent for so long that its session is forgotten."""
 
     said: bool = False
-    """It said so itself: this session never comes back."""
+    """Whether it said so itself: then this session never comes back."""
 
 
 class Revoked(msgspec.Struct, frozen=True):
@@ -43,7 +43,7 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 class StoreRoom(msgspec.Struct, frozen=True):
-    """Whether the store has room.  `why` says why not."""
+    """Whether the store has room. If not, `why` has the reason."""
 
     why: str | None
 
@@ -58,7 +58,7 @@ class Originals(msgspec.Struct, frozen=True):
 
 
 class EndedLoaded(msgspec.Struct, frozen=True):
-    """Ended tasks that run again, as the store knows them.  Tasks that were cleared meanwhile are not among them."""
+    """Ended tasks that run again, from the store. Tasks that were cleared in the meantime are missing."""
 
     tasks: list[TaskRecord]
     asked: list[int]

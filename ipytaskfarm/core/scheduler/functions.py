@@ -1,4 +1,4 @@
-"""What depend and locality functions have said of engines, and which code the store has."""
+"""Verdicts of depend and locality functions on engines, and the functions with stored code."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class PendingCheck:
 
 @dataclass(slots=True)
 class FunctionRegistry:
-    """The functions of tasks: those whose code is stored, and those that judge engines."""
+    """The functions of tasks: those with stored code, and those that judge engines."""
 
     stored: set[str] = field(default_factory=set)
-    """Digests of the functions whose code is in the store."""
+    """Digests of the functions with code in the store."""
     by_key: dict[str, FunctionVerdicts] = field(default_factory=dict)
     """Digest of a depend function, or `locality_key` of a locality function -> its verdicts."""
     undecided: dict[tuple[str, bool], None] = field(default_factory=dict)
@@ -52,19 +52,19 @@ class FunctionRegistry:
     checks: list[PendingCheck] = field(default_factory=list)
 
     def save(self, functions: list[Function], out: Decision) -> None:
-        """Save code that the store does not have.  Of two codes under one digest the first one stays."""
+        """Save code that the store does not have. If two codes have one digest, the first one stays."""
         for function in functions:
             if function.digest not in self.stored:
                 self.stored.add(function.digest)
                 out.saves.append(SaveFunction(function.digest, function.code))
 
     def verdict_of(self, engine: EngineEntry, key: str) -> tuple[int, bool, str, int] | None:
-        """Return what a function has said of an engine with its present properties.  None: nothing yet."""
+        """Return a function's verdict on an engine with its present properties; None if there is none yet."""
         function = self.by_key.get(key)
         verdict = function.verdicts.get(engine.name) if function is not None else None
         return verdict if verdict is not None and verdict[0] == engine.version else None
 
     def score_of(self, engine: EngineEntry, digest: str) -> int:
-        """Return what a locality function gives for this engine.  0: nothing yet."""
+        """Return a locality function's score of this engine; 0 if there is none yet."""
         verdict = self.verdict_of(engine, locality_key(digest))
         return verdict[3] if verdict is not None else 0

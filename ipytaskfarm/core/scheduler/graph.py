@@ -1,7 +1,7 @@
-"""What the end of a task means for the tasks that wait for it, and how ended tasks run again.
+"""The effect of a task's end on the tasks that wait for it, and the repetition of ended tasks.
 
-The edges are counted where tasks come and go (`core.scheduler.transitions`).  All work here goes through lists, never
-by recursion, because a chain may be as long as memory allows.  The cost is the number of edges.
+The edges are counted where tasks come and go (`core.scheduler.transitions`). All work here uses lists, never recursion,
+because a chain may be as long as memory allows. The cost is the number of edges.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .task_ends import final_of_join, final_without_answer
 from .transitions import finish, rejoin, reopen, requeue, task_of, wait_for
 
 MAX_INPUT_LOSSES = 10
-"""A task that has found its inputs lost so often fails the next time."""
+"""A task that has found its inputs lost this often fails the next time."""
 
 
 def why_refused(farm: SchedulerState, task_id: int, needs: Needs) -> str:
-    """Return why a task with these edges cannot be accepted.  "" means it can."""
+    """Return the reason why a task with these edges cannot be accepted; "" if it can."""
     for other in needs.after:
         if other == task_id:
             return f"task {task_id} cannot wait for itself"
@@ -39,7 +39,7 @@ def why_refused(farm: SchedulerState, task_id: int, needs: Needs) -> str:
 
 
 def settle(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """Let the tasks go on that wait for ended ones, or end them too.  Called at the end of a turn."""
+    """Continue or end the tasks that wait for ended ones. Called at the end of a turn."""
     while farm.graph.ended or farm.graph.ready_joins:
         while farm.graph.ready_joins:
             task = farm.tasks.unfinished.get(farm.graph.ready_joins.popleft())
@@ -84,7 +84,7 @@ def _with_its_need(task: TaskEntry, ended: int, reason: str, needs: Needs, now: 
     return final_without_answer(task, None, Reason.NEEDED, FailureSummary("DependencyFailed", text), now)
 
 
-# -- once more
+# -- repetition
 
 
 def inputs_lost(
@@ -92,8 +92,10 @@ def inputs_lost(
 ) -> str:
     """Requeue a run, uncharged, that has reported that some of its inputs are lost.
 
-    The lost results, and all that were made of them, are made again first.  A report about a result that was made again
-    since the run began is stale: then the run is only repeated.  Returns why the run cannot be repeated, or ""."""
+    The lost results, and all that depend on them, are made again first. A report about a result that was made again
+    since the run began is out of date: then only the run is repeated. Return the reason why the run cannot be repeated,
+    or "".
+    """
     detail = ended.detail if isinstance(ended.detail, LostInputs) else LostInputs(())
     place = task.place
     since_s = place.since_s if type(place) is Assigned and place.since_s is not None else now.mono_s
@@ -153,7 +155,7 @@ def on_ended_loaded(
 
 
 def _hold_back(farm: SchedulerState, again: set[int]) -> None:
-    """Let tasks wait that take a result which is made again, unless they have begun."""
+    """Make tasks wait that use a result which is made again, unless they have begun."""
     for task in farm.tasks.unfinished.values():
         needs = task.dependencies
         if needs is None or task.id in again or type(task.place) is Assigned or again.isdisjoint(needs.after):
@@ -163,7 +165,11 @@ def _hold_back(farm: SchedulerState, again: set[int]) -> None:
 
 
 def check_graph(farm: SchedulerState) -> None:
-    """Assert what must hold of the graph between two turns.  Raises AssertionError."""
+    """Check the invariants of the graph between two turns.
+
+    Raises:
+        AssertionError: one is broken.
+    """
     consumers: dict[int, int] = {}
     for task in farm.tasks.unfinished.values():
         for source in task.dependencies.takes if task.dependencies is not None else ():

@@ -1,4 +1,4 @@
-"""What must hold between any two turns.  Tests check it after each event."""
+"""The invariants between any two turns. Tests check them after each event."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from .task import Assigned
 
 
 def check(farm: SchedulerState) -> None:
-    """Assert what must hold between any two turns.  Raises AssertionError."""
+    """Check the invariants.
+
+    Raises:
+        AssertionError: one is broken.
+    """
     counted = dict.fromkeys(State, 0)
     size = farm.tasks.chunks.size
     for task in farm.tasks.unfinished.values():
@@ -73,7 +77,7 @@ def _check_queues(farm: SchedulerState) -> None:
     open_size = 0
     for key, task_class in farm.queues.classes.items():
         assert task_class.size == sizes.pop(id(task_class), 0), f"class {key} is miscounted"
-        # Not by `head`, which mends what it looks at: a check must not hide what it looks for.
+        # Not by `head`, which repairs the heap: a check must not hide what it looks for.
         assert task_class.holds_any() == (task_class.size > 0), f"class {key} lost its head"
         open_size += 0 if task_class.restricted else task_class.size
         for engine in task_class.eligible:
@@ -99,7 +103,7 @@ def _check_engines(farm: SchedulerState) -> None:
         )
         for run, assigned in engine.assigned.items():
             assert run in assigned.batch.runs, f"run {run} is not in its batch"
-        done = engine.retiring and not engine.assigned and engine.state == EngineState.UP
+        done = engine.retiring and not engine.assigned and engine.state == EngineState.UP and not engine.saving
         assert not done, f"engine {engine.id} was to end and was forgotten"
         agent = farm.agents.by_session.get(engine.agent)
         able = engine.state == EngineState.UP and agent is not None and agent.accepts_tasks

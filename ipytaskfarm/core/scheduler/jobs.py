@@ -10,7 +10,7 @@ from ..saves import SaveJob
 
 @dataclass(slots=True)
 class JobEntry:
-    """One job: how far it has come, and what follows when it ends."""
+    """One job: its progress, and the consequences of its end."""
 
     spec: JobSpec
     session: str
@@ -20,11 +20,11 @@ class JobEntry:
     """How many of those have not ended."""
     ended: bool = False
     environments: set[str] = field(default_factory=set)
-    """Identities of environments that are kept as long as the job has not ended."""
+    """Identities of environments that are kept until the job has ended."""
     tasks: dict[int, None] = field(default_factory=dict)
-    """The tasks that have not ended, where the end of one may end the others."""
+    """The unfinished tasks, if the end of one may end the others."""
     failed: str = ""
-    """Why all its tasks are aborted.  "": they are not."""
+    """The reason why all its tasks are aborted; "" if they are not."""
     paused: bool = False
 
     @property
@@ -33,20 +33,20 @@ class JobEntry:
         return self.unfinished == 0 and self.arrived >= self.spec.total
 
     def save(self) -> SaveJob:
-        """Return the job as the store keeps it."""
+        """Return the job in the form for the store."""
         return SaveJob(self.spec, self.session, self.arrived, self.failed, self.paused)
 
 
 @dataclass(slots=True)
 class JobRegistry:
-    """The jobs, and what is kept about them."""
+    """The jobs, and the records about them."""
 
     by_id: dict[str, JobEntry] = field(default_factory=dict)
     to_abort: dict[str, None] = field(default_factory=dict)
     """Jobs that have failed, with tasks that have not ended; they are aborted in this turn."""
     perhaps_ended: dict[str, None] = field(default_factory=dict)
-    """Jobs that are looked at at the end of this turn."""
+    """Jobs that are examined at the end of this turn."""
     refused: dict[str, str] = field(default_factory=dict)
-    """Jobs whose unique key another job has -> that job's id."""
+    """Job with a unique key that another job has -> that job's id."""
     paused: set[str] = field(default_factory=set)
     """Jobs of which no task is started."""

@@ -1,8 +1,8 @@
-"""Nested waits: tasks that wait inside their run for other tasks, and lend their slot to those meanwhile.
+"""Nested waits: tasks that wait inside their run for other tasks, and lend their slot to those in the meantime.
 
-The resources of the waiting run are given back, one more engine is started on its node, and what was sent ahead behind
-the run is recalled.  When all that the run waits for has ended it takes its resources again, as soon as they are free,
-and is answered.  The additional engine ends when it is empty.
+The resources of the waiting run are given back, one more engine is started on its node, and runs that were sent ahead
+behind it are recalled. When all awaited tasks have ended, the run takes its resources again as soon as they are free,
+and is answered. The additional engine ends when it is empty.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_EXTRA_ENGINES = 32
 def wait_in_run(
     farm: SchedulerState, engine: EngineEntry, call: TaskCall, question: Await, now: Now, out: Decision
 ) -> None:
-    """Let a running task wait until these tasks have ended.  An empty list ends its wait."""
+    """Make a running task wait until these tasks have ended. An empty list ends its wait."""
     assigned = engine.assigned.get(call.run)
     if assigned is None:
         return
@@ -62,9 +62,10 @@ def _lend_slot(
 
 
 def end_wait(farm: SchedulerState, engine: EngineEntry, assigned: AssignedRun, now_s: float | None) -> None:
-    """Forget a run's wait: it continues, or it is over.
+    """Forget a run's wait, because it continues or is over.
 
-    now_s: when (monotonic) the engines are counted anew; None: at once."""
+    `now_s` is the monotonic time at which the engines are counted again; None for at once.
+    """
     waiting = assigned.nested_wait
     if waiting is None:
         return
@@ -95,9 +96,10 @@ def note_task_end(farm: SchedulerState, task_id: int) -> None:
 
 
 def resume_runs(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """Let the runs continue that have nothing left to wait for and whose resources are free.
+    """Continue the runs that have nothing left to wait for, if their resources are free.
 
-    Called at the end of a turn."""
+    Called at the end of a turn.
+    """
     for name, run in list(farm.nested_waits.over):
         engine = farm.engines.by_name.get(name)
         assigned = engine.assigned.get(run) if engine is not None else None
@@ -119,7 +121,11 @@ def resume_runs(farm: SchedulerState, now: Now, out: Decision) -> None:
 
 
 def check_nested_waits(farm: SchedulerState) -> None:
-    """Assert what must hold of nested waits between two turns.  Raises AssertionError."""
+    """Check the invariants of nested waits between two turns.
+
+    Raises:
+        AssertionError: one is broken.
+    """
     lent: dict[str, int] = {}
     for engine in farm.engines.by_name.values():
         for run, assigned in engine.assigned.items():

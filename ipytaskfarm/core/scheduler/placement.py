@@ -1,6 +1,6 @@
-"""Which engine gets which tasks next, and what is recalled because other engines need it.
+"""Which engine gets which tasks next, and which runs are recalled because other engines need them.
 
-`dispatch` runs once at the end of each turn.  It looks only at engines that have room and for which something may have
+`dispatch` runs once at the end of each turn. It examines only engines that have room and for which something may have
 changed (`Readiness.candidates`), and takes tasks from the heads of the classes that an engine may serve.
 """
 
@@ -53,7 +53,7 @@ def _has_room(farm: SchedulerState, engine: EngineEntry, now: Now) -> bool:
 def best_class(
     farm: SchedulerState, engine: EngineEntry, now: Now
 ) -> tuple[TaskClass, tuple[object, int] | None] | None:
-    """Return the class whose head an engine takes next, and the runner-up's head, beyond which nothing is taken."""
+    """Return the class with the head that an engine takes next, and the runner-up's head as the limit."""
     agent = farm.agents.by_session[engine.agent]
     if agent.exclusive is not None:
         return None
@@ -108,7 +108,8 @@ def _first_restricted(
 def _goes_before(farm: SchedulerState, engine: EngineEntry, shared: _Head, own: _Head, now: Now) -> bool:
     """Return whether an unrestricted head goes before one of the engine's restricted classes.
 
-    Among equals the tasks of the engine's own environment go first, as long as nobody is passed over for too long."""
+    Among equals, tasks of the engine's own environment go first, as long as no task is passed over for too long.
+    """
     if engine.environment is None or own[2].environment is None or shared[0] != own[0]:
         return shared[:2] <= own[:2]
     patience_s = farm.settings.environment_patience_s
@@ -393,7 +394,7 @@ def begin_oldest(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
         farm.readiness.with_runs_ahead.pop(engine, None)
 
 
-# -- recall: what was sent ahead comes back when another engine could run it
+# -- recall: runs that were sent ahead come back if another engine could run them
 
 
 def _arm_recall(farm: SchedulerState, now: Now) -> None:
@@ -404,7 +405,7 @@ def _arm_recall(farm: SchedulerState, now: Now) -> None:
 
 
 def recall_for_others(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """Recall what is behind a task that takes long, if another engine is idle or something more urgent waits."""
+    """Recall the runs behind a task that takes long, if another engine is idle or a more urgent task waits."""
     readiness = farm.readiness
     readiness.recall_check_s = None
     for engine in list(readiness.with_runs_ahead):

@@ -1,4 +1,4 @@
-"""Where tasks wait for engines, in which order, and what keeps them from being started although engines are free."""
+"""Where and in which order tasks wait for engines, and what keeps them from starting although engines are free."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .entries import ClassKey, Heads, TaskClass
 
 
 class TaskInfo(msgspec.Struct, frozen=True):
-    """What a queue policy may look at."""
+    """The data about a task that a queue policy may use."""
 
     id: int
     priority: int
@@ -57,12 +57,12 @@ class Queues:
     by_time_limit: bool = False
     """Whether tasks with a time limit wait in classes of their own, because some agents' time is limited."""
     has_preferences: bool = False
-    """Whether some task had a placement or a locality of its own."""
+    """Whether some task had its own placement or locality."""
 
 
 @dataclass(slots=True)
 class ParallelGroup:
-    """The running tasks of one group, whose number `max_parallel` limits."""
+    """The running tasks of one group; `max_parallel` limits their number."""
 
     running: int = 0
     per_agent: dict[str, int] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class ParallelGroup:
 
 @dataclass(slots=True)
 class StartLimits:
-    """What may keep a task from being started although an engine is free."""
+    """Limits that may keep a task from starting although an engine is free."""
 
     groups: dict[str, ParallelGroup] = field(default_factory=dict)
     """The groups of which tasks run, or wait for others of the group to end."""

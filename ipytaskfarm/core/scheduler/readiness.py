@@ -1,4 +1,4 @@
-"""Which engines can take work: those to be looked at in this turn, and those that were looked at in vain.
+"""Which engines can take work: those to examine in this turn, and those that were examined in vain.
 
 An engine that is up is in at most one of `candidates`, `idle`, `blocked` and `with_room`.
 """

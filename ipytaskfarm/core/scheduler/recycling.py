@@ -1,8 +1,8 @@
-"""When engines are ended and replaced by new ones: by count, time, memory, failure, or because nobody needs them.
+"""When engines are ended and replaced by new ones: by count, time, memory, failure, or because they are not needed.
 
-The settings come with tasks (`demands.Recycle`).  They are kept on each engine that was assigned one of these tasks,
-under a *scope*: the identity of the tasks' environment or, for the empty environment, their job.  They are applied
-between tasks and by timers, never within a task.
+The settings come with tasks (`core.requirements.Recycle`). They are kept on each engine that was assigned one of these
+tasks, under a *scope*: the identity of the tasks' environment or, for the empty environment, their job. They are
+applied between tasks and by timers, never within a task.
 """
 
 from __future__ import annotations

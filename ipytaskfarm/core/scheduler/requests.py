@@ -1,4 +1,4 @@
-"""Questions and commands that were passed on to engines and wait for their answers, and the farm's sticky commands."""
+"""Questions and commands that were passed on to engines and wait for answers, and the farm's sticky commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .kept_commands import KeptOnEngine
 
 @dataclass(slots=True)
 class Keeping:
-    """What is kept of a command as soon as engines have answered it; shared by its engines."""
+    """The part of a command to keep once engines have answered it; its engines share this object."""
 
     command: SaveKept
     opted_out: bool
@@ -34,27 +34,29 @@ class PendingCommand:
     verb: str
     text: str = ""
     keeping: Keeping | None = None
+    checkpoint: int = 0
+    """The number under which a checkpoint is kept.  0: it is another command."""
 
 
 @dataclass(slots=True)
 class EngineRequests:
-    """What was asked of engines."""
+    """The open requests to engines."""
 
     commands: dict[tuple[str, int, Incarnation], PendingCommand] = field(default_factory=dict)
     """(session, number of the command, engine) -> the command."""
     sticky: dict[str, SaveSticky] = field(default_factory=dict)
     """Key -> a command that each new engine runs before its first task, in this order."""
     kept: dict[int, KeptOnEngine] = field(default_factory=dict)
-    """Engine id -> what was done by hand on its engines."""
+    """Engine id -> commands that were done by hand on its engines."""
     stacks: dict[int, tuple[str, int, str]] = field(default_factory=dict)
     """Number of a stack query -> (session of the client, number of its question, session of the agent)."""
-    outputs: dict[int, tuple[str, Incarnation, RunKey]] = field(default_factory=dict)
-    """Number of a query about output -> (session of the client, engine, run)."""
+    outputs: dict[int, tuple[str, Incarnation, RunKey, bool]] = field(default_factory=dict)
+    """Number of a query about output -> (session of the client, engine, run, whether nothing new is told too)."""
     outputs_asked: dict[tuple[str, Incarnation], float] = field(default_factory=dict)
     """(session of the client, engine) -> when (monotonic) the engine was asked for output."""
 
     def forget_kept(self, ids: Iterable[int], out: Decision) -> None:
-        """Forget what was done by hand on the engines of these ids."""
+        """Forget the commands that were done by hand on the engines of these ids."""
         for engine_id in ids:
             if self.kept.pop(engine_id, None) is not None:
                 out.saves.append(DropKept(engine_id, None))

@@ -1,7 +1,7 @@
-"""The farm as it was, from the store: the first thing that a controller makes.
+"""Restores the scheduler's state from the store when a controller starts.
 
-What was assigned stays assigned.  Its engines count as unreachable until their agents report
-(`handlers.agents.on_agent_state`) or their leases are over, so a task that runs on while the controller is away is not
+Assigned tasks stay assigned. Their engines count as unreachable until their agents report
+(`handlers.agents.on_agent_state`) or their leases are over. So a task that goes on while the controller is away is not
 run a second time.
 """
 

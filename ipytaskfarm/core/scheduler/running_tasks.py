@@ -1,4 +1,4 @@
-"""What the scheduler keeps about running tasks: their claims on nodes, children, waiting, messages, progress."""
+"""The records about running tasks: their claims on nodes, children, waits, messages, progress."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Claim:
     gpus: tuple[str, ...] = ()
     exclusive: bool = False
     group: str | None = None
-    """The group whose runs `max_parallel` limits."""
+    """The group of the run, if `max_parallel` limits it."""
 
     @property
     def allotment(self) -> Allotment:
-        """Return the claim as its task is told of it."""
+        """Return the claim in the form for its task."""
         return Allotment(dict(self.amounts), self.gpus, self.exclusive)
 
 
@@ -35,7 +35,7 @@ class NestedWait:
     unfinished: set[int] = field(default_factory=set)
     """Those of `ids` that have not ended."""
     slot_lent: bool = False
-    """Whether one more engine may run on the node meanwhile."""
+    """Whether one more engine may run on the node in the meantime."""
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class Family:
     """The children that a task has submitted."""
 
     spawned: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
-    """"trial.n" -> (checksum of what was submitted, ids)."""
+    """"trial.n" -> (checksum of the submitted tasks, their ids)."""
 
 
 class Reader(NamedTuple):
@@ -68,7 +68,7 @@ class Reader(NamedTuple):
 
 @dataclass(slots=True)
 class Mailbox:
-    """The messages to and from a task that has not ended: how many there are, and who waits for more."""
+    """The messages to and from an unfinished task: their numbers, and the sessions that wait for more."""
 
     incoming: int = 0
     outgoing: int = 0
@@ -82,7 +82,7 @@ class Mailbox:
 
 @dataclass(slots=True)
 class Conversations:
-    """What unfinished tasks have said and submitted."""
+    """The messages and children of unfinished tasks."""
 
     families: dict[int, Family] = field(default_factory=dict)
     """Task -> its children."""

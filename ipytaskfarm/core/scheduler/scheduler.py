@@ -1,15 +1,15 @@
-"""The scheduler: events in, decisions out.  It could run on paper.
+"""The scheduler: events in, decisions out. It could run on paper.
 
     scheduler = Scheduler(farm)
     out = scheduler.turn([(session, event), ...], now)
 
 The caller *must* commit ``out.saves`` in one transaction before it acts on anything else in ``out``, and must call
-again at `next_deadline` at the latest, with or without events.  Nothing here reads a clock, draws a random number,
+again at `next_deadline` at the latest, with or without events. Nothing here reads a clock, draws a random number,
 touches a socket or logs.
 
-Two rules: handlers decide (`core.handlers`, one function per event), and `core.scheduler.transitions` alone moves
-tasks.  A message that makes no sense gets an answer or is ignored.  An exception from here is our bug: the caller
-stops and starts again from the store.
+Two rules: handlers decide (`core.handlers`, one function per event), and only `core.scheduler.transitions` moves tasks.
+An invalid message is answered or ignored. An exception from here is a bug in the farm: the caller stops and starts
+again from the store.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ QUESTIONS: dict[type, Answerer] = {
     m.CheckTask: requirements.on_check,
     m.Stuck: explain.on_stuck,
     m.Outputs: streams.on_outputs,
+    m.CommandOutputs: streams.on_command_outputs,
     m.MarkTasksDone: operate.on_mark_done,
     m.MarkTasksFailed: operate.on_mark_failed,
     m.PauseJobs: operate.on_pause_jobs,
@@ -78,6 +79,7 @@ QUESTIONS: dict[type, Answerer] = {
     m.SendToTask: task_messages.on_send,
     m.ReadTaskMessages: task_messages.on_read,
     m.ProgressOf: running_tasks.on_progress_of,
+    m.ListRunning: running_tasks.on_list_running,
     m.Stack: commands.on_stack,
     m.ReadQueueStatus: lifecycle.on_spin,
     m.ListEngines: tables.on_engines,
@@ -98,8 +100,8 @@ QUESTIONS: dict[type, Answerer] = {
 
 
 READ_ONLY = (
-    m.FetchResults, m.QueueStatus, m.ListTasks, m.ExplainTasks, m.Stuck, m.FindJobs, m.ProgressOf, m.ListEngines,
-    m.ListCommandQueues, m.FarmStatus, m.ListSticky, m.ListKept,
+    m.FetchResults, m.QueueStatus, m.ListTasks, m.ExplainTasks, m.Stuck, m.FindJobs, m.ProgressOf, m.ListRunning,
+    m.ListEngines, m.ListCommandQueues, m.FarmStatus, m.ListSticky, m.ListKept,
 )  # fmt: skip
 """The questions that change nothing in the scheduler's state."""
 
@@ -132,7 +134,7 @@ def on_joined(farm: SchedulerState, session: str, event: Joined, now: Now, out: 
 
 
 def on_silent(farm: SchedulerState, session: str, event: Silent, now: Now, out: Decision) -> None:
-    """Give no more work to a silent agent.  Of a silent client, abort the jobs that are to end with it."""
+    """Give no more work to a silent agent. For a silent client, abort the jobs that must end with it."""
     agent = farm.agents.by_session.get(session)
     if agent is not None:
         losses.agent_silent(farm, agent, now)

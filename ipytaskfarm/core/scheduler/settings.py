@@ -1,4 +1,4 @@
-"""What a farm's owner may set for the scheduler."""
+"""The scheduler's settings."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ class SchedulerSettings:
     The event log keeps them by the names of their fields."""
 
     lease_s: float = 900.0
-    """An agent ends its engines when it has not heard the controller for so long."""
+    """An agent ends its engines if it has not heard the controller for this time."""
     lease_margin_s: float = 30.0
-    """The controller gives up an agent that was silent for the lease and so much more, see `handlers.losses`."""
+    """The controller gives up an agent that was silent for the lease and this time more, see `handlers.losses`."""
     failure_penalty_s: float = 0.0
     """How long an engine gets no tasks after a task failed on it."""
     unmet_timeout_s: float | None = None
     """How long a task waits when no engine can serve it.  None: without limit."""
     max_engine_losses: int = 3
-    """A task is quarantined when so many engines were lost while they ran it."""
+    """A task is quarantined if this many engines were lost while they ran it."""
     node_failures: int = 10
-    """A node gets no more tasks after so many failed attempts in a row, of at least five tasks, if tasks of the same
+    """A node gets no more tasks after this many failed attempts in a row, of at least five tasks, if tasks of the same
     kinds succeed elsewhere."""
     prefetch_s: float = 0.050
     """How much measured work is sent ahead to an engine."""
     recall_after_s: float = 0.020
     """Tasks that were sent ahead may be recalled when the task before them runs longer than this."""
     recall_patience_s: float = 2.0
-    """A task that may repeat goes to another engine when its recall was not answered for so long."""
+    """A task that may repeat goes to another engine if its recall was not answered for this time."""
     reject_again_s: float = 1.0
     """How long an engine that a task rejected is not tried again for that task."""
     max_rejections: int = 10
-    """A task fails when every engine was rejected so often."""
+    """A task fails if every engine was rejected this often."""
     depend_again_s: float = 5.0
-    """A depend function that raised is called again after so long."""
+    """A depend function that raised is called again after this time."""
     grace_s: float = 1.0
     """Between the interrupt of a task and the signals that end its engine."""
     policy: PolicyKey = fifo_key
@@ -48,16 +48,16 @@ class SchedulerSettings:
     warm: int | None = None
     """How many free slots hold a blank engine.  None: all of them."""
     warm_s: float = 10.0
-    """A blank engine beyond `warm` ends when it has been idle for so long."""
+    """A blank engine beyond `warm` ends when it has been idle for this time."""
     environment_patience_s: float | None = 10.0
     """A task that has waited longer is no longer passed over by tasks of the environment that an engine has.  None:
     it is passed over without limit."""
     resource_patience_s: float = 10.0
-    """For a task that has waited longer for resources, one node keeps what becomes free on it."""
+    """For a task that has waited longer for resources, one node keeps its freed resources."""
     load_limit: float | None = None
     """The load guard: no task is started on a node that is busier than this share of its cores."""
     free_memory_limit: int | None = None
-    """The load guard: no task is started on a node that has less than so many bytes of memory free."""
+    """The load guard: no task is started on a node with less free memory than this, in bytes."""
     placement: str = "default"
     """Which of several free engines takes a task, see `core.scheduler.engine_choice`."""
     seed: int = 1

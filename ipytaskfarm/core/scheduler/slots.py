@@ -1,8 +1,8 @@
 """How many engines there may be, and on which nodes.
 
 The farm's owner wants a number of engines (`Lifecycle.wanted`), which are spread over the agents that came without a
-number of their own.  An agent that *brings* engines (`AgentEntry.brings`) is filled up to that number as long as it is
-there.
+number of their own. An agent that *brings* engines (`AgentEntry.brings`) is filled up to that number while it is
+present.
 """
 
 from __future__ import annotations

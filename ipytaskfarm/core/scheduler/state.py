@@ -114,7 +114,7 @@ class EngineRegistry:
     by_name: dict[Incarnation, EngineEntry] = field(default_factory=dict)
     """Changed by `SchedulerState.add_engine` and `remove_engine` alone."""
     by_id: dict[int, dict[EngineEntry, None]] = field(default_factory=dict)
-    """The same by the ids that people see; for a while two engines may have the same id."""
+    """The engines by the ids that people see. For a while, two engines may have the same id."""
 
     def visible(self) -> list[EngineEntry]:
         """Return the engines that commands may go to, by id."""
@@ -146,7 +146,7 @@ class Lifecycle:
 
 @dataclass(slots=True)
 class Diagnostics:
-    """What people who look for a fault want to know."""
+    """Information for people who look for a fault."""
 
     losses: deque[str] = field(default_factory=lambda: deque(maxlen=LOSSES_KEPT))
     """The last lost engines and agents, one line each."""
@@ -169,7 +169,7 @@ class SchedulerState:
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     """How many engines are wanted, and the farm's end."""
     timers: Timers = field(default_factory=Timers)
-    """What is to happen at which time."""
+    """Actions at given times."""
     tasks: TaskRegistry = field(default_factory=TaskRegistry)
     """Unfinished, ended and refused tasks."""
     graph: DependencyGraph = field(default_factory=DependencyGraph)
@@ -179,7 +179,7 @@ class SchedulerState:
     jobs: JobRegistry = field(default_factory=JobRegistry)
     """Jobs, and those to be looked at in this turn."""
     clients: ClientRegistry = field(default_factory=ClientRegistry)
-    """Clients, their ids, and what they are to be told."""
+    """Clients, their ids, and the messages for them at the end of the turn."""
     agents: AgentRegistry = field(default_factory=AgentRegistry)
     """Agents, and their nodes."""
     engines: EngineRegistry = field(default_factory=EngineRegistry)
@@ -187,11 +187,11 @@ class SchedulerState:
     readiness: Readiness = field(default_factory=Readiness)
     """Which engines can take work."""
     environments: EnvironmentRegistry = field(default_factory=EnvironmentRegistry)
-    """Which engines have which environment, and who needs it."""
+    """Which engines have which environment, and which tasks and jobs need it."""
     functions: FunctionRegistry = field(default_factory=FunctionRegistry)
     """Stored code, and the verdicts of depend and locality functions."""
     limits: StartLimits = field(default_factory=StartLimits)
-    """What may keep a task from being started although an engine is free."""
+    """Limits that may keep a task from starting although an engine is free."""
     nested_waits: NestedWaits = field(default_factory=NestedWaits)
     """Runs that wait inside themselves for other tasks."""
     conversations: Conversations = field(default_factory=Conversations)
@@ -199,7 +199,7 @@ class SchedulerState:
     requests: EngineRequests = field(default_factory=EngineRequests)
     """Commands and queries that engines have not answered, and sticky commands."""
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
-    """What people want to know who look for a fault."""
+    """Information for people who look for a fault."""
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -215,6 +215,12 @@ class SchedulerState:
 
         Engines remember (session, n) and never run one twice: numbers of another epoch must differ."""
         return self.epoch * 1_000_000 + self.number()
+
+    def kept_number(self) -> int:
+        """Return a number for a command that is kept for replacements.
+
+        These numbers grow from one life of the controller to the next, and no engine hears one twice."""
+        return self.epoch * 2**40 + self.number()
 
     def add_engine(self, engine: EngineEntry) -> None:
         """Count a new engine among the farm's engines."""

@@ -1,4 +1,4 @@
-"""Where a task is, and what few tasks need beside that."""
+"""The places of a task, and data that only few tasks need."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Queued(msgspec.Struct, frozen=True):
     until_s: float | None = None
     """Monotonic seconds.  None: as soon as an engine is free."""
     until_wall_s: float | None = None
-    """The same in wall-clock seconds, as the store keeps it."""
+    """The same time in wall-clock seconds, for the store."""
 
 
 class Assigned(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ class Rejection(msgspec.Struct):
 
 
 class TrialState(msgspec.Struct, gc=False):
-    """What only few tasks need: their trials, and what their runs have said of themselves."""
+    """Data that only few tasks need: about trials, and reports of their runs."""
 
     trial: int = 1
     """1 plus the number of runs that ended with a deferral."""

@@ -1,7 +1,7 @@
 """Messages between clients and running tasks: on disk before they are acknowledged, in order, each taken once.
 
-A message to a task waits for it, also from one attempt to the next.  A message from a task is kept with its result.
-The bodies stay in the store; here are only numbers, and who waits for the next message.
+A message to a task waits for it, also from one attempt to the next. A message from a task is kept with its result. The
+bodies are in the store; here are only numbers, and the sessions that wait for the next message.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _wake_task(farm: SchedulerState, task_id: int, box: Mailbox, out: Decision) 
 def receive(
     farm: SchedulerState, engine: EngineEntry, task: TaskEntry, call: TaskCall, question: Receive, out: Decision
 ) -> None:
-    """Send a running task the messages that it has not read, or let it wait for the next one."""
+    """Send a running task the messages that it has not read, or make it wait for the next one."""
     box = _box(farm, task.id)
     box.receiver = call
     if box.incoming > question.after:
@@ -90,7 +90,7 @@ def post(
 
 
 def on_read(farm: SchedulerState, session: str, n: int, question: ReadTaskMessages, now: Now, out: Decision) -> None:
-    """Answer with the messages from a task.  Of a running task that has sent none, answer as soon as there is one."""
+    """Answer with the messages from a task. If a running task has sent none, answer as soon as there is one."""
     if question.id in farm.tasks.unfinished:
         box = _box(farm, question.id)
         if box.outgoing > question.after:

@@ -1,8 +1,8 @@
-"""The one place that changes where a task is.
+"""The only place that moves a task.
 
 Each function makes one kind of move, checks it against `states.MOVES`, keeps the counts, and adds the save that makes
-the move last.  Handlers decide *that* a task moves.  Nothing else changes `TaskEntry.place` or the dictionaries of
-`farm.TaskRegistry`.
+the move permanent. Handlers decide *that* a task moves. Nothing else changes `TaskEntry.place` or the dictionaries of
+`state.TaskRegistry`.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def _end_in_job(farm: SchedulerState, task: TaskEntry, final: Final) -> None:
 
 
 def count_dependencies(farm: SchedulerState, task: TaskEntry, needs: Needs) -> None:
-    """Record which tasks a task waits for, and whose results it takes."""
+    """Record which tasks a task waits for, and which results it uses."""
     task.dependencies = needs
     if needs.inputs:
         farm.graph.add_consumer(needs.takes)
@@ -241,7 +241,7 @@ def wait_for(farm: SchedulerState, task: TaskEntry, ids: Iterable[int]) -> None:
     for task_id in ahead:
         graph.add_dependent(task_id, task.id)
         if task_id not in unfinished:
-            graph.ended.append(task_id)  # it has failed already: what that means is settled with the turn
+            graph.ended.append(task_id)  # it has failed already; the consequences follow at the end of the turn
     task.waits_for = ahead | task.waits_for if task.waits_for else ahead
 
 
@@ -386,7 +386,7 @@ def _rules_of(rules: Rules | None, depth: int) -> Rules | None:
 
 
 def rejoin(farm: SchedulerState, task: TaskEntry, why: Queued = QUEUED) -> None:
-    """Put a task where it waits now: what it waited for outside its queue is over, or has begun."""
+    """Put a task where it waits now: its wait outside the queue is over, or has begun."""
     leave_queue(farm, task)
     _enqueue(farm, task, why)
 
@@ -466,10 +466,12 @@ def requeue(
     recovery: Recovery | None = None,
     state: bytes | None = None,
 ) -> None:
-    """Make the move assigned -> scheduled, to the end of the queue, and record what was spent of the task's budget.
+    """Make the move assigned -> scheduled, to the end of the queue, and record the used part of the task's budget.
 
-    recovery: the next link of the task's chain, which takes over under the same id; state: what a deferred run leaves
-    for the next one."""
+    Args:
+        recovery: the next recovery task, which takes over under the same id.
+        state: the state that a deferred run leaves for the next one.
+    """
     if recovery is not None:
         task.recovery += 1
         task.errors = task.losses = 0
@@ -563,7 +565,7 @@ def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -
 
 
 def _forget_conversations(farm: SchedulerState, task: TaskEntry, out: Decision) -> None:
-    """Close what is kept only while a task is unfinished: its mailbox, progress and children."""
+    """Close the records that are kept only while a task is unfinished: its mailbox, progress and children."""
     note_task_end(farm, task.id)
     close(farm, task.id, out)
     farm.conversations.progress.pop(task.id, None)

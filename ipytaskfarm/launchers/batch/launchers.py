@@ -1,8 +1,8 @@
-"""Agents by batch systems: Slurm, PBS, LSF.  A submission is an array of one-node jobs, one agent each.
+"""Agents by batch systems: Slurm, PBS, LSF. A submission is an array of one-node jobs, one agent each.
 
-The system starts them when there is room, and again when their node fails (requeue), and ends them at the time limit.
-Scripts and answers are `scripts`'s matter; here its commands are run.  Nothing secret is in a script: it names the
-connection files, which lie in the farm's folder, on the file system that the nodes share.
+The system starts the jobs when there is room, starts them again when their node fails (requeue), and ends them at the
+time limit. `scripts` writes the scripts and parses the answers; this module runs the commands. A script contains no
+secret: it names the connection files, which are in the farm's folder on the file system that the nodes share.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from ipytaskfarm.launchers.batch import scripts
 from ipytaskfarm.launchers.interface import AgentSpec, AgentStatus, Handle, Seat
 
 COMMAND_S = 30.0
-"""How long a command of the batch system may take."""
+"""The time limit for a command of the batch system."""
 AGAIN_S = 2.0
-"""After so long a command is tried once more when the controller was busy."""
+"""The pause before a command is repeated if the system's controller was busy."""
 
 
 @dataclass(frozen=True)
 class System:
-    """What is to be known of a batch system's commands."""
+    """The commands of a batch system, and texts by which their errors are recognised."""
 
     name: str
     submit: str
-    """The command that submits."""
+    """The command that submits a job."""
     busy: tuple[str, ...]
-    """Its commands say so when the controller cannot answer now."""
+    """Texts that mean: the system's controller cannot answer now."""
     gone: tuple[str, ...]
-    """They say so of jobs that have ended."""
+    """Texts that mean: the job has ended."""
 
 
 SLURM = System(
@@ -82,12 +82,16 @@ class Slurm:
     )
 
     def __init__(self, options: Mapping[str, str]) -> None:
-        """ValueError: an option has a value that cannot be used."""
+        """Create the launcher from its options.
+
+        Raises:
+            ValueError: an option has an invalid value.
+        """
         scripts.check_options(options)
         self._options = dict(options)
 
     def names(self, group: str, count: int | None) -> list[str]:
-        """``GROUP.0``, ``GROUP.1``, …; one if it is not said how many."""
+        """Return ``GROUP.0``, ``GROUP.1``, …; one name if `count` is None."""
         return numbered("slurm", group, count)
 
     def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
@@ -95,27 +99,30 @@ class Slurm:
         return _script("slurm", self._options, scripts.slurm_values(self._options, seats, spec))
 
     def submit(self, seats: Sequence[Seat], spec: AgentSpec) -> Handle:
-        """Return one array."""
+        """Submit one array."""
         said = _submit(SLURM, ["sbatch", "--parsable"], self.preview(seats, spec))
         job, cluster = scripts.slurm_job(said)
         return {"job": job, "cluster": cluster, "names": [seat.name for seat in seats]}
 
     def status(self, handle: Handle) -> dict[str, AgentStatus]:
-        """By one ``squeue``; it knows of an element for some minutes after its end."""
+        """Ask by one ``squeue``, which knows an element for some minutes after its end."""
         words = ["--noheader", "--array", "--states=all", f"--format={scripts.SQUEUE_FORMAT}"]
         said = _ask(SLURM, ["squeue", *_clusters(handle), *words, f"--jobs={handle['job']}"])
         return _by_name(handle, scripts.slurm_status(said), 0)
 
     def cancel(self, handle: Handle, names: Sequence[str] | None = None) -> None:
-        """SIGTERM to every process of a job, engines and what they started too, and SIGKILL after the site's
-        ``KillWait``: what runs should have been called back before."""
+        """Send SIGTERM to every process of a job, including engines and their children; SIGKILL after the site's
+        ``KillWait``.
+
+        Running tasks should have been recalled before.
+        """
         job = str(handle["job"])
         ids = [job] if names is None else [f"{job}_{index}" for index in _indices(handle, names)]
         if ids:
             _do(SLURM, ["scancel", "--quiet", *_clusters(handle), *ids])
 
     def tend(self, handle: Handle) -> Handle:
-        """Slurm itself starts again what its nodes lost."""
+        """Do nothing: Slurm itself starts jobs of failed nodes again."""
         return handle
 
 
@@ -125,12 +132,16 @@ class Pbs:
     OPTIONS: ClassVar[Mapping[str, str]] = _options("pbs", queue="where to run")
 
     def __init__(self, options: Mapping[str, str]) -> None:
-        """ValueError: an option has a value that cannot be used."""
+        """Create the launcher from its options.
+
+        Raises:
+            ValueError: an option has an invalid value.
+        """
         scripts.check_options(options)
         self._options = dict(options)
 
     def names(self, group: str, count: int | None) -> list[str]:
-        """``GROUP.0``, ``GROUP.1``, …; one if it is not said how many."""
+        """Return ``GROUP.0``, ``GROUP.1``, …; one name if `count` is None."""
         return numbered("pbs", group, count)
 
     def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
@@ -138,24 +149,24 @@ class Pbs:
         return _script("pbs", self._options, scripts.pbs_values(self._options, seats, spec))
 
     def submit(self, seats: Sequence[Seat], spec: AgentSpec) -> Handle:
-        """Return one array, or a single job."""
-        # -f: else qsub leaves a process of its own behind.
+        """Submit one array, or a single job."""
+        # -f: without it qsub leaves a process of its own behind.
         said = _submit(PBS, ["qsub", "-f"], self.preview(seats, spec))
         return {"job": scripts.pbs_job(said), "names": [seat.name for seat in seats]}
 
     def status(self, handle: Handle) -> dict[str, AgentStatus]:
-        """By one ``qstat``."""
+        """Ask by one ``qstat``."""
         return _by_name(handle, scripts.pbs_status(_ask(PBS, ["qstat", "-t", "-f", str(handle["job"])])), 0)
 
     def cancel(self, handle: Handle, names: Sequence[str] | None = None) -> None:
-        """SIGTERM, and SIGKILL after the site's ``kill_delay``."""
+        """Send SIGTERM, and SIGKILL after the site's ``kill_delay``."""
         job = str(handle["job"])
         ids = [job] if names is None else [scripts.pbs_element(job, index) for index in _indices(handle, names)]
         if ids:
             _do(PBS, ["qdel", *ids])
 
     def tend(self, handle: Handle) -> Handle:
-        """PBS itself starts again what its nodes lost."""
+        """Do nothing: PBS itself starts jobs of failed nodes again."""
         return handle
 
 
@@ -165,12 +176,16 @@ class Lsf:
     OPTIONS: ClassVar[Mapping[str, str]] = _options("lsf", queue="where to run")
 
     def __init__(self, options: Mapping[str, str]) -> None:
-        """ValueError: an option has a value that cannot be used."""
+        """Create the launcher from its options.
+
+        Raises:
+            ValueError: an option has an invalid value.
+        """
         scripts.check_options(options)
         self._options = dict(options)
 
     def names(self, group: str, count: int | None) -> list[str]:
-        """``GROUP.0``, ``GROUP.1``, …; one if it is not said how many."""
+        """Return ``GROUP.0``, ``GROUP.1``, …; one name if `count` is None."""
         return numbered("lsf", group, count)
 
     def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
@@ -178,33 +193,39 @@ class Lsf:
         return _script("lsf", self._options, scripts.lsf_values(self._options, seats, spec))
 
     def submit(self, seats: Sequence[Seat], spec: AgentSpec) -> Handle:
-        """Return one array."""
+        """Submit one array."""
         said = _submit(LSF, ["bsub"], self.preview(seats, spec))
         return {"job": scripts.lsf_job(said), "names": [seat.name for seat in seats]}
 
     def status(self, handle: Handle) -> dict[str, AgentStatus]:
-        """By one ``bjobs``; it knows of an element for an hour after its end."""
+        """Ask by one ``bjobs``, which knows an element for an hour after its end."""
         said = _ask(LSF, ["bjobs", "-a", "-json", "-o", scripts.BJOBS_FIELDS, str(handle["job"])])
         return _by_name(handle, scripts.lsf_status(said) if said else {}, 1)
 
     def cancel(self, handle: Handle, names: Sequence[str] | None = None) -> None:
-        """SIGINT, SIGTERM and SIGKILL, ten seconds apart; to a job of several slots SIGKILL alone, unless the site has
-        ``LSB_USE_SEQUENTIAL_SIGNAL``."""
+        """Send SIGINT, SIGTERM and SIGKILL, ten seconds apart.
+
+        A job of several slots gets only SIGKILL, unless the site has ``LSB_USE_SEQUENTIAL_SIGNAL``.
+        """
         job = str(handle["job"])
         ids = [job] if names is None else [f"{job}[{index + 1}]" for index in _indices(handle, names)]
         if ids:
             _do(LSF, ["bkill", *ids])
 
     def tend(self, handle: Handle) -> Handle:
-        """LSF itself starts again what its nodes lost."""
+        """Do nothing: LSF itself starts jobs of failed nodes again."""
         return handle
 
 
-# ------------------------------------------------------------------------------------------------ what they share
+# ------------------------------------------------------------------------------------------------ common parts
 
 
 def numbered(system: str, group: str, count: int | None) -> list[str]:
-    """Return the names of a submission's agents; None: of one.  ValueError: there are none."""
+    """Return the names of a submission's agents; one name if `count` is None.
+
+    Raises:
+        ValueError: `count` is less than 1.
+    """
     if count is not None and count < 1:
         raise ValueError(f"{system}: how many agents must be 1 or more, not {count}")
     return [f"{group}.{index}" for index in range(count or 1)]
@@ -243,7 +264,7 @@ class _Answer(NamedTuple):
 
 
 def _submit(system: System, words: Sequence[str], script: str) -> str:
-    """Not tried again: what a busy controller did not answer it may still have taken."""
+    """Submit a script, without a second try: a busy controller may have taken it although it did not answer."""
     remedy = "It may have taken the job all the same: look, then try again"
     answer = _run(system, words, script, remedy)
     if answer.code == 0:
@@ -254,7 +275,7 @@ def _submit(system: System, words: Sequence[str], script: str) -> str:
 
 
 def _ask(system: System, words: Sequence[str]) -> str:
-    """Return what it says; "" of what has ended."""
+    """Return the output of a command; "" if the job has ended and is not known any more."""
     answer = _twice(system, words)
     if answer.code == 0 or answer.said.strip():
         return answer.said

@@ -1,9 +1,9 @@
-"""Scripts for batch systems, and what their commands say: text in, text or values out.
+"""Scripts for batch systems, and parsers for the output of their commands. All functions work on text.
 
-A script is a template with the options filled in.  The templates stand beside this file (``templates/``); a site
-copies one, changes it, and names it with the option ``template``.  In it ``@{name}`` stands for a value of `PLACES`,
-and a line with one that has no value is left out, so a directive for an option that was not given goes by itself.  The
-shell's own ``$`` needs no care: that is why this is not `string.Template`.
+A script is a template with the options filled in. The templates are beside this file (``templates/``). A site copies
+one, changes it, and names it with the option ``template``. In a template ``@{name}`` stands for a value of `PLACES`. A
+line that contains a name without a value is left out, so the directive of an option that was not given disappears. The
+shell's own ``$`` needs no escape, which is the reason for not using `string.Template`.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ PLACES: Mapping[str, str] = {
     "python": "the interpreter",
     "agent": "the agent's command line; uses $name, $connection_file, $node, $engines and, unless empty, $ends_at",
 }
-"""What a template may name."""
+"""The names that a template may contain."""
 
 NEEDED = ("seats", "agent")
-"""What a template must name: without them no agent starts."""
+"""The names that a template must contain. Without them no agent starts."""
 
 WORDS = re.compile(r"[\w.,:;@%+=/\[\]&|~^-]+", re.ASCII)
-"""What an option in a directive may consist of: no blank and no quote, which each system reads in its own way."""
+"""The characters of an option in a directive: no blank and no quote, which each system reads in its own way."""
 
 LEAVE_S = 30.0
-"""What an agent is given beyond the time for running tasks: to hand over results and to end."""
+"""Added to the time for running tasks: for the agent to hand over results and to end."""
 
 _PLACE = re.compile(r"@\{([^{}\n]*)\}")
 _VARIABLES = {f"\0{name}": f'"${name}"' for name in ("name", "connection_file", "node", "engines")}
@@ -66,12 +66,16 @@ Values = dict[str, str | None]
 
 
 def shipped(system: str) -> Path:
-    """Return the template that is taken unless the option ``template`` names another."""
+    """Return the template that is used unless the option ``template`` names another."""
     return Path(str(files("ipytaskfarm.launchers.batch"))) / "templates" / f"{system}.sh"
 
 
 def fill(template: str, values: Values, source: str) -> str:
-    """Return the template with its values.  LauncherError: it names what there is not, or not what it must."""
+    """Return the template with its values.
+
+    Raises:
+        LauncherError: the template contains an unknown name, or lacks a needed one.
+    """
     found = set(_PLACE.findall(template))
     unknown = sorted(found - PLACES.keys())
     if unknown:
@@ -87,10 +91,7 @@ def fill(template: str, values: Values, source: str) -> str:
 
 
 def common_values(options: Options, seats: Sequence[Seat], spec: AgentSpec, first: int) -> Values:
-    """Return what templates of all systems name.
-
-    first: the index of the array's first element.
-    """
+    """Return the values that the templates of all systems use. `first` is the index of the array's first element."""
     engines = _count(options, "cpus") if spec.engines is None else spec.engines
     limit_s = None if spec.time_limit_s is None else math.ceil(spec.time_limit_s)
     return {
@@ -110,7 +111,7 @@ def common_values(options: Options, seats: Sequence[Seat], spec: AgentSpec, firs
 
 
 def slurm_values(options: Options, seats: Sequence[Seat], spec: AgentSpec) -> Values:
-    """Return what Slurm's template names."""
+    """Return the values for Slurm's template."""
     signal_s = _count(options, "signal") or math.ceil(spec.leave_s + LEAVE_S)
     if spec.time_limit_s is not None and spec.time_limit_s <= signal_s:
         raise ValueError(
@@ -129,12 +130,12 @@ def slurm_values(options: Options, seats: Sequence[Seat], spec: AgentSpec) -> Va
 
 
 def pbs_values(options: Options, seats: Sequence[Seat], spec: AgentSpec) -> Values:
-    """Return what PBS's template names."""
+    """Return the values for PBS's template."""
     values = common_values(options, seats, spec, 0)
     memory = _memory(options, "mb")
     parts = ["1", f"ncpus={values['cpus']}" if values["cpus"] else "", f"mem={memory}" if memory else ""]
     return values | {
-        # An array of one element is refused ("-J 0-0").
+        # PBS refuses an array of one element ("-J 0-0").
         "indices": values["indices"] if len(seats) > 1 else None,
         "memory": memory,
         "select": ":".join(filter(None, parts)),
@@ -145,7 +146,7 @@ def pbs_values(options: Options, seats: Sequence[Seat], spec: AgentSpec) -> Valu
 
 
 def lsf_values(options: Options, seats: Sequence[Seat], spec: AgentSpec) -> Values:
-    """Return what LSF's template names."""
+    """Return the values for LSF's template."""
     minutes = None if spec.time_limit_s is None else math.ceil(spec.time_limit_s / 60)
     warning = math.ceil((spec.leave_s + LEAVE_S) / 60)
     if minutes is not None and minutes <= warning:
@@ -162,7 +163,7 @@ def lsf_values(options: Options, seats: Sequence[Seat], spec: AgentSpec) -> Valu
 
 
 def agent_line(spec: AgentSpec) -> str:
-    """Return the agent's command line, with the shell's variables for what each element has of its own."""
+    """Return the agent's command line, with shell variables for the words that differ between elements."""
     words = agent_words(spec, "\0name", "\0connection_file", node="\0node")
     words[words.index("--engines") + 1] = "\0engines"
     line = " ".join(_VARIABLES.get(word) or shlex.quote(word) for word in [spec.python, *words])
@@ -170,7 +171,7 @@ def agent_line(spec: AgentSpec) -> str:
 
 
 def seat_lines(seats: Sequence[Seat], first: int) -> str:
-    """Return which agent an element is: by index, so that the script is one text for all."""
+    """Return the shell code that selects the agent by the element's index, so that all elements share one script."""
     cases = (
         f"{index}) name={shlex.quote(seat.name)} connection_file={shlex.quote(str(seat.connection_file))} ;;"
         for index, seat in enumerate(seats, first)
@@ -180,7 +181,7 @@ def seat_lines(seats: Sequence[Seat], first: int) -> str:
 
 
 def clock(seconds: float | None) -> str | None:
-    """``26:00:05``: hours, minutes, seconds, rounded up; None: no limit."""
+    """Return a time like ``26:00:05`` (hours, minutes, seconds, rounded up); None for no limit."""
     if seconds is None:
         return None
     whole = math.ceil(seconds)
@@ -191,7 +192,11 @@ def clock(seconds: float | None) -> str | None:
 
 
 def check_options(options: Options) -> None:
-    """ValueError, naming it: an option has a value that cannot be used."""
+    """Check the options that templates use.
+
+    Raises:
+        ValueError: an option has an invalid value. The message names it.
+    """
     for name in ("cpus", "signal"):
         _count(options, name)
     for name in ("partition", "queue", "account", "qos"):
@@ -235,17 +240,17 @@ def _directives(options: Options, prefix: str) -> str | None:
 
 
 def _slurm_path(folder: str, name: str) -> str:
-    # sbatch reads quotes as a shell does, but takes a backslash for an escape within them too, and % for a field.
+    # sbatch reads quotes like a shell, but inside them it still treats a backslash as an escape, and % as a field.
     if "\\" in folder or "\n" in folder:
         raise LauncherError(f"sbatch cannot be told to write into {folder!r}: choose a folder without backslashes")
     return shlex.quote(folder.replace("%", "%%") + name)
 
 
-# ------------------------------------------------------------------------------------------------ what they answer
+# ------------------------------------------------------------------------------------------------ their output
 
 
 def slurm_job(said: str) -> tuple[str, str]:
-    """Return (job id, cluster or "") from ``sbatch --parsable``."""
+    """Return (job id, cluster or "") from the output of ``sbatch --parsable``."""
     found = re.search(r"^(\d+)(?:;(\S+))?$", said, re.MULTILINE)
     if found is None:
         raise LauncherError(f"sbatch did not say which job it made: {said.strip()!r}")
@@ -258,7 +263,7 @@ _SLURM_RUNS = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNA
 
 
 def slurm_status(said: str) -> dict[int, AgentStatus]:
-    """Index -> status, from lines of `SQUEUE_FORMAT`."""
+    """Return index -> status from lines of `SQUEUE_FORMAT`."""
     found = {}
     for line in said.splitlines():
         index, state, node, reason = line.strip().split("|", 3)
@@ -278,7 +283,7 @@ def _slurm_element(state: str, node: str, reason: str) -> AgentStatus:
 
 
 def pbs_job(said: str) -> str:
-    """Return the job's id from ``qsub``: ``12[].server`` of an array, ``12.server`` of a single job."""
+    """Return the job's id from the output of ``qsub``: ``12[].server`` for an array, ``12.server`` for a single job."""
     found = re.search(r"^\d+(?:\[\])?(?:\.\S+)?$", said.strip(), re.MULTILINE)
     if found is None:
         raise LauncherError(f"qsub did not say which job it made: {said.strip()!r}")
@@ -286,7 +291,7 @@ def pbs_job(said: str) -> str:
 
 
 def pbs_element(job: str, index: int) -> str:
-    """Return the id of one element: ``12[3].server``."""
+    """Return the id of one element, like ``12[3].server``."""
     return job.replace("[]", f"[{index}]", 1)
 
 
@@ -299,12 +304,12 @@ _PBS_STATES = {
 
 
 def pbs_status(said: str) -> dict[int, AgentStatus]:
-    """Index -> status, from ``qstat -t -f``; a single job is index 0.
+    """Return index -> status from ``qstat -t -f``. A single job is index 0.
 
-    Not from its JSON, which is broken by what users have in their environment variables (openpbs issues 1255, 2541).
+    The JSON output is not used, because users' environment variables break it (openpbs issues 1255, 2541).
     """
     found = {}
-    # Long values go on in lines that begin with a tab.
+    # Long values continue in lines that begin with a tab.
     for block in said.replace("\n\t", "").split("Job Id: ")[1:]:
         job = re.match(r"\d+(?:\[(\d*)\])?", block)
         if job is None or job[1] == "":
@@ -326,7 +331,7 @@ def _pbs_element(facts: dict[str, str]) -> AgentStatus:
 
 
 def lsf_job(said: str) -> str:
-    """Return the job's id from ``bsub``: ``Job <12> is submitted to queue <normal>.``"""
+    """Return the job's id from the output of ``bsub``: ``Job <12> is submitted to queue <normal>.``"""
     found = re.search(r"Job <(\d+)> is submitted", said)
     if found is None:
         raise LauncherError(f"bsub did not say which job it made: {said.strip()!r}")
@@ -339,7 +344,7 @@ _LSF_RUNS = {"RUN": "", "USUSP": "suspended", "SSUSP": "suspended", "UNKWN": "it
 
 
 def lsf_status(said: str) -> dict[int, AgentStatus]:
-    """Index -> status, from ``bjobs -json`` with `BJOBS_FIELDS`."""
+    """Return index -> status from ``bjobs -json`` with `BJOBS_FIELDS`."""
     try:
         records = json.loads(said)["RECORDS"]
     except (ValueError, KeyError, TypeError) as error:
@@ -349,7 +354,7 @@ def lsf_status(said: str) -> dict[int, AgentStatus]:
 
 def _lsf_element(record: Mapping[str, str]) -> AgentStatus:
     state = record.get("STAT", "")
-    # "4*node01": so many of its slots.
+    # "4*node01" means four slots of the node.
     node = record.get("EXEC_HOST", "").split(":")[0].split("*")[-1]
     if state in _LSF_WAITS:
         return AgentStatus("waiting", "", record.get("PEND_REASON", "") or state.lower())

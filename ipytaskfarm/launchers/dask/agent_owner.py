@@ -1,10 +1,10 @@
-"""One agent on this machine, kept running by whichever of several processes holds a lock.
+"""One agent on this machine, kept running by the one of several processes that holds a lock.
 
-Systems that start several processes on one machine (Dask's workers) have a `AgentOwner` in each.  They meet in a
-folder of the farm's on this machine (0700), where each says that it is there and how many engines it is good for.
-One holds the lock and has the agent running behind a `tether`; when it dies, the kernel gives the lock to another and
-has the agent told to end, and the other starts the next agent as soon as that has.  The last to leave removes the
-folder.
+Systems that start several processes on one machine (Dask's workers) have an `AgentOwner` in each. These meet in a
+folder of the farm on this machine (0700), in which each announces itself and the number of engines that it contributes.
+One holds the lock and runs the agent behind a `watchdog`. When it dies, the system gives the lock to another process
+and signals the agent to end; the other process starts the next agent as soon as the old one has ended. The last process
+that leaves removes the folder.
 """
 
 from __future__ import annotations
@@ -37,33 +37,33 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.25
 GROWN_S, SHRUNK_S = 2.0, 30.0
-"""The sum of engines counts when it has been the same for so long: processes of one machine come one after the other,
-and one that was killed is soon back."""
+"""The sum of engines counts once it has not changed for this time: the processes of a machine start one after another,
+and a killed one is soon back."""
 RESTARTS, RESTART_WINDOW_S = 3, 60.0
-"""A crashed agent is started again so often within so long; then again when the window has passed."""
+"""How often a crashed agent is started again within this time; then again after the time."""
 MARGIN_S = 15.0
-"""Beyond the time that running tasks have: for handing over results, and the engines' ends."""
+"""Added to the time that running tasks have: for handing over results, and for the engines' ends."""
 EXIT_STOPPED, EXIT_REFUSED = 0, 4
-"""How agents end that are not to be started again."""
+"""Exit codes of agents that are not started again."""
 
 
 @dataclass(frozen=True)
 class AgentPlan:
-    """What is to be kept: travels to where it is."""
+    """The agent to keep running. It is sent to the processes that run it."""
 
     name: str
-    """``dask-1``: the agent calls itself ``dask-1.HOST``."""
+    """For example ``dask-1``; the agent calls itself ``dask-1.HOST``."""
     incarnation: str
-    """The farm's."""
+    """The farm's incarnation."""
     connection: str = field(repr=False)
     """The text of the agent's connection file: a secret."""
     spec: AgentSpec
     per_process: int | None = None
-    """Engines for each process that is here; None: as `spec` says, however many processes there are."""
+    """Engines per process on the machine; None: as `spec` says, independent of the number of processes."""
 
 
 class AgentOwner:
-    """One process's share in keeping the agent of its machine.  Its thread lives until the agent has ended."""
+    """One process's part in running the agent of its machine. Its thread lives until the agent has ended."""
 
     def __init__(self, plan: AgentPlan) -> None:
         self._plan = plan
@@ -74,7 +74,7 @@ class AgentOwner:
         self.ended = threading.Event()
         self.said: tuple[str, str] = ("", "")
         """(state, why) of the agent as `AgentStatus` has them; empty: it is another's, or not looked at yet."""
-        # The kernel looks at the thread that started the agent, so one thread does all.
+        # The kernel watches the thread that started the agent, so one thread does everything.
         self._thread = threading.Thread(target=self._run, name=f"agent of {plan.spec.farm}", daemon=True)
 
     def start(self) -> None:
@@ -82,7 +82,7 @@ class AgentOwner:
         self._thread.start()
 
     def stop(self) -> None:
-        """Leave: if we have the agent, it is told to end.  `ended` is set when it has."""
+        """Leave. If this process runs the agent, the agent is told to end. `ended` is set once it has."""
         self._stopping.set()
 
     # ------------------------------------------------------------------ the thread
@@ -116,15 +116,15 @@ class AgentOwner:
         meeting.attend(self._plan.per_process or 0)
 
     def _hold(self, meeting: Meeting) -> None:
-        """We have the lock: see that the agent runs, until we are to leave."""
+        """Keep the agent running while this process holds the lock, until it is to leave."""
         restarts: list[float] = []
         self.said = "waiting", "it is being started"
         write_private(meeting.folder / "connection.json", self._plan.connection.encode())
-        # A holder before us may have left one, which was told to end when that died.
+        # The former holder may have left an agent, which was told to end when the holder died.
         while self._until(meeting, lambda: meeting.has_agent_ended() and not self._is_over(meeting)):
             code = self._run_agent(meeting, self._settled(meeting))
             if code in (EXIT_STOPPED, EXIT_REFUSED):
-                # The farm has sent it away, or refuses it: that is meant for its successors on this machine too.
+                # The farm has sent it away, or refuses it. This applies to its successors on this machine too.
                 meeting.note_over(self._digest, code)
             elif code is not None:
                 self.said = "waiting", f"it {describe_exit(code)}; it is to be started again"
@@ -136,7 +136,7 @@ class AgentOwner:
                 restarts.append(time.monotonic())
 
     def _run_agent(self, meeting: Meeting, engines: int | None) -> int | None:
-        """Live an agent's whole life, and return its exit code; None: we ended it, or were to leave before."""
+        """Run one agent from start to end, and return its exit code; None if this process ended it, or left before."""
         if self._stopping.is_set():
             return None
         tether = self._spawn(meeting, engines)
@@ -166,7 +166,7 @@ class AgentOwner:
         return self._plan.spec.engines if self._plan.per_process is None else sum(meeting.engines())
 
     def _settled(self, meeting: Meeting) -> int | None:
-        """Return how many engines there are to be, when that has not changed for a while."""
+        """Return the number of engines once it has not changed for a while."""
         engines = self._engines(meeting)
         while self._plan.per_process is not None and not self._stopping.wait(GROWN_S):
             before, engines = engines, self._engines(meeting)
@@ -181,7 +181,7 @@ class AgentOwner:
         logs = spec.logs if os.access(spec.logs, os.W_OK) else folder
         agent += ["--log", str(logs / f"{self.agent_name}.log")]
         words = tether_words(os.getpid(), meeting, spec.farm, self._patience_s, agent)
-        rotate(folder / "agent.out", limit_bytes=1)  # each run has its own
+        rotate(folder / "agent.out", limit_bytes=1)  # each run has a file of its own
         output = os.open(folder / "agent.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             return subprocess.Popen(
@@ -201,11 +201,11 @@ class AgentOwner:
         try:
             tether.wait(self._patience_s + MARGIN_S)
         except subprocess.TimeoutExpired:
-            tether.kill()  # something is very wrong; the kernel tells the agent
+            tether.kill()  # something is very wrong; the kernel signals the agent
             tether.wait()
 
     def _until(self, meeting: Meeting, predicate: Callable[[], bool]) -> bool:
-        """Wait until that holds; False: we are to leave."""
+        """Wait until the predicate holds. Return False if this process is to leave."""
         while not self._stopping.is_set():
             self._attend(meeting)
             if predicate():

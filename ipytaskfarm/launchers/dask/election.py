@@ -1,12 +1,12 @@
-"""Where the keepers of one machine meet (`keeper`): a folder, 0700, that goes with the last of them.
+"""The folder (0700) in which the owners of one machine meet (`agent_owner`). The last owner removes it.
 
 ===================  ==================================================================================
-``lock``             held by the one that has the agent
-``process-…``        one for each process that takes part, locked for as long as it lives; its engines
-``connection.json``  how the agent connects (0600): a secret
-``agent.json``       the agent's process: its pid, and when it began
-``over``             the agent of these keys has ended for good on this machine, and how
-``agent.out``        what it printed, if it crashed
+``lock``             held by the process that runs the agent
+``process-…``        one per process that takes part, locked while it lives; contains its number of engines
+``connection.json``  the agent's connection file (0600): a secret
+``agent.json``       the agent's process: its pid and the time of its start
+``over``             exists if the agent with these keys has ended for good on this machine; contains the exit code
+``agent.out``        its output, if it crashed
 ===================  ==================================================================================
 """
 
@@ -25,33 +25,33 @@ from ipytaskfarm.system.farm_paths import leave_folder, private_folder, process_
 
 
 class Meeting:
-    """The folder, for one process."""
+    """The folder, as one process sees it."""
 
     def __init__(self, folder: Path, agent_folder: Path) -> None:
-        """agent_folder: the agent's own, which it removes unless it is killed."""
+        """Create it; `agent_folder` is the agent's own folder, which the agent removes unless it is killed."""
         self.folder = folder
         self.agent_folder = agent_folder
         self._path = folder / f"process-{os.getpid()}-{secrets.token_hex(4)}"
         self._presence: int | None = None
 
-    # ------------------------------------------------------------------ who is here
+    # ------------------------------------------------------------------ members
 
     def attend(self, engines: int) -> None:
-        """Be there for the others to see, good for so many engines.  To be called again and again."""
+        """Announce this process and the number of engines that it contributes. To be called repeatedly."""
         private_folder(self.folder)
         if self._presence is not None:
             if self._path.exists():
                 return
-            os.close(self._presence)  # the last of those before us took the folder with it
+            os.close(self._presence)  # the last of the former members has removed the folder
         new = self._path.with_name(f".{self._path.name}")
         self._presence = os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.write(self._presence, str(engines).encode())
         fcntl.flock(self._presence, fcntl.LOCK_EX)
-        # Only now is it seen: who is seen without a lock is taken for dead.
+        # Visible only now: a member without a lock would count as dead.
         os.rename(new, self._path)
 
     def engines(self) -> list[int]:
-        """For each process that is here, how many it is good for.  What killed ones have left is removed."""
+        """Return the number of engines of each member. Files of killed members are removed."""
         found = []
         for path in self.folder.glob("process-*"):
             try:
@@ -68,12 +68,12 @@ class Meeting:
         return found
 
     def lock(self) -> int | None:
-        """Return the lock, a file to be closed, if nobody has it."""
+        """Return the lock, a file for the caller to close; None if another process holds it."""
         path = self.folder / "lock"
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
-            return None  # the folder has gone with the last of those before us
+            return None  # the last of the former members has removed the folder
         try:
             if _try_lock(file) and os.path.samestat(os.fstat(file), os.stat(path)):
                 return file
@@ -83,7 +83,7 @@ class Meeting:
         return None
 
     def depart(self) -> None:
-        """Be gone for the others; the last takes the folder, if the agent has ended."""
+        """Leave. The last member removes the folder if the agent has ended."""
         self._path.unlink(missing_ok=True)
         for _ in range(10):
             held = self.lock()
@@ -94,7 +94,7 @@ class Meeting:
                 finally:
                     os.close(held)
                 break
-            time.sleep(0.02)  # another may be leaving, too
+            time.sleep(0.02)  # another member may be leaving, too
         if self._presence is not None:
             os.close(self._presence)
             self._presence = None
@@ -107,12 +107,12 @@ class Meeting:
     # ------------------------------------------------------------------ the agent
 
     def note_agent(self, pid: int) -> None:
-        """Say which process it is."""
+        """Record the agent's process."""
         record = {"pid": pid, "started": process_started(pid)}
         write_private(self.folder / "agent.json", json.dumps(record).encode())
 
     def has_agent_ended(self) -> bool:
-        """Return whether the one that was noted last has."""
+        """Return whether the agent that was recorded last has ended."""
         try:
             record: dict[str, Any] = json.loads(read_private(self.folder / "agent.json"))
         except (FileNotFoundError, ValueError):
@@ -120,11 +120,11 @@ class Meeting:
         return record["started"] is None or process_started(int(record["pid"])) != record["started"]
 
     def note_over(self, digest: str, code: int) -> None:
-        """No other agent with the keys of that digest is to be started here."""
+        """Record that no other agent with the keys of this digest may be started here."""
         write_private(self.folder / "over", f"{digest} {code}".encode())
 
     def over(self, digest: str) -> int | None:
-        """With which code an agent of these keys has ended for good; None: it has not."""
+        """Return the exit code with which an agent of these keys has ended for good; None if none has."""
         try:
             noted, code = read_private(self.folder / "over").decode().split()
         except FileNotFoundError:

@@ -1,11 +1,11 @@
-"""Agents on the machines of a Dask cluster: whatever started it (LocalCluster, ssh, a batch system, Kubernetes).
+"""Agents on the machines of a Dask cluster, whatever started it (LocalCluster, ssh, a batch system, Kubernetes).
 
-A `WorkerPlugin` has one agent run on each machine that has workers, under the one key of its group; it comes with new
-workers, is back after a worker was killed, and ends with the cluster.  Nothing has to be placed by us.
+A `WorkerPlugin` runs one agent on each machine that has workers, under the one key of its group. The plugin is sent to
+new workers, restored after a worker was killed, and ends with the cluster. This launcher places nothing itself.
 
-The agents' connection file, a secret, travels inside Dask's own messages and stands on each worker's machine in a file
-of 0600 in a folder of 0700.  Dask's messages are not encrypted unless it was told to (``security=``, TLS): where its
-network is not trusted, tell it to.  Who may speak with its scheduler can run code on its workers anyway.
+The agents' connection file, a secret, travels inside Dask's own messages, and is written on each worker's machine to a
+file of 0600 in a folder of 0700. Dask's messages are not encrypted unless configured (``security=``, TLS): use that
+where its network is not trusted. Anyone who can speak to its scheduler can run code on its workers in any case.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ..interface import AgentSpec, AgentStatus, Handle, Seat, elsewhere
 from .agent_owner import AgentPlan
 
 ANSWER_S = 10.0
-"""A scheduler that has not answered by then is not there."""
+"""The time within which the scheduler must answer."""
 ENDED = AgentStatus("ended", why="the scheduler does not know of it: the cluster is another, or it was cancelled")
 
 
 class Dask:
-    """The launcher ``dask``; satisfies `Launcher`.
+    """The launcher ``dask``; it implements `Launcher`.
 
-    One with a client of its own is made by `Dask.of_client`, for this process alone.
+    `Dask.of_client` makes one that uses an existing client, for this process only.
     """
 
     OPTIONS: ClassVar[Mapping[str, str]] = {
@@ -41,7 +41,12 @@ class Dask:
     }
 
     def __init__(self, options: Mapping[str, str]) -> None:
-        """ValueError: no scheduler, or a number that is none.  LauncherError: distributed is not installed."""
+        """Create the launcher from its options.
+
+        Raises:
+            ValueError: no scheduler is given, or a number is invalid.
+            LauncherError: distributed is not installed.
+        """
         self._address = options.get("scheduler", "")
         if not self._address:
             raise ValueError("the option scheduler is needed: scheduler=tcp://host:8786")
@@ -55,7 +60,9 @@ class Dask:
 
     @classmethod
     def of_client(cls, client: Any, engines_per_worker: int | None = None) -> Dask:
-        """Return the launcher for the cluster of a connected `distributed.Client`, which stays the caller's."""
+        """Return the launcher for the cluster of a connected `distributed.Client`, which still belongs
+        to the caller.
+        """
         options = {"scheduler": str(client.scheduler.address)}
         if engines_per_worker is not None:
             options["engines_per_worker"] = str(engines_per_worker)
@@ -64,14 +71,15 @@ class Dask:
         return made
 
     def names(self, group: str, count: int | None) -> list[str]:
-        """Return the group itself: its agents call themselves ``GROUP.HOST``, as many as there are machines with
-        workers."""
+        """Return the name of the group: its agents call themselves ``GROUP.HOST``, one for each machine
+        with workers.
+        """
         if count not in (None, 1):
             raise ValueError(f"{count} agents were asked for: with Dask there is one on each machine that has workers")
         return [group]
 
     def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
-        """In words: there is no script."""
+        """Describe the agents in words: there is no script."""
         engines = f"{spec.engines} engines" if spec.engines is not None else "as many engines as it has cores"
         if self._per_worker is not None:
             engines = f"{self._per_worker} engines for each worker"
@@ -88,7 +96,7 @@ class Dask:
             return launch(client, seat, spec, self._per_worker)
 
     def status(self, handle: Handle) -> dict[str, AgentStatus]:
-        """As the scheduler sees it.  Without a scheduler there are no workers: then it has ended."""
+        """Return the scheduler's view. Without a scheduler there are no workers, so the agents have ended."""
         try:
             with self._connected() as client:
                 return look(client, handle)
@@ -103,10 +111,10 @@ class Dask:
             with self._connected() as client:
                 end(client, handle)
         except LauncherError:
-            pass  # no scheduler, no workers
+            pass  # without a scheduler there are no workers
 
     def tend(self, handle: Handle) -> Handle:
-        """Dask keeps the workers running, and these the agents.  New keys are passed on."""
+        """Pass on new keys. Dask itself keeps the workers running, and the workers keep the agents running."""
         path = Path(handle["connection_file"])
         if _digest(path) == handle["sent"]:
             return handle
@@ -134,7 +142,11 @@ class Dask:
 
 
 def distributed() -> Any:
-    """Return the package.  LauncherError: it is not installed."""
+    """Return the package.
+
+    Raises:
+        LauncherError: it is not installed.
+    """
     try:
         import distributed as found
     except ImportError as error:
@@ -143,12 +155,16 @@ def distributed() -> Any:
 
 
 def launch(client: Any, seat: Seat, spec: AgentSpec, engines_per_worker: int | None = None) -> Handle:
-    """Have an agent on each machine where the client's cluster has workers, now and later.
+    """Run an agent on each machine where the client's cluster has workers, now and later.
 
-    client: a connected `distributed.Client`.
-    engines_per_worker: an agent brings so many for each worker on its machine; None: as `AgentSpec.engines` says.
+    Args:
+        client: a connected `distributed.Client`.
+        seat: the agents' name and connection file.
+        spec: the settings of the agents.
+        engines_per_worker: engines of an agent per worker on its machine; None for the number in `spec`.
 
-    LauncherError: workers lack this package, or cannot reach the controller.
+    Raises:
+        LauncherError: workers lack this package, or cannot reach the controller.
     """
     info = read_connection_file(seat.connection_file)
     _check_workers(client, info)
@@ -160,7 +176,7 @@ def launch(client: Any, seat: Seat, spec: AgentSpec, engines_per_worker: int | N
 
     try:
         client.register_plugin(AgentPlugin(plan, name), name=name)
-    except Exception as error:  # whatever a worker raised
+    except Exception as error:  # an error that a worker raised
         client.unregister_worker_plugin(name)
         raise LauncherError(f"Dask's workers do not take the plugin: {type(error).__name__}: {error}") from error
     return {
@@ -176,13 +192,13 @@ def _spec(stored: Mapping[str, Any]) -> AgentSpec:
 
 
 def look(client: Any, handle: Handle) -> dict[str, AgentStatus]:
-    """Return how the agents of a handle do, as the workers have told the scheduler with their last heartbeats."""
+    """Return the states of a handle's agents, as the workers reported them with their last heartbeats."""
     said: dict[str, list[tuple[str, str]]] | None = _asked(lambda: client.run_on_scheduler(_looker(handle["plugin"])))
     return {handle["name"]: _status(said)}
 
 
 def _status(said: Mapping[str, Sequence[tuple[str, str]]] | None) -> AgentStatus:
-    """said: host -> what its workers say; None: the scheduler does not know of the plugin."""
+    """Return the status from host -> reports of its workers; None means that the scheduler does not know the plugin."""
     if said is None:
         return ENDED
     hosts = {state: [host for host in said if state in dict(said[host])] for state in ("running", "waiting", "ended")}
@@ -203,7 +219,7 @@ def end(client: Any, handle: Handle) -> None:
 
 
 def _check_workers(client: Any, info: ConnectionInfo) -> None:
-    """Before they are given something that they cannot start with."""
+    """Check that the workers can run the agent, before it is sent to them."""
     for address, (host, version) in _asked(lambda: client.run(_version_teller())).items():
         if version != __version__:
             raise LauncherError(
@@ -217,7 +233,7 @@ def _check_workers(client: Any, info: ConnectionInfo) -> None:
             )
 
 
-# What follows runs in Dask's processes, which may not have this package: functions made by functions travel by value.
+# The functions below run in Dask's processes, which may lack this package: functions made by functions travel by value.
 
 
 def _version_teller() -> Callable[[], tuple[str, str]]:
@@ -257,7 +273,7 @@ def _plugin_name(info: ConnectionInfo, seat: Seat) -> str:
 
 
 def _digest(path: Path) -> str:
-    """Of what matters: a controller that starts again writes the file anew."""
+    """Return a digest of the relevant fields of a connection file, which a restarted controller rewrites."""
     info = read_connection_file(path)
     told = (info.host, info.port, info.location, info.server_key, info.public_key, info.secret_key)
     return hashlib.sha256(repr(told).encode()).hexdigest()

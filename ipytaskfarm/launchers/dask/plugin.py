@@ -1,6 +1,6 @@
-"""What Dask's workers run of us: a plugin by which one worker of each machine keeps the agent there (`keeper`).
+"""The part that runs in Dask's workers: a plugin by which one worker of each machine runs the agent (`agent_owner`).
 
-Imported where distributed is; the scheduler passes it on unopened.
+It is imported only where distributed is installed. The scheduler passes it on without unpacking it.
 """
 
 from __future__ import annotations
@@ -13,29 +13,34 @@ from distributed import Status, Worker, WorkerPlugin
 from .agent_owner import AgentOwner, AgentPlan
 
 CLOSE_S = 3.0
-"""A worker that closes waits so long for its agent; one with a nanny is killed after 4 s, unless told otherwise."""
+"""How long a closing worker waits for its agent. A worker with a nanny is killed after 4 s, unless configured."""
 
 
 class AgentPlugin(WorkerPlugin):
-    """Keeps an agent on the worker's machine for as long as the worker lives.
+    """Keeps an agent running on the worker's machine for as long as the worker lives.
 
-    It raises nothing: a worker that could not start for our sake would be an ill turn.
+    It raises nothing, because an error would prevent the worker from starting.
     """
 
     def __init__(self, plan: AgentPlan, name: str) -> None:
-        """name: the plugin's, and of the metric by which the scheduler is told how the agent does."""
+        """Create the plugin; `name` is its name, and the name of the metric that reports the agent's state to the
+        scheduler.
+        """
         self._plan = plan
         self._name = name
         self._keeper: AgentOwner | None = None
 
     def setup(self, worker: Worker) -> None:
-        """By the worker, as it starts or as the plugin is registered."""
+        """Start to take part. The worker calls this at its start, or when the plugin is registered."""
         self._keeper = keeper = AgentOwner(self._plan)
         worker.metrics[self._name] = lambda worker: list(keeper.said)
         keeper.start()
 
     async def teardown(self, worker: Worker) -> None:
-        """By the worker, as it closes or as the plugin is unregistered; then it lives on, and nobody waits here."""
+        """Leave.
+
+        The worker calls this when it closes, or when the plugin is unregistered. Then it lives on, and does not wait.
+        """
         keeper, self._keeper = self._keeper, None
         if keeper is None:
             return

@@ -1,7 +1,8 @@
-"""``python -m ipytaskfarm.launchers.dask.watchdog``: stands between a `keeper` and its agent, and outlives the keeper.
+"""``python -m ipytaskfarm.launchers.dask.watchdog``: runs between an `AgentOwner` and its agent, and outlives the
+owner.
 
-When the keeper's process dies, however it does, the kernel says SIGTERM to us.  We pass it on to the agent, so that
-what runs there may end, and then clear away what nobody else will.
+When the owner's process dies for any reason, the kernel sends SIGTERM to the watchdog. The watchdog passes it on to the
+agent, so that running tasks may end, and then removes the files that nobody else will remove.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .election import Meeting
 
 _PR_SET_PDEATHSIG = 1
 
-# The agent's own tether, to us: it survives the exec.
+# Ties the agent's life to the watchdog's: the setting survives the exec.
 _FOLLOW = f"""
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -35,16 +36,19 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 def tether_words(parent: int, meeting: Meeting, farm: str, patience_s: float, agent: Sequence[str]) -> list[str]:
     """Return the command line after the interpreter.
 
-    parent: who starts it, from a thread that lives as long as it does (PR_SET_PDEATHSIG looks at threads).
-    patience_s: from the first SIGTERM to the agent's SIGKILL.
-    agent: its command line after the interpreter.
+    Args:
+        parent: the process that starts it, from a thread that lives as long (PR_SET_PDEATHSIG refers to threads).
+        meeting: the folder of the machine's owners.
+        farm: the farm's name.
+        patience_s: the time from the first SIGTERM to the agent's SIGKILL.
+        agent: the agent's command line after the interpreter.
     """
     own = [str(parent), str(meeting.folder), str(meeting.agent_folder), farm, f"{patience_s:g}"]
     return ["-P", "-m", "ipytaskfarm.launchers.dask.watchdog", *own, *agent]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Return the agent's exit code; 128 and the signal that killed it."""
+    """Run the agent to its end. Return its exit code, or 128 and the signal that killed it."""
     parent, patience_s = int(argv[0]), float(argv[4])
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
@@ -53,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     name_process(f"ipytaskfarm tether --farm {argv[3]}")
     meeting = Meeting(Path(argv[1]), Path(argv[2]))
     code = 0
-    # It may have died before anybody was asked to tell.
+    # The parent may have died before this process asked for the signal.
     if os.getppid() == parent and not told:
         code = _run([sys.executable, "-P", "-c", _FOLLOW, str(os.getpid()), *argv[5:]], meeting, told, patience_s)
     if os.getppid() != parent:
@@ -64,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(words: Sequence[str], meeting: Meeting, told: list[int], patience_s: float) -> int:
     agent = subprocess.Popen(words, stdin=subprocess.DEVNULL)
     meeting.note_agent(agent.pid)
-    # Only now: the agent would inherit the mask.
+    # Blocked only now, because the agent would inherit the mask.
     awaited = {signal.SIGTERM, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     kill_s = time.monotonic() + patience_s if told else None

@@ -1,8 +1,8 @@
-"""What the ssh launcher types: command lines and scripts, as text.  Nothing here runs anything.
+"""The command lines and scripts of the ssh launcher, as text. Nothing here runs anything.
 
-The other machine's login shell may be any (csh, fish), so it is only ever told ``sh -s``; what is to happen comes by
-stdin.  There the secret is too, in a here-document that becomes the stdin of our own Python: never in a command line or
-an environment variable.
+The login shell of the other machine may be any (csh, fish), so the only command is ``sh -s``; the script comes by
+stdin. The secret comes there too, in a here-document that becomes the stdin of our own Python. It is never in a command
+line or an environment variable.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from ...core.inherited_variables import UMASK_BEFORE
 from ..interface import shell_line
 
 MARK = "ipytaskfarm-answer "
-"""Begins the line that is the answer: login shells may print things of their own."""
+"""Begins the line with the answer, since login shells may print text of their own."""
 END = "ipytaskfarm-end-of-data"
 CONNECT_S = 10
-"""A host that does not answer for so long is not there."""
+"""After this time without an answer, a host counts as unreachable."""
 ALIVE_S = 10
-"""A tunnel asks so often whether the other side lives, and ends after three unanswered."""
+"""The interval at which a tunnel asks whether the other side lives. It ends after three unanswered requests."""
 _HOST = re.compile(
     r"(?P<target>(?:[A-Za-z0-9._+-]+@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%a-z]+\]))(?::(?P<engines>\d+))?"
 )
 _PORT = re.compile(r"Allocated port (\d+) for remote forward")
 
-# As old a Python as may be found there understands this.  It stands in the script as one quoted word.
+# Any old Python that may be found there must understand this. The script contains it as one quoted word.
 _LOOK = """
 import json, os, socket, sys
 address, cwd = json.loads(sys.argv[1])
@@ -52,26 +52,30 @@ print("MARK" + json.dumps(answer))
 
 
 class Host(NamedTuple):
-    """One machine that agents go to."""
+    """A machine for agents."""
 
     target: str
-    """As ssh knows it: a name, an alias of the user's configuration, ``user@name``."""
+    """The name for ssh: a host name, an alias of the user's configuration, or ``user@name``."""
     engines: int | None
-    """None: as the submission says."""
+    """The number of engines; None for the submission's."""
 
     @property
     def name(self) -> str:
-        """For people: without the user."""
+        """Return the name for people, without the user."""
         return self.target.rpartition("@")[2].strip("[]")
 
     @property
     def destination(self) -> str:
-        """For ssh, which wants IPv6 addresses without brackets."""
+        """Return the name for ssh, which wants IPv6 addresses without brackets."""
         return self.target.replace("[", "").replace("]", "")
 
 
 def parse_hosts(text: str) -> list[Host]:
-    """``node01:4,user@node02:2,[fe80::1]:4`` -> hosts.  ValueError names the part that is none."""
+    """Return the hosts of a text like ``node01:4,user@node02:2,[fe80::1]:4``.
+
+    Raises:
+        ValueError: a part is not a host. The message names it.
+    """
     hosts = []
     for part in filter(None, re.split(r"[,\s]+", text)):
         match = _HOST.fullmatch(part)
@@ -89,19 +93,20 @@ def parse_hosts(text: str) -> list[Host]:
 
 
 def ssh_words(config: str | None, host: Host) -> list[str]:
-    """Return the command line that runs a script, given by stdin, on that host.  It never asks for anything.
+    """Return the command line that runs a script, given by stdin, on the host. It never asks for anything.
 
-    A connection that the user keeps open (``ControlPath``) is used, none is opened to stay: it would hold our pipes.
+    A connection that the user keeps open (``ControlPath``) is used. None is opened to stay, since it would keep our
+    pipes.
     """
     options = ["ClearAllForwardings=yes", "ControlMaster=no"]
     return [*_ssh(config, options), "--", host.destination, "sh -s"]
 
 
 def tunnel_words(config: str | None, host: Host, target: tuple[str, int]) -> list[str]:
-    """Return the command line that lets that host reach `target` by a port of its own loopback, which ssh says
+    """Return the command line that forwards a port of the host's own loopback to `target`. ssh prints the port
     (`said_port`).
 
-    It has a connection of its own: over a shared one the forwarding would stay when this process ends.
+    The tunnel has a connection of its own: on a shared one the forwarding would stay after the end of this process.
     """
     options = [
         *("ControlPath=none", "ControlMaster=no", "ExitOnForwardFailure=yes", "LogLevel=INFO"),
@@ -121,13 +126,15 @@ def _ssh(config: str | None, options: Sequence[str]) -> list[str]:
 
 
 def said_port(text: str) -> int | None:
-    """Return the port that ssh says it has been given on the other side."""
+    """Return the port on the other side that ssh has printed; None if there is none."""
     match = _PORT.search(text)
     return int(match[1]) if match else None
 
 
 def look_script(pythons: Sequence[str], address: tuple[str, int] | None, cwd: str) -> str:
-    """Finds the first of these interpreters and says what it has, and whether it reaches `address`."""
+    """Return a script that finds the first of these interpreters, and reports its version and whether it reaches
+    `address`.
+    """
     candidates = " ".join(map(shlex.quote, pythons))
     return (
         "cd /\n"
@@ -140,17 +147,20 @@ def look_script(pythons: Sequence[str], address: tuple[str, int] | None, cwd: st
 
 
 def helper_script(python: str, verb: str, data: Mapping[str, Any]) -> str:
-    """Runs one verb of `ipytaskfarm.launchers.ssh.remote` there; data by its stdin."""
+    """Return a script that runs one verb of `ipytaskfarm.launchers.ssh.remote` on the host, with the
+    data by its stdin.
+    """
     words = [python, "-P", "-m", "ipytaskfarm.launchers.ssh.remote", verb]
-    # Some shells keep here-documents in a file for a moment.
+    # Some shells write here-documents to a file for a moment.
     umask = f"{UMASK_BEFORE}=$(umask); export {UMASK_BEFORE}; umask 077"
     return f"{umask}\ncd /\nexec {shell_line(words)} <<'{END}'\n{json.dumps(data)}\n{END}\n"
 
 
 def tunnel_script(folder: str, patience_s: int) -> str:
-    """Lasts as long as the tunnel is to: until the agent of that folder has ended well, or the folder is gone.
+    """Return a script that runs as long as the tunnel: until the agent of the folder has ended, or the folder is
+    removed.
 
-    patience_s: how long the folder may take to appear.
+    `patience_s` is the time within which the folder must appear.
     """
     return (
         f"folder={shlex.quote(folder)}\n"
@@ -161,7 +171,7 @@ def tunnel_script(folder: str, patience_s: int) -> str:
 
 
 def answer_of(text: str) -> dict[str, Any] | None:
-    """Return the answer in what a script printed; None: there is none."""
+    """Return the answer in the output of a script; None if there is none."""
     lines = [line for line in text.splitlines() if line.startswith(MARK)]
     if not lines:
         return None

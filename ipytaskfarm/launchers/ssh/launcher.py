@@ -1,13 +1,13 @@
-"""Agents on other machines by ssh: one on each host, started, looked after and ended over short connections.
+"""Agents on other machines by ssh: one on each host, started, supervised and ended over short connections.
 
-Who may log in, with which key and through which gates is the user's ssh configuration's business: ssh is run as it
-stands there and never asks for anything.  On a host lies, per agent, a folder of 0700 with its connection file (0600)
-and logs (`remote`); it goes with the agent.  The agent runs detached from ssh, and outlives the connection.
+The user's ssh configuration decides who may log in, with which key and through which gateways. ssh runs as configured
+and never asks for anything. On a host, each agent has a folder of 0700 with its connection file (0600) and logs
+(`remote`), which is removed with the agent. The agent is detached from ssh and outlives the connection.
 
-Where the controller listens on loopback alone or cannot be reached from a host, a **tunnel** takes the agent to it: an
-ssh process here, detached, so that it outlives whoever started it, by which a port of the host's loopback leads to the
-controller.  Other users of that host can reach the port, and are refused by the controller as everywhere (keys).  It
-ends when the agent has ended.
+If the controller listens only on loopback, or cannot be reached from a host, a **tunnel** connects the agent: a
+detached ssh process on this machine that forwards a port of the host's loopback to the controller. Being detached, it
+outlives the process that started it. Other users of that host can reach the port, but the controller refuses them
+(keys). The tunnel ends when the agent has ended.
 """
 
 from __future__ import annotations
@@ -48,22 +48,22 @@ from .command_lines import (
 T = TypeVar("T")
 
 ANSWER_S = 60.0
-"""A script that has not ended by then hangs: the longest, a start, waits 10 s for its process."""
+"""The time limit for a script. The longest one, a start, waits 10 s for its process."""
 LOOK_S = 10.0
-"""`Ssh.tend` asks each host so often; tunnels, which are processes here, it looks at each time."""
+"""The interval at which `Ssh.tend` asks each host. It checks tunnels, which are local processes, each time."""
 RESTARTS, RESTART_WINDOW_S = 3, 60.0
-"""A crashed agent is started again so often within so long; one that crashes more often is left as it is."""
+"""How often a crashed agent is started again within this time. If it crashes more often, it is left as it is."""
 MARGIN_S = 15.0
-"""Beyond the time that running tasks have: for handing over results, and the engines' ends."""
+"""Added to the time that running tasks have: for handing over results, and for the engines' ends."""
 AT_ONCE = 16
-"""Hosts that are talked to at the same time."""
+"""The number of hosts that are contacted at the same time."""
 EXIT_STOPPED, EXIT_REFUSED = 0, 4
-"""How agents end that are not to be started again."""
+"""Exit codes of agents that are not started again."""
 SECRET = "(the agents' connection file, not shown)"
 
 
 class Ssh:
-    """The launcher ``ssh``; satisfies `Launcher`."""
+    """The launcher ``ssh``; it implements `Launcher`."""
 
     OPTIONS: ClassVar[Mapping[str, str]] = {
         "hosts": "where: node01:4,user@node02:2 (engines of each; without a number as the submission says)",
@@ -74,7 +74,11 @@ class Ssh:
     }
 
     def __init__(self, options: Mapping[str, str]) -> None:
-        """ValueError: no hosts, or a value that an option cannot have."""
+        """Create the launcher from its options.
+
+        Raises:
+            ValueError: no hosts are given, or an option has an invalid value.
+        """
         self._hosts = parse_hosts(options.get("hosts", ""))
         self._config = os.path.abspath(os.path.expanduser(options["config"])) if options.get("config") else None
         self._python = options.get("python") or None
@@ -89,14 +93,13 @@ class Ssh:
     # ------------------------------------------------------------------ the launcher
 
     def names(self, group: str, count: int | None) -> list[str]:
-        """Return one for each host."""
+        """Return one agent's name for each host."""
         if count not in (None, len(self._hosts)):
             raise ValueError(f"{count} agents were asked for, and there are {len(self._hosts)} hosts: one goes to each")
         return [f"{group}.{number}" for number in range(len(self._hosts))]
 
     def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:
-        """Return the commands, and what each host's shell is given; without the secret, and before anything was looked
-        at."""
+        """Return the commands and the input of each host's shell, without the secret. No host is contacted."""
         parts = []
         for seat, host in zip(seats, self._hosts, strict=True):
             info = _info_shown(seat, spec)
@@ -113,7 +116,11 @@ class Ssh:
         return "\n".join(parts)
 
     def submit(self, seats: Sequence[Seat], spec: AgentSpec) -> Handle:
-        """Start them all, or none: LauncherError names every host that refuses."""
+        """Start all agents or none.
+
+        Raises:
+            LauncherError: some hosts refuse. The message names each of them.
+        """
         pairs = list(zip(seats, self._hosts, strict=True))
         outcomes = _for_each(pairs, lambda pair: _caught(lambda: self._begin(pair[0], pair[1], spec)))
         failed = [str(outcome) for outcome in outcomes if isinstance(outcome, LauncherError)]
@@ -128,8 +135,11 @@ class Ssh:
         return handle
 
     def status(self, handle: Handle) -> dict[str, AgentStatus]:
-        """Return one connection to each host, all at once.  Of one that cannot be asked nothing else is known:
-        ``running``, and why.  A crashed agent is ``waiting`` for `tend`, which is then not long in coming."""
+        """Ask all hosts at once, each over one connection.
+
+        An agent on a host that cannot be asked counts as ``running``, with the reason. A crashed agent is ``waiting``
+        for `tend`, which is called soon.
+        """
         agents: dict[str, dict[str, Any]] = handle["agents"]
         found = _for_each(agents.values(), lambda agent: _caught(lambda: self._ask(handle, agent, "look")))
         statuses = {name: _status(agents[name], answer) for name, answer in zip(agents, found, strict=True)}
@@ -139,8 +149,13 @@ class Ssh:
         return statuses
 
     def cancel(self, handle: Handle, names: Sequence[str] | None = None) -> None:
-        """SIGTERM; SIGKILL when its running tasks have had their time and `MARGIN_S`.  Then its folder goes, and its
-        tunnel with that.  LauncherError names hosts that could not be told."""
+        """Send SIGTERM, and SIGKILL when its running tasks have had their time and `MARGIN_S`.
+
+        Then the agent's folder is removed, and its tunnel ends.
+
+        Raises:
+            LauncherError: some hosts could not be contacted. The message names them.
+        """
         agents = [agent for name, agent in handle["agents"].items() if names is None or name in names]
         outcomes = _for_each(agents, lambda agent: _caught(lambda: self._end(handle, agent)))
         failed = [str(outcome) for outcome in outcomes if isinstance(outcome, LauncherError)]
@@ -148,7 +163,7 @@ class Ssh:
             raise LauncherError("\n".join(failed))
 
     def tend(self, handle: Handle) -> Handle:
-        """Tunnels that broke are made anew, and agents told of the new port; those that crashed are started again."""
+        """Renew broken tunnels and tell agents the new port; start crashed agents again."""
         agents: dict[str, dict[str, Any]] = handle["agents"]
         tended = _for_each(agents.items(), lambda item: self._tend(handle, item[0], dict(item[1])))
         return {**handle, "agents": dict(zip(agents, tended, strict=True))}
@@ -183,7 +198,7 @@ class Ssh:
         return [self._python] if self._python is not None else [spec.python, "python3"]
 
     def _remote_folder(self, answer: dict[str, Any], info: ConnectionInfo, name: str) -> str:
-        # Homes are shared by hosts, and farms of several machines may have one name.
+        # Hosts may share homes, and farms of several machines may have one name.
         return f"{self._folder or answer['cache'] + '/ipytaskfarm'}/{info.farm}-{info.incarnation[:8]}-{name}"
 
     def _start_data(
@@ -201,7 +216,7 @@ class Ssh:
         }
 
     def _start(self, config: str | None, agent: dict[str, Any]) -> None:
-        """The tunnel if there is to be one, and the agent."""
+        """Open the tunnel, if there is to be one, and start the agent."""
         try:
             text = self._connection(config, agent)
             started = self._told(config, agent, "start", connection=text, words=agent["words"])
@@ -212,8 +227,9 @@ class Ssh:
         agent["sent"] = _digest(text)
 
     def _connection(self, config: str | None, agent: dict[str, Any]) -> str:
-        """Return the connection file's text for that agent, with the port of its tunnel, which is made now if it is
-        broken."""
+        """Return the text of an agent's connection file with the port of its tunnel, which is renewed if
+        it is broken.
+        """
         info = read_connection_file(Path(agent["connection_file"]))
         if agent["tunneled"]:
             target = [dialled(info), info.port]
@@ -233,7 +249,7 @@ class Ssh:
                 self._looked_s[name] = now_s
                 self._mend(handle, agent)
         except (TaskFarmError, OSError):
-            pass  # the host or the farm is away for now; `status` says so, and the next look tries again
+            pass  # the host or the farm is not reachable now; `status` reports it, and the next call tries again
         return agent
 
     def _mend(self, handle: Handle, agent: dict[str, Any]) -> None:
@@ -254,9 +270,9 @@ class Ssh:
         try:
             answer = self._told(handle["config"], agent, "end", name=agent["name"], patience_s=agent["patience_s"])
         except LauncherError:
-            _end_tunnel(agent)  # of no use, as the host cannot be reached
+            _end_tunnel(agent)  # useless, since the host cannot be reached
             raise
-        # Else it takes the results to the controller first.
+        # Otherwise the tunnel still carries results to the controller.
         if answer["state"] == "gone":
             _end_tunnel(agent)
 
@@ -275,7 +291,7 @@ class Ssh:
 
 
 def _answer(config: str | None, host: Host, script: str) -> dict[str, Any]:
-    """Run a script there.  LauncherError says what to type to see the same."""
+    """Run a script on the host. The message of a LauncherError says what to type to see the same."""
     try:
         ended = subprocess.run(
             ssh_words(config, host), input=script, capture_output=True, text=True, errors="replace",
@@ -316,7 +332,7 @@ def _check(host: Host, answer: dict[str, Any], info: ConnectionInfo) -> None:
 
 
 def _info_shown(seat: Seat, spec: AgentSpec) -> ConnectionInfo:
-    """Return the connection file of an agent that may not be enrolled yet: words for people, then."""
+    """Return the connection file of an agent; with words for people in it if the agent is not enrolled yet."""
     try:
         return read_connection_file(seat.connection_file)
     except FarmNotRunning:
@@ -327,8 +343,9 @@ def _info_shown(seat: Seat, spec: AgentSpec) -> ConnectionInfo:
 
 
 def _open_tunnel(config: str | None, agent: dict[str, Any], target: tuple[str, int]) -> dict[str, Any]:
-    """Return an ssh process, detached, by which the host's loopback leads to `target`: its pid, and the port it was
-    given."""
+    """Start a detached ssh process that forwards a port of the host's loopback to `target`; return its pid and the
+    port.
+    """
     host, log = Host(agent["host"], None), Path(agent["log"])
     tunnel: dict[str, Any] = {
         **_detached(tunnel_words(config, host, target), tunnel_script(agent["folder"], int(ANSWER_S)), log)
@@ -349,10 +366,13 @@ def _open_tunnel(config: str | None, agent: dict[str, Any], target: tuple[str, i
 
 
 def _detached(words: list[str], script: str, log: Path) -> dict[str, Any]:
-    """Run it with the script as its stdin, as nobody's child: it outlives us, and is reaped when it ends."""
+    """Run a command with the script as its stdin.
+
+    It is nobody's child: it outlives this process, and is reaped when it ends.
+    """
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        # A shell gives what it puts into the background no stdin, unless it is told which.
+        # A shell gives a background process no stdin, unless it is told which.
         started = subprocess.run(
             ["/bin/sh", "-c", 'exec 3<&0 4>&1 >&2; "$@" <&3 3<&- 4>&- & echo $! >&4', "sh", *words],
             input=script.encode(), stdout=subprocess.PIPE, stderr=output, start_new_session=True, check=True,
@@ -385,7 +405,7 @@ def _end_tunnel(agent: dict[str, Any]) -> None:
         agent["tunnel"] = None
 
 
-# ---------------------------------------------------------------------------------------- small things
+# ---------------------------------------------------------------------------------------- helpers
 
 
 def _status(agent: dict[str, Any], answer: dict[str, Any] | LauncherError) -> AgentStatus:
@@ -399,7 +419,7 @@ def _status(agent: dict[str, Any], answer: dict[str, Any] | LauncherError) -> Ag
     code, said = answer.get("code"), str(answer.get("said", "")).rpartition("\n")[2]
     if code == EXIT_STOPPED:
         return AgentStatus("ended", where, "ended as told")
-    # A shell says 128 + the signal.
+    # A shell reports 128 + the signal.
     how = "is gone" if code is None else describe_exit(128 - code if code > 128 else code)
     why = f"it {how}{f' ({said})' if said else ''}"
     if _starts_again(agent, answer):
@@ -408,7 +428,7 @@ def _status(agent: dict[str, Any], answer: dict[str, Any] | LauncherError) -> Ag
 
 
 def _starts_again(agent: dict[str, Any], answer: dict[str, Any]) -> bool:
-    """Return whether an agent that has ended was meant to live, and has not crashed too often of late."""
+    """Return whether an agent that has ended was meant to go on, and has not crashed too often recently."""
     if agent["over"] or answer["state"] != "ended" or answer["code"] in (EXIT_STOPPED, EXIT_REFUSED):
         return False
     restarts = agent["restarts"]

@@ -1,16 +1,16 @@
-"""The ssh launcher's hands on the other machine: ``python -m ipytaskfarm.launchers.ssh.remote VERB``, data by stdin.
+"""The ssh launcher's part on the other machine: ``python -m ipytaskfarm.launchers.ssh.remote VERB``, data by stdin.
 
-An agent has a folder (0700) there:
+Each agent has a folder (0700) there:
 
 ====================  ==================================================================================
-``connection.json``   how it connects (0600): the one place of the secret on that machine
-``pid``, ``agent.json``  the agent's process; the latter with when it began
+``connection.json``   its connection file (0600): the only place of the secret on that machine
+``pid``, ``agent.json``  the agent's process; the latter with the time of its start
 ``exit``              its exit code, once it has ended
-``cancelled``         it was told to end, and the folder goes with it
-``agent.log``, ``agent.out``  what it logs; what it prints when it crashes
+``cancelled``         exists if the agent was told to end; then the folder is removed with it
+``agent.log``, ``agent.out``  its log; its output when it crashes
 ====================  ==================================================================================
 
-Each verb prints one line of JSON and ends.  What stays is the agent and a shell that waits for its exit code.
+Each verb prints one line of JSON and ends. The agent remains, with a shell that waits for its exit code.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from ..local import rotate
 from .command_lines import MARK
 
 APPEAR_S = 10.0
-"""How long a process may take to say its pid."""
+"""The time within which a process must have written its pid."""
 POLL_S = 0.05
 SETTLE_S = 2.0
-"""After an agent's end: its exit code is written meanwhile."""
+"""The time after an agent's end within which its exit code is written."""
 
-# The inner shell becomes the agent, in the foreground of the outer one: a shell makes what it puts into the background
-# deaf to Ctrl-C, and the engines would inherit that.
+# The inner shell becomes the agent, in the foreground of the outer one: a shell makes background processes ignore
+# Ctrl-C, and the engines would inherit that.
 _WATCH = """sh -c 'echo $$ >pid && exec "$@"' sh "$@"; echo $? >exit.new; mv exit.new exit"""
 
 
 def start(data: dict[str, Any]) -> dict[str, Any]:
-    """Have the agent run: {"folder", "connection", "words"} -> {"pid", "started"}.  One that runs already is kept."""
+    """Start the agent: {"folder", "connection", "words"} -> {"pid", "started"}. An agent that runs already is kept."""
     folder = private_folder(Path(data["folder"]))
     if (folder / "cancelled").exists():
         return {"error": f"an agent that is about to end has {folder}: try again when it is gone"}
@@ -64,14 +64,16 @@ def start(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def update(data: dict[str, Any]) -> dict[str, Any]:
-    """Another way to connect: {"folder", "connection"}.  The agent reads it when it next tries."""
+    """Replace the agent's connection file: {"folder", "connection"}. The agent reads it when it connects next."""
     write_private(Path(data["folder"]) / "connection.json", str(data["connection"]).encode())
     return {}
 
 
 def look(data: dict[str, Any]) -> dict[str, Any]:
-    """Return how the agent of {"folder"} does: "state" (``running``, ``ended``, ``cancelled``, ``gone``), "code",
-    "said"."""
+    """Return the state of the agent of {"folder"}.
+
+    The keys are "state" (``running``, ``ended``, ``cancelled``, ``gone``), "code" and "said".
+    """
     folder = Path(data["folder"])
     if not folder.is_dir():
         return {"state": "gone"}
@@ -85,9 +87,9 @@ def look(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def end(data: dict[str, Any]) -> dict[str, Any]:
-    """End the agent of {"folder", "name", "patience_s"}: SIGTERM now, SIGKILL after so long; its folders go with it.
+    """End the agent of {"folder", "name", "patience_s"}: SIGTERM now, SIGKILL after that time. Its folders are removed.
 
-    "state": ``ending``, or ``gone`` when nothing is left.
+    "state" is ``ending``, or ``gone`` if nothing is left.
     """
     folder = Path(data["folder"])
     if not folder.is_dir():
@@ -107,7 +109,7 @@ def end(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def finish(folder: Path, name: str, patience_s: float) -> None:
-    """Wait for the end of an agent that has been told, and make sure of it; then remove its folders."""
+    """Wait for the end of an agent that was told to end, and enforce it; then remove its folders."""
     record = _record(folder)
     if record is not None and not _until(lambda: not _lives(record), patience_s):
         _signal(record, signal.SIGKILL)
@@ -119,7 +121,7 @@ def finish(folder: Path, name: str, patience_s: float) -> None:
 def _spawn(folder: Path, words: list[str]) -> dict[str, Any]:
     for name in ("exit", "pid", "agent.json"):
         (folder / name).unlink(missing_ok=True)
-    rotate(folder / "agent.out", limit_bytes=1)  # each run has its own
+    rotate(folder / "agent.out", limit_bytes=1)  # each run has a file of its own
     output = os.open(folder / "agent.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         shell = subprocess.Popen(
@@ -128,7 +130,7 @@ def _spawn(folder: Path, words: list[str]) -> dict[str, Any]:
         )  # fmt: skip
     finally:
         os.close(output)
-    # Over before its pid was read: then there is an exit code.
+    # If the process ended before its pid was read, there is an exit code.
     _until(lambda: _pid(folder) is not None or shell.poll() is not None, APPEAR_S)
     pid = _pid(folder)
     if pid is None:
@@ -147,7 +149,7 @@ def _record(folder: Path) -> dict[str, Any] | None:
 
 
 def _lives(record: dict[str, Any]) -> bool:
-    # A pid alone may be another process by now.
+    # A pid alone may belong to another process by now.
     return record["started"] is not None and process_started(int(record["pid"])) == record["started"]
 
 
@@ -188,12 +190,12 @@ def _said(folder: Path, limit_bytes: int = 1000) -> str:
 def _remove(folder: Path, name: str) -> None:
     try:
         info = read_connection_file(folder / "connection.json")
-        # What an agent that was killed has left of its engines.
+        # Files of its engines that a killed agent has left.
         own = agent_folder(info.farm, info.incarnation, name)
         shutil.rmtree(own, ignore_errors=True)
         leave_folder(own.parent)
     except TaskFarmError:
-        pass  # it has none that could be told
+        pass  # the folder of engines is not known
     shutil.rmtree(folder, ignore_errors=True)
     leave_folder(folder.parent)
 
@@ -213,7 +215,7 @@ VERBS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 
 def main(argv: list[str]) -> int:
-    """Do what the first word says."""
+    """Run the verb in the first argument."""
     os.umask(0o077)
     if argv[0] == "finish":
         finish(Path(argv[1]), argv[2], float(argv[3]))

@@ -1,0 +1,178 @@
+"""``tc.dask_get``: a dask graph as tasks of the farm.
+
+Each node of the graph is a task, and each edge a `Ref`: values go from engine to engine, and the client sees those that
+were asked for.  The interface is dask's: https://docs.dask.org/en/stable/scheduler-overview.html
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import operator
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from ipytaskfarm.client.futures import TaskFuture
+from ipytaskfarm.client.ids import Ids
+from ipytaskfarm.client.tables import TaskTable
+from ipytaskfarm.client.task_calls import TaskCalls
+from ipytaskfarm.client.tasks import Task
+from ipytaskfarm.core import errors
+
+RETRIES = 2
+"""How often a node runs again whose engine was lost; an error of the node itself is raised at once."""
+CLEARED_AT_ONCE = 64
+"""Intermediate values that nobody needs any more are cleared so many at a time."""
+
+
+class GraphCalls(TaskCalls, Protocol):
+    """The methods of `TaskClient` that a graph calls; see there."""
+
+    def submit(self, function: Task, /) -> TaskFuture[Any]:
+        """Submit a task and return its future."""
+
+    def tasks(
+        self, name: str | None = None, state: str | None = None, ids: Ids | None = None, last: int = 0
+    ) -> TaskTable:
+        """Return a table of tasks."""
+
+
+def dask_get(client: GraphCalls, graph: Any, keys: Any) -> Any:
+    """Compute keys of a dask graph on the farm.
+
+    Args:
+        client: the farm's client.
+        graph: a mapping from keys to dask's nodes, or an object with ``__dask_graph__``.
+        keys: a key, or nested lists of keys.
+
+    Returns the values in lists that are nested as `keys` are.  Raises what a node raised; the other nodes are aborted.
+    """
+    run = _GraphRun(client, _nodes(graph), set(_flat(keys)))
+    try:
+        run.submit()
+        run.wait()
+        return _nested(keys, run.value)
+    finally:
+        run.clear()
+
+
+def _nodes(graph: Any) -> dict[Hashable, Any]:
+    from dask._task_spec import convert_legacy_graph
+
+    mapping: Mapping[Hashable, Any] = graph if isinstance(graph, Mapping) else graph.__dask_graph__()
+    converted: dict[Hashable, Any] = convert_legacy_graph(mapping)
+    return converted
+
+
+def _flat(keys: Any) -> Iterator[Hashable]:
+    if isinstance(keys, list):
+        for key in keys:
+            yield from _flat(key)
+    else:
+        yield keys
+
+
+def _nested(keys: Any, value: Any) -> Any:
+    return [_nested(key, value) for key in keys] if isinstance(keys, list) else value(keys)
+
+
+class _GraphRun:
+    """One graph on the farm: the future of each node, and how many nodes have yet to take its value."""
+
+    def __init__(self, client: GraphCalls, nodes: Mapping[Hashable, Any], wanted: set[Hashable]) -> None:
+        self._client = client
+        self._nodes = nodes
+        self._wanted = wanted
+        self._found: dict[Hashable, Any] = {}
+        """Key -> its future, or its value if the graph has it."""
+        self._takes: Counter[int] = Counter()
+        """Task id -> how many nodes, and the caller, have yet to take its value."""
+        self._inputs: dict[int, list[int]] = {}
+        """Task id -> the ids of the tasks that it takes values of."""
+        self._uncleared: set[int] = set()
+
+    def submit(self) -> None:
+        """Submit all nodes that the wanted keys need, inputs first."""
+        for key in self._ordered():
+            self._found[key] = self._submitted(self._nodes[key])
+        for key in self._wanted:
+            if isinstance(self._found[key], TaskFuture):
+                self._takes[self._found[key].id] += 1
+
+    def _ordered(self) -> list[Hashable]:
+        """Return the needed keys, each after its dependencies.  Raises KeyError for a key that the graph lacks."""
+        ordered: dict[Hashable, None] = {}
+        waiting: list[tuple[Hashable, bool]] = [(key, False) for key in self._wanted]
+        while waiting:
+            key, seen = waiting.pop()
+            if key in ordered:
+                continue
+            if seen:
+                ordered[key] = None
+            else:
+                waiting.append((key, True))
+                waiting += [(each, False) for each in self._nodes[key].dependencies if each not in ordered]
+        return list(ordered)
+
+    def _submitted(self, node: Any) -> Any:
+        from dask._task_spec import Alias, DataNode
+
+        if isinstance(node, Alias):
+            return self._found[node.target]
+        if isinstance(node, DataNode):
+            return node.value
+        values = {key: self._found[key] for key in node.dependencies}
+        name, lost = _name(node.key), errors.EngineLost
+        task = Task(operator.call, args=(node, values), name=name, retries=RETRIES, retry_on=lost)
+        future = self._client.submit(task)
+        inputs = [value.id for value in values.values() if isinstance(value, TaskFuture)]
+        self._inputs[future.id] = inputs
+        self._takes.update(inputs)
+        self._uncleared.add(future.id)
+        return future
+
+    def wait(self) -> None:
+        """Wait for all nodes, and clear intermediate values as soon as no node needs them.
+
+        Raises the error of the first node that failed.
+        """
+        free: list[int] = []
+        futures = {future.id: future for future in self._found.values() if isinstance(future, TaskFuture)}
+        for task_id in self._client.as_completed(list(futures)):
+            # The future alone knows whether the node failed: its own `exception` would read the value as well.
+            if concurrent.futures.Future.exception(futures[task_id]) is not None:
+                futures[task_id].result()
+            for taken in self._inputs[task_id]:
+                self._takes[taken] -= 1
+                if not self._takes[taken]:
+                    free.append(taken)
+            if len(free) >= CLEARED_AT_ONCE:
+                self._forget(free)
+                free = []
+
+    def value(self, key: Hashable) -> Any:
+        """Return the value of a wanted key."""
+        found = self._found[key]
+        return found.result() if isinstance(found, TaskFuture) else found
+
+    def clear(self) -> None:
+        """Abort the nodes that have not ended, and clear the values of all others but those that failed."""
+        ids = sorted(self._uncleared)
+        if not ids:
+            return
+        _, running = self._client.wait(ids, timeout=0)
+        if running:
+            self._client.abort(running, reason="the dask graph of this node is over")
+        ended = self._client.tasks(ids=ids, state="succeeded").ids
+        self._forget(ended)
+
+    def _forget(self, ids: Iterable[int]) -> None:
+        cleared = list(ids)
+        if cleared:
+            self._client.clear(cleared)
+            self._uncleared.difference_update(cleared)
+
+
+def _name(key: Hashable) -> str:
+    """Return the name of a node's task: the first part of a key such as ``("sum-3f…", 0, 1)``."""
+    return str(key[0] if isinstance(key, tuple) and key else key)

@@ -1,0 +1,395 @@
+"""`Executor`: a farm behind the interface of ``concurrent.futures``.
+
+The interface, its texts and its types are those of CPython's ``ProcessPoolExecutor``.  Engines import this module for
+`call_all` and `initialize`, so it imports the client only when an executor is made.
+"""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import itertools
+import logging
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from ipytaskfarm.core import errors
+from ipytaskfarm.core.arguments import check_count
+from ipytaskfarm.core.messages.task_types import Final
+from ipytaskfarm.core.states import ABORTS, Reason
+from ipytaskfarm.environment import TaskEnvironment
+from ipytaskfarm.system.process import usable_cores
+
+if TYPE_CHECKING:
+    from ipytaskfarm.client import TaskClient
+    from ipytaskfarm.deployment.farm import Farm
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+RETRIES = 2
+"""How often a call runs again whose engine was lost; an exception of the call itself is final."""
+CLEARED_AT_ONCE = 64
+"""Results that have arrived are cleared from the farm so many at a time."""
+INITIALIZER_FAILED = "A process in the process pool could not be initialized: its initializer failed"
+
+
+class WorkerLost(errors.EngineLost, BrokenProcessPool):
+    """The engine that ran a call was lost.
+
+    Unlike in a ``ProcessPoolExecutor``, the other calls go on, and the executor takes new ones.
+    """
+
+
+class ExecutorFuture(concurrent.futures.Future[T]):
+    """The future of one call: a ``concurrent.futures.Future`` with the id of its task."""
+
+    def __init__(self, executor: Executor, task_id: int) -> None:
+        super().__init__()
+        self._executor: Executor | None = executor
+        self._to_settle = threading.Lock()
+        """Taken once, by whoever resolves the future: the end of its task, or a cancellation."""
+        self.id = task_id
+        """The task's id, for ``explain``, ``status`` and other calls of a `TaskClient`."""
+
+    def cancel(self) -> bool:
+        """Abort the call if it has not begun; return whether it is cancelled."""
+        executor = self._executor
+        if executor is not None and not self.done():
+            executor.cancel([self])
+        return self.cancelled()
+
+    def running(self) -> bool:
+        """Return whether an engine runs the call now."""
+        executor = self._executor
+        return executor is not None and not self.done() and executor.is_running(self.id)
+
+    def settle(self, final: Final) -> None:
+        """Take the end of the task; called by the client's thread for futures."""
+        executor = self._executor
+        if executor is not None and self._to_settle.acquire(blocking=False):
+            self._executor = None
+            executor.settle(self, final)
+
+    def note_cancelled(self) -> None:
+        """Resolve the future as cancelled, unless it is resolved already."""
+        if self._to_settle.acquire(blocking=False):
+            self._executor = None
+            self.resolve_as_cancelled()
+
+    def resolve_as_cancelled(self) -> None:
+        """Call what waits for the future."""
+        super().cancel()
+        self.set_running_or_notify_cancel()
+
+
+class Executor(concurrent.futures.Executor):
+    """Calls functions on the engines of a farm: ``with Executor(4) as ex: ex.submit(pow, 2, 100).result()``.
+
+    Args:
+        max_workers: the number of engines of a farm that the executor starts, and stops at its shutdown (None: one for
+            each core); or a `TaskClient`, whose farm is used and goes on.
+        initializer, initargs: a function, and its arguments, that each engine calls before its first call.
+        max_tasks_per_child: an engine is replaced after so many calls.
+        rules: rules of a `Task` for each call: retries, time_limit, resources, environment, priority …
+
+    A call whose engine is lost runs again, `retries` times (2); say ``retries=0`` for functions that must not run
+    twice.  Results leave the farm when they have arrived here; failed tasks stay, to be looked at.
+
+    Raises ValueError for a `max_workers` below 1, TypeError for an initializer that cannot be called.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | TaskClient | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        **rules: Any,
+    ) -> None:
+        environment = _environment(initializer, initargs, max_tasks_per_child, rules.pop("environment", None))
+        self._rules = {"retries": RETRIES, "retry_on": errors.EngineLost, "environment": environment, **rules}
+        self._farm: Farm | None = None
+        if max_workers is None or isinstance(max_workers, int):
+            from ipytaskfarm.deployment.farm import Farm
+
+            if max_workers is not None and max_workers <= 0:
+                raise ValueError("max_workers must be greater than 0")
+            self._farm = Farm(n=max_workers or usable_cores())
+            self.client: TaskClient = self._farm.task_client()
+            """The client that submits the calls."""
+            self._max_workers = max_workers or usable_cores()
+        else:
+            self.client = max_workers
+            self._max_workers = self.client.snapshot().slots
+        self._lock = threading.Lock()
+        self._ended = threading.Condition(self._lock)
+        self._futures: dict[int, ExecutorFuture[Any]] = {}
+        """The calls that have not ended, by the ids of their tasks."""
+        self._arrived: list[int] = []
+        """Tasks with results that are not cleared yet."""
+        self._is_shut_down = False
+        self._broken: BaseException | None = None
+        self._closing = threading.Lock()
+        _living.add(self)
+        # The last one registered is the first one called: the farm's own end comes after.
+        atexit.unregister(_end_all)
+        atexit.register(_end_all)
+
+    def __reduce__(self) -> Any:
+        raise errors.UnpickleableException("an Executor cannot travel; inside a task use `current_task().submit`")
+
+    # -- submitting
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[T]:
+        """Submit ``fn(*args, **kwargs)``; return its future.
+
+        A call that cannot travel is a failed future.  Raises RuntimeError after `shutdown`, BrokenProcessPool after a
+        failed initializer.
+        """
+        from ipytaskfarm.client.futures import Settler
+        from ipytaskfarm.client.tasks import CallTask
+
+        self._must_take()
+        try:
+            task_id: int = self.client.run(CallTask(fn, args=args, kwargs=kwargs, **self._rules))
+        except errors.UnpickleableException as error:
+            failed: concurrent.futures.Future[T] = concurrent.futures.Future()
+            failed.set_exception(error)
+            return failed
+        future: ExecutorFuture[T] = ExecutorFuture(self, task_id)
+        with self._lock:
+            self._futures[task_id] = future
+        Settler.of(self.client.session).add(future)
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Return an iterator over ``fn(*items)`` for the items of the iterables side by side, in order.
+
+        Args:
+            fn: any callable.
+            iterables: they are read at once, or as far as `buffersize` allows.
+            timeout: seconds from now until the last value must be there, else TimeoutError.
+            chunksize: so many calls are one task.
+            buffersize: at most so many tasks are under way or wait to be read; None: all of them.
+        """
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if check_count("buffersize", buffersize, least=1) is None:
+            buffersize = None
+        end_s = None if timeout is None else time.monotonic() + timeout
+        calls: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
+        futures: Iterator[concurrent.futures.Future[list[T]]]
+        if chunksize == 1:
+            singles = (self.submit(fn, *items) for items in calls)
+            return _values(singles, end_s, buffersize)
+        chunks = iter(lambda: list(itertools.islice(calls, chunksize)), [])
+        futures = (self.submit(call_all, fn, chunk) for chunk in chunks)
+        return _flattened(_values(futures, end_s, buffersize))
+
+    def _must_take(self) -> None:
+        if self._broken is not None:
+            raise BrokenProcessPool(INITIALIZER_FAILED) from self._broken
+        if self._is_shut_down:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    # -- what futures ask
+
+    def cancel(self, futures: Iterable[ExecutorFuture[Any]]) -> None:
+        """Abort those calls that have not begun, and resolve their futures as cancelled."""
+        by_id = {future.id: future for future in futures}
+        waiting = self.client.tasks(ids=list(by_id), state="scheduled").ids
+        if waiting:
+            self.client.abort(waiting, interrupt=False, reason="cancelled")
+        for task_id in waiting:
+            by_id[task_id].note_cancelled()
+            self._note_end(task_id, is_cleared=True)
+
+    def is_running(self, task_id: int) -> bool:
+        """Return whether an engine runs this task now."""
+        return self.client.status(task_id).state in ("pending", "running")
+
+    def settle(self, future: ExecutorFuture[Any], final: Final) -> None:
+        """Resolve a future whose task has ended."""
+        if final.reason in ABORTS:
+            future.resolve_as_cancelled()
+        else:
+            try:
+                found = self.client.get_task_result(future.id, raw=False)
+                error = None if found.failure is None else found.failure.value
+                value = found.result if error is None else None
+            except Exception as unread:  # a refused task; a value whose class is not known here
+                value, error = None, unread
+            if error is not None:
+                future.set_exception(self._as_error(error, final.reason))
+            else:
+                future.set_result(value)
+        self._note_end(future.id, is_cleared=not final.reason or final.reason in ABORTS)
+
+    def _as_error(self, error: BaseException, reason: str) -> BaseException:
+        """Return the exception that a ``ProcessPoolExecutor`` would set, with ours as its cause."""
+        if reason in (Reason.ENGINE_LOST, Reason.QUARANTINED):
+            lost = WorkerLost(str(error))
+            lost.__cause__ = error
+            return lost
+        if reason == Reason.ENVIRONMENT:
+            if self._broken is None:
+                logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=error)
+            self._broken = error
+            broken = BrokenProcessPool(INITIALIZER_FAILED)
+            broken.__cause__ = error
+            return broken
+        return error
+
+    def _note_end(self, task_id: int, is_cleared: bool) -> None:
+        cleared: list[int] = []
+        with self._lock:
+            self._futures.pop(task_id, None)
+            if is_cleared:
+                self._arrived.append(task_id)
+            if len(self._arrived) >= CLEARED_AT_ONCE:
+                cleared, self._arrived = self._arrived, []
+            if not self._futures:
+                self._ended.notify_all()
+        self._clear(cleared)
+
+    def _clear(self, ids: list[int]) -> None:
+        if ids:
+            try:
+                self.client.clear(ids)
+            except (KeyError, ConnectionError):
+                pass  # somebody else cleared them, or the farm is gone
+
+    # -- the end
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; end when those under way have ended.
+
+        Args:
+            wait: return when everything has ended; False: at once, and a thread waits.
+            cancel_futures: cancel the calls that have not begun.
+        """
+        with self._lock:
+            self._is_shut_down = True
+            waiting = list(self._futures.values())
+        if cancel_futures and waiting:
+            self.cancel(waiting)
+        if wait:
+            self._close()
+        else:
+            threading.Thread(target=self._close, name="ipytaskfarm executor").start()
+
+    def terminate_workers(self) -> None:
+        """Shut down, and abort all calls, those that run too; their futures are cancelled.  From Python 3.14."""
+        with self._lock:
+            self._is_shut_down = True
+            ids = list(self._futures)
+        if ids:
+            self.client.abort(ids, reason="the executor was terminated")
+        self._close()
+
+    def _close(self) -> None:
+        with self._closing:
+            with self._lock:
+                while self._futures:
+                    self._ended.wait()
+                arrived, self._arrived = self._arrived, []
+            if self._farm is None:
+                self._clear(arrived)
+            else:
+                self.client.close()
+                self._farm.stop()
+
+
+_living: weakref.WeakSet[Executor] = weakref.WeakSet()
+
+
+def _end_all() -> None:
+    """Let the calls of executors that nobody has shut down come to their end, as CPython's do."""
+    for executor in list(_living):
+        executor.shutdown()
+
+
+# -- what engines run
+
+
+def call_all(function: Callable[..., T], chunk: list[tuple[Any, ...]]) -> list[T]:
+    """Call a function with each tuple of arguments, and return the list of its values."""
+    return [function(*arguments) for arguments in chunk]
+
+
+def initialize(initializer: Callable[..., object], initargs: tuple[Any, ...], environment: TaskEnvironment) -> None:
+    """Call an initializer; the `setup` of an executor's environment."""
+    initializer(*initargs)
+
+
+def _environment(
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    max_tasks_per_child: int | None,
+    given: TaskEnvironment | None,
+) -> TaskEnvironment | None:
+    """Return the environment of the calls; None: none is needed."""
+    if initializer is None and max_tasks_per_child is None:
+        return given
+    if given is not None:
+        raise ValueError("give either environment, or initializer and max_tasks_per_child: an engine has one of them")
+    if initializer is not None and not callable(initializer):
+        raise TypeError("initializer must be a callable")
+    if max_tasks_per_child is not None and (not isinstance(max_tasks_per_child, int) or max_tasks_per_child < 1):
+        kind = ValueError if isinstance(max_tasks_per_child, int) else TypeError
+        raise kind(f"max_tasks_per_child must be {'>= 1' if kind is ValueError else 'an integer'}")
+    made = TaskEnvironment.of(partial(initialize, initializer, initargs) if initializer is not None else _nothing)
+    if max_tasks_per_child is not None:
+        made.recycle.after_tasks = max_tasks_per_child
+    return made
+
+
+def _nothing(environment: TaskEnvironment) -> None:
+    """Prepare nothing: the environment is there for its recycle settings."""
+
+
+# -- the iterators of `map`
+
+
+def _values(
+    futures: Iterator[concurrent.futures.Future[T]], end_s: float | None, buffersize: int | None
+) -> Iterator[T]:
+    """Submit at once as far as `buffersize` allows; return an iterator over the values, in order."""
+    waiting = deque(itertools.islice(futures, buffersize))
+    return _taken(waiting, futures, end_s)
+
+
+def _taken(
+    waiting: deque[concurrent.futures.Future[T]], futures: Iterator[concurrent.futures.Future[T]], end_s: float | None
+) -> Iterator[T]:
+    try:
+        while waiting:
+            timeout_s = None if end_s is None else max(0.0, end_s - time.monotonic())
+            # No name for future or value: the caller's is the only reference to it.
+            yield waiting.popleft().result(timeout_s)
+            waiting.extend(itertools.islice(futures, 1))
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _flattened(chunks: Iterator[list[T]]) -> Iterator[T]:
+    for chunk in chunks:
+        chunk.reverse()
+        while chunk:
+            yield chunk.pop()

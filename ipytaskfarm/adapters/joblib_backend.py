@@ -1,0 +1,233 @@
+"""joblib's parallel backend ``ipytaskfarm``: the batches of a ``Parallel`` call become tasks of a farm.
+
+The interface is joblib's `ParallelBackendBase`.  Two classes implement it, because a script and a running task reach
+the farm by different ways: `FarmBackend` submits with a `TaskClient`, `NestedFarmBackend` with `current_task()`.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import joblib
+from joblib._parallel_backends import AutoBatchingMixin, ParallelBackendBase
+
+from ipytaskfarm.core import errors
+from ipytaskfarm.core.states import ABORTS
+from ipytaskfarm.engine import current_task, is_engine
+from ipytaskfarm.system.process import usable_cores
+
+if TYPE_CHECKING:
+    from ipytaskfarm.client import TaskClient, TaskFuture
+    from ipytaskfarm.deployment.farm import Farm
+
+NAME = "ipytaskfarm"
+TASK_NAME = "joblib"
+"""The name of the tasks, unless `parallel_config` gives one."""
+RETRIES = 2
+"""How often a batch runs again whose engine was lost; an error of the batch itself is raised at once."""
+OVER = "the joblib.Parallel call of this batch is over"
+
+_own_farm: Farm | None = None
+"""The farm of this process for `Parallel` calls without a client where no farm runs; it ends with the process."""
+_own_farm_lock = threading.Lock()
+
+
+def register() -> None:
+    """Make the backend known to joblib under the name ``ipytaskfarm``, in this process."""
+    joblib.register_parallel_backend(NAME, NestedFarmBackend if is_engine() else FarmBackend)
+
+
+def count_of_jobs(n_jobs: int | None, slots: int) -> int:
+    """Return how many batches may be under way, by joblib's rule for negative numbers.
+
+    Args:
+        n_jobs: what the caller of `Parallel` asked for; -1 is all slots, -2 all but one, None is one.
+        slots: the number of the farm's engines.
+
+    Raises ValueError for 0.
+    """
+    if n_jobs == 0:
+        raise ValueError("n_jobs == 0 in Parallel has no meaning")
+    if n_jobs is None:
+        return 1
+    return n_jobs if n_jobs > 0 else max(1, slots + 1 + n_jobs)
+
+
+def run_batch(nested: ParallelBackendBase, n_jobs: int | None, items: list[Any]) -> list[Any]:
+    """Call each (function, args, kwargs) of a batch on an engine, and return the list of their values.
+
+    Args:
+        nested: the backend of `Parallel` calls inside the functions.
+        n_jobs: the number of jobs of those calls, unless they say one.
+        items: the calls.
+    """
+    register()
+    with joblib.parallel_config(backend=nested, n_jobs=n_jobs):
+        return [function(*args, **kwargs) for function, args, kwargs in items]
+
+
+class FarmBackend(AutoBatchingMixin, ParallelBackendBase):
+    """Runs the batches of `Parallel` calls as tasks: ``with parallel_config("ipytaskfarm", n_jobs=-1): …``.
+
+    Quick calls share a batch, as with joblib's own backends.  Results are cleared from the farm when their call has
+    ended; failed tasks stay there to be looked at.
+    """
+
+    supports_retrieve_callback = True
+    default_n_jobs = -1
+
+    def __init__(self, client: TaskClient | None = None, nesting_level: int | None = None, **rules: Any) -> None:
+        """
+        Args:
+            client: a `TaskClient`.  None: the farm "default"; if it does not run, a farm of this process, which has
+                an engine per core and ends with the process.
+            nesting_level: set by joblib.
+            rules: rules of a `Task` for each batch: retries, time_limit, resources, environment, priority …
+        """
+        super().__init__(nesting_level=nesting_level)
+        self._client = client
+        self._rules = {"name": TASK_NAME, "retries": RETRIES, "retry_on": errors.EngineLost, **rules}
+        self._ids: set[int] = set()
+        """The batches of the present call."""
+        self._succeeded: set[int] = set()
+        self._lock = threading.Lock()
+        self._slots = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as the backend for calls inside a task."""
+        return NestedFarmBackend, (self.nesting_level, self._slots)
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Return the number of batches under way; see `count_of_jobs`."""
+        if n_jobs == 0:
+            return count_of_jobs(0, 0)
+        self._slots = max(1, self.client.snapshot().slots)
+        return count_of_jobs(n_jobs, self._slots)
+
+    @property
+    def client(self) -> TaskClient:
+        """Return the client by which this backend submits."""
+        if self._client is None:
+            self._client = default_client()
+        return self._client
+
+    def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> concurrent.futures.Future[Any]:
+        """Submit a batch (`joblib.parallel.BatchedCalls`); return its future.
+
+        The calls of the batch are the task's arguments, so a large array that many batches have in common is sent
+        once.  A batch that cannot travel is a failed future: joblib raises its error where the result is awaited.
+        """
+        from ipytaskfarm.client import Task
+
+        future: concurrent.futures.Future[Any]
+        try:
+            task = Task(run_batch, args=(func._backend, func._n_jobs, func.items), **self._rules)
+            future = self.client.submit(task)
+        except Exception as error:
+            future = concurrent.futures.Future()
+            future.set_exception(error)
+        else:
+            with self._lock:
+                self._ids.add(future.id)
+        if callback is not None:
+            future.add_done_callback(callback)
+        return future
+
+    def retrieve_result_callback(self, out: TaskFuture[Any]) -> Any:
+        """Return the values of a batch that has ended, or raise its error.
+
+        A KeyboardInterrupt that a call raised itself is raised as one, as by joblib's own backends.
+        """
+        try:
+            values = out.result()
+        except errors.RemoteError as error:
+            if error.etype == "KeyboardInterrupt":
+                raise KeyboardInterrupt from error
+            raise
+        with self._lock:
+            self._succeeded.add(out.id)
+        return values
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Abort the batches that have not ended."""
+        with self._lock:
+            ids = sorted(self._ids)
+        self.client.abort(ids, reason=OVER)
+
+    def terminate(self) -> None:
+        """Abort what has not ended, and clear all but the batches that failed themselves."""
+        self.reset_batch_stats()
+        with self._lock:
+            ids, self._ids = self._ids, set()
+            succeeded, self._succeeded = sorted(self._succeeded), set()
+        others = sorted(ids.difference(succeeded))
+        if others:
+            self.client.abort(others, reason=OVER)
+            rows = self.client.tasks(ids=others, state="finished").rows
+            succeeded += [row.id for row in rows if row.state == "succeeded" or row.reason in ABORTS]
+        if succeeded:
+            self.client.clear(succeeded)
+
+    def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
+        """Return the backend, and the number of jobs, of `Parallel` calls inside a batch."""
+        return NestedFarmBackend((self.nesting_level or 0) + 1, self._slots), None
+
+
+class NestedFarmBackend(ParallelBackendBase):
+    """Runs the batches of a `Parallel` call inside a task as children of that task.
+
+    The task lends its place while it waits for a child, so nested calls need no engine beside those of the farm.  Every
+    call is a batch of its own: a repeated attempt must submit the same children in the same order.
+    """
+
+    supports_retrieve_callback = False
+
+    def __init__(self, nesting_level: int | None = None, slots: int = 0) -> None:
+        """
+        Args:
+            nesting_level: how many `Parallel` calls are around this one.
+            slots: the number of the farm's engines.  0: the number of this machine's cores.
+        """
+        super().__init__(nesting_level=nesting_level)
+        self._slots = slots or usable_cores()
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Return the number of batches under way; see `count_of_jobs`."""
+        return count_of_jobs(n_jobs, self._slots)
+
+    def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> tuple[int, Any]:
+        """Submit a batch as a child of the running task; return (its id, the callback)."""
+        return current_task().submit(run_batch, func._backend, func._n_jobs, func.items), callback
+
+    def retrieve_result(self, out: tuple[int, Any], timeout: float | None = None) -> Any:
+        """Wait for a child; return its values, or raise its error.  The callback submits the next child."""
+        task_id, callback = out
+        current_task().wait([task_id], timeout)
+        (values,) = current_task().results([task_id])
+        if callback is not None:
+            callback(values)
+        return values
+
+    def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
+        """Return the backend, and the number of jobs, of `Parallel` calls inside a batch."""
+        return NestedFarmBackend((self.nesting_level or 0) + 1, self._slots), None
+
+
+def default_client() -> TaskClient:
+    """Return a client of the farm "default", or of a farm that this process starts if that one does not run."""
+    from ipytaskfarm.client import TaskClient
+
+    global _own_farm
+    with _own_farm_lock:
+        if _own_farm is None:
+            try:
+                return TaskClient()
+            except errors.FarmNotRunning:
+                from ipytaskfarm.deployment.farm import Farm
+
+                _own_farm = Farm()
+        # A process that was forked from this one is a client too; the farm is not its own to keep.
+        return TaskClient(str(_own_farm.connection_file))

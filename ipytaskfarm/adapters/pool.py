@@ -1,0 +1,303 @@
+"""`Pool`: a farm behind the interface of ``multiprocessing.Pool``.
+
+The interface and its texts are those of CPython's ``multiprocessing.pool``.  An `Executor` does the work.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import multiprocessing
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ipytaskfarm.adapters.executor import Executor, call_all
+from ipytaskfarm.core import errors
+
+if TYPE_CHECKING:
+    from ipytaskfarm.client import TaskClient
+
+T = TypeVar("T")
+
+CHUNKS_PER_WORKER = 4
+"""How many chunks each worker gets of a `map` without chunk size, as in ``multiprocessing``."""
+
+
+class PoolResult(Generic[T]):
+    """The result of a call that goes on: `get`, `wait`, `ready`, `successful`."""
+
+    def __init__(
+        self,
+        futures: Sequence[concurrent.futures.Future[Any]],
+        join: Callable[[list[Any]], T],
+        callback: Callable[[T], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> None:
+        """
+        Args:
+            futures: the tasks of the call.
+            join: makes the value of their values.
+            callback: called with the value, in a thread of the client.
+            error_callback: called with the first error instead.
+        """
+        self._futures = futures
+        self._join = join
+        self._callback = callback
+        self._error_callback = error_callback
+        self._left = len(futures)
+        self._lock = threading.Lock()
+        self._is_over = threading.Event()
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        for future in futures:
+            future.add_done_callback(self._note_end)
+        if not futures:
+            self._end()
+
+    def _note_end(self, future: concurrent.futures.Future[Any]) -> None:
+        error = concurrent.futures.CancelledError() if future.cancelled() else future.exception()
+        with self._lock:
+            self._left -= 1
+            if error is not None and self._error is None:
+                self._error = error
+            is_last = not self._left
+        if is_last:
+            self._end()
+
+    def _end(self) -> None:
+        if self._error is None:
+            self._value = self._join([future.result() for future in self._futures])
+        self._futures = ()
+        self._is_over.set()
+        if self._error is None and self._callback is not None:
+            self._callback(self._value)  # type: ignore[arg-type]
+        elif self._error is not None and self._error_callback is not None:
+            self._error_callback(self._error)
+
+    def get(self, timeout: float | None = None) -> T:
+        """Return the value, or raise the error; TimeoutError (multiprocessing's) after `timeout` seconds."""
+        if not self._is_over.wait(timeout):
+            raise multiprocessing.TimeoutError
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the call has ended, or `timeout` seconds."""
+        self._is_over.wait(timeout)
+
+    def ready(self) -> bool:
+        """Return whether the call has ended."""
+        return self._is_over.is_set()
+
+    def successful(self) -> bool:
+        """Return whether the call has raised nothing.  Raises ValueError when it has not ended."""
+        if not self.ready():
+            raise ValueError(f"{self!r} not ready")
+        return self._error is None
+
+
+class PoolIterator(Generic[T]):
+    """The values of `imap` and `imap_unordered`, each as soon as it is there."""
+
+    def __init__(self, futures: Sequence[concurrent.futures.Future[list[T]]], ordered: bool) -> None:
+        self._left = len(futures)
+        self._waiting = deque(futures) if ordered else None
+        self._ended: queue.SimpleQueue[concurrent.futures.Future[list[T]]] = queue.SimpleQueue()
+        self._chunk: deque[T] = deque()
+        if not ordered:
+            for future in futures:
+                future.add_done_callback(self._ended.put)
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        return self.next()
+
+    def next(self, timeout: float | None = None) -> T:
+        """Return the next value; TimeoutError (multiprocessing's) after `timeout` seconds.
+
+        After the error of an item the iteration may go on behind that item's chunk.
+        """
+        while not self._chunk:
+            if not self._left:
+                raise StopIteration
+            self._chunk.extend(self._take(timeout))
+        return self._chunk.popleft()
+
+    def _take(self, timeout: float | None) -> list[T]:
+        try:
+            if self._waiting is None:
+                future = self._ended.get(timeout=timeout)
+            else:
+                future = self._waiting[0]
+                concurrent.futures.wait([future], timeout)
+                if not future.done():
+                    raise multiprocessing.TimeoutError
+                self._waiting.popleft()
+        except queue.Empty:
+            raise multiprocessing.TimeoutError from None
+        self._left -= 1
+        return future.result()
+
+
+class Pool:
+    """Calls functions on the engines of a farm: ``with Pool(4) as pool: pool.map(f, range(100))``.
+
+    Args:
+        processes: the number of engines of a farm that the pool starts, and stops at its end (None: one for each
+            core); or a `TaskClient`, whose farm is used and goes on.
+        initializer, initargs: a function, and its arguments, that each engine calls before its first call.
+        maxtasksperchild: an engine is replaced after so many tasks (each is one chunk).
+        rules: rules of a `Task` for each chunk: retries, time_limit, resources, environment, priority …
+
+    A chunk whose engine is lost runs again (`retries`, 2), where ``multiprocessing.Pool`` waits for ever.  A class
+    with a `map` that is lazy, and with a client's other ways to look at tasks, is `TaskClient`.
+
+    Raises ValueError for a number of processes below 1.
+    """
+
+    def __init__(
+        self,
+        processes: int | TaskClient | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        **rules: Any,
+    ) -> None:
+        if isinstance(processes, int) and processes < 1:
+            raise ValueError("Number of processes must be at least 1")
+        if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        self._executor = Executor(
+            processes, initializer, tuple(initargs), max_tasks_per_child=maxtasksperchild, **rules
+        )
+        self._is_running = True
+
+    @property
+    def client(self) -> TaskClient:
+        """Return the client that submits the calls."""
+        return self._executor.client
+
+    def __reduce__(self) -> Any:
+        raise errors.UnpickleableException("a Pool cannot travel; inside a task use `current_task().submit`")
+
+    # -- one call
+
+    def apply(self, func: Callable[..., T], args: Iterable[Any] = (), kwds: dict[str, Any] | None = None) -> T:
+        """Return ``func(*args, **kwds)``, called by an engine."""
+        return self.apply_async(func, args, kwds).get()
+
+    def apply_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: dict[str, Any] | None = None,
+        callback: Callable[[T], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> PoolResult[T]:
+        """Submit ``func(*args, **kwds)`` and return its `PoolResult`."""
+        self._must_run()
+        return PoolResult([self._executor.submit(func, *args, **(kwds or {}))], _only, callback, error_callback)
+
+    # -- many calls
+
+    def map(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int | None = None) -> list[T]:
+        """Return ``[func(x) for x in iterable]``, called by the engines; an error is raised when all have ended."""
+        return self.map_async(func, iterable, chunksize).get()
+
+    def map_async(
+        self,
+        func: Callable[[Any], T],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> PoolResult[list[T]]:
+        """Submit the calls of `map` and return their `PoolResult`."""
+        return self.starmap_async(func, ((item,) for item in iterable), chunksize, callback, error_callback)
+
+    def starmap(
+        self, func: Callable[..., T], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
+    ) -> list[T]:
+        """Return ``[func(*items) for items in iterable]``, called by the engines."""
+        return self.starmap_async(func, iterable, chunksize).get()
+
+    def starmap_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> PoolResult[list[T]]:
+        """Submit the calls of `starmap` and return their `PoolResult`."""
+        self._must_run()
+        calls = [tuple(items) for items in iterable]
+        if chunksize is None:
+            chunksize = max(1, -(-len(calls) // (self._executor._max_workers * CHUNKS_PER_WORKER)))
+        return PoolResult(self._submitted(func, calls, chunksize), _flat, callback, error_callback)
+
+    def imap(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1) -> PoolIterator[T]:
+        """Return an iterator over the values of `map`, in order."""
+        return self._iterator(func, iterable, chunksize, ordered=True)
+
+    def imap_unordered(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1) -> PoolIterator[T]:
+        """Return an iterator over the values of `map`, as they come."""
+        return self._iterator(func, iterable, chunksize, ordered=False)
+
+    def _iterator(
+        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int, ordered: bool
+    ) -> PoolIterator[T]:
+        self._must_run()
+        if chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {chunksize}")
+        return PoolIterator(self._submitted(func, ((item,) for item in iterable), chunksize), ordered)
+
+    def _submitted(
+        self, func: Callable[..., T], calls: Iterable[tuple[Any, ...]], chunksize: int
+    ) -> list[concurrent.futures.Future[list[T]]]:
+        left = iter(calls)
+        chunks = iter(lambda: list(itertools.islice(left, chunksize)), [])
+        return [self._executor.submit(call_all, func, chunk) for chunk in chunks]
+
+    # -- the end
+
+    def _must_run(self) -> None:
+        if not self._is_running:
+            raise ValueError("Pool not running")
+
+    def close(self) -> None:
+        """Take no more calls; those under way go on."""
+        self._is_running = False
+
+    def terminate(self) -> None:
+        """Abort all calls, and end."""
+        self._is_running = False
+        self._executor.terminate_workers()
+
+    def join(self) -> None:
+        """Wait until all calls have ended.  Raises ValueError before `close` or `terminate`."""
+        if self._is_running:
+            raise ValueError("Pool is still running")
+        self._executor.shutdown()
+
+    def __enter__(self) -> Pool:
+        self._must_run()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.terminate()
+
+
+def _only(values: list[T]) -> T:
+    (value,) = values
+    return value
+
+
+def _flat(chunks: list[list[T]]) -> list[T]:
+    return list(itertools.chain.from_iterable(chunks))

@@ -1,0 +1,77 @@
+"""Checks of calls that users hand in: whether a function takes these arguments, whether sequences can be read.
+
+A mistake is found before anything travels.  What cannot be known for certain (callables other than plain functions) is
+left to the call itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import CodeType, FunctionType
+from typing import Any
+
+from ..core.arguments import wrong
+from ..core.text import shown
+from .rules import DEFAULTS
+from .tasks import not_a_function
+
+
+def check_call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise TypeError if a plain function does not take these arguments; it names rules of a task among them."""
+    if type(function) is not FunctionType or _takes(function, len(args), kwargs):
+        return
+    try:
+        inspect.signature(function, follow_wrapped=False).bind(*args, **kwargs)
+    except TypeError as error:
+        rules = [name for name in kwargs if name in DEFAULTS and name not in function.__code__.co_varnames]
+        remedy = (
+            f"; {rules[0]} is a rule of a task: submit(Task({function.__qualname__}, args=(…), {rules[0]}=…))"
+            if rules
+            else ""
+        )
+        raise TypeError(f"{function.__qualname__}(): {error}{remedy}") from None
+
+
+def _takes(function: FunctionType, given: int, kwargs: Mapping[str, Any]) -> bool:
+    """Return whether positional arguments alone fit; anything more difficult is for `inspect`, which is slow."""
+    code: CodeType = function.__code__
+    if kwargs or code.co_kwonlyargcount:
+        return False
+    takes = code.co_argcount
+    return takes - len(function.__defaults__ or ()) <= given and (
+        given <= takes or bool(code.co_flags & inspect.CO_VARARGS)
+    )
+
+
+def check_map(function: Callable[..., Any], sequences: Sequence[Iterable[Any]]) -> None:
+    """Raise TypeError or ValueError for the arguments of a map that cannot be meant.
+
+    TypeError: no function, no sequence, or a function that takes another number of arguments.  ValueError: a generator
+    that was read to its end before."""
+    if not callable(function):
+        if any(callable(each) for each in sequences):
+            raise TypeError(f"map takes the function first: map(function, sequence), not map({shown(function, 40)}, …)")
+        raise not_a_function("the first argument of map", "a function", function, "map(f, values)")
+    for each in sequences:
+        if not isinstance(each, Iterable) and not hasattr(each, "__getitem__"):
+            raise TypeError(
+                f"{wrong('an argument of map', 'a sequence, with one item for each call', each)};"
+                f" a value that is the same for all items: functools.partial({_name(function)}, …), or itertools.repeat"
+            )
+        if inspect.isgenerator(each) and inspect.getgeneratorstate(each) == inspect.GEN_CLOSED:
+            raise ValueError(
+                f"the generator {each.__name__} was read to its end before: make a list of it, and use that"
+            )
+    if sequences and type(function) is FunctionType and not _takes(function, len(sequences), {}):
+        try:
+            inspect.signature(function, follow_wrapped=False).bind(*sequences)
+        except TypeError as error:
+            many = "1 sequence" if len(sequences) == 1 else f"{len(sequences)} sequences"
+            raise TypeError(
+                f"map has {many}, one for each argument of {_name(function)}(), which does not take that: {error}"
+            ) from None
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", None) or shown(function, 40)

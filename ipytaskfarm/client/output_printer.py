@@ -1,0 +1,236 @@
+"""Shows what tasks and engines print and display, in the cell or terminal of who asked.
+
+Each line stands behind its label, ``[7]`` for task 7; of one task alone the text stands as the task has written it.
+The number of lines at once and per second is limited; of the lines beyond the limit only their number is shown.
+Figures and tables come as such in a notebook, and as text elsewhere.  A display that the task updates is updated in its
+place.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TextIO
+
+import msgspec
+
+from ..core.messages import Output
+from .screens import Slot, user_shell
+
+LINES_AT_ONCE = 1_000
+LINES_PER_S = 200
+LINE_CHARS = 2_000
+CHARS_AT_ONCE = 128 * 1024
+CHARS_PER_S = 32 * 1024
+"""The same for one task alone, whose text is not taken apart into lines."""
+PARTIAL_S = 1.0
+"""A line without an end is shown after so many seconds."""
+KEPT_CHARS = 64 * 1024
+"""Beyond this a result keeps only the beginning and the end of the output: the rest cannot be shown later."""
+
+_GAP = re.compile(r"\n\[\.\.\. (\d+) characters left out \.\.\.\]\n")
+_decode_displays = msgspec.msgpack.Decoder(list[tuple[int, dict[str, Any]]]).decode
+
+
+@dataclass
+class SeenOutput:
+    """How much of one run's output was shown."""
+
+    attempt: int = 1
+    chars: tuple[int, int] = (0, 0)
+    serial: int = 0
+    """The number of the last display that has come."""
+    partial: list[str] = field(default_factory=lambda: ["", ""])
+    since_s: float = 0.0
+    displays: dict[int, tuple[dict[str, Any], Slot | None]] = field(default_factory=dict)
+    """Place -> (display, where it is shown)."""
+
+    def note(self, output: Output) -> None:
+        """Note that this was taken."""
+        self.chars = output.seen
+        self.serial = max(self.serial, output.serial)
+        self.since_s = time.monotonic()
+
+    @staticmethod
+    def decoded(output: Output) -> list[tuple[int, dict[str, Any]]]:
+        """Return the displays that have come, with their places."""
+        return _decode_displays(output.displays) if output.displays else []
+
+
+class Displays:
+    """Shows figures and tables where the user sits: in a notebook each in a slot of its own, in a terminal as text."""
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+
+    def show(self, seen: SeenOutput, place: int, output: dict[str, Any]) -> None:
+        """Show a display, or in its slot the one that takes its place."""
+        known = seen.displays.get(place)
+        if known is not None and known[0] == output and known[1] is not None:
+            return
+        slot = known[1] if known is not None and known[1] is not None else Slot(self._shell)
+        seen.displays[place] = output, slot
+        slot.show(output["data"], output.get("metadata"))
+
+
+class OutputItem(NamedTuple):
+    """One line (or, without labels, a text), or one display."""
+
+    label: str
+    is_error: bool
+    text: str
+    place: int = -1
+    output: dict[str, Any] | None = None
+
+
+def rest_of(text: str, seen: int) -> str:
+    """Return what stands in the text of a result beyond so many characters of what the run has written.
+
+    Of a long text a result has the beginning and the end, and between them how much is left out.
+    """
+    gap = _GAP.search(text, min(seen, KEPT_CHARS)) if len(text) > KEPT_CHARS else None
+    if gap is None or seen <= gap.start():
+        return text[seen:]
+    end = text[gap.end() :]
+    missed = gap.start() + int(gap[1]) + len(end) - seen
+    return end[-missed:] if 0 < missed <= len(end) else f"{gap[0]}{end}" if missed > 0 else ""
+
+
+class StepsAside(Protocol):
+    """A bar that steps aside while something is written beside it."""
+
+    def beside(self, write: Any) -> None:
+        """Call the function `write` while the bar is out of the way."""
+
+
+class OutputPrinter:
+    """Shows output during one wait.
+
+    Args:
+        bar: steps aside for the lines.
+        labelled: whether each line stands behind its label.
+    """
+
+    def __init__(self, bar: StepsAside | None = None, labelled: bool = True) -> None:
+        self._bar = bar
+        self._labelled = labelled
+        self._items: list[tuple[SeenOutput, OutputItem]] = []
+        self._room = float(LINES_AT_ONCE if labelled else CHARS_AT_ONCE)
+        self._room_s = time.monotonic()
+        self._left_out: dict[str, int] = {}
+
+    # -- what comes
+
+    def take(self, label: str, seen: SeenOutput, output: Output) -> None:
+        """Take what has come of a run that goes on."""
+        seen.note(output)
+        for which, text in enumerate((output.stdout, output.stderr)):
+            self._split(label, seen, which, text)
+        for place, display in seen.decoded(output):
+            self._display(label, seen, place, display)
+
+    def rest(self, label: str, seen: SeenOutput, stdout: str, stderr: str, outputs: Iterable[dict[str, Any]]) -> None:
+        """Take from a result what was not shown of its run."""
+        for which, text in enumerate((stdout, stderr)):
+            self._split(label, seen, which, rest_of(text, seen.chars[which]))
+        for place, display in enumerate(outputs):
+            self._display(label, seen, place, display)
+        self.end_lines(label, seen)
+
+    def end_lines(self, label: str, seen: SeenOutput) -> None:
+        """Show lines that have no end: nothing more comes, or it is long in coming."""
+        for which, text in enumerate(seen.partial):
+            if text:
+                self._items.append((seen, OutputItem(label, which == 1, text)))
+        seen.partial = ["", ""]
+
+    def end_old_lines(self, label: str, seen: SeenOutput) -> None:
+        """Show a line without an end that has stood for a while: a prompt, a bar that is redrawn."""
+        if any(seen.partial) and time.monotonic() - seen.since_s > PARTIAL_S:
+            self.end_lines(label, seen)
+
+    def _split(self, label: str, seen: SeenOutput, which: int, text: str) -> None:
+        if not self._labelled:
+            if text:
+                self._items.append((seen, OutputItem(label, which == 1, text)))
+            return
+        *lines, seen.partial[which] = (seen.partial[which] + text).split("\n")
+        self._items += [(seen, OutputItem(label, which == 1, line)) for line in lines]
+
+    def _display(self, label: str, seen: SeenOutput, place: int, display: dict[str, Any]) -> None:
+        known = seen.displays.get(place)
+        if known is None or known[0] != display:
+            seen.displays[place] = display, known[1] if known is not None else None
+            self._items.append((seen, OutputItem(label, False, "", place, display)))
+
+    # -- what is shown
+
+    def show(self, is_over: bool = False) -> None:
+        """Show what has come, as far as the limits go."""
+        items, self._items = self._items, []
+        now_s = time.monotonic()
+        most, per_s = (LINES_AT_ONCE, LINES_PER_S) if self._labelled else (CHARS_AT_ONCE, CHARS_PER_S)
+        self._room = min(most, self._room + (now_s - self._room_s) * per_s)
+        self._room_s = now_s
+        fits = []
+        missed = False
+        for seen, item in items:
+            cost = 1 if self._labelled or item.output is not None else len(item.text)
+            if cost <= self._room:
+                self._room -= cost
+                fits.append((seen, item))
+            else:
+                missed = True
+                count = 1 if self._labelled else item.text.count("\n") or 1
+                self._left_out[item.label] = self._left_out.get(item.label, 0) + count
+        remarks: list[str] = []
+        if self._left_out and (is_over or (not missed and self._room > 1)):
+            remarks = [self._remark(label, count) for label, count in list(self._left_out.items())[:100]]
+            self._left_out.clear()
+        if not fits and not remarks:
+            return
+        if self._bar is not None:
+            self._bar.beside(lambda: self._write(fits, remarks))
+        else:
+            self._write(fits, remarks)
+
+    def _remark(self, label: str, count: int) -> str:
+        return self._line(label, f"… {count:,} lines not shown")
+
+    def _write(self, items: list[tuple[SeenOutput, OutputItem]], remarks: list[str]) -> None:
+        streams: dict[int, TextIO] = {}
+
+        def write(is_error: bool, text: str) -> None:
+            stream = sys.stderr if is_error else sys.stdout
+            streams[id(stream)] = stream
+            stream.write(text)
+
+        for seen, item in items:
+            if item.output is None:
+                write(item.is_error, f"{self._line(item.label, item.text)}\n" if self._labelled else item.text)
+                continue
+            data = item.output["data"]
+            shell = user_shell()
+            if shell is None or (self._labelled and data.keys() <= {"text/plain"}):
+                text = str(data.get("text/plain", ", ".join(data)))
+                lines = text.split("\n") if self._labelled else [text]
+                write(False, "".join(f"{self._line(item.label, line)}\n" for line in lines))
+                continue
+            if self._labelled and seen.displays[item.place][1] is None:
+                write(False, f"[{item.label}]\n")
+            for stream in streams.values():  # what was printed before stands above
+                stream.flush()
+            Displays(shell).show(seen, item.place, item.output)
+        if remarks:
+            write(True, "".join(f"{remark}\n" for remark in remarks))
+        for stream in streams.values():
+            stream.flush()
+
+    def _line(self, label: str, text: str) -> str:
+        text = text.removesuffix("\r").rpartition("\r")[2]  # the last state of a line that was redrawn
+        if len(text) > LINE_CHARS:
+            text = f"{text[:LINE_CHARS]} … {len(text) - LINE_CHARS:,} characters"
+        return f"[{label}] {text}" if self._labelled else text

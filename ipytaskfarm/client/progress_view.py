@@ -1,0 +1,109 @@
+"""What a progress display shows, as text and as HTML.  Pure."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+
+from ..display.colours import BARS, MUTED, TRACK
+from .estimate import Tally, span
+
+LINES_MAX = 8
+LINE_CHARS = 240
+STATES = ("succeeded", "failed", "running")
+"""The parts of a bar, in their order."""
+
+
+@dataclass(frozen=True)
+class ProgressView:
+    """How far some work has come at one moment, in words and bars."""
+
+    what: str
+    """In the plural: tasks, items, engines."""
+    tally: Tally
+    elapsed_s: float
+    left_s: float | None = None
+    """None: not known."""
+    notes: tuple[str, ...] = ()
+    """What is slow, and why something waits."""
+    name: str = ""
+    """Of a job."""
+    end: str = ""
+    """How the wait ended: "done", "interrupted" …; "": it goes on."""
+    at: str = ""
+    """The time of day: what is saved says when that was."""
+    counts_states: bool = True
+    """False: of engines that start there is nothing else to count than how many are ready."""
+
+    @property
+    def share(self) -> float:
+        """Return the share that has ended, 0 to 1."""
+        return self.tally.ended / self.tally.total if self.tally.total else 1.0
+
+    def states(self) -> list[tuple[str, int]]:
+        """Return the states that have parts, with their numbers."""
+        tally = self.tally
+        if not self.counts_states:
+            return []
+        rows = [
+            ("succeeded", tally.succeeded),
+            ("failed", tally.failed),
+            ("running", tally.runs or 0),
+            ("scheduled", tally.waits or 0),
+        ]
+        return [(state, count) for state, count in rows if count]
+
+    def count(self) -> str:
+        """Return ``5/20 tasks``."""
+        return f"{self.tally.ended:,}/{self.tally.total:,} {self.what}"
+
+    def head(self) -> str:
+        """Return the line above or beside the bar."""
+        name = f"{self.name}: " if self.name else ""
+        states = ", ".join(f"{count:,} {state}" for state, count in self.states())
+        return f"{name}{self.count()}{f': {states}' if states else ''}"
+
+    def times(self) -> str:
+        """Return how long it has taken, and will take: ``12 s, 27 s left``; "–" is not known."""
+        if self.end == "done":
+            return f"in {span(self.elapsed_s)}"
+        if self.end:
+            return f"{self.end} after {span(self.elapsed_s)}"
+        if not self.counts_states:
+            return whole(self.elapsed_s)
+        left = "–" if self.left_s is None else span(self.left_s)
+        return f"{whole(self.elapsed_s)}, {left} left"
+
+    def lines(self) -> list[str]:
+        """Return the notes as lines of bounded length, without control characters."""
+        lines = [line for note in self.notes for line in note.splitlines()][:LINES_MAX]
+        return ["".join(c if c.isprintable() else " " for c in line)[:LINE_CHARS] for line in lines]
+
+    def text(self) -> str:
+        """Return all of it as text."""
+        return "\n".join([f"{self.head()}, {self.times()}", *(f"  {line}" for line in self.lines())])
+
+    def html(self) -> str:
+        """Return all of it as HTML, for a light and a dark page."""
+        counts = dict(self.states()) if self.counts_states else {"succeeded": self.tally.ended}
+        total = max(1, self.tally.total)
+        bars = "".join(
+            f'<div style="width:{100 * counts[state] / total:.2f}%;height:100%;background:{BARS[state]}"></div>'
+            for state in STATES
+            if counts.get(state)
+        )
+        notes = "".join(f'<div style="color:{MUTED}">{html.escape(line)}</div>' for line in self.lines())
+        return (
+            f'<div class="ipytaskfarm-progress" title="{html.escape(self.at)}" '
+            'style="font-family:var(--jp-code-font-family,monospace);font-size:var(--jp-code-font-size,13px);'
+            'line-height:1.4;max-width:48em">'
+            '<div style="display:flex;justify-content:space-between;gap:2em">'
+            f"<span>{html.escape(self.head())}</span><span>{html.escape(self.times())}</span></div>"
+            f'<div style="display:flex;height:0.5em;background:{TRACK}">'
+            f"{bars}</div>{notes}</div>"
+        )
+
+
+def whole(seconds: float) -> str:
+    """Return a duration in whole seconds: one that moves each second."""
+    return span(seconds) if seconds >= 60 else f"{int(seconds)} s"

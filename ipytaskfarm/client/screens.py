@@ -1,0 +1,167 @@
+"""Where a progress display is seen: in a notebook, in a terminal, or in a file as lines.
+
+IPython is not imported: a shell that exists is among the builtins.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..display.colours import TERMINAL
+from .progress_view import STATES, ProgressView
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+
+LINE_EVERY_S = 60.0
+"""In a file the first line comes after so many seconds, and each next one after as many more."""
+BAR_CHARS = 30
+STAYS_S = 3.0
+"""In a terminal the last state stays of what took so long, failed or was interrupted; the rest is wiped away."""
+
+
+class Screen(Protocol):
+    """A place where a progress display is seen."""
+
+    def show(self, view: ProgressView) -> None:
+        """Show this state in place of the one before."""
+
+    def beside(self, write: Callable[[], None]) -> None:
+        """Write something else to the same place."""
+
+    def close(self, view: ProgressView) -> None:
+        """Show the last state, and leave it."""
+
+
+def user_shell() -> Any:
+    """Return the IPython shell that a user sits at, in a notebook or a terminal; None: there is none.
+
+    An engine has one too, but nobody sits there.
+    """
+    find_shell = getattr(builtins, "get_ipython", None)
+    shell = find_shell() if find_shell is not None else None
+    kernel = getattr(shell, "kernel", None)
+    return None if type(kernel).__module__.startswith("ipytaskfarm.") else shell
+
+
+def notebook_shell() -> Any:
+    """Return the shell of a notebook's kernel; None: this is no notebook."""
+    shell = user_shell()
+    return shell if getattr(shell, "kernel", None) is not None else None
+
+
+def screen() -> Screen:
+    """Return the place where somebody looks now."""
+    shell = notebook_shell()
+    if shell is not None:
+        return NotebookScreen(shell)
+    stream = sys.stderr
+    if stream is not None and stream.isatty():
+        return TerminalScreen()
+    return LineScreen()
+
+
+class Slot:
+    """One display in a notebook that is replaced in its place.
+
+    The first `show` decides to which cell it belongs: that of the caller's context.
+    """
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._transient = {"display_id": uuid.uuid4().hex}
+        self._there = False
+
+    def show(self, data: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
+        """Show a mime bundle here."""
+        self._shell.display_pub.publish(data, metadata or {}, transient=self._transient, update=self._there)
+        self._there = True
+
+
+class NotebookScreen:
+    """HTML that is updated in place; its last state is what is saved, and needs no kernel and no widgets."""
+
+    def __init__(self, shell: Any) -> None:
+        self._slot = Slot(shell)
+
+    def show(self, view: ProgressView) -> None:
+        self._slot.show({"text/plain": view.text(), "text/html": view.html()})
+
+    def beside(self, write: Callable[[], None]) -> None:
+        write()
+
+    def close(self, view: ProgressView) -> None:
+        self.show(view)
+
+
+class TerminalScreen:
+    """Lines at the bottom of a terminal, by rich."""
+
+    def __init__(self) -> None:
+        self._live: Live | None = None
+
+    def show(self, view: ProgressView) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        if self._live is None:
+            # What others print meanwhile goes above the bar; nothing is drawn by a thread.
+            self._live = Live(console=Console(stderr=True, highlight=False), auto_refresh=False, transient=True)
+            self._live.start()
+        self._live.update(_drawn(view), refresh=True)
+
+    def beside(self, write: Callable[[], None]) -> None:
+        write()  # rich has put itself in the place of the streams
+
+    def close(self, view: ProgressView) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+            if view.elapsed_s >= STAYS_S or view.tally.failed or view.end != "done":
+                print(view.text(), file=sys.stderr, flush=True)
+
+
+class LineScreen:
+    """A line now and then in a file or a pipe, without control characters; nothing of what is soon over."""
+
+    def __init__(self) -> None:
+        self._next_s = LINE_EVERY_S
+
+    def show(self, view: ProgressView) -> None:
+        if view.elapsed_s >= self._next_s:
+            self._next_s = view.elapsed_s + LINE_EVERY_S
+            self._print(view)
+
+    def beside(self, write: Callable[[], None]) -> None:
+        write()
+
+    def close(self, view: ProgressView) -> None:
+        if view.elapsed_s >= LINE_EVERY_S:
+            self._print(view)
+
+    def _print(self, view: ProgressView) -> None:
+        if sys.stderr is not None:
+            print(f"ipytaskfarm: {view.text()}", file=sys.stderr, flush=True)
+
+
+def _drawn(view: ProgressView) -> RenderableType:
+    from rich.text import Text
+
+    counts = dict(view.states()) if view.counts_states else {"succeeded": view.tally.ended}
+    bar = Text()
+    used = ended = 0
+    for state in STATES:
+        ended += counts.get(state, 0)
+        upto = round(BAR_CHARS * ended / max(1, view.tally.total))
+        bar.append(("━" if state != "running" else "╌") * (upto - used), style=TERMINAL[state])
+        used = upto
+    bar.append("─" * (BAR_CHARS - used), style="dim")
+    drawn = Text(no_wrap=True, overflow="ellipsis").append_text(bar).append(f" {view.head()}, {view.times()}")
+    for line in view.lines():
+        drawn.append(f"\n  {line}")
+    return drawn

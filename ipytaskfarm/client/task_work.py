@@ -1,0 +1,224 @@
+"""Tasks as a progress display looks at them."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterable, Set
+from typing import TYPE_CHECKING, Protocol
+
+from ..core.messages import ListRunning, RunningTable
+from ..core.messages.task_types import Final
+from .estimate import Estimate, Running, Tally
+from .questions import AsksController, PendingQuestion
+
+if TYPE_CHECKING:
+    from .arrivals import Arrivals, Waiter
+
+IDS_ASKED = 10_000
+"""For more tasks than these, the controller is asked what runs of the whole session."""
+ASK_EVERY_S = 1.0
+ANSWER_S = 0.05
+"""For so long an answer is waited for; one that is late is taken at the next look."""
+
+
+class Follows(AsksController, Protocol):
+    """What is needed of a session: to ask the controller, and what has arrived."""
+
+    arrivals: Arrivals
+    _lock: threading.Lock
+
+
+class RunningNow:
+    """Asks the controller now and then which tasks run, without waiting for it."""
+
+    def __init__(self, session: AsksController) -> None:
+        self._session = session
+        self._asked: PendingQuestion | None = None
+        self._asked_s = -ASK_EVERY_S
+        self._asked_ended = -1
+        self._table: RunningTable | None = None
+        self._table_s = 0.0
+
+    def look(self, ids: Set[int], ended: int, now_s: float) -> tuple[list[Running] | None, int, int]:
+        """Return what is known: which tasks of `ids` run (None: not known), how many, and how many engines there are.
+
+        ended: how many have ended; when the number changes, the controller is asked anew.
+        """
+        self._ask(ids, ended, now_s)
+        table = self._table
+        if table is None:
+            return None, 0, 0
+        late_s = now_s - self._table_s
+        running = [Running(f"task {i}", engine, for_s + late_s, task=i) for i, engine, for_s in table.rows if i in ids]
+        return running, table.count - (len(table.rows) - len(running)), table.count or table.idle
+
+    def _ask(self, ids: Set[int], ended: int, now_s: float) -> None:
+        asked = self._asked
+        if asked is None:
+            if ended == self._asked_ended and now_s - self._asked_s < ASK_EVERY_S:
+                return
+            self._asked_s, self._asked_ended = now_s, ended
+            some = sorted(ids) if len(ids) <= IDS_ASKED else None
+            try:
+                asked = self._session.begin(ListRunning(some))
+            except ConnectionError:
+                return  # the session tells the user that the farm does not answer
+            asked.event.wait(ANSWER_S)
+        if asked.event.is_set():
+            self._session.forget(asked)
+            if isinstance(asked.reply, RunningTable):
+                self._table, self._table_s = asked.reply, now_s
+            asked = None
+        self._asked = asked
+
+
+class MapItems(Protocol):
+    """The items of a map, as `MapWork` looks at them."""
+
+    tasks: list[tuple[int, int]]
+    """(id, number of items of a chunk, or 0)."""
+
+    def __len__(self) -> int: ...
+
+    def held(self, arrivals: Arrivals) -> set[int]:
+        """Return the ids under which the items' ends arrive."""
+
+    def left(self, arrivals: Arrivals) -> tuple[int, int]:
+        """Return how many items have not ended, and how many have failed."""
+
+
+class MapWork:
+    """The work of a map, of which several items may share a run."""
+
+    def __init__(self, session: Follows, members: MapItems) -> None:
+        self._session = session
+        self._members = members
+        self.estimate = Estimate(time.monotonic())
+        self._running = RunningNow(session)
+        self._counted: set[int] = set()
+        self._first_s, self._last_s = math.inf, 0.0
+
+    def is_over(self) -> bool:
+        """Return whether all items have ended."""
+        return not self._members.left(self._session.arrivals)[0]
+
+    def elapsed_s(self) -> float | None:
+        """Return for how long the items have gone on, or went on; None: not known."""
+        if self._first_s == math.inf:
+            return None
+        return (self._last_s if self.is_over() else time.time()) - self._first_s
+
+    def tally(self, now_s: float) -> Tally:
+        """Return how many items have ended, and how many run."""
+        arrivals = self._session.arrivals
+        held = self._members.held(arrivals)
+        self._count(held, now_s)
+        left, failed = self._members.left(arrivals)
+        total = len(self._members)
+        ended = total - left
+        if not left:
+            return Tally(total, ended - failed, failed, ())
+        open_now = held - self._counted
+        running, count, engines = self._running.look(open_now, ended, now_s)
+        return Tally(
+            total, ended - failed, failed, running, min(count, left) if running is None else len(running), engines
+        )
+
+    def _count(self, held: set[int], now_s: float) -> None:
+        finals = self._session.arrivals.finals
+        for task_id in held - self._counted:
+            end = finals.get(task_id)
+            if end is None:
+                continue
+            self._counted.add(task_id)
+            silent = end.items - len(end.separate) if end.items else 1
+            if silent and end.run_s > 0:
+                self.estimate.add_together(silent, end.run_s, now_s)
+            if end.submitted_s:
+                self._first_s = min(self._first_s, end.submitted_s)
+                self._last_s = max(self._last_s, end.completed_s)
+
+
+class TaskWork:
+    """The work of some tasks: counted here as their ends arrive; what runs is asked of the controller.
+
+    Nothing is done before the first look, so a wait that is soon over pays nothing.
+    """
+
+    def __init__(self, session: Follows, ids: set[int]) -> None:
+        self._session = session
+        self._ids = ids
+        self.estimate = Estimate(time.monotonic())
+        self._waiter: Waiter | None = None
+        self._succeeded = self._failed = 0
+        self._first_s, self._last_s = math.inf, 0.0
+        """When the first of those that have ended was submitted, and the last one ended (wall clock)."""
+        self._running = RunningNow(session)
+        self._why = ""
+        self._why_ended = 0
+
+    def blocked(self, why: str) -> None:
+        """Show why none of the tasks can run, until one of them has ended."""
+        self._why, self._why_ended = why, self._succeeded + self._failed
+
+    def is_over(self) -> bool:
+        """Return whether all tasks have ended."""
+        return not self._session.arrivals.live(self._ids)
+
+    def tally(self, now_s: float) -> Tally:
+        """Return how many have ended, and which run."""
+        waiter = self._waiter
+        if waiter is None:
+            waiter = self._begin(now_s)
+        fresh, waiter.finals = waiter.finals or [], []
+        if fresh:
+            self._count(fresh)
+            self.estimate.add(_durations(fresh), now_s)
+        ended = self._succeeded + self._failed
+        why = self._why if self._why_ended == ended else ""
+        if not waiter.remaining:
+            return Tally(len(self._ids), self._succeeded, self._failed, ())
+        running, count, engines = self._running.look(waiter.remaining, ended, now_s)
+        return Tally(len(self._ids), self._succeeded, self._failed, running, count, engines, why)
+
+    def close(self) -> None:
+        """Follow the tasks no longer."""
+        if self._waiter is not None:
+            with self._session._lock:
+                self._session.arrivals.end_wait(self._waiter)
+
+    def _begin(self, now_s: float) -> Waiter:
+        arrivals = self._session.arrivals
+        with self._session._lock:
+            waiter = self._waiter = arrivals.wait_for(self._ids)
+            waiter.finals = []
+            open_now = set(waiter.remaining)
+        known = arrivals.finals
+        before = [final for i in self._ids if i not in open_now and (final := known.get(i)) is not None]
+        self._count(before)
+        # Ends that are known no more count as successes: their results have left the cache of this process.
+        self._succeeded += len(self._ids) - len(open_now) - len(before)
+        self.estimate.add_earlier(_durations(before), now_s)
+        return waiter
+
+    def elapsed_s(self) -> float | None:
+        """Return for how long the tasks have gone on, or went on; None: not known."""
+        if self._first_s == math.inf:
+            return None
+        return (self._last_s if self.is_over() else time.time()) - self._first_s
+
+    def _count(self, finals: list[Final]) -> None:
+        for final in finals:
+            if final.submitted_s:
+                self._first_s = min(self._first_s, final.submitted_s)
+                self._last_s = max(self._last_s, final.completed_s)
+        failed = sum(1 for final in finals if final.reason)
+        self._failed += failed
+        self._succeeded += len(finals) - failed
+
+
+def _durations(finals: Iterable[Final]) -> list[float]:
+    """Return how long they ran, of those that ran."""
+    return [final.run_s for final in finals if final.engine_id >= 0 and final.run_s > 0]

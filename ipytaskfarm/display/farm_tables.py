@@ -1,0 +1,176 @@
+"""The tables of a farm: tasks, engines, nodes, jobs and events, with one set of columns wherever they are shown."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from ..core.formatting import job_state
+from ..core.messages.tables import EngineRow, JobRow, TaskRow
+from ..core.messages.task_types import FailureSummary
+from ..core.requirements import amount
+from ..core.states import STATE_WORDS, State, state_word
+from .tables import Column, Table
+from .text import ago, counts_text, number, size, span, summary
+
+EventRow: TypeAlias = tuple[float, int, str | None, str, int, str]
+"""A row of `core.messages.tables.EventTable`."""
+PAGE = 100
+"""So many rows of a table that has more are shown."""
+
+MOMENT = len("2026-11-28 10:00:00")
+"""Characters of a moment: half of one tells nothing."""
+
+_TASKS = (
+    Column("id"),
+    Column("state"),
+    Column("reason", 3),
+    Column("name", 2),
+    Column("engine", 4),
+    Column("attempts", 6),
+    Column("submitted", 7, least=MOMENT),
+    Column("duration", 5, right=True),
+    Column("error", 1, least=28, cut=summary),
+)
+_ENGINES = (
+    Column("engine"),
+    Column("state"),
+    Column("task", 1),
+    Column("sent ahead", 5),
+    Column("node", 3),
+    Column("pid", 4),
+    Column("up", 6, right=True),
+    Column("environment", 2),
+    Column("note", 1),
+)
+_NODES = (
+    Column("node"),
+    Column("state"),
+    Column("engines"),
+    Column("slots", 5),
+    Column("cores", 1),
+    Column("load", 2, right=True),
+    Column("memory", 4, right=True),
+    Column("free", 1, right=True),
+    Column("disk free", 3, right=True),
+    Column("reserved", 1),
+    Column("environments", 6),
+)
+_JOBS = (
+    Column("job"),
+    Column("id", 2),
+    Column("tasks"),
+    Column("unfinished"),
+    Column("state"),
+    Column("opened", 1, least=MOMENT),
+)
+_EVENTS = (
+    Column("when", least=MOMENT),
+    Column("task"),
+    Column("name", 3),
+    Column("what", least=16),
+    Column("engine", 1),
+    Column("details", 1, least=24, cut=summary),
+)
+_GOOD_EVENTS = frozenset({"accepted", "started", "succeeded", "deferred"})
+"""Every other event is a failure of a task or of an attempt."""
+
+
+def task_table(rows: Sequence[TaskRow], *, omitted: int = 0, page: int | None = None, more: str = "") -> Table:
+    """Return a table of tasks, in the order given.
+
+    Args:
+        rows: the tasks, the newest last.
+        omitted: how many older tasks match too.
+        page: only so many of the rows, the last; None: all.
+        more: how the others are listed, for people.
+    """
+    shown = rows if page is None else rows[-page:]
+    return Table(
+        _TASKS,
+        [_task_cells(row) for row in shown],
+        failed=[position for position, row in enumerate(shown) if row.state == State.FAILED],
+        above=_heading("task", rows, len(shown), omitted, more),
+        nothing="no tasks",
+    )
+
+
+def _heading(thing: str, rows: Sequence[TaskRow], shown: int, omitted: int, more: str) -> list[str]:
+    if len(rows) < 2 and not omitted:
+        return []
+    counts = Counter(state_word(row.state) for row in rows)
+    states = counts_text({word: counts[word] for word in STATE_WORDS})
+    of = f" of {len(rows) + omitted:,}" if omitted else ""
+    lines = [f"{len(rows):,}{of} {thing}s, the newest last: {states}"]
+    left_out = len(rows) - shown + omitted
+    if left_out:
+        lines.append(f"{number(left_out, f'older {thing}')} not shown{f': {more}' if more else ''}")
+    return lines
+
+
+def _task_cells(row: TaskRow) -> tuple[object, ...]:
+    state = state_word(row.state)
+    reason = "" if row.reason == state else row.reason
+    return (
+        row.id, state, reason, row.name, row.engine_id, row.attempts, when(row.submitted_s), span(row.run_s),
+        error_text(row.failure),
+    )  # fmt: skip
+
+
+def error_text(failure: FailureSummary | None) -> str:
+    """Return the type and the text of a task's error."""
+    return "" if failure is None else f"{failure.etype}: {failure.value}"
+
+
+def when(at_s: float | None) -> str:
+    """Return a moment as local date and time."""
+    return "" if at_s is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
+
+
+def engine_table(rows: Sequence[EngineRow]) -> Table:
+    """Return a table of engines, by id."""
+    cells = [
+        (e.id, e.state, e.task, e.ahead or "", e.node, e.pid, ago(e.started_s), e.environment, e.note) for e in rows
+    ]
+    return Table(_ENGINES, cells, nothing="no engines")
+
+
+def node_table(agents: Sequence[dict[str, Any]]) -> Table:
+    """Return a table of nodes: what each has, how it does, and what is reserved there.  agents: see `FarmState`."""
+    cells = [
+        (
+            a["node"],
+            a["guard"] or a["state"],
+            a["engines"],
+            a["slots"],
+            a["cores"],
+            "" if a["load"] is None else f"{a['load']:.0%}",
+            size(a["memory"]),
+            size(a["free_memory"]),
+            size(a["free_disk"]),
+            ", ".join(amount(name, value) for name, value in a["used"].items()),
+            ", ".join(f"{i}: {name}" for i, name in sorted((int(i), name) for i, name in a["environments"].items())),
+        )
+        for a in agents
+    ]
+    return Table(_NODES, cells, nothing="no nodes")
+
+
+def job_table(rows: Sequence[JobRow]) -> Table:
+    """Return a table of jobs, the newest last."""
+    cells = [(row.name, row.id, row.total, row.unfinished, job_state(row), when(row.opened_s)) for row in rows]
+    above = [f"{number(len(rows), 'job')}, the newest last"] if len(rows) > 1 else []
+    return Table(_JOBS, cells, above=above, nothing="no jobs")
+
+
+def event_table(rows: Sequence[EventRow], *, page: int | None = None, above: Sequence[str] = ()) -> Table:
+    """Return a table of events, in the order of time.  page: only so many, the last; None: all."""
+    shown = rows if page is None else rows[-page:]
+    cells = [
+        (when(at_s), task, name, what, engine if engine >= 0 else "", more)
+        for at_s, task, name, what, engine, more in shown
+    ]
+    failed = [position for position, row in enumerate(shown) if row[3] not in _GOOD_EVENTS]
+    return Table(_EVENTS, cells, failed=failed, above=above, nothing="nothing happened")

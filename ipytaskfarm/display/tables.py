@@ -1,0 +1,213 @@
+"""The package's one printer of tables: rows and columns become text of a given width, or HTML.
+
+A row is one line: where the width does not suffice, text is cut to some characters, then columns that may be left out
+go, and nothing is wrapped.  rich knows how many columns a letter takes.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+from typing import Any, TextIO
+
+from rich.cells import cell_len, set_cell_size
+
+from .colours import ERROR_BACKGROUND, MUTED
+from .text import CELL_MAX, safe
+
+MARK = "✗"
+"""Before a row about something that failed."""
+REPR_WIDTH = 100
+"""Columns of a table whose text is no terminal's: a notebook's text, a log.  Commands cut nothing there."""
+LEAST = 12
+"""A column of text is cut to no fewer characters than these before a column is left out."""
+TEXT_MAX = 120
+"""The most characters of a cell that is cut in a way of its own."""
+_GAP = "  "
+_BOLD, _RED, _PLAIN = "\033[1m", "\033[31m", "\033[0m"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table."""
+
+    heading: str
+    optional: int = 0
+    """0: always shown.  Else left out where all its cells are empty, and, the greatest first, where the width does not
+    suffice."""
+    right: bool = False
+    """Aligned to the right, as columns of numbers are by themselves."""
+    least: int = LEAST
+    """Text is cut to no fewer characters than these before a column is left out."""
+    cut: Callable[[str, int], str] | None = None
+    """Cuts text to a width, such as `text.summary`; None: the end is cut off."""
+
+    def whole(self, cell: object) -> str:
+        """Return the whole text of a cell, on one line."""
+        return safe(cell, CELL_MAX) if self.cut is None else self.cut(str(cell or ""), TEXT_MAX)
+
+    def fitted(self, cell: object, width: int) -> str:
+        """Return the text of a cell in so many columns of a terminal; some letters take two."""
+        whole = self.whole(cell)
+        if cell_len(whole) <= width:
+            return whole
+        if self.cut is not None:
+            return set_cell_size(self.cut(str(cell), width), width).rstrip()
+        return set_cell_size(whole, width - 1).rstrip() + "…"
+
+
+class Table:
+    """Rows under headings, which show themselves in terminals and notebooks.
+
+    Args:
+        columns: each a `Column`, or only its heading.
+        rows: cells in the order of the columns; None is an empty cell.
+        failed: positions of the rows that are marked.
+        above: lines about the whole, such as how many rows are not shown.
+        nothing: the text of a table without rows.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[Column | str],
+        rows: Iterable[Sequence[object]],
+        *,
+        failed: Iterable[int] = (),
+        above: Sequence[str] = (),
+        nothing: str = "nothing",
+    ) -> None:
+        self._columns = [column if isinstance(column, Column) else Column(column) for column in columns]
+        self._given = [list(row) for row in rows]
+        self._cells = [
+            [column.whole(cell) for column, cell in zip(self._columns, row, strict=True)] for row in self._given
+        ]
+        self._failed = frozenset(failed)
+        self._above = above
+        self._nothing = nothing
+        filled = [any(cells) for cells in zip(*self._cells, strict=True)] if self._cells else []
+        self._shown = [at for at, column in enumerate(self._columns) if not column.optional or (filled and filled[at])]
+
+    def text(self, width: int | None = None, *, styled: bool = False) -> str:
+        """Return the table as text.
+
+        width: columns of the terminal; None: as wide as the cells are.  styled: with a terminal's bold and red."""
+        above = [part for line in self._above for part in wrap(line, width or max(len(line), 1))]
+        if not self._cells:
+            return "\n".join([*above, self._nothing])
+        shown = self._fitting(width)
+        widths = self._widths(shown, width)
+        lines = [self._line([self._columns[at].heading for at in shown], shown, widths)]
+        lines[0] = f"{_BOLD}{lines[0]}{_PLAIN}" if styled else lines[0]
+        for position, cells in enumerate(self._given):
+            failed = position in self._failed
+            line = self._line([cells[at] for at in shown], shown, widths, MARK if failed else "")
+            lines.append(f"{_RED}{line}{_PLAIN}" if styled and failed else line)
+        return "\n".join([*above, *lines])
+
+    def html(self) -> str:
+        """Return the table as HTML for a notebook."""
+        above = "".join(f'<div style="color:{MUTED}">{html.escape(line)}</div>' for line in self._above)
+        if not self._cells:
+            return f"{above}<div>{html.escape(self._nothing)}</div>"
+        # Said of each cell: notebooks align all of them to the right, and have a style of their own for tables.
+        aligned = [
+            'style="text-align:right"' if self._is_right(at) else 'style="text-align:left"' for at in self._shown
+        ]
+        headings = [self._columns[at].heading for at in self._shown]
+        head = "".join(f"<th {style}>{html.escape(text)}</th>" for style, text in zip(aligned, headings, strict=True))
+        mark = "<th></th>" if self._failed else ""
+        body = "".join(self._html_row(position, aligned) for position in range(len(self._cells)))
+        return f"{above}<table><thead><tr>{mark}{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def __repr__(self) -> str:
+        return self.text(terminal_width(sys.stdout) or REPR_WIDTH)
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def _html_row(self, position: int, aligned: list[str]) -> str:
+        failed = position in self._failed
+        cells = _at(self._cells[position], self._shown)
+        tds = "".join(f"<td {style}>{html.escape(cell)}</td>" for style, cell in zip(aligned, cells, strict=True))
+        mark = f"<td>{MARK if failed else ''}</td>" if self._failed else ""
+        return f'<tr style="background:{ERROR_BACKGROUND}">{mark}{tds}</tr>' if failed else f"<tr>{mark}{tds}</tr>"
+
+    def _fitting(self, width: int | None) -> list[int]:
+        """Return the columns that fit: the optional ones are left out, the greatest first."""
+        shown = list(self._shown)
+        while width is not None and self._total([self._least(at) for at in shown]) > width:
+            spare = max(shown, key=lambda at: self._columns[at].optional)
+            if not self._columns[spare].optional:
+                break
+            shown.remove(spare)
+        return shown
+
+    def _widths(self, shown: list[int], width: int | None) -> list[int]:
+        """Return how wide each column is: the widest text is cut first, and below its least width last of all."""
+        widths = [self._natural(at) for at in shown]
+        excess = 0 if width is None else self._total(widths) - width
+        for floors in ([self._least(at) for at in shown], [1] * len(shown)):
+            while excess > 0 and (wide := [n for n in range(len(shown)) if widths[n] > floors[n]]):
+                widths[max(wide, key=widths.__getitem__)] -= 1
+                excess -= 1
+        return widths
+
+    def _total(self, widths: list[int]) -> int:
+        return sum(widths) + len(_GAP) * (len(widths) - 1) + (len(MARK + _GAP) if self._failed else 0)
+
+    def _line(self, cells: Sequence[object], shown: list[int], widths: list[int], mark: str = "") -> str:
+        parts = [mark.ljust(len(MARK))] if self._failed else []
+        for at, cell, width in zip(shown, cells, widths, strict=True):
+            text = self._columns[at].fitted(cell, width)
+            blanks = " " * (width - cell_len(text))
+            parts.append(blanks + text if self._is_right(at) else text + blanks)
+        return _GAP.join(parts).rstrip()
+
+    def _least(self, at: int) -> int:
+        natural = self._natural(at)
+        return natural if self._is_right(at) else min(natural, self._columns[at].least)
+
+    def _natural(self, at: int) -> int:
+        return max(cell_len(self._columns[at].heading), *(cell_len(cells[at]) for cells in self._cells))
+
+    def _is_right(self, at: int) -> bool:
+        return self._columns[at].right or all(_is_number(cells[at]) for cells in self._cells)
+
+
+def _at(cells: Sequence[str], shown: Iterable[int]) -> list[str]:
+    return [cells[at] for at in shown]
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "" or cell.removeprefix("-").removeprefix("+").replace(".", "", 1).replace(",", "").isdigit()
+
+
+def terminal_width(stream: TextIO | Any) -> int | None:
+    """Return the columns of the terminal behind a stream, or what COLUMNS says; None where there is no terminal."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and int(said) > 0:
+        return int(said)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None if stream.isatty() else None
+    except (AttributeError, OSError, ValueError):  # no file at all, or a closed one
+        return None
+
+
+def is_styled(stream: TextIO | Any) -> bool:
+    """Return whether a stream is a terminal whose user has not asked for plain text (https://no-color.org)."""
+    try:
+        return bool(stream.isatty()) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    except (AttributeError, ValueError):
+        return False
+
+
+def print_table(table: Table) -> None:
+    """Print a table on stdout, to the terminal's width; nothing is cut in a file or a pipe."""
+    print(table.text(terminal_width(sys.stdout), styled=is_styled(sys.stdout)))

@@ -1,0 +1,76 @@
+"""Text for people: foreign text made harmless, durations, sizes, numbers of things."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+CELL_MAX = 60
+"""The most characters of foreign text in one line: a name, an error."""
+BEGINNING_MIN = 15
+"""A line with fewer characters of a text's beginning is not made: the last line of the text stands alone."""
+
+
+def safe(text: object, width: int = 0) -> str:
+    """Return one line without control characters, cut to `width` characters (0: as long as it is).
+
+    Names and errors of tasks are other people's text: nothing that a terminal would obey gets through.  None is empty.
+    """
+    line = "" if text is None else str(text)
+    if not line.isprintable():
+        line = "".join(char if char.isprintable() else " " for char in line)
+    return line if not width or len(line) <= width else line[: width - 1] + "…"
+
+
+def ago(wall_s: float | None) -> str:
+    """Return how long ago a wall-clock time was."""
+    return "" if wall_s is None else span(max(0.0, time.time() - wall_s))
+
+
+def span(seconds: float | None) -> str:
+    """Return a duration in the unit that suits it."""
+    if seconds is None:
+        return ""
+    for limit, unit, text in ((0.001, 1e6, "µs"), (1.0, 1e3, "ms"), (120.0, 1.0, "s")):
+        if seconds < limit:
+            return f"{seconds * unit:.3g} {text}"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def size(count: float | None) -> str:
+    """Return a number of bytes."""
+    if count is None:
+        return ""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def number(count: int, thing: str) -> str:
+    """``1 engine``, ``4,000 engines``."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Return the states that have tasks, with their numbers: ``3 running, 4 succeeded``."""
+    return ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
+
+
+def summary(text: str, width: int = CELL_MAX) -> str:
+    """Return a text of several lines as one line of `width` characters: its beginning, and its last line.
+
+    The last line of an error's text names the cause."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) < 2:
+        return safe(text.strip(), width)
+    last = safe(lines[-1])
+    if len(last) >= width - BEGINNING_MIN:
+        return safe(last, width)
+    return f"{safe(lines[0], width - len(last) - 3)} … {last}"

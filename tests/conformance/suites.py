@@ -1,0 +1,111 @@
+"""Which public suites are run, how they are prepared, and which of their tests cannot pass.
+
+A suite comes from the source package of its project (``pip download --no-deps --no-binary :all: joblib``, unpacked), or
+from the folder of a Python's standard library.  It is copied into a temporary folder; nothing of it is kept here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One public suite.
+
+    source: what `--source` names, for people.
+    prepare: copies the suite from the source into an empty folder; returns the files to run, relative to the folder.
+    select: pytest's ``-k``.  "": all tests.
+    expected: a part of a test's name -> the reason why tests of such names cannot pass.
+    """
+
+    source: str
+    prepare: Callable[[Path, Path], list[str]]
+    select: str = ""
+    expected: Mapping[str, str] = field(default_factory=dict)
+
+
+def _joblib(source: Path, folder: Path) -> list[str]:
+    """Copy joblib's tests, with the one line that a user adds: it puts our backend among joblib's."""
+    shutil.copytree(source / "joblib" / "test", folder / "joblib_tests")
+    file = folder / "joblib_tests" / "test_parallel.py"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(
+        text.replace("\nimport joblib\n", "\nimport ipytaskfarm.joblib\nimport joblib\n", 1), encoding="utf-8"
+    )
+    return ["joblib_tests/test_parallel.py"]
+
+
+EXECUTOR_TESTS = """
+import unittest
+
+from ipytaskfarm import Executor
+from test import support
+
+from .executor import ExecutorTest
+from .test_as_completed import AsCompletedTests
+from .test_init import FailingInitializerMixin, InitializerMixin
+from .test_process_pool import ProcessPoolExecutorTest
+from .test_shutdown import ExecutorShutdownTest
+from .test_wait import WaitTests
+from .util import ExecutorMixin
+
+
+class FarmMixin(ExecutorMixin):
+    executor_type = Executor
+    worker_count = 2
+
+
+def _tests(*mixins):
+    return type("Farm" + mixins[0].__name__, (*mixins, FarmMixin, unittest.TestCase), {"__module__": __name__})
+
+
+FarmExecutorTest = _tests(ExecutorTest)
+FarmAsCompletedTest = _tests(AsCompletedTests)
+FarmWaitTest = _tests(WaitTests)
+FarmShutdownTest = _tests(ExecutorShutdownTest)
+FarmInitializerTest = _tests(InitializerMixin)
+FarmFailingInitializerTest = _tests(FailingInitializerMixin)
+
+
+class FarmPoolTest(FarmMixin, unittest.TestCase):
+    test_map_chunksize = ProcessPoolExecutorTest.test_map_chunksize
+    test_traceback = ProcessPoolExecutorTest.test_traceback
+    _test_traceback = ProcessPoolExecutorTest._test_traceback
+
+
+# Only the test classes of this file.
+del ExecutorTest, AsCompletedTests, WaitTests, ExecutorShutdownTest, InitializerMixin, FailingInitializerMixin
+del ProcessPoolExecutorTest, FarmMixin
+"""
+"""The mixins of CPython's tests with our executor in the place of its own."""
+
+
+def _executor(source: Path, folder: Path) -> list[str]:
+    """Copy CPython's tests of executors, with a file that runs their mixins on a farm."""
+    tests = folder / "executor_tests"
+    shutil.copytree(source / "test" / "test_concurrent_futures", tests, ignore=shutil.ignore_patterns("__pycache__"))
+    # Scripts in them import the executor by its name.
+    file = tests / "test_shutdown.py"
+    text = file.read_text(encoding="utf-8").replace("from concurrent.futures import {", "from ipytaskfarm import {")
+    file.write_text(text, encoding="utf-8")
+    (tests / "test_farm.py").write_text(EXECUTOR_TESTS, encoding="utf-8")
+    return ["executor_tests/test_farm.py"]
+
+
+SUITES: dict[str, Suite] = {
+    "executor": Suite(
+        "the folder of the standard library of the Python that runs this, 3.13 or newer: python3.13 -c 'import os; "
+        "print(os.path.dirname(os.__file__))'",
+        _executor,
+        expected={
+            "test_interpreter_shutdown": "looks for a worker's print on the standard output of its own script",
+            "test_traceback": "the engine's frames are the exception's own traceback, not a text in its cause",
+            "test_hang_gh83386": "looks for a worker's print on the standard output of its own script",
+        },
+    ),
+    "joblib": Suite("joblib's source package, unpacked", _joblib, select="ipytaskfarm"),
+}

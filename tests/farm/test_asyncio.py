@@ -1,0 +1,91 @@
+"""The farm from asyncio: futures are awaited, tasks come as they end, cancelling reaches what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ipytaskfarm import TaskClient
+from tests.support.farms import module_farm
+from tests.support.polling import eventually
+
+pytestmark = pytest.mark.farm
+DEADLINE_S = 30
+
+
+@pytest.fixture(scope="module")
+def tc() -> Iterator[TaskClient]:
+    with module_farm(2) as farm, farm.task_client() as client:
+        client.progress = False
+        yield client
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def waits(started: Path) -> None:
+    started.touch()
+    time.sleep(600)
+
+
+def test_tasks_come_as_they_end(tc: TaskClient) -> None:
+    async def all_of(ids: list[int]) -> list[int]:
+        return [task_id async for task_id in tc.as_completed_async(ids)]
+
+    ids = [tc.submit(square, n).id for n in range(50)]
+    assert sorted(asyncio.run(all_of(ids))) == ids
+    assert asyncio.run(all_of([])) == []
+
+
+def test_tasks_that_are_late_raise(tc: TaskClient, tmp_path: Path) -> None:
+    async def first(task_id: int) -> None:
+        async for _ in tc.as_completed_async([task_id], timeout=0.1):
+            raise AssertionError("it has not ended")
+
+    future = tc.submit(waits, tmp_path / "started")
+    with pytest.raises(TimeoutError):
+        asyncio.run(first(future.id))
+    tc.abort(future.id)
+
+
+def test_an_executor_runs_in_a_loop(tc: TaskClient) -> None:
+    async def squares() -> list[int]:
+        loop = asyncio.get_running_loop()
+        return list(await asyncio.gather(*(loop.run_in_executor(executor, square, n) for n in range(20))))
+
+    with tc.executor() as executor:
+        assert asyncio.run(squares()) == [n * n for n in range(20)]
+
+
+def test_cancelling_the_wait_aborts_the_task(tc: TaskClient, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+
+    async def impatient() -> int:
+        future = tc.submit(waits, started)
+        waiting = asyncio.ensure_future(asyncio.wait_for(future, DEADLINE_S))
+        while not started.exists():
+            await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        return future.id
+
+    task_id = asyncio.run(impatient())
+    eventually(lambda: tc.status(task_id).reason == "aborted", DEADLINE_S)
+
+
+def test_cancelling_the_wait_for_a_task_that_waits_ends_it_before_it_runs(tc: TaskClient, tmp_path: Path) -> None:
+    async def impatient() -> None:
+        blockers = [tc.submit(waits, tmp_path / str(n)) for n in range(2)]
+        behind = tc.submit(square, 3)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(behind, 0.2)
+        assert behind.cancelled()
+        tc.abort(blockers)
+
+    asyncio.run(impatient())

@@ -1,0 +1,111 @@
+"""``tc.dask_get``: dask's collections on a real farm, beside dask's own synchronous scheduler."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from dask.bag import from_sequence
+from dask.base import compute
+from dask.delayed import delayed
+
+from ipytaskfarm import TaskClient
+from tests.support.farms import module_farm
+
+pytestmark = pytest.mark.farm
+
+
+@pytest.fixture(scope="module")
+def tc() -> Iterator[TaskClient]:
+    with module_farm(2) as farm, farm.task_client() as client:
+        client.progress = False
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(tc: TaskClient) -> Iterator[None]:
+    yield
+    tc.clear()
+
+
+def increment(x: int) -> int:
+    return x + 1
+
+
+def _array() -> Any:
+    return da.arange(100, chunks=10)
+
+
+GRAPHS: dict[str, Callable[[], Any]] = {
+    "sum of an array": lambda: _array().sum(),
+    "mean of squares": lambda: (_array() ** 2).mean(),
+    "transposed product": lambda: (m := da.ones((40, 40), chunks=(10, 20))) @ m.T,
+    "slices and concatenation": lambda: da.concatenate([_array()[::3], _array()[5:17]]),
+    "cumulative sum": lambda: da.cumsum(_array()),
+    "singular values": lambda: da.linalg.svd(da.ones((40, 5), chunks=(10, 5)).cumsum(0))[1],
+    "rechunked": lambda: _array().reshape(10, 10).rechunk((3, 5)),
+    "bag, mapped and folded": lambda: from_sequence(range(50), npartitions=7).map(increment).sum(),
+    "bag, grouped": lambda: from_sequence(range(20), npartitions=4).frequencies(),
+    "delayed tree": lambda: delayed(sum)([delayed(increment)(i) for i in range(5)]),
+}
+
+
+@pytest.mark.parametrize("make", GRAPHS.values(), ids=GRAPHS.keys())
+def test_a_collection_has_the_value_that_dask_computes(tc: TaskClient, make: Callable[[], Any]) -> None:
+    with dask.config.set(scheduler="synchronous"):
+        expected = make().compute()
+    with dask.config.set(scheduler=tc.dask_get):
+        found = make().compute()
+    np.testing.assert_array_equal(found, expected)
+    assert tc.queue_status()["succeeded"] == 0, "values stay on the farm"
+
+
+def test_a_plain_graph_may_have_aliases_data_and_nested_keys(tc: TaskClient) -> None:
+    graph = {"a": 1, "b": (increment, "a"), "c": "b", "d": (sum, ["a", "b", "c"]), "unused": (increment, "d")}
+    assert tc.dask_get(graph, [["a", "b"], ["c", ["d"]]]) == [[1, 2], [2, [5]]]
+    assert tc.dask_get(graph, "d") == 5
+
+
+def test_several_collections_share_what_they_have_in_common(tc: TaskClient) -> None:
+    array = _array()
+    with dask.config.set(scheduler=tc.dask_get):
+        assert compute(array.sum(), array.max()) == (4950, 99)
+
+
+def fails(x: int) -> int:
+    raise ZeroDivisionError(f"with {x}")
+
+
+def test_the_error_of_a_node_is_raised_and_the_others_end(tc: TaskClient) -> None:
+    total = delayed(sum)([delayed(increment)(1), delayed(fails)(2)])
+    with dask.config.set(scheduler=tc.dask_get), pytest.raises(ZeroDivisionError, match="with 2"):
+        total.compute()
+    assert tc.queue_status()["scheduled"] == 0
+    assert "ZeroDivisionError" in {group.etype for group in tc.failures()}
+
+
+def kills_its_engine_once(x: int, mark: Path) -> int:
+    if x == 3 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def test_a_killed_engine_costs_no_value(tc: TaskClient, tmp_path: Path) -> None:
+    mark = tmp_path / "killed"
+    total = delayed(sum)([delayed(kills_its_engine_once)(i, mark) for i in range(10)])
+    with dask.config.set(scheduler=tc.dask_get):
+        assert total.compute() == 45
+    assert mark.exists()
+
+
+def test_a_key_that_the_graph_lacks_is_named(tc: TaskClient) -> None:
+    with pytest.raises(KeyError, match="nowhere"):
+        tc.dask_get({"a": 1}, ["nowhere"])

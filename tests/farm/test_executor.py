@@ -1,0 +1,330 @@
+"""`Executor`: the contract of ``concurrent.futures`` on a real farm."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import gc
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ipytaskfarm import Executor, Farm, TaskClient
+from ipytaskfarm.core import errors
+from tests.support.farms import module_farm
+from tests.support.polling import eventually
+
+pytestmark = pytest.mark.farm
+DEADLINE_S = 30
+
+
+@pytest.fixture(scope="module")
+def small_farm() -> Iterator[Farm]:
+    with module_farm(2) as farm:
+        yield farm
+
+
+@pytest.fixture
+def tc(small_farm: Farm) -> Iterator[TaskClient]:
+    with small_farm.task_client() as client:
+        client.progress = False
+        yield client
+        client.clear()
+
+
+@pytest.fixture
+def ex(tc: TaskClient) -> Iterator[Executor]:
+    with tc.executor() as executor:
+        assert isinstance(executor, Executor)
+        yield executor
+
+
+def multiply(x: int, y: int) -> int:
+    return x * y
+
+
+def waits_for(path: Path) -> str:
+    end_s = time.monotonic() + DEADLINE_S
+    while not path.exists():
+        if time.monotonic() > end_s:
+            raise TimeoutError(f"{path} did not come")
+        time.sleep(0.01)
+    return path.name
+
+
+def kills_its_engine_once(mark: Path) -> str:
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def kills_its_engine() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Thing:
+    pass
+
+
+def thing(_: object) -> Thing:
+    return Thing()
+
+
+def test_calls_have_values_and_errors(ex: Executor) -> None:
+    assert ex.submit(multiply, 6, y=7).result(DEADLINE_S) == 42
+    failed = ex.submit(divmod, 1, 0)
+    assert isinstance(failed.exception(DEADLINE_S), ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError):
+        failed.result()
+
+
+def test_results_leave_the_farm_and_failures_stay(ex: Executor, tc: TaskClient) -> None:
+    assert list(ex.map(abs, range(-200, 0))) == list(range(200, 0, -1))
+    assert isinstance(ex.submit(divmod, 1, 0).exception(DEADLINE_S), ZeroDivisionError)
+    ex.shutdown()
+    assert tc.queue_status() == {"scheduled": 0, "pending": 0, "succeeded": 0, "failed": 1}
+
+
+def test_wait_and_as_completed_take_these_futures(ex: Executor) -> None:
+    futures = [ex.submit(abs, n) for n in range(20)]
+    done, not_done = concurrent.futures.wait(futures, DEADLINE_S)
+    assert (len(done), len(not_done)) == (20, 0)
+    assert {future.result() for future in concurrent.futures.as_completed(futures)} == set(range(20))
+
+
+@pytest.mark.parametrize("chunksize", [1, 6, 40, 50])
+def test_map_keeps_the_order(ex: Executor, chunksize: int) -> None:
+    assert list(ex.map(pow, range(40), range(40), chunksize=chunksize)) == [n**n for n in range(40)]
+
+
+def test_map_raises_in_its_turn(ex: Executor) -> None:
+    values = ex.map(divmod, [1, 1, 1, 1], [2, 3, 0, 5])
+    assert (next(values), next(values)) == ((0, 1), (0, 1))
+    with pytest.raises(ZeroDivisionError):
+        next(values)
+
+
+def test_map_reads_no_further_than_its_buffer(ex: Executor) -> None:
+    read: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for n in range(1000):
+            read.append(n)
+            yield n
+
+    values = ex.map(abs, numbers(), buffersize=4)
+    assert len(read) == 4
+    assert [next(values) for _ in range(10)] == list(range(10))
+    assert len(read) <= 14
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"chunksize": -1}, ValueError, "chunksize must be >= 1."),
+        ({"chunksize": 0}, ValueError, "chunksize must be >= 1."),
+        ({"buffersize": 0}, ValueError, "buffersize"),
+        ({"buffersize": "4"}, TypeError, "buffersize"),
+    ],
+)
+def test_wrong_arguments_of_map_are_named(
+    ex: Executor, arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        ex.map(abs, [1], **arguments)
+
+
+def test_a_map_that_takes_too_long_raises(ex: Executor, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    values = ex.map(waits_for, [gate], timeout=0.2)
+    with pytest.raises(TimeoutError):
+        next(values)
+    gate.touch()
+
+
+def test_waiting_calls_can_be_cancelled_and_running_ones_cannot(ex: Executor, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    running = [ex.submit(waits_for, gate) for _ in range(2)]
+    eventually(lambda: all(future.running() for future in running), DEADLINE_S)
+    waiting = ex.submit(abs, -1)
+    assert not any(future.cancel() for future in running)
+    assert waiting.cancel()
+    assert waiting.cancelled()
+    with pytest.raises(concurrent.futures.CancelledError):
+        waiting.result()
+    gate.touch()
+    assert [future.result(DEADLINE_S) for future in running] == ["gate", "gate"]
+
+
+def test_a_shutdown_may_cancel_what_waits(tc: TaskClient, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    executor = Executor(tc)
+    running = [executor.submit(waits_for, gate) for _ in range(2)]
+    eventually(lambda: all(future.running() for future in running), DEADLINE_S)
+    waiting = [executor.submit(abs, n) for n in range(20)]
+    executor.shutdown(wait=False, cancel_futures=True)
+    assert all(future.cancelled() for future in waiting)
+    gate.touch()
+    assert [future.result(DEADLINE_S) for future in running] == ["gate", "gate"]
+
+
+def test_nothing_is_taken_after_a_shutdown(tc: TaskClient) -> None:
+    executor = Executor(tc)
+    executor.shutdown()
+    executor.shutdown()
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        executor.submit(abs, -1)
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_there_must_be_workers(number: int) -> None:
+    with pytest.raises(ValueError, match="max_workers must be greater than 0"):
+        Executor(number)
+
+
+def test_a_callback_may_submit(ex: Executor) -> None:
+    found: list[int] = []
+    done = threading.Event()
+
+    def again(future: concurrent.futures.Future[int]) -> None:
+        found.append(future.result())
+        if len(found) < 5:
+            ex.submit(abs, -len(found)).add_done_callback(again)
+        else:
+            done.set()
+
+    ex.submit(abs, 0).add_done_callback(again)
+    assert done.wait(DEADLINE_S)
+    assert found == [0, 1, 2, 3, 4]
+
+
+def test_no_reference_is_kept(ex: Executor) -> None:
+    for value in ex.map(thing, range(10)):
+        seen = weakref.ref(value)
+        del value
+        gc.collect()
+        assert seen() is None
+    sent = Thing()
+    seen = weakref.ref(sent)
+    ex.submit(id, sent)
+    del sent
+    eventually(lambda: gc.collect() >= 0 and seen() is None, DEADLINE_S)
+
+
+def test_what_cannot_travel_fails_its_future_alone(ex: Executor) -> None:
+    error = ex.submit(id, threading.Lock()).exception(DEADLINE_S)
+    assert isinstance(error, errors.UnpickleableException)
+    assert ex.submit(abs, -1).result(DEADLINE_S) == 1
+
+
+def test_a_killed_engine_costs_no_result(ex: Executor, tmp_path: Path) -> None:
+    others = [ex.submit(abs, -n) for n in range(50)]
+    assert ex.submit(kills_its_engine_once, tmp_path / "mark").result(DEADLINE_S) == "done"
+    assert [future.result(DEADLINE_S) for future in others] == list(range(50))
+
+
+def test_a_call_that_kills_its_engines_fails_alone(tc: TaskClient) -> None:
+    with tc.executor(retries=0) as executor:
+        error = executor.submit(kills_its_engine).exception(DEADLINE_S)
+        assert isinstance(error, errors.EngineLost)
+        assert isinstance(error, BrokenProcessPool)
+        assert "SIGKILL" in str(error)
+        assert isinstance(error.__cause__, errors.EngineLost)
+        assert executor.submit(abs, -1).result(DEADLINE_S) == 1
+
+
+def remember(name: str) -> None:
+    os.environ["IPYTASKFARM_EXECUTOR_TEST"] = name
+
+
+def remembered(_: object) -> str | None:
+    return os.environ.get("IPYTASKFARM_EXECUTOR_TEST")
+
+
+def fails() -> None:
+    raise ZeroDivisionError("in the initializer")
+
+
+def test_each_engine_is_initialized(tc: TaskClient) -> None:
+    with tc.executor(initializer=remember, initargs=("here",)) as executor:
+        assert set(executor.map(remembered, range(20))) == {"here"}
+
+
+def test_a_failed_initializer_breaks_the_executor(tc: TaskClient) -> None:
+    with tc.executor(initializer=fails) as executor:
+        error = executor.submit(abs, -1).exception(DEADLINE_S)
+        assert isinstance(error, BrokenProcessPool)
+        assert "in the initializer" in str(error.__cause__)
+        with pytest.raises(BrokenProcessPool):
+            executor.submit(abs, -1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"initializer": 3}, TypeError),
+        ({"max_tasks_per_child": 0}, ValueError),
+        ({"max_tasks_per_child": "1"}, TypeError),
+    ],
+)
+def test_wrong_arguments_are_refused(tc: TaskClient, arguments: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        tc.executor(**arguments)
+
+
+def test_engines_are_replaced_after_so_many_calls(tc: TaskClient) -> None:
+    with tc.executor(max_tasks_per_child=2) as executor:
+        found = [executor.submit(os.getpid).result(DEADLINE_S) for _ in range(8)]
+    assert max(map(found.count, found)) <= 2
+
+
+def test_rules_of_a_task_are_those_of_a_call(tc: TaskClient) -> None:
+    with tc.executor(time_limit=2, retries=0) as executor:
+        error = executor.submit(time.sleep, 60).exception(DEADLINE_S)
+    assert isinstance(error, errors.TimeLimitExceeded)
+
+
+def test_large_values_outlive_the_farm() -> None:
+    with Executor(1) as executor:
+        future = executor.submit(np.arange, 1_000_000)
+    assert future.result().sum() == 499_999_500_000
+    assert executor._max_workers == 1
+
+
+def test_an_executor_does_not_travel(ex: Executor) -> None:
+    with pytest.raises(errors.UnpickleableException, match="current_task"):
+        pickle.dumps(ex)
+
+
+SCRIPT = """
+import time
+from ipytaskfarm import Executor
+from pathlib import Path
+
+def late(path):
+    time.sleep(0.5)
+    Path(path).write_text("written")
+
+if __name__ == "__main__":
+    executor = Executor(1)
+    executor.submit(late, {path!r})
+"""
+
+
+def test_what_was_submitted_is_done_before_the_interpreter_ends(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(path=str(tmp_path / "late")))
+    subprocess.run([sys.executable, script], check=True, timeout=60)
+    assert (tmp_path / "late").read_text() == "written"

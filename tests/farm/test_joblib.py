@@ -1,0 +1,155 @@
+"""joblib's backend ``ipytaskfarm``: `Parallel` calls and scikit-learn on a real farm."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+from joblib import Parallel, delayed, parallel_config
+
+import ipytaskfarm.joblib as adapter
+from ipytaskfarm import TaskClient
+from ipytaskfarm.core import errors
+from tests.support.farms import module_farm
+from tests.support.polling import eventually
+
+pytestmark = pytest.mark.farm
+
+
+@pytest.fixture(scope="module")
+def tc() -> Iterator[TaskClient]:
+    with module_farm(2) as farm, farm.task_client() as client:
+        client.progress = False
+        yield client
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def squares(n: int) -> list[int]:
+    found: list[int] = Parallel(n_jobs=2)(delayed(square)(i) for i in range(n))
+    return found
+
+
+def fails_at_three(x: int) -> int:
+    if x == 3:
+        raise ZeroDivisionError("three")
+    return x
+
+
+def kills_its_engine_once(x: int, marks: Path) -> int:
+    if x == 5 and not (marks / "killed").exists():
+        (marks / "killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def test_values_come_in_order_and_leave_nothing_on_the_farm(tc: TaskClient) -> None:
+    with parallel_config("ipytaskfarm", client=tc):
+        assert Parallel()(delayed(square)(i) for i in range(500)) == [i * i for i in range(500)]
+    assert tc.queue_status() == {"scheduled": 0, "pending": 0, "succeeded": 0, "failed": 0}
+
+
+@pytest.mark.parametrize("return_as", ["generator", "generator_unordered"])
+def test_values_are_generated(tc: TaskClient, return_as: Any) -> None:
+    with parallel_config("ipytaskfarm", client=tc):
+        assert sorted(Parallel(return_as=return_as)(delayed(square)(i) for i in range(20))) == [
+            i * i for i in range(20)
+        ]
+
+
+def test_jobs_are_counted_as_by_joblib(tc: TaskClient) -> None:
+    with parallel_config("ipytaskfarm", client=tc, n_jobs=-1):
+        assert joblib.effective_n_jobs(-1) == 2
+        assert joblib.effective_n_jobs(-2) == 1
+        assert joblib.effective_n_jobs(7) == 7
+        with pytest.raises(ValueError, match="n_jobs == 0 in Parallel has no meaning"):
+            Parallel(n_jobs=0)(delayed(square)(i) for i in range(2))
+
+
+def test_an_error_is_raised_with_its_type_and_its_task_stays(tc: TaskClient) -> None:
+    tc.clear()
+    with (
+        parallel_config("ipytaskfarm", client=tc),
+        pytest.raises(ZeroDivisionError, match="three"),
+    ):
+        Parallel()(delayed(fails_at_three)(i) for i in range(10))
+    assert [(group.etype, len(group.ids)) for group in tc.failures() if group.etype] == [("ZeroDivisionError", 1)]
+    tc.clear()
+
+
+def test_what_cannot_travel_is_an_error_and_not_a_hang(tc: TaskClient) -> None:
+    import threading
+
+    with (
+        parallel_config("ipytaskfarm", client=tc),
+        pytest.raises(errors.UnpickleableException, match="lock"),
+    ):
+        Parallel()(delayed(type)(threading.Lock()) for _ in range(4))
+
+
+def test_calls_within_calls_are_children(tc: TaskClient) -> None:
+    with parallel_config("ipytaskfarm", client=tc):
+        assert Parallel(n_jobs=2)(delayed(squares)(n) for n in (3, 4)) == [[0, 1, 4], [0, 1, 4, 9]]
+
+
+def test_a_killed_engine_costs_no_result(tc: TaskClient, tmp_path: Path) -> None:
+    with parallel_config("ipytaskfarm", client=tc):
+        found = Parallel()(delayed(kills_its_engine_once)(i, tmp_path) for i in range(20))
+    assert found == list(range(20))
+    assert (tmp_path / "killed").exists()
+
+
+def test_rules_of_a_task_are_those_of_a_batch(tc: TaskClient) -> None:
+    with (
+        parallel_config("ipytaskfarm", client=tc, time_limit=2, retries=0),
+        pytest.raises(errors.TimeLimitExceeded),
+    ):
+        Parallel()(delayed(time.sleep)(60) for _ in range(2))
+    tc.clear()
+
+
+def test_an_interrupted_call_aborts_its_batches(tc: TaskClient) -> None:
+    with (
+        parallel_config("ipytaskfarm", client=tc),
+        pytest.raises(multiprocessing.TimeoutError),
+    ):
+        Parallel(timeout=0.5)(delayed(time.sleep)(60) for _ in range(4))
+    eventually(lambda: tc.queue_status()["pending"] == 0)
+    tc.clear()
+
+
+def test_large_arrays_are_sent_once(tc: TaskClient) -> None:
+    array = np.arange(1_000_000.0)
+    with parallel_config("ipytaskfarm", client=tc):
+        assert Parallel()(delayed(np.max)(array) for _ in range(10)) == [999_999.0] * 10
+
+
+def test_a_grid_search_finds_what_it_finds_alone(tc: TaskClient) -> None:
+    from sklearn.datasets import load_iris
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.svm import SVC
+
+    data, target = load_iris(return_X_y=True)
+    search = GridSearchCV(SVC(), {"C": [0.1, 1.0, 10.0], "gamma": [0.01, 0.1]}, cv=3)
+    alone = search.fit(data, target).best_params_
+    forest = RandomForestClassifier(20, random_state=0)
+    score = forest.fit(data, target).score(data, target)
+    with parallel_config("ipytaskfarm", client=tc):
+        assert search.fit(data, target).best_params_ == alone
+        assert forest.fit(data, target).score(data, target) == score
+
+
+def test_the_adapter_names_its_backend() -> None:
+    with parallel_config("ipytaskfarm") as config:
+        assert type(config["backend"]) is adapter.FarmBackend

@@ -1,0 +1,157 @@
+"""`Pool`: the contract of ``multiprocessing.Pool`` on a real farm."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ipytaskfarm import Pool, TaskClient
+from ipytaskfarm.core import errors
+from tests.support.farms import module_farm
+
+pytestmark = pytest.mark.farm
+DEADLINE_S = 30
+
+
+@pytest.fixture(scope="module")
+def tc() -> Iterator[TaskClient]:
+    with module_farm(2) as farm, farm.task_client() as client:
+        client.progress = False
+        yield client
+
+
+@pytest.fixture
+def pool(tc: TaskClient) -> Iterator[Pool]:
+    with Pool(tc) as pool:
+        yield pool
+    tc.clear()
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def multiply(x: int, y: int = 1) -> int:
+    return x * y
+
+
+def inverse(x: int) -> float:
+    return 1 / x
+
+
+def kills_its_engine_once(x: int, mark: Path) -> int:
+    if x == 5 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def test_apply(pool: Pool) -> None:
+    assert pool.apply(square, (5,)) == 25
+    assert pool.apply(multiply, (5,), {"y": 3}) == 15
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 7, 100])
+def test_map_and_starmap_keep_the_order(pool: Pool, chunksize: int | None) -> None:
+    assert pool.map(square, range(30), chunksize) == [n * n for n in range(30)]
+    assert pool.starmap(multiply, [(n, n) for n in range(30)], chunksize) == [n * n for n in range(30)]
+    assert pool.map(square, []) == []
+
+
+def test_results_are_asked_for_later(pool: Pool) -> None:
+    found: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+    result = pool.map_async(square, range(10), callback=found.put)
+    assert result.get(DEADLINE_S) == [n * n for n in range(10)]
+    assert result.ready()
+    assert result.successful()
+    assert found.get(timeout=DEADLINE_S) == [n * n for n in range(10)]
+
+
+def test_errors_are_raised_and_told(pool: Pool) -> None:
+    found: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
+    result = pool.apply_async(inverse, (0,), error_callback=found.put)
+    with pytest.raises(ZeroDivisionError):
+        result.get(DEADLINE_S)
+    assert not result.successful()
+    assert isinstance(found.get(timeout=DEADLINE_S), ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError):
+        pool.map(inverse, [2, 0, 4])
+
+
+def test_a_result_that_is_late_raises_multiprocessings_error(pool: Pool) -> None:
+    result = pool.apply_async(time.sleep, (60,))
+    with pytest.raises(multiprocessing.TimeoutError):
+        result.get(0.1)
+    with pytest.raises(ValueError, match="not ready"):
+        result.successful()
+    values = pool.imap(time.sleep, [60])
+    with pytest.raises(multiprocessing.TimeoutError):
+        values.next(0.1)
+
+
+@pytest.mark.parametrize("chunksize", [1, 7])
+def test_iterators(pool: Pool, chunksize: int) -> None:
+    assert list(pool.imap(square, range(30), chunksize)) == [n * n for n in range(30)]
+    assert sorted(pool.imap_unordered(square, iter(range(30)), chunksize)) == [n * n for n in range(30)]
+
+
+def test_an_iterator_goes_on_behind_an_error(pool: Pool) -> None:
+    values = pool.imap(inverse, [1, 0, 2])
+    assert next(values) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(values)
+    assert next(values) == 0.5
+    with pytest.raises(StopIteration):
+        next(values)
+
+
+def test_a_killed_engine_costs_no_result(pool: Pool, tmp_path: Path) -> None:
+    mark = tmp_path / "killed"
+    assert pool.starmap(kills_its_engine_once, [(n, mark) for n in range(20)]) == list(range(20))
+    assert mark.exists()
+
+
+def test_a_pool_ends_as_multiprocessings_does(tc: TaskClient) -> None:
+    pool = Pool(tc)
+    with pytest.raises(ValueError, match="Pool is still running"):
+        pool.join()
+    result = pool.map_async(square, range(10))
+    pool.close()
+    with pytest.raises(ValueError, match="Pool not running"):
+        pool.map(square, [1])
+    pool.join()
+    assert result.get(0) == [n * n for n in range(10)]
+
+
+def test_terminate_ends_what_runs(tc: TaskClient) -> None:
+    pool = Pool(tc)
+    result = pool.apply_async(time.sleep, (600,))
+    pool.terminate()
+    pool.join()
+    assert result.ready()
+    assert not result.successful()
+    tc.clear()
+
+
+@pytest.mark.parametrize("processes", [0, -1])
+def test_there_must_be_processes(processes: int) -> None:
+    with pytest.raises(ValueError, match="Number of processes must be at least 1"):
+        Pool(processes)
+
+
+@pytest.mark.parametrize("tasks", [0, -1, "5"])
+def test_a_wrong_number_of_tasks_per_child_is_refused(tc: TaskClient, tasks: object) -> None:
+    with pytest.raises(ValueError, match="maxtasksperchild must be a positive int or None"):
+        Pool(tc, maxtasksperchild=tasks)  # type: ignore[arg-type]
+
+
+def test_a_pool_does_not_travel(pool: Pool) -> None:
+    with pytest.raises(errors.UnpickleableException, match="current_task"):
+        pool.apply(id, (pool,))

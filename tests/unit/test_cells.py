@@ -1,0 +1,50 @@
+"""Places in notebook cells are named as IPython names them."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from ipytaskfarm.display.cells import UNKNOWN, cell_of, with_cells
+
+CELL = "/tmp/ipykernel_4711/1234567.py"
+OTHER = "/tmp/ipykernel_4711/7654321.py"
+TEXT = f'Traceback:\n  File "{CELL}", line 3, in f\n    1 / 0\n  File "/home/study.py", line 9\n'
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interpreter in which one cell was typed."""
+    compiler = SimpleNamespace(format_code_name=lambda name: ("Cell", "In[7]") if name == CELL else None)
+    module = SimpleNamespace(get_ipython=lambda: SimpleNamespace(compile=compiler))
+    monkeypatch.setitem(sys.modules, "IPython", module)
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_cell_of_this_kernel_has_its_number() -> None:
+    assert cell_of(CELL) == "In [7]"
+    assert with_cells(TEXT) == TEXT.replace(f'File "{CELL}", line 3', "In [7], line 3")
+    assert with_cells(f"{CELL}:3 in f") == "In [7], line 3 in f"
+    assert with_cells(f"ValueError: no ({CELL}:3 in f)") == "ValueError: no (In [7], line 3 in f)"
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_cell_of_another_kernel_is_a_cell() -> None:
+    assert with_cells(f"{OTHER}:3 in f") == f"{UNKNOWN}, line 3 in f"
+
+
+def test_a_script_without_ipython_names_cells_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    assert with_cells(f"{CELL}:3 in f") == f"{UNKNOWN}, line 3 in f"
+
+
+def test_a_terminals_cell_tells_its_number_by_itself() -> None:
+    assert with_cells("<ipython-input-12-0bf14da1e67d>:3 in f") == "In [12], line 3 in f"
+    assert with_cells('  File "<ipython-input-12-0bf14da1e67d>", line 3') == "  In [12], line 3"
+
+
+@pytest.mark.parametrize("text", ["", "/home/me/study.py:3 in f", "at 12:30:07 in May", 'File "<task>", line 2'])
+def test_everything_else_stays(text: str) -> None:
+    assert with_cells(text) == text

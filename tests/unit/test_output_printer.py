@@ -1,0 +1,98 @@
+"""What is shown of the output of tasks: labels, limits, lines that are redrawn, displays that are updated."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from ipytaskfarm.client import output_printer
+from ipytaskfarm.client.output_printer import KEPT_CHARS, OutputPrinter, SeenOutput, rest_of
+from ipytaskfarm.core.messages import Output
+from ipytaskfarm.engine.sinks import BoundedText
+
+Captured = pytest.CaptureFixture[str]
+
+
+def output(
+    stdout: str = "", stderr: str = "", displays: list[tuple[int, str]] | None = None, serial: int = 0
+) -> Output:
+    packed = msgspec.msgpack.encode([(place, {"data": {"text/plain": text}}) for place, text in displays or []])
+    return Output((7, 1), 0, stdout, stderr, (len(stdout), len(stderr)), packed if displays else b"", serial)
+
+
+def test_each_line_stands_behind_its_label(capsys: Captured) -> None:
+    printer, seen = OutputPrinter(), SeenOutput()
+    printer.take("7", seen, output("one\ntw", "err\n"))
+    printer.show()
+    assert capsys.readouterr() == ("[7] one\n", "[7] err\n")
+    printer.rest("7", seen, "one\ntwo", "err\n", [])
+    printer.show(is_over=True)
+    assert capsys.readouterr() == ("[7] two\n", "")
+
+
+def test_of_one_task_the_text_stands_as_it_was_written(capsys: Captured) -> None:
+    printer, seen = OutputPrinter(labelled=False), SeenOutput()
+    printer.take("7", seen, output("10 %\r20 %\r"))
+    printer.show()
+    printer.rest("7", seen, "10 %\r20 %\r30 %", "", [{"data": {"text/plain": "42"}}])
+    printer.show(is_over=True)
+    assert capsys.readouterr().out == "10 %\r20 %\r30 %42\n"
+
+
+def test_a_line_that_was_redrawn_is_shown_as_it_is_at_last(capsys: Captured) -> None:
+    printer = OutputPrinter()
+    printer.rest("7", SeenOutput(), "10 %\r20 %\r100 %\n", "", [])
+    printer.show()
+    assert capsys.readouterr().out == "[7] 100 %\n"
+
+
+def test_a_display_is_shown_once_and_again_when_it_has_changed(capsys: Captured) -> None:
+    printer, seen = OutputPrinter(), SeenOutput()
+    printer.take("7", seen, output(displays=[(0, "a"), (1, "b")], serial=2))
+    printer.take("7", seen, output(displays=[(1, "c")], serial=3))
+    assert seen.serial == 3
+    rest = [{"data": {"text/plain": text}} for text in "acd"]
+    printer.rest("7", seen, "", "", rest)
+    printer.show()
+    assert capsys.readouterr().out == "[7] a\n[7] b\n[7] c\n[7] d\n"
+
+
+def test_a_flood_is_cut_and_counted(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_printer, "LINES_PER_S", 0)
+    printer, seen = OutputPrinter(), SeenOutput()
+    printer.take("7", seen, output("".join(f"{n}\n" for n in range(5_000))))
+    printer.show()
+    shown = capsys.readouterr()
+    assert shown.out.count("\n") == output_printer.LINES_AT_ONCE
+    assert shown.err == ""
+    printer.show(is_over=True)
+    assert capsys.readouterr().err == "[7] … 4,000 lines not shown\n"
+
+
+def test_a_flood_of_one_task_is_cut_too(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_printer, "CHARS_PER_S", 0)
+    printer = OutputPrinter(labelled=False)
+    for _ in range(20):
+        printer.take("7", SeenOutput(), output("x" * 9_999 + "\n"))
+    printer.show(is_over=True)
+    shown = capsys.readouterr()
+    assert len(shown.out) <= output_printer.CHARS_AT_ONCE
+    assert shown.err == "… 7 lines not shown\n"
+
+
+@pytest.mark.parametrize("seen", [0, 10, KEPT_CHARS, KEPT_CHARS + 5, 100_000, 150_000, 199_990, 200_000])
+def test_the_rest_of_a_long_text_follows_what_was_seen(seen: int) -> None:
+    whole = "".join(f"{n:9}\n" for n in range(20_000))
+    text = BoundedText()
+    text.write(whole)
+    rest = rest_of(text.text(), seen)
+    assert whole.endswith(rest[-50:])
+    if seen >= len(whole) - KEPT_CHARS:
+        assert rest == whole[seen:]
+    else:
+        assert "characters left out" in rest
+
+
+def test_the_rest_of_a_short_text() -> None:
+    assert rest_of("hello", 2) == "llo"
+    assert rest_of("hello", 5) == ""
