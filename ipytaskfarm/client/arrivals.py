@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..core.messages.task_types import FailureSummary, Final
 from ..core.scheduler.chunks import ChunkRegistry
@@ -190,6 +190,12 @@ class Arrivals:
             return True
         chunk = self.chunks.of(task_id) if self.chunks.items else None
         return chunk is not None and (chunk in self.handed_in or chunk in self.watched)
+
+    def follow(self, chunks: Mapping[int, int]) -> None:
+        """Note chunks of another client's map: chunk -> number of its items."""
+        for chunk, count in chunks.items():
+            if chunk not in self.chunks.items:
+                self.chunks.add(chunk, count)
 
     def ended_of(self, waiting: set[int], changed: list[int] | None = None) -> list[int]:
         """Take those out of `waiting` that have ended, and return them.

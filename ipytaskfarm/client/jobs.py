@@ -431,9 +431,8 @@ class Job:
         job.__dict__["_opened_s"] = row.opened_s
         if row.is_map:
             record.members = MapMembers([(i, row.items.get(i, 0)) for i in row.ids], dict(row.retries))
-            client.session.follow_chunks(row.items)
         else:
             record.ids[:] = row.ids
             record.graph.known(row.ids)
-        client.session.watch(row.ids)
+        client.session.watch(row.ids, row.items)
         return job

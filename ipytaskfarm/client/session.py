@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
 from ..core import errors
@@ -290,11 +291,15 @@ class Session:
         with self._lock:
             return set(self.arrivals.handed_in)
 
-    def watch(self, ids: Iterable[int]) -> None:
-        """Ask the controller to report the end of these tasks.  Raises IndexError for ids that were never issued."""
+    def watch(self, ids: Iterable[int], chunks: Mapping[int, int] = MappingProxyType({})) -> None:
+        """Ask the controller to report the end of these tasks.  Raises IndexError for ids that were never issued.
+
+        chunks: those of another client's map among them -> number of items.
+        """
         wanted = set(ids)
         with self._lock:
             arrivals = self.arrivals
+            arrivals.follow(chunks)
             foreign = wanted - arrivals.finals.keys() - arrivals.handed_in - arrivals.watched
             foreign = {i for i in foreign if arrivals.chunks.of(i) is None}
             # Tasks of this session that are not live have ended, and were dropped from the cache or cleared.
@@ -306,13 +311,6 @@ class Session:
         unknown = sorted(reply.unknown) if isinstance(reply, Watched) else []
         if unknown:
             raise IndexError(f"task ID not registered: {unknown[0]} (never issued, or cleared)")
-
-    def follow_chunks(self, items: Mapping[int, int]) -> None:
-        """Note the chunks of another client's map: chunk -> number of its items."""
-        with self._lock:
-            for chunk, count in items.items():
-                if chunk not in self.arrivals.chunks.items:
-                    self.arrivals.chunks.add(chunk, count)
 
     def adopt(self, ids: Iterable[int]) -> None:
         """Count ids that the controller made for this session (of retries) as submitted here."""
@@ -554,18 +552,6 @@ class Session:
         """Wait until all engines have answered a command; False when timeout_s is over."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         return asked.answered or self.wait_event(asked.event, deadline)
-
-    def wait_gone(self, timeout_s: float) -> None:
-        """Wait until the farm has removed its connection file.  Raises TimeoutError when timeout_s is over."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                self.io.read_info()
-            except (errors.FarmNotRunning, OSError):
-                return
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"farm {self.farm!r} has not ended within {timeout_s:g} s")
-            time.sleep(0.02)
 
     def forget(self, asked: PendingQuestion) -> None:
         """Drop a question: nobody waits for its answer any more."""

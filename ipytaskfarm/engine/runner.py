@@ -40,7 +40,7 @@ from .baseline import LONG_S
 from .callables import Callables
 from .capture import nothing_new
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
-from .current import CurrentTask, Deferred
+from .current import CurrentTask, Deferred, details_of
 from .error_summary import brief, described
 from .half_imports import half_imported
 from .helper_processes import LOKY_WORKERS
@@ -493,7 +493,7 @@ class Runner:
             failure = brief(problem, problem)
         run = attempt.run
         body = self._encoder.encode(ResultBody(None, FailureBody(failure.etype, failure.value)))
-        word = _word(error, reason) if error is not None else None
+        word = details_of(error, reason) if error is not None else None
         ended = Ended(run.task, run.attempt, reason, attempt.started_s, run_s, failure, body, detail=word)
         return encoded(self._encoder.encode, ended)
 
@@ -519,7 +519,7 @@ class Runner:
             error = self._interrupts.raised
         if error is not None:
             outcome = self._outcome(attempt, error)
-            word = _word(error, outcome)
+            word = details_of(error, outcome)
             code = attempt.work.code if isinstance(attempt.work, StringWork) else ""
             failure, body_failure = described(error, filename_of(code) if code else "", code)
         body = ResultBody(
@@ -580,14 +580,6 @@ class Runner:
         if attempt.unready and self._interrupts.raised is None:
             return Reason.ENVIRONMENT
         return self._interrupts.outcome()
-
-
-def _word(error: BaseException, outcome: str) -> Deferral | LostInputs | None:
-    if outcome == DEFERS and isinstance(error, Deferred):
-        return error.word
-    if outcome == LOSES_INPUTS and isinstance(error, InputsLost):
-        return LostInputs(tuple(error.ids), tuple(error.engines))
-    return None
 
 
 def _cancelled() -> asyncio.CancelledError:
