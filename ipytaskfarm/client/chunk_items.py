@@ -28,7 +28,7 @@ def item_final(chunk: Final, task_id: int, values: Sequence[Any] | None) -> Fina
     body = chunk.body
     if values is not None:
         body = _encode(ResultBody(pack(values[task_id - chunk.id - 1], "value"), kind="call"))
-    run_s = chunk.run_s / max(1, chunk.items)
+    run_s = chunk.run_s / max(1, chunk.items - len(chunk.separate))
     return msgspec.structs.replace(chunk, id=task_id, run_s=run_s, body=body, items=0, separate=())
 
 

@@ -159,8 +159,9 @@ class MapSubmission:
     def ended(self, final: Final | None) -> None:
         """Note how long a task took."""
         if final is not None and not final.reason:
-            done = final.items - len([i for i in final.separate if i]) if final.items else 1
-            self.pace.ended(max(1, done), final.run_s, bool(final.blobs))
+            silent = final.items - len(final.separate) if final.items else 1
+            if silent:
+                self.pace.ended(silent, final.run_s, bool(final.blobs))
 
 
 @contextlib.contextmanager

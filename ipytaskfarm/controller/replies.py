@@ -146,7 +146,7 @@ def _explanation(store: StoreReader, load: LoadExplanation) -> TextReply | Refus
 def explain_item(chunk: Final, item: int) -> list[str]:
     """Return lines for people about a silent item of an ended chunk."""
     share = f"it shared a run of {chunk.run_s:.3f} s with {max(0, chunk.items - len(chunk.separate) - 1)} other items"
-    times = {"id": item, "run_s": chunk.run_s / max(1, chunk.items)}
+    times = {"id": item, "run_s": chunk.run_s / max(1, chunk.items - len(chunk.separate))}
     first, *rest = explain_final(msgspec.structs.replace(chunk, **times))
     return [f"{first}; {share}", *rest]
 

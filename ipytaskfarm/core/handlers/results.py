@@ -4,6 +4,8 @@ for its task.
 
 from __future__ import annotations
 
+import msgspec
+
 from ..messages import Results, Returned
 from ..messages.task_types import AttemptRow, Deferral, Ended, FailureSummary, Final, ItemsEnded, RunKey
 from ..saves import DropHandOut, SaveHandOut
@@ -97,7 +99,9 @@ def end_chunk(
         task = _separate_item(farm, chunk, index, out)
         if task is not None:
             put_back(farm, task)
-    finish(farm, chunk, final_of_answer(chunk, engine, ended, now), out)
+    own_s = sum(told.run_s for told in how.told)
+    silent = msgspec.structs.replace(ended, run_s=max(0.0, ended.run_s - own_s), detail=None)
+    finish(farm, chunk, final_of_answer(chunk, engine, silent, now), out)
 
 
 def _separate_item(

@@ -71,7 +71,7 @@ def on_tasks(farm: SchedulerState, session: str, n: int, question: ListTasks, no
         elif holder in tasks.finals:
             wanted[holder] = None
             if holder != task_id:
-                items.setdefault(holder, (tasks.chunks.items[holder], []))[1].append(task_id)
+                items.setdefault(holder, (max(1, tasks.chunks.size(holder)), []))[1].append(task_id)
     for task_id in [i for i in ids or () if i in tasks.refusals]:
         rows.append(TaskRow(task_id, State.FAILED, "refused", None, None, 0, 0.0))
     if wanted:
@@ -117,7 +117,8 @@ def _item_row(chunk: TaskRow, item: int, state: State | None) -> TaskRow:
 def item_rows(chunk: TaskRow, items: tuple[int, list[int]] | None) -> list[TaskRow]:
     """Return rows for silent items of an ended chunk, each with an equal share of its duration.
 
-    items: (how many the chunk has, the ids that are wanted).  None: the row is of no chunk, and returned as it is."""
+    items: (how many silent ones there are, the ids that are wanted).  None: the row is of no chunk, and stays as it is.
+    """
     if items is None:
         return [chunk]
     run_s = (chunk.run_s or 0.0) / items[0]

@@ -74,7 +74,7 @@ class LoadTable(NamedTuple):
     order: Sequence[int] = ()
     """The ids by acceptance, the latest first; empty where all rows are wanted."""
     items: Mapping[int, tuple[int, list[int]]] = MappingProxyType({})
-    """Chunk -> (how many items it has, the silent ones that are wanted); the chunk itself is among `ids`."""
+    """Chunk -> (how many silent items it has, those that are wanted); the chunk itself is among `ids`."""
 
 
 class LoadOriginals(NamedTuple):
