@@ -16,7 +16,7 @@ SEED ?= $(shell date +%s)
 SOAK_S ?= 14400
 
 # Debian packages that the tests need beyond python3 and its venv.
-APT_PACKAGES := chromium iproute2 iptables munge openssh-client openssh-server shellcheck slurm-client slurmctld slurmd
+APT_PACKAGES := chromium fish iproute2 iptables munge openssh-client openssh-server shellcheck slurm-client slurmctld slurmd zsh
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet

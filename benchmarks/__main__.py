@@ -14,7 +14,7 @@ from benchmarks.profile import profile
 
 NAMES = (
     "run_loop", "functions", "latency", "maps", "graphs", "million", "depend", "data", "start", "idle", "scaling",
-    "simulated", "agents",
+    "simulated", "agents", "adapters",
 )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """A durable task farm of IPython kernels.
 
-Start a farm of engines on this machine, hand in functions, get their values::
+Start a farm of engines on this machine, submit functions, and read their values::
 
     from ipytaskfarm import Farm, Task
 
@@ -11,28 +11,28 @@ Start a farm of engines on this machine, hand in functions, get their values::
         id = tc.run(Task("a = b + 1", push={"b": 1}, pull="a", retries=2, time_limit=10))
         tc.get_task_result(id, block=True).ns.a          # 2
 
-``ipytaskfarm start -n 4 --daemonize`` starts a farm that stays; ``TaskClient()`` connects to it from any program.
-Tasks and results are on disk: they outlive the client, and the crash of any process.
+``ipytaskfarm start -n 4 --daemonize`` starts a farm that stays; ``TaskClient()`` connects to it from any program. Tasks
+and results are on disk: they outlive the client, and the crash of any process.
 
-`Farm`                 start a farm, or resume one by its name
-`TaskClient`           ``run``, ``submit`` and ``map`` tasks, wait for them, ``explain`` and ``retry`` them
-`Task`                 code or a call, with its rules: retries, time limit, priority, resources, conditions …
-`Job`                  tasks that belong together: ``tc.create_job``
-`Ref`, `Join`          the result of a task as an argument of another one; the end of several tasks
-`TaskFuture`           what ``tc.submit`` returns
-`TaskResult`           what ``tc.get_task_result`` returns: values, error, output, times
-`TaskEnvironment`      what prepares an engine once for many tasks; `RecycleSettings`: when the engine is replaced
-`MultiEngineClient`    run code on engines that you name: ``execute``, ``push``, ``pull``, ``scatter``
-`Agents`               engines on other machines: Slurm, PBS, LSF, ssh, Dask
-`add_dependency`       send a module along that engines cannot import
-`StringTask`, `MapTask`  kinds of `Task`, under their names in IPython 0.10
-`errors`               every error, by name
-`client`               the same names as ``IPython.kernel.client`` had
-`Executor`, `Pool`     a farm behind the interfaces of ``concurrent.futures`` and ``multiprocessing``
+    `Farm`                 start a farm, or resume one by its name
+    `TaskClient`           ``run``, ``submit`` and ``map`` tasks, wait for them, ``explain`` and ``retry`` them
+    `Task`                 code or a call, with its rules: retries, time limit, priority, resources, conditions …
+    `Job`                  tasks that belong together: ``tc.create_job``
+    `Ref`, `Join`          the result of a task as an argument of another one; the end of several tasks
+    `TaskFuture`           what ``tc.submit`` returns
+    `TaskResult`           what ``tc.get_task_result`` returns: values, error, output, times
+    `TaskEnvironment`      prepares an engine once for many tasks; `RecycleSettings`: when the engine is replaced
+    `MultiEngineClient`    run code on chosen engines: ``execute``, ``push``, ``pull``, ``scatter``
+    `Agents`               engines on other machines: Slurm, PBS, LSF, ssh, Dask
+    `add_dependency`       send a module that engines cannot import
+    `StringTask`, `MapTask`  kinds of `Task`, under their names in IPython 0.10
+    `errors`               all errors by name
+    `client`               the names of IPython 0.10's ``IPython.kernel.client``
+    `Executor`, `Pool`     a farm with the interfaces of ``concurrent.futures`` and ``multiprocessing``
 
-``import ipytaskfarm.joblib`` lets joblib and scikit-learn run on a farm, ``tc.dask_get`` dask's collections.
-In IPython and Jupyter ``%load_ext ipytaskfarm`` adds ``%%task``, ``%%taskmap``, ``%tasks``, ``%%px`` and others.
-``README.md`` has a quick start, ``docs/`` a page for each subject.
+``import ipytaskfarm.joblib`` lets joblib and scikit-learn run on a farm, ``tc.dask_get`` dask's collections. In IPython
+and Jupyter ``%load_ext ipytaskfarm`` adds ``%%task``, ``%%taskmap``, ``%tasks``, ``%%px`` and others. ``README.md`` has
+a quick start, ``docs/`` a page for each subject.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ if TYPE_CHECKING:
     from .environment import RecycleSettings as RecycleSettings, TaskEnvironment as TaskEnvironment
     from .settings.checks import Agents as Agents
 else:
-    # Controller, agent and evaluator import this file too, on their way to their own folder: what they
-    # do not use (the client, the launchers) must not cost them start-up time. The list above is for
-    # static tools, this one for the interpreter; tests/unit/test_api.py holds them together.
+    # Controller, agent and evaluator import this file too, on the way to their own packages: what they do not use (the
+    # client, the launchers) must not cost them start-up time. The list above is for static tools, this one for the
+    # interpreter; tests/unit/test_api.py checks that both agree.
     _WHERE = {
         "client": ("ipytaskfarm.client", None),
         "errors": ("ipytaskfarm.errors", None),
@@ -132,14 +132,14 @@ else:
 
 
 def load_ipython_extension(shell: object) -> None:
-    """``%load_ext ipytaskfarm``: the magics, see docs/magics.md."""
+    """Load the magics: ``%load_ext ipytaskfarm``; see docs/magics.md."""
     from .jupyter import load
 
     load(shell)
 
 
 def unload_ipython_extension(shell: object) -> None:
-    """``%unload_ext ipytaskfarm``: without the magics again; farms and tasks go on."""
+    """Remove the magics: ``%unload_ext ipytaskfarm``; farms and tasks go on."""
     from .jupyter import unload
 
     unload(shell)

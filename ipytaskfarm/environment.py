@@ -17,8 +17,10 @@ They follow STK Parallel Computing's TaskEnvironment and HostRecycleSettings.
 
 from __future__ import annotations
 
+import copy
 import datetime
 import re
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -154,6 +156,16 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
 }
 
 
+_of_classes: weakref.WeakKeyDictionary[type[TaskEnvironment], RecycleSettings] = weakref.WeakKeyDictionary()
+"""Class -> the settings that stand in its body."""
+
+
+def _checked_settings(settings: object) -> RecycleSettings:
+    if not isinstance(settings, RecycleSettings):
+        raise TypeError(f"recycle must be RecycleSettings, not {type(settings).__name__}")
+    return settings
+
+
 class TaskEnvironment:
     """User code that prepares an engine once for many tasks. Override `setup` and `teardown`.
 
@@ -189,19 +201,27 @@ class TaskEnvironment:
     def teardown(self) -> None:
         """Clean up. Called before such an engine ends, unless it is killed."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("recycle", "recycle_settings"):
+            if name in cls.__dict__ and not isinstance(cls.__dict__[name], property):
+                # Not left in the class, whose code makes the identity.
+                _of_classes[cls] = _checked_settings(cls.__dict__[name])
+                delattr(cls, name)
+
     @property
     def recycle(self) -> RecycleSettings:
-        """Return the settings for recycling its engines; their attributes may be assigned."""
+        """When its engines are recycled; set what you like of it in place."""
         found: RecycleSettings | None = self.__dict__.get("_recycle")
         if found is None:
-            found = self.__dict__["_recycle"] = RecycleSettings()
+            of_class = next((_of_classes[each] for each in type(self).__mro__ if each in _of_classes), None)
+            found = RecycleSettings() if of_class is None else copy.copy(of_class)
+            self.__dict__["_recycle"] = found
         return found
 
     @recycle.setter
     def recycle(self, settings: RecycleSettings) -> None:
-        if not isinstance(settings, RecycleSettings):
-            raise TypeError(f"recycle must be RecycleSettings, not {type(settings).__name__}")
-        self.__dict__["_recycle"] = settings
+        self.__dict__["_recycle"] = _checked_settings(settings)
 
     recycle_settings = recycle
 

@@ -1,9 +1,9 @@
-"""Every error of the farm, and the rest of the names that IPython 0.10's ``IPython.kernel.error`` had.
+"""All errors of the farm, and the other names of IPython 0.10's ``IPython.kernel.error``.
 
 ``from IPython.kernel.error import CompositeError`` becomes ``from ipytaskfarm.errors import CompositeError``.  The tree
-stands in `core.errors`.  The names below are only here so that old scripts can import them and name them in
-``except``: where the farm raises another error in the same case the name stands for that one, and what the farm never
-raises is a class of its own.
+of errors is in `core.errors`.  The names below exist only so that old scripts can import them and use them in
+``except``.  If the farm raises another error in the same case, the old name is an alias of that error; otherwise it is
+a class that is never raised.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ AbortedPendingDeferredError = InvalidDeferredID
 
 
 class ControllerCreationError(KernelError):
-    """Never raised: a farm that cannot start raises what hinders it."""
+    """Never raised: a farm that cannot start raises an error about the cause."""
 
 
 class EngineCreationError(KernelError):
@@ -84,7 +84,7 @@ class IdInUse(KernelError):
 
 
 class InvalidClientID(KernelError):
-    """Never raised: a client that was silent for long is taken in anew."""
+    """Never raised: a client that was silent for long is accepted again."""
 
 
 class ResultNotCompleted(KernelError):
@@ -92,11 +92,11 @@ class ResultNotCompleted(KernelError):
 
 
 class ResultAlreadyRetrieved(KernelError):
-    """Never raised: a result may be fetched as often as one likes."""
+    """Never raised: a result may be read any number of times."""
 
 
 class ClientError(KernelError):
-    """Never raised: it was the family of errors in a client."""
+    """Never raised: it was the base class of errors in a client."""
 
 
 class MissingBlockArgument(KernelError):
@@ -104,7 +104,9 @@ class MissingBlockArgument(KernelError):
 
 
 class StopLocalExecution(KernelError):
-    """Never raised: it ended the local run of a ``with`` block whose code ran on the engines (contexts are gone)."""
+    """Never raised: it ended the local run of a ``with`` block that ran on the engines; such blocks are
+    not supported.
+    """
 
 
 class FileTimeoutError(KernelError):

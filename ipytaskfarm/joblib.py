@@ -1,10 +1,12 @@
-"""``import ipytaskfarm.joblib``: joblib, scikit-learn and whatever else uses joblib may run on a farm.
+"""Run joblib, scikit-learn and other users of joblib on a farm.
 
-import ipytaskfarm.joblib
-from joblib import parallel_config
+    import ipytaskfarm.joblib
+    from joblib import parallel_config
 
-with parallel_config("ipytaskfarm", n_jobs=-1):
-    GridSearchCV(…).fit(X, y)
+    with parallel_config("ipytaskfarm", n_jobs=-1):
+        GridSearchCV(…).fit(X, y)
+
+The import registers joblib's backend ``ipytaskfarm``.
 """
 
 from __future__ import annotations

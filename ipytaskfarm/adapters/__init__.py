@@ -1,4 +1,4 @@
-"""Other libraries' interfaces over the farm, one file for each library.
+"""Interfaces of other libraries to the farm, one module for each library.
 
-Nothing here is imported unless a user asks for it, and the package needs none of those libraries.
+A module is imported only when a user asks for it, so the package does not need these libraries.
 """

@@ -1,7 +1,7 @@
-"""``tc.dask_get``: a dask graph as tasks of the farm.
+"""``tc.dask_get``: run a dask graph as tasks of the farm.
 
-Each node of the graph is a task, and each edge a `Ref`: values go from engine to engine, and the client sees those that
-were asked for.  The interface is dask's: https://docs.dask.org/en/stable/scheduler-overview.html
+Each node of the graph is a task, and each edge a `Ref`.  Values go from engine to engine, and the client reads only the
+requested ones.  The interface is dask's: https://docs.dask.org/en/stable/scheduler-overview.html
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ipytaskfarm.client.tasks import Task
 from ipytaskfarm.core import errors
 
 RETRIES = 2
-"""How often a node runs again whose engine was lost; an error of the node itself is raised at once."""
+"""Number of repetitions of a node after the loss of its engine; an error of the node itself is raised at once."""
 CLEARED_AT_ONCE = 64
-"""Intermediate values that nobody needs any more are cleared so many at a time."""
+"""Intermediate values that no node needs any more are cleared in batches of this number."""
 
 
 class GraphCalls(TaskCalls, Protocol):
-    """The methods of `TaskClient` that a graph calls; see there."""
+    """The methods of `TaskClient` that a graph calls; they are documented there."""
 
     def submit(self, function: Task, /) -> TaskFuture[Any]:
         """Submit a task and return its future."""
@@ -45,7 +45,8 @@ def dask_get(client: GraphCalls, graph: Any, keys: Any) -> Any:
         graph: a mapping from keys to dask's nodes, or an object with ``__dask_graph__``.
         keys: a key, or nested lists of keys.
 
-    Returns the values in lists that are nested as `keys` are.  Raises what a node raised; the other nodes are aborted.
+    Returns the values in lists that are nested like `keys`.  Raises the exception of a failed node; the other nodes are
+    aborted.
     """
     run = _GraphRun(client, _nodes(graph), set(_flat(keys)))
     try:
@@ -77,18 +78,18 @@ def _nested(keys: Any, value: Any) -> Any:
 
 
 class _GraphRun:
-    """One graph on the farm: the future of each node, and how many nodes have yet to take its value."""
+    """The run of one graph: the futures of its nodes, and how often each value is still needed."""
 
     def __init__(self, client: GraphCalls, nodes: Mapping[Hashable, Any], wanted: set[Hashable]) -> None:
         self._client = client
         self._nodes = nodes
         self._wanted = wanted
         self._found: dict[Hashable, Any] = {}
-        """Key -> its future, or its value if the graph has it."""
+        """Key -> its future, or its value if the graph contains the value."""
         self._takes: Counter[int] = Counter()
-        """Task id -> how many nodes, and the caller, have yet to take its value."""
+        """Task id -> how many nodes, and the caller, still need its value."""
         self._inputs: dict[int, list[int]] = {}
-        """Task id -> the ids of the tasks that it takes values of."""
+        """Task id -> ids of the tasks whose values it takes."""
         self._uncleared: set[int] = set()
 
     def submit(self) -> None:
@@ -100,7 +101,7 @@ class _GraphRun:
                 self._takes[self._found[key].id] += 1
 
     def _ordered(self) -> list[Hashable]:
-        """Return the needed keys, each after its dependencies.  Raises KeyError for a key that the graph lacks."""
+        """Return the needed keys, each after its dependencies.  Raises KeyError for a key that is not in the graph."""
         ordered: dict[Hashable, None] = {}
         waiting: list[tuple[Hashable, bool]] = [(key, False) for key in self._wanted]
         while waiting:
@@ -139,7 +140,7 @@ class _GraphRun:
         free: list[int] = []
         futures = {future.id: future for future in self._found.values() if isinstance(future, TaskFuture)}
         for task_id in self._client.as_completed(list(futures)):
-            # The future alone knows whether the node failed: its own `exception` would read the value as well.
+            # This method does not read the value; `exception` of the future's own class would.
             if concurrent.futures.Future.exception(futures[task_id]) is not None:
                 futures[task_id].result()
             for taken in self._inputs[task_id]:
@@ -156,7 +157,7 @@ class _GraphRun:
         return found.result() if isinstance(found, TaskFuture) else found
 
     def clear(self) -> None:
-        """Abort the nodes that have not ended, and clear the values of all others but those that failed."""
+        """Abort the unfinished nodes, and clear the values of all nodes that have succeeded."""
         ids = sorted(self._uncleared)
         if not ids:
             return

@@ -1,7 +1,7 @@
-"""`Executor`: a farm behind the interface of ``concurrent.futures``.
+"""`Executor`: a farm with the interface of ``concurrent.futures``.
 
-The interface, its texts and its types are those of CPython's ``ProcessPoolExecutor``.  Engines import this module for
-`call_all` and `initialize`, so it imports the client only when an executor is made.
+Interface, error texts and types are those of CPython's ``ProcessPoolExecutor``.  Engines import this module for
+`call_all` and `initialize`, so the client is imported only when an executor is made.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.arguments import check_count
 from ipytaskfarm.core.messages.task_types import Final
-from ipytaskfarm.core.states import ABORTS, Reason
+from ipytaskfarm.core.states import ABORTS, RUNNING, Reason
 from ipytaskfarm.environment import TaskEnvironment
 from ipytaskfarm.system.process import usable_cores
 
@@ -34,9 +34,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 RETRIES = 2
-"""How often a call runs again whose engine was lost; an exception of the call itself is final."""
+"""Number of repetitions of a call after the loss of its engine; an exception of the call itself is final."""
 CLEARED_AT_ONCE = 64
-"""Results that have arrived are cleared from the farm so many at a time."""
+"""Results that have arrived are cleared from the farm in batches of this number."""
 INITIALIZER_FAILED = "A process in the process pool could not be initialized: its initializer failed"
 
 
@@ -54,7 +54,7 @@ class ExecutorFuture(concurrent.futures.Future[T]):
         super().__init__()
         self._executor: Executor | None = executor
         self._to_settle = threading.Lock()
-        """Taken once, by whoever resolves the future: the end of its task, or a cancellation."""
+        """Acquired once, by the code that resolves the future: the end of its task, or a cancellation."""
         self.id = task_id
         """The task's id, for ``explain``, ``status`` and other calls of a `TaskClient`."""
 
@@ -71,7 +71,7 @@ class ExecutorFuture(concurrent.futures.Future[T]):
         return executor is not None and not self.done() and executor.is_running(self.id)
 
     def settle(self, final: Final) -> None:
-        """Take the end of the task; called by the client's thread for futures."""
+        """Resolve the future with the final state of its task; the client's thread for futures calls this."""
         executor = self._executor
         if executor is not None and self._to_settle.acquire(blocking=False):
             self._executor = None
@@ -84,25 +84,29 @@ class ExecutorFuture(concurrent.futures.Future[T]):
             self.resolve_as_cancelled()
 
     def resolve_as_cancelled(self) -> None:
-        """Call what waits for the future."""
+        """Wake the waiters of the future and call its callbacks."""
         super().cancel()
         self.set_running_or_notify_cancel()
 
 
-class Executor(concurrent.futures.Executor):
+class Executor(concurrent.futures.ProcessPoolExecutor):
     """Calls functions on the engines of a farm: ``with Executor(4) as ex: ex.submit(pow, 2, 100).result()``.
 
     Args:
         max_workers: the number of engines of a farm that the executor starts, and stops at its shutdown (None: one for
-            each core); or a `TaskClient`, whose farm is used and goes on.
+            each core); or a `TaskClient`, whose farm the executor uses and does not stop.
         initializer, initargs: a function, and its arguments, that each engine calls before its first call.
-        max_tasks_per_child: an engine is replaced after so many calls.
+        max_tasks_per_child: number of calls after which an engine is replaced.
         rules: rules of a `Task` for each call: retries, time_limit, resources, environment, priority …
 
-    A call whose engine is lost runs again, `retries` times (2); say ``retries=0`` for functions that must not run
-    twice.  Results leave the farm when they have arrived here; failed tasks stay, to be looked at.
+    It is a ``ProcessPoolExecutor`` by type alone, for programs that look (adaptive, pipefunc): nothing of that class is
+    used.
 
-    Raises ValueError for a `max_workers` below 1, TypeError for an initializer that cannot be called.
+    If an engine is lost, its call runs again, at most `retries` times (2); set ``retries=0`` for functions that must
+    not run twice.  Results are removed from the farm when they have arrived here; failed tasks stay there for
+    inspection.
+
+    Raises ValueError for a `max_workers` below 1, TypeError for an initializer that is not callable.
     """
 
     def __init__(
@@ -132,14 +136,15 @@ class Executor(concurrent.futures.Executor):
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
         self._futures: dict[int, ExecutorFuture[Any]] = {}
-        """The calls that have not ended, by the ids of their tasks."""
+        """The unfinished calls by their task ids."""
         self._arrived: list[int] = []
-        """Tasks with results that are not cleared yet."""
+        """Tasks that have results but are not cleared yet."""
         self._is_shut_down = False
-        self._broken: BaseException | None = None
+        self._broken: Any = None
+        """The error of an initializer; None: none has failed."""
         self._closing = threading.Lock()
         _living.add(self)
-        # The last one registered is the first one called: the farm's own end comes after.
+        # Exit functions run in reverse order of registration: the farm's own comes after this one.
         atexit.unregister(_end_all)
         atexit.register(_end_all)
 
@@ -151,8 +156,8 @@ class Executor(concurrent.futures.Executor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[T]:
         """Submit ``fn(*args, **kwargs)``; return its future.
 
-        A call that cannot travel is a failed future.  Raises RuntimeError after `shutdown`, BrokenProcessPool after a
-        failed initializer.
+        For a call that cannot be pickled the future fails.  Raises RuntimeError after `shutdown`, BrokenProcessPool
+        after a failed initializer.
         """
         from ipytaskfarm.client.futures import Settler
         from ipytaskfarm.client.tasks import CallTask
@@ -178,14 +183,14 @@ class Executor(concurrent.futures.Executor):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[T]:
-        """Return an iterator over ``fn(*items)`` for the items of the iterables side by side, in order.
+        """Return an iterator over the results of ``fn`` for the items of the iterables, in order.
 
         Args:
             fn: any callable.
-            iterables: they are read at once, or as far as `buffersize` allows.
-            timeout: seconds from now until the last value must be there, else TimeoutError.
-            chunksize: so many calls are one task.
-            buffersize: at most so many tasks are under way or wait to be read; None: all of them.
+            iterables: read at once, or as far as `buffersize` allows.
+            timeout: seconds from now until the last result must be there, else TimeoutError.
+            chunksize: the number of calls in one task.
+            buffersize: the largest number of tasks whose results were not read yet; None: no limit.
         """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
@@ -207,7 +212,7 @@ class Executor(concurrent.futures.Executor):
         if self._is_shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
-    # -- what futures ask
+    # -- calls of futures
 
     def cancel(self, futures: Iterable[ExecutorFuture[Any]]) -> None:
         """Abort those calls that have not begun, and resolve their futures as cancelled."""
@@ -221,7 +226,7 @@ class Executor(concurrent.futures.Executor):
 
     def is_running(self, task_id: int) -> bool:
         """Return whether an engine runs this task now."""
-        return self.client.status(task_id).state in ("pending", "running")
+        return self.client.status(task_id).state == RUNNING
 
     def settle(self, future: ExecutorFuture[Any], final: Final) -> None:
         """Resolve a future whose task has ended."""
@@ -232,7 +237,7 @@ class Executor(concurrent.futures.Executor):
                 found = self.client.get_task_result(future.id, raw=False)
                 error = None if found.failure is None else found.failure.value
                 value = found.result if error is None else None
-            except Exception as unread:  # a refused task; a value whose class is not known here
+            except Exception as unread:  # a refused task, or a value whose class is unknown here
                 value, error = None, unread
             if error is not None:
                 future.set_exception(self._as_error(error, final.reason))
@@ -272,15 +277,15 @@ class Executor(concurrent.futures.Executor):
             try:
                 self.client.clear(ids)
             except (KeyError, ConnectionError):
-                pass  # somebody else cleared them, or the farm is gone
+                pass  # cleared by another client, or the farm is gone
 
-    # -- the end
+    # -- shutdown
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; end when those under way have ended.
+        """Refuse new calls, and end the executor when the unfinished calls have ended.
 
         Args:
-            wait: return when everything has ended; False: at once, and a thread waits.
+            wait: return when all calls have ended; False: return at once, and let a thread wait.
             cancel_futures: cancel the calls that have not begun.
         """
         with self._lock:
@@ -294,13 +299,15 @@ class Executor(concurrent.futures.Executor):
             threading.Thread(target=self._close, name="ipytaskfarm executor").start()
 
     def terminate_workers(self) -> None:
-        """Shut down, and abort all calls, those that run too; their futures are cancelled.  From Python 3.14."""
+        """Shut down and abort all calls, also running ones; their futures are cancelled.  From Python 3.14."""
         with self._lock:
             self._is_shut_down = True
             ids = list(self._futures)
         if ids:
             self.client.abort(ids, reason="the executor was terminated")
         self._close()
+
+    kill_workers = terminate_workers
 
     def _close(self) -> None:
         with self._closing:
@@ -319,12 +326,12 @@ _living: weakref.WeakSet[Executor] = weakref.WeakSet()
 
 
 def _end_all() -> None:
-    """Let the calls of executors that nobody has shut down come to their end, as CPython's do."""
+    """Shut down the remaining executors at the interpreter's exit, after their calls have ended, as CPython does."""
     for executor in list(_living):
         executor.shutdown()
 
 
-# -- what engines run
+# -- functions that engines call
 
 
 def call_all(function: Callable[..., T], chunk: list[tuple[Any, ...]]) -> list[T]:
@@ -333,7 +340,7 @@ def call_all(function: Callable[..., T], chunk: list[tuple[Any, ...]]) -> list[T
 
 
 def initialize(initializer: Callable[..., object], initargs: tuple[Any, ...], environment: TaskEnvironment) -> None:
-    """Call an initializer; the `setup` of an executor's environment."""
+    """Call an initializer; this is the `setup` of an executor's environment."""
     initializer(*initargs)
 
 
@@ -343,7 +350,7 @@ def _environment(
     max_tasks_per_child: int | None,
     given: TaskEnvironment | None,
 ) -> TaskEnvironment | None:
-    """Return the environment of the calls; None: none is needed."""
+    """Return the environment of the calls; None: they need none."""
     if initializer is None and max_tasks_per_child is None:
         return given
     if given is not None:
@@ -360,16 +367,16 @@ def _environment(
 
 
 def _nothing(environment: TaskEnvironment) -> None:
-    """Prepare nothing: the environment is there for its recycle settings."""
+    """Prepare nothing: the environment exists only for its recycle settings."""
 
 
-# -- the iterators of `map`
+# -- iterators of `map`
 
 
 def _values(
     futures: Iterator[concurrent.futures.Future[T]], end_s: float | None, buffersize: int | None
 ) -> Iterator[T]:
-    """Submit at once as far as `buffersize` allows; return an iterator over the values, in order."""
+    """Submit tasks as far as `buffersize` allows; return an iterator over their values in order."""
     waiting = deque(itertools.islice(futures, buffersize))
     return _taken(waiting, futures, end_s)
 
@@ -380,7 +387,7 @@ def _taken(
     try:
         while waiting:
             timeout_s = None if end_s is None else max(0.0, end_s - time.monotonic())
-            # No name for future or value: the caller's is the only reference to it.
+            # No local name for the future or the value: the caller must hold the only reference.
             yield waiting.popleft().result(timeout_s)
             waiting.extend(itertools.islice(futures, 1))
     finally:

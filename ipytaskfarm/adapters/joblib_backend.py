@@ -1,7 +1,7 @@
 """joblib's parallel backend ``ipytaskfarm``: the batches of a ``Parallel`` call become tasks of a farm.
 
 The interface is joblib's `ParallelBackendBase`.  Two classes implement it, because a script and a running task reach
-the farm by different ways: `FarmBackend` submits with a `TaskClient`, `NestedFarmBackend` with `current_task()`.
+the farm in different ways: `FarmBackend` submits with a `TaskClient`, `NestedFarmBackend` with `current_task()`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ NAME = "ipytaskfarm"
 TASK_NAME = "joblib"
 """The name of the tasks, unless `parallel_config` gives one."""
 RETRIES = 2
-"""How often a batch runs again whose engine was lost; an error of the batch itself is raised at once."""
+"""Number of repetitions of a batch after the loss of its engine; an error of the batch itself is raised at once."""
 OVER = "the joblib.Parallel call of this batch is over"
 
 _own_farm: Farm | None = None
-"""The farm of this process for `Parallel` calls without a client where no farm runs; it ends with the process."""
+"""The farm that this process starts for `Parallel` calls without a client if no farm runs; it ends with the process."""
 _own_farm_lock = threading.Lock()
 
 
@@ -41,10 +41,10 @@ def register() -> None:
 
 
 def count_of_jobs(n_jobs: int | None, slots: int) -> int:
-    """Return how many batches may be under way, by joblib's rule for negative numbers.
+    """Return the number of batches that may run at once, by joblib's rule for negative numbers.
 
     Args:
-        n_jobs: what the caller of `Parallel` asked for; -1 is all slots, -2 all but one, None is one.
+        n_jobs: the argument of `Parallel`; -1 is all slots, -2 all but one, None is one.
         slots: the number of the farm's engines.
 
     Raises ValueError for 0.
@@ -61,7 +61,7 @@ def run_batch(nested: ParallelBackendBase, n_jobs: int | None, items: list[Any])
 
     Args:
         nested: the backend of `Parallel` calls inside the functions.
-        n_jobs: the number of jobs of those calls, unless they say one.
+        n_jobs: the default number of jobs of those calls.
         items: the calls.
     """
     register()
@@ -72,8 +72,8 @@ def run_batch(nested: ParallelBackendBase, n_jobs: int | None, items: list[Any])
 class FarmBackend(AutoBatchingMixin, ParallelBackendBase):
     """Runs the batches of `Parallel` calls as tasks: ``with parallel_config("ipytaskfarm", n_jobs=-1): …``.
 
-    Quick calls share a batch, as with joblib's own backends.  Results are cleared from the farm when their call has
-    ended; failed tasks stay there to be looked at.
+    Short calls share a batch, as with joblib's own backends.  Results are cleared from the farm when their `Parallel`
+    call has ended; failed tasks stay there for inspection.
     """
 
     supports_retrieve_callback = True
@@ -91,17 +91,17 @@ class FarmBackend(AutoBatchingMixin, ParallelBackendBase):
         self._client = client
         self._rules = {"name": TASK_NAME, "retries": RETRIES, "retry_on": errors.EngineLost, **rules}
         self._ids: set[int] = set()
-        """The batches of the present call."""
+        """The batches of the present `Parallel` call."""
         self._succeeded: set[int] = set()
         self._lock = threading.Lock()
         self._slots = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel as the backend for calls inside a task."""
+        """Pickle as the backend for calls inside a task."""
         return NestedFarmBackend, (self.nesting_level, self._slots)
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """Return the number of batches under way; see `count_of_jobs`."""
+        """Return the number of batches that may run at once; see `count_of_jobs`."""
         if n_jobs == 0:
             return count_of_jobs(0, 0)
         self._slots = max(1, self.client.snapshot().slots)
@@ -109,7 +109,7 @@ class FarmBackend(AutoBatchingMixin, ParallelBackendBase):
 
     @property
     def client(self) -> TaskClient:
-        """Return the client by which this backend submits."""
+        """Return the client with which this backend submits."""
         if self._client is None:
             self._client = default_client()
         return self._client
@@ -117,8 +117,8 @@ class FarmBackend(AutoBatchingMixin, ParallelBackendBase):
     def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> concurrent.futures.Future[Any]:
         """Submit a batch (`joblib.parallel.BatchedCalls`); return its future.
 
-        The calls of the batch are the task's arguments, so a large array that many batches have in common is sent
-        once.  A batch that cannot travel is a failed future: joblib raises its error where the result is awaited.
+        The calls of the batch are the task's arguments, so a large array that many batches share is sent once.  For a
+        batch that cannot be pickled the future fails, and joblib raises the error when it reads the result.
         """
         from ipytaskfarm.client import Task
 
@@ -139,7 +139,7 @@ class FarmBackend(AutoBatchingMixin, ParallelBackendBase):
     def retrieve_result_callback(self, out: TaskFuture[Any]) -> Any:
         """Return the values of a batch that has ended, or raise its error.
 
-        A KeyboardInterrupt that a call raised itself is raised as one, as by joblib's own backends.
+        A KeyboardInterrupt that a call has raised is raised as one, as by joblib's own backends.
         """
         try:
             values = out.result()
@@ -152,13 +152,13 @@ class FarmBackend(AutoBatchingMixin, ParallelBackendBase):
         return values
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Abort the batches that have not ended."""
+        """Abort the unfinished batches."""
         with self._lock:
             ids = sorted(self._ids)
         self.client.abort(ids, reason=OVER)
 
     def terminate(self) -> None:
-        """Abort what has not ended, and clear all but the batches that failed themselves."""
+        """Abort the unfinished batches, and clear all batches but those that failed with an error of their own."""
         self.reset_batch_stats()
         with self._lock:
             ids, self._ids = self._ids, set()
@@ -172,30 +172,29 @@ class FarmBackend(AutoBatchingMixin, ParallelBackendBase):
             self.client.clear(succeeded)
 
     def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
-        """Return the backend, and the number of jobs, of `Parallel` calls inside a batch."""
+        """Return the backend and the number of jobs for `Parallel` calls inside a batch."""
         return NestedFarmBackend((self.nesting_level or 0) + 1, self._slots), None
 
 
 class NestedFarmBackend(ParallelBackendBase):
-    """Runs the batches of a `Parallel` call inside a task as children of that task.
+    """Runs the batches of a `Parallel` call inside a task as child tasks.
 
-    The task lends its place while it waits for a child, so nested calls need no engine beside those of the farm.  Every
-    call is a batch of its own: a repeated attempt must submit the same children in the same order.
+    A task that waits for a child lends its slot, so nested calls need no additional slots.  Every call is a batch of
+    its own: a repeated attempt must submit the same children in the same order.
     """
 
     supports_retrieve_callback = False
 
     def __init__(self, nesting_level: int | None = None, slots: int = 0) -> None:
-        """
-        Args:
-            nesting_level: how many `Parallel` calls are around this one.
-            slots: the number of the farm's engines.  0: the number of this machine's cores.
+        """Args:
+        nesting_level: the number of enclosing `Parallel` calls.
+        slots: the number of the farm's engines; 0: use the number of this machine's cores.
         """
         super().__init__(nesting_level=nesting_level)
         self._slots = slots or usable_cores()
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """Return the number of batches under way; see `count_of_jobs`."""
+        """Return the number of batches that may run at once; see `count_of_jobs`."""
         return count_of_jobs(n_jobs, self._slots)
 
     def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> tuple[int, Any]:
@@ -212,7 +211,7 @@ class NestedFarmBackend(ParallelBackendBase):
         return values
 
     def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
-        """Return the backend, and the number of jobs, of `Parallel` calls inside a batch."""
+        """Return the backend and the number of jobs for `Parallel` calls inside a batch."""
         return NestedFarmBackend((self.nesting_level or 0) + 1, self._slots), None
 
 
@@ -229,5 +228,5 @@ def default_client() -> TaskClient:
                 from ipytaskfarm.deployment.farm import Farm
 
                 _own_farm = Farm()
-        # A process that was forked from this one is a client too; the farm is not its own to keep.
+        # A forked child may use the parent's farm, but must not own it.
         return TaskClient(str(_own_farm.connection_file))

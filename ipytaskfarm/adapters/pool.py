@@ -1,6 +1,6 @@
-"""`Pool`: a farm behind the interface of ``multiprocessing.Pool``.
+"""`Pool`: a farm with the interface of ``multiprocessing.Pool``.
 
-The interface and its texts are those of CPython's ``multiprocessing.pool``.  An `Executor` does the work.
+Interface and error texts are those of CPython's ``multiprocessing.pool``.  An `Executor` does the work.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CHUNKS_PER_WORKER = 4
-"""How many chunks each worker gets of a `map` without chunk size, as in ``multiprocessing``."""
+"""Number of chunks per worker for a `map` without a chunk size, as in ``multiprocessing``."""
 
 
 class PoolResult(Generic[T]):
-    """The result of a call that goes on: `get`, `wait`, `ready`, `successful`."""
+    """The result of a call that may still run: `get`, `wait`, `ready`, `successful`."""
 
     def __init__(
         self,
@@ -36,10 +36,11 @@ class PoolResult(Generic[T]):
         callback: Callable[[T], object] | None,
         error_callback: Callable[[BaseException], object] | None,
     ) -> None:
-        """
+        """Wait for the tasks of a call.
+
         Args:
             futures: the tasks of the call.
-            join: makes the value of their values.
+            join: combines the values of the tasks into the value of the call.
             callback: called with the value, in a thread of the client.
             error_callback: called with the first error instead.
         """
@@ -78,7 +79,7 @@ class PoolResult(Generic[T]):
             self._error_callback(self._error)
 
     def get(self, timeout: float | None = None) -> T:
-        """Return the value, or raise the error; TimeoutError (multiprocessing's) after `timeout` seconds."""
+        """Return the value, or raise the error.  Raises multiprocessing.TimeoutError after `timeout` seconds."""
         if not self._is_over.wait(timeout):
             raise multiprocessing.TimeoutError
         if self._error is not None:
@@ -86,7 +87,7 @@ class PoolResult(Generic[T]):
         return self._value  # type: ignore[return-value]
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until the call has ended, or `timeout` seconds."""
+        """Wait until the call has ended, at most `timeout` seconds."""
         self._is_over.wait(timeout)
 
     def ready(self) -> bool:
@@ -94,14 +95,14 @@ class PoolResult(Generic[T]):
         return self._is_over.is_set()
 
     def successful(self) -> bool:
-        """Return whether the call has raised nothing.  Raises ValueError when it has not ended."""
+        """Return whether the call has raised nothing.  Raises ValueError if it has not ended."""
         if not self.ready():
             raise ValueError(f"{self!r} not ready")
         return self._error is None
 
 
 class PoolIterator(Generic[T]):
-    """The values of `imap` and `imap_unordered`, each as soon as it is there."""
+    """The values of `imap` and `imap_unordered`, each as soon as it has arrived."""
 
     def __init__(self, futures: Sequence[concurrent.futures.Future[list[T]]], ordered: bool) -> None:
         self._left = len(futures)
@@ -119,9 +120,9 @@ class PoolIterator(Generic[T]):
         return self.next()
 
     def next(self, timeout: float | None = None) -> T:
-        """Return the next value; TimeoutError (multiprocessing's) after `timeout` seconds.
+        """Return the next value.  Raises multiprocessing.TimeoutError after `timeout` seconds.
 
-        After the error of an item the iteration may go on behind that item's chunk.
+        After the error of an item the iteration continues after the item's chunk.
         """
         while not self._chunk:
             if not self._left:
@@ -149,14 +150,15 @@ class Pool:
     """Calls functions on the engines of a farm: ``with Pool(4) as pool: pool.map(f, range(100))``.
 
     Args:
-        processes: the number of engines of a farm that the pool starts, and stops at its end (None: one for each
-            core); or a `TaskClient`, whose farm is used and goes on.
+        processes: the number of engines of a farm that the pool starts, and stops at its end (None: one for each core);
+            or
+            a `TaskClient`, whose farm the pool uses and does not stop.
         initializer, initargs: a function, and its arguments, that each engine calls before its first call.
-        maxtasksperchild: an engine is replaced after so many tasks (each is one chunk).
+        maxtasksperchild: number of tasks (one per chunk) after which an engine is replaced.
         rules: rules of a `Task` for each chunk: retries, time_limit, resources, environment, priority …
 
-    A chunk whose engine is lost runs again (`retries`, 2), where ``multiprocessing.Pool`` waits for ever.  A class
-    with a `map` that is lazy, and with a client's other ways to look at tasks, is `TaskClient`.
+    If an engine is lost, its chunk runs again, at most `retries` times (2); ``multiprocessing.Pool`` would wait for
+    ever. `TaskClient` has a lazy map, and more ways to inspect tasks.
 
     Raises ValueError for a number of processes below 1.
     """
@@ -189,7 +191,7 @@ class Pool:
     # -- one call
 
     def apply(self, func: Callable[..., T], args: Iterable[Any] = (), kwds: dict[str, Any] | None = None) -> T:
-        """Return ``func(*args, **kwds)``, called by an engine."""
+        """Call ``func(*args, **kwds)`` on an engine, and return its value."""
         return self.apply_async(func, args, kwds).get()
 
     def apply_async(
@@ -207,7 +209,9 @@ class Pool:
     # -- many calls
 
     def map(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int | None = None) -> list[T]:
-        """Return ``[func(x) for x in iterable]``, called by the engines; an error is raised when all have ended."""
+        """Return ``[func(x) for x in iterable]``, computed by the engines; an error is raised when all calls have
+        ended.
+        """
         return self.map_async(func, iterable, chunksize).get()
 
     def map_async(
@@ -224,7 +228,7 @@ class Pool:
     def starmap(
         self, func: Callable[..., T], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
     ) -> list[T]:
-        """Return ``[func(*items) for items in iterable]``, called by the engines."""
+        """Return ``[func(*items) for items in iterable]``, computed by the engines."""
         return self.starmap_async(func, iterable, chunksize).get()
 
     def starmap_async(
@@ -247,7 +251,7 @@ class Pool:
         return self._iterator(func, iterable, chunksize, ordered=True)
 
     def imap_unordered(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1) -> PoolIterator[T]:
-        """Return an iterator over the values of `map`, as they come."""
+        """Return an iterator over the values of `map`, in the order in which they arrive."""
         return self._iterator(func, iterable, chunksize, ordered=False)
 
     def _iterator(
@@ -265,18 +269,18 @@ class Pool:
         chunks = iter(lambda: list(itertools.islice(left, chunksize)), [])
         return [self._executor.submit(call_all, func, chunk) for chunk in chunks]
 
-    # -- the end
+    # -- shutdown
 
     def _must_run(self) -> None:
         if not self._is_running:
             raise ValueError("Pool not running")
 
     def close(self) -> None:
-        """Take no more calls; those under way go on."""
+        """Refuse new calls; running ones go on."""
         self._is_running = False
 
     def terminate(self) -> None:
-        """Abort all calls, and end."""
+        """Abort all calls and end the pool."""
         self._is_running = False
         self._executor.terminate_workers()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from traitlets import Bool, Float, Int, List, Unicode
@@ -156,7 +157,9 @@ shows what there is, with the options of each.
         for name, options in kinds.items():
             print(name)
             for option, text in options.items():
-                print(f"    {option:<12} {text}")
+                begin = f"    {option:<12} "
+                lines = wrap(text, printing.width() - 17, break_on_hyphens=False)
+                print("\n".join(f"{begin if at == 0 else ' ' * 17}{line}" for at, line in enumerate(lines)))
         return OK
 
 

@@ -5,43 +5,40 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from textwrap import fill, wrap
 from typing import Any, ClassVar
 
-from traitlets import Bool, List, TraitError, Unicode
-from traitlets.config import Application
-from traitlets.config.loader import ArgumentError, KVArgParseConfigLoader
+from traitlets import Bool, List, Unicode
+from traitlets.config import Application, Config
+from traitlets.config.loader import LazyConfigValue
 
 from ipytaskfarm.cli.catalog import COMMANDS
-from ipytaskfarm.cli.printing import safe
+from ipytaskfarm.cli.command_line import Flag, Switch, UsageError as UsageError, checked_value, read_words
+from ipytaskfarm.cli.printing import safe, width
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.parsing import parse_ids
+from ipytaskfarm.core.text import did_you_mean
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.version import __version__
 
 OK, FAILED, USAGE, STORE, REFUSED = 0, 1, 2, 3, 4
-WIDTH = 80
-"""The number of columns of a help text."""
 INTERRUPTED = 130
 """The exit code that shells give a program which SIGINT ended."""
 
 
-class UsageError(Exception):
-    """The command line is wrong; the text says why."""
+_SETTINGS = (
+    "Each flag that takes a value is also a setting of ipytaskfarm_config.py in Jupyter's config folder"
+    " (`jupyter --paths`); --help-all shows the names there."
+)
 
 
-class _Loader(KVArgParseConfigLoader):
-    """traitlets' loader, with two changes: a mistyped flag is an error, and ids may stand before and after flags."""
+class HelpShown(Exception):
+    """The command line asked for help alone."""
 
-    def _add_arguments(self, aliases: Any, flags: Any, classes: Any) -> None:
-        super()._add_arguments(aliases, flags, classes)
-        # argparse fills a `*` positional only once: `abort 1 --farm x 2` would lose the 2.
-        self.parser.parse_args = self.parser.parse_intermixed_args  # type: ignore[method-assign]
 
-    def _handle_unrecognized_alias(self, arg: str) -> None:
-        raise ArgumentError(f"there is no flag --{arg}")
+def _names(keys: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (keys,) if isinstance(keys, str) else keys
 
 
 def values(*pairs: tuple[str, str], farm: bool = True) -> dict[Any, str]:
@@ -80,25 +77,34 @@ class Command(Application):
     aliases: Any = values()
     flags: Any = switches()
 
-    def _create_loader(self, argv: Any, aliases: Any, flags: Any, classes: Any) -> Any:
-        return _Loader(argv, aliases, flags, classes=classes, log=self.log, subcommands={})
-
     def read(self, argv: list[str]) -> None:
-        """Read the command line, which takes precedence over config files, and these over defaults.
-
-        Raises:
-            UsageError: the command line is wrong.
-        """
-        try:
-            # Without traitlets' wrapper, which would log the error and exit with 1.
-            Application.parse_command_line.__wrapped__(self, argv)  # type: ignore[attr-defined]
-            given = self.cli_config
-            self._read_config_files()
-            self.update_config(given)
-        except (TraitError, ArgumentError) as error:
-            raise UsageError(str(error)) from None
+        """Command line over config files over defaults.  A wrong command line: `UsageError`."""
+        self.argv = list(argv)
+        if any(word in ("-h", "--help", "--help-all") for word in argv):
+            print("\n".join(self.emit_help(classes="--help-all" in argv)))
+            raise HelpShown
+        given, self.extra_args = read_words(argv, self._known_flags(), self)
+        self.update_config(given)  # it may name the config files
+        self._read_config_files()
+        self.update_config(given)
         if self.extra_args and not self.arguments:
             raise UsageError(f"what is {' '.join(self.extra_args)!r} for? This command takes only flags")
+
+    def _known_flags(self) -> dict[str, Flag | Switch]:
+        """Return all flags by name: those with a value, those without, and each setting as ``Class.trait``."""
+        traits = self._settings()
+        known: dict[str, Flag | Switch] = {
+            f"{owner}.{name}": Flag(owner, name, trait) for owner, own in traits.items() for name, trait in own.items()
+        }
+        for keys, target in self.aliases.items():
+            owner, name = target.split(".")
+            known |= dict.fromkeys(_names(keys), Flag(owner, name, traits[owner][name]))
+        for keys, (sets, _) in self.flags.items():
+            known |= dict.fromkeys(_names(keys), Switch(sets))
+        return known
+
+    def _settings(self) -> dict[str, dict[str, Any]]:
+        return {cls.__name__: cls.class_traits(config=True) for cls in self._classes_inc_parents()}
 
     def _read_config_files(self) -> None:
         if self.config_files:
@@ -117,12 +123,23 @@ class Command(Application):
 
     def _load(self, name: str, path: list[str] | None) -> None:
         stem = name.removesuffix(".py").removesuffix(".json")
+        folders = path or [os.path.dirname(stem)]
         try:
-            Application.load_config_file.__wrapped__(self, stem, path)  # type: ignore[attr-defined]
-        except (TraitError, ArgumentError):
-            raise
-        except Exception as error:  # a config file is Python, so it may raise anything
+            loaded = list(self._load_config_files(os.path.basename(stem), folders, raise_config_file_errors=True))
+        except Exception as error:  # a config file is Python: anything may come out of it
             raise UsageError(f"the config file {stem}.py raised {type(error).__name__}: {error}") from error
+        for config, _ in loaded:
+            self._check_config(config, f"the config file {stem}.py")
+            self.update_config(config)
+
+    def _check_config(self, config: Config, source: str) -> None:
+        """Refuse settings of this command in a config file that do not exist, or have values that do not fit."""
+        for owner, traits in self._settings().items():
+            for name, value in config[owner].items() if owner in config else ():
+                if name not in traits:
+                    raise UsageError(f"{source}: there is no setting c.{owner}.{name}{did_you_mean(name, traits)}")
+                if not isinstance(value, LazyConfigValue):
+                    checked_value(f"{source}: c.{owner}.{name}", Flag(owner, name, traits[name]), value, self)
 
     def carry_out(self) -> int:
         """Run the command, and return the exit code."""
@@ -148,9 +165,10 @@ class Command(Application):
     def emit_help(self, classes: bool = False) -> Iterator[str]:  # type: ignore[override]
         """Yield the help of the command on one screen: usage, description, flags, examples."""
         words = f" {self.arguments}" if self.arguments else ""
-        yield f"usage: ipytaskfarm {self.name}{words} [flags]"
+        usage = f"usage: ipytaskfarm {self.name}{words} [flags]"
+        yield fill(usage, width(), subsequent_indent=" " * 19, break_on_hyphens=False)
         yield ""
-        yield fill(" ".join(str(self.description).split()), WIDTH, break_on_hyphens=False)
+        yield fill(" ".join(str(self.description).split()), width(), break_on_hyphens=False)
         yield ""
         yield "Flags"
         yield from self._flag_lines()
@@ -159,13 +177,12 @@ class Command(Application):
             yield "Examples"
             yield from (f"    {line.strip()}" for line in str(self.examples).strip().splitlines())
         yield ""
-        yield "Each flag that takes a value is also a setting of ipytaskfarm_config.py in"
-        yield "Jupyter's config folder (`jupyter --paths`); --help-all shows the names there."
+        yield fill(_SETTINGS, width(), break_on_hyphens=False)
         if classes:
             yield from self.emit_options_help()
 
     def _flag_lines(self) -> Iterator[str]:
-        traits = {cls.__name__: cls.class_traits(config=True) for cls in self._classes_with_parents()}
+        traits = self._settings()
         for keys, target in self.aliases.items():
             owner, name = target.split(".")
             trait = traits[owner][name]
@@ -174,9 +191,6 @@ class Command(Application):
         for keys, (_, text) in self.flags.items():
             yield from _flag_help(keys, "", text)
         yield from _flag_help(("h", "help"), "", "show this text")
-
-    def _classes_with_parents(self) -> list[Any]:
-        return list(self._classes_inc_parents())
 
 
 JSON = ("json", "JsonCommand.json", True, "print JSON, for programs")
@@ -191,9 +205,8 @@ class JsonCommand(Command):
 
 
 def _flag_help(keys: str | tuple[str, ...], metavar: str, text: str) -> Iterator[str]:
-    names = (keys,) if isinstance(keys, str) else keys
-    shown = ", ".join(("-" if len(name) == 1 else "--") + name for name in sorted(names, key=len)) + metavar
-    first, *more = wrap(text, WIDTH - 33, break_on_hyphens=False, break_long_words=False)
+    shown = ", ".join(("-" if len(name) == 1 else "--") + name for name in sorted(_names(keys), key=len)) + metavar
+    first, *more = wrap(text, width() - 33, break_on_hyphens=False, break_long_words=False)
     yield f"    {shown:<28} {first}" if len(shown) <= 28 else f"    {shown}\n{'':33}{first}"
     yield from (f"{'':33}{line}" for line in more)
 
@@ -213,14 +226,19 @@ class TaskFarm(Application):
         yield ""
         yield "Commands"
         for name, (_, text) in COMMANDS.items():
-            yield f"    {name:<12} {text}"
+            first, *more = wrap(text, width() - 17)
+            yield f"    {name:<12} {first}"
+            yield from (f"{'':17}{line}" for line in more)
         yield ""
-        yield "Every command takes --farm NAME (default: the farm called default)."
-        yield "Exit codes: 0 fine, 1 failed, 2 wrong command line, 3 the store cannot be used, 4 refused or no farm."
+        yield fill(
+            "Every command about a farm takes --farm NAME (default: the farm called default). Exit codes: 0 fine,"
+            " 1 failed, 2 wrong command line, 3 the store cannot be used, 4 refused or no farm.",
+            width(),
+        )
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line, and return its exit code."""
+    """Carry out a command line, and return its exit code."""
     if arguments and arguments[0] == "help":
         arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
@@ -234,6 +252,8 @@ def run(arguments: list[str]) -> int:
         command = _command(name)
         command.read(arguments[1:])
         return command.carry_out()
+    except HelpShown:
+        return OK
     except UsageError as error:
         _complain(name, f"{error}\nTry: ipytaskfarm {name if name in COMMANDS else ''} --help".replace("  ", " "))
         return USAGE
@@ -261,9 +281,7 @@ def exit_code(error: BaseException) -> int:
 
 def _command(name: str) -> Command:
     if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, n=2)
-        advice = f": did you mean {' or '.join(near)}?" if near else ""
-        raise UsageError(f"there is no command {name!r}{advice}")
+        raise UsageError(f"there is no command {name!r}{did_you_mean(name, COMMANDS, '')}")
     module, _, attribute = COMMANDS[name][0].rpartition(".")
     command = getattr(import_module(module), attribute)()
     assert isinstance(command, Command)

@@ -7,10 +7,12 @@ import time
 from collections import Counter
 from typing import Any
 
-from traitlets import Int
+from traitlets import Int, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, Command, values
+from ipytaskfarm.cli.application import OK, Command, UsageError, values
+from ipytaskfarm.core.arguments import check_count
+from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.settings.checks import check_engines
 from ipytaskfarm.system.process import usable_cores
 
@@ -25,28 +27,51 @@ class Demo(Command):
     name = "demo"
     description = """
 Starts a temporary farm, runs the QuickStart of IPython's task interface on it, line by line, and shows how fast the
-tasks went through and which engines ran them. Nothing is left behind.
+tasks went through and which engines ran them. The farm is removed with all its files. With --farm a farm that runs is
+used, and the results of the demonstration are removed from it.
 """
-    examples = "ipytaskfarm demo -n 4"
+    examples = """
+        ipytaskfarm demo -n 4
+        ipytaskfarm demo --farm nightly
+    """
+    farm = Unicode("", help="show it on this farm, which runs already").tag(config=True, metavar="NAME")
 
     n = Int(None, allow_none=True, help="how many engines (default: the usable cores)").tag(config=True, metavar="N")
     tasks = Int(5000, help="how many tasks to time after the QuickStart").tag(config=True, metavar="N")
-    aliases: Any = values(("n engines", "Demo.n"), ("tasks", "Demo.tasks"), farm=False)
+    aliases: Any = values(("n engines", "Demo.n"), ("tasks", "Demo.tasks"), ("farm", "Demo.farm"), farm=False)
 
     def carry_out(self) -> int:
+        try:
+            asked = check_engines("-n", self.n)
+            check_count("--tasks", self.tasks, 0)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        if self.farm:
+            if asked is not None:
+                raise UsageError("-n is for a temporary farm: not with --farm")
+            return self._on_running()
         from ipytaskfarm.deployment.farm import Farm
 
-        asked = check_engines("--engines", self.n)
-        engines = usable_cores() if asked is None else asked
+        engines = max(1, usable_cores() if asked is None else asked)
         print(f"A temporary farm with {printing.number(engines, 'engine')}:", flush=True)
         began = time.monotonic()
-        with Farm(n=max(1, engines)) as farm:
+        with Farm(n=engines) as farm:
             print(f"    ready after {time.monotonic() - began:.1f} s\n")
             tc = farm.task_client()
-            _quickstart(tc)
+            _quickstart(tc, "of the temporary farm")
             _timing(tc, self.tasks)
             tc.close()
         print("\nThe farm is gone, and all that belonged to it.")
+        return OK
+
+    def _on_running(self) -> int:
+        connect(self.farm).close()  # says it in one line when there is no farm
+        from ipytaskfarm.client import TaskClient
+
+        with TaskClient(self.farm) as tc:
+            ids = [*_quickstart(tc, f"of the farm {self.farm!r}"), *_timing(tc, self.tasks)]
+            tc.clear(ids)
+        print(f"\nThe results of these {printing.number(len(ids), 'task')} are removed again.")
         return OK
 
 
@@ -67,12 +92,12 @@ class _Session:
         print(f"Out[{self._number}]: {value!r}\n")
 
 
-def _quickstart(tc: Any) -> None:
+def _quickstart(tc: Any, whose: str) -> list[int]:
     from ipytaskfarm import client
 
     session = _Session()
     session.typed("from ipytaskfarm import client")
-    session.typed("tc = client.TaskClient()  # of the temporary farm")
+    session.typed(f"tc = client.TaskClient()  # {whose}")
     session.typed("tasklist = []")
     session.typed(f"for n in range({QUICKSTART}):", '    tasklist.append(client.Task("a = %i" % n, pull="a"))')
     tasklist = [client.Task("a = %i" % n, pull="a") for n in range(QUICKSTART)]  # noqa: UP031 - as in the QuickStart
@@ -99,14 +124,15 @@ def _quickstart(tc: Any) -> None:
     wrong = [n for n, result in enumerate(task_results) if result.results != {"a": n}]
     if wrong:
         raise RuntimeError(f"the results of {len(wrong)} tasks are wrong, the first is {wrong[0]}")
+    return list(taskids)
 
 
-def _timing(tc: Any, count: int) -> None:
-    """Repeat the QuickStart with a clock: a plain loop of `run`, a barrier, and fetching."""
+def _timing(tc: Any, count: int) -> list[int]:
+    """The same again, with a clock: a plain loop of `run`, a barrier, and fetching."""
     from ipytaskfarm import client
 
     if count < 1:
-        return
+        return []
     stages = []
     began = time.perf_counter()
     ids = [tc.run(client.Task(f"a = {n}", pull="a")) for n in range(count)]
@@ -131,3 +157,4 @@ def _timing(tc: Any, count: int) -> None:
         [(e, n, f"{100 * n / count:.0f} %", printing.span(sum(by_engine[e]))) for e, n in sorted(counts.items())],
         right=(0, 1, 2, 3),
     )
+    return ids

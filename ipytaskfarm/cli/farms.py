@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from traitlets import Bool
+from traitlets import Bool, Unicode
 
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import FAILED, OK, Command, JsonCommand, switches, values
@@ -33,11 +33,14 @@ class List(JsonCommand):
     """``ipytaskfarm list``"""
 
     name = "list"
-    description = "Lists the farms of this user, running and stopped."
-    aliases: Any = values(farm=False)
+    description = "Lists the farms of this user, running and stopped; with --farm that one alone."
+    farm = Unicode("", help="only the farm of this name").tag(config=True, metavar="NAME")
+    aliases: Any = values(("farm", "List.farm"), farm=False)
 
     def carry_out(self) -> int:
-        farms = [_describe(home) for home in Home.all()]
+        farms = [_describe(home) for home in Home.all() if self.farm in ("", home.name)]
+        if self.farm and not farms:
+            raise errors.FarmNotRunning(f"there is no farm {self.farm!r}: `ipytaskfarm list` shows what there is")
         if self.json:
             print_json(farms)
         elif farms:

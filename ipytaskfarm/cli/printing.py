@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
-from ipytaskfarm.display.tables import Column, Table, print_table as print_table
+from ipytaskfarm.display.tables import Column, Table, print_table as print_table, terminal_width as terminal_width
 from ipytaskfarm.display.text import ago as ago, number as number, safe as safe, size as size, span as span
 
 
@@ -13,6 +13,15 @@ def table(columns: Sequence[Column | str], rows: Iterable[Sequence[object]], rig
     """Print a table.  columns: each a `Column` or its heading.  right: columns that are aligned to the right."""
     named = [Column(c, right=at in right) if isinstance(c, str) else c for at, c in enumerate(columns)]
     print_table(Table(named, rows))
+
+
+WIDTH, WIDTH_LEAST, WIDTH_MOST = 80, 40, 120
+"""Columns of help texts: without a terminal, and the bounds with one.  Longer lines are tiring to read."""
+
+
+def width() -> int:
+    """Return the columns that running text may take."""
+    return max(WIDTH_LEAST, min(terminal_width(sys.stdout) or WIDTH, WIDTH_MOST))
 
 
 def confirm(question: str, *, yes: bool) -> bool:

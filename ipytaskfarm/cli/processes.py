@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
-from ipytaskfarm.cli.application import OK, Command, UsageError
+from ipytaskfarm.cli.application import OK, Command, UsageError, values
 from ipytaskfarm.core.messages import PROTOCOL
 from ipytaskfarm.version import __version__
 
@@ -46,6 +47,7 @@ class Version(Command):
 
     name = "version"
     description = "Shows the versions that matter in a bug report."
+    aliases: Any = values(farm=False)
 
     def carry_out(self) -> int:
         print(f"ipytaskfarm {__version__} (protocol {PROTOCOL})")

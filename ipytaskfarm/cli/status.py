@@ -25,6 +25,16 @@ def farm_state(questioner: Questioner) -> tables.FarmState:
     return state
 
 
+def head_lines(state: tables.FarmState) -> list[str]:
+    """Return what a farm does, and how many tasks are in which state, in two lines."""
+    word = "stopping" if state.stopping else "held: no task is started" if state.held else "running"
+    counts = ", ".join(f"{count:,} {name}" for name, count in state_counts(state.counts).items())
+    return [
+        f"farm {state.name!r}: {word}, up {printing.ago(state.started_s)}, controller pid {state.pid}",
+        f"tasks: {counts}",
+    ]
+
+
 class Status(JsonCommand):
     """``ipytaskfarm status``"""
 
@@ -41,9 +51,7 @@ class Status(JsonCommand):
         if self.json:
             print_json(farm_shape(state))
             return OK
-        words = ["stopping" if state.stopping else "held: no task is started" if state.held else "running"]
-        print(f"farm {state.name!r}: {words[0]}, up {printing.ago(state.started_s)}, controller pid {state.pid}")
-        print(f"tasks: {', '.join(f'{count:,} {word}' for word, count in state_counts(state.counts).items())}")
+        print("\n".join(head_lines(state)))
         clients = printing.number(state.clients, "client")
         print(f"store: {printing.size(state.store_bytes)}; {clients}; {printing.number(state.wanted, 'engine')} wanted")
         if state.agents:

@@ -13,8 +13,10 @@ from traitlets import Int
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import FAILED, OK, Command, UsageError, values
 from ipytaskfarm.core import errors, messages, saves
+from ipytaskfarm.core.states import state_counts
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.display.text import counts_text
 from ipytaskfarm.storage import backup
 
 COMPACT_S = 3600.0
@@ -94,13 +96,13 @@ class Replay(Command):
 
     name = "replay"
     description = """
-Plays a tape again that `ipytaskfarm start --record FILE` has made: the scheduler decides once more what it decided
+Replays an event log that `ipytaskfarm start --record FILE` has written: the scheduler decides once more what it decided
 then, with all its checks on. Exit code 1 if it decides otherwise, or if a check fails; the turn is named.
 """
     arguments = "FILE"
     examples = """
-        ipytaskfarm replay tape
-        ipytaskfarm replay tape --task 12
+        ipytaskfarm replay events.log
+        ipytaskfarm replay events.log --task 12
     """
     task = Int(None, allow_none=True, help="show each turn that saved something of this task").tag(
         config=True, metavar="ID"
@@ -110,7 +112,7 @@ then, with all its checks on. Exit code 1 if it decides otherwise, or if a check
     def carry_out(self) -> int:
         from ipytaskfarm.controller.replay import Played, play
 
-        path = _one_path(self.extra_args, "the tape")
+        path = _one_path(self.extra_args, "the event log")
         heard: Counter[str] = Counter()
         other: list[int] = []
         last: Played | None = None
@@ -125,9 +127,9 @@ then, with all its checks on. Exit code 1 if it decides otherwise, or if a check
             turn = 0 if last is None else last.number + 1
             raise errors.StoreError(f"turn {turn} of {path} breaks a rule of the scheduler: {broken}") from broken
         if last is None:
-            print("no turn is on this tape")
+            print("this event log has no turn")
             return OK
-        counts = ", ".join(f"{count} {state}" for state, count in last.scheduler.farm.tasks.counts.items() if count)
+        counts = counts_text(state_counts(last.scheduler.farm.tasks.counts))
         print(f"{printing.number(last.number + 1, 'turn')}, at the end: {counts or 'no tasks'}")
         print(", ".join(f"{count} {kind}" for kind, count in heard.most_common()))
         if other:

@@ -1,15 +1,15 @@
-"""Runs in the user's process: what one types.
+"""The client: what users import and call.
 
-This is the module of IPython 0.10's documentation: ``from ipytaskfarm import client`` in place of
-``from IPython.kernel import client``, and old scripts run.
+It is the module of IPython 0.10's documentation: with ``from ipytaskfarm import client`` in place of ``from
+IPython.kernel import client`` old scripts run.
 
-    taskclient, multiengine     what users call
-    tasks, results, commands    what goes in and what comes back
-    rules, environments, jobs   what tasks ask for, and what they share
-    maps, tables, nodes, display  conveniences over these
-    profiling, profiles         asking engines what takes the time, and what they say; listing, flamegraph show it
-    sessions, io                one connection per process and farm, on one IO thread
-    outbox, arrivals            what that thread and its callers share
+    taskclient, multiengine       the two clients
+    tasks, results, commands      task descriptions, results of tasks, results of commands
+    rules, environments, jobs     rules of tasks, environments, groups of tasks that share rules
+    maps, tables, nodes, display  maps over tasks, and the objects that show themselves
+    profiling, profiles           profilers on engines and their results; profile_tables and flamegraph show them
+    sessions, io                  one connection per process and farm, on one IO thread
+    outbox, arrivals              the state that this thread and its callers share
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .tasks import CallTask, Join, MapTask, StringTask, Task
 
 if TYPE_CHECKING:
     default_task_address: tuple[str, int]
-    """Where the farm "default" listens; read on use."""
+    """(host, port) of the farm "default"; read on each use."""
 
 __all__ = [
     "NS",

@@ -1,7 +1,7 @@
-"""The client's way to the adapters, which the client knows by their names alone.
+"""Import the adapters on demand; the client knows them by name only.
 
-An adapter is made of clients, so an import of one here would be a circle; and it may need a library that is not
-installed, so it is imported when a user asks for it.
+Adapters use the client, so an import of one at the top would be circular.  An adapter may also need a library that is
+not installed.
 """
 
 from __future__ import annotations

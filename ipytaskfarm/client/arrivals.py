@@ -1,10 +1,10 @@
-"""What is known of tasks that ended, and who waits for them.
+"""Keep the final states of tasks that have arrived in this process, and the waiters for tasks that have not ended.
 
-No IO, no lock of its own: `session.Session` calls it under its lock, except for `finals`, which
-callers may read without it (one dict lookup).
+The module does no IO and has no lock.  `session.Session` calls it under the session's lock; callers may read `finals`
+without the lock, because one dict lookup is atomic.
 
-Everything here works on whole batches with set and dict operations, because it runs in the IO thread
-while the caller wants the interpreter: a waiter counts down, nobody looks through all ids at each wake-up.
+All operations work on whole batches with sets and dicts: they run in the IO thread and compete with the user's code for
+the GIL.  A waiter keeps the set of its remaining ids, so a wake-up costs nothing for ids that did not end.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from ..core.scheduler.chunks import ChunkRegistry
 from ..core.states import Reason
 
 CACHE_BYTES = 256 * 1024 * 1024
-"""Results are kept up to this much; older ones are fetched again when they are asked for."""
+"""Bytes of results that are kept; the oldest are dropped, and fetched again when a caller asks for them."""
 
 _FINAL_BYTES = 400
-"""What a final state costs beside its body."""
+"""Estimated bytes of a final state without its body."""
 
 
 class Waiter:
-    """Somebody who waits for ids to end.
+    """Wait for a set of tasks to end.
 
-    `remaining` shrinks as they do; `event` is set when it is empty, or at each change for an `eager` one
-    (which finds the ids that ended since in `ended`), or when the session failed.
+    `event` is set when `remaining` is empty or when the session has failed.  For an `eager` waiter it is set each time
+    tasks end, and `ended` lists these tasks.
     """
 
     __slots__ = ("remaining", "ended", "eager", "event", "finals", "on_wake")
@@ -39,53 +39,54 @@ class Waiter:
         self.eager = eager
         self.event = threading.Event()
         self.finals: list[Final] | None = None
-        """Gathers the ends, for somebody who counts them; None: nobody does."""
+        """The final states of the tasks that ended, for a caller that counts them; None: not collected."""
         self.on_wake = on_wake
-        """Called in the IO thread, with the lock held, whenever `event` is set."""
+        """Function that is called whenever `event` is set: in the IO thread, with the session's lock held."""
         if not ids:
             self.wake()
 
     def wake(self) -> None:
-        """There is something to look at."""
+        """Set the event and call `on_wake`."""
         self.event.set()
         if self.on_wake is not None:
             self.on_wake()
 
 
 class Arrivals:
-    """Final states that arrived, ids that have not ended yet, and waiters."""
+    """Hold the final states of ended tasks, the ids of unfinished tasks, and the waiters of one session."""
 
     def __init__(self, cache_bytes: int = CACHE_BYTES) -> None:
         self.finals: dict[int, Final] = {}
         self.handed_in: set[int] = set()
-        """Ids handed in by this session that have not ended: what a bare `barrier()` waits for."""
+        """Unfinished tasks that this session submitted: `barrier()` without ids waits for them."""
         self.chunks = ChunkRegistry()
         """The chunks of this session and of maps that it follows: an item's end is its chunk's, or its own."""
         self.watched: set[int] = set()
-        """Ids of others that have not ended, whose end the controller will tell us."""
+        """Unfinished tasks of other sessions, of which the controller will report the end."""
         self.refused: list[Final] = []
-        """Refusals that `flush` has not raised yet."""
+        """Refused tasks for which `flush` has not raised an error yet."""
         self.on_end: dict[int, list[Callable[[Final], object]]] = {}
-        """What is to be called when a task has ended; quick, and in the IO thread."""
+        """Task id -> functions to call when the task ends.  They run in the IO thread, so they must be quick."""
         self.followers: dict[str, list[Final]] = {}
-        """Accumulator -> tasks of this session that have succeeded since it looked, and perhaps added to it."""
+        """Accumulator -> tasks of this session that have succeeded since its last look and may have added to it."""
         self._waiters: list[Waiter] = []
         self._cache_bytes_max = cache_bytes
         self._cache_bytes = 0
 
     def take(self, finals: list[Final]) -> None:
-        """Tasks ended (or their results were fetched)."""
+        """Record the final states of tasks that ended, or of tasks that were fetched."""
         batch = {final.id: final for final in finals}
         for task_id in batch.keys() & self.finals.keys():
             known = self.finals[task_id]
             if known.body is not None and batch[task_id].body is None:
-                batch[task_id] = known  # told again in short: keep what we have
+                batch[task_id] = known  # repeated without a body: keep the full one
             self._drop_cached((task_id,))
         self.finals.update(batch)
         self._cache_bytes += sum([len(f.body) + _FINAL_BYTES if f.body else _FINAL_BYTES for f in batch.values()])
         self.refused += [f for f in finals if f.reason == Reason.REFUSED and f.id in self.handed_in]
         if self.followers:
-            # What a result added to accumulators stands in its body by name; results without a body are fetched later.
+            # A body names the accumulators to which its task added.  A result without a body is fetched later, so it
+            # counts too.
             added = [
                 f for f in finals
                 if not f.reason and f.id in self.handed_in and (f.body is None or b"accumulated" in f.body)
@@ -97,13 +98,13 @@ class Arrivals:
             self._evict()
 
     def reopened(self, ids: Iterable[int]) -> None:
-        """These had ended, and run again: their ends are yet to come."""
+        """Treat these ended tasks as unfinished, because the controller runs them again."""
         again = list(ids)
         self.forget(again)
         self.handed_in.update(again)
 
     def unknown(self, ids: Iterable[int]) -> None:
-        """The controller knows nothing of these: nobody should wait for them any longer."""
+        """End all waits for these tasks, because the controller does not know them."""
         self._end(dict.fromkeys(i for i in ids if i not in self.finals))
 
     def _separate(self, batch: dict[int, Final] | dict[int, None]) -> dict[int, set[int]]:
@@ -151,7 +152,7 @@ class Arrivals:
                 waiter.wake()
 
     def _evict(self) -> None:
-        """Make room, oldest first, down to nine tenths, so that it is not done for each batch."""
+        """Drop the oldest final states until a tenth of the cache is free: not every batch must evict."""
         for task_id in list(self.finals):
             if self._cache_bytes <= self._cache_bytes_max * 9 // 10 or len(self.finals) == 1:
                 return
@@ -163,7 +164,7 @@ class Arrivals:
             self._cache_bytes -= _FINAL_BYTES + len(final.body or b"")
 
     def forget(self, ids: Sequence[int] | None) -> None:
-        """These results were cleared (None: all that are known to have ended)."""
+        """Drop these final states, because the results were cleared (None: drop all)."""
         self._drop_cached(list(self.finals) if ids is None else [i for i in ids if i in self.finals])
         if not self.chunks.items:
             return
@@ -210,19 +211,19 @@ class Arrivals:
         return ended
 
     def wait_for(self, ids: set[int], eager: bool = False, on_wake: Callable[[], None] | None = None) -> Waiter:
-        """Return a waiter for those of `ids` that are live; `end_wait` takes it out again."""
+        """Return a waiter for the unfinished tasks among `ids`; the caller ends the wait with `end_wait`."""
         waiter = Waiter(self.live(ids), eager, on_wake)
         if waiter.remaining:
             self._waiters.append(waiter)
         return waiter
 
     def end_wait(self, waiter: Waiter) -> None:
-        """Nobody waits there any longer."""
+        """Remove a waiter."""
         if waiter in self._waiters:
             self._waiters.remove(waiter)
 
     def end_all(self, why: str) -> None:
-        """The session has failed: nothing more will be heard of those whose ends are waited for with `on_end`."""
+        """Call all `on_end` functions with a ConnectionError as the final state, because the session has failed."""
         failure = FailureSummary("ConnectionError", f"nothing more is heard of this task: {why}")
         for task_id, waiting in self.on_end.items():
             for then in waiting:
@@ -230,7 +231,7 @@ class Arrivals:
         self.on_end.clear()
 
     def wake_all(self) -> None:
-        """Something happened that every waiter has to see."""
+        """Wake all waiters."""
         for waiter in self._waiters:
             waiter.wake()
 
@@ -238,5 +239,5 @@ class Arrivals:
 def _call(then: Callable[[Final], object], final: Final) -> None:
     try:
         then(final)
-    except Exception:  # whoever wanted to know: the others are told all the same
+    except Exception:  # an error of one function must not keep the others from being called
         traceback.print_exc()

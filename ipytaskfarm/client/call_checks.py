@@ -1,7 +1,8 @@
-"""Checks of calls that users hand in: whether a function takes these arguments, whether sequences can be read.
+"""Check calls before they are submitted: whether a function takes the given arguments, and whether sequences are
+readable.
 
-A mistake is found before anything travels.  What cannot be known for certain (callables other than plain functions) is
-left to the call itself.
+The checks find mistakes before anything is sent.  Only plain functions are checked; an error of another callable shows
+in the call itself.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .tasks import not_a_function
 
 
 def check_call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Raise TypeError if a plain function does not take these arguments; it names rules of a task among them."""
+    """Raise TypeError if a plain function does not take these arguments; the error names task rules among them."""
     if type(function) is not FunctionType or _takes(function, len(args), kwargs):
         return
     try:
@@ -34,7 +35,10 @@ def check_call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappin
 
 
 def _takes(function: FunctionType, given: int, kwargs: Mapping[str, Any]) -> bool:
-    """Return whether positional arguments alone fit; anything more difficult is for `inspect`, which is slow."""
+    """Return whether this number of positional arguments is certainly right; False leaves the question to `inspect`.
+
+    `inspect` is slow, and most calls are simple.
+    """
     code: CodeType = function.__code__
     if kwargs or code.co_kwonlyargcount:
         return False
@@ -45,10 +49,14 @@ def _takes(function: FunctionType, given: int, kwargs: Mapping[str, Any]) -> boo
 
 
 def check_map(function: Callable[..., Any], sequences: Sequence[Iterable[Any]]) -> None:
-    """Raise TypeError or ValueError for the arguments of a map that cannot be meant.
+    """Check the arguments of a map.
 
-    TypeError: no function, no sequence, or a function that takes another number of arguments.  ValueError: a generator
-    that was read to its end before."""
+    Raises:
+        TypeError: the first argument is no function, another one is no sequence, or the function takes another number
+            of
+            arguments.
+        ValueError: a generator has already been read to its end.
+    """
     if not callable(function):
         if any(callable(each) for each in sequences):
             raise TypeError(f"map takes the function first: map(function, sequence), not map({shown(function, 40)}, …)")

@@ -1,4 +1,4 @@
-"""What a MultiEngine command brings back: `ResultList`, and `PendingResult` for those who do not wait."""
+"""Send a MultiEngine command and read its answers: `PendingResult`, and the `ResultList` that it returns."""
 
 from __future__ import annotations
 
@@ -52,21 +52,21 @@ def executed(body: bytes) -> dict[str, Any]:
 
 
 def nothing(body: bytes) -> None:
-    """For commands without a value."""
+    """Ignore the body of an answer without a value."""
 
 
 def names(body: bytes) -> list[str]:
-    """Return an encoded list of names."""
+    """Decode a list of names."""
     return _decode_names(body)
 
 
 def value(body: bytes) -> Any:
-    """Return a packed value."""
+    """Unpack a value."""
     return unpack(body)
 
 
 class ResultList(list[Any]):
-    """One entry per engine; those of `execute` show what the engine would have shown."""
+    """A list with one entry per engine; entries of `execute` are displayed like the cells of a notebook."""
 
     def __repr__(self) -> str:
         if not self or not all(isinstance(entry, dict) and "input" in entry for entry in self):
@@ -87,7 +87,7 @@ class ResultList(list[Any]):
 
 
 def show_entries(found: ResultList) -> None:
-    """Show what each engine has printed and displayed, each line behind its engine."""
+    """Show the output and the displays of each engine, each line with the engine's id."""
     printer = OutputPrinter()
     for entry in found:
         printer.rest(str(entry["id"]), SeenOutput(), entry["stdout"], entry["stderr"], entry["display"])
@@ -114,7 +114,7 @@ def error_of_answer(answer: CommandAnswer) -> BaseException:
         failure = _decode_failure(answer.body)
     except msgspec.DecodeError:
         return errors.KernelError(f"engine {answer.engine_id} answered with something that cannot be read")
-    if failure.pickled is None and not failure.traceback:  # the controller's words
+    if failure.pickled is None and not failure.traceback:  # an error of the controller, not of an engine
         error = error_named(failure.etype, failure.value)
         error.engine_id = answer.engine_id  # type: ignore[attr-defined]
         return error
@@ -122,7 +122,7 @@ def error_of_answer(answer: CommandAnswer) -> BaseException:
 
 
 def _shown_body(answer: CommandAnswer) -> ResultBody:
-    """Return what an engine has printed and displayed, whether the command failed there or not."""
+    """Return the output and the displays of an engine, also of a failed command."""
     try:
         shown = _decode_execute(answer.body) if answer.ok else _decode_failure(answer.body)
     except msgspec.MsgspecError:
@@ -132,23 +132,23 @@ def _shown_body(answer: CommandAnswer) -> ResultBody:
 
 
 class CommandPart(NamedTuple):
-    """What one or several engines are sent."""
+    """What is sent to one engine, or to several."""
 
     engines: list[int] | None
-    """None: all, whoever they are when it arrives."""
+    """Engine ids; None: all engines that exist when the command arrives."""
     body: bytes
     blobs: tuple[str, ...] = ()
     keep: Keep | None = None
-    """How it is kept for the engines' replacements."""
+    """How the command is kept for replacements of the engines."""
 
 
 _result_ids = itertools.count()
 
 
 class PendingResult:
-    """A command under way.  `get_result` waits for it and gives the same value, or raises the same error, each time.
+    """A command under way.  `get_result` waits for it, and returns the same value or raises the same error each time.
 
-    As in IPython 0.10, with `done` and `add_done_callback` of PEP 3148 beside it.
+    The interface is IPython 0.10's, with `done` and `add_done_callback` from PEP 3148.
     """
 
     def __init__(
@@ -160,7 +160,16 @@ class PendingResult:
         text: str = "",
         at_once: bool = False,
     ) -> None:
-        """parts: what is sent to whom.  read: makes an engine's entry of its answer.  at_once: it waits for no task."""
+        """Send the command.
+
+        Args:
+            session: the connection.
+            verb: what the engines do.
+            parts: what is sent to which engines.
+            read: decodes the answer of an engine.
+            text: what `queue_status` shows of the command ("": the verb).
+            at_once: whether the command is answered without waiting for a running task.
+        """
         self._session = session
         self._verb = verb
         self._at_once = at_once
@@ -171,10 +180,10 @@ class PendingResult:
         self._done_callbacks: list[Callable[[PendingResult], Any]] = []
         self._outcome: tuple[Any, BaseException | None] | None = None
         self.result_id = next(_result_ids)
-        """A number of its own in this process; a later command has a higher one."""
+        """A number that is unique in this process; later commands have higher numbers."""
         self._invalid = False
         self._parts: list[tuple[list[int] | None, PendingQuestion]] = []
-        # Its end may be told before all of it is sent: nobody is called until then.
+        # Answers may arrive before all parts are sent; no callback may run before then.
         self._sent = False
         self._parts += [
             (
@@ -188,16 +197,26 @@ class PendingResult:
 
     @property
     def engines(self) -> list[int]:
-        """Return the ids of the engines that were asked; of a command to all: [] until the farm has said who they
-        are."""
+        """Return the ids of the engines that were asked.
+
+        For a command to all engines the list is empty until the controller has told which engines there are.
+        """
         return [engine_id for engines, asked in self._parts for engine_id in _engines_of(engines, asked)]
 
     def done(self) -> bool:
-        """Return whether every engine has answered, or nobody is to wait any longer."""
+        """Return whether every engine has answered, or the result was flushed."""
         return self._sent and all(asked.event.is_set() for _, asked in self._parts)
 
     def get_result(self, default: Any = None, block: bool = True, timeout: Timeout = None) -> Any:
-        """Return the list of results.  block=False gives `default` while it is not there.  Raises CompositeError."""
+        """Wait for the list of results, and return it.
+
+        Args:
+            default: what is returned for an unfinished command with block=False.
+            block: wait for the answers.
+            timeout: seconds, then TimeoutError.
+
+        Raises CompositeError for errors on engines, and InvalidDeferredID after ``mec.flush()``.
+        """
         if not block and not self.done():
             return default
         self._wait(seconds(timeout))
@@ -210,7 +229,7 @@ class PendingResult:
         return found
 
     def _wait(self, timeout: float | None) -> None:
-        """Wait for all answers; after a second say which tasks the command waits for."""
+        """Wait for all answers.  After a second, print which tasks the command waits for."""
         try:
             self._wait_for_all(timeout)
         except KeyboardInterrupt as interrupt:
@@ -241,10 +260,11 @@ class PendingResult:
             say(f"{self._verb} waits for {', '.join(busy)} to end")
 
     def stream(self, bar: StepsAside | None = None) -> None:
-        """Wait for all answers, and show meanwhile what the engines print and display, each line behind its engine.
+        """Wait for all answers, and show the output of the engines meanwhile, each line with the engine's id.
 
-        What an engine had printed before it failed is shown too.  Once the answers are there, all of it is shown again.
-        Raises nothing but KeyboardInterrupt and errors of the connection: `get_result` raises what the command raised.
+        When the answers have arrived, the rest of the output is shown, also that of engines where the command failed.
+        Only KeyboardInterrupt and errors of the connection are raised here; `get_result` raises the errors of the
+        command.
         """
         stream = CommandStream(self._session, [asked.message.n for _, asked in self._parts], OutputPrinter(bar))
         listeners = self._session.io.output_listeners
@@ -277,29 +297,31 @@ class PendingResult:
 
     @property
     def called(self) -> bool:
-        """Return whether the result was asked for and is there."""
+        """Return whether the result has been read."""
         return self._outcome is not None
 
     @property
     def r(self) -> Any:
-        """``get_result()``."""
+        """Return ``get_result()``."""
         return self.get_result()
 
     def add_callback(self, f: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """When the result is asked for, it is ``f(result, *args, **kwargs)``; several are applied in order."""
+        """Let `get_result` return ``f(result, *args, **kwargs)``; several callbacks are applied in order."""
         if not callable(f):
             raise TypeError(f"a callback must be callable, not {type(f).__name__}")
         self._callbacks.append((f, args, kwargs))
 
     def add_done_callback(self, f: Callable[[PendingResult], Any]) -> None:
-        """Call ``f(self)`` once it is done, in a thread of its own; at once if it is done already."""
+        """Call ``f(self)`` in a thread of its own when the command is done, or at once if it is done already."""
         with self._lock:
             self._done_callbacks.append(f)
         if self.done():
             self._on_done()
 
     def invalidate(self) -> None:
-        """``mec.flush()``: the result is not wanted any more.  Whoever waits for it gets InvalidDeferredID."""
+        """Discard the result, for ``mec.flush()``: `get_result` raises InvalidDeferredID, also in threads that wait
+        already.
+        """
         self._invalid = True
         for _, asked in self._parts:
             self._session.forget(asked)
@@ -307,7 +329,7 @@ class PendingResult:
         self._on_done()
 
     def __await__(self) -> Generator[Any, None, Any]:
-        """``await pending`` gives what `get_result` does, in any asyncio loop."""
+        """Wait in any asyncio loop, and return what `get_result` returns."""
         yield from self._ended().__await__()
         return self.get_result()
 
@@ -316,7 +338,7 @@ class PendingResult:
         ended = asyncio.Event()
 
         def tell(_: PendingResult) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop was closed while it waited
                 loop.call_soon_threadsafe(ended.set)
 
         self.add_done_callback(tell)
@@ -328,7 +350,8 @@ class PendingResult:
         with self._lock:
             callbacks, self._done_callbacks = self._done_callbacks, []
         if callbacks:
-            # Not in the IO thread, which calls this: a callback may wait for what only that thread can bring.
+            # The IO thread calls this method. A callback may wait for something that only the IO thread can bring, so
+            # callbacks run in another thread.
             threading.Thread(target=self._call, args=(callbacks,), name="ipytaskfarm callbacks", daemon=True).start()
 
     def _call(self, callbacks: list[Callable[[PendingResult], Any]]) -> None:

@@ -1,4 +1,4 @@
-"""HTML of results, outputs and jobs, for notebooks."""
+"""Format results, outputs and jobs as HTML for notebooks."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ TEXT_MAX = 20_000
 
 
 def text_html(text: str, *, error: bool = False) -> str:
-    """Text of a task for a notebook: as it is, bounded, and never as HTML."""
+    """Return text as an HTML element: escaped, and shortened if it is long."""
     if not text:
         return ""
     if len(text) > TEXT_MAX:
         text = f"{text[: TEXT_MAX // 2]}\n… {len(text) - TEXT_MAX:,} characters …\n{text[-TEXT_MAX // 2 :]}"
     style = f' style="background:{ERROR_BACKGROUND}"' if error else ""
-    return f"<pre{style}>{_coloured(text)}</pre>"
+    shown = f"<pre{style}>{_coloured(text)}</pre>"
+    # The styles of JupyterLab for these colours hold below this class alone.
+    return f'<div class="jp-RenderedText">{shown}</div>' if "\x1b" in text else shown
 
 
 _ANSI = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 
 
 def _coloured(text: str) -> str:
-    """Return text escaped, its ANSI colours as classes to which JupyterLab and nbconvert give a theme's colours."""
+    """Return text as HTML, with classes for ANSI colours that JupyterLab and nbconvert style by their theme."""
     if "\x1b" not in text:
         return html.escape(text)
     from rich.text import Text as RichText
@@ -43,19 +45,19 @@ def _coloured(text: str) -> str:
                     classes.append(f"ansi-{_ANSI[number % 8]}{'-intense' if number > 7 else ''}-fg")
                 if span.style.bold:
                     classes.append("ansi-bold")
-        piece = html.escape(parsed.plain[start:end])
+        piece = html.escape(parsed.plain[start:end].replace("\x1b", ""))
         parts.append(f'<span class="{" ".join(classes)}">{piece}</span>' if classes else piece)
     return "".join(parts)
 
 
 def output_html(output: dict[str, Any]) -> str:
-    """Return a rich display of a task: pictures and HTML as such, anything else as text."""
+    """Return a rich display of a task as HTML: pictures and HTML unchanged, any other type as text."""
     data = output.get("data", {})
     for kind in ("image/png", "image/jpeg"):
         if kind in data:
             return f'<img src="data:{kind};base64,{html.escape("".join(str(data[kind]).split()))}">'
     if "image/svg+xml" in data:
-        # As a picture, in which scripts do not run.
+        # Scripts in an SVG file do not run when a page shows the file as a picture.
         packed = base64.b64encode(str(data["image/svg+xml"]).encode()).decode()
         return f'<img src="data:image/svg+xml;base64,{packed}">'
     if "text/html" in data:
@@ -67,12 +69,12 @@ def output_html(output: dict[str, Any]) -> str:
 
 
 def value_html(value: object) -> str:
-    """Return a value as a notebook would show it: by its own HTML, else as text."""
+    """Return a value as HTML, as a notebook shows it: its own HTML, or else its repr."""
     own = getattr(type(value), "_repr_html_", None)
     if own is not None and not isinstance(value, type):
         try:
             shown = own(value)
-        except Exception:  # another's display; the text is all there is
+        except Exception:  # the value's own method failed: show its repr
             shown = None
         if isinstance(shown, str):
             return shown

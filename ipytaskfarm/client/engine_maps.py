@@ -1,4 +1,4 @@
-"""Maps over engines: each engine gets a part of the items, and all of them run at the same time."""
+"""Map over engines: each engine gets a part of the items, and all parts run at the same time."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .scatter import check_dist, joined, parts
 from .session import Session
 
 Targets: TypeAlias = int | Sequence[int] | str | None
-"""Engine ids, 'all', or None for the targets of the client."""
+"""Engine ids, "all", or None for the targets of the client."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class EngineCalls(Protocol):
-    """The methods of `MultiEngineClient` that maps over engines call; see there."""
+    """The methods of `MultiEngineClient` that maps over engines call; they are documented there."""
 
     @property
     def session(self) -> Session:
@@ -34,13 +34,13 @@ class EngineCalls(Protocol):
 
     @property
     def blobs(self) -> Blobs | None:
-        """Return where large values go; None: they travel inline."""
+        """Return the store for large values; None: large values are sent inline."""
 
     def ids_of(self, targets: Targets) -> list[int]:
-        """Return the engine ids that these targets mean now."""
+        """Return the ids of the engines that `targets` selects now."""
 
     def send(self, pending: PendingResult) -> PendingResult:
-        """Record a command that is under way, for `flush`."""
+        """Record a running command, so that `flush` can discard it."""
 
     def raw_map(
         self,
@@ -50,11 +50,11 @@ class EngineCalls(Protocol):
         targets: Targets = None,
         block: bool | None = None,
     ) -> Any:
-        """Map with all settings."""
+        """Run a map with explicit settings."""
 
 
 def _values(body: bytes) -> Any:
-    """Return what one engine computed; what it says of it is printed."""
+    """Return the values that one engine computed, and print its notices."""
     found = value(body)
     if not isinstance(found, NotedValues):
         return found
@@ -71,7 +71,10 @@ def map_on_engines(
     targets: Targets,
     block: bool,
 ) -> Any:
-    """Return the list of results in order, or a PendingResult of it.  See ``MultiEngineClient.map``."""
+    """Return the list of results in order, or with block=False a PendingResult of the list.
+
+    See ``MultiEngineClient.map``.
+    """
     check_dist(dist)
     if not sequences:
         raise ValueError("map needs at least one sequence")
@@ -99,9 +102,9 @@ def _together(found: ResultList, dist: str) -> list[Any]:
 
 
 class EngineMapper:
-    """`map` with settings; made by ``mec.mapper``.
+    """An object with a `map` method and settings for it; made by ``mec.mapper``.
 
-    Attributes, which may be set later too: `multiengine` (the client), `dist`, `targets`, `block`.
+    The attributes `multiengine` (the client), `dist`, `targets` and `block` may be assigned later.
     """
 
     def __init__(self, multiengine: EngineCalls, dist: str, targets: Targets, block: bool | None) -> None:

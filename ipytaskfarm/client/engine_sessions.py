@@ -1,4 +1,4 @@
-"""Sessions of engines and of this process: saved, restored and exchanged (``serialization/dill_sessions.py``)."""
+"""Save, restore and exchange the names of engines and of this process (see ``serialization/dill_sessions.py``)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Read: TypeAlias = Callable[[bytes], Any]
 
 
 class SessionCommand(NamedTuple):
-    """What engines are sent, and how their answers are read."""
+    """The messages for engines, and the function that reads an answer."""
 
     parts: list[CommandPart]
     read: Read
 
 
 def to_files(path: str | PathLike[str], engines: Sequence[int]) -> SessionCommand:
-    """Let engines save their names to files of their nodes.
+    """Make the command that saves the names of engines to files on their nodes.
 
     Args:
         path: the file; ``{id}`` in it is the engine's id.
@@ -50,7 +50,9 @@ def to_files(path: str | PathLike[str], engines: Sequence[int]) -> SessionComman
 
 
 def from_files(path: str | PathLike[str], engines: Sequence[int]) -> SessionCommand:
-    """Let engines restore sessions from files of their nodes; ``{id}`` in the path is the engine's id."""
+    """Make the command that restores sessions from files on the engines' nodes; ``{id}`` in the path is the engine's
+    id.
+    """
     text = fspath(path)
     parts = [
         CommandPart([n], msgspec.msgpack.encode(LoadSessionBody(text.replace(_ID, str(n)))), (), Keep())
@@ -60,22 +62,22 @@ def from_files(path: str | PathLike[str], engines: Sequence[int]) -> SessionComm
 
 
 def reasons(body: bytes) -> dict[str, str]:
-    """Read names and reasons."""
+    """Decode a dict of names and reasons."""
     return _decode_reasons(body)
 
 
 def left_out_of(body: bytes) -> dict[str, str]:
-    """Read the names that an engine left out of its session, each with the reason."""
+    """Decode the names that an engine left out of its session, each with the reason."""
     return _decode_saved(body).left_out
 
 
 def own_to_engines(engines: list[int] | None, blobs: Blobs | None) -> tuple[SessionCommand, dict[str, str]]:
-    """Save the names of this process's ``__main__`` for engines.
+    """Save the names of this process's ``__main__``, and make the command that restores them on engines.
 
     Returns:
-        The command, and the names that cannot travel, each with the reason.
+        The command, and a dict of the names that cannot be pickled, each with the reason.
     """
-    from ..serialization.dill_sessions import dump_session  # dill is imported when it is used
+    from ..serialization.dill_sessions import dump_session  # dill is imported only when it is needed
 
     data, left_out = dump_session(_own_names(), _hidden())
     writer = BlobWriter(blobs) if blobs is not None else None
@@ -86,7 +88,7 @@ def own_to_engines(engines: list[int] | None, blobs: Blobs | None) -> tuple[Sess
 
 
 def from_engine(engine: int) -> SessionCommand:
-    """Let an engine send its names, which are bound in this process's ``__main__``."""
+    """Make the command that sends the names of an engine; its answer binds them in ``__main__`` of this process."""
     return SessionCommand([CommandPart([engine], msgspec.msgpack.encode(DumpSessionBody()))], _bind_here)
 
 

@@ -1,4 +1,4 @@
-"""Environments on their way: what identifies them, and their code."""
+"""Pack environments for sending: their identity, their settings and their code."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from ..serialization.pack import class_digest, pack_environment
 _ATOMS = (str, int, float, bool, bytes, type(None), PurePath)
 
 _packed: weakref.WeakKeyDictionary[TaskEnvironment, tuple[Any, Environment, Function]] = weakref.WeakKeyDictionary()
-"""Environment -> (what it was made of when it was packed, and what that gave)."""
+"""Environment -> (its class and attributes when it was packed, the packed environment, its code)."""
 
 
 def pack_environment_of(
     environment: TaskEnvironment | None, functions: dict[str, Function]
 ) -> tuple[Environment | None, Recycle | None]:
-    """Return an environment and its settings as they travel; its code is added to `functions`."""
+    """Return an environment and its recycle settings as messages, and add its code to `functions`."""
     if environment is None:
         return None, None
-    recycle = environment.__dict__.get("_recycle")
-    settings = recycle.as_message() if recycle is not None else None
+    settings = environment.recycle.as_message()
     if environment.is_empty:
         return None, settings
     packed, code = _pack(environment)
@@ -68,7 +67,10 @@ def _id_text(what: str, value: object) -> str:
 
 
 def _seen(environment: TaskEnvironment) -> tuple[str, dict[str, Any]] | None:
-    """Return what it is made of, to be compared; None: something in it may change unseen."""
+    """Return the class and the attributes of an environment; None if an attribute may change in place.
+
+    Two equal results mean that the environment has not changed since it was packed.
+    """
     state = environment.__getstate__()
     if not all(isinstance(value, _ATOMS) for value in state.values()):
         return None

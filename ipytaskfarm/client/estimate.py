@@ -1,7 +1,7 @@
-"""What is known of work that goes on, and how long it will still take.  Pure: callers give the time.
+"""Estimate how long running work will still take.  The module is pure: callers pass the time.
 
-The time left follows from the durations of what has ended, and from the engines that work on it.  Nothing is guessed:
-before the first end there is no number.
+The estimate is based on the durations of the parts that have ended, and on the engines that work on the rest.  There is
+no estimate before the first part has ended.
 """
 
 from __future__ import annotations
@@ -14,53 +14,55 @@ from itertools import accumulate
 from typing import NamedTuple
 
 SHORT_S = 0.5
-"""Of work whose parts take less, how many end per second tells more than how long one takes."""
+"""Seconds; if parts take less on average, the estimate uses their rate per second instead of their durations."""
 WINDOW_S = 20.0
-"""Over so many seconds the ends per second are counted."""
+"""Seconds over which this rate is measured."""
 KEPT = 1_000
-"""So many of the latest durations are kept, to judge parts that run for long."""
+"""Number of latest durations that are kept, to judge parts that run for long."""
 SLOW_TIMES, SLOW_S, SLOW_KNOWN = 3.0, 5.0, 3
-"""A part is slow when it runs so many times as long as the mean, and for so many seconds, with so many ends known."""
+"""A part is slow if it runs for this multiple of the mean and this many seconds, and at least three
+parts have ended.
+"""
 SLOW_SHOWN = 3
 ROUNDS_MAX = 2_000
-"""Up to so many waiting parts are placed one by one; of more, the mean is as good."""
+"""Number of waiting parts up to which the schedule is simulated part by part; beyond it the mean is accurate enough."""
 
 
 class Running(NamedTuple):
-    """One part that runs now."""
+    """One running part."""
 
     label: str
-    """What people call it: ``task 7``, ``item 12``."""
+    """The name shown to the user: ``task 7``, ``item 12``."""
     engine: int
     for_s: float
     parts: int = 1
-    """So many parts run there one after the other: the items of a map that travel together."""
+    """Number of parts that run one after the other there: the items of a map that share a task."""
     task: int = -1
 
 
 class Tally(NamedTuple):
-    """What is known of some work at one moment."""
+    """The state of some work at one moment."""
 
     total: int
     succeeded: int = 0
     failed: int = 0
     running: Sequence[Running] | None = None
-    """None: not known yet."""
+    """The running parts; None: not known yet."""
     running_count: int | None = None
-    """How many run, where `running` names the longest of them alone; None: as many as it names."""
+    """Number of running parts, if `running` lists only the longest of them; None: `running` is complete."""
     engines: int = 0
-    """How many engines work on it, or could begin at once."""
+    """Number of engines that work on it, or could start at once."""
     why: str = ""
-    """Why nothing moves; "": something does."""
+    """Why no part can run; "": parts run."""
 
     @property
     def ended(self) -> int:
-        """Return how many parts have ended."""
+        """Return the number of parts that have ended."""
         return self.succeeded + self.failed
 
     @property
     def runs(self) -> int | None:
-        """Return how many parts run; None: not known yet."""
+        """Return the number of running parts; None: not known yet."""
         if self.running is None:
             return None
         count = sum(each.parts for each in self.running) if self.running_count is None else self.running_count
@@ -68,15 +70,15 @@ class Tally(NamedTuple):
 
     @property
     def waits(self) -> int | None:
-        """Return how many parts wait; None: not known yet."""
+        """Return the number of waiting parts; None: not known yet."""
         return None if self.runs is None else self.total - self.ended - self.runs
 
 
 class Estimate:
-    """Judges how long some work will still take.
+    """Estimates the remaining time of some work.
 
     Args:
-        began_s: when the work, or the wait for it, began; on the clock of all other times that are given.
+        began_s: when the work, or the wait for it, began, on the clock that all other times use.
     """
 
     def __init__(self, began_s: float) -> None:
@@ -86,7 +88,7 @@ class Estimate:
         self._ends: deque[tuple[float, int]] = deque([(began_s, 0)])
 
     def add(self, durations_s: Iterable[float], now_s: float) -> None:
-        """Take the durations of parts that have ended."""
+        """Record the durations of parts that have ended."""
         fresh = list(durations_s)
         self._count += len(fresh)
         self._sum_s += sum(fresh)
@@ -94,12 +96,12 @@ class Estimate:
         self._note(now_s)
 
     def add_earlier(self, durations_s: Iterable[float], now_s: float) -> None:
-        """Take the durations of parts of which it is not known when they ended."""
+        """Record the durations of parts that ended at an unknown time: they do not count in the rate."""
         self.add(durations_s, now_s)
         self._ends = deque([(now_s, self._count)])
 
     def add_together(self, parts: int, run_s: float, now_s: float) -> None:
-        """Take the duration of so many parts that ran one after the other."""
+        """Record the common duration of parts that ran one after the other."""
         if parts > 0:
             self._count += parts
             self._sum_s += run_s
@@ -117,11 +119,11 @@ class Estimate:
 
     @property
     def mean_s(self) -> float | None:
-        """Return how long a part took on average; None: none has ended."""
+        """Return the mean duration of a part; None: no part has ended."""
         return self._sum_s / self._count if self._count else None
 
     def left_s(self, tally: Tally, now_s: float) -> float | None:
-        """Return for how many seconds the work will still go on; None: nobody can know."""
+        """Return the estimated remaining seconds; None: unknown."""
         left = tally.total - tally.ended
         if left <= 0:
             return 0.0
@@ -138,7 +140,7 @@ class Estimate:
         return left * (now_s - first_s) / ended if ended and now_s > first_s else None
 
     def _left_by_durations(self, tally: Tally, running: Sequence[Running], mean_s: float) -> float | None:
-        # A part that runs for longer than the mean counts with what it has taken so far.
+        # A part that runs longer than the mean counts with the time that it has taken so far.
         longer = [each.for_s for each in running if each.parts == 1 and each.for_s > mean_s]
         mean_s = (self._sum_s + sum(longer)) / (self._count + len(longer))
         latest = _Durations(self._latest)
@@ -148,12 +150,12 @@ class Estimate:
         engines = max(len(running), tally.engines, 1 if waits and known else 0)
         if not engines or (not waits and not known):
             return None
-        # Of one that runs longer than any other did, nobody knows the rest: its engine is not counted on.
+        # The remaining time is unknown for a part that runs longer than all others did: its engine is not planned with.
         free = known + [0.0] * (engines - len(running))
         return _end_of_all(free, waits, mean_s) if free or not waits else None
 
     def slow(self, tally: Tally) -> list[str]:
-        """Return sentences about the parts that run for much longer than others did."""
+        """Return a sentence for each part that runs much longer than the others did."""
         mean_s = self.mean_s
         if mean_s is None or self._count < SLOW_KNOWN:
             return []
@@ -167,7 +169,7 @@ class Estimate:
 
 
 class _Durations:
-    """Durations in order of length, with the sums of the longest."""
+    """Sorted durations, with the sums of the longest ones."""
 
     def __init__(self, durations_s: Iterable[float]) -> None:
         self._sorted = sorted(durations_s)
@@ -175,24 +177,30 @@ class _Durations:
         self.longest_s = self._sorted[-1] if self._sorted else 0.0
 
     def mean_of_longer(self, than_s: float) -> float | None:
-        """Return the mean of those that are longer; None: none is."""
+        """Return the mean of the durations above this one; None: there is no longer one."""
         count = len(self._sorted) - bisect_right(self._sorted, than_s)
         return self._sums[count] / count if count else None
 
 
 def _rest_s(each: Running, mean_s: float, known: _Durations) -> float | None:
-    """Return how long a running part will still take; None: it runs for longer than any that has ended."""
+    """Return the estimated remaining seconds of a running part; None: it runs longer than all parts that have ended."""
     if each.parts > 1:
         return max(0.0, each.parts * mean_s - each.for_s)
     longer_s = known.mean_of_longer(each.for_s)
     if longer_s is not None:
         return longer_s - each.for_s
-    # Durations are never equal, and word of the end may be on its way.
+    # Durations vary, and the message about the end may be on its way.
     return 0.0 if each.for_s < 1.25 * known.longest_s else None
 
 
 def _end_of_all(free_s: list[float], waits: int, mean_s: float) -> float:
-    """Return when the last of so many equal parts ends, if each goes to the engine that is free first."""
+    """Return when the last of the waiting parts ends, if each starts on the engine that is free first.
+
+    Args:
+        free_s: for each engine, seconds until it is free.
+        waits: the number of waiting parts.
+        mean_s: the duration of each.
+    """
     if not waits:
         return max(free_s)
     if waits > ROUNDS_MAX:
@@ -205,7 +213,7 @@ def _end_of_all(free_s: list[float], waits: int, mean_s: float) -> float:
 
 
 def span(seconds: float) -> str:
-    """Return a duration for people: ``0.4 s``, ``27 s``, ``3 min 07 s``, ``2 h 05 min``, ``3 d 4 h``."""
+    """Format a duration for people: ``0.4 s``, ``27 s``, ``3 min 07 s``, ``2 h 05 min``, ``3 d 4 h``."""
     if seconds < 0.95:
         return f"{max(seconds, 0.0):.1f} s"
     whole = round(seconds)

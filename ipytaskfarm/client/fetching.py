@@ -1,7 +1,7 @@
-"""Downloads of large results for a client that cannot see the farm's folder.
+"""Download large results for a client that cannot see the farm's folder.
 
-A large result comes over the client's link when a caller looks at it, in the caller's thread, which unpacks it; so
-Ctrl-C ends the wait.  Downloads are kept in files without a name, which vanish with the process however it ends.
+A large result is downloaded when a caller uses it, in the caller's thread, so Ctrl-C ends the wait.  Downloads are kept
+in unnamed files, which the kernel deletes with the process.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from .questions import AsksController, PendingQuestion
 
 KEPT_BYTES = 2**30
-"""Bytes of downloads that are kept on disk; older ones are fetched again when a caller looks at them again."""
+"""Bytes of downloads that are kept on disk; older ones are downloaded again when they are needed."""
 
 KEPT_FILES = 64
-"""Most files that are kept: each takes a descriptor."""
+"""Largest number of kept files: each takes a descriptor."""
 
 AT_ONCE = 4
 """Downloads that run at the same time, each in its caller's thread."""
@@ -43,12 +43,15 @@ class BlobDownloads:
         self._lock = threading.Lock()
         self._places = threading.Semaphore(AT_ONCE)
         self._under_way: dict[bytes, threading.Lock] = {}
-        """Blob -> the lock of the thread that fetches it; other threads that need the same blob wait."""
+        """Blob -> a lock that is held during its download; other threads that need the same blob wait for it."""
         self.bytes = 0
-        """Bytes that have come over the link in total."""
+        """Number of downloaded bytes."""
 
     def fetch(self, digest: bytes) -> memoryview:
-        """Return the blob as mapped memory, after its download.  Raises BlobMissing where it cannot be had."""
+        """Download a blob if needed, and return it as mapped memory.
+
+        Raises BlobMissing if the farm does not have it.
+        """
         found = self._look(digest)
         if found is not None:
             return found
@@ -91,7 +94,7 @@ class BlobDownloads:
         return found
 
     def _take(self, arrival: Arrival, piece: BlobPiece) -> None:
-        """Write the first piece and all that follow."""
+        """Write the first piece of a blob and all that follow."""
         window = PieceWindow(arrival.size, lambda offset: self._ask(arrival.digest, offset))
         try:
             while True:
@@ -121,7 +124,7 @@ class BlobDownloads:
             self._kept[digest] = file
             self._kept_bytes += size
             while self._kept_bytes > self._kept_bytes_max or len(self._kept) > KEPT_FILES:
-                _, oldest = self._kept.popitem(last=False)  # callers that have mapped it keep their mapping
+                _, oldest = self._kept.popitem(last=False)  # mappings of deleted files stay valid
                 self._kept_bytes -= oldest.seek(0, 2)
                 oldest.close()
 

@@ -1,4 +1,4 @@
-"""A flame graph: stacks and how often each was seen, as one SVG picture without scripts, fonts or links."""
+"""Draw a flame graph: stacks with their counts, as one SVG picture without scripts, fonts or links."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import NamedTuple
 WIDTH = 1200
 ROW = 17
 HEAD = 34
-"""Pixels: the picture's width, one function's height, the title's."""
+"""Pixels: the width of the picture, the height of a function, the height of the title."""
 NARROWEST = 0.3
-"""Pixels: what would be narrower is not drawn, nor what it called."""
+"""Pixels; a narrower function is left out, and so are its callees."""
 LETTER = 6.6
-"""Pixels of one letter of a 11 pixel monospaced font."""
+"""Width in pixels of a letter in a monospaced font of 11 pixels."""
 
 
 class FlameBox(NamedTuple):
-    """One function in one place of the picture."""
+    """The box of one function in the picture."""
 
     label: str
     depth: int
-    """0: all stacks together."""
+    """0 is the box of all stacks together."""
     begin: float
     width: float
-    """As shares of the whole: 0 … 1."""
+    """The left edge and the width, as shares of the whole: 0 to 1."""
     samples: int
 
 
@@ -38,10 +38,10 @@ class _Node:
 
 
 def bars(stacks: Mapping[tuple[str, ...], int]) -> Iterator[FlameBox]:
-    """Yield where each function of each stack stands, callers before what they call, callees by name.
+    """Yield the boxes of all functions: callers before callees, callees sorted by name.
 
     Args:
-        stacks: labels, the outermost function first, and how often that stack was seen.
+        stacks: tuples of labels, the outermost function first, with the number of times that the stack was seen.
     """
     root = _Node()
     for stack, count in stacks.items():
@@ -52,7 +52,7 @@ def bars(stacks: Mapping[tuple[str, ...], int]) -> Iterator[FlameBox]:
             node.count += count
     if not root.count:
         return
-    waiting = [("all", root, 0, 0)]  # not recursive: a stack may be as deep as Python allows
+    waiting = [("all", root, 0, 0)]  # a loop, because a stack may be as deep as Python's recursion limit
     while waiting:
         label, node, depth, begin = waiting.pop()
         yield FlameBox(label, depth, begin / root.count, node.count / root.count, node.count)
@@ -62,14 +62,15 @@ def bars(stacks: Mapping[tuple[str, ...], int]) -> Iterator[FlameBox]:
 
 
 def flamegraph(stacks: Mapping[tuple[str, ...], int], title: str, unit_s: float = 0.0) -> str:
-    """Return the picture as the text of an SVG file; wide is often, and above a function stands what it called.
+    """Return the text of an SVG file: the width of a box is its number of samples, and callees stand above their
+    caller.
 
     Args:
         stacks: see `bars`.
-        title: stands above the picture.
-        unit_s: seconds that a sample stands for; 0: only their number is told.
+        title: is shown above the picture.
+        unit_s: seconds per sample; 0: only the number of samples is shown.
 
-    Labels and title may hold anything: they are escaped, and what XML forbids is left out.
+    Labels and title may be any text: it is escaped, and characters that XML forbids are replaced.
     """
     drawn = [bar for bar in bars(stacks) if bar.width * WIDTH >= NARROWEST]
     height = HEAD + ROW * (1 + max((bar.depth for bar in drawn), default=0)) + 6
@@ -99,11 +100,11 @@ def _bar(bar: FlameBox, height: int, unit_s: float) -> str:
 
 
 def _colour(label: str) -> str:
-    """Always the same for the same label, so that two pictures can be compared."""
+    """Return the colour of a label; it depends on the label alone, so that two pictures can be compared."""
     chance = zlib.crc32(label.encode("utf-8", "replace"))
     return f"rgb({215 + chance % 40},{120 + chance // 64 % 100},{60 + chance // 8192 % 50})"
 
 
 def _text(text: str) -> str:
-    """Text for XML, between tags or in an attribute: without control characters and halves of surrogate pairs."""
+    """Escape text for an XML element or attribute, and replace control characters and lone surrogates."""
     return html.escape("".join(c if c.isprintable() else " " for c in text))

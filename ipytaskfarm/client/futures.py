@@ -1,7 +1,7 @@
-"""``tc.submit(f, x)``: tasks as futures.
+"""Tasks as futures: ``tc.submit(f, x)``.
 
-Each session has a thread that resolves its futures.  The IO thread does not: a callback of the user's may take long,
-fetch a result, or submit more tasks.  A result is unpacked in the thread that asks for it.
+Each session has a thread that resolves its futures.  The IO thread must not do that: a callback of the user may take
+long, fetch a result, or submit tasks.  A result is unpickled in the thread that asks for it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class TaskFuture(concurrent.futures.Future[T]):
 
     @property
     def farm(self) -> str:
-        """Return the name of the farm whose task it is."""
+        """Return the name of the task's farm."""
         return self._client.farm
 
     def __index__(self) -> int:
@@ -72,7 +72,7 @@ class TaskFuture(concurrent.futures.Future[T]):
         return failure.value if failure is not None else None
 
     def _ended(self, timeout: float | None) -> TaskResult:
-        given = super().exception(timeout)  # its type is right only in the unpacked result
+        given = super().exception(timeout)  # `super` has an error of the right type only after the result is unpickled
         try:
             found: TaskResult = self._client.get_task_result(self.id, raw=False)
         except ConnectionError:
@@ -102,47 +102,50 @@ class TaskFuture(concurrent.futures.Future[T]):
         return self._awaited().__await__()
 
     async def _awaited(self) -> T:
-        """Wait in any asyncio loop.  Cancelling the wait aborts the task, as it does with a task of asyncio's."""
+        """Wait in any asyncio loop.
+
+        Cancelling the wait aborts the task, as cancelling `await` does for asyncio's tasks.
+        """
         try:
             return await asyncio.wrap_future(self)
         except asyncio.CancelledError:
-            # `wrap_future` has called `cancel`, which leaves a running task alone.
+            # `wrap_future` has called `cancel`, which does not abort a running task.
             if not self.done():
                 loop = asyncio.get_running_loop()
                 await asyncio.shield(loop.run_in_executor(None, self._abort))
             raise
 
     def _abort(self) -> None:
-        with contextlib.suppress(IndexError):  # it has ended meanwhile
+        with contextlib.suppress(IndexError):  # the task has ended meanwhile
             self._client.abort(self.id, reason="the wait for it was cancelled")
 
     def settle(self, final: Final) -> None:
-        """Resolve the future with the end of its task; called by `Settler` alone."""
+        """Resolve the future with the final state of its task; only `Settler` calls this."""
         if final.reason in ABORTS:
             super().cancel()
             self.set_running_or_notify_cancel()
         elif not self.done():
             if final.reason:
-                # Waiters only test for an exception; `exception` and `result` unpack the real one.
+                # `concurrent.futures.wait` only tests for an exception; `exception` and `result` unpickle the real one.
                 super().set_exception(error_of(final, _NO_BODY))
             else:
-                super().set_result(None)  # type: ignore[arg-type]  # `result` unpacks the real one
+                super().set_result(None)  # type: ignore[arg-type]  # `result` unpickles the real value
 
 
 _NO_BODY = ResultBody()
 
 
 class Settled(Protocol):
-    """A future as `Settler` needs it."""
+    """The methods of a future that `Settler` calls."""
 
     id: int
 
     def settle(self, final: Final) -> None:
-        """Resolve the future with the end of its task."""
+        """Resolve the future with the final state of its task."""
 
 
 class Settler:
-    """Resolves the futures of one session, in its own thread."""
+    """A thread that resolves the futures of one session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -168,7 +171,7 @@ class Settler:
         while True:
             future, final = self._ended.get()
             future.settle(final)
-            # The next one may be long in coming: this thread must not keep a value that nobody else keeps.
+            # The next future may come late: this thread must not keep a value alive meanwhile.
             del future, final
 
 
@@ -176,7 +179,7 @@ _settlers: WeakKeyDictionary[Session, Settler] = WeakKeyDictionary()
 
 
 def future_of(client: TaskCalls, task_id: int) -> TaskFuture[Any]:
-    """Return a future of a task that this process submitted, or watches."""
+    """Return a future of a task that this process submitted or watches."""
     future: TaskFuture[Any] = TaskFuture(client, task_id)
     Settler.of(client.session).add(future)
     return future

@@ -1,4 +1,4 @@
-"""Ids and durations as users give them."""
+"""Check ids and durations that users pass."""
 
 from __future__ import annotations
 
@@ -11,19 +11,28 @@ from ..core.arguments import INT_MAX, INT_MIN, check_timeout
 from ..core.text import exactly, shown
 
 Ids: TypeAlias = Any
-"""An id, a future, or any sequence of them."""
+"""An id, a future, or a sequence of them."""
 Timeout: TypeAlias = float | timedelta | None
 
 
 def seconds(timeout: Timeout, what: str = "timeout") -> float | None:
-    """Return a public duration in seconds; None: for ever."""
+    """Return a duration in seconds; None means no limit."""
     return None if timeout is None else check_timeout(what, timeout)
 
 
 def task_id(value: object, farm: str = "") -> int:
-    """Return an id as an int; TypeError for what is none (a numpy integer or a future is one, True is not).
+    """Return an id as an int.
 
-    farm: the farm that is asked about it.  ValueError: it is a future of another farm.
+    Integers of numpy and futures are ids; True is not.
+
+    Args:
+        value: what the user passed.
+        farm: the name of the farm that is asked.
+
+    Raises:
+        TypeError: the value is no id.
+        ValueError: it is a future of another farm.
+        IndexError: the number is too large to be an id.
     """
     if farm:
         check_farm(value, farm)
@@ -31,7 +40,7 @@ def task_id(value: object, farm: str = "") -> int:
         raise _no_id(value)
     try:
         found = index(value)  # type: ignore[arg-type]
-    except Exception:  # it may have an __index__ of its own
+    except Exception:  # an __index__ of the user's own may raise anything
         raise _no_id(value) from None
     if not INT_MIN <= found <= INT_MAX:
         raise _never_issued(found)
@@ -39,7 +48,7 @@ def task_id(value: object, farm: str = "") -> int:
 
 
 def check_farm(value: object, farm: str) -> None:
-    """Raise ValueError for a future of another farm: its id means another task here."""
+    """Raise ValueError for a future of another farm: the same id is another task here."""
     own = getattr(value, "farm", None) if hasattr(value, "__index__") else None
     if isinstance(own, str) and own != farm:
         raise ValueError(
@@ -48,7 +57,7 @@ def check_farm(value: object, farm: str) -> None:
 
 
 def id_list(ids: Ids, farm: str = "") -> list[int]:
-    """Return one id or several, as a list; see `task_id`."""
+    """Return one id, or several, as a list; see `task_id`."""
     if isinstance(ids, Iterable) and not isinstance(ids, (str, bytes)):
         found = [i if i.__class__ is int else task_id(i, farm) for i in ids]
         if found and not (min(found) >= INT_MIN and max(found) <= INT_MAX):
@@ -58,7 +67,7 @@ def id_list(ids: Ids, farm: str = "") -> list[int]:
 
 
 def _no_id(value: object) -> TypeError:
-    """Return the error for a value that is no id; it says where the id is."""
+    """Return the error for a value that is no id, with advice where to find the id."""
     if hasattr(value, "_payload"):
         remedy = "; a Task has no id: tc.run(task) returns one"
     elif hasattr(value, "taskid"):

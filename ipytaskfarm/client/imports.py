@@ -1,7 +1,7 @@
-"""``with mec.sync_imports():`` what is imported here is imported on the engines too.
+"""Run the imports of a block on the engines too: ``with mec.sync_imports():``.
 
-Which imports ran is seen by standing in for ``builtins.__import__``; what they were bound to stands in the bytecode
-behind each: that is how ``import numpy as np`` is known from ``import numpy``.
+A replaced ``builtins.__import__`` sees which imports run.  The bytecode behind each import tells to which name the
+module was bound, which distinguishes ``import numpy as np`` from ``import numpy``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _BETWEEN = {"IMPORT_FROM", "SWAP", "POP_TOP", "ROT_TWO", "EXTENDED_ARG", "CACHE"
 
 @contextlib.contextmanager
 def collected(frame: FrameType, use: Callable[[list[str]], None]) -> Iterator[None]:
-    """Call `use` with the import statements that this frame runs in the block, unless an exception ends it."""
+    """Run a block, then call `use` with the import statements that this frame ran in it.
+
+    An exception prevents the call.
+    """
     statements: dict[str, None] = {}
     original = builtins.__import__
 
@@ -42,7 +45,7 @@ def collected(frame: FrameType, use: Callable[[list[str]], None]) -> Iterator[No
 
 
 def _statement(code: CodeType, offset: int, module: str, names: tuple[str, ...]) -> str:
-    """Return the statement whose IMPORT_NAME stands there."""
+    """Return the import statement with the IMPORT_NAME instruction at this offset."""
     if "*" in names:
         return f"from {module} import *"
     bound: list[tuple[str | None, str]] = []

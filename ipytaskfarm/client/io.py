@@ -1,12 +1,12 @@
-"""The IO thread of a session: it alone touches the socket (`transport.peer`).
+"""The IO thread of a session: only this thread uses the socket (`transport.peer`).
 
 The thread uses no asyncio, so it works beside Jupyter's running event loop, in a plain script and under several
-threads.  It competes with the caller for the interpreter, so it does little, and does it in batches: the tasks that
-gathered in the outbox are one message, the tasks that ended arrive as one dict.  A submission wakes the thread only
-if it sleeps for long.  After sending tasks it naps for a millisecond and is not woken, so that a loop of `run` calls
-costs one message per millisecond and not one per call.
+threads. It competes with the caller for the GIL, so it does little, and does it in batches: tasks that gathered in the
+outbox are one message, and ended tasks arrive as one dict.  A submission wakes the thread only from a long sleep.
+After sending tasks the thread sleeps for a millisecond and cannot be woken, so a loop of `run` calls costs one message
+per millisecond, and not one per call.
 
-`session.Session` is the callers' side; it has an `IoThread`.
+`session.Session` has the methods for callers, and owns an `IoThread`.
 """
 
 from __future__ import annotations
@@ -53,23 +53,23 @@ from .questions import NOBODY, PendingQuestion, refused_by_controller
 from .results import error_named
 
 NAP_S = 0.001
-"""How long submitted tasks may gather after a message was sent."""
+"""Seconds for which submitted tasks gather after a message was sent."""
 
 WINDOW_BYTES = 16 * 1024 * 1024
-"""No more is given to the link while so much is unacknowledged there: it would be kept twice."""
+"""Unacknowledged bytes above which nothing more is given to the link, because the link keeps a copy of them."""
 
 WATCH_IDS = 50_000
-"""Ids in one `WatchTasks`."""
+"""Number of ids in one `WatchTasks`."""
 
 
 READER = "reader"
-"""The role of a connection file that allows its user to look and to change nothing."""
+"""The role of a connection file that allows its user to read only."""
 
 GONE_S = 10.0
-"""A farm whose connection file has been missing for so long was stopped; until then it may be restarting."""
+"""Seconds without a connection file after which the farm counts as stopped; until then it may be restarting."""
 
 NOTICE_S = 5.0
-"""After so many seconds without a connection a waiting caller is told so, once."""
+"""Seconds without a connection after which a waiting caller is told so, once."""
 
 
 class IoThread:
@@ -82,35 +82,37 @@ class IoThread:
         self.read_info = read_info
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
-        """Notified when ids came, tasks were accepted, or the connection changed."""
+        """Notified when ids arrive, tasks are accepted, or the connection changes."""
         self.outbox = Outbox()
         self.arrivals = Arrivals()
         self._to_send: deque[PendingQuestion] = deque()
         self._asked: dict[int, PendingQuestion] = {}
-        """Questions and commands without an answer, sent or not, by number."""
+        """Unanswered questions and commands, sent or not, by number."""
         self._next_number = 1
         self.idle = False
         """Whether the thread sleeps until `ring`."""
         self._stopping = False
         self._welcomed = False
         self.down_since_s: float | None = time.monotonic()
-        """Since when there is no connection; None: there is one."""
+        """Time at which the connection was lost; None: it is up."""
         self.gone_since_s: float | None = None
-        """Since when there is no connection file: the farm was stopped, and may be about to start again."""
+        """Time at which the connection file disappeared: the farm was stopped, or is about to start again."""
         self._noticed = False
         self.fatal: BaseException | None = None
         """Why the session cannot be used any more; every call raises it."""
         self.info = read_info()
         self.farm = self.info.farm
         self.blobs = Blobs.find(self.info.blobs, self.info.incarnation)
-        """Where large values go; None: the farm's folder cannot be seen from here, and large values travel inline."""
+        """The store for large values; None: the farm's folder cannot be seen from here, and large values are sent
+        inline.
+        """
         if self.blobs is not None:
             use(self.blobs)
         self._touched_s = time.monotonic()
         self.output_listeners: list[Callable[[Output], None]] = []
-        """Functions that are called, in this thread, with the output of running tasks."""
+        """Functions that this thread calls with the output of running tasks."""
         self.notices: list[str] = []
-        """Texts of the controller for its users, which a caller's thread shows as warnings."""
+        """Notices of the controller for users; a caller's thread shows them as warnings."""
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._bell_lock = threading.Lock()
         self.session_id = os.urandom(12).hex()
@@ -121,9 +123,10 @@ class IoThread:
     # Called by callers' threads
 
     def connect(self, timeout_s: float) -> bool:
-        """Start the thread and wait until the controller has welcomed the session; False: it has not in time.
+        """Start the thread, and wait until the controller has welcomed the session; return False after `timeout_s`
+        seconds.
 
-        `fatal` has the reason where the controller refuses the session, and `problem` the last error of the socket.
+        Then `fatal` is the reason if the controller refused the session, and `problem` the last error of the socket.
         """
         self.thread.start()
         deadline = time.monotonic() + timeout_s
@@ -134,12 +137,12 @@ class IoThread:
 
     @property
     def problem(self) -> str:
-        """Why there is no connection, in words."""
+        """Return in words why there is no connection."""
         return str(self._link.problem)
 
     def ring(self) -> None:
         """Wake the thread."""
-        # Locked: a descriptor that is closed meanwhile may be another file's by the time it is written to.
+        # The lock is needed: the number of a closed descriptor may already belong to another file.
         with self._bell_lock:
             if self._bell >= 0:
                 os.eventfd_write(self._bell, 1)
@@ -147,11 +150,11 @@ class IoThread:
     def ask(
         self, make: Callable[[int], AskQuestion | SendCommand], on_done: Callable[[], None] | None = None
     ) -> PendingQuestion:
-        """Send a question or a command behind all tasks that were handed in before it.
+        """Send a question or a command behind all tasks that were submitted before it.
 
         Args:
-            make: makes the message of its number.
-            on_done: called in the IO thread when the answer has come, or when none will come.
+            make: makes the message for a number.
+            on_done: called in the IO thread when the answer has arrived, or will never arrive.
         """
         with self.lock:
             self.check()
@@ -164,14 +167,14 @@ class IoThread:
         return asked
 
     def forget(self, asked: PendingQuestion) -> None:
-        """Drop a question: nobody waits for its answer any more."""
+        """Drop a question; its answer will be ignored."""
         with self.lock:
             self._asked.pop(asked.message.n, None)
 
     def check(self) -> None:
-        """Raise `fatal`, or FarmNotRunning once the farm was stopped; print once that the farm does not answer."""
+        """Raise `fatal`, or FarmNotRunning if the farm was stopped; print once that the farm does not answer."""
         if self.fatal is not None:
-            # Raised by many, again and again: without this it would gather all their frames.
+            # Many callers raise this object: with_traceback keeps it from collecting their frames.
             raise self.fatal.with_traceback(None)
         if self.down_since_s is None:
             return
@@ -186,7 +189,7 @@ class IoThread:
             print(f"ipytaskfarm: farm {self.farm!r} does not answer; waiting for it to come back", file=sys.stderr)
 
     def stop(self, error: BaseException) -> None:
-        """End the thread; later calls, and those that wait, raise this error."""
+        """End the thread; waiting calls and later calls raise this error."""
         with self.lock:
             self._stopping = True
         self.ring()
@@ -195,7 +198,9 @@ class IoThread:
         self._fail(error)
 
     def after_fork(self, error: BaseException) -> None:
-        """In a forked child, where the thread does not run: let every call raise this error, and take fresh locks."""
+        """Make every call in a forked child raise this error, and replace the locks, because the thread does not run
+        there.
+        """
         self.lock = threading.Lock()
         self._bell_lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
@@ -205,7 +210,7 @@ class IoThread:
     # The thread
 
     def _read_again(self) -> ConnectionInfo:
-        """Read the connection file, as `Link` asks for before each attempt to connect."""
+        """Read the connection file again; `Link` asks for this before each attempt to connect."""
         try:
             info = self.read_info()
         except (errors.FarmNotRunning, OSError):
@@ -244,12 +249,13 @@ class IoThread:
                 self._bell = -1
 
     def _send(self, message: Submit | AskQuestion | SendCommand | NeedIds) -> None:
-        """Give a message to the link.  A message that cannot be encoded fails alone: the thread goes on."""
+        """Give a message to the link; a message that cannot be encoded fails, and the thread goes on."""
         try:
             self._link.send(message)
         except Exception as error:
             if isinstance(message, Submit):
-                # The controller takes the ids of a block without a gap: a task that raises the reason replaces it.
+                # The controller expects the ids of a block without a gap: a task that raises the reason takes the
+                # place.
                 with self.lock:
                     sound = self.outbox.only_sound(message)
                 self._link.send(sound)
@@ -269,12 +275,12 @@ class IoThread:
             asked.done()
 
     def _touch_blobs(self) -> None:
-        """Keep the blobs of tasks that are not accepted, and of commands that are not answered, from being deleted."""
+        """Keep blobs from being deleted that unaccepted tasks and unanswered commands need."""
         with self.lock:
             digests = self.outbox.unaccepted_blobs()
             digests.update(digest for asked in self._asked.values() for digest in asked.blobs)
         if self.blobs is not None and digests:
-            with contextlib.suppress(OSError):  # a value that is gone is reported where it is used
+            with contextlib.suppress(OSError):  # the use of a missing value reports it
                 self.blobs.touch(map(bytes.fromhex, digests))
 
     def _sleep(self, poller: select.poll, sent: bool) -> None:
@@ -290,7 +296,7 @@ class IoThread:
                 if self._can_send():
                     return
                 self.idle = True
-        # Rounded up: waking a little early would turn the last millisecond into a busy loop.
+        # Rounded up: after a wake-up too early the thread would spin until the deadline.
         timeout_s = min(max(deadline_s - now_s, 0.0), 5.0)
         if any(fd == self._bell for fd, _ in poller.poll(int(timeout_s * 1000) + 1 if timeout_s else 0)):
             os.eventfd_read(self._bell)
@@ -305,13 +311,15 @@ class IoThread:
         return outbox.can_send() and self._link.unacked_bytes < WINDOW_BYTES
 
     def _may_ask(self) -> bool:
-        """Return whether the next question may be sent.  It keeps its place behind earlier tasks, unless the disk is
-        full."""
+        """Return whether the next question may be sent.
+
+        A question stays behind the tasks before it, unless the disk is full.
+        """
         outbox = self.outbox
         return bool(self._to_send) and (outbox.full_why is not None or self._to_send[0].after <= outbox.sent_upto())
 
     def _gather(self, now_s: float) -> tuple[list[Any], bool]:
-        """Return what to send now, and whether tasks are among it (more may follow).  The lock is held."""
+        """Return the messages to send now, and whether tasks are among them (more may follow).  The lock is held."""
         messages: list[Any] = []
         if not self._welcomed or not self._link.is_up:
             return messages, False
@@ -332,7 +340,7 @@ class IoThread:
             tasks = True
 
     def _take(self, events: list[Any]) -> None:
-        """Apply the events of the link, all of them under one lock, then wake those who wait."""
+        """Apply the events of the link under one lock, then wake waiting callers."""
         done: list[PendingQuestion] = []
         with self.lock:
             for event in events:
@@ -364,7 +372,7 @@ class IoThread:
             if isinstance(message.reply, Fetched):
                 self.arrivals.take(message.reply.finals)
             elif isinstance(message.reply, Watched) and message.reply.unknown:
-                # Tasks in the outbox are not lost: the controller has not got them yet.
+                # Tasks in the outbox are not lost: the controller just does not have them yet.
                 self.arrivals.unknown(set(message.reply.unknown) - self.outbox.unaccepted_ids())
             if asked is not None:
                 asked.reply = message.reply
@@ -390,9 +398,9 @@ class IoThread:
 
     @staticmethod
     def _answered(asked: PendingQuestion, answer: CommandAnswer) -> bool:
-        """Record one answer to a command; True when it was the last."""
+        """Record an answer to a command; return whether it was the last."""
         if answer.engine_id == NOBODY and answer.ok:
-            # A command to all engines is first answered with who they are.
+            # The first answer to a command for all engines is the list of these engines.
             asked.expected = set(msgspec.msgpack.decode(answer.body, type=list[int]))
         else:
             asked.answers[answer.engine_id] = answer
@@ -401,14 +409,16 @@ class IoThread:
         return asked.expected is not None and asked.expected <= asked.answers.keys()
 
     def _new_epoch(self) -> None:
-        """Send a new controller process what is not on its disk: it knows nothing else of this session."""
+        """Send everything again that is not on the controller's disk, because a new process knows nothing else of this
+        session.
+        """
         self._welcomed = True
         self.down_since_s = None
         self._noticed = False
         self.outbox.new_epoch()
         self._to_send = deque(self._asked.values())
-        # The old process may have accepted, and even finished, tasks that count as unaccepted here. So all ids are
-        # watched; the ids of unaccepted tasks are watched behind these tasks.
+        # The old process may have accepted, and even finished, tasks that are unaccepted here. So all ids are watched;
+        # the ids of unaccepted tasks are watched only after these tasks were sent.
         live = self.arrivals.handed_in | self.arrivals.watched
         unaccepted = self.outbox.unaccepted_ids() & live
         for asked in self._watches(live - unaccepted, after=0):
@@ -422,7 +432,7 @@ class IoThread:
             self._next_number += 1
 
     def _fail(self, error: BaseException) -> None:
-        """End the session with this error, and wake everybody who waits."""
+        """End the session with this error, and wake all waiting callers."""
         with self.lock:
             if self.fatal is None:
                 self.fatal = error

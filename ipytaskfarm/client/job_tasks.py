@@ -33,12 +33,14 @@ class Graph:
         self._before: list[list[int]] | None = None
 
     def known(self, ids: Sequence[int]) -> None:
-        """Set an empty graph for a job of another client, whose edges are not known here."""
+        """Set a graph without edges, for a job of another client, whose edges are not known here."""
         self.after = [[] for _ in ids]
         self.outside = [[] for _ in ids]
 
     def place_of(self, tasks: list[Task]) -> Callable[[Task], int]:
-        """Return the function that names a task of the job while others are packed: -1 - its position."""
+        """Return the function that identifies a task of the job while others are packed: it returns -1 -
+        its position.
+        """
         positions = {id(task): position for position, task in enumerate(tasks)}
 
         def place(task: Task) -> int:
@@ -50,10 +52,10 @@ class Graph:
         return place
 
     def add(self, tasks: list[Task], packed: list[Packed]) -> list[int]:
-        """Add the edges of the last tasks, which were packed now.
+        """Add the edges of the last tasks, which have just been packed.
 
-        Returns the positions of these tasks, each after the tasks that it waits for.  Raises ValueError that names the
-        tasks of a circle.
+        Returns the positions of these tasks, each after the tasks that it waits for.  Raises ValueError, which names
+        the tasks of a cycle.
         """
         first = len(tasks) - len(packed)
         after: list[list[int]] = []
@@ -79,7 +81,7 @@ class Graph:
 
 
 def _in_order(after: list[list[int]], first: int, tasks: list[Task]) -> list[int]:
-    """Sort topologically by Kahn's algorithm: linear in the number of edges, and without recursion."""
+    """Sort topologically by Kahn's algorithm, which is linear in the number of edges and not recursive."""
     left = [sum(1 for other in edges if other >= first) for edges in after]
     waiting: list[list[int]] = [[] for _ in after]
     for position, edges in enumerate(after):
@@ -112,14 +114,14 @@ def _circle(after: list[list[int]], left: list[int], first: int, tasks: list[Tas
 
 
 class JobRecord:
-    """What a `Job` shares with its parts: its client, id and name, the tasks that were added, their ids and graph."""
+    """The state that a `Job` shares with its parts: client, id, name, added tasks, their ids and the graph."""
 
     def __init__(self, client: TaskCalls, name: str) -> None:
         self.client = client
         self.name = name
         self.id = uuid.uuid4().hex
         self.tasks: list[Task] = []
-        """Descriptions, in the order of adding; none for a job of another client."""
+        """Descriptions in the order of adding; empty for a job of another client."""
         self.members: MapMembers | None = None
         """The tasks of a map, whose ids are listed only when somebody asks for them."""
         self._ids: list[int] = []
@@ -151,7 +153,7 @@ class JobRecord:
         return StateCounts(state_counts(Counter(row.state for row in self.rows())))
 
     def progress(self) -> float:
-        """Return the share of the tasks that have ended, with the reported progress of running ones: 0 to 1."""
+        """Return the share of the tasks that have ended, 0 to 1, including the reported progress of running tasks."""
         if self.members is not None and len(self.members) > ROWS_MAX:
             return 1.0 - self.members.left(self.client.session.arrivals)[0] / len(self.members)
         rows = self.rows()
@@ -239,10 +241,10 @@ class Member:
 
 
 class JobEvents:
-    """Calls the user's functions when something happens to a job, in a thread that runs until the job has ended."""
+    """Calls the user's functions at events of a job, in a thread that runs until the job has ended."""
 
     def __init__(self, record: JobRecord, job: object) -> None:
-        """Args: the job's record, and the `Job` itself, which the functions get as their argument."""
+        """Store the job's record, and the `Job` itself, which is the argument of the functions."""
         self._record = record
         self._job = job
         self._functions: dict[str, list[Callable[..., object]]] = {}
@@ -267,7 +269,7 @@ class JobEvents:
         for function in self._functions.get(event, ()):
             try:
                 function(*args)
-            except Exception:  # the user's own: the job goes on, and so do its other events
+            except Exception:  # an error of the user's function: the job and its other events go on
                 traceback.print_exc()
 
     def _watch(self) -> None:
@@ -292,7 +294,7 @@ class JobEvents:
             if progress != reported:
                 reported = progress
                 self._call("progress", job, progress)
-            for task_id in record.ids:  # tasks may have been added
+            for task_id in record.ids:  # tasks may have been added meanwhile
                 if task_id in live:
                     waiting[task_id] = None
             if not waiting:

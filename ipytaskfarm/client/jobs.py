@@ -36,12 +36,12 @@ _OWN = {
     "abort_on_disconnect": "abort_on_disconnect",
     "cancel_on_client_disconnection": "abort_on_disconnect",
 }
-"""Names that may be assigned -> attributes of the job itself."""
+"""Names that the user may assign -> private attributes of the job."""
 _SETTABLE = _SHARED | _OWN.keys() | {"unique"}
 _numbers = itertools.count(1)
 
 HEARTBEAT_S = 1.0
-"""How often `Job.wait` calls its heartbeat."""
+"""Seconds between two heartbeats of `Job.wait`."""
 
 
 class Job:
@@ -82,7 +82,7 @@ class Job:
                 raise TypeError(f"create_job() has no argument {attribute!r}{near}")
             setattr(self, attribute, value)
 
-    # -- what its tasks share
+    # -- rules that the tasks share
 
     def _assign(self, attribute: str, value: Any) -> None:
         attribute = {"task_environment": "environment"}.get(attribute, attribute)
@@ -100,7 +100,7 @@ class Job:
             value = TaskEnvironment()
         self._shared[attribute] = CHECKS[attribute](value)
 
-    if not TYPE_CHECKING:  # with these two type checkers would allow any attribute
+    if not TYPE_CHECKING:  # with this method type checkers would allow any attribute
         __setattr__ = _assign
 
         def __getattr__(self, attribute: str) -> Any:
@@ -143,7 +143,7 @@ class Job:
     abort_on_failure: bool
     abort_on_disconnect: bool
     unique: Any
-    """A key, or None; assigning True makes it the job's name."""
+    """A key, or None; True becomes the job's name."""
 
     @property
     def id(self) -> str:
@@ -184,7 +184,8 @@ class Job:
         if not fresh:
             raise ValueError(f"job {self.name!r} has no tasks to hand in: job.add_task(task) adds one")
         session = record.client.session
-        # All are packed before the first is submitted: one that cannot travel must not leave half a job behind.
+        # All tasks are packed before the first is submitted: if one cannot be pickled, no part of the job may be left
+        # behind.
         functions: dict[str, Function] = {}
         common = pack_rules({}, self._shared, record.id, None, functions)
         place = record.graph.place_of(record.tasks)
@@ -250,12 +251,13 @@ class Job:
         heartbeat: Callable[[Job], object] | None = None,
         stream: bool = False,
     ) -> bool:
-        """Wait until all tasks of the job have succeeded or failed; False when `timeout` seconds are over.
+        """Wait until all tasks of the job have ended; return False after `timeout` seconds.
 
         Args:
             timeout: seconds, or a timedelta.
-            heartbeat: is called with the job about once a second during the wait, in this thread; an exception that it
-                raises ends the wait.
+            heartbeat: called with the job about once a second during the wait, in this thread; an exception that it
+                raises ends
+                the wait.
             stream: show what the tasks print and display while they run.
         """
         self._check_submitted()
@@ -340,7 +342,7 @@ class Job:
                 f"job {self.name!r} has no tasks: job.add_task(task) adds one, then job.submit() hands them in"
             )
 
-    # -- acting and looking
+    # -- acting
 
     def abort(self, reason: str = "", interrupt: bool = True) -> None:
         """Abort the tasks that have not ended, and drop those that were not submitted.  See ``tc.abort``."""
@@ -379,11 +381,11 @@ class Job:
         """Submit the failed tasks again, and only these; return their new ids.  `results` has their results then."""
         return self.retry()
 
-    # -- how far it has come
+    # -- progress
 
     @property
     def progress(self) -> float:
-        """From 0 to 1: the share of the tasks that have ended, with the progress that running ones report."""
+        """Return the share of the tasks that have ended, 0 to 1, including the progress that running tasks report."""
         return self._record.progress()
 
     def on_task_done(self, function: Callable[[TaskResult], object]) -> None:
@@ -395,7 +397,9 @@ class Job:
         self._events.add("state", function)
 
     def on_progress(self, function: Callable[[Job, float], object]) -> None:
-        """Call ``function(job, progress)`` when the progress has changed, some times a second; at last with 1.0."""
+        """Call ``function(job, progress)`` when the progress has changed, a few times a second, and at the end with
+        1.0.
+        """
         self._events.add("progress", function)
 
     def counts(self) -> dict[str, int]:
@@ -424,7 +428,7 @@ class Job:
 
     @classmethod
     def of_row(cls, client: TaskCalls, row: tables.JobRow) -> Job:
-        """Return a job that another client may have submitted: without the descriptions of its tasks."""
+        """Return a job of any client, without the descriptions of its tasks."""
         job = cls(client, row.name)
         record = job._record
         record.id = row.id

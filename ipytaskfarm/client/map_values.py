@@ -1,4 +1,4 @@
-"""What a map gives: its values, and what its items have printed."""
+"""The values of a map, and the output that its items have printed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Generic, TypeAlias, TypeVar
 T = TypeVar("T")
 
 Printed: TypeAlias = dict[int, tuple[str, str]]
-"""Item -> what it printed: (stdout, stderr).  Silent items are not there."""
+"""Item -> its output (stdout, stderr).  Items without output are missing."""
 
 
 class Values(list[T], Generic[T]):
-    """The values of a map, in order; a list, that also knows what was printed meanwhile.
+    """The list of a map's values, with the output of its items.
 
-    ``values.stdout[7]`` and ``values.stderr[7]`` are what item 7 has printed, "" if nothing.  ``values.job`` is the
+    ``values.stdout[7]`` and ``values.stderr[7]`` are the output of item 7, "" if there is none.  ``values.job`` is the
     map's `Job`.
     """
 
@@ -26,7 +26,7 @@ class Values(list[T], Generic[T]):
 
     @property
     def stdout(self) -> list[str]:
-        """Return what each item has printed."""
+        """Return what each item has printed to stdout."""
         return self._stream(0)
 
     @property
@@ -40,9 +40,9 @@ class Values(list[T], Generic[T]):
 
 
 def show_lines(place: int, out: str, err: str) -> None:
-    """Print what an item has printed, each line with the number of the item."""
+    """Print the output of an item, each line with the item's number."""
     for text, stream in ((out, sys.stdout), (err, sys.stderr)):
         if text:
-            # Of a line that was drawn over itself, what was seen last.
+            # A line that was redrawn with \r is shown as it was at the end.
             lines = (line.removesuffix("\r").rpartition("\r")[2] for line in text.removesuffix("\n").split("\n"))
             stream.write("".join(f"[{place}] {line}\n" for line in lines))

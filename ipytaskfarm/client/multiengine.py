@@ -37,14 +37,16 @@ from .tasks import _push
 _encode = msgspec.msgpack.Encoder().encode
 
 LOOK_S = 1.0
-"""Seconds that the display of a client may take."""
+"""Seconds that the display of a client may wait for the farm."""
 GONE_S = 15.0
 """Seconds that `kill` waits for the end of the farm's processes."""
 
 
 _register_magics: list[Callable[[MultiEngineClient, str, bool], None]] = []
-"""The function that registers the ``%px`` magics.  The client knows nothing of magics: the IPython extension, when it
-is loaded, gives this function with `offer_magics`."""
+"""The function that registers the ``%px`` magics.
+
+The client knows nothing of magics: the IPython extension, when it is loaded, passes this function to `offer_magics`.
+"""
 
 
 def offer_magics(register: Callable[[MultiEngineClient, str, bool], None]) -> None:
@@ -60,25 +62,28 @@ class StickyEntries(list[tuple[str, str, str]]):
 
 
 class KeptEntries(list[tuple[int, str, str]]):
-    """(engine id, text, why) of what was done by hand; why it is not done again on a replacement ("": it is)."""
+    """Commands that are kept for replacements: (engine id, text, why the command is not repeated; "": it
+    is repeated).
+    """
 
     def __repr__(self) -> str:
         return repr(Table(("engine", "what", "not done again"), self, nothing="nothing was done by hand"))
 
 
 class MultiEngineClient:
-    """Your connection to a farm's engines, one by one or all at once.
+    """Your connection to a farm's engines, to each of them or to all at once.
 
-    `targets` ('all', an id, or a list of ids) and `block` are the defaults of every call that takes them.
-    Every result is a list with one entry per target, also for a single id.  Arguments: see `TaskClient`.
+    `targets` ("all", an id, or a list of ids) and `block` are the defaults of all calls with these arguments.  Every
+    result is a list with one entry per target, also for a single id.  For the arguments of the constructor see
+    `TaskClient`.
 
-    What is done by hand (`push`, `scatter`, `execute`, `run`, `sync_imports`, `set_properties`, ``%px``) is kept for
-    each engine and done again on an engine that comes in its place, in order, before that one gets tasks; see `kept`.
-    replay=False, here or as an attribute, is ``sticky=False`` for all calls of this client.
+    The commands `push`, `scatter`, `execute`, `run`, `sync_imports`, `set_properties` and ``%px`` are kept for each
+    engine. A replacement of an engine repeats them in order before it gets tasks; see `kept`.  replay=False, as an
+    argument or as an attribute, is ``sticky=False`` for all calls of this client.
 
-    Commands to one engine run in order, after the task that is running there.  An unknown id raises
-    InvalidEngineID, a farm without engines NoEnginesRegistered; exceptions on engines are raised as a CompositeError.
-    From IPython 0.10.
+    Commands to one engine run in order, after the task that is running there.  An unknown id raises InvalidEngineID, a
+    farm without engines raises NoEnginesRegistered, and exceptions on engines are raised as a CompositeError.  From
+    IPython 0.10.
     """
 
     def __init__(
@@ -116,7 +121,7 @@ class MultiEngineClient:
         head = html.escape(repr(self)[1:-1])
         try:
             reply = self._session.ask(messages.ListEngines(), timeout_s=LOOK_S)
-        except Exception as error:  # a farm that is away, a closed client: the display shows the error
+        except Exception as error:  # the farm is away or the client is closed: show the error
             return f"<div>{head}<br>{html.escape(f'{type(error).__name__}: {error}')}</div>"
         rows = reply.rows if isinstance(reply, tables.EngineTable) else []
         return f"<div>{head}</div>{engine_table(rows).html()}"
@@ -144,12 +149,13 @@ class MultiEngineClient:
         return len(self.get_ids())
 
     def __bool__(self) -> bool:
-        return True  # a client is true, also without engines
+        return True  # without engines `__len__` would make the client false
 
     def _chosen(self, targets: Targets) -> list[int] | None:
-        """Return engine ids; None: all engines that there are when the command arrives.
+        """Return engine ids; None: all engines that exist when the command arrives.
 
-        An id that stands there twice gets the command twice."""
+        An id that is listed twice gets the command twice.
+        """
         targets = self.targets if targets is None else targets
         if isinstance(targets, str) and exactly(targets) == "all":
             return None
@@ -159,7 +165,10 @@ class MultiEngineClient:
         return ids
 
     def ids_of(self, targets: Targets) -> list[int]:
-        """Return the engine ids that these targets mean now.  Raises NoEnginesRegistered for 'all' of no engines."""
+        """Return the ids of the engines that `targets` selects now.
+
+        Raises NoEnginesRegistered for "all" if there are no engines.
+        """
         chosen = self._chosen(targets)
         if chosen is not None:
             return chosen
@@ -175,16 +184,16 @@ class MultiEngineClient:
 
     @property
     def multiengine(self) -> MultiEngineClient:
-        """This client.  In IPython 0.10 there was another object behind it, with the same calls."""
+        """Return this client.  In IPython 0.10 this was another object with the same calls."""
         return self
 
     @property
     def blobs(self) -> Blobs | None:
-        """Return where large values go; None: they travel inline."""
+        """Return the store for large values; None: large values are sent inline."""
         return self._session.blobs
 
     def send(self, pending: PendingResult) -> PendingResult:
-        """Record a command that is under way, for `flush`."""
+        """Record a running command, so that `flush` can discard it."""
         self._pending.add(pending)
         return pending
 
@@ -206,11 +215,11 @@ class MultiEngineClient:
         text = f"{verb}({escaped(what[:60])})"
         return self._finish(self.send(PendingResult(self._session, verb, parts, read, text)), block)
 
-    def _kept(self, sticky: bool | None, names: Iterable[str] = (), keeper: BlobWriter | None = None) -> messages.Keep:
-        """Return how a command is kept for the replacements of its engines."""
+    def _kept(self, sticky: bool | None, names: Iterable[str] = (), writer: BlobWriter | None = None) -> messages.Keep:
+        """Return how a command is kept for replacements of its engines."""
         if sticky is False or not self.replay:
             return messages.Keep(opted_out=True)
-        return messages.Keep(tuple(names), keeper.sizes() if keeper is not None else {})
+        return messages.Keep(tuple(names), writer.sizes() if writer is not None else {})
 
     def _finish(self, pending: PendingResult, block: bool | None) -> Any:
         return pending.get_result() if (self.block if block is None else block) else pending
@@ -224,7 +233,7 @@ class MultiEngineClient:
         """Run code on engines; return a `ResultList` of dicts ``{id, number, input, stdout, stderr, display}``.
 
         sticky: None: a replacement of one of these engines runs the code too.  False: it does not.  True: every fresh
-        engine does, as long as the farm exists (see `sticky`); then the names that the code defines survive `reset` and
+        engine runs it, as long as the farm exists (see `sticky`), and the names that it defines survive `reset` and
         ``clear_before``.
         """
         lines = check_name("lines", lines)
@@ -242,7 +251,7 @@ class MultiEngineClient:
         *,
         sticky: bool | None = None,
     ) -> Any:
-        """Run a local file on engines.  The client reads and compiles it, and raises OSError and SyntaxError.
+        """Run a local file on engines.  The client reads and compiles the file, and raises OSError or SyntaxError.
 
         sticky: as in `execute`.
         """
@@ -261,7 +270,7 @@ class MultiEngineClient:
 
         Only the import statements of the block itself count, not those of the imported modules.
         """
-        frame = sys._getframe(2)  # behind this generator and contextlib
+        frame = sys._getframe(2)  # skip the frames of this generator and of contextlib
 
         def use(statements: list[str]) -> None:
             self.execute("\n".join(statements), targets, block=True)
@@ -277,9 +286,10 @@ class MultiEngineClient:
         *,
         sticky: bool | None = None,
     ) -> Any:
-        """Put names and values into the engines' namespace.
+        """Assign names in the engines' namespaces.
 
-        sticky: None: into that of a replacement of one of these engines too; False: no; True: of every fresh engine.
+        sticky: None: in the namespace of a replacement of one of these engines too.  False: not there.  True: on every
+        fresh engine.
         """
         if not isinstance(namespace, dict):
             raise TypeError(f"push takes a dict of names and values, not {type(namespace).__name__}")
@@ -300,7 +310,7 @@ class MultiEngineClient:
     push_function = push
 
     def pull(self, keys: str | Sequence[str], targets: Targets = None, block: bool | None = None) -> Any:
-        """Return the values of one name, ``[v …]``, or of several, ``[[v1 … vk] …]``.
+        """Return the values of one name, ``[v …]``, or of several names, ``[[v1 … vk] …]``.
 
         Raises CompositeError (of NameError) for a missing name.
         """
@@ -324,7 +334,7 @@ class MultiEngineClient:
         return self._finish(pending, block)
 
     def get_result(self, i: int | None = None, targets: Targets = None, block: bool | None = None) -> Any:
-        """Return command number `i` of each engine, or its last one.  Raises CompositeError (of IndexError)."""
+        """Return command number `i` of each engine, by default the last.  Raises CompositeError (of IndexError)."""
         number = None if i is None else check_int("i", i)
         return self._send("get_result", _encode(number), targets, block, commands.executed)
 
@@ -343,16 +353,18 @@ class MultiEngineClient:
     # Sessions
 
     def dump_session(self, path: str | PathLike[str], targets: Targets = None, block: bool | None = None) -> Any:
-        """Save the engines' names to files of their nodes; functions live in the namespace when they are restored.
+        """Save the engines' names to files on their nodes; restored functions use the engine's namespace as their
+        globals.
 
         Args:
-            path: the file, written whole or not at all, readable by its owner alone.  ``{id}`` in it is the engine's
-                id; it is needed for more than one engine.
+            path: the file, written atomically and readable by its owner alone.  ``{id}`` in it is the engine's id; it
+                is needed
+                for more than one engine.
             targets: the engines.
             block: False returns a `PendingResult`.
 
         Returns:
-            For each engine a dict of the names that cannot travel, each with the reason.  They fail nothing else.
+            For each engine a dict of the names that cannot be pickled, each with the reason; the other names are saved.
 
         Raises:
             ValueError: several engines would write the same file.
@@ -369,32 +381,33 @@ class MultiEngineClient:
             block: False returns a `PendingResult`.
 
         Returns:
-            For each engine a dict of the names that the file does not hold, each with the reason.
+            For each engine a dict of the names that are not in the file, each with the reason.
 
         Raises:
-            CompositeError: of SessionError, where a file is damaged, was saved by another version of Python or dill, or
-                needs a module that the engine cannot import: the engine's names are untouched then.
+            CompositeError: of SessionError, if a file is damaged, was saved by another version of Python or dill, or
+                needs a
+                module that the engine cannot import.  The engine's names do not change then.
         """
         return self._send_session("load_session", engine_sessions.from_files(path, self.ids_of(targets)), block)
 
     def push_session(self, targets: Targets = None) -> dict[str, str]:
-        """Give the engines all names of this session: of the notebook, or of ``__main__``.
+        """Copy all names of this session (the notebook's, or those of ``__main__``) to the engines.
 
         Returns:
-            The names that cannot travel, each with the reason.
+            A dict of the names that cannot be pickled, each with the reason.
         """
         command, left_out = engine_sessions.own_to_engines(self._chosen(targets), self.blobs)
         self._send_session("load_session", command, True)
         return left_out
 
     def pull_session(self, target: int) -> dict[str, str]:
-        """Bind all names of an engine in this session: in the notebook, or in ``__main__``.
+        """Copy all names of an engine to this session (the notebook, or ``__main__``).
 
         Args:
             target: the engine's id.
 
         Returns:
-            The names of the engine that cannot travel, each with the reason.
+            A dict of the engine's names that cannot be pickled, each with the reason.
 
         Raises:
             SessionError: the engine's session cannot be restored here; no name was changed.
@@ -404,12 +417,12 @@ class MultiEngineClient:
         return left_out
 
     def checkpoint(self, targets: Targets = None, block: bool | None = None) -> Any:
-        """Save what engines have, so that their replacements begin with it.
+        """Save the state of engines for their replacements.
 
-        A checkpoint holds the names of an engine, its properties, and what was changed by hand of its working folder,
-        environment variables and ``sys.path``.  It takes the place of what was kept of earlier commands (see `kept`);
-        what is done by hand afterwards is done again on top of it.  It is kept with the farm, at most 1 GiB for each
-        engine, or 64 MiB on a node that does not see the farm's files.
+        A checkpoint holds an engine's names and properties, and the changes to its working folder, environment
+        variables and ``sys.path`` that commands have made.  It replaces the commands that were kept before it (see
+        `kept`); later commands are repeated after it.  The farm keeps it, at most 1 GiB for each engine, or 64 MiB on a
+        node that does not see the farm's files.
 
         Args:
             targets: the engines.
@@ -419,8 +432,8 @@ class MultiEngineClient:
             For each engine a dict of the names that cannot be saved, each with the reason.
 
         Raises:
-            CompositeError: of SessionError, where an engine has more than a checkpoint may hold: what was kept before
-                stays.
+            CompositeError: of SessionError, if an engine has more than a checkpoint may hold.  The kept commands stay
+                then.
         """
         return self._send(engine_commands.CHECKPOINT, b"", targets, block, engine_sessions.reasons)
 
@@ -443,13 +456,16 @@ class MultiEngineClient:
         *,
         sticky: bool | None = None,
     ) -> Any:
-        """Give each engine its part of a sequence, under the name `key`.
+        """Assign a part of a sequence to the name `key` on each engine.
 
         Args:
+            key: the name.
             seq: a list, an array (parts are arrays), or any other iterable.
             dist: 'b' for blocks, the first ``len % n`` of them one longer; 'r' for round robin.
-            flatten: a part of length 1 becomes its only item.
-            sticky: None: a replacement of an engine is given that engine's part; False: it is not.
+            flatten: replace a part of length 1 by its only item.
+            targets: the engines.
+            block: False returns a `PendingResult`.
+            sticky: None: the replacement of an engine gets that engine's part; False: it does not.
         """
         key = check_name("key", key)
         if sticky:
@@ -466,17 +482,21 @@ class MultiEngineClient:
         return self._finish(self.send(pending), block)
 
     def gather(self, key: str, dist: str = "b", targets: Targets = None, block: bool | None = None) -> Any:
-        """Return the parts of `scatter` as one: lists joined, arrays concatenated, other values as a list of parts."""
+        """Join the parts that `scatter` has made: lists are joined, arrays concatenated, other values returned as a
+        list.
+        """
         scatter.check_dist(dist)
         pending: PendingResult = self._send("pull", _encode(_keys(key)), targets, False, _first, key)
         pending.add_callback(scatter.joined, dist)
         return self._finish(pending, block)
 
     def map(self, func: Callable[..., Any] | str, *sequences: Iterable[Any]) -> Any:
-        """Return ``[func(a, b) for a, b in zip(*sequences)]``, a part of it from each engine; the list is in order.
+        """Return ``[func(a, b) for a, b in zip(*sequences)]`` in order; each engine computes a part.
 
-        func: a function, or the name of one on the engines.  Raises CompositeError for errors on engines.  The
-        parts are not balanced and not recorded: those of ``TaskClient.map`` are.
+        func: a function, or the name of a function on the engines.
+
+        Raises CompositeError for errors on engines.  ``TaskClient.map`` balances the load and records its tasks; this
+        map does neither.
         """
         return self.raw_map(func, sequences)
 
@@ -488,15 +508,23 @@ class MultiEngineClient:
         targets: Targets = None,
         block: bool | None = None,
     ) -> Any:
-        """Return `map` with all its settings, the sequences as one list.  dist: how items are spread, see `scatter`."""
+        """Run `map` with explicit settings.
+
+        Args:
+            func: a function, or the name of a function on the engines.
+            sequences: a list of the sequences.
+            dist: how items are spread, see `scatter`.
+            targets: the engines.
+            block: False returns a `PendingResult`.
+        """
         return map_on_engines(self, func, sequences, dist, targets, self.block if block is None else block)
 
     def mapper(self, dist: str = "b", targets: Targets = None, block: bool | None = None) -> EngineMapper:
-        """Return an object whose ``.map`` has these settings."""
+        """Return an object with a `map` method that uses these settings."""
         return EngineMapper(self, dist, targets, block)
 
     def parallel(self, dist: str = "b", targets: Targets = None, block: bool | None = None) -> EngineParallelFunction:
-        """Return a decorator: the function then takes sequences, and runs over them on the engines."""
+        """Return a decorator for functions that then take sequences, and run over them on the engines."""
         return EngineParallelFunction(self.mapper(dist, targets, block))
 
     # ----------------------------------------------------------------------------------------------
@@ -505,8 +533,10 @@ class MultiEngineClient:
     def queue_status(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Return ``[(id, {'queue': [...], 'pending': ...})]``, all as text.
 
-        pending: the task or the command that runs on the engine, or None; queue: the commands that wait behind it.
-        With block=False the same as a `PendingResult`, which is done at once: the controller answers, not the engines.
+        pending: the task or command that runs on the engine, or None.  queue: the commands that wait behind it.
+
+        With block=False the result is wrapped in a `PendingResult`, which is done at once, because the controller
+        answers.
         """
         found = self._queues(targets)
         if self.block if block is None else block:
@@ -530,14 +560,14 @@ class MultiEngineClient:
         return found
 
     def clear_queue(self, targets: Targets = None, block: bool | None = None) -> Any:
-        """Drop the commands of this client that wait on engines; asking for their results raises QueueCleared.
+        """Drop commands of this client that wait on engines; their results raise QueueCleared.
 
         The running command goes on, and so do tasks and the commands of other clients.
         """
         return self._send("clear_queue", b"", targets, block, commands.nothing)
 
     def barrier(self, pending_results: PendingResult | Iterable[PendingResult]) -> None:
-        """Wait for pending results; their errors are raised by ``get_result`` alone."""
+        """Wait for pending results; only ``get_result`` raises their errors."""
         wanted = [pending_results] if isinstance(pending_results, PendingResult) else list(pending_results)
         for pending in wanted:
             if not isinstance(pending, PendingResult):
@@ -546,22 +576,22 @@ class MultiEngineClient:
             try:
                 pending.get_result()
             except Exception:
-                continue  # it stays in the pending result
+                continue  # `get_result` raises it
 
     def flush(self) -> None:
-        """Forget all pending results of this client: their ``get_result`` raises InvalidDeferredID."""
+        """Discard all pending results of this client: their ``get_result`` raises InvalidDeferredID."""
         for pending in list(self._pending):
             pending.invalidate()
         self._pending.clear()
 
     def activate(self, suffix: str = "", force: bool = False) -> None:
-        """Register ``%px``, ``%%px``, ``%autopx``, ``%pxresult``, ``%result`` for this client, in IPython or Jupyter.
+        """Register ``%px``, ``%%px``, ``%autopx``, ``%pxresult``, ``%result`` for this client in IPython or Jupyter.
 
         Args:
-            suffix: is added to each name.
-            force: take over the names of another package.
+            suffix: is appended to each name.
+            force: replace magics of another package with the same names.
 
-        Raises RuntimeError in plain Python, and where another package has these names.
+        Raises RuntimeError in plain Python, and if another package has these names.
         """
         if not _register_magics:
             ipython: Any = sys.modules.get("IPython")
@@ -574,10 +604,15 @@ class MultiEngineClient:
         _register_magics[0](self, suffix, force)
 
     def kill(self, controller: bool = False, targets: Targets = None, block: bool | None = None) -> None:
-        """End engines at once, and lower the wanted number by theirs (``ipytaskfarm start -n N`` raises it again).
+        """End engines at once, and reduce the wanted number of engines by theirs.
 
-        controller=True ends the whole farm, with all running tasks, and returns when its processes have ended; its
-        store stays.  block is accepted for old scripts: this call always waits.
+        ``ipytaskfarm start -n N`` raises the number again.
+
+        Args:
+            controller: end the whole farm, with all running tasks, and wait until its processes have ended; its store
+                stays.
+            targets: the engines.
+            block: accepted for old scripts; this call always waits.
         """
         if controller:
             self.clear_kept()
@@ -611,9 +646,12 @@ class MultiEngineClient:
         *,
         sticky: bool | None = None,
     ) -> Any:
-        """Set properties, which `depend` functions read.  InvalidProperty: unpicklable, or the name of a fact.
+        """Set properties, which `depend` functions read.
 
-        sticky: None: a replacement of one of these engines has them too.  False: it has not.  True: every fresh engine.
+        sticky: None: a replacement of one of these engines gets them too.  False: it does not.  True: every fresh
+        engine.
+
+        Raises InvalidProperty for a value that cannot be pickled, and for the name of a fact.
         """
         if not isinstance(properties, dict):
             raise TypeError(f"properties must be a dict, not {type(properties).__name__}")
@@ -637,12 +675,12 @@ class MultiEngineClient:
         *,
         facts: bool = False,
     ) -> Any:
-        """Return a dict per engine of all properties or of some; with facts=True the engine's facts too."""
+        """Return for each engine a dict of all properties, or of some; facts=True adds the engine's facts."""
         body = _properties("get", None if keys is None else _keys(keys), facts=facts)
         return self._send("properties", body, targets, block, commands.value)
 
     def has_properties(self, keys: str | Sequence[str], targets: Targets = None, block: bool | None = None) -> Any:
-        """Return a list of booleans per engine, one per key."""
+        """Return for each engine a list of booleans, one per key."""
         return self._send("properties", _properties("has", _keys(keys)), targets, block, commands.value)
 
     def del_properties(self, keys: str | Sequence[str], targets: Targets = None, block: bool | None = None) -> Any:
@@ -662,7 +700,7 @@ class MultiEngineClient:
 
     @property
     def profile(self) -> Profilers:
-        """Return the profilers on the engines of `targets`: ``mec.profile.cpu``, ``.memory``, ``.sampling``."""
+        """Return the profilers for the engines of `targets`: ``mec.profile.cpu``, ``.memory``, ``.sampling``."""
         chosen = self._chosen(None)
         return Profilers(self._session, None if chosen is None else list(dict.fromkeys(chosen)))
 
@@ -685,30 +723,34 @@ class MultiEngineClient:
     # Sticky state
 
     def sticky(self) -> StickyEntries:
-        """Return what every fresh engine gets after the farm's start-up code: (key, verb, text), in that order."""
+        """Return what every fresh engine runs after the farm's start-up code, in order: (key, verb, text)."""
         reply = self._session.ask(messages.ListSticky())
         assert isinstance(reply, tables.StickyTable)
         return StickyEntries(reply.rows)
 
     def clear_sticky(self, keys: str | Iterable[str] | None = None) -> int:
-        """Forget sticky entries, all or those of these keys; return their number.  Present engines keep the names."""
+        """Delete sticky entries, all or those with these keys, and return their number.
+
+        Running engines keep the names.
+        """
         wanted = None if keys is None else check_names("keys", keys)
         reply = self._session.ask(messages.ClearSticky(wanted))
         assert isinstance(reply, messages.NumberReply)
         return reply.value
 
     def kept(self) -> KeptEntries:
-        """Return what was done by hand on each engine: (engine id, text, why it is not done again on a replacement).
+        """Return the commands that are kept for each engine: (engine id, text, why it is not repeated on a
+        replacement).
 
-        Kept are at most 256 commands and 64 MiB for each engine id, and 1 GiB of large values; the oldest are dropped.
-        `reset` and `kill` forget; a later push of a name replaces the earlier one where no code stands between.
+        At most 256 commands and 64 MiB are kept for each engine id, and 1 GiB of large values; the oldest are dropped.
+        `reset` and `kill` delete them.  A push of a name replaces an earlier push of it if no code ran in between.
         """
         reply = self._session.ask(messages.ListKept())
         assert isinstance(reply, tables.KeptTable)
         return KeptEntries(reply.rows)
 
     def clear_kept(self, targets: Targets = "all") -> int:
-        """Forget what was done by hand on these engines; returns how many commands.  Their names stay as they are."""
+        """Delete the kept commands of these engines, and return their number.  The engines keep their names."""
         reply = self._session.ask(messages.ClearKept(self._chosen(targets)))
         assert isinstance(reply, messages.NumberReply)
         return reply.value
@@ -722,7 +764,9 @@ class MultiEngineClient:
         block: bool | None,
         read: Callable[[bytes], Any],
     ) -> Any:
-        """Store the entries, then send them to the present engines: one that starts in between may run them twice."""
+        """Store the entries, then send them to the running engines; an engine that starts in between may run them
+        twice.
+        """
         if (self.targets if targets is None else targets) != "all":
             raise ValueError("sticky=True is for all engines, also those to come: leave targets at 'all'")
         for key, entry, text in entries:
@@ -739,7 +783,7 @@ class MultiEngineClient:
             return ResultList()
         except errors.CompositeError as error:
             if len({engine_id for engine_id, _, _ in error.elist}) == len(pending.engines):
-                # It fails on every engine: a stored entry would spoil every later engine.
+                # The code fails on every engine: a stored entry would break every later engine too.
                 self._session.ask(messages.ClearSticky([key for key, _, _ in entries]))
             raise
 

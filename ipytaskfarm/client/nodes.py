@@ -1,4 +1,4 @@
-"""What `tc.snapshot` and `tc.check` give out: the farm's nodes, and which engines could serve a task."""
+"""The results of `tc.snapshot` and `tc.check`: the farm's nodes, and which engines could run a task."""
 
 from __future__ import annotations
 
@@ -13,10 +13,21 @@ from ..display.tables import Table
 
 
 class Node:
-    """One node: `name, state, platform, python, cores, load, memory, free_memory, free_disk, capacity, used, engines,
-    environments, priority, slots, guard, fetched_blobs, fetched_bytes`.  Memory and disk in bytes, load as a share of
-    the cores; `capacity` and `used` by resource; `environments` by engine id; `guard` says why the load guard starts
-    nothing there, or ""; `fetched_blobs` large values were brought there, as it does not see the farm's folder."""
+    """One node of the farm.
+
+    Attributes:
+        name, state, platform, python, cores: what it is.
+        load: the load as a share of the cores; None: not known.
+        memory, free_memory, free_disk: bytes; None: not known.
+        capacity, used: dicts of resources, in total and reserved by running tasks.
+        engines: the number of its engines.
+        environments: a dict of engine ids and the environments that the engines have prepared.
+        priority: nodes with a higher number get tasks first.
+        slots: the largest number of engines there; None: no limit.
+        guard: why the load guard starts nothing there, or "".
+        fetched_blobs, fetched_bytes: large values that were copied there, because the node does not see the farm's
+            folder.
+    """
 
     def __init__(self, row: dict[str, Any]) -> None:
         self.name: str = row["node"]
@@ -43,7 +54,10 @@ class Node:
 
 
 class Snapshot:
-    """The farm at one moment: `nodes` (see `Node`), `counts` of tasks by state, `slots` wanted on the whole farm."""
+    """The farm at one moment.
+
+    `nodes` are `Node` objects, `counts` the numbers of tasks by state, `slots` the wanted number of engines in total.
+    """
 
     def __init__(self, state: FarmState) -> None:
         self.nodes = [Node(row) for row in state.agents]
@@ -69,10 +83,12 @@ class Snapshot:
 
 
 class CheckResult:
-    """Whether any engine could serve a task; true if one could.
+    """Which engines could run a task; its truth value is whether any engine could.
 
-    `engines`: ids of those that could.  `unmet`: why none ever can as the farm is now, or "".  `why`: engine id -> why
-    not.
+    Attributes:
+        engines: ids of the engines that could run the task.
+        why: a dict of the other engine ids, each with the reason.
+        unmet: why no engine ever could, as the farm is now; or "".
     """
 
     def __init__(self, reply: Checked) -> None:

@@ -1,6 +1,6 @@
-"""Calls of `TaskClient` by which people act on tasks, jobs and nodes, and look back at what happened.
+"""The calls of `TaskClient` that act on tasks, jobs and nodes, or read their history.
 
-The functions have the session as their first argument; `TaskClient` has a method with a docstring for each of them.
+The first argument of each function is the session; `TaskClient` has a documented method for each function.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .tables import JobLine, Listing, event_listing, job_listing
 
 _encode = msgspec.msgpack.Encoder().encode
 SINCE_MAX_S = 1e11
-"""Seconds since 1970 that are later than any event."""
+"""Seconds since 1970, later than any event."""
 STABLE_S = 1.0
-"""When no engine has come or gone for so many seconds, the engines count as complete."""
+"""Seconds without a change after which the engines count as complete."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -35,7 +35,7 @@ STABLE_S = 1.0
 
 
 def mark_done(session: Session, taskid: int, result: Any) -> None:
-    """Let a task count as succeeded with this result."""
+    """Make a task count as succeeded with this result."""
     names = isinstance(result, dict) and all(isinstance(name, str) for name in result)
     writer = BlobWriter(session.blobs) if session.blobs is not None else None
     body = ResultBody(pack(result, "result", writer), kind="names" if names else "call")
@@ -44,14 +44,14 @@ def mark_done(session: Session, taskid: int, result: Any) -> None:
 
 
 def mark_failed(session: Session, taskid: int, reason: str) -> str:
-    """Let a task's run, or its result, count as failed; return what became of the task."""
+    """Make a task's run, or its result, count as failed; return the outcome."""
     return session.ask_for(
         messages.MarkTasksFailed(task_id(taskid, session.farm), text_of(reason)), messages.TextReply
     ).text
 
 
 def clear_results(session: Session, ids: Ids | None) -> int:
-    """Forget final results (None: all) and return their number."""
+    """Delete final results (None: all) and return their number."""
     wanted = None if ids is None else id_list(ids, session.farm)
     if wanted is not None and not wanted:
         return 0
@@ -68,7 +68,7 @@ def clear_results(session: Session, ids: Ids | None) -> int:
 
 
 def retry_tasks(session: Session, wanted: list[int], failed_only: bool = True) -> dict[int, int]:
-    """Submit ended tasks again as new tasks; return the new ids by the old ones."""
+    """Submit ended tasks again as new tasks; return a dict of old and new ids."""
     if not wanted:
         return {}
     reply = session.ask_for(messages.RetryTasks(wanted, failed_only), messages.Retried)
@@ -132,7 +132,7 @@ def find_job(session: Session, name_or_id: str | JobLine) -> tables.JobRow:
 
 
 def hold(session: Session, job_id: str | None, on: bool) -> None:
-    """Start no more tasks of a job (None: of the whole farm), or with on=False start tasks again."""
+    """Start no more tasks of a job (None: of the whole farm); on=False: start tasks again."""
     if job_id is None:
         session.ask_for(messages.HoldFarm(on), messages.FlagReply)
     else:
@@ -140,7 +140,10 @@ def hold(session: Session, job_id: str | None, on: bool) -> None:
 
 
 def drain(session: Session, nodes: str | Iterable[str], on: bool) -> int:
-    """Give the engines of these nodes no more tasks; return the number of agents on the nodes."""
+    """Give the engines of these nodes no more tasks; on=False: give them tasks again.
+
+    Returns the number of agents on the nodes.
+    """
     return session.ask_for(messages.DrainNode(check_names("nodes", nodes), bool(on)), messages.NumberReply).value
 
 
@@ -149,7 +152,7 @@ def drain(session: Session, nodes: str | Iterable[str], on: bool) -> int:
 
 
 def await_engines(session: Session, count: int | None, connect_timeout: float, stable_timeout: float) -> list[int]:
-    """Wait until there are `count` engines, or (None) until no more come; return their ids."""
+    """Wait until there are `count` engines, or (None) until no more arrive; return their ids."""
 
     def look() -> list[int]:
         rows = session.ask_for(messages.ListEngines(), tables.EngineTable).rows
@@ -171,10 +174,10 @@ def wait_for_engines(
     Args:
         look: returns the ids of the engines that are ready now.
         whose: the farm, for the error.
-        count: how many; None: until none has come or gone for stable_s.
+        count: the number of engines; None: until their number has not changed for `stable_s`.
         connect_timeout: seconds until the first engine must be ready, else NoEnginesRegistered.
         stable_timeout: seconds after the first engine; then the engines that are ready are returned.
-        stable_s: seconds.
+        stable_s: seconds without a change.
     """
     count = check_count("count", count, least=0)
     connect_s, settled_s = seconds(connect_timeout, "connect_timeout"), seconds(stable_timeout, "stable_timeout")

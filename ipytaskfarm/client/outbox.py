@@ -1,11 +1,12 @@
-"""What was handed in and is not known to be on disk yet, and the ids it is handed in under.
+"""Hold the tasks that were submitted and are not yet on the controller's disk, and the ids to give to new tasks.
 
-No IO, no lock, no clock of its own: `session.Session` owns one and calls it under its lock.
+The module does no IO and has neither a lock nor a clock: `session.Session` owns one `Outbox` and calls it under the
+session's lock.
 
-Tasks gather in *chunks*.  A chunk is handed to the wire as one message and dropped whole once all of
-it is accepted; sending one twice is harmless, because the controller knows by its ids what it has.
-The order of hand-in is the order of sending, also after a refusal (`Full`) or a new controller:
-within a block of ids the controller takes a lower id that comes late for one it has seen.
+Tasks gather in *chunks*.  A chunk is sent as one message, and dropped when the controller has accepted all of its
+tasks.  Sending a chunk twice is harmless, because the controller recognises the ids.  Chunks are always sent in the
+order of submission, also after a refusal (`Full`) and to a new controller process: within a block of ids the controller
+ignores an id lower than one that it has seen.
 """
 
 from __future__ import annotations
@@ -23,29 +24,29 @@ from ..transport.wire import encode_message
 
 CHUNK_TASKS = 1_000
 CHUNK_BYTES = 192 * 1024
-"""A chunk is closed when it holds this much: less than a packet of the wire, so that few have to be cut."""
+"""Bytes at which a chunk is closed: less than a packet of the transport, so few chunks are split."""
 
 LIMIT_BYTES = 256 * 1024 * 1024
-"""`run` waits when so much is not accepted."""
+"""Bytes of unaccepted tasks at which `run` waits."""
 
 FULL_RETRY_S = 1.0
 
 _TASK_BYTES = 150
-"""What a task costs beside its payload."""
+"""Estimated bytes of a submission without its payload."""
 
 _SMALL_FUNCTION_BYTES = 16 * 1024
 
 
 class SubmitChunk:
-    """Tasks of one block of ids, in order, and the functions they need."""
+    """Hold consecutive tasks of one block of ids, and the functions and jobs that they refer to."""
 
     __slots__ = ("number", "block", "tasks", "functions", "jobs", "size_bytes")
 
     def __init__(self, number: int, block: int) -> None:
         self.number = number
-        """1, 2, 3 … in the order of hand-in."""
+        """1, 2, 3 … in the order of submission."""
         self.block = block
-        """First id of the block."""
+        """The first id of the block."""
         self.tasks: list[Submission] = []
         self.functions: dict[str, Function] = {}
         self.jobs: dict[str, JobSpec] = {}
@@ -62,7 +63,7 @@ class SubmitChunk:
 
 
 class Outbox:
-    """Ids to draw from, chunks to be sent, chunks sent and not accepted."""
+    """Hold ids for new tasks, chunks that are not sent yet, and chunks that are sent but not accepted."""
 
     def __init__(self) -> None:
         self.next_id = 0
@@ -72,26 +73,26 @@ class Outbox:
         self._waiting_blocks: deque[tuple[int, int]] = deque()
         self._used_blocks: list[tuple[int, int]] = []
         self.want_ids = False
-        """A block should be asked for."""
+        """Whether the IO thread should ask for a block of ids."""
         self.asked_ids = False
-        """A block was asked for and has not come."""
+        """Whether a block of ids was asked for and has not arrived."""
         self._chunks = 0
-        """So many were begun."""
+        """Number of chunks that were begun."""
         self._open: SubmitChunk | None = None
         self._unsent: deque[SubmitChunk] = deque()
         self._sent: deque[SubmitChunk] = deque()
         self._large_sent: set[str] = set()
         self.size_bytes = 0
         self.full_why: str | None = None
-        """The controller's disk is full, in its words."""
+        """The controller's message when its disk is full; None: it accepts tasks."""
         self._full_until_s = 0.0
         self._probe: SubmitChunk | None = None
-        """While the disk is full, the one chunk that is sent to ask whether it still is."""
+        """While the disk is full: the only chunk that is sent, to find out whether it is still full."""
 
     # Ids
 
     def has_id(self) -> bool:
-        """Return whether an id can be drawn; if not, one block more is wanted."""
+        """Return whether there is an id for a new task; otherwise ask for one more block."""
         if self.next_id <= self.last_id:
             return True
         if not self._waiting_blocks:
@@ -107,13 +108,13 @@ class Outbox:
         return True
 
     def block_came(self, block: IdBlock) -> None:
-        """The controller gave ids."""
+        """Add a block of ids from the controller."""
         self.asked_ids = False
         self.want_ids = False
         self._waiting_blocks.append((block.first, block.last))
 
     def was_handed_in(self, task_id: int) -> bool:
-        """Return whether this session gave out this id."""
+        """Return whether this session submitted a task with this id."""
         if self._block <= task_id <= self.last_id:
             return task_id < self.next_id
         return any(first <= task_id <= last for first, last in self._used_blocks)
@@ -132,9 +133,10 @@ class Outbox:
         needs: Needs | None = None,
         items: int = 0,
     ) -> int:
-        """Take the next id (`has_id` was true) and queue the task; returns the id.
+        """Queue a task under the next id, and return this id.  `has_id` must have returned True.
 
-        items: how many ids more are taken, for the items of a chunk; there must be as many in the block."""
+        items: how many ids more are taken, for the items of a chunk; there must be as many in the block.
+        """
         chunk = self._open
         if chunk is not None and chunk.tasks and chunk.last >= self.next_id:
             self.next_id = chunk.last + 1  # an earlier call was interrupted half-way, see below
@@ -143,7 +145,7 @@ class Outbox:
             self.want_ids = True
         size = len(payload) + _TASK_BYTES
         if chunk is not None and size > CHUNK_BYTES:
-            self._close()  # a large task travels alone: no message may grow without bound
+            self._close()  # a large task is a chunk of its own, so that messages stay bounded
             chunk = None
         if chunk is None:
             self._chunks += 1
@@ -152,8 +154,8 @@ class Outbox:
             size += self._take_function(chunk, code)
         if job is not None:
             chunk.jobs[job.id] = job
-        # Ctrl-C may come between any two lines. The controller takes the ids of a block without a gap, so the task is
-        # queued first and the id counted then; both an id twice and an id never would be worse than a task too many.
+        # Ctrl-C may interrupt between any two lines. The controller expects the ids of a block without a gap. So the
+        # task is queued before the id is counted: an extra task is better than an id that is used twice or never.
         chunk.tasks.append(Submission(task_id, payload, submitted_s, function, rules, blobs, needs, items))
         self.next_id = task_id + 1 + items
         chunk.size_bytes += size
@@ -163,8 +165,8 @@ class Outbox:
         return task_id
 
     def _take_function(self, chunk: SubmitChunk, code: Function) -> int:
-        # Small code goes with every chunk that uses it: the controller may have forgotten it, since
-        # clearing the last task of a function clears the function.
+        # Small code is sent with every chunk that uses it: the controller drops a function with its last task, and may
+        # not have it any more.
         if code.digest in chunk.functions:
             return 0
         size = len(code.code)
@@ -176,7 +178,9 @@ class Outbox:
         return size
 
     def forget_functions(self) -> None:
-        """Results were cleared, and perhaps functions with them: send the large ones again too."""
+        """Send large functions again from now on: results were cleared, and the controller may have dropped functions
+        with them.
+        """
         self._large_sent.clear()
 
     def _close(self) -> None:
@@ -190,37 +194,37 @@ class Outbox:
 
     @property
     def is_empty(self) -> bool:
-        """Everything handed in was accepted."""
+        """Return whether all submitted tasks were accepted."""
         return not self._sent and not self.has_unsent()
 
     def has_unsent(self) -> bool:
-        """There is something to send, were there room."""
+        """Return whether there are tasks that were not sent."""
         return bool(self._unsent) or (self._open is not None and bool(self._open.tasks))
 
     def mark(self) -> int:
-        """Return the number of the last chunk until now; what is added later goes into another one."""
+        """Close the open chunk, and return the number of the last chunk.  Later tasks go into another chunk."""
         self._close()
         return self._chunks if self._open is None else self._open.number - 1
 
     def sent_upto(self) -> int:
-        """Return the number of the last chunk that is sent, with all before it."""
+        """Return the highest number up to which all chunks were sent."""
         if self._unsent:
             return self._unsent[0].number - 1
         return self._chunks if self._open is None else self._open.number - 1
 
     def can_send(self) -> bool:
-        """Something may be sent now (a probe of a full disk has a time of its own: `next_deadline`)."""
+        """Return whether a chunk may be sent now.  While the disk is full, `next_deadline` tells when to try again."""
         return self.full_why is None and self.has_unsent()
 
     def oldest_id(self) -> int:
-        """Return the lowest id that is not known to be on disk; beyond all ids when everything is."""
+        """Return the lowest id that was not accepted, or the next free id when all tasks were accepted."""
         for chunks in (self._sent, self._unsent):
             if chunks:
                 return chunks[0].first
         return self._open.first if self._open is not None and self._open.tasks else self.next_id
 
     def next_to_send(self, now_s: float) -> SubmitChunk | None:
-        """Return the next chunk, on its way from now on; None: nothing, or not now."""
+        """Return the next chunk and count it as sent; None when there is no chunk, or when it may not be sent yet."""
         if self.full_why is not None and (self._probe is not None or now_s < self._full_until_s):
             return None
         if not self._unsent:
@@ -234,9 +238,10 @@ class Outbox:
         return chunk
 
     def only_sound(self, message: Submit) -> Submit:
-        """Return a message that could not be encoded, without what is to blame; it is sent so again, too, if need be.
+        """Return a message that failed to encode without the parts that cannot be encoded; later sends leave them out
+        too.
 
-        In the place of a task that cannot be encoded stands one that raises the reason: its id was given out.
+        A task that cannot be encoded is replaced by one that raises the reason, because its id was given out already.
         """
         tasks = message.tasks
         for position, task in enumerate(tasks):
@@ -253,14 +258,17 @@ class Outbox:
         return Submit(tasks, functions, jobs)
 
     def next_deadline(self) -> float | None:
-        """When to send again although nothing happened."""
+        """Return when to send again after a refusal; None: no retry is due."""
         return self._full_until_s if self.full_why is not None and self._probe is None else None
 
     def accepted(self, blocks: list[tuple[int, int]]) -> bool:
-        """Drop what is on disk; True if that was anything."""
+        """Drop the chunks that the controller has accepted; return whether there were any.
+
+        blocks: (first id of the block, last accepted id) pairs.
+        """
         upto = dict(blocks)
         before = len(self._sent)
-        # Acceptance is in order, so the oldest chunk is always the next one to go.
+        # The controller accepts tasks in order, so only the oldest chunk has to be checked.
         while self._sent and upto.get(self._sent[0].block, -1) >= self._sent[0].last:
             chunk = self._sent.popleft()
             self.size_bytes -= chunk.size_bytes
@@ -270,7 +278,9 @@ class Outbox:
         return len(self._sent) < before
 
     def full(self, refused: Full, now_s: float) -> None:
-        """Nothing from that id on was taken: that chunk and all behind it are to be sent again, later."""
+        """Queue the chunk with the first refused id, and all chunks behind it, to be sent again after
+        `FULL_RETRY_S`.
+        """
         back: list[SubmitChunk] = []
         found = False
         for chunk in self._sent:
@@ -278,7 +288,7 @@ class Outbox:
             if found:
                 back.append(chunk)
         if not found:
-            return  # of a chunk that came back already, with the one before it
+            return  # this chunk is already queued again: an earlier refusal included it
         for _ in back:
             self._sent.pop()
         self._unsent.extendleft(reversed(back))
@@ -287,7 +297,7 @@ class Outbox:
         self._full_until_s = now_s + FULL_RETRY_S
 
     def new_epoch(self) -> None:
-        """Another controller process: it has what was accepted, the rest is to be sent again."""
+        """Queue all unaccepted chunks again, because a new controller process knows only the accepted tasks."""
         self._unsent.extendleft(reversed(self._sent))
         self._sent.clear()
         self._probe = None
@@ -297,18 +307,18 @@ class Outbox:
             self.want_ids = True
 
     def unaccepted_blobs(self) -> set[str]:
-        """Digests that only this outbox knows to be needed."""
+        """Return the digests of blobs that unaccepted tasks need; the controller does not know of this need yet."""
         chunks = [*self._sent, *self._unsent, *([self._open] if self._open else [])]
         return {digest for chunk in chunks for task in chunk.tasks if task.blobs for digest in task.blobs}
 
     def unaccepted_ids(self) -> set[int]:
-        """Ids of which the controller may know nothing."""
+        """Return the ids of all unaccepted tasks."""
         chunks = [*self._sent, *self._unsent, *([self._open] if self._open else [])]
         return {task.id for chunk in chunks for task in chunk.tasks}
 
 
 def _unsound(part: Submission | Function | JobSpec) -> str:
-    """Why this cannot be encoded; "": it can."""
+    """Return why a part cannot be encoded; "" if it can."""
     try:
         encode_message(part)
     except Exception as error:

@@ -1,9 +1,10 @@
-"""Shows what tasks and engines print and display, in the cell or terminal of who asked.
+"""Show the output of tasks and engines in the cell or terminal of the caller.
 
-Each line stands behind its label, ``[7]`` for task 7; of one task alone the text stands as the task has written it.
-The number of lines at once and per second is limited; of the lines beyond the limit only their number is shown.
-Figures and tables come as such in a notebook, and as text elsewhere.  A display that the task updates is updated in its
-place.
+Each line begins with a label, ``[7]`` for task 7; the text of a single task is shown unchanged.  The number of lines at
+once and per second is limited; of the lines beyond the limit only their number is shown.
+
+Figures and tables are shown as such in a notebook, and as text elsewhere.  If a task updates a display, it is updated
+in place.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ LINES_PER_S = 200
 LINE_CHARS = 2_000
 CHARS_AT_ONCE = 128 * 1024
 CHARS_PER_S = 32 * 1024
-"""The same for one task alone, whose text is not taken apart into lines."""
+"""The limits for a single task, whose text is not split into lines."""
 PARTIAL_S = 1.0
-"""A line without an end is shown after so many seconds."""
+"""Seconds after which an unfinished line is shown."""
 KEPT_CHARS = 64 * 1024
-"""Beyond this a result keeps only the beginning and the end of the output: the rest cannot be shown later."""
+"""Characters of output beyond which a result keeps only the beginning and the end, so the rest cannot be
+shown later.
+"""
 
 _GAP = re.compile(r"\n\[\.\.\. (\d+) characters left out \.\.\.\]\n")
 _decode_displays = msgspec.msgpack.Decoder(list[tuple[int, dict[str, Any]]]).decode
@@ -37,37 +40,37 @@ _decode_displays = msgspec.msgpack.Decoder(list[tuple[int, dict[str, Any]]]).dec
 
 @dataclass
 class SeenOutput:
-    """How much of one run's output was shown."""
+    """How much of the output of one run was shown."""
 
     attempt: int = 1
     chars: tuple[int, int] = (0, 0)
     serial: int = 0
-    """The number of the last display that has come."""
+    """The number of the last display that has arrived."""
     partial: list[str] = field(default_factory=lambda: ["", ""])
     since_s: float = 0.0
     displays: dict[int, tuple[dict[str, Any], Slot | None]] = field(default_factory=dict)
-    """Place -> (display, where it is shown)."""
+    """Place -> (display, the slot that shows it)."""
 
     def note(self, output: Output) -> None:
-        """Note that this was taken."""
+        """Count an output as shown."""
         self.chars = output.seen
         self.serial = max(self.serial, output.serial)
         self.since_s = time.monotonic()
 
     @staticmethod
     def decoded(output: Output) -> list[tuple[int, dict[str, Any]]]:
-        """Return the displays that have come, with their places."""
+        """Return the displays of an output, with their places."""
         return _decode_displays(output.displays) if output.displays else []
 
 
 class Displays:
-    """Shows figures and tables where the user sits: in a notebook each in a slot of its own, in a terminal as text."""
+    """Shows figures and tables: in a notebook each in its own slot, in a terminal as text."""
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
 
     def show(self, seen: SeenOutput, place: int, output: dict[str, Any]) -> None:
-        """Show a display, or in its slot the one that takes its place."""
+        """Show a display, in the slot of an earlier display at the same place if there is one."""
         known = seen.displays.get(place)
         if known is not None and known[0] == output and known[1] is not None:
             return
@@ -87,9 +90,10 @@ class OutputItem(NamedTuple):
 
 
 def rest_of(text: str, seen: int) -> str:
-    """Return what stands in the text of a result beyond so many characters of what the run has written.
+    """Return the rest of a result's text after the first `seen` characters of what the run has written.
 
-    Of a long text a result has the beginning and the end, and between them how much is left out.
+    A result keeps the beginning and the end of a long text, and between them a remark with the number of missing
+    characters.
     """
     gap = _GAP.search(text, min(seen, KEPT_CHARS)) if len(text) > KEPT_CHARS else None
     if gap is None or seen <= gap.start():
@@ -100,7 +104,7 @@ def rest_of(text: str, seen: int) -> str:
 
 
 class StepsAside(Protocol):
-    """A bar that steps aside while something is written beside it."""
+    """A bar that moves aside while other text is written."""
 
     def beside(self, write: Any) -> None:
         """Call the function `write` while the bar is out of the way."""
@@ -110,8 +114,8 @@ class OutputPrinter:
     """Shows output during one wait.
 
     Args:
-        bar: steps aside for the lines.
-        labelled: whether each line stands behind its label.
+        bar: moves aside for the lines.
+        labelled: whether each line begins with its label.
     """
 
     def __init__(self, bar: StepsAside | None = None, labelled: bool = True) -> None:
@@ -122,10 +126,10 @@ class OutputPrinter:
         self._room_s = time.monotonic()
         self._left_out: dict[str, int] = {}
 
-    # -- what comes
+    # -- input
 
     def take(self, label: str, seen: SeenOutput, output: Output) -> None:
-        """Take what has come of a run that goes on."""
+        """Store new output of a run that goes on."""
         seen.note(output)
         for which, text in enumerate((output.stdout, output.stderr)):
             self._split(label, seen, which, text)
@@ -133,7 +137,7 @@ class OutputPrinter:
             self._display(label, seen, place, display)
 
     def rest(self, label: str, seen: SeenOutput, stdout: str, stderr: str, outputs: Iterable[dict[str, Any]]) -> None:
-        """Take from a result what was not shown of its run."""
+        """Store the part of a result's output that was not shown yet."""
         for which, text in enumerate((stdout, stderr)):
             self._split(label, seen, which, rest_of(text, seen.chars[which]))
         for place, display in enumerate(outputs):
@@ -141,14 +145,14 @@ class OutputPrinter:
         self.end_lines(label, seen)
 
     def end_lines(self, label: str, seen: SeenOutput) -> None:
-        """Show lines that have no end: nothing more comes, or it is long in coming."""
+        """Store lines that have no end yet: no more text follows, or it takes long."""
         for which, text in enumerate(seen.partial):
             if text:
                 self._items.append((seen, OutputItem(label, which == 1, text)))
         seen.partial = ["", ""]
 
     def end_old_lines(self, label: str, seen: SeenOutput) -> None:
-        """Show a line without an end that has stood for a while: a prompt, a bar that is redrawn."""
+        """Store unfinished lines that are old: a prompt, or a bar that is redrawn."""
         if any(seen.partial) and time.monotonic() - seen.since_s > PARTIAL_S:
             self.end_lines(label, seen)
 
@@ -166,10 +170,10 @@ class OutputPrinter:
             seen.displays[place] = display, known[1] if known is not None else None
             self._items.append((seen, OutputItem(label, False, "", place, display)))
 
-    # -- what is shown
+    # -- display
 
     def show(self, is_over: bool = False) -> None:
-        """Show what has come, as far as the limits go."""
+        """Show stored output, up to the limits; is_over: also show how much was left out."""
         items, self._items = self._items, []
         now_s = time.monotonic()
         most, per_s = (LINES_AT_ONCE, LINES_PER_S) if self._labelled else (CHARS_AT_ONCE, CHARS_PER_S)
@@ -221,7 +225,7 @@ class OutputPrinter:
                 continue
             if self._labelled and seen.displays[item.place][1] is None:
                 write(False, f"[{item.label}]\n")
-            for stream in streams.values():  # what was printed before stands above
+            for stream in streams.values():  # earlier text must appear above the display
                 stream.flush()
             Displays(shell).show(seen, item.place, item.output)
         if remarks:

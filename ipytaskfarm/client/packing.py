@@ -1,13 +1,15 @@
-"""Packing of tasks into what travels: payload, rules, code and dependencies.
+"""Pack a task for sending: payload, rules, code and dependencies.
 
-`pack_task` runs once per `run` call, so a plain StringTask takes a short path that builds one payload and nothing else.
-The payload itself is built by the task's class (`tasks`), which this module knows only as a `PackableTask`.
+`pack_task` runs once per `run` call, so a plain StringTask takes a short path that builds only a payload.  The payload
+itself is built by the task's class in `tasks`; this module knows tasks only as `PackableTask`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
+
+import msgspec
 
 from ..core.arguments import check_int
 from ..core.messages.dependencies import Needs
@@ -23,7 +25,7 @@ notice.on = True
 
 
 class PackableTask(Protocol):
-    """A task as this module needs it; `tasks.Task` has these attributes."""
+    """The attributes of `tasks.Task` that this module uses."""
 
     after: Any
     if_failed: str
@@ -49,10 +51,10 @@ def refuse_task(task: PackableTask) -> int:
 
 
 class Shared(NamedTuple):
-    """What the tasks of a job have in common."""
+    """What all tasks of a job have in common."""
 
     given: Mapping[str, Any]
-    """The job's rules, which apply where a task does not set a rule itself."""
+    """The job's rules; they apply to a task that does not set the rule itself."""
     job: str
     """The job's id."""
     rules: Rules | None
@@ -60,7 +62,7 @@ class Shared(NamedTuple):
     functions: tuple[Function, ...]
     """The functions that `rules` need."""
     place: Callable[[Any], int] = refuse_task
-    """Returns the id of another task of the job, or -1 - its position."""
+    """Function that returns the id of another task of the job, or -1 - its position."""
 
 
 def pack_task(task: PackableTask, blobs: Blobs | None = None, shared: Shared | None = None, farm: str = "") -> Packed:
@@ -68,12 +70,13 @@ def pack_task(task: PackableTask, blobs: Blobs | None = None, shared: Shared | N
 
     Args:
         task: a task of any kind.
-        blobs: where large values go; None: they travel inline.
+        blobs: the store for large values; None: large values are sent inline.
         shared: what the tasks of its job have in common.
-        farm: the name of the farm that the task is for, when it is known.
+        farm: the name of the farm that gets the task, if it is known.
 
-    Raises ValueError that shows a loop of recovery tasks or a future of another farm, UnpickleableException for values
-    that cannot travel.
+    Raises:
+        ValueError: the recovery tasks form a loop, or an argument is a future of another farm.
+        UnpickleableException: a value cannot be pickled.
     """
     is_plain = task._is_code and not task._ruled
     if is_plain and not task.push and not task.after:
@@ -102,20 +105,20 @@ def pack_task(task: PackableTask, blobs: Blobs | None = None, shared: Shared | N
 
 
 class TaskData:
-    """Packs the data of one task and records its large values, and the tasks whose results it refers to."""
+    """Packs the data of one task, and records its large values and the tasks whose results are its inputs."""
 
     __slots__ = ("_farm", "_inputs", "_place", "_refused", "_writer")
 
     def __init__(self, writer: BlobWriter | None, place: Callable[[Any], int], farm: str = "") -> None:
         self._farm = farm
         self._refused: Exception | None = None
-        """What was wrong with a reference among the arguments."""
+        """The error of a reference among the arguments."""
         self._writer = writer
         self._place = place
         self._inputs: dict[int, None] = {}
 
     def pack(self, data: Any, names: str | tuple[str, ...]) -> bytes:
-        """Pack values; `names` tell an error which value cannot travel."""
+        """Pack values; an error says by `names` which value cannot be pickled."""
         with noting(self._note_argument):
             packed = pack(data, names, self._writer)
         if self._refused is not None:
@@ -123,7 +126,7 @@ class TaskData:
         return packed
 
     def _note_argument(self, task: object) -> int:
-        # The pickler would take what is raised here for a value that cannot travel.
+        # The pickler would report an error from here as a value that cannot be pickled.
         try:
             return self.note(task)
         except (ValueError, IndexError) as error:
@@ -135,7 +138,7 @@ class TaskData:
         return self._writer.taken() if self._writer is not None else ()
 
     def note(self, task: object) -> int:
-        """Record a task whose result is an input; return its id, or -1 - its position in the job."""
+        """Record a task as an input; return its id, or -1 - its position in the job."""
         number = self._number(task)
         self._inputs[number] = None
         return number
@@ -151,13 +154,20 @@ class TaskData:
         return number
 
     def needs(self, task: PackableTask) -> Needs | None:
-        """Return the dependencies of the task whose data was packed; None: it has none."""
+        """Return the dependencies of the packed task; None: it has none."""
         join = task._is_join
         if not task.after and not self._inputs and not join:
             return None
         after = dict.fromkeys([*map(self._number, task.after), *self._inputs])
         inputs = tuple((number, number) for number in self._inputs)
         return Needs(after=tuple(after), inputs=inputs, if_failed=task.if_failed, join=join)
+
+
+def with_ids(needs: Needs, ids: Sequence[int]) -> Needs:
+    """Replace positions in a job, which are -1, -2, …, by ids."""
+    after = tuple(i if i >= 0 else ids[-1 - i] for i in needs.after)
+    inputs = tuple((name, i if i >= 0 else ids[-1 - i]) for name, i in needs.inputs)
+    return msgspec.structs.replace(needs, after=after, inputs=inputs)
 
 
 _NO_DATA = TaskData(None, refuse_task)

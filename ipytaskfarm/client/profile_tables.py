@@ -1,4 +1,4 @@
-"""A profile as a table: chosen by module, sorted, cut off, and shown as text, in a notebook, or as a DataFrame."""
+"""Show a profile as a table: filtered by module, sorted, shortened, and shown as text, HTML or a DataFrame."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ..core.messages.engine_commands import Place
 from ..display.tables import Table
 
 Row: TypeAlias = dict[str, Any]
-"""Raw values by column: seconds, bytes, counts."""
+"""Column -> raw value: seconds, bytes, counts."""
 Direction: TypeAlias = Literal["asc", "desc"] | None
 Columns: TypeAlias = Sequence[str | tuple[str, int]]
-"""Names of columns, each perhaps with the most characters that it may be wide."""
+"""Names of columns; a pair adds the largest width in characters."""
 Modules: TypeAlias = str | Iterable[str]
 
 S = TypeVar("S")
@@ -26,17 +26,17 @@ class ProfileColumn(NamedTuple):
 
 
 class ProfileKind(NamedTuple):
-    """What the tables of one profiler look like."""
+    """The columns of one profiler's tables."""
 
     columns: Mapping[str, ProfileColumn]
     usual: tuple[str, ...]
-    """The columns that are shown unless others are named."""
+    """The columns that are shown by default."""
     sort_by: str
     aliases: Mapping[str, str] = {}
-    """Other profilers' names of these columns."""
+    """Names that other profilers use for these columns."""
 
     def column(self, name: object, what: str) -> str:
-        """Return the name of a column; ValueError that lists them."""
+        """Return the name of a column.  Raises ValueError, which lists all columns, for an unknown one."""
         found = self.aliases.get(name, name) if isinstance(name, str) else name
         if found not in self.columns:
             raise ValueError(f"{what} must be one of {', '.join(self.columns)}, not {name!r}")
@@ -44,12 +44,12 @@ class ProfileKind(NamedTuple):
 
 
 def place_row(place: Place) -> Row:
-    """Return the columns that say where something is."""
+    """Return the columns that identify a place."""
     return {"name": place.function, "module": place.module, "file": place.file, "line": place.line}
 
 
 def is_within(module: str, roots: Sequence[str]) -> bool:
-    """Return whether a module is one of these, or lies in one: ``numpy.linalg`` is within ``numpy``."""
+    """Return whether a module is one of `roots` or lies in one: ``numpy.linalg`` is within ``numpy``."""
     return any(module == root or module.startswith(f"{root}.") for root in roots)
 
 
@@ -58,18 +58,19 @@ def _names(modules: Modules) -> tuple[str, ...]:
 
 
 class ProfileTable:
-    """Rows of a profile, chosen and in order; `rows` has them as dicts of raw values (seconds, bytes, counts).
+    """Selected rows of a profile in order; `rows` has them as dicts of raw values (seconds, bytes, counts).
 
     Args:
-        kind: of which profiler.
-        rows: all of them.
-        columns: those to be shown, in that order: names, or (name, width in characters).
-        sort_by: a column; sort_dir "asc" or "desc": numbers the largest first unless you say otherwise.
-        max_rows: no more than so many; None: all.
-        include, exclude: only, or without, what lies in these modules; "numpy" has all of numpy.
-        strip_dirs: name places by module; False: by file.
+        kind: the columns of the profiler.
+        rows: all rows.
+        columns: the columns to show, in this order: names, or pairs of a name and a width in characters.
+        sort_by: a column.
+        sort_dir: "asc" or "desc"; None: numbers from the largest, text from A.
+        max_rows: the largest number of rows; None: all.
+        include, exclude: select, or leave out, code in these modules; "numpy" means all of numpy.
+        strip_dirs: True names places by module, False by file.
 
-    Raises ValueError for columns and directions that do not exist.
+    Raises ValueError for an unknown column or direction.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class ProfileTable:
         ordered = self._ordered(chosen, kind.column(sort_by or kind.sort_by, "sort_by"), sort_dir)
         self.rows = ordered if max_rows is None else ordered[: max(0, max_rows)]
         self.omitted = len(ordered) - len(self.rows)
-        """So many more there are."""
+        """Number of rows that `max_rows` has cut off."""
 
     def _ordered(self, rows: list[Row], by: str, direction: Direction) -> list[Row]:
         if direction not in (None, "asc", "desc"):
@@ -149,7 +150,7 @@ class ProfileTable:
 
 
 class PerEngine(dict[int, S], Generic[S]):
-    """Something of each engine, by the engine's id."""
+    """Values by engine id, which are shown one below the other."""
 
     def __repr__(self) -> str:
         return "\n\n".join(f"engine {engine}\n{value!r}" for engine, value in self.items()) or "no engines"

@@ -1,6 +1,7 @@
-"""What profilers give out: what several engines measured, summed up, as tables, files and pictures.
+"""Results of the profilers: measurements of several engines, added up, as tables, files and pictures.
 
-Functions count as the same on all engines when name, module and line are the same: their files may lie elsewhere.
+Functions of two engines are the same function when name, module and line are equal; the paths of their files may
+differ.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ File: TypeAlias = str | PathLike[str]
 GroupBy: TypeAlias = Literal["lineno", "filename", "traceback"]
 GROUPS = ("lineno", "filename", "traceback")
 SHOWN = 30
-"""Rows that show themselves."""
+"""Number of rows in the repr."""
 
 
 def _seconds(value: float) -> str:
@@ -90,7 +91,7 @@ MEMORY_CHANGES = ProfileKind(
 
 
 class _Known:
-    """One place for all that are the same."""
+    """Maps equal places of several engines to one `Place`."""
 
     def __init__(self) -> None:
         self._places: dict[tuple[str, str, int], Place] = {}
@@ -100,11 +101,14 @@ class _Known:
 
 
 class CpuStats:
-    """CPU time (or time on the clock) by function; shows itself as a table of the first 30.
+    """CPU time or wall time by function; its repr is a table of the first 30 functions.
 
-    `rows` has a dict for each function: name, module, file, line, ncall, tsub (seconds in the function itself), ttot
-    (with what it called), tavg (ttot of one call).  `engines` are the ids whose numbers are in it, `runs` the tasks
-    and commands that were measured, `clock` is "cpu" or "wall".
+    Attributes:
+        rows: a dict for each function: name, module, file, line, ncall, tsub (seconds in the function itself), ttot
+            (seconds with its callees), tavg (ttot of one call).
+        engines: ids of the engines that were measured.
+        runs: the number of tasks and commands that were measured.
+        clock: "cpu" or "wall".
     """
 
     def __init__(self, profiles: Sequence[CpuProfile]) -> None:
@@ -114,7 +118,10 @@ class CpuStats:
         self.rows = _summed_calls(profiles)
 
     def top(self, **settings: Any) -> ProfileTable:
-        """Return a `ProfileTable` of it: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs."""
+        """Return a `ProfileTable` of the functions.
+
+        Settings: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs.
+        """
         return ProfileTable(CPU, self.rows, **settings)
 
     def __repr__(self) -> str:
@@ -125,11 +132,11 @@ class CpuStats:
         return self.top(max_rows=SHOWN)._repr_html_()
 
     def to_dataframe(self) -> Any:
-        """Return all of it as a pandas DataFrame."""
+        """Return all functions as a pandas DataFrame."""
         return self.top().to_dataframe()
 
     def save(self, path: File) -> None:
-        """Write a file that ``pstats.Stats(path)`` reads, and with it snakeviz and others (it knows no callers)."""
+        """Write a file for ``pstats.Stats(path)``, which snakeviz and other viewers read too; it has no callers."""
         stats: dict[tuple[str, int, str], tuple[int, int, float, float, dict[Any, Any]]] = {
             (row["file"] or row["module"], row["line"], row["name"]): (
                 row["ncall"],
@@ -160,10 +167,13 @@ def _summed_calls(profiles: Sequence[CpuProfile]) -> list[Row]:
 
 
 class SampleStats:
-    """Where tasks were when the sampler looked; shows itself as a table of the first 30 functions.
+    """Samples of the running functions; its repr is a table of the first 30 functions.
 
-    `stacks` has how often each stack was seen, as tuples of `Place`s, the outermost function first; `samples` is the
-    sum, `interval_s` the seconds that one stands for, `engines` are the ids whose samples are in it.
+    Attributes:
+        stacks: a dict of stacks and the number of samples of each; a stack is a tuple of `Place`, the outermost first.
+        samples: the number of all samples.
+        interval_s: the seconds that one sample stands for.
+        engines: ids of the engines that were sampled.
     """
 
     def __init__(self, profiles: Sequence[SampleProfile]) -> None:
@@ -181,13 +191,16 @@ class SampleStats:
 
     @property
     def rows(self) -> list[Row]:
-        """Return a dict for each function: name, module, file, line; self (samples in the function itself), cumulative
-        (in it or in what it called), and the same in seconds as tsub and ttot."""
+        """Return a dict for each function.
+
+        Its keys are name, module, file, line, self (samples in the function itself), cumulative (samples with its
+        callees), and tsub and ttot (the same in seconds).
+        """
         own: dict[Place, int] = {}
         cumulative: dict[Place, int] = {}
         for stack, samples in self.stacks.items():
             own[stack[-1]] = own.get(stack[-1], 0) + samples
-            for place in set(stack):  # once, however often a function calls itself
+            for place in set(stack):  # a recursive function counts once per sample
                 cumulative[place] = cumulative.get(place, 0) + samples
         return [
             {
@@ -201,8 +214,10 @@ class SampleStats:
         ]
 
     def top(self, **settings: Any) -> ProfileTable:
-        """Return a `ProfileTable` of its functions: columns, sort_by, sort_dir, max_rows, include, exclude,
-        strip_dirs."""
+        """Return a `ProfileTable` of the functions.
+
+        Settings: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs.
+        """
         return ProfileTable(SAMPLES, self.rows, **settings)
 
     def __repr__(self) -> str:
@@ -217,7 +232,10 @@ class SampleStats:
         return self.top().to_dataframe()
 
     def labels(self, per_engine: bool = False) -> dict[tuple[str, ...], int]:
-        """Return the stacks as text, ``function (module:line)``; per_engine: each begins with its engine."""
+        """Return the stacks as text, ``function (module:line)``, with their samples.
+
+        per_engine: keep the engines apart; each stack begins with its engine.
+        """
         if not per_engine:
             return _labelled(self.stacks)
         found: dict[tuple[str, ...], int] = {}
@@ -227,7 +245,10 @@ class SampleStats:
         return found
 
     def save(self, path: File, per_engine: bool = False) -> None:
-        """Write collapsed stacks, ``outer;inner 17`` in each line: what flamegraph.pl, speedscope and others read."""
+        """Write collapsed stacks, lines such as ``outer;inner 17``, which flamegraph.pl and speedscope read.
+
+        per_engine: keep the engines apart.
+        """
         lines = [
             f"{';'.join(_field(label) for label in stack)} {samples}\n"
             for stack, samples in sorted(self.labels(per_engine).items())
@@ -235,7 +256,10 @@ class SampleStats:
         Path(path).write_text("".join(lines), encoding="utf-8")
 
     def flamegraph(self, path: File, per_engine: bool = False) -> None:
-        """Write a flame graph, an SVG picture that needs nothing else; per_engine: one beside the other."""
+        """Write a flame graph, a self-contained SVG picture.
+
+        per_engine: draw the engines side by side instead of adding them up.
+        """
         took = f"{self.samples} samples, {self.samples * self.interval_s:.1f} s on {_engines(self.engines)}"
         picture = flamegraph(self.labels(per_engine), took, self.interval_s)
         Path(path).write_text(picture, encoding="utf-8")
@@ -250,14 +274,16 @@ def _labelled(stacks: dict[tuple[Place, ...], int]) -> dict[tuple[str, ...], int
 
 
 def _field(label: str) -> str:
-    """Return a label without what separates labels and lines."""
+    """Replace the separators of labels and lines in a label."""
     return "".join(c if c.isprintable() and c != ";" else " " for c in label)
 
 
 class MemorySnapshot:
-    """What is allocated, by the line that allocated it; shows itself as a table of the first 30 lines.
+    """Allocated memory by the line that allocated it; its repr is a table of the first 30 lines.
 
-    `engines` are the ids whose memory is in it, `traced_bytes` and `peak_bytes` the sums over them.
+    Attributes:
+        engines: ids of the engines that were measured.
+        traced_bytes, peak_bytes: sums over these engines.
     """
 
     def __init__(self, profiles: Sequence[MemoryProfile]) -> None:
@@ -267,8 +293,11 @@ class MemorySnapshot:
         self._profiles = list(profiles)
 
     def rows(self, group_by: GroupBy = "lineno", compare_to: MemorySnapshot | None = None) -> list[Row]:
-        """Return a dict for each line, file or traceback: module, file, line; size and average in bytes, count of
-        blocks; for tracebacks callers; with compare_to size_diff and count_diff, also for what is there no more."""
+        """Return a dict for each line, file or traceback.
+
+        Its keys are module, file, line, size and average (bytes), count (blocks), and callers (for tracebacks).  With
+        `compare_to` size_diff and count_diff are added, and lines that hold no memory any more are included.
+        """
         if group_by not in GROUPS:
             raise ValueError(f"group_by must be one of {', '.join(GROUPS)}, not {group_by!r}")
         now = _summed_blocks(self._profiles, group_by)
@@ -285,11 +314,12 @@ class MemorySnapshot:
         return rows
 
     def top(self, group_by: GroupBy = "lineno", compare_to: Any = None, **settings: Any) -> ProfileTable:
-        """Return a `ProfileTable` of it: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs.
+        """Return a `ProfileTable` of the lines, files or tracebacks.
 
         Args:
             group_by: "lineno", "filename", or "traceback", which is as deep as `start` was told.
-            compare_to: an earlier snapshot, or the file of one, of the same engines: what has grown most comes first.
+            compare_to: an earlier snapshot of the same engines, or its file; the largest growth comes first.
+            settings: columns, sort_by, sort_dir, max_rows, include, exclude, strip_dirs.
         """
         kind = MEMORY if compare_to is None else MEMORY_CHANGES
         if "columns" not in settings and group_by != "traceback":
@@ -299,7 +329,7 @@ class MemorySnapshot:
         )
 
     def of(self, engine: int) -> MemorySnapshot:
-        """That of one engine alone; empty if it is not in it."""
+        """Return the snapshot of one engine; it is empty if the engine was not measured."""
         return MemorySnapshot([profile for profile in self._profiles if profile.engine == engine])
 
     def __repr__(self) -> str:
@@ -314,12 +344,15 @@ class MemorySnapshot:
         return self.top().to_dataframe()
 
     def save(self, path: File) -> None:
-        """Write it as JSON; ``compare_to=path`` reads it again."""
+        """Write the snapshot as JSON, which ``compare_to=path`` reads."""
         Path(path).write_bytes(msgspec.json.encode(self._profiles))
 
 
 def snapshot_of(found: Any) -> MemorySnapshot:
-    """Return a snapshot of one, of one per engine, or of the file of one.  TypeError, ValueError: it is none."""
+    """Return one snapshot from a snapshot, from a dict of snapshots by engine, or from the file of a snapshot.
+
+    Raises TypeError for any other object, ValueError for a file that is no snapshot.
+    """
     if isinstance(found, MemorySnapshot):
         return found
     if isinstance(found, PerEngine):

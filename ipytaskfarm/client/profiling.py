@@ -1,6 +1,6 @@
-"""The profilers of both clients, ``tc.profile`` and ``mec.profile``: start, stop and read them on engines.
+"""The profilers of both clients, ``tc.profile`` and ``mec.profile``: start, stop and read profilers on engines.
 
-Engines answer at once, also while a task runs.
+Engines answer at once, even while a task runs.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ T = TypeVar("T")
 
 STICKY_KEY = "profile:sampling"
 FRAMES_MAX = 65535
-"""tracemalloc's own limit."""
+"""The limit of tracemalloc."""
 
 
 class EngineProfiler:
-    """One kind of profiler on engines.
+    """Controls one kind of profiler on engines.
 
     Args:
         session: the connection.
         kind: which profiler.
-        ids: engine ids; None: all engines that there are when it is asked.
+        ids: engine ids; None: all engines that exist at the time of a call.
     """
 
     def __init__(
@@ -41,21 +41,24 @@ class EngineProfiler:
         self.kind = kind
         self.ids = ids
         self.started = False
-        """Whether it was started through this object."""
+        """Whether the profiler was started through this object."""
 
     def start(self, **settings: Any) -> None:
-        """Start the profiler on all of the engines.  Raises NoEnginesRegistered."""
+        """Start the profiler on the engines.  Raises NoEnginesRegistered."""
         self._send(ProfileBody(self.kind, "start", **settings), _nothing)
         self.started = True
 
     def stop(self) -> None:
-        """Stop the profiler on all of the engines."""
+        """Stop the profiler on the engines."""
         self.started = False
         with contextlib.suppress(errors.NoEnginesRegistered):
             self._send(ProfileBody(self.kind, "stop"), _nothing)
 
     def read(self, kind: type[T]) -> list[T]:
-        """Return the measurements by engine.  Raises RuntimeError if the profiler was not started on any."""
+        """Return the measurements of the engines.
+
+        Raises RuntimeError if the profiler was not started on any of them.
+        """
         decode = msgspec.msgpack.Decoder(kind | None).decode
         answers: list[T | None] = self._send(ProfileBody(self.kind, "read"), decode)
         found = [answer for answer in answers if answer is not None]
@@ -81,29 +84,29 @@ class EngineProfiler:
             missing = [failure for _, _, failure in error.elist if isinstance(failure, ImportError)]
             if len(missing) < len(error.elist):
                 raise
-            # The engines that failed lack the same module: one sentence with the remedy helps more than all errors.
+            # All engines that failed lack the same module: one sentence with the remedy is clearer than all errors.
             names = ", ".join(str(engine) for engine, _, _ in error.elist)
             raise ModuleNotFoundError(f"{missing[0]} (engines {names})", name="yappi") from None
         return answers
 
 
 def _nothing(body: bytes) -> None:
-    """Decode the answer of a command without a value."""
+    """Ignore the body of an answer without a value."""
 
 
 class CpuProfiling:
-    """CPU profiling over the farm's engines with yappi, which `pip install ipytaskfarm[profile]` brings.
+    """CPU profiling on the farm's engines with yappi, which ``pip install ipytaskfarm[profile]`` installs.
 
         with tc.cpu_profiling:
             tc.map(f, range(1000))
         tc.cpu_profiling.print_stats()
 
-    Every call of a Python function is timed, in tasks and in MultiEngine commands; threads that they start count too.
-    Functions that do little take several times as long meanwhile; not for every day: that is `sampling`.
+    Every call of a Python function is timed, in tasks, in MultiEngine commands, and in threads that they start.  Short
+    functions become several times slower, so profile only when needed; `sampling` may always be on.
 
-    A run counts when it has ended, or with what had returned until then when profiling is stopped; one that is going on
-    when it is started does not count.  Engines that come later (replacements) are not profiled, so that nobody who
-    forgets to stop slows the farm down for good: `start` once more reaches them, and those that are profiled go on.
+    A run counts when it has ended.  A run that goes on when profiling is stopped counts with the calls that have
+    returned, and a run that has begun before the start does not count.  Engines that start later, such as replacements,
+    are not profiled, so a forgotten profiler does not slow the farm down for ever; call `start` again to include them.
     From bndl.
     """
 
@@ -111,14 +114,21 @@ class CpuProfiling:
         self._profiler = profiler
 
     def start(self, clock: Literal["cpu", "wall"] = "cpu", builtins: bool = False) -> CpuProfiling:
-        """Start on all engines; earlier results are dropped where it is off, or on with other settings.
+        """Start on all engines.
+
+        Earlier measurements are kept on engines that are profiled already with the same settings, and dropped on
+        others.
 
         Args:
-            clock: "cpu" counts seconds of work, "wall" those on the clock, waiting included.
-            builtins: whether functions written in C have rows of their own; else their time is their caller's.
+            clock: "cpu" counts seconds of CPU work, "wall" counts elapsed seconds with all waits.
+            builtins: list functions written in C in rows of their own; otherwise their time counts for their caller.
 
-        Returns itself, for ``with tc.cpu_profiling.start(clock="wall"):``.  Raises ModuleNotFoundError that names what
-        to install where yappi is not, NoEnginesRegistered.
+        Returns itself, for ``with tc.cpu_profiling.start(clock="wall"):``.
+
+        Raises:
+            ValueError: an unknown clock.
+            ModuleNotFoundError: yappi is missing on engines; the text says how to install it.
+            NoEnginesRegistered: there is no engine.
         """
         if clock not in ("cpu", "wall"):
             raise ValueError(f"clock must be 'cpu' or 'wall', not {clock!r}")
@@ -126,7 +136,7 @@ class CpuProfiling:
         return self
 
     def stop(self) -> None:
-        """Stop on all engines, at once, whatever runs; what was measured stays until the next `start`."""
+        """Stop on all engines at once, even while tasks run; measurements are kept until the next `start`."""
         self._profiler.stop()
 
     @overload
@@ -136,8 +146,12 @@ class CpuProfiling:
     @overload
     def get_stats(self, per_engine: bool) -> CpuStats | PerEngine[CpuStats]: ...
     def get_stats(self, per_engine: bool = False) -> CpuStats | PerEngine[CpuStats]:
-        """Return what was measured until now, while it is on and afterwards: `CpuStats` over all engines, or a dict of
-        them by engine id.  Raises RuntimeError where it was never started."""
+        """Return the measurements until now; profiling may be on or stopped.
+
+        per_engine: return a dict of `CpuStats` by engine id, instead of one `CpuStats` for all engines.
+
+        Raises RuntimeError if profiling was never started.
+        """
         found = self._profiler.read(CpuProfile)
         return PerEngine({p.engine: CpuStats([p]) for p in found}) if per_engine else CpuStats(found)
 
@@ -153,18 +167,18 @@ class CpuProfiling:
         exclude: Modules = (),
         file: TextIO | None = None,
     ) -> None:
-        """Print the functions that took the most.
+        """Print the functions that took the most time.
 
         Args:
-            max_rows: None prints all.
-            sort_by: name, where, ncall, tsub (seconds in the function itself), ttot (with what it called; the default),
-                tavg (ttot of a call).
-            sort_dir: "asc" or "desc"; else numbers from the largest, text from A.
-            columns: names of these, or (name, width in characters), in the order in which they are to stand.
-            per_engine: a table for each engine.
-            strip_dirs: modules instead of files.
-            include, exclude: only, or without, these modules and what is within them; tasks' own code is ``<task>``.
-            file: where to; sys.stdout.
+            max_rows: the largest number of rows; None: all.
+            sort_by: name, where, ncall, tsub (seconds in the function itself), ttot (seconds with its callees; the
+                default), tavg (ttot of one call).
+            sort_dir: "asc" or "desc"; None: numbers from the largest, text from A.
+            columns: columns in the order to show them: names, or pairs of a name and a width in characters.
+            per_engine: print a table for each engine.
+            strip_dirs: True names places by module, False by file.
+            include, exclude: select, or leave out, code in these modules; the code of tasks themselves is ``<task>``.
+            file: where to print; None: sys.stdout.
         """
         _print(
             self.get_stats(per_engine),
@@ -189,27 +203,29 @@ class CpuProfiling:
 
 
 class MemoryProfiling:
-    """Memory profiling over the farm's engines with tracemalloc.
+    """Memory profiling on the farm's engines with tracemalloc.
 
         with tc.memory_profiling:
             before = tc.memory_profiling.take_snapshot()
             tc.map(f, range(1000))
             tc.memory_profiling.print_top(compare_to=before)
 
-    Each block that Python allocates while it is on, and that is still there, is known with the line that allocated it;
-    an engine's own are among them.  It slows allocation down several times and needs memory of its own.  Engines that
-    come later are not profiled; `start` once more reaches them.  From bndl.
+    For each block that Python allocates while profiling is on, and that still exists, the allocating line is known;
+    blocks of the engine itself are included.  Allocation becomes several times slower and needs more memory.  Engines
+    that start later are not profiled; call `start` again to include them.  From bndl.
     """
 
     def __init__(self, profiler: EngineProfiler) -> None:
         self._profiler = profiler
 
     def start(self, nframes: int = 1) -> MemoryProfiling:
-        """Start on all engines, at once, whatever runs; those that trace with as many frames go on.
+        """Start on all engines at once, even while tasks run.
+
+        Engines that already trace with the same number of frames keep their measurements.
 
         Args:
-            nframes: how many frames of a traceback are kept of each block: more than 1 only for
-                ``group_by="traceback"``, and the dearer the more.
+            nframes: frames of the traceback that are kept for each block.  More than 1 is needed only for
+                ``group_by="traceback"``, and costs time and memory.
 
         Returns itself, for ``with tc.memory_profiling.start(10):``.  Raises ValueError, NoEnginesRegistered.
         """
@@ -219,7 +235,7 @@ class MemoryProfiling:
         return self
 
     def stop(self) -> None:
-        """Stop on all engines; `take_snapshot` then gives what was there at this moment, until the next `start`."""
+        """Stop on all engines; until the next `start`, `take_snapshot` returns the state at this moment."""
         self._profiler.stop()
 
     @overload
@@ -229,9 +245,13 @@ class MemoryProfiling:
     @overload
     def take_snapshot(self, per_engine: bool) -> MemorySnapshot | PerEngine[MemorySnapshot]: ...
     def take_snapshot(self, per_engine: bool = False) -> MemorySnapshot | PerEngine[MemorySnapshot]:
-        """Return what is allocated now: a `MemorySnapshot` over all engines, or a dict of them by engine id.  The
-        20,000
-        largest lines of each engine come singly, the others as one.  Raises RuntimeError where it was never started."""
+        """Return the allocated memory by line.
+
+        per_engine: return a dict of `MemorySnapshot` by engine id, instead of one `MemorySnapshot` for all engines.
+
+        The 20,000 largest lines of each engine are listed, the others are summed up in one row.  Raises RuntimeError if
+        profiling was never started.
+        """
         found = self._profiler.read(MemoryProfile)
         return PerEngine({p.engine: MemorySnapshot([p]) for p in found}) if per_engine else MemorySnapshot(found)
 
@@ -246,16 +266,16 @@ class MemoryProfiling:
         exclude: Modules = (),
         file: TextIO | None = None,
     ) -> None:
-        """Take a snapshot and print what has allocated the most.
+        """Take a snapshot and print the lines that hold the most memory.
 
         Args:
             group_by: "lineno", "filename" or "traceback".
-            limit: rows; None prints all.
-            compare_to: an earlier snapshot, or the file of one: what has grown most since comes first.
-            per_engine: a table for each engine.
-            strip_dirs: modules instead of files.
-            include, exclude: only, or without, these modules and what is within them; tasks' own code is ``<task>``.
-            file: where to; sys.stdout.
+            limit: the largest number of rows; None: all.
+            compare_to: an earlier snapshot, or its file; the largest growth since then comes first.
+            per_engine: print a table for each engine.
+            strip_dirs: True names places by module, False by file.
+            include, exclude: select, or leave out, code in these modules; the code of tasks themselves is ``<task>``.
+            file: where to print; None: sys.stdout.
         """
         now = self.take_snapshot(per_engine)
         before = None if compare_to is None else snapshot_of(compare_to)
@@ -279,26 +299,27 @@ class MemoryProfiling:
 
 
 class Sampling:
-    """Where tasks spend their time, seen from outside fifty times a second.
+    """Samples of what tasks execute, taken from outside fifty times per second.
 
         tc.sampling.start()
         …
         tc.sampling.print_stats()
         tc.sampling.flamegraph("flames.svg")
 
-    It costs less than 2 % and may stay on; it sees what runs now, also in the middle of a task.  It counts time on the
-    clock, waiting included, of each engine's main thread while a task or a MultiEngine command runs there; time in C
-    code counts for the line that called it.
+    Sampling costs less than 2 % and may always be on.  It includes tasks that are still running.  Samples count elapsed
+    time, with all waits, of an engine's main thread while a task or a MultiEngine command runs there.  Time in C code
+    counts for the line that called it.
 
-    Started on all engines it is the farm's until it is stopped: engines that come later, and those of a farm that was
-    stopped and resumed, sample too (``mec.sticky()`` shows it).  What an engine has counted goes when the engine goes.
+    When started on all engines, sampling belongs to the farm until it is stopped: engines that start later sample too,
+    also after the farm was stopped and started again (``mec.sticky()`` lists it).  The samples of an engine are lost
+    with the engine.
     """
 
     def __init__(self, profiler: EngineProfiler) -> None:
         self._profiler = profiler
 
     def start(self) -> Sampling:
-        """Start on all engines, and those to come; those that sample already go on.  Returns itself."""
+        """Start on all engines, also on future ones; engines that sample already go on.  Returns itself."""
         profiler = self._profiler
         if profiler.ids is None:
             body = msgspec.msgpack.encode(ProfileBody("sampling", "start"))
@@ -311,7 +332,7 @@ class Sampling:
         return self
 
     def stop(self) -> None:
-        """Stop on all engines; what was counted stays until the next `start`."""
+        """Stop on all engines; samples are kept until the next `start`."""
         if self._profiler.ids is None:
             self._profiler.session.ask(messages.ClearSticky([STICKY_KEY]))
         self._profiler.stop()
@@ -323,8 +344,12 @@ class Sampling:
     @overload
     def get_stats(self, per_engine: bool) -> SampleStats | PerEngine[SampleStats]: ...
     def get_stats(self, per_engine: bool = False) -> SampleStats | PerEngine[SampleStats]:
-        """Return what was seen until now, while it is on and afterwards: `SampleStats` over all engines, or a dict of
-        them by engine id.  Raises RuntimeError where it was never started."""
+        """Return the samples until now; sampling may be on or stopped.
+
+        per_engine: return a dict of `SampleStats` by engine id, instead of one `SampleStats` for all engines.
+
+        Raises RuntimeError if sampling was never started.
+        """
         found = self._profiler.read(SampleProfile)
         return PerEngine({p.engine: SampleStats([p]) for p in found}) if per_engine else SampleStats(found)
 
@@ -340,10 +365,10 @@ class Sampling:
         exclude: Modules = (),
         file: TextIO | None = None,
     ) -> None:
-        """Print the functions in which most samples were taken; arguments as of `CpuProfiling.print_stats`.
+        """Print the functions with the most samples; for the arguments see `CpuProfiling.print_stats`.
 
-        sort_by: name, where, self (samples in the function itself; the default), cumulative (in it or in what it
-        called), tsub and ttot (the same in seconds).
+        sort_by: name, where, self (samples in the function itself; the default), cumulative (samples with its callees),
+        tsub and ttot (the same in seconds).
         """
         _print(
             self.get_stats(per_engine),
@@ -358,13 +383,16 @@ class Sampling:
         )
 
     def save(self, path: File, per_engine: bool = False) -> None:
-        """Write what was seen until now as collapsed stacks, which flamegraph.pl, speedscope and others read."""
+        """Write the samples until now as collapsed stacks, which flamegraph.pl and speedscope read.
+
+        per_engine: keep the engines apart.
+        """
         self.get_stats().save(path, per_engine)
 
     def flamegraph(self, path: File, per_engine: bool = False) -> None:
-        """Write what was seen until now as a flame graph, an SVG picture that needs nothing else.
+        """Write the samples until now as a flame graph, a self-contained SVG picture.
 
-        per_engine: the engines beside one another instead of summed up.
+        per_engine: draw the engines side by side instead of adding them up.
         """
         self.get_stats().flamegraph(path, per_engine)
 
@@ -389,23 +417,23 @@ def _print(
 
 
 class Profilers(NamedTuple):
-    """The profilers of a client, over all engines or some."""
+    """The profilers of a client."""
 
     session: Session
     ids: list[int] | None = None
-    """Engine ids; None: all engines that there are when a profiler is asked."""
+    """Engine ids; None: all engines that exist at the time of a call."""
 
     @property
     def cpu(self) -> CpuProfiling:
-        """CPU time by function, with yappi."""
+        """Return the profiler of CPU time by function, yappi."""
         return CpuProfiling(EngineProfiler(self.session, "cpu", self.ids))
 
     @property
     def memory(self) -> MemoryProfiling:
-        """Memory by line, with tracemalloc."""
+        """Return the profiler of memory by line, tracemalloc."""
         return MemoryProfiling(EngineProfiler(self.session, "memory", self.ids))
 
     @property
     def sampling(self) -> Sampling:
-        """Time by function, by samples; cheap enough to stay on."""
+        """Return the sampling profiler, which is cheap enough to be always on."""
         return Sampling(EngineProfiler(self.session, "sampling", self.ids))

@@ -1,9 +1,9 @@
-"""The progress display of everything that is waited for: tasks, maps, jobs, engines that start.
+"""Show the progress of a wait: for tasks, maps, jobs, and engines that start.
 
-It appears after half a second, and then shows four times a second at most how many have succeeded, failed, run and
-wait, how long it has taken and will take, what is slow and why something waits.  In a notebook it is HTML in its
-place, in a terminal a bar, in a file a line each minute.  Off with the environment variable
-``IPYTASKFARM_PROGRESS=0``, or ``tc.progress = False`` for one client.
+The display appears after half a second and is updated at most four times a second.  It shows how many tasks have
+succeeded and failed, run and wait, the elapsed and the remaining time, what is slow, and why nothing runs.  A notebook
+shows HTML in the cell's output, a terminal a bar, and a file one line per minute.  The environment variable
+``IPYTASKFARM_PROGRESS=0`` turns it off, and ``tc.progress = False`` does so for one client.
 """
 
 from __future__ import annotations
@@ -26,39 +26,39 @@ EVERY_S = 0.25
 
 
 class Work(Protocol):
-    """Something that goes on and that a display looks at.
+    """Work that a display shows.
 
-    `estimate` knows the durations of what has ended; None: there is nothing to judge.
+    `estimate` has the durations of the parts that have ended; None: no time is estimated.
     """
 
     @property
     def estimate(self) -> Estimate | None:
-        """Return what judges the time left."""
+        """Return the estimate of the remaining time."""
 
     def tally(self, now_s: float) -> Tally:
-        """Return what is known now; called four times a second at most, and quick."""
+        """Return the present state.  The display calls this up to four times a second, so it must be quick."""
 
 
 class FollowedWork(Work, Protocol):
-    """Work that nobody may be waiting for."""
+    """Work that goes on without a waiting caller."""
 
     def is_over(self) -> bool:
-        """Return whether all of it has ended."""
+        """Return whether all parts have ended."""
 
     def elapsed_s(self) -> float | None:
-        """Return for how long it has gone on, or went on; None: not known."""
+        """Return the seconds from the beginning until now, or until the end; None: not known."""
 
 
 class ProgressDisplay:
-    """Shows how far some work has come, while somebody waits for it: a context, whose `tick` is called now and then.
+    """A context that shows the progress of a wait; the waiting code calls `tick` a few times a second.
 
     Args:
-        work: is asked for its `Tally`.
-        what: of what the tally counts parts, in the plural.
-        show: False: nothing is shown.
-        name: of a job, shown in front.
-        counts_states: False: only what has ended is counted (engines that are ready).
-        began_s: when the work, or the wait, began, by `time.monotonic`; None: now.
+        work: gives a `Tally` when it is asked.
+        what: the plural noun for the counted parts.
+        show: False shows nothing.
+        name: the name of a job, shown in front.
+        counts_states: False: only the number of ended parts is shown (engines that are ready).
+        began_s: when the work or the wait began, by `time.monotonic`; None: now.
     """
 
     def __init__(
@@ -90,17 +90,22 @@ class ProgressDisplay:
         self.close("done" if kind is None else "interrupted" if kind is KeyboardInterrupt else "not waited for")
 
     def tick(self) -> None:
-        """Show the present state, if it is time to."""
+        """Update the display if it is time to."""
         now_s = time.monotonic()
-        if not self._on or now_s - self._began_s < self._after_s or now_s - self._shown_s < EVERY_S:
+        if not self._on or not self.is_due or now_s - self._shown_s < EVERY_S:
             return
         if self._screen is None:
             self._screen = screen()
         self._shown_s = now_s
         self._screen.show(self.view(now_s))
 
+    @property
+    def is_due(self) -> bool:
+        """Return whether the time has come at which the display appears, or none ever does."""
+        return not self._on or time.monotonic() - self._began_s >= self._after_s
+
     def view(self, now_s: float, end: str = "") -> ProgressView:
-        """Return the present state, for a screen."""
+        """Return the present state for a screen."""
         tally = self._work.tally(now_s)
         estimate = self._work.estimate
         left_s = estimate.left_s(tally, now_s) if estimate is not None and not end else None
@@ -114,7 +119,7 @@ class ProgressDisplay:
         )
 
     def began_earlier(self, work: FollowedWork) -> None:
-        """Count the time from the beginning of the work, as far as it is known."""
+        """Count the elapsed time from the beginning of the work, if that is known."""
         now_s = time.monotonic()
         work.tally(now_s)
         elapsed_s = work.elapsed_s()
@@ -122,25 +127,25 @@ class ProgressDisplay:
             self._began_s = now_s - elapsed_s
 
     def note(self, text: str) -> None:
-        """Show a sentence with the display from now on.  It is shown at once, even if the display was to come later."""
+        """Add a sentence to the display, and show the display at once."""
         self._notes.append(text)
         self.at_once()
 
     def at_once(self) -> None:
-        """Show the present state now, even if the display was to come later."""
+        """Show the display now, even before its first half second is over."""
         self._after_s = 0.0
         self._shown_s = -EVERY_S
         self.tick()
 
     def beside(self, write: Callable[[], None]) -> None:
-        """Write something else to the screen: a bar steps aside meanwhile."""
+        """Call `write`, which writes to the same screen; a bar moves aside for it."""
         if self._screen is None:
             write()
         else:
             self._screen.beside(write)
 
     def close(self, end: str) -> None:
-        """Show how it has ended, if anything was shown."""
+        """Show how the wait ended, if the display was visible."""
         place, self._screen = self._screen, None
         self._on = False
         if place is not None:
@@ -148,7 +153,7 @@ class ProgressDisplay:
 
 
 class CountedWork:
-    """Work of which only a number is known: engines that start."""
+    """Work with a known number of parts and nothing else: engines that start."""
 
     estimate: Estimate | None = None
 
@@ -158,16 +163,16 @@ class CountedWork:
         self._why = why
 
     def tally(self, now_s: float) -> Tally:
-        """Return what is known now."""
+        """Return the present state."""
         total = self._total()
         ended = min(total, self._ended())
         return Tally(total, ended, why=self._why() if ended < total else "")
 
 
 class LiveProgress:
-    """The progress of work that nobody waits for: ``tc.progress(ids)``.
+    """The progress of work without a waiting caller: ``tc.progress(ids)``.
 
-    In a notebook a display that follows the work until it has ended; elsewhere its repr says how far the work is.
+    In a notebook it is a display that follows the work to its end; elsewhere its repr is the present state.
     """
 
     def __init__(self, work: FollowedWork, what: str = "tasks", name: str = "") -> None:
@@ -190,12 +195,12 @@ class LiveProgress:
             return
         self._display.began_earlier(self._work)
         self._display.at_once()
-        # The context tells to which cell the output belongs.
+        # The context determines the cell to which the output belongs.
         run = contextvars.copy_context().run
         threading.Thread(target=run, args=(self._follow,), name="ipytaskfarm progress", daemon=True).start()
 
     def _follow(self) -> None:
-        with contextlib.suppress(Exception):  # the farm or the client is gone: the display stays as it is
+        with contextlib.suppress(Exception):  # the farm or the client is gone: the display keeps its last state
             while not self._work.is_over():
                 time.sleep(EVERY_S)
                 self._display.tick()

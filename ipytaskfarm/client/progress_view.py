@@ -1,4 +1,4 @@
-"""What a progress display shows, as text and as HTML.  Pure."""
+"""Format a progress display as text and as HTML.  The module is pure."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from .estimate import Tally, span
 LINES_MAX = 8
 LINE_CHARS = 240
 STATES = ("succeeded", "failed", "running")
-"""The parts of a bar, in their order."""
+"""The parts of a bar, in this order."""
 
 
 @dataclass(frozen=True)
 class ProgressView:
-    """How far some work has come at one moment, in words and bars."""
+    """The state of some work at one moment, as words and bars."""
 
     what: str
-    """In the plural: tasks, items, engines."""
+    """A plural noun: tasks, items, engines."""
     tally: Tally
     elapsed_s: float
     left_s: float | None = None
-    """None: not known."""
+    """The estimated remaining seconds; None: not known."""
     notes: tuple[str, ...] = ()
-    """What is slow, and why something waits."""
+    """Sentences about slow parts, and why something waits."""
     name: str = ""
-    """Of a job."""
+    """The name of a job, or ""."""
     end: str = ""
     """How the wait ended: "done", "interrupted" …; "": it goes on."""
     at: str = ""
-    """The time of day: what is saved says when that was."""
+    """Date and time of this state, for a notebook that was saved."""
     counts_states: bool = True
-    """False: of engines that start there is nothing else to count than how many are ready."""
+    """False: only the number of ended parts is shown, as for engines that start."""
 
     @property
     def share(self) -> float:
-        """Return the share that has ended, 0 to 1."""
+        """Return the share of parts that have ended, 0 to 1."""
         return self.tally.ended / self.tally.total if self.tally.total else 1.0
 
     def states(self) -> list[tuple[str, int]]:
-        """Return the states that have parts, with their numbers."""
+        """Return (state, number of parts) for each state that has parts."""
         tally = self.tally
         if not self.counts_states:
             return []
@@ -54,7 +54,7 @@ class ProgressView:
         return [(state, count) for state, count in rows if count]
 
     def count(self) -> str:
-        """Return ``5/20 tasks``."""
+        """Return a count such as ``5/20 tasks``."""
         return f"{self.tally.ended:,}/{self.tally.total:,} {self.what}"
 
     def head(self) -> str:
@@ -64,7 +64,7 @@ class ProgressView:
         return f"{name}{self.count()}{f': {states}' if states else ''}"
 
     def times(self) -> str:
-        """Return how long it has taken, and will take: ``12 s, 27 s left``; "–" is not known."""
+        """Return the elapsed and the remaining time: ``12 s, 27 s left``; "–" if the latter is not known."""
         if self.end == "done":
             return f"in {span(self.elapsed_s)}"
         if self.end:
@@ -80,11 +80,11 @@ class ProgressView:
         return ["".join(c if c.isprintable() else " " for c in line)[:LINE_CHARS] for line in lines]
 
     def text(self) -> str:
-        """Return all of it as text."""
+        """Return the whole view as text."""
         return "\n".join([f"{self.head()}, {self.times()}", *(f"  {line}" for line in self.lines())])
 
     def html(self) -> str:
-        """Return all of it as HTML, for a light and a dark page."""
+        """Return the whole view as HTML that suits light and dark themes."""
         counts = dict(self.states()) if self.counts_states else {"succeeded": self.tally.ended}
         total = max(1, self.tally.total)
         bars = "".join(
@@ -105,5 +105,5 @@ class ProgressView:
 
 
 def whole(seconds: float) -> str:
-    """Return a duration in whole seconds: one that moves each second."""
+    """Format a duration in whole seconds, so that it changes every second."""
     return span(seconds) if seconds >= 60 else f"{int(seconds)} s"

@@ -1,4 +1,4 @@
-"""Questions and commands that are under way between a session's callers and its IO thread."""
+"""Questions and commands that were sent to the controller and are not answered yet."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOBODY = -1
 
 
 class PendingQuestion:
-    """A question or a command under way, and its answer or answers."""
+    """A question or a command that was sent, with its answers as they arrive."""
 
     __slots__ = ("message", "after", "event", "reply", "expected", "answers", "answered", "on_done", "blobs", "error")
 
@@ -27,33 +27,36 @@ class PendingQuestion:
     ) -> None:
         self.message = message
         self.after = after
-        """The last chunk of tasks handed in before it: it must not overtake that one."""
+        """The number of the last chunk of tasks before it; it is sent after this chunk."""
         self.event = threading.Event()
         self.reply: Reply | None = None
         engines = message.engines if isinstance(message, SendCommand) else None
         self.expected: set[int] | None = None if engines is None else set(engines)
-        """Who will answer a command; None: not known yet."""
+        """The engines that will answer a command; None: not known yet."""
         self.answers: dict[int, CommandAnswer] = {}
         self.answered = False
         self.on_done = on_done
         self.blobs: tuple[str, ...] = ()
-        """Digests that a command needs."""
+        """Digests of the blobs that a command needs."""
         self.error: Exception | None = None
         """Why it could not be sent."""
 
     def done(self) -> None:
-        """Wake who waits, because the answer is there or because none will come."""
+        """Wake the callers: the answer has arrived, or will never arrive."""
         self.event.set()
         if self.on_done is not None:
             self.on_done()
 
 
 def refused_by_controller(answer: CommandAnswer) -> errors.TaskFarmError | None:
-    """Return the error of an answer that is not an engine's: nothing was run anywhere."""
+    """Return the controller's error in an answer: the command ran on no engine.
+
+    None: the answer is an engine's own.
+    """
     try:
         failure = msgspec.msgpack.decode(answer.body, type=FailureBody)
     except (msgspec.MsgspecError, ValueError):
-        return None  # an engine's, and its own fault: `commands.error_of_answer` says so
+        return None  # an unreadable answer of an engine: `commands.error_of_answer` handles it
     if answer.engine_id != NOBODY and (failure.etype != "InvalidEngineID" or failure.pickled or failure.traceback):
         return None
     error = error_named(failure.etype, failure.value)
@@ -61,16 +64,16 @@ def refused_by_controller(answer: CommandAnswer) -> errors.TaskFarmError | None:
 
 
 class AsksController(Protocol):
-    """What the parts of a client need of their session: to ask the controller.  `Session` has these methods."""
+    """The methods of `Session` with which other parts of the client ask the controller."""
 
     def ask(self, question: Question, timeout_s: float | None = None) -> Reply:
         """Ask the controller and wait for the answer.  Raises the error that a `Refusal` names, and TimeoutError."""
 
     def begin(self, question: Question) -> PendingQuestion:
-        """Ask the controller; the caller then calls `answer`, or `forget`."""
+        """Ask the controller without waiting; the caller then calls `answer` or `forget`."""
 
     def answer(self, asked: PendingQuestion, timeout_s: float | None = None) -> Reply:
-        """Wait for the answer to a question that `begin` has asked."""
+        """Wait for the answer to a question that `begin` sent."""
 
     def forget(self, asked: PendingQuestion) -> None:
-        """Drop a question: nobody waits for its answer any more."""
+        """Drop a question; its answer will be ignored."""

@@ -1,7 +1,7 @@
-"""What comes back: `TaskResult`, its namespace `NS`, and `Failure`.
+"""The results of tasks: `TaskResult`, its namespace `NS`, and `Failure`.
 
-A result is unpacked when it is looked at, in the caller's thread: fetching twenty thousand of them
-must not cost twenty thousand unpicklings, and unpickling may run code of the user's.
+A result is unpickled on its first use, in the thread that uses it.  So fetching 20,000 results does not cost 20,000
+unpicklings, and the user's code that unpickling may run does not run in the IO thread.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ..core.messages.task_types import FailureSummary as WireFailure, Final
 from ..core.states import ABORTS, Reason, State
 from ..core.text import did_you_mean, shown
 from ..display.cells import with_cells
+from ..display.text import span
 from ..serialization.pack import traceback_of, unpack, unpack_error
 from .display import output_html, text_html, value_html
 
@@ -49,12 +50,12 @@ _BY_REASON: dict[str, type[Exception]] = {
 
 
 def decode_body(final: Final) -> ResultBody:
-    """Return the decoded body of a final result; an empty one where the task left none."""
+    """Return the decoded body of a final state; an empty body if the task left none."""
     return _decode_body(final.body) if final.body else _NOTHING
 
 
 def error_named(etype: str, text: str) -> Exception:
-    """Return an error by its name in `core.errors` or among the builtins; a RemoteError for any other name."""
+    """Return an error by its name in `core.errors` or the builtins; a RemoteError for any other name."""
     found = getattr(errors, etype, None) or getattr(builtins, etype, None)
     if isinstance(found, type) and issubclass(found, Exception) and found is not errors.CompositeError:
         try:
@@ -65,10 +66,12 @@ def error_named(etype: str, text: str) -> Exception:
 
 
 def error_of(final: Final, body: ResultBody) -> BaseException:
-    """Return the exception of a failed task: the task's own where there is one, else what its reason says."""
+    """Return the exception of a failed task: the one that the task raised, or else one for the reason of
+    the failure.
+    """
     error: BaseException | None = None
     if final.reason in ABORTS:
-        # What the task itself saw was TaskCancelled; that is not what happened to the caller.
+        # An aborted task has raised TaskCancelled, but its caller gets TaskAborted.
         text = final.failure.value if final.failure else ""
         error = errors.TaskAborted(text or f"task {final.id} was aborted")
     elif body.failure is not None and final.reason != Reason.DEFERRED:
@@ -85,13 +88,13 @@ def error_of(final: Final, body: ResultBody) -> BaseException:
 
 
 def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
-    """Say where it was raised: `engine_id` and `remote_traceback`, and the engine in what is printed.
+    """Set `engine_id` and `remote_traceback` of an exception, and add its engine to the printed text.
 
-    An exception bears the engine's frames as its own traceback, below those of the caller.  The text is added where
-    it has none: in a result of an older farm.
+    The frames of the engine are usually part of the exception's traceback.  If there are none, as in a result of an
+    older farm, the text of the traceback is added.
     """
     for attribute, value in (("engine_id", engine_id), ("remote_traceback", traceback_text)):
-        with contextlib.suppress(Exception):  # an exception type with slots of its own, or with a hostile __getattr__
+        with contextlib.suppress(Exception):  # the exception type has slots, or its __getattr__ raises
             if not hasattr(error, attribute):
                 setattr(error, attribute, value)
     own: dict[str, Any] = object.__getattribute__(error, "__dict__")
@@ -102,7 +105,7 @@ def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
 
 
 def _place_or(text: str, tb: TracebackType | None) -> str:
-    """Return the innermost place of a traceback; the text, where there is none."""
+    """Return the innermost place of a traceback, or the text if there is no traceback."""
     places = traceback.extract_tb(tb, limit=-1)
     if not places:
         return f"\n{text.rstrip()}"
@@ -110,25 +113,25 @@ def _place_or(text: str, tb: TracebackType | None) -> str:
 
 
 class MissingName(KeyError):
-    """No result of a task has this name.  As a KeyError, but shown as the sentence that it is."""
+    """Raised if a task has no result of this name: a KeyError that is printed as a sentence."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class NS:
-    """The results as attributes and as items: ``tr.ns.a``, ``tr.ns["a"]``."""
+    """The results of a task as attributes and as items: ``tr.ns.a``, ``tr.ns["a"]``."""
 
     def __init__(self, names: dict[str, Any], owner: TaskResult | None = None) -> None:
         self.__dict__.update(names)
-        # Not among its attributes, which are the names.
+        # The instance dict holds the results alone, so the owner is kept in a slot.
         object.__setattr__(self, "_task_result_", owner)
 
     __slots__ = ("__dict__", "_task_result_")
 
     def __getattr__(self, name: str) -> Any:
         owner: TaskResult | None = object.__getattribute__(self, "_task_result_")
-        if owner is None or name.startswith("__"):  # somebody asks for a protocol
+        if owner is None or name.startswith("__"):  # e.g. copy and pickle look for special methods
             raise AttributeError(f"'NS' object has no attribute {name!r}")
         raise AttributeError(owner.without(name), name=name, obj=self)
 
@@ -145,9 +148,9 @@ class NS:
 
 
 class Failure:
-    """Why a task failed (the shape of Twisted's Failure, which IPython 0.10 gave out).
+    """Why a task failed, with the interface of Twisted's Failure, which IPython 0.10 used.
 
-    Attributes: `type` (the exception's class), `value` (the exception itself), `etype` (its name).
+    Attributes: `type` (the exception's class), `value` (the exception itself), `etype` (the class's name).
     """
 
     def __init__(self, value: BaseException, traceback_text: str = "", place: str = "") -> None:
@@ -159,15 +162,15 @@ class Failure:
 
     @property
     def etype(self) -> str:
-        """Return the exception's type by name, as it was on the engine."""
+        """Return the name of the exception's type, as on the engine."""
         return self.value.etype if isinstance(self.value, errors.RemoteError) else self.type.__name__
 
     def getErrorMessage(self) -> str:  # noqa: N802 - Twisted's name
-        """Return what the exception says."""
+        """Return the text of the exception."""
         return self.value.value if isinstance(self.value, errors.RemoteError) else str(self.value)
 
     def getTraceback(self) -> str:  # noqa: N802 - Twisted's name
-        """Return the remote traceback, user frames only, as text."""
+        """Return the remote traceback as text, with the frames of the user's code."""
         return self._traceback_text or self._summary()
 
     def getBriefTraceback(self) -> str:  # noqa: N802 - Twisted's name
@@ -178,11 +181,11 @@ class Failure:
         return "\n".join([f"Traceback: {self.etype}: {self.getErrorMessage()}", *lines]) + "\n"
 
     def printTraceback(self, file: TextIO | None = None) -> None:  # noqa: N802 - Twisted's name
-        """Print the remote traceback.  file: where to; None: to stderr."""
+        """Print the remote traceback.  file: where to print; None: sys.stderr."""
         print(self.getTraceback().rstrip("\n"), file=file or sys.stderr)
 
     def check(self, *types: type[BaseException] | str) -> type[BaseException] | str | None:
-        """Return the first of these exception types that fits, or None.
+        """Return the first of these exception types that matches, or None.
 
         types: classes, or names such as ``"ZeroDivisionError"`` and ``"numpy.linalg.LinAlgError"``.
         """
@@ -195,7 +198,7 @@ class Failure:
         return None
 
     def trap(self, *types: type[BaseException] | str) -> type[BaseException] | str:
-        """Return the first of these exception types that fits.  Raises the task's exception if none does."""
+        """Return the first of these exception types that matches.  Raises the task's exception if none does."""
         found = self.check(*types)
         if found is None:
             self.raiseException()
@@ -206,8 +209,8 @@ class Failure:
         return f"{self.etype}: {self.getErrorMessage()}{at}"
 
     def raiseException(self) -> NoReturn:  # noqa: N802 - Twisted's name
-        """Raise the task's exception here, of its own type where that can be had."""
-        # Raised as often as asked: without this each time would add its frames to the one before.
+        """Raise the task's exception, of its own type if that type can be imported here."""
+        # Without with_traceback each call would add frames to the traceback of the last one.
         raise BaseException.with_traceback(self.value, self._frames)
 
     def __repr__(self) -> str:
@@ -238,11 +241,12 @@ def _stamp(at_s: float) -> str:
 
 
 class TaskResult:
-    """The end of one task.  Unpacked when it is looked at.
+    """The result of one task.  It is unpickled on first use.
 
-    Attributes: `taskid`, `engineid`, `results` (a dict, empty on failure), `keys`, `failure` (None or a
-    `Failure`), `ns`, `result`, `submitted`, `completed`, `duration`, and those documented below.
-    ``tr['a']`` is ``tr.results['a']``.  `ns`, ``tr['a']`` and `result` of a failed task raise its exception.
+    Attributes: `taskid`, `engineid`, `results` (a dict, empty on failure), `keys`, `failure` (None or a `Failure`),
+    `ns`, `result`, `submitted`, `completed`, `duration`, and those documented below.
+
+    ``tr['a']`` is ``tr.results['a']``.  `ns`, ``tr['a']`` and `result` raise the exception of a failed task.
     """
 
     __slots__ = ("_final", "_body", "_value", "_failure")
@@ -253,7 +257,7 @@ class TaskResult:
         self._value: Any = _NOTHING
         self._failure: Failure | None = None
 
-    # What it was
+    # Identity and state
 
     @property
     def taskid(self) -> int:
@@ -267,37 +271,39 @@ class TaskResult:
 
     @property
     def status(self) -> str:
-        """``succeeded`` or ``failed``."""
+        """Return ``succeeded`` or ``failed``."""
         return str(State.FAILED if self._final.reason else State.SUCCEEDED)
 
     @property
     def reason(self) -> str:
-        """Why it failed: error, aborted, time limit, engine lost …; empty for one that succeeded."""
+        """Return why the task failed: error, aborted, time limit, engine lost …; "" if it succeeded."""
         return self._final.reason
 
-    # What it left
+    # Values and errors
 
     @property
     def results(self) -> dict[str, Any]:
-        """Return the pulled names and their values; {} for a failed task and for a function's result."""
+        """Return a dict of the pulled names; {} for a failed task and for a function call."""
         value = self._unpacked()
         return value if value.__class__ is dict and self._contents().kind == "names" else {}
 
     @property
     def result(self) -> Any:
-        """Return a function's return value; for a StringTask the dict of `results`.  Raises what a failed task
-        raised."""
+        """Return the return value of a function call, or the dict of a StringTask.
+
+        Raises the exception of a failed task.
+        """
         self.raise_exception()
         return self._unpacked()
 
     @property
     def keys(self) -> list[str]:
-        """Return the names in `results`."""
+        """Return the pulled names."""
         return list(self.results)
 
     @property
     def ns(self) -> NS:
-        """Return the results as attributes."""
+        """Return the pulled names as attributes.  Raises the exception of a failed task."""
         self.raise_exception()
         return NS(self.results, self)
 
@@ -309,7 +315,7 @@ class TaskResult:
             raise MissingName(self.without(name)) from None
 
     def without(self, name: object) -> str:
-        """Return why there is no result of that name, and what to do, as a sentence."""
+        """Return a sentence for an error: why there is no result of this name, and what to do."""
         if self._contents().kind != "names":
             return f"task {self.taskid} called a function: its return value is .result, and it has no name {name!r}"
         pulled = self.keys
@@ -320,7 +326,7 @@ class TaskResult:
 
     @property
     def failure(self) -> Failure | None:
-        """None for a task that succeeded."""
+        """Return the failure of a failed task; None for one that succeeded."""
         if self._final.reason and self._failure is None:
             body = self._contents()
             place = self._final.failure.place if self._final.failure else ""
@@ -329,48 +335,48 @@ class TaskResult:
         return self._failure
 
     def raise_exception(self) -> None:
-        """Raise what the task raised; nothing for one that succeeded."""
+        """Raise the exception of a failed task; do nothing for one that succeeded."""
         failure = self.failure
         if failure is not None:
             raise BaseException.with_traceback(failure.value, failure._frames)
 
     raiseException = raise_exception  # noqa: N815 - IPython 0.10's name
 
-    # When
+    # Times
 
     @property
     def submitted(self) -> str:
-        """When it was handed in, local time, as in IPython 0.10."""
+        """Return the time of submission as text in local time, as in IPython 0.10."""
         return _stamp(self._final.submitted_s)
 
     @property
     def completed(self) -> str:
-        """When it ended, local time, as in IPython 0.10."""
+        """Return the time of the end as text in local time, as in IPython 0.10."""
         return _stamp(self._final.completed_s)
 
     @property
     def duration(self) -> float:
-        """Seconds of the last run alone, without waiting."""
+        """Return the seconds of the last run, without the time in the queue."""
         return self._final.run_s
 
     @property
     def submitted_at(self) -> datetime:
-        """When it was handed in."""
+        """Return the time of submission, with a time zone."""
         return _when(self._final.submitted_s)
 
     @property
     def started_at(self) -> datetime:
-        """When its last run began."""
+        """Return when the last run began, with a time zone."""
         return _when(self._final.started_s)
 
     @property
     def completed_at(self) -> datetime:
-        """When it ended."""
+        """Return when the task ended, with a time zone."""
         return _when(self._final.completed_s)
 
     @property
     def attempts(self) -> list[Attempt]:
-        """Return every attempt, the last one included."""
+        """Return all attempts, the last one included."""
         final = self._final
         rows = [
             Attempt(r.number, r.engine_id, r.node, _when(r.started_s), _when(r.ended_s), r.outcome)
@@ -384,21 +390,21 @@ class TaskResult:
             )
         return rows
 
-    # What it printed
+    # Output
 
     @property
     def stdout(self) -> str:
-        """Return what it printed."""
+        """Return what the task printed to stdout."""
         return self._contents().stdout
 
     @property
     def stderr(self) -> str:
-        """Return what it printed to stderr."""
+        """Return what the task printed to stderr."""
         return self._contents().stderr
 
     @property
     def outputs(self) -> list[dict[str, Any]]:
-        """Rich displays: ``{"data": {mime type: …}, "metadata": {…}}``."""
+        """Return the rich displays of the task: dicts ``{"data": {mime type: …}, "metadata": {…}}``."""
         return self._contents().outputs
 
     def __repr__(self) -> str:
@@ -412,11 +418,11 @@ class TaskResult:
         return self.html()
 
     def html(self, displays: bool = True) -> str:
-        """Return the result as HTML; displays=False: without its figures and tables."""
+        """Return the result as HTML; displays=False: without figures and tables."""
         final, body = self._final, self._contents()
         where = f" on engine {final.engine_id}" if final.engine_id >= 0 else ""
         state = self.status if final.reason in ("", self.status) else f"{self.status}: {final.reason}"
-        parts = [f"<div><b>task {final.id}</b> {html.escape(state)}{where} in {final.run_s:.3f} s</div>"]
+        parts = [f"<div><b>task {final.id}</b> {html.escape(state)}{where} in {span(final.run_s)}</div>"]
         parts += [text_html(body.stdout), text_html(body.stderr, error=True)]
         parts += [output_html(output) for output in body.outputs if displays]
         if final.reason:
@@ -432,7 +438,7 @@ class TaskResult:
 
     @property
     def _is_large(self) -> bool:
-        """Some of it lay in blobs; known only of results that came by themselves."""
+        """Return whether parts of the result are in blobs; known only if the result arrived without being fetched."""
         return bool(self._final.blobs)
 
     def _contents(self) -> ResultBody:
@@ -452,5 +458,5 @@ class TaskResult:
 
 
 def failure_text(failure: WireFailure | None) -> str:
-    """Return one line for a table."""
+    """Return a failure as one line for a table."""
     return "" if failure is None else f"{failure.etype}: {failure.value}"

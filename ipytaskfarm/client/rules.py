@@ -1,6 +1,6 @@
-"""The rules of a task: attributes that say where, when and how often it runs, checked where they are set.
+"""The rules of a task: attributes that say where, when and how often it runs, and that are checked when they are set.
 
-`Task` and `Job` share them: what a job says holds for each of its tasks that does not say it itself.
+`Task` and `Job` share them: a rule of a job applies to each of its tasks that does not set this rule itself.
 """
 
 from __future__ import annotations
@@ -46,36 +46,38 @@ from ..serialization.pack import pack_function
 from .environments import pack_environment_of
 
 PROPERTY = "property:"
-"""Stands before the name of a property of engines in `requires`; other names are facts."""
+"""Prefix of a property's name in `requires`; names without it are facts."""
 
 LOW, BELOW_NORMAL, NORMAL, ABOVE_NORMAL, HIGH = -20, -10, 0, 10, 20
-"""Names for priorities; any int is one."""
+"""Names for priorities; any int is valid."""
 
 
 class Requirements(TypedDict, total=False):
-    """What a task, or each task of a job, may require of its engine and its node.
+    """The requirements of a task, or of each task of a job, for its engine and its node.
 
-    environment: a `TaskEnvironment`, that its engine is prepared with; it is ``env`` in its namespace.
+    environment: a `TaskEnvironment` that is set up on the engine before the task, which uses it under the name ``env``.
     requires: conditions on an engine's facts, ``{"memory": ">= 4 GiB", "hostname": ["a", "b"]}``, and on its
-        properties, ``{"property:model": "A100"}``.
-    resources: what it takes of its node while it runs, ``{"cores": 2, "memory": "2 GiB", "gpu": 1}``; a pair is
-        (at least, at most).
-    exclusive: nothing else runs on its node meanwhile.
-    group, max_parallel, max_parallel_per_node: no more than so many of the group run at once.
-    force: it starts also where the load guard says no.
-    fail_if_unmet: it fails at once when no engine can serve it.
-    placement: which of the free engines it takes: default, priority, least_recent, most_recent, random,
-        nearest_environment.
-    locality: a function of an engine's properties: -1 never there, 0 indifferent, the more the better.
-    grace: seconds between its interrupt and the signals that end its engine.
-    lost_retries: how often it is run again after the loss of its engine; None: that comes out of its retries.
-    if_failed: what becomes of it when a task that it waits for fails: "fail" (it fails too), "skip" (it ends as
-        skipped, which nobody counts as a failure of its job), "run" (it runs all the same; a `Ref` is the exception
-        then).
-    retry_delay: seconds before it is run again after an error, or a function of the attempt that failed (1, 2 …).
-    retry_on: an exception type, or several: only these are worth a retry; (): all.
-    defer_time, defer_max: seconds before the next trial of a deferred run, and after which a deferral is its end.
-    warn_after: seconds of a run after which its client is told, and `status` shows it; nothing is ended.
+        properties,
+        ``{"property:model": "A100"}``.
+    resources: what the task reserves on its node while it runs, ``{"cores": 2, "memory": "2 GiB", "gpu": 1}``; a pair
+        is (at least, at most).
+    exclusive: nothing else runs on the node at the same time.
+    group, max_parallel, max_parallel_per_node: the number of tasks of this group that may run at once, on the farm
+        and on each node.
+    force: start the task even if the load guard forbids it.
+    fail_if_unmet: fail at once if no engine can run the task.
+    placement: which free engine is taken: default, priority, least_recent, most_recent, random, nearest_environment.
+    locality: a function of an engine's properties that returns -1 (never there), 0 (no preference) or a larger number
+        (better).
+    grace: seconds between the interrupt of a run and the signals that kill its engine.
+    lost_retries: how often the task runs again after the loss of its engine; None: these runs count as retries.
+    if_failed: what happens when a task that it waits for fails: "fail" (it fails too), "skip" (it ends as skipped,
+        which is no failure of its job), "run" (it runs; a `Ref` to the failed task gives the exception).
+    retry_delay: seconds before a retry after an error, or a function of the number of the failed attempt (1, 2 …).
+    retry_on: an exception type, or several: only these errors are retried; (): all errors.
+    defer_time: seconds before a deferred run starts again.
+    defer_max: seconds after which a deferral fails the task.
+    warn_after: seconds of a run after which the client is warned, and `status` shows it; the run goes on.
     """
 
     environment: TaskEnvironment | None
@@ -100,11 +102,11 @@ class Requirements(TypedDict, total=False):
 
 
 class Asking(Requirements, total=False):
-    """The keywords of a task that are no parameters of their own: `Requirements`, and what concerns it alone.
+    """The keywords of a task that its constructor collects: `Requirements`, and rules for the task alone.
 
-    after: tasks that have to end first: ids, futures, or tasks of the same job.
-    unique: a key: it is refused while another task of this key has not ended, or, with on_duplicate="return", `run`
-        returns that one's id.
+    after: tasks that must end first: ids, futures, or tasks of the same job.
+    unique: a key.  The task is refused while an unfinished task has the same key; with on_duplicate="return", `run`
+        returns the id of that task instead.
     """
 
     after: Any
@@ -126,10 +128,10 @@ class MapRules(Requirements, total=False):
 
 
 class JobRules(Requirements, total=False):
-    """The keywords of ``tc.create_job``: the rules that all tasks of the job get, and those of the job itself.
+    """The keywords of ``tc.create_job``: rules for all tasks of the job, and rules of the job itself.
 
-    retries, depend, priority, time_limit, targets: as of a `Task`.
-    abort_on_failure, abort_on_disconnect, unique: see `Job`; each ``cancel_on_…`` is another name.
+    retries, depend, priority, time_limit, targets: as for a `Task`. abort_on_failure, abort_on_disconnect, unique: see
+    `Job`; the ``cancel_on_…`` keywords are other names for them.
     """
 
     retries: int
@@ -145,7 +147,7 @@ class JobRules(Requirements, total=False):
 
 
 def keyword_parameters(keywords: type) -> dict[str, Parameter]:
-    """Return the keywords of such a dict as the parameters that a signature shows."""
+    """Return the keys of a TypedDict as the parameters of a signature."""
     return {
         name: Parameter(
             name,
@@ -158,11 +160,11 @@ def keyword_parameters(keywords: type) -> dict[str, Parameter]:
 
 
 # --------------------------------------------------------------------------------------------------
-# Checks: (attribute, value) -> the value as it is kept
+# Checks: (attribute, value) -> the value as it is stored
 
 
 def flag(attribute: str, value: Any) -> bool:
-    """True or False; 0 and 1 were what scripts of the time wrote, and numpy has a bool of its own."""
+    """Return a value as a bool.  0 and 1 are accepted as in IPython 0.10, and numpy's bool too."""
     found = as_bool(value)
     if found is None and isinstance(value, Real) and value in (0, 1):
         found = bool(value)
@@ -172,7 +174,7 @@ def flag(attribute: str, value: Any) -> bool:
 
 
 def _retries(value: Any) -> int:
-    # Scripts of the time computed it, and 1.0 was as good as 1.
+    # Old scripts compute this number, so 1.0 counts as 1.
     if isinstance(value, Real) and not isinstance(value, Integral) and float(value).is_integer():
         value = int(float(value))
     number = check_int("retries", value)
@@ -182,7 +184,8 @@ def _retries(value: Any) -> int:
 
 
 def _depend(value: Any) -> Any:
-    # Not refused when it is not callable: such a task fits no engine (as in IPython 0.10), and `explain` says why.
+    # A value that is not callable is accepted: the task then fits no engine (as in IPython 0.10), and `explain` says
+    # why.
     return value
 
 
@@ -228,7 +231,7 @@ def _condition(name: Any, wanted: Any) -> Condition:
 
 
 def _fact_or_property(name: str) -> str:
-    """Return the name that a condition travels with.  ValueError: it is neither a fact nor marked as a property."""
+    """Return the name of a fact or a property as it is sent.  Raises ValueError for an unknown fact."""
     if name.startswith(PROPERTY):
         return name.removeprefix(PROPERTY)
     if name not in FACTS:
@@ -338,7 +341,7 @@ def _seconds_or(attribute: str, value: Any) -> float:
 
 
 def one_of(attribute: str, choices: tuple[str, ...], value: Any) -> str:
-    """Return a word out of a few."""
+    """Return one of these words.  Raises ValueError for any other value."""
     word = exactly(value) if isinstance(value, str) else None
     if word is None or word not in choices:
         near = did_you_mean(word, choices)
@@ -387,7 +390,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 _SIZE_UNIT = re.compile(r"\d\s*[kKmMgGtT]?i?[bB]\s*\Z|\d\s*[kKmMgGtT]\s*\Z")
-"""Text that is a size, whatever the resource: a farm's owner may declare resources that are counted in bytes."""
+"""Matches a size in bytes, for any resource: the owner of a farm may declare resources that are counted in bytes."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -404,10 +407,16 @@ def pack_rules(
     recovery: Recovery | None,
     functions: dict[str, Function],
 ) -> Rules | None:
-    """Rules as they travel; the functions that they need are added to `functions`.
+    """Pack the rules of a task, and add the functions that they need to `functions`.
 
     Args:
-        given: what the task says.  shared: what its job says.
+        given: the rules of the task.
+        shared: the rules of its job.
+        job: the job's id.
+        recovery: the packed recovery task.
+        functions: is extended.
+
+    Returns None if all rules are defaults.
     """
     said = {**shared, **{name: value for name, value in given.items() if name in DEFAULTS}}
     if said.keys() == _ENVIRONMENT and job is None and recovery is None:
@@ -436,7 +445,7 @@ def pack_rules(
 
 
 DELAYS_MAX = 1000
-"""So many delays of a function are asked for; the last one holds for later retries."""
+"""Number of retries for which a function of delays is called; later retries use the last delay."""
 
 
 def _delays(delay: Any, retries: int) -> tuple[float, ...]:
@@ -476,7 +485,7 @@ def _pack_asks(said: Mapping[str, Any], job: str | None, functions: dict[str, Fu
 
 
 _alone: list[Rules | None] = [None]
-"""The last rules that were made of nothing but an environment: a loop hands in many such tasks."""
+"""The last rules that consist of an environment alone: a loop submits many such tasks."""
 
 
 def _environment_alone(environment: TaskEnvironment | None, functions: dict[str, Function]) -> Rules | None:
@@ -504,5 +513,5 @@ def _pack_function(function: Any, functions: dict[str, Function]) -> str | None:
 
 
 def not_callable(what: str, properties: object) -> bool:
-    """Stands for a `depend` that is no function: never true, and `explain` shows this error."""
+    """Replace a `depend` that is no function: raise an error, which `explain` shows."""
     raise TypeError(f"depend is {what}, not a function of an engine's properties")

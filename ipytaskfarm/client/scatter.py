@@ -1,8 +1,8 @@
-"""Sequences in parts, one for each engine, and together again.
+"""Split a sequence into one part per engine, and join such parts.
 
-From IPython 0.10's ``map.py``: blocks of which the first ``len % n`` are one longer (dist 'b'), or round robin
-('r').  Arrays, and what pandas and scipy have, are cut and joined by their own libraries, which are not imported here:
-a value of theirs means that they are there.
+The distributions are those of IPython 0.10's ``map.py``: blocks, of which the first ``len % n`` are one longer (dist
+'b'), or round robin ('r').  Arrays, and the types of pandas and scipy, are split and joined by their own libraries.
+This module imports none of them: if there is a value of such a type, its library is loaded.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ DISTRIBUTIONS = ("b", "r")
 
 
 def check_dist(dist: str) -> None:
-    """ValueError for a distribution that does not exist."""
+    """Raise ValueError for an unknown distribution."""
     if not isinstance(dist, str) or exactly(dist) not in DISTRIBUTIONS:
         raise ValueError(f"dist must be 'b' (blocks) or 'r' (round robin), not {shown(dist)}")
 
 
 def parts(sequence: Any, count: int, dist: str = "b") -> list[Any]:
-    """Return the sequence in `count` parts, of its own kind where it can be sliced; some may be empty."""
+    """Split a sequence into `count` parts, of the sequence's type if it can be sliced; parts may be empty."""
     check_dist(dist)
     whole, length = _sliceable(sequence)
     if dist == "r":
@@ -40,14 +40,16 @@ def parts(sequence: Any, count: int, dist: str = "b") -> list[Any]:
 
 
 def flat(part: Any) -> Any:
-    """Return a part of length 1 as its only item; others as they are."""
+    """Return the only item of a part of length 1; return any other part unchanged."""
     rows, length = _sliceable(part)
     return rows[0] if length == 1 else part
 
 
 def joined(found: Sequence[Any], dist: str = "b") -> Any:
-    """Return the inverse of `parts`: lists (and ranges) become a list, tuples a tuple; arrays, Series, frames, indexes
-    and sparse matrices are concatenated, with their labels and dtypes.  Of what cannot be joined, the list of parts.
+    """Join parts, as the inverse of `parts`.
+
+    Lists and ranges become a list, and tuples a tuple.  Arrays, Series, frames, indexes and sparse matrices are
+    concatenated, with their labels and dtypes.  Parts that cannot be joined are returned as a list of parts.
     """
     check_dist(dist)
     if found and all(isinstance(part, tuple) and type(part) is type(found[0]) for part in found):
@@ -60,13 +62,13 @@ def joined(found: Sequence[Any], dist: str = "b") -> Any:
             return list(found)
         return together if dist == "b" else _reordered(together, [_sliceable(part)[1] for part in found])
     except (TypeError, ValueError, IndexError, NotImplementedError):
-        return list(found)  # parts that do not fit one another
+        return list(found)  # the parts do not fit together
 
 
 def _sliceable(sequence: Any) -> tuple[Any, int]:
-    """Return (what is cut by position, its length)."""
+    """Return an object that is sliced by position, and its length."""
     if _is_a(sequence, "pandas", "Series", "DataFrame"):
-        return sequence.iloc, len(sequence)  # slices of the frame itself may mean labels
+        return sequence.iloc, len(sequence)  # slices of the frame itself may select by label
     if _is_sparse(sequence):
         rows = sequence if sequence.format in ("csr", "lil") else sequence.tocsr()
         return rows, rows.shape[0]
@@ -85,12 +87,12 @@ def _slices(sequence: Any) -> bool:
 
 
 def _concatenated(found: Sequence[Any]) -> Any:
-    """Return one after the other; None: nobody knows how."""
+    """Return the parts joined one after the other; None: no library can join them."""
     if not found:
         return None
     first, same = found[0], all(type(part) is type(found[0]) for part in found)
     if all(_is_a(part, "pandas", "Series", "DataFrame") for part in found) and same:
-        # Empty parts have no say in the dtype; pandas warns of them.
+        # An empty part must not change the dtype, and pandas warns about it.
         return sys.modules["pandas"].concat([part for part in found if len(part)] or found[:1])
     if all(_is_a(part, "pandas", "Index") for part in found):
         return first.append(list(found[1:]))
@@ -99,14 +101,16 @@ def _concatenated(found: Sequence[Any]) -> Any:
     if all(_is_a(part, "numpy", "ndarray") and part.shape for part in found):
         numpy = sys.modules["numpy"]
         masked = any(isinstance(part, numpy.ma.MaskedArray) for part in found)
-        return (numpy.ma if masked else numpy).concatenate(found)  # numpy's own functions lose the masks
-    if same and hasattr(type(first), "_concat_same_type"):  # an array of pandas
+        return (numpy.ma if masked else numpy).concatenate(found)  # numpy's own function drops the masks
+    if same and hasattr(type(first), "_concat_same_type"):  # an array type of pandas
         return type(first)._concat_same_type(found)
     return _by_its_library(found) if same else None
 
 
 def _by_its_library(found: Sequence[Any]) -> Any:
-    """Arrays of other libraries: what has `dtype` and `shape`, and comes from a module that can join it."""
+    """Join arrays of another library: objects with `dtype` and `shape` and a function in their module that
+    concatenates.
+    """
     if not all(hasattr(part, "dtype") and bool(getattr(part, "shape", ())) for part in found):
         return None
     module = sys.modules.get(type(found[0]).__module__.partition(".")[0])
@@ -117,14 +121,14 @@ def _by_its_library(found: Sequence[Any]) -> Any:
 
 
 def _reordered(together: Any, lengths: list[int]) -> Any:
-    """Return what was dealt round robin and then put one part after the other, in its order again."""
+    """Return joined round-robin parts in the original order of their items."""
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
     order = _interleaved([range(start, start + length) for start, length in zip(starts, lengths, strict=True)])
     return _sliceable(together)[0][order]
 
 
 def _is_a(value: Any, module: str, *names: str) -> bool:
-    """Return whether it is of one of these classes of a library that may not be there."""
+    """Return whether a value has one of these classes of a library that may not be imported."""
     library = sys.modules.get(module)
     return library is not None and isinstance(value, tuple(getattr(library, name) for name in names))
 

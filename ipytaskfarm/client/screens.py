@@ -1,6 +1,6 @@
-"""Where a progress display is seen: in a notebook, in a terminal, or in a file as lines.
+"""Find where to show a progress display, and draw it there: a notebook, a terminal, or lines in a file.
 
-IPython is not imported: a shell that exists is among the builtins.
+IPython is not imported: a running shell is found in the builtins.
 """
 
 from __future__ import annotations
@@ -19,29 +19,31 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 LINE_EVERY_S = 60.0
-"""In a file the first line comes after so many seconds, and each next one after as many more."""
+"""Seconds between two lines in a file; the first line appears after the same time."""
 BAR_CHARS = 30
 STAYS_S = 3.0
-"""In a terminal the last state stays of what took so long, failed or was interrupted; the rest is wiped away."""
+"""Seconds; in a terminal the last state stays visible if the work took at least this long, failed, or
+was interrupted.
+"""
 
 
 class Screen(Protocol):
-    """A place where a progress display is seen."""
+    """A place that shows a progress display."""
 
     def show(self, view: ProgressView) -> None:
-        """Show this state in place of the one before."""
+        """Replace the shown state."""
 
     def beside(self, write: Callable[[], None]) -> None:
-        """Write something else to the same place."""
+        """Call `write`, which writes to the same place."""
 
     def close(self, view: ProgressView) -> None:
-        """Show the last state, and leave it."""
+        """Show the last state and finish."""
 
 
 def user_shell() -> Any:
-    """Return the IPython shell that a user sits at, in a notebook or a terminal; None: there is none.
+    """Return the IPython shell of a user, in a notebook or a terminal; None: there is none.
 
-    An engine has one too, but nobody sits there.
+    The shell of an engine does not count.
     """
     find_shell = getattr(builtins, "get_ipython", None)
     shell = find_shell() if find_shell is not None else None
@@ -56,7 +58,7 @@ def notebook_shell() -> Any:
 
 
 def screen() -> Screen:
-    """Return the place where somebody looks now."""
+    """Return the place that the user sees."""
     shell = notebook_shell()
     if shell is not None:
         return NotebookScreen(shell)
@@ -67,9 +69,9 @@ def screen() -> Screen:
 
 
 class Slot:
-    """One display in a notebook that is replaced in its place.
+    """One output of a notebook cell that can be replaced.
 
-    The first `show` decides to which cell it belongs: that of the caller's context.
+    The first `show` assigns it to a cell: the cell of the caller's context.
     """
 
     def __init__(self, shell: Any) -> None:
@@ -78,13 +80,15 @@ class Slot:
         self._there = False
 
     def show(self, data: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
-        """Show a mime bundle here."""
+        """Show a mime bundle, in place of the one before."""
         self._shell.display_pub.publish(data, metadata or {}, transient=self._transient, update=self._there)
         self._there = True
 
 
 class NotebookScreen:
-    """HTML that is updated in place; its last state is what is saved, and needs no kernel and no widgets."""
+    """HTML that is updated in place; the last state is saved with the notebook, and needs neither kernel
+    nor widgets.
+    """
 
     def __init__(self, shell: Any) -> None:
         self._slot = Slot(shell)
@@ -100,7 +104,7 @@ class NotebookScreen:
 
 
 class TerminalScreen:
-    """Lines at the bottom of a terminal, by rich."""
+    """A bar at the bottom of a terminal, drawn by rich."""
 
     def __init__(self) -> None:
         self._live: Live | None = None
@@ -110,13 +114,13 @@ class TerminalScreen:
         from rich.live import Live
 
         if self._live is None:
-            # What others print meanwhile goes above the bar; nothing is drawn by a thread.
+            # Output of other code appears above the bar. Without auto_refresh no thread of rich draws.
             self._live = Live(console=Console(stderr=True, highlight=False), auto_refresh=False, transient=True)
             self._live.start()
         self._live.update(_drawn(view), refresh=True)
 
     def beside(self, write: Callable[[], None]) -> None:
-        write()  # rich has put itself in the place of the streams
+        write()  # rich has replaced the streams, and moves the bar itself
 
     def close(self, view: ProgressView) -> None:
         if self._live is not None:
@@ -127,7 +131,7 @@ class TerminalScreen:
 
 
 class LineScreen:
-    """A line now and then in a file or a pipe, without control characters; nothing of what is soon over."""
+    """A line per minute in a file or a pipe, without control characters; short waits print nothing."""
 
     def __init__(self) -> None:
         self._next_s = LINE_EVERY_S

@@ -1,17 +1,14 @@
-"""`Session`: the connection to one farm that all clients of a process share, as callers' threads use it.
+"""`Session`: the connection to one farm, shared by all clients of a process; its methods may be called from any thread.
 
-A caller's thread puts tasks into the outbox, or waits for an event that the IO thread sets.  Every method may be called
-from any thread.
+A caller's thread puts tasks into the outbox, or waits for an event that the IO thread sets.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import threading
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -38,19 +35,20 @@ from .chunk_items import ItemEnds
 from .fetching import BlobDownloads
 from .io import READER, IoThread
 from .outbox import LIMIT_BYTES
+from .packing import with_ids
 from .questions import PendingQuestion
 from .results import error_named
-from .submissions import check_size, refusal_because, resolved
+from .submissions import check_size, refusal_because
 from .wait_notices import WaitNotices, say, say_interrupted
 
 TICK_S = 0.25
-"""How often a waiting caller checks whether the session still works."""
+"""Seconds between two checks of a waiting caller whether the session still works."""
 
 FETCH_AHEAD = 64
-"""Most results that one question fetches, for a caller that fetches one result after the other."""
+"""Largest number of results in one question, for a caller that fetches one result after the other."""
 
 FETCH_AHEAD_BYTES = 64 * 1024
-"""Larger results are fetched singly."""
+"""Results above this mean size are fetched one by one."""
 
 
 _R = TypeVar("_R")
@@ -61,7 +59,7 @@ class Session:
 
     Args:
         read_info: reads the connection file.
-        name: of this process, for tables of clients.
+        name: the name of this process, for tables of clients.
     """
 
     def __init__(self, read_info: Callable[[], ConnectionInfo], name: str) -> None:
@@ -72,11 +70,13 @@ class Session:
         self.arrivals = io.arrivals
         self.farm = io.farm
         self.blobs = io.blobs
-        """Where large values go; None: the farm's folder cannot be seen from here, and large values travel inline."""
+        """The store for large values; None: the farm's folder cannot be seen from here."""
         self.users = 0
-        """Clients that are not closed."""
+        """Number of clients that are not closed."""
         self.raw_ids: set[int] = set()
-        """MapTasks handed in here: one without a result body (its engine was lost) does not tell its kind itself."""
+        """MapTasks submitted here: a result without a body (its engine was lost) does not say that it is
+        a MapTask's.
+        """
         self._fetched_last = -2
         self._item_ends = ItemEnds(io.arrivals)
         self._fetch_ahead = 1
@@ -90,12 +90,12 @@ class Session:
 
     @property
     def fatal(self) -> BaseException | None:
-        """Why the session cannot be used any more; every call raises it."""
+        """Return why the session cannot be used any more; every call raises this error."""
         return self.io.fatal
 
     @property
     def info(self) -> ConnectionInfo:
-        """Return what the connection file said when the session was made."""
+        """Return the contents of the connection file when the session was made."""
         return self.io.info
 
     @property
@@ -104,7 +104,7 @@ class Session:
         return self.io.session_id
 
     def start(self, timeout_s: float) -> None:
-        """Connect.  Raises FarmNotRunning after timeout_s, and at once the error with which the controller refuses."""
+        """Connect.  Raises FarmNotRunning after timeout_s seconds, or the error with which the controller refuses."""
         if self.io.connect(timeout_s):
             return
         fatal = self.fatal
@@ -117,11 +117,10 @@ class Session:
         )
 
     def close(self, flush_s: float = 10.0, why: errors.ConnectionError | None = None) -> str:
-        """End the session, after waiting up to flush_s until all submitted tasks are accepted.
+        """End the session, after waiting up to flush_s seconds until all submitted tasks are accepted.
 
-        why: what later calls raise; None: that this client was closed.
-
-        Returns a sentence about the tasks that were lost, or "".
+        Later calls raise `why` (None: an error that says that this client was closed).  Returns a sentence about the
+        tasks that were lost, or "".
         """
         if self._forked:
             return ""  # all of it is the parent's
@@ -131,21 +130,20 @@ class Session:
         try:
             self._drain(time.monotonic() + flush_s)
         except KeyboardInterrupt:
-            pass  # the user does not want to wait; lost tasks are reported all the same
+            pass  # the user does not want to wait; the report about lost tasks follows
         with self._lock:
             ids = sorted(self._outbox.unaccepted_ids())
             if ids:
                 which = f"{len(ids)} tasks (ids {ids[0]} to {ids[-1]}) were" if ids[1:] else f"task {ids[0]} was"
                 full = f": {self._outbox.full_why}" if self._outbox.full_why else ""
                 lost = f"{which} handed in but not accepted by farm {self.farm!r}, and lost{full}"
-        closed = errors.ConnectionError(f"this client of farm {self.farm!r} was closed: make a new one")
-        self.io.stop(why or closed)
+        self.io.stop(why or errors.ConnectionError(f"this client of farm {self.farm!r} was closed: make a new one"))
         if self._downloads is not None:
             self._downloads.close()
         return lost
 
     def _drain(self, deadline: float) -> None:
-        """Wait as `flush` does, but go on while the disk is full, and raise nothing."""
+        """Wait like `flush`, but keep waiting while the disk is full, and raise nothing."""
         self.io.ring()
         with self._lock:
             while not self._outbox.is_empty and self.fatal is None:
@@ -155,7 +153,7 @@ class Session:
                 self.io.changed.wait(min(left, TICK_S))
 
     def _check_role(self, what: str) -> None:
-        """Raise SecurityError for a read-only key here; the controller would end the connection."""
+        """Raise SecurityError for a read-only key; otherwise the controller would close the connection."""
         if self.info.role == READER:
             raise errors.SecurityError(
                 f"this client of farm {self.farm!r} may look and cannot {what}: its connection file is for readers "
@@ -163,7 +161,7 @@ class Session:
             )
 
     def after_fork(self) -> None:
-        """Let every call raise in a forked child, where nothing works and no lock of the parent may be touched."""
+        """Make every call raise in a forked child: nothing works there, and the parent's locks may be held."""
         self._forked = True
         if self._downloads is not None:
             fetch_no_more(self._downloads.fetch)
@@ -179,7 +177,7 @@ class Session:
     # Handing in
 
     def hand_in(self, packed: Packed, job: JobSpec | None = None, ids: Sequence[int] = ()) -> int:
-        """Queue a task and return its id.  Waits for ids the first time, and when the outbox is full.
+        """Queue a task and return its id.  The first call waits for ids, and any call waits while the outbox is full.
 
         Args:
             packed: the task.
@@ -190,7 +188,7 @@ class Session:
         """
         payload, function, rules, functions, raw, blobs, needs, items = packed
         if needs is not None and ids:
-            needs = resolved(needs, ids)
+            needs = with_ids(needs, ids)
         size = len(payload) if not functions else len(payload) + sum([len(f.code) for f in functions])
         check_size("a task", size)
         now_s = time.time()
@@ -236,9 +234,9 @@ class Session:
             self.io.changed.wait(TICK_S)
 
     def accepted(self, task_id: int) -> Final | None:
-        """Wait until a task that was submitted here is on disk.
+        """Wait until a task of this session is on disk; return its final state if it has ended already.
 
-        Returns its final state if the task has ended already.  `flush` does not raise the task's refusal again.
+        `flush` does not raise the task's refusal again.
         """
         with self._lock:
             self.io.ring()
@@ -251,7 +249,7 @@ class Session:
             return self.arrivals.finals.get(task_id)
 
     def flush(self, timeout_s: float | None = None) -> None:
-        """Wait until all tasks submitted until now are on disk; raise the refusal of a task that was refused."""
+        """Wait until all tasks that were submitted until now are on disk; raise the error of a refused task."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._lock:
             last = self._outbox.next_id - 1
@@ -274,7 +272,7 @@ class Session:
         self.io.changed.wait(left)
 
     def forget_results(self, ids: list[int] | None) -> None:
-        """Forget results that were cleared (None: of all ended tasks)."""
+        """Drop results that were cleared (None: of all ended tasks)."""
         with self._lock:
             self.arrivals.forget(ids)
             self._outbox.forget_functions()
@@ -302,7 +300,7 @@ class Session:
             arrivals.follow(chunks)
             foreign = wanted - arrivals.finals.keys() - arrivals.handed_in - arrivals.watched
             foreign = {i for i in foreign if arrivals.chunks.of(i) is None}
-            # Tasks of this session that are not live have ended, and were dropped from the cache or cleared.
+            # Other tasks of this session have ended, and have left the cache or were cleared.
             foreign = {i for i in foreign if not self._outbox.was_handed_in(i)}
             arrivals.watched |= foreign
         if not foreign:
@@ -313,7 +311,7 @@ class Session:
             raise IndexError(f"task ID not registered: {unknown[0]} (never issued, or cleared)")
 
     def adopt(self, ids: Iterable[int]) -> None:
-        """Count ids that the controller made for this session (of retries) as submitted here."""
+        """Count ids that the controller made for this session (for retries) as submitted here."""
         new = set(ids)
         self.watch(new)
         with self._lock:
@@ -328,12 +326,12 @@ class Session:
         tell: Callable[[str], None] = say,
         go_on_text: str = "",
     ) -> bool:
-        """Wait until all (or the first) of these watched tasks have ended; False when timeout_s is over.
+        """Wait until all (or the first) of these watched tasks have ended; return False after `timeout_s` seconds.
 
         Args:
             ids: ids for which `watch` was called.
-            timeout_s: seconds; None: for ever.
-            on_tick: called some times a second.
+            timeout_s: seconds; None: no limit.
+            on_tick: called a few times a second.
             first: return when any one has ended.
             tell: called once with the reason when none of the tasks can run.
             go_on_text: a notice after Ctrl-C, instead of the ids that go on.
@@ -413,41 +411,23 @@ class Session:
         if final is not None:
             then(final)
 
-    async def ended(self, task_id: int) -> None:
-        """Wait in an asyncio loop until this watched task has ended."""
-        async for _ in self.as_completed_async([task_id]):
-            pass
-
-    async def as_completed_async(self, ids: list[int]) -> AsyncIterator[int]:
-        """Yield, in an asyncio loop, each of these watched tasks as soon as it has ended."""
-        loop = asyncio.get_running_loop()
-        bell = asyncio.Event()
-
-        def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-                loop.call_soon_threadsafe(bell.set)
-
+    def begin_wait(self, ids: Iterable[int], on_wake: Callable[[], None]) -> Waiter:
+        """Return a waiter for the unfinished tasks among `ids`; the IO thread calls `on_wake`."""
         with self._lock:
-            waiter = self.arrivals.wait_for(set(ids), eager=True, on_wake=wake)
-            ended = [i for i in ids if i not in waiter.remaining]
-        left = len(ids)
-        try:
-            while True:
-                for task_id in ended:
-                    yield task_id
-                left -= len(ended)
-                if not left:
-                    return
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(bell.wait(), TICK_S)
-                bell.clear()
-                with self._lock:
-                    self.io.check()
-                    self._check_full(waiter)
-                    ended, waiter.ended = waiter.ended, []
-        finally:
-            with self._lock:
-                self.arrivals.end_wait(waiter)
+            return self.arrivals.wait_for(set(ids), eager=True, on_wake=on_wake)
+
+    def ended_since(self, waiter: Waiter) -> list[int]:
+        """Return the tasks of a waiter that have ended since the last call.  Raises if the session has failed."""
+        with self._lock:
+            self.io.check()
+            self._check_full(waiter)
+            ended, waiter.ended = waiter.ended, []
+        return ended
+
+    def end_wait(self, waiter: Waiter) -> None:
+        """Remove a waiter of `begin_wait`."""
+        with self._lock:
+            self.arrivals.end_wait(waiter)
 
     def wait_event(
         self,
@@ -457,7 +437,7 @@ class Session:
         on_tick: Callable[[], None] | None = None,
         notices: WaitNotices | None = None,
     ) -> bool:
-        """Wait for an event that the IO thread sets; False when the deadline is over.  Raises if the session fails."""
+        """Wait for an event that the IO thread sets; return False after the deadline.  Raises if the session fails."""
         if not event.is_set():
             self.io.ring()
         while True:
@@ -478,7 +458,7 @@ class Session:
         why = self._outbox.full_why
         if why is None or waiter is None:
             return
-        # Acceptance is in order: tasks from the oldest unaccepted one on are not accepted either.
+        # Tasks are accepted in order, so no task from the oldest unaccepted one on is accepted.
         last = max(waiter.remaining & self.arrivals.handed_in, default=-1)
         if last >= self._outbox.oldest_id():
             raise refusal_because(why)
@@ -534,10 +514,10 @@ class Session:
         """Send a MultiEngine command; the caller waits for its event and then calls `forget`.
 
         Args:
-            engines: engine ids; None: all that there are when the command arrives.
+            engines: engine ids; None: all engines that exist when the command arrives.
             verb: what the engines do.
             body: the encoded arguments.
-            on_done: called in the IO thread when all answers have come, or when none will come.
+            on_done: called in the IO thread when all answers have arrived, or will never arrive.
             text: what `queue_status` shows of the command.
             blobs: digests that the body needs until the command is answered.
             keep: how the command is kept for the engines' replacements.
@@ -549,16 +529,16 @@ class Session:
         return asked
 
     def wait_for_answer(self, asked: PendingQuestion, timeout_s: float | None = None) -> bool:
-        """Wait until all engines have answered a command; False when timeout_s is over."""
+        """Wait until all engines have answered a command; return False after `timeout_s` seconds."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         return asked.answered or self.wait_event(asked.event, deadline)
 
     def forget(self, asked: PendingQuestion) -> None:
-        """Drop a question: nobody waits for its answer any more."""
+        """Drop a question; its answer will be ignored."""
         self.io.forget(asked)
 
     def fetch(self, task_id: int) -> Final | None:
-        """Return the final state of a task in full, from the cache or from the controller; None: it has not ended.
+        """Return the full final state of a task, from the cache or from the controller; None: it has not ended.
 
         Raises IndexError for an id that was never issued, or was cleared.
         """
@@ -580,7 +560,7 @@ class Session:
         return None
 
     def _with_next(self, task_id: int) -> list[int]:
-        """Return the id, and the next ids where the caller loops over results: one question fetches all of them."""
+        """Return the id, and the next ids if the caller loops over results: one question fetches them all."""
         if task_id != self._fetched_last + 1:
             self._fetch_ahead = 1
         ids = [task_id]

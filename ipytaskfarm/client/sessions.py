@@ -1,6 +1,6 @@
-"""The sessions of this process: one per farm, shared by all its clients, ended with the last of them.
+"""The sessions of this process: one per farm, shared by all its clients, and closed with the last of them.
 
-Also what has to happen to them when the process forks or ends.
+The module also handles forks and the end of the process.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ EXIT_FLUSH_S = 10.0
 DEFAULT_ADDRESS = ("127.0.0.1", 10113)
 
 _sessions: dict[str, Session] = {}
-"""By the farm's incarnation."""
+"""The farm's incarnation -> its session."""
 _lock = threading.Lock()
 
 
 def connect(
     where: Where = None, key_file: str | PathLike[str] | None = None, timeout_s: float | None = None
 ) -> Session:
-    """Return the session of this process with that farm; made, and connected within timeout_s, if there is none.
+    """Return this process's session with a farm; make and connect it, within timeout_s seconds, if there is none.
 
-    Raises FarmNotRunning (with the command that starts one), SecurityError, VersionMismatch.  `release` it at the end.
+    Raises FarmNotRunning (with the command that starts a farm), SecurityError, VersionMismatch.  The caller calls
+    `release` at the end.
     """
     deadline = time.monotonic() + (CONNECT_TIMEOUT_S if timeout_s is None else timeout_s)
     read = farm_paths.connection_reader(where, key_file)
@@ -42,7 +43,7 @@ def connect(
     with _lock:
         session = _sessions.get(info.incarnation)
         if session is None or session.fatal is not None:
-            open_standard_descriptors()  # a socket must not take the number of stdout
+            open_standard_descriptors()  # otherwise a socket may get the number of stdout
             session = Session(read, _own_name())
             session.start(max(0.5, deadline - time.monotonic()))
             _sessions[info.incarnation] = session
@@ -51,7 +52,7 @@ def connect(
 
 
 def _await_file(read: Callable[[], ConnectionInfo], where: Where, deadline: float) -> ConnectionInfo:
-    """Read the connection file; if it is not there but the farm is starting, wait for it."""
+    """Read the connection file; wait for the file if the farm is starting."""
     while True:
         try:
             return read()
@@ -62,7 +63,7 @@ def _await_file(read: Callable[[], ConnectionInfo], where: Where, deadline: floa
 
 
 def _is_starting(where: Where) -> bool:
-    """Return whether a controller of that name lives: it writes the connection file once it can be reached."""
+    """Return whether the farm's controller lives: it writes the connection file when it accepts connections."""
     if where is not None and not isinstance(where, str):
         return False
     try:
@@ -73,7 +74,7 @@ def _is_starting(where: Where) -> bool:
 
 
 def default_address() -> tuple[str, int]:
-    """Return (host, port) of the farm "default"; where it would listen, if it does not run."""
+    """Return (host, port) of the farm "default", or its default address if it does not run."""
     try:
         info = farm_paths.connection_reader()()
     except errors.FarmNotRunning:
@@ -95,7 +96,7 @@ def wait_gone(session: Session, timeout_s: float) -> None:
 
 
 def release(session: Session) -> None:
-    """One client less; the last one ends the session, once all that was handed in is accepted."""
+    """Count one client less.  The last one closes the session, after its tasks are accepted."""
     with _lock:
         session.users -= 1
         last = session.users <= 0
@@ -106,7 +107,7 @@ def release(session: Session) -> None:
 
 
 def end_farm(incarnation: str) -> None:
-    """The owner stopped this farm: end this process's session with it, whoever uses it, waiting for nothing."""
+    """Close this process's session with a farm at once, also for other clients, because the owner stopped the farm."""
     with _lock:
         session = _sessions.pop(incarnation, None)
     if session is not None:
@@ -147,7 +148,7 @@ def _after_fork() -> None:
 
 
 _forked: list[Session] = []
-"""The parent's sessions, kept in a child so that nobody closes the parent's sockets by collecting them."""
+"""The parent's sessions; a child keeps them so that the garbage collector does not close the parent's sockets."""
 
 atexit.register(_at_exit)
 os.register_at_fork(after_in_child=_after_fork)

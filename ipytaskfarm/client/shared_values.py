@@ -1,4 +1,4 @@
-"""Values that many tasks share: ``tc.broadcast(value)`` and ``tc.accumulator()``."""
+"""Share values between many tasks: ``tc.broadcast(value)`` and ``tc.accumulator()``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .session import Session
 
 
 class Broadcast:
-    """A value that travels once to each node and that each engine unpacks once, however many tasks use it.
+    """A value that is sent once to each node and unpickled once by each engine, however many tasks use it.
 
-    ``b.value`` is the value, in the client and in tasks that have `b` as an argument, in their closure or among their
-    globals.  The farm keeps the value until `unpersist`.  Made by ``tc.broadcast(value)``.  From bndl.
+    ``b.value`` is the value, in the client, and in tasks that have `b` as an argument, in a closure, or as a global.
+    The farm keeps the value until `unpersist`.  Made by ``tc.broadcast(value)``.  From bndl.
     """
 
     def __init__(self, session: Session, value: Any, key: str, packed: bytes | None, holder: int) -> None:
@@ -32,7 +32,7 @@ class Broadcast:
         """The id under which the farm keeps the value."""
 
     def unpersist(self) -> None:
-        """Let the farm forget the value; a task that uses it afterwards fails with BlobMissing."""
+        """Delete the value on the farm; a task that uses it later fails with BlobMissing."""
         clear_results(self._session, [self.id])
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -43,7 +43,7 @@ class Broadcast:
 
 
 def broadcast(session: Session, value: Any) -> Broadcast:
-    """Store a value on the farm, for many tasks; see ``TaskClient.broadcast``."""
+    """Store a value on the farm; see ``TaskClient.broadcast``."""
     blobs = session.blobs
     writer = BlobWriter(blobs) if blobs is not None else None
     packed = pack(value, "value", writer)
@@ -57,9 +57,11 @@ def broadcast(session: Session, value: Any) -> Broadcast:
 
 
 class Accumulator:
-    """A sum over tasks: tasks call ``acc.add(x)``, the client reads `value`.  Made by ``tc.accumulator()``.
+    """A sum to which tasks add with ``acc.add(x)``, and which the client reads as `value`.
 
-    The additions of a task count once, when the task has succeeded: failed attempts add nothing.  Only tasks that this
+    Made by ``tc.accumulator()``.
+
+    The additions of a task count once, when the task has succeeded; failed attempts add nothing.  Only tasks that this
     process submits count.  From bndl.
     """
 
@@ -71,12 +73,12 @@ class Accumulator:
         session.follow_accumulator(self._key)
 
     def add(self, value: Any) -> None:
-        """Add a value; in a task, the value counts when the task has succeeded."""
+        """Add a value; an addition in a task counts when the task has succeeded."""
         self._total = self._op(self._total, value)
 
     @property
     def value(self) -> Any:
-        """Return the sum over all tasks that have ended until now."""
+        """Return the sum over all tasks that have succeeded until now, and all additions in this process."""
         session = self._session
         for ended in session.take_accumulated(self._key):
             final = ended if ended.body is not None else session.fetch(ended.id)

@@ -1,6 +1,6 @@
-"""The output of running tasks and commands, shown during a wait: ``tc.barrier(ids, stream=True)``, ``%%px``.
+"""Follow the output of running tasks and commands during a wait: ``tc.barrier(ids, stream=True)``, ``%%px``.
 
-The controller is asked a few times a second, and each answer is bounded, so a flood of output costs what one can read.
+The controller is asked a few times a second, and each answer is bounded, so the cost does not grow with the output.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ if TYPE_CHECKING:
     from .questions import AsksController
 
 IDS_ASKED = 10_000
-"""For more tasks than these, the controller is asked for the output of all tasks of the session."""
+"""Number of tasks above which the controller is asked for the output of all tasks of the session."""
 
 
 class TakesOutput(Protocol):
-    """Shows or keeps what comes: an `OutputPrinter`, or a handle."""
+    """Shows or stores output: an `OutputPrinter`, or a handle."""
 
     def take(self, label: str, seen: SeenOutput, output: Output) -> None:
-        """Take what has come of a run that goes on."""
+        """Store new output of a run that goes on."""
 
     def rest(self, label: str, seen: SeenOutput, stdout: str, stderr: str, outputs: Iterable[dict[str, Any]]) -> None:
-        """Take from a result what was not shown of its run."""
+        """Store the part of a result's output that was not shown yet."""
 
     def end_old_lines(self, label: str, seen: SeenOutput) -> None:
-        """Show a line without an end that has stood for a while."""
+        """Show unfinished lines that are old."""
 
     def show(self, is_over: bool = False) -> None:
-        """Show what has come, as far as the limits go."""
+        """Show stored output, up to the limits."""
 
 
 class Stream:
-    """Shows the output of running tasks during one wait.
+    """Follows the output of running tasks during one wait.
 
     Args:
         session: is asked for the output.
         arrivals: tells which tasks have ended.
         ids: the tasks.
-        printer: shows it.
-        fetch: returns the result of a task whose end was told without it; None: what such a result holds is not shown.
-        empty: have the printer take also that there is nothing new.
+        printer: shows the output.
+        fetch: returns the full result of a task whose end arrived without a body; None: such output is not shown.
+        empty: also ask for answers of engines that have nothing new.
     """
 
     def __init__(
@@ -67,24 +67,24 @@ class Stream:
         self._fetch = fetch
         self._empty = empty
         self.asked = 0
-        """So many engines were asked at the last tick."""
+        """Number of engines that were asked at the last tick."""
         self._seen: dict[int, SeenOutput] = {}
         self._arrived: list[Output] = []
         self._lock = threading.Lock()
 
     def take(self, output: Output) -> None:
-        """Take output; called in the IO thread."""
+        """Store output; the IO thread calls this."""
         if output.run[0] in self._open:
             with self._lock:
                 self._arrived.append(output)
 
     def tick(self) -> None:
-        """Show the output that has come, and ask for more; to be called a few times a second."""
+        """Show the output that has arrived, and ask for more; the wait calls this a few times a second."""
         self.show()
         self._ask()
 
     def show(self, is_over: bool = False) -> None:
-        """Show the output that has come."""
+        """Show the output that has arrived."""
         with self._lock:
             arrived, self._arrived = self._arrived, []
         for output in arrived:
@@ -106,7 +106,7 @@ class Stream:
             reply = self._session.ask(Outputs(ids, seen, self._empty), timeout_s=1.0)
             self.asked = reply.value if isinstance(reply, NumberReply) else 0
         except (TimeoutError, ConnectionError):
-            return  # the session tells the user that the farm does not answer
+            return  # the session itself reports that the farm does not answer
 
     def _of(self, run: RunKey) -> SeenOutput:
         seen = self._seen.get(run[0])
@@ -125,17 +125,17 @@ class Stream:
         self._printer.rest(str(task_id), seen, body.stdout, body.stderr, body.outputs)
 
     def close(self) -> None:
-        """Show the rest at the end of the wait."""
+        """Show the rest of the output at the end of the wait."""
         self.show(is_over=True)
 
 
 class CommandStream:
-    """Shows the output of a MultiEngine command while its engines run it.
+    """Follows the output of a MultiEngine command while its engines run it.
 
     Args:
         session: is asked for the output.
-        numbers: of the messages that the command consists of.
-        printer: shows it, each line behind its engine.
+        numbers: the numbers of the command's messages.
+        printer: shows the output, each line with the engine's id.
     """
 
     def __init__(self, session: AsksController, numbers: list[int], printer: OutputPrinter) -> None:
@@ -147,20 +147,20 @@ class CommandStream:
         self._lock = threading.Lock()
 
     def take(self, output: Output) -> None:
-        """Take output; called in the IO thread."""
+        """Store output; the IO thread calls this."""
         if output.run[0] == -1 and output.run[1] in self._numbers:
             with self._lock:
                 self._arrived.append(output)
 
     def tick(self) -> None:
-        """Show the output that has come, and ask for more; to be called a few times a second."""
+        """Show the output that has arrived, and ask for more; the wait calls this a few times a second."""
         self._show()
         for number in self._numbers:
             seen = [(engine, *s.chars, s.serial) for (n, engine), s in self._seen.items() if n == number]
             try:
                 self._session.ask(CommandOutputs(number, seen), timeout_s=1.0)
             except (TimeoutError, ConnectionError):
-                return  # the session tells the user that the farm does not answer
+                return  # the session itself reports that the farm does not answer
 
     def _show(self) -> None:
         with self._lock:
@@ -173,14 +173,14 @@ class CommandStream:
         self._printer.show()
 
     def finish(self, number: int, engine: int, body: ResultBody) -> None:
-        """Show the rest of what an engine has printed and displayed."""
+        """Show the rest of an engine's output, from its answer."""
         self._show()
         seen = self._seen.pop((number, engine), None) or SeenOutput()
         self._printer.rest(str(engine), seen, body.stdout, body.stderr, body.outputs)
         self._printer.show()
 
     def close(self) -> None:
-        """Show what is left, at the end of the wait."""
+        """Show the rest of the output at the end of the wait."""
         self._show()
         for (_, engine), seen in self._seen.items():
             self._printer.end_lines(str(engine), seen)

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import msgspec
-
 from ..core import errors
-from ..core.messages.dependencies import Needs
 from ..transport.wire import MAX_MESSAGE_BYTES
 
 PAYLOAD_BYTES_MAX = MAX_MESSAGE_BYTES // 2 - 1024 * 1024
 """Most bytes of a task with the functions that it needs: both must fit into one message."""
-
-
-def resolved(needs: Needs, ids: Sequence[int]) -> Needs:
-    """Replace positions in a job, which are -1, -2, …, by ids."""
-    after = tuple(i if i >= 0 else ids[-1 - i] for i in needs.after)
-    inputs = tuple((name, i if i >= 0 else ids[-1 - i]) for name, i in needs.inputs)
-    return msgspec.structs.replace(needs, after=after, inputs=inputs)
 
 
 def check_size(what: str, size: int) -> None:

@@ -1,4 +1,4 @@
-"""What `tc.tasks`, `tc.status` and `tc.failures` give out."""
+"""The tables that `tc.tasks`, `tc.status`, `tc.failures` and similar calls return."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..core.messages.tables import JobRow, TaskRow
 from ..core.states import RUNNING, State
 from ..display import farm_tables
 from ..display.cells import with_cells
-from ..display.tables import Table
+from ..display.tables import TEXT_MAX, Table
 from ..display.text import CELL_MAX, number, safe, summary
 from .display import text_html
 from .results import failure_text
@@ -34,7 +34,7 @@ class StateCounts(dict[str, int]):
 
 
 class RunningState(str):
-    """The word "running", which equals "pending" too: scripts wait until ``tc.status(i).state == "pending"``."""
+    """The word "running", which also equals "pending": old scripts wait until ``tc.status(i).state == "pending"``."""
 
     __slots__ = ()
     __hash__ = str.__hash__
@@ -54,7 +54,7 @@ def _warn_of_pending() -> None:
 
 
 class TaskStatus:
-    """Where one task is: `id, state, reason, name, engineid, attempts, error` and its times."""
+    """The state of one task: `id, state, reason, name, engineid, attempts, error` and its times."""
 
     def __init__(self, row: TaskRow) -> None:
         self.id = row.id
@@ -79,19 +79,20 @@ class TaskStatus:
 
 
 class TaskTable:
-    """A table of tasks, in order of their ids.  Iterates over the ids, so every call that takes ids takes it.
+    """A table of tasks in order of their ids.  It iterates over the ids, so it can be passed wherever ids are expected.
 
-    It shows the last hundred of its tasks, and how many there are in which state."""
+    The repr shows the last hundred tasks, and the number of tasks in each state.
+    """
 
     def __init__(self, rows: list[TaskRow], omitted: int = 0) -> None:
         self.rows = [TaskStatus(row) for row in rows]
         self.omitted = omitted
-        """How many older tasks match too."""
+        """Number of older tasks that match too."""
         self._rows = rows
 
     @property
     def ids(self) -> list[int]:
-        """Return the ids alone."""
+        """Return the ids of the tasks."""
         return [row.id for row in self.rows]
 
     def __iter__(self) -> Iterator[int]:
@@ -121,7 +122,7 @@ class TaskTable:
 
 
 class Listing:
-    """A list of named tuples of one kind that shows itself as a table."""
+    """A list of named tuples of one kind, shown as a table."""
 
     def __init__(self, names: Sequence[str], rows: Sequence[Any], table: Table) -> None:
         self._names = names
@@ -162,7 +163,7 @@ class Event(NamedTuple):
 
 
 def event_listing(rows: Sequence[farm_tables.EventRow]) -> Listing:
-    """Return what `tc.history` gives out."""
+    """Return the events of `tc.history` as a table."""
     events = [
         Event(_when(at_s), task, name, what, engine if engine >= 0 else None, more)
         for at_s, task, name, what, engine, more in rows
@@ -174,7 +175,7 @@ def event_listing(rows: Sequence[farm_tables.EventRow]) -> Listing:
 
 
 class JobLine(NamedTuple):
-    """One job, as `tc.jobs` shows it."""
+    """One job in the table of `tc.jobs`."""
 
     name: str
     id: str
@@ -185,13 +186,13 @@ class JobLine(NamedTuple):
 
 
 def job_listing(rows: Sequence[JobRow]) -> Listing:
-    """Return what `tc.jobs` gives out."""
+    """Return the jobs of `tc.jobs` as a table."""
     lines = [JobLine(row.name, row.id, row.total, row.unfinished, job_state(row), _when(row.opened_s)) for row in rows]
     return Listing(JobLine._fields, lines, farm_tables.job_table(rows))
 
 
 class FailureGroup:
-    """Failed tasks of one error type at one place: `etype`, `place`, `ids`, and the `traceback` of the first."""
+    """Failed tasks with the same error type and place: `etype`, `place`, `ids`, and the `traceback` of the first."""
 
     def __init__(self, etype: str, place: str, ids: list[int], message: str, traceback: str) -> None:
         self.etype = etype
@@ -213,14 +214,18 @@ class FailureGroups(list[FailureGroup]):
     """Groups of failed tasks, the largest first."""
 
     def _repr_html_(self) -> str:
-        if not self:
-            return "no failed tasks"
-        return "".join(
-            f"<details><summary>{len(g.ids)} × <b>{html.escape(safe(g.etype, CELL_MAX))}</b>: "
-            f"{html.escape(summary(g.message))} <small>tasks {', '.join(map(str, g.ids[:8]))}"
-            f"{', …' if len(g.ids) > 8 else ''}</small></summary>{text_html(g.traceback, error=True)}</details>"
-            for g in self
-        )
+        return "".join(_group_html(group) for group in self) if self else "no failed tasks"
 
     def __repr__(self) -> str:
         return "\n\n".join(map(repr, self)) if self else "no failed tasks"
+
+
+def _group_html(group: FailureGroup) -> str:
+    some = ", ".join(map(str, group.ids[:8])) + (", …" if len(group.ids) > 8 else "")
+    at = f" at {html.escape(safe(group.place))}" if group.place else ""
+    head = f"{len(group.ids):,} × <b>{html.escape(safe(group.etype, CELL_MAX))}</b>{at}"
+    what = html.escape(summary(group.message, TEXT_MAX))
+    return (
+        f"<details><summary>{head}: {what} <small>tasks {some}</small></summary>"
+        f"{text_html(group.traceback, error=True)}</details>"
+    )

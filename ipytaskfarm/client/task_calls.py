@@ -1,4 +1,4 @@
-"""What jobs, maps and futures need of their client."""
+"""The calls of a client that jobs, maps and futures use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .tables import TaskStatus
 
 
 class TaskCalls(Protocol):
-    """The methods of `TaskClient` that jobs, maps and futures call; see there."""
+    """The methods of `TaskClient` that jobs, maps and futures call; they are documented there."""
 
     farm: str
 

@@ -1,4 +1,4 @@
-"""Messages to and from running tasks, and their progress."""
+"""Exchange messages with running tasks, and read their progress."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .session import Session
 
 _marks = itertools.count(1)
 CHUNK = 500
-"""Messages that travel together."""
+"""Number of messages in one packet."""
 
 
 class Progress(NamedTuple):
-    """The progress of a task, as the task reports it."""
+    """The progress that a task has reported."""
 
     value: float
     total: float | None
@@ -29,7 +29,7 @@ class Progress(NamedTuple):
 
     @property
     def fraction(self) -> float | None:
-        """From 0 to 1; None where the task has given no total."""
+        """Return the share that is done, 0 to 1; None if the task has not reported a total."""
         return min(1.0, self.value / self.total) if self.total else None
 
 
@@ -37,7 +37,7 @@ def send(session: Session, taskid: int, objects: tuple[Any, ...], quiet: bool) -
     """Send messages to a task; see ``TaskClient.send``."""
     wanted = task_id(taskid, session.farm)
     if session.arrivals.is_live(wanted):
-        session.accepted(wanted)  # the controller has to know the task before its messages come
+        session.accepted(wanted)  # the controller must know the task before its messages arrive
     bodies = [pack(each, "message") for each in objects]
     try:
         for first in range(0, len(bodies), CHUNK):

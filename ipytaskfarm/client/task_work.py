@@ -1,4 +1,4 @@
-"""Tasks as a progress display looks at them."""
+"""The work of tasks and maps, for a progress display."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from .arrivals import Arrivals, Waiter
 
 IDS_ASKED = 10_000
-"""For more tasks than these, the controller is asked what runs of the whole session."""
+"""Number of tasks above which the controller is asked for all running tasks of the session."""
 ASK_EVERY_S = 1.0
 ANSWER_S = 0.05
-"""For so long an answer is waited for; one that is late is taken at the next look."""
+"""Seconds to wait for an answer; a late answer is read at the next look."""
 
 
 class Follows(AsksController, Protocol):
-    """What is needed of a session: to ask the controller, and what has arrived."""
+    """The methods of a session that this module uses: ask the controller, and read what has arrived."""
 
     arrivals: Arrivals
     _lock: threading.Lock
 
 
 class RunningNow:
-    """Asks the controller now and then which tasks run, without waiting for it."""
+    """Asks the controller from time to time which tasks run, without blocking on the answer."""
 
     def __init__(self, session: AsksController) -> None:
         self._session = session
@@ -42,9 +42,9 @@ class RunningNow:
         self._table_s = 0.0
 
     def look(self, ids: Set[int], ended: int, now_s: float) -> tuple[list[Running] | None, int, int]:
-        """Return what is known: which tasks of `ids` run (None: not known), how many, and how many engines there are.
+        """Return which tasks of `ids` run (None: not known yet), how many run, and how many engines there are.
 
-        ended: how many have ended; when the number changes, the controller is asked anew.
+        ended: the number of ended tasks; when it changes, the controller is asked again.
         """
         self._ask(ids, ended, now_s)
         table = self._table
@@ -64,7 +64,7 @@ class RunningNow:
             try:
                 asked = self._session.begin(ListRunning(some))
             except ConnectionError:
-                return  # the session tells the user that the farm does not answer
+                return  # the session itself reports that the farm does not answer
             asked.event.wait(ANSWER_S)
         if asked.event.is_set():
             self._session.forget(asked)
@@ -142,9 +142,9 @@ class MapWork:
 
 
 class TaskWork:
-    """The work of some tasks: counted here as their ends arrive; what runs is asked of the controller.
+    """The work of some tasks: ends are counted as they arrive, and the controller is asked which tasks run.
 
-    Nothing is done before the first look, so a wait that is soon over pays nothing.
+    Nothing happens before the first look, so a short wait costs nothing.
     """
 
     def __init__(self, session: Follows, ids: set[int]) -> None:
@@ -154,7 +154,7 @@ class TaskWork:
         self._waiter: Waiter | None = None
         self._succeeded = self._failed = 0
         self._first_s, self._last_s = math.inf, 0.0
-        """When the first of those that have ended was submitted, and the last one ended (wall clock)."""
+        """When the first of the ended tasks was submitted, and when the last one ended (wall clock)."""
         self._running = RunningNow(session)
         self._why = ""
         self._why_ended = 0
@@ -168,7 +168,7 @@ class TaskWork:
         return not self._session.arrivals.live(self._ids)
 
     def tally(self, now_s: float) -> Tally:
-        """Return how many have ended, and which run."""
+        """Return how many tasks have ended, and which run."""
         waiter = self._waiter
         if waiter is None:
             waiter = self._begin(now_s)
@@ -184,7 +184,7 @@ class TaskWork:
         return Tally(len(self._ids), self._succeeded, self._failed, running, count, engines, why)
 
     def close(self) -> None:
-        """Follow the tasks no longer."""
+        """Stop following the tasks."""
         if self._waiter is not None:
             with self._session._lock:
                 self._session.arrivals.end_wait(self._waiter)
@@ -198,13 +198,13 @@ class TaskWork:
         known = arrivals.finals
         before = [final for i in self._ids if i not in open_now and (final := known.get(i)) is not None]
         self._count(before)
-        # Ends that are known no more count as successes: their results have left the cache of this process.
+        # A task whose end is not in the cache any more counts as succeeded.
         self._succeeded += len(self._ids) - len(open_now) - len(before)
         self.estimate.add_earlier(_durations(before), now_s)
         return waiter
 
     def elapsed_s(self) -> float | None:
-        """Return for how long the tasks have gone on, or went on; None: not known."""
+        """Return the seconds since the first submission, up to now or to the last end; None: not known."""
         if self._first_s == math.inf:
             return None
         return (self._last_s if self.is_over() else time.time()) - self._first_s
@@ -220,5 +220,5 @@ class TaskWork:
 
 
 def _durations(finals: Iterable[Final]) -> list[float]:
-    """Return how long they ran, of those that ran."""
+    """Return the durations of those tasks that ran."""
     return [final.run_s for final in finals if final.engine_id >= 0 and final.run_s > 0]

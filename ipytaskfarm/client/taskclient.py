@@ -24,7 +24,7 @@ from ..core.text import Text, shown, text_of
 from ..display.cells import with_cells
 from ..display.tables import Table
 from ..system.farm_paths import Where
-from . import operate, sessions, task_messages
+from . import async_waits, operate, sessions, task_messages
 from .adapters import adapter
 from .call_checks import check_call, check_map
 from .futures import TaskFuture, future_of
@@ -49,23 +49,28 @@ from .waits import wait_for_tasks
 T = TypeVar("T")
 
 _RAISED = ABORTS | {Reason.REFUSED}
-"""Fetching a task that has failed for such a reason raises: the task left no result."""
+"""Reasons for which reading a failed task raises an error: there is no result."""
 OnError: TypeAlias = Literal["raise", "return", "collect"]
 LOOK_S = 1.0
-"""Seconds that the display of a client may take."""
+"""Seconds that the display of a client may wait for the farm."""
 
 
 class ProgressOfTasks:
-    """What ``tc.progress`` is: called with ids it returns a display, and its truth value is whether waits show one."""
+    """The value of ``tc.progress``: calling it with ids returns a display, and its truth value is whether waits show
+    one.
+    """
 
     def __init__(self, session: Session, shows: bool) -> None:
         self._session = session
         self._shows = shows
 
     def __call__(self, ids: Ids | None = None) -> LiveProgress:
-        """Return the progress of tasks (None: of all that this process submitted and that have not ended), at once.
+        """Return the progress of tasks at once, as an object that shows itself.
 
-        In a notebook the display follows the tasks until they have ended; elsewhere its repr says how far they are.
+        In a notebook the display follows the tasks until they have ended; elsewhere its repr is the present state.
+
+        ids: the tasks; None: all unfinished tasks of this process.
+
         Raises IndexError for an id that was never issued.
         """
         wanted = self._session.unfinished() if ids is None else set(id_list(ids))
@@ -81,7 +86,7 @@ class ProgressOfTasks:
 
 
 def _whether_to_block(task: object, block: object) -> bool:
-    """Return `block`, which is no bool, as one.  TypeError: it was meant as an argument of a function."""
+    """Return `block` as a bool.  Raises TypeError for a value that was meant as an argument of a function."""
     if not isinstance(task, Task):
         error = wrong("block", "True or False", block)
         raise TypeError(f"{error}; run takes one task: submit(f, 2), or run(Task(f, args=(2,)))")
@@ -134,7 +139,7 @@ class TaskClient:
         head = html.escape(repr(self)[1:-1])
         try:
             reply = self._session.ask(m.QueueStatus(), timeout_s=LOOK_S)
-        except Exception as error:  # a farm that is away, a closed client: the display shows the error
+        except Exception as error:  # the farm is away or the client is closed: show the error
             return f"<div>{head}<br>{html.escape(f'{type(error).__name__}: {error}')}</div>"
         counts = state_counts(reply.counts if isinstance(reply, tables.QueueStatusReply) else {})
         return f"<div>{head}</div>{Table(tuple(counts), [tuple(counts.values())]).html()}"
@@ -146,7 +151,7 @@ class TaskClient:
 
     @property
     def task_controller(self) -> TaskClient:
-        """This client.  In IPython 0.10 there was another object behind it, with the same calls."""
+        """Return this client.  In IPython 0.10 this was another object with the same calls."""
         return self
 
     # ----------------------------------------------------------------------------------------------
@@ -181,7 +186,7 @@ class TaskClient:
         return self.run(Task(*args, **kwargs), block)
 
     def _only_one(self, new_id: int, on_duplicate: str) -> int:
-        """Return the id of a task with a unique key, or the id of the task that has this key already."""
+        """Return the id of a task with a unique key, or the id of the unfinished task that already has this key."""
         final = self._session.accepted(new_id)
         if final is None or final.reason != Reason.REFUSED:
             return new_id
@@ -190,7 +195,7 @@ class TaskClient:
             return error.first
         raise error
 
-    # Futures and references may stand for any argument, so that its type is not the function's parameter.
+    # Any argument may be a future or a reference, so arguments cannot have the types of the function's parameters.
     @overload
     def submit(self, function: Task, /) -> TaskFuture[Any]: ...
 
@@ -284,7 +289,7 @@ class TaskClient:
         return not final.body and final.id in self._session.raw_ids
 
     def _find(self, wanted: int, block: bool, timeout_s: float | None) -> Final | None:
-        """Return the final state of a task that is not in the cache in full; None: it has not ended (block=False)."""
+        """Ask the controller for the final state of a task; None: it has not ended (block=False)."""
         session = self._session
         if session.arrivals.is_live(wanted):
             if not block:
@@ -309,8 +314,8 @@ class TaskClient:
         loop = asyncio.get_running_loop()
         if not session.arrivals.is_live(wanted):
             await loop.run_in_executor(None, session.watch, [wanted])
-        await session.ended(wanted)
-        # In another thread, because the result may have to be fetched.
+        await async_waits.ended(session, wanted)
+        # Fetching the result may block, so it runs in another thread.
         return await loop.run_in_executor(None, partial(self.get_task_result, wanted, raw=raw))
 
     def barrier(self, ids: Ids | None = None, timeout: Timeout = None, stream: bool = False) -> None:
@@ -369,7 +374,7 @@ class TaskClient:
         wanted = list(dict.fromkeys(id_list(ids, self.farm)))
         await asyncio.get_running_loop().run_in_executor(None, self._session.watch, wanted)
         async with asyncio.timeout(seconds(timeout)):
-            async for task_id in self._session.as_completed_async(wanted):
+            async for task_id in async_waits.as_completed(self._session, wanted):
                 yield task_id
 
     # ----------------------------------------------------------------------------------------------
@@ -398,7 +403,7 @@ class TaskClient:
             raise IndexError(f"Task {ids[0]} {outcome}")
 
     def clear(self, ids: Ids | None = None) -> int:
-        """Forget final results (None: all) and return their number.  Ids are not issued again.
+        """Delete final results (None: all) and return their number.  Their ids are not issued again.
 
         Raises KeyError for an id that is unknown or has not ended, after clearing the rest.
         """
@@ -420,24 +425,25 @@ class TaskClient:
         return list(operate.retry_tasks(self._session, id_list(ids, self.farm), failed_only=False).values())
 
     def mark_done(self, taskid: int, result: Any = None) -> None:
-        """Let a task that has not ended count as succeeded with this result; tasks that wait for it go on.
+        """Make an unfinished task count as succeeded with this result; tasks that wait for it go on.
 
         Args:
             taskid: an id.  The task does not run; a run that has begun is interrupted, and its answer is dropped.
-            result: a dict with names for keys is the pulled names of a StringTask, any other object is a function's
-                return value.
+            result: a dict whose keys are names counts as the pulled names of a StringTask; any other object counts as a
+                function's return value.
 
         Raises TaskError for a task that has ended, IndexError for an unknown id.  From bndl.
         """
         operate.mark_done(self._session, taskid, result)
 
     def mark_failed(self, taskid: int, reason: str = "") -> str:
-        """Let a task's run, or its result, count as failed; return the outcome: runs again, failed, reopened.
+        """Make a task's run, or its result, count as failed; return the outcome: runs again, failed, reopened.
 
         A running task is interrupted: it runs again if it has retries left, else it has failed.  A waiting task has
         failed.  A task that has succeeded is *reopened*: it runs again under its id, its earlier result stays in its
-        history, and tasks that wait for it and have not begun wait again.  Raises TaskError for a task that has failed.
-        From bndl.
+        history, and tasks that wait for it and have not begun wait again.
+
+        Raises TaskError for a task that has failed.  From bndl.
         """
         return operate.mark_failed(self._session, taskid, reason)
 
@@ -462,7 +468,7 @@ class TaskClient:
     # Jobs, nodes and the farm
 
     def jobs(self) -> Listing:
-        """Return the farm's jobs, of every client, as a table; the latest last."""
+        """Return the jobs of all clients of the farm as a table, the latest last."""
         return operate.list_jobs(self._session)
 
     def job(self, name_or_id: str | JobLine) -> Job:
@@ -499,10 +505,10 @@ class TaskClient:
     def await_engines(
         self, count: int | None = None, connect_timeout: float = 5, stable_timeout: float = 60
     ) -> list[int]:
-        """Wait until there are exactly `count` engines, or (None) until no more come; return their ids.
+        """Wait until there are exactly `count` engines, or (None) until no more arrive; return their ids.
 
         Args:
-            count: how many.
+            count: the number of engines.
             connect_timeout: seconds until the first engine must be ready, else NoEnginesRegistered (a RuntimeError).
             stable_timeout: seconds after the first engine; then the engines that are ready are returned.
 
@@ -511,7 +517,7 @@ class TaskClient:
         return operate.await_engines(self._session, count, connect_timeout, stable_timeout)
 
     def spin(self) -> bool:
-        """Drop cached answers of `depend` functions and try again; True if that started a task."""
+        """Drop cached results of `depend` functions and schedule again; return whether that started a task."""
         return self._session.ask_for(m.ReadQueueStatus(), m.FlagReply).value
 
     # ----------------------------------------------------------------------------------------------
@@ -535,14 +541,14 @@ class TaskClient:
     def tasks(
         self, name: str | None = None, state: str | None = None, ids: Ids | None = None, last: int = 0
     ) -> TaskTable:
-        """Return a table of tasks in order of their ids; it iterates over the ids, so every other call takes it.
+        """Return a table of tasks in order of their ids; it iterates over the ids, so other calls accept it.
 
         Args:
             name: only tasks of that name.
             state: scheduled, running, succeeded, failed; or aborted (one of those that failed), unfinished, finished.
                 "pending" is "running".
-            ids: only these.
-            last: at most this number of tasks, those that were accepted last; 0: all.
+            ids: only these tasks.
+            last: at most this number of tasks, the latest accepted; 0: all.
         """
         wanted = None if ids is None else id_list(ids, self.farm)
         asked = None if state is None else one_of("state", ACCEPTED_STATES, state)
@@ -552,7 +558,7 @@ class TaskClient:
 
     @property
     def progress(self) -> ProgressOfTasks:
-        """Return what shows the progress of tasks: ``tc.progress(ids)`` returns a display and does not wait.
+        """Return an object for the progress of tasks: ``tc.progress(ids)`` returns a display and does not wait.
 
         ``tc.progress = False``: waits of this client show no progress display.  The truth value is what was set.
         """
@@ -589,17 +595,19 @@ class TaskClient:
         return operate.read_history(self._session, ids, name, what, since, last)
 
     def explain(self, taskid: int) -> Text:
-        """Return a text for people: the task's state and why, its attempts, and what each engine lacks to run it."""
+        """Return a text about a task: its state and why, its attempts, and what each engine lacks to run it."""
         return Text(with_cells(self._session.ask_for(m.ExplainTasks(task_id(taskid, self.farm)), m.TextReply).text))
 
     def check(self, task: Any) -> CheckResult:
-        """Return which engines could run a task that is not submitted, and why not the others; true if one could."""
+        """Return which engines could run a task that is not submitted, and why others could not; true if any could."""
         made = task if isinstance(task, Task) else as_task(task)
         packed = pack_task(made, None)
         return CheckResult(self._session.ask_for(m.CheckTask(packed.rules, list(packed.functions)), m.Checked))
 
     def snapshot(self) -> Snapshot:
-        """Return the nodes now: platform, cores, load, memory, disk, reserved resources, engines and environments."""
+        """Return the present nodes: platform, cores, load, memory, disk, reserved resources, engines and
+        environments.
+        """
         return Snapshot(self._session.ask_for(m.FarmStatus(), tables.FarmState))
 
     def stack(self, taskid: int) -> Text:
@@ -607,7 +615,9 @@ class TaskClient:
         return Text(with_cells(self._session.ask_for(m.Stack(task_id(taskid, self.farm)), m.TextReply).text))
 
     def failures(self, ids: Ids | None = None) -> FailureGroups:
-        """Return failed tasks in groups of one error type and place, the largest first, with one traceback each."""
+        """Return failed tasks grouped by error type and place, the largest group first, with one
+        traceback per group.
+        """
         wanted = None if ids is None else id_list(ids, self.farm)
         rows = self._session.ask_for(m.ListTasks(wanted, None, "failed"), tables.TaskRows).rows
         groups: dict[tuple[str, str], list[int]] = {}
@@ -618,7 +628,7 @@ class TaskClient:
         for (etype, place), members in groups.items():
             try:
                 result = self.get_task_result(members[0], raw=False) if members else None
-            except Exception as error:  # an aborted or refused task has nothing but the error
+            except Exception as error:  # an aborted or refused task has only an error
                 text, message = f"{type(error).__name__}: {error}", str(error)
             else:
                 failure = result.failure if result is not None else None
@@ -651,16 +661,31 @@ class TaskClient:
     # Maps and graphs
 
     def dask_get(self, graph: Any, keys: Any, **options: Any) -> Any:
-        """Compute keys of a dask graph: ``dask.config.set(scheduler=tc.dask_get)`` lets dask's collections run here.
+        """Compute keys of a dask graph: ``dask.config.set(scheduler=tc.dask_get)`` runs dask's collections here.
 
         Args:
             graph: a dask graph.
             keys: a key, or nested lists of keys.
-            options: what dask tells its own schedulers (``num_workers`` …); the farm decides for itself.
+            options: settings for dask's own schedulers (``num_workers`` …); they are ignored.
 
-        Values go from engine to engine.  A node runs again when its engine was lost.  Raises what a node raised.
+        Values go from engine to engine.  A node runs again if its engine was lost.  Raises what a node raised.
         """
         return adapter("dask_graph").dask_get(self, graph, keys)
+
+    def optimize(
+        self, study: Any, objective: Callable[[Any], Any], n_trials: int | None = None, **options: Any
+    ) -> None:
+        """Run trials of an optuna study on the farm; the study and its storage stay in this process.
+
+        Args:
+            study: an ``optuna.Study``.
+            objective: a function of a trial.
+            n_trials: how many trials.
+            options: `timeout`, `n_jobs`, `catch` and `callbacks` as of ``study.optimize``, and rules of a `Task`.
+
+        Raises the error of a trial that failed with an exception that is not in `catch`.
+        """
+        adapter("optuna_study").optimize(self, study, objective, n_trials, **options)
 
     def executor(self, **options: Any) -> concurrent.futures.Executor:
         """Return a ``concurrent.futures.Executor`` that submits with this client; see `ipytaskfarm.Executor`.
@@ -798,7 +823,7 @@ class TaskClient:
         depend: Any = None,
         block: bool = True,
     ) -> Mapper:
-        """Return an object whose ``.map`` gives its tasks these rules; block=False: its ``.map`` returns ids."""
+        """Return an object with a `map` method that gives its tasks these rules; block=False: `map` returns ids."""
         return Mapper(self, clear_before, clear_after, retries, recovery_task, depend, block)
 
     def parallel(
@@ -810,12 +835,12 @@ class TaskClient:
         depend: Any = None,
         block: bool = True,
     ) -> ParallelFunction:
-        """Return a decorator: the function then takes sequences and returns the list of its results."""
+        """Return a decorator for functions that then take sequences and return the list of results."""
         return ParallelFunction(self.mapper(clear_before, clear_after, retries, recovery_task, depend, block))
 
 
 def _show_signature() -> None:
-    """Let ``tc.create_job?`` show each keyword."""
+    """Make ``tc.create_job?`` show each keyword."""
     own = signature(TaskClient.create_job)
     named = [each for name, each in own.parameters.items() if name != "shared"]
     shown_by: Any = TaskClient.create_job

@@ -1,8 +1,8 @@
 """The tasks that users submit: `StringTask`, `CallTask`, `MapTask`, `Join`, and `Task`, which makes the right kind.
 
 A task object is a description.  Running it never changes it, and it may be run any number of times.  One table
-(`_CHECKS`) checks each attribute when it is set, in the constructor and later, so that a mistake is found where it is
-made.  `packing.pack_task` packs a description into what travels.
+(`_CHECKS`) checks each attribute when it is set, in the constructor and later, so a mistake raises where it is made.
+`packing.pack_task` packs a description for sending.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
 
 _RULES = frozenset(DEFAULTS)
 _EDGES = frozenset({"after", "if_failed", "on_duplicate"})
-"""Attributes that do not travel as rules: dependencies, and what `run` does with a duplicate."""
+"""Attributes that are not sent as rules: dependencies, and what `run` does with a duplicate."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -132,9 +132,9 @@ _EDGES = frozenset({"after", "if_failed", "on_duplicate"})
 
 
 def not_a_function(what: str, expected: str, value: object, right: str = "Task(f, args=(2,))") -> TypeError:
-    """Return the error for a value in the place of a function: often the function was called there.
+    """Return the error for a value in place of a function; often the user has called the function.
 
-    right: how the call is written.
+    right: how the call is written correctly.
     """
     return TypeError(f"{wrong(what, expected, value)}; give the function itself, {right}, not what it returns")
 
@@ -144,7 +144,7 @@ def _name_of(function: Callable[..., Any]) -> str:
 
 
 def misplaced_arguments(call: str, function: Any, misplaced: tuple[Any, ...]) -> TypeError:
-    """Return the error for arguments of a function that stand behind it, where `call` takes only the function."""
+    """Return the error for arguments of a function after the function itself, where `call` takes only the function."""
     inside = ", ".join(shown(value, 40) for value in misplaced)
     comma = "," if len(misplaced) == 1 else ""
     parentheses = ")" * call.count("(")
@@ -153,7 +153,7 @@ def misplaced_arguments(call: str, function: Any, misplaced: tuple[Any, ...]) ->
 
 
 def _unknown_argument(kind: type[Task], name: str, value: object) -> TypeError:
-    """Return the error for a keyword that no rule has; it says what was probably meant."""
+    """Return the error for an unknown keyword, with advice what the user may have meant."""
     if kind._is_code and name in ("args", "kwargs"):
         remedy = "; code takes values by name, push={'x': 1}: args and kwargs are for functions"
     elif not kind._is_code and name in ("pull", "push"):
@@ -174,26 +174,26 @@ def _unknown_argument(kind: type[Task], name: str, value: object) -> TypeError:
 class Task:
     """One unit of work: ``Task("a = 1", pull="a")`` or ``Task(f, args=(1,), kwargs={})``.
 
-    A str makes a `StringTask`, a callable a `CallTask`; ``isinstance(x, Task)`` holds for every kind.
-    Every argument is an attribute that can be assigned later, and is checked then too.
+    A str makes a `StringTask`, a callable a `CallTask`; ``isinstance(x, Task)`` holds for every kind.  Every argument
+    is an attribute that can be assigned later, and is checked then too.
 
     Arguments of every kind:
         clear_before, clear_after: empty the engine's namespace before or after the run.
         retries: how often the task runs again after a failure.
         recovery_task: the task that runs under the same id when the retries are used up.
-        depend: a function of an engine's properties (a dict); the task runs only where it returns true.
-        name: for people, and for ``tc.tasks(name=…)``.
+        depend: a function of an engine's properties (a dict); the task runs only on engines where it returns true.
+        name: a name for users, and for ``tc.tasks(name=…)``.
         priority: tasks with a higher number run first.
-        time_limit: seconds (or a timedelta) that one run may take, without the time in the queue.
-        targets: engine ids on which it may run (an int or several); None: any.
+        time_limit: the seconds (or a timedelta) that one run may take, without the time in the queue.
+        targets: the ids of engines that may run the task (an int or several); None: any.
         environment, requires, resources, exclusive, group, max_parallel, max_parallel_per_node, force, fail_if_unmet,
-        placement, locality, grace, lost_retries: requirements for its engine and its node, see `rules.Asking`.
-        after, if_failed: the tasks that it waits for, see `rules.Asking`.
-        retry_delay, retry_on, defer_time, defer_max, warn_after, unique, on_duplicate: repetition, warnings and
-            duplicates, see `rules.Asking`.
+        placement, locality, grace, lost_retries: requirements for engine and node, see `rules.Requirements`.
+        after, if_failed: the tasks that must end first, see `rules.Asking` and `rules.Requirements`.
+        retry_delay, retry_on, defer_time, defer_max, warn_after: repetition and warnings, see `rules.Requirements`.
+        unique, on_duplicate: duplicates, see `rules.Asking`.
 
-    Raises TypeError (or ValueError) that names the attribute.  The first four, `depend`, `pull` and
-    `push` are those of IPython 0.10's task interface.
+    Raises TypeError or ValueError, which names the attribute.  The first four, `depend`, `pull` and `push` are those of
+    IPython 0.10's task interface.
     """
 
     clear_before: bool = False
@@ -241,7 +241,7 @@ class Task:
     """Whether ``get_task_result`` returns the bare value."""
     _attributes: ClassVar[frozenset[str]] = frozenset()
 
-    if TYPE_CHECKING:  # `__new__` makes an object of a class below, whose `__init__` runs
+    if TYPE_CHECKING:  # `__new__` makes an object of a subclass, and the subclass's `__init__` runs
         expression: str
         pull: tuple[str, ...] | list[str] | str | None
         function: Callable[..., Any]
@@ -286,13 +286,14 @@ class Task:
             if attribute in _RULES and attribute not in _EDGES:
                 self.__dict__["_ruled"] = True
         elif type(self).__module__ == __name__:
-            # A user's own class may have any attributes; on a class of this module an unknown one is a typing error.
+            # A subclass of the user may have any attributes; in a class of this module an unknown one is a typing
+            # error.
             near = did_you_mean(attribute, self._attributes)
             known = near or f"; it has {', '.join(sorted(self._attributes))}"
             raise AttributeError(f"a {type(self).__name__} has no attribute {attribute!r}{known}")
         self.__dict__[attribute] = value
 
-    if not TYPE_CHECKING:  # with a __setattr__ type checkers would allow any attribute
+    if not TYPE_CHECKING:  # with this method type checkers would allow any attribute
         __setattr__ = _assign
 
     def _set_rules(
@@ -308,7 +309,7 @@ class Task:
         targets: Any,
         asking: Asking,
     ) -> None:
-        # Written out without a loop: a program makes thousands of tasks, and most arguments are defaults.
+        # Without a loop, for speed: a program makes thousands of tasks, and most arguments are defaults.
         if clear_before is not False:
             self.clear_before = clear_before
         if clear_after is not False:
@@ -344,7 +345,7 @@ class Task:
         for name, value in self.__dict__.items():
             if name in ("expression", "function", "_ruled") or (value.__class__ in (tuple, dict) and not value):
                 continue
-            # Short: chains of recovery tasks may be long, or a loop by mistake.
+            # Shortened, because a chain of recovery tasks may be long, or a loop by mistake.
             rest.append(f"{name}={value._short() if isinstance(value, Task) else shown(value, 60)}")
         return f"{type(self).__name__}({', '.join([self._first(), *rest])})"
 
@@ -421,13 +422,13 @@ class StringTask(Task):
         try:
             return _encode(work), None
         except (UnicodeEncodeError, TypeError):
-            # The names are checked here alone: for the many tasks without a mistake the checks would cost too much.
+            # The names are checked only here, after an error: checking every task would cost too much.
             names = tuple(check_names("pull", work.pull))
             code = check_name("expression", work.code)
             return _encode(msgspec.structs.replace(work, code=code, pull=names)), None
 
     def run_local(self) -> dict[str, Any]:
-        # Jupyter puts get_ipython among the builtins while it runs a cell; without it there is only __main__.
+        # While Jupyter runs a cell, get_ipython is a builtin; in plain Python the namespace is __main__.
         find_shell = getattr(builtins, "get_ipython", None)
         shell = find_shell() if find_shell is not None else None
         code = self.expression
@@ -449,12 +450,15 @@ class StringTask(Task):
 
 
 class CallTask(Task):
-    """A function call: what ``Task(f, args=(…), kwargs={…})`` makes.  Its `TaskResult` has the value in ``.result``.
+    """A function call, as ``Task(f, args=(…), kwargs={…})`` makes it.
+
+    Its `TaskResult` has the return value in ``.result``.
 
     Arguments:
-        function: any callable; it travels with its closure, defaults and the globals it uses.
-        args, kwargs: what it is called with.
-    The others: see `Task`.
+        function: any callable; it is pickled with its closure, its defaults and the globals that it uses.
+        args, kwargs: the arguments of the call.
+
+    For the others see `Task`.
     """
 
     function: Callable[..., Any]
@@ -508,10 +512,10 @@ class CallTask(Task):
 
 
 class MapTask(CallTask):
-    """A function call whose ``get_task_result`` gives the bare return value, and raises when it failed.
+    """A function call for which ``get_task_result`` returns the bare value, and raises the error if it failed.
 
-    As in IPython 0.10.  New code uses ``tc.map``, or ``Task(f, args=…)`` and its `TaskResult`;
-    ``get_task_result(id, raw=False)`` gives a TaskResult of this one too.
+    It is a task of IPython 0.10.  New code uses ``tc.map``, or ``Task(f, args=…)`` and its `TaskResult`;
+    ``get_task_result(id, raw=False)`` returns a TaskResult for this one too.
     """
 
     _raw = True
@@ -551,14 +555,14 @@ class MapTask(CallTask):
 
 
 class Join(Task):
-    """Ends when the tasks that it waits for have ended: no code, no engine.
+    """A task without code and engine that ends when the tasks that it waits for have ended.
 
-    A Join with n tasks before it and m after it is n + m edges; each task after each would be n × m::
+    With a Join between n tasks and m later tasks there are n + m dependencies instead of n × m::
 
         join = job.add_task(Join(after=first))
         for task in second: task.after = join
 
-    With ``if_failed="run"`` a Join succeeds also when tasks before it have failed.
+    With ``if_failed="run"`` a Join succeeds even if tasks before it have failed.
     """
 
     _attributes = _RULES
@@ -594,7 +598,7 @@ class EachTask(CallTask):
 
 
 def _parameters(kind: type[Task]) -> dict[str, Parameter]:
-    """Return the parameters of a constructor by name; each keyword that it collects is one of them."""
+    """Return the parameters of a constructor by name, including each keyword that `**asking` collects."""
     found = dict(signature(kind.__init__).parameters)
     for name in ("self", "misplaced", "asking"):
         found.pop(name, None)
@@ -618,13 +622,16 @@ _show_signatures()
 
 
 def execute_object(thing: Any) -> Any:
-    """Call ``execute()`` on the engine and return its value, or the object's ``result`` where the value is None."""
+    """Call ``execute()`` on the engine; return its value, or the object's ``result`` if the value is None."""
     value = thing.execute()
     return getattr(thing, "result", None) if value is None else value
 
 
 def as_task(thing: Any) -> Task:
-    """Return the task for a Task, a callable, or an object with ``execute()``.  Raises TypeError for another object."""
+    """Return the task for a Task, a callable, or an object with ``execute()``.
+
+    Raises TypeError for any other object.
+    """
     if isinstance(thing, Task):
         return thing
     if not isinstance(thing, type) and callable(getattr(thing, "execute", None)):

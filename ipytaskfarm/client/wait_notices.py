@@ -1,4 +1,4 @@
-"""Notices for users who wait for tasks: that no task can run and why, and how to go on after Ctrl-C."""
+"""Print notices for users who wait for tasks: why no task can run, and how to continue after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from .questions import AsksController
 
 LOOK_AFTER_S = 3.0
-"""When no task has ended for so many seconds, the controller is asked whether any task can run."""
+"""Seconds without an ended task after which the controller is asked whether any task can run."""
 
 IDS_ASKED = 10_000
 
 
 class WaitNotices:
-    """Tells the user of one wait, once, why none of its tasks can run, if none can."""
+    """Tells the user once per wait why none of its tasks can run."""
 
     def __init__(self, session: AsksController, waiter: Waiter, tell: Callable[[str], None]) -> None:
-        """tell: is called with the text."""
+        """Start for one wait; `tell` is called with the text."""
         self._session = session
         self._tell = tell
         self._waiter = waiter
@@ -33,7 +33,7 @@ class WaitNotices:
         self._told = False
 
     def tick(self) -> None:
-        """Ask the controller when it is time; to be called a few times a second during the wait."""
+        """Ask the controller when it is time; the wait calls this a few times a second."""
         now_s = time.monotonic()
         left = len(self._waiter.remaining)
         if left != self._left:
@@ -44,7 +44,7 @@ class WaitNotices:
         ids = sorted(list(self._waiter.remaining)[:IDS_ASKED])
         try:
             reply = self._session.ask(Stuck(ids), timeout_s=1.0)
-        except (TimeoutError, ConnectionError):  # the session itself says that the farm does not answer
+        except (TimeoutError, ConnectionError):  # the session itself reports that the farm does not answer
             return
         if isinstance(reply, TextReply) and reply.text:
             self._told = True
@@ -52,7 +52,7 @@ class WaitNotices:
 
 
 def say(text: str) -> None:
-    """Print a notice for the user to stderr."""
+    """Print a notice to stderr."""
     if sys.stderr is not None:
         print(f"ipytaskfarm: {text}", file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""Waits for tasks, with what a person sees meanwhile: a progress display, and what the tasks print."""
+"""Wait for tasks, with a progress display and the output of the tasks."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def wait_for_tasks(
     labelled: bool = True,
     ended_too: bool = False,
 ) -> bool:
-    """Wait until these watched tasks have ended; False when timeout_s is over.
+    """Wait until these watched tasks have ended; return False after `timeout_s` seconds.
 
     Args:
-        session: of the tasks.
+        session: the session of the tasks.
         ids: ids for which `Session.watch` was called.
-        timeout_s: seconds; None: for ever.
+        timeout_s: seconds; None: no limit.
         show: show a progress display.
         stream: show what the tasks print and display while they run.
-        name: of a job, for the display.
-        labelled: whether what they print stands behind their ids; False: of one task alone.
-        ended_too: show also what tasks have printed that have ended before.
+        name: the name of a job, for the display.
+        labelled: whether each line of output begins with its task's id; False: for a single task.
+        ended_too: also show the output of tasks that had ended before the wait.
     """
     work = TaskWork(session, ids)
     try:
@@ -71,11 +71,13 @@ def _stream(
     session.io.output_listeners.append(shown.take)
 
     def tick() -> None:
-        shown.tick()
+        # The bar first: what the tasks print stands below it.
         display.tick()
+        if display.is_due:
+            shown.tick()
 
     try:
-        shown.tick()
+        tick()
         return session.wait(ids, timeout_s, tick, tell=tell)
     finally:
         session.io.output_listeners.remove(shown.take)

@@ -105,7 +105,7 @@ def state_word(state: str) -> str:
     return RUNNING if state == State.PENDING else state
 
 
-def state_counts(counts: Mapping[str, int]) -> dict[str, int]:
+def state_counts(counts: Mapping[State, int] | Mapping[str, int]) -> dict[str, int]:
     """Return numbers of tasks under the words that people see, in the order of a task's life."""
     found = {state_word(state): count for state, count in counts.items()}
     return {word: found.get(word, 0) for word in STATE_WORDS}

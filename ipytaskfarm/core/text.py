@@ -25,7 +25,7 @@ SHOWN_CHARS = 80
 
 
 class Text(str):
-    """A str that an interactive session shows as it is, with its line breaks."""
+    """A str whose repr is the text itself, so that an interactive session shows its line breaks."""
 
     __slots__ = ()
 

@@ -7,7 +7,7 @@
 ``supervisor``      one per farm: keeps controller and agents running
 ``daemon``          farms that outlive the process that started them
 ``agent_groups``    agents on other machines: requested, recorded, removed
-``agent_pools``     keeps those groups at their size
+``group_manager``   keeps those groups at their size
 ``enrolment``       keys of the farm: made, replaced, revoked
 ``light_client``    asks a farm questions without importing the whole client
 ==================  ==========================================================================

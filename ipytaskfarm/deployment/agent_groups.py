@@ -53,8 +53,8 @@ class AgentGroup(msgspec.Struct, frozen=True, kw_only=True):
     """The names of its agents, as they were enrolled: ``slurm-1.0``."""
     handle: Handle
     submitted_s: float
-    pool: str = ""
-    """The pool in the farm's settings that it belongs to; "" for a command's submission."""
+    setting: str = msgspec.field(default="", name="pool")
+    """The name of the group in the farm's settings; "" for a command's submission."""
 
 
 _own: dict[tuple[str, ...], Launcher] = {}
@@ -100,9 +100,9 @@ def read_groups(home: Home) -> list[AgentGroup]:
         ) from None
 
 
-def _group(agents: dict[str, Any], names: list[str], **rest: Any) -> AgentGroup:
+def _group(agents: dict[str, Any], names: list[str], pool: str = "", **rest: Any) -> AgentGroup:
     # msgspec cannot decode `Agents` directly: it has converted durations from people to seconds.
-    return AgentGroup(agents=Agents(**agents), names=tuple(names), **rest)
+    return AgentGroup(agents=Agents(**agents), names=tuple(names), setting=pool, **rest)
 
 
 def _write_groups(home: Home, groups: Sequence[AgentGroup]) -> None:
@@ -134,7 +134,7 @@ def preview(home: Home, agents: Agents, count: int | None = None) -> str:
 
 
 def add(
-    home: Home, agents: Agents, count: int | None = None, *, pool: str = "", make: Make = launcher_of
+    home: Home, agents: Agents, count: int | None = None, *, setting: str = "", make: Make = launcher_of
 ) -> AgentGroup:
     """Place agents, and return when their system has accepted them, which may be before they run.
 
@@ -155,7 +155,7 @@ def add(
             revoke(home, names)
             raise
         group = AgentGroup(
-            name=name, agents=agents, names=tuple(names), handle=handle, submitted_s=time.time(), pool=pool
+            name=name, agents=agents, names=tuple(names), handle=handle, submitted_s=time.time(), setting=setting
         )
         _write_groups(home, [*groups, group])
     return group

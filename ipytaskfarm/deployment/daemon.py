@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import FarmStatus, StopFarm as StopFarm
 from ipytaskfarm.core.messages.tables import FarmState
-from ipytaskfarm.deployment.agent_pools import end_agents
+from ipytaskfarm.deployment.group_manager import end_agents
 from ipytaskfarm.deployment.home import OWNER, SUPERVISOR, Home
 from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.launchers import Placed, ProcessSpec

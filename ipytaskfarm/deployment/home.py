@@ -48,7 +48,9 @@ _locked_here: set[Path] = set()
 
 
 class FarmRun(NamedTuple):
-    """One run of a farm: the pid and the start (seconds since 1970) of the process that looks after it."""
+    """One run of a farm, from a start to a stop: pid and start time (seconds since 1970) of the process that supervises
+    it.
+    """
 
     farm: str
     pid: int
@@ -173,17 +175,18 @@ class Home:
         farm_paths.write_private(self.folder / PROCESSES_NAME, json.dumps(records, indent=1).encode())
 
     def present_run(self) -> FarmRun | None:
-        """Return the present run of the farm, from a start to a stop: the process that looks after it, as far as is
-        known.
+        """Return the present run of the farm; None: no supervising process is known.
 
-        The farm's incarnation is no run: it stays when somebody else stops the farm and starts it again."""
+        The farm's incarnation does not identify a run: it stays the same when another user stops the farm and starts it
+        again.
+        """
         for record in self.read_processes():
             if record["kind"] in (SUPERVISOR, OWNER):
                 return FarmRun(self.name, int(record["pid"]), float(record["started"]))
         return None
 
     def remember_notebook(self, notebook: str) -> None:
-        """Write down which notebook has started the present run: its kernel may be started again."""
+        """Record which notebook has started the present run, because the notebook's kernel may be restarted."""
         run = self.present_run()
         if run is not None and notebook:
             record = {"notebook": notebook, "pid": run.pid, "started": run.started_s}

@@ -31,7 +31,7 @@ from ipytaskfarm.core.formatting import changes, last_line, ready_engines
 from ipytaskfarm.core.messages import FarmStatus, HoldFarm, Question, Refusal, Reply, SetSticky, SetWanted, StopFarm
 from ipytaskfarm.core.messages.engine_commands import ExecuteBody
 from ipytaskfarm.core.messages.tables import FarmState
-from ipytaskfarm.deployment.agent_pools import Tender
+from ipytaskfarm.deployment.group_manager import GroupManager
 from ipytaskfarm.deployment.home import OWNER, SUPERVISOR, Home, HomeLock
 from ipytaskfarm.deployment.light_client import Questioner, refusal_error
 from ipytaskfarm.deployment.settings import FarmSettings, agent_flags, controller_flags
@@ -148,7 +148,7 @@ class Supervisor:
         self._reports: deque[str | Exception] = deque()
         self.starts = StartWatch()
         """What became of the first engines."""
-        self._tender = Tender(settings, home, self._report, self._report, self._wake)
+        self._groups = GroupManager(settings, home, self._report, self._report, self._wake)
         self._own_record = {
             "kind": OWNER if in_python else SUPERVISOR,
             "pid": os.getpid(),
@@ -218,7 +218,7 @@ class Supervisor:
         self._wake()
 
     def _report(self, what: str | Exception) -> None:
-        """Pass on a line to show, or an error that ends the farm. Called in the thread of `agent_pools`."""
+        """Pass on a line to show, or an error that ends the farm. Called in the thread of `group_manager`."""
         self._reports.append(what)
         self._wake()
 
@@ -385,7 +385,7 @@ class Supervisor:
         self._wanted = settings.engines
         self.phase = FarmPhase.FILLING
         self._filling_since = time.monotonic()
-        self._tender.begin()
+        self._groups.begin()
 
     def _encoded_startup(self, code: str) -> bytes:
         import msgspec
@@ -444,8 +444,8 @@ class Supervisor:
             for kind in ("controller", "agent-0"):
                 trim(self.home.output(kind))
         if self.phase is FarmPhase.LEAVING and not any(agent.lives for agent in self._agents):
-            self._tender.end()
-            if self._tender.ended.is_set():
+            self._groups.end()
+            if self._groups.ended.is_set():
                 self._take_reports()
                 self._end()
             else:

@@ -1,4 +1,4 @@
-"""The tables of a farm: tasks, engines, nodes, jobs and events, with one set of columns wherever they are shown."""
+"""The tables of a farm: tasks, engines, nodes, jobs and events, with the same columns in all interfaces."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from .text import ago, counts_text, number, size, span, summary
 
 EventRow: TypeAlias = tuple[float, int, str | None, str, int, str]
 """A row of `core.messages.tables.EventTable`."""
+MOMENT = 19
+"""The characters of a date with its time."""
 PAGE = 100
-"""So many rows of a table that has more are shown."""
+"""Number of rows that are shown of a longer table."""
 
 MOMENT = len("2026-11-28 10:00:00")
-"""Characters of a moment: half of one tells nothing."""
+"""Characters of a date and time, which must not be cut."""
 
 _TASKS = (
     Column("id"),
@@ -83,9 +85,9 @@ def task_table(rows: Sequence[TaskRow], *, omitted: int = 0, page: int | None = 
 
     Args:
         rows: the tasks, the newest last.
-        omitted: how many older tasks match too.
-        page: only so many of the rows, the last; None: all.
-        more: how the others are listed, for people.
+        omitted: the number of older tasks that match too.
+        page: show at most this number of rows, the last ones; None: all.
+        more: tells users how to list the others.
     """
     shown = rows if page is None else rows[-page:]
     return Table(
@@ -125,7 +127,7 @@ def error_text(failure: FailureSummary | None) -> str:
 
 
 def when(at_s: float | None) -> str:
-    """Return a moment as local date and time."""
+    """Format a time as local date and time."""
     return "" if at_s is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
 
 
@@ -138,7 +140,7 @@ def engine_table(rows: Sequence[EngineRow]) -> Table:
 
 
 def node_table(agents: Sequence[dict[str, Any]]) -> Table:
-    """Return a table of nodes: what each has, how it does, and what is reserved there.  agents: see `FarmState`."""
+    """Return a table of nodes: their resources, their state, and what is reserved on them.  agents: see `FarmState`."""
     cells = [
         (
             a["node"],
@@ -166,7 +168,7 @@ def job_table(rows: Sequence[JobRow]) -> Table:
 
 
 def event_table(rows: Sequence[EventRow], *, page: int | None = None, above: Sequence[str] = ()) -> Table:
-    """Return a table of events, in the order of time.  page: only so many, the last; None: all."""
+    """Return a table of events in the order of time.  page: at most this number of rows, the last ones; None: all."""
     shown = rows if page is None else rows[-page:]
     cells = [
         (when(at_s), task, name, what, engine if engine >= 0 else "", more)

@@ -1,7 +1,7 @@
-"""Ctrl-C, shown as short as it was pressed: where the user's code waited, without the frames of the farm.
+"""Show Ctrl-C as short as an interrupt of local code: the frames of the user's code, without those of the farm.
 
-IPython and Jupyter ask an exception that has ``_render_traceback_`` how it is to be shown.  The exception itself keeps
-all of its frames, for `%debug` and for scripts.
+IPython and Jupyter display an exception by its method ``_render_traceback_``, if it has one.  The exception itself
+keeps all frames, for `%debug` and for scripts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 
 def show_users_frames(interrupt: KeyboardInterrupt) -> None:
-    """Have IPython show the user's frames of an interrupt alone.  Nothing is changed elsewhere."""
+    """Make IPython show only the user's frames of an interrupt; without IPython do nothing."""
     module = sys.modules.get("IPython")
     shell = module.get_ipython() if module is not None else None
     if shell is not None:
@@ -24,7 +24,7 @@ def show_users_frames(interrupt: KeyboardInterrupt) -> None:
 
 
 def users_frames(tb: TracebackType | None) -> TracebackType | None:
-    """Return the beginning of a traceback, up to the line of the user's that called the farm."""
+    """Return the beginning of a traceback, up to the user's line that called the farm."""
     frames = []
     while tb is not None and not tb.tb_frame.f_code.co_filename.startswith(_PACKAGE):
         frames.append(tb)

@@ -1,7 +1,7 @@
-"""The package's one printer of tables: rows and columns become text of a given width, or HTML.
+"""Print tables: rows and columns become text of a given width, or HTML.
 
-A row is one line: where the width does not suffice, text is cut to some characters, then columns that may be left out
-go, and nothing is wrapped.  rich knows how many columns a letter takes.
+A row is always one line.  If the width does not suffice, text is cut first, and then optional columns are left out.
+rich knows how many columns of a terminal a character takes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .colours import ERROR_BACKGROUND, MUTED
 from .text import CELL_MAX, safe
 
 MARK = "✗"
-"""Before a row about something that failed."""
+"""Marks a row about a failure."""
 REPR_WIDTH = 100
-"""Columns of a table whose text is no terminal's: a notebook's text, a log.  Commands cut nothing there."""
+"""Columns of a table that is no terminal's output: a notebook's text, a log.  The commands cut nothing there."""
 LEAST = 12
-"""A column of text is cut to no fewer characters than these before a column is left out."""
+"""Characters to which a column of text may be cut; after that, optional columns are left out."""
 TEXT_MAX = 120
-"""The most characters of a cell that is cut in a way of its own."""
+"""Largest number of characters in a cell that has its own function for cutting."""
 _GAP = "  "
 _BOLD, _RED, _PLAIN = "\033[1m", "\033[31m", "\033[0m"
 
@@ -37,21 +37,24 @@ class Column:
 
     heading: str
     optional: int = 0
-    """0: always shown.  Else left out where all its cells are empty, and, the greatest first, where the width does not
-    suffice."""
+    """0: always shown.
+
+    Otherwise the column is left out if all its cells are empty, or if the width does not suffice; the column with the
+    highest number goes first.
+    """
     right: bool = False
-    """Aligned to the right, as columns of numbers are by themselves."""
+    """Whether the column is aligned to the right; columns of numbers always are."""
     least: int = LEAST
-    """Text is cut to no fewer characters than these before a column is left out."""
+    """Characters to which its text may be cut; after that, optional columns are left out."""
     cut: Callable[[str, int], str] | None = None
-    """Cuts text to a width, such as `text.summary`; None: the end is cut off."""
+    """Function that cuts text to a width, such as `text.summary`; None: cut off the end."""
 
     def whole(self, cell: object) -> str:
         """Return the whole text of a cell, on one line."""
         return safe(cell, CELL_MAX) if self.cut is None else self.cut(str(cell or ""), TEXT_MAX)
 
     def fitted(self, cell: object, width: int) -> str:
-        """Return the text of a cell in so many columns of a terminal; some letters take two."""
+        """Return the text of a cell, cut to this number of terminal columns; some characters take two."""
         whole = self.whole(cell)
         if cell_len(whole) <= width:
             return whole
@@ -61,13 +64,13 @@ class Column:
 
 
 class Table:
-    """Rows under headings, which show themselves in terminals and notebooks.
+    """Rows with headings that show themselves in terminals and notebooks.
 
     Args:
-        columns: each a `Column`, or only its heading.
+        columns: `Column` objects, or only headings.
         rows: cells in the order of the columns; None is an empty cell.
         failed: positions of the rows that are marked.
-        above: lines about the whole, such as how many rows are not shown.
+        above: lines about the whole table, for example how many rows are not shown.
         nothing: the text of a table without rows.
     """
 
@@ -94,7 +97,10 @@ class Table:
     def text(self, width: int | None = None, *, styled: bool = False) -> str:
         """Return the table as text.
 
-        width: columns of the terminal; None: as wide as the cells are.  styled: with a terminal's bold and red."""
+        Args:
+            width: columns of the terminal; None: as wide as the cells need.
+            styled: use the terminal's bold and red.
+        """
         above = [part for line in self._above for part in wrap(line, width or max(len(line), 1))]
         if not self._cells:
             return "\n".join([*above, self._nothing])
@@ -113,10 +119,8 @@ class Table:
         above = "".join(f'<div style="color:{MUTED}">{html.escape(line)}</div>' for line in self._above)
         if not self._cells:
             return f"{above}<div>{html.escape(self._nothing)}</div>"
-        # Said of each cell: notebooks align all of them to the right, and have a style of their own for tables.
-        aligned = [
-            'style="text-align:right"' if self._is_right(at) else 'style="text-align:left"' for at in self._shown
-        ]
+        # Each cell has its own style, because the style sheets of notebooks align all cells to the right.
+        aligned = [f'style="{self._style(at)}"' for at in self._shown]
         headings = [self._columns[at].heading for at in self._shown]
         head = "".join(f"<th {style}>{html.escape(text)}</th>" for style, text in zip(aligned, headings, strict=True))
         mark = "<th></th>" if self._failed else ""
@@ -140,7 +144,7 @@ class Table:
         return f'<tr style="background:{ERROR_BACKGROUND}">{mark}{tds}</tr>' if failed else f"<tr>{mark}{tds}</tr>"
 
     def _fitting(self, width: int | None) -> list[int]:
-        """Return the columns that fit: the optional ones are left out, the greatest first."""
+        """Return the columns that fit; optional columns are left out by their number, the highest first."""
         shown = list(self._shown)
         while width is not None and self._total([self._least(at) for at in shown]) > width:
             spare = max(shown, key=lambda at: self._columns[at].optional)
@@ -150,7 +154,9 @@ class Table:
         return shown
 
     def _widths(self, shown: list[int], width: int | None) -> list[int]:
-        """Return how wide each column is: the widest text is cut first, and below its least width last of all."""
+        """Return the widths of the columns: the widest text is cut first, and no text below its least width if
+        possible.
+        """
         widths = [self._natural(at) for at in shown]
         excess = 0 if width is None else self._total(widths) - width
         for floors in ([self._least(at) for at in shown], [1] * len(shown)):
@@ -169,6 +175,10 @@ class Table:
             blanks = " " * (width - cell_len(text))
             parts.append(blanks + text if self._is_right(at) else text + blanks)
         return _GAP.join(parts).rstrip()
+
+    def _style(self, at: int) -> str:
+        align = f"text-align:{'right' if self._is_right(at) else 'left'}"
+        return align if self._columns[at].cut is not None else f"{align};white-space:nowrap"
 
     def _least(self, at: int) -> int:
         natural = self._natural(at)
@@ -190,18 +200,18 @@ def _is_number(cell: str) -> bool:
 
 
 def terminal_width(stream: TextIO | Any) -> int | None:
-    """Return the columns of the terminal behind a stream, or what COLUMNS says; None where there is no terminal."""
+    """Return the width of the terminal behind a stream, or of the variable COLUMNS; None: there is no terminal."""
     said = os.environ.get("COLUMNS", "")
     if said.isdecimal() and int(said) > 0:
         return int(said)
     try:
         return os.get_terminal_size(stream.fileno()).columns or None if stream.isatty() else None
-    except (AttributeError, OSError, ValueError):  # no file at all, or a closed one
+    except (AttributeError, OSError, ValueError):  # no real file, or a closed one
         return None
 
 
 def is_styled(stream: TextIO | Any) -> bool:
-    """Return whether a stream is a terminal whose user has not asked for plain text (https://no-color.org)."""
+    """Return whether a stream is a terminal, and the user has not asked for plain text (https://no-color.org)."""
     try:
         return bool(stream.isatty()) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     except (AttributeError, ValueError):
@@ -209,5 +219,5 @@ def is_styled(stream: TextIO | Any) -> bool:
 
 
 def print_table(table: Table) -> None:
-    """Print a table on stdout, to the terminal's width; nothing is cut in a file or a pipe."""
+    """Print a table on stdout in the terminal's width; in a file or a pipe nothing is cut."""
     print(table.text(terminal_width(sys.stdout), styled=is_styled(sys.stdout)))

@@ -1,4 +1,4 @@
-"""Text for people: foreign text made harmless, durations, sizes, numbers of things."""
+"""Format text for users: harmless foreign text, durations, sizes, numbers of things."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import time
 from collections.abc import Mapping
 
 CELL_MAX = 60
-"""The most characters of foreign text in one line: a name, an error."""
+"""Largest number of characters of foreign text in one line, such as a name or an error."""
 BEGINNING_MIN = 15
-"""A line with fewer characters of a text's beginning is not made: the last line of the text stands alone."""
+"""If fewer characters of a text's beginning would fit, `summary` shows the last line alone."""
 
 
 def safe(text: object, width: int = 0) -> str:
-    """Return one line without control characters, cut to `width` characters (0: as long as it is).
+    """Return text as one line without control characters, cut to `width` characters (0: not cut).
 
-    Names and errors of tasks are other people's text: nothing that a terminal would obey gets through.  None is empty.
+    Names and errors of tasks come from other users, and must not control the terminal.  None becomes "".
     """
     line = "" if text is None else str(text)
     if not line.isprintable():
@@ -23,12 +23,12 @@ def safe(text: object, width: int = 0) -> str:
 
 
 def ago(wall_s: float | None) -> str:
-    """Return how long ago a wall-clock time was."""
+    """Format the time that has passed since a wall-clock time."""
     return "" if wall_s is None else span(max(0.0, time.time() - wall_s))
 
 
 def span(seconds: float | None) -> str:
-    """Return a duration in the unit that suits it."""
+    """Format a duration in a suitable unit."""
     if seconds is None:
         return ""
     for limit, unit, text in ((0.001, 1e6, "µs"), (1.0, 1e3, "ms"), (120.0, 1.0, "s")):
@@ -43,7 +43,7 @@ def span(seconds: float | None) -> str:
 
 
 def size(count: float | None) -> str:
-    """Return a number of bytes."""
+    """Format a number of bytes."""
     if count is None:
         return ""
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -54,19 +54,20 @@ def size(count: float | None) -> str:
 
 
 def number(count: int, thing: str) -> str:
-    """``1 engine``, ``4,000 engines``."""
+    """Format a count with its noun: ``1 engine``, ``4,000 engines``."""
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
-    """Return the states that have tasks, with their numbers: ``3 running, 4 succeeded``."""
+    """Format the states that have tasks, with their numbers: ``3 running, 4 succeeded``."""
     return ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
 
 
 def summary(text: str, width: int = CELL_MAX) -> str:
-    """Return a text of several lines as one line of `width` characters: its beginning, and its last line.
+    """Return a text of several lines as one line of `width` characters: its beginning and its last line.
 
-    The last line of an error's text names the cause."""
+    The last line of an error's text names the cause.
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) < 2:
         return safe(text.strip(), width)

@@ -41,11 +41,11 @@ class Calls:
         self._waiting: set[int] = set()
         self._posts: list[bytes] = []
         self._posted = 0
-        """So many are on the controller's disk."""
+        """The number of messages that are on the controller's disk."""
         self._post: TaskCall | None = None
         self._post_at_s = 0.0
         self.progress: tuple[float, float | None, str] | None = None
-        """What was said last."""
+        """The last report of progress."""
         self._told_s = 0.0
         self._untold = False
 

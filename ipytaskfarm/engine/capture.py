@@ -78,7 +78,7 @@ class Capture:
             sink.note_writer()
 
     def _writes(self) -> None:
-        """Before `os.write` writes to a descriptor: record the running item as the one that writes."""
+        """Record the running item as the one that writes; called before `os.write` writes to a descriptor."""
         sink = SINK.get()
         if sink is None or sink.values is None or sink.ended or sink.writer == len(sink.values):
             return
@@ -158,7 +158,7 @@ class Capture:
                     self._wrappers[id(stream)] = stream
 
     def look(self, sink: Sink, query: OutputQuery) -> OutputText:
-        """Return what a run in progress has written and displayed beyond what the query knows.
+        """Return what a run in progress has written and displayed since the last query.
 
         The lane's thread calls this.
         """
@@ -243,5 +243,5 @@ def nothing_new(query: OutputQuery) -> OutputText:
 def _packed(displays: list[tuple[int, dict[str, Any]]]) -> bytes:
     try:
         return msgspec.msgpack.encode(displays)
-    except Exception:  # they hold something that cannot be sent, and come with the result, or not at all
+    except Exception:  # a display that cannot be sent comes with the result, or not at all
         return b""

@@ -220,7 +220,7 @@ class Starts:
                     _put_first(sys.modules[name])
 
     def end_outdated(self) -> None:
-        """Between tasks: end kept workers that may have imported another version of a module."""
+        """End kept workers that may have imported another version of a module; called between tasks."""
         if self._outdated:
             self._outdated = False
             self._versions = dict(active_versions())

@@ -31,7 +31,7 @@ def packed_child(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blobs
         return packs_itself(blobs)
     if not callable(what):
         raise TypeError(f"submit() takes a Task or a function, not {type(what).__name__}")
-    keeper = BlobWriter(blobs) if blobs is not None else None
+    writer = BlobWriter(blobs) if blobs is not None else None
     function = pack_function(what)
     inputs: dict[int, None] = {}
 
@@ -42,9 +42,9 @@ def packed_child(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blobs
     arguments = None
     if args or kwargs:
         with noting(note):
-            arguments = pack((args, kwargs), ("args", "kwargs"), keeper)
+            arguments = pack((args, kwargs), ("args", "kwargs"), writer)
     needs = Needs(after=tuple(inputs), inputs=tuple((i, i) for i in inputs)) if inputs else None
-    taken = keeper.taken() if keeper is not None else ()
+    taken = writer.taken() if writer is not None else ()
     return Packed(_encode(CallWork(arguments)), function.digest, None, (function,), False, taken, needs)
 
 

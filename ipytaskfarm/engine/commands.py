@@ -92,7 +92,7 @@ class Commands:
         self._lock = threading.Lock()
         """Guards the answers: the lane's thread clears queues."""
         self._checkpoints = Checkpoints(parts.namespace, parts.properties, parts.blobs)
-        self._keeper = BlobWriter(parts.blobs) if parts.blobs is not None else None
+        self._writer = BlobWriter(parts.blobs) if parts.blobs is not None else None
         self._replies: OrderedDict[int, bytes] = OrderedDict()
         self._verbs: dict[str, Verb] = {
             "execute": self._execute,
@@ -376,10 +376,10 @@ class Commands:
     def _packed(self, value: Any) -> bytes:
         """Pack a value. Its large parts are kept for a while for the client that asked, see `storage.blobs`."""
         try:
-            return pack(value, "value", self._keeper)
+            return pack(value, "value", self._writer)
         finally:
-            if self._keeper is not None:
-                self._keeper.taken()
+            if self._writer is not None:
+                self._writer.taken()
 
     def _property(self, command: EngineCommand) -> Finish:
         body = msgspec.msgpack.decode(command.body, type=PropertiesBody)
@@ -433,7 +433,7 @@ async def _caught(coroutine: Coroutine[Any, Any, Finish]) -> tuple[Finish | None
 
 
 def _encode_failure(error: BaseException, sink: Sink | None = None) -> bytes:
-    """Return an error as an answer, with what its command had printed and displayed."""
+    """Encode an error as an answer, with the output and the displays of the command."""
     body = described(error)[1]
     if sink is None:
         return encoded(msgspec.msgpack.encode, body)

@@ -275,7 +275,7 @@ def follow_children(started: Callable[[], None]) -> None:
 
 
 def follow_writes(writes: Callable[[], None]) -> None:
-    """Have `writes` called before `os.write` and `os.writev` write to the descriptors 1 and 2."""
+    """Make `os.write` and `os.writev` call `writes` before they write to the descriptors 1 and 2."""
     import posix
 
     def following(usual: Callable[[int, Any], int]) -> Callable[[int, Any], int]:

@@ -46,9 +46,15 @@ def describe(error: BaseException, filename: str = "", code: str = "") -> tuple[
     if len(text) > TRACEBACK_CHARS_MAX:
         half = TRACEBACK_CHARS_MAX // 2
         text = f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
-    body = msgspec.structs.replace(body, traceback=text)
+    body = msgspec.structs.replace(body, value=_HASH.sub("<task>", body.value), traceback=text)
     kinds = tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__[:-2])
-    return FailureSummary(body.etype, body.value[:VALUE_CHARS_MAX], place, kinds), body
+    return FailureSummary(body.etype, _bounded(body.value), place, kinds), body
+
+
+def _bounded(text: str) -> str:
+    """Return the beginning of a long text and its end: the last line of an error's text names the cause."""
+    half = VALUE_CHARS_MAX // 2
+    return text if len(text) <= VALUE_CHARS_MAX else f"{text[: half - 3]}\n…\n{text[-half:]}"
 
 
 def user_frames(tb: TracebackType | None) -> TracebackType | None:

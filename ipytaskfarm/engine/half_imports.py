@@ -1,7 +1,7 @@
 """Find imports that an interrupt has ended half-way.
 
-Python removes the modules that were being imported, so that a later import begins anew.  Compiled modules stay loaded:
-those of numpy refuse to be imported again ("cannot load module more than once per process").
+Python removes the modules whose import was interrupted, so that a later import starts afresh.  Compiled modules stay
+loaded, and those of numpy refuse a second import ("cannot load module more than once per process").
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def half_imported(error: BaseException) -> str:
-    """Return the name of a package with loaded compiled modules whose import ended with the error; "" if none did."""
+    """Return the name of a package whose import ended with this error while its compiled modules were loaded, or ""."""
     for name, folder in _packages(error.__traceback__).items():
         if any(line.endswith(".so") and f" {folder}/" in line for line in _mapped()):
             return name
@@ -28,7 +28,7 @@ def _packages(place: TracebackType | None) -> dict[str, str]:
         spec: Any = frame.f_globals.get("__spec__")
         if frame.f_code.co_name == "<module>" and getattr(spec, "origin", None):
             levels = spec.name.count(".") - (spec.submodule_search_locations is None)
-            if levels >= 0:  # else it is a module in no package
+            if levels >= 0:  # otherwise it is a module outside of packages
                 folder = os.path.dirname(spec.origin)
                 for _ in range(levels):
                     folder = os.path.dirname(folder)

@@ -23,12 +23,12 @@ from .descriptors import STDERR_FD, STDOUT_FD
 _LOKY = ("joblib.externals.loky.reusable_executor", "loky.reusable_executor")
 _WORKER = "loky.backend.popen_loky_posix"
 _SET_BY_JOBLIB = b"KMP_INIT_AT_FORK"
-"""A variable that joblib sets when it is imported, which is in one task only."""
+"""A variable that joblib sets on import, so it is set in one task and not in the next."""
 _HELPERS = (_WORKER, "multiprocessing.resource_tracker", "loky.backend.resource_tracker")
 
 
 class TaskForkServer:
-    """multiprocessing's fork server and its list of modules to preload.
+    """multiprocessing's fork server, and its list of modules to preload.
 
     A server that was let go ends with the last process that it has started.
     """
@@ -37,7 +37,7 @@ class TaskForkServer:
         self._let_go: list[int] = []
 
     def take(self) -> None:
-        """Keep the server that was started by hand, if there is one."""
+        """Record the server that was started by hand, if there is one."""
         server = _fork_server()
         self._pid = server._forkserver_pid if server is not None else None
         self._preload = list(server._preload_modules) if server is not None else ["__main__"]
@@ -72,12 +72,12 @@ def _fork_server() -> Any:
 def _is_alive(pid: int) -> bool:
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == 0
-    except ChildProcessError:  # a task has waited for it
+    except ChildProcessError:  # a task has waited for it already
         return False
 
 
 class LokyWorkers:
-    """The pool that joblib, or loky itself, uses again for each call."""
+    """The pool that joblib, or loky itself, reuses for each call."""
 
     def __init__(self) -> None:
         self._born: list[tuple[Any, ...]] = []
@@ -88,7 +88,7 @@ class LokyWorkers:
         self._born.append(_surroundings())
 
     def end_unlike(self) -> None:
-        """Between tasks: end pools that still work, and pools that were started in other surroundings."""
+        """End pools that still work, and pools that were started in other surroundings; called between tasks."""
         pools = _loky_pools()
         if not pools:
             return
@@ -108,12 +108,12 @@ class LokyWorkers:
 
 
 LOKY_WORKERS = LokyWorkers()
-"""Of this process."""
+"""The pools of this process."""
 
 
 def _end(module: Any, executor: Any) -> None:
     module._executor = None
-    with contextlib.suppress(Exception):  # a pool that its task has broken
+    with contextlib.suppress(Exception):  # its task may have broken the pool
         executor.shutdown(wait=False, kill_workers=bool(executor._pending_work_items))
 
 
@@ -125,7 +125,7 @@ def _surroundings() -> tuple[Any, ...]:
         folder = ""
     try:
         files = [(status.st_dev, status.st_ino) for status in map(os.fstat, (STDOUT_FD, STDERR_FD))]
-    except OSError:  # a task has closed one
+    except OSError:  # a task has closed a descriptor
         files = []
     variables = dict(os.environ._data)  # type: ignore[attr-defined]
     variables.pop(_SET_BY_JOBLIB, None)

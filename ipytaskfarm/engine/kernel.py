@@ -33,6 +33,7 @@ from traitlets.config import Config
 
 from ..core.errors import TaskCancelled, TimeLimitExceeded
 from ..core.text import text_of
+from ..serialization.module_names import take_names
 from ..system.host import is_usable
 from .lane import publisher
 from .matplotlib_backend import keep_to_matplotlib
@@ -174,6 +175,12 @@ class EngineShell(ZMQInteractiveShell):
         usual = self.events.callbacks
         self.events = EngineEvents(self, usual)
         self.events.callbacks = usual
+
+    async def run_code(self, code_obj: Any, result: Any = None, *, async_: bool = False) -> bool:
+        """Run one statement of a cell; functions of modules that travel find what it has bound from then on."""
+        failed = await super().run_code(code_obj, result, async_=async_)
+        take_names(tell=True)
+        return bool(failed)
 
     def ask_exit(self) -> None:
         """End the task on ``exit``, never the engine, which belongs to the farm."""

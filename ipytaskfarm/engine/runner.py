@@ -117,7 +117,7 @@ class Runner:
         self._plain = plain
         self._finished = finished
         self._pid = os.getpid()
-        self._keeper = BlobWriter(parts.blobs) if parts.blobs is not None else None
+        self._writer = BlobWriter(parts.blobs) if parts.blobs is not None else None
         self._callables = Callables()
         self._attempt: RunningAttempt | None = None
         """What runs now."""
@@ -374,8 +374,8 @@ class Runner:
         if type(value) is CoroutineType:
             return self._call_in_loop(value)
         if attempt.chunk is not None:
-            return pack_values(attempt.chunk, self._keeper)
-        return pack(value, "value", self._keeper)
+            return pack_values(attempt.chunk, self._writer)
+        return pack(value, "value", self._writer)
 
     def _call_items(self, attempt: RunningAttempt, known: Known, names: ItemNames) -> Any:
         """Call the function with one item, and return its value; or with each item of a chunk."""
@@ -390,7 +390,7 @@ class Runner:
         return known.function(*names.arguments(index))
 
     async def _call_in_loop(self, coroutine: Coroutine[Any, Any, Any]) -> bytes:
-        return pack(await coroutine, "value", self._keeper)
+        return pack(await coroutine, "value", self._writer)
 
     def _function(self, job: QueuedRun) -> Known:
         digest = job.run.function
@@ -430,7 +430,7 @@ class Runner:
             near = did_you_mean(error.name, self._namespace.user_keys())
             text = f"{error} when the code has ended: pull={error.name!r} asks for it{near}"
             raise NameError(text, name=error.name) from None
-        return pack_names(values, self._namespace.names, self._keeper)
+        return pack_names(values, self._namespace.names, self._writer)
 
     # -- the end of a run
 
@@ -507,7 +507,7 @@ class Runner:
         if attempt.chunk is not None:
             if error is not None and self._interrupts.raised is not None:
                 attempt.chunk.interrupted(self._interrupts.raised)
-                value, error = pack_values(attempt.chunk, self._keeper), None
+                value, error = pack_values(attempt.chunk, self._writer), None
             if error is None:
                 return self._compose_chunk(attempt, attempt.chunk, run_s, value)
         if error is not None and attempt.item is not None:
@@ -533,7 +533,7 @@ class Runner:
             "names" if not isinstance(attempt.work, CallWork) else "raw" if attempt.work.raw else "call",
         )
         packed = self._pack_body(body)
-        blobs = self._keeper.taken() if self._keeper is not None else ()
+        blobs = self._writer.taken() if self._writer is not None else ()
         memory = own_bytes(self._pid) if run.measured else 0
         ended = Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, packed, blobs, memory, word)
         return self._encoder.encode(ended) if failure is None else encoded(self._encoder.encode, ended)
@@ -543,12 +543,12 @@ class Runner:
 
         What failed, was slow or has written something is told as if it had run alone."""
         run, sink = attempt.run, attempt.sink
-        told = chunk.told(sink.item_texts(), run_s, self._pack_body, self._keeper)
+        told = chunk.told(sink.item_texts(), run_s, self._pack_body, self._writer)
         if len(told) > len(chunk.failed):
-            value = pack(chunk.values, "value", self._keeper)
+            value = pack(chunk.values, "value", self._writer)
         body = ResultBody(value, outputs=sink.outputs or [], accumulated=take_added(), kind="call")
         packed_body = self._pack_body(body)
-        blobs = self._keeper.taken() if self._keeper is not None else ()
+        blobs = self._writer.taken() if self._writer is not None else ()
         memory = own_bytes(self._pid) if run.measured else 0
         how = ItemsEnded(len(chunk.values), told)
         ended = Ended(run.task, run.attempt, "", attempt.started_s, run_s, None, packed_body, blobs, memory, how)

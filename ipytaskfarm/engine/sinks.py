@@ -154,7 +154,7 @@ class Sink:
         self.stderr: BoundedText | None = None
         self.outputs: list[dict[str, Any]] | None = None
         self._serials: list[int] = []
-        """By the place of each display the number under which it came, or was changed; numbers only grow."""
+        """By place of a display: the number under which it came or was changed last.  Numbers only grow."""
         self._serial = 0
         self._bytes = 0
         self._dropped = 0
@@ -166,7 +166,7 @@ class Sink:
         """What the run has reconfigured its streams to."""
         self.values: list[Any] | None = None
         self.writer: int | None = None
-        """The item that writes to the descriptors, or has started a child that does. None: it is not known."""
+        """The item that writes to the descriptors, or has started a child that does; None: not known."""
 
     def begin_items(self, values: list[Any], count: int) -> None:
         """Record the output of each item of a map's chunk separately, see `ItemText`."""
@@ -253,9 +253,10 @@ class Sink:
         outputs.append(output)
 
     def displays_since(self, serial: int, most_bytes: int) -> tuple[int, list[tuple[int, dict[str, Any]]]]:
-        """Return the displays that came, or were changed, after this number, with their places; and the last number.
+        """Return the last number, and the displays that came or were changed after the number `serial`, with their
+        places.
 
-        It may be called by another thread. Of many the first are returned, until they have so many bytes.
+        Other threads may call this.  If there are many displays, the first ones are returned, up to `most_bytes` bytes.
         """
         outputs, serials = self.outputs, self._serials
         fresh = sorted((number, place) for place, number in enumerate(list(serials)) if number > serial)
@@ -270,7 +271,7 @@ class Sink:
                 break
             size += own
             serial = number
-            if own <= most_bytes:  # a larger one comes with the result
+            if own <= most_bytes:  # a larger display comes with the result
                 found.append((place, output))
         return serial, found
 

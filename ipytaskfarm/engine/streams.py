@@ -30,7 +30,6 @@ _SETTINGS = ("encoding", "errors", "newline", "line_buffering", "write_through")
 Drain = Callable[[Sink], bool]
 """Moves the text that came to the descriptors into the sink; returns False if the descriptor was redirected."""
 Write = Callable[[str], int]
-Keep = Callable[[str], None]
 
 _forked = False
 
@@ -70,7 +69,7 @@ class TaskStream(OutStream):
         self._tap, self._drain = tap, drain
         make = _stdout_writer if self.name == "stdout" else _stderr_writer
         self._words = words
-        self.write = make(tap, self._slowly, words.write)  # type: ignore[assignment]
+        self.write = make(tap, self._slowly, words)  # type: ignore[assignment]
 
     def leave_parent(self) -> None:
         """In a forked child: direct all writes to the descriptor, including those by `write` methods that were looked
@@ -173,8 +172,9 @@ class TaskStream(OutStream):
         return bool(self._setting("write_through", False))
 
 
-def _stdout_writer(tap: DescriptorTap, slowly: Write, keep: Keep) -> Write:
+def _stdout_writer(tap: DescriptorTap, slowly: Write, words: LastWords) -> Write:
     get, lseek, clock, fd, quick_s = SINK.get, os.lseek, time.perf_counter, tap.number, tap.quick_s
+    keep, store = words.append, words.flush
 
     def write(string: str) -> int:
         sink = get()
@@ -194,21 +194,23 @@ def _stdout_writer(tap: DescriptorTap, slowly: Write, keep: Keep) -> Write:
         if room >= 0:
             text.append(string)
             text.room = room
-            keep(string)
         elif text.room >= 0:
             text.write(string)
-            keep(string)
             tap.written_s = clock()
         else:  # the run is over, or its output is to be cleared
             return slowly(string)
+        keep(string)
+        if string[-1:] == "\n":
+            store()
         return length
 
     return write
 
 
-def _stderr_writer(tap: DescriptorTap, slowly: Write, keep: Keep) -> Write:
+def _stderr_writer(tap: DescriptorTap, slowly: Write, words: LastWords) -> Write:
     """Return the write function for stderr. One function for both streams would cost 20 ns more per write."""
     get, lseek, clock, fd, quick_s = SINK.get, os.lseek, time.perf_counter, tap.number, tap.quick_s
+    keep, store = words.append, words.flush
 
     def write(string: str) -> int:
         sink = get()
@@ -228,13 +230,14 @@ def _stderr_writer(tap: DescriptorTap, slowly: Write, keep: Keep) -> Write:
         if room >= 0:
             text.append(string)
             text.room = room
-            keep(string)
         elif text.room >= 0:
             text.write(string)
-            keep(string)
             tap.written_s = clock()
         else:  # the run is over, or its output is to be cleared
             return slowly(string)
+        keep(string)
+        if string[-1:] == "\n":
+            store()
         return length
 
     return write

@@ -1,7 +1,7 @@
-"""What a person types and sees in IPython and Jupyter: the magics, their errors, their completion.
+"""What users type and see in IPython and Jupyter: magics, their errors and their completion.
 
 ``%load_ext ipytaskfarm`` calls `load`.  It registers ``%taskfarm``, ``%%task``, ``%task``, ``%tasks`` and
-``%%taskmap``; the ``%px`` family belongs to ipyparallel's users too, and comes only with ``mec.activate()``.
+``%%taskmap``.  ipyparallel has a ``%px`` family too, so ours is registered only by ``mec.activate()``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def load(shell: Any) -> None:
 
 
 def unload(shell: Any) -> None:
-    """Take them away again."""
+    """Remove the magics from an IPython shell."""
     from .completion import remove_completion
     from .connection import disconnect
 

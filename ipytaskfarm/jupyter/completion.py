@@ -1,7 +1,7 @@
-"""Completion of the magics: what to do, options, farms, ids.
+"""Complete the magics: actions, options, farms, ids.
 
-One matcher serves terminals and notebooks.  It is of IPython's newer kind, which may silence the others: an older one
-(``complete_command``) would find Python's keywords before its own words in a notebook.
+One matcher serves terminals and notebooks.  It uses IPython's newer matcher interface, which can suppress other
+matchers.  With the older one (``complete_command``) Python's keywords would come before our words in a notebook.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _R = TypeVar("_R")
 
 IDENTIFIER = "ipytaskfarm.magics"
 ANSWER_S = 1.0
-"""Somebody has pressed a key and waits."""
+"""Seconds to wait for the farm: the user has pressed a key and waits."""
 ROWS = 1000
-"""A table of more tasks than these is not asked for while somebody types."""
+"""Number of tasks above which their table is not read for a completion."""
 RECENT = 20
 POLICIES = ("FIFO", "LIFO", "FairShare", "FairShareJobs")
 
@@ -55,18 +55,18 @@ _OF_INTEREST: dict[str, tuple[str | None, ...]] = {
     "retry": ("failed",),
     "failures": ("failed",),
 }
-"""Action -> which tasks it is about; of the first that are few enough, the last are offered."""
+"""Action -> states of the tasks to offer, in order of preference; the first state with few enough tasks is used."""
 _ALL = (None, "unfinished", "failed", RUNNING)
 
 
 def register_completion(shell: Any) -> None:
-    """Have the shell ask us about lines that begin with one of our magics."""
+    """Make the shell ask us about lines that begin with one of our magics."""
     remove_completion(shell)
     shell.Completer.custom_matchers.append(_matcher(shell))
 
 
 def remove_completion(shell: Any) -> None:
-    """Not any more."""
+    """Stop completing our magics."""
     matchers = shell.Completer.custom_matchers
     matchers[:] = [matcher for matcher in matchers if getattr(matcher, "matcher_identifier", "") != IDENTIFIER]
 
@@ -81,7 +81,7 @@ def _matcher(shell: Any) -> Callable[[CompletionContext], SimpleMatcherResult]:
             try:
                 offers = _offers(shell, ours["magic"], ours["rest"], context.token)
                 found = [offer for offer in dict.fromkeys(offers) if offer.startswith(context.token)]
-            except Exception:  # a farm that is away, a file that cannot be read: nothing to offer, and no noise
+            except Exception:  # the farm is away or a file is unreadable: offer nothing, silently
                 found = []
         return {"completions": [SimpleCompletion(text) for text in found], "ordered": True, "suppress": bool(found)}
 
@@ -99,7 +99,7 @@ def _offers(shell: Any, magic: str, rest: str, token: str) -> Iterable[str]:
     parser = _PARSERS[name].parser
     words = rest.split()
     while words and words[-1].endswith(","):
-        words.pop()  # a list goes on: `-t 0,`
+        words.pop()  # a list continues: `-t 0,`
     option = parser._option_string_actions.get(words[-1].rstrip("=")) if words else None
     if option is not None and option.nargs != 0:
         return option.choices or _values(shell, option.dest)
@@ -111,12 +111,12 @@ def _offers(shell: Any, magic: str, rest: str, token: str) -> Iterable[str]:
         return _farm_words(words)
     if name == "task":
         return _task_words(shell, words, token)
-    # The iterable of %%taskmap is an expression, which is Python's matter.
+    # The iterable of %%taskmap is an expression, which IPython completes.
     return [] if name == "%%taskmap" else parser._option_string_actions
 
 
 def _values(shell: Any, option: str) -> Iterable[str]:
-    """Return what may follow an option; nothing: files, or whatever others know."""
+    """Return possible values of an option; nothing: the shell completes it, for example with files."""
     if option == "targets":
         return [str(row.id) for row in _ask(shell, messages.ListEngines(), tables.EngineTable).rows]
     if option in ("push", "depend"):
@@ -157,13 +157,13 @@ def _task_words(shell: Any, words: list[str], token: str) -> Iterator[str]:
 
 
 def _jobs(shell: Any) -> list[str]:
-    """Return names of jobs, the latest first; those that fit into a line."""
+    """Return the names of the latest jobs, without names that need quotes."""
     rows = _ask(shell, messages.FindJobs(), tables.JobTable).rows
     return [name for row in reversed(rows) if (name := row.name).isprintable() and not re.search(r"\s", name)][:RECENT]
 
 
 def _ids(shell: Any, states: Sequence[str | None]) -> list[int]:
-    """Return the tasks in the first of these states that are not too many to be listed."""
+    """Return the tasks in the first of these states that has few enough tasks."""
     with question(connection.farm_name(shell)) as questioner:
         counts = state_counts(_answer(questioner, messages.QueueStatus(False), tables.QueueStatusReply).counts)
         unfinished = counts["scheduled"] + counts[RUNNING]

@@ -1,4 +1,4 @@
-"""Which farm the magics of a shell talk to."""
+"""Keep the farm that the magics of a shell use."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from ..deployment.settings import DEFAULT_NAME
 
 @dataclass
 class MagicsConnection:
-    """Of one shell."""
+    """The connection of one shell."""
 
     where: str | None = None
     """A farm's name or a connection file; None: the default farm."""
     clients: list[TaskClient | MultiEngineClient] = field(default_factory=list)
-    """Kept, so that the connection stays between one magic and the next."""
+    """Clients that keep the connection open between two magics."""
     started: set[FarmRun] = field(default_factory=set)
-    """The farms that were started here."""
+    """The runs of farms that this shell has started."""
 
 
 _of_shell: WeakKeyDictionary[Any, MagicsConnection] = WeakKeyDictionary()
 
 
 def connection(shell: Any) -> MagicsConnection:
-    """Return the shell's; one that talks to the default farm at first."""
+    """Return the shell's connection; at first it is to the default farm."""
     return _of_shell.setdefault(shell, MagicsConnection())
 
 
 def connect(shell: Any, where: str | None) -> TaskClient:
-    """Talk to this farm from now on.  FarmNotRunning and the like: everything stays as it was."""
+    """Use this farm from now on.  After an error such as FarmNotRunning the shell keeps its farm."""
     mine = connection(shell)
     client = TaskClient(where)
     _close(mine)
@@ -43,14 +43,14 @@ def connect(shell: Any, where: str | None) -> TaskClient:
 
 
 def disconnect(shell: Any) -> None:
-    """Let go of the connection; the farm and its tasks go on."""
+    """Close the shell's connection; the farm and its tasks go on."""
     mine = _of_shell.pop(shell, None)
     if mine is not None:
         _close(mine)
 
 
 def task_client(shell: Any) -> TaskClient:
-    """Return a client of the shell's farm; it works again after the farm was stopped and started."""
+    """Return a task client of the shell's farm, which also works after the farm was stopped and started again."""
     mine = connection(shell)
     client = TaskClient(mine.where)
     _close(mine)
@@ -59,19 +59,19 @@ def task_client(shell: Any) -> TaskClient:
 
 
 def engine_client(shell: Any) -> MultiEngineClient:
-    """Return the same for its engines."""
+    """Return an engine client of the shell's farm."""
     client = MultiEngineClient(connection(shell).where)
     connection(shell).clients.append(client)
     return client
 
 
 def notebook() -> str:
-    """Return the notebook whose kernel this is, as Jupyter names it; "": none.  The name outlives the kernel."""
+    """Return the name that Jupyter gives the notebook of this kernel, or "".  A restarted kernel gets the same name."""
     return os.environ.get("JPY_SESSION_NAME", "")
 
 
 def note_start(shell: Any, home: Home) -> None:
-    """Remember that this shell, and its notebook, have started a farm."""
+    """Record that this shell, and its notebook, have started a farm."""
     run = home.present_run()
     if run is not None:
         connection(shell).started.add(run)
@@ -79,12 +79,17 @@ def note_start(shell: Any, home: Home) -> None:
 
 
 def has_started(shell: Any, home: Home) -> bool:
-    """Return whether the farm's present run was started here, or by this notebook before its kernel was restarted."""
+    """Return whether this shell has started the farm's present run, or its notebook has, before the kernel was
+    restarted.
+    """
     return home.present_run() in connection(shell).started or home.is_of_notebook(notebook())
 
 
 def farm_to_stop(shell: Any) -> str:
-    """Return the shell's farm; in a kernel that has used none yet, the farm that its notebook started."""
+    """Return the farm that ``%taskfarm stop`` means: the shell's farm.
+
+    A kernel that has used no farm yet stops the farm that its notebook started.
+    """
     mine = connection(shell)
     if mine.where is None and not mine.clients and notebook():
         started = [home.name for home in Home.all() if home.is_of_notebook(notebook())]

@@ -1,4 +1,4 @@
-"""``%taskfarm``: start, look at, connect to and stop farms from where one works."""
+"""``%taskfarm``: start, inspect, connect to and stop farms from a notebook or an IPython terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .tracebacks import short_errors
 
 
 class Notes:
-    """Tells whoever sits in front of the cell: in a notebook in its output, in a terminal on its last line."""
+    """Shows messages to the user: in the cell's output of a notebook, or on the last line of a terminal."""
 
     def __init__(self) -> None:
         shell = notebook_shell()
@@ -36,14 +36,14 @@ class Notes:
         self._lines: list[str] = []
 
     def progress(self, text: str) -> None:
-        """What is waited for: overwritten by what follows."""
+        """Show what the magic waits for; the next message replaces it."""
         if self._slot is not None:
             self._show([*self._lines, f"{text} …"])
         elif _is_terminal():
             print(f"\r\033[K{text} …", end="", file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
-        """What has happened."""
+        """Show what has happened."""
         if self._slot is not None:
             self._lines.append(line)
             self._show(self._lines)
@@ -52,7 +52,7 @@ class Notes:
             print(line)
 
     def wipe(self) -> None:
-        """Take away what is waited for."""
+        """Remove the text of `progress`."""
         if self._slot is None and _is_terminal():
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
@@ -67,7 +67,7 @@ def _is_terminal() -> bool:
 
 
 class FarmStatusView:
-    """What ``%taskfarm status`` shows."""
+    """The output of ``%taskfarm status``."""
 
     def __init__(self, state: FarmState, address: str) -> None:
         self.state = state
@@ -100,7 +100,7 @@ class FarmStatusView:
 
 @magics_class
 class FarmMagics(Magics):
-    """``%taskfarm``"""
+    """The magic ``%taskfarm``."""
 
     shell: Any
 
@@ -123,9 +123,9 @@ class FarmMagics(Magics):
     @argument("--force", action="store_true", help="stop: also a farm that was not started here")
     @line_magic
     def taskfarm(self, line: str) -> Any:
-        """Start, stop, look at or connect to a farm on this machine.
+        """Start, stop, inspect or connect to a farm on this machine.
 
-        A farm that is started here goes on when this kernel ends, and the magics talk to it from then on.
+        A farm that is started here goes on when this kernel ends.  The magics use it from then on.
         """
         given = parse_argstring(self.taskfarm, line)
         if given.farm and given.farm_option:
@@ -146,7 +146,7 @@ class FarmMagics(Magics):
                 self._stop(name, given)
         return None
 
-    # Else `start -n 2 NAME` is refused: argparse fills both optional words from the first one.
+    # Without this `start -n 2 NAME` is refused: argparse fills both optional words from the first one.
     taskfarm.parser.parse_args = taskfarm.parser.parse_intermixed_args
 
     def _start(self, name: str, given: Any) -> None:
@@ -166,7 +166,7 @@ class FarmMagics(Magics):
         try:
             state, _ = _look(name)
         except errors.ConnectionError:
-            # With --force what is left of one that does not answer is ended too.
+            # --force also ends what is left of a farm that does not answer.
             if not given.force:
                 raise
             home = Home.of(name)
@@ -186,7 +186,7 @@ class FarmMagics(Magics):
 
 
 def _words(given: Any) -> list[str]:
-    """Return the options of a start, as the command takes them."""
+    """Return the options of a start as words of a command line."""
     words = []
     for flag, value in (("-n", given.n), ("--startup", given.startup), ("--queue-policy", given.queue_policy)):
         words += [flag, str(value)] if value is not None else []
@@ -196,7 +196,7 @@ def _words(given: Any) -> list[str]:
 
 
 def _look(name: str) -> tuple[FarmState, str]:
-    """Return what the controller says of itself, and where it listens."""
+    """Return the controller's state and address."""
     info = connection_reader(name)()
     with question(name) as questioner:
         state = questioner.answer(FarmStatus())
@@ -205,7 +205,7 @@ def _look(name: str) -> tuple[FarmState, str]:
 
 
 def _whose(home: Home, state: FarmState) -> str:
-    """Whose farm it is, as far as that can be known."""
+    """Return in words who runs a farm, as far as that is known."""
     run, owner = home.present_run(), home.owner_pid()
     try:
         user = psutil.Process(state.pid).username()

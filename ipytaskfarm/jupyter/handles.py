@@ -1,4 +1,4 @@
-"""The handle that ``%%task`` gives for a task that nobody waits for."""
+"""`TaskHandle`: the object that ``%%task`` shows for a task in the background."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from .tracebacks import short_errors
 EVERY_S = 0.25
 ASK_EVERY_S = 1.0
 ANSWER_S = 1.0
-"""For so long a repr waits for an engine to say what a task has printed."""
+"""Seconds that a repr waits for the engine to send the output of the task."""
 LINES = 10
-"""So many of the last lines that a task has printed are shown while it runs."""
+"""Number of the last lines of output that are shown while the task runs."""
 TAIL_CHARS = 4_000
 TEXT_LINES = 3
 
 
 class TaskHandle:
-    """A task on its way: `id`, `status`, `done()`; `result()`, `ns` and ``await`` wait for its end.
+    """A submitted task: `id`, `status`, `done()`; `result()`, `ns` and ``await`` wait for its end.
 
-    Shown in a notebook it follows the task: its state, engine, time and last lines, its figures and tables as they
-    come, and then its result.
+    In a notebook its display follows the task: state, engine, time and last lines, figures and tables as they arrive,
+    and then the result.
     """
 
     def __init__(self, client: TaskClient, task_id: int) -> None:
@@ -42,27 +42,27 @@ class TaskHandle:
         self.id = task_id
 
     def done(self) -> bool:
-        """Return whether it has ended, well or not."""
+        """Return whether the task has ended, successfully or not."""
         return self._client.get_task_result(self.id, block=False, raw=False) is not None
 
     @property
     def status(self) -> str:
-        """scheduled, running, succeeded or failed."""
+        """Return scheduled, running, succeeded or failed."""
         return self._client.status(self.id).state
 
     def result(self, timeout: float | None = None) -> TaskResult:
-        """Its `TaskResult`; waits for it, `timeout` seconds at most (TimeoutError)."""
+        """Wait for the task and return its `TaskResult`.  Raises TimeoutError after `timeout` seconds."""
         result: TaskResult = self._client.get_task_result(self.id, block=True, timeout=timeout, raw=False)
         return result
 
     @property
     def ns(self) -> NS:
-        """Return the pulled names as attributes: ``h.ns.a``.  Raises what the task raised."""
+        """Return the pulled names as attributes: ``h.ns.a``.  Raises the exception of a failed task."""
         with short_errors():
             return self.result().ns
 
     def abort(self) -> None:
-        """Stop it, see ``tc.abort``."""
+        """Abort the task, see ``tc.abort``."""
         self._client.abort(self.id)
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -76,14 +76,14 @@ class TaskHandle:
             output = HandleOutput(None)
             with _stream(self._client, self.id, output) as stream:
                 stream.tick()
-                # An engine answers at once, unless C code holds its interpreter.
+                # An engine answers at once, unless C code holds its GIL.
                 deadline_s = time.monotonic() + ANSWER_S
                 while not output.has_come and time.monotonic() < deadline_s and stream.asked and self._is_live():
                     time.sleep(0.01)
                     stream.show()
             lines = output.last_lines(TEXT_LINES)
             return "\n  ".join([f"<task {self.id}: {TaskState(self._client, self.id).text()}>", *lines])
-        except Exception as error:  # a farm that is away, a task that was cleared: a repr does not raise
+        except Exception as error:  # a repr must not raise when the farm is away or the task was cleared
             return f"<task {self.id}: {type(error).__name__}>"
 
     def _is_live(self) -> bool:
@@ -96,7 +96,7 @@ class TaskHandle:
             self.show_live()
 
     def show_live(self) -> None:
-        """Show the task in the present cell of a notebook, and follow it in a thread until it has ended."""
+        """Show the task in the present cell of a notebook; a thread updates the display until the task has ended."""
         shell = notebook_shell()
         slot, output, state = Slot(shell), HandleOutput(shell), TaskState(self._client, self.id)
 
@@ -109,7 +109,7 @@ class TaskHandle:
             )
 
         def follow() -> None:
-            # Aborted, cleared, or the farm is gone: the handle says so to whoever asks it.
+            # Aborted, cleared, or the farm is gone: the handle reports it when it is used.
             with contextlib.suppress(Exception):
                 with _stream(self._client, self.id, output) as stream:
                     while self._is_live():
@@ -122,13 +122,13 @@ class TaskHandle:
         with contextlib.suppress(Exception):
             self._client.session.watch([self.id])
         show()
-        # The context tells to which cell the output belongs.
+        # The context determines the cell to which the output belongs.
         run = contextvars.copy_context().run
         threading.Thread(target=run, args=(follow,), name=f"task {self.id}", daemon=True).start()
 
 
 class TaskState:
-    """State, engine and time of one task, asked once a second."""
+    """State, engine and time of one task; the controller is asked at most once a second."""
 
     def __init__(self, client: TaskClient, task_id: int) -> None:
         self._client = client
@@ -138,7 +138,7 @@ class TaskState:
         self._since_s: float | None = None
 
     def text(self) -> str:
-        """Return ``running on engine 1, 3 s``."""
+        """Return the state in words, such as ``running on engine 1, 3 s``."""
         now_s = time.monotonic()
         if now_s - self._asked_s >= ASK_EVERY_S:
             self._asked_s = now_s
@@ -157,10 +157,10 @@ class TaskState:
 
 
 class HandleOutput:
-    """What a task prints: the last lines are kept.  Its figures and tables are shown as they come.
+    """Keeps the last lines that a task prints, and shows its figures and tables as they arrive.
 
     Args:
-        shell: of the notebook; None: displays are shown nowhere.
+        shell: the notebook's shell; None: figures and tables are not shown.
     """
 
     def __init__(self, shell: Any) -> None:
@@ -169,7 +169,7 @@ class HandleOutput:
         self.has_come = False
 
     def take(self, label: str, seen: SeenOutput, output: Output) -> None:
-        """Take what has come of the run."""
+        """Store new output of the run."""
         seen.note(output)
         self.has_come = True
         self._add(output.stdout + output.stderr)
@@ -178,14 +178,14 @@ class HandleOutput:
                 self._displays.show(seen, place, display)
 
     def rest(self, label: str, seen: SeenOutput, stdout: str, stderr: str, outputs: Iterable[dict[str, Any]]) -> None:
-        """Take from the result what has not come."""
+        """Store the part of a result's output that has not arrived before."""
         self._add(rest_of(stdout, seen.chars[0]) + rest_of(stderr, seen.chars[1]))
         if self._displays is not None:
             for place, display in enumerate(outputs):
                 self._displays.show(seen, place, display)
 
     def end_old_lines(self, label: str, seen: SeenOutput) -> None:
-        """Do nothing: lines without an end are shown as they are."""
+        """Do nothing: unfinished lines are shown like others."""
 
     def show(self, is_over: bool = False) -> None:
         """Do nothing: the handle shows the lines."""
@@ -194,7 +194,7 @@ class HandleOutput:
         self._text = (self._text + text)[-TAIL_CHARS:]
 
     def last_lines(self, count: int) -> list[str]:
-        """Return the last lines, of those that were redrawn the last state."""
+        r"""Return the last lines; for lines that were redrawn with \r their last state."""
         lines = self._text.removesuffix("\n").split("\n")[-count:]
         return [line.removesuffix("\r").rpartition("\r")[2] for line in lines] if self._text else []
 

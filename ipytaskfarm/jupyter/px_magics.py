@@ -1,7 +1,7 @@
 """The magics of ``mec.activate()``: ``%px``, ``%%px``, ``%autopx``, ``%pxresult``, ``%pxconfig``, ``%pxsession``.
 
-The names are ipyparallel's too, and so are the options.  Where another package's magics stand, ours are refused, with
-advice.
+Names and options are those of ipyparallel.  If another package has registered these names, an error refuses ours and
+gives advice.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from IPython import get_ipython
 from IPython.core.error import UsageError
+from IPython.core.magic import no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
 from ..client import MultiEngineClient
@@ -23,12 +24,12 @@ CELL = ("px",)
 
 
 def offer_activation() -> None:
-    """Tell the client how ``mec.activate`` is done."""
+    """Give the client the function that ``mec.activate`` calls."""
     offer_magics(activate)
 
 
 def activate(client: MultiEngineClient, suffix: str, force: bool) -> None:
-    """Register the magics for this client.  RuntimeError: others have these names."""
+    """Register the magics for this client.  Raises RuntimeError if another package has these names."""
     shell: Any = get_ipython()
     if shell is None:
         raise RuntimeError("activate() registers magics, and this is plain Python: use it in IPython or Jupyter")
@@ -63,7 +64,7 @@ def _is_others(magic: Any) -> bool:
 
 
 def px_arguments(magic: Callable[..., Any]) -> Callable[..., Any]:
-    """Return where, and whether to wait."""
+    """Add the options for targets and waiting to a magic."""
     for decorate in reversed(
         (
             argument("-t", "--targets", metavar="IDS", help="engines: 0, 0,2 or all"),
@@ -104,7 +105,7 @@ class Px:
             return self._show(pending, self._blocks(given.block), given.out)
 
     def autopx(self, line: str) -> None:
-        """``%autopx``: send each cell from now on to the engines, until it is said again."""
+        """``%autopx``: send every cell to the engines from now on; a second ``%autopx`` ends that."""
         transforms = self._shell.input_transformers_cleanup
         if self._to_engines in transforms:
             transforms.remove(self._to_engines)
@@ -117,7 +118,7 @@ class Px:
     @argument("-t", "--targets", metavar="IDS", help="engines: 0, 0,2 or all")
     @argument("-o", "--out", metavar="VAR", help="bind the result to this name")
     def result(self, line: str) -> Any:
-        """``%pxresult``: show the result of the last command, waiting for it."""
+        """``%pxresult``: wait for the last command, and show its result."""
         given = parse_argstring(self.result, line)
         with short_errors():
             if self._last is not None and given.targets is None:
@@ -131,13 +132,14 @@ class Px:
     @magic_arguments()
     @px_arguments
     def config(self, line: str) -> None:
-        """``%pxconfig``: set the client's targets and whether it waits."""
+        """``%pxconfig``: set the client's `targets` and `block`."""
         given = parse_argstring(self.config, line)
         if given.targets is not None:
             self._client.targets = _targets(given.targets)
         if given.block is not None:
             self._client.block = given.block
 
+    @no_var_expand
     @magic_arguments()
     @argument("action", choices=("save", "load", "checkpoint"), help="save names, restore them, or save a checkpoint")
     @argument("file", nargs="?", help="a file on the engines' nodes; {id} in it is the engine's id")
@@ -145,9 +147,10 @@ class Px:
     def session(self, line: str) -> None:
         """``%pxsession save|load FILE``: save the engines' names to files, or restore them.
 
-        ``%pxsession checkpoint``: save them for the engines' replacements.
+        ``%pxsession checkpoint``: save the engines' state for their replacements.
         """
-        given = parse_argstring(self.session, line)
+        # IPython would put the builtin `id` into the file's name.
+        given = parse_argstring(self.session, self._shell.var_expand(line.replace("{id}", "{{id}}")))
         if (given.file is None) != (given.action == "checkpoint"):
             raise UsageError("give `save FILE`, `load FILE` or `checkpoint`")
         targets = _targets(given.targets)
@@ -163,7 +166,7 @@ class Px:
                 for name, reason in left_out.items():
                     print(f"[{engine}] without {name}: {reason}")
 
-    # --
+    # -- helpers
 
     def _to_engines(self, lines: list[str]) -> list[str]:
         first = lines[0].lstrip() if lines else ""
@@ -187,14 +190,14 @@ class Px:
             self._shell.user_ns[out] = pending
         if not block:
             return None if out else pending
-        # All that came before an error is shown above it.
+        # The output before an error is shown above the error.
         pending.stream()
         pending.get_result()
         return None
 
 
 def _targets(text: str | None) -> Any:
-    """``0``, ``0,2``, ``all``, or None for the client's own."""
+    """Parse ``0``, ``0,2`` or ``all``; None means the client's own targets."""
     if text is None or text == "all":
         return text
     try:

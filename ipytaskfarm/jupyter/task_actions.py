@@ -1,6 +1,6 @@
-"""What ``%task`` can do: each action is one call of `TaskClient`, with the options that it takes.
+"""The actions of ``%task``: each one is a call of `TaskClient` with some options.
 
-To add one: write its function, name it in `ACTIONS`, and say what it does in ``docs/magics.md`` (a test looks there)
+To add an action, write its function, name it in `ACTIONS`, and describe it in ``docs/magics.md`` (a test checks that)
 and in the docstring of ``%task``.
 """
 
@@ -20,27 +20,27 @@ from ..display.text import CELL_MAX, safe
 
 @dataclass
 class ActionArguments:
-    """What stands behind an action."""
+    """The arguments of an action."""
 
     ids: list[int]
     words: list[str]
-    """The same as it was typed: names of jobs and nodes are no ids."""
+    """The ids as they were typed; for some actions these are names of jobs or nodes."""
     options: Any
-    """Of the parser."""
+    """The options from the parser."""
     value_of: Callable[[str], Any]
-    """The value of an expression in the shell."""
+    """Function that evaluates an expression in the shell."""
 
 
 class Action(NamedTuple):
-    """One of them."""
+    """One action of ``%task``."""
 
     call: Callable[[TaskClient, ActionArguments], Any]
     words: str = "tasks"
-    """What its words are: tasks, job, nodes, or "" for none."""
+    """The kind of its words: tasks, job, nodes, or "" for none."""
     least: int = 1
-    """How many words it needs, unless an option names the tasks."""
+    """Least number of words, unless an option names the tasks."""
     options: tuple[str, ...] = ()
-    """Which options it takes."""
+    """The options that it takes."""
 
 
 def _status(client: TaskClient, asked: ActionArguments) -> Any:
@@ -118,7 +118,7 @@ def _mark_failed(client: TaskClient, asked: ActionArguments) -> Any:
 
 
 def _messages(client: TaskClient, asked: ActionArguments) -> None:
-    """Shown as they come; the stop button ends the looking, not the task."""
+    """Print messages as they arrive; the stop button ends the printing, not the task."""
     for task_id in asked.ids:
         try:
             for message in client.messages(task_id):
@@ -157,11 +157,11 @@ ACTIONS: dict[str, Action] = {
 """In the order in which Tab offers them."""
 
 OPTIONS = ("job", "reason", "no_interrupt", "all", "off", "name", "what", "since", "last", "result")
-"""All that some action takes."""
+"""All options that some action takes."""
 
 
 def check(action: str, words: list[str], options: Any) -> Action:
-    """Return the action, if these words and options fit it; else UsageError says what does."""
+    """Return the action if these words and options fit it.  Raises UsageError, which names what fits."""
     chosen = ACTIONS[action]
     for option in OPTIONS:
         if getattr(options, option) not in (None, False) and option not in chosen.options:

@@ -1,4 +1,4 @@
-"""``%%task``, ``%%taskmap``, ``%task`` and ``%tasks``."""
+"""The magics about tasks: ``%%task``, ``%%taskmap``, ``%task`` and ``%tasks``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .tracebacks import short_errors
 
 
 def task_arguments(magic: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the options that ``%%task`` and ``%%taskmap`` share."""
+    """Add the options that ``%%task`` and ``%%taskmap`` share to a magic."""
     for decorate in reversed(
         (
             argument("--pull", default="", metavar="A,B", help="names to bring back"),
@@ -52,7 +52,7 @@ def task_arguments(magic: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def called(name: str) -> Callable[[Any], Any]:
-    """Return how a magic is called in its own help: with a percent sign before this."""
+    """Return a decorator that sets a magic's name in its own help; IPython puts a percent sign before it."""
 
     def decorate(magic: Any) -> Any:
         magic.argcmd_name = name
@@ -74,10 +74,10 @@ class TaskMagics(Magics):
     @argument("-b", "--block", action="store_true", help="wait, show what it shows, and bind the pulled names here")
     @cell_magic("task")  # type: ignore[arg-type]
     def task_cell(self, line: str, cell: str) -> None:
-        """Hand the cell in as a task.
+        """Submit the cell as a task.
 
-        Without -b a handle is shown at once, and the result in its place when it is there; -o h binds the handle:
-        h.ns.a, h.result(), await h.  With -b the pulled names are bound here when it has succeeded.
+        Without -b a handle is shown at once, and is replaced by the result.  -o h binds the handle to h: use h.ns.a,
+        h.result() or await h.  With -b the magic waits, and binds the pulled names here if the task has succeeded.
         """
         given = parse_argstring(self.task_cell, line)
         with short_errors():
@@ -98,10 +98,11 @@ class TaskMagics(Magics):
     @task_arguments
     @cell_magic
     def taskmap(self, line: str, cell: str) -> None:
-        """``%%taskmap n in range(100) --pull y -o ys``: the cell as a task for each item, and wait for them.
+        """Submit the cell as a task for each item, and wait: ``%%taskmap n in range(100) --pull y -o ys``.
 
-        -o binds the list of results: the values of the pulled name, tuples when several are pulled, TaskResults when
-        none is.  When tasks fail, their exceptions stand in the list, and the first is raised.
+        -o binds a list of results: the values of the pulled name, tuples for several names, or TaskResults without
+            --pull.
+        The list contains the exceptions of failed tasks, and the first exception is raised.
         """
         targets, expression, options = split_map(line, self.taskmap.parser)
         given = parse_argstring(self.taskmap, options)
@@ -135,15 +136,15 @@ class TaskMagics(Magics):
     @argument("--last", type=int, metavar="N", help="history: the last so many (default 1000)")
     @line_magic("task")  # type: ignore[arg-type]
     def task_line(self, line: str) -> Any:
-        """About tasks that were handed in: ``%task result 5``.
+        """Act on submitted tasks: ``%task result 5``.
 
-        status: where they are.  result: their results.  barrier: wait for them (all of this session, if none is named).
-        abort: stop them.  explain: what happened, and why they wait.  retry: failed ones again, as new tasks.
-        restart: any ended ones.  remove: forget ended ones.  failures: failed ones, grouped.
-        stack: where they are in their code now.  history: what happened, and when.  progress: how far they have come.
-        messages: what they send, until they end.  mark-done, mark-failed: as if they had ended so.
-        jobs: all jobs.  job: one, by its name.  pause, resume: the farm, or a job.
-        drain: nodes whose engines get nothing more.
+        status: show their state.  result: show their results.  barrier: wait for them (without ids: for all of this
+        session). abort: abort them.  explain: show what happened, and why they wait.  retry: submit failed ones again
+        as new tasks. restart: submit any ended ones again.  remove: delete the results of ended ones.  failures: show
+        failed ones in groups. stack: show the stack of running ones.  history: show their events with times.  progress:
+        show their reported progress. messages: show their messages until they end.  mark-done, mark-failed: make them
+        count as succeeded or failed. jobs: list all jobs.  job: show one job, by its name.  pause, resume: start no
+        more tasks of the farm or of a job, or start them again.  drain: give the engines of these nodes no more tasks.
         """
         given = self.task_line.parser.parse_intermixed_args(arg_split(line))
         for option in vars(given).keys() - {"action", "words"}:
@@ -161,14 +162,14 @@ class TaskMagics(Magics):
     @argument("--last", type=int, default=50, metavar="N", help="the last so many (default 50; 0: all)")
     @line_magic
     def tasks(self, line: str) -> TaskTable:
-        """Return a table of tasks and where they are."""
+        """Return a table of tasks with their states."""
         given = parse_argstring(self.tasks, line)
         with short_errors():
             client = connection.task_client(self.shell)
             ids = client.job(_unquoted(given.job)).ids if given.job else None
             return client.tasks(given.name, given.state, ids, last=given.last)
 
-    # -- what they have in common
+    # -- helpers
 
     def _pushed(self, text: str) -> dict[str, Any]:
         namespace = self.shell.user_ns
@@ -195,7 +196,9 @@ class TaskMagics(Magics):
         }
 
     def _ids(self, word: str) -> list[int]:
-        """``5``, ``7-9``, ``11,12``, or an expression: an id, a future, a handle, a job, or several of them."""
+        """Parse ``5``, ``7-9``, ``11,12``, or evaluate an expression: an id, a future, a handle, a job, or several of
+        them.
+        """
         if re.fullmatch(r"[\d,-]+", word):
             try:
                 return parse_ids([word])
@@ -207,7 +210,7 @@ class TaskMagics(Magics):
         return [int(i) for i in value] if isinstance(value, Iterable) else [value.__index__()]
 
     def _shown(self, client: TaskClient, task_id: int) -> TaskResult:
-        """Wait for a task, and show what it prints and displays while it runs; raises what it raised."""
+        """Wait for a task, and show its output while it runs; raise its exception if it failed."""
         session, shows = client.session, bool(client.progress)
         wait_for_tasks(session, {task_id}, None, shows, stream=True, labelled=False, ended_too=True)
         result: TaskResult = client.get_task_result(task_id, block=True, raw=False)
@@ -215,29 +218,29 @@ class TaskMagics(Magics):
         return result
 
     def _show_live(self, handle: TaskHandle) -> None:
-        if getattr(self.shell, "kernel", None) is None:  # a terminal cannot take back what it has shown
+        if getattr(self.shell, "kernel", None) is None:  # a terminal cannot replace what it has shown
             print(f"task {handle.id}: handed in.  %task result {handle.id} shows what comes of it")
             return
         handle.show_live()
 
 
 def _unquoted(value: Any) -> Any:
-    """IPython leaves the quotes around what has spaces in it."""
+    """Remove quotes: IPython leaves them around a word with spaces."""
     if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
         return value[1:-1]
     return value
 
 
 def _names(text: str) -> list[str]:
-    """``a,b c`` -> [a, b, c]"""
+    """Split ``a,b c`` into [a, b, c]."""
     return [name for name in re.split(r"[,\s]+", text) if name]
 
 
 def split_map(line: str, parser: Any) -> tuple[list[str], str, str]:
-    """``n in range(10 - 1) --pull y`` -> the names, the expression, the options.
+    """Split ``n in range(10 - 1) --pull y`` into the names, the expression and the options.
 
-    The expression ends before the first ``-x`` behind which the rest are options; parentheses around it help where
-    that is not meant.
+    The expression ends before the first ``-x`` from which on the rest parses as options.  If that is not meant,
+    parentheses around the expression help.
     """
     match = re.match(r"\s*([A-Za-z_]\w*(?:\s*,\s*[A-Za-z_]\w*)*)\s+in\s+(.+)", line, re.DOTALL)
     if match is None:
@@ -250,7 +253,7 @@ def split_map(line: str, parser: Any) -> tuple[list[str], str, str]:
             return names, expression, options
     if any(_is_expression(rest[:end].strip()) for end in ends):
         end = next(end for end in ends if _is_expression(rest[:end].strip()))
-        return names, rest[:end].strip(), rest[end:].strip()  # the parser says what is wrong with the options
+        return names, rest[:end].strip(), rest[end:].strip()  # the parser will report what is wrong with the options
     raise UsageError(f"%%taskmap: {rest.strip()!r} is no expression")
 
 
@@ -277,7 +280,7 @@ def _bound(names: list[str], item: Any) -> dict[str, Any]:
 
 
 def _collected(client: TaskClient, ids: list[int], pull: list[str]) -> tuple[list[Any], Exception | None]:
-    """Return the results in order, exceptions among them; and the first exception."""
+    """Return the results in order, with exceptions for failed tasks, and the first exception."""
     values: list[Any] = []
     first: Exception | None = None
     for task_id in ids:

@@ -1,7 +1,7 @@
-"""Errors as short as local ones: the user's frames on the engine, and not those of the farm around them.
+"""Show short tracebacks: the frames of the user's code on the engine, without those of the farm.
 
-An exception that has `_render_traceback_` shows itself so, in a terminal and in a notebook; it is raised all the same,
-so the cell has failed, and ``%tb`` and ``%debug`` find what they always find.
+IPython displays an exception by its method `_render_traceback_`, in terminals and notebooks.  The exception is still
+raised, so the cell fails, and ``%tb`` and ``%debug`` work as usual.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from ..core.errors import CompositeError, RemoteError
 from ..display.cells import with_cells
 
 SHOWN_TRACEBACKS = 3
-"""Of an error that several engines raised."""
+"""Number of tracebacks that are shown if several engines raised errors."""
 
 
 @contextlib.contextmanager
 def short_errors() -> Iterator[None]:
-    """What is raised inside shows itself short."""
+    """Give exceptions that are raised inside a short display."""
     try:
         yield
     except UsageError:
@@ -30,12 +30,12 @@ def short_errors() -> Iterator[None]:
 
 
 def shorten(error: Exception) -> Exception:
-    """Make an error show itself short: its text, and below which frames of the user's it was raised on the engine."""
+    """Give an error a short display: its text, and the frames of the user's code on the engine."""
     lines = _lines(error)
-    # IPython shows every SyntaxError as one of the cell's own, below all frames of the farm.
+    # IPython shows every SyntaxError as an error of the cell itself, below all frames of the farm.
     is_theirs = isinstance(error, SyntaxError) and hasattr(error, "remote_traceback")
     shown = RemoteError(type(error).__name__, str(error)) if is_theirs else error
-    with contextlib.suppress(AttributeError, TypeError):  # an exception type with slots of its own
+    with contextlib.suppress(AttributeError, TypeError):  # the exception type has slots
         shown._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
     return shown
 

@@ -58,12 +58,12 @@ class _Sink:
         """Return whether the buffer stays in the pickle."""
         return keep_inside(buffer, self.buffers)
 
-    def dump(self, obj: Any, keeper: BlobWriter | None) -> bytes:
+    def dump(self, obj: Any, writer: BlobWriter | None) -> bytes:
         """Return one pack. After an exception the sink must not be used again."""
         dump_settled(self.pickler, self.file, obj)
         data = self.file.getvalue()
-        if self.buffers or (keeper is not None and len(data) >= BLOB_BYTES):
-            data = _frame(data, self.buffers, keeper)
+        if self.buffers or (writer is not None and len(data) >= BLOB_BYTES):
+            data = _frame(data, self.buffers, writer)
             self.buffers = []
         self.file.seek(0)
         self.file.truncate()
@@ -74,8 +74,8 @@ class _Sink:
 _pool: list[_Sink] = []
 
 
-def dumps(obj: Any, keeper: BlobWriter | None = None) -> bytes:
-    """Pickle an object; buffers of 16 KiB and more stand beside the pickle, and large parts go to `keeper` if there is
+def dumps(obj: Any, writer: BlobWriter | None = None) -> bytes:
+    """Pickle an object; buffers of 16 KiB and more stand beside the pickle, and large parts go to `writer` if there is
     one.
     """
     if later and later[0] in _modules:
@@ -84,17 +84,17 @@ def dumps(obj: Any, keeper: BlobWriter | None = None) -> bytes:
         sink = _pool.pop()
     except IndexError:
         sink = _Sink()
-    data = sink.dump(obj, keeper)
+    data = sink.dump(obj, writer)
     if len(_pool) < _POOLED_MAX:
         _pool.append(sink)
     return data
 
 
-def _frame(data: bytes, buffers: list[memoryview], keeper: BlobWriter | None) -> bytes:
-    return b"".join(_laid_out(data, buffers, keeper))
+def _frame(data: bytes, buffers: list[memoryview], writer: BlobWriter | None) -> bytes:
+    return b"".join(_laid_out(data, buffers, writer))
 
 
-def _laid_out(data: bytes, buffers: list[memoryview], keeper: BlobWriter | None) -> list[bytes | memoryview]:
+def _laid_out(data: bytes, buffers: list[memoryview], writer: BlobWriter | None) -> list[bytes | memoryview]:
     """Return the parts of a pack in order.
 
     They are: marker, number of buffers, length of the pickle, lengths of the buffers; the pickle; the aligned buffers.
@@ -102,7 +102,7 @@ def _laid_out(data: bytes, buffers: list[memoryview], keeper: BlobWriter | None)
     sizes: list[int] = []
     places: list[bytes | memoryview] = []
     for part in (memoryview(data), *buffers):
-        digest = keeper.keep(part) if keeper is not None and part.nbytes >= BLOB_BYTES else None
+        digest = writer.keep(part) if writer is not None and part.nbytes >= BLOB_BYTES else None
         flags = (_READ_ONLY if part.readonly else 0) | (_IN_BLOB if digest is not None else 0)
         sizes.append(part.nbytes | flags)
         places.append(part if digest is None else digest)

@@ -29,8 +29,10 @@ import msgspec
 from dill import _dill
 
 from ..core.errors import SessionError
+from .function_globals import Names, placed, remember
 from .module_origin import Travel, travel
 from .pack import pack, unpack
+from .rebuild import fill_cell, fill_function, new_cell, new_function
 from .refusals import explain, find_culprit, remedy_of
 
 # Importing dill changes the tables of the standard pickle; this undoes it for the user's process.
@@ -141,6 +143,8 @@ class SessionPickler(dill.Pickler):
         self.modules: set[str] = set()
         """The modules that must be importable by name."""
         self._known: dict[type, bool] = {}
+        self._cells: set[int] = set()
+        """The identities of the cells of functions that came here by value."""
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
         """Save an object. The module's docstring says in which cases this does not leave the object to dill."""
@@ -163,6 +167,12 @@ class SessionPickler(dill.Pickler):
             self._save_as_pickle_does(obj)
         elif kind is types.FunctionType and obj.__globals__ is self._names:
             self._save_function(obj)
+        elif kind is types.FunctionType and isinstance(obj.__globals__.get("__builtins__"), Names):
+            self._save_function_by_value(obj)
+        elif kind is Names:
+            self._save_names(obj)
+        elif kind is types.CellType and id(obj) in self._cells:
+            self.save_reduce(new_cell, (), _content(obj), state_setter=fill_cell, obj=obj)
         else:
             super().save(obj, save_persistent_id)
 
@@ -222,6 +232,38 @@ class SessionPickler(dill.Pickler):
         finally:
             function.__module__ = module
 
+    def _save_function_by_value(self, function: types.FunctionType) -> None:
+        """Save a function that came here by value: what it brought comes first, then the namespace, there too.
+
+        dill would copy the globals for each function, without the access to the namespace.
+        """
+        self._cells.update(id(cell) for cell in function.__closure__ or ())
+        state = {
+            "name": function.__name__,
+            "qualname": function.__qualname__,
+            "module": function.__module__,
+            "doc": function.__doc__,
+            "defaults": function.__defaults__,
+            "kwdefaults": function.__kwdefaults__,
+            "annotations": function.__annotations__,
+            "dict": vars(function),
+        }
+        if type_params := getattr(function, "__type_params__", ()):
+            state["type_params"] = type_params
+        start = (function.__code__, function.__globals__["__builtins__"], function.__closure__)
+        self.save_reduce(new_function, start, state, state_setter=fill_function, obj=function)
+
+    def _save_names(self, names: Names) -> None:
+        """Save the globals of functions that came here by value, with the newest values."""
+        brought = {**names.packed, **names.globals}
+        used = {
+            name: value
+            for name, value in brought.items()
+            if name not in {"__builtins__", "__name__"} and (name in names.packed or name not in names.wanted)
+        }
+        start = (brought["__name__"], self._names)
+        self.save_reduce(_names_of, start, (used, sorted(names.wanted)), state_setter=_fill_names, obj=names)
+
     def _save_enum(self, cls: Any) -> None:
         members = {name: member._value_ for name, member in cls.__members__.items()}
         data = cls._member_type_
@@ -280,6 +322,26 @@ def _unpacked(data: bytes) -> Any:
 def _imported(name: str) -> types.ModuleType:
     __import__(name)
     return sys.modules[name]
+
+
+def _names_of(module_name: str, namespace: dict[str, Any]) -> Names:
+    names = Names(module_name, namespace)
+    if placed.namespace is not None:
+        remember(names)
+    return names
+
+
+def _fill_names(names: Names, state: tuple[dict[str, Any], list[str]]) -> None:
+    used, wanted = state
+    names.add(used, tuple(wanted))
+    names.settle()
+
+
+def _content(cell: types.CellType) -> tuple[Any, ...]:
+    try:
+        return (cell.cell_contents,)
+    except ValueError:
+        return ()
 
 
 def _main_module() -> types.ModuleType:

@@ -49,14 +49,14 @@ __all__ = [
 ]
 
 
-def pack(obj: Any, names: str | tuple[str, ...] = "value", keeper: BlobWriter | None = None) -> bytes:
+def pack(obj: Any, names: str | tuple[str, ...] = "value", writer: BlobWriter | None = None) -> bytes:
     """Pickle an object (protocol 5). Parts that the other side cannot import travel by value.
 
     Args:
         obj: the value.
         names: the name of the value in error messages; a tuple names each item of a tuple, such as ``("args",
             "kwargs")``.
-        keeper: stores large parts as blobs, so that only their digests travel; None keeps everything in the pack.
+        writer: stores large parts as blobs, so that only their digests travel; None keeps everything in the pack.
 
     Returns:
         The pack.
@@ -67,7 +67,7 @@ def pack(obj: Any, names: str | tuple[str, ...] = "value", keeper: BlobWriter | 
     if notice.on:
         notice.begin(obj, names)
     try:
-        return dumps(obj, keeper)
+        return dumps(obj, writer)
     except Exception as error:
         raise _refusal(obj, names, error) from error
     finally:
@@ -151,14 +151,14 @@ _PLAIN = frozenset({int, float, bool, complex, type(None)})
 
 
 def pack_names(
-    values: Mapping[str, Any], namespace: Mapping[str, Any] | None = None, keeper: BlobWriter | None = None
+    values: Mapping[str, Any], namespace: Mapping[str, Any] | None = None, writer: BlobWriter | None = None
 ) -> bytes:
     """Pack a dict of pulled names. An error names the variable.
 
     Args:
         values: name -> value.
         namespace: the namespace that they were pulled from; ``a = globals()`` is refused with a clear message.
-        keeper: see `pack`.
+        writer: see `pack`.
     """
     values = dict(values)
     if _PLAIN.issuperset(map(type, values.values())):
@@ -174,7 +174,7 @@ def pack_names(
                 text = f"{name!r} holds a dict with a module ({module.__name__}) in it: pull names instead"
                 raise UnpickleableException(text)
     try:
-        return dumps(values, keeper)
+        return dumps(values, writer)
     except Exception as error:
         raise _pull_refusal(values, error) from error
 

@@ -35,7 +35,7 @@ _LINES_MAX = 12
 _LINE_CHARACTERS_MAX = 400
 _FILES_KEPT = 512
 VALUES_FRAMES = 8
-"""The number of a traceback's innermost frames whose local variables travel as text."""
+"""The number of innermost frames whose local variables are sent as text."""
 VALUES_MAX = 20
 """The number of local variables of one frame."""
 VALUE_CHARACTERS_MAX = 200

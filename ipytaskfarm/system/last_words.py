@@ -33,6 +33,8 @@ class LastWords:
         self._run: RunKey = _COMMAND
         self._fresh = False
         self._pending: list[str] = []
+        self.append = self._pending.append
+        """Keeps what was written, for a stream that calls `flush` itself when a line is complete."""
 
     def close(self) -> None:
         """Let go of the mapped file."""
@@ -59,20 +61,29 @@ class LastWords:
         count = len(pending)
         if not count:
             return
-        data = "".join(pending[:count]).encode("utf-8", "backslashreplace")[-_ROOM:]
-        del pending[:count]
+        data = "".join(pending[:count]).encode("utf-8", "backslashreplace")
+        del pending[:count]  # and not what another thread may have added meanwhile
         slots = self._slots
         if self._fresh:
             self._fresh = False
             self._length = slots[_LENGTH] = 0
             slots[_TASK], slots[_ATTEMPT] = self._run
         at = self._length % _ROOM
-        first = data[: _ROOM - at]
-        self._room[at : at + len(first)] = first
-        if len(first) < len(data):
-            self._room[: len(data) - len(first)] = data[len(first) :]
+        end = at + len(data)
+        if end <= _ROOM:
+            self._room[at:end] = data
+        else:
+            self._store_around(at, data)
         self._length += len(data)
         slots[_LENGTH] = self._length
+
+    def _store_around(self, at: int, data: bytes) -> None:
+        """Store text that goes beyond the end of the room, or is longer than that."""
+        over = max(0, len(data) - _ROOM)
+        at, data = (at + over) % _ROOM, data[over:]
+        first = data[: _ROOM - at]
+        self._room[at : at + len(first)] = first
+        self._room[: len(data) - len(first)] = data[len(first) :]
 
     def mark(self, descriptor: int, position: int) -> None:
         """Note up to where the file behind descriptor 1 or 2 was taken in."""

@@ -135,6 +135,8 @@ class _State:
         self.decode: Callable[[bytes | memoryview], Sequence[ClientMessage | AgentMessage]]
         self.decode = wire.from_agent.decode if peer.role == "agent" else wire.from_client.decode
         self.connection: bytes | None = None
+        self.ended: bytes | None = None
+        """The connection that the peer has ended, until another one is there: what it sent last may still be read."""
         self.welcome: Greeting | None = None
         """The Welcome to be sent by the next flush."""
         self.beat_due = False
@@ -558,8 +560,8 @@ class Hub:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
             state = self._by_connection.get(connection)
-            if state is not None:
-                self._unbind(state)
+            if state is not None and state.connection == connection:
+                state.connection, state.ended = None, connection
             return False
         return True
 
@@ -575,6 +577,7 @@ class Hub:
         self._answer(connection, Refuse(etype, text[: wire.TEXT_MAX]))
 
     def _unbind(self, state: _State) -> None:
-        if state.connection is not None:
-            self._by_connection.pop(state.connection, None)
-            state.connection = None
+        for connection in (state.connection, state.ended):
+            if connection is not None:
+                self._by_connection.pop(connection, None)
+        state.connection = state.ended = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -216,3 +219,99 @@ def test_a_job_that_is_shown_follows_itself(notebook: Notebook, tc: TaskClient, 
     assert not cell.running
     gate.open()
     cell.shows("job alive: 3/3 tasks: 3 succeeded")
+
+
+# -- output while it happens, and progress that is true
+
+
+PICTURE = os.environ.get("IPYTASKFARM_SCREENSHOTS", "")
+"""A folder for pictures of what these tests see; "": none are taken."""
+
+
+def picture(notebook: Notebook, name: str) -> None:
+    if PICTURE:
+        notebook.page.screenshot(path=str(Path(PICTURE) / f"{name}.png"))
+
+
+SPEAKS = (
+    "import sys; print('halfway there'); print('\\x1b[31mred\\x1b[0m', 'words')\n"
+    f"{FIGURE}\nfrom IPython.display import Markdown; display(Markdown('# A heading'))"
+)
+
+
+@pytest.mark.parametrize("options", ["-o h", "-b"])
+def test_a_figure_and_a_print_appear_while_the_task_runs(notebook: Notebook, gate: Gate, options: str) -> None:
+    cell = notebook.start(f"%%task {options}\n{SPEAKS}\n{gate.code}\nprint('through')")
+    cell.shows("halfway there")
+    assert cell.image_width() > 100
+    heading = cell.locator.locator(".jp-RenderedMarkdown h1").first
+    expect(heading).to_contain_text("A heading", timeout=DEADLINE_S * 1000)
+    cell.shows("red words")
+    red = cell.locator.locator(".ansi-red-fg").first
+    expect(red).to_have_text("red")
+    assert red.evaluate("e => getComputedStyle(e).color != getComputedStyle(e.parentElement).color"), "it is red"
+    assert "through" not in cell.text
+    assert "running" in cell.text
+    picture(notebook, f"live{options.split()[0]}")
+    gate.open()
+    cell.shows("through")
+    eventually(lambda: cell.images.count() == 1, what="one figure, and not two")
+    assert "Markdown object" not in cell.text
+    assert "\x1b" not in cell.text
+    picture(notebook, f"ended{options.split()[0]}")
+
+
+def test_px_that_raises_shows_what_came_before(notebook: Notebook) -> None:
+    notebook.run("from ipytaskfarm import MultiEngineClient\nmec = MultiEngineClient('lab'); mec.activate()")
+    code = f"%%px\nprint('on engine', int(id))\n{FIGURE}\nif int(id) == 1: raise ValueError('engine 1 only')"
+    for line in (code, "%pxresult"):
+        cell = notebook.run(line)
+        cell.shows("[0] on engine 0")
+        cell.shows("[1] on engine 1")
+        cell.shows("ValueError: engine 1 only")
+        eventually(lambda cell=cell: cell.images.count() == 2, what="a figure of each engine")  # type: ignore[misc]
+        assert "Figure(" not in cell.text
+    picture(notebook, "px")
+
+
+BARRIER = "ids = [tc.run(Task('import time; time.sleep(0.8)')) for _ in range(10)]\ntc.barrier(ids)"
+FAILS = (
+    "import time\ndef f(x):\n    time.sleep(0.5); return 1 / (x - 3)\ntc.map(f, range(6), return_exceptions=True)[3]"
+)
+ENDS = ["10/10 tasks: 10 succeeded", "6/6 items: 5 succeeded, 1 failed", "0/1 tasks: 1 running"]
+
+
+def test_bars_say_how_it_ended_wherever_the_notebook_is_opened(notebook: Notebook, lab: Lab, tmp_path: Path) -> None:
+    cell = notebook.start(BARRIER)
+    cell.shows("2/10 tasks: 2 succeeded, 2 running, 6 scheduled")
+    # Four rounds of 0.8 s from the beginning of the two that run.
+    left = re.search(r"(\d+) s left", cell.text)
+    assert left is not None
+    assert 2 <= int(left[1]) <= 4, cell.text
+    picture(notebook, "bar")
+    cell.done().shows(ENDS[0])
+    notebook.run(FAILS).shows(ENDS[1])
+    stopped = notebook.start(f"stopped = tc.run(Task({SLEEPS!r})); tc.barrier(stopped)")
+    stopped.shows(ENDS[2])
+    notebook.interrupt()
+    stopped.done().shows("interrupted after")
+    notebook.run("tc.abort(stopped)")
+    saved = notebook.save()
+    outputs = [output for cell in saved["cells"] for output in cell.get("outputs", [])]
+    pink = ["".join(output["text"]) for output in outputs if output.get("name") == "stderr"]
+    assert not [text for text in pink if "tasks:" in text], pink
+    bars = [output["data"] for output in outputs if "text/html" in output.get("data", {})]
+    bars = [bar for bar in bars if "ipytaskfarm-progress" in "".join(bar["text/html"])]
+    assert ["".join(bar["text/plain"]).startswith(end) for bar, end in zip(bars, ENDS, strict=True)] == [True] * 3
+    (tmp_path / "saved.ipynb").write_text(json.dumps(saved))
+    command = [sys.executable, "-m", "nbconvert", "--to", "html", "--log-level=ERROR", "saved.ipynb"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=DEADLINE_S * 2)
+    exported = (tmp_path / "saved.html").read_text()
+    assert all(end in exported for end in ENDS)
+    assert "Loading widget" not in exported
+    again = lab.reopen(saved, "reopened")
+    for end in ENDS:
+        shown = again.page.locator(".jp-Notebook").get_by_text(end).first
+        expect(shown).to_be_visible(timeout=DEADLINE_S * 1000)
+    picture(again, "reopened")
+    again.page.close()

@@ -107,7 +107,7 @@ def test_many_tasks_with_a_bar(terminal: Terminal) -> None:
     assert "/8 tasks: " in shown
     assert "[0, 1, 4, 9, 16, 25, 36, 49]" in terminal.type("ys")
     table = terminal.type("%tasks --last 3")
-    assert re.search(r"id +state +reason", table)
+    assert re.search(r"id +state +engine", table)
     assert len(re.findall(r"succeeded", table)) == 3
 
 

@@ -185,6 +185,35 @@ def assert_all_right(world: World, tc: TaskClient, ledger: Path, handed_in: dict
     tc.clear()
 
 
+def square(x: int) -> int:
+    return x * x
+
+
+def test_adapters_compute_on_both_hosts(tc: TaskClient) -> None:
+    """Each of them finds its functions on engines that share no process with the client's machine."""
+    import dask
+    import optuna
+    from dask.delayed import delayed as dask_delayed
+    from joblib import Parallel, delayed, parallel_config
+
+    import ipytaskfarm.joblib  # noqa: F401
+    from ipytaskfarm import Pool
+
+    expected = [n * n for n in range(40)]
+    with tc.executor() as executor:
+        assert list(executor.map(square, range(40), chunksize=3)) == expected
+    with Pool(tc) as pool:
+        assert pool.map(square, range(40)) == expected
+    with parallel_config("ipytaskfarm", client=tc):
+        assert Parallel()(delayed(square)(n) for n in range(40)) == expected
+    with dask.config.set(scheduler=tc.dask_get):
+        assert dask_delayed(sum)([dask_delayed(square)(n) for n in range(40)]).compute() == sum(expected)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study()
+    tc.optimize(study, lambda trial: float(trial.suggest_float("x", 0, 1)), n_trials=8)
+    assert all(trial.value == trial.params["x"] for trial in study.trials)
+
+
 def at_gate(tc: TaskClient, ledger: Path, gate: Gate, engines: list[int], number: int, retries: int = 0) -> int:
     """A task for one of these engines that writes that it has begun, and waits."""
     note = f"import os\nfd = os.open({str(ledger)!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)\n"

@@ -369,7 +369,7 @@ def questions(fake: FakeController) -> list[int]:
 
 def test_a_large_result_comes_when_it_is_looked_at_and_once(fake: FakeController, tc: TaskClient, blobs: Blobs) -> None:
     array = np.arange(SIZE // 8 + 1)
-    body = encode(ResultBody(value=pack({"a": array}, keeper=BlobWriter(blobs))))
+    body = encode(ResultBody(value=pack({"a": array}, writer=BlobWriter(blobs))))
     fake.respond = lambda task: final(task.id, body=body)
     task = tc.run(Task("a = 1", pull="a"))
     first = tc.get_task_result(task, block=True, timeout=DEADLINE_S)

@@ -53,9 +53,9 @@ def farm(tmp_path: Path) -> Blobs:
 
 def packed(farm: Blobs, value: Any) -> tuple[bytes, bytes]:
     """Packed for the engine, and the digest of its one blob."""
-    keeper = BlobWriter(farm)
-    body = pack(value, "push", keeper)
-    (digest,) = keeper.taken()
+    writer = BlobWriter(farm)
+    body = pack(value, "push", writer)
+    (digest,) = writer.taken()
     return body, bytes.fromhex(digest)
 
 

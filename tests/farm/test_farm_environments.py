@@ -225,6 +225,26 @@ def test_by_count_seven_tasks_are_three_three_and_one(one: TaskClient, log: Path
 
 
 @pytest.mark.alone
+def test_settings_in_the_body_of_a_class(one: TaskClient, log: Path) -> None:
+    """They hold for each of its instances, whose own settings are copies, and are no part of the identity."""
+
+    class Counted(Logged):
+        recycle = RecycleSettings(after_tasks=2)
+
+        def __init__(self, log: Path) -> None:
+            self.log = str(log)
+            self.label = "counted"
+
+    pids = run(one, Counted(log), 3)
+    assert pids[0] == pids[1] != pids[2]
+    changed = Counted(log)
+    changed.recycle.after_tasks = 1
+    assert Counted(log).recycle == RecycleSettings(after_tasks=2)
+    assert run(one, changed) == pids[2:]
+    with pytest.raises(TypeError, match="recycle must be RecycleSettings, not int"):
+        type("Wrong", (TaskEnvironment,), {"recycle": 3})
+
+
 def test_by_idleness(one: TaskClient, log: Path) -> None:
     (pid,) = run(one, Logged(log, idle_timeout=1.0))
     idle = time.monotonic()

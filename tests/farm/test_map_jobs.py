@@ -114,7 +114,7 @@ def test_items_are_aborted_by_themselves(tc: TaskClient, tmp_path: Path) -> None
     eventually(lambda: tc.status(ids[0]).state == "running", DEADLINE_S, what="the first item runs")
     tc.abort([ids[3], ids[5]])
     (tmp_path / "go").touch()
-    found = job.results(return_exceptions=True)
+    found = list(job.results(return_exceptions=True))
     assert [x for x in range(40) if isinstance(found[x], errors.TaskAborted)] == [3, 5]
     assert all(found[x] == x for x in range(40) if x not in (3, 5))
     assert tc.status(ids[3]).reason == "aborted"
@@ -127,7 +127,7 @@ def test_a_running_item_is_interrupted_and_the_rest_goes_on(tc: TaskClient, tmp_
     first = job.ids[0]
     eventually(lambda: tc.status(first).state == "running", DEADLINE_S, what="the first item runs")
     tc.abort(first)
-    found = job.results(return_exceptions=True)
+    found = list(job.results(return_exceptions=True))
     assert isinstance(found[0], errors.TaskAborted)
     assert found[1:] == list(range(1, 10))
 
@@ -175,7 +175,7 @@ def test_a_chunk_that_turns_out_slow_is_shared(tc: TaskClient) -> None:
         return x, os.getpid()
 
     job = tc.map(slow_later, range(12), chunksize=12, block=False)
-    found = job.results()
+    found = list(job.results())
     assert [x for x, _ in found] == list(range(12))
     assert len({pid for _, pid in found}) > 1, "one engine ran all items of a slow chunk"
 
@@ -224,6 +224,6 @@ def test_a_map_outlives_its_controller(tmp_path: Path) -> None:
         assert isinstance(state, FarmState)
         os.kill(state.pid, signal.SIGKILL)
         (tmp_path / "go").touch()
-        found = job.results(return_exceptions=True)
+        found = list(job.results(return_exceptions=True))
         assert [x for x in range(30) if found[x] != x] == [15]
-        assert tc.job("sweep").results(return_exceptions=True)[16:] == list(range(16, 30))
+        assert list(tc.job("sweep").results(return_exceptions=True))[16:] == list(range(16, 30))

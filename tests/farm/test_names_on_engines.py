@@ -446,6 +446,23 @@ print(tc.run(MapTask(travels.missing), block=True))
     )
 
 
+def test_a_cell_that_rebinds_a_name_and_calls_a_function_of_a_module(farm: Farm, tmp_path: Path) -> None:
+    """The function sees the new value in the next statement, not first in the next cell."""
+    (tmp_path / "travels.py").write_text(MODULE)
+    script = """
+import travels
+from ipytaskfarm import MultiEngineClient
+mec = MultiEngineClient(WHERE)
+mec.push({"scale": 30})
+mec.push_function({"scaled": travels.scaled})
+mec.execute("one = scaled(2); scale = 40; two = scaled(2)", targets=0)
+print(mec.pull(["one", "two"], targets=0))
+mec.execute("scale = 50; import asyncio; await asyncio.sleep(0); three = scaled(2)", targets=0)
+print(mec.pull("three", targets=0))
+"""
+    assert said_by_script(farm, tmp_path, script) == "[[60, 80]]\n[100]\n"
+
+
 def test_a_module_that_the_engines_have_imported_too(farm: Farm, tmp_path: Path) -> None:
     (tmp_path / "imported.py").write_text(MODULE)
     script = """

@@ -18,6 +18,7 @@ from ipytaskfarm import Farm, MultiEngineClient, errors
 from ipytaskfarm.cli import main
 from ipytaskfarm.serialization.dill_sessions import MAGIC, SessionHead, read_head
 from tests.support.farms import module_farm
+from tests.support.shells import shell_with_magics
 
 NAMES = """
 import abc, collections, contextlib, datetime, decimal, enum, fractions, functools, io, itertools, json, math, pathlib
@@ -216,6 +217,43 @@ def test_the_newest_values_of_pushed_functions_are_saved(mec: MultiEngineClient,
     assert mec.pull("found", targets=1) == [15]
 
 
+def test_functions_that_came_by_value_find_names_of_the_engine_again(mec: MultiEngineClient, tmp_path: Path) -> None:
+    """What was placed by hand comes first, then what they brought, then other names of the engine."""
+    file = tmp_path / "engine.session"
+    there: dict[str, object] = {"brought": 1, "both": 1, "__name__": "__main__"}
+    code = """
+import math
+
+class Counter:
+    steps = 0
+    def step(self):
+        self.steps += brought
+        return self.steps, both, found, math.floor(2.5)
+
+def outer(n):
+    def inner(left):
+        return left and (n, both, inner(left - 1))
+    return inner
+
+def count():
+    global brought
+    brought += 1
+    return brought
+"""
+    exec(code, there)
+    counter = there["Counter"]()  # type: ignore[operator]
+    pushed = {"counter": counter, "inner": there["outer"](7), "count": there["count"]}  # type: ignore[operator]
+    mec.push({"both": 30, "found": 40, **pushed}, targets=0)
+    check = "seen = counter.step(), inner(1), count(), isinstance(counter, type(counter))"
+    mec.execute(check, targets=0)
+    assert mec.pull("seen", targets=0) == [((1, 30, 40, 2), (7, 30, 0), 2, True)]
+    assert mec.dump_session(file, targets=0) == [{}]
+    mec.load_session(file, targets=1)
+    mec.execute("both, found = 50, 60", targets=1)
+    mec.execute(check, targets=1)
+    assert mec.pull("seen", targets=1) == [((2, 50, 60, 2), (7, 50, 0), 3, True)]
+
+
 def test_each_engine_has_a_file_of_its_own(mec: MultiEngineClient, tmp_path: Path) -> None:
     mec.execute("mine = int(id)")
     with pytest.raises(ValueError, match=r"2 engines would write the same file .*\{id\}"):
@@ -329,3 +367,18 @@ def test_the_command(mec: MultiEngineClient, farm: Farm, tmp_path: Path, capsys:
     assert main(["session", "load", f"{tmp_path}/s-0", "--engines", "1", "--farm", farm.name]) == 0
     assert mec.pull("n") == [0, 0]
     assert main(["session", "forget", "x", "--farm", farm.name]) == 2
+
+
+def test_the_magic(mec: MultiEngineClient, tmp_path: Path) -> None:
+    mec.execute("import threading; n, lock = int(id), threading.Lock()")
+    with shell_with_magics() as shell:
+        shell["mec"] = mec
+        shell.ok("mec.activate()")
+        saved = shell.ok(f"%pxsession save {tmp_path}/s-{{id}}")
+        assert "[1] without lock: lock: a _thread.lock cannot be pickled" in saved.out
+        mec.reset()
+        shell["folder"] = tmp_path
+        shell.ok("%pxsession load {folder}/s-1 -t 0")
+        assert mec.pull("n", targets=0) == [1]
+        assert mec.keys(targets=1) == [[]]
+        assert "invalid choice" in shell.run("%pxsession forget file").shown

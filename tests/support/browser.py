@@ -188,6 +188,12 @@ class Notebook:
             timeout=START_S * 1000,
         )
 
+    def save(self) -> dict[str, Any]:
+        """Save the notebook; what stands in its file then."""
+        self.page.evaluate(f"async () => {{ {PANEL} await panel.context.save(); }}")
+        found: dict[str, Any] = json.loads(self.path.read_text())
+        return found
+
     def outputs(self, number: int) -> list[dict[str, Any]]:
         """A cell's outputs as the notebook will be saved with them."""
         found: list[dict[str, Any]] = self.page.evaluate(
@@ -220,6 +226,18 @@ class Lab:
         # The circle in the toolbar says "idle" before there is a kernel, and what is run then is lost.
         ready = page.locator("#jp-main-statusbar").get_by_text("Python 3 (ipykernel) | Idle", exact=True)
         ready.wait_for(timeout=START_S * 1000)
+        return Notebook(page, path)
+
+    def reopen(self, notebook: dict[str, Any], name: str) -> Notebook:
+        """Open a saved notebook on a page of its own, without a kernel: the one that it names is not installed."""
+        path = self.folder / f"{name}.ipynb"
+        kernel = {"name": "gone", "display_name": "Gone", "language": "python"}
+        path.write_text(json.dumps({**notebook, "metadata": {"kernelspec": kernel}}))
+        page = self.browser.new_page(viewport={"width": 1200, "height": 1000})
+        page.set_default_timeout(DEADLINE_MS)
+        page.goto(f"{self.url}/lab/workspaces/{name}/tree/{path.name}?token={self.token}", timeout=START_S * 1000)
+        page.locator(".jp-Dialog").get_by_role("button", name="No Kernel").click()
+        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=START_S * 1000)
         return Notebook(page, path)
 
 

@@ -184,10 +184,10 @@ def _empty(cluster: Cluster) -> None:
             process.kill()
 
 
-def _below(keeper: psutil.Process, folder: Path) -> list[psutil.Process]:
+def _below(process: psutil.Process, folder: Path) -> list[psutil.Process]:
     try:
         # Its title has overwritten its environment; it listens in its node's folder.
-        ours = any(str(folder) in socket.laddr for socket in keeper.net_connections("unix"))
-        return [keeper, *keeper.children(recursive=True)] if ours else []
+        ours = any(str(folder) in socket.laddr for socket in process.net_connections("unix"))
+        return [process, *process.children(recursive=True)] if ours else []
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return []

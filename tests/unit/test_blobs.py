@@ -75,8 +75,8 @@ def test_large_memory_that_is_written_again_is_compared(blobs: Blobs, monkeypatc
 
 
 def test_writing_into_a_mapped_array_changes_nobody_elses(blobs: Blobs) -> None:
-    keeper = BlobWriter(blobs)
-    packed = pack(np.zeros(BLOB_BYTES), keeper=keeper)
+    writer = BlobWriter(blobs)
+    packed = pack(np.zeros(BLOB_BYTES), writer=writer)
     first, second = unpack(packed), unpack(packed)
     first[0] = 1.0
     assert second[0] == 0.0
@@ -86,7 +86,7 @@ def test_writing_into_a_mapped_array_changes_nobody_elses(blobs: Blobs) -> None:
 def test_a_read_only_array_stays_read_only(blobs: Blobs) -> None:
     array = np.arange(BLOB_BYTES)
     array.setflags(write=False)
-    again = unpack(pack(array, keeper=BlobWriter(blobs)))
+    again = unpack(pack(array, writer=BlobWriter(blobs)))
     assert not again.flags.writeable
     assert (again == array).all()
 
@@ -103,19 +103,19 @@ def test_a_read_only_array_stays_read_only(blobs: Blobs) -> None:
     ids=["str", "bytes", "list", "mixed", "the same twice"],
 )
 def test_large_values_leave_only_digests_behind(blobs: Blobs, value: object) -> None:
-    keeper = BlobWriter(blobs)
-    packed = pack(value, keeper=keeper)
+    writer = BlobWriter(blobs)
+    packed = pack(value, writer=writer)
     assert len(packed) < 2_000
     assert repr(unpack(packed)) == repr(value)
-    assert sorted(keeper.taken()) == [path.name for path in files(blobs)]
-    assert keeper.taken() == ()
+    assert sorted(writer.taken()) == [path.name for path in files(blobs)]
+    assert writer.taken() == ()
 
 
 def test_small_values_stay_where_they_are(blobs: Blobs) -> None:
-    keeper = BlobWriter(blobs)
+    writer = BlobWriter(blobs)
     value = {"a": np.arange(1_000), "b": "x" * 40_000}
-    assert pack_names(value, keeper=keeper) == pack_names(value)
-    assert keeper.taken() == ()
+    assert pack_names(value, writer=writer) == pack_names(value)
+    assert writer.taken() == ()
     assert files(blobs) == []
 
 
@@ -124,15 +124,15 @@ def test_without_room_the_value_travels_as_it_is(blobs: Blobs, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", no_room)
-    keeper = BlobWriter(blobs)
+    writer = BlobWriter(blobs)
     array = np.arange(BLOB_BYTES)
-    assert (unpack(pack(array, keeper=keeper)) == array).all()
-    assert keeper.taken() == ()
+    assert (unpack(pack(array, writer=writer)) == array).all()
+    assert writer.taken() == ()
     assert list(blobs.folder.glob("**/*.part")) == []
 
 
 def test_a_missing_blob_says_why(blobs: Blobs) -> None:
-    packed = pack(np.arange(BLOB_BYTES), keeper=BlobWriter(blobs))
+    packed = pack(np.arange(BLOB_BYTES), writer=BlobWriter(blobs))
     files(blobs)[0].unlink()
     with pytest.raises(BlobMissing, match="task was cleared"):
         unpack(packed)

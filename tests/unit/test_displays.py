@@ -146,3 +146,17 @@ def test_what_goes_wrong_is_shown_and_not_raised(fake: FakeController) -> None:
     fake.answers[m.QueueStatus] = lambda q: m.Refusal("ConnectionError", "gone fishing")
     tc = TaskClient(str(fake.connection_file))
     assert "ConnectionError: gone fishing" in tc._repr_html_()
+
+
+def test_colours_of_a_terminal_are_those_of_the_notebook() -> None:
+    html = text_html("\x1b[31mred\x1b[0m <b>\x1b[1;92mbold\x1b[0m")
+    assert '<span class="ansi-red-fg">red</span> &lt;b&gt;' in html
+    assert '<span class="ansi-green-intense-fg ansi-bold">bold</span>' in html
+    assert html.startswith('<div class="jp-RenderedText"><pre>')
+    assert "\x1b" not in text_html("\x1b]0;title\x07\x1b[38;2;1;2;3mx\x1b[999mlast\x1b[")
+    assert "ansi" not in text_html("plain")
+
+
+def test_a_display_without_html_is_shown_by_its_source_and_not_by_its_repr() -> None:
+    data = {"text/plain": "<IPython.core.display.Markdown object>", "text/markdown": "# A <heading>"}
+    assert output_html({"data": data}) == "<pre># A &lt;heading&gt;</pre>"

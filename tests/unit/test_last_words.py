@@ -56,9 +56,10 @@ def test_of_a_flood_the_end_stays(words: LastWords) -> None:
     found = words.read(RUN)
     assert found.endswith("line 9998 ü\nline 9999 ü\n")
     assert 15_000 < len(found.encode()) <= WORDS_BYTES
-    words.write("x" * 50_000 + "end\n")
-    assert words.read(RUN).endswith("xxxend\n")
-    assert len(words.read(RUN)) <= WORDS_BYTES
+    for long in (50_000, 16_384, 16_320, 16_319, 100):
+        words.write("x" * long + f"end {long}\n")
+        assert words.read(RUN).endswith(f"xxxend {long}\n")
+        assert len(words.read(RUN)) <= WORDS_BYTES
 
 
 def test_text_that_cannot_be_encoded_does_no_harm(words: LastWords) -> None:

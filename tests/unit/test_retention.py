@@ -44,10 +44,10 @@ def test_it_is_off_unless_somebody_asks(store: Store, tmp_path: Path) -> None:
 def test_by_age(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ended(store, 10)
     monkeypatch.setattr(retention, "CHUNK", 4)
-    keeper = Retention(store, tmp_path, 60.0, None)
-    found = [keeper.due(float(n), ENDED_S + 60.0 + 5.5) for n in range(6)]
+    rule = Retention(store, tmp_path, 60.0, None)
+    found = [rule.due(float(n), ENDED_S + 60.0 + 5.5) for n in range(6)]
     assert found == [[0, 1, 2, 3], [4, 5], [], [0, 1, 2, 3], [4, 5], []], "a part at each look, and round again"
-    assert keeper.due(5.1, ENDED_S + 1e9) == [], "it has just looked"
+    assert rule.due(5.1, ENDED_S + 1e9) == [], "it has just looked"
 
 
 def test_by_size_the_oldest_go_and_no_more_than_need_be(store: Store, tmp_path: Path) -> None:
@@ -55,12 +55,12 @@ def test_by_size_the_oldest_go_and_no_more_than_need_be(store: Store, tmp_path: 
     used = store.used_bytes()
     assert used > 5_000_000
     assert Retention(store, tmp_path, None, used + 1).due(0.0, 0.0) == []
-    keeper = Retention(store, tmp_path, None, used - 1_000_000)
-    going = keeper.due(0.0, 0.0)
+    rule = Retention(store, tmp_path, None, used - 1_000_000)
+    going = rule.due(0.0, 0.0)
     assert going == list(range(len(going)))
     assert 15 <= len(going) <= 25
     store.commit([s.SaveClear(going)])
-    assert len(keeper.due(retention.SIZE_LOOK_S, 0.0)) <= 2, "what a row takes is an estimate"
+    assert len(rule.due(retention.SIZE_LOOK_S, 0.0)) <= 2, "what a row takes is an estimate"
 
 
 def test_what_is_held_for_later_tasks_does_not_go(store: Store, tmp_path: Path) -> None:
@@ -77,5 +77,5 @@ def test_large_values_count(store: Store, tmp_path: Path) -> None:
     digests = [Blobs.create(folder, "farm").put(memoryview(os.urandom(100_000))).hex() for _ in range(10)]
     store.commit([task(n) for n in range(10)])
     store.commit([s.SaveFinal(msgspec.structs.replace(final(n).final, blobs=(digests[n],))) for n in range(10)])
-    keeper = Retention(store, folder, None, store.used_bytes() + 550_000)
-    assert keeper.due(0.0, 0.0) == [0, 1, 2, 3, 4]
+    rule = Retention(store, folder, None, store.used_bytes() + 550_000)
+    assert rule.due(0.0, 0.0) == [0, 1, 2, 3, 4]

@@ -39,7 +39,7 @@ GIVEN: dict[str, Any] = {
     "node_failures": 8,
     "keep_results": 60,
     "keep_results_size": "1G",
-    "record": "/tmp/x.tape",
+    "record": "/tmp/x.events",
     "warm": 0,
     "resources": {"gpu": 2, "room": "4 GiB"},
     "placement": "random",
@@ -101,7 +101,7 @@ def test_what_is_given_arrives_in_the_processes() -> None:
         warm=0, environment_patience_s=None, resource_patience_s=0.0, load_limit=0.5, free_memory_limit=2**20,
         placement="random",
     )  # fmt: skip
-    assert (told.queue_policy, told.location, told.record) == ("mine:Policy", "here", Path("/tmp/x.tape"))
+    assert (told.queue_policy, told.location, told.record) == ("mine:Policy", "here", Path("/tmp/x.events"))
     assert (told.keep_results, told.keep_results_size) == (60.0, 2**30)
     agent = read_back(AGENT, agent_flags(settings))
     assert (agent.lease, agent.grace, agent.memory_limit) == (8.0, 2.0, 2**31)
@@ -122,7 +122,7 @@ def test_arguments_and_flags_come_to_the_same() -> None:
             *("-n", "3", "--queue-policy", "mine:Policy", "--location", "here", "--unmet-timeout", "2"),
             *("--failure-penalty", "0.25", "--lease", "8", "--grace", "2", "--memory-limit", "2 GiB"),
             *("--max-engine-losses", "7", "--node-failures", "8", "--keep-results", "60"),
-            *("--keep-results-size", "1G", "--record", "/tmp/x.tape", "--warm", "0", "--resource", "gpu=2"),
+            *("--keep-results-size", "1G", "--record", "/tmp/x.events", "--warm", "0", "--resource", "gpu=2"),
             *("--resource", "room=4 GiB", "--placement", "random", "--load-limit", "0.5", "--free-memory", "1 MiB"),
             *("--environment-patience", "-1", "--resource-patience", "0"),
         ]

@@ -128,8 +128,8 @@ def test_a_history_is_a_page_too() -> None:
 
 def test_numbers_stand_to_the_right_and_text_to_the_left() -> None:
     html = Table(("id", "name"), [(1, "a"), (22, "<b>")]).html()
-    assert '<td style="text-align:right">22</td>' in html
-    assert '<td style="text-align:left">&lt;b&gt;</td>' in html
+    assert '<td style="text-align:right;white-space:nowrap">22</td>' in html
+    assert '<td style="text-align:left;white-space:nowrap">&lt;b&gt;</td>' in html
 
 
 def test_empty_columns_that_may_be_left_out_are() -> None:

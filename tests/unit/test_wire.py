@@ -157,6 +157,25 @@ def test_closing_waits_for_acknowledgements_and_says_good_bye(w: World) -> None:
     assert w.hub.backlog_bytes("s1") == 0
 
 
+def test_a_good_bye_is_heard_though_the_hub_has_noticed_the_end_of_the_connection(w: World) -> None:
+    """The hub speaks to a peer that has left before it reads what the peer said last."""
+    link = w.up()
+    link.send(NeedIds())
+    link.close()
+    del w.events[link]
+
+    def noticed() -> bool:
+        w.proxy.turn()
+        w.hub.send("s1", IdBlock(1, 2))
+        w.hub.flush(w.now())
+        return w.hub._states["s1"].connection is None
+
+    eventually(noticed, 10.0, every_s=0.001, what="the end of the connection")
+    w.until(lambda: PeerGone(said=True) in w.said())
+    assert w.said() == [NeedIds(), PeerGone(said=True)]
+    assert w.hub._by_connection == {}
+
+
 def test_a_link_that_has_said_all_closes_at_once(w: World) -> None:
     link = w.up()
     began = time.monotonic()

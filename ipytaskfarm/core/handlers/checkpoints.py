@@ -1,7 +1,7 @@
-"""Checkpoints: what an engine has is saved, and its replacements begin with it.
+"""Checkpoints: the state of an engine is saved, and its replacements begin with this state.
 
-A checkpoint is kept as one command, which restores the session.  It takes the place of all commands that were kept
-before it, and of the notes of what was not kept: what they left is in the session.
+A checkpoint is kept as one command that restores the session.  It replaces all commands that were kept before it, and
+the notes about commands that were not kept, because their effects are in the session.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ def checkpoint_answered(
 
 
 def session_saved(farm: SchedulerState, engine: EngineEntry, event: CommandDone, out: Decision) -> None:
-    """Keep the names of an engine that is recycled, and end it.  What could not be saved is noted."""
+    """Keep the saved names of an engine that is recycled, and end the engine.
+
+    Names that could not be saved are noted.
+    """
     number, engine.saving = engine.saving, 0
     if event.ok:
         saved = _saved_in(event.body)
@@ -79,7 +82,7 @@ def _names(count: int) -> str:
 def _keep(
     farm: SchedulerState, engine: EngineEntry, number: int, text: str, saved: SavedCheckpoint, out: Decision
 ) -> str:
-    """Keep a checkpoint, and return why that is not possible.  "": it is kept."""
+    """Keep a checkpoint; return why it cannot be kept, or ""."""
     command = SaveKept(number, "", -number, LOAD_SESSION, saved.body, text, (), saved.blobs)
     if is_too_large(command):
         return TOO_LARGE

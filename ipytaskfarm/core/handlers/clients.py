@@ -219,7 +219,8 @@ def _abort_one(
         run = (task.id, place.attempt)
         if place.since_s is None:
             recalls.setdefault(engine.name, []).append(run)
-        elif interrupt:
+        if interrupt:
+            # Also of a run that had not begun when the controller heard last: the recall may come too late.
             out.sends.append((engine.agent, Interrupt(engine.name, run, grace_of(farm, task))))
     finish(farm, task, final_without_answer(task, engine, reason, FailureSummary("TaskAborted", text), now), out)
 

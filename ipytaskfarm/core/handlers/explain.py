@@ -141,7 +141,7 @@ def _explain_handed(farm: SchedulerState, task: TaskEntry, place: Assigned, now:
 
 
 def _running_on(farm: SchedulerState, run: RunKey, now: Now) -> str:
-    """Say which task an engine runs, and for how long, as far as is known."""
+    """Return which task an engine runs, and for how long, if that is known."""
     task = farm.tasks.unfinished.get(run[0])
     since_s = task.place.since_s if task is not None and type(task.place) is Assigned else None
     return f"it runs task {run[0]}" + ("" if since_s is None else f" for {now.mono_s - since_s:.1f} s now")

@@ -37,9 +37,10 @@ def on_outputs(farm: SchedulerState, session: str, n: int, question: Outputs, no
 def on_command_outputs(
     farm: SchedulerState, session: str, n: int, question: CommandOutputs, now: Now, out: Decision
 ) -> None:
-    """Ask the engines that have not answered a command of this session for its output.
+    """Ask the engines that have not answered a command of this session for the command's output.
 
-    Their answers are passed on as `Output`."""
+    Their answers are passed on as `Output`.
+    """
     seen = {engine: known for engine, *known in question.seen}
     asked = 0
     for engine in farm.engines.by_name.values():
@@ -53,7 +54,7 @@ def _ask(
     farm: SchedulerState, session: str, engine: EngineEntry, run: RunKey, known: list[int], whose: str,
     empty: bool, now: Now, out: Decision,
 ) -> bool:  # fmt: skip
-    """Ask one engine, unless it still has to answer an earlier question of this client; return whether it was asked."""
+    """Ask an engine, unless it has yet to answer an earlier question of this client; return whether it was asked."""
     since_s = farm.requests.outputs_asked.get((session, engine.name))
     if since_s is not None and now.mono_s - since_s < PATIENCE_S:
         return False

@@ -169,9 +169,9 @@ class OutputText(msgspec.Struct, frozen=True, tag=True):
     stderr: str = ""
     seen: tuple[int, int] = (0, 0)
     displays: bytes = b""
-    """Encoded (place, display) of those that are new or were changed; for the client alone."""
+    """Encoded (place, display) pairs of new and changed displays; only the client decodes them."""
     serial: int = 0
-    """The number of the last of them."""
+    """The number of the last of these displays."""
 
 
 class NodeState(msgspec.Struct, frozen=True, tag=True):
@@ -380,13 +380,13 @@ class OutputQuery(msgspec.Struct, frozen=True, tag=True):
     n: int
     engine: Incarnation
     run: RunKey
-    """Of a command: (-1, its number)."""
+    """For a command: (-1, its number)."""
     stdout: int = 0
     stderr: int = 0
     serial: int = 0
     """The number of the last display that the client knows."""
     session: str = ""
-    """Whose command; "": a task is asked about."""
+    """The session of the command; "": the question is about a task."""
 
 
 class Granted(msgspec.Struct, frozen=True, tag=True):

@@ -112,25 +112,27 @@ class Stuck(msgspec.Struct, frozen=True, tag=True):
 
 
 class Outputs(msgspec.Struct, frozen=True, tag=True):
-    """Question: what do these tasks (None: this session's) print and display now?
+    """Question: ask the engines for the output of these tasks (None: all of this session).
 
-    Answer: `NumberReply`, how many engines were asked; then an `Output` from each that has something new."""
+    Answer: `NumberReply`, the number of engines that were asked; then an `Output` from each engine that has new output.
+    """
 
     ids: list[int] | None
     seen: list[tuple[int, int, int, int, int]] = []
-    """(task, attempt, characters of stdout, of stderr, number of the last display) that the client knows."""
+    """What the client knows: (task, attempt, characters of stdout, of stderr, number of the last display)."""
     empty: bool = False
-    """Whether an `Output` is to come from engines that have nothing new, too."""
+    """Whether engines without new output send an `Output` too."""
 
 
 class CommandOutputs(msgspec.Struct, frozen=True, tag=True):
-    """Question: what does this session's command print and display now, on the engines that have not answered it?
+    """Question: ask the engines that have not answered this session's command for its output.
 
-    Answer: as of `Outputs`."""
+    Answer: as for `Outputs`.
+    """
 
     number: int
     seen: list[tuple[int, int, int, int]] = []
-    """(engine id, characters of stdout, of stderr, number of the last display) that the client knows."""
+    """What the client knows: (engine id, characters of stdout, of stderr, number of the last display)."""
 
 
 class MarkTasksDone(msgspec.Struct, frozen=True, tag="MarkDone"):
@@ -526,19 +528,19 @@ class Notice(msgspec.Struct, frozen=True, tag=True):
 
 
 class Output(msgspec.Struct, frozen=True, tag=True):
-    """What a running task, or a command, has printed and displayed since the last `Output`."""
+    """What a running task or command has printed and displayed since the last `Output`."""
 
     run: RunKey
-    """Of a command: (-1, its number)."""
+    """For a command: (-1, its number)."""
     engine_id: int
     stdout: str
     stderr: str
     seen: tuple[int, int]
     """The number of characters of stdout and stderr up to here."""
     displays: bytes = b""
-    """Encoded (place, display) of those that are new or were changed."""
+    """Encoded (place, display) pairs of new and changed displays."""
     serial: int = 0
-    """The number of the last of them."""
+    """The number of the last of these displays."""
 
 
 ToClient: TypeAlias = IdBlock | Accepted | Full | Finals | Answer | CommandAnswer | Output | Notice | Reopened

@@ -70,7 +70,7 @@ class ErrorPlace(msgspec.Struct, frozen=True, array_like=True):
     lines_from: int = 1
     """… beginning with the line of this number."""
     values: tuple[tuple[str, str], ...] = ()
-    """Names of local variables there, with their values as text."""
+    """Names of local variables of that frame, with their values as text."""
 
 
 class ErrorLink(msgspec.Struct, frozen=True, array_like=True):
@@ -107,7 +107,7 @@ class FailureBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """The exception and all that it refers to; the first is the exception itself, pickled above."""
     places: tuple[ErrorPlace, ...] = ()
     stdout: str = ""
-    """Of a command that failed: what it had printed, …"""
+    """What a failed command had printed …"""
     stderr: str = ""
     outputs: list[dict[str, Any]] = []
     """… and displayed."""

@@ -51,7 +51,9 @@ class EngineRequests:
     stacks: dict[int, tuple[str, int, str]] = field(default_factory=dict)
     """Number of a stack query -> (session of the client, number of its question, session of the agent)."""
     outputs: dict[int, tuple[str, Incarnation, RunKey, bool]] = field(default_factory=dict)
-    """Number of a query about output -> (session of the client, engine, run, whether nothing new is told too)."""
+    """Number of a query about output -> (session of the client, engine, run, whether an empty answer is
+    passed on too).
+    """
     outputs_asked: dict[tuple[str, Incarnation], float] = field(default_factory=dict)
     """(session of the client, engine) -> when (monotonic) the engine was asked for output."""
 

@@ -30,8 +30,8 @@ from ipytaskfarm.system.host import working_folder
 from .. import describe_exit
 from ..interface import AgentSpec, agent_words
 from ..local import child_environment, rotate
-from .election import Meeting
-from .watchdog import tether_words
+from .election import Election
+from .watchdog import watchdog_words
 
 log = logging.getLogger(__name__)
 
@@ -89,43 +89,43 @@ class AgentOwner:
 
     def _run(self) -> None:
         try:
-            meeting = self._meeting()
+            election = self._election()
             while not self._stopping.is_set():
-                self._attend(meeting)
-                held = meeting.lock()
+                self._attend(election)
+                held = election.lock()
                 if held is None:
                     self._stopping.wait(POLL_S)
                     continue
                 try:
-                    self._hold(meeting)
+                    self._hold(election)
                 finally:
                     os.close(held)
-            meeting.depart()
+            election.depart()
         except (OSError, TaskFarmError) as error:
             self.said = "ended", str(error)
             log.error("no agent of farm %s here: %s", self._plan.spec.farm, error)
         finally:
             self.ended.set()
 
-    def _meeting(self) -> Meeting:
+    def _election(self) -> Election:
         farm, incarnation = self._plan.spec.farm, self._plan.incarnation
         folder = socket_folder(farm, Path("/", incarnation)) / f"keep-{self._plan.name}"
-        return Meeting(folder, agent_folder(farm, incarnation, self.agent_name))
+        return Election(folder, agent_folder(farm, incarnation, self.agent_name))
 
-    def _attend(self, meeting: Meeting) -> None:
-        meeting.attend(self._plan.per_process or 0)
+    def _attend(self, election: Election) -> None:
+        election.attend(self._plan.per_process or 0)
 
-    def _hold(self, meeting: Meeting) -> None:
+    def _hold(self, election: Election) -> None:
         """Keep the agent running while this process holds the lock, until it is to leave."""
         restarts: list[float] = []
         self.said = "waiting", "it is being started"
-        write_private(meeting.folder / "connection.json", self._plan.connection.encode())
+        write_private(election.folder / "connection.json", self._plan.connection.encode())
         # The former holder may have left an agent, which was told to end when the holder died.
-        while self._until(meeting, lambda: meeting.has_agent_ended() and not self._is_over(meeting)):
-            code = self._run_agent(meeting, self._settled(meeting))
+        while self._until(election, lambda: election.has_agent_ended() and not self._is_over(election)):
+            code = self._run_agent(election, self._settled(election))
             if code in (EXIT_STOPPED, EXIT_REFUSED):
                 # The farm has sent it away, or refuses it. This applies to its successors on this machine too.
-                meeting.note_over(self._digest, code)
+                election.note_over(self._digest, code)
             elif code is not None:
                 self.said = "waiting", f"it {describe_exit(code)}; it is to be started again"
                 log.error("the agent of farm %s %s: starting it again", self._plan.spec.farm, describe_exit(code))
@@ -135,52 +135,52 @@ class AgentOwner:
                     self._stopping.wait(RESTART_WINDOW_S - (now_s - restarts[0]))
                 restarts.append(time.monotonic())
 
-    def _run_agent(self, meeting: Meeting, engines: int | None) -> int | None:
+    def _run_agent(self, election: Election, engines: int | None) -> int | None:
         """Run one agent from start to end, and return its exit code; None if this process ended it, or left before."""
         if self._stopping.is_set():
             return None
-        tether = self._spawn(meeting, engines)
+        watchdog = self._spawn(election, engines)
         self.said = "running", ""
         changed_s = math.inf
-        while tether.poll() is None:
+        while watchdog.poll() is None:
             if self._stopping.wait(POLL_S):
-                self._end(tether)
+                self._end(watchdog)
                 return None
-            self._attend(meeting)
-            now_s, there = time.monotonic(), self._engines(meeting)
+            self._attend(election)
+            now_s, there = time.monotonic(), self._engines(election)
             changed_s = math.inf if there == engines else min(changed_s, now_s)
             if now_s - changed_s >= (GROWN_S if (there or 0) > (engines or 0) else SHRUNK_S):
                 log.info("%s engines instead of %s: another agent", there, engines)
-                self._end(tether)
+                self._end(watchdog)
                 return None
-        return 128 - tether.returncode if tether.returncode > 128 else tether.returncode
+        return 128 - watchdog.returncode if watchdog.returncode > 128 else watchdog.returncode
 
-    def _is_over(self, meeting: Meeting) -> bool:
-        code = meeting.over(self._digest)
+    def _is_over(self, election: Election) -> bool:
+        code = election.over(self._digest)
         if code is None:
             return False
         self.said = "ended", "ended as told" if code == EXIT_STOPPED else "the controller refuses it"
         return True
 
-    def _engines(self, meeting: Meeting) -> int | None:
-        return self._plan.spec.engines if self._plan.per_process is None else sum(meeting.engines())
+    def _engines(self, election: Election) -> int | None:
+        return self._plan.spec.engines if self._plan.per_process is None else sum(election.engines())
 
-    def _settled(self, meeting: Meeting) -> int | None:
+    def _settled(self, election: Election) -> int | None:
         """Return the number of engines once it has not changed for a while."""
-        engines = self._engines(meeting)
+        engines = self._engines(election)
         while self._plan.per_process is not None and not self._stopping.wait(GROWN_S):
-            before, engines = engines, self._engines(meeting)
+            before, engines = engines, self._engines(election)
             if engines == before:
                 break
         return engines
 
-    def _spawn(self, meeting: Meeting, engines: int | None) -> subprocess.Popen[bytes]:
-        spec, folder = self._plan.spec, meeting.folder
+    def _spawn(self, election: Election, engines: int | None) -> subprocess.Popen[bytes]:
+        spec, folder = self._plan.spec, election.folder
         spec = replace(spec, engines=engines, cwd=spec.cwd if spec.cwd.is_dir() else working_folder())
         agent = agent_words(spec, self.agent_name, str(folder / "connection.json"))
         logs = spec.logs if os.access(spec.logs, os.W_OK) else folder
         agent += ["--log", str(logs / f"{self.agent_name}.log")]
-        words = tether_words(os.getpid(), meeting, spec.farm, self._patience_s, agent)
+        words = watchdog_words(os.getpid(), election, spec.farm, self._patience_s, agent)
         rotate(folder / "agent.out", limit_bytes=1)  # each run has a file of its own
         output = os.open(folder / "agent.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -196,18 +196,18 @@ class AgentOwner:
     def _patience_s(self) -> float:
         return self._plan.spec.leave_s + MARGIN_S
 
-    def _end(self, tether: subprocess.Popen[bytes]) -> None:
-        tether.terminate()
+    def _end(self, watchdog: subprocess.Popen[bytes]) -> None:
+        watchdog.terminate()
         try:
-            tether.wait(self._patience_s + MARGIN_S)
+            watchdog.wait(self._patience_s + MARGIN_S)
         except subprocess.TimeoutExpired:
-            tether.kill()  # something is very wrong; the kernel signals the agent
-            tether.wait()
+            watchdog.kill()  # something is very wrong; the kernel signals the agent
+            watchdog.wait()
 
-    def _until(self, meeting: Meeting, predicate: Callable[[], bool]) -> bool:
+    def _until(self, election: Election, predicate: Callable[[], bool]) -> bool:
         """Wait until the predicate holds. Return False if this process is to leave."""
         while not self._stopping.is_set():
-            self._attend(meeting)
+            self._attend(election)
             if predicate():
                 return True
             self._stopping.wait(POLL_S)

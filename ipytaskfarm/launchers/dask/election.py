@@ -24,7 +24,7 @@ from typing import Any
 from ipytaskfarm.system.farm_paths import leave_folder, private_folder, process_started, read_private, write_private
 
 
-class Meeting:
+class Election:
     """The folder, as one process sees it."""
 
     def __init__(self, folder: Path, agent_folder: Path) -> None:

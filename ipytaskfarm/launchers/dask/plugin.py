@@ -28,25 +28,25 @@ class AgentPlugin(WorkerPlugin):
         """
         self._plan = plan
         self._name = name
-        self._keeper: AgentOwner | None = None
+        self._owner: AgentOwner | None = None
 
     def setup(self, worker: Worker) -> None:
         """Start to take part. The worker calls this at its start, or when the plugin is registered."""
-        self._keeper = keeper = AgentOwner(self._plan)
-        worker.metrics[self._name] = lambda worker: list(keeper.said)
-        keeper.start()
+        self._owner = owner = AgentOwner(self._plan)
+        worker.metrics[self._name] = lambda worker: list(owner.said)
+        owner.start()
 
     async def teardown(self, worker: Worker) -> None:
         """Leave.
 
         The worker calls this when it closes, or when the plugin is unregistered. Then it lives on, and does not wait.
         """
-        keeper, self._keeper = self._keeper, None
-        if keeper is None:
+        owner, self._owner = self._owner, None
+        if owner is None:
             return
         worker.metrics.pop(self._name, None)
-        keeper.stop()
+        owner.stop()
         closing = worker.status in (Status.closing, Status.closed, Status.closing_gracefully)
         deadline_s = time.monotonic() + (CLOSE_S if closing else 0.0)
-        while not keeper.ended.is_set() and time.monotonic() < deadline_s:
+        while not owner.ended.is_set() and time.monotonic() < deadline_s:
             await asyncio.sleep(0.02)

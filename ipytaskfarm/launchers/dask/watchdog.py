@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ipytaskfarm.system.process import name_process
 
-from .election import Meeting
+from .election import Election
 
 _PR_SET_PDEATHSIG = 1
 
@@ -33,17 +33,17 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 """.strip()
 
 
-def tether_words(parent: int, meeting: Meeting, farm: str, patience_s: float, agent: Sequence[str]) -> list[str]:
+def watchdog_words(parent: int, election: Election, farm: str, patience_s: float, agent: Sequence[str]) -> list[str]:
     """Return the command line after the interpreter.
 
     Args:
         parent: the process that starts it, from a thread that lives as long (PR_SET_PDEATHSIG refers to threads).
-        meeting: the folder of the machine's owners.
+        election: the folder of the machine's owners.
         farm: the farm's name.
         patience_s: the time from the first SIGTERM to the agent's SIGKILL.
         agent: the agent's command line after the interpreter.
     """
-    own = [str(parent), str(meeting.folder), str(meeting.agent_folder), farm, f"{patience_s:g}"]
+    own = [str(parent), str(election.folder), str(election.agent_folder), farm, f"{patience_s:g}"]
     return ["-P", "-m", "ipytaskfarm.launchers.dask.watchdog", *own, *agent]
 
 
@@ -54,20 +54,20 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    name_process(f"ipytaskfarm tether --farm {argv[3]}")
-    meeting = Meeting(Path(argv[1]), Path(argv[2]))
+    name_process(f"ipytaskfarm watchdog --farm {argv[3]}")
+    election = Election(Path(argv[1]), Path(argv[2]))
     code = 0
     # The parent may have died before this process asked for the signal.
     if os.getppid() == parent and not told:
-        code = _run([sys.executable, "-P", "-c", _FOLLOW, str(os.getpid()), *argv[5:]], meeting, told, patience_s)
+        code = _run([sys.executable, "-P", "-c", _FOLLOW, str(os.getpid()), *argv[5:]], election, told, patience_s)
     if os.getppid() != parent:
-        meeting.depart()
+        election.depart()
     return 128 - code if code < 0 else code
 
 
-def _run(words: Sequence[str], meeting: Meeting, told: list[int], patience_s: float) -> int:
+def _run(words: Sequence[str], election: Election, told: list[int], patience_s: float) -> int:
     agent = subprocess.Popen(words, stdin=subprocess.DEVNULL)
-    meeting.note_agent(agent.pid)
+    election.note_agent(agent.pid)
     # Blocked only now, because the agent would inherit the mask.
     awaited = {signal.SIGTERM, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, awaited)

@@ -1,9 +1,9 @@
 """Manages a farm's agents on other machines, in a thread of its own beside the supervisor.
 
-Launchers run commands that take seconds (``squeue``, ``ssh``), for which the supervisor's loop must not wait. `Tender`
-places the agents of the farm's settings, lets launchers restart their local processes, reports agents to the controller
-that their system has ended, lets pools grow and shrink with the work (`core.scheduler.autoscaling`), and ends all of
-them after the controller has ended.
+Launchers run commands that take seconds (``squeue``, ``ssh``), for which the supervisor's loop must not wait.
+`GroupManager` places the agents of the farm's settings, lets launchers restart their local processes, reports agents to
+the controller that their system has ended, lets groups grow and shrink with the work (`core.scheduler.autoscaling`),
+and ends all of them after the controller has ended.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ipytaskfarm.deployment.settings import FarmSettings
 from ipytaskfarm.launchers.interface import AgentStatus, Launcher
 from ipytaskfarm.settings.checks import Agents
 
-TEND_S = 1.0
+LOOK_S = 1.0
 DOUBT_S = 2.0
 """The interval at which launchers are asked if the controller does not hear some agents …"""
 CALM_S = 60.0
@@ -37,8 +37,8 @@ END_S = 20.0
 
 
 @dataclass
-class _Pool:
-    """A pool of agents in the farm's settings."""
+class _GroupSetting:
+    """A group of agents in the farm's settings."""
 
     name: str
     agents: Agents
@@ -63,7 +63,7 @@ class _Heard:
         return row is not None and row["state"] != "unreachable"
 
 
-class Tender:
+class GroupManager:
     """The manager of the agents; one per supervisor.
 
     Call `begin` when the controller answers, and `end` when it has ended; `ended` is set once all agents have ended.
@@ -84,7 +84,7 @@ class Tender:
         self._wake = wake
         elastic = settings.elastic
         self._engines = Scaler(elastic, ENGINE_PATIENCE_S) if elastic is not None else None
-        self._pools = [_pool(number, agents) for number, agents in enumerate(settings.agents)]
+        self._settings_of_groups = [_setting_of(number, agents) for number, agents in enumerate(settings.agents)]
         self._made: dict[str, Launcher] = {}
         self._ending = threading.Event()
         self.ended = threading.Event()
@@ -109,8 +109,8 @@ class Tender:
     def _run(self) -> None:
         try:
             self._questioner = Questioner(self._home.read_info)
-            self._place_pools()
-            while not self._ending.wait(TEND_S):
+            self._place_groups()
+            while not self._ending.wait(LOOK_S):
                 self._once(self._tend)
         except Exception as error:  # any error: the supervisor reports it, as a thread has no one else to
             self._fail(error)
@@ -144,7 +144,7 @@ class Tender:
 
     # ------------------------------------------------------------------ placing
 
-    def _place_pools(self) -> None:
+    def _place_groups(self) -> None:
         groups = grouped.read_groups(self._home)
         if groups:
             # A supervisor that takes over a living farm finds the agents that the former one has placed. After a power
@@ -152,18 +152,18 @@ class Tender:
             statuses = grouped.statuses(groups, self._launcher)
             dead = [name for name, status in statuses.items() if status.state == "ended"]
             grouped.cancel(self._home, dead, self._launcher)
-        there = {group.pool for group in grouped.read_groups(self._home)}
-        for pool in self._pools:
-            if pool.name in there or self._ending.is_set():
+        there = {group.setting for group in grouped.read_groups(self._home)}
+        for setting in self._settings_of_groups:
+            if setting.name in there or self._ending.is_set():
                 continue
-            count = pool.agents.count
-            if pool.scaler is not None:
-                count = max(pool.scaler.limits.least, min(count or 0, pool.scaler.limits.most))
+            count = setting.agents.count
+            if setting.scaler is not None:
+                count = max(setting.scaler.limits.least, min(count or 0, setting.scaler.limits.most))
             if count != 0:
-                self._place(pool, count)
+                self._place(setting, count)
 
-    def _place(self, pool: _Pool, count: int | None) -> None:
-        group = grouped.add(self._home, pool.agents, count, pool=pool.name, make=self._launcher)
+    def _place(self, setting: _GroupSetting, count: int | None) -> None:
+        group = grouped.add(self._home, setting.agents, count, setting=setting.name, make=self._launcher)
         self._asked_s = 0.0
         self._groups.append(group)
         agents = "1 agent" if len(group.names) == 1 else f"{len(group.names)} agents"
@@ -173,7 +173,7 @@ class Tender:
 
     def _tend(self) -> None:
         groups = grouped.tend(self._home, self._launcher) if grouped.read_groups(self._home) else []
-        scaling = self._engines is not None or any(pool.scaler for pool in self._pools)
+        scaling = self._engines is not None or any(setting.scaler for setting in self._settings_of_groups)
         if not groups and not self._groups and not scaling:
             return
         state = self._ask(FarmStatus())
@@ -187,11 +187,11 @@ class Tender:
             groups = self._look_for_dead(groups, heard)
         if self._engines is not None:
             self._scale_engines(self._engines, state)
-        for pool in self._pools:
-            if pool.scaler is not None:
-                own = [group for group in groups if group.pool == pool.name]
+        for setting in self._settings_of_groups:
+            if setting.scaler is not None:
+                own = [group for group in groups if group.setting == setting.name]
                 load = load_of(state, [name for group in own for name in group.names])
-                self._scale(pool, pool.scaler, own, heard, load)
+                self._scale(setting, setting.scaler, own, heard, load)
 
     def _look_for_dead(self, groups: list[AgentGroup], heard: _Heard) -> list[AgentGroup]:
         """Ask launchers about agents that the controller does not hear. Return the remaining groups."""
@@ -220,16 +220,18 @@ class Tender:
         if wanted != there:
             self._ask(SetWanted(wanted))
 
-    def _scale(self, pool: _Pool, scaler: Scaler, groups: list[AgentGroup], heard: _Heard, load: Load) -> None:
+    def _scale(
+        self, setting: _GroupSetting, scaler: Scaler, groups: list[AgentGroup], heard: _Heard, load: Load
+    ) -> None:
         names = [name for group in groups for name in group.names]
         leaving = {name for name in names if (row := heard.row(name)) is not None and row["state"] == "leaving"}
         staying = [name for name in names if name not in leaving]
         up = [row for name in staying if (row := heard.row(name)) is not None]
-        if pool.agents.engines is None and up:
+        if setting.agents.engines is None and up:
             scaler.engines_each = max(1, sum(row["brings"] or 1 for row in up) // len(up))
         wanted = scaler.wanted(load, len(staying), time.monotonic())
         if wanted > len(staying):
-            self._place(pool, wanted - len(staying))
+            self._place(setting, wanted - len(staying))
         elif wanted < len(staying):
             self._shrink(staying, len(staying) - wanted, scaler.limits, heard)
 
@@ -288,13 +290,13 @@ def _cancel(group: AgentGroup, names: Sequence[str] | None, make: grouped.Make, 
         problems.append(f"{group.name}: {error}")
 
 
-def _pool(number: int, agents: Agents) -> _Pool:
+def _setting_of(number: int, agents: Agents) -> _GroupSetting:
     scaler = None
     if agents.min is not None and agents.max is not None:
         idle_s = agents.idle
         assert isinstance(idle_s, (int, float))
         scaler = Scaler(Limits(agents.min, agents.max, idle_s), AGENT_PATIENCE_S, agents.engines or 1)
-    return _Pool(f"{number}:{agents.launcher}", agents, scaler)
+    return _GroupSetting(f"{number}:{agents.launcher}", agents, scaler)
 
 
 def load_of(state: FarmState, names: Sequence[str]) -> Load:

@@ -1,4 +1,4 @@
-"""What a pool of agents is measured by: its own engines' work, and what waits for anybody."""
+"""What a group of agents is measured by: its own engines' work, and what waits for anybody."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from ipytaskfarm.core.messages.tables import EngineRow, FarmState
 from ipytaskfarm.core.scheduler.autoscaling import AGENT_PATIENCE_S, Limits, Scaler
-from ipytaskfarm.deployment.agent_pools import load_of
+from ipytaskfarm.deployment.group_manager import load_of
 
 
 def engine(number: int, agent: str, state: str) -> EngineRow:
@@ -49,7 +49,7 @@ STATE = FarmState(
         ([], 0),
     ],
 )
-def test_engines_elsewhere_keep_no_agent_of_a_pool_busy(names: list[str], busy: int) -> None:
+def test_engines_elsewhere_keep_no_agent_of_a_group_busy(names: list[str], busy: int) -> None:
     assert load_of(STATE, names).busy == busy
 
 

@@ -1,4 +1,4 @@
-"""Tapes: what a controller decided is decided again, and what is wrong is named."""
+"""Event logs: what a controller decided is decided again, and what is wrong is named."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ FIFO = PolicyName("ipytaskfarm.policies:FIFO")
 
 
 def made(path: Path, turns: int = 3) -> Path:
-    """A tape of a farm without engines, to which so many tasks are handed in."""
+    """An event log of a farm without engines, to which so many tasks are handed in."""
     now = Now(10.0, 1_700_000_000.0)
     snapshot = MemoryStore().load()
-    tape = EventLog.begin(path, "taped", snapshot, SchedulerSettings(), FIFO, False, now)
-    scheduler = Scheduler(restored_farm("taped", snapshot, SchedulerSettings(), now))
+    log = EventLog.begin(path, "logged", snapshot, SchedulerSettings(), FIFO, False, now)
+    scheduler = Scheduler(restored_farm("logged", snapshot, SchedulerSettings(), now))
     heard: list[tuple[str, object]] = [("client", Joined("client", "me")), ("client", m.NeedIds())]
     for turn in range(turns):
         out = scheduler.turn(heard, now)  # type: ignore[arg-type]
-        tape.note(now, heard, out.saves)  # type: ignore[arg-type]
+        log.note(now, heard, out.saves)  # type: ignore[arg-type]
         now = Now(now.mono_s + 0.5, now.wall_s + 0.5)
         heard = [("client", m.Submit([Submission(turn, b"work", 0.0)])), ("", Tick())]
-    tape.close()
+    log.close()
     return path
 
 
 def test_a_tape_plays_as_it_was_recorded(tmp_path: Path) -> None:
-    path = made(tmp_path / "tape", 4)
+    path = made(tmp_path / "events", 4)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     played = list(play(path))
     assert [each.number for each in played] == [0, 1, 2, 3]
@@ -55,7 +55,7 @@ def test_a_tape_plays_as_it_was_recorded(tmp_path: Path) -> None:
 
 def test_a_tape_of_an_earlier_release_is_played() -> None:
     """It holds questions that went through the scheduler then, and that the controller's loop answers now."""
-    played = list(play(Path(__file__).parents[1] / "data" / "version1.tape"))
+    played = list(play(Path(__file__).parents[1] / "data" / "version1.events"))
     # In the first turn a client was given its ids, more of them than now; in the second a task was saved, of which less
     # was told then.
     assert [each.same for each in played] == [False, False, True]
@@ -76,7 +76,7 @@ def test_every_event_can_be_taped() -> None:
 
 
 def test_a_tape_that_breaks_off_is_played_up_to_there(tmp_path: Path) -> None:
-    path = made(tmp_path / "tape", 4)
+    path = made(tmp_path / "events", 4)
     data = path.read_bytes()
     path.write_bytes(data[:-3])
     assert len(list(play(path))) == 3
@@ -90,18 +90,18 @@ def test_what_is_no_tape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not an event log"):
         read(other)
     with pytest.raises(StoreError, match="cannot be written"):
-        made(tmp_path / "no folder" / "tape")
+        made(tmp_path / "no folder" / "events")
 
 
 def test_an_older_tape_is_set_aside(tmp_path: Path) -> None:
-    made(tmp_path / "tape", 2)
-    made(tmp_path / "tape", 4)
-    assert len(list(play(tmp_path / "tape"))) == 4
+    made(tmp_path / "events", 2)
+    made(tmp_path / "events", 4)
+    assert len(list(play(tmp_path / "events"))) == 4
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_command_names_the_turn_that_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = made(tmp_path / "tape", 4)
+    path = made(tmp_path / "events", 4)
     assert main(["replay", str(path), "--task", "1"]) == 0
     told = capsys.readouterr().out
     assert "turn 2" in told
@@ -117,13 +117,13 @@ def test_the_command_names_the_turn_that_differs(tmp_path: Path, capsys: pytest.
 
 @pytest.mark.farm
 def test_a_farms_life_on_tape(farm_dirs: object, tmp_path: Path) -> None:
-    tape = tmp_path / "tape"
-    with Farm(n=2, record=tape) as farm, farm.task_client() as tc:
+    log = tmp_path / "events"
+    with Farm(n=2, record=log) as farm, farm.task_client() as tc:
         ids = [tc.run(Task("a = n // (n % 7)", push={"n": n}, pull="a", retries=1)) for n in range(60)]
         tc.barrier(ids)
         failed = tc.queue_status()["failed"]
     assert failed == 9
-    played = list(play(tape))
+    played = list(play(log))
     assert all(each.same for each in played)
     farm_then = played[-1].scheduler.farm
     assert (len(farm_then.tasks.finals), sum(1 for reason in farm_then.tasks.finals.values() if reason)) == (60, failed)

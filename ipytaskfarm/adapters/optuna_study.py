@@ -1,0 +1,198 @@
+"""``tc.optimize``: the trials of an optuna study on a farm, by ask and tell.
+
+The study, its sampler and its storage stay in the client.  A trial on an engine sends what its objective asks
+(``suggest_float``, ``should_prune`` …) to the client, which answers from the real trial.  Engines import this module,
+so it imports optuna only in the client.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from ipytaskfarm.core import errors
+from ipytaskfarm.core.arguments import check_count, check_seconds
+from ipytaskfarm.engine import current_task
+
+if TYPE_CHECKING:
+    from ipytaskfarm.client import TaskClient
+
+METHODS = frozenset({"suggest_float", "suggest_int", "suggest_categorical", "report", "should_prune", "set_user_attr"})
+VALUES = frozenset({"params", "distributions", "user_attrs", "datetime_start", "relative_params"})
+RETRIES = 2
+"""How often a trial runs again whose engine was lost; it is suggested the same values again."""
+
+
+class FarmTrial:
+    """A trial on an engine: the calls of ``optuna.Trial`` that objectives use, answered by the client."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        """The trial's number in its study."""
+        self._asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name in METHODS:
+            return lambda *args, **kwargs: self._ask(name, args, kwargs)
+        if name in VALUES:
+            return self._ask(name, None, {})
+        raise AttributeError(f"a trial on a farm has no {name!r}; it has number, {', '.join(sorted(METHODS | VALUES))}")
+
+    def _ask(self, name: str, args: tuple[Any, ...] | None, kwargs: dict[str, Any]) -> Any:
+        """Send a question, and return its answer or raise its error."""
+        task = current_task()
+        self._asked += 1
+        mark = (task.attempt, self._asked)
+        task.send((mark, name, args, kwargs))
+        while True:
+            answered, value, error = task.receive().value
+            # An earlier attempt of this task was sent answers of its own.
+            if answered == mark:
+                if error is not None:
+                    raise error
+                return value
+
+
+def run_objective(objective: Callable[[Any], Any], number: int) -> Any:
+    """Call an objective with the trial of this number; the task of a trial."""
+    return objective(FarmTrial(number))
+
+
+def optimize(
+    client: TaskClient,
+    study: Any,
+    objective: Callable[[Any], Any],
+    n_trials: int | None = None,
+    timeout: float | None = None,
+    n_jobs: int | None = None,
+    catch: type[Exception] | Iterable[type[Exception]] = (),
+    callbacks: Sequence[Callable[[Any, Any], object]] = (),
+    **rules: Any,
+) -> None:
+    """Run trials of a study on the farm, as ``study.optimize`` runs them here.
+
+    Args:
+        client: the farm's client.
+        study: an ``optuna.Study``.
+        objective: a function of a trial; it returns a number, or several.
+        n_trials: how many trials; None: until `timeout`.
+        timeout: seconds after which no further trial is begun.
+        n_jobs: how many trials run at a time; None, or -1: one for each engine.
+        catch: exceptions of the objective that fail their trial alone.
+        callbacks: called with the study and each trial that has ended.
+        rules: rules of a `Task` for each trial.
+
+    Raises the error of the first trial that failed with one that is not in `catch`; trials under way end first.
+    """
+    if n_trials is None and timeout is None:
+        raise ValueError("optimize needs n_trials, or timeout: it would not end")
+    trials = _Trials(study, check_count("n_trials", n_trials, least=1), check_seconds("timeout", timeout), callbacks)
+    caught = (catch,) if isinstance(catch, type) else tuple(catch)
+    if n_jobs is not None and n_jobs < 0:
+        n_jobs = None
+    workers = check_count("n_jobs", n_jobs, least=1) or max(1, client.snapshot().slots)
+    run = _TrialRunner(client, trials, objective, caught, {"retries": RETRIES, "retry_on": errors.EngineLost, **rules})
+    with ThreadPoolExecutor(workers, "ipytaskfarm trials") as pool:
+        for future in [pool.submit(run.go_on) for _ in range(workers)]:
+            future.result()
+    if trials.error is not None:
+        raise trials.error
+
+
+class _Trials:
+    """The study, asked and told by one thread at a time, and how many trials are still to begin."""
+
+    def __init__(
+        self,
+        study: Any,
+        count: int | None,
+        timeout_s: float | None,
+        callbacks: Sequence[Callable[[Any, Any], object]],
+    ) -> None:
+        self._study = study
+        self._left = count
+        self._end_s = None if timeout_s is None else time.monotonic() + timeout_s
+        self._callbacks = callbacks
+        self._lock = threading.Lock()
+        self.error: BaseException | None = None
+
+    def next(self) -> Any:
+        """Return a new trial; None: no more are to begin."""
+        with self._lock:
+            is_late = self._end_s is not None and time.monotonic() >= self._end_s
+            if self.error is not None or is_late or self._left == 0 or getattr(self._study, "_stop_flag", False):
+                return None
+            if self._left is not None:
+                self._left -= 1
+            return self._study.ask()
+
+    def answer(self, trial: Any, name: str, args: tuple[Any, ...] | None, kwargs: dict[str, Any]) -> Any:
+        """Return what a trial says to a question of its objective."""
+        with self._lock:
+            found = getattr(trial, name)
+            return found if args is None else found(*args, **kwargs)
+
+    def tell(self, trial: Any, value: Any, error: BaseException | None, is_caught: bool) -> None:
+        """Record the end of a trial, and call the callbacks."""
+        import optuna
+
+        states = optuna.trial.TrialState
+        with self._lock:
+            if isinstance(error, optuna.TrialPruned):
+                ended = self._study.tell(trial, state=states.PRUNED)
+            elif error is not None:
+                ended = self._study.tell(trial, state=states.FAIL)
+                if not is_caught and self.error is None:
+                    self.error = error
+            else:
+                ended = self._study.tell(trial, value)
+            for callback in self._callbacks:
+                callback(self._study, ended)
+
+
+class _TrialRunner:
+    """Runs one trial after the other; each thread of `optimize` calls `go_on`."""
+
+    def __init__(
+        self,
+        client: TaskClient,
+        trials: _Trials,
+        objective: Callable[[Any], Any],
+        caught: tuple[type[Exception], ...],
+        rules: dict[str, Any],
+    ) -> None:
+        self._client = client
+        self._trials = trials
+        self._objective = objective
+        self._caught = caught
+        self._rules = rules
+
+    def go_on(self) -> None:
+        """Run trials until no more are to begin."""
+        while (trial := self._trials.next()) is not None:
+            try:
+                value, error = self._run(trial), None
+            except Exception as failed:
+                value, error = None, failed
+            self._trials.tell(trial, value, error, isinstance(error, self._caught))
+
+    def _run(self, trial: Any) -> Any:
+        """Run one trial as a task, and answer its questions; return its value, or raise its error."""
+        from ipytaskfarm.client import Task
+
+        rules = {"name": f"trial {trial.number}", **self._rules}
+        future = self._client.submit(Task(run_objective, args=(self._objective, trial.number), **rules))
+        for message in self._client.messages(future.id):
+            mark, name, args, kwargs = message.value
+            value, raised = None, None
+            try:
+                value = self._trials.answer(trial, name, args, kwargs)
+            except Exception as error:
+                raised = error
+            self._client.send(future.id, (mark, value, raised), quiet=True)
+        value = future.result()
+        self._client.clear(future.id)
+        return value

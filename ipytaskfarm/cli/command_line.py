@@ -1,0 +1,149 @@
+"""Reads a command line into a configuration, with a sentence for each mistake.
+
+traitlets has a reader of its own, over argparse; its errors speak of traits, instances and unrecognised arguments.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from traitlets import CFloat, CInt, Enum, Float, Int, List, TraitError, TraitType
+from traitlets.config import Config
+
+from ipytaskfarm.core.text import did_you_mean, shown
+
+UNITS = {"SECONDS": "a number of seconds", "PORT": "the number of a port", "N": "a whole number", "SHARE": "a share"}
+"""What stands for a flag's value in its usage line -> what is expected."""
+
+
+class UsageError(Exception):
+    """The command line is wrong; the text says how."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag with a value: which trait of which class it sets."""
+
+    owner: str
+    name: str
+    trait: TraitType[Any, Any]
+
+    @property
+    def metavar(self) -> str:
+        """Return what stands for the value in usage lines."""
+        return str(self.trait.metadata.get("metavar", self.name.upper()))
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A flag without a value, and the values that it sets, by class and trait."""
+
+    sets: Mapping[str, Mapping[str, Any]]
+
+
+def read_words(words: Sequence[str], known: Mapping[str, Flag | Switch], where: object) -> tuple[Config, list[str]]:
+    """Return what the flags of a command line say, and the other words in their order.
+
+    Args:
+        words: the command line.
+        known: the flags by their names, without dashes.
+        where: the command, whose traits check the values.
+
+    Raises UsageError: a flag is unknown, lacks its value, has a value too many, or has one that it cannot take.
+    """
+    config = Config()
+    others: list[str] = []
+    given: set[tuple[str, str]] = set()
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            others += rest
+        elif not _is_flag(word):
+            others.append(word)
+        else:
+            dashed, value = _split(word, known)
+            flag = known.get(dashed.lstrip("-"))
+            if flag is None or (len(dashed) > 2) is not dashed.startswith("--"):
+                names = [_dashed(name) for name in known if "." in dashed or "." not in name]
+                raise UsageError(f"there is no flag {dashed}{did_you_mean(dashed, names, '')}")
+            if isinstance(flag, Switch):
+                if value is not None:
+                    raise UsageError(f"{dashed} takes no value: {dashed} alone, or not at all")
+                for owner, values in flag.sets.items():
+                    config[owner].update(values)
+                continue
+            value = _next_value(dashed, flag, rest, known) if value is None else value
+            _put(config, given, dashed, flag, checked_text(dashed, flag, value, where))
+    return config, others
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and len(word) > 1 and not re.fullmatch(r"-\d+(\.\d+)?", word)
+
+
+def _dashed(name: str) -> str:
+    return ("-" if len(name) == 1 else "--") + name
+
+
+def _split(word: str, known: Mapping[str, Flag | Switch]) -> tuple[str, str | None]:
+    """Return a flag with its dashes, and the value that is written together with it: ``--n=4``, ``-n4``."""
+    dashed, equals, value = word.partition("=")
+    if equals:
+        return dashed, value
+    if not word.startswith("--") and len(word) > 2 and isinstance(known.get(word[1]), Flag):
+        return word[:2], word[2:]
+    return word, None
+
+
+def _next_value(dashed: str, flag: Flag, rest: Iterator[str], known: Mapping[str, Flag | Switch]) -> str:
+    value = next(rest, None)
+    if value is None or (_is_flag(value) and _split(value, known)[0].lstrip("-") in known):
+        raise UsageError(f"{dashed} needs a value: {dashed} {flag.metavar}")
+    return value
+
+
+def _put(config: Config, given: set[tuple[str, str]], dashed: str, flag: Flag, value: Any) -> None:
+    key = (flag.owner, flag.name)
+    if isinstance(flag.trait, List):
+        config[flag.owner][flag.name] = [*config[flag.owner].get(flag.name, []), *value]
+    elif key in given:
+        raise UsageError(f"{dashed} was given twice, and takes one value")
+    else:
+        config[flag.owner][flag.name] = value
+    given.add(key)
+
+
+def checked_text(dashed: str, flag: Flag, text: str, where: object) -> Any:
+    """Return the value that a text means for a flag; a list of one for a flag that may be given several times."""
+    if isinstance(flag.trait, List):
+        return [text]
+    try:
+        value = flag.trait.from_string(text)
+    except (ValueError, TraitError):
+        value = text
+    return checked_value(dashed, flag, value, where)
+
+
+def checked_value(as_written: str, flag: Flag, value: Any, where: object) -> Any:
+    """Return a value as its trait keeps it.  UsageError: it does not fit; `as_written` names the setting."""
+    try:
+        return flag.trait._validate(where, value)
+    except (TraitError, ValueError):
+        raise UsageError(f"{as_written} {_complaint(flag, value)}") from None
+
+
+def _complaint(flag: Flag, value: Any) -> str:
+    trait = flag.trait
+    if isinstance(trait, Enum):
+        choices = [str(each) for each in trait.values or () if each is not None]
+        return f"takes one of {', '.join(choices)}, not {shown(value)}{did_you_mean(value, choices)}"
+    if isinstance(trait, Int | CInt | Float | CFloat):
+        if isinstance(value, int | float):
+            return f"takes at most {trait.max}, not {shown(value)}"
+        expected = UNITS.get(flag.metavar, "a whole number" if isinstance(trait, Int | CInt) else "a number")
+        return f"takes {expected}, not {shown(value)}"
+    expected = "a list" if isinstance(trait, List) else "text" if trait.default_value in (None, "") else "another value"
+    return f"takes {expected}, not {shown(value)}"

@@ -1,0 +1,188 @@
+"""Commands that show what tasks left: result, failures."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from traitlets import Bool, Unicode
+
+from ipytaskfarm.cli import printing
+from ipytaskfarm.cli.application import FAILED, JSON, OK, JsonCommand, UsageError, switches, values
+from ipytaskfarm.cli.jobs import find_job
+from ipytaskfarm.cli.json_output import moment, print_json
+from ipytaskfarm.core import errors
+from ipytaskfarm.core.text import shown
+from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.display.tables import Column, Table
+from ipytaskfarm.display.text import summary
+
+if TYPE_CHECKING:
+    from ipytaskfarm.client import TaskResult
+    from ipytaskfarm.client.tables import FailureGroup
+
+VALUE_MAX = 10_000
+"""The most characters of a value that are printed."""
+
+
+class Result(JsonCommand):
+    """``ipytaskfarm result``"""
+
+    name = "result"
+    description = """
+Shows the result of a task: the value of a function, or the names that code has pulled; of a failed task the traceback,
+on standard error. Exit code 1 if the task has failed, or has not ended.
+"""
+    arguments = "ID"
+    examples = """
+        ipytaskfarm result 73
+        ipytaskfarm result 73 --wait --output
+        ipytaskfarm result 73 --json
+    """
+    wait = Bool(False, help="wait for the end of the task").tag(config=True)
+    output = Bool(False, help="show what the task printed, too").tag(config=True)
+    flags: Any = switches(
+        ("wait", "Result.wait", True, "wait for the end of the task"),
+        ("output", "Result.output", True, "show what the task printed, too"),
+        JSON,
+    )
+
+    def carry_out(self) -> int:
+        ids = self.number_arguments("task")
+        if len(ids) != 1:
+            raise UsageError("one task at a time")
+        connect(self.farm).close()  # says it in one line when there is no farm, before the client's weight is loaded
+        from ipytaskfarm.client import TaskClient
+
+        with TaskClient(self.farm) as client:
+            client.progress = False
+            try:
+                found: TaskResult | None = client.get_task_result(ids[0], block=self.wait, raw=False)
+            except errors.TaskAborted as error:
+                return self._without_result(ids[0], "failed", str(error))
+            if found is None:
+                return self._without_result(ids[0], client.status(ids[0]).state, "has not ended; --wait waits for it")
+            return self._show_json(found) if self.json else self._show(found)
+
+    def _without_result(self, task: int, state: str, why: str) -> int:
+        if self.json:
+            print_json({"id": task, "state": str(state), "error": why})
+        else:
+            print(f"task {task} {why}" if why.startswith("has") else why, file=sys.stderr)
+        return FAILED
+
+    def _show(self, found: TaskResult) -> int:
+        if self.output:
+            for stream, text in ((sys.stdout, found.stdout), (sys.stderr, found.stderr)):
+                for line in text.splitlines():
+                    print(printing.safe(line), file=stream)
+        if found.failure is not None:
+            for line in found.failure.getTraceback().splitlines():
+                print(printing.safe(line), file=sys.stderr)
+            return FAILED
+        if found.results:
+            for name, value in found.results.items():
+                print(f"{name} = {_value(value)}")
+        elif found.result != {}:
+            print(_value(found.result))
+        return OK
+
+    def _show_json(self, found: TaskResult) -> int:
+        failure = found.failure
+        shape: dict[str, Any] = {
+            "id": found.taskid,
+            "state": found.status,
+            "reason": found.reason,
+            "engineid": found.engineid,
+            "attempts": len(found.attempts),
+            "submitted_at": moment(found.submitted_at.timestamp()),
+            "started_at": moment(found.started_at.timestamp()),
+            "completed_at": moment(found.completed_at.timestamp()),
+            "duration": found.duration,
+            "stdout": found.stdout,
+            "stderr": found.stderr,
+        }
+        if failure is not None:
+            error = {"type": failure.etype, "text": failure.getErrorMessage(), "traceback": failure.getTraceback()}
+            print_json({**shape, "error": error})
+            return FAILED
+        print_json({**shape, "result": _plain(found.result)})
+        return OK
+
+
+def _value(value: object) -> str:
+    """Return a value as Python shows it, line by line."""
+    return "\n".join(map(printing.safe, shown(value, VALUE_MAX).splitlines()))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it; what JSON has not is the text that Python shows."""
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else shown(value, VALUE_MAX)
+
+
+class Failures(JsonCommand):
+    """``ipytaskfarm failures``"""
+
+    name = "failures"
+    description = """
+Shows the tasks that failed, in groups of one error at one place, the largest group last, with one traceback each on
+request. Exit code 0 whether there are any or not.
+"""
+    arguments = "[ID…]"
+    examples = """
+        ipytaskfarm failures
+        ipytaskfarm failures --job primes --traceback
+    """
+    job = Unicode("", help="of this job alone: its name (the latest of that name), or its id").tag(
+        config=True, metavar="NAME"
+    )
+    traceback = Bool(False, help="show the traceback of one task of each group").tag(config=True)
+    aliases: Any = values(("job", "Failures.job"))
+    flags: Any = switches(
+        ("t traceback", "Failures.traceback", True, "show the traceback of one task of each group"), JSON
+    )
+
+    def carry_out(self) -> int:
+        ids = self.number_arguments("task") if self.extra_args else None
+        if ids is not None and self.job:
+            raise UsageError("ids or --job: not both")
+        with connect(self.farm) as questioner:
+            if self.job:
+                ids = find_job(questioner, self.job).ids
+        from ipytaskfarm.client import TaskClient
+
+        with TaskClient(self.farm) as client:
+            groups = client.failures(ids)
+        if self.json:
+            print_json([
+                {"type": g.etype, "place": g.place, "ids": g.ids, "text": g.message, "traceback": g.traceback}
+                for g in groups
+            ])  # fmt: skip
+            return OK
+        printing.print_table(failure_table(groups[::-1]))
+        for group in groups[::-1] if self.traceback else ():
+            print(f"\ntask {group.ids[0]}:")
+            for line in group.traceback.rstrip().splitlines():
+                print(printing.safe(line))
+        return OK
+
+
+def failure_table(groups: list[FailureGroup]) -> Table:
+    """Return a table of groups of failed tasks, in the order given."""
+    columns = (
+        Column("count"),
+        Column("error"),
+        Column("text", least=20, cut=summary),
+        Column("place", 1, least=20),
+        Column("tasks", 2),
+    )
+    rows = [(len(g), g.etype, g.message, g.place, _some(g.ids)) for g in groups]
+    return Table(columns, rows, nothing="no failed tasks")
+
+
+def _some(ids: list[int]) -> str:
+    return ", ".join(map(str, ids[:4])) + (", …" if len(ids) > 4 else "")

@@ -1,0 +1,267 @@
+"""``ipytaskfarm top``: a live screen of one farm, with keys to abort and to retry tasks."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from traitlets import Bool, Float
+
+from ipytaskfarm.cli import printing
+from ipytaskfarm.cli.application import OK, Command, switches, values
+from ipytaskfarm.cli.jobs import jobs_of
+from ipytaskfarm.cli.status import farm_state, head_lines
+from ipytaskfarm.core import errors, messages
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.states import State
+from ipytaskfarm.deployment.light_client import Questioner, connect
+from ipytaskfarm.display.farm_tables import engine_table, job_table, task_table
+from ipytaskfarm.display.tables import Table
+from ipytaskfarm.display.text import safe
+
+TASKS_ASKED = 200
+"""So many tasks are asked for that have not ended, and so many that failed."""
+HELP = "↑ ↓ select · a abort · r retry · q quit"
+LEAST_S = 0.2
+"""No screen is drawn more often."""
+
+
+@dataclass
+class Look:
+    """What the farm answered to one round of questions."""
+
+    state: tables.FarmState
+    jobs: list[tables.JobRow]
+    unfinished: list[tables.TaskRow]
+    failed: list[tables.TaskRow]
+    why: list[str] = field(default_factory=list)
+    """Why the selected task, or the first that waits for an engine, is where it is."""
+
+    @property
+    def tasks(self) -> list[tables.TaskRow]:
+        """Return the tasks that can be selected: running, waiting, failed."""
+        running = [row for row in self.unfinished if row.state == State.PENDING]
+        return [*running, *(row for row in self.unfinished if row.state != State.PENDING), *self.failed]
+
+
+def look(questioner: Questioner, selected: int | None = None) -> Look:
+    """Ask the farm.  selected: the task whose explanation is asked for; None: the first that waits for an engine."""
+    state = farm_state(questioner)
+    found = Look(
+        state,
+        [row for row in jobs_of(questioner, None) if row.unfinished],
+        _tasks(questioner, "unfinished"),
+        _tasks(questioner, "failed"),
+    )
+    if selected is None:
+        selected = next((row.id for row in found.tasks if _waits(row)), None)
+    if selected is not None:
+        try:
+            reply = questioner.answer(messages.ExplainTasks(selected))
+        except IndexError:  # cleared meanwhile
+            return found
+        assert isinstance(reply, messages.TextReply)
+        found.why = reply.text.splitlines()
+    return found
+
+
+def _waits(row: tables.TaskRow) -> bool:
+    return row.state == State.SCHEDULED and row.engine_id is None
+
+
+def _tasks(questioner: Questioner, state: str) -> list[tables.TaskRow]:
+    reply = questioner.answer(messages.ListTasks(None, None, state, TASKS_ASKED))
+    assert isinstance(reply, tables.TaskRows)
+    return reply.rows
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What is shown
+
+
+def screen(seen: Look, width: int, height: int | None, selected: int | None = None, note: str = "") -> list[str]:
+    """Return the lines of a screen.
+
+    Args:
+        seen: what the farm answered.
+        width: the columns.
+        height: the lines at most; None: as many as there are.
+        selected: the task that is marked.
+        note: what became of the last key.
+    """
+    # The most that each part gets: the tasks have what the others leave.
+    room = None if height is None else height - 2 - 2
+    lines = [line[:width] for line in head_lines(seen.state)]
+    lines += _part("engines", engine_table(seen.state.engines), width, _share(room, 0.25))
+    if seen.jobs:
+        lines += _part("jobs", job_table(seen.jobs), width, _share(room, 0.2))
+    why = [safe(line, width) for line in seen.why[: _share(room, 0.25)]]
+    left = None if height is None else max(3, height - len(lines) - len(why) - 4)
+    lines += ["", *_task_lines(seen.tasks, width, left, selected)]
+    if why:
+        lines += ["", *why]
+    if height is None:
+        return lines
+    lines = lines[: height - 1]
+    return [*lines, *[""] * (height - 1 - len(lines)), safe(note or HELP, width)]
+
+
+def _share(room: int | None, part: float) -> int | None:
+    return None if room is None else max(3, int(room * part))
+
+
+def _part(title: str, table: Table, width: int, most: int | None) -> list[str]:
+    lines = table.text(width).splitlines()
+    if most is not None and len(lines) > most:
+        lines = [*lines[: most - 1], f"… and {len(lines) - most + 1} more {title}"]
+    return ["", *lines]
+
+
+def _task_lines(rows: list[tables.TaskRow], width: int, most: int | None, selected: int | None) -> list[str]:
+    if not rows:
+        return ["no task runs, waits or has failed"]
+    chosen = next((position for position, row in enumerate(rows) if row.id == selected), 0)
+    first = 0 if most is None else max(0, min(chosen - most // 2, len(rows) - (most - 1)))
+    shown = rows[first : None if most is None else first + most - 1]
+    text = task_table(shown, omitted=0).text(width - 2).splitlines()
+    heading, body = text[-len(shown) - 1], text[-len(shown) :]
+    marked = [f"{'>' if row.id == selected else ' '} {line}" for row, line in zip(shown, body, strict=True)]
+    return [f"  {heading}", *marked]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The command
+
+
+class Top(Command):
+    """``ipytaskfarm top``"""
+
+    name = "top"
+    description = """
+Shows a farm while it works: engines, jobs with unfinished tasks, tasks that run, wait or have failed, and why the
+selected one is where it is. Keys: arrows (or j and k) select a task, a aborts it (and asks), r retries a failed one, q
+ends. Without a terminal, or with --once, it prints one screen and ends.
+"""
+    examples = """
+        ipytaskfarm top
+        ipytaskfarm top --farm nightly --every 5
+        ipytaskfarm top --once
+    """
+    every = Float(1.0, help="how often the farm is asked").tag(config=True, metavar="SECONDS")
+    once = Bool(False, help="print one screen and end").tag(config=True)
+    aliases: Any = values(("every", "Top.every"))
+    flags: Any = switches(("once", "Top.once", True, "print one screen and end"))
+
+    def carry_out(self) -> int:
+        with connect(self.farm) as questioner:
+            if self.once or not (sys.stdin.isatty() and sys.stdout.isatty()):
+                print("\n".join(screen(look(questioner), printing.terminal_width(sys.stdout) or 10_000, None)))
+                return OK
+            Live(questioner, max(LEAST_S, self.every)).run()
+        return OK
+
+
+class Live:
+    """The screen in a terminal, until q is pressed."""
+
+    def __init__(self, questioner: Questioner, every_s: float) -> None:
+        self._questioner = questioner
+        self._every_s = every_s
+        self._selected: int | None = None
+        self._asks_about: int | None = None
+        """The task whose abort waits for a y."""
+        self._note = ""
+
+    def run(self) -> None:
+        """Draw, ask, and heed keys.  Returns when q or Ctrl-C is pressed."""
+        from rich.console import Console
+        from rich.live import Live as RichLive
+        from rich.text import Text
+
+        console = Console(highlight=False)
+        seen = look(self._questioner)
+        with _keys_at_once(), RichLive(console=console, screen=True, auto_refresh=False) as live:
+            again_s = time.monotonic() + self._every_s
+            while True:
+                size = console.size
+                lines = screen(seen, size.width, size.height, self._selected, self._note)
+                live.update(Text("\n".join(lines), no_wrap=True, overflow="crop"), refresh=True)
+                key = _key(max(0.0, again_s - time.monotonic()))
+                if key in ("q", "\x03", "\x04"):
+                    return
+                acted = self._heed(key, seen) if key else False
+                if acted or time.monotonic() >= again_s:
+                    seen = self._look(seen)
+                    again_s = time.monotonic() + self._every_s
+
+    def _look(self, before: Look) -> Look:
+        try:
+            return look(self._questioner, self._selected)
+        except errors.FarmNotRunning as error:
+            self._note = f"{error} (q quits)"
+            return before
+
+    def _heed(self, key: str, seen: Look) -> bool:
+        """Do what a key stands for; True: the farm is to be asked at once."""
+        tasks = seen.tasks
+        position = next((at for at, row in enumerate(tasks) if row.id == self._selected), None)
+        if self._asks_about is not None:
+            task, self._asks_about = self._asks_about, None
+            self._note = self._abort(task) if key == "y" else f"task {task} goes on"
+            return True
+        self._note = ""
+        step = {"j": 1, "\x1b[B": 1, "\x1bOB": 1, "k": -1, "\x1b[A": -1, "\x1bOA": -1}.get(key)
+        if step is not None and tasks:
+            at = (0 if step > 0 else len(tasks) - 1) if position is None else position + step
+            self._selected = tasks[max(0, min(at, len(tasks) - 1))].id
+            return True
+        if key in ("a", "r") and position is None:
+            self._note = "select a task first: arrows, or j and k"
+        elif key == "a":
+            self._asks_about = self._selected
+            self._note = f"abort task {self._selected}? y aborts it, any other key does not"
+        elif key == "r":
+            self._note = self._retry(tasks[position or 0].id)
+            return True
+        return False
+
+    def _abort(self, task: int) -> str:
+        reply = self._questioner.answer(messages.AbortTasks([task], True, "aborted from ipytaskfarm top"))
+        assert isinstance(reply, messages.Aborted)
+        return f"task {task}: {reply.outcomes[0][1]}"
+
+    def _retry(self, task: int) -> str:
+        reply = self._questioner.answer(messages.RetryTasks([task], True))
+        assert isinstance(reply, messages.Retried)
+        if not reply.ids:
+            return f"task {task} has not failed: only failed tasks are tried again"
+        return f"task {task}: handed in again as task {reply.ids[0][1]}"
+
+
+@contextmanager
+def _keys_at_once() -> Iterator[None]:
+    """Let the terminal give each key as it is pressed, and show none."""
+    before = termios.tcgetattr(sys.stdin)
+    try:
+        tty.setcbreak(sys.stdin)
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _key(timeout_s: float) -> str:
+    """Return the next key, an arrow as its whole sequence; "" when none came in time."""
+    if not select.select([sys.stdin], [], [], timeout_s)[0]:
+        return ""
+    key = os.read(sys.stdin.fileno(), 1).decode(errors="replace")
+    while key.startswith("\x1b") and len(key) < 3 and select.select([sys.stdin], [], [], 0.05)[0]:
+        key += os.read(sys.stdin.fileno(), 1).decode(errors="replace")
+    return key or "q"  # the terminal is gone

@@ -1,0 +1,110 @@
+"""optuna's studies and adaptive's runners on a real farm."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import adaptive
+import optuna
+import pytest
+
+from ipytaskfarm import TaskClient
+from tests.support.farms import module_farm
+
+pytestmark = pytest.mark.farm
+
+
+@pytest.fixture(scope="module")
+def tc() -> Iterator[TaskClient]:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with module_farm(2) as farm, farm.task_client() as client:
+        client.progress = False
+        yield client
+
+
+def parabola(trial: Any) -> float:
+    x = trial.suggest_float("x", -10, 10)
+    n = trial.suggest_int("n", 0, 3)
+    trial.set_user_attr("where", trial.suggest_categorical("where", ["a", "b"]))
+    assert trial.params["x"] == x
+    return float((x - 2) ** 2 + n)
+
+
+def study(seed: int = 1) -> Any:
+    return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+
+
+def test_a_study_finds_what_it_finds_alone(tc: TaskClient) -> None:
+    alone, farmed = study(), study()
+    alone.optimize(parabola, n_trials=10)
+    tc.optimize(farmed, parabola, n_trials=10, n_jobs=1)
+    assert [trial.params for trial in farmed.trials] == [trial.params for trial in alone.trials]
+    assert farmed.best_value == alone.best_value
+    assert farmed.trials[0].user_attrs == alone.trials[0].user_attrs
+    assert tc.queue_status()["succeeded"] == 0
+
+
+def prunes_or_fails(trial: Any) -> float:
+    if trial.number == 1:
+        raise optuna.TrialPruned
+    if trial.number == 2:
+        raise ZeroDivisionError("at two")
+    trial.report(1.0, 0)
+    return float(trial.should_prune())
+
+
+def test_pruned_and_failed_trials_are_told_as_such(tc: TaskClient) -> None:
+    found = study()
+    seen: list[int] = []
+    tc.optimize(
+        found, prunes_or_fails, n_trials=4, n_jobs=1, catch=ZeroDivisionError,
+        callbacks=[lambda study, trial: seen.append(trial.number)],
+    )  # fmt: skip
+    assert [trial.state.name for trial in found.trials] == ["COMPLETE", "PRUNED", "FAIL", "COMPLETE"]
+    assert seen == [0, 1, 2, 3]
+    with pytest.raises(ZeroDivisionError, match="at two"):
+        tc.optimize(study(), prunes_or_fails, n_trials=10, n_jobs=1)
+    tc.clear()
+
+
+def kills_its_engine_once(trial: Any, mark: Path) -> float:
+    x = float(trial.suggest_float("x", 0, 1))
+    if trial.number == 3 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def test_a_killed_engine_costs_no_trial(tc: TaskClient, tmp_path: Path) -> None:
+    mark, found = tmp_path / "killed", study()
+    tc.optimize(found, lambda trial: kills_its_engine_once(trial, mark), n_trials=6)
+    assert mark.exists()
+    assert len(found.trials) == 6
+    assert all(trial.value == trial.params["x"] for trial in found.trials)
+
+
+def test_an_optimization_without_end_is_refused(tc: TaskClient) -> None:
+    with pytest.raises(ValueError, match="n_trials"):
+        tc.optimize(study(), parabola)
+
+
+def test_a_trial_says_what_it_has(tc: TaskClient) -> None:
+    with pytest.raises(AttributeError, match="suggest_float"):
+        tc.optimize(study(), lambda trial: trial.suggest_nothing("x"), n_trials=1)
+    tc.clear()
+
+
+def wave(x: float) -> float:
+    return x * x
+
+
+def test_adaptives_runner_takes_an_executor(tc: TaskClient) -> None:
+    learner = adaptive.Learner1D(wave, (-1, 1))
+    with tc.executor() as executor:
+        adaptive.BlockingRunner(learner, npoints_goal=30, executor=executor)
+    assert learner.npoints >= 30
+    assert all(value == x * x for x, value in learner.data.items())

@@ -1,0 +1,221 @@
+"""What a wrong command line is answered, and what each command prints in 80 and in 200 columns."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ipytaskfarm
+from ipytaskfarm.cli import COMMANDS, main
+from ipytaskfarm.cli.application import UsageError, _command
+from ipytaskfarm.core import messages
+from ipytaskfarm.core.messages import tables
+from ipytaskfarm.core.messages.task_types import FailureSummary
+from tests.conftest import Dirs
+
+STORED = Path(__file__).parents[1] / "data" / "commands"
+"""A file for each width: ``python -m tests.unit.test_command_line`` writes them anew."""
+WIDTHS = (80, 200)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["status", "--frm", "x"], "there is no flag --frm, did you mean --farm?"),
+        (["tasks", "--stat", "failed"], "there is no flag --stat, did you mean --state?"),
+        (["abort", "1", "--no-interupt"], "there is no flag --no-interupt, did you mean --no-interrupt?"),
+        (["status", "-farm", "x"], "there is no flag -farm, did you mean --farm?"),
+        (["status", "-x"], "there is no flag -x"),
+        (["status", "--Status.frm=x"], "did you mean --Status.farm?"),
+        (["stauts"], "there is no command 'stauts', did you mean status?"),
+        (["status", "--farm"], "--farm needs a value: --farm NAME"),
+        (["status", "--farm", "--json"], "--farm needs a value: --farm NAME"),
+        (["start", "-n"], "-n needs a value: -n N"),
+        (["start", "-n4x"], "-n takes a whole number, not '4x'"),
+        (["start", "-n", "1", "--engines", "2"], "--engines was given twice, and takes one value"),
+        (["start", "--port", "x"], "--port takes the number of a port, not 'x'"),
+        (["start", "--fresh=yes"], "--fresh takes no value: --fresh alone, or not at all"),
+        (["start", "--fresh", "yes"], "what is 'yes' for? This command takes only flags"),
+        (["stop", "--wait", "long"], "--wait takes a number of seconds, not 'long'"),
+        (["tasks", "--state", "faild"], "not 'faild', did you mean 'failed'?"),
+        (["tasks", "--last", "ten"], "--last takes a whole number, not 'ten'"),
+        (["tasks", "--last", str(2**63)], "--last takes at most 9223372036854775807"),
+        (["demo", "--tasks", "-3"], "--tasks must be 0 or more, not -3"),
+        (["demo", "-n", "2", "--farm", "x"], "-n is for a temporary farm"),
+        (["result", "1", "2"], "one task at a time"),
+        (["completion", "csh"], "there is no script for 'csh', only for bash, zsh, fish"),
+        (["completion"], "which shell? One of bash, zsh, fish"),
+    ],
+)
+def test_a_wrong_command_line_gets_a_sentence(
+    words: list[str], sentence: str, farm_dirs: Dirs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert sentence in said.err
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 2, "a sentence, and where to read on"
+    assert not re.search(r"trait|usage:|instance|argument", said.err), said.err
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("c.Start.n = 'many'\n", "c.Start.n takes a whole number, not 'many'"),
+        ("c.Start.egnines = 3\n", "there is no setting c.Start.egnines"),
+        ("c.Controller.queue_polici = 'LIFO'\n", "did you mean 'queue_policy'?"),
+        ("1/0\n", "raised ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_wrong_config_file_gets_a_sentence(text: str, sentence: str, farm_dirs: Dirs) -> None:
+    (farm_dirs.config / "ipytaskfarm_config.py").write_text(text)
+    with pytest.raises(UsageError) as caught:
+        _command("start").read([])
+    assert sentence in str(caught.value)
+    assert "ipytaskfarm_config.py" in str(caught.value)
+
+
+def test_the_settings_of_another_command_are_not_judged(farm_dirs: Dirs) -> None:
+    (farm_dirs.config / "ipytaskfarm_config.py").write_text("c.Start.n = 'many'\nc.Command.farm = 'nightly'\n")
+    command = _command("status")
+    command.read([])
+    assert command.farm == "nightly"
+
+
+def test_values_are_read_wherever_they_stand(farm_dirs: Dirs) -> None:
+    command = _command("abort")
+    command.read(["1", "--farm=x", "2", "--reason", "-- no --", "--no-interrupt", "--", "3"])
+    assert (command.farm, command.reason, command.interrupt) == ("x", "-- no --", False)  # type: ignore[attr-defined]
+    assert command.extra_args == ["1", "2", "3"]
+    start = _command("start")
+    start.read(["-n4", "--policy-path", "a", "--policy-path=b", "--Start.hold=True"])
+    assert start.config.Controller.policy_path == ["a", "b"]
+    assert (start.n, start.hold) == (4, True)  # type: ignore[attr-defined]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What is printed
+
+MINUTE = 60.0
+LONG = "a very long name of a task that somebody has made of all its parameters, alpha=0.01 beta=0.02"
+
+
+def replies(now_s: float) -> dict[type, messages.Reply]:
+    """What a farm answers: few rows, with long texts in them."""
+    text = "the first line\nand the last line of a text of two lines"
+    failure = FailureSummary("ValueError", text, "model.py:12 in fit")
+    tasks = [
+        tables.TaskRow(7, "failed", "error", LONG, 0, 3, now_s - MINUTE, now_s - 50, 10.5, now_s - 40, failure),
+        tables.TaskRow(8, "pending", "", "fit", 1, 1, now_s - MINUTE, now_s - 50, None, None, None),
+        tables.TaskRow(123_456, "scheduled", "", None, None, 0, now_s - MINUTE, None, None, None, None),
+    ]
+    node = "node-with-a-long-name-17"
+    engines = [
+        tables.EngineRow(0, "1.0", node, 4711, "busy", 8, 12, now_s - 7500, {}, "", "", "Model"),
+        tables.EngineRow(1, "1.1", "vm", 4712, "idle", None, 0, now_s - 75, {}, "", "set up: 3 of 4 commands", ""),
+    ]
+    agent = {
+        "name": "", "node": node, "state": "up", "guard": "", "engines": 2, "slots": 4, "cores": 8, "load": 0.734,
+        "memory": 2**34, "free_memory": 2**33, "free_disk": 2**40, "used": {"cores": 2.0, "memory": 2.0**30},
+        "environments": {"0": "Model"}, "idle": None, "time_left": 7200.0,
+    }  # fmt: skip
+    counts = {"scheduled": 1, "pending": 1, "succeeded": 1234, "failed": 1}
+    losses = ["engine 3 on node n7 (pid 12): killed by SIGKILL while task 7 ran"]
+    state = tables.FarmState(
+        "nightly", "abc", 1, 4700, now_s - 7500, 2, False, False, counts, engines, [agent], 3, 2**21, losses
+    )
+    job = tables.JobRow(
+        id="0123456789abcdef", name="a sweep over all parameters that there are", total=120, arrived=120, unfinished=7,
+        paused=False, failed="", opened_s=now_s - 90, ids=[],
+    )  # fmt: skip
+    events: list[tuple[float, int, str | None, str, int, str]] = [
+        (now_s - 60, 7, LONG, "accepted", -1, ""),
+        (now_s - 40, 7, LONG, "failed: error", 0, f"ValueError: {text}"),
+    ]
+    return {
+        messages.FarmStatus: state,
+        messages.FindJobs: tables.JobTable([job]),
+        messages.ListTasks: tables.TaskRows(tasks, omitted=40),
+        messages.ListEngines: tables.EngineTable(engines),
+        messages.ReadHistory: tables.EventTable(events),
+        messages.ExplainTasks: messages.TextReply("task 7 failed: error\n  attempt 1 on engine 0: ValueError"),
+    }
+
+
+class Answers:
+    """Stands for a connection to a farm."""
+
+    def __init__(self, known: dict[type, messages.Reply]) -> None:
+        self._known = known
+
+    def answer(self, question: object, timeout_s: float | None = None) -> messages.Reply:
+        reply = self._known[type(question)]
+        if isinstance(question, messages.ListTasks) and isinstance(reply, tables.TaskRows) and question.state:
+            failed = question.state == "failed"
+            return tables.TaskRows([row for row in reply.rows if (row.state == "failed") is failed])
+        return reply
+
+
+SHOWN = [
+    ["status"], ["tasks"], ["engines", "list"], ["jobs"], ["history"], ["explain", "7"], ["agents", "list"],
+    ["top", "--once"],
+]  # fmt: skip
+"""Commands that print tables."""
+
+
+def shown_by(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    main(words)
+    # Templates are shown with the folder of the package.
+    return capsys.readouterr().out.replace(str(Path(ipytaskfarm.__file__).parents[1]), "…")
+
+
+@contextmanager
+def a_world(width: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A terminal of that width, at a moment that does not move, in front of a farm that always says the same."""
+    now_s = 1_790_000_000.0
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    monkeypatch.setattr(time, "time", lambda: now_s)
+
+    @contextmanager
+    def connect(farm: str) -> Iterator[Any]:
+        yield Answers(replies(now_s))
+
+    for module in ("status", "jobs", "history", "engines", "agents", "top"):
+        monkeypatch.setattr(f"ipytaskfarm.cli.{module}.connect", connect)
+    yield
+
+
+def everything(width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    with a_world(width, monkeypatch):
+        parts = [["--help"], *([name, "--help"] for name in COMMANDS), *SHOWN]
+        return "".join(f"$ ipytaskfarm {' '.join(words)}\n{shown_by(words, capsys)}\n" for words in parts)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_commands_print_is_as_stored(
+    width: int, farm_dirs: Dirs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = everything(width, capsys, monkeypatch)
+    path = STORED / f"{width}.txt"
+    if os.environ.get("WRITE_COMMANDS"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(found)
+    assert found == path.read_text(), f"if this is meant: WRITE_COMMANDS=1 pytest {Path(__file__).name}"
+    command = ""
+    for line in found.splitlines():
+        command = line if line.startswith("$ ") else command
+        assert len(line) <= width or (width == 80 and _is_an_example(line)), (command, line)
+
+
+def _is_an_example(line: str) -> bool:
+    """Examples are command lines to be copied: they are not broken."""
+    return line.startswith(("    ipytaskfarm ", "$ ", '    eval "'))
