@@ -157,7 +157,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
 
 
 _of_classes: weakref.WeakKeyDictionary[type[TaskEnvironment], RecycleSettings] = weakref.WeakKeyDictionary()
-"""Class -> the settings that stand in its body."""
+"""Class -> the settings that its body assigns."""
 
 
 def _checked_settings(settings: object) -> RecycleSettings:
@@ -205,13 +205,13 @@ class TaskEnvironment:
         super().__init_subclass__(**kwargs)
         for name in ("recycle", "recycle_settings"):
             if name in cls.__dict__ and not isinstance(cls.__dict__[name], property):
-                # Not left in the class, whose code makes the identity.
+                # The settings are removed from the class, because its identity is a digest of its contents.
                 _of_classes[cls] = _checked_settings(cls.__dict__[name])
                 delattr(cls, name)
 
     @property
     def recycle(self) -> RecycleSettings:
-        """When its engines are recycled; set what you like of it in place."""
+        """Return the settings for recycling its engines; their attributes may be assigned."""
         found: RecycleSettings | None = self.__dict__.get("_recycle")
         if found is None:
             of_class = next((_of_classes[each] for each in type(self).__mro__ if each in _of_classes), None)

@@ -20,7 +20,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.arguments import check_count
 from ipytaskfarm.core.messages.task_types import Final
 from ipytaskfarm.core.states import ABORTS, RUNNING, Reason
 from ipytaskfarm.environment import TaskEnvironment
@@ -120,6 +119,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
     ) -> None:
         environment = _environment(initializer, initargs, max_tasks_per_child, rules.pop("environment", None))
         self._rules = {"retries": RETRIES, "retry_on": errors.EngineLost, "environment": environment, **rules}
+        _check(self._rules)
         self._farm: Farm | None = None
         if max_workers is None or isinstance(max_workers, int):
             from ipytaskfarm.deployment.farm import Farm
@@ -143,6 +143,9 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         self._broken: Any = None
         """The error of an initializer; None: none has failed."""
         self._closing = threading.Lock()
+        # Calls that have not ended hold the executor, so it is collected only when there are none.
+        self._unused = weakref.finalize(self, _leave, self.client, self._farm, self._arrived)
+        self._unused.atexit = False  # `_end_all` is for that
         _living.add(self)
         # Exit functions run in reverse order of registration: the farm's own comes after this one.
         atexit.unregister(_end_all)
@@ -194,8 +197,10 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
-        if check_count("buffersize", buffersize, least=1) is None:
-            buffersize = None
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
         end_s = None if timeout is None else time.monotonic() + timeout
         calls: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
         futures: Iterator[concurrent.futures.Future[list[T]]]
@@ -267,17 +272,11 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             if is_cleared:
                 self._arrived.append(task_id)
             if len(self._arrived) >= CLEARED_AT_ONCE:
-                cleared, self._arrived = self._arrived, []
+                cleared = self._arrived.copy()
+                self._arrived.clear()
             if not self._futures:
                 self._ended.notify_all()
-        self._clear(cleared)
-
-    def _clear(self, ids: list[int]) -> None:
-        if ids:
-            try:
-                self.client.clear(ids)
-            except (KeyError, ConnectionError):
-                pass  # cleared by another client, or the farm is gone
+        _clear(self.client, cleared)
 
     # -- shutdown
 
@@ -314,15 +313,45 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             with self._lock:
                 while self._futures:
                     self._ended.wait()
-                arrived, self._arrived = self._arrived, []
-            if self._farm is None:
-                self._clear(arrived)
-            else:
-                self.client.close()
-                self._farm.stop()
+            self._unused.detach()
+            _end(self.client, self._farm, self._arrived)
 
 
 _living: weakref.WeakSet[Executor] = weakref.WeakSet()
+
+
+def _end(client: TaskClient, farm: Farm | None, arrived: list[int]) -> None:
+    """End an executor whose calls have ended: its own farm, or its results in the farm of others."""
+    if farm is None:
+        _clear(client, arrived)
+        arrived.clear()
+    else:
+        client.close()
+        farm.stop()
+
+
+def _clear(client: TaskClient, ids: list[int]) -> None:
+    """Clear results that have arrived from the farm."""
+    if ids:
+        try:
+            client.clear(ids)
+        except (KeyError, ConnectionError):
+            pass  # cleared by another client, or the farm is gone
+
+
+def _leave(client: TaskClient, farm: Farm | None, arrived: list[int]) -> None:
+    """End an executor that nobody has shut down and nobody holds any more, as CPython's does."""
+    # The garbage collector calls this in any thread, with any lock held.
+    threading.Thread(target=_end, args=(client, farm, arrived), name="ipytaskfarm executor").start()
+
+
+def _check(rules: dict[str, Any]) -> None:
+    """Raise what the first call would raise for wrong rules, before a farm is started."""
+    from ipytaskfarm.client.tasks import CallTask
+
+    if "mp_context" in rules:
+        raise TypeError("mp_context: engines are started by the farm's agents, not by multiprocessing: leave it out")
+    CallTask(call_all, **rules)
 
 
 def _end_all() -> None:

@@ -1,8 +1,8 @@
-"""``tc.optimize``: the trials of an optuna study on a farm, by ask and tell.
+"""``tc.optimize``: run the trials of an optuna study on a farm, by optuna's ask-and-tell interface.
 
-The study, its sampler and its storage stay in the client.  A trial on an engine sends what its objective asks
-(``suggest_float``, ``should_prune`` …) to the client, which answers from the real trial.  Engines import this module,
-so it imports optuna only in the client.
+The study, its sampler and its storage stay in the client.  A trial on an engine sends the calls of its objective
+(``suggest_float``, ``should_prune`` …) to the client, which answers them from the real trial.  Engines import this
+module, so it imports optuna only in the client.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 METHODS = frozenset({"suggest_float", "suggest_int", "suggest_categorical", "report", "should_prune", "set_user_attr"})
 VALUES = frozenset({"params", "distributions", "user_attrs", "datetime_start", "relative_params"})
 RETRIES = 2
-"""How often a trial runs again whose engine was lost; it is suggested the same values again."""
+"""Number of repetitions of a trial after the loss of its engine; a repetition gets the same suggested values."""
 
 
 class FarmTrial:
-    """A trial on an engine: the calls of ``optuna.Trial`` that objectives use, answered by the client."""
+    """A trial on an engine, with the methods of ``optuna.Trial`` that objectives call; the client answers the calls."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -49,7 +49,7 @@ class FarmTrial:
         task.send((mark, name, args, kwargs))
         while True:
             answered, value, error = task.receive().value
-            # An earlier attempt of this task was sent answers of its own.
+            # A message may be the answer to an earlier attempt of this task.
             if answered == mark:
                 if error is not None:
                     raise error
@@ -57,7 +57,7 @@ class FarmTrial:
 
 
 def run_objective(objective: Callable[[Any], Any], number: int) -> Any:
-    """Call an objective with the trial of this number; the task of a trial."""
+    """Call an objective with the trial of this number; this is the function of a trial's task."""
     return objective(FarmTrial(number))
 
 
@@ -72,20 +72,20 @@ def optimize(
     callbacks: Sequence[Callable[[Any, Any], object]] = (),
     **rules: Any,
 ) -> None:
-    """Run trials of a study on the farm, as ``study.optimize`` runs them here.
+    """Run trials of a study on the farm, as ``study.optimize`` does locally.
 
     Args:
         client: the farm's client.
         study: an ``optuna.Study``.
-        objective: a function of a trial; it returns a number, or several.
-        n_trials: how many trials; None: until `timeout`.
-        timeout: seconds after which no further trial is begun.
-        n_jobs: how many trials run at a time; None, or -1: one for each engine.
-        catch: exceptions of the objective that fail their trial alone.
+        objective: a function of a trial that returns a number, or several.
+        n_trials: the number of trials; None: until `timeout`.
+        timeout: seconds after which no more trials begin.
+        n_jobs: the number of trials at a time; None, or -1: one for each engine.
+        catch: exceptions of the objective that fail only their trial.
         callbacks: called with the study and each trial that has ended.
         rules: rules of a `Task` for each trial.
 
-    Raises the error of the first trial that failed with one that is not in `catch`; trials under way end first.
+    Raises the first error of a trial that is not in `catch`, after the running trials have ended.
     """
     if n_trials is None and timeout is None:
         raise ValueError("optimize needs n_trials, or timeout: it would not end")
@@ -103,7 +103,7 @@ def optimize(
 
 
 class _Trials:
-    """The study, asked and told by one thread at a time, and how many trials are still to begin."""
+    """The study, which one thread at a time uses, and the number of trials that have not begun."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class _Trials:
         self.error: BaseException | None = None
 
     def next(self) -> Any:
-        """Return a new trial; None: no more are to begin."""
+        """Return a new trial; None: no more trials may begin."""
         with self._lock:
             is_late = self._end_s is not None and time.monotonic() >= self._end_s
             if self.error is not None or is_late or self._left == 0 or getattr(self._study, "_stop_flag", False):
@@ -130,7 +130,7 @@ class _Trials:
             return self._study.ask()
 
     def answer(self, trial: Any, name: str, args: tuple[Any, ...] | None, kwargs: dict[str, Any]) -> Any:
-        """Return what a trial says to a question of its objective."""
+        """Return the trial's answer to a call of its objective."""
         with self._lock:
             found = getattr(trial, name)
             return found if args is None else found(*args, **kwargs)
@@ -154,7 +154,7 @@ class _Trials:
 
 
 class _TrialRunner:
-    """Runs one trial after the other; each thread of `optimize` calls `go_on`."""
+    """Runs trials one after the other; each thread of `optimize` calls `go_on`."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class _TrialRunner:
         self._rules = rules
 
     def go_on(self) -> None:
-        """Run trials until no more are to begin."""
+        """Run trials until no more may begin."""
         while (trial := self._trials.next()) is not None:
             try:
                 value, error = self._run(trial), None

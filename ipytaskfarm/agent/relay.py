@@ -60,8 +60,6 @@ class Account:
         self.former = former
         self.open_runs = 0
         self.ended_runs = 0
-        self.doubles = 0
-        """Records dropped: a run ends once."""
         self.has_more = False
         """Whether the last `read` stopped at its limit, so that there may be more."""
         self.damaged = False
@@ -102,8 +100,7 @@ class Account:
         for record_end, task, attempt, record in records:
             run = (task, attempt)
             if known.get(run, absent) is not RunProgress.OPEN:
-                self.doubles += 1
-                continue
+                continue  # a run ends once
             known[run] = RunProgress.ENDED
             self.ended_runs += 1
             if ended and size + len(record) > MESSAGE_BYTES:

@@ -24,7 +24,7 @@ from ipytaskfarm.version import __version__
 
 OK, FAILED, USAGE, STORE, REFUSED = 0, 1, 2, 3, 4
 INTERRUPTED = 130
-"""The exit code that shells give a program which SIGINT ended."""
+"""The exit code that shells report for a program that SIGINT has ended."""
 
 
 _SETTINGS = (
@@ -34,7 +34,7 @@ _SETTINGS = (
 
 
 class HelpShown(Exception):
-    """The command line asked for help alone."""
+    """Raised when the command line only asks for help."""
 
 
 def _names(keys: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -78,13 +78,16 @@ class Command(Application):
     flags: Any = switches()
 
     def read(self, argv: list[str]) -> None:
-        """Command line over config files over defaults.  A wrong command line: `UsageError`."""
+        """Parse a command line; its settings override config files, and these override defaults.
+
+        Raises UsageError for a wrong command line.
+        """
         self.argv = list(argv)
         if any(word in ("-h", "--help", "--help-all") for word in argv):
             print("\n".join(self.emit_help(classes="--help-all" in argv)))
             raise HelpShown
         given, self.extra_args = read_words(argv, self._known_flags(), self)
-        self.update_config(given)  # it may name the config files
+        self.update_config(given)  # the command line may name config files
         self._read_config_files()
         self.update_config(given)
         if self.extra_args and not self.arguments:
@@ -118,7 +121,7 @@ class Command(Application):
         try:
             folders = jupyter_config_path()
         except RuntimeError:
-            return  # a user without a home has no files there
+            return  # a user without a home has no config files
         self._load("ipytaskfarm_config", folders)
 
     def _load(self, name: str, path: list[str] | None) -> None:
@@ -126,7 +129,7 @@ class Command(Application):
         folders = path or [os.path.dirname(stem)]
         try:
             loaded = list(self._load_config_files(os.path.basename(stem), folders, raise_config_file_errors=True))
-        except Exception as error:  # a config file is Python: anything may come out of it
+        except Exception as error:  # a config file is Python code and may raise anything
             raise UsageError(f"the config file {stem}.py raised {type(error).__name__}: {error}") from error
         for config, _ in loaded:
             self._check_config(config, f"the config file {stem}.py")
@@ -258,7 +261,7 @@ def run(arguments: list[str]) -> int:
         _complain(name, f"{error}\nTry: ipytaskfarm {name if name in COMMANDS else ''} --help".replace("  ", " "))
         return USAGE
     except BrokenPipeError:
-        # `ipytaskfarm tasks | head`: nobody reads any more, and the interpreter would complain at its end.
+        # `ipytaskfarm tasks | head`: nobody reads on, and the interpreter would report an error at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except KeyboardInterrupt:

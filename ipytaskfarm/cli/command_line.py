@@ -1,6 +1,6 @@
-"""Reads a command line into a configuration, with a sentence for each mistake.
+"""Parse a command line into a configuration, with an understandable sentence for each mistake.
 
-traitlets has a reader of its own, over argparse; its errors speak of traits, instances and unrecognised arguments.
+traitlets has its own parser over argparse, but its errors speak of traits, instances and unrecognised arguments.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from traitlets.config import Config
 from ipytaskfarm.core.text import did_you_mean, shown
 
 UNITS = {"SECONDS": "a number of seconds", "PORT": "the number of a port", "N": "a whole number", "SHARE": "a share"}
-"""What stands for a flag's value in its usage line -> what is expected."""
+"""Placeholder of a flag's value in the usage line -> what is expected."""
 
 
 class UsageError(Exception):
-    """The command line is wrong; the text says how."""
+    """Raised for a wrong command line; the text names the mistake."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag with a value: which trait of which class it sets."""
+    """A flag with a value, and the trait that it sets."""
 
     owner: str
     name: str
@@ -33,7 +33,7 @@ class Flag:
 
     @property
     def metavar(self) -> str:
-        """Return what stands for the value in usage lines."""
+        """Return the placeholder of the value in usage lines."""
         return str(self.trait.metadata.get("metavar", self.name.upper()))
 
 
@@ -45,14 +45,14 @@ class Switch:
 
 
 def read_words(words: Sequence[str], known: Mapping[str, Flag | Switch], where: object) -> tuple[Config, list[str]]:
-    """Return what the flags of a command line say, and the other words in their order.
+    """Return the settings that the flags of a command line make, and the other words in order.
 
     Args:
         words: the command line.
         known: the flags by their names, without dashes.
-        where: the command, whose traits check the values.
+        where: the command; its traits check the values.
 
-    Raises UsageError: a flag is unknown, lacks its value, has a value too many, or has one that it cannot take.
+    Raises UsageError for an unknown flag, a missing or superfluous value, and a value that does not fit.
     """
     config = Config()
     others: list[str] = []
@@ -89,7 +89,7 @@ def _dashed(name: str) -> str:
 
 
 def _split(word: str, known: Mapping[str, Flag | Switch]) -> tuple[str, str | None]:
-    """Return a flag with its dashes, and the value that is written together with it: ``--n=4``, ``-n4``."""
+    """Split a word into a flag with its dashes and the value behind it (``--n=4``, ``-n4``), if there is one."""
     dashed, equals, value = word.partition("=")
     if equals:
         return dashed, value
@@ -117,7 +117,7 @@ def _put(config: Config, given: set[tuple[str, str]], dashed: str, flag: Flag, v
 
 
 def checked_text(dashed: str, flag: Flag, text: str, where: object) -> Any:
-    """Return the value that a text means for a flag; a list of one for a flag that may be given several times."""
+    """Return the value of a flag from its text; a list with one value for a flag that may be given several times."""
     if isinstance(flag.trait, List):
         return [text]
     try:
@@ -128,7 +128,10 @@ def checked_text(dashed: str, flag: Flag, text: str, where: object) -> Any:
 
 
 def checked_value(as_written: str, flag: Flag, value: Any, where: object) -> Any:
-    """Return a value as its trait keeps it.  UsageError: it does not fit; `as_written` names the setting."""
+    """Return a value as its trait stores it.
+
+    Raises UsageError, with the name `as_written`, if the value does not fit.
+    """
     try:
         return flag.trait._validate(where, value)
     except (TraitError, ValueError):

@@ -1,6 +1,6 @@
-"""``ipytaskfarm completion``: scripts by which shells complete commands, flags and the names of farms.
+"""``ipytaskfarm completion``: print scripts with which shells complete commands, flags and names of farms.
 
-The scripts hold all commands and flags, so that a press of the Tab key starts no process only for names of farms.
+The scripts contain all commands and flags, so the Tab key starts a process only for names of farms.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ipytaskfarm.deployment.home import Home
 
 SHELLS = ("bash", "zsh", "fish")
 FARMS = "farms"
-"""Not a shell: the names of this user's farms, one a line, for the scripts."""
+"""In place of a shell: print the names of this user's farms, one per line, for the scripts."""
 _FILES = frozenset({"FILE", "DIR", "PATH"})
 
 
@@ -27,10 +27,10 @@ class FlagEntry(NamedTuple):
     """One flag of a command, as a shell completes it."""
 
     names: tuple[str, ...]
-    """With their dashes."""
+    """The names of the flag with their dashes."""
     help: str
     takes: str
-    """"" no value; farms, files, or the words that are the choices; "-": a value that cannot be completed."""
+    """"": no value; "farms" or "files"; the choices as words; "-": a value that cannot be completed."""
 
 
 class CommandEntry(NamedTuple):
@@ -39,7 +39,7 @@ class CommandEntry(NamedTuple):
     name: str
     help: str
     words: tuple[str, ...]
-    """What may follow it: list, add, remove …"""
+    """The words that may follow it: list, add, remove …"""
     flags: tuple[FlagEntry, ...]
 
 
@@ -85,7 +85,7 @@ def entries() -> Iterator[CommandEntry]:
 
 
 def _words(command: Command) -> tuple[str, ...]:
-    """Return the plain words of a usage line: ``list | add [N]`` has list and add."""
+    """Return the plain words of a usage line: list and add for ``list | add [N]``."""
     parts = [part.split()[0] for part in command.arguments.split("|") if part.split()]
     return tuple(part for part in parts if part.isalpha() and part.islower())
 

@@ -65,7 +65,7 @@ used, and the results of the demonstration are removed from it.
         return OK
 
     def _on_running(self) -> int:
-        connect(self.farm).close()  # says it in one line when there is no farm
+        connect(self.farm).close()  # without a farm this prints one line
         from ipytaskfarm.client import TaskClient
 
         with TaskClient(self.farm) as tc:

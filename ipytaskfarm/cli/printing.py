@@ -10,17 +10,23 @@ from ipytaskfarm.display.text import ago as ago, number as number, safe as safe,
 
 
 def table(columns: Sequence[Column | str], rows: Iterable[Sequence[object]], right: Sequence[int] = ()) -> None:
-    """Print a table.  columns: each a `Column` or its heading.  right: columns that are aligned to the right."""
+    """Print a table.
+
+    Args:
+        columns: `Column` objects, or headings.
+        rows: the cells.
+        right: columns that are aligned to the right.
+    """
     named = [Column(c, right=at in right) if isinstance(c, str) else c for at, c in enumerate(columns)]
     print_table(Table(named, rows))
 
 
 WIDTH, WIDTH_LEAST, WIDTH_MOST = 80, 40, 120
-"""Columns of help texts: without a terminal, and the bounds with one.  Longer lines are tiring to read."""
+"""Columns of help texts without a terminal, and their bounds in a terminal: longer lines are hard to read."""
 
 
 def width() -> int:
-    """Return the columns that running text may take."""
+    """Return the width of running text in columns."""
     return max(WIDTH_LEAST, min(terminal_width(sys.stdout) or WIDTH, WIDTH_MOST))
 
 

@@ -1,4 +1,4 @@
-"""Commands that show what tasks left: result, failures."""
+"""Commands that show the outcome of tasks: result, failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ipytaskfarm.client.tables import FailureGroup
 
 VALUE_MAX = 10_000
-"""The most characters of a value that are printed."""
+"""Largest number of characters of a printed value."""
 
 
 class Result(JsonCommand):
@@ -51,7 +51,7 @@ on standard error. Exit code 1 if the task has failed, or has not ended.
         ids = self.number_arguments("task")
         if len(ids) != 1:
             raise UsageError("one task at a time")
-        connect(self.farm).close()  # says it in one line when there is no farm, before the client's weight is loaded
+        connect(self.farm).close()  # without a farm this prints one line, before the client is imported
         from ipytaskfarm.client import TaskClient
 
         with TaskClient(self.farm) as client:
@@ -111,12 +111,12 @@ on standard error. Exit code 1 if the task has failed, or has not ended.
 
 
 def _value(value: object) -> str:
-    """Return a value as Python shows it, line by line."""
+    """Return the repr of a value, line by line."""
     return "\n".join(map(printing.safe, shown(value, VALUE_MAX).splitlines()))
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it; what JSON has not is the text that Python shows."""
+    """Return a value for JSON; a value that JSON cannot represent becomes its repr."""
     if isinstance(value, dict):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -28,32 +28,32 @@ from ipytaskfarm.display.tables import Table
 from ipytaskfarm.display.text import safe
 
 TASKS_ASKED = 200
-"""So many tasks are asked for that have not ended, and so many that failed."""
+"""Largest number of unfinished tasks, and of failed tasks, that are read."""
 HELP = "↑ ↓ select · a abort · r retry · q quit"
 LEAST_S = 0.2
-"""No screen is drawn more often."""
+"""Least time in seconds between two screens."""
 
 
 @dataclass
 class Look:
-    """What the farm answered to one round of questions."""
+    """The answers of the farm to one round of questions."""
 
     state: tables.FarmState
     jobs: list[tables.JobRow]
     unfinished: list[tables.TaskRow]
     failed: list[tables.TaskRow]
     why: list[str] = field(default_factory=list)
-    """Why the selected task, or the first that waits for an engine, is where it is."""
+    """The explanation of the selected task, or of the first task that waits for an engine."""
 
     @property
     def tasks(self) -> list[tables.TaskRow]:
-        """Return the tasks that can be selected: running, waiting, failed."""
+        """Return the tasks that can be selected: running, then waiting, then failed ones."""
         running = [row for row in self.unfinished if row.state == State.PENDING]
         return [*running, *(row for row in self.unfinished if row.state != State.PENDING), *self.failed]
 
 
 def look(questioner: Questioner, selected: int | None = None) -> Look:
-    """Ask the farm.  selected: the task whose explanation is asked for; None: the first that waits for an engine."""
+    """Ask the farm; `selected` is the task to explain (None: the first that waits for an engine)."""
     state = farm_state(questioner)
     found = Look(
         state,
@@ -66,7 +66,7 @@ def look(questioner: Questioner, selected: int | None = None) -> Look:
     if selected is not None:
         try:
             reply = questioner.answer(messages.ExplainTasks(selected))
-        except IndexError:  # cleared meanwhile
+        except IndexError:  # the task was cleared in the meantime
             return found
         assert isinstance(reply, messages.TextReply)
         found.why = reply.text.splitlines()
@@ -91,13 +91,13 @@ def screen(seen: Look, width: int, height: int | None, selected: int | None = No
     """Return the lines of a screen.
 
     Args:
-        seen: what the farm answered.
-        width: the columns.
-        height: the lines at most; None: as many as there are.
-        selected: the task that is marked.
-        note: what became of the last key.
+        seen: the answers of the farm.
+        width: the number of columns.
+        height: the largest number of lines; None: all lines.
+        selected: the task to mark.
+        note: the effect of the last key.
     """
-    # The most that each part gets: the tasks have what the others leave.
+    # Each part gets at most this share; the tasks get the remaining lines.
     room = None if height is None else height - 2 - 2
     lines = [line[:width] for line in head_lines(seen.state)]
     lines += _part("engines", engine_table(seen.state.engines), width, _share(room, 0.25))
@@ -170,18 +170,18 @@ ends. Without a terminal, or with --once, it prints one screen and ends.
 
 
 class Live:
-    """The screen in a terminal, until q is pressed."""
+    """The screen in a terminal, until the user presses q."""
 
     def __init__(self, questioner: Questioner, every_s: float) -> None:
         self._questioner = questioner
         self._every_s = every_s
         self._selected: int | None = None
         self._asks_about: int | None = None
-        """The task whose abort waits for a y."""
+        """The task whose abort waits for a confirmation with y."""
         self._note = ""
 
     def run(self) -> None:
-        """Draw, ask, and heed keys.  Returns when q or Ctrl-C is pressed."""
+        """Draw the screen, ask the farm and handle keys, until q or Ctrl-C is pressed."""
         from rich.console import Console
         from rich.live import Live as RichLive
         from rich.text import Text
@@ -210,7 +210,7 @@ class Live:
             return before
 
     def _heed(self, key: str, seen: Look) -> bool:
-        """Do what a key stands for; True: the farm is to be asked at once."""
+        """Handle a key; return whether the farm should be asked at once."""
         tasks = seen.tasks
         position = next((at for at, row in enumerate(tasks) if row.id == self._selected), None)
         if self._asks_about is not None:
@@ -248,7 +248,7 @@ class Live:
 
 @contextmanager
 def _keys_at_once() -> Iterator[None]:
-    """Let the terminal give each key as it is pressed, and show none."""
+    """Make the terminal deliver each key at once, without echo."""
     before = termios.tcgetattr(sys.stdin)
     try:
         tty.setcbreak(sys.stdin)
@@ -258,7 +258,7 @@ def _keys_at_once() -> Iterator[None]:
 
 
 def _key(timeout_s: float) -> str:
-    """Return the next key, an arrow as its whole sequence; "" when none came in time."""
+    """Return the next key (for an arrow the whole sequence), or "" if no key was pressed in time."""
     if not select.select([sys.stdin], [], [], timeout_s)[0]:
         return ""
     key = os.read(sys.stdin.fileno(), 1).decode(errors="replace")

@@ -20,7 +20,7 @@ def text_html(text: str, *, error: bool = False) -> str:
         text = f"{text[: TEXT_MAX // 2]}\n… {len(text) - TEXT_MAX:,} characters …\n{text[-TEXT_MAX // 2 :]}"
     style = f' style="background:{ERROR_BACKGROUND}"' if error else ""
     shown = f"<pre{style}>{_coloured(text)}</pre>"
-    # The styles of JupyterLab for these colours hold below this class alone.
+    # JupyterLab's styles for these colours apply only below this class.
     return f'<div class="jp-RenderedText">{shown}</div>' if "\x1b" in text else shown
 
 

@@ -101,7 +101,7 @@ class ProgressDisplay:
 
     @property
     def is_due(self) -> bool:
-        """Return whether the time has come at which the display appears, or none ever does."""
+        """Return whether the display may appear now, or will never appear."""
         return not self._on or time.monotonic() - self._began_s >= self._after_s
 
     def view(self, now_s: float, end: str = "") -> ProgressView:

@@ -680,8 +680,8 @@ class TaskClient:
         Args:
             study: an ``optuna.Study``.
             objective: a function of a trial.
-            n_trials: how many trials.
-            options: `timeout`, `n_jobs`, `catch` and `callbacks` as of ``study.optimize``, and rules of a `Task`.
+            n_trials: the number of trials.
+            options: `timeout`, `n_jobs`, `catch` and `callbacks` as for ``study.optimize``, and rules of a `Task`.
 
         Raises the error of a trial that failed with an exception that is not in `catch`.
         """

@@ -71,7 +71,7 @@ def _stream(
     session.io.output_listeners.append(shown.take)
 
     def tick() -> None:
-        # The bar first: what the tasks print stands below it.
+        # The bar is shown first, so that the output of the tasks appears below it.
         display.tick()
         if display.is_due:
             shown.tick()

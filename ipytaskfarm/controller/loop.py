@@ -31,12 +31,12 @@ from ..core.validation import why_refused
 from ..storage.event_log import EventLog
 from ..storage.store import Store
 from ..transport.hub import Hub, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
-from . import oversize, replies
+from . import replies
 from .access import FarmAccess
 from .blob_reading import BlobReader, ReadPiece
 from .direct_answers import DirectAnswers, is_direct
 from .evaluator_process import EvaluatorProcess
-from .payloads import Payloads
+from .payloads import Payloads, singly, unsent
 from .retention import BlobSweeper, Retention
 
 log = logging.getLogger(__name__)
@@ -259,10 +259,10 @@ class ControllerLoop:
             self._hub.send(agent, message)
         except ResultTooLarge as error:
             if len(message.runs) > 1:
-                for alone in oversize.singly(message):
+                for alone in singly(message):
                     self._hand_out(agent, alone)
             else:
-                self._next.append((agent, oversize.unsent(message, str(error), time.time())))
+                self._next.append((agent, unsent(message, str(error), time.time())))
 
     def _send_pieces(self, reader: BlobReader) -> None:
         for session, piece in reader.answers():

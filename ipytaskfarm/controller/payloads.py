@@ -8,14 +8,15 @@ batch.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from ..core.messages import HandOut, Input, Run, Special, TaskBatch
-from ..core.messages.task_types import Final, Function, Incarnation
+from ..core.messages import HandOut, Input, Results, Run, Special, TaskBatch
+from ..core.messages.task_types import Ended, FailureSummary, Final, Function, Incarnation
 from ..core.saves import Save, SaveFunction, SaveTask
 from ..core.scheduler.decision import Assignment
+from ..core.states import Reason
 from ..storage.store import Store
 
 CACHE_BYTES = 64 * 2**20
@@ -26,6 +27,7 @@ SENT_FUNCTIONS = 4096
 """How many functions the controller expects an engine to remember. Engines keep twice as many, in order of use."""
 
 _encode = msgspec.msgpack.Encoder().encode
+_decode_batch = msgspec.msgpack.Decoder(TaskBatch).decode
 
 
 class Payloads:
@@ -154,3 +156,25 @@ def _input(number: int, source: int, final: Final | None) -> Input:
     if final is None:
         return Input(number, source)
     return Input(number, source, final.reason, final.body or b"", final.failure)
+
+
+# -- hand-outs that are larger than a message may be, because a machine does not see the farm's folder of blobs
+
+
+def singly(message: HandOut) -> Iterator[HandOut]:
+    """Split a hand-out of several runs into hand-outs of one run each."""
+    batch = _decode_batch(message.batch)
+    functions = batch.functions
+    for run in batch.runs:
+        alone = msgspec.Raw(_encode(TaskBatch([run], functions)))
+        yield msgspec.structs.replace(message, runs=[(run.task, run.attempt)], batch=alone)
+        functions = []
+
+
+def unsent(message: HandOut, why: str, now_s: float) -> Results:
+    """Return the end of a run that cannot be sent, as if its engine had reported it. `now_s` is wall-clock time."""
+    ((task, attempt),) = message.runs
+    failure = FailureSummary(
+        "ResultTooLarge", f"task {task} and the results that it takes are too large together: {why}"
+    )
+    return Results(message.engine, [Ended(task, attempt, Reason.TOO_LARGE.value, now_s, 0.0, failure)])

@@ -42,11 +42,10 @@ from ..serialization.pack import pack, pack_names, unpack, unpack_function
 from ..serialization.rebuild_values import NotedValues
 from ..storage.blobs import BlobWriter
 from ..system import session_files
-from . import loss
 from .capture import nothing_new
 from .cells import CellPlan
 from .checkpoints import Checkpoints
-from .error_summary import described
+from .failures import described, forget_loss, remember_loss
 from .lane import Step
 from .shared_parts import Parts
 from .sinks import SINK, Sink
@@ -318,12 +317,12 @@ class Commands:
         return lambda sink: reply
 
     def _replaces(self, command: EngineCommand) -> Finish:
-        loss.remember(msgspec.msgpack.decode(command.body, type=str))
+        remember_loss(msgspec.msgpack.decode(command.body, type=str))
         return _nothing
 
     def _reset(self, command: EngineCommand) -> Finish:
         self._namespace.clear()
-        loss.forget()
+        forget_loss()
         self._replies.clear()
         return _nothing
 

@@ -12,9 +12,11 @@ import msgspec
 
 from ..core.messages.payload import FailureBody
 from ..core.messages.task_types import FailureSummary
+from ..core.text import text_of
 from ..serialization.pack import chain_of, pack_error, traceback_of
 
 VALUE_CHARS_MAX = 2000
+NAME_CHARS_MAX = 200
 TRACEBACK_CHARS_MAX = 64 * 1024
 
 _MACHINERY = re.compile(
@@ -91,3 +93,65 @@ def _place(error: BaseException) -> str:
         if not found or not code.co_filename.startswith((*_LIBRARY, "<frozen ")):
             found = f"{code.co_filename}:{line} in {code.co_name}"
     return _HASH.sub("<task>", found)
+
+
+# -- errors whose classes do anything
+
+
+def described(error: BaseException, filename: str = "", code: str = "") -> tuple[FailureSummary, FailureBody]:
+    """Return an error in the two forms of `describe`; its traceback is dropped.
+
+    An exception's own class may do anything when it is examined. In that case only its type and its text are given.
+    """
+    note = _note_on(error)
+    try:
+        found = describe(error, filename, code)
+    except BaseException as problem:
+        failure = brief(error, problem)
+        found = failure, FailureBody(failure.etype, failure.value)
+    if note:
+        found = _with_note(found[0], note), found[1]
+    BaseException.with_traceback(error, None)  # the class may override __setattr__
+    return found
+
+
+def brief(error: BaseException, problem: BaseException) -> FailureSummary:
+    """Return an error by its type's qualified name and as much of its text as is available.
+
+    `problem` is the reason why there is no more.
+    """
+    kind = type(error)
+    is_plain = kind.__module__ in ("builtins", "__main__")
+    name = kind.__qualname__ if is_plain else f"{kind.__module__}.{kind.__qualname__}"
+    why = "" if problem is error else f" (no more can be told: {type(problem).__name__}: {text_of(problem):.200})"
+    return FailureSummary(text_of(name)[:NAME_CHARS_MAX], f"{text_of(error)[:VALUE_CHARS_MAX]}{why}")
+
+
+# -- names that went with a lost engine
+
+_notices: list[str] = []
+"""Of a replacement engine: the notice that names of the lost engine may be missing, for errors about missing names."""
+
+
+def remember_loss(notice: str) -> None:
+    """Store the notice: which engine was replaced, and what was not repeated on the replacement."""
+    _notices[:] = [notice]
+
+
+def forget_loss() -> None:
+    """Forget the notice, because the namespace was cleared on purpose: a missing name was not lost."""
+    _notices.clear()
+
+
+def _note_on(error: BaseException) -> str:
+    """Add the notice to an error about a missing name. Return the notice; "" if nothing was added."""
+    if not _notices or type(error) is not NameError:
+        return ""
+    if _notices[0] not in getattr(error, "__notes__", ()):
+        error.add_note(_notices[0])
+    return _notices[0]
+
+
+def _with_note(failure: FailureSummary, note: str) -> FailureSummary:
+    """Return a failure with the note after its text."""
+    return msgspec.structs.replace(failure, value=f"{failure.value}\n{note}")

@@ -177,7 +177,7 @@ class EngineShell(ZMQInteractiveShell):
         self.events.callbacks = usual
 
     async def run_code(self, code_obj: Any, result: Any = None, *, async_: bool = False) -> bool:
-        """Run one statement of a cell; functions of modules that travel find what it has bound from then on."""
+        """Run one statement of a cell; afterwards functions of by-value modules find the names that it has bound."""
         failed = await super().run_code(code_obj, result, async_=async_)
         take_names(tell=True)
         return bool(failed)

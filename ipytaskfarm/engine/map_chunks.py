@@ -19,7 +19,7 @@ from ..storage.blobs import BlobWriter
 from .baseline import Baseline
 from .change_hooks import CHANGES
 from .current import Deferred
-from .error_summary import described
+from .failures import described
 from .sinks import SINK, Sink
 
 SINGLY = 100

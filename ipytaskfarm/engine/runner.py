@@ -41,7 +41,7 @@ from .callables import Callables
 from .capture import nothing_new
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
 from .current import CurrentTask, Deferred, details_of
-from .error_summary import brief, described
+from .failures import brief, described
 from .half_imports import half_imported
 from .helper_processes import LOKY_WORKERS
 from .inputs import giver

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from ..client import MultiEngineClient, TaskClient
+from ..client import TaskClient
 from ..deployment.home import FarmRun, Home
 from ..deployment.settings import DEFAULT_NAME
 
@@ -18,7 +18,7 @@ class MagicsConnection:
 
     where: str | None = None
     """A farm's name or a connection file; None: the default farm."""
-    clients: list[TaskClient | MultiEngineClient] = field(default_factory=list)
+    clients: list[TaskClient] = field(default_factory=list)
     """Clients that keep the connection open between two magics."""
     started: set[FarmRun] = field(default_factory=set)
     """The runs of farms that this shell has started."""
@@ -55,13 +55,6 @@ def task_client(shell: Any) -> TaskClient:
     client = TaskClient(mine.where)
     _close(mine)
     mine.clients.append(client)
-    return client
-
-
-def engine_client(shell: Any) -> MultiEngineClient:
-    """Return an engine client of the shell's farm."""
-    client = MultiEngineClient(connection(shell).where)
-    connection(shell).clients.append(client)
     return client
 
 

@@ -144,7 +144,7 @@ class SessionPickler(dill.Pickler):
         """The modules that must be importable by name."""
         self._known: dict[type, bool] = {}
         self._cells: set[int] = set()
-        """The identities of the cells of functions that came here by value."""
+        """The identities of the closure cells of functions that were sent here by value."""
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
         """Save an object. The module's docstring says in which cases this does not leave the object to dill."""
@@ -233,9 +233,10 @@ class SessionPickler(dill.Pickler):
             function.__module__ = module
 
     def _save_function_by_value(self, function: types.FunctionType) -> None:
-        """Save a function that came here by value: what it brought comes first, then the namespace, there too.
+        """Save a function that was sent here by value.
 
-        dill would copy the globals for each function, without the access to the namespace.
+        After a restore too, it first uses the values that were sent with it, and then the namespace.  dill would copy
+        the globals for each function, and the copies would have no access to the namespace.
         """
         self._cells.update(id(cell) for cell in function.__closure__ or ())
         state = {
@@ -254,7 +255,7 @@ class SessionPickler(dill.Pickler):
         self.save_reduce(new_function, start, state, state_setter=fill_function, obj=function)
 
     def _save_names(self, names: Names) -> None:
-        """Save the globals of functions that came here by value, with the newest values."""
+        """Save the globals of functions that were sent here by value, with the latest values."""
         brought = {**names.packed, **names.globals}
         used = {
             name: value

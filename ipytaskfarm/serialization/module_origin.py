@@ -214,11 +214,6 @@ def is_added(name: str, file: str) -> bool:
     return any(real == added or real.startswith(os.path.join(added, "")) for added in _added_folders)
 
 
-def anything_added() -> bool:
-    """Return whether `add_dependency` was called."""
-    return bool(_added_modules or _added_folders)
-
-
 def folder_travels(name: str, folders: list[str]) -> bool:
     """Return whether a package without a file, which consists of these folders, travels by value."""
     marker = os.path.join("{}", "__init__.py")

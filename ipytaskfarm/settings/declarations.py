@@ -15,17 +15,19 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypedDict, TypeVar, get_args, get_type_hints
 
 from ..core.arguments import check_bytes, check_count, check_seconds
 from ..core.scheduler.autoscaling import IDLE_S
 from ..core.scheduler.settings import PLACEMENTS, SchedulerSettings
+from ..core.text import did_you_mean
 from .checks import (
     Agents,
     check_agents,
@@ -501,8 +503,30 @@ def _argument_lines(name: str, setting: Setting) -> str:
 # The command lines of the controller and of the agents
 
 
+_ARGPARSE = (
+    (r"unrecognized arguments: (\S+).*", "there is no flag {0}"),
+    (r"the following arguments are required: (.*)", "{0}: needed, and not given"),
+    (r"argument (\S+): expected one argument", "{0} needs a value"),
+    (r"argument (\S+): invalid \S+ value: (.*)", "{0} cannot be {1}"),
+    (r"argument (\S+): (.*)", "{0}: {1}"),
+)
+"""What argparse says of a wrong command line, and how it is said here."""
+
+
+def wrong_command_line(parser: ArgumentParser, process: str, said: str) -> NoReturn:
+    """End this process with exit code 2 and a sentence in place of what argparse says of a wrong command line."""
+    for pattern, sentence in _ARGPARSE:
+        if found := re.fullmatch(pattern, said):
+            flags = [flag for action in parser._actions for flag in action.option_strings]
+            near = did_you_mean(found[1], flags, "") if pattern.startswith("unrecognized") else ""
+            said = sentence.format(*found.groups()) + near
+            break
+    parser.exit(2, f"ipytaskfarm {process}: {said}\nTry: ipytaskfarm {process} --help\n")
+
+
 def add_flags(parser: ArgumentParser, process: str) -> None:
     """Add the flags of all settings for a process. Sizes are bytes there, durations seconds."""
+    parser.error = partial(wrong_command_line, parser, process)  # type: ignore[method-assign]
     for name, setting in _told(process):
         action: dict[str, Any] = {"action": "append"} if setting.several else {}
         default = list(setting.standard) if setting.several else setting.process_default  # type: ignore[call-overload]

@@ -50,11 +50,6 @@ def load(fd: int) -> memoryview:
     return _read(fd, size)
 
 
-def mapped_files() -> int:
-    """Return how many files are mapped."""
-    return len(_mapped)
-
-
 def _map(fd: int, size: int) -> memoryview | None:
     """Map the file; return None if the system does not allow another mapping."""
     # The length is in whole pages, so that there is one ctypes type for each number of pages and not for each length.

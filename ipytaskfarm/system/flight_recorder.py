@@ -17,7 +17,7 @@ One file per engine, mapped by the engine and by its agent, in the agent's priva
              rec.release(cursor)                           all records up to there are acknowledged; their room is free
              rec.current() -> Current | None               (run, began_ns, deadline_ns) of the task that runs
              rec.want((task, attempt), cause); rec.was_delivered()
-             rec.unread, rec.held_bytes                    is there a record to read; bytes that wait for `release`
+             rec.unread                                    is there a record to read
              rec.close(); Recorder.remove(path)
     another agent, later:  Recorder.open(path), and it reads all that was not released
 
@@ -351,11 +351,6 @@ class Recorder:
     def unread(self) -> bool:
         """Return whether there is a record to `read`."""
         return bool(self._slots[_SLOT_HEAD] != self._cursor)
-
-    @property
-    def held_bytes(self) -> int:
-        """Return the number of bytes in the ring that wait for `release`."""
-        return int(self._slots[_SLOT_HEAD] - self._slots[_SLOT_TAIL])
 
     def read(self, limit: int = 256, bytes_max: int = 1 << 20) -> list[Record]:
         """Return the next finished runs that this object has not read yet.

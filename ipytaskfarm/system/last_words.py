@@ -34,7 +34,7 @@ class LastWords:
         self._fresh = False
         self._pending: list[str] = []
         self.append = self._pending.append
-        """Keeps what was written, for a stream that calls `flush` itself when a line is complete."""
+        """Appends text; the caller calls `flush` itself when a line is complete."""
 
     def close(self) -> None:
         """Let go of the mapped file."""
@@ -78,7 +78,7 @@ class LastWords:
         slots[_LENGTH] = self._length
 
     def _store_around(self, at: int, data: bytes) -> None:
-        """Store text that goes beyond the end of the room, or is longer than that."""
+        """Store text that goes beyond the end of the buffer, or is longer than the buffer."""
         over = max(0, len(data) - _ROOM)
         at, data = (at + over) % _ROOM, data[over:]
         first = data[: _ROOM - at]

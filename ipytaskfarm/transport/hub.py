@@ -136,7 +136,7 @@ class _State:
         self.decode = wire.from_agent.decode if peer.role == "agent" else wire.from_client.decode
         self.connection: bytes | None = None
         self.ended: bytes | None = None
-        """The connection that the peer has ended, until another one is there: what it sent last may still be read."""
+        """The connection that the peer has closed, until there is a new one: its last messages may still be read."""
         self.welcome: Greeting | None = None
         """The Welcome to be sent by the next flush."""
         self.beat_due = False

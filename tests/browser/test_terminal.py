@@ -11,7 +11,7 @@ import pexpect
 import pytest
 
 from ipytaskfarm import Farm
-from tests.support.farms import DEADLINE_S
+from tests.support.farms import DEADLINE_S, Gate
 
 pytestmark = pytest.mark.farm
 
@@ -108,7 +108,7 @@ def test_many_tasks_with_a_bar(terminal: Terminal) -> None:
     assert "[0, 1, 4, 9, 16, 25, 36, 49]" in terminal.type("ys")
     table = terminal.type("%tasks --last 3")
     assert re.search(r"id +state +engine", table)
-    assert len(re.findall(r"succeeded", table)) == 3
+    assert len(re.findall(r"\d +succeeded +\d", table)) == 3
 
 
 def test_ctrl_c_returns_and_says_how_to_go_on(terminal: Terminal) -> None:
@@ -140,3 +140,18 @@ def test_what_there_is_can_be_asked(terminal: Terminal) -> None:
     assert "2" in shown
     assert "idle" in shown
     assert "Start, stop, look at" in terminal.type("print(get_ipython().find_line_magic('taskfarm').__doc__)")
+
+
+def test_a_print_appears_while_the_task_runs(terminal: Terminal, gate: Gate) -> None:
+    """The bar moves on below it; what it leaves behind is a line."""
+    terminal.send("%%task -b", f"print('half', 'way'); exec({gate.code!r}); print('through', 'it')", "", "")
+    terminal.until("half way\r\n")
+    terminal.until("0/1 tasks: 1 running")
+    gate.open()
+    assert "through it" in terminal.until_prompt()
+
+
+def test_progress_is_told_without_waiting(terminal: Terminal, farm: Farm) -> None:
+    terminal.type(f"from ipytaskfarm import TaskClient; tc = TaskClient({str(farm.connection_file)!r})")
+    terminal.type("ids = [tc.run(abs) for _ in range(3)]; tc.barrier(ids)")
+    assert "3/3 tasks: 3 failed, in " in terminal.type("tc.progress(ids)")

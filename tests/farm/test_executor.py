@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ipytaskfarm import Executor, Farm, TaskClient
+from ipytaskfarm import Executor, Farm, Task, TaskClient
 from ipytaskfarm.core import errors
 from tests.support.farms import module_farm
 from tests.support.polling import eventually
@@ -135,8 +135,8 @@ def test_map_reads_no_further_than_its_buffer(ex: Executor) -> None:
     [
         ({"chunksize": -1}, ValueError, "chunksize must be >= 1."),
         ({"chunksize": 0}, ValueError, "chunksize must be >= 1."),
-        ({"buffersize": 0}, ValueError, "buffersize"),
-        ({"buffersize": "4"}, TypeError, "buffersize"),
+        ({"buffersize": 0}, ValueError, "buffersize must be None or > 0"),
+        ({"buffersize": "4"}, TypeError, "buffersize must be an integer or None"),
     ],
 )
 def test_wrong_arguments_of_map_are_named(
@@ -277,6 +277,9 @@ def test_a_failed_initializer_breaks_the_executor(tc: TaskClient) -> None:
         ({"initializer": 3}, TypeError),
         ({"max_tasks_per_child": 0}, ValueError),
         ({"max_tasks_per_child": "1"}, TypeError),
+        ({"mp_context": None}, TypeError),
+        ({"retries": -1}, ValueError),
+        ({"colour": 2}, TypeError),
     ],
 )
 def test_wrong_arguments_are_refused(tc: TaskClient, arguments: dict[str, Any], error: type[Exception]) -> None:
@@ -301,6 +304,29 @@ def test_large_values_outlive_the_farm() -> None:
         future = executor.submit(np.arange, 1_000_000)
     assert future.result().sum() == 499_999_500_000
     assert executor._max_workers == 1
+
+
+def test_an_executor_that_nobody_holds_ends_with_its_calls() -> None:
+    """As in CPython: a program that never says shutdown leaves no processes behind."""
+    executor = Executor(1)
+    future = executor.submit(multiply, 6, 7)
+    farm = executor._farm
+    assert farm is not None
+    del executor
+    assert future.result(DEADLINE_S) == 42
+    del future
+    gc.collect()
+    eventually(farm._ended.is_set, DEADLINE_S, what="the end of its farm")
+
+
+def test_an_executor_on_a_farm_of_others_that_nobody_holds_leaves_the_farm(tc: TaskClient) -> None:
+    executor = tc.executor()
+    number = executor.submit(multiply, 6, 7).id  # type: ignore[attr-defined]
+    eventually(lambda: tc.status(number).state == "succeeded", DEADLINE_S)
+    del executor
+    gc.collect()
+    eventually(lambda: number not in tc.tasks().ids, DEADLINE_S, what="its result is cleared")
+    assert tc.run(Task("a = 1", pull="a"), block=True).ns.a == 1
 
 
 def test_an_executor_does_not_travel(ex: Executor) -> None:

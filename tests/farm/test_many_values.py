@@ -47,10 +47,10 @@ SIZES = [0, 1, 66_000, file_mapping.MAPPED_BYTES - 1, file_mapping.MAPPED_BYTES,
 def test_a_file_as_memory(tmp_path: Path, size: int) -> None:
     path, data = tmp_path / "file", os.urandom(size)
     path.write_bytes(data)
-    before, mapped = descriptors(), file_mapping.mapped_files()
+    before, mapped = descriptors(), len(file_mapping._mapped)
     found = loaded(path)
     assert descriptors() == before
-    assert file_mapping.mapped_files() - mapped == (size >= file_mapping.MAPPED_BYTES)
+    assert len(file_mapping._mapped) - mapped == (size >= file_mapping.MAPPED_BYTES)
     assert found == data
     assert not found.readonly
     if size:
@@ -60,21 +60,21 @@ def test_a_file_as_memory(tmp_path: Path, size: int) -> None:
     del found
     assert array[: size // 2].tobytes() == data[: size // 2]
     del array
-    assert file_mapping.mapped_files() == mapped
+    assert len(file_mapping._mapped) == mapped
 
 
 def test_the_number_of_mappings_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gc.collect()
-    monkeypatch.setattr(file_mapping, "MAPPINGS_MAX", file_mapping.mapped_files() + 2)
+    monkeypatch.setattr(file_mapping, "MAPPINGS_MAX", len(file_mapping._mapped) + 2)
     path = tmp_path / "file"
     path.write_bytes(bytes(file_mapping.MAPPED_BYTES))
-    before = file_mapping.mapped_files()
+    before = len(file_mapping._mapped)
     held = [loaded(path) for _ in range(5)]
-    assert file_mapping.mapped_files() == before + 2
+    assert len(file_mapping._mapped) == before + 2
     assert all(bytes(each) == bytes(file_mapping.MAPPED_BYTES) for each in held)
     del held[0]
     held.append(loaded(path))
-    assert file_mapping.mapped_files() == before + 2, "room that was left is used again"
+    assert len(file_mapping._mapped) == before + 2, "room that was left is used again"
 
 
 def test_a_file_that_cannot_be_mapped_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,8 @@ def test_parts_become_their_own_programs(name: str) -> None:
         check=False,
     )
     assert ended.returncode == 2
-    assert f"ipytaskfarm {name}" in ended.stderr
+    assert ended.stderr.startswith(f"ipytaskfarm {name}: ")
+    assert len(ended.stderr.splitlines()) == 2, "a sentence, and where to read on"
 
 
 def test_version_names_what_matters(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ import pytest
 from ipytaskfarm.system import flight_recorder as module
 from ipytaskfarm.system.flight_recorder import ABORT, TIME_LIMIT, Bell, Recorder, RecorderDamaged
 from tests.support.polling import eventually
+from tests.support.recorders import held_bytes
 
 SMALL = 16_384
 
@@ -138,7 +139,7 @@ def test_the_ring_goes_round(agent: Recorder, engine: Recorder) -> None:
             got += drain(agent)
     got += drain(agent)
     assert got == sent
-    assert agent.held_bytes == 0
+    assert held_bytes(agent) == 0
 
 
 def test_a_large_record_goes_to_a_file_of_its_own(agent: Recorder, engine: Recorder) -> None:
@@ -182,7 +183,7 @@ def test_when_even_references_find_no_room_the_engine_waits(agent: Recorder) -> 
 
     pid = in_child(work)
     try:
-        eventually(lambda: agent.held_bytes > SMALL - 64)
+        eventually(lambda: held_bytes(agent) > SMALL - 64)
         assert agent.current() is not None, "the run whose result has no room yet has not ended"
         got: list[tuple[int, int, bytes]] = []
 

@@ -220,7 +220,7 @@ def _abort_one(
         if place.since_s is None:
             recalls.setdefault(engine.name, []).append(run)
         if interrupt:
-            # Also of a run that had not begun when the controller heard last: the recall may come too late.
+            # An interrupt is also sent for a run that had not begun by the last report: the recall may come too late.
             out.sends.append((engine.agent, Interrupt(engine.name, run, grace_of(farm, task))))
     finish(farm, task, final_without_answer(task, engine, reason, FailureSummary("TaskAborted", text), now), out)
 
