@@ -134,9 +134,13 @@ class MapSubmission:
         if self._chunksize is not None:
             return self._chunksize
         left = self.items.left or 1
-        if self.pace.known:
-            return min(self.pace.size(left), max(1, -(-left // (SHARES * self._engines))))
-        return max(1, -(-(self.items.total or 1) // UNKNOWN_TASKS))
+        unknown = max(1, -(-(self.items.total or 1) // UNKNOWN_TASKS))
+        if not self.pace.known:
+            return unknown
+        size = self.pace.size(left)
+        if size > 1 and not self.pace.is_steady:
+            size = max(size, unknown)  # single items were measured, of which the most is what a task costs
+        return min(size, max(1, -(-left // (SHARES * self._engines))))
 
     def _learn(self) -> None:
         """Hand in chunks that grow while items end, until their pace is known or some time has passed."""
