@@ -176,7 +176,8 @@ class ManagedEngine:
             output=output,
             dump=dump,
         )
-        return EngineDown(self.incarnation, self.id, running, not self.account.damaged, crash, self.expected)
+        items = self.account.recorder.items() if running is not None else None
+        return EngineDown(self.incarnation, self.id, running, not self.account.damaged, crash, self.expected, items)
 
     def _last_output(self, running: RunKey | None) -> str:
         """Return the end of what a dead engine's run, or command, has written. "": nothing, or neither was running."""

@@ -81,6 +81,8 @@ class EngineWatch:
         """Stop an open run: at once if it runs, else when it begins, unless it is recalled before."""
         if not engine.account.is_open(message.run):
             return
+        if message.items and not _runs_one_of(engine, message):
+            return
         engine.interrupts[message.run] = message.grace_s
         engine.next_look_s = 0.0
         if _running(engine) != message.run:
@@ -186,6 +188,12 @@ class EngineWatch:
                 engine.ladder = None
             case Step.WAIT:
                 pass
+
+
+def _runs_one_of(engine: ManagedEngine, message: Interrupt) -> bool:
+    """Return whether an engine runs one of these items of a chunk now."""
+    first, end = engine.account.recorder.items()
+    return _running(engine) == message.run and any(first <= index < end for index in message.items)
 
 
 def _running(engine: ManagedEngine) -> RunKey | None:

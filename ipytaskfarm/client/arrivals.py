@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..core.messages.task_types import FailureSummary, Final
+from ..core.scheduler.chunks import ChunkRegistry
 from ..core.states import Reason
 
 CACHE_BYTES = 256 * 1024 * 1024
@@ -58,6 +59,8 @@ class Arrivals:
         self.finals: dict[int, Final] = {}
         self.handed_in: set[int] = set()
         """Unfinished tasks that this session submitted: `barrier()` without ids waits for them."""
+        self.chunks = ChunkRegistry()
+        """The chunks of this session and of maps that it follows: an item's end is its chunk's, or its own."""
         self.watched: set[int] = set()
         """Unfinished tasks of other sessions, of which the controller will report the end."""
         self.refused: list[Final] = []
@@ -104,7 +107,23 @@ class Arrivals:
         """End all waits for these tasks, because the controller does not know them."""
         self._end(dict.fromkeys(i for i in ids if i not in self.finals))
 
+    def _separate(self, batch: dict[int, Final] | dict[int, None]) -> dict[int, set[int]]:
+        """Note which items of ended chunks are tasks of their own.  Returns chunk -> those that have not ended."""
+        unfinished: dict[int, set[int]] = {}
+        for chunk in batch.values():
+            if chunk is None or not chunk.items or chunk.id not in self.chunks.items:
+                continue
+            known = self.chunks.separate.setdefault(chunk.id, set()) if chunk.separate else set()
+            fresh = {chunk.id + 1 + index for index in chunk.separate if index not in known}
+            known.update(chunk.separate)
+            live = fresh - self.finals.keys() if chunk.id in self.handed_in else set()
+            self.handed_in |= live  # of another client's chunk, who waits for the items asks for their ends
+            if live:
+                unfinished[chunk.id] = live
+        return unfinished
+
     def _end(self, batch: dict[int, Final] | dict[int, None]) -> None:
+        unfinished = self._separate(batch) if self.chunks.items else {}
         self.watched.difference_update(batch)
         self.handed_in.difference_update(batch)
         if self.on_end:
@@ -125,6 +144,9 @@ class Arrivals:
                     continue
                 waiter.ended += ended
                 waiter.wake()
+            for chunk, items in unfinished.items():
+                if chunk in waiter.remaining:
+                    waiter.remaining |= items
             waiter.remaining.difference_update(batch)
             if not waiter.remaining:
                 waiter.wake()
@@ -141,17 +163,52 @@ class Arrivals:
             final = self.finals.pop(task_id)
             self._cache_bytes -= _FINAL_BYTES + len(final.body or b"")
 
-    def forget(self, ids: Iterable[int] | None) -> None:
+    def forget(self, ids: Sequence[int] | None) -> None:
         """Drop these final states, because the results were cleared (None: drop all)."""
         self._drop_cached(list(self.finals) if ids is None else [i for i in ids if i in self.finals])
+        if not self.chunks.items:
+            return
+        if ids is None:
+            self.chunks.forget([i for i in self.chunks.items if i not in self.handed_in and i not in self.watched])
+            return
+        self.chunks.forget(ids)
+        for task_id in ids:
+            chunk = self.chunks.of(task_id)
+            if chunk is not None:
+                self.chunks.separate.setdefault(chunk, set()).add(task_id - chunk - 1)
 
     def live(self, ids: set[int]) -> set[int]:
-        """Return those of `ids` that are unfinished."""
-        return (ids & self.handed_in) | (ids & self.watched)
+        """Those that have not ended; in the place of items of a chunk that has not ended, the chunk."""
+        live = (ids & self.handed_in) | (ids & self.watched)
+        if self.chunks.items:
+            held = {self.chunks.of(i) for i in ids - live - self.finals.keys()} - {None}
+            live |= {chunk for chunk in held if chunk in self.handed_in or chunk in self.watched}
+        return live
 
     def is_live(self, task_id: int) -> bool:
-        """Return whether the task is unfinished."""
-        return task_id in self.handed_in or task_id in self.watched
+        """Return whether its end is still to come."""
+        if task_id in self.handed_in or task_id in self.watched:
+            return True
+        chunk = self.chunks.of(task_id) if self.chunks.items else None
+        return chunk is not None and (chunk in self.handed_in or chunk in self.watched)
+
+    def follow(self, chunks: Mapping[int, int]) -> None:
+        """Note chunks of another client's map: chunk -> number of its items."""
+        for chunk, count in chunks.items():
+            if chunk not in self.chunks.items:
+                self.chunks.add(chunk, count)
+
+    def ended_of(self, waiting: set[int], changed: list[int] | None = None) -> list[int]:
+        """Take those out of `waiting` that have ended, and return them.
+
+        changed: only these, or items of these chunks, may have ended since the last time; None: any."""
+        if changed is not None and not self.chunks.items:
+            looked = [i for i in changed if i in waiting]
+        else:
+            looked = sorted(waiting)
+        ended = [i for i in looked if not self.is_live(i)]
+        waiting.difference_update(ended)
+        return ended
 
     def wait_for(self, ids: set[int], eager: bool = False, on_wake: Callable[[], None] | None = None) -> Waiter:
         """Return a waiter for the unfinished tasks among `ids`; the caller ends the wait with `end_wait`."""

@@ -15,7 +15,7 @@ from ..serialization.pack import pack, pack_function
 from ..serialization.rebuild_values import NotedValues
 from ..storage.blobs import Blobs, BlobWriter
 from .commands import CommandPart, PendingResult, ResultList, value
-from .maps import read_whole
+from .map_items import read_whole
 from .scatter import check_dist, joined, parts
 from .session import Session
 

@@ -13,6 +13,7 @@ from typing import Any
 from ..core.messages import ListTasks, tables
 from ..core.messages.task_types import Packed
 from ..core.states import RUNNING, State, state_counts
+from .map_jobs import ROWS_MAX, MapMembers, counts
 from .tables import StateCounts
 from .task_calls import TaskCalls
 from .task_messages import progress_of
@@ -121,12 +122,25 @@ class JobRecord:
         self.id = uuid.uuid4().hex
         self.tasks: list[Task] = []
         """Descriptions in the order of adding; empty for a job of another client."""
-        self.ids: list[int] = []
-        """Ids of the submitted tasks, in the order of adding."""
+        self.members: MapMembers | None = None
+        """The tasks of a map, whose ids are listed only when somebody asks for them."""
+        self._ids: list[int] = []
         self.graph = Graph()
 
     def __len__(self) -> int:
-        return max(len(self.tasks), len(self.ids))
+        return len(self.members) if self.members is not None else max(len(self.tasks), len(self._ids))
+
+    @property
+    def ids(self) -> list[int]:
+        """Return the ids of the tasks that were submitted, in the order of adding; the list may be changed."""
+        if self.members is not None and not self._ids:
+            self._ids = self.members.ids()
+        return self._ids
+
+    @property
+    def is_submitted(self) -> bool:
+        """Return whether any task was submitted."""
+        return self.members is not None or bool(self._ids)
 
     def rows(self) -> list[tables.TaskRow]:
         """Return the controller's rows of the tasks."""
@@ -134,10 +148,14 @@ class JobRecord:
 
     def counts(self) -> StateCounts:
         """Return the number of tasks by state."""
+        if self.members is not None and len(self.members) > ROWS_MAX:
+            return StateCounts(state_counts(counts(self.client.session, self.id, self.members)))
         return StateCounts(state_counts(Counter(row.state for row in self.rows())))
 
     def progress(self) -> float:
         """Return the share of the tasks that have ended, 0 to 1, including the reported progress of running tasks."""
+        if self.members is not None and len(self.members) > ROWS_MAX:
+            return 1.0 - self.members.left(self.client.session.arrivals)[0] / len(self.members)
         rows = self.rows()
         if not rows:
             return 0.0
@@ -148,7 +166,9 @@ class JobRecord:
         return min(1.0, done / max(len(self), len(rows)))
 
     def live(self) -> set[int]:
-        """Return the ids of the tasks that have not ended."""
+        """Return the ids of the tasks that have not ended; of a map, chunks in the place of items."""
+        if self.members is not None:
+            return self.client.session.arrivals.live(self.members.held(self.client.session.arrivals))
         return self.client.session.arrivals.live(set(self.ids))
 
 

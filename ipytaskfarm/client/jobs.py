@@ -18,13 +18,14 @@ from ..environment import TaskEnvironment
 from .environments import pack_environment_of
 from .ids import seconds
 from .job_tasks import JobEvents, JobRecord, Member
+from .map_jobs import MapMembers, collect, outcome, wait_for
 from .operate import hold, retry_tasks
 from .packing import Shared, pack_task
-from .progress import LiveProgress
+from .progress import LiveProgress, ProgressDisplay
 from .results import TaskResult, decode_body, error_of
 from .rules import CHECKS, DEFAULTS, JobRules, flag, pack_rules
 from .task_calls import TaskCalls
-from .task_work import TaskWork
+from .task_work import MapWork, TaskWork
 from .tasks import Task, as_task, misplaced_arguments
 from .waits import wait_for_tasks
 
@@ -206,6 +207,20 @@ class Job:
         self._events.begin()
         return ids[first:]
 
+    def spec_of_map(self, total: int, unique: str | None) -> JobSpec:
+        """Return the job of a map as it travels."""
+        self.__dict__["_opened_s"] = time.time()
+        return JobSpec(self.id, self.name, total, unique=unique, opened_s=self._opened_s, is_map=True)
+
+    def begin_map(self, members: MapMembers) -> None:
+        """Take the tasks of a map that was handed in."""
+        self._record.members = members
+
+    def text_of_going_on(self) -> str:
+        """Return what to tell the user who has interrupted the wait for this job."""
+        name = repr(self.name)
+        return f"job {name} goes on: tc.job({name}).results() waits for it again, tc.job({name}).abort() ends it"
+
     def _spec(self) -> JobSpec:
         environment, recycle = pack_environment_of(self.environment, {})
         identity = environment.identity if environment is not None else None
@@ -262,10 +277,17 @@ class Job:
 
     def _wait(self, timeout_s: float | None, stream: bool = False, show: bool = True) -> bool:
         record = self._record
-        ids = set(record.ids)
         session = record.client.session
-        session.watch(ids)
         show = show and bool(record.client.progress)
+        if record.members is not None:
+            work = MapWork(session, record.members)
+            with ProgressDisplay(work, "items", show=show, name=f"job {record.name}") as display:
+                waited = wait_for(session, record.members, timeout_s, display.tick, self.text_of_going_on())
+                if not waited:
+                    display.close("not waited for any longer")
+                return waited
+        ids = set(record.ids)
+        session.watch(ids)
         return wait_for_tasks(session, ids, timeout_s, show, stream, f"job {record.name}")
 
     def results(
@@ -291,6 +313,8 @@ class Job:
         limit_s = seconds(timeout)
         if not self._wait(limit_s, stream):
             raise TimeoutError(f"not all tasks of job {self.name!r} have ended within {limit_s:g} s")
+        if record.members is not None:
+            return outcome(self, collect(record.client, record.members), "return" if return_exceptions else "raise")
         return [self._value(task_id, return_exceptions) for task_id in record.ids]
 
     def as_completed(self, timeout: float | timedelta | None = None) -> Iterator[int]:
@@ -309,6 +333,8 @@ class Job:
         return result.result
 
     def _check_submitted(self) -> None:
+        if self._record.members is not None:
+            return
         if len(self._record.ids) < len(self._record.tasks):
             raise ValueError(f"job {self.name!r} has tasks that were not handed in: job.submit() hands them in")
         if not self._record.tasks and not self._record.ids:
@@ -321,6 +347,9 @@ class Job:
     def abort(self, reason: str = "", interrupt: bool = True) -> None:
         """Abort the tasks that have not ended, and drop those that were not submitted.  See ``tc.abort``."""
         record = self._record
+        if record.members is not None:
+            record.client.abort(record.live(), interrupt, reason)
+            return
         del record.tasks[len(record.ids) :]
         if record.ids:
             record.client.abort(record.ids, interrupt, reason)
@@ -344,7 +373,13 @@ class Job:
         wanted = [row.id for row in record.rows() if row.state in ended]
         again = retry_tasks(record.client.session, wanted, failed_only=failed)
         record.ids[:] = [again.get(task_id, task_id) for task_id in record.ids]
+        if record.members is not None:
+            record.members.retried.update(again)
         return list(again.values())
+
+    def retry_failed(self) -> list[int]:
+        """Submit the failed tasks again, and only these; return their new ids.  `results` has their results then."""
+        return self.retry()
 
     # -- progress
 
@@ -372,7 +407,7 @@ class Job:
         return self._record.counts()
 
     def __repr__(self) -> str:
-        if not self._record.ids:
+        if not self._record.is_submitted:
             return f"<Job {self.name!r}: {len(self._record.tasks)} tasks, not handed in>"
         return f"<Job {self.name!r}: {counts_text(self.counts())}>"
 
@@ -386,8 +421,10 @@ class Job:
         return self._live()._repr_html_()
 
     def _live(self) -> LiveProgress:
-        work = TaskWork(self._record.client.session, set(self._record.ids))
-        return LiveProgress(work, name=f"job {self.name}")
+        session, members = self._record.client.session, self._record.members
+        if members is not None:
+            return LiveProgress(MapWork(session, members), "items", name=f"job {self.name}")
+        return LiveProgress(TaskWork(session, set(self._record.ids)), name=f"job {self.name}")
 
     @classmethod
     def of_row(cls, client: TaskCalls, row: tables.JobRow) -> Job:
@@ -395,8 +432,11 @@ class Job:
         job = cls(client, row.name)
         record = job._record
         record.id = row.id
-        record.ids[:] = row.ids
-        record.graph.known(row.ids)
         job.__dict__["_opened_s"] = row.opened_s
-        client.session.watch(row.ids)
+        if row.is_map:
+            record.members = MapMembers([(i, row.items.get(i, 0)) for i in row.ids], dict(row.retries))
+        else:
+            record.ids[:] = row.ids
+            record.graph.known(row.ids)
+        client.session.watch(row.ids, row.items)
         return job

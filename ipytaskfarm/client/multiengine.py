@@ -618,7 +618,7 @@ class MultiEngineClient:
         if controller:
             self.clear_kept()
             self._session.ask(messages.StopFarm(drain_s=0.0))
-            self._session.wait_gone(GONE_S)
+            sessions.wait_gone(self._session, GONE_S)
             return
         try:
             ids = list(dict.fromkeys(self.ids_of(targets)))

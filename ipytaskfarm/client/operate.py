@@ -21,7 +21,7 @@ from ..serialization.pack import pack
 from ..storage.blobs import BlobWriter
 from .ids import Ids, id_list, seconds, task_id
 from .session import Session
-from .tables import Listing, event_listing, job_listing
+from .tables import JobLine, Listing, event_listing, job_listing
 
 _encode = msgspec.msgpack.Encoder().encode
 SINCE_MAX_S = 1e11
@@ -119,9 +119,9 @@ def list_jobs(session: Session) -> Listing:
     return job_listing(session.ask_for(messages.FindJobs(), tables.JobTable).rows)
 
 
-def find_job(session: Session, name_or_id: str) -> tables.JobRow:
-    """Return a job by its id, or the latest of that name."""
-    wanted = check_text("name_or_id", name_or_id)
+def find_job(session: Session, name_or_id: str | JobLine) -> tables.JobRow:
+    """Return a job by its id, by its line in the table of jobs, or the latest of that name."""
+    wanted = name_or_id.id if isinstance(name_or_id, JobLine) else check_text("name_or_id", name_or_id)
     if wanted is None:
         raise TypeError("name_or_id must be a job's name or id, not None")
     rows = session.ask_for(messages.FindJobs(wanted, True), tables.JobTable).rows

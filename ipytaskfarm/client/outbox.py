@@ -58,7 +58,8 @@ class SubmitChunk:
 
     @property
     def last(self) -> int:
-        return self.tasks[-1].id
+        """Return the last id that is taken, by a task or by an item of a chunk."""
+        return self.tasks[-1].id + self.tasks[-1].items
 
 
 class Outbox:
@@ -130,13 +131,17 @@ class Outbox:
         blobs: tuple[str, ...] = (),
         job: JobSpec | None = None,
         needs: Needs | None = None,
+        items: int = 0,
     ) -> int:
-        """Queue a task under the next id, and return this id.  `has_id` must have returned True."""
+        """Queue a task under the next id, and return this id.  `has_id` must have returned True.
+
+        items: how many ids more are taken, for the items of a chunk; there must be as many in the block.
+        """
         chunk = self._open
-        if chunk is not None and chunk.tasks and chunk.tasks[-1].id >= self.next_id:
-            self.next_id = chunk.tasks[-1].id + 1  # an earlier call was interrupted half-way, see below
+        if chunk is not None and chunk.tasks and chunk.last >= self.next_id:
+            self.next_id = chunk.last + 1  # an earlier call was interrupted half-way, see below
         task_id = self.next_id
-        if task_id == self._ask_at:
+        if task_id <= self._ask_at <= task_id + items:
             self.want_ids = True
         size = len(payload) + _TASK_BYTES
         if chunk is not None and size > CHUNK_BYTES:
@@ -151,8 +156,8 @@ class Outbox:
             chunk.jobs[job.id] = job
         # Ctrl-C may interrupt between any two lines. The controller expects the ids of a block without a gap. So the
         # task is queued before the id is counted: an extra task is better than an id that is used twice or never.
-        chunk.tasks.append(Submission(task_id, payload, submitted_s, function, rules, blobs, needs))
-        self.next_id = task_id + 1
+        chunk.tasks.append(Submission(task_id, payload, submitted_s, function, rules, blobs, needs, items))
+        self.next_id = task_id + 1 + items
         chunk.size_bytes += size
         self.size_bytes += size
         if chunk.size_bytes >= CHUNK_BYTES or len(chunk.tasks) >= CHUNK_TASKS:
@@ -243,7 +248,7 @@ class Outbox:
             if why := _unsound(task):
                 code = f"raise ValueError({f'this task could not be sent: {why}'!r})"
                 payload = msgspec.msgpack.encode(StringWork(code))
-                tasks[position] = Submission(task.id, payload, task.submitted_s)
+                tasks[position] = Submission(task.id, payload, task.submitted_s, items=task.items)
         functions = [function for function in message.functions if not _unsound(function)]
         jobs = [job for job in message.jobs if not _unsound(job)]
         for chunk in self._sent:

@@ -35,6 +35,7 @@ class PackableTask(Protocol):
     _is_join: ClassVar[bool]
     _raw: ClassVar[bool]
     _ruled: bool
+    _items: int
 
     def _short(self) -> str: ...
 
@@ -98,7 +99,9 @@ def pack_task(task: PackableTask, blobs: Blobs | None = None, shared: Shared | N
         recovery = Recovery(payload, function, _rules(link, shared, recovery, functions))
     payload, function = task._payload(data, functions)
     rules = _rules(task, shared, recovery, functions)
-    return Packed(payload, function, rules, tuple(functions.values()), task._raw, data.taken(), data.needs(task))
+    return Packed(
+        payload, function, rules, tuple(functions.values()), task._raw, data.taken(), data.needs(task), task._items
+    )
 
 
 class TaskData:

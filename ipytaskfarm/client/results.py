@@ -98,8 +98,10 @@ def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
             if not hasattr(error, attribute):
                 setattr(error, attribute, value)
     own: dict[str, Any] = object.__getattribute__(error, "__dict__")
-    if traceback_text and not own.get("__notes__"):
-        own["__notes__"] = [f"raised on engine {engine_id}:{_place_or(traceback_text, traceback_of(error))}"]
+    notes = own.get("__notes__") or []
+    # The first note of an item of a map names the item; further ones are the user's own.
+    if traceback_text and (not notes or (len(notes) == 1 and str(notes[0]).startswith("item "))):
+        own["__notes__"] = [*notes, f"raised on engine {engine_id}:{_place_or(traceback_text, traceback_of(error))}"]
 
 
 def _place_or(text: str, tb: TracebackType | None) -> str:

@@ -114,6 +114,19 @@ class Asking(Requirements, total=False):
     on_duplicate: str
 
 
+class MapRules(Requirements, total=False):
+    """The rules of a map's items: those of a `Task`."""
+
+    clear_before: bool
+    clear_after: bool
+    retries: int
+    recovery_task: Any
+    depend: Any
+    priority: int
+    time_limit: float | timedelta | None
+    targets: Any
+
+
 class JobRules(Requirements, total=False):
     """The keywords of ``tc.create_job``: rules for all tasks of the job, and rules of the job itself.
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
 from ..core import errors
@@ -29,21 +30,19 @@ from ..core.messages import (
 from ..core.messages.task_types import Final, JobSpec, Packed
 from ..storage.blobs import fetch_from, fetch_no_more
 from ..system.farm_paths import ConnectionInfo
-from ..transport.wire import MAX_MESSAGE_BYTES
 from .arrivals import Waiter
+from .chunk_items import ItemEnds
 from .fetching import BlobDownloads
 from .io import READER, IoThread
 from .outbox import LIMIT_BYTES
 from .packing import with_ids
 from .questions import PendingQuestion
 from .results import error_named
+from .submissions import check_size, refusal_because
 from .wait_notices import WaitNotices, say, say_interrupted
 
 TICK_S = 0.25
 """Seconds between two checks of a waiting caller whether the session still works."""
-
-PAYLOAD_BYTES_MAX = MAX_MESSAGE_BYTES // 2 - 1024 * 1024
-"""Largest size in bytes of a task with the functions that it needs: both must fit into one message."""
 
 FETCH_AHEAD = 64
 """Largest number of results in one question, for a caller that fetches one result after the other."""
@@ -79,6 +78,7 @@ class Session:
         a MapTask's.
         """
         self._fetched_last = -2
+        self._item_ends = ItemEnds(io.arrivals)
         self._fetch_ahead = 1
         self._forked = False
         self._downloads = BlobDownloads(self) if self.blobs is None else None
@@ -183,12 +183,14 @@ class Session:
             packed: the task.
             job: the job to which the task belongs.
             ids: the ids of the job's tasks by position, which replace the positions in the task's dependencies.
+
+        Returns -1 for a chunk that has more items than there are ids in a row: the caller looks at `items_room`.
         """
-        payload, function, rules, functions, raw, blobs, needs = packed
+        payload, function, rules, functions, raw, blobs, needs, items = packed
         if needs is not None and ids:
             needs = with_ids(needs, ids)
         size = len(payload) if not functions else len(payload) + sum([len(f.code) for f in functions])
-        _check_size("a task", size)
+        check_size("a task", size)
         now_s = time.time()
         io = self.io
         with self._lock:
@@ -197,7 +199,11 @@ class Session:
                 outbox.next_id > outbox.last_id and not outbox.has_id()
             ) or outbox.size_bytes > LIMIT_BYTES or io.fatal is not None or io.gone_since_s is not None:  # fmt: skip
                 self._wait_for_room()
-            task_id = outbox.add(payload, now_s, function, rules, functions, blobs, job, needs)
+            if items and outbox.next_id + items > outbox.last_id:
+                return -1
+            task_id = outbox.add(payload, now_s, function, rules, functions, blobs, job, needs, items)
+            if items:
+                self.arrivals.chunks.add(task_id, items)
             self.arrivals.handed_in.add(task_id)
             if raw:
                 self.raw_ids.add(task_id)
@@ -205,6 +211,13 @@ class Session:
                 io.idle = False
                 io.ring()
         return task_id
+
+    def items_room(self) -> int:
+        """Return how many items a chunk may have that is handed in next.  Waits for ids, and room in the outbox."""
+        with self._lock:
+            if not self._outbox.has_id():
+                self._wait_for_room()
+            return self._outbox.last_id - self._outbox.next_id
 
     def _wait_for_room(self) -> None:
         """Wait until there is an id and room in the outbox.  The lock is held."""
@@ -214,7 +227,7 @@ class Session:
             full_why = self._outbox.full_why
             too_much = self._outbox.size_bytes > LIMIT_BYTES
             if too_much and full_why is not None:
-                raise _refusal(full_why)
+                raise refusal_because(full_why)
             if self._outbox.has_id() and not too_much and self.io.gone_since_s is None:
                 return
             self.io.ring()
@@ -230,7 +243,7 @@ class Session:
             while self._outbox.oldest_id() <= task_id:
                 self.io.check()
                 if self._outbox.full_why is not None:
-                    raise _refusal(self._outbox.full_why)
+                    raise refusal_because(self._outbox.full_why)
                 self.io.changed.wait(TICK_S)
             self.arrivals.refused = [final for final in self.arrivals.refused if final.id != task_id]
             return self.arrivals.finals.get(task_id)
@@ -244,7 +257,7 @@ class Session:
             while self._outbox.oldest_id() <= last:
                 self.io.check()
                 if self._outbox.full_why is not None:
-                    raise _refusal(self._outbox.full_why)
+                    raise refusal_because(self._outbox.full_why)
                 self._wait_changed(deadline, "tasks were not accepted in time")
             refused, self.arrivals.refused = self.arrivals.refused, []
         self.warn()
@@ -276,12 +289,17 @@ class Session:
         with self._lock:
             return set(self.arrivals.handed_in)
 
-    def watch(self, ids: Iterable[int]) -> None:
-        """Ask the controller to report the end of these tasks.  Raises IndexError for ids that were never issued."""
+    def watch(self, ids: Iterable[int], chunks: Mapping[int, int] = MappingProxyType({})) -> None:
+        """Ask the controller to report the end of these tasks.  Raises IndexError for ids that were never issued.
+
+        chunks: those of another client's map among them -> number of items.
+        """
         wanted = set(ids)
         with self._lock:
             arrivals = self.arrivals
+            arrivals.follow(chunks)
             foreign = wanted - arrivals.finals.keys() - arrivals.handed_in - arrivals.watched
+            foreign = {i for i in foreign if arrivals.chunks.of(i) is None}
             # Other tasks of this session have ended, and have left the cache or were cleared.
             foreign = {i for i in foreign if not self._outbox.was_handed_in(i)}
             arrivals.watched |= foreign
@@ -306,6 +324,7 @@ class Session:
         on_tick: Callable[[], None] | None = None,
         first: bool = False,
         tell: Callable[[str], None] = say,
+        go_on_text: str = "",
     ) -> bool:
         """Wait until all (or the first) of these watched tasks have ended; return False after `timeout_s` seconds.
 
@@ -315,6 +334,7 @@ class Session:
             on_tick: called a few times a second.
             first: return when any one has ended.
             tell: called once with the reason when none of the tasks can run.
+            go_on_text: a notice after Ctrl-C, instead of the ids that go on.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._lock:
@@ -324,7 +344,7 @@ class Session:
         try:
             return self.wait_event(waiter.event, deadline, waiter, on_tick, WaitNotices(self, waiter, tell))
         except KeyboardInterrupt as interrupt:
-            say_interrupted(waiter.remaining, interrupt)
+            say_interrupted(waiter.remaining, interrupt, go_on_text)
             raise
         finally:
             with self._lock:
@@ -342,7 +362,8 @@ class Session:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._lock:
             waiter = self.arrivals.wait_for(set(ids), eager=True)
-            ended = [i for i in ids if i not in waiter.remaining]
+            waiting = set(ids)
+            ended = self.arrivals.ended_of(waiting)
         left = len(ids)
         notices = WaitNotices(self, waiter, say)
         try:
@@ -354,7 +375,7 @@ class Session:
                 if not self._next_end(waiter, deadline, notices):
                     raise TimeoutError(f"{left} of {len(ids)} tasks have not ended within {timeout_s:g} s")
                 with self._lock:
-                    ended, waiter.ended = waiter.ended, []
+                    ended, waiter.ended = self.arrivals.ended_of(waiting, waiter.ended), []
                     waiter.event.clear()
         finally:
             with self._lock:
@@ -440,7 +461,7 @@ class Session:
         # Tasks are accepted in order, so no task from the oldest unaccepted one on is accepted.
         last = max(waiter.remaining & self.arrivals.handed_in, default=-1)
         if last >= self._outbox.oldest_id():
-            raise _refusal(why)
+            raise refusal_because(why)
 
     # ----------------------------------------------------------------------------------------------
     # Questions and commands
@@ -459,7 +480,7 @@ class Session:
     def begin(self, question: Question) -> PendingQuestion:
         """Ask the controller; the caller waits with `answer`, or calls `forget`."""
         if isinstance(question, SetSticky | MarkTasksDone):
-            _check_size(type(question).__name__, len(question.body))
+            check_size(type(question).__name__, len(question.body))
         return self.io.ask(lambda n: AskQuestion(n, question))
 
     def answer(self, asked: PendingQuestion, timeout_s: float | None = None) -> Reply:
@@ -502,7 +523,7 @@ class Session:
             keep: how the command is kept for the engines' replacements.
         """
         self._check_role("run anything on engines")
-        _check_size(verb, len(body))
+        check_size(verb, len(body))
         asked = self.io.ask(lambda n: SendCommand(n, engines, verb, body, text, keep), on_done)
         asked.blobs = blobs
         return asked
@@ -511,18 +532,6 @@ class Session:
         """Wait until all engines have answered a command; return False after `timeout_s` seconds."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         return asked.answered or self.wait_event(asked.event, deadline)
-
-    def wait_gone(self, timeout_s: float) -> None:
-        """Wait until the farm has removed its connection file.  Raises TimeoutError after `timeout_s` seconds."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                self.io.read_info()
-            except (errors.FarmNotRunning, OSError):
-                return
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"farm {self.farm!r} has not ended within {timeout_s:g} s")
-            time.sleep(0.02)
 
     def forget(self, asked: PendingQuestion) -> None:
         """Drop a question; its answer will be ignored."""
@@ -533,17 +542,19 @@ class Session:
 
         Raises IndexError for an id that was never issued, or was cleared.
         """
-        final = self.arrivals.finals.get(task_id)
+        final = self._item_ends.held(task_id)
         if final is not None and final.body is not None:
             return final
         reply = self.ask(FetchResults(self._with_next(task_id)))
         if not isinstance(reply, Fetched):
             raise errors.ConnectionError(f"an answer that does not fit Fetch: {type(reply).__name__}")
-        found = {f.id: f for f in reply.finals}
         size = sum(len(f.body or b"") for f in reply.finals)
-        self._fetch_ahead = min(2 * self._fetch_ahead, FETCH_AHEAD) if size <= FETCH_AHEAD_BYTES * len(found) else 1
-        if task_id in found:
-            return found[task_id]
+        self._fetch_ahead = (
+            min(2 * self._fetch_ahead, FETCH_AHEAD) if size <= FETCH_AHEAD_BYTES * len(reply.finals) else 1
+        )
+        found = self._item_ends.found(reply.finals, task_id)
+        if found is not None:
+            return found
         if task_id in reply.unknown:
             raise IndexError(f"task ID not registered: {task_id} (never issued, or cleared)")
         return None
@@ -563,18 +574,3 @@ class Session:
                 ids.append(i)
         self._fetched_last = ids[-1]
         return ids
-
-
-def _check_size(what: str, size: int) -> None:
-    if size > PAYLOAD_BYTES_MAX:
-        raise errors.ResultTooLarge(
-            f"{what} of {size:,} bytes cannot travel, the limit is {PAYLOAD_BYTES_MAX:,}: "
-            "hand large data over in a file, or in pieces"
-        )
-
-
-def _refusal(why: str) -> errors.TaskFarmError:
-    """Return an error for the reason why no task is accepted now."""
-    if "stopping" in why:
-        return errors.FarmNotRunning(why)
-    return errors.StoreFull(f"{why}; what was handed in is kept here and sent again")

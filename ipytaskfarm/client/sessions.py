@@ -82,6 +82,19 @@ def default_address() -> tuple[str, int]:
     return info.host, info.port
 
 
+def wait_gone(session: Session, timeout_s: float) -> None:
+    """Wait until the farm has removed its connection file.  Raises TimeoutError when timeout_s is over."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            session.io.read_info()
+        except (errors.FarmNotRunning, OSError):
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"farm {session.farm!r} has not ended within {timeout_s:g} s")
+        time.sleep(0.02)
+
+
 def release(session: Session) -> None:
     """Count one client less.  The last one closes the session, after its tasks are accepted."""
     with _lock:

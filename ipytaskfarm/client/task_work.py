@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Set
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from collections.abc import Iterable, Set
+from typing import TYPE_CHECKING, Protocol
 
 from ..core.messages import ListRunning, RunningTable
 from ..core.messages.task_types import Final
@@ -15,8 +15,6 @@ from .questions import AsksController, PendingQuestion
 
 if TYPE_CHECKING:
     from .arrivals import Arrivals, Waiter
-
-_T = TypeVar("_T")
 
 IDS_ASKED = 10_000
 """Number of tasks above which the controller is asked for all running tasks of the session."""
@@ -76,46 +74,71 @@ class RunningNow:
         self._asked = asked
 
 
-class MapWork(Generic[_T]):
-    """The work of a map, in which one task may contain several items.
+class MapItems(Protocol):
+    """The items of a map, as `MapWork` looks at them."""
 
-    Args:
-        session: is asked which tasks run.
-        total: returns the number of items, as far as it is known.
-        under_way: the unfinished tasks, each with the value that `size` takes.
-        size: returns the number of items in a task.
-    """
+    tasks: list[tuple[int, int]]
+    """(id, number of items of a chunk, or 0)."""
 
-    def __init__(
-        self, session: AsksController, total: Callable[[], int], under_way: Mapping[int, _T], size: Callable[[_T], int]
-    ) -> None:
+    def __len__(self) -> int: ...
+
+    def held(self, arrivals: Arrivals) -> set[int]:
+        """Return the ids under which the items' ends arrive."""
+
+    def left(self, arrivals: Arrivals) -> tuple[int, int]:
+        """Return how many items have not ended, and how many have failed."""
+
+
+class MapWork:
+    """The work of a map, of which several items may share a run."""
+
+    def __init__(self, session: Follows, members: MapItems) -> None:
+        self._session = session
+        self._members = members
         self.estimate = Estimate(time.monotonic())
-        self._total = total
-        self._under_way = under_way
-        self._size = size
-        self._succeeded = self._failed = 0
         self._running = RunningNow(session)
+        self._counted: set[int] = set()
+        self._first_s, self._last_s = math.inf, 0.0
 
-    def ended(self, items: int, failed: int, run_s: float) -> None:
-        """Count items that have ended and that took run_s seconds together."""
-        self._succeeded += items - failed
-        self._failed += failed
-        self.estimate.add_together(items, run_s, time.monotonic())
+    def is_over(self) -> bool:
+        """Return whether all items have ended."""
+        return not self._members.left(self._session.arrivals)[0]
+
+    def elapsed_s(self) -> float | None:
+        """Return for how long the items have gone on, or went on; None: not known."""
+        if self._first_s == math.inf:
+            return None
+        return (self._last_s if self.is_over() else time.time()) - self._first_s
 
     def tally(self, now_s: float) -> Tally:
-        """Return the number of ended items, and which tasks run."""
-        under_way = self._under_way
-        ended = self._succeeded + self._failed
-        total = max(self._total(), ended)
-        if not under_way:
-            return Tally(total, self._succeeded, self._failed, ())
-        running, count, engines = self._running.look(under_way.keys(), ended, now_s)
-        if running is not None:
-            running = [
-                each._replace(parts=self._size(under_way[each.task])) for each in running if each.task in under_way
-            ]
-            count = sum(each.parts for each in running)
-        return Tally(total, self._succeeded, self._failed, running, count, engines)
+        """Return how many items have ended, and how many run."""
+        arrivals = self._session.arrivals
+        held = self._members.held(arrivals)
+        self._count(held, now_s)
+        left, failed = self._members.left(arrivals)
+        total = len(self._members)
+        ended = total - left
+        if not left:
+            return Tally(total, ended - failed, failed, ())
+        open_now = held - self._counted
+        running, count, engines = self._running.look(open_now, ended, now_s)
+        return Tally(
+            total, ended - failed, failed, running, min(count, left) if running is None else len(running), engines
+        )
+
+    def _count(self, held: set[int], now_s: float) -> None:
+        finals = self._session.arrivals.finals
+        for task_id in held - self._counted:
+            end = finals.get(task_id)
+            if end is None:
+                continue
+            self._counted.add(task_id)
+            silent = end.items - len(end.separate) if end.items else 1
+            if silent and end.run_s > 0:
+                self.estimate.add_together(silent, end.run_s, now_s)
+            if end.submitted_s:
+                self._first_s = min(self._first_s, end.submitted_s)
+                self._last_s = max(self._last_s, end.completed_s)
 
 
 class TaskWork:

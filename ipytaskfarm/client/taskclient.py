@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from inspect import signature
 from os import PathLike
-from typing import Any, Literal, TypeVar, Unpack, overload
+from typing import Any, Literal, TypeAlias, TypeVar, Unpack, overload
 
 from ..core import errors, messages as m
 from ..core.arguments import check_int, check_text, wrong
@@ -31,16 +31,16 @@ from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, seconds, task_id
 from .jobs import Job
 from .map_values import Values
-from .maps import Mapper, ParallelFunction, imap, map_tasks
+from .maps import Mapper, ParallelFunction, begin_map, imap, map_tasks, options
 from .nodes import CheckResult, Snapshot
 from .packing import pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .progress import LiveProgress
 from .results import TaskResult, decode_body, error_of
-from .rules import JobRules, flag, keyword_parameters, one_of
+from .rules import JobRules, MapRules, flag, keyword_parameters, one_of
 from .session import Session
 from .shared_values import Accumulator, Broadcast, broadcast
-from .tables import FailureGroup, FailureGroups, Listing, TaskStatus, TaskTable
+from .tables import FailureGroup, FailureGroups, JobLine, Listing, TaskStatus, TaskTable
 from .task_messages import Progress
 from .task_work import TaskWork
 from .tasks import CallTask, StringTask, Task, as_task
@@ -50,6 +50,7 @@ T = TypeVar("T")
 
 _RAISED = ABORTS | {Reason.REFUSED}
 """Reasons for which reading a failed task raises an error: there is no result."""
+OnError: TypeAlias = Literal["raise", "return", "collect"]
 LOOK_S = 1.0
 """Seconds that the display of a client may wait for the farm."""
 
@@ -470,8 +471,8 @@ class TaskClient:
         """Return the jobs of all clients of the farm as a table, the latest last."""
         return operate.list_jobs(self._session)
 
-    def job(self, name_or_id: str) -> Job:
-        """Return a job that any client submitted, by its id, or the latest job of that name.
+    def job(self, name_or_id: str | JobLine) -> Job:
+        """Return a job that any client submitted, by its id or its line in `jobs`, or the latest job of that name.
 
         The job can be waited for, paused and aborted; only the client that made it has the descriptions of its tasks.
         A job is forgotten when all its tasks were cleared.  Raises KeyError for an unknown job.
@@ -695,50 +696,123 @@ class TaskClient:
         made: concurrent.futures.Executor = adapter("executor").Executor(self, **options)
         return made
 
+    @overload
+    def map(
+        self, function: Callable[..., Any], *sequences: Iterable[Any], name: str | None = None,
+        on_error: OnError = "raise",
+        chunksize: int | Literal["auto"] = "auto", stream: bool = False, return_exceptions: bool = False,
+        block: Literal[False], **rules: Unpack[MapRules],
+    ) -> Job: ...  # fmt: skip
+
+    @overload
+    def map(
+        self, function: Callable[..., Any], *sequences: Iterable[Any], name: str | None = None,
+        on_error: OnError = "raise",
+        chunksize: int | Literal["auto"] = "auto", stream: bool = False, return_exceptions: Literal[True],
+        block: Literal[True] = True, **rules: Unpack[MapRules],
+    ) -> Values[Any]: ...  # fmt: skip
+
+    @overload
+    def map(
+        self, function: Callable[..., Any], *sequences: Iterable[Any], name: str | None = None,
+        on_error: Literal["return"],
+        chunksize: int | Literal["auto"] = "auto", stream: bool = False, return_exceptions: bool = False,
+        block: Literal[True] = True, **rules: Unpack[MapRules],
+    ) -> Values[Any]: ...  # fmt: skip
+
+    @overload
+    def map(
+        self, function: Callable[..., Coroutine[Any, Any, T]], *sequences: Iterable[Any], name: str | None = None,
+        on_error: OnError = "raise",
+        chunksize: int | Literal["auto"] = "auto", stream: bool = False, return_exceptions: bool = False,
+        block: Literal[True] = True, **rules: Unpack[MapRules],
+    ) -> Values[T]: ...  # fmt: skip
+
+    @overload
+    def map(
+        self, function: Callable[..., T], *sequences: Iterable[Any], name: str | None = None,
+        on_error: OnError = "raise",
+        chunksize: int | Literal["auto"] = "auto", stream: bool = False, return_exceptions: bool = False,
+        block: Literal[True] = True, **rules: Unpack[MapRules],
+    ) -> Values[T]: ...  # fmt: skip
+
     def map(
         self,
         function: Callable[..., Any],
         *sequences: Iterable[Any],
-        return_exceptions: bool = False,
+        name: str | None = None,
+        on_error: OnError = "raise",
+        chunksize: int | Literal["auto"] = "auto",
         stream: bool = False,
-    ) -> Values:
+        return_exceptions: bool = False,
+        block: bool = True,
+        **rules: Unpack[MapRules],
+    ) -> Values[Any] | Job:
         """Return ``[function(a, b) for a, b in zip(*sequences)]``, computed by tasks; the list is in order.
+
+        A map is a job, and each item is a task of that job with an id of its own: `jobs`, `tasks`, `failures`,
+        `explain`, `retry` and `abort` know it.
 
         Args:
             function: any callable.
             sequences: any iterables of equal length.  Iterables without a length (generators, ``itertools.repeat``) are
-                read as far as the shortest goes, as by the builtin `map`.
-            return_exceptions: put exceptions into the list; otherwise the one of the lowest index is raised.
+                read as far as the shortest goes, as by the builtin `map`, before the first task is submitted.
+            name: of the job and of its tasks; ``tc.job(name)`` finds the map again, in another kernel too.
+            on_error: what is done when all items have ended and some have failed.  "raise": the error of the lowest
+                item is raised; "return": errors stand among the values; "collect": all errors are raised as one
+                ExceptionGroup.
+            chunksize: how many quick items share one run on an engine; "auto": as many as take some milliseconds.
             stream: show what the items print when they have ended, each line with the item's number.
+            return_exceptions: the same as on_error="return".
+            block: False: return the `Job` at once.
+            rules: the rules of a `Task`, for each item: retries, time_limit, priority, environment, resources …
 
-        The list keeps what the items print in any case: ``values.stdout[7]``, ``values.stderr[7]``.
+        The list keeps what the items print in any case: ``values.stdout[7]``, ``values.stderr[7]``.  Items are counted
+        from 0.  An item's error bears a note, ``item 37 of 60: f(x=0.3)``.  ``tc.job(name).retry_failed()`` runs the
+        failed items again, and ``tc.job(name).results()`` returns the values then.
 
-        Quick calls share tasks: each task calls the function with as many items as take some milliseconds.  An error
-        fails its item alone; the loss of an engine fails every item of the task that ran there (`mapper` has retries).
-
-        ``run(task)`` submits one task and returns its id.  Raises ValueError for unequal lengths, or none at all.
-        After Ctrl-C submitted tasks go on, under the ids that a notice tells.
+        All items are handed in at once.  Ctrl-C (the stop button) ends the wait, not the map.  The values stay on the
+        farm until they are cleared.  Raises ValueError for unequal lengths, or none at all.
         """
         check_map(function, sequences)
-        return map_tasks(self, function, sequences, {}, return_exceptions, stream)
+        asked = options(name, on_error, return_exceptions, chunksize, stream)
+        if not block:
+            return begin_map(self, function, sequences, rules, asked)[0]
+        return map_tasks(self, function, sequences, rules, asked)
 
-    def imap(self, function: Callable[..., Any], *iterables: Iterable[Any], stream: bool = False) -> Iterator[Any]:
-        """Yield the values of `map` in order, each as soon as it has arrived.
+    def imap(
+        self,
+        function: Callable[..., T],
+        *iterables: Iterable[Any],
+        name: str | None = None,
+        on_error: Literal["raise", "return"] = "raise",
+        chunksize: int | Literal["auto"] = "auto",
+        stream: bool = False,
+        **rules: Unpack[MapRules],
+    ) -> Iterator[T]:
+        """Yield the values of `map` in order, each as soon as it has come.  Arguments: see `map`.
 
-        Iterables are read only a little ahead, so they may be endless, and an error is raised in its turn.  After an
-        error, or when the caller leaves early, waiting tasks never run, running ones end, and no result is kept.
-
-        stream: show what the items print, each line with the item's number.
+        Iterables are read only a little ahead (they may be endless): as many items are handed in as keep the engines
+        busy, some tens of milliseconds of work for each.  An error is raised in its turn.  What was yielded is cleared
+        on the farm.  After an error, or when the caller leaves early, waiting tasks never run, running ones end, and no
+        result is kept.
         """
         check_map(function, iterables)
-        return imap(self, function, iterables, True, stream)
+        return imap(self, function, iterables, True, rules, options(name, on_error, False, chunksize, stream))
 
     def imap_unordered(
-        self, function: Callable[..., Any], *iterables: Iterable[Any], stream: bool = False
-    ) -> Iterator[Any]:
-        """Yield the values of `imap` in the order in which they arrive."""
+        self,
+        function: Callable[..., T],
+        *iterables: Iterable[Any],
+        name: str | None = None,
+        on_error: Literal["raise", "return"] = "raise",
+        chunksize: int | Literal["auto"] = "auto",
+        stream: bool = False,
+        **rules: Unpack[MapRules],
+    ) -> Iterator[T]:
+        """Yield the values of `imap` in the order in which they come."""
         check_map(function, iterables)
-        return imap(self, function, iterables, False, stream)
+        return imap(self, function, iterables, False, rules, options(name, on_error, False, chunksize, stream))
 
     def mapper(
         self,

@@ -233,6 +233,8 @@ class Task:
     """Whether any rule was set; packing looks at rules only then."""
     _is_code: ClassVar[bool] = False
     _is_join: ClassVar[bool] = False
+    _items: int = 0
+    """See `core.messages.task_types.Submission.items`."""
     __signature__: ClassVar[Signature]
     _raw: ClassVar[bool] = False
     """Whether ``get_task_result`` returns the bare value."""
@@ -578,10 +580,16 @@ class Join(Task):
         return b"", None
 
 
-class EachTask(MapTask):
-    """A chunk of a map: ``args=(items, star)``, see `core.messages.payload.CallWork.each`.  Only `maps` makes it."""
+class EachTask(CallTask):
+    """An item of a map, or a chunk of items, see `core.messages.payload.CallWork.each`.  Made by `maps` alone."""
 
     _each = True
+
+    def __init__(
+        self, function: Callable[..., Any], items: Any, star: bool, first: int, total: int | None, **ours: Any
+    ) -> None:
+        super().__init__(function, args=(items, star, first, total), **ours)
+        self.__dict__["_items"] = len(items) if len(items) > 1 else 0
 
 
 # --------------------------------------------------------------------------------------------------

@@ -57,10 +57,16 @@ def say(text: str) -> None:
         print(f"ipytaskfarm: {text}", file=sys.stderr, flush=True)
 
 
-def say_interrupted(ids: set[int], interrupt: KeyboardInterrupt) -> None:
-    """Print after Ctrl-C that the tasks go on, and how to wait for them or abort them."""
+def say_interrupted(ids: set[int], interrupt: KeyboardInterrupt, text: str = "") -> None:
+    """Tell the user after Ctrl-C that the tasks go on, and how to wait for them or abort them.
+
+    text: the notice; "": one that names the ids.
+    """
     show_users_frames(interrupt)
     if not ids:
+        return
+    if text:
+        say(text)
         return
     some = sorted(ids)
     if len(some) == 1:

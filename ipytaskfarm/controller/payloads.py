@@ -45,6 +45,8 @@ class Payloads:
         """Cache payloads and code that were just committed, as far as there is room."""
         for save in saves:
             if type(save) is SaveTask:
+                if save.part is not None:
+                    continue  # its payload is the chunk's
                 size = len(save.payload) + _ENTRY_BYTES
                 if size <= self._room:
                     self._room -= size
@@ -120,6 +122,7 @@ class Payloads:
                 states.get(task, b""),
                 wants.received,
                 wants.parent,
+                wants.part,
             )
             for task, wants in wanted.items()
         }

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from ..core.handlers.tables import last_rows
+from ..core.handlers.tables import item_rows, last_rows
 from ..core.messages import Answer, Fetched, Refusal, TextReply
 from ..core.messages.running_task import Declined, Letter, Take, Taken, TaskMessages, TaskReply
 from ..core.messages.tables import JobRow, JobTable, TaskRow
@@ -48,6 +48,10 @@ class StoreReader(Protocol):
 
     def tasks_of_job(self, job: str) -> list[int]: ...
 
+    def members_of_map(self, job: str) -> list[tuple[int, int]]: ...
+
+    def retries_of_job(self, job: str) -> list[tuple[int, int]]: ...
+
 
 def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
     """Return (session, message to send); for `LoadOriginals` and `LoadEnded` the event that the scheduler waits for."""
@@ -55,11 +59,12 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
         finals = [*store.finals(load.ids), *load.refusals]
         return load.session, Answer(load.n, Fetched(finals, load.unfinished, load.unknown))
     if isinstance(load, LoadTable):
-        rows = [row for row in store.task_rows(load.ids) if load.name is None or row.name == load.name]
+        found = [row for row in store.task_rows(load.ids) if load.name is None or row.name == load.name]
+        rows = [row for each in found for row in item_rows(each, load.items.get(each.id))]
         table = last_rows([*load.rows, *rows], load.unknown, load.last, load.omitted, load.order)
         return load.session, Answer(load.n, table)
     if isinstance(load, LoadOriginals):
-        tasks = store.original(load.ids)
+        tasks = _originals(store, load)
         # Cleared since the question was asked, perhaps in the same turn.
         gone = sorted(set(load.ids) - {task.id for task in tasks})
         return load.session, Originals(load.n, tasks, [*load.missing, *gone], load.not_failed)
@@ -74,6 +79,21 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
     if isinstance(load, LoadJobs):
         return load.session, Answer(load.n, JobTable(_jobs(store, load)))
     return load.session, Answer(load.n, _explanation(store, load))
+
+
+def _originals(store: StoreReader, load: LoadOriginals) -> list[Submission]:
+    """Return tasks as they were handed in; silent items as tasks that run one item of their chunk."""
+    found = {task.id: task for task in store.original([load.chunks.get(i, i) for i in load.ids])}
+    tasks = []
+    for task_id in load.ids:
+        chunk = load.chunks.get(task_id)
+        task = found.get(task_id if chunk is None else chunk)
+        if task is not None and chunk is not None:
+            part = (chunk, task_id - chunk - 1)
+            task = msgspec.structs.replace(task, id=task_id, payload=b"", blobs=(), items=0, part=part)
+        if task is not None:
+            tasks.append(task)
+    return tasks
 
 
 def unanswered(load: Load, why: str) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
@@ -93,7 +113,17 @@ def unanswered(load: Load, why: str) -> tuple[str, Answer | TaskReply] | tuple[s
 def _jobs(store: StoreReader, load: LoadJobs) -> list[JobRow]:
     kept = store.jobs_with_tasks([row.id for row in load.rows])
     rows = [row for row in load.rows if row.id in kept]
-    return [msgspec.structs.replace(row, ids=store.tasks_of_job(row.id)) for row in rows] if load.tasks else rows
+    return [_with_tasks(store, row) for row in rows] if load.tasks else rows
+
+
+def _with_tasks(store: StoreReader, row: JobRow) -> JobRow:
+    retries = store.retries_of_job(row.id)
+    if not row.is_map:
+        return msgspec.structs.replace(row, ids=store.tasks_of_job(row.id), retries=retries)
+    new = {again for _, again in retries}
+    members = [(task, items) for task, items in store.members_of_map(row.id) if task not in new]
+    chunks = {task: items for task, items in members if items}
+    return msgspec.structs.replace(row, ids=[task for task, _ in members], items=chunks, retries=retries)
 
 
 def _mail(store: StoreReader, load: LoadMail) -> tuple[str, Answer | TaskReply]:
@@ -108,7 +138,17 @@ def _explanation(store: StoreReader, load: LoadExplanation) -> TextReply | Refus
     finals = store.finals([load.id])
     if not finals:
         return Refusal("IndexError", f"there is no task {load.id}: it has been cleared")
-    return TextReply("\n".join(explain_final(finals[0])))
+    if load.item is None:
+        return TextReply("\n".join(explain_final(finals[0])))
+    return TextReply("\n".join(explain_item(finals[0], load.item)))
+
+
+def explain_item(chunk: Final, item: int) -> list[str]:
+    """Return lines for people about a silent item of an ended chunk."""
+    share = f"it shared a run of {chunk.run_s:.3f} s with {max(0, chunk.items - len(chunk.separate) - 1)} other items"
+    times = {"id": item, "run_s": chunk.run_s / max(1, chunk.items - len(chunk.separate))}
+    first, *rest = explain_final(msgspec.structs.replace(chunk, **times))
+    return [f"{first}; {share}", *rest]
 
 
 def explain_final(final: Final) -> list[str]:

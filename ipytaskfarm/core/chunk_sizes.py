@@ -28,6 +28,18 @@ class Pace:
         self._items_max = ITEMS_MAX
 
     @property
+    def known(self) -> bool:
+        """Return whether any item was measured."""
+        return self._item_s is not None
+
+    @property
+    def is_steady(self) -> bool:
+        """Return whether chunks have reached the size that the items' pace asks for."""
+        if self._item_s is None:
+            return False
+        return self._largest * 2 >= min(int(CHUNK_S / self._item_s), self._items_max)
+
+    @property
     def window(self) -> int:
         """Return how many chunks to have under way at once."""
         return self._engines * CHUNKS_PER_ENGINE

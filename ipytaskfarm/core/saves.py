@@ -51,6 +51,9 @@ class SaveTask(msgspec.Struct, frozen=True, gc=False):
     parent: int | None = None
     spawn: str | None = None
     """The parent's trial, and the number of the submission with which the task came: "1.3"."""
+    items: int = 0
+    part: tuple[int, int] | None = None
+    """See `Submission`.  An item of a chunk with its id in the row of ids of the chunk is separate from now on."""
 
 
 class SaveFunction(msgspec.Struct, frozen=True):
@@ -131,6 +134,13 @@ class SaveClear(msgspec.Struct, frozen=True):
     """Ended tasks are forgotten, with everything that belongs to them alone."""
 
     ids: list[int]
+
+
+class SaveSeparate(msgspec.Struct, frozen=True):
+    """These items of an ended chunk were cleared: they do not belong to the chunk any more."""
+
+    chunk: int
+    indexes: list[int]
 
 
 class SaveRefusal(msgspec.Struct, frozen=True):
@@ -224,7 +234,7 @@ class DropKept(msgspec.Struct, frozen=True):
 Save: TypeAlias = (
     SaveBlock | SaveLeft | SaveAccepted | SaveTask | SaveFunction | SaveHandOut | DropHandOut | SaveAttempt
     | SaveRequeue | SaveReopen | SaveMail | SaveFinal | SaveClear | SaveRefusal | SaveJob | SaveSetting | SaveSticky
-    | DropSticky | SaveKept | SaveKeptOn | DropKept
+    | DropSticky | SaveSeparate | SaveKept | SaveKeptOn | DropKept
 )  # fmt: skip
 
 
@@ -254,6 +264,8 @@ class TaskRecord(msgspec.Struct, frozen=True):
     spawn: str | None = None
     accepted_seq: int = 0
     """Its place in the order of acceptance; `queue_seq` is a later one when it went back to its queue."""
+    items: int = 0
+    part: tuple[int, int] | None = None
 
 
 class FinalRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -266,6 +278,8 @@ class FinalRecord(msgspec.Struct, frozen=True, array_like=True):
     """See `core.messages.dependencies.Needs.keep`."""
     accepted_seq: int = 0
     """Its place in the order of acceptance."""
+    items: int = 0
+    part: tuple[int, int] | None = None
 
 
 class StoredState(msgspec.Struct, frozen=True):
@@ -299,3 +313,5 @@ class StoredState(msgspec.Struct, frozen=True):
     """(parent, spawn, id) of children whose parents have not ended."""
     mail: list[tuple[int, int, int, str]] = []
     """(task, 1 if from it, last number, JSON list of marks) of tasks that have not ended."""
+    separate: list[tuple[int, int]] = []
+    """(chunk, index) of items that do not belong to their chunk any more."""

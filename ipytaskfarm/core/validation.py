@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec.msgpack import encode
@@ -42,7 +42,7 @@ from .messages import (
 )
 from .messages.dependencies import IF_FAILED, Needs
 from .messages.running_task import ProgressReport, TaskCall
-from .messages.task_types import Deferral, Ended, FailureSummary, LostInputs, Rules
+from .messages.task_types import Deferral, Ended, FailureSummary, ItemEnd, ItemsEnded, LostInputs, Rules
 from .requirements import OPERATORS, Allotment, Asks, Condition, Environment, Recycle
 from .scheduler.clock import Now
 from .scheduler.events import Event
@@ -258,12 +258,27 @@ def _failure(failure: FailureSummary) -> FailureSummary:
     return FailureSummary(_text(failure.etype, 200), failure.value[:LONG_TEXT_MAX], failure.place[:TEXT_MAX], kinds)
 
 
-def _detail(detail: Deferral | LostInputs | None) -> Deferral | LostInputs | None:
+_Detail: TypeAlias = Deferral | LostInputs | ItemsEnded | None
+
+
+def _detail(detail: _Detail) -> _Detail:
+    if isinstance(detail, ItemsEnded):
+        return replace(detail, told=[_item_end(told) for told in detail.told])
     if isinstance(detail, Deferral):
         after_s = None if detail.after_s is None else _seconds(detail.after_s, 0.0)
         received = _within(detail.received, 0, NUMBER_MAX)
         return replace(detail, after_s=after_s, message=_text(detail.message, TEXT_MAX), received=received)
     return detail
+
+
+def _item_end(told: ItemEnd) -> ItemEnd:
+    deferral = _detail(told.detail)
+    return replace(
+        told,
+        run_s=_seconds(told.run_s, 0.0),
+        failure=None if told.failure is None else _failure(told.failure),
+        detail=deferral if isinstance(deferral, Deferral) else None,
+    )
 
 
 def _properties(farm: SchedulerState, session: str, event: PropertiesChanged, now: Now) -> PropertiesChanged | None:

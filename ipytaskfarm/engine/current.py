@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from ..core.arguments import check_int, check_name, check_seconds, check_text, check_timeout, wrong
+from ..core.errors import InputsLost
 from ..core.messages import Granted, Run, Special
 from ..core.messages.payload import Message
 from ..core.messages.running_task import Await, Children, Letter, Receive, Spawn, Take, TaskReply
-from ..core.messages.task_types import Deferral, Function, JobSpec, Packed
+from ..core.messages.task_types import Deferral, Function, JobSpec, LostInputs, Packed
+from ..core.states import DEFERS, LOSES_INPUTS
 from ..core.text import text_of
 from ..serialization.pack import pack, unpack
 from ..storage.blobs import Blobs
@@ -39,6 +41,15 @@ class Deferred(BaseException):
     def __init__(self, word: Deferral) -> None:
         super().__init__(word.message or "deferred")
         self.word = word
+
+
+def details_of(error: BaseException, outcome: str) -> Deferral | LostInputs | None:
+    """Return what the controller is told of an outcome beside the error itself."""
+    if outcome == DEFERS and isinstance(error, Deferred):
+        return error.word
+    if outcome == LOSES_INPUTS and isinstance(error, InputsLost):
+        return LostInputs(tuple(error.ids), tuple(error.engines))
+    return None
 
 
 class CurrentTask:

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import starmap
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 from ..core.errors import TaskRejectError, UnpickleableException
-from ..core.messages.payload import FailureBody
+from ..core.messages.payload import FailureBody, ResultBody
+from ..core.messages.task_types import Deferral, FailureSummary, ItemEnd
+from ..core.states import DEFERS, Reason
+from ..core.text import shown
 from ..serialization.pack import for_many, pack
 from ..storage.blobs import BlobWriter
 from .baseline import Baseline
 from .change_hooks import CHANGES
+from .current import Deferred
 from .failures import described
-from .sinks import SINK
-
-Error: TypeAlias = tuple[int, bool, FailureBody]
-"""(index, whether it rejected the engine, the error)."""
-
+from .sinks import SINK, Sink
 
 SINGLY = 100
 """The number of items that run one by one after an item changed its surroundings unseen by `CHANGES`."""
 TRUSTED = 64
 """The number of calls in a row without any change after which the surroundings are examined only rarely."""
 SEGMENT_S = 0.002
-"""Seconds of calls between two examinations. One takes 12 µs, or 70 µs while the caches are cold."""
+"""Seconds of calls between two looks at the surroundings: a look takes 12 us, and 70 us while the caches are cold."""
+YIELD_S = 0.1
+"""A chunk that has run for so many seconds, and would for as many more, ends early: others take its other items."""
+FIRST_S = 2.0
+"""A first item that took less says little of the others: it may have imported what all of them need."""
+SLOW_S = 0.05
+"""The seconds of an item after which its duration is told."""
+YIELD_BYTES = 4 * 1024 * 1024
+"""A chunk whose values take about this many bytes ends early, since its result is one message."""
+ARGUMENT_CHARS = 60
 
 
 class Known:
@@ -49,26 +60,68 @@ class Known:
         """Seconds that its calls have run since the last look."""
 
 
-def call_each(
-    known: Known, baseline: Baseline, items: Sequence[Any], star: bool, begin: Sequence[Callable[[], None]] = ()
-) -> tuple[list[Any], list[Error]]:
-    """Call the function with each item, or with `star` with the parts of each item. An interrupt ends the whole chunk.
+class FailedItem(NamedTuple):
+    """An item that failed, rejected its engine, or is to run again later."""
 
-    The functions in `begin` are called before each item.
+    outcome: str
+    summary: FailureSummary
+    failure: FailureBody
+    detail: Deferral | None = None
 
-    Each item begins in the surroundings of a task. If the chunk has only one item, its error is raised, so that the
-    task is retried or rejected like any other.
+
+class ItemNames(NamedTuple):
+    """What the items of a run are called in a map."""
+
+    function: Callable[..., Any]
+    items: Sequence[Any]
+    star: bool
+    first: int
+    """The place of the first item in the map, counted from 0."""
+    total: int | None
+    """The number of the map's items.  None: nobody knows."""
+
+    def arguments(self, index: int) -> tuple[Any, ...]:
+        """Return the arguments of an item."""
+        return tuple(self.items[index]) if self.star else (self.items[index],)
+
+    def name(self, index: int) -> str:
+        """Return an item's name: ``item 37 of 60: f(x=0.3)``."""
+        of = "" if self.total is None else f" of {self.total}"
+        called = getattr(self.function, "__name__", None) or type(self.function).__name__
+        return f"item {self.first + index}{of}: {called}({self._arguments(index)})"
+
+    def _arguments(self, index: int) -> str:
+        arguments = self.arguments(index)
+        try:
+            names = list(inspect.signature(self.function).bind(*arguments).arguments)
+            labels = [f"{name}=" for name in names] if len(names) == len(arguments) else [""] * len(arguments)
+        except Exception:  # many builtins tell nothing of their parameters
+            labels = [""] * len(arguments)
+        return ", ".join(
+            f"{label}{shown(value, ARGUMENT_CHARS)}" for label, value in zip(labels, arguments, strict=True)
+        )
+
+    def note_on(self, error: BaseException, index: int) -> None:
+        """Add the item's name to an error, as a note."""
+        with contextlib.suppress(Exception):  # the error's class, or an argument's, may do anything
+            name = self.name(index)
+            if name not in getattr(error, "__notes__", ()):
+                BaseException.add_note(error, name)
+
+
+def call_each(calls: ChunkCalls) -> None:
+    """Call the function with each item, as far as the chunk's time allows.  An interrupt ends the chunk.
+
+    Each item begins in the surroundings in which a task does.
     """
-    calls = _Calls(known, _after(begin, for_many(known.function)), items, star, baseline)
     sink = SINK.get()
     if sink is not None:
-        sink.begin_items(calls.values, len(items))
-    while len(calls.values) < len(items):
-        if known.reaches or known.singly or known.segment == 1:
+        sink.begin_items(calls.values, len(calls.items))
+    while len(calls.values) < len(calls.items) and not calls.is_over(sink):
+        if calls.known.reaches or calls.known.singly or calls.known.segment == 1:
             calls.run_one()
         else:
             calls.run_segment()
-    return calls.values, calls.errors
 
 
 def _after(begin: Sequence[Callable[[], None]], function: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,24 +136,91 @@ def _after(begin: Sequence[Callable[[], None]], function: Callable[..., Any]) ->
     return call
 
 
-class _Calls:
-    """One chunk that is running."""
+class ChunkCalls:
+    """One chunk while it runs, and what has come of it."""
 
     def __init__(
-        self, known: Known, function: Callable[..., Any], items: Sequence[Any], star: bool, baseline: Baseline
+        self,
+        known: Known,
+        baseline: Baseline,
+        names: ItemNames,
+        begin: Callable[[int, int], None],
+        before: Sequence[Callable[[], None]] = (),
     ) -> None:
-        self._known = known
-        self._function = function
-        self._items = items
-        self._star = star
+        """
+        Args:
+            known: the function.
+            baseline: the surroundings in which each item begins.
+            names: the items, and their names.
+            begin: called with the items that begin: (first index, index behind the last).
+            before: functions to call before each item.
+        """
+        self.known = known
+        self.items = names.items
+        self._function = _after(before, for_many(known.function))
+        self._names = names
+        self._star = names.star
         self._baseline = baseline
+        self._begin = begin
+        self._began = time.perf_counter()
+        self._item_s = 0.0
+        """Seconds of an item, according to the last ones."""
+        self._bytes = 0
         self.values: list[Any] = []
-        """The values so far, one per finished item. Output belongs to the item of this number, in C loops too."""
-        self.errors: list[Error] = []
+        """The values so far, one for each ended item; output belongs to the item of this number, in C loops too."""
+        self.failed: dict[int, FailedItem] = {}
+        self.slow_s: dict[int, float] = {}
+        """Items that were slow -> their seconds."""
+
+    def told(
+        self,
+        texts: list[tuple[int, str, str]],
+        run_s: float,
+        encode: Callable[[ResultBody], bytes],
+        keeper: BlobWriter | None,
+    ) -> list[ItemEnd]:
+        """Return the ends of the items that failed, were slow or have written something, and drop their values.
+
+        texts: what items have written, as (index, stdout, stderr).  run_s: seconds of the whole chunk.
+        """
+        written = {index: (out, err) for index, out, err in texts}
+        told = []
+        for index in sorted({*written, *self.failed, *self.slow_s}):
+            if index >= len(self.values):
+                continue  # it was not begun: what was written is not its own
+            out, err = written.get(index, ("", ""))
+            failed = self.failed.get(index)
+            item_s = self.slow_s.get(index, run_s / len(self.values))
+            if failed is not None:
+                body = encode(ResultBody(None, failed.failure, out, err, kind="call"))
+                told.append(ItemEnd(index, failed.outcome, item_s, failed.summary, body, failed.detail))
+            else:
+                value = pack(self.values[index], "value", keeper)
+                told.append(ItemEnd(index, "", item_s, None, encode(ResultBody(value, None, out, err, kind="call"))))
+                self.values[index] = None
+        return told
+
+    def is_over(self, sink: Sink | None) -> bool:
+        """Return whether the rest of the chunk is left to others: it takes long, or its values or texts are large."""
+        if self._bytes > YIELD_BYTES or (sink is not None and sink.is_half_full()):
+            return bool(self.values)
+        left_s = self._item_s * (len(self.items) - len(self.values))
+        run_s = time.perf_counter() - self._began
+        if len(self.values) == 1 and run_s < FIRST_S:
+            return False
+        return left_s >= YIELD_S and run_s >= YIELD_S
+
+    def interrupted(self, error: BaseException) -> None:
+        """Note that the item that ran was interrupted."""
+        if len(self.values) < len(self.items):
+            self.failed[len(self.values)] = FailedItem(Reason.ABORTED, *described(error))
+            self.values.append(None)
 
     def run_one(self) -> None:
         """Run one item in a context of its own."""
-        item = self._items[len(self.values)]
+        index = len(self.values)
+        item = self.items[index]
+        self._begin(index, index + 1)
         began = time.perf_counter()
         try:
             try:
@@ -109,10 +229,11 @@ class _Calls:
                 raise _stopped() from stop
             self._baseline.disarm()
             self.values.append(value)
-        except (Exception, SystemExit) as error:
-            if len(self._items) == 1:
-                raise
+        except (Exception, SystemExit, Deferred) as error:
             self._failed(error)
+        self._item_s = time.perf_counter() - began
+        if self._item_s >= SLOW_S:
+            self.slow_s[index] = self._item_s
         self._look(began, 1)
 
     def run_segment(self) -> None:
@@ -122,9 +243,10 @@ class _Calls:
         """
         values = self.values
         begin = len(values)
-        taken = self._items[begin : begin + self._known.segment]
+        taken = self.items[begin : begin + self.known.segment]
         count = len(taken)
         end = begin + count
+        self._begin(begin, end)
         left: Any = iter(taken if type(taken) in (list, tuple, range) else list(taken))
         calls: Iterator[Any] = starmap(self._function, left) if self._star else map(self._function, left)
         changed: list[int] = []
@@ -142,23 +264,35 @@ class _Calls:
                     self._baseline.disarm()
                     if len(values) < (changed[0] + 1 if changed else end):
                         raise _stopped()
-                except (Exception, SystemExit) as error:
-                    if len(self._items) == 1:
-                        raise
+                except (Exception, SystemExit, Deferred) as error:
                     self._failed(error)
         finally:
             CHANGES.told = None
+        self._item_s = (time.perf_counter() - began) / max(1, len(values) - begin)
         self._look(began, len(values) - begin)
 
     def _failed(self, error: BaseException) -> None:
-        rejects = issubclass(type(error), TaskRejectError)  # isinstance would ask the error itself, which may raise
-        self.errors.append((len(self.values), rejects, described(error)[1]))
+        kind = type(error)  # isinstance would ask the error itself, which may raise
+        index = len(self.values)
+        detail = error.word if issubclass(kind, Deferred) and isinstance(error, Deferred) else None
+        outcome = (
+            DEFERS if detail is not None else Reason.REJECTED if issubclass(kind, TaskRejectError) else Reason.ERROR
+        )
+        self._names.note_on(error, index)
+        self.failed[index] = FailedItem(outcome, *described(error), detail)
         self.values.append(None)
+
+    def refuse(self, index: int, error: Exception) -> None:
+        """Put an error into the place of a value that cannot travel."""
+        self._names.note_on(error, index)
+        self.failed[index] = FailedItem(Reason.ERROR, *described(error))
+        self.values[index] = None
 
     def _look(self, began: float, count: int) -> None:
         """Restore the surroundings, and decide how many calls may run before the next examination."""
         run_s = time.perf_counter() - began
-        known = self._known
+        known = self.known
+        self._bytes += count * _size_of(self.values[-1])
         if self._baseline.end_items():
             known.singly = SINGLY + 1  # C code prints: its output can be told apart only between items
         known.unseen_s += run_s
@@ -181,19 +315,26 @@ def _stopped() -> RuntimeError:
     return RuntimeError("the function raised StopIteration")
 
 
-def pack_each(ended: tuple[list[Any], list[Error]], writer: BlobWriter | None) -> bytes:
-    """Pack the result of `call_each`. A value that cannot travel becomes an error of its item."""
+def _size_of(value: Any) -> int:
+    """Return about how many bytes a value takes, where that is known at once."""
+    kind = type(value)
+    if kind is bytes or kind is str or kind is bytearray:
+        return len(value)
+    size = getattr(value, "nbytes", 0) if kind.__module__ in ("numpy", "pandas", "torch") else 0
+    return size if type(size) is int else 0
+
+
+def pack_values(calls: ChunkCalls, keeper: BlobWriter | None) -> bytes:
+    """Pack the values of a chunk.  A value that cannot travel becomes an error of its item."""
     try:
-        return pack(ended, "value", writer)
+        return pack(calls.values, "value", keeper)
     except UnpickleableException:
-        values, errors = ended
-        failed = [(index, error) for index, value in enumerate(values) if (error := _refusal(value)) is not None]
-        if not failed or len(values) == 1:
+        refusals = {index: error for index, value in enumerate(calls.values) if (error := _refusal(value)) is not None}
+        if not refusals:
             raise
-        for index, refusal in failed:
-            values[index] = None
-            errors.append((index, False, described(refusal)[1]))
-        return pack((values, errors), "value", writer)
+        for index, refusal in refusals.items():
+            calls.refuse(index, refusal)
+        return pack(calls.values, "value", keeper)
 
 
 def _refusal(value: Any) -> Exception | None:

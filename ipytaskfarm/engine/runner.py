@@ -14,8 +14,7 @@ import gc
 import os
 import sys
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from types import CoroutineType
 from typing import Any, TypeAlias
@@ -26,11 +25,11 @@ from ..core.errors import InputsLost, TaskRejectError
 from ..core.messages import Granted, OutputQuery, OutputText, Returned, Run, SetUp
 from ..core.messages.payload import CallWork, FailureBody, ResultBody, StringWork, Work
 from ..core.messages.running_task import TaskReply
-from ..core.messages.task_types import Deferral, Ended, FailureSummary, LostInputs, RunKey
+from ..core.messages.task_types import Deferral, Ended, FailureSummary, ItemsEnded, LostInputs, RunKey
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
 from ..core.text import did_you_mean, encoded, text_of
 from ..serialization.child_processes import forget_sent, sent
-from ..serialization.modules import active, begin_run, bundles_of
+from ..serialization.modules import active, begin_run
 from ..serialization.pack import pack, pack_names, unpack, unpack_function
 from ..serialization.rebuild import came
 from ..serialization.references import give_inputs
@@ -38,25 +37,23 @@ from ..serialization.shared_values import forget_added, take_added
 from ..storage.blobs import BlobWriter
 from ..system.process import own_bytes
 from .baseline import LONG_S
+from .callables import Callables
 from .capture import nothing_new
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
-from .current import CurrentTask, Deferred
+from .current import CurrentTask, Deferred, details_of
 from .failures import brief, described
 from .half_imports import half_imported
 from .helper_processes import LOKY_WORKERS
 from .inputs import giver
 from .interrupt import Interrupts
 from .lane import QueuedRun, Step
-from .map_chunks import Known, call_each, pack_each
+from .map_chunks import ChunkCalls, ItemNames, Known, call_each, pack_values
 from .plain import Plain, PlainTest, filename_of
 from .shared_parts import Parts
-from .side_effects import function_reaches
 from .sinks import SINK, Sink
 
-CALLABLES_KEPT = 512
 LIMIT_MAX_S = 1e9
 """The longest time limit: the recorder has 64 bits for nanoseconds."""
-CALLABLES_BYTES_MAX = 256 * 1024 * 1024
 
 Call: TypeAlias = Callable[[], Any]
 """The guarded part of a run: returns the packed value, or a coroutine that returns it."""
@@ -65,7 +62,9 @@ Call: TypeAlias = Callable[[], Any]
 class RunningAttempt:
     """One run in progress."""
 
-    __slots__ = ("run", "work", "sink", "started_s", "begun", "unready", "current", "brought", "reaches")
+    __slots__ = (
+        "run", "work", "sink", "started_s", "begun", "unready", "current", "brought", "reaches", "chunk", "item",
+    )  # fmt: skip
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -80,35 +79,10 @@ class RunningAttempt:
         """What its arguments brought by value."""
         self.reaches = False
         """Its code looks as if it changed what belongs to the whole process."""
-
-
-class Callables:
-    """Unpacked functions by digest. The least recently used one is dropped first."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[Known, int]] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, digest: str) -> Known | None:
-        """Return the function if it is kept, else None."""
-        found = self._kept.get(digest)
-        if found is None:
-            return None
-        self._kept.move_to_end(digest)
-        return found[0]
-
-    def add(self, digest: str, function: Callable[..., Any], size_bytes: int) -> Known:
-        """Keep a function and return its entry.
-
-        `size_bytes` is the size of its code, including the data that it carries.
-        """
-        known = Known(function, function_reaches(function), bundles_of(getattr(function, "brought", ((), ()))[1]))
-        self._kept[digest] = known, size_bytes
-        self._bytes += size_bytes
-        while len(self._kept) > CALLABLES_KEPT or (self._bytes > CALLABLES_BYTES_MAX and len(self._kept) > 1):
-            _, (_, gone) = self._kept.popitem(last=False)
-            self._bytes -= gone
-        return known
+        self.chunk: ChunkCalls | None = None
+        """The calls of a chunk of a map."""
+        self.item: tuple[ItemNames, int] | None = None
+        """Of a run of one item of a map: its names, and its index among them."""
 
 
 class Runner:
@@ -383,20 +357,33 @@ class Runner:
         if active:
             prepare_older()
         try:
-            value = (
-                call_each(known, self._baseline, args[0], args[1], begin)
-                if work.each
-                else known.function(*args, **kwargs)
-            )
+            if not work.each:
+                value = known.function(*args, **kwargs)
+            else:
+                value = self._call_items(attempt, known, ItemNames(known.function, *args), begin)
         finally:
             helpers = sys.modules.get("matplotlib._pylab_helpers")
             if helpers is not None and helpers.Gcf.figs:
                 self._cells.flush_figures()
         if type(value) is CoroutineType:
             return self._call_in_loop(value)
-        if work.each:
-            return pack_each(value, self._writer)
+        if attempt.chunk is not None:
+            return pack_values(attempt.chunk, self._writer)
         return pack(value, "value", self._writer)
+
+    def _call_items(
+        self, attempt: RunningAttempt, known: Known, names: ItemNames, before: Sequence[Callable[[], None]]
+    ) -> Any:
+        """Call the function with one item, and return its value; or with each item of a chunk."""
+        special = attempt.run.special
+        part = special.part if special is not None else None
+        if part is None and len(names.items) > 1:
+            attempt.chunk = ChunkCalls(known, self._baseline, names, self._recorder.begin_items, before)
+            call_each(attempt.chunk)
+            return None
+        index = part or 0
+        attempt.item = names, index
+        return known.function(*names.arguments(index))
 
     async def _call_in_loop(self, coroutine: Coroutine[Any, Any, Any]) -> bytes:
         return pack(await coroutine, "value", self._writer)
@@ -464,7 +451,8 @@ class Runner:
             error = None  # its traceback holds the frames, and the frames hold the values
             self._namespace.clear()
         self._recorder.end_with(record, run.task, run.attempt)
-        self._baseline.restore(attempt.reaches or (run_s > LONG_S and not _is_map(work)))
+        # The items of a chunk are looked after by `call_each`.
+        self._baseline.restore(attempt.reaches or (run_s > LONG_S and attempt.chunk is None))
         LOKY_WORKERS.end_unlike()
         self._finished()
         if package:
@@ -501,7 +489,7 @@ class Runner:
             failure = brief(problem, problem)
         run = attempt.run
         body = self._encoder.encode(ResultBody(None, FailureBody(failure.etype, failure.value)))
-        word = _word(error, reason) if error is not None else None
+        word = details_of(error, reason) if error is not None else None
         ended = Ended(run.task, run.attempt, reason, attempt.started_s, run_s, failure, body, detail=word)
         return encoded(self._encoder.encode, ended)
 
@@ -512,13 +500,22 @@ class Runner:
         failure: FailureSummary | None = None
         body_failure = None
         outcome = ""
+        if attempt.chunk is not None:
+            if error is not None and self._interrupts.raised is not None:
+                attempt.chunk.interrupted(self._interrupts.raised)
+                value, error = pack_values(attempt.chunk, self._writer), None
+            if error is None:
+                return self._compose_chunk(attempt, attempt.chunk, run_s, value)
+        if error is not None and attempt.item is not None:
+            names, index = attempt.item
+            names.note_on(error, index)
         word: Deferral | LostInputs | None = None
         if error is not None and self._interrupts.raised is not None:
             # whatever it was turned into on its way: a CancelledError, an error in a clean-up
             error = self._interrupts.raised
         if error is not None:
             outcome = self._outcome(attempt, error)
-            word = _word(error, outcome)
+            word = details_of(error, outcome)
             code = attempt.work.code if isinstance(attempt.work, StringWork) else ""
             failure, body_failure = described(error, filename_of(code) if code else "", code)
         body = ResultBody(
@@ -530,13 +527,28 @@ class Runner:
             attempt.current.calls.progress if attempt.current is not None else None,
             take_added() if error is None else {},
             "names" if not isinstance(attempt.work, CallWork) else "raw" if attempt.work.raw else "call",
-            sink.item_texts() if sink.values is not None else [],
         )
         packed = self._pack_body(body)
         blobs = self._writer.taken() if self._writer is not None else ()
         memory = own_bytes(self._pid) if run.measured else 0
         ended = Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, packed, blobs, memory, word)
         return self._encoder.encode(ended) if failure is None else encoded(self._encoder.encode, ended)
+
+    def _compose_chunk(self, attempt: RunningAttempt, chunk: ChunkCalls, run_s: float, value: bytes | None) -> bytes:
+        """Return the record of a chunk that has ended, perhaps early.
+
+        What failed, was slow or has written something is told as if it had run alone."""
+        run, sink = attempt.run, attempt.sink
+        told = chunk.told(sink.item_texts(), run_s, self._pack_body, self._writer)
+        if len(told) > len(chunk.failed):
+            value = pack(chunk.values, "value", self._writer)
+        body = ResultBody(value, outputs=sink.outputs or [], accumulated=take_added(), kind="call")
+        packed_body = self._pack_body(body)
+        blobs = self._writer.taken() if self._writer is not None else ()
+        memory = own_bytes(self._pid) if run.measured else 0
+        how = ItemsEnded(len(chunk.values), told)
+        ended = Ended(run.task, run.attempt, "", attempt.started_s, run_s, None, packed_body, blobs, memory, how)
+        return self._encoder.encode(ended) if not told else encoded(self._encoder.encode, ended)
 
     def _pack_body(self, body: ResultBody) -> bytes:
         """Return an encoded result. Text in it that is not UTF-8 is escaped.
@@ -564,19 +576,6 @@ class Runner:
         if attempt.unready and self._interrupts.raised is None:
             return Reason.ENVIRONMENT
         return self._interrupts.outcome()
-
-
-def _is_map(work: StringWork | CallWork | None) -> bool:
-    """Return whether the work is a chunk of a map: `call_each` restores the surroundings after the items."""
-    return isinstance(work, CallWork) and work.each
-
-
-def _word(error: BaseException, outcome: str) -> Deferral | LostInputs | None:
-    if outcome == DEFERS and isinstance(error, Deferred):
-        return error.word
-    if outcome == LOSES_INPUTS and isinstance(error, InputsLost):
-        return LostInputs(tuple(error.ids), tuple(error.engines))
-    return None
 
 
 def _cancelled() -> asyncio.CancelledError:

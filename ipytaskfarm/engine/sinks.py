@@ -190,6 +190,11 @@ class Sink:
         finally:
             stream.item[0] = None
 
+    def is_half_full(self) -> bool:
+        """Return whether so much was written that more may not be kept whole."""
+        half = LIMIT_CHARS // 2
+        return any(text is not None and text.room < half for text in (self.stdout, self.stderr))
+
     def item_texts(self) -> list[tuple[int, str, str]]:
         """Return the output of the items as (index, stdout, stderr)."""
         if not isinstance(self.stdout, ItemText) or not isinstance(self.stderr, ItemText):

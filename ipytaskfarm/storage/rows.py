@@ -33,6 +33,7 @@ _decode_job = msgspec.json.Decoder(JobSpec).decode
 _decode_rules = msgspec.json.Decoder(Rules).decode
 decode_runs = msgspec.json.Decoder(list[RunKey]).decode
 decode_needs = msgspec.json.Decoder(Needs).decode
+decode_indexes = msgspec.json.Decoder(tuple[int, ...]).decode
 decode_digests = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
@@ -54,6 +55,7 @@ def _task(t: s.SaveTask, text: str | None, needs: str | None) -> Row:
     name, job = (t.rules.name, t.rules.job) if t.rules is not None else (None, None)
     return (
         t.id, t.queue_seq, name, text, t.function, t.session, t.submitted_s, t.payload, needs, job, t.parent, t.spawn,
+        t.items, *(t.part or (None, None)),
     )  # fmt: skip
 
 
@@ -80,10 +82,20 @@ def _task_rows(group: list[s.SaveTask]) -> list[Row]:
 def _tasks(group: list[s.SaveTask]) -> list[Statement]:
     sql = (
         "INSERT INTO tasks "
-        "(id, queue_seq, name, rules, function, session, submitted_s, payload, needs, job, parent, spawn) "
-        "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (id) DO NOTHING"
+        "(id, queue_seq, name, rules, function, session, submitted_s, payload, needs, job, parent, spawn, "
+        "items, part_of, part) "
+        "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) ON CONFLICT (id) DO NOTHING"
     )
-    return [Statement(sql, _task_rows(group), fences=True), *_uses("work", ((t.id, t.blobs) for t in group))]
+    statements = [Statement(sql, _task_rows(group), fences=True), *_uses("work", ((t.id, t.blobs) for t in group))]
+    separate: list[Row] = [t.part for t in group if t.part is not None and t.id == t.part[0] + 1 + t.part[1]]
+    return [*statements, Statement(_SEPARATE, separate)] if separate else statements
+
+
+_SEPARATE = "INSERT INTO separate_items (chunk, part) VALUES (?1, ?2) ON CONFLICT DO NOTHING"
+
+
+def _separated(group: list[s.SaveSeparate]) -> list[Statement]:
+    return [Statement(_SEPARATE, [(save.chunk, index) for save in group for index in save.indexes])]
 
 
 def _uses(part: str, needing: Iterable[tuple[int, tuple[str, ...]]]) -> list[Statement]:
@@ -220,6 +232,8 @@ def _cleared(group: list[s.SaveClear]) -> list[Statement]:
     for table in ("finals", "attempts", "progress", "blob_uses", "mail"):
         gone = f"NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = {table}.task)"
         statements.append(Statement(f"DELETE FROM {table} WHERE task BETWEEN ? AND ? AND {gone}", spans))
+    gone = "NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = separate_items.chunk)"
+    statements.append(Statement(f"DELETE FROM separate_items WHERE chunk BETWEEN ? AND ? AND {gone}", spans))
     statements.append(Statement("DELETE FROM refusals WHERE task BETWEEN ? AND ?", spans))
     # A job is deleted with the last of its tasks.
     over = "json_extract(spec, '$.total') <= arrived AND NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.job = jobs.id)"
@@ -327,6 +341,7 @@ _BY_KIND: dict[type, Callable[[list[Any]], list[Statement]]] = {
     s.SaveMail: _mails,
     s.SaveFinal: _finals,
     s.SaveClear: _cleared,
+    s.SaveSeparate: _separated,
     s.SaveRefusal: _refusals,
     s.SaveSetting: _settings,
     s.SaveJob: _jobs,
@@ -360,12 +375,17 @@ OLDEST_FINALS = (
     f"FROM finals AS f JOIN tasks AS t ON t.id = f.task WHERE {_NOT_KEPT} ORDER BY f.task LIMIT ?1"
 )
 FINAL_RECORDS = (
-    "SELECT f.task, f.reason, t.name, t.needs IS NOT NULL AND json_extract(t.needs, '$.keep') IS 1, t.queue_seq "
-    "FROM finals AS f JOIN tasks AS t ON t.id = f.task ORDER BY f.task"
+    "SELECT f.task, f.reason, t.name, t.needs IS NOT NULL AND json_extract(t.needs, '$.keep') IS 1, t.queue_seq, "
+    "t.items, t.part_of, t.part FROM finals AS f JOIN tasks AS t ON t.id = f.task ORDER BY f.task"
 )
 HANDOUTS = "SELECT number, engine, engine_id, runs, at_s FROM handouts ORDER BY number"
 JOBS = "SELECT spec, session, arrived, failed, paused FROM jobs"
 OF_JOB = "SELECT id FROM tasks WHERE job = ? ORDER BY id"
+OF_MAP = "SELECT id, items FROM tasks WHERE job = ? AND part_of IS NULL ORDER BY queue_seq, id"
+RETRIES_OF_JOB = (
+    "SELECT json_extract(rules, '$.retry_of'), id FROM tasks "
+    "WHERE job = ? AND json_extract(rules, '$.retry_of') IS NOT NULL ORDER BY id"
+)
 WITH_TASKS = "SELECT a.value FROM json_each(?) AS a WHERE EXISTS (SELECT 1 FROM tasks AS t WHERE t.job = a.value)"
 CHILDREN = (
     "SELECT parent, spawn, id FROM tasks AS t WHERE parent IS NOT NULL AND spawn IS NOT NULL "
@@ -409,7 +429,7 @@ _RECORD = (
     "SELECT t.id, ifnull(p.queue_seq, t.queue_seq), iif(p.payload IS NULL, t.function, p.function), t.name, t.rules, "
     "ifnull(t.submitted_s, 0.0), t.session, {attempts}, ifnull(p.errors, 0), ifnull(p.losses, 0), "
     "ifnull(p.recovery, 0), t.needs, p.until_s, ifnull(p.trial, 1), p.began_s, "
-    "ifnull(p.received, 0), t.parent, t.spawn, t.queue_seq "
+    "ifnull(p.received, 0), t.parent, t.spawn, t.queue_seq, t.items, t.part_of, t.part "
 )
 UNFINISHED = _RECORD.format(attempts="ifnull(p.attempt, 0)") + (
     "FROM tasks AS t LEFT JOIN progress AS p ON p.task = t.id "
@@ -420,13 +440,15 @@ ENDED = _RECORD.format(attempts="f.attempts") + (
     "LEFT JOIN progress AS p ON p.task = t.id WHERE f.reason = '' ORDER BY t.id"
 )
 WORK = (
-    "SELECT t.id, iif(p.payload IS NULL, t.payload, p.payload), iif(p.payload IS NULL, t.function, p.function) "
+    "SELECT t.id, iif(p.payload IS NULL, ifnull(c.payload, t.payload), p.payload), "
+    "iif(p.payload IS NULL, t.function, p.function) "
     "FROM json_each(?) AS asked CROSS JOIN tasks AS t ON t.id = asked.value "
-    "LEFT JOIN progress AS p ON p.task = t.id"
+    "LEFT JOIN progress AS p ON p.task = t.id LEFT JOIN tasks AS c ON c.id = t.part_of"
 )
 ORIGINALS = (
     "SELECT t.id, t.payload, t.function, t.name, t.rules, "
-    "(SELECT json_group_array(u.digest) FROM blob_uses AS u WHERE u.task = t.id AND u.part = 'work'), t.needs "
+    "(SELECT json_group_array(u.digest) FROM blob_uses AS u WHERE u.task = t.id AND u.part = 'work'), t.needs, "
+    "t.items, t.part_of, t.part "
     "FROM json_each(?) AS asked CROSS JOIN tasks AS t ON t.id = asked.value"
 )
 
@@ -453,7 +475,8 @@ _END = (
 _ENDED = (
     "FROM json_each(?) AS asked CROSS JOIN finals AS f ON f.task = asked.value CROSS JOIN tasks AS t ON t.id = f.task"
 )
-FINALS = f"SELECT f.task, f.reason, f.engine_id, f.node, f.attempts, f.body, {_END} {_ENDED}"
+_SEPARATES = "iif(t.items, (SELECT json_group_array(x.part) FROM separate_items AS x WHERE x.chunk = f.task), NULL)"
+FINALS = f"SELECT f.task, f.reason, f.engine_id, f.node, f.attempts, f.body, {_SEPARATES}, t.items, {_END} {_ENDED}"
 TABLE = f"SELECT f.task, f.reason, t.name, f.engine_id, f.attempts, {_END} {_ENDED}"
 
 
@@ -514,11 +537,17 @@ def task_records(found: Iterable[Row], history: dict[int, list[AttemptRow]]) -> 
         s.TaskRecord(
             id, queue_seq, function, None if text is None else read_rules(text, name), submitted_s, session,
             attempt, errors, losses, recovery, history.get(id, []) if history else [],
-            None if needs is None else decode_needs(needs), *rest,
+            None if needs is None else decode_needs(needs), until_s, trial, began_s, received, parent, spawn,
+            accepted_seq, items, part_of(chunk, index),
         )
         for id, queue_seq, function, name, text, submitted_s, session, attempt, errors, losses, recovery, needs,
-        *rest in found
+        until_s, trial, began_s, received, parent, spawn, accepted_seq, items, chunk, index in found
     ]  # fmt: skip
+
+
+def part_of(chunk: int | None, index: int | None) -> tuple[int, int] | None:
+    """Convert the two columns of an item of a chunk."""
+    return None if chunk is None or index is None else (chunk, index)
 
 
 def attempt_of(final: Final) -> AttemptRow:
@@ -529,9 +558,12 @@ def attempt_of(final: Final) -> AttemptRow:
 
 def final(row: Row, history: list[AttemptRow]) -> Final:
     """Convert a row of `FINALS`."""
-    id, reason, engine_id, node, attempts, body, submitted_s, started_s, run_s, completed_s, *failed = row
+    id, reason, engine_id, node, attempts, body, parts, items, submitted_s, started_s, run_s, completed_s, *failed = row
     times = (submitted_s, started_s, run_s, completed_s)
-    return Final(id, reason, engine_id, node, attempts, *times, failure(*failed), body, history)
+    separate = () if parts is None else decode_indexes(parts)
+    return Final(
+        id, reason, engine_id, node, attempts, *times, failure(*failed), body, history, items=items, separate=separate
+    )
 
 
 def table_row(row: Row) -> TaskRow:

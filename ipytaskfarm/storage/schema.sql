@@ -40,10 +40,20 @@ CREATE TABLE tasks (
     needs        TEXT,                  -- JSON: what it waits for, whose results it takes; NULL: nothing
     job          TEXT,                  -- the job it belongs to, see jobs
     parent       INTEGER,               -- the task that submitted it
-    spawn        TEXT                   -- that one's trial, and which of its submissions it came with: "1.3"
+    spawn        TEXT,                  -- that one's trial, and which of its submissions it came with: "1.3"
+    items        INTEGER NOT NULL DEFAULT 0, -- a chunk of a map: so many items, whose ids follow its own; 0: none
+    part_of      INTEGER,               -- it runs one item of this chunk, whose payload is its own
+    part         INTEGER                -- ... the item of this index
 );
 CREATE INDEX tasks_by_job ON tasks (job) WHERE job IS NOT NULL;
 CREATE INDEX tasks_by_parent ON tasks (parent) WHERE parent IS NOT NULL;
+
+-- Items that do not belong to their chunk any more: they are tasks of their own, or were cleared.
+CREATE TABLE separate_items (
+    chunk        INTEGER NOT NULL,
+    part         INTEGER NOT NULL,
+    PRIMARY KEY (chunk, part)
+) WITHOUT ROWID;
 
 -- How far a task has come that went back to its queue at least once.
 CREATE TABLE progress (

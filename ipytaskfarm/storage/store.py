@@ -38,7 +38,7 @@ from ..core.messages.tables import TaskRow
 from ..core.messages.task_types import Final, Function, Submission
 from . import disk, rows
 
-SCHEMA = 5
+SCHEMA = 6
 """The number of ``schema.sql``."""
 
 APPLICATION_ID = 0x69707466
@@ -398,8 +398,8 @@ class Store:
             children=db.execute(rows.CHILDREN).fetchall(),
             mail=db.execute(rows.MAIL_COUNTS).fetchall(),
             finals=[
-                s.FinalRecord(task, reason, name, bool(kept), accepted_seq)
-                for task, reason, name, kept, accepted_seq in db.execute(rows.FINAL_RECORDS)
+                s.FinalRecord(task, reason, name, bool(kept), accepted_seq, items, rows.part_of(part_of, part))
+                for task, reason, name, kept, accepted_seq, items, part_of, part in db.execute(rows.FINAL_RECORDS)
             ],
             refusals=db.execute("SELECT task, etype, text FROM refusals ORDER BY task").fetchall(),
             handouts=[
@@ -412,6 +412,7 @@ class Store:
             kept=rows.kept_commands(db.execute(rows.KEPT), db.execute(rows.KEPT_BLOBS)),
             kept_on=[s.SaveKeptOn(*row) for row in db.execute(rows.KEPT_ON)],
             jobs=[rows.read_job(row) for row in db.execute(rows.JOBS)],
+            separate=db.execute("SELECT chunk, part FROM separate_items ORDER BY chunk, part").fetchall(),
         )
 
     def work(self, ids: Sequence[int]) -> list[tuple[int, bytes, str | None]]:
@@ -428,9 +429,9 @@ class Store:
         return [
             Submission(
                 id, payload, 0.0, function, read_rules(text, name), rows.decode_digests(blobs),
-                None if needs is None else rows.decode_needs(needs),
+                None if needs is None else rows.decode_needs(needs), items, rows.part_of(part_of, part),
             )
-            for id, payload, function, name, text, blobs, needs in found
+            for id, payload, function, name, text, blobs, needs, items, part_of, part in found
         ]  # fmt: skip
 
     def states(self, ids: Sequence[int]) -> dict[int, bytes]:
@@ -471,6 +472,19 @@ class Store:
         self._usable()
         with self._reading():
             return [row[0] for row in self._db.execute(rows.OF_JOB, (job,))]
+
+    def members_of_map(self, job: str) -> list[tuple[int, int]]:
+        """Return (id, number of items) of the chunks of a map and of its tasks that are no part of a chunk, in the
+        order of the items."""
+        self._usable()
+        with self._reading():
+            return self._db.execute(rows.OF_MAP, (job,)).fetchall()
+
+    def retries_of_job(self, job: str) -> list[tuple[int, int]]:
+        """Return (task, the task by which it was retried) of a job, in order."""
+        self._usable()
+        with self._reading():
+            return self._db.execute(rows.RETRIES_OF_JOB, (job,)).fetchall()
 
     def jobs_with_tasks(self, jobs: Sequence[str]) -> set[str]:
         """Return those of these jobs that still have tasks."""

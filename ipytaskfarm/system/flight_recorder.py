@@ -72,6 +72,7 @@ _SLOT_MAGIC, _SLOT_RING, _SLOT_ENGINE_ID, _SLOT_NAME_BYTES = 0, 1, 2, 3
 _NAME_AT, _NAME_MAX = 64, 192
 _SLOT_HEAD, _SLOT_TAIL = 32, 40
 _SLOT_RUN, _SLOT_WANT, _SLOT_DELIVERED = 48, 56, 64
+_SLOT_ITEMS = 72  # of a chunk: index of the first item that runs, and above 32 bits that behind the last
 _RUN_AT = (640, 704)  # state, task, attempt, began_ns, deadline_ns, the ring's head when it began
 _RUN = struct.Struct("=6Q")
 _WANT_AT = (768, 832)  # task, attempt, cause
@@ -244,8 +245,13 @@ class Recorder:
 
     def begin(self, task: int, attempt: int, deadline_ns: int = 0) -> None:
         """Record that this attempt runs from now on. `deadline_ns` is a time of the monotonic clock; 0 for none."""
+        self._slots[_SLOT_ITEMS] = 0
         self._set_run(_TASK, task, attempt, deadline_ns)
         self._run = (task, attempt)
+
+    def begin_items(self, first: int, end: int) -> None:
+        """Note that the items first..end-1 of the running chunk begin, and that all before them have ended."""
+        self._slots[_SLOT_ITEMS] = end << 32 | first
 
     def end_with(self, record: bytes, task: int, attempt: int) -> None:
         """Record the end of this attempt; its record is in the ring when this returns. Wait while there is no room.
@@ -431,6 +437,11 @@ class Recorder:
         """
         state, task, attempt, began_ns, deadline_ns = self._read_run()
         return Current((task, attempt), began_ns, deadline_ns) if state == _TASK else None
+
+    def items(self) -> tuple[int, int]:
+        """Return which items of the running chunk have begun: (first, index behind the last)."""
+        packed = int(self._slots[_SLOT_ITEMS])
+        return packed & 0xFFFFFFFF, packed >> 32
 
     @property
     def runs_command(self) -> bool:

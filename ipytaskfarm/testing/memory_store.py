@@ -32,6 +32,7 @@ class MemoryStore:
     functions: dict[str, bytes] = field(default_factory=dict)
     cleared: set[int] = field(default_factory=set)
     jobs: dict[str, s.SaveJob] = field(default_factory=dict)
+    separate: set[tuple[int, int]] = field(default_factory=set)
     mail: list[s.SaveMail] = field(default_factory=list)
     epoch: int = 0
 
@@ -58,6 +59,10 @@ class MemoryStore:
         assert save.id not in self.tasks, f"task {save.id} was accepted twice"
         assert save.id not in self.cleared, f"task {save.id} came back after it was cleared"
         self.tasks[save.id] = save
+        if save.part is not None:
+            assert save.part[0] in self.tasks, f"the payload of task {save.id} is gone"
+            if save.id == save.part[0] + 1 + save.part[1]:
+                self.separate.add(save.part)
 
     def _save_function(self, save: s.SaveFunction) -> None:
         self.functions[save.digest] = save.code
@@ -102,8 +107,14 @@ class MemoryStore:
         for task_id in save.ids:
             assert task_id in self.finals or task_id in self.refusals
             self.cleared.add(task_id)
+            assert all(t.part is None or t.part[0] != task_id or t.id in save.ids for t in self.tasks.values())
+            self.separate = {part for part in self.separate if part[0] != task_id}
             for table in (self.tasks, self.finals, self.progress, self.history, self.refusals):
                 table.pop(task_id, None)
+
+    def _save_separate(self, save: s.SaveSeparate) -> None:
+        assert save.chunk in self.finals, f"items of chunk {save.chunk} were cleared before its end"
+        self.separate.update((save.chunk, index) for index in save.indexes)
 
     def _save_refusal(self, save: s.SaveRefusal) -> None:
         self.refusals[save.task] = (save.etype, save.text)
@@ -153,8 +164,8 @@ class MemoryStore:
             blocks=[(int(b[0]), int(b[1]), int(b[2]), str(b[3])) for _, b in sorted(self.blocks.items())],
             tasks=[self._record(t) for i, t in sorted(self.tasks.items()) if i not in self.finals],
             finals=[
-                s.FinalRecord(f.id, f.reason, None, False, self.tasks[f.id].queue_seq)
-                for _, f in sorted(self.finals.items())
+                s.FinalRecord(f.id, f.reason, None, False, t.queue_seq, t.items, t.part)
+                for f, t in ((f, self.tasks[i]) for i, f in sorted(self.finals.items()))
             ],
             refusals=[(i, *r) for i, r in sorted(self.refusals.items())],
             handouts=[h for _, h in sorted(self.handouts.items())],
@@ -173,6 +184,7 @@ class MemoryStore:
                 and t.parent not in self.finals
             ],
             mail=self._mail(),
+            separate=sorted(self.separate),
         )
 
     def _mail(self) -> list[tuple[int, int, int, str]]:
@@ -227,6 +239,8 @@ class MemoryStore:
             task.parent,
             task.spawn,
             task.queue_seq,
+            task.items,
+            task.part,
         )
 
 
@@ -240,7 +254,14 @@ class MemoryReader:
         """Return the ends of these tasks, with their history."""
         store = self._store
         found = [store.finals[i] for i in ids if i in store.finals]
-        return [msgspec.structs.replace(final, history=list(store.history.get(final.id, []))) for final in found]
+        return [
+            msgspec.structs.replace(
+                final,
+                history=list(store.history.get(final.id, [])),
+                separate=tuple(sorted(index for chunk, index in store.separate if chunk == final.id)),
+            )
+            for final in found
+        ]
 
     def task_rows(self, ids: Sequence[int]) -> list[TaskRow]:
         """Return lines of a table for those of these tasks that have ended."""
@@ -265,7 +286,7 @@ class MemoryReader:
     def original(self, ids: Sequence[int]) -> list[Submission]:
         """Return these tasks as they were handed in."""
         found = [self._store.tasks[i] for i in ids if i in self._store.tasks]
-        return [Submission(t.id, t.payload, 0.0, t.function, t.rules, t.blobs, t.needs) for t in found]
+        return [Submission(t.id, t.payload, 0.0, t.function, t.rules, t.blobs, t.needs, t.items, t.part) for t in found]
 
     def ended(self, ids: Sequence[int], dependents: bool) -> list[s.TaskRecord]:
         """Return records of those of these tasks that have succeeded, for another run."""
@@ -283,3 +304,13 @@ class MemoryReader:
     def tasks_of_job(self, job: str) -> list[int]:
         """Return the ids of a job's tasks."""
         return sorted(i for i, t in self._store.tasks.items() if t.rules is not None and t.rules.job == job)
+
+    def members_of_map(self, job: str) -> list[tuple[int, int]]:
+        """Return (id, number of items) of the chunks and single items of a map, in the order of the items."""
+        found = [self._store.tasks[i] for i in self.tasks_of_job(job)]
+        return [(t.id, t.items) for t in sorted(found, key=lambda t: (t.queue_seq, t.id)) if t.part is None]
+
+    def retries_of_job(self, job: str) -> list[tuple[int, int]]:
+        """Return (task, the task by which it was retried) of a job."""
+        found = [self._store.tasks[i] for i in self.tasks_of_job(job)]
+        return [(t.rules.retry_of, t.id) for t in found if t.rules is not None and t.rules.retry_of is not None]

@@ -13,39 +13,43 @@ from typing import Any
 import pytest
 
 from ipytaskfarm import Farm, TaskClient, errors
+from ipytaskfarm.client.map_values import Values
 from tests.support.farms import DEADLINE_S
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
 
 
-def tasks_used(tc: TaskClient) -> int:
-    """Return how many tasks were used until now; ids are drawn in order."""
-    task_id: int = tc.run("".upper)
-    return task_id
+def runs_of(tc: TaskClient, values: Values[Any]) -> int:
+    """Return how many runs on engines a map took: items that shared one have its times in common."""
+    return len({(row.engineid, row.started_at) for row in tc.tasks(ids=values.job.ids).rows})
 
 
-def test_quick_calls_share_tasks(tc: TaskClient) -> None:
-    before = tasks_used(tc)
-    assert tc.map(lambda x: x * x, range(50_000)) == [x * x for x in range(50_000)]
-    assert tasks_used(tc) - before < 200
+def test_quick_calls_share_runs(tc: TaskClient) -> None:
+    values = tc.map(lambda x: x * x, range(50_000))
+    assert values == [x * x for x in range(50_000)]
+    assert runs_of(tc, values) < 600
 
 
-def test_slow_calls_have_a_task_each(tc: TaskClient) -> None:
+def test_slow_calls_have_a_run_each(tc: TaskClient) -> None:
     def nap(x: int) -> int:
         time.sleep(0.05)
         return x
 
-    before = tasks_used(tc)
-    assert tc.map(nap, range(12)) == list(range(12))
-    assert tasks_used(tc) - before >= 12
+    values = tc.map(nap, range(12))
+    assert values == list(range(12))
+    assert runs_of(tc, values) == 12
 
 
-def test_nothing_is_left_of_a_map_that_gave_its_values(tc: TaskClient) -> None:
+def test_the_items_of_a_map_count_as_tasks_until_they_are_cleared(tc: TaskClient) -> None:
     eventually(lambda: tc.queue_status()["pending"] == 0, DEADLINE_S, what="what earlier tests left has ended")
     before = tc.queue_status()
-    tc.map(abs, range(1_000))
+    values = tc.map(abs, range(1_000))
+    assert tc.queue_status() == before | {"succeeded": before["succeeded"] + 1_000}
+    assert tc.clear(values.job.ids) == 1_000
     assert tc.queue_status() == before
+    assert list(tc.imap(abs, range(1_000))) == list(range(1_000))
+    eventually(lambda: tc.queue_status() == before, DEADLINE_S, what="what imap has yielded is cleared")
 
 
 @pytest.mark.parametrize(

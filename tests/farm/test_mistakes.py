@@ -134,10 +134,10 @@ MISTAKES: list[Mistake] = [
     ("future of another farm as argument", lambda w: w.tc.submit(f, w.foreign), ValueError, "give its value"),
     ("stopped farm", lambda w: w.stopped.run(Task(f)), errors.FarmNotRunning, "was stopped"),
     # Maps
-    ("map of a called function", lambda w: w.tc.map(f(1), [1]), TypeError,  # type: ignore[arg-type]
+    ("map of a called function", lambda w: w.tc.map(f(1), [1]), TypeError,  # type: ignore[call-overload]
      "the first argument of map must be a function, not int: 1; give the function itself, map(f, values)"),
-    ("map the wrong way round", lambda w: w.tc.map([1, 2], f), TypeError, "map takes the function first"),  # type: ignore[arg-type]
-    ("map over a number", lambda w: w.tc.map(f, 5), TypeError, "must be a sequence, with one item for each call"),  # type: ignore[arg-type]
+    ("map the wrong way round", lambda w: w.tc.map([1, 2], f), TypeError, "map takes the function first"),  # type: ignore[call-overload]
+    ("map over a number", lambda w: w.tc.map(f, 5), TypeError, "must be a sequence, with one item for each call"),  # type: ignore[call-overload]
     ("map over a used generator", lambda w: w.tc.map(f, used_up()), ValueError, "was read to its end before"),
     ("map with too many sequences", lambda w: w.tc.map(lambda x: x, [1], [2]), TypeError,
      "map has 2 sequences, one for each argument of"),

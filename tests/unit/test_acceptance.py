@@ -12,7 +12,7 @@ def test_the_latest_are_those_of_a_list(accepted: list[int], cleared: set[int], 
     order, again = AcceptanceOrder(), AcceptanceOrder()
     for task_id in accepted:
         order.add(task_id)
-    again.restore((place, task_id) for place, task_id in enumerate(accepted) if task_id not in cleared)
+    again.restore((place, task_id, 0) for place, task_id in enumerate(accepted) if task_id not in cleared)
     expected = [i for i in reversed(accepted) if i not in cleared and i not in unwanted][:count]
     for found in (order, order, again):  # a second time without the runs that were dropped
         assert found.latest(count, lambda i: i not in cleared, lambda i: i not in unwanted) == expected

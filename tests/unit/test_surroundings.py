@@ -25,6 +25,7 @@ from ipytaskfarm.agent import node
 from ipytaskfarm.core.messages import CommandDone, Returned, SetUp
 from ipytaskfarm.core.messages.engine_commands import ExecuteBody
 from ipytaskfarm.core.messages.payload import CallWork, StringWork
+from ipytaskfarm.core.messages.task_types import ItemsEnded
 from ipytaskfarm.core.requirements import THREADS
 from ipytaskfarm.serialization.pack import pack, pack_function
 from ipytaskfarm.system.flight_recorder import TIME_LIMIT
@@ -116,8 +117,7 @@ def look_and_change(look: str, change: str) -> Any:
 
 @pytest.mark.parametrize("check", PUT_BACK_CHECKS)
 def test_an_item_finds_what_the_one_before_found(engine: FakeEngine, check: Check) -> None:
-    values, errors = call(engine, look_and_change, [(check.look, check.change)] * 5, True, each=True)
-    assert not errors
+    values = call(engine, look_and_change, [(check.look, check.change)] * 5, True, 0, 5, each=True)
     assert values == [values[0]] * 5
     if check.found is not ...:
         assert values[0] == check.found
@@ -203,18 +203,23 @@ def one_of_a_hundred(number: int) -> str:
     ],
 )  # fmt: skip
 def test_each_of_many_items_begins_as_a_task_does(engine: FakeEngine, function: Callable[[int], Any]) -> None:
-    (first,), _ = call(engine, function, [0], False, each=True)
-    values, errors = call(engine, function, range(2000), False, each=True)
-    assert not errors
-    assert values == [first] * 2000
+    first = call(engine, function, [0], False, 0, 1, each=True)
+    values = call(engine, function, range(2000), False, 0, 2000, each=True)
+    assert len(values) > 100  # a chunk that takes long leaves its other items to others
+    assert values == [first] * len(values)
 
 
 def test_items_that_fail_are_put_back_too_and_run_once(engine: FakeEngine) -> None:
-    values, errors = call(engine, one_of_a_hundred, range(1000), False, each=True)
+    packed = pack_function(one_of_a_hundred)
+    work = CallWork(pack(((range(1000), False, 0, 1000), {})), each=True)
+    (outcome,) = outcomes(engine, work, functions=[packed], function=packed.digest)
+    values, detail = outcome.value, outcome.ended.detail
     home = values[0]
-    failed = [index for index, _, _ in errors]
-    assert failed == [n for n in range(1000) if n % 100 in (50, 70)]
-    assert values == [None if n % 100 in (50, 70) else home for n in range(1000)]
+    assert isinstance(detail, ItemsEnded)
+    assert detail.done > 100
+    failed = [told.index for told in detail.told if told.outcome]
+    assert failed == [n for n in range(detail.done) if n % 100 in (50, 70)]
+    assert values == [None if n % 100 in (50, 70) else home for n in range(detail.done)]
 
 
 # -- the user's own hands
@@ -266,9 +271,9 @@ def test_what_a_task_leaves_hides_no_builtin(engine: FakeEngine) -> None:
     spoil = StringWork("sum = 0; max = None; sorted = abs = print = len = 3; pushed = 5")
     outcomes(engine, spoil)
     for each in (False, True):
-        arguments = ([[1, 2]], False) if each else ([1, 2],)
+        arguments = ([[1, 2]] * 2, False, 0, 2) if each else ([1, 2],)
         found = call(engine, of_a_notebook(ADD_UP, "add_up"), *arguments, each=each)
-        assert found == (([(3, 2, [2, 1])], []) if each else (3, 2, [2, 1]))
+        assert found == ([(3, 2, [2, 1])] * 2 if each else (3, 2, [2, 1]))
     assert call(engine, of_a_notebook(USE_PUSHED, "use_pushed")) == 8  # a name that was nothing at home is still found
     outcomes(engine, StringWork("del sum, max, sorted, abs, print, len, pushed"))
 
@@ -358,7 +363,7 @@ def in_a_thread(value: int) -> int:
 def test_loops_of_ones_own_run(engine: FakeEngine, function: Callable[[int], int]) -> None:
     for value in (1, 2):
         assert call(engine, function, value) == value
-    assert call(engine, function, range(5), False, each=True) == ([*range(5)], [])
+    assert call(engine, function, range(5), False, 0, 5, each=True) == [*range(5)]
     assert call(engine, wait_a_little, 5) == 5
     assert engine.run("import asyncio; seen = await asyncio.sleep(0, 7)", "seen").value == {"seen": 7}
 

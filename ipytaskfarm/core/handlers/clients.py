@@ -20,7 +20,7 @@ from ..messages import (
 )
 from ..messages.dependencies import Needs
 from ..messages.task_types import FailureSummary, Final, Rules, RunKey
-from ..saves import SaveAccepted, SaveClear, SaveSetting
+from ..saves import SaveAccepted, SaveClear, SaveSeparate, SaveSetting
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadFinals, LoadOriginals
 from ..scheduler.engine_shutdown import recall
@@ -28,7 +28,8 @@ from ..scheduler.entries import TaskEntry
 from ..scheduler.events import Gone, Joined, Originals
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES, Assigned
-from ..scheduler.transitions import accept, final_without_answer, finish, forget
+from ..scheduler.task_ends import final_without_answer
+from ..scheduler.transitions import accept, finish, forget, forget_items, separate
 from ..states import ABORTS, Reason, State
 from .jobs import client_is_gone, revive_job
 from .submit import apply_rules, refused
@@ -80,11 +81,12 @@ def on_watch(farm: SchedulerState, session: str, n: int, question: WatchTasks, n
     client = farm.clients.of(session)
     unknown = []
     for task_id in question.ids:
-        if task_id in farm.tasks.finals:
-            client.finals.append(_ended_before(task_id, farm.tasks.finals[task_id]))
+        holder = farm.tasks.holder(task_id)
+        if holder in farm.tasks.finals:
+            client.finals.append(_ended_before(farm, task_id, holder))
         elif task_id in farm.tasks.refusals:
             client.finals.append(refused(task_id, *farm.tasks.refusals[task_id]))
-        elif task_id in farm.tasks.unfinished or farm.clients.will_submit(task_id):
+        elif holder in farm.tasks.unfinished or farm.clients.will_submit(task_id):
             if task_id not in client.watching:
                 client.watching.add(task_id)
                 farm.clients.watchers.setdefault(task_id, []).append(session)
@@ -94,24 +96,29 @@ def on_watch(farm: SchedulerState, session: str, n: int, question: WatchTasks, n
     out.answer(session, n, Watched(unknown))
 
 
-def _ended_before(task_id: int, reason: str) -> Final:
-    return Final(task_id, reason, -1, "", 0, 0.0, 0.0, 0.0, 0.0)
+def _ended_before(farm: SchedulerState, task_id: int, holder: int) -> Final:
+    chunks = farm.tasks.chunks
+    items = chunks.items.get(task_id, 0)
+    separate = tuple(sorted(chunks.separate.get(task_id, ())))
+    reason = farm.tasks.finals[holder]
+    return Final(task_id, reason, -1, "", 0, 0.0, 0.0, 0.0, 0.0, items=items, separate=separate)
 
 
 def on_fetch(farm: SchedulerState, session: str, n: int, question: FetchResults, now: Now, out: Decision) -> None:
-    """Read results from the store, as often as asked, for any client."""
+    """Read results from the store, as often as asked, for any client.  Silent items come with their whole chunk."""
     ids, unfinished, unknown, refusals = [], [], [], []
     for task_id in dict.fromkeys(question.ids):
-        if task_id in farm.tasks.finals:
-            ids.append(task_id)
+        holder = farm.tasks.holder(task_id)
+        if holder in farm.tasks.finals:
+            ids.append(holder)
         elif task_id in farm.tasks.refusals:
             refusals.append(refused(task_id, *farm.tasks.refusals[task_id]))
-        elif task_id in farm.tasks.unfinished or farm.clients.will_submit(task_id):
+        elif holder in farm.tasks.unfinished or farm.clients.will_submit(task_id):
             unfinished.append(task_id)
         else:
             unknown.append(task_id)
     if ids:
-        out.loads.append(LoadFinals(session, n, ids, unfinished, unknown, refusals))
+        out.loads.append(LoadFinals(session, n, list(dict.fromkeys(ids)), unfinished, unknown, refusals))
     else:
         out.answer(session, n, Fetched(refusals, unfinished, unknown))
 
@@ -123,19 +130,60 @@ def on_abort(farm: SchedulerState, session: str, n: int, question: AbortTasks, n
     """
     outcomes: list[tuple[int, str]] = []
     recalls: dict[str, list[RunKey]] = {}
-    for task_id in question.ids:
-        task = farm.tasks.unfinished.get(task_id)
+    why = f": {question.reason}" if question.reason else ""
+    items: dict[int, list[int]] = {}
+    for task_id in dict.fromkeys(question.ids):
+        holder = farm.tasks.holder(task_id)
+        task = farm.tasks.unfinished.get(holder)
         if task is not None:
-            text = f"task {task.id} was aborted" + (f": {question.reason}" if question.reason else "")
-            _abort_one(farm, task, question.interrupt, Reason.ABORTED, text, recalls, now, out)
             outcomes.append((task_id, "aborted"))
-        elif task_id in farm.tasks.finals:
-            ended = farm.tasks.finals[task_id] in ABORTS
+            if holder != task_id:
+                items.setdefault(holder, []).append(task_id)
+                continue
+            text = f"{_named(farm, task)} aborted{why}"
+            _abort_one(farm, task, question.interrupt, Reason.ABORTED, text, recalls, now, out)
+        elif holder in farm.tasks.finals:
+            ended = farm.tasks.finals[holder] in ABORTS
             outcomes.append((task_id, "already aborted" if ended else "already completed"))
         else:
             outcomes.append((task_id, "already completed" if task_id in farm.tasks.refusals else "unknown"))
+    for chunk, wanted in items.items():
+        if (task := farm.tasks.unfinished.get(chunk)) is not None:
+            _abort_items(farm, task, wanted, question.interrupt, why, recalls, now, out)
     _recall_all(farm, recalls, now, out)
     out.answer(session, n, Aborted(outcomes))
+
+
+def _named(farm: SchedulerState, task: TaskEntry) -> str:
+    if not task.items:
+        return f"task {task.id} was"
+    return f"tasks {task.id + 1} to {task.id + task.items} were"
+
+
+def _abort_items(
+    farm: SchedulerState,
+    chunk: TaskEntry,
+    ids: list[int],
+    interrupt: bool,
+    why: str,
+    recalls: dict[str, list[RunKey]],
+    now: Now,
+    out: Decision,
+) -> None:
+    """Abort silent items of a chunk.  A run of the chunk ends for now: its other items run again later."""
+    if len(ids) == farm.tasks.chunks.size(chunk.id):
+        _abort_one(farm, chunk, interrupt, Reason.ABORTED, f"{_named(farm, chunk)} aborted{why}", recalls, now, out)
+        return
+    for task_id in ids:
+        task = separate(farm, chunk, task_id - chunk.id - 1, out)
+        failure = FailureSummary("TaskAborted", f"task {task_id} was aborted{why}")
+        finish(farm, task, final_without_answer(task, None, Reason.ABORTED, failure, now), out)
+    place = chunk.place
+    engine = farm.engines.by_name.get(place.engine) if type(place) is Assigned else None
+    if interrupt and engine is not None and type(place) is Assigned and place.since_s is not None:
+        indexes = tuple(task_id - chunk.id - 1 for task_id in ids)
+        interrupt_items = Interrupt(engine.name, (chunk.id, place.attempt), grace_of(farm, chunk), indexes)
+        out.sends.append((engine.agent, interrupt_items))
 
 
 def abort_with_jobs(farm: SchedulerState, now: Now, out: Decision) -> None:
@@ -185,27 +233,49 @@ def grace_of(farm: SchedulerState, task: TaskEntry) -> float:
 
 def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: Now, out: Decision) -> None:
     """Forget ended tasks.  Their ids are not given again."""
+    tasks, chunks = farm.tasks, farm.tasks.chunks
+    items: dict[int, list[int]] = {}
     if question.ids is None:
-        ids = [i for i in farm.tasks.finals if i not in farm.graph.consumers and i not in farm.tasks.kept]
+        needed_chunks = {task.part[0] for task in tasks.unfinished.values() if task.part is not None}
+        ids = [
+            i for i in tasks.finals if i not in farm.graph.consumers and i not in tasks.kept and i not in needed_chunks
+        ]
+        items = {chunk: [*chunks.ids(chunk)] for chunk in needed_chunks if chunk in tasks.finals}
         refusals = [*farm.tasks.refusals]
         missing: list[int] = []
         unfinished: list[int] = []
         needed: list[int] = []
     else:
         asked = list(dict.fromkeys(question.ids))
-        ids = [i for i in asked if i in farm.tasks.finals and i not in farm.graph.consumers]
+        ids = [i for i in asked if i in farm.tasks.finals and i not in chunks.items and i not in farm.graph.consumers]
+        for task_id in asked:
+            holder = tasks.holder(task_id)
+            if holder in tasks.finals and holder in chunks.items:
+                items.setdefault(holder, []).extend([*chunks.ids(holder)] if holder == task_id else [task_id])
         refusals = [i for i in asked if i in farm.tasks.refusals]
-        unfinished = [i for i in asked if i in farm.tasks.unfinished]
+        unfinished = [i for i in asked if tasks.holder(i) in farm.tasks.unfinished]
         needed = [i for i in asked if i in farm.tasks.finals and i in farm.graph.consumers]
         missing = [i for i in asked if not farm.tasks.is_known(i)]
+    count = len(refusals) + sum(map(chunks.size, ids)) + sum(map(len, items.values()))
+    parents = {tasks.of_parts[i] for i in ids if i in tasks.of_parts}
     for task_id in ids:
         forget(farm, task_id)
     for task_id in refusals:
         del farm.tasks.refusals[task_id]
+    for chunk, cleared in items.items():
+        indexes = [task_id - chunk - 1 for task_id in cleared]
+        forget_items(farm, chunk, indexes)
+        out.saves.append(SaveSeparate(chunk, indexes))
+    # A chunk goes with the last of its items.
+    for chunk in sorted({*items, *parents}):
+        if chunk in tasks.finals and not chunks.size(chunk) and chunk not in chunks.parts:
+            forget(farm, chunk)
+            ids.append(chunk)
+    chunks.forget(ids)
     gone = [*ids, *refusals]
     if gone:
         out.saves.append(SaveClear(gone))
-    out.answer(session, n, Cleared(len(gone), missing, unfinished, needed))
+    out.answer(session, n, Cleared(count, missing, unfinished, needed))
 
 
 def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, now: Now, out: Decision) -> None:
@@ -218,10 +288,14 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
         out.answer(session, n, known)
         return
     ids, missing, not_failed = [], [], []
+    chunks: dict[int, int] = {}
     for task_id in dict.fromkeys(question.ids):
-        if farm.tasks.finals.get(task_id) or (task_id in farm.tasks.finals and not question.failed_only):
+        holder = farm.tasks.holder(task_id)
+        if farm.tasks.finals.get(holder) or (holder in farm.tasks.finals and not question.failed_only):
             ids.append(task_id)
-        elif task_id in farm.tasks.finals or task_id in farm.tasks.unfinished:
+            if holder != task_id:
+                chunks[task_id] = holder
+        elif holder in farm.tasks.finals or holder in farm.tasks.unfinished:
             not_failed.append(task_id)
         else:
             missing.append(task_id)
@@ -229,7 +303,7 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
         why = lifecycle.full or "the farm is stopping"
         out.answer(session, n, Refusal("StoreFull" if lifecycle.full else "ConnectionError", why))
     elif ids:
-        out.loads.append(LoadOriginals(session, n, ids, missing, not_failed))
+        out.loads.append(LoadOriginals(session, n, ids, missing, not_failed, chunks))
     else:
         out.answer(session, n, Retried([], missing, not_failed))
 

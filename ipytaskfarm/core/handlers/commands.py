@@ -200,7 +200,7 @@ def on_clear_sticky(farm: SchedulerState, session: str, n: int, question: ClearS
 
 def on_stack(farm: SchedulerState, session: str, n: int, question: Stack, now: Now, out: Decision) -> None:
     """Ask the agent of a running task's engine for the engine's stack."""
-    task = farm.tasks.unfinished.get(question.id)
+    task = farm.tasks.unfinished.get(farm.tasks.holder(question.id))
     place = task.place if task is not None else None
     engine = farm.engines.by_name.get(place.engine) if type(place) is Assigned else None
     if task is None or engine is None or task.state is not State.PENDING:

@@ -22,11 +22,15 @@ SHOWN = 5
 
 def on_explain(farm: SchedulerState, session: str, n: int, question: ExplainTasks, now: Now, out: Decision) -> None:
     """Answer why a task is where it is, in sentences."""
-    task = farm.tasks.unfinished.get(question.id)
+    holder = farm.tasks.holder(question.id)
+    task = farm.tasks.unfinished.get(holder)
     if task is not None:
-        out.answer(session, n, TextReply("\n".join(explain(farm, task, now))))
-    elif question.id in farm.tasks.finals:
-        out.loads.append(LoadExplanation(session, n, question.id))
+        lines = explain(farm, task, now, question.id)
+        if holder != question.id:
+            lines.append(f"it shares a run with {farm.tasks.chunks.size(holder) - 1} other items of its map")
+        out.answer(session, n, TextReply("\n".join(lines)))
+    elif holder in farm.tasks.finals:
+        out.loads.append(LoadExplanation(session, n, holder, None if holder == question.id else question.id))
     elif question.id in farm.tasks.refusals:
         out.answer(session, n, TextReply("refused: " + farm.tasks.refusals[question.id][1]))
     else:
@@ -37,7 +41,7 @@ def on_explain(farm: SchedulerState, session: str, n: int, question: ExplainTask
 def on_stuck(farm: SchedulerState, session: str, n: int, question: Stuck, now: Now, out: Decision) -> None:
     """Answer why none of these tasks moves; the text is empty as long as one may move."""
     text = ""
-    tasks = [farm.tasks.unfinished.get(i) for i in question.ids]
+    tasks = [farm.tasks.unfinished.get(farm.tasks.holder(i)) for i in question.ids]
     if tasks and not any(task is None or _may_move(farm, task) for task in tasks):
         first = tasks[0]
         assert first is not None
@@ -81,11 +85,13 @@ def _any_may_move(farm: SchedulerState, needed: set[int]) -> bool:
     return False
 
 
-def explain(farm: SchedulerState, task: TaskEntry, now: Now) -> list[str]:
-    """Return lines for people about an unfinished task."""
+def explain(farm: SchedulerState, task: TaskEntry, now: Now, task_id: int | None = None) -> list[str]:
+    """Return lines for people about an unfinished task.  task_id: the item of a chunk that is asked about."""
+    if task_id is None:
+        task_id = farm.tasks.chunks.first(task.id) if task.items else task.id
     name = f" ({name_of(task)})" if name_of(task) else ""
     state, reason = state_word(task.state), reason_of(farm, task)
-    lines = [f"task {task.id}{name} is {state}{'' if reason == state else f': {reason}'}"]
+    lines = [f"task {task_id}{name} is {state}{'' if reason == state else f': {reason}'}"]
     for row in task.history or ():
         what = row.failure.value.splitlines()[0] if row.failure and row.failure.value else row.outcome
         lines.append(f"attempt {row.number} on engine {row.engine_id}: {row.outcome}: {what}")

@@ -48,11 +48,11 @@ def keep_referenced(farm: SchedulerState, job: JobEntry) -> None:
             use.jobs.add(job.spec.id)
 
 
-def count_arrival(farm: SchedulerState, rules: Rules | None) -> None:
-    """Count one more task of a job as handed in, whether accepted or refused."""
+def count_arrival(farm: SchedulerState, rules: Rules | None, items: int = 0) -> None:
+    """Count one more task of a job, or the items of a chunk, as handed in, whether accepted or refused."""
     job = farm.jobs.by_id.get(rules.job) if rules is not None and rules.job is not None else None
     if job is not None:
-        job.arrived += 1
+        job.arrived += items or 1
         farm.jobs.perhaps_ended[job.spec.id] = None
 
 

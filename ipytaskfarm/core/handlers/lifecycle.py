@@ -24,7 +24,8 @@ from ..scheduler.placement import dispatch
 from ..scheduler.settings import WANTED_MAX
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import RETURNED, Assigned
-from ..scheduler.transitions import final_without_answer, finish, requeue
+from ..scheduler.task_ends import final_without_answer
+from ..scheduler.transitions import finish, requeue
 from ..states import Reason
 from .agents import balance
 from .clients import grace_of

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from signal import Signals
 
+import msgspec
+
 from ..messages import Crash, EngineDown
 from ..messages.task_types import AttemptRow, FailureSummary, RunKey
 from ..scheduler.agent_entry import AgentEntry
@@ -13,7 +15,8 @@ from ..scheduler.eligibility import refresh_classes
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import RETRIED, RETURNED
-from ..scheduler.transitions import begin, final_without_answer, note_attempt, requeue, unassign
+from ..scheduler.task_ends import final_of_join, final_without_answer
+from ..scheduler.transitions import begin, finish, note_attempt, put_back, requeue, separate, unassign
 from ..states import Reason
 from .commands import fail_commands_of
 from .nodes import charge_loss, note_failure
@@ -48,7 +51,8 @@ def on_engine_lost(farm: SchedulerState, session: str, event: EngineDown, now: N
         out.notes.append(text + _over(sorted(run[0] for run in begun if run is not None), event.known))
         if agent is not None and engine.finished == 0 and now.wall_s - engine.started_s < _SOON_S:
             back_off(farm, agent, now)
-    lose_engine(farm, engine, {run for run in begun if run is not None}, event.crash, event.known, now, out)
+    begun_runs = {run for run in begun if run is not None}
+    lose_engine(farm, engine, begun_runs, event.crash, event.known, now, out, event.items)
 
 
 def _over(tasks: list[int], known: bool) -> str:
@@ -60,24 +64,50 @@ def _over(tasks: list[int], known: bool) -> str:
 
 
 def lose_engine(
-    farm: SchedulerState, engine: EngineEntry, begun: set[RunKey], crash: Crash, known: bool, now: Now, out: Decision
+    farm: SchedulerState,
+    engine: EngineEntry,
+    begun: set[RunKey],
+    crash: Crash,
+    known: bool,
+    now: Now,
+    out: Decision,
+    items: tuple[int, int] | None = None,
 ) -> None:
     """Remove an engine from the farm, and settle its runs.
 
     Args:
         begun: the runs that may have begun.
         known: whether the flight recorder could be read.
+        items: of a chunk that was running, see `EngineDown`.
     """
     note_ended(farm, engine, describe(crash), known, out)
     _remove(farm, engine, out)
     for run, task in release_runs(farm, engine, list(engine.assigned), out):
-        if run in begun:
+        if run in begun and task.items:
+            _lose_chunk(farm, task, engine, crash, items[1] if known and items is not None else task.items, now, out)
+        elif run in begun:
             _charge(farm, task, engine, crash, known, now, out)
         else:
             unassign(farm, task, RETURNED)
     fail_commands_of(farm, engine, describe(crash), crash.output, out)
     forget_outputs(farm, engine)
     farm.timers.set(now.mono_s, "balance")
+
+
+def _lose_chunk(
+    farm: SchedulerState, chunk: TaskEntry, engine: EngineEntry, crash: Crash, begun: int, now: Now, out: Decision
+) -> None:
+    """Settle a chunk that was lost with its engine: items that had begun are charged, the others wait again."""
+    begin(farm, chunk, now)
+    separate_before = set(farm.tasks.chunks.separate.get(chunk.id, ()))
+    for index in range(chunk.items):
+        if index not in separate_before:
+            task = separate(farm, chunk, index, out, begun=index < begun)
+            if index < begun:
+                _charge(farm, task, engine, crash, True, now, out)
+            else:
+                put_back(farm, task)
+    finish(farm, chunk, msgspec.structs.replace(final_of_join(chunk, now), items=chunk.items), out)
 
 
 def _remove(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:

@@ -24,7 +24,8 @@ from ..scheduler.engine_shutdown import recall
 from ..scheduler.entries import TaskEntry
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import RETRIED, Assigned, Queued
-from ..scheduler.transitions import final_without_answer, finish, note_attempt, rejoin, requeue
+from ..scheduler.task_ends import final_without_answer
+from ..scheduler.transitions import finish, note_attempt, rejoin, requeue, separate
 from ..states import Reason, Waiting
 from .clients import grace_of
 from .results import end_or_recover
@@ -37,7 +38,7 @@ def on_mark_done(farm: SchedulerState, session: str, n: int, question: MarkTasks
 
     A running one is interrupted, and its answer changes nothing.
     """
-    task = farm.tasks.unfinished.get(question.id)
+    task = _own_task(farm, question.id, out)
     if task is None:
         out.answer(session, n, _not_unfinished(farm, question.id))
         return
@@ -54,14 +55,24 @@ def on_mark_failed(
     farm: SchedulerState, session: str, n: int, question: MarkTasksFailed, now: Now, out: Decision
 ) -> None:
     """Count a task's run as failed.  A task that has succeeded runs again."""
-    task = farm.tasks.unfinished.get(question.id)
+    task = _own_task(farm, question.id, out)
     if task is not None:
         out.answer(session, n, TextReply(_fail(farm, task, question.why, now, out)))
+    elif farm.tasks.finals.get(question.id) is None and farm.tasks.chunks.of(question.id) is not None:
+        text = f"task {question.id} shared its run with other items of its map: retry or restart it"
+        out.answer(session, n, Refusal("TaskError", text))
     elif farm.tasks.finals.get(question.id) == "":
         outcome = f"{MARKED_FAILED}{f': {question.why}' if question.why else ''}"
         out.loads.append(LoadEnded([question.id], outcome, asker=(session, n)))
     else:
         out.answer(session, n, _not_unfinished(farm, question.id))
+
+
+def _own_task(farm: SchedulerState, task_id: int, out: Decision) -> TaskEntry | None:
+    """Return an unfinished task that is about to be ended; a silent item of a chunk becomes one."""
+    holder = farm.tasks.holder(task_id)
+    task = farm.tasks.unfinished.get(holder)
+    return task if task is None or holder == task_id else separate(farm, task, task_id - holder - 1, out)
 
 
 def _not_unfinished(farm: SchedulerState, task_id: int) -> Refusal:
@@ -160,7 +171,7 @@ def on_find_jobs(farm: SchedulerState, session: str, n: int, question: FindJobs,
     rows = [
         JobRow(
             job.spec.id, job.spec.name, job.spec.total, job.arrived, job.unfinished, job.paused, job.failed,
-            job.spec.opened_s,
+            job.spec.opened_s, is_map=job.spec.is_map,
         )
         for job in farm.jobs.by_id.values()
         if question.wanted is None or question.wanted in (job.spec.id, job.spec.name)

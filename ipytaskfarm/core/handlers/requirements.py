@@ -13,7 +13,8 @@ from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
 from ..scheduler.functions import PendingCheck, locality_key
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES
-from ..scheduler.transitions import final_without_answer, finish
+from ..scheduler.task_ends import final_without_answer
+from ..scheduler.transitions import finish
 from ..states import Reason, State
 from .depends import ask_for_verdicts
 

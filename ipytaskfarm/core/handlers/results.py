@@ -4,8 +4,10 @@ for its task.
 
 from __future__ import annotations
 
+import msgspec
+
 from ..messages import Results, Returned
-from ..messages.task_types import AttemptRow, Deferral, Ended, FailureSummary, Final, RunKey
+from ..messages.task_types import AttemptRow, Deferral, Ended, FailureSummary, Final, ItemsEnded, RunKey
 from ..saves import DropHandOut, SaveHandOut
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
@@ -17,13 +19,15 @@ from ..scheduler.placement import begin_oldest, release
 from ..scheduler.recycling import after_run, count_run
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES, RETRIED, RETURNED, Queued, Rejection
+from ..scheduler.task_ends import final_of_answer
 from ..scheduler.transitions import (
-    final_of_answer,
     finish,
     note_attempt,
+    put_back,
     recovery_of,
     rejoin as join_again,
     requeue,
+    separate,
     unassign,
 )
 from ..states import ABORTS, CHARGED_AS_ERROR, CONSEQUENCES, DEFERS, LOSES_INPUTS, RECOVERABLE, Reason, Waiting
@@ -61,7 +65,9 @@ def on_results(farm: SchedulerState, session: str, event: Results, now: Now, out
         task = farm.tasks.unfinished.get(ended.task)
         if task is None or not task.is_current(engine.name, run):
             continue
-        if ended.outcome == "":
+        if isinstance(ended.detail, ItemsEnded) and task.items:
+            end_chunk(farm, task, engine, ended, ended.detail, now, out)
+        elif ended.outcome == "":
             if task.trial_state is not None and task.trial_state.again:
                 farm.graph.note_remade(task.id, now.mono_s)
             finish(farm, task, final_of_answer(task, engine, ended, now), out)
@@ -69,6 +75,41 @@ def on_results(farm: SchedulerState, session: str, event: Results, now: Now, out
             _failed(farm, task, engine, ended, now, out)
     if answered:
         after_answer(farm, engine, now, out)
+
+
+def end_chunk(
+    farm: SchedulerState, chunk: TaskEntry, engine: EngineEntry, ended: Ended, how: ItemsEnded, now: Now, out: Decision
+) -> None:
+    """End a chunk.  Items of which something is told end, or run again, as tasks of their own; the rest wait again."""
+    for told in how.told:
+        task = _separate_item(farm, chunk, told.index, out, begun=True)
+        if task is None:
+            continue
+        of_item = Ended(
+            task.id, task.attempt, told.outcome, ended.started_s, told.run_s, told.failure, told.body,
+            detail=told.detail,
+        )  # fmt: skip
+        if told.outcome == "":
+            finish(farm, task, final_of_answer(task, engine, of_item, now), out)
+        elif told.outcome == Reason.ABORTED:  # another item was to be aborted, and this one ran
+            requeue(farm, task, RETURNED, out)
+        else:
+            _failed(farm, task, engine, of_item, now, out)
+    for index in range(max(0, how.done), chunk.items):
+        task = _separate_item(farm, chunk, index, out)
+        if task is not None:
+            put_back(farm, task)
+    own_s = sum(told.run_s for told in how.told)
+    silent = msgspec.structs.replace(ended, run_s=max(0.0, ended.run_s - own_s), detail=None)
+    finish(farm, chunk, final_of_answer(chunk, engine, silent, now), out)
+
+
+def _separate_item(
+    farm: SchedulerState, chunk: TaskEntry, index: int, out: Decision, begun: bool = False
+) -> TaskEntry | None:
+    """Make an item a task of its own.  None: it is one already, as it was aborted or marked meanwhile, or is none."""
+    known = farm.tasks.chunks.separate.get(chunk.id, ())
+    return separate(farm, chunk, index, out, begun) if 0 <= index < chunk.items and index not in known else None
 
 
 def _note_successes(farm: SchedulerState, engine: EngineEntry, event: Results) -> None:

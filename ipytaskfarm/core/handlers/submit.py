@@ -65,7 +65,8 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
             out.sends.append((session, Full(block.next, "an earlier task has not arrived yet")))
             break
         if submission.id == block.next:
-            block.next += 1
+            submission = _with_sound_items(submission, block)
+            block.next += 1 + submission.items
             fresh = True
             if not 0.0 <= submission.submitted_s <= SECONDS_MAX:
                 submission = msgspec.structs.replace(submission, submitted_s=now.wall_s)
@@ -82,6 +83,14 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
             _take_in(farm, client, submission, rules, needs, now, out, fault if rules is not None else "")
     _acknowledge(farm, client, block, fresh, out)
     save_jobs(farm, jobs, out)
+
+
+def _with_sound_items(submission: Submission, block: Block) -> Submission:
+    """Return a submission whose items have ids of its block.  What runs an item of a chunk is made here alone."""
+    items = min(max(0, submission.items), block.last - submission.id)
+    if items == submission.items and submission.part is None:
+        return submission
+    return msgspec.structs.replace(submission, items=items, part=None)
 
 
 def _take_in(
@@ -104,13 +113,13 @@ def _take_in(
         out.saves.append(SaveRefusal(submission.id, *refusal))
         client.finals.append(refused(submission.id, *refusal))
         farm.clients.to_tell[client.session] = client
-        count_arrival(farm, rules)
+        count_arrival(farm, rules, submission.items)
         return
     task = accept(farm, submission, client.session, rules, out, needs=needs)
     if rules is not None:
         apply_rules(farm, task, now, out)
     if rules is not None and rules.job is not None:
-        count_arrival(farm, rules)
+        count_arrival(farm, rules, submission.items)
 
 
 def apply_rules(farm: SchedulerState, task: TaskEntry, now: Now, out: Decision) -> None:

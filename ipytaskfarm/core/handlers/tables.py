@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
+
+import msgspec
 
 from ..messages import FarmStatus, ListEngines, ListTasks, QueueStatus, Refusal
 from ..messages.tables import EngineRow, EngineTable, FarmState, QueueStatusReply, TaskRow, TaskRows
@@ -29,10 +31,8 @@ def on_queue_status(farm: SchedulerState, session: str, n: int, question: QueueS
     ids: dict[str, list[int]] | None = None
     if question.verbose:
         ids = {state.value: [] for state in _SHOWN}
-        for task_id, task in farm.tasks.unfinished.items():
-            ids[task.state].append(task_id)
-        for task_id, reason in farm.tasks.finals.items():
-            ids[State.FAILED if reason else State.SUCCEEDED].append(task_id)
+        for task_id in farm.tasks.all_ids():
+            ids[farm.tasks.state_of(task_id) or State.SCHEDULED].append(task_id)
         for found in ids.values():
             found.sort()
     out.answer(session, n, QueueStatusReply(counts, ids))
@@ -56,37 +56,73 @@ def on_tasks(farm: SchedulerState, session: str, n: int, question: ListTasks, no
         text = f"there is no task state {question.state!r}: expected one of {names}"
         out.answer(session, n, Refusal("ValueError", text))
         return
+    tasks = farm.tasks
     ids = list(dict.fromkeys(question.ids)) if question.ids is not None else None
-    alive = (
-        farm.tasks.unfinished.values()
-        if ids is None
-        else [farm.tasks.unfinished[i] for i in ids if i in farm.tasks.unfinished]
-    )
-    found = [t for t in alive if t.state in states and (question.name is None or name_of(t) == question.name)]
-    final_ids = farm.tasks.finals if ids is None else [i for i in ids if i in farm.tasks.finals]
-    finals = farm.tasks.finals
-    wanted = [i for i in final_ids if (State.FAILED if finals[i] else State.SUCCEEDED) in states]
-    if question.state == "aborted":
-        wanted = [i for i in wanted if finals[i] in ABORTS]
-    omitted = 0
-    order: list[int] = []
-    if question.last > 0 and len(found) + len(wanted) > question.last:
-        matching = {*(t.id for t in found), *wanted}
-        # If fifty of a million rows are wanted, the others are not made. Names of ended tasks are only in the store.
-        count = question.last if question.name is None else len(matching)
-        order = farm.tasks.order.latest(count, farm.tasks.is_known, matching.__contains__)
-        latest = set(order)
-        omitted = len(matching) - len(latest)
-        found = [t for t in found if t.id in latest]
-        wanted = [i for i in wanted if i in latest]
-    rows = [task_row(farm, task) for task in found]
-    unknown = [i for i in ids or () if not farm.tasks.is_known(i)]
-    for task_id in [i for i in ids or () if i in farm.tasks.refusals]:
+    unknown = [i for i in ids or () if tasks.state_of(i) is None]
+    chosen, order, omitted = _chosen(farm, question, ids, states)
+    rows: list[TaskRow] = []
+    items: dict[int, tuple[int, list[int]]] = {}
+    wanted: dict[int, None] = {}
+    for task_id in chosen:
+        holder = tasks.holder(task_id)
+        if holder in tasks.unfinished:
+            row = task_row(farm, tasks.unfinished[holder])
+            rows.append(row if holder == task_id else _item_row(row, task_id, tasks.state_of(task_id)))
+        elif holder in tasks.finals:
+            wanted[holder] = None
+            if holder != task_id:
+                items.setdefault(holder, (max(1, tasks.chunks.size(holder)), []))[1].append(task_id)
+    for task_id in [i for i in ids or () if i in tasks.refusals]:
         rows.append(TaskRow(task_id, State.FAILED, "refused", None, None, 0, 0.0))
     if wanted:
-        out.loads.append(LoadTable(session, n, wanted, rows, unknown, question.name, question.last, omitted, order))
+        load = LoadTable(session, n, [*wanted], rows, unknown, question.name, question.last, omitted, order, items)
+        out.loads.append(load)
     else:
         out.answer(session, n, last_rows(rows, unknown, question.last, omitted, order))
+
+
+def _chosen(
+    farm: SchedulerState, question: ListTasks, ids: list[int] | None, states: frozenset[State]
+) -> tuple[Iterable[int], list[int], int]:
+    """Return the ids of the rows, the same by acceptance where only the last are wanted, and how many are left out.
+
+    The names of ended tasks are only in the store: rows of other names are dropped there."""
+    tasks, last, name = farm.tasks, question.last, question.name
+
+    def is_wanted(task_id: int) -> bool:
+        if tasks.state_of(task_id) not in states or task_id in tasks.refusals:
+            return False
+        if question.state == "aborted" and tasks.finals.get(tasks.holder(task_id)) not in ABORTS:
+            return False
+        task = tasks.unfinished.get(tasks.holder(task_id)) if name is not None else None
+        return task is None or name_of(task) == name
+
+    if last > 0 and ids is None and name is None and question.state != "aborted":
+        # Of a million rows fifty are wanted: the others are not even looked at.
+        order = tasks.order.latest(last, tasks.is_known, is_wanted)
+        return reversed(order), order, sum(tasks.counts[state] for state in states) - len(order)
+    found = [i for i in (tasks.all_ids() if ids is None else ids) if is_wanted(i)]
+    if not 0 < last < len(found):
+        return found, [], 0
+    order = tasks.order.latest(last if name is None else len(found), tasks.is_known, set(found).__contains__)
+    return reversed(order), order, len(found) - len(order)
+
+
+def _item_row(chunk: TaskRow, item: int, state: State | None) -> TaskRow:
+    """Return the row of a silent item of an unfinished chunk."""
+    reason = chunk.reason if state is State.PENDING or chunk.state != State.PENDING else Waiting.SENT_AHEAD
+    return msgspec.structs.replace(chunk, id=item, state=str(state), reason=str(reason))
+
+
+def item_rows(chunk: TaskRow, items: tuple[int, list[int]] | None) -> list[TaskRow]:
+    """Return rows for silent items of an ended chunk, each with an equal share of its duration.
+
+    items: (how many silent ones there are, the ids that are wanted).  None: the row is of no chunk, and stays as it is.
+    """
+    if items is None:
+        return [chunk]
+    run_s = (chunk.run_s or 0.0) / items[0]
+    return [msgspec.structs.replace(chunk, id=item, run_s=run_s) for item in items[1]]
 
 
 def last_rows(rows: list[TaskRow], unknown: list[int], last: int, omitted: int, order: Sequence[int]) -> TaskRows:

@@ -113,6 +113,9 @@ class EngineDown(msgspec.Struct, frozen=True, tag="EngineLost"):
     crash: Crash
     expected: bool = False
     """Whether the engine was told to end."""
+    items: tuple[int, int] | None = None
+    """Of a chunk that was running: the items up to the second index may have begun, and those before the first had
+    ended.  None: nothing is known."""
 
 
 class Results(msgspec.Struct, frozen=True, tag=True):
@@ -280,6 +283,8 @@ class Special(msgspec.Struct, frozen=True, omit_defaults=True):
     received: int = 0
     """How many messages earlier trials have read."""
     parent: int | None = None
+    part: int | None = None
+    """The payload is a chunk's, and the run is that of the item of this index alone."""
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -340,6 +345,8 @@ class Interrupt(msgspec.Struct, frozen=True, tag=True):
     engine: Incarnation
     run: RunKey
     grace_s: float = 1.0
+    items: tuple[int, ...] = ()
+    """Of a chunk: it is interrupted only if one of these items runs now.  Empty: whatever it runs."""
 
 
 class EngineCommand(msgspec.Struct, frozen=True, tag=True):

@@ -42,9 +42,10 @@ class CallWork(msgspec.Struct, frozen=True, array_like=True, tag="call"):
     """Whether it is a MapTask: the runner writes this into `ResultBody.kind`, so that any client returns the bare
     value."""
     each: bool = False
-    """Whether it is a chunk of a map.  The arguments are ``(items, star)``: the function is called with each item
-    (star: with each item's items).  The value is ``(values, errors)``: None stands among the values where an error
-    is, and each error is ``(index, whether it rejected the engine, FailureBody)``."""
+    """Whether it is an item of a map, or a chunk of items.  The arguments are ``(items, star, first, total)``: the
+    function is called with each item (star: with each item's items); the first is item `first` of `total` (None:
+    nobody knows).  The value of a chunk is the list of values; None stands there for each item that is told of by
+    itself, see `task_types.ItemsEnded`."""
 
 
 Work: TypeAlias = StringWork | CallWork
@@ -128,5 +129,3 @@ class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """Accumulator -> packed sum of the task's additions to it."""
     kind: str = "names"
     """The kind of work: "names" (`StringWork`), "call" (`CallWork`) or "raw" (`CallWork`, raw=True)."""
-    items: list[tuple[int, str, str]] = []
-    """A chunk of a map: what its items have printed, as (index, stdout, stderr); silent ones are not there."""

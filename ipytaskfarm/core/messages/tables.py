@@ -53,6 +53,12 @@ class JobRow(msgspec.Struct, frozen=True):
     failed: str
     opened_s: float
     ids: list[int] = []
+    """Its tasks; of a map, its chunks and the tasks that are no part of a chunk, in the order of the items."""
+    is_map: bool = False
+    items: dict[int, int] = {}
+    """Of a map: chunk -> number of its items."""
+    retries: list[tuple[int, int]] = []
+    """(task, the task by which it was retried)."""
 
 
 class JobTable(msgspec.Struct, frozen=True, tag=True):

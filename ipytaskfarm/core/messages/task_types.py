@@ -83,6 +83,8 @@ class JobSpec(msgspec.Struct, frozen=True):
     """The job's tasks are refused while another job with this key has not ended."""
     opened_s: float = 0.0
     """When the job was first handed in."""
+    is_map: bool = False
+    """Whether its tasks are the items of a map, in the order of acceptance."""
 
 
 class Function(msgspec.Struct, frozen=True, array_like=True):
@@ -104,6 +106,10 @@ class Submission(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Digests of the blobs that the payload and the payloads of the recovery tasks need, see `storage.blobs`."""
     needs: Needs | None = None
     """The task's dependencies."""
+    items: int = 0
+    """Of a chunk: how many items of a map it has.  Their ids are the next ones after its own.  0: it is no chunk."""
+    part: tuple[int, int] | None = None
+    """Of a separate item: (its chunk, its index there).  Then the payload is the chunk's."""
 
 
 class Packed(NamedTuple):
@@ -119,6 +125,8 @@ class Packed(NamedTuple):
     """Digests of the large values that were written as blobs."""
     needs: Needs | None = None
     """The task's dependencies. Tasks of its own job that have no id yet are named -1 - position."""
+    items: int = 0
+    """See `Submission.items`."""
 
 
 class FailureSummary(msgspec.Struct, frozen=True, array_like=True):
@@ -153,6 +161,27 @@ class LostInputs(msgspec.Struct, frozen=True, tag=True):
     """Ids of engines that are replaced, because their contents are lost too."""
 
 
+class ItemEnd(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The end of one item of a chunk of which there is something to tell: it failed, or has written something."""
+
+    index: int
+    outcome: str
+    """As in `Ended`."""
+    run_s: float
+    failure: FailureSummary | None = None
+    body: bytes = b""
+    """An encoded `ResultBody` of this item alone."""
+    detail: Deferral | None = None
+
+
+class ItemsEnded(msgspec.Struct, frozen=True, tag=True):
+    """How far a chunk has come.  The values of the items that are not among `told` stand in the body of its end."""
+
+    done: int
+    """So many items were called; the others were not begun."""
+    told: list[ItemEnd] = []
+
+
 class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The end of one attempt, as the engine wrote it into the flight recorder."""
 
@@ -169,8 +198,8 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Digests of the blobs that the body needs."""
     memory_bytes: int = 0
     """The engine's private memory after the run, if the run asked for it."""
-    detail: Deferral | LostInputs | None = None
-    """The details of outcome "deferred" or "inputs lost"."""
+    detail: Deferral | LostInputs | ItemsEnded | None = None
+    """The details of outcome "deferred" or "inputs lost", and of a chunk."""
 
 
 class AttemptRow(msgspec.Struct, frozen=True, array_like=True):
@@ -204,3 +233,7 @@ class Final(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The attempts before the last one."""
     blobs: tuple[str, ...] = ()
     """Digests of the blobs that the body needs.  Only the store uses them; it does not give them back."""
+    items: int = 0
+    """See `Submission.items`."""
+    separate: tuple[int, ...] = ()
+    """Of a chunk: the indexes of the items that are tasks of their own."""

@@ -25,11 +25,19 @@ class AcceptanceOrder:
         else:
             runs.append([task_id, task_id])
 
-    def restore(self, accepted: Iterable[tuple[int, int]]) -> None:
-        """Set the order from the store: (place in the order, id) of all tasks that were not cleared."""
+    def add_items(self, count: int) -> None:
+        """Note that so many items of the latest task have the ids after its own."""
+        self._runs[-1][1] += count
+
+    def restore(self, accepted: Iterable[tuple[int, int, int]]) -> None:
+        """Take the order from the store.
+
+        accepted: (place in the order, id, number of items) of all tasks that were not cleared."""
         self._runs.clear()
-        for _, task_id in sorted(accepted):
-            self.add(task_id)
+        for _, task_id, items in sorted(accepted):
+            if not self._runs or not self._runs[-1][0] <= task_id <= self._runs[-1][1]:
+                self.add(task_id)
+                self.add_items(items)
 
     def latest(self, count: int, is_known: Callable[[int], bool], is_wanted: Callable[[int], bool]) -> list[int]:
         """Return the latest `count` of the wanted ids, the latest first.

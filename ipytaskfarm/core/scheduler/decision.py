@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from ..messages import Answer, Message, Reply
@@ -23,6 +24,8 @@ class Wants(NamedTuple):
     trial: int = 1
     received: int = 0
     parent: int | None = None
+    part: int | None = None
+    """The index of the item that is run, of the chunk whose payload the task has."""
 
 
 ToRun: TypeAlias = tuple[int, int, str | None, float | None, int | None, str | None, bool, Wants | None]
@@ -70,6 +73,8 @@ class LoadTable(NamedTuple):
     omitted: int = 0
     order: Sequence[int] = ()
     """The ids by acceptance, the latest first; empty where all rows are wanted."""
+    items: Mapping[int, tuple[int, list[int]]] = MappingProxyType({})
+    """Chunk -> (how many silent items it has, those that are wanted); the chunk itself is among `ids`."""
 
 
 class LoadOriginals(NamedTuple):
@@ -80,6 +85,8 @@ class LoadOriginals(NamedTuple):
     ids: list[int]
     missing: list[int]
     not_failed: list[int]
+    chunks: Mapping[int, int] = MappingProxyType({})
+    """Silent item -> its chunk."""
 
 
 class LoadEnded(NamedTuple):
@@ -133,6 +140,8 @@ class LoadExplanation(NamedTuple):
     session: str
     n: int
     id: int
+    item: int | None = None
+    """The silent item of the chunk `id` that is asked about."""
 
 
 Load: TypeAlias = (

@@ -48,8 +48,8 @@ class TaskEntry:
     """
 
     __slots__ = (
-        "attempt", "avoid", "dependencies", "environment", "errors", "function", "history", "id", "job", "key",
-        "losses", "parent", "place", "queue_seq", "recovery",
+        "attempt", "avoid", "dependencies", "environment", "errors", "function", "history", "id", "items", "job", "key",
+        "losses", "parent", "part", "place", "queue_seq", "recovery",
         "rejections", "rules", "session", "submitted_s", "suspect", "task_class", "trial_state", "waits_for",
     )  # fmt: skip
 
@@ -86,6 +86,10 @@ class TaskEntry:
         self.parent: int | None = None
         """The task that submitted this one."""
         self.trial_state: TrialState | None = None
+        self.items = 0
+        """Of a chunk: the number of its items.  0: it is none."""
+        self.part: tuple[int, int] | None = None
+        """Of an item of a chunk: (the chunk, its index there)."""
 
     def __lt__(self, other: TaskEntry) -> bool:
         # A task that left a queue and came back is twice in its heap, under one (key, queue_seq).

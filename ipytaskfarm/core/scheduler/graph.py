@@ -19,16 +19,8 @@ from .engine_shutdown import recycle
 from .entries import EngineEntry, TaskEntry
 from .state import SchedulerState
 from .task import FOR_TASKS, Assigned, Queued
-from .transitions import (
-    final_of_join,
-    final_without_answer,
-    finish,
-    rejoin,
-    reopen,
-    requeue,
-    task_of,
-    wait_for,
-)
+from .task_ends import final_of_join, final_without_answer
+from .transitions import finish, rejoin, reopen, requeue, task_of, wait_for
 
 MAX_INPUT_LOSSES = 10
 """A task that has found its inputs lost this often fails the next time."""
@@ -41,6 +33,8 @@ def why_refused(farm: SchedulerState, task_id: int, needs: Needs) -> str:
             return f"task {task_id} cannot wait for itself"
         if not farm.tasks.is_known(other):
             return f"there is no task {other} to wait for: it was not handed in before, or has been cleared"
+        if other in needs.takes and farm.tasks.chunks.of(other) is not None:
+            return f"task {other} shares its run with other items of a map: hand its value over, not a reference to it"
     return ""
 
 
@@ -58,8 +52,10 @@ def settle(farm: SchedulerState, now: Now, out: Decision) -> None:
 def _tell_dependents(farm: SchedulerState, ended: int, now: Now, out: Decision) -> None:
     if ended in farm.tasks.unfinished:  # the task was reopened in the same turn: its dependents go on waiting
         return
-    reason = Reason.REFUSED if ended in farm.tasks.refusals else farm.tasks.finals.get(ended, "")
+    holder = farm.tasks.holder(ended)
+    reason = Reason.REFUSED if ended in farm.tasks.refusals else farm.tasks.finals.get(holder, "")
     tasks = farm.tasks.unfinished
+    items = farm.tasks.chunks.items.get(ended, 0)
     for task_id in farm.graph.dependents.pop(ended, ()):
         task = tasks.get(task_id)
         left = task.waits_for if task is not None else None
@@ -67,7 +63,11 @@ def _tell_dependents(farm: SchedulerState, ended: int, now: Now, out: Decision) 
             continue
         left.discard(ended)
         needs = task.dependencies
-        if reason and needs is not None and needs.if_failed != RUN and ended in needs.after:
+        if items and needs is not None:
+            # The task waits for items of this chunk, of which some may have become tasks of their own.
+            wait_for(farm, task, [i for i in needs.after if ended < i <= ended + items])
+            left = task.waits_for or set()
+        elif reason and needs is not None and needs.if_failed != RUN and ended in needs.after:
             finish(farm, task, _with_its_need(task, ended, reason, needs, now), out)
         elif not left and type(task.place) is Queued:
             if needs is not None and needs.join:

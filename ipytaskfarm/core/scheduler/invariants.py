@@ -17,10 +17,13 @@ def check(farm: SchedulerState) -> None:
         AssertionError: one is broken.
     """
     counted = dict.fromkeys(State, 0)
+    size = farm.tasks.chunks.size
     for task in farm.tasks.unfinished.values():
-        counted[task.state] += 1
-    for reason in farm.tasks.finals.values():
-        counted[State.FAILED if reason else State.SUCCEEDED] += 1
+        runs = min(1, size(task.id))
+        counted[task.state] += runs
+        counted[State.SCHEDULED] += size(task.id) - runs
+    for task_id, reason in farm.tasks.finals.items():
+        counted[State.FAILED if reason else State.SUCCEEDED] += size(task_id)
     assert counted == farm.tasks.counts, f"states are miscounted: {farm.tasks.counts} should be {counted}"
     assert not farm.tasks.unfinished.keys() & farm.tasks.finals.keys(), "a task is both alive and final"
     running: dict[str, int] = {}
@@ -29,7 +32,7 @@ def check(farm: SchedulerState) -> None:
     for task_id, task in farm.tasks.unfinished.items():
         assert task.id == task_id
         needed[task.environment] = needed.get(task.environment, 0) + 1
-        of_jobs[task.job] = of_jobs.get(task.job, 0) + 1
+        of_jobs[task.job] = of_jobs.get(task.job, 0) + size(task_id)
         place = task.place
         if type(place) is Assigned:
             assert task.task_class is None, f"task {task_id} is assigned and queued"
@@ -43,6 +46,7 @@ def check(farm: SchedulerState) -> None:
                 f"task {task_id} waits for nothing"
             )
     assert all(count == 1 for count in running.values()), f"an engine runs several tasks: {running}"
+    _check_chunks(farm)
     _check_queues(farm)
     _check_announced(farm)
     _check_engines(farm)
@@ -50,6 +54,19 @@ def check(farm: SchedulerState) -> None:
     _check_environments(farm, needed, of_jobs)
     check_graph(farm)
     check_nested_waits(farm)
+
+
+def _check_chunks(farm: SchedulerState) -> None:
+    tasks, chunks = farm.tasks, farm.tasks.chunks
+    parts: dict[int, int] = {}
+    for chunk in [*(t.part[0] for t in tasks.unfinished.values() if t.part is not None), *tasks.of_parts.values()]:
+        parts[chunk] = parts.get(chunk, 0) + 1
+    assert parts == chunks.parts, f"parts are miscounted: {chunks.parts} should be {parts}"
+    assert parts.keys() <= chunks.items.keys(), "a chunk was cleared whose payload a task needs"
+    for chunk in chunks.items:
+        assert chunk in tasks.unfinished or chunk in tasks.finals, f"chunk {chunk} is gone"
+        held = [i for i in chunks.ids(chunk) if i in tasks.unfinished or i in tasks.finals]
+        assert not held, f"items {held} are both silent and tasks of their own"
 
 
 def _check_queues(farm: SchedulerState) -> None:

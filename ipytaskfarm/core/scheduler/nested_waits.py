@@ -28,7 +28,8 @@ def wait_in_run(
     assigned = engine.assigned.get(call.run)
     if assigned is None:
         return
-    left = {i for i in question.ids if i in farm.tasks.unfinished and i != call.run[0]}
+    held = map(farm.tasks.holder, question.ids)
+    left = {i for i in held if i in farm.tasks.unfinished and i != call.run[0]}
     if assigned.nested_wait is None:
         assigned.nested_wait = NestedWait(call, question.ids)
     waiting = assigned.nested_wait

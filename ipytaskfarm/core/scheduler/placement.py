@@ -348,10 +348,10 @@ def _take(
 
 def _special_wants(task: TaskEntry) -> Wants | None:
     inputs = task.dependencies.inputs if task.dependencies is not None else ()
-    if not inputs and task.trial_state is None and task.parent is None:
+    if not inputs and task.trial_state is None and task.parent is None and task.part is None:
         return None
     trial, received = (task.trial_state.trial, task.trial_state.received) if task.trial_state is not None else (1, 0)
-    return Wants(inputs, trial, received, task.parent)
+    return Wants(inputs, trial, received, task.parent, task.part[1] if task.part is not None else None)
 
 
 def _note_requirements(

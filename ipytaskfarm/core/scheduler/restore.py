@@ -15,7 +15,7 @@ from ..handlers.commands import STARTUP
 from ..handlers.jobs import keep_referenced
 from ..messages import Retried
 from ..messages.task_types import Incarnation, RunKey
-from ..saves import SaveHandOut, StoredState
+from ..saves import FinalRecord, SaveHandOut, StoredState, TaskRecord
 from ..states import State, Waiting
 from .admission import claim
 from .agent_entry import AgentEntry
@@ -56,13 +56,16 @@ def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings,
         farm.clients.ids.blocks.append(block)
         if session:
             farm.clients.by_session.setdefault(session, ClientEntry(session)).blocks.append(block)
+    _restore_chunks(farm, snapshot)
     for record in snapshot.finals:
         farm.tasks.finals[record.id] = record.reason
+        if record.part is not None:
+            farm.tasks.of_parts[record.id] = record.part[0]
         if record.kept:
             farm.tasks.kept.add(record.id)
-        farm.tasks.counts[State.FAILED if record.reason else State.SUCCEEDED] += 1
-    in_order = [(record.accepted_seq, record.id) for record in snapshot.finals]
-    in_order += [(record.accepted_seq, record.id) for record in snapshot.tasks]
+        farm.tasks.counts[State.FAILED if record.reason else State.SUCCEEDED] += farm.tasks.chunks.size(record.id)
+    in_order = [(record.accepted_seq, record.id, record.items) for record in snapshot.finals]
+    in_order += [(record.accepted_seq, record.id, record.items) for record in snapshot.tasks]
     farm.tasks.order.restore(in_order)
     farm.tasks.refusals = {task_id: (etype, text) for task_id, etype, text in snapshot.refusals}
     for saved in snapshot.jobs:
@@ -89,6 +92,18 @@ def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings,
     for handout in snapshot.handouts:
         _restore_handout(farm, handout, now)
     return farm
+
+
+def _restore_chunks(farm: SchedulerState, snapshot: StoredState) -> None:
+    chunks = farm.tasks.chunks
+    records: list[FinalRecord | TaskRecord] = [*snapshot.finals, *snapshot.tasks]
+    for record in records:
+        if record.items:
+            chunks.add(record.id, record.items)
+        elif record.part is not None:
+            chunks.add_part(record.part[0])
+    for chunk, index in snapshot.separate:
+        chunks.separate.setdefault(chunk, set()).add(index)
 
 
 def _restore_kept(farm: SchedulerState, snapshot: StoredState) -> None:

@@ -8,12 +8,14 @@ tasks.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..messages.task_types import Incarnation
 from ..states import State
 from .acceptance import AcceptanceOrder
 from .agent_entry import AgentRegistry
+from .chunks import ChunkRegistry
 from .clients import ClientRegistry
 from .clock import Timers
 from .dependencies import DependencyGraph
@@ -48,18 +50,61 @@ class TaskRegistry:
     """Ended tasks that are cleared only when a client names their ids."""
     order: AcceptanceOrder = field(default_factory=AcceptanceOrder)
     """The order in which they were accepted."""
+    chunks: ChunkRegistry = field(default_factory=ChunkRegistry)
+    """The chunks among them, and what has become of their items."""
+    of_parts: dict[int, int] = field(default_factory=dict)
+    """Ended task that runs an item of a chunk -> the chunk."""
+
+    def holder(self, task_id: int) -> int:
+        """Return the id under which a task is kept: its own, or that of the chunk of which it is a silent item."""
+        if task_id in self.unfinished or task_id in self.finals:
+            return task_id
+        chunk = self.chunks.of(task_id)
+        return task_id if chunk is None else chunk
 
     def is_known(self, task_id: int) -> bool:
         """Return whether there is a task of this id: unfinished, ended or refused."""
-        return task_id in self.unfinished or task_id in self.finals or task_id in self.refusals
+        return (
+            task_id in self.unfinished
+            or task_id in self.finals
+            or task_id in self.refusals
+            or self.chunks.of(task_id) is not None
+        )
+
+    def state_of(self, task_id: int) -> State | None:
+        """Return the state of a task as people see it.  None: there is none of this id.
+
+        Of a chunk that runs, the first silent item counts as running, and the others as scheduled."""
+        if task_id in self.refusals:
+            return State.FAILED
+        holder = self.holder(task_id)
+        if holder == task_id and task_id in self.chunks.items:
+            return None
+        task = self.unfinished.get(holder)
+        if task is not None:
+            state = task.state
+            waits = state is State.PENDING and holder != task_id and task_id != self.chunks.first(holder)
+            return State.SCHEDULED if waits else state
+        if holder in self.finals:
+            return State.FAILED if self.finals[holder] else State.SUCCEEDED
+        return None
+
+    def all_ids(self) -> Iterator[int]:
+        """Yield the ids of all unfinished and ended tasks, as people see them."""
+        for held in (self.unfinished, self.finals):
+            for task_id in held:
+                if task_id in self.chunks.items:
+                    yield from self.chunks.ids(task_id)
+                else:
+                    yield task_id
 
     def has_ended(self, task_id: int) -> bool:
         """Return whether a task has succeeded, failed, or was refused."""
-        return task_id in self.finals or task_id in self.refusals
+        return self.holder(task_id) in self.finals or task_id in self.refusals
 
     def has_failed(self, task_id: int) -> bool:
         """Return whether a task has failed, or was refused."""
-        return bool(self.finals.get(task_id)) or task_id in self.refusals
+        return bool(self.finals.get(self.holder(task_id))) or task_id in self.refusals
 
 
 @dataclass(slots=True)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from ..messages.dependencies import Needs
-from ..messages.payload import NOTHING
-from ..messages.task_types import AttemptRow, Ended, FailureSummary, Final, Recovery, Rules, Submission
+from ..messages.task_types import AttemptRow, Final, Recovery, Rules, Submission
 from ..saves import SaveAttempt, SaveFinal, SaveReopen, SaveRequeue, SaveTask, TaskRecord
-from ..states import CONSEQUENCES, MOVES, Reason, State, Waiting
+from ..states import CONSEQUENCES, MOVES, State, Waiting
 from .agent_entry import Charge
 from .clock import Now
 from .decision import Decision
@@ -22,8 +23,9 @@ from .entries import EngineEntry, TaskClass, TaskEntry, class_key_of
 from .nested_waits import note_task_end
 from .queue import TaskInfo, fifo_key
 from .state import SchedulerState
-from .task import DEFAULT_RULES, FOR_TASKS, PAUSED, QUEUED, RETRIED, Assigned, Place, Queued, TrialState
+from .task import DEFAULT_RULES, FOR_TASKS, PAUSED, QUEUED, RETRIED, RETURNED, Assigned, Place, Queued, TrialState
 from .task_messages import close
+from .watchers import tell, tell_watchers
 
 
 class IllegalMove(AssertionError):
@@ -37,9 +39,24 @@ def _count(farm: SchedulerState, task_id: int, before: State | None, after: Stat
         return
     if (before, after) not in MOVES:
         raise IllegalMove(f"task {task_id}: no move from {before} to {after}")
+    if task_id in farm.tasks.chunks.items:
+        if before is not None:
+            _add_to_count(farm, task_id, before, -1)
+        _add_to_count(farm, task_id, after, 1)
+        return
     if before is not None:
         farm.tasks.counts[before] -= 1
     farm.tasks.counts[after] += 1
+
+
+def _add_to_count(farm: SchedulerState, task_id: int, state: State, sign: int) -> None:
+    """Count the silent items of a chunk that is in this state, or (sign -1) do not count them any more."""
+    size = farm.tasks.chunks.size(task_id)
+    if state is State.PENDING:
+        farm.tasks.counts[State.PENDING] += sign * min(1, size)
+        farm.tasks.counts[State.SCHEDULED] += sign * (size - min(1, size))
+    else:
+        farm.tasks.counts[state] += sign * size
 
 
 def _place(farm: SchedulerState, task: TaskEntry, place: Place) -> None:
@@ -179,7 +196,7 @@ def _count_in_job(farm: SchedulerState, task: TaskEntry) -> None:
     job = farm.jobs.by_id.get(task.job or "")
     if job is None:
         return
-    job.unfinished += 1
+    job.unfinished += farm.tasks.chunks.size(task.id) if task.items else 1
     if job.spec.abort_on_failure or job.spec.abort_on_disconnect:
         job.tasks[task.id] = None
         if job.failed:  # the task came after the job had failed
@@ -194,7 +211,7 @@ def _end_in_job(farm: SchedulerState, task: TaskEntry, final: Final) -> None:
     job = farm.jobs.by_id.get(task.job or "")
     if job is None:
         return
-    job.unfinished -= 1
+    job.unfinished -= farm.tasks.chunks.size(task.id) if task.items else 1
     if job.tasks:
         job.tasks.pop(task.id, None)
     if job.spec.abort_on_failure and final.reason and not job.failed and final.reason not in CONSEQUENCES:
@@ -219,7 +236,8 @@ def wait_for(farm: SchedulerState, task: TaskEntry, ids: Iterable[int]) -> None:
     """Let a task wait for those of these tasks that have not ended or have failed."""
     tasks, graph = farm.tasks, farm.graph
     unfinished = tasks.unfinished
-    ahead = {i for i in ids if i in unfinished or tasks.has_failed(i)}
+    held = {i if tasks.has_failed(i) else tasks.holder(i) for i in ids}
+    ahead = {i for i in held if i in unfinished or tasks.has_failed(i)}
     for task_id in ahead:
         graph.add_dependent(task_id, task.id)
         if task_id not in unfinished:
@@ -247,7 +265,16 @@ def accept(
     _policy_key(farm, task)
     tasks.unfinished[task.id] = task
     tasks.order.add(task.id)
-    tasks.counts[State.SCHEDULED] += 1
+    if submission.items:
+        task.items = submission.items
+        tasks.chunks.add(task.id, task.items)
+        tasks.order.add_items(task.items)
+        tasks.counts[State.SCHEDULED] += task.items
+    else:
+        tasks.counts[State.SCHEDULED] += 1
+        if submission.part is not None:
+            task.part = submission.part
+            tasks.chunks.add_part(task.part[0])
     if rules is not None:
         _count_use(farm, task)
         _count_in_job(farm, task)
@@ -257,7 +284,7 @@ def accept(
     out.saves.append(
         SaveTask(
             task.id, seq, submission.payload, task.submitted_s, task.function, rules, session, submission.blobs,
-            needs, parent, spawn,
+            needs, parent, spawn, task.items, task.part,
         )
     )  # fmt: skip
     task.parent = parent
@@ -272,13 +299,54 @@ def accept(
     return task
 
 
+def separate(farm: SchedulerState, chunk: TaskEntry, index: int, out: Decision, begun: bool = False) -> TaskEntry:
+    """Make a silent item of an unfinished chunk a task of its own.  The caller lets the task end, or wait.
+
+    begun: the item has been called in the chunk's present run."""
+    tasks = farm.tasks
+    _add_to_count(farm, chunk.id, chunk.state, -1)
+    tasks.chunks.separate.setdefault(chunk.id, set()).add(index)
+    _add_to_count(farm, chunk.id, chunk.state, 1)
+    task_id = chunk.id + 1 + index
+    task = TaskEntry(task_id, chunk.queue_seq, chunk.submitted_s, chunk.session, chunk.function, chunk.rules)
+    task.key = chunk.key
+    task.part = chunk.id, index
+    tasks.chunks.add_part(chunk.id)
+    tasks.unfinished[task_id] = task
+    if begun:
+        task.attempt, task.place = chunk.attempt, chunk.place
+    tasks.counts[task.state] += 1
+    if task.rules is not None:
+        _count_use(farm, task)
+        job = farm.jobs.by_id.get(task.job or "")
+        if job is not None:
+            job.unfinished -= 1  # the chunk's share
+        _count_in_job(farm, task)
+    needs = chunk.dependencies
+    if needs is not None and needs.inputs:
+        task.dependencies = needs
+        farm.graph.add_consumer(needs.takes)
+    out.saves.append(
+        SaveTask(
+            task_id, task.queue_seq, b"", task.submitted_s, task.function, task.rules, task.session, (),
+            task.dependencies, None, None, 0, task.part,
+        )
+    )  # fmt: skip
+    return task
+
+
+def put_back(farm: SchedulerState, task: TaskEntry) -> None:
+    """Let a separate item wait in its chunk's old place in the queue."""
+    _enqueue(farm, task, RETURNED)
+
+
 def restore(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
     """Add a task from the store to the waiting ones, without a save.
 
     What the task waits for was counted before."""
     _policy_key(farm, task)
     farm.tasks.unfinished[task.id] = task
-    farm.tasks.counts[State.SCHEDULED] += 1
+    farm.tasks.counts[State.SCHEDULED] += farm.tasks.chunks.size(task.id)
     if task.rules is not None:
         _count_use(farm, task)
     if task.job is not None:
@@ -301,6 +369,7 @@ def task_of(record: TaskRecord) -> TaskEntry:
     task.suspect = record.losses > 0
     task.history = list(record.history) or None
     task.parent = record.parent
+    task.items, task.part = record.items, record.part
     if record.trial > 1:
         task.trial_state = TrialState(record.trial, record.began_s, record.received)
     return task
@@ -327,6 +396,7 @@ def reopen(farm: SchedulerState, task: TaskEntry, outcome: str, out: Decision) -
 
     The task was read from the store.  What it waits for is counted later, by `graph.on_ended_loaded`."""
     del farm.tasks.finals[task.id]
+    farm.tasks.of_parts.pop(task.id, None)
     farm.tasks.unfinished[task.id] = task
     _count(farm, task.id, State.SUCCEEDED, State.SCHEDULED)
     if task.rules is not None:
@@ -464,11 +534,15 @@ def note_attempt(task: TaskEntry, row: AttemptRow, out: Decision) -> None:
 def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -> None:
     """Make the move to succeeded or failed; the client and the watchers are told at the end of the turn."""
     tasks, talks = farm.tasks, farm.conversations
+    if task.items and task.id in tasks.chunks.separate:
+        final = msgspec.structs.replace(final, separate=tuple(sorted(tasks.chunks.separate[task.id])))
     _count(farm, task.id, task.state, State.FAILED if final.reason else State.SUCCEEDED)
     if type(task.place) is Queued:
         leave_queue(farm, task)
     del tasks.unfinished[task.id]
     tasks.finals[task.id] = final.reason
+    if task.part is not None:
+        tasks.of_parts[task.id] = task.part[0]
     if task.environment is not None:
         _end_use(farm, task)
     if task.job is not None:
@@ -485,20 +559,9 @@ def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -
     if task.rules is not None and tasks.unique.get(task.rules.unique or "") == task.id:
         del tasks.unique[task.rules.unique or ""]
     out.saves.append(SaveFinal(final))
-    _tell(farm, task.session, final)
-    watchers = farm.clients.watchers.pop(task.id, None)
-    if watchers:
-        for session in watchers:
-            farm.clients.of(session).watching.discard(task.id)
-            if session != task.session:
-                _tell(farm, session, final)
-
-
-def _tell(farm: SchedulerState, session: str, final: Final) -> None:
-    client = farm.clients.by_session.get(session)
-    if client is not None and client.connected:
-        client.finals.append(final)
-        farm.clients.to_tell[session] = client
+    tell(farm, task.session, final)
+    if farm.clients.watchers:
+        tell_watchers(farm, task, final)
 
 
 def _forget_conversations(farm: SchedulerState, task: TaskEntry, out: Decision) -> None:
@@ -509,62 +572,25 @@ def _forget_conversations(farm: SchedulerState, task: TaskEntry, out: Decision) 
     farm.conversations.families.pop(task.id, None)
 
 
-def final_of_answer(task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now) -> Final:
-    """Return a task's end, for clients, from an attempt that its engine has answered."""
-    return Final(
-        task.id,
-        ended.outcome,
-        engine.id,
-        engine.node,
-        task.attempt,
-        task.submitted_s,
-        ended.started_s,
-        ended.run_s,
-        now.wall_s,
-        ended.failure,
-        ended.body,
-        task.history or [],
-        ended.blobs,
-    )
-
-
-def final_without_answer(
-    task: TaskEntry, engine: EngineEntry | None, reason: Reason, failure: FailureSummary, now: Now
-) -> Final:
-    """Return a task's end, for clients, without its engine's answer: aborted, lost, or unmet."""
-    place = task.place
-    began = type(place) is Assigned and place.since_s is not None
-    started = place.wall_s if type(place) is Assigned and place.wall_s is not None else now.wall_s
-    ran = now.mono_s - place.since_s if type(place) is Assigned and place.since_s is not None else 0.0
-    return Final(
-        task.id,
-        reason,
-        engine.id if engine and began else -1,
-        engine.node if engine and began else "",
-        task.attempt,
-        task.submitted_s,
-        started,
-        ran,
-        now.wall_s,
-        failure,
-        b"",
-        task.history or [],
-    )
-
-
-def final_of_join(task: TaskEntry, now: Now) -> Final:
-    """Return the end of a join, which has no engine and no result."""
-    times = (task.submitted_s, now.wall_s, 0.0, now.wall_s)
-    return Final(task.id, "", -1, "", task.attempt, *times, None, NOTHING, task.history or [])
-
-
 def recovery_of(task: TaskEntry) -> Recovery | None:
     """Return the next link of a task's chain."""
     return (task.rules or DEFAULT_RULES).recovery
 
 
 def forget(farm: SchedulerState, task_id: int) -> None:
-    """Forget an ended task that was cleared."""
+    """Forget an ended task that was cleared.  The caller forgets a chunk among the chunks."""
     reason = farm.tasks.finals.pop(task_id)
     farm.tasks.kept.discard(task_id)
-    farm.tasks.counts[State.FAILED if reason else State.SUCCEEDED] -= 1
+    farm.tasks.counts[State.FAILED if reason else State.SUCCEEDED] -= farm.tasks.chunks.size(task_id)
+    chunk = farm.tasks.of_parts.pop(task_id, None)
+    if chunk is not None:
+        farm.tasks.chunks.remove_part(chunk)
+
+
+def forget_items(farm: SchedulerState, chunk: int, indexes: Iterable[int]) -> None:
+    """Forget silent items of an ended chunk that were cleared."""
+    state = State.FAILED if farm.tasks.finals[chunk] else State.SUCCEEDED
+    separate = farm.tasks.chunks.separate.setdefault(chunk, set())
+    before = len(separate)
+    separate.update(indexes)
+    farm.tasks.counts[state] -= len(separate) - before

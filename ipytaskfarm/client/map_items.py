@@ -1,0 +1,91 @@
+"""The items of a map: how they are taken from what the user gave, and how long the sequences are."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from itertools import islice
+from operator import length_hint
+from typing import Any
+
+ENDLESS = (itertools.repeat, itertools.count, itertools.cycle)
+
+
+class Items:
+    """The arguments of a map, which are taken in chunks."""
+
+    def __init__(self, sequences: Sequence[Iterable[Any]]) -> None:
+        if not sequences:
+            raise ValueError("map needs at least one sequence")
+        self.star = len(sequences) > 1
+        first = sequences[0]
+        # A slice of a range is a range, which travels as three numbers.
+        self._sliced = first if not self.star and isinstance(first, range | list | tuple) else None
+        self._rest: Iterator[Any] = zip(*sequences, strict=False) if self.star else iter(first)
+        self.total = common_length(sequences)
+        self.taken = 0
+        self.error: Exception | None = None
+        """The exception that an iterable raised instead of its next item."""
+        self._back: list[Any] = []
+
+    @property
+    def left(self) -> int | None:
+        """Return the number of items that were not taken; None: it is not known."""
+        return None if self.total is None else self.total - self.taken
+
+    def take(self, count: int) -> Sequence[Any]:
+        """Return the next items; fewer than `count` at the end."""
+        if self._sliced is not None:
+            chunk: Sequence[Any] = self._sliced[self.taken : self.taken + count]
+        else:
+            chunk = self._read(count)
+        self.taken += len(chunk)
+        return chunk
+
+    def put_back(self, chunk: Sequence[Any]) -> None:
+        """Take back the last items of `take`."""
+        self.taken -= len(chunk)
+        if self._sliced is None:
+            self._back[:0] = chunk
+
+    def _read(self, count: int) -> list[Any]:
+        chunk, self._back = self._back[:count], self._back[count:]
+        if self.error is None and len(chunk) < count:
+            try:
+                chunk.extend(islice(self._rest, count - len(chunk)))
+            except Exception as error:  # the user's generator: earlier items are computed all the same
+                self.error = error
+        return chunk
+
+
+def common_length(sequences: Sequence[Iterable[Any]]) -> int | None:
+    """Return the length of the sequences that have a length; None: none has.  Raises ValueError if lengths differ.
+
+    Generators and endless iterators have no length: as in the builtin `map`, the shortest decides.
+    """
+    lengths = [length for sequence in sequences if (length := _length(sequence)) is not None]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"the sequences of a map must have equal lengths, not {lengths}: one is shorter than another")
+    return lengths[0] if lengths else None
+
+
+def _length(sequence: Iterable[Any]) -> int | None:
+    if isinstance(sequence, Sized):
+        return len(sequence)
+    # Iterators of builtin types know how many items are left; others guess.
+    left = length_hint(sequence, -1) if type(sequence).__module__ == "builtins" else -1
+    return left if left >= 0 else None
+
+
+def read_whole(sequences: Sequence[Iterable[Any]]) -> list[Sequence[Any]]:
+    """Read the sequences as far as the shortest goes, so that errors are found before any task is submitted.
+
+    Raises ValueError if lengths differ, or if all sequences are endless.
+    """
+    common_length(sequences)
+    if sequences and all(isinstance(s, ENDLESS) and length_hint(s, -1) < 0 for s in sequences):
+        raise ValueError("the sequences of this map never end: tc.imap takes them, and reads only a little ahead")
+    if len(sequences) == 1 or all(isinstance(sequence, Sized) for sequence in sequences):
+        return [s if isinstance(s, range | list | tuple) else list(s) for s in sequences]
+    rows = list(zip(*sequences, strict=False))
+    return [[row[i] for row in rows] for i in range(len(sequences))]

@@ -1,0 +1,210 @@
+"""What a map left: the values and errors of its items, whoever has handed the map in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
+
+from ..core.messages import FindJobs, ListEngines, tables
+from ..core.messages.task_types import Final
+from .arrivals import Arrivals
+from .chunk_items import chunk_values
+from .map_values import Printed, Values
+from .results import TaskResult, decode_body, error_of
+from .session import Session
+from .task_calls import TaskCalls
+
+ROWS_MAX = 5_000
+"""Of a larger map no table is asked for to count its items."""
+
+
+@dataclass(slots=True)
+class MapMembers:
+    """The tasks of a map."""
+
+    tasks: list[tuple[int, int]]
+    """(id, number of items of a chunk, or 0) in the order of the items."""
+    retried: dict[int, int] = field(default_factory=dict)
+    """Item -> the task by which it was retried."""
+
+    def __len__(self) -> int:
+        return sum(items or 1 for _, items in self.tasks)
+
+    def ids(self) -> list[int]:
+        """Return the id of each item; of an item that was retried, the last task's."""
+        found: list[int] = []
+        for task_id, items in self.tasks:
+            found += range(task_id + 1, task_id + 1 + items) if items else (task_id,)
+        return [self.latest(task_id) for task_id in found] if self.retried else found
+
+    def latest(self, task_id: int) -> int:
+        """Return the task that stands for an item now."""
+        while task_id in self.retried:
+            task_id = self.retried[task_id]
+        return task_id
+
+    def held(self, arrivals: Arrivals) -> set[int]:
+        """Return the ids under which the items' ends arrive, as far as chunks have ended."""
+        found = {task_id for task_id, _ in self.tasks}
+        for task_id, items in self.tasks:
+            if items and task_id in arrivals.chunks.separate:
+                found.update(task_id + 1 + index for index in arrivals.chunks.separate[task_id])
+        found.update(self.retried.values())
+        return found
+
+    def left(self, arrivals: Arrivals) -> tuple[int, int]:
+        """Return how many items have not ended, and how many have failed."""
+        left = failed = 0
+        finals = arrivals.finals
+        for task_id, items in self.tasks:
+            separate = arrivals.chunks.separate.get(task_id, ()) if items else ()
+            for index in separate:
+                left += arrivals.is_live(task_id + 1 + index)
+                failed += bool((end := finals.get(task_id + 1 + index)) is not None and end.reason)
+            silent = items - len(separate) if items else 1
+            if arrivals.is_live(task_id):
+                left += silent
+            elif (end := finals.get(task_id)) is not None and end.reason:
+                failed += silent
+        return left, failed
+
+
+@dataclass(slots=True)
+class Gathered:
+    """The outcome of a map."""
+
+    values: list[Any] = field(default_factory=list)
+    """None stands where an error is."""
+    errors: dict[int, BaseException] = field(default_factory=dict)
+    printed: Printed = field(default_factory=dict)
+
+
+def wait_for(
+    session: Session,
+    members: MapMembers,
+    timeout_s: float | None,
+    on_tick: Callable[[], None] | None = None,
+    go_on_text: str = "",
+) -> bool:
+    """Wait until all items have ended; False when timeout_s is over."""
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        held = members.held(session.arrivals)
+        session.watch(held)
+        left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not session.wait(held, left_s, on_tick, go_on_text=go_on_text):
+            return False
+        # Items of a chunk may have become tasks of their own, of whose ends nothing was heard yet.
+        if members.held(session.arrivals) == held:
+            return True
+
+
+def collect(client: TaskCalls, members: MapMembers) -> Gathered:
+    """Return the values and errors of a map whose items have ended."""
+    found = Gathered()
+    session = client.session
+    for task_id, items in members.tasks:
+        if not items:
+            add_item(client, members.latest(task_id), found)
+            continue
+        start = len(found.values)
+        for end in _chunk_end(session, task_id):
+            _add_chunk(client, members, end, items, found)
+        missing = start + items - len(found.values)
+        if missing > 0:
+            # The chunk was cleared with all of its silent items.
+            gone = IndexError(f"task ID not registered: {task_id + 1} to {task_id + items} (cleared)")
+            found.errors.update(dict.fromkeys(range(len(found.values), start + items), gone))
+            found.values += [None] * missing
+    return found
+
+
+def _chunk_end(session: Session, task_id: int) -> Iterator[Final]:
+    try:
+        end = session.fetch(task_id)
+    except IndexError:
+        return
+    if end is not None:
+        yield end
+
+
+def _add_chunk(client: TaskCalls, members: MapMembers, end: Final, items: int, found: Gathered) -> None:
+    start = len(found.values)
+    if end.reason:
+        found.values += [None] * items
+        error = error_of(end, decode_body(end))
+        found.errors.update(dict.fromkeys(range(start, start + items), error))
+    else:
+        values = chunk_values(end)
+        found.values += values if len(values) == items else [*values, *[None] * (items - len(values))][:items]
+    again = [i - end.id - 1 for i in members.retried if end.id < i <= end.id + items] if members.retried else []
+    for index in sorted({*end.separate, *again}):
+        found.errors.pop(start + index, None)
+        add_item(client, members.latest(end.id + 1 + index), found, start + index)
+
+
+def add_item(client: TaskCalls, task_id: int, found: Gathered, place: int | None = None) -> None:
+    """Add the outcome of an item that is a task of its own."""
+    if place is None:
+        place = len(found.values)
+        found.values.append(None)
+    try:
+        result: TaskResult | None = client.get_task_result(task_id, raw=False)
+        if result is None:
+            raise TimeoutError(f"task {task_id} has not ended")
+        if result.stdout or result.stderr:
+            found.printed[place] = result.stdout, result.stderr
+        found.values[place] = result.result
+    except Exception as error:
+        found.errors[place] = error
+    except BaseException as error:  # SystemExit of an item is the item's failure; Ctrl-C is the caller's
+        if isinstance(error, KeyboardInterrupt) and not hasattr(error, "engine_id"):
+            raise
+        found.errors[place] = error
+
+
+class NamedJob(Protocol):
+    """A map's job, as its outcome names it."""
+
+    @property
+    def name(self) -> str: ...
+
+
+def outcome(job: NamedJob, found: Gathered, on_error: str) -> Values[Any]:
+    """Return the values of a map that has ended, or raise what its caller wants raised."""
+    values: Values[Any] = Values(found.values, found.printed, job)
+    if found.errors and on_error != "return":
+        _raise(job, found, on_error)
+    for place, error in found.errors.items():
+        values[place] = error
+    return values
+
+
+def _raise(job: NamedJob, found: Gathered, on_error: str) -> NoReturn:
+    failed = len(found.errors)
+    text = f"{failed} of {len(found.values)} items of {job.name!r} failed"
+    again = f"tc.job({job.name!r}).retry_failed() runs them again"
+    places = sorted(found.errors)
+    if on_error == "collect":
+        raise BaseExceptionGroup(f"{text}; {again}", [found.errors[place] for place in places])
+    error = found.errors[places[0]]
+    if failed > 1:
+        with suppress(Exception):  # an exception's own class may do anything
+            note = f"{text}, this is the first; {again}"
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
+    raise error
+
+
+def counts(session: Session, job: str, members: MapMembers) -> dict[str, int]:
+    """Return the number of items of a large map by state, without a table of its items."""
+    found = [row for row in session.ask_for(FindJobs(job), tables.JobTable).rows if row.id == job]
+    unfinished = found[0].unfinished if found else 0
+    running = {row.task for row in session.ask_for(ListEngines(), tables.EngineTable).rows} - {None}
+    pending = min(unfinished, len(running & members.held(session.arrivals)))
+    _, failed = members.left(session.arrivals)
+    succeeded = len(members) - unfinished - failed
+    return {"scheduled": unfinished - pending, "pending": pending, "succeeded": max(0, succeeded), "failed": failed}

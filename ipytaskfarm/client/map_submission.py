@@ -1,0 +1,194 @@
+"""Hand-in of a map: its items go to the farm as tasks of a job, quick items in chunks.
+
+All items are handed in within a moment.  The first tenth of a second is spent on learning how quick the items are;
+chunks grow meanwhile.  Then the rest is handed in with what is known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from ..core.chunk_sizes import Pace
+from ..core.messages import ListEngines, tables
+from ..core.messages.task_types import Final, Function, JobSpec, Rules
+from .environments import pack_environment_of
+from .map_items import Items
+from .packing import Shared, pack_task, refuse_task
+from .rules import CHECKS, DEFAULTS, pack_rules
+from .session import Session
+from .tasks import EachTask
+
+LEARN_S = 0.1
+"""How long the pace of the items is looked at before the rest is handed in."""
+UNKNOWN_TASKS = 512
+"""When no item has ended by then, the items are handed in as at most about so many tasks: slow chunks end early."""
+BYTES_MAX = 128 * 1024
+"""A chunk has at most about so many bytes: it is sent again for each item of it that runs alone."""
+SHARES = 4
+"""The last items are spread over this many chunks per engine at least."""
+
+_SINGLY = ("time_limit", "warn_after", "recovery_task", "clear_before", "clear_after")
+"""Rules that hold for each item's run: such items are tasks of their own from the beginning."""
+_OF_TASKS = ("recovery_task", "after", "if_failed", "clear_before", "clear_after")
+"""Rules that are given to each task; the others are packed once for all."""
+
+
+class MapSubmission:
+    """One map on its way to the farm."""
+
+    def __init__(
+        self,
+        session: Session,
+        job: JobSpec,
+        function: Callable[..., Any],
+        items: Items,
+        rules: Mapping[str, Any],
+        chunksize: int | None,
+        grows: bool = False,
+    ) -> None:
+        """chunksize: how many items share a task; None: as many as take some milliseconds.
+
+        grows: the job has as many tasks as items were handed in until now.
+        """
+        self.session = session
+        self._grows = grows
+        self.items = items
+        self.members: list[tuple[int, int]] = []
+        """(id, number of items of a chunk, or 0) in the order of the items."""
+        self._function = function
+        self._own = {name: rules[name] for name in _OF_TASKS if rules.get(name)}
+        given = {name: value for name, value in rules.items() if name not in _OF_TASKS and name != "unique"}
+        checked = {name: CHECKS[name](value) for name, value in given.items() if value != DEFAULTS[name]}
+        functions: dict[str, Function] = {}
+        packed = pack_rules(checked, {}, job.id, None, functions)
+        self._shared = Shared(checked, job.id, packed, tuple(functions.values()), refuse_task)
+        environment, recycle = pack_environment_of(checked.get("environment"), {})
+        identity = environment.identity if environment is not None else None
+        self.job = msgspec.structs.replace(job, environment=identity, recycle=recycle)
+        singly = inspect.iscoroutinefunction(function) or any(rules.get(name) for name in _SINGLY)
+        self._chunksize = 1 if singly else chunksize
+        self._item_bytes = 0.0
+        engines = len(session.ask_for(ListEngines(), tables.EngineTable).rows)
+        self.pace = Pace(engines)
+        self._engines = max(1, engines)
+
+    @property
+    def rules(self) -> Rules | None:
+        """Return the rules that the items share, as they travel."""
+        return self._shared.rules
+
+    def hand_in(self, count: int) -> int | None:
+        """Hand in the next items, at most so many, as one task.  Returns its id; None: there are no more items.
+
+        Raises UnpickleableException, with a note that names the item, for one that cannot travel.
+        """
+        room = self.session.items_room() if count > 1 else 0
+        count = min(count, room) if room > 1 else 1
+        if self._item_bytes:
+            count = min(count, max(1, int(BYTES_MAX / self._item_bytes)))
+        taken = self.items.take(count)
+        if not taken:
+            return None
+        start = self.items.taken - len(taken)
+        packed = pack_task(
+            EachTask(self._function, taken, self.items.star, start, self.items.total, **self._own),
+            self.session.blobs,
+            self._shared,
+        )
+        if len(packed.payload) > 2 * BYTES_MAX and len(taken) > 1:
+            self._item_bytes = len(packed.payload) / len(taken)
+            self.items.put_back(taken)
+            return self.hand_in(max(1, len(taken) // 2))
+        self._item_bytes = len(packed.payload) / len(taken) if len(taken) > 16 else self._item_bytes
+        if self._grows:
+            self.job = msgspec.structs.replace(self.job, total=self.items.taken)
+        task_id = self.session.hand_in(packed, self.job)
+        if task_id < 0:  # another thread has taken ids meanwhile
+            self.items.put_back(taken)
+            return self.hand_in(count)
+        self.members.append((task_id, packed.items))
+        return task_id
+
+    def hand_in_all(self) -> None:
+        """Hand in all items.  Ctrl-C is heard afterwards; the second one at once."""
+        with later_interrupt():
+            if self._chunksize is None:
+                self._learn()
+            while self.hand_in(self._size()) is not None:
+                pass
+
+    def next_size(self) -> int:
+        """Return how many items share the next task, while the pace is still looked at."""
+        return self.pace.size(self.items.left) if self._chunksize is None else self._chunksize
+
+    def _size(self) -> int:
+        if self._chunksize is not None:
+            return self._chunksize
+        left = self.items.left or 1
+        unknown = max(1, -(-(self.items.total or 1) // UNKNOWN_TASKS))
+        if not self.pace.known:
+            return unknown
+        size = self.pace.size(left)
+        if size > 1 and not self.pace.is_steady:
+            size = max(size, unknown)  # single items were measured, of which the most is what a task costs
+        return min(size, max(1, -(-left // (SHARES * self._engines))))
+
+    def _learn(self) -> None:
+        """Hand in chunks that grow while items end, until their pace is known or some time has passed."""
+        deadline = time.monotonic() + LEARN_S
+        session = self.session
+        under_way: set[int] = set()
+        while self.items.left and not self.pace.is_steady:
+            while len(under_way) < self.pace.window:
+                task_id = self.hand_in(self.pace.size(self.items.left))
+                if task_id is None:
+                    return
+                under_way.add(task_id)
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not session.wait(under_way, left_s, first=True):
+                return
+            for task_id in [i for i in under_way if not session.arrivals.is_live(i)]:
+                under_way.discard(task_id)
+                self.ended(session.arrivals.finals.get(task_id))
+
+    def ended(self, final: Final | None) -> None:
+        """Note how long a task took."""
+        if final is not None and not final.reason:
+            silent = final.items - len(final.separate) if final.items else 1
+            if silent:
+                self.pace.ended(silent, final.run_s, bool(final.blobs))
+
+
+@contextlib.contextmanager
+def later_interrupt() -> Iterator[None]:
+    """Hold back the first Ctrl-C until the block has ended: half of a map handed in would be worse than a moment."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[bool] = []
+    usual = signal.getsignal(signal.SIGINT)
+
+    def hold(signum: int, frame: FrameType | None) -> None:
+        if held:
+            raise KeyboardInterrupt
+        held.append(True)
+
+    if not callable(usual):
+        yield
+        return
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        if held:
+            raise KeyboardInterrupt

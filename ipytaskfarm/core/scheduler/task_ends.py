@@ -1,0 +1,61 @@
+"""The ends of tasks, as clients are told of them."""
+
+from __future__ import annotations
+
+from ..messages.payload import NOTHING
+from ..messages.task_types import Ended, FailureSummary, Final
+from ..states import Reason
+from .clock import Now
+from .entries import EngineEntry, TaskEntry
+from .task import Assigned
+
+
+def final_of_answer(task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now) -> Final:
+    """Return what clients are told of an attempt that its engine has answered."""
+    return Final(
+        task.id,
+        ended.outcome,
+        engine.id,
+        engine.node,
+        task.attempt,
+        task.submitted_s,
+        ended.started_s,
+        ended.run_s,
+        now.wall_s,
+        ended.failure,
+        ended.body,
+        task.history or [],
+        ended.blobs,
+        task.items,
+    )
+
+
+def final_without_answer(
+    task: TaskEntry, engine: EngineEntry | None, reason: Reason, failure: FailureSummary, now: Now
+) -> Final:
+    """Return what clients are told of a task that ends without its engine's answer: aborted, lost, or unmet."""
+    place = task.place
+    began = type(place) is Assigned and place.since_s is not None
+    started = place.wall_s if type(place) is Assigned and place.wall_s is not None else now.wall_s
+    ran = now.mono_s - place.since_s if type(place) is Assigned and place.since_s is not None else 0.0
+    return Final(
+        task.id,
+        reason,
+        engine.id if engine and began else -1,
+        engine.node if engine and began else "",
+        task.attempt,
+        task.submitted_s,
+        started,
+        ran,
+        now.wall_s,
+        failure,
+        b"",
+        task.history or [],
+        items=task.items,
+    )
+
+
+def final_of_join(task: TaskEntry, now: Now) -> Final:
+    """Return the end of a join, which has no engine and no result."""
+    times = (task.submitted_s, now.wall_s, 0.0, now.wall_s)
+    return Final(task.id, "", -1, "", task.attempt, *times, None, NOTHING, task.history or [])

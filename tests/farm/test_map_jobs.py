@@ -1,0 +1,229 @@
+"""A map is a job whose items are its tasks, on a real farm: named, counted, explained, retried and aborted by item."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ipytaskfarm import Farm, TaskClient, errors
+from ipytaskfarm.core import messages
+from ipytaskfarm.core.messages.tables import FarmState
+from tests.support.farms import DEADLINE_S, ask
+from tests.support.polling import eventually
+
+pytestmark = pytest.mark.farm
+
+
+def fragile(x: int, folder: str) -> int:
+    """Fails three times out of sixty until a file says that it is mended."""
+    if x in (7, 37, 59) and not os.path.exists(f"{folder}/mended"):
+        raise ValueError(f"bad {x}")
+    if x == 11:
+        print("eleven")
+    return x * x
+
+
+@pytest.fixture
+def sweep(tc: TaskClient, tmp_path: Path) -> Iterator[Any]:
+    """A map of sixty items in chunks, of which three have failed."""
+    with pytest.raises(ValueError, match="bad 7"):
+        tc.map(fragile, range(60), [str(tmp_path)] * 60, name="sweep", chunksize=20)
+    job = tc.job("sweep")
+    yield job
+    tc.clear(job.ids)
+
+
+def test_each_item_is_a_task_for_every_eye(tc: TaskClient, sweep: Any) -> None:
+    assert len(sweep) == 60
+    assert sweep.counts()["succeeded"] == 57
+    ids = sweep.ids
+    assert len(set(ids)) == 60
+    (line,) = [line for line in tc.jobs() if line.id == sweep.id]
+    assert (line.tasks, line.unfinished) == (60, 0)
+    rows = tc.tasks(ids=ids).rows
+    assert [row.id for row in rows] == sorted(ids)
+    assert {row.name for row in rows} == {"sweep"}
+    assert [row.id for row in tc.tasks(name="sweep", state="failed").rows] == [ids[7], ids[37], ids[59]]
+    (group,) = tc.failures(ids)
+    assert group.ids == [ids[7], ids[37], ids[59]]
+    assert "item 7 of 60: fragile(x=7" in group.traceback
+    assert "bad 37" in tc.explain(ids[37])
+    assert "shared a run" in tc.explain(ids[36])
+    assert tc.get_task_result(ids[36], raw=False).result == 36 * 36
+    assert tc.get_task_result(ids[11], raw=False).stdout == "eleven\n"
+    assert len(tc.get_task_result(ids[37], raw=False).attempts) == 1
+    assert tc.status(ids[36]).state == "succeeded"
+
+
+def test_an_error_names_item_engine_and_the_users_lines(tc: TaskClient, sweep: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="bad 7") as raised:
+        sweep.results()
+    notes = "\n".join(raised.value.__notes__)
+    assert "item 7 of 60: fragile(x=7, folder=" in notes
+    assert "raised on engine" in notes
+    assert "in fragile" in notes
+    assert "tc.job('sweep').retry_failed()" in notes
+    assert "map_chunks" not in notes
+    found = tc.map(fragile, range(8), [str(tmp_path)] * 8, on_error="return")
+    assert isinstance(found[7], ValueError)
+    with pytest.raises(ExceptionGroup, match="3 of 60 items") as many:
+        tc.map(fragile, range(60), [str(tmp_path)] * 60, on_error="collect")
+    assert [str(error) for error in many.value.exceptions] == ["bad 7", "bad 37", "bad 59"]
+
+
+def test_only_failed_items_run_again(tc: TaskClient, sweep: Any, tmp_path: Path) -> None:
+    (tmp_path / "mended").touch()
+    again = sweep.retry_failed()
+    assert len(again) == 3
+    assert sweep.results() == [x * x for x in range(60)]
+    assert tc.job("sweep").results() == [x * x for x in range(60)]  # as another client finds it
+
+
+def test_another_process_finds_the_map_again(tc: TaskClient, sweep: Any, farm: Farm) -> None:
+    script = textwrap.dedent(
+        f"""
+        from ipytaskfarm import TaskClient
+        with TaskClient({str(farm.connection_file)!r}) as tc:
+            found = tc.job("sweep").results(return_exceptions=True)
+            print([x if isinstance(x, int) else repr(x) for x in found[5:9]], len(found))
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=DEADLINE_S)
+    assert done.stdout.strip() == "[25, 36, \"ValueError('bad 7')\", 64] 60", done.stderr
+
+
+def wait_for_file(x: int, path: str) -> int:
+    while x % 20 == 0 and not os.path.exists(path):
+        time.sleep(0.01)
+    return x
+
+
+def test_items_are_aborted_by_themselves(tc: TaskClient, tmp_path: Path) -> None:
+    job = tc.map(wait_for_file, range(40), [str(tmp_path / "go")] * 40, name="some", chunksize=10, block=False)
+    ids = job.ids
+    eventually(lambda: tc.status(ids[0]).state == "running", DEADLINE_S, what="the first item runs")
+    tc.abort([ids[3], ids[5]])
+    (tmp_path / "go").touch()
+    found = list(job.results(return_exceptions=True))
+    assert [x for x in range(40) if isinstance(found[x], errors.TaskAborted)] == [3, 5]
+    assert all(found[x] == x for x in range(40) if x not in (3, 5))
+    assert tc.status(ids[3]).reason == "aborted"
+    assert job.retry_failed()
+    assert job.results() == list(range(40))
+
+
+def test_a_running_item_is_interrupted_and_the_rest_goes_on(tc: TaskClient, tmp_path: Path) -> None:
+    job = tc.map(wait_for_file, range(10), [str(tmp_path / "never")] * 10, chunksize=10, block=False)
+    first = job.ids[0]
+    eventually(lambda: tc.status(first).state == "running", DEADLINE_S, what="the first item runs")
+    tc.abort(first)
+    found = list(job.results(return_exceptions=True))
+    assert isinstance(found[0], errors.TaskAborted)
+    assert found[1:] == list(range(1, 10))
+
+
+def die_at_five(x: int, folder: str) -> int:
+    Path(folder, f"{x}-{os.getpid()}").touch()
+    if x == 5 and len(list(Path(folder).glob("5-*"))) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def test_after_a_loss_only_items_that_had_begun_are_charged(tc: TaskClient, tmp_path: Path) -> None:
+    found = tc.map(die_at_five, range(20), [str(tmp_path)] * 20, chunksize=20, on_error="return")
+    lost = [x for x in range(20) if isinstance(found[x], errors.EngineLost)]
+    assert 5 in lost
+    assert lost == list(range(len(lost)))  # those behind the running ones had not begun
+    assert lost[-1] < 19
+    assert all(found[x] == x for x in range(len(lost), 20))
+    assert tc.map(die_at_five, range(20), [str(tmp_path)] * 20, chunksize=20) == list(range(20))
+
+
+def test_rules_hold_for_each_item(tc: TaskClient, tmp_path: Path) -> None:
+    def flaky(x: int, folder: str = str(tmp_path)) -> int:
+        path = Path(folder, f"tried-{x}")
+        if x % 10 == 3 and not path.exists():
+            path.touch()
+            raise OSError("not yet")
+        return x
+
+    assert tc.map(flaky, range(50), retries=1, chunksize=25) == list(range(50))
+    job = tc.map(flaky, range(50), retries=1, name="flaky", block=False)
+    assert job.results() == list(range(50))
+    found = tc.map(lambda x: time.sleep(30 * x), range(2), time_limit=0.3, on_error="return")
+    assert isinstance(found[1], errors.TimeLimitExceeded)
+    assert found[0] is None
+    with pytest.raises(TypeError, match="retires"):
+        tc.map(abs, [1], retires=3)  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match="on_error"):
+        tc.map(abs, [1], on_error="ignore")  # type: ignore[call-overload]
+
+
+def test_a_chunk_that_turns_out_slow_is_shared(tc: TaskClient) -> None:
+    def slow_later(x: int) -> tuple[int, int]:
+        time.sleep(0.15)
+        return x, os.getpid()
+
+    job = tc.map(slow_later, range(12), chunksize=12, block=False)
+    found = list(job.results())
+    assert [x for x, _ in found] == list(range(12))
+    assert len({pid for _, pid in found}) > 1, "one engine ran all items of a slow chunk"
+
+
+def test_the_stop_button_ends_the_wait_alone(tc: TaskClient, tmp_path: Path) -> None:
+    timer = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        tc.map(wait_for_file, range(30), [str(tmp_path / "go")] * 30, name="stopped")
+    timer.join()
+    job = tc.job(tc.jobs()[-1])
+    assert job.name == "stopped"
+    assert len(job) == 30
+    (tmp_path / "go").touch()
+    assert job.results() == list(range(30))
+
+
+def test_all_that_is_silent_costs_the_store_and_not_the_controller(tc: TaskClient) -> None:
+    values = tc.map(abs, range(100_000), name="many")
+    chunks = {(row.engineid, row.started_at) for row in tc.tasks(ids=values.job.ids).rows}
+    assert len(chunks) < 2_000
+    (line,) = [line for line in tc.jobs() if line.id == values.job.id]
+    assert (line.tasks, line.unfinished) == (100_000, 0)
+    assert tc.tasks(last=3).ids == values.job.ids[-3:]
+    assert tc.clear(values.job.ids[:10]) == 10
+    with pytest.raises(IndexError):
+        tc.get_task_result(values.job.ids[3])
+    assert tc.get_task_result(values.job.ids[10], raw=False).result == 10
+    tc.clear(values.job.ids[10:])
+    with pytest.raises(KeyError):
+        tc.job("many")
+
+
+def test_imap_has_rules_too(tc: TaskClient) -> None:
+    assert list(tc.imap(abs, range(-5, 0), name="some", retries=1)) == [5, 4, 3, 2, 1]
+    found = list(tc.imap(lambda x: 1 // x, [1, 0, 1], on_error="return"))
+    assert [type(x).__name__ for x in found] == ["int", "ZeroDivisionError", "int"]
+
+
+def test_a_map_outlives_its_controller(tmp_path: Path) -> None:
+    with Farm(n=1, name="map-restart") as farm, farm.task_client() as tc:
+        job = tc.map(wait_for_file, range(30), [str(tmp_path / "go")] * 30, name="sweep", chunksize=10, block=False)
+        eventually(lambda: tc.status(job.ids[0]).state == "running", DEADLINE_S, what="the first item runs")
+        tc.abort(job.ids[15])
+        state = ask(farm, messages.FarmStatus())
+        assert isinstance(state, FarmState)
+        os.kill(state.pid, signal.SIGKILL)
+        (tmp_path / "go").touch()
+        found = list(job.results(return_exceptions=True))
+        assert [x for x in range(30) if found[x] != x] == [15]
+        assert list(tc.job("sweep").results(return_exceptions=True))[16:] == list(range(16, 30))
