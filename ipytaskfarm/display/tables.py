@@ -178,7 +178,7 @@ class Table:
 
     def _style(self, at: int) -> str:
         align = f"text-align:{'right' if self._is_right(at) else 'left'}"
-        return align if self._columns[at].cut is not None else f"{align};white-space:nowrap"
+        return f"{align};{'overflow-wrap:anywhere' if self._columns[at].cut else 'white-space:nowrap'}"
 
     def _least(self, at: int) -> int:
         natural = self._natural(at)
