@@ -14,7 +14,7 @@ import msgspec
 from ..core.arguments import check_int
 from ..core.messages.dependencies import Needs
 from ..core.messages.task_types import Function, Packed, Recovery, Rules
-from ..serialization.pack import pack, pack_arguments
+from ..serialization.pack import pack, pack_arguments, pack_function
 from ..serialization.packing_notice import notice
 from ..serialization.references import noting
 from ..storage.blobs import Blobs, BlobWriter
@@ -129,6 +129,10 @@ class TaskData:
         except (ValueError, IndexError) as error:
             self._refused = error
             return -1
+
+    def pack_function(self, function: Callable[..., Any]) -> Function:
+        """Pack the function that the task calls."""
+        return pack_function(function, self._writer)
 
     def pack_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> bytes:
         """Pack the arguments of a call."""

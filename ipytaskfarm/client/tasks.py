@@ -23,7 +23,6 @@ from ..core.messages.payload import CallWork, StringWork
 from ..core.messages.task_types import Function, Packed
 from ..core.text import did_you_mean, exactly, shown
 from ..environment import TaskEnvironment
-from ..serialization.pack import pack_function
 from ..storage.blobs import Blobs
 from .packing import TaskData, pack_task
 from .rules import CHECKS, DEFAULTS, Asking, flag, keyword_parameters
@@ -497,7 +496,7 @@ class CallTask(Task):
         return _name_of(self.function)
 
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
-        function = pack_function(self.function)
+        function = data.pack_function(self.function)
         functions[function.digest] = function
         arguments = None
         if self.args or self.kwargs:

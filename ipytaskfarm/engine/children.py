@@ -32,7 +32,7 @@ def packed_child(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blobs
     if not callable(what):
         raise TypeError(f"submit() takes a Task or a function, not {type(what).__name__}")
     writer = BlobWriter(blobs) if blobs is not None else None
-    function = pack_function(what)
+    function = pack_function(what, writer)
     inputs: dict[int, None] = {}
 
     def note(task: object) -> int:

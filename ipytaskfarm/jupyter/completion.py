@@ -52,6 +52,7 @@ _OF_INTEREST: dict[str, tuple[str | None, ...]] = {
     "remove": ("finished", "failed"),
     "barrier": ("unfinished", RUNNING),
     "stack": (RUNNING,),
+    "debug": ("failed",),
     "retry": ("failed",),
     "failures": ("failed",),
 }

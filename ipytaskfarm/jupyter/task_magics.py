@@ -141,7 +141,8 @@ class TaskMagics(Magics):
         status: show their state.  result: show their results.  barrier: wait for them (without ids: for all of this
         session). abort: abort them.  explain: show what happened, and why they wait.  retry: submit failed ones again
         as new tasks. restart: submit any ended ones again.  remove: delete the results of ended ones.  failures: show
-        failed ones in groups. stack: show the stack of running ones.  history: show their events with times.  progress:
+        failed ones in groups.  debug: open the debugger in the frames of a failed one, with its variables as text.
+        stack: show the stack of running ones.  history: show their events with times.  progress:
         show their reported progress. messages: show their messages until they end.  mark-done, mark-failed: make them
         count as succeeded or failed. jobs: list all jobs.  job: show one job, by its name.  pause, resume: start no
         more tasks of the farm or of a job, or start them again.  drain: give the engines of these nodes no more tasks.

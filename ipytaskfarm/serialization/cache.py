@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import struct
@@ -30,6 +31,9 @@ _READ_ONLY = 1 << 63
 _IN_BLOB = 1 << 62
 """Flag of a length: the pack holds the digest of a blob instead of the bytes."""
 _DIGEST_BYTES = 32
+_DEFINITION_BYTES = 16 * 2**20
+"""The pickle of a function is a blob from this size on. Smaller ones, with sources of modules in them, stay inside:
+then the function has a name that does not depend on its pickle, and is not packed again at each call."""
 
 
 def keep_inside(buffer: pickle.PickleBuffer, beside: list[memoryview]) -> bool:
@@ -94,15 +98,18 @@ def _frame(data: bytes, buffers: list[memoryview], writer: BlobWriter | None) ->
     return b"".join(_laid_out(data, buffers, writer))
 
 
-def _laid_out(data: bytes, buffers: list[memoryview], writer: BlobWriter | None) -> list[bytes | memoryview]:
+def _laid_out(
+    data: bytes, buffers: list[memoryview], writer: BlobWriter | None, pickle_bytes: int = BLOB_BYTES
+) -> list[bytes | memoryview]:
     """Return the parts of a pack in order.
 
     They are: marker, number of buffers, length of the pickle, lengths of the buffers; the pickle; the aligned buffers.
+    A pickle of `pickle_bytes` and more is a blob, as a buffer of `BLOB_BYTES` and more is.
     """
     sizes: list[int] = []
     places: list[bytes | memoryview] = []
-    for part in (memoryview(data), *buffers):
-        digest = writer.keep(part) if writer is not None and part.nbytes >= BLOB_BYTES else None
+    for part, least in ((memoryview(data), pickle_bytes), *((buffer, BLOB_BYTES) for buffer in buffers)):
+        digest = writer.keep(part) if writer is not None and part.nbytes >= least else None
         flags = (_READ_ONLY if part.readonly else 0) | (_IN_BLOB if digest is not None else 0)
         sizes.append(part.nbytes | flags)
         places.append(part if digest is None else digest)
@@ -213,31 +220,39 @@ def unchanged_function(function: object) -> Function | None:
     return known
 
 
-def packed_function(function: object) -> Function:
+def packed_function(function: object, writer: BlobWriter | None = None) -> Function:
     """Return the packed function (or environment), for which `unchanged_function` has nothing.
 
     The earlier pack is reused if what its digest covers has not changed.
+
+    Args:
+        function: what is packed.
+        writer: writes large values in it as blobs; None: they stay in the pack.
     """
     entry = _functions.get(function)
     # The function is packed first, because the errors of the pickler say which part cannot travel.
-    parts = _parts_inline(function)
+    parts = _parts_inline(function, writer)
     if entry is not None and _same(entry.seen, parts):
         seen: Function = entry.value
         return seen
-    digester = Digester()
-    digest = digester.digest(function)
     code = b"".join(parts)
-    if entry is not None and entry.value.digest == digest:
-        made: Function = entry.value
+    if _refers_to_blobs(parts):
+        # Named by its pack: whoever hands in a function of this name has its blobs, and the large values themselves
+        # are not looked through again.
+        digester = None
+        digest = hashlib.blake2b(code, digest_size=20).hexdigest()
     else:
-        made = Function(digest=digest, code=code)
-    entry = _functions.put(function, digester.guards if digester.sure else None, made)
-    if entry is not None and not digester.sure:
+        digester = Digester()
+        digest = digester.digest(function)
+    made = entry.value if entry is not None and entry.value.digest == digest else Function(digest=digest, code=code)
+    sure = digester is not None and digester.sure
+    entry = _functions.put(function, digester.guards if digester is not None and sure else None, made)
+    if entry is not None and not sure:
         entry.seen = code
     return made
 
 
-def _parts_inline(function: Any) -> list[bytes | memoryview]:
+def _parts_inline(function: Any, writer: BlobWriter | None) -> list[bytes | memoryview]:
     """Return a pack of the function in parts. Its large buffers are not copied until the parts are joined."""
     if later and later[0] in _modules:
         refuse_connections()
@@ -247,7 +262,17 @@ def _parts_inline(function: Any) -> list[bytes | memoryview]:
         return keep_inside(buffer, buffers)
 
     data = dumps_inline(function, take)
-    return _laid_out(data, buffers, None) if buffers else [data]
+    if not buffers and (writer is None or len(data) < _DEFINITION_BYTES):
+        return [data]
+    return _laid_out(data, buffers, writer, _DEFINITION_BYTES)
+
+
+def _refers_to_blobs(parts: list[bytes | memoryview]) -> bool:
+    head = parts[0]
+    if head[0] != WITH_BUFFERS:
+        return False
+    (count,) = struct.unpack_from("<4xI", head)
+    return any(size & _IN_BLOB for size in struct.unpack_from(f"<{count + 1}Q", head, 8))
 
 
 def _same(pack: bytes, parts: list[bytes | memoryview]) -> bool:

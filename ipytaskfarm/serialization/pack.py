@@ -208,12 +208,16 @@ def _pull_refusal(values: dict[str, Any], error: Exception) -> Exception:
 # --------------------------------------------------------------------------------------------------
 
 
-def pack_function(function: Callable[..., Any]) -> Function:
+def pack_function(function: Callable[..., Any], writer: BlobWriter | None = None) -> Function:
     """Return a callable as code, named by a digest of what it does.
 
     An importable callable travels as its name. A callable of the notebook, or of a module that travels by value,
     travels with its closure, its defaults and the globals that it uses. The pack is reused as long as all of these are
     the same objects. If one of them can change unseen, the callable is examined at each call.
+
+    Args:
+        function: the callable.
+        writer: as for `pack`. The task needs the blobs that it writes for as long as it needs the function.
 
     Raises:
         UnpickleableException: something that the callable uses cannot travel.
@@ -224,7 +228,7 @@ def pack_function(function: Callable[..., Any]) -> Function:
     if notice.on:
         notice.begin(function, getattr(function, "__qualname__", type(function).__name__))
     try:
-        return packed_function(function)
+        return packed_function(function, writer)
     except Exception as error:
         name = getattr(function, "__qualname__", type(function).__name__)
         raise _refusal(function, name, error) from error

@@ -9,6 +9,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ DEADLINE_S = 20.0
 
 @pytest.fixture
 def data() -> memoryview:
-    return memoryview(os.urandom(SIZE))
+    return memoryview(bytearray(os.urandom(SIZE)))
 
 
 @pytest.fixture
@@ -286,6 +287,72 @@ def test_another_controller_is_asked_again_and_what_comes_twice_counts_once(
         await node.serve()
         assert node.told == [("a.1", BlobHere(digest))]
         assert node.copies.map(digest) == data
+
+    on_node(body)
+
+
+class Restarts:
+    """What can happen to a fetch around a controller's restart, in any order."""
+
+    def __init__(self, node: Node, digest: bytes) -> None:
+        self.node = node
+        self.digest = digest
+        self.lost: list[ReadBlob] = []
+        self.engines = {"a.1"}
+        node.fetches.want("a.1", WantBlob(digest))
+
+    async def answer(self) -> None:
+        """Answer one question that the present controller has, or nothing."""
+        if self.node.asked:
+            self.node.fetches.came(piece_of(self.node.blobs, self.node.asked.pop()))
+        await asyncio.sleep(0.002)
+
+    async def restart(self) -> None:
+        """Lose the questions with the controller; the next one is asked again."""
+        self.lost += self.node.asked
+        self.node.asked.clear()
+        self.node.fetches.restate()
+
+    async def late(self) -> None:
+        """Deliver what the controller before had answered."""
+        for question in self.lost:
+            self.node.fetches.came(piece_of(self.node.blobs, question))
+        self.lost.clear()
+
+    async def want(self) -> None:
+        """Let another engine want the blob."""
+        engine = f"a.{len(self.engines) + 1}"
+        self.engines.add(engine)
+        self.node.fetches.want(engine, WantBlob(self.digest))
+
+
+STEPS = (Restarts.answer, Restarts.restart, Restarts.late, Restarts.want)
+
+
+@pytest.mark.parametrize("first", STEPS, ids=lambda step: step.__name__)
+def test_a_fetch_comes_to_its_end_however_a_restart_falls_into_it(
+    on_node: OnNode, blobs: Blobs, data: memoryview, first: Callable[[Restarts], Any]
+) -> None:
+    digests = []
+    for number in range(len(STEPS) ** 3):
+        data[:8] = number.to_bytes(8, "little")
+        digests.append(blobs.put(data))
+
+    async def body(node: Node) -> None:
+        for digest, others in zip(digests, product(STEPS, repeat=3), strict=True):
+            node.asked.clear()
+            node.told.clear()
+            fetch = Restarts(node, digest)
+            before = node.fetches.count
+            for step in (first, *others):
+                await step(fetch)
+            await node.serve()
+            order = [step.__name__ for step in (first, *others)]
+            assert sorted(node.told) == [(engine, BlobHere(digest)) for engine in sorted(fetch.engines)], order
+            assert node.fetches.count == before + 1, order
+            assert hashlib.sha256(node.copies.map(digest) or b"").digest() == digest, order
+            assert not node.fetches._asked
+        assert list(node.copies.folder.glob("*.part")) == []
 
     on_node(body)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
+import re
 import signal
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -263,3 +266,27 @@ with TaskClient(sys.argv[1]) as tc:
     print(result["a"] == list(range(300_000)))
 """
     assert python(code, str(far_connection(farm.name, "client", tmp_path))).split() == ["interrupted", "True"]
+
+
+def test_a_module_that_a_node_lacks_is_named_with_the_node(
+    tc: TaskClient, farm: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lacking.py").write_text("def f(): return 1\n")
+    metadata = tmp_path / "lacking-1.5.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: lacking\nVersion: 1.5\n")
+    (metadata / "RECORD").write_text("lacking.py,,\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    function = importlib.import_module("lacking").f
+    try:
+        for where, node in ((THERE, NODE), (HERE, next(row.node for row in engines(farm) if row.node != NODE))):
+            with pytest.raises(errors.ModuleMissing) as caught:
+                tc.run(Task(function, requires=where), block=True).raise_exception()
+            assert re.fullmatch(
+                rf"module 'lacking' cannot be imported on node {re.escape(node)}, engine \d+ \(Python [\d.]+\): "
+                r"install it there, or, if it is pure Python, send it along: add_dependency\('lacking'\) "
+                r"\(this client has lacking 1\.5\)",
+                str(caught.value),
+            )
+    finally:
+        del sys.modules["lacking"]

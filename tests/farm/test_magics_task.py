@@ -8,6 +8,8 @@ import io
 import os
 import re
 import signal
+import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -288,14 +290,14 @@ def test_options_may_stand_before_ids(shell: Shell, tc: TaskClient, gate: Gate) 
 # -- what a traceback shows
 
 
-def traceback_of(shell: Shell, code: str) -> str:
+def shown_error(shell: Shell, code: str) -> str:
     """Run a cell; return what IPython shows of its error."""
     shell.shell.execution_count += 1
     return shell.run(code).shown
 
 
 def test_a_syntax_error_shows_the_cells_line_alone(shell: Shell) -> None:
-    shown = traceback_of(shell, "%%task -b\na = 1\nb = = 2")
+    shown = shown_error(shell, "%%task -b\na = 1\nb = = 2")
     first, *more = [line.strip() for line in shown.splitlines()]
     assert re.fullmatch(r'on engine \d: File "<task>", line 2', first)
     assert more == ["b = = 2", "^", "SyntaxError: invalid syntax"]
@@ -307,7 +309,7 @@ def test_an_interrupt_shows_the_users_frames_alone(shell: Shell, tc: TaskClient,
     start = "from ipytaskfarm import Task\nimport threading\ntid = tc.run(Task(code))\n"
     wait = f"{start}threading.Timer(0.5, press).start()\n"
     for call in ("tc.barrier(tid)", "next(tc.as_completed([tid]))", "tc.get_task_result(tid, block=True)"):
-        shown = traceback_of(shell, f"{wait}def mine():\n    {call}\nmine()")
+        shown = shown_error(shell, f"{wait}def mine():\n    {call}\nmine()")
         assert f"----> 6     {call}" in shown, shown
         assert "\nKeyboardInterrupt:" in shown
         assert "taskclient.py" not in shown
@@ -392,3 +394,19 @@ def test_what_was_not_shown_is_counted(shell: Shell) -> None:
     assert len(cell.out) < 300_000
     assert cell.out.endswith("\nline 99999\n") or "lines not shown" in cell.err
     assert "characters left out ...]\n" in cell.out
+
+
+def test_the_debugger_is_opened_for_a_task(shell: Shell, tc: TaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell["tc"] = tc
+    shell.ok("def fails(x):\n    y = x - 1\n    return 1 / y")
+    shell.ok("from ipytaskfarm import Task\nbad, good = tc.run(Task(fails, args=(1,))), tc.run(Task(fails, args=(2,)))")
+    shell.ok("tc.barrier([bad, good])")
+    opened: list[bool] = []
+    for name in ("last_type", "last_value", "last_traceback"):
+        monkeypatch.setattr(sys, name, None, raising=False)
+    monkeypatch.setattr(shell.shell.InteractiveTB, "debugger", lambda force: opened.append(force))
+    shell.ok(f"%task debug {shell['bad']}")
+    assert opened == [True]
+    frames = list(traceback.walk_tb(sys.last_traceback))
+    assert repr(frames[-1][0].f_locals["y"]) == "0"
+    shell.fails(f"%task debug {shell['good']}", UsageError, "it has not failed")

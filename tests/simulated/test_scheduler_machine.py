@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 
+import msgspec
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers.explain import explain
 from ipytaskfarm.core.messages.dependencies import Needs
+from ipytaskfarm.core.messages.engine_commands import CHECKPOINT, SavedCheckpoint
 from ipytaskfarm.core.messages.running_task import Await, Children, Post, ProgressReport, Receive, Spawn, TaskQuestion
 from ipytaskfarm.core.messages.task_types import Deferral, JobSpec, LostInputs, Recovery, Rules, RunKey, Submission
 from ipytaskfarm.core.requirements import Asks, Environment, Recycle, ResourceAmount
@@ -23,6 +25,8 @@ from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS
 
 from ..support.simulated_farm import SimAgent, SimEngine, SimFarm
 
+VERBS = ["push", "push", "execute", "reset", CHECKPOINT, "properties"]
+ANSWERS = {CHECKPOINT: msgspec.msgpack.encode(SavedCheckpoint(b"session", {}, 1, {"lock": "a lock"}))}
 ASKS = st.one_of(
     st.none(),
     st.none(),
@@ -38,6 +42,7 @@ ASKS = st.one_of(
                 on_failure=st.booleans(),
                 on_job_end=st.booleans(),
                 when_unreferenced=st.booleans(),
+                keep_session=st.booleans(),
             ),
         ),
         resources=st.one_of(
@@ -208,7 +213,7 @@ class FarmMachine(RuleBasedStateMachine):
     @rule()
     def add_agent(self) -> None:
         self.agent_count += 1
-        self.sim.join_agent(f"agent{self.agent_count}", resources={"gpu": 1.0}, gpus=("0",))
+        self.sim.join_agent(f"agent{self.agent_count}", resources={"gpu": 1.0}, gpus=("0",), answers=ANSWERS)
 
     @precondition(lambda self: len(self.sim.agents) < 4)
     @rule(brings=st.integers(0, 2), time_left_s=st.sampled_from([None, 3.0, 60.0]))
@@ -221,6 +226,7 @@ class FarmMachine(RuleBasedStateMachine):
             name=f"slurm-1.{self.placed}",
             brings=brings,
             ends_s=ends_s,
+            answers=ANSWERS,
             resources={"gpu": 1.0},
             gpus=("0",),
         )
@@ -382,13 +388,14 @@ class FarmMachine(RuleBasedStateMachine):
             found[0].outbox.append(m.SetUp(found[1].name, found[1].environment.identity, "planted"))
 
     @rule(
-        everyone=st.booleans(), engine_id=st.integers(0, 2), verb=st.sampled_from(["push", "push", "execute", "reset"]),
+        everyone=st.booleans(), engine_id=st.integers(0, 2), verb=st.sampled_from(VERBS),
         name=st.sampled_from("ab"), opted_out=st.sampled_from([False, False, True]),
     )  # fmt: skip
     def command(self, everyone: bool, engine_id: int, verb: str, name: str, opted_out: bool) -> None:
         """Send a command of a client to engines."""
         self.commands += 1
-        keep = None if verb == "reset" else m.Keep((name,) if verb == "push" else (), opted_out=opted_out)
+        names = (name,) if verb in ("push", "properties") else ()
+        keep = None if verb in ("reset", "checkpoint") else m.Keep(names, opted_out=opted_out)
         engines = None if everyone else [engine_id]
         body = f"{verb} {self.commands}".encode()
         self.sim.handle(m.SendCommand(self.commands, engines, verb, body, verb, keep), "client")

@@ -198,7 +198,16 @@ def job(field: str) -> Throw:
     return throw
 
 
-RECYCLING = ("after_tasks", "idle_timeout", "interval", "at_times", "max_memory", "on_job_end", "on_failure")
+RECYCLING = (
+    "after_tasks",
+    "idle_timeout",
+    "interval",
+    "at_times",
+    "max_memory",
+    "on_job_end",
+    "on_failure",
+    "keep_session",
+)
 
 CALLS: dict[str, Throw] = {
     "expression": lambda w, v: w.tc.run(StringTask(v)),

@@ -59,7 +59,7 @@ RULES = (
     Rules(retries=1, lost_retries=2),
     Rules(priority=5),
     Rules(targets=(0, 1)),
-    Rules(asks=Asks(environment=ENVIRONMENTS[0], recycle=Recycle(after_tasks=3))),
+    Rules(asks=Asks(environment=ENVIRONMENTS[0], recycle=Recycle(after_tasks=3, keep_session=True))),
     Rules(asks=Asks(environment=ENVIRONMENTS[1], recycle=Recycle(on_failure=True, when_unreferenced=True))),
     Rules(retries=1, asks=Asks(resources=(ResourceAmount("cores", 1, 1),))),
     Rules(asks=Asks(exclusive=True)),

@@ -84,7 +84,8 @@ def after_answer(farm: SchedulerState, engine: EngineEntry, now: Now, out: Decis
     begin_oldest(farm, engine, now)
     if engine.state == EngineState.UP:
         farm.readiness.wake(engine)
-    end_if_empty(farm, engine, out)
+    if engine.retiring:
+        end_if_empty(farm, engine, out)
 
 
 def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now, out: Decision) -> None:
