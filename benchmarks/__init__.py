@@ -1,5 +1,5 @@
-"""Measurements: one module per question, ours and the peers side by side in one run.
+"""Measurements: one module per question; our farm and other systems are measured side by side in one run.
 
-``python -m benchmarks`` runs them all and prints a table; ``python -m benchmarks run_loop latency`` runs some.  Each
+``python -m benchmarks`` runs all of them and prints a table; ``python -m benchmarks run_loop latency`` runs some.  Each
 module has ``measure(options) -> list[Row]``.
 """

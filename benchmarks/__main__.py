@@ -19,7 +19,7 @@ NAMES = (
 
 
 def main() -> int:
-    """Run the measurements that are named, or all; the exit code says whether all could be made."""
+    """Run all measurements, or the named ones; return an exit code that says whether all of them could be made."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"which: {', '.join(NAMES)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of which the median is taken (default 5)")
@@ -44,7 +44,7 @@ def main() -> int:
         print(f"{name} …", flush=True)
         try:
             rows += importlib.import_module(f"benchmarks.{name}").measure(options)
-        except Exception:  # the others are still worth measuring
+        except Exception:  # the other measurements still run
             traceback.print_exc()
             failed = True
     print(f"\n{report.table(rows)}")
@@ -55,6 +55,6 @@ def main() -> int:
     return int(failed)
 
 
-# The pool's processes import this file again.
+# The processes of a pool import this file again.
 if __name__ == "__main__":
     sys.exit(main())

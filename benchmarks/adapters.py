@@ -1,4 +1,4 @@
-"""Programs of other libraries on a farm, beside the same program on their own workers."""
+"""Measure programs of other libraries on a farm and on their own workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ARRAY_NUMBERS = 4_000_000
 
 
 def submit_loop(executor: concurrent.futures.Executor, count: int) -> None:
-    """Submit calls one by one, and take their values."""
+    """Submit calls one by one, and read their values."""
     futures = [executor.submit(nothing, n) for n in range(count)]
     assert [future.result() for future in futures] == list(range(count))
 
@@ -27,7 +27,7 @@ def chunked_map(executor: concurrent.futures.Executor, count: int) -> None:
 
 
 def measure(options: Options) -> list[Row]:
-    """Against ``ProcessPoolExecutor``; joblib's backend against loky where joblib and scikit-learn are installed."""
+    """Compare with ``ProcessPoolExecutor``, and joblib's backend with loky if joblib and scikit-learn are installed."""
     rows = []
     calls, items = options.count(20_000), options.count(100_000)
     with contextlib.ExitStack() as stack:
@@ -69,7 +69,7 @@ def _beside(
 
 
 def _joblib(tc: TaskClient, options: Options) -> list[Row]:
-    """The same calls by joblib's backend and by loky: how many times as long they take."""
+    """Run the same calls with joblib's backend and with loky; measure how many times as long ours takes."""
     import numpy as np
     from joblib import Parallel, delayed, parallel_config
     from sklearn.datasets import load_iris

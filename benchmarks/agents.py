@@ -1,5 +1,7 @@
-"""Two hundred agents with fifty engines each, on paper, against the real controller process: how soon they are all
-there, what they get done, and what the controller needs for it."""
+"""Measure the real controller process with two hundred simulated agents of fifty engines each.
+
+The questions: how soon all of them are registered, how many tasks they finish, and what the controller needs.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +25,18 @@ from ipytaskfarm.deployment.light_client import connect
 
 ROOT = Path(__file__).parent.parent
 ENGINES = 50
-"""Of each agent."""
+"""Engines of each agent."""
 TOO_SHORT_S = 0.2
-"""Runs so short that all of them offer more than the controller can hand out one by one, …"""
+"""Duration of runs so short that all engines together could run more tasks than the controller can hand out, …"""
 LIMIT_MAX = 40_000
-"""… which is fewer per second than this."""
+"""… which is less than this number per second."""
 
 
 class Crowded:
-    """A controller without a supervisor, a client, and agents as they are wanted."""
+    """A controller without a supervisor, a client, and simulated agents."""
 
     def __init__(self, folder: Path, agents: int) -> None:
-        """folder: an empty one, 0700."""
+        """Start in an empty folder with mode 0700."""
         self.agents = agents
         self._environment = {
             **os.environ,
@@ -45,7 +47,7 @@ class Crowded:
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
         self._crowd: subprocess.Popen[bytes] | None = None
-        # The controller ends when nobody holds the other end, however we end.
+        # The controller ends when the other end of this pipe is closed, however this process ends.
         read, self._owner = os.pipe()
         try:
             self.controller = psutil.Process(self._start_controller(read).pid)
@@ -55,7 +57,7 @@ class Crowded:
         client_file = str(folder / "run" / "ipytaskfarm-crowded.json")
         self.tc = TaskClient(client_file)
         self.tc.progress = False
-        # Of its own: in the client's session answers stand behind the results that were pushed to it.
+        # A session of its own: in the client's session answers wait behind the results that are pushed to it.
         self._questioner = connect(client_file)
 
     def _start_controller(self, owner: int) -> subprocess.Popen[bytes]:
@@ -78,9 +80,10 @@ class Crowded:
         return started
 
     def register(self, service_s: float) -> float:
-        """Start them; seconds from there until the controller could give work to each engine.
+        """Start the agents; return the seconds until the controller can give tasks to each engine.
 
-        service_s: how long each run takes."""
+        service_s: the duration of each run.
+        """
         engines = self.agents * ENGINES
         self.ask(messages.SetWanted(engines))
         words = ["--agents", str(self.agents), "--engines", str(ENGINES), "--service", str(service_s)]
@@ -93,24 +96,24 @@ class Crowded:
         return taken_s
 
     def set_service(self, service_s: float) -> None:
-        """Runs take so long from now on."""
+        """Set the duration of runs from now on."""
         assert self._crowd is not None
         assert self._crowd.stdin is not None
         self._crowd.stdin.write(f"service {service_s}\n".encode())
         self._crowd.stdin.flush()
 
     def submit(self, count: int) -> None:
-        """Hand tasks in; they run as they come."""
+        """Submit tasks; they run as they arrive."""
         for _ in range(count):
             self.tc.run(StringTask("a = 1", pull="a"))
         self.tc.flush()
 
     def hold(self, on: bool) -> None:
-        """Start nothing, or go on."""
+        """Start no more tasks, or start them again."""
         self.ask(messages.HoldFarm(on))
 
     def ended(self) -> int:
-        """How many tasks have succeeded until now."""
+        """Return the number of tasks that have succeeded until now."""
         return self._counts()["succeeded"]
 
     def _counts(self) -> dict[str, int]:
@@ -119,11 +122,11 @@ class Crowded:
         return reply.counts
 
     def ask(self, question: messages.Question) -> messages.Reply:
-        """What the controller answers."""
+        """Return the controller's answer to a question."""
         return self._questioner.answer(question, timeout_s=30.0)
 
     def rate(self, window_s: float) -> float:
-        """Tasks per second from now on, while there are more than engines."""
+        """Return the tasks per second during a window from now on; there must be more tasks than engines."""
         began, began_s = self.ended(), time.monotonic()
         time.sleep(window_s)
         done = self.ended() - began
@@ -132,18 +135,18 @@ class Crowded:
         return done / taken_s
 
     def close(self) -> None:
-        """End all, by pid."""
+        """End all processes by pid."""
         self._questioner.close()
         self.tc.close()
         os.close(self._owner)
         for process in reversed(self._processes):
-            process.kill()  # the controller's folder goes with ours
+            process.kill()  # the controller's folder is removed with ours
             process.communicate()
 
 
 @contextlib.contextmanager
 def crowded(agents: int) -> Iterator[Crowded]:
-    """A world of so many agents, which goes with the block."""
+    """Provide a controller with this number of agents inside a block."""
     with tempfile.TemporaryDirectory(prefix="itf-many-") as folder:
         world = Crowded(Path(folder), agents)
         try:
@@ -153,14 +156,16 @@ def crowded(agents: int) -> Iterator[Crowded]:
 
 
 def settle(world: Crowded, service_s: float, window_s: float) -> None:
-    """Give them enough to do for a window, and wait until their first runs, which are shorter, are over."""
+    """Submit enough tasks for a window, and wait until the first runs, which are shorter, have ended."""
     offered = world.agents * ENGINES / service_s
     world.submit(int(offered * (2 * service_s + 1.5 * window_s + 2.0)) + world.agents * ENGINES)
     time.sleep(1.5 * service_s)
 
 
 def measure(options: Options) -> list[Row]:
-    """Registration and memory with all of them, throughput against one agent's, and where it ends."""
+    """Measure registration and memory with all agents, throughput against that of one agent, and the limit of
+    throughput.
+    """
     many = options.count(200, 2)
     window_s = max(1.0, 5.0 * options.scale)
     with crowded(1) as world:

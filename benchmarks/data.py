@@ -22,17 +22,17 @@ TASKS = 10
 
 
 def total(array: Any) -> float:
-    """The work: touch all of it."""
+    """Sum up the whole array; the function of a task."""
     return float(array.sum())
 
 
 def make(count: int, seed: int) -> Any:
-    """A result that was never seen before."""
+    """Make a result that was never sent before."""
     return np.random.default_rng(seed).integers(0, 2**60, count)
 
 
 def measure(options: Options) -> list[Row]:
-    """Against ipyparallel, which sends the array with each task; and against writing and fsyncing the same bytes."""
+    """Compare with ipyparallel, which sends the array with each task, and with writing and fsyncing the same bytes."""
     items = options.count(12_500_000, 100_000)  # 100 MB
     with contextlib.ExitStack() as stack:
         farm, tc = stack.enter_context(farm_with_client(options.engines))
@@ -48,7 +48,7 @@ def measure(options: Options) -> list[Row]:
 
         def result() -> float:
             seed = next(seeds)
-            tc.run(Task(make, args=(items, seed)), block=True)  # how long it takes to make is not the question
+            tc.run(Task(make, args=(items, seed)), block=True)  # the time for making the result does not count
 
             def fetch() -> None:
                 tr = tc.run(Task(make, args=(items, seed + 10**7)), block=True)
@@ -92,7 +92,7 @@ def measure(options: Options) -> list[Row]:
 
 @contextlib.contextmanager
 def _asking(farm: Farm) -> Iterator[list[float]]:
-    """Meanwhile another client, in a thread, asks the controller one question after the other; how long each took."""
+    """Ask the controller one question after the other in a thread; record the duration of each answer."""
     taken: list[float] = []
     ending = threading.Event()
     with farm.task_client() as other:

@@ -1,4 +1,4 @@
-"""Tasks with a depend function that suits half the engines, against tasks that may run on all of them."""
+"""Measure tasks with a depend function that suits half of the engines, against tasks that may run on all engines."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ipytaskfarm import Task
 
 
 def suits(properties: dict[str, Any]) -> bool:
-    """The lower half of the engines."""
+    """Accept the lower half of the engines."""
     return bool(properties["id"] < properties["half"])
 
 
 def measure(options: Options) -> list[Row]:
-    """On a farm of twice the engines, of which half are suited."""
+    """Measure on a farm with twice the engines, half of which are suitable."""
     count = options.count(100_000, 500)
     with farm_with_client(2 * options.engines) as (farm, tc), farm.multiengine_client() as mec:
         mec.set_properties({"half": options.engines})

@@ -1,11 +1,11 @@
 """``python -m benchmarks.fake_agents FILE``: many agents with many engines in one process, for a real controller.
 
-They speak the real protocol through the real `Link`, and do what agents do: state what they hold, start, prepare and
-stop engines, keep results until they are acknowledged, say everything again in a new epoch, beat.  Only their engines
-are on paper: a run takes a set time, its result is empty.
+They use the real protocol and the real `Link`, and act like agents: they report their engines, start, prepare and stop
+engines, keep results until they are acknowledged, report again in a new epoch, and send beats.  Only their engines are
+simulated: a run takes a set time, and its result is empty.
 
-Standard input: a line ``service S`` sets how long runs take from now on; its end ends all.  Standard output: a line of
-JSON when so many engines as were planned are up, as the controller sees it.
+A line ``service S`` on standard input sets the duration of runs; the end of standard input ends the process.  A line of
+JSON on standard output tells that the controller sees the planned number of engines.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PACE_S = 0.005
-"""All are looked at together, at most so often: what one turn costs is shared by what has gathered."""
+"""Least time between two rounds over all agents, so that one turn handles the events that have gathered."""
 DEADLINES_S = 0.02
-"""Between two looks at who has to beat or to acknowledge."""
+"""Time between two checks which agents must send a beat or an acknowledgement."""
 BODY = msgspec.msgpack.encode(ResultBody(value=pack({"a": 1})))
 
 
 @dataclass
 class FakeEngine:
-    """Runs what it was handed in order, each for as long as is set."""
+    """Runs its tasks in order, each for the set time."""
 
     name: str
     id: int
@@ -57,14 +57,14 @@ class FakeEngine:
     running: RunKey | None = None
     since_s: float = 0.0
     open: dict[RunKey, None] = field(default_factory=dict)
-    """Handed to it, and not acknowledged by the controller."""
+    """Runs that it was given and that the controller has not acknowledged."""
     unacked: dict[RunKey, Ended] = field(default_factory=dict)
     prepared: bool = False
     finished: int = 0
     environment: Environment | None = None
 
     def report(self, node: str) -> m.EngineReport:
-        """As a real one of a Linux machine describes itself."""
+        """Return a report like that of a real engine on a Linux machine."""
         facts = {
             "id": self.id, "hostname": node, "cores": 64, "memory": 2**38, "platform": "linux", "os": "Linux",
             "bits": 64, "version": __version__, "python": platform.python_version(), "node": node,
@@ -78,7 +78,7 @@ class FakeEngine:
 
 
 class FakeAgent:
-    """One node: a link, its engines, and what they have done."""
+    """One node: a link, its engines, and their finished runs."""
 
     def __init__(self, number: int, path: Path, crowd: Crowd) -> None:
         self.node = f"node{number:03}"
@@ -92,7 +92,7 @@ class FakeAgent:
         self._introduced = False
 
     def turn(self, now_s: float) -> None:
-        """Say what has ended, hear what the controller says, and answer that."""
+        """Report runs that have ended, receive messages of the controller, and answer them."""
         for name, ended in self.results.items():
             self._say(m.Results(name, ended), [(name, (one.task, one.attempt)) for one in ended])
         self.results.clear()
@@ -195,7 +195,7 @@ class FakeAgent:
         self._say(lost, lost)
 
     def end(self, engine: FakeEngine, run: RunKey, outcome: str = "") -> None:
-        """A run is over; the next begins."""
+        """End a run and begin the next."""
         if engine.running != run:
             return
         taken_s = time.monotonic() - engine.since_s
@@ -210,7 +210,7 @@ class FakeAgent:
 
 
 class Crowd:
-    """All of them, turned by one loop."""
+    """All agents, driven by one loop."""
 
     def __init__(
         self, path: Path, agents: int, engines: int, service_s: float, say: Callable[[dict[str, float]], None]
@@ -237,25 +237,28 @@ class Crowd:
         self._poll.register(sys.stdin.fileno(), select.EPOLLIN)
 
     def wake(self, agent: FakeAgent) -> None:
-        """It has something to say."""
+        """Mark an agent that has something to send."""
         self._awake[agent] = None
 
     def is_prepared(self) -> None:
-        """The controller counts another engine among those that it may give tasks to."""
+        """Count another engine to which the controller may give tasks."""
         self._prepared += 1
         if self._prepared == self._planned:
             self._say({"engines": self._prepared, "s": time.monotonic() - self._began_s})
 
     def begin(self, agent: FakeAgent, engine: FakeEngine) -> None:
-        """An engine's next run.  Its first ends at any time within what one takes, so that not all engines of the
-        crowd end at the same moments ever after."""
+        """Begin an engine's next run.
+
+        The first run of an engine ends at a random time within the duration of a run, so that the engines do not all
+        end at the same moments.
+        """
         run = engine.running = engine.waiting.popleft()
         engine.since_s = time.monotonic()
         taken_s = self.service_s if engine.finished else self._chance.uniform(0.0, self.service_s)
         heapq.heappush(self._due, (engine.since_s + taken_s, next(self._ties), agent, engine, run))
 
     def run(self) -> None:
-        """Until standard input ends, or the farm."""
+        """Run until standard input or the farm ends."""
         looked_s = 0.0
         while self._agents:
             if not self._listen():
@@ -294,13 +297,13 @@ class Crowd:
         agent.link.close()
 
     def close(self) -> None:
-        """Good-bye, all."""
+        """Say good-bye for all agents."""
         for agent in self._agents.values():
             agent.link.close()
 
 
 def main() -> int:
-    """Until standard input ends."""
+    """Run the agents until standard input ends."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fake_agents", description=__doc__)
     parser.add_argument("connection_file", type=Path)
     parser.add_argument("--agents", type=int, default=200)

@@ -11,26 +11,26 @@ from ipytaskfarm import MapTask, TaskClient
 
 
 def run_calls(tc: TaskClient, count: int) -> None:
-    """One function."""
+    """Submit calls of one function."""
     ids = [tc.run(MapTask(nothing, (n,))) for n in range(count)]
     tc.barrier(ids)
     assert [tc.get_task_result(task_id) for task_id in ids] == list(range(count))
 
 
 def closure(n: int) -> Callable[[], int]:
-    """A function of its own for each n."""
+    """Return another function for each n."""
     return lambda: n
 
 
 def run_closures(tc: TaskClient, count: int) -> None:
-    """A new function for each task."""
+    """Submit a new function for each task."""
     ids = [tc.run(MapTask(closure(n))) for n in range(count)]
     tc.barrier(ids)
     assert [tc.get_task_result(task_id) for task_id in ids] == list(range(count))
 
 
 def measure(options: Options) -> list[Row]:
-    """Against `Pool.apply_async`, and against loky where it is installed."""
+    """Compare with `Pool.apply_async`, and with loky if it is installed."""
     calls, closures = options.count(20_000), options.count(2_000)
     rows = []
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Graphs: layers of tasks through joins, against the same tasks without edges; and how long many edges take."""
+"""Measure graphs: layers of tasks with joins against the same tasks without edges; and graphs with many edges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WIDTH = 100
 
 
 def measure(options: Options) -> list[Row]:
-    """Tasks per second, handed in by a loop, in 1,000 layers of 100."""
+    """Measure the tasks per second of a loop that submits 1,000 layers of 100 tasks."""
     layers = options.count(1000)
     with farm_with_client(options.engines) as (_, tc):
 
@@ -50,7 +50,7 @@ def _rate(tc: TaskClient, layers: int, began_s: float) -> float:
 
 
 def _bipartite(tc: TaskClient) -> float:
-    """Seconds from the first task's handing in to the last one's end."""
+    """Return the seconds from the submission of the first task to the end of the last one."""
     began_s = time.perf_counter()
     first = [tc.run(Task(nothing, args=(n,))) for n in range(500)]
     tc.barrier([tc.run(Task(nothing, args=(n,), after=first)) for n in range(500)])

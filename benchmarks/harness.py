@@ -1,4 +1,6 @@
-"""What the measurements share: rounds in turn, medians and ratios, the machine, the disk, CPU time by process."""
+"""The common parts of the measurements: alternating rounds, medians and ratios, the machine, the disk, CPU time by
+process.
+"""
 
 from __future__ import annotations
 
@@ -21,35 +23,35 @@ from ipytaskfarm import Farm, TaskClient, __version__
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is to be like."""
+    """The settings of a run."""
 
     rounds: int = 5
     scale: float = 1.0
-    """Of the numbers of tasks: 1.0 as the table says, less for a quick look."""
+    """Factor for the numbers of tasks: 1.0 as in the table, less for a quick look."""
     engines: int = 2
 
     def count(self, full: int, least: int = 10) -> int:
-        """So many of something."""
+        """Return a number of tasks, scaled."""
         return max(least, int(full * self.scale))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what was measured, and how it stands to what was hoped for."""
+    """One line of the table: a measurement, its figure, and the floor and the target."""
 
     question: str
     ours: str
     beside: str
     figure: float
-    """The number that floor and target are about."""
+    """The number to which floor and target apply."""
     floor: float | None = None
     target: float | None = None
-    """None: nothing was hoped for."""
+    """The aim; None: there is none."""
     more_is_better: bool = True
     unit: str = "×"
 
     def verdict(self) -> str:
-        """target, floor or missed; – where nothing was hoped for"""
+        """Return target, floor or missed, or – without an aim."""
         for word, bound in (("target", self.target), ("floor", self.floor)):
             if bound is None:
                 return "–"
@@ -58,36 +60,39 @@ class Row:
         return "missed"
 
     def as_dict(self) -> dict[str, Any]:
-        """For the JSON file."""
+        """Return the row for the JSON file."""
         return {**asdict(self), "verdict": self.verdict()}
 
 
 NOTES: list[str] = []
-"""What else the run has found, for the page."""
+"""Additional remarks of a run, for the page."""
 
 
 ROUNDS: list[dict[str, list[float]]] = []
-"""The figures of which `in_turn` gave the medians, in order: how far they lie apart says what a median is worth."""
+"""The figures behind the medians of `in_turn`, in order; their spread shows how reliable a median is."""
 
 
 def note(text: str) -> None:
-    """Say it now, and on the page."""
+    """Print a remark now, and keep it for the page."""
     print(f"    {text}", flush=True)
     NOTES.append(text)
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Return the duration of a call."""
     began_s = time.perf_counter()
     work()
     return time.perf_counter() - began_s
 
 
 def in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Medians of each one's figure.  One after the other, again and again: a shared machine is fast at one moment and
-    slow at the next, and only figures of the same moments can be compared."""
+    """Return the median of each contestant's figure.
+
+    The contestants run one after the other, again and again.  A shared machine is fast at one moment and slow at the
+    next, so only figures of the same moments are comparable.
+    """
     found: dict[str, list[float]] = {name: [] for name in contestants}
-    # What the peers have imported is not to be looked through by the collector in everybody's rounds.
+    # Otherwise the garbage collector would scan the modules that other systems have imported in every round.
     gc.collect()
     gc.freeze()
     for _ in range(rounds):
@@ -99,7 +104,7 @@ def in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[st
 
 @contextlib.contextmanager
 def farm_with_client(engines: int, **settings: Any) -> Iterator[tuple[Farm, TaskClient]]:
-    """A farm whose store lies on a real disk, and a client that shows no bars."""
+    """Provide a farm with its store on a real disk, and a client without progress bars."""
     with Farm(n=engines, **settings) as farm, farm.task_client() as tc:
         kind = file_system(store_folder(tc))
         if kind == "tmpfs":
@@ -114,20 +119,20 @@ def farm_with_client(engines: int, **settings: Any) -> Iterator[tuple[Farm, Task
 
 
 def store_folder(tc: TaskClient) -> Path:
-    """Where the farm's store lies."""
+    """Return the folder of the farm's store."""
     blobs = tc._session.blobs
     assert blobs is not None
     return blobs.folder.parent
 
 
 def file_system(folder: Path) -> str:
-    """The kind of the file system that holds a folder."""
+    """Return the type of the file system of a folder."""
     mounts = sorted(psutil.disk_partitions(all=True), key=lambda p: len(p.mountpoint), reverse=True)
     return next((p.fstype for p in mounts if folder.is_relative_to(p.mountpoint)), "unknown")
 
 
 def commit_s(folder: Path, times: int = 200) -> float:
-    """The median of a FULL commit of one row there."""
+    """Return the median duration of a FULL commit of one row in a folder."""
     path = folder / "one-row.sqlite"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode = WAL").fetchall()
@@ -142,7 +147,7 @@ def commit_s(folder: Path, times: int = 200) -> float:
 
 
 def processes(farm: Farm) -> dict[str, psutil.Process]:
-    """The farm's processes by what they call themselves, and this one, the client."""
+    """Return the farm's processes by their names, and this process, the client."""
     found = {"client": psutil.Process()}
     for process in psutil.process_iter(["cmdline"]):
         words = " ".join(process.info["cmdline"] or [])
@@ -152,12 +157,12 @@ def processes(farm: Farm) -> dict[str, psutil.Process]:
 
 
 def cpu_s(found: dict[str, psutil.Process]) -> dict[str, float]:
-    """CPU seconds of each until now."""
+    """Return the CPU seconds of each process until now."""
     return {name: sum(process.cpu_times()[:2]) for name, process in found.items()}
 
 
 def machine() -> dict[str, str]:
-    """What it was measured on."""
+    """Return a description of the machine."""
     model = "unknown"
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

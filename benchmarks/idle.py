@@ -1,4 +1,4 @@
-"""A farm of four engines that does nothing."""
+"""Measure a farm of four engines without tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks.harness import Options, Row, cpu_s, farm_with_client, processes
 
 
 def measure(options: Options) -> list[Row]:
-    """CPU of all its processes over a while, and memory that is theirs alone."""
+    """Measure the CPU time of all its processes, and their private memory."""
     with farm_with_client(4) as (farm, _):
         time.sleep(2.0)
         found = {name: process for name, process in processes(farm).items() if name != "client"}

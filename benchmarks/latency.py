@@ -1,4 +1,4 @@
-"""One task at a time: handed in, run, recorded, and its result in hand."""
+"""Measure one task at a time, from the submission to the result."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from ipytaskfarm import MapTask
 
 
 def measure(options: Options) -> list[Row]:
-    """The farm's p50 against twice a ProcessPoolExecutor's and twice a commit: it passes on two hops more than one, and
-    is on disk twice."""
+    """Compare the farm's median with twice a ProcessPoolExecutor's and twice a commit.
+
+    A task makes two more hops than a call of the executor, and is written to disk twice.
+    """
     times = options.count(300, 50)
     tails: list[float] = []
 

@@ -1,4 +1,4 @@
-"""Maps of many calls that do nothing."""
+"""Measure maps of many calls that do nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.peers import nothing
 
 
 def measure(options: Options) -> list[Row]:
-    """`tc.map` against `Pool.map`, both in chunks."""
+    """Compare `tc.map` with `Pool.map`, both in chunks."""
     count = options.count(2_000_000)
     expected = list(range(count))
     with (

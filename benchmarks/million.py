@@ -1,4 +1,6 @@
-"""A long queue: what a waiting task costs, one `run` call beside it, and how fast the queue is worked off."""
+"""Measure a long queue: the memory of a waiting task, a `run` call during the wait, and how fast the queue is
+processed.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from ipytaskfarm.core import messages
 
 
 def run_call_s(tc: TaskClient, calls: int = 2_000) -> float:
-    """The median of one `run` call."""
+    """Return the median duration of a `run` call."""
     taken = []
     for n in range(calls):
         began_s = time.perf_counter()
@@ -24,12 +26,12 @@ def run_call_s(tc: TaskClient, calls: int = 2_000) -> float:
 
 
 def hold(tc: TaskClient, on: bool) -> None:
-    """Start no task, or go on."""
+    """Start no more tasks, or start them again."""
     tc._session.ask(messages.HoldFarm(on))
 
 
 def drain_rate(tc: TaskClient, tasks: int) -> float:
-    """Tasks per second while so many of what waits are worked off."""
+    """Return the tasks per second while this number of waiting tasks is processed."""
     before: int = tc.queue_status()["succeeded"]
     began_s = time.perf_counter()
     hold(tc, False)
@@ -41,9 +43,11 @@ def drain_rate(tc: TaskClient, tasks: int) -> float:
 
 
 def restart_s(tc: TaskClient, controller: psutil.Process, queued: int) -> float:
-    """From the controller's death to the first answer of its successor, which knows all that waits."""
+    """Return the seconds from the controller's death to the first answer of its successor, which knows all waiting
+    tasks.
+    """
     began_s = time.perf_counter()
-    controller.kill()  # not waited for: it is the supervisor's child, and who waits first takes its status
+    controller.kill()  # no wait here: the controller is the supervisor's child, and the first to wait gets its status
     counts = tc.queue_status()
     taken_s = time.perf_counter() - began_s
     assert counts["scheduled"] + counts["pending"] + counts["succeeded"] >= queued, counts
@@ -51,7 +55,7 @@ def restart_s(tc: TaskClient, controller: psutil.Process, queued: int) -> float:
 
 
 def measure(options: Options) -> list[Row]:
-    """On a farm that is held until all are in."""
+    """Measure on a farm that is held until all tasks are submitted."""
     count, few = options.count(1_000_000, 5_000), options.count(10_000, 500)
     with farm_with_client(options.engines) as (farm, tc):
         controller = processes(farm)["controller"]

@@ -1,4 +1,4 @@
-"""Other systems, as far as they are installed: each runs a number of calls that do nothing, handed in one by one."""
+"""Run other systems that are installed: each runs a number of calls that do nothing, submitted one by one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def nothing(n: int) -> int:
-    """The work."""
+    """Do nothing; the function of the calls."""
     return n
 
 
@@ -23,7 +23,7 @@ Run = Callable[[int], None]
 
 @contextlib.contextmanager
 def pool(workers: int) -> Iterator[Run]:
-    # Spawned, not forked: the farm's client has threads.
+    # Spawned, not forked, because the farm's client has threads.
     with multiprocessing.get_context("spawn").Pool(workers) as started:
 
         def run(count: int) -> None:
@@ -100,7 +100,7 @@ def parsl(workers: int) -> Iterator[Run]:
     from parsl.config import Config
     from parsl.executors import HighThroughputExecutor
 
-    # It starts its own scripts by name, and its workers import the work.
+    # It starts its own scripts by name, and its workers import this module.
     os.environ["PYTHONPATH"] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     os.environ["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
     with tempfile.TemporaryDirectory() as folder:
@@ -124,10 +124,10 @@ PEERS: dict[str, tuple[str | None, Callable[[int], contextlib.AbstractContextMan
     "loky": ("loky", loky, 3_000),
     "Parsl": ("parsl", parsl, 1_000),
 }
-"""Name -> (the module it needs, how it is started, tasks per round: so many that a round takes a second or two)."""
+"""Name -> (the module that it needs, the function that runs it, tasks per round: a round takes a second or two)."""
 
 
 def installed(name: str) -> bool:
-    """Whether that peer is there."""
+    """Return whether this system is installed."""
     module = PEERS[name][0]
     return module is None or importlib.util.find_spec(module) is not None

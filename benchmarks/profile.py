@@ -1,6 +1,6 @@
-"""Where one task's time goes: ``python -m benchmarks --profile`` looks into each process with py-spy, one at a time.
+"""Show the time of one task by function: ``python -m benchmarks --profile`` samples each process in turn with py-spy.
 
-Each process's own CPU time per task is measured by the system; the samples say which functions it went to.
+The operating system measures the CPU time per task of each process; the samples distribute it over functions.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections import Counter
@@ -21,13 +22,13 @@ from ipytaskfarm import TaskClient
 SAMPLES_PER_S = 500
 SHOWN = 15
 WAITING = re.compile(r"(\w+\.)*(_?select|_?poll|_?wait|_sleep|device) \(")
-"""What threads do that wait, as long as they are not counted as idle."""
+"""Functions in which waiting threads are, unless py-spy counts them as idle."""
 LEAST = 0.01
-"""Functions with less of a process's time are not shown."""
+"""Least share of a process's time for which a function is shown."""
 
 
 class Load(threading.Thread):
-    """The run loop, again and again, until it is told to end."""
+    """Repeats the run loop until it is told to end."""
 
     def __init__(self, tc: TaskClient, count: int) -> None:
         super().__init__(name="load", daemon=True)
@@ -37,7 +38,7 @@ class Load(threading.Thread):
         self._count = count
 
     def run(self) -> None:
-        """Hand in, wait, fetch, clear."""
+        """Submit, wait, fetch, clear."""
         while not self.ending.is_set():
             run_expressions(self._tc, self._count)
             self._tc.clear()
@@ -45,10 +46,8 @@ class Load(threading.Thread):
 
 
 def profile(options: Options, seconds: int = 5) -> Iterator[str]:
-    """Lines to read: per process its CPU time per task, and its functions by their own time."""
-    py_spy = shutil.which("py-spy")
-    if py_spy is None:
-        raise RuntimeError("py-spy is not installed: pip install -e '.[bench]'")
+    """Return lines of text: for each process its CPU time per task, and its functions by their own time."""
+    py_spy = _py_spy()
     with farm_with_client(options.engines) as (farm, tc):
         found = processes(farm)
         load = Load(tc, options.count(5_000))
@@ -69,8 +68,16 @@ def profile(options: Options, seconds: int = 5) -> Iterator[str]:
             load.join()
 
 
+def _py_spy() -> str:
+    """Return the path of py-spy: that beside this Python first, whose environment need not be active."""
+    found = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
+    if found is None:
+        raise RuntimeError("py-spy is not installed: pip install -e '.[bench]'")
+    return found
+
+
 def _sample(py_spy: str, pid: int, seconds: int) -> Counter[str]:
-    """Samples by the innermost function, of threads that were not idle."""
+    """Return the samples by innermost function, of threads that were not idle."""
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw"
         command = [py_spy, "record", "--pid", str(pid), "--duration", str(seconds), "--rate", str(SAMPLES_PER_S)]

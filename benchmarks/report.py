@@ -1,4 +1,4 @@
-"""The table, the picture and the JSON file of a run."""
+"""Write the table, the picture and the JSON file of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
 
 
 def table(rows: Sequence[Row]) -> str:
-    """In Markdown, which can be read on a terminal too."""
+    """Return the table in Markdown, which is readable in a terminal too."""
     lines = ["| what | farm | beside it | figure | floor | target | reached |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         bound = "≥" if row.more_is_better else "≤"
@@ -35,7 +35,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write(rows: Sequence[Row], machine: dict[str, str], command: str) -> None:
-    """Into docs/: the page between its marks, the figures, the picture."""
+    """Write the results to docs/: the part of the page between its marks, the figures, the picture."""
     when = time.strftime("%Y-%m-%d")
     facts = "\n".join(f"- {name}: {value}" for name, value in machine.items())
     facts += "".join(f"\n- {text}" for text in NOTES)
@@ -51,7 +51,7 @@ def write(rows: Sequence[Row], machine: dict[str, str], command: str) -> None:
 
 
 def picture(rows: Sequence[Row]) -> None:
-    """How far each figure is from its floor: to the right of the line is better."""
+    """Draw the distance of each figure from its floor; right of the line is better."""
     import matplotlib
 
     matplotlib.use("agg")

@@ -1,6 +1,6 @@
-"""How many distinct expressions pass per second: handed in one by one, waited for, every result fetched.
+"""Measure how many different expressions run per second: submitted one by one, waited for, and every result fetched.
 
-The peers run a function call that does nothing, which is less.  None of them keeps on disk what it was told.
+The other systems run a function call that does nothing, which is less work, and none of them writes tasks to disk.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ BOUNDS = {"multiprocessing.Pool": (1.3, 2.0), "ipyparallel": (40.0, 60.0), "Ray"
 
 
 def run_expressions(tc: TaskClient, count: int) -> None:
-    """The quick start's loop."""
+    """Run the loop of the quick start."""
     ids = [tc.run(StringTask(f"a = {n}", pull="a")) for n in range(count)]
     tc.barrier(ids)
     assert [tc.get_task_result(task_id)["a"] for task_id in ids] == list(range(count))
 
 
 def measure(options: Options) -> list[Row]:
-    """Against every peer that is installed, in one run."""
+    """Compare with all installed systems in one run."""
     count = options.count(20_000)
     shares: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
@@ -46,7 +46,7 @@ def measure(options: Options) -> list[Row]:
             try:
                 run = stack.enter_context(start(options.engines))
                 run(min(tasks, 50))
-            except Exception as error:  # the others are still worth measuring
+            except Exception as error:  # the other measurements still run
                 note(f"{name} does not start here: skipped ({error})")
                 continue
             contestants[name] = lambda run=run, tasks=tasks: tasks / seconds(lambda: run(tasks))  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Two engines against one."""
+"""Compare two engines with one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ipytaskfarm import Task
 
 
 def spin(seconds_of_cpu: float) -> int:
-    """Use the processor for so long."""
+    """Use the processor for this time."""
     import time
 
     until = time.process_time() + seconds_of_cpu
@@ -18,12 +18,12 @@ def spin(seconds_of_cpu: float) -> int:
 
 
 def primes(first: int, last: int) -> int:
-    """How many there are, looked for without any cleverness."""
+    """Count the primes in a range, by a simple algorithm."""
     return sum(all(n % d for d in range(2, int(n**0.5) + 1)) for n in range(max(2, first), last))
 
 
 def measure(options: Options) -> list[Row]:
-    """The same tasks on farms of one and of two engines, in turn."""
+    """Run the same tasks on farms of one and of two engines, in turn."""
     naps, upto, step = options.count(150), options.count(500_000, 5_000), 5_000
     with farm_with_client(1) as (_, one), farm_with_client(2) as (_, two):
         rows = []

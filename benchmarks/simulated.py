@@ -1,4 +1,4 @@
-"""The scheduler alone, without processes, sockets or disks: tasks per second of CPU time."""
+"""Measure the scheduler alone, without processes, sockets or disks, in tasks per second of CPU time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BATCH = 250
 
 
 class Simulation:
-    """Agents and engines that answer at once with what they were handed."""
+    """Agents and engines that answer each hand-out at once."""
 
     def __init__(self, engines: int, agents: int) -> None:
         self.farm = SchedulerState("simulated", "incarnation", SchedulerSettings(), 1)
@@ -42,7 +42,7 @@ class Simulation:
             self.handle(session, m.AgentState(session, 1, per_agent, 2**30, "linux", "3", reports, per_agent))
 
     def handle(self, session: str, event: object) -> None:
-        """One event, and what engines answer to what comes of it."""
+        """Handle an event, and the answers of engines to its effects."""
         waiting: list[tuple[str, object]] = [(session, event)]
         while waiting:
             out = self.scheduler.turn(waiting, self.now)  # type: ignore[arg-type]
@@ -57,7 +57,7 @@ class Simulation:
                     self.ids.append(message)
 
     def take_ids(self, count: int) -> range:
-        """Ids in order, of one block that is large enough."""
+        """Return ids in order, from one block that is large enough."""
         while True:
             self.handle("client", m.NeedIds())
             block = self.ids.pop()
@@ -65,7 +65,7 @@ class Simulation:
                 return range(block.first, block.first + count)
 
     def rate(self, count: int, classes: int) -> float:
-        """Tasks per CPU second; classes: how many different rules they have."""
+        """Return the tasks per CPU second; classes: the number of different rules among the tasks."""
         ids = self.take_ids(count)
         rules = [None] if classes == 1 else [Rules(targets=(n,)) for n in range(classes)]
         batches = [
@@ -83,7 +83,7 @@ class Simulation:
 
 
 def measure(options: Options) -> list[Row]:
-    """Two engines; and ten thousand under two hundred agents, with as many classes."""
+    """Measure two engines, and ten thousand engines of two hundred agents with as many task classes."""
     count = options.count(30_000, 2_000)
     many = options.count(10_000, 200)
     small = Simulation(2, 1)

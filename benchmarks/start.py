@@ -1,4 +1,4 @@
-"""Starting a farm, and replacing an engine that died."""
+"""Measure the start of a farm, and the replacement of a dead engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ipytaskfarm import Farm
 
 
 def command_s() -> float:
-    """``ipytaskfarm start -n 4 --daemonize`` returns when four engines are ready."""
+    """Return the duration of ``ipytaskfarm start -n 4 --daemonize``, which returns when four engines are ready."""
     with tempfile.TemporaryDirectory(prefix="farm-") as folder:
         environment = {**os.environ, "JUPYTER_DATA_DIR": f"{folder}/data", "JUPYTER_RUNTIME_DIR": f"{folder}/run"}
 
@@ -30,7 +30,7 @@ def command_s() -> float:
 
 
 def measure(options: Options) -> list[Row]:
-    """Four engines to ready; from the kill to the next engine's readiness."""
+    """Measure the time until four engines are ready, and from a kill until the next engine is ready."""
     started: list[float] = []
     replaced: list[float] = []
     commanded = statistics.median(command_s() for _ in range(options.rounds))

@@ -1,4 +1,7 @@
-"""The picture of a notebook in the README: ``make screenshot`` takes it anew, from a real farm in a real JupyterLab."""
+"""The pictures of notebooks in the README and the docs, from a real farm in a real JupyterLab.
+
+``make screenshot`` takes them anew.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from ipytaskfarm import Farm
 from tests.conftest import assert_nothing_left, isolated
 from tests.support.browser import Lab, Notebook, jupyterlab
 
-PICTURE = Path(__file__).parent / "images" / "notebook.png"
+FOLDER = Path(__file__).parent / "images"
 WIDTH = 900
 HEIGHT = 1400
 SCALE = 2.0
@@ -61,10 +64,55 @@ def take(notebook: Notebook) -> bytes:
     end = bottom["y"] + bottom["height"]
     assert end < HEIGHT, f"the cells end at {end:g} of {HEIGHT}"
     clip: FloatRect = {"x": top["x"], "y": top["y"], "width": top["width"], "height": end - top["y"]}
-    shot = notebook.page.screenshot(clip=clip)
-    small = io.BytesIO()
-    Image.open(io.BytesIO(shot)).convert("RGB").quantize(COLOURS).save(small, "PNG", optimize=True)
-    return small.getvalue()
+    return small(notebook.page.screenshot(clip=clip))
+
+
+BAR = """ids = [tc.run(Task("import time; time.sleep(2)", name="fit")) for _ in range(20)]
+tc.barrier(ids)"""
+LIVE = """%%task
+import matplotlib.pyplot as plt, time
+for epoch in range(1, 4): print(f"epoch {epoch}: loss {1 / epoch:.2f}")
+plt.figure(figsize=(5, 1.6)); plt.plot([1, 1 / 2, 1 / 3]); plt.show()
+time.sleep(6)"""
+PX = """%%px -t 0,1
+print("fitting on engine", int(id))
+if int(id) == 1: raise ValueError("no data here")"""
+CONNECT = (
+    "from ipytaskfarm import MultiEngineClient, Task, TaskClient\ntc = TaskClient()\nMultiEngineClient().activate()"
+)
+DARK = "jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
+
+
+def take_cells(lab: Lab) -> dict[str, bytes]:
+    """Take pictures of single cells: a bar and live output while they run, a command that fails in the dark theme."""
+    notebook = lab.open("cells", WIDTH, HEIGHT, SCALE)
+    notebook.page.evaluate("() => jupyterapp.shell.collapseLeft()")
+    notebook.run("%load_ext ipytaskfarm\n%taskfarm connect")
+    notebook.run(CONNECT)
+    found = {}
+    for name, code, shown in (
+        ("progress", BAR, "4/20 tasks"),
+        ("live", LIVE, "epoch 3"),
+        ("px-dark", PX, "ValueError"),
+    ):
+        if name.endswith("dark"):
+            notebook.page.evaluate(f"async () => {{ await {DARK} }}")
+        notebook.page.evaluate("() => document.activeElement.blur()")
+        cell = notebook.start(code)
+        cell.shows(shown, 30.0)
+        if code is LIVE:
+            cell.image_width()
+        found[name] = small(cell.locator.screenshot())
+        cell.done(60.0)
+        notebook.run("tc.barrier()")
+    return found
+
+
+def small(shot: bytes) -> bytes:
+    """Return a PNG of few colours."""
+    packed = io.BytesIO()
+    Image.open(io.BytesIO(shot)).convert("RGB").quantize(COLOURS).save(packed, "PNG", optimize=True)
+    return packed.getvalue()
 
 
 def main() -> None:
@@ -72,12 +120,13 @@ def main() -> None:
     with isolated("itf-") as dirs, pytest.MonkeyPatch.context() as patch:
         patch.delenv("MPLBACKEND", raising=False)
         with Farm(n=4, name="default", drain=0), jupyterlab(dirs) as lab:
-            picture = take(write_notebook(lab))
+            pictures = {"notebook": take(write_notebook(lab)), **take_cells(lab)}
         assert_nothing_left(dirs)
-    assert len(picture) <= BYTES_MAX, f"{len(picture)} bytes are more than {BYTES_MAX}"
-    PICTURE.parent.mkdir(exist_ok=True)
-    PICTURE.write_bytes(picture)
-    print(f"{PICTURE}: {len(picture)} bytes")
+    FOLDER.mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        assert len(picture) <= BYTES_MAX, f"{name}: {len(picture)} bytes are more than {BYTES_MAX}"
+        (FOLDER / f"{name}.png").write_bytes(picture)
+        print(f"{name}.png: {len(picture)} bytes")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,4 @@
-"""The tests.  Real things first, then fakes, mocks last; nobody sleeps to wait (`tests.support.polling`)."""
+"""The tests.
+
+They prefer real things, then fakes, and mocks last; no test sleeps to wait (see `tests.support.polling`).
+"""

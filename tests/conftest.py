@@ -1,6 +1,6 @@
-"""Every test session lives in folders of its own and proves at its end that it left nothing running.
+"""Give each test session folders of its own, and check at its end that no process of it is left.
 
-No test sees the user's farms, Jupyter configuration or IPython profile, and none is seen by them.
+No test sees the user's farms, Jupyter configuration or IPython profile, and they do not see the tests.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class Dirs:
 
     @property
     def sockets(self) -> Path:
-        """XDG_RUNTIME_DIR: sockets and flight recorders in ``sockets/ipytaskfarm/<name>``."""
+        """Return XDG_RUNTIME_DIR: sockets and flight recorders are in ``sockets/ipytaskfarm/<name>``."""
         return self.root / "run"
 
     @property
     def temporary(self) -> Path:
-        """TMPDIR: farms without a name live here."""
+        """Return TMPDIR, in which farms without a name live."""
         return self.root / "tmp"
 
     @property
@@ -110,10 +110,10 @@ def isolated(prefix: str) -> Iterator[Dirs]:
 
 
 def processes_of(root: Path) -> list[psutil.Process]:
-    """Living farm processes that belong to the world below `root`.
+    """Return the living farm processes of the world below `root`.
 
-    They rename themselves, which overwrites the environment that /proc shows, so they are known by what they hold:
-    an open file, a mapping, a working folder or a listening socket below `root`.
+    They rename themselves, which overwrites the environment in /proc.  So they are recognised by an open file, a
+    mapping, a working folder or a listening socket below `root`.
     """
     found = []
     for process in psutil.process_iter():
@@ -128,7 +128,9 @@ def processes_of(root: Path) -> list[psutil.Process]:
 
 
 def _is_farm(command: list[str]) -> bool:
-    """Whether it calls itself so, or is on its way there: ``python -m ipytaskfarm…``, ``…/bin/ipytaskfarm …``."""
+    """Return whether this is the command of a farm process, or of one that starts: ``python -m ipytaskfarm…``,
+    ``…/bin/ipytaskfarm …``.
+    """
     if not command:
         return False
     started = any(flag == "-m" and module.startswith("ipytaskfarm") for flag, module in pairwise(command))
@@ -211,7 +213,7 @@ def farm_dirs(session_dirs: Dirs) -> Iterator[Dirs]:
 
 @pytest.fixture(scope="module")
 def farm(request: pytest.FixtureRequest, session_dirs: Dirs) -> Iterator[Farm]:
-    """A real farm with two engines in a world of its own, shared by the tests of one module.
+    """Provide a real farm with two engines in a world of its own, which the tests of a module share.
 
     ``pytestmark = pytest.mark.farm(n=4, grace=0.3)`` gives the module's farm other settings.
     """
@@ -230,7 +232,7 @@ def _farm_settings(node: pytest.Item | pytest.Collector) -> dict[str, Any]:
 
 @pytest.fixture
 def tc(request: pytest.FixtureRequest, farm: Farm) -> Iterator[TaskClient]:
-    """A task client of the module's farm, whose engines are all there; it draws no progress bars."""
+    """Provide a task client of the module's farm, with all engines ready and without progress bars."""
     from tests.support.farms import until_engines_of
 
     with farm.task_client() as tc:
@@ -241,7 +243,7 @@ def tc(request: pytest.FixtureRequest, farm: Farm) -> Iterator[TaskClient]:
 
 @pytest.fixture
 def mec(request: pytest.FixtureRequest, farm: Farm) -> Iterator[MultiEngineClient]:
-    """A multi-engine client of the module's farm, whose engines are all there."""
+    """Provide a multi-engine client of the module's farm, with all engines ready."""
     from tests.support.farms import until_engines_of
 
     with farm.multiengine_client() as mec:
@@ -260,7 +262,7 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Who uses a real farm is marked so, and runs after all that do not: what is quick to fail fails first."""
+    """Mark the tests with a real farm, and run them after the others, so that quick tests fail first."""
     for item in items:
         if FARM_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.farm)
@@ -270,7 +272,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _long_files_first(items: list[pytest.Item]) -> None:
-    """For several workers, each of which takes the next file when it has done one: they are to end at the same time."""
+    """Sort files for several workers, which take one file after the other: long files first, so that all workers end
+    together.
+    """
     rank: dict[Path, int] = {}
     for item in items:
         marked = [item.get_closest_marker(name) is not None for name in ("slow", "farm")]

@@ -48,6 +48,15 @@ def _takes(function: FunctionType, given: int, kwargs: Mapping[str, Any]) -> boo
     )
 
 
+def _has_items(value: Any) -> bool:
+    """Return whether a value without ``__iter__`` can be iterated, unlike numpy scalars."""
+    try:
+        iter(value)
+    except TypeError:
+        return False
+    return True
+
+
 def check_map(function: Callable[..., Any], sequences: Sequence[Iterable[Any]]) -> None:
     """Check the arguments of a map.
 
@@ -62,7 +71,7 @@ def check_map(function: Callable[..., Any], sequences: Sequence[Iterable[Any]]) 
             raise TypeError(f"map takes the function first: map(function, sequence), not map({shown(function, 40)}, …)")
         raise not_a_function("the first argument of map", "a function", function, "map(f, values)")
     for each in sequences:
-        if not isinstance(each, Iterable) and not hasattr(each, "__getitem__"):
+        if not isinstance(each, Iterable) and not _has_items(each):
             raise TypeError(
                 f"{wrong('an argument of map', 'a sequence, with one item for each call', each)};"
                 f" a value that is the same for all items: functools.partial({_name(function)}, …), or itertools.repeat"

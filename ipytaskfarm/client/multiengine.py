@@ -468,6 +468,7 @@ class MultiEngineClient:
             sticky: None: the replacement of an engine gets that engine's part; False: it does not.
         """
         key = check_name("key", key)
+        scatter.check_sequence("seq", seq)
         if sticky:
             raise ValueError("each engine has a part of its own: sticky=True is for execute, push and set_properties")
         engines = self.ids_of(targets)

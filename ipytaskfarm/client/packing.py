@@ -14,7 +14,7 @@ import msgspec
 from ..core.arguments import check_int
 from ..core.messages.dependencies import Needs
 from ..core.messages.task_types import Function, Packed, Recovery, Rules
-from ..serialization.pack import pack
+from ..serialization.pack import pack, pack_arguments
 from ..serialization.packing_notice import notice
 from ..serialization.references import noting
 from ..storage.blobs import Blobs, BlobWriter
@@ -132,6 +132,11 @@ class TaskData:
         except (ValueError, IndexError) as error:
             self._refused = error
             return -1
+
+    def pack_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> bytes:
+        """Pack the arguments of a call."""
+        with noting(self.note):
+            return pack_arguments(args, kwargs, self._writer)
 
     def taken(self) -> tuple[str, ...]:
         """Return the digests of the large values."""

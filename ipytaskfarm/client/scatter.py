@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+from ..core.arguments import wrong
 from ..core.text import exactly, shown
 
 DISTRIBUTIONS = ("b", "r")
@@ -21,6 +22,14 @@ def check_dist(dist: str) -> None:
     """Raise ValueError for an unknown distribution."""
     if not isinstance(dist, str) or exactly(dist) not in DISTRIBUTIONS:
         raise ValueError(f"dist must be 'b' (blocks) or 'r' (round robin), not {shown(dist)}")
+
+
+def check_sequence(what: str, value: object) -> None:
+    """Raise TypeError for a value that has no items."""
+    try:
+        iter(value)  # type: ignore[call-overload]
+    except TypeError:
+        raise wrong(what, "a list, an array or another iterable", value) from None
 
 
 def parts(sequence: Any, count: int, dist: str = "b") -> list[Any]:

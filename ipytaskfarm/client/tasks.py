@@ -503,7 +503,7 @@ class CallTask(Task):
         functions[function.digest] = function
         arguments = None
         if self.args or self.kwargs:
-            arguments = data.pack((self.args, self.kwargs), ("args", "kwargs"))
+            arguments = data.pack_arguments(self.args or (), self.kwargs or {})
         work = CallWork(arguments, self.clear_before, self.clear_after, self._raw, self._each)
         return _encode(work), function.digest
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .loops import Loops
 
 T = TypeVar("T")
-LOOK_EVERY_S = 0.01
+LOOK_EVERY_S = 0.02
 _show_warnings_again: Callable[[], None] = vars(warnings)["_filters_mutated"]
 LONG_S = 0.0005
 """After a run of this many seconds the time of a look at everything does not matter."""
@@ -54,6 +54,7 @@ class Baseline:
         self._hands = contextvars.copy_context()
         self._decimal: decimal.Context | None = None
         self._looked_s = 0.0
+        """The thread's processor time at the last look."""
         self.spoiled = ""
         """What a task has changed for good: nothing more may run in this process."""
         self.renew()
@@ -64,12 +65,13 @@ class Baseline:
         """
         return self._hands.run(function, *args)
 
-    def for_task(self, function: Callable[..., T], *args: Any) -> T:
-        """Call a function that belongs to a task, in a context of its own."""
+    def task_context(self) -> contextvars.Context:
+        """Return the context in which a task runs, a copy of that of the user's own hands."""
         context = self._hands.copy()
         if self._decimal is not None:
-            context.run(decimal.setcontext, self._decimal.copy())  # else all copies would share one decimal context
-        return context.run(function, *args)
+            # All copies of the context share the decimal context in it.
+            context.run(decimal.setcontext, self._decimal.copy())
+        return context
 
     def for_item(self, function: Callable[..., T], *args: Any) -> T:
         """Call a function that belongs to an item of a map, in a copy of its task's context."""
@@ -131,12 +133,15 @@ class Baseline:
         return self._capture.end_items()
 
     def look_is_due(self) -> bool:
-        """Return whether it is time to look for changes that no watched function makes."""
-        return time.perf_counter() - self._looked_s > LOOK_EVERY_S
+        """Return whether tasks have run for long enough to look for what was changed by ways that nobody watches.
+
+        The thread's own processor time counts: on a busy machine an engine may wait for ten times as long.
+        """
+        return time.thread_time() - self._looked_s > LOOK_EVERY_S
 
     def look(self) -> None:
         """Examine everything and restore it. Called between tasks."""
-        self._looked_s = time.perf_counter()
+        self._looked_s = time.thread_time()
         if not self._stale:  # otherwise the user made the changes by hand
             self.restore(thoroughly=True)
             self._watched[DESCRIPTORS].restore()

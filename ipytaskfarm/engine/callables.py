@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from ..serialization.modules import bundles_of
 from .map_chunks import Known
 from .side_effects import function_reaches
 
@@ -30,7 +31,7 @@ class Callables:
 
     def add(self, digest: str, function: Callable[..., Any], size_bytes: int) -> Known:
         """Keep it; gives it back.  size_bytes: of its code, which holds what it carries."""
-        known = Known(function, function_reaches(function))
+        known = Known(function, function_reaches(function), bundles_of(getattr(function, "brought", ((), ()))[1]))
         self._kept[digest] = known, size_bytes
         self._bytes += size_bytes
         while len(self._kept) > CALLABLES_KEPT or (self._bytes > CALLABLES_BYTES_MAX and len(self._kept) > 1):

@@ -15,14 +15,14 @@ import multiprocessing.spawn  # noqa: F401 - `Starts` changes what it tells chil
 import os
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..serialization import child_processes
 from ..serialization.function_globals import Names
 from ..serialization.module_folders import child_folder, use_folder
 from ..serialization.modules import active_versions, forget_kept, install_finders, keep_active, write_for_children
-from ..serialization.rebuild import came, collect
+from ..serialization.rebuild import assigned_by, came, collect
 from . import helper_processes
 
 _ABSENT = object()
@@ -31,15 +31,21 @@ _ABSENT = object()
 class Brought:
     """The objects that one pack brought: functions and classes by name, and the globals of functions."""
 
-    __slots__ = ("globals", "named")
+    __slots__ = ("assigned", "globals", "named")
 
-    def __init__(self, objects: Iterable[Any], names: Iterable[Names] = ()) -> None:
+    def __init__(self, objects: Sequence[Any], names: Iterable[Names] = ()) -> None:
         self.named = {
             each.__qualname__: each
             for each in objects
             if getattr(each, "__module__", None) == "__main__" and "." not in each.__qualname__
         }
         self.globals = [each for each in names if each.packed.get("__name__") == "__main__"]
+        self.assigned = assigned_by(objects)
+
+    def begin(self) -> None:
+        """Give the globals of methods the values that they were sent with: a class is built once for many tasks."""
+        for each in self.assigned:
+            each.reset()
 
     def find(self, name: str) -> Any:
         """Return the object of this name, or `_ABSENT`."""

@@ -9,6 +9,7 @@ import builtins
 import decimal
 import gc
 import io
+import itertools
 import logging
 import os
 import socket
@@ -25,6 +26,7 @@ from .helper_processes import TaskForkServer
 from .surroundings import Priority, Surrounding
 
 _ABSENT = object()
+_ABSENTS = itertools.repeat(_ABSENT)
 
 
 Value = tuple[Callable[[], Any], Callable[[Any], Any]]
@@ -56,12 +58,17 @@ class Attributes:
 
     def __init__(self, *names: tuple[Any, str]) -> None:
         self._names = names
+        self._here = [vars(module) for module, _ in names]
+        self._words = [name for _, name in names]
 
     def take(self) -> None:
-        self._values = [getattr(module, name, _ABSENT) for module, name in self._names]
+        self._values = self._look()
+
+    def _look(self) -> list[Any]:
+        return [*map(dict.get, self._here, self._words, _ABSENTS)]
 
     def restore(self) -> bool:
-        if all(map(is_, [getattr(module, name, _ABSENT) for module, name in self._names], self._values)):
+        if all(map(is_, self._look(), self._values)):
             return False
         changed = False
         for (module, name), wanted in zip(self._names, self._values, strict=True):
@@ -113,7 +120,7 @@ class Builtins:
 
 
 class Decimals:
-    """The default for new decimal contexts. The present context is private to the run (`Baseline.for_task`)."""
+    """The default for new decimal contexts. The present context is private to the run (`Baseline.task_context`)."""
 
     _FIELDS = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 

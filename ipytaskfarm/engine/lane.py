@@ -338,9 +338,9 @@ class EngineLane:
 
     def _slice(self) -> Step:
         until = time.perf_counter() + SLICE_S
-        works, order, held = self._works, self._order, self._held
+        works, commands, order, held = self._works, self._commands, self._order, self._held
         while True:
-            command = self._next_command()
+            command = self._next_command() if commands else None
             if command is not None:
                 step = works.command(command)
             elif order:
@@ -358,7 +358,7 @@ class EngineLane:
     def _next_command(self) -> EngineCommand | None:
         try:
             return self._commands.popleft()
-        except IndexError:
+        except IndexError:  # the other thread has taken it
             return None
 
     def _stop(self) -> None:

@@ -13,8 +13,7 @@ from asyncio import events
 from typing import Any
 
 _events = vars(events)
-set_running_loop = events._set_running_loop
-"""Takes 30 ns. With None, no loop counts as running in this thread."""
+_set_running_loop = events._set_running_loop
 
 
 class Loops:
@@ -28,11 +27,11 @@ class Loops:
 
     def hide(self) -> None:
         """Make no loop count as running, until `show`."""
-        set_running_loop(None)
+        _set_running_loop(None)
 
     def show(self) -> None:
         """Make the kernel's loop count as running again."""
-        set_running_loop(self.loop)
+        _set_running_loop(self.loop)
 
     def renew(self) -> None:
         """Replace the present policy with a fresh one for users' code, without a loop in this thread."""

@@ -42,10 +42,12 @@ ARGUMENT_CHARS = 60
 class Known:
     """A function that was unpacked, and the observations about its calls so far."""
 
-    __slots__ = ("function", "reaches", "segment", "singly", "trusted", "unseen_s")
+    __slots__ = ("bundles", "function", "reaches", "segment", "singly", "trusted", "unseen_s")
 
-    def __init__(self, function: Callable[..., Any], reaches: bool) -> None:
+    def __init__(self, function: Callable[..., Any], reaches: bool, bundles: frozenset[int]) -> None:
         self.function = function
+        self.bundles = bundles
+        """The bundles of modules by value that it uses, see `serialization.modules.bundles_of`."""
         self.reaches = reaches
         """Whether its code mentions state that belongs to the whole process, see `side_effects`."""
         self.segment = 1
@@ -122,14 +124,36 @@ def call_each(calls: ChunkCalls) -> None:
             calls.run_segment()
 
 
+def _after(begin: Sequence[Callable[[], None]], function: Callable[..., Any]) -> Callable[..., Any]:
+    if not begin:
+        return function
+
+    def call(*args: Any) -> Any:
+        for each in begin:
+            each()
+        return function(*args)
+
+    return call
+
+
 class ChunkCalls:
     """One chunk while it runs, and what has come of it."""
 
-    def __init__(self, known: Known, baseline: Baseline, names: ItemNames, begin: Callable[[int, int], None]) -> None:
-        """begin: is told which items begin: (first index, index behind the last)."""
+    def __init__(
+        self,
+        known: Known,
+        baseline: Baseline,
+        names: ItemNames,
+        begin: Callable[[int, int], None],
+        before_each: Sequence[Callable[[], None]] = (),
+    ) -> None:
+        """begin: is told which items begin: (first index, index behind the last).
+
+        before_each: functions that are called before each item.
+        """
         self.known = known
         self.items = names.items
-        self._function = for_many(known.function)
+        self._function = _after(before_each, for_many(known.function))
         self._names = names
         self._star = names.star
         self._baseline = baseline

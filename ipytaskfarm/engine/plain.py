@@ -58,6 +58,7 @@ class PlainTest:
     def __init__(self, shell: Any) -> None:
         self._shell = shell
         self._compiler = shell.compile
+        self._names: dict[str, Any] = shell.user_ns
         self._line_magics = shell.magics_manager.magics["line"]
         self._cache: dict[str, Plain] = {}
         self._watch_lists()
@@ -113,7 +114,7 @@ class PlainTest:
         self._traits_changed = self._traits() != self._usual_traits
 
     def _means_something(self, name: str) -> bool:
-        value = self._shell.user_ns.get(name)
+        value = self._names.get(name)
         if value is not None:
             return isinstance(value, IPyAutocall | Macro)
         return name in self._line_magics

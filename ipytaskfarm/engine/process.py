@@ -158,7 +158,7 @@ class EngineProcess:
         recorder = Recorder.open(settings.recorder)
         self._recorder = recorder
         self._bell = Bell.connect(Path(settings.folder) / "bell.sock")
-        self._bell_rang = 0.0
+        self._bell_rang = self._slice_ended_s = 0.0
         self._unrung = False
         self._counter = int(settings.engine.rpartition(".")[2])
         self._capture = Capture(settings.output, settings.stdout, recorder.words)
@@ -238,6 +238,7 @@ class EngineProcess:
         return self._runner.run(job)
 
     def command(self, command: EngineCommand) -> Step:
+        self._loops.show()
         return self._commands.run(command)
 
     def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None:
@@ -259,6 +260,7 @@ class EngineProcess:
         self._bell_rang = time.perf_counter()
 
     def end_slice(self) -> None:
+        self._loops.show()
         self._sampler.idle()
         if self._unrung:
             self._ring()
@@ -266,14 +268,17 @@ class EngineProcess:
             self._baseline.look()
         elif self._look_later is None:
             self._look_later = self._loop.call_later(LOOK_EVERY_S, self._look)
+        self._slice_ended_s = time.perf_counter()
 
     def _look(self) -> None:
-        """Examine the surroundings unless something runs, which ends with an examination anyway.
-
-        This is a callback of the loop.
-        """
+        """The loop's callback: look if nothing has run for a while; else the end of a slice sees to it."""
         self._look_later = None
-        if not self._lock.locked():
+        if self._lock.locked():
+            return
+        left_s = self._slice_ended_s + LOOK_EVERY_S - time.perf_counter()
+        if left_s > 0:
+            self._look_later = self._loop.call_later(left_s, self._look)
+        else:
             self._baseline.look()
 
     def watch(self) -> None:

@@ -14,7 +14,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from types import CoroutineType
 from typing import Any, TypeAlias
@@ -45,9 +45,8 @@ from .failures import brief, described
 from .half_imports import half_imported
 from .helper_processes import LOKY_WORKERS
 from .inputs import giver
-from .interrupt import Interrupts
+from .interrupt import Interrupts, cancelled
 from .lane import QueuedRun, Step
-from .loops import set_running_loop
 from .map_chunks import ChunkCalls, ItemNames, Known, call_each, pack_values
 from .plain import Plain, PlainTest, filename_of
 from .shared_parts import Parts
@@ -108,7 +107,7 @@ class Runner:
         self._cells = parts.cells
         self._capture = parts.capture
         self._baseline = parts.baseline
-        self._loop = parts.loops.loop
+        self._loops = parts.loops
         self._send = parts.send
         self._environments = parts.environments
         self._blobs = parts.blobs
@@ -148,7 +147,7 @@ class Runner:
             if unset is not None:
                 self._end(attempt, None, unset)
                 return None
-        return self._baseline.for_task(self._run, attempt, job)
+        return self._baseline.task_context().run(self._run, attempt, job)
 
     def _run(self, attempt: RunningAttempt, job: QueuedRun) -> Step:
         """Run the attempt, inside its own context."""
@@ -163,9 +162,8 @@ class Runner:
         if self._cpu_profiler.on:
             self._cpu_profiler.begin()
         attempt.begun = time.perf_counter()
-        set_running_loop(None)
+        self._loops.hide()  # until the slice ends: each change asks the system for the process
         value, error = self._guarded((run.task, run.attempt), call)
-        set_running_loop(self._loop)
         if error is None and type(value) is CoroutineType:
             return self._run_in_loop(attempt, value)
         self._end(attempt, value, self._flushed(attempt, error))
@@ -186,6 +184,7 @@ class Runner:
 
     def _set_up(self, attempt: RunningAttempt, job: QueuedRun) -> BaseException | None:
         """Prepare the engine for the run's environment, outside the run's time limit. Return the error, if any."""
+        self._loops.show()
         run = job.run
         self._recorder.begin(run.task, run.attempt, 0)
         self._recorder.words.begin((run.task, run.attempt))
@@ -267,6 +266,7 @@ class Runner:
             return None, error
 
     def _run_in_loop(self, attempt: RunningAttempt, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        self._loops.show()
         run = attempt.run
         # The task copies the present context, which includes the sink.
         task = asyncio.get_running_loop().create_task(self._guarded_await((run.task, run.attempt), coroutine))
@@ -277,7 +277,7 @@ class Runner:
     def _ended_in_loop(self, attempt: RunningAttempt, task: asyncio.Task[Any]) -> None:
         self._interrupts.awaiting = None
         self._interrupts.current = None
-        value, error = (None, _cancelled()) if task.cancelled() else task.result()
+        value, error = (None, cancelled()) if task.cancelled() else task.result()
         self._end(attempt, value, self._flushed(attempt, error))
 
     def _flushed(self, attempt: RunningAttempt, error: BaseException | None) -> BaseException | None:
@@ -356,17 +356,21 @@ class Runner:
         known = self._function(job)
         attempt.reaches = known.reaches
         if active:
-            begin_run(getattr(known.function, "brought", ((), ()))[1])
+            begin_run(known.bundles)
         args, kwargs = unpack(work.arguments, self._namespace.names) if work.arguments is not None else ((), {})
         if came:
             attempt.brought = Brought(take_came())
+        own: Brought | None = getattr(known.function, "came", None)
+        begin = [each.begin for each in (own, attempt.brought) if each is not None and each.assigned]
+        for each in begin:
+            each()
         if active:
             prepare_older()
         try:
             if not work.each:
                 value = known.function(*args, **kwargs)
             else:
-                value = self._call_items(attempt, known, ItemNames(known.function, *args))
+                value = self._call_items(attempt, known, ItemNames(known.function, *args), begin)
         finally:
             helpers = sys.modules.get("matplotlib._pylab_helpers")
             if helpers is not None and helpers.Gcf.figs:
@@ -377,12 +381,14 @@ class Runner:
             return pack_values(attempt.chunk, self._writer)
         return pack(value, "value", self._writer)
 
-    def _call_items(self, attempt: RunningAttempt, known: Known, names: ItemNames) -> Any:
+    def _call_items(
+        self, attempt: RunningAttempt, known: Known, names: ItemNames, begin: Sequence[Callable[[], None]]
+    ) -> Any:
         """Call the function with one item, and return its value; or with each item of a chunk."""
         special = attempt.run.special
         part = special.part if special is not None else None
         if part is None and len(names.items) > 1:
-            attempt.chunk = ChunkCalls(known, self._baseline, names, self._recorder.begin_items)
+            attempt.chunk = ChunkCalls(known, self._baseline, names, self._recorder.begin_items, begin)
             call_each(attempt.chunk)
             return None
         index = part or 0
@@ -580,10 +586,6 @@ class Runner:
         if attempt.unready and self._interrupts.raised is None:
             return Reason.ENVIRONMENT
         return self._interrupts.outcome()
-
-
-def _cancelled() -> asyncio.CancelledError:
-    return asyncio.CancelledError("the task was cancelled before it began")
 
 
 def _leave_fork(error: BaseException | None) -> None:

@@ -105,7 +105,7 @@ class TaskHandle:
             lines = output.last_lines(LINES)
             plain = "\n  ".join([text, *lines])
             slot.show(
-                {"text/plain": plain, "text/html": f"<div>⏳ {html.escape(text)}</div>{text_html(chr(10).join(lines))}"}
+                {"text/plain": plain, "text/html": f"<div>{html.escape(text)}</div>{text_html(chr(10).join(lines))}"}
             )
 
         def follow() -> None:

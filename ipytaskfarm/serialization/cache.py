@@ -8,13 +8,13 @@ import struct
 import sys
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any
 
 from ..core.messages.task_types import Function
 from ..storage.blobs import BLOB_BYTES, BlobWriter, mapped
 from . import rebuild as build
-from .digests import Digester, Guard
+from .digests import Digester
+from .guards import Guard
 from .hash_cycles import dump_settled
 from .pickler import Pickler, dumps_inline
 from .standard_values import later, refuse_connections
@@ -204,15 +204,21 @@ _functions = _Kept()
 _classes = _Kept()
 
 
-def packed_function(function: Callable[..., Any]) -> Function:
-    """Return the packed function.
+def unchanged_function(function: object) -> Function | None:
+    """Return a function (or an environment) as it was packed before, if its guards tell that nothing of it changed."""
+    entry = _functions.get(function)
+    if entry is None or entry.guards is None or not _hold(entry.guards):
+        return None
+    known: Function = entry.value
+    return known
 
-    The earlier pack is reused if the function, or what its digest covers, has not changed.
+
+def packed_function(function: object) -> Function:
+    """Return the packed function (or environment), for which `unchanged_function` has nothing.
+
+    The earlier pack is reused if what its digest covers has not changed.
     """
     entry = _functions.get(function)
-    if entry is not None and entry.guards is not None and _hold(entry.guards):
-        known: Function = entry.value
-        return known
     # The function is packed first, because the errors of the pickler say which part cannot travel.
     parts = _parts_inline(function)
     if entry is not None and _same(entry.seen, parts):

@@ -1,4 +1,4 @@
-"""Digests of functions and classes, and the guards that tell when a digest must be computed again.
+"""Digests of functions and classes.
 
 A digest names what a function *does*: its bytecode without file, lines and position, its constants, defaults, cells and
 used globals, and the same of every function and class among them. The same source has the same digest in another cell,
@@ -7,9 +7,9 @@ another kernel and under another hash seed: names and sets are sorted, and ident
 An object that cannot be taken apart here (most are made in C) is known by its pickle. Its digest may differ between
 processes; the function is then sent once more. Nothing is refused for lack of a digest.
 
-`Digester` records *guards* during its walk: which object was seen where, by identity. As long as all guards hold, the
-digest is right, because the guarded objects can change only by being replaced. For an object that can change unseen (an
-array, an instance) there is no guard; `sure` becomes False instead.
+`Digester` records *guards* during its walk (see `guards`): which object was seen where, by identity. As long as all
+guards hold, the digest is right, because the guarded objects can change only by being replaced. For an object that can
+change unseen (an array, an instance) there is no guard; `sure` becomes False instead.
 """
 
 from __future__ import annotations
@@ -39,13 +39,23 @@ from .classes import (
     class_hints,
     enum_extras,
     enum_members,
-    hint_names,
     registered_subclasses,
     struct_digested,
 )
 from .global_names import absent_submodules
-from .module_bundles import Bundle, bundle_of
-from .module_origin import Travel, travel
+from .guards import (
+    ABSENT,
+    BundleGuard,
+    ClassGuard,
+    FunctionGuard,
+    Guard,
+    ItemsGuard,
+    MemberGuard,
+    SubmodulesGuard,
+    cell_content,
+)
+from .module_bundles import bundle_of
+from .module_origin import Travel, home_module, travel
 from .pickler import (
     REDUCERS,
     SENTINEL_TYPES,
@@ -53,7 +63,6 @@ from .pickler import (
     dispatched,
     dumps_to_compare,
     find_named,
-    home_module,
     imports_of,
     inherited_reducer,
     reduced_by_pickle,
@@ -66,169 +75,6 @@ from .standard_values import find_named_method
 _ITEMS_GUARDED_MAX = 64
 _ITEMS_WALKED_MAX = 4096
 """A larger container of objects is known by its pickle: a walk through it takes a hundred times as long."""
-_ABSENT = object()
-_ABSENTS = itertools.repeat(_ABSENT)
-
-
-class Identities:
-    """The identities of some values, compared at C speed by addresses. The values are held, so no address is reused.
-
-    Functions and classes are held weakly, as they may own the guard. If one of them is gone, nothing matches.
-    """
-
-    __slots__ = ("addresses", "held")
-
-    def __init__(self, values: Iterable[Any]) -> None:
-        found = [*values]
-        self.addresses: list[int] | None = [*map(id, found)]
-        self.held = [self._hold(value) for value in found]
-
-    def _hold(self, value: Any) -> Any:
-        if isinstance(value, types.FunctionType | type):
-            return weakref.ref(value, self._gone)
-        # Descriptors made in C for one class cannot change, live as long as the class, and refer to it: they are not
-        # held.
-        return None if isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType) else value
-
-    def _gone(self, reference: weakref.ref[Any]) -> None:
-        self.addresses = None
-
-    def same(self, values: Iterable[Any]) -> bool:
-        """Return whether these are the same objects as before, in the same order."""
-        return self.addresses == [*map(id, values)]
-
-
-class FunctionGuard:
-    """Guard of a function: code, defaults, cells, attributes and used globals are the same objects as before."""
-
-    __slots__ = ("attributes", "cells", "code", "defaults", "function", "globals", "keywords", "names")
-
-    def __init__(self, function: types.FunctionType, names: Iterable[str]) -> None:
-        self.function = weakref.ref(function)
-        self.code = function.__code__
-        self.defaults = function.__defaults__
-        self.names = tuple(names)
-        self.globals = Identities(map(function.__globals__.get, self.names, _ABSENTS))
-        self.keywords = Identities(_flat(function.__kwdefaults__)) if function.__kwdefaults__ else None
-        self.attributes = Identities(_flat(function.__dict__)) if function.__dict__ else None
-        self.cells = Identities(map(_content, function.__closure__)) if function.__closure__ else None
-
-    def holds(self) -> bool:
-        """Return whether the guard holds. It is cheap enough for every hand-in: 0.4 µs and 30 ns per name."""
-        function = self.function()
-        if function is None or function.__code__ is not self.code or function.__defaults__ is not self.defaults:
-            return False
-        if not self.globals.same(map(function.__globals__.get, self.names, _ABSENTS)):
-            return False
-        if self.cells is not None and not self.cells.same(map(_content, function.__closure__ or ())):
-            return False
-        keywords, attributes = function.__kwdefaults__, function.__dict__
-        return (not keywords if self.keywords is None else self.keywords.same(_flat(keywords))) and (
-            not attributes if self.attributes is None else self.attributes.same(_flat(attributes))
-        )
-
-
-def _content(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return _ABSENT
-
-
-def _flat(container: list[Any] | dict[Any, Any] | None) -> Iterable[Any]:
-    if isinstance(container, dict):
-        return [*container.keys(), *container.values()]
-    return container or ()
-
-
-class ClassGuard:
-    """Guard of a class: its attributes and bases are the same objects as before."""
-
-    __slots__ = ("attributes", "bases", "cls", "hints", "home", "names")
-
-    def __init__(self, cls: type) -> None:
-        self.names = hint_names(cls)
-        self.home = vars(sys.modules.get(cls.__module__, sys)) if self.names else {}
-        self.hints = Identities(map(self.home.get, self.names, _ABSENTS))
-        self.cls = weakref.ref(cls)
-        self.bases = Identities(cls.__bases__)
-        self.attributes = Identities(_flat({**cls.__dict__}))
-
-    def holds(self) -> bool:
-        """Return whether the guard holds, after one look at each attribute."""
-        cls = self.cls()
-        if cls is None or not self.bases.same(cls.__bases__):
-            return False
-        if self.names and not self.hints.same(map(self.home.get, self.names, _ABSENTS)):
-            return False
-        here = cls.__dict__
-        return self.attributes.same([*here, *here.values()])
-
-
-class ItemsGuard:
-    """Guard of a small list or dict: it holds the same objects as before."""
-
-    __slots__ = ("container", "items")
-
-    def __init__(self, container: list[Any] | dict[Any, Any]) -> None:
-        self.container = container
-        self.items = Identities(_flat(container))
-
-    def holds(self) -> bool:
-        """Return whether the guard holds, after one look at each item."""
-        return self.items.same(_flat(self.container))
-
-
-class BundleGuard:
-    """Guard of a by-value module: its files are unchanged."""
-
-    __slots__ = ("bundle",)
-
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
-
-    def holds(self) -> bool:
-        """Return whether the guard holds, after one stat of each file."""
-        return bundle_of(self.bundle.name) is self.bundle
-
-
-class MemberGuard:
-    """Guard of a function or class: its by-value module still has it under its name."""
-
-    __slots__ = ("found", "home", "name")
-
-    def __init__(self, found: Any) -> None:
-        self.found = weakref.ref(found)
-        self.name = found.__qualname__
-        self.home = sys.modules[found.__module__]
-
-    def holds(self) -> bool:
-        """Return whether the guard holds, by the same look-up as in the pickler."""
-        value: Any = self.home
-        for part in self.name.split("."):
-            value = getattr(value, part, None)
-        return value is not None and self.found() is value
-
-
-class SubmodulesGuard:
-    """Guard of submodules that a function names and that are not imported: once imported, they are sent."""
-
-    __slots__ = ("absent", "count")
-
-    def __init__(self, absent: list[str]) -> None:
-        self.absent = absent
-        self.count = len(sys.modules)
-
-    def holds(self) -> bool:
-        """Return whether the guard holds. The names are looked up only if the number of modules has changed."""
-        count = len(sys.modules)
-        if count == self.count:
-            return True
-        self.count = count
-        return not any(name in sys.modules for name in self.absent)
-
-
-Guard = SubmodulesGuard | FunctionGuard | ClassGuard | ItemsGuard | BundleGuard | MemberGuard
 
 
 # --------------------------------------------------------------------------------------------------
@@ -299,6 +145,8 @@ def _cannot_change(obj: Any) -> bool:
     return isinstance(obj, _CANNOT_CHANGE) or kind.__qualname__ in _CANNOT_CHANGE_BY_NAME.get(kind.__module__, ())
 
 
+_codes: dict[int, bytes] = {}
+"""Address of a code object -> digest of what is in it, which cannot change: each new closure has the same code."""
 _NO_PICKLER: Any = None
 """Passed for the pickler to the reducers that `Digester._other` calls: they do not use it."""
 _LIBRARY_STATE = ("dataclasses", "reprlib", "functools")
@@ -406,6 +254,15 @@ class Digester:
         return b"buffer" + hashlib.sha256(raw).digest()
 
     def _code(self, code: types.CodeType) -> bytes:
+        key = id(code)
+        known = _codes.get(key)
+        if known is None:
+            body = self._code_parts(code)
+            known = _codes[key] = hashlib.blake2b(body, digest_size=20).digest()
+            weakref.finalize(code, _codes.pop, key, None).atexit = False
+        return known
+
+    def _code_parts(self, code: types.CodeType) -> bytes:
         # Left out: file name, first line, line table. The exception table is included, because it belongs to the
         # bytecode.
         return self._parts(
@@ -463,8 +320,8 @@ class Digester:
         if absent:
             self.guards.append(SubmodulesGuard(absent))
         sure = self.sure
-        cells = [_content(cell) for cell in function.__closure__ or ()]
-        parts = self._parts("cells", *(() if cell is _ABSENT else (cell,) for cell in cells))
+        cells = [cell_content(cell) for cell in function.__closure__ or ()]
+        parts = self._parts("cells", *(() if cell is ABSENT else (cell,) for cell in cells))
         if home is not None and home.__name__ in _LIBRARY_STATE:
             self.sure = sure
         return self._parts(
@@ -530,8 +387,8 @@ class Digester:
 
     def _cell(self, cell: types.CellType) -> bytes:
         self.sure = False  # this cell was reached by another way than through its function
-        content = _content(cell)
-        return self._parts("cell", *(() if content is _ABSENT else (content,)))
+        content = cell_content(cell)
+        return self._parts("cell", *(() if content is ABSENT else (content,)))
 
     def _partial(self, obj: functools.partial[Any]) -> bytes:
         if obj.__dict__:

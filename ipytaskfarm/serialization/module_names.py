@@ -59,6 +59,18 @@ class ModuleNames:
 _modules: weakref.WeakKeyDictionary[types.ModuleType, ModuleNames] = weakref.WeakKeyDictionary()
 
 
+class ModulesSeen:
+    """What `take_names` has found: without it, each task would look through all modules."""
+
+    generation = -1
+    """That of `placed`, if no module has come since."""
+    any_shared = False
+    """Whether a module uses a name that was placed: the value under it may change at any time."""
+
+
+_seen = ModulesSeen()
+
+
 @functools.lru_cache(maxsize=512)
 def names_of(source: bytes, file: str) -> tuple[frozenset[str], frozenset[str]]:
     """Return (the globals that functions in a module's source look up, those among them that the module does not bind).
@@ -91,6 +103,7 @@ def end_module(module: types.ModuleType, source: bytes, file: str) -> None:
     """Record the names of a module after its code has run."""
     if placed.namespace is not None:
         known = _modules[module] = ModuleNames(names_of(source, file)[0])
+        _seen.generation = -1
         if placed.by:
             _take(module, known, tell=False)
 
@@ -112,9 +125,14 @@ def take_names(tell: bool) -> None:
     Args:
         tell: whether to report it in the output, which the user will read.
     """
-    for module, known in list(_modules.items()):
+    if _seen.generation == placed.generation and not _seen.any_shared:
+        return
+    modules = list(_modules.items())
+    for module, known in modules:
         if known.generation != placed.generation or known.shared:
             _take(module, known, tell)
+    _seen.generation = placed.generation
+    _seen.any_shared = any(known.shared for _, known in modules)
 
 
 def _take(module: types.ModuleType, known: ModuleNames, tell: bool) -> None:

@@ -196,12 +196,29 @@ def _travel(name: str, module: types.ModuleType) -> Travel:
     file = getattr(module, "__file__", None)
     if file is None:
         if spec is None:
-            return Travel.LOOSE
+            # An installed package may make modules while it is imported: an import there makes them too.
+            parent = name.rpartition(".")[0]
+            return Travel.REFERENCE if travel(parent) is Travel.REFERENCE else Travel.LOOSE
         folders = list(spec.submodule_search_locations or ())
         return Travel.SOURCE if folder_travels(name, folders) else Travel.REFERENCE
     if top in sys.stdlib_module_names and not os.path.isfile(file):
         return Travel.REFERENCE
     return Travel.SOURCE if file_travels(name, file) else Travel.REFERENCE
+
+
+def home_module(function_globals: dict[str, Any]) -> types.ModuleType | None:
+    """Return the module that these globals belong to, if the whole module will exist on the other side; else None."""
+    name = function_globals.get("__name__")
+    if not isinstance(name, str) or travel(name) is Travel.LOOSE:
+        return None
+    module = sys.modules[name]
+    return module if module.__dict__ is function_globals else None
+
+
+def package_of(function_globals: dict[str, Any]) -> str:
+    """Return the package that relative imports in these globals start from; "" outside packages."""
+    package = function_globals.get("__package__")
+    return package if isinstance(package, str) else ""
 
 
 def is_added(name: str, file: str) -> bool:

@@ -383,19 +383,33 @@ def _place(name: str, module: types.ModuleType) -> None:
         setattr(sys.modules[parent], child, module)
 
 
-def begin_run(steps: Iterable[Callable[[], Any]] = ()) -> None:
-    """Remove from ``sys.modules`` the modules that an earlier task brought, except those that the next task uses.
+_NO_BUNDLES: frozenset[int] = frozenset()
+
+
+def bundles_of(steps: Iterable[Callable[[], Any]]) -> frozenset[int]:
+    """Return which bundles these steps put in place, by their ids as in `active`.
 
     Args:
-        steps: the steps that `load_module` left in ``loading.before`` while the next function was unpacked.
+        steps: what `load_module` left in ``loading.before`` while a function was unpacked.
     """
-    _take_out_unused(steps)
+    return frozenset(
+        id(step.args[1]) for step in steps if isinstance(step, functools.partial) and step.func is activate
+    )
+
+
+def begin_run(bundles: frozenset[int] = _NO_BUNDLES) -> None:
+    """Take out of ``sys.modules`` what an earlier task brought, but for what the next one uses.
+
+    Args:
+        bundles: those that the next one uses, see `bundles_of`; their steps keep them alive.
+    """
+    if active.keys() != bundles or _sticky:
+        _take_out_unused(bundles)
     if placed.generation:
         take_names(tell=True)
 
 
-def _take_out_unused(steps: Iterable[Callable[[], Any]]) -> None:
-    kept = {id(step.args[1]) for step in steps if isinstance(step, functools.partial) and step.func is activate}
+def _take_out_unused(kept: frozenset[int]) -> None:
     gone = [members for key, members in active.items() if key not in kept and key not in _sticky]
     if not gone and _sticky.keys() <= active.keys():
         return

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import pickle
 import types
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from ..core.errors import UnpickleableException, VersionMismatch
 from ..core.messages.task_types import Function
 from ..storage.blobs import BlobWriter
-from .cache import WITH_BUFFERS, class_digests, dumps, packed_function, unframe
+from .cache import WITH_BUFFERS, class_digests, dumps, packed_function, unchanged_function, unframe
 from .exceptions import brief_error, chain_of, pack_error, traceback_of, unpack_error
 from .missing_modules import missing
 from .module_origin import add_dependency
@@ -37,6 +37,7 @@ __all__ = [
     "class_digest",
     "for_many",
     "pack",
+    "pack_arguments",
     "pack_environment",
     "pack_error",
     "pack_function",
@@ -47,6 +48,9 @@ __all__ = [
     "unpack_error",
     "unpack_function",
 ]
+
+
+_PLAIN = frozenset({int, float, bool, complex, type(None)})
 
 
 def pack(obj: Any, names: str | tuple[str, ...] = "value", writer: BlobWriter | None = None) -> bytes:
@@ -64,6 +68,8 @@ def pack(obj: Any, names: str | tuple[str, ...] = "value", writer: BlobWriter | 
     Raises:
         UnpickleableException: a part cannot travel. The message names the part and the remedy.
     """
+    if type(obj) in _PLAIN:
+        return pickle.dumps(obj, 5)  # the commonest results by far, and nothing in them to look at
     if notice.on:
         notice.begin(obj, names)
     try:
@@ -72,6 +78,19 @@ def pack(obj: Any, names: str | tuple[str, ...] = "value", writer: BlobWriter | 
         raise _refusal(obj, names, error) from error
     finally:
         notice.what = None
+
+
+def pack_arguments(args: Sequence[Any], kwargs: dict[str, Any], writer: BlobWriter | None = None) -> bytes:
+    """Pack the arguments of a call as the tuple of both.
+
+    Args:
+        args: by position.
+        kwargs: by name.
+        writer: as for `pack`.
+    """
+    if not kwargs and _PLAIN.issuperset(map(type, args)):
+        return pickle.dumps((args, kwargs), 5)
+    return pack((args, kwargs), ("args", "kwargs"), writer)
 
 
 def _refusal(obj: Any, names: str | tuple[str, ...], error: Exception) -> Exception:
@@ -147,9 +166,6 @@ def _loads(data: bytes | memoryview) -> Any:
         raise missing(error) from error
 
 
-_PLAIN = frozenset({int, float, bool, complex, type(None)})
-
-
 def pack_names(
     values: Mapping[str, Any], namespace: Mapping[str, Any] | None = None, writer: BlobWriter | None = None
 ) -> bytes:
@@ -202,6 +218,9 @@ def pack_function(function: Callable[..., Any]) -> Function:
     Raises:
         UnpickleableException: something that the callable uses cannot travel.
     """
+    known = unchanged_function(function)
+    if known is not None:
+        return known
     if notice.on:
         notice.begin(function, getattr(function, "__qualname__", type(function).__name__))
     try:
@@ -243,7 +262,8 @@ def pack_environment(environment: object) -> tuple[Function, str]:
     class alone).
     """
     try:
-        return packed_function(environment), class_digest(type(environment))  # type: ignore[arg-type]
+        code = unchanged_function(environment) or packed_function(environment)
+        return code, class_digest(type(environment))
     except Exception as error:
         raise _refusal(environment, type(environment).__name__, error) from error
 

@@ -45,7 +45,7 @@ from .global_names import (
 )
 from .hash_cycles import CYCLE_REDUCERS, Cycles, dump_settled, has_own_hash, reduce_hashed
 from .module_bundles import Imports, bundle_of, imported_by
-from .module_origin import Travel, project_roots, travel
+from .module_origin import Travel, home_module, package_of, project_roots, travel
 from .modules import load_module, offer, offer_folder
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -214,8 +214,19 @@ def find_named(obj: Any) -> tuple[Travel, str, str] | None:
 # Functions
 
 
+_BUILDERS = frozenset(
+    id(value)
+    for module in (build, build_classes, build_errors, build_values)
+    for value in vars(module).values()
+    if isinstance(value, types.FunctionType) and value.__module__ == module.__name__
+)
+"""The functions that our own pickles call: most of the functions in a pickle, and all of them go by name."""
+
+
 def reduce_function(pickler: Pickler, function: types.FunctionType) -> Reduced:
     """Reduce a function to its name if it can be reached by name, else to code, cells and state."""
+    if id(function) in _BUILDERS:
+        return NotImplemented
     if build.is_call(function.__code__):
         return build.same, (vars(function)["__wrapped__"],)
     named = find_named(function)
@@ -294,21 +305,6 @@ def dispatched(function: types.FunctionType) -> dict[type, Any] | None:
 def by_member(module_name: str, qualname: str) -> Reduced:
     """Reduce an object to a member of a module that travels as source."""
     return build.load_member, (sys.modules[module_name], qualname)
-
-
-def home_module(function_globals: dict[str, Any]) -> types.ModuleType | None:
-    """Return the module that these globals belong to, if the whole module will exist on the other side; else None."""
-    name = function_globals.get("__name__")
-    if not isinstance(name, str) or travel(name) is Travel.LOOSE:
-        return None
-    module = sys.modules[name]
-    return module if module.__dict__ is function_globals else None
-
-
-def package_of(function_globals: dict[str, Any]) -> str:
-    """Return the package that relative imports in these globals start from; "" outside packages."""
-    package = function_globals.get("__package__")
-    return package if isinstance(package, str) else ""
 
 
 def imports_of(function: types.FunctionType) -> Imports | None:

@@ -20,7 +20,7 @@ import types
 import typing
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
 from ..core.errors import VersionMismatch
@@ -230,6 +230,19 @@ def add_globals(function: types.FunctionType, used: dict[str, Any], wanted: tupl
             names.settle()
     elif loading.shared is not None and loading.shared.globals is function.__globals__:
         loading.shared.add(used, wanted, function)
+
+
+def assigned_by(objects: Iterable[Any]) -> tuple[Names, ...]:
+    """Return the globals that methods of these classes may assign to."""
+    found: dict[int, Names] = {}
+    for each in objects:
+        for member in vars(each).values() if isinstance(each, type) else ():
+            function = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
+            names = getattr(function, "__globals__", {}).get("__builtins__")
+            if isinstance(names, Names) and names.assigned:
+                names.wanted -= names.packed.keys()
+                found[id(names)] = names
+    return tuple(found.values())
 
 
 def new_single_dispatch() -> Any:

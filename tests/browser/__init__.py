@@ -1,1 +1,1 @@
-"""What a person sees: JupyterLab in a browser, notebooks, terminals."""
+"""Tests of the user's view: JupyterLab in a browser, notebooks, terminals."""

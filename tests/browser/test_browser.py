@@ -1,4 +1,4 @@
-"""What a person sees in JupyterLab: results, figures, errors, bars; and what the stop button does."""
+"""Test the view in JupyterLab: results, figures, errors, bars, and the effect of the stop button."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def running(tc: TaskClient) -> int:
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[Dirs]:
-    """A world whose kernels draw as in anybody's Jupyter: into the notebook."""
+    """Provide a world in which kernels draw into the notebook, as in an ordinary Jupyter."""
     with isolated("itf-") as dirs, pytest.MonkeyPatch.context() as patch:
         patch.delenv("MPLBACKEND", raising=False)
         yield dirs
@@ -65,7 +65,7 @@ def page(lab: Lab) -> Notebook:
 
 @pytest.fixture
 def notebook(page: Notebook) -> Notebook:
-    """An empty notebook whose kernel is connected to the farm."""
+    """Provide an empty notebook with a kernel that is connected to the farm."""
     page.clear()
     return page
 

@@ -1,4 +1,4 @@
-"""The notebooks run, say again what is saved in them, and leave nothing behind."""
+"""Run the notebooks: their outputs equal the saved ones, and they leave nothing behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTEBOOK_TIMEOUT_S = 110.0
 
 @pytest.fixture
 def world() -> Iterator[Dirs]:
-    """A world of its own, whose kernels draw as in anybody's Jupyter: into the notebook."""
+    """Provide a world in which kernels draw into the notebook, as in an ordinary Jupyter."""
     with isolated("itf-") as dirs, pytest.MonkeyPatch.context() as patch:
         patch.delenv("MPLBACKEND", raising=False)
         yield dirs
@@ -84,7 +84,7 @@ def test_a_notebook_that_breaks_off_leaves_nothing_behind(world: Dirs, tmp_path:
 @pytest.mark.notebook
 @pytest.mark.farm
 def test_a_changed_output_is_noticed(world: Dirs, tmp_path: Path) -> None:
-    """nbval compares, with our sanitising file: the test above can fail."""
+    """nbval compares outputs with our sanitising file, so the test above can fail."""
     import nbformat
 
     notebook = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]

@@ -19,7 +19,7 @@ _PROMPT = re.compile(r"In \[\d+\]: $")
 
 
 class Terminal:
-    """IPython, as somebody types into it."""
+    """IPython in a pseudo terminal, with typed input."""
 
     def __init__(self) -> None:
         command = [
@@ -139,11 +139,11 @@ def test_what_there_is_can_be_asked(terminal: Terminal) -> None:
     shown = terminal.type("%taskfarm status")
     assert "2" in shown
     assert "idle" in shown
-    assert "Start, stop, look at" in terminal.type("print(get_ipython().find_line_magic('taskfarm').__doc__)")
+    assert "Start, stop, inspect" in terminal.type("print(get_ipython().find_line_magic('taskfarm').__doc__)")
 
 
 def test_a_print_appears_while_the_task_runs(terminal: Terminal, gate: Gate) -> None:
-    """The bar moves on below it; what it leaves behind is a line."""
+    """The bar moves on below the printed line, and the line stays."""
     terminal.send("%%task -b", f"print('half', 'way'); exec({gate.code!r}); print('through', 'it')", "", "")
     terminal.until("half way\r\n")
     terminal.until("0/1 tasks: 1 running")

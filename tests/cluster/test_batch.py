@@ -1,6 +1,7 @@
-"""Launchers for batch systems with their commands: what they run, what they make of it, and agents that really work.
+"""Test launchers for batch systems with their commands: the calls, the parsing of answers, and agents that really run.
 
-Slurm here only says what it was told to; the real one is in test_slurm.py.  PBS and LSF are `tests.support.fake_batch`.
+Slurm is a fake here that gives prepared answers; the real one is in test_slurm.py.  PBS and LSF are
+`tests.support.fake_batch`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ SLURM_JOB: Handle = {"job": "17", "cluster": "", "names": ["g-1.0", "g-1.1", "g-
 
 @pytest.fixture
 def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Makes commands out of shell text; each call of one adds a line with its arguments to ``NAME.calls``."""
+    """Return a function that makes commands from shell text; each call of a command adds its arguments to
+    ``NAME.calls``.
+    """
     folder = tmp_path / "commands"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/usr/bin{os.pathsep}/bin")
@@ -45,7 +48,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., P
 
 @pytest.fixture
 def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of a fake PBS and LSF, whose jobs end with the test."""
+    """Provide the folder of a fake PBS and LSF; their jobs end with the test."""
     folder = tmp_path / "batch"
     monkeypatch.setenv("PATH", f"{fake_batch.install(folder)}{os.pathsep}{os.environ['PATH']}")
     yield folder

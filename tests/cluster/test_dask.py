@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.farm, pytest.mark.slow]
 
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
-    """Nannies set variables (OMP_NUM_THREADS …) in the process that starts them, and leave them there."""
+    """Restore the variables (OMP_NUM_THREADS …) that nannies set in the process that starts them."""
     before = dict(os.environ)
     yield
     os.environ.clear()
@@ -73,7 +73,7 @@ def launched(client: Client, farm: Farm, dirs: Dirs, **settings: Any) -> Handle:
 
 
 def agent_processes() -> list[psutil.Process]:
-    """Agents below Dask's workers."""
+    """Return the agents below Dask's workers."""
     return [child for worker in workers() for child in called("ipytaskfarm agent", worker.children(recursive=True))]
 
 
@@ -123,7 +123,7 @@ def test_a_killed_worker_costs_no_task_and_its_agent_is_back(farm_dirs: Dirs) ->
 
 
 def unread_secret(handle: Handle) -> None:
-    """The agents' key stands in no command line or environment variable."""
+    """Assert that no command line and no environment variable contains the agents' key."""
     secret = read_connection_file(Path(handle["connection_file"])).secret_key
     assert secret not in json.dumps(handle)
     for process in Path("/proc").glob("[0-9]*"):

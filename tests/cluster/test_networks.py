@@ -1,6 +1,6 @@
-"""A farm whose agents are on hosts of their own, and what becomes of its work when the network fails (FAULTS 25).
+"""Test a farm with agents on separate hosts, and its tasks during failures of the network (FAULTS 25).
 
-The checker of `tests.support.chaos` compares what the tasks wrote, what the store holds and what the client was told.
+The checker of `tests.support.chaos` compares the tasks' ledger, the store and the client's results.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ pytestmark = [
 
 EAST, WEST = 0, 1
 ENGINES = 2
-"""Of each host."""
+"""Engines of each host."""
 COUNT = 600
 """Tasks of 30 ms: five seconds of work for both hosts."""
 CUT_S = 5.0
@@ -54,7 +54,7 @@ class World:
         self.agents: list[subprocess.Popen[bytes]] = []
 
     def start_agent(self, place: int) -> subprocess.Popen[bytes]:
-        """As a launcher does on that host; a second one there goes on with the first one's folder."""
+        """Start an agent as a launcher does on that host; a second one there uses the folder of the first."""
         name = f"host{place}"
         file = enrol(self.farm._home, [name])[name]
         folder = self._dirs.work / name
@@ -86,7 +86,7 @@ class World:
         return [row for row in reply.rows if row.node == f"host{place}"]
 
     def losses(self) -> list[str]:
-        """Of engines and agents, one line each."""
+        """Return the losses of engines and agents, one line each."""
         reply = ask(self.farm, messages.FarmStatus())
         assert isinstance(reply, FarmState)
         return reply.losses
@@ -101,7 +101,7 @@ class World:
         return time.monotonic() - began_s
 
     def until_back(self, place: int) -> None:
-        """Its engines can be given work again, and soon."""
+        """Wait until the engines of a host get tasks again."""
         taken_s = self.until(place, "idle", "busy")
         assert taken_s < BACK_S
 
@@ -171,7 +171,7 @@ def written(ledger: Path) -> Counter[str]:
 
 
 def pass_time(seconds: float) -> None:
-    """What is tested is that nothing happens meanwhile."""
+    """Wait for this time, during which nothing may happen."""
     until_s = time.monotonic() + seconds
     eventually(lambda: time.monotonic() >= until_s, seconds + 5.0)
 
@@ -274,7 +274,7 @@ def test_a_storm_of_resets(world: World, tc: TaskClient, ledger: Path) -> None:
 
 
 def test_an_agent_loses_its_address_and_comes_back_under_another(world: World, tc: TaskClient, ledger: Path) -> None:
-    """Its connections stay half open: neither side is told that the other is gone."""
+    """Its connections stay half open: neither end learns that the other is gone."""
     before = {row.engine: row.pid for row in world.rows(WEST)}
     handed_in = hand_in(tc, ledger, range(COUNT), 0.03)
     eventually(lambda: len(written(ledger)) > 50)

@@ -1,4 +1,4 @@
-"""Farms whose agents run on a real Slurm (`tests.support.slurm`): three nodes, an agent each."""
+"""Test farms with an agent on each of the three nodes of a real Slurm (`tests.support.slurm`)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Ledger:
         self.path = path
 
     def counts(self) -> tuple[Counter[int], Counter[int]]:
-        """How often each began, and ended."""
+        """Return how often each task began, and how often it ended."""
         found: dict[str, Counter[int]] = {"begin": Counter(), "end": Counter()}
         for line in self.path.read_text().splitlines() if self.path.exists() else ():
             what, _, number = line.partition(" ")
@@ -60,7 +60,7 @@ class Ledger:
         return found["begin"], found["end"]
 
     def until(self, count: int) -> None:
-        """Wait until so many have ended."""
+        """Wait until this number of tasks has ended."""
         eventually(lambda: len(self.counts()[1]) >= count, DEADLINE_S, every_s=0.05, what=f"{count} tasks")
 
 
@@ -76,7 +76,7 @@ def node_of(slurm: Cluster, element: str) -> str:
 
 
 def until_gone(slurm: Cluster, element: str) -> None:
-    """Wait until Slurm says of an element that it has ended."""
+    """Wait until Slurm reports that an element has ended."""
     eventually(lambda: not any(line.startswith(f"{element} ") for line in slurm.queue()), DEADLINE_S, what=element)
 
 
@@ -189,7 +189,7 @@ def test_the_command_adds_shows_and_removes_agents(slurm: Cluster, farm_dirs: Di
 
 
 def said(*words: str) -> str:
-    """What a command on the farm says."""
+    """Run a command on the farm; return its output."""
     ended = command(*words, "--farm", "slurmy")
     assert ended.returncode == 0, ended.stderr
     return ended.stdout

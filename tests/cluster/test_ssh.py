@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.farm, pytest.mark.slow, pytest.mark.skipif(bool(sshd.m
 
 @pytest.fixture
 def server(farm_dirs: Dirs) -> Iterator[Sshd]:
-    """An sshd whose sessions live in the test's world."""
+    """Provide an sshd for sessions in the test's world."""
     with sshd.running(farm_dirs.root / "sshd", farm_dirs.environment()) as server:
         yield server
 
@@ -43,7 +43,7 @@ def launcher(server: Sshd, folder: Path, hosts: str = "node01:1,node02:2", **opt
 
 @contextmanager
 def placed(farm: Farm, ssh: Ssh, dirs: Dirs, **settings: Any) -> Iterator[Handle]:
-    """Its agents run; afterwards they are ended, whatever the test did."""
+    """Provide running agents; end them after the test in any case."""
     seats = enrolled(farm, ssh.names("ssh-1", None))
     spec = AgentSpec(farm=farm.name, group="ssh-1", cwd=dirs.work, logs=dirs.work, **{"leave_s": 5.0, **settings})
     handle = ssh.submit(seats, spec)
@@ -61,7 +61,7 @@ def lives(process: dict[str, Any]) -> bool:
 
 
 def own_address() -> str:
-    """This machine's, other than loopback; a datagram socket that sends nothing knows it."""
+    """Return an address of this machine other than loopback, found by a datagram socket that sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))
@@ -75,7 +75,7 @@ def squares(tc: TaskClient, count: int) -> list[int]:
 
 
 def tended(ssh: Ssh, handle: Handle) -> None:
-    """As the supervisor does, through JSON; into the same handle, for whoever ends it."""
+    """Tend the agents as the supervisor does, with a handle that went through JSON; update the given handle."""
     handle.update(ssh.tend(json.loads(json.dumps(handle))))
 
 
@@ -97,7 +97,9 @@ def test_agents_on_two_hosts_work_and_leave_nothing(farm_dirs: Dirs, server: Ssh
 
 
 def unread_secrets(handle: Handle, dirs: Dirs) -> None:
-    """The agents' keys stand in no command line or environment variable of any process, and in private files alone."""
+    """Assert that the agents' keys are in no command line or environment variable of any process, and only in private
+    files.
+    """
     infos = [read_connection_file(Path(agent["connection_file"])) for agent in handle["agents"].values()]
     assert len({info.secret_key for info in infos}) == 2
     for secret in [info.secret_key.encode() for info in infos]:

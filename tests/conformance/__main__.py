@@ -20,7 +20,7 @@ TEST_TIMEOUT_S = 120
 
 
 def run(suite: Suite, source: Path, folder: Path) -> list[tuple[str, str]]:
-    """Run a suite in a folder of its own; return (name, outcome) of each test: passed, failed or skipped."""
+    """Run a suite in a folder for it alone; return (name, outcome) of each test: passed, failed or skipped."""
     files = suite.prepare(source, folder)
     report = folder / "report.xml"
     command = [

@@ -1,6 +1,6 @@
-"""Bad values of every type at every field: refused at the call, or meant; nothing ends of them.
+"""Pass bad values of every type to every argument: each is refused at the call, or has a meaning; no process ends.
 
-The tables stand in `tests.support.bad_values`: a line there is a call, or a value, more.
+The tables are in `tests.support.bad_values`: a line there adds a call or a value.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ipytaskfarm.core.scheduler.scheduler import QUESTIONS
 from ipytaskfarm.core.validation import why_not_storable
 from ipytaskfarm.engine import current_task
 from ipytaskfarm.transport.reliable_session import HEADER
-from tests.support.bad_values import CALLS, SURROGATE, VALUES, World
+from tests.support.bad_values import CALLS, SURROGATE, VALUES, World, argument
 from tests.support.fake_hub_controller import FakeController, in_thread
 from tests.support.hostile import Intruder, controller_pid, data, instance, intruder
 from tests.support.polling import eventually
@@ -44,7 +44,7 @@ def world(farm: Farm) -> Iterator[World]:
 
 
 def lives(farm: Farm, world: World) -> tuple[int, list[int], bool]:
-    """What must be the same afterwards."""
+    """Return the state that must be the same afterwards."""
     thread = world.tc._session.io.thread
     return controller_pid(farm), [row.pid for row in world.mec.engines()], thread.is_alive()
 
@@ -53,21 +53,24 @@ def lives(farm: Farm, world: World) -> tuple[int, list[int], bool]:
 @pytest.mark.parametrize("call", CALLS)
 def test_no_value_ends_anything(farm: Farm, world: World, call: str) -> None:
     before = lives(farm, world)
+    unnamed = []
     for name, make in VALUES.items():
         try:
             CALLS[call](world, make())
-        except REFUSALS:
-            continue
+        except REFUSALS as refusal:
+            if isinstance(refusal, TypeError | ValueError) and argument(call) not in str(refusal):
+                unnamed.append(f"{call} of {name}: {refusal}")
         except Exception as error:
             raise AssertionError(f"{call} of {name}: {type(error).__name__}") from error
     world.tc.abort(world.tc.tasks(state="unfinished"))
     world.tc.drain([row.node for row in world.mec.engines()], on=False)
     assert world.tc.run(Task("a = 6 * 7", pull="a"), block=True).results == {"a": 42}
     assert lives(farm, world) == before
+    assert not unnamed, "a refusal names the argument"
 
 
 def thrown_inside(call: str, values: dict[str, Any]) -> list[str]:
-    """What came of a call within a running task, by value."""
+    """Return the outcomes of a call inside a running task, by value."""
     task = current_task()
     calls: dict[str, Callable[[Any], Any]] = {
         "progress value": lambda v: task.progress(v),
@@ -128,7 +131,7 @@ HOSTILE: dict[type, list[Any]] = {
 
 
 def hostile_values(kind: inspect.Type) -> list[Any]:
-    """Values that decode as that type, and that no honest client sends."""
+    """Yield values that decode as this type, and that no honest client sends."""
     match kind:
         case inspect.ListType() | inspect.VarTupleType():
             return [[value] for value in hostile_values(kind.item_type)] + [[]]

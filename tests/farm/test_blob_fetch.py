@@ -48,7 +48,7 @@ def blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Blobs:
 
 
 def piece_of(blobs: Blobs, question: ReadBlob) -> BlobPiece:
-    """What the controller's thread answers."""
+    """Return the answer of the controller's thread."""
     reader = BlobReader(blobs)
     try:
         return reader._piece(ReadPiece("", None, question.digest, question.offset))
@@ -68,7 +68,7 @@ def reader(blobs: Blobs) -> Iterator[BlobReader]:
 
 
 def answers(reader: BlobReader, count: int) -> list[tuple[str, Answer | BlobPiece]]:
-    """The next so many, with the bell heard before each look."""
+    """Return the next answers, and wait for the bell before each look."""
     found: list[tuple[str, Answer | BlobPiece]] = []
     deadline = time.monotonic() + DEADLINE_S
     while len(found) < count:
@@ -163,7 +163,7 @@ class Node:
 
 @pytest.fixture
 def on_node(blobs: Blobs, tmp_path: Path) -> Callable[[Callable[[Node], Any]], None]:
-    """Runs a coroutine with a node, and closes that."""
+    """Run a coroutine with a node, and close the node."""
 
     def run(body: Callable[[Node], Any]) -> None:
         async def all_of_it() -> None:
@@ -343,7 +343,7 @@ def test_copies_of_an_agent_before_are_not_trusted(tmp_path: Path) -> None:
 
 @pytest.fixture
 def fake(tmp_path: Path, blobs: Blobs) -> Iterator[FakeController]:
-    """A controller whose connection file names no folder of blobs, as one on another machine."""
+    """Provide a controller with a connection file that names no folder of blobs, as on another machine."""
     fake = FakeController(tmp_path / "fake")
     fake.answers[ReadBlob] = lambda question: piece_of(blobs, question)
     yield fake

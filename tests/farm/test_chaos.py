@@ -13,7 +13,7 @@ from tests.support.chaos import Evidence, complaints, torment
 
 
 def evidence() -> Evidence:
-    """Of three tasks: one that succeeded, one that was repeated, one that was lost and must not be repeated."""
+    """Return records of three tasks: one succeeded, one was repeated, one was lost and must not be repeated."""
     return Evidence(
         handed_in={10: 0, 11: 1, 12: 5},
         once={0, 5},

@@ -44,7 +44,7 @@ def tc(farm: Farm) -> Iterator[TaskClient]:
 
 
 def notes_of(tc: TaskClient, code: str, engine: int = 0) -> tuple[str, str]:
-    """(notes of the NameError of a task, what explain says of it)."""
+    """Return the notes of the task's NameError, and the task's explanation."""
     task = tc.run(Task(code, targets=engine))
     failure = tc.get_task_result(task, block=True).failure
     assert failure is not None
@@ -106,7 +106,9 @@ def test_properties_set_by_hand_are_set_on_a_replacement(tc: TaskClient, mec: Mu
 
 
 def test_whose_name_counts_stays_as_it_was(tc: TaskClient, mec: MultiEngineClient) -> None:
-    """Names that were placed by hand count before what functions bring; names that tasks left do not."""
+    """Names that were placed by hand have priority over the values that functions bring; names that
+    tasks left do not.
+    """
     mec.push({"placed_value": 30})
     for engine in (0, 1):
         tc.run(Task("left_value = 30", targets=engine), block=True)
@@ -165,7 +167,7 @@ def test_without_it_the_names_that_tasks_left_are_gone(tc: TaskClient, mec: Mult
 
 
 def test_a_recycling_goes_on_where_the_names_cannot_be_saved(tc: TaskClient, mec: MultiEngineClient) -> None:
-    """An object whose pickling ends the engine: the fresh one comes all the same, and says what was lost."""
+    """Pickling an object ends the engine: a fresh engine replaces it, and reports the lost names."""
     mec.push({"base": 1})
     fatal = "import os\nclass Fatal:\n    def __reduce__(self): os._exit(3)\n"
     environment = TaskEnvironment()

@@ -34,3 +34,27 @@ def test_class_on_an_engine(name: str, tc: TaskClient, monkeypatch: pytest.Monke
     take: Callable[[Any], Any] = main.take
     for value in tc.map(take, [main.make(), main.make()]):
         main.check(value)
+
+
+COUNTS = """
+COUNT = 0
+class Counts:
+    def count(self):
+        global COUNT, LAST
+        COUNT += 1
+        found, LAST = "LAST" in globals(), COUNT
+        return COUNT, found
+def count(counts): return counts.count()
+def count_there(_): return Counts().count()
+"""
+
+
+def test_what_methods_assign_to_globals_does_not_stay_for_the_next_task_or_item(tc: TaskClient) -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(COUNTS, names)
+    made = names["Counts"]()
+    for _ in range(2):
+        assert tc.map(names["count"], [made] * 20) == [(1, False)] * 20
+        assert tc.map(names["count_there"], range(20)) == [(1, False)] * 20
+        assert tc.map(made.count.__func__, [made] * 3) == [(1, False)] * 3
+        assert [tc.submit(names["count"], made).result() for _ in range(2)] == [(1, False)] * 2

@@ -1,4 +1,4 @@
-"""What TaskClient and MultiEngineClient make of answers: kinds of results, maps, tables, commands, refusals."""
+"""Test how TaskClient and MultiEngineClient handle answers: kinds of results, maps, tables, commands, refusals."""
 
 from __future__ import annotations
 

@@ -244,7 +244,7 @@ def test_commands_and_questions_keep_their_place_among_tasks(
 
 
 def test_a_restart_loses_nothing(fake: FakeController, tc: TaskClient) -> None:
-    """Accepted or not, told or not: after the controller's restart every id ends, and nothing is there twice."""
+    """After the controller's restart every id ends exactly once, whether it was accepted or reported before."""
     seen: list[int] = []
 
     def respond(task: Submission) -> Final:
@@ -275,7 +275,7 @@ def test_a_restart_loses_nothing(fake: FakeController, tc: TaskClient) -> None:
 
 
 def test_accepted_but_not_told_so(fake: FakeController, tc: TaskClient) -> None:
-    """The acceptance was lost with the controller, and the task ended while nobody could be told."""
+    """The acceptance was lost with the controller, and the task ended while the client was disconnected."""
     tc.barrier(tc.run(Task("a")))
     fake._hub.send = lambda session, message: False  # type: ignore[method-assign]
     task_id = tc.run(Task("a"))

@@ -174,7 +174,7 @@ def go_up_to(child: Any, task: int) -> None:
 
 @pytest.fixture
 def script(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """The script of a shell, beside a command of the name that it completes."""
+    """Provide the completion script of a shell, and the command that it completes."""
     (tmp_path / "ipytaskfarm").write_text(f'#!/bin/sh\nexec {sys.executable} -m ipytaskfarm "$@"\n')
     (tmp_path / "ipytaskfarm").chmod(0o755)
     path = tmp_path / "script"

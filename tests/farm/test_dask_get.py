@@ -1,4 +1,4 @@
-"""``tc.dask_get``: dask's collections on a real farm, beside dask's own synchronous scheduler."""
+"""Test ``tc.dask_get``: dask's collections on a real farm, compared with dask's own synchronous scheduler."""
 
 from __future__ import annotations
 

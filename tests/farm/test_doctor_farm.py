@@ -66,7 +66,7 @@ def state(farm_here: Farm) -> FarmState:
 
 @pytest.fixture
 def no_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What batch system this machine may have, and how it does, is another matter."""
+    """Hide the batch systems that this machine may have."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
 

@@ -47,7 +47,7 @@ def engine(shared: FakeEngine) -> Iterator[FakeEngine]:
 
 @pytest.fixture
 def farm(tmp_path: Path) -> Blobs:
-    """The farm's own folder, which the engine is not told of."""
+    """Provide the farm's own folder, which the engine does not know."""
     return Blobs.create(tmp_path / "farm", "farm-1")
 
 
@@ -60,7 +60,7 @@ def packed(farm: Blobs, value: Any) -> tuple[bytes, bytes]:
 
 
 def bring(engine: FakeEngine, farm: Blobs, copies: Blobs) -> None:
-    """What the agent does when it is asked."""
+    """Bring a blob as the agent does when it is asked."""
     digest = engine.wait(WantBlob).digest
     found = farm.map(digest)
     assert found is not None

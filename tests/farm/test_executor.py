@@ -307,7 +307,7 @@ def test_large_values_outlive_the_farm() -> None:
 
 
 def test_an_executor_that_nobody_holds_ends_with_its_calls() -> None:
-    """As in CPython: a program that never says shutdown leaves no processes behind."""
+    """As in CPython, a program that never calls shutdown leaves no processes behind."""
     executor = Executor(1)
     future = executor.submit(multiply, 6, 7)
     farm = executor._farm

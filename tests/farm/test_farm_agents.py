@@ -40,7 +40,7 @@ def dirs() -> Iterator[Dirs]:
 
 @pytest.fixture
 def queue(dirs: Dirs, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of the launcher ``hands``, which is installed; afterwards none of its agents is left."""
+    """Provide the folder of the launcher ``hands``, which is installed; afterwards none of its agents is left."""
     folder, site = dirs.work / "queue", dirs.work / "site"
     folder.mkdir()
     site.mkdir()
@@ -131,7 +131,7 @@ def test_a_dead_agents_work_is_done_elsewhere_long_before_its_lease(queue: Path,
 
 
 def test_a_signal_to_a_whole_job_lets_what_runs_finish(queue: Path, tmp_path: Path) -> None:
-    """As scancel sends it: to agent, zygote, engines and what they started."""
+    """The signal is sent like scancel's: to the agent, the zygote, the engines and the processes that they started."""
     gate = Gate(tmp_path / "gate")
     with farm_of(hands(queue, 2, leave=20.0)) as (farm, tc):
         until_engines(farm, 2)
@@ -234,7 +234,7 @@ def command(*words: str) -> str:
 
 
 def test_the_next_supervisor_finds_the_agents(queue: Path, dirs: Dirs) -> None:
-    """By commands: the supervisor is killed, its successor adopts what lives and places nothing anew."""
+    """The supervisor is killed; its successor adopts the living agents and places no new ones."""
     farm = ("--farm", "placed")
     place = ("--agents", "hands:2", "--agent-engines", "1", "--agent-option", f"folder={queue}")
     command("start", *farm, *place, "--daemonize")

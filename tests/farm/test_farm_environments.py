@@ -1,4 +1,4 @@
-"""Environments and recycling on real engines: what was set up, torn down and ended is told by a log that they write."""
+"""Test environments and recycling on real engines, which log each setup, teardown and end."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def lines(log: Path) -> list[list[str]]:
 
 
 def setups(log: Path, name: str | None = None) -> list[int]:
-    """Pids in the order of their setups."""
+    """Return the pids in the order of their setups."""
     return [int(pid) for what, label, pid in lines(log) if what == "setup" and name in (None, label)]
 
 
@@ -63,7 +63,7 @@ def teardowns(log: Path) -> list[int]:
 
 
 def run(tc: TaskClient, environment: TaskEnvironment | None, count: int = 1) -> list[int]:
-    """So many tasks, one after the other; the pids of their engines."""
+    """Run tasks one after the other; return the pids of their engines."""
     pids = []
     for _ in range(count):
         tr = tc.run(Task("import os; pid = os.getpid()", pull="pid", environment=environment), block=True)
@@ -226,7 +226,7 @@ def test_by_count_seven_tasks_are_three_three_and_one(one: TaskClient, log: Path
 
 @pytest.mark.alone
 def test_settings_in_the_body_of_a_class(one: TaskClient, log: Path) -> None:
-    """They hold for each of its instances, whose own settings are copies, and are no part of the identity."""
+    """They hold for each instance; each instance has a copy of them, and they are no part of the identity."""
 
     class Counted(Logged):
         recycle = RecycleSettings(after_tasks=2)

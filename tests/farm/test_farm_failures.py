@@ -1,4 +1,4 @@
-"""What goes wrong on a real farm, and what is seen of it: errors, retries, recovery, losses, aborts, time limits."""
+"""Test failures on a real farm, and what users see of them: errors, retries, recovery, losses, aborts, time limits."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def there(farm: Farm, agent: Path) -> list[int]:
 
 
 def fetched(farm: Farm) -> tuple[int, int]:
-    """(blobs, bytes) that the far agent says it has brought: a moment ago, a few seconds at most."""
+    """Return (blobs, bytes) that the far agent reports as fetched; the report is at most a few seconds old."""
     node = far_node(farm)
     return node.fetched_blobs, node.fetched_bytes
 
@@ -154,7 +154,9 @@ def test_checkpoints_of_engines_there_and_here(farm: Farm, mec: MultiEngineClien
 
 
 def test_results_go_from_machine_to_machine(tc: TaskClient, agent: Path) -> None:
-    """Made there they travel inside, made here they are files; either way whoever needs them has them."""
+    """Results of the far machine are sent inside messages, results of this one are files; both reach the tasks that
+    need them.
+    """
     before = copies(agent)
     made = [tc.submit(Task(ones, args=(LARGE // 2,), requires=where)) for where in (THERE, HERE)]
     assert not copies(agent) - before

@@ -1,4 +1,4 @@
-"""Faults that hit a whole farm of real processes: see docs/guarantees.md for what is promised under each."""
+"""Test faults of a whole farm of real processes; docs/guarantees.md states the promise for each."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def test_a_second_controller_on_the_store_is_refused_by_name(farm_dirs: Dirs) ->
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_a_controller_that_is_away_for_long(farm_dirs: Dirs, tmp_path: Path) -> None:
-    """Longer than anybody waits for an answer: engines finish what they hold, and the barrier goes on by itself."""
+    """The absence is longer than any client waits for an answer: engines finish their tasks, and the
+    barrier continues.
+    """
     with background_farm("-n", "2") as home, TaskClient() as tc:
         ids = hand_in(tc, tmp_path / "ledger")
         tc.flush(timeout=DEADLINE_S)
@@ -87,7 +89,7 @@ def test_a_client_that_was_killed_leaves_its_tasks(farm: Farm, tc: TaskClient, g
 
 
 def test_an_abort_at_any_moment_has_one_winner(tc: TaskClient) -> None:
-    """Tasks of a few milliseconds, each aborted at some moment of its life."""
+    """Each task of a few milliseconds is aborted at some moment of its life."""
     before = tc.queue_status()
     ids = []
     for n in range(300):
@@ -118,7 +120,7 @@ def test_a_result_that_was_sent_stands_when_its_engine_dies(farm: Farm, tc: Task
 
 
 def test_a_stopped_engine_holds_nobody_else_up(farm: Farm, tc: TaskClient, gate: Gate) -> None:
-    """SIGSTOP: what stands behind its task goes elsewhere; let go on, it ends its task as if nothing had been."""
+    """After SIGSTOP the tasks behind the running one go elsewhere; after SIGCONT the engine ends its task as usual."""
     held = tc.run(Task(gate.code + "a = 1", pull="a"))
     until_running(tc, held)
     row = next(row for row in farm.multiengine_client().engines() if row.task == held)

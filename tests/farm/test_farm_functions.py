@@ -1,4 +1,4 @@
-"""Functions and notebook code on a real farm: what travels, what it sees, what comes back of it."""
+"""Test functions and notebook code on a real farm: how they are sent, which names they see, and their results."""
 
 from __future__ import annotations
 

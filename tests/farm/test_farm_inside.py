@@ -1,4 +1,4 @@
-"""What running tasks do: progress, messages, children, deferral, locks; on one slot and on several."""
+"""Test what running tasks can do: progress, messages, children, deferral, locks; with one slot and with several."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.farm, pytest.mark.timeout(120)]
 
 @pytest.fixture
 def keyed(farm_dirs: Dirs) -> Iterator[Farm]:
-    """A farm of its own with one engine, and a name by which the command knows it."""
+    """Provide a farm with one engine, and a name under which the command finds it."""
     with Farm(n=1, name="keyed") as farm:
         yield farm
 

@@ -1,4 +1,4 @@
-"""Limits on a real farm: memory, poison, grace, what is kept; and what is told of an engine that was lost."""
+"""Test limits on a real farm: memory, poison tasks, grace, kept results; and reports about a lost engine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ subprocess.run([sys.executable, "-c", child])
 
 
 def newest(farm: Farm) -> int:
-    """How many engines were ever started."""
+    """Return how many engines were ever started."""
     return max(int(incarnation.rpartition(".")[2]) for incarnation in incarnations(farm))
 
 
@@ -129,7 +129,7 @@ def test_backup_check_and_compact_while_the_farm_runs_and_when_it_is_stopped(far
 
 
 def _put_back(copy: Path, store: Path) -> None:
-    """As docs/commands.md says."""
+    """Restore a backup as docs/commands.md describes."""
     copy.replace(store)
     for file in copy.with_name(copy.name + ".blobs").rglob("*"):
         if file.is_file():

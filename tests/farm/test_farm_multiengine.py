@@ -247,7 +247,7 @@ def test_commands_run_in_order_and_an_error_clears_those_behind_it(
 
 
 def in_another_process(farm: Farm, code: str) -> subprocess.Popen[str]:
-    """Another session, with a `mec` of its own."""
+    """Run code in another session with its own `mec`."""
     begin = f"from ipytaskfarm import MultiEngineClient\nmec = MultiEngineClient({str(farm.connection_file)!r})\n"
     return subprocess.Popen([sys.executable, "-c", begin + code], stdout=subprocess.PIPE, text=True)
 

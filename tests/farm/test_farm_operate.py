@@ -37,7 +37,7 @@ def shell(farm: Farm) -> Iterator[Shell]:
 
 
 class Said(NamedTuple):
-    """What a command came to."""
+    """The outcome of a command."""
 
     code: int
     out: str
@@ -49,7 +49,9 @@ class Said(NamedTuple):
 
 
 def command(*words: object) -> Said:
-    """``ipytaskfarm …``, in this process: it is the same code, and starting Python takes a second."""
+    """Return a function that runs ``ipytaskfarm …`` in this process: it is the same code, and starting Python takes a
+    second.
+    """
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         code = main([*map(str, words), "--farm", FARM])
@@ -323,7 +325,7 @@ def test_pause_and_resume_the_farm(tc: TaskClient, way: Way) -> None:
 
 
 def test_pause_and_resume_a_job(tc: TaskClient, way: Way, gate: Gate) -> None:
-    """Its tasks wait for a gate of which one is behind the pause: what ran goes on, and others pass by."""
+    """The tasks of the job wait for a gate: running ones go on, and other tasks overtake the paused ones."""
     busy = [tc.run(Task(gate.code)) for _ in range(2)]
     for task in busy:
         until_running(tc, task)

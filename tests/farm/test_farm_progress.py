@@ -21,7 +21,7 @@ pytestmark = pytest.mark.farm
 
 
 class Recording:
-    """A screen that keeps what it was shown, and when."""
+    """A screen that records each view and its time."""
 
     def __init__(self) -> None:
         self.views: list[tuple[float, ProgressView]] = []
@@ -53,7 +53,7 @@ TASK_S = 0.9
 
 
 def test_the_time_left_is_true_after_the_first_two_ends(tc: TaskClient, screen: Recording) -> None:
-    """20 tasks of 3 s, scaled down."""
+    """It is the case of 20 tasks of 3 s, scaled down."""
     ids = [tc.run(Task(f"import time; time.sleep({TASK_S})", name="equal")) for _ in range(14)]
     tc.barrier(ids)
     ended_s = time.monotonic()

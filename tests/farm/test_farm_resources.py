@@ -244,7 +244,7 @@ def test_only_engines_that_meet_the_conditions_are_used(farm: Farm, tc: TaskClie
         ({"requires": {"load": "< 0"}}, "load < 0%: it is"),
         ({"requires": {"free_cores": "> 99"}}, "free_cores > 99.0: it is 4"),
         ({"requires": {"free_memory": "> 900 TiB"}}, "free_memory > 921600.0 GiB: it is"),
-        ({"requires": {"colour": "red"}}, "this engine has no colour"),
+        ({"requires": {"property:colour": "red"}}, "this engine has no colour"),
         ({"resources": {"cores": 99}}, "it needs 99 cores, and .* has 4 cores in all"),
         ({"resources": {"licence": 2}}, "it needs 2 licence, and .* has 1 licence in all"),
         ({"resources": {"tape": 1}}, "it needs 1 tape, and .* has 0 tape in all"),

@@ -1,4 +1,4 @@
-"""What tasks print, seen by who waits for them, on a real farm."""
+"""Test the output of tasks as a waiting client sees it, on a real farm."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def blocks(language: str) -> list[str]:
 
 
 def checked(code: str) -> str:
-    """The same code, which compares each value with the literal that stands behind it."""
+    """Return the same code with a comparison of each value with the literal behind it."""
     lines = []
     for line in code.splitlines():
         found = re.match(r"(\w.*?)  # (True|False|\d+|'.*')$", line)

@@ -1,4 +1,4 @@
-"""What an engine had printed when it was killed stands in the failure and in `explain`."""
+"""Test that the failure and `explain` contain the output of a killed engine."""
 
 from __future__ import annotations
 

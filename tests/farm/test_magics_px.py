@@ -1,4 +1,4 @@
-"""The ``%px`` family: by activation alone, and beside ipyparallel's in either order."""
+"""Test the ``%px`` family: registered only by activation, and together with ipyparallel's in either order."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_errors_are_short_and_name_their_engines(px: Shell) -> None:
 
 
 def register_ipyparallels(shell: Shell) -> None:
-    """What activating a view does."""
+    """Register magics as the activation of a view does."""
     shell.shell.register_magics(ParallelMagics(shell.shell, view=None))
 
 

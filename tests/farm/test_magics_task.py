@@ -289,7 +289,7 @@ def test_options_may_stand_before_ids(shell: Shell, tc: TaskClient, gate: Gate) 
 
 
 def traceback_of(shell: Shell, code: str) -> str:
-    """What IPython shows of the error of a cell."""
+    """Run a cell; return what IPython shows of its error."""
     shell.shell.execution_count += 1
     return shell.run(code).shown
 
@@ -341,7 +341,7 @@ def test_the_debugger_lands_in_the_users_code_with_its_variables(shell: Shell, t
 
 
 class Watched(io.StringIO):
-    """A stream that opens the gate as soon as this is to be read."""
+    """A stream that opens the gate as soon as a text appears."""
 
     def __init__(self, gate: Gate, text: str) -> None:
         super().__init__()
@@ -355,7 +355,7 @@ class Watched(io.StringIO):
 
 
 def test_prints_and_displays_come_while_the_task_runs(shell: Shell, gate: Gate) -> None:
-    """The gate is opened by what is shown: were it shown at the end, the end would never come."""
+    """The shown output opens the gate: if it appeared only at the end, the task would never end."""
     code = (
         "from IPython.display import Markdown, display\nprint('begun')\ndisplay(Markdown('*early*'))\n"
         f"{gate.code}\nprint('half a line', end='')\nMarkdown('**late**')"

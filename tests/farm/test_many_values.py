@@ -116,7 +116,9 @@ if __name__ == "__main__":
 
 @pytest.mark.farm
 def test_thousands_of_values_with_few_descriptors(farm_dirs: Dirs) -> None:
-    """As 70,000 with 1024 descriptors, and as many as ten times the descriptors for one task."""
+    """It is the case of 70,000 values with 1024 descriptors, and one task has ten times as many values
+    as descriptors.
+    """
     ended = subprocess.run(
         ["bash", "-c", 'ulimit -n 128; exec "$@"', "bash", sys.executable, "-c", MANY, "1500"],
         capture_output=True, text=True, timeout=4 * DEADLINE_S, check=False,

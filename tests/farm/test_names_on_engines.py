@@ -1,4 +1,4 @@
-"""On a real farm: whose name counts, what was placed on the engines by hand, or what a function brings."""
+"""Test on a real farm which value of a name a function finds: the one placed on the engines by hand, or its own."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_px_run_and_sync_imports_place_names(farm: Farm, mec: MultiEngineClient,
 
 
 def in_notebook(cells: list[str], folder: Path, name: str = "stdout") -> str:
-    """What the cells print, one after the other."""
+    """Run cells in a notebook one after the other; return their output."""
     made = [nbformat.v4.new_code_cell(cell) for cell in cells]  # type: ignore[no-untyped-call]
     notebook = nbformat.v4.new_notebook(cells=made)  # type: ignore[no-untyped-call]
     nbclient.NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(folder)}}).execute()
@@ -282,7 +282,7 @@ def test_a_console_places_names(farm: Farm, mec: MultiEngineClient, tc: TaskClie
 
 
 def noticed(tc: TaskClient, function: Callable[..., Any], engine: int = 0) -> str:
-    """What a task of the function has printed to stderr on an engine."""
+    """Run a function as a task on an engine; return its stderr."""
     told: str = tc.get_task_result(tc.run(Task(function, targets=[engine])), block=True).stderr
     return told
 

@@ -1,7 +1,7 @@
-"""What IPython 0.10 shipped as its parallel examples, written anew: each job whole, on a real farm.
+"""The parallel examples of IPython 0.10, each as a whole job on a real farm.
 
-First as tests, then as scripts (``tests/data/old_examples``) in which only the import line and what Python 3 demands
-differ from what was written then.
+They are written first as tests, then as scripts (``tests/data/old_examples``) that differ from the originals only in
+the import line and where Python 3 demands it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.support.farms import DEADLINE_S, outcomes
 from tests.support.polling import eventually
 
 ENGINES = 4
-"""As many as the examples ask for: ``ipcluster -n 4``."""
+"""As many engines as the examples ask for: ``ipcluster -n 4``."""
 
 # Scripts that name no farm mean this one.
 pytestmark = pytest.mark.farm(n=ENGINES, name="default")
@@ -57,7 +57,7 @@ def test_two_sleeping_tasks_say_hello_world(tc: TaskClient, mec: MultiEngineClie
 
 
 def price_options(S: float, K: float, sigma: float, r: float, days: int, paths: int) -> tuple[float, ...]:  # noqa: N803
-    """Prices of European and Asian puts and calls on a stock, averaged over simulated paths of its price."""
+    """Return prices of European and Asian puts and calls on a stock, averaged over simulated paths of its price."""
     import numpy as np
 
     rng = np.random.default_rng([int(K), int(1000 * sigma)])
@@ -119,7 +119,7 @@ def test_a_sweep_prices_options(tc: TaskClient, mec: MultiEngineClient) -> None:
 
 
 def word_frequencies(text: str) -> dict[str, int]:
-    """How often each word is in a text."""
+    """Return how often each word is in a text."""
     frequencies: dict[str, int] = {}
     for word in text.split():
         frequencies[word] = frequencies.get(word, 0) + 1
@@ -209,7 +209,7 @@ def test_sixty_sleeps_of_which_the_last_four_are_aborted(tc: TaskClient) -> None
 
 
 def crack(first: int, wanted: str) -> int | None:
-    """The number in a range of 20,000 whose digest is the wanted one; outside of that range, search for long."""
+    """Search a range of 20,000 numbers for the one with the wanted digest; in other ranges search for long."""
     numbers: Any = range(first, first + 20_000)
     for number in numbers if first == 60_000 else itertools.cycle(numbers):
         if hashlib.sha256(b"%d" % number).hexdigest() == wanted:
@@ -285,7 +285,7 @@ def folder(tc: TaskClient, mec: MultiEngineClient, tmp_path: Path) -> Iterator[P
 
 @pytest.fixture
 def script(folder: Path, environment: dict[str, str]) -> Script:
-    """Runs a script as its user did; gives the lines that it prints."""
+    """Return a function that runs a script as its user did, and returns the lines that it prints."""
 
     def run(name: str, *arguments: str, typed: str = "") -> list[str]:
         start = [name] if name.endswith(".py") else ["-c", RUN_IPY, name]

@@ -1,4 +1,4 @@
-"""What scripts of IPython 0.10's time call, name and catch: only their import line changes."""
+"""Test the calls, names and exceptions that scripts for IPython 0.10 use; only their import line changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The power goes: what the disk was told to keep is there, the rest is torn, and nothing acknowledged is lost."""
+"""Test a loss of power: synced data is there, other data is torn, and nothing acknowledged is lost."""
 
 from __future__ import annotations
 
@@ -57,9 +57,10 @@ def test_a_log_that_was_torn_anywhere_behind_the_last_commit(
 
 
 def _torn(before: bytes, synced: int, later: bytes, chance: random.Random) -> bytes:
-    """The log as of the commit, and of what was written to it since: nothing, a part, or a part and rubbish.
+    """Return the log as of the commit, with nothing, a part, or a damaged part of what was written to it since.
 
-    A log that was begun anew since (after a checkpoint) is another one: then the old one stands."""
+    If a new log was begun since (after a checkpoint), the old one is returned.
+    """
     if later[:32] != before[:32]:
         return before
     grown = later[synced:]

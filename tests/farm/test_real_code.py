@@ -1,4 +1,4 @@
-"""What people bring, each line from a script, a module beside it, `python -m pkg.main` and a notebook.
+"""Run code of real users, each line from a script, a module beside it, `python -m pkg.main` and a notebook.
 
 The rows are in `tests/support/real_code.py`; `tests/unit/test_odd_starts.py` starts farms in odd surroundings.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ print("FOUND", ascii(found))
 def run(folder: Path, *arguments: str) -> str:
     ended = subprocess.run(
         [sys.executable, *arguments],
-        capture_output=True, text=True, timeout=100, check=False, cwd=folder, env=os.environ,
+        capture_output=True, text=True, timeout=300, check=False, cwd=folder, env=os.environ,
     )  # fmt: skip
     return ended.stdout + ended.stderr
 
@@ -65,8 +67,18 @@ def from_a_package(folder: Path, where: str) -> str:
 def from_a_notebook(folder: Path, where: str) -> str:
     cells = [nbformat.v4.new_code_cell(cell) for cell in (where + CODE, USE)]  # type: ignore[no-untyped-call]
     notebook = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
-    nbclient.NotebookClient(notebook, timeout=100, resources={"metadata": {"path": str(folder)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
     return "".join(output.get("text", "") for output in notebook.cells[1].outputs)
+
+
+def compiled_module(package: Path) -> None:
+    """Put Python's own example of a compiled module into a package; without it, a module that does the same."""
+    libraries = Path(sysconfig.get_config_var("DESTSHARED") or "/nowhere")
+    found = next(libraries.glob("xxlimited.*.so"), None)
+    if found is None:
+        (package / "xxlimited.py").write_text("def foo(a, b): return a + b\n")
+    else:
+        shutil.copy(found, package)
 
 
 WAYS = [from_a_script, from_a_module, from_a_package, from_a_notebook]
@@ -85,6 +97,7 @@ def found(request: pytest.FixtureRequest, shared: Farm, tmp_path_factory: pytest
     for name, text in PACKAGE.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
+    compiled_module(folder / "realpkg")
     said = way(folder, f"WHERE = {str(shared.connection_file)!r}\n")
     lines = [line for line in said.splitlines() if line.startswith("FOUND ")]
     assert lines, said
@@ -94,6 +107,7 @@ def found(request: pytest.FixtureRequest, shared: Farm, tmp_path_factory: pytest
 
 @pytest.mark.farm
 @pytest.mark.notebook
+@pytest.mark.timeout(400)  # the first row of a place runs all of them
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.kind} {row.name}")
 def test_an_input_works(found: dict[str, str], row: Row) -> None:
     assert found[row.call] == repr(row.value)

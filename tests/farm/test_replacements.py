@@ -21,7 +21,7 @@ pytestmark = pytest.mark.farm
 
 @pytest.fixture(autouse=True)
 def forgotten(request: pytest.FixtureRequest) -> None:
-    """What the test before has done is forgotten."""
+    """Delete the commands that the test before has left."""
     if "mec" in request.fixturenames:
         request.getfixturevalue("mec").reset()
 

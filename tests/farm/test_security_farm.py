@@ -1,4 +1,4 @@
-"""A running farm and a hostile client: each refusal is seen, and after each the farm goes on."""
+"""Test a running farm with a hostile client: each refusal is visible, and the farm continues after each."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ QUESTIONS = get_args(m.Question)
 
 @pytest.fixture
 def thief(farm: Farm, tc: TaskClient) -> Iterator[Intruder]:
-    """Who was refused has changed nothing: the farm goes on with the very processes that it had."""
+    """Check after the test that the refused client has changed nothing: the farm has the same processes as before."""
     before = {process.pid for process in processes(farm)}
     wanted = ask(farm, m.FarmStatus())
     with intruder(farm) as it:

@@ -218,7 +218,9 @@ def test_the_newest_values_of_pushed_functions_are_saved(mec: MultiEngineClient,
 
 
 def test_functions_that_came_by_value_find_names_of_the_engine_again(mec: MultiEngineClient, tmp_path: Path) -> None:
-    """What was placed by hand comes first, then what they brought, then other names of the engine."""
+    """Names placed by hand have priority, then the values that were sent with the function, then other names of the
+    engine.
+    """
     file = tmp_path / "engine.session"
     there: dict[str, object] = {"brought": 1, "both": 1, "__name__": "__main__"}
     code = """

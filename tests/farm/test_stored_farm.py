@@ -1,4 +1,6 @@
-"""A store, an event log and a connection file that an earlier version made open, and their work goes on."""
+"""Test that a store, an event log and a connection file of an earlier version can be opened, and that their tasks
+continue.
+"""
 
 from __future__ import annotations
 

@@ -127,7 +127,9 @@ def test_more_commands_than_are_kept(
 
 
 def test_properties(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
-    """Each change takes the place of what it covers, whatever stands between; a deletion of all covers all."""
+    """A change replaces the changes that it covers, whatever came in between; a deletion of all properties covers all
+    changes.
+    """
     for body, names in ((b"a=1,b=1", ("a", "b")), (b"c=1", ("c",)), (b"a=2", ("a",)), (b"del c", ("c",))):
         hand.do("properties", body, [0], m.Keep(names))
         hand.do("execute", b"between", [0])
@@ -210,7 +212,7 @@ def test_the_loss_of_an_engine_that_saves_its_names(sim: SimFarm, agent: SimAgen
 
 
 def test_the_death_of_the_controller_meanwhile(sim: SimFarm, agent: SimAgent) -> None:
-    """The engine is not recycled yet: it goes on, and what it says of its names later changes nothing."""
+    """The engine is not recycled yet: it continues, and its later report about its names has no effect."""
     saving(sim, agent)
     while agent.inbox:
         sim.deliver(agent)

@@ -1,4 +1,4 @@
-"""What clients did on engines by hand is done again on the engines that come in their place."""
+"""Test that the replacements of engines repeat the commands of clients."""
 
 from __future__ import annotations
 

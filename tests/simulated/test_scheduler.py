@@ -1,4 +1,4 @@
-"""What the scheduler decides, case by case, on the simulated farm."""
+"""Test the scheduler's decisions case by case on the simulated farm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Agents that are placed: what they bring, when they end, how they leave, and when they are known to be dead."""
+"""Test placed agents: the engines that they bring, when they end, how they leave, and when they are
+known to be dead.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ def only_engine(agent: SimAgent) -> SimEngine:
 
 
 def begin_on(sim: SimFarm, agent: SimAgent) -> int:
-    """What the agent's only engine has begun."""
+    """Let the agent's only engine begin a run; return the id of its task."""
     move(sim, agent)
     engine = only_engine(agent)
     assert engine.running or sim.begin(engine)

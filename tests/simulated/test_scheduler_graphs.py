@@ -25,7 +25,7 @@ from tests.support.simulated_farm import SimAgent, SimEngine, SimFarm, final_of,
 
 
 def reason(sim: SimFarm, task_id: int) -> str:
-    """Of an unfinished task, in a word."""
+    """Return the reason of an unfinished task."""
     reply = sim.ask(m.ListTasks([task_id]))
     assert isinstance(reply, tables.TaskRows)
     return reply.rows[0].reason

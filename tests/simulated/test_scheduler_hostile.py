@@ -1,4 +1,4 @@
-"""An agent that is enrolled and hostile: it speaks of others' engines, and says what nobody can reckon with."""
+"""Test an enrolled but hostile agent: it reports about engines of others, and sends values that no one expects."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 def two_agents() -> tuple[SimFarm, SimAgent, SimEngine, SimAgent]:
-    """Each with an engine; that of the victim runs task 0, whose id is returned by `running`."""
+    """Provide two agents with an engine each; the engine of the victim runs task 0, whose id `running` returns."""
     sim = SimFarm()
     sim.join_client()
     sim.ask(m.SetWanted(1))
@@ -342,7 +342,7 @@ KINDS = [kind for kind in get_args(AgentMessage) if kind not in DIRECT]
 def test_whatever_a_hostile_agent_says_the_farm_goes_on(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the real store behind it: what was decided can be kept, and a controller can start from it again."""
+    """The real store is used: the decisions can be stored, and a controller can start from them again."""
     # Of its own node it may say what contradicts itself: that less is there than is in use.
     monkeypatch.setattr(invariants, "_check_claims", lambda farm: None)
     sim, _, engine, hostile = two_agents()

@@ -98,7 +98,7 @@ def test_ids_below_those_of_others_are_not_given_again() -> None:
 
 @pytest.mark.parametrize("how", ["silent", "full", "stopping"])
 def test_a_client_that_may_have_more_keeps_its_ids(how: str) -> None:
-    """One that was only silent comes back with tasks that it took in meanwhile; one that ends now lost some."""
+    """A client that was only silent comes back with more submitted tasks; a client that ends now loses some."""
     sim = farm_with_engines(0)
     sim.join_client("a")
     first, last = block(sim, "a")

@@ -243,7 +243,7 @@ class FarmMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), known=st.booleans())
     def lose_agent(self, data: st.DataObject, known: bool) -> None:
-        """With its machine; its launcher may know of it."""
+        """Lose an agent with its machine; its launcher may know of it."""
         agent = self.placed_one(data)
         if agent is not None:
             self.vague.update(run[0] for engine in agent.engines.values() for run in engine.held())
@@ -386,7 +386,7 @@ class FarmMachine(RuleBasedStateMachine):
         name=st.sampled_from("ab"), opted_out=st.sampled_from([False, False, True]),
     )  # fmt: skip
     def command(self, everyone: bool, engine_id: int, verb: str, name: str, opted_out: bool) -> None:
-        """What a client does on engines by hand."""
+        """Send a command of a client to engines."""
         self.commands += 1
         keep = None if verb == "reset" else m.Keep((name,) if verb == "push" else (), opted_out=opted_out)
         engines = None if everyone else [engine_id]

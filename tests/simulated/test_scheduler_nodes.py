@@ -1,4 +1,4 @@
-"""A node on which everything fails is set aside, and what it cost is given back."""
+"""Test a node on which everything fails: it is set aside, and the retries that it has used are restored."""
 
 from __future__ import annotations
 

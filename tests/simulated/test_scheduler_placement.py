@@ -41,7 +41,7 @@ class World:
             self.sim.advance(0.0)
 
     def run(self, rules: Rules | None = None, outstanding: bool = False) -> str:
-        """Hand in a task; the node and engine that took it.  outstanding: it goes on running."""
+        """Submit a task; return the node and the engine that got it.  outstanding: the task goes on running."""
         self.sim.submit(self.next_id, rules)
         self.next_id += 1
         for agent in self.agents:
@@ -169,7 +169,7 @@ def test_everything_runs_whatever_the_placement(make: Callable[[], Rules | None]
 
 @pytest.mark.parametrize("seed", range(30))
 def test_the_first_that_wait_are_found_without_a_look_at_all(seed: int) -> None:
-    """Engines come and go, work and wait: the order is that in which all of them would stand."""
+    """While engines come and go, work and wait, the order equals that of sorting all of them."""
     chance = random.Random(seed)
     farm = SchedulerState("name", "incarnation")
     numbers = iter(range(1, 10_000))

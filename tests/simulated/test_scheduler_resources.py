@@ -1,4 +1,4 @@
-"""What may start where at a moment: resources, exclusive tasks, limits of groups, load, conditions."""
+"""Test what may start where at a moment: resources, exclusive tasks, limits of groups, load, conditions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def asks(**given: object) -> Rules:
 
 
 class World:
-    """Nodes of 2 cores each, unless they say otherwise, and engines that run what they hold when they are told to."""
+    """Nodes of 2 cores each by default, and engines that run their tasks on command."""
 
     def __init__(self, engines: int, nodes: tuple[str, ...] = ("a",), what: object = None, **settings: object) -> None:
         self.sim = SimFarm(SchedulerSettings(**settings))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What the scheduler makes of its own past, and of agents that are gone: cases on the simulated farm."""
+"""Test the scheduler after a restart and with lost agents, case by case on the simulated farm."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_hand_out_that_never_arrived_goes_back_uncharged() -> None:
 
 
 def test_after_a_restart_tasks_like_those_that_run_are_announced() -> None:
-    """Entries of the running tasks stand first in their class's heap, and nobody has looked at them since."""
+    """Entries of the running tasks are first in the heap of their class, and were not looked at since the restart."""
     sim, agent, engine = one_engine()
     rules = Rules(targets=(engine.id,))
     sim.submit(0, rules)

@@ -1,4 +1,4 @@
-"""Looking on at what tasks print: who is asked, and how often; and what is said when nothing can move."""
+"""Test the output of running tasks: which engines are asked, and how often; and the answer if no task can move."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.simulated_farm import SimAgent, SimEngine, SimFarm, farm_with
 
 
 def running(rules: Rules | None = None) -> tuple[SimFarm, SimAgent, SimEngine, int]:
-    """A farm whose one engine runs a task of the client's."""
+    """Provide a farm with one engine that runs a task of the client."""
     sim, agent, engine = one_engine()
     task_id = sim.ids().first
     sim.submit(task_id, rules)

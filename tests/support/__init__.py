@@ -1,1 +1,1 @@
-"""What tests share: fakes, worlds to run in, polling."""
+"""Shared parts of tests: fakes, worlds to run in, polling."""

@@ -1,4 +1,4 @@
-"""Values that nobody expects, and calls to throw them at: a line in `VALUES` or `CALLS` extends the table."""
+"""Unexpected values, and calls to pass them to; to extend the table, add a line to `VALUES` or `CALLS`."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ VALUES: dict[str, Callable[[], Any]] = {
 
 
 class World(NamedTuple):
-    """What calls are made with."""
+    """The objects whose methods are called."""
 
     tc: TaskClient
     mec: MultiEngineClient
@@ -165,7 +165,7 @@ def recycling(setting: str) -> Throw:
 
 
 def keyed(throw: Throw) -> Throw:
-    """A dict with the value as its key; what has no hash is no key."""
+    """Make a dict with the value as its key; fail for a value without a hash."""
 
     def throw_dict(world: World, value: Any) -> Any:
         try:
@@ -287,3 +287,25 @@ CALLS: dict[str, Throw] = {
     "mec.clear_sticky": lambda w, v: w.mec.clear_sticky(v),
     "mec.map": lambda w, v: w.mec.map(v, [1]),
 }  # fmt: skip
+
+
+_CALLED_OTHERWISE = {
+    "call args": "args",
+    "call kwargs": "kwargs",
+    "call kwargs key": "kwargs",
+    "tc.tasks ids": "task id",
+    "tc.history ids": "task id",
+    "tc.send value": "message",
+    "mec.push value": "value",
+    "mec.set_properties key": "property",
+    "mec.set_properties value": "property",
+}
+
+
+def argument(call: str) -> str:
+    """Return the word by which the refusals of a call name the argument.  "": the call takes only one."""
+    first, _, second = call.partition(" ")
+    if call in _CALLED_OTHERWISE or first in ("tc.run", "expression", "args", "kwargs", "max_parallel"):
+        return _CALLED_OTHERWISE.get(call, "")
+    whole = first in ("task", "job", "recycle", "environment") or "." in first
+    return second if whole else first

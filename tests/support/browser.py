@@ -1,7 +1,7 @@
-"""JupyterLab in a headless Chromium: what a person sees and clicks.
+"""Drive JupyterLab in a headless Chromium: read and click like a user.
 
-A `Lab` is a server in a world of its own (`tests.conftest.Dirs`), a `Notebook` one page in the browser with its kernel,
-a `Cell` one cell as it is on the screen.
+A `Lab` is a server in a world of its own (`tests.conftest.Dirs`), a `Notebook` is a page in the browser with its
+kernel, and a `Cell` is a cell on the screen.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from tests.conftest import Dirs, _is_farm
 from tests.support.polling import eventually
 
 DEADLINE_S = 30.0
-"""For what takes a moment on a machine that has nothing else to do."""
+"""Deadline for actions that take a moment on an idle machine."""
 DEADLINE_MS = DEADLINE_S * 1000
 START_S = 60.0
-"""For a server, a page or a kernel to come up."""
+"""Deadline for the start of a server, a page or a kernel."""
 END_S = 15.0
 
 CHROMIUM_FLAGS = [
@@ -69,14 +69,14 @@ IMAGE_WIDTH = "e => e.complete ? e.naturalWidth : 0"
 
 
 def chromium() -> str:
-    """Debian's browser, or whatever calls itself so."""
+    """Return the path of Debian's browser, or of another Chromium."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert found, "no Chromium on the PATH; `make apt` installs it"
     return found
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens at."""
+    """Return a free port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -96,12 +96,12 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """What is to be read below the code, now."""
+        """Return the present text of the output."""
         return "\n".join(self.output.all_inner_texts())
 
     @property
     def html(self) -> Locator:
-        """What came as html."""
+        """Return the HTML of the output."""
         return self.locator.locator(".jp-RenderedHTMLCommon[data-mime-type='text/html']")
 
     @property
@@ -110,11 +110,11 @@ class Cell:
 
     @property
     def running(self) -> bool:
-        """Whether the star stands beside the code."""
+        """Return whether the prompt shows a star."""
         return self.locator.locator(".jp-InputArea-prompt").inner_text() == "[*]:"
 
     def done(self, timeout_s: float = DEADLINE_S) -> Cell:
-        """Wait until the kernel has run it; its number stands beside the code then."""
+        """Wait until the kernel has run the cell, and its prompt shows a number."""
         prompt = self.locator.locator(".jp-InputArea-prompt")
 
         def numbered() -> bool:
@@ -126,7 +126,7 @@ class Cell:
         return self
 
     def shows(self, text: str, timeout_s: float = 10.0) -> None:
-        """Wait until this is to be read below the code."""
+        """Wait until the output contains this text."""
 
         def there() -> bool:
             assert text in self.text, f"{text!r} is not in {self.text!r}"
@@ -155,7 +155,7 @@ class Notebook:
         count = self.page.locator(".jp-Notebook .jp-CodeCell").count()
         cell = self.cell(count - 1)
         cell.locator.locator(".jp-InputArea-editor .cm-content").click()
-        # Key by key, the editor would indent it anew.
+        # Typed key by key, the editor would indent the code again.
         self.page.keyboard.insert_text(code)
         self.page.keyboard.press("Shift+Enter")
         expect(self.page.locator(".jp-Notebook .jp-CodeCell")).to_have_count(count + 1, timeout=DEADLINE_MS)
@@ -166,7 +166,7 @@ class Notebook:
         return self.start(code).done(timeout_s)
 
     def clear(self) -> None:
-        """One empty cell; the kernel keeps what it has."""
+        """Replace all cells by an empty one; the kernel keeps its names."""
         self.page.evaluate(
             f"""() => {{ {PANEL} const shared = panel.content.model.sharedModel;
                 const count = shared.cells.length;
@@ -189,7 +189,7 @@ class Notebook:
         )
 
     def save(self) -> dict[str, Any]:
-        """Save the notebook; what stands in its file then."""
+        """Save the notebook and return the contents of its file."""
         self.page.evaluate(f"async () => {{ {PANEL} await panel.context.save(); }}")
         found: dict[str, Any] = json.loads(self.path.read_text())
         return found
@@ -223,13 +223,13 @@ class Lab:
         page.goto(f"{self.url}/lab/tree/{path.name}?token={self.token}&reset", timeout=START_S * 1000)
         page.locator("#jupyterlab-splash").wait_for(state="detached", timeout=START_S * 1000)
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=START_S * 1000)
-        # The circle in the toolbar says "idle" before there is a kernel, and what is run then is lost.
+        # The toolbar shows "idle" before there is a kernel, and a cell that is run then is lost.
         ready = page.locator("#jp-main-statusbar").get_by_text("Python 3 (ipykernel) | Idle", exact=True)
         ready.wait_for(timeout=START_S * 1000)
         return Notebook(page, path)
 
     def reopen(self, notebook: dict[str, Any], name: str) -> Notebook:
-        """Open a saved notebook on a page of its own, without a kernel: the one that it names is not installed."""
+        """Open a saved notebook on a new page without a kernel, because the kernel that it names is not installed."""
         path = self.folder / f"{name}.ipynb"
         kernel = {"name": "gone", "display_name": "Gone", "language": "python"}
         path.write_text(json.dumps({**notebook, "metadata": {"kernelspec": kernel}}))
@@ -323,7 +323,7 @@ def assert_no_inhabitants(root: Path, timeout_s: float = END_S) -> None:
 
 
 def inhabitants(root: Path) -> list[psutil.Process]:
-    """Processes whose environment or working folder is of this world, but our own and the farm's."""
+    """Return processes whose environment or working folder belongs to this world, except our own and the farm's."""
     found = []
     for process in psutil.process_iter():
         try:

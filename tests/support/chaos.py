@@ -1,10 +1,10 @@
-"""A farm of real processes under a nemesis, and a checker that believes nobody but the tasks themselves.
+"""Run a farm of real processes under a nemesis, then check the results against the tasks' own records.
 
-Each task writes into a ledger that it begins and that it ends.  Meanwhile the nemesis kills engines every two seconds,
-the controller every ten, the agent once, and resets the farm's connections (``ss -K``, where it is there and allowed).
-Then the checker compares the ledger, the store and what the client was told.
+Each task writes its begin and its end into a ledger.  Meanwhile the nemesis kills engines every two seconds, the
+controller every ten seconds, and the agent once, and resets the farm's connections (with ``ss -K``, if allowed).  Then
+the checker compares the ledger, the store and the client's results.
 
-``python -m tests.support.chaos [SECONDS]``: batches of ten thousand tasks until the time is over.
+``python -m tests.support.chaos [SECONDS]`` runs batches of ten thousand tasks until the time is over.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ a = {number}
 
 @dataclass
 class Evidence:
-    """What the checker is shown."""
+    """The records that the checker compares."""
 
     handed_in: dict[int, int]
     """Task id -> number."""
@@ -65,7 +65,7 @@ class Evidence:
 
 
 def complaints(evidence: Evidence) -> Iterator[str]:
-    """What must not be; none: all is well."""
+    """Return the violations in the records; none: all is well."""
     recorded = Counter(task for task, _ in evidence.finals)
     reasons = dict(evidence.finals)
     for task, number in evidence.handed_in.items():
@@ -90,7 +90,7 @@ def complaints(evidence: Evidence) -> Iterator[str]:
 
 
 class Nemesis(threading.Thread):
-    """Kills what it can until it is told to end."""
+    """Kills processes until it is told to end."""
 
     def __init__(self, home: Home, seed: int) -> None:
         super().__init__(name="nemesis", daemon=True)
@@ -144,7 +144,7 @@ class Nemesis(threading.Thread):
 
 
 def hand_in(tc: TaskClient, ledger: Path, numbers: Iterable[int], run_s: float = 0.005) -> dict[int, int]:
-    """Tasks with these numbers, which run for so long; id -> number."""
+    """Submit tasks with these numbers and this run time; return a dict of ids and numbers."""
     found = {}
     for number in numbers:
         code = CODE.format(path=str(ledger), number=number, run_s=run_s)
@@ -154,7 +154,7 @@ def hand_in(tc: TaskClient, ledger: Path, numbers: Iterable[int], run_s: float =
 
 
 def gather(tc: TaskClient, home: Home, ledger: Path, handed_in: dict[int, int]) -> Evidence:
-    """Everybody's word."""
+    """Collect all records: the ledger's, the store's and the client's."""
     results = {task: tc.get_task_result(task, raw=False) for task in handed_in}
     with contextlib.closing(sqlite3.connect(f"file:{home.store_path()}?mode=ro", uri=True)) as db:
         finals = db.execute("SELECT task, reason FROM finals").fetchall()
@@ -172,7 +172,9 @@ def gather(tc: TaskClient, home: Home, ledger: Path, handed_in: dict[int, int]) 
 
 
 def torment(home: Home, ledger: Path, seconds: float, seed: int, tasks: int = TASKS) -> tuple[Counter[str], list[str]]:
-    """Batches of tasks until the time is over; what the nemesis did, and what the checker complains of."""
+    """Run batches of tasks until the time is over; return the deeds of the nemesis and the complaints of
+    the checker.
+    """
     nemesis = Nemesis(home, seed)
     nemesis.start()
     ends_s = time.monotonic() + seconds
@@ -195,7 +197,7 @@ def torment(home: Home, ledger: Path, seconds: float, seed: int, tasks: int = TA
 
 
 def main(words: list[str]) -> int:
-    """A farm of its own, and its end."""
+    """Start a farm, torment it, and stop it."""
     seconds = float(words[0]) if words else 600.0
     seed = int(words[1]) if len(words) > 1 else random.randrange(10**6)
     with isolated("itf-") as dirs:

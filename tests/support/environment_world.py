@@ -1,4 +1,4 @@
-"""One node on paper, whose engines take on environments and run tasks one by one, when they are told to."""
+"""A simulated node whose engines set up environments and run tasks one by one, on command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def rules(name: str | None, recycle: Recycle | None = None, job: str | None = No
 
 
 class World:
-    """One node of so many slots, where engines run tasks one by one when they are told to."""
+    """A node with a number of slots; its engines run tasks one by one, on command."""
 
     def __init__(self, slots: int, **settings: object) -> None:
         self.sim = SimFarm(SchedulerSettings(**settings))  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ class World:
 
     @property
     def notes(self) -> int:
-        """How many engines were started."""
+        """Return how many engines were started."""
         return self.agent.started
 
     def engine_of(self, name: str) -> SimEngine:

@@ -62,7 +62,7 @@ class FakeAgent:
             )
         self._buffer = b""
         self.said: list[dict[str, Any]] = []
-        """What the zygote said, in order."""
+        """The reports of the zygote, in order."""
         self._context = zmq.Context()
         self.lane = self._context.socket(zmq.ROUTER)
         self.lane.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -112,7 +112,7 @@ class FakeAgent:
                 self._buffer = self._buffer[end:]
 
     def exited(self, engine: FakeEngine, timeout_s: float = 10.0) -> dict[str, Any]:
-        """How that engine ended."""
+        """Return how that engine ended."""
         return self.wait_zygote(
             lambda message: message["op"] == "exited" and message["engine"] == engine.name, timeout_s
         )
@@ -238,7 +238,7 @@ class FakeEngine:
         return Outcome(self.ended(key))
 
     def interrupt(self, key: tuple[int, int], cause: int, timeout_s: float = 10.0) -> Ended:
-        """What the agent does: want, and signal every 20 ms until it ended."""
+        """Interrupt like an agent: request it, and send a signal every 20 ms until the run has ended."""
         self.recorder.want(key, cause)
         deadline = time.monotonic() + timeout_s
         while key not in self.results:

@@ -1,8 +1,8 @@
-"""PBS and LSF as a launcher sees them: commands that write down how they were called, and jobs that really run.
+"""Fake commands of PBS and LSF: they record their calls, and run the jobs.
 
-``python -m tests.support.fake_batch qsub …`` is ``qsub``; `install` makes such commands.  The state is in the folder
-that FAKE_BATCH names: ``calls.jsonl``, and for each element ``JOB.INDEX`` with its script, the pid of its process
-group, and its exit code.  What is refused, and in which words, is what the manuals and users' reports say.
+``python -m tests.support.fake_batch qsub …`` is ``qsub``; `install` creates such commands.  The state is in the folder
+FAKE_BATCH: ``calls.jsonl``, and for each element a folder ``JOB.INDEX`` with its script, the pid of its process group,
+and its exit code.  Refusals and their texts follow the manuals and reports of users.
 """
 
 from __future__ import annotations

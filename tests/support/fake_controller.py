@@ -1,4 +1,4 @@
-"""A controller that only hears and says: the wire's own `Hub`, driven by a test, with no scheduler behind it."""
+"""A controller that only receives and sends: the transport's own `Hub`, driven by a test, without a scheduler."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class FakeController:
         self.connection_file = folder / "agent.json"
         self.epoch = 1
         self.acknowledging = True
-        """False: what is received is never confirmed, as if each commit were still under way."""
+        """False: received messages are never confirmed, as if each commit were still in progress."""
         self.hub = Hub("127.0.0.1", 0, self.keys, farm, "fake", self.epoch)
         self.port = self.hub.port
         self.heard: list[object] = []
@@ -123,7 +123,7 @@ class FakeController:
     def wait(
         self, kind: type[M], fits: Callable[[M], object] = lambda _: True, timeout_s: float = DEADLINE_S, after: int = 0
     ) -> M:
-        """Pump until such a message is there, and return it.  after: only what was heard behind so many messages."""
+        """Receive until there is such a message, and return it; after: ignore this number of earlier messages."""
         found = self.wait_all(kind, 1, fits, timeout_s, after)
         return found[0]
 
@@ -135,7 +135,7 @@ class FakeController:
         timeout_s: float = DEADLINE_S,
         after: int = 0,
     ) -> list[M]:
-        """As `wait`, for several."""
+        """Receive until there are several such messages, see `wait`."""
         deadline_s = time.monotonic() + timeout_s
         while True:
             found = [m for m in self.heard[after:] if isinstance(m, kind) and fits(m)]

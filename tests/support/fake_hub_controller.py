@@ -1,7 +1,7 @@
-"""A controller that accepts, answers and runs nothing: what it replies is canned.  For tests of the client.
+"""A controller for tests of the client: it accepts tasks and answers with prepared replies, but runs nothing.
 
-It is the real `transport.hub.Hub` in a thread, so sockets, keys and sessions are real; only the decisions are not.
-`submitted` and the like are the fake's "store": they outlive a `restart`, which begins a new epoch.
+It is the real `transport.hub.Hub` in a thread, so sockets, keys and sessions are real; only the decisions are fake.
+`submitted` and similar attributes are its "store": they outlive a `restart`, which begins a new epoch.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def names(**values: Any) -> bytes:
 
 
 def in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    """Run it beside the test; the list gets what it returns or raises."""
+    """Run a function in a thread; the returned list gets its value or its exception."""
     found: list[Any] = []
 
     def run() -> None:
@@ -62,10 +62,11 @@ def in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]
 
 
 class FakeController:
-    """See the module's docstring.  `connection_file` is what a client connects by.
+    """The fake controller; `connection_file` is the file for clients.
 
-    respond: what becomes of a submission: its `Final`, or None for one that never ends.
-    answers: the type of a question -> a function that makes the reply.
+    Args:
+        respond: returns the `Final` of a submission, or None for a task that never ends.
+        answers: the type of a question -> a function that makes the reply.
     """
 
     def __init__(self, folder: Path, name: str = "fake") -> None:
@@ -89,9 +90,9 @@ class FakeController:
         self.mute = False
         """Take everything in and answer nothing."""
         self.push = True
-        """Tell of finals by itself, in full."""
+        """Whether finals are sent without a question, in full."""
         self.block = 1024
-        # What outlives a restart
+        # The state that outlives a restart
         self.submitted: dict[int, Submission] = {}
         self.functions: dict[str, bytes] = {}
         self.finals: dict[int, Final] = {}
@@ -140,7 +141,7 @@ class FakeController:
         farm_paths.write_connection_file(info, self.connection_file)
 
     def stop(self) -> None:
-        """End, as a crash would: what was not sent is lost."""
+        """End like a crash: unsent messages are lost."""
         self._running = False
         os.eventfd_write(self._stop_bell, 1)
         self._thread.join(5.0)

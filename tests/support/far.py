@@ -1,6 +1,6 @@
 """A second "machine" for tests on real farms: an agent, or a client, that does not see the farm's folder of blobs.
 
-Its connection file says so, as one may that was copied by hand.
+Its connection file names no such folder, like a file that was copied by hand.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def far_connection(name: str, role: str, folder: Path) -> Path:
 
 @contextmanager
 def far_agent(name: str, folder: Path, engines: int = 2) -> Iterator[Path]:
-    """An agent on that machine, for so many engines at most; its folder."""
+    """Start an agent on that machine, with at most this number of engines; yield its folder."""
     own = folder / "agent"
     words = ["--connection-file", str(far_connection(name, "agent", folder)), "--folder", str(own)]
     words += ["--farm", name, "--node", NODE, "--slots", str(engines), "--log", str(folder / "agent.log"), "--verbose"]
@@ -56,7 +56,7 @@ def far_agent(name: str, folder: Path, engines: int = 2) -> Iterator[Path]:
 
 @contextmanager
 def far_engines(farm: Farm, folder: Path, engines: int = 2) -> Iterator[Path]:
-    """As many engines there as the farm has here (so many); that agent's folder."""
+    """Start as many engines there as the farm has here (`engines` on each); yield the folder of the far agent."""
     with far_agent(farm.name, folder, engines) as own:
         eventually(lambda: NODE in {agent["node"] for agent in farm_state(farm).agents}, DEADLINE_S)
         ask(farm, SetWanted(2 * engines))  # each goes where there are fewest
@@ -66,13 +66,13 @@ def far_engines(farm: Farm, folder: Path, engines: int = 2) -> Iterator[Path]:
 
 
 def farm_state(farm: Farm) -> FarmState:
-    """What the controller says of itself."""
+    """Return the state that the controller reports."""
     reply = ask(farm, FarmStatus())
     assert isinstance(reply, FarmState)
     return reply
 
 
 def far_node(farm: Farm) -> Node:
-    """What is known of the other machine."""
+    """Return the row of the other machine."""
     (row,) = [agent for agent in farm_state(farm).agents if agent["node"] == NODE]
     return Node(row)

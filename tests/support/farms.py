@@ -1,4 +1,4 @@
-"""What tests on real farms share: farms in worlds of their own, gates that tasks wait at, other processes."""
+"""Shared parts of tests on real farms: farms in worlds of their own, gates that tasks wait at, other processes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.conftest import assert_nothing_left, isolated
 from tests.support.polling import eventually
 
 DEADLINE_S = 30.0
-"""For what ought to take a moment: the machine may be busy with other things."""
+"""Deadline for actions that take a moment, because the machine may be busy."""
 
 
 @contextmanager
 def module_farm(n: int, **settings: Any) -> Iterator[Farm]:
-    """A farm in a world of its own, for a module's fixture; nothing is left of it afterwards."""
+    """Provide a farm in a world of its own, for a module's fixture; nothing is left of it afterwards."""
     with isolated("itf-") as dirs:
         with Farm(n=n, **settings) as farm:
             yield farm
@@ -43,7 +43,7 @@ class Gate:
 
     @property
     def code(self) -> str:
-        """Waits until the gate is open."""
+        """Return code that waits until the gate is open."""
         return (
             "import os, time\n"
             "for _ in range(3000):\n"
@@ -57,7 +57,7 @@ class Gate:
 
 
 def ask(farm: Farm, question: messages.Question) -> messages.Reply:
-    """What clients have no call for, as the command asks it."""
+    """Ask a question for which clients have no method, as the command does."""
     with connect(str(farm.connection_file)) as questioner:
         return questioner.answer(question)
 
@@ -78,12 +78,12 @@ def incarnations(farm: Farm) -> set[str]:
 
 
 def until_engines(farm: Farm, count: int) -> None:
-    """Wait until so many engines can be given work."""
+    """Wait until this number of engines is ready."""
     eventually(lambda: len(engines(farm)) == count, DEADLINE_S, every_s=0.05, what=f"{count} engines")
 
 
 def until_engines_of(client: TaskClient | MultiEngineClient, count: int) -> None:
-    """Wait, with a client that is there, until so many engines or more can be given work."""
+    """Wait, with an existing client, until at least this number of engines is ready."""
 
     def are_there() -> bool:
         return len(_working(client._session.ask(messages.ListEngines()))) >= count
@@ -97,12 +97,12 @@ def until_running(tc: TaskClient, task_id: int) -> None:
 
 
 def enrolled(farm: Farm, names: Sequence[str]) -> list[Seat]:
-    """Agents of these names may come: what a launcher is given."""
+    """Enrol agents with these names; return their seats, as a launcher gets them."""
     return [Seat(name, path) for name, path in enrol(farm._home, names).items()]
 
 
 def python(code: str, *arguments: str, timeout_s: float = 60.0) -> str:
-    """Run code in another process; what it prints."""
+    """Run code in another process; return its output."""
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
     ended = subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -118,5 +118,5 @@ def outcomes(tc: TaskClient, ids: Iterable[int]) -> set[str]:
 
 
 def value(tc: TaskClient, code: str, name: str, **rules: Any) -> Any:
-    """What a task that runs this code leaves under a name."""
+    """Run code as a task; return the value of a name."""
     return tc.run(Task(code, pull=name, **rules), block=True)[name]

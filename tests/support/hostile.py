@@ -1,4 +1,4 @@
-"""A hostile client of its own: raw ZeroMQ sockets against a running farm, and what one can know of it from outside."""
+"""A hostile client: raw ZeroMQ sockets against a running farm, and the farm's state as seen from outside."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def hello(role: str = "client", session: str = "raw", **changes: object) -> Hell
 
 
 def data(number: int, *messages: object, ack: int = 0) -> bytes:
-    """A packet with these messages; a str stands for one of that kind without any content."""
+    """Return a packet with these messages; a str stands for an empty message of that kind."""
     plain = [{"type": message} if isinstance(message, str) else message for message in messages]
     return HEADER.pack(PacketKind.DATA, number, ack) + msgspec.msgpack.encode(plain)
 
@@ -113,14 +113,14 @@ class Intruder:
         return sock.recv()
 
     def messages(self, sock: zmq.Socket[bytes]) -> list[Any]:
-        """What stands in the next packet."""
+        """Return the messages of the next packet."""
         while True:
             frame = self.frame(sock)
             if frame[0] == PacketKind.DATA:
                 return list(wire.to_client.decode(frame[HEADER.size :]))
 
     def fate(self, sock: zmq.Socket[bytes]) -> set[str]:
-        """What ZeroMQ tells of a connection from its beginning to its end."""
+        """Return ZeroMQ's events of a connection from its beginning to its end."""
         monitor = sock.get_monitor_socket()
         sock.connect(f"tcp://127.0.0.1:{self.info.port}")
         with contextlib.suppress(zmq.Again):

@@ -1,4 +1,4 @@
-"""A launcher as another package might bring one: agents as processes of this machine, with a queue in front of them."""
+"""A launcher as another package might provide it: agents are processes of this machine, behind a queue."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class Hands:
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 env=child_environment({}),
             )  # fmt: skip
-        child.returncode = 0  # whoever asks next may be another process
+        child.returncode = 0  # the next caller may be another process
         (self.folder / f"{name}.pid").write_text(f"{child.pid} {process_started(child.pid)}")
 
     def pid(self, name: str) -> int | None:
-        """Of a living agent."""
+        """Return the pid of a living agent."""
         path = self.folder / f"{name}.pid"
         if not path.exists():
             return None
@@ -92,7 +92,7 @@ class Refusing(Hands):
 
 
 def install(site: Path) -> None:
-    """Make both findable, as an installed package would be, for whoever has this folder on its path."""
+    """Make both launchers importable for processes with this folder on their path, like an installed package."""
     info = site / "hands-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hands\nVersion: 1.0\n")

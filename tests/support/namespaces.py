@@ -1,4 +1,4 @@
-"""Processes of another user, or in surroundings of their own: what a container or a daemon finds at its start."""
+"""Run processes as another user, or in special surroundings, as in a container or a daemon."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Hosts of their own on this machine: network namespaces behind a bridge, with links that can be cut, lose packets, or
-change their address.
+"""Hosts on this machine: network namespaces behind a bridge, with links that can be cut, lose packets, or change
+addresses.
 
-Needs root, ``ip``, ``iptables`` and ``ss`` (`why_not`).  The network is one of 10.0.0.0/8 that this machine has no
-route to; a route of last resort keeps what is sent there from leaving by another way when the bridge is gone.
+This needs root, ``ip``, ``iptables`` and ``ss`` (see `why_not`).  The network is one of 10.0.0.0/8 to which this
+machine has no route; a route of last resort keeps its packets from leaving another way when the bridge is gone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def why_not() -> str:
 
 
 def run(*words: str) -> str:
-    """What the command printed; AssertionError, with what it said, if it failed."""
+    """Run a command and return its output.  Raises AssertionError, with the output, if it failed."""
     ended = subprocess.run(words, capture_output=True, text=True, timeout=30)
     assert ended.returncode == 0, f"{' '.join(words)}: {ended.stderr.strip()}"
     return ended.stdout
@@ -68,11 +68,11 @@ class Host:
         return ["ip", "netns", "exec", self.name, *words]
 
     def run(self, *words: str) -> str:
-        """Run it there; what it printed."""
+        """Run a command on this host; return its output."""
         return run(*self.words(*words))
 
     def cut(self) -> None:
-        """Pull the cable: nothing arrives and nothing leaves, and nobody is told."""
+        """Cut the link: no packet arrives or leaves, and no end is notified."""
         run("ip", "link", "set", self._outer, "down")
 
     def filter(self, *rules: Sequence[str]) -> None:
@@ -86,7 +86,7 @@ class Host:
         self.run("iptables", "-F")
 
     def lose_address(self) -> None:
-        """What it sends under its address can be sent no more, and what is sent to it has nowhere to go."""
+        """Remove the address: packets from it cannot be sent, and packets to it have no destination."""
         self.run("ip", "addr", "del", f"{self.address}/24", "dev", "eth0")
 
     def take_address(self, number: int) -> None:
@@ -100,7 +100,7 @@ class Host:
         return len(lines)
 
     def close(self) -> None:
-        """With all that runs there."""
+        """Remove the host with all its processes."""
         pids = [int(pid) for pid in run("ip", "netns", "pids", self.name).split()]
         for pid in pids:
             try:
@@ -160,7 +160,7 @@ class Network:
 
 
 def _unused_prefix() -> str:
-    """Of a network of 254 addresses that nobody here knows."""
+    """Return the prefix of a network of 254 addresses that is unknown here."""
     for _ in range(100):
         prefix = f"10.{200 + secrets.randbelow(50)}.{secrets.randbelow(256)}"
         if not run("ip", "route", "show", "root", f"{prefix}.0/24").strip():
@@ -170,7 +170,7 @@ def _unused_prefix() -> str:
 
 @contextmanager
 def network(hosts: int) -> Iterator[Network]:
-    """A network with so many hosts, which goes with the block."""
+    """Provide a network with this number of hosts inside a block."""
     it = Network()
     try:
         it.open(hosts)

@@ -1,4 +1,4 @@
-"""For the tests of packing: a process that plays the engine, and a namespace that plays the notebook."""
+"""Parts for the tests of packing: a process in the role of an engine, and a namespace in the role of a notebook."""
 
 from __future__ import annotations
 

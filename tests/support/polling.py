@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 def eventually(predicate: Callable[[], T], timeout_s: float = 10.0, *, every_s: float = 0.01, what: str = "") -> T:
-    """Call `predicate` until it returns something true, and return that.
+    """Call `predicate` until it returns a true value, and return that value.
 
-    An AssertionError in the predicate counts as "not yet", and a FileNotFoundError too: a folder may go while the
-    predicate walks through it.  When time is up the last one is raised as an AssertionError, or else one that names
-    `what` (or the predicate) and what the predicate returned last.
+    An AssertionError in the predicate counts as "not yet", and so does a FileNotFoundError, because a folder may vanish
+    while the predicate reads it.  After the deadline the last AssertionError is raised, or one that names `what` (or
+    the predicate) and the last value.
     """
     deadline = time.monotonic() + timeout_s
     while True:

@@ -1,10 +1,10 @@
-"""The public names that pages for users mention, and whether each is there.
+"""The public names that pages for users mention, and whether each exists.
 
 A name is written as text, so that a list of names can be kept in a file:
 
 =============================  ========================================================================
 ``Class.attribute.attribute``  what a page calls ``tc.sampling.start``: attributes of the public classes
-``Class(argument=)``           an argument by its name
+``Class(argument=)``           a keyword argument
 ``ipytaskfarm.module.name``    something that can be imported
 ``$ command --flag``           the command, with or without a flag
 ``%magic action --option``     a magic, with or without an action and an option
@@ -49,13 +49,13 @@ CLASSES: dict[str, Any] = {
     "errors": ipytaskfarm.errors,
     "client": ipytaskfarm.client,
 }
-"""What attributes are looked for in: the public classes, and two modules."""
+"""Where attributes are looked up: the public classes, and two modules."""
 
 ROOTS = {
     "tc": "TaskClient", "mec": "MultiEngineClient", "farm": "Farm", "job": "Job", "tr": "TaskResult",
     "me": "CurrentTask", "pr": "PendingResult", "errors": "errors", "client": "client",
 }  # fmt: skip
-"""What a page calls an object -> the key of its class."""
+"""The name of an object on a page -> the key of its class."""
 
 CALLS = {
     "Farm": ipytaskfarm.Farm,
@@ -68,10 +68,10 @@ CALLS = {
     "MapTask": ipytaskfarm.MapTask,
     "Join": ipytaskfarm.Join,
 }
-"""What pages call with arguments by name; a `Task` of either kind takes those of both."""
+"""Calls with keyword arguments on pages; a `Task` of either kind takes the arguments of both."""
 
 OPEN = (NS,)
-"""Classes whose objects have the attributes that their user gives them."""
+"""Classes whose objects have attributes that users choose."""
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -144,7 +144,9 @@ def _blocks(text: str) -> list[str]:
 
 
 def _commands(text: str) -> Iterator[str]:
-    """Commands with their flags: in blocks and spans, and in the tables below the headings of docs/commands.md."""
+    """Yield commands with their flags: from blocks and spans, and from the tables below the headings of
+    docs/commands.md.
+    """
     lines = [line.strip() for block in _blocks(text) for line in block.splitlines()] + _spans(text)
     for line in lines:
         for part in re.findall(r"\bipytaskfarm +([a-z][a-z-]*(?: .*)?)", line.partition("   # ")[0]):
@@ -181,7 +183,7 @@ def _magics(text: str) -> Iterator[str]:
 
 
 def exists(name: str) -> bool:
-    """Whether a name, as it is written here, is there."""
+    """Return whether a name in this notation exists."""
     if name.startswith("$ "):
         return _command_exists(*name[2:].partition(" ")[::2])
     if name.startswith("%"):

@@ -1,8 +1,8 @@
 # ruff: noqa: E501 - a line is one input
-"""Inputs that people bring, one line each: `tests/farm/test_real_code.py` runs every line from four places.
+"""Inputs from real programs, one line each: `tests/farm/test_real_code.py` runs every line from four places.
 
-A row is a name, lines that define what is needed, an expression with `tc` (a TaskClient) and `mec` (a MultiEngineClient),
-and its value.  To add an input, add a row; names of definitions are shared by all rows.
+A row is a name, lines with definitions, an expression with `tc` (a TaskClient) and `mec` (a MultiEngineClient), and its
+value.  To add an input, add a row; all rows share the names of definitions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PACKAGE = {
     "realspace/part/leaf.py": "from realspace.part.other import N\n",
     "realspace/part/other.py": "N = 11\n",
 }
-"""Files beside the script."""
+"""The files beside the script."""
 
 BEGIN = """
 import abc, argparse, asyncio, collections, contextlib, ctypes, dataclasses, decimal, enum, functools, itertools
@@ -45,7 +45,7 @@ import types, typing, warnings, weakref
 import msgspec, pydantic, numpy as np, pandas as pd, xml, xml.etree.ElementTree
 from pandas.api.types import is_scalar
 from realpkg import sub, work
-from ipytaskfarm import Ref, StringTask, Task
+from ipytaskfarm import Farm, Ref, StringTask, Task
 from ipytaskfarm.engine import current_task
 T = typing.TypeVar("T"); R = typing.TypeVar("R"); P = typing.ParamSpec("P"); Ts = typing.TypeVarTuple("Ts")
 BAD = "caf\\udce9"
@@ -55,7 +55,7 @@ def raised(tc, function, *args):
     try: result(tc, function, *args)
     except Exception as error: return error
 """
-"""What all lines may use."""
+"""Definitions that all lines may use."""
 
 VALUES = [
     ("a frame", "df = pd.DataFrame({'x': [1, 2, 3]})\ndef frame_at(i): return int(df.x.iloc[i])", "tc.map(frame_at, [1])", [2]),
@@ -139,6 +139,8 @@ CODE = [
     ("a computed import", "", "tc.map(work.computed, [1])", [7]),
     ("packages without __init__", "def of_space(i):\n    from realspace.part.leaf import N\n    return N", "tc.map(of_space, [1])", [11]),
     ("numpy by name", "from ipytaskfarm.serialization.pack import pack", "len(pack(np.arange(4))) <= 1000", True),
+    ("a compiled module of the package", "def of_compiled(i):\n    from realpkg import xxlimited\n    return xxlimited.foo(i, 2), xxlimited.__name__",
+     "tc.map(of_compiled, [1])", [(3, "realpkg.xxlimited")]),
     ("an import inside a method", "class Lazy:\n    def go(self, i):\n        import realpkg.sub as s\n        return s.K + i", "tc.map(Lazy().go, [1])", [8]),
 ]  # fmt: skip
 
@@ -172,6 +174,12 @@ TEXT = [
     ("raised", "def raises(i): raise ValueError(BAD)", "str(raised(tc, raises, 1)) in (BAD, 'caf\\\\udce9')", True),
     ("returned, and a key", "def returns(i): return {BAD: BAD}", "tc.map(returns, [1]) == [{BAD: BAD}]", True),
     ("warned, and a variable", "def warns(i): warnings.warn(BAD); os.environ['REAL_CODE'] = BAD; return i", "tc.map(warns, [1])", [1]),
+    ("requires", "", "result(tc, abs, -1, requires={'hostname': '!= ' + BAD})", 1),
+    ("an abort's reason", "def aborts(tc):\n    t = tc.run(Task(abs, args=(-1,), requires={'property:never': 1})); tc.abort([t], reason=BAD)\n"
+     "    try: tc.get_task_result(t, block=True)\n    except Exception as error: return 'udce9' in str(error)", "aborts(tc)", True),
+    ("a child's name", "def names_child(i):\n    job = current_task().create_job(BAD); job.add_task(Task('b = 1', name=BAD)); job.submit(); return job.wait()",
+     "tc.map(names_child, [1])", [0]),
+    ("a message", "def posts(i): current_task().send({BAD: BAD}); return i", "(lambda t: (t.result, [m.value for m in tc.messages(t.taskid)] == [{BAD: BAD}]))(tc.run(Task(posts, args=(1,)), block=True))", (1, True)),
     ("a folder's name", "def makes(i):\n    import tempfile\n    with tempfile.TemporaryDirectory(suffix=BAD) as d: os.chdir(d); print(os.getcwd()); return i",
      "tc.map(makes, [1])", [1]),
 ]  # fmt: skip
@@ -235,6 +243,11 @@ ODD = [
      "    try: return tc.map(square, [2])\n    finally: os.chdir(here)", "from_nowhere(tc)", [4]),
     ("no USER and no HOME", "def nameless(tc):\n    kept = dict(os.environ)\n    for n in ('USER', 'LOGNAME', 'HOME'): os.environ.pop(n, None)\n"
      "    try: return tc.map(square, [3])\n    finally: os.environ.update(kept)", "nameless(tc)", [9]),
+    ("a home that cannot be written", "def homeless(tc):\n    kept = dict(os.environ); os.environ['HOME'] = '/proc/1/nothing'\n"
+     "    try: return tc.map(square, [5])\n    finally: os.environ.update(kept)", "homeless(tc)", [25]),
+    ("a farm of its own without a home", "def own_farm():\n    kept = dict(os.environ); os.environ['HOME'] = '/proc/1/nothing'\n"
+     "    for n in ('USER', 'LOGNAME'): os.environ.pop(n, None)\n    try:\n        with Farm(n=1) as farm, farm.task_client() as own: return own.map(square, [6])\n"
+     "    finally: os.environ.clear(); os.environ.update(kept)", "own_farm()", [36]),
     ("standard streams that are None", "def silent(tc):\n    kept = sys.stdin, sys.stdout; sys.stdin = sys.stdout = None\n    try: return tc.map(square, [4])\n"
      "    finally: sys.stdin, sys.stdout = kept", "silent(tc)", [16]),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""IPython shells for tests of magics: one in this process, with what it shows."""
+"""IPython shells for tests of magics: a shell in this process, with its output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from traitlets.config import Config
 
 
 class Cell:
-    """What came of a cell: `value` of its last line, what it showed, and its `error`."""
+    """The outcome of a cell: `value` of its last line, its output, and its `error`."""
 
     def __init__(self, result: Any, shown: Any) -> None:
         self.value = result.result
@@ -61,7 +61,7 @@ class Shell:
         self.shell.user_ns[name] = value
 
     def completions(self, line: str) -> list[str]:
-        """What Tab offers at the end of the line."""
+        """Return Tab's completions at the end of the line."""
         with provisionalcompleter():
             return [offer.text for offer in self.shell.Completer.completions(line, len(line))]
 

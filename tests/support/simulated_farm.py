@@ -1,4 +1,6 @@
-"""Farms whose every message a test delivers (`ipytaskfarm.testing.stepped_farm`), as most tests want them."""
+"""Farms with `ipytaskfarm.testing.stepped_farm`, in which a test delivers every message, with defaults
+for most tests.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ move = SimFarm.move
 
 
 def farm_with_engines(count: int, settings: SchedulerSettings | None = None) -> SimFarm:
-    """A settled farm with a client and so many engines of one agent."""
+    """Return a settled farm with a client, and an agent with this number of engines."""
     sim = SimFarm(settings)
     sim.join_client()
     sim.join_agent("agent")
@@ -45,5 +47,5 @@ def run_next(sim: SimFarm, agent: SimAgent, engine: SimEngine, outcome: str = ""
 
 
 def final_of(sim: SimFarm, task_id: int) -> Final:
-    """How a task ended, as the store has it."""
+    """Return the end of a task from the store."""
     return sim.store.finals[task_id]

@@ -1,4 +1,4 @@
-"""Those who speak with a controller in a simulation: a client with the real outbox, agents and engines on paper."""
+"""The peers of a controller in a simulation: a client with the real outbox, and simulated agents and engines."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Speaker:
         self.link.say(encode(message), token)
 
     def speak(self) -> None:
-        """Put what is to be said onto the connection."""
+        """Put the waiting messages onto the connection."""
         if self.connection is None or self.connection.cut or not self.greeted:
             return
         while (frame := self.link.next_frame()) is not None:
@@ -113,11 +113,11 @@ class Speaker:
         raise NotImplementedError
 
     def acked(self, token: Any) -> None:
-        """The controller has what was said with this on disk."""
+        """Handle an acknowledgement: the controller has the messages with this token on disk."""
 
 
 class Client(Speaker):
-    """Hands tasks in by the real outbox, and remembers what it was told."""
+    """Submits tasks with the real outbox, and records the messages that it gets."""
 
     role = "client"
 
@@ -153,7 +153,7 @@ class Client(Speaker):
             self.say(m.AskQuestion(self.n, question))
 
     def retriable(self) -> list[int]:
-        """What failed of its own tasks: it is told the ends of their children too."""
+        """Return its own failed tasks; it also gets the ends of their children."""
         own = self.handed_in.keys() - self.retried
         return [i for i, final in self.told.items() if final.reason and i in own]
 
@@ -173,7 +173,7 @@ class Client(Speaker):
             while (chunk := self.outbox.next_to_send(self.world.clock.mono_s)) is not None:
                 self.say(m.Submit(chunk.tasks, [Function(name, b"code") for name in "AB"]))  # of environments
             if self.watch_behind:
-                # It may have accepted, and even finished, what we think it has not.
+                # The controller may have accepted, and even finished, tasks that are unaccepted here.
                 self.ask(m.WatchTasks(self.watch_behind))
                 self.watch_behind = []
         super().speak()
@@ -216,7 +216,7 @@ class Client(Speaker):
 
 
 class Engine:
-    """What its process and its flight recorder hold."""
+    """The state of an engine's process and its flight recorder."""
 
     def __init__(self, name: str, engine_id: int) -> None:
         self.name = name
@@ -239,7 +239,7 @@ class Engine:
 
 
 class Agent(Speaker):
-    """Relays, and keeps what was not acknowledged, as `agent.relay` does."""
+    """Relays messages, and keeps unacknowledged ones, like `agent.relay`."""
 
     role = "agent"
 
@@ -247,7 +247,7 @@ class Agent(Speaker):
         super().__init__(world, session)
         self.engines: dict[str, Engine] = {}
         self.dying: dict[str, tuple[Engine, m.EngineDown]] = {}
-        """Engines whose loss is not on the controller's disk."""
+        """Engines with a loss that is not on the controller's disk."""
         self.kept: dict[int, m.Returned | m.CommandDone] = {}
         self.former: list[str] = [*former.former, former.session] if former else []
         self.started = 0

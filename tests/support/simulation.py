@@ -1,14 +1,14 @@
-"""A whole farm in one thread, under everything that can happen to it, from one seed.
+"""Simulate a whole farm in one thread, with all faults that can happen to it, from one seed.
 
-Real: the scheduler, the controller's loop, the store (SQLite, on a memory-backed disk), the sessions of both sides, the
-client's outbox.  Played: time, the network, agents and engines.  The network loses, repeats, delays and cuts; the
-controller dies at any of its kill points; agents and engines die; wall clocks jump.  Then everything heals, and
+Real are the scheduler, the controller's loop, the store (SQLite, on a memory-backed disk), the sessions of both sides
+and the client's outbox.  Simulated are time, the network, agents and engines.  The network loses, repeats, delays and
+cuts; the controller dies at any of its kill points; agents and engines die; wall clocks jump.  Then all faults end, and
 
-- every task that was handed in has ended, and the client knows it, as the store does;
-- a task that succeeded was run to its end by an engine, in the very attempt that is recorded;
-- no task was begun more often than its retries allow, nor charged for a loss that it had no part in.
+- every submitted task has ended, and the client has the same end as the store;
+- a task that succeeded was run to its end by an engine, in the recorded attempt;
+- no task was begun more often than its retries allow, nor charged for a loss in which it had no part.
 
-A seed that fails is the bug report: ``python -m tests.support.simulation SEED``.
+A failing seed is the bug report: ``python -m tests.support.simulation SEED``.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Clock:
 
 
 class Hearing:
-    """What the controller's end knows of one session."""
+    """The state of one session at the controller's end."""
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
@@ -232,7 +232,7 @@ class World:
         self.uncharged: Counter[int] = Counter()
         """Task -> runs that were deferred, found their inputs lost, or were not given back in time."""
         self.reopened: set[int] = set()
-        """Tasks that may have been reopened: by a mark, or because a result that they stand on was lost."""
+        """Tasks that may have been reopened: by a mark, or because a result on which they depend was lost."""
         self.spawned: dict[tuple[RunKey, int], list[int]] = {}
         self.deaths: Counter[str] = Counter()
         self.hub = SimHub(self)
@@ -272,7 +272,7 @@ class World:
         self.controller = ControllerLoop(scheduler, Door(self.store, self), self.hub, self.folder)  # type: ignore[arg-type]
 
     def _drop_store(self) -> None:
-        """As a killed process does: the descriptors go, and nothing else is done."""
+        """Close the descriptors of the store and do nothing else, like a killed process."""
         assert self.store is not None
         self.store._db.close()
         self.store._broken = "its process was killed"
@@ -341,7 +341,7 @@ class World:
             speaker.dial()
 
     def some_needs(self) -> Needs | None:
-        """Edges to some of the tasks that were handed in last."""
+        """Return dependencies on some of the tasks that were submitted last."""
         chance = self.chance
         recent = [i for i in list(self.client.handed_in)[-20:] if i not in self.client.cleared]
         if not recent or chance.random() < 0.5:
@@ -352,7 +352,7 @@ class World:
         return Needs(after=after, inputs=inputs, if_failed=chance.choice(("fail", "skip", "run")), join=join)
 
     def check_needs(self, run: m.Run) -> None:
-        """What an engine is handed has nothing left to wait for, and has the results that it takes."""
+        """Check that a task that an engine gets has no open dependency, and that it has the results that it takes."""
         needs = self.client.needs.get(run.task)
         if needs is None:
             return
@@ -368,7 +368,7 @@ class World:
         assert given == {number for number, _ in needs.inputs}, f"task {run.task} was given other inputs than it takes"
 
     def reopens(self, ids: Sequence[int]) -> None:
-        """These, and all that stand on them, may run again."""
+        """Record that these tasks, and all that depend on them, may run again."""
         waiting = list(ids)
         while waiting:
             task_id = waiting.pop()
@@ -419,7 +419,7 @@ class World:
             self.replace_agent(place)
 
     def replace_agent(self, place: int) -> None:
-        """It dies, and its engines with it; the next one finds their recorders."""
+        """Kill an agent with its engines; the next agent finds their recorders."""
         former = self.agents[place]
         self.cut(former)
         former.dead = True
@@ -492,11 +492,11 @@ class World:
         return [task.rules for task in self.store.original(known)]
 
     def judge(self) -> None:
-        """What must hold after all that."""
+        """Check the conditions that must hold at the end."""
         assert self.store is not None
         finals = {final.id: final for final in self.store.finals(sorted(self.client.handed_in))}
         expected = self.client.handed_in.keys() - self.client.cleared - self.client.refused
-        # What others take, or what ran again just then, was not cleared when that was asked.
+        # A result that other tasks needed, or a task that ran again at that moment, was not cleared.
         kept = {source for needs in self.client.needs.values() for source in needs.takes} | self.reopened
         off = sorted((finals.keys() ^ expected) - (self.client.cleared & kept))
         assert not off, f"tasks are missing, or came back: {off}"
@@ -508,10 +508,10 @@ class World:
                 continue
             if task_id in self.reopened:
                 told = finals.get(task_id, told)
-            final = finals.get(task_id, told)  # of one that was cleared only what was told is left
+            final = finals.get(task_id, told)  # for a cleared task only the message to the client is left
             assert final.reason == told.reason, f"task {task_id} is {final.reason!r}, its client knows {told.reason!r}"
             join = task_id in self.client.needs and self.client.needs[task_id].join
-            if not final.reason and final.attempts and not join:  # whoever watches late is told the reason alone
+            if not final.reason and final.attempts and not join:  # a client that watches late gets only the reason
                 assert (task_id, final.attempts) in self.succeeded, f"task {task_id} succeeded without a run that did"
             if (
                 final.reason == "engine lost"
@@ -526,7 +526,7 @@ class World:
 
 
 def allowed(rules: Rules | None) -> int:
-    """How often a task may be begun."""
+    """Return how often a task may begin."""
     if rules is None:
         return 1
     recovery = allowed(rules.recovery.rules) if rules.recovery else 0
@@ -535,7 +535,7 @@ def allowed(rules: Rules | None) -> int:
 
 @contextmanager
 def counted_elsewhere(world: World) -> Iterator[None]:
-    """Runs that an engine did not give back in time go elsewhere, uncharged: they may be begun there and here."""
+    """Record runs that an engine did not give back in time: they are assigned again, uncharged, and may begin twice."""
     usual = timers.TIMERS["recall_patience"]
 
     def count(farm: Any, data: Any, now: Now, out: Decision) -> None:
@@ -579,7 +579,7 @@ def run(seed: int, events: int = 200) -> Counter[str]:
 
 
 def main(words: list[str]) -> int:
-    """``python -m tests.support.simulation SEED [COUNT [EVENTS]]``: so many seeds from this one on."""
+    """Run seeds: ``python -m tests.support.simulation SEED [COUNT [EVENTS]]``, COUNT seeds from this one on."""
     logging.disable(logging.CRITICAL)
     first, count, events = (int(word) for word in (*words, *("0", "1", "200")[len(words) :]))
     deaths: Counter[str] = Counter()

@@ -1,7 +1,7 @@
-"""A real Slurm of three nodes for tests: its daemons on loopback, with ports, keys and files of their own.
+"""A real Slurm of three nodes for tests: its daemons listen on loopback, with their own ports, keys and files.
 
-Nothing of the machine's own Slurm or munge is read or written, and nothing is left: the daemons are our children, and
-end with us even when we are killed.
+They neither read nor write files of the machine's own Slurm or munge.  Nothing is left behind: the daemons are our
+children, and end with us even when we are killed.
 """
 
 from __future__ import annotations
@@ -67,17 +67,17 @@ class Cluster:
     folder: Path
 
     def run(self, *words: str) -> str:
-        """What a command says."""
+        """Run a command and return its output."""
         ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=DEADLINE_S)
         assert ended.returncode == 0, f"{words}: {ended.stderr}"
         return ended.stdout
 
     def queue(self) -> list[str]:
-        """``JOB_INDEX STATE NODE`` of what has not ended."""
+        """Return ``JOB_INDEX STATE NODE`` of the unfinished jobs."""
         return self.run("squeue", "--noheader", "--array", "--format=%i %T %N").splitlines()
 
     def processes(self) -> list[psutil.Process]:
-        """Jobs and their keepers: all that runs below the nodes' daemons."""
+        """Return the jobs and their supervising processes: everything below the nodes' daemons."""
         found: list[psutil.Process] = []
         for process in psutil.process_iter(["name"]):
             if process.info["name"] == "slurmstepd":
@@ -85,7 +85,7 @@ class Cluster:
         return found
 
     def drain(self, node: str) -> None:
-        """No job starts there any more; one that runs goes on."""
+        """Start no more jobs on a node; a running job goes on."""
         self.run("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
 
 
@@ -123,7 +123,7 @@ def _configure(folder: Path) -> Path:
     key = folder / "munge.key"
     key.touch(0o600)
     key.write_bytes(secrets.token_bytes(1024))
-    # Without it slurmd looks for the cgroups of a service.
+    # Without this slurmd looks for the cgroups of a systemd service.
     (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
     host, ports = socket.gethostname().split(".")[0], _free_ports(1 + len(NODES))
     nodes = "".join(NODE.format(node=node, host=host, port=port) for node, port in zip(NODES, ports[1:], strict=True))

@@ -1,7 +1,7 @@
-"""A private sshd on loopback, with keys and configuration of its own.
+"""A private sshd on loopback, with its own keys and configuration.
 
-Nothing below /etc/ssh or ~/.ssh is read or written, and what is logged in to gets the environment variables of the
-test's world, not this process's.
+It neither reads nor writes files below /etc/ssh or ~/.ssh.  Its sessions get the environment variables of the test's
+world, not those of this process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import ipytaskfarm
 from tests.support.polling import eventually
 
 SSHD = "/usr/sbin/sshd"
-"""It starts itself again for each connection, and wants to know by which path."""
+"""An absolute path, because sshd starts itself again for each connection."""
 SEPARATION = Path("/run/sshd")
 """Where sshd locks its unprivileged half in; made by init, where there is one.  Empty, and left: others may use it."""
 HOSTS = ("node01", "node02")
@@ -38,11 +38,11 @@ class Sshd:
 
     @property
     def config(self) -> Path:
-        """For ``ssh -F``: `HOSTS` lead here."""
+        """Return the configuration file for ``ssh -F``, in which `HOSTS` lead here."""
         return self.folder / "ssh_config"
 
     def sessions(self) -> list[psutil.Process]:
-        """What runs for those who are logged in."""
+        """Return the processes of logged-in sessions."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
 
@@ -68,7 +68,7 @@ def running(folder: Path, environment: Mapping[str, str]) -> Iterator[Sshd]:
     try:
         yield Sshd(folder, port, process)
     finally:
-        # Those who are logged in are not its to end.
+        # The processes of sessions do not end with the server.
         sessions = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.terminate()
         process.wait(10)
@@ -86,7 +86,7 @@ def _make_keys(folder: Path) -> None:
 
 
 def _start(folder: Path, environment: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], int]:
-    # Somebody else may take the port between the question and sshd's own bind.
+    # Another process may take the port before sshd binds it.
     for _ in range(5):
         port = _free_port()
         _configure(folder, port, environment)

@@ -1,4 +1,4 @@
-"""What saves mean, without SQL; and saves for tests."""
+"""A model of the store without SQL, and saves for tests."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sql(path: Path, text: str) -> list[tuple[Any, ...]]:
 
 
 class Model:
-    """What the saves mean, without SQL."""
+    """The contents of the store after saves, without SQL."""
 
     def __init__(self) -> None:
         self.blocks: dict[int, list[Any]] = {}

@@ -1,7 +1,8 @@
-"""Fills a farm with tasks of many kinds: what ``tests/data/stored`` was made with, by an earlier version.
+"""Fill a farm with tasks of many kinds; an earlier version made ``tests/data/stored`` with it.
 
-``ipytaskfarm start --farm old -n 2 --daemonize --record events.log``, then ``python -m tests.support.stored_farm OUT``,
-then ``ipytaskfarm stop --farm old``; the farm's folder and its connection file were copied.
+The steps: ``ipytaskfarm start --farm old -n 2 --daemonize --record events.log``, then ``python -m
+tests.support.stored_farm OUT``, then ``ipytaskfarm stop --farm old``; then the farm's folder and its connection file
+were copied.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Point:
         self.x, self.y = x, y
 
     def norm(self) -> float:
-        """Its distance from the origin."""
+        """Return the distance from the origin."""
         return float((self.x**2 + self.y**2) ** 0.5)
 
 
@@ -33,7 +34,7 @@ def scaled(x: int) -> int:
 
 
 def make(x: float) -> Point:
-    """A function whose result has a class that travels by value."""
+    """Return an object of a class that is sent by value."""
     return Point(x, x + 1)
 
 
@@ -43,12 +44,12 @@ def boom(x: int) -> None:
 
 
 def big(n: int) -> bytes:
-    """A function whose result is a blob."""
+    """Return a result that is a blob."""
     return bytes(n)
 
 
 def fill(tc: TaskClient) -> dict[str, list[int]]:
-    """Tasks that have ended, and tasks that wait since the farm is paused; the ids of each kind."""
+    """Submit tasks that end, and tasks that wait because the farm is paused; return the ids of each kind."""
     ids: dict[str, list[int]] = {
         "strings": [tc.run(Task(f"a = {n}", pull="a")) for n in range(5)],
         "functions": [tc.run(Task(scaled, args=(n,))) for n in range(3)],

@@ -1,4 +1,4 @@
-"""How each row of the table in docs/surroundings.md is checked: code that looks, and code that changes what it sees."""
+"""The checks for each row of the table in docs/surroundings.md: code that reads a setting, and code that changes it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 
 class Check(NamedTuple):
-    """Code that looks, into `seen`, and code that changes what it looks at."""
+    """Code that reads a setting into `seen`, and code that changes the setting."""
 
     look: str
     change: str
     found: Any = ...
-    """What an engine's first task sees, where it is the same everywhere."""
+    """The value that the first task of an engine finds, if it is the same everywhere."""
 
 
 PUT_BACK: dict[str, list[Check]] = {

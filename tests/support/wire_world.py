@@ -1,6 +1,6 @@
-"""A hub, its links, and a TCP proxy that misbehaves, all turned by hand in one thread under a clock that can be set.
+"""A hub, its links, and a TCP proxy with faults, all driven in one thread by a clock that tests set.
 
-Shared by the tests of the wire.
+The tests of the transport share it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Proxy:
-    """Forwards TCP connections; can reset them all, swallow what goes one way, and stop answering."""
+    """Forwards TCP connections; it can reset all of them, swallow one direction, and stop answering."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -40,7 +40,7 @@ class Proxy:
         self._waiting: dict[socket.socket, bytearray] = {}
         self.port: int = self._listener.getsockname()[1]
         self.swallow_up = False
-        """What peers say is lost, and they are not told."""
+        """Whether packets from peers are lost without notice."""
         self.swallow_down = False
         self.accepted = 0
 
@@ -91,7 +91,7 @@ class Proxy:
             one.close()
 
     def reset(self) -> None:
-        """A storm's single gust: every connection ends with RST, and what was on its way is gone."""
+        """Reset every connection with RST; packets on their way are lost."""
         while self._pairs:
             sock, (other, _) = next(iter(self._pairs.items()))
             for one in (sock, other):
@@ -160,7 +160,7 @@ class World:
     def up(self, session: str = "s1", role: str = "client", *, key: str | None = None) -> Link:
         """A link that is connected, with the events so far forgotten."""
         link = self.link(session, role, key=key)
-        # The hub must have heard of it since, or a cut now would begin it anew.
+        # The hub must have received something since, or a cut now would begin a new epoch.
         name = f"reader:{session}" if key == "reader" else session
         self.until(lambda: link.is_up and self.hub._states[name].session._proven)
         self.events[link].clear()
@@ -189,7 +189,7 @@ class World:
             self.hub.flush(self.now())
 
     def until(self, predicate: Callable[[], T], timeout_s: float = 10.0, *, pace_s: float = 0.0) -> T:
-        """Turn until it is true. pace_s: how much time goes by in each turn besides, when nobody dials."""
+        """Run turns until a condition holds; pace_s: seconds that pass in each turn while no link connects."""
         patient_until = 0.0
 
         def turned() -> T:
@@ -205,14 +205,14 @@ class World:
         return eventually(turned, timeout_s, every_s=0.0, what="the wire")
 
     def pass_time(self, seconds: float, *, step_s: float = 0.5) -> None:
-        """Time goes by, and everybody's loop turns meanwhile."""
+        """Let time pass in steps, with turns of all loops."""
         while seconds > 0:
             self._offset_s += min(step_s, seconds)
             seconds -= step_s
             self._settle()
 
     def _settle(self) -> None:
-        """Turn until what is on the way has arrived, or is lost."""
+        """Run turns until all packets have arrived or are lost."""
         deadline = time.monotonic() + 0.1
         for _ in range(4):
             self.turn()
@@ -221,11 +221,11 @@ class World:
         self._on_the_way = 0
 
     def stall(self, seconds: float) -> None:
-        """Time goes by and nobody looks: a suspended machine."""
+        """Let time pass without any turn, like a suspended machine."""
         self._offset_s += seconds
 
     def said(self, session: str = "s1") -> list[object]:
-        """What the hub heard from a session."""
+        """Return the messages that the hub received from a session."""
         return [what for peer, what in self.heard if peer.session == session]
 
     def told(self, link: Link) -> list[object]:
@@ -274,5 +274,5 @@ def world() -> Iterator[World]:
 
 
 def body(*messages: object) -> bytes:
-    """Messages as they stand in a packet."""
+    """Return messages encoded like the body of a packet."""
     return msgspec.msgpack.encode(list(messages))

@@ -1,4 +1,4 @@
-"""What keeps one agent on a machine, without a farm: who is there, and what stands between owner and agent."""
+"""Test the parts that keep one agent on a machine, without a farm: the election, and the watchdog."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_static_tools_and_the_interpreter_read_the_same_list() -> None:
-    """The names stand twice in the front door: as imports for type checkers, as a table for the interpreter."""
+    """The package lists its names twice: as imports for type checkers, and as a table for the interpreter."""
     tree = ast.parse(FRONT_DOOR.read_text())
     (switch,) = [node for node in tree.body if isinstance(node, ast.If)]
     static: list[tuple[str, tuple[str, str | None]]] = []
@@ -199,7 +199,7 @@ def test_the_commands_on_a_page_exist(page: str) -> None:
 
 
 def test_what_is_called_missing_is_missing() -> None:
-    """In docs/migrating.md: whoever builds one of these tells of it there."""
+    """docs/migrating.md lists missing features: when one of them is built, its line has to change."""
     text = (FRONT_DOOR.parents[1] / "docs/migrating.md").read_text()
     told_too_late = []
     for section in re.split(r"^### ", text, flags=re.MULTILINE)[1:]:

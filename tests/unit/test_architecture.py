@@ -145,7 +145,7 @@ class Finding:
 
 @dataclass
 class Source:
-    """One file of the package: its place below the package's folder, its tree, what it imports."""
+    """One file of the package: its path below the package's folder, its tree, and its imports."""
 
     place: str
     tree: ast.Module
@@ -171,7 +171,7 @@ class Source:
 
 
 def read(package: Path) -> list[Source]:
-    """All files of the package, with every import wherever it stands (in functions and for type checkers too)."""
+    """Return all files of the package with all their imports, also those in functions and for type checkers."""
     sources = []
     for path in sorted(package.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
@@ -289,7 +289,7 @@ def _check_house(source: Source) -> Iterator[Finding]:
 
 
 def _check_circles(sources: Iterable[Source]) -> Iterator[Finding]:
-    """No file imports itself by way of others; every import counts, wherever it stands."""
+    """Check that no file imports itself through others; every import counts, also in functions."""
     by_module = {source.module: source for source in sources}
     edges: dict[str, set[str]] = {}
     for module, source in by_module.items():
@@ -354,9 +354,9 @@ def _check_unpickling(sources: Iterable[Source]) -> Iterator[Finding]:
 
 
 def _chain(start: Source, goal: str, by_module: dict[str, Source]) -> list[str]:
-    """The shortest chain of imports from a module to one whose name begins so, or nothing.
+    """Return the shortest chain of imports from a module to one with this prefix; empty if there is none.
 
-    The package's own front door is passed over: it imports nothing until it is asked for a name.
+    The package's own ``__init__`` is left out: it imports a name only when the name is used.
     """
     seen = {start.module}
     chains = [[start.module]]
@@ -401,7 +401,7 @@ def test_the_house_limits_hold_outside_the_package_too(folder: str) -> None:
 
 
 def test_every_part_of_the_house_is_described_in_the_table_of_parts() -> None:
-    """docs/architecture.md tells the layout; a folder it does not tell of is found by nobody."""
+    """docs/architecture.md describes the layout, and readers find only folders that it describes."""
     package = PROJECT / PACKAGE
     told = (PROJECT / "docs" / "architecture.md").read_text()
     files = {path.parent if path.name == "__init__.py" else path for path in package.glob("*/__init__.py")}
@@ -580,7 +580,7 @@ def test_unpickling_is_found_through_a_part_of_pack(tmp_path: Path) -> None:
 
 
 def test_each_reserved_place_is_a_place_that_exists() -> None:
-    """A file that was renamed would leave a rule that nobody can keep or break."""
+    """A renamed file would leave a rule that no file can keep or break."""
     places = {place for allowed, _ in RESERVED.values() for place in allowed} | {FORK_ALLOWED}
     files = {place for place in places if not place.endswith("/")}
     missing = {place for place in files if not list((PROJECT / PACKAGE).glob(f"{place}*"))}

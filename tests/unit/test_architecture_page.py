@@ -41,7 +41,7 @@ def resolved(path: str) -> Path | None:
 
 
 def missing(page: str) -> list[str]:
-    """What a page names as ``file.py``, ``folder/`` or ``file.py::name``, and is not there."""
+    """Return names on a page such as ``file.py``, ``folder/`` or ``file.py::name`` that do not exist."""
     wrong = []
     for span in SPAN.findall(re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)):
         path, _, name = span.partition("::")

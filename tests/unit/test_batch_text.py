@@ -1,4 +1,4 @@
-"""Scripts for batch systems as text: what is in them, and what a shell makes of them; and what answers mean."""
+"""Test scripts for batch systems as text: their contents, how a shell runs them, and the parsing of answers."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ CORES = {"slurm": "SLURM_CPUS_ON_NODE", "pbs": "NCPUS", "lsf": "LSB_DJOB_NUMPROC
 
 
 def run_script(folder: Path, text: str, **environment: str) -> list[str]:
-    """What the agent's interpreter is given when a shell runs the script.  The interpreter is `interpreter(folder)`."""
+    """Run a script in a shell; return the arguments for the agent's interpreter, which is `interpreter(folder)`."""
     (folder / "nodes").write_text("node07\nnode07\n")
     ended = subprocess.run(
         ["bash", "-s"], input=text, capture_output=True, text=True, cwd=folder, timeout=30,

@@ -1,4 +1,4 @@
-"""Large values as files named by their content: written once, mapped, kept while somebody needs them."""
+"""Test large values as files named by their content: written once, mapped, and kept while they are needed."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_sweeping_leaves_what_is_needed_and_what_is_in_hand(blobs: Blobs) -> Non
 
 
 def test_taken_in_hand_while_the_sweep_looks(blobs: Blobs) -> None:
-    """Between the sweep's look and its removal somebody packs the same value again: it stays."""
+    """The same value is packed again between the sweep's check and its removal, so the file stays."""
     data = memoryview(os.urandom(BLOB_BYTES))
     digest = blobs.put(data)
     age(blobs, KEPT_S + 1)

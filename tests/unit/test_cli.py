@@ -49,7 +49,7 @@ def test_every_flag_has_help(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_flag_is_documented(name: str) -> None:
-    """Where the command is; what all of them have stands at the top."""
+    """A flag is in the section of its command; flags of all commands are at the top of the page."""
     section = DOCS.read_text().partition(f"### {name}\n")[2].partition("\n## ")[0].partition("\n### ")[0]
     command = _command(name)
     for keys in (*command.aliases, *command.flags):

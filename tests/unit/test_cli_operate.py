@@ -92,7 +92,7 @@ def test_a_result_may_be_any_json() -> None:
 
 
 def parsed(shape: dict[str, Any], *moments: str) -> dict[str, Any]:
-    """As a program reads it, with its moments as such."""
+    """Return the output as a program reads it, with times as datetimes."""
     read: dict[str, Any] = json.loads(json.dumps(shape))
     return {key: datetime.fromisoformat(value) if key in moments and value else value for key, value in read.items()}
 

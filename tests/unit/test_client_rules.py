@@ -1,4 +1,4 @@
-"""What a task may ask for, as it is checked and as it travels; environments and what identifies them."""
+"""Test the rules of tasks: their checks and their packed form; and the identity of environments."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What notebooks show can be read: the contrast of text with what is behind it, in both themes and without a theme.
+"""Test that text in notebooks is readable: its contrast with the background, in both themes and without a theme.
 
-The themes are those of the JupyterLab that is installed.  The formula is that of the Web Content Accessibility
-Guidelines, https://www.w3.org/TR/WCAG21/#dfn-contrast-ratio.
+The themes are those of the installed JupyterLab.  The formula is that of the Web Content Accessibility Guidelines,
+https://www.w3.org/TR/WCAG21/#dfn-contrast-ratio.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def luminance(seen: Colour) -> float:
 
 
 def contrast(front: str, layers: list[str], known: Theme) -> float:
-    """The contrast of a colour with what is behind it; layers: the page first."""
+    """Return the contrast of a colour with the layers behind it, the page first."""
     behind = (1.0, 1.0, 1.0, 1.0)
     for layer in layers:
         behind = over(colour(layer, known), behind)

@@ -1,4 +1,4 @@
-"""What a wrong command line is answered, and what each command prints in 80 and in 200 columns."""
+"""Test the errors of wrong command lines, and the output of each command in 80 and in 200 columns."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ LONG = "a very long name of a task that somebody has made of all its parameters,
 
 
 def replies(now_s: float) -> dict[type, messages.Reply]:
-    """What a farm answers: few rows, with long texts in them."""
+    """Return the answers of a farm: few rows with long texts."""
     text = "the first line\nand the last line of a text of two lines"
     failure = FailureSummary("ValueError", text, "model.py:12 in fit")
     tasks = [

@@ -296,7 +296,7 @@ class Pieces:
 
 
 def test_pieces_of_blobs_go_to_clients_and_to_agents_that_are_registered(store: Store, tmp_path: Path) -> None:
-    """Also in the very turn in which an agent tells another controller what it holds."""
+    """This holds even in the turn in which an agent registers."""
     client, agent, stranger = Peer("c", "client", "c"), Peer("a", "agent", "a"), Peer("s", "agent", "s")
     wanted = ReadBlob(b"\xab" * 32)
     heard: list[tuple[Peer, object]] = [

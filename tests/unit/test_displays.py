@@ -1,4 +1,4 @@
-"""What people are shown of results, errors, tables and clients: as HTML and as text; text of tasks is never HTML."""
+"""Test how results, errors, tables and clients are shown as HTML and as text; text of tasks is never HTML."""
 
 from __future__ import annotations
 

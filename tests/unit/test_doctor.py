@@ -35,7 +35,7 @@ REQUIRED = ["pyzmq>=27", "msgspec >=0.20", "rich", 'distributed>=2026; extra == 
 
 
 def told(finding: Finding, level: Level, *parts: str) -> None:
-    """It is of that level, says all of this, and what to do unless nothing has to be done."""
+    """Assert that a finding has this level, contains these words, and has a remedy if one is needed."""
     assert finding.level is level, finding
     text = f"{finding.found} | {finding.remedy}"
     assert all(part in text for part in parts), text

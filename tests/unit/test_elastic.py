@@ -1,4 +1,4 @@
-"""How many engines a load keeps busy: growth at once, shrinking after a while, always within the limits."""
+"""Test the number of engines for a load: it grows at once, shrinks after a while, and stays within the limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lane: order, recall, the console's cells beside tasks, MultiEngine commands, the end."""
+"""Test the lane: order, recall, cells of the console between tasks, MultiEngine commands, the end."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_nothing_of_ipythons_does(engine: FakeEngine) -> None:
 
 
 def test_statements_of_the_standard_library(engine: FakeEngine) -> None:
-    """Each as a task of its own, and all of a module."""
+    """Each statement runs as a task, and all statements of a module run as one."""
     code = """
 import ast, inspect, textwrap, json.decoder, heapq
 cases = []

@@ -380,7 +380,9 @@ def test_an_interrupt_ends_the_task_and_not_the_next(engine: FakeEngine, code: s
 
 
 def test_an_interrupt_amid_the_loop_finds_what_goes_on_next(engine: FakeEngine) -> None:
-    """It comes while a callback has the loop, and the task takes the loop for good before it could be cancelled."""
+    """The interrupt comes during a callback of the loop, and then the task blocks the loop before it can
+    be cancelled.
+    """
     code = """
 import asyncio, time
 asyncio.get_running_loop().call_soon(time.sleep, 0.5)

@@ -206,7 +206,7 @@ def test_preloads_are_imported_once_or_dropped_by_name() -> None:
 
 
 def test_engines_import_next_to_nothing_of_their_own(agent: FakeAgent, engine: FakeEngine) -> None:
-    """What each engine imports anew costs each its time and its memory: name it in `zygote.TRAINED`."""
+    """Each module that engines import themselves costs every engine time and memory: add it to `zygote.TRAINED`."""
     code = "import sys; from ipytaskfarm.engine.zygote import warm_up; warm_up(); print(*sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     zygote = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)

@@ -10,7 +10,9 @@ from ipytaskfarm.client.estimate import Estimate, Running, Tally, span
 
 
 def played(durations: list[float], engines: int, at_s: float) -> tuple[Estimate, Tally, float]:
-    """Let tasks of these durations run in order on so many engines: what is known at one moment, and the truth."""
+    """Run tasks of these durations in order on simulated engines; return the state at one moment, and the true time
+    left.
+    """
     free = [0.0] * engines
     times = []
     for number, duration in enumerate(durations):

@@ -1,4 +1,4 @@
-"""Event logs: what a controller decided is decided again, and what is wrong is named."""
+"""Test event logs: the decisions of a controller are repeated, and differences are named."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FIFO = PolicyName("ipytaskfarm.policies:FIFO")
 
 
 def made(path: Path, turns: int = 3) -> Path:
-    """An event log of a farm without engines, to which so many tasks are handed in."""
+    """Return an event log of a farm without engines, to which tasks are submitted."""
     now = Now(10.0, 1_700_000_000.0)
     snapshot = MemoryStore().load()
     log = EventLog.begin(path, "logged", snapshot, SchedulerSettings(), FIFO, False, now)
@@ -54,7 +54,7 @@ def test_a_tape_plays_as_it_was_recorded(tmp_path: Path) -> None:
 
 
 def test_a_tape_of_an_earlier_release_is_played() -> None:
-    """It holds questions that went through the scheduler then, and that the controller's loop answers now."""
+    """The log contains questions that the scheduler handled then, and that the controller's loop answers now."""
     played = list(play(Path(__file__).parents[1] / "data" / "version1.events"))
     # In the first turn a client was given its ids, more of them than now; in the second a task was saved, of which less
     # was told then.

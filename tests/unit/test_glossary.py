@@ -38,7 +38,7 @@ def singular(word: str) -> str:
 
 
 def words_of_messages() -> dict[str, str]:
-    """Word -> a class of core/messages in whose name it stands."""
+    """Return a dict of the words in names of core/messages, each with one such class."""
     found = {}
     for path in sorted((PROJECT / PACKAGE / "core" / "messages").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""What a group of agents is measured by: its own engines' work, and what waits for anybody."""
+"""Test the demand of a group of agents: the work of its own engines, and the tasks that wait for any engine."""
 
 from __future__ import annotations
 

@@ -118,7 +118,9 @@ def test_the_tests_that_the_guarantees_name_are_there() -> None:
 
 
 def test_nobody_draws_from_the_users_chance() -> None:
-    """Clients and engines share a process with user code, whose ``random.seed(1)`` is to mean what it says."""
+    """Clients and engines share a process with user code, and ``random.seed(1)`` in that code must have its usual
+    effect.
+    """
     drawing = re.compile(r"\brandom\.(?!(System)?Random\b)[a-z]\w*\(|^from random import", re.MULTILINE)
     found = [
         str(path)

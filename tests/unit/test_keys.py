@@ -1,4 +1,4 @@
-"""The farm's keys: kept over restarts, told to nobody."""
+"""Test the farm's keys: they are kept across restarts, and never revealed."""
 
 from __future__ import annotations
 

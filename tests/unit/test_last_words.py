@@ -1,4 +1,4 @@
-"""What a killed engine had printed: the part of the flight recorder that keeps it."""
+"""Test the part of the flight recorder that keeps the output of a killed engine."""
 
 from __future__ import annotations
 

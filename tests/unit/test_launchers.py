@@ -1,4 +1,4 @@
-"""What a launcher and the supervisor do without a farm: processes, logs, cores, and how changes are told."""
+"""Test a launcher and the supervisor without a farm: processes, logs, cores, and reports of changes."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_dead_temporary_farms_are_swept(farm_dirs: Dirs) -> None:
 def test_dead_temporary_farms_with_agents_are_swept_by_their_own_host(
     farm_dirs: Dirs, name: str, node: str, stays: bool
 ) -> None:
-    """They are in the user's home, which other hosts see, among farms that stay."""
+    """These farms are in the user's home, which other hosts see, beside permanent farms."""
     home = Home.temporary(name, with_agents=True)
     assert home.folder == Home.of(name).folder
     home.make_folders()

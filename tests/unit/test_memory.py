@@ -1,4 +1,4 @@
-"""What engines have of their own, measured on real processes."""
+"""Test the private memory of engines, measured on real processes."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ def test_closed_descriptors_are_opened_and_open_ones_left(farm_dirs: Dirs) -> No
 
 @dataclass
 class Seen:
-    """What the doctor finds, and how it says so."""
+    """A finding of the doctor and its text."""
 
     level: str
     text: str

@@ -1,4 +1,4 @@
-"""What is shown of the output of tasks: labels, limits, lines that are redrawn, displays that are updated."""
+"""Test how the output of tasks is shown: labels, limits, lines that are redrawn, displays that are updated."""
 
 from __future__ import annotations
 

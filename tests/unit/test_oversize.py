@@ -98,7 +98,7 @@ def loop(tmp_path: Path, wire: SmallWire) -> Iterator[ControllerLoop]:
 
 
 def finals(wire: SmallWire) -> dict[int, str]:
-    """How tasks ended, as the client was told."""
+    """Return the ends of tasks as the client received them."""
     return {f.id: f.reason for _, m in wire.sent if isinstance(m, Finals) for f in m.finals}
 
 

@@ -1,4 +1,4 @@
-"""How large the chunks of a map are."""
+"""Test the sizes of a map's chunks."""
 
 from __future__ import annotations
 

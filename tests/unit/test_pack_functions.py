@@ -276,7 +276,7 @@ def test_a_submodule_that_is_imported_later_is_sent(notebook: Notebook, monkeypa
 
 
 def _proxy_class(slots: bool) -> type:
-    """Return a class whose instances look into their state for every name, made where nobody can import it."""
+    """Return a class, made where it cannot be imported, of instances that look up every name in their state."""
 
     class Proxy:
         if slots:

@@ -1,4 +1,4 @@
-"""Modules beside the notebook travel by value, and are never stale."""
+"""Test that modules beside the notebook are sent by value, and are always up to date."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy.linalg  # noqa: F401 - the `folder` fixture forgets what tests import, and numpy cannot be imported twice
+import numpy.linalg  # the `folder` fixture forgets what tests import, and numpy cannot be imported twice
 import pytest
 
 from ipytaskfarm.core.errors import ModuleMissing
@@ -169,6 +169,15 @@ def test_which_modules_travel_how(folder: Path, monkeypatch: pytest.MonkeyPatch)
         add_dependency("/does/not/exist")
 
 
+def test_a_module_that_an_installed_package_makes_goes_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, below = types.ModuleType("xml.made"), types.ModuleType("xml.made.below")
+    own = types.ModuleType("ours.made")
+    for module in (made, below, own, types.ModuleType("ours")):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert unpack(pack([made, below])) == [made, below]
+    assert unpack(pack(own)) is not own
+
+
 def test_a_made_up_module_travels_with_all_that_is_in_it() -> None:
     module = types.ModuleType("made_up")
     exec("import math\nK = 3\ndef f(x): return x + K\nclass C:\n    def m(self): return K, math.pi", vars(module))
@@ -228,6 +237,45 @@ def test_whose_code_a_module_is(tmp_path: Path) -> None:
     assert dict(zip([file for file, _, _ in WHERE], ended.stdout.split(), strict=True)) == {
         file: kind for file, _, kind in WHERE
     }
+
+
+PACK_ARRAYS = """
+import numpy, pandas
+from ipytaskfarm.serialization.pack import pack, unpack
+packs = pack(numpy.arange(4)), pack(pandas.DataFrame({"x": [1, 2]}))
+print(numpy.__file__, *map(len, packs), unpack(packs[0]).sum(), unpack(packs[1]).x.sum())
+"""
+
+
+@pytest.mark.parametrize("metadata", [True, False], ids=["with metadata", "without metadata"])
+def test_numpy_and_pandas_on_pythonpath_alone_go_by_name(tmp_path: Path, metadata: bool) -> None:
+    """As the modules of a cluster, and as ``pip install --target`` leaves them."""
+    site = Path(numpy.__file__).parents[1]
+    for entry in site.iterdir():
+        own = entry.name.startswith(("numpy", "pandas"))
+        if own and entry.is_dir() and (metadata or not entry.name.endswith("info")):
+            no_tests = shutil.ignore_patterns("tests")
+            shutil.copytree(entry, tmp_path / "target" / entry.name, ignore=no_tests, copy_function=link_or_copy)
+        elif not own and entry.suffix != ".pth":
+            (tmp_path / "others").mkdir(exist_ok=True)
+            (tmp_path / "others" / entry.name).symlink_to(entry)
+    path = os.pathsep.join([str(tmp_path / "target"), str(tmp_path / "others"), str(pack_peer_root())])
+    (tmp_path / "project").mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-S", "-B", "-c", PACK_ARRAYS], cwd=tmp_path / "project", capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": path}, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    place, array, frame, *sums = ended.stdout.split()
+    assert Path(place).is_relative_to(tmp_path / "target")
+    assert (int(array) <= 1000, int(frame) <= 2000, sums) == (True, True, ["6", "3"]), ended.stdout
+
+
+def link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
 
 
 def pack_peer_root() -> Path:
@@ -355,7 +403,7 @@ def test_a_compiled_module_beside_the_script_goes_with_its_folder(peer: Peer, no
 
 
 def test_nothing_of_a_task_stays_for_the_next(folder: Path) -> None:
-    """The engine's side, in this process: what it had itself under a name is put back."""
+    """The engine's side runs in this process: its own modules are restored under their names."""
     write(folder / "staying.py", "V = 'sent'\ndef f(): return V\n")
     import staying  # type: ignore[import-not-found]
 
@@ -366,7 +414,7 @@ def test_nothing_of_a_task_stays_for_the_next(folder: Path) -> None:
     function = unpack_function(code, {})
     assert function() == "sent"
     assert sys.modules["staying"] is not own
-    modules.begin_run(function.brought[1])  # type: ignore[attr-defined]
+    modules.begin_run(modules.bundles_of(function.brought[1]))  # type: ignore[attr-defined]
     assert function() == "sent"
     modules.begin_run()
     assert sys.modules["staying"] is own

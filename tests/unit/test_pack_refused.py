@@ -1,4 +1,4 @@
-"""What cannot travel is refused by its path, with the remedy that fits it: a line for each."""
+"""Test that values that cannot be pickled are refused with their path and a fitting remedy: a line for each."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def notebook() -> Notebook:
 
 @pytest.fixture(params=REFUSED)
 def refused(request: pytest.FixtureRequest, notebook: Notebook) -> Any:
-    """(its name, the value, the words of its remedy); it is closed afterwards."""
+    """Yield (the name of a value, the value, the words of its remedy), and close the value afterwards."""
     source, remedy = REFUSED[request.param]
     before, _, last = source.rpartition("\n")
     notebook.run(f"{before}\nmade = ({last})")

@@ -303,7 +303,7 @@ class Busy:
 
 @pytest.fixture
 def started() -> Iterator[list[Any]]:
-    """What is to be ended after the test."""
+    """Collect the threads that end after the test."""
     things: list[Any] = []
     yield things
     for thing in things:

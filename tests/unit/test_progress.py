@@ -1,4 +1,4 @@
-"""The progress display: what it shows, where, and how often."""
+"""Test the progress display: its contents, its place, and its frequency."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Clock:
 
 
 class Play:
-    """Work whose state the test sets."""
+    """Work with a state that the test sets."""
 
     def __init__(self, clock: Clock, total: int = 10) -> None:
         self._clock = clock

@@ -1,4 +1,4 @@
-"""The flight recorder: what it keeps when either side is killed at any moment."""
+"""Test the flight recorder: what it keeps if either side is killed at any moment."""
 
 from __future__ import annotations
 
@@ -279,7 +279,9 @@ def test_a_forked_child_does_not_record(agent: Recorder, engine: Recorder) -> No
 
 
 def record_until_killed(path: Path, seed: int) -> None:
-    """An engine: results whose every byte tells whether it is torn, and after each of them a ledger entry."""
+    """Act as an engine: write results in which every byte shows whether they are torn, and a ledger
+    entry after each.
+    """
     engine = Recorder.open(path)
     chance = random.Random(seed)
     n = 0

@@ -1,4 +1,4 @@
-"""Sessions under everything a network can do: what is said is heard once, in order, within an epoch."""
+"""Test reliable sessions over all faults of a network: each message arrives once, in order, within an epoch."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def test_random_bytes_never_raise(frame: bytes) -> None:
 
 @dataclasses.dataclass
 class Side:
-    """One end, what it says and what it hears, in the present epoch."""
+    """One end of a session, with the messages that it sends and receives in the present epoch."""
 
     session: ReliableSession
     said: list[int] = dataclasses.field(default_factory=list)
@@ -274,7 +274,7 @@ class Side:
 
 
 class Conversation(RuleBasedStateMachine):
-    """A peer and a controller over connections that lose, double and delay what they hold, and controllers that die."""
+    """A peer and a controller over connections that lose, double and delay packets, with controllers that die."""
 
     def __init__(self) -> None:
         super().__init__()

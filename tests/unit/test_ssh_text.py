@@ -1,4 +1,4 @@
-"""What the ssh launcher types, as text; and its hands on the other machine, on this one."""
+"""Test the commands of the ssh launcher as text, and its remote part on this machine."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ INFO = ConnectionInfo(
 
 
 def shell(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """As a host's ``sh -s`` runs it: nothing is a terminal, the script is stdin."""
+    """Run a script like a host's ``sh -s``: without a terminal, with the script on stdin."""
     return subprocess.run(["/bin/sh", "-s", *arguments], input=script, capture_output=True, text=True, timeout=60)
 
 
@@ -205,7 +205,7 @@ AGENT = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.
 
 
 def told(verb: str, folder: Path, **data: Any) -> dict[str, Any]:
-    """As the launcher does it, but for the network."""
+    """Call the remote part as the launcher does, but without a network."""
     ended = shell(helper_script(sys.executable, verb, {"folder": str(folder), **data}))
     answer = answer_of(ended.stdout)
     assert answer is not None, ended.stderr

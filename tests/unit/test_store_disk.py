@@ -96,7 +96,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
 
 
 class Failing:
-    """A connection whose next statement that contains a word fails."""
+    """A connection on which the next statement with a certain word fails."""
 
     def __init__(self, db: sqlite3.Connection, word: str, code: int) -> None:
         self._db, self._word, self._code = db, word, code

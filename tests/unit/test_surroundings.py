@@ -1,4 +1,6 @@
-"""What a task finds and leaves: each row of the table in docs/surroundings.md has checks here, and all have a row."""
+"""Test what a task finds and leaves: each row of the table in docs/surroundings.md has checks here, and no check lacks
+a row.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ ELSEWHERE = {
 
 
 def rows() -> dict[str, str]:
-    """What the page's table says becomes of each."""
+    """Return a dict of the first and the third column of the page's table."""
     table = PAGE.read_text().partition("<!-- surroundings -->")[2].partition("<!-- /surroundings -->")[0]
     cells = [re.split(r"\s*\|\s*", line.strip().strip("|").strip()) for line in table.strip().splitlines()[2:]]
     return {what: afterwards for what, _, afterwards in cells}
@@ -70,7 +72,7 @@ def engine(agent: FakeAgent) -> FakeEngine:
 
 
 def outcomes(engine: FakeEngine, *works: Any, **rules: Any) -> list[Outcome]:
-    """Of works that are handed in together, so that the engine takes them without a pause."""
+    """Return the outcomes of works that are submitted together, so that the engine runs them without a pause."""
     return [Outcome(engine.ended(key)) for key in engine.hand(*works, **rules)]
 
 

@@ -1,4 +1,4 @@
-"""The printer of tables: what stands in which width, what is marked, what is left out and said so."""
+"""Test the printer of tables: the contents in each width, marks, and remarks about what is left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys that come and go while the controller runs, and whose session is whose."""
+"""Test keys that are added and revoked while the controller runs, and the sessions of their holders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is turned away from the wire: wrong keys, roles, versions and farms, and all kinds of nonsense."""
+"""Test refused connections: wrong keys, roles, versions and farms, and all kinds of nonsense."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_who_does_not_speak_curve_gets_no_handshake(w: World, how: str) -> None:
 
 
 def _events_until_closed(w: World, sock: zmq.Socket[bytes]) -> set[str]:
-    """What ZeroMQ tells of a connection from its beginning to its end."""
+    """Return ZeroMQ's events of a connection from its beginning to its end."""
     monitor = sock.get_monitor_socket()
     sock.connect(f"tcp://127.0.0.1:{w.hub.port}")
     with contextlib.suppress(zmq.Again):  # it is over already

@@ -1,4 +1,4 @@
-"""Every value of the zoo, wherever a value can stand: what may be an argument may be a global, a default, a cell."""
+"""Test every value of the zoo in every place: an argument, a global, a default, a closure cell."""
 
 from __future__ import annotations
 

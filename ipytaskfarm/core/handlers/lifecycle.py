@@ -21,6 +21,7 @@ from ..scheduler.decision import Decision
 from ..scheduler.engine_shutdown import end_engine, patience_s, recall, retire
 from ..scheduler.entries import EngineState, TaskEntry
 from ..scheduler.placement import dispatch
+from ..scheduler.settings import WANTED_MAX
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import RETURNED, Assigned
 from ..scheduler.task_ends import final_without_answer
@@ -39,7 +40,11 @@ def on_set_wanted(farm: SchedulerState, session: str, n: int, question: SetWante
     """Set how many engines are wanted."""
     lifecycle = farm.lifecycle
     base = lifecycle.wanted if question.engines is None else question.engines
-    lifecycle.wanted = max(0, base + question.more)
+    wanted = max(0, base + question.more)
+    if wanted > WANTED_MAX:
+        out.answer(session, n, Refusal("ValueError", f"a farm has at most {WANTED_MAX:,} engines of its own"))
+        return
+    lifecycle.wanted = wanted
     out.saves.append(SaveSetting("wanted", lifecycle.wanted))
     balance(farm, now, out)
     out.answer(session, n, NumberReply(lifecycle.wanted))

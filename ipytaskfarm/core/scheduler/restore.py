@@ -25,7 +25,7 @@ from .entries import AssignedRun, EngineEntry, EngineState, RecordedBatch
 from .jobs import JobEntry
 from .kept_commands import KeptOnEngine
 from .running_tasks import Family
-from .settings import SchedulerSettings
+from .settings import WANTED_MAX, SchedulerSettings
 from .state import SchedulerState
 from .task import QUEUED, Queued
 from .task_messages import restore_mail
@@ -46,7 +46,7 @@ def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings,
     startup_first = sorted(snapshot.sticky, key=lambda entry: entry.key != STARTUP)
     farm.requests.sticky = {entry.key: entry for entry in startup_first}
     _restore_kept(farm, snapshot)
-    farm.lifecycle.wanted = int(snapshot.settings.get("wanted") or 0)
+    farm.lifecycle.wanted = min(int(snapshot.settings.get("wanted") or 0), WANTED_MAX)
     farm.lifecycle.held = bool(snapshot.settings.get("held"))
     farm.queues.by_time_limit = bool(snapshot.settings.get(TIME_LIMITED))
     farm.mono_s = now.mono_s

@@ -8,6 +8,8 @@ from .queue import PolicyKey, fifo_key
 
 PLACEMENTS = ("default", "priority", "least_recent", "most_recent", "random", "nearest_environment")
 """The placements that `engine_choice` knows."""
+WANTED_MAX = 65_536
+"""The most engines that a farm may be asked to have of its own; a larger number is a slip, or meant to do harm."""
 
 
 @dataclass(frozen=True)
