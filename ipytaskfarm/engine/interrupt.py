@@ -134,3 +134,8 @@ class Interrupts:
         """Disable interrupts in a forked child, which this signal must not interrupt."""
         self.current = None
         self._forking = False
+
+
+def cancelled() -> asyncio.CancelledError:
+    """Return the error of a coroutine that was cancelled before it began."""
+    return asyncio.CancelledError("the task was cancelled before it began")

@@ -145,19 +145,15 @@ class ChunkCalls:
         baseline: Baseline,
         names: ItemNames,
         begin: Callable[[int, int], None],
-        before: Sequence[Callable[[], None]] = (),
+        before_each: Sequence[Callable[[], None]] = (),
     ) -> None:
-        """
-        Args:
-            known: the function.
-            baseline: the surroundings in which each item begins.
-            names: the items, and their names.
-            begin: called with the items that begin: (first index, index behind the last).
-            before: functions to call before each item.
+        """begin: is told which items begin: (first index, index behind the last).
+
+        before_each: functions that are called before each item.
         """
         self.known = known
         self.items = names.items
-        self._function = _after(before, for_many(known.function))
+        self._function = _after(before_each, for_many(known.function))
         self._names = names
         self._star = names.star
         self._baseline = baseline

@@ -45,7 +45,7 @@ from .failures import brief, described
 from .half_imports import half_imported
 from .helper_processes import LOKY_WORKERS
 from .inputs import giver
-from .interrupt import Interrupts
+from .interrupt import Interrupts, cancelled
 from .lane import QueuedRun, Step
 from .map_chunks import ChunkCalls, ItemNames, Known, call_each, pack_values
 from .plain import Plain, PlainTest, filename_of
@@ -267,7 +267,7 @@ class Runner:
     def _ended_in_loop(self, attempt: RunningAttempt, task: asyncio.Task[Any]) -> None:
         self._interrupts.awaiting = None
         self._interrupts.current = None
-        value, error = (None, _cancelled()) if task.cancelled() else task.result()
+        value, error = (None, cancelled()) if task.cancelled() else task.result()
         self._end(attempt, value, self._flushed(attempt, error))
 
     def _flushed(self, attempt: RunningAttempt, error: BaseException | None) -> BaseException | None:
@@ -372,13 +372,13 @@ class Runner:
         return pack(value, "value", self._writer)
 
     def _call_items(
-        self, attempt: RunningAttempt, known: Known, names: ItemNames, before: Sequence[Callable[[], None]]
+        self, attempt: RunningAttempt, known: Known, names: ItemNames, begin: Sequence[Callable[[], None]]
     ) -> Any:
         """Call the function with one item, and return its value; or with each item of a chunk."""
         special = attempt.run.special
         part = special.part if special is not None else None
         if part is None and len(names.items) > 1:
-            attempt.chunk = ChunkCalls(known, self._baseline, names, self._recorder.begin_items, before)
+            attempt.chunk = ChunkCalls(known, self._baseline, names, self._recorder.begin_items, begin)
             call_each(attempt.chunk)
             return None
         index = part or 0
@@ -576,10 +576,6 @@ class Runner:
         if attempt.unready and self._interrupts.raised is None:
             return Reason.ENVIRONMENT
         return self._interrupts.outcome()
-
-
-def _cancelled() -> asyncio.CancelledError:
-    return asyncio.CancelledError("the task was cancelled before it began")
 
 
 def _leave_fork(error: BaseException | None) -> None:

@@ -110,7 +110,10 @@ class TaskMagics(Magics):
             items = self.shell.ev(expression)
             client = connection.task_client(self.shell)
             pull, push, rules = _names(given.pull), self._pushed(given.push), self._rules(given)
-            ids = [client.run(StringTask(cell, pull, push | _bound(targets, item), **rules)) for item in items]
+            job = client.create_job(given.name or "taskmap")
+            for item in items:
+                job.add_task(StringTask(cell, pull, push | _bound(targets, item), **rules))
+            ids = job.submit() if len(job) else []
             wait_for_tasks(client.session, set(ids), None, bool(client.progress), stream=True, ended_too=True)
             values, first = _collected(client, ids, pull)
             if given.out:
