@@ -169,7 +169,7 @@ total, fast = len(cases), len(plain)
 def test_what_the_user_registers_is_honoured(engine: FakeEngine, change: str) -> None:
     fresh = engine.agent.start_engine()
     fresh.run(change)
-    assert fresh.run("import sys; deep = sys._getframe(2).f_code.co_name", "deep").value == {"deep": "run_ast_nodes"}
+    assert fresh.run("import sys; deep = sys._getframe(3).f_code.co_name", "deep").value == {"deep": "run_ast_nodes"}
     assert engine.run("import sys; deep = sys._getframe(2).f_code.co_name", "deep").value == {"deep": "_guarded"}
 
 
