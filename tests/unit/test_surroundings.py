@@ -118,7 +118,9 @@ def look_and_change(look: str, change: str) -> Any:
 @pytest.mark.parametrize("check", PUT_BACK_CHECKS)
 def test_an_item_finds_what_the_one_before_found(engine: FakeEngine, check: Check) -> None:
     values = call(engine, look_and_change, [(check.look, check.change)] * 5, True, 0, 5, each=True)
-    assert values == [values[0]] * 5
+    # A chunk of slow items ends early, and gives the rest back.
+    assert len(values) > 1
+    assert values == [values[0]] * len(values)
     if check.found is not ...:
         assert values[0] == check.found
 
