@@ -24,10 +24,10 @@ from ipytaskfarm import Farm, MapTask
 from ipytaskfarm.agent import node
 from ipytaskfarm.core.messages import CommandDone, Returned, SetUp
 from ipytaskfarm.core.messages.engine_commands import ExecuteBody
-from ipytaskfarm.core.messages.payload import CallWork, StringWork
+from ipytaskfarm.core.messages.payload import CallWork, ResultBody, StringWork
 from ipytaskfarm.core.messages.task_types import ItemsEnded
 from ipytaskfarm.core.requirements import THREADS
-from ipytaskfarm.serialization.pack import pack, pack_function
+from ipytaskfarm.serialization.pack import pack, pack_function, unpack
 from ipytaskfarm.system.flight_recorder import TIME_LIMIT
 from ipytaskfarm.system.process import usable_cores
 from tests.conftest import Dirs
@@ -83,6 +83,20 @@ def call(engine: FakeEngine, function: Callable[..., Any], *args: Any, each: boo
     return outcome.value
 
 
+def call_items(engine: FakeEngine, function: Callable[..., Any], items: list[Any]) -> list[Any]:
+    """Call a function with the parts of each item, as a chunk; return the values of the items that it ran."""
+    packed = pack_function(function)
+    work = CallWork(pack(((items, True, 0, len(items)), {})), each=True)
+    (outcome,) = outcomes(engine, work, functions=[packed], function=packed.digest)
+    values, detail = outcome.value, outcome.ended.detail
+    if isinstance(detail, ItemsEnded):
+        for told in detail.told:
+            assert told.outcome == "", told.failure
+            body = msgspec.msgpack.decode(told.body, type=ResultBody)
+            values[told.index] = unpack(body.value) if body.value is not None else None
+    return list(values)
+
+
 def by_hand(engine: FakeEngine, code: str) -> CommandDone:
     done = engine.command("execute", msgspec.msgpack.encode(ExecuteBody(code)))
     assert done.ok, done
@@ -117,7 +131,7 @@ def look_and_change(look: str, change: str) -> Any:
 
 @pytest.mark.parametrize("check", PUT_BACK_CHECKS)
 def test_an_item_finds_what_the_one_before_found(engine: FakeEngine, check: Check) -> None:
-    values = call(engine, look_and_change, [(check.look, check.change)] * 5, True, 0, 5, each=True)
+    values = call_items(engine, look_and_change, [(check.look, check.change)] * 5)
     # A chunk of slow items ends early, and gives the rest back.
     assert len(values) > 1
     assert values == [values[0]] * len(values)
