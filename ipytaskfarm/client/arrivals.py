@@ -172,10 +172,16 @@ class Arrivals:
             self.chunks.forget([i for i in self.chunks.items if i not in self.handed_in and i not in self.watched])
             return
         self.chunks.forget(ids)
+        touched: set[int] = set()
         for task_id in ids:
             chunk = self.chunks.of(task_id)
             if chunk is not None:
                 self.chunks.separate.setdefault(chunk, set()).add(task_id - chunk - 1)
+                touched.add(chunk)
+        # A chunk without silent items has nothing more to tell.
+        empty = [chunk for chunk in touched if not self.chunks.size(chunk) and chunk in self.finals]
+        self._drop_cached(empty)
+        self.chunks.forget(empty)
 
     def live(self, ids: set[int]) -> set[int]:
         """Those that have not ended; in the place of items of a chunk that has not ended, the chunk."""

@@ -120,7 +120,9 @@ class TaskData:
     def pack(self, data: Any, names: str | tuple[str, ...]) -> bytes:
         """Pack values; an error says by `names` which value cannot be pickled."""
         with noting(self._note_argument):
-            packed = pack(data, names, self._writer)
+            return self._unless_refused(pack(data, names, self._writer))
+
+    def _unless_refused(self, packed: bytes) -> bytes:
         if self._refused is not None:
             raise self._refused
         return packed
@@ -139,8 +141,8 @@ class TaskData:
 
     def pack_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> bytes:
         """Pack the arguments of a call."""
-        with noting(self.note):
-            return pack_arguments(args, kwargs, self._writer)
+        with noting(self._note_argument):
+            return self._unless_refused(pack_arguments(args, kwargs, self._writer))
 
     def taken(self) -> tuple[str, ...]:
         """Return the digests of the large values."""

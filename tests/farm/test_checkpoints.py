@@ -98,7 +98,7 @@ def test_properties_set_by_hand_are_set_on_a_replacement(tc: TaskClient, mec: Mu
     mec.del_properties("gone", targets=1)
     kill(mec, 1)
     assert mec.get_properties(targets=1) == [{"kind": "fast", "level": 2}]
-    task = tc.run(Task("where = int(id)", pull="where", requires={"kind": "fast"}))
+    task = tc.run(Task("where = int(id)", pull="where", requires={"property:kind": "fast"}))
     assert tc.get_task_result(task, block=True).ns.where == 1
     mec.clear_properties(targets=1)
     kill(mec, 1)

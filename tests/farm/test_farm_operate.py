@@ -522,7 +522,7 @@ def test_all_that_speaks_of_a_task(tc: TaskClient, farm: Farm) -> None:
     assert "==> stdout <==\nprinted\n" in shown
     assert "·[2Jtold" in shown
     shown = done("logs", "--task", lost).out
-    assert "failed: engine lost" in shown
+    assert "failed: engine" in shown
     assert f"; it ran task {lost}\n" in shown
     said = command("logs", "--task", 999_999)
     assert said.code == 1
