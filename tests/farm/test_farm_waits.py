@@ -86,6 +86,9 @@ def test_a_farm_without_engines_and_a_held_one(farm_dirs: Dirs, capfd: pytest.Ca
 
 # -- Ctrl-C
 
+HEARS_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""For scripts: where the tests run in the background of a shell, their processes would ignore it."""
+
 WAITS = {
     "barrier": "tc.barrier(ids)",
     "wait": "tc.wait(ids)",
@@ -99,7 +102,7 @@ WAITS = {
 @pytest.mark.parametrize("name", list(WAITS))
 def test_ctrl_c_ends_the_wait_at_once_and_says_how_to_go_on(farm: Farm, tc: TaskClient, name: str) -> None:
     code = (
-        "import sys, time\nfrom ipytaskfarm import Task, TaskClient\n"
+        f"{HEARS_CTRL_C}import sys, time\nfrom ipytaskfarm import Task, TaskClient\n"
         f"tc = TaskClient({str(farm.connection_file)!r})\n"
         "ids = [tc.run(Task('import time; time.sleep(60)', name='interrupted')) for _ in range(3)]\n"
         "tc.flush()\nprint('waiting', flush=True)\n"
@@ -122,7 +125,7 @@ def test_ctrl_c_ends_the_wait_at_once_and_says_how_to_go_on(farm: Farm, tc: Task
 
 def test_ctrl_c_in_a_pending_result(farm: Farm) -> None:
     code = (
-        "from ipytaskfarm import MultiEngineClient\n"
+        f"{HEARS_CTRL_C}from ipytaskfarm import MultiEngineClient\n"
         f"mec = MultiEngineClient({str(farm.connection_file)!r})\n"
         "print('waiting', flush=True)\n"
         "try:\n    mec.execute('import time; time.sleep(1.5)')\n"
