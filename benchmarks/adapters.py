@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks.harness import Options, Row, farm_with_client, in_turn, note, seconds
-from benchmarks.peers import installed, nothing
+from benchmarks.peers import nothing
 from ipytaskfarm import TaskClient
 
 ARRAY_CALLS = 40
@@ -26,6 +27,11 @@ def chunked_map(executor: concurrent.futures.Executor, count: int) -> None:
     assert sum(executor.map(nothing, range(count), chunksize=1000)) == count * (count - 1) // 2
 
 
+def has_libraries() -> bool:
+    """Return whether joblib and scikit-learn are installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("joblib", "sklearn"))
+
+
 def measure(options: Options) -> list[Row]:
     """Compare with ``ProcessPoolExecutor``, and joblib's backend with loky if joblib and scikit-learn are installed."""
     rows = []
@@ -39,7 +45,7 @@ def measure(options: Options) -> list[Row]:
             (f"Executor.map of {items:,} in chunks of 1,000, against ProcessPoolExecutor", chunked_map, items, 1.0),
         ):
             rows.append(_beside(question, work, (ours, theirs), count, floor, options.rounds))
-        if installed("joblib") and installed("sklearn"):
+        if has_libraries():
             rows += _joblib(tc, options)
         else:
             note("joblib or scikit-learn is not installed: skipped")
