@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ipytaskfarm import TaskClient
-from tests.support.farms import module_farm
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
 DEADLINE_S = 30
-
-
-@pytest.fixture(scope="module")
-def tc() -> Iterator[TaskClient]:
-    with module_farm(2) as farm, farm.task_client() as client:
-        client.progress = False
-        yield client
 
 
 def square(x: int) -> int:

@@ -17,16 +17,8 @@ from dask.base import compute
 from dask.delayed import delayed
 
 from ipytaskfarm import TaskClient
-from tests.support.farms import module_farm
 
 pytestmark = pytest.mark.farm
-
-
-@pytest.fixture(scope="module")
-def tc() -> Iterator[TaskClient]:
-    with module_farm(2) as farm, farm.task_client() as client:
-        client.progress = False
-        yield client
 
 
 @pytest.fixture(autouse=True)

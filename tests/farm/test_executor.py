@@ -20,27 +20,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ipytaskfarm import Executor, Farm, Task, TaskClient
+from ipytaskfarm import Executor, Task, TaskClient
 from ipytaskfarm.core import errors
-from tests.support.farms import module_farm
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
 DEADLINE_S = 30
 
 
-@pytest.fixture(scope="module")
-def small_farm() -> Iterator[Farm]:
-    with module_farm(2) as farm:
-        yield farm
-
-
-@pytest.fixture
-def tc(small_farm: Farm) -> Iterator[TaskClient]:
-    with small_farm.task_client() as client:
-        client.progress = False
-        yield client
-        client.clear()
+@pytest.fixture(autouse=True)
+def nothing_stays(tc: TaskClient) -> Iterator[None]:
+    yield
+    tc.clear()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,9 @@ from joblib import Parallel, delayed, parallel_config
 import ipytaskfarm.joblib as adapter
 from ipytaskfarm import TaskClient
 from ipytaskfarm.core import errors
-from tests.support.farms import module_farm
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
-
-
-@pytest.fixture(scope="module")
-def tc() -> Iterator[TaskClient]:
-    with module_farm(2) as farm, farm.task_client() as client:
-        client.progress = False
-        yield client
 
 
 def square(x: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,9 @@ import optuna
 import pytest
 
 from ipytaskfarm import TaskClient
-from tests.support.farms import module_farm
 
 pytestmark = pytest.mark.farm
-
-
-@pytest.fixture(scope="module")
-def tc() -> Iterator[TaskClient]:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with module_farm(2) as farm, farm.task_client() as client:
-        client.progress = False
-        yield client
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def parabola(trial: Any) -> float:

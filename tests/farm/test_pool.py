@@ -14,17 +14,9 @@ import pytest
 
 from ipytaskfarm import Pool, TaskClient
 from ipytaskfarm.core import errors
-from tests.support.farms import module_farm
 
 pytestmark = pytest.mark.farm
 DEADLINE_S = 30
-
-
-@pytest.fixture(scope="module")
-def tc() -> Iterator[TaskClient]:
-    with module_farm(2) as farm, farm.task_client() as client:
-        client.progress = False
-        yield client
 
 
 @pytest.fixture
