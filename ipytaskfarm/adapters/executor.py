@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.task_types import Final
@@ -206,10 +206,10 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         futures: Iterator[concurrent.futures.Future[list[T]]]
         if chunksize == 1:
             singles = (self.submit(fn, *items) for items in calls)
-            return _values(singles, end_s, buffersize)
+            return _values(singles, end_s, buffersize, self.cancel)
         chunks = iter(lambda: list(itertools.islice(calls, chunksize)), [])
         futures = (self.submit(call_all, fn, chunk) for chunk in chunks)
-        return _flattened(_values(futures, end_s, buffersize))
+        return _flattened(_values(futures, end_s, buffersize, self.cancel))
 
     def _must_take(self) -> None:
         if self._broken is not None:
@@ -402,16 +402,22 @@ def _nothing(environment: TaskEnvironment) -> None:
 # -- iterators of `map`
 
 
+Cancel: TypeAlias = Callable[[Iterable[ExecutorFuture[Any]]], None]
+
+
 def _values(
-    futures: Iterator[concurrent.futures.Future[T]], end_s: float | None, buffersize: int | None
+    futures: Iterator[concurrent.futures.Future[T]], end_s: float | None, buffersize: int | None, cancel: Cancel
 ) -> Iterator[T]:
     """Submit tasks as far as `buffersize` allows; return an iterator over their values in order."""
     waiting = deque(itertools.islice(futures, buffersize))
-    return _taken(waiting, futures, end_s)
+    return _taken(waiting, futures, end_s, cancel)
 
 
 def _taken(
-    waiting: deque[concurrent.futures.Future[T]], futures: Iterator[concurrent.futures.Future[T]], end_s: float | None
+    waiting: deque[concurrent.futures.Future[T]],
+    futures: Iterator[concurrent.futures.Future[T]],
+    end_s: float | None,
+    cancel: Cancel,
 ) -> Iterator[T]:
     try:
         while waiting:
@@ -420,8 +426,10 @@ def _taken(
             yield waiting.popleft().result(timeout_s)
             waiting.extend(itertools.islice(futures, 1))
     finally:
-        for future in waiting:
-            future.cancel()
+        # All at once: each cancellation asks the controller.
+        unread = [future for future in waiting if isinstance(future, ExecutorFuture) and not future.done()]
+        if unread:
+            cancel(unread)
 
 
 def _flattened(chunks: Iterator[list[T]]) -> Iterator[T]:
