@@ -137,7 +137,7 @@ def test_a_broken_tunnel_is_made_anew_while_tasks_go_on(farm_dirs: Dirs, server:
 
 
 def test_an_agent_that_was_killed_is_started_again(farm_dirs: Dirs, server: Sshd) -> None:
-    """Of the killed agent's runs only the one that its engine was running is charged: it fails, as it has no retries."""
+    """Of the killed agent's runs, only the one that its engine was running is charged: it has no retries, and fails."""
     ssh = launcher(server, farm_dirs.root / "far", "node01:1,node02:1")
     with Farm(n=0) as farm, farm.task_client() as tc, placed(farm, ssh, farm_dirs) as handle:
         until_engines(farm, 2)
