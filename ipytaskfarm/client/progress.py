@@ -17,9 +17,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
+from ..display.ipython import notebook_shell
 from .estimate import Estimate, Tally
 from .progress_view import ProgressView
-from .screens import Screen, notebook_shell, screen
+from .screens import Screen, screen
 
 AFTER_S = 0.5
 EVERY_S = 0.25

@@ -21,7 +21,7 @@ from ..core.messages.payload import Message
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, ACCEPTED_STATES, Reason, state_counts
 from ..core.text import Text, shown, text_of
-from ..display.cells import with_cells
+from ..display.ipython import with_cells
 from ..display.tables import Table
 from ..system.farm_paths import Where
 from . import async_waits, operate, sessions, task_messages

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..display.ipython import notebook_shell
 from .output_printer import OutputPrinter
 from .progress import ProgressDisplay
-from .screens import notebook_shell
 from .session import Session
 from .streams import Stream
 from .task_work import TaskWork
