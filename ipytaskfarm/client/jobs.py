@@ -422,9 +422,10 @@ class Job:
 
     def _live(self) -> LiveProgress:
         session, members = self._record.client.session, self._record.members
+        name, opened_s = f"job {self.name}", self._opened_s
         if members is not None:
-            return LiveProgress(MapWork(session, members), "items", name=f"job {self.name}")
-        return LiveProgress(TaskWork(session, set(self._record.ids)), name=f"job {self.name}")
+            return LiveProgress(MapWork(session, members), "items", name, opened_s)
+        return LiveProgress(TaskWork(session, set(self._record.ids)), "tasks", name, opened_s)
 
     @classmethod
     def of_row(cls, client: TaskCalls, row: tables.JobRow) -> Job:

@@ -341,7 +341,8 @@ def test_a_map_with_three_failures_is_named_by_item_and_mended_from_its_handle(
     raised.shows("3 of 60 items of 'sweep' failed, this is the first; tc.job('sweep').retry_failed() runs them again")
     raised.shows("57 succeeded, 3 failed")
     assert "ipytaskfarm/" not in raised.text
-    notebook.run("tc.failures(tc.job('sweep').ids)").shows("no sample 37")
+    notebook.run("tc.failures()").shows("3 × ValueError at In [")
+    notebook.run("tc.explain(tc.job('sweep').ids[37])").shows("no sample 37")
     handle = notebook.run("job = tc.job('sweep'); job")
     handle.shows("60/60 items: 57 succeeded, 3 failed")
     picture(notebook, "map-failures")
