@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, NoReturn, Protocol
 
 from ..core.messages import FindJobs, ListEngines, tables
@@ -30,6 +31,8 @@ class MapMembers:
     """(id, number of items of a chunk, or 0) in the order of the items."""
     retried: dict[int, int] = field(default_factory=dict)
     """Item -> the task by which it was retried."""
+    _starts: list[int] = field(default_factory=list)
+    """The place of the first item of each task."""
 
     def __len__(self) -> int:
         return sum(items or 1 for _, items in self.tasks)
@@ -40,6 +43,19 @@ class MapMembers:
         for task_id, items in self.tasks:
             found += range(task_id + 1, task_id + 1 + items) if items else (task_id,)
         return [self.latest(task_id) for task_id in found] if self.retried else found
+
+    def place_of(self, task_id: int) -> int:
+        """Return the place of an item in the map, by its id, by that of a retry of it, or by that of its chunk."""
+        if self.retried:
+            originals = {again: first for first, again in self.retried.items()}
+            while task_id in originals:
+                task_id = originals[task_id]
+        if len(self._starts) != len(self.tasks):
+            counts = [items or 1 for _, items in self.tasks]
+            self._starts[:] = [0, *accumulate(counts)][:-1]
+        number = bisect_right(self.tasks, task_id, key=_id_of) - 1
+        chunk, items = self.tasks[number]
+        return self._starts[number] + (max(0, task_id - chunk - 1) if items else 0)
 
     def latest(self, task_id: int) -> int:
         """Return the task that stands for an item now."""
@@ -75,6 +91,10 @@ class MapMembers:
             again = sorted(self.retried)
             found.update(again[bisect_right(again, task_id) : bisect_right(again, task_id + items)])
         return found
+
+
+def _id_of(task: tuple[int, int]) -> int:
+    return task[0]
 
 
 def _counted(arrivals: Arrivals, task_id: int, items: int, left: int, failed: int) -> tuple[int, int]:

@@ -538,10 +538,10 @@ class Runner:
 
         What failed, was slow or has written something is told as if it had run alone."""
         run, sink = attempt.run, attempt.sink
-        told = chunk.told(sink.item_texts(), run_s, self._pack_body, self._writer)
+        told = chunk.told(sink.item_outputs(), run_s, self._pack_body, self._writer)
         if len(told) > len(chunk.failed):
             value = pack(chunk.values, "value", self._writer)
-        body = ResultBody(value, outputs=sink.outputs or [], accumulated=take_added(), kind="call")
+        body = ResultBody(value, accumulated=take_added(), kind="call")
         packed_body = self._pack_body(body)
         blobs = self._writer.taken() if self._writer is not None else ()
         memory = own_bytes(self._pid) if run.measured else 0

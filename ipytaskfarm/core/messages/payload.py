@@ -128,6 +128,17 @@ class FailureBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """… and displayed."""
 
 
+class ItemOutput(msgspec.Struct, frozen=True, array_like=True):
+    """What an item of a running chunk has newly written."""
+
+    index: int
+    """The item's place in the chunk."""
+    stdout: str = ""
+    stderr: str = ""
+    chars: tuple[int, int] = (0, 0)
+    """How many characters it has written of each: more than these texts have if the beginning was left out."""
+
+
 class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """The result of a run: its values, its failure, its output."""
 
