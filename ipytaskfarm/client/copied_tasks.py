@@ -77,7 +77,9 @@ def _call(work: CallWork, function: Callable[..., Any], item: int | None) -> Cal
         items, star, _, _ = args
         each = items[item or 0]
         args, kwargs = (tuple(each) if star else (each,)), {}
-    return (MapTask if work.raw else CallTask)(function, args=tuple(args), kwargs=kwargs)
+    kind = MapTask if work.raw else CallTask
+    made: CallTask = kind(function, args=tuple(args), kwargs=kwargs)
+    return made
 
 
 def _rules(rules: Rules, codes: Mapping[str, bytes]) -> dict[str, Any]:

@@ -19,8 +19,6 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-from IPython.core.inputtransformer2 import TransformerManager
-
 from ..core import errors
 from ..core.text import shown, text_of
 from ..environment import TaskEnvironment
@@ -142,9 +140,7 @@ def _run(task: Task, names: dict[str, Any], name: str) -> Any:
 
 def _run_code(task: StringTask, session: dict[str, Any], name: str) -> dict[str, Any]:
     """Run code in a namespace of its own, which has what the task pushes and what else of the session it uses."""
-    shell = _shell()
-    transform = shell.transform_cell if shell is not None else TransformerManager().transform_cell
-    source = transform(task.expression)
+    source = _transformed(task.expression)
     filename = f"<{name}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     code = compile(source, filename, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -156,6 +152,17 @@ def _run_code(task: StringTask, session: dict[str, Any], name: str) -> dict[str,
     if missing:
         raise NameError(f"name {missing[0]!r} is not defined")
     return {each: names[each] for each in pulled}
+
+
+def _transformed(cell: str) -> str:
+    """Return IPython's syntax as Python."""
+    shell = _shell()
+    if shell is None:
+        from IPython.core.inputtransformer2 import TransformerManager  # most clients never need it
+
+        shell = TransformerManager()
+    source: str = shell.transform_cell(cell)
+    return source
 
 
 def _names_in(code: types.CodeType) -> Iterator[str]:

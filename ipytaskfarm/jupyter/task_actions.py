@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from IPython import get_ipython
 from IPython.core.error import UsageError
 
 from ..client import TaskClient

@@ -138,8 +138,10 @@ def test_a_result_of_another_task_is_given_as_it_was(tc: TaskClient) -> None:
     bad = tc.run(Task(divide, args=(3, Ref(zero))))
     assert variables(error_here(tc, bad))["by"] == 0
     again = tc.fetch_task(bad)
-    assert isinstance(again, CallTask) and again.args is not None
-    assert isinstance(again.args[1], Ref) and int(again.args[1].task) == zero
+    assert isinstance(again, CallTask)
+    assert again.args is not None
+    assert isinstance(again.args[1], Ref)
+    assert int(again.args[1].task) == zero
     assert tc.run(again, block=True).failure is not None
     tc.clear([zero])
     with pytest.raises(IndexError, match=f"the result of task {zero}, an argument of this one, has been cleared"):
@@ -165,7 +167,7 @@ def test_an_environment_that_cannot_be_set_up_here_is_named(tc: TaskClient) -> N
 def test_an_item_of_a_map(tc: TaskClient) -> None:
     with pytest.raises(ZeroDivisionError):
         tc.map(divide, [1, 2, 3], [1, 0, 2], name="items")
-    (bad,) = tc.job("items").failures()[0].ids
+    (bad,) = tc.failures(tc.job("items").ids)[0].ids
     assert variables(error_here(tc, bad))["x"] == 2
     silent = bad + 1
     assert tc.fetch_task(silent).run_local() == 1.5
@@ -210,7 +212,7 @@ def test_a_task_of_another_program(tc: TaskClient, shared: Farm, tmp_path: Path)
         "def work(job):\n    rest = job.n - LIMIT\n    return 1 / rest\n"
         "tc = TaskClient(sys.argv[1])\nprint(tc.run(Task(work, args=(Job(4),))))\ntc.barrier()\n"
     )
-    command = [sys.executable, str(program), shared.connection_file]
+    command = [sys.executable, str(program), str(shared.connection_file)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     here = variables(error_here(tc, int(ended.stdout)))
     assert (here["job"].n, here["rest"]) == (4, 0)
@@ -254,4 +256,6 @@ def test_the_command_opens_the_debugger(tc: TaskClient, shared: Farm) -> None:
     assert terminal.exitstatus == 0
     gone = [sys.executable, "-m", "ipytaskfarm", "debug", "987654", "--farm", str(shared.connection_file)]
     ended = subprocess.run(gone, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 2 and "there is no task 987654" in ended.stderr and "Traceback" not in ended.stderr
+    assert ended.returncode == 2
+    assert "there is no task 987654" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -449,6 +449,7 @@ def test_the_debugger_is_opened_for_a_task(shell: Shell, tc: TaskClient, monkeyp
     assert (frame.f_locals["x"], frame.f_locals["y"]) == (1, 0)
     shell.ok(f"%task debug --frames {shell['bad']}")
     *_, (frame, _) = traceback.walk_tb(sys.last_traceback)
-    assert repr(frame.f_locals["y"]) == "0" and opened == [True, True]
+    assert repr(frame.f_locals["y"]) == "0"
+    assert opened == [True, True]
     assert f"task {shell['good']} succeeded here: 1.0" in shell.ok(f"%task debug {shell['good']}").out
     shell.fails(f"%task debug --frames {shell['good']}", UsageError, "has not failed")

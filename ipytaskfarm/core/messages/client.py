@@ -351,8 +351,8 @@ class ClearKept(msgspec.Struct, frozen=True, tag=True):
 
 
 Question: TypeAlias = (
-    WatchTasks | FetchResults | ReadTask | AbortTasks | Clear | RetryTasks | QueueStatus | ListTasks | ExplainTasks | CheckTask |
-    Stuck | Outputs | CommandOutputs | Stack | ReadQueueStatus
+    WatchTasks | FetchResults | ReadTask | AbortTasks | Clear | RetryTasks | QueueStatus | ListTasks | ExplainTasks
+    | CheckTask | Stuck | Outputs | CommandOutputs | Stack | ReadQueueStatus
     | MarkTasksDone | MarkTasksFailed | PauseJobs | DrainNode | FindJobs | SendToTask | ReadTaskMessages | ProgressOf
     | ReadHistory | ListRunning
     | ListEngines | ListCommandQueues | FarmStatus | SetWanted | RemoveEngines | HoldFarm | CompactStore | StopFarm |
@@ -517,8 +517,8 @@ class NumberReply(msgspec.Struct, frozen=True, tag="Number"):
 
 
 Reply: TypeAlias = (
-    Refusal | Watched | Fetched | TaskCopy | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskRows | TextReply
-    | JobTable | TaskMessages | ProgressTable | RunningTable | EventTable | FlagReply | NumberReply | EngineTable
+    Refusal | Watched | Fetched | TaskCopy | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskRows
+    | TextReply | JobTable | TaskMessages | ProgressTable | RunningTable | EventTable | FlagReply | NumberReply | EngineTable
     | CommandQueueTable | FarmState | StickyTable | KeptTable | ConnectionTable | BlobPiece
 )  # fmt: skip
 
