@@ -518,8 +518,8 @@ class NumberReply(msgspec.Struct, frozen=True, tag="Number"):
 
 Reply: TypeAlias = (
     Refusal | Watched | Fetched | TaskCopy | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskRows
-    | TextReply | JobTable | TaskMessages | ProgressTable | RunningTable | EventTable | FlagReply | NumberReply | EngineTable
-    | CommandQueueTable | FarmState | StickyTable | KeptTable | ConnectionTable | BlobPiece
+    | TextReply | JobTable | TaskMessages | ProgressTable | RunningTable | EventTable | FlagReply | NumberReply
+    | EngineTable | CommandQueueTable | FarmState | StickyTable | KeptTable | ConnectionTable | BlobPiece
 )  # fmt: skip
 
 
