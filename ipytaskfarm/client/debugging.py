@@ -140,10 +140,16 @@ def _run(task: Task, names: dict[str, Any], name: str) -> Any:
 
 def _run_code(task: StringTask, session: dict[str, Any], name: str) -> dict[str, Any]:
     """Run code in a namespace of its own, which has what the task pushes and what else of the session it uses."""
-    source = _transformed(task.expression)
+    shell = _shell()
+    source = task.expression if shell is None else shell.transform_cell(task.expression)
     filename = f"<{name}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    code = compile(source, filename, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    try:
+        code = compile(source, filename, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    except SyntaxError as error:
+        if shell is None:
+            error.add_note(f"if {name} uses IPython's syntax (%magics, !commands), debug it in IPython")
+        raise
     names = {"__name__": "__main__", "__builtins__": builtins, **(task.push or {})}
     names.update({each: session[each] for each in _names_in(code) if each in session and each not in names})
     _awaited(eval(code, names))
@@ -152,17 +158,6 @@ def _run_code(task: StringTask, session: dict[str, Any], name: str) -> dict[str,
     if missing:
         raise NameError(f"name {missing[0]!r} is not defined")
     return {each: names[each] for each in pulled}
-
-
-def _transformed(cell: str) -> str:
-    """Return IPython's syntax as Python."""
-    shell = _shell()
-    if shell is None:
-        from IPython.core.inputtransformer2 import TransformerManager  # most clients never need it
-
-        shell = TransformerManager()
-    source: str = shell.transform_cell(cell)
-    return source
 
 
 def _names_in(code: types.CodeType) -> Iterator[str]:

@@ -259,3 +259,11 @@ def test_the_command_opens_the_debugger(tc: TaskClient, shared: Farm) -> None:
     assert ended.returncode == 2
     assert "there is no task 987654" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_ipythons_syntax_needs_ipython(tc: TaskClient) -> None:
+    bad = tc.run(StringTask("%magic_of_nobody 3"))
+    tc.barrier([bad])
+    with pytest.raises(SyntaxError) as raised:
+        tc.debug(bad)
+    assert f"if task {bad} uses IPython's syntax (%magics, !commands), debug it in IPython" in raised.value.__notes__
