@@ -15,12 +15,13 @@ import ast
 import re
 import tokenize
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any
 
 from IPython.core.autocall import IPyAutocall
 from IPython.core.displayhook import DisplayHook
 from IPython.core.macro import Macro
 
+from .code_templates import Plain, Templates
 from .side_effects import reaches
 
 
@@ -41,17 +42,6 @@ _BEGINNING = re.compile(r"\s*([^\W\d]\w*)([ \t]*=(?!=))?")
 _PROMPT = re.compile(r"^\s*(?:In *\[|\.\.\.)", re.MULTILINE)
 
 
-class Plain(NamedTuple):
-    """Compiled code: `body`, then `last`, an expression that is shown."""
-
-    body: CodeType | None
-    last: CodeType | None
-    first_name: str
-    """The first word of a single line, which may be the name of a magic."""
-    reaches: bool
-    """Whether the code may change state that belongs to the whole process."""
-
-
 class PlainTest:
     """Decides whether code is plain Python for this shell, and compiles it if so."""
 
@@ -61,6 +51,10 @@ class PlainTest:
         self._names: dict[str, Any] = shell.user_ns
         self._line_magics = shell.magics_manager.magics["line"]
         self._cache: dict[str, Plain] = {}
+        self._templates = Templates(self._compile, filename_of)
+        self._flags = self._compiler.flags
+        self._latest = ""
+        """The text that was compiled last from a template."""
         self._watch_lists()
         # An assignment replaces the list objects. Reading a trait costs as much as the rest of the test.
         shell.observe(lambda change: self._watch_lists(), ["ast_transformers", "input_transformers_post"])
@@ -74,10 +68,15 @@ class PlainTest:
             return None
         plain = self._cache.get(code)
         if plain is None:
-            plain = self._compile(code)
+            if self._compiler.flags != self._flags:
+                self._flags = self._compiler.flags
+                self._templates.clear()
+            plain, from_template = self._templates.compile(code)
             if plain is None:
                 return None
-            if len(code) <= CACHE_CODE_CHARS:
+            if from_template and code != self._latest:
+                self._latest = code  # if the same text comes again, it is kept
+            elif len(code) <= CACHE_CODE_CHARS:
                 if len(self._cache) >= CACHE_ENTRIES:
                     # Clear all at once: code that is used again is soon back, and this costs least for code that never
                     # comes again.
