@@ -39,6 +39,7 @@ from ..core.messages import (
     ListSticky,
     ListTasks,
     QueueStatus,
+    ReadTask,
     Refusal,
     Stack,
     WatchTasks,
@@ -64,6 +65,7 @@ LINGER_MS = 100
 READ_ONLY = (
     WatchTasks,
     FetchResults,
+    ReadTask,
     QueueStatus,
     ListTasks,
     ExplainTasks,
