@@ -71,12 +71,12 @@ MUTATIONS = {
     "forget the client's resend": ("client/outbox.py", "self._unsent.extendleft(reversed(self._sent))\n", "pass\n"),
     "charge what was sent ahead": (
         "core/handlers/losses.py",
-        "begun = {event.running} if event.known else set(engine.assigned)",
+        "begun = {event.running, *event.beside} if event.known else set(engine.assigned)",
         "begun = set(engine.assigned)",
     ),
     "give back what had begun": (
         "core/handlers/losses.py",
-        "begun = {event.running} if event.known else set(engine.assigned)",
+        "begun = {event.running, *event.beside} if event.known else set(engine.assigned)",
         "begun = {event.running}",
     ),
     "double-deliver": (

@@ -56,6 +56,8 @@ RULES = (
     None,
     Rules(retries=1),
     Rules(retries=3),
+    Rules(coroutine=True),
+    Rules(retries=2, coroutine=True),
     Rules(retries=1, lost_retries=2),
     Rules(priority=5),
     Rules(targets=(0, 1)),
