@@ -79,6 +79,16 @@ MUTATIONS = {
         "begun = {event.running, *event.beside} if event.known else set(engine.assigned)",
         "begun = {event.running}",
     ),
+    "give back coroutines that had begun": (
+        "core/handlers/losses.py",
+        "begun = {event.running, *event.beside} if event.known else set(engine.assigned)",
+        "begun = {event.running} if event.known else set(engine.assigned)",
+    ),
+    "hand coroutines to an engine that runs another task": (
+        "core/scheduler/placement.py",
+        "return task_class.quick and engine.not_quick == 0",
+        "return task_class.concurrent or task_class.quick and engine.not_quick == 0",
+    ),
     "double-deliver": (
         "transport/reliable_session.py",
         "        if number != self._last_in + 1:\n",
@@ -91,7 +101,7 @@ MUTATIONS = {
     ),
     "forget what agents hold": (
         "core/handlers/agents.py",
-        "    _reconcile(farm, engine, report.held, now, out)\n",
+        "    _reconcile(farm, engine, report, now, out)\n",
         "",
     ),
     "forget what waits for a reopened task": ("core/scheduler/graph.py", "    _hold_back(farm, again)\n", ""),

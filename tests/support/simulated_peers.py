@@ -233,6 +233,8 @@ class Engine:
         self.environment: Environment | None = None
         self.holding: tuple[RunKey, Allotment] | None = None
         self.recycling: tuple[tuple[str, Recycle], ...] = ()
+        self.submitted: tuple[RunKey, int] | None = None
+        """The run that has submitted children last, and under which number."""
         self.commands: set[tuple[str, int]] = set()
         """(session, n) of those it has run: none is run twice."""
 
@@ -307,6 +309,10 @@ class Agent(Speaker):
             self.say(kept, ("kept", number))
         for engine, lost in self.dying.values():
             self._say_loss(engine, lost)
+        for engine in self.engines.values():
+            # A running task repeats its question: the answer may be lost with the controller.
+            if engine.submitted is not None and engine.submitted[0] == engine.running:
+                self.spawn(engine, engine.submitted[1])
 
     def _say_results(self, engine: Engine, runs: list[RunKey]) -> None:
         if runs and self.stated:
@@ -408,6 +414,7 @@ class Agent(Speaker):
     def spawn(self, engine: Engine, n: int) -> None:
         """The running task submits children, again and again the same under the same number."""
         assert engine.running is not None
+        engine.submitted = engine.running, n
         made = [Submission(-1 - i, b"work", 0.0) for i in range(n)]
         self.tell(TaskCall(engine.name, engine.running, n, Spawn(n, made)))
 

@@ -56,10 +56,8 @@ RULES = (
     None,
     Rules(retries=1),
     Rules(retries=3),
-    Rules(coroutine=True),
-    Rules(retries=2, coroutine=True),
-    Rules(retries=1, lost_retries=2),
-    Rules(priority=5),
+    Rules(retries=1, lost_retries=2, coroutine=True),
+    Rules(priority=5, coroutine=True),
     Rules(targets=(0, 1)),
     Rules(asks=Asks(environment=ENVIRONMENTS[0], recycle=Recycle(after_tasks=3, keep_session=True))),
     Rules(asks=Asks(environment=ENVIRONMENTS[1], recycle=Recycle(on_failure=True, when_unreferenced=True))),
@@ -436,7 +434,10 @@ class World:
             for engine in list(agent.engines.values()):
                 if engine.running is None:
                     agent.begin(engine)
-                elif self.chance.random() < 0.5 or not self.hostile:
+                    continue
+                # Parents live long, so that the controller dies while they do.
+                is_parent = engine.submitted is not None and engine.submitted[0] == engine.running
+                if self.chance.random() < (0.05 if is_parent else 0.5) or not self.hostile:
                     self.end_one(agent, engine)
 
     def end_one(self, agent: Agent, engine: Engine) -> None:

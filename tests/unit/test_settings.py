@@ -122,7 +122,7 @@ def test_arguments_and_flags_come_to_the_same() -> None:
         [
             *("-n", "3", "--queue-policy", "mine:Policy", "--location", "here", "--unmet-timeout", "2"),
             *("--failure-penalty", "0.25", "--lease", "8", "--grace", "2", "--memory-limit", "2 GiB"),
-            *("--max-engine-losses", "7", "--node-failures", "8", "--keep-results", "60"),
+            *("--coroutines", "20", "--max-engine-losses", "7", "--node-failures", "8", "--keep-results", "60"),
             *("--keep-results-size", "1G", "--record", "/tmp/x.events", "--warm", "0", "--resource", "gpu=2"),
             *("--resource", "room=4 GiB", "--placement", "random", "--load-limit", "0.5", "--free-memory", "1 MiB"),
             *("--environment-patience", "-1", "--resource-patience", "0"),

@@ -55,16 +55,24 @@ def _has_room(farm: SchedulerState, engine: EngineEntry, now: Now) -> bool:
     ):
         return False
     if engine.concurrent:
-        return len(engine.assigned) < _coroutine_places(farm, engine.assigned[next(iter(engine.assigned))].task_class)
+        return len(engine.assigned) < _coroutine_places(farm, _runs_suspects(farm, engine))
     if now.mono_s - engine.since_s > farm.settings.recall_after_s:
         return False  # its task takes longer than expected: nothing more is sent behind it
     return engine.not_quick == 0 and engine.ahead_s < 0.75 * farm.settings.prefetch_s
 
 
-def _coroutine_places(farm: SchedulerState, task_class: TaskClass | None) -> int:
-    """Return how many tasks of a concurrent class an engine may run at once."""
-    places = farm.settings.coroutines
-    return min(places, SUSPECTS_TOGETHER) if task_class is None or task_class.key.suspect else places
+def _coroutine_places(farm: SchedulerState, suspects: bool) -> int:
+    """Return how many coroutine tasks an engine may run at once."""
+    return min(farm.settings.coroutines, SUSPECTS_TOGETHER) if suspects else farm.settings.coroutines
+
+
+def _runs_suspects(farm: SchedulerState, engine: EngineEntry) -> bool:
+    """Return whether the coroutine tasks that an engine runs are suspects, which share it only with one another."""
+    run, assigned = next(iter(engine.assigned.items()))
+    if assigned.task_class is not None:
+        return assigned.task_class.key.suspect
+    task = farm.tasks.unfinished.get(run[0])  # the run is from before the controller's restart
+    return task is not None and task.suspect
 
 
 def best_class(
@@ -244,7 +252,7 @@ def _fill(
         if found is None:
             break
         task_class, limit = found
-        if engine.assigned and not _may_be_sent_behind(engine, task_class):
+        if engine.assigned and not _may_be_sent_behind(farm, engine, task_class):
             break
         room = _room_for(farm, engine, task_class)
         if room <= 0:
@@ -299,14 +307,13 @@ def _graces(farm: SchedulerState, tasks: list[ToRun]) -> dict[int, float] | None
     return {task_id: grace_s for task_id, grace_s in graces.items() if grace_s is not None} or None
 
 
-def _may_be_sent_behind(engine: EngineEntry, task_class: TaskClass) -> bool:
+def _may_be_sent_behind(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass) -> bool:
     """Return whether this class's head may be sent behind the runs that the engine holds, or beside concurrent ones.
 
     A more urgent head may not: it would wait for all of them, while in its queue it is the first as soon as the engine
     is empty or its runs are recalled."""
     if engine.concurrent:
-        there = engine.assigned[next(iter(engine.assigned))].task_class
-        return task_class.concurrent and there is not None and there.key.suspect == task_class.key.suspect
+        return task_class.concurrent and _runs_suspects(farm, engine) == task_class.key.suspect
     head = task_class.head()
     urgent = head is not None and head[0] < engine.last_key
     return task_class.quick and engine.not_quick == 0 and not urgent and not _separates_jobs(engine, task_class)
@@ -321,7 +328,7 @@ def _separates_jobs(engine: EngineEntry, task_class: TaskClass) -> bool:
 def _room_for(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass) -> int:
     """Return how many tasks of this class the engine may be assigned now."""
     if task_class.concurrent:
-        places = _coroutine_places(farm, task_class) - len(engine.assigned)
+        places = _coroutine_places(farm, task_class.key.suspect) - len(engine.assigned)
         room = min(places, 1) if task_class.gated else places
     elif not engine.assigned and not task_class.quick:
         return 1
