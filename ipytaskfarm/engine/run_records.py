@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..core.errors import InputsLost, TaskRejectError
-from ..core.messages.payload import CallWork, FailureBody, ResultBody, StringWork
+from ..core.messages.payload import CallWork, FailureBody, ResultBody
 from ..core.messages.task_types import Deferral, Ended, FailureSummary, ItemsEnded, LostInputs
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
 from ..core.text import encoded, text_of
@@ -17,7 +17,7 @@ from .attempts import RunningAttempt
 from .current import Deferred, details_of
 from .failures import brief, described
 from .map_chunks import ChunkCalls, pack_values
-from .plain import filename_of
+from .plain import source_of
 
 
 class RunRecords:
@@ -77,8 +77,7 @@ class RunRecords:
         if error is not None:
             outcome = self._outcome(attempt, error)
             word = details_of(error, outcome)
-            code = attempt.work.code if isinstance(attempt.work, StringWork) else ""
-            failure, body_failure = described(error, filename_of(code) if code else "", code)
+            failure, body_failure = described(error, *source_of(attempt.work))
         body = ResultBody(
             value,
             body_failure,
@@ -100,10 +99,10 @@ class RunRecords:
 
         What failed, was slow or has written something is told as if it had run alone."""
         run, sink = attempt.run, attempt.sink
-        told = chunk.told(sink.item_texts(), run_s, self._pack_body, self._writer)
+        told = chunk.told(sink.item_outputs(), run_s, self._pack_body, self._writer)
         if len(told) > len(chunk.failed):
             value = pack(chunk.values, "value", self._writer)
-        body = ResultBody(value, outputs=sink.outputs or [], accumulated=take_added(), kind="call")
+        body = ResultBody(value, accumulated=take_added(), kind="call")
         packed_body = self._pack_body(body)
         blobs = self._writer.taken() if self._writer is not None else ()
         memory = own_bytes(self._pid) if run.measured else 0

@@ -38,6 +38,7 @@ from .baseline import LONG_S
 from .callables import Callables
 from .capture import nothing_new
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
+from .code_templates import Plain
 from .coroutines import Coroutines, attempt_here
 from .current import CurrentTask, Deferred, Interruptible
 from .forked import leave_fork
@@ -47,7 +48,7 @@ from .inputs import giver
 from .interrupt import Interrupts, cancelled, deadline_ns
 from .lane import QueuedRun, Step
 from .map_chunks import ChunkCalls, ItemNames, Known, call_each, pack_values
-from .plain import Plain, PlainTest
+from .plain import PlainTest
 from .run_records import RunRecords
 from .shared_parts import Parts
 from .sinks import SINK
@@ -291,12 +292,12 @@ class Runner:
             return partial(self._call, attempt, job, work)
         if active:
             begin_run()
-        plain = self._plain.compile(work.code)
+        plain = self._plain.compile(work.code, work.cell)
         if plain is not None:
             attempt.reaches = plain.reaches
             return partial(self._string, plain, work)
         attempt.reaches = True
-        plan = self._cells.plan(work.code)
+        plan = self._cells.plan(work.code, work.cell)
         return partial(self._cell_in_loop if plan.is_async else self._cell, plan, work)
 
     def _string(self, plain: Plain, work: StringWork) -> bytes:
