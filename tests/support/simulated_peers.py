@@ -241,6 +241,11 @@ class Engine:
     def held(self) -> list[RunKey]:
         return [*self.done, *([self.running] if self.running else []), *self.beside, *self.queue, *self.back]
 
+    @property
+    def ends_likely(self) -> float:
+        """Return how likely its run ends now: parents live long, so that the controller dies while they do."""
+        return 0.05 if self.submitted is not None and self.submitted[0] == self.running else 0.5
+
     def turn_to(self, run: RunKey) -> None:
         """Let one of the begun runs be the one that ends next."""
         if self.running is not None and run in self.beside:

@@ -432,11 +432,9 @@ class World:
     def engines_do(self) -> None:
         for agent in self.agents:
             for engine in list(agent.engines.values()):
-                # Parents live long, so that the controller dies while they do.
-                ends = 0.05 if engine.submitted is not None and engine.submitted[0] == engine.running else 0.5
                 if engine.running is None:
                     agent.begin(engine)
-                elif self.chance.random() < ends or not self.hostile:
+                elif self.chance.random() < engine.ends_likely or not self.hostile:
                     self.end_one(agent, engine)
 
     def end_one(self, agent: Agent, engine: Engine) -> None:
