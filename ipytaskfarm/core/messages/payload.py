@@ -113,7 +113,7 @@ class FailureBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """… and displayed."""
 
 
-class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):
+class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The result of a run: its values, its failure, its output."""
 
     value: bytes | None = None
@@ -125,7 +125,7 @@ class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """Rich displays: ``{"data": {mime: ...}, "metadata": {...}}``."""
     progress: tuple[float, float | None, str] | None = None
     """The last progress that the task reported: (value, total, message)."""
-    accumulated: dict[str, bytes] = {}
-    """Accumulator -> packed sum of the task's additions to it."""
+    accumulated: dict[str, bytes] | None = None
+    """Accumulator -> packed sum of the task's additions to it.  None: it added nothing."""
     kind: str = "names"
     """The kind of work: "names" (`StringWork`), "call" (`CallWork`) or "raw" (`CallWork`, raw=True)."""
