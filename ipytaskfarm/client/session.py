@@ -38,7 +38,7 @@ from .outbox import LIMIT_BYTES
 from .packing import with_ids
 from .questions import PendingQuestion
 from .results import error_named
-from .submissions import PAYLOAD_BYTES_MAX, check_size, refusal_because
+from .submissions import check_size, refusal_because
 from .wait_notices import WaitNotices, say, say_interrupted
 
 TICK_S = 0.25
@@ -193,8 +193,7 @@ class Session:
         size = len(packed.payload)
         if packed.functions:
             size += sum([len(function.code) for function in packed.functions])
-        if size > PAYLOAD_BYTES_MAX:
-            check_size("a task", size)
+        check_size("a task", size)
         now_s = time.time()
         io = self.io
         with self._lock:

@@ -362,14 +362,25 @@ class Recorder:
         """
         found: list[Record] = []
         size = 0
+        mapped, ring, cursor = self._map, self._ring, self._cursor
         head = self._slots[_SLOT_HEAD]
-        if not self._cursor <= head <= self._slots[_SLOT_TAIL] + self._ring:
+        if not cursor <= head <= self._slots[_SLOT_TAIL] + ring:
             raise RecorderDamaged(f"{self.path}: the head of the ring, {head}, is out of bounds")
-        while self._cursor < head and len(found) < limit and size < bytes_max:
-            offset = self._cursor % self._ring
-            if _PAD_RECORD.unpack_from(self._map, _HEADER_BYTES + offset)[0] == _PAD:
-                self._cursor += self._ring - offset
+        while cursor < head and len(found) < limit and size < bytes_max:
+            offset = cursor % ring
+            at = _HEADER_BYTES + offset
+            if _PAD_RECORD.unpack_from(mapped, at)[0] == _PAD:
+                self._cursor = cursor = cursor + ring - offset
                 continue
+            length, checksum, task, attempt = _RECORD.unpack_from(mapped, at)
+            at += _RECORD_BYTES
+            if length <= min(ring - offset, head - cursor) - _RECORD_BYTES:
+                data = mapped[at : at + length]
+                if crc32(data, (task + attempt) & 0xFFFFFFFF) == checksum:
+                    self._cursor = cursor = cursor + ((_RECORD_BYTES + length + 7) & ~7)
+                    found.append(Record(cursor, task, attempt, data))
+                    size += length
+                    continue
             try:
                 record = self._read_one(head)
             except RecorderDamaged:
@@ -378,7 +389,7 @@ class Recorder:
                 raise
             found.append(record)
             size += len(record.data)
-            self._cursor = record.cursor
+            self._cursor = cursor = record.cursor
         return found
 
     def _read_one(self, head: int) -> Record:
