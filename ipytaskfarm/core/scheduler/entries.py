@@ -27,12 +27,13 @@ import msgspec
 
 from ..messages import PropertiesChanged
 from ..messages.dependencies import Needs
-from ..messages.task_types import AttemptRow, Incarnation, Rules, RunKey
+from ..messages.task_types import AttemptRow, Incarnation, Recovery, Rules, RunKey
 from ..requirements import Asks, Environment, Recycle
+from ..saves import TaskRecord
 from ..states import State
 from .durations import Durations
 from .running_tasks import Claim, NestedWait
-from .task import DEFAULT_RULES, QUEUED, Assigned, Place, Rejection, TrialState
+from .task import DEFAULT_RULES, QUEUED, Assigned, Place, Rejection, TrialState, job_of
 
 _PENDING, _SCHEDULED = State.PENDING, State.SCHEDULED
 """Access to a member of an enumeration takes long, compared with the code that is run for each task."""
@@ -119,6 +120,11 @@ class TaskEntry(msgspec.Struct, eq=False, gc=False):
         return rules.retries - self.errors
 
     @property
+    def next_recovery(self) -> Recovery | None:
+        """Return the next link of the task's chain."""
+        return self.rules.recovery if self.rules is not None else None
+
+    @property
     def may_repeat(self) -> bool:
         """Return whether an attempt whose end is unknown may be run again."""
         return self.losses_left > 0
@@ -127,6 +133,32 @@ class TaskEntry(msgspec.Struct, eq=False, gc=False):
         """Return whether this engine's answer about this run still decides anything."""
         place = self.place
         return type(place) is Assigned and place.engine == engine and place.attempt == run[1]
+
+
+def task_of(record: TaskRecord) -> TaskEntry:
+    """Return a task as the store knows it; it is not among the unfinished ones yet."""
+    rules = _rules_of(record.rules, record.recovery)
+    job = job_of(record.rules)
+    task = TaskEntry(record.id, record.queue_seq, record.submitted_s, record.session, record.function, rules, job)
+    task.attempt, task.errors, task.losses = record.attempt, record.errors, record.losses
+    task.recovery = record.recovery
+    task.suspect = record.losses > 0
+    task.history = list(record.history) or None
+    task.parent = record.parent
+    task.items, task.part = record.items, record.part
+    if record.trial > 1:
+        task.trial_state = TrialState(record.trial, record.began_s, record.received)
+    return task
+
+
+def _rules_of(rules: Rules | None, depth: int) -> Rules | None:
+    """Return the rules of the n-th recovery task down the chain."""
+    for _ in range(depth):
+        recovery = rules.recovery if rules else None
+        if recovery is None:
+            return rules
+        rules = recovery.rules
+    return rules
 
 
 # -- classes

@@ -16,11 +16,11 @@ from ..states import LOSES_INPUTS, Reason, State
 from .clock import Now
 from .decision import Decision, LoadEnded
 from .engine_shutdown import recycle
-from .entries import EngineEntry, TaskEntry
+from .entries import EngineEntry, TaskEntry, task_of
 from .state import SchedulerState
 from .task import FOR_TASKS, Assigned, Queued
 from .task_ends import final_of_join, final_without_answer
-from .transitions import finish, rejoin, reopen, requeue, task_of, wait_for
+from .transitions import finish, rejoin, reopen, requeue, wait_for
 
 MAX_INPUT_LOSSES = 10
 """A task that has found its inputs lost this often fails the next time."""

@@ -21,7 +21,7 @@ from .admission import claim
 from .agent_entry import AgentEntry
 from .clients import Block, ClientEntry
 from .clock import Now
-from .entries import AssignedRun, EngineEntry, EngineState, RecordedBatch
+from .entries import AssignedRun, EngineEntry, EngineState, RecordedBatch, task_of
 from .jobs import JobEntry
 from .kept_commands import KeptOnEngine
 from .running_tasks import Family
@@ -29,7 +29,7 @@ from .settings import WANTED_MAX, SchedulerSettings
 from .state import SchedulerState
 from .task import QUEUED, Queued
 from .task_messages import restore_mail
-from .transitions import count_dependencies, restore, restore_assignment, task_of
+from .transitions import count_dependencies, restore, restore_assignment
 
 _decode_marks = msgspec.json.Decoder(list[str]).decode
 _decode_retried = msgspec.json.Decoder(dict[str, Retried]).decode
