@@ -16,8 +16,9 @@ from ..states import LOSES_INPUTS, Reason, State
 from .clock import Now
 from .decision import Decision, LoadEnded
 from .engine_shutdown import recycle
-from .entries import EngineEntry, TaskEntry, task_of
+from .entries import EngineEntry, TaskEntry
 from .state import SchedulerState
+from .stored_tasks import task_of
 from .task import FOR_TASKS, Assigned, Queued
 from .task_ends import final_of_join, final_without_answer
 from .transitions import finish, rejoin, reopen, requeue, wait_for
