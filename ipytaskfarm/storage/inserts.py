@@ -6,10 +6,9 @@ that is NULL in all of them is not named: a statement has a price of its own, an
 
 from __future__ import annotations
 
-import itertools
-import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -35,16 +34,17 @@ class Statement(NamedTuple):
     """Returns the SQL that does the same for this number of rows at once: a statement has a price of its own."""
 
 
-def run(db: sqlite3.Connection, statement: Statement) -> int:
-    """Run a statement for all its rows, and return how many rows it changed."""
-    values, changed, at = statement.rows, 0, 0
+def parts(statement: Statement) -> Iterator[tuple[str, list[Row]]]:
+    """Yield (SQL, its parameters) which together do what a statement does, with as few runs as possible."""
+    rows, at = statement.rows, 0
     if (of_several := statement.of_several) is not None:
         for size in ROWS_AT_ONCE:
-            for end in range(at + size, len(values) + 1, size):
-                parameters = list(itertools.chain.from_iterable(values[at:end]))
-                changed += db.execute(of_several(size), parameters).rowcount
+            end = at + (len(rows) - at) // size * size
+            if at < end:
+                yield of_several(size), [tuple(chain.from_iterable(rows[i : i + size])) for i in range(at, end, size)]
                 at = end
-    return changed + db.executemany(statement.sql, values[at:]).rowcount if at < len(values) else changed
+    if at < len(rows):
+        yield statement.sql, rows[at:]
 
 
 _encode = msgspec.json.Encoder().encode

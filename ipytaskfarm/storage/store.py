@@ -37,7 +37,7 @@ from ..core.messages import ReadHistory
 from ..core.messages.tables import TaskRow
 from ..core.messages.task_types import Final, Function, Submission
 from . import disk, rows
-from .inserts import Row, run
+from .inserts import Row, parts
 
 SCHEMA = 6
 """The number of ``schema.sql``."""
@@ -275,8 +275,10 @@ class Store:
             for statement in rows.statements(kind, list(group)):
                 if statement.fences and fenced is not None:
                     fenced.extend(row[0] for row in statement.rows if not db.execute(statement.sql, row).rowcount)
-                elif run(db, statement) != len(statement.rows) and statement.fences:
-                    raise _Fenced
+                else:
+                    changed = [db.executemany(*part).rowcount for part in parts(statement)]
+                    if statement.fences and sum(changed) != len(statement.rows):
+                        raise _Fenced
 
     def checkpoint(self) -> None:
         """Move the log into the file as far as readers allow.

@@ -377,21 +377,11 @@ class Recorder:
             raise RecorderDamaged(f"{self.path}: the head of the ring, {head}, is out of bounds")
         while cursor < head and len(found) < limit and size < bytes_max:
             offset = cursor % ring
-            at = _HEADER_BYTES + offset
-            if _PAD_RECORD.unpack_from(mapped, at)[0] == _PAD:
+            if _PAD_RECORD.unpack_from(mapped, _HEADER_BYTES + offset)[0] == _PAD:
                 self._cursor = cursor = cursor + ring - offset
                 continue
-            length, checksum, task, attempt = _RECORD.unpack_from(mapped, at)
-            at += _RECORD_BYTES
-            if length <= min(ring - offset, head - cursor) - _RECORD_BYTES:
-                data = mapped[at : at + length]
-                if crc32(data, (task + attempt) & 0xFFFFFFFF) == checksum:
-                    self._cursor = cursor = cursor + ((_RECORD_BYTES + length + 7) & ~7)
-                    found.append(Record(cursor, task, attempt, data))
-                    size += length
-                    continue
             try:
-                record = self._read_one(head)
+                record = self._parse(cursor, head) or self._read_one(head)
             except RecorderDamaged:
                 if found:
                     break
