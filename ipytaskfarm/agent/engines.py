@@ -251,6 +251,11 @@ class EngineProcesses:
         """Return the engines whose process exists or is being forked."""
         return [engine for engine in self._by_incarnation.values() if engine.phase is not EnginePhase.GONE]
 
+    @property
+    def left(self) -> list[Incarnation]:
+        """Return the dead engines of earlier agents on which reports are still to follow."""
+        return [engine.incarnation for engine in self._by_incarnation.values() if engine.account.former]
+
     def are_loaded(self) -> bool:
         """Return whether an engine holds enough runs for its results to be gathered."""
         return any(engine.account.open_runs >= LOADED_RUNS for engine in self._by_incarnation.values())

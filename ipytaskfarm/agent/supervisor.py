@@ -54,6 +54,7 @@ from ..core.messages.running_task import Declined, ProgressReport, TaskCall, Tas
 from ..storage.blobs import Blobs
 from ..system.farm_paths import ConnectionInfo, read_connection_file
 from ..system.flight_recorder import Bell
+from ..system.machine import own_process
 from ..transport.lane import AgentLane
 from ..transport.peer import Acked, Link, Lost, NewEpoch, ReceivedMessage, Refused, Resumed
 from .engines import EnginePhase, EngineProcesses, ManagedEngine
@@ -378,6 +379,8 @@ class Agent:
             self._settings.brings,
             None if math.isinf(self._due_s) else max(0.0, self._due_s - time.monotonic()),
             time.time(),
+            own_process(),
+            self._engines.left,
         )
 
     def _on_message(self, message: Any) -> None:

@@ -33,12 +33,12 @@ import msgspec
 
 from ..core import saves as s
 from ..core.errors import StoreError, StoreFull
-from ..core.messages import ReadHistory
+from ..core.messages import AgentProcess, ReadHistory
 from ..core.messages.tables import TaskRow
 from ..core.messages.task_types import Final, Function, Submission
 from . import disk, rows
 
-SCHEMA = 6
+SCHEMA = 7
 """The number of ``schema.sql``."""
 
 APPLICATION_ID = 0x69707466
@@ -206,6 +206,7 @@ class Store:
                 f"the store {self.path} belongs to the farm {row[0]}, not to {farm_incarnation}: "
                 "move it away, or give this farm a store_dir of its own"
             )
+        self._db.execute(rows.FORGET_AGENTS)
         self._db.execute("UPDATE farm SET epoch = epoch + 1, clean = 0")
         self._db.execute("COMMIT")
         self.farm, self.epoch = row[0], row[1] + 1
@@ -392,7 +393,8 @@ class Store:
             farm=self.farm,
             next_id=self._one("SELECT ifnull(max(last), -1) + 1 FROM blocks"),
             next_queue_seq=self._one(f"SELECT {last_seq} + 1"),
-            next_handout=self._one("SELECT ifnull(max(number), 0) + 1 FROM handouts"),
+            # Engines compare the numbers: they only grow, although answered batches are forgotten.
+            next_handout=max(self._one("SELECT ifnull(max(number), 0) + 1 FROM handouts"), self.epoch << 32),
             blocks=db.execute(rows.BLOCKS).fetchall(),
             tasks=rows.task_records(db.execute(rows.UNFINISHED), history),
             children=db.execute(rows.CHILDREN).fetchall(),
@@ -411,6 +413,7 @@ class Store:
             sticky=[s.SaveSticky(*row) for row in db.execute(rows.STICKY)],
             kept=rows.kept_commands(db.execute(rows.KEPT), db.execute(rows.KEPT_BLOBS)),
             kept_on=[s.SaveKeptOn(*row) for row in db.execute(rows.KEPT_ON)],
+            agents=[s.SaveAgent(a, n, AgentProcess(*process)) for a, n, *process in db.execute(rows.AGENTS)],
             jobs=[rows.read_job(row) for row in db.execute(rows.JOBS)],
             separate=db.execute("SELECT chunk, part FROM separate_items ORDER BY chunk, part").fetchall(),
         )

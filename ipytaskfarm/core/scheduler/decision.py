@@ -47,6 +47,8 @@ class Assignment(NamedTuple):
     """See `EngineEntry.recycling`."""
     graces: dict[int, float] | None = None
     """Task -> its own time between the interrupt of a time limit and the signals, for tasks that have one."""
+    number: int = 0
+    """The number of the hand-out."""
 
 
 class LoadFinals(NamedTuple):

@@ -258,12 +258,22 @@ def _send_batch(
     engine.last_batch = farm.agents.by_session[engine.agent].last_batch = readiness.next_batch
     engine.idle_s = 0.0
     readiness.next_batch += 1
-    out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.runs), now.wall_s))
+    batch.sent = list(batch.runs)
+    out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.sent), now.wall_s))
     assigned = engine.assigned[tasks[0][:2]]
     allotment = assigned.claim.allotment if assigned.claim is not None else None
     recycling = tuple(engine.recycling) if engine.recycling else ()
     out.assignments.append(
-        Assignment(engine.agent, engine.name, tasks, engine.environment, allotment, recycling, _graces(farm, tasks))
+        Assignment(
+            engine.agent,
+            engine.name,
+            tasks,
+            engine.environment,
+            allotment,
+            recycling,
+            _graces(farm, tasks),
+            batch.number,
+        )
     )
     if len(engine.assigned) == len(tasks):
         engine.current, engine.since_s = engine.oldest(), now.mono_s
