@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = AgentSettings(
         connection_file=given.connection_file.absolute(),
         folder=folder.absolute(),
+        recorders=given.recorders and given.recorders.absolute(),
         name=given.name,
         brings=given.engines,
         ends_at_s=given.ends_at,
@@ -59,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     try:
         private_folder(settings.folder)
+        if settings.recorders is not None:
+            private_folder(settings.recorders)
         lock = Lock(settings.folder / LOCK, f"another agent of farm {settings.farm!r}")
     except (TaskFarmError, OSError) as error:
         logging.critical("%s", error)
@@ -81,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--connection-file", type=Path, required=True, help="the agents' connection file of the farm")
     parser.add_argument(
         "--folder", type=Path, help="for sockets and flight recorders, on a local disk (default: one of its own)"
+    )
+    parser.add_argument(
+        "--recorders",
+        type=Path,
+        help="for flight recorders, on a local disk that a reboot leaves (default: the folder)",
     )
     parser.add_argument("--farm", default="default", help="the farm's name")
     parser.add_argument("--node", help="this machine's name, for people (default: its host name)")

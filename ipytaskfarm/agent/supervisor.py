@@ -52,8 +52,8 @@ from ..core.messages import (
 from ..core.messages.blob_chunks import BlobPiece, ReadBlob, WantBlob
 from ..core.messages.running_task import Declined, ProgressReport, TaskCall, TaskReply
 from ..storage.blobs import Blobs
+from ..system.bell import Bell
 from ..system.farm_paths import ConnectionInfo, read_connection_file
-from ..system.flight_recorder import Bell
 from ..system.machine import own_process
 from ..transport.lane import AgentLane
 from ..transport.peer import Acked, Link, Lost, NewEpoch, ReceivedMessage, Refused, Resumed
@@ -85,6 +85,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     connection_file: Path
     folder: Path
+    """The folder of sockets and of other files that end with the agent."""
     farm: str
     node: str
     startup_cwd: Path
@@ -105,6 +106,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The wall-clock time at which the launcher's system ends the agent."""
     leave_s: float = 0.0
     """How long running tasks may go on when the agent is told to end."""
+    recorders: Path | None = None
+    """The folder of the flight recorders, where a reboot leaves them. None: the agent's folder."""
     umask: int | None = None
     """The user's umask, for files that tasks make."""
     places_itself: bool = False
@@ -132,17 +135,18 @@ class Agent:
         self._finished: asyncio.Future[int] = self._loop.create_future()
         self._name = settings.name or _name_in(settings.connection_file)
         session = f"{self._name or 'agent'}:{secrets.token_hex(8)}"
-        self._former = succeed(settings.folder, session)
-        dead = sweep(settings.folder)
+        self._recorders = settings.recorders or settings.folder
+        self._former = succeed(self._recorders, session)
+        dead = sweep(settings.folder, self._recorders)
         self._lane = AgentLane(settings.folder / "lane.sock")
         self._bell = Bell.listen(settings.folder / "bell.sock")
         self._info: ConnectionInfo | None = None
         self._link = Link(self._read_info, "agent", session, settings.node)
         self._relay = Relay(self._link)
         self._fetches = BlobFetches(self._ask_for_piece, self._lane.send)
-        first = max(counters(settings.folder), default=0)
+        first = max(counters(settings.folder, self._recorders), default=0)
         self._engines = EngineProcesses(
-            session, settings.farm, settings.folder, settings.node, settings.startup_cwd,
+            session, settings.farm, settings.folder, self._recorders, settings.node, settings.startup_cwd,
             self._lane, self._relay, first, settings.preload, self._wake, self._blobs_folders,
             settings.leave_s > 0, settings.umask,
         )  # fmt: skip
@@ -349,8 +353,8 @@ class Agent:
         return any(not isinstance(event, Acked) for event in events)
 
     def _on_new_epoch(self, farm: str) -> None:
-        if not remember_farm(self._settings.folder, farm):
-            log.warning("what stands in %s is another farm's: dropped", self._settings.folder)
+        if not remember_farm(self._recorders, farm):
+            log.warning("what stands in %s is another farm's: dropped", self._recorders)
             self._engines.drop_dead()
         log.info("the controller answered; %d engines", len(self._engines.living))
         self._engines.restate()
@@ -580,6 +584,8 @@ class Agent:
                     path.unlink(missing_ok=True)
             (folder / LOCK).unlink()
             folder.rmdir()
+            if self._recorders != folder:
+                shutil.rmtree(self._recorders)
         except OSError as error:
             log.info("%s stays: %s", folder, error)
 

@@ -23,7 +23,7 @@ import msgspec
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.deployment.settings import DEFAULT_PORT, FarmSettings
-from ipytaskfarm.storage.blobs import blobs_folder
+from ipytaskfarm.storage.beside import beside, recorders_folder
 from ipytaskfarm.storage.disk import network_file_system
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.farm_paths import ConnectionInfo, FarmRecord
@@ -134,6 +134,12 @@ class Home:
     def agent_folder(self, number: int) -> Path:
         """Create and return the folder of an agent."""
         return farm_paths.private_folder(self.sockets / f"agent-{number}")
+
+    def recorders(self, number: int) -> Path:
+        """Return the folder of an agent's flight recorders: beside the store, where a reboot leaves them."""
+        record = farm_paths.read_farm_record(self.folder)
+        store = self.folder / STORE_NAME if record is None else Path(record.store)
+        return recorders_folder(store) / f"agent-{number}"
 
     def make_folders(self) -> None:
         """Create the folders that must exist before any process is started.
@@ -292,12 +298,10 @@ class Home:
         store, stamp = Path(record.store), _stamp()
         aside = store.with_name(f"{store.stem}-{stamp}{store.suffix}")
         if record.node == socket.gethostname() or store.parent == self.folder:
-            for suffix in ("-wal", "-shm", ""):
-                old = store.with_name(store.name + suffix)
+            for old, new in zip(beside(store), beside(aside), strict=True):
                 if old.exists():
-                    os.replace(old, aside.with_name(aside.name + suffix))
-            if blobs_folder(store).exists():
-                os.replace(blobs_folder(store), blobs_folder(aside))
+                    os.replace(old, new)
+            remove_path(recorders_folder(aside))  # the new farm has no part in those runs
             if aside.exists():
                 remarks.append(f"the old store is set aside: {aside}")
         for name in (farm_paths.FARM_FILE, KEYS_FILE, AGENTS_FOLDER):
@@ -346,6 +350,7 @@ class Home:
             path.unlink(missing_ok=True)
         farm_paths.leave_runtime_folder()
         # Flight recorders of a killed agent hold results that its successor will deliver.
+        farm_paths.leave_folder(self.recorders(0).parent)
         if not any(self.sockets.glob("agent-*/*.rec")):
             remove_path(self.sockets)
 
@@ -358,7 +363,8 @@ class Home:
     def stale_files(self) -> list[Path]:
         """Return files that a crash of a now stopped farm has left, and rotated logs."""
         records = (self.folder / PROCESSES_NAME, self.folder / STARTER_NAME)
-        left = [path for path in (self.client_file, self.agent_file, *records) if path.exists()]
+        recorders = self.recorders(0).parent
+        left = [path for path in (self.client_file, self.agent_file, *records, recorders) if path.exists()]
         return [*left, *sorted(self.sockets.glob("agent-*")), *sorted(self.logs.glob("*.[1-9]"))]
 
     def store_path(self) -> Path | None:
@@ -386,7 +392,7 @@ class Home:
             pass
         if record is not None and Path(record.store).parent != self.folder:
             store = Path(record.store)
-            for path in (blobs_folder(store), *(store.with_name(store.name + end) for end in ("-wal", "-shm", ""))):
+            for path in beside(store):
                 remove_path(path)
         sockets = self._sockets_place()
         for path in (*([sockets] if sockets is not None else []), self.folder, self.client_file, self.agent_file):

@@ -290,6 +290,7 @@ class Supervisor:
         arguments = (
             *("--connection-file", str(home.agent_file), "--folder", str(folder)),
             *("--farm", home.name, "--startup-cwd", str(working_folder()), "--log", str(home.log("agent-0"))),
+            *(() if self.settings.owned else ("--recorders", str(home.recorders(0)))),
             *agent_flags(self.settings),
         )
         return ProcessSpec("agent-0", "ipytaskfarm.agent", arguments, home.output("agent-0"), folder)

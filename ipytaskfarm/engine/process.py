@@ -33,7 +33,8 @@ from ..core.messages.blob_chunks import BlobHere
 from ..core.messages.running_task import TaskReply
 from ..serialization.missing_modules import name_place
 from ..storage.blobs import Blobs, fetch_from, use
-from ..system.flight_recorder import Bell, Recorder
+from ..system.bell import Bell
+from ..system.flight_recorder import Recorder
 from ..version import __version__
 from . import pool_watch
 from .baseline import LOOK_EVERY_S, Baseline

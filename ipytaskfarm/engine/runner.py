@@ -143,7 +143,7 @@ class Runner:
         """Run the attempt, inside its own context."""
         run = attempt.run
         SINK.set(attempt.sink)
-        self._begin(attempt)
+        self._begin(attempt, job.place)
         try:
             call = self._prepare(attempt, job)
         except Exception as unready:
@@ -159,13 +159,12 @@ class Runner:
         self._end(attempt, value, self._flushed(attempt, error))
         return None
 
-    def _begin(self, attempt: RunningAttempt) -> None:
+    def _begin(self, attempt: RunningAttempt, place: tuple[int, int]) -> None:
         """Start the attempt's clock."""
         run = attempt.run
         limit = run.time_limit_s
-        self._recorder.begin(
-            run.task, run.attempt, time.monotonic_ns() + int(min(limit, LIMIT_MAX_S) * 1e9) if limit else 0
-        )
+        deadline_ns = time.monotonic_ns() + int(min(limit, LIMIT_MAX_S) * 1e9) if limit else 0
+        self._recorder.begin(run.task, run.attempt, deadline_ns, place)
         self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(limit)
         if run.allotment is not None:
@@ -176,7 +175,7 @@ class Runner:
         """Prepare the engine for the run's environment, outside the run's time limit. Return the error, if any."""
         self._loops.show()
         run = job.run
-        self._recorder.begin(run.task, run.attempt, 0)
+        self._recorder.begin(run.task, run.attempt, 0, job.place)
         self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(None)
         attempt.begun = time.perf_counter()

@@ -13,6 +13,9 @@ from pathlib import Path
 from ..core.messages import AgentProcess
 from .farm_paths import process_started
 
+REBOOTED = "its machine was started again"
+"""Why a process of an earlier boot is gone."""
+
 
 def boot_id() -> str:
     """Return the name of the machine's present boot; "" if the system does not tell."""
@@ -34,7 +37,7 @@ def why_gone(process: AgentProcess) -> str:
     if process.host != host():
         return ""
     if process.boot != boot_id():
-        return "its machine was started again"
+        return REBOOTED
     if process.namespace == _namespace() and process_started(process.pid) != process.started_s:
         return f"its process {process.pid} has ended"
     return ""

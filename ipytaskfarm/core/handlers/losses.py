@@ -186,7 +186,7 @@ _ERROR_NAMES = {
 
 
 def _loss_text(engine: EngineEntry, crash: Crash, known: bool) -> str:
-    doubt = "" if known else "; its flight recorder could not be read: the task may have run"
+    doubt = "" if known else "; its flight recorder does not tell how far it had come: the task may have run"
     lines = [f"engine {engine.id} on {engine.node} {describe(crash)}{doubt}"]
     if crash.output:
         lines.append(f"its last output: {crash.output}")
