@@ -92,6 +92,7 @@ class Runner:
         """Create the runner. `finished` is called when a result is in the recorder."""
         self._engine = parts.engine
         self._recorder = parts.recorder
+        self._marks = parts.marks
         self._namespace = parts.namespace
         self._properties = parts.properties
         self._cells = parts.cells
@@ -164,7 +165,9 @@ class Runner:
         run = attempt.run
         limit = run.time_limit_s
         deadline_ns = time.monotonic_ns() + int(min(limit, LIMIT_MAX_S) * 1e9) if limit else 0
-        self._recorder.begin(run.task, run.attempt, deadline_ns, place)
+        if place > self._marks.next:
+            self._marks.begin(place)
+        self._recorder.begin(run.task, run.attempt, deadline_ns)
         self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(limit)
         if run.allotment is not None:
@@ -175,7 +178,9 @@ class Runner:
         """Prepare the engine for the run's environment, outside the run's time limit. Return the error, if any."""
         self._loops.show()
         run = job.run
-        self._recorder.begin(run.task, run.attempt, 0, job.place)
+        if job.place > self._marks.next:
+            self._marks.begin(job.place)
+        self._recorder.begin(run.task, run.attempt, 0)
         self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(None)
         attempt.begun = time.perf_counter()

@@ -32,9 +32,7 @@ at, and then made visible by one aligned store of 8 bytes:
 
 The file survives its processes without an fsync. After a loss of power it is what the disk had of it: results are
 recognised by their checksums, but the current run may be any later one. So the engine *marks*, on the disk, up to which
-place of its hand-outs it may begin runs, before it begins them (`begin`). The marks reach ahead by about `MARK_S` of
-work, so that short runs rarely wait for the disk. A run needs no mark while all results before it are acknowledged:
-then it is the first that the controller lacks.
+place of its hand-outs it may begin runs (`mark_begun`, see `engine.begun_marks`).
 
 The file's blocks are allocated when it is made, because a store into a mapped hole on a full disk is a SIGBUS.
 
@@ -49,7 +47,7 @@ shows this, and the reader tries again.
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
 import errno
 import glob
 import mmap
@@ -84,9 +82,9 @@ _WANT = struct.Struct("=3Q")
 _IDLE, _TASK, _COMMAND = 0, 1, 2
 _SLOT_MARK = 74  # number of a hand-out, place in it: no run behind that place has begun
 _SLOT_BOOT_BYTES, _BOOT_AT, _BOOT_MAX = 4, 1024, 128
-MARK_S = 0.05
-"""How far ahead runs are marked, in seconds of work."""
-_MARKS_MAX = 256
+_MS_SYNC = 4
+_msync = ctypes.CDLL(None, use_errno=True).msync
+_msync.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 # A record: these 24 bytes, then the data, padded to 8. length _PAD: there is no further record before the ring's end.
 # length | _SPILLED: the data is the length of a spill file.
@@ -176,9 +174,7 @@ class Recorder:
         boot = mapped[_BOOT_AT : _BOOT_AT + min(slots[_SLOT_BOOT_BYTES], _BOOT_MAX)]
         self.boot = boot.decode("utf-8", "replace")
         """The boot of the machine in which the file was made."""
-        self._marked: tuple[int, int] = (slots[_SLOT_MARK], slots[_SLOT_MARK + 1])
-        self._marked_s = 0.0
-        self._marks = 1
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
         self._run_serial: int = slots[_SLOT_RUN]
         self._run: RunKey | None = None
         self._want_seen = 0
@@ -260,34 +256,24 @@ class Recorder:
 
     # ---------------------------------------------------------------------------------- the engine's side
 
-    def begin(self, task: int, attempt: int, deadline_ns: int = 0, place: tuple[int, int] = (0, 0)) -> None:
-        """Record that this attempt runs from now on.
-
-        Args:
-            task, attempt: the run.
-            deadline_ns: a time of the monotonic clock; 0 for none.
-            place: (number of the hand-out, place in it).
-        """
-        if place > self._marked and self._slots[_SLOT_TAIL] != self._head:
-            self._mark(*place)
+    def begin(self, task: int, attempt: int, deadline_ns: int = 0) -> None:
+        """Record that this attempt runs from now on. `deadline_ns` is a time of the monotonic clock; 0 for none."""
         self._slots[_SLOT_ITEMS] = 0
         self._set_run(_TASK, task, attempt, deadline_ns)
         self._run = (task, attempt)
 
-    def _mark(self, number: int, place: int) -> None:
-        """Note on the disk that this run may have begun, and as many behind it as take about `MARK_S`."""
-        now_s = time.monotonic()
-        took_s, self._marked_s = now_s - self._marked_s, now_s
-        if took_s < MARK_S:
-            self._marks = min(self._marks * 2, _MARKS_MAX)
-        else:
-            self._marks = max(1, int(self._marks * MARK_S / took_s))
-        self._marked = number, place + self._marks - 1
+    @property
+    def has_unacknowledged(self) -> bool:
+        """Return whether a result was recorded that the controller may not have on disk."""
+        return bool(self._slots[_SLOT_TAIL] != self._head)
+
+    def mark_begun(self, number: int, place: int) -> None:
+        """Note, on the disk, that no run behind this place of the hand-outs has begun. Any thread may call this."""
         # In this order: between the two stores, more may have begun than has, never less.
         self._slots[_SLOT_MARK] = number
-        self._slots[_SLOT_MARK + 1] = self._marked[1]
-        with contextlib.suppress(OSError):  # a disk that fails here promises nothing for after a reboot either
-            self._map.flush(0, _HEADER_BYTES)
+        self._slots[_SLOT_MARK + 1] = place
+        # A disk that fails promises nothing for after a reboot either. `mmap.flush` would hold the GIL meanwhile.
+        _msync(self._address, _HEADER_BYTES, _MS_SYNC)
 
     def begin_items(self, first: int, end: int) -> None:
         """Note that the items first..end-1 of the running chunk begin, and that all before them have ended."""
