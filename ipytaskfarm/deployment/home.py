@@ -7,6 +7,7 @@ process supervises, and which files may be removed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -23,6 +24,7 @@ import msgspec
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.deployment.settings import DEFAULT_PORT, FarmSettings
+from ipytaskfarm.storage.backup import has_unfinished
 from ipytaskfarm.storage.beside import beside, recorders_folder
 from ipytaskfarm.storage.disk import network_file_system
 from ipytaskfarm.system import farm_paths
@@ -175,6 +177,23 @@ class Home:
         except (FileNotFoundError, ValueError):
             return []
         return [record for record in records if isinstance(record, dict) and "pid" in record]
+
+    def unrecorded_processes(self) -> list[dict[str, Any]]:
+        """Return records of the controller and the agent that hold their locks, whether they were recorded or not."""
+        sockets = self._sockets_place()
+        locks = [("controller", self.folder / "controller.lock")]
+        locks += [("agent-0", sockets / "agent-0" / "agent.lock")] if sockets is not None else []
+        holders = [(kind, _holder(path)) for kind, path in locks]
+        return [
+            {"kind": kind, "pid": pid, "started": farm_paths.process_started(pid), "log": str(self.output(kind))}
+            for kind, pid in holders
+            if pid is not None and farm_paths.process_started(pid) is not None
+        ]
+
+    def has_work(self) -> bool:
+        """Return whether the store has tasks that have not ended; False if it cannot be read."""
+        store = self.store_path()
+        return store is not None and has_unfinished(store)
 
     def write_processes(self, records: list[dict[str, Any]]) -> None:
         """Write the records for the next supervisor, which adopts the processes that live."""
@@ -458,6 +477,20 @@ def _temporary_folders() -> list[Path]:
 
 def _is_alive(record: dict[str, Any]) -> bool:
     return farm_paths.process_started(int(record["pid"])) == record.get("started")
+
+
+def _holder(path: Path) -> int | None:
+    """Return the process that holds a lock; None if none does."""
+    if not path.exists():
+        return None
+    try:
+        farm_paths.Lock(path).release()
+    except errors.FarmExists:
+        with contextlib.suppress(OSError, ValueError):
+            return int(path.read_text())
+    except errors.SecurityError:
+        pass
+    return None
 
 
 def _free_port(host: str) -> int:

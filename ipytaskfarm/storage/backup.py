@@ -39,6 +39,16 @@ def check(path: Path) -> list[str]:
     return [line for line in found if line != "ok"]
 
 
+def has_unfinished(path: Path) -> bool:
+    """Return whether a store has tasks that have not ended; False if it cannot be read."""
+    found = "SELECT EXISTS (SELECT 1 FROM tasks AS t WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = t.id))"
+    try:
+        with _reading(path) as db:
+            return bool(db.execute(found).fetchone()[0])
+    except StoreError:
+        return False
+
+
 def backup(path: Path, target: Path) -> int:
     """Write a copy of the present store, with its blobs in a folder beside it, and return its size in bytes.
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from ipytaskfarm.engine import begun_marks
 from ipytaskfarm.engine.begun_marks import BegunMarks, Place
 from ipytaskfarm.system.flight_recorder import Recorder
 from tests.support.polling import eventually
@@ -64,7 +63,7 @@ def test_no_run_begins_behind_the_mark(
     """The rule of the controller: what may have begun is the first unanswered run, and all up to the mark."""
     chance = random.Random(seed)
     clock = [1000.0]
-    monkeypatch.setattr(begun_marks.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("ipytaskfarm.engine.begun_marks.time.monotonic", lambda: clock[0])
     number, unanswered, runs = 7 << 32, 0, 0
     for _ in range(30):
         number += chance.randrange(1, 5)

@@ -30,7 +30,7 @@ BACKOFF_MAX_S = 5.0
 _SOON_S = 1.0
 """An engine that is lost within this time, without having done anything, counts as one that cannot start."""
 
-SUCCESSOR_S = 30.0
+SUCCESSOR_S = 45.0
 """How long the farm waits for a successor of an agent that is gone: more than the longest pause between its starts
 (`deployment.restarts`)."""
 
