@@ -15,8 +15,10 @@ from pathlib import Path
 
 from ..core.errors import StoreError
 from . import disk
+from .beside import count_file
 from .blobs import blobs_folder
-from .store import APPLICATION_ID
+from .commit_count import Count, LogPlace, Missing, log_place, missing, read as read_count
+from .opening import APPLICATION_ID
 
 TRIES = 3
 """The number of tries, since a blob may be removed between reading the tables and copying the folder."""
@@ -24,6 +26,7 @@ TRIES = 3
 
 def check(path: Path) -> list[str]:
     """Check the whole file and the blobs that it names. Return one line for each fault."""
+    recorded = read_count(count_file(path))  # before the store: a running controller writes both
     with _reading(path) as db:
         found = [row[0] for row in db.execute("PRAGMA integrity_check(20)")]
         for table in ("finals", "attempts", "progress", "blob_uses"):
@@ -36,7 +39,25 @@ def check(path: Path) -> list[str]:
         for task, part, digest in uses:
             if not (folder / digest[:2] / digest).is_file():
                 found.append(f"task {task}: the data of its {part} (blob {digest[:12]}…) is missing")
+        if (lacking := _missing(path, db, recorded)) is not None:
+            found.append(str(lacking))
     return [line for line in found if line != "ok"]
+
+
+def _missing(path: Path, db: sqlite3.Connection, recorded: Count | None) -> Missing | None:
+    """Return what the store lacks of what was counted."""
+    if recorded is None or db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        return None
+    (epoch,) = db.execute("SELECT epoch FROM farm").fetchone()
+    counts = [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("tasks", "finals")]
+    log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    log_bytes = log.stat().st_size if log.exists() else 0
+    place = LogPlace()
+    if index.exists():
+        file = os.open(index, os.O_RDONLY | os.O_CLOEXEC)
+        place = log_place(file)
+        os.close(file)  # this releases the locks of this process, whose last question it was
+    return missing(recorded, Count(epoch, place, *counts), log_bytes)
 
 
 def has_unfinished(path: Path) -> bool:
