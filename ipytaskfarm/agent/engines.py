@@ -283,7 +283,9 @@ class EngineProcesses:
         files = Files(self._folder, self._recorders, self._counter)
         incarnation = f"{self._session}.{self._counter}"
         try:
-            recorder = Recorder.create(files.recorder, incarnation, engine_id, boot=boot_id())
+            recorder = Recorder.create(
+                files.recorder, incarnation, engine_id, boot=boot_id(), is_marked=self._recorders != self._folder
+            )
         except OSError as error:
             self._backoff.failed()
             self._relay.say(EngineNote(engine_id, f"no flight recorder for it: {error}", failed_start=True))

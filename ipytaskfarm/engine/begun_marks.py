@@ -1,7 +1,7 @@
 """Marks, on the disk, how far an engine may have come in its hand-outs: what a loss of power leaves of its progress.
 
 A run is *marked* before it begins, so that no run behind the mark has begun. A mark costs an fsync, so it reaches ahead
-by about `AHEAD_S` of work, and a thread makes the next one when the engine is halfway there. Only if runs become much
+by some fsyncs' time of work, and a thread makes the next one when the engine is halfway there. Only if runs become much
 longer than those before does the engine wait for the disk.
 """
 
@@ -14,25 +14,30 @@ from typing import TypeAlias
 
 from ..system.flight_recorder import Recorder
 
-AHEAD_S = 0.1
+AHEAD_MIN_S, AHEAD_MAX_S = 0.05, 1.0
 """How far ahead of the engine runs are marked, in seconds of work."""
+SYNCS_AHEAD = 4
+"""Within these limits: for so many fsyncs, so that a slow disk is not waited for."""
 RUNS_MIN, RUNS_MAX = 2, 2048
 
 Place: TypeAlias = tuple[int, int]
 """(number of a hand-out, place in it)"""
+NEVER: Place = (1 << 64, 0)
+"""Behind all places."""
 
 
 class BegunMarks:
     """The marks of one engine. `begin` belongs to the main thread, `expect` to the lane's."""
 
     def __init__(self, recorder: Recorder) -> None:
-        self.next: Place = (0, 0)
+        self.next: Place = (0, 0) if recorder.is_marked else NEVER
         """Runs behind this place are told to `begin` before they begin."""
         self._recorder = recorder
         self._durable: Place = (0, 0)
         self._batches: deque[tuple[int, int, int]] = deque()
         """(number, first place, last place) of the hand-outs that have arrived, the oldest first."""
         self._runs = RUNS_MIN
+        self._ahead_s = AHEAD_MIN_S
         self._asked_s = 0.0
         self._asked: Place = (0, 0)
         """The place up to which the thread is to mark."""
@@ -75,7 +80,7 @@ class BegunMarks:
         now_s = time.monotonic()
         # Half of the runs were begun since the last call.
         rate = self._runs / 2 / max(now_s - self._asked_s, 1e-6)
-        self._runs = min(max(int(rate * AHEAD_S), RUNS_MIN), self._runs * 2, RUNS_MAX)
+        self._runs = min(max(int(rate * self._ahead_s), RUNS_MIN), self._runs * 2, RUNS_MAX)
         self._asked_s = now_s
         self._half = self._ahead(place, self._runs // 2 - 1)
         self._asked = self._ahead(place, self._runs - 1)
@@ -105,5 +110,9 @@ class BegunMarks:
     def _mark(self, upto: Place) -> None:
         with self._lock:
             if upto > self._durable:
+                began_s = time.monotonic()
                 self._recorder.mark_begun(*upto)
                 self._durable = upto
+                wanted_s = SYNCS_AHEAD * (time.monotonic() - began_s)
+                # It falls slowly: one quick fsync does not make a disk quick.
+                self._ahead_s = min(max(wanted_s, 0.9 * self._ahead_s, AHEAD_MIN_S), AHEAD_MAX_S)

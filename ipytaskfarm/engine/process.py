@@ -228,12 +228,14 @@ class EngineProcess:
         self._loop.call_soon(self._say_hello, mask)
         self._app.start()
         self._lane.finish()
-        self._marks.finish()
+        if self._recorder.is_marked:
+            self._marks.finish()
         _remove_files(self._app)
 
     def _say_hello(self, mask: Iterable[int]) -> None:
         settings = self._settings
-        self._marks.start()
+        if self._recorder.is_marked:
+            self._marks.start()
         self._lane.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._lane.send(LaneHello(settings.engine, os.getpid(), self._facts, settings.connection_file))

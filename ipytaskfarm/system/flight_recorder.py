@@ -81,7 +81,7 @@ _WANT_AT = (768, 832)  # task, attempt, cause
 _WANT = struct.Struct("=3Q")
 _IDLE, _TASK, _COMMAND = 0, 1, 2
 _SLOT_MARK = 74  # number of a hand-out, place in it: no run behind that place has begun
-_SLOT_BOOT_BYTES, _BOOT_AT, _BOOT_MAX = 4, 1024, 128
+_SLOT_BOOT_BYTES, _SLOT_IS_MARKED, _BOOT_AT, _BOOT_MAX = 4, 5, 1024, 128
 _MS_SYNC = 4
 _msync = ctypes.CDLL(None, use_errno=True).msync
 _msync.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
@@ -174,6 +174,8 @@ class Recorder:
         boot = mapped[_BOOT_AT : _BOOT_AT + min(slots[_SLOT_BOOT_BYTES], _BOOT_MAX)]
         self.boot = boot.decode("utf-8", "replace")
         """The boot of the machine in which the file was made."""
+        self.is_marked = bool(slots[_SLOT_IS_MARKED])
+        """Whether the engine marks how far it may have come, for after a loss of power."""
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
         self._run_serial: int = slots[_SLOT_RUN]
         self._run: RunKey | None = None
@@ -187,7 +189,14 @@ class Recorder:
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], engine: str, engine_id: int, ring_bytes: int = RING_BYTES, boot: str = ""
+        cls,
+        path: str | os.PathLike[str],
+        engine: str,
+        engine_id: int,
+        ring_bytes: int = RING_BYTES,
+        *,
+        boot: str = "",
+        is_marked: bool = False,
     ) -> Recorder:
         """Make the file (0600, all its blocks allocated) for a new engine.
 
@@ -213,12 +222,14 @@ class Recorder:
         mapped[_BOOT_AT : _BOOT_AT + len(boot_name)] = boot_name
         with memoryview(mapped)[:_HEADER_BYTES].cast("Q") as slots:
             slots[_SLOT_BOOT_BYTES] = len(boot_name)
+            slots[_SLOT_IS_MARKED] = is_marked
             slots[_SLOT_RING] = ring_bytes
             slots[_SLOT_ENGINE_ID] = engine_id
             slots[_SLOT_NAME_BYTES] = len(name)
             slots[_SLOT_MAGIC] = _MAGIC
-        mapped.flush(0, _HEADER_BYTES)
-        _sync_folder(path.parent)
+        if is_marked:
+            mapped.flush(0, _HEADER_BYTES)
+            _sync_folder(path.parent)
         return cls(path, mapped)
 
     @classmethod
@@ -464,9 +475,11 @@ class Recorder:
         state, task, attempt, began_ns, deadline_ns = self._read_run()
         return Current((task, attempt), began_ns, deadline_ns) if state == _TASK else None
 
-    def begun_upto(self) -> tuple[int, int]:
-        """Return (number of a hand-out, place in it) up to which runs may have begun, see the module's docstring."""
-        return self._slots[_SLOT_MARK], self._slots[_SLOT_MARK + 1]
+    def begun_upto(self) -> tuple[int, int] | None:
+        """Return (number of a hand-out, place in it) up to which runs may have begun; None if the engine did not mark
+        it.
+        """
+        return (self._slots[_SLOT_MARK], self._slots[_SLOT_MARK + 1]) if self.is_marked else None
 
     def items(self) -> tuple[int, int]:
         """Return which items of the running chunk have begun: (first, index behind the last)."""

@@ -24,13 +24,13 @@ class Disk:
 
     def mark_begun(self, number: int, place: int) -> None:
         self._mark_begun(number, place)
-        self.mark = self._recorder.begun_upto()
+        self.mark = self._recorder.begun_upto() or (0, 0)
         self.syncs += 1
 
 
 @pytest.fixture
 def recorder(tmp_path: Path) -> Iterator[Recorder]:
-    made = Recorder.create(tmp_path / "engine-1.rec", "s.1", 1, boot="this one")
+    made = Recorder.create(tmp_path / "engine-1.rec", "s.1", 1, boot="this one", is_marked=True)
     yield made
     made.close()
 
@@ -120,3 +120,11 @@ def test_a_recorder_knows_its_boot(recorder: Recorder) -> None:
     recorder.mark_begun(5, 2)
     assert again.begun_upto() == (5, 2)
     again.close()
+
+
+def test_without_marks_nothing_is_known_after_a_reboot(tmp_path: Path) -> None:
+    recorder = Recorder.create(tmp_path / "engine-2.rec", "s.2", 2)
+    marks = BegunMarks(recorder)
+    assert recorder.begun_upto() is None
+    assert marks.next > (1 << 63, 1 << 63)
+    recorder.close()
