@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ipytaskfarm.core import errors
+from ipytaskfarm.deployment.copies import find, forget_processes, settled
 from ipytaskfarm.deployment.settings import DEFAULT_PORT, FarmSettings
 from ipytaskfarm.storage.backup import has_unfinished
 from ipytaskfarm.storage.beside import beside, recorders_folder
@@ -177,6 +178,38 @@ class Home:
         except (FileNotFoundError, ValueError):
             return []
         return [record for record in records if isinstance(record, dict) and "pid" in record]
+
+    def settle(self, fresh: bool) -> str:
+        """Make the farm's record true again after its folder was copied, moved or restored.
+
+        Args:
+            fresh: whether the farm begins anew, so that it may leave the store of another farm alone.
+
+        Returns:
+            A message for people; "" if nothing has changed.
+
+        Raises:
+            StoreError: the farm cannot be started like this. The message has the remedy.
+        """
+        try:
+            record = farm_paths.read_farm_record(self.folder)
+        except errors.StoreError:
+            return ""  # `prepare` raises it, or begins anew
+        if record is None:
+            return ""
+        try:
+            found = settled(record, find(record, self.name, self.folder))
+        except errors.StoreError:
+            if not fresh:
+                raise
+            for name in (farm_paths.FARM_FILE, PROCESSES_NAME, STARTER_NAME):
+                remove_path(self.folder / name)
+            return ""
+        if found.is_new:
+            forget_processes(found.record, [self.folder / PROCESSES_NAME, self.folder / STARTER_NAME])
+        if found.record != record:
+            farm_paths.write_farm_record(found.record, self.folder)
+        return found.remark
 
     def unrecorded_processes(self) -> list[dict[str, Any]]:
         """Return records of the controller and the agent that hold their locks, whether they were recorded or not."""

@@ -158,6 +158,8 @@ class Supervisor:
             check_threads()
             check_loopback(self.settings.host)
             self._lock = self.home.lock()
+            if remark := self.home.settle(self.settings.fresh):
+                self._audience.say(remark)
             living = self._adopt()
             if self.settings.fresh and living:
                 raise errors.FarmExists(

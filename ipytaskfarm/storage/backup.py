@@ -27,6 +27,8 @@ TRIES = 3
 def check(path: Path) -> list[str]:
     """Check the whole file and the blobs that it names. Return one line for each fault."""
     recorded = read_count(count_file(path))  # before the store: a running controller writes both
+    if recorded is not None and _is_empty(path):
+        return [f"the store is empty: {Missing(recorded.ends, recorded.tasks)}"]
     with _reading(path) as db:
         found = [row[0] for row in db.execute("PRAGMA integrity_check(20)")]
         for table in ("finals", "attempts", "progress", "blob_uses"):
@@ -42,6 +44,15 @@ def check(path: Path) -> list[str]:
         if (lacking := _missing(path, db, recorded)) is not None:
             found.append(str(lacking))
     return [line for line in found if line != "ok"]
+
+
+def _is_empty(path: Path) -> bool:
+    """Return whether a store has no tables: its log had everything, and was dropped."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            return not db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    except sqlite3.Error:
+        return False
 
 
 def _missing(path: Path, db: sqlite3.Connection, recorded: Count | None) -> Missing | None:

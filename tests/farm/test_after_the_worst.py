@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from ipytaskfarm import Task, TaskClient
+from ipytaskfarm.core import errors
 from ipytaskfarm.storage.beside import recorders_folder
 from tests.conftest import Dirs, processes_of
 from tests.farm.test_farm import COMMAND, background_farm, command, pid_of
@@ -151,3 +153,99 @@ def test_a_start_after_a_supervisor_that_was_killed_amid_its_start(farm_dirs: Di
     with background_farm("-n", "1"), TaskClient() as tc:
         assert tc.run(Task("a = 1", pull="a"), block=True).ns.a == 1
     eventually(lambda: not processes_of(farm_dirs.root), 20.0, what="nothing is left of the farm")
+
+
+# -- backups that are put back, folders that are copied and moved
+
+
+def test_a_backup_that_is_put_back_and_a_client_that_lives_through_it(farm_dirs: Dirs, tmp_path: Path) -> None:
+    """The client knows tasks that the farm has not any more: it is told, and reads no others' results under its ids."""
+    saved = tmp_path / "saved.sqlite"
+    with background_farm("-n", "1") as home, TaskClient() as tc:
+        before = tc.run(Task("a = 'before'", pull="a"))
+        tc.barrier(before)
+        assert command("backup", str(saved)).returncode == 0
+        after = tc.run(Task("a = 'after'", pull="a"))
+        tc.barrier(after)
+        assert command("stop", "--wait", "0").returncode == 0
+        shutil.copyfile(saved, home.folder / "store.sqlite")
+        started = command("start", "--daemonize", "-n", "1")
+        assert started.returncode == 0, started.stderr
+        assert "a backup was put in the place of its store" in started.stdout
+        with TaskClient() as other:
+            assert other.run(Task("a = 'another'", pull="a"), block=True).ns.a == "another"
+            assert other.get_task_result(before).ns.a == "before"
+            with pytest.raises(errors.FarmReplaced):
+                tc.run(Task("a = 1"), block=True)
+            assert tc.get_task_result(after).ns.a == "after", "what it has fetched is its own"
+        checked = command("check")
+        assert checked.returncode == 0, checked.stdout
+
+
+def test_a_damaged_log_and_what_start_and_check_say(farm_dirs: Dirs) -> None:
+    with background_farm("-n", "1") as home, TaskClient() as tc:
+        ids = [tc.run(Task("a = 1", pull="a")) for _ in range(200)]
+        tc.barrier(ids)
+        for process in processes_of(farm_dirs.root):
+            process.kill()
+        eventually(lambda: not processes_of(farm_dirs.root), 10.0)
+        log = home.folder / "store.sqlite-wal"
+        with open(log, "r+b") as file:
+            file.seek(32 + 24 + 100)
+            file.write(b"?")
+        checked = command("check")
+        assert checked.returncode == 1
+        assert "acknowledged" in checked.stdout
+        started = command("start", "--daemonize", "-n", "1")
+        assert started.returncode == 0, started.stderr
+        assert "200 results" in started.stdout
+        assert "had been acknowledged" in started.stdout
+        with pytest.raises(errors.FarmReplaced):
+            tc.run(Task("a = 1"), block=True)
+
+
+@pytest.mark.parametrize("how", ["copied while it runs", "moved"])
+def test_a_farm_folder_under_another_name(farm_dirs: Dirs, how: str) -> None:
+    with background_farm("-n", "1", farm="first") as home:
+        with TaskClient("first") as tc:
+            done = tc.run(Task("a = 'first'", pull="a"))
+            tc.barrier(done)
+        second = home.folder.with_name("second")
+        if how == "moved":
+            assert command("stop", "--wait", "0", "--farm", "first").returncode == 0
+            shutil.move(home.folder, second)
+        else:
+            shutil.copytree(home.folder, second)
+        began_s = time.monotonic()
+        with background_farm("-n", "1", farm="second"):
+            assert time.monotonic() - began_s < 20.0
+            with TaskClient("second") as other:
+                assert other.get_task_result(done).ns.a == "first"
+                assert other.run(Task("a = 'second'", pull="a"), block=True).ns.a == "second"
+            if how != "moved":
+                with TaskClient("first") as tc:
+                    assert tc.run(Task("a = 'on'", pull="a"), block=True).ns.a == "on", "the first goes on"
+
+
+@pytest.mark.parametrize("how", ["gone", "shared"])
+def test_a_farm_without_a_store_of_its_own(farm_dirs: Dirs, tmp_path: Path, how: str) -> None:
+    """Start says why it does not, in a sentence with the remedy, and leaves the other farm's store alone."""
+    store_dir = tmp_path / "store"
+    store_dir.mkdir(mode=0o700)
+    with background_farm("-n", "0", "--store-dir", str(store_dir), farm="first") as home:
+        assert command("stop", "--wait", "0", "--farm", "first").returncode == 0
+        (store,) = store_dir.glob("*.sqlite")
+        if how == "gone":
+            store.unlink()
+            refused = command("start", "--daemonize", "--farm", "first", "-n", "0")
+            assert f"there is no {store}" in refused.stderr
+            name = "first"
+        else:
+            shutil.copytree(home.folder, home.folder.with_name("second"))
+            refused = command("start", "--daemonize", "--farm", "second", "-n", "0")
+            assert "both would use one store" in refused.stderr
+            name = "second"
+        assert refused.returncode != 0
+        assert "--fresh" in refused.stderr
+        with background_farm("-n", "0", "--fresh", farm=name):
+            assert store.exists() == (how == "shared")
