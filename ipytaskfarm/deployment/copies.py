@@ -32,7 +32,7 @@ class Found(NamedTuple):
     """See `storage.beside.identity`, of the store that the farm has now."""
 
 
-class Settled(NamedTuple):
+class SettledRecord(NamedTuple):
     """What becomes of a farm's record."""
 
     record: FarmRecord
@@ -42,7 +42,7 @@ class Settled(NamedTuple):
     """Whether it is another farm than that of the processes and flight recorders that the folder speaks of."""
 
 
-def settled(record: FarmRecord, found: Found) -> Settled:
+def settled(record: FarmRecord, found: Found) -> SettledRecord:
     """Decide what becomes of a farm's record.
 
     Raises:
@@ -57,13 +57,13 @@ def settled(record: FarmRecord, found: Found) -> Settled:
                 f"the store of farm {found.name!r} is gone: there is no {record.store}. Put a backup there, or begin "
                 "anew with `ipytaskfarm start --fresh`"
             )
-        return Settled(record)
+        return SettledRecord(record)
     renamed, former_name = record.name != found.name, record.name
     record = msgspec.structs.replace(record, name=found.name)
     same_folder, same_store = same_parts(record.file, found.identity)
     if not record.file or (same_folder and same_store):
         remark = f"this is farm {former_name!r} under another name" if renamed or inside else ""
-        return Settled(record, remark)
+        return SettledRecord(record, remark)
     if not same_folder and not inside and renamed:
         raise errors.StoreError(
             f"the folder of farm {found.name!r} is a copy of that of farm {former_name!r}, and both would use one "
@@ -71,7 +71,7 @@ def settled(record: FarmRecord, found: Found) -> Settled:
             "farm's folder"
         )
     what = f"a copy of farm {former_name!r}" if not same_folder else "another store than before"
-    return Settled(
+    return SettledRecord(
         msgspec.structs.replace(record, incarnation=uuid.uuid4().hex, former=record.incarnation, file=""),
         f"this is {what}: it has what waited and the results, and clients connect to it anew",
         True,

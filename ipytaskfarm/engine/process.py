@@ -38,7 +38,6 @@ from ..system.flight_recorder import Recorder
 from ..version import __version__
 from . import pool_watch
 from .baseline import LOOK_EVERY_S, Baseline
-from .begun_marks import BegunMarks
 from .capture import Capture
 from .cells import Cells
 from .child_processes import Starts
@@ -158,7 +157,6 @@ class EngineProcess:
         kernel: Any = self._app.kernel
         context: Any = self._app.context
         recorder = self._recorder = Recorder.open(settings.recorder)
-        self._marks = BegunMarks(recorder)
         self._bell = Bell.connect(Path(settings.folder) / "bell.sock")
         self._bell_rang = self._slice_ended_s = 0.0
         self._unrung = False
@@ -193,7 +191,6 @@ class EngineProcess:
             settings.engine,
             settings.id,
             recorder,
-            self._marks,
             namespace,
             properties,
             self._facts,
@@ -229,13 +226,13 @@ class EngineProcess:
         self._app.start()
         self._lane.finish()
         if self._recorder.is_marked:
-            self._marks.finish()
+            self._runner.marks.finish()
         _remove_files(self._app)
 
     def _say_hello(self, mask: Iterable[int]) -> None:
         settings = self._settings
         if self._recorder.is_marked:
-            self._marks.start()
+            self._runner.marks.start()
         self._lane.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._lane.send(LaneHello(settings.engine, os.getpid(), self._facts, settings.connection_file))
@@ -291,7 +288,7 @@ class EngineProcess:
 
     def expect(self, number: int, first: int, count: int) -> None:
         """Note a hand-out that has arrived. Called in the lane's thread."""
-        self._marks.expect(number, first, count)
+        self._runner.marks.expect(number, first, count)
 
     def watch(self) -> None:
         """Do the periodic work: called in the lane's thread 20 times a second while there is work."""

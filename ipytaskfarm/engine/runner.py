@@ -37,6 +37,7 @@ from ..serialization.shared_values import forget_added, take_added
 from ..storage.blobs import BlobWriter
 from ..system.process import own_bytes
 from .baseline import LONG_S
+from .begun_marks import BegunMarks
 from .callables import Callables
 from .capture import nothing_new
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
@@ -93,7 +94,7 @@ class Runner:
         """Create the runner. `finished` is called when a result is in the recorder."""
         self._engine = parts.engine
         self._recorder = parts.recorder
-        self._marks = parts.marks
+        self.marks = BegunMarks(parts.recorder)
         self._namespace = parts.namespace
         self._properties = parts.properties
         self._cells = parts.cells
@@ -166,8 +167,8 @@ class Runner:
         run = attempt.run
         limit = run.time_limit_s
         deadline_ns = time.monotonic_ns() + int(min(limit, LIMIT_MAX_S) * 1e9) if limit else 0
-        if place > self._marks.next:
-            self._marks.begin(place)
+        if place > self.marks.next:
+            self.marks.begin(place)
         self._recorder.begin(run.task, run.attempt, deadline_ns)
         self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(limit)
@@ -179,8 +180,8 @@ class Runner:
         """Prepare the engine for the run's environment, outside the run's time limit. Return the error, if any."""
         self._loops.show()
         run = job.run
-        if job.place > self._marks.next:
-            self._marks.begin(job.place)
+        if job.place > self.marks.next:
+            self.marks.begin(job.place)
         self._recorder.begin(run.task, run.attempt, 0)
         self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(None)

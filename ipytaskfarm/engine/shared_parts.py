@@ -10,7 +10,6 @@ from ..core.messages import FromEngine
 from ..storage.blobs import Blobs
 from ..system.flight_recorder import Recorder
 from .baseline import Baseline
-from .begun_marks import BegunMarks
 from .capture import Capture
 from .cells import Cells
 from .environments import Environments
@@ -28,7 +27,6 @@ class Parts:
     """The engine's incarnation."""
     engine_id: int
     recorder: Recorder
-    marks: BegunMarks
     namespace: Namespace
     properties: Properties
     facts: dict[str, Any]

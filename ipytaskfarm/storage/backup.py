@@ -10,11 +10,11 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..core.errors import StoreError
-from . import disk
+from . import disk, rows
 from .beside import count_file
 from .blobs import blobs_folder
 from .commit_count import Count, LogPlace, Missing, log_place, missing, read as read_count
@@ -170,3 +170,9 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
             yield db
     except sqlite3.DatabaseError as error:
         raise StoreError(f"the store {path} cannot be read: {error}") from error
+
+
+def needed_blobs(path: Path, digests: Sequence[str]) -> set[str]:
+    """Return those of these blobs that a task, a result or a kept command needs. Any thread may call this."""
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        return {row[0] for row in db.execute(rows.NEEDED_BLOBS, (rows.asked(digests),))}

@@ -17,6 +17,9 @@ SCHEMA = 7
 APPLICATION_ID = 0x69707466
 """Marks a SQLite file as ours ("iptf")."""
 
+FORMER = "former incarnation"
+"""The key of the stored setting that names the farm's incarnation before the present one."""
+
 CHECK_BYTES_MAX = 1 << 30
 """A larger file is not checked when it is opened after a crash: the farm's return would take minutes."""
 

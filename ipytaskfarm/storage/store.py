@@ -39,7 +39,7 @@ from ..core.messages.task_types import Final, Function, Submission
 from . import disk, opening, rows
 from .beside import count_file
 from .commit_count import CommitCount, Count, Missing, missing, read as read_count
-from .opening import APPLICATION_ID, REMEDY
+from .opening import APPLICATION_ID, FORMER, REMEDY
 
 CHECKPOINT_BYTES = 4 << 20
 """The write-ahead log is moved into the file after about this much. A longer log makes fewer but longer pauses."""
@@ -49,9 +49,6 @@ ROWS_AT_ONCE = (64, 8)
 
 BUSY_S = 5.0
 """How long a commit waits for another process's lock (a person's sqlite3 shell that writes)."""
-
-FORMER = "former incarnation"
-"""The key of the stored setting that names the farm's incarnation before the present one."""
 
 
 class _Fenced(Exception):
@@ -93,8 +90,7 @@ class Store:
 
         Raises:
             StoreError: the file cannot be used: damaged, newer schema, another farm's, on a network file system,
-                readable by
-                others, or not a store. The message names the file and the remedy.
+                readable by others, or not a store. The message names the file and the remedy.
         """
         path = Path(os.path.abspath(path))
         disk.refuse_network_file_system(path)
@@ -200,8 +196,8 @@ class Store:
             count.tasks, count.ends = recorded.tasks, recorded.ends
         else:
             count.tasks, count.ends = self._one("SELECT count(*) FROM tasks"), self._one("SELECT count(*) FROM finals")
-        log_bytes = self.size_bytes() - self.path.stat().st_size
-        lacking = missing(recorded, Count(epoch, place, count.tasks, count.ends), log_bytes)
+        found = Count(epoch, place, count.tasks, count.ends)
+        lacking = missing(recorded, found, self.size_bytes() - self.path.stat().st_size)
         if lacking is not None and not self.renewed:
             self.missing = lacking
             self.renewed = f"its store is damaged, or an older one was put in its place: {lacking}"
@@ -234,8 +230,7 @@ class Store:
 
         Returns:
             The ids of tasks with rows that were fenced off (already there, ended before, cleared, or of an attempt that
-                is not
-            the current one), which changed nothing. It is empty unless the scheduler has a bug.
+            is not the current one), which changed nothing. It is empty unless the scheduler has a bug.
 
         Raises:
             StoreFull: there is no room. Nothing was written, and the store stays usable.
@@ -602,9 +597,3 @@ class Store:
         with self._reading():
             pages = self._one("PRAGMA page_count") - self._one("PRAGMA freelist_count")
             return int(pages * self._one("PRAGMA page_size"))
-
-
-def needed_blobs(path: Path, digests: Sequence[str]) -> set[str]:
-    """Return those of these blobs that a task, a result or a kept command needs. Any thread may call this."""
-    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-        return {row[0] for row in db.execute(rows.NEEDED_BLOBS, (rows.asked(digests),))}

@@ -21,8 +21,9 @@ from ipytaskfarm.core.errors import StoreError
 from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.task_types import Final, Function, Rules, Submission
 from ipytaskfarm.storage import backup
+from ipytaskfarm.storage.backup import needed_blobs
 from ipytaskfarm.storage.blobs import Blobs, blobs_folder
-from ipytaskfarm.storage.store import Store, needed_blobs
+from ipytaskfarm.storage.store import Store
 from tests.support.store_model import Model, all_turns, attempt, final, sql, task
 
 
