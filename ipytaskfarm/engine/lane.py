@@ -61,6 +61,8 @@ class QueuedRun(NamedTuple):
     run: Run
     code: bytes | None
     environment: bytes | None = None
+    place: tuple[int, int] = (0, 0)
+    """(number of its hand-out, place in it)"""
 
 
 def is_concurrent(job: QueuedRun) -> bool:
@@ -81,6 +83,7 @@ class Works(Protocol):
     def answered(self, reply: TaskReply) -> None: ...
     def arrived(self, answer: BlobHere) -> None: ...
     def in_company(self) -> bool: ...
+    def expect(self, number: int, first: int, count: int) -> None: ...
     def begin_slice(self) -> None: ...
     def end_slice(self) -> None: ...
     def watch(self) -> None: ...
@@ -260,7 +263,8 @@ class EngineLane:
             functions[function.digest] = function.code
             functions.move_to_end(function.digest)
         unknown: list[RunKey] = []
-        for run in batch.runs:
+        self._works.expect(batch.number, batch.first, len(batch.runs))
+        for place, run in enumerate(batch.runs, batch.first):
             key = (run.task, run.attempt)
             # Looked up now and not when the run begins: by then other functions may have pushed it out.
             code = self._code(run.function)
@@ -268,7 +272,7 @@ class EngineLane:
             if (code is None and run.function is not None) or (environment is None and run.environment is not None):
                 unknown.append(key)
                 continue
-            self._held[key] = QueuedRun(run, code, environment)
+            self._held[key] = QueuedRun(run, code, environment, (batch.number, place))
             self._order.append(key)
         while len(functions) > FUNCTIONS_KEPT:
             functions.popitem(last=False)
