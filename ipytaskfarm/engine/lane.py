@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 
 import msgspec
@@ -68,7 +68,7 @@ class Works(Protocol):
 
     def run(self, job: QueuedRun) -> Step: ...
     def command(self, command: EngineCommand) -> Step: ...
-    def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None: ...
+    def clear_queue(self, command: EngineCommand) -> None: ...
     def profile(self, command: EngineCommand) -> None: ...
     def output(self, query: OutputQuery) -> OutputText: ...
     def granted(self, answer: Granted) -> None: ...
@@ -132,14 +132,14 @@ class EngineLane:
         self._outbox.append(encoded(self._encode, message))
         os.eventfd_write(self._wake_fd, 1)
 
-    def take_commands(self, session: str) -> list[EngineCommand]:
-        """Remove and return all waiting commands of a session.
+    def take_commands(self, session: str, numbers: Collection[int] | None = None) -> list[EngineCommand]:
+        """Remove and return the waiting commands of a session, all or those with these numbers.
 
         Any thread may call this; the commands then belong to the caller.
         """
         taken = []
         for command in list(self._commands):
-            if command.session == session:
+            if command.session == session and (numbers is None or command.n in numbers):
                 try:
                     self._commands.remove(command)
                 except ValueError:  # the other thread was quicker
@@ -226,7 +226,7 @@ class EngineLane:
             self._take_batch(message)
         elif isinstance(message, EngineCommand):
             if message.verb == CLEAR_QUEUE:
-                self._works.clear_queue(message, self.take_commands(message.session))
+                self._works.clear_queue(message)
             elif message.verb == PROFILE:
                 self._works.profile(message)
             else:

@@ -179,6 +179,7 @@ class EngineProcess:
         address = f"ipc://{settings.folder}/lane.sock"
         self._lane = EngineLane(context, address, settings.engine, self._loop, self._lock, self)
         namespace = self._namespace = Namespace(shell, settings.id)
+        package._names = namespace.names
         kernel.before_cell = namespace.begin_cell
         self._environments = Environments(settings.engine, namespace, self._baseline, self._lane.send)
         profiling = Profiling()
@@ -241,8 +242,8 @@ class EngineProcess:
         self._loops.show()
         return self._commands.run(command)
 
-    def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None:
-        self._commands.clear_queue(command, waiting)
+    def clear_queue(self, command: EngineCommand) -> None:
+        self._commands.clear_queue(command)
 
     def profile(self, command: EngineCommand) -> None:
         self._commands.profile(command)
