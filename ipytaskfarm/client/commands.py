@@ -28,7 +28,7 @@ from .ids import Timeout, seconds
 from .output_printer import OutputPrinter, SeenOutput, StepsAside
 from .questions import PendingQuestion, refused_by_controller
 from .session import TICK_S, Session
-from .streams import CommandStream
+from .streams import CommandStream, PrintsLines
 from .wait_notices import say
 
 TELL_AFTER_S = 1.0
@@ -251,14 +251,18 @@ class PendingResult:
         if busy and not self.done():
             say(f"{self._verb} waits for {', '.join(busy)} to end")
 
-    def stream(self, bar: StepsAside | None = None) -> None:
+    def stream(self, bar: StepsAside | None = None, printer: PrintsLines | None = None) -> None:
         """Wait for all answers, and show the output of the engines meanwhile, each line with the engine's id.
+
+        printer: shows the output; None: an `OutputPrinter`, for which `bar` moves aside.
 
         When the answers have arrived, the rest of the output is shown, also that of engines where the command failed.
         Only KeyboardInterrupt and errors of the connection are raised here; `get_result` raises the errors of the
         command.
         """
-        stream = CommandStream(self._session, [asked.message.n for _, asked in self._parts], OutputPrinter(bar))
+        stream = CommandStream(
+            self._session, [asked.message.n for _, asked in self._parts], printer or OutputPrinter(bar)
+        )
         listeners = self._session.io.output_listeners
         listeners.append(stream.take)
         finished: set[tuple[int, int]] = set()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .current import CurrentTask
     from .properties import Properties
 
-__all__ = ["Engine", "current_task", "get_engine", "is_engine", "namespace"]
+__all__ = ["Engine", "current_task", "get_engine", "is_engine", "user_namespace"]
 
 
 class Engine:
@@ -68,14 +68,14 @@ def is_engine() -> bool:
     return _here is not None
 
 
-def namespace() -> dict[str, Any]:
+def user_namespace() -> dict[str, Any]:
     """Return the namespace of this engine, in which code is executed and names are pushed.
 
     Raises:
         RuntimeError: this process is no engine.
     """
     if _names is None:
-        raise RuntimeError("namespace() was called outside an engine: it is for code that engines run")
+        raise RuntimeError("user_namespace() was called outside an engine: it is for code that engines run")
     return _names
 
 

@@ -1,0 +1,107 @@
+"""ipyparallel's own tests, with our modules in the place of its own.
+
+A package ``ipyparallel`` is made in the temporary folder.  It has our names, the suite's files, and a cluster that is a
+farm.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+FILES = (
+    "test_view.py", "test_view_broadcast.py", "test_asyncresult.py", "test_lbview.py", "test_dependency.py",
+    "test_executor.py", "test_joblib.py", "test_magics.py", "test_remotefunction.py", "test_client.py",
+)  # fmt: skip
+"""The tests of the interface.  The other files test ipyparallel's own processes and formats: its database, launchers,
+canning, serialization, application classes."""
+
+MODULES = {
+    "__init__": """
+from ipytaskfarm.ipyparallel import *
+from ipytaskfarm.ipyparallel import error, register_joblib_backend
+from ipyparallel.client.client import Client
+""",
+    "error": "from ipytaskfarm.ipyparallel.error import *\n",
+    "util": """
+from datetime import UTC as utc
+from ipytaskfarm.ipyparallel import interactive
+""",
+    "serialize": '''
+"""Of canning, the tests of dependencies need that an uncanned function has its dependency met."""
+from ipytaskfarm.ipyparallel import dependent
+
+
+def can(function):
+    return function
+
+
+def uncan(function, names):
+    if isinstance(function, dependent):
+        function.check_dependency()
+    return function
+''',
+    "client/__init__": "",
+    "client/view": """
+from ipytaskfarm.adapters.ipyparallel.executors import LazyMapIterator
+from ipytaskfarm.ipyparallel import LoadBalancedView
+""",
+    "client/client": '''
+import ipytaskfarm.ipyparallel
+
+
+class Client(ipytaskfarm.ipyparallel.Client):
+    """The suite's clients name their profile, which is the farm's name here, and a ZeroMQ context."""
+
+    def __init__(self, *args, context=None, **options):
+        super().__init__(*args, **options)
+''',
+    "client/_joblib": "from ipytaskfarm.adapters.ipyparallel.joblib_views import ViewBackend as IPythonParallelBackend\n",
+    "tests/__init__": '''
+"""The cluster of the suite: one farm per test file."""
+
+import time
+
+from ipytaskfarm import Farm
+
+launchers = []
+_farms = []
+
+
+class Started:
+    def poll(self):
+        return None
+
+
+def setup():
+    _farms.append(Farm(1, "iptest"))
+
+
+def add_engines(n=1, profile="iptest", total=False):
+    with _farms[-1].multiengine_client() as mec:
+        wanted = max(n, len(mec)) if total else len(mec) + n
+        more = wanted - len(mec)
+        if more:
+            mec.add_engines(more)
+        while len(mec) < wanted:
+            time.sleep(0.05)
+    return [Started() for _ in range(more)]
+
+
+def teardown():
+    _farms.pop().stop(drain=0)
+''',
+}
+"""Module -> its text.  The suite imports these names."""
+
+
+def prepare(source: Path, folder: Path) -> list[str]:
+    """Copy ipyparallel's tests, with modules that stand for its own; return the files to run."""
+    package = folder / "ipyparallel"
+    tests = source if source.name == "tests" else source / "ipyparallel" / "tests"
+    shutil.copytree(tests, package / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text in MODULES.items():
+        path = package / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text.lstrip("\n"), encoding="utf-8")
+    return [f"ipyparallel/tests/{name}" for name in FILES]
