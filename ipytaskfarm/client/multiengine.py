@@ -598,6 +598,14 @@ class MultiEngineClient:
         """
         return self._send("clear_queue", b"", targets, block, commands.nothing)
 
+    def interrupt(self, targets: Targets = None) -> None:
+        """Raise KeyboardInterrupt in the command that each engine runs now, whoever sent it.
+
+        It returns at once.  Tasks are ended by ``tc.abort``.
+        """
+        pending: PendingResult = self._send(engine_commands.INTERRUPT, b"", targets, False, commands.nothing)
+        pending.get_result()
+
     def barrier(self, pending_results: PendingResult | Iterable[PendingResult]) -> None:
         """Wait for pending results; only ``get_result`` raises their errors."""
         wanted = [pending_results] if isinstance(pending_results, PendingResult) else list(pending_results)

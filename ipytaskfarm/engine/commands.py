@@ -50,6 +50,7 @@ from ..system import session_files
 from .capture import nothing_new
 from .cells import CellPlan
 from .checkpoints import Checkpoints
+from .command_interrupts import CommandInterrupts
 from .failures import described, forget_loss, remember_loss
 from .lane import Step
 from .shared_parts import Parts
@@ -91,6 +92,7 @@ class Commands:
         self._profiling_thread = ThreadPoolExecutor(1, thread_name_prefix="Profiling")
         self._take_waiting = take_waiting
         self._running: tuple[EngineCommand, Sink] | None = None
+        self._interrupts = CommandInterrupts()
         self._began_s = 0.0
         self._answers: OrderedDict[tuple[str, int], CommandDone | None] = OrderedDict()
         self._answers_bytes = 0
@@ -140,6 +142,7 @@ class Commands:
             if isinstance(finish, Coroutine):
                 task = asyncio.get_running_loop().create_task(_caught(finish))
                 task.add_done_callback(partial(self._ended_in_loop, command, sink))
+                self._interrupts.begin_awaiting(command, task)
                 return task
             self._end(command, sink, finish, None)
         except BaseException as error:  # SystemExit too: the user cannot end the engine
@@ -157,7 +160,17 @@ class Commands:
 
     def _begin(self, verb: Verb, command: EngineCommand) -> Finish | Coroutine[Any, Any, Finish]:
         """Call a verb. The sampler recognises this frame and counts the frames above it as the user's."""
-        return verb(command)
+        with self._interrupts.during(command):
+            return verb(command)
+
+    def interrupt(self, command: EngineCommand) -> None:
+        """Interrupt the command that runs. Called by the lane's thread."""
+        self._interrupts.request()
+        self._answer(command, True, b"")
+
+    def watch(self) -> None:
+        """Interrupt the command again if the interrupt came between two of its parts. Called by the lane's thread."""
+        self._interrupts.again()
 
     def profile(self, command: EngineCommand) -> None:
         """Start, stop or read a profiler while anything runs.

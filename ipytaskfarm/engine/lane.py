@@ -37,7 +37,7 @@ from ..core.messages import (
     ToEngine,
 )
 from ..core.messages.blob_chunks import BlobHere
-from ..core.messages.engine_commands import PROFILE
+from ..core.messages.engine_commands import INTERRUPT, PROFILE
 from ..core.messages.running_task import TaskReply
 from ..core.messages.task_types import RunKey
 from ..core.text import encoded
@@ -49,7 +49,7 @@ WATCH_MS = 50
 """The interval at which the lane's thread checks the descriptors' files while there is work."""
 
 CLEAR_QUEUE = "clear_queue"
-"""The verb that the lane's thread answers at once. PROFILE is answered at once too, by another thread."""
+"""The verb that the lane's thread answers at once. So is INTERRUPT; PROFILE is answered by another thread."""
 
 Step: TypeAlias = asyncio.Task[Any] | None
 """The result of starting a run: None if it has ended, else a task of the event loop that continues it."""
@@ -69,6 +69,7 @@ class Works(Protocol):
     def run(self, job: QueuedRun) -> Step: ...
     def command(self, command: EngineCommand) -> Step: ...
     def clear_queue(self, command: EngineCommand) -> None: ...
+    def interrupt(self, command: EngineCommand) -> None: ...
     def profile(self, command: EngineCommand) -> None: ...
     def output(self, query: OutputQuery) -> OutputText: ...
     def granted(self, answer: Granted) -> None: ...
@@ -227,6 +228,8 @@ class EngineLane:
         elif isinstance(message, EngineCommand):
             if message.verb == CLEAR_QUEUE:
                 self._works.clear_queue(message)
+            elif message.verb == INTERRUPT:
+                self._works.interrupt(message)
             elif message.verb == PROFILE:
                 self._works.profile(message)
             else:

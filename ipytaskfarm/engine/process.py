@@ -245,6 +245,9 @@ class EngineProcess:
     def clear_queue(self, command: EngineCommand) -> None:
         self._commands.clear_queue(command)
 
+    def interrupt(self, command: EngineCommand) -> None:
+        self._commands.interrupt(command)
+
     def profile(self, command: EngineCommand) -> None:
         self._commands.profile(command)
 
@@ -287,6 +290,7 @@ class EngineProcess:
         self._capture.shrink()
         self._recorder.words.flush()
         self._interrupts.again()
+        self._commands.watch()
         self._runner.watch()
         if self._unrung:
             self._ring()

@@ -6,8 +6,10 @@ import concurrent.futures
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +28,8 @@ from ipytaskfarm.adapters.ipyparallel.records import matching, records_of
 from ipytaskfarm.adapters.ipyparallel.views import BroadcastView, DirectView
 from ipytaskfarm.client import MultiEngineClient, TaskClient
 from ipytaskfarm.client.futures import Settler
-from ipytaskfarm.client.screens import user_shell
 from ipytaskfarm.core import errors
+from ipytaskfarm.engine import is_engine
 
 if TYPE_CHECKING:
     from ipytaskfarm.adapters.ipyparallel.cluster import Cluster
@@ -82,7 +84,7 @@ class Client:
         self.block = False
         self.history: list[str] = []
         self.results: dict[str, Any] = {}
-        self.metadata: dict[str, Metadata] = {}
+        self.metadata: defaultdict[str, Metadata] = defaultdict(Metadata)
         self._known: set[str] = set()
         """Message ids of other clients that this one has looked for."""
         self._names: dict[int, str] = {}
@@ -93,7 +95,8 @@ class Client:
         return f"<Client of farm {self.tasks.farm!r}>"
 
     def _activate_in_shell(self) -> None:
-        shell = user_shell()
+        ipython: Any = sys.modules.get("IPython")
+        shell = ipython.get_ipython() if ipython is not None and not is_engine() else None
         if shell is not None and "px" not in shell.magics_manager.magics["line"]:
             self.activate()
 
@@ -404,21 +407,26 @@ class Client:
         return None
 
     def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> None:
-        """Send a signal to the processes of engines on this machine (None: all).
+        """Send a signal to engines (None: all).
 
         Args:
-            sig: a number, or a name such as "SIGINT", which interrupts the running call.
+            sig: a number, or a name.  "SIGINT" interrupts what the engines run; tasks are aborted.  Other signals reach
+                engines on this machine alone.
             targets: the engines.
             block: accepted for programs that set it; the signal is sent at once.
 
-        Raises NotImplementedError for engines of other machines.
+        Raises NotImplementedError for another signal to engines of other machines.
         """
-        number = getattr(signal, sig) if isinstance(sig, str) and not sig.isdigit() else int(sig)
+        number = int(sig) if isinstance(sig, int) or sig.isdigit() else int(getattr(signal, sig))
         chosen = self._build_targets(targets)[1]
         rows = [row for row in self.multiengine.engines() if row.id in chosen]
+        if number == signal.SIGINT:
+            self.multiengine.interrupt(chosen)
+            self.tasks.abort([row.task for row in rows if row.task is not None], reason="SIGINT")
+            return
         away = [row.id for row in rows if row.facts.get("hostname") not in (None, socket.gethostname())]
         if away:
-            raise NotImplementedError(f"engines {away} are on other machines: abort their tasks, tasks.abort(ids)")
+            raise NotImplementedError(f"engines {away} are on other machines, where only SIGINT can be sent")
         for row in rows:
             os.kill(row.pid, number)
 

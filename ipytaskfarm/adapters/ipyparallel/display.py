@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ipytaskfarm.adapters.ipyparallel.errors import CompositeError
 from ipytaskfarm.adapters.ipyparallel.execute_reply import ExecuteReply
 from ipytaskfarm.adapters.ipyparallel.messages import CommandMessage, MessageFuture
+from ipytaskfarm.client.commands import PendingResult
 from ipytaskfarm.client.output_printer import SeenOutput, rest_of
 from ipytaskfarm.client.progress import CountedWork, ProgressDisplay
 from ipytaskfarm.client.screens import user_shell
@@ -161,7 +162,7 @@ def streaming(result: AsyncResult) -> Iterator[None]:
     printer = StreamPrinter(result._children)
     followed = {id(child.pending): child.pending for child in result._children if isinstance(child, CommandMessage)}
     threads = [
-        threading.Thread(target=pending.stream, kwargs={"printer": printer}, name="ipytaskfarm output", daemon=True)
+        threading.Thread(target=_follow, args=(pending, printer), name="ipytaskfarm output", daemon=True)
         for pending in followed.values()
         if pending is not None
     ]
@@ -176,6 +177,12 @@ def streaming(result: AsyncResult) -> Iterator[None]:
                 printer.show_ended()
     finally:
         printer.is_muted = True
+
+
+def _follow(pending: PendingResult, printer: StreamPrinter) -> None:
+    # The connection may be closed while the call goes on: then nobody looks at its output any more.
+    with contextlib.suppress(ConnectionError):
+        pending.stream(printer=printer)
 
 
 class StreamPrinter:

@@ -21,17 +21,19 @@ class ViewBackend(FarmBackend):
     def __init__(self, view: LoadBalancedView | None = None, nesting_level: int | None = None, **rules: Any) -> None:
         """
         Args:
-            view: a load-balanced view; None: one of a new `Client` of the farm "default".
+            view: a load-balanced view; None: all engines of the farm "default", or of a farm of this process if that
+                does not run.
             nesting_level: set by joblib.
             rules: rules of a `Task` for each batch.
         """
-        if view is None:
-            from ipytaskfarm.adapters.ipyparallel.client import Client
-
-            view = Client().load_balanced_view()
         self._view = view
-        own: dict[str, Any] = {} if view.targets is None else {"targets": view.targets}
-        super().__init__(view.client.tasks, nesting_level, **own, **rules)
+        own: dict[str, Any] = {} if view is None or view.targets is None else {"targets": view.targets}
+        super().__init__(None if view is None else view.client.tasks, nesting_level, **own, **rules)
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Return the number of batches that may run at once; of a view with targets, at most their number."""
+        count = super().effective_n_jobs(n_jobs)
+        return count if self._view is None or self._view.targets is None else min(count, len(self._view))
 
 
 def register(name: str = "ipyparallel", make_default: bool = False, view: LoadBalancedView | None = None) -> None:
@@ -40,7 +42,7 @@ def register(name: str = "ipyparallel", make_default: bool = False, view: LoadBa
     Args:
         name: the backend's name.
         make_default: whether `Parallel` calls use it without being told.
-        view: the view; None: one of the farm "default", at the first `Parallel` call.
+        view: the view; None: see `ViewBackend`.
     """
 
     def make(**options: Any) -> ViewBackend:

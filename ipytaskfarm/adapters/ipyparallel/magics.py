@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ipytaskfarm.adapters.ipyparallel.views import DirectView
 
 PROGRESS_AFTER_S = 2.0
+TYPE = "type"
 
 
 def activate(view: DirectView, suffix: str = "") -> None:
@@ -74,7 +75,7 @@ def output_arguments(magic: Callable[..., Any]) -> Callable[..., Any]:
         magic,
         argument("-r", action="store_const", dest="groupby", const="order", help="the same as --group-outputs=order"),
         argument("-e", action="store_const", dest="groupby", const="engine", help="the same as --group-outputs=engine"),
-        argument("--group-outputs", dest="groupby", choices=groups, default="type", help="how output is grouped"),
+        argument("--group-outputs", dest="groupby", choices=groups, help="how output is grouped"),
         argument("-o", "--out", dest="save_name", type=str, help="bind the AsyncResult to this name"),
     )
 
@@ -115,7 +116,7 @@ class ViewMagics:
             result = self.execute(
                 cell,
                 block=False if given.local else blocks,
-                groupby=given.groupby,
+                groupby=given.groupby or TYPE,
                 save_name=given.save_name,
                 stream=given.stream,
                 progress_after_s=given.progress_after,
@@ -128,7 +129,7 @@ class ViewMagics:
             self.shell.run_cell(cell)
             if blocks and result is not None:
                 result.get()
-                result.display_outputs(given.groupby)
+                result.display_outputs(given.groupby or TYPE)
         return None if blocks else result
 
     @magic_arguments()
@@ -142,7 +143,7 @@ class ViewMagics:
             self.shell.user_ns[given.save_name] = self.last_result
             return
         self.last_result.get()
-        self.last_result.display_outputs(given.groupby)
+        self.last_result.display_outputs(given.groupby or TYPE)
 
     @magic_arguments()
     @execution_arguments
@@ -198,7 +199,7 @@ class ViewMagics:
         self,
         code: str,
         block: bool | None = None,
-        groupby: str = "type",
+        groupby: str = TYPE,
         save_name: str | None = None,
         stream: bool | None = None,
         progress_after_s: float | None = None,

@@ -21,6 +21,7 @@ VERBS = {
     "map": "MapBody -> packed list of values",
     "apply": "ApplyBody -> ApplyReply",
     "clear_queue": "encoded list of numbers of commands, b'': all -> b'', answered at once, not in its turn",
+    "interrupt": "b'' -> b'', answered at once; the command that runs gets a KeyboardInterrupt",
     "properties": "PropertiesBody -> packed value",
     "dump_session": "DumpSessionBody -> SavedSession",
     "load_session": "LoadSessionBody -> encoded dict of the names that are not in it, each with the reason",
@@ -32,6 +33,9 @@ VERBS = {
 
 APPLY = "apply"
 """The verb that calls a function.  Its calls do not depend on one another: if one fails, those behind it run."""
+
+INTERRUPT = "interrupt"
+"""The verb that interrupts the command that an engine runs."""
 
 REPLACES = "replaces"
 """The verb that tells an engine what it replaces, for errors about missing names."""
