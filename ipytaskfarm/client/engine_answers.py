@@ -70,6 +70,11 @@ class EngineAnswer:
         return error_of_answer(self._answer)
 
     @property
+    def size(self) -> int:
+        """Return the bytes of the answer's message; large values travel beside it."""
+        return 0 if self._answer is None else len(self._answer.body)
+
+    @property
     def output(self) -> ResultBody:
         """Return what the command has printed and displayed, also if it failed: `stdout`, `stderr`, `outputs`."""
         return ResultBody() if self._answer is None else output_of_answer(self._answer)

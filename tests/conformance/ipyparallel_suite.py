@@ -67,7 +67,9 @@ class Client(ipytaskfarm.ipyparallel.Client):
     def __init__(self, *args, context=None, **options):
         super().__init__(*args, **options)
 ''',
-    "client/_joblib": "from ipytaskfarm.adapters.ipyparallel.joblib_views import ViewBackend as IPythonParallelBackend\n",
+    "client/_joblib": """
+from ipytaskfarm.adapters.ipyparallel.joblib_views import ViewBackend as IPythonParallelBackend
+""",
     "tests/__init__": '''
 """The cluster of the suite: one farm per test file."""
 
@@ -94,7 +96,8 @@ def add_engines(n=1, profile="iptest", total=False):
         more = wanted - len(mec)
         if more:
             mec.add_engines(more)
-        while len(mec) < wanted:
+        # An engine that a test has killed is replaced: the next test begins when the replacement is there.
+        while len(mec) < max(wanted, _farms[-1].state.wanted):
             time.sleep(0.05)
     return [Started() for _ in range(more)]
 

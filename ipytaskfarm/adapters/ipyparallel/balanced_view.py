@@ -28,6 +28,8 @@ from ipytaskfarm.core.states import Waiting
 if TYPE_CHECKING:
     from ipytaskfarm.adapters.ipyparallel.client import Client
 
+LOST_RETRIES = 2
+"""Number of repetitions of a call after the loss of its engine; `retries` counts those after an error."""
 _WAITS_FOR_TASKS = {Waiting.TASKS}
 _NOT_RUNNABLE = {Waiting.TASKS, Waiting.NO_ENGINE, Waiting.REJECTED}
 
@@ -104,7 +106,7 @@ class LoadBalancedView(View):
         """Return the rules of a task, or why it can never run."""
         if not isinstance(self.retries, int):
             raise TypeError(f"retries must be int, not {type(self.retries)!r}")
-        rules: dict[str, Any] = {"retries": self.retries}
+        rules: dict[str, Any] = {"retries": self.retries, "lost_retries": LOST_RETRIES}
         if label is not None:
             rules["name"] = str(label)
         if self.targets is not None:

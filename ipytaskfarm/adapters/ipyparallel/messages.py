@@ -7,7 +7,7 @@ text, so it is good in any client; that of a command names the command and its e
 from __future__ import annotations
 
 import concurrent.futures
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +23,8 @@ from ipytaskfarm.core.messages.task_types import Final
 from ipytaskfarm.core.states import ABORTS
 
 REMEMBERED = 1000
-"""Number of the last commands whose records are kept, and of the last executions that `get_result` finds."""
+"""Number of the last commands whose records are kept, and whose results `get_result` finds if they are small."""
+SMALL_BYTES = 64 * 1024
 
 Names = Callable[[int], str]
 """Engine id -> the name of its incarnation."""
@@ -107,9 +108,26 @@ class CommandMessage(MessageFuture):
         self._read = read
         self.pending: PendingResult | None = None
         """The command, which other engines may do too."""
+        self.answer: EngineAnswer | None = None
+        """The engine's answer, once it has come."""
+
+    def forgetful(self) -> Callable[[], CommandMessage]:
+        """Return a function that makes a future for the same call, which has ended; it holds the packed value alone."""
+        data, answer = self.metadata, self.answer
+        assert answer is not None, "the call has ended"
+        arguments = self.msg_id, self.method, data["engine_id"], data["engine_uuid"], self._read, data["label"]
+
+        def make() -> CommandMessage:
+            made = CommandMessage(*arguments)
+            made.metadata["submitted"] = data["submitted"]
+            made.settle(answer)
+            return made
+
+        return make
 
     def settle(self, answer: EngineAnswer) -> None:
         """Resolve the future with the answer of its engine."""
+        self.answer = answer
         output = answer.output
         self.metadata.update(
             started=answer.began_at, completed=answer.ended_at or datetime.now(UTC),
@@ -183,8 +201,8 @@ class Messages:
         self.outstanding: dict[str, MessageFuture] = {}
         """The calls that have not ended."""
         self._living: WeakValueDictionary[str, MessageFuture] = WeakValueDictionary()
-        self._cells: deque[MessageFuture] = deque(maxlen=REMEMBERED)
-        """Keeps the last executions alive: their results are text."""
+        self._ended: OrderedDict[str, Callable[[], CommandMessage]] = OrderedDict()
+        """Message id -> makes the future of a command again whose answer was small."""
         self.records: OrderedDict[str, Metadata] = OrderedDict()
         """Message id -> what is known of the last commands."""
 
@@ -199,8 +217,6 @@ class Messages:
         self.outstanding[message.msg_id] = message
         self._living[message.msg_id] = message
         if isinstance(message, CommandMessage):
-            if message.method == "execute":
-                self._cells.append(message)
             self.records[message.msg_id] = message.metadata
             if len(self.records) > REMEMBERED:
                 self.records.popitem(last=False)
@@ -209,16 +225,24 @@ class Messages:
     def _note_end(self, message: concurrent.futures.Future[Any]) -> None:
         assert isinstance(message, MessageFuture)
         self.outstanding.pop(message.msg_id, None)
+        if isinstance(message, CommandMessage) and message.answer is not None and message.answer.size <= SMALL_BYTES:
+            self._ended[message.msg_id] = message.forgetful()
+            if len(self._ended) > REMEMBERED:
+                self._ended.popitem(last=False)
 
     def find(self, msg_id: str) -> MessageFuture | None:
         """Return a call of this process; None: it is unknown, or its result is not kept any more."""
-        return self._living.get(msg_id)
+        found = self._living.get(msg_id)
+        if found is None and msg_id in self._ended:
+            found = self._living[msg_id] = self._ended[msg_id]()
+        return found
 
     def forget(self, msg_ids: list[str] | None) -> None:
         """Forget ended commands, all or these."""
         ended = [each for each in (msg_ids or list(self.records)) if each not in self.outstanding]
         for msg_id in ended:
             self.records.pop(msg_id, None)
+            self._ended.pop(msg_id, None)
             self._living.pop(msg_id, None)
 
 
