@@ -167,7 +167,6 @@ class EngineProcess:
         bars_as_text()
         self._facts = gather_facts(settings)
         properties = Properties(self._facts, self._tell_properties)
-        package._here = package.Engine(settings.id, properties, self._facts)
         self._interrupts = Interrupts(recorder)
         self._prepare_for_children()
         self._loop = asyncio.get_event_loop_policy().get_event_loop()
@@ -179,7 +178,7 @@ class EngineProcess:
         address = f"ipc://{settings.folder}/lane.sock"
         self._lane = EngineLane(context, address, settings.engine, self._loop, self._lock, self)
         namespace = self._namespace = Namespace(shell, settings.id)
-        package._names = namespace.names
+        package._here, package._names = package.Engine(settings.id, properties, self._facts), namespace.names
         kernel.before_cell = namespace.begin_cell
         self._environments = Environments(settings.engine, namespace, self._baseline, self._lane.send)
         profiling = Profiling()

@@ -95,7 +95,7 @@ if TYPE_CHECKING:
     from ipytaskfarm.adapters.ipyparallel.executors import ViewExecutor as ViewExecutor
     from ipytaskfarm.adapters.ipyparallel.references import Reference as Reference, interactive as interactive
     from ipytaskfarm.adapters.ipyparallel.remote_functions import (
-        ParallelFunction as ParallelFunction,
+        PartsFunction as ParallelFunction,
         RemoteFunction as RemoteFunction,
         parallel as parallel,
         remote as remote,
@@ -125,7 +125,8 @@ else:
             return import_module("ipytaskfarm.ipyparallel.error")
         if name not in __all__:
             raise AttributeError(f"module 'ipytaskfarm.ipyparallel' has no attribute {name!r}")
-        found = getattr(import_module(f"ipytaskfarm.adapters.ipyparallel.{_WHERE.get(name, 'errors')}"), name)
+        module = import_module(f"ipytaskfarm.adapters.ipyparallel.{_WHERE.get(name, 'errors')}")
+        found = getattr(module, "PartsFunction" if name == "ParallelFunction" else name)
         globals()[name] = found
         return found
 

@@ -10,15 +10,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from ipytaskfarm.adapters.ipyparallel import display
 from ipytaskfarm.adapters.ipyparallel.errors import raise_together
+from ipytaskfarm.adapters.ipyparallel.interfaces import AbortsCalls
 from ipytaskfarm.adapters.ipyparallel.messages import MessageFuture, Metadata
 from ipytaskfarm.core import errors
-
-if TYPE_CHECKING:
-    from ipytaskfarm.adapters.ipyparallel.client import Client
 
 Split = set["AsyncResult"]
 
@@ -37,7 +35,7 @@ class AsyncResult(concurrent.futures.Future[Any]):
 
     def __init__(
         self,
-        client: Client,
+        client: AbortsCalls,
         children: MessageFuture | Sequence[MessageFuture],
         fname: str = "unknown",
         targets: list[int] | None = None,
@@ -336,7 +334,7 @@ class AsyncResult(concurrent.futures.Future[Any]):
         """
         limit_s = as_seconds(timeout)
         end_s = None if limit_s is None else time.monotonic() + limit_s
-        with display.progress_of(self, self._fname) as shown:
+        with display.progress_of(len(self), lambda: self.progress, self._fname) as shown:
             while not self._is_enough(return_when) and (end_s is None or time.monotonic() < end_s):
                 self.wait(interval)
                 shown.tick()
@@ -361,11 +359,11 @@ class AsyncResult(concurrent.futures.Future[Any]):
             result_only: show the values of expressions alone.
         """
         self._must_be_ready()
-        display.show_outputs(self, groupby, result_only)
+        display.show_outputs(self._children, self._single_result, groupby, result_only)
 
     def stream_output(self) -> contextlib.AbstractContextManager[None]:
         """Return a context manager in which the output of the call is shown as it arrives."""
-        return display.streaming(self)
+        return display.streaming(self._children)
 
 
 class AsyncMapResult(AsyncResult):
@@ -373,7 +371,7 @@ class AsyncMapResult(AsyncResult):
 
     def __init__(
         self,
-        client: Client,
+        client: AbortsCalls,
         children: Sequence[MessageFuture],
         join: Callable[[list[Any]], Any],
         fname: str = "",

@@ -6,7 +6,7 @@ import itertools
 import operator
 import threading
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from ipytaskfarm.adapters.ipyparallel import engine_calls
 from ipytaskfarm.adapters.ipyparallel.async_results import AsyncMapResult, AsyncResult
@@ -18,15 +18,15 @@ from ipytaskfarm.adapters.ipyparallel.errors import (
     TaskTimeout,
 )
 from ipytaskfarm.adapters.ipyparallel.executors import LazyMapIterator
+from ipytaskfarm.adapters.ipyparallel.interfaces import SendsCalls
 from ipytaskfarm.adapters.ipyparallel.messages import MessageFuture, Messages, TaskMessage
 from ipytaskfarm.adapters.ipyparallel.references import Reference
-from ipytaskfarm.adapters.ipyparallel.views import View, name_of
+from ipytaskfarm.adapters.ipyparallel.remote_functions import PartsFunction, name_of
+from ipytaskfarm.adapters.ipyparallel.views import View
+from ipytaskfarm.client.adapters import adapter
 from ipytaskfarm.client.futures import Settler
 from ipytaskfarm.client.tasks import CallTask
 from ipytaskfarm.core.states import Waiting
-
-if TYPE_CHECKING:
-    from ipytaskfarm.adapters.ipyparallel.client import Client
 
 LOST_RETRIES = 2
 """Number of repetitions of a call after the loss of its engine; `retries` counts those after an error."""
@@ -44,7 +44,7 @@ class LoadBalancedView(View):
 
     _flag_names = ("targets", "block", "track", "follow", "after", "timeout", "retries", "label")
 
-    def __init__(self, client: Client, targets: Any = None, **flags: Any) -> None:
+    def __init__(self, client: SendsCalls, targets: Any = None, **flags: Any) -> None:
         self.follow: Any = None
         self.after: Any = None
         self.timeout: float | None = None
@@ -208,9 +208,7 @@ class LoadBalancedView(View):
             return_exceptions: return errors among the values.
             label: a name for the tasks.
         """
-        from ipytaskfarm.adapters.ipyparallel.remote_functions import ParallelFunction
-
-        made = ParallelFunction(self, function, "b", block, chunksize, ordered, return_exceptions, label)
+        made = PartsFunction(self, function, "b", block, chunksize, ordered, return_exceptions, label)
         return made.map(*sequences)
 
     def call_parts(
@@ -286,9 +284,7 @@ class LoadBalancedView(View):
 
     def register_joblib_backend(self, name: str = "ipyparallel", make_default: bool = False) -> None:
         """Let ``joblib.Parallel(backend=name)`` submit with this view."""
-        from ipytaskfarm.adapters.ipyparallel.joblib_views import register
-
-        register(name, make_default, self)
+        adapter("ipyparallel.joblib_views").register(name, make_default, self)
 
 
 _numbers = itertools.count()

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ipytaskfarm.adapters.ipyparallel.async_results import AsyncHubResult, AsyncResult, as_seconds, error_if_lost
 from ipytaskfarm.adapters.ipyparallel.balanced_view import LoadBalancedView
@@ -28,12 +28,9 @@ from ipytaskfarm.adapters.ipyparallel.records import matching, records_of
 from ipytaskfarm.adapters.ipyparallel.views import BroadcastView, DirectView
 from ipytaskfarm.client import MultiEngineClient, TaskClient
 from ipytaskfarm.client.futures import Settler
+from ipytaskfarm.client.session import Session
 from ipytaskfarm.core import errors
 from ipytaskfarm.engine import is_engine
-
-if TYPE_CHECKING:
-    from ipytaskfarm.adapters.ipyparallel.cluster import Cluster
-    from ipytaskfarm.client.session import Session
 
 DEFAULT_TIMEOUT_S = 10.0
 NAMES_STAY_S = 2.0
@@ -56,7 +53,7 @@ class Client:
         profile: str | None = None,
         cluster_id: str | None = None,
         timeout: float | None = DEFAULT_TIMEOUT_S,
-        cluster: Cluster | None = None,
+        cluster: Any = None,
         debug: bool = False,
     ) -> None:
         """Connect.

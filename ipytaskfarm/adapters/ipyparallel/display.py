@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TextIO
 
 from ipytaskfarm.adapters.ipyparallel.errors import CompositeError
-from ipytaskfarm.adapters.ipyparallel.execute_reply import ExecuteReply
+from ipytaskfarm.adapters.ipyparallel.execute_reply import CellReply
 from ipytaskfarm.adapters.ipyparallel.messages import CommandMessage, MessageFuture
 from ipytaskfarm.client.commands import PendingResult
 from ipytaskfarm.client.output_printer import SeenOutput, rest_of
@@ -17,13 +17,16 @@ from ipytaskfarm.client.progress import CountedWork, ProgressDisplay
 from ipytaskfarm.client.screens import user_shell
 from ipytaskfarm.core.messages import Output
 
-if TYPE_CHECKING:
-    from ipytaskfarm.adapters.ipyparallel.async_results import AsyncResult
 
+def progress_of(total: int, ended: Callable[[], int], name: str) -> ProgressDisplay:
+    """Return the display of a wait for calls.
 
-def progress_of(result: AsyncResult, name: str) -> ProgressDisplay:
-    """Return the display of a wait for a result."""
-    return ProgressDisplay(CountedWork(lambda: len(result), lambda: result.progress), "tasks", name=name)
+    Args:
+        total: the number of calls.
+        ended: returns how many have ended.
+        name: the name of the function.
+    """
+    return ProgressDisplay(CountedWork(lambda: total, ended), "tasks", name=name)
 
 
 class Streams:
@@ -52,32 +55,35 @@ class Streams:
 
 def publish(output: dict[str, Any], engine: int, headed: bool = True) -> None:
     """Show a display of an engine in IPython; outside IPython displays have no meaning."""
-    shell = user_shell()
-    if shell is None:
-        return
     if headed:
         _head(engine)
-    shell.display_pub.publish(data=output["data"], metadata={**(output.get("metadata") or {}), "engine": engine})
+    _publish(output["data"], {**(output.get("metadata") or {}), "engine": engine})
+
+
+def _publish(data: dict[str, Any], metadata: dict[str, Any]) -> None:
+    shell = user_shell()
+    if shell is not None:
+        shell.display_pub.publish(data=data, metadata=metadata)
 
 
 def _head(engine: int) -> None:
-    from IPython.display import display_pretty
-
-    display_pretty(f"[output:{engine}]", raw=True)
+    _publish({"text/plain": f"[output:{engine}]"}, {})
 
 
 def show_value(value: Any) -> None:
-    """Show the value of an expression."""
-    if user_shell() is not None:
-        from IPython.display import display
+    """Show the value of an expression in IPython."""
+    shell = user_shell()
+    if shell is not None:
+        _publish(*shell.display_formatter.format(value))
 
-        display(value)
 
+def show_outputs(children: Sequence[MessageFuture], is_single: bool, groupby: str, result_only: bool) -> None:
+    """Show the output of ended calls; see ``AsyncResult.display_outputs``.
 
-def show_outputs(result: AsyncResult, groupby: str, result_only: bool) -> None:
-    """Show the output of an ended call; see ``AsyncResult.display_outputs``."""
-    shown = _Shown(result)
-    if result._single_result:
+    is_single: the call is not one of a list of calls.
+    """
+    shown = _Shown(children)
+    if is_single:
         shown.single(result_only)
     elif groupby == "engine":
         shown.by_engine(result_only)
@@ -88,10 +94,10 @@ def show_outputs(result: AsyncResult, groupby: str, result_only: bool) -> None:
 
 
 class _Shown:
-    """Shows the output of one ended call."""
+    """Shows the output of ended calls."""
 
-    def __init__(self, result: AsyncResult) -> None:
-        self._children = result._children
+    def __init__(self, children: Sequence[MessageFuture]) -> None:
+        self._children = children
         self._streams = Streams()
 
     def single(self, result_only: bool) -> None:
@@ -108,7 +114,7 @@ class _Shown:
             if not result_only:
                 self._texts(child)
             if (child.metadata["outputs"] and not result_only) or child.metadata["execute_result"] is not None:
-                _head_in_shell(child)
+                _head(child.metadata["engine_id"])
             if not result_only:
                 for output in child.metadata["outputs"]:
                     publish(output, child.metadata["engine_id"], headed=False)
@@ -133,7 +139,7 @@ class _Shown:
     def _displays(self) -> None:
         for child in self._children:
             if child.metadata["outputs"]:
-                _head_in_shell(child)
+                _head(child.metadata["engine_id"])
             for output in child.metadata["outputs"]:
                 publish(output, child.metadata["engine_id"], headed=False)
 
@@ -148,19 +154,14 @@ class _Shown:
             show_value(child.result())
 
 
-def _head_in_shell(child: MessageFuture) -> None:
-    if user_shell() is not None:
-        _head(child.metadata["engine_id"])
-
-
 # -- while the call runs
 
 
 @contextlib.contextmanager
-def streaming(result: AsyncResult) -> Iterator[None]:
+def streaming(children: Sequence[MessageFuture]) -> Iterator[None]:
     """Show the output of a call while it runs, and its errors and values when they arrive."""
-    printer = StreamPrinter(result._children)
-    followed = {id(child.pending): child.pending for child in result._children if isinstance(child, CommandMessage)}
+    printer = StreamPrinter(children)
+    followed = {id(child.pending): child.pending for child in children if isinstance(child, CommandMessage)}
     threads = [
         threading.Thread(target=_follow, args=(pending, printer), name="ipytaskfarm output", daemon=True)
         for pending in followed.values()
@@ -170,7 +171,7 @@ def streaming(result: AsyncResult) -> Iterator[None]:
         thread.start()
     try:
         yield
-        if result.done():
+        if all(child.done() for child in children):
             for thread in threads:
                 thread.join()
             if not threads:
@@ -237,7 +238,7 @@ class StreamPrinter:
             return
         self._shown[label] = place + 1
         if "execution_count" in output:
-            show_value(ExecuteReply.of_output(output, int(label)))
+            show_value(CellReply.of_output(output, int(label)))
         else:
             publish(output, int(label))
 

@@ -1,4 +1,4 @@
-"""`ExecuteReply`: the result of ``view.execute`` on one engine."""
+"""`CellReply`: the result of ``view.execute`` on one engine."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MIMES = {
 """IPython's display methods, and the mime type that each returns."""
 
 
-class ExecuteReply:
-    """The result of code on one engine: the value of its last expression, shown as ``Out[engine:number]: …``.
+class CellReply:
+    """The result of code on one engine, ipyparallel's ``ExecuteReply``: it is shown as ``Out[engine:number]: …``.
 
     Metadata (``stdout``, ``outputs`` …) are attributes.
     """
@@ -26,7 +26,7 @@ class ExecuteReply:
         self.metadata = metadata
 
     @classmethod
-    def of_output(cls, output: dict[str, Any], engine: int) -> ExecuteReply:
+    def of_output(cls, output: dict[str, Any], engine: int) -> CellReply:
         """Return the reply for the value of an expression that a command has shown."""
         metadata = Metadata()
         metadata.update(engine_id=engine, execute_result=output)
@@ -39,7 +39,7 @@ class ExecuteReply:
         return shown["data"] if shown else {}
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ExecuteReply):
+        if not isinstance(other, CellReply):
             return NotImplemented
         own, others = self.metadata, other.metadata
         return (self.execution_count, own["msg_id"], self.data) == (other.execution_count, others["msg_id"], other.data)
@@ -87,13 +87,13 @@ class ExecuteReply:
 def executed(is_silent: bool) -> Any:
     """Return the function that reads the answer to an execution; is_silent: without the value of its expression."""
 
-    def read(answer: EngineAnswer, metadata: Metadata) -> ExecuteReply:
+    def read(answer: EngineAnswer, metadata: Metadata) -> CellReply:
         found = answer.value
         shown = found["display"]
         values = [output for output in shown if "execution_count" in output]
         metadata["execute_result"] = values[-1] if values and not is_silent else None
         metadata["execute_input"] = found["input"]["raw"]
         metadata["outputs"] = [output for output in shown if "execution_count" not in output]
-        return ExecuteReply(found["number"], metadata)
+        return CellReply(found["number"], metadata)
 
     return read

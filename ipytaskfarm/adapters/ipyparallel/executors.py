@@ -8,11 +8,10 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ipytaskfarm.adapters.ipyparallel.async_results import AsyncResult
-    from ipytaskfarm.adapters.ipyparallel.views import View
+from ipytaskfarm.adapters.ipyparallel.async_results import AsyncResult
+from ipytaskfarm.adapters.ipyparallel.interfaces import CallsFunctions
 
 
 class LazyMapIterator:
@@ -82,7 +81,7 @@ class LazyMapIterator:
 class ViewExecutor(concurrent.futures.Executor):
     """A view as a ``concurrent.futures.Executor``: ``view.executor``."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: CallsFunctions) -> None:
         self.view = view
 
     @property

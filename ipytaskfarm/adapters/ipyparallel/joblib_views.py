@@ -5,20 +5,18 @@ It is the farm's own backend with the client and the rules of the view; see `ada
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import joblib
 
+from ipytaskfarm.adapters.ipyparallel.interfaces import ChoosesEngines
 from ipytaskfarm.adapters.joblib_backend import FarmBackend
-
-if TYPE_CHECKING:
-    from ipytaskfarm.adapters.ipyparallel.balanced_view import LoadBalancedView
 
 
 class ViewBackend(FarmBackend):
     """Runs the batches of `Parallel` calls as tasks on the engines of a view."""
 
-    def __init__(self, view: LoadBalancedView | None = None, nesting_level: int | None = None, **rules: Any) -> None:
+    def __init__(self, view: ChoosesEngines | None = None, nesting_level: int | None = None, **rules: Any) -> None:
         """
         Args:
             view: a load-balanced view; None: all engines of the farm "default", or of a farm of this process if that
@@ -36,7 +34,7 @@ class ViewBackend(FarmBackend):
         return count if self._view is None or self._view.targets is None else min(count, len(self._view))
 
 
-def register(name: str = "ipyparallel", make_default: bool = False, view: LoadBalancedView | None = None) -> None:
+def register(name: str = "ipyparallel", make_default: bool = False, view: ChoosesEngines | None = None) -> None:
     """Make the backend known to joblib in this process.
 
     Args:

@@ -6,7 +6,7 @@ import ast
 import contextlib
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from IPython import get_ipython
 from IPython.core.error import UsageError
@@ -15,15 +15,13 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 
 from ipytaskfarm.adapters.ipyparallel.async_results import AsyncResult
 from ipytaskfarm.adapters.ipyparallel.errors import AlreadyDisplayedError, CompositeError
-
-if TYPE_CHECKING:
-    from ipytaskfarm.adapters.ipyparallel.views import DirectView
+from ipytaskfarm.adapters.ipyparallel.interfaces import ExecutesCode
 
 PROGRESS_AFTER_S = 2.0
 TYPE = "type"
 
 
-def activate(view: DirectView, suffix: str = "") -> None:
+def activate(view: ExecutesCode, suffix: str = "") -> None:
     """Register the magics for a view.  Raises RuntimeError outside IPython."""
     shell: Any = get_ipython()
     if shell is None:
@@ -83,7 +81,7 @@ def output_arguments(magic: Callable[..., Any]) -> Callable[..., Any]:
 class ViewMagics:
     """The magics of one view."""
 
-    def __init__(self, shell: Any, view: DirectView, suffix: str) -> None:
+    def __init__(self, shell: Any, view: ExecutesCode, suffix: str) -> None:
         self.shell = shell
         self.view = view
         self.suffix = suffix
@@ -213,7 +211,7 @@ class ViewMagics:
         blocks = self.view.block if block is None else block
         if self.verbose if verbose is None else verbose:
             print(f"{'Parallel' if blocks else 'Async parallel'} execution on engine(s): {_shown(self.view.targets)}")
-        result = self.view.execute(code, silent=False, block=False)
+        result: AsyncResult = self.view.execute(code, silent=False, block=False)
         result._fname = "%px"
         self.last_result = result
         if save_name:

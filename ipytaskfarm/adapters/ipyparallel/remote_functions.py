@@ -6,13 +6,22 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ipytaskfarm.adapters.ipyparallel.views import View, name_of
+from ipytaskfarm.adapters.ipyparallel.interfaces import CallsFunctions
+
+
+def name_of(function: Any) -> str:
+    """Return a name for a function, as results show it."""
+    return str(getattr(function, "__name__", None) or getattr(function, "name", None) or function)
 
 
 class RemoteFunction:
     """A function that runs on the engines of a view: ``f(x)`` is ``view.apply(f, x)``."""
 
-    def __init__(self, view: View, function: Callable[..., Any], block: bool | None = None, **flags: Any) -> None:
+    _shown_as = "RemoteFunction"
+
+    def __init__(
+        self, view: CallsFunctions, function: Callable[..., Any], block: bool | None = None, **flags: Any
+    ) -> None:
         """Wrap a function.
 
         Args:
@@ -27,7 +36,7 @@ class RemoteFunction:
         self.flags = flags
         self.__name__ = name_of(function)
         if function.__doc__:
-            self.__doc__ = f"{type(self).__name__} wrapping:\n{function.__doc__}"
+            self.__doc__ = f"{self._shown_as} wrapping:\n{function.__doc__}"
         try:
             self.__signature__ = inspect.signature(function)
         except (TypeError, ValueError):
@@ -41,12 +50,17 @@ class RemoteFunction:
             return self.view.apply(self.func, *args, **kwargs)
 
 
-class ParallelFunction(RemoteFunction):
-    """A function that is called with parts of sequences: ``f(seq)``; ``f.map(seq)`` calls it with each item."""
+class PartsFunction(RemoteFunction):
+    """A function that is called with parts of sequences: ``f(seq)``; ``f.map(seq)`` calls it with each item.
+
+    It is ipyparallel's ``ParallelFunction``.
+    """
+
+    _shown_as = "ParallelFunction"
 
     def __init__(
         self,
-        view: View,
+        view: CallsFunctions,
         function: Callable[..., Any],
         dist: str = "b",
         block: bool | None = None,
@@ -113,13 +127,15 @@ def _with_length(sequence: Iterable[Any]) -> Any:
     return sequence if hasattr(sequence, "__len__") and hasattr(sequence, "__getitem__") else list(sequence)
 
 
-def remote(view: View, block: bool | None = None, **flags: Any) -> Callable[[Callable[..., Any]], RemoteFunction]:
+def remote(
+    view: CallsFunctions, block: bool | None = None, **flags: Any
+) -> Callable[[Callable[..., Any]], RemoteFunction]:
     """Return a decorator that makes a `RemoteFunction`."""
     return lambda function: RemoteFunction(view, function, block, **flags)
 
 
 def parallel(
-    view: View, dist: str = "b", block: bool | None = None, ordered: bool = True, **flags: Any
-) -> Callable[[Callable[..., Any]], ParallelFunction]:
-    """Return a decorator that makes a `ParallelFunction`."""
-    return lambda function: ParallelFunction(view, function, dist, block, ordered=ordered, **flags)
+    view: CallsFunctions, dist: str = "b", block: bool | None = None, ordered: bool = True, **flags: Any
+) -> Callable[[Callable[..., Any]], PartsFunction]:
+    """Return a decorator that makes a `PartsFunction`."""
+    return lambda function: PartsFunction(view, function, dist, block, ordered=ordered, **flags)

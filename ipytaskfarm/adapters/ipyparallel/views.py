@@ -12,21 +12,21 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from ipytaskfarm.adapters.ipyparallel import engine_calls
 from ipytaskfarm.adapters.ipyparallel.async_results import AsyncMapResult, AsyncResult
 from ipytaskfarm.adapters.ipyparallel.execute_reply import executed
+from ipytaskfarm.adapters.ipyparallel.executors import ViewExecutor
+from ipytaskfarm.adapters.ipyparallel.interfaces import SendsCalls
 from ipytaskfarm.adapters.ipyparallel.messages import CommandMessage, Messages, Metadata
 from ipytaskfarm.adapters.ipyparallel.references import Reference
+from ipytaskfarm.adapters.ipyparallel.remote_functions import PartsFunction, name_of, parallel, remote
+from ipytaskfarm.client.adapters import adapter
+from ipytaskfarm.client.commands import PendingResult
 from ipytaskfarm.client.engine_answers import EngineAnswer
 from ipytaskfarm.client.imports import collected
 from ipytaskfarm.client.scatter import joined, parts
-
-if TYPE_CHECKING:
-    from ipytaskfarm.adapters.ipyparallel.client import Client
-    from ipytaskfarm.adapters.ipyparallel.executors import ViewExecutor
-    from ipytaskfarm.client.commands import PendingResult
 
 _numbers = itertools.count()
 
@@ -36,11 +36,6 @@ Targets = int | list[int] | str | None
 def value_of(answer: EngineAnswer, metadata: Metadata) -> Any:
     """Return the value of an answer."""
     return answer.value
-
-
-def name_of(function: Any) -> str:
-    """Return a name for a function, as results show it."""
-    return str(getattr(function, "__name__", None) or getattr(function, "name", None) or function)
 
 
 class View:
@@ -56,9 +51,7 @@ class View:
     """Calls a function with the items of sequences; see the subclasses."""
     imap: Any
 
-    def __init__(self, client: Client, targets: Any = None, **flags: Any) -> None:
-        from ipytaskfarm.adapters.ipyparallel.executors import ViewExecutor
-
+    def __init__(self, client: SendsCalls, targets: Any = None, **flags: Any) -> None:
         self.client = client
         self.block = client.block
         self.track = False
@@ -157,14 +150,10 @@ class View:
 
     def remote(self, block: bool | None = None, **flags: Any) -> Any:
         """Return a decorator that makes a function run on the engines of this view."""
-        from ipytaskfarm.adapters.ipyparallel.remote_functions import remote
-
         return remote(self, self.block if block is None else block, **flags)
 
     def parallel(self, dist: str = "b", block: bool | None = None, **flags: Any) -> Any:
         """Return a decorator that makes a function run on parts of sequences."""
-        from ipytaskfarm.adapters.ipyparallel.remote_functions import parallel
-
         return parallel(self, dist, self.block if block is None else block, **flags)
 
     def _finish(self, result: AsyncResult, block: bool | None) -> Any:
@@ -226,7 +215,7 @@ class DirectView(View):
     Calls for one engine return a value, and calls for a list of engines a list of values.
     """
 
-    def __init__(self, client: Client, targets: Any = "all", **flags: Any) -> None:
+    def __init__(self, client: SendsCalls, targets: Any = "all", **flags: Any) -> None:
         super().__init__(client, targets, **flags)
 
     # -- sending
@@ -411,9 +400,7 @@ class DirectView(View):
             return_exceptions: return errors among the values; the error of an item stands for its engine's part.
             label: a name for the call.
         """
-        from ipytaskfarm.adapters.ipyparallel.remote_functions import ParallelFunction
-
-        made = ParallelFunction(self, function, block=block, return_exceptions=return_exceptions, label=label)
+        made = PartsFunction(self, function, block=block, return_exceptions=return_exceptions, label=label)
         return made.map(*sequences)
 
     def call_parts(
@@ -488,9 +475,7 @@ class DirectView(View):
 
     def activate(self, suffix: str = "") -> None:
         """Register ``%px``, ``%%px``, ``%autopx``, ``%pxresult`` and ``%pxconfig`` for this view in IPython."""
-        from ipytaskfarm.adapters.ipyparallel.magics import activate
-
-        activate(self, suffix)
+        adapter("ipyparallel.magics").activate(self, suffix)
 
 
 def _in_words(statement: str) -> str:
@@ -503,6 +488,6 @@ def _in_words(statement: str) -> str:
 class BroadcastView(DirectView):
     """A direct view, under the name that ipyparallel has for views of very many engines."""
 
-    def __init__(self, client: Client, targets: Any = "all", is_coalescing: bool = False, **flags: Any) -> None:
+    def __init__(self, client: SendsCalls, targets: Any = "all", is_coalescing: bool = False, **flags: Any) -> None:
         self.is_coalescing = is_coalescing
         super().__init__(client, targets, **flags)
