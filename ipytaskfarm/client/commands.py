@@ -19,7 +19,7 @@ from ..core import errors
 from ..core.messages import CommandAnswer, Keep, ListEngines
 from ..core.messages.engine_commands import ApplyReply, ExecuteReply
 from ..core.messages.tables import EngineTable
-from ..display.interrupts import show_users_frames
+from ..display.ipython import show_users_frames
 from ..serialization.pack import unpack
 from .display import output_html, text_html
 from .engine_answers import EngineAnswer, error_of_answer, output_of_answer
@@ -217,6 +217,7 @@ class PendingResult:
         with self._settling:
             found, error = self._settle()
         if error is not None:
+            show_users_frames(error)
             raise error.with_traceback(None)
         return found
 

@@ -19,10 +19,11 @@ import msgspec
 
 from ..core.arguments import check_name, check_names, wrong
 from ..core.messages.dependencies import FAIL
-from ..core.messages.payload import CallWork, StringWork
+from ..core.messages.payload import CallWork, CellPlace, StringWork
 from ..core.messages.task_types import Function, Packed
 from ..core.text import did_you_mean, exactly, shown
 from ..environment import TaskEnvironment
+from ..serialization.pack import is_coroutine_function
 from ..storage.blobs import Blobs
 from .packing import TaskData, pack_task
 from .rules import CHECKS, DEFAULTS, Asking, flag, keyword_parameters
@@ -342,7 +343,11 @@ class Task:
     def __repr__(self) -> str:
         rest = []
         for name, value in self.__dict__.items():
-            if name in ("expression", "function", "_ruled") or (value.__class__ in (tuple, dict) and not value):
+            if (
+                name in ("expression", "function")
+                or name.startswith("_")
+                or (value.__class__ in (tuple, dict) and not value)
+            ):
                 continue
             # Shortened, because a chain of recovery tasks may be long, or a loop by mistake.
             rest.append(f"{name}={value._short() if isinstance(value, Task) else shown(value, 60)}")
@@ -351,6 +356,10 @@ class Task:
     def _pack(self, blobs: Blobs | None) -> Packed:
         """Pack the task; a running task that submits it calls this."""
         return pack_task(self, blobs)
+
+    def _shares_engine(self) -> bool:
+        """Return whether an engine may run the task beside others: it calls a coroutine function."""
+        return False
 
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
         """Return the encoded work and the digest of its function; add the function to `functions`."""
@@ -379,6 +388,7 @@ class StringTask(Task):
     pull: tuple[str, ...] | list[str] | str | None
 
     _is_code = True
+    _cell: CellPlace | None = None
     _attributes = _RULES | {"expression", "pull", "push", "clear_before", "clear_after"}
 
     def __init__(
@@ -406,6 +416,11 @@ class StringTask(Task):
             clear_before, clear_after, retries, recovery_task, depend, name, priority, time_limit, targets, asking
         )
 
+    def stands_in(self, cell: CellPlace) -> Self:
+        """Set the cell of a notebook in which the code stands; tracebacks name it.  Returns the task."""
+        self.__dict__["_cell"] = cell
+        return self
+
     def _first(self) -> str:
         return repr(self.expression)
 
@@ -417,6 +432,7 @@ class StringTask(Task):
             data.pack(push, "push") if push else None,
             self.clear_before,
             self.clear_after,
+            self._cell,
         )
         try:
             return _encode(work), None
@@ -496,6 +512,10 @@ class CallTask(Task):
 
     def _first(self) -> str:
         return _name_of(self.function)
+
+    def _shares_engine(self) -> bool:
+        # clearing the names of an engine would take them from the others
+        return is_coroutine_function(self.function) and not (self.clear_before or self.clear_after)
 
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
         function = data.pack_function(self.function)

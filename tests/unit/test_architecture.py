@@ -43,7 +43,7 @@ LAYERS: dict[str, str] = {
     "jupyter": "core display version system storage transport serialization client deployment",
     "cli": "core display version settings policies system storage transport agent controller client launchers "
     "deployment doctor",
-    "adapters": "core settings environment system engine client deployment",
+    "adapters": "core display settings environment system engine client deployment",
     "joblib": "adapters",
     "ipyparallel": "adapters",
     "testing": "core display policies serialization engine controller/evaluator controller client",
@@ -475,8 +475,8 @@ PLANTED = {
         "extra",
     ),
     "ipykernel elsewhere": ("agent/a.py", "from ipykernel.kernelapp import IPKernelApp", "only engine/ may", ""),
-    "IPython elsewhere": ("client/a.py", "def f():\n    from IPython import get_ipython", "only engine/, jupyter/, ", ""),
-    "IPython by name": ("client/a.py", "import importlib\nimportlib.import_module('IPython')", "engine/, jupyter/, ", ""),
+    "IPython elsewhere": ("client/a.py", "def f():\n    from IPython import get_ipython", "only engine/, jupyter/", ""),
+    "IPython by name": ("client/a.py", "import importlib\nimportlib.import_module('IPython')", "engine/, jupyter/", ""),
     "fork elsewhere": ("agent/a.py", "import os\nos.fork()", "uses os.fork: only engine/zygote.py", "locks"),
     "fork by name": ("agent/a.py", "from os import fork", "imports os.fork", "locks"),
     "controller unpickles": (

@@ -14,8 +14,8 @@ from ipytaskfarm.adapters.ipyparallel.messages import CommandMessage, MessageFut
 from ipytaskfarm.client.commands import PendingResult
 from ipytaskfarm.client.output_printer import SeenOutput, rest_of
 from ipytaskfarm.client.progress import CountedWork, ProgressDisplay
-from ipytaskfarm.client.screens import user_shell
 from ipytaskfarm.core.messages import Output
+from ipytaskfarm.display.ipython import user_shell
 
 
 def progress_of(total: int, ended: Callable[[], int], name: str) -> ProgressDisplay:
