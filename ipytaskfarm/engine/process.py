@@ -167,7 +167,6 @@ class EngineProcess:
         bars_as_text()
         self._facts = gather_facts(settings)
         properties = Properties(self._facts, self._tell_properties)
-        package._here = package.Engine(settings.id, properties, self._facts)
         self._interrupts = Interrupts(recorder)
         self._prepare_for_children()
         self._loop = asyncio.get_event_loop_policy().get_event_loop()
@@ -180,6 +179,7 @@ class EngineProcess:
             context, f"ipc://{settings.folder}/lane.sock", settings.engine, self._loop, self._lock, self
         )
         namespace = self._namespace = Namespace(shell, settings.id)
+        package._here, package._names = package.Engine(settings.id, properties, self._facts), namespace.names
         kernel.before_cell = namespace.begin_cell
         self._environments = Environments(settings.engine, namespace, self._baseline, self._lane.send)
         profiling = Profiling()
@@ -246,8 +246,11 @@ class EngineProcess:
         self._loops.show()
         return self._commands.run(command)
 
-    def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None:
-        self._commands.clear_queue(command, waiting)
+    def clear_queue(self, command: EngineCommand) -> None:
+        self._commands.clear_queue(command)
+
+    def interrupt(self, command: EngineCommand) -> None:
+        self._commands.interrupt(command)
 
     def profile(self, command: EngineCommand) -> None:
         self._commands.profile(command)
@@ -299,6 +302,7 @@ class EngineProcess:
         self._capture.shrink()
         self._recorder.words.flush()
         self._interrupts.again()
+        self._commands.watch()
         self._runner.watch()
         if self._unrung:
             self._ring()
