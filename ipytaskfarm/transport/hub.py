@@ -35,7 +35,7 @@ from ..version import __version__
 from . import wire
 from .curve_listener import CurveListener
 from .handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
-from .interface import ConnectionId, KnownKey, ReceivedFrame, Sent
+from .interface import ConnectionId, KnownKey, PeerListener, ReceivedFrame, Sent
 from .keys import READ_ONLY, FarmKeys, role_of, session_fits
 from .reliable_session import BEGIN_ANEW, Greeting, Heard, PacketKind, ReliableSession, frame_of, kind_of
 from .unix_listener import UnixListener
@@ -315,12 +315,18 @@ class Hub:
 
     def receive(self, limit: int = 256) -> list[tuple[Peer, Incoming]]:
         """Return the messages and events since the last call, about `limit` of them: packets are not split."""
-        self._curve.serve_gate()
         awake_s = self._patience.look(self._clock())
         heard: list[tuple[Peer, Incoming]] = []
+        listeners = self._listeners_with_input()
         for _ in range(limit):
-            if len(heard) >= limit or not self._receive_one(heard, awake_s):
+            if len(heard) >= limit or not listeners:
                 break
+            for listener in listeners:
+                frame = listener.receive()
+                if frame is None:
+                    listeners.remove(listener)
+                    break
+                self._on_frame(frame, heard, awake_s)
         for connection in self._unix.take_ended() if self._unix is not None else ():
             if (ended := self._by_connection.get(connection)) is not None:
                 self._unbind(ended)
@@ -374,15 +380,11 @@ class Hub:
 
     # ------------------------------------------------------------------------------------- receiving
 
-    def _receive_one(self, heard: list[tuple[Peer, Incoming]], awake_s: float) -> bool:
-        """Take one packet of each listener, and return whether there was one."""
-        packet = self._curve.receive()
-        if packet is not None:
-            self._on_frame(packet, heard, awake_s)
-        local = self._unix.receive() if self._unix is not None else None
-        if local is not None:
-            self._on_frame(local, heard, awake_s)
-        return packet is not None or local is not None
+    def _listeners_with_input(self) -> list[PeerListener]:
+        found: list[PeerListener] = [self._curve] if self._curve.has_input() else []
+        if self._unix is not None and self._unix.has_input:
+            found.append(self._unix)
+        return found
 
     def _on_frame(self, packet: ReceivedFrame, heard: list[tuple[Peer, Incoming]], awake_s: float) -> None:
         connection, user, frame = packet
