@@ -154,7 +154,6 @@ class EngineProcess:
         self._app = make_app(settings.connection_file, settings.folder)
         shell: Any = self._app.shell
         kernel: Any = self._app.kernel
-        context: Any = self._app.context
         recorder = Recorder.open(settings.recorder)
         self._recorder = recorder
         self._bell = Bell.connect(Path(settings.folder) / "bell.sock")
@@ -176,8 +175,7 @@ class EngineProcess:
         self._look_later: asyncio.TimerHandle | None = None
         self._baseline = Baseline(self._loops, self._capture)
         kernel.after_cell = self._after_cell
-        address = f"ipc://{settings.folder}/lane.sock"
-        self._lane = EngineLane(context, address, settings.engine, self._loop, self._lock, self)
+        self._lane = EngineLane(f"{settings.folder}/lane.sock", settings.engine, self._loop, self._lock, self)
         namespace = self._namespace = Namespace(shell, settings.id)
         kernel.before_cell = namespace.begin_cell
         self._environments = Environments(settings.engine, namespace, self._baseline, self._lane.send)
