@@ -18,7 +18,7 @@ from ..core.messages import tables
 from ..core.messages.payload import ResultBody
 from ..core.states import ABORTS
 from ..core.text import Text, text_of
-from ..display.cells import with_cells
+from ..display.ipython import with_cells
 from ..serialization.pack import pack
 from ..storage.blobs import BlobWriter
 from .ids import Ids, id_list, seconds, task_id

@@ -155,7 +155,6 @@ class EngineProcess:
         self._app = make_app(settings.connection_file, settings.folder)
         shell: Any = self._app.shell
         kernel: Any = self._app.kernel
-        context: Any = self._app.context
         recorder = self._recorder = Recorder.open(settings.recorder)
         self._bell = Bell.connect(Path(settings.folder) / "bell.sock")
         self._bell_rang = self._slice_ended_s = 0.0
@@ -175,9 +174,7 @@ class EngineProcess:
         self._look_later: asyncio.TimerHandle | None = None
         self._baseline = Baseline(self._loops, self._capture)
         kernel.after_cell = self._after_cell
-        self._lane = EngineLane(
-            context, f"ipc://{settings.folder}/lane.sock", settings.engine, self._loop, self._lock, self
-        )
+        self._lane = EngineLane(f"{settings.folder}/lane.sock", settings.engine, self._loop, self._lock, self)
         namespace = self._namespace = Namespace(shell, settings.id)
         package._here, package._names = package.Engine(settings.id, properties, self._facts), namespace.names
         kernel.before_cell = namespace.begin_cell
