@@ -3,7 +3,8 @@
 **Calling contract** of `Hub`. One thread owns it. Each turn of the controller's loop calls, in this order:
 
 1. `poll`: wait for something;
-2. `receive`: messages in sequence, each one once, from peers with a key that allows them;
+2. `receive`: the messages of one turn, each one once, from peers with a key that allows them. Those of one peer come in
+   the order of sending; among peers, a fair order decides (`core.turn_shares`), and the rest waits for the next turn;
 3. `send`, any number of times: it only queues;
 4. *commit what was received*, then
 5. `flush`: acknowledges all that `receive` returned, and sends what was queued. **Nothing else acknowledges**, so
@@ -19,13 +20,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 import zmq
 
 from ..core import errors
+from ..core.limits import ByteAccounts, Limits
 from ..core.messages import (
     AgentMessage,
     Answer,
@@ -45,17 +47,28 @@ from ..core.messages import (
 )
 from ..core.messages.blob_chunks import ReadBlob
 from ..version import __version__
-from . import wire
+from . import message_parts, wire
 from .handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
+from .inbox import Inbox, Left
 from .keys import FarmKeys, role_of, session_fits
-from .reliable_session import BEGIN_ANEW, Greeting, Heard, PacketKind, ReliableSession, frame_of, kind_of
+from .reliable_session import (
+    BEGIN_ANEW,
+    HEADER,
+    MAX_MESSAGE_BYTES,
+    WINDOW_BYTES,
+    Greeting,
+    Heard,
+    PacketKind,
+    ReliableSession,
+    frame_of,
+    kind_of,
+)
 
 GONE_S = {"client": 60.0, "agent": 3600.0}
 """After this many seconds of silence a session is forgotten. A peer that returns later begins anew."""
 JUDGE_EVERY_S = 0.5
 BEAT_AFTER_S = 0.5
 CONGESTED_S = 0.05
-SESSIONS_MAX = 20_000
 AGENT_SESSIONS_MAX = 1024
 """The limit for one enrolled agent's key: enough for all nodes of a cluster that share it, but not for all places."""
 PARTS_PER_LOOK = 1000
@@ -132,8 +145,6 @@ class _State:
         self.user = ""
         """The ZeroMQ user id of its present connection, which tells the key."""
         self.session = ReliableSession()
-        self.decode: Callable[[bytes | memoryview], Sequence[ClientMessage | AgentMessage]]
-        self.decode = wire.from_agent.decode if peer.role == "agent" else wire.from_client.decode
         self.connection: bytes | None = None
         self.ended: bytes | None = None
         """The connection that the peer has closed, until there is a new one: its last messages may still be read."""
@@ -162,8 +173,12 @@ class Hub:
         epoch: int,
         *,
         clock: Callable[[], float] = time.monotonic,
+        limits: Limits | None = None,
     ) -> None:
         self._farm = farm
+        self._limits = limits = limits or Limits()
+        self._inbox = Inbox(clock, self, self.backlog_bytes)
+        self._incoming = ByteAccounts(MAX_MESSAGE_BYTES + WINDOW_BYTES, limits.incoming_per_key, limits.incoming)
         self._name = name
         self._epoch = epoch
         self._clock = clock
@@ -240,12 +255,19 @@ class Hub:
         self._dirty[session] = state
         return True
 
+    def charge_answer(self, session: str, seconds: float) -> None:
+        """Record how long the answer to a question of this session took: its next one waits its turn accordingly."""
+        if session in self._states:
+            self._inbox.shares.charge_answer(session, seconds)
+
     def forget(self, session: str) -> None:
-        """Drop a session and all messages that are queued for it."""
+        """Drop a session, all messages that are queued for it, and those of it that are not handled."""
         state = self._states.pop(session, None)
         if state is not None:
             self._unbind(state)
             self._dirty.pop(session, None)
+            self._inbox.forget(session)
+            self._incoming.hold(state.peer.title, session, 0)
             self._sessions_of[state.peer.title] -= 1
 
     def rekey(self, keys: FarmKeys) -> tuple[int, list[str]]:
@@ -286,6 +308,8 @@ class Hub:
         if self._states:
             # A session that is still to be flushed has a full connection, and nothing reports when that has room again.
             timeout_s = min(timeout_s, CONGESTED_S if self._dirty else JUDGE_EVERY_S)
+        if self._inbox.has_work:
+            timeout_s = 0.0
         deadline_s = self._clock() + timeout_s
         watched: list[tuple[zmq.Socket[bytes] | int, int]] = [(self._gate, zmq.POLLIN), (self._router, zmq.POLLIN)]
         watched += [(fd, zmq.POLLIN) for fd in extra_fds]
@@ -297,20 +321,34 @@ class Hub:
             if others or self._clock() >= deadline_s:
                 return {thing for thing in others if isinstance(thing, int)}
 
-    def receive(self, limit: int = 256) -> list[tuple[Peer, Incoming]]:
-        """Return the messages and events since the last call, about `limit` of them: packets are not split."""
+    def receive(self, limit: int = 256) -> Iterator[tuple[Peer, Incoming]]:
+        """Read up to `limit` packets, and return the events and messages of this turn.
+
+        A message is decoded when it is asked for, and has cost its session the time until the next one is.
+        """
         self._serve_gate()
         awake_s = self._patience.look(self._clock())
         heard: list[tuple[Peer, Incoming]] = []
         for _ in range(limit):
-            if len(heard) >= limit:
-                break
             if not self._receive_one(heard, awake_s):
                 break
         # Also if more is waiting: ZeroMQ reads from all connections in turn, so each peer that sent something was
         # heard.
         self._judge(heard, awake_s)
-        return heard
+        return self._of_this_turn(heard)
+
+    def _of_this_turn(self, heard: list[tuple[Peer, Incoming]]) -> Iterator[tuple[Peer, Incoming]]:
+        yield from heard
+        for session, message in self._inbox.take():
+            state = self._states.get(session)
+            if state is None:
+                continue
+            self._dirty[session] = state
+            if message is Left.LEFT:
+                self.forget(session)
+                yield state.peer, PeerGone(said=True)
+            else:
+                yield state.peer, message
 
     def flush(self, now_s: float) -> None:
         """Acknowledge all that `receive` returned, and send queued messages, as far as the windows allow.
@@ -381,10 +419,9 @@ class Hub:
         elif kind is None or state.user != user:
             self._refuse(connection, "SecurityError", "this connection sent nonsense", "nonsense")
         elif kind is PacketKind.BYE:
-            self.forget(state.peer.session)
-            heard.append((state.peer, PeerGone(said=True)))
+            self._on_bye(state, heard)
         else:
-            self._on_packet(state, connection, frame, heard, awake_s)
+            self._on_packet(state, connection, frame, awake_s)
         return True
 
     def _discard(self) -> None:
@@ -395,13 +432,21 @@ class Hub:
                 return
             self._router.recv(zmq.NOBLOCK, copy=False)
 
-    def _on_packet(
-        self, state: _State, connection: bytes, frame: memoryview, heard: list[tuple[Peer, Incoming]], awake_s: float
-    ) -> None:
+    def _on_bye(self, state: _State, heard: list[tuple[Peer, Incoming]]) -> None:
+        self._unbind(state)
+        # What it sent before is handled first.
+        if not self._inbox.leave(state.peer.session):
+            self.forget(state.peer.session)
+            heard.append((state.peer, PeerGone(said=True)))
+
+    def _on_packet(self, state: _State, connection: bytes, frame: memoryview, awake_s: float) -> None:
         state.heard_awake_s = awake_s
-        what, body = state.session.hear(frame)
-        state.session.freed()
-        self._dirty[state.peer.session] = state
+        session, name = state.session, state.peer.session
+        if len(frame) > HEADER.size and (why := self._incoming.why_not(state.peer.title, name, len(frame))):
+            return self._begin_later(state, connection, why)
+        what, body = session.hear(frame)
+        session.freed()
+        self._dirty[name] = state
         if what is Heard.GAP:
             self.rejected["gap"] += 1
             self._unbind(state)
@@ -412,31 +457,55 @@ class Hub:
             # An acknowledgement of a very recent message needs no beat in answer.
             state.beat_due = awake_s - state.spoke_awake_s > BEAT_AFTER_S
         elif body is not None:
-            self._on_body(state, connection, body, heard)
+            self._inbox.put(name, state.peer.title, state.peer.role, session.last_in, body)
+            self._count_bytes(state)
+        else:
+            self._count_bytes(state)
 
-    def _on_body(
-        self, state: _State, connection: bytes, body: bytes | memoryview, heard: list[tuple[Peer, Incoming]]
-    ) -> None:
-        peer = state.peer
-        try:
-            messages: Iterable[ClientMessage | AgentMessage] = state.decode(body)
-        except wire.READABLE as error:
-            return self._unreadable(state, connection, body, error)
-        if peer.read_only:
-            messages = [message for message in messages if self._may_read(state, connection, message)]
-        heard.extend((peer, message) for message in messages)
+    def _count_bytes(self, state: _State) -> None:
+        name = state.peer.session
+        self._incoming.hold(state.peer.title, name, self._inbox.bytes_of(name) + state.session.pieces_bytes)
 
-    def _unreadable(self, state: _State, connection: bytes, body: bytes | memoryview, error: Exception) -> None:
-        """Report the error and end the connection: skipping one packet of a sequence would lose it."""
+    def _begin_later(self, state: _State, connection: bytes, why: str) -> None:
+        """Drop what a session has sent and was not handled: it connects after a pause, and sends that again.
+
+        Nothing of it was acknowledged. The place that it had is free for others, so that one of them gets ready.
+        """
+        state.session.begin(0)
+        self._inbox.drop(state.peer.session)
+        self._count_bytes(state)
+        text = f"farm {self._name!r} holds too many bytes of messages that it has not handled: {why} (incoming_limit)"
+        self._refuse(connection, "ConnectionError", text, "too many bytes", later=True)
+
+    # -- what the inbox asks
+
+    def read(self, session: str, raw: Any) -> Any:
+        """Return a message as the inbox has it, decoded; None if its session may not send it. Called by the inbox."""
+        message = message_parts.decoded(raw)
+        state = self._states.get(session)
+        if state is None or (state.peer.read_only and not self._may_read(state, message)):
+            return None
+        return message
+
+    def unreadable(self, session: str, body: Any, error: Exception) -> None:
+        """End the connection of a session that sent something unreadable. Called by the inbox.
+
+        Skipping one packet of a sequence would lose it.
+        """
+        state = self._states.get(session)
+        if state is None:
+            return
         role = state.peer.role
+        if isinstance(error, errors.ResultTooLarge):
+            return self._refuse_peer(state, "ResultTooLarge", str(error), "too many values")
         foreign = [tag for tag in wire.tags_in(body) if tag not in wire.TAGS[role]]
         if foreign:
             text = f"a key for the role {role} does not allow to send {foreign[0]}"
-            return self._refuse(connection, "SecurityError", text, "role")
+            return self._refuse_peer(state, "SecurityError", text, "role")
         text = f"the controller is {wire.own_version()} and cannot read what this peer sent: {error}"
-        self._refuse(connection, "VersionMismatch", text, "unreadable")
+        self._refuse_peer(state, "VersionMismatch", text, "unreadable")
 
-    def _may_read(self, state: _State, connection: bytes, message: ClientMessage | AgentMessage) -> bool:
+    def _may_read(self, state: _State, message: ClientMessage | AgentMessage) -> bool:
         """Return whether a message under a read-only key only asks. If it does not, it is refused here."""
         if isinstance(message, AskQuestion) and isinstance(message.question, READ_ONLY):
             return True
@@ -446,7 +515,7 @@ class Hub:
         if isinstance(message, AskQuestion):
             self.send(state.peer.session, Answer(message.n, Refusal("SecurityError", text)))
         else:
-            self._refuse(connection, "SecurityError", text, "read-only key")
+            self._refuse_peer(state, "SecurityError", text, "read-only key")
         return False
 
     def _on_handshake(
@@ -483,6 +552,9 @@ class Hub:
         state.welcome = state.session.meet_hello(message.epoch, message.last_in, self._epoch)
         self._dirty[message.session] = state
         anew = state.welcome is Greeting.ANEW
+        if anew:
+            self._inbox.drop(message.session)
+            self._count_bytes(state)
         heard.append((state.peer, PeerNewEpoch(message) if anew else PeerUp()))
 
     def _objection(self, hello: Hello, title: str) -> Refuse | None:
@@ -501,8 +573,6 @@ class Hub:
         state = self._states.get(hello.session)
         if state is not None and state.peer.title != title:
             return Refuse("SecurityError", "this session belongs to a peer with another key")
-        if state is None and len(self._states) >= SESSIONS_MAX:
-            return Refuse("ConnectionError", f"farm {self._name!r} has {SESSIONS_MAX:,} sessions already", later=True)
         if state is None and ":" in title and self._sessions_of[title] >= AGENT_SESSIONS_MAX:
             return Refuse("ConnectionError", f"{title} has {AGENT_SESSIONS_MAX:,} sessions already", later=True)
         return None
@@ -528,8 +598,10 @@ class Hub:
 
     def _flush_one(self, state: _State, awake_s: float) -> bool:
         """Send what one session may send. Return False if the connection is full."""
-        session = state.session
-        session.confirm()
+        session, name = state.session, state.peer.session
+        session.confirm(self._inbox.handled(name))
+        if self._incoming.of(name):
+            self._count_bytes(state)
         connection = state.connection
         if connection is None:
             return True
@@ -568,13 +640,18 @@ class Hub:
     def _answer(self, connection: bytes, message: Handshake) -> None:
         self._put(connection, wire.encode_handshake(message))
 
-    def _refuse(self, connection: bytes, etype: str, text: str, counted_as: str) -> None:
+    def _refuse(self, connection: bytes, etype: str, text: str, counted_as: str, *, later: bool = False) -> None:
         """Refuse a peer that breaks the rules. ZeroMQ cannot cut its connection, so the hub forgets the connection."""
         self.rejected[counted_as] += 1
         state = self._by_connection.get(connection)
         if state is not None:
             self._unbind(state)
-        self._answer(connection, Refuse(etype, text[: wire.TEXT_MAX]))
+        self._answer(connection, Refuse(etype, text[: wire.TEXT_MAX], later=later))
+
+    def _refuse_peer(self, state: _State, etype: str, text: str, counted_as: str) -> None:
+        connection = state.connection or state.ended
+        if connection is not None:
+            self._refuse(connection, etype, text, counted_as)
 
     def _unbind(self, state: _State) -> None:
         for connection in (state.connection, state.ended):

@@ -129,6 +129,9 @@ class SimHub:
     def backlog_bytes(self, session: str) -> int:
         return 0
 
+    def charge_answer(self, session: str, seconds: float) -> None:
+        pass
+
     def send(self, session: str, message: object) -> bool:
         state = self.hearing.get(session)
         if state is None:

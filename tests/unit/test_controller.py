@@ -228,6 +228,9 @@ class Diary:
     def backlog_bytes(self, session: str) -> int:
         return 0
 
+    def charge_answer(self, session: str, seconds: float) -> None:
+        pass
+
     def flush(self, now_s: float) -> None:
         self.lines.append("flush")
 

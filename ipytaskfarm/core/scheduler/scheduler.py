@@ -14,7 +14,7 @@ again from the store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .. import messages as m
@@ -232,8 +232,10 @@ class Scheduler:
     def __init__(self, farm: SchedulerState) -> None:
         self.farm = farm
 
-    def turn(self, events: Sequence[tuple[str, Event]], now: Now) -> Decision:
-        """Handle the events, run the timers that are due, and assign tasks."""
+    def turn(self, events: Iterable[tuple[str, Event]], now: Now) -> Decision:
+        """Handle the events, run the timers that are due, and assign tasks.
+
+        The next event is asked for when the one before it was handled: the caller may measure what each has cost."""
         out = Decision()
         farm = self.farm
         farm.mono_s = now.mono_s
