@@ -30,7 +30,8 @@ from ..core.text import text_of
 from ..core.validation import why_refused
 from ..storage.event_log import EventLog
 from ..storage.store import Store
-from ..transport.hub import Hub, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
+from ..transport.hub import Hub
+from ..transport.peer_events import Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from . import replies
 from .access import FarmAccess
 from .blob_reading import BlobReader, ReadPiece

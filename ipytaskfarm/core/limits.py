@@ -1,6 +1,6 @@
 """The limits that keep one peer from taking what belongs to all, and the accounts of held bytes.
 
-`Limits` has them all, with their defaults; `docs/limits.md` explains them to users. Errors name the limit that was
+`PeerLimits` has them all, with their defaults; `docs/limits.md` explains them to users. Errors name the limit that was
 reached, and the remedy.
 """
 
@@ -17,7 +17,7 @@ PARTS_MAX = 1_000_000
 
 
 @dataclass(frozen=True)
-class Limits:
+class PeerLimits:
     """The limits of what sessions may hold in the controller. Sizes are in bytes."""
 
     sessions: int = 4096

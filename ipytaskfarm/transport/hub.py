@@ -21,36 +21,20 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
-import msgspec
 import zmq
 
 from ..core import errors
-from ..core.limits import ByteAccounts, Limits
-from ..core.messages import (
-    AgentMessage,
-    Answer,
-    AskQuestion,
-    ClientMessage,
-    ExplainTasks,
-    FarmStatus,
-    FetchResults,
-    ListEngines,
-    ListKept,
-    ListSticky,
-    ListTasks,
-    QueueStatus,
-    Refusal,
-    Stack,
-    WatchTasks,
-)
-from ..core.messages.blob_chunks import ReadBlob
+from ..core.limits import ByteAccounts, PeerLimits
+from ..core.messages import AgentMessage, Answer, AskQuestion, ClientMessage, Refusal
 from ..version import __version__
 from . import message_parts, wire
 from .handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
 from .inbox import Inbox, Left
 from .keys import FarmKeys, role_of, session_fits
+from .peer_events import Incoming, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
+from .read_only import why_refused
 from .reliable_session import (
     BEGIN_ANEW,
     HEADER,
@@ -63,78 +47,20 @@ from .reliable_session import (
     frame_of,
     kind_of,
 )
+from .session_places import SessionPlaces
 
 GONE_S = {"client": 60.0, "agent": 3600.0}
 """After this many seconds of silence a session is forgotten. A peer that returns later begins anew."""
 JUDGE_EVERY_S = 0.5
 BEAT_AFTER_S = 0.5
 CONGESTED_S = 0.05
-AGENT_SESSIONS_MAX = 1024
-"""The limit for one enrolled agent's key: enough for all nodes of a cluster that share it, but not for all places."""
 PARTS_PER_LOOK = 1000
 LINGER_MS = 100
-
-READ_ONLY = (
-    WatchTasks,
-    FetchResults,
-    QueueStatus,
-    ListTasks,
-    ExplainTasks,
-    Stack,
-    ListEngines,
-    FarmStatus,
-    ListKept,
-    ListSticky,
-    ReadBlob,
-)
-"""The questions that a read-only key allows."""
-
-
-class Peer(msgspec.Struct, frozen=True):
-    """A peer that has a session."""
-
-    session: str
-    role: str
-    """client or agent."""
-    name: str
-    title: str = ""
-    """The title of its key, see `transport.keys`."""
-
-    @property
-    def read_only(self) -> bool:
-        """Return whether the peer may change nothing."""
-        return self.title == "reader"
-
-
-class PeerUp(msgspec.Struct, frozen=True):
-    """The peer is connected again, after a cut within the epoch or after `PeerSilent`."""
-
-
-class PeerNewEpoch(msgspec.Struct, frozen=True):
-    """The peer begins anew in this epoch, and will report what it holds."""
-
-    hello: Hello
-
-
-class PeerSilent(msgspec.Struct, frozen=True):
-    """The peer was not heard for 5 s and is unreachable. Messages to it are queued."""
-
-
-class PeerGone(msgspec.Struct, frozen=True):
-    """The peer has left, or was silent for `GONE_S`: its session is forgotten."""
-
-    said: bool = False
-    """Whether it said good-bye: then this session never comes back."""
-
 
 REPLACED = "the key of this connection was replaced: read the connection file again"
 REVOKED = (
     "the key of this connection was revoked: ask the farm's owner for another connection file (`ipytaskfarm keys add`)"
 )
-
-
-PeerEvent: TypeAlias = PeerUp | PeerNewEpoch | PeerSilent | PeerGone
-Incoming: TypeAlias = ClientMessage | AgentMessage | PeerEvent
 
 
 class _State:
@@ -173,10 +99,10 @@ class Hub:
         epoch: int,
         *,
         clock: Callable[[], float] = time.monotonic,
-        limits: Limits | None = None,
+        limits: PeerLimits | None = None,
     ) -> None:
         self._farm = farm
-        self._limits = limits = limits or Limits()
+        self._limits = limits = limits or PeerLimits()
         self._inbox = Inbox(clock, self, self.backlog_bytes)
         self._incoming = ByteAccounts(MAX_MESSAGE_BYTES + WINDOW_BYTES, limits.incoming_per_key, limits.incoming)
         self._name = name
@@ -187,8 +113,7 @@ class Hub:
         self._states: dict[str, _State] = {}
         self._by_connection: dict[bytes, _State] = {}
         self._dirty: dict[str, _State] = {}
-        self._sessions_of: Counter[str] = Counter()
-        """By the title of their key."""
+        self._places = SessionPlaces(limits)
         self._discarding = False
         self.rejected: Counter[str] = Counter()
         """How often connections or messages were refused, by reason."""
@@ -268,7 +193,7 @@ class Hub:
             self._dirty.pop(session, None)
             self._inbox.forget(session)
             self._incoming.hold(state.peer.title, session, 0)
-            self._sessions_of[state.peer.title] -= 1
+            self._places.free(state.peer.title, session)
 
     def rekey(self, keys: FarmKeys) -> tuple[int, list[str]]:
         """Accept these peers' keys from now on, and no others. The controller's own key does not change.
@@ -458,6 +383,7 @@ class Hub:
             state.beat_due = awake_s - state.spoke_awake_s > BEAT_AFTER_S
         elif body is not None:
             self._inbox.put(name, state.peer.title, state.peer.role, session.last_in, body)
+            self._places.is_used(state.peer.title, name)
             self._count_bytes(state)
         else:
             self._count_bytes(state)
@@ -507,11 +433,10 @@ class Hub:
 
     def _may_read(self, state: _State, message: ClientMessage | AgentMessage) -> bool:
         """Return whether a message under a read-only key only asks. If it does not, it is refused here."""
-        if isinstance(message, AskQuestion) and isinstance(message.question, READ_ONLY):
+        text = why_refused(message)
+        if not text:
             return True
         self.rejected["read-only key"] += 1
-        what = type(message.question if isinstance(message, AskQuestion) else message).__name__
-        text = f"this connection's key is read-only: it does not allow {what}"
         if isinstance(message, AskQuestion):
             self.send(state.peer.session, Answer(message.n, Refusal("SecurityError", text)))
         else:
@@ -531,7 +456,7 @@ class Hub:
         if not isinstance(message, Hello) or not wire.is_hello(message):
             return self._refuse(connection, "SecurityError", "this is no greeting", "nonsense")
         title = self._titles[user]
-        refuse = self._objection(message, title)
+        refuse = self._objection(message, title) or self._no_place(message, title, heard)
         if refuse is not None:
             self.rejected[refuse.etype] += 1
             return self._answer(connection, refuse)
@@ -539,7 +464,7 @@ class Hub:
         if state is None:
             state = _State(Peer(message.session, message.role, message.name[:200], title))
             self._states[message.session] = state
-            self._sessions_of[title] += 1
+            self._places.take(title, message.session)
         state.user = user
         self._unbind(state)
         former = self._by_connection.get(connection)
@@ -573,8 +498,17 @@ class Hub:
         state = self._states.get(hello.session)
         if state is not None and state.peer.title != title:
             return Refuse("SecurityError", "this session belongs to a peer with another key")
-        if state is None and ":" in title and self._sessions_of[title] >= AGENT_SESSIONS_MAX:
-            return Refuse("ConnectionError", f"{title} has {AGENT_SESSIONS_MAX:,} sessions already", later=True)
+        return None
+
+    def _no_place(self, hello: Hello, title: str, heard: list[tuple[Peer, Incoming]]) -> Refuse | None:
+        """Return why there is no place for a new session; None if there is one, perhaps because another gave it up."""
+        if hello.session in self._states or not (why := self._places.why_full(title)):
+            return None
+        unused = self._places.replaceable(title)
+        if unused is None:
+            return Refuse("ConnectionError", f"farm {self._name!r} is full: {why}", later=True)
+        heard.append((self._states[unused].peer, PeerGone()))
+        self.forget(unused)
         return None
 
     def _judge(self, heard: list[tuple[Peer, Incoming]], awake_s: float) -> None:
@@ -586,6 +520,7 @@ class Hub:
             silent_s = awake_s - state.heard_awake_s
             if silent_s > wire.silence_s(state.peer.role) and not state.silent:
                 state.silent = True
+                self._places.is_unused(state.peer.title, state.peer.session)
                 # Nothing more is sent on the connection. A peer that hears nothing reconnects, even if only one
                 # direction is broken.
                 self._unbind(state)

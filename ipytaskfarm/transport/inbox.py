@@ -33,7 +33,7 @@ class Left(Enum):
     LEFT = "left"
 
 
-class Reader(Protocol):
+class PacketReader(Protocol):
     """Reads messages for a session, and reports those that cannot be read."""
 
     def read(self, session: str, raw: Any) -> Any:
@@ -55,7 +55,9 @@ class _Waiting:
     """The rest of the packet that is being handled, each as `message_parts.split` returns it."""
     begun: int = 0
     """The number of the packet that is being handled; 0 for none."""
+    begun_bytes: int = 0
     size_bytes: int = 0
+    """The size of all packets, the begun one included."""
     left: bool = False
     heavy: bool = False
     """Whether the next message is known to be heavy."""
@@ -67,7 +69,7 @@ class Inbox:
     def __init__(
         self,
         clock: Callable[[], float],
-        reader: Reader,
+        reader: PacketReader,
         backlog_bytes: Callable[[str], int],
         shares: TurnShares | None = None,
     ) -> None:
@@ -138,14 +140,13 @@ class Inbox:
             if waiting is None:
                 continue
             began_s = self._clock()
-            size = waiting.size_bytes
+            cost_s = 0.0 if waiting.messages else len(waiting.packets[0][1]) * BYTE_S
             message = self._next(session, waiting)
             if message is not None:
                 yield session, message
-            size = max(0, size - waiting.size_bytes)
             if self._waiting.get(session) is waiting and session not in self._parked:
                 self._go_on(session, waiting)
-            shares.charge(session, max(MESSAGE_S, self._clock() - began_s) + size * BYTE_S)
+            shares.charge(session, max(MESSAGE_S, self._clock() - began_s) + cost_s)
             if waiting.left and self._waiting.get(session) is None:
                 yield session, Left.LEFT
 
@@ -156,6 +157,13 @@ class Inbox:
             self.shares.wait(waiting.key, session, waiting.heavy)
 
     def _go_on(self, session: str, waiting: _Waiting) -> None:
+        if waiting.messages and not waiting.heavy:
+            try:
+                waiting.messages[0] = message_parts.opened(waiting.messages[0])
+            except wire.READABLE:
+                pass  # its session is refused when its turn comes
+            else:
+                waiting.heavy = message_parts.is_heavy(waiting.messages[0])
         if waiting.messages or waiting.packets:
             self.shares.wait(waiting.key, session, waiting.heavy)
         else:
@@ -167,7 +175,7 @@ class Inbox:
         try:
             if not waiting.messages:
                 waiting.begun, body = waiting.packets.popleft()
-                waiting.size_bytes -= len(body)
+                waiting.begun_bytes = len(body)
                 waiting.messages = message_parts.split(waiting.role, body)
             if waiting.messages:
                 body = waiting.messages[0] = message_parts.opened(waiting.messages[0])
@@ -182,7 +190,8 @@ class Inbox:
             return None
         finally:
             if not waiting.messages:
-                waiting.begun = 0
+                waiting.size_bytes -= waiting.begun_bytes
+                waiting.begun = waiting.begun_bytes = 0
         return None
 
     def _may_begin(self, session: str, waiting: _Waiting) -> bool:

@@ -19,9 +19,10 @@ import zmq
 from ipytaskfarm import __version__
 from ipytaskfarm.core.messages import PROTOCOL
 from ipytaskfarm.system.farm_paths import ConnectionInfo
-from ipytaskfarm.transport.hub import Hub, Incoming, Peer
+from ipytaskfarm.transport.hub import Hub
 from ipytaskfarm.transport.keys import FarmKeys, KeyPair, make_farm_keys
 from ipytaskfarm.transport.peer import Link, LinkEvent, ReceivedMessage
+from ipytaskfarm.transport.peer_events import Incoming, Peer
 from tests.support.polling import eventually
 
 T = TypeVar("T")

@@ -47,7 +47,7 @@ from ipytaskfarm.core.scheduler.scheduler import Scheduler
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.serialization.pack import pack_function
 from ipytaskfarm.storage.store import Store
-from ipytaskfarm.transport.hub import Peer, PeerNewEpoch
+from ipytaskfarm.transport.peer_events import Peer, PeerNewEpoch
 from tests.support.polling import eventually
 
 # -- the evaluator

@@ -20,8 +20,9 @@ from ipytaskfarm.core.messages import AgentState, Answer, FlagReply, IdBlock, Ne
 from ipytaskfarm.core.messages.task_types import Submission
 from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.transport import hub, peer as peer_module, wire
-from ipytaskfarm.transport.hub import GONE_S, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
+from ipytaskfarm.transport.hub import GONE_S
 from ipytaskfarm.transport.peer import Acked, Link, Lost, NewEpoch, Resumed
+from ipytaskfarm.transport.peer_events import PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from ipytaskfarm.transport.reliable_session import PacketKind, ReliableSession
 from tests.support.polling import eventually
 from tests.support.wire_world import World, world

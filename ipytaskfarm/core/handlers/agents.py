@@ -63,6 +63,7 @@ def on_agent_state(farm: SchedulerState, session: str, event: AgentState, now: N
     if event.node in farm.agents.drained_nodes:
         agent.excluded = DRAINED
     agent.present = agent.reachable = True
+    agent.rejoining = False
     agent.deadline_s = None
     agent.starting.clear()
     out.sends.append((session, Lease(farm.settings.lease_s)))
