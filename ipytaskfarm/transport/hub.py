@@ -31,6 +31,7 @@ from ..core.messages import AgentMessage, Answer, AskQuestion, ClientMessage, Re
 from ..version import __version__
 from . import message_parts, wire
 from .handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
+from .hub_session import HubSession
 from .inbox import Inbox, Left
 from .keys import FarmKeys, role_of, session_fits
 from .peer_events import Incoming, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
@@ -43,7 +44,6 @@ from .reliable_session import (
     Greeting,
     Heard,
     PacketKind,
-    ReliableSession,
     frame_of,
     kind_of,
 )
@@ -52,6 +52,8 @@ from .session_places import SessionPlaces
 GONE_S = {"client": 60.0, "agent": 3600.0}
 """After this many seconds of silence a session is forgotten. A peer that returns later begins anew."""
 JUDGE_EVERY_S = 0.5
+READ_BYTES = 16 << 20
+"""No further packet is read in a turn that has read this much."""
 BEAT_AFTER_S = 0.5
 CONGESTED_S = 0.05
 PARTS_PER_LOOK = 1000
@@ -61,25 +63,6 @@ REPLACED = "the key of this connection was replaced: read the connection file ag
 REVOKED = (
     "the key of this connection was revoked: ask the farm's owner for another connection file (`ipytaskfarm keys add`)"
 )
-
-
-class _State:
-    """The hub's state of one session."""
-
-    def __init__(self, peer: Peer) -> None:
-        self.peer = peer
-        self.user = ""
-        """The ZeroMQ user id of its present connection, which tells the key."""
-        self.session = ReliableSession()
-        self.connection: bytes | None = None
-        self.ended: bytes | None = None
-        """The connection that the peer has closed, until there is a new one: its last messages may still be read."""
-        self.welcome: Greeting | None = None
-        """The Welcome to be sent by the next flush."""
-        self.beat_due = False
-        self.spoke_awake_s = 0.0
-        self.heard_awake_s = 0.0
-        self.silent = False
 
 
 class Hub:
@@ -110,9 +93,12 @@ class Hub:
         self._clock = clock
         self._patience = wire.Timeouts(clock())
         self._judged_awake_s = 0.0
-        self._states: dict[str, _State] = {}
-        self._by_connection: dict[bytes, _State] = {}
-        self._dirty: dict[str, _State] = {}
+        self._read_bytes = 0
+        self._said_bytes = 0
+        """How much was queued for peers since their backlogs were looked at."""
+        self._states: dict[str, HubSession] = {}
+        self._by_connection: dict[bytes, HubSession] = {}
+        self._dirty: dict[str, HubSession] = {}
         self._places = SessionPlaces(limits)
         self._discarding = False
         self.rejected: Counter[str] = Counter()
@@ -176,9 +162,30 @@ class Hub:
         state = self._states.get(session)
         if state is None:
             return False
-        state.session.say(wire.encode_message(message))
+        body = wire.encode_message(message)
+        state.session.say(body)
         self._dirty[session] = state
+        self._said_bytes += len(body)
+        if self._said_bytes > self._limits.outgoing // 16:
+            self._bound_backlogs()
         return True
+
+    def _bound_backlogs(self) -> None:
+        """Forget what was said to peers that take too little of it, the one with most first: they begin anew."""
+        self._said_bytes = 0
+        limits = self._limits
+        backlogs = sorted(((s.session.unacked_bytes, s) for s in self._states.values()), key=lambda each: each[0])
+        total = sum(size for size, _ in backlogs)
+        while backlogs and (total > limits.outgoing or backlogs[-1][0] > limits.outgoing_per_session):
+            size, state = backlogs.pop()
+            total -= size
+            self.rejected["slow reader"] += 1
+            state.session.begin(0)
+            self._inbox.drop(state.peer.session)
+            self._count_bytes(state)
+            if (connection := state.connection) is not None:
+                self._unbind(state)
+                self._answer(connection, WhoAreYou())
 
     def charge_answer(self, session: str, seconds: float) -> None:
         """Record how long the answer to a question of this session took: its next one waits its turn accordingly."""
@@ -247,15 +254,16 @@ class Hub:
                 return {thing for thing in others if isinstance(thing, int)}
 
     def receive(self, limit: int = 256) -> Iterator[tuple[Peer, Incoming]]:
-        """Read up to `limit` packets, and return the events and messages of this turn.
+        """Read up to `limit` packets, or `READ_BYTES`, and return the events and messages of this turn.
 
         A message is decoded when it is asked for, and has cost its session the time until the next one is.
         """
         self._serve_gate()
         awake_s = self._patience.look(self._clock())
         heard: list[tuple[Peer, Incoming]] = []
+        self._read_bytes = 0
         for _ in range(limit):
-            if not self._receive_one(heard, awake_s):
+            if self._read_bytes > READ_BYTES or not self._receive_one(heard, awake_s):
                 break
         # Also if more is waiting: ZeroMQ reads from all connections in turn, so each peer that sent something was
         # heard.
@@ -357,15 +365,16 @@ class Hub:
                 return
             self._router.recv(zmq.NOBLOCK, copy=False)
 
-    def _on_bye(self, state: _State, heard: list[tuple[Peer, Incoming]]) -> None:
+    def _on_bye(self, state: HubSession, heard: list[tuple[Peer, Incoming]]) -> None:
         self._unbind(state)
         # What it sent before is handled first.
         if not self._inbox.leave(state.peer.session):
             self.forget(state.peer.session)
             heard.append((state.peer, PeerGone(said=True)))
 
-    def _on_packet(self, state: _State, connection: bytes, frame: memoryview, awake_s: float) -> None:
+    def _on_packet(self, state: HubSession, connection: bytes, frame: memoryview, awake_s: float) -> None:
         state.heard_awake_s = awake_s
+        self._read_bytes += len(frame)
         session, name = state.session, state.peer.session
         if len(frame) > HEADER.size and (why := self._incoming.why_not(state.peer.title, name, len(frame))):
             return self._begin_later(state, connection, why)
@@ -388,11 +397,11 @@ class Hub:
         else:
             self._count_bytes(state)
 
-    def _count_bytes(self, state: _State) -> None:
+    def _count_bytes(self, state: HubSession) -> None:
         name = state.peer.session
         self._incoming.hold(state.peer.title, name, self._inbox.bytes_of(name) + state.session.pieces_bytes)
 
-    def _begin_later(self, state: _State, connection: bytes, why: str) -> None:
+    def _begin_later(self, state: HubSession, connection: bytes, why: str) -> None:
         """Drop what a session has sent and was not handled: it connects after a pause, and sends that again.
 
         Nothing of it was acknowledged. The place that it had is free for others, so that one of them gets ready.
@@ -421,17 +430,10 @@ class Hub:
         state = self._states.get(session)
         if state is None:
             return
-        role = state.peer.role
-        if isinstance(error, errors.ResultTooLarge):
-            return self._refuse_peer(state, "ResultTooLarge", str(error), "too many values")
-        foreign = [tag for tag in wire.tags_in(body) if tag not in wire.TAGS[role]]
-        if foreign:
-            text = f"a key for the role {role} does not allow to send {foreign[0]}"
-            return self._refuse_peer(state, "SecurityError", text, "role")
-        text = f"the controller is {wire.own_version()} and cannot read what this peer sent: {error}"
-        self._refuse_peer(state, "VersionMismatch", text, "unreadable")
+        etype, text = message_parts.why_unreadable(state.peer.role, body, error)
+        self._refuse_peer(state, etype, text, "unreadable")
 
-    def _may_read(self, state: _State, message: ClientMessage | AgentMessage) -> bool:
+    def _may_read(self, state: HubSession, message: ClientMessage | AgentMessage) -> bool:
         """Return whether a message under a read-only key only asks. If it does not, it is refused here."""
         text = why_refused(message)
         if not text:
@@ -462,7 +464,7 @@ class Hub:
             return self._answer(connection, refuse)
         state = self._states.get(message.session)
         if state is None:
-            state = _State(Peer(message.session, message.role, message.name[:200], title))
+            state = HubSession(Peer(message.session, message.role, message.name[:200], title))
             self._states[message.session] = state
             self._places.take(title, message.session)
         state.user = user
@@ -531,7 +533,7 @@ class Hub:
 
     # ------------------------------------------------------------------------------------ sending
 
-    def _flush_one(self, state: _State, awake_s: float) -> bool:
+    def _flush_one(self, state: HubSession, awake_s: float) -> bool:
         """Send what one session may send. Return False if the connection is full."""
         session, name = state.session, state.peer.session
         session.confirm(self._inbox.handled(name))
@@ -583,12 +585,12 @@ class Hub:
             self._unbind(state)
         self._answer(connection, Refuse(etype, text[: wire.TEXT_MAX], later=later))
 
-    def _refuse_peer(self, state: _State, etype: str, text: str, counted_as: str) -> None:
+    def _refuse_peer(self, state: HubSession, etype: str, text: str, counted_as: str) -> None:
         connection = state.connection or state.ended
         if connection is not None:
             self._refuse(connection, etype, text, counted_as)
 
-    def _unbind(self, state: _State) -> None:
+    def _unbind(self, state: HubSession) -> None:
         for connection in (state.connection, state.ended):
             if connection is not None:
                 self._by_connection.pop(connection, None)

@@ -100,6 +100,16 @@ def is_heavy(message: Any) -> bool:
     return type(question) in HEAVY or (type(question) is QueueStatus and question.verbose)
 
 
+def why_unreadable(role: str, body: Any, error: Exception) -> tuple[str, str]:
+    """Return (error, text) for a peer of this role that sent something which could not be read because of `error`."""
+    if isinstance(error, ResultTooLarge):
+        return "ResultTooLarge", str(error)
+    foreign = [tag for tag in wire.tags_in(body) if tag not in wire.TAGS[role]]
+    if foreign:
+        return "SecurityError", f"a key for the role {role} does not allow to send {foreign[0]}"
+    return "VersionMismatch", f"the controller is {wire.own_version()} and cannot read what this peer sent: {error}"
+
+
 def check_parts(body: bytes | memoryview, most: int = PARTS_MAX) -> None:
     """Count the values in msgpack data, without building them.
 

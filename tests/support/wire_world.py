@@ -17,6 +17,7 @@ import msgspec
 import zmq
 
 from ipytaskfarm import __version__
+from ipytaskfarm.core.limits import PeerLimits
 from ipytaskfarm.core.messages import PROTOCOL
 from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.transport.hub import Hub
@@ -108,7 +109,8 @@ class Proxy:
 class World:
     """All of it. `turn` is one turn of everybody's loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: PeerLimits | None = None) -> None:
+        self.limits = limits
         self.keys: FarmKeys = make_farm_keys()
         self._offset_s = 0.0
         self._on_the_way = 0
@@ -129,7 +131,8 @@ class World:
         """The next life of the controller."""
         self.epoch += 1
         port = self.hub.port if port is None else port
-        self.hub = Hub("127.0.0.1", port, self.keys, self.incarnation, "default", self.epoch, clock=self.now)
+        name, limits = "default", self.limits
+        self.hub = Hub("127.0.0.1", port, self.keys, self.incarnation, name, self.epoch, clock=self.now, limits=limits)
         self._count(self.hub, "_put", 1)
         self._count(self.hub, "_receive_one", -1)
         return self.hub
@@ -266,8 +269,8 @@ class World:
 
 
 @contextlib.contextmanager
-def world() -> Iterator[World]:
-    it = World()
+def world(limits: PeerLimits | None = None) -> Iterator[World]:
+    it = World(limits)
     try:
         yield it
     finally:
