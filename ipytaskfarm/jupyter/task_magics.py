@@ -20,7 +20,7 @@ from ..core.states import ACCEPTED_STATES, ASKED_STATES
 from . import connection
 from .handles import TaskHandle
 from .task_actions import ACTIONS, ActionArguments, check
-from .tracebacks import short_errors
+from .tracebacks import cell_place, short_errors
 
 
 def task_arguments(magic: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,7 +84,7 @@ class TaskMagics(Magics):
             client = connection.task_client(self.shell)
             rules = {**self._rules(given), "unique": _unquoted(given.unique)}
             task = StringTask(cell, _names(given.pull), self._pushed(given.push), **rules)
-            task_id = client.run(task)
+            task_id = client.run(task.stands_in(cell_place(self.shell, cell)))
             handle = TaskHandle(client, task_id)
             if given.out:
                 self.shell.user_ns[given.out] = handle
@@ -111,8 +111,10 @@ class TaskMagics(Magics):
             client = connection.task_client(self.shell)
             pull, push, rules = _names(given.pull), self._pushed(given.push), self._rules(given)
             job = client.create_job(given.name or "taskmap")
+            place = cell_place(self.shell, cell)
             for item in items:
-                job.add_task(StringTask(cell, pull, push | _bound(targets, item), **rules))
+                task = StringTask(cell, pull, push | _bound(targets, item), **rules)
+                job.add_task(task.stands_in(place))
             ids = job.submit() if len(job) else []
             wait_for_tasks(client.session, set(ids), None, bool(client.progress), stream=True, ended_too=True)
             values, first = _collected(client, ids, pull)
@@ -133,6 +135,7 @@ class TaskMagics(Magics):
     @argument("--all", action="store_true", help="remove: all that have ended")
     @argument("--off", action="store_true", help="drain: let them go on")
     @argument("--result", metavar="EXPR", help="mark-done: the result; a dict is what a task of code pulls")
+    @argument("--frames", action="store_true", help="debug: run nothing; the frames that came with the failure")
     @argument("--name", help="history: of tasks of that name")
     @argument("--what", metavar="TEXT", help="history: events with this text in them")
     @argument("--since", metavar="WHEN", help="history: 90s, 10m, 2h, 1d ago, or since 2026-11-21T10:00")
@@ -144,11 +147,12 @@ class TaskMagics(Magics):
         status: show their state.  result: show their results.  barrier: wait for them (without ids: for all of this
         session). abort: abort them.  explain: show what happened, and why they wait.  retry: submit failed ones again
         as new tasks. restart: submit any ended ones again.  remove: delete the results of ended ones.  failures: show
-        failed ones in groups.  debug: open the debugger in the frames of a failed one, with its variables as text.
-        stack: show the stack of running ones.  history: show their events with times.  progress:
-        show their reported progress. messages: show their messages until they end.  mark-done, mark-failed: make them
-        count as succeeded or failed. jobs: list all jobs.  job: show one job, by its name.  pause, resume: start no
-        more tasks of the farm or of a job, or start them again.  drain: give the engines of these nodes no more tasks.
+        failed ones in groups.  debug: run a failed one here with the inputs that it had, and open the debugger where it
+        fails; --frames: only open the frames that came with the failure.  stack: show the stack of running ones.
+        history: show their events with times.  progress: show their reported progress. messages: show their messages
+        until they end.  mark-done, mark-failed: make them count as succeeded or failed. jobs: list all jobs.  job: show
+        one job, by its name.  pause, resume: start no more tasks of the farm or of a job, or start them again.  drain:
+        give the engines of these nodes no more tasks.
         """
         given = self.task_line.parser.parse_intermixed_args(arg_split(line))
         for option in vars(given).keys() - {"action", "words"}:

@@ -1,4 +1,4 @@
-"""The controller's end of all connections: one ROUTER, its gatekeeper, and a `ReliableSession` per peer.
+"""The controller's end of all connections: its listeners (`interface`), and a `ReliableSession` per peer.
 
 **Calling contract** of `Hub`. One thread owns it. Each turn of the controller's loop calls, in this order:
 
@@ -13,14 +13,17 @@
 
 After `PeerNewEpoch`, everything that was sent to that session before is forgotten; the peer reports what it holds.
 Windows limit what is on its way to a peer, not what `send` queues: check `backlog_bytes` before sending bodies. Signal
-handlers in this thread must not raise: an exception between the two parts of a ZeroMQ message would corrupt it.
+handlers in this thread must not raise: an exception between the two parts of a message would corrupt it.
 """
 
 from __future__ import annotations
 
+import logging
+import select
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -30,9 +33,11 @@ from ..core.limits import ByteAccounts, PeerLimits
 from ..core.messages import AgentMessage, Answer, AskQuestion, ClientMessage, Refusal
 from ..version import __version__
 from . import message_parts, wire
-from .handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
-from .hub_session import HubSession
+from .curve_listener import CurveListener
+from .handshake import REPLACED, REVOKED, Handshake, Hello, Refuse, Welcome, WhoAreYou
+from .hub_session import HubSession, too_slow
 from .inbox import Inbox, Left
+from .interface import ConnectionId, KnownKey, ReceivedFrame, Sent
 from .keys import FarmKeys, role_of, session_fits
 from .peer_events import Incoming, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from .read_only import why_refused
@@ -47,26 +52,32 @@ from .reliable_session import (
     frame_of,
     kind_of,
 )
-from .session_places import SessionPlaces
+from .session_places import SessionPlaces, pool_of
+from .unix_listener import UnixListener
+
+log = logging.getLogger(__name__)
 
 GONE_S = {"client": 60.0, "agent": 3600.0}
 """After this many seconds of silence a session is forgotten. A peer that returns later begins anew."""
 JUDGE_EVERY_S = 0.5
-READ_BYTES = 16 << 20
-"""No further packet is read in a turn that has read this much."""
 BEAT_AFTER_S = 0.5
 CONGESTED_S = 0.05
-PARTS_PER_LOOK = 1000
-LINGER_MS = 100
-
-REPLACED = "the key of this connection was replaced: read the connection file again"
-REVOKED = (
-    "the key of this connection was revoked: ask the farm's owner for another connection file (`ipytaskfarm keys add`)"
-)
+READ_BYTES = 16 << 20
+"""No further packet is read in a turn that has read this much."""
 
 
 class Hub:
     """All connections of a controller. The module's docstring has the calling contract.
+
+    Args:
+        host, port: the address for TCP; port 0 for any that is free.
+        keys: the farm's keys.
+        farm: the farm's incarnation.
+        name: the farm's name.
+        epoch: the number of this life of the controller.
+        clock: the monotonic clock.
+        socket_path: the unix socket for peers of this machine, in a folder of mode 0700; None for none.
+        limits: the bounds of what peers may hold; None for the defaults.
 
     Raises:
         ConnectionError: the address cannot be listened on. The message has the remedy.
@@ -82,6 +93,7 @@ class Hub:
         epoch: int,
         *,
         clock: Callable[[], float] = time.monotonic,
+        socket_path: Path | None = None,
         limits: PeerLimits | None = None,
     ) -> None:
         self._farm = farm
@@ -93,52 +105,52 @@ class Hub:
         self._clock = clock
         self._patience = wire.Timeouts(clock())
         self._judged_awake_s = 0.0
-        self._read_bytes = 0
-        self._said_bytes = 0
-        """How much was queued for peers since their backlogs were looked at."""
+        self._read_bytes = self._said_bytes = 0
         self._states: dict[str, HubSession] = {}
-        self._by_connection: dict[bytes, HubSession] = {}
+        self._by_connection: dict[ConnectionId, HubSession] = {}
         self._dirty: dict[str, HubSession] = {}
         self._places = SessionPlaces(limits)
-        self._discarding = False
         self.rejected: Counter[str] = Counter()
         """How often connections or messages were refused, by reason."""
-        self._users: dict[bytes, str] = {}
-        """Raw public key -> user id of all that comes under it."""
+        self._known: dict[str, KnownKey] = {}
+        """Public key -> user id of all that comes under it, and the secret half."""
         self._titles: dict[str, str] = {}
         """User id -> the title of that key."""
         self._set_keys(keys)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-        self._gate = self._context.socket(zmq.REP)
-        self._gate.linger = 0
-        self._gate.bind("inproc://zeromq.zap.01")
-        self._router = self._context.socket(zmq.ROUTER)
         try:
-            self._listen(host, port, keys)
+            self._curve = CurveListener(host, port, keys.server.secret, self._known, self.rejected)
         except zmq.ZMQError as error:
-            self._context.destroy(linger=0)
             raise errors.ConnectionError(
                 f"farm {name!r} cannot listen on {host}:{port}: {error.strerror or error}. Another program has that "
                 "port, or this machine has no such address; choose another port, or 0 for any that is free"
             ) from None
-        self.port = int(self._router.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+        self.port = self._curve.port
+        self._epoll = select.epoll()
+        self._extra: set[int] = set()
+        """The caller's descriptors that `_epoll` knows."""
+        for fd in self._curve.fds():
+            self._epoll.register(fd, select.EPOLLIN)
+        self._unix = self._listen_here(socket_path, keys.server.public) if socket_path is not None else None
 
-    def _listen(self, host: str, port: int, keys: FarmKeys) -> None:
-        wire.guard(self._router)
-        self._router.router_mandatory = 1
-        self._router.ipv6 = ":" in host
-        self._router.curve_server = 1
-        self._router.curve_secretkey = keys.server.secret.encode()
-        self._router.setsockopt(zmq.ZAP_DOMAIN, wire.DOMAIN)
-        # Without this option libzmq would accept everyone if the gatekeeper were missing.
-        self._router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-        self._router.bind(wire.tcp_endpoint(host, port or "*"))
+    def _listen_here(self, path: Path, server: str) -> UnixListener | None:
+        """Make the unix socket. Without it, peers of this machine use TCP."""
+        try:
+            return UnixListener(path, server, self._known, self._epoll, self.rejected)
+        except OSError as error:
+            log.warning("%s cannot be made (%s): processes of this machine connect by TCP", path, error.strerror)
+            return None
 
     def _set_keys(self, keys: FarmKeys) -> None:
         # The user id contains the key itself: messages under a replaced key do not count as messages under the new one.
-        titles = {f"{title} {pair.public}": title for title, pair in keys.peers().items()}
-        self._users = {wire.raw_key(user.rpartition(" ")[2]): user for user in titles}
-        self._titles = titles
+        named = {f"{title} {pair.public}": (title, pair) for title, pair in keys.peers().items()}
+        self._titles = {user: title for user, (title, _) in named.items()}
+        self._known.clear()
+        self._known.update((pair.public, KnownKey(user, pair.secret)) for user, (_, pair) in named.items())
+
+    @property
+    def socket_path(self) -> Path | None:
+        """Return the unix socket for peers of this machine; None if there is none."""
+        return self._unix.path if self._unix is not None else None
 
     # --------------------------------------------------------------------------------------- state
 
@@ -174,11 +186,7 @@ class Hub:
         """Forget what was said to peers that take too little of it, the one with most first: they begin anew."""
         self._said_bytes = 0
         limits = self._limits
-        backlogs = sorted(((s.session.unacked_bytes, s) for s in self._states.values()), key=lambda each: each[0])
-        total = sum(size for size, _ in backlogs)
-        while backlogs and (total > limits.outgoing or backlogs[-1][0] > limits.outgoing_per_session):
-            size, state = backlogs.pop()
-            total -= size
+        for state in too_slow(self._states.values(), limits.outgoing_per_session, limits.outgoing):
             self.rejected["slow reader"] += 1
             state.session.begin(0)
             self._inbox.drop(state.peer.session)
@@ -199,8 +207,8 @@ class Hub:
             self._unbind(state)
             self._dirty.pop(session, None)
             self._inbox.forget(session)
-            self._incoming.hold(state.peer.title, session, 0)
-            self._places.free(state.peer.title, session)
+            self._incoming.hold(state.pool, session, 0)
+            self._places.free(state.pool, session)
 
     def rekey(self, keys: FarmKeys) -> tuple[int, list[str]]:
         """Accept these peers' keys from now on, and no others. The controller's own key does not change.
@@ -223,7 +231,7 @@ class Hub:
                 self.forget(session)
         return cut, over
 
-    def _turn_away(self, connection: bytes, user: str) -> None:
+    def _turn_away(self, connection: ConnectionId, user: str) -> None:
         """Refuse a connection whose key was replaced or revoked."""
         self.rejected["key of the past"] += 1
         state = self._by_connection.get(connection)
@@ -238,34 +246,53 @@ class Hub:
         It may return earlier, because `receive` must look for silent peers twice a second.
         """
         if self._states:
-            # A session that is still to be flushed has a full connection, and nothing reports when that has room again.
+            # A session that is still to be flushed has a full connection, and ZeroMQ does not report when that has room
+            # again.
             timeout_s = min(timeout_s, CONGESTED_S if self._dirty else JUDGE_EVERY_S)
         if self._inbox.has_work:
             timeout_s = 0.0
         deadline_s = self._clock() + timeout_s
-        watched: list[tuple[zmq.Socket[bytes] | int, int]] = [(self._gate, zmq.POLLIN), (self._router, zmq.POLLIN)]
-        watched += [(fd, zmq.POLLIN) for fd in extra_fds]
+        self._watch(set(extra_fds))
         while True:
-            wait_s = max(0.0, deadline_s - self._clock())
-            ready: list[Any] = [thing for thing, _ in zmq.zmq_poll(watched, int(wait_s * 1000 + 0.999))]
-            self._serve_gate()
-            others = [thing for thing in ready if thing is not self._gate]
-            if others or self._clock() >= deadline_s:
-                return {thing for thing in others if isinstance(thing, int)}
+            # ZeroMQ's descriptors report only changes, so its sockets are asked before each wait.
+            there = self._curve.has_input() or (self._unix is not None and self._unix.has_input)
+            ready: set[int] = set()
+            for fd, events in self._epoll.poll(0 if there else max(0.0, deadline_s - self._clock())):
+                if fd in self._extra:
+                    ready.add(fd)
+                elif self._unix is not None and self._unix.is_ready(fd, events):
+                    there = True
+            if there or ready or self._clock() >= deadline_s:
+                return ready
+
+    def _watch(self, fds: set[int]) -> None:
+        """Tell the kernel which descriptors of the caller to watch."""
+        if fds == self._extra:
+            return
+        for fd in self._extra - fds:
+            try:
+                self._epoll.unregister(fd)
+            except OSError:
+                pass  # its owner has closed it
+        for fd in fds - self._extra:
+            self._epoll.register(fd, select.EPOLLIN)
+        self._extra = fds
 
     def receive(self, limit: int = 256) -> Iterator[tuple[Peer, Incoming]]:
         """Read up to `limit` packets, or `READ_BYTES`, and return the events and messages of this turn.
 
         A message is decoded when it is asked for, and has cost its session the time until the next one is.
         """
-        self._serve_gate()
+        self._curve.serve_gate()
         awake_s = self._patience.look(self._clock())
         heard: list[tuple[Peer, Incoming]] = []
         self._read_bytes = 0
         for _ in range(limit):
             if self._read_bytes > READ_BYTES or not self._receive_one(heard, awake_s):
                 break
-        # Also if more is waiting: ZeroMQ reads from all connections in turn, so each peer that sent something was
+        if self._unix is not None and self._unix.ended:
+            self._note_ended(self._unix)
+        # Also if more is waiting: the listeners read from all connections in turn, so each peer that sent something was
         # heard.
         self._judge(heard, awake_s)
         return self._of_this_turn(heard)
@@ -283,6 +310,13 @@ class Hub:
             else:
                 yield state.peer, message
 
+    def _note_ended(self, unix: UnixListener) -> None:
+        ended, unix.ended = unix.ended, []
+        for connection in ended:
+            state = self._by_connection.get(connection)
+            if state is not None:
+                self._unbind(state)
+
     def flush(self, now_s: float) -> None:
         """Acknowledge all that `receive` returned, and send queued messages, as far as the windows allow.
 
@@ -299,48 +333,27 @@ class Hub:
         for state in self._states.values():
             if state.connection is not None:
                 self._put(state.connection, frame_of(PacketKind.BYE))
-        self._router.close(LINGER_MS)
-        self._gate.close(0)
-        self._context.term()
-
-    # ------------------------------------------------------------------------------------- the gate
-
-    def _serve_gate(self) -> None:
-        """Answer ZeroMQ's questions whether a key is accepted.
-
-        The answer contains the user id for all messages under that key.
-        """
-        while wire.has_input(self._gate):
-            version, request, domain, _, _, mechanism, *credentials = self._gate.recv_multipart(zmq.NOBLOCK)
-            user = None
-            if domain == wire.DOMAIN and mechanism == b"CURVE" and len(credentials) == 1:
-                user = self._users.get(credentials[0])
-            if user is None:
-                self.rejected["unknown key"] += 1
-                verdict = [b"400", b"this key is not of this farm", b""]
-            else:
-                verdict = [b"200", b"", user.encode()]
-            self._gate.send_multipart([version, request, *verdict, b""], zmq.NOBLOCK)
+        self._curve.close()
+        if self._unix is not None:
+            self._unix.close()
+        self._epoll.close()
 
     # ------------------------------------------------------------------------------------- receiving
 
     def _receive_one(self, heard: list[tuple[Peer, Incoming]], awake_s: float) -> bool:
-        """Take one packet, and return whether there was one."""
-        if self._discarding:
-            self._discard()
-            return True
-        try:
-            connection = self._router.recv(zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        # Only a frame that was not copied has the user id of its key.
-        packet = self._router.recv(zmq.NOBLOCK, copy=False)
-        if packet.more:
-            self.rejected["too many parts"] += 1
-            self._discarding = True
-            return True
-        user = str(packet.get(wire.USER_ID))
-        frame = packet.buffer
+        """Take one packet of each listener, and return whether there was one."""
+        packet = self._curve.receive()
+        if packet is not None:
+            self._on_frame(packet, heard, awake_s)
+        local = self._unix.receive() if self._unix is not None else None
+        if local is not None:
+            self._on_frame(local, heard, awake_s)
+        return packet is not None or local is not None
+
+    def _on_frame(self, packet: ReceivedFrame, heard: list[tuple[Peer, Incoming]], awake_s: float) -> None:
+        connection, user, frame = packet
+        if frame is None:
+            return
         kind = kind_of(frame)
         state = self._by_connection.get(connection)
         if user not in self._titles:
@@ -355,15 +368,6 @@ class Hub:
             self._on_bye(state, heard)
         else:
             self._on_packet(state, connection, frame, awake_s)
-        return True
-
-    def _discard(self) -> None:
-        """Skip the parts of a message that has too many, some at a time."""
-        for _ in range(PARTS_PER_LOOK):
-            if not self._router.getsockopt(zmq.RCVMORE):
-                self._discarding = False
-                return
-            self._router.recv(zmq.NOBLOCK, copy=False)
 
     def _on_bye(self, state: HubSession, heard: list[tuple[Peer, Incoming]]) -> None:
         self._unbind(state)
@@ -372,11 +376,11 @@ class Hub:
             self.forget(state.peer.session)
             heard.append((state.peer, PeerGone(said=True)))
 
-    def _on_packet(self, state: HubSession, connection: bytes, frame: memoryview, awake_s: float) -> None:
+    def _on_packet(self, state: HubSession, connection: ConnectionId, frame: memoryview, awake_s: float) -> None:
         state.heard_awake_s = awake_s
         self._read_bytes += len(frame)
         session, name = state.session, state.peer.session
-        if len(frame) > HEADER.size and (why := self._incoming.why_not(state.peer.title, name, len(frame))):
+        if len(frame) > HEADER.size and (why := self._incoming.why_not(state.pool, name, len(frame))):
             return self._begin_later(state, connection, why)
         what, body = session.hear(frame)
         session.freed()
@@ -391,17 +395,17 @@ class Hub:
             # An acknowledgement of a very recent message needs no beat in answer.
             state.beat_due = awake_s - state.spoke_awake_s > BEAT_AFTER_S
         elif body is not None:
-            self._inbox.put(name, state.peer.title, state.peer.role, session.last_in, body)
-            self._places.is_used(state.peer.title, name)
+            self._inbox.put(name, state.pool, state.peer.role, session.last_in, body)
+            self._places.is_used(state.pool, name)
             self._count_bytes(state)
         else:
             self._count_bytes(state)
 
     def _count_bytes(self, state: HubSession) -> None:
         name = state.peer.session
-        self._incoming.hold(state.peer.title, name, self._inbox.bytes_of(name) + state.session.pieces_bytes)
+        self._incoming.hold(state.pool, name, self._inbox.bytes_of(name) + state.session.pieces_bytes)
 
-    def _begin_later(self, state: HubSession, connection: bytes, why: str) -> None:
+    def _begin_later(self, state: HubSession, connection: ConnectionId, why: str) -> None:
         """Drop what a session has sent and was not handled: it connects after a pause, and sends that again.
 
         Nothing of it was acknowledged. The place that it had is free for others, so that one of them gets ready.
@@ -411,8 +415,6 @@ class Hub:
         self._count_bytes(state)
         text = f"farm {self._name!r} holds too many bytes of messages that it has not handled: {why} (incoming_limit)"
         self._refuse(connection, "ConnectionError", text, "too many bytes", later=True)
-
-    # -- what the inbox asks
 
     def read(self, session: str, raw: Any) -> Any:
         """Return a message as the inbox has it, decoded; None if its session may not send it. Called by the inbox."""
@@ -447,7 +449,7 @@ class Hub:
 
     def _on_handshake(
         self,
-        connection: bytes,
+        connection: ConnectionId,
         user: str,
         message: Handshake,
         heard: list[tuple[Peer, Incoming]],
@@ -458,15 +460,16 @@ class Hub:
         if not isinstance(message, Hello) or not wire.is_hello(message):
             return self._refuse(connection, "SecurityError", "this is no greeting", "nonsense")
         title = self._titles[user]
-        refuse = self._objection(message, title) or self._no_place(message, title, heard)
+        pool = pool_of(title, isinstance(connection, int))
+        refuse = self._objection(message, title) or self._no_place(message, pool, heard)
         if refuse is not None:
             self.rejected[refuse.etype] += 1
             return self._answer(connection, refuse)
         state = self._states.get(message.session)
         if state is None:
-            state = HubSession(Peer(message.session, message.role, message.name[:200], title))
+            state = HubSession(Peer(message.session, message.role, message.name[:200], title), pool)
             self._states[message.session] = state
-            self._places.take(title, message.session)
+            self._places.take(pool, message.session)
         state.user = user
         self._unbind(state)
         former = self._by_connection.get(connection)
@@ -502,11 +505,11 @@ class Hub:
             return Refuse("SecurityError", "this session belongs to a peer with another key")
         return None
 
-    def _no_place(self, hello: Hello, title: str, heard: list[tuple[Peer, Incoming]]) -> Refuse | None:
+    def _no_place(self, hello: Hello, pool: str, heard: list[tuple[Peer, Incoming]]) -> Refuse | None:
         """Return why there is no place for a new session; None if there is one, perhaps because another gave it up."""
-        if hello.session in self._states or not (why := self._places.why_full(title)):
+        if hello.session in self._states or not (why := self._places.why_full(pool)):
             return None
-        unused = self._places.replaceable(title)
+        unused = self._places.replaceable(pool)
         if unused is None:
             return Refuse("ConnectionError", f"farm {self._name!r} is full: {why}", later=True)
         heard.append((self._states[unused].peer, PeerGone()))
@@ -518,11 +521,13 @@ class Hub:
         if awake_s - self._judged_awake_s < JUDGE_EVERY_S:
             return
         self._judged_awake_s = awake_s
+        if self._unix is not None:
+            self._unix.look_after(self._clock())
         for state in list(self._states.values()):
             silent_s = awake_s - state.heard_awake_s
             if silent_s > wire.silence_s(state.peer.role) and not state.silent:
                 state.silent = True
-                self._places.is_unused(state.peer.title, state.peer.session)
+                self._places.is_unused(state.pool, state.peer.session)
                 # Nothing more is sent on the connection. A peer that hears nothing reconnects, even if only one
                 # direction is broken.
                 self._unbind(state)
@@ -560,25 +565,22 @@ class Hub:
             self._put(connection, session.beat())
         return True
 
-    def _put(self, connection: bytes, frame: bytes) -> bool:
-        try:
-            self._router.send_multipart([connection, frame], zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
+    def _put(self, connection: ConnectionId, frame: bytes) -> bool:
+        if isinstance(connection, bytes):
+            sent = self._curve.send(connection, frame)
+        else:
+            sent = self._unix.send(connection, frame) if self._unix is not None else Sent.GONE
+        if sent is Sent.GONE:
             state = self._by_connection.get(connection)
             if state is not None and state.connection == connection:
                 state.connection, state.ended = None, connection
-            return False
-        return True
+        return sent is Sent.OK
 
-    def _answer(self, connection: bytes, message: Handshake) -> None:
+    def _answer(self, connection: ConnectionId, message: Handshake) -> None:
         self._put(connection, wire.encode_handshake(message))
 
-    def _refuse(self, connection: bytes, etype: str, text: str, counted_as: str, *, later: bool = False) -> None:
-        """Refuse a peer that breaks the rules. ZeroMQ cannot cut its connection, so the hub forgets the connection."""
+    def _refuse(self, connection: ConnectionId, etype: str, text: str, counted_as: str, *, later: bool = False) -> None:
+        """Refuse a peer that breaks the rules. Its connection is forgotten, and not cut: it reads the reason."""
         self.rejected[counted_as] += 1
         state = self._by_connection.get(connection)
         if state is not None:

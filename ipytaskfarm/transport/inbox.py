@@ -92,7 +92,8 @@ class Inbox:
         if waiting is None:
             waiting = self._waiting[session] = _Waiting(key, role)
             self.shares.wait(key, session, False)
-        waiting.packets.append((number, body))
+        # A small body is copied: it would keep the whole buffer that it arrived in.
+        waiting.packets.append((number, body if len(body) > message_parts.SMALL_BYTES else bytes(body)))
         waiting.size_bytes += len(body)
 
     def bytes_of(self, session: str) -> int:

@@ -33,6 +33,7 @@ from ..core.messages import (
     MarkTasksFailed,
     QueueStatus,
     ReadHistory,
+    ReadTask,
     ReadTaskMessages,
     RetryTasks,
 )
@@ -47,7 +48,7 @@ HEAVY = frozenset(
     {
         CheckTask, Clear, CompactStore, ExplainTasks, FarmStatus, FetchResults, FindJobs, ListCommandQueues,
         ListConnections, ListEngines, ListKept, ListRunning, ListSticky, ListTasks, MarkTasksFailed, ReadHistory,
-        ReadTaskMessages, RetryTasks,
+        ReadTask, ReadTaskMessages, RetryTasks,
     }
 )  # fmt: skip
 """The questions that read the store, or build tables."""

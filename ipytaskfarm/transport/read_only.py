@@ -14,6 +14,7 @@ from ..core.messages import (
     ListSticky,
     ListTasks,
     QueueStatus,
+    ReadTask,
     Stack,
     WatchTasks,
 )
@@ -22,6 +23,7 @@ from ..core.messages.blob_chunks import ReadBlob
 READ_ONLY = (
     WatchTasks,
     FetchResults,
+    ReadTask,
     QueueStatus,
     ListTasks,
     ExplainTasks,

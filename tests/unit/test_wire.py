@@ -31,9 +31,9 @@ from tests.support.wire_world import World, world
 pytestmark = pytest.mark.timeout(60)
 
 
-@pytest.fixture
-def w() -> Iterator[World]:
-    with world() as it:
+@pytest.fixture(params=["tcp", "unix"])
+def w(request: pytest.FixtureRequest) -> Iterator[World]:
+    with world(by_unix=request.param == "unix") as it:
         yield it
 
 
@@ -134,7 +134,7 @@ def test_a_slow_client_costs_a_window_and_others_nothing(w: World, monkeypatch: 
 
 def test_who_holds_too_much_is_told_to_come_later_and_everything_arrives() -> None:
     """A small farm: one of two large messages has room at a time."""
-    with world(PeerLimits(incoming=9 << 20)) as w:
+    with world(limits=PeerLimits(incoming=9 << 20)) as w:
         one, two = w.up("one"), w.up("two")
         for link, number in ((one, 1), (two, 2)):
             link.send(submit(number, 5 << 20), number)
@@ -153,7 +153,7 @@ def test_who_holds_too_much_is_told_to_come_later_and_everything_arrives() -> No
 
 
 def test_who_takes_nothing_loses_what_was_said_and_begins_anew() -> None:
-    with world(PeerLimits(outgoing=8 << 20)) as w:
+    with world(limits=PeerLimits(outgoing=8 << 20)) as w:
         slow, quick = w.up("slow"), w.up("quick")
         events = w.events.pop(slow)
         for n in range(12):
@@ -167,7 +167,7 @@ def test_who_takes_nothing_loses_what_was_said_and_begins_anew() -> None:
 
 
 def test_a_session_that_says_nothing_gives_its_place_to_a_newcomer() -> None:
-    with world(PeerLimits(sessions=3)) as w:
+    with world(limits=PeerLimits(sessions=3)) as w:
         used = w.up("used")
         used.send(NeedIds())
         w.until(lambda: w.said("used"))
@@ -516,7 +516,7 @@ def test_retries_grow_rarer_and_bear_chance(w: World) -> None:
 
     def read() -> ConnectionInfo:
         dials.append(w.now())
-        return msgspec.structs.replace(w.info(), port=port)
+        return msgspec.structs.replace(w.info(), port=port, socket="")
 
     link = w.link(read=read)
     w.until(lambda: len(dials) >= 10, pace_s=0.05)
