@@ -29,8 +29,6 @@ class PeerLimits:
     """Received messages that are not handled yet, with the pieces of unfinished ones, of all sessions."""
     outgoing: int = 1 << 30
     """Messages to all sessions that are not acknowledged yet."""
-    tasks: int = 10_000_000
-    """Tasks that have not ended, of all clients."""
 
     @property
     def incoming_per_key(self) -> int:
