@@ -21,7 +21,7 @@ import threading
 import time
 import traceback
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 
 import msgspec
@@ -41,7 +41,7 @@ from ..core.messages import (
     ToEngine,
 )
 from ..core.messages.blob_chunks import BlobHere
-from ..core.messages.engine_commands import PROFILE
+from ..core.messages.engine_commands import INTERRUPT, PROFILE
 from ..core.messages.running_task import TaskReply
 from ..core.messages.task_types import RunKey
 from ..core.text import encoded
@@ -63,7 +63,7 @@ WATCH_MS = 50
 """The interval at which the lane's thread checks the descriptors' files while there is work."""
 
 CLEAR_QUEUE = "clear_queue"
-"""The verb that the lane's thread answers at once. PROFILE is answered at once too, by another thread."""
+"""The verb that the lane's thread answers at once. So is INTERRUPT; PROFILE is answered by another thread."""
 
 Step: TypeAlias = asyncio.Task[Any] | None
 """The result of starting a run: None if it has ended, else a task of the event loop that continues it."""
@@ -75,6 +75,8 @@ class QueuedRun(NamedTuple):
     run: Run
     code: bytes | None
     environment: bytes | None = None
+    place: tuple[int, int] = (0, 0)
+    """(number of its hand-out, place in it)"""
 
 
 def is_concurrent(job: QueuedRun) -> bool:
@@ -88,13 +90,15 @@ class Works(Protocol):
 
     def run(self, job: QueuedRun) -> Step: ...
     def command(self, command: EngineCommand) -> Step: ...
-    def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None: ...
+    def clear_queue(self, command: EngineCommand) -> None: ...
+    def interrupt(self, command: EngineCommand) -> None: ...
     def profile(self, command: EngineCommand) -> None: ...
     def output(self, query: OutputQuery) -> OutputText: ...
     def granted(self, answer: Granted) -> None: ...
     def answered(self, reply: TaskReply) -> None: ...
     def arrived(self, answer: BlobHere) -> None: ...
     def in_company(self) -> bool: ...
+    def expect(self, number: int, first: int, count: int) -> None: ...
     def begin_slice(self) -> None: ...
     def end_slice(self) -> None: ...
     def watch(self) -> None: ...
@@ -170,14 +174,14 @@ class EngineLane:
         self._main_reads_until_s = 0.0
         os.eventfd_write(self._wake_fd, 1)
 
-    def take_commands(self, session: str) -> list[EngineCommand]:
-        """Remove and return all waiting commands of a session.
+    def take_commands(self, session: str, numbers: Collection[int] | None = None) -> list[EngineCommand]:
+        """Remove and return the waiting commands of a session, all or those with these numbers.
 
         Any thread may call this; the commands then belong to the caller.
         """
         taken = []
         for command in list(self._commands):
-            if command.session == session:
+            if command.session == session and (numbers is None or command.n in numbers):
                 try:
                     self._commands.remove(command)
                 except ValueError:  # the other thread was quicker
@@ -292,7 +296,9 @@ class EngineLane:
             self._take_batch(message)
         elif isinstance(message, EngineCommand):
             if message.verb == CLEAR_QUEUE:
-                self._works.clear_queue(message, self.take_commands(message.session))
+                self._works.clear_queue(message)
+            elif message.verb == INTERRUPT:
+                self._works.interrupt(message)
             elif message.verb == PROFILE:
                 self._works.profile(message)
             else:
@@ -317,7 +323,8 @@ class EngineLane:
             functions[function.digest] = function.code
             functions.move_to_end(function.digest)
         unknown: list[RunKey] = []
-        for run in batch.runs:
+        self._works.expect(batch.number, batch.first, len(batch.runs))
+        for place, run in enumerate(batch.runs, batch.first):
             key = (run.task, run.attempt)
             # Looked up now and not when the run begins: by then other functions may have pushed it out.
             code = self._code(run.function)
@@ -325,7 +332,7 @@ class EngineLane:
             if (code is None and run.function is not None) or (environment is None and run.environment is not None):
                 unknown.append(key)
                 continue
-            self._held[key] = QueuedRun(run, code, environment)
+            self._held[key] = QueuedRun(run, code, environment, (batch.number, place))
             self._order.append(key)
         while len(functions) > FUNCTIONS_KEPT:
             functions.popitem(last=False)

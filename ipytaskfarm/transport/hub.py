@@ -510,7 +510,7 @@ class Hub:
         if not session_fits(title, hello.session):
             text = f"a key of {title} does not allow to speak for the session {hello.session!r}"
             return Refuse("SecurityError", text)
-        if hello.farm is not None and hello.farm != self._farm:
+        if hello.farm is not None and (hello.farm != self._farm or hello.epoch > self._epoch):
             text = (
                 f"farm {self._name!r} is another one than the farm of that name which this peer knew: make a new client"
             )

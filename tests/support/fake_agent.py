@@ -34,7 +34,8 @@ from ipytaskfarm.core.messages import (
 from ipytaskfarm.core.messages.payload import FailureBody, ResultBody, StringWork
 from ipytaskfarm.core.messages.task_types import Ended, Function
 from ipytaskfarm.serialization.pack import pack, unpack
-from ipytaskfarm.system.flight_recorder import Bell, Recorder
+from ipytaskfarm.system.bell import Bell
+from ipytaskfarm.system.flight_recorder import Recorder
 from ipytaskfarm.transport.lane import AgentLane
 
 T = TypeVar("T")
