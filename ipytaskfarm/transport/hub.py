@@ -18,6 +18,7 @@ handlers in this thread must not raise: an exception between the two parts of a 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import select
@@ -54,6 +55,7 @@ from .reliable_session import (
     kind_of,
 )
 from .session_places import SessionPlaces, pool_of
+from .short_poll import ShortPoll
 from .unix_listener import UnixListener
 
 log = logging.getLogger(__name__)
@@ -75,11 +77,8 @@ class Hub:
 
     Args:
         host, port: the address for TCP; port 0 for any that is free.
-        keys: the farm's keys.
-        farm: the farm's incarnation.
-        name: the farm's name.
+        keys, farm, name: the farm's keys, its incarnation and its name.
         epoch: the number of this life of the controller.
-        clock: the monotonic clock.
         socket_path: the unix socket for peers of this machine, in a folder of mode 0700; None for none.
         limits: the bounds of what peers may hold; None for the defaults.
 
@@ -133,6 +132,7 @@ class Hub:
             ) from None
         self.port = self._curve.port
         self._epoll = select.epoll()
+        self._short_poll = ShortPoll(self._epoll)
         self._extra: set[int] = set()
         """The caller's descriptors that `_epoll` knows."""
         for fd in self._curve.fds():
@@ -268,7 +268,9 @@ class Hub:
             # ZeroMQ's descriptors report only changes, so its sockets are asked before each wait.
             there = self._curve.has_input() or (self._unix is not None and self._unix.has_input)
             ready: set[int] = set()
-            for fd, events in self._epoll.poll(0 if there else max(0.0, deadline_s - self._clock())):
+            for fd, events in self._short_poll.wait(
+                0 if there else max(0.0, deadline_s - self._clock()), self._read_bytes
+            ):
                 if fd in self._extra:
                     ready.add(fd)
                 elif self._unix is not None and self._unix.is_ready(fd, events):
@@ -281,10 +283,8 @@ class Hub:
         if fds == self._extra:
             return
         for fd in self._extra - fds:
-            try:
+            with contextlib.suppress(OSError):  # its owner has closed it
                 self._epoll.unregister(fd)
-            except OSError:
-                pass  # its owner has closed it
         for fd in fds - self._extra:
             self._epoll.register(fd, select.EPOLLIN)
         self._extra = fds
@@ -307,6 +307,7 @@ class Hub:
                 if frame is None:
                     listeners.remove(listener)
                     break
+                self._read_bytes += len(frame.frame or b"")
                 self._on_frame(frame, heard, awake_s)
         for connection in self._unix.take_ended() if self._unix is not None else ():
             if (ended := self._by_connection.get(connection)) is not None:
@@ -375,10 +376,8 @@ class Hub:
     # ------------------------------------------------------------------------------------- receiving
 
     def _listeners_with_input(self) -> list[PeerListener]:
-        found: list[PeerListener] = [self._curve] if self._curve.has_input() else []
-        if self._unix is not None and self._unix.has_input:
-            found.append(self._unix)
-        return found
+        found = ((self._curve, self._curve.has_input()), (self._unix, self._unix is not None and self._unix.has_input))
+        return [listener for listener, there in found if listener is not None and there]
 
     def _on_frame(self, packet: ReceivedFrame, heard: list[tuple[Peer, Incoming]], awake_s: float) -> None:
         connection, user, frame = packet
@@ -408,7 +407,6 @@ class Hub:
 
     def _on_packet(self, state: HubSession, connection: ConnectionId, frame: memoryview, awake_s: float) -> None:
         state.heard_awake_s = awake_s
-        self._read_bytes += len(frame)
         session, name = state.session, state.peer.session
         if len(frame) > HEADER.size and (why := self._incoming.why_not(state.pool, name, len(frame))):
             return self._begin_later(state, connection, why)
