@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.conformance import ipyparallel_suite
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -161,6 +163,11 @@ SUITES: dict[str, Suite] = {
             "test_map_unplicklable": "the error names the argument that cannot travel; the original error is its cause",
             "test_unpickleable_result": "a lambda can travel here, so nothing is raised",
         },
+    ),
+    "ipyparallel": Suite(
+        "the folder with the package ipyparallel: site-packages, or its source package, unpacked",
+        ipyparallel_suite.prepare,
+        expected=ipyparallel_suite.EXPECTED,
     ),
     "joblib": Suite("joblib's source package, unpacked", _joblib, select="ipytaskfarm"),
 }
