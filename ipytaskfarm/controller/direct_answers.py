@@ -28,10 +28,11 @@ from ..core.scheduler.events import Event
 from ..core.text import text_of
 from ..storage.store import Store
 from .access import FarmAccess
+from .view_answers import STORE_QUESTIONS
 
 log = logging.getLogger(__name__)
 
-DIRECT = frozenset({CompactStore, ListConnections, ReadHistory, ReloadKeys, ReadBlob})
+DIRECT = frozenset({CompactStore, ListConnections, ReadHistory, ReloadKeys, ReadBlob}) | STORE_QUESTIONS
 """The types of these questions. A test checks that the scheduler answers all others."""
 
 NO_KEYS = Refusal("SecurityError", "this controller has no keys of its own")

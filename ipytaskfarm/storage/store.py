@@ -38,7 +38,7 @@ from ..core.messages.tables import TaskRow
 from ..core.messages.task_types import Final, Function, Submission
 from . import disk, rows
 
-SCHEMA = 6
+SCHEMA = 7
 """The number of ``schema.sql``."""
 
 APPLICATION_ID = 0x69707466

@@ -39,11 +39,13 @@ from ..core.messages import (
     ListSticky,
     ListTasks,
     QueueStatus,
+    ReadHistory,
     Refusal,
     Stack,
     WatchTasks,
 )
 from ..core.messages.blob_chunks import ReadBlob
+from ..core.messages.view import VIEW_QUESTIONS
 from ..version import __version__
 from . import wire
 from .handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
@@ -73,6 +75,8 @@ READ_ONLY = (
     ListKept,
     ListSticky,
     ReadBlob,
+    ReadHistory,
+    *VIEW_QUESTIONS,
 )
 """The questions that a read-only key allows."""
 

@@ -23,6 +23,24 @@ from .tables import (
     TaskRows,
 )
 from .task_types import Final, Function, JobSpec, Rules, RunKey, Submission
+from .view import (
+    CauseTable,
+    EnginePage,
+    FarmChanges,
+    FollowFarm,
+    JobPage,
+    ReadCauses,
+    ReadEngines,
+    ReadJobs,
+    ReadStretches,
+    ReadTaskInput,
+    ReadTaskPage,
+    StretchTable,
+    TaskInput,
+    TaskPage,
+    WaitingTable,
+    WhyWaiting,
+)
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -351,6 +369,7 @@ Question: TypeAlias = (
     | ListEngines | ListCommandQueues | FarmStatus | SetWanted | RemoveEngines | HoldFarm | CompactStore | StopFarm |
     SetSticky | ListSticky
     | ClearSticky | ListKept | ClearKept | RemoveAgents | AgentsEnded | ReloadKeys | ListConnections | ReadBlob
+    | FollowFarm | ReadCauses | ReadTaskPage | ReadStretches | ReadTaskInput | WhyWaiting | ReadEngines | ReadJobs
 )  # fmt: skip
 
 
@@ -501,6 +520,7 @@ Reply: TypeAlias = (
     Refusal | Watched | Fetched | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskRows | TextReply
     | JobTable | TaskMessages | ProgressTable | RunningTable | EventTable | FlagReply | NumberReply | EngineTable
     | CommandQueueTable | FarmState | StickyTable | KeptTable | ConnectionTable | BlobPiece
+    | CauseTable | TaskPage | StretchTable | TaskInput | WaitingTable | EnginePage | JobPage
 )  # fmt: skip
 
 
@@ -543,4 +563,6 @@ class Output(msgspec.Struct, frozen=True, tag=True):
     """The number of the last of these displays."""
 
 
-ToClient: TypeAlias = IdBlock | Accepted | Full | Finals | Answer | CommandAnswer | Output | Notice | Reopened
+ToClient: TypeAlias = (
+    IdBlock | Accepted | Full | Finals | Answer | CommandAnswer | Output | Notice | Reopened | FarmChanges
+)  # fmt: skip

@@ -17,7 +17,7 @@ entries, so a task that no engine can run is in no engine's heap and delays no o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace
 from typing import Any
@@ -237,6 +237,10 @@ class TaskClass:
                 return key, seq
             heappop(heap)
         return None
+
+    def waiting(self) -> Iterator[TaskEntry]:
+        """Yield the waiting tasks, in no order."""
+        return (task for _, seq, task in self._heap if task.task_class is self and task.queue_seq == seq)
 
     def holds_any(self) -> bool:
         """Return whether the heap has a waiting task.  Unlike `head` this changes nothing."""
