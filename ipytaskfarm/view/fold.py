@@ -119,7 +119,7 @@ class FarmFold:
         self._causes = {
             cause_key(row.reason, row.etype, row.place): row for row in table.rows[:CAUSES_MAX]
         }  # the largest first
-        self.picture.set("causes", {key: _cause_entry(row) for key, row in self._causes.items()})
+        self.picture.set("causes", {key: cause_entry(row) for key, row in self._causes.items()})
         self.picture.set("causes_more", table.more + max(0, len(table.rows) - CAUSES_MAX))
         self._renew["causes"].clear()
         failed = dict(table.by_job)
@@ -228,7 +228,7 @@ class FarmFold:
             ids = sorted({*known.ids, *new.ids}, reverse=True)[:8]
             new = msgspec.structs.replace(new, count=known.count + new.count, ids=ids)
         self._causes[key] = new
-        self._renew["causes"][key] = _cause_entry(new)
+        self._renew["causes"][key] = cause_entry(new)
 
     def _forget_surplus(self) -> None:
         """Keep the largest groups of failures, and the jobs that run or are the latest."""
@@ -287,7 +287,8 @@ def stretch_row(row: Stretch) -> list[Any]:
     ]
 
 
-def _cause_entry(row: FailureCause) -> dict[str, Any]:
+def cause_entry(row: FailureCause) -> dict[str, Any]:
+    """Return a group of failures for a page."""
     return {
         "reason": cut(row.reason),
         "etype": cut(row.etype, NAME_MAX),

@@ -40,10 +40,11 @@ LAYERS: dict[str, str] = {
     "launchers": "core version system storage transport",
     "deployment": "core display version settings system storage transport client launchers",
     "view": "core display",
+    "web": "core display version system transport deployment view",
     "doctor": "core display version settings system storage transport agent client launchers deployment",
     "jupyter": "core display version system storage transport serialization client deployment",
     "cli": "core display version settings policies system storage transport agent controller client launchers "
-    "deployment doctor",
+    "deployment view web doctor",
     "adapters": "core environment system engine client deployment",
     "joblib": "adapters",
     "testing": "core display policies serialization engine controller/evaluator controller client",

@@ -29,7 +29,7 @@ from .watchers import tell, tell_watchers
 
 
 class IllegalMove(AssertionError):
-    """A task would make a move that is not in `MOVES`: a bug, after which the controller starts again from the store."""
+    """A task would make a move that is not in `MOVES`: a bug of ours, and the controller starts again."""
 
 
 def _count(farm: SchedulerState, task_id: int, before: State | None, after: State) -> None:

@@ -1,0 +1,10 @@
+"""The live view's page, and those who serve it: a command of its own, Jupyter's server, and files.
+
+    `feed`        follows a farm, and brings what it hears to the pages that are open
+    `questions`   what a page may ask and do, as JSON
+    `handlers`    the requests of a page, for any tornado application
+    `server`      ``ipytaskfarm web``: an application with its own token
+    ``static/``   the page itself: ES modules without a build step
+
+The controller knows nothing of pages: a feed is a client like any other, mostly with a reader's key.
+"""
