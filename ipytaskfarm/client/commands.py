@@ -20,7 +20,7 @@ from ..core.messages import CommandAnswer, Keep, ListEngines
 from ..core.messages.engine_commands import ExecuteReply
 from ..core.messages.payload import FailureBody, ResultBody
 from ..core.messages.tables import EngineTable
-from ..display.interrupts import show_users_frames
+from ..display.ipython import show_users_frames
 from ..serialization.pack import unpack, unpack_error
 from .display import output_html, text_html
 from .ids import Timeout, seconds
@@ -225,6 +225,7 @@ class PendingResult:
         with self._lock:
             found, error = self._settle()
         if error is not None:
+            show_users_frames(error)
             raise error.with_traceback(None)
         return found
 

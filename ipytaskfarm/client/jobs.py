@@ -18,16 +18,16 @@ from ..environment import TaskEnvironment
 from .environments import pack_environment_of
 from .ids import seconds
 from .job_tasks import JobEvents, JobRecord, Member
-from .map_jobs import MapMembers, collect, outcome, wait_for
+from .map_jobs import MapMembers, collect, outcome
 from .operate import hold, retry_tasks
 from .packing import Shared, pack_task
-from .progress import LiveProgress, ProgressDisplay
+from .progress import LiveProgress
 from .results import TaskResult, decode_body, error_of
 from .rules import CHECKS, DEFAULTS, JobRules, flag, pack_rules
 from .task_calls import TaskCalls
 from .task_work import MapWork, TaskWork
 from .tasks import Task, as_task, misplaced_arguments
-from .waits import wait_for_tasks
+from .waits import wait_for_map, wait_for_tasks
 
 _SHARED = frozenset(DEFAULTS) - {"name", "recovery_task", "after", "unique", "on_duplicate"}
 _OWN = {
@@ -280,12 +280,8 @@ class Job:
         session = record.client.session
         show = show and bool(record.client.progress)
         if record.members is not None:
-            work = MapWork(session, record.members)
-            with ProgressDisplay(work, "items", show=show, name=f"job {record.name}") as display:
-                waited = wait_for(session, record.members, timeout_s, display.tick, self.text_of_going_on())
-                if not waited:
-                    display.close("not waited for any longer")
-                return waited
+            name, go_on_text = f"job {record.name}", self.text_of_going_on()
+            return wait_for_map(session, record.members, timeout_s, show, stream, name, go_on_text)
         ids = set(record.ids)
         session.watch(ids)
         return wait_for_tasks(session, ids, timeout_s, show, stream, f"job {record.name}")
@@ -422,9 +418,10 @@ class Job:
 
     def _live(self) -> LiveProgress:
         session, members = self._record.client.session, self._record.members
+        name, opened_s = f"job {self.name}", self._opened_s
         if members is not None:
-            return LiveProgress(MapWork(session, members), "items", name=f"job {self.name}")
-        return LiveProgress(TaskWork(session, set(self._record.ids)), name=f"job {self.name}")
+            return LiveProgress(MapWork(session, members), "items", name, opened_s)
+        return LiveProgress(TaskWork(session, set(self._record.ids)), "tasks", name, opened_s)
 
     @classmethod
     def of_row(cls, client: TaskCalls, row: tables.JobRow) -> Job:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, NoReturn, Protocol
 
 from ..core.messages import FindJobs, ListEngines, tables
@@ -29,6 +31,8 @@ class MapMembers:
     """(id, number of items of a chunk, or 0) in the order of the items."""
     retried: dict[int, int] = field(default_factory=dict)
     """Item -> the task by which it was retried."""
+    _starts: list[int] = field(default_factory=list)
+    """The place of the first item of each task."""
 
     def __len__(self) -> int:
         return sum(items or 1 for _, items in self.tasks)
@@ -39,6 +43,19 @@ class MapMembers:
         for task_id, items in self.tasks:
             found += range(task_id + 1, task_id + 1 + items) if items else (task_id,)
         return [self.latest(task_id) for task_id in found] if self.retried else found
+
+    def place_of(self, task_id: int) -> int:
+        """Return the place of an item in the map, by its id, by that of a retry of it, or by that of its chunk."""
+        if self.retried:
+            originals = {again: first for first, again in self.retried.items()}
+            while task_id in originals:
+                task_id = originals[task_id]
+        if len(self._starts) != len(self.tasks):
+            counts = [items or 1 for _, items in self.tasks]
+            self._starts[:] = [0, *accumulate(counts)][:-1]
+        number = bisect_right(self.tasks, task_id, key=_id_of) - 1
+        chunk, items = self.tasks[number]
+        return self._starts[number] + (max(0, task_id - chunk - 1) if items else 0)
 
     def latest(self, task_id: int) -> int:
         """Return the task that stands for an item now."""
@@ -58,18 +75,34 @@ class MapMembers:
     def left(self, arrivals: Arrivals) -> tuple[int, int]:
         """Return how many items have not ended, and how many have failed."""
         left = failed = 0
-        finals = arrivals.finals
         for task_id, items in self.tasks:
-            separate = arrivals.chunks.separate.get(task_id, ()) if items else ()
-            for index in separate:
-                left += arrivals.is_live(task_id + 1 + index)
-                failed += bool((end := finals.get(task_id + 1 + index)) is not None and end.reason)
-            silent = items - len(separate) if items else 1
-            if arrivals.is_live(task_id):
-                left += silent
-            elif (end := finals.get(task_id)) is not None and end.reason:
-                failed += silent
+            apart = self.apart(task_id, items, arrivals.chunks.separate.get(task_id, ()))
+            for item in apart:
+                left, failed = _counted(arrivals, self.latest(item), 1, left, failed)
+            left, failed = _counted(arrivals, task_id, (items or 1) - len(apart), left, failed)
         return left, failed
+
+    def apart(self, task_id: int, items: int, separate: Iterable[int]) -> set[int]:
+        """Return the ids of the items that are tasks of their own, or were retried as such."""
+        if not items:
+            return {task_id} if task_id in self.retried else set()
+        found = {task_id + 1 + index for index in separate}
+        if self.retried:
+            again = sorted(self.retried)
+            found.update(again[bisect_right(again, task_id) : bisect_right(again, task_id + items)])
+        return found
+
+
+def _id_of(task: tuple[int, int]) -> int:
+    return task[0]
+
+
+def _counted(arrivals: Arrivals, task_id: int, items: int, left: int, failed: int) -> tuple[int, int]:
+    """Add the items of a task to the numbers of those that have not ended, and that have failed."""
+    if arrivals.is_live(task_id):
+        return left + items, failed
+    end = arrivals.finals.get(task_id)
+    return left, failed + (items if end is not None and end.reason else 0)
 
 
 @dataclass(slots=True)
@@ -140,10 +173,10 @@ def _add_chunk(client: TaskCalls, members: MapMembers, end: Final, items: int, f
     else:
         values = chunk_values(end)
         found.values += values if len(values) == items else [*values, *[None] * (items - len(values))][:items]
-    again = [i - end.id - 1 for i in members.retried if end.id < i <= end.id + items] if members.retried else []
-    for index in sorted({*end.separate, *again}):
-        found.errors.pop(start + index, None)
-        add_item(client, members.latest(end.id + 1 + index), found, start + index)
+    for item in sorted(members.apart(end.id, items, end.separate)):
+        place = start + item - end.id - 1
+        found.errors.pop(place, None)
+        add_item(client, members.latest(item), found, place)
 
 
 def add_item(client: TaskCalls, task_id: int, found: Gathered, place: int | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -37,12 +36,3 @@ class Values(list[T], Generic[T]):
     def _stream(self, number: int) -> list[str]:
         printed = self._printed
         return [printed[item][number] if item in printed else "" for item in range(len(self))]
-
-
-def show_lines(place: int, out: str, err: str) -> None:
-    """Print the output of an item, each line with the item's number."""
-    for text, stream in ((out, sys.stdout), (err, sys.stderr)):
-        if text:
-            # A line that was redrawn with \r is shown as it was at the end.
-            lines = (line.removesuffix("\r").rpartition("\r")[2] for line in text.removesuffix("\n").split("\n"))
-            stream.write("".join(f"[{place}] {line}\n" for line in lines))

@@ -21,17 +21,16 @@ from ..core.messages.task_types import Final, JobSpec
 from .chunk_items import chunk_values
 from .jobs import Job
 from .map_items import Items, read_whole
-from .map_jobs import Gathered, MapMembers, add_item, collect, outcome, wait_for
+from .map_jobs import Gathered, MapMembers, add_item, collect, outcome
 from .map_submission import MapSubmission
-from .map_values import Values, show_lines
-from .progress import ProgressDisplay
+from .map_values import Values
 from .results import decode_body, error_of
 from .rules import CHECKS, DEFAULTS, flag, one_of
 from .session import Session
 from .task_calls import TaskCalls
-from .task_work import MapWork
 from .tasks import MapTask, Task
 from .wait_notices import say
+from .waits import followed, stream_of_map, wait_for_map
 
 LOOK_AHEAD = 4
 """While an early chunk runs long, `imap` keeps at most this multiple of the items under way for later."""
@@ -119,29 +118,9 @@ def map_tasks(
 ) -> Values[Any]:
     """Hand in a map, wait for it, and return its values in order."""
     job, members = begin_map(client, function, sequences, rules, asked)
-    if asked.stream:
-        return _map_and_show(client, job, members, asked)
-    work = MapWork(client.session, members)
-    with ProgressDisplay(work, "items", show=bool(client.progress), name=asked.name or "") as display:
-        wait_for(client.session, members, None, display.tick, job.text_of_going_on())
-    return outcome(job, collect(client, members), asked.on_error)
-
-
-def _map_and_show(client: TaskCalls, job: Job, members: MapMembers, asked: MapOptions) -> Values[Any]:
-    """Show what the items print as soon as they have ended."""
-    place_of = {task_id: place for place, task_id in enumerate(members.ids())}
-    shown: set[int] = set()
-
-    def show(*_: int) -> None:
-        for task_id in members.held(client.session.arrivals) & place_of.keys() - shown:
-            end = client.session.arrivals.finals.get(task_id)
-            if end is not None and end.body is not None:
-                shown.add(task_id)
-                body = decode_body(end)
-                show_lines(place_of[task_id], body.stdout, body.stderr)
-
-    wait_for(client.session, members, None, show, job.text_of_going_on())
-    show()
+    wait_for_map(
+        client.session, members, None, bool(client.progress), asked.stream, asked.name or "", job.text_of_going_on()
+    )
     return outcome(job, collect(client, members), asked.on_error)
 
 
@@ -185,10 +164,8 @@ def _imap(client: TaskCalls, submission: MapSubmission, ordered: bool, asked: Ma
     """Place -> a value, or a _Raise, that came before its turn."""
     turn = 0
     # Closed when the caller leaves early: a traceback could keep it alive for long.
-    with closing(_ends(client, submission, lambda: len(waiting))) as ends:
-        for place, value, printed in ends:
-            if asked.stream and printed is not None:
-                show_lines(place, *printed)
+    with closing(_ends(client, submission, lambda: len(waiting), asked.stream)) as ends:
+        for place, value in ends:
             if ordered:
                 waiting[place] = value
                 while turn in waiting:
@@ -211,12 +188,13 @@ def _given(value: Any, asked: MapOptions) -> Any:
 
 
 def _ends(
-    client: TaskCalls, submission: MapSubmission, held: Callable[[], int]
-) -> Generator[tuple[int, Any, tuple[str, str] | None]]:
-    """Yield (place, value or _Raise, what it printed) as items end.
+    client: TaskCalls, submission: MapSubmission, held: Callable[[], int], stream: bool
+) -> Generator[tuple[int, Any]]:
+    """Yield (place, value or _Raise) as items end.
 
-    held: returns how many values the consumer cannot pass on yet.  When the caller leaves early, or an error ends the
-    map, waiting items never run, and no value is kept.
+    held: returns how many values the consumer cannot pass on yet.  stream: show what the items print.
+
+    When the caller leaves early, or an error ends the map, waiting items never run, and no value is kept.
     """
     under_way: dict[int, int] = {}
     """A task -> the place of its (first) item."""
@@ -224,7 +202,12 @@ def _ends(
     key = object()
     _open_maps[key] = client.session, under_way, finished
     try:
-        yield from _ends_as_they_come(client, submission, held, under_way, finished)
+        if not stream:
+            yield from _ends_as_they_come(client, submission, held, under_way, finished)
+            return
+        shown = stream_of_map(client.session, lambda: set(under_way), _PlacesUnderWay(under_way).of)
+        with followed(client.session, shown) as tick:
+            yield from _ends_as_they_come(client, submission, held, under_way, finished, tick)
     except BaseException:
         _leave(client.session, list(under_way), finished)
         raise
@@ -238,8 +221,12 @@ def _ends_as_they_come(
     held: Callable[[], int],
     under_way: dict[int, int],
     finished: list[int],
-) -> Iterator[tuple[int, Any, tuple[str, str] | None]]:
-    """Keep `under_way` (unfinished) and `finished` (not cleared yet) up to date."""
+    tick: Callable[[], None] | None = None,
+) -> Iterator[tuple[int, Any]]:
+    """Keep `under_way` (unfinished) and `finished` (not cleared yet) up to date.
+
+    tick: called a few times a second, and when tasks have ended, before their values are yielded.
+    """
     session, items, pace = client.session, submission.items, submission.pace
     largest = 1
     while True:
@@ -259,8 +246,11 @@ def _ends_as_they_come(
             if items.error is not None:
                 raise items.error
             return
-        done, _ = client.wait(list(under_way), return_when="first")
-        for task_id in done:
+        session.watch(under_way)
+        session.wait(set(under_way), None, tick, first=True)
+        if tick is not None:
+            tick()
+        for task_id in [i for i in under_way if not session.arrivals.is_live(i)]:
             place = under_way.pop(task_id)
             end = session.fetch(task_id)
             if end is None or not end.items:
@@ -275,20 +265,36 @@ def _ends_as_they_come(
             yield from _chunk_ends(end, place)
 
 
-def _single_end(client: TaskCalls, task_id: int, place: int) -> tuple[int, Any, tuple[str, str] | None]:
+def _single_end(client: TaskCalls, task_id: int, place: int) -> tuple[int, Any]:
     found = Gathered()
     add_item(client, task_id, found)
     value = _Raise(found.errors[0]) if found.errors else found.values[0]
-    return place, value, found.printed.get(0)
+    return place, value
 
 
-def _chunk_ends(end: Final, place: int) -> Iterator[tuple[int, Any, None]]:
+def _chunk_ends(end: Final, place: int) -> Iterator[tuple[int, Any]]:
     separate = set(end.separate)
     failed = _Raise(error_of(end, decode_body(end))) if end.reason else None
     values = [failed] * end.items if failed is not None else chunk_values(end)
     for index, value in enumerate(values):
         if index not in separate:
-            yield place + index, value, None
+            yield place + index, value
+
+
+class _PlacesUnderWay:
+    """The places of the items of an `imap`, by their ids."""
+
+    def __init__(self, under_way: Mapping[int, int]) -> None:
+        """under_way: a task -> the place of its (first) item."""
+        self._under_way = under_way
+        self._known: dict[int, int] = {}
+
+    def of(self, task_id: int) -> int:
+        """Return the place of an item that runs, or has just ended."""
+        self._known = {i: place for i, place in self._known.items() if i >= min(self._under_way, default=0)}
+        self._known |= self._under_way
+        nearest = max((i for i in self._known if i <= task_id), default=task_id)
+        return self._known.get(nearest, 0) + max(0, task_id - nearest - 1)
 
 
 def _leave(session: Session, unwanted: list[int], finished: list[int]) -> None:

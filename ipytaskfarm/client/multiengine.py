@@ -19,6 +19,7 @@ from ..core import errors, messages
 from ..core.arguments import check_int, check_name, check_names
 from ..core.messages import engine_commands, tables
 from ..core.messages.engine_commands import ExecuteBody, PropertiesBody, PushBody
+from ..core.messages.payload import CellPlace
 from ..core.text import escaped, exactly, shown
 from ..display.farm_tables import engine_table
 from ..display.tables import Table
@@ -236,8 +237,14 @@ class MultiEngineClient:
         engine runs it, as long as the farm exists (see `sticky`), and the names that it defines survive `reset` and
         ``clear_before``.
         """
+        return self.execute_cell(lines, None, targets, block, sticky)
+
+    def execute_cell(
+        self, lines: str, cell: CellPlace | None, targets: Targets, block: bool | None, sticky: bool | None = None
+    ) -> Any:
+        """Run code that stands in a cell of a notebook, which tracebacks name.  See `execute`."""
         lines = check_name("lines", lines)
-        body = _encode(ExecuteBody(lines, bool(sticky)))
+        body = _encode(ExecuteBody(lines, bool(sticky), cell))
         if sticky:
             key = f"execute:{hashlib.sha256(lines.encode()).hexdigest()[:16]}"
             return self._send_sticky([(key, body, lines)], "execute", body, targets, block, commands.executed)

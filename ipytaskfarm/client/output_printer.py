@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, Protocol, TextIO
 import msgspec
 
 from ..core.messages import Output
-from .screens import Slot, user_shell
+from ..display.ipython import user_shell
+from .screens import Slot
 
 LINES_AT_ONCE = 1_000
 LINES_PER_S = 200

@@ -17,9 +17,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
+from ..display.ipython import notebook_shell
 from .estimate import Estimate, Tally
 from .progress_view import ProgressView
-from .screens import Screen, notebook_shell, screen
+from .screens import Screen, screen
 
 AFTER_S = 0.5
 EVERY_S = 0.25
@@ -118,11 +119,16 @@ class ProgressDisplay:
             self._what, tally, now_s - self._began_s, left_s, notes, self._name, end, at, self._counts_states
         )
 
-    def began_earlier(self, work: FollowedWork) -> None:
-        """Count the elapsed time from the beginning of the work, if that is known."""
+    def began_earlier(self, work: FollowedWork, opened_s: float = 0.0) -> None:
+        """Count the elapsed time from the beginning of the work, if that is known.
+
+        opened_s: Unix time at which the work was handed in; 0: not known before the first end.
+        """
         now_s = time.monotonic()
         work.tally(now_s)
         elapsed_s = work.elapsed_s()
+        if elapsed_s is None and opened_s:
+            elapsed_s = max(0.0, time.time() - opened_s)
         if elapsed_s is not None:
             self._began_s = now_s - elapsed_s
 
@@ -175,8 +181,10 @@ class LiveProgress:
     In a notebook it is a display that follows the work to its end; elsewhere its repr is the present state.
     """
 
-    def __init__(self, work: FollowedWork, what: str = "tasks", name: str = "") -> None:
+    def __init__(self, work: FollowedWork, what: str = "tasks", name: str = "", opened_s: float = 0.0) -> None:
+        """opened_s: Unix time at which the work was handed in; 0: not known."""
         self._work = work
+        self._opened_s = opened_s
         self._display = ProgressDisplay(work, what, name=name)
 
     def __repr__(self) -> str:
@@ -186,14 +194,14 @@ class LiveProgress:
         return self._now().html()
 
     def _now(self) -> ProgressView:
-        self._display.began_earlier(self._work)
+        self._display.began_earlier(self._work, self._opened_s)
         return self._display.view(time.monotonic(), "done" if self._work.is_over() else "")
 
     def _ipython_display_(self) -> None:
         if notebook_shell() is None:
             print(repr(self))
             return
-        self._display.began_earlier(self._work)
+        self._display.began_earlier(self._work, self._opened_s)
         self._display.at_once()
         # The context determines the cell to which the output belongs.
         run = contextvars.copy_context().run
@@ -204,4 +212,5 @@ class LiveProgress:
             while not self._work.is_over():
                 time.sleep(EVERY_S)
                 self._display.tick()
+            self._display.began_earlier(self._work, self._opened_s)  # the ends tell it exactly
             self._display.close("done")

@@ -23,7 +23,7 @@ from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import FailureSummary as WireFailure, Final
 from ..core.states import ABORTS, Reason, State
 from ..core.text import did_you_mean, shown
-from ..display.cells import with_cells
+from ..display.ipython import show_users_frames, with_cells
 from ..display.text import span
 from ..serialization.pack import traceback_of, unpack, unpack_error
 from .display import output_html, text_html, value_html
@@ -84,6 +84,7 @@ def error_of(final: Final, body: ResultBody) -> BaseException:
     else:
         error = errors.RemoteError("TaskError", f"task {final.id} failed: {final.reason}")
     sign(error, final.engine_id, body.failure.traceback if body.failure else "")
+    show_users_frames(error)
     return error
 
 

@@ -1,17 +1,14 @@
-"""Find where to show a progress display, and draw it there: a notebook, a terminal, or lines in a file.
-
-IPython is not imported: a running shell is found in the builtins.
-"""
+"""Find where to show a progress display, and draw it there: a notebook, a terminal, or lines in a file."""
 
 from __future__ import annotations
 
-import builtins
 import sys
 import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..display.colours import TERMINAL
+from ..display.ipython import notebook_shell
 from .progress_view import STATES, ProgressView
 
 if TYPE_CHECKING:
@@ -38,23 +35,6 @@ class Screen(Protocol):
 
     def close(self, view: ProgressView) -> None:
         """Show the last state and finish."""
-
-
-def user_shell() -> Any:
-    """Return the IPython shell of a user, in a notebook or a terminal; None: there is none.
-
-    The shell of an engine does not count.
-    """
-    find_shell = getattr(builtins, "get_ipython", None)
-    shell = find_shell() if find_shell is not None else None
-    kernel = getattr(shell, "kernel", None)
-    return None if type(kernel).__module__.startswith("ipytaskfarm.") else shell
-
-
-def notebook_shell() -> Any:
-    """Return the shell of a notebook's kernel; None: this is no notebook."""
-    shell = user_shell()
-    return shell if getattr(shell, "kernel", None) is not None else None
 
 
 def screen() -> Screen:

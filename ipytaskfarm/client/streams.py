@@ -9,8 +9,10 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from ..core.messages import CommandOutputs, NumberReply, Output, Outputs
-from ..core.messages.payload import ResultBody
+from ..core.messages.payload import ItemOutput, ResultBody
 from ..core.messages.task_types import Final, RunKey
 from .output_printer import OutputPrinter, SeenOutput
 from .results import decode_body
@@ -18,6 +20,8 @@ from .results import decode_body
 if TYPE_CHECKING:
     from .arrivals import Arrivals
     from .questions import AsksController
+
+_decode_items = msgspec.msgpack.Decoder(list[ItemOutput]).decode
 
 IDS_ASKED = 10_000
 """Number of tasks above which the controller is asked for the output of all tasks of the session."""
@@ -49,6 +53,8 @@ class Stream:
         printer: shows the output.
         fetch: returns the full result of a task whose end arrived without a body; None: such output is not shown.
         empty: also ask for answers of engines that have nothing new.
+        label: returns the label of a task's lines.
+        held: returns further tasks that are to be followed: items of a map become tasks of their own.
     """
 
     def __init__(
@@ -59,10 +65,15 @@ class Stream:
         printer: TakesOutput,
         fetch: Callable[[int], Final | None] | None = None,
         empty: bool = False,
+        label: Callable[[int], str] = str,
+        held: Callable[[], set[int]] = set,
     ) -> None:
         self._session = session
         self._arrivals = arrivals
         self._open = set(ids)
+        self._label = label
+        self._held = held
+        self._finished: set[int] = set()
         self._printer = printer
         self._fetch = fetch
         self._empty = empty
@@ -88,13 +99,16 @@ class Stream:
         with self._lock:
             arrived, self._arrived = self._arrived, []
         for output in arrived:
-            self._printer.take(str(output.run[0]), self._of(output.run), output)
-        ended = self._open - self._arrivals.live(self._open)
-        self._open -= ended
-        for task_id in sorted(ended):
-            self._finish(task_id, self._arrivals.finals.get(task_id))
+            self._take(output)
+        self._follow()
+        while ended := self._open - self._arrivals.live(self._open):
+            self._open -= ended
+            self._finished |= ended
+            for task_id in sorted(ended):
+                self._finish(task_id, self._arrivals.finals.get(task_id))
+            self._follow()
         for task_id, seen in self._seen.items():
-            self._printer.end_old_lines(str(task_id), seen)
+            self._printer.end_old_lines(self._label(task_id), seen)
         self._printer.show(is_over or not self._open)
 
     def _ask(self) -> None:
@@ -108,6 +122,25 @@ class Stream:
         except (TimeoutError, ConnectionError):
             return  # the session itself reports that the farm does not answer
 
+    def _follow(self) -> None:
+        held = self._held()
+        self._finished &= held  # what is not held any more does not come back
+        self._open |= held - self._finished
+
+    def _take(self, output: Output) -> None:
+        task_id, attempt = output.run
+        seen = self._of(output.run)
+        known = self._arrivals.chunks.items.get(task_id)
+        if not known:
+            self._printer.take(self._label(task_id), seen, output)
+            return
+        for index, part in item_outputs(output).items():
+            run = task_id + 1 + index, attempt
+            own = self._of(run)
+            chars = own.chars[0] + part.seen[0], own.chars[1] + part.seen[1]
+            self._printer.take(self._label(run[0]), own, msgspec.structs.replace(part, run=run, seen=chars))
+        seen.note(output)
+
     def _of(self, run: RunKey) -> SeenOutput:
         seen = self._seen.get(run[0])
         if seen is None or seen.attempt != run[1]:
@@ -117,16 +150,35 @@ class Stream:
     def _finish(self, task_id: int, final: Final | None) -> None:
         """Show the rest of an ended task's output, from its result."""
         seen = self._seen.pop(task_id, None) or SeenOutput()
+        if final is not None and final.items:
+            return  # what its items have written and displayed is theirs
         if final is not None and final.body is None and self._fetch is not None:
             final = self._fetch(task_id)
         body = decode_body(final) if final is not None and final.body else ResultBody()
         if final is not None and final.body and final.attempts != seen.attempt:
             seen = SeenOutput(final.attempts)
-        self._printer.rest(str(task_id), seen, body.stdout, body.stderr, body.outputs)
+        self._printer.rest(self._label(task_id), seen, body.stdout, body.stderr, body.outputs)
 
     def close(self) -> None:
         """Show the rest of the output at the end of the wait."""
         self.show(is_over=True)
+
+
+def item_outputs(output: Output) -> dict[int, Output]:
+    """Return index of an item -> its part of the output of a running chunk of a map.
+
+    `seen` of a part is the number of its new characters.
+    """
+    parts: dict[int, Output] = {}
+    for each in _decode_items(output.items) if output.items else ():
+        parts[each.index] = Output(output.run, output.engine_id, each.stdout, each.stderr, each.chars)
+    displays: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+    for place, display in SeenOutput.decoded(output):
+        displays.setdefault(display.pop("item", 0), []).append((place, display))
+    for index, some in displays.items():
+        part = parts.get(index) or Output(output.run, output.engine_id, "", "", (0, 0))
+        parts[index] = msgspec.structs.replace(part, displays=msgspec.msgpack.encode(some))
+    return parts
 
 
 class CommandStream:

@@ -21,7 +21,7 @@ from ..core.messages.payload import Message
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, ACCEPTED_STATES, Reason, state_counts
 from ..core.text import Text, shown, text_of
-from ..display.cells import with_cells
+from ..display.ipython import with_cells
 from ..display.tables import Table
 from ..system.farm_paths import Where
 from . import async_waits, operate, sessions, task_messages
@@ -762,7 +762,7 @@ class TaskClient:
                 item is raised; "return": errors stand among the values; "collect": all errors are raised as one
                 ExceptionGroup.
             chunksize: how many quick items share one run on an engine; "auto": as many as take some milliseconds.
-            stream: show what the items print when they have ended, each line with the item's number.
+            stream: show what the items print and display while they run, each line with the item's number.
             return_exceptions: the same as on_error="return".
             block: False: return the `Job` at once.
             rules: the rules of a `Task`, for each item: retries, time_limit, priority, environment, resources …

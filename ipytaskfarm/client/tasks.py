@@ -19,7 +19,7 @@ import msgspec
 
 from ..core.arguments import check_name, check_names, wrong
 from ..core.messages.dependencies import FAIL
-from ..core.messages.payload import CallWork, StringWork
+from ..core.messages.payload import CallWork, CellPlace, StringWork
 from ..core.messages.task_types import Function, Packed
 from ..core.text import did_you_mean, exactly, shown
 from ..environment import TaskEnvironment
@@ -342,7 +342,11 @@ class Task:
     def __repr__(self) -> str:
         rest = []
         for name, value in self.__dict__.items():
-            if name in ("expression", "function", "_ruled") or (value.__class__ in (tuple, dict) and not value):
+            if (
+                name in ("expression", "function")
+                or name.startswith("_")
+                or (value.__class__ in (tuple, dict) and not value)
+            ):
                 continue
             # Shortened, because a chain of recovery tasks may be long, or a loop by mistake.
             rest.append(f"{name}={value._short() if isinstance(value, Task) else shown(value, 60)}")
@@ -379,6 +383,7 @@ class StringTask(Task):
     pull: tuple[str, ...] | list[str] | str | None
 
     _is_code = True
+    _cell: CellPlace | None = None
     _attributes = _RULES | {"expression", "pull", "push", "clear_before", "clear_after"}
 
     def __init__(
@@ -406,6 +411,11 @@ class StringTask(Task):
             clear_before, clear_after, retries, recovery_task, depend, name, priority, time_limit, targets, asking
         )
 
+    def stands_in(self, cell: CellPlace) -> Self:
+        """Set the cell of a notebook in which the code stands; tracebacks name it.  Returns the task."""
+        self.__dict__["_cell"] = cell
+        return self
+
     def _first(self) -> str:
         return repr(self.expression)
 
@@ -417,6 +427,7 @@ class StringTask(Task):
             data.pack(push, "push") if push else None,
             self.clear_before,
             self.clear_after,
+            self._cell,
         )
         try:
             return _encode(work), None

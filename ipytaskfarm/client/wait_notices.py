@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..core.messages import Stuck, TextReply
-from ..display.interrupts import show_users_frames
+from ..display.ipython import show_users_frames
 
 if TYPE_CHECKING:
     from .arrivals import Waiter

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
+from ..display.ipython import notebook_shell
+from .map_jobs import MapMembers, wait_for
 from .output_printer import OutputPrinter
 from .progress import ProgressDisplay
-from .screens import notebook_shell
 from .session import Session
 from .streams import Stream
-from .task_work import TaskWork
+from .task_work import MapWork, TaskWork
 from .wait_notices import say
 
 
@@ -56,6 +58,72 @@ def wait_for_tasks(
         work.close()
 
 
+def wait_for_map(
+    session: Session,
+    members: MapMembers,
+    timeout_s: float | None = None,
+    show: bool = True,
+    stream: bool = False,
+    name: str = "",
+    go_on_text: str = "",
+) -> bool:
+    """Wait until the items of a map have ended; return False after `timeout_s` seconds.
+
+    Args:
+        session: the session of the map's tasks.
+        members: the tasks of the map.
+        timeout_s: seconds; None: no limit.
+        show: show a progress display.
+        stream: show what the items print and display while they run, each line with the item's place in the map.
+        name: for the display.
+        go_on_text: a notice after Ctrl-C, see `Session.wait`.
+    """
+    with ProgressDisplay(MapWork(session, members), "items", show=show, name=name) as display:
+        if stream:
+            shown = stream_of_map(session, lambda: members.held(session.arrivals), members.place_of, display)
+            with followed(session, shown, display) as tick:
+                waited = wait_for(session, members, timeout_s, tick, go_on_text)
+        else:
+            waited = wait_for(session, members, timeout_s, display.tick, go_on_text)
+        if not waited:
+            display.close("not waited for any longer")
+        return waited
+
+
+def stream_of_map(
+    session: Session,
+    held: Callable[[], set[int]],
+    place_of: Callable[[int], int],
+    display: ProgressDisplay | None = None,
+) -> Stream:
+    """Return a stream of the output of a map's items, each line behind the item's place in the map.
+
+    held: returns the ids of the tasks whose output is shown.  place_of: returns the place of an item by its id.
+    """
+    printer = OutputPrinter(display)
+    return Stream(session, session.arrivals, set(), printer, session.fetch, label=lambda i: str(place_of(i)), held=held)
+
+
+@contextlib.contextmanager
+def followed(session: Session, shown: Stream, display: ProgressDisplay | None = None) -> Iterator[Callable[[], None]]:
+    """Show output during a block, which calls the given function a few times a second."""
+    session.io.output_listeners.append(shown.take)
+
+    def tick() -> None:
+        # The bar is shown first, so that the output of the tasks appears below it.
+        if display is not None:
+            display.tick()
+        if display is None or display.is_due:
+            shown.tick()
+
+    try:
+        tick()
+        yield tick
+    finally:
+        session.io.output_listeners.remove(shown.take)
+        shown.close()
+
+
 def _stream(
     session: Session,
     ids: set[int],
@@ -65,20 +133,8 @@ def _stream(
     labelled: bool,
     ended_too: bool,
 ) -> bool:
-    followed = ids if ended_too else session.arrivals.live(ids)
+    wanted = ids if ended_too else session.arrivals.live(ids)
     printer = OutputPrinter(display, labelled)
-    shown = Stream(session, session.arrivals, followed, printer, None if labelled else session.fetch)
-    session.io.output_listeners.append(shown.take)
-
-    def tick() -> None:
-        # The bar is shown first, so that the output of the tasks appears below it.
-        display.tick()
-        if display.is_due:
-            shown.tick()
-
-    try:
-        tick()
+    shown = Stream(session, session.arrivals, wanted, printer, None if labelled else session.fetch)
+    with followed(session, shown, display) as tick:
         return session.wait(ids, timeout_s, tick, tell=tell)
-    finally:
-        session.io.output_listeners.remove(shown.take)
-        shown.close()

@@ -344,9 +344,10 @@ def _output_text(farm: SchedulerState, session: str, event: OutputText, now: Now
         return None
     seen = (_within(event.seen[0], 0, NUMBER_MAX), _within(event.seen[1], 0, NUMBER_MAX))
     displays = event.displays if len(event.displays) <= DISPLAYS_MAX else b""
+    items = event.items if len(event.items) <= 4 * OUTPUT_MAX else b""
     serial = _within(event.serial, 0, NUMBER_MAX)
     stdout, stderr = event.stdout[-OUTPUT_MAX:], event.stderr[-OUTPUT_MAX:]
-    return replace(event, stdout=stdout, stderr=stderr, seen=seen, displays=displays, serial=serial)
+    return replace(event, stdout=stdout, stderr=stderr, seen=seen, displays=displays, serial=serial, items=items)
 
 
 _CHECKS: dict[type, Check] = {

@@ -165,10 +165,14 @@ class Capture:
         with self._lock:
             if not sink.ended:
                 self._take_into(sink)
-        out_chars, out = sink.stdout.since(query.stdout, LOOK_CHARS) if sink.stdout is not None else (0, "")
-        err_chars, err = sink.stderr.since(query.stderr, LOOK_CHARS) if sink.stderr is not None else (0, "")
         serial, displays = sink.displays_since(query.serial, LOOK_BYTES)
         packed = _packed(displays) if displays else b""
+        if sink.values is not None:
+            seen, items = sink.item_texts_since(query.stdout, query.stderr, LOOK_CHARS)
+            of_items = msgspec.msgpack.encode(items) if items else b""
+            return OutputText(query.n, query.run, "", "", seen, packed, serial, of_items)
+        out_chars, out = sink.stdout.since(query.stdout, LOOK_CHARS) if sink.stdout is not None else (0, "")
+        err_chars, err = sink.stderr.since(query.stderr, LOOK_CHARS) if sink.stderr is not None else (0, "")
         return OutputText(query.n, query.run, out, err, (out_chars, err_chars), packed, serial)
 
     def _take_into(self, sink: Sink) -> None:

@@ -9,6 +9,7 @@ import re
 import sys
 from typing import Any, NamedTuple
 
+from ..core.messages.payload import CellPlace
 from .kernel import EngineShell
 from .plain import is_quiet
 
@@ -24,6 +25,8 @@ class CellPlan(NamedTuple):
     """The exception that one of the user's transformations raised."""
     is_async: bool
     """Whether it has a top-level await and must be awaited in the kernel's loop."""
+    place: CellPlace | None = None
+    """The user's cell, which tracebacks name."""
 
 
 class Cells:
@@ -32,8 +35,11 @@ class Cells:
     def __init__(self, shell: EngineShell) -> None:
         self._shell: Any = shell
 
-    def plan(self, code: str) -> CellPlan:
-        """Analyse the code without running it. Call this where nothing can be interrupted."""
+    def plan(self, code: str, place: CellPlace | None = None) -> CellPlan:
+        """Analyse the code without running it. Call this where nothing can be interrupted.
+
+        place: the user's cell in which the code stands.
+        """
         complaint = None
         transformed = code
         try:
@@ -42,11 +48,12 @@ class Cells:
             complaint = sys.exc_info()
         self._load_magics(transformed)
         is_async = self._shell.should_run_async(code, transformed_cell=transformed, preprocessing_exc_tuple=complaint)
-        return CellPlan(code, transformed, complaint, bool(is_async))
+        return CellPlan(code, transformed, complaint, bool(is_async), place)
 
     def run(self, plan: CellPlan, store_history: bool = False) -> Any:
         """Run a cell without awaits, and return IPython's ExecutionResult."""
         self._set_quiet(plan)
+        self._shell.compile.place = plan.place
         try:
             result = self._shell.run_cell(plan.code, store_history=store_history)
         finally:
@@ -57,6 +64,7 @@ class Cells:
         """Run a cell that may await. The caller holds the kernel's lock."""
         shell = self._shell
         self._set_quiet(plan)
+        shell.compile.place = plan.place
         result = None
         try:
             result = await shell.run_cell_async(
@@ -96,6 +104,7 @@ class Cells:
         """Drop IPython's last result, with which IPython would keep an error, its frames and the values in them."""
         if not store_history:
             self._shell.last_execution_result = None
+        self._shell.compile.place = None
         self._shell.payload_manager.clear_payload()
 
 

@@ -234,7 +234,7 @@ class Commands:
         body = msgspec.msgpack.decode(command.body, type=ExecuteBody)
         sticky = body.sticky or _is_of_farm(command)
         number = self._namespace.execution_count
-        plan = self._cells.plan(body.lines)
+        plan = self._cells.plan(body.lines, body.cell)
         take_names(tell=True)
         by = _placed_by(command, "execute")
         if plan.is_async:

@@ -86,7 +86,7 @@ def _place(error: BaseException) -> str:
     """Return the innermost frame of the user's own code, or else the innermost frame."""
     tb = traceback_of(error)
     if isinstance(error, SyntaxError) and tb is None:
-        return f"<task>:{error.lineno}"
+        return _HASH.sub("<task>", f"{error.filename or '<task>'}:{error.lineno}")
     found = ""
     for frame, line in traceback.walk_tb(tb):
         code = frame.f_code

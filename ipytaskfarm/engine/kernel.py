@@ -8,6 +8,7 @@ lock that the runner could respect).
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import os
@@ -32,6 +33,7 @@ from traitlets import Type
 from traitlets.config import Config
 
 from ..core.errors import TaskCancelled, TimeLimitExceeded
+from ..core.messages.payload import CellPlace
 from ..core.text import text_of
 from ..serialization.module_names import take_names
 from ..system.host import is_usable
@@ -51,13 +53,23 @@ class BoundedCompiler(XCachingCompiler):
         super().__init__(*args, **kwargs)
         self._names: deque[str] = deque()
 
+    place: CellPlace | None = None
+    """The user's cell from which the next code comes; None: it comes from none."""
+
     def get_code_name(self, raw_code: str, code: str, number: int) -> str:
-        return f"<cell {number}-{hash(code) & 0xFFFFFFFF:08x}>"
+        return f"<cell {number}-{hash(code) & 0xFFFFFFFF:08x}>" if self.place is None else self.place.file
+
+    def ast_parse(self, source: str, filename: str = "<unknown>", symbol: str = "exec") -> ast.AST:
+        place, self.place = self.place, None  # further cells that the code runs are not the user's
+        is_users = place is not None and place.file == filename
+        tree: ast.AST = super().ast_parse(place.placed(source) if is_users and place else source, filename, symbol)
+        return tree
 
     def cache(self, transformed_code: str, number: int = 0, raw_code: str | None = None) -> str:
         import linecache
 
-        name: str = super().cache(transformed_code, number, raw_code)
+        code = transformed_code if self.place is None else self.place.placed(transformed_code)
+        name: str = super().cache(code, number, raw_code)
         self._names.append(name)
         if len(self._names) > CELLS_REMEMBERED:
             oldest = self._names.popleft()

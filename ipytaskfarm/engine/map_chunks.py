@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import starmap
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from .baseline import Baseline
 from .change_hooks import CHANGES
 from .current import Deferred
 from .failures import described
-from .sinks import SINK, Sink
+from .sinks import SINK, Sink, WrittenByItem
 
 SINGLY = 100
 """The number of items that run one by one after an item changed its surroundings unseen by `CHANGES`."""
@@ -37,6 +37,9 @@ SLOW_S = 0.05
 YIELD_BYTES = 4 * 1024 * 1024
 """A chunk whose values take about this many bytes ends early, since its result is one message."""
 ARGUMENT_CHARS = 60
+
+
+_SILENT = WrittenByItem("", "", [])
 
 
 class Known:
@@ -170,29 +173,28 @@ class ChunkCalls:
 
     def told(
         self,
-        texts: list[tuple[int, str, str]],
+        written: Mapping[int, WrittenByItem],
         run_s: float,
         encode: Callable[[ResultBody], bytes],
         keeper: BlobWriter | None,
     ) -> list[ItemEnd]:
         """Return the ends of the items that failed, were slow or have written something, and drop their values.
 
-        texts: what items have written, as (index, stdout, stderr).  run_s: seconds of the whole chunk.
+        written: what items have written and displayed, by index.  run_s: seconds of the whole chunk.
         """
-        written = {index: (out, err) for index, out, err in texts}
         told = []
         for index in sorted({*written, *self.failed, *self.slow_s}):
             if index >= len(self.values):
                 continue  # it was not begun: what was written is not its own
-            out, err = written.get(index, ("", ""))
+            of_item: WrittenByItem = written.get(index, _SILENT)
             failed = self.failed.get(index)
             item_s = self.slow_s.get(index, run_s / len(self.values))
             if failed is not None:
-                body = encode(ResultBody(None, failed.failure, out, err, kind="call"))
+                body = encode(ResultBody(None, failed.failure, *of_item, kind="call"))
                 told.append(ItemEnd(index, failed.outcome, item_s, failed.summary, body, failed.detail))
             else:
                 value = pack(self.values[index], "value", keeper)
-                told.append(ItemEnd(index, "", item_s, None, encode(ResultBody(value, None, out, err, kind="call"))))
+                told.append(ItemEnd(index, "", item_s, None, encode(ResultBody(value, None, *of_item, kind="call"))))
                 self.values[index] = None
         return told
 

@@ -21,16 +21,26 @@ from IPython.core.autocall import IPyAutocall
 from IPython.core.displayhook import DisplayHook
 from IPython.core.macro import Macro
 
+from ..core.messages.payload import CellPlace, StringWork, Work
 from .side_effects import reaches
 
 
-def filename_of(code: str) -> str:
+def filename_of(code: str, cell: CellPlace | None = None) -> str:
     """Return the name of a task's code in tracebacks.
+
+    cell: the cell in which the user typed the code, of which the name is used then.
 
     Nothing is put into linecache for it, which never shrinks: `failures` looks the lines up in the code of the failed
     run. The hash distinguishes functions of earlier tasks, of which the lines are not known any more.
     """
-    return f"<task {hash(code) & 0xFFFF:04x}>"
+    return f"<task {hash(code) & 0xFFFF:04x}>" if cell is None else cell.file
+
+
+def source_of(work: Work | None) -> tuple[str, str]:
+    """Return (name of the run's own code in tracebacks, its source from line 1 on); two empty texts for a function."""
+    if not isinstance(work, StringWork):
+        return "", ""
+    return filename_of(work.code, work.cell), work.code if work.cell is None else work.cell.placed(work.code)
 
 
 CACHE_ENTRIES = 256
@@ -60,7 +70,7 @@ class PlainTest:
         self._compiler = shell.compile
         self._names: dict[str, Any] = shell.user_ns
         self._line_magics = shell.magics_manager.magics["line"]
-        self._cache: dict[str, Plain] = {}
+        self._cache: dict[str | tuple[str, CellPlace], Plain] = {}
         self._watch_lists()
         # An assignment replaces the list objects. Reading a trait costs as much as the rest of the test.
         shell.observe(lambda change: self._watch_lists(), ["ast_transformers", "input_transformers_post"])
@@ -68,13 +78,14 @@ class PlainTest:
         shell.observe(lambda change: self._look_at_traits(), ["ast_node_interactivity", "autocall"])
         self._traits_changed = False
 
-    def compile(self, code: str) -> Plain | None:
-        """Return the compiled code; None if IPython must run it."""
+    def compile(self, code: str, cell: CellPlace | None = None) -> Plain | None:
+        """Return the compiled code; None if IPython must run it.  cell: see `filename_of`."""
         if self._traits_changed or self._shell.custom_exceptions or self._lengths() != self._usual_lengths:
             return None
-        plain = self._cache.get(code)
+        key = code if cell is None else (code, cell)
+        plain = self._cache.get(key)
         if plain is None:
-            plain = self._compile(code)
+            plain = self._compile(code, cell)
             if plain is None:
                 return None
             if len(code) <= CACHE_CODE_CHARS:
@@ -82,7 +93,7 @@ class PlainTest:
                     # Clear all at once: code that is used again is soon back, and this costs least for code that never
                     # comes again.
                     self._cache.clear()
-                self._cache[code] = plain
+                self._cache[key] = plain
         if plain.first_name and self._means_something(plain.first_name):
             return None
         return plain
@@ -119,7 +130,7 @@ class PlainTest:
             return isinstance(value, IPyAutocall | Macro)
         return name in self._line_magics
 
-    def _compile(self, code: str) -> Plain | None:
+    def _compile(self, code: str, cell: CellPlace | None) -> Plain | None:
         if ("In" in code or "..." in code) and _PROMPT.search(code):
             return None
         if "__future__" in code:
@@ -132,19 +143,20 @@ class PlainTest:
         if single and (beginning := _BEGINNING.match(code)):
             name, assigns = beginning[1], beginning[2] is not None and ";" not in code
         flags = self._compiler.flags
+        filename = filename_of(code, cell)
+        source = code if cell is None else cell.placed(code)
         try:
             if assigns:
                 # The most frequent task has no value to show: skip the syntax tree.
-                body = compile(code, filename_of(code), "exec", flags, True)
+                body = compile(source, filename, "exec", flags, True)
                 return Plain(body, None, name, reaches(body))
-            body, last = _parts(code, flags)
+            body, last = _parts(source, filename, flags)
         except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
             return None  # IPython runs it, or explains the error
         return Plain(body, last, name, any(each is not None and reaches(each) for each in (body, last)))
 
 
-def _parts(code: str, flags: int) -> tuple[CodeType | None, CodeType | None]:
-    name = filename_of(code)
+def _parts(code: str, name: str, flags: int) -> tuple[CodeType | None, CodeType | None]:
     tree = compile(code, name, "exec", flags | ast.PyCF_ONLY_AST, True)
     assert isinstance(tree, ast.Module)
     statements = tree.body

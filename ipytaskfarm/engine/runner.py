@@ -48,7 +48,7 @@ from .inputs import giver
 from .interrupt import Interrupts, cancelled
 from .lane import QueuedRun, Step
 from .map_chunks import ChunkCalls, ItemNames, Known, call_each, pack_values
-from .plain import Plain, PlainTest, filename_of
+from .plain import Plain, PlainTest, source_of
 from .shared_parts import Parts
 from .sinks import SINK, Sink
 
@@ -303,12 +303,12 @@ class Runner:
             return partial(self._call, attempt, job, work)
         if active:
             begin_run()
-        plain = self._plain.compile(work.code)
+        plain = self._plain.compile(work.code, work.cell)
         if plain is not None:
             attempt.reaches = plain.reaches
             return partial(self._string, plain, work)
         attempt.reaches = True
-        plan = self._cells.plan(work.code)
+        plan = self._cells.plan(work.code, work.cell)
         return partial(self._cell_in_loop if plan.is_async else self._cell, plan, work)
 
     def _string(self, plain: Plain, work: StringWork) -> bytes:
@@ -516,8 +516,7 @@ class Runner:
         if error is not None:
             outcome = self._outcome(attempt, error)
             word = details_of(error, outcome)
-            code = attempt.work.code if isinstance(attempt.work, StringWork) else ""
-            failure, body_failure = described(error, filename_of(code) if code else "", code)
+            failure, body_failure = described(error, *source_of(attempt.work))
         body = ResultBody(
             value,
             body_failure,
@@ -539,10 +538,10 @@ class Runner:
 
         What failed, was slow or has written something is told as if it had run alone."""
         run, sink = attempt.run, attempt.sink
-        told = chunk.told(sink.item_texts(), run_s, self._pack_body, self._writer)
+        told = chunk.told(sink.item_outputs(), run_s, self._pack_body, self._writer)
         if len(told) > len(chunk.failed):
             value = pack(chunk.values, "value", self._writer)
-        body = ResultBody(value, outputs=sink.outputs or [], accumulated=take_added(), kind="call")
+        body = ResultBody(value, accumulated=take_added(), kind="call")
         packed_body = self._pack_body(body)
         blobs = self._writer.taken() if self._writer is not None else ()
         memory = own_bytes(self._pid) if run.measured else 0

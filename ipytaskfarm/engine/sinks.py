@@ -6,8 +6,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..core.messages.payload import ItemOutput
 from ..system.last_words import LastWords
 
 LIMIT_CHARS = 64 * 1024
@@ -98,7 +99,7 @@ class BoundedText:
 class ItemText(BoundedText):
     """The output of a map's chunk, in which each part belongs to an item."""
 
-    __slots__ = ("parts", "item")
+    __slots__ = ("parts", "item", "_cleared", "_kept_room")
 
     def __init__(self, values: list[Any], count: int) -> None:
         """Create the text.
@@ -120,14 +121,72 @@ class ItemText(BoundedText):
         self.parts = parts
         self.item = item
         """[the item that the next parts belong to]. None: the running item, or the last item of the chunk."""
+        self._cleared: dict[int, int] = {}
+        """Item -> the number of the part from which on its text counts, since it has cleared what was before."""
+        self._kept_room: int | None = None
         self.append = append
 
+    def shut(self) -> None:
+        """Close the head, until `forget` opens it again."""
+        if self._kept_room is None:
+            self._kept_room = self.room
+        self.room = -1
+
+    def forget(self, item: int) -> None:
+        """Forget what an item has written so far."""
+        if self._kept_room is not None:
+            self.room, self._kept_room = self._kept_room, None
+        self._cleared[item] = len(self.parts)
+
     def texts(self) -> dict[int, str]:
-        """Return item -> its text, as far as the head of the whole text goes."""
+        """Return item -> its text."""
         found: dict[int, list[str]] = {}
-        for item, text in self.parts:
-            found.setdefault(item, []).append(text)
+        for number, (item, text) in enumerate(parts := list(self.parts)):
+            if number >= self._cleared.get(item, 0):
+                found.setdefault(item, []).append(text)
+        if parts and (self.tail is not None or self.dropped):
+            # The chunk ends with the item that has filled the head: all behind the head is the text of that item.
+            head_chars = sum(len(text) for _, text in parts)
+            found.setdefault(parts[-1][0], []).append(self.text()[head_chars:])
         return {item: "".join(texts) for item, texts in found.items()}
+
+    def texts_since(self, chars: int, limit: int) -> tuple[int, dict[int, tuple[str, int]]]:
+        """Return (number of characters so far, item -> (its new text, the number of its new characters)).
+
+        chars: how many characters of the whole text are known.  limit: the number of characters to return.
+        """
+        found: dict[int, tuple[str, int]] = {}
+        end = 0
+        parts = list(self.parts)
+        for item, text in parts:
+            begin, end = end, end + len(text)
+            if end <= chars:
+                continue
+            fresh = text[max(0, chars - begin) :][:limit]
+            limit -= len(fresh)
+            chars = max(chars, begin) + len(fresh)
+            known, count = found.get(item, ("", 0))
+            found[item] = known + fresh, count + len(fresh)
+            if not limit:
+                return chars, found
+        if chars >= end and parts and (self.tail is not None or self.dropped):
+            total, fresh = self.since(chars, limit)
+            known, count = found.get(parts[-1][0], ("", 0))
+            found[parts[-1][0]] = known + fresh, count + total - chars
+            chars = total
+        return chars, found
+
+
+class WrittenByItem(NamedTuple):
+    """The output of an item of a map's chunk."""
+
+    stdout: str
+    stderr: str
+    outputs: list[dict[str, Any]]
+
+
+def _without_item(output: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in output.items() if key != "item"}
 
 
 class Sink:
@@ -195,12 +254,34 @@ class Sink:
         half = LIMIT_CHARS // 2
         return any(text is not None and text.room < half for text in (self.stdout, self.stderr))
 
-    def item_texts(self) -> list[tuple[int, str, str]]:
-        """Return the output of the items as (index, stdout, stderr)."""
+    def item_outputs(self) -> dict[int, WrittenByItem]:
+        """Return item -> all that it has written and displayed."""
         if not isinstance(self.stdout, ItemText) or not isinstance(self.stderr, ItemText):
-            return []
+            return {}
         out, err = self.stdout.texts(), self.stderr.texts()
-        return [(item, encodable(out.get(item, "")), encodable(err.get(item, ""))) for item in sorted({*out, *err})]
+        displays: dict[int, list[dict[str, Any]]] = {}
+        for output in self.outputs or ():
+            if output["item"] < 0:
+                continue  # it was cleared
+            displays.setdefault(output["item"], []).append(_without_item(output))
+        return {
+            item: WrittenByItem(encodable(out.get(item, "")), encodable(err.get(item, "")), displays.get(item, []))
+            for item in sorted({*out, *err, *displays})
+        }
+
+    def item_texts_since(self, stdout: int, stderr: int, limit: int) -> tuple[tuple[int, int], list[ItemOutput]]:
+        """Return how many characters there are, and what the items have written after the given numbers of characters.
+
+        The numbers count the characters of the whole chunk.  limit: the number of characters of each stream to return.
+        """
+        if not isinstance(self.stdout, ItemText) or not isinstance(self.stderr, ItemText):
+            return (stdout, stderr), []
+        (stdout, out), (stderr, err) = self.stdout.texts_since(stdout, limit), self.stderr.texts_since(stderr, limit)
+        found = []
+        for item in sorted({*out, *err}):
+            (text, chars), (error_text, error_chars) = out.get(item, ("", 0)), err.get(item, ("", 0))
+            found.append(ItemOutput(item, encodable(text), encodable(error_text), (chars, error_chars)))
+        return (stdout, stderr), found
 
     def write(self, name: str, text: str) -> None:
         if self.ended:
@@ -230,6 +311,8 @@ class Sink:
         if self._clears:
             self.clear()
         output = {"data": content["data"], "metadata": content.get("metadata") or {}}
+        if self.values is not None:
+            output["item"] = len(self.values)
         display_id = (content.get("transient") or {}).get("display_id")
         if display_id is not None:
             output["display_id"] = display_id
@@ -254,7 +337,7 @@ class Sink:
 
     def displays_since(self, serial: int, most_bytes: int) -> tuple[int, list[tuple[int, dict[str, Any]]]]:
         """Return the last number, and the displays that came or were changed after the number `serial`, with their
-        places.
+        places; for a chunk of a map, a display's place among those of its item.
 
         Other threads may call this.  If there are many displays, the first ones are returned, up to `most_bytes` bytes.
         """
@@ -266,6 +349,10 @@ class Sink:
             if outputs is None or place >= len(outputs):
                 break
             output = outputs[place]
+            if self.values is not None:
+                if output["item"] < 0:
+                    continue  # it was cleared
+                place = sum(each["item"] == output["item"] for each in outputs[:place])
             own = sum(len(value) for value in output["data"].values() if isinstance(value, str | bytes))
             if found and size + own > most_bytes:
                 break
@@ -280,10 +367,21 @@ class Sink:
         self._clears = wait
         if wait:
             self._shut()
+        elif self.values is not None:
+            self._clear_item(len(self.values))
         else:
             self.stdout = self.stderr = self.outputs = None
             self._serials = []
             self._bytes = self._dropped = 0
+
+    def _clear_item(self, item: int) -> None:
+        """Forget all output of an item of a chunk."""
+        for stream in (self.stdout, self.stderr):
+            if isinstance(stream, ItemText):
+                stream.forget(item)
+        for output in self.outputs or ():
+            if output["item"] == item:
+                output.update(item=-1, data={}, metadata={})
 
     def close(self) -> None:
         """End the run's output: text that its threads print later goes to the engine's log."""
@@ -296,10 +394,11 @@ class Sink:
 
     def _shut(self) -> None:
         """Close the heads of the texts, so that streams must use `write` and cannot append by themselves."""
-        if self.stdout is not None:
-            self.stdout.room = -1
-        if self.stderr is not None:
-            self.stderr.room = -1
+        for stream in (self.stdout, self.stderr):
+            if isinstance(stream, ItemText) and not self.ended:
+                stream.shut()
+            elif stream is not None:
+                stream.room = -1
 
 
 _late: Callable[[str], None] | None = None

@@ -12,7 +12,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
-from ..client.screens import Slot, notebook_shell
+from ..client.screens import Slot
 from ..core import errors
 from ..core.messages import FarmStatus
 from ..core.messages.tables import FarmState
@@ -22,6 +22,7 @@ from ..deployment.home import Home
 from ..deployment.light_client import connect as question
 from ..deployment.settings import DEFAULT_NAME
 from ..display.farm_tables import engine_table
+from ..display.ipython import notebook_shell
 from ..system.farm_paths import connection_reader
 from . import connection
 from .tracebacks import short_errors

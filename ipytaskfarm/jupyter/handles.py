@@ -15,9 +15,10 @@ from ..client.display import text_html
 from ..client.estimate import span
 from ..client.output_printer import Displays, SeenOutput, rest_of
 from ..client.results import NS
-from ..client.screens import Slot, notebook_shell
+from ..client.screens import Slot
 from ..client.streams import Stream
 from ..core.messages import Output
+from ..display.ipython import notebook_shell
 from .tracebacks import short_errors
 
 EVERY_S = 0.25

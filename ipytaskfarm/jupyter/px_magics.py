@@ -17,7 +17,7 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from ..client import MultiEngineClient
 from ..client.commands import PendingResult, show_entries
 from ..client.multiengine import offer_magics
-from .tracebacks import short_errors
+from .tracebacks import cell_place, short_errors
 
 LINE = ("px", "autopx", "pxresult", "pxconfig", "pxsession", "result")
 CELL = ("px",)
@@ -178,7 +178,8 @@ class Px:
         return self._client.block if block is None else block
 
     def _send(self, code: str, targets: str | None) -> PendingResult:
-        pending: PendingResult = self._client.execute(code, _targets(targets), block=False)
+        place = cell_place(self._shell, code)
+        pending: PendingResult = self._client.execute_cell(code, place, _targets(targets), False)
         self._last = pending
         return pending
 

@@ -20,7 +20,7 @@ from ..core.states import ACCEPTED_STATES, ASKED_STATES
 from . import connection
 from .handles import TaskHandle
 from .task_actions import ACTIONS, ActionArguments, check
-from .tracebacks import short_errors
+from .tracebacks import cell_place, short_errors
 
 
 def task_arguments(magic: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,7 +84,7 @@ class TaskMagics(Magics):
             client = connection.task_client(self.shell)
             rules = {**self._rules(given), "unique": _unquoted(given.unique)}
             task = StringTask(cell, _names(given.pull), self._pushed(given.push), **rules)
-            task_id = client.run(task)
+            task_id = client.run(task.stands_in(cell_place(self.shell, cell)))
             handle = TaskHandle(client, task_id)
             if given.out:
                 self.shell.user_ns[given.out] = handle
@@ -111,8 +111,10 @@ class TaskMagics(Magics):
             client = connection.task_client(self.shell)
             pull, push, rules = _names(given.pull), self._pushed(given.push), self._rules(given)
             job = client.create_job(given.name or "taskmap")
+            place = cell_place(self.shell, cell)
             for item in items:
-                job.add_task(StringTask(cell, pull, push | _bound(targets, item), **rules))
+                task = StringTask(cell, pull, push | _bound(targets, item), **rules)
+                job.add_task(task.stands_in(place))
             ids = job.submit() if len(job) else []
             wait_for_tasks(client.session, set(ids), None, bool(client.progress), stream=True, ended_too=True)
             values, first = _collected(client, ids, pull)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from IPython.core.error import UsageError
 
 from ..core.errors import CompositeError, RemoteError
-from ..display.cells import with_cells
+from ..core.messages.payload import CellPlace
+from ..display.ipython import with_cells
 
 SHOWN_TRACEBACKS = 3
 """Number of tracebacks that are shown if several engines raised errors."""
@@ -59,3 +61,15 @@ def _composite(error: CompositeError) -> list[str]:
     if more > 0:
         lines.append(f"… and {more} more: `err.print_tracebacks()` of the CompositeError shows all")
     return lines
+
+
+def cell_place(shell: Any, code: str) -> CellPlace:
+    """Return where code stands that a magic was given, for tracebacks: the file name of the cell that runs now."""
+    history = shell.history_manager.input_hist_raw
+    cell = history[-1].rstrip() if history else ""
+    body = code.rstrip()
+    if not body or not cell.endswith(body):  # another magic has changed the text, or the shell keeps no history
+        cell = f"%%task\n{body}"
+    # IPython's own name for the cell, of which IPython tells the number and shows the lines.
+    file: str = shell.compile.cache(cell, shell.execution_count, raw_code=cell)
+    return CellPlace(file, cell[: len(cell) - len(body)].count("\n"))

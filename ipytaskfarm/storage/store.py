@@ -50,6 +50,9 @@ CHECK_BYTES_MAX = 1 << 30
 CHECKPOINT_BYTES = 4 << 20
 """The write-ahead log is moved into the file after about this much. A longer log makes fewer but longer pauses."""
 
+ROWS_AT_ONCE = (64, 8)
+"""How many rows one statement inserts, where there are so many.  Fewer sizes: fewer statements to prepare."""
+
 BUSY_S = 5.0
 """How long a commit waits for another process's lock (a person's sqlite3 shell that writes)."""
 
@@ -271,11 +274,22 @@ class Store:
         handouts = [save for save in saves if type(save) in (s.SaveHandOut, s.DropHandOut)]
         others = [save for save in saves if type(save) not in (s.SaveHandOut, s.DropHandOut)] if handouts else saves
         for kind, group in itertools.groupby([*others, *handouts], type):
-            for sql, values, fences in rows.statements(kind, list(group)):
-                if fences and fenced is not None:
-                    fenced.extend(row[0] for row in values if not db.execute(sql, row).rowcount)
-                elif db.executemany(sql, values).rowcount != len(values) and fences:
+            for statement in rows.statements(kind, list(group)):
+                if statement.fences and fenced is not None:
+                    fenced.extend(row[0] for row in statement.rows if not db.execute(statement.sql, row).rowcount)
+                elif self._run(statement) != len(statement.rows) and statement.fences:
                     raise _Fenced
+
+    def _run(self, statement: rows.Statement) -> int:
+        """Run a statement for all its rows, and return how many rows it changed."""
+        values, changed, at = statement.rows, 0, 0
+        if (of_several := statement.of_several) is not None:
+            for size in ROWS_AT_ONCE:
+                for end in range(at + size, len(values) + 1, size):
+                    parameters = list(itertools.chain.from_iterable(values[at:end]))
+                    changed += self._db.execute(of_several(size), parameters).rowcount
+                    at = end
+        return changed + self._db.executemany(statement.sql, values[at:]).rowcount if at < len(values) else changed
 
     def checkpoint(self) -> None:
         """Move the log into the file as far as readers allow.

@@ -315,3 +315,57 @@ def test_bars_say_how_it_ended_wherever_the_notebook_is_opened(notebook: Noteboo
         expect(shown).to_be_visible(timeout=DEADLINE_S * 1000)
     picture(again, "reopened")
     again.page.close()
+
+
+WAITS = """import os, time
+def waits(x, folder):
+    while not os.path.exists(f'{folder}/go'): time.sleep(0.01)
+    return x
+"""
+SWEEP = """import pathlib, time
+def fragile(x, folder):
+    time.sleep(0.05)
+    if x in (7, 37, 59) and not pathlib.Path(folder, 'mended').exists():
+        raise ValueError(f'no sample {x}')
+    return x * x
+"""
+
+
+def test_a_map_with_three_failures_is_named_by_item_and_mended_from_its_handle(
+    notebook: Notebook, tmp_path: Path
+) -> None:
+    notebook.run(SWEEP + f"folder = {str(tmp_path)!r}")
+    raised = notebook.run("tc.map(fragile, range(60), [folder] * 60, name='sweep')")
+    raised.shows("ValueError: no sample 7")
+    raised.shows("item 7 of 60: fragile(x=7, folder=")
+    raised.shows("3 of 60 items of 'sweep' failed, this is the first; tc.job('sweep').retry_failed() runs them again")
+    raised.shows("57 succeeded, 3 failed")
+    assert "ipytaskfarm/" not in raised.text
+    notebook.run("tc.failures()").shows("3 × ValueError at In [")
+    notebook.run("tc.explain(tc.job('sweep').ids[37])").shows("no sample 37")
+    handle = notebook.run("job = tc.job('sweep'); job")
+    handle.shows("60/60 items: 57 succeeded, 3 failed")
+    picture(notebook, "map-failures")
+    (tmp_path / "mended").touch()
+    notebook.run("len(job.retry_failed())").shows("3")
+    notebook.run("job.results() == [x * x for x in range(60)]").shows("True")
+    notebook.run("job").shows("60/60 items: 60 succeeded")
+    picture(notebook, "map-retried")
+
+
+def test_the_stop_button_in_a_map_drops_nothing(notebook: Notebook, tc: TaskClient, tmp_path: Path) -> None:
+    notebook.run(f"folder = {str(tmp_path)!r}\n{WAITS}")
+    cell = notebook.start("tc.map(waits, range(60), [folder] * 60, name='long')")
+    cell.shows("2 running")
+    notebook.interrupt()
+    cell.done(5.0).shows("KeyboardInterrupt")
+    cell.shows("job 'long' goes on: tc.job('long').results() waits for it again, tc.job('long').abort() ends it")
+    cell.shows("interrupted after")
+    assert "ipytaskfarm/" not in cell.text
+    picture(notebook, "map-stopped")
+    handle = notebook.run("job = tc.job(tc.jobs()[-1]); job")
+    handle.shows("0/60 items: 2 running, 58 scheduled")
+    (tmp_path / "go").touch()
+    handle.shows("60/60 items: 60 succeeded")
+    notebook.run("job.results() == list(range(60))").shows("True")
+    picture(notebook, "map-gone-on")

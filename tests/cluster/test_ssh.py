@@ -23,7 +23,7 @@ from ipytaskfarm.settings.checks import Agents
 from ipytaskfarm.system.farm_paths import process_started, read_connection_file
 from tests.conftest import Dirs
 from tests.support import sshd
-from tests.support.farms import DEADLINE_S, Gate, engines, enrolled, outcomes, until_engines
+from tests.support.farms import DEADLINE_S, Gate, engines, enrolled, outcomes, until_engines, until_running
 from tests.support.polling import eventually
 from tests.support.sshd import Sshd
 
@@ -70,8 +70,8 @@ def own_address() -> str:
         return str(probe.getsockname()[0])
 
 
-def squares(tc: TaskClient, count: int) -> list[int]:
-    return [tc.run(StringTask(f"x = {n} ** 2", pull="x")) for n in range(count)]
+def squares(tc: TaskClient, count: int, **rules: Any) -> list[int]:
+    return [tc.run(StringTask(f"x = {n} ** 2", pull="x", **rules)) for n in range(count)]
 
 
 def tended(ssh: Ssh, handle: Handle) -> None:
@@ -137,10 +137,16 @@ def test_a_broken_tunnel_is_made_anew_while_tasks_go_on(farm_dirs: Dirs, server:
 
 
 def test_an_agent_that_was_killed_is_started_again(farm_dirs: Dirs, server: Sshd) -> None:
+    """Of the killed agent's runs, only the one that its engine was running is charged: it has no retries, and fails."""
     ssh = launcher(server, farm_dirs.root / "far", "node01:1,node02:1")
     with Farm(n=0) as farm, farm.task_client() as tc, placed(farm, ssh, farm_dirs) as handle:
         until_engines(farm, 2)
+        gate = Gate(farm_dirs.work / "gate")
+        held = {node: tc.run(StringTask(gate.code, requires={"node": node})) for node in ("node01", "node02")}
+        for task_id in held.values():
+            until_running(tc, task_id)
         ids = squares(tc, 300)
+        tc.flush()
         killed = handle["agents"]["ssh-1.0"]
         os.kill(killed["pid"], signal.SIGKILL)
         eventually(lambda: ssh.status(handle)["ssh-1.0"].state == "waiting", DEADLINE_S)
@@ -149,8 +155,10 @@ def test_an_agent_that_was_killed_is_started_again(farm_dirs: Dirs, server: Sshd
         assert handle["agents"]["ssh-1.0"]["pid"] != killed["pid"]
         assert handle["agents"]["ssh-1.1"]["restarts"] == []
         until_engines(farm, 2)
-        tc.barrier(ids, timeout=60)
-        assert outcomes(tc, ids) == {"succeeded"}
+        gate.open()
+        tc.barrier([*held.values(), *ids], timeout=60)
+        assert outcomes(tc, [held["node02"], *ids]) == {"succeeded"}
+        assert tc.get_task_result(held["node01"]).reason == "engine lost"
 
 
 def test_one_that_was_cancelled_or_crashes_each_time_is_left(
@@ -223,7 +231,7 @@ def test_a_farm_brings_its_own_agents_and_takes_them_along(farm_dirs: Dirs, serv
     options = {"hosts": "node01:1,node02:1", "config": str(server.config), "folder": str(farm_dirs.root / "far")}
     with Farm(agents=Agents("ssh", options=options)) as farm, farm.task_client() as tc:
         until_engines(farm, 2)
-        ids = squares(tc, 100)
+        ids = squares(tc, 100, retries=1)  # one of them may be running when its agent is killed
         (agent,) = (psutil.Process(p) for p in agent_pids(farm_dirs, "ssh-1.0"))
         agent.kill()
         ids += squares(tc, 100)

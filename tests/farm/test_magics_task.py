@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import os
+import pickle
 import re
 import signal
 import sys
@@ -299,7 +300,7 @@ def shown_error(shell: Shell, code: str) -> str:
 def test_a_syntax_error_shows_the_cells_line_alone(shell: Shell) -> None:
     shown = shown_error(shell, "%%task -b\na = 1\nb = = 2")
     first, *more = [line.strip() for line in shown.splitlines()]
-    assert re.fullmatch(r'on engine \d: File "<task>", line 2', first)
+    assert re.fullmatch(rf"on engine \d: In \[{shell.shell.execution_count}\], line 3", first)
     assert more == ["b = = 2", "^", "SyntaxError: invalid syntax"]
 
 
@@ -327,6 +328,42 @@ def test_places_name_the_cell(shell: Shell, tc: TaskClient) -> None:
     assert "In [41], line 3, in fails" in tc.failures(shell["tid"])[0].traceback
     assert "(In [41], line 3 in fails)" in tc.explain(shell["tid"])
     assert "In [41], line 3, in fails" in tc.get_task_result(shell["tid"]).failure.getTraceback()
+
+
+def test_the_place_of_a_cells_task_is_the_cell(shell: Shell, tc: TaskClient) -> None:
+    """Whether the engine runs it as plain Python or through IPython."""
+    shell["tc"] = tc
+    for number, code in ((7, "def f(x):\n    return 1 / x\nf(0)"), (8, "import asyncio\nawait asyncio.sleep(0)\n1/0")):
+        shell.shell.execution_count = number
+        shell.ok(f"%%task -o h --name fails\n{code}")
+        shell.run("h.result()")
+        line = {7: "line 3 in f", 8: "line 4 in <module>"}[number]
+        task_id = shell["h"].id
+        assert f"ZeroDivisionError at In [{number}], {line}" in repr(tc.failures(task_id))
+        assert f"(In [{number}], {line})" in tc.explain(task_id)
+        shell.shell.execution_count = number
+        shown = shell.run(f"%%task -b\n{code}").shown
+        assert f"In [{number}], {line.replace(' in ', ', in ')}" in shown
+        assert "<task>" not in shown
+        # Without the magic IPython itself shows the frames, with the lines of the cell.
+        shell.shell.execution_count = 30
+        shown = shell.run("h.result().raise_exception()").shown
+        assert f"In[{number}], line {line.split()[1]}" in shown, shown
+        assert "ipytaskfarm/" not in shown
+
+
+def test_a_map_that_raises_shows_the_users_frames_alone(shell: Shell, tc: TaskClient) -> None:
+    shell["tc"] = tc
+    shell.ok("def fails(x):\n    return 1 // x\ndef sweep(xs):\n    return tc.map(fails, xs)")
+    for call in ("sweep([1, 0])", "tc.job('map fails').results()", "list(tc.imap(fails, [1, 0]))"):
+        run = shell.run(call)
+        places = re.findall(r"^\S*(?:File|Cell|Input) .*", run.shown, re.MULTILINE)
+        assert all("ipytaskfarm" not in place for place in places), run.shown
+        assert "return 1 // x" in run.shown
+        assert call in run.shown
+        assert "ipytaskfarm/client" not in run.shown
+        again = pickle.loads(pickle.dumps(run.error))
+        assert isinstance(again, ZeroDivisionError)
 
 
 def test_the_debugger_lands_in_the_users_code_with_its_variables(shell: Shell, tc: TaskClient) -> None:

@@ -209,6 +209,85 @@ def test_all_that_is_silent_costs_the_store_and_not_the_controller(tc: TaskClien
         tc.job("many")
 
 
+SPEAKS = """
+from ipytaskfarm import TaskClient
+import os, time
+def speaks(x, folder):
+    print("begin", x)
+    while x in (2, 5) and not os.path.exists(f"{{folder}}/go"):
+        time.sleep(0.01)
+    print("end", x)
+    return x
+tc = TaskClient({connection!r})
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "alone"),
+    [
+        ("tc.map(speaks, range(8), [{folder!r}] * 8, chunksize=4, stream=True)", False),
+        ("tc.map(speaks, range(8), [{folder!r}] * 8, time_limit=60, stream=True)", True),
+        ("tc.map(speaks, range(8), [{folder!r}] * 8, chunksize=4, block=False).results(stream=True)", False),
+        ("list(tc.imap(speaks, range(8), [{folder!r}] * 8, chunksize=4, stream=True))", False),
+    ],
+    ids=["chunks", "tasks", "handle", "imap"],
+)
+def test_what_an_item_prints_is_shown_while_it_runs(farm: Farm, tmp_path: Path, call: str, alone: bool) -> None:
+    """In a script, whose output is a pipe: no control characters."""
+    code = SPEAKS.format(connection=str(farm.connection_file)) + f"print({call.format(folder=str(tmp_path))})\n"
+    env = {**os.environ, "IPYTASKFARM_PROGRESS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        timer = threading.Timer(DEADLINE_S, process.kill)
+        timer.start()
+        seen: list[str] = []
+        while not {"[2] begin 2\n", "[5] begin 5\n"} <= set(seen):
+            seen.append(process.stdout.readline())
+            assert seen[-1], process.stderr.read()
+        assert "[2] end 2\n" not in seen
+        if not alone:
+            assert "[4] end 4\n" in seen, "an item that shares its run with one that goes on"
+        (tmp_path / "go").touch()
+        out, err = process.communicate(timeout=DEADLINE_S)
+        timer.cancel()
+    lines = [*"".join(seen).splitlines(), *out.splitlines()]
+    assert lines.pop() == str(list(range(8)))
+    assert sorted(lines) == sorted(f"[{x}] {word} {x}" for x in range(8) for word in ("begin", "end"))
+    assert "\x1b" not in out + err
+    assert "\r" not in out + err
+
+
+def test_each_item_keeps_what_it_displays_clears_and_floods(tc: TaskClient) -> None:
+    def shows(x: int) -> int:
+        from IPython.display import HTML, clear_output, display
+
+        print("before", x)
+        if x == 1:
+            display(HTML("<b>one</b>"))
+        if x == 2:
+            clear_output(wait=True)
+            print("after")
+        if x == 3:
+            print("x" * 200_000)
+        return x
+
+    job = tc.map(shows, range(6), chunksize=6, block=False)
+    assert job.results() == list(range(6))
+    results = [tc.get_task_result(i, raw=False) for i in job.ids]
+    assert [result.stdout for result in results if result.taskid in (job.ids[0], job.ids[1], job.ids[4])] == [
+        "before 0\n", "before 1\n", "before 4\n",
+    ]  # fmt: skip
+    assert [output["data"]["text/html"] for output in results[1].outputs] == ["<b>one</b>"]
+    assert results[0].outputs == results[2].outputs == []
+    assert results[2].stdout == "after\n"
+    assert results[3].stdout.startswith("before 3\nxxx")
+    assert "characters left out" in results[3].stdout
+    assert results[3].stdout.endswith("x\n")
+
+
 def test_imap_has_rules_too(tc: TaskClient) -> None:
     assert list(tc.imap(abs, range(-5, 0), name="some", retries=1)) == [5, 4, 3, 2, 1]
     found = list(tc.imap(lambda x: 1 // x, [1, 0, 1], on_error="return"))

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from ipytaskfarm.core.messages import Returned, SetUp
-from ipytaskfarm.core.messages.payload import CallWork, StringWork
+from ipytaskfarm.core.messages.payload import CallWork, CellPlace, StringWork
 from ipytaskfarm.serialization.pack import pack, pack_function, unpack_error
 from ipytaskfarm.system.flight_recorder import ABORT, TIME_LIMIT
 from tests.support.fake_agent import FakeAgent, FakeEngine, Outcome
@@ -274,6 +274,30 @@ def test_a_traceback_shows_the_users_frames_alone(engine: FakeEngine) -> None:
     text = engine.run("%time f(0)").failure.traceback
     assert "ZeroDivisionError" in text
     assert "interactiveshell" not in text
+
+
+CELL = CellPlace("/tmp/ipykernel_4711/1234567.py", 2)
+
+
+@pytest.mark.parametrize(
+    ("code", "place"),
+    [
+        ("a = 1\n1/0", ":4 in <module>"),
+        ("%env SEEN=1\n1/0", ":4 in <module>"),
+        ("import asyncio\nawait asyncio.sleep(0)\n1/0", ":5 in <module>"),
+        ("a = 1\nb = = 2", ":4"),
+        ("def f(x):\n    return 1 / x\nf(0)", ":4 in f"),
+        ("get_ipython().run_cell('a = 1')\n1/0", ":4 in <module>"),
+    ],
+)
+def test_a_place_in_a_cell_has_the_cells_file_and_line(engine: FakeEngine, code: str, place: str) -> None:
+    (key,) = engine.hand(StringWork(code, cell=CELL))
+    outcome = Outcome(engine.ended(key))
+    assert outcome.ended.failure is not None
+    assert outcome.ended.failure.place == f"{CELL.file}{place}"
+    assert f'File "{CELL.file}", line {place[1]}' in outcome.failure.traceback
+    assert code.splitlines()[int(place[1]) - 3].strip() in outcome.failure.traceback
+    assert engine.run(code).ended.failure != outcome.ended.failure, "the same code without a cell"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ipytaskfarm.client import progress as progress_module, screens
 from ipytaskfarm.client.estimate import Estimate, Running, Tally
 from ipytaskfarm.client.progress import CountedWork, LiveProgress, ProgressDisplay
 from ipytaskfarm.client.progress_view import ProgressView
+from ipytaskfarm.display.ipython import notebook_shell
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 
@@ -268,7 +269,7 @@ def test_progress_that_nobody_waits_for(clock: Clock, play: Play) -> None:
 def test_an_engine_is_no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = type("TaskKernel", (), {"__module__": "ipytaskfarm.engine.kernel"})()
     monkeypatch.setattr(builtins, "get_ipython", lambda: SimpleNamespace(kernel=kernel), raising=False)
-    assert screens.notebook_shell() is None
+    assert notebook_shell() is None
 
 
 def test_a_bar_fills_its_width_and_no_more() -> None:

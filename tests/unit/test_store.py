@@ -18,6 +18,7 @@ from hypothesis import given, settings
 
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.errors import StoreError
+from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.task_types import Final, Function, Rules, Submission
 from ipytaskfarm.storage import backup
 from ipytaskfarm.storage.blobs import Blobs, blobs_folder
@@ -299,3 +300,24 @@ def test_what_is_no_store_is_not_looked_after(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database" * 100)
     with pytest.raises(StoreError, match="cannot be read"):
         backup.backup(tmp_path / "text", tmp_path / "copy")
+
+
+def test_many_rows_of_many_shapes_are_one_commit(store: Store) -> None:
+    shapes = [
+        task(0),
+        msgspec.structs.replace(task(0, rules=Rules(name="n", job="j", priority=3)), needs=Needs(after=(7,))),
+        msgspec.structs.replace(task(0, function="f"), parent=1, spawn="1.1", blobs=("a" * 64,)),
+        msgspec.structs.replace(task(0), items=5),
+        msgspec.structs.replace(task(0), part=(10, 2)),
+    ]
+    tasks = [msgspec.structs.replace(shapes[n % 5], id=10 * n, queue_seq=n) for n in range(151)]
+    assert store.commit(tasks) == []
+    records = store.load().tasks
+    read = [(r.id, r.rules, r.needs, r.function, r.parent, r.spawn, r.items, r.part) for r in records]
+    assert read == [(t.id, t.rules, t.needs, t.function, t.parent, t.spawn, t.items, t.part) for t in tasks]
+    ends = [final(t.id, "error" if n % 7 == 3 else "", body=None if n % 11 == 5 else b"b") for n, t in enumerate(tasks)]
+    store.commit([ends[100]])
+    assert store.commit([*ends, final(5)]) == [1000, 5], "one that was there and one without a task are told by name"
+    kept = [(f.id, f.reason, f.failure, f.body, f.items) for f in store.finals([t.id for t in tasks])]
+    told = [(e.final.id, e.final.reason, e.final.failure, e.final.body) for e in ends]
+    assert kept == [(*end, t.items) for end, t in zip(told, tasks, strict=True)]

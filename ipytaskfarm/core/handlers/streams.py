@@ -73,8 +73,10 @@ def on_output_text(farm: SchedulerState, session: str, event: OutputText, now: N
         return
     farm.requests.outputs_asked.pop(asked[:2], None)
     engine = farm.engines.by_name.get(asked[1])
-    if engine is not None and (event.stdout or event.stderr or event.displays or asked[3]):
-        shown = Output(event.run, engine.id, event.stdout, event.stderr, event.seen, event.displays, event.serial)
+    if engine is not None and (event.stdout or event.stderr or event.displays or event.items or asked[3]):
+        shown = Output(
+            event.run, engine.id, event.stdout, event.stderr, event.seen, event.displays, event.serial, event.items
+        )
         out.sends.append((asked[0], shown))
 
 

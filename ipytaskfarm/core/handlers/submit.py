@@ -65,7 +65,8 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
             out.sends.append((session, Full(block.next, "an earlier task has not arrived yet")))
             break
         if submission.id == block.next:
-            submission = _with_sound_items(submission, block)
+            if submission.items or submission.part is not None:
+                submission = _with_sound_items(submission, block)
             block.next += 1 + submission.items
             fresh = True
             if not 0.0 <= submission.submitted_s <= SECONDS_MAX:

@@ -172,6 +172,8 @@ class OutputText(msgspec.Struct, frozen=True, tag=True):
     """Encoded (place, display) pairs of new and changed displays; only the client decodes them."""
     serial: int = 0
     """The number of the last of these displays."""
+    items: bytes = b""
+    """Of a chunk of a map: an encoded list of `payload.ItemOutput`, in place of stdout and stderr."""
 
 
 class NodeState(msgspec.Struct, frozen=True, tag=True):

@@ -561,6 +561,8 @@ class Output(msgspec.Struct, frozen=True, tag=True):
     """Encoded (place, display) pairs of new and changed displays."""
     serial: int = 0
     """The number of the last of these displays."""
+    items: bytes = b""
+    """Of a chunk of a map: an encoded list of `payload.ItemOutput`, in place of stdout and stderr."""
 
 
 ToClient: TypeAlias = (

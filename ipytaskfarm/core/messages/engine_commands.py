@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from .payload import CellPlace
 from .task_types import Function
 
 VERBS = {
@@ -46,6 +47,8 @@ class ExecuteBody(msgspec.Struct, frozen=True):
 
     lines: str
     sticky: bool = False
+    cell: CellPlace | None = None
+    """The cell that the lines stand in.  None: they were given as a str."""
 
 
 class PushBody(msgspec.Struct, frozen=True):

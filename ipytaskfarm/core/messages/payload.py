@@ -20,6 +20,19 @@ class Message(NamedTuple):
     """When the message was accepted (wall clock)."""
 
 
+class CellPlace(msgspec.Struct, frozen=True, array_like=True):
+    """Where the user typed code: tracebacks name this cell."""
+
+    file: str
+    """The file name that the user's IPython has given to the cell."""
+    lines_before: int
+    """The number of lines of the cell before the code: the line with the magic."""
+
+    def placed(self, code: str) -> str:
+        """Return the code with empty lines before it, so that its lines have the numbers that they have in the cell."""
+        return "\n" * self.lines_before + code
+
+
 class StringWork(msgspec.Struct, frozen=True, array_like=True, tag="string"):
     """Code that runs in the engine's namespace: push, execute, pull."""
 
@@ -29,6 +42,8 @@ class StringWork(msgspec.Struct, frozen=True, array_like=True, tag="string"):
     """A packed dict, see `serialization.pack`."""
     clear_before: bool = False
     clear_after: bool = False
+    cell: CellPlace | None = None
+    """The cell that the code stands in.  None: the code was given as a str."""
 
 
 class CallWork(msgspec.Struct, frozen=True, array_like=True, tag="call"):
@@ -111,6 +126,17 @@ class FailureBody(msgspec.Struct, frozen=True, omit_defaults=True):
     stderr: str = ""
     outputs: list[dict[str, Any]] = []
     """… and displayed."""
+
+
+class ItemOutput(msgspec.Struct, frozen=True, array_like=True):
+    """What an item of a running chunk has newly written."""
+
+    index: int
+    """The item's place in the chunk."""
+    stdout: str = ""
+    stderr: str = ""
+    chars: tuple[int, int] = (0, 0)
+    """How many characters it has written of each: more than these texts have if the beginning was left out."""
 
 
 class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -20,8 +20,8 @@ class AcceptanceOrder:
     def add(self, task_id: int) -> None:
         """Note that this task is the latest."""
         runs = self._runs
-        if runs and runs[-1][1] + 1 == task_id:
-            runs[-1][1] = task_id
+        if runs and (last := runs[-1])[1] + 1 == task_id:
+            last[1] = task_id
         else:
             runs.append([task_id, task_id])
 

@@ -1,6 +1,6 @@
 """Tasks, the classes in which tasks wait, and engines, as the scheduler knows them.
 
-These three refer to one another: a task names its class; a class has a heap of its tasks and the set of the engines
+These three refer to one another: a task names its class; a class has its tasks in order and the set of the engines
 that may serve it; an engine has a heap of the classes that it may serve.
 
 A *class* contains the tasks that the same engines can run under the same rules (`ClassKey`). Within a class, tasks are
@@ -17,6 +17,7 @@ entries, so a task that no engine can run is in no engine's heap and delays no o
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace
@@ -33,10 +34,13 @@ from .durations import Durations
 from .running_tasks import Claim, NestedWait
 from .task import DEFAULT_RULES, QUEUED, Assigned, Place, Rejection, TrialState
 
+_PENDING, _SCHEDULED = State.PENDING, State.SCHEDULED
+"""Access to a member of an enumeration takes long, compared with the code that is run for each task."""
+
 # -- tasks
 
 
-class TaskEntry:
+class TaskEntry(msgspec.Struct, eq=False, gc=False):
     """One unfinished task: its rules and its place, never its payload.
 
     Only unfinished tasks have an entry. An ended task shrinks to its reason (`state.TaskRegistry.finals`) and a row in
@@ -47,49 +51,40 @@ class TaskEntry:
     `recovery` is the task's position in its chain of recovery tasks. `rules` and `function` belong to that position.
     """
 
-    __slots__ = (
-        "attempt", "avoid", "dependencies", "environment", "errors", "function", "history", "id", "items", "job", "key",
-        "losses", "parent", "part", "place", "queue_seq", "recovery",
-        "rejections", "rules", "session", "submitted_s", "suspect", "task_class", "trial_state", "waits_for",
-    )  # fmt: skip
-
-    def __init__(
-        self, task_id: int, queue_seq: int, submitted_s: float, session: str, function: str | None, rules: Rules | None
-    ) -> None:
-        self.id = task_id
-        self.queue_seq = queue_seq
-        self.submitted_s = submitted_s
-        self.session = session
-        self.function = function
-        self.rules = rules
-        self.place: Place = QUEUED
-        self.attempt = 0
-        self.errors = 0
-        self.losses = 0
-        self.recovery = 0
-        self.key: Any = 0
-        """The key that the queue policy has computed."""
-        self.history: list[AttemptRow] | None = None
-        self.rejections: dict[Incarnation, Rejection] | None = None
-        self.avoid: frozenset[Incarnation] | None = None
-        """Engines on which the task failed: others are preferred."""
-        self.suspect = False
-        """Whether the last attempt lost its engine: then no other task is sent ahead together with this one."""
-        self.task_class: TaskClass | None = None
-        self.job: str | None = rules.job if rules is not None else None
-        """The job that counts the task, whatever its recovery tasks say."""
-        self.environment: str | None = None
-        """The identity of the environment that counts the task."""
-        self.dependencies: Needs | None = None
-        self.waits_for: set[int] | None = None
-        """The tasks that this one waits for; None or empty for no tasks."""
-        self.parent: int | None = None
-        """The task that submitted this one."""
-        self.trial_state: TrialState | None = None
-        self.items = 0
-        """Of a chunk: the number of its items.  0: it is none."""
-        self.part: tuple[int, int] | None = None
-        """Of an item of a chunk: (the chunk, its index there)."""
+    id: int
+    queue_seq: int
+    submitted_s: float
+    session: str
+    function: str | None
+    rules: Rules | None
+    job: str | None
+    """The job that counts the task, whatever its recovery tasks say."""
+    place: Place = QUEUED
+    attempt: int = 0
+    errors: int = 0
+    losses: int = 0
+    recovery: int = 0
+    key: Any = 0
+    """The key that the queue policy has computed."""
+    history: list[AttemptRow] | None = None
+    rejections: dict[Incarnation, Rejection] | None = None
+    avoid: frozenset[Incarnation] | None = None
+    """Engines on which the task failed: others are preferred."""
+    suspect: bool = False
+    """Whether the last attempt lost its engine: then no other task is sent ahead together with this one."""
+    task_class: TaskClass | None = None
+    environment: str | None = None
+    """The identity of the environment that counts the task."""
+    dependencies: Needs | None = None
+    waits_for: set[int] | None = None
+    """The tasks that this one waits for; None or empty for no tasks."""
+    parent: int | None = None
+    """The task that submitted this one."""
+    trial_state: TrialState | None = None
+    items: int = 0
+    """Of a chunk: the number of its items.  0: it is none."""
+    part: tuple[int, int] | None = None
+    """Of an item of a chunk: (the chunk, its index there)."""
 
     def __lt__(self, other: TaskEntry) -> bool:
         # A task that left a queue and came back is twice in its heap, under one (key, queue_seq).
@@ -99,7 +94,7 @@ class TaskEntry:
     def state(self) -> State:
         """Return the public state: scheduled until an engine has begun the task."""
         place = self.place
-        return State.PENDING if type(place) is Assigned and place.since_s is not None else State.SCHEDULED
+        return _PENDING if type(place) is Assigned and place.since_s is not None else _SCHEDULED
 
     def own_trial_state(self) -> TrialState:
         """Return the task's own trial state, which may be changed."""
@@ -193,8 +188,8 @@ class TaskClass:
     """The waiting tasks of one class, and their measured durations."""
 
     __slots__ = (
-        "_heap", "alone", "durations", "eligible", "ends_with_job", "environment", "gated", "key", "reserved_by",
-        "restricted", "size",
+        "_end", "_heap", "_heaped", "_left", "_line", "alone", "durations", "eligible", "ends_with_job", "environment",
+        "gated", "key", "reserved_by", "restricted", "size",
     )  # fmt: skip
 
     def __init__(self, key: ClassKey) -> None:
@@ -208,64 +203,117 @@ class TaskClass:
         self.alone = key.suspect or (key.requirements is not None and key.requirements.alone)
         self.reserved_by: str | None = None
         """The session of the agent that starts nothing later than this class's head until the head can start."""
+        self._line: deque[TaskEntry] = deque()
+        """The tasks that came in order, as nearly all do: an entry of the heap takes more room and time."""
+        self._end: tuple[Any, int] = (None, -1)
+        """(key, queue_seq) of the last task that joined the line."""
+        self._left: dict[TaskEntry, int] = {}
+        """Task -> how many of its entries at the front of the line are outdated: it has left since."""
         self._heap: list[tuple[Any, int, TaskEntry]] = []
+        """The tasks that came out of order, and entries of those that have left it."""
+        self._heaped: set[TaskEntry] = set()
+        """The tasks that wait in the heap."""
         self.size = 0
-        """How many tasks wait.  The heap may hold more entries, of tasks that have left."""
+        """How many tasks wait.  Line and heap may hold more entries, of tasks that have left."""
         self.durations = Durations()
         self.eligible: dict[EngineEntry, None] = {}
         """The engines that may serve the class now; empty for unrestricted classes."""
 
     def push(self, task: TaskEntry) -> bool:
         """Queue a task, and return whether it is the new head."""
-        entry = (task.key, task.queue_seq, task)
-        heappush(self._heap, entry)
+        key, seq = task.key, task.queue_seq
         self.size += 1
         task.task_class = self
-        # An entry of a task that has left may be in front of it, and the head may not have been examined since.
-        return self._heap[0] is entry or self.head() == entry[:2]
+        end_key, end_seq = self._end
+        if not self._line or (seq > end_seq if key == end_key else key > end_key):
+            self._line.append(task)
+            self._end = key, seq
+            if self.size == 1:
+                return True
+            # What is in front of it may have left, or wait in the heap behind it.
+            return bool(self._left or self._heaped) and self.head() == (key, seq)
+        heappush(self._heap, (key, seq, task))
+        self._heaped.add(task)
+        return self.head() == (key, seq)
 
     def first(self) -> TaskEntry | None:
         """Return the first waiting task without removing it."""
-        return self._heap[0][2] if self.head() is not None else None
+        first = self._first_in_line()
+        if not self._heaped:
+            return first
+        key, seq, heaped = self._first_in_heap()
+        return heaped if first is None or (key, seq) < (first.key, first.queue_seq) else first
+
+    def _first_in_line(self) -> TaskEntry | None:
+        line, left = self._line, self._left
+        while left and line and (outdated := left.get(line[0])):
+            task = line.popleft()
+            if outdated > 1:
+                left[task] = outdated - 1
+            else:
+                del left[task]
+        return line[0] if line else None
+
+    def _first_in_heap(self) -> tuple[Any, int, TaskEntry]:
+        """Return the first entry of a heap in which a task waits."""
+        heap = self._heap
+        while True:
+            entry = heap[0]
+            if entry[2] in self._heaped and entry[2].queue_seq == entry[1]:
+                return entry
+            heappop(heap)
 
     def head(self) -> tuple[Any, int] | None:
         """Return (key, queue_seq) of the first waiting task."""
-        heap = self._heap
-        while heap:
-            key, seq, task = heap[0]
-            if task.task_class is self and task.queue_seq == seq:
-                return key, seq
-            heappop(heap)
-        return None
+        first = self.first()
+        return None if first is None else (first.key, first.queue_seq)
 
     def waiting(self) -> Iterator[TaskEntry]:
-        """Yield the waiting tasks, in no order."""
-        return (task for _, seq, task in self._heap if task.task_class is self and task.queue_seq == seq)
+        """Yield the entries of waiting tasks, in no order; a task that came back may be there twice."""
+        yield from (task for task in self._line if task.task_class is self)
+        yield from (task for _, seq, task in self._heap if task.task_class is self and task.queue_seq == seq)
 
-    def holds_any(self) -> bool:
-        """Return whether the heap has a waiting task.  Unlike `head` this changes nothing."""
-        return any(task.task_class is self and task.queue_seq == seq for _, seq, task in self._heap)
+    def holds(self) -> int:
+        """Return how many tasks wait, by looking at each entry.  Unlike `head` this changes nothing."""
+        left = dict(self._left)
+        waiting = set()
+        for task in self._line:
+            if left.get(task):
+                left[task] -= 1
+            else:
+                waiting.add(task)
+        entries = {task for _, seq, task in self._heap if task in self._heaped and task.queue_seq == seq}
+        return sum(task.task_class is self for task in waiting | entries)
 
     def pop(self, limit: tuple[Any, int] | None = None) -> TaskEntry | None:
         """Remove and return the first waiting task, unless it is later than `limit`; None if there is no such task."""
-        heap = self._heap
-        while heap:
-            key, seq, task = heap[0]
-            if task.task_class is not self or task.queue_seq != seq:
-                heappop(heap)
-                continue
-            if limit is not None and (key, seq) > limit:
-                return None
-            heappop(heap)
-            task.task_class = None
-            self.size -= 1
-            return task
-        return None
-
-    def leave(self, task: TaskEntry) -> None:
-        """Remove a waiting task that was aborted or changes its class. Its heap entry stays and is skipped later."""
+        if not self.size:
+            return None
+        task = self.first() if self._left or self._heaped else self._line[0]
+        if task is None or (limit is not None and (task.key, task.queue_seq) > limit):
+            return None
+        if task in self._heaped:
+            heappop(self._heap)
+            self._leave_heap(task)
+        else:
+            self._line.popleft()
         task.task_class = None
         self.size -= 1
+        return task
+
+    def leave(self, task: TaskEntry) -> None:
+        """Remove a waiting task that was aborted or changes its class. Its entry stays and is skipped later."""
+        task.task_class = None
+        self.size -= 1
+        if task in self._heaped:
+            self._leave_heap(task)
+        else:
+            self._left[task] = self._left.get(task, 0) + 1
+
+    def _leave_heap(self, task: TaskEntry) -> None:
+        self._heaped.discard(task)
+        if not self._heaped:
+            self._heap.clear()
 
     @property
     def quick(self) -> bool:
@@ -359,8 +407,7 @@ class RecordedBatch:
     """When the batch was sent (wall clock)."""
 
 
-@dataclass(slots=True)
-class AssignedRun:
+class AssignedRun(msgspec.Struct, eq=False):
     """One run that an engine holds and has not answered."""
 
     batch: RecordedBatch

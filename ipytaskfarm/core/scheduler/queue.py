@@ -40,8 +40,8 @@ class Queues:
     """The classes of waiting tasks, and where engines find them."""
 
     classes: dict[ClassKey, TaskClass] = field(default_factory=dict)
-    last_class: tuple[Rules, TaskClass] | None = None
-    """The class of the last fresh task that had rules."""
+    last_class: tuple[Rules | None, TaskClass] | None = None
+    """The class of the last fresh task."""
     open_heads: Heads = field(default_factory=Heads)
     """The unrestricted classes."""
     open_size: int = 0

@@ -27,6 +27,9 @@ from .task import DEFAULT_RULES, FOR_TASKS, PAUSED, QUEUED, RETRIED, RETURNED, A
 from .task_messages import close
 from .watchers import tell, tell_watchers
 
+_SCHEDULED, _PENDING, _SUCCEEDED, _FAILED = State
+"""Access to a member of an enumeration takes long, compared with the code that is run for each task."""
+
 
 class IllegalMove(AssertionError):
     """A task would make a move that is not in `MOVES`: a bug of ours, and the controller starts again."""
@@ -50,9 +53,9 @@ def _count(farm: SchedulerState, task_id: int, before: State | None, after: Stat
 def _add_to_count(farm: SchedulerState, task_id: int, state: State, sign: int) -> None:
     """Count the silent items of a chunk that is in this state, or (sign -1) do not count them any more."""
     size = farm.tasks.chunks.size(task_id)
-    if state is State.PENDING:
-        farm.tasks.counts[State.PENDING] += sign * min(1, size)
-        farm.tasks.counts[State.SCHEDULED] += sign * (size - min(1, size))
+    if state is _PENDING:
+        farm.tasks.counts[_PENDING] += sign * min(1, size)
+        farm.tasks.counts[_SCHEDULED] += sign * (size - min(1, size))
     else:
         farm.tasks.counts[state] += sign * size
 
@@ -107,9 +110,10 @@ def _join_queue(farm: SchedulerState, task: TaskEntry) -> None:
 def _class_of(farm: SchedulerState, task: TaskEntry) -> TaskClass:
     """Return the class of a task.
 
-    The class of a fresh task with the same rules as the last one is known already: hashing a key takes long."""
+    The class of a fresh task with the same rules as the last one, or none, is known already: hashing a key takes
+    long."""
     rules, queues = task.rules, farm.queues
-    if rules is None or task.avoid is not None or task.suspect or task.rejections:
+    if task.avoid is not None or task.suspect or task.rejections:
         return class_for(farm, class_key_of(task, queues.by_time_limit))
     if queues.last_class is not None and queues.last_class[0] is rules:
         return queues.last_class[1]
@@ -245,6 +249,10 @@ def wait_for(farm: SchedulerState, task: TaskEntry, ids: Iterable[int]) -> None:
     task.waits_for = ahead | task.waits_for if task.waits_for else ahead
 
 
+def _job_of(rules: Rules | None) -> str | None:
+    return rules.job if rules is not None else None
+
+
 def accept(
     farm: SchedulerState,
     submission: Submission,
@@ -261,7 +269,7 @@ def accept(
     queues, tasks = farm.queues, farm.tasks
     seq = queues.next_seq
     queues.next_seq = seq + 1
-    task = TaskEntry(submission.id, seq, submission.submitted_s, session, submission.function, rules)
+    task = TaskEntry(submission.id, seq, submission.submitted_s, session, submission.function, rules, _job_of(rules))
     _policy_key(farm, task)
     tasks.unfinished[task.id] = task
     tasks.order.add(task.id)
@@ -269,9 +277,9 @@ def accept(
         task.items = submission.items
         tasks.chunks.add(task.id, task.items)
         tasks.order.add_items(task.items)
-        tasks.counts[State.SCHEDULED] += task.items
+        tasks.counts[_SCHEDULED] += task.items
     else:
-        tasks.counts[State.SCHEDULED] += 1
+        tasks.counts[_SCHEDULED] += 1
         if submission.part is not None:
             task.part = submission.part
             tasks.chunks.add_part(task.part[0])
@@ -308,8 +316,10 @@ def separate(farm: SchedulerState, chunk: TaskEntry, index: int, out: Decision, 
     tasks.chunks.separate.setdefault(chunk.id, set()).add(index)
     _add_to_count(farm, chunk.id, chunk.state, 1)
     task_id = chunk.id + 1 + index
-    task = TaskEntry(task_id, chunk.queue_seq, chunk.submitted_s, chunk.session, chunk.function, chunk.rules)
-    task.key = chunk.key
+    rules = chunk.rules
+    task = TaskEntry(
+        task_id, chunk.queue_seq, chunk.submitted_s, chunk.session, chunk.function, rules, _job_of(rules), key=chunk.key
+    )
     task.part = chunk.id, index
     tasks.chunks.add_part(chunk.id)
     tasks.unfinished[task_id] = task
@@ -346,7 +356,7 @@ def restore(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
     What the task waits for was counted before."""
     _policy_key(farm, task)
     farm.tasks.unfinished[task.id] = task
-    farm.tasks.counts[State.SCHEDULED] += farm.tasks.chunks.size(task.id)
+    farm.tasks.counts[_SCHEDULED] += farm.tasks.chunks.size(task.id)
     if task.rules is not None:
         _count_use(farm, task)
     if task.job is not None:
@@ -362,10 +372,10 @@ def restore(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
 def task_of(record: TaskRecord) -> TaskEntry:
     """Return a task as the store knows it; it is not among the unfinished ones yet."""
     rules = _rules_of(record.rules, record.recovery)
-    task = TaskEntry(record.id, record.queue_seq, record.submitted_s, record.session, record.function, rules)
+    job = _job_of(record.rules)
+    task = TaskEntry(record.id, record.queue_seq, record.submitted_s, record.session, record.function, rules, job)
     task.attempt, task.errors, task.losses = record.attempt, record.errors, record.losses
     task.recovery = record.recovery
-    task.job = record.rules.job if record.rules is not None else None
     task.suspect = record.losses > 0
     task.history = list(record.history) or None
     task.parent = record.parent
@@ -398,7 +408,7 @@ def reopen(farm: SchedulerState, task: TaskEntry, outcome: str, out: Decision) -
     del farm.tasks.finals[task.id]
     farm.tasks.of_parts.pop(task.id, None)
     farm.tasks.unfinished[task.id] = task
-    _count(farm, task.id, State.SUCCEEDED, State.SCHEDULED)
+    _count(farm, task.id, _SUCCEEDED, _SCHEDULED)
     if task.rules is not None:
         _count_use(farm, task)
         _count_in_job(farm, task)
@@ -415,10 +425,11 @@ def assign(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, running: 
 
     The task has been popped from its class.  The caller records the batch."""
     task.attempt += 1
-    since, wall = (now.mono_s, now.wall_s) if running else (None, None)
-    _place(farm, task, Assigned(engine.name, task.attempt, since, wall))
-    if running and task.rules is not None:
+    if running:
+        _place(farm, task, Assigned(engine.name, task.attempt, now.mono_s, now.wall_s))
         _watch(farm, task, now)
+    else:
+        task.place = Assigned(engine.name, task.attempt)  # scheduled before and after: nothing to count
     farm.queues.last_key = task.key
     client = farm.clients.by_session.get(task.session)
     if client is not None:
@@ -537,7 +548,7 @@ def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -
     tasks, talks = farm.tasks, farm.conversations
     if task.items and task.id in tasks.chunks.separate:
         final = msgspec.structs.replace(final, separate=tuple(sorted(tasks.chunks.separate[task.id])))
-    _count(farm, task.id, task.state, State.FAILED if final.reason else State.SUCCEEDED)
+    _count(farm, task.id, task.state, _FAILED if final.reason else _SUCCEEDED)
     if type(task.place) is Queued:
         leave_queue(farm, task)
     del tasks.unfinished[task.id]
@@ -584,7 +595,7 @@ def forget(farm: SchedulerState, task_id: int) -> None:
     reason = farm.tasks.finals.pop(task_id)
     farm.followers.stale = True
     farm.tasks.kept.discard(task_id)
-    farm.tasks.counts[State.FAILED if reason else State.SUCCEEDED] -= farm.tasks.chunks.size(task_id)
+    farm.tasks.counts[_FAILED if reason else _SUCCEEDED] -= farm.tasks.chunks.size(task_id)
     chunk = farm.tasks.of_parts.pop(task_id, None)
     if chunk is not None:
         farm.tasks.chunks.remove_part(chunk)
@@ -592,7 +603,7 @@ def forget(farm: SchedulerState, task_id: int) -> None:
 
 def forget_items(farm: SchedulerState, chunk: int, indexes: Iterable[int]) -> None:
     """Forget silent items of an ended chunk that were cleared."""
-    state = State.FAILED if farm.tasks.finals[chunk] else State.SUCCEEDED
+    state = _FAILED if farm.tasks.finals[chunk] else _SUCCEEDED
     separate = farm.tasks.chunks.separate.setdefault(chunk, set())
     before = len(separate)
     separate.update(indexes)
