@@ -19,6 +19,7 @@ from ipytaskfarm.core.messages.view import (
     JobPage,
     JobProgress,
     Stretch,
+    StretchTable,
     WaitingTable,
 )
 from ipytaskfarm.core.states import state_counts
@@ -166,6 +167,12 @@ class FarmFold:
         rows = [[cut(reason), count, example, cut(text, 600)] for reason, count, example, text in table.rows]
         self.picture.set("waiting", rows)
         self.picture.set("waiting_unknown", table.unknown)
+
+    def past_stretches(self, table: StretchTable, until_s: float) -> None:
+        """Fold runs that ended before this moment, when the first changes began."""
+        ended = [row for row in table.rows if row.ended_s <= until_s]
+        rows = sorted(merged(ended, 0.05, STRETCHES_MAX // 2), key=lambda row: row.ended_s)
+        self.picture.append("stretches", [stretch_row(row) for row in rows], STRETCHES_MAX)
 
     # -- jobs
 

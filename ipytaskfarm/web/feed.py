@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from ipytaskfarm.core import errors, messages
 from ipytaskfarm.core.messages import FarmChanges, Question, Refusal, Reply
 from ipytaskfarm.core.messages.tables import FarmState
-from ipytaskfarm.core.messages.view import CauseTable, EnginePage, JobPage, WaitingTable
+from ipytaskfarm.core.messages.view import CauseTable, EnginePage, JobPage, ReadStretches, StretchTable, WaitingTable
 from ipytaskfarm.core.text import text_of
 from ipytaskfarm.deployment.light_client import Questioner, refusal_error
 from ipytaskfarm.system.farm_paths import ConnectionInfo
@@ -36,6 +36,8 @@ TABLES_EVERY_S = 2.0
 ASKED_S = 20.0
 """How long a page waits for an answer of the farm."""
 TICK_S = 0.25
+BEFORE_S = 300.0
+"""The stream begins so long before the connection."""
 
 
 class Page(Protocol):
@@ -70,6 +72,8 @@ class FarmFeed:
         self._heard_s = 0.0
         self._problem = ""
         self._answered_s = 0.0
+        self._since_s = 0.0
+        """Since when (wall clock) the farm tells what happens."""
         self._next: dict[str, float] = {}
         """What is asked for again and again -> when."""
         self._begin_picture()
@@ -173,10 +177,16 @@ class FarmFeed:
         self.fold.needs_tables = True
         self._next = {}
         self._ask(messages.FarmStatus(), self._on_farm_state)
+        self._since_s = time.time()
+        self._ask(ReadStretches(self._since_s - BEFORE_S, self._since_s), self._on_stretches)
 
     def _on_farm_state(self, reply: Reply) -> None:
         if isinstance(reply, FarmState):
             self.fold.farm_state(reply, __version__)
+
+    def _on_stretches(self, reply: Reply) -> None:
+        if isinstance(reply, StretchTable):
+            self.fold.past_stretches(reply, self._since_s)
 
     def _on_changes(self, changes: FarmChanges) -> None:
         self._heard_s = self._answered_s = time.monotonic()

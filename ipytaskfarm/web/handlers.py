@@ -60,68 +60,83 @@ def routes(
         names: returns the names of the farms that pages may choose from.
     """
 
-    class PageFile(request_base, web.StaticFileHandler):  # type: ignore[misc]
-        """A file of the page. There is nothing of a farm in it, so that a page can ask for its login."""
+    def made(part: type[Any], base: type[Any]) -> type[Any]:
+        members = {"find_feed": staticmethod(find_feed), "farm_names": staticmethod(names)}
+        return type(part.__name__.removeprefix("_"), (part, base), members)
 
-        public = True
-
-        def set_extra_headers(self, path: str) -> None:
-            self.set_header("Cache-Control", "no-cache")
-            self.set_header("Content-Security-Policy", CONTENT_POLICY)
-            self.set_header("X-Content-Type-Options", "nosniff")
-            self.set_header("Referrer-Policy", "no-referrer")
-
-    class FarmNames(request_base):  # type: ignore[misc]
-        """The farms that a page may choose from."""
-
-        @web.authenticated
-        def get(self) -> None:
-            self.finish({"farms": names()})
-
-    class Act(request_base):  # type: ignore[misc]
-        """An action of a page."""
-
-        @web.authenticated
-        async def post(self) -> None:
-            try:
-                request = json.loads(self.request.body)
-                feed = find_feed(str(request["farm"]))
-                value = await questions.act(feed, request.get("what"), request.get("arguments"))
-            except errors.SecurityError as error:
-                self.set_status(403)
-                self.finish({"error": error_value(error)})
-            except Exception as error:
-                self.set_status(400)
-                self.finish({"error": error_value(error)})
-            else:
-                self.finish({"value": value})
-
-    class FarmMetrics(request_base):  # type: ignore[misc]
-        """The numbers of a farm for Prometheus."""
-
-        @web.authenticated
-        async def get(self) -> None:
-            try:
-                feed = find_feed(self.get_argument("farm", ""))
-            except KeyError:
-                raise web.HTTPError(404) from None
-            picture = await _picture_of(feed)
-            self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-            self.finish(metrics_text(feed.name, picture))
-
-    class Socket(_PageSocket, socket_base):  # type: ignore[misc]
-        """The socket of a page."""
-
-        def find_feed(self, name: str) -> FarmFeed:
-            return find_feed(name)
-
+    files = made(_PageFile, request_base)
     return [
-        (rf"{prefix}socket", Socket, {}),
-        (rf"{prefix}act", Act, {}),
-        (rf"{prefix}farms", FarmNames, {}),
-        (rf"{prefix}metrics", FarmMetrics, {}),
-        (rf"{prefix}(.*)", PageFile, {"path": str(STATIC), "default_filename": "index.html"}),
+        (rf"{prefix}socket", made(_PageSocket, socket_base), {}),
+        (rf"{prefix}act", made(_Act, request_base), {}),
+        (rf"{prefix}farms", made(_FarmNames, request_base), {}),
+        (rf"{prefix}metrics", made(_FarmMetrics, request_base), {}),
+        (rf"{prefix}(.*)", files, {"path": str(STATIC), "default_filename": "index.html"}),
     ]
+
+
+class _PageFile(web.StaticFileHandler):
+    """A file of the page. There is nothing of a farm in it, so that a page can ask for its login."""
+
+    public = True
+
+    def set_extra_headers(self, path: str) -> None:
+        self.set_header("Cache-Control", "no-cache")
+        self.set_header("Content-Security-Policy", CONTENT_POLICY)
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Referrer-Policy", "no-referrer")
+
+
+class _FarmRequest(web.RequestHandler):
+    """A request about farms. Another class adds who may come in."""
+
+    def find_feed(self, name: str) -> FarmFeed:
+        """Return the feed of a farm.  Raises KeyError."""
+        raise NotImplementedError
+
+    def farm_names(self) -> list[str]:
+        """Return the names of the farms that pages may choose from."""
+        raise NotImplementedError
+
+
+class _FarmNames(_FarmRequest):
+    """The farms that a page may choose from."""
+
+    @web.authenticated
+    def get(self) -> None:
+        self.finish({"farms": self.farm_names()})
+
+
+class _Act(_FarmRequest):
+    """An action of a page."""
+
+    @web.authenticated
+    async def post(self) -> None:
+        try:
+            request = json.loads(self.request.body)
+            feed = self.find_feed(str(request["farm"]))
+            value = await questions.act(feed, request.get("what"), request.get("arguments"))
+        except errors.SecurityError as error:
+            self.set_status(403)
+            self.finish({"error": error_value(error)})
+        except Exception as error:  # of the farm, or of the request: the page shows it
+            self.set_status(400)
+            self.finish({"error": error_value(error)})
+        else:
+            self.finish({"value": value})
+
+
+class _FarmMetrics(_FarmRequest):
+    """The numbers of a farm for Prometheus."""
+
+    @web.authenticated
+    async def get(self) -> None:
+        try:
+            feed = self.find_feed(self.get_argument("farm", ""))
+        except (KeyError, errors.TaskFarmError):
+            raise web.HTTPError(404) from None
+        picture = await _picture_of(feed)
+        self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        self.finish(metrics_text(feed.name, picture))
 
 
 class _Looker:

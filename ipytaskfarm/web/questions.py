@@ -16,7 +16,7 @@ from ipytaskfarm.core import errors, messages
 from ipytaskfarm.core.messages import Question, Reply
 from ipytaskfarm.core.messages.payload import ResultBody, Work
 from ipytaskfarm.core.messages.tables import EventTable
-from ipytaskfarm.core.messages.task_types import Final
+from ipytaskfarm.core.messages.task_types import Final, Rules
 from ipytaskfarm.core.messages.view import (
     CauseTable,
     EnginePage,
@@ -223,10 +223,29 @@ def _input(given: TaskInput) -> dict[str, Any]:
     return {
         "code": long_text(code),
         "function": given.function,
-        "rules": cut(given.rules, 2000),
+        "rules": _rules(given.rules),
         "bytes": given.payload_bytes,
         "submitted_s": given.submitted_s,
     }
+
+
+def _rules(text: str) -> str:
+    """Return the rules that differ from the defaults, one on each line."""
+    try:
+        rules = msgspec.json.decode(text, type=Rules) if text else Rules()
+    except (msgspec.MsgspecError, ValueError):
+        return cut(text, 2000)
+    default = Rules()
+    changed = {
+        name: value
+        for name in rules.__struct_fields__
+        if name not in ("recovery", "job") and (value := getattr(rules, name)) != getattr(default, name)
+    }
+    return cut("\n".join(f"{name.removesuffix('_s')}: {_plain(value)}" for name, value in changed.items()), 2000)
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 async def _logs(feed: FarmFeed, arguments: Arguments) -> Any:

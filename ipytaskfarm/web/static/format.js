@@ -18,7 +18,7 @@ export function span(seconds) {
   return `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
-export const ago = (at, now) => (at ? `${span(Math.max(0, now - at))} ago` : "");
+export const ago = (at, now) => (!at ? "" : now - at < 2 ? "just now" : `${span(now - at)} ago`);
 
 export function size(bytes) {
   if (bytes === null || bytes === undefined) return "";

@@ -24,9 +24,10 @@ export function Jobs({ model }) {
   const jobs = model.section("jobs", {}).value;
   const more = model.section("jobs_more", 0).value;
   const [all, setAll] = useState(false);
-  const rows = Object.entries(jobs).sort(([, a], [, b]) => (b.unfinished > 0) - (a.unfinished > 0) || b.opened_s - a.opened_s);
+  const rows = Object.entries(jobs).sort(([, a], [, b]) => (b.unfinished > 0) - (a.unfinished > 0) || (b.rate !== null) - (a.rate !== null) || b.opened_s - a.opened_s);
+  const unfinished = rows.filter(([, job]) => job.unfinished > 0).length;
   const shown = all ? rows : rows.slice(0, 6);
-  return html`<${Section} id="tf-jobs" title="Jobs" aside=${rows.length ? things(rows.filter(([, job]) => job.unfinished > 0).length, "unfinished job") : ""}>
+  return html`<${Section} id="tf-jobs" title="Jobs" aside=${unfinished ? things(unfinished, "unfinished job") : ""}>
     ${rows.length ? html`<ul class="tf-list">${shown.map(([id, job]) => html`<${Job} key=${id} model=${model} id=${id} job=${job} />`)}</ul>` : html`<${Empty}>There are no jobs: maps and tc.create_job make some.<//>`}
     ${rows.length > 6 ? html`<button type="button" class="tf-more" onClick=${() => setAll(!all)}>${all ? "Show fewer" : `Show ${rows.length - 6} more`}</button>` : null}
     ${all && more ? html`<p class="tf-muted">${things(more, "older job")} not shown.</p>` : null}

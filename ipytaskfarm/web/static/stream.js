@@ -144,5 +144,7 @@ export function summary(stretches, since, until) {
     engines.add(row[0]);
     if (row[2] !== "") bad += row[5];
   }
-  return `${things(engines.size, "engine")}, ${things(runs, "run")}, ${count(bad)} with an error or a retry, from ${clock(since)} to ${clock(until)}`;
+  const when = `from ${clock(since)} to ${clock(until)}`;
+  if (!runs) return `nothing ended ${when}`;
+  return `${things(engines.size, "engine")}, ${things(runs, "run")}, ${bad ? `${count(bad)} with an error or a retry, ` : ""}${when}`;
 }

@@ -64,7 +64,7 @@ export function Stream({ model }) {
   const move = (to) => setUntil(to >= now - 1 ? null : Math.max(first + Math.min(length, now - first) * 0.2, to));
   const zoom = (step) => setLength(LENGTHS[Math.max(0, Math.min(LENGTHS.length - 1, LENGTHS.indexOf(length) + step))]);
   const keys = (event) => {
-    const action = { ArrowLeft: () => move(end - length / 4), ArrowRight: () => move(end + length / 4), "+": () => zoom(-1), "-": () => zoom(1), Home: () => move(first + length), End: () => setUntil(null) }[event.key];
+    const action = { ArrowLeft: () => move(end - length / 4), ArrowRight: () => move(end + length / 4), "+": () => zoom(-1), "-": () => zoom(1), Home: () => setUntil(Math.min(now - 1, first + length)), End: () => setUntil(null) }[event.key];
     if (action) { event.preventDefault(); action(); }
   };
   const point = (event) => {
