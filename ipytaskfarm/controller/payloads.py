@@ -104,6 +104,7 @@ class Payloads:
             allotment,
             assignment.recycling,
             assignment.graces,
+            assignment.concurrent,
         )
 
     def _special(self, assignment: Assignment) -> dict[int, Special]:
@@ -117,12 +118,13 @@ class Payloads:
         states = self._store.states(later) if later else {}
         return {
             task: Special(
-                [_input(number, source, finals.get(source)) for number, source in wants.inputs],
+                [input_of(number, source, finals.get(source)) for number, source in wants.inputs],
                 wants.trial,
                 states.get(task, b""),
                 wants.received,
                 wants.parent,
                 wants.part,
+                wants.concurrent,
             )
             for task, wants in wanted.items()
         }
@@ -152,7 +154,8 @@ class Payloads:
         return [Function(digest, self._code[digest]) for digest in digests if digest in self._code]
 
 
-def _input(number: int, source: int, final: Final | None) -> Input:
+def input_of(number: int, source: int, final: Final | None) -> Input:
+    """Return the result of a task as the input of another one; `final` None: it does not exist any more."""
     if final is None:
         return Input(number, source)
     return Input(number, source, final.reason, final.body or b"", final.failure)

@@ -18,7 +18,7 @@ from ..core.arguments import check_count, check_seconds
 from ..core.parsing import parse_span
 from ..core.requirements import bytes_of
 from ..core.scheduler.autoscaling import IDLE_S
-from ..core.scheduler.settings import PLACEMENTS
+from ..core.scheduler.settings import COROUTINES_MAX, PLACEMENTS
 
 LEASE_LEAST_S = 5.0
 """A shorter lease would end engines in short pauses of the network."""
@@ -146,6 +146,14 @@ def _resource_amount(what: str, name: object, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise ValueError(f"{what}: {name} must be a number of 0 or more, or a size like '4 GiB', not {value!r}")
     return float(value)
+
+
+def check_coroutines(what: str, value: object) -> int | None:
+    """Return how many coroutine tasks an engine runs at once."""
+    number = check_count(what, value, least=1)
+    if number is not None and number > COROUTINES_MAX:
+        raise ValueError(f"{what} must be {COROUTINES_MAX:,} or less, not {number:,}: start more engines")
+    return number
 
 
 def check_lease(what: str, value: object) -> float | None:

@@ -31,6 +31,7 @@ from ..core.text import did_you_mean
 from .checks import (
     Agents,
     check_agents,
+    check_coroutines,
     check_engines,
     check_environment_patience,
     check_lease,
@@ -272,6 +273,16 @@ class FarmArguments(TypedDict, total=False):
             " is ended, and its task fails with this cause",
             means="no limit",
             processes=(AGENT,),
+        ),
+    ]
+    coroutines: Annotated[
+        int | None,
+        _count(
+            "how many tasks with an `async def` function an engine runs at once, at most 1,024",
+            1,
+            check=check_coroutines,
+            processes=(CONTROLLER,),
+            field="coroutines",
         ),
     ]
     max_engine_losses: Annotated[

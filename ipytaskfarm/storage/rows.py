@@ -494,6 +494,9 @@ ORIGINALS = (
     "FROM json_each(?) AS asked CROSS JOIN tasks AS t ON t.id = asked.value"
 )
 
+CHUNK_OF = "SELECT id, items FROM tasks WHERE id < ? AND items > 0 ORDER BY id DESC LIMIT 1"
+"""The last chunk that was handed in before an id."""
+
 NEEDED_BLOBS = (
     "SELECT asked.value FROM json_each(?) AS asked "
     "WHERE EXISTS (SELECT 1 FROM blob_uses AS u WHERE u.digest = asked.value) "

@@ -448,6 +448,13 @@ class Store:
             for id, payload, function, name, text, blobs, needs, items, part_of, part in found
         ]  # fmt: skip
 
+    def chunk_of(self, task: int) -> int | None:
+        """Return the chunk among whose ids this one is; None: it is no item of a chunk."""
+        self._usable()
+        with self._reading():
+            found = self._db.execute(rows.CHUNK_OF, (task,)).fetchone()
+        return found[0] if found is not None and task <= found[0] + found[1] else None
+
     def states(self, ids: Sequence[int]) -> dict[int, bytes]:
         """Return the states that tasks have left for their next trial."""
         return dict(self._rows(rows.STATES, ids))
