@@ -71,21 +71,9 @@ AGENT_SESSIONS_MAX = 1024
 """The limit for one enrolled agent's key: enough for all nodes of a cluster that share it, but not for all places."""
 
 READ_ONLY = (
-    WatchTasks,
-    FetchResults,
-    ReadTask,
-    QueueStatus,
-    ListTasks,
-    ExplainTasks,
-    Stack,
-    ListEngines,
-    FarmStatus,
-    ListKept,
-    ListSticky,
-    ReadBlob,
-    ReadHistory,
-    *VIEW_QUESTIONS,
-)
+    WatchTasks, FetchResults, ReadTask, QueueStatus, ListTasks, ExplainTasks, Stack, ListEngines, FarmStatus, ListKept,
+    ListSticky, ReadBlob, ReadHistory, *VIEW_QUESTIONS,
+)  # fmt: skip
 """The questions that a read-only key allows."""
 
 
