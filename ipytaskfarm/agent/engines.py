@@ -24,6 +24,7 @@ from ..core.messages import (
     LaneHello,
     PropertiesChanged,
 )
+from ..core.messages.payload import FAILURE_VALUES
 from ..core.messages.task_types import Incarnation, RunKey
 from ..core.requirements import Allotment, Environment, Recycle
 from ..system.concurrent_runs import COMPANY
@@ -211,18 +212,20 @@ class EngineProcesses:
         self, session: str, farm: str, folder: Path, node: str, startup_cwd: Path, lane: AgentLane, relay: Relay,
         first_counter: int, preload: Sequence[str], changed: Callable[[], None],
         blobs_folders: Callable[[], dict[str, str]],
-        stays: bool, umask: int | None = None,
+        stays: bool, umask: int | None = None, failure_values: str = FAILURE_VALUES[0],
     ) -> None:  # fmt: skip
         """Create the table.
 
         Args:
             preload: modules that the zygote imports.
             stays: whether a SIGTERM from outside ends no engine.
+            failure_values: one of these, for engines' failures.
             changed: called when there is something to report to the controller.
             blobs_folders: returns the folders of large values for engines: `blobs` and `copies` of the engine's
                 settings.
         """
         self._preload = preload
+        self._failure_values = failure_values
         self._stays = stays
         self._umask = umask
         self._session = session
@@ -441,7 +444,9 @@ class EngineProcesses:
         for zygote in self._zygotes:
             if not zygote.stuck:
                 return zygote
-        zygote = Zygote(self._farm, self._folder / "zygote.out", self._zygote_died, self._preload, self._stays)
+        zygote = Zygote(
+            self._farm, self._folder / "zygote.out", self._zygote_died, self._preload, self._stays, self._failure_values
+        )
         self._zygotes.append(zygote)
         return zygote
 
