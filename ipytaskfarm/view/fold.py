@@ -259,6 +259,11 @@ class FarmFold:
             if some:
                 self.picture.put(section, some)
 
+    def settle(self) -> None:
+        """Tell everything that was put off: nobody follows this picture."""
+        while any(self._renew.values()):
+            self._tell_some()
+
     def _add_to_series(self, told: FarmChanges) -> None:
         """Add to the present second; a second that is over becomes a row of the series."""
         if not self._second:

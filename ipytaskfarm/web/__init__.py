@@ -3,6 +3,7 @@
     `feed`        follows a farm, and brings what it hears to the pages that are open
     `questions`   what a page may ask and do, as JSON
     `handlers`    the requests of a page, for any tornado application
+    `report`      ``ipytaskfarm report``: the page and its data in one file
     `server`      ``ipytaskfarm web``: an application with its own token
     ``static/``   the page itself: ES modules without a build step
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,7 @@ def _fill(tc: TaskClient) -> None:
     tc.run(Task("a = 1", name=HOSTILE))
     for _ in range(3):
         tc.run(Task("a = 1", name="elsewhere", targets=[99]))
+    tc.flush()
     eventually(lambda: len(tc.tasks(state="unfinished")) == 3, 60.0)
 
 
@@ -230,6 +233,46 @@ def test_a_controller_that_is_killed_is_said_and_the_page_goes_on(page: Page, fa
     expect(page.locator("#tf-tasks tbody tr")).to_have_count(1, timeout=60_000)
     seen(page, ".tf-header", "connected")
     seen(page, "#tf-causes", "ValueError")
+
+
+# -- as a file
+
+
+def report(*flags: str) -> int:
+    """``ipytaskfarm report`` in a process of its own, as a loop of the browser's runs in this one; its exit code."""
+    return subprocess.run(
+        [sys.executable, "-m", "ipytaskfarm", "report", "--farm", "lab", *flags], timeout=60
+    ).returncode
+
+
+def test_a_report_is_the_same_page_in_one_file(browser: Browser, farm: Farm, tmp_path: Path) -> None:
+    path = tmp_path / "run.html"
+    assert report("--output", str(path)) == 0
+    with strict_page(browser, path.as_uri()) as page:
+        seen(page, ".tf-header", "saved")
+        seen(page, "#tf-jobs", "sweep")
+        seen(page, "#tf-stream", "2 engines")
+        page.locator(".tf-cause-head", has_text="ValueError").click()
+        seen(page, "#tf-causes .tf-cause-body", "in fail")
+        page.get_by_role("searchbox").fill("onerror")
+        expect(page.locator("#tf-tasks tbody tr", has_text=HOSTILE).first).to_be_visible()
+        page.locator("#tf-tasks tbody .tf-link").first.click()
+        seen(page, ".tf-drawer", "Task")
+        assert page.locator("img").count() == 0
+        page.keyboard.press("Escape")
+        page.locator("#tf-tasks").get_by_role("button", name="failed").click()
+        expect(page.locator("#tf-tasks tbody tr").first).to_be_visible()
+
+
+def test_a_report_of_one_job_has_its_tasks_alone(browser: Browser, farm: Farm, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.html"
+    assert report("--job", "sweep", "-o", str(path)) == 0
+    with strict_page(browser, path.as_uri()) as page:
+        seen(page, ".tf-header", "job sweep")
+        page.get_by_role("searchbox").fill("loud")
+        seen(page, "#tf-tasks", "No task matches.")
+    assert report("--job", "no such job", "-o", str(path)) == 1
+    assert report() == 2, "no file"
 
 
 # -- who is refused

@@ -26,6 +26,7 @@ export function farmModel(transport) {
     if (said.type === "picture") {
       data = said.picture;
       control.value = transport.control;
+      if (data.report) now.value = data.report.made_s;
       renew(Object.keys(data));
       loaded.value = true;
     } else if (said.type === "delta") {

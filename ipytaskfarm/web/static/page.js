@@ -29,6 +29,7 @@ function Header({ model }) {
     <h1>${farm.name || "Task farm"}</h1>
     <span class="tf-state" data-state=${up ? (hold.held || hold.stopping ? "held" : "up") : status.state === "saved" ? "held" : "gone"} role="status">${state}</span>
     ${farm.started_s ? html`<span class="tf-muted">since ${moment(farm.started_s)}</span>` : null}
+    ${farm.job ? html`<span class="tf-muted">job ${farm.job}</span>` : null}
     <span class="tf-push"></span>
     ${model.control.value && up ? html`<button type="button" onClick=${() => model.act("pause", { on: !hold.held })}>${hold.held ? "Go on" : "Pause the farm"}</button>` : null}
   </header>`;
@@ -100,7 +101,7 @@ function Page({ model }) {
 function footer(model) {
   const farm = model.section("farm", {}).value;
   const report = model.section("report", {}).value;
-  if (report.made_s) return `saved on ${moment(report.made_s)} with ipytaskfarm ${farm.version}`;
+  if (report.made_s) return `saved on ${moment(report.made_s)} with ipytaskfarm ${farm.version}, ${report.machine}; it has ${count(report.tasks)} of ${count(report.tasks_total)} tasks`;
   return farm.version ? `ipytaskfarm ${farm.version} · ${model.control.value ? "this page may change the farm" : "this page only looks"}` : "";
 }
 

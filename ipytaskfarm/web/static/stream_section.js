@@ -10,15 +10,15 @@ const LENGTHS = [10, 60, 300, 1800, 7200, 43200];
 export function Stream({ model }) {
   const canvas = useRef(null);
   const drawn = useRef(null);
-  const [length, setLength] = useState(60);
+  const saved = model.section("report", {}).value;
+  const [length, setLength] = useState(saved.made_s ? LENGTHS.find((each) => each >= saved.last_s - saved.first_s + 1) || LENGTHS[LENGTHS.length - 1] : 60);
   const [until, setUntil] = useState(null); // null: live
   const [past, setPast] = useState({ rows: [], first: null, reading: false });
   const [hovered, setHovered] = useState(null);
   const told = model.section("stretches", []).value;
   const engines = model.section("engines", {}).value;
   const farm = model.section("farm", {}).value;
-  const saved = model.section("report", {}).value;
-  const now = saved.made_s || model.now.value;
+  const now = saved.last_s || model.now.value;
   const live = until === null && !saved.made_s;
   const end = until === null ? now : until;
   const since = end - length;
