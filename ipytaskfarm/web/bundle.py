@@ -18,8 +18,6 @@ _EXPORT = re.compile(r"export\s*\{(?P<names>[^}]*)\};?")
 _DECLARED = re.compile(
     r"(?P<before>^|[;}])export (?P<kind>async function|function|const|class) (?P<name>[\w$]+)", re.MULTILINE
 )
-    r"(?P<before>^|[;}])export (?P<kind>async function|function|const|class) (?P<name>[\w$]+)", re.MULTILINE
-)
 _DEFAULT = re.compile(r"(^|[;}])export default ", re.MULTILINE)
 
 
