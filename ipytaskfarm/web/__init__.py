@@ -4,6 +4,7 @@
     `questions`   what a page may ask and do, as JSON
     `handlers`    the requests of a page, for any tornado application
     `report`      ``ipytaskfarm report``: the page and its data in one file
+    `extension`   the same pages within Jupyter's server
     `server`      ``ipytaskfarm web``: an application with its own token
     ``static/``   the page itself: ES modules without a build step
 

@@ -103,6 +103,7 @@ class _FarmNames(_FarmRequest):
 
     @web.authenticated
     def get(self) -> None:
+        _ = self.xsrf_token  # the page needs its cookie for actions, and asks this first
         self.finish({"farms": self.farm_names()})
 
 
@@ -181,6 +182,7 @@ class _PageSocket(websocket.WebSocketHandler):
         return MESSAGE_MAX
 
     def open(self, *args: str, **kwargs: str) -> None:
+        super().open(*args, **kwargs)
         try:
             self._feed = self.find_feed(self.get_argument("farm", ""))
         except (KeyError, ValueError) as error:
