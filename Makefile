@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench chaos worst soak docs screenshot notebooks clean apt
+.PHONY: help demo test lint bench chaos worst soak docs screenshot notebooks vendor clean apt
 .DELETE_ON_ERROR:
 
 help:
@@ -37,6 +37,7 @@ help:
 	@echo "make docs        the documentation, into docs/_build/html"
 	@echo "make notebooks   run them again, and save what they say now"
 	@echo "make screenshot  take the README's picture of a notebook anew"
+	@echo "make vendor      bring the libraries of the live view's page anew, as docs/vendor.py names them"
 	@echo "make clean       remove all that the others have made, $(VENV) too"
 
 demo: $(VENV)/stamp-run
@@ -80,8 +81,13 @@ notebooks: $(VENV)/stamp-test
 	    --ExecutePreprocessor.timeout=60 --ExecutePreprocessor.record_timing=False \
 	    --KernelManager.transport_encryption=auto notebooks/*.ipynb
 
+# The page's libraries from the npm registry, into the package: see docs/vendor.py.
+vendor: $(VENV)/stamp-run
+	@$(BIN)/python -m docs.vendor
+
 screenshot: $(VENV)/stamp-test apt
 	@$(BIN)/python -m docs.screenshot
+	@$(BIN)/python -m docs.live_screenshot
 
 clean:
 	rm -rf $(VENV) .venv build dist docs/_build docs/notebooks *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

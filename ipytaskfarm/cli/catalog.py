@@ -8,6 +8,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("ipytaskfarm.cli.farms.List", "the farms of this user"),
     "status": ("ipytaskfarm.cli.status.Status", "one farm: its engines and tasks"),
     "top": ("ipytaskfarm.cli.top.Top", "watch a farm at work, abort and retry tasks"),
+    "web": ("ipytaskfarm.cli.web.Web", "watch a farm in a browser"),
+    "report": ("ipytaskfarm.cli.report.Report", "write the page of a farm into a file"),
     "engines": ("ipytaskfarm.cli.engines.Engines", "list, add or remove engines"),
     "agents": ("ipytaskfarm.cli.agents.RunAgents", "list, add or remove agents on other machines"),
     "tasks": ("ipytaskfarm.cli.status.Tasks", "a table of tasks"),

@@ -31,10 +31,11 @@ from ..core.text import text_of
 from ..storage.store import Store
 from .access import FarmAccess
 from .task_copies import task_copy
+from .view_answers import STORE_QUESTIONS
 
 log = logging.getLogger(__name__)
 
-DIRECT = frozenset({CompactStore, ListConnections, ReadHistory, ReadTask, ReloadKeys, ReadBlob})
+DIRECT = frozenset({CompactStore, ListConnections, ReadHistory, ReadTask, ReloadKeys, ReadBlob}) | STORE_QUESTIONS
 """The types of these questions. A test checks that the scheduler answers all others."""
 
 NO_KEYS = Refusal("SecurityError", "this controller has no keys of its own")

@@ -51,6 +51,7 @@ from .direct_answers import DirectAnswers, is_direct
 from .evaluator_process import EvaluatorProcess
 from .payloads import Payloads, singly, unsent
 from .retention import BlobSweeper, Retention
+from .view_answers import StoreQuestion, ViewAnswers
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class ControllerLoop:
         self._store = store
         self._hub = hub
         self._payloads = Payloads(store)
+        self._view_answers = ViewAnswers(store.path, scheduler.farm)
         self._evaluator = EvaluatorProcess(self._code_of, str(evaluator_folder))
         self._watch_fds = watch_fds or {}
         self._reader = reader
@@ -118,6 +120,7 @@ class ControllerLoop:
             self._hub.flush(time.monotonic())
         finally:
             self._evaluator.close()
+            self._view_answers.close()
             if self._reader is not None:
                 self._reader.close()
 
@@ -145,7 +148,8 @@ class ControllerLoop:
         return IDLE_S if soonest is None else min(IDLE_S, max(0.0, soonest - time.monotonic()))
 
     def _fds(self) -> list[int]:
-        others = (self._evaluator.fd(), self._reader.fd() if self._reader is not None else None)
+        reader_fd = self._reader.fd() if self._reader is not None else None
+        others = (self._evaluator.fd(), self._view_answers.fd(), reader_fd)
         return [*self._watch_fds, *(fd for fd in others if fd is not None)]
 
     def _noted(
@@ -257,6 +261,8 @@ class ControllerLoop:
             began_s = time.monotonic()
             self._answer_directly(session, event)
             self._hub.charge_answer(session, time.monotonic() - began_s)
+        for session, answer in self._view_answers.answers():
+            self._send(session, answer)
         if self._reader is not None:
             self._send_pieces(self._reader)
 
@@ -272,6 +278,10 @@ class ControllerLoop:
             may_read = n is not None or session in self._scheduler.farm.agents.by_session
             if self._reader is not None and may_read:
                 self._reader.ask(ReadPiece(session, n, question.digest, question.offset))
+        elif n is not None and isinstance(question, StoreQuestion):
+            answer = self._view_answers.ask(session, n, question)
+            if answer is not None:
+                self._send(session, answer)
         elif n is not None:
             self._send(session, self._direct_answers.answer(n, question))
 

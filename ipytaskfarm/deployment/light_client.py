@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.messages import Answer, AskQuestion, Question, Refusal, Reply
+from ipytaskfarm.core.messages import Answer, AskQuestion, FarmChanges, Question, Refusal, Reply
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.system.farm_paths import ConnectionInfo, connection_reader, is_stale
 from ipytaskfarm.system.host import user_name
@@ -37,7 +37,11 @@ class Questioner:
     connections and restarts of the controller.
     """
 
-    def __init__(self, read_info: Callable[[], ConnectionInfo]) -> None:
+    def __init__(
+        self, read_info: Callable[[], ConnectionInfo], on_changes: Callable[[FarmChanges], None] | None = None
+    ) -> None:
+        """Create it; `on_changes` is called with the changes that a follower is told."""
+        self._on_changes = on_changes
         name = f"{user_name()}@{socket.gethostname()} {os.getpid()}"
         self._link = Link(read_info, "client", uuid.uuid4().hex, name, python=platform.python_version())
         self._asked: dict[int, _Asked] = {}
@@ -68,6 +72,9 @@ class Questioner:
                     before = self._last
                     asked.then(event.message.reply)
                     to_send = to_send or self._last > before
+            elif isinstance(event, ReceivedMessage) and isinstance(event.message, FarmChanges):
+                if self._on_changes is not None:
+                    self._on_changes(event.message)
             elif isinstance(event, NewEpoch):
                 # Unacknowledged questions were lost with the old epoch; the others may have been lost unanswered.
                 for n, asked in self._asked.items():
@@ -76,6 +83,16 @@ class Questioner:
             elif isinstance(event, Refused):
                 self.refused = refusal_error(Refusal(event.refuse.etype, event.refuse.text))
         return to_send
+
+    @property
+    def epoch(self) -> int:
+        """Return the controller's life that it is connected to; 0 before the first one."""
+        return self._link.epoch
+
+    @property
+    def problem(self) -> str:
+        """Return why there is no connection now, for people; "" while there is one."""
+        return self._link.problem
 
     def answer(self, question: Question, timeout_s: float | None = 5.0) -> Reply:
         """Ask a question and return the reply. If the reply is a refusal, raise its error.

@@ -103,6 +103,9 @@ CREATE TABLE finals (
     body         BLOB                   -- the encoded result; opaque to controller and store
 );
 
+-- Failed tasks by cause: how the live view groups them.
+CREATE INDEX finals_by_cause ON finals (reason, etype, place) WHERE reason <> '';
+
 -- Submissions that can never be accepted: fetching the id raises this error.
 CREATE TABLE refusals (
     task         INTEGER PRIMARY KEY,

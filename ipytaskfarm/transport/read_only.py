@@ -14,11 +14,13 @@ from ..core.messages import (
     ListSticky,
     ListTasks,
     QueueStatus,
+    ReadHistory,
     ReadTask,
     Stack,
     WatchTasks,
 )
 from ..core.messages.blob_chunks import ReadBlob
+from ..core.messages.view import VIEW_QUESTIONS
 
 READ_ONLY = (
     WatchTasks,
@@ -33,6 +35,8 @@ READ_ONLY = (
     ListKept,
     ListSticky,
     ReadBlob,
+    ReadHistory,
+    *VIEW_QUESTIONS,
 )
 """The questions that a read-only key allows."""
 

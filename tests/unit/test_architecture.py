@@ -39,10 +39,12 @@ LAYERS: dict[str, str] = {
     "client": "core display version environment system storage transport serialization",
     "launchers": "core version system storage transport",
     "deployment": "core display version settings system storage transport client launchers",
+    "view": "core display",
+    "web": "core display version system transport deployment view",
     "doctor": "core display version settings system storage transport agent client launchers deployment",
     "jupyter": "core display version system storage transport serialization client deployment",
     "cli": "core display version settings policies system storage transport agent controller client launchers "
-    "deployment doctor",
+    "deployment view web doctor",
     "adapters": "core display settings environment system engine client deployment",
     "joblib": "adapters",
     "ipyparallel": "adapters",
@@ -74,8 +76,9 @@ RESERVED: dict[str, tuple[tuple[str, ...], str]] = {
         "(a kernel's own channels are ZeroMQ too, and its clients know that)",
     ),
     "sqlite3": (
-        ("storage/store.py", "storage/opening.py", "storage/backup.py"),
-        "one writer, one commit per turn: the promise that what a client was told is on disk hangs on it",
+        ("storage/store.py", "storage/opening.py", "storage/backup.py", "storage/task_tables.py"),
+        "one writer, one commit per turn: the promise that what a client was told is on disk hangs on it "
+        "(task_tables only reads, over a connection that cannot write)",
     ),
     "pickle": (
         ("serialization/",),
@@ -462,7 +465,7 @@ PLANTED = {
     "sqlite3 elsewhere": (
         "controller/a.py",
         "import sqlite3",
-        "only storage/store.py, storage/opening.py, storage/backup.py may",
+        "only storage/store.py, storage/opening.py, storage/backup.py, storage/task_tables.py may",
         "one writer",
     ),
     "pickle elsewhere": ("client/a.py", "from pickle import dumps", "only serialization/ may", ""),

@@ -73,6 +73,7 @@ def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, ou
         del farm.requests.commands[key]
     if event.said and farm.lifecycle.full is None and not farm.lifecycle.stopping:  # else it may have lost tasks
         farm.clients.ids.take_back(session, out)
+    farm.followers.leave(session)
     client_is_gone(farm, session, out)
 
 

@@ -186,7 +186,7 @@ def _charge(
     if not repeat:
         end_or_recover(farm, task, final, row, out)
     else:
-        note_attempt(task, row, out)
+        note_attempt(farm, task, row, out)
         requeue(farm, task, RETRIED if reason is Reason.ENGINE_LOST else after_delay(task, now), out)
     note_failure(farm, engine.agent, task, kind, now, out)
 

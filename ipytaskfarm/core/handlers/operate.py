@@ -97,7 +97,7 @@ def _fail(farm: SchedulerState, task: TaskEntry, why: str, now: Now, out: Decisi
     row = AttemptRow(task.attempt, engine_id, node, final.started_s, now.wall_s, Reason.ERROR, failure)
     if task.retries_left > 0:
         task.errors += 1
-        note_attempt(task, row, out)
+        note_attempt(farm, task, row, out)
         requeue(farm, task, RETRIED, out)
         return "runs again"
     end_or_recover(farm, task, final, row, out)
@@ -130,6 +130,7 @@ def on_pause_jobs(farm: SchedulerState, session: str, n: int, question: PauseJob
         job = farm.jobs.by_id[job_id]
         if job.paused is not question.on:
             job.paused = question.on
+            farm.followers.note_job(job_id)
             out.saves.append(job.save())
     (farm.jobs.paused.update if question.on else farm.jobs.paused.difference_update)(chosen)
     waiting = _pause(farm, chosen, now, out) if question.on else _go_on(farm, chosen)

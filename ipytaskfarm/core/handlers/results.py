@@ -136,7 +136,7 @@ def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: E
         row = _row(engine, ended)
         why_not = inputs_lost(farm, task, engine, ended, now, out)
         if not why_not:
-            note_attempt(task, row, out)
+            note_attempt(farm, task, row, out)
             return
         failure = FailureSummary("InputsLost", f"{ended.failure.value if ended.failure else 'inputs lost'}; {why_not}")
         ended = Ended(ended.task, ended.attempt, Reason.ERROR, ended.started_s, ended.run_s, failure)
@@ -153,7 +153,7 @@ def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: E
         task.errors += 1
         task.avoid = (task.avoid or frozenset()) | {engine.name}
         task.suspect = False
-        note_attempt(task, _row(engine, ended), out)
+        note_attempt(farm, task, _row(engine, ended), out)
         requeue(farm, task, after_delay(task, now), out)
     else:
         end_or_recover(farm, task, final_of_answer(task, engine, ended, now), _row(engine, ended), out)
@@ -197,7 +197,7 @@ def _deferred(
     trial_state.trial += 1
     trial_state.received = detail.received
     task.suspect = False
-    note_attempt(task, _row(engine, ended), out)
+    note_attempt(farm, task, _row(engine, ended), out)
     why = Queued(Waiting.DEFERRED, now.mono_s + delay_s, now.wall_s + delay_s)
     requeue(farm, task, why, out, state=detail.state)
 
@@ -206,7 +206,7 @@ def end_or_recover(farm: SchedulerState, task: TaskEntry, final: Final, row: Att
     """Start the task's recovery task under the same id, or fail the task."""
     recovery = task.next_recovery
     if recovery is not None and final.reason in RECOVERABLE:
-        note_attempt(task, row, out)
+        note_attempt(farm, task, row, out)
         requeue(farm, task, RETRIED, out, recovery)
         return
     finish(farm, task, final, out)

@@ -22,15 +22,15 @@ from .nodes import DRAINED
 
 CLASSES_LOOKED_AT = 4096
 """The number of classes that are examined, since there may be as many classes as tasks."""
-_SHOWN = (State.SCHEDULED, State.PENDING, State.SUCCEEDED, State.FAILED)
+SHOWN_STATES = (State.SCHEDULED, State.PENDING, State.SUCCEEDED, State.FAILED)
 
 
 def on_queue_status(farm: SchedulerState, session: str, n: int, question: QueueStatus, now: Now, out: Decision) -> None:
     """Answer how many tasks are in each state.  Every uncleared id is in exactly one of the four states."""
-    counts = {state.value: farm.tasks.counts[state] for state in _SHOWN}
+    counts = {state.value: farm.tasks.counts[state] for state in SHOWN_STATES}
     ids: dict[str, list[int]] | None = None
     if question.verbose:
-        ids = {state.value: [] for state in _SHOWN}
+        ids = {state.value: [] for state in SHOWN_STATES}
         for task_id in farm.tasks.all_ids():
             ids[farm.tasks.state_of(task_id) or State.SCHEDULED].append(task_id)
         for found in ids.values():
@@ -209,12 +209,17 @@ def waiting_work_s(farm: SchedulerState) -> float | None:
     return known_s * farm.queues.size / known if known else 0.0 if not farm.queues.size else None
 
 
+def engine_state(engine: EngineEntry) -> str:
+    """Return the word for what an engine does, see `EngineRow.state`."""
+    if engine.state != EngineState.UP:
+        return engine.state
+    return "stopping" if engine.retiring else "busy" if engine.oldest() else "idle"
+
+
 def engine_row(farm: SchedulerState, engine: EngineEntry) -> EngineRow:
     """Return the row of one engine."""
     oldest = engine.oldest()
-    state = engine.state
-    if state == EngineState.UP:
-        state = "stopping" if engine.retiring else "busy" if oldest else "idle"
+    state = engine_state(engine)
     return EngineRow(
         engine.id,
         engine.name,
@@ -241,7 +246,7 @@ def on_engines(farm: SchedulerState, session: str, n: int, question: ListEngines
     out.answer(session, n, EngineTable(_engine_rows(farm)))
 
 
-def _agent_row(farm: SchedulerState, agent: AgentEntry) -> dict[str, Any]:
+def agent_row(farm: SchedulerState, agent: AgentEntry) -> dict[str, Any]:
     """Return the row of one node, as `tc.snapshot` and ``ipytaskfarm status`` show it.
 
     Memory and disk are in bytes."""
@@ -292,23 +297,28 @@ def _state_of(agent: AgentEntry) -> str:
     return "up" if agent.present and agent.reachable else "unreachable"
 
 
+def wanted_engines(farm: SchedulerState) -> int:
+    """Return how many engines are wanted, those that agents bring included."""
+    brought = sum(agent.brings or 0 for agent in farm.agents.by_session.values() if not agent.leaving)
+    return farm.lifecycle.wanted + brought
+
+
 def on_farm_status(farm: SchedulerState, session: str, n: int, question: FarmStatus, now: Now, out: Decision) -> None:
     """Answer with the state of the whole farm.
 
     The controller's loop adds its own values: pid, size of the store, time of its start.
     """
-    agents = [_agent_row(farm, agent) for agent in farm.agents.by_session.values()]
+    agents = [agent_row(farm, agent) for agent in farm.agents.by_session.values()]
     state = FarmState(
         farm.name,
         farm.incarnation,
         farm.epoch,
         0,
         0.0,
-        farm.lifecycle.wanted
-        + sum(agent.brings or 0 for agent in farm.agents.by_session.values() if not agent.leaving),
+        wanted_engines(farm),
         farm.lifecycle.held,
         farm.lifecycle.stopping,
-        {state.value: farm.tasks.counts[state] for state in _SHOWN},
+        {state.value: farm.tasks.counts[state] for state in SHOWN_STATES},
         _engine_rows(farm),
         agents,
         sum(1 for c in farm.clients.by_session.values() if c.connected),

@@ -9,6 +9,7 @@ The processes of a farm never import one another: they meet in this package.
 ``task_types``         the parts of a task, and of its end
 ``running_task``       calls of a running task to the controller, and the answers
 ``tables``             the answers to questions about the farm
+``view``               the questions of the live view, and the changes that its followers get
 ``payload``            a task's work and its result: client and engine only, bytes to all others
 ``engine_commands``    MultiEngine commands: client and engine only
 ``dependencies``       the tasks for which a task waits, and the results that it uses
@@ -192,6 +193,29 @@ from .task_types import (
     Rules as Rules,
     RunKey as RunKey,
     Submission as Submission,
+)
+from .view import (
+    CauseTable as CauseTable,
+    EngineLine as EngineLine,
+    EnginePage as EnginePage,
+    FailureCause as FailureCause,
+    FarmChanges as FarmChanges,
+    FollowFarm as FollowFarm,
+    JobPage as JobPage,
+    JobProgress as JobProgress,
+    PageRow as PageRow,
+    ReadCauses as ReadCauses,
+    ReadEngines as ReadEngines,
+    ReadJobs as ReadJobs,
+    ReadStretches as ReadStretches,
+    ReadTaskInput as ReadTaskInput,
+    ReadTaskPage as ReadTaskPage,
+    Stretch as Stretch,
+    StretchTable as StretchTable,
+    TaskInput as TaskInput,
+    TaskPage as TaskPage,
+    WaitingTable as WaitingTable,
+    WhyWaiting as WhyWaiting,
 )
 
 PROTOCOL = 5

@@ -24,6 +24,24 @@ from .tables import (
     TaskRows,
 )
 from .task_types import Final, Function, JobSpec, Rules, RunKey, Submission
+from .view import (
+    CauseTable,
+    EnginePage,
+    FarmChanges,
+    FollowFarm,
+    JobPage,
+    ReadCauses,
+    ReadEngines,
+    ReadJobs,
+    ReadStretches,
+    ReadTaskInput,
+    ReadTaskPage,
+    StretchTable,
+    TaskInput,
+    TaskPage,
+    WaitingTable,
+    WhyWaiting,
+)
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -358,6 +376,7 @@ Question: TypeAlias = (
     | ListEngines | ListCommandQueues | FarmStatus | SetWanted | RemoveEngines | HoldFarm | CompactStore | StopFarm |
     SetSticky | ListSticky
     | ClearSticky | ListKept | ClearKept | RemoveAgents | AgentsEnded | ReloadKeys | ListConnections | ReadBlob
+    | FollowFarm | ReadCauses | ReadTaskPage | ReadStretches | ReadTaskInput | WhyWaiting | ReadEngines | ReadJobs
 )  # fmt: skip
 
 
@@ -520,6 +539,7 @@ Reply: TypeAlias = (
     Refusal | Watched | Fetched | TaskCopy | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskRows
     | TextReply | JobTable | TaskMessages | ProgressTable | RunningTable | EventTable | FlagReply | NumberReply
     | EngineTable | CommandQueueTable | FarmState | StickyTable | KeptTable | ConnectionTable | BlobPiece
+    | CauseTable | TaskPage | StretchTable | TaskInput | WaitingTable | EnginePage | JobPage
 )  # fmt: skip
 
 
@@ -567,4 +587,6 @@ class Output(msgspec.Struct, frozen=True, tag=True):
     """Of a chunk of a map: an encoded list of `payload.ItemOutput`, in place of stdout and stderr."""
 
 
-ToClient: TypeAlias = IdBlock | Accepted | Full | Finals | Answer | CommandAnswer | Output | Notice | Reopened
+ToClient: TypeAlias = (
+    IdBlock | Accepted | Full | Finals | Answer | CommandAnswer | Output | Notice | Reopened | FarmChanges
+)  # fmt: skip

@@ -18,7 +18,7 @@ entries, so a task that no engine can run is in no engine's heap and delays no o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace
 from itertools import islice
@@ -296,6 +296,11 @@ class TaskClass:
         """Return (key, queue_seq) of the first waiting task."""
         first = self.first()
         return None if first is None else (first.key, first.queue_seq)
+
+    def waiting(self) -> Iterator[TaskEntry]:
+        """Yield the entries of waiting tasks, in no order; a task that came back may be there twice."""
+        yield from (task for task in self._line if task.task_class is self)
+        yield from (task for _, seq, task in self._heap if task.task_class is self and task.queue_seq == seq)
 
     def holds(self) -> int:
         """Return how many tasks wait, by looking at each entry.  Unlike `head` this changes nothing."""

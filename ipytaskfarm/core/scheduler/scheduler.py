@@ -38,6 +38,7 @@ from ..handlers import (
     submit,
     tables,
     timers,
+    view,
 )
 from ..messages.evaluator import Evaluated
 from ..messages.running_task import ProgressReport, TaskCall
@@ -96,12 +97,17 @@ QUESTIONS: dict[type, Answerer] = {
     m.ClearSticky: commands.on_clear_sticky,
     m.ListKept: replacements.on_list_kept,
     m.ClearKept: replacements.on_clear_kept,
+    m.FollowFarm: view.on_follow,
+    m.ReadJobs: view.on_read_jobs,
+    m.ReadEngines: view.on_read_engines,
+    m.WhyWaiting: view.on_why_waiting,
 }
 
 
 READ_ONLY = (
     m.FetchResults, m.QueueStatus, m.ListTasks, m.ExplainTasks, m.Stuck, m.FindJobs, m.ProgressOf, m.ListRunning,
     m.ListEngines, m.ListCommandQueues, m.FarmStatus, m.ListSticky, m.ListKept,
+    m.ReadJobs, m.ReadEngines, m.WhyWaiting,
 )  # fmt: skip
 """The questions that change nothing in the scheduler's state."""
 
@@ -145,6 +151,7 @@ def on_silent(farm: SchedulerState, session: str, event: Silent, now: Now, out: 
     if agent is not None:
         losses.agent_silent(farm, agent, now)
     else:
+        farm.followers.leave(session)
         jobs.abort_disconnected(farm, session)
 
 

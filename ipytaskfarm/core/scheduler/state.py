@@ -21,6 +21,7 @@ from .clock import Timers
 from .dependencies import DependencyGraph
 from .entries import EngineEntry, EngineState, TaskEntry
 from .environment_uses import EnvironmentRegistry
+from .followers import Followers
 from .functions import FunctionRegistry
 from .jobs import JobRegistry
 from .queue import Queues, StartLimits
@@ -198,6 +199,8 @@ class SchedulerState:
     """Children, messages and progress of running tasks."""
     requests: EngineRequests = field(default_factory=EngineRequests)
     """Commands and queries that engines have not answered, and sticky commands."""
+    followers: Followers = field(default_factory=Followers)
+    """Sessions that follow the farm, and what they are told next."""
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
     """Information for people who look for a fault."""
 

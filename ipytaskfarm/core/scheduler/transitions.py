@@ -43,9 +43,7 @@ _SCHEDULED, _PENDING, _SUCCEEDED, _FAILED = State
 
 
 class IllegalMove(AssertionError):
-    """Raised when a task would make a move that is not in `MOVES`.
-
-    This is a bug of ours: the controller dumps its last events, stops, and starts again from the store."""
+    """A task would make a move that is not in `MOVES`: a bug of ours, and the controller starts again."""
 
 
 def _count(farm: SchedulerState, task_id: int, before: State | None, after: State) -> None:
@@ -212,6 +210,7 @@ def _count_in_job(farm: SchedulerState, task: TaskEntry) -> None:
     if job is None:
         return
     job.unfinished += farm.tasks.chunks.size(task.id) if task.items else 1
+    farm.followers.note_job(job.spec.id)
     if job.spec.abort_on_failure or job.spec.abort_on_disconnect:
         job.tasks[task.id] = None
         if job.failed:  # the task came after the job had failed
@@ -227,6 +226,7 @@ def _end_in_job(farm: SchedulerState, task: TaskEntry, final: Final) -> None:
     if job is None:
         return
     job.unfinished -= farm.tasks.chunks.size(task.id) if task.items else 1
+    farm.followers.note_job(job.spec.id)
     if job.tasks:
         job.tasks.pop(task.id, None)
     if job.spec.abort_on_failure and final.reason and not job.failed and final.reason not in CONSEQUENCES:
@@ -515,12 +515,13 @@ def refund(task: TaskEntry, charge: Charge, out: Decision) -> None:
     out.saves.append(_requeued(task, attempt, task.place if type(task.place) is Queued else RETRIED))
 
 
-def note_attempt(task: TaskEntry, row: AttemptRow, out: Decision) -> None:
+def note_attempt(farm: SchedulerState, task: TaskEntry, row: AttemptRow, out: Decision) -> None:
     """Add a row to a task's history."""
     if task.history is None:
         task.history = []
     task.history.append(row)
     out.saves.append(SaveAttempt(task.id, row))
+    farm.followers.note_attempt(row, task, farm.tasks.chunks.size(task.id))
 
 
 def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -> None:
@@ -552,6 +553,7 @@ def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -
         del tasks.unique[task.rules.unique or ""]
     out.saves.append(SaveFinal(final))
     tell(farm, task.session, final)
+    farm.followers.note_end(final, task, tasks.chunks.size(task.id))
     if farm.clients.watchers:
         tell_watchers(farm, task, final)
 
@@ -567,6 +569,7 @@ def _forget_conversations(farm: SchedulerState, task: TaskEntry, out: Decision) 
 def forget(farm: SchedulerState, task_id: int) -> None:
     """Forget an ended task that was cleared.  The caller forgets a chunk among the chunks."""
     reason = farm.tasks.finals.pop(task_id)
+    farm.followers.stale = True
     farm.tasks.kept.discard(task_id)
     farm.tasks.counts[_FAILED if reason else _SUCCEEDED] -= farm.tasks.chunks.size(task_id)
     chunk = farm.tasks.of_parts.pop(task_id, None)

@@ -1,0 +1,63 @@
+"""The pictures of the live view in docs/live.md, from a real farm: ``make screenshot`` takes them anew."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from playwright.sync_api import sync_playwright
+
+from docs.screenshot import FOLDER, small
+from ipytaskfarm import Farm, Task
+from tests.conftest import assert_nothing_left, isolated
+from tests.support.browser import CHROMIUM_FLAGS, chromium
+from tests.support.live import seen, strict_page, web_page
+
+SHOTS: dict[str, dict[str, Any]] = {
+    "view": {"viewport": {"width": 1280, "height": 1000}, "color_scheme": "light"},
+    "view-dark": {"viewport": {"width": 1280, "height": 1000}, "color_scheme": "dark"},
+    "view-narrow": {"viewport": {"width": 420, "height": 1000}, "color_scheme": "light"},
+}
+
+
+FIT = """
+def fit(step, seconds):
+    time.sleep(seconds)
+    if step % 23 == 0:
+        raise ValueError(f"no convergence after {step} steps")
+    if step % 61 == 0:
+        raise KeyError("residual")
+"""
+
+
+def main() -> None:
+    """Fill a farm, and take a picture of each shape of its page."""
+    with isolated("itf-") as dirs:
+        with Farm(n=4, name="lab", drain=0) as farm, farm.task_client() as tc:
+            work: dict[str, Any] = {"__name__": "__main__", "time": time}
+            exec(compile(FIT, "model.py", "exec"), work)
+            for name, count in (("fit models", 300), ("score holdout", 4000)):
+                job = tc.create_job(name)
+                for step in range(1, count + 1):
+                    job.add_task(Task(work["fit"], args=(step, 0.02 + step % 7 / 20), name=name.split()[0]))
+                job.submit()
+            for _ in range(40):
+                tc.run(Task("import torch", name="train", targets=[99]))
+            with web_page("lab", "--control") as server, sync_playwright() as playwright:
+                browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=CHROMIUM_FLAGS)
+                for name, settings in SHOTS.items():
+                    with strict_page(browser, server.url, device_scale_factor=1.5, **settings) as page:
+                        seen(page, "#tf-jobs", "left", 60.0)
+                        seen(page, "#tf-causes", "KeyError", 60.0)
+                        page.locator("#tf-tasks").get_by_role("button", name="failed").click()
+                        page.locator(".tf-cause-head").first.click()
+                        seen(page, "#tf-causes", "Traceback")
+                        path = FOLDER / f"{name}.png"
+                        path.write_bytes(small(page.screenshot(full_page=name == "view-narrow")))
+                        print(path)
+                browser.close()
+        assert_nothing_left(dirs)
+
+
+if __name__ == "__main__":
+    main()

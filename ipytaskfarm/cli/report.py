@@ -1,0 +1,59 @@
+"""``ipytaskfarm report``: the live view as a file."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from traitlets import Unicode
+
+from ipytaskfarm.cli.application import OK, Command, UsageError, values
+from ipytaskfarm.cli.jobs import find_job
+from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.display.text import size
+
+
+class Report(Command):
+    """``ipytaskfarm report``"""
+
+    name = "report"
+    description = """
+Writes the page of `ipytaskfarm web` into one file with its data: failures with tracebacks, jobs, engines, the task
+stream, and up to 5,000 tasks, failed ones first. The file needs neither the farm nor a network, for a mail or a paper.
+Values of tasks are not in it; their output and errors are.
+"""
+    examples = """
+        ipytaskfarm report --output run.html
+        ipytaskfarm report --farm nightly --job sweep --output sweep.html
+    """
+    output = Unicode("", help="the file to write").tag(config=True, metavar="FILE")
+    job = Unicode("", help="of this job alone: its name (the latest of that name), or its id").tag(
+        config=True, metavar="NAME"
+    )
+    aliases: Any = values(("o output", "Report.output"), ("job", "Report.job"))
+
+    def carry_out(self) -> int:
+        if not self.output:
+            raise UsageError("which file? `ipytaskfarm report --output run.html`")
+        job = None
+        with connect(self.farm) as questioner:
+            if self.job:
+                job = find_job(questioner, self.job).id
+        text = asyncio.run(self._report(job))
+        path = Path(self.output)
+        path.write_text(text, encoding="utf-8")
+        print(f"{path}: {size(len(text.encode()))}")
+        return OK
+
+    async def _report(self, job: str | None) -> str:
+        from ipytaskfarm.web.access import page_connection
+        from ipytaskfarm.web.feed import FarmFeed
+        from ipytaskfarm.web.report import report
+
+        connection = page_connection(self.farm, False)
+        feed = FarmFeed(connection().farm, connection, False)
+        try:
+            return await report(feed, job)
+        finally:
+            await feed.stop()

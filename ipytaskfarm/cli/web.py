@@ -1,0 +1,90 @@
+"""``ipytaskfarm web``: the live view of a farm in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from traitlets import Bool, Int, List, Unicode
+
+from ipytaskfarm.cli.application import OK, Command, UsageError, switches, values
+from ipytaskfarm.system import farm_paths
+from ipytaskfarm.system.host import runtime_folder
+
+
+class Web(Command):
+    """``ipytaskfarm web``"""
+
+    name = "web"
+    description = """
+Shows a farm in a browser: failures by cause, jobs with the time left, why tasks wait, engines, the task stream with
+time travel, and every task. It listens on 127.0.0.1 only; the printed URL has a key, and is also in a file that only
+this user can read. A page may only look, unless --control lets it abort, try again, pause and scale. Ctrl-C ends it;
+the farm goes on.
+"""
+    examples = """
+        ipytaskfarm web
+        ipytaskfarm web --farm nightly --port 8790 --control
+        ipytaskfarm web --socket /run/user/1000/farm.sock
+    """
+    port = Int(0, help="the port; 0 for a free one").tag(config=True, metavar="PORT")
+    socket = Unicode("", help="listen on a unix socket at this path, not on a port").tag(config=True, metavar="PATH")
+    hosts = List(Unicode(), help="a further name, with its port, under which a proxy calls this server").tag(
+        config=True, metavar="NAME"
+    )
+    control = Bool(False, help="let pages change the farm").tag(config=True)
+    aliases: Any = values(("port", "Web.port"), ("socket", "Web.socket"), ("host-name", "Web.hosts"))
+    flags: Any = switches(
+        ("control", "Web.control", True, "let pages change the farm: abort, try again, pause, scale"),
+    )
+
+    def carry_out(self) -> int:
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"--port {self.port} is not a port: 0 to 65535 was expected")
+        if self.socket and self.port:
+            raise UsageError("--port or --socket: not both")
+        asyncio.run(self._serve())
+        return OK
+
+    async def _serve(self) -> None:
+        # tornado costs 0.1 s, which only this command should take.
+        from ipytaskfarm.web.access import page_connection
+        from ipytaskfarm.web.feed import FarmFeed
+        from ipytaskfarm.web.server import WebServer
+
+        connection = page_connection(self.farm, self.control)
+        name = connection().farm  # a farm that is not there is said at once
+        server = WebServer(FarmFeed(name, connection, self.control), extra_hosts=self.hosts)
+        server.listen(self.port, Path(self.socket) if self.socket else None)
+        over = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, over.set)
+        url = f"http://localhost/#token={server.token}" if self.socket else server.url
+        with _url_file(name, url) as path:
+            where = f" on the socket {self.socket}" if self.socket else ""
+            print(f"farm {name!r} is shown at{where}\n\n    {url}\n\n(also in {path}; Ctrl-C ends it)", flush=True)
+            await over.wait()
+        await server.stop()
+        if self.socket:
+            Path(self.socket).unlink(missing_ok=True)
+        print("the page is closed; the farm goes on", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _url_file(farm: str, url: str) -> Iterator[Path]:
+    """Write the URL into a file that only this user can read, as long as the server runs."""
+    folder = runtime_folder()
+    farm_paths.private_folder(folder)
+    path = folder / f"ipytaskfarm-web-{farm}-{os.getpid()}.url"
+    farm_paths.write_private(path, f"{url}\n".encode())
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)

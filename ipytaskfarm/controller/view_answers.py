@@ -1,0 +1,119 @@
+"""Answers the live view's questions about tasks, in a thread beside the controller's turns."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+from collections import Counter, deque
+from pathlib import Path
+from typing import TypeAlias, get_args
+
+from ..core.handlers.view import UNFINISHED, unfinished_page, with_unfinished
+from ..core.messages import (
+    Answer,
+    ReadCauses,
+    ReadStretches,
+    ReadTaskInput,
+    ReadTaskPage,
+    Refusal,
+    Reply,
+)
+from ..core.messages.view import TaskPage
+from ..core.scheduler.state import SchedulerState
+from ..core.states import State
+from ..core.text import text_of
+from ..storage.task_tables import TaskTables
+
+log = logging.getLogger(__name__)
+
+WAITING_MAX = 32
+"""The largest number of unanswered questions of one session; further ones are refused."""
+ALL_WAITING_MAX = 1000
+
+StoreQuestion: TypeAlias = ReadCauses | ReadStretches | ReadTaskInput | ReadTaskPage
+STORE_QUESTIONS = frozenset(get_args(StoreQuestion))
+"""The questions that are answered here."""
+
+_Found: TypeAlias = Reply | tuple[TaskPage, list[int]]
+
+
+class ViewAnswers:
+    """Answers `STORE_QUESTIONS`: those about unfinished tasks from memory, the others from the store."""
+
+    def __init__(self, store: Path, farm: SchedulerState) -> None:
+        self._store = store
+        self._farm = farm
+        self._asked: Counter[str] = Counter()
+        self._to_read: queue.SimpleQueue[tuple[str, int, StoreQuestion, int] | None] = queue.SimpleQueue()
+        self._read: deque[tuple[str, int, _Found]] = deque()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._thread: threading.Thread | None = None
+
+    def fd(self) -> int:
+        """Return a descriptor that is readable when there are answers."""
+        return self._bell
+
+    def ask(self, session: str, n: int, question: StoreQuestion) -> Answer | None:
+        """Return the answer to a question of a session; None if it comes with `answers`."""
+        if isinstance(question, ReadTaskPage) and question.state in UNFINISHED:
+            return Answer(n, unfinished_page(self._farm, question))
+        if self._asked[session] >= WAITING_MAX or self._asked.total() >= ALL_WAITING_MAX:
+            return Answer(n, Refusal("TaskError", "too many questions at once: wait for the answers to the others"))
+        self._asked[session] += 1
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="reader of tasks", daemon=True)
+            self._thread.start()
+        self._to_read.put((session, n, question, self._farm.tasks.counts[State.FAILED]))
+        return None
+
+    def answers(self) -> list[tuple[str, Answer]]:
+        """Return (session, answer) for each question that was answered. Never blocks."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+        found = []
+        while self._read:
+            session, n, reply = self._read.popleft()
+            self._asked[session] -= 1
+            # Tasks that have not ended stand in the store as they were handed in: only memory has their states.
+            if isinstance(reply, tuple):
+                reply = with_unfinished(self._farm, *reply)
+            found.append((session, Answer(n, reply)))
+        if found:
+            self._asked += Counter()  # drops the entries with zero
+        return found
+
+    def _serve(self) -> None:
+        tables: TaskTables | None = None
+        while (asked := self._to_read.get()) is not None:
+            session, n, question, failed = asked
+            try:
+                tables = tables or TaskTables(self._store)
+                reply = _answer(tables, question, failed)
+            except Exception as error:  # an error of that answer, not of the thread
+                log.exception("%s cannot be answered", type(question).__name__)
+                text = f"{type(question).__name__} cannot be answered: {type(error).__name__}: {text_of(error)}"
+                reply = Refusal("KernelError", text)
+            self._read.append((session, n, reply))
+            os.eventfd_write(self._bell, 1)
+        if tables is not None:
+            tables.close()
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._thread is not None:
+            self._to_read.put(None)
+            self._thread.join()
+        os.close(self._bell)
+
+
+def _answer(tables: TaskTables, question: StoreQuestion, failed: int) -> _Found:
+    if isinstance(question, ReadCauses):
+        return tables.causes(question)
+    if isinstance(question, ReadStretches):
+        return tables.stretches(question)
+    if isinstance(question, ReadTaskInput):
+        return tables.task_input(question)
+    return tables.page(question, failed)

@@ -1,0 +1,285 @@
+"""Tables of tasks for the live view, read over a connection of their own that cannot write.
+
+A thread beside the controller's turns uses it, so a look at a million tasks delays nobody. Each answer has a time; what
+could not be looked at in time is left to the next question, which begins where this one ended.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..core.messages import Refusal
+from ..core.messages.view import (
+    PAGE_MAX,
+    STRETCHES_MAX,
+    CauseTable,
+    FailureCause,
+    PageRow,
+    ReadCauses,
+    ReadStretches,
+    ReadTaskInput,
+    ReadTaskPage,
+    Stretch,
+    StretchTable,
+    TaskInput,
+    TaskPage,
+)
+from ..core.states import ABORTS, FINAL
+from ..core.stretches import merged
+
+ANSWER_S = 0.15
+"""How long one answer may take; it is looked at after each range of ids."""
+RANGE = 20_000
+"""How many ids are looked at between two looks at the clock."""
+RARE = 50_000
+"""Up to so many failed tasks are found faster by their index than by looking at all tasks."""
+IDS_SHOWN = 8
+CAUSES_MAX = 500
+JOBS_SHOWN = 500
+INPUT_BYTES = 64 * 1024
+PICTURE_WIDTH = 2000
+"""The width, in stretches, of the picture that a window is drawn in."""
+_LAST = 2**63 - 1
+
+_COLUMNS = """t.id, t.items, t.name, t.job, f.task IS NOT NULL, f.reason, f.engine_id, f.attempts, t.submitted_s,
+    f.started_s, f.run_s, f.completed_s, f.etype, f.value, f.place,
+    iif(t.items, (SELECT json_group_array(x.part) FROM separate_items AS x WHERE x.chunk = t.id), NULL)"""
+
+
+class _Filter(NamedTuple):
+    """The WHERE clause of a page, with its parameters."""
+
+    conditions: list[str]
+    values: list[Any]
+    rare: bool
+    """Whether only failed tasks are wanted."""
+
+
+class TaskTables:
+    """Reads tables of tasks. Used by one thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        self._db.execute("PRAGMA query_only = 1")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+    # ---------------------------------------------------------------------------------- causes
+
+    def causes(self, question: ReadCauses) -> CauseTable:
+        """Return failed tasks by cause, the largest group first."""
+        count = max(1, min(question.count, CAUSES_MAX))
+        complete = self._bound(1.0)
+        try:
+            if question.job is None:
+                groups = self._db.execute(
+                    "SELECT reason, etype, place, count(*) AS n FROM finals INDEXED BY finals_by_cause "
+                    "WHERE reason <> '' GROUP BY 1, 2, 3 ORDER BY n DESC"
+                ).fetchall()
+            else:
+                groups = self._db.execute(
+                    "SELECT f.reason, f.etype, f.place, count(*) AS n FROM tasks AS t "
+                    "JOIN finals AS f ON f.task = t.id WHERE t.job = ? AND f.reason <> '' "
+                    "GROUP BY 1, 2, 3 ORDER BY n DESC",
+                    (question.job,),
+                ).fetchall()
+            rows = [self._cause(question.job, *group) for group in groups[:count]]
+            by_job = self._db.execute(
+                "SELECT t.job, count(*) AS n FROM finals AS f INDEXED BY finals_by_cause JOIN tasks AS t "
+                "ON t.id = f.task WHERE f.reason <> '' AND t.job IS NOT NULL GROUP BY 1 ORDER BY n DESC LIMIT ?",
+                (JOBS_SHOWN,),
+            ).fetchall()
+        except sqlite3.OperationalError as error:
+            if "interrupted" not in str(error):
+                raise
+            return CauseTable([], complete=False)
+        finally:
+            self._db.set_progress_handler(None, 0)
+        return CauseTable(rows, max(0, len(groups) - count), by_job, complete)
+
+    def _cause(self, job: str | None, reason: str, etype: str | None, place: str | None, count: int) -> FailureCause:
+        """Return a group with its latest tasks."""
+        of_job, values = ("", []) if job is None else ("AND (SELECT job FROM tasks WHERE id = task) = ?", [job])
+        found = self._db.execute(
+            "SELECT task, value, completed_s FROM finals INDEXED BY finals_by_cause WHERE reason <> '' AND reason = ? "
+            f"AND etype IS ? AND place IS ? {of_job} ORDER BY task DESC LIMIT ?",
+            (reason, etype, place, *values, IDS_SHOWN),
+        ).fetchall()
+        text, last_s = (found[0][1] or "", found[0][2] or 0.0) if found else ("", 0.0)
+        return FailureCause(reason, etype or "", place or "", text, count, [row[0] for row in found], last_s)
+
+    def _bound(self, seconds: float) -> bool:
+        """Let the following statements be interrupted after this time."""
+        until_s = time.monotonic() + seconds
+        self._db.set_progress_handler(lambda: time.monotonic() > until_s, 100_000)
+        return True
+
+    # ---------------------------------------------------------------------------------- pages
+
+    def page(self, question: ReadTaskPage, failed: int) -> tuple[TaskPage, list[int]] | Refusal:
+        """Return a page of tasks, and the ids under which the tasks of its lines are kept.
+
+        Tasks that have not ended have the state "unfinished". `failed` is how many tasks have failed."""
+        wanted = _filter(question)
+        if wanted is None:
+            return Refusal("ValueError", f"there is no state {question.state!r} of ended tasks")
+        count = max(1, min(question.count, PAGE_MAX))
+        if wanted.rare and failed <= RARE:
+            rows = self._at_once(question, wanted, count)
+            return _page(rows, rows[-1][0] if len(rows) >= count else None, True)
+        if question.job is not None and not question.text:
+            rows = self._at_once(question, wanted, count)
+            return _page(rows, rows[-1][0] if len(rows) >= count else None, True)
+        return self._by_ranges(question, wanted, count)
+
+    def _at_once(self, question: ReadTaskPage, wanted: _Filter, count: int) -> list[tuple[Any, ...]]:
+        """Look for the rows by an index."""
+        sign, order = (">", "ASC") if question.oldest_first else ("<", "DESC")
+        conditions, values = list(wanted.conditions), list(wanted.values)
+        if question.before is not None:
+            conditions.append(f"t.id {sign} ?")
+            values.append(question.before)
+        if wanted.rare:
+            tables = "finals AS f INDEXED BY finals_by_cause CROSS JOIN tasks AS t ON t.id = f.task"
+        else:
+            tables = "tasks AS t LEFT JOIN finals AS f ON f.task = t.id"
+        where = " AND ".join(conditions) or "1"
+        sql = f"SELECT {_COLUMNS} FROM {tables} WHERE {where} ORDER BY t.id {order} LIMIT ?"
+        return self._db.execute(sql, (*values, count)).fetchall()
+
+    def _by_ranges(self, question: ReadTaskPage, wanted: _Filter, count: int) -> tuple[TaskPage, list[int]]:
+        """Look at all tasks, a range of ids after the other, until the page is full or the time is over."""
+        lowest, highest = self._db.execute("SELECT ifnull(min(id), 0), ifnull(max(id), -1) FROM tasks").fetchone()
+        ended = bool(wanted.conditions) and question.state in _ENDED
+        join = "JOIN" if ended else "LEFT JOIN"
+        where = " AND ".join([*wanted.conditions, "t.id BETWEEN ? AND ?"])
+        order = "ASC" if question.oldest_first else "DESC"
+        sql = (
+            f"SELECT {_COLUMNS} FROM tasks AS t {join} finals AS f ON f.task = t.id WHERE {where} "
+            f"ORDER BY t.id {order} LIMIT ?"
+        )
+        until_s = time.monotonic() + ANSWER_S
+        rows: list[tuple[Any, ...]] = []
+        if question.oldest_first:
+            at = max(lowest, question.before + 1) if question.before is not None else lowest
+        else:
+            at = min(highest, question.before - 1) if question.before is not None else highest
+        while lowest <= at <= highest:
+            first, last = (at, at + RANGE - 1) if question.oldest_first else (at - RANGE + 1, at)
+            rows += self._db.execute(sql, (*wanted.values, first, last, count - len(rows))).fetchall()
+            if len(rows) >= count:
+                return _page(rows, rows[-1][0], True)
+            at = last + 1 if question.oldest_first else first - 1
+            if time.monotonic() > until_s and lowest <= at <= highest:
+                return _page(rows, at - 1 if question.oldest_first else at + 1, False)
+        return _page(rows, None, True)
+
+    # ---------------------------------------------------------------------------------- stretches
+
+    def stretches(self, question: ReadStretches) -> StretchTable:
+        """Return the runs between two moments, the latest tasks first as far as the time allows."""
+        lowest, highest, first_s = self._db.execute(
+            "SELECT ifnull(min(id), 0), ifnull(max(id), -1), (SELECT submitted_s FROM tasks ORDER BY id LIMIT 1) "
+            "FROM tasks"
+        ).fetchone()
+        of_job, values = ("", []) if question.job is None else ("AND t.job = ?", [question.job])
+        sql = (
+            "SELECT f.engine_id, ifnull(t.name, ''), f.reason, f.started_s, f.started_s + f.run_s, max(t.items, 1), "
+            "f.task, f.run_s FROM finals AS f JOIN tasks AS t ON t.id = f.task "
+            "WHERE f.task BETWEEN ? AND ? AND f.completed_s >= ? AND f.started_s > 0 AND f.started_s <= ? "
+            f"AND f.engine_id >= 0 {of_job}"
+        )
+        resolution_s = max(1e-6, (question.until_s - question.since_s) / PICTURE_WIDTH)
+        at = highest if question.before is None else min(highest, question.before - 1)
+        until_s = time.monotonic() + ANSWER_S
+        found: list[Stretch] = []
+        while at >= lowest:
+            window = (at - RANGE + 1, at, question.since_s, question.until_s, *values)
+            found += [Stretch(*row) for row in self._db.execute(sql, window)]
+            if len(found) > STRETCHES_MAX:
+                found = merged(found, resolution_s, STRETCHES_MAX)
+            at -= RANGE
+            if time.monotonic() > until_s:
+                break
+        return StretchTable(merged(found, resolution_s, STRETCHES_MAX), at + 1 if at >= lowest else None, first_s)
+
+    # ---------------------------------------------------------------------------------- one task
+
+    def task_input(self, question: ReadTaskInput) -> TaskInput | Refusal:
+        """Return a task as it was handed in; of an item of a map, its chunk."""
+        row = self._db.execute(
+            "SELECT id, iif(length(payload) <= ?, payload, x''), length(payload), function, rules, submitted_s "
+            "FROM tasks WHERE id <= ? AND id + items >= ? ORDER BY id DESC LIMIT 1",
+            (INPUT_BYTES, question.id, question.id),
+        ).fetchone()
+        if row is None:
+            return Refusal("IndexError", f"there is no task {question.id}: it was never handed in, or has been cleared")
+        task, payload, size, function, rules, submitted_s = row
+        return TaskInput(task, bytes(payload), size, function, rules or "", submitted_s or 0.0)
+
+
+_ENDED = {*(state.value for state in FINAL), "finished", "aborted"}
+
+
+def _filter(question: ReadTaskPage) -> _Filter | None:
+    """Return the conditions of a page.  None: the state is unknown."""
+    conditions: list[str] = []
+    values: list[Any] = []
+    match question.state:
+        case None | "finished":
+            pass
+        case "succeeded":
+            conditions.append("f.reason = ''")
+        case "failed":
+            conditions.append("f.reason <> ''")
+        case "aborted":
+            conditions.append(f"f.reason <> '' AND f.reason IN ({', '.join('?' for _ in ABORTS)})")
+            values += sorted(ABORTS)
+        case _:
+            return None
+    if question.cause is not None:
+        reason, etype, place = question.cause
+        conditions.append("f.reason <> '' AND f.reason = ? AND ifnull(f.etype, '') = ? AND ifnull(f.place, '') = ?")
+        values += [reason, etype, place]
+    if question.job is not None:
+        conditions.append("t.job = ?")
+        values.append(question.job)
+    if question.engine_id is not None:
+        conditions.append("f.engine_id = ?")
+        values.append(question.engine_id)
+    if question.text:
+        like = "%" + question.text.replace("!", "!!").replace("%", "!%").replace("_", "!_") + "%"
+        columns = ("t.name", "f.etype", "f.value", "f.place")
+        conditions.append("(" + " OR ".join(f"{column} LIKE ? ESCAPE '!'" for column in columns) + ")")
+        values += [like] * len(columns)
+    rare = question.state in ("failed", "aborted") or question.cause is not None
+    return _Filter(conditions, values, rare)
+
+
+def _page(rows: list[tuple[Any, ...]], at: int | None, full: bool) -> tuple[TaskPage, list[int]]:
+    return TaskPage([_page_row(row) for row in rows], at, full), [row[0] for row in rows]
+
+
+def _page_row(row: tuple[Any, ...]) -> PageRow:
+    (
+        task, items, name, job, ended, reason, engine_id, attempts, submitted_s, started_s, run_s, completed_s, etype,
+        value, place, separate,
+    ) = row  # fmt: skip
+    state = "unfinished" if not ended else "failed" if reason else "succeeded"
+    if items:
+        gone = set(_indexes(separate))
+        shown = next((index for index in range(items) if index not in gone), -1)
+        task, items = task + 1 + shown, items - len(gone)
+    return PageRow(
+        task, state, reason or "", name or "", job or "", engine_id if engine_id is not None else -1, attempts or 0,
+        submitted_s or 0.0, started_s, run_s, completed_s, etype or "", value or "", place or "", max(1, items),
+    )  # fmt: skip
+
+
+def _indexes(text: str | None) -> list[int]:
+    return [int(word) for word in (text or "[]").strip("[]").split(",") if word]

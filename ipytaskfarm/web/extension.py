@@ -1,0 +1,88 @@
+"""The live view within Jupyter's server: ``{base_url}taskfarm/``, behind Jupyter's own login.
+
+Whoever may use the server runs code as its user anyway, so these pages may act. Jupyter's server checks the login, the
+origin of sockets, and the XSRF header of actions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import quote
+
+from jupyter_server.base.handlers import JupyterHandler
+from jupyter_server.base.websocket import WebSocketMixin
+from jupyter_server.utils import ensure_async, url_path_join
+from tornado import web
+
+from ipytaskfarm.system import farm_paths
+
+from .access import page_connection
+from .feed import FarmFeed
+from .handlers import routes
+
+
+class FarmFeeds:
+    """The feeds of the farms that run here, one for each that was asked for."""
+
+    def __init__(self) -> None:
+        self._feeds: dict[str, FarmFeed] = {}
+
+    def names(self) -> list[str]:
+        """Return the names of the farms that run here."""
+        return [farm.name for farm in farm_paths.list_farms() if farm.running]
+
+    def find(self, name: str) -> FarmFeed:
+        """Return the feed of a farm of this user.
+
+        Raises:
+            KeyError: there is no farm of this name.
+        """
+        if name not in self._feeds:
+            # Only names that are there: a path in place of a name would open any connection file.
+            if name not in [farm.name for farm in farm_paths.list_farms()]:
+                raise KeyError(f"there is no farm {name[:80]!r}: `ipytaskfarm list` shows those that are here")
+            self._feeds[name] = FarmFeed(name, page_connection(name, True), True)
+        return self._feeds[name]
+
+    async def stop(self) -> None:
+        """Close all connections."""
+        await asyncio.gather(*(feed.stop() for feed in self._feeds.values()))
+
+
+class LoggedInRequest(JupyterHandler):
+    """A request of a page whose user has logged in to Jupyter."""
+
+    async def prepare(self) -> None:  # type: ignore[override]
+        """Send strangers to Jupyter's login."""
+        await super().prepare()
+        if self._finished or self.current_user is not None:
+            return
+        if self.request.method in ("GET", "HEAD") and self.request.path.endswith("/"):
+            self.redirect(f"{self.get_login_url()}?next={quote(self.request.uri or '/')}")
+        else:
+            raise web.HTTPError(403, "log in to Jupyter first")
+
+
+class LoggedInSocket(WebSocketMixin, JupyterHandler):
+    """The socket of such a page."""
+
+    async def prepare(self) -> None:  # type: ignore[override]
+        """Refuse strangers."""
+        await ensure_async(super().prepare())
+        if self.current_user is None:
+            raise web.HTTPError(403, "log in to Jupyter first")
+
+
+def _jupyter_server_extension_points() -> list[dict[str, str]]:
+    return [{"module": "ipytaskfarm.web.extension"}]
+
+
+def _load_jupyter_server_extension(serverapp: Any) -> None:
+    """Add the pages to Jupyter's server."""
+    feeds = FarmFeeds()
+    application = serverapp.web_app
+    prefix = url_path_join(application.settings["base_url"], "taskfarm/")
+    application.settings["ipytaskfarm_feeds"] = feeds
+    application.add_handlers(".*$", routes(prefix, feeds.find, LoggedInRequest, LoggedInSocket, feeds.names))
+    serverapp.log.info("ipytaskfarm: farms are shown at %s", prefix)

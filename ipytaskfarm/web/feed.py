@@ -1,0 +1,307 @@
+"""Follows a farm for the pages that show it: one connection, one picture and one log of deltas for all of them.
+
+A feed lives in an asyncio loop. It connects when the first page is opened, and closes its connection when the last one
+has been gone for a while. A farm that is gone is looked for again and again; the page says so, and goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ipytaskfarm.core import errors, messages
+from ipytaskfarm.core.messages import FarmChanges, Question, Refusal, Reply
+from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.core.messages.view import CauseTable, EnginePage, JobPage, ReadStretches, StretchTable, WaitingTable
+from ipytaskfarm.core.text import text_of
+from ipytaskfarm.deployment.light_client import Questioner, refusal_error
+from ipytaskfarm.system.farm_paths import ConnectionInfo
+from ipytaskfarm.version import __version__
+from ipytaskfarm.view.fold import FarmFold
+from ipytaskfarm.view.pages import Delta, DeltaLog
+
+LINGER_S = 60.0
+"""How long the connection is kept without a page."""
+SILENCE_S = 5.0
+"""A follower that hears nothing for so long asks anew: its session was silent, and was dropped."""
+RETRY_S = 2.0
+ENGINES_EVERY_S, MANY_ENGINES_EVERY_S = 1.0, 2.0
+ENGINES_SHOWN = 100
+WAITING_EVERY_S = 1.5
+TABLES_EVERY_S = 2.0
+ASKED_S = 20.0
+"""How long a page waits for an answer of the farm."""
+TICK_S = 0.25
+BEFORE_S = 300.0
+"""The stream begins so long before the connection."""
+
+
+class Page(Protocol):
+    """An open page."""
+
+    def tell(self, delta: Delta) -> None: ...
+
+    def show(self) -> None:
+        """Send the whole picture."""
+
+
+class FarmFeed:
+    """Follows one farm.
+
+    Args:
+        name: the farm's name, for people.
+        read_info: returns the connection file.
+        control: whether pages may act, which needs a client's key.
+    """
+
+    def __init__(self, name: str, read_info: Callable[[], ConnectionInfo], control: bool) -> None:
+        self.name = name
+        self.control = control
+        self._read_info = read_info
+        self._pages: dict[Page, None] = {}
+        self._questioner: Questioner | None = None
+        self._fd: int | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._idle_since_s: float | None = None
+        self._epoch = 0
+        self._follows = False
+        self._heard_s = 0.0
+        self._problem = ""
+        self._answered_s = 0.0
+        self._since_s = 0.0
+        """Since when (wall clock) the farm tells what happens."""
+        self._next: dict[str, float] = {}
+        """What is asked for again and again -> when."""
+        self._begin_picture()
+
+    def _begin_picture(self) -> None:
+        self.fold = FarmFold()
+        self.log = DeltaLog(uuid.uuid4().hex[:12])
+        self.fold.picture.taken()
+        for page in list(self._pages):
+            page.show()
+
+    # -- pages
+
+    def open(self, page: Page) -> None:
+        """Tell this page what happens from now on."""
+        self._pages[page] = None
+        self._idle_since_s = None
+        self._wake()
+
+    def close(self, page: Page) -> None:
+        """Tell this page no more."""
+        self._pages.pop(page, None)
+        if not self._pages:
+            self._idle_since_s = time.monotonic()
+
+    def _wake(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """Close the connection."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._disconnect()
+
+    # -- the connection
+
+    async def _run(self) -> None:
+        try:
+            while self._idle_since_s is None or time.monotonic() - self._idle_since_s < LINGER_S:
+                self._tick()
+                await asyncio.sleep(TICK_S if self._questioner is not None else RETRY_S / 4)
+        finally:
+            self._disconnect()
+
+    def _tick(self) -> None:
+        if self._questioner is None:
+            self._connect()
+        if self._questioner is not None:
+            self._step()
+        if self._questioner is not None and self._questioner.epoch:
+            self._keep_asking()
+        self._say_how_it_is()
+        self._tell()
+
+    def _connect(self) -> None:
+        now_s = time.monotonic()
+        if now_s < self._next.get("connect", 0.0):
+            return
+        self._next = {"connect": now_s + RETRY_S}
+        try:
+            questioner = Questioner(self._read_info, self._on_changes)
+            questioner.step()
+        except (errors.TaskFarmError, OSError) as error:
+            self._problem = text_of(error)
+            return
+        self._questioner = questioner
+        self._epoch, self._follows, self._answered_s = 0, False, 0.0
+        (self._fd,) = questioner.fds()
+        asyncio.get_running_loop().add_reader(self._fd, self._step)
+
+    def _disconnect(self) -> None:
+        if self._fd is not None:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            self._fd = None
+        if self._questioner is not None:
+            self._questioner.close()
+            self._questioner = None
+
+    def _step(self) -> None:
+        questioner = self._questioner
+        if questioner is None:
+            return
+        try:
+            questioner.step()
+        except (errors.TaskFarmError, OSError) as error:
+            questioner.refused = error
+        if questioner.refused is not None:
+            self._problem = text_of(questioner.refused)
+            self._disconnect()
+        elif questioner.epoch != self._epoch:
+            self._on_new_epoch(questioner.epoch)
+
+    def _on_new_epoch(self, epoch: int) -> None:
+        """Begin anew: another controller, perhaps of another farm, has everything from its store."""
+        if self._epoch:
+            self._begin_picture()
+        self._epoch, self._follows = epoch, False
+        self.fold.needs_tables = True
+        self._next = {}
+        self._ask(messages.FarmStatus(), self._on_farm_state)
+        self._since_s = time.time()
+        self._ask(ReadStretches(self._since_s - BEFORE_S, self._since_s), self._on_stretches)
+
+    def _on_farm_state(self, reply: Reply) -> None:
+        if isinstance(reply, FarmState):
+            self.fold.farm_state(reply, __version__)
+
+    def _on_stretches(self, reply: Reply) -> None:
+        if isinstance(reply, StretchTable):
+            self.fold.past_stretches(reply, self._since_s)
+
+    def _on_changes(self, changes: FarmChanges) -> None:
+        self._heard_s = self._answered_s = time.monotonic()
+        self.fold.changes(changes)
+        self._tell()
+
+    def _say_how_it_is(self) -> None:
+        """Say in the picture whether the farm answers."""
+        questioner = self._questioner
+        now_s = time.monotonic()
+        if questioner is not None and questioner.epoch and not questioner.problem:
+            quiet = now_s - max(self._heard_s, self._answered_s) > SILENCE_S and self._follows
+            text = f"farm {self.name!r} is connected, but does not answer" if quiet else ""
+            status = {"state": "quiet" if quiet else "up", "text": text}
+        else:
+            why = self._problem if questioner is None else questioner.problem
+            status = {"state": "gone", "text": why or "connecting"}
+        self.fold.picture.set("status", status)
+
+    # -- asking
+
+    def _keep_asking(self) -> None:
+        now_s = time.monotonic()
+        if not self._follows or now_s - self._heard_s > SILENCE_S:
+            self._follows = True
+            self._heard_s = now_s
+            self._ask(messages.FollowFarm(), lambda reply: None)
+            self.fold.needs_tables = True
+        if self.fold.needs_tables and self._is_due("tables", TABLES_EVERY_S):
+            self.fold.needs_tables = False
+            self._ask(messages.ReadJobs(), self._on_jobs)
+            self._ask(messages.ReadCauses(), self._on_causes)
+        many = self.fold.picture.data.get("engines_total", 0) > 50
+        if self._is_due("engines", MANY_ENGINES_EVERY_S if many else ENGINES_EVERY_S):
+            self._ask(messages.ReadEngines(count=ENGINES_SHOWN), self._on_engines)
+        if self._is_due("waiting", WAITING_EVERY_S):
+            self._ask(messages.WhyWaiting(), self._on_waiting)
+
+    def _is_due(self, what: str, every_s: float) -> bool:
+        """Return whether it is time to ask, and no earlier question of this kind is open."""
+        now_s = time.monotonic()
+        if now_s < self._next.get(what, 0.0):
+            return False
+        self._next[what] = now_s + every_s
+        return True
+
+    def _on_jobs(self, reply: Reply) -> None:
+        if isinstance(reply, JobPage):
+            self.fold.job_page(reply, time.time())
+
+    def _on_causes(self, reply: Reply) -> None:
+        if isinstance(reply, CauseTable):
+            self.fold.cause_table(reply)
+
+    def _on_engines(self, reply: Reply) -> None:
+        if isinstance(reply, EnginePage):
+            self.fold.engine_page(reply)
+
+    def _on_waiting(self, reply: Reply) -> None:
+        if isinstance(reply, WaitingTable):
+            self.fold.waiting_table(reply)
+
+    def _ask(self, question: Question, then: Callable[[Reply], None]) -> None:
+        questioner = self._questioner
+        assert questioner is not None
+
+        def answered(reply: Reply) -> None:
+            self._answered_s = time.monotonic()
+            if self._questioner is questioner:
+                then(reply)
+
+        questioner.ask(question, answered)
+        asyncio.get_running_loop().call_soon(self._step)
+
+    async def answer(self, question: Question) -> Reply:
+        """Ask the farm for a page.
+
+        Raises:
+            FarmNotRunning: there is no answer in time.
+            Exception: the error that a refusal names.
+        """
+        deadline_s = time.monotonic() + ASKED_S
+        while self._questioner is None or not self._questioner.epoch:
+            self._wake()
+            if time.monotonic() > deadline_s or self._problem:
+                raise errors.FarmNotRunning(self._problem or f"farm {self.name!r} does not answer")
+            await asyncio.sleep(0.05)
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._ask(question, lambda reply: None if future.done() else future.set_result(reply))
+        try:
+            reply = await asyncio.wait_for(future, max(0.1, deadline_s - time.monotonic()))
+        except TimeoutError:
+            raise errors.FarmNotRunning(f"farm {self.name!r} does not answer within {ASKED_S:g} s") from None
+        if isinstance(reply, Refusal):
+            raise refusal_error(reply)
+        return reply
+
+    # -- telling
+
+    def _tell(self) -> None:
+        delta = self.log.add(self.fold.picture.taken())
+        if delta is not None:
+            for page in list(self._pages):
+                page.tell(delta)
+
+    def hello(self, known: Any, number: Any) -> dict[str, Any] | list[Delta]:
+        """Return what a page needs that knows this picture up to this number: the deltas, or everything."""
+        self._tell()
+        deltas = self.log.since(known, number)
+        if deltas is not None:
+            return deltas
+        return {
+            "type": "picture",
+            "name": self.log.name,
+            "number": self.log.number,
+            "picture": self.fold.picture.data,
+            "control": self.control,
+        }

@@ -1,0 +1,264 @@
+"""The requests of a page, for any tornado application: its files, its socket, its actions, and metrics.
+
+The application brings two base classes, which decide who may come in: one for requests, one for sockets. What a page
+shows goes through the socket; what it changes comes as a POST, which the base class protects against other sites.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tornado import web, websocket
+
+from ipytaskfarm.core import errors
+from ipytaskfarm.core.text import text_of
+from ipytaskfarm.view.pages import Delta
+from ipytaskfarm.view.picture import PictureData
+
+from . import questions
+from .feed import FarmFeed
+from .metrics import metrics_text
+
+STATIC = Path(__file__).parent / "static"
+CONTENT_POLICY = (
+    "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'self'"
+)
+MESSAGE_MAX = 64 * 1024
+"""The largest message of a page in bytes."""
+QUESTIONS_MAX = 16
+"""How many questions of one page are answered at once."""
+UNSENT_MAX = 64
+"""A page that has not received so many messages is closed; it comes back by itself."""
+BEHIND = 4001
+"""The code with which such a page is closed."""
+
+Route = tuple[str, type[web.RequestHandler], dict[str, Any]]
+FindFeed = Callable[[str], FarmFeed]
+"""Returns the feed of the farm with this name. Raises KeyError if there is no such farm."""
+
+
+def error_value(error: BaseException) -> dict[str, str]:
+    """Return an error as a page shows it."""
+    return {"type": type(error).__name__, "text": text_of(error)[:1000]}
+
+
+def routes(
+    prefix: str, find_feed: FindFeed, request_base: type[Any], socket_base: type[Any], names: Callable[[], list[str]]
+) -> list[Route]:
+    """Return the routes of the pages of farms below a prefix, which ends with a slash.
+
+    Args:
+        prefix: the beginning of the paths, a regular expression.
+        find_feed: returns the feed of a farm.
+        request_base: a tornado RequestHandler; its `prepare` refuses strangers.
+        socket_base: the same for the socket; its `check_origin` refuses other sites.
+        names: returns the names of the farms that pages may choose from.
+    """
+
+    def made(part: type[Any], base: type[Any]) -> type[Any]:
+        members = {"find_feed": staticmethod(find_feed), "farm_names": staticmethod(names)}
+        return type(part.__name__.removeprefix("_"), (part, base), members)
+
+    files = made(_PageFile, request_base)
+    return [
+        (rf"{prefix}socket", made(_PageSocket, socket_base), {}),
+        (rf"{prefix}act", made(_Act, request_base), {}),
+        (rf"{prefix}farms", made(_FarmNames, request_base), {}),
+        (rf"{prefix}metrics", made(_FarmMetrics, request_base), {}),
+        (rf"{prefix}(.*)", files, {"path": str(STATIC), "default_filename": "index.html"}),
+    ]
+
+
+class _PageFile(web.StaticFileHandler):
+    """A file of the page. There is nothing of a farm in it, so that a page can ask for its login."""
+
+    public = True
+
+    def set_extra_headers(self, path: str) -> None:
+        self.set_header("Cache-Control", "no-cache")
+        self.set_header("Content-Security-Policy", CONTENT_POLICY)
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Referrer-Policy", "no-referrer")
+
+
+class _FarmRequest(web.RequestHandler):
+    """A request about farms. Another class adds who may come in."""
+
+    def find_feed(self, name: str) -> FarmFeed:
+        """Return the feed of a farm.  Raises KeyError."""
+        raise NotImplementedError
+
+    def farm_names(self) -> list[str]:
+        """Return the names of the farms that pages may choose from."""
+        raise NotImplementedError
+
+
+class _FarmNames(_FarmRequest):
+    """The farms that a page may choose from."""
+
+    @web.authenticated
+    def get(self) -> None:
+        _ = self.xsrf_token  # the page needs its cookie for actions, and asks this first
+        self.finish({"farms": self.farm_names()})
+
+
+class _Act(_FarmRequest):
+    """An action of a page."""
+
+    @web.authenticated
+    async def post(self) -> None:
+        try:
+            request = json.loads(self.request.body)
+            feed = self.find_feed(str(request["farm"]))
+            value = await questions.act(feed, request.get("what"), request.get("arguments"))
+        except errors.SecurityError as error:
+            self.set_status(403)
+            self.finish({"error": error_value(error)})
+        except Exception as error:  # of the farm, or of the request: the page shows it
+            self.set_status(400)
+            self.finish({"error": error_value(error)})
+        else:
+            self.finish({"value": value})
+
+
+class _FarmMetrics(_FarmRequest):
+    """The numbers of a farm for Prometheus."""
+
+    @web.authenticated
+    async def get(self) -> None:
+        try:
+            feed = self.find_feed(self.get_argument("farm", ""))
+        except (KeyError, errors.TaskFarmError):
+            raise web.HTTPError(404) from None
+        picture = await _picture_of(feed)
+        self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        self.finish(metrics_text(feed.name, picture))
+
+
+class _Looker:
+    """A page that nobody sees: it lets a feed follow its farm for one request."""
+
+    def tell(self, delta: Delta) -> None:
+        pass
+
+    def show(self) -> None:
+        pass
+
+
+async def _picture_of(feed: FarmFeed, patience_s: float = 5.0) -> PictureData:
+    """Return the picture of a farm that perhaps nobody has looked at until now."""
+    looker = _Looker()
+    feed.open(looker)
+    try:
+        for _ in range(int(patience_s / 0.05)):
+            if "engine_states" in feed.fold.picture.data and "farm" in feed.fold.picture.data:
+                break
+            await asyncio.sleep(0.05)
+        return feed.fold.picture.data
+    finally:
+        feed.close(looker)
+
+
+class _PageSocket(websocket.WebSocketHandler):
+    """Sends a picture and deltas, and answers questions. Another class adds who may come in."""
+
+    _feed: FarmFeed | None = None
+    _unsent = 0
+    _asked = 0
+
+    def find_feed(self, name: str) -> FarmFeed:
+        raise NotImplementedError
+
+    def get_compression_options(self) -> dict[str, Any]:
+        return {"compression_level": 1}
+
+    @property
+    def max_message_size(self) -> int:
+        return MESSAGE_MAX
+
+    def open(self, *args: str, **kwargs: str) -> None:
+        super().open(*args, **kwargs)
+        try:
+            self._feed = self.find_feed(self.get_argument("farm", ""))
+        except (KeyError, ValueError) as error:
+            self._send({"type": "refused", "error": error_value(error)})
+            self.close(4004)
+            return
+        self.set_nodelay(True)
+
+    def on_close(self) -> None:
+        if self._feed is not None:
+            self._feed.close(self)
+
+    async def on_message(self, message: str | bytes) -> None:
+        feed = self._feed
+        if feed is None:
+            return
+        try:
+            said = json.loads(message)
+            kind = said["type"]
+        except (ValueError, KeyError, TypeError):
+            self.close(4000)
+            return
+        if kind == "hello":
+            self._greet(feed, said)
+        elif kind == "ask":
+            await self._answer(feed, said)
+
+    def _greet(self, feed: FarmFeed, said: dict[str, Any]) -> None:
+        found = feed.hello(said.get("picture"), said.get("number"))
+        if isinstance(found, dict):
+            self._send(found)
+        else:
+            self._send({"type": "resumed", "control": feed.control})
+            for delta in found:
+                self.tell(delta)
+        feed.open(self)
+
+    async def _answer(self, feed: FarmFeed, said: dict[str, Any]) -> None:
+        reply: dict[str, Any] = {"type": "answer", "n": said.get("n")}
+        if self._asked >= QUESTIONS_MAX:
+            self._send({**reply, "error": {"type": "ValueError", "text": "too many questions at once"}})
+            return
+        self._asked += 1
+        try:
+            reply["value"] = await questions.ask(feed, said.get("what"), said.get("arguments"))
+        except Exception as error:  # of the farm, or of the question: the page shows it
+            reply["error"] = error_value(error)
+        finally:
+            self._asked -= 1
+        self._send(reply)
+
+    # -- the feed's page
+
+    def tell(self, delta: Delta) -> None:
+        """Send a delta."""
+        self._send({"type": "delta", "number": delta.number, "operations": delta.operations})
+
+    def show(self) -> None:
+        """Send the whole picture."""
+        if self._feed is not None:
+            found = self._feed.hello(None, None)
+            assert isinstance(found, dict)
+            self._send(found)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._unsent >= UNSENT_MAX:
+            self.close(BEHIND)
+            return
+        try:
+            sent = self.write_message(json.dumps(message, separators=(",", ":")))
+        except websocket.WebSocketClosedError:
+            return
+        self._unsent += 1
+        asyncio.ensure_future(sent).add_done_callback(self._was_sent)
+
+    def _was_sent(self, sent: asyncio.Future[None]) -> None:
+        self._unsent -= 1
+        if not sent.cancelled():
+            sent.exception()  # a page that is gone is no error

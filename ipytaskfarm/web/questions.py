@@ -1,0 +1,344 @@
+"""What a page may ask of a farm, and what it may do, with JSON values on both sides.
+
+Everything that comes from tasks is text: it is cut, marked, and never interpreted, here or in the page.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from ipytaskfarm.core import errors, messages
+from ipytaskfarm.core.messages import Question, Reply
+from ipytaskfarm.core.messages.payload import ResultBody, Work
+from ipytaskfarm.core.messages.tables import EventTable
+from ipytaskfarm.core.messages.task_types import Final, Rules
+from ipytaskfarm.core.messages.view import (
+    CauseTable,
+    EnginePage,
+    PageRow,
+    ReadCauses,
+    ReadEngines,
+    ReadStretches,
+    ReadTaskInput,
+    ReadTaskPage,
+    StretchTable,
+    TaskInput,
+    TaskPage,
+)
+from ipytaskfarm.core.states import state_word
+from ipytaskfarm.core.text import text_of
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.view.fold import cause_entry, cut, engine_entry, stretch_row
+
+from .feed import FarmFeed
+
+T = TypeVar("T", bound=Reply)
+
+OUTPUT_MAX = 100_000
+"""The largest number of characters of a task's output, traceback or code on a page."""
+LINE_MAX = 2_000
+HISTORY_MAX = 200
+LOG_BYTES = 128 * 1024
+AT_ONCE = 2_000
+"""How many tasks of a group are tried again by one request."""
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+
+Arguments = dict[str, Any]
+
+
+def long_text(text: str) -> str:
+    """Return output of a task: without escape sequences, its long lines and its middle cut and marked."""
+    kept = text if len(text) <= 2 * OUTPUT_MAX else text[:OUTPUT_MAX] + text[-OUTPUT_MAX:]
+    plain = _ESCAPES.sub("", kept)
+    lines = []
+    for line in plain.split("\n"):
+        shown = line if len(line) <= LINE_MAX else f"{line[:LINE_MAX]}… ({len(line) - LINE_MAX:,} characters left out)"
+        lines.append(shown)
+    plain = "\n".join(lines)
+    if len(text) > 2 * OUTPUT_MAX or len(plain) > OUTPUT_MAX:
+        half = OUTPUT_MAX // 2
+        plain = f"{plain[:half]}\n… ({len(text):,} characters in all; the middle is left out) …\n{plain[-half:]}"
+    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in plain)
+
+
+async def ask(feed: FarmFeed, what: Any, arguments: Any) -> Any:
+    """Answer a question of a page.
+
+    Raises:
+        ValueError: there is no such question, or its arguments do not fit.
+        Exception: an error of the farm.
+    """
+    answer = QUESTIONS.get(what) if isinstance(what, str) else None
+    if answer is None or not isinstance(arguments, dict):
+        raise ValueError(f"a page cannot ask {text_of(what)[:80]!r}: {', '.join(QUESTIONS)} were expected")
+    return await answer(feed, arguments)
+
+
+async def act(feed: FarmFeed, what: Any, arguments: Any) -> Any:
+    """Do something for a page.
+
+    Raises:
+        SecurityError: pages may only look.
+        ValueError: there is no such action, or its arguments do not fit.
+        Exception: an error of the farm.
+    """
+    action = ACTIONS.get(what) if isinstance(what, str) else None
+    if action is None or not isinstance(arguments, dict):
+        raise ValueError(f"a page cannot do {text_of(what)[:80]!r}: {', '.join(ACTIONS)} were expected")
+    if not feed.control:
+        raise errors.SecurityError("this page may look and change nothing: start it with `ipytaskfarm web --control`")
+    return await action(feed, arguments)
+
+
+async def _reply(feed: FarmFeed, question: Question, kind: type[T]) -> T:
+    reply = await feed.answer(question)
+    assert isinstance(reply, kind)
+    return reply
+
+
+def _question(kind: type[Any], arguments: Arguments, *names: str) -> Any:
+    """Return a question made of these arguments.  Raises ValueError if one does not fit."""
+    given = {name: arguments[name] for name in names if arguments.get(name) is not None}
+    try:
+        return msgspec.convert({"type": kind.__struct_config__.tag, **given}, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+
+
+def _id(arguments: Arguments) -> int:
+    task = arguments.get("id")
+    if not isinstance(task, int) or isinstance(task, bool):
+        raise ValueError(f"a task's id was expected, not {text_of(task)[:80]!r}")
+    return task
+
+
+# -- questions
+
+
+async def _tasks(feed: FarmFeed, arguments: Arguments) -> Any:
+    names = ("state", "text", "job", "engine_id", "before", "count", "oldest_first")
+    question: ReadTaskPage = _question(ReadTaskPage, arguments, *names)
+    key = arguments.get("cause")
+    if key is not None:
+        cause = feed.fold.cause(str(key))
+        if cause is None:
+            raise ValueError("this group of failures is not there any more")
+        question = msgspec.structs.replace(question, cause=(cause.reason, cause.etype, cause.place))
+    page = await _reply(feed, question, TaskPage)
+    return {"rows": [task_line(row) for row in page.rows], "next": page.next, "full": page.full}
+
+
+def task_line(row: PageRow) -> dict[str, Any]:
+    """Return a line of a table of tasks for a page."""
+    found = {name: getattr(row, name) for name in row.__struct_fields__}
+    found["state"] = state_word(row.state)
+    for name in ("name", "job", "etype", "text", "place", "reason"):
+        found[name] = cut(found[name])
+    return found
+
+
+async def _causes(feed: FarmFeed, arguments: Arguments) -> Any:
+    table = await _reply(feed, _question(ReadCauses, arguments, "job", "count"), CauseTable)
+    return {"rows": [cause_entry(row) for row in table.rows], "more": table.more, "complete": table.complete}
+
+
+async def _stretches(feed: FarmFeed, arguments: Arguments) -> Any:
+    question = _question(ReadStretches, arguments, "since_s", "until_s", "before", "job")
+    table = await _reply(feed, question, StretchTable)
+    return {"rows": [stretch_row(row) for row in table.rows], "next": table.next, "first_s": table.first_s}
+
+
+async def _engines(feed: FarmFeed, arguments: Arguments) -> Any:
+    page = await _reply(feed, _question(ReadEngines, arguments, "first", "count", "state", "node"), EnginePage)
+    return {"rows": {str(row.id): engine_entry(row) for row in page.rows}, "total": page.total}
+
+
+async def _task(feed: FarmFeed, arguments: Arguments) -> Any:
+    """Return all that is known of one task."""
+    task = _id(arguments)
+    why = await _reply(feed, messages.ExplainTasks(task), messages.TextReply)
+    fetched = await _reply(feed, messages.FetchResults([task]), messages.Fetched)
+    history = await _reply(feed, messages.ReadHistory(ids=[task], last=HISTORY_MAX), EventTable)
+    found: dict[str, Any] = {
+        "id": task,
+        "why": [cut(line) for line in why.text.splitlines()],
+        "history": [
+            [at_s, cut(what), engine if engine >= 0 else None, cut(more)]
+            for at_s, _, _, what, engine, more in history.rows
+        ],
+        "end": _end(fetched.finals[0]) if fetched.finals else None,
+    }
+    try:
+        found["input"] = _input(await _reply(feed, ReadTaskInput(task), TaskInput))
+    except IndexError:  # a refused task was never stored
+        found["input"] = None
+    return found
+
+
+def _end(final: Final) -> dict[str, Any]:
+    """Return a task's end for a page.  Values stay packed: only clients and engines unpack them."""
+    body = ResultBody()
+    if final.body:
+        try:
+            body = msgspec.msgpack.decode(final.body, type=ResultBody)
+        except (msgspec.MsgspecError, ValueError):
+            pass  # of another version: the rest is shown
+    failure = body.failure
+    return {
+        "reason": final.reason,
+        "engine_id": final.engine_id,
+        "node": cut(final.node),
+        "attempts": final.attempts,
+        "submitted_s": final.submitted_s,
+        "started_s": final.started_s,
+        "run_s": final.run_s,
+        "completed_s": final.completed_s,
+        "etype": cut(final.failure.etype) if final.failure else "",
+        "text": cut(final.failure.value, 2000) if final.failure else "",
+        "place": cut(final.failure.place) if final.failure else "",
+        "traceback": long_text(failure.traceback) if failure else "",
+        "stdout": long_text(body.stdout),
+        "stderr": long_text(body.stderr),
+        "value_bytes": len(body.value) if body.value is not None else None,
+        "displays": len(body.outputs),
+    }
+
+
+_decode_work = msgspec.msgpack.Decoder(Work).decode
+
+
+def _input(given: TaskInput) -> dict[str, Any]:
+    """Return what was handed in for a page: code as text, rules, sizes. Arguments stay packed."""
+    code = ""
+    if given.payload:
+        try:
+            code = getattr(_decode_work(given.payload), "code", "")
+        except (msgspec.MsgspecError, ValueError):
+            code = ""
+    return {
+        "code": long_text(code),
+        "function": given.function,
+        "rules": _rules(given.rules),
+        "bytes": given.payload_bytes,
+        "submitted_s": given.submitted_s,
+    }
+
+
+def _rules(text: str) -> str:
+    """Return the rules that differ from the defaults, one on each line."""
+    try:
+        rules = msgspec.json.decode(text, type=Rules) if text else Rules()
+    except (msgspec.MsgspecError, ValueError):
+        return cut(text, 2000)
+    default = Rules()
+    changed = {
+        name: value
+        for name in rules.__struct_fields__
+        if name not in ("recovery", "job") and (value := getattr(rules, name)) != getattr(default, name)
+    }
+    return cut("\n".join(f"{name.removesuffix('_s')}: {_plain(value)}" for name, value in changed.items()), 2000)
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+async def _logs(feed: FarmFeed, arguments: Arguments) -> Any:
+    """Return the end of one log, and the names of all; a farm of another machine has none here."""
+    folder = Home.of(feed.name).logs
+    files = sorted(path for path in folder.glob("*.log") if path.is_file()) if folder.is_dir() else []
+    wanted = arguments.get("name")
+    chosen = next((path for path in files if path.stem == wanted), files[0] if files and wanted is None else None)
+    return {"names": [path.stem for path in files], "text": _tail(chosen) if chosen is not None else ""}
+
+
+def _tail(path: Path) -> str:
+    with path.open("rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(max(0, size - LOG_BYTES))
+        text = stream.read().decode(errors="replace")
+    return long_text(text if size <= LOG_BYTES else text.partition("\n")[2])
+
+
+QUESTIONS: dict[str, Callable[[FarmFeed, Arguments], Awaitable[Any]]] = {
+    "tasks": _tasks,
+    "causes": _causes,
+    "stretches": _stretches,
+    "engines": _engines,
+    "task": _task,
+    "logs": _logs,
+}
+
+
+# -- actions
+
+
+async def _abort(feed: FarmFeed, arguments: Arguments) -> Any:
+    question = messages.AbortTasks([_id(arguments)], True, "aborted from the live view")
+    reply = await _reply(feed, question, messages.Aborted)
+    return {"text": f"task {reply.outcomes[0][0]}: {reply.outcomes[0][1]}"}
+
+
+async def _retry(feed: FarmFeed, arguments: Arguments) -> Any:
+    reply = await _reply(feed, messages.RetryTasks([_id(arguments)]), messages.Retried)
+    if not reply.ids:
+        return {"text": "it was not tried again: only failed tasks are"}
+    return {"text": f"handed in again as task {reply.ids[0][1]}", "id": reply.ids[0][1]}
+
+
+async def _retry_group(feed: FarmFeed, arguments: Arguments) -> Any:
+    """Hand in the failed tasks of a group again, the latest ones first."""
+    cause = feed.fold.cause(str(arguments.get("cause")))
+    if cause is None:
+        raise ValueError("this group of failures is not there any more")
+    key = cause.reason, cause.etype, cause.place
+    count, before = 0, None
+    while count < AT_ONCE:
+        page = await _reply(feed, ReadTaskPage("failed", cause=key, before=before, count=500), TaskPage)
+        ids = [row.id for row in page.rows]
+        if ids:
+            reply = await _reply(feed, messages.RetryTasks(ids), messages.Retried)
+            count += len(reply.ids)
+        if page.next is None:
+            return {"text": f"{count:,} tasks handed in again"}
+        before = page.next
+    return {"text": f"the latest {count:,} tasks handed in again; more are left"}
+
+
+async def _pause(feed: FarmFeed, arguments: Arguments) -> Any:
+    """Pause or resume a job, or the farm (job: None)."""
+    job, on = arguments.get("job"), arguments.get("on") is True
+    if job is None:
+        await _reply(feed, messages.HoldFarm(on), messages.FlagReply)
+    else:
+        await _reply(feed, messages.PauseJobs([str(job)], on), messages.NumberReply)
+    return {"text": "paused: nothing is started" if on else "it goes on"}
+
+
+async def _drain(feed: FarmFeed, arguments: Arguments) -> Any:
+    node, on = str(arguments.get("node")), arguments.get("on") is True
+    reply = await _reply(feed, messages.DrainNode([node], on), messages.NumberReply)
+    return {"text": f"{node}: {'gets nothing more' if on else 'gets tasks again'} ({reply.value} agents)"}
+
+
+async def _scale(feed: FarmFeed, arguments: Arguments) -> Any:
+    engines = arguments.get("engines")
+    if not isinstance(engines, int) or isinstance(engines, bool) or not 0 <= engines <= 100_000:
+        raise ValueError("a number of engines was expected")
+    reply = await _reply(feed, messages.SetWanted(engines), messages.NumberReply)
+    return {"text": f"{reply.value} engines are wanted"}
+
+
+ACTIONS: dict[str, Callable[[FarmFeed, Arguments], Awaitable[Any]]] = {
+    "abort": _abort,
+    "retry": _retry,
+    "retry_group": _retry_group,
+    "pause": _pause,
+    "drain": _drain,
+    "scale": _scale,
+}

@@ -1,0 +1,179 @@
+"""``ipytaskfarm web``: the live view on this machine, for whoever has the URL.
+
+The URL has a token in its fragment, which browsers do not send. The page posts it once and gets a cookie that scripts
+cannot read and other sites cannot send. Requests for another host name are refused, so that no other site's name can
+be bound to this address.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tornado import httpserver, netutil, web, websocket
+
+from ipytaskfarm.core import errors
+
+from .feed import FarmFeed
+from .handlers import routes
+
+COOKIE_DAYS = 7
+
+
+class Guard:
+    """Decides who may come in.
+
+    Args:
+        token: the secret of the URL.
+        hosts: the names, with ports, under which the server may be called.
+    """
+
+    def __init__(self, token: str, hosts: Sequence[str]) -> None:
+        self.token = token
+        self.hosts = frozenset(hosts)
+        self.cookie = f"taskfarm-{secrets.token_hex(4)}"
+        """The cookie's name: two servers of one host share their cookies, whatever their ports."""
+
+    def is_token(self, given: object) -> bool:
+        """Return whether this is the token."""
+        return isinstance(given, str) and hmac.compare_digest(given.encode(), self.token.encode())
+
+    def check_host(self, request: Any) -> None:
+        """Refuse a request for another host, or from a page of another one.
+
+        Raises:
+            tornado.web.HTTPError: 403.
+        """
+        if self.hosts and request.host.lower() not in self.hosts:
+            raise web.HTTPError(403, f"this server is not called {request.host[:100]!r}")
+        origin = request.headers.get("Origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != request.host.lower():
+            raise web.HTTPError(403, f"a page of {origin[:100]!r} may not use this server")
+
+
+def bases(guard: Guard) -> tuple[type[web.RequestHandler], type[websocket.WebSocketHandler]]:
+    """Return the base classes of `handlers.routes` that let in whoever has the cookie, or sends the token."""
+
+    class _Identified(web.RequestHandler):
+        public = False
+
+        def get_current_user(self) -> str | None:
+            scheme, _, given = self.request.headers.get("Authorization", "").partition(" ")
+            if scheme.lower() == "bearer" and guard.is_token(given):
+                return "token"
+            return "cookie" if self.get_signed_cookie(guard.cookie, max_age_days=COOKIE_DAYS) else None
+
+        def prepare(self) -> None:
+            guard.check_host(self.request)
+            if not self.public and self.current_user is None:
+                raise web.HTTPError(401, "open the URL that `ipytaskfarm web` has printed")
+
+        def write_error(self, status_code: int, **kwargs: Any) -> None:
+            error = kwargs.get("exc_info", (None, None, None))[1]
+            text = getattr(error, "log_message", None) or self._reason
+            self.finish({"error": {"type": "HTTPError", "text": text}})
+
+    class PageRequest(_Identified):
+        """A request of a page that has logged in."""
+
+    class PageSocket(_Identified, websocket.WebSocketHandler):
+        """The socket of such a page."""
+
+        def check_origin(self, origin: str) -> bool:
+            return urlsplit(origin).netloc.lower() == self.request.host.lower()
+
+    class Login(PageRequest):
+        """Exchanges the token for a cookie."""
+
+        public = True
+
+        def check_xsrf_cookie(self) -> None:
+            """Nothing to check: only who has the token gets in, and no cookie helps."""
+
+        def post(self) -> None:
+            try:
+                given = json.loads(self.request.body).get("token")
+            except (ValueError, AttributeError):
+                given = None
+            if not guard.is_token(given):
+                raise web.HTTPError(403, "this is not the token: open the URL that `ipytaskfarm web` has printed")
+            self.set_signed_cookie(guard.cookie, "in", expires_days=None, httponly=True, samesite="Strict", path="/")
+            self.finish({"xsrf": self.xsrf_token.decode()})
+
+    PageRequest.login = Login  # type: ignore[attr-defined]
+    return PageRequest, PageSocket
+
+
+class WebServer:
+    """The application of one farm, and its sockets.
+
+    Args:
+        feed: follows the farm.
+        token: the secret of the URL; a fresh one if None.
+        extra_hosts: further names, with ports, under which the server may be called.
+    """
+
+    def __init__(self, feed: FarmFeed, token: str | None = None, extra_hosts: Sequence[str] = ()) -> None:
+        self.feed = feed
+        self.token = token or secrets.token_urlsafe(24)
+        self._extra_hosts = list(extra_hosts)
+        self._server: httpserver.HTTPServer | None = None
+        self.port = 0
+
+    def listen(self, port: int = 0, path: Path | None = None) -> None:
+        """Listen on 127.0.0.1, or on a unix socket at this path, which only this user can open.
+
+        Raises:
+            OSError: the port is taken, or the path cannot be used.
+        """
+        if path is None:
+            sockets = netutil.bind_sockets(port, "127.0.0.1")
+            self.port = int(sockets[0].getsockname()[1])
+            hosts = [f"{name}:{self.port}" for name in ("127.0.0.1", "localhost")]
+        else:
+            sockets = [netutil.bind_unix_socket(str(path), mode=0o600)]
+            hosts = ["localhost"]
+        self._server = httpserver.HTTPServer(self._application([*hosts, *self._extra_hosts]))
+        self._server.add_sockets(sockets)
+
+    def _application(self, hosts: Sequence[str]) -> web.Application:
+        guard = Guard(self.token, [host.lower() for host in hosts])
+        request_base, socket_base = bases(guard)
+        find = _only(self.feed)
+        return web.Application(
+            [
+                (r"/login", request_base.login),  # type: ignore[attr-defined]
+                *routes("/", find, request_base, socket_base, lambda: [self.feed.name]),
+            ],
+            cookie_secret=secrets.token_bytes(32),
+            xsrf_cookies=True,
+            xsrf_cookie_kwargs={"samesite": "Strict", "path": "/"},
+            websocket_ping_interval=20,
+            log_function=lambda handler: None,
+        )
+
+    @property
+    def url(self) -> str:
+        """Return the URL to open, with the token."""
+        return f"http://127.0.0.1:{self.port}/#token={self.token}"
+
+    async def stop(self) -> None:
+        """Close the sockets and the connection to the farm."""
+        if self._server is not None:
+            self._server.stop()
+            await self._server.close_all_connections()
+        await self.feed.stop()
+
+
+def _only(feed: FarmFeed) -> Callable[[str], FarmFeed]:
+    def find(name: str) -> FarmFeed:
+        if name not in ("", feed.name):
+            raise errors.FarmNotRunning(f"this server shows farm {feed.name!r} alone")
+        return feed
+
+    return find

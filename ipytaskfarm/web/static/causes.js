@@ -1,0 +1,51 @@
+// Failures, grouped by cause, each with one traceback.
+
+import { useState } from "./vendor/hooks.js";
+import { ago, count, things } from "./format.js";
+import { html, Section, Empty, Task, showTasks } from "./html.js";
+
+function Cause({ model, id, cause }) {
+  const [open, setOpen] = useState(false);
+  const [detail, setDetail] = useState(null);
+  const [retried, setRetried] = useState(false);
+  const toggle = async () => {
+    setOpen(!open);
+    if (!open && !detail && cause.ids.length) {
+      try { setDetail(await model.transport.ask("task", { id: cause.ids[0] })); }
+      catch (error) { setDetail({ error: error.message }); }
+    }
+  };
+  const end = detail && detail.end;
+  const retry = async () => { if (await model.act("retry_group", { cause: id })) setRetried(true); };
+  return html`<li class="tf-cause">
+    <button type="button" class="tf-cause-head" aria-expanded=${open} onClick=${toggle}>
+      <span class="tf-number" data-state="failed">${count(cause.count)}</span>
+      <span class="tf-cause-text"><b>${cause.etype || cause.reason}</b>${cause.text ? html` <span class="tf-message">${cause.text}</span>` : null}
+        <small class="tf-muted">${cause.place ? html`<code>${cause.place}</code>` : cause.reason}${cause.last_s ? html`<span>${ago(cause.last_s, model.now.value)}</span>` : null}</small></span>
+      <span class="tf-chevron" aria-hidden="true">${open ? "▾" : "▸"}</span>
+    </button>
+    ${open ? html`<div class="tf-cause-body">
+      ${detail && detail.error ? html`<p class="tf-muted">${detail.error}</p>` : null}
+      ${end && end.traceback ? html`<pre class="tf-text" tabindex="0" aria-label=${`traceback of task ${detail.id}`}>${end.traceback}</pre>` : null}
+      ${end && !end.traceback ? html`<p class="tf-message">${end.text || "There is no traceback: the task did not run to its end."}</p>` : null}
+      ${!detail ? html`<p class="tf-muted">…</p>` : null}
+      <div class="tf-actions">
+        <span class="tf-muted">tasks ${cause.ids.slice(0, 5).map((task) => html`<${Task} model=${model} id=${task} /> `)}${cause.count > 5 ? "…" : ""}</span>
+        <span class="tf-push"></span>
+        <button type="button" onClick=${() => showTasks(model, { state: "failed", cause: id })}>Show all</button>
+        ${model.control.value ? html`<button type="button" class="tf-primary" disabled=${retried} onClick=${retry}>${retried ? "Handed in again" : `Try ${things(cause.count, "task")} again`}</button>` : null}
+      </div>
+    </div>` : null}
+  </li>`;
+}
+
+export function Causes({ model }) {
+  const causes = model.section("causes", {}).value;
+  const more = model.section("causes_more", 0).value;
+  const rows = Object.entries(causes).sort(([, a], [, b]) => b.count - a.count);
+  return html`<${Section} id="tf-causes" title="Failures" aside=${rows.length ? things(rows.length + more, "cause") : ""}>
+    ${rows.length ? html`<ul class="tf-list">${rows.slice(0, 30).map(([id, cause]) => html`<${Cause} key=${id} model=${model} id=${id} cause=${cause} />`)}</ul>`
+      : html`<${Empty}>No task has failed.<//>`}
+    ${rows.length + more > 30 ? html`<p class="tf-muted">${things(rows.length + more - 30, "rarer cause")} not shown: the table of tasks below has all.</p>` : null}
+  <//>`;
+}

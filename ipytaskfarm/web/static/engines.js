@@ -1,0 +1,54 @@
+// Engines and nodes: what they do, and since when.
+
+import { useState, useEffect } from "./vendor/hooks.js";
+import { count, size, span, things } from "./format.js";
+import { html, Section, Empty, Bar, Task, showTasks } from "./html.js";
+
+const PAGE = 100;
+
+function Node({ model, name, node }) {
+  const used = node.memory ? 1 - (node.free_memory || 0) / node.memory : 0;
+  const odd = node.state !== "up" || node.guard;
+  return html`<li class="tf-node">
+    <div class="tf-job-line"><b class="tf-name">${name}</b>${odd ? html`<span class="tf-tag" data-bad=${node.state !== "up"}>${node.guard || node.state}</span>` : null}<span class="tf-push"></span>
+      ${model.control.value && node.node ? html`<button type="button" class="tf-small" onClick=${() => model.act("drain", { node: node.node, on: node.state !== "drained" })}>${node.state === "drained" ? "Give it tasks again" : "Drain"}</button>` : null}</div>
+    <div class="tf-gauges">
+      <span>load<${Bar} parts=${[["running", Math.min(1, node.load || 0)]]} label=${`load ${Math.round((node.load || 0) * 100)} %`} /><small>${node.load === null ? "" : `${Math.round(node.load * 100)} % of ${things(node.cores, "core")}`}</small></span>
+      <span>memory<${Bar} parts=${[[used > 0.95 ? "failed" : "running", used]]} label=${`memory ${Math.round(used * 100)} % used`} /><small>${node.free_memory ? `${size(node.free_memory)} free of ${size(node.memory)}` : ""}</small></span>
+    </div></li>`;
+}
+
+function Scale({ model, wanted }) {
+  const [number, setNumber] = useState(null);
+  const value = number === null ? wanted : number;
+  const submit = async (event) => { event.preventDefault(); await model.act("scale", { engines: Number(value) }); setNumber(null); };
+  return html`<form class="tf-scale" onSubmit=${submit}><label>engines <input type="number" min="0" max="10000" value=${value} onInput=${(event) => setNumber(event.target.value)} /></label><button type="submit" class="tf-small" disabled=${number === null || Number(number) === wanted}>Set</button></form>`;
+}
+
+export function Engines({ model }) {
+  const here = model.section("engines", {}).value;
+  const total = model.section("engines_total", 0).value;
+  const states = model.section("engine_states", {}).value;
+  const nodes = model.section("nodes", {}).value;
+  const losses = model.section("losses", []).value;
+  const wanted = model.section("wanted", 0).value;
+  const [first, setFirst] = useState(0);
+  const [further, setFurther] = useState({});
+  useEffect(() => { if (first) model.transport.ask("engines", { first, count: PAGE }).then((found) => setFurther(found.rows)).catch(() => setFirst(0)); }, [first]);
+  const engines = first ? further : here;
+  const rows = Object.entries(engines).sort(([a], [b]) => a - b);
+  const now = model.now.value;
+  const words = Object.entries(states).map(([state, number]) => `${count(number)} ${state}`).join(", ");
+  return html`<${Section} id="tf-engines" title="Engines and nodes" aside=${words}>
+    ${Object.keys(nodes).length ? html`<ul class="tf-list tf-nodes">${Object.entries(nodes).slice(0, 12).map(([name, node]) => html`<${Node} key=${name} model=${model} name=${name} node=${node} />`)}</ul>` : null}
+    ${Object.keys(nodes).length > 12 ? html`<p class="tf-muted">${things(Object.keys(nodes).length - 12, "more node")}</p>` : null}
+    ${rows.length ? html`<div class="tf-scroll tf-short" tabindex="0" role="region" aria-label="Engines"><table><thead><tr><th scope="col">engine</th><th scope="col">state</th><th scope="col">task</th><th scope="col" class="tf-right">for</th><th scope="col" class="tf-right tf-optional">ended</th><th scope="col" class="tf-optional">node</th></tr></thead>
+      <tbody>${rows.map(([id, engine]) => html`<tr key=${id}><td><button type="button" class="tf-link" aria-label=${`engine ${id}: show its tasks`} onClick=${() => showTasks(model, { engine_id: Number(id) })}>${id}</button></td>
+        <td><span class="tf-dot" data-state=${engine.state}></span>${engine.state}${engine.note ? html`<small class="tf-muted"> ${engine.note}</small>` : null}</td>
+        <td>${engine.task >= 0 ? html`<${Task} model=${model} id=${engine.task} /> <span class="tf-muted">${engine.name}</span>` : ""}${engine.ahead ? html` <small class="tf-muted">+${count(engine.ahead)}</small>` : ""}</td>
+        <td class="tf-right">${engine.task >= 0 ? span(now - engine.since_s) : ""}</td><td class="tf-right tf-optional">${count(engine.finished)}</td><td class="tf-optional tf-muted">${engine.node}</td></tr>`)}</tbody></table></div>` : html`<${Empty}>There is no engine.<//>`}
+    ${total > PAGE ? html`<div class="tf-actions"><button type="button" class="tf-small" disabled=${!first} onClick=${() => setFirst(Math.max(0, first - PAGE))}>Previous</button><span class="tf-muted">${count(first + 1)}–${count(Math.min(total, first + PAGE))} of ${count(total)}</span><button type="button" class="tf-small" disabled=${first + PAGE >= total} onClick=${() => setFirst(first + PAGE)}>Next</button></div>` : null}
+    ${losses.length ? html`<details><summary>${losses.length === 1 ? "One engine was lost" : `${losses.length} engines were lost`}</summary><ul class="tf-losses">${[...losses].reverse().map((line) => html`<li>${line}</li>`)}</ul></details>` : null}
+    ${model.control.value ? html`<${Scale} model=${model} wanted=${wanted} />` : null}
+  <//>`;
+}

@@ -1,0 +1,37 @@
+// Templates, and small parts that several sections use.
+
+import { h } from "./vendor/preact.js";
+import htm from "./vendor/htm.js";
+
+export const html = htm.bind(h);
+
+export function Section({ title, id, aside, children, wide }) {
+  return html`<section class=${wide ? "tf-card tf-wide" : "tf-card"} aria-labelledby=${`${id}-title`} id=${id}>
+    <div class="tf-head"><h2 id=${`${id}-title`}>${title}</h2>${aside ? html`<div class="tf-aside">${aside}</div>` : null}</div>
+    ${children}
+  </section>`;
+}
+
+export const Empty = ({ children }) => html`<p class="tf-empty">${children}</p>`;
+
+export function Task({ model, id }) {
+  return html`<button type="button" class="tf-link" onClick=${() => (model.opened.value = id)} aria-label=${`task ${id}: details`}>${id}</button>`;
+}
+
+// A bar with parts [[state, share of 1], …].  The numbers stand beside it as text.
+export function Bar({ parts, label }) {
+  let x = 0;
+  const rects = parts.map(([state, share]) => {
+    const from = x;
+    x += share;
+    return html`<rect x=${from * 100} y="0" width=${Math.max(0, share * 100)} height="8" data-state=${state} />`;
+  });
+  return html`<svg class="tf-bar" viewBox="0 0 100 8" preserveAspectRatio="none" role="img" aria-label=${label}>${rects}</svg>`;
+}
+
+export function showTasks(model, filter) {
+  model.filter.value = { state: "", text: "", job: null, cause: null, engine_id: null, ...filter };
+  const table = document.getElementById("tf-tasks");
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  if (table) table.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+}

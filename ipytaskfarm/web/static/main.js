@@ -1,0 +1,75 @@
+// Starts the page that `ipytaskfarm web` or Jupyter's server serves.  The token in the URL's fragment becomes a cookie.
+
+import { mount } from "./page.js";
+import { socketTransport } from "./socket.js";
+
+const base = new URL(".", import.meta.url);
+let shownFarm = "";
+const farm = new URLSearchParams(location.search).get("farm") || "";
+
+const cookie = (name) => (document.cookie.match(new RegExp(`(?:^|; )${name}=([^;]*)`)) || [])[1] || "";
+
+async function logIn() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (!token) return;
+  history.replaceState(null, "", location.pathname + location.search);
+  await fetch(new URL("login", base), { method: "POST", body: JSON.stringify({ token }), headers: { "Content-Type": "application/json" } });
+}
+
+// Several farms, or none: a list to choose from.
+function choose(farms) {
+  const element = document.getElementById("page");
+  element.classList.add("tf-root");
+  const make = (kind, name, ...children) => {
+    const made = document.createElement(kind);
+    made.className = name;
+    made.append(...children);
+    return made;
+  };
+  const links = farms.map((name) => {
+    const link = make("a", "tf-choice-link", name);
+    link.href = `?farm=${encodeURIComponent(name)}`;
+    return make("li", "", link);
+  });
+  const body = links.length ? make("ul", "tf-list", ...links) : make("p", "tf-empty", "No farm runs here. `ipytaskfarm start` starts one.");
+  element.replaceChildren(make("main", "tf-page tf-choose", make("h1", "", "Task farms"), body));
+}
+
+async function act(what, args) {
+  const response = await fetch(new URL("act", base), {
+    method: "POST", body: JSON.stringify({ farm: farm || shownFarm, what, arguments: args }),
+    headers: { "Content-Type": "application/json", "X-XSRFToken": decodeURIComponent(cookie("_xsrf")) },
+  });
+  const answer = await response.json().catch(() => ({ error: { text: `the server answers ${response.status}` } }));
+  if (answer.error || !response.ok) throw new Error((answer.error && answer.error.text) || answer.message || `the server answers ${response.status}`);
+  return answer.value;
+}
+
+function say(text) {
+  const element = document.getElementById("page");
+  element.classList.add("tf-root");
+  element.replaceChildren(Object.assign(document.createElement("p"), { className: "tf-trouble", textContent: text }));
+}
+
+async function start() {
+  await logIn();
+  const response = await fetch(new URL("farms", base));
+  if (response.status === 401 || response.status === 403) {
+    say("This page needs its key: open the whole URL that `ipytaskfarm web` has printed, with what stands behind the #.");
+    return;
+  }
+  const { farms } = await response.json();
+  const shown = farm || (farms.length === 1 ? farms[0] : "");
+  shownFarm = shown;
+  if (!shown) {
+    choose(farms);
+    return;
+  }
+  const socket = new URL("socket", base);
+  socket.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+  socket.searchParams.set("farm", shown);
+  document.title = `${shown} – task farm`;
+  mount(document.getElementById("page"), socketTransport({ socketUrl: socket.href, act }));
+}
+
+start().catch((error) => say(`The server does not answer: ${error.message}`));

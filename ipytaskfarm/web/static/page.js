@@ -1,0 +1,119 @@
+// The live view: mount(element, transport) shows a farm in an element, and returns a function that takes it away again.
+
+import { render } from "./vendor/preact.js";
+import { useEffect } from "./vendor/hooks.js";
+import "./vendor/signals.js";
+import { html, showTasks } from "./html.js";
+import { farmModel } from "./model.js";
+import { count, moment, rate } from "./format.js";
+import { Causes } from "./causes.js";
+import { Jobs } from "./jobs.js";
+import { Waiting } from "./waiting.js";
+import { Engines } from "./engines.js";
+import { Stream } from "./stream_section.js";
+import { Tasks } from "./tasks.js";
+import { Drawer } from "./drawer.js";
+import { Logs } from "./logs.js";
+import { Throughput } from "./throughput.js";
+
+const STATES = { up: "connected", gone: "not there", quiet: "does not answer", saved: "saved" };
+
+function Header({ model }) {
+  const farm = model.section("farm", {}).value;
+  const status = model.section("status", { state: "gone", text: "" }).value;
+  const hold = model.section("hold", {}).value;
+  const line = model.line.value;
+  const up = line.state === "open" && status.state === "up";
+  const state = line.state === "lost" ? "no connection" : hold.stopping ? "stopping" : hold.held ? "paused" : STATES[status.state] || status.state;
+  return html`<header class="tf-header">
+    <h1>${farm.name || "Task farm"}</h1>
+    <span class="tf-state" data-state=${up ? (hold.held || hold.stopping ? "held" : "up") : status.state === "saved" ? "held" : "gone"} role="status">${state}</span>
+    ${farm.started_s ? html`<span class="tf-muted">since ${moment(farm.started_s)}</span>` : null}
+    ${farm.job ? html`<span class="tf-muted">job ${farm.job}</span>` : null}
+    <span class="tf-push"></span>
+    ${model.control.value && up ? html`<button type="button" onClick=${() => model.act("pause", { on: !hold.held })}>${hold.held ? "Go on" : "Pause the farm"}</button>` : null}
+  </header>`;
+}
+
+function Trouble({ model }) {
+  const status = model.section("status", { state: "gone", text: "" }).value;
+  const line = model.line.value;
+  const loaded = model.loaded.value;
+  let text = "";
+  if (line.state === "refused") text = line.text;
+  else if (line.state === "lost") text = `${line.text} What is shown is from before.`;
+  else if (loaded && status.state === "gone") text = `${status.text || "The farm is not there."} This page goes on when it is back.`;
+  else if (loaded && status.state === "quiet") text = status.text;
+  return text ? html`<p class="tf-trouble" role="alert">${text}</p>` : null;
+}
+
+function Notice({ model }) {
+  const notice = model.notice.value;
+  useEffect(() => {
+    if (!notice) return undefined;
+    const timer = setTimeout(() => (model.notice.value = null), notice.bad ? 12000 : 5000);
+    return () => clearTimeout(timer);
+  }, [notice]);
+  return html`<div class="tf-notices" aria-live="polite">${notice ? html`<p class="tf-notice" data-bad=${notice.bad}>${notice.text}
+    <button type="button" class="tf-close" aria-label="Close this message" onClick=${() => (model.notice.value = null)}>×</button></p>` : null}</div>`;
+}
+
+function Totals({ model }) {
+  const counts = model.section("counts", {}).value;
+  const series = model.section("series", []).value;
+  const last = series.slice(-10);
+  const speed = last.length ? last.reduce((sum, row) => sum + row[1] + row[2], 0) / last.length : null;
+  const tile = (state, label, hint) => html`<button type="button" class="tf-total" data-state=${state}
+      aria-label=${`${count(counts[state] || 0)} ${label}: show them`} onClick=${() => showTasks(model, { state })}>
+    <strong>${count(counts[state] || 0)}</strong><span>${label}</span>${hint ? html`<small>${hint}</small>` : null}</button>`;
+  return html`<section class="tf-totals" aria-label="Tasks by state">
+    ${tile("scheduled", "waiting")} ${tile("running", "running")} ${tile("succeeded", "succeeded", speed ? rate(speed) : "")} ${tile("failed", "failed")}
+    <${Throughput} model=${model} />
+  </section>`;
+}
+
+function Nothing({ model }) {
+  const line = model.line.value;
+  return line.state === "refused" ? null : html`<div class="tf-loading" role="status">Looking for the farm …</div>`;
+}
+
+function Page({ model }) {
+  const ready = model.loaded.value;
+  return html`<div class="tf-page">
+    <${Header} model=${model} />
+    <${Trouble} model=${model} />
+    ${ready ? html`<main class="tf-main">
+      <${Totals} model=${model} />
+      <div class="tf-columns">
+        <div class="tf-column"><${Causes} model=${model} /><${Waiting} model=${model} /></div>
+        <div class="tf-column"><${Jobs} model=${model} /><${Engines} model=${model} /></div>
+      </div>
+      <${Stream} model=${model} />
+      <${Tasks} model=${model} />
+      ${model.transport.live ? html`<${Logs} model=${model} />` : null}
+      <footer class="tf-muted">${footer(model)}</footer>
+    </main>` : html`<${Nothing} model=${model} />`}
+    <${Drawer} model=${model} />
+    <${Notice} model=${model} />
+  </div>`;
+}
+
+function footer(model) {
+  const farm = model.section("farm", {}).value;
+  const report = model.section("report", {}).value;
+  if (report.made_s) return `saved on ${moment(report.made_s)} with ipytaskfarm ${farm.version}, ${report.machine}; it has ${count(report.tasks)} of ${count(report.tasks_total)} tasks`;
+  return farm.version ? `ipytaskfarm ${farm.version} · ${model.control.value ? "this page may change the farm" : "this page only looks"}` : "";
+}
+
+export function mount(element, transport) {
+  const model = farmModel(transport);
+  const timer = setInterval(() => { if (transport.live) model.now.value = Date.now() / 1000; }, 1000);
+  element.classList.add("tf-root");
+  render(html`<${Page} model=${model} />`, element);
+  transport.follow(model.hear);
+  return () => {
+    clearInterval(timer);
+    if (transport.stop) transport.stop();
+    render(null, element);
+  };
+}

@@ -1,0 +1,98 @@
+// The transport of a page that a server serves: one WebSocket, which closes while nobody looks, and comes back.
+//
+// A transport has: control (signal-free boolean, set before the first picture), follow(listener), ask(what, arguments),
+// act(what, arguments).  Listeners get {type: "picture", picture}, {type: "delta", operations} and
+// {type: "line", state: "open" | "lost" | "refused", text}.
+
+const HIDDEN_MS = 60000;
+const ASK_MS = 30000;
+
+export function socketTransport({ socketUrl, act }) {
+  let socket = null;
+  let listener = () => {};
+  let name = null;
+  let number = null;
+  let tries = 0;
+  let timer = 0;
+  let hiddenTimer = 0;
+  let sleeping = false;
+  let over = false;
+  let asked = 0;
+  const waiting = new Map();
+  const transport = { control: false, live: true };
+
+  const failAll = (text) => {
+    for (const { reject } of waiting.values()) reject(new Error(text));
+    waiting.clear();
+  };
+
+  function connect() {
+    clearTimeout(timer);
+    if (over || socket) return;
+    socket = new WebSocket(socketUrl);
+    const own = socket;
+    own.onopen = () => own.send(JSON.stringify({ type: "hello", picture: name, number }));
+    own.onmessage = (event) => socket === own && hear(JSON.parse(event.data));
+    own.onclose = (event) => {
+      if (socket !== own) return;
+      socket = null;
+      failAll("the connection was lost");
+      if (sleeping || over) return;
+      listener({ type: "line", state: "lost", text: "No connection to the server. Trying again." });
+      timer = setTimeout(connect, Math.min(10000, 300 * 2 ** tries++));
+    };
+  }
+
+  function hear(said) {
+    if (said.type === "answer") {
+      const { resolve, reject } = waiting.get(said.n) || {};
+      waiting.delete(said.n);
+      if (resolve) said.error ? reject(Object.assign(new Error(said.error.text), { kind: said.error.type })) : resolve(said.value);
+      return;
+    }
+    if (said.type === "refused") {
+      over = true;
+      listener({ type: "line", state: "refused", text: said.error.text });
+      return;
+    }
+    if (said.type === "picture") {
+      ({ name, number } = said);
+      transport.control = said.control;
+    } else if (said.type === "resumed") transport.control = said.control;
+    else if (said.type === "delta") {
+      if (said.number !== number + 1) {
+        if (said.number > number) { name = null; socket.close(); }
+        return;
+      }
+      number = said.number;
+    }
+    if (tries || said.type !== "delta") listener({ type: "line", state: "open", text: "" });
+    tries = 0;
+    if (said.type !== "resumed") listener(said);
+  }
+
+  function send(message) {
+    if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
+    else throw new Error("there is no connection");
+  }
+
+  transport.ask = (what, args) =>
+    new Promise((resolve, reject) => {
+      const n = ++asked;
+      const giveUp = setTimeout(() => { waiting.delete(n); reject(new Error("the server does not answer")); }, ASK_MS);
+      const over = (then) => (value) => { clearTimeout(giveUp); then(value); };
+      waiting.set(n, { resolve: over(resolve), reject: over(reject) });
+      try { send({ type: "ask", n, what, arguments: args }); }
+      catch (error) { waiting.delete(n); clearTimeout(giveUp); reject(error); }
+    });
+  transport.act = act;
+  transport.follow = (heard) => { listener = heard; connect(); };
+  transport.stop = () => { over = true; clearTimeout(timer); if (socket) socket.close(); };
+
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(hiddenTimer);
+    if (document.hidden) hiddenTimer = setTimeout(() => { sleeping = true; if (socket) socket.close(); }, HIDDEN_MS);
+    else if (sleeping || !socket) { sleeping = false; tries = 0; connect(); }
+  });
+  return transport;
+}

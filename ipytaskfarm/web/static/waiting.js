@@ -1,0 +1,26 @@
+// Why tasks wait: reasons with counts, each with an explanation of one task.
+
+import { useState } from "./vendor/hooks.js";
+import { count, things } from "./format.js";
+import { html, Section, Empty, Bar, Task } from "./html.js";
+
+function Reason({ model, row, total }) {
+  const [reason, number, example, text] = row;
+  const [open, setOpen] = useState(false);
+  return html`<li class="tf-reason">
+    <button type="button" class="tf-reason-head" aria-expanded=${open} onClick=${() => setOpen(!open)}>
+      <span class="tf-number">${count(number)}</span><span class="tf-name">${reason}</span><span class="tf-chevron" aria-hidden="true">${open ? "▾" : "▸"}</span></button>
+    <${Bar} parts=${[["scheduled", number / Math.max(1, total)]]} label=${`${count(number)} of ${count(total)} waiting tasks`} />
+    ${open ? html`<div class="tf-cause-body"><p class="tf-pre">${text}</p><span class="tf-muted">for example task <${Task} model=${model} id=${example} /></span></div>` : null}
+  </li>`;
+}
+
+export function Waiting({ model }) {
+  const rows = model.section("waiting", []).value;
+  const unknown = model.section("waiting_unknown", 0).value;
+  const total = rows.reduce((sum, row) => sum + row[1], unknown);
+  return html`<${Section} id="tf-waiting" title="Why tasks wait" aside=${total ? things(total, "task") : ""}>
+    ${rows.length ? html`<ul class="tf-list">${rows.map((row) => html`<${Reason} key=${row[0]} model=${model} row=${row} total=${total} />`)}</ul>` : html`<${Empty}>No task waits.<//>`}
+    ${unknown ? html`<p class="tf-muted">${things(unknown, "more task")} wait for others, for a time, or in a paused job.</p>` : null}
+  <//>`;
+}

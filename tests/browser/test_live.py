@@ -1,0 +1,377 @@
+"""The live view in Chromium: what it shows, what it does, what it refuses, and what happens when the farm goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from ipytaskfarm import Farm, Task, TaskClient
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.system.host import runtime_folder
+from tests.conftest import assert_nothing_left, isolated
+from tests.support.browser import CHROMIUM_FLAGS, chromium
+from tests.support.live import WebPage, seen, strict_page, web_page
+from tests.support.polling import eventually
+
+pytestmark = [pytest.mark.browser, pytest.mark.farm]
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+LOUD = (
+    "import os; os.write(1, b'<script>alert(2)</script>\\n\\x1b[31mred\\x1b[0m caf\\xe9 \\xff\\n');"
+    "print('y' * 10_000_000); print('the end')"
+)
+
+
+def fail(n: int) -> None:
+    if n % 2:
+        raise ValueError(f"no convergence in step {n} {HOSTILE}")
+    raise KeyError("missing")
+
+
+@pytest.fixture(scope="module")
+def farm() -> Iterator[Farm]:
+    with isolated("itf-") as dirs:
+        with Farm(n=2, name="lab", drain=0) as farm:
+            with farm.task_client() as tc:
+                _fill(tc)
+            yield farm
+        assert_nothing_left(dirs)
+
+
+def _fill(tc: TaskClient) -> None:
+    """Tasks of all kinds: failed by two causes, succeeded, loud, with a hostile name, and some that cannot run."""
+    job = tc.create_job("sweep")
+    for n in range(30):
+        job.add_task(Task(fail, args=(n,), name="attempt") if n < 10 else Task(pow, args=(n, 2), name="power"))
+    job.submit()
+    tc.run(Task(LOUD, name="loud"))
+    tc.run(Task("a = 1", name=HOSTILE))
+    for _ in range(3):
+        tc.run(Task("a = 1", name="elsewhere", targets=[99]))
+    tc.flush()
+    eventually(lambda: len(tc.tasks(state="unfinished")) == 3, 60.0)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(farm: Farm) -> Iterator[WebPage]:
+    with web_page("lab", "--control") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def reader(farm: Farm) -> Iterator[WebPage]:
+    with web_page("lab") as server:
+        yield server
+
+
+@pytest.fixture
+def page(browser: Browser, server: WebPage) -> Iterator[Page]:
+    with strict_page(browser, server.url) as page:
+        page.locator(".tf-totals").wait_for()
+        yield page
+
+
+def test_the_page_answers_what_users_ask(page: Page) -> None:
+    assert "token" not in page.url, "the key does not stay in the address"
+    seen(page, ".tf-header", "lab")
+    seen(page, ".tf-header", "connected")
+    seen(page, "#tf-causes", "ValueError")
+    seen(page, "#tf-causes", "KeyError")
+    seen(page, "#tf-jobs", "sweep")
+    seen(page, "#tf-jobs", "10 failed")
+    seen(page, "#tf-waiting", "no suitable engine")
+    seen(page, "#tf-engines", "idle")
+    seen(page, "#tf-stream", "2 engines")
+    page.locator("#tf-waiting .tf-reason-head").click()
+    seen(page, "#tf-waiting", "it is not among the task's targets [99]")
+
+
+def test_a_failure_shows_its_traceback_and_its_task(page: Page) -> None:
+    page.locator(".tf-cause-head", has_text="ValueError").click()
+    seen(page, "#tf-causes .tf-cause-body", "in fail")
+    page.locator("#tf-causes .tf-cause-body .tf-link").first.click()
+    seen(page, ".tf-drawer", "Traceback")
+    seen(page, ".tf-drawer", "failed: error")
+    page.keyboard.press("Escape")
+    expect(page.locator(".tf-drawer")).to_be_hidden()
+    page.locator("#tf-causes").get_by_role("button", name="Show all").click()
+    expect(page.locator("#tf-tasks tbody tr")).to_have_count(5)
+
+
+def test_tasks_are_filtered_and_paged_by_the_farm(page: Page) -> None:
+    rows = page.locator("#tf-tasks tbody tr")
+    expect(rows).to_have_count(25)
+    page.locator("#tf-tasks").get_by_role("button", name="Older").click()
+    expect(rows).to_have_count(10)
+    page.locator("#tf-tasks").get_by_role("button", name="Newer").click()
+    expect(rows).to_have_count(25)
+    page.locator("#tf-tasks").get_by_role("button", name="failed").click()
+    expect(rows).to_have_count(10)
+    page.get_by_role("searchbox").fill("KeyErr")
+    expect(rows).to_have_count(5)
+    page.get_by_role("searchbox").fill("nothing of this name")
+    seen(page, "#tf-tasks", "No task matches.")
+
+
+def test_what_tasks_say_is_text(page: Page) -> None:
+    page.get_by_role("searchbox").fill("onerror")
+    row = page.locator("#tf-tasks tbody tr", has_text=HOSTILE)
+    expect(row.first).to_be_visible()
+    assert page.locator("img").count() == 0
+    page.get_by_role("searchbox").fill("loud")
+    expect(page.locator("#tf-tasks tbody tr")).to_have_count(1)
+    page.locator("#tf-tasks tbody .tf-link").click()
+    seen(page, ".tf-drawer", "<script>alert(2)</script>")
+    seen(page, ".tf-drawer", "red caf")
+    seen(page, ".tf-drawer", "characters left out")
+    assert page.locator("script").count() == 1
+    assert len(page.locator(".tf-drawer").inner_text()) < 300_000
+
+
+def test_a_reader_sees_no_actions_and_a_group_can_be_tried_again(browser: Browser, page: Page, reader: WebPage) -> None:
+    with strict_page(browser, reader.url) as other:
+        other.locator(".tf-cause-head", has_text="KeyError").click()
+        other.get_by_role("button", name="Show all").wait_for()
+        assert other.get_by_role("button", name="again").count() == 0
+        assert other.get_by_role("button", name="Pause").count() == 0
+    page.locator(".tf-cause-head", has_text="KeyError").click()
+    page.get_by_role("button", name="Try 5 tasks again").click()
+    seen(page, ".tf-notices", "5 tasks handed in again")
+    seen(page, ".tf-cause:has-text('KeyError') .tf-number", "10")
+
+
+def test_a_running_task_is_aborted(page: Page, farm: Farm) -> None:
+    with farm.task_client() as tc:
+        task = tc.run(Task("import time; time.sleep(600)", name="slow"))
+        eventually(lambda: tc.status(task).state == "running", 30.0)
+        page.locator("#tf-tasks").get_by_role("button", name="running").click()
+        page.locator("#tf-tasks tbody tr", has_text="slow").locator(".tf-link").click()
+        page.locator(".tf-drawer").get_by_role("button", name="Abort").click()
+        eventually(lambda: tc.status(task).state == "failed", 30.0)
+        seen(page, ".tf-drawer", "aborted")
+
+
+def test_time_travel_shows_what_ran(page: Page) -> None:
+    page.get_by_role("button", name="Stop here").click()
+    page.locator("#tf-stream select").select_option("300")
+    seen(page, "#tf-stream .tf-stream-text", "run")
+    page.locator("canvas.tf-stream").focus()
+    page.keyboard.press("Home")
+    seen(page, "#tf-stream .tf-stream-text", "2 engines")
+    page.get_by_role("button", name="Go live").click()
+    expect(page.get_by_role("button", name="Stop here")).to_be_visible()
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 400)])
+def test_it_is_accessible(browser: Browser, server: WebPage, scheme: Any, width: int) -> None:
+    window = {"width": width, "height": 900}
+    # The checker is a script that the page's own policy keeps out.
+    with strict_page(browser, server.url, color_scheme=scheme, viewport=window, bypass_csp=True) as page:
+        seen(page, "#tf-causes", "ValueError")
+        page.locator(".tf-cause-head").first.click()
+        page.locator("#tf-causes .tf-text").wait_for()
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert overflow <= 0, "the page is wider than the window"
+
+
+def test_a_page_that_was_away_gets_what_it_missed(page: Page, farm: Farm) -> None:
+    page.evaluate("window.before = document.querySelector('.tf-totals')")
+    page.context.set_offline(True)
+    page.evaluate("sockets.at(-1).close()")
+    seen(page, ".tf-page", "No connection to the server")
+    with farm.task_client() as tc:
+        tc.run(Task("a = 1", name="while away"), block=True)
+    page.context.set_offline(False)
+    expect(page.locator(".tf-trouble")).to_have_count(0)
+    page.get_by_role("searchbox").fill("while away")
+    expect(page.locator("#tf-tasks tbody tr")).to_have_count(1)
+    assert page.evaluate("window.before === document.querySelector('.tf-totals')"), "the page stayed as it was"
+    assert page.evaluate("said.filter(kind => kind === 'picture').length") == 1, "only what it missed was sent"
+    assert page.evaluate("said.includes('resumed')")
+
+
+def test_a_page_that_nobody_sees_closes_its_socket_after_a_minute(page: Page) -> None:
+    hide = "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});"
+    hide += " document.dispatchEvent(new Event('visibilitychange')); }"
+    page.evaluate(hide, True)
+    page.clock.run_for(50_000)
+    assert page.evaluate("sockets.at(-1).readyState") == 1
+    page.clock.run_for(11_000)
+    eventually(lambda: page.evaluate("sockets.at(-1).readyState") == 3, 10.0)
+    page.evaluate(hide, False)
+    eventually(lambda: page.evaluate("sockets.at(-1).readyState") == 1, 10.0)
+    eventually(lambda: page.evaluate("said.at(-1)") == "delta", 10.0)
+
+
+def test_a_controller_that_is_killed_is_said_and_the_page_goes_on(page: Page, farm: Farm) -> None:
+    pid = Home.of("lab").living_info()
+    assert pid is not None
+    os.kill(pid.controller_pid, signal.SIGKILL)
+    with farm.task_client() as tc:
+        tc.run(Task("a = 1", name="after the fall"), block=True)
+    page.get_by_role("searchbox").fill("after the fall")
+    expect(page.locator("#tf-tasks tbody tr")).to_have_count(1, timeout=60_000)
+    seen(page, ".tf-header", "connected")
+    seen(page, "#tf-causes", "ValueError")
+
+
+# -- as a file
+
+
+def report(*flags: str) -> int:
+    """``ipytaskfarm report`` in a process of its own, as a loop of the browser's runs in this one; its exit code."""
+    return subprocess.run(
+        [sys.executable, "-m", "ipytaskfarm", "report", "--farm", "lab", *flags], timeout=60
+    ).returncode
+
+
+def test_a_report_is_the_same_page_in_one_file(browser: Browser, farm: Farm, tmp_path: Path) -> None:
+    path = tmp_path / "run.html"
+    assert report("--output", str(path)) == 0
+    with strict_page(browser, path.as_uri()) as page:
+        seen(page, ".tf-header", "saved")
+        seen(page, "#tf-jobs", "sweep")
+        seen(page, "#tf-stream", "2 engines")
+        page.locator(".tf-cause-head", has_text="ValueError").click()
+        seen(page, "#tf-causes .tf-cause-body", "in fail")
+        page.get_by_role("searchbox").fill("onerror")
+        expect(page.locator("#tf-tasks tbody tr", has_text=HOSTILE).first).to_be_visible()
+        page.locator("#tf-tasks tbody .tf-link").first.click()
+        seen(page, ".tf-drawer", "Task")
+        assert page.locator("img").count() == 0
+        page.keyboard.press("Escape")
+        page.locator("#tf-tasks").get_by_role("button", name="failed").click()
+        expect(page.locator("#tf-tasks tbody tr").first).to_be_visible()
+
+
+def test_a_report_of_one_job_has_its_tasks_alone(browser: Browser, farm: Farm, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.html"
+    assert report("--job", "sweep", "-o", str(path)) == 0
+    with strict_page(browser, path.as_uri()) as page:
+        seen(page, ".tf-header", "job sweep")
+        page.get_by_role("searchbox").fill("loud")
+        seen(page, "#tf-tasks", "No task matches.")
+    assert report("--job", "no such job", "-o", str(path)) == 1
+    assert report() == 2, "no file"
+
+
+# -- who is refused
+
+
+def test_without_the_key_nothing_is_told(browser: Browser, server: WebPage) -> None:
+    for path in ("farms", "metrics", "socket"):
+        assert server.request(path)[0] == 401
+    assert server.request("act", {"farm": "lab", "what": "abort", "arguments": {"id": 1}})[0] in (401, 403)
+    assert server.request("login", {"token": "guess"})[0] == 403
+    assert server.request("farms", Authorization="Bearer guess")[0] == 401
+    assert server.request("farms", Authorization=f"Bearer {server.token}") == (200, '{"farms": ["lab"]}')
+    opened = browser.new_page()
+    opened.goto(server.base)
+    seen(opened, "body", "This page needs its key")
+    opened.close()
+
+
+def test_another_host_or_origin_is_refused(server: WebPage) -> None:
+    key = {"Authorization": f"Bearer {server.token}"}
+    assert server.request("farms", **key, Host="evil.example")[0] == 403
+    assert server.request("farms", **key, Origin="http://evil.example")[0] == 403
+    assert server.request("", Host="evil.example:80")[0] == 403
+    assert server.request("socket", **key, Origin="http://evil.example", Upgrade="websocket")[0] == 403
+
+
+def test_an_action_needs_the_header_that_other_sites_cannot_send(browser: Browser, server: WebPage) -> None:
+    context = browser.new_context()
+    opened = context.new_page()
+    opened.goto(server.url)
+    opened.locator(".tf-totals").wait_for()
+    body = json.dumps({"farm": "lab", "what": "pause", "arguments": {"on": True}})
+    status = opened.evaluate("async body => (await fetch('act', {method: 'POST', body})).status", body)
+    assert status == 403
+    context.close()
+
+
+def test_a_reader_may_not_act(browser: Browser, reader: WebPage) -> None:
+    context = browser.new_context()
+    opened = context.new_page()
+    opened.goto(reader.url)
+    opened.locator(".tf-totals").wait_for()
+    found = opened.evaluate(
+        """async () => {
+            const xsrf = decodeURIComponent(document.cookie.match(/_xsrf=([^;]*)/)[1]);
+            const body = JSON.stringify({farm: "lab", what: "abort", arguments: {id: 1}});
+            const answer = await fetch("act", {method: "POST", body, headers: {"X-XSRFToken": xsrf}});
+            return [answer.status, await answer.text()];
+        }"""
+    )
+    assert found[0] == 403
+    assert "--control" in found[1]
+    context.close()
+
+
+def test_the_url_is_in_a_private_file_and_the_cookie_is_out_of_reach(page: Page, server: WebPage) -> None:
+    files = list(runtime_folder().glob("ipytaskfarm-web-lab-*.url"))
+    assert server.url in [path.read_text().strip() for path in files]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    cookies = {cookie["name"]: cookie for cookie in page.context.cookies()}
+    (own,) = [cookie for name, cookie in cookies.items() if name.startswith("taskfarm-")]
+    assert (own["httpOnly"], own["sameSite"]) == (True, "Strict")
+    assert "taskfarm-" not in page.evaluate("document.cookie")
+
+
+def test_metrics_have_bounded_labels(server: WebPage) -> None:
+    status, text = server.request("metrics", Authorization=f"Bearer {server.token}")
+    assert status == 200
+    assert 'taskfarm_up{farm="lab"} 1.0' in text
+    assert 'taskfarm_tasks{farm="lab",state="succeeded"}' in text
+    assert 'taskfarm_waiting_tasks{farm="lab",reason="no suitable engine"} 3.0' in text
+    assert "attempt" not in text
+    assert "onerror" not in text
+
+
+def test_operations_are_applied_as_in_python(page: Page) -> None:
+    """``picture.js`` does what ``view/picture.py`` does."""
+    from ipytaskfarm.view.picture import apply
+
+    operations: list[Any] = [
+        ["set", "a", {"x": 1}], ["put", "b", {"k": 1, "l": 2}], ["put", "b", {"l": 3}], ["drop", "b", ["k", "none"]],
+        ["append", "c", [1, 2, 3], 2], ["append", "c", [4], 2], ["append", "d", [], 1], ["put", "a", {"y": 2}],
+    ]  # fmt: skip
+    ours: dict[str, Any] = {}
+    apply(ours, operations)
+    theirs = page.evaluate(
+        "async operations => (await import('./picture.js')).apply({}, operations)", json.loads(json.dumps(operations))
+    )
+    assert theirs == ours
+
+
+def test_vendored_files_are_those_of_the_list() -> None:
+    from hashlib import sha256
+
+    from docs.vendor import FOLDER, PACKAGES
+
+    versions = json.loads((FOLDER / "versions.json").read_text())
+    assert {package.name: package.version for package in PACKAGES} == {n: v["version"] for n, v in versions.items()}
+    hashes = {name: found for each in versions.values() for name, found in each["files"].items()}
+    files = {path.name for path in Path(FOLDER).iterdir() if not path.name.startswith(("LICENSE", "versions"))}
+    assert files == hashes.keys()
+    assert {name: sha256((FOLDER / name).read_bytes()).hexdigest() for name in files} == hashes
