@@ -18,7 +18,6 @@ handlers in this thread must not raise: an exception between the two parts of a 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import select
@@ -37,10 +36,10 @@ from ..version import __version__
 from . import message_parts, wire
 from .curve_listener import CurveListener
 from .handshake import REPLACED, REVOKED, Handshake, Hello, Refuse, Welcome, WhoAreYou
-from .hub_session import HubSession, too_slow
+from .hub_session import HubSession, too_slow, why_unwelcome
 from .inbox import Inbox, Left
 from .interface import ConnectionId, KnownKey, PeerListener, ReceivedFrame, Sent
-from .keys import FarmKeys, role_of, session_fits
+from .keys import FarmKeys
 from .peer_events import Incoming, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from .read_only import why_refused
 from .reliable_session import (
@@ -55,7 +54,7 @@ from .reliable_session import (
     kind_of,
 )
 from .session_places import SessionPlaces, pool_of
-from .short_poll import ShortPoll
+from .short_poll import ShortPoll, watch
 from .unix_listener import UnixListener
 
 log = logging.getLogger(__name__)
@@ -263,7 +262,7 @@ class Hub:
         if self._inbox.has_work:
             timeout_s = 0.0
         deadline_s = min(self._clock() + timeout_s, self._lazy_until_s)
-        self._watch(set(extra_fds))
+        self._extra = watch(self._epoll, self._extra, set(extra_fds))
         while True:
             # ZeroMQ's descriptors report only changes, so its sockets are asked before each wait.
             there = self._curve.has_input() or (self._unix is not None and self._unix.has_input)
@@ -277,17 +276,6 @@ class Hub:
                     there = True
             if there or ready or self._clock() >= deadline_s:
                 return ready
-
-    def _watch(self, fds: set[int]) -> None:
-        """Tell the kernel which descriptors of the caller to watch."""
-        if fds == self._extra:
-            return
-        for fd in self._extra - fds:
-            with contextlib.suppress(OSError):  # its owner has closed it
-                self._epoll.unregister(fd)
-        for fd in fds - self._extra:
-            self._epoll.register(fd, select.EPOLLIN)
-        self._extra = fds
 
     def receive(self, limit: int = 256) -> Iterator[tuple[Peer, Incoming]]:
         """Read up to `limit` packets, or `READ_BYTES`, and return the events and messages of this turn.
@@ -489,11 +477,12 @@ class Hub:
             return self._refuse(connection, "SecurityError", "this is no greeting", "nonsense")
         title = self._titles[user]
         pool = pool_of(title, isinstance(connection, int))
-        refuse = self._objection(message, title) or self._no_place(message, pool, heard)
+        state = self._states.get(message.session)
+        objection = why_unwelcome(message, title, state.peer if state else None, self._farm, self._name, self._epoch)
+        refuse = objection or self._no_place(message, pool, heard)
         if refuse is not None:
             self.rejected[refuse.etype] += 1
             return self._answer(connection, refuse)
-        state = self._states.get(message.session)
         if state is None:
             state = HubSession(Peer(message.session, message.role, message.name[:200], title), pool)
             self._states[message.session] = state
@@ -514,24 +503,6 @@ class Hub:
             self._inbox.drop(message.session)
             self._count_bytes(state)
         heard.append((state.peer, PeerNewEpoch(message) if anew else PeerUp()))
-
-    def _objection(self, hello: Hello, title: str) -> Refuse | None:
-        """Return why this peer is refused; None if it is accepted."""
-        role = role_of(title)
-        if hello.role != ("client" if role == "reader" else role):
-            return Refuse("SecurityError", f"a key of {title} does not allow to be {hello.role[:40]!r}")
-        if not session_fits(title, hello.session):
-            text = f"a key of {title} does not allow to speak for the session {hello.session!r}"
-            return Refuse("SecurityError", text)
-        if hello.farm is not None and (hello.farm != self._farm or hello.epoch > self._epoch):
-            text = (
-                f"farm {self._name!r} is another one than the farm of that name which this peer knew: make a new client"
-            )
-            return Refuse("FarmReplaced", text)
-        state = self._states.get(hello.session)
-        if state is not None and state.peer.title != title:
-            return Refuse("SecurityError", "this session belongs to a peer with another key")
-        return None
 
     def _no_place(self, hello: Hello, pool: str, heard: list[tuple[Peer, Incoming]]) -> Refuse | None:
         """Return why there is no place for a new session; None if there is one, perhaps because another gave it up."""

@@ -7,6 +7,7 @@ anybody who wants it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
@@ -66,3 +67,13 @@ class ShortPoll:
                 return []
         self._credit -= 1
         return []
+
+
+def watch(epoll: select.epoll, watched: set[int], wanted: set[int]) -> set[int]:
+    """Let an epoll report when these descriptors are readable, instead of those that it watched; return them."""
+    for fd in watched - wanted:
+        with contextlib.suppress(OSError):  # its owner has closed it
+            epoll.unregister(fd)
+    for fd in wanted - watched:
+        epoll.register(fd, select.EPOLLIN)
+    return wanted
