@@ -131,6 +131,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
         for note in store.notes:
             log.warning("%s", note)
         try:
+            gc.disable()  # there are a million new objects and no garbage, until `_spare_the_collector`
             snapshot, now = store.load(), Now(time.monotonic(), time.time())
             event_log = _event_log(options, snapshot, settings, now) if options.record is not None else None
             farm = restored_farm(options.farm, snapshot, settings, now)
@@ -161,6 +162,7 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
+    gc.enable()
 
 
 def _record(options: argparse.Namespace, folder: Path) -> farm_paths.FarmRecord:
