@@ -34,6 +34,7 @@ from .checks import (
     check_coroutines,
     check_engines,
     check_environment_patience,
+    check_failure_values,
     check_lease,
     check_placement,
     check_resources,
@@ -130,6 +131,10 @@ def _optional_patience(text: str) -> float | None:
 
 def _placement(text: str) -> str | None:
     return check_placement("placement", text)
+
+
+def _failure_values(text: str) -> str | None:
+    return check_failure_values("failure-values", text)
 
 
 def _resource(text: str) -> tuple[str, float]:
@@ -283,6 +288,18 @@ class FarmArguments(TypedDict, total=False):
             check=check_coroutines,
             processes=(CONTROLLER,),
             field="coroutines",
+        ),
+    ]
+    failure_values: Annotated[
+        Literal["masked", "all", "none"] | None,
+        Setting(
+            help="which local variables of a failed task's frames are shown with its failure, as short texts: `masked`"
+            " (without the values of names that look like a secret's), `all`, `none`",
+            unit="WHICH",
+            means="masked",
+            check=check_failure_values,
+            parse=_failure_values,
+            processes=(AGENT,),
         ),
     ]
     max_engine_losses: Annotated[

@@ -122,7 +122,7 @@ MUTATIONS = {
     ),
     "forget what was handed out": (
         "core/scheduler/restore.py",
-        "        _restore_handout(farm, handout, now)\n",
+        "        _restore_handout(farm, handout, agents, now)\n",
         "        pass\n",
     ),
 }

@@ -36,6 +36,7 @@ GIVEN: dict[str, Any] = {
     "grace": 2,
     "memory_limit": "2 GiB",
     "coroutines": 20,
+    "failure_values": "none",
     "max_engine_losses": 7,
     "node_failures": 8,
     "keep_results": 60,
@@ -106,6 +107,7 @@ def test_what_is_given_arrives_in_the_processes() -> None:
     assert (told.keep_results, told.keep_results_size) == (60.0, 2**30)
     agent = read_back(AGENT, agent_flags(settings))
     assert (agent.lease, agent.grace, agent.memory_limit) == (8.0, 2.0, 2**31)
+    assert agent.failure_values == "none"
     assert agent.resources == [("gpu", 2.0), ("room", float(4 * 2**30))]
 
 
@@ -125,6 +127,7 @@ def test_arguments_and_flags_come_to_the_same() -> None:
             *("--coroutines", "20", "--max-engine-losses", "7", "--node-failures", "8", "--keep-results", "60"),
             *("--keep-results-size", "1G", "--record", "/tmp/x.events", "--warm", "0", "--resource", "gpu=2"),
             *("--resource", "room=4 GiB", "--placement", "random", "--load-limit", "0.5", "--free-memory", "1 MiB"),
+            *("--failure-values", "none"),
             *("--environment-patience", "-1", "--resource-patience", "0"),
         ]
     )
@@ -135,6 +138,7 @@ def test_arguments_and_flags_come_to_the_same() -> None:
     ("arguments", "part"),
     [
         ({"max_engine_losses": 0}, "max_engine_losses must be 1"),
+        ({"failure_values": "some"}, "failure_values must be one of masked, all, none, not 'some'"),
         ({"coroutines": 0}, "coroutines must be 1 or more"),
         ({"coroutines": 2000}, "coroutines must be 1,024 or less"),
         ({"max_engine_loses": 1}, "did you mean 'max_engine_losses'"),
