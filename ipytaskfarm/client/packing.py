@@ -14,7 +14,7 @@ import msgspec
 from ..core.arguments import check_int
 from ..core.messages.dependencies import Needs
 from ..core.messages.task_types import Function, Packed, Recovery, Rules
-from ..serialization.pack import pack, pack_arguments, pack_function
+from ..serialization.pack import PLAIN, pack, pack_arguments, pack_function
 from ..serialization.packing_notice import notice
 from ..serialization.references import noting
 from ..storage.blobs import Blobs, BlobWriter
@@ -143,6 +143,8 @@ class TaskData:
 
     def pack_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> bytes:
         """Pack the arguments of a call."""
+        if not kwargs and PLAIN.issuperset(map(type, args)):
+            return pack_arguments(args, kwargs)  # no reference is among them
         with noting(self._note_argument):
             return self._unless_refused(pack_arguments(args, kwargs, self._writer))
 

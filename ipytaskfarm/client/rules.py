@@ -418,9 +418,13 @@ def pack_rules(
 
     Returns None if all rules are defaults.
     """
+    global _latest
     said = {**shared, **{name: value for name, value in given.items() if name in DEFAULTS}}
     if said.keys() == _ENVIRONMENT and job is None and recovery is None:
         return _environment_alone(said["environment"], functions)
+    is_simple = said.keys() <= _SIMPLE and said.get("environment") is None and job is None and recovery is None
+    if is_simple and _latest is not None and said == _latest[0]:
+        return _latest[1]
     asks = _pack_asks(said, job, functions) if said.keys() & _ASKED else None
     rules = Rules(
         name=said.get("name"),
@@ -441,8 +445,18 @@ def pack_rules(
         warn_after_s=said.get("warn_after"),
         unique=said.get("unique"),
     )
-    return None if rules == _NO_RULES else rules
+    packed = None if rules == _NO_RULES else rules
+    if is_simple:
+        _latest = said, packed
+    return packed
 
+
+_SIMPLE = frozenset(
+    {"environment", "grace", "lost_retries", "name", "priority", "retries", "retry_on", "time_limit", "warn_after"}
+)
+"""Rules that are plain values, without code."""
+_latest: tuple[dict[str, Any], Rules | None] | None = None
+"""The latest simple rules, and their pack: a program gives the same ones to thousands of tasks."""
 
 DELAYS_MAX = 1000
 """Number of retries for which a function of delays is called; later retries use the last delay."""

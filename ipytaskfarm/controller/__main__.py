@@ -137,6 +137,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
         for note in store.notes:
             log.warning("%s", note)
         try:
+            gc.disable()  # there are a million new objects and no garbage, until `_spare_the_collector`
             record = _as_the_store_is(record, store, folder)
             snapshot, now = store.load(), Now(time.monotonic(), time.time())
             event_log = _event_log(options, snapshot, settings, now) if options.record is not None else None
@@ -168,6 +169,7 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
+    gc.enable()
 
 
 def _record(options: argparse.Namespace, folder: Path) -> farm_paths.FarmRecord:

@@ -256,7 +256,7 @@ Save: TypeAlias = (
 # The data that the store returns when a controller starts.
 
 
-class TaskRecord(msgspec.Struct, frozen=True):
+class TaskRecord(msgspec.Struct, frozen=True, gc=False):
     """An unfinished task as the store knows it."""
 
     id: int
@@ -283,7 +283,7 @@ class TaskRecord(msgspec.Struct, frozen=True):
     part: tuple[int, int] | None = None
 
 
-class FinalRecord(msgspec.Struct, frozen=True, array_like=True):
+class FinalRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An ended task: enough to count it and to find it by name."""
 
     id: int

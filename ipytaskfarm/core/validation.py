@@ -437,6 +437,9 @@ def why_not_storable(value: object) -> str:
         return "it is nested too deeply"
 
 
+_ALWAYS_STORABLE = frozenset({type(None), bool, str, bytes})
+
+
 def _why_not_storable(value: object) -> str:
     kind = type(value)
     if kind is int:
@@ -448,7 +451,7 @@ def _why_not_storable(value: object) -> str:
         # Of thousands of ids, two are sufficient.
         parts = [min(value), max(value)] if set(map(type, value)) == {int} else value
     elif isinstance(value, msgspec.Struct):
-        parts = [getattr(value, name) for name in value.__struct_fields__]
+        parts = [part for name in value.__struct_fields__ if type(part := getattr(value, name)) not in _ALWAYS_STORABLE]
     elif isinstance(value, dict):
         parts = [*value, *value.values()]
     else:

@@ -89,8 +89,7 @@ class LokyWorkers:
 
     def end_unlike(self) -> None:
         """End pools that still work, and pools that were started in other surroundings; called between tasks."""
-        pools = _loky_pools()
-        if not pools:
+        if not self._born or not (pools := _loky_pools()):
             return
         now = _surroundings()
         if any(born != now for born in self._born):

@@ -89,7 +89,8 @@ class Cycles:
         hashing: dict[int, Any] = {}
         while frontier and len(self.seen) < _LOOKED_AT_MAX:
             skipped = self._skipped
-            for kind in set(map(type, frontier)) - skipped:
+            kinds = set(map(type, frontier))
+            for kind in kinds - skipped:
                 if issubclass(kind, _DEFINITIONS):
                     skipped.add(kind)
                     self.has_functions |= kind is types.FunctionType
@@ -97,7 +98,11 @@ class Cycles:
                     containers = [each for each in frontier if type(each) is kind]
                     if not LEAVES.issuperset(map(type, itertools.chain.from_iterable(containers))):
                         hashing.update((id(each), each) for each in containers if _hashes_others(each))
-            frontier = [each for each in frontier if type(each) not in skipped]
+            # Most objects are of a level that is skipped whole, or not at all.
+            if kinds <= skipped:
+                break
+            if not kinds.isdisjoint(skipped):
+                frontier = [each for each in frontier if type(each) not in skipped]
             new = set(map(id, frontier))
             if len(new) < len(frontier) or not new.isdisjoint(self.seen):
                 new -= self.seen

@@ -53,7 +53,8 @@ __all__ = [
 ]
 
 
-_PLAIN = frozenset({int, float, bool, complex, type(None)})
+PLAIN = frozenset({int, float, bool, complex, type(None)})
+"""The types of values in which there is nothing to look at."""
 
 
 def pack(obj: Any, names: str | tuple[str, ...] = "value", writer: BlobWriter | None = None) -> bytes:
@@ -71,7 +72,7 @@ def pack(obj: Any, names: str | tuple[str, ...] = "value", writer: BlobWriter | 
     Raises:
         UnpickleableException: a part cannot travel. The message names the part and the remedy.
     """
-    if type(obj) in _PLAIN:
+    if type(obj) in PLAIN:
         return pickle.dumps(obj, 5)  # the commonest results by far, and nothing in them to look at
     if notice.on:
         notice.begin(obj, names)
@@ -91,7 +92,7 @@ def pack_arguments(args: Sequence[Any], kwargs: dict[str, Any], writer: BlobWrit
         kwargs: by name.
         writer: as for `pack`.
     """
-    if not kwargs and _PLAIN.issuperset(map(type, args)):
+    if not kwargs and PLAIN.issuperset(map(type, args)):
         return pickle.dumps((args, kwargs), 5)
     return pack((args, kwargs), ("args", "kwargs"), writer)
 
@@ -180,7 +181,7 @@ def pack_names(
         writer: see `pack`.
     """
     values = dict(values)
-    if _PLAIN.issuperset(map(type, values.values())):
+    if PLAIN.issuperset(map(type, values.values())):
         return pickle.dumps(values, 5)  # the most frequent results by far, with nothing to examine
     for name, value in values.items():
         if isinstance(value, types.ModuleType):

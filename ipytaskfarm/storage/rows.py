@@ -472,10 +472,11 @@ def histories(found: Iterable[Row]) -> dict[int, list[AttemptRow]]:
 def task_records(found: Iterable[Row], history: dict[int, list[AttemptRow]]) -> list[s.TaskRecord]:
     """Convert rows of `UNFINISHED` or `ENDED`. There may be millions, so calls per row are avoided."""
     read_rules = RulesReader()
+    none: list[AttemptRow] = []  # shared by all that have no history
     return [
         s.TaskRecord(
             id, queue_seq, function, None if text is None else read_rules(text, name), submitted_s, session,
-            attempt, errors, losses, recovery, history.get(id, []) if history else [],
+            attempt, errors, losses, recovery, history.get(id, none) if history else none,
             None if needs is None else decode_needs(needs), until_s, trial, began_s, received, parent, spawn,
             accepted_seq, items, part_of(chunk, index),
         )

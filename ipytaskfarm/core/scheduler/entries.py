@@ -294,7 +294,9 @@ class TaskClass:
 
     def head(self) -> tuple[Any, int] | None:
         """Return (key, queue_seq) of the first waiting task."""
-        first = self.first()
+        if not self.size:
+            return None
+        first = self.first() if self._left or self._heaped else self._line[0]
         return None if first is None else (first.key, first.queue_seq)
 
     def waiting(self) -> Iterator[TaskEntry]:

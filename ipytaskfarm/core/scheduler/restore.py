@@ -119,10 +119,10 @@ def _restore_kept(farm: SchedulerState, snapshot: StoredState) -> None:
 
 
 def _restore_tasks(farm: SchedulerState, snapshot: StoredState, now: Now) -> None:
-    for record in snapshot.tasks:
-        farm.tasks.unfinished[record.id] = task_of(record)
-    for record in snapshot.tasks:
-        task = farm.tasks.unfinished[record.id]
+    # All are known before the first is looked at: tasks may wait for one another.
+    tasks = [task_of(record) for record in snapshot.tasks]
+    farm.tasks.unfinished.update((task.id, task) for task in tasks)
+    for record, task in zip(snapshot.tasks, tasks, strict=True):
         if record.needs is not None:
             count_dependencies(farm, task, record.needs)
         why = QUEUED

@@ -10,15 +10,15 @@ from .task import TrialState, job_of
 
 def task_of(record: TaskRecord) -> TaskEntry:
     """Return a task as the store knows it; it is not among the unfinished ones yet."""
-    rules = _rules_of(record.rules, record.recovery)
-    job = job_of(record.rules)
-    task = TaskEntry(record.id, record.queue_seq, record.submitted_s, record.session, record.function, rules, job)
-    task.attempt, task.errors, task.losses = record.attempt, record.errors, record.losses
-    task.recovery = record.recovery
-    task.suspect = record.losses > 0
-    task.history = list(record.history) or None
-    task.parent = record.parent
-    task.items, task.part = record.items, record.part
+    rules = record.rules
+    if record.recovery:
+        rules = _rules_of(rules, record.recovery)
+    task = TaskEntry(
+        record.id, record.queue_seq, record.submitted_s, record.session, record.function, rules, job_of(record.rules),
+        attempt=record.attempt, errors=record.errors, losses=record.losses, recovery=record.recovery,
+        history=list(record.history) or None, suspect=record.losses > 0, parent=record.parent, items=record.items,
+        part=record.part,
+    )  # fmt: skip
     if record.trial > 1:
         task.trial_state = TrialState(record.trial, record.began_s, record.received)
     return task

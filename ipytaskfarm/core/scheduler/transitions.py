@@ -363,13 +363,13 @@ def restore(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
     What the task waits for was counted before."""
     _policy_key(farm, task)
     farm.tasks.unfinished[task.id] = task
-    farm.tasks.counts[_SCHEDULED] += farm.tasks.chunks.size(task.id)
+    farm.tasks.counts[_SCHEDULED] += farm.tasks.chunks.size(task.id) if task.items else 1
     if task.rules is not None:
         _count_use(farm, task)
+        if task.rules.unique is not None:
+            farm.tasks.unique[task.rules.unique] = task.id
     if task.job is not None:
         _count_in_job(farm, task)
-    if task.rules is not None and task.rules.unique is not None:
-        farm.tasks.unique[task.rules.unique] = task.id
     if task.dependencies is not None and task.dependencies.join:
         task.place = FOR_TASKS
     else:
