@@ -15,13 +15,14 @@ import ast
 import re
 import tokenize
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any
 
 from IPython.core.autocall import IPyAutocall
 from IPython.core.displayhook import DisplayHook
 from IPython.core.macro import Macro
 
 from ..core.messages.payload import CellPlace, StringWork, Work
+from .code_templates import Plain, Templates
 from .side_effects import reaches
 
 
@@ -51,17 +52,6 @@ _BEGINNING = re.compile(r"\s*([^\W\d]\w*)([ \t]*=(?!=))?")
 _PROMPT = re.compile(r"^\s*(?:In *\[|\.\.\.)", re.MULTILINE)
 
 
-class Plain(NamedTuple):
-    """Compiled code: `body`, then `last`, an expression that is shown."""
-
-    body: CodeType | None
-    last: CodeType | None
-    first_name: str
-    """The first word of a single line, which may be the name of a magic."""
-    reaches: bool
-    """Whether the code may change state that belongs to the whole process."""
-
-
 class PlainTest:
     """Decides whether code is plain Python for this shell, and compiles it if so."""
 
@@ -71,6 +61,10 @@ class PlainTest:
         self._names: dict[str, Any] = shell.user_ns
         self._line_magics = shell.magics_manager.magics["line"]
         self._cache: dict[str | tuple[str, CellPlace], Plain] = {}
+        self._templates = Templates(self._compile, filename_of)
+        self._flags = self._compiler.flags
+        self._latest = ""
+        """The text that was compiled last from a template."""
         self._watch_lists()
         # An assignment replaces the list objects. Reading a trait costs as much as the rest of the test.
         shell.observe(lambda change: self._watch_lists(), ["ast_transformers", "input_transformers_post"])
@@ -85,10 +79,12 @@ class PlainTest:
         key = code if cell is None else (code, cell)
         plain = self._cache.get(key)
         if plain is None:
-            plain = self._compile(code, cell)
+            plain, from_template = self._from_template(code) if cell is None else (self._compile(code, cell), False)
             if plain is None:
                 return None
-            if len(code) <= CACHE_CODE_CHARS:
+            if from_template and code != self._latest:
+                self._latest = code  # if the same text comes again, it is kept
+            elif len(code) <= CACHE_CODE_CHARS:
                 if len(self._cache) >= CACHE_ENTRIES:
                     # Clear all at once: code that is used again is soon back, and this costs least for code that never
                     # comes again.
@@ -97,6 +93,13 @@ class PlainTest:
         if plain.first_name and self._means_something(plain.first_name):
             return None
         return plain
+
+    def _from_template(self, code: str) -> tuple[Plain | None, bool]:
+        """Return the compiled code, and whether that was made from a template."""
+        if self._compiler.flags != self._flags:
+            self._flags = self._compiler.flags
+            self._templates.clear()
+        return self._templates.compile(code)
 
     def _watch_lists(self) -> None:
         """Record the lists with which a user can change the meaning of code."""
@@ -130,7 +133,7 @@ class PlainTest:
             return isinstance(value, IPyAutocall | Macro)
         return name in self._line_magics
 
-    def _compile(self, code: str, cell: CellPlace | None) -> Plain | None:
+    def _compile(self, code: str, cell: CellPlace | None = None) -> Plain | None:
         if ("In" in code or "..." in code) and _PROMPT.search(code):
             return None
         if "__future__" in code:

@@ -40,6 +40,7 @@ from .baseline import LONG_S
 from .callables import Callables
 from .capture import nothing_new
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
+from .code_templates import Plain
 from .current import CurrentTask, Deferred, details_of
 from .failures import brief, described
 from .half_imports import half_imported
@@ -48,7 +49,7 @@ from .inputs import giver
 from .interrupt import Interrupts, cancelled
 from .lane import QueuedRun, Step
 from .map_chunks import ChunkCalls, ItemNames, Known, call_each, pack_values
-from .plain import Plain, PlainTest, source_of
+from .plain import PlainTest, source_of
 from .shared_parts import Parts
 from .sinks import SINK, Sink
 
