@@ -84,10 +84,10 @@ def _inputs(store: MemoryStore, task_id: int) -> list[Input]:
     needs = store.tasks[task_id].needs
     inputs = []
     for number, other in needs.inputs if needs is not None else ():
-        holder = next((i for i, task in store.tasks.items() if i < other <= i + task.items), other)
+        chunk = store.chunk_of(other)
         # An item that is a task of its own has its own end; the others have that of their chunk.
-        found = {final.id: final for final in MemoryReader(store).finals([other, holder])}
-        final = found.get(other, found.get(holder))
+        found = {final.id: final for final in MemoryReader(store).finals([other, chunk])}
+        final = found.get(other, found.get(chunk))
         item = other - final.id - 1 if final is not None and final.id != other else None
         inputs.append(
             Input(number, other, final.reason, final.body, final.failure, item) if final else Input(number, other)
