@@ -97,6 +97,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Resources that the owner declares, in addition to those found on the node."""
     priority: int = 0
     preload: tuple[str, ...] = ()
+    failure_values: str = "masked"
+    """One of `core.messages.payload.FAILURE_VALUES`."""
     name: str = ""
     """The name by which the launcher knows the agent.  "": the name in its connection file."""
     brings: int | None = None
@@ -143,7 +145,7 @@ class Agent:
         self._engines = EngineProcesses(
             session, settings.farm, settings.folder, settings.node, settings.startup_cwd,
             self._lane, self._relay, first, settings.preload, self._wake, self._blobs_folders,
-            settings.leave_s > 0, settings.umask,
+            settings.leave_s > 0, settings.umask, settings.failure_values,
         )  # fmt: skip
         for engine in dead:
             self._engines.adopt_dead(engine)

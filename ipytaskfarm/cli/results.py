@@ -1,4 +1,4 @@
-"""Commands that show the outcome of tasks: result, failures."""
+"""Commands about the outcome of tasks: result, failures, debug."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from traitlets import Bool, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import FAILED, JSON, OK, JsonCommand, UsageError, switches, values
+from ipytaskfarm.cli.application import FAILED, JSON, OK, Command, JsonCommand, UsageError, switches, values
 from ipytaskfarm.cli.jobs import find_job
 from ipytaskfarm.cli.json_output import moment, print_json
 from ipytaskfarm.core import errors
@@ -186,3 +186,34 @@ def failure_table(groups: list[FailureGroup]) -> Table:
 
 def _some(ids: list[int]) -> str:
     return ", ".join(map(str, ids[:4])) + (", …" if len(ids) > 4 else "")
+
+
+class Debug(Command):
+    """``ipytaskfarm debug``"""
+
+    name = "debug"
+    description = """
+Runs a failed task in this terminal, with the function, the arguments and the environment that it had, and opens the
+debugger where it fails. Modules are imported as Python finds them here, so start it where your code can be imported.
+"""
+    arguments = "ID"
+    examples = """
+        ipytaskfarm debug 73
+        ipytaskfarm debug 73 --frames
+    """
+    frames = Bool(False, help="run nothing; open the frames that came with the failure").tag(config=True)
+    flags: Any = switches(("frames", "Debug.frames", True, "run nothing; open the frames that came with the failure"))
+
+    def carry_out(self) -> int:
+        ids = self.number_arguments("task")
+        if len(ids) != 1:
+            raise UsageError("one task at a time")
+        connect(self.farm).close()  # without a farm this prints one line, before the client is imported
+        from ipytaskfarm.client import TaskClient
+
+        with TaskClient(self.farm) as client:
+            try:
+                client.debug(ids[0], run=not self.frames)
+            except (errors.TaskFarmError, IndexError, ValueError) as error:
+                raise UsageError(f"task {ids[0]}: {error}") from None
+        return OK

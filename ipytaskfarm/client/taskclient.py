@@ -23,10 +23,13 @@ from ..core.states import ABORTS, ACCEPTED_STATES, Reason, state_counts
 from ..core.text import Text, shown, text_of
 from ..display.ipython import with_cells
 from ..display.tables import Table
+from ..serialization.pack import traceback_of
 from ..system.farm_paths import Where
 from . import async_waits, operate, sessions, task_messages
 from .adapters import adapter
 from .call_checks import check_call, check_map
+from .copied_tasks import task_of
+from .debugging import open_debugger, run_and_debug
 from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, seconds, task_id
 from .jobs import Job
@@ -595,8 +598,21 @@ class TaskClient:
         return operate.read_history(self._session, ids, name, what, since, last)
 
     def explain(self, taskid: int) -> Text:
-        """Return a text about a task: its state and why, its attempts, and what each engine lacks to run it."""
-        return Text(with_cells(self._session.ask_for(m.ExplainTasks(task_id(taskid, self.farm)), m.TextReply).text))
+        """Return a text about a task: its state and why, its attempts, what each engine lacks to run it, and the local
+        variables of a failed one.
+        """
+        number = task_id(taskid, self.farm)
+        text = with_cells(self._session.ask_for(m.ExplainTasks(number), m.TextReply).text)
+        return Text("\n".join(filter(None, [text, self._variables(number)])))
+
+    def _variables(self, number: int) -> str:
+        """Return the local variables of a failed task as text; "" if there are none."""
+        try:
+            final = self._session.fetch(number)
+        except (errors.TaskFarmError, IndexError):
+            return ""
+        failure = TaskResult(final).failure if final is not None and final.reason not in _RAISED else None
+        return failure.variables() if failure is not None else ""
 
     def check(self, task: Any) -> CheckResult:
         """Return which engines could run a task that is not submitted, and why others could not; true if any could."""
@@ -613,6 +629,49 @@ class TaskClient:
     def stack(self, taskid: int) -> Text:
         """Return the Python stack of a running task."""
         return Text(with_cells(self._session.ask_for(m.Stack(task_id(taskid, self.farm)), m.TextReply).text))
+
+    def fetch_task(self, taskid: int) -> Task:
+        """Return a task as it was handed in, also by another client or an earlier session: edit it, run it again.
+
+        Results of other tasks among its arguments stay `Ref` objects.  Of an item of a map, it is a task for this item.
+
+        Raises IndexError for a task that was never handed in, or has been cleared.
+        """
+        return task_of(self._copy(taskid))
+
+    def debug(self, taskid: int, *, run: bool = True) -> None:
+        """Debug a failed task: run it in this process with the inputs that it had, and stop where it fails.
+
+        Function, arguments, pushed names and environment come from the farm, so the task may be one of another client,
+        of an earlier session or of another machine.  In IPython its debugger opens, elsewhere pdb.  If the task
+        succeeds here, its value is printed: then the difference lies in the engine.
+
+        Args:
+            taskid: the task.
+            run: False: run nothing; open the frames that came with the failure, with their variables as text.
+
+        Raises:
+            IndexError: there is no such task, or a result that it takes has been cleared.
+            ValueError: it has not failed, or no frames came with its failure (run=False).
+            EnvironmentSetupError: its environment cannot be set up here.
+            Exception: the task's own error, where nobody can type into a debugger.
+        """
+        number = task_id(taskid, self.farm)
+        name = f"task {number}"
+        if run:
+            run_and_debug(task_of(self._copy(number), with_values=True), name)
+            return
+        result = self.get_task_result(number, block=False, raw=False)
+        failure = None if result is None else result.failure
+        if failure is None:
+            raise ValueError(f"{name} has not failed")
+        tb = failure.value.__traceback__ or traceback_of(failure.value)
+        if tb is None:
+            raise ValueError(f"no frames of your code came with the failure of {name}; tc.explain({number}) tells more")
+        open_debugger(failure.value, tb)
+
+    def _copy(self, taskid: int) -> m.TaskCopy:
+        return self._session.ask_for(m.ReadTask(task_id(taskid, self.farm)), m.TaskCopy)
 
     def failures(self, ids: Ids | None = None) -> FailureGroups:
         """Return failed tasks grouped by error type and place, the largest group first, with one

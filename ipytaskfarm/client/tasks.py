@@ -23,11 +23,14 @@ from ..core.messages.payload import CallWork, CellPlace, StringWork
 from ..core.messages.task_types import Function, Packed
 from ..core.text import did_you_mean, exactly, shown
 from ..environment import TaskEnvironment
+from ..serialization.pack import is_coroutine_function
 from ..storage.blobs import Blobs
 from .packing import TaskData, pack_task
 from .rules import CHECKS, DEFAULTS, Asking, flag, keyword_parameters
 
 _encode = msgspec.msgpack.Encoder().encode
+_ZERO = 0
+"""The default of numbers, to be compared by identity: this is quick, and True and 0.0 are not it."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -356,6 +359,10 @@ class Task:
         """Pack the task; a running task that submits it calls this."""
         return pack_task(self, blobs)
 
+    def _shares_engine(self) -> bool:
+        """Return whether an engine may run the task beside others: it calls a coroutine function."""
+        return False
+
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
         """Return the encoded work and the digest of its function; add the function to `functions`."""
         raise TypeError(f"a StringTask, CallTask or MapTask is needed, not {type(self).__name__}")
@@ -407,9 +414,14 @@ class StringTask(Task):
         d["expression"] = expression if expression.__class__ is str else _expression(expression)
         d["pull"] = (pull,) if pull.__class__ is str else _pull(pull)
         d["push"] = {} if push is None else _push(push)
-        self._set_rules(
-            clear_before, clear_after, retries, recovery_task, depend, name, priority, time_limit, targets, asking
-        )
+        if (
+            clear_before is not False or clear_after is not False or retries is not _ZERO or recovery_task is not None
+            or depend is not None or name is not None or priority is not _ZERO or time_limit is not None
+            or targets is not None or asking
+        ):  # fmt: skip
+            self._set_rules(
+                clear_before, clear_after, retries, recovery_task, depend, name, priority, time_limit, targets, asking
+            )
 
     def stands_in(self, cell: CellPlace) -> Self:
         """Set the cell of a notebook in which the code stands; tracebacks name it.  Returns the task."""
@@ -507,6 +519,10 @@ class CallTask(Task):
 
     def _first(self) -> str:
         return _name_of(self.function)
+
+    def _shares_engine(self) -> bool:
+        # clearing the names of an engine would take them from the others
+        return is_coroutine_function(self.function) and not (self.clear_before or self.clear_after)
 
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
         function = data.pack_function(self.function)

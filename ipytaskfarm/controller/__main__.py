@@ -90,7 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ipytaskfarm controller", description="The one controller of a farm.")
     parser.add_argument("--farm", default=farm_paths.DEFAULT_FARM, help="the farm's name")
     parser.add_argument("--farm-folder", type=Path, required=True, help="keys, store and logs live here")
-    parser.add_argument("--socket-folder", type=Path, help="agents' sockets live here; removed with an owned farm")
+    parser.add_argument(
+        "--socket-folder",
+        type=Path,
+        help="all sockets live here; removed with an owned farm",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     parser.add_argument("--port", type=int, default=0, help="0: the farm's last one, or any that is free")
     parser.add_argument("--any-port", action="store_true", help="nobody asked for that port: taken, another will do")
@@ -196,7 +200,7 @@ def _serve(
         watch = _signals()
         if options.owner_fd is not None:
             watch[options.owner_fd] = lambda: _owner_is_gone(options.owner_fd, watch)
-        info = _connection(options, record, keys, hub.port)
+        info = _connection(options, record, keys, hub)
         access = FarmAccess(hub, info, folder)
         blobs = Blobs.create(blobs_folder(Path(record.store)), record.incarnation)
         controller = ControllerLoop(
@@ -226,6 +230,8 @@ def _serve(
         for path in paths:
             farm_paths.remove_connection_file(path, record.incarnation)
         hub.close()
+        if hub.socket_path is not None:
+            farm_paths.leave_folder(hub.socket_path.parent)
         if event_log is not None:
             event_log.close()
 
@@ -233,13 +239,23 @@ def _serve(
 def _listen(options: argparse.Namespace, record: farm_paths.FarmRecord, keys: FarmKeys, epoch: int) -> Hub:
     """Listen on the requested port, or on the farm's last one. Peers find a new port in the connection file."""
     port = options.port or record.port
+    path = _socket_path(options)
     try:
-        return Hub(options.host, port, keys, record.incarnation, options.farm, epoch)
+        return Hub(options.host, port, keys, record.incarnation, options.farm, epoch, socket_path=path)
     except ConnectionError as error:
         if not options.any_port or not port:
             raise
         log.warning("%s: taking another port", error)
-        return Hub(options.host, 0, keys, record.incarnation, options.farm, epoch)
+        return Hub(options.host, 0, keys, record.incarnation, options.farm, epoch, socket_path=path)
+
+
+def _socket_path(options: argparse.Namespace) -> Path:
+    """Return the path of the unix socket for peers of this machine. Its folder is made."""
+    if options.socket_folder is not None:
+        folder = farm_paths.private_folder(options.socket_folder)
+    else:
+        folder = farm_paths.socket_folder(options.farm, options.farm_folder)
+    return folder / farm_paths.CONTROLLER_SOCKET
 
 
 def _moved(record: farm_paths.FarmRecord, host: str, port: int) -> farm_paths.FarmRecord:
@@ -266,16 +282,14 @@ def _min_free_bytes(options: argparse.Namespace, store: Path) -> int:
     return least_room(store.parent)
 
 
-def _connection(
-    options: argparse.Namespace, record: farm_paths.FarmRecord, keys: FarmKeys, port: int
-) -> ConnectionInfo:
+def _connection(options: argparse.Namespace, record: farm_paths.FarmRecord, keys: FarmKeys, hub: Hub) -> ConnectionInfo:
     """Return the clients' connection file, from which the others are made."""
     host, location = farm_paths.addresses(options.host, options.location)
     return ConnectionInfo(
         farm=options.farm,
         incarnation=record.incarnation,
         host=host,
-        port=port,
+        port=hub.port,
         server_key=keys.server.public,
         public_key=keys.client.public,
         secret_key=keys.client.secret,
@@ -287,6 +301,7 @@ def _connection(
         node=socket.gethostname(),
         blobs=str(blobs_folder(Path(record.store))),
         location=location,
+        socket=str(hub.socket_path or ""),
     )
 
 

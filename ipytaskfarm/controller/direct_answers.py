@@ -18,8 +18,10 @@ from ..core.messages import (
     ListConnections,
     NumberReply,
     ReadHistory,
+    ReadTask,
     Refusal,
     ReloadKeys,
+    TaskCopy,
     TextReply,
 )
 from ..core.messages.blob_chunks import ReadBlob
@@ -28,10 +30,11 @@ from ..core.scheduler.events import Event
 from ..core.text import text_of
 from ..storage.store import Store
 from .access import FarmAccess
+from .task_copies import task_copy
 
 log = logging.getLogger(__name__)
 
-DIRECT = frozenset({CompactStore, ListConnections, ReadHistory, ReloadKeys, ReadBlob})
+DIRECT = frozenset({CompactStore, ListConnections, ReadHistory, ReadTask, ReloadKeys, ReadBlob})
 """The types of these questions. A test checks that the scheduler answers all others."""
 
 NO_KEYS = Refusal("SecurityError", "this controller has no keys of its own")
@@ -82,9 +85,11 @@ class DirectAnswers:
             text = f"{type(question).__name__} cannot be answered: {type(error).__name__}: {text_of(error)}"
             return Answer(n, Refusal("KernelError", text))
 
-    def _read(self, question: object) -> EventTable | TextReply | ConnectionTable | Refusal:
+    def _read(self, question: object) -> EventTable | TaskCopy | TextReply | ConnectionTable | Refusal:
         if isinstance(question, ReadHistory):
             return EventTable(self._store.history(question))
+        if isinstance(question, ReadTask):
+            return task_copy(self._store, question.id)
         if isinstance(question, CompactStore):
             return compact(self._store)
         assert isinstance(question, ListConnections), f"{type(question).__name__} is the scheduler's to answer"

@@ -104,6 +104,7 @@ class Payloads:
             allotment,
             assignment.recycling,
             assignment.graces,
+            assignment.concurrent,
         )
 
     def _special(self, assignment: Assignment) -> dict[int, Special]:
@@ -118,12 +119,13 @@ class Payloads:
         states = self._store.states(later) if later else {}
         return {
             task: Special(
-                [_input(*of, finals.get(chunks.get(of[1], of[1]))) for of in wants.inputs],
+                [input_of(*of, finals.get(chunks.get(of[1], of[1]))) for of in wants.inputs],
                 wants.trial,
                 states.get(task, b""),
                 wants.received,
                 wants.parent,
                 wants.part,
+                wants.concurrent,
             )
             for task, wants in wanted.items()
         }
@@ -153,7 +155,8 @@ class Payloads:
         return [Function(digest, self._code[digest]) for digest in digests if digest in self._code]
 
 
-def _input(number: int, source: int, final: Final | None) -> Input:
+def input_of(number: int, source: int, final: Final | None) -> Input:
+    """Return the result of a task as the input of another one; `final` None: it does not exist any more."""
     if final is None:
         return Input(number, source)
     item = source - final.id - 1 if final.id != source else None

@@ -6,19 +6,16 @@ and in the docstring of ``%task``.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from IPython import get_ipython
 from IPython.core.error import UsageError
 
 from ..client import TaskClient
 from ..core.parsing import parse_since
 from ..display.text import CELL_MAX, safe
-from ..serialization.pack import traceback_of
 
 
 @dataclass
@@ -132,17 +129,12 @@ def _messages(client: TaskClient, asked: ActionArguments) -> None:
 
 
 def _debug(client: TaskClient, asked: ActionArguments) -> None:
-    """Open IPython's debugger in the frames of a failed task: with their local variables as text."""
-    (task_id,) = asked.ids[:1]
-    result = client.get_task_result(task_id, block=False, raw=False)
-    failure = None if result is None else result.failure
-    tb = None if failure is None else failure.value.__traceback__ or traceback_of(failure.value)
-    shell: Any = get_ipython()
-    if failure is None or tb is None:
-        why = "it has not failed" if failure is None else "no frame of your code came with its error"
-        raise UsageError(f"%task debug {task_id}: {why}; %task explain {task_id} says what happened")
-    sys.last_type, sys.last_value, sys.last_traceback = type(failure.value), failure.value, tb
-    shell.InteractiveTB.debugger(force=True)
+    """Run a failed task here and open the debugger; with --frames, open the frames that came with the failure."""
+    for task_id in asked.ids:
+        try:
+            client.debug(task_id, run=not asked.options.frames)
+        except ValueError as error:
+            raise UsageError(f"%task debug {task_id}: {error}") from None
 
 
 def _one(found: list[Any]) -> Any:
@@ -159,7 +151,7 @@ ACTIONS: dict[str, Action] = {
     "restart": Action(_restart, options=("job",)),
     "remove": Action(_remove, options=("job", "all")),
     "failures": Action(lambda client, asked: client.failures(asked.ids or None), least=0),
-    "debug": Action(_debug),
+    "debug": Action(_debug, options=("frames",)),
     "stack": Action(lambda client, asked: _one([client.stack(i) for i in asked.ids])),
     "history": Action(_history, least=0, options=("name", "what", "since", "last")),
     "progress": Action(lambda client, asked: client.progress_of(asked.ids)),
@@ -174,7 +166,7 @@ ACTIONS: dict[str, Action] = {
 }
 """In the order in which Tab offers them."""
 
-OPTIONS = ("job", "reason", "no_interrupt", "all", "off", "name", "what", "since", "last", "result")
+OPTIONS = ("job", "reason", "no_interrupt", "all", "off", "name", "what", "since", "last", "result", "frames")
 """All options that some action takes."""
 
 

@@ -135,6 +135,7 @@ class TaskMagics(Magics):
     @argument("--all", action="store_true", help="remove: all that have ended")
     @argument("--off", action="store_true", help="drain: let them go on")
     @argument("--result", metavar="EXPR", help="mark-done: the result; a dict is what a task of code pulls")
+    @argument("--frames", action="store_true", help="debug: run nothing; the frames that came with the failure")
     @argument("--name", help="history: of tasks of that name")
     @argument("--what", metavar="TEXT", help="history: events with this text in them")
     @argument("--since", metavar="WHEN", help="history: 90s, 10m, 2h, 1d ago, or since 2026-11-21T10:00")
@@ -146,11 +147,12 @@ class TaskMagics(Magics):
         status: show their state.  result: show their results.  barrier: wait for them (without ids: for all of this
         session). abort: abort them.  explain: show what happened, and why they wait.  retry: submit failed ones again
         as new tasks. restart: submit any ended ones again.  remove: delete the results of ended ones.  failures: show
-        failed ones in groups.  debug: open the debugger in the frames of a failed one, with its variables as text.
-        stack: show the stack of running ones.  history: show their events with times.  progress:
-        show their reported progress. messages: show their messages until they end.  mark-done, mark-failed: make them
-        count as succeeded or failed. jobs: list all jobs.  job: show one job, by its name.  pause, resume: start no
-        more tasks of the farm or of a job, or start them again.  drain: give the engines of these nodes no more tasks.
+        failed ones in groups.  debug: run a failed one here with the inputs that it had, and open the debugger where it
+        fails; --frames: only open the frames that came with the failure.  stack: show the stack of running ones.
+        history: show their events with times.  progress: show their reported progress. messages: show their messages
+        until they end.  mark-done, mark-failed: make them count as succeeded or failed. jobs: list all jobs.  job: show
+        one job, by its name.  pause, resume: start no more tasks of the farm or of a job, or start them again.  drain:
+        give the engines of these nodes no more tasks.
         """
         given = self.task_line.parser.parse_intermixed_args(arg_split(line))
         for option in vars(given).keys() - {"action", "words"}:

@@ -100,4 +100,6 @@ def input_value(number: int) -> Any:
 def input_name(number: int, name: str) -> Any:
     """Return one of the names that the input's task pulled. Pickles call this."""
     value = input_value(number)
+    if isinstance(value, Ref):  # the reader of a task that does not run it
+        return Ref(value.task, name)
     return value if isinstance(value, BaseException) else value[name]

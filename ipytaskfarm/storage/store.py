@@ -37,6 +37,7 @@ from ..core.messages import ReadHistory
 from ..core.messages.tables import TaskRow
 from ..core.messages.task_types import Final, Function, Submission
 from . import disk, rows
+from .inserts import Row, parts
 
 SCHEMA = 6
 """The number of ``schema.sql``."""
@@ -49,9 +50,6 @@ CHECK_BYTES_MAX = 1 << 30
 
 CHECKPOINT_BYTES = 4 << 20
 """The write-ahead log is moved into the file after about this much. A longer log makes fewer but longer pauses."""
-
-ROWS_AT_ONCE = (64, 8)
-"""How many rows one statement inserts, where there are so many.  Fewer sizes: fewer statements to prepare."""
 
 BUSY_S = 5.0
 """How long a commit waits for another process's lock (a person's sqlite3 shell that writes)."""
@@ -277,19 +275,10 @@ class Store:
             for statement in rows.statements(kind, list(group)):
                 if statement.fences and fenced is not None:
                     fenced.extend(row[0] for row in statement.rows if not db.execute(statement.sql, row).rowcount)
-                elif self._run(statement) != len(statement.rows) and statement.fences:
-                    raise _Fenced
-
-    def _run(self, statement: rows.Statement) -> int:
-        """Run a statement for all its rows, and return how many rows it changed."""
-        values, changed, at = statement.rows, 0, 0
-        if (of_several := statement.of_several) is not None:
-            for size in ROWS_AT_ONCE:
-                for end in range(at + size, len(values) + 1, size):
-                    parameters = list(itertools.chain.from_iterable(values[at:end]))
-                    changed += self._db.execute(of_several(size), parameters).rowcount
-                    at = end
-        return changed + self._db.executemany(statement.sql, values[at:]).rowcount if at < len(values) else changed
+                else:
+                    changed = [db.executemany(*part).rowcount for part in parts(statement)]
+                    if statement.fences and sum(changed) != len(statement.rows):
+                        raise _Fenced
 
     def checkpoint(self) -> None:
         """Move the log into the file as far as readers allow.
@@ -377,7 +366,7 @@ class Store:
         row = self._db.execute(sql).fetchone()
         return None if row is None else row[0]
 
-    def _rows(self, sql: str, keys: Sequence[int] | Sequence[str]) -> list[rows.Row]:
+    def _rows(self, sql: str, keys: Sequence[int] | Sequence[str]) -> list[Row]:
         self._usable()
         with self._reading():
             return self._db.execute(sql, (rows.asked(keys),)).fetchall()
@@ -447,6 +436,13 @@ class Store:
             )
             for id, payload, function, name, text, blobs, needs, items, part_of, part in found
         ]  # fmt: skip
+
+    def chunk_of(self, task: int) -> int | None:
+        """Return the chunk among whose ids this one is; None: it is no item of a chunk."""
+        self._usable()
+        with self._reading():
+            found = self._db.execute(rows.CHUNK_OF, (task,)).fetchone()
+        return found[0] if found is not None and task <= found[0] + found[1] else None
 
     def states(self, ids: Sequence[int]) -> dict[int, bytes]:
         """Return the states that tasks have left for their next trial."""

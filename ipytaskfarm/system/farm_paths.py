@@ -32,6 +32,8 @@ from .host import data_folder, runtime_folder, socket_bases, spare_runtime_folde
 
 DEFAULT_FARM = "default"
 FARM_FILE = "farm.json"
+CONTROLLER_SOCKET = "controller.sock"
+"""The controller's unix socket, in the farm's folder for sockets."""
 IPC_PATH_MAX = 107
 """The largest number of bytes in the path of a unix socket."""
 IPC_ROOM = 48
@@ -73,6 +75,8 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The address of the controller for other hosts; "" if `host` is that address."""
     agent: str = ""
     """The agent that the key was made for; "" if the key belongs to a role."""
+    socket: str = ""
+    """The controller's unix socket, for peers of its user on its machine; "" for TCP only."""
 
     def __repr__(self) -> str:
         return f"ConnectionInfo(farm={self.farm!r}, role={self.role!r}, host={self.host!r}, port={self.port}, ...)"
@@ -389,7 +393,7 @@ def write_connection_file(info: ConnectionInfo, path: Path) -> None:
 
 def connection_text(info: ConnectionInfo) -> bytes:
     """Return the content of the connection file."""
-    return _json(msgspec.structs.replace(info, blobs=host.portable(info.blobs)))
+    return _json(msgspec.structs.replace(info, blobs=host.portable(info.blobs), socket=host.portable(info.socket)))
 
 
 def _json(value: msgspec.Struct) -> bytes:
@@ -410,7 +414,7 @@ def read_connection_file(path: Path) -> ConnectionInfo:
         raise _not_running(path) from None
     try:
         info = msgspec.json.decode(text, type=ConnectionInfo)
-        return msgspec.structs.replace(info, blobs=host.local(info.blobs))
+        return msgspec.structs.replace(info, blobs=host.local(info.blobs), socket=host.local(info.socket))
     except msgspec.MsgspecError as error:
         raise errors.ConnectionError(f"{path} is not a farm's connection file: {error}") from None
 
@@ -483,14 +487,14 @@ def _by_address(where: tuple[str, int], key_file: str | os.PathLike[str] | None)
         raise ValueError(f"an address is (host, port), not {where!r}") from None
     if key_file is not None:
         info = read_connection_file(Path(key_file).expanduser())
-        return msgspec.structs.replace(info, host=host, port=port, location="")
+        return msgspec.structs.replace(info, host=host, port=port, location="", socket="")
     for path in _connection_files():
         try:
             info = read_connection_file(path)
         except errors.TaskFarmError:
             continue
         if info.port == port and _same_host(info.host, host):
-            return msgspec.structs.replace(info, host=host, location="")
+            return msgspec.structs.replace(info, host=host, location="", socket="")
     raise errors.SecurityError(
         f"there are no keys for {host}:{port}: no connection file in {runtime_folder()} has this address. Copy the "
         "farm's connection file from its host and give its path as key_file"

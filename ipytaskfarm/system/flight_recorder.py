@@ -11,6 +11,7 @@ One file per engine, mapped by the engine and by its agent, in the agent's priva
              rec.begin_command(); rec.end_command()        a MultiEngine command runs
              rec.wanted() -> Want | None                   in the signal handler: is the present run to be interrupted?
              rec.words.begin(run), .write(text), .flush()  what the run prints, see `last_words`
+             rec.concurrent.begin(run); .end(row)          a coroutine task runs, beside others, see `concurrent_runs`
              rec.mark_delivered()                          the interrupt was raised
 
     agent    rec.read(limit) -> [Record(cursor, task, attempt, data), ...]     records that were not read yet
@@ -59,15 +60,17 @@ from typing import NamedTuple
 from zlib import crc32
 
 from ..core.messages.task_types import RunKey
+from .concurrent_runs import CONCURRENT_BYTES, ConcurrentRuns
 from .last_words import WORDS_BYTES, LastWords
 
 RING_BYTES = 2 << 20
 ABORT, TIME_LIMIT = 1, 2
 """The causes of an interrupt."""
 
-# The file: a page of 8-byte slots, the ring, the last words. Slots that different processes write are 64 bytes apart.
+# The file: a page of 8-byte slots, the ring, the concurrent runs, the last words. Slots that different processes write
+# are 64 bytes apart.
 _HEADER_BYTES = 4096
-_MAGIC = int.from_bytes(b"ipytfrc\x02", "big")  # the last byte is the layout's version
+_MAGIC = int.from_bytes(b"ipytfrc\x03", "big")  # the last byte is the layout's version
 _SLOT_MAGIC, _SLOT_RING, _SLOT_ENGINE_ID, _SLOT_NAME_BYTES = 0, 1, 2, 3
 _NAME_AT, _NAME_MAX = 64, 192
 _SLOT_HEAD, _SLOT_TAIL = 32, 40
@@ -78,6 +81,8 @@ _RUN = struct.Struct("=6Q")
 _WANT_AT = (768, 832)  # task, attempt, cause
 _WANT = struct.Struct("=3Q")
 _IDLE, _TASK, _COMMAND = 0, 1, 2
+_BEHIND_BYTES = CONCURRENT_BYTES + WORDS_BYTES
+"""The size of the parts behind the ring."""
 
 # A record: these 24 bytes, then the data, padded to 8. length _PAD: there is no further record before the ring's end.
 # length | _SPILLED: the data is the length of a spill file.
@@ -155,10 +160,13 @@ class Recorder:
         slots = memoryview(mapped)[:_HEADER_BYTES].cast("Q")
         self._slots = slots
         self._ring = slots[_SLOT_RING]
-        if slots[_SLOT_MAGIC] != _MAGIC or len(mapped) != _HEADER_BYTES + self._ring + WORDS_BYTES or self._ring % 8:
+        behind = _HEADER_BYTES + self._ring
+        if slots[_SLOT_MAGIC] != _MAGIC or len(mapped) != behind + _BEHIND_BYTES or self._ring % 8:
             raise RecorderDamaged(f"{path} is no flight recorder of this version")
         self.engine_id: int = slots[_SLOT_ENGINE_ID]
-        self.words = LastWords(memoryview(mapped)[_HEADER_BYTES + self._ring :])
+        self.concurrent = ConcurrentRuns(memoryview(mapped)[behind : behind + CONCURRENT_BYTES])
+        """The coroutine tasks that run now, if any."""
+        self.words = LastWords(memoryview(mapped)[behind + CONCURRENT_BYTES :])
         """What the present run has written."""
         name = mapped[_NAME_AT : _NAME_AT + min(slots[_SLOT_NAME_BYTES], _NAME_MAX)]
         self.engine = name.decode("utf-8", "replace")
@@ -192,7 +200,7 @@ class Recorder:
         path = Path(path)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            size = _HEADER_BYTES + ring_bytes + WORDS_BYTES
+            size = _HEADER_BYTES + ring_bytes + _BEHIND_BYTES
             os.posix_fallocate(descriptor, 0, size)
             mapped = mmap.mmap(descriptor, size)
         except OSError:
@@ -229,6 +237,7 @@ class Recorder:
         """Unmap the file. The file stays."""
         if not self._map.closed:
             self._slots.release()
+            self.concurrent.close()
             self.words.close()
             self._map.close()
 
@@ -362,23 +371,24 @@ class Recorder:
         """
         found: list[Record] = []
         size = 0
+        mapped, ring, cursor = self._map, self._ring, self._cursor
         head = self._slots[_SLOT_HEAD]
-        if not self._cursor <= head <= self._slots[_SLOT_TAIL] + self._ring:
+        if not cursor <= head <= self._slots[_SLOT_TAIL] + ring:
             raise RecorderDamaged(f"{self.path}: the head of the ring, {head}, is out of bounds")
-        while self._cursor < head and len(found) < limit and size < bytes_max:
-            offset = self._cursor % self._ring
-            if _PAD_RECORD.unpack_from(self._map, _HEADER_BYTES + offset)[0] == _PAD:
-                self._cursor += self._ring - offset
+        while cursor < head and len(found) < limit and size < bytes_max:
+            offset = cursor % ring
+            if _PAD_RECORD.unpack_from(mapped, _HEADER_BYTES + offset)[0] == _PAD:
+                self._cursor = cursor = cursor + ring - offset
                 continue
             try:
-                record = self._read_one(head)
+                record = self._parse(cursor, head) or self._read_one(head)
             except RecorderDamaged:
                 if found:
                     break
                 raise
             found.append(record)
             size += len(record.data)
-            self._cursor = record.cursor
+            self._cursor = cursor = record.cursor
         return found
 
     def _read_one(self, head: int) -> Record:

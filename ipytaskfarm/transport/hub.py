@@ -1,4 +1,4 @@
-"""The controller's end of all connections: one ROUTER, its gatekeeper, and a `ReliableSession` per peer.
+"""The controller's end of all connections: its listeners (`interface`), and a `ReliableSession` per peer.
 
 **Calling contract** of `Hub`. One thread owns it. Each turn of the controller's loop calls, in this order:
 
@@ -12,15 +12,18 @@
 
 After `PeerNewEpoch`, everything that was sent to that session before is forgotten; the peer reports what it holds.
 Windows limit what is on its way to a peer, not what `send` queues: check `backlog_bytes` before sending bodies. Signal
-handlers in this thread must not raise: an exception between the two parts of a ZeroMQ message would corrupt it.
+handlers in this thread must not raise: an exception between the two parts of a message would corrupt it.
 """
 
 from __future__ import annotations
 
+import logging
+import select
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 import zmq
@@ -39,6 +42,7 @@ from ..core.messages import (
     ListSticky,
     ListTasks,
     QueueStatus,
+    ReadTask,
     Refusal,
     Stack,
     WatchTasks,
@@ -46,9 +50,14 @@ from ..core.messages import (
 from ..core.messages.blob_chunks import ReadBlob
 from ..version import __version__
 from . import wire
+from .curve_listener import CurveListener
 from .handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
+from .interface import ConnectionId, KnownKey, ReceivedFrame, Sent
 from .keys import FarmKeys, role_of, session_fits
 from .reliable_session import BEGIN_ANEW, Greeting, Heard, PacketKind, ReliableSession, frame_of, kind_of
+from .unix_listener import UnixListener
+
+log = logging.getLogger(__name__)
 
 GONE_S = {"client": 60.0, "agent": 3600.0}
 """After this many seconds of silence a session is forgotten. A peer that returns later begins anew."""
@@ -58,12 +67,11 @@ CONGESTED_S = 0.05
 SESSIONS_MAX = 20_000
 AGENT_SESSIONS_MAX = 1024
 """The limit for one enrolled agent's key: enough for all nodes of a cluster that share it, but not for all places."""
-PARTS_PER_LOOK = 1000
-LINGER_MS = 100
 
 READ_ONLY = (
     WatchTasks,
     FetchResults,
+    ReadTask,
     QueueStatus,
     ListTasks,
     ExplainTasks,
@@ -130,12 +138,12 @@ class _State:
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.user = ""
-        """The ZeroMQ user id of its present connection, which tells the key."""
+        """The user id of its present connection, which tells the key."""
         self.session = ReliableSession()
         self.decode: Callable[[bytes | memoryview], Sequence[ClientMessage | AgentMessage]]
         self.decode = wire.from_agent.decode if peer.role == "agent" else wire.from_client.decode
-        self.connection: bytes | None = None
-        self.ended: bytes | None = None
+        self.connection: ConnectionId | None = None
+        self.ended: ConnectionId | None = None
         """The connection that the peer has closed, until there is a new one: its last messages may still be read."""
         self.welcome: Greeting | None = None
         """The Welcome to be sent by the next flush."""
@@ -147,6 +155,15 @@ class _State:
 
 class Hub:
     """All connections of a controller. The module's docstring has the calling contract.
+
+    Args:
+        host, port: the address for TCP; port 0 for any that is free.
+        keys: the farm's keys.
+        farm: the farm's incarnation.
+        name: the farm's name.
+        epoch: the number of this life of the controller.
+        clock: the monotonic clock.
+        socket_path: the unix socket for peers of this machine, in a folder of mode 0700; None for none.
 
     Raises:
         ConnectionError: the address cannot be listened on. The message has the remedy.
@@ -162,6 +179,7 @@ class Hub:
         epoch: int,
         *,
         clock: Callable[[], float] = time.monotonic,
+        socket_path: Path | None = None,
     ) -> None:
         self._farm = farm
         self._name = name
@@ -170,49 +188,51 @@ class Hub:
         self._patience = wire.Timeouts(clock())
         self._judged_awake_s = 0.0
         self._states: dict[str, _State] = {}
-        self._by_connection: dict[bytes, _State] = {}
+        self._by_connection: dict[ConnectionId, _State] = {}
         self._dirty: dict[str, _State] = {}
         self._sessions_of: Counter[str] = Counter()
         """By the title of their key."""
-        self._discarding = False
         self.rejected: Counter[str] = Counter()
         """How often connections or messages were refused, by reason."""
-        self._users: dict[bytes, str] = {}
-        """Raw public key -> user id of all that comes under it."""
+        self._known: dict[str, KnownKey] = {}
+        """Public key -> user id of all that comes under it, and the secret half."""
         self._titles: dict[str, str] = {}
         """User id -> the title of that key."""
         self._set_keys(keys)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-        self._gate = self._context.socket(zmq.REP)
-        self._gate.linger = 0
-        self._gate.bind("inproc://zeromq.zap.01")
-        self._router = self._context.socket(zmq.ROUTER)
         try:
-            self._listen(host, port, keys)
+            self._curve = CurveListener(host, port, keys.server.secret, self._known, self.rejected)
         except zmq.ZMQError as error:
-            self._context.destroy(linger=0)
             raise errors.ConnectionError(
                 f"farm {name!r} cannot listen on {host}:{port}: {error.strerror or error}. Another program has that "
                 "port, or this machine has no such address; choose another port, or 0 for any that is free"
             ) from None
-        self.port = int(self._router.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+        self.port = self._curve.port
+        self._epoll = select.epoll()
+        self._extra: set[int] = set()
+        """The caller's descriptors that `_epoll` knows."""
+        for fd in self._curve.fds():
+            self._epoll.register(fd, select.EPOLLIN)
+        self._unix = self._listen_here(socket_path, keys.server.public) if socket_path is not None else None
 
-    def _listen(self, host: str, port: int, keys: FarmKeys) -> None:
-        wire.guard(self._router)
-        self._router.router_mandatory = 1
-        self._router.ipv6 = ":" in host
-        self._router.curve_server = 1
-        self._router.curve_secretkey = keys.server.secret.encode()
-        self._router.setsockopt(zmq.ZAP_DOMAIN, wire.DOMAIN)
-        # Without this option libzmq would accept everyone if the gatekeeper were missing.
-        self._router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-        self._router.bind(wire.tcp_endpoint(host, port or "*"))
+    def _listen_here(self, path: Path, server: str) -> UnixListener | None:
+        """Make the unix socket. Without it, peers of this machine use TCP."""
+        try:
+            return UnixListener(path, server, self._known, self._epoll, self.rejected)
+        except OSError as error:
+            log.warning("%s cannot be made (%s): processes of this machine connect by TCP", path, error.strerror)
+            return None
 
     def _set_keys(self, keys: FarmKeys) -> None:
         # The user id contains the key itself: messages under a replaced key do not count as messages under the new one.
-        titles = {f"{title} {pair.public}": title for title, pair in keys.peers().items()}
-        self._users = {wire.raw_key(user.rpartition(" ")[2]): user for user in titles}
-        self._titles = titles
+        named = {f"{title} {pair.public}": (title, pair) for title, pair in keys.peers().items()}
+        self._titles = {user: title for user, (title, _) in named.items()}
+        self._known.clear()
+        self._known.update((pair.public, KnownKey(user, pair.secret)) for user, (_, pair) in named.items())
+
+    @property
+    def socket_path(self) -> Path | None:
+        """Return the unix socket for peers of this machine; None if there is none."""
+        return self._unix.path if self._unix is not None else None
 
     # --------------------------------------------------------------------------------------- state
 
@@ -269,7 +289,7 @@ class Hub:
                 self.forget(session)
         return cut, over
 
-    def _turn_away(self, connection: bytes, user: str) -> None:
+    def _turn_away(self, connection: ConnectionId, user: str) -> None:
         """Refuse a connection whose key was replaced or revoked."""
         self.rejected["key of the past"] += 1
         state = self._by_connection.get(connection)
@@ -284,33 +304,57 @@ class Hub:
         It may return earlier, because `receive` must look for silent peers twice a second.
         """
         if self._states:
-            # A session that is still to be flushed has a full connection, and nothing reports when that has room again.
+            # A session that is still to be flushed has a full connection, and ZeroMQ does not report when that has room
+            # again.
             timeout_s = min(timeout_s, CONGESTED_S if self._dirty else JUDGE_EVERY_S)
         deadline_s = self._clock() + timeout_s
-        watched: list[tuple[zmq.Socket[bytes] | int, int]] = [(self._gate, zmq.POLLIN), (self._router, zmq.POLLIN)]
-        watched += [(fd, zmq.POLLIN) for fd in extra_fds]
+        self._watch(set(extra_fds))
         while True:
-            wait_s = max(0.0, deadline_s - self._clock())
-            ready: list[Any] = [thing for thing, _ in zmq.zmq_poll(watched, int(wait_s * 1000 + 0.999))]
-            self._serve_gate()
-            others = [thing for thing in ready if thing is not self._gate]
-            if others or self._clock() >= deadline_s:
-                return {thing for thing in others if isinstance(thing, int)}
+            # ZeroMQ's descriptors report only changes, so its sockets are asked before each wait.
+            there = self._curve.has_input() or (self._unix is not None and self._unix.has_input)
+            ready: set[int] = set()
+            for fd, events in self._epoll.poll(0 if there else max(0.0, deadline_s - self._clock())):
+                if fd in self._extra:
+                    ready.add(fd)
+                elif self._unix is not None and self._unix.is_ready(fd, events):
+                    there = True
+            if there or ready or self._clock() >= deadline_s:
+                return ready
+
+    def _watch(self, fds: set[int]) -> None:
+        """Tell the kernel which descriptors of the caller to watch."""
+        if fds == self._extra:
+            return
+        for fd in self._extra - fds:
+            try:
+                self._epoll.unregister(fd)
+            except OSError:
+                pass  # its owner has closed it
+        for fd in fds - self._extra:
+            self._epoll.register(fd, select.EPOLLIN)
+        self._extra = fds
 
     def receive(self, limit: int = 256) -> list[tuple[Peer, Incoming]]:
         """Return the messages and events since the last call, about `limit` of them: packets are not split."""
-        self._serve_gate()
+        self._curve.serve_gate()
         awake_s = self._patience.look(self._clock())
         heard: list[tuple[Peer, Incoming]] = []
         for _ in range(limit):
-            if len(heard) >= limit:
+            if len(heard) >= limit or not self._receive_one(heard, awake_s):
                 break
-            if not self._receive_one(heard, awake_s):
-                break
-        # Also if more is waiting: ZeroMQ reads from all connections in turn, so each peer that sent something was
+        if self._unix is not None and self._unix.ended:
+            self._note_ended(self._unix)
+        # Also if more is waiting: the listeners read from all connections in turn, so each peer that sent something was
         # heard.
         self._judge(heard, awake_s)
         return heard
+
+    def _note_ended(self, unix: UnixListener) -> None:
+        ended, unix.ended = unix.ended, []
+        for connection in ended:
+            state = self._by_connection.get(connection)
+            if state is not None:
+                self._unbind(state)
 
     def flush(self, now_s: float) -> None:
         """Acknowledge all that `receive` returned, and send queued messages, as far as the windows allow.
@@ -328,48 +372,27 @@ class Hub:
         for state in self._states.values():
             if state.connection is not None:
                 self._put(state.connection, frame_of(PacketKind.BYE))
-        self._router.close(LINGER_MS)
-        self._gate.close(0)
-        self._context.term()
-
-    # ------------------------------------------------------------------------------------- the gate
-
-    def _serve_gate(self) -> None:
-        """Answer ZeroMQ's questions whether a key is accepted.
-
-        The answer contains the user id for all messages under that key.
-        """
-        while wire.has_input(self._gate):
-            version, request, domain, _, _, mechanism, *credentials = self._gate.recv_multipart(zmq.NOBLOCK)
-            user = None
-            if domain == wire.DOMAIN and mechanism == b"CURVE" and len(credentials) == 1:
-                user = self._users.get(credentials[0])
-            if user is None:
-                self.rejected["unknown key"] += 1
-                verdict = [b"400", b"this key is not of this farm", b""]
-            else:
-                verdict = [b"200", b"", user.encode()]
-            self._gate.send_multipart([version, request, *verdict, b""], zmq.NOBLOCK)
+        self._curve.close()
+        if self._unix is not None:
+            self._unix.close()
+        self._epoll.close()
 
     # ------------------------------------------------------------------------------------- receiving
 
     def _receive_one(self, heard: list[tuple[Peer, Incoming]], awake_s: float) -> bool:
-        """Take one packet, and return whether there was one."""
-        if self._discarding:
-            self._discard()
-            return True
-        try:
-            connection = self._router.recv(zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        # Only a frame that was not copied has the user id of its key.
-        packet = self._router.recv(zmq.NOBLOCK, copy=False)
-        if packet.more:
-            self.rejected["too many parts"] += 1
-            self._discarding = True
-            return True
-        user = str(packet.get(wire.USER_ID))
-        frame = packet.buffer
+        """Take one packet of each listener, and return whether there was one."""
+        packet = self._curve.receive()
+        if packet is not None:
+            self._on_frame(packet, heard, awake_s)
+        local = self._unix.receive() if self._unix is not None else None
+        if local is not None:
+            self._on_frame(local, heard, awake_s)
+        return packet is not None or local is not None
+
+    def _on_frame(self, packet: ReceivedFrame, heard: list[tuple[Peer, Incoming]], awake_s: float) -> None:
+        connection, user, frame = packet
+        if frame is None:
+            return
         kind = kind_of(frame)
         state = self._by_connection.get(connection)
         if user not in self._titles:
@@ -385,18 +408,14 @@ class Hub:
             heard.append((state.peer, PeerGone(said=True)))
         else:
             self._on_packet(state, connection, frame, heard, awake_s)
-        return True
-
-    def _discard(self) -> None:
-        """Skip the parts of a message that has too many, some at a time."""
-        for _ in range(PARTS_PER_LOOK):
-            if not self._router.getsockopt(zmq.RCVMORE):
-                self._discarding = False
-                return
-            self._router.recv(zmq.NOBLOCK, copy=False)
 
     def _on_packet(
-        self, state: _State, connection: bytes, frame: memoryview, heard: list[tuple[Peer, Incoming]], awake_s: float
+        self,
+        state: _State,
+        connection: ConnectionId,
+        frame: memoryview,
+        heard: list[tuple[Peer, Incoming]],
+        awake_s: float,
     ) -> None:
         state.heard_awake_s = awake_s
         what, body = state.session.hear(frame)
@@ -415,7 +434,7 @@ class Hub:
             self._on_body(state, connection, body, heard)
 
     def _on_body(
-        self, state: _State, connection: bytes, body: bytes | memoryview, heard: list[tuple[Peer, Incoming]]
+        self, state: _State, connection: ConnectionId, body: bytes | memoryview, heard: list[tuple[Peer, Incoming]]
     ) -> None:
         peer = state.peer
         try:
@@ -426,7 +445,7 @@ class Hub:
             messages = [message for message in messages if self._may_read(state, connection, message)]
         heard.extend((peer, message) for message in messages)
 
-    def _unreadable(self, state: _State, connection: bytes, body: bytes | memoryview, error: Exception) -> None:
+    def _unreadable(self, state: _State, connection: ConnectionId, body: bytes | memoryview, error: Exception) -> None:
         """Report the error and end the connection: skipping one packet of a sequence would lose it."""
         role = state.peer.role
         foreign = [tag for tag in wire.tags_in(body) if tag not in wire.TAGS[role]]
@@ -436,7 +455,7 @@ class Hub:
         text = f"the controller is {wire.own_version()} and cannot read what this peer sent: {error}"
         self._refuse(connection, "VersionMismatch", text, "unreadable")
 
-    def _may_read(self, state: _State, connection: bytes, message: ClientMessage | AgentMessage) -> bool:
+    def _may_read(self, state: _State, connection: ConnectionId, message: ClientMessage | AgentMessage) -> bool:
         """Return whether a message under a read-only key only asks. If it does not, it is refused here."""
         if isinstance(message, AskQuestion) and isinstance(message.question, READ_ONLY):
             return True
@@ -451,7 +470,7 @@ class Hub:
 
     def _on_handshake(
         self,
-        connection: bytes,
+        connection: ConnectionId,
         user: str,
         message: Handshake,
         heard: list[tuple[Peer, Incoming]],
@@ -512,6 +531,8 @@ class Hub:
         if awake_s - self._judged_awake_s < JUDGE_EVERY_S:
             return
         self._judged_awake_s = awake_s
+        if self._unix is not None:
+            self._unix.look_after(self._clock())
         for state in list(self._states.values()):
             silent_s = awake_s - state.heard_awake_s
             if silent_s > wire.silence_s(state.peer.role) and not state.silent:
@@ -551,25 +572,22 @@ class Hub:
             self._put(connection, session.beat())
         return True
 
-    def _put(self, connection: bytes, frame: bytes) -> bool:
-        try:
-            self._router.send_multipart([connection, frame], zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
+    def _put(self, connection: ConnectionId, frame: bytes) -> bool:
+        if isinstance(connection, bytes):
+            sent = self._curve.send(connection, frame)
+        else:
+            sent = self._unix.send(connection, frame) if self._unix is not None else Sent.GONE
+        if sent is Sent.GONE:
             state = self._by_connection.get(connection)
             if state is not None and state.connection == connection:
                 state.connection, state.ended = None, connection
-            return False
-        return True
+        return sent is Sent.OK
 
-    def _answer(self, connection: bytes, message: Handshake) -> None:
+    def _answer(self, connection: ConnectionId, message: Handshake) -> None:
         self._put(connection, wire.encode_handshake(message))
 
-    def _refuse(self, connection: bytes, etype: str, text: str, counted_as: str) -> None:
-        """Refuse a peer that breaks the rules. ZeroMQ cannot cut its connection, so the hub forgets the connection."""
+    def _refuse(self, connection: ConnectionId, etype: str, text: str, counted_as: str) -> None:
+        """Refuse a peer that breaks the rules. Its connection is forgotten, and not cut: it reads the reason."""
         self.rejected[counted_as] += 1
         state = self._by_connection.get(connection)
         if state is not None:

@@ -252,11 +252,11 @@ def agent_file(folder: Path, name: str) -> Path:
 def info_for(info: ConnectionInfo, keys: FarmKeys, title: str) -> ConnectionInfo:
     """Return the connection file for one key, made from that of another key.
 
-    An enrolled agent is given the address at which other machines find the farm.
+    An enrolled agent is given the address at which other machines find the farm, and no unix socket.
     """
     pair = keys.peers()[title]
     name = title.partition(":")[2]
-    elsewhere = {"host": info.location or info.host, "location": "", "agent": name} if name else {}
+    elsewhere = {"host": info.location or info.host, "location": "", "agent": name, "socket": ""} if name else {}
     return msgspec.structs.replace(
         info, public_key=pair.public, secret_key=pair.secret, role=role_of(title), **elsewhere
     )

@@ -13,7 +13,6 @@ is the last event of a link.
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 import select
@@ -29,8 +28,11 @@ from ..core.messages import PROTOCOL, ToAgent, ToClient
 from ..system.farm_paths import ConnectionInfo, dialled
 from ..version import __version__
 from . import wire
+from .curve_connection import CurveConnection
 from .handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
+from .interface import PeerConnection
 from .reliable_session import Greeting, Heard, PacketKind, ReliableSession, frame_of, kind_of
+from .unix_connection import connect_by_unix
 
 _chance = random.SystemRandom()
 """The link's own generator, because users may seed the shared one."""
@@ -84,16 +86,6 @@ class Refused(msgspec.Struct, frozen=True):
 
 LinkEvent: TypeAlias = ReceivedMessage | Acked | NewEpoch | Resumed | Lost | Refused
 
-_numbers = itertools.count()
-
-_FAILURES = {
-    zmq.EVENT_DISCONNECTED: "the connection was cut",
-    zmq.EVENT_CLOSED: "nothing listens there",
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "it broke off the handshake (another program, or another farm's keys)",
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "it does not speak the farm's protocol",
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it does not know the key",
-}
-
 
 class Link:
     """One peer's connection to the controller. The module's docstring has the calling contract.
@@ -135,8 +127,10 @@ class Link:
         self._session = ReliableSession()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._epoll = select.epoll()
-        self._socket: zmq.Socket[bytes] | None = None
-        self._monitor: zmq.Socket[bytes] | None = None
+        self._connection: PeerConnection | None = None
+        self._watched: list[int] = []
+        self._avoids_unix = False
+        """Whether the unix socket led to no welcome the last time."""
         self._address = ""
         self._owner = ""
         self._over = False
@@ -180,10 +174,11 @@ class Link:
             return math.inf
         if self._more:
             return -math.inf
-        if self._socket is None:
+        if self._connection is None:
             return self._retry_at_s
+        congested = self._congested or self._connection.is_congested
         # At least this often, so that `Timeouts` can distinguish this process's sleep from a suspended machine.
-        latest = self._now_s + (wire.ACK_WITHIN_S if self._congested else wire.PAUSE_S - 0.5)
+        latest = self._now_s + (wire.ACK_WITHIN_S if congested else wire.PAUSE_S - 0.5)
         return min(self._beat_at_s, self._ack_at_s, latest)
 
     # -------------------------------------------------------------------------------------- actions
@@ -206,9 +201,9 @@ class Link:
         self._patience = self._patience or wire.Timeouts(now_s)
         self._awake_s = self._patience.look(now_s)
         self._session.confirm()
-        if self._socket is None and now_s >= self._retry_at_s:
+        if self._connection is None and now_s >= self._retry_at_s:
             self._dial(events)
-        if self._socket is not None:
+        if self._connection is not None:
             self._converse(events)
         return events
 
@@ -224,7 +219,7 @@ class Link:
             if now_s >= deadline_s:
                 break
             self._epoll.poll(max(0.0, min(deadline_s, self.next_deadline()) - now_s))
-        if self._socket is not None and self._up:
+        if self._connection is not None and self._up:
             self._put(frame_of(PacketKind.BYE))
         self._over = True
         self._hang_up(LINGER_MS if self._up else 0)
@@ -250,33 +245,28 @@ class Link:
         if self.farm is not None and info.incarnation != self.farm:
             return self._end(_replaced(info.farm), events)
         host = dialled(info)
-        self._address = f"{host}:{info.port}"
         # Under another key this is another peer: sessions are bound to their keys by their names.
         self._owner = "reader:" if info.role == "reader" else ""
         try:
-            self._open(info, host)
+            self._connection = self._connect(info, host)
         except (zmq.ZMQError, ValueError) as error:
-            self._hang_up(0)
             return self._retry(f"the connection file of farm {info.farm!r} cannot be used: {error}")
+        self._watched = self._connection.fds()
+        for fd in self._watched:
+            self._epoll.register(fd, select.EPOLLIN)
         self._say_hello()
 
-    def _open(self, info: ConnectionInfo, host: str) -> None:
-        self._socket = socket = self._context.socket(zmq.DEALER)
-        wire.guard(socket)
-        socket.reconnect_ivl = -1
-        socket.connect_timeout = int(wire.HANDSHAKE_S * 1000)
-        socket.ipv6 = ":" in host
-        socket.curve_serverkey = info.server_key.encode()
-        socket.curve_publickey = info.public_key.encode()
-        socket.curve_secretkey = info.secret_key.encode()
-        kinds = 0
-        for kind in _FAILURES:
-            kinds |= kind
-        self._monitor = socket.get_monitor_socket(kinds, f"inproc://link-monitor-{next(_numbers)}")
-        self._monitor.linger = 0
-        self._epoll.register(socket.FD, select.EPOLLIN)
-        self._epoll.register(self._monitor.FD, select.EPOLLIN)
-        socket.connect(wire.tcp_endpoint(host, info.port))
+    def _connect(self, info: ConnectionInfo, host: str) -> PeerConnection:
+        """Return a connection by the farm's unix socket if this process can use it, else by TCP."""
+        if info.socket and not self._avoids_unix:
+            local = connect_by_unix(info)
+            if local is not None:
+                self._address = info.socket
+                self._avoids_unix = True  # until it has led to a welcome
+                return local
+        self._address = f"{host}:{info.port}"
+        self._avoids_unix = False
+        return CurveConnection(self._context, info, host)
 
     def _say_hello(self) -> None:
         """Send a `Hello`; also on a standing connection, when the controller asks for it or something was lost on the
@@ -290,20 +280,14 @@ class Link:
         self._put(wire.encode_handshake(hello))
 
     def _hang_up(self, linger_ms: int) -> None:
-        if self._socket is None:
+        if self._connection is None:
             return
         # Before they are closed: ZeroMQ closes the descriptors later, in a thread of its own.
-        for socket in (self._socket, self._monitor):
-            if socket is not None:
-                try:
-                    self._epoll.unregister(socket.FD)
-                except OSError:
-                    pass  # `_open` did not get that far
-        self._socket.disable_monitor()
-        if self._monitor is not None:
-            self._monitor.close(0)
-        self._socket.close(linger_ms)
-        self._socket = self._monitor = None
+        for fd in self._watched:
+            self._epoll.unregister(fd)
+        self._connection.close(linger_ms)
+        self._connection = None
+        self._watched = []
         self._congested = self._more = False
 
     def _retry(self, why: str) -> None:
@@ -331,14 +315,14 @@ class Link:
     def _converse(self, events: list[LinkEvent]) -> None:
         """Send and receive until neither makes progress.
 
-        ZeroMQ's descriptors report only changes: after sending, the socket must be read until it is empty, or the next
-        message would wake nobody.
+        ZeroMQ's descriptors report only changes: after sending, the connection must be read until it is empty, or the
+        next message would wake nobody.
         """
         budget = FRAMES_PER_STEP
         while True:
             self._speak()
             budget, empty = self._listen(budget, events)
-            if self._socket is None:
+            if self._connection is None:
                 return
             # A received frame may have been an acknowledgement, which opens the window.
             if not empty or not self._up or self._congested or not self._session.can_speak:
@@ -368,34 +352,29 @@ class Link:
             self._ack_at_s = math.inf
 
     def _put(self, frame: bytes) -> bool:
-        assert self._socket is not None
-        try:
-            self._socket.send(frame, zmq.NOBLOCK)
-        except zmq.Again:
-            self._congested = True
-            return False
-        self._congested = False
-        return True
+        assert self._connection is not None
+        self._congested = not self._connection.send(frame)
+        return not self._congested
 
     def _listen(self, budget: int, events: list[LinkEvent]) -> tuple[int, bool]:
-        """Take at most `budget` frames. Return the remaining budget, and whether the socket is empty."""
+        """Take at most `budget` frames. Return the remaining budget, and whether the connection is empty."""
         while budget > 0:
-            if self._socket is None:
+            if self._connection is None:
                 return budget, True
             try:
-                frame = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
+                frame = self._connection.receive()
+            except ValueError as error:
+                self._drop(str(error), events)
+                return budget, True
+            if frame is None:
                 return budget, True
             budget -= 1
             self.heard_s = self._now_s
             self._heard_awake_s = self._awake_s
-            if self._socket.getsockopt(zmq.RCVMORE):
-                self._drop("it sent nonsense", events)
-            else:
-                self._on_frame(frame, events)
+            self._on_frame(frame, events)
         return budget, False
 
-    def _on_frame(self, frame: bytes, events: list[LinkEvent]) -> None:
+    def _on_frame(self, frame: bytes | memoryview, events: list[LinkEvent]) -> None:
         kind = kind_of(frame)
         if kind is PacketKind.HANDSHAKE:
             return self._on_handshake(wire.decode_handshake(frame), events)
@@ -444,6 +423,7 @@ class Link:
             self._session.begin(0)
             return self._say_hello()
         self._up = True
+        self._avoids_unix = False
         self._tries = self._denials = 0
         self.problem = ""
         # at once: until the controller hears something, it assumes that its Welcome was lost
@@ -452,25 +432,23 @@ class Link:
         events.append(NewEpoch(welcome) if greeting is Greeting.ANEW else Resumed())
 
     def _watch(self, events: list[LinkEvent]) -> bool:
-        """Check ZeroMQ's reports about the connection. Return whether it stands."""
-        assert self._monitor is not None
-        while wire.has_input(self._monitor):
-            event = int.from_bytes(self._monitor.recv_multipart(zmq.NOBLOCK)[0][:2], "little")
-            if event not in _FAILURES:
-                continue
-            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                self._denials += 1
-                if self._denials >= DENIALS_MAX:
-                    text = f"the farm at {self._address} does not know the key in our connection file"
-                    self._end(Refuse("SecurityError", text), events)
-                    return False
-            # What arrived before the cut can still be read.
-            while self._socket is not None and not self._listen(FRAMES_PER_STEP, events)[1]:
-                pass
-            if self._socket is not None:
-                self._drop(_FAILURES[zmq.Event(event)], events)
-            return False
-        return True
+        """Look whether the connection has ended. Return whether it stands."""
+        assert self._connection is not None
+        failure = self._connection.failure()
+        if failure is None:
+            return True
+        if failure.denied:
+            self._denials += 1
+            if self._denials >= DENIALS_MAX:
+                text = f"the farm at {self._address} does not know the key in our connection file"
+                self._end(Refuse("SecurityError", text), events)
+                return False
+        # What arrived before the cut can still be read.
+        while self._connection is not None and not self._listen(FRAMES_PER_STEP, events)[1]:
+            pass
+        if self._connection is not None:
+            self._drop(failure.why, events)
+        return False
 
 
 def _replaced(name: str) -> Refuse:

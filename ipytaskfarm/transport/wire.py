@@ -154,9 +154,9 @@ def tags_in(body: bytes | memoryview) -> list[str]:
     return [str(message.get("type"))[:40] for message in messages[:16] if isinstance(message, dict)]
 
 
-def raw_key(public: str) -> bytes:
-    """Return a z85-encoded key as raw bytes, the form in ZAP."""
-    return z85.decode(public)
+def public_key(raw: bytes) -> str:
+    """Return the z85 text of a key that ZAP gives as raw bytes."""
+    return z85.encode(raw).decode("ascii")
 
 
 def curve_keypair() -> tuple[str, str]:

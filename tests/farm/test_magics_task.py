@@ -19,7 +19,7 @@ import pytest
 from IPython.core.error import UsageError
 
 from ipytaskfarm import Farm, StringTask, TaskClient, errors
-from ipytaskfarm.client import TaskResult
+from ipytaskfarm.client import TaskResult, debugging
 from ipytaskfarm.jupyter.task_actions import ACTIONS, OPTIONS
 from ipytaskfarm.jupyter.task_magics import split_map
 from tests.support.farms import DEADLINE_S, Gate, until_running
@@ -439,11 +439,17 @@ def test_the_debugger_is_opened_for_a_task(shell: Shell, tc: TaskClient, monkeyp
     shell.ok("from ipytaskfarm import Task\nbad, good = tc.run(Task(fails, args=(1,))), tc.run(Task(fails, args=(2,)))")
     shell.ok("tc.barrier([bad, good])")
     opened: list[bool] = []
+    monkeypatch.setattr(debugging, "can_ask", lambda: True)
     for name in ("last_type", "last_value", "last_traceback"):
         monkeypatch.setattr(sys, name, None, raising=False)
     monkeypatch.setattr(shell.shell.InteractiveTB, "debugger", lambda force: opened.append(force))
     shell.ok(f"%task debug {shell['bad']}")
     assert opened == [True]
-    frames = list(traceback.walk_tb(sys.last_traceback))
-    assert repr(frames[-1][0].f_locals["y"]) == "0"
-    shell.fails(f"%task debug {shell['good']}", UsageError, "it has not failed")
+    *_, (frame, _) = traceback.walk_tb(sys.last_traceback)
+    assert (frame.f_locals["x"], frame.f_locals["y"]) == (1, 0)
+    shell.ok(f"%task debug --frames {shell['bad']}")
+    *_, (frame, _) = traceback.walk_tb(sys.last_traceback)
+    assert repr(frame.f_locals["y"]) == "0"
+    assert opened == [True, True]
+    assert f"task {shell['good']} succeeded here: 1.0" in shell.ok(f"%task debug {shell['good']}").out
+    shell.fails(f"%task debug --frames {shell['good']}", UsageError, "has not failed")

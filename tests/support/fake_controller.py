@@ -76,9 +76,7 @@ class FakeController:
 
     def crash(self) -> None:
         """Be gone without a word."""
-        self.hub._router.close(0)
-        self.hub._gate.close(0)
-        self.hub._context.term()
+        self.hub._curve.close(0)
 
     def restart(self, farm: str | None = None) -> None:
         """Come back on the same port in the next epoch (or as another farm), knowing nothing."""
@@ -92,7 +90,7 @@ class FakeController:
 
     def close(self) -> None:
         """The end of the test."""
-        if not self.hub._router.closed:
+        if not self.hub._curve.closed:
             self.hub.close()
 
     def pump(self, timeout_s: float = 0.05) -> None:

@@ -1,4 +1,4 @@
-"""A hub, its links, and a TCP proxy with faults, all driven in one thread by a clock that tests set.
+"""A hub, its links, and a proxy with faults, all driven in one thread by a clock that tests set.
 
 The tests of the transport share it.
 """
@@ -9,8 +9,10 @@ import contextlib
 import selectors
 import socket
 import struct
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -28,20 +30,29 @@ T = TypeVar("T")
 
 
 class Proxy:
-    """Forwards TCP connections; it can reset all of them, swallow one direction, and stop answering."""
+    """Forwards connections by TCP or by unix socket; it can reset all of them, swallow one direction, and stop
+    answering.
+    """
 
-    def __init__(self, port: int) -> None:
-        self._target = port
+    def __init__(self, port: int, path: Path | None = None, target: Path | None = None) -> None:
+        """Forward to a port of this machine, or what comes to the socket file `path` to the socket file `target`."""
+        self._port = port
+        self._target = target
         self._selector = selectors.DefaultSelector()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", 0)) if path is None else socket.socket(socket.AF_UNIX)
+        if path is not None:
+            self._listener.bind(str(path))
+            self._listener.listen()
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._pairs: dict[socket.socket, tuple[socket.socket, bool]] = {}
         self._waiting: dict[socket.socket, bytearray] = {}
-        self.port: int = self._listener.getsockname()[1]
+        self.port: int = self._listener.getsockname()[1] if path is None else 0
         self.swallow_up = False
         """Whether packets from peers are lost without notice."""
         self.swallow_down = False
+        self.halves = False
+        """Whether only the first half of what peers send at once is forwarded."""
         self.accepted = 0
 
     def turn(self) -> None:
@@ -57,11 +68,16 @@ class Proxy:
 
     def _accept(self) -> None:
         inner, _ = self._listener.accept()
-        outer = socket.create_connection(("127.0.0.1", self._target))
+        if self._target is None:
+            outer = socket.create_connection(("127.0.0.1", self._port))
+            for sock in (inner, outer):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        else:
+            outer = socket.socket(socket.AF_UNIX)
+            outer.connect(str(self._target))
         self.accepted += 1
         for sock, other, up in ((inner, outer, True), (outer, inner, False)):
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._pairs[sock] = (other, up)
             self._waiting[sock] = bytearray()
             self._selector.register(sock, selectors.EVENT_READ)
@@ -75,7 +91,7 @@ class Proxy:
         if not data:
             self._close(sock)
         elif not (self.swallow_up if up else self.swallow_down):
-            self._waiting[other] += data
+            self._waiting[other] += data[: len(data) // 2] if self.halves and up else data
 
     def _write(self, sock: socket.socket) -> None:
         waiting = self._waiting.get(sock)
@@ -105,9 +121,17 @@ class Proxy:
 
 
 class World:
-    """All of it. `turn` is one turn of everybody's loop."""
+    """All of it. `turn` is one turn of everybody's loop.
 
-    def __init__(self) -> None:
+    Args:
+        by_unix: whether the links use unix sockets. TCP then leads nowhere.
+    """
+
+    def __init__(self, by_unix: bool = False) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="itf-", dir="/tmp")
+        folder = Path(self._folder.name)
+        self.socket_path = folder / "controller.sock" if by_unix else None
+        self._proxy_path = folder / "proxy.sock" if by_unix else None
         self.keys: FarmKeys = make_farm_keys()
         self._offset_s = 0.0
         self._on_the_way = 0
@@ -117,7 +141,7 @@ class World:
         self.events: dict[Link, list[LinkEvent]] = {}
         self.incarnation = "farm-1"
         self.hub = self.start_hub(0)
-        self.proxy = Proxy(self.hub.port)
+        self.proxy = Proxy(self.hub.port, self._proxy_path, self.socket_path)
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._raw: list[zmq.Socket[bytes]] = []
 
@@ -128,18 +152,22 @@ class World:
         """The next life of the controller."""
         self.epoch += 1
         port = self.hub.port if port is None else port
-        self.hub = Hub("127.0.0.1", port, self.keys, self.incarnation, "default", self.epoch, clock=self.now)
+        self.hub = Hub(
+            "127.0.0.1", port, self.keys, self.incarnation, "default", self.epoch, clock=self.now,
+            socket_path=self.socket_path,
+        )  # fmt: skip
         self._count(self.hub, "_put", 1)
-        self._count(self.hub, "_receive_one", -1)
+        self._count(self.hub, "_on_frame", -1)
         return self.hub
 
     def info(self, role: str = "client", *, direct: bool = False, pair: KeyPair | None = None) -> ConnectionInfo:
         pair = pair or self.keys.peers()[role]
         return ConnectionInfo(
             farm="default", incarnation=self.incarnation, host="127.0.0.1",
-            port=self.hub.port if direct else self.proxy.port, server_key=self.keys.server.public,
+            port=self.hub.port if direct else self.proxy.port or 1, server_key=self.keys.server.public,
             public_key=pair.public, secret_key=pair.secret, role=role, controller_pid=1, controller_started=1.0,
             version=__version__, protocol=PROTOCOL,
+            socket=str((self.socket_path if direct else self._proxy_path) or ""),
         )  # fmt: skip
 
     def link(
@@ -194,7 +222,7 @@ class World:
 
         def turned() -> T:
             nonlocal patient_until
-            if not any(link._socket is not None and not link.is_up for link in self.events):
+            if not any(link._connection is not None and not link.is_up for link in self.events):
                 patient_until = time.monotonic() + 0.5
                 self._offset_s += pace_s
             elif time.monotonic() > patient_until:
@@ -262,11 +290,12 @@ class World:
         for sock in self._raw:
             sock.close()
         self.context.destroy(linger=0)
+        self._folder.cleanup()
 
 
 @contextlib.contextmanager
-def world() -> Iterator[World]:
-    it = World()
+def world(by_unix: bool = False) -> Iterator[World]:
+    it = World(by_unix)
     try:
         yield it
     finally:

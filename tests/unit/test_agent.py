@@ -84,7 +84,7 @@ class Desk:
         for agent in self.agents:
             deadline_s = time.monotonic() + 20
             while agent.poll() is None and time.monotonic() < deadline_s:
-                if self.controller.hub._router.closed:
+                if self.controller.hub._curve.closed:
                     break
                 self.controller.acknowledging = True
                 self.controller.pump()

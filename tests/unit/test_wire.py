@@ -29,9 +29,9 @@ from tests.support.wire_world import World, world
 pytestmark = pytest.mark.timeout(60)
 
 
-@pytest.fixture
-def w() -> Iterator[World]:
-    with world() as it:
+@pytest.fixture(params=["tcp", "unix"])
+def w(request: pytest.FixtureRequest) -> Iterator[World]:
+    with world(by_unix=request.param == "unix") as it:
         yield it
 
 
@@ -459,7 +459,7 @@ def test_retries_grow_rarer_and_bear_chance(w: World) -> None:
 
     def read() -> ConnectionInfo:
         dials.append(w.now())
-        return msgspec.structs.replace(w.info(), port=port)
+        return msgspec.structs.replace(w.info(), port=port, socket="")
 
     link = w.link(read=read)
     w.until(lambda: len(dials) >= 10, pace_s=0.05)

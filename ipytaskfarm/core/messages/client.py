@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from .agent import Input
 from .blob_chunks import BlobPiece, ReadBlob
 from .running_task import TaskMessages
 from .tables import (
@@ -47,6 +48,12 @@ class FetchResults(msgspec.Struct, frozen=True, tag="Fetch"):
     """Question: the results of these tasks.  Answer: `Fetched`."""
 
     ids: list[int]
+
+
+class ReadTask(msgspec.Struct, frozen=True, tag=True):
+    """Question: a task as it was handed in, with its code and its inputs.  Answer: `TaskCopy`."""
+
+    id: int
 
 
 class AbortTasks(msgspec.Struct, frozen=True, tag="Abort"):
@@ -344,8 +351,8 @@ class ClearKept(msgspec.Struct, frozen=True, tag=True):
 
 
 Question: TypeAlias = (
-    WatchTasks | FetchResults | AbortTasks | Clear | RetryTasks | QueueStatus | ListTasks | ExplainTasks | CheckTask |
-    Stuck | Outputs | CommandOutputs | Stack | ReadQueueStatus
+    WatchTasks | FetchResults | ReadTask | AbortTasks | Clear | RetryTasks | QueueStatus | ListTasks | ExplainTasks
+    | CheckTask | Stuck | Outputs | CommandOutputs | Stack | ReadQueueStatus
     | MarkTasksDone | MarkTasksFailed | PauseJobs | DrainNode | FindJobs | SendToTask | ReadTaskMessages | ProgressOf
     | ReadHistory | ListRunning
     | ListEngines | ListCommandQueues | FarmStatus | SetWanted | RemoveEngines | HoldFarm | CompactStore | StopFarm |
@@ -447,6 +454,18 @@ class Fetched(msgspec.Struct, frozen=True, tag=True):
     unknown: list[int] = []
 
 
+class TaskCopy(msgspec.Struct, frozen=True, tag=True):
+    """A task as it was handed in: all that a client needs to run it itself."""
+
+    task: Submission
+    functions: list[Function] = []
+    """The code of its function and environment, of the functions among its rules, and of its recovery tasks."""
+    inputs: list[Input] = []
+    """The results that it takes."""
+    item: int | None = None
+    """Of an item of a map: its index in the chunk whose payload `task` has."""
+
+
 class Aborted(msgspec.Struct, frozen=True, tag=True):
     """Per id: aborted, already aborted, already completed, unknown."""
 
@@ -498,9 +517,9 @@ class NumberReply(msgspec.Struct, frozen=True, tag="Number"):
 
 
 Reply: TypeAlias = (
-    Refusal | Watched | Fetched | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskRows | TextReply
-    | JobTable | TaskMessages | ProgressTable | RunningTable | EventTable | FlagReply | NumberReply | EngineTable
-    | CommandQueueTable | FarmState | StickyTable | KeptTable | ConnectionTable | BlobPiece
+    Refusal | Watched | Fetched | TaskCopy | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskRows
+    | TextReply | JobTable | TaskMessages | ProgressTable | RunningTable | EventTable | FlagReply | NumberReply
+    | EngineTable | CommandQueueTable | FarmState | StickyTable | KeptTable | ConnectionTable | BlobPiece
 )  # fmt: skip
 
 

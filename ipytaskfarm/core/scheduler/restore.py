@@ -21,15 +21,16 @@ from .admission import claim
 from .agent_entry import AgentEntry
 from .clients import Block, ClientEntry
 from .clock import Now
-from .entries import AssignedRun, EngineEntry, EngineState, RecordedBatch
+from .entries import AssignedRun, EngineEntry, EngineState, RecordedBatch, class_key_of
 from .jobs import JobEntry
 from .kept_commands import KeptOnEngine
 from .running_tasks import Family
 from .settings import WANTED_MAX, SchedulerSettings
 from .state import SchedulerState
+from .stored_tasks import task_of
 from .task import QUEUED, Queued
 from .task_messages import restore_mail
-from .transitions import count_dependencies, restore, restore_assignment, task_of
+from .transitions import count_dependencies, restore, restore_assignment
 
 _decode_marks = msgspec.json.Decoder(list[str]).decode
 _decode_retried = msgspec.json.Decoder(dict[str, Retried]).decode
@@ -138,9 +139,10 @@ def _restore_handout(farm: SchedulerState, handout: SaveHandOut, now: Now) -> No
     batch = RecordedBatch(handout.number, {}, handout.at_s)
     for task_id, attempt in handout.runs:
         run: RunKey = (task_id, attempt)
-        assigned = AssignedRun(batch, 0.0, False, None)
-        engine.add_run(run, assigned)
         task = farm.tasks.unfinished.get(task_id)
+        concurrent = task is not None and class_key_of(task, False).concurrent
+        assigned = AssignedRun(batch, 0.0, False, None, concurrent=concurrent)
+        engine.add_run(run, assigned)
         if task is not None and attempt > task.attempt:
             restore_assignment(farm, task, engine, attempt)
             # Nobody knows yet which of the tasks began: all have claims until the agent reports.

@@ -1,0 +1,132 @@
+"""The controller's end of the connections by TCP: one ZeroMQ ROUTER with CURVE, and its gatekeeper."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import zmq
+
+from . import wire
+from .interface import ConnectionId, KnownKey, ReceivedFrame, Sent
+
+PARTS_PER_LOOK = 1000
+LINGER_MS = 100
+
+
+class CurveListener:
+    """See `interface.PeerListener`.
+
+    Args:
+        host, port: the address; port 0 for any that is free.
+        secret: the controller's secret key.
+        known: public key -> the key, for all keys that peers may have. The caller keeps it up to date.
+        rejected: counts refused connections and messages by reason.
+
+    Raises:
+        zmq.ZMQError: the address cannot be listened on.
+    """
+
+    def __init__(
+        self, host: str, port: int, secret: str, known: Mapping[str, KnownKey], rejected: Counter[str]
+    ) -> None:
+        self._known = known
+        self._rejected = rejected
+        self._discarding = False
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._gate = self._context.socket(zmq.REP)
+        self._gate.linger = 0
+        self._gate.bind("inproc://zeromq.zap.01")
+        self._router = self._context.socket(zmq.ROUTER)
+        try:
+            self._listen(host, port, secret)
+        except zmq.ZMQError:
+            self._context.destroy(linger=0)
+            raise
+        self.port = int(self._router.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+
+    def _listen(self, host: str, port: int, secret: str) -> None:
+        wire.guard(self._router)
+        self._router.router_mandatory = 1
+        self._router.ipv6 = ":" in host
+        self._router.curve_server = 1
+        self._router.curve_secretkey = secret.encode()
+        self._router.setsockopt(zmq.ZAP_DOMAIN, wire.DOMAIN)
+        # Without this option libzmq would accept everyone if the gatekeeper were missing.
+        self._router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        self._router.bind(wire.tcp_endpoint(host, port or "*"))
+
+    def fds(self) -> list[int]:
+        """Return the descriptors to wait for. They report only changes: call `has_input` before each wait."""
+        return [int(self._gate.getsockopt(zmq.FD)), int(self._router.getsockopt(zmq.FD))]
+
+    def has_input(self) -> bool:
+        """Return whether `receive` would return something; let peers with known keys in."""
+        self.serve_gate()
+        return self._discarding or wire.has_input(self._router)
+
+    def serve_gate(self) -> None:
+        """Answer ZeroMQ's questions whether a key is accepted.
+
+        The answer contains the user id for all messages under that key.
+        """
+        while wire.has_input(self._gate):
+            version, request, domain, _, _, mechanism, *credentials = self._gate.recv_multipart(zmq.NOBLOCK)
+            known = None
+            if domain == wire.DOMAIN and mechanism == b"CURVE" and len(credentials) == 1:
+                known = self._known.get(wire.public_key(credentials[0]))
+            if known is None:
+                self._rejected["unknown key"] += 1
+                verdict = [b"400", b"this key is not of this farm", b""]
+            else:
+                verdict = [b"200", b"", known.user.encode()]
+            self._gate.send_multipart([version, request, *verdict, b""], zmq.NOBLOCK)
+
+    def receive(self) -> ReceivedFrame | None:
+        """See `PeerListener`."""
+        if self._discarding:
+            return self._discard()
+        try:
+            connection = self._router.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        # Only a frame that was not copied has the user id of its key.
+        frame = self._router.recv(zmq.NOBLOCK, copy=False)
+        if frame.more:
+            self._rejected["too many parts"] += 1
+            self._discarding = True
+            return ReceivedFrame(connection, "", None)
+        return ReceivedFrame(connection, str(frame.get(wire.USER_ID)), frame.buffer)
+
+    def _discard(self) -> ReceivedFrame:
+        """Skip the parts of a message that has too many, some at a time."""
+        for _ in range(PARTS_PER_LOOK):
+            if not self._router.getsockopt(zmq.RCVMORE):
+                self._discarding = False
+                break
+            self._router.recv(zmq.NOBLOCK, copy=False)
+        return ReceivedFrame(b"", "", None)
+
+    def send(self, connection: ConnectionId, frame: bytes) -> Sent:
+        """See `PeerListener`."""
+        assert isinstance(connection, bytes)
+        try:
+            self._router.send_multipart([connection, frame], zmq.NOBLOCK)
+        except zmq.Again:
+            return Sent.FULL
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return Sent.GONE
+        return Sent.OK
+
+    def close(self, linger_ms: int = LINGER_MS) -> None:
+        """See `PeerListener`. Closing it twice is no error."""
+        self._router.close(linger_ms)
+        self._gate.close(0)
+        self._context.term()
+
+    @property
+    def closed(self) -> bool:
+        """Return whether it is closed."""
+        return bool(self._router.closed)
