@@ -212,6 +212,16 @@ def test_a_process_left_behind_is_found_and_ended(tmp_path: Path) -> None:
         assert planted.wait(10) == -9
 
 
+def test_the_last_state_of_a_handle_is_saved_when_its_farm_ends(notebook: Notebook) -> None:
+    notebook.run("from ipytaskfarm import Farm\nshort = Farm(n=1, name='short', drain=0)\n%taskfarm connect short")
+    cell = notebook.run(f"%%task -o h\n{SLEEPS}")
+    cell.shows("running on engine 0")
+    notebook.run("%taskfarm connect lab\nshort.close()")
+    cell.shows("not followed any longer", DEADLINE_S)
+    (output,) = [each for each in notebook.outputs(1) if "ipytaskfarm" not in each.get("text", "")]
+    assert "running on engine 0; not followed any longer" in "".join(output["data"]["text/plain"])
+
+
 def test_a_job_that_is_shown_follows_itself(notebook: Notebook, tc: TaskClient, gate: Gate) -> None:
     notebook.run(f"job = tc.create_job('alive')\nfor _ in range(3): job.add_task(Task({gate.code!r}))\njob.submit()")
     cell = notebook.run("job")
