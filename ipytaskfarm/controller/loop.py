@@ -16,21 +16,34 @@ from pathlib import Path
 import msgspec
 
 from ..core.errors import ResultTooLarge, StoreError, StoreFull
-from ..core.messages import Answer, AskQuestion, Clear, EngineDown, Finals, HandOut, Message, Refusal, StopFarm
+from ..core.messages import (
+    Accepted,
+    Answer,
+    AskQuestion,
+    Clear,
+    EngineDown,
+    Finals,
+    HandOut,
+    Message,
+    Refusal,
+    StopFarm,
+)
 from ..core.messages.blob_chunks import ReadBlob
 from ..core.messages.running_task import Declined, TaskReply
 from ..core.messages.tables import FarmState
 from ..core.saves import SaveFinal
 from ..core.scheduler.clock import Now
 from ..core.scheduler.decision import Decision, Load
-from ..core.scheduler.events import Back, Event, Gone, Joined, Revoked, Silent, StoreRoom
+from ..core.scheduler.events import Back, Event, Gone, Joined, ProcessGone, Revoked, Silent, StoreRoom
 from ..core.scheduler.scheduler import Scheduler
 from ..core.states import ABORTS
 from ..core.text import text_of
 from ..core.validation import why_refused
 from ..storage.event_log import EventLog
 from ..storage.store import Store
-from ..transport.hub import Hub, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
+from ..system.machine import why_gone
+from ..transport.hub import Hub
+from ..transport.peer_events import Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from . import replies
 from .access import FarmAccess
 from .blob_reading import BlobReader, ReadPiece
@@ -112,10 +125,8 @@ class ControllerLoop:
         """Make one turn, and return whether the farm has stopped."""
         ready = self._hub.poll(self._patience_s(), self._fds())
         now = Now(time.monotonic(), time.time())
-        events = list(self._events(ready, now))
-        for session, event in events:
-            self.recent.append((now.mono_s, session, type(event).__name__))
-        out = self._scheduler.turn(events, now)
+        events: list[tuple[str, Event]] = []
+        out = self._scheduler.turn(self._noted(self._events(ready, now), now, events), now)
         if self._event_log is not None:
             self._event_log.note(now, events, out.saves)
         if out.saves:
@@ -136,6 +147,16 @@ class ControllerLoop:
     def _fds(self) -> list[int]:
         others = (self._evaluator.fd(), self._reader.fd() if self._reader is not None else None)
         return [*self._watch_fds, *(fd for fd in others if fd is not None)]
+
+    def _noted(
+        self, heard: Iterator[tuple[str, Event]], now: Now, events: list[tuple[str, Event]]
+    ) -> Iterator[tuple[str, Event]]:
+        """Return the same events one by one: the time until the next one is asked for is the cost of an event."""
+        for session, event in heard:
+            self.recent.append((now.mono_s, session, type(event).__name__))
+            if self._event_log is not None:
+                events.append((session, event))
+            yield session, event
 
     def _events(self, ready: set[int], now: Now) -> Iterator[tuple[str, Event]]:
         later, self._next = self._next, []
@@ -158,10 +179,19 @@ class ControllerLoop:
         if now.mono_s - self._room_checked_s >= ROOM_CHECK_S:
             self._room_checked_s = now.mono_s
             yield "", StoreRoom(self._lack_of_room())
+            yield from self._gone_agents()
             if self._retention is not None and (ids := self._retention.due(now.mono_s, now.wall_s)):
                 yield "", AskQuestion(0, Clear(ids))
             if self._blob_sweeper is not None:
                 self._blob_sweeper.turn(now.mono_s)
+
+    def _gone_agents(self) -> Iterator[tuple[str, Event]]:
+        """Yield an event for each silent agent whose process is known to be gone. No other one has to be waited for."""
+        for agent in self._scheduler.farm.agents.by_session.values():
+            if agent.reachable or agent.process is None or agent.gone:
+                continue
+            if why := why_gone(agent.process):
+                yield agent.session, ProcessGone(why)
 
     def _lack_of_room(self) -> str | None:
         free = self._store.free_bytes()
@@ -211,18 +241,22 @@ class ControllerLoop:
         for assignment in out.assignments:
             self._hand_out(assignment.agent, self._payloads.hand_out(assignment))
         for load in out.loads:
+            began_s = time.monotonic()
             session, reply = self._answer_from_store(load)
             if isinstance(reply, (Answer, TaskReply)):
                 self._send(session, reply)
             else:
                 self._next.append((session, reply))
+            self._hub.charge_answer(session, time.monotonic() - began_s)
         for question in out.evaluations:
             self._evaluator.ask(question)
         if out.evaluations:
             self._next.extend(("", answer) for answer in self._evaluator.answers())
         direct, self._direct = self._direct, []
         for session, event in direct:
+            began_s = time.monotonic()
             self._answer_directly(session, event)
+            self._hub.charge_answer(session, time.monotonic() - began_s)
         if self._reader is not None:
             self._send_pieces(self._reader)
 
@@ -271,7 +305,8 @@ class ControllerLoop:
 
     def _send(self, session: str, message: Message) -> None:
         try:
-            self._hub.send(session, message)
+            # The end of the task often follows at once, and both then wake the client once.
+            self._hub.send(session, message, can_wait=type(message) is Accepted)
         except ResultTooLarge as error:
             self._hub.send(session, _refused(message, f"{error}, or ask for less at once"))
 

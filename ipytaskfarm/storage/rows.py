@@ -139,6 +139,18 @@ def _dropped_handouts(group: list[s.DropHandOut]) -> list[Statement]:
     return [Statement("DELETE FROM handouts WHERE number = ?", [(h.number,) for h in group])]
 
 
+def _agents(group: list[s.SaveAgent]) -> list[Statement]:
+    sql = (
+        "INSERT OR REPLACE INTO agents (session, node, host, boot, namespace, pid, started_s) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)"
+    )
+    return [Statement(sql, [(a.session, a.node, *msgspec.structs.astuple(a.process)) for a in group])]
+
+
+def _dropped_agents(group: list[s.DropAgent]) -> list[Statement]:
+    return [Statement("DELETE FROM agents WHERE session = ?", [(a.session,) for a in group])]
+
+
 def _cleared(group: list[s.SaveClear]) -> list[Statement]:
     spans: list[Row] = list(_spans(id for save in group for id in save.ids))
     ended = "EXISTS (SELECT 1 FROM finals AS f WHERE f.task = tasks.id)"
@@ -264,6 +276,8 @@ _BY_KIND: dict[type, Callable[[list[Any]], list[Statement]]] = {
     s.SaveKept: _kept,
     s.SaveKeptOn: _kept_on,
     s.DropKept: _dropped_kept,
+    s.SaveAgent: _agents,
+    s.DropAgent: _dropped_agents,
 }
 
 
@@ -292,6 +306,14 @@ FINAL_RECORDS = (
     "SELECT f.task, f.reason, t.name, t.needs IS NOT NULL AND json_extract(t.needs, '$.keep') IS 1, t.queue_seq, "
     "t.items, t.part_of, t.part FROM finals AS f JOIN tasks AS t ON t.id = f.task ORDER BY f.task"
 )
+AGENTS = "SELECT session, node, host, boot, namespace, pid, started_s FROM agents ORDER BY session"
+
+FORGET_AGENTS = (
+    "DELETE FROM agents WHERE NOT EXISTS "
+    "(SELECT 1 FROM handouts WHERE substr(engine, 1, length(session) + 1) = session || '.')"
+)
+"""Forget agents without runs: those that live report again."""
+
 HANDOUTS = "SELECT number, engine, engine_id, runs, at_s FROM handouts ORDER BY number"
 JOBS = "SELECT spec, session, arrived, failed, paused FROM jobs"
 OF_JOB = "SELECT id FROM tasks WHERE job = ? ORDER BY id"

@@ -172,6 +172,11 @@ class ReliableSession:
         return len(self._flight) >= self._window_packets or self._flight_bytes >= self._window_bytes
 
     @property
+    def has_unsent(self) -> bool:
+        """Return whether messages wait for the connection or for the window."""
+        return bool(self._said) or self._on_connection < len(self._flight)
+
+    @property
     def can_speak(self) -> bool:
         """Return whether `next_frame` has a frame."""
         return self._on_connection < len(self._flight) or (bool(self._said) and not self.window_is_shut)
@@ -263,9 +268,19 @@ class ReliableSession:
         """Return whether packets were received for which `confirm` was not called."""
         return self._confirmed < self._last_in
 
-    def confirm(self) -> None:
-        """Record that all received packets were handled and may be acknowledged."""
-        self._confirmed = self._last_in
+    @property
+    def last_in(self) -> int:
+        """Return the number of the last packet that was received in sequence."""
+        return self._last_in
+
+    @property
+    def pieces_bytes(self) -> int:
+        """Return how many bytes were received of a message that is not complete."""
+        return self._pieces_bytes
+
+    def confirm(self, upto: int | None = None) -> None:
+        """Record that the received packets up to this number (None: all) were handled and may be acknowledged."""
+        self._confirmed = self._last_in if upto is None else max(self._confirmed, min(upto, self._last_in))
 
     def hear(self, frame: bytes | memoryview) -> tuple[Heard, bytes | memoryview | None]:
         """Take a DATA, PART or BEAT frame of the present connection. The body comes with the last piece of its list."""

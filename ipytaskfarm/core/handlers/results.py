@@ -271,12 +271,13 @@ def release_runs(
         if assigned is None:
             continue
         batches[assigned.batch.number] = assigned.batch
+        assigned.batch.withdraw(run)
         task = farm.tasks.unfinished.get(run[0])
         if task is not None and task.is_current(engine.name, run):
             current.append((run, task))
     for batch in batches.values():
         if batch.runs:
-            out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.runs), batch.at_s))
+            out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.sent), batch.at_s))
         else:
             out.saves.append(DropHandOut(batch.number))
     return current

@@ -14,7 +14,7 @@ again from the store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .. import messages as m
@@ -49,7 +49,7 @@ from .clock import Now
 from .decision import Decision
 from .eligibility import refresh_classes
 from .entries import EngineState
-from .events import Back, EndedLoaded, Event, Gone, Joined, Originals, Revoked, Silent, StoreRoom, Tick
+from .events import Back, EndedLoaded, Event, Gone, Joined, Originals, ProcessGone, Revoked, Silent, StoreRoom, Tick
 from .invariants import check
 from .placement import dispatch
 from .recycling import settle_jobs
@@ -128,8 +128,14 @@ def on_ask(farm: SchedulerState, session: str, event: m.AskQuestion, now: Now, o
 
 
 def on_joined(farm: SchedulerState, session: str, event: Joined, now: Now, out: Decision) -> None:
-    """Note a new session of a peer.  An agent is registered by its `AgentState`."""
-    if event.role != "agent":
+    """Note a new session of a peer.  An agent is registered by its `AgentState`.
+
+    Until that has come, the engines of a known agent get no work: the report cannot say that they hold it."""
+    agent = farm.agents.by_session.get(session)
+    if agent is not None:
+        agent.rejoining = True
+        losses.agent_silent(farm, agent, now)
+    elif event.role != "agent":
         clients.on_client_joined(farm, session, event, now, out)
 
 
@@ -145,7 +151,7 @@ def on_silent(farm: SchedulerState, session: str, event: Silent, now: Now, out: 
 def on_back(farm: SchedulerState, session: str, event: Back, now: Now, out: Decision) -> None:
     """Give work again to the engines of an agent that was silent."""
     agent = farm.agents.by_session.get(session)
-    if agent is None or not agent.present:
+    if agent is None or not agent.present or agent.rejoining:
         return
     agent.reachable = True
     agent.deadline_s = None
@@ -174,6 +180,13 @@ def on_revoked(farm: SchedulerState, session: str, event: Revoked, now: Now, out
     agent = farm.agents.by_session.get(session)
     if agent is not None:
         losses.give_up(farm, agent, "its key was revoked", now, out)
+
+
+def on_process_gone(farm: SchedulerState, session: str, event: ProcessGone, now: Now, out: Decision) -> None:
+    """Do not wait for the lease of an agent whose process is gone, unless it was heard in the meantime."""
+    agent = farm.agents.by_session.get(session)
+    if agent is not None and not agent.reachable:
+        losses.agent_gone(farm, agent, event.why, now, out)
 
 
 def on_ended_loaded(farm: SchedulerState, session: str, event: EndedLoaded, now: Now, out: Decision) -> None:
@@ -218,6 +231,7 @@ HANDLERS: dict[type, Handler] = {
     Silent: on_silent,
     Gone: on_gone,
     Revoked: on_revoked,
+    ProcessGone: on_process_gone,
     StoreRoom: on_store_room,
     Originals: clients.on_originals,
     EndedLoaded: on_ended_loaded,
@@ -232,8 +246,10 @@ class Scheduler:
     def __init__(self, farm: SchedulerState) -> None:
         self.farm = farm
 
-    def turn(self, events: Sequence[tuple[str, Event]], now: Now) -> Decision:
-        """Handle the events, run the timers that are due, and assign tasks."""
+    def turn(self, events: Iterable[tuple[str, Event]], now: Now) -> Decision:
+        """Handle the events, run the timers that are due, and assign tasks.
+
+        The next event is asked for when the one before it was handled: the caller may measure what each has cost."""
         out = Decision()
         farm = self.farm
         farm.mono_s = now.mono_s
