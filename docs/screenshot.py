@@ -14,10 +14,10 @@ from playwright.sync_api import FloatRect
 
 from ipytaskfarm import Farm
 from tests.conftest import assert_nothing_left, isolated
-from tests.support.browser import Lab, Notebook, jupyterlab
+from tests.support.browser import Cell, Lab, Notebook, jupyterlab
 
 FOLDER = Path(__file__).parent / "images"
-WIDTH = 900
+WIDTH = 1000
 HEIGHT = 1400
 SCALE = 2.0
 COLOURS = 200
@@ -67,7 +67,7 @@ def take(notebook: Notebook) -> bytes:
     return small(notebook.page.screenshot(clip=clip))
 
 
-BAR = """ids = [tc.run(Task("import time; time.sleep(2)", name="fit")) for _ in range(20)]
+BAR = """ids = [tc.run(Task("import time; time.sleep(3)", name="fit")) for _ in range(20)]
 tc.barrier(ids)"""
 LIVE = """%%task
 import matplotlib.pyplot as plt, time
@@ -81,10 +81,19 @@ CONNECT = (
     "from ipytaskfarm import MultiEngineClient, Task, TaskClient\ntc = TaskClient()\nMultiEngineClient().activate()"
 )
 DARK = "jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
+LIGHT = DARK.replace(" Dark", " Light")
+FRAGILE = """import os, time
+def fit(x):
+    time.sleep(0.05)
+    if x in (7, 37, 59) and not os.path.exists("mended"):
+        raise ValueError(f"no sample {x}")
+    return x * x"""
+SWEEP = 'tc.map(fit, range(60), name="sweep")'
+SLOW = 'tc.map(lambda x: time.sleep(0.4) or x, range(60), name="slow")'
 
 
 def take_cells(lab: Lab) -> dict[str, bytes]:
-    """Take pictures of single cells: a bar and live output while they run, a command that fails in the dark theme."""
+    """Take pictures of single cells: a bar and live output while they run, a command that fails in both themes."""
     notebook = lab.open("cells", WIDTH, HEIGHT, SCALE)
     notebook.page.evaluate("() => jupyterapp.shell.collapseLeft()")
     notebook.run("%load_ext ipytaskfarm\n%taskfarm connect")
@@ -93,6 +102,7 @@ def take_cells(lab: Lab) -> dict[str, bytes]:
     for name, code, shown in (
         ("progress", BAR, "4/20 tasks"),
         ("live", LIVE, "epoch 3"),
+        ("px", PX, "ValueError"),
         ("px-dark", PX, "ValueError"),
     ):
         if name.endswith("dark"):
@@ -105,7 +115,53 @@ def take_cells(lab: Lab) -> dict[str, bytes]:
         found[name] = small(cell.locator.screenshot())
         cell.done(60.0)
         notebook.run("tc.barrier()")
+    notebook.page.evaluate(f"async () => {{ await {LIGHT} }}")
     return found
+
+
+def take_maps(lab: Lab) -> dict[str, bytes]:
+    """Take pictures of a map of which three items fail, of one that is stopped and goes on, and of both reopened."""
+    notebook = lab.open("maps", WIDTH, HEIGHT, SCALE)
+    notebook.page.evaluate("() => jupyterapp.shell.collapseLeft()")
+    notebook.run("%load_ext ipytaskfarm\n%taskfarm connect")
+    notebook.run(CONNECT)
+    fit = notebook.run(FRAGILE)
+    notebook.run(SWEEP).shows("no sample 7")
+    notebook.run('job = tc.job("sweep"); job').shows("3 failed")
+    (lab.folder / "mended").touch()
+    notebook.run("job.retry_failed()")
+    notebook.run("job.results()[37]").shows("1369")
+    mended = notebook.run("job")
+    mended.shows("60 succeeded")
+    found = {"map-failures": take_between(notebook, fit, mended)}
+    stopped = notebook.start(SLOW)
+    stopped.shows("4 running")
+    notebook.interrupt()
+    stopped.done().shows("goes on")
+    handle = notebook.run("job = tc.job(tc.jobs()[-1]); job")
+    handle.shows("60 succeeded", 30.0)
+    gone_on = notebook.run("job.results() == list(range(60))")
+    gone_on.shows("True")
+    found["map-stopped"] = take_between(notebook, stopped, gone_on)
+    again = lab.reopen(notebook.save(), "reopened")
+    again.page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+    again.page.evaluate("() => jupyterapp.shell.collapseLeft()")
+    again.cell(4).shows("60/60 items: 57 succeeded, 3 failed")
+    found["reopened"] = take_between(again, again.cell(3), again.cell(7))
+    again.page.close()
+    return found
+
+
+def take_between(notebook: Notebook, first: Cell, last: Cell) -> bytes:
+    """Return a picture of some cells in a row."""
+    notebook.page.evaluate("() => document.activeElement.blur()")
+    last.locator.scroll_into_view_if_needed()
+    top, bottom = first.locator.bounding_box(), last.locator.bounding_box()
+    assert top is not None
+    assert bottom is not None
+    height = bottom["y"] + bottom["height"] - top["y"]
+    clip: FloatRect = {"x": top["x"], "y": top["y"], "width": top["width"], "height": height}
+    return small(notebook.page.screenshot(clip=clip))
 
 
 def small(shot: bytes) -> bytes:
@@ -119,8 +175,9 @@ def main() -> None:
     """Start a farm and JupyterLab, take the picture, leave nothing behind."""
     with isolated("itf-") as dirs, pytest.MonkeyPatch.context() as patch:
         patch.delenv("MPLBACKEND", raising=False)
+        patch.chdir(dirs.work)
         with Farm(n=4, name="default", drain=0), jupyterlab(dirs) as lab:
-            pictures = {"notebook": take(write_notebook(lab)), **take_cells(lab)}
+            pictures = {"notebook": take(write_notebook(lab)), **take_cells(lab), **take_maps(lab)}
         assert_nothing_left(dirs)
     FOLDER.mkdir(exist_ok=True)
     for name, picture in pictures.items():

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Never, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Never, Unpack, overload
 
 from ..core.arguments import check_text
 from ..core.messages import tables
@@ -285,6 +285,18 @@ class Job:
         ids = set(record.ids)
         session.watch(ids)
         return wait_for_tasks(session, ids, timeout_s, show, stream, f"job {record.name}")
+
+    @overload
+    def results(
+        self, order: Literal[True] = True, timeout: float | timedelta | None = None, return_exceptions: bool = False,
+        stream: bool = False,
+    ) -> list[Any]: ...  # fmt: skip
+
+    @overload
+    def results(
+        self, order: Literal[False], timeout: float | timedelta | None = None, return_exceptions: bool = False,
+        stream: bool = False,
+    ) -> Iterator[Any]: ...  # fmt: skip
 
     def results(
         self,

@@ -96,9 +96,10 @@ class ProgressView:
         return (
             f'<div class="ipytaskfarm-progress" title="{html.escape(self.at)}" '
             'style="font-family:var(--jp-code-font-family,monospace);font-size:var(--jp-code-font-size,13px);'
-            'line-height:1.4;max-width:48em">'
+            'line-height:1.4;max-width:56em">'
             '<div style="display:flex;justify-content:space-between;gap:2em">'
-            f"<span>{html.escape(self.head())}</span><span>{html.escape(self.times())}</span></div>"
+            f'<span>{html.escape(self.head())}</span><span style="white-space:nowrap">'
+            f"{html.escape(self.times())}</span></div>"
             f'<div style="display:flex;height:0.5em;background:{TRACK}">'
             f"{bars}</div>{notes}</div>"
         )

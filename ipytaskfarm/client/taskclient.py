@@ -739,41 +739,36 @@ class TaskClient:
     @overload
     def map(
         self, function: Callable[..., Any], *sequences: Iterable[Any], name: str | None = None,
-        on_error: OnError = "raise",
-        chunksize: int | Literal["auto"] = "auto", stream: bool = False, return_exceptions: bool = False,
-        block: Literal[False], **rules: Unpack[MapRules],
+        on_error: OnError = "raise", chunksize: int | Literal["auto"] = "auto", stream: bool = False,
+        return_exceptions: bool = False, block: Literal[False], **rules: Unpack[MapRules],
     ) -> Job: ...  # fmt: skip
 
     @overload
     def map(
         self, function: Callable[..., Any], *sequences: Iterable[Any], name: str | None = None,
-        on_error: OnError = "raise",
-        chunksize: int | Literal["auto"] = "auto", stream: bool = False, return_exceptions: Literal[True],
-        block: Literal[True] = True, **rules: Unpack[MapRules],
+        on_error: OnError = "raise", chunksize: int | Literal["auto"] = "auto", stream: bool = False,
+        return_exceptions: Literal[True], block: Literal[True] = True, **rules: Unpack[MapRules],
     ) -> Values[Any]: ...  # fmt: skip
 
     @overload
     def map(
         self, function: Callable[..., Any], *sequences: Iterable[Any], name: str | None = None,
-        on_error: Literal["return"],
-        chunksize: int | Literal["auto"] = "auto", stream: bool = False, return_exceptions: bool = False,
-        block: Literal[True] = True, **rules: Unpack[MapRules],
+        on_error: Literal["return"], chunksize: int | Literal["auto"] = "auto", stream: bool = False,
+        return_exceptions: bool = False, block: Literal[True] = True, **rules: Unpack[MapRules],
     ) -> Values[Any]: ...  # fmt: skip
 
     @overload
     def map(
         self, function: Callable[..., Coroutine[Any, Any, T]], *sequences: Iterable[Any], name: str | None = None,
-        on_error: OnError = "raise",
-        chunksize: int | Literal["auto"] = "auto", stream: bool = False, return_exceptions: bool = False,
-        block: Literal[True] = True, **rules: Unpack[MapRules],
+        on_error: OnError = "raise", chunksize: int | Literal["auto"] = "auto", stream: bool = False,
+        return_exceptions: bool = False, block: Literal[True] = True, **rules: Unpack[MapRules],
     ) -> Values[T]: ...  # fmt: skip
 
     @overload
     def map(
         self, function: Callable[..., T], *sequences: Iterable[Any], name: str | None = None,
-        on_error: OnError = "raise",
-        chunksize: int | Literal["auto"] = "auto", stream: bool = False, return_exceptions: bool = False,
-        block: Literal[True] = True, **rules: Unpack[MapRules],
+        on_error: OnError = "raise", chunksize: int | Literal["auto"] = "auto", stream: bool = False,
+        return_exceptions: bool = False, block: Literal[True] = True, **rules: Unpack[MapRules],
     ) -> Values[T]: ...  # fmt: skip
 
     def map(
@@ -821,15 +816,10 @@ class TaskClient:
         return map_tasks(self, function, sequences, rules, asked)
 
     def imap(
-        self,
-        function: Callable[..., T],
-        *iterables: Iterable[Any],
-        name: str | None = None,
-        on_error: Literal["raise", "return"] = "raise",
-        chunksize: int | Literal["auto"] = "auto",
-        stream: bool = False,
-        **rules: Unpack[MapRules],
-    ) -> Iterator[T]:
+        self, function: Callable[..., T], *iterables: Iterable[Any], name: str | None = None,
+        on_error: Literal["raise", "return"] = "raise", chunksize: int | Literal["auto"] = "auto",
+        stream: bool = False, **rules: Unpack[MapRules],
+    ) -> Iterator[T]:  # fmt: skip
         """Yield the values of `map` in order, each as soon as it has come.  Arguments: see `map`.
 
         Iterables are read only a little ahead (they may be endless): as many items are handed in as keep the engines
@@ -841,15 +831,10 @@ class TaskClient:
         return imap(self, function, iterables, True, rules, options(name, on_error, False, chunksize, stream))
 
     def imap_unordered(
-        self,
-        function: Callable[..., T],
-        *iterables: Iterable[Any],
-        name: str | None = None,
-        on_error: Literal["raise", "return"] = "raise",
-        chunksize: int | Literal["auto"] = "auto",
-        stream: bool = False,
-        **rules: Unpack[MapRules],
-    ) -> Iterator[T]:
+        self, function: Callable[..., T], *iterables: Iterable[Any], name: str | None = None,
+        on_error: Literal["raise", "return"] = "raise", chunksize: int | Literal["auto"] = "auto",
+        stream: bool = False, **rules: Unpack[MapRules],
+    ) -> Iterator[T]:  # fmt: skip
         """Yield the values of `imap` in the order in which they come."""
         check_map(function, iterables)
         return imap(self, function, iterables, False, rules, options(name, on_error, False, chunksize, stream))

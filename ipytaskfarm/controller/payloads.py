@@ -112,13 +112,14 @@ class Payloads:
         wanted = {task[0]: task[7] for task in assignment.tasks if task[7] is not None}
         if not wanted:
             return {}
-        sources = dict.fromkeys(source for wants in wanted.values() for _, source in wants.inputs)
+        chunks = {source: chunk for wants in wanted.values() for source, chunk in wants.chunks}
+        sources = dict.fromkeys(chunks.get(source, source) for wants in wanted.values() for _, source in wants.inputs)
         finals = {final.id: final for final in self._store.finals(list(sources))} if sources else {}
         later = [task for task, wants in wanted.items() if wants.trial > 1]
         states = self._store.states(later) if later else {}
         return {
             task: Special(
-                [input_of(number, source, finals.get(source)) for number, source in wants.inputs],
+                [input_of(*of, finals.get(chunks.get(of[1], of[1]))) for of in wants.inputs],
                 wants.trial,
                 states.get(task, b""),
                 wants.received,
@@ -158,7 +159,8 @@ def input_of(number: int, source: int, final: Final | None) -> Input:
     """Return the result of a task as the input of another one; `final` None: it does not exist any more."""
     if final is None:
         return Input(number, source)
-    return Input(number, source, final.reason, final.body or b"", final.failure)
+    item = source - final.id - 1 if final.id != source else None
+    return Input(number, source, final.reason, final.body or b"", final.failure, item)
 
 
 # -- hand-outs that are larger than a message may be, because a machine does not see the farm's folder of blobs

@@ -42,9 +42,16 @@ def task_copy(store: TaskStore, task_id: int) -> TaskCopy | Refusal:
         (task,) = store.original([chunk_id])
         task, item = msgspec.structs.replace(task, id=task_id), task_id - chunk_id - 1
     sources = task.needs.inputs if task.needs is not None else ()
-    ends = {final.id: final for final in store.finals([source for _, source in sources])} if sources else {}
-    inputs = [input_of(number, source, ends.get(source)) for number, source in sources]
+    inputs = [input_of(number, source, _end_of(store, source)) for number, source in sources]
     return TaskCopy(task, store.functions(list(dict.fromkeys(_digests(task)))), inputs, item)
+
+
+def _end_of(store: TaskStore, task_id: int) -> Final | None:
+    """Return the end of a task; of an item that shared its run, that of its chunk."""
+    found = store.finals([task_id])
+    if not found and (chunk := store.chunk_of(task_id)) is not None:
+        found = store.finals([chunk])
+    return found[0] if found else None
 
 
 def _gone(task_id: int) -> Refusal:

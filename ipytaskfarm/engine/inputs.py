@@ -44,7 +44,8 @@ def giver(inputs: list[Input], names: MutableMapping[str, Any]) -> Callable[[int
             if each.body is None:
                 text = f"the result of task {each.task}, an argument of this one, was cleared before it was taken"
                 raise DependencyFailed(text)
-            made[number] = value_of(each.task, each.reason, each.body, each.failure, names)
+            value = value_of(each.task, each.reason, each.body, each.failure, names)
+            made[number] = value if each.item is None or each.reason else value[each.item]
         return made[number]
 
     return give

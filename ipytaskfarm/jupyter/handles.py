@@ -101,8 +101,8 @@ class TaskHandle:
         shell = notebook_shell()
         slot, output, state = Slot(shell), HandleOutput(shell), TaskState(self._client, self.id)
 
-        def show() -> None:
-            text = f"task {self.id}: {state.text()}"
+        def show(text: str = "") -> None:
+            text = f"task {self.id}: {text or state.text()}"
             lines = output.last_lines(LINES)
             plain = "\n  ".join([text, *lines])
             slot.show(
@@ -110,8 +110,8 @@ class TaskHandle:
             )
 
         def follow() -> None:
-            # Aborted, cleared, or the farm is gone: the handle reports it when it is used.
-            with contextlib.suppress(Exception):
+            # What is shown last is what is saved with the notebook.
+            try:
                 with _stream(self._client, self.id, output) as stream:
                     while self._is_live():
                         stream.tick()
@@ -119,6 +119,9 @@ class TaskHandle:
                         time.sleep(EVERY_S)
                 result = self.result()
                 slot.show({"text/plain": repr(result), "text/html": result.html(displays=False)})
+            except Exception as error:  # cleared, or the farm or the client is gone
+                with contextlib.suppress(Exception):
+                    show(f"{state.known()}; not followed any longer: {type(error).__name__}: {error}")
 
         with contextlib.suppress(Exception):
             self._client.session.watch([self.id])
@@ -137,6 +140,10 @@ class TaskState:
         self._asked_s = -ASK_EVERY_S
         self._text = "handed in"
         self._since_s: float | None = None
+
+    def known(self) -> str:
+        """Return the state as it was when the controller was asked last."""
+        return self._text
 
     def text(self) -> str:
         """Return the state in words, such as ``running on engine 1, 3 s``."""

@@ -68,8 +68,9 @@ def cell_place(shell: Any, code: str) -> CellPlace:
     history = shell.history_manager.input_hist_raw
     cell = history[-1].rstrip() if history else ""
     body = code.rstrip()
+    number = len(history) - 1  # IPython has counted on already, but not every version of it
     if not body or not cell.endswith(body):  # another magic has changed the text, or the shell keeps no history
-        cell = f"%%task\n{body}"
+        cell, number = f"%%task\n{body}", shell.execution_count
     # IPython's own name for the cell, of which IPython tells the number and shows the lines.
-    file: str = shell.compile.cache(cell, shell.execution_count, raw_code=cell)
+    file: str = shell.compile.cache(cell, number, raw_code=cell)
     return CellPlace(file, cell[: len(cell) - len(body)].count("\n"))

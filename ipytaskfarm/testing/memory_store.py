@@ -36,6 +36,10 @@ class MemoryStore:
     mail: list[s.SaveMail] = field(default_factory=list)
     epoch: int = 0
 
+    def chunk_of(self, task_id: int) -> int:
+        """Return the chunk of a map to which an item belongs; the id itself, if it is a task."""
+        return next((i for i, task in self.tasks.items() if i < task_id <= i + task.items), task_id)
+
     def commit(self, saves: list[s.Save]) -> None:
         """Apply a turn's saves."""
         for save in saves:

@@ -82,11 +82,16 @@ def call(store: MemoryStore, task_id: int, names: MutableMapping[str, Any]) -> A
 
 def _inputs(store: MemoryStore, task_id: int) -> list[Input]:
     needs = store.tasks[task_id].needs
-    found = {final.id: final for final in MemoryReader(store).finals(needs.after if needs is not None else ())}
     inputs = []
     for number, other in needs.inputs if needs is not None else ():
-        final = found.get(other)
-        inputs.append(Input(number, other, final.reason, final.body, final.failure) if final else Input(number, other))
+        chunk = store.chunk_of(other)
+        # An item that is a task of its own has its own end; the others have that of their chunk.
+        found = {final.id: final for final in MemoryReader(store).finals([other, chunk])}
+        final = found.get(other, found.get(chunk))
+        item = other - final.id - 1 if final is not None and final.id != other else None
+        inputs.append(
+            Input(number, other, final.reason, final.body, final.failure, item) if final else Input(number, other)
+        )
     return inputs
 
 

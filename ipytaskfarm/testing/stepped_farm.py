@@ -22,6 +22,7 @@ from ..core.messages.task_types import (
     Ended,
     FailureSummary,
     Function,
+    ItemsEnded,
     JobSpec,
     LostInputs,
     Rules,
@@ -183,7 +184,7 @@ class SteppedFarm:
         needs = self.store.tasks[task_id].needs
         assert needs is None or not needs.join, f"join {task_id} was handed to an engine"
         for other in needs.after if needs is not None else ():
-            end = self.store.finals.get(other)
+            end = self.store.finals.get(other) or self.store.finals.get(self.store.chunk_of(other))
             assert end is not None or other in self.store.cleared or other in self.store.refusals, (
                 f"task {task_id} was handed out before task {other} had ended"
             )
@@ -207,7 +208,10 @@ class SteppedFarm:
             return
         if isinstance(message, m.Finals):
             for final in message.finals:
-                known = final.id in self.store.finals or final.id in self.store.refusals
+                known = (
+                    not {final.id, self.store.chunk_of(final.id)}.isdisjoint(self.store.finals)
+                    or final.id in self.store.refusals
+                )
                 assert known or final.reason == "refused", f"the end of {final.id} was told unsaved"
         self.told.setdefault(receiver, []).append(message)
 
@@ -243,11 +247,13 @@ class SteppedFarm:
         session: str = "client",
         jobs: Sequence[JobSpec] = (),
         needs: Needs | None = None,
+        items: int = 0,
     ) -> None:
+        """Hand in a task.  items: it is a chunk of a map with so many items, which have the ids after its own."""
         asks = rules.asks if rules is not None else None
         needed = [rules.depend if rules else None, asks.identity if asks else None, asks.locality if asks else None]
         functions = [Function(digest, b"code") for digest in needed if digest is not None]
-        submission = Submission(task_id, b"work", self.now.wall_s, None, rules, (), needs)
+        submission = Submission(task_id, b"work", self.now.wall_s, None, rules, (), needs, items)
         self.handle(m.Submit([submission], functions, list(jobs)), session)
 
     def ask(self, question: m.Question, session: str = "client") -> m.Reply:
@@ -407,7 +413,7 @@ class SteppedFarm:
         outcome: str = "",
         run_s: float = 0.001,
         memory: int = 0,
-        detail: Deferral | LostInputs | None = None,
+        detail: Deferral | LostInputs | ItemsEnded | None = None,
     ) -> m.Results | None:
         """End the engine's run with this outcome."""
         if engine.running is None:

@@ -121,6 +121,7 @@ def test_an_error_is_as_short_as_a_local_one(notebook: Notebook) -> None:
     cell = notebook.run("%%task -b\ndef divide(n):\n    return 1 / n\ndivide(0)")
     cell.shows("ZeroDivisionError")
     assert "divide(0)" in cell.text
+    assert f"In [{cell.number}], line 3, in divide" in cell.text
     assert "ipytaskfarm/" not in cell.text
     assert len(cell.text.splitlines()) < 20
 
@@ -211,6 +212,16 @@ def test_a_process_left_behind_is_found_and_ended(tmp_path: Path) -> None:
         assert planted.wait(10) == -9
 
 
+def test_the_last_state_of_a_handle_is_saved_when_its_farm_ends(notebook: Notebook) -> None:
+    notebook.run("from ipytaskfarm import Farm\nshort = Farm(n=1, name='short', drain=0)\n%taskfarm connect short")
+    cell = notebook.run(f"%%task -o h\n{SLEEPS}")
+    cell.shows("running on engine 0")
+    notebook.run("%taskfarm connect lab\nshort.close()")
+    cell.shows("not followed any longer", DEADLINE_S)
+    (output,) = [each for each in notebook.outputs(1) if "ipytaskfarm" not in each.get("text", "")]
+    assert "running on engine 0; not followed any longer" in "".join(output["data"]["text/plain"])
+
+
 def test_a_job_that_is_shown_follows_itself(notebook: Notebook, tc: TaskClient, gate: Gate) -> None:
     notebook.run(f"job = tc.create_job('alive')\nfor _ in range(3): job.add_task(Task({gate.code!r}))\njob.submit()")
     cell = notebook.run("job")
@@ -264,17 +275,33 @@ def test_a_figure_and_a_print_appear_while_the_task_runs(notebook: Notebook, gat
 def test_px_that_raises_shows_what_came_before(notebook: Notebook) -> None:
     notebook.run("from ipytaskfarm import MultiEngineClient\nmec = MultiEngineClient('lab'); mec.activate()")
     code = f"%%px\nprint('on engine', int(id))\n{FIGURE}\nif int(id) == 1: raise ValueError('engine 1 only')"
+    numbers: list[int] = []
     for line in (code, "%pxresult"):
         cell = notebook.run(line)
         cell.shows("[0] on engine 0")
         cell.shows("[1] on engine 1")
         cell.shows("ValueError: engine 1 only")
+        numbers.append(cell.number)
+        assert f"In [{numbers[0]}], line " in cell.text
         eventually(lambda cell=cell: cell.images.count() == 2, what="a figure of each engine")  # type: ignore[misc]
         assert "Figure(" not in cell.text
     picture(notebook, "px")
 
 
 BARRIER = "ids = [tc.run(Task('import time; time.sleep(0.8)')) for _ in range(10)]\ntc.barrier(ids)"
+
+
+def test_the_time_left_is_true_after_the_first_two_ends(notebook: Notebook, tc: TaskClient) -> None:
+    cell = notebook.start("ids = [tc.run(Task('import time; time.sleep(3)')) for _ in range(20)]\ntc.barrier(ids)")
+    cell.shows("2/20 tasks: 2 succeeded, 2 running, 16 scheduled")
+    left = re.search(r"(\d+) s left", cell.text)
+    assert left is not None
+    assert abs(int(left[1]) - 27) <= 0.3 * 27, cell.text
+    notebook.interrupt()
+    cell.done()
+    notebook.run("tc.abort(ids)")
+
+
 FAILS = (
     "import time\ndef f(x):\n    time.sleep(0.5); return 1 / (x - 3)\ntc.map(f, range(6), return_exceptions=True)[3]"
 )

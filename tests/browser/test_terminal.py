@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pexpect
 import pytest
 
-from ipytaskfarm import Farm
+from ipytaskfarm import Farm, TaskClient
 from tests.support.farms import DEADLINE_S, Gate
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
 
@@ -149,6 +153,89 @@ def test_a_print_appears_while_the_task_runs(terminal: Terminal, gate: Gate) -> 
     terminal.until("0/1 tasks: 1 running")
     gate.open()
     assert "through it" in terminal.until_prompt()
+
+
+def test_a_map_names_its_failed_items_and_runs_them_again(terminal: Terminal, farm: Farm, tmp_path: Path) -> None:
+    terminal.type(f"from ipytaskfarm import TaskClient; tc = TaskClient({str(farm.connection_file)!r})")
+    mended = f"os.path.exists({str(tmp_path / 'mended')!r})"
+    terminal.type(f"import os; fit = lambda x: x if x not in (7, 37, 59) or {mended} else 1 // 0")
+    shown = terminal.type("tc.map(fit, range(60), name='terminal')")
+    assert "ZeroDivisionError" in shown
+    assert "item 7 of 60: <lambda>(x=7)" in shown
+    assert "3 of 60 items of 'terminal' failed" in shown
+    assert "ipytaskfarm/" not in shown
+    assert "57 succeeded, 3 failed" in terminal.type("job = tc.job('terminal'); job")
+    (tmp_path / "mended").touch()
+    assert "3" in terminal.type("len(job.retry_failed())")
+    assert "True" in terminal.type("job.results() == list(range(60))")
+    assert "60 succeeded" in terminal.type("job")
+
+
+def test_ctrl_c_in_a_map_ends_the_wait_alone(terminal: Terminal, farm: Farm, gate: Gate) -> None:
+    terminal.type(f"from ipytaskfarm import TaskClient; tc = TaskClient({str(farm.connection_file)!r})")
+    terminal.type(f"def waits(x): exec({gate.code!r}, {{}}); return x", "")
+    terminal.send("tc.map(waits, range(60), name='stopped')")
+    terminal.until("0/60 items")
+    terminal.interrupt()
+    shown = re.sub(r"\s+", " ", terminal.until_prompt())
+    assert "job 'stopped' goes on: tc.job('stopped').results() waits for it again" in shown
+    assert "KeyboardInterrupt" in shown
+    assert "ipytaskfarm/" not in shown
+    gate.open()
+    assert "True" in terminal.type("tc.job(tc.jobs()[-1]).results() == list(range(60))")
+
+
+SCRIPT = """
+import os, sys, time
+from ipytaskfarm import Task, TaskClient
+
+def fit(x):
+    print("fitting", x)
+    if x in (7, 37, 59): raise ValueError(f"bad {{x}}")
+    return x
+
+def waits(x):
+    while not os.path.exists({go!r}): time.sleep(0.01)
+    return x
+
+tc = TaskClient({connection!r})
+try:
+    tc.map(fit, range(60), name="script", stream=True)
+except ValueError as error:
+    print(error, *error.__notes__, sep="\\n")
+print(tc.job("script"))
+print(tc.failures(tc.job("script").ids))
+tc.barrier([tc.run(Task("import time; time.sleep(0.7)")) for _ in range(4)])
+print("waiting", flush=True)
+try:
+    tc.map(waits, range(60), name="script stopped")
+except KeyboardInterrupt:
+    open({go!r}, "w").close()
+print(tc.job(tc.jobs()[-1]).results() == list(range(60)))
+"""
+
+
+def test_a_script_whose_output_is_a_file_writes_no_control_characters(
+    farm: Farm, tc: TaskClient, tmp_path: Path
+) -> None:
+    code = SCRIPT.format(go=str(tmp_path / "go"), connection=str(farm.connection_file))
+    out, environment = tmp_path / "out.txt", {**os.environ, "IPYTASKFARM_PROGRESS": "1"}
+    with (
+        out.open("wb") as sink,
+        subprocess.Popen([sys.executable, "-c", code], stdout=sink, stderr=sink, env=environment) as process,
+    ):
+        eventually(lambda: "waiting\n" in out.read_text() or process.poll() is not None, DEADLINE_S)
+        eventually(lambda: "script stopped" in {line.name for line in tc.jobs()}, DEADLINE_S, what="the second map")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE_S) == 0, out.read_text()
+    text = out.read_text()
+    assert not re.findall(r"[\x00-\x08\x0b-\x1f\x7f]", text), text
+    assert sorted(re.findall(r"^\[(\d+)\] fitting \1$", text, re.MULTILINE), key=int) == [str(x) for x in range(60)]
+    assert "item 7 of 60: fit(x=7)" in text
+    assert "57 succeeded, 3 failed" in text
+    assert "3 × ValueError" in text
+    assert "job 'script stopped' goes on" in text
+    assert text.endswith("True\n")
 
 
 def test_progress_is_told_without_waiting(terminal: Terminal, farm: Farm) -> None:

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from ipytaskfarm import Farm, TaskClient, errors
+from ipytaskfarm import Farm, Ref, Task, TaskClient, errors
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages.tables import FarmState
-from tests.support.farms import DEADLINE_S, ask
+from tests.support.farms import DEADLINE_S, Gate, ask
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
@@ -286,6 +286,34 @@ def test_each_item_keeps_what_it_displays_clears_and_floods(tc: TaskClient) -> N
     assert results[3].stdout.startswith("before 3\nxxx")
     assert "characters left out" in results[3].stdout
     assert results[3].stdout.endswith("x\n")
+
+
+def half(x: int) -> float:
+    if x == 3:
+        raise ValueError("bad 3")
+    return x / 2
+
+
+def test_the_result_of_an_item_is_the_argument_of_another_task(tc: TaskClient, tmp_path: Path, gate: Gate) -> None:
+    values = tc.map(half, range(10), chunksize=10, on_error="return")
+    ids = values.job.ids
+    add = tc.run(Task(lambda a, b: a + b, args=(Ref(ids[4]), Ref(ids[9]))))
+    assert tc.get_task_result(add, block=True).result == 2.0 + 4.5
+    told = tc.run(Task(repr, args=(Ref(ids[3]),), if_failed="run"))
+    assert tc.get_task_result(told, block=True).result.startswith("ValueError('bad 3'")
+    # It waits for a chunk that has not ended, and the value stays until it has been taken.
+    job = tc.map(wait_for_file, range(20), [str(tmp_path / "go")] * 20, chunksize=20, block=False)
+    later = tc.run(Task(f"{gate.code}\nseen = value", pull="seen", push={"value": Ref(job.ids[7])}))
+    assert "waits for" in tc.explain(later)
+    (tmp_path / "go").touch()
+    tc.barrier(job.ids)
+    eventually(lambda: tc.status(later).state == "running", DEADLINE_S, what="it runs")
+    with pytest.raises(KeyError, match=f"have yet to take the result of task {job.ids[7]}"):
+        tc.clear(job.ids[5:9])
+    assert tc.clear() >= 16
+    gate.open()
+    assert tc.get_task_result(later, block=True).ns.seen == 7
+    assert tc.clear(job.ids[7]) == 1
 
 
 def test_imap_has_rules_too(tc: TaskClient) -> None:

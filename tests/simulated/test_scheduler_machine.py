@@ -17,7 +17,18 @@ from ipytaskfarm.core.handlers.explain import explain
 from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.engine_commands import CHECKPOINT, SavedCheckpoint
 from ipytaskfarm.core.messages.running_task import Await, Children, Post, ProgressReport, Receive, Spawn, TaskQuestion
-from ipytaskfarm.core.messages.task_types import Deferral, JobSpec, LostInputs, Recovery, Rules, RunKey, Submission
+from ipytaskfarm.core.messages.task_types import (
+    Deferral,
+    FailureSummary,
+    ItemEnd,
+    ItemsEnded,
+    JobSpec,
+    LostInputs,
+    Recovery,
+    Rules,
+    RunKey,
+    Submission,
+)
 from ipytaskfarm.core.requirements import Asks, Environment, Recycle, ResourceAmount
 from ipytaskfarm.core.scheduler.events import Back, Gone, Silent
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
@@ -91,6 +102,9 @@ class FarmMachine(RuleBasedStateMachine):
         self.commands = 0
         self.old: list[tuple[str, m.Results]] = []
         self.handed_in: dict[int, Rules | None] = {}
+        """The rules of tasks and of items of maps, by the ids that users see."""
+        self.chunks: dict[int, tuple[int, Rules | None]] = {}
+        """Chunk -> (number of its items, their rules)."""
         self.vague: set[int] = set()
         """Tasks of which a hand-out's fate was unknown to the controller: those may have run twice only with budget."""
 
@@ -133,22 +147,34 @@ class FarmMachine(RuleBasedStateMachine):
         inputs = ((after[0], after[0]),) if takes and not join else ()
         self.hand_in(rules, count, Needs(after=after, inputs=inputs, if_failed=if_failed, join=join))
 
-    def hand_in(self, rules: Rules | None, count: int, needs: Needs | None) -> None:
+    @rule(data=st.data(), rules=RULES, items=st.integers(2, 5), waits=st.booleans())
+    def submit_map(self, data: st.DataObject, rules: Rules | None, items: int, waits: bool) -> None:
+        """Hand in a chunk of a map, whose items may wait for an earlier task or item."""
+        recent = sorted(self.handed_in)[-8:]
+        needs = Needs(after=(data.draw(st.sampled_from(recent)),)) if waits and recent else None
+        self.hand_in(rules, 1, needs, items)
+
+    def hand_in(self, rules: Rules | None, count: int, needs: Needs | None, items: int = 0) -> None:
         for _ in range(count):
-            if self.next_id > self.block.last:
+            if self.next_id + items > self.block.last:
                 self.block = self.sim.ids()
                 self.next_id = self.block.first
-            self.handed_in[self.next_id] = rules
+            if items:
+                self.chunks[self.next_id] = items, rules
+                self.handed_in.update((self.next_id + 1 + index, rules) for index in range(items))
+            else:
+                self.handed_in[self.next_id] = rules
             name = rules.job if rules is not None else None
             jobs = [JobSpec(name, name, 3, abort_on_failure=name == "k")] if name is not None else []
-            self.sim.submit(self.next_id, rules, jobs=jobs, needs=needs)
-            self.next_id += 1
+            self.sim.submit(self.next_id, rules, jobs=jobs, needs=needs, items=items)
+            self.next_id += 1 + items
 
     @precondition(lambda self: self.handed_in)
     @rule(data=st.data())
     def resend(self, data: st.DataObject) -> None:
-        task_id = data.draw(st.sampled_from(sorted(self.handed_in)))
-        self.sim.submit(task_id, self.handed_in[task_id])
+        task_id = data.draw(st.sampled_from(sorted({*self.handed_in, *self.chunks})))
+        items, rules = self.chunks.get(task_id, (0, self.handed_in.get(task_id)))
+        self.sim.submit(task_id, rules, items=items)
 
     @rule(data=st.data(), interrupt=st.booleans())
     def abort(self, data: st.DataObject, interrupt: bool) -> None:
@@ -289,6 +315,24 @@ class FarmMachine(RuleBasedStateMachine):
             results = self.sim.end(*found, outcome, run_s)
             if results is not None:
                 self.old.append((found[0].session, results))
+
+    @rule(data=st.data(), early=st.booleans())
+    def end_chunk(self, data: st.DataObject, early: bool) -> None:
+        """End the run of a chunk, perhaps before its last item; of some of its items there is something to tell."""
+        found = self.engine(data)
+        if found and found[1].running is not None and (of := self.chunks.get(found[1].running[0])) is not None:
+            done = data.draw(st.integers(1, of[0])) if early else of[0]
+            outcomes = st.sampled_from(["", "error", "rejected", "aborted", DEFERS])
+            told = [
+                ItemEnd(
+                    index, outcome, 0.001, FailureSummary("ValueError", "planted") if outcome else None, b"body",
+                    Deferral(0.5, "later", b"state", 1) if outcome == DEFERS else None,
+                )
+                for index, outcome in sorted(data.draw(st.dictionaries(st.integers(0, done - 1), outcomes)).items())
+            ]  # fmt: skip
+            results = self.sim.end(*found, detail=ItemsEnded(done, told))
+            assert results is not None
+            self.old.append((found[0].session, results))
 
     @rule(data=st.data())
     def turn_to_another_coroutine(self, data: st.DataObject) -> None:
@@ -442,6 +486,17 @@ class FarmMachine(RuleBasedStateMachine):
                 first = next((k for k, c in enumerate(engine.commands) if c.session), len(engine.commands))
                 before = [-command.n for command in engine.commands[:first] if command.n < 0]
                 assert before == sorted(before), "commands were done again out of order"
+
+    @invariant()
+    def every_item_is_counted_once(self) -> None:
+        """Each item that was accepted and not cleared is in one state, under its own id."""
+        tasks = self.sim.scheduler.farm.tasks
+        for chunk, (items, _) in self.chunks.items():
+            ids = range(chunk + 1, chunk + 1 + items)
+            shown = {i for i in ids if tasks.state_of(i) is not None}
+            if chunk in tasks.unfinished:
+                assert len(shown) == items, f"of the items of chunk {chunk} only {shown} are known"
+            assert chunk in tasks.refusals or tasks.state_of(chunk) is None, f"people see chunk {chunk} itself"
 
     @invariant()
     def no_repeat_without_budget(self) -> None:

@@ -109,6 +109,11 @@ class Cell:
         return self.locator.locator(".jp-RenderedImage img")
 
     @property
+    def number(self) -> int:
+        """Return the number in the prompt of a cell that was run."""
+        return int(self.locator.locator(".jp-InputArea-prompt").inner_text().strip("[]: "))
+
+    @property
     def running(self) -> bool:
         """Return whether the prompt shows a star."""
         return self.locator.locator(".jp-InputArea-prompt").inner_text() == "[*]:"

@@ -234,28 +234,28 @@ def grace_of(farm: SchedulerState, task: TaskEntry) -> float:
 
 def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: Now, out: Decision) -> None:
     """Forget ended tasks.  Their ids are not given again."""
-    tasks, chunks = farm.tasks, farm.tasks.chunks
+    tasks, chunks, consumers = farm.tasks, farm.tasks.chunks, farm.graph.consumers
     items: dict[int, list[int]] = {}
     if question.ids is None:
         needed_chunks = {task.part[0] for task in tasks.unfinished.values() if task.part is not None}
-        ids = [
-            i for i in tasks.finals if i not in farm.graph.consumers and i not in tasks.kept and i not in needed_chunks
-        ]
-        items = {chunk: [*chunks.ids(chunk)] for chunk in needed_chunks if chunk in tasks.finals}
+        needed_chunks.update(chunk for source in consumers if (chunk := chunks.of(source)) is not None)
+        ids = [i for i in tasks.finals if i not in consumers and i not in tasks.kept and i not in needed_chunks]
+        items = {c: [i for i in chunks.ids(c) if i not in consumers] for c in needed_chunks if c in tasks.finals}
         refusals = [*farm.tasks.refusals]
         missing: list[int] = []
         unfinished: list[int] = []
         needed: list[int] = []
     else:
         asked = list(dict.fromkeys(question.ids))
-        ids = [i for i in asked if i in farm.tasks.finals and i not in chunks.items and i not in farm.graph.consumers]
+        ids = [i for i in asked if i in farm.tasks.finals and i not in chunks.items and i not in consumers]
         for task_id in asked:
             holder = tasks.holder(task_id)
             if holder in tasks.finals and holder in chunks.items:
-                items.setdefault(holder, []).extend([*chunks.ids(holder)] if holder == task_id else [task_id])
+                of_chunk = [*chunks.ids(holder)] if holder == task_id else [task_id]
+                items.setdefault(holder, []).extend(i for i in of_chunk if i not in consumers)
         refusals = [i for i in asked if i in farm.tasks.refusals]
         unfinished = [i for i in asked if tasks.holder(i) in farm.tasks.unfinished]
-        needed = [i for i in asked if i in farm.tasks.finals and i in farm.graph.consumers]
+        needed = [i for i in asked if i in consumers and tasks.holder(i) in tasks.finals]
         missing = [i for i in asked if not farm.tasks.is_known(i)]
     count = len(refusals) + sum(map(chunks.size, ids)) + sum(map(len, items.values()))
     parents = {tasks.of_parts[i] for i in ids if i in tasks.of_parts}

@@ -303,6 +303,8 @@ class Input(msgspec.Struct, frozen=True, array_like=True):
     body: bytes | None = None
     """The encoded `ResultBody`; None if it does not exist any more."""
     failure: FailureSummary | None = None
+    item: int | None = None
+    """The body is that of a chunk of a map, of which the item of this index is meant."""
 
 
 class Special(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -21,6 +21,8 @@ class Wants(NamedTuple):
 
     inputs: tuple[tuple[int, int], ...] = ()
     """See `core.messages.dependencies.Needs.inputs`."""
+    chunks: tuple[tuple[int, int], ...] = ()
+    """(source, its chunk) of the inputs that shared their run with other items of a map."""
     trial: int = 1
     received: int = 0
     parent: int | None = None

@@ -34,8 +34,6 @@ def why_refused(farm: SchedulerState, task_id: int, needs: Needs) -> str:
             return f"task {task_id} cannot wait for itself"
         if not farm.tasks.is_known(other):
             return f"there is no task {other} to wait for: it was not handed in before, or has been cleared"
-        if other in needs.takes and farm.tasks.chunks.of(other) is not None:
-            return f"task {other} shares its run with other items of a map: hand its value over, not a reference to it"
     return ""
 
 
@@ -68,7 +66,7 @@ def _tell_dependents(farm: SchedulerState, ended: int, now: Now, out: Decision) 
             # The task waits for items of this chunk, of which some may have become tasks of their own.
             wait_for(farm, task, [i for i in needs.after if ended < i <= ended + items])
             left = task.waits_for or set()
-        elif reason and needs is not None and needs.if_failed != RUN and ended in needs.after:
+        if not items and reason and needs is not None and needs.if_failed != RUN and ended in needs.after:
             finish(farm, task, _with_its_need(task, ended, reason, needs, now), out)
         elif not left and type(task.place) is Queued:
             if needs is not None and needs.join:

@@ -372,9 +372,8 @@ def _take(
         engine.last_key = task.key
         rules = task.rules or DEFAULT_RULES
         version = engine.version if rules.depend is not None else None
-        tasks.append(
-            (*run, task.function, rules.time_limit_s, version, environment, measured, _special_wants(task, task_class))
-        )
+        wants = _special_wants(farm, task, task_class)
+        tasks.append((*run, task.function, rules.time_limit_s, version, environment, measured, wants))
         took += 1
     if took and requirements is not None:
         _note_requirements(farm, engine, task_class, requirements, now)
@@ -384,13 +383,16 @@ def _take(
     return took
 
 
-def _special_wants(task: TaskEntry, task_class: TaskClass) -> Wants | None:
+def _special_wants(farm: SchedulerState, task: TaskEntry, task_class: TaskClass) -> Wants | None:
     inputs = task.dependencies.inputs if task.dependencies is not None else ()
     concurrent = task_class.concurrent
     if not inputs and not concurrent and task.trial_state is None and task.parent is None and task.part is None:
         return None
     trial, received = (task.trial_state.trial, task.trial_state.received) if task.trial_state is not None else (1, 0)
-    return Wants(inputs, trial, received, task.parent, task.part[1] if task.part is not None else None, concurrent)
+    found = [(source, farm.tasks.chunks.of(source)) for _, source in inputs]
+    chunks = tuple((source, chunk) for source, chunk in found if chunk is not None)
+    part = task.part[1] if task.part is not None else None
+    return Wants(inputs, chunks, trial, received, task.parent, part, concurrent)
 
 
 def _note_requirements(

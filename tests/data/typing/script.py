@@ -53,3 +53,26 @@ reveal_type(job.submit())  # type: list[int]
 tc.create_job(retires=3)  # error: retires
 job.prioriti = 3  # error: prioriti
 job.add_task(fit, 3)  # error: Never
+
+values = tc.map(fit, range(10), name="sweep", retries=1, time_limit=3.0, chunksize="auto")
+reveal_type(values)  # type: Values[str]
+reveal_type(values[3])  # type: str
+reveal_type(values.stdout)  # type: list[str]
+reveal_type(tc.map(later, [1, 2]))  # type: Values[bytes]
+reveal_type(tc.map(fit, [1], on_error="return"))  # type: Values[Any]
+reveal_type(tc.map(fit, [1], return_exceptions=True))  # type: Values[Any]
+handle = tc.map(fit, [1, 2], [0.5, 1.5], block=False)
+reveal_type(handle)  # type: Job
+reveal_type(handle.retry_failed())  # type: list[int]
+reveal_type(handle.results())  # type: list[Any]
+reveal_type(handle.results(order=False))  # type: Iterator[Any]
+reveal_type(handle.counts())  # type: dict[str, int]
+tc.map(fit, [1], on_error="ignore")  # error: map
+tc.map(fit, [1], retires=3)  # error: map
+tc.map(3, [1])  # error: map
+for one in tc.imap(fit, range(3), chunksize=1, stream=True):
+    reveal_type(one)  # type: str
+for other in tc.imap_unordered(fit, range(3)):
+    reveal_type(other)  # type: str
+tc.imap(fit, [1], on_error="collect")  # error: collect
+tc.imap(fit, [1], block=False)  # error: block
