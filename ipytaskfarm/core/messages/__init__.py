@@ -194,7 +194,7 @@ from .task_types import (
     Submission as Submission,
 )
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Peers with another number are refused, with both versions named."""
 
 Message: TypeAlias = ClientMessage | ToClient | AgentMessage | ToAgent
