@@ -218,7 +218,7 @@ from .view import (
     WhyWaiting as WhyWaiting,
 )
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Peers with another number are refused, with both versions named."""
 
 Message: TypeAlias = ClientMessage | ToClient | AgentMessage | ToAgent
