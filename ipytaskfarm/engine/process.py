@@ -33,7 +33,8 @@ from ..core.messages.blob_chunks import BlobHere
 from ..core.messages.running_task import TaskReply
 from ..serialization.missing_modules import name_place
 from ..storage.blobs import Blobs, fetch_from, use
-from ..system.flight_recorder import Bell, Recorder
+from ..system.bell import Bell
+from ..system.flight_recorder import Recorder
 from ..version import __version__
 from . import pool_watch
 from .baseline import LOOK_EVERY_S, Baseline
@@ -154,9 +155,7 @@ class EngineProcess:
         self._app = make_app(settings.connection_file, settings.folder)
         shell: Any = self._app.shell
         kernel: Any = self._app.kernel
-        context: Any = self._app.context
-        recorder = Recorder.open(settings.recorder)
-        self._recorder = recorder
+        recorder = self._recorder = Recorder.open(settings.recorder)
         self._bell = Bell.connect(Path(settings.folder) / "bell.sock")
         self._bell_rang = self._slice_ended_s = 0.0
         self._unrung = False
@@ -175,8 +174,7 @@ class EngineProcess:
         self._look_later: asyncio.TimerHandle | None = None
         self._baseline = Baseline(self._loops, self._capture)
         kernel.after_cell = self._after_cell
-        address = f"ipc://{settings.folder}/lane.sock"
-        self._lane = EngineLane(context, address, settings.engine, self._loop, self._lock, self)
+        self._lane = EngineLane(f"{settings.folder}/lane.sock", settings.engine, self._loop, self._lock, self)
         namespace = self._namespace = Namespace(shell, settings.id)
         package._here, package._names = package.Engine(settings.id, properties, self._facts), namespace.names
         kernel.before_cell = namespace.begin_cell
@@ -224,10 +222,14 @@ class EngineProcess:
         self._loop.call_soon(self._say_hello, mask)
         self._app.start()
         self._lane.finish()
+        if self._recorder.is_marked:
+            self._runner.marks.finish()
         _remove_files(self._app)
 
     def _say_hello(self, mask: Iterable[int]) -> None:
         settings = self._settings
+        if self._recorder.is_marked:
+            self._runner.marks.start()
         self._lane.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._lane.send(LaneHello(settings.engine, os.getpid(), self._facts, settings.connection_file))
@@ -287,6 +289,10 @@ class EngineProcess:
             self._look_later = self._loop.call_later(left_s, self._look)
         else:
             self._baseline.look()
+
+    def expect(self, number: int, first: int, count: int) -> None:
+        """Note a hand-out that has arrived. Called in the lane's thread."""
+        self._runner.marks.expect(number, first, count)
 
     def watch(self) -> None:
         """Do the periodic work: called in the lane's thread 20 times a second while there is work."""

@@ -74,7 +74,7 @@ RESERVED: dict[str, tuple[tuple[str, ...], str]] = {
         "(a kernel's own channels are ZeroMQ too, and its clients know that)",
     ),
     "sqlite3": (
-        ("storage/store.py", "storage/backup.py"),
+        ("storage/store.py", "storage/opening.py", "storage/backup.py"),
         "one writer, one commit per turn: the promise that what a client was told is on disk hangs on it",
     ),
     "pickle": (
@@ -462,7 +462,7 @@ PLANTED = {
     "sqlite3 elsewhere": (
         "controller/a.py",
         "import sqlite3",
-        "only storage/store.py, storage/backup.py may",
+        "only storage/store.py, storage/opening.py, storage/backup.py may",
         "one writer",
     ),
     "pickle elsewhere": ("client/a.py", "from pickle import dumps", "only serialization/ may", ""),
