@@ -5,15 +5,20 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import importlib.util
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks.harness import Options, Row, farm_with_client, in_turn, note, seconds
 from benchmarks.peers import nothing
-from ipytaskfarm import TaskClient
+from ipytaskfarm import Farm, TaskClient
 
 ARRAY_CALLS = 40
 ARRAY_NUMBERS = 4_000_000
+PUSHED_NUMBERS = 1_250_000
+VIEW_CALLS = 1_000
+VIEW_ITEMS = 10_000
+PUSHES = 5
 
 
 def submit_loop(executor: concurrent.futures.Executor, count: int) -> None:
@@ -27,6 +32,25 @@ def chunked_map(executor: concurrent.futures.Executor, count: int) -> None:
     assert sum(executor.map(nothing, range(count), chunksize=1000)) == count * (count - 1) // 2
 
 
+def apply_loop(view: Any, count: int) -> None:
+    """Call a function on a load-balanced view one by one, and read the values."""
+    results = [view.apply_async(nothing, n) for n in range(count)]
+    assert [result.get() for result in results] == list(range(count))
+
+
+def balanced_map(view: Any, count: int) -> None:
+    """Map over a load-balanced view, which makes a task of each item."""
+    assert sum(view.map_sync(nothing, range(count))) == count * (count - 1) // 2
+
+
+def push_array(view: Any, count: int) -> None:
+    """Push as many different arrays of 10 MB to each engine."""
+    import numpy as np
+
+    for n in range(count):
+        view.push({"array": np.full(PUSHED_NUMBERS, float(n))}, block=True)
+
+
 def has_libraries() -> bool:
     """Return whether joblib and scikit-learn are installed."""
     return all(importlib.util.find_spec(name) is not None for name in ("joblib", "sklearn"))
@@ -37,7 +61,7 @@ def measure(options: Options) -> list[Row]:
     rows = []
     calls, items = options.count(20_000), options.count(100_000)
     with contextlib.ExitStack() as stack:
-        _, tc = stack.enter_context(farm_with_client(options.engines))
+        farm, tc = stack.enter_context(farm_with_client(options.engines))
         ours = stack.enter_context(tc.executor())
         theirs = stack.enter_context(concurrent.futures.ProcessPoolExecutor(options.engines))
         for question, work, count, floor in (
@@ -49,6 +73,44 @@ def measure(options: Options) -> list[Row]:
             rows += _joblib(tc, options)
         else:
             note("joblib or scikit-learn is not installed: skipped")
+        if importlib.util.find_spec("ipyparallel") is not None:
+            rows += _views(farm, options)
+        else:
+            note("ipyparallel is not installed: skipped")
+    return rows
+
+
+def _views(farm: Farm, options: Options) -> list[Row]:
+    """Run the same calls with the views of `ipytaskfarm.ipyparallel` and with ipyparallel's own."""
+    import ipyparallel
+
+    import ipytaskfarm.ipyparallel as ipp
+
+    rows = []
+    calls, items = options.count(VIEW_CALLS), options.count(VIEW_ITEMS)
+    with ipyparallel.Cluster(n=options.engines, log_level=logging.ERROR) as others:
+        own = ipp.Client(farm.connection_file)
+        balanced = own.load_balanced_view(), others.load_balanced_view()
+        direct = own[:], others[:]
+        for question, work, views, count in (
+            (f"view.apply_async of {calls:,} calls", apply_loop, balanced, calls),
+            (f"view.map of {items:,} items", balanced_map, balanced, items),
+            ("view.push of an array of 10 MB to each engine", push_array, direct, PUSHES),
+        ):
+            work(views[0], max(1, count // 10))
+            work(views[1], max(1, count // 10))
+            rates = in_turn(  # one round: ipyparallel takes some milliseconds for each call
+                {
+                    "farm": lambda work=work, view=views[0], n=count: n / seconds(lambda: work(view, n)),  # type: ignore[misc]
+                    "peer": lambda work=work, view=views[1], n=count: n / seconds(lambda: work(view, n)),  # type: ignore[misc]
+                },
+                1,
+            )
+            ratio = rates["farm"] / rates["peer"]
+            rows.append(
+                Row(f"{question}, against ipyparallel", f"{rates['farm']:,.0f}/s", f"{rates['peer']:,.0f}/s", ratio)
+            )
+        own.close()
     return rows
 
 

@@ -116,3 +116,23 @@ def test_a_saved_notebook_has_been_run_from_top_to_bottom(notebook: Path) -> Non
     assert len(ignored) < len(speaking) / 2
     assert any("image/png" in output.get("data", {}) for cell in found for output in cell["outputs"])
     assert os.fspath(ROOT) not in notebook.read_text()
+
+
+@pytest.mark.notebook
+@pytest.mark.slow
+def test_the_notebook_for_ipyparallel_says_the_same_there(world: Dirs, tmp_path: Path) -> None:
+    """Only the import differs, up to the part on lost engines, which ipyparallel does not replace."""
+    pytest.importorskip("ipyparallel")
+    notebook = json.loads((ROOT / "notebooks" / "09-ipyparallel.ipynb").read_text())
+    sources = ["".join(cell["source"]) for cell in notebook["cells"]]
+    lost = next(place for place, source in enumerate(sources) if source.startswith("## An engine is killed"))
+    notebook["cells"] = [*notebook["cells"][:lost], notebook["cells"][-1]]
+    # ipyparallel shows a bar while its engines start.
+    notebook["cells"][1]["metadata"]["tags"] = ["nbval-ignore-output"]
+    ours, theirs = "import ipytaskfarm.ipyparallel as ipp", "import ipyparallel as ipp"
+    text = json.dumps(notebook)
+    assert text.count(ours) == 2, "in the text, and in the first cell"
+    path = tmp_path / "theirs.ipynb"
+    path.write_text(text.replace(ours, theirs))
+    ended = nbval("--rootdir", tmp_path, path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr

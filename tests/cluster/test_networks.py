@@ -189,13 +189,14 @@ def square(x: int) -> int:
     return x * x
 
 
-def test_adapters_compute_on_both_hosts(tc: TaskClient) -> None:
+def test_adapters_compute_on_both_hosts(world: World, tc: TaskClient) -> None:
     """Each of them finds its functions on engines that share no process with the client's machine."""
     import dask
     import optuna
     from dask.delayed import delayed as dask_delayed
     from joblib import Parallel, delayed, parallel_config
 
+    import ipytaskfarm.ipyparallel as ipp
     import ipytaskfarm.joblib  # noqa: F401
     from ipytaskfarm import Pool
 
@@ -208,6 +209,13 @@ def test_adapters_compute_on_both_hosts(tc: TaskClient) -> None:
         assert Parallel()(delayed(square)(n) for n in range(40)) == expected
     with dask.config.set(scheduler=tc.dask_get):
         assert dask_delayed(sum)([dask_delayed(square)(n) for n in range(40)]).compute() == sum(expected)
+    rc = ipp.Client(world.farm.connection_file)
+    assert rc.load_balanced_view().map_sync(square, range(40)) == expected
+    rc[:].scatter("part", range(40), block=True)
+    rc[:].execute("squares = [n * n for n in part]", block=True)
+    assert rc[:].gather("squares", block=True) == expected
+    assert {row.id for place in (EAST, WEST) for row in world.rows(place)} <= set(rc.ids)
+    rc.close()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study()
     tc.optimize(study, lambda trial: float(trial.suggest_float("x", 0, 1)), n_trials=8)
