@@ -42,7 +42,8 @@ JOBS_SHOWN = 500
 INPUT_BYTES = 64 * 1024
 PICTURE_WIDTH = 2000
 """The width, in stretches, of the picture that a window is drawn in."""
-_LAST = 2**63 - 1
+_EXTENT = "SELECT ifnull((SELECT min(id) FROM tasks), 0), ifnull((SELECT max(id) FROM tasks), -1)"
+"""The lowest and the highest id.  In one SELECT of both, SQLite would look at all rows."""
 
 _COLUMNS = """t.id, t.items, t.name, t.job, f.task IS NOT NULL, f.reason, f.engine_id, f.attempts, t.submitted_s,
     f.started_s, f.run_s, f.completed_s, f.etype, f.value, f.place,
@@ -154,7 +155,7 @@ class TaskTables:
 
     def _by_ranges(self, question: ReadTaskPage, wanted: _Filter, count: int) -> tuple[TaskPage, list[int]]:
         """Look at all tasks, a range of ids after the other, until the page is full or the time is over."""
-        lowest, highest = self._db.execute("SELECT ifnull(min(id), 0), ifnull(max(id), -1) FROM tasks").fetchone()
+        lowest, highest = self._db.execute(_EXTENT).fetchone()
         ended = bool(wanted.conditions) and question.state in _ENDED
         join = "JOIN" if ended else "LEFT JOIN"
         where = " AND ".join([*wanted.conditions, "t.id BETWEEN ? AND ?"])
@@ -184,8 +185,7 @@ class TaskTables:
     def stretches(self, question: ReadStretches) -> StretchTable:
         """Return the runs between two moments, the latest tasks first as far as the time allows."""
         lowest, highest, first_s = self._db.execute(
-            "SELECT ifnull(min(id), 0), ifnull(max(id), -1), (SELECT submitted_s FROM tasks ORDER BY id LIMIT 1) "
-            "FROM tasks"
+            f"{_EXTENT}, (SELECT submitted_s FROM tasks ORDER BY id LIMIT 1)"
         ).fetchone()
         of_job, values = ("", []) if question.job is None else ("AND t.job = ?", [question.job])
         sql = (
