@@ -186,9 +186,8 @@ def on_list_sticky(farm: SchedulerState, session: str, n: int, question: ListSti
 
 def on_clear_sticky(farm: SchedulerState, session: str, n: int, question: ClearSticky, now: Now, out: Decision) -> None:
     """Remove commands from those that new engines run."""
-    keys = (
-        list(farm.requests.sticky) if question.keys is None else [k for k in question.keys if k in farm.requests.sticky]
-    )
+    asked = farm.requests.sticky if question.keys is None else dict.fromkeys(question.keys)
+    keys = [key for key in asked if key in farm.requests.sticky]
     for key in keys:
         del farm.requests.sticky[key]
     out.saves.append(DropSticky(keys))
