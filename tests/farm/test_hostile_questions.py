@@ -150,7 +150,7 @@ def test_a_number_beyond_64_bits_is_refused_by_the_client(call: str, farm: Farm,
     assert controller(questioner) == before
 
 
-@pytest.mark.parametrize("last", ["9223372036854775808", "-9223372036854775809", "1" * 400])
+@pytest.mark.parametrize("last", ["9223372036854775808", "1" * 400])
 def test_a_number_beyond_64_bits_is_refused_by_the_command(
     last: str, farm: Farm, questioner: Questioner, capsys: pytest.CaptureFixture[str]
 ) -> None:
