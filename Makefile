@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench chaos soak docs screenshot notebooks clean apt
+.PHONY: help demo test lint bench chaos worst soak docs screenshot notebooks clean apt
 .DELETE_ON_ERROR:
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo "make lint        ruff check, ruff format --check, mypy --strict"
 	@echo "make bench       throughput beside multiprocessing.Pool in the same run"
 	@echo "make chaos       ten minutes of killed engines, controllers and agents, and ten thousand simulated lives"
+	@echo "make worst       reboots, kill storms and damaged stores, at many more moments and places than make test"
 	@echo "make soak        the same for hours: SOAK_S=14400"
 	@echo "make docs        the documentation, into docs/_build/html"
 	@echo "make notebooks   run them again, and save what they say now"
@@ -62,6 +63,9 @@ bench: $(VENV)/stamp-bench
 chaos: $(VENV)/stamp-test
 	@$(BIN)/python -m tests.support.simulation $(SEED) 10000
 	@$(BIN)/python -m tests.support.chaos 600 $(SEED)
+
+worst: $(VENV)/stamp-test
+	@THOROUGH=1 $(BIN)/python -m pytest tests/farm/test_after_the_worst.py tests/unit/test_damage.py
 
 soak: $(VENV)/stamp-test
 	@$(BIN)/python -m tests.support.chaos $(SOAK_S) $(SEED)

@@ -20,7 +20,8 @@ from ..system.farm_paths import Lock, agent_folder, leave_folder, private_folder
 from ..system.host import home_folder, working_folder
 from ..system.process import name_process, usable_cores
 from .limits import STOPPED_S
-from .supervisor import EXIT_REFUSED, Agent, AgentSettings
+from .settings import AgentSettings
+from .supervisor import EXIT_REFUSED, Agent
 from .sweep import LOCK
 
 
@@ -41,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     settings = AgentSettings(
         connection_file=given.connection_file.absolute(),
         folder=folder.absolute(),
+        recorders=given.recorders and given.recorders.absolute(),
+        owner_fd=given.owner_fd,
         name=given.name,
         brings=given.engines,
         ends_at_s=given.ends_at,
@@ -62,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     try:
         private_folder(settings.folder)
+        if settings.recorders is not None:
+            private_folder(settings.recorders)
         lock = Lock(settings.folder / LOCK, f"another agent of farm {settings.farm!r}")
     except (TaskFarmError, OSError) as error:
         logging.critical("%s", error)
@@ -71,8 +76,10 @@ def main(argv: list[str] | None = None) -> int:
         return asyncio.run(_run(settings))
     finally:
         lock.release()
-        if given.folder is None:
+        if given.folder is None or given.owner_fd is not None:
             leave_folder(settings.folder.parent)
+        if given.owner_fd is not None:
+            leave_folder(settings.folder.parent.parent)
 
 
 async def _run(settings: AgentSettings) -> int:
@@ -85,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--folder", type=Path, help="for sockets and flight recorders, on a local disk (default: one of its own)"
     )
+    parser.add_argument(
+        "--recorders",
+        type=Path,
+        help="for flight recorders, on a local disk that a reboot leaves (default: the folder)",
+    )
     parser.add_argument("--farm", default="default", help="the farm's name")
     parser.add_argument("--node", help="this machine's name, for people (default: its host name)")
     parser.add_argument("--name", default="", help="its own (default: that of its key), or KEY.anything")
@@ -95,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--leave", type=float, default=0.0, metavar="S", help="how long running tasks may go on when it is told to end"
     )
+    parser.add_argument("--owner-fd", type=int, help="end of file here: the farm's owner has ended")
     parser.add_argument("--slots", type=int, help="most engines that may run here")
     parser.add_argument("--startup-cwd", type=Path, help="the folder that engines start in (default: this one)")
     add_flags(parser, AGENT)

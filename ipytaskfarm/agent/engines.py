@@ -29,6 +29,7 @@ from ..core.messages.task_types import Incarnation, RunKey
 from ..core.requirements import Allotment, Environment, Recycle
 from ..system.concurrent_runs import COMPANY
 from ..system.flight_recorder import Recorder
+from ..system.machine import boot_id
 from ..transport.lane import AgentLane
 from .limits import Backoff, Ladder, StoppedWatch
 from .node import thread_limits
@@ -62,12 +63,12 @@ class EnginePhase(Enum):
 
 
 class Files:
-    """An engine's files in the agent's folder."""
+    """An engine's files: the flight recorder, and the others in the agent's folder."""
 
-    def __init__(self, folder: Path, counter: int) -> None:
+    def __init__(self, folder: Path, recorders: Path, counter: int) -> None:
         self.folder = folder
         self.counter = counter
-        self.recorder = folder / f"engine-{counter}.rec"
+        self.recorder = recorders / f"engine-{counter}.rec"
         self.output = folder / f"engine-{counter}.out"
         self.stdout = folder / f"engine-{counter}.stdout"
         self.stack = folder / f"engine-{counter}.stack"
@@ -188,7 +189,12 @@ class ManagedEngine:
             output=output,
             dump=dump,
         )
-        items = self.account.recorder.items() if running is not None else None
+        recorder = self.account.recorder
+        if recorder.boot != boot_id():
+            # The disk has the recorder as of some earlier moment: the engine has come further.
+            upto = recorder.begun_upto()
+            return EngineDown(self.incarnation, self.id, None, False, crash, self.expected, begun_upto=upto)
+        items = recorder.items() if running is not None else None
         beside = tuple(run for run in begun if run != running)
         known = not self.account.damaged
         return EngineDown(self.incarnation, self.id, running, known, crash, self.expected, items, beside)
@@ -209,8 +215,8 @@ class EngineProcesses:
     """All engines of this agent, including dead ones of which the controller does not know yet that they ended."""
 
     def __init__(
-        self, session: str, farm: str, folder: Path, node: str, startup_cwd: Path, lane: AgentLane, relay: Relay,
-        first_counter: int, preload: Sequence[str], changed: Callable[[], None],
+        self, session: str, farm: str, folder: Path, recorders: Path, node: str, startup_cwd: Path,
+        lane: AgentLane, relay: Relay, first_counter: int, preload: Sequence[str], changed: Callable[[], None],
         blobs_folders: Callable[[], dict[str, str]],
         stays: bool, umask: int | None = None, failure_values: str = FAILURE_VALUES[0],
     ) -> None:  # fmt: skip
@@ -231,6 +237,7 @@ class EngineProcesses:
         self._session = session
         self._farm = farm
         self._folder = folder
+        self._recorders = recorders
         self._node = node
         self._startup_cwd = startup_cwd
         self._lane = lane
@@ -267,6 +274,11 @@ class EngineProcesses:
         """Return the engines whose process exists or is being forked."""
         return [engine for engine in self._by_incarnation.values() if engine.phase is not EnginePhase.GONE]
 
+    @property
+    def left(self) -> list[Incarnation]:
+        """Return the dead engines of earlier agents on which reports are still to follow."""
+        return [engine.incarnation for engine in self._by_incarnation.values() if engine.account.former]
+
     def are_loaded(self) -> bool:
         """Return whether an engine holds enough runs for its results to be gathered."""
         return any(engine.account.open_runs >= LOADED_RUNS for engine in self._by_incarnation.values())
@@ -284,10 +296,12 @@ class EngineProcesses:
             self._relay.say(EngineNote(engine_id, "the agent is ending", failed_start=True))
             return
         self._counter += 1
-        files = Files(self._folder, self._counter)
+        files = Files(self._folder, self._recorders, self._counter)
         incarnation = f"{self._session}.{self._counter}"
         try:
-            recorder = Recorder.create(files.recorder, incarnation, engine_id)
+            recorder = Recorder.create(
+                files.recorder, incarnation, engine_id, boot=boot_id(), is_marked=self._recorders != self._folder
+            )
         except OSError as error:
             self._backoff.failed()
             self._relay.say(EngineNote(engine_id, f"no flight recorder for it: {error}", failed_start=True))

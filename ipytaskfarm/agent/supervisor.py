@@ -19,8 +19,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from ..core.errors import TaskFarmError
 from ..core.messages import (
     AgentState,
@@ -52,16 +50,17 @@ from ..core.messages import (
 from ..core.messages.blob_chunks import BlobPiece, ReadBlob, WantBlob
 from ..core.messages.running_task import Declined, ProgressReport, TaskCall, TaskReply
 from ..storage.blobs import Blobs
+from ..system.bell import Bell
 from ..system.farm_paths import ConnectionInfo, read_connection_file
-from ..system.flight_recorder import Bell
+from ..system.machine import own_process
 from ..transport.lane import AgentLane
 from ..transport.peer import Acked, Link, Lost, NewEpoch, ReceivedMessage, Refused, Resumed
 from .engines import EnginePhase, EngineProcesses, ManagedEngine
 from .fetching import BlobFetches
-from .limits import STOPPED_S
 from .memory import MemoryWatch
 from .node import NodeWatch, resources
 from .relay import Relay
+from .settings import AgentSettings
 from .sweep import LOCK, counters, remember_farm, remove_dead, succeed, sweep
 from .watch import CHECK_S, EngineWatch
 
@@ -70,6 +69,8 @@ log = logging.getLogger(__name__)
 STREAK, STREAK_S, PACE_S = 4, 0.005, 0.002
 """After STREAK rings, each within STREAK_S of the last, the bell is heard only every PACE_S: see `_muffle_bell`."""
 COPIES = "blobs"
+OWNERLESS_S = 5.0
+"""The longest lease of an agent whose farm has lost its owner."""
 EXIT_STOPPED, EXIT_BUG, EXIT_REFUSED = 0, 1, 4
 STOP_S = 2.0
 """How long (seconds) engines may take to end when the controller does not say."""
@@ -77,39 +78,6 @@ DELIVER_S = 10.0
 """At the end: how long (seconds) to wait for an absent controller to take the last results."""
 DELIVER_MAX_S = 120.0
 """The same for a controller that is connected."""
-
-
-class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of an agent, from its command line."""
-
-    connection_file: Path
-    folder: Path
-    farm: str
-    node: str
-    startup_cwd: Path
-    slots: int | None = None
-    lease_s: float = 900.0
-    """The lease until the controller sends the farm's own."""
-    grace_s: float = 1.0
-    stopped_s: float = STOPPED_S
-    memory_limit_bytes: int | None = None
-    resources: dict[str, float] = {}
-    """Resources that the owner declares, in addition to those found on the node."""
-    priority: int = 0
-    preload: tuple[str, ...] = ()
-    failure_values: str = "masked"
-    """One of `core.messages.payload.FAILURE_VALUES`."""
-    name: str = ""
-    """The name by which the launcher knows the agent.  "": the name in its connection file."""
-    brings: int | None = None
-    ends_at_s: float | None = None
-    """The wall-clock time at which the launcher's system ends the agent."""
-    leave_s: float = 0.0
-    """How long running tasks may go on when the agent is told to end."""
-    umask: int | None = None
-    """The user's umask, for files that tasks make."""
-    places_itself: bool = False
-    """Whether this agent, at the end of the farm, also removes the folders of its dead siblings on this machine."""
 
 
 def _name_in(connection_file: Path) -> str:
@@ -133,17 +101,18 @@ class Agent:
         self._finished: asyncio.Future[int] = self._loop.create_future()
         self._name = settings.name or _name_in(settings.connection_file)
         session = f"{self._name or 'agent'}:{secrets.token_hex(8)}"
-        self._former = succeed(settings.folder, session)
-        dead = sweep(settings.folder)
+        self._recorders = settings.recorders or settings.folder
+        self._former = succeed(self._recorders, session)
+        dead = sweep(settings.folder, self._recorders)
         self._lane = AgentLane(settings.folder / "lane.sock")
         self._bell = Bell.listen(settings.folder / "bell.sock")
         self._info: ConnectionInfo | None = None
         self._link = Link(self._read_info, "agent", session, settings.node)
         self._relay = Relay(self._link)
         self._fetches = BlobFetches(self._ask_for_piece, self._lane.send)
-        first = max(counters(settings.folder), default=0)
+        first = max(counters(settings.folder, self._recorders), default=0)
         self._engines = EngineProcesses(
-            session, settings.farm, settings.folder, settings.node, settings.startup_cwd,
+            session, settings.farm, settings.folder, self._recorders, settings.node, settings.startup_cwd,
             self._lane, self._relay, first, settings.preload, self._wake, self._blobs_folders,
             settings.leave_s > 0, settings.umask, settings.failure_values,
         )  # fmt: skip
@@ -170,6 +139,7 @@ class Agent:
         self._link_fds: list[int] = []
         self._heard_s = time.monotonic()
         self._lease_s = settings.lease_s
+        self._lease_max_s = math.inf
         self._exit_code = EXIT_STOPPED
         self._end_by_s = math.inf
         self._leave_by_s: float | None = None
@@ -189,6 +159,8 @@ class Agent:
         # Not SIG_IGN, which engines would inherit.
         self._loop.add_signal_handler(signal.SIGINT, lambda: None)
         self._loop.add_reader(self._lane.fileno(), self._on_lane)
+        if (owner := self._settings.owner_fd) is not None:
+            self._loop.add_reader(owner, self._on_owner, owner)
         self._hear_bell()
         self._engines.zygote()  # it imports for a second; the agent connects in the meantime
         self._wake()
@@ -196,6 +168,14 @@ class Agent:
             return await self._finished
         finally:
             await self._close()
+
+    def _on_owner(self, owner: int) -> None:
+        """Handle the owner's end: its controller says good-bye at once, or has ended too, or was never started."""
+        self._loop.remove_reader(owner)
+        log.info("the farm's owner has ended")
+        self._lease_max_s = OWNERLESS_S
+        self._lease_s = min(self._lease_s, OWNERLESS_S)
+        self._wake()
 
     def _read_info(self) -> ConnectionInfo:
         self._info = read_connection_file(self._settings.connection_file)
@@ -230,7 +210,7 @@ class Agent:
         now_s = time.monotonic()
         self._streak = self._streak + 1 if now_s - self._bell_s < STREAK_S else 0
         self._bell_s = now_s
-        self._wake()
+        self._turn_now()
 
     def _muffle_bell(self) -> None:
         # Engines at full speed ring every 0.1 ms. A turn costs as much as relaying fifty results: let results gather.
@@ -243,11 +223,16 @@ class Agent:
 
     def _on_lane(self) -> None:
         self._rung = True
-        self._wake()
+        self._turn_now()
 
     def _on_link(self) -> None:
         self._called = True
-        self._wake()
+        self._turn_now()
+
+    def _turn_now(self) -> None:
+        # At once: by the loop's next round the descriptor, which is not read yet, would have asked for another turn.
+        if not self._woken:
+            self._turn()
 
     def _turn(self) -> None:
         if self._closed:
@@ -350,8 +335,8 @@ class Agent:
         return any(not isinstance(event, Acked) for event in events)
 
     def _on_new_epoch(self, farm: str) -> None:
-        if not remember_farm(self._settings.folder, farm):
-            log.warning("what stands in %s is another farm's: dropped", self._settings.folder)
+        if not remember_farm(self._recorders, farm):
+            log.warning("what stands in %s is another farm's: dropped", self._recorders)
             self._engines.drop_dead()
         log.info("the controller answered; %d engines", len(self._engines.living))
         self._engines.restate()
@@ -380,6 +365,8 @@ class Agent:
             self._settings.brings,
             None if math.isinf(self._due_s) else max(0.0, self._due_s - time.monotonic()),
             time.time(),
+            own_process(),
+            self._engines.left,
         )
 
     def _on_message(self, message: Any) -> None:
@@ -391,7 +378,7 @@ class Agent:
             case BlobPiece():
                 self._fetches.came(message)
             case Lease():
-                self._lease_s = message.lease_s
+                self._lease_s = min(message.lease_s, self._lease_max_s)
             case Leave():
                 log.info("the farm sends us away")
                 self._leave_by_s = math.inf if message.within_s is None else time.monotonic() + message.within_s
@@ -557,7 +544,8 @@ class Agent:
             self._loop.remove_reader(fd)
         await self._engines.close()
         await self._fetches.close()
-        clean = self._all_delivered()
+        # Nobody needs what is left of a farm that ended with its owner.
+        clean = self._all_delivered() or not math.isinf(self._lease_max_s)
         self._closed = True
         self._link.close()
         self._lane.close()
@@ -579,6 +567,8 @@ class Agent:
                     path.unlink(missing_ok=True)
             (folder / LOCK).unlink()
             folder.rmdir()
+            if self._recorders != folder:
+                shutil.rmtree(self._recorders)
         except OSError as error:
             log.info("%s stays: %s", folder, error)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..core.errors import TaskFarmError
 from ..system.farm_paths import Lock
 from ..system.flight_recorder import Recorder, RecorderDamaged
+from ..system.machine import REBOOTED, boot_id
 from .engines import Files, ManagedEngine
 from .reaping import Marks, reap
 from .relay import Account
@@ -27,17 +28,18 @@ _SESSIONS_KEPT = 8
 """The number of agents in a row that may end without the controller hearing of the one before."""
 
 
-def counters(folder: Path) -> list[int]:
-    """Return the counters of all engines that have files in the folder."""
-    found = {int(match[1]) for path in folder.iterdir() if (match := _FILE.match(path.name))}
+def counters(*folders: Path) -> list[int]:
+    """Return the counters of all engines that have files in these folders."""
+    paths = [path for folder in set(folders) for path in folder.iterdir()]
+    found = {int(match[1]) for path in paths if (match := _FILE.match(path.name))}
     return sorted(found)
 
 
-def sweep(folder: Path) -> list[ManagedEngine]:
+def sweep(folder: Path, recorders: Path) -> list[ManagedEngine]:
     """Return the dead engines to report, once their processes are gone. Unreadable files are removed."""
     dead: list[ManagedEngine] = []
-    for counter in counters(folder):
-        files = Files(folder, counter)
+    for counter in counters(folder, recorders):
+        files = Files(folder, recorders, counter)
         engine = _dead_engine(files) if files.recorder.exists() else None
         if engine is None:
             files.remove()
@@ -54,10 +56,12 @@ def _dead_engine(files: Files) -> ManagedEngine | None:
     except (OSError, RecorderDamaged) as error:
         log.error("flight recorder %s cannot be read, its engine's fate is not known: %s", files.recorder, error)
         return None
-    # Before anything is read: running processes may still write.
-    reap(Marks(recorder.engine, files.recorder))
+    rebooted = recorder.boot != boot_id()
+    if not rebooted:
+        # Before anything is read: running processes may still write.
+        reap(Marks(recorder.engine, files.recorder))
     engine = ManagedEngine(recorder.engine_id, recorder.engine, files, Account(recorder.engine, recorder, former=True))
-    engine.cause = "its agent ended"
+    engine.cause = REBOOTED if rebooted else "its agent ended"
     return engine
 
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 from ..core import errors
 from ..core.messages import (
     AskQuestion,
+    CommandAnswer,
     Fetched,
     FetchResults,
     Keep,
@@ -186,10 +187,13 @@ class Session:
 
         Returns -1 for a chunk that has more items than there are ids in a row: the caller looks at `items_room`.
         """
-        payload, function, rules, functions, raw, blobs, needs, items = packed
+        needs = packed.needs
         if needs is not None and ids:
             needs = with_ids(needs, ids)
-        size = len(payload) if not functions else len(payload) + sum([len(f.code) for f in functions])
+        items = packed.items
+        size = len(packed.payload)
+        if packed.functions:
+            size += sum([len(function.code) for function in packed.functions])
         check_size("a task", size)
         now_s = time.time()
         io = self.io
@@ -201,11 +205,11 @@ class Session:
                 self._wait_for_room()
             if items and outbox.next_id + items > outbox.last_id:
                 return -1
-            task_id = outbox.add(payload, now_s, function, rules, functions, blobs, job, needs, items)
+            task_id = outbox.add(packed, now_s, job, needs)
             if items:
                 self.arrivals.chunks.add(task_id, items)
             self.arrivals.handed_in.add(task_id)
-            if raw:
+            if packed.raw:
                 self.raw_ids.add(task_id)
             if io.idle:
                 io.idle = False
@@ -514,6 +518,7 @@ class Session:
         text: str = "",
         blobs: tuple[str, ...] = (),
         keep: Keep | None = None,
+        on_answer: Callable[[CommandAnswer], None] | None = None,
     ) -> PendingQuestion:
         """Send a MultiEngine command; the caller waits for its event and then calls `forget`.
 
@@ -525,10 +530,11 @@ class Session:
             text: what `queue_status` shows of the command.
             blobs: digests that the body needs until the command is answered.
             keep: how the command is kept for the engines' replacements.
+            on_answer: called in the IO thread with each engine's answer.
         """
         self._check_role("run anything on engines")
         check_size(verb, len(body))
-        asked = self.io.ask(lambda n: SendCommand(n, engines, verb, body, text, keep), on_done)
+        asked = self.io.ask(lambda n: SendCommand(n, engines, verb, body, text, keep), on_done, on_answer)
         asked.blobs = blobs
         return asked
 

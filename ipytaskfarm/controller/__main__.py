@@ -24,6 +24,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError, TaskFarmError
 from ..core.handlers.losses import lease_margin_s
 from ..core.limits import PeerLimits
@@ -37,6 +39,7 @@ from ..core.scheduler.state import SchedulerState
 from ..core.states import State
 from ..settings.declarations import add_flags, scheduler_settings
 from ..settings.setting import CONTROLLER
+from ..storage.beside import identity
 from ..storage.blobs import Blobs, blobs_folder
 from ..storage.disk import least_room
 from ..storage.event_log import EventLog, PolicyName
@@ -130,10 +133,11 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
         policy = load_policy(options.queue_policy, options.policy_path)
         margin_s = lease_margin_s(options.lease)
         settings = scheduler_settings(options, lease_margin_s=margin_s, policy=policy, seed=secrets.randbits(63))
-        store = Store.open(record.store, farm_incarnation=record.incarnation)
+        store = Store.open(record.store, farm_incarnation=record.incarnation, former=record.former)
         for note in store.notes:
             log.warning("%s", note)
         try:
+            record = _as_the_store_is(record, store, folder)
             snapshot, now = store.load(), Now(time.monotonic(), time.time())
             event_log = _event_log(options, snapshot, settings, now) if options.record is not None else None
             farm = restored_farm(options.farm, snapshot, settings, now)
@@ -183,6 +187,16 @@ def _record(options: argparse.Namespace, folder: Path) -> farm_paths.FarmRecord:
     return record
 
 
+def _as_the_store_is(record: farm_paths.FarmRecord, store: Store, folder: Path) -> farm_paths.FarmRecord:
+    """Return the record after the store was opened: its file is known now, and perhaps the farm is another one."""
+    if store.renewed:
+        log.warning("the farm has a new incarnation, its clients connect anew: %s", store.renewed)
+    now = msgspec.structs.replace(record, incarnation=store.farm, former="", file=identity(folder, store.path))
+    if now != record:
+        farm_paths.write_farm_record(now, folder)
+    return now
+
+
 def _serve(
     options: argparse.Namespace,
     folder: Path,
@@ -199,7 +213,7 @@ def _serve(
             # A restart binds the same port, so that peers find the controller again without being told.
             record = _moved(record, options.host, hub.port)
             farm_paths.write_farm_record(record, folder)
-        found = _found(farm)
+        found = _found(farm, store)
         watch = _signals()
         if options.owner_fd is not None:
             watch[options.owner_fd] = lambda: _owner_is_gone(options.owner_fd, watch)
@@ -271,21 +285,15 @@ def _socket_path(options: argparse.Namespace) -> Path:
 
 
 def _moved(record: farm_paths.FarmRecord, host: str, port: int) -> farm_paths.FarmRecord:
-    return farm_paths.FarmRecord(
-        name=record.name,
-        incarnation=record.incarnation,
-        host=host,
-        port=port,
-        store=record.store,
-        node=record.node,
-    )
+    return msgspec.structs.replace(record, host=host, port=port)
 
 
-def _found(farm: SchedulerState) -> str:
+def _found(farm: SchedulerState, store: Store) -> str:
     """Return a text for people about the tasks that were there before."""
     waiting = farm.tasks.counts[State.SCHEDULED] + farm.tasks.counts[State.PENDING]
     kept = len(farm.tasks.finals)
-    return f"{waiting} waiting, {kept} results kept" if waiting or kept else ""
+    found = f"{waiting} waiting, {kept} results kept" if waiting or kept or store.renewed else ""
+    return f"{found} ({store.renewed})" if store.renewed else found
 
 
 def _min_free_bytes(options: argparse.Namespace, store: Path) -> int:

@@ -16,20 +16,32 @@ from pathlib import Path
 import msgspec
 
 from ..core.errors import ResultTooLarge, StoreError, StoreFull
-from ..core.messages import Answer, AskQuestion, Clear, EngineDown, Finals, HandOut, Message, Refusal, StopFarm
+from ..core.messages import (
+    Accepted,
+    Answer,
+    AskQuestion,
+    Clear,
+    EngineDown,
+    Finals,
+    HandOut,
+    Message,
+    Refusal,
+    StopFarm,
+)
 from ..core.messages.blob_chunks import ReadBlob
 from ..core.messages.running_task import Declined, TaskReply
 from ..core.messages.tables import FarmState
 from ..core.saves import SaveFinal
 from ..core.scheduler.clock import Now
 from ..core.scheduler.decision import Decision, Load
-from ..core.scheduler.events import Back, Event, Gone, Joined, Revoked, Silent, StoreRoom
+from ..core.scheduler.events import Back, Event, Gone, Joined, ProcessGone, Revoked, Silent, StoreRoom
 from ..core.scheduler.scheduler import Scheduler
 from ..core.states import ABORTS
 from ..core.text import text_of
 from ..core.validation import why_refused
 from ..storage.event_log import EventLog
 from ..storage.store import Store
+from ..system.machine import why_gone
 from ..transport.hub import Hub
 from ..transport.peer_events import Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from . import replies
@@ -167,10 +179,19 @@ class ControllerLoop:
         if now.mono_s - self._room_checked_s >= ROOM_CHECK_S:
             self._room_checked_s = now.mono_s
             yield "", StoreRoom(self._lack_of_room())
+            yield from self._gone_agents()
             if self._retention is not None and (ids := self._retention.due(now.mono_s, now.wall_s)):
                 yield "", AskQuestion(0, Clear(ids))
             if self._blob_sweeper is not None:
                 self._blob_sweeper.turn(now.mono_s)
+
+    def _gone_agents(self) -> Iterator[tuple[str, Event]]:
+        """Yield an event for each silent agent whose process is known to be gone. No other one has to be waited for."""
+        for agent in self._scheduler.farm.agents.by_session.values():
+            if agent.reachable or agent.process is None or agent.gone:
+                continue
+            if why := why_gone(agent.process):
+                yield agent.session, ProcessGone(why)
 
     def _lack_of_room(self) -> str | None:
         free = self._store.free_bytes()
@@ -284,7 +305,8 @@ class ControllerLoop:
 
     def _send(self, session: str, message: Message) -> None:
         try:
-            self._hub.send(session, message)
+            # The end of the task often follows at once, and both then wake the client once.
+            self._hub.send(session, message, can_wait=type(message) is Accepted)
         except ResultTooLarge as error:
             self._hub.send(session, _refused(message, f"{error}, or ask for less at once"))
 

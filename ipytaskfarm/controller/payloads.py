@@ -95,7 +95,7 @@ class Payloads:
                 )
             )  # fmt: skip
             keys.append((task_id, attempt))
-        batch = msgspec.Raw(_encode(TaskBatch(runs, self._functions_for(assignment))))
+        batch = msgspec.Raw(_encode(TaskBatch(runs, self._functions_for(assignment), assignment.number)))
         return HandOut(
             assignment.engine,
             keys,
@@ -168,8 +168,8 @@ def singly(message: HandOut) -> Iterator[HandOut]:
     """Split a hand-out of several runs into hand-outs of one run each."""
     batch = _decode_batch(message.batch)
     functions = batch.functions
-    for run in batch.runs:
-        alone = msgspec.Raw(_encode(TaskBatch([run], functions)))
+    for place, run in enumerate(batch.runs, batch.first):
+        alone = msgspec.Raw(_encode(TaskBatch([run], functions, batch.number, place)))
         yield msgspec.structs.replace(message, runs=[(run.task, run.attempt)], batch=alone)
         functions = []
 

@@ -7,8 +7,9 @@ import threading
 from functools import partial
 from pathlib import Path
 
+from ..storage.backup import needed_blobs
 from ..storage.blobs import KEPT_S, Blobs
-from ..storage.store import Store, needed_blobs
+from ..storage.store import Store
 
 log = logging.getLogger(__name__)
 

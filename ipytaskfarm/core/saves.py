@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from .messages.agent import AgentProcess
 from .messages.dependencies import Needs
 from .messages.task_types import AttemptRow, Final, Incarnation, JobSpec, Rules, RunKey
 
@@ -71,6 +72,20 @@ class SaveHandOut(msgspec.Struct, frozen=True):
     engine_id: int
     runs: list[RunKey]
     at_s: float
+
+
+class SaveAgent(msgspec.Struct, frozen=True):
+    """Which process an agent is, so that a later controller on its machine knows whether it is gone."""
+
+    session: str
+    node: str
+    process: AgentProcess
+
+
+class DropAgent(msgspec.Struct, frozen=True):
+    """The agent will never be heard again."""
+
+    session: str
 
 
 class DropHandOut(msgspec.Struct, frozen=True):
@@ -234,7 +249,7 @@ class DropKept(msgspec.Struct, frozen=True):
 Save: TypeAlias = (
     SaveBlock | SaveLeft | SaveAccepted | SaveTask | SaveFunction | SaveHandOut | DropHandOut | SaveAttempt
     | SaveRequeue | SaveReopen | SaveMail | SaveFinal | SaveClear | SaveRefusal | SaveJob | SaveSetting | SaveSticky
-    | DropSticky | SaveSeparate | SaveKept | SaveKeptOn | DropKept
+    | DropSticky | SaveSeparate | SaveKept | SaveKeptOn | DropKept | SaveAgent | DropAgent
 )  # fmt: skip
 
 
@@ -313,5 +328,7 @@ class StoredState(msgspec.Struct, frozen=True):
     """(parent, spawn, id) of children whose parents have not ended."""
     mail: list[tuple[int, int, int, str]] = []
     """(task, 1 if from it, last number, JSON list of marks) of tasks that have not ended."""
+    agents: list[SaveAgent] = []
+    """The agents with engines that hold runs."""
     separate: list[tuple[int, int]] = []
     """(chunk, index) of items that do not belong to their chunk any more."""

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from .arguments import INT_MAX, INT_MIN
 from .messages import (
+    AgentProcess,
     AgentsEnded,
     AgentState,
     CommandDone,
@@ -136,6 +137,20 @@ def _agent_state(farm: SchedulerState, session: str, event: AgentState, now: Now
         brings=None if event.brings is None else _within(event.brings, 0, ENGINES_MAX),
         time_left_s=None if event.time_left_s is None else _seconds(event.time_left_s, 0.0),
         wall_s=_seconds(event.wall_s, 0.0),
+        process=_process(event.process),
+        left=None if event.left is None else event.left[-ENGINES_MAX * FORMER_MAX :],
+    )
+
+
+def _process(process: AgentProcess | None) -> AgentProcess | None:
+    if process is None:
+        return None
+    return AgentProcess(
+        _text(process.host, 400),
+        _text(process.boot, 200),
+        _text(process.namespace, 200),
+        _within(process.pid, 0, NUMBER_MAX),
+        _seconds(process.started_s, 0.0),
     )
 
 

@@ -7,6 +7,7 @@ process supervises, and which files may be removed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -22,8 +23,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ipytaskfarm.core import errors
+from ipytaskfarm.deployment.copies import find, forget_processes, settled
 from ipytaskfarm.deployment.settings import DEFAULT_PORT, FarmSettings
-from ipytaskfarm.storage.blobs import blobs_folder
+from ipytaskfarm.storage.backup import has_unfinished
+from ipytaskfarm.storage.beside import beside, recorders_folder
 from ipytaskfarm.storage.disk import network_file_system
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.farm_paths import ConnectionInfo, FarmRecord
@@ -135,6 +138,12 @@ class Home:
         """Create and return the folder of an agent."""
         return farm_paths.private_folder(self.sockets / f"agent-{number}")
 
+    def recorders(self, number: int) -> Path:
+        """Return the folder of an agent's flight recorders: beside the store, where a reboot leaves them."""
+        record = farm_paths.read_farm_record(self.folder)
+        store = self.folder / STORE_NAME if record is None else Path(record.store)
+        return recorders_folder(store) / f"agent-{number}"
+
     def make_folders(self) -> None:
         """Create the folders that must exist before any process is started.
 
@@ -169,6 +178,55 @@ class Home:
         except (FileNotFoundError, ValueError):
             return []
         return [record for record in records if isinstance(record, dict) and "pid" in record]
+
+    def settle(self, fresh: bool) -> str:
+        """Make the farm's record true again after its folder was copied, moved or restored.
+
+        Args:
+            fresh: whether the farm begins anew, so that it may leave the store of another farm alone.
+
+        Returns:
+            A message for people; "" if nothing has changed.
+
+        Raises:
+            StoreError: the farm cannot be started like this. The message has the remedy.
+        """
+        try:
+            record = farm_paths.read_farm_record(self.folder)
+        except errors.StoreError:
+            return ""  # `prepare` raises it, or begins anew
+        if record is None:
+            return ""
+        try:
+            found = settled(record, find(record, self.name, self.folder))
+        except errors.StoreError:
+            if not fresh:
+                raise
+            for name in (farm_paths.FARM_FILE, PROCESSES_NAME, STARTER_NAME):
+                remove_path(self.folder / name)
+            return ""
+        if found.is_new:
+            forget_processes(found.record, [self.folder / PROCESSES_NAME, self.folder / STARTER_NAME])
+        if found.record != record:
+            farm_paths.write_farm_record(found.record, self.folder)
+        return found.remark
+
+    def unrecorded_processes(self) -> list[dict[str, Any]]:
+        """Return records of the controller and the agent that hold their locks, whether they were recorded or not."""
+        sockets = self._sockets_place()
+        locks = [("controller", self.folder / "controller.lock")]
+        locks += [("agent-0", sockets / "agent-0" / "agent.lock")] if sockets is not None else []
+        holders = [(kind, _holder(path)) for kind, path in locks]
+        return [
+            {"kind": kind, "pid": pid, "started": farm_paths.process_started(pid), "log": str(self.output(kind))}
+            for kind, pid in holders
+            if pid is not None and farm_paths.process_started(pid) is not None
+        ]
+
+    def has_work(self) -> bool:
+        """Return whether the store has tasks that have not ended; False if it cannot be read."""
+        store = self.store_path()
+        return store is not None and has_unfinished(store)
 
     def write_processes(self, records: list[dict[str, Any]]) -> None:
         """Write the records for the next supervisor, which adopts the processes that live."""
@@ -292,12 +350,10 @@ class Home:
         store, stamp = Path(record.store), _stamp()
         aside = store.with_name(f"{store.stem}-{stamp}{store.suffix}")
         if record.node == socket.gethostname() or store.parent == self.folder:
-            for suffix in ("-wal", "-shm", ""):
-                old = store.with_name(store.name + suffix)
+            for old, new in zip(beside(store), beside(aside), strict=True):
                 if old.exists():
-                    os.replace(old, aside.with_name(aside.name + suffix))
-            if blobs_folder(store).exists():
-                os.replace(blobs_folder(store), blobs_folder(aside))
+                    os.replace(old, new)
+            remove_path(recorders_folder(aside))  # the new farm has no part in those runs
             if aside.exists():
                 remarks.append(f"the old store is set aside: {aside}")
         for name in (farm_paths.FARM_FILE, KEYS_FILE, AGENTS_FOLDER):
@@ -346,6 +402,7 @@ class Home:
             path.unlink(missing_ok=True)
         farm_paths.leave_runtime_folder()
         # Flight recorders of a killed agent hold results that its successor will deliver.
+        farm_paths.leave_folder(self.recorders(0).parent)
         if not any(self.sockets.glob("agent-*/*.rec")):
             remove_path(self.sockets)
 
@@ -358,7 +415,8 @@ class Home:
     def stale_files(self) -> list[Path]:
         """Return files that a crash of a now stopped farm has left, and rotated logs."""
         records = (self.folder / PROCESSES_NAME, self.folder / STARTER_NAME)
-        left = [path for path in (self.client_file, self.agent_file, *records) if path.exists()]
+        recorders = self.recorders(0).parent
+        left = [path for path in (self.client_file, self.agent_file, *records, recorders) if path.exists()]
         return [*left, *sorted(self.sockets.glob("agent-*")), *sorted(self.logs.glob("*.[1-9]"))]
 
     def store_path(self) -> Path | None:
@@ -386,7 +444,7 @@ class Home:
             pass
         if record is not None and Path(record.store).parent != self.folder:
             store = Path(record.store)
-            for path in (blobs_folder(store), *(store.with_name(store.name + end) for end in ("-wal", "-shm", ""))):
+            for path in beside(store):
                 remove_path(path)
         sockets = self._sockets_place()
         for path in (*([sockets] if sockets is not None else []), self.folder, self.client_file, self.agent_file):
@@ -452,6 +510,20 @@ def _temporary_folders() -> list[Path]:
 
 def _is_alive(record: dict[str, Any]) -> bool:
     return farm_paths.process_started(int(record["pid"])) == record.get("started")
+
+
+def _holder(path: Path) -> int | None:
+    """Return the process that holds a lock; None if none does."""
+    if not path.exists():
+        return None
+    try:
+        farm_paths.Lock(path).release()
+    except errors.FarmExists:
+        with contextlib.suppress(OSError, ValueError):
+            return int(path.read_text())
+    except errors.SecurityError:
+        pass
+    return None
 
 
 def _free_port(host: str) -> int:

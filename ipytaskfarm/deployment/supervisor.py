@@ -34,6 +34,7 @@ from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.deployment.group_manager import GroupManager
 from ipytaskfarm.deployment.home import OWNER, SUPERVISOR, Home, HomeLock
 from ipytaskfarm.deployment.light_client import Questioner, refusal_error
+from ipytaskfarm.deployment.restarts import RESTARTS, Restarts
 from ipytaskfarm.deployment.settings import FarmSettings, agent_flags, controller_flags
 from ipytaskfarm.deployment.start_errors import StartWatch, check_loopback, check_threads, last_error, with_remedy
 from ipytaskfarm.launchers import EXIT_UNKNOWN, Placed, Processes, ProcessSpec, describe_exit
@@ -41,10 +42,6 @@ from ipytaskfarm.launchers.local import LocalProcesses, trim
 from ipytaskfarm.system.farm_paths import process_started
 from ipytaskfarm.system.host import open_standard_descriptors, working_folder
 
-RESTARTS = 3
-WORKED_S = 5.0
-"""A process that has lived this long does not crash at once each time: it is started again without a limit."""
-RESTART_WINDOW_S = 60.0
 EXIT_STORE, EXIT_REFUSED = 3, 4
 FILLING_POLL_S = 0.03
 RUNNING_POLL_S = 1.0
@@ -86,17 +83,13 @@ class _Watched:
         self.kind = kind
         self.make = make
         self.placed: Placed | None = None
-        self.restarts: deque[float] = deque(maxlen=RESTARTS)
+        self.restarts = Restarts()
         self.placed_s = 0.0
         self.restart_at: float | None = None
 
     @property
     def lives(self) -> bool:
         return self.placed is not None
-
-    def may_restart(self, now: float) -> bool:
-        """Return whether it has not crashed too often recently."""
-        return len(self.restarts) < RESTARTS or now - self.restarts[0] > RESTART_WINDOW_S
 
 
 class Supervisor:
@@ -165,6 +158,8 @@ class Supervisor:
             check_threads()
             check_loopback(self.settings.host)
             self._lock = self.home.lock()
+            if remark := self.home.settle(self.settings.fresh):
+                self._audience.say(remark)
             living = self._adopt()
             if self.settings.fresh and living:
                 raise errors.FarmExists(
@@ -240,7 +235,8 @@ class Supervisor:
 
     def _adopt(self) -> bool:
         """Adopt running processes of an earlier supervisor. Return whether the controller is one of them."""
-        for record in self.home.read_processes():
+        # A supervisor that was killed amid a start may have recorded less than it had started.
+        for record in [*self.home.read_processes(), *self.home.unrecorded_processes()]:
             for watched in (self._controller, *self._agents):
                 if record.get("kind") == watched.kind and not watched.lives:
                     watched.placed = self._processes.adopt(record)
@@ -275,7 +271,7 @@ class Supervisor:
         fds = [self._ready_write]
         arguments += controller_flags(settings)
         # A controller that is restarted after a crash remembers whether the farm is held.
-        if settings.hold and not self._controller.restarts:
+        if settings.hold and not self._controller.restarts.in_a_row:
             arguments += ["--hold"]
         if self._owner_pipe is not None:
             arguments += ["--owner-fd", str(self._owner_pipe[0])]
@@ -290,9 +286,12 @@ class Supervisor:
         arguments = (
             *("--connection-file", str(home.agent_file), "--folder", str(folder)),
             *("--farm", home.name, "--startup-cwd", str(working_folder()), "--log", str(home.log("agent-0"))),
+            *(() if self.settings.owned else ("--recorders", str(home.recorders(0)))),
+            *(() if self._owner_pipe is None else ("--owner-fd", str(self._owner_pipe[0]))),
             *agent_flags(self.settings),
         )
-        return ProcessSpec("agent-0", "ipytaskfarm.agent", arguments, home.output("agent-0"), folder)
+        fds = () if self._owner_pipe is None else (self._owner_pipe[0],)
+        return ProcessSpec("agent-0", "ipytaskfarm.agent", arguments, home.output("agent-0"), folder, fds)
 
     def _look_after(self, watched: _Watched, now: float) -> None:
         if watched.restart_at is not None and now >= watched.restart_at:
@@ -341,15 +340,15 @@ class Supervisor:
 
     def _start_again(self, watched: _Watched, status: int, said: str, now: float) -> None:
         how = describe_exit(status)
-        if now - watched.placed_s >= WORKED_S:
-            watched.restarts.clear()
-        if watched.may_restart(now):
-            watched.restart_at = now + 0.5 * len([at for at in watched.restarts if now - at < RESTART_WINDOW_S])
-            watched.restarts.append(now)
-            self._audience.say(f"the {watched.kind} {how}: starting it again")
+        pause_s = watched.restarts.pause_s(now - watched.placed_s)
+        # A farm that has worked and has work goes on when the storm is over.
+        if not watched.restarts.too_many or (self.phase is not FarmPhase.STARTING and self.home.has_work()):
+            watched.restart_at = now + pause_s
+            after = f" in {pause_s:.0f} s" if pause_s > 1.0 else ""
+            self._audience.say(f"the {watched.kind} {how}: starting it again{after}")
             return
         last = last_line(said) or last_error(self.home.log(watched.kind))
-        text = f"the {watched.kind} {how}, after {RESTARTS} restarts within {RESTART_WINDOW_S:g} s"
+        text = f"the {watched.kind} {how}, after {RESTARTS} restarts in a row"
         if not self.settings.owned:  # an owned farm's logs disappear with it
             text += f" (see {self.home.output(watched.kind)})"
         self._fail(errors.ConnectionError(with_remedy(f"{text}; it ended with: {last}" if last else text)))

@@ -15,7 +15,7 @@ import psutil
 
 from ipytaskfarm.agent.memory import LEAST_SHARE
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
-from ipytaskfarm.storage.store import OLDEST_SQLITE
+from ipytaskfarm.storage.opening import OLDEST_SQLITE
 from ipytaskfarm.system.host import user_name
 from ipytaskfarm.version import __version__
 

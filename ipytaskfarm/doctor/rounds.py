@@ -21,7 +21,7 @@ from ipytaskfarm.deployment.settings import DEFAULT_PORT
 from ipytaskfarm.doctor import Finding, doubtful, farm, files, fine, machine, network, wrong
 from ipytaskfarm.doctor.systems import systems
 from ipytaskfarm.settings.declarations import DEFAULT_HOST
-from ipytaskfarm.storage.store import sqlite_version
+from ipytaskfarm.storage.opening import sqlite_version
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.farm_paths import ConnectionInfo, FarmRecord
 from ipytaskfarm.system.process import usable_cores

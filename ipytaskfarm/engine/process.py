@@ -33,7 +33,8 @@ from ..core.messages.blob_chunks import BlobHere
 from ..core.messages.running_task import TaskReply
 from ..serialization.missing_modules import name_place
 from ..storage.blobs import Blobs, fetch_from, use
-from ..system.flight_recorder import Bell, Recorder
+from ..system.bell import Bell
+from ..system.flight_recorder import Recorder
 from ..version import __version__
 from . import pool_watch
 from .baseline import LOOK_EVERY_S, Baseline
@@ -154,9 +155,7 @@ class EngineProcess:
         self._app = make_app(settings.connection_file, settings.folder)
         shell: Any = self._app.shell
         kernel: Any = self._app.kernel
-        context: Any = self._app.context
-        recorder = Recorder.open(settings.recorder)
-        self._recorder = recorder
+        recorder = self._recorder = Recorder.open(settings.recorder)
         self._bell = Bell.connect(Path(settings.folder) / "bell.sock")
         self._bell_rang = self._slice_ended_s = 0.0
         self._unrung = False
@@ -167,7 +166,6 @@ class EngineProcess:
         bars_as_text()
         self._facts = gather_facts(settings)
         properties = Properties(self._facts, self._tell_properties)
-        package._here = package.Engine(settings.id, properties, self._facts)
         self._interrupts = Interrupts(recorder)
         self._prepare_for_children()
         self._loop = asyncio.get_event_loop_policy().get_event_loop()
@@ -176,9 +174,9 @@ class EngineProcess:
         self._look_later: asyncio.TimerHandle | None = None
         self._baseline = Baseline(self._loops, self._capture)
         kernel.after_cell = self._after_cell
-        address = f"ipc://{settings.folder}/lane.sock"
-        self._lane = EngineLane(context, address, settings.engine, self._loop, self._lock, self)
+        self._lane = EngineLane(f"{settings.folder}/lane.sock", settings.engine, self._loop, self._lock, self)
         namespace = self._namespace = Namespace(shell, settings.id)
+        package._here, package._names = package.Engine(settings.id, properties, self._facts), namespace.names
         kernel.before_cell = namespace.begin_cell
         self._environments = Environments(settings.engine, namespace, self._baseline, self._lane.send)
         profiling = Profiling()
@@ -224,10 +222,14 @@ class EngineProcess:
         self._loop.call_soon(self._say_hello, mask)
         self._app.start()
         self._lane.finish()
+        if self._recorder.is_marked:
+            self._runner.marks.finish()
         _remove_files(self._app)
 
     def _say_hello(self, mask: Iterable[int]) -> None:
         settings = self._settings
+        if self._recorder.is_marked:
+            self._runner.marks.start()
         self._lane.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._lane.send(LaneHello(settings.engine, os.getpid(), self._facts, settings.connection_file))
@@ -241,8 +243,11 @@ class EngineProcess:
         self._loops.show()
         return self._commands.run(command)
 
-    def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None:
-        self._commands.clear_queue(command, waiting)
+    def clear_queue(self, command: EngineCommand) -> None:
+        self._commands.clear_queue(command)
+
+    def interrupt(self, command: EngineCommand) -> None:
+        self._commands.interrupt(command)
 
     def profile(self, command: EngineCommand) -> None:
         self._commands.profile(command)
@@ -285,11 +290,16 @@ class EngineProcess:
         else:
             self._baseline.look()
 
+    def expect(self, number: int, first: int, count: int) -> None:
+        """Note a hand-out that has arrived. Called in the lane's thread."""
+        self._runner.marks.expect(number, first, count)
+
     def watch(self) -> None:
         """Do the periodic work: called in the lane's thread 20 times a second while there is work."""
         self._capture.shrink()
         self._recorder.words.flush()
         self._interrupts.again()
+        self._commands.watch()
         self._runner.watch()
         if self._unrung:
             self._ring()

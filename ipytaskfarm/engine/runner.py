@@ -35,6 +35,7 @@ from ..serialization.shared_values import forget_added
 from ..storage.blobs import BlobWriter
 from .attempts import RunningAttempt
 from .baseline import LONG_S
+from .begun_marks import BegunMarks
 from .callables import Callables
 from .capture import nothing_new
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
@@ -76,6 +77,7 @@ class Runner:
         """
         self._engine = parts.engine
         self._recorder = parts.recorder
+        self.marks = BegunMarks(parts.recorder)
         self._namespace = parts.namespace
         self._properties = parts.properties
         self._cells = parts.cells
@@ -134,7 +136,7 @@ class Runner:
         """Run the attempt, inside its own context."""
         run = attempt.run
         SINK.set(attempt.sink)
-        self._begin(attempt)
+        self._begin(attempt, job.place)
         try:
             call = self._prepare(attempt, job)
         except Exception as unready:
@@ -150,10 +152,12 @@ class Runner:
         self._end(attempt, value, self._flushed(attempt, error))
         return None
 
-    def _begin(self, attempt: RunningAttempt) -> None:
+    def _begin(self, attempt: RunningAttempt, place: tuple[int, int]) -> None:
         """Start the attempt's clock."""
         run = attempt.run
         limit = run.time_limit_s
+        if place > self.marks.next:
+            self.marks.begin(place)
         self._recorder.begin(run.task, run.attempt, deadline_ns(limit))
         self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(limit)
@@ -165,6 +169,8 @@ class Runner:
         """Prepare the engine for the run's environment, outside the run's time limit. Return the error, if any."""
         self._loops.show()
         run = job.run
+        if job.place > self.marks.next:
+            self.marks.begin(job.place)
         self._recorder.begin(run.task, run.attempt, 0)
         self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(None)

@@ -10,13 +10,15 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..core.errors import StoreError
-from . import disk
+from . import disk, rows
+from .beside import count_file
 from .blobs import blobs_folder
-from .store import APPLICATION_ID
+from .commit_count import Count, LogPlace, Missing, log_place, missing, read as read_count
+from .opening import APPLICATION_ID
 
 TRIES = 3
 """The number of tries, since a blob may be removed between reading the tables and copying the folder."""
@@ -24,6 +26,9 @@ TRIES = 3
 
 def check(path: Path) -> list[str]:
     """Check the whole file and the blobs that it names. Return one line for each fault."""
+    recorded = read_count(count_file(path))  # before the store: a running controller writes both
+    if recorded is not None and _is_empty(path):
+        return [f"the store is empty: {Missing(recorded.ends, recorded.tasks)}"]
     with _reading(path) as db:
         found = [row[0] for row in db.execute("PRAGMA integrity_check(20)")]
         for table in ("finals", "attempts", "progress", "blob_uses"):
@@ -36,7 +41,44 @@ def check(path: Path) -> list[str]:
         for task, part, digest in uses:
             if not (folder / digest[:2] / digest).is_file():
                 found.append(f"task {task}: the data of its {part} (blob {digest[:12]}…) is missing")
+        if (lacking := _missing(path, db, recorded)) is not None:
+            found.append(str(lacking))
     return [line for line in found if line != "ok"]
+
+
+def _is_empty(path: Path) -> bool:
+    """Return whether a store has no tables: its log had everything, and was dropped."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            return not db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    except sqlite3.Error:
+        return False
+
+
+def _missing(path: Path, db: sqlite3.Connection, recorded: Count | None) -> Missing | None:
+    """Return what the store lacks of what was counted."""
+    if recorded is None or db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        return None
+    (epoch,) = db.execute("SELECT epoch FROM farm").fetchone()
+    counts = [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("tasks", "finals")]
+    log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    log_bytes = log.stat().st_size if log.exists() else 0
+    place = LogPlace()
+    if index.exists():
+        file = os.open(index, os.O_RDONLY | os.O_CLOEXEC)
+        place = log_place(file)
+        os.close(file)  # this releases the locks of this process, whose last question it was
+    return missing(recorded, Count(epoch, place, *counts), log_bytes)
+
+
+def has_unfinished(path: Path) -> bool:
+    """Return whether a store has tasks that have not ended; False if it cannot be read."""
+    found = "SELECT EXISTS (SELECT 1 FROM tasks AS t WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = t.id))"
+    try:
+        with _reading(path) as db:
+            return bool(db.execute(found).fetchone()[0])
+    except StoreError:
+        return False
 
 
 def backup(path: Path, target: Path) -> int:
@@ -128,3 +170,9 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
             yield db
     except sqlite3.DatabaseError as error:
         raise StoreError(f"the store {path} cannot be read: {error}") from error
+
+
+def needed_blobs(path: Path, digests: Sequence[str]) -> set[str]:
+    """Return those of these blobs that a task, a result or a kept command needs. Any thread may call this."""
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        return {row[0] for row in db.execute(rows.NEEDED_BLOBS, (rows.asked(digests),))}

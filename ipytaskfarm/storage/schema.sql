@@ -119,6 +119,17 @@ CREATE TABLE handouts (
     at_s         REAL NOT NULL
 );
 
+-- The processes of agents.  A controller on the same machine knows which of them are gone.
+CREATE TABLE agents (
+    session      TEXT PRIMARY KEY,
+    node         TEXT NOT NULL,
+    host         TEXT NOT NULL,         -- the machine, over all its boots
+    boot         TEXT NOT NULL,
+    namespace    TEXT NOT NULL,         -- in which the pid counts
+    pid          INTEGER NOT NULL,
+    started_s    REAL NOT NULL          -- since the boot
+) WITHOUT ROWID;
+
 -- Code of functions, once each.
 CREATE TABLE functions (
     digest       TEXT PRIMARY KEY,

@@ -33,44 +33,20 @@ import msgspec
 
 from ..core import saves as s
 from ..core.errors import StoreError, StoreFull
-from ..core.messages import ReadHistory
+from ..core.messages import AgentProcess, ReadHistory
 from ..core.messages.tables import TaskRow
 from ..core.messages.task_types import Final, Function, Submission
-from . import disk, rows
-
-SCHEMA = 6
-"""The number of ``schema.sql``."""
-
-APPLICATION_ID = 0x69707466
-"""Marks a SQLite file as ours ("iptf")."""
-
-CHECK_BYTES_MAX = 1 << 30
-"""A larger file is not checked when it is opened after a crash: the farm's return would take minutes."""
+from . import disk, opening, rows
+from .beside import count_file
+from .commit_count import CommitCount, Count, Missing, missing, read as read_count
+from .inserts import Row, parts
+from .opening import APPLICATION_ID, FORMER, REMEDY
 
 CHECKPOINT_BYTES = 4 << 20
 """The write-ahead log is moved into the file after about this much. A longer log makes fewer but longer pauses."""
 
-ROWS_AT_ONCE = (64, 8)
-"""How many rows one statement inserts, where there are so many.  Fewer sizes: fewer statements to prepare."""
-
 BUSY_S = 5.0
 """How long a commit waits for another process's lock (a person's sqlite3 shell that writes)."""
-
-OLDEST_SQLITE = "3.38.0"
-"""The first version with JSON built in."""
-
-SOUND_SQLITE = "3.51.3"
-"""Earlier versions can damage a file in WAL mode if two connections write or checkpoint at the same moment."""
-
-REMEDY = (
-    "restore a backup in its place, or set it aside and begin anew with `ipytaskfarm start --fresh`; "
-    "`sqlite3 FILE .recover` shows what can still be read"
-)
-
-
-def sqlite_version() -> str:
-    """Return the version of this Python's SQLite."""
-    return sqlite3.sqlite_version
 
 
 class _Fenced(Exception):
@@ -89,13 +65,18 @@ class Store:
         self.notes: list[str] = []
         """What a person who starts the farm should be told."""
         self._db = db
+        self.missing: Missing | None = None
+        """What was acknowledged and is missing since the last life."""
+        self.renewed = ""
+        """Why the farm has another incarnation than before; "" if it has the same."""
         self._broken: str | None = None
         self._log_bytes = 0
+        self._count: CommitCount | None = None
 
     # ---------------------------------------------------------------------------------- opening and closing
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, farm_incarnation: str | None = None) -> Store:
+    def open(cls, path: str | os.PathLike[str], *, farm_incarnation: str | None = None, former: str = "") -> Store:
         """Open the store at this path. Make it if there is none, and migrate an older schema.
 
         The epoch is one higher than the last time, and is on disk when this returns.
@@ -103,16 +84,17 @@ class Store:
         Args:
             path: the path of the file.
             farm_incarnation: the farm that it must belong to. None: any farm (a new store draws an incarnation).
+            former: the incarnation that the farm had until it was copied; the store is given the new one.
 
         Raises:
             StoreError: the file cannot be used: damaged, newer schema, another farm's, on a network file system,
-                readable by
-                others, or not a store. The message names the file and the remedy.
+                readable by others, or not a store. The message names the file and the remedy.
         """
         path = Path(os.path.abspath(path))
         disk.refuse_network_file_system(path)
         try:
             fresh = disk.make_or_check_file(path)
+            opening.drop_foreign_log(path)
             db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(
@@ -121,50 +103,28 @@ class Store:
         store = cls(path, db)
         try:
             with store._reading():
-                store._prepare(fresh, farm_incarnation)
-        except BaseException:
+                store._prepare(fresh, farm_incarnation, former)
+        except BaseException as error:
             db.close()
+            if store._count is not None:
+                store._count.close()
+            if isinstance(error, sqlite3.Error):
+                raise StoreError(f"the store {path} is damaged ({error}): {REMEDY}") from error
             raise
         return store
 
-    def _prepare(self, fresh: bool, farm_incarnation: str | None) -> None:
-        if _version(sqlite3.sqlite_version) < _version(OLDEST_SQLITE):
-            raise StoreError(
-                f"the store {self.path} needs SQLite {OLDEST_SQLITE}, this Python has {sqlite3.sqlite_version}: "
-                "use a newer Python or SQLite"
-            )
-        if _version(sqlite3.sqlite_version) < _version(SOUND_SQLITE):
-            self.notes.append(
-                f"SQLite {sqlite3.sqlite_version} is older than {SOUND_SQLITE}: it can damage a store that several "
-                "programs write at once; only read this one while the farm runs"
-            )
-        self._refuse_strangers()
+    def _prepare(self, fresh: bool, farm_incarnation: str | None, former: str) -> None:
+        self.notes += opening.sqlite_notes(self.path)
+        opening.refuse_strangers(self._one, self.path, self.size_bytes())
+        copied = not fresh and self._one("PRAGMA journal_mode") != "wal"
         self._set_pragmas()
         self._migrate()
-        self._begin_life(farm_incarnation)
+        opening.refuse_incomplete(self._db, self.path)
+        if copied and self._one("SELECT count(*) FROM farm"):
+            self.renewed = "a backup was put in the place of its store"
+        self._begin_life(farm_incarnation, former)
         if fresh:
             disk.sync_folder(self.path.parent)
-
-    def _refuse_strangers(self) -> None:
-        """Check, before anything is written, that the file is a farm's store of a known schema, and undamaged."""
-        tables = self._one("SELECT count(*) FROM sqlite_schema")
-        if not tables:
-            return
-        if self._one("PRAGMA application_id") != APPLICATION_ID:
-            raise StoreError(f"{self.path} is an SQLite file of something else, not a farm's store: move it away")
-        schema = self._one("PRAGMA user_version")
-        if schema > SCHEMA:
-            raise StoreError(
-                f"the store {self.path} has schema {schema}, this ipytaskfarm knows up to {SCHEMA}: "
-                "use the newer ipytaskfarm that wrote it, or begin anew with `ipytaskfarm start --fresh`"
-            )
-        size = self.size_bytes()
-        clean = self._one("SELECT clean FROM farm")
-        if size > CHECK_BYTES_MAX or (clean and size > CHECK_BYTES_MAX // 32):
-            return
-        found = self._one("PRAGMA quick_check(1)")
-        if found != "ok":
-            raise StoreError(f"the store {self.path} is damaged ({' '.join(found.split())}): {REMEDY}")
 
     def _set_pragmas(self) -> None:
         if self._one("PRAGMA journal_mode = WAL") != "wal":
@@ -185,33 +145,61 @@ class Store:
     def _migrate(self) -> None:
         schema = self._one("PRAGMA user_version")
         if not self._one("SELECT count(*) FROM sqlite_schema"):
-            steps = [(SCHEMA, disk.schema_text())]
+            steps = [(opening.SCHEMA, disk.schema_text())]
         else:
             steps = [(n, text) for n, text in disk.migrations() if n > schema]
         for number, text in steps:
             mark = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
             self._db.executescript(f"BEGIN IMMEDIATE;\n{text}\n{mark}\nCOMMIT;")
         reached = steps[-1][0] if steps else schema
-        if reached != SCHEMA:
+        if reached != opening.SCHEMA:
             raise StoreError(
-                f"the store {self.path} has schema {reached} and nothing leads from it to {SCHEMA}: {REMEDY}"
+                f"the store {self.path} has schema {reached} and nothing leads from it to {opening.SCHEMA}: {REMEDY}"
             )
 
-    def _begin_life(self, farm_incarnation: str | None) -> None:
+    def _begin_life(self, farm_incarnation: str | None, former: str) -> None:
         """Raise the epoch: a controller with a lower one cannot commit from now on."""
         self._db.execute("BEGIN IMMEDIATE")
         row = self._db.execute("SELECT incarnation, epoch FROM farm").fetchone()
         if row is None:
             row = (farm_incarnation or uuid.uuid4().hex, 0)
             self._db.execute("INSERT INTO farm VALUES (1, ?, 0, 1, ?)", (row[0], time.time()))
-        if farm_incarnation is not None and farm_incarnation != row[0]:
-            raise StoreError(
-                f"the store {self.path} belongs to the farm {row[0]}, not to {farm_incarnation}: "
-                "move it away, or give this farm a store_dir of its own"
-            )
-        self._db.execute("UPDATE farm SET epoch = epoch + 1, clean = 0")
+        incarnation, epoch = row
+        if farm_incarnation not in (None, incarnation):
+            if incarnation == former:
+                incarnation = farm_incarnation
+            elif farm_incarnation != self._one(f"SELECT value FROM settings WHERE key = '{FORMER}'"):
+                raise StoreError(
+                    f"the store {self.path} belongs to the farm {incarnation}, not to {farm_incarnation}: "
+                    "move it away, or give this farm a store_dir of its own"
+                )
+        epoch = max(epoch, self._look_for_missing(epoch))
+        if self.renewed:
+            # Clients of the farm before know tasks, and ids of tasks, that this one has not.
+            self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (FORMER, incarnation))
+            incarnation = uuid.uuid4().hex
+        self._db.execute(rows.FORGET_AGENTS)
+        self._db.execute("UPDATE farm SET incarnation = ?, epoch = ?, clean = 0", (incarnation, epoch + 1))
         self._db.execute("COMMIT")
-        self.farm, self.epoch = row[0], row[1] + 1
+        self.farm, self.epoch = incarnation, epoch + 1
+        assert self._count is not None
+        self._count.committed(self.epoch, sync=True)
+
+    def _look_for_missing(self, epoch: int) -> int:
+        """Compare the store with the count of its commits. Return the highest epoch that any of them knows."""
+        recorded = read_count(count_file(self.path))
+        count = self._count = CommitCount(count_file(self.path), Path(f"{self.path}-shm"))
+        place = count.place()
+        if recorded is not None and (recorded.epoch, recorded.log) == (epoch, place):
+            count.tasks, count.ends = recorded.tasks, recorded.ends
+        else:
+            count.tasks, count.ends = self._one("SELECT count(*) FROM tasks"), self._one("SELECT count(*) FROM finals")
+        found = Count(epoch, place, count.tasks, count.ends)
+        lacking = missing(recorded, found, self.size_bytes() - self.path.stat().st_size)
+        if lacking is not None and not self.renewed:
+            self.missing = lacking
+            self.renewed = f"its store is damaged, or an older one was put in its place: {lacking}"
+        return recorded.epoch if recorded is not None else epoch
 
     def close(self) -> None:
         """Move the log into the file and close it. A second call does nothing.
@@ -224,8 +212,13 @@ class Store:
                     if self._owns():
                         self._db.execute("UPDATE farm SET clean = 1")
                         self._checkpoint("TRUNCATE")
+                        if self._count is not None:
+                            self._count.committed(self.epoch, sync=True)
         finally:
             self._db.close()
+            if self._count is not None:
+                self._count.close()
+                self._count = None
             self._broken = self._broken or f"the store {self.path} is closed"
 
     # ---------------------------------------------------------------------------------- writing
@@ -235,8 +228,7 @@ class Store:
 
         Returns:
             The ids of tasks with rows that were fenced off (already there, ended before, cleared, or of an attempt that
-                is not
-            the current one), which changed nothing. It is empty unless the scheduler has a bug.
+            is not the current one), which changed nothing. It is empty unless the scheduler has a bug.
 
         Raises:
             StoreFull: there is no room. Nothing was written, and the store stays usable.
@@ -260,36 +252,33 @@ class Store:
         return fenced
 
     def _commit(self, saves: Sequence[s.Save], fenced: list[int]) -> None:
+        assert self._count is not None
         try:
             with self._transaction():
-                self._write(saves, None)
+                self._write(saves, None, self._count)
         except _Fenced:
             # A bug in the farm. Repeat it row by row, to name the tasks.
             with self._transaction():
-                self._write(saves, fenced)
+                self._write(saves, fenced, self._count)
+        self._count.committed(self.epoch)
 
-    def _write(self, saves: Sequence[s.Save], fenced: list[int] | None) -> None:
+    def _write(self, saves: Sequence[s.Save], fenced: list[int] | None, count: CommitCount) -> None:
         db = self._db
+        count.begin()
         # No other save touches the table of hand-outs. Ends of tasks between them would make a statement for each.
         handouts = [save for save in saves if type(save) in (s.SaveHandOut, s.DropHandOut)]
         others = [save for save in saves if type(save) not in (s.SaveHandOut, s.DropHandOut)] if handouts else saves
         for kind, group in itertools.groupby([*others, *handouts], type):
             for statement in rows.statements(kind, list(group)):
                 if statement.fences and fenced is not None:
-                    fenced.extend(row[0] for row in statement.rows if not db.execute(statement.sql, row).rowcount)
-                elif self._run(statement) != len(statement.rows) and statement.fences:
+                    refused = [row[0] for row in statement.rows if not db.execute(statement.sql, row).rowcount]
+                    fenced.extend(refused)
+                    count.note(statement.sql, len(statement.rows) - len(refused))
+                    continue
+                changed = sum(db.executemany(*part).rowcount for part in parts(statement))
+                count.note(statement.sql, changed)
+                if changed != len(statement.rows) and statement.fences:
                     raise _Fenced
-
-    def _run(self, statement: rows.Statement) -> int:
-        """Run a statement for all its rows, and return how many rows it changed."""
-        values, changed, at = statement.rows, 0, 0
-        if (of_several := statement.of_several) is not None:
-            for size in ROWS_AT_ONCE:
-                for end in range(at + size, len(values) + 1, size):
-                    parameters = list(itertools.chain.from_iterable(values[at:end]))
-                    changed += self._db.execute(of_several(size), parameters).rowcount
-                    at = end
-        return changed + self._db.executemany(statement.sql, values[at:]).rowcount if at < len(values) else changed
 
     def checkpoint(self) -> None:
         """Move the log into the file as far as readers allow.
@@ -302,6 +291,8 @@ class Store:
         # Lack of room does no harm yet: everything is in the log, and there will be another try.
         with contextlib.suppress(StoreFull), self._reading():
             self._checkpoint("PASSIVE")
+            if self._count is not None:
+                self._count.committed(self.epoch, sync=True)
         self._log_bytes = 0
 
     def _checkpoint(self, mode: str) -> None:
@@ -377,7 +368,7 @@ class Store:
         row = self._db.execute(sql).fetchone()
         return None if row is None else row[0]
 
-    def _rows(self, sql: str, keys: Sequence[int] | Sequence[str]) -> list[rows.Row]:
+    def _rows(self, sql: str, keys: Sequence[int] | Sequence[str]) -> list[Row]:
         self._usable()
         with self._reading():
             return self._db.execute(sql, (rows.asked(keys),)).fetchall()
@@ -391,6 +382,8 @@ class Store:
         try:
             with self._reading():
                 return self._load()
+        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            raise StoreError(f"the store {self.path} is damaged (a row cannot be read: {error}): {REMEDY}") from error
         finally:
             if collecting:
                 gc.enable()
@@ -406,7 +399,8 @@ class Store:
             farm=self.farm,
             next_id=self._one("SELECT ifnull(max(last), -1) + 1 FROM blocks"),
             next_queue_seq=self._one(f"SELECT {last_seq} + 1"),
-            next_handout=self._one("SELECT ifnull(max(number), 0) + 1 FROM handouts"),
+            # Engines compare the numbers: they only grow, although answered batches are forgotten.
+            next_handout=max(self._one("SELECT ifnull(max(number), 0) + 1 FROM handouts"), self.epoch << 32),
             blocks=db.execute(rows.BLOCKS).fetchall(),
             tasks=rows.task_records(db.execute(rows.UNFINISHED), history),
             children=db.execute(rows.CHILDREN).fetchall(),
@@ -425,6 +419,7 @@ class Store:
             sticky=[s.SaveSticky(*row) for row in db.execute(rows.STICKY)],
             kept=rows.kept_commands(db.execute(rows.KEPT), db.execute(rows.KEPT_BLOBS)),
             kept_on=[s.SaveKeptOn(*row) for row in db.execute(rows.KEPT_ON)],
+            agents=[s.SaveAgent(a, n, AgentProcess(*process)) for a, n, *process in db.execute(rows.AGENTS)],
             jobs=[rows.read_job(row) for row in db.execute(rows.JOBS)],
             separate=db.execute("SELECT chunk, part FROM separate_items ORDER BY chunk, part").fetchall(),
         )
@@ -589,13 +584,3 @@ class Store:
         with self._reading():
             pages = self._one("PRAGMA page_count") - self._one("PRAGMA freelist_count")
             return int(pages * self._one("PRAGMA page_size"))
-
-
-def needed_blobs(path: Path, digests: Sequence[str]) -> set[str]:
-    """Return those of these blobs that a task, a result or a kept command needs. Any thread may call this."""
-    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-        return {row[0] for row in db.execute(rows.NEEDED_BLOBS, (rows.asked(digests),))}
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("."))

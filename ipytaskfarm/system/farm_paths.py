@@ -123,6 +123,10 @@ class FarmRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The path of the store."""
     node: str
     """The host that has the store."""
+    former: str = ""
+    """The incarnation that the farm had before it was copied."""
+    file: str = ""
+    """Which folder and file these are, see `storage.beside.identity`. "": the farm was not started yet."""
 
 
 class FarmEntry(msgspec.Struct, frozen=True):

@@ -31,8 +31,11 @@ at, and then made visible by one aligned store of 8 bytes:
 - The current run stores the ring's head at its beginning. Once the head has moved, the run has ended. So the result of
   a run and its end become visible at the same instant.
 
-There is no fsync: the file must survive its processes, not the machine (after a loss of power, "may have run" is the
-truth). Its blocks are allocated when it is made, because a store into a mapped hole on a full disk is a SIGBUS.
+The file survives its processes without an fsync. After a loss of power it is what the disk had of it: results are
+recognised by their checksums, but the current run may be any later one. So the engine *marks*, on the disk, up to which
+place of its hand-outs it may begin runs (`mark_begun`, see `engine.begun_marks`).
+
+The file's blocks are allocated when it is made, because a store into a mapped hole on a full disk is a SIGBUS.
 
 A record that is larger than a quarter of the ring, or that finds the ring full, is written to a *spill* file beside it.
 The ring gets a reference of a few bytes, for which it keeps a reserve. When even the reserve is full, `end_with` waits
@@ -41,17 +44,16 @@ for the agent, and so the engine waits for its controller.
 On processors that reorder stores (not x86), the head of a living engine may be seen before its record. The checksum
 shows this, and the reader tries again.
 
-`Bell` wakes the agent.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import glob
 import mmap
 import os
 import resource
-import socket
 import struct
 import time
 from collections import deque
@@ -83,6 +85,11 @@ _WANT = struct.Struct("=3Q")
 _IDLE, _TASK, _COMMAND = 0, 1, 2
 _BEHIND_BYTES = CONCURRENT_BYTES + WORDS_BYTES
 """The size of the parts behind the ring."""
+_SLOT_MARK = 74  # number of a hand-out, place in it: no run behind that place has begun
+_SLOT_BOOT_BYTES, _SLOT_IS_MARKED, _BOOT_AT, _BOOT_MAX = 4, 5, 1024, 128
+_MS_SYNC = 4
+_msync = ctypes.CDLL(None, use_errno=True).msync
+_msync.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 # A record: these 24 bytes, then the data, padded to 8. length _PAD: there is no further record before the ring's end.
 # length | _SPILLED: the data is the length of a spill file.
@@ -97,8 +104,6 @@ _POLL_S = 0.001
 _FULL_POLL_S = 0.05
 _TRIES = 200
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_RINGS_MAX = 8
-"""Linux keeps 10 datagrams per socket (net.unix.max_dgram_qlen) before it drops datagrams."""
 
 _lives = 0
 """Increased in each forked child. Comparing it costs a tenth of asking for the pid."""
@@ -174,6 +179,12 @@ class Recorder:
         self._life = _lives
         # The engine's own copies of these numbers spare it reading them back.
         self._head: int = slots[_SLOT_HEAD]
+        boot = mapped[_BOOT_AT : _BOOT_AT + min(slots[_SLOT_BOOT_BYTES], _BOOT_MAX)]
+        self.boot = boot.decode("utf-8", "replace")
+        """The boot of the machine in which the file was made."""
+        self.is_marked = bool(slots[_SLOT_IS_MARKED])
+        """Whether the engine marks how far it may have come, for after a loss of power."""
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
         self._run_serial: int = slots[_SLOT_RUN]
         self._run: RunKey | None = None
         self._want_seen = 0
@@ -186,7 +197,14 @@ class Recorder:
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], engine: str, engine_id: int, ring_bytes: int = RING_BYTES
+        cls,
+        path: str | os.PathLike[str],
+        engine: str,
+        engine_id: int,
+        ring_bytes: int = RING_BYTES,
+        *,
+        boot: str = "",
+        is_marked: bool = False,
     ) -> Recorder:
         """Make the file (0600, all its blocks allocated) for a new engine.
 
@@ -194,7 +212,7 @@ class Recorder:
             OSError: the file exists, or there is no room.
             ValueError: the ring is too small or too large, or the name too long.
         """
-        name = engine.encode()
+        name, boot_name = engine.encode(), boot.encode()[:_BOOT_MAX]
         if ring_bytes < 16_384 or ring_bytes % 4096 or ring_bytes > 1 << 30 or len(name) > _NAME_MAX:
             raise ValueError(f"a ring of {ring_bytes} bytes for {engine!r}: 16 KiB to 1 GiB, whole pages, a short name")
         path = Path(path)
@@ -209,11 +227,17 @@ class Recorder:
         finally:
             os.close(descriptor)
         mapped[_NAME_AT : _NAME_AT + len(name)] = name
+        mapped[_BOOT_AT : _BOOT_AT + len(boot_name)] = boot_name
         with memoryview(mapped)[:_HEADER_BYTES].cast("Q") as slots:
+            slots[_SLOT_BOOT_BYTES] = len(boot_name)
+            slots[_SLOT_IS_MARKED] = is_marked
             slots[_SLOT_RING] = ring_bytes
             slots[_SLOT_ENGINE_ID] = engine_id
             slots[_SLOT_NAME_BYTES] = len(name)
             slots[_SLOT_MAGIC] = _MAGIC
+        if is_marked:
+            mapped.flush(0, _HEADER_BYTES)
+            _sync_folder(path.parent)
         return cls(path, mapped)
 
     @classmethod
@@ -257,6 +281,19 @@ class Recorder:
         self._slots[_SLOT_ITEMS] = 0
         self._set_run(_TASK, task, attempt, deadline_ns)
         self._run = (task, attempt)
+
+    @property
+    def has_unacknowledged(self) -> bool:
+        """Return whether a result was recorded that the controller may not have on disk."""
+        return bool(self._slots[_SLOT_TAIL] != self._head)
+
+    def mark_begun(self, number: int, place: int) -> None:
+        """Note, on the disk, that no run behind this place of the hand-outs has begun. Any thread may call this."""
+        # In this order: between the two stores, more may have begun than has, never less.
+        self._slots[_SLOT_MARK] = number
+        self._slots[_SLOT_MARK + 1] = place
+        # A disk that fails promises nothing for after a reboot either. `mmap.flush` would hold the GIL meanwhile.
+        _msync(self._address, _HEADER_BYTES, _MS_SYNC)
 
     def begin_items(self, first: int, end: int) -> None:
         """Note that the items first..end-1 of the running chunk begin, and that all before them have ended."""
@@ -371,23 +408,24 @@ class Recorder:
         """
         found: list[Record] = []
         size = 0
+        mapped, ring, cursor = self._map, self._ring, self._cursor
         head = self._slots[_SLOT_HEAD]
-        if not self._cursor <= head <= self._slots[_SLOT_TAIL] + self._ring:
+        if not cursor <= head <= self._slots[_SLOT_TAIL] + ring:
             raise RecorderDamaged(f"{self.path}: the head of the ring, {head}, is out of bounds")
-        while self._cursor < head and len(found) < limit and size < bytes_max:
-            offset = self._cursor % self._ring
-            if _PAD_RECORD.unpack_from(self._map, _HEADER_BYTES + offset)[0] == _PAD:
-                self._cursor += self._ring - offset
+        while cursor < head and len(found) < limit and size < bytes_max:
+            offset = cursor % ring
+            if _PAD_RECORD.unpack_from(mapped, _HEADER_BYTES + offset)[0] == _PAD:
+                self._cursor = cursor = cursor + ring - offset
                 continue
             try:
-                record = self._read_one(head)
+                record = self._parse(cursor, head) or self._read_one(head)
             except RecorderDamaged:
                 if found:
                     break
                 raise
             found.append(record)
             size += len(record.data)
-            self._cursor = record.cursor
+            self._cursor = cursor = record.cursor
         return found
 
     def _read_one(self, head: int) -> Record:
@@ -447,6 +485,12 @@ class Recorder:
         state, task, attempt, began_ns, deadline_ns = self._read_run()
         return Current((task, attempt), began_ns, deadline_ns) if state == _TASK else None
 
+    def begun_upto(self) -> tuple[int, int] | None:
+        """Return (number of a hand-out, place in it) up to which runs may have begun; None if the engine did not mark
+        it.
+        """
+        return (self._slots[_SLOT_MARK], self._slots[_SLOT_MARK + 1]) if self.is_marked else None
+
     def items(self) -> tuple[int, int]:
         """Return which items of the running chunk have begun: (first, index behind the last)."""
         packed = int(self._slots[_SLOT_ITEMS])
@@ -482,6 +526,14 @@ class Recorder:
     def was_delivered(self) -> bool:
         """Return whether the engine has raised the interrupt that was requested last."""
         return bool(self._slots[_SLOT_WANT] == self._slots[_SLOT_DELIVERED])
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_file(path: str, data: bytes) -> bool:
@@ -520,77 +572,3 @@ def _open_new(path: str) -> int:
         return os.open(path, flags, 0o600)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-class Bell:
-    """Wakes the agent: engines ring, and the agent then reads their recorders.
-
-    It is a datagram socket, so ringing never waits and works without a listener. A ring may be lost, because the
-    socket's queue is short. The agent reads the recorders of all its engines if `take` reports this, and also from time
-    to time.
-    """
-
-    def __init__(self, path: str, sock: socket.socket, listening: bool) -> None:
-        self.path = path
-        self._socket = sock
-        self._listening = listening
-        self._connected = listening
-
-    @classmethod
-    def listen(cls, path: str | os.PathLike[str]) -> Bell:
-        """Return the agent's end. A socket of an earlier agent at this path is replaced.
-
-        Raises:
-            OSError: the path cannot be used.
-        """
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        try:
-            Path(path).unlink(missing_ok=True)
-            sock.bind(os.fspath(path))
-        except OSError:
-            sock.close()
-            raise
-        return cls(os.fspath(path), sock, listening=True)
-
-    @classmethod
-    def connect(cls, path: str | os.PathLike[str]) -> Bell:
-        """Return an engine's end. The agent's end need not exist yet."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        return cls(os.fspath(path), sock, listening=False)
-
-    def ring(self, engine: int) -> None:
-        """Report a record in the recorder of the engine with this counter. Called by engines; never waits or raises."""
-        message = engine.to_bytes(8, "little")
-        for _ in range(2):
-            try:
-                if not self._connected:
-                    self._socket.connect(self.path)
-                    self._connected = True
-                self._socket.send(message)
-                return
-            except BlockingIOError:
-                return  # the agent has not taken earlier rings yet, and will come for them
-            except OSError:
-                self._connected = False  # there is no agent, or another one by now: connect again
-
-    def take(self) -> set[int] | None:
-        """Return the counters of the engines that have rung since the last call; None if some rings may
-        have been lost.
-        """
-        engines: set[int] = set()
-        for _ in range(_RINGS_MAX):
-            try:
-                engines.add(int.from_bytes(self._socket.recv(8), "little"))
-            except BlockingIOError:
-                return engines
-        return None
-
-    def fileno(self) -> int:
-        """Return the descriptor to poll."""
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        """Close this end. The agent's end also removes the socket file."""
-        self._socket.close()
-        if self._listening:
-            Path(self.path).unlink(missing_ok=True)

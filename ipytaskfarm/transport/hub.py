@@ -18,11 +18,13 @@ handlers in this thread must not raise: an exception between the two parts of a 
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import select
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +39,12 @@ from .curve_listener import CurveListener
 from .handshake import REPLACED, REVOKED, Handshake, Hello, Refuse, Welcome, WhoAreYou
 from .hub_session import HubSession, too_slow
 from .inbox import Inbox, Left
-from .interface import ConnectionId, KnownKey, ReceivedFrame, Sent
-from .keys import FarmKeys, role_of, session_fits
+from .interface import ConnectionId, KnownKey, PeerListener, ReceivedFrame, Sent
+from .keys import FarmKeys
 from .peer_events import Incoming, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from .read_only import why_refused
-from .reliable_session import (
-    BEGIN_ANEW,
-    HEADER,
-    MAX_MESSAGE_BYTES,
-    WINDOW_BYTES,
-    Greeting,
-    Heard,
-    PacketKind,
-    frame_of,
-    kind_of,
-)
-from .session_places import SessionPlaces, pool_of
+from .reliable_session import BEGIN_ANEW, HEADER, HELD_BYTES, Greeting, Heard, PacketKind, frame_of, kind_of
+from .session_places import SessionPlaces, objection, pool_of
 from .unix_listener import UnixListener
 
 log = logging.getLogger(__name__)
@@ -64,6 +56,9 @@ BEAT_AFTER_S = 0.5
 CONGESTED_S = 0.05
 READ_BYTES = 16 << 20
 """No further packet is read in a turn that has read this much."""
+LAZY_S = 0.002
+"""How long an acknowledgement, or a message that can wait, waits for another message to the same peer. One of them is
+under way soon if the peer is busy; if the peer is idle, waking it for this alone takes a core from those who work."""
 
 
 class Hub:
@@ -99,7 +94,7 @@ class Hub:
         self._farm = farm
         self._limits = limits = limits or PeerLimits()
         self._inbox = Inbox(clock, self, self.backlog_bytes)
-        self._incoming = ByteAccounts(MAX_MESSAGE_BYTES + WINDOW_BYTES, limits.incoming_per_key, limits.incoming)
+        self._incoming = ByteAccounts(HELD_BYTES, limits.incoming_per_key, limits.incoming)
         self._name = name
         self._epoch = epoch
         self._clock = clock
@@ -110,6 +105,9 @@ class Hub:
         self._by_connection: dict[ConnectionId, HubSession] = {}
         self._dirty: dict[str, HubSession] = {}
         self._places = SessionPlaces(limits)
+        self._lazy: dict[str, HubSession] = {}
+        """Sessions for which something waits that is sent at `_lazy_until_s`, or with the next message."""
+        self._lazy_until_s = math.inf
         self.rejected: Counter[str] = Counter()
         """How often connections or messages were refused, by reason."""
         self._known: dict[str, KnownKey] = {}
@@ -165,8 +163,10 @@ class Hub:
 
     # ---------------------------------------------------------------------------------------- actions
 
-    def send(self, session: str, message: object) -> bool:
+    def send(self, session: str, message: object, *, can_wait: bool = False) -> bool:
         """Queue a message for the next `flush`. Return False if there is no such session (any more).
+
+        With `can_wait` it is sent with the next other message, or after `LAZY_S`.
 
         Raises:
             ResultTooLarge: the message is larger than `MAX_MESSAGE_BYTES`.
@@ -177,6 +177,7 @@ class Hub:
         body = wire.encode_message(message)
         state.session.say(body)
         self._dirty[session] = state
+        state.is_urgent = state.is_urgent or not can_wait
         self._said_bytes += len(body)
         if self._said_bytes > self._limits.outgoing // 16:
             self._bound_backlogs()
@@ -209,6 +210,7 @@ class Hub:
             self._inbox.forget(session)
             self._incoming.hold(state.pool, session, 0)
             self._places.free(state.pool, session)
+            self._lazy.pop(session, None)
 
     def rekey(self, keys: FarmKeys) -> tuple[int, list[str]]:
         """Accept these peers' keys from now on, and no others. The controller's own key does not change.
@@ -251,7 +253,7 @@ class Hub:
             timeout_s = min(timeout_s, CONGESTED_S if self._dirty else JUDGE_EVERY_S)
         if self._inbox.has_work:
             timeout_s = 0.0
-        deadline_s = self._clock() + timeout_s
+        deadline_s = min(self._clock() + timeout_s, self._lazy_until_s)
         self._watch(set(extra_fds))
         while True:
             # ZeroMQ's descriptors report only changes, so its sockets are asked before each wait.
@@ -267,13 +269,9 @@ class Hub:
 
     def _watch(self, fds: set[int]) -> None:
         """Tell the kernel which descriptors of the caller to watch."""
-        if fds == self._extra:
-            return
         for fd in self._extra - fds:
-            try:
+            with contextlib.suppress(OSError):  # its owner has closed it
                 self._epoll.unregister(fd)
-            except OSError:
-                pass  # its owner has closed it
         for fd in fds - self._extra:
             self._epoll.register(fd, select.EPOLLIN)
         self._extra = fds
@@ -283,15 +281,22 @@ class Hub:
 
         A message is decoded when it is asked for, and has cost its session the time until the next one is.
         """
-        self._curve.serve_gate()
         awake_s = self._patience.look(self._clock())
         heard: list[tuple[Peer, Incoming]] = []
+        listeners = self._listeners_with_input()
         self._read_bytes = 0
         for _ in range(limit):
-            if self._read_bytes > READ_BYTES or not self._receive_one(heard, awake_s):
+            if self._read_bytes > READ_BYTES or not listeners:
                 break
-        if self._unix is not None and self._unix.ended:
-            self._note_ended(self._unix)
+            for listener in listeners:
+                frame = listener.receive()
+                if frame is None:
+                    listeners.remove(listener)
+                    break
+                self._on_frame(frame, heard, awake_s)
+        for connection in self._unix.take_ended() if self._unix is not None else ():
+            if (ended := self._by_connection.get(connection)) is not None:
+                self._unbind(ended)
         # Also if more is waiting: the listeners read from all connections in turn, so each peer that sent something was
         # heard.
         self._judge(heard, awake_s)
@@ -310,13 +315,6 @@ class Hub:
             else:
                 yield state.peer, message
 
-    def _note_ended(self, unix: UnixListener) -> None:
-        ended, unix.ended = unix.ended, []
-        for connection in ended:
-            state = self._by_connection.get(connection)
-            if state is not None:
-                self._unbind(state)
-
     def flush(self, now_s: float) -> None:
         """Acknowledge all that `receive` returned, and send queued messages, as far as the windows allow.
 
@@ -324,9 +322,31 @@ class Hub:
         """
         awake_s = self._patience.look(now_s)
         dirty, self._dirty = self._dirty, {}
-        for session, state in dirty.items():
+        if now_s >= self._lazy_until_s:
+            dirty.update(self._lazy)
+            self._lazy.clear()
+            self._lazy_until_s = math.inf
+            states = list(dirty.values())
+        else:
+            states = self._those_that_cannot_wait(dirty.values(), now_s)
+        for state in states:
             if not self._flush_one(state, awake_s):
-                self._dirty[session] = state
+                self._dirty[state.peer.session] = state
+
+    def _those_that_cannot_wait(self, states: Iterable[HubSession], now_s: float) -> list[HubSession]:
+        """Return the sessions to flush now, agents first: on the way of a task, its hand-out is longer than its end."""
+        now: list[HubSession] = []
+        for state in states:
+            if state.is_urgent or state.welcome is not None or state.beat_due:
+                self._lazy.pop(state.peer.session, None)
+                now.append(state)
+            else:
+                state.session.confirm()
+                self._lazy[state.peer.session] = state
+                self._lazy_until_s = min(self._lazy_until_s, now_s + LAZY_S)
+        if len(now) > 1:
+            now.sort(key=lambda state: state.peer.role)
+        return now
 
     def close(self) -> None:
         """Say good-bye to all peers. Queued messages are dropped: call `flush` first."""
@@ -340,15 +360,11 @@ class Hub:
 
     # ------------------------------------------------------------------------------------- receiving
 
-    def _receive_one(self, heard: list[tuple[Peer, Incoming]], awake_s: float) -> bool:
-        """Take one packet of each listener, and return whether there was one."""
-        packet = self._curve.receive()
-        if packet is not None:
-            self._on_frame(packet, heard, awake_s)
-        local = self._unix.receive() if self._unix is not None else None
-        if local is not None:
-            self._on_frame(local, heard, awake_s)
-        return packet is not None or local is not None
+    def _listeners_with_input(self) -> list[PeerListener]:
+        found: list[PeerListener] = [self._curve] if self._curve.has_input() else []
+        if self._unix is not None and self._unix.has_input:
+            found.append(self._unix)
+        return found
 
     def _on_frame(self, packet: ReceivedFrame, heard: list[tuple[Peer, Incoming]], awake_s: float) -> None:
         connection, user, frame = packet
@@ -461,7 +477,9 @@ class Hub:
             return self._refuse(connection, "SecurityError", "this is no greeting", "nonsense")
         title = self._titles[user]
         pool = pool_of(title, isinstance(connection, int))
-        refuse = self._objection(message, title) or self._no_place(message, pool, heard)
+        known = self._states.get(message.session)
+        refuse = objection(message, title, known.peer.title if known else title, self._farm, self._name, self._epoch)
+        refuse = refuse or self._no_place(message, pool, heard)
         if refuse is not None:
             self.rejected[refuse.etype] += 1
             return self._answer(connection, refuse)
@@ -486,24 +504,6 @@ class Hub:
             self._inbox.drop(message.session)
             self._count_bytes(state)
         heard.append((state.peer, PeerNewEpoch(message) if anew else PeerUp()))
-
-    def _objection(self, hello: Hello, title: str) -> Refuse | None:
-        """Return why this peer is refused; None if it is accepted."""
-        role = role_of(title)
-        if hello.role != ("client" if role == "reader" else role):
-            return Refuse("SecurityError", f"a key of {title} does not allow to be {hello.role[:40]!r}")
-        if not session_fits(title, hello.session):
-            text = f"a key of {title} does not allow to speak for the session {hello.session!r}"
-            return Refuse("SecurityError", text)
-        if hello.farm is not None and hello.farm != self._farm:
-            text = (
-                f"farm {self._name!r} is another one than the farm of that name which this peer knew: make a new client"
-            )
-            return Refuse("FarmReplaced", text)
-        state = self._states.get(hello.session)
-        if state is not None and state.peer.title != title:
-            return Refuse("SecurityError", "this session belongs to a peer with another key")
-        return None
 
     def _no_place(self, hello: Hello, pool: str, heard: list[tuple[Peer, Incoming]]) -> Refuse | None:
         """Return why there is no place for a new session; None if there is one, perhaps because another gave it up."""
@@ -559,6 +559,7 @@ class Hub:
             session.was_sent()
             state.spoke_awake_s = awake_s
             state.beat_due = False
+        state.is_urgent = session.has_unsent
         if session.owes_ack or state.beat_due:
             state.spoke_awake_s = awake_s
             state.beat_due = False

@@ -25,6 +25,8 @@ class HubSession:
         self.welcome: Greeting | None = None
         """The Welcome to be sent by the next flush."""
         self.beat_due = False
+        self.is_urgent = False
+        """Whether a message for it is queued that cannot wait."""
         self.spoke_awake_s = 0.0
         self.heard_awake_s = 0.0
         self.silent = False

@@ -2,39 +2,8 @@
 
 from __future__ import annotations
 
-from ..core.messages import (
-    AgentMessage,
-    AskQuestion,
-    ClientMessage,
-    ExplainTasks,
-    FarmStatus,
-    FetchResults,
-    ListEngines,
-    ListKept,
-    ListSticky,
-    ListTasks,
-    QueueStatus,
-    ReadTask,
-    Stack,
-    WatchTasks,
-)
-from ..core.messages.blob_chunks import ReadBlob
-
-READ_ONLY = (
-    WatchTasks,
-    FetchResults,
-    ReadTask,
-    QueueStatus,
-    ListTasks,
-    ExplainTasks,
-    Stack,
-    ListEngines,
-    FarmStatus,
-    ListKept,
-    ListSticky,
-    ReadBlob,
-)
-"""The questions that a read-only key allows."""
+from ..core.messages import AgentMessage, AskQuestion, ClientMessage
+from .keys import READ_ONLY
 
 
 def why_refused(message: ClientMessage | AgentMessage) -> str:

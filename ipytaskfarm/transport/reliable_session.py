@@ -51,6 +51,8 @@ WINDOW_PACKETS = 4096
 WINDOW_BYTES = 64 << 20
 MAX_MESSAGE_BYTES = 256 << 20
 """The most bytes of one encoded message. A larger one raises `ResultTooLarge`."""
+HELD_BYTES = MAX_MESSAGE_BYTES + WINDOW_BYTES
+"""The most bytes that a receiver holds for an honest session: an unfinished message, and a window of others."""
 BEGIN_ANEW = -1
 """The value of `Welcome.last_in` if the controller does not know this session: both counters start again."""
 
@@ -170,6 +172,11 @@ class ReliableSession:
     def window_is_shut(self) -> bool:
         """Return whether the other side cannot be sent more at present."""
         return len(self._flight) >= self._window_packets or self._flight_bytes >= self._window_bytes
+
+    @property
+    def has_unsent(self) -> bool:
+        """Return whether messages wait for the connection or for the window."""
+        return bool(self._said) or self._on_connection < len(self._flight)
 
     @property
     def can_speak(self) -> bool:

@@ -15,8 +15,8 @@ import pytest
 
 from ipytaskfarm import Farm, MapTask, Task, TaskClient
 from ipytaskfarm.client.packing import pack_task
+from ipytaskfarm.storage.backup import needed_blobs
 from ipytaskfarm.storage.blobs import Blobs
-from ipytaskfarm.storage.store import needed_blobs
 from tests.support.farms import Gate
 from tests.support.polling import eventually
 

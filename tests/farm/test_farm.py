@@ -350,7 +350,7 @@ def test_a_controller_that_keeps_crashing_is_given_up(farm_dirs: Dirs) -> None:
             return _is_corpse(supervisor)
 
         eventually(kill, 30.0, every_s=0.05)
-        assert "after 3 restarts" in home.output("supervisor").read_text()
+        assert "after 3 restarts in a row" in home.output("supervisor").read_text()
 
 
 def test_a_new_supervisor_adopts_what_lives(farm_dirs: Dirs) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from ipytaskfarm import Farm, MapTask, Task, TaskClient
 from ipytaskfarm.client.results import TaskResult
+from ipytaskfarm.storage.backup import needed_blobs
 from ipytaskfarm.storage.blobs import Blobs
-from ipytaskfarm.storage.store import needed_blobs
 
 pytestmark = pytest.mark.farm
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from ipytaskfarm import Farm, MapTask, MultiEngineClient, Ref, Task, TaskClient, errors
-from ipytaskfarm.storage.store import needed_blobs
+from ipytaskfarm.storage.backup import needed_blobs
 from tests.conftest import Dirs, assert_nothing_left, isolated
 from tests.support.far import NODE, far_connection, far_engines, far_node, farm_state
 from tests.support.farms import DEADLINE_S, Gate, engines, python

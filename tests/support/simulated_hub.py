@@ -68,7 +68,7 @@ class SimHub:
     def charge_answer(self, session: str, seconds: float) -> None:
         self.inbox.shares.charge_answer(session, seconds)
 
-    def send(self, session: str, message: object) -> bool:
+    def send(self, session: str, message: object, *, can_wait: bool = False) -> bool:
         state = self.hearing.get(session)
         if state is None:
             return False

@@ -221,7 +221,7 @@ class Model:
             farm=farm,
             next_id=max((b[1] for b in self.blocks.values()), default=-1) + 1,
             next_queue_seq=max(seqs, default=-1) + 1,
-            next_handout=max(self.handouts, default=0) + 1,
+            next_handout=max([number + 1 for number in self.handouts] + [epoch << 32]),
             blocks=[tuple(b) for _, b in sorted(self.blocks.items())],
             tasks=[self.record(id) for id in sorted(self.tasks) if id not in self.finals],
             finals=[

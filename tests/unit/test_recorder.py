@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from ipytaskfarm.system import flight_recorder as module
-from ipytaskfarm.system.flight_recorder import ABORT, TIME_LIMIT, Bell, Recorder, RecorderDamaged
+from ipytaskfarm.system.bell import Bell
+from ipytaskfarm.system.flight_recorder import ABORT, TIME_LIMIT, Recorder, RecorderDamaged
 from tests.support.polling import eventually
 from tests.support.recorders import held_bytes
 

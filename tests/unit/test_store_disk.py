@@ -18,7 +18,7 @@ import pytest
 
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.errors import StoreError, StoreFull
-from ipytaskfarm.storage import backup, disk, store as module
+from ipytaskfarm.storage import backup, disk, opening, store as module
 from ipytaskfarm.storage.store import Store
 from tests.support.store_model import sql, task
 
@@ -312,13 +312,13 @@ def shape(path: Path) -> list[tuple[Any, ...]]:
 def test_an_older_store_is_brought_to_the_schema_of_a_new_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(Store.open(path)) as store:
         store.commit([task(1)])
-    now = module.SCHEMA
+    now = opening.SCHEMA
     steps = [
         (now + 1, "ALTER TABLE tasks ADD COLUMN color TEXT;"),
         (now + 2, "CREATE TABLE colors (name TEXT); INSERT INTO colors VALUES ('red');"),
     ]
     monkeypatch.setattr(disk, "migrations", lambda: steps)
-    monkeypatch.setattr(module, "SCHEMA", now + 2)
+    monkeypatch.setattr(opening, "SCHEMA", now + 2)
     with closing(Store.open(path)) as store:
         assert [t.id for t in store.load().tasks] == [1]
     assert sql(path, "PRAGMA user_version") == [(now + 2,)]
@@ -328,12 +328,12 @@ def test_an_older_store_is_brought_to_the_schema_of_a_new_one(path: Path, monkey
 def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Store.open(path).close()
     before = shape(path)
-    now = module.SCHEMA
+    now = opening.SCHEMA
     monkeypatch.setattr(
         disk, "migrations", lambda: [(now + 1, "CREATE TABLE colors (name); INSERT INTO nowhere VALUES (1);")]
     )
-    monkeypatch.setattr(module, "SCHEMA", now + 1)
-    with pytest.raises(sqlite3.OperationalError, match="nowhere"):
+    monkeypatch.setattr(opening, "SCHEMA", now + 1)
+    with pytest.raises(StoreError, match="nowhere"):
         Store.open(path)
     assert shape(path) == before
     assert sql(path, "PRAGMA user_version") == [(now,)]
@@ -347,7 +347,7 @@ def test_a_store_of_the_first_schema_becomes_what_a_new_one_is(path: Path) -> No
     with closing(sqlite3.connect(path)) as db:
         db.executescript("DROP TABLE jobs; DROP TABLE blob_uses; DROP TABLE mail; PRAGMA user_version = 1;")
         db.executescript("DROP TABLE kept_commands; DROP TABLE kept_on; DROP TABLE kept_blobs;")
-        db.executescript("DROP TABLE separate_items;")
+        db.executescript("DROP TABLE separate_items; DROP TABLE agents;")
         db.executescript("DROP INDEX tasks_by_job; DROP INDEX tasks_by_parent;")
         later = {
             "tasks": ("needs", "job", "parent", "spawn", "items", "part_of", "part"),
@@ -363,7 +363,7 @@ def test_a_store_of_the_first_schema_becomes_what_a_new_one_is(path: Path) -> No
 
 
 def test_migrations_lead_to_the_schema() -> None:
-    assert [number for number, _ in disk.migrations()] == list(range(2, module.SCHEMA + 1))
+    assert [number for number, _ in disk.migrations()] == list(range(2, opening.SCHEMA + 1))
 
 
 # --------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import count
 
 from ..messages import (
+    AgentProcess,
     AgentState,
     EngineNote,
     EngineReport,
@@ -16,8 +17,9 @@ from ..messages import (
     SetUp,
     StartEngine,
 )
+from ..messages.task_types import Incarnation
 from ..requirements import CORES, MEMORY
-from ..saves import SaveSetting
+from ..saves import SaveAgent, SaveSetting
 from ..scheduler.admission import adopt_claim, answer_resource_request
 from ..scheduler.agent_entry import AgentEntry
 from ..scheduler.clock import Now
@@ -34,7 +36,7 @@ from ..scheduler.task import RETURNED
 from ..scheduler.transitions import requeue_time_limited, unassign
 from .depends import ask_about_engine, forget_engine
 from .engines import engine_is_ready, retire_surplus
-from .losses import agent_silent, back_off, forget_agent
+from .losses import agent_gone, agent_silent, back_off, forget_agent, settle_former
 from .nodes import DRAINED
 from .replacements import prepare_engine
 from .results import release_runs
@@ -64,11 +66,16 @@ def on_agent_state(farm: SchedulerState, session: str, event: AgentState, now: N
         agent.excluded = DRAINED
     agent.present = agent.reachable = True
     agent.rejoining = False
+    agent.gone = ""
     agent.deadline_s = None
+    if event.process is not None and event.process != agent.process:
+        agent.process = event.process
+        out.saves.append(SaveAgent(session, event.node, event.process))
+        _note_reboot(farm, event.process, now, out)
     agent.starting.clear()
     out.sends.append((session, Lease(farm.settings.lease_s)))
     for former in event.former:
-        _note_dead(farm, former, now, out)
+        _note_dead(farm, former, event.left, now, out)
     for report in event.engines:
         if report.ready:
             _adopt(farm, agent, report, now, out)
@@ -89,7 +96,16 @@ def _note_time_left(farm: SchedulerState, agent: AgentEntry, left_s: float | Non
     requeue_time_limited(farm)
 
 
-def _note_dead(farm: SchedulerState, session: str, now: Now, out: Decision) -> None:
+def _note_reboot(farm: SchedulerState, process: AgentProcess, now: Now, out: Decision) -> None:
+    """Note that silent agents of an earlier boot of an agent's machine are gone."""
+    for other in list(farm.agents.by_session.values()):
+        if other.process is None or other.reachable or other.gone:
+            continue
+        if other.process.host == process.host and other.process.boot != process.boot:
+            agent_gone(farm, other, "its machine was started again", now, out)
+
+
+def _note_dead(farm: SchedulerState, session: str, left: list[Incarnation] | None, now: Now, out: Decision) -> None:
     """Note that an agent is dead because another one has its folder; what became of its engines is reported next."""
     agent = farm.agents.by_session.get(session)
     if agent is None:
@@ -98,6 +114,8 @@ def _note_dead(farm: SchedulerState, session: str, now: Now, out: Decision) -> N
     agent.starting.clear()
     if agent.engines:
         agent_silent(farm, agent, now)
+        if left is not None:
+            settle_former(farm, agent, left, now, out)
     else:
         forget_agent(farm, agent, out)
 

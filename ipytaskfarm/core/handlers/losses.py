@@ -8,7 +8,8 @@ from signal import Signals
 import msgspec
 
 from ..messages import Crash, EngineDown
-from ..messages.task_types import AttemptRow, FailureSummary, RunKey
+from ..messages.task_types import AttemptRow, FailureSummary, Incarnation, RunKey
+from ..saves import DropAgent
 from ..scheduler.agent_entry import AgentEntry
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
@@ -30,6 +31,10 @@ BACKOFF_MAX_S = 5.0
 _SOON_S = 1.0
 """An engine that is lost within this time, without having done anything, counts as one that cannot start."""
 
+SUCCESSOR_S = 45.0
+"""How long the farm waits for a successor of an agent that is gone: more than the longest pause between its starts
+(`deployment.restarts`)."""
+
 NAMED_MAX = 20
 """The number of tasks that are named in a line of the log."""
 
@@ -45,7 +50,7 @@ def on_engine_lost(farm: SchedulerState, session: str, event: EngineDown, now: N
     engine = farm.engines.by_name.get(event.engine)
     if engine is None:
         return
-    begun = {event.running, *event.beside} if event.known else set(engine.assigned)
+    begun = {event.running, *event.beside} if event.known else _may_have_begun(farm, engine, event.begun_upto)
     text = f"engine {engine.id} on {engine.node} {describe(event.crash)}"
     if not event.expected:
         farm.diagnostics.losses.append(text)
@@ -54,6 +59,23 @@ def on_engine_lost(farm: SchedulerState, session: str, event: EngineDown, now: N
             back_off(farm, agent, now)
     begun_runs = {run for run in begun if run is not None}
     lose_engine(farm, engine, begun_runs, event.crash, event.known, now, out, event.items, event.running)
+
+
+def _may_have_begun(farm: SchedulerState, engine: EngineEntry, upto: tuple[int, int] | None) -> set[RunKey | None]:
+    """Return the runs of an engine that may have begun, if its flight recorder does not tell.
+
+    After a reboot the recorder tells `upto` which place it let the engine begin (`system.flight_recorder`). The first
+    unanswered run needs no such leave. Coroutine tasks run from their hand-out on.
+    """
+    if upto is None or engine.concurrent:
+        return set(engine.assigned)
+    current = [run for run in engine.assigned if _is_current(farm, engine, run)]
+    return {*current[:1], *(run for run in current if engine.assigned[run].batch.place(run) <= upto)}
+
+
+def _is_current(farm: SchedulerState, engine: EngineEntry, run: RunKey) -> bool:
+    task = farm.tasks.unfinished.get(run[0])
+    return task is not None and task.is_current(engine.name, run)
 
 
 def _over(tasks: list[int], known: bool) -> str:
@@ -178,7 +200,7 @@ _ERROR_NAMES = {
 
 
 def _loss_text(engine: EngineEntry, crash: Crash, known: bool) -> str:
-    doubt = "" if known else "; its flight recorder could not be read: the task may have run"
+    doubt = "" if known else "; its flight recorder does not tell how far it had come: the task may have run"
     lines = [f"engine {engine.id} on {engine.node} {describe(crash)}{doubt}"]
     if crash.output:
         lines.append(f"its last output: {crash.output}")
@@ -236,11 +258,39 @@ def agent_silent(farm: SchedulerState, agent: AgentEntry, now: Now) -> None:
     refresh_classes(farm, agent.engines.values())
 
 
+def agent_gone(farm: SchedulerState, agent: AgentEntry, why: str, now: Now, out: Decision) -> None:
+    """Wait no lease for an agent that will never be heard again.
+
+    An agent that is started in its folder finds the flight recorders, and reports on its engines; it has `SUCCESSOR_S`.
+    """
+    if not agent.gone:
+        out.notes.append(f"agent on {agent.node} is gone: {why}")
+    agent.gone = why
+    agent.present = False
+    agent.starting.clear()
+    if not agent.engines:
+        forget_agent(farm, agent, out)
+        return
+    agent_silent(farm, agent, now)
+    deadline_s = now.mono_s + SUCCESSOR_S
+    if agent.deadline_s is None or deadline_s < agent.deadline_s:
+        agent.deadline_s = deadline_s
+        farm.timers.set(deadline_s, "lease", agent.session)
+
+
+def settle_former(farm: SchedulerState, agent: AgentEntry, left: list[Incarnation], now: Now, out: Decision) -> None:
+    """Lose at once those engines of a dead agent on which its successor can report nothing."""
+    for name, engine in list(agent.engines.items()):
+        if name not in left:
+            why = f"{agent.gone or 'its agent has ended'}, and its flight recorder is lost"
+            lose_engine(farm, engine, set(engine.assigned), Crash(cause=why), False, now, out)
+
+
 def give_up_agent(farm: SchedulerState, session: str, why: str, now: Now, out: Decision) -> None:
     """Give up an agent whose lease is over, unless the lease was renewed in the meantime."""
     agent = farm.agents.by_session.get(session)
     if agent is not None and agent.deadline_s is not None and now.mono_s >= agent.deadline_s:
-        give_up(farm, agent, why, now, out)
+        give_up(farm, agent, agent.gone or why, now, out)
 
 
 def give_up(farm: SchedulerState, agent: AgentEntry, why: str, now: Now, out: Decision) -> None:
@@ -262,5 +312,7 @@ def forget_agent(farm: SchedulerState, agent: AgentEntry, out: Decision) -> None
     If it lives and is heard again, it begins a new session and reports what it holds.
     """
     if farm.agents.by_session.pop(agent.session, None) is not None:
+        if agent.process is not None:
+            out.saves.append(DropAgent(agent.session))
         farm.agents.failing.discard(agent.session)
         out.given_up.append(agent.session)

@@ -24,7 +24,6 @@ from ..scheduler.transitions import (
     finish,
     note_attempt,
     put_back,
-    recovery_of,
     rejoin as join_again,
     requeue,
     separate,
@@ -205,7 +204,7 @@ def _deferred(
 
 def end_or_recover(farm: SchedulerState, task: TaskEntry, final: Final, row: AttemptRow, out: Decision) -> None:
     """Start the task's recovery task under the same id, or fail the task."""
-    recovery = recovery_of(task)
+    recovery = task.next_recovery
     if recovery is not None and final.reason in RECOVERABLE:
         note_attempt(task, row, out)
         requeue(farm, task, RETRIED, out, recovery)
@@ -272,12 +271,13 @@ def release_runs(
         if assigned is None:
             continue
         batches[assigned.batch.number] = assigned.batch
+        assigned.batch.withdraw(run)
         task = farm.tasks.unfinished.get(run[0])
         if task is not None and task.is_current(engine.name, run):
             current.append((run, task))
     for batch in batches.values():
         if batch.runs:
-            out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.runs), batch.at_s))
+            out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.sent), batch.at_s))
         else:
             out.saves.append(DropHandOut(batch.number))
     return current

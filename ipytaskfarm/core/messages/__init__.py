@@ -41,6 +41,7 @@ from ..requirements import (
 )
 from .agent import (
     AgentMessage as AgentMessage,
+    AgentProcess as AgentProcess,
     AgentState as AgentState,
     CommandDone as CommandDone,
     Crash as Crash,

@@ -43,6 +43,20 @@ class EngineReport(msgspec.Struct, frozen=True):
     """Whether the engine runs what it holds concurrently, see `Special.concurrent`."""
 
 
+class AgentProcess(msgspec.Struct, frozen=True):
+    """Which process an agent is: together with the machine's present boot, enough to know later whether it is gone."""
+
+    host: str
+    """The machine, see `system.machine.host`. It stays the same over reboots."""
+    boot: str
+    """The boot of the machine."""
+    namespace: str
+    """The namespace in which the pid counts."""
+    pid: int
+    started_s: float
+    """When the process started, in seconds since the boot."""
+
+
 class Crash(msgspec.Struct, frozen=True, omit_defaults=True):
     """How an engine ended."""
 
@@ -90,6 +104,10 @@ class AgentState(msgspec.Struct, frozen=True, tag=True):
     """Seconds until the agent has to leave; None if its time is not limited."""
     wall_s: float = 0.0
     """The time of the agent's clock when the message was written; 0 if unknown."""
+    process: AgentProcess | None = None
+    left: list[Incarnation] | None = None
+    """The engines of former sessions on which reports follow. Nothing is known of their other engines. None: the agent
+    does not say."""
 
 
 class Leaving(msgspec.Struct, frozen=True, tag=True):
@@ -122,6 +140,9 @@ class EngineDown(msgspec.Struct, frozen=True, tag="EngineLost"):
     ended.  None: nothing is known."""
     beside: tuple[RunKey, ...] = ()
     """The other runs that had begun, of coroutine tasks."""
+    begun_upto: tuple[int, int] | None = None
+    """Of an engine that ended with its machine, so that `known` is false: (number of a batch, place in it). No run
+    behind that place had begun, except the first that was not answered. None: nothing is known."""
 
 
 class Results(msgspec.Struct, frozen=True, tag=True):
@@ -147,6 +168,9 @@ class CommandDone(msgspec.Struct, frozen=True, tag=True):
     n: int
     ok: bool
     body: bytes = b""
+    began_s: float = 0.0
+    """When the engine began the command (wall clock); 0: it did not run."""
+    ended_s: float = 0.0
 
 
 class PropertiesChanged(msgspec.Struct, frozen=True, tag="Properties"):
@@ -321,6 +345,10 @@ class TaskBatch(msgspec.Struct, frozen=True, tag="Batch"):
 
     runs: list[Run]
     functions: list[Function] = []
+    number: int = 0
+    """The number of the hand-out. It only grows."""
+    first: int = 0
+    """The place of the first of these runs in the hand-out."""
 
 
 class HandOut(msgspec.Struct, frozen=True, tag=True):

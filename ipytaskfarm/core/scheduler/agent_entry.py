@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
-from ..messages import NodeState, ResourceRequest
+from ..messages import AgentProcess, NodeState, ResourceRequest
 from ..messages.task_types import Incarnation, RunKey
 from .entries import EngineEntry, TaskClass
 
@@ -32,6 +32,10 @@ class AgentEntry:
     session: str
     node: str
     pid: int = 0
+    process: AgentProcess | None = None
+    """The agent's process, as it is stored. None: the agent does not say."""
+    gone: str = ""
+    """Why the agent will never be heard again, if that is known; an agent in its folder may report on its engines."""
     cores: int = 1
     memory_bytes: int = 0
     platform: str = ""

@@ -51,6 +51,8 @@ class Assignment(NamedTuple):
     """Task -> its own time between the interrupt of a time limit and the signals, for tasks that have one."""
     concurrent: bool = False
     """Whether the engine runs the tasks concurrently, as coroutines."""
+    number: int = 0
+    """The number of the hand-out."""
 
 
 class LoadFinals(NamedTuple):

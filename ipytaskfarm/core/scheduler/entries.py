@@ -28,7 +28,7 @@ import msgspec
 
 from ..messages import PropertiesChanged
 from ..messages.dependencies import Needs
-from ..messages.task_types import AttemptRow, Incarnation, Rules, RunKey
+from ..messages.task_types import AttemptRow, Incarnation, Recovery, Rules, RunKey
 from ..requirements import Asks, Environment, Recycle
 from ..states import State
 from .durations import Durations
@@ -118,6 +118,11 @@ class TaskEntry(msgspec.Struct, eq=False, gc=False):
         if rules.lost_retries is not None:
             return rules.lost_retries - self.losses
         return rules.retries - self.errors
+
+    @property
+    def next_recovery(self) -> Recovery | None:
+        """Return the next link of the task's chain."""
+        return self.rules.recovery if self.rules is not None else None
 
     @property
     def may_repeat(self) -> bool:
@@ -415,6 +420,10 @@ def serves_environment(engine: EngineEntry, identity: str | None) -> bool:
 # -- engines
 
 
+WITHDRAWN: RunKey = (-1, 0)
+"""Stands in a batch for a run that came back unbegun."""
+
+
 @dataclass(slots=True)
 class RecordedBatch:
     """Runs that were sent to an engine together. The store's row of the batch is deleted when all are answered."""
@@ -424,6 +433,17 @@ class RecordedBatch:
     """The runs that have not been answered."""
     at_s: float
     """When the batch was sent (wall clock)."""
+    sent: list[RunKey] = field(default_factory=list)
+    """The runs in the order in which they were sent, with `WITHDRAWN` in place of those that came back unbegun."""
+
+    def place(self, run: RunKey) -> tuple[int, int]:
+        """Return (number of the batch, place in it) of a run, by which the runs of an engine are ordered."""
+        return self.number, self.sent.index(run) if run in self.sent else -1
+
+    def withdraw(self, run: RunKey) -> None:
+        """Note that a run has come back unbegun. The places of the others stay."""
+        if run in self.sent:
+            self.sent[self.sent.index(run)] = WITHDRAWN
 
 
 class AssignedRun(msgspec.Struct, eq=False):

@@ -38,6 +38,12 @@ class Revoked(msgspec.Struct, frozen=True):
     """An agent's key was revoked: the agent never comes back."""
 
 
+class ProcessGone(msgspec.Struct, frozen=True):
+    """An agent's process cannot be alive any more: it was killed, or its machine was started again."""
+
+    why: str
+
+
 class Tick(msgspec.Struct, frozen=True):
     """Time has passed: timers may be due."""
 
@@ -69,6 +75,6 @@ class EndedLoaded(msgspec.Struct, frozen=True):
 
 
 Event: TypeAlias = (
-    ClientMessage | AgentMessage | Evaluated | Joined | Back | Silent | Gone | Revoked | Tick | StoreRoom
+    ClientMessage | AgentMessage | Evaluated | Joined | Back | Silent | Gone | Revoked | ProcessGone | Tick | StoreRoom
     | Originals | EndedLoaded
 )  # fmt: skip

@@ -283,14 +283,16 @@ def _send_batch(
     engine.last_batch = farm.agents.by_session[engine.agent].last_batch = readiness.next_batch
     engine.idle_s = 0.0
     readiness.next_batch += 1
-    out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.runs), now.wall_s))
+    batch.sent = list(batch.runs)
+    out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.sent), now.wall_s))
     assigned = engine.assigned[tasks[0][:2]]
     concurrent = engine.concurrent > 0
     allotment = assigned.claim.allotment if assigned.claim is not None and not concurrent else None
     recycling = tuple(engine.recycling) if engine.recycling else ()
     out.assignments.append(
         Assignment(
-            engine.agent, engine.name, tasks, engine.environment, allotment, recycling, _graces(farm, tasks), concurrent
+            engine.agent, engine.name, tasks, engine.environment, allotment, recycling, _graces(farm, tasks),
+            concurrent, batch.number,
         )
     )  # fmt: skip
     if len(engine.assigned) == len(tasks):

@@ -15,21 +15,22 @@ from ..handlers.commands import STARTUP
 from ..handlers.jobs import keep_referenced
 from ..messages import Retried
 from ..messages.task_types import Incarnation, RunKey
-from ..saves import FinalRecord, SaveHandOut, StoredState, TaskRecord
+from ..saves import FinalRecord, SaveAgent, SaveHandOut, StoredState, TaskRecord
 from ..states import State, Waiting
 from .admission import claim
 from .agent_entry import AgentEntry
 from .clients import Block, ClientEntry
 from .clock import Now
-from .entries import AssignedRun, EngineEntry, EngineState, RecordedBatch, class_key_of
+from .entries import WITHDRAWN, AssignedRun, EngineEntry, EngineState, RecordedBatch, class_key_of
 from .jobs import JobEntry
 from .kept_commands import KeptOnEngine
 from .running_tasks import Family
 from .settings import WANTED_MAX, SchedulerSettings
 from .state import SchedulerState
+from .stored_tasks import task_of
 from .task import QUEUED, Queued
 from .task_messages import restore_mail
-from .transitions import count_dependencies, restore, restore_assignment, task_of
+from .transitions import count_dependencies, restore, restore_assignment
 
 _decode_marks = msgspec.json.Decoder(list[str]).decode
 _decode_retried = msgspec.json.Decoder(dict[str, Retried]).decode
@@ -89,8 +90,9 @@ def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings,
             keep_referenced(farm, job)
     if any(job.arrived < job.spec.total for job in farm.jobs.by_id.values()):
         farm.timers.set(now.mono_s + settings.lease_s, "orphans")
+    agents = {saved.session: saved for saved in snapshot.agents}
     for handout in snapshot.handouts:
-        _restore_handout(farm, handout, now)
+        _restore_handout(farm, handout, agents, now)
     return farm
 
 
@@ -133,10 +135,12 @@ def _restore_tasks(farm: SchedulerState, snapshot: StoredState, now: Now) -> Non
         restore(farm, task, why)
 
 
-def _restore_handout(farm: SchedulerState, handout: SaveHandOut, now: Now) -> None:
-    engine = _engine_of(farm, handout.engine, handout.engine_id, now)
-    batch = RecordedBatch(handout.number, {}, handout.at_s)
+def _restore_handout(farm: SchedulerState, handout: SaveHandOut, agents: dict[str, SaveAgent], now: Now) -> None:
+    engine = _engine_of(farm, handout.engine, handout.engine_id, agents, now)
+    batch = RecordedBatch(handout.number, {}, handout.at_s, handout.runs)
     for task_id, attempt in handout.runs:
+        if (task_id, attempt) == WITHDRAWN:
+            continue
         run: RunKey = (task_id, attempt)
         task = farm.tasks.unfinished.get(task_id)
         concurrent = task is not None and class_key_of(task, False).concurrent
@@ -148,14 +152,19 @@ def _restore_handout(farm: SchedulerState, handout: SaveHandOut, now: Now) -> No
             assigned.claim = claim(farm, farm.agents.by_session[engine.agent], task, run)
 
 
-def _engine_of(farm: SchedulerState, name: Incarnation, engine_id: int, now: Now) -> EngineEntry:
+def _engine_of(
+    farm: SchedulerState, name: Incarnation, engine_id: int, agents: dict[str, SaveAgent], now: Now
+) -> EngineEntry:
     engine = farm.engines.by_name.get(name)
     if engine is not None:
         return engine
     session = name.rsplit(".", 1)[0]
     agent = farm.agents.by_session.get(session)
     if agent is None:
+        saved = agents.get(session)
         agent = farm.agents.by_session[session] = AgentEntry(session, "?", present=False, reachable=False)
+        if saved is not None:
+            agent.node, agent.pid, agent.process = saved.node, saved.process.pid, saved.process
         agent.deadline_s = now.mono_s + farm.settings.lease_s + farm.settings.lease_margin_s
         farm.timers.set(agent.deadline_s, "lease", session)
     engine = EngineEntry(name, engine_id, session, agent.node, state=EngineState.AWAY)

@@ -49,7 +49,7 @@ from .clock import Now
 from .decision import Decision
 from .eligibility import refresh_classes
 from .entries import EngineState
-from .events import Back, EndedLoaded, Event, Gone, Joined, Originals, Revoked, Silent, StoreRoom, Tick
+from .events import Back, EndedLoaded, Event, Gone, Joined, Originals, ProcessGone, Revoked, Silent, StoreRoom, Tick
 from .invariants import check
 from .placement import dispatch
 from .recycling import settle_jobs
@@ -182,6 +182,13 @@ def on_revoked(farm: SchedulerState, session: str, event: Revoked, now: Now, out
         losses.give_up(farm, agent, "its key was revoked", now, out)
 
 
+def on_process_gone(farm: SchedulerState, session: str, event: ProcessGone, now: Now, out: Decision) -> None:
+    """Do not wait for the lease of an agent whose process is gone, unless it was heard in the meantime."""
+    agent = farm.agents.by_session.get(session)
+    if agent is not None and not agent.reachable:
+        losses.agent_gone(farm, agent, event.why, now, out)
+
+
 def on_ended_loaded(farm: SchedulerState, session: str, event: EndedLoaded, now: Now, out: Decision) -> None:
     """Reopen ended tasks that were read from the store."""
     for task in graph.on_ended_loaded(farm, event.tasks, event.asked, event.outcome, out):
@@ -224,6 +231,7 @@ HANDLERS: dict[type, Handler] = {
     Silent: on_silent,
     Gone: on_gone,
     Revoked: on_revoked,
+    ProcessGone: on_process_gone,
     StoreRoom: on_store_room,
     Originals: clients.on_originals,
     EndedLoaded: on_ended_loaded,

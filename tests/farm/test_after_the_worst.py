@@ -1,0 +1,251 @@
+"""The worst on real farms: reboots, kill storms, tasks that spoil their agent's files, folders that were copied."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ipytaskfarm import Task, TaskClient
+from ipytaskfarm.core import errors
+from ipytaskfarm.storage.beside import recorders_folder
+from tests.conftest import Dirs, processes_of
+from tests.farm.test_farm import COMMAND, background_farm, command, pid_of
+from tests.support.polling import eventually
+from tests.support.reboot import booted, cut_power
+
+pytestmark = pytest.mark.farm
+
+THOROUGH = bool(os.environ.get("THOROUGH"))
+"""Whether more moments and places are tried: `make worst`."""
+COUNT = 400
+TASK_S = 0.01
+ALL_DONE_S = 30.0
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    """A file to which each run of a task appends its number: what really ran, whatever the farm says."""
+    return tmp_path / "ledger"
+
+
+def appending(ledger: Path, number: int, then: str = f"time.sleep({TASK_S})", **rules: Any) -> Task:
+    code = (
+        "import os, time\n"
+        f"fd = os.open({str(ledger)!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)\n"
+        f"os.write(fd, b'{number}\\n')\n"
+        "os.close(fd)\n"
+        f"{then}\n"
+    )
+    return Task(code, **rules)
+
+
+def ran(ledger: Path) -> Counter[int]:
+    return Counter(int(line) for line in ledger.read_text().split()) if ledger.exists() else Counter()
+
+
+def has_run(ledger: Path, count: int) -> Callable[[], bool]:
+    return lambda: sum(ran(ledger).values()) >= count
+
+
+@pytest.mark.parametrize("recorders", ["kept", "lost"])
+def test_a_reboot(recorders: str, farm_dirs: Dirs, ledger: Path, tmp_path: Path) -> None:
+    """Power cut, start, all work done within half a minute; what had not begun is not failed as if it had."""
+    with booted("before", tmp_path), background_farm("-n", "2") as home:
+        with TaskClient() as tc:
+            ids = [tc.run(appending(ledger, n)) for n in range(COUNT)]
+            tc.flush()
+            eventually(has_run(ledger, COUNT // 8), 30.0)
+            cut_power(farm_dirs)
+        before = ran(ledger)
+        assert sum(before.values()) < COUNT, "nothing is left to do after the reboot"
+        if recorders == "lost":
+            for recorder in recorders_folder(home.folder / "store.sqlite").rglob("*.rec"):
+                recorder.unlink()
+        with booted("after", tmp_path):
+            began_s = time.monotonic()
+            started = command("start", "--daemonize", "-n", "2")
+            assert started.returncode == 0, started.stdout + started.stderr
+            with TaskClient() as tc:
+                tc.barrier(ids, timeout=ALL_DONE_S)
+                assert time.monotonic() - began_s < ALL_DONE_S
+                failed = [row for row in tc.tasks(ids=ids).rows if row.state == "failed"]
+                for row in failed:
+                    text = str(tc.explain(row.id))
+                    assert "its machine was started again" in text, text
+                    assert "the task may have run" in text, text
+    after = ran(ledger)
+    assert max(after.values()) == 1, "a task without retries was begun twice"
+    numbers = {id: n for n, id in enumerate(ids)}
+    never = [row.id for row in failed if numbers[row.id] not in after]
+    assert len(after) + len(never) == COUNT
+    if recorders == "kept":
+        assert len(never) <= 2 * (1 + 0.05 / TASK_S), f"{len(never)} tasks had not begun, and failed"
+
+
+# -- storms of kills, and owners that are killed amid the start
+
+
+STORM_S = 6.0
+RECOVERS_S = 45.0
+"""The longest pause between two starts, and the start."""
+
+
+def test_a_storm_of_kills_delays_the_work_and_ends_nothing(farm_dirs: Dirs, ledger: Path) -> None:
+    """Controller, agent and zygote are killed every 0.7 s: the farm goes on when the storm is over."""
+    with background_farm("-n", "2") as home, TaskClient() as tc:
+        supervisor = pid_of(home, "supervisor")
+        ids = [tc.run(appending(ledger, n, retries=50)) for n in range(COUNT // 4)]
+        tc.flush()
+        ends_s = time.monotonic() + STORM_S
+        while time.monotonic() < ends_s:
+            for process in processes_of(farm_dirs.root):
+                title = " ".join(process.cmdline())
+                if any(word in title for word in ("controller", "agent", "zygote")):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+            time.sleep(0.7)
+        tc.barrier(ids, timeout=RECOVERS_S)
+        assert tc.queue_status()["succeeded"] == len(ids)
+        assert pid_of(home, "supervisor") == supervisor
+        assert "in a row" not in home.output("supervisor").read_text()
+
+
+OWNER = """
+from ipytaskfarm import Farm
+
+print("starting", flush=True)
+with Farm(n=1) as farm:
+    print("ready", flush=True)
+    input()
+"""
+MOMENTS_S = (0.0, 0.03, 0.06, 0.1, 0.2, 0.4, 0.8, 1.6) if THOROUGH else (0.05, 0.2, 0.8)
+
+
+def test_an_owner_that_is_killed_amid_the_start_leaves_nothing(farm_dirs: Dirs) -> None:
+    """No agent and no zygote waits out a lease: at whatever moment the owner is killed."""
+    for moment_s in MOMENTS_S:
+        owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, stdin=subprocess.PIPE)
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"starting\n"
+        time.sleep(moment_s)
+        owner.kill()
+        owner.communicate()
+    eventually(lambda: not processes_of(farm_dirs.root), 20.0, what="nothing is left of the farms")
+
+
+@pytest.mark.parametrize("moment_s", [0.3, 0.45, 0.6, 0.8, 1.2] if THOROUGH else [0.5])
+def test_a_start_after_a_supervisor_that_was_killed_amid_its_start(farm_dirs: Dirs, moment_s: float) -> None:
+    killed = subprocess.Popen([*COMMAND, "start", "-n", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(moment_s)
+    killed.kill()
+    killed.wait()
+    with background_farm("-n", "1"), TaskClient() as tc:
+        assert tc.run(Task("a = 1", pull="a"), block=True).ns.a == 1
+    eventually(lambda: not processes_of(farm_dirs.root), 20.0, what="nothing is left of the farm")
+
+
+# -- backups that are put back, folders that are copied and moved
+
+
+def test_a_backup_that_is_put_back_and_a_client_that_lives_through_it(farm_dirs: Dirs, tmp_path: Path) -> None:
+    """The client knows tasks that the farm has not any more: it is told, and reads no others' results under its ids."""
+    saved = tmp_path / "saved.sqlite"
+    with background_farm("-n", "1") as home, TaskClient() as tc:
+        before = tc.run(Task("a = 'before'", pull="a"))
+        tc.barrier(before)
+        assert command("backup", str(saved)).returncode == 0
+        after = tc.run(Task("a = 'after'", pull="a"))
+        tc.barrier(after)
+        assert command("stop", "--wait", "0").returncode == 0
+        shutil.copyfile(saved, home.folder / "store.sqlite")
+        started = command("start", "--daemonize", "-n", "1")
+        assert started.returncode == 0, started.stderr
+        assert "a backup was put in the place of its store" in started.stdout
+        with TaskClient() as other:
+            assert other.run(Task("a = 'another'", pull="a"), block=True).ns.a == "another"
+            assert other.get_task_result(before).ns.a == "before"
+            with pytest.raises(errors.FarmReplaced):
+                tc.run(Task("a = 1"), block=True)
+            assert tc.get_task_result(after).ns.a == "after", "what it has fetched is its own"
+        checked = command("check")
+        assert checked.returncode == 0, checked.stdout
+
+
+def test_a_damaged_log_and_what_start_and_check_say(farm_dirs: Dirs) -> None:
+    with background_farm("-n", "1") as home, TaskClient() as tc:
+        ids = [tc.run(Task("a = 1", pull="a")) for _ in range(200)]
+        tc.barrier(ids)
+        for process in processes_of(farm_dirs.root):
+            process.kill()
+        eventually(lambda: not processes_of(farm_dirs.root), 10.0)
+        log = home.folder / "store.sqlite-wal"
+        with open(log, "r+b") as file:
+            file.seek(32 + 24 + 100)
+            file.write(b"?")
+        checked = command("check")
+        assert checked.returncode == 1
+        assert "acknowledged" in checked.stdout
+        started = command("start", "--daemonize", "-n", "1")
+        assert started.returncode == 0, started.stderr
+        assert "200 results" in started.stdout
+        assert "had been acknowledged" in started.stdout
+        with pytest.raises(errors.FarmReplaced):
+            tc.run(Task("a = 1"), block=True)
+
+
+@pytest.mark.parametrize("how", ["copied while it runs", "moved"])
+def test_a_farm_folder_under_another_name(farm_dirs: Dirs, how: str) -> None:
+    with background_farm("-n", "1", farm="first") as home:
+        with TaskClient("first") as tc:
+            done = tc.run(Task("a = 'first'", pull="a"))
+            tc.barrier(done)
+        second = home.folder.with_name("second")
+        if how == "moved":
+            assert command("stop", "--wait", "0", "--farm", "first").returncode == 0
+            shutil.move(home.folder, second)
+        else:
+            shutil.copytree(home.folder, second)
+        began_s = time.monotonic()
+        with background_farm("-n", "1", farm="second"):
+            assert time.monotonic() - began_s < 20.0
+            with TaskClient("second") as other:
+                assert other.get_task_result(done).ns.a == "first"
+                assert other.run(Task("a = 'second'", pull="a"), block=True).ns.a == "second"
+            if how != "moved":
+                with TaskClient("first") as tc:
+                    assert tc.run(Task("a = 'on'", pull="a"), block=True).ns.a == "on", "the first goes on"
+
+
+@pytest.mark.parametrize("how", ["gone", "shared"])
+def test_a_farm_without_a_store_of_its_own(farm_dirs: Dirs, tmp_path: Path, how: str) -> None:
+    """Start says why it does not, in a sentence with the remedy, and leaves the other farm's store alone."""
+    store_dir = tmp_path / "store"
+    store_dir.mkdir(mode=0o700)
+    with background_farm("-n", "0", "--store-dir", str(store_dir), farm="first") as home:
+        assert command("stop", "--wait", "0", "--farm", "first").returncode == 0
+        (store,) = store_dir.glob("*.sqlite")
+        if how == "gone":
+            store.unlink()
+            refused = command("start", "--daemonize", "--farm", "first", "-n", "0")
+            assert f"there is no {store}" in refused.stderr
+            name = "first"
+        else:
+            shutil.copytree(home.folder, home.folder.with_name("second"))
+            refused = command("start", "--daemonize", "--farm", "second", "-n", "0")
+            assert "both would use one store" in refused.stderr
+            name = "second"
+        assert refused.returncode != 0
+        assert "--fresh" in refused.stderr
+        with background_farm("-n", "0", "--fresh", farm=name):
+            assert store.exists() == (how == "shared")
