@@ -8,10 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-IDS_MAX = 20_000
-"""The most ids in one question. Clients ask in parts; each part is answered within a fraction of a second."""
-ROWS_MAX = 5_000
-"""The most rows in one answer; the answer says where the next part begins."""
 PARTS_MAX = 1_000_000
 """The most values (numbers, texts, lists …) in one message. Bytes within a message count as one value."""
 

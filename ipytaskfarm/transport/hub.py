@@ -36,24 +36,14 @@ from ..version import __version__
 from . import message_parts, wire
 from .curve_listener import CurveListener
 from .handshake import REPLACED, REVOKED, Handshake, Hello, Refuse, Welcome, WhoAreYou
-from .hub_session import HubSession, too_slow, why_unwelcome
+from .hub_session import HubSession, too_slow
 from .inbox import Inbox, Left
 from .interface import ConnectionId, KnownKey, PeerListener, ReceivedFrame, Sent
 from .keys import FarmKeys
 from .peer_events import Incoming, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from .read_only import why_refused
-from .reliable_session import (
-    BEGIN_ANEW,
-    HEADER,
-    MAX_MESSAGE_BYTES,
-    WINDOW_BYTES,
-    Greeting,
-    Heard,
-    PacketKind,
-    frame_of,
-    kind_of,
-)
-from .session_places import SessionPlaces, pool_of
+from .reliable_session import BEGIN_ANEW, HEADER, HELD_BYTES, Greeting, Heard, PacketKind, frame_of, kind_of
+from .session_places import SessionPlaces, objection, pool_of
 from .short_poll import ShortPoll, watch
 from .unix_listener import UnixListener
 
@@ -101,7 +91,7 @@ class Hub:
         self._farm = farm
         self._limits = limits = limits or PeerLimits()
         self._inbox = Inbox(clock, self, self.backlog_bytes)
-        self._incoming = ByteAccounts(MAX_MESSAGE_BYTES + WINDOW_BYTES, limits.incoming_per_key, limits.incoming)
+        self._incoming = ByteAccounts(HELD_BYTES, limits.incoming_per_key, limits.incoming)
         self._name = name
         self._epoch = epoch
         self._clock = clock
@@ -282,11 +272,10 @@ class Hub:
 
         A message is decoded when it is asked for, and has cost its session the time until the next one is.
         """
-        self._curve.serve_gate()
         awake_s = self._patience.look(self._clock())
         heard: list[tuple[Peer, Incoming]] = []
-        self._read_bytes = 0
         listeners = self._listeners_with_input()
+        self._read_bytes = 0
         for _ in range(limit):
             if self._read_bytes > READ_BYTES or not listeners:
                 break
@@ -478,8 +467,8 @@ class Hub:
         title = self._titles[user]
         pool = pool_of(title, isinstance(connection, int))
         state = self._states.get(message.session)
-        objection = why_unwelcome(message, title, state.peer if state else None, self._farm, self._name, self._epoch)
-        refuse = objection or self._no_place(message, pool, heard)
+        refuse = objection(message, title, state.peer.title if state else title, self._farm, self._name, self._epoch)
+        refuse = refuse or self._no_place(message, pool, heard)
         if refuse is not None:
             self.rejected[refuse.etype] += 1
             return self._answer(connection, refuse)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .handshake import Hello, Refuse
 from .interface import ConnectionId
-from .keys import role_of, session_fits
 from .peer_events import Peer
 from .reliable_session import Greeting, ReliableSession
 
@@ -47,25 +45,3 @@ def too_slow(sessions: Iterable[HubSession], per_session: int, in_all: int) -> l
         total -= size
         found.append(state)
     return found
-
-
-def why_unwelcome(hello: Hello, title: str, known: Peer | None, farm: str, name: str, epoch: int) -> Refuse | None:
-    """Return why a peer is refused; None if it is accepted.
-
-    Args:
-        hello: its greeting.
-        title: the title of its key.
-        known: the peer to which the session belongs so far.
-        farm, name, epoch: the farm's incarnation and name, and the number of this life of its controller.
-    """
-    role = role_of(title)
-    if hello.role != ("client" if role == "reader" else role):
-        return Refuse("SecurityError", f"a key of {title} does not allow to be {hello.role[:40]!r}")
-    if not session_fits(title, hello.session):
-        return Refuse("SecurityError", f"a key of {title} does not allow to speak for the session {hello.session!r}")
-    if hello.farm is not None and (hello.farm != farm or hello.epoch > epoch):
-        text = f"farm {name!r} is another one than the farm of that name which this peer knew: make a new client"
-        return Refuse("FarmReplaced", text)
-    if known is not None and known.title != title:
-        return Refuse("SecurityError", "this session belongs to a peer with another key")
-    return None

@@ -51,6 +51,8 @@ WINDOW_PACKETS = 4096
 WINDOW_BYTES = 64 << 20
 MAX_MESSAGE_BYTES = 256 << 20
 """The most bytes of one encoded message. A larger one raises `ResultTooLarge`."""
+HELD_BYTES = MAX_MESSAGE_BYTES + WINDOW_BYTES
+"""The most bytes that a receiver holds for an honest session: an unfinished message, and a window of others."""
 BEGIN_ANEW = -1
 """The value of `Welcome.last_in` if the controller does not know this session: both counters start again."""
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections import Counter
 
 from ..core.limits import PeerLimits
-from .keys import role_of
+from .handshake import Hello, Refuse
+from .keys import role_of, session_fits
 
 AGENT_SESSIONS_MAX = 1024
 """The limit for one enrolled agent's key: enough for all nodes of a cluster that share it, but not for all places."""
@@ -79,3 +80,27 @@ class SessionPlaces:
     def replaceable(self, pool: str) -> str | None:
         """Return the session that gives its place to a newcomer of the same pool; None if all are in use."""
         return next(iter(self._unused.get(pool, {})), None)
+
+
+def objection(hello: Hello, title: str, known_title: str, farm: str, name: str, epoch: int) -> Refuse | None:
+    """Return why a peer is refused; None if it is accepted.
+
+    Args:
+        hello: its greeting.
+        title: the title of its key.
+        known_title: the title of the key under which the session is known; `title` for a new session.
+        farm: the farm's incarnation.
+        name: the farm's name.
+        epoch: the number of this life of the controller; a peer that knew a later one knew another store.
+    """
+    role = role_of(title)
+    if hello.role != ("client" if role == "reader" else role):
+        return Refuse("SecurityError", f"a key of {title} does not allow to be {hello.role[:40]!r}")
+    if not session_fits(title, hello.session):
+        return Refuse("SecurityError", f"a key of {title} does not allow to speak for the session {hello.session!r}")
+    if hello.farm is not None and (hello.farm != farm or hello.epoch > epoch):
+        text = f"farm {name!r} is another one than the farm of that name which this peer knew: make a new client"
+        return Refuse("FarmReplaced", text)
+    if known_title != title:
+        return Refuse("SecurityError", "this session belongs to a peer with another key")
+    return None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, get_args
 
 import msgspec
 import pytest
 
-from ipytaskfarm import Farm, Task
+from ipytaskfarm import Farm, Task, TaskClient
+from ipytaskfarm.cli import main
 from ipytaskfarm.core import errors, messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.deployment.light_client import Questioner, connect
@@ -119,3 +121,40 @@ def test_the_farm_still_works(farm: Farm, questioner: Questioner) -> None:
     with farm.task_client() as tc:
         tc.await_engines(1, connect_timeout=60)
         assert tc.run(Task("a = 2", pull="a"), block=True)["a"] == 2
+
+
+BEYOND = (2**63, -(2**63) - 1, 2**64, 10**30)
+CALLS: dict[str, Callable[[TaskClient, int], object]] = {
+    "history": lambda tc, n: tc.history(last=n),
+    "history of an id": lambda tc, n: tc.history([n]),
+    "tasks": lambda tc, n: tc.tasks(last=n),
+    "tasks of an id": lambda tc, n: tc.tasks(ids=[n]),
+    "status": lambda tc, n: tc.status(n),
+    "explain": lambda tc, n: tc.explain(n),
+    "get_task_result": lambda tc, n: tc.get_task_result(n),
+    "abort": lambda tc, n: tc.abort([n]),
+    "clear": lambda tc, n: tc.clear([n]),
+    "retry": lambda tc, n: tc.retry([n]),
+    "run": lambda tc, n: tc.run(Task("a = 1", priority=n)),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_number_beyond_64_bits_is_refused_by_the_client(call: str, farm: Farm, questioner: Questioner) -> None:
+    before = controller(questioner)
+    with farm.task_client() as tc:
+        for number in BEYOND:
+            with contextlib.suppress(ValueError, LookupError, OverflowError, errors.TaskFarmError):
+                CALLS[call](tc, number)
+        assert tc.run(Task("a = 2", pull="a"), block=True)["a"] == 2
+    assert controller(questioner) == before
+
+
+@pytest.mark.parametrize("last", ["9223372036854775808", "1" * 400])
+def test_a_number_beyond_64_bits_is_refused_by_the_command(
+    last: str, farm: Farm, questioner: Questioner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = controller(questioner)
+    assert main(["history", f"--last={last}", "--farm", str(farm.connection_file)]) == 2
+    assert "--last" in capsys.readouterr().err
+    assert controller(questioner) == before

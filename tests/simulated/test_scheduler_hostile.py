@@ -404,3 +404,50 @@ def test_whatever_a_hostile_agent_says_the_farm_goes_on(
     assert {store.finals([task_id])[0].id for task_id in ids} == set(ids)
     store.close()
     Store.open(tmp_path / "store.sqlite", farm_incarnation="sim").close()
+
+
+ENDS_THE_FARM = (m.StopFarm, m.SetWanted, m.HoldFarm, m.RemoveEngines, m.RemoveAgents, m.AgentsEnded, m.DrainNode)
+"""The questions that every client may ask, and after which no farm can go on."""
+QUESTIONS_ASKED = [kind for kind in QUESTIONS if kind not in ENDS_THE_FARM]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_a_hostile_client_says_the_farm_goes_on(seed: int, tmp_path: Path) -> None:
+    """Each kind of message of clients, and each question, with values that no one expects, in the real store."""
+    sim, _, engine, _ = two_agents()
+    store = Store.open(tmp_path / "store.sqlite", farm_incarnation="sim")
+    keep = sim.store.commit
+
+    def commit(saves: list[Save]) -> None:
+        store.commit(saves)
+        keep(saves)
+
+    sim.store.commit = commit  # type: ignore[method-assign]
+    sim.handle(Joined("client", "thief"), "thief")
+    sim.handle(m.NeedIds(), "thief")
+    first = sim.scheduler.farm.clients.of("thief").blocks[0].first
+    anything = Anything(seed, ["thief", engine.name], [(n, 1) for n in range(first, first + 16)])
+    kinds = [m.Submit, m.NeedIds, m.SendCommand, *QUESTIONS_ASKED]
+    for n in range(12 * len(kinds)):
+        kind = kinds[n % len(kinds)]
+        message = anything.struct(kind)
+        wire_kind: Any = kind
+        if kind in QUESTIONS:
+            message, wire_kind = m.AskQuestion(n, message), m.AskQuestion
+        elif kind is m.Submit:  # ids that it was given, in their order
+            tasks = [msgspec.structs.replace(t, id=first + n % 16 + i) for i, t in enumerate(message.tasks)]
+            message = msgspec.structs.replace(message, tasks=tasks)
+        try:
+            again: Any = msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=wire_kind)
+        except msgspec.ValidationError:
+            continue  # not even the wire lets that in
+        sim.handle(again, "thief")
+        if n % 20 == 0:
+            sim.advance(0.1)
+    honest = sim.ids().first
+    sim.submit(honest)
+    sim.handle(m.AskQuestion(1, m.AbortTasks([*range(first, first + 16)])), "thief")
+    sim.settle()
+    assert honest in sim.scheduler.farm.tasks.finals
+    store.close()
+    Store.open(tmp_path / "store.sqlite", farm_incarnation="sim").close()

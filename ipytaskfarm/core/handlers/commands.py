@@ -32,6 +32,7 @@ from ..scheduler.requests import PendingCommand
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import Assigned
 from ..states import State
+from ..validation import why_not_storable
 from .checkpoints import checkpoint_answered, session_saved
 from .engines import engine_is_ready, prepare
 from .replacements import begin_keeping, failure_in, keep_answered, omit_lost, tell_engine
@@ -45,9 +46,18 @@ STACKS_KEPT = 10_000
 STARTUP = "startup"
 """The key of the farm's start-up code among the sticky commands."""
 
+COMMANDS_MAX = 100_000
+"""The number of commands of all clients that engines have not answered, counted once for each engine."""
+
 
 def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now, out: Decision) -> None:
     """Send a command to each of its engines, or answer at once why that is not possible."""
+    fault = why_not_storable(event)
+    if not fault and len(farm.requests.commands) >= COMMANDS_MAX:
+        fault = f"{COMMANDS_MAX:,} commands wait for the answers of engines, the most of a farm: wait for some of them"
+    if fault:
+        _refuse(session, event.n, NOBODY, "ValueError", fault, out)
+        return
     visible = farm.engines.visible()
     if not visible:
         _refuse(session, event.n, NOBODY, "NoEnginesRegistered", "the farm has no engines now", out)
@@ -60,7 +70,7 @@ def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now,
             text = f"there is no engine {unknown[0]}: the farm has {sorted(by_id)}"
             _refuse(session, event.n, unknown[0], "InvalidEngineID", text, out)
             return
-        engines = [by_id[i] for i in event.engines]
+        engines = [by_id[i] for i in dict.fromkeys(event.engines)]
     keeping = begin_keeping(farm, session, event, engines)
     for engine in engines:
         checkpoint = farm.kept_number() if event.verb == CHECKPOINT else 0
@@ -187,9 +197,8 @@ def on_list_sticky(farm: SchedulerState, session: str, n: int, question: ListSti
 
 def on_clear_sticky(farm: SchedulerState, session: str, n: int, question: ClearSticky, now: Now, out: Decision) -> None:
     """Remove commands from those that new engines run."""
-    keys = (
-        list(farm.requests.sticky) if question.keys is None else [k for k in question.keys if k in farm.requests.sticky]
-    )
+    asked = farm.requests.sticky if question.keys is None else dict.fromkeys(question.keys)
+    keys = [key for key in asked if key in farm.requests.sticky]
     for key in keys:
         del farm.requests.sticky[key]
     out.saves.append(DropSticky(keys))
