@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..core.errors import TaskFarmError
 from ..core.inherited_variables import UMASK_BEFORE
+from ..core.messages.payload import FAILURE_VALUES
 from ..settings.declarations import AGENT, add_flags
 from ..system.farm_paths import Lock, agent_folder, leave_folder, private_folder, read_connection_file
 from ..system.host import home_folder, working_folder
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         stopped_s=given.stopped,
         memory_limit_bytes=given.memory_limit,
         preload=tuple(given.preload),
+        failure_values=given.failure_values or FAILURE_VALUES[0],
         resources=dict(given.resources),
         priority=given.priority,
         umask=int(os.environ.pop(UMASK_BEFORE, "") or oct(umask), 8),

@@ -24,8 +24,10 @@ from ..core.messages import (
     LaneHello,
     PropertiesChanged,
 )
+from ..core.messages.payload import FAILURE_VALUES
 from ..core.messages.task_types import Incarnation, RunKey
 from ..core.requirements import Allotment, Environment, Recycle
+from ..system.concurrent_runs import COMPANY
 from ..system.flight_recorder import Recorder
 from ..system.machine import boot_id
 from ..transport.lane import AgentLane
@@ -105,6 +107,8 @@ class ManagedEngine:
         self.holding: tuple[RunKey, Allotment] | None = None
         """The last run that was allotted resources, and its allotment."""
         self.recycling: tuple[tuple[str, Recycle], ...] = ()
+        self.concurrent = False
+        """Whether the runs that it was handed last are coroutines, which it runs at once."""
         self.graces: dict[int, float] = {}
         """Task -> seconds between its time limit's interrupt and SIGTERM, where the task sets them."""
         self.expected = False
@@ -112,6 +116,9 @@ class ManagedEngine:
         self.cause = ""
         """Why the agent killed the engine.  "": it did not, or it did for one run (see `ladder`)."""
         self.ladder: Ladder | None = None
+        """The interrupt of its run, or of the concurrent run for which it was told to end."""
+        self.ladders: dict[RunKey, Ladder] = {}
+        """The interrupts of concurrent runs."""
         self.interrupts: dict[RunKey, float] = {}
         """Run that is interrupted when it begins -> grace in seconds."""
         self.next_look_s = 0.0
@@ -131,6 +138,7 @@ class ManagedEngine:
         """Take the parts of a hand-out that concern the engine itself."""
         self.environment = message.environment or self.environment
         self.recycling = message.recycling or self.recycling
+        self.concurrent = message.concurrent
         if message.graces or self.graces:
             held = {task for task, _ in self.account.unacknowledged()}
             self.graces = {task: s for task, s in self.graces.items() if task in held} | (message.graces or {})
@@ -160,15 +168,19 @@ class ManagedEngine:
             self.set_up,
             self.holding,
             self.recycling,
+            self.concurrent,
         )
 
     def loss(self) -> EngineDown:
         """Return how the engine ended.  Its ring must have been read to the end before."""
         running = self.account.running()
         ladder = self.ladder
+        begun = self.account.concurrent_runs() if running is None else []
+        if begun:
+            running = ladder.run if ladder is not None and ladder.run in begun else begun[0]
         for_run = ladder is not None and ladder.terminated and ladder.run == running
         output, dump = last_words(self.files.output)
-        output = self._last_output(running) or output
+        output = self._last_output(COMPANY if begun else running) or output
         crash = Crash(
             signal=self.exit.signal,
             exit_code=self.exit.exit_code,
@@ -181,9 +193,11 @@ class ManagedEngine:
         if recorder.boot != boot_id():
             # The disk has the recorder as of some earlier moment: the engine has come further.
             upto = recorder.begun_upto()
-            return EngineDown(self.incarnation, self.id, None, False, crash, self.expected, None, upto)
+            return EngineDown(self.incarnation, self.id, None, False, crash, self.expected, begun_upto=upto)
         items = recorder.items() if running is not None else None
-        return EngineDown(self.incarnation, self.id, running, not self.account.damaged, crash, self.expected, items)
+        beside = tuple(run for run in begun if run != running)
+        known = not self.account.damaged
+        return EngineDown(self.incarnation, self.id, running, known, crash, self.expected, items, beside)
 
     def _last_output(self, running: RunKey | None) -> str:
         """Return the end of what a dead engine's run, or command, has written. "": nothing, or neither was running."""
@@ -204,18 +218,20 @@ class EngineProcesses:
         self, session: str, farm: str, folder: Path, recorders: Path, node: str, startup_cwd: Path,
         lane: AgentLane, relay: Relay, first_counter: int, preload: Sequence[str], changed: Callable[[], None],
         blobs_folders: Callable[[], dict[str, str]],
-        stays: bool, umask: int | None = None,
+        stays: bool, umask: int | None = None, failure_values: str = FAILURE_VALUES[0],
     ) -> None:  # fmt: skip
         """Create the table.
 
         Args:
             preload: modules that the zygote imports.
             stays: whether a SIGTERM from outside ends no engine.
+            failure_values: one of these, for engines' failures.
             changed: called when there is something to report to the controller.
             blobs_folders: returns the folders of large values for engines: `blobs` and `copies` of the engine's
                 settings.
         """
         self._preload = preload
+        self._failure_values = failure_values
         self._stays = stays
         self._umask = umask
         self._session = session
@@ -442,7 +458,9 @@ class EngineProcesses:
         for zygote in self._zygotes:
             if not zygote.stuck:
                 return zygote
-        zygote = Zygote(self._farm, self._folder / "zygote.out", self._zygote_died, self._preload, self._stays)
+        zygote = Zygote(
+            self._farm, self._folder / "zygote.out", self._zygote_died, self._preload, self._stays, self._failure_values
+        )
         self._zygotes.append(zygote)
         return zygote
 

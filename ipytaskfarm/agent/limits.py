@@ -42,10 +42,15 @@ class Ladder:
         self.kill_at_s = self.terminate_at_s + grace_s / 2
         self.told = self.terminated = self.killed = False
 
-    def step(self, running: RunKey | None, delivered: bool, now_s: float) -> Step:
+    def step(self, running: RunKey | None, delivered: bool, now_s: float, in_company: bool = False) -> Step:
         """Return what to do now.
 
-        running: the run that the engine executes.  delivered: whether the last interrupt was raised in the engine."""
+        Args:
+            running: the run that the engine executes.
+            delivered: whether the last interrupt was raised in the engine.
+            now_s: the monotonic time.
+            in_company: whether the engine executes other runs too, which would be lost with it.
+        """
         if self.terminated:  # it was told to die, and a half-dead process is no engine any more
             if now_s < self.kill_at_s or self.killed:
                 return Step.WAIT
@@ -53,7 +58,7 @@ class Ladder:
             return Step.KILL
         if running != self.run:
             return Step.OVER
-        if now_s >= self.terminate_at_s:
+        if now_s >= self.terminate_at_s and not (in_company and delivered and self.told):
             self.terminated = True
             return Step.TERMINATE
         if delivered and self.told:

@@ -161,6 +161,12 @@ class Account:
         current = None if self.damaged else self.recorder.current()
         return current.run if current is not None and self.is_open(current.run) else None
 
+    def concurrent_runs(self) -> list[RunKey]:
+        """Return the coroutine tasks that a dead engine was executing, like `running`."""
+        if self.damaged:
+            return []
+        return [each.run for each in self.recorder.concurrent.read() if self.is_open(each.run)]
+
 
 class Receipt:
     """The token of results: the link returns it when the controller has them on disk."""

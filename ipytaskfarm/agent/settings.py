@@ -28,6 +28,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Resources that the owner declares, in addition to those found on the node."""
     priority: int = 0
     preload: tuple[str, ...] = ()
+    failure_values: str = "masked"
+    """One of `core.messages.payload.FAILURE_VALUES`."""
     name: str = ""
     """The name by which the launcher knows the agent.  "": the name in its connection file."""
     brings: int | None = None

@@ -114,7 +114,7 @@ class Agent:
         self._engines = EngineProcesses(
             session, settings.farm, settings.folder, self._recorders, settings.node, settings.startup_cwd,
             self._lane, self._relay, first, settings.preload, self._wake, self._blobs_folders,
-            settings.leave_s > 0, settings.umask,
+            settings.leave_s > 0, settings.umask, settings.failure_values,
         )  # fmt: skip
         for engine in dead:
             self._engines.adopt_dead(engine)

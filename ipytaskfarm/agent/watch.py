@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ..core.messages import Interrupt, Recall
 from ..core.messages.task_types import RunKey
-from ..system.flight_recorder import ABORT, TIME_LIMIT
 from ..transport.lane import AgentLane
+from .concurrent_watch import CAUSES, LOOK_S, SIGNAL_INTERRUPT, look_at_concurrent
 from .engines import OUTPUT_BYTES_MAX, EnginePhase, ManagedEngine
 from .limits import RESEND_S, Ladder, Step, is_stopped
 from .memory import MemoryWatch
@@ -22,16 +22,11 @@ from .zygote import tail
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.05
-"""Seconds between two checks of a busy engine, and thus the delay with which a time limit may be noticed."""
 CHECK_S = 5.0
 """Seconds between two checks of the processes."""
 STACK_S = 2.0
 """How long (seconds) an engine has for writing its stack: the system must only schedule it once."""
-SIGNAL_INTERRUPT = signal.SIGRTMIN + 5
 SIGNAL_STACK = signal.SIGRTMIN + 6
-_CAUSES = {"abort": ABORT, "time limit": TIME_LIMIT}
-"""Cause in `Crash.cause` -> cause in the recorder."""
 
 
 _FRAME = re.compile(r'  File "(?P<file>.*)", line \d+ in ')
@@ -85,7 +80,7 @@ class EngineWatch:
             return
         engine.interrupts[message.run] = message.grace_s
         engine.next_look_s = 0.0
-        if _running(engine) != message.run:
+        if engine.concurrent or _running(engine) != message.run:
             self._lane.send(engine.incarnation, Recall(engine.incarnation, [message.run]))
 
     def look(self, engines: Iterable[ManagedEngine], now_s: float) -> float:
@@ -95,7 +90,7 @@ class EngineWatch:
         for engine in engines:
             if engine.phase is EnginePhase.GONE or engine.phase is EnginePhase.STARTING:
                 continue
-            if not engine.account.open_runs and engine.ladder is None:
+            if not engine.account.open_runs and engine.ladder is None and not engine.ladders:
                 engine.next_look_s = 0.0
                 continue
             busy.append(engine)
@@ -149,6 +144,9 @@ class EngineWatch:
         return f"engine {engine.id} (pid {engine.pid}) did not write its stack within {STACK_S:g} s: {why}"
 
     def _look(self, engine: ManagedEngine, now_s: float) -> float:
+        concurrent = engine.account.recorder.concurrent.read()
+        if concurrent or engine.ladders:
+            return look_at_concurrent(engine, concurrent, self._grace_s, now_s)
         current = engine.account.recorder.current()
         running = current.run if current is not None else None
         deadline_s = current.deadline_ns / 1e9 if current is not None and current.deadline_ns else math.inf
@@ -174,7 +172,7 @@ class EngineWatch:
     def _climb(self, engine: ManagedEngine, ladder: Ladder, running: RunKey | None, now_s: float) -> None:
         recorder = engine.account.recorder
         if not ladder.told:
-            recorder.want(ladder.run, _CAUSES[ladder.cause])
+            recorder.want(ladder.run, CAUSES[ladder.cause])
         match ladder.step(running, recorder.was_delivered(), now_s):
             case Step.SIGNAL:
                 engine.send_signal(SIGNAL_INTERRUPT)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.formatting import last_line
+from ..core.messages.payload import FAILURE_VALUES
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class Zygote:
 
     def __init__(
         self, farm: str, output: Path, died: Callable[[], None] = lambda: None, preload: Sequence[str] = (),
-        stays: bool = False,
+        stays: bool = False, failure_values: str = FAILURE_VALUES[0],
     ) -> None:  # fmt: skip
         """Start the zygote.
 
@@ -128,6 +129,7 @@ class Zygote:
             died: called once when its process is gone.
             preload: modules to import once for all engines.
             stays: whether SIGTERM ends neither it nor the engines.
+            failure_values: one of these, for the engines' failures.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.setblocking(False)
@@ -148,6 +150,8 @@ class Zygote:
             farm,
             *(word for name in preload for word in ("--preload", name)),
             *(["--stay"] if stays else []),
+            "--failure-values",
+            failure_values,
         ]
         with theirs, open(output, "ab", opener=_private) as out:
             self._process = subprocess.Popen(

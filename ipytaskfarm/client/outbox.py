@@ -119,6 +119,11 @@ class Outbox:
             return task_id < self.next_id
         return any(first <= task_id <= last for first, last in self._used_blocks)
 
+    def is_free(self, task_id: int) -> bool:
+        """Return whether this id is this session's own, for a task that it has not submitted yet."""
+        in_block = self.next_id <= task_id <= self.last_id
+        return in_block or any(first <= task_id <= last for first, last in self._waiting_blocks)
+
     # Handing in
 
     def add(

@@ -37,6 +37,8 @@ class PackableTask(Protocol):
     _ruled: bool
     _items: int
 
+    def _shares_engine(self) -> bool: ...
+
     def _short(self) -> str: ...
 
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]: ...
@@ -185,6 +187,18 @@ _NO_DATA = TaskData(None, refuse_task)
 
 
 def _rules(
+    task: PackableTask, shared: Shared | None, recovery: Recovery | None, functions: dict[str, Function]
+) -> Rules | None:
+    rules = _given_rules(task, shared, recovery, functions)
+    if not task._is_code and task._shares_engine():
+        return _COROUTINE if rules is None else msgspec.structs.replace(rules, coroutine=True)
+    return rules
+
+
+_COROUTINE = Rules(coroutine=True)
+
+
+def _given_rules(
     task: PackableTask, shared: Shared | None, recovery: Recovery | None, functions: dict[str, Function]
 ) -> Rules | None:
     if shared is None:

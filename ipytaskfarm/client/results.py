@@ -22,7 +22,7 @@ from ..core import errors
 from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import FailureSummary as WireFailure, Final
 from ..core.states import ABORTS, Reason, State
-from ..core.text import did_you_mean, shown
+from ..core.text import Text, did_you_mean, shown
 from ..display.ipython import show_users_frames, with_cells
 from ..display.text import span
 from ..serialization.pack import traceback_of, unpack, unpack_error
@@ -148,6 +148,20 @@ class NS:
         return f"NS{self.__dict__!r}"
 
 
+FRAMES_SHOWN = 3
+"""The number of frames of which `explain` and the HTML show the variables."""
+
+
+class FailedFrame(NamedTuple):
+    """One frame of the user's code that a failure went through."""
+
+    file: str
+    line: int
+    function: str
+    variables: dict[str, str]
+    """Local variables with short texts of their values.  They come with the innermost frames only."""
+
+
 class Failure:
     """Why a task failed, with the interface of Twisted's Failure, which IPython 0.10 used.
 
@@ -184,6 +198,29 @@ class Failure:
     def printTraceback(self, file: TextIO | None = None) -> None:  # noqa: N802 - Twisted's name
         """Print the remote traceback.  file: where to print; None: sys.stderr."""
         print(self.getTraceback().rstrip("\n"), file=file or sys.stderr)
+
+    @property
+    def frames(self) -> list[FailedFrame]:
+        """Return the frames of the user's code on the engine, the outermost first.
+
+        The farm's setting `failure_values` says which local variables came along.
+        """
+        found = []
+        for frame, line in traceback.walk_tb(self._frames):
+            code = frame.f_code
+            # Frames that came from an engine hold texts; others are of this process, and hold values.
+            variables = {name: str(value) for name, value in frame.f_locals.items() if isinstance(value, Text)}
+            found.append(FailedFrame(with_cells(code.co_filename), line, code.co_name, variables))
+        return found
+
+    def variables(self) -> str:
+        """Return the local variables of the innermost frames as text, a paragraph for each frame; "" if none came."""
+        told = [frame for frame in self.frames if frame.variables]
+        return "\n".join(
+            f"in {frame.function}, line {frame.line}:\n"
+            + "\n".join(f"    {name} = {value}" for name, value in frame.variables.items())
+            for frame in told[-FRAMES_SHOWN:]
+        )
 
     def check(self, *types: type[BaseException] | str) -> type[BaseException] | str | None:
         """Return the first of these exception types that matches, or None.
@@ -429,6 +466,9 @@ class TaskResult:
         if final.reason:
             failure = self.failure
             parts.append(text_html(failure.getTraceback() if failure else "", error=True))
+            variables = failure.variables() if failure else ""
+            if variables:
+                parts.append(f"<details><summary>local variables</summary>{text_html(variables)}</details>")
         elif body.kind == "names":
             parts += [f"<div><code>{html.escape(name)}</code>{value_html(v)}</div>" for name, v in self.results.items()]
         else:

@@ -302,6 +302,10 @@ class Session:
             foreign = {i for i in foreign if arrivals.chunks.of(i) is None}
             # Other tasks of this session have ended, and have left the cache or were cleared.
             foreign = {i for i in foreign if not self._outbox.was_handed_in(i)}
+            # The controller has issued these ids, so it would wait for their tasks.
+            free = min(filter(self._outbox.is_free, foreign), default=None)
+            if free is not None:
+                raise IndexError(f"task ID not registered: {free} (no task was submitted under it)")
             arrivals.watched |= foreign
         if not foreign:
             return

@@ -598,8 +598,21 @@ class TaskClient:
         return operate.read_history(self._session, ids, name, what, since, last)
 
     def explain(self, taskid: int) -> Text:
-        """Return a text about a task: its state and why, its attempts, and what each engine lacks to run it."""
-        return Text(with_cells(self._session.ask_for(m.ExplainTasks(task_id(taskid, self.farm)), m.TextReply).text))
+        """Return a text about a task: its state and why, its attempts, what each engine lacks to run it, and the local
+        variables of a failed one.
+        """
+        number = task_id(taskid, self.farm)
+        text = with_cells(self._session.ask_for(m.ExplainTasks(number), m.TextReply).text)
+        return Text("\n".join(filter(None, [text, self._variables(number)])))
+
+    def _variables(self, number: int) -> str:
+        """Return the local variables of a failed task as text; "" if there are none."""
+        try:
+            final = self._session.fetch(number)
+        except (errors.TaskFarmError, IndexError):
+            return ""
+        failure = TaskResult(final).failure if final is not None and final.reason not in _RAISED else None
+        return failure.variables() if failure is not None else ""
 
     def check(self, task: Any) -> CheckResult:
         """Return which engines could run a task that is not submitted, and why others could not; true if any could."""

@@ -23,6 +23,7 @@ from ..core.messages.payload import CallWork, CellPlace, StringWork
 from ..core.messages.task_types import Function, Packed
 from ..core.text import did_you_mean, exactly, shown
 from ..environment import TaskEnvironment
+from ..serialization.pack import is_coroutine_function
 from ..storage.blobs import Blobs
 from .packing import TaskData, pack_task
 from .rules import CHECKS, DEFAULTS, Asking, flag, keyword_parameters
@@ -356,6 +357,10 @@ class Task:
         """Pack the task; a running task that submits it calls this."""
         return pack_task(self, blobs)
 
+    def _shares_engine(self) -> bool:
+        """Return whether an engine may run the task beside others: it calls a coroutine function."""
+        return False
+
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
         """Return the encoded work and the digest of its function; add the function to `functions`."""
         raise TypeError(f"a StringTask, CallTask or MapTask is needed, not {type(self).__name__}")
@@ -507,6 +512,10 @@ class CallTask(Task):
 
     def _first(self) -> str:
         return _name_of(self.function)
+
+    def _shares_engine(self) -> bool:
+        # clearing the names of an engine would take them from the others
+        return is_coroutine_function(self.function) and not (self.clear_before or self.clear_after)
 
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
         function = data.pack_function(self.function)

@@ -104,6 +104,7 @@ class Payloads:
             allotment,
             assignment.recycling,
             assignment.graces,
+            assignment.concurrent,
         )
 
     def _special(self, assignment: Assignment) -> dict[int, Special]:
@@ -123,6 +124,7 @@ class Payloads:
                 wants.received,
                 wants.parent,
                 wants.part,
+                wants.concurrent,
             )
             for task, wants in wanted.items()
         }

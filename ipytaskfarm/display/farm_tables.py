@@ -134,9 +134,14 @@ def when(at_s: float | None) -> str:
 def engine_table(rows: Sequence[EngineRow]) -> Table:
     """Return a table of engines, by id."""
     cells = [
-        (e.id, e.state, e.task, e.ahead or "", e.node, e.pid, ago(e.started_s), e.environment, e.note) for e in rows
+        (e.id, e.state, _running(e), e.ahead or "", e.node, e.pid, ago(e.started_s), e.environment, e.note)
+        for e in rows
     ]
     return Table(_ENGINES, cells, nothing="no engines")
+
+
+def _running(row: EngineRow) -> object:
+    return f"{row.coroutines:,} coroutines" if row.coroutines > 1 else row.task
 
 
 def node_table(agents: Sequence[dict[str, Any]]) -> Table:

@@ -10,7 +10,7 @@ import msgspec
 from ..core.messages.dependencies import Needs
 from ..core.messages.payload import CallWork
 from ..core.messages.task_types import Packed, Rules, Submission
-from ..serialization.pack import pack, pack_function
+from ..serialization.pack import is_coroutine_function, pack, pack_function
 from ..serialization.references import noting
 from ..storage.blobs import Blobs, BlobWriter
 
@@ -45,7 +45,8 @@ def packed_child(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blobs
             arguments = pack((args, kwargs), ("args", "kwargs"), writer)
     needs = Needs(after=tuple(inputs), inputs=tuple((i, i) for i in inputs)) if inputs else None
     taken = writer.taken() if writer is not None else ()
-    return Packed(_encode(CallWork(arguments)), function.digest, None, (function,), False, taken, needs)
+    rules = Rules(coroutine=True) if is_coroutine_function(what) else None
+    return Packed(_encode(CallWork(arguments)), function.digest, rules, (function,), False, taken, needs)
 
 
 def submission(number: int, packed: Packed, job: str | None = None) -> Submission:

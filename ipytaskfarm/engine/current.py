@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from ..core.arguments import check_int, check_name, check_seconds, check_text, check_timeout, wrong
 from ..core.errors import InputsLost
@@ -21,7 +21,6 @@ from ..storage.blobs import Blobs
 from .calls import Calls
 from .children import ChildJob, packed_child, submission
 from .inputs import value_of
-from .interrupt import Interrupts
 from .node_lock import NodeLock
 from .resources import RunResources
 
@@ -52,6 +51,13 @@ def details_of(error: BaseException, outcome: str) -> Deferral | LostInputs | No
     return None
 
 
+class Interruptible(Protocol):
+    """The part that knows whether the task was interrupted."""
+
+    raised: BaseException | None
+    """What the farm has raised in it."""
+
+
 class CurrentTask:
     """The running task. Its methods may be called until the task has ended.
 
@@ -65,14 +71,14 @@ class CurrentTask:
         send: Callable[[Any], None],
         names: MutableMapping[str, Any],
         blobs: Blobs | None,
-        interrupts: Interrupts,
+        interrupted: Interruptible,
         environment: Any = None,
     ) -> None:
         self._run = run
         self._special = run.special or _NOTHING_SPECIAL
         self._names = names
         self._blobs = blobs
-        self._interrupts = interrupts
+        self._interrupted = interrupted
         self._environment = environment
         self._holding = RunResources(engine, (run.task, run.attempt), run.allotment, send)
         self.calls = Calls(engine, (run.task, run.attempt), send)
@@ -111,7 +117,7 @@ class CurrentTask:
     @property
     def is_aborting(self) -> bool:
         """Return whether the task was asked to stop: `TaskCancelled` or its time limit was raised in it."""
-        return self._interrupts.raised is not None
+        return self._interrupted.raised is not None
 
     @property
     def state(self) -> dict[str, Any]:

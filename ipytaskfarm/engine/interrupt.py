@@ -17,15 +17,26 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import CodeType, FrameType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from ..core.errors import TaskCancelled, TimeLimitExceeded
 from ..core.messages.task_types import RunKey
-from ..core.states import Reason
 from ..system.flight_recorder import TIME_LIMIT, Recorder
 
 SIGNAL: Final = signal.SIGRTMIN + 5
+
+
+LIMIT_MAX_S = 1e9
+"""The longest time limit: the recorder has 64 bits for nanoseconds."""
+
+
+class Company(Protocol):
+    """The coroutine tasks in progress, see `coroutines`."""
+
+    def __len__(self) -> int: ...
+    def interrupt(self, frame: FrameType | None) -> None: ...
 
 
 class Interrupts:
@@ -42,6 +53,8 @@ class Interrupts:
         """The current run, if it is a coroutine in the kernel's loop."""
         self.raised: BaseException | None = None
         """What was raised in the current run; None: nothing."""
+        self.company: Company | None = None
+        """The coroutine tasks, each of which may be interrupted while any of them is in progress."""
         self._forking = False
         self._lost: tuple[RunKey, int] | None = None
         self._cause = 0
@@ -60,19 +73,18 @@ class Interrupts:
         self.raised = self._lost = None
         self.time_limit_s = time_limit_s
 
-    def outcome(self) -> Reason:
-        """Return the reason of a run that failed."""
-        if isinstance(self.raised, TimeLimitExceeded):
-            return Reason.TIME_LIMIT
-        return Reason.ABORTED if self.raised is not None else Reason.ERROR
-
     def again(self) -> None:
         """Send the signal again if the exception that it raised was swallowed. Called by the lane's thread."""
         if self._lost is not None:
             signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.current is None or self.raised is not None or self._forking:
+        if self._forking:
+            return
+        if self.company:
+            self.company.interrupt(frame)
+            return
+        if self.current is None or self.raised is not None:
             return
         cause = self._wanted()
         if not cause:
@@ -100,7 +112,7 @@ class Interrupts:
         self._recorder.mark_delivered()
         self._lost = None
         self._cause = cause
-        self.raised = self._error(cause)
+        self.raised = error_of(cause, self.time_limit_s)
         return self.raised
 
     def _wanted(self) -> int:
@@ -118,12 +130,6 @@ class Interrupts:
         else:
             self._usual_hook(unraisable)
 
-    def _error(self, cause: int) -> BaseException:
-        if cause == TIME_LIMIT:
-            limit = self.time_limit_s
-            return TimeLimitExceeded(f"the task ran longer than its time_limit of {limit} s" if limit else "time limit")
-        return TaskCancelled("the task was aborted")
-
     def _pause(self) -> None:
         self._forking = True
 
@@ -133,7 +139,20 @@ class Interrupts:
     def _leave(self) -> None:
         """Disable interrupts in a forked child, which this signal must not interrupt."""
         self.current = None
+        self.company = None
         self._forking = False
+
+
+def deadline_ns(limit_s: float | None) -> int:
+    """Return when (monotonic clock) a run that begins now is over its time limit; 0 if it has none."""
+    return time.monotonic_ns() + int(min(limit_s, LIMIT_MAX_S) * 1e9) if limit_s else 0
+
+
+def error_of(cause: int, limit_s: float | None) -> BaseException:
+    """Return the exception to raise in a run that is interrupted for this cause."""
+    if cause == TIME_LIMIT:
+        return TimeLimitExceeded(f"the task ran longer than its time_limit of {limit_s} s" if limit_s else "time limit")
+    return TaskCancelled("the task was aborted")
 
 
 def cancelled() -> asyncio.CancelledError:

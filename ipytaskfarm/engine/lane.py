@@ -65,6 +65,12 @@ class QueuedRun(NamedTuple):
     """(number of its hand-out, place in it)"""
 
 
+def is_concurrent(job: QueuedRun) -> bool:
+    """Return whether a run shares the engine with others, as a coroutine."""
+    special = job.run.special
+    return special is not None and special.concurrent
+
+
 class Works(Protocol):
     """The part that does the work in the main thread."""
 
@@ -77,6 +83,7 @@ class Works(Protocol):
     def answered(self, reply: TaskReply) -> None: ...
     def arrived(self, answer: BlobHere) -> None: ...
     def expect(self, number: int, first: int, count: int) -> None: ...
+    def in_company(self) -> bool: ...
     def begin_slice(self) -> None: ...
     def end_slice(self) -> None: ...
     def watch(self) -> None: ...
@@ -119,6 +126,8 @@ class EngineLane:
         self._functions: OrderedDict[str, bytes] = OrderedDict()
         self._scheduled = threading.Event()
         self._working = False
+        self._in_company = False
+        """Whether coroutine tasks are in progress, which hold the kernel's lock together."""
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="Lane", daemon=True)
 
@@ -288,7 +297,10 @@ class EngineLane:
 
     def _drain(self) -> None:
         """Do one slice if no cell runs; otherwise when the cell has ended. This is the loop's callback."""
-        self._when_free(self._slice_locked)
+        if self._in_company:
+            self._join_company()
+        else:
+            self._when_free(self._slice_locked)
 
     def _when_free(self, then: Callable[[], None]) -> None:
         """Call `then` with the lock held."""
@@ -330,7 +342,43 @@ class EngineLane:
         else:
             self._end_slice()
 
+    def _join_company(self) -> None:
+        """Begin more coroutine tasks beside those in progress, unless a command waits."""
+        self._scheduled.clear()
+        until = time.perf_counter() + SLICE_S
+        order, held = self._order, self._held
+        try:
+            while order and not self._commands and time.perf_counter() < until:
+                job = held.get(order[0])
+                if job is not None and not is_concurrent(job):
+                    break
+                job = held.pop(order.popleft(), None)
+                if job is not None:
+                    self._works.run(job)
+        except BaseException:
+            _die()
+        first = held.get(order[0]) if order and not self._commands else None
+        if first is not None and is_concurrent(first) and not self._scheduled.is_set():
+            self._scheduled.set()
+            self._loop.call_soon(self._drain)
+
+    def company_over(self) -> None:
+        """Give other work its turn: the last coroutine task has ended."""
+        # Later, so that it never happens within a slice.
+        self._loop.call_soon(self._leave_company)
+
+    def _leave_company(self) -> None:
+        if self._in_company and not self._works.in_company():
+            self._in_company = False
+            self._end_slice()
+
     def _end_slice(self) -> None:
+        if self._works.in_company():  # they hold the lock until the last one has ended
+            self._in_company = True
+            if self._order and not self._scheduled.is_set():
+                self._scheduled.set()
+                self._loop.call_soon(self._drain)
+            return
         self._works.end_slice()
         self._lock.release()
         if self._commands or self._order:
@@ -352,6 +400,8 @@ class EngineLane:
                 if job is None:  # the run was recalled
                     continue
                 step = works.run(job)
+                if job.run.special is not None and works.in_company():
+                    return None
             else:
                 return None
             if step is not None:

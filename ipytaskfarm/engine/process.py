@@ -203,7 +203,7 @@ class EngineProcess:
             profiling,
             self._loops,
         )
-        self._runner = Runner(parts, self._interrupts, PlainTest(shell), self._finished)
+        self._runner = Runner(parts, self._interrupts, PlainTest(shell), self._finished, self._lane.company_over)
         package._current = self._runner.current
         self._commands = Commands(parts, self._lane.take_commands)
 
@@ -254,6 +254,10 @@ class EngineProcess:
 
     def output(self, query: OutputQuery) -> OutputText:
         return self._commands.output(query) if query.session else self._runner.output(query)
+
+    def in_company(self) -> bool:
+        """Return whether coroutine tasks are in progress."""
+        return len(self._runner.coroutines) > 0
 
     def begin_slice(self) -> None:
         """Switch from a console's surroundings to those of tasks."""
@@ -321,8 +325,15 @@ class EngineProcess:
 
         The next task may be long, so the agent must know of the result now.
         """
-        self._unrung = True
         if time.perf_counter() - self._bell_rang > RING_EVERY_S:
+            self._ring()
+            return
+        if not self._unrung and self.in_company():  # no slice ends soon
+            self._loop.call_later(RING_EVERY_S, self._ring_late)
+        self._unrung = True
+
+    def _ring_late(self) -> None:
+        if self._unrung:
             self._ring()
 
     def _ring(self) -> None:

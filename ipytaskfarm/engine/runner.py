@@ -21,77 +21,60 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from ..core.errors import InputsLost, TaskRejectError
-from ..core.messages import Granted, OutputQuery, OutputText, Returned, Run, SetUp
-from ..core.messages.payload import CallWork, FailureBody, ResultBody, StringWork, Work
+from ..core.messages import Granted, OutputQuery, OutputText, Returned, SetUp
+from ..core.messages.payload import CallWork, StringWork, Work
 from ..core.messages.running_task import TaskReply
-from ..core.messages.task_types import Deferral, Ended, FailureSummary, ItemsEnded, LostInputs, RunKey
-from ..core.states import DEFERS, LOSES_INPUTS, Reason
-from ..core.text import did_you_mean, encoded, text_of
+from ..core.messages.task_types import RunKey
+from ..core.text import did_you_mean, text_of
 from ..serialization.child_processes import forget_sent, sent
 from ..serialization.modules import active, begin_run
 from ..serialization.pack import pack, pack_names, unpack, unpack_function
 from ..serialization.rebuild import came
 from ..serialization.references import give_inputs
-from ..serialization.shared_values import forget_added, take_added
+from ..serialization.shared_values import forget_added
 from ..storage.blobs import BlobWriter
-from ..system.process import own_bytes
+from .attempts import RunningAttempt
 from .baseline import LONG_S
 from .begun_marks import BegunMarks
 from .callables import Callables
 from .capture import nothing_new
 from .child_processes import Brought, ChildProcesses, prepare_older, take_came
 from .code_templates import Plain
-from .current import CurrentTask, Deferred, details_of
-from .failures import brief, described
+from .coroutines import Coroutines, attempt_here
+from .current import CurrentTask, Deferred, Interruptible
+from .forked import leave_fork
 from .half_imports import half_imported
 from .helper_processes import LOKY_WORKERS
 from .inputs import giver
-from .interrupt import Interrupts, cancelled
+from .interrupt import Interrupts, cancelled, deadline_ns
 from .lane import QueuedRun, Step
 from .map_chunks import ChunkCalls, ItemNames, Known, call_each, pack_values
-from .plain import PlainTest, source_of
+from .plain import PlainTest
+from .run_records import RunRecords
 from .shared_parts import Parts
-from .sinks import SINK, Sink
-
-LIMIT_MAX_S = 1e9
-"""The longest time limit: the recorder has 64 bits for nanoseconds."""
+from .sinks import SINK
 
 Call: TypeAlias = Callable[[], Any]
 """The guarded part of a run: returns the packed value, or a coroutine that returns it."""
 
 
-class RunningAttempt:
-    """One run in progress."""
-
-    __slots__ = (
-        "run", "work", "sink", "started_s", "begun", "unready", "current", "brought", "reaches", "chunk", "item",
-    )  # fmt: skip
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.work: StringWork | CallWork | None = None
-        self.sink = Sink()
-        self.started_s = time.time()
-        self.begun = 0.0
-        self.unready = False
-        """Its environment could not be set up."""
-        self.current: CurrentTask | None = None
-        self.brought: Brought | None = None
-        """What its arguments brought by value."""
-        self.reaches = False
-        """Its code looks as if it changed what belongs to the whole process."""
-        self.chunk: ChunkCalls | None = None
-        """The calls of a chunk of a map."""
-        self.item: tuple[ItemNames, int] | None = None
-        """Of a run of one item of a map: its names, and its index among them."""
-
-
 class Runner:
     """Runs one attempt at a time."""
 
-    def __init__(self, parts: Parts, interrupts: Interrupts, plain: PlainTest, finished: Callable[[], None]) -> None:
-        """Create the runner. `finished` is called when a result is in the recorder."""
+    def __init__(
+        self,
+        parts: Parts,
+        interrupts: Interrupts,
+        plain: PlainTest,
+        finished: Callable[[], None],
+        company_over: Callable[[], None],
+    ) -> None:
+        """Create the runner.
+
+        Args:
+            finished: called when a result is in the recorder.
+            company_over: called when the last one of several coroutine tasks has ended.
+        """
         self._engine = parts.engine
         self._recorder = parts.recorder
         self.marks = BegunMarks(parts.recorder)
@@ -114,11 +97,14 @@ class Runner:
         self._attempt: RunningAttempt | None = None
         """What runs now."""
         self._decoder = msgspec.msgpack.Decoder(Work)
-        self._encoder = msgspec.msgpack.Encoder()
+        self._records = RunRecords(self._pid, self._writer)
         self._nothing = pack({})
         children = ChildProcesses(self._brought)
         children.install(sys.modules["__main__"])
         self._namespace.children = children
+        self.coroutines = Coroutines(
+            parts, interrupts, self._records, self._writer, self._call_concurrently, finished, company_over
+        )
         interrupts.protected |= {Runner._guarded.__code__, Runner._guarded_await.__code__}
         parts.profiling.sampler.mark(*interrupts.protected)
 
@@ -140,6 +126,11 @@ class Runner:
             if unset is not None:
                 self._end(attempt, None, unset)
                 return None
+        if run.special is not None and run.special.concurrent:
+            self._attempt = None
+            self._let_begin(job.place, alone=False)
+            self.coroutines.begin(job)
+            return None
         return self._baseline.task_context().run(self._run, attempt, job)
 
     def _run(self, attempt: RunningAttempt, job: QueuedRun) -> Step:
@@ -166,22 +157,24 @@ class Runner:
         """Start the attempt's clock."""
         run = attempt.run
         limit = run.time_limit_s
-        deadline_ns = time.monotonic_ns() + int(min(limit, LIMIT_MAX_S) * 1e9) if limit else 0
-        if place > self.marks.next:
-            self.marks.begin(place)
-        self._recorder.begin(run.task, run.attempt, deadline_ns)
+        self._let_begin(place)
+        self._recorder.begin(run.task, run.attempt, deadline_ns(limit))
         self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(limit)
         if run.allotment is not None:
             self._now(attempt).apply()
         attempt.begun = time.perf_counter()
 
+    def _let_begin(self, place: tuple[int, int], alone: bool = True) -> None:
+        """Let the run at this place begin: wait until the disk knows that it may have."""
+        if place > self.marks.next:
+            self.marks.begin(place, alone and not self.coroutines)
+
     def _set_up(self, attempt: RunningAttempt, job: QueuedRun) -> BaseException | None:
         """Prepare the engine for the run's environment, outside the run's time limit. Return the error, if any."""
         self._loops.show()
         run = job.run
-        if job.place > self.marks.next:
-            self.marks.begin(job.place)
+        self._let_begin(job.place)
         self._recorder.begin(run.task, run.attempt, 0)
         self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(None)
@@ -198,7 +191,7 @@ class Runner:
 
     def current(self) -> CurrentTask | None:
         """Return the running task's view of itself; None if no task runs."""
-        attempt = self._attempt
+        attempt = self._attempt or attempt_here()
         return self._now(attempt) if attempt is not None else None
 
     def _now(self, attempt: RunningAttempt) -> CurrentTask:
@@ -206,28 +199,28 @@ class Runner:
             run = attempt.run
             environment = self._environments.instance if run.environment is not None else None
             names = self._namespace.names
-            attempt.current = CurrentTask(
-                self._engine, run, self._send, names, self._blobs, self._interrupts, environment
-            )
+            interrupted: Interruptible = attempt if attempt.row else self._interrupts
+            attempt.current = CurrentTask(self._engine, run, self._send, names, self._blobs, interrupted, environment)
         return attempt.current
 
     def granted(self, answer: Granted) -> None:
         """Pass the answer to a request for resources to the running task. Called by the lane's thread."""
-        attempt = self._attempt
+        attempt = self._attempt or self.coroutines.get(answer.run)
         if attempt is not None and attempt.current is not None:
             attempt.current.granted(answer)
 
     def answered(self, reply: TaskReply) -> None:
         """Pass a reply to the running task. Called by the lane's thread."""
-        attempt = self._attempt
+        attempt = self._attempt or self.coroutines.get(reply.run)
         if attempt is not None and attempt.current is not None:
             attempt.current.answered(reply)
 
     def watch(self) -> None:
         """Send progress that was not sent yet. Called by the lane's thread 20 times a second."""
         attempt = self._attempt
-        if attempt is not None and attempt.current is not None:
-            attempt.current.calls.watch()
+        for each in self.coroutines.attempts() if attempt is None else (attempt,):
+            if each.current is not None:
+                each.current.calls.watch()
 
     def _guarded(self, key: RunKey, call: Call) -> tuple[Any, BaseException | None]:
         try:
@@ -288,8 +281,8 @@ class Runner:
 
     def output(self, query: OutputQuery) -> OutputText:
         """Return what a run in progress has printed and displayed. The lane's thread calls this."""
-        attempt = self._attempt
-        if attempt is None or (attempt.run.task, attempt.run.attempt) != query.run:
+        attempt = self._attempt or self.coroutines.get(query.run)
+        if attempt is None or attempt.key != query.run:
             return nothing_new(query)
         return self._capture.look(attempt.sink, query)
 
@@ -349,6 +342,31 @@ class Runner:
         return self._pull(work.pull)
 
     def _call(self, attempt: RunningAttempt, job: QueuedRun, work: CallWork) -> bytes | Coroutine[Any, Any, bytes]:
+        try:
+            value = self._call_function(attempt, job, work)
+        finally:
+            helpers = sys.modules.get("matplotlib._pylab_helpers")
+            if helpers is not None and helpers.Gcf.figs:
+                self._cells.flush_figures()
+        if type(value) is CoroutineType:
+            return self._call_in_loop(value)
+        if attempt.chunk is not None:
+            return pack_values(attempt.chunk, self._writer)
+        return pack(value, "value", self._writer)
+
+    def _call_concurrently(self, attempt: RunningAttempt, job: QueuedRun) -> Any:
+        """Return the coroutine of a run that shares the engine with others."""
+        work = attempt.work = self._decoder.decode(job.run.payload)
+        special = job.run.special
+        try:
+            if special is not None and special.inputs:
+                give_inputs(giver(special.inputs, self._namespace.names))
+            return self._call_function(attempt, job, work)
+        finally:
+            give_inputs(None)
+
+    def _call_function(self, attempt: RunningAttempt, job: QueuedRun, work: CallWork) -> Any:
+        """Unpack the function and its arguments, and call it."""
         known = self._function(job)
         attempt.reaches = known.reaches
         if active:
@@ -362,20 +380,9 @@ class Runner:
             each()
         if active:
             prepare_older()
-        try:
-            if not work.each:
-                value = known.function(*args, **kwargs)
-            else:
-                value = self._call_items(attempt, known, ItemNames(known.function, *args), begin)
-        finally:
-            helpers = sys.modules.get("matplotlib._pylab_helpers")
-            if helpers is not None and helpers.Gcf.figs:
-                self._cells.flush_figures()
-        if type(value) is CoroutineType:
-            return self._call_in_loop(value)
-        if attempt.chunk is not None:
-            return pack_values(attempt.chunk, self._writer)
-        return pack(value, "value", self._writer)
+        if not work.each:
+            return known.function(*args, **kwargs)
+        return self._call_items(attempt, known, ItemNames(known.function, *args), begin)
 
     def _call_items(
         self, attempt: RunningAttempt, known: Known, names: ItemNames, begin: Sequence[Callable[[], None]]
@@ -412,7 +419,7 @@ class Runner:
 
         Looked up only on demand.
         """
-        attempt = self._attempt
+        attempt = self._attempt or attempt_here()
         if attempt is None:
             return [Brought(came)] if came else []  # a command of a MultiEngineClient
         found = [attempt.brought] if attempt.brought is not None else []
@@ -439,7 +446,7 @@ class Runner:
     def _end(self, attempt: RunningAttempt, value: bytes | None, error: BaseException | None) -> None:
         run_s = time.perf_counter() - attempt.begun
         if os.getpid() != self._pid:
-            _leave_fork(error)
+            leave_fork(error)
         if self._cpu_profiler.running:
             self._cpu_profiler.end()
         run, work, sink = attempt.run, attempt.work, attempt.sink
@@ -451,7 +458,8 @@ class Runner:
             attempt.current.end(error is not None)
         if run.special is not None:
             give_inputs(None)
-        record = self._record(attempt, run_s, value, error)
+        attempt.raised = self._interrupts.raised
+        record = self._records.record(attempt, run_s, value, error)
         forget_added()
         if work is not None and work.clear_after:
             error = None  # its traceback holds the frames, and the frames hold the values
@@ -473,123 +481,3 @@ class Runner:
             del error
             self._interrupts.raised = None
             gc.collect()
-
-    def _record(self, attempt: RunningAttempt, run_s: float, value: bytes | None, error: BaseException | None) -> bytes:
-        """Return the bytes for the recorder about a run's end.
-
-        A result is composed even if the run's objects raise errors.
-        """
-        try:
-            return self._compose(attempt, run_s, value, error)
-        except BaseException as first:  # an exception's own class may do anything
-            problem = first
-        reason: str = Reason.ERROR
-        if error is not None:
-            failure = brief(error, problem)
-            reason = self._outcome(attempt, error)
-        elif isinstance(problem, (OverflowError, MemoryError)):  # msgpack's own limit is 4 GiB
-            size = len(value) if value is not None else 0
-            failure = FailureSummary("ResultTooLarge", f"a result of {size} bytes cannot be sent: {text_of(problem)}")
-            reason = Reason.TOO_LARGE
-        else:
-            failure = brief(problem, problem)
-        run = attempt.run
-        body = self._encoder.encode(ResultBody(None, FailureBody(failure.etype, failure.value)))
-        word = details_of(error, reason) if error is not None else None
-        ended = Ended(run.task, run.attempt, reason, attempt.started_s, run_s, failure, body, detail=word)
-        return encoded(self._encoder.encode, ended)
-
-    def _compose(
-        self, attempt: RunningAttempt, run_s: float, value: bytes | None, error: BaseException | None
-    ) -> bytes:
-        run, sink = attempt.run, attempt.sink
-        failure: FailureSummary | None = None
-        body_failure = None
-        outcome = ""
-        if attempt.chunk is not None:
-            if error is not None and self._interrupts.raised is not None:
-                attempt.chunk.interrupted(self._interrupts.raised)
-                value, error = pack_values(attempt.chunk, self._writer), None
-            if error is None:
-                return self._compose_chunk(attempt, attempt.chunk, run_s, value)
-        if error is not None and attempt.item is not None:
-            names, index = attempt.item
-            names.note_on(error, index)
-        word: Deferral | LostInputs | None = None
-        if error is not None and self._interrupts.raised is not None:
-            # whatever it was turned into on its way: a CancelledError, an error in a clean-up
-            error = self._interrupts.raised
-        if error is not None:
-            outcome = self._outcome(attempt, error)
-            word = details_of(error, outcome)
-            failure, body_failure = described(error, *source_of(attempt.work))
-        body = ResultBody(
-            value,
-            body_failure,
-            sink.stdout.text() if sink.stdout is not None else "",
-            sink.stderr.text() if sink.stderr is not None else "",
-            sink.outputs if sink.outputs is not None else [],
-            attempt.current.calls.progress if attempt.current is not None else None,
-            take_added() if error is None else {},
-            "names" if not isinstance(attempt.work, CallWork) else "raw" if attempt.work.raw else "call",
-        )
-        packed = self._pack_body(body)
-        blobs = self._writer.taken() if self._writer is not None else ()
-        memory = own_bytes(self._pid) if run.measured else 0
-        ended = Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, packed, blobs, memory, word)
-        return self._encoder.encode(ended) if failure is None else encoded(self._encoder.encode, ended)
-
-    def _compose_chunk(self, attempt: RunningAttempt, chunk: ChunkCalls, run_s: float, value: bytes | None) -> bytes:
-        """Return the record of a chunk that has ended, perhaps early.
-
-        What failed, was slow or has written something is told as if it had run alone."""
-        run, sink = attempt.run, attempt.sink
-        told = chunk.told(sink.item_outputs(), run_s, self._pack_body, self._writer)
-        if len(told) > len(chunk.failed):
-            value = pack(chunk.values, "value", self._writer)
-        body = ResultBody(value, accumulated=take_added(), kind="call")
-        packed_body = self._pack_body(body)
-        blobs = self._writer.taken() if self._writer is not None else ()
-        memory = own_bytes(self._pid) if run.measured else 0
-        how = ItemsEnded(len(chunk.values), told)
-        ended = Ended(run.task, run.attempt, "", attempt.started_s, run_s, None, packed_body, blobs, memory, how)
-        return self._encoder.encode(ended) if not told else encoded(self._encoder.encode, ended)
-
-    def _pack_body(self, body: ResultBody) -> bytes:
-        """Return an encoded result. Text in it that is not UTF-8 is escaped.
-
-        If displays or progress cannot be encoded at all, they are left out: a run that has succeeded stays a success.
-        """
-        try:
-            return self._encoder.encode(body)
-        except Exception:
-            pass
-        try:
-            return encoded(self._encoder.encode, body)
-        except Exception:
-            bare = msgspec.structs.replace(body, outputs=[], progress=None)
-            return encoded(self._encoder.encode, bare)
-
-    def _outcome(self, attempt: RunningAttempt, error: BaseException) -> str:
-        kind = type(error)  # isinstance would use the error's own class, which may raise
-        if issubclass(kind, TaskRejectError):
-            return Reason.REJECTED
-        if issubclass(kind, Deferred):
-            return DEFERS
-        if issubclass(kind, InputsLost):
-            return LOSES_INPUTS
-        if attempt.unready and self._interrupts.raised is None:
-            return Reason.ENVIRONMENT
-        return self._interrupts.outcome()
-
-
-def _leave_fork(error: BaseException | None) -> None:
-    """End a forked child of a task that has returned to code where only the engine may be."""
-    if isinstance(error, SystemExit):
-        code = error.code
-        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
-    if error is not None:
-        import traceback
-
-        traceback.print_exception(error)
-    os._exit(0 if error is None else 1)

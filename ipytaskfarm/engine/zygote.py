@@ -70,6 +70,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..core.inherited_variables import PYTHONPATH_BEFORE
+from ..core.messages.payload import FAILURE_VALUES
 from ..core.requirements import THREADS
 from ..system.process import name_process
 from .change_hooks import watch
@@ -351,6 +352,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--farm", default="default", help="the farm's name, for ps")
     parser.add_argument("--preload", action="append", default=[], help="a module to import once for all engines")
     parser.add_argument("--stay", action="store_true", help="SIGTERM, to all processes of a job, is the agent's matter")
+    parser.add_argument("--failure-values", choices=FAILURE_VALUES, default="masked", help="shown with a failure")
     options = parser.parse_args(argv)
     parent = os.getppid()
     die_with_parent(parent)
@@ -366,6 +368,9 @@ def main(argv: list[str] | None = None) -> int:
     _forget_our_path()
     gc.disable()
     warm_up()
+    from ..serialization.tracebacks import show_values  # loaded by `warm_up`
+
+    show_values(options.failure_values)
     dropped = preload(options.preload)
     gc.collect()
     gc.freeze()

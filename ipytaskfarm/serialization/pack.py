@@ -4,6 +4,7 @@
     pack_names                       the dict of pulled names
     pack_function, unpack_function   functions, named by a digest of what they do
     for_many                         a function for many calls in a row
+    is_coroutine_function            whether a task with the function may share an engine with others
     pack_error, unpack_error         exceptions with all that they refer to, and the user's part of their tracebacks
     chain_of, traceback_of           the exceptions that Python prints with an exception, and a traceback
     pack_environment, unpack_environment   an environment, with digests of its class and of the whole
@@ -14,6 +15,7 @@ Controller and agents use nothing from here: for them these are bytes.
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import types
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -36,6 +38,7 @@ __all__ = [
     "chain_of",
     "class_digest",
     "for_many",
+    "is_coroutine_function",
     "pack",
     "pack_arguments",
     "pack_environment",
@@ -234,6 +237,14 @@ def pack_function(function: Callable[..., Any], writer: BlobWriter | None = None
         raise _refusal(function, name, error) from error
     finally:
         notice.what = None
+
+
+def is_coroutine_function(function: Callable[..., Any]) -> bool:
+    """Return whether a call of the function makes a coroutine: ``async def``, also as a method or in a partial."""
+    code = getattr(function, "__code__", None)
+    if code.__class__ is types.CodeType:  # most functions, and quicker than `inspect`
+        return bool(code.co_flags & inspect.CO_COROUTINE)
+    return inspect.iscoroutinefunction(function)
 
 
 def unpack_function(code: bytes, namespace: MutableMapping[str, Any] | None = None) -> Callable[..., Any]:

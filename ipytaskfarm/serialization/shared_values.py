@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, TypeAlias
 
 from ..storage.blobs import mapped
 from .pack import pack, unpack_lasting
@@ -19,7 +20,10 @@ KEPT = 32
 _values: OrderedDict[str, Any] = OrderedDict()
 _steps: dict[str, list[Callable[[], Any]]] = {}
 """Key of a value -> the steps that install its modules, for values that have some."""
-_added: dict[str, tuple[Any, Callable[[Any, Any], Any]]] = {}
+_Added: TypeAlias = dict[str, tuple[Any, Callable[[Any, Any], Any]]]
+_added: _Added = {}
+_apart: ContextVar[_Added | None] = ContextVar("_apart", default=None)
+"""What was added by the present context's run, where several runs are in progress."""
 
 
 class Received:
@@ -71,8 +75,9 @@ class Adder:
 
     def add(self, value: Any) -> None:
         """Add a value to the accumulator."""
-        known = _added.get(self._key)
-        _added[self._key] = (value if known is None else self._op(known[0], value), self._op)
+        added = _here()
+        known = added.get(self._key)
+        added[self._key] = (value if known is None else self._op(known[0], value), self._op)
 
     def __iadd__(self, value: Any) -> Adder:
         self.add(value)
@@ -82,12 +87,23 @@ class Adder:
         return Adder, (self._key, self._op)
 
 
+def _here() -> _Added:
+    apart = _apart.get()
+    return _added if apart is None else apart
+
+
+def add_apart() -> None:
+    """Count what is added in this context, and in copies of it, apart from what other runs add."""
+    _apart.set({})
+
+
 def take_added() -> dict[str, bytes]:
     """Return the sums since the last call: accumulator -> packed sum."""
-    if not _added:
+    added = _here()
+    if not added:
         return {}
-    taken = {key: pack(total, "accumulator") for key, (total, _) in _added.items()}
-    _added.clear()
+    taken = {key: pack(total, "accumulator") for key, (total, _) in added.items()}
+    added.clear()
     return taken
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import linecache
 import os
+import re
 import reprlib
 import sys
 import threading
@@ -133,8 +134,28 @@ _brief = _Brief()
 _CODE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
 
 
+_SECRET = (
+    r"\w*(?:passw(?:or)?d|passphrase|secret|api_?key|private_?key|access_?key|credential|authorization)\w*|\w+_token"
+)
+_SECRET_NAME = re.compile(_SECRET, re.IGNORECASE)
+_TEXT = r"""b?'(?:[^'\\]|\\.)*'?|b?"(?:[^"\\]|\\.)*"?|[^\s,)\]}]+"""
+_SECRET_ITEM = re.compile(rf"""(?P<name>(?<!\w)['"]?(?:{_SECRET})['"]?\s*[:=]\s*)(?:{_TEXT})""", re.IGNORECASE)
+_TOKEN_CHARACTERS = 16
+"""A name `token` alone is a secret's if its value is a text at least as long: most often it is a word of a text."""
+_MASK = "<masked>"
+
+_shown = ["masked"]
+
+
+def show_values(which: str) -> None:
+    """Set which values go with the failures of this process: one of `FAILURE_VALUES`."""
+    _shown[0] = which
+
+
 def _values(frame: types.FrameType, code: types.CodeType) -> tuple[tuple[str, str], ...]:
     """Return the local variables of a frame as text; of a cell those that its code names."""
+    if _shown[0] == "none":
+        return ()
     known = frame.f_locals
     of_function = (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
     names = of_function if code.co_flags & _OPTIMIZED else code.co_names
@@ -143,7 +164,21 @@ def _values(frame: types.FrameType, code: types.CodeType) -> tuple[tuple[str, st
         for name in dict.fromkeys(names)
         if name in known and not name.startswith("__") and not isinstance(known[name], _CODE)
     ]
-    return tuple((name, _text(known[name])) for name in shown[:VALUES_MAX])
+    text = _text if _shown[0] == "all" else _masked
+    return tuple((name, _MASK if _is_secret(name, known[name]) else text(known[name])) for name in shown[:VALUES_MAX])
+
+
+def _is_secret(name: str, value: object) -> bool:
+    if _shown[0] == "all":
+        return False
+    if name == "token":
+        return isinstance(value, str | bytes) and len(value) >= _TOKEN_CHARACTERS
+    return _SECRET_NAME.fullmatch(name) is not None
+
+
+def _masked(value: object) -> str:
+    """Return a value as text, without what stands behind a name that looks like a secret's (in a dict, a repr)."""
+    return _SECRET_ITEM.sub(rf"\g<name>{_MASK}", _text(value))
 
 
 def _text(value: object) -> str:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ..core.arguments import check_count, check_seconds
+from ..core.messages.payload import FAILURE_VALUES
 from ..core.parsing import parse_span
 from ..core.requirements import bytes_of
 from ..core.scheduler.autoscaling import IDLE_S
-from ..core.scheduler.settings import PLACEMENTS
+from ..core.scheduler.settings import COROUTINES_MAX, PLACEMENTS
 
 LEASE_LEAST_S = 5.0
 """A shorter lease would end engines in short pauses of the network."""
@@ -148,6 +149,14 @@ def _resource_amount(what: str, name: object, value: object) -> float:
     return float(value)
 
 
+def check_coroutines(what: str, value: object) -> int | None:
+    """Return how many coroutine tasks an engine runs at once."""
+    number = check_count(what, value, least=1)
+    if number is not None and number > COROUTINES_MAX:
+        raise ValueError(f"{what} must be {COROUTINES_MAX:,} or less, not {number:,}: start more engines")
+    return number
+
+
 def check_lease(what: str, value: object) -> float | None:
     """Return a lease in seconds."""
     lease_s = check_seconds(what, value)
@@ -168,6 +177,13 @@ def check_placement(what: str, value: object) -> str | None:
         return None
     if not isinstance(value, str) or value not in PLACEMENTS:
         raise ValueError(f"{what} must be one of {', '.join(PLACEMENTS)}, not {value!r}")
+    return value
+
+
+def check_failure_values(what: str, value: object) -> str | None:
+    """Return one of `core.messages.payload.FAILURE_VALUES`."""
+    if value is not None and value not in FAILURE_VALUES:
+        raise ValueError(f"{what} must be one of {', '.join(FAILURE_VALUES)}, not {value!r}")
     return value
 
 

@@ -31,8 +31,10 @@ from ..core.text import did_you_mean
 from .checks import (
     Agents,
     check_agents,
+    check_coroutines,
     check_engines,
     check_environment_patience,
+    check_failure_values,
     check_lease,
     check_placement,
     check_resources,
@@ -129,6 +131,10 @@ def _optional_patience(text: str) -> float | None:
 
 def _placement(text: str) -> str | None:
     return check_placement("placement", text)
+
+
+def _failure_values(text: str) -> str | None:
+    return check_failure_values("failure-values", text)
 
 
 def _resource(text: str) -> tuple[str, float]:
@@ -271,6 +277,28 @@ class FarmArguments(TypedDict, total=False):
             "how much memory an engine and its child processes may have of their own, like `2G`; an engine with more"
             " is ended, and its task fails with this cause",
             means="no limit",
+            processes=(AGENT,),
+        ),
+    ]
+    coroutines: Annotated[
+        int | None,
+        _count(
+            "how many tasks with an `async def` function an engine runs at once, at most 1,024",
+            1,
+            check=check_coroutines,
+            processes=(CONTROLLER,),
+            field="coroutines",
+        ),
+    ]
+    failure_values: Annotated[
+        Literal["masked", "all", "none"] | None,
+        Setting(
+            help="which local variables of a failed task's frames are shown with its failure, as short texts: `masked`"
+            " (without the values of names that look like a secret's), `all`, `none`",
+            unit="WHICH",
+            means="masked",
+            check=check_failure_values,
+            parse=_failure_values,
             processes=(AGENT,),
         ),
     ]

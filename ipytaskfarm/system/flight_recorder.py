@@ -11,6 +11,7 @@ One file per engine, mapped by the engine and by its agent, in the agent's priva
              rec.begin_command(); rec.end_command()        a MultiEngine command runs
              rec.wanted() -> Want | None                   in the signal handler: is the present run to be interrupted?
              rec.words.begin(run), .write(text), .flush()  what the run prints, see `last_words`
+             rec.concurrent.begin(run); .end(row)          a coroutine task runs, beside others, see `concurrent_runs`
              rec.mark_delivered()                          the interrupt was raised
 
     agent    rec.read(limit) -> [Record(cursor, task, attempt, data), ...]     records that were not read yet
@@ -61,13 +62,15 @@ from typing import NamedTuple
 from zlib import crc32
 
 from ..core.messages.task_types import RunKey
+from .concurrent_runs import CONCURRENT_BYTES, ConcurrentRuns
 from .last_words import WORDS_BYTES, LastWords
 
 RING_BYTES = 2 << 20
 ABORT, TIME_LIMIT = 1, 2
 """The causes of an interrupt."""
 
-# The file: a page of 8-byte slots, the ring, the last words. Slots that different processes write are 64 bytes apart.
+# The file: a page of 8-byte slots, the ring, the concurrent runs, the last words. Slots that different processes write
+# are 64 bytes apart.
 _HEADER_BYTES = 4096
 _MAGIC = int.from_bytes(b"ipytfrc\x03", "big")  # the last byte is the layout's version
 _SLOT_MAGIC, _SLOT_RING, _SLOT_ENGINE_ID, _SLOT_NAME_BYTES = 0, 1, 2, 3
@@ -85,6 +88,8 @@ _SLOT_BOOT_BYTES, _SLOT_IS_MARKED, _BOOT_AT, _BOOT_MAX = 4, 5, 1024, 128
 _MS_SYNC = 4
 _msync = ctypes.CDLL(None, use_errno=True).msync
 _msync.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_BEHIND_BYTES = CONCURRENT_BYTES + WORDS_BYTES
+"""The size of the parts behind the ring."""
 
 # A record: these 24 bytes, then the data, padded to 8. length _PAD: there is no further record before the ring's end.
 # length | _SPILLED: the data is the length of a spill file.
@@ -160,10 +165,13 @@ class Recorder:
         slots = memoryview(mapped)[:_HEADER_BYTES].cast("Q")
         self._slots = slots
         self._ring = slots[_SLOT_RING]
-        if slots[_SLOT_MAGIC] != _MAGIC or len(mapped) != _HEADER_BYTES + self._ring + WORDS_BYTES or self._ring % 8:
+        behind = _HEADER_BYTES + self._ring
+        if slots[_SLOT_MAGIC] != _MAGIC or len(mapped) != behind + _BEHIND_BYTES or self._ring % 8:
             raise RecorderDamaged(f"{path} is no flight recorder of this version")
         self.engine_id: int = slots[_SLOT_ENGINE_ID]
-        self.words = LastWords(memoryview(mapped)[_HEADER_BYTES + self._ring :])
+        self.concurrent = ConcurrentRuns(memoryview(mapped)[behind : behind + CONCURRENT_BYTES])
+        """The coroutine tasks that run now, if any."""
+        self.words = LastWords(memoryview(mapped)[behind + CONCURRENT_BYTES :])
         """What the present run has written."""
         name = mapped[_NAME_AT : _NAME_AT + min(slots[_SLOT_NAME_BYTES], _NAME_MAX)]
         self.engine = name.decode("utf-8", "replace")
@@ -210,7 +218,7 @@ class Recorder:
         path = Path(path)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            size = _HEADER_BYTES + ring_bytes + WORDS_BYTES
+            size = _HEADER_BYTES + ring_bytes + _BEHIND_BYTES
             os.posix_fallocate(descriptor, 0, size)
             mapped = mmap.mmap(descriptor, size)
         except OSError:
@@ -253,6 +261,7 @@ class Recorder:
         """Unmap the file. The file stays."""
         if not self._map.closed:
             self._slots.release()
+            self.concurrent.close()
             self.words.close()
             self._map.close()
 

@@ -50,6 +50,10 @@ class SteppedEngine:
     given: dict[RunKey, ToRun] = field(default_factory=dict)
     """Its runs, as they were assigned."""
     running: RunKey | None = None
+    beside: dict[RunKey, None] = field(default_factory=dict)
+    """Concurrent runs that have begun, beside `running`."""
+    concurrent: bool = False
+    """Whether its runs are concurrent."""
     done: dict[RunKey, Ended] = field(default_factory=dict)
     prepared: bool = False
     environment: Environment | None = None
@@ -61,8 +65,15 @@ class SteppedEngine:
     commands: list[m.EngineCommand] = field(default_factory=list)
     """The commands that it has run, each once."""
 
+    def turn_to(self, run: RunKey) -> None:
+        """Let one of the begun runs be the one that ends, or asks a question, next."""
+        if self.running is not None and run in self.beside:
+            self.beside[self.running] = None
+            del self.beside[run]
+            self.running = run
+
     def held(self) -> list[RunKey]:
-        return [*self.done, *([self.running] if self.running else []), *self.queue]
+        return [*self.done, *([self.running] if self.running else []), *self.beside, *self.queue]
 
 
 @dataclass
@@ -257,7 +268,7 @@ class SteppedFarm:
             m.EngineReport(
                 e.name, e.id, 1, True, self.now.wall_s, agent.facts, e.held(), prepared=e.prepared,
                 finished=e.finished, environment=e.environment, set_up=e.environment is not None,
-                holding=e.holding, recycling=e.recycling,
+                holding=e.holding, recycling=e.recycling, concurrent=e.concurrent,
             )
             for e in agent.engines.values()
         ]  # fmt: skip
@@ -330,6 +341,9 @@ class SteppedFarm:
             engine.recycling = message.recycling
             if message.allotment is not None:
                 engine.holding = message.tasks[0][:2], message.allotment
+            mixed = bool(engine.running or engine.queue) and engine.concurrent != message.concurrent
+            assert not mixed, "coroutines were handed to an engine beside other runs"
+            engine.concurrent = message.concurrent
             engine.queue.extend((task_id, attempt) for task_id, attempt, *_ in message.tasks)
             engine.given.update(((task[0], task[1]), task) for task in message.tasks)
         elif isinstance(message, m.Recall):
@@ -339,7 +353,8 @@ class SteppedFarm:
             if back:
                 agent.outbox.append(m.Returned(engine.name, back))
         elif isinstance(message, m.Interrupt):
-            if engine.running == message.run:
+            if message.run == engine.running or message.run in engine.beside:
+                engine.turn_to(message.run)
                 self.end(agent, engine, "aborted")
             elif message.run in engine.queue:
                 engine.queue.remove(message.run)
@@ -369,11 +384,14 @@ class SteppedFarm:
 
     def begin(self, engine: SteppedEngine) -> bool:
         """Begin the next run, if the engine can."""
-        if engine.running is None and engine.queue:
-            engine.running = engine.queue.popleft()
-            self.begun.setdefault(engine.running[0], []).append(engine.running)
-            return True
-        return False
+        if not engine.queue or (engine.running is not None and not engine.concurrent):
+            return False
+        run = engine.queue.popleft()
+        self.begun.setdefault(run[0], []).append(run)
+        if engine.running is not None:
+            engine.beside[engine.running] = None
+        engine.running = run
+        return True
 
     def call(self, agent: SteppedAgent, engine: SteppedEngine, question: TaskQuestion) -> int:
         """Let the running task ask a question, and return the number of its call."""
@@ -401,7 +419,8 @@ class SteppedFarm:
 
     def end_with(self, agent: SteppedAgent, engine: SteppedEngine, ended: Ended) -> m.Results:
         """End the engine's run; its agent reports it."""
-        engine.running = None
+        engine.running = next(iter(engine.beside), None)
+        engine.beside.pop(engine.running or (-1, -1), None)
         engine.finished += 1
         engine.done[ended.task, ended.attempt] = ended
         engine.given.pop((ended.task, ended.attempt), None)
@@ -416,7 +435,8 @@ class SteppedFarm:
             engine.done.clear()
         elif engine.done:
             agent.outbox.append(m.Results(engine.name, list(engine.done.values())))
-        lost = m.EngineDown(engine.name, engine.id, engine.running if known else None, known, m.Crash(9), expected)
+        running, beside = (engine.running, tuple(engine.beside)) if known else (None, ())
+        lost = m.EngineDown(engine.name, engine.id, running, known, m.Crash(9), expected, None, beside)
         agent.lost[engine.name] = lost
         agent.outbox.append(lost)
 

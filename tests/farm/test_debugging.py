@@ -267,3 +267,14 @@ def test_ipythons_syntax_needs_ipython(tc: TaskClient) -> None:
     with pytest.raises(SyntaxError) as raised:
         tc.debug(bad)
     assert f"if task {bad} uses IPython's syntax (%magics, !commands), debug it in IPython" in raised.value.__notes__
+
+
+def test_a_failure_tells_its_frames_and_explain_the_variables(tc: TaskClient) -> None:
+    bad = tc.run(Task(divide, args=(3,)))
+    tc.barrier([bad])
+    result = tc.get_task_result(bad)
+    (frame,) = result.failure.frames
+    assert (frame.function, frame.variables["x"], frame.variables["by"]) == ("divide", "3", "0.0")
+    assert "    x = 3" in tc.explain(bad)
+    assert "local variables" in result.html()
+    assert "local variables" not in tc.run(Task(divide, args=(3, 1)), block=True).html()

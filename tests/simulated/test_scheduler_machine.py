@@ -57,8 +57,10 @@ ASKS = st.one_of(
     ),
 )
 
+PLAIN_COROUTINE = Rules(coroutine=True)
 RULES = st.one_of(
     st.none(),
+    st.just(PLAIN_COROUTINE),
     st.builds(
         Rules,
         retries=st.integers(0, 2),
@@ -69,6 +71,7 @@ RULES = st.one_of(
         depend=st.one_of(st.none(), st.none(), st.just("dep")),
         asks=ASKS,
         job=st.one_of(st.none(), st.sampled_from(["j", "k"])),
+        coroutine=st.booleans(),
         recovery=st.one_of(
             st.none(), st.none(), st.just(Recovery(b"r", None, Rules(retries=1, recovery=Recovery(b"s"))))
         ),
@@ -79,7 +82,7 @@ RULES = st.one_of(
 class FarmMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.sim = SimFarm(SchedulerSettings(lease_s=50.0, lease_margin_s=5.0, load_limit=0.9))
+        self.sim = SimFarm(SchedulerSettings(lease_s=50.0, lease_margin_s=5.0, load_limit=0.9, coroutines=3))
         self.block = m.IdBlock(0, -1)
         self.next_id = 0
         self.agent_count = 0
@@ -287,6 +290,12 @@ class FarmMachine(RuleBasedStateMachine):
             if results is not None:
                 self.old.append((found[0].session, results))
 
+    @rule(data=st.data())
+    def turn_to_another_coroutine(self, data: st.DataObject) -> None:
+        found = self.engine(data)
+        if found and found[1].beside:
+            found[1].turn_to(data.draw(st.sampled_from(sorted(found[1].beside))))
+
     @rule(data=st.data(), seconds=st.sampled_from([0.0, 0.5, 4.0]))
     def defer_run(self, data: st.DataObject, seconds: float) -> None:
         found = self.engine(data)
@@ -440,7 +449,7 @@ class FarmMachine(RuleBasedStateMachine):
         for task_id, runs in self.sim.begun.items():
             assert len(set(runs)) == len(runs), f"run {runs} began twice"
             rules = self.handed_in.get(task_id)
-            if rules is None and task_id not in self.vague:
+            if rules in (None, PLAIN_COROUTINE) and task_id not in self.vague:
                 if task_id in self.sim.store.cleared:
                     continue
                 rejected = len({r for r in runs if self._was(task_id, r, "rejected")})

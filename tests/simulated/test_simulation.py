@@ -71,13 +71,23 @@ MUTATIONS = {
     "forget the client's resend": ("client/outbox.py", "self._unsent.extendleft(reversed(self._sent))\n", "pass\n"),
     "charge what was sent ahead": (
         "core/handlers/losses.py",
-        "begun = {event.running} if event.known else set(engine.assigned)",
+        "begun = {event.running, *event.beside} if event.known else set(engine.assigned)",
         "begun = set(engine.assigned)",
     ),
     "give back what had begun": (
         "core/handlers/losses.py",
-        "begun = {event.running} if event.known else set(engine.assigned)",
+        "begun = {event.running, *event.beside} if event.known else set(engine.assigned)",
         "begun = {event.running}",
+    ),
+    "give back coroutines that had begun": (
+        "core/handlers/losses.py",
+        "begun = {event.running, *event.beside} if event.known else set(engine.assigned)",
+        "begun = {event.running} if event.known else set(engine.assigned)",
+    ),
+    "hand coroutines to an engine that runs another task": (
+        "core/scheduler/placement.py",
+        "return task_class.quick and engine.not_quick == 0",
+        "return task_class.concurrent or task_class.quick and engine.not_quick == 0",
     ),
     "double-deliver": (
         "transport/reliable_session.py",
@@ -91,7 +101,7 @@ MUTATIONS = {
     ),
     "forget what agents hold": (
         "core/handlers/agents.py",
-        "    _reconcile(farm, engine, report.held, now, out)\n",
+        "    _reconcile(farm, engine, report, now, out)\n",
         "",
     ),
     "forget what waits for a reopened task": ("core/scheduler/graph.py", "    _hold_back(farm, again)\n", ""),

@@ -223,6 +223,8 @@ class Engine:
         self.id = engine_id
         self.queue: deque[RunKey] = deque()
         self.running: RunKey | None = None
+        self.beside: dict[RunKey, None] = {}
+        self.concurrent = False
         self.done: dict[RunKey, Ended] = {}
         self.back: dict[RunKey, None] = {}
         """Returned, and not acknowledged."""
@@ -231,11 +233,25 @@ class Engine:
         self.environment: Environment | None = None
         self.holding: tuple[RunKey, Allotment] | None = None
         self.recycling: tuple[tuple[str, Recycle], ...] = ()
+        self.submitted: tuple[RunKey, int] | None = None
+        """The run that has submitted children last, and under which number."""
         self.commands: set[tuple[str, int]] = set()
         """(session, n) of those it has run: none is run twice."""
 
     def held(self) -> list[RunKey]:
-        return [*self.done, *([self.running] if self.running else []), *self.queue, *self.back]
+        return [*self.done, *([self.running] if self.running else []), *self.beside, *self.queue, *self.back]
+
+    @property
+    def ends_likely(self) -> float:
+        """Return how likely its run ends now: parents live long, so that the controller dies while they do."""
+        return 0.05 if self.submitted is not None and self.submitted[0] == self.running else 0.5
+
+    def turn_to(self, run: RunKey) -> None:
+        """Let one of the begun runs be the one that ends next."""
+        if self.running is not None and run in self.beside:
+            self.beside[self.running] = None
+            del self.beside[run]
+            self.running = run
 
 
 class Agent(Speaker):
@@ -262,8 +278,8 @@ class Agent(Speaker):
         return wire.to_agent.decode(body)
 
     def _loss(self, engine: Engine, known: bool = True, expected: bool = False) -> m.EngineDown:
-        running = engine.running if known else None
-        return m.EngineDown(engine.name, engine.id, running, known, m.Crash(signal=9), expected)
+        running, beside = (engine.running, tuple(engine.beside)) if known else (None, ())
+        return m.EngineDown(engine.name, engine.id, running, known, m.Crash(signal=9), expected, None, beside)
 
     def tell(self, message: object) -> None:
         if self.stated:
@@ -287,6 +303,7 @@ class Agent(Speaker):
                 set_up=e.environment is not None,
                 holding=e.holding,
                 recycling=e.recycling,
+                concurrent=e.concurrent,
             )
             for e in self.engines.values()
         ]
@@ -297,6 +314,10 @@ class Agent(Speaker):
             self.say(kept, ("kept", number))
         for engine, lost in self.dying.values():
             self._say_loss(engine, lost)
+        for engine in self.engines.values():
+            # A running task repeats its question: the answer may be lost with the controller.
+            if engine.submitted is not None and engine.submitted[0] == engine.running:
+                self.spawn(engine, engine.submitted[1])
 
     def _say_results(self, engine: Engine, runs: list[RunKey]) -> None:
         if runs and self.stated:
@@ -343,6 +364,10 @@ class Agent(Speaker):
             engine.environment, engine.recycling = message.environment, message.recycling
             if message.allotment is not None:
                 engine.holding = message.runs[0], message.allotment
+            mixed = bool(engine.running or engine.queue) and engine.concurrent != message.concurrent
+            assert not mixed, "coroutines were handed to an engine beside other runs"
+            engine.concurrent = message.concurrent
+            assert all((run.special is not None and run.special.concurrent) == message.concurrent for run in batch.runs)
             engine.queue.extend(message.runs)
         elif isinstance(message, m.Recall):
             self._give_back(engine, [run for run in message.runs if run in engine.queue])
@@ -351,7 +376,8 @@ class Agent(Speaker):
             known = self.world.spawned.setdefault((message.run, message.n), message.reply.ids)
             assert known == message.reply.ids, "a submission gave other children than before"
         elif isinstance(message, m.Interrupt):
-            if engine.running == message.run:
+            if message.run == engine.running or message.run in engine.beside:
+                engine.turn_to(message.run)
                 self.end(engine, "aborted")
             else:
                 self._give_back(engine, [message.run] if message.run in engine.queue else [])
@@ -383,18 +409,23 @@ class Agent(Speaker):
     # -- what engines do
 
     def begin(self, engine: Engine) -> None:
-        if engine.running is None and engine.queue:
-            engine.running = engine.queue.popleft()
-            self.world.begun[engine.running[0]].append(engine.running)
+        while engine.queue and (engine.running is None or engine.concurrent):
+            run = engine.queue.popleft()
+            self.world.begun[run[0]].append(run)
+            if engine.running is not None:
+                engine.beside[engine.running] = None
+            engine.running = run
 
     def spawn(self, engine: Engine, n: int) -> None:
         """The running task submits children, again and again the same under the same number."""
         assert engine.running is not None
+        engine.submitted = engine.running, n
         made = [Submission(-1 - i, b"work", 0.0) for i in range(n)]
         self.tell(TaskCall(engine.name, engine.running, n, Spawn(n, made)))
 
     def end(self, engine: Engine, outcome: str, word: Deferral | LostInputs | None = None) -> None:
-        run, engine.running = engine.running, None
+        run, engine.running = engine.running, next(iter(engine.beside), None)
+        engine.beside.pop(engine.running or (-1, -1), None)
         engine.finished += 1
         if run is None:
             return

@@ -56,8 +56,8 @@ RULES = (
     None,
     Rules(retries=1),
     Rules(retries=3),
-    Rules(retries=1, lost_retries=2),
-    Rules(priority=5),
+    Rules(retries=1, lost_retries=2, coroutine=True),
+    Rules(priority=5, coroutine=True),
     Rules(targets=(0, 1)),
     Rules(asks=Asks(environment=ENVIRONMENTS[0], recycle=Recycle(after_tasks=3, keep_session=True))),
     Rules(asks=Asks(environment=ENVIRONMENTS[1], recycle=Recycle(on_failure=True, when_unreferenced=True))),
@@ -434,7 +434,7 @@ class World:
             for engine in list(agent.engines.values()):
                 if engine.running is None:
                     agent.begin(engine)
-                elif self.chance.random() < 0.5 or not self.hostile:
+                elif self.chance.random() < engine.ends_likely or not self.hostile:
                     self.end_one(agent, engine)
 
     def end_one(self, agent: Agent, engine: Engine) -> None:

@@ -35,6 +35,8 @@ GIVEN: dict[str, Any] = {
     "lease": 8,
     "grace": 2,
     "memory_limit": "2 GiB",
+    "coroutines": 20,
+    "failure_values": "none",
     "max_engine_losses": 7,
     "node_failures": 8,
     "keep_results": 60,
@@ -99,12 +101,13 @@ def test_what_is_given_arrives_in_the_processes() -> None:
     assert made == SchedulerSettings(
         lease_s=8.0, failure_penalty_s=0.25, unmet_timeout_s=2.0, max_engine_losses=7, node_failures=8, grace_s=2.0,
         warm=0, environment_patience_s=None, resource_patience_s=0.0, load_limit=0.5, free_memory_limit=2**20,
-        placement="random",
+        placement="random", coroutines=20,
     )  # fmt: skip
     assert (told.queue_policy, told.location, told.record) == ("mine:Policy", "here", Path("/tmp/x.events"))
     assert (told.keep_results, told.keep_results_size) == (60.0, 2**30)
     agent = read_back(AGENT, agent_flags(settings))
     assert (agent.lease, agent.grace, agent.memory_limit) == (8.0, 2.0, 2**31)
+    assert agent.failure_values == "none"
     assert agent.resources == [("gpu", 2.0), ("room", float(4 * 2**30))]
 
 
@@ -121,9 +124,10 @@ def test_arguments_and_flags_come_to_the_same() -> None:
         [
             *("-n", "3", "--queue-policy", "mine:Policy", "--location", "here", "--unmet-timeout", "2"),
             *("--failure-penalty", "0.25", "--lease", "8", "--grace", "2", "--memory-limit", "2 GiB"),
-            *("--max-engine-losses", "7", "--node-failures", "8", "--keep-results", "60"),
+            *("--coroutines", "20", "--max-engine-losses", "7", "--node-failures", "8", "--keep-results", "60"),
             *("--keep-results-size", "1G", "--record", "/tmp/x.events", "--warm", "0", "--resource", "gpu=2"),
             *("--resource", "room=4 GiB", "--placement", "random", "--load-limit", "0.5", "--free-memory", "1 MiB"),
+            *("--failure-values", "none"),
             *("--environment-patience", "-1", "--resource-patience", "0"),
         ]
     )
@@ -134,6 +138,9 @@ def test_arguments_and_flags_come_to_the_same() -> None:
     ("arguments", "part"),
     [
         ({"max_engine_losses": 0}, "max_engine_losses must be 1"),
+        ({"failure_values": "some"}, "failure_values must be one of masked, all, none, not 'some'"),
+        ({"coroutines": 0}, "coroutines must be 1 or more"),
+        ({"coroutines": 2000}, "coroutines must be 1,024 or less"),
         ({"max_engine_loses": 1}, "did you mean 'max_engine_losses'"),
         ({"resources": {"a b": 1}}, "resources: 'a b' is no name"),
         ({"placement": "near"}, "placement must be one of"),

@@ -17,7 +17,7 @@ from ..messages import (
     SetUp,
     StartEngine,
 )
-from ..messages.task_types import Incarnation, RunKey
+from ..messages.task_types import Incarnation
 from ..requirements import CORES, MEMORY
 from ..saves import SaveAgent, SaveSetting
 from ..scheduler.admission import adopt_claim, answer_resource_request
@@ -27,6 +27,7 @@ from ..scheduler.decision import Decision
 from ..scheduler.eligibility import refresh_classes
 from ..scheduler.engine_shutdown import recycle
 from ..scheduler.entries import AssignedRun, EngineEntry, EngineState, RecordedBatch
+from ..scheduler.placement import begin_all
 from ..scheduler.recycling import remember_settings
 from ..scheduler.running_tasks import Claim
 from ..scheduler.slots import nodes_to_fill
@@ -147,7 +148,7 @@ def _adopt(farm: SchedulerState, agent: AgentEntry, report: EngineReport, now: N
     if agent.leaving:  # it was about to start when its agent was told to end
         engine.retiring = True
     _adopt_environment(farm, engine, report, now)
-    _reconcile(farm, engine, report.held, now, out)
+    _reconcile(farm, engine, report, now, out)
     _adopt_resources(farm, agent, engine, report)
     if report.prepared or not (farm.requests.sticky or engine.id in farm.requests.kept):
         engine_is_ready(farm, engine, now, out)
@@ -176,11 +177,11 @@ def _adopt_resources(farm: SchedulerState, agent: AgentEntry, engine: EngineEntr
         adopt_claim(farm, agent, assigned.claim, allotment.amounts, allotment.gpus)
 
 
-def _reconcile(farm: SchedulerState, engine: EngineEntry, held: list[RunKey], now: Now, out: Decision) -> None:
+def _reconcile(farm: SchedulerState, engine: EngineEntry, report: EngineReport, now: Now, out: Decision) -> None:
     """Compare the runs that the store has assigned with those that the agent reports.
 
     Runs that never arrived go back to their queues, uncharged."""
-    arrived = dict.fromkeys((task, attempt) for task, attempt in held)
+    arrived = dict.fromkeys((task, attempt) for task, attempt in report.held)
     for _, task in release_runs(farm, engine, [run for run in engine.assigned if run not in arrived], out):
         unassign(farm, task, RETURNED)
     unrecorded = RecordedBatch(-1, {}, now.wall_s)
@@ -189,7 +190,12 @@ def _reconcile(farm: SchedulerState, engine: EngineEntry, held: list[RunKey], no
             # The task has ended and the batch's row is gone, but the engine is still busy with the run.
             engine.add_run(run, AssignedRun(unrecorded, 0.0, False, None))
     engine.assigned = {run: engine.assigned[run] for run in arrived}
-    if len(engine.assigned) > 1:
+    for assigned in engine.assigned.values():
+        assigned.concurrent = report.concurrent
+    engine.concurrent = len(engine.assigned) if report.concurrent else 0
+    if report.concurrent:
+        begin_all(farm, engine, now)
+    elif len(engine.assigned) > 1:
         farm.readiness.with_runs_ahead[engine] = None
 
 

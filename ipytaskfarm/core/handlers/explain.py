@@ -134,7 +134,9 @@ def _explain_handed(farm: SchedulerState, task: TaskEntry, place: Assigned, now:
     engine = farm.engines.by_name.get(place.engine)
     where = f"engine {engine.id} on {engine.node}" if engine else "an engine that is away"
     if place.since_s is not None:
-        return f"on {where} for {now.mono_s - place.since_s:.1f} s{_waits_inside(engine, task, place)}"
+        beside = engine.concurrent - 1 if engine is not None else 0
+        company = f", beside {beside:,} other coroutine tasks" if beside > 0 else ""
+        return f"on {where} for {now.mono_s - place.since_s:.1f} s{company}{_waits_inside(engine, task, place)}"
     oldest = engine.oldest() if engine else None
     runs = f": {_running_on(farm, oldest, now)}" if oldest else ""
     return f"sent ahead to {where}, and not begun{runs}"
@@ -178,6 +180,8 @@ def _why_not(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, now: No
         return _other_environment(engine)
     if engine.withheld_until_s > now.mono_s:
         return f"withheld for {engine.withheld_until_s - now.mono_s:.1f} s after a failure (failure_penalty)"
+    if engine.concurrent:
+        return _behind_coroutines(farm, engine, key)
     oldest = engine.oldest()
     if oldest is not None:
         ahead = len(engine.runs_ahead())
@@ -186,6 +190,16 @@ def _why_not(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, now: No
     if agent is not None and agent.reserving:
         return f"what becomes free on {agent.node} is kept for a task that has waited longer"
     return "it is free: the task is next, or others stand before it"
+
+
+def _behind_coroutines(farm: SchedulerState, engine: EngineEntry, key: ClassKey | None) -> str:
+    """Explain why an engine that runs coroutine tasks does not take a task now."""
+    there = f"it runs {engine.concurrent:,} coroutine tasks"
+    if key is None or not key.concurrent:
+        return f"{there}: this task runs alone, and begins when they have ended"
+    if key.suspect:
+        return f"{there}: this task was there when an engine was lost, and shares an engine only with others like it"
+    return f"{there}, of {farm.settings.coroutines:,} that it may run at once (coroutines)"
 
 
 def _other_environment(engine: EngineEntry) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from signal import Signals
 
 import msgspec
@@ -49,7 +50,9 @@ def on_engine_lost(farm: SchedulerState, session: str, event: EngineDown, now: N
     engine = farm.engines.by_name.get(event.engine)
     if engine is None:
         return
-    begun = {event.running} if event.known else _may_have_begun(farm, engine, event.begun_upto)
+    begun = {event.running, *event.beside}
+    if not event.known:
+        begun = _may_have_begun(farm, engine, event.begun_upto)
     text = f"engine {engine.id} on {engine.node} {describe(event.crash)}"
     if not event.expected:
         farm.diagnostics.losses.append(text)
@@ -57,7 +60,7 @@ def on_engine_lost(farm: SchedulerState, session: str, event: EngineDown, now: N
         if agent is not None and engine.finished == 0 and now.wall_s - engine.started_s < _SOON_S:
             back_off(farm, agent, now)
     begun_runs = {run for run in begun if run is not None}
-    lose_engine(farm, engine, begun_runs, event.crash, event.known, now, out, event.items)
+    lose_engine(farm, engine, begun_runs, event.crash, event.known, now, out, event.items, event.running)
 
 
 def _may_have_begun(farm: SchedulerState, engine: EngineEntry, upto: tuple[int, int] | None) -> set[RunKey | None]:
@@ -94,6 +97,7 @@ def lose_engine(
     now: Now,
     out: Decision,
     items: tuple[int, int] | None = None,
+    over: RunKey | None = None,
 ) -> None:
     """Remove an engine from the farm, and settle its runs.
 
@@ -101,19 +105,31 @@ def lose_engine(
         begun: the runs that may have begun.
         known: whether the flight recorder could be read.
         items: of a chunk that was running, see `EngineDown`.
+        over: of several runs that had begun, the one for which the agent ended the engine.
     """
+    company = len(begun) if engine.concurrent else 1
     note_ended(farm, engine, describe(crash), known, out)
     _remove(farm, engine, out)
     for run, task in release_runs(farm, engine, list(engine.assigned), out):
         if run in begun and task.items:
             _lose_chunk(farm, task, engine, crash, items[1] if known and items is not None else task.items, now, out)
         elif run in begun:
-            _charge(farm, task, engine, crash, known, now, out)
+            of_run = crash if company < 2 else _in_company(crash, run, over, company)
+            _charge(farm, task, engine, of_run, known, now, out)
         else:
             unassign(farm, task, RETURNED)
     fail_commands_of(farm, engine, describe(crash), crash.output, out)
     forget_outputs(farm, engine)
     farm.timers.set(now.mono_s, "balance")
+
+
+def _in_company(crash: Crash, run: RunKey, over: RunKey | None, company: int) -> Crash:
+    """Return how an engine ended, for one of several runs that it was running."""
+    cause = crash.cause
+    if over is not None and run != over and cause:
+        cause = f"which the agent ended over task {over[0]} ({cause})"
+    beside = f"it ran {company} coroutine tasks at once"
+    return msgspec.structs.replace(crash, cause=f"{cause}; {beside}" if cause else beside)
 
 
 def _lose_chunk(
@@ -153,7 +169,7 @@ def _charge(
     """Charge a task for the loss of its engine, and run it again or end it."""
     begin(farm, task, now)
     # "memory: 312 MiB in use …"
-    reason = _REASONS.get(crash.cause.partition(":")[0], Reason.ENGINE_LOST)
+    reason = _REASONS.get(re.split("[:;]", crash.cause)[0], Reason.ENGINE_LOST)
     failure = FailureSummary(_ERROR_NAMES[reason], _loss_text(engine, crash, known))
     final = final_without_answer(task, engine, reason, failure, now)
     row = AttemptRow(task.attempt, engine.id, engine.node, final.started_s, now.wall_s, reason, failure)

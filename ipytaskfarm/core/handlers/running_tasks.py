@@ -24,7 +24,7 @@ from ..messages.running_task import (
     TaskCall,
 )
 from ..messages.tables import ProgressTable, RunningTable
-from ..messages.task_types import Submission
+from ..messages.task_types import RunKey, Submission
 from ..saves import SaveAccepted
 from ..scheduler import nested_waits, task_messages
 from ..scheduler.clock import Now
@@ -32,6 +32,7 @@ from ..scheduler.decision import Decision, LoadTaken
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
 from ..scheduler.running_tasks import Family
 from ..scheduler.state import SchedulerState
+from ..scheduler.task import Assigned
 from ..scheduler.transitions import accept
 from ..states import State
 from ..validation import why_not_storable
@@ -184,14 +185,23 @@ def on_list_running(farm: SchedulerState, session: str, n: int, question: ListRu
     rows = []
     idle = 0
     for engine in farm.engines.by_name.values():
-        run = engine.oldest()
-        if run is None:
+        running = engine.running()
+        if not running:
             idle += engine.state == EngineState.UP
-        elif is_wanted(farm, session, run[0], wanted):
-            since_s = engine.since_s if engine.current == run else now.mono_s
-            rows.append((run[0], engine.id, max(0.0, now.mono_s - since_s)))
+        for run in running:
+            if is_wanted(farm, session, run[0], wanted):
+                rows.append((run[0], engine.id, max(0.0, now.mono_s - _since_s(farm, engine, run, now))))
     rows.sort(key=lambda row: -row[2])
     out.answer(session, n, RunningTable(rows[:RUNNING_SHOWN], len(rows), idle))
+
+
+def _since_s(farm: SchedulerState, engine: EngineEntry, run: RunKey, now: Now) -> float:
+    """Return since when (monotonic) an engine has been running a run."""
+    if not engine.concurrent:
+        return engine.since_s if engine.current == run else now.mono_s
+    task = farm.tasks.unfinished.get(run[0])
+    since_s = task.place.since_s if task is not None and type(task.place) is Assigned else None
+    return now.mono_s if since_s is None else since_s
 
 
 def is_wanted(farm: SchedulerState, session: str, task_id: int, wanted: set[int] | None) -> bool:

@@ -27,10 +27,11 @@ def on_outputs(farm: SchedulerState, session: str, n: int, question: Outputs, no
     seen = {(task, attempt): known for task, attempt, *known in question.seen}
     asked = 0
     for engine in farm.engines.by_name.values():
-        run = engine.oldest()
-        if run is None or engine.state != EngineState.UP or not is_wanted(farm, session, run[0], wanted):
+        if engine.state != EngineState.UP:
             continue
-        asked += _ask(farm, session, engine, run, seen.get(run, [0, 0, 0]), "", question.empty, now, out)
+        for run in engine.running():
+            if is_wanted(farm, session, run[0], wanted):
+                asked += _ask(farm, session, engine, run, seen.get(run, [0, 0, 0]), "", question.empty, now, out)
     out.answer(session, n, NumberReply(asked))
 
 
@@ -55,10 +56,10 @@ def _ask(
     empty: bool, now: Now, out: Decision,
 ) -> bool:  # fmt: skip
     """Ask an engine, unless it has yet to answer an earlier question of this client; return whether it was asked."""
-    since_s = farm.requests.outputs_asked.get((session, engine.name))
+    since_s = farm.requests.outputs_asked.get((session, engine.name, run))
     if since_s is not None and now.mono_s - since_s < PATIENCE_S:
         return False
-    farm.requests.outputs_asked[session, engine.name] = now.mono_s
+    farm.requests.outputs_asked[session, engine.name, run] = now.mono_s
     number = farm.number()
     farm.requests.outputs[number] = (session, engine.name, run, empty)
     stdout, stderr, serial = known
@@ -71,7 +72,7 @@ def on_output_text(farm: SchedulerState, session: str, event: OutputText, now: N
     asked = farm.requests.outputs.pop(event.n, None)
     if asked is None:
         return
-    farm.requests.outputs_asked.pop(asked[:2], None)
+    farm.requests.outputs_asked.pop(asked[:3], None)
     engine = farm.engines.by_name.get(asked[1])
     if engine is not None and (event.stdout or event.stderr or event.displays or event.items or asked[3]):
         shown = Output(
@@ -83,4 +84,4 @@ def on_output_text(farm: SchedulerState, session: str, event: OutputText, now: N
 def forget_outputs(farm: SchedulerState, engine: EngineEntry) -> None:
     """Forget the queries that a lost engine will not answer."""
     for number in [number for number, asked in farm.requests.outputs.items() if asked[1] == engine.name]:
-        farm.requests.outputs_asked.pop(farm.requests.outputs.pop(number)[:2], None)
+        farm.requests.outputs_asked.pop(farm.requests.outputs.pop(number)[:3], None)

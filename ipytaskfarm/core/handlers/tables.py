@@ -222,12 +222,13 @@ def engine_row(farm: SchedulerState, engine: EngineEntry) -> EngineRow:
         engine.pid,
         state,
         oldest[0] if oldest else None,
-        max(0, len(engine.assigned) - 1),
+        len(engine.runs_ahead()),
         engine.started_s,
         engine.facts,
         engine.connection_file,
         engine.preparation(farm.mono_s) or ("its names are saved: it is recycled" if engine.saving else engine.note),
         engine.environment.name if engine.environment is not None else "",
+        engine.concurrent,
     )
 
 

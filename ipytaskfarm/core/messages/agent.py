@@ -39,6 +39,8 @@ class EngineReport(msgspec.Struct, frozen=True):
     """The resources of the engine's running task."""
     recycling: tuple[tuple[str, Recycle], ...] = ()
     """As in the last `HandOut`."""
+    concurrent: bool = False
+    """Whether the engine runs what it holds concurrently, see `Special.concurrent`."""
 
 
 class AgentProcess(msgspec.Struct, frozen=True):
@@ -126,14 +128,18 @@ class EngineDown(msgspec.Struct, frozen=True, tag="EngineLost"):
     engine: Incarnation
     id: int
     running: RunKey | None
+    """The run that was running, or the one of several for which the agent ended the engine."""
     known: bool
-    """Whether the flight recorder could be read: then `running` is true, and the other runs never began."""
+    """Whether the flight recorder could be read: then `running` and `beside` are true, and the other runs never began.
+    """
     crash: Crash
     expected: bool = False
     """Whether the engine was told to end."""
     items: tuple[int, int] | None = None
     """Of a chunk that was running: the items up to the second index may have begun, and those before the first had
     ended.  None: nothing is known."""
+    beside: tuple[RunKey, ...] = ()
+    """The other runs that had begun, of coroutine tasks."""
     begun_upto: tuple[int, int] | None = None
     """Of an engine that ended with its machine, so that `known` is false: (number of a batch, place in it). No run
     behind that place had begun, except the first that was not answered. None: nothing is known."""
@@ -308,6 +314,8 @@ class Special(msgspec.Struct, frozen=True, omit_defaults=True):
     parent: int | None = None
     part: int | None = None
     """The payload is a chunk's, and the run is that of the item of this index alone."""
+    concurrent: bool = False
+    """The run is a coroutine that the engine runs concurrently with others; all runs of its batch are."""
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -354,6 +362,8 @@ class HandOut(msgspec.Struct, frozen=True, tag=True):
     """When the engine is recycled.  The agent keeps this for the controller's next life."""
     graces: dict[int, float] | None = None
     """Task -> seconds between the interrupt of its time limit and the signals, for tasks with their own."""
+    concurrent: bool = False
+    """Whether the runs are concurrent, see `Special.concurrent`."""
 
 
 class Recall(msgspec.Struct, frozen=True, tag=True):

@@ -107,6 +107,8 @@ class EngineRow(msgspec.Struct, frozen=True):
     note: str = ""
     environment: str = ""
     """The name of its environment.  "": it is blank."""
+    coroutines: int = 0
+    """How many coroutine tasks it runs; `task` is one of them."""
 
 
 class EngineTable(msgspec.Struct, frozen=True, tag=True):

@@ -63,6 +63,8 @@ class Rules(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The client is warned when a run takes longer."""
     unique: str | None = None
     """The task is refused while another task with this key has not ended."""
+    coroutine: bool = False
+    """The task calls a coroutine function: an engine may run it beside others of its kind."""
 
 
 class JobSpec(msgspec.Struct, frozen=True):

@@ -26,6 +26,8 @@ class Wants(NamedTuple):
     parent: int | None = None
     part: int | None = None
     """The index of the item that is run, of the chunk whose payload the task has."""
+    concurrent: bool = False
+    """See `core.messages.agent.Special.concurrent`."""
 
 
 ToRun: TypeAlias = tuple[int, int, str | None, float | None, int | None, str | None, bool, Wants | None]
@@ -47,6 +49,8 @@ class Assignment(NamedTuple):
     """See `EngineEntry.recycling`."""
     graces: dict[int, float] | None = None
     """Task -> its own time between the interrupt of a time limit and the signals, for tasks that have one."""
+    concurrent: bool = False
+    """Whether the engine runs the tasks concurrently, as coroutines."""
     number: int = 0
     """The number of the hand-out."""
 

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -146,6 +147,8 @@ class ClassKey(msgspec.Struct, frozen=True):
     """Set only if the job matters for recycling."""
     limit_s: float | None = None
     """The tasks' time limit, on farms with agents of limited time."""
+    concurrent: bool = False
+    """Whether the tasks are coroutines that share an engine."""
 
     @property
     def restricted(self) -> bool:
@@ -157,6 +160,7 @@ class ClassKey(msgspec.Struct, frozen=True):
             or self.own is not None
             or self.requirements is not None
             or self.limit_s is not None
+            or self.concurrent
         )
 
     @property
@@ -181,15 +185,34 @@ def class_key_of(task: TaskEntry, by_time_limit: bool) -> ClassKey:
     requirements = rules.asks
     job = rules.job if requirements is not None and requirements.by_job else None
     limit_s = rules.time_limit_s if by_time_limit else None
-    return ClassKey(rules.depend, rules.targets, task.avoid, task.suspect, own, requirements, job, limit_s)
+    concurrent = rules.coroutine and runs_concurrently(task, requirements)
+    return ClassKey(rules.depend, rules.targets, task.avoid, task.suspect, own, requirements, job, limit_s, concurrent)
+
+
+SUSPECTS_TOGETHER = 16
+"""How many coroutine tasks that have lost an engine together share one engine again."""
+
+
+def runs_concurrently(task: TaskEntry, requirements: Asks | None) -> bool:
+    """Return whether a coroutine task shares its engine with others.
+
+    It runs alone if it holds resources of the node, if its memory is measured, or if it was there when two engines were
+    lost.
+    """
+    if task.losses > 1:
+        return False
+    if requirements is None:
+        return True
+    memory = requirements.recycle is not None and requirements.recycle.memory_bytes is not None
+    return not (requirements.resources or requirements.exclusive or memory)
 
 
 class TaskClass:
     """The waiting tasks of one class, and their measured durations."""
 
     __slots__ = (
-        "_end", "_heap", "_heaped", "_left", "_line", "alone", "durations", "eligible", "ends_with_job", "environment",
-        "gated", "key", "reserved_by", "restricted", "size",
+        "_end", "_heap", "_heaped", "_left", "_line", "alone", "concurrent", "durations", "eligible", "ends_with_job",
+        "environment", "gated", "key", "reserved_by", "restricted", "size",
     )  # fmt: skip
 
     def __init__(self, key: ClassKey) -> None:
@@ -200,7 +223,8 @@ class TaskClass:
         self.ends_with_job = recycle is not None and recycle.on_job_end
         """Whether engines are recycled when its job ends: no other job's tasks are sent behind its own."""
         self.gated = key.limit_s is not None or (key.requirements is not None and key.requirements.gated)
-        self.alone = key.suspect or (key.requirements is not None and key.requirements.alone)
+        self.concurrent = key.concurrent
+        self.alone = key.suspect or key.concurrent or (key.requirements is not None and key.requirements.alone)
         self.reserved_by: str | None = None
         """The session of the agent that starts nothing later than this class's head until the head can start."""
         self._line: deque[TaskEntry] = deque()
@@ -431,6 +455,8 @@ class AssignedRun(msgspec.Struct, eq=False):
     claim: Claim | None = None
     nested_wait: NestedWait | None = None
     """Set while the run waits inside itself for other tasks."""
+    concurrent: bool = False
+    """Whether the engine runs it beside its other runs, as a coroutine."""
 
 
 TEXT_SHOWN = 80
@@ -473,6 +499,8 @@ class EngineEntry:
     """The policy key of the task that was assigned last."""
     not_quick: int = 0
     """How many of the assigned runs are not quick: nothing is sent behind them."""
+    concurrent: int = 0
+    """How many of the assigned runs are concurrent: all of them, or none."""
     heads: Heads = field(default_factory=Heads)
     """The restricted classes that the engine may serve."""
     properties: PropertiesChanged | None = None
@@ -536,6 +564,7 @@ class EngineEntry:
         assigned.batch.runs[run] = None
         self.ahead_s += assigned.cost_s
         self.not_quick += not assigned.quick
+        self.concurrent += assigned.concurrent
 
     def remove_run(self, run: RunKey) -> AssignedRun | None:
         """Remove a run from the engine; None if the engine did not have it."""
@@ -544,6 +573,7 @@ class EngineEntry:
             # A remainder of the sum without runs is an error of rounding.
             self.ahead_s = self.ahead_s - assigned.cost_s if self.assigned else 0.0
             self.not_quick -= not assigned.quick
+            self.concurrent -= assigned.concurrent
             del assigned.batch.runs[run]
         return assigned
 
@@ -551,6 +581,10 @@ class EngineEntry:
         """Return the run that the engine is running, as far as is known."""
         return next(iter(self.assigned), None)
 
+    def running(self) -> list[RunKey]:
+        """Return the runs that the engine is running, as far as is known: its oldest one, or all concurrent ones."""
+        return list(self.assigned) if self.concurrent else list(islice(self.assigned, 1))
+
     def runs_ahead(self) -> list[RunKey]:
-        """Return the runs that the engine holds behind its oldest one."""
-        return list(self.assigned)[1:]
+        """Return the runs that the engine holds behind what it is running."""
+        return [] if self.concurrent else list(self.assigned)[1:]

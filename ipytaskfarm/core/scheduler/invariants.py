@@ -45,7 +45,8 @@ def check(farm: SchedulerState) -> None:
             assert any(t[2] == "rejoin" and t[3] == task_id for t in farm.timers.heap), (
                 f"task {task_id} waits for nothing"
             )
-    assert all(count == 1 for count in running.values()), f"an engine runs several tasks: {running}"
+    several = {name: count for name, count in running.items() if count > 1}
+    assert all(farm.engines.by_name[name].concurrent for name in several), f"engines run several tasks: {several}"
     _check_chunks(farm)
     _check_queues(farm)
     _check_announced(farm)
@@ -101,6 +102,10 @@ def _check_engines(farm: SchedulerState) -> None:
         assert engine.not_quick == sum(not h.quick for h in engine.assigned.values()), (
             "runs that are not quick are miscounted"
         )
+        assert engine.concurrent == sum(h.concurrent for h in engine.assigned.values()), "coroutines are miscounted"
+        if engine.state == EngineState.UP:
+            assert engine.concurrent in (0, len(engine.assigned)), f"engine {engine.id} runs coroutines beside others"
+            assert engine.concurrent <= farm.settings.coroutines, f"engine {engine.id} runs too many coroutines"
         for run, assigned in engine.assigned.items():
             assert run in assigned.batch.runs, f"run {run} is not in its batch"
         done = engine.retiring and not engine.assigned and engine.state == EngineState.UP and not engine.saving

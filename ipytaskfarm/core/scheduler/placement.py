@@ -18,7 +18,16 @@ from .clock import Now
 from .decision import Assignment, Decision, ToRun, Wants
 from .engine_choice import better_engine, first_idle, in_default_order, note_idle
 from .engine_shutdown import recall, recycle
-from .entries import AssignedRun, EngineEntry, EngineState, RecordedBatch, TaskClass, TaskEntry, serves_environment
+from .entries import (
+    SUSPECTS_TOGETHER,
+    AssignedRun,
+    EngineEntry,
+    EngineState,
+    RecordedBatch,
+    TaskClass,
+    TaskEntry,
+    serves_environment,
+)
 from .environments import class_for_blank, idle_engine_with, make_room, why_gives_way
 from .nested_waits import end_wait
 from .recycling import begin_idle_time, note_settings, room_left
@@ -45,9 +54,25 @@ def _has_room(farm: SchedulerState, engine: EngineEntry, now: Now) -> bool:
         assigned.nested_wait is not None for assigned in engine.assigned.values()
     ):
         return False
+    if engine.concurrent:
+        return len(engine.assigned) < _coroutine_places(farm, _runs_suspects(farm, engine))
     if now.mono_s - engine.since_s > farm.settings.recall_after_s:
         return False  # its task takes longer than expected: nothing more is sent behind it
     return engine.not_quick == 0 and engine.ahead_s < 0.75 * farm.settings.prefetch_s
+
+
+def _coroutine_places(farm: SchedulerState, suspects: bool) -> int:
+    """Return how many coroutine tasks an engine may run at once."""
+    return min(farm.settings.coroutines, SUSPECTS_TOGETHER) if suspects else farm.settings.coroutines
+
+
+def _runs_suspects(farm: SchedulerState, engine: EngineEntry) -> bool:
+    """Return whether the coroutine tasks that an engine runs are suspects, which share it only with one another."""
+    run, assigned = next(iter(engine.assigned.items()))
+    if assigned.task_class is not None:
+        return assigned.task_class.key.suspect
+    task = farm.tasks.unfinished.get(run[0])  # the run is from before the controller's restart
+    return task is not None and task.suspect
 
 
 def best_class(
@@ -227,7 +252,7 @@ def _fill(
         if found is None:
             break
         task_class, limit = found
-        if engine.assigned and not _may_be_sent_behind(engine, task_class):
+        if engine.assigned and not _may_be_sent_behind(farm, engine, task_class):
             break
         room = _room_for(farm, engine, task_class)
         if room <= 0:
@@ -261,23 +286,18 @@ def _send_batch(
     batch.sent = list(batch.runs)
     out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.sent), now.wall_s))
     assigned = engine.assigned[tasks[0][:2]]
-    allotment = assigned.claim.allotment if assigned.claim is not None else None
+    concurrent = engine.concurrent > 0
+    allotment = assigned.claim.allotment if assigned.claim is not None and not concurrent else None
     recycling = tuple(engine.recycling) if engine.recycling else ()
     out.assignments.append(
         Assignment(
-            engine.agent,
-            engine.name,
-            tasks,
-            engine.environment,
-            allotment,
-            recycling,
-            _graces(farm, tasks),
-            batch.number,
+            engine.agent, engine.name, tasks, engine.environment, allotment, recycling, _graces(farm, tasks),
+            concurrent, batch.number,
         )
-    )
+    )  # fmt: skip
     if len(engine.assigned) == len(tasks):
         engine.current, engine.since_s = engine.oldest(), now.mono_s
-    if len(engine.assigned) > 1:
+    if len(engine.assigned) > 1 and not concurrent:
         readiness.with_runs_ahead[engine] = None
 
 
@@ -289,11 +309,13 @@ def _graces(farm: SchedulerState, tasks: list[ToRun]) -> dict[int, float] | None
     return {task_id: grace_s for task_id, grace_s in graces.items() if grace_s is not None} or None
 
 
-def _may_be_sent_behind(engine: EngineEntry, task_class: TaskClass) -> bool:
-    """Return whether this class's head may be sent behind the runs that the engine holds.
+def _may_be_sent_behind(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass) -> bool:
+    """Return whether this class's head may be sent behind the runs that the engine holds, or beside concurrent ones.
 
     A more urgent head may not: it would wait for all of them, while in its queue it is the first as soon as the engine
     is empty or its runs are recalled."""
+    if engine.concurrent:
+        return task_class.concurrent and _runs_suspects(farm, engine) == task_class.key.suspect
     head = task_class.head()
     urgent = head is not None and head[0] < engine.last_key
     return task_class.quick and engine.not_quick == 0 and not urgent and not _separates_jobs(engine, task_class)
@@ -307,9 +329,13 @@ def _separates_jobs(engine: EngineEntry, task_class: TaskClass) -> bool:
 
 def _room_for(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass) -> int:
     """Return how many tasks of this class the engine may be assigned now."""
-    if not engine.assigned and not task_class.quick:
+    if task_class.concurrent:
+        places = _coroutine_places(farm, task_class.key.suspect) - len(engine.assigned)
+        room = min(places, 1) if task_class.gated else places
+    elif not engine.assigned and not task_class.quick:
         return 1
-    room = int((farm.settings.prefetch_s - engine.ahead_s) / task_class.durations.mean_s) or (not engine.assigned)
+    else:
+        room = int((farm.settings.prefetch_s - engine.ahead_s) / task_class.durations.mean_s) or (not engine.assigned)
     left = room_left(engine, task_class) if task_class.key.requirements is not None else None
     return room if left is None else min(room, left)
 
@@ -337,16 +363,18 @@ def _take(
         task = task_class.pop(limit if took else None)
         if task is None:
             break
-        assign(farm, task, engine, not engine.assigned, now)
+        assign(farm, task, engine, not engine.assigned or task_class.concurrent, now)
         run = (task.id, task.attempt)
-        assigned = AssignedRun(batch, cost_s, quick, task_class)
+        assigned = AssignedRun(batch, cost_s, quick, task_class, concurrent=task_class.concurrent)
         engine.add_run(run, assigned)
         if task_class.gated:
             assigned.claim = claim(farm, farm.agents.by_session[engine.agent], task, run)
         engine.last_key = task.key
         rules = task.rules or DEFAULT_RULES
         version = engine.version if rules.depend is not None else None
-        tasks.append((*run, task.function, rules.time_limit_s, version, environment, measured, _special_wants(task)))
+        tasks.append(
+            (*run, task.function, rules.time_limit_s, version, environment, measured, _special_wants(task, task_class))
+        )
         took += 1
     if took and requirements is not None:
         _note_requirements(farm, engine, task_class, requirements, now)
@@ -356,12 +384,13 @@ def _take(
     return took
 
 
-def _special_wants(task: TaskEntry) -> Wants | None:
+def _special_wants(task: TaskEntry, task_class: TaskClass) -> Wants | None:
     inputs = task.dependencies.inputs if task.dependencies is not None else ()
-    if not inputs and task.trial_state is None and task.parent is None and task.part is None:
+    concurrent = task_class.concurrent
+    if not inputs and not concurrent and task.trial_state is None and task.parent is None and task.part is None:
         return None
     trial, received = (task.trial_state.trial, task.trial_state.received) if task.trial_state is not None else (1, 0)
-    return Wants(inputs, trial, received, task.parent, task.part[1] if task.part is not None else None)
+    return Wants(inputs, trial, received, task.parent, task.part[1] if task.part is not None else None, concurrent)
 
 
 def _note_requirements(
@@ -396,12 +425,22 @@ def begin_oldest(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
     run = engine.oldest()
     if run != engine.current:
         engine.current, engine.since_s = run, now.mono_s
+    if engine.concurrent:  # they have begun when they were assigned
+        return
     if run is not None:
         task = farm.tasks.unfinished.get(run[0])
         if task is not None and task.is_current(engine.name, run):
             begin(farm, task, now)
     if len(engine.assigned) < 2:
         farm.readiness.with_runs_ahead.pop(engine, None)
+
+
+def begin_all(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
+    """Begin the concurrent runs of an engine that are known from before the controller's restart."""
+    for run in engine.assigned:
+        task = farm.tasks.unfinished.get(run[0])
+        if task is not None and task.is_current(engine.name, run):
+            begin(farm, task, now)
 
 
 # -- recall: runs that were sent ahead come back if another engine could run them

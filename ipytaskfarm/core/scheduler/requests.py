@@ -54,8 +54,8 @@ class EngineRequests:
     """Number of a query about output -> (session of the client, engine, run, whether an empty answer is
     passed on too).
     """
-    outputs_asked: dict[tuple[str, Incarnation], float] = field(default_factory=dict)
-    """(session of the client, engine) -> when (monotonic) the engine was asked for output."""
+    outputs_asked: dict[tuple[str, Incarnation, RunKey], float] = field(default_factory=dict)
+    """(session of the client, engine, run) -> when (monotonic) the engine was asked for the run's output."""
 
     def forget_kept(self, ids: Iterable[int], out: Decision) -> None:
         """Forget the commands that were done by hand on the engines of these ids."""

@@ -21,7 +21,7 @@ from .admission import claim
 from .agent_entry import AgentEntry
 from .clients import Block, ClientEntry
 from .clock import Now
-from .entries import WITHDRAWN, AssignedRun, EngineEntry, EngineState, RecordedBatch
+from .entries import WITHDRAWN, AssignedRun, EngineEntry, EngineState, RecordedBatch, class_key_of
 from .jobs import JobEntry
 from .kept_commands import KeptOnEngine
 from .running_tasks import Family
@@ -141,9 +141,10 @@ def _restore_handout(farm: SchedulerState, handout: SaveHandOut, agents: dict[st
         if (task_id, attempt) == WITHDRAWN:
             continue
         run: RunKey = (task_id, attempt)
-        assigned = AssignedRun(batch, 0.0, False, None)
-        engine.add_run(run, assigned)
         task = farm.tasks.unfinished.get(task_id)
+        concurrent = task is not None and class_key_of(task, False).concurrent
+        assigned = AssignedRun(batch, 0.0, False, None, concurrent=concurrent)
+        engine.add_run(run, assigned)
         if task is not None and attempt > task.attempt:
             restore_assignment(farm, task, engine, attempt)
             # Nobody knows yet which of the tasks began: all have claims until the agent reports.

@@ -8,6 +8,8 @@ from .queue import PolicyKey, fifo_key
 
 PLACEMENTS = ("default", "priority", "least_recent", "most_recent", "random", "nearest_environment")
 """The placements that `engine_choice` knows."""
+COROUTINES_MAX = 1024
+"""The most coroutine tasks that an engine may run at once: its flight recorder has a row for each."""
 WANTED_MAX = 65_536
 """The most engines that a farm may be asked to have of its own; a larger number is a slip, or meant to do harm."""
 
@@ -60,6 +62,8 @@ class SchedulerSettings:
     """The load guard: no task is started on a node that is busier than this share of its cores."""
     free_memory_limit: int | None = None
     """The load guard: no task is started on a node with less free memory than this, in bytes."""
+    coroutines: int = 1000
+    """How many coroutine tasks an engine runs at once."""
     placement: str = "default"
     """Which of several free engines takes a task, see `core.scheduler.engine_choice`."""
     seed: int = 1

@@ -1,0 +1,138 @@
+"""Composes the records of ended runs for the flight recorder."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..core.errors import InputsLost, TaskRejectError
+from ..core.messages.payload import CallWork, FailureBody, ResultBody
+from ..core.messages.task_types import Deferral, Ended, FailureSummary, ItemsEnded, LostInputs
+from ..core.states import DEFERS, LOSES_INPUTS, Reason
+from ..core.text import encoded, text_of
+from ..serialization.pack import pack
+from ..serialization.shared_values import take_added
+from ..storage.blobs import BlobWriter
+from ..system.process import own_bytes
+from .attempts import RunningAttempt
+from .current import Deferred, details_of
+from .failures import brief, described
+from .map_chunks import ChunkCalls, pack_values
+from .plain import source_of
+
+
+class RunRecords:
+    """Composes the records of one engine's runs."""
+
+    def __init__(self, pid: int, writer: BlobWriter | None) -> None:
+        """Create it; `writer` writes large values, None if they travel inside messages."""
+        self._pid = pid
+        self._writer = writer
+        self._encoder = msgspec.msgpack.Encoder()
+
+    def record(self, attempt: RunningAttempt, run_s: float, value: bytes | None, error: BaseException | None) -> bytes:
+        """Return the bytes for the recorder about a run's end.
+
+        A result is composed even if the run's objects raise errors.
+        """
+        try:
+            return self._compose(attempt, run_s, value, error)
+        except BaseException as first:  # an exception's own class may do anything
+            problem = first
+        reason: str = Reason.ERROR
+        if error is not None:
+            failure = brief(error, problem)
+            reason = self._outcome(attempt, error)
+        elif isinstance(problem, (OverflowError, MemoryError)):  # msgpack's own limit is 4 GiB
+            size = len(value) if value is not None else 0
+            failure = FailureSummary("ResultTooLarge", f"a result of {size} bytes cannot be sent: {text_of(problem)}")
+            reason = Reason.TOO_LARGE
+        else:
+            failure = brief(problem, problem)
+        run = attempt.run
+        body = self._encoder.encode(ResultBody(None, FailureBody(failure.etype, failure.value)))
+        word = details_of(error, reason) if error is not None else None
+        ended = Ended(run.task, run.attempt, reason, attempt.started_s, run_s, failure, body, detail=word)
+        return encoded(self._encoder.encode, ended)
+
+    def _compose(
+        self, attempt: RunningAttempt, run_s: float, value: bytes | None, error: BaseException | None
+    ) -> bytes:
+        run, sink = attempt.run, attempt.sink
+        failure: FailureSummary | None = None
+        body_failure = None
+        outcome = ""
+        if attempt.chunk is not None:
+            if error is not None and attempt.raised is not None:
+                attempt.chunk.interrupted(attempt.raised)
+                value, error = pack_values(attempt.chunk, self._writer), None
+            if error is None:
+                return self._compose_chunk(attempt, attempt.chunk, run_s, value)
+        if error is not None and attempt.item is not None:
+            names, index = attempt.item
+            names.note_on(error, index)
+        word: Deferral | LostInputs | None = None
+        if error is not None and attempt.raised is not None:
+            # whatever it was turned into on its way: a CancelledError, an error in a clean-up
+            error = attempt.raised
+        if error is not None:
+            outcome = self._outcome(attempt, error)
+            word = details_of(error, outcome)
+            failure, body_failure = described(error, *source_of(attempt.work))
+        body = ResultBody(
+            value,
+            body_failure,
+            sink.stdout.text() if sink.stdout is not None else "",
+            sink.stderr.text() if sink.stderr is not None else "",
+            sink.outputs if sink.outputs is not None else [],
+            attempt.current.calls.progress if attempt.current is not None else None,
+            take_added() if error is None else {},
+            "names" if not isinstance(attempt.work, CallWork) else "raw" if attempt.work.raw else "call",
+        )
+        packed = self._pack_body(body)
+        blobs = self._writer.taken() if self._writer is not None else ()
+        memory = own_bytes(self._pid) if run.measured else 0
+        ended = Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, packed, blobs, memory, word)
+        return self._encoder.encode(ended) if failure is None else encoded(self._encoder.encode, ended)
+
+    def _compose_chunk(self, attempt: RunningAttempt, chunk: ChunkCalls, run_s: float, value: bytes | None) -> bytes:
+        """Return the record of a chunk that has ended, perhaps early.
+
+        What failed, was slow or has written something is told as if it had run alone."""
+        run, sink = attempt.run, attempt.sink
+        told = chunk.told(sink.item_outputs(), run_s, self._pack_body, self._writer)
+        if len(told) > len(chunk.failed):
+            value = pack(chunk.values, "value", self._writer)
+        body = ResultBody(value, accumulated=take_added(), kind="call")
+        packed_body = self._pack_body(body)
+        blobs = self._writer.taken() if self._writer is not None else ()
+        memory = own_bytes(self._pid) if run.measured else 0
+        how = ItemsEnded(len(chunk.values), told)
+        ended = Ended(run.task, run.attempt, "", attempt.started_s, run_s, None, packed_body, blobs, memory, how)
+        return self._encoder.encode(ended) if not told else encoded(self._encoder.encode, ended)
+
+    def _pack_body(self, body: ResultBody) -> bytes:
+        """Return an encoded result. Text in it that is not UTF-8 is escaped.
+
+        If displays or progress cannot be encoded at all, they are left out: a run that has succeeded stays a success.
+        """
+        try:
+            return self._encoder.encode(body)
+        except Exception:
+            pass
+        try:
+            return encoded(self._encoder.encode, body)
+        except Exception:
+            bare = msgspec.structs.replace(body, outputs=[], progress=None)
+            return encoded(self._encoder.encode, bare)
+
+    def _outcome(self, attempt: RunningAttempt, error: BaseException) -> str:
+        kind = type(error)  # isinstance would use the error's own class, which may raise
+        if issubclass(kind, TaskRejectError):
+            return Reason.REJECTED
+        if issubclass(kind, Deferred):
+            return DEFERS
+        if issubclass(kind, InputsLost):
+            return LOSES_INPUTS
+        if attempt.unready and attempt.raised is None:
+            return Reason.ENVIRONMENT
+        return attempt.outcome()
