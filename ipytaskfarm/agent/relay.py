@@ -50,6 +50,10 @@ class RunProgress(Enum):
     KNOWN = "the controller has its end (kept only where it is not known what was handed out)"
 
 
+_OPEN, _ENDED = RunProgress.OPEN, RunProgress.ENDED
+"""Access to a member of an enumeration takes long, compared with the code that is run for each task."""
+
+
 class Account:
     """The runs that one engine was given, and those among them that it has answered."""
 
@@ -69,12 +73,12 @@ class Account:
     def hand(self, runs: Iterable[RunKey]) -> None:
         """Record runs that are sent to the engine."""
         before = len(self._runs)
-        self._runs.update(dict.fromkeys(runs, RunProgress.OPEN))
+        self._runs.update(dict.fromkeys(runs, _OPEN))
         self.open_runs += len(self._runs) - before
 
     def is_open(self, run: RunKey) -> bool:
         """Return whether a run was given to the engine and not answered."""
-        return self._runs.get(run, RunProgress.OPEN if self.former else None) is RunProgress.OPEN
+        return self._runs.get(run, _OPEN if self.former else None) is _OPEN
 
     def read(self) -> list[tuple[list[msgspec.Raw], Receipt]]:
         """Return the next ended runs of the ring, still encoded, in the order of their ends; empty if there are no
@@ -96,12 +100,12 @@ class Account:
         ended: list[msgspec.Raw] = []
         runs: list[RunKey] = []
         size, cursor = 0, 0
-        known, absent = self._runs, RunProgress.OPEN if self.former else None
+        known, absent = self._runs, _OPEN if self.former else None
         for record_end, task, attempt, record in records:
             run = (task, attempt)
-            if known.get(run, absent) is not RunProgress.OPEN:
+            if known.get(run, absent) is not _OPEN:
                 continue  # a run ends once
-            known[run] = RunProgress.ENDED
+            known[run] = _ENDED
             self.ended_runs += 1
             if ended and size + len(record) > MESSAGE_BYTES:
                 portions.append((ended, Receipt(self, cursor, runs)))
@@ -144,8 +148,8 @@ class Account:
             self.damaged = True
             return
         for run, what in self._runs.items():
-            if what is RunProgress.ENDED:
-                self._runs[run] = RunProgress.OPEN
+            if what is _ENDED:
+                self._runs[run] = _OPEN
                 self.open_runs += not self.former
 
     def unacknowledged(self) -> list[RunKey]:

@@ -18,7 +18,7 @@ import msgspec
 from ..core.messages import Full, IdBlock, Submit
 from ..core.messages.dependencies import Needs
 from ..core.messages.payload import StringWork
-from ..core.messages.task_types import Function, JobSpec, Rules, Submission
+from ..core.messages.task_types import Function, JobSpec, Packed, Submission
 from ..core.text import text_of
 from ..transport.wire import encode_message
 
@@ -126,26 +126,22 @@ class Outbox:
 
     # Handing in
 
-    def add(
-        self,
-        payload: bytes,
-        submitted_s: float,
-        function: str | None,
-        rules: Rules | None,
-        functions: tuple[Function, ...] = (),
-        blobs: tuple[str, ...] = (),
-        job: JobSpec | None = None,
-        needs: Needs | None = None,
-        items: int = 0,
-    ) -> int:
+    def add(self, packed: Packed, submitted_s: float, job: JobSpec | None = None, needs: Needs | None = None) -> int:
         """Queue a task under the next id, and return this id.  `has_id` must have returned True.
 
-        items: how many ids more are taken, for the items of a chunk; there must be as many in the block.
+        Args:
+            packed: the task; a chunk's items take as many ids more, and the block must have them.
+            submitted_s: when it is handed in.
+            job: the job to which it belongs.
+            needs: its dependencies, which count in the place of those in `packed`.
         """
         chunk = self._open
-        if chunk is not None and chunk.tasks and chunk.last >= self.next_id:
-            self.next_id = chunk.last + 1  # an earlier call was interrupted half-way, see below
+        if chunk is not None and chunk.tasks:
+            latest = chunk.tasks[-1]
+            if latest.id + latest.items >= self.next_id:
+                self.next_id = chunk.last + 1  # an earlier call was interrupted half-way, see below
         task_id = self.next_id
+        payload, items = packed.payload, packed.items
         if task_id <= self._ask_at <= task_id + items:
             self.want_ids = True
         size = len(payload) + _TASK_BYTES
@@ -155,13 +151,15 @@ class Outbox:
         if chunk is None:
             self._chunks += 1
             chunk = self._open = SubmitChunk(self._chunks, self._block)
-        for code in functions:
+        for code in packed.functions:
             size += self._take_function(chunk, code)
         if job is not None:
             chunk.jobs[job.id] = job
         # Ctrl-C may interrupt between any two lines. The controller expects the ids of a block without a gap. So the
         # task is queued before the id is counted: an extra task is better than an id that is used twice or never.
-        chunk.tasks.append(Submission(task_id, payload, submitted_s, function, rules, blobs, needs, items))
+        chunk.tasks.append(
+            Submission(task_id, payload, submitted_s, packed.function, packed.rules, packed.blobs, needs, items)
+        )
         self.next_id = task_id + 1 + items
         chunk.size_bytes += size
         self.size_bytes += size

@@ -322,7 +322,7 @@ class TaskResult:
     @property
     def results(self) -> dict[str, Any]:
         """Return a dict of the pulled names; {} for a failed task and for a function call."""
-        value = self._unpacked()
+        value = self._value if self._value is not _NOTHING else self._unpacked()
         return value if value.__class__ is dict and self._contents().kind == "names" else {}
 
     @property
@@ -346,7 +346,8 @@ class TaskResult:
         return NS(self.results, self)
 
     def __getitem__(self, name: str) -> Any:
-        self.raise_exception()
+        if self._final.reason:
+            self.raise_exception()
         try:
             return self.results[name]
         except KeyError:

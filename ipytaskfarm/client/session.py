@@ -186,10 +186,13 @@ class Session:
 
         Returns -1 for a chunk that has more items than there are ids in a row: the caller looks at `items_room`.
         """
-        payload, function, rules, functions, raw, blobs, needs, items = packed
+        needs = packed.needs
         if needs is not None and ids:
             needs = with_ids(needs, ids)
-        size = len(payload) if not functions else len(payload) + sum([len(f.code) for f in functions])
+        items = packed.items
+        size = len(packed.payload)
+        if packed.functions:
+            size += sum([len(function.code) for function in packed.functions])
         check_size("a task", size)
         now_s = time.time()
         io = self.io
@@ -201,11 +204,11 @@ class Session:
                 self._wait_for_room()
             if items and outbox.next_id + items > outbox.last_id:
                 return -1
-            task_id = outbox.add(payload, now_s, function, rules, functions, blobs, job, needs, items)
+            task_id = outbox.add(packed, now_s, job, needs)
             if items:
                 self.arrivals.chunks.add(task_id, items)
             self.arrivals.handed_in.add(task_id)
-            if raw:
+            if packed.raw:
                 self.raw_ids.add(task_id)
             if io.idle:
                 io.idle = False

@@ -82,7 +82,7 @@ class Accumulator:
         session = self._session
         for ended in session.take_accumulated(self._key):
             final = ended if ended.body is not None else session.fetch(ended.id)
-            added = decode_body(final).accumulated.get(self._key) if final is not None and final.body else None
+            added = (decode_body(final).accumulated or {}).get(self._key) if final is not None and final.body else None
             if added is not None:
                 self._total = self._op(self._total, unpack(added))
         return self._total

@@ -29,6 +29,8 @@ from .packing import TaskData, pack_task
 from .rules import CHECKS, DEFAULTS, Asking, flag, keyword_parameters
 
 _encode = msgspec.msgpack.Encoder().encode
+_ZERO = 0
+"""The default of numbers, to be compared by identity: this is quick, and True and 0.0 are not it."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -412,9 +414,14 @@ class StringTask(Task):
         d["expression"] = expression if expression.__class__ is str else _expression(expression)
         d["pull"] = (pull,) if pull.__class__ is str else _pull(pull)
         d["push"] = {} if push is None else _push(push)
-        self._set_rules(
-            clear_before, clear_after, retries, recovery_task, depend, name, priority, time_limit, targets, asking
-        )
+        if (
+            clear_before is not False or clear_after is not False or retries is not _ZERO or recovery_task is not None
+            or depend is not None or name is not None or priority is not _ZERO or time_limit is not None
+            or targets is not None or asking
+        ):  # fmt: skip
+            self._set_rules(
+                clear_before, clear_after, retries, recovery_task, depend, name, priority, time_limit, targets, asking
+            )
 
     def stands_in(self, cell: CellPlace) -> Self:
         """Set the cell of a notebook in which the code stands; tracebacks name it.  Returns the task."""

@@ -85,7 +85,7 @@ class RunRecords:
             sink.stderr.text() if sink.stderr is not None else "",
             sink.outputs if sink.outputs is not None else [],
             attempt.current.calls.progress if attempt.current is not None else None,
-            take_added() if error is None else {},
+            (take_added() or None) if error is None else None,
             "names" if not isinstance(attempt.work, CallWork) else "raw" if attempt.work.raw else "call",
         )
         packed = self._pack_body(body)
@@ -102,7 +102,7 @@ class RunRecords:
         told = chunk.told(sink.item_outputs(), run_s, self._pack_body, self._writer)
         if len(told) > len(chunk.failed):
             value = pack(chunk.values, "value", self._writer)
-        body = ResultBody(value, accumulated=take_added(), kind="call")
+        body = ResultBody(value, accumulated=take_added() or None, kind="call")
         packed_body = self._pack_body(body)
         blobs = self._writer.taken() if self._writer is not None else ()
         memory = own_bytes(self._pid) if run.measured else 0

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import msgspec
 
@@ -16,20 +15,7 @@ from ..core.messages.dependencies import Needs
 from ..core.messages.tables import TaskRow
 from ..core.messages.task_types import AttemptRow, FailureSummary, Final, JobSpec, Rules, RunKey
 from ..core.states import State
-
-Row: TypeAlias = tuple[Any, ...]
-
-
-class Statement(NamedTuple):
-    """A SQL statement to run for each of its rows."""
-
-    sql: str
-    rows: list[Row]
-    fences: bool = False
-    """Whether each row begins with a task's id and must change something. A row that changes nothing was fenced off."""
-    of_several: Callable[[int], str] | None = None
-    """Returns the SQL that does the same for this number of rows at once: a statement has a price of its own."""
-
+from .inserts import SEPARATE, THERE, Row, Statement, failure_row, finals, tasks
 
 _encode = msgspec.json.Encoder().encode
 _decode_job = msgspec.json.Decoder(JobSpec).decode
@@ -51,133 +37,19 @@ def asked(keys: Iterable[int] | Iterable[str]) -> str:
 # --------------------------------------------------------------------------------------------------
 # Saves into rows: one function per kind, which takes consecutive saves of that kind.
 
-_THERE = "EXISTS (SELECT 1 FROM tasks WHERE id = ?1)"
-
-
-def _rules_text(rules: Rules) -> str:
-    # Without the name, the texts of many tasks are equal, and loading decodes each text once.
-    return _encode(rules if rules.name is None else msgspec.structs.replace(rules, name=None)).decode()
-
-
-def _texts(parts: list[Rules | None] | list[Needs | None], text_of: Callable[[Any], str]) -> list[str | None]:
-    """Return the text of each part.  Tasks that arrived together share their rules and needs."""
-    texts: list[str | None] = []
-    last, text = None, None
-    for part in parts:
-        if part is not last:
-            last, text = part, None if part is None else text_of(part)
-        texts.append(text)
-    return texts
-
-
-def _tasks(group: list[s.SaveTask]) -> list[Statement]:
-    rules = [t.rules for t in group]
-    parts = [t.part for t in group]
-    values: dict[str, list[Any]] = {
-        "id": [t.id for t in group],
-        "queue_seq": [t.queue_seq for t in group],
-        "function": [t.function for t in group],
-        "session": [t.session for t in group],
-        "submitted_s": [t.submitted_s for t in group],
-        "payload": [t.payload for t in group],
-    }
-    if rules.count(None) < len(rules):
-        values["name"] = [r and r.name for r in rules]
-        values["rules"] = _texts(rules, _rules_text)
-        values["job"] = [r and r.job for r in rules]
-    needs = [t.needs for t in group]
-    if needs.count(None) < len(needs):
-        values["needs"] = _texts(needs, lambda needs: _encode(needs).decode())
-    values["parent"] = [t.parent for t in group]
-    values["spawn"] = [t.spawn for t in group]
-    if any(items := [t.items for t in group]):
-        values["items"] = items
-    if parts.count(None) < len(parts):
-        values["part_of"] = [p and p[0] for p in parts]
-        values["part"] = [p and p[1] for p in parts]
-    statements = [_insert(_insert_tasks, values), *_uses("work", group)]
-    separate: list[Row] = [t.part for t in group if t.part is not None and t.id == t.part[0] + 1 + t.part[1]]
-    return [*statements, Statement(_SEPARATE, separate)] if separate else statements
-
-
-def _insert(sql: Callable[[tuple[str, ...], int], str], values: dict[str, list[Any]]) -> Statement:
-    """Return the statement that inserts these values of columns.  A column of NULLs is left out: it costs time."""
-    used = {column: of_rows for column, of_rows in values.items() if of_rows.count(None) < len(of_rows)}
-    columns = tuple(used)
-    return Statement(sql(columns, 1), list(zip(*used.values(), strict=True)), True, partial(sql, columns))
-
-
-def _parameters(columns: tuple[str, ...], rows: int) -> str:
-    return ", ".join([f"({', '.join('?' * len(columns))})"] * rows)
-
-
-@lru_cache
-def _insert_tasks(columns: tuple[str, ...], rows: int) -> str:
-    places = _parameters(columns, rows)
-    return f"INSERT INTO tasks ({', '.join(columns)}) VALUES {places} ON CONFLICT (id) DO NOTHING"
-
-
-@lru_cache
-def _insert_finals(columns: tuple[str, ...], rows: int) -> str:
-    # An end of an attempt that is not the current one comes too late: a requeue has raised the number.
-    names = ", ".join(columns)
-    return (
-        f"INSERT INTO finals ({names}) WITH ends ({names}) AS (VALUES {_parameters(columns, rows)}) "
-        f"SELECT {names} FROM ends AS e "
-        "WHERE EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = e.task) "
-        "AND NOT EXISTS (SELECT 1 FROM progress AS p WHERE p.task = e.task AND p.attempt > e.attempts) "
-        "ON CONFLICT (task) DO NOTHING"
-    )
-
-
-_SEPARATE = "INSERT INTO separate_items (chunk, part) VALUES (?1, ?2) ON CONFLICT DO NOTHING"
-
 
 def _separated(group: list[s.SaveSeparate]) -> list[Statement]:
-    return [Statement(_SEPARATE, [(save.chunk, index) for save in group for index in save.indexes])]
-
-
-def _uses(part: str, needing: Iterable[s.SaveTask] | Iterable[Final]) -> list[Statement]:
-    """Return the statement for the blobs that tasks need; no statement if no task needs any."""
-    rows: list[Row] = [(task.id, part, digest) for task in needing if task.blobs for digest in task.blobs]
-    if not rows:
-        return []
-    sql = f"INSERT INTO blob_uses (task, part, digest) SELECT ?1, ?2, ?3 WHERE {_THERE} ON CONFLICT DO NOTHING"
-    return [Statement(sql, rows)]
-
-
-def _failure_row(failure: FailureSummary | None) -> tuple[str | None, str | None, str | None]:
-    return (None, None, None) if failure is None else (failure.etype, failure.value, failure.place)
-
-
-def _finals(group: list[s.SaveFinal]) -> list[Statement]:
-    finals = [save.final for save in group]
-    values: dict[str, list[Any]] = {
-        "task": [f.id for f in finals],
-        "reason": [f.reason for f in finals],
-        "engine_id": [f.engine_id for f in finals],
-        "node": [f.node for f in finals],
-        "attempts": [f.attempts for f in finals],
-        "started_s": [f.started_s for f in finals],
-        "run_s": [f.run_s for f in finals],
-        "completed_s": [f.completed_s for f in finals],
-        "body": [f.body for f in finals],
-    }
-    failures = [f.failure for f in finals]
-    if failures.count(None) < len(failures):
-        columns = zip(*map(_failure_row, failures), strict=True)
-        values.update(zip(("etype", "value", "place"), map(list, columns), strict=True))
-    return [_insert(_insert_finals, values), *_uses("result", finals)]
+    return [Statement(SEPARATE, [(save.chunk, index) for save in group for index in save.indexes])]
 
 
 def _attempt(task: int, r: AttemptRow) -> Row:
-    return (task, r.number, r.engine_id, r.node, r.started_s, r.ended_s, r.outcome, *_failure_row(r.failure))
+    return (task, r.number, r.engine_id, r.node, r.started_s, r.ended_s, r.outcome, *failure_row(r.failure))
 
 
 def _attempts(group: list[s.SaveAttempt]) -> list[Statement]:
     sql = (
         "INSERT INTO attempts (task, number, engine_id, node, started_s, ended_s, outcome, etype, value, place) "
-        f"SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 WHERE {_THERE} ON CONFLICT (task, number) DO NOTHING"
+        f"SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 WHERE {THERE} ON CONFLICT (task, number) DO NOTHING"
     )
     return [Statement(sql, [_attempt(save.task, save.row) for save in group], fences=True)]
 
@@ -188,7 +60,7 @@ def _requeues(group: list[s.SaveRequeue]) -> list[Statement]:
         "INSERT INTO progress (task, queue_seq, attempt, errors, losses, recovery, payload, function, "
         "until_s, trial, began_s, state, received) "
         "SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13 "
-        f"WHERE {_THERE} AND NOT EXISTS (SELECT 1 FROM finals WHERE task = ?1) "
+        f"WHERE {THERE} AND NOT EXISTS (SELECT 1 FROM finals WHERE task = ?1) "
         "ON CONFLICT (task) DO UPDATE SET queue_seq = ?2, attempt = ?3, errors = ?4, losses = ?5, recovery = ?6, "
         "payload = iif(?7 IS NULL AND ?6 = recovery, payload, ?7), "
         "function = iif(?7 IS NULL AND ?6 = recovery, function, ?8), until_s = ?9, trial = ?10, began_s = ?11, "
@@ -228,7 +100,7 @@ def _reopened(group: list[s.SaveReopen]) -> list[Statement]:
 def _mails(group: list[s.SaveMail]) -> list[Statement]:
     sql = (
         "INSERT INTO mail (task, outgoing, seq, sender, mark, at_s, body) "
-        f"SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE {_THERE} ON CONFLICT DO NOTHING"
+        f"SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE {THERE} ON CONFLICT DO NOTHING"
     )
     return [Statement(sql, [(x.task, x.outgoing, x.seq, x.sender, x.mark, x.at_s, x.body) for x in group])]
 
@@ -385,7 +257,7 @@ _BY_KIND: dict[type, Callable[[list[Any]], list[Statement]]] = {
     s.SaveBlock: _blocks,
     s.SaveLeft: _left,
     s.SaveAccepted: _accepted,
-    s.SaveTask: _tasks,
+    s.SaveTask: tasks,
     s.SaveFunction: _functions,
     s.SaveHandOut: _handouts,
     s.DropHandOut: _dropped_handouts,
@@ -393,7 +265,7 @@ _BY_KIND: dict[type, Callable[[list[Any]], list[Statement]]] = {
     s.SaveRequeue: _requeues,
     s.SaveReopen: _reopened,
     s.SaveMail: _mails,
-    s.SaveFinal: _finals,
+    s.SaveFinal: finals,
     s.SaveClear: _cleared,
     s.SaveSeparate: _separated,
     s.SaveRefusal: _refusals,
@@ -542,8 +414,8 @@ _END = (
 _ENDED = (
     "FROM json_each(?) AS asked CROSS JOIN finals AS f ON f.task = asked.value CROSS JOIN tasks AS t ON t.id = f.task"
 )
-_SEPARATES = "iif(t.items, (SELECT json_group_array(x.part) FROM separate_items AS x WHERE x.chunk = f.task), NULL)"
-FINALS = f"SELECT f.task, f.reason, f.engine_id, f.node, f.attempts, f.body, {_SEPARATES}, t.items, {_END} {_ENDED}"
+SEPARATES = "iif(t.items, (SELECT json_group_array(x.part) FROM separate_items AS x WHERE x.chunk = f.task), NULL)"
+FINALS = f"SELECT f.task, f.reason, f.engine_id, f.node, f.attempts, f.body, {SEPARATES}, t.items, {_END} {_ENDED}"
 TABLE = f"SELECT f.task, f.reason, t.name, f.engine_id, f.attempts, {_END} {_ENDED}"
 
 

@@ -39,13 +39,11 @@ from ..core.messages.task_types import Final, Function, Submission
 from . import disk, opening, rows
 from .beside import count_file
 from .commit_count import CommitCount, Count, Missing, missing, read as read_count
+from .inserts import Row, parts
 from .opening import APPLICATION_ID, FORMER, REMEDY
 
 CHECKPOINT_BYTES = 4 << 20
 """The write-ahead log is moved into the file after about this much. A longer log makes fewer but longer pauses."""
-
-ROWS_AT_ONCE = (64, 8)
-"""How many rows one statement inserts, where there are so many.  Fewer sizes: fewer statements to prepare."""
 
 BUSY_S = 5.0
 """How long a commit waits for another process's lock (a person's sqlite3 shell that writes)."""
@@ -277,21 +275,10 @@ class Store:
                     fenced.extend(refused)
                     count.note(statement.sql, len(statement.rows) - len(refused))
                     continue
-                changed = self._run(statement)
+                changed = sum([db.executemany(*part).rowcount for part in parts(statement)])
                 count.note(statement.sql, changed)
-                if changed != len(statement.rows) and statement.fences:
+                if statement.fences and changed != len(statement.rows):
                     raise _Fenced
-
-    def _run(self, statement: rows.Statement) -> int:
-        """Run a statement for all its rows, and return how many rows it changed."""
-        values, changed, at = statement.rows, 0, 0
-        if (of_several := statement.of_several) is not None:
-            for size in ROWS_AT_ONCE:
-                for end in range(at + size, len(values) + 1, size):
-                    parameters = list(itertools.chain.from_iterable(values[at:end]))
-                    changed += self._db.execute(of_several(size), parameters).rowcount
-                    at = end
-        return changed + self._db.executemany(statement.sql, values[at:]).rowcount if at < len(values) else changed
 
     def checkpoint(self) -> None:
         """Move the log into the file as far as readers allow.
@@ -381,7 +368,7 @@ class Store:
         row = self._db.execute(sql).fetchone()
         return None if row is None else row[0]
 
-    def _rows(self, sql: str, keys: Sequence[int] | Sequence[str]) -> list[rows.Row]:
+    def _rows(self, sql: str, keys: Sequence[int] | Sequence[str]) -> list[Row]:
         self._usable()
         with self._reading():
             return self._db.execute(sql, (rows.asked(keys),)).fetchall()

@@ -408,23 +408,24 @@ class Recorder:
         """
         found: list[Record] = []
         size = 0
+        mapped, ring, cursor = self._map, self._ring, self._cursor
         head = self._slots[_SLOT_HEAD]
-        if not self._cursor <= head <= self._slots[_SLOT_TAIL] + self._ring:
+        if not cursor <= head <= self._slots[_SLOT_TAIL] + ring:
             raise RecorderDamaged(f"{self.path}: the head of the ring, {head}, is out of bounds")
-        while self._cursor < head and len(found) < limit and size < bytes_max:
-            offset = self._cursor % self._ring
-            if _PAD_RECORD.unpack_from(self._map, _HEADER_BYTES + offset)[0] == _PAD:
-                self._cursor += self._ring - offset
+        while cursor < head and len(found) < limit and size < bytes_max:
+            offset = cursor % ring
+            if _PAD_RECORD.unpack_from(mapped, _HEADER_BYTES + offset)[0] == _PAD:
+                self._cursor = cursor = cursor + ring - offset
                 continue
             try:
-                record = self._read_one(head)
+                record = self._parse(cursor, head) or self._read_one(head)
             except RecorderDamaged:
                 if found:
                     break
                 raise
             found.append(record)
             size += len(record.data)
-            self._cursor = record.cursor
+            self._cursor = cursor = record.cursor
         return found
 
     def _read_one(self, head: int) -> Record:

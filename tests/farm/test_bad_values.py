@@ -20,7 +20,7 @@ from ipytaskfarm.controller.direct_answers import DIRECT
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages import AskQuestion, Question
 from ipytaskfarm.core.messages.payload import StringWork
-from ipytaskfarm.core.messages.task_types import JobSpec, Recovery, Rules, Submission
+from ipytaskfarm.core.messages.task_types import JobSpec, Packed, Recovery, Rules, Submission
 from ipytaskfarm.core.scheduler.scheduler import QUESTIONS
 from ipytaskfarm.core.validation import why_not_storable
 from ipytaskfarm.engine import current_task
@@ -287,7 +287,7 @@ def test_a_task_that_cannot_be_encoded_fails_alone(fake: FakeController, tc: Tas
         session._outbox.has_id()
     first = tc.run(Task("a"))
     with session._lock:
-        bad = session._outbox.add(b"", 0.0, None, Rules(name=object()))  # type: ignore[arg-type]
+        bad = session._outbox.add(Packed(b"", rules=Rules(name=object())), 0.0)  # type: ignore[arg-type]
     last = tc.run(Task("b"))
     assert (bad, last) == (first + 1, first + 2)
     tc.flush(timeout=10)

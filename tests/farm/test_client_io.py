@@ -28,7 +28,7 @@ from ipytaskfarm.client import (
     submissions,
 )
 from ipytaskfarm.core import errors, messages as m
-from ipytaskfarm.core.messages.task_types import Final, Submission
+from ipytaskfarm.core.messages.task_types import Final, Packed, Submission
 from tests.support.fake_hub_controller import FakeController, final, in_thread, names
 from tests.support.polling import eventually
 
@@ -386,9 +386,9 @@ def test_an_interrupt_leaves_no_gap_in_the_ids() -> None:
     box = outbox.Outbox()
     box.block_came(m.IdBlock(10, 19))
     assert box.has_id()
-    assert box.add(b"", 0.0, None, None) == 10
+    assert box.add(Packed(b""), 0.0) == 10
     box.next_id = 10  # as if Ctrl-C had come between queueing and counting
-    assert box.add(b"", 0.0, None, None) == 11
+    assert box.add(Packed(b""), 0.0) == 11
     box.next_id = 11
     box.mark()
     assert box.next_id == 12

@@ -59,7 +59,7 @@ MUTATIONS = {
     ),
     "lose the ring": (
         "agent/relay.py",
-        "= self._runs, RunProgress.OPEN if self.former else None",
+        "= self._runs, _OPEN if self.former else None",
         "= self._runs, None",
     ),
     "send before the commit": ("controller/loop.py", COMMIT + SEND, SEND + COMMIT),

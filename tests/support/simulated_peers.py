@@ -19,6 +19,7 @@ from ipytaskfarm.core.messages.task_types import (
     Final,
     Function,
     LostInputs,
+    Packed,
     Rules,
     RunKey,
     Submission,
@@ -141,7 +142,7 @@ class Client(Speaker):
         for _ in range(count):
             if not self.outbox.has_id():
                 break
-            task_id = self.outbox.add(b"work", self.world.clock.wall_s, None, rules, needs=needs)
+            task_id = self.outbox.add(Packed(b"work", rules=rules), self.world.clock.wall_s, needs=needs)
             self.handed_in[task_id] = rules
             if needs is not None:
                 self.needs[task_id] = needs

@@ -24,7 +24,6 @@ from ..scheduler.transitions import (
     finish,
     note_attempt,
     put_back,
-    recovery_of,
     rejoin as join_again,
     requeue,
     separate,
@@ -205,7 +204,7 @@ def _deferred(
 
 def end_or_recover(farm: SchedulerState, task: TaskEntry, final: Final, row: AttemptRow, out: Decision) -> None:
     """Start the task's recovery task under the same id, or fail the task."""
-    recovery = recovery_of(task)
+    recovery = task.next_recovery
     if recovery is not None and final.reason in RECOVERABLE:
         note_attempt(task, row, out)
         requeue(farm, task, RETRIED, out, recovery)

@@ -144,7 +144,7 @@ class ItemOutput(msgspec.Struct, frozen=True, array_like=True):
     """How many characters it has written of each: more than these texts have if the beginning was left out."""
 
 
-class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):
+class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The result of a run: its values, its failure, its output."""
 
     value: bytes | None = None
@@ -156,7 +156,7 @@ class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """Rich displays: ``{"data": {mime: ...}, "metadata": {...}}``."""
     progress: tuple[float, float | None, str] | None = None
     """The last progress that the task reported: (value, total, message)."""
-    accumulated: dict[str, bytes] = {}
-    """Accumulator -> packed sum of the task's additions to it."""
+    accumulated: dict[str, bytes] | None = None
+    """Accumulator -> packed sum of the task's additions to it.  None: it added nothing."""
     kind: str = "names"
     """The kind of work: "names" (`StringWork`), "call" (`CallWork`) or "raw" (`CallWork`, raw=True)."""

@@ -10,7 +10,7 @@ wall-clock seconds since the epoch if the name says when (``submitted_s``), plai
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
@@ -114,7 +114,7 @@ class Submission(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Of a separate item: (its chunk, its index there).  Then the payload is the chunk's."""
 
 
-class Packed(NamedTuple):
+class Packed(msgspec.Struct, frozen=True):
     """A task that can be handed in; it gets its id later."""
 
     payload: bytes

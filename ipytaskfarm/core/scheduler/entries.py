@@ -28,7 +28,7 @@ import msgspec
 
 from ..messages import PropertiesChanged
 from ..messages.dependencies import Needs
-from ..messages.task_types import AttemptRow, Incarnation, Rules, RunKey
+from ..messages.task_types import AttemptRow, Incarnation, Recovery, Rules, RunKey
 from ..requirements import Asks, Environment, Recycle
 from ..states import State
 from .durations import Durations
@@ -118,6 +118,11 @@ class TaskEntry(msgspec.Struct, eq=False, gc=False):
         if rules.lost_retries is not None:
             return rules.lost_retries - self.losses
         return rules.retries - self.errors
+
+    @property
+    def next_recovery(self) -> Recovery | None:
+        """Return the next link of the task's chain."""
+        return self.rules.recovery if self.rules is not None else None
 
     @property
     def may_repeat(self) -> bool:

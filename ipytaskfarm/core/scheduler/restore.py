@@ -27,9 +27,10 @@ from .kept_commands import KeptOnEngine
 from .running_tasks import Family
 from .settings import WANTED_MAX, SchedulerSettings
 from .state import SchedulerState
+from .stored_tasks import task_of
 from .task import QUEUED, Queued
 from .task_messages import restore_mail
-from .transitions import count_dependencies, restore, restore_assignment, task_of
+from .transitions import count_dependencies, restore, restore_assignment
 
 _decode_marks = msgspec.json.Decoder(list[str]).decode
 _decode_retried = msgspec.json.Decoder(dict[str, Retried]).decode

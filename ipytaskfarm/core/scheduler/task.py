@@ -12,6 +12,11 @@ from ..states import Waiting
 DEFAULT_RULES = Rules()
 
 
+def job_of(rules: Rules | None) -> str | None:
+    """Return the job of tasks with these rules."""
+    return rules.job if rules is not None else None
+
+
 class Queued(msgspec.Struct, frozen=True):
     """The place of a task that no engine has: in its queue, or set aside until a time."""
 

@@ -13,7 +13,7 @@ import msgspec
 
 from ..messages.dependencies import Needs
 from ..messages.task_types import AttemptRow, Final, Recovery, Rules, Submission
-from ..saves import SaveAttempt, SaveFinal, SaveReopen, SaveRequeue, SaveTask, TaskRecord
+from ..saves import SaveAttempt, SaveFinal, SaveReopen, SaveRequeue, SaveTask
 from ..states import CONSEQUENCES, MOVES, State, Waiting
 from .agent_entry import Charge
 from .clock import Now
@@ -23,7 +23,18 @@ from .entries import EngineEntry, TaskClass, TaskEntry, class_key_of
 from .nested_waits import note_task_end
 from .queue import TaskInfo, fifo_key
 from .state import SchedulerState
-from .task import DEFAULT_RULES, FOR_TASKS, PAUSED, QUEUED, RETRIED, RETURNED, Assigned, Place, Queued, TrialState
+from .task import (
+    FOR_TASKS,
+    PAUSED,
+    QUEUED,
+    RETRIED,
+    RETURNED,
+    Assigned,
+    Place,
+    Queued,
+    TrialState,
+    job_of,
+)
 from .task_messages import close
 from .watchers import tell, tell_watchers
 
@@ -249,10 +260,6 @@ def wait_for(farm: SchedulerState, task: TaskEntry, ids: Iterable[int]) -> None:
     task.waits_for = ahead | task.waits_for if task.waits_for else ahead
 
 
-def _job_of(rules: Rules | None) -> str | None:
-    return rules.job if rules is not None else None
-
-
 def accept(
     farm: SchedulerState,
     submission: Submission,
@@ -269,7 +276,7 @@ def accept(
     queues, tasks = farm.queues, farm.tasks
     seq = queues.next_seq
     queues.next_seq = seq + 1
-    task = TaskEntry(submission.id, seq, submission.submitted_s, session, submission.function, rules, _job_of(rules))
+    task = TaskEntry(submission.id, seq, submission.submitted_s, session, submission.function, rules, job_of(rules))
     _policy_key(farm, task)
     tasks.unfinished[task.id] = task
     tasks.order.add(task.id)
@@ -318,7 +325,7 @@ def separate(farm: SchedulerState, chunk: TaskEntry, index: int, out: Decision, 
     task_id = chunk.id + 1 + index
     rules = chunk.rules
     task = TaskEntry(
-        task_id, chunk.queue_seq, chunk.submitted_s, chunk.session, chunk.function, rules, _job_of(rules), key=chunk.key
+        task_id, chunk.queue_seq, chunk.submitted_s, chunk.session, chunk.function, rules, job_of(rules), key=chunk.key
     )
     task.part = chunk.id, index
     tasks.chunks.add_part(chunk.id)
@@ -367,32 +374,6 @@ def restore(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
         task.place = FOR_TASKS
     else:
         _enqueue(farm, task, why)
-
-
-def task_of(record: TaskRecord) -> TaskEntry:
-    """Return a task as the store knows it; it is not among the unfinished ones yet."""
-    rules = _rules_of(record.rules, record.recovery)
-    job = _job_of(record.rules)
-    task = TaskEntry(record.id, record.queue_seq, record.submitted_s, record.session, record.function, rules, job)
-    task.attempt, task.errors, task.losses = record.attempt, record.errors, record.losses
-    task.recovery = record.recovery
-    task.suspect = record.losses > 0
-    task.history = list(record.history) or None
-    task.parent = record.parent
-    task.items, task.part = record.items, record.part
-    if record.trial > 1:
-        task.trial_state = TrialState(record.trial, record.began_s, record.received)
-    return task
-
-
-def _rules_of(rules: Rules | None, depth: int) -> Rules | None:
-    """Return the rules of the n-th recovery task down the chain."""
-    for _ in range(depth):
-        recovery = rules.recovery if rules else None
-        if recovery is None:
-            return rules
-        rules = recovery.rules
-    return rules
 
 
 def rejoin(farm: SchedulerState, task: TaskEntry, why: Queued = QUEUED) -> None:
@@ -581,11 +562,6 @@ def _forget_conversations(farm: SchedulerState, task: TaskEntry, out: Decision) 
     close(farm, task.id, out)
     farm.conversations.progress.pop(task.id, None)
     farm.conversations.families.pop(task.id, None)
-
-
-def recovery_of(task: TaskEntry) -> Recovery | None:
-    """Return the next link of a task's chain."""
-    return (task.rules or DEFAULT_RULES).recovery
 
 
 def forget(farm: SchedulerState, task_id: int) -> None:
