@@ -265,6 +265,7 @@ class World:
             self._drop_store()
             self.deaths["in recovery"] += 1
             self.store = Store.open(self.folder / "store.sqlite")
+        assert self.store.missing is None, self.store.missing
         now = Now(self.clock.mono_s, self.clock.wall_s)
         scheduler = Scheduler(restored_farm("sim", self.store.load(), SETTINGS, now))
         scheduler.check()
@@ -275,6 +276,8 @@ class World:
         """Close the descriptors of the store and do nothing else, like a killed process."""
         assert self.store is not None
         self.store._db.close()
+        assert self.store._count is not None
+        self.store._count.close()
         self.store._broken = "its process was killed"
 
     def kill_point(self, where: str) -> None:
