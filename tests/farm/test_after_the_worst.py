@@ -294,3 +294,25 @@ def test_a_task_that_spoils_its_agents_files(spoiled_farm: Farm, how: str) -> No
         tc.barrier(after, timeout=40)
         assert {row.state for row in tc.tasks(ids=after).rows} == {"succeeded"}
     until_engines(spoiled_farm, 2)
+
+
+def test_a_damaged_blob_is_named_when_it_is_read_and_by_check(farm_dirs: Dirs) -> None:
+    """One that was cut says so when it is read; one with another bit is found by check."""
+    with background_farm("-n", "1") as home, TaskClient() as tc:
+        task = tc.run(
+            Task("import array\na = array.array('d', range(100_000))\nb = bytes(range(256)) * 4000", pull="b")
+        )
+        tc.barrier(task)
+        (blob,) = (path for path in (home.folder / "store.sqlite.blobs").glob("??/*"))
+        assert command("check").returncode == 0
+        data = bytearray(blob.read_bytes())
+        data[1000] ^= 1
+        blob.write_bytes(data)
+        checked = command("check")
+        assert checked.returncode == 1
+        assert "another content than was written" in checked.stdout
+        os.truncate(blob, 5000)
+        with TaskClient() as other:
+            result = other.get_task_result(task)
+            with pytest.raises(errors.BlobMissing, match="its file is damaged: it has 5,000 bytes"):
+                _ = result.ns.b
