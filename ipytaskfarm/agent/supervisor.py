@@ -214,7 +214,7 @@ class Agent:
         now_s = time.monotonic()
         self._streak = self._streak + 1 if now_s - self._bell_s < STREAK_S else 0
         self._bell_s = now_s
-        self._wake()
+        self._turn_now()
 
     def _muffle_bell(self) -> None:
         # Engines at full speed ring every 0.1 ms. A turn costs as much as relaying fifty results: let results gather.
@@ -227,11 +227,16 @@ class Agent:
 
     def _on_lane(self) -> None:
         self._rung = True
-        self._wake()
+        self._turn_now()
 
     def _on_link(self) -> None:
         self._called = True
-        self._wake()
+        self._turn_now()
+
+    def _turn_now(self) -> None:
+        # At once: by the loop's next round the descriptor, which is not read yet, would have asked for another turn.
+        if not self._woken:
+            self._turn()
 
     def _turn(self) -> None:
         if self._closed:

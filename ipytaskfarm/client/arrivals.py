@@ -132,6 +132,7 @@ class Arrivals:
                 if final is not None:
                     for then in self.on_end.pop(task_id):
                         _call(then, final)
+            self._end_items(batch)
         if not self._waiters:
             return
         for waiter in self._waiters:
@@ -150,6 +151,16 @@ class Arrivals:
             waiter.remaining.difference_update(batch)
             if not waiter.remaining:
                 waiter.wake()
+
+    def _end_items(self, batch: dict[int, Final] | dict[int, None]) -> None:
+        """Call the functions of silent items with the final states of their chunks."""
+        for chunk in batch.values():
+            if chunk is not None and chunk.items:
+                separate = set(chunk.separate)
+                for index in range(chunk.items):
+                    item = chunk.id + 1 + index
+                    for then in self.on_end.pop(item, ()) if index not in separate else ():
+                        _call(then, chunk)
 
     def _evict(self) -> None:
         """Drop the oldest final states until a tenth of the cache is free: not every batch must evict."""

@@ -17,24 +17,24 @@ import msgspec
 
 from ..core import errors
 from ..core.messages import CommandAnswer, Keep, ListEngines
-from ..core.messages.engine_commands import ExecuteReply
-from ..core.messages.payload import FailureBody, ResultBody
+from ..core.messages.engine_commands import ApplyReply, ExecuteReply
 from ..core.messages.tables import EngineTable
 from ..display.ipython import show_users_frames
-from ..serialization.pack import unpack, unpack_error
+from ..serialization.pack import unpack
 from .display import output_html, text_html
+from .engine_answers import EngineAnswer, error_of_answer, output_of_answer
+from .futures import Settler
 from .ids import Timeout, seconds
 from .output_printer import OutputPrinter, SeenOutput, StepsAside
 from .questions import PendingQuestion, refused_by_controller
-from .results import error_named
 from .session import TICK_S, Session
-from .streams import CommandStream
+from .streams import CommandStream, PrintsLines
 from .wait_notices import say
 
 TELL_AFTER_S = 1.0
 
-_decode_failure = msgspec.msgpack.Decoder(FailureBody).decode
 _decode_execute = msgspec.msgpack.Decoder(ExecuteReply).decode
+_decode_applied = msgspec.msgpack.Decoder(ApplyReply).decode
 _decode_names = msgspec.msgpack.Decoder(list[str]).decode
 
 
@@ -63,6 +63,14 @@ def names(body: bytes) -> list[str]:
 def value(body: bytes) -> Any:
     """Unpack a value."""
     return unpack(body)
+
+
+def applied(body: bytes) -> Any:
+    """Return the value of a call, and print the notices about its names."""
+    reply = _decode_applied(body)
+    for text in reply.notices:
+        print(f"ipytaskfarm: {text}", file=sys.stderr)
+    return unpack(reply.packed)
 
 
 class ResultList(list[Any]):
@@ -106,29 +114,6 @@ def _shown(entry: dict[str, Any]) -> list[str]:
     if entry["stderr"]:
         lines.append(f"[{engine}] Err[{number}]: {entry['stderr'].rstrip()}")
     return lines
-
-
-def error_of_answer(answer: CommandAnswer) -> BaseException:
-    """Return the exception in a failed answer."""
-    try:
-        failure = _decode_failure(answer.body)
-    except msgspec.DecodeError:
-        return errors.KernelError(f"engine {answer.engine_id} answered with something that cannot be read")
-    if failure.pickled is None and not failure.traceback:  # an error of the controller, not of an engine
-        error = error_named(failure.etype, failure.value)
-        error.engine_id = answer.engine_id  # type: ignore[attr-defined]
-        return error
-    return unpack_error(failure, answer.engine_id)
-
-
-def _shown_body(answer: CommandAnswer) -> ResultBody:
-    """Return the output and the displays of an engine, also of a failed command."""
-    try:
-        shown = _decode_execute(answer.body) if answer.ok else _decode_failure(answer.body)
-    except msgspec.MsgspecError:
-        return ResultBody()
-    displays = shown.display if isinstance(shown, ExecuteReply) else shown.outputs
-    return ResultBody(None, None, shown.stdout, shown.stderr, displays)
 
 
 class CommandPart(NamedTuple):
@@ -176,8 +161,13 @@ class PendingResult:
         self._text = text or verb
         self._read = read
         self._lock = threading.Lock()
+        """Guards the callbacks; the IO thread takes it, so its holder must not wait for messages."""
+        self._settling = threading.Lock()
         self._callbacks: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
         self._done_callbacks: list[Callable[[PendingResult], Any]] = []
+        self._answer_callbacks: list[Callable[[EngineAnswer], Any]] = []
+        self._answers: list[EngineAnswer] = []
+        self._all_answered = False
         self._outcome: tuple[Any, BaseException | None] | None = None
         self.result_id = next(_result_ids)
         """A number that is unique in this process; later commands have higher numbers."""
@@ -188,7 +178,9 @@ class PendingResult:
         self._parts += [
             (
                 part.engines,
-                session.command(part.engines, verb, part.body, self._on_done, self._text, part.blobs, part.keep),
+                session.command(
+                    part.engines, verb, part.body, self._on_done, self._text, part.blobs, part.keep, self._on_answer
+                ),
             )
             for part in parts
         ]
@@ -222,7 +214,7 @@ class PendingResult:
         self._wait(seconds(timeout))
         if self._invalid:
             raise errors.InvalidDeferredID(f"this pending result of {self._verb} was flushed: mec.flush()")
-        with self._lock:
+        with self._settling:
             found, error = self._settle()
         if error is not None:
             show_users_frames(error)
@@ -260,14 +252,18 @@ class PendingResult:
         if busy and not self.done():
             say(f"{self._verb} waits for {', '.join(busy)} to end")
 
-    def stream(self, bar: StepsAside | None = None) -> None:
+    def stream(self, bar: StepsAside | None = None, printer: PrintsLines | None = None) -> None:
         """Wait for all answers, and show the output of the engines meanwhile, each line with the engine's id.
+
+        printer: shows the output; None: an `OutputPrinter`, for which `bar` moves aside.
 
         When the answers have arrived, the rest of the output is shown, also that of engines where the command failed.
         Only KeyboardInterrupt and errors of the connection are raised here; `get_result` raises the errors of the
         command.
         """
-        stream = CommandStream(self._session, [asked.message.n for _, asked in self._parts], OutputPrinter(bar))
+        stream = CommandStream(
+            self._session, [asked.message.n for _, asked in self._parts], printer or OutputPrinter(bar)
+        )
         listeners = self._session.io.output_listeners
         listeners.append(stream.take)
         finished: set[tuple[int, int]] = set()
@@ -278,7 +274,7 @@ class PendingResult:
                     key = asked.message.n, engine
                     if engine in asked.answers and key not in finished:
                         finished.add(key)
-                        stream.finish(*key, _shown_body(asked.answers[engine]))
+                        stream.finish(*key, output_of_answer(asked.answers[engine]))
 
         tell_s = math.inf if self._at_once else time.monotonic() + TELL_AFTER_S
         try:
@@ -319,6 +315,31 @@ class PendingResult:
         if self.done():
             self._on_done()
 
+    def add_answer_callback(self, f: Callable[[EngineAnswer], Any]) -> None:
+        """Call ``f(answer)`` for each engine, as soon as it has answered; see `EngineAnswer`.
+
+        Each engine has one answer.  If the command is refused, or the engine is lost, the answer has the error.  The
+        thread that resolves the futures of this process calls `f`; a callback must not wait for other results.
+        """
+        with self._lock:
+            self._answer_callbacks.append(f)
+            settler = Settler.of(self._session)
+            for answer in self._answers:
+                settler.call(f, answer)
+
+    def cancel(self) -> None:
+        """Drop the command on the engines that have not begun it; their answer is the error QueueCleared.
+
+        Engines that run it go on.  Returns when the engines have dropped it.
+        """
+        parts = [
+            CommandPart(engines, msgspec.msgpack.encode([asked.message.n]))
+            for engines, asked in self._parts
+            if not asked.event.is_set()
+        ]
+        if parts:
+            PendingResult(self._session, "clear_queue", parts, nothing, at_once=True)._wait(None)
+
     def invalidate(self) -> None:
         """Discard the result, for ``mec.flush()``: `get_result` raises InvalidDeferredID, also in threads that wait
         already.
@@ -345,9 +366,38 @@ class PendingResult:
         self.add_done_callback(tell)
         await ended.wait()
 
+    def _on_answer(self, message: CommandAnswer) -> None:
+        self._note_answer(EngineAnswer(message.engine_id, message, self._read))
+
+    def _note_answer(self, answer: EngineAnswer) -> None:
+        with self._lock:
+            self._answers.append(answer)
+            settler = Settler.of(self._session) if self._answer_callbacks else None
+            for f in self._answer_callbacks:
+                assert settler is not None
+                settler.call(f, answer)
+
+    def _note_refusals(self) -> None:
+        """Answer for the engines that will never answer: the command was refused, or the connection was lost."""
+        with self._lock:
+            missing = [
+                (engine, asked)
+                for engines, asked in self._parts
+                for engine in _engines_of(engines, asked)
+                if not self._all_answered and engine not in asked.answers
+            ]
+            self._all_answered = True
+        for engine, asked in missing:
+            refusals = (refused_by_controller(each) for each in asked.answers.values() if not each.ok)
+            error = asked.error or next((each for each in refusals if each is not None), None)
+            flushed = errors.InvalidDeferredID(f"this pending result of {self._verb} was flushed")
+            why = error or self._session.fatal or flushed
+            self._note_answer(EngineAnswer(engine, None, self._read, why))
+
     def _on_done(self) -> None:
         if not self.done():
             return
+        self._note_refusals()
         with self._lock:
             callbacks, self._done_callbacks = self._done_callbacks, []
         if callbacks:

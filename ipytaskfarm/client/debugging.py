@@ -22,7 +22,9 @@ from typing import Any
 from ..core import errors
 from ..core.text import shown, text_of
 from ..environment import TaskEnvironment
+from ..serialization.pack import traceback_of
 from ..serialization.rebuild import source_lines
+from .results import TaskResult
 from .tasks import CallTask, StringTask, Task
 
 _PACKAGE = str(Path(__file__).parents[1])
@@ -49,6 +51,21 @@ def run_and_debug(task: Task, name: str) -> None:
             open_debugger(error, users_part(error.__traceback__))
             return
     print(f"{name} succeeded here: {shown(value, 200)}")
+
+
+def open_frames(result: TaskResult | None, name: str) -> None:
+    """Open the debugger in the frames that came with a failure; their variables are texts.
+
+    Raises:
+        ValueError: the task has not failed, or no frames came with its failure.
+    """
+    failure = None if result is None else result.failure
+    if failure is None:
+        raise ValueError(f"{name} has not failed")
+    tb = failure.value.__traceback__ or traceback_of(failure.value)
+    if tb is None:
+        raise ValueError(f"no frames of your code came with the failure of {name}; explain tells more of it")
+    open_debugger(failure.value, tb)
 
 
 def open_debugger(error: BaseException, tb: types.TracebackType | None) -> None:

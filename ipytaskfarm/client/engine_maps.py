@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from ..core.arguments import check_name
-from ..core.messages.engine_commands import MapBody
+from ..core.messages.engine_commands import ApplyBody, MapBody
 from ..serialization.pack import pack, pack_function
 from ..serialization.rebuild_values import NotedValues
 from ..storage.blobs import Blobs, BlobWriter
@@ -90,10 +90,32 @@ def map_on_engines(
         if part:
             body = _encode(MapBody(pack(part, "items", writer), code, name))
             sent.append(CommandPart([engine_id], body, writer.taken() if writer is not None else ()))
-    shown = name or getattr(function, "__name__", None) or type(function).__name__
+    shown = function if isinstance(function, str) else _name_of(function)
     pending = client.send(PendingResult(client.session, "map", sent, _values, f"map({shown:.40})"))
     pending.add_callback(_together, dist)
     return pending.get_result() if block else pending
+
+
+def packed_call(
+    function: Callable[..., Any] | str, args: Sequence[Any], kwargs: dict[str, Any] | None, blobs: Blobs | None
+) -> tuple[bytes, tuple[str, ...], str]:
+    """Pack a call for ``mec.apply``: its body, the digests of its large values, and a text for people.
+
+    Raises TypeError for a function that is none, UnpickleableException for what cannot travel.
+    """
+    if not isinstance(function, str) and not callable(function):
+        raise TypeError(f"apply takes a function, or the name of one on the engines, not {type(function).__name__}")
+    writer = BlobWriter(blobs) if blobs is not None else None
+    packed = pack((tuple(args), dict(kwargs or {})), "arguments", writer)
+    if isinstance(function, str):
+        body, text = ApplyBody(packed, None, check_name("func", function)), function
+    else:
+        body, text = ApplyBody(packed, pack_function(function)), _name_of(function)
+    return _encode(body), writer.taken() if writer is not None else (), text
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", None) or type(function).__name__
 
 
 def _together(found: ResultList, dist: str) -> list[Any]:

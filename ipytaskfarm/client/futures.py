@@ -10,8 +10,10 @@ import asyncio
 import concurrent.futures
 import contextlib
 import queue
+import sys
 import threading
-from collections.abc import Generator
+import traceback
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -145,11 +147,11 @@ class Settled(Protocol):
 
 
 class Settler:
-    """A thread that resolves the futures of one session."""
+    """A thread that resolves the futures of one session, and calls the callbacks of its commands."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._ended: queue.SimpleQueue[tuple[Settled, Final]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Callable[[Any], object], Any]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
@@ -161,18 +163,29 @@ class Settler:
 
     def add(self, future: Settled) -> None:
         """Resolve this future when its task has ended, perhaps at once."""
+        self._start()
+        self._session.on_end(future.id, lambda final: self._calls.put((future.settle, final)))
+
+    def call(self, function: Callable[[Any], object], argument: Any) -> None:
+        """Call a function in the thread, after all that was put there before; the IO thread may call this method."""
+        self._start()
+        self._calls.put((function, argument))
+
+    def _start(self) -> None:
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="ipytaskfarm futures", daemon=True)
                 self._thread.start()
-        self._session.on_end(future.id, lambda final: self._ended.put((future, final)))
 
     def _serve(self) -> None:
         while True:
-            future, final = self._ended.get()
-            future.settle(final)
-            # The next future may come late: this thread must not keep a value alive meanwhile.
-            del future, final
+            function, argument = self._calls.get()
+            try:
+                function(argument)
+            except Exception:  # a user's callback must not end the thread
+                traceback.print_exc(file=sys.stderr)
+            # The next call may come late: this thread must not keep a value alive meanwhile.
+            del function, argument
 
 
 _settlers: WeakKeyDictionary[Session, Settler] = WeakKeyDictionary()

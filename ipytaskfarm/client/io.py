@@ -148,19 +148,24 @@ class IoThread:
                 os.eventfd_write(self._bell, 1)
 
     def ask(
-        self, make: Callable[[int], AskQuestion | SendCommand], on_done: Callable[[], None] | None = None
+        self,
+        make: Callable[[int], AskQuestion | SendCommand],
+        on_done: Callable[[], None] | None = None,
+        on_answer: Callable[[CommandAnswer], None] | None = None,
     ) -> PendingQuestion:
         """Send a question or a command behind all tasks that were submitted before it.
 
         Args:
             make: makes the message for a number.
             on_done: called in the IO thread when the answer has arrived, or will never arrive.
+            on_answer: called in the IO thread with each engine's answer to a command.
         """
         with self.lock:
             self.check()
             number = self._next_number
             self._next_number += 1
             asked = PendingQuestion(make(number), self.outbox.mark(), on_done)
+            asked.on_answer = on_answer
             self._asked[number] = asked
             self._to_send.append(asked)
         self.ring()
@@ -380,7 +385,12 @@ class IoThread:
                 done.append(asked)
         elif isinstance(message, CommandAnswer):
             asked = self._asked.get(message.n)
-            if asked is not None and self._answered(asked, message):
+            if asked is None:
+                return
+            is_last = self._answered(asked, message)
+            if asked.on_answer is not None and message.engine_id != NOBODY:
+                asked.on_answer(message)
+            if is_last:
                 del self._asked[message.n]
                 asked.answered = True
                 done.append(asked)

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from ..core import errors, messages
-from ..core.arguments import check_int, check_name, check_names
+from ..core.arguments import check_count, check_int, check_name, check_names
 from ..core.messages import engine_commands, tables
 from ..core.messages.engine_commands import ExecuteBody, PropertiesBody, PushBody
 from ..core.messages.payload import CellPlace
@@ -28,7 +28,7 @@ from ..storage.blobs import Blobs, BlobWriter
 from ..system.farm_paths import Where
 from . import commands, engine_sessions, scatter, sessions
 from .commands import CommandPart, PendingResult, ResultList
-from .engine_maps import EngineMapper, EngineParallelFunction, Targets, map_on_engines
+from .engine_maps import EngineMapper, EngineParallelFunction, Targets, map_on_engines, packed_call
 from .imports import collected
 from .operate import await_engines
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
@@ -527,6 +527,31 @@ class MultiEngineClient:
         """
         return map_on_engines(self, func, sequences, dist, targets, self.block if block is None else block)
 
+    def apply(
+        self,
+        func: Callable[..., Any] | str,
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+        targets: Targets = None,
+        block: bool | None = None,
+    ) -> Any:
+        """Call ``func(*args, **kwargs)`` once on each engine; return the list of the values.
+
+        Args:
+            func: a function, or an expression for one on the engines, such as its name.
+            args: the arguments.
+            kwargs: the arguments by name.
+            targets: the engines.
+            block: False returns a `PendingResult`.
+
+        The function finds the names of the engine's namespace.  Commands behind a call that fails still run.  The
+        changes that a call makes on an engine are not made again on a replacement.  A task, ``tc.submit``, is balanced
+        and recorded; this call is neither.  Raises CompositeError for errors on engines, UnpickleableException for a
+        function or arguments that cannot travel.
+        """
+        body, blobs, text = packed_call(func, args, kwargs, self.blobs)
+        return self._send(engine_commands.APPLY, body, targets, block, commands.applied, text, blobs)
+
     def mapper(self, dist: str = "b", targets: Targets = None, block: bool | None = None) -> EngineMapper:
         """Return an object with a `map` method that uses these settings."""
         return EngineMapper(self, dist, targets, block)
@@ -536,7 +561,13 @@ class MultiEngineClient:
         return EngineParallelFunction(self.mapper(dist, targets, block))
 
     # ----------------------------------------------------------------------------------------------
-    # Queues and ends
+    # Queues, engines and ends
+
+    def add_engines(self, count: int = 1) -> int:
+        """Start more engines, and return the number that the farm keeps from now on; see `await_engines`."""
+        reply = self._session.ask(messages.SetWanted(more=check_count("count", count, least=0) or 0))
+        assert isinstance(reply, messages.NumberReply)
+        return reply.value
 
     def queue_status(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Return ``[(id, {'queue': [...], 'pending': ...})]``, all as text.
@@ -573,6 +604,14 @@ class MultiEngineClient:
         The running command goes on, and so do tasks and the commands of other clients.
         """
         return self._send("clear_queue", b"", targets, block, commands.nothing)
+
+    def interrupt(self, targets: Targets = None) -> None:
+        """Raise KeyboardInterrupt in the command that each engine runs now, whoever sent it.
+
+        It returns at once.  Tasks are ended by ``tc.abort``.
+        """
+        pending: PendingResult = self._send(engine_commands.INTERRUPT, b"", targets, False, commands.nothing)
+        pending.get_result()
 
     def barrier(self, pending_results: PendingResult | Iterable[PendingResult]) -> None:
         """Wait for pending results; only ``get_result`` raises their errors."""

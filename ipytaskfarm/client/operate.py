@@ -16,10 +16,13 @@ from ..core import errors, messages
 from ..core.arguments import check_count, check_names, check_number, check_text
 from ..core.messages import tables
 from ..core.messages.payload import ResultBody
-from ..core.text import text_of
+from ..core.states import ABORTS
+from ..core.text import Text, text_of
+from ..display.ipython import with_cells
 from ..serialization.pack import pack
 from ..storage.blobs import BlobWriter
 from .ids import Ids, id_list, seconds, task_id
+from .results import TaskResult
 from .session import Session
 from .tables import JobLine, Listing, event_listing, job_listing
 
@@ -48,6 +51,17 @@ def mark_failed(session: Session, taskid: int, reason: str) -> str:
     return session.ask_for(
         messages.MarkTasksFailed(task_id(taskid, session.farm), text_of(reason)), messages.TextReply
     ).text
+
+
+def explanation(session: Session, task: int) -> Text:
+    """Return what the controller knows of a task, and of a failed one the local variables."""
+    text = with_cells(session.ask_for(messages.ExplainTasks(task), messages.TextReply).text)
+    try:
+        final = session.fetch(task)
+    except (errors.TaskFarmError, IndexError):  # cleared in the meantime; without a result
+        final = None
+    failure = TaskResult(final).failure if final is not None and final.reason not in ABORTS else None
+    return Text("\n".join(filter(None, [text, failure.variables() if failure is not None else ""])))
 
 
 def clear_results(session: Session, ids: Ids | None) -> int:

@@ -20,7 +20,19 @@ NOBODY = -1
 class PendingQuestion:
     """A question or a command that was sent, with its answers as they arrive."""
 
-    __slots__ = ("message", "after", "event", "reply", "expected", "answers", "answered", "on_done", "blobs", "error")
+    __slots__ = (
+        "message",
+        "after",
+        "event",
+        "reply",
+        "expected",
+        "answers",
+        "answered",
+        "on_done",
+        "on_answer",
+        "blobs",
+        "error",
+    )
 
     def __init__(
         self, message: AskQuestion | SendCommand, after: int, on_done: Callable[[], None] | None = None
@@ -36,6 +48,8 @@ class PendingQuestion:
         self.answers: dict[int, CommandAnswer] = {}
         self.answered = False
         self.on_done = on_done
+        self.on_answer: Callable[[CommandAnswer], None] | None = None
+        """Called in the IO thread with each engine's answer to a command."""
         self.blobs: tuple[str, ...] = ()
         """Digests of the blobs that a command needs."""
         self.error: Exception | None = None
@@ -56,7 +70,7 @@ def refused_by_controller(answer: CommandAnswer) -> errors.TaskFarmError | None:
     try:
         failure = msgspec.msgpack.decode(answer.body, type=FailureBody)
     except (msgspec.MsgspecError, ValueError):
-        return None  # an unreadable answer of an engine: `commands.error_of_answer` handles it
+        return None  # an unreadable answer of an engine: `engine_answers.error_of_answer` handles it
     if answer.engine_id != NOBODY and (failure.etype != "InvalidEngineID" or failure.pickled or failure.traceback):
         return None
     error = error_named(failure.etype, failure.value)

@@ -15,6 +15,7 @@ from typing import TypeVar
 from ..core import errors
 from ..core.messages import (
     AskQuestion,
+    CommandAnswer,
     Fetched,
     FetchResults,
     Keep,
@@ -517,6 +518,7 @@ class Session:
         text: str = "",
         blobs: tuple[str, ...] = (),
         keep: Keep | None = None,
+        on_answer: Callable[[CommandAnswer], None] | None = None,
     ) -> PendingQuestion:
         """Send a MultiEngine command; the caller waits for its event and then calls `forget`.
 
@@ -528,10 +530,11 @@ class Session:
             text: what `queue_status` shows of the command.
             blobs: digests that the body needs until the command is answered.
             keep: how the command is kept for the engines' replacements.
+            on_answer: called in the IO thread with each engine's answer.
         """
         self._check_role("run anything on engines")
         check_size(verb, len(body))
-        asked = self.io.ask(lambda n: SendCommand(n, engines, verb, body, text, keep), on_done)
+        asked = self.io.ask(lambda n: SendCommand(n, engines, verb, body, text, keep), on_done, on_answer)
         asked.blobs = blobs
         return asked
 

@@ -14,7 +14,7 @@ import msgspec
 from ..core.messages import CommandOutputs, NumberReply, Output, Outputs
 from ..core.messages.payload import ItemOutput, ResultBody
 from ..core.messages.task_types import Final, RunKey
-from .output_printer import OutputPrinter, SeenOutput
+from .output_printer import SeenOutput
 from .results import decode_body
 
 if TYPE_CHECKING:
@@ -41,6 +41,13 @@ class TakesOutput(Protocol):
 
     def show(self, is_over: bool = False) -> None:
         """Show stored output, up to the limits."""
+
+
+class PrintsLines(TakesOutput, Protocol):
+    """Shows the output of a command."""
+
+    def end_lines(self, label: str, seen: SeenOutput) -> None:
+        """Show lines that have no end yet: no more text follows."""
 
 
 class Stream:
@@ -190,7 +197,7 @@ class CommandStream:
         printer: shows the output, each line with the engine's id.
     """
 
-    def __init__(self, session: AsksController, numbers: list[int], printer: OutputPrinter) -> None:
+    def __init__(self, session: AsksController, numbers: list[int], printer: PrintsLines) -> None:
         self._session = session
         self._numbers = numbers
         self._printer = printer

@@ -23,13 +23,12 @@ from ..core.states import ABORTS, ACCEPTED_STATES, Reason, state_counts
 from ..core.text import Text, shown, text_of
 from ..display.ipython import with_cells
 from ..display.tables import Table
-from ..serialization.pack import traceback_of
 from ..system.farm_paths import Where
 from . import async_waits, operate, sessions, task_messages
 from .adapters import adapter
 from .call_checks import check_call, check_map
 from .copied_tasks import task_of
-from .debugging import open_debugger, run_and_debug
+from .debugging import open_frames, run_and_debug
 from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, seconds, task_id
 from .jobs import Job
@@ -601,18 +600,7 @@ class TaskClient:
         """Return a text about a task: its state and why, its attempts, what each engine lacks to run it, and the local
         variables of a failed one.
         """
-        number = task_id(taskid, self.farm)
-        text = with_cells(self._session.ask_for(m.ExplainTasks(number), m.TextReply).text)
-        return Text("\n".join(filter(None, [text, self._variables(number)])))
-
-    def _variables(self, number: int) -> str:
-        """Return the local variables of a failed task as text; "" if there are none."""
-        try:
-            final = self._session.fetch(number)
-        except (errors.TaskFarmError, IndexError):
-            return ""
-        failure = TaskResult(final).failure if final is not None and final.reason not in _RAISED else None
-        return failure.variables() if failure is not None else ""
+        return operate.explanation(self._session, task_id(taskid, self.farm))
 
     def check(self, task: Any) -> CheckResult:
         """Return which engines could run a task that is not submitted, and why others could not; true if any could."""
@@ -660,15 +648,8 @@ class TaskClient:
         name = f"task {number}"
         if run:
             run_and_debug(task_of(self._copy(number), with_values=True), name)
-            return
-        result = self.get_task_result(number, block=False, raw=False)
-        failure = None if result is None else result.failure
-        if failure is None:
-            raise ValueError(f"{name} has not failed")
-        tb = failure.value.__traceback__ or traceback_of(failure.value)
-        if tb is None:
-            raise ValueError(f"no frames of your code came with the failure of {name}; tc.explain({number}) tells more")
-        open_debugger(failure.value, tb)
+        else:
+            open_frames(self.get_task_result(number, block=False, raw=False), name)
 
     def _copy(self, taskid: int) -> m.TaskCopy:
         return self._session.ask_for(m.ReadTask(task_id(taskid, self.farm)), m.TaskCopy)

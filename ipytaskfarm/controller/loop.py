@@ -16,7 +16,18 @@ from pathlib import Path
 import msgspec
 
 from ..core.errors import ResultTooLarge, StoreError, StoreFull
-from ..core.messages import Answer, AskQuestion, Clear, EngineDown, Finals, HandOut, Message, Refusal, StopFarm
+from ..core.messages import (
+    Accepted,
+    Answer,
+    AskQuestion,
+    Clear,
+    EngineDown,
+    Finals,
+    HandOut,
+    Message,
+    Refusal,
+    StopFarm,
+)
 from ..core.messages.blob_chunks import ReadBlob
 from ..core.messages.running_task import Declined, TaskReply
 from ..core.messages.tables import FarmState
@@ -281,7 +292,8 @@ class ControllerLoop:
 
     def _send(self, session: str, message: Message) -> None:
         try:
-            self._hub.send(session, message)
+            # The end of the task often follows at once, and both then wake the client once.
+            self._hub.send(session, message, can_wait=type(message) is Accepted)
         except ResultTooLarge as error:
             self._hub.send(session, _refused(message, f"{error}, or ask for less at once"))
 

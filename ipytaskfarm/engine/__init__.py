@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .current import CurrentTask
     from .properties import Properties
 
-__all__ = ["Engine", "current_task", "get_engine", "is_engine"]
+__all__ = ["Engine", "current_task", "get_engine", "is_engine", "user_namespace"]
 
 
 class Engine:
@@ -47,6 +47,7 @@ class Engine:
 
 
 _here: Engine | None = None
+_names: dict[str, Any] | None = None
 _current: Callable[[], CurrentTask | None] | None = None
 
 
@@ -65,6 +66,17 @@ def current_task() -> CurrentTask:
 def is_engine() -> bool:
     """Return whether this process is an engine."""
     return _here is not None
+
+
+def user_namespace() -> dict[str, Any]:
+    """Return the namespace of this engine, in which code is executed and names are pushed.
+
+    Raises:
+        RuntimeError: this process is no engine.
+    """
+    if _names is None:
+        raise RuntimeError("user_namespace() was called outside an engine: it is for code that engines run")
+    return _names
 
 
 def get_engine(id: int) -> Engine:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import starmap
@@ -23,9 +25,12 @@ import msgspec
 from ..core.errors import KernelError, QueueCleared, UnpickleableException
 from ..core.messages import CommandDone, EngineCommand, OutputQuery, OutputText
 from ..core.messages.engine_commands import (
+    APPLY,
     CHECKPOINT,
     LOAD_SESSION,
     REPLACES,
+    ApplyBody,
+    ApplyReply,
     DumpSessionBody,
     ExecuteBody,
     ExecuteReply,
@@ -45,6 +50,7 @@ from ..system import session_files
 from .capture import nothing_new
 from .cells import CellPlan
 from .checkpoints import Checkpoints
+from .command_interrupts import CommandInterrupts
 from .failures import described, forget_loss, remember_loss
 from .lane import Step
 from .shared_parts import Parts
@@ -61,13 +67,14 @@ OWN_SESSION = ""
 Finish: TypeAlias = Callable[[Sink], bytes]
 """Makes the answer once the output is complete."""
 Verb: TypeAlias = Callable[[EngineCommand], Finish | Coroutine[Any, Any, Finish]]
+TakeWaiting: TypeAlias = Callable[[str, Collection[int] | None], list[EngineCommand]]
 
 
 class Commands:
     """Does the verbs of `core.messages.engine_commands` in the main thread."""
 
-    def __init__(self, parts: Parts, take_waiting: Callable[[str], list[EngineCommand]]) -> None:
-        """Create it; `take_waiting` removes and returns all queued commands of a session."""
+    def __init__(self, parts: Parts, take_waiting: TakeWaiting) -> None:
+        """Create it; `take_waiting` removes queued commands of a session, all or those with some numbers."""
         self._engine = parts.engine
         self._engine_id = parts.engine_id
         self._recorder = parts.recorder
@@ -85,6 +92,8 @@ class Commands:
         self._profiling_thread = ThreadPoolExecutor(1, thread_name_prefix="Profiling")
         self._take_waiting = take_waiting
         self._running: tuple[EngineCommand, Sink] | None = None
+        self._interrupts = CommandInterrupts()
+        self._began_s = 0.0
         self._answers: OrderedDict[tuple[str, int], CommandDone | None] = OrderedDict()
         self._answers_bytes = 0
         self._answers_whole = 0
@@ -101,6 +110,7 @@ class Commands:
             "get_result": self._get_result,
             "reset": self._reset,
             "map": self._map,
+            APPLY: self._apply,
             "properties": self._property,
             "dump_session": self._dump_session,
             LOAD_SESSION: self._load_session,
@@ -120,6 +130,7 @@ class Commands:
         self._recorder.words.begin(None)
         sink = Sink(keeps_history=True)
         self._running = command, sink
+        self._began_s = time.time()
         token = SINK.set(sink)
         try:
             verb = self._verbs.get(command.verb)
@@ -131,6 +142,7 @@ class Commands:
             if isinstance(finish, Coroutine):
                 task = asyncio.get_running_loop().create_task(_caught(finish))
                 task.add_done_callback(partial(self._ended_in_loop, command, sink))
+                self._interrupts.begin_awaiting(command, task)
                 return task
             self._end(command, sink, finish, None)
         except BaseException as error:  # SystemExit too: the user cannot end the engine
@@ -148,7 +160,17 @@ class Commands:
 
     def _begin(self, verb: Verb, command: EngineCommand) -> Finish | Coroutine[Any, Any, Finish]:
         """Call a verb. The sampler recognises this frame and counts the frames above it as the user's."""
-        return verb(command)
+        with self._interrupts.during(command):
+            return verb(command)
+
+    def interrupt(self, command: EngineCommand) -> None:
+        """Interrupt the command that runs. Called by the lane's thread."""
+        self._interrupts.request()
+        self._answer(command, True, b"")
+
+    def watch(self) -> None:
+        """Interrupt the command again if the interrupt came between two of its parts. Called by the lane's thread."""
+        self._interrupts.again()
 
     def profile(self, command: EngineCommand) -> None:
         """Start, stop or read a profiler while anything runs.
@@ -165,9 +187,14 @@ class Commands:
             answer = False, _encode_failure(error)
         self._answer(command, *answer)
 
-    def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None:
-        """Answer commands that will not run. Called by the lane's thread, which has removed them from the queue."""
-        for dropped in waiting:
+    def clear_queue(self, command: EngineCommand) -> None:
+        """Drop waiting commands of the session, all or those that the body names. Called by the lane's thread."""
+        try:
+            numbers = msgspec.msgpack.decode(command.body, type=list[int]) if command.body else None
+        except msgspec.MsgspecError as error:
+            self._answer(command, False, _encode_failure(error))
+            return
+        for dropped in self._take_waiting(command.session, numbers):
             self._answer(dropped, False, _encode_failure(QueueCleared("the queue was cleared")))
         self._answer(command, True, b"")
 
@@ -190,18 +217,20 @@ class Commands:
                 body = finish(sink)
             except Exception as failure:  # a value cannot be pickled, or its pickling raises
                 error = failure
+        times = self._began_s, time.time()
         if error is None:
-            self._answer(command, True, body)
+            self._answer(command, True, body, times)
             return
         # Taken before the answer is sent: commands that the client sends after the answer are not behind this one.
-        waiting = self._take_waiting(command.session) if command.session != OWN_SESSION else []
-        self._answer(command, False, _encode_failure(error, sink))
+        stands_alone = command.session == OWN_SESSION or command.verb == APPLY
+        waiting = [] if stands_alone else self._take_waiting(command.session, None)
+        self._answer(command, False, _encode_failure(error, sink), times)
         text = f"an earlier command failed: {type(error).__name__}: {text_of(error)}"[:500] if waiting else ""
         for dropped in waiting:
             self._answer(dropped, False, _encode_failure(QueueCleared(text)))
 
-    def _answer(self, command: EngineCommand, ok: bool, body: bytes) -> None:
-        answer = CommandDone(self._engine, command.session, command.n, ok, body)
+    def _answer(self, command: EngineCommand, ok: bool, body: bytes, times: tuple[float, float] = (0.0, 0.0)) -> None:
+        answer = CommandDone(self._engine, command.session, command.n, ok, body, *times)
         with self._lock:
             self._keep(_name_of(command), answer)
         self._send(answer)
@@ -342,6 +371,39 @@ class Commands:
             self._loops.show()
         packed = self._packed(NotedValues(values, notices) if notices else values)
         return lambda sink: packed
+
+    def _apply(self, command: EngineCommand) -> Finish | Coroutine[Any, Any, Finish]:
+        body = msgspec.msgpack.decode(command.body, type=ApplyBody)
+        names = self._namespace.names
+        if body.function is not None:
+            function = unpack_function(body.function.code, names)
+        else:
+            function = eval(body.name or "", names)
+        args, kwargs = unpack(body.packed, names)
+        self._loops.hide()
+        try:
+            with self._namespace.notices.gathered() as notices:
+                take_names(tell=True)
+                value = function(*args, **kwargs)
+        finally:
+            self._loops.show()
+        if inspect.iscoroutine(value):
+            return self._apply_in_loop(value, notices)
+        return self._applied(value, notices)
+
+    async def _apply_in_loop(self, coroutine: Coroutine[Any, Any, Any], notices: list[str]) -> Finish:
+        return self._applied(await coroutine, notices)
+
+    def _applied(self, value: Any, notices: list[str]) -> Finish:
+        packed = self._packed(value)
+
+        def finish(sink: Sink) -> bytes:
+            stdout = sink.stdout.text() if sink.stdout is not None else ""
+            stderr = sink.stderr.text() if sink.stderr is not None else ""
+            reply = ApplyReply(packed, list(notices), stdout, stderr, sink.outputs or [])
+            return encoded(msgspec.msgpack.encode, reply)
+
+        return finish
 
     def _dump_session(self, command: EngineCommand) -> Finish:
         path = msgspec.msgpack.decode(command.body, type=DumpSessionBody).path

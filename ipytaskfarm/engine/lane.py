@@ -1,23 +1,27 @@
 """The lane: it brings work from the agent to the kernel's main thread, and messages back.
 
-One thread owns the socket. It sorts arriving messages into queues, and wakes the kernel's event loop. The loop's
-callback does a *slice* of work: 1.5 ms, commands before tasks; then come the loop's other events, then the next slice.
-A slice holds the kernel's own lock for shell messages. So cells and tasks exclude each other, even during a top-level
-await.
+The main thread reads the socket in its event loop, sorts what arrived into queues, and does a *slice* of work: 1.5 ms,
+commands before tasks; then come the loop's other events, then the next slice. A slice holds the kernel's own lock for
+shell messages. So cells and tasks exclude each other, even during a top-level await.
 
-The lane's thread answers recalls even while a task runs. A run belongs to the thread that removes it from `_held`.
+The lane's thread sends, and it reads while the main thread runs something: it answers recalls even while a task runs. A
+run belongs to the thread that removes it from `_held`. As long as the main thread reads, the thread only looks every
+`TICK_MS` whether something is unread: waking it for each message costs more than the message.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import select
+import socket
 import sys
 import threading
 import time
 import traceback
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 
 import msgspec
@@ -37,19 +41,29 @@ from ..core.messages import (
     ToEngine,
 )
 from ..core.messages.blob_chunks import BlobHere
-from ..core.messages.engine_commands import PROFILE
+from ..core.messages.engine_commands import INTERRUPT, PROFILE
 from ..core.messages.running_task import TaskReply
 from ..core.messages.task_types import RunKey
 from ..core.text import encoded
+from ..transport.frame_stream import FrameStream
 
 SLICE_S = 0.0015
+TICK_MS = 5
+"""The interval at which the lane's thread looks for messages that the main thread, which read the last ones, does not
+read."""
+MAIN_READS_S = 0.05
+"""For so long after the main thread has read something, the lane's thread leaves the reading to it."""
+CHANCE_S = 0.001
+"""How long the lane's thread leaves a message to a main thread that has nothing to do."""
+LINGER_S = 1.0
+FRAME_BYTES_MAX = (1 << 32) - 1
 FUNCTIONS_KEPT = 8192
 """The number of functions whose code an engine remembers. The controller relies on the same number and order."""
 WATCH_MS = 50
 """The interval at which the lane's thread checks the descriptors' files while there is work."""
 
 CLEAR_QUEUE = "clear_queue"
-"""The verb that the lane's thread answers at once. PROFILE is answered at once too, by another thread."""
+"""The verb that the lane's thread answers at once. So is INTERRUPT; PROFILE is answered by another thread."""
 
 Step: TypeAlias = asyncio.Task[Any] | None
 """The result of starting a run: None if it has ended, else a task of the event loop that continues it."""
@@ -76,7 +90,8 @@ class Works(Protocol):
 
     def run(self, job: QueuedRun) -> Step: ...
     def command(self, command: EngineCommand) -> Step: ...
-    def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None: ...
+    def clear_queue(self, command: EngineCommand) -> None: ...
+    def interrupt(self, command: EngineCommand) -> None: ...
     def profile(self, command: EngineCommand) -> None: ...
     def output(self, query: OutputQuery) -> OutputText: ...
     def granted(self, answer: Granted) -> None: ...
@@ -94,9 +109,8 @@ class EngineLane:
     """The engine's end of the lane.
 
     Args:
-        context: the ZeroMQ context.
-        address: the agent's ipc socket.
-        engine: the engine's incarnation, which is also the identity of the socket.
+        path: the agent's socket file.
+        engine: the engine's incarnation, by which the agent knows the connection.
         loop: the kernel's event loop, in the main thread.
         lock: the kernel's lock, which is held during each of its shell messages.
         works: the part that does the work.
@@ -104,15 +118,20 @@ class EngineLane:
 
     def __init__(
         self,
-        context: zmq.Context[Any],
-        address: str,
+        path: str,
         engine: str,
         loop: asyncio.AbstractEventLoop,
         lock: asyncio.Lock,
         works: Works,
     ) -> None:
-        self._context = context
-        self._address = address
+        self._path = path
+        self._stream: FrameStream | None = None
+        self._decoder = msgspec.msgpack.Decoder(ToEngine)
+        self._reading = threading.Lock()
+        """Held by the thread that reads."""
+        self._main_reads_until_s = 0.0
+        self._ticking = False
+        """Whether the lane's thread looks again within `TICK_MS`: then nobody needs to wake it for a look."""
         self._engine = engine
         self._lock = lock
         self._works = works
@@ -132,7 +151,16 @@ class EngineLane:
         self._thread = threading.Thread(target=self._serve, name="Lane", daemon=True)
 
     def start(self) -> None:
-        """Connect and begin to serve."""
+        """Connect and begin to serve. Called in the main thread.
+
+        Raises:
+            OSError: the agent is gone.
+        """
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.connect(self._path)
+        self._stream = FrameStream(sock, FRAME_BYTES_MAX, math.inf)
+        self._stream.send(self._engine.encode())
+        self._loop.add_reader(sock.fileno(), self._on_readable)
         self._thread.start()
 
     def send(self, message: FromEngine) -> None:
@@ -142,16 +170,18 @@ class EngineLane:
         not in the lane's thread.
         """
         self._outbox.append(encoded(self._encode, message))
+        # The main thread may wait for the answer.
+        self._main_reads_until_s = 0.0
         os.eventfd_write(self._wake_fd, 1)
 
-    def take_commands(self, session: str) -> list[EngineCommand]:
-        """Remove and return all waiting commands of a session.
+    def take_commands(self, session: str, numbers: Collection[int] | None = None) -> list[EngineCommand]:
+        """Remove and return the waiting commands of a session, all or those with these numbers.
 
         Any thread may call this; the commands then belong to the caller.
         """
         taken = []
         for command in list(self._commands):
-            if command.session == session:
+            if command.session == session and (numbers is None or command.n in numbers):
                 try:
                     self._commands.remove(command)
                 except ValueError:  # the other thread was quicker
@@ -176,45 +206,73 @@ class EngineLane:
             _die()
 
     def _serve_socket(self) -> None:
-        socket = self._context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.IDENTITY, self._engine.encode())
-        socket.setsockopt(zmq.SNDHWM, 0)
-        socket.setsockopt(zmq.RCVHWM, 0)
-        socket.setsockopt(zmq.LINGER, 1000)
-        socket.connect(self._address)
-        poller = zmq.Poller()
-        poller.register(socket, zmq.POLLIN)
-        poller.register(self._wake_fd, zmq.POLLIN)
-        decoder = msgspec.msgpack.Decoder(ToEngine)
+        stream = self._stream
+        assert stream is not None
+        fd = stream.sock.fileno()
+        poller = select.poll()
+        poller.register(self._wake_fd, select.POLLIN)
+        watch_at_s = 0.0
         while True:
-            ready = dict(poller.poll(WATCH_MS if self._working else None))
+            self._ticking = time.monotonic() < self._main_reads_until_s
+            if self._ticking:
+                poller.register(fd, select.POLLOUT if stream.has_output else 0)
+                timeout_ms: int | None = TICK_MS
+            else:
+                poller.register(fd, select.POLLIN | (select.POLLOUT if stream.has_output else 0))
+                timeout_ms = WATCH_MS if self._working else None
+            ready = dict(poller.poll(timeout_ms))
             if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)
+            stream.flush()
             while self._outbox:
-                socket.send(self._outbox.popleft())
+                stream.send(self._outbox.popleft())
             if self._stopping:
-                socket.close()
+                stream.close(LINGER_S)
                 return
-            if socket in ready:
-                self._receive(socket, decoder)
-            elif self._working and not ready:
+            self._read_for_main(fd)
+            now_s = time.monotonic()
+            if self._working and not ready and now_s >= watch_at_s:
+                watch_at_s = now_s + WATCH_MS / 1000
                 self._guarded(self._works.watch)
 
-    def _receive(self, socket: zmq.Socket[bytes], decoder: msgspec.msgpack.Decoder[Any]) -> None:
-        """Take all messages that have arrived, then wake the loop once."""
-        while True:
-            try:
-                frame = socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            self._guarded(self._read, frame, decoder)
+    def _read_for_main(self, fd: int) -> None:
+        """Read what the main thread does not read, because it runs something."""
+        if not _has_input(fd):
+            return
+        if not self._working:
+            time.sleep(CHANCE_S)
+            if not _has_input(fd):
+                return
+        with self._reading:
+            self._receive()
         if self._commands or self._order:
             self._working = True
             self._wake_loop()
 
-    def _read(self, frame: bytes, decoder: msgspec.msgpack.Decoder[Any]) -> None:
+    def _receive(self) -> None:
+        """Take all messages that have arrived. The lock is held."""
+        assert self._stream is not None
+        while (frame := self._stream.receive()) is not None:
+            self._guarded(self._read, frame)
+
+    def _on_readable(self) -> None:
+        """Read, and work at once. This is the loop's callback."""
+        # Otherwise the lane's thread reads at this moment, and wakes the loop.
+        if self._reading.acquire(blocking=False):
+            try:
+                self._main_reads_until_s = time.monotonic() + MAIN_READS_S
+                self._receive()
+            except BaseException:
+                _die()
+            finally:
+                self._reading.release()
+            if (self._commands or self._order) and not self._scheduled.is_set():
+                self._scheduled.set()
+                self._drain()
+
+    def _read(self, frame: memoryview) -> None:
         try:
-            message = decoder.decode(frame)
+            message = self._decoder.decode(frame)
         except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
             message = _salvaged(frame)
         self._sort(message)
@@ -238,7 +296,9 @@ class EngineLane:
             self._take_batch(message)
         elif isinstance(message, EngineCommand):
             if message.verb == CLEAR_QUEUE:
-                self._works.clear_queue(message, self.take_commands(message.session))
+                self._works.clear_queue(message)
+            elif message.verb == INTERRUPT:
+                self._works.interrupt(message)
             elif message.verb == PROFILE:
                 self._works.profile(message)
             else:
@@ -328,7 +388,8 @@ class EngineLane:
         if not self._working:
             self._working = True
             # the thread may be waiting without a timeout, and now has to watch the descriptors
-            os.eventfd_write(self._wake_fd, 1)
+            if not self._ticking:
+                os.eventfd_write(self._wake_fd, 1)
         step: Step = None
         try:
             self._works.begin_slice()
@@ -419,13 +480,27 @@ class EngineLane:
         self._when_free(self._works.stop)
 
 
+def _has_input(fd: int) -> bool:
+    """Return whether the socket has something to read.
+
+    Raises:
+        OSError: a task has closed it.
+    """
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    events = poller.poll(0)
+    if events and events[0][1] & select.POLLNVAL:
+        raise OSError("the lane was closed")
+    return bool(events)
+
+
 def _die() -> NoReturn:
     """Log the error and end the process: the agent reports the engine as lost, and its runs are repeated elsewhere."""
     traceback.print_exc(file=sys.__stderr__)
     os._exit(70)
 
 
-def _salvaged(frame: bytes) -> TaskBatch:
+def _salvaged(frame: memoryview) -> TaskBatch:
     """Return the runs of a batch that cannot be decoded, each without its work: they fail with a message and are not
     lost.
 

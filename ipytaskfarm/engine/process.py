@@ -155,7 +155,6 @@ class EngineProcess:
         self._app = make_app(settings.connection_file, settings.folder)
         shell: Any = self._app.shell
         kernel: Any = self._app.kernel
-        context: Any = self._app.context
         recorder = self._recorder = Recorder.open(settings.recorder)
         self._bell = Bell.connect(Path(settings.folder) / "bell.sock")
         self._bell_rang = self._slice_ended_s = 0.0
@@ -167,7 +166,6 @@ class EngineProcess:
         bars_as_text()
         self._facts = gather_facts(settings)
         properties = Properties(self._facts, self._tell_properties)
-        package._here = package.Engine(settings.id, properties, self._facts)
         self._interrupts = Interrupts(recorder)
         self._prepare_for_children()
         self._loop = asyncio.get_event_loop_policy().get_event_loop()
@@ -176,10 +174,9 @@ class EngineProcess:
         self._look_later: asyncio.TimerHandle | None = None
         self._baseline = Baseline(self._loops, self._capture)
         kernel.after_cell = self._after_cell
-        self._lane = EngineLane(
-            context, f"ipc://{settings.folder}/lane.sock", settings.engine, self._loop, self._lock, self
-        )
+        self._lane = EngineLane(f"{settings.folder}/lane.sock", settings.engine, self._loop, self._lock, self)
         namespace = self._namespace = Namespace(shell, settings.id)
+        package._here, package._names = package.Engine(settings.id, properties, self._facts), namespace.names
         kernel.before_cell = namespace.begin_cell
         self._environments = Environments(settings.engine, namespace, self._baseline, self._lane.send)
         profiling = Profiling()
@@ -246,8 +243,11 @@ class EngineProcess:
         self._loops.show()
         return self._commands.run(command)
 
-    def clear_queue(self, command: EngineCommand, waiting: list[EngineCommand]) -> None:
-        self._commands.clear_queue(command, waiting)
+    def clear_queue(self, command: EngineCommand) -> None:
+        self._commands.clear_queue(command)
+
+    def interrupt(self, command: EngineCommand) -> None:
+        self._commands.interrupt(command)
 
     def profile(self, command: EngineCommand) -> None:
         self._commands.profile(command)
@@ -299,6 +299,7 @@ class EngineProcess:
         self._capture.shrink()
         self._recorder.words.flush()
         self._interrupts.again()
+        self._commands.watch()
         self._runner.watch()
         if self._unrung:
             self._ring()

@@ -302,7 +302,7 @@ class Sink:
             _words.write(text)
 
     def display(self, content: dict[str, Any], update: bool = False) -> None:
-        """Keep a display, ``{"data", "metadata"}``.
+        """Keep a display, ``{"data", "metadata"}``; the value of a command's expression has "execution_count" too.
 
         If "transient" has the display_id of an earlier one, replace that one.
         """
@@ -316,6 +316,8 @@ class Sink:
         display_id = (content.get("transient") or {}).get("display_id")
         if display_id is not None:
             output["display_id"] = display_id
+        if "execution_count" in content:
+            output["execution_count"] = content["execution_count"]
         outputs = self.outputs
         if outputs is None:
             outputs = self.outputs = []

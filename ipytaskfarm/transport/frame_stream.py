@@ -10,6 +10,8 @@ from collections import deque
 
 READ_BYTES = 65_536
 """The number of bytes that are read at once."""
+LARGE_BYTES = 1 << 20
+"""The memory that is taken at once for a frame that is announced to be large."""
 OUT_BYTES = 1 << 20
 """The number of bytes that wait for a peer which does not read; beyond it, `send` takes no more."""
 
@@ -27,19 +29,26 @@ class FrameStream:
     Args:
         sock: the socket, which belongs to this object from now on.
         frame_bytes_max: the largest frame that is accepted.
+        out_bytes_max: how much is queued for a peer that does not read before `send` takes no more.
     """
 
-    __slots__ = ("_at", "_drained", "_filled", "_in", "_large", "_out", "_out_bytes", "frame_bytes_max", "sock")
+    __slots__ = (
+        "_at", "_drained", "_filled", "_in", "_large", "_out", "_out_bytes", "_out_bytes_max", "_wanted",
+        "frame_bytes_max", "sock",
+    )  # fmt: skip
 
-    def __init__(self, sock: socket.socket, frame_bytes_max: int) -> None:
+    def __init__(self, sock: socket.socket, frame_bytes_max: int, out_bytes_max: float = OUT_BYTES) -> None:
         sock.setblocking(False)
         self.sock = sock
         self.frame_bytes_max = frame_bytes_max
+        self._out_bytes_max = out_bytes_max
         self._in = b""
         self._at = 0
         """How much of `_in` was returned already."""
         self._large: bytearray | None = None
-        """The frame that is being read, if it does not fit into one read."""
+        """The frame that is being read, if it does not fit into one read. It grows with what arrives: a length alone
+        takes no memory."""
+        self._wanted = 0
         self._filled = 0
         self._drained = False
         """Whether the last read took all that there was: the next one would find nothing."""
@@ -59,7 +68,7 @@ class FrameStream:
         """
         while True:
             if self._large is not None:
-                if self._filled == len(self._large):
+                if self._filled == self._wanted:
                     frame, self._large = memoryview(self._large), None
                     return frame
             elif (found := self._next()) is not None:
@@ -83,8 +92,9 @@ class FrameStream:
         if length <= left - _LENGTH.size:
             self._at = at + length
             return memoryview(self._in)[at : at + length]
-        self._large = bytearray(length)
+        self._wanted = length
         self._filled = len(self._in) - at
+        self._large = bytearray(min(length, LARGE_BYTES))
         self._large[: self._filled] = memoryview(self._in)[at:]
         self._in, self._at = b"", 0
         return None
@@ -93,6 +103,8 @@ class FrameStream:
         """Read once, and return whether anything has arrived."""
         try:
             if self._large is not None:
+                if self._filled == len(self._large):
+                    self._large.extend(bytes(min(len(self._large), self._wanted - self._filled)))
                 wanted = len(self._large) - self._filled
                 taken = self.sock.recv_into(memoryview(self._large)[self._filled :])
                 self._filled += taken
@@ -119,7 +131,7 @@ class FrameStream:
         """
         head = _LENGTH.pack(len(frame))
         if self._out:
-            if self._out_bytes >= OUT_BYTES:
+            if self._out_bytes >= self._out_bytes_max:
                 return False
             self._queue(memoryview(head + frame))
             return True

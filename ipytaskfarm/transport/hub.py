@@ -18,6 +18,7 @@ handlers in this thread must not raise: an exception between the two parts of a 
 from __future__ import annotations
 
 import logging
+import math
 import select
 import time
 from collections import Counter
@@ -29,31 +30,13 @@ import msgspec
 import zmq
 
 from ..core import errors
-from ..core.messages import (
-    AgentMessage,
-    Answer,
-    AskQuestion,
-    ClientMessage,
-    ExplainTasks,
-    FarmStatus,
-    FetchResults,
-    ListEngines,
-    ListKept,
-    ListSticky,
-    ListTasks,
-    QueueStatus,
-    ReadTask,
-    Refusal,
-    Stack,
-    WatchTasks,
-)
-from ..core.messages.blob_chunks import ReadBlob
+from ..core.messages import AgentMessage, Answer, AskQuestion, ClientMessage, Refusal
 from ..version import __version__
 from . import wire
 from .curve_listener import CurveListener
 from .handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
-from .interface import ConnectionId, KnownKey, ReceivedFrame, Sent
-from .keys import FarmKeys, role_of, session_fits
+from .interface import ConnectionId, KnownKey, PeerListener, ReceivedFrame, Sent
+from .keys import READ_ONLY, FarmKeys, role_of, session_fits
 from .reliable_session import BEGIN_ANEW, Greeting, Heard, PacketKind, ReliableSession, frame_of, kind_of
 from .unix_listener import UnixListener
 
@@ -64,25 +47,12 @@ GONE_S = {"client": 60.0, "agent": 3600.0}
 JUDGE_EVERY_S = 0.5
 BEAT_AFTER_S = 0.5
 CONGESTED_S = 0.05
+LAZY_S = 0.002
+"""How long an acknowledgement, or a message that can wait, waits for another message to the same peer. One of them is
+under way soon if the peer is busy; if the peer is idle, waking it for this alone takes a core from those who work."""
 SESSIONS_MAX = 20_000
 AGENT_SESSIONS_MAX = 1024
 """The limit for one enrolled agent's key: enough for all nodes of a cluster that share it, but not for all places."""
-
-READ_ONLY = (
-    WatchTasks,
-    FetchResults,
-    ReadTask,
-    QueueStatus,
-    ListTasks,
-    ExplainTasks,
-    Stack,
-    ListEngines,
-    FarmStatus,
-    ListKept,
-    ListSticky,
-    ReadBlob,
-)
-"""The questions that a read-only key allows."""
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -148,6 +118,8 @@ class _State:
         self.welcome: Greeting | None = None
         """The Welcome to be sent by the next flush."""
         self.beat_due = False
+        self.is_urgent = False
+        """Whether a message for it is queued that cannot wait."""
         self.spoke_awake_s = 0.0
         self.heard_awake_s = 0.0
         self.silent = False
@@ -190,6 +162,9 @@ class Hub:
         self._states: dict[str, _State] = {}
         self._by_connection: dict[ConnectionId, _State] = {}
         self._dirty: dict[str, _State] = {}
+        self._lazy: dict[str, _State] = {}
+        """Sessions for which something waits that is sent at `_lazy_until_s`, or with the next message."""
+        self._lazy_until_s = math.inf
         self._sessions_of: Counter[str] = Counter()
         """By the title of their key."""
         self.rejected: Counter[str] = Counter()
@@ -247,8 +222,10 @@ class Hub:
 
     # ---------------------------------------------------------------------------------------- actions
 
-    def send(self, session: str, message: object) -> bool:
+    def send(self, session: str, message: object, *, can_wait: bool = False) -> bool:
         """Queue a message for the next `flush`. Return False if there is no such session (any more).
+
+        With `can_wait` it is sent with the next other message, or after `LAZY_S`.
 
         Raises:
             ResultTooLarge: the message is larger than `MAX_MESSAGE_BYTES`.
@@ -258,6 +235,7 @@ class Hub:
             return False
         state.session.say(wire.encode_message(message))
         self._dirty[session] = state
+        state.is_urgent = state.is_urgent or not can_wait
         return True
 
     def forget(self, session: str) -> None:
@@ -266,6 +244,7 @@ class Hub:
         if state is not None:
             self._unbind(state)
             self._dirty.pop(session, None)
+            self._lazy.pop(session, None)
             self._sessions_of[state.peer.title] -= 1
 
     def rekey(self, keys: FarmKeys) -> tuple[int, list[str]]:
@@ -307,7 +286,7 @@ class Hub:
             # A session that is still to be flushed has a full connection, and ZeroMQ does not report when that has room
             # again.
             timeout_s = min(timeout_s, CONGESTED_S if self._dirty else JUDGE_EVERY_S)
-        deadline_s = self._clock() + timeout_s
+        deadline_s = min(self._clock() + timeout_s, self._lazy_until_s)
         self._watch(set(extra_fds))
         while True:
             # ZeroMQ's descriptors report only changes, so its sockets are asked before each wait.
@@ -336,25 +315,25 @@ class Hub:
 
     def receive(self, limit: int = 256) -> list[tuple[Peer, Incoming]]:
         """Return the messages and events since the last call, about `limit` of them: packets are not split."""
-        self._curve.serve_gate()
         awake_s = self._patience.look(self._clock())
         heard: list[tuple[Peer, Incoming]] = []
+        listeners = self._listeners_with_input()
         for _ in range(limit):
-            if len(heard) >= limit or not self._receive_one(heard, awake_s):
+            if len(heard) >= limit or not listeners:
                 break
-        if self._unix is not None and self._unix.ended:
-            self._note_ended(self._unix)
+            for listener in listeners:
+                frame = listener.receive()
+                if frame is None:
+                    listeners.remove(listener)
+                    break
+                self._on_frame(frame, heard, awake_s)
+        for connection in self._unix.take_ended() if self._unix is not None else ():
+            if (ended := self._by_connection.get(connection)) is not None:
+                self._unbind(ended)
         # Also if more is waiting: the listeners read from all connections in turn, so each peer that sent something was
         # heard.
         self._judge(heard, awake_s)
         return heard
-
-    def _note_ended(self, unix: UnixListener) -> None:
-        ended, unix.ended = unix.ended, []
-        for connection in ended:
-            state = self._by_connection.get(connection)
-            if state is not None:
-                self._unbind(state)
 
     def flush(self, now_s: float) -> None:
         """Acknowledge all that `receive` returned, and send queued messages, as far as the windows allow.
@@ -363,9 +342,31 @@ class Hub:
         """
         awake_s = self._patience.look(now_s)
         dirty, self._dirty = self._dirty, {}
-        for session, state in dirty.items():
+        if now_s >= self._lazy_until_s:
+            dirty.update(self._lazy)
+            self._lazy.clear()
+            self._lazy_until_s = math.inf
+            states = list(dirty.values())
+        else:
+            states = self._those_that_cannot_wait(dirty.values(), now_s)
+        for state in states:
             if not self._flush_one(state, awake_s):
-                self._dirty[session] = state
+                self._dirty[state.peer.session] = state
+
+    def _those_that_cannot_wait(self, states: Iterable[_State], now_s: float) -> list[_State]:
+        """Return the sessions to flush now, agents first: on the way of a task, its hand-out is longer than its end."""
+        now: list[_State] = []
+        for state in states:
+            if state.is_urgent or state.welcome is not None or state.beat_due:
+                self._lazy.pop(state.peer.session, None)
+                now.append(state)
+            else:
+                state.session.confirm()
+                self._lazy[state.peer.session] = state
+                self._lazy_until_s = min(self._lazy_until_s, now_s + LAZY_S)
+        if len(now) > 1:
+            now.sort(key=lambda state: state.peer.role)
+        return now
 
     def close(self) -> None:
         """Say good-bye to all peers. Queued messages are dropped: call `flush` first."""
@@ -379,15 +380,11 @@ class Hub:
 
     # ------------------------------------------------------------------------------------- receiving
 
-    def _receive_one(self, heard: list[tuple[Peer, Incoming]], awake_s: float) -> bool:
-        """Take one packet of each listener, and return whether there was one."""
-        packet = self._curve.receive()
-        if packet is not None:
-            self._on_frame(packet, heard, awake_s)
-        local = self._unix.receive() if self._unix is not None else None
-        if local is not None:
-            self._on_frame(local, heard, awake_s)
-        return packet is not None or local is not None
+    def _listeners_with_input(self) -> list[PeerListener]:
+        found: list[PeerListener] = [self._curve] if self._curve.has_input() else []
+        if self._unix is not None and self._unix.has_input:
+            found.append(self._unix)
+        return found
 
     def _on_frame(self, packet: ReceivedFrame, heard: list[tuple[Peer, Incoming]], awake_s: float) -> None:
         connection, user, frame = packet
@@ -566,6 +563,7 @@ class Hub:
             session.was_sent()
             state.spoke_awake_s = awake_s
             state.beat_due = False
+        state.is_urgent = session.has_unsent
         if session.owes_ack or state.beat_due:
             state.spoke_awake_s = awake_s
             state.beat_due = False

@@ -1,63 +1,73 @@
-"""The agent's end of the lane: one ZeroMQ ROUTER on a unix socket, to which each engine connects.
+"""The agent's end of the lane: a unix socket to which each engine connects.
 
-An engine's ZeroMQ identity is its incarnation. One message is one frame of msgpack (`core.messages.engine`). Unlike in
-`transport.wire` there are no sequence numbers: on a unix socket nothing is lost while both processes live. Results must
-survive either process, so they are in the flight recorder.
+The first frame of a connection is the engine's incarnation, each further one a message (`core.messages.engine`) in
+msgpack. Unlike in `transport.wire` there are no sequence numbers: on a unix socket nothing is lost while both processes
+live. Results must survive either process, so they are in the flight recorder.
 
-ZeroMQ heartbeats are off on purpose: an engine's pidfd shows whether it lives, and a stopped engine must not lose its
-connection.
+There are no heartbeats: an engine's pidfd shows whether it lives, and a stopped engine must not lose its connection.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import select
+import socket
+from collections import deque
 from pathlib import Path
 
 import msgspec
-import zmq
 
 from ..core.messages import FromEngine, ToEngine
 from ..core.text import encoded
+from .frame_stream import FrameStream, StreamBroken, is_own_user
 
-MESSAGE_BYTES_MAX = 1 << 32
-"""msgpack's own limit for one value."""
+MESSAGE_BYTES_MAX = (1 << 32) - 1
+"""msgpack's own limit for one value, and that of a frame's length."""
 READ_MAX = 4096
 """The number of messages that are taken at once, so that one engine's flood of output does not delay the others."""
 
 
-class AgentLane:
-    """The socket. Nothing here blocks.
+class _EngineConnection:
+    """A connection. `engine` is "" until its first frame has arrived."""
 
-    `fileno` is ZeroMQ's edge-triggered descriptor: after it was readable, and after sending, call `receive` until
-    `pending` is false.
-    """
+    __slots__ = ("engine", "stream", "watches_output")
+
+    def __init__(self, stream: FrameStream) -> None:
+        self.stream = stream
+        self.engine = ""
+        self.watches_output = False
+
+
+class AgentLane:
+    """The socket and its connections. Nothing here blocks."""
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
-        self._context = zmq.Context(io_threads=1)
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.linger = 0
-        self._socket.sndhwm = 0
-        self._socket.rcvhwm = 0
-        self._socket.router_mandatory = 1
-        self._socket.maxmsgsize = MESSAGE_BYTES_MAX
-        self._socket.handshake_ivl = 5000
+        self._epoll = select.epoll()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.setblocking(False)
         # The folder is 0700 already; this is a second barrier.
         umask = os.umask(0o177)
         try:
-            self._socket.bind(f"ipc://{path}")
+            self._socket.bind(str(path))
         finally:
             os.umask(umask)
+        self._socket.listen(256)
+        self._epoll.register(self._socket.fileno(), select.EPOLLIN)
+        self._by_fd: dict[int, _EngineConnection] = {}
+        self._by_engine: dict[str, _EngineConnection] = {}
+        self._readable: deque[_EngineConnection] = deque()
         self._decoder = msgspec.msgpack.Decoder(FromEngine)
         self._encoder = msgspec.msgpack.Encoder()
 
     def fileno(self) -> int:
-        """Return the descriptor to watch for readability; it is edge-triggered, see the class."""
-        return int(self._socket.getsockopt(zmq.FD))
+        """Return the descriptor to watch for readability."""
+        return self._epoll.fileno()
 
     def pending(self) -> bool:
-        """Return whether `receive` would return something."""
-        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        """Return whether the last `receive` has left something."""
+        return bool(self._readable)
 
     def send(self, engine: str, message: ToEngine) -> bool:
         """Queue a message for an engine, and return whether the engine is connected."""
@@ -65,30 +75,89 @@ class AgentLane:
 
     def forward(self, engine: str, encoded: bytes | memoryview) -> bool:
         """Queue an encoded message for an engine, and return whether the engine is connected."""
+        connection = self._by_engine.get(engine)
+        if connection is None:
+            return False
         try:
-            self._socket.send_multipart((engine.encode(), encoded), zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
-                return False
-            raise
+            connection.stream.send(bytes(encoded))
+        except StreamBroken:
+            return False
+        self._watch_output(connection)
         return True
 
     def receive(self) -> list[tuple[str, FromEngine]]:
         """Return (engine's incarnation, message) of at most `READ_MAX` messages that have arrived."""
+        for fd, events in self._epoll.poll(0):
+            connection = self._by_fd.get(fd)
+            if connection is None:
+                self._accept()
+                continue
+            if events & select.EPOLLOUT:
+                self._flush(connection)
+            if events & ~select.EPOLLOUT and connection not in self._readable:
+                self._readable.append(connection)
         got: list[tuple[str, FromEngine]] = []
+        while self._readable and len(got) < READ_MAX:
+            connection = self._readable.popleft()
+            try:
+                self._receive_from(connection, got)
+            except StreamBroken:
+                self._end(connection)
+        return got
+
+    def _receive_from(self, connection: _EngineConnection, got: list[tuple[str, FromEngine]]) -> None:
         while len(got) < READ_MAX:
+            frame = connection.stream.receive()
+            if frame is None:
+                return
             try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            try:
-                sender, body = frames
-                got.append((sender.decode(), self._decoder.decode(body)))
+                if connection.engine:
+                    got.append((connection.engine, self._decoder.decode(frame)))
+                else:
+                    connection.engine = bytes(frame).decode()
+                    self._by_engine[connection.engine] = connection
             except (ValueError, OverflowError, RecursionError, msgspec.DecodeError):
                 continue  # unreadable messages are dropped: users' code runs in engines, and may write anything
-        return got
+        self._readable.append(connection)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._socket.accept()
+            except OSError:
+                return
+            if not is_own_user(sock):
+                sock.close()
+                continue
+            self._by_fd[sock.fileno()] = _EngineConnection(FrameStream(sock, MESSAGE_BYTES_MAX, math.inf))
+            self._epoll.register(sock.fileno(), select.EPOLLIN)
+
+    def _flush(self, connection: _EngineConnection) -> None:
+        try:
+            connection.stream.flush()
+        except StreamBroken:
+            return  # reading finds the end, behind what the engine sent before
+        self._watch_output(connection)
+
+    def _watch_output(self, connection: _EngineConnection) -> None:
+        """Be told when an engine that does not read takes more, as long as something is queued for it."""
+        if connection.stream.has_output == connection.watches_output:
+            return
+        connection.watches_output = connection.stream.has_output
+        events = select.EPOLLIN | select.EPOLLOUT if connection.watches_output else select.EPOLLIN
+        self._epoll.modify(connection.stream.sock.fileno(), events)
+
+    def _end(self, connection: _EngineConnection) -> None:
+        fd = connection.stream.sock.fileno()
+        self._epoll.unregister(fd)
+        del self._by_fd[fd]
+        if self._by_engine.get(connection.engine) is connection:
+            del self._by_engine[connection.engine]
+        connection.stream.close()
 
     def close(self) -> None:
         """Close the socket.  Messages that are still queued are dropped."""
-        self._socket.close(0)
-        self._context.term()
+        for connection in list(self._by_fd.values()):
+            self._end(connection)
+        self._socket.close()
+        self._epoll.close()

@@ -172,6 +172,11 @@ class ReliableSession:
         return len(self._flight) >= self._window_packets or self._flight_bytes >= self._window_bytes
 
     @property
+    def has_unsent(self) -> bool:
+        """Return whether messages wait for the connection or for the window."""
+        return bool(self._said) or self._on_connection < len(self._flight)
+
+    @property
     def can_speak(self) -> bool:
         """Return whether `next_frame` has a frame."""
         return self._on_connection < len(self._flight) or (bool(self._said) and not self.window_is_shut)

@@ -65,8 +65,7 @@ class UnixListener:
         self._by_number: dict[int, _Connection] = {}
         self._unproven: dict[int, _Connection] = {}
         self._readable: deque[_Connection] = deque()
-        self.ended: list[int] = []
-        """Connections that have ended since the caller emptied this list."""
+        self._ended: list[int] = []
         self._socket: socket.socket | None = None
         self._file: tuple[int, int] | None = None
         self._listen()
@@ -145,6 +144,13 @@ class UnixListener:
     def has_input(self) -> bool:
         """Return whether `receive` should be called before the caller waits."""
         return bool(self._readable)
+
+    def take_ended(self) -> list[int]:
+        """Return the connections that have ended since the last call."""
+        if not self._ended:
+            return []
+        ended, self._ended = self._ended, []
+        return ended
 
     def _accept(self) -> None:
         assert self._socket is not None
@@ -240,7 +246,7 @@ class UnixListener:
         del self._by_fd[fd], self._by_number[connection.number]
         self._unproven.pop(connection.number, None)
         connection.stream.close(linger_s)
-        self.ended.append(connection.number)
+        self._ended.append(connection.number)
 
     def close(self) -> None:
         """See `PeerListener`."""

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.conformance import ipyparallel_suite
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -106,6 +108,11 @@ SUITES: dict[str, Suite] = {
             "test_traceback": "the engine's frames are the exception's own traceback, not a text in its cause",
             "test_hang_gh83386": "looks for a worker's print on the standard output of its own script",
         },
+    ),
+    "ipyparallel": Suite(
+        "the folder with the package ipyparallel: site-packages, or its source package, unpacked",
+        ipyparallel_suite.prepare,
+        expected=ipyparallel_suite.EXPECTED,
     ),
     "joblib": Suite("joblib's source package, unpacked", _joblib, select="ipytaskfarm"),
 }

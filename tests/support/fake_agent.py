@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import zmq
 
 from ipytaskfarm.core.messages import (
     CommandDone,
@@ -37,6 +36,7 @@ from ipytaskfarm.core.messages.task_types import Ended, Function
 from ipytaskfarm.serialization.pack import pack, unpack
 from ipytaskfarm.system.bell import Bell
 from ipytaskfarm.system.flight_recorder import Recorder
+from ipytaskfarm.transport.lane import AgentLane
 
 T = TypeVar("T")
 _LENGTH = struct.Struct(">I")
@@ -64,10 +64,7 @@ class FakeAgent:
         self._buffer = b""
         self.said: list[dict[str, Any]] = []
         """The reports of the zygote, in order."""
-        self._context = zmq.Context()
-        self.lane = self._context.socket(zmq.ROUTER)
-        self.lane.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self.lane.bind(f"ipc://{self.folder}/lane.sock")
+        self.lane = AgentLane(self.folder / "lane.sock")
         self.bell = Bell.listen(self.folder / "bell.sock")
         self.engines: dict[str, FakeEngine] = {}
         self.ready = self.wait_zygote(lambda message: message["op"] == "ready")
@@ -119,11 +116,11 @@ class FakeAgent:
         )
 
     def pump(self, timeout_s: float) -> bool:
-        """Take one message from any engine; False: none came."""
-        if not self.lane.poll(int(timeout_s * 1000)):
+        """Take what has arrived from the engines; False: nothing came."""
+        if not select.select([self.lane], [], [], timeout_s)[0]:
             return False
-        identity, body = self.lane.recv_multipart()
-        self.engines[identity.decode()].inbox.append(msgspec.msgpack.decode(body, type=FromEngine))
+        for engine, message in self.lane.receive():
+            self.engines[engine].inbox.append(message)
         return True
 
     def close(self) -> None:
@@ -136,9 +133,8 @@ class FakeAgent:
         self.control.close()
         for engine in self.engines.values():
             engine.recorder.close()
-        self.lane.close(0)
+        self.lane.close()
         self.bell.close()
-        self._context.term()
         shutil.rmtree(self.folder)
 
 
@@ -181,7 +177,9 @@ class FakeEngine:
         }
 
     def send(self, message: ToEngine) -> None:
-        self.agent.lane.send_multipart([self.name.encode(), msgspec.msgpack.encode(message)])
+        assert self.agent.lane.send(self.name, message)
+        while self.agent.lane._by_engine[self.name].stream.has_output:
+            self.agent.pump(0.05)
 
     def wait(self, kind: type[T], timeout_s: float = 30.0) -> T:
         """The next message of that kind."""

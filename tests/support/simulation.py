@@ -129,7 +129,7 @@ class SimHub:
     def backlog_bytes(self, session: str) -> int:
         return 0
 
-    def send(self, session: str, message: object) -> bool:
+    def send(self, session: str, message: object, *, can_wait: bool = False) -> bool:
         state = self.hearing.get(session)
         if state is None:
             return False

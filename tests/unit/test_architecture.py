@@ -43,8 +43,9 @@ LAYERS: dict[str, str] = {
     "jupyter": "core display version system storage transport serialization client deployment",
     "cli": "core display version settings policies system storage transport agent controller client launchers "
     "deployment doctor",
-    "adapters": "core environment system engine client deployment",
+    "adapters": "core display settings environment system engine client deployment",
     "joblib": "adapters",
+    "ipyparallel": "adapters",
     "testing": "core display policies serialization engine controller/evaluator controller client",
 }
 """Part -> the parts it may import, in the order of the table in ``ipytaskfarm/__init__.py``."""
@@ -87,8 +88,9 @@ RESERVED: dict[str, tuple[tuple[str, ...], str]] = {
     "distributed": (("launchers/dask/",), "Dask is an extra: a user without Dask never imports it"),
     "ipykernel": (("engine/",), "only an engine is a kernel; elsewhere it costs 0.3 s of start-up"),
     "IPython": (
-        ("engine/", "jupyter/"),
-        "scripts, controller and agents do without IPython; elsewhere it costs 0.3 s of start-up",
+        ("engine/", "jupyter/", "adapters/ipyparallel/magics.py"),
+        "scripts, controller and agents do without IPython; elsewhere it costs 0.3 s of start-up "
+        "(ipyparallel's magics are imported by a view in IPython alone)",
     ),
 }
 """Foreign module -> how the places begin from where it may be imported, and why only from there."""
@@ -473,8 +475,8 @@ PLANTED = {
         "extra",
     ),
     "ipykernel elsewhere": ("agent/a.py", "from ipykernel.kernelapp import IPKernelApp", "only engine/ may", ""),
-    "IPython elsewhere": ("client/a.py", "def f():\n    from IPython import get_ipython", "engine/, jupyter/ may", ""),
-    "IPython by name": ("client/a.py", "import importlib\nimportlib.import_module('IPython')", "jupyter/ may", ""),
+    "IPython elsewhere": ("client/a.py", "def f():\n    from IPython import get_ipython", "only engine/, jupyter/", ""),
+    "IPython by name": ("client/a.py", "import importlib\nimportlib.import_module('IPython')", "engine/, jupyter/", ""),
     "fork elsewhere": ("agent/a.py", "import os\nos.fork()", "uses os.fork: only engine/zygote.py", "locks"),
     "fork by name": ("agent/a.py", "from os import fork", "imports os.fork", "locks"),
     "controller unpickles": (

@@ -221,7 +221,7 @@ class Diary:
         heard, self._heard = self._heard, []
         return heard
 
-    def send(self, session: str, message: object) -> bool:
+    def send(self, session: str, message: object, *, can_wait: bool = False) -> bool:
         self.lines.append(f"send {session} {type(message).__name__}")
         return True
 

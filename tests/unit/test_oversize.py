@@ -52,7 +52,7 @@ class SmallWire:
         self.heard: list[tuple[Peer, object]] = []
         self.sent: list[tuple[str, object]] = []
 
-    def send(self, session: object, message: object = None) -> bool:
+    def send(self, session: object, message: object = None, can_wait: bool = False) -> bool:
         to, what = (session, message) if isinstance(session, str) else ("", session)
         if len(msgspec.msgpack.encode(what)) > LIMIT:
             raise ResultTooLarge(f"{type(what).__name__} is too much")

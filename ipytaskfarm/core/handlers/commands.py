@@ -99,7 +99,8 @@ def on_command_done(farm: SchedulerState, session: str, event: CommandDone, now:
         out.sends.append((event.session, checkpoint_answered(farm, engine, pending, event, out)))
     else:
         keep_answered(farm, engine, pending, "" if event.ok else failure_in(event.body), out)
-        out.sends.append((event.session, CommandAnswer(event.n, engine.id, event.ok, event.body)))
+        answer = CommandAnswer(event.n, engine.id, event.ok, event.body, event.began_s, event.ended_s)
+        out.sends.append((event.session, answer))
 
 
 def _prepared(farm: SchedulerState, engine: EngineEntry, event: CommandDone, now: Now, out: Decision) -> None:

@@ -67,9 +67,9 @@ def _may_have_begun(farm: SchedulerState, engine: EngineEntry, upto: tuple[int, 
     """Return the runs of an engine that may have begun, if its flight recorder does not tell.
 
     After a reboot the recorder tells `upto` which place it let the engine begin (`system.flight_recorder`). The first
-    unanswered run needs no such leave.
+    unanswered run needs no such leave. Coroutine tasks run from their hand-out on.
     """
-    if upto is None:
+    if upto is None or engine.concurrent:
         return set(engine.assigned)
     current = [run for run in engine.assigned if _is_current(farm, engine, run)]
     return {*current[:1], *(run for run in current if engine.assigned[run].batch.place(run) <= upto)}

@@ -168,6 +168,9 @@ class CommandDone(msgspec.Struct, frozen=True, tag=True):
     n: int
     ok: bool
     body: bytes = b""
+    began_s: float = 0.0
+    """When the engine began the command (wall clock); 0: it did not run."""
+    ended_s: float = 0.0
 
 
 class PropertiesChanged(msgspec.Struct, frozen=True, tag="Properties"):

@@ -538,6 +538,9 @@ class CommandAnswer(msgspec.Struct, frozen=True, tag=True):
     ok: bool
     body: bytes = b""
     """ok: the verb's own packed value.  Not ok: an encoded `FailureBody`."""
+    began_s: float = 0.0
+    """When the engine began the command (wall clock); 0: it did not run."""
+    ended_s: float = 0.0
 
 
 class Notice(msgspec.Struct, frozen=True, tag=True):

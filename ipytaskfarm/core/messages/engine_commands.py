@@ -20,7 +20,9 @@ VERBS = {
     "get_result": "encoded int | None -> ExecuteReply",
     "reset": "b'' -> b''",
     "map": "MapBody -> packed list of values",
-    "clear_queue": "b'' -> b'', answered at once, not in its turn",
+    "apply": "ApplyBody -> ApplyReply",
+    "clear_queue": "encoded list of numbers of commands, b'': all -> b'', answered at once, not in its turn",
+    "interrupt": "b'' -> b'', answered at once; the command that runs gets a KeyboardInterrupt",
     "properties": "PropertiesBody -> packed value",
     "dump_session": "DumpSessionBody -> SavedSession",
     "load_session": "LoadSessionBody -> encoded dict of the names that are not in it, each with the reason",
@@ -29,6 +31,12 @@ VERBS = {
     "profile": "ProfileBody -> encoded CpuProfile | MemoryProfile | SampleProfile | None, whatever runs",
 }
 """The body and the answer of each MultiEngine command.  "Packed" is `serialization.pack`, "encoded" is msgpack."""
+
+APPLY = "apply"
+"""The verb that calls a function.  Its calls do not depend on one another: if one fails, those behind it run."""
+
+INTERRUPT = "interrupt"
+"""The verb that interrupts the command that an engine runs."""
 
 REPLACES = "replaces"
 """The verb that tells an engine what it replaces, for errors about missing names."""
@@ -65,6 +73,35 @@ class MapBody(msgspec.Struct, frozen=True):
     """The packed list of items, each a tuple of arguments."""
     function: Function | None = None
     name: str | None = None
+
+
+class ApplyBody(msgspec.Struct, frozen=True):
+    """Call a function once, or what this expression is on the engine."""
+
+    packed: bytes
+    """The packed (args, kwargs)."""
+    function: Function | None = None
+    name: str | None = None
+
+
+class CommandOutput(msgspec.Struct, frozen=True):
+    """The output of a command: these fields of `ExecuteReply` and `ApplyReply`."""
+
+    stdout: str = ""
+    stderr: str = ""
+    display: list[dict[str, Any]] = []
+
+
+class ApplyReply(msgspec.Struct, frozen=True):
+    """The result of `mec.apply` on one engine."""
+
+    packed: bytes
+    """The packed value."""
+    notices: list[str] = []
+    """Lines for the user about names of the function that the engine has too."""
+    stdout: str = ""
+    stderr: str = ""
+    display: list[dict[str, Any]] = []
 
 
 class DumpSessionBody(msgspec.Struct, frozen=True):
@@ -131,7 +168,8 @@ class ExecuteReply(msgspec.Struct, frozen=True):
     stdout: str = ""
     stderr: str = ""
     display: list[dict[str, Any]] = []
-    """The last expression's value and rich displays: ``{"data": {mime: ...}, "metadata": {...}}``."""
+    """Rich displays and values of expressions: ``{"data": {mime: ...}, "metadata": {...}}``.  A value has the number of
+    the command too, ``"execution_count"``."""
 
 
 class PropertiesBody(msgspec.Struct, frozen=True):
