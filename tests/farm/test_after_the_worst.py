@@ -316,3 +316,32 @@ def test_a_damaged_blob_is_named_when_it_is_read_and_by_check(farm_dirs: Dirs) -
             result = other.get_task_result(task)
             with pytest.raises(errors.BlobMissing, match="its file is damaged: it has 5,000 bytes"):
                 _ = result.ns.b
+
+
+# -- disks that are full, or read-only, at the start
+
+ON_A_BAD_DISK = """
+mount -t tmpfs -o size={size} none "$JUPYTER_DATA_DIR" && {spoil}
+exec {python} -m ipytaskfarm start --daemonize -n 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("size", "spoil", "why"),
+    [
+        ("1m", 'head -c 2000000 /dev/zero >"$JUPYTER_DATA_DIR/full"', "No space left on device"),
+        ("9m", 'mkdir -p "$JUPYTER_DATA_DIR/ipytaskfarm/default/logs" && chmod -R 700 "$JUPYTER_DATA_DIR/ipytaskfarm" '
+         '&& mount -o remount,ro "$JUPYTER_DATA_DIR"', "Read-only file system"),
+    ],
+)  # fmt: skip
+def test_a_start_on_a_bad_disk_says_why_in_one_sentence(farm_dirs: Dirs, size: str, spoil: str, why: str) -> None:
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("no user namespaces here")
+    script = ON_A_BAD_DISK.format(size=size, spoil=spoil, python=sys.executable)
+    done = subprocess.run([unshare, "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    said = done.stderr.strip().splitlines()[-1]
+    assert why in said, done.stderr
+    assert "make room on that disk, or set JUPYTER_DATA_DIR" in said or "set JUPYTER_DATA_DIR to a folder" in said
+    assert "Traceback" not in done.stderr
