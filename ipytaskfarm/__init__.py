@@ -29,6 +29,7 @@ and results are on disk: they outlive the client, and the crash of any process.
     `errors`               all errors by name
     `client`               the names of IPython 0.10's ``IPython.kernel.client``
     `Executor`, `Pool`     a farm with the interfaces of ``concurrent.futures`` and ``multiprocessing``
+    `FarmClusterExecutor`  a farm with the interface of executorlib
 
 ``import ipytaskfarm.joblib`` lets joblib and scikit-learn run on a farm, ``tc.dask_get`` dask's collections. In IPython
 and Jupyter ``%load_ext ipytaskfarm`` adds ``%%task``, ``%%taskmap``, ``%tasks``, ``%%px`` and others. ``README.md`` has
@@ -61,12 +62,14 @@ __all__ = [
     "add_dependency",
     "Executor",
     "Pool",
+    "FarmClusterExecutor",
     "__version__",
 ]
 
 if TYPE_CHECKING:
     from . import client as client, errors as errors
     from .adapters.executor import Executor as Executor
+    from .adapters.executorlib_executor import FarmClusterExecutor as FarmClusterExecutor
     from .adapters.pool import Pool as Pool
     from .client import (
         Job as Job,
@@ -108,6 +111,7 @@ else:
         "add_dependency": ("ipytaskfarm.client", "add_dependency"),
         "Executor": ("ipytaskfarm.adapters.executor", "Executor"),
         "Pool": ("ipytaskfarm.adapters.pool", "Pool"),
+        "FarmClusterExecutor": ("ipytaskfarm.adapters.executorlib_executor", "FarmClusterExecutor"),
     }
 
     def __getattr__(name: str) -> object:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
+import contextlib
 import itertools
 import logging
+import sys
 import threading
 import time
 import weakref
@@ -17,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeAlias, TypeVar
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.task_types import Final
@@ -96,6 +98,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             each core); or a `TaskClient`, whose farm the executor uses and does not stop.
         initializer, initargs: a function, and its arguments, that each engine calls before its first call.
         max_tasks_per_child: number of calls after which an engine is replaced.
+        prints: what a call has printed is written here, to ``sys.stdout`` and ``sys.stderr``, when the call has ended.
         rules: rules of a `Task` for each call: retries, time_limit, resources, environment, priority …
 
     It is a ``ProcessPoolExecutor`` by type alone, for programs that look (adaptive, pipefunc): nothing of that class is
@@ -115,8 +118,10 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         initargs: tuple[Any, ...] = (),
         *,
         max_tasks_per_child: int | None = None,
+        prints: bool = True,
         **rules: Any,
     ) -> None:
+        self._prints = prints
         environment = _environment(initializer, initargs, max_tasks_per_child, rules.pop("environment", None))
         self._rules = {"retries": RETRIES, "retry_on": errors.EngineLost, "environment": environment, **rules}
         _check(self._rules)
@@ -162,12 +167,18 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         For a call that cannot be pickled the future fails.  Raises RuntimeError after `shutdown`, BrokenProcessPool
         after a failed initializer.
         """
+        return self.submit_with({}, fn, args, kwargs)
+
+    def submit_with(
+        self, rules: dict[str, Any], fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> concurrent.futures.Future[T]:
+        """Submit one call as `submit` does, with more rules of a `Task`."""
         from ipytaskfarm.client.futures import Settler
         from ipytaskfarm.client.tasks import CallTask
 
         self._must_take()
         try:
-            task_id: int = self.client.run(CallTask(fn, args=args, kwargs=kwargs, **self._rules))
+            task_id: int = self.client.run(CallTask(fn, args=args, kwargs=kwargs, **{**self._rules, **rules}))
         except errors.UnpickleableException as error:
             failed: concurrent.futures.Future[T] = concurrent.futures.Future()
             failed.set_exception(error)
@@ -240,6 +251,9 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         else:
             try:
                 found = self.client.get_task_result(future.id, raw=False)
+                if self._prints:
+                    _write(found.stdout, sys.stdout)
+                    _write(found.stderr, sys.stderr)
                 error = None if found.failure is None else found.failure.value
                 value = found.result if error is None else None
             except Exception as unread:  # a refused task, or a value whose class is unknown here
@@ -315,6 +329,13 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
                     self._ended.wait()
             self._unused.detach()
             _end(self.client, self._farm, self._arrived)
+
+
+def _write(text: str, stream: TextIO | None) -> None:
+    """Write what a call has printed; where nobody can read it, it is left out."""
+    if text and stream is not None:
+        with contextlib.suppress(OSError, ValueError):  # a closed pipe, a closed stream
+            stream.write(text)
 
 
 _living: weakref.WeakSet[Executor] = weakref.WeakSet()

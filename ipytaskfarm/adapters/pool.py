@@ -260,7 +260,19 @@ class Pool:
         self._must_run()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
-        return PoolIterator(self._submitted(func, ((item,) for item in iterable), chunksize), ordered)
+        left = iter(iterable)
+        futures: list[concurrent.futures.Future[list[T]]] = []
+        while True:
+            try:
+                chunk = [(item,) for item in itertools.islice(left, chunksize)]
+            except Exception as error:  # of the iterable: it is raised in its turn, behind the values before it
+                futures.append(concurrent.futures.Future())
+                futures[-1].set_exception(error)
+                break
+            if not chunk:
+                break
+            futures.append(self._executor.submit(call_all, func, chunk))
+        return PoolIterator(futures, ordered)
 
     def _submitted(
         self, func: Callable[..., T], calls: Iterable[tuple[Any, ...]], chunksize: int

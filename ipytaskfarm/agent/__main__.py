@@ -14,7 +14,8 @@ from pathlib import Path
 from ..core.errors import TaskFarmError
 from ..core.inherited_variables import UMASK_BEFORE
 from ..core.messages.payload import FAILURE_VALUES
-from ..settings.declarations import AGENT, add_flags
+from ..settings.declarations import add_flags
+from ..settings.setting import AGENT
 from ..system.farm_paths import Lock, agent_folder, leave_folder, private_folder, read_connection_file
 from ..system.host import home_folder, working_folder
 from ..system.process import name_process, usable_cores

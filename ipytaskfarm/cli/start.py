@@ -23,7 +23,8 @@ from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.settings import FarmSettings, farm_settings
 from ipytaskfarm.deployment.supervisor import Audience, Supervisor
 from ipytaskfarm.settings.checks import Agents, check_agents
-from ipytaskfarm.settings.declarations import SETTINGS, Setting
+from ipytaskfarm.settings.declarations import SETTINGS
+from ipytaskfarm.settings.setting import Setting
 from ipytaskfarm.system.process import name_process, usable_cores
 
 START_SETTINGS = {name: each for name, each in SETTINGS.items() if name != "name"}

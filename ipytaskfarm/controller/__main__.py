@@ -13,6 +13,7 @@ import json
 import logging
 import logging.handlers
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -27,6 +28,7 @@ import msgspec
 
 from ..core.errors import ConnectionError, FarmExists, SecurityError, StoreError, TaskFarmError
 from ..core.handlers.losses import lease_margin_s
+from ..core.limits import PeerLimits
 from ..core.messages import PROTOCOL, StopFarm
 from ..core.saves import StoredState
 from ..core.scheduler.clock import Now
@@ -35,7 +37,8 @@ from ..core.scheduler.scheduler import Scheduler
 from ..core.scheduler.settings import SchedulerSettings
 from ..core.scheduler.state import SchedulerState
 from ..core.states import State
-from ..settings.declarations import CONTROLLER, add_flags, scheduler_settings
+from ..settings.declarations import add_flags, scheduler_settings
+from ..settings.setting import CONTROLLER
 from ..storage.beside import identity
 from ..storage.blobs import Blobs, blobs_folder
 from ..storage.disk import least_room
@@ -253,14 +256,23 @@ def _serve(
 def _listen(options: argparse.Namespace, record: farm_paths.FarmRecord, keys: FarmKeys, epoch: int) -> Hub:
     """Listen on the requested port, or on the farm's last one. Peers find a new port in the connection file."""
     port = options.port or record.port
-    path = _socket_path(options)
+    path, limits = _socket_path(options), _limits(options)
     try:
-        return Hub(options.host, port, keys, record.incarnation, options.farm, epoch, socket_path=path)
+        return Hub(options.host, port, keys, record.incarnation, options.farm, epoch, socket_path=path, limits=limits)
     except ConnectionError as error:
         if not options.any_port or not port:
             raise
         log.warning("%s: taking another port", error)
-        return Hub(options.host, 0, keys, record.incarnation, options.farm, epoch, socket_path=path)
+        return Hub(options.host, 0, keys, record.incarnation, options.farm, epoch, socket_path=path, limits=limits)
+
+
+def _limits(options: argparse.Namespace) -> PeerLimits:
+    """Return the limits of what peers may hold, and let this process have as many connections as it may."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    kept = PeerLimits.sessions_kept
+    in_all = max(PeerLimits.sessions_in_all, options.max_sessions + kept)
+    return PeerLimits(options.max_sessions, in_all, kept, options.incoming_limit, options.outgoing_limit)
 
 
 def _socket_path(options: argparse.Namespace) -> Path:

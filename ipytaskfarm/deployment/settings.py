@@ -10,7 +10,8 @@ from typing import Any
 from ..core.scheduler.autoscaling import Limits
 from ..core.text import did_you_mean
 from ..settings.checks import Agents
-from ..settings.declarations import AGENT, CONTROLLER, DEFAULT_HOST, SETTINGS, words_for
+from ..settings.declarations import DEFAULT_HOST, SETTINGS, words_for
+from ..settings.setting import AGENT, CONTROLLER
 
 DEFAULT_NAME = "default"
 DEFAULT_PORT = 10113

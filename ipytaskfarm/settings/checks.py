@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ..core.arguments import check_count, check_seconds
+from ..core.arguments import check_bytes, check_count, check_seconds
 from ..core.messages.payload import FAILURE_VALUES
 from ..core.parsing import parse_span
 from ..core.requirements import bytes_of
@@ -163,6 +163,18 @@ def check_lease(what: str, value: object) -> float | None:
     if lease_s is not None and lease_s < LEASE_LEAST_S:
         raise ValueError(f"{what} must be {LEASE_LEAST_S:g} seconds or more, not {lease_s:g}")
     return lease_s
+
+
+MESSAGES_LEAST_BYTES = 512 << 20
+"""Room for the largest message of one key, which is 256 MiB, and for others beside it."""
+
+
+def check_incoming(what: str, value: object) -> int | None:
+    """Return a size in bytes that has room for the largest message."""
+    size = check_bytes(what, value)
+    if size is not None and size < MESSAGES_LEAST_BYTES:
+        raise ValueError(f"{what} must be 512M or more, not {size:,} bytes: the largest message has 256M")
+    return size
 
 
 def check_environment_patience(what: str, value: object) -> float | None:

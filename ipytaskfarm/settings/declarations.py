@@ -16,15 +16,13 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypedDict, TypeVar, get_args, get_type_hints
 
-from ..core.arguments import check_bytes, check_count, check_seconds
 from ..core.scheduler.autoscaling import IDLE_S
 from ..core.scheduler.settings import PLACEMENTS, SchedulerSettings
 from ..core.text import did_you_mean
@@ -44,80 +42,15 @@ from .checks import (
     folder_path,
     policy_name,
     read_startup,
-    unchecked,
 )
+from .limits import LimitArguments
+from .setting import AGENT, CONTROLLER, Setting, count_setting, seconds_setting, size_setting
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_POLICY = "ipytaskfarm.policies:FIFO"
-
-CONTROLLER, AGENT = "controller", "agent"
-"""The processes that get settings on their command lines."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One setting, as users and processes know it. `FarmArguments` has its name and its type."""
-
-    help: str
-    """The effect of the setting: one sentence without its full stop."""
-    unit: str = ""
-    """The placeholder of the value in usage lines, with its unit: ``SECONDS``, ``SIZE``, ``N``; "" for a switch."""
-    default: object = None
-    """The default of the argument of `Farm`, of the flag and of the configuration."""
-    means: str = ""
-    """The meaning of the default, if its value does not show it."""
-    check: Callable[[str, Any], Any] = unchecked
-    """Converts a user's value to the value to keep; the first argument is the setting's name, for errors."""
-    several: bool = False
-    """Whether the flag may be given several times; its values form a list."""
-
-    flag: str = ""
-    """The flag of ``ipytaskfarm start`` without its dashes; "" for the name with dashes."""
-    section: Literal["Controller", "Start"] = "Controller"
-    """The class in a configuration file."""
-    key: str = ""
-    """The key in that class; "" for the name."""
-
-    processes: tuple[str, ...] = ()
-    """The processes that get the setting on their command lines."""
-    process_flag: str = ""
-    """Their flag; "" for the name with dashes."""
-    parse: Callable[[str], Any] = str
-    """Reads the text on their command lines."""
-    field: str = ""
-    """The field of `SchedulerSettings` that the setting fills; its default is the default there."""
-    standard: object = None
-    """The default on their command line, without a field."""
-
-    @property
-    def process_default(self) -> Any:
-        """Return the value that a process uses if it does not get the setting."""
-        return getattr(SchedulerSettings, self.field) if self.field else self.standard
-
-    @property
-    def default_text(self) -> str:
-        """Return the default as text for people."""
-        if self.means:
-            return self.means
-        value = self.process_default if self.default is None else self.default
-        if value is None or value == () or isinstance(value, bool):
-            return ""
-        return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _seconds(help: str, **more: Any) -> Setting:
-    return Setting(help=help, **{"unit": "SECONDS", "check": check_seconds, "parse": float, **more})
-
-
-def _count(help: str, least: int, **more: Any) -> Setting:
-    return Setting(help=help, **{"unit": "N", "check": partial(check_count, least=least), "parse": int, **more})
-
-
-def _size(help: str, **more: Any) -> Setting:
-    return Setting(help=help, **{"unit": "SIZE", "check": check_bytes, "parse": int, **more})
 
 
 def _switch(help: str) -> Setting:
@@ -190,7 +123,7 @@ class LeadingArguments(TypedDict, total=False):
     ]
 
 
-class FarmArguments(TypedDict, total=False):
+class FarmArguments(LimitArguments, total=False):
     """The settings that `Farm` accepts as keyword arguments."""
 
     policy_path: Annotated[
@@ -237,7 +170,7 @@ class FarmArguments(TypedDict, total=False):
     ]
     unmet_timeout: Annotated[
         float | timedelta | None,
-        _seconds(
+        seconds_setting(
             "fail a task that no engine may run after this time",
             means="it waits",
             processes=(CONTROLLER,),
@@ -246,7 +179,7 @@ class FarmArguments(TypedDict, total=False):
     ]
     failure_penalty: Annotated[
         float | timedelta | None,
-        _seconds(
+        seconds_setting(
             "how long an engine gets no task after a task failed on it",
             processes=(CONTROLLER,),
             field="failure_penalty_s",
@@ -254,7 +187,7 @@ class FarmArguments(TypedDict, total=False):
     ]
     lease: Annotated[
         float | timedelta | None,
-        _seconds(
+        seconds_setting(
             "an agent that has not heard the controller for this time ends its engines; a little later their work is"
             " done elsewhere; at least 5",
             means="900; of a temporary farm 60",
@@ -265,7 +198,7 @@ class FarmArguments(TypedDict, total=False):
     ]
     grace: Annotated[
         float | timedelta | None,
-        _seconds(
+        seconds_setting(
             "the time between the interrupt of a task that is over its time limit and the signals that end its engine",
             processes=(CONTROLLER, AGENT),
             field="grace_s",
@@ -273,7 +206,7 @@ class FarmArguments(TypedDict, total=False):
     ]
     memory_limit: Annotated[
         int | str | None,
-        _size(
+        size_setting(
             "how much memory an engine and its child processes may have of their own, like `2G`; an engine with more"
             " is ended, and its task fails with this cause",
             means="no limit",
@@ -282,7 +215,7 @@ class FarmArguments(TypedDict, total=False):
     ]
     coroutines: Annotated[
         int | None,
-        _count(
+        count_setting(
             "how many tasks with an `async def` function an engine runs at once, at most 1,024",
             1,
             check=check_coroutines,
@@ -304,7 +237,7 @@ class FarmArguments(TypedDict, total=False):
     ]
     max_engine_losses: Annotated[
         int | None,
-        _count(
+        count_setting(
             "quarantine a task, whatever its retries, when so many engines were lost while they ran it",
             1,
             processes=(CONTROLLER,),
@@ -313,7 +246,7 @@ class FarmArguments(TypedDict, total=False):
     ]
     node_failures: Annotated[
         int | None,
-        _count(
+        count_setting(
             "give a node no more tasks after so many failed attempts in a row, if tasks of the same kinds succeed"
             " elsewhere; at least 5",
             5,
@@ -323,11 +256,11 @@ class FarmArguments(TypedDict, total=False):
     ]
     keep_results: Annotated[
         float | timedelta | None,
-        _seconds("clear results this time after their task's end", means="never", processes=(CONTROLLER,)),
+        seconds_setting("clear results this time after their task's end", means="never", processes=(CONTROLLER,)),
     ]
     keep_results_size: Annotated[
         int | str | None,
-        _size(
+        size_setting(
             "clear the oldest results when the store and large values hold more",
             means="never",
             processes=(CONTROLLER,),
@@ -346,7 +279,7 @@ class FarmArguments(TypedDict, total=False):
     ]
     warm: Annotated[
         int | None,
-        _count(
+        count_setting(
             "how many free slots hold a blank engine, ready for any environment",
             0,
             means="all",
@@ -395,7 +328,7 @@ class FarmArguments(TypedDict, total=False):
     ]
     free_memory: Annotated[
         int | str | None,
-        _size(
+        size_setting(
             "start no task on a node that has less memory free; tasks with `force=True` start",
             means="no limit",
             processes=(CONTROLLER,),
@@ -404,7 +337,7 @@ class FarmArguments(TypedDict, total=False):
     ]
     environment_patience: Annotated[
         float | timedelta | Literal[False] | None,
-        _seconds(
+        seconds_setting(
             "after this time a task is no longer passed over by later ones whose environment an engine has already"
             " (-1, in Python False: it is passed over without limit)",
             check=check_environment_patience,
@@ -415,7 +348,7 @@ class FarmArguments(TypedDict, total=False):
     ]
     resource_patience: Annotated[
         float | timedelta | None,
-        _seconds(
+        seconds_setting(
             "after this time what becomes free on a node is kept for a task that waits for it",
             processes=(CONTROLLER,),
             field="resource_patience_s",
@@ -426,11 +359,11 @@ class FarmArguments(TypedDict, total=False):
     take_over: Annotated[bool, _switch("begin anew on this host with a farm whose store is on another host")]
     start_timeout: Annotated[
         float | timedelta,
-        _seconds("how long engines may take to start", default=60.0, section="Start"),
+        seconds_setting("how long engines may take to start", default=60.0, section="Start"),
     ]
     drain: Annotated[
         float | timedelta | None,
-        _seconds("how long running tasks may go on when the farm is stopped", default=10.0, section="Start"),
+        seconds_setting("how long running tasks may go on when the farm is stopped", default=10.0, section="Start"),
     ]
     agents: Annotated[
         Agents | str | Sequence[Agents | str],
@@ -446,7 +379,7 @@ class FarmArguments(TypedDict, total=False):
     ]
     min: Annotated[
         int | None,
-        _count(
+        count_setting(
             "with `max`: at least so many engines on this machine, whose number follows the work that waits; on the"
             " command line, with agents, so many agents",
             0,
@@ -456,11 +389,11 @@ class FarmArguments(TypedDict, total=False):
     ]
     max: Annotated[
         int | None,
-        _count("with `min`: at most so many", 1, section="Start", key="most"),
+        count_setting("with `min`: at most so many", 1, section="Start", key="most"),
     ]
     idle: Annotated[
         float | timedelta | None,
-        _seconds(
+        seconds_setting(
             "with `min` and `max`: give back what nobody has needed for this time", default=IDLE_S, section="Start"
         ),
     ]
@@ -471,7 +404,10 @@ def _declared(arguments: type) -> dict[str, tuple[Any, Setting]]:
     return {name: get_args(hint) for name, hint in hints.items()}
 
 
-_DECLARED = _declared(LeadingArguments) | _declared(FarmArguments)
+_LIMITS = _declared(LimitArguments)
+_DECLARED = (
+    _declared(LeadingArguments) | {n: d for n, d in _declared(FarmArguments).items() if n not in _LIMITS} | _LIMITS
+)
 
 SETTINGS: dict[str, Setting] = {name: setting for name, (_, setting) in _DECLARED.items()}
 """All settings by the names of `Farm`'s arguments, in the order of its signature."""

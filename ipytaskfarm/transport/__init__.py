@@ -9,6 +9,7 @@
 ``unix_…``             the same by unix socket, for the same user on the same machine
 ``frame_stream``       frames over a unix socket
 ``key_challenge``      the proof of a key over a unix socket
+``short_poll``         a wait without sleep, for answers that come within a moment
 ``hub``                the controller's end: a session per peer, over both ways
 ``peer``               the other end: a client, an agent, a supervisor
 ``lane``               unix sockets between an agent and its engines

@@ -56,3 +56,8 @@ class WhoAreYou(msgspec.Struct, frozen=True, tag=True):
 
 
 Handshake: TypeAlias = Hello | Welcome | Refuse | WhoAreYou
+
+REPLACED = "the key of this connection was replaced: read the connection file again"
+REVOKED = (
+    "the key of this connection was revoked: ask the farm's owner for another connection file (`ipytaskfarm keys add`)"
+)

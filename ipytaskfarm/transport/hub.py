@@ -3,7 +3,8 @@
 **Calling contract** of `Hub`. One thread owns it. Each turn of the controller's loop calls, in this order:
 
 1. `poll`: wait for something;
-2. `receive`: messages in sequence, each one once, from peers with a key that allows them;
+2. `receive`: the messages of one turn, each one once, from peers with a key that allows them. Those of one peer come in
+   the order of sending; among peers, a fair order decides (`core.turn_shares`), and the rest waits for the next turn;
 3. `send`, any number of times: it only queues;
 4. *commit what was received*, then
 5. `flush`: acknowledges all that `receive` returned, and sends what was queued. **Nothing else acknowledges**, so
@@ -17,27 +18,44 @@ handlers in this thread must not raise: an exception between the two parts of a 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import select
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any
 
-import msgspec
 import zmq
 
 from ..core import errors
+from ..core.limits import ByteAccounts, PeerLimits
 from ..core.messages import AgentMessage, Answer, AskQuestion, ClientMessage, Refusal
 from ..version import __version__
-from . import wire
+from . import message_parts, wire
 from .curve_listener import CurveListener
-from .handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
+from .handshake import REPLACED, REVOKED, Handshake, Hello, Refuse, Welcome, WhoAreYou
+from .hub_session import HubSession, too_slow
+from .inbox import Inbox, Left
 from .interface import ConnectionId, KnownKey, PeerListener, ReceivedFrame, Sent
-from .keys import READ_ONLY, FarmKeys, role_of, session_fits
-from .reliable_session import BEGIN_ANEW, Greeting, Heard, PacketKind, ReliableSession, frame_of, kind_of
+from .keys import FarmKeys, role_of, session_fits
+from .peer_events import Incoming, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
+from .read_only import why_refused
+from .reliable_session import (
+    BEGIN_ANEW,
+    HEADER,
+    MAX_MESSAGE_BYTES,
+    WINDOW_BYTES,
+    Greeting,
+    Heard,
+    PacketKind,
+    frame_of,
+    kind_of,
+)
+from .session_places import SessionPlaces, pool_of
+from .short_poll import ShortPoll
 from .unix_listener import UnixListener
 
 log = logging.getLogger(__name__)
@@ -50,79 +68,8 @@ CONGESTED_S = 0.05
 LAZY_S = 0.002
 """How long an acknowledgement, or a message that can wait, waits for another message to the same peer. One of them is
 under way soon if the peer is busy; if the peer is idle, waking it for this alone takes a core from those who work."""
-SESSIONS_MAX = 20_000
-AGENT_SESSIONS_MAX = 1024
-"""The limit for one enrolled agent's key: enough for all nodes of a cluster that share it, but not for all places."""
-
-
-class Peer(msgspec.Struct, frozen=True):
-    """A peer that has a session."""
-
-    session: str
-    role: str
-    """client or agent."""
-    name: str
-    title: str = ""
-    """The title of its key, see `transport.keys`."""
-
-    @property
-    def read_only(self) -> bool:
-        """Return whether the peer may change nothing."""
-        return self.title == "reader"
-
-
-class PeerUp(msgspec.Struct, frozen=True):
-    """The peer is connected again, after a cut within the epoch or after `PeerSilent`."""
-
-
-class PeerNewEpoch(msgspec.Struct, frozen=True):
-    """The peer begins anew in this epoch, and will report what it holds."""
-
-    hello: Hello
-
-
-class PeerSilent(msgspec.Struct, frozen=True):
-    """The peer was not heard for 5 s and is unreachable. Messages to it are queued."""
-
-
-class PeerGone(msgspec.Struct, frozen=True):
-    """The peer has left, or was silent for `GONE_S`: its session is forgotten."""
-
-    said: bool = False
-    """Whether it said good-bye: then this session never comes back."""
-
-
-REPLACED = "the key of this connection was replaced: read the connection file again"
-REVOKED = (
-    "the key of this connection was revoked: ask the farm's owner for another connection file (`ipytaskfarm keys add`)"
-)
-
-
-PeerEvent: TypeAlias = PeerUp | PeerNewEpoch | PeerSilent | PeerGone
-Incoming: TypeAlias = ClientMessage | AgentMessage | PeerEvent
-
-
-class _State:
-    """The hub's state of one session."""
-
-    def __init__(self, peer: Peer) -> None:
-        self.peer = peer
-        self.user = ""
-        """The user id of its present connection, which tells the key."""
-        self.session = ReliableSession()
-        self.decode: Callable[[bytes | memoryview], Sequence[ClientMessage | AgentMessage]]
-        self.decode = wire.from_agent.decode if peer.role == "agent" else wire.from_client.decode
-        self.connection: ConnectionId | None = None
-        self.ended: ConnectionId | None = None
-        """The connection that the peer has closed, until there is a new one: its last messages may still be read."""
-        self.welcome: Greeting | None = None
-        """The Welcome to be sent by the next flush."""
-        self.beat_due = False
-        self.is_urgent = False
-        """Whether a message for it is queued that cannot wait."""
-        self.spoke_awake_s = 0.0
-        self.heard_awake_s = 0.0
-        self.silent = False
+READ_BYTES = 16 << 20
+"""No further packet is read in a turn that has read this much."""
 
 
 class Hub:
@@ -130,12 +77,10 @@ class Hub:
 
     Args:
         host, port: the address for TCP; port 0 for any that is free.
-        keys: the farm's keys.
-        farm: the farm's incarnation.
-        name: the farm's name.
+        keys, farm, name: the farm's keys, its incarnation and its name.
         epoch: the number of this life of the controller.
-        clock: the monotonic clock.
         socket_path: the unix socket for peers of this machine, in a folder of mode 0700; None for none.
+        limits: the bounds of what peers may hold; None for the defaults.
 
     Raises:
         ConnectionError: the address cannot be listened on. The message has the remedy.
@@ -152,21 +97,25 @@ class Hub:
         *,
         clock: Callable[[], float] = time.monotonic,
         socket_path: Path | None = None,
+        limits: PeerLimits | None = None,
     ) -> None:
         self._farm = farm
+        self._limits = limits = limits or PeerLimits()
+        self._inbox = Inbox(clock, self, self.backlog_bytes)
+        self._incoming = ByteAccounts(MAX_MESSAGE_BYTES + WINDOW_BYTES, limits.incoming_per_key, limits.incoming)
         self._name = name
         self._epoch = epoch
         self._clock = clock
         self._patience = wire.Timeouts(clock())
         self._judged_awake_s = 0.0
-        self._states: dict[str, _State] = {}
-        self._by_connection: dict[ConnectionId, _State] = {}
-        self._dirty: dict[str, _State] = {}
-        self._lazy: dict[str, _State] = {}
+        self._read_bytes = self._said_bytes = 0
+        self._states: dict[str, HubSession] = {}
+        self._by_connection: dict[ConnectionId, HubSession] = {}
+        self._dirty: dict[str, HubSession] = {}
+        self._places = SessionPlaces(limits)
+        self._lazy: dict[str, HubSession] = {}
         """Sessions for which something waits that is sent at `_lazy_until_s`, or with the next message."""
         self._lazy_until_s = math.inf
-        self._sessions_of: Counter[str] = Counter()
-        """By the title of their key."""
         self.rejected: Counter[str] = Counter()
         """How often connections or messages were refused, by reason."""
         self._known: dict[str, KnownKey] = {}
@@ -183,6 +132,7 @@ class Hub:
             ) from None
         self.port = self._curve.port
         self._epoll = select.epoll()
+        self._short_poll = ShortPoll(self._epoll)
         self._extra: set[int] = set()
         """The caller's descriptors that `_epoll` knows."""
         for fd in self._curve.fds():
@@ -233,19 +183,43 @@ class Hub:
         state = self._states.get(session)
         if state is None:
             return False
-        state.session.say(wire.encode_message(message))
+        body = wire.encode_message(message)
+        state.session.say(body)
         self._dirty[session] = state
         state.is_urgent = state.is_urgent or not can_wait
+        self._said_bytes += len(body)
+        if self._said_bytes > self._limits.outgoing // 16:
+            self._bound_backlogs()
         return True
 
+    def _bound_backlogs(self) -> None:
+        """Forget what was said to peers that take too little of it, the one with most first: they begin anew."""
+        self._said_bytes = 0
+        limits = self._limits
+        for state in too_slow(self._states.values(), limits.outgoing_per_session, limits.outgoing):
+            self.rejected["slow reader"] += 1
+            state.session.begin(0)
+            self._inbox.drop(state.peer.session)
+            self._count_bytes(state)
+            if (connection := state.connection) is not None:
+                self._unbind(state)
+                self._answer(connection, WhoAreYou())
+
+    def charge_answer(self, session: str, seconds: float) -> None:
+        """Record how long the answer to a question of this session took: its next one waits its turn accordingly."""
+        if session in self._states:
+            self._inbox.shares.charge_answer(session, seconds)
+
     def forget(self, session: str) -> None:
-        """Drop a session and all messages that are queued for it."""
+        """Drop a session, all messages that are queued for it, and those of it that are not handled."""
         state = self._states.pop(session, None)
         if state is not None:
             self._unbind(state)
             self._dirty.pop(session, None)
             self._lazy.pop(session, None)
-            self._sessions_of[state.peer.title] -= 1
+            self._inbox.forget(session)
+            self._incoming.hold(state.pool, session, 0)
+            self._places.free(state.pool, session)
 
     def rekey(self, keys: FarmKeys) -> tuple[int, list[str]]:
         """Accept these peers' keys from now on, and no others. The controller's own key does not change.
@@ -286,13 +260,17 @@ class Hub:
             # A session that is still to be flushed has a full connection, and ZeroMQ does not report when that has room
             # again.
             timeout_s = min(timeout_s, CONGESTED_S if self._dirty else JUDGE_EVERY_S)
+        if self._inbox.has_work:
+            timeout_s = 0.0
         deadline_s = min(self._clock() + timeout_s, self._lazy_until_s)
         self._watch(set(extra_fds))
         while True:
             # ZeroMQ's descriptors report only changes, so its sockets are asked before each wait.
             there = self._curve.has_input() or (self._unix is not None and self._unix.has_input)
             ready: set[int] = set()
-            for fd, events in self._epoll.poll(0 if there else max(0.0, deadline_s - self._clock())):
+            for fd, events in self._short_poll.wait(
+                0 if there else max(0.0, deadline_s - self._clock()), self._read_bytes
+            ):
                 if fd in self._extra:
                     ready.add(fd)
                 elif self._unix is not None and self._unix.is_ready(fd, events):
@@ -305,27 +283,31 @@ class Hub:
         if fds == self._extra:
             return
         for fd in self._extra - fds:
-            try:
+            with contextlib.suppress(OSError):  # its owner has closed it
                 self._epoll.unregister(fd)
-            except OSError:
-                pass  # its owner has closed it
         for fd in fds - self._extra:
             self._epoll.register(fd, select.EPOLLIN)
         self._extra = fds
 
-    def receive(self, limit: int = 256) -> list[tuple[Peer, Incoming]]:
-        """Return the messages and events since the last call, about `limit` of them: packets are not split."""
+    def receive(self, limit: int = 256) -> Iterator[tuple[Peer, Incoming]]:
+        """Read up to `limit` packets, or `READ_BYTES`, and return the events and messages of this turn.
+
+        A message is decoded when it is asked for, and has cost its session the time until the next one is.
+        """
+        self._curve.serve_gate()
         awake_s = self._patience.look(self._clock())
         heard: list[tuple[Peer, Incoming]] = []
+        self._read_bytes = 0
         listeners = self._listeners_with_input()
         for _ in range(limit):
-            if len(heard) >= limit or not listeners:
+            if self._read_bytes > READ_BYTES or not listeners:
                 break
             for listener in listeners:
                 frame = listener.receive()
                 if frame is None:
                     listeners.remove(listener)
                     break
+                self._read_bytes += len(frame.frame or b"")
                 self._on_frame(frame, heard, awake_s)
         for connection in self._unix.take_ended() if self._unix is not None else ():
             if (ended := self._by_connection.get(connection)) is not None:
@@ -333,7 +315,20 @@ class Hub:
         # Also if more is waiting: the listeners read from all connections in turn, so each peer that sent something was
         # heard.
         self._judge(heard, awake_s)
-        return heard
+        return self._of_this_turn(heard)
+
+    def _of_this_turn(self, heard: list[tuple[Peer, Incoming]]) -> Iterator[tuple[Peer, Incoming]]:
+        yield from heard
+        for session, message in self._inbox.take():
+            state = self._states.get(session)
+            if state is None:
+                continue
+            self._dirty[session] = state
+            if message is Left.LEFT:
+                self.forget(session)
+                yield state.peer, PeerGone(said=True)
+            else:
+                yield state.peer, message
 
     def flush(self, now_s: float) -> None:
         """Acknowledge all that `receive` returned, and send queued messages, as far as the windows allow.
@@ -353,15 +348,15 @@ class Hub:
             if not self._flush_one(state, awake_s):
                 self._dirty[state.peer.session] = state
 
-    def _those_that_cannot_wait(self, states: Iterable[_State], now_s: float) -> list[_State]:
+    def _those_that_cannot_wait(self, states: Iterable[HubSession], now_s: float) -> list[HubSession]:
         """Return the sessions to flush now, agents first: on the way of a task, its hand-out is longer than its end."""
-        now: list[_State] = []
+        now: list[HubSession] = []
         for state in states:
             if state.is_urgent or state.welcome is not None or state.beat_due:
                 self._lazy.pop(state.peer.session, None)
                 now.append(state)
             else:
-                state.session.confirm()
+                state.session.confirm(self._inbox.handled(state.peer.session))
                 self._lazy[state.peer.session] = state
                 self._lazy_until_s = min(self._lazy_until_s, now_s + LAZY_S)
         if len(now) > 1:
@@ -381,10 +376,8 @@ class Hub:
     # ------------------------------------------------------------------------------------- receiving
 
     def _listeners_with_input(self) -> list[PeerListener]:
-        found: list[PeerListener] = [self._curve] if self._curve.has_input() else []
-        if self._unix is not None and self._unix.has_input:
-            found.append(self._unix)
-        return found
+        found = ((self._curve, self._curve.has_input()), (self._unix, self._unix is not None and self._unix.has_input))
+        return [listener for listener, there in found if listener is not None and there]
 
     def _on_frame(self, packet: ReceivedFrame, heard: list[tuple[Peer, Incoming]], awake_s: float) -> None:
         connection, user, frame = packet
@@ -401,23 +394,25 @@ class Hub:
         elif kind is None or state.user != user:
             self._refuse(connection, "SecurityError", "this connection sent nonsense", "nonsense")
         elif kind is PacketKind.BYE:
+            self._on_bye(state, heard)
+        else:
+            self._on_packet(state, connection, frame, awake_s)
+
+    def _on_bye(self, state: HubSession, heard: list[tuple[Peer, Incoming]]) -> None:
+        self._unbind(state)
+        # What it sent before is handled first.
+        if not self._inbox.leave(state.peer.session):
             self.forget(state.peer.session)
             heard.append((state.peer, PeerGone(said=True)))
-        else:
-            self._on_packet(state, connection, frame, heard, awake_s)
 
-    def _on_packet(
-        self,
-        state: _State,
-        connection: ConnectionId,
-        frame: memoryview,
-        heard: list[tuple[Peer, Incoming]],
-        awake_s: float,
-    ) -> None:
+    def _on_packet(self, state: HubSession, connection: ConnectionId, frame: memoryview, awake_s: float) -> None:
         state.heard_awake_s = awake_s
-        what, body = state.session.hear(frame)
-        state.session.freed()
-        self._dirty[state.peer.session] = state
+        session, name = state.session, state.peer.session
+        if len(frame) > HEADER.size and (why := self._incoming.why_not(state.pool, name, len(frame))):
+            return self._begin_later(state, connection, why)
+        what, body = session.hear(frame)
+        session.freed()
+        self._dirty[name] = state
         if what is Heard.GAP:
             self.rejected["gap"] += 1
             self._unbind(state)
@@ -428,41 +423,56 @@ class Hub:
             # An acknowledgement of a very recent message needs no beat in answer.
             state.beat_due = awake_s - state.spoke_awake_s > BEAT_AFTER_S
         elif body is not None:
-            self._on_body(state, connection, body, heard)
+            self._inbox.put(name, state.pool, state.peer.role, session.last_in, body)
+            self._places.is_used(state.pool, name)
+            self._count_bytes(state)
+        else:
+            self._count_bytes(state)
 
-    def _on_body(
-        self, state: _State, connection: ConnectionId, body: bytes | memoryview, heard: list[tuple[Peer, Incoming]]
-    ) -> None:
-        peer = state.peer
-        try:
-            messages: Iterable[ClientMessage | AgentMessage] = state.decode(body)
-        except wire.READABLE as error:
-            return self._unreadable(state, connection, body, error)
-        if peer.read_only:
-            messages = [message for message in messages if self._may_read(state, connection, message)]
-        heard.extend((peer, message) for message in messages)
+    def _count_bytes(self, state: HubSession) -> None:
+        name = state.peer.session
+        self._incoming.hold(state.pool, name, self._inbox.bytes_of(name) + state.session.pieces_bytes)
 
-    def _unreadable(self, state: _State, connection: ConnectionId, body: bytes | memoryview, error: Exception) -> None:
-        """Report the error and end the connection: skipping one packet of a sequence would lose it."""
-        role = state.peer.role
-        foreign = [tag for tag in wire.tags_in(body) if tag not in wire.TAGS[role]]
-        if foreign:
-            text = f"a key for the role {role} does not allow to send {foreign[0]}"
-            return self._refuse(connection, "SecurityError", text, "role")
-        text = f"the controller is {wire.own_version()} and cannot read what this peer sent: {error}"
-        self._refuse(connection, "VersionMismatch", text, "unreadable")
+    def _begin_later(self, state: HubSession, connection: ConnectionId, why: str) -> None:
+        """Drop what a session has sent and was not handled: it connects after a pause, and sends that again.
 
-    def _may_read(self, state: _State, connection: ConnectionId, message: ClientMessage | AgentMessage) -> bool:
+        Nothing of it was acknowledged. The place that it had is free for others, so that one of them gets ready.
+        """
+        state.session.begin(0)
+        self._inbox.drop(state.peer.session)
+        self._count_bytes(state)
+        text = f"farm {self._name!r} holds too many bytes of messages that it has not handled: {why} (incoming_limit)"
+        self._refuse(connection, "ConnectionError", text, "too many bytes", later=True)
+
+    def read(self, session: str, raw: Any) -> Any:
+        """Return a message as the inbox has it, decoded; None if its session may not send it. Called by the inbox."""
+        message = message_parts.decoded(raw)
+        state = self._states.get(session)
+        if state is None or (state.peer.read_only and not self._may_read(state, message)):
+            return None
+        return message
+
+    def unreadable(self, session: str, body: Any, error: Exception) -> None:
+        """End the connection of a session that sent something unreadable. Called by the inbox.
+
+        Skipping one packet of a sequence would lose it.
+        """
+        state = self._states.get(session)
+        if state is None:
+            return
+        etype, text = message_parts.why_unreadable(state.peer.role, body, error)
+        self._refuse_peer(state, etype, text, "unreadable")
+
+    def _may_read(self, state: HubSession, message: ClientMessage | AgentMessage) -> bool:
         """Return whether a message under a read-only key only asks. If it does not, it is refused here."""
-        if isinstance(message, AskQuestion) and isinstance(message.question, READ_ONLY):
+        text = why_refused(message)
+        if not text:
             return True
         self.rejected["read-only key"] += 1
-        what = type(message.question if isinstance(message, AskQuestion) else message).__name__
-        text = f"this connection's key is read-only: it does not allow {what}"
         if isinstance(message, AskQuestion):
             self.send(state.peer.session, Answer(message.n, Refusal("SecurityError", text)))
         else:
-            self._refuse(connection, "SecurityError", text, "read-only key")
+            self._refuse_peer(state, "SecurityError", text, "read-only key")
         return False
 
     def _on_handshake(
@@ -478,15 +488,16 @@ class Hub:
         if not isinstance(message, Hello) or not wire.is_hello(message):
             return self._refuse(connection, "SecurityError", "this is no greeting", "nonsense")
         title = self._titles[user]
-        refuse = self._objection(message, title)
+        pool = pool_of(title, isinstance(connection, int))
+        refuse = self._objection(message, title) or self._no_place(message, pool, heard)
         if refuse is not None:
             self.rejected[refuse.etype] += 1
             return self._answer(connection, refuse)
         state = self._states.get(message.session)
         if state is None:
-            state = _State(Peer(message.session, message.role, message.name[:200], title))
+            state = HubSession(Peer(message.session, message.role, message.name[:200], title), pool)
             self._states[message.session] = state
-            self._sessions_of[title] += 1
+            self._places.take(pool, message.session)
         state.user = user
         self._unbind(state)
         former = self._by_connection.get(connection)
@@ -499,6 +510,9 @@ class Hub:
         state.welcome = state.session.meet_hello(message.epoch, message.last_in, self._epoch)
         self._dirty[message.session] = state
         anew = state.welcome is Greeting.ANEW
+        if anew:
+            self._inbox.drop(message.session)
+            self._count_bytes(state)
         heard.append((state.peer, PeerNewEpoch(message) if anew else PeerUp()))
 
     def _objection(self, hello: Hello, title: str) -> Refuse | None:
@@ -517,10 +531,17 @@ class Hub:
         state = self._states.get(hello.session)
         if state is not None and state.peer.title != title:
             return Refuse("SecurityError", "this session belongs to a peer with another key")
-        if state is None and len(self._states) >= SESSIONS_MAX:
-            return Refuse("ConnectionError", f"farm {self._name!r} has {SESSIONS_MAX:,} sessions already", later=True)
-        if state is None and ":" in title and self._sessions_of[title] >= AGENT_SESSIONS_MAX:
-            return Refuse("ConnectionError", f"{title} has {AGENT_SESSIONS_MAX:,} sessions already", later=True)
+        return None
+
+    def _no_place(self, hello: Hello, pool: str, heard: list[tuple[Peer, Incoming]]) -> Refuse | None:
+        """Return why there is no place for a new session; None if there is one, perhaps because another gave it up."""
+        if hello.session in self._states or not (why := self._places.why_full(pool)):
+            return None
+        unused = self._places.replaceable(pool)
+        if unused is None:
+            return Refuse("ConnectionError", f"farm {self._name!r} is full: {why}", later=True)
+        heard.append((self._states[unused].peer, PeerGone()))
+        self.forget(unused)
         return None
 
     def _judge(self, heard: list[tuple[Peer, Incoming]], awake_s: float) -> None:
@@ -534,6 +555,7 @@ class Hub:
             silent_s = awake_s - state.heard_awake_s
             if silent_s > wire.silence_s(state.peer.role) and not state.silent:
                 state.silent = True
+                self._places.is_unused(state.pool, state.peer.session)
                 # Nothing more is sent on the connection. A peer that hears nothing reconnects, even if only one
                 # direction is broken.
                 self._unbind(state)
@@ -544,10 +566,12 @@ class Hub:
 
     # ------------------------------------------------------------------------------------ sending
 
-    def _flush_one(self, state: _State, awake_s: float) -> bool:
+    def _flush_one(self, state: HubSession, awake_s: float) -> bool:
         """Send what one session may send. Return False if the connection is full."""
-        session = state.session
-        session.confirm()
+        session, name = state.session, state.peer.session
+        session.confirm(self._inbox.handled(name))
+        if self._incoming.of(name):
+            self._count_bytes(state)
         connection = state.connection
         if connection is None:
             return True
@@ -584,15 +608,20 @@ class Hub:
     def _answer(self, connection: ConnectionId, message: Handshake) -> None:
         self._put(connection, wire.encode_handshake(message))
 
-    def _refuse(self, connection: ConnectionId, etype: str, text: str, counted_as: str) -> None:
+    def _refuse(self, connection: ConnectionId, etype: str, text: str, counted_as: str, *, later: bool = False) -> None:
         """Refuse a peer that breaks the rules. Its connection is forgotten, and not cut: it reads the reason."""
         self.rejected[counted_as] += 1
         state = self._by_connection.get(connection)
         if state is not None:
             self._unbind(state)
-        self._answer(connection, Refuse(etype, text[: wire.TEXT_MAX]))
+        self._answer(connection, Refuse(etype, text[: wire.TEXT_MAX], later=later))
 
-    def _unbind(self, state: _State) -> None:
+    def _refuse_peer(self, state: HubSession, etype: str, text: str, counted_as: str) -> None:
+        connection = state.connection or state.ended
+        if connection is not None:
+            self._refuse(connection, etype, text, counted_as)
+
+    def _unbind(self, state: HubSession) -> None:
         for connection in (state.connection, state.ended):
             if connection is not None:
                 self._by_connection.pop(connection, None)

@@ -32,20 +32,6 @@ from typing import Any
 import msgspec
 
 from ..core import errors
-from ..core.messages import (
-    ExplainTasks,
-    FarmStatus,
-    FetchResults,
-    ListEngines,
-    ListKept,
-    ListSticky,
-    ListTasks,
-    QueueStatus,
-    ReadTask,
-    Stack,
-    WatchTasks,
-)
-from ..core.messages.blob_chunks import ReadBlob
 from ..system import farm_paths
 from ..system.farm_paths import ConnectionInfo
 from . import wire
@@ -61,23 +47,6 @@ ROLES = ("client", "reader", "agent")
 SERVER = "server"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PREFIX = "agent:"
-
-
-READ_ONLY = (
-    WatchTasks,
-    FetchResults,
-    ReadTask,
-    QueueStatus,
-    ListTasks,
-    ExplainTasks,
-    Stack,
-    ListEngines,
-    FarmStatus,
-    ListKept,
-    ListSticky,
-    ReadBlob,
-)
-"""The questions that a read-only key allows."""
 
 
 class KeyPair(msgspec.Struct, frozen=True):

@@ -268,9 +268,19 @@ class ReliableSession:
         """Return whether packets were received for which `confirm` was not called."""
         return self._confirmed < self._last_in
 
-    def confirm(self) -> None:
-        """Record that all received packets were handled and may be acknowledged."""
-        self._confirmed = self._last_in
+    @property
+    def last_in(self) -> int:
+        """Return the number of the last packet that was received in sequence."""
+        return self._last_in
+
+    @property
+    def pieces_bytes(self) -> int:
+        """Return how many bytes were received of a message that is not complete."""
+        return self._pieces_bytes
+
+    def confirm(self, upto: int | None = None) -> None:
+        """Record that the received packets up to this number (None: all) were handled and may be acknowledged."""
+        self._confirmed = self._last_in if upto is None else max(self._confirmed, min(upto, self._last_in))
 
     def hear(self, frame: bytes | memoryview) -> tuple[Heard, bytes | memoryview | None]:
         """Take a DATA, PART or BEAT frame of the present connection. The body comes with the last piece of its list."""

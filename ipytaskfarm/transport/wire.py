@@ -144,13 +144,13 @@ def python_version() -> str:
 
 
 def tags_in(body: bytes | memoryview) -> list[str]:
-    """Return the types of the messages in a body that could not be decoded, as far as they can be found."""
+    """Return the types of the messages in a body (or the type of one message) that could not be decoded."""
     try:
         messages: Any = _anything.decode(body)
     except READABLE:
         return []
     if not isinstance(messages, list):
-        return []
+        messages = [messages]
     return [str(message.get("type"))[:40] for message in messages[:16] if isinstance(message, dict)]
 
 

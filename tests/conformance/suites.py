@@ -98,15 +98,70 @@ def _executor(source: Path, folder: Path) -> list[str]:
     return ["executor_tests/test_farm.py"]
 
 
+POOL_TESTS = """
+import unittest
+
+from ipytaskfarm import Pool
+
+from . import _test_multiprocessing as given
+
+
+def _tests(cases):
+    return type(f"Farm{cases.__name__}", (cases, unittest.TestCase), {
+        "__module__": __name__, "TYPE": "processes", "Pool": staticmethod(Pool),
+    })
+
+
+FarmPool = _tests(given._TestPool)
+FarmPoolWorkerErrors = _tests(given._TestPoolWorkerErrors)
+FarmPoolWorkerLifetime = _tests(given._TestPoolWorkerLifetime)
+"""
+"""CPython's tests of pools with our pool in the place of its own."""
+
+
+def _pool(source: Path, folder: Path) -> list[str]:
+    """Copy CPython's tests of multiprocessing, with a file that runs those of its pool on a farm."""
+    tests = folder / "pool_tests"
+    tests.mkdir()
+    (tests / "__init__.py").touch()
+    text = (source / "test" / "_test_multiprocessing.py").read_text(encoding="utf-8")
+    text = text.replace("multiprocessing.Pool(", "ipytaskfarm.Pool(").replace(
+        "from multiprocessing import Pool\n", "from ipytaskfarm import Pool\n"
+    )
+    # The class of these methods has a pool, which cannot travel.
+    for name in ("_test_traceback", "_test_wrapped_exception"):
+        text = text.replace(f"@classmethod\n    def {name}(cls):", f"@staticmethod\n    def {name}():")
+    text = text.replace("\nimport unittest\n", "\nimport ipytaskfarm\nimport unittest\n", 1)
+    (tests / "_test_multiprocessing.py").write_text(text, encoding="utf-8")
+    (tests / "test_farm.py").write_text(POOL_TESTS, encoding="utf-8")
+    return ["pool_tests/test_farm.py"]
+
+
+LIBRARY = (
+    "the folder of the standard library of the Python that runs this, 3.13 or newer: python3.13 -c 'import os; "
+    "print(os.path.dirname(os.__file__))'"
+)
+
+TRACEBACK = "the engine's frames are the exception's own traceback; its cause is the one that the user's code gave it"
+
 SUITES: dict[str, Suite] = {
     "executor": Suite(
-        "the folder of the standard library of the Python that runs this, 3.13 or newer: python3.13 -c 'import os; "
-        "print(os.path.dirname(os.__file__))'",
+        LIBRARY,
         _executor,
         expected={
-            "test_interpreter_shutdown": "looks for a worker's print on the standard output of its own script",
-            "test_traceback": "the engine's frames are the exception's own traceback, not a text in its cause",
-            "test_hang_gh83386": "looks for a worker's print on the standard output of its own script",
+            "test_traceback": TRACEBACK,
+        },
+    ),
+    "pool": Suite(
+        LIBRARY,
+        _pool,
+        expected={
+            "test_traceback": TRACEBACK,
+            "test_make_pool": "looks into the pool for the list of its processes",
+            "test_pool_worker_lifetime": "looks into the pool for the list of its processes",
+            "test_resource_warning": "writes a state into the pool",
+            "test_map_unplicklable": "the error names the argument that cannot travel; the original error is its cause",
+            "test_unpickleable_result": "a lambda can travel here, so nothing is raised",
         },
     ),
     "ipyparallel": Suite(

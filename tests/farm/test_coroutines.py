@@ -21,7 +21,7 @@ from tests.farm.test_farm import background_farm, pid_of
 from tests.support.farms import engines, until_engines, until_running
 from tests.support.polling import eventually
 
-pytestmark = pytest.mark.farm(n=1, grace=0.3)
+pytestmark = pytest.mark.farm(n=1, grace=5)
 DEADLINE_S = 30.0
 
 
@@ -242,7 +242,7 @@ def test_one_that_ignores_its_end_costs_its_neighbours_nothing(tc: TaskClient, f
     (engine,) = engines(farm)
     started, go = tmp_path / "started", tmp_path / "go"
     beside = tc.submit(until, str(go), 5)
-    late = tc.run(Task(deaf, args=(str(started), str(tmp_path / "never")), time_limit=0.2))
+    late = tc.run(Task(deaf, args=(str(started), str(tmp_path / "never")), time_limit=0.2, grace=0.3))
     eventually(Path(f"{started}.heard").exists, DEADLINE_S)
     # longer than the grace, after which a task that runs alone would have cost its engine
     with pytest.raises(TimeoutError):

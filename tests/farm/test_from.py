@@ -34,4 +34,6 @@ def test_each_version_prints_the_same(page: Path, farm_dirs: Dirs, tmp_path: Pat
 
 
 def test_there_is_a_page_for_each() -> None:
-    assert [page.stem for page in PAGES] == ["asyncio", "concurrent-futures", "dask", "ipyparallel", "joblib"]
+    assert [page.stem for page in PAGES] == [
+        "asyncio", "concurrent-futures", "dask", "executorlib", "ipyparallel", "joblib", "multiprocessing", "submitit",
+    ]  # fmt: skip

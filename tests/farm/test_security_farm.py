@@ -25,7 +25,8 @@ from ipytaskfarm.deployment import enrolment
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.transport import wire
 from ipytaskfarm.transport.handshake import Refuse, Welcome, WhoAreYou
-from ipytaskfarm.transport.keys import READ_ONLY, make_keypair
+from ipytaskfarm.transport.keys import make_keypair
+from ipytaskfarm.transport.read_only import READ_ONLY
 from ipytaskfarm.transport.reliable_session import HEADER, PacketKind
 from tests.conftest import Dirs
 from tests.support.farms import Gate, ask, engines, until_running, value

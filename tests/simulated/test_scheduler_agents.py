@@ -9,6 +9,7 @@ import pytest
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.task_types import Rules
+from ipytaskfarm.core.scheduler.events import Back
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.core.states import Reason
 
@@ -333,3 +334,17 @@ def test_status_says_what_waits_and_since_when_agents_are_idle() -> None:
     assert state.waiting_s is not None
     assert 12.0 <= state.waiting_s < 12.1
     assert state.agents[0]["idle"] is None
+
+
+def test_an_agent_whose_session_begins_anew_gets_no_work_before_its_report() -> None:
+    """Its report was written before it could hold that work: what it lacks would be handed out once more."""
+    sim = farm_of(one={"brings": 1})
+    agent = sim.agents["one"]
+    farm = sim.scheduler.farm
+    task_id = sim.ids().first
+    sim.restate(agent)
+    sim.handle(Back(), "one")
+    sim.submit(task_id)
+    assert not farm.engines.by_name[only_engine(agent).name].assigned
+    sim.process(agent)
+    assert [*farm.engines.by_name[only_engine(agent).name].assigned] == [(task_id, 1)]

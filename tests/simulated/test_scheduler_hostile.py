@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,7 @@ from msgspec import inspect
 
 from ipytaskfarm.controller.direct_answers import DIRECT
 from ipytaskfarm.core import messages as m, validation
+from ipytaskfarm.core.handlers.submit import UNUSED_BLOCKS_MAX
 from ipytaskfarm.core.messages import AgentMessage, Question, tables
 from ipytaskfarm.core.messages.running_task import Await, Children, ProgressReport, TaskCall
 from ipytaskfarm.core.messages.task_types import Deferral, Ended, Rules, Submission
@@ -271,6 +273,32 @@ def test_each_of_several_tasks_with_the_same_bad_rules_is_refused() -> None:
     tasks = [Submission(task_id, b"work", 1.0, None, Rules(priority=2**63)) for task_id in (first, first + 1)]
     sim.handle(m.Submit(tasks), "client")
     assert sim.scheduler.farm.tasks.refusals.keys() >= {first, first + 1}
+
+
+def test_who_asks_for_ids_without_using_them_gets_no_more() -> None:
+    sim, *_ = two_agents()
+    before = len(sim.scheduler.farm.clients.ids.blocks)
+    for _ in range(1000):
+        sim.handle(m.NeedIds(), "client")
+    blocks = sim.scheduler.farm.clients.ids.blocks
+    assert len(blocks) - before <= UNUSED_BLOCKS_MAX
+    sim.submit(blocks[0].next)
+    assert sim.handle(m.NeedIds(), "client").sends, "who uses ids gets others"
+
+
+def test_a_farm_has_room_for_so_many_tasks() -> None:
+    sim, *_ = two_agents()
+    sim.scheduler.farm.settings = dataclasses.replace(sim.scheduler.farm.settings, max_tasks=3)
+    first = sim.ids().first
+    tasks = [Submission(first + n, b"work", 1.0) for n in range(5)]
+    for task in tasks[:3]:
+        sim.handle(m.Submit([task]), "client")
+    out = sim.handle(m.Submit(tasks[3:]), "client")
+    (full,) = [said for _, said in out.sends if isinstance(said, m.Full)]
+    assert full.first_id == first + 3
+    assert "3 are the most of this farm (max_tasks)" in full.why
+    sim.settle()
+    assert [said for _, said in sim.handle(m.Submit(tasks[3:]), "client").sends if isinstance(said, m.Accepted)]
 
 
 # -- anything at all

@@ -1,7 +1,8 @@
 """Run a farm of real processes under a nemesis, then check the results against the tasks' own records.
 
 Each task writes its begin and its end into a ledger.  Meanwhile the nemesis kills engines every two seconds, the
-controller every ten seconds, and the agent once, and resets the farm's connections (with ``ss -K``, if allowed).  Then
+controller every ten seconds, and the agent once, and resets the farm's connections (with ``ss -K``, if allowed).  In
+half of the controller's lives it takes the unix socket away, so that peers come by TCP, where resets reach them.  Then
 the checker compares the ledger, the store and the client's results.
 
 ``python -m tests.support.chaos [SECONDS]`` runs batches of ten thousand tasks until the time is over.
@@ -34,7 +35,7 @@ from tests.conftest import assert_nothing_left, isolated
 TASKS = 10_000
 ONCE_EVERY = 5
 """Every fifth task must not be repeated: it may be run once, or be lost."""
-ENGINE_S, CONTROLLER_S, RESETS_S = 2.0, 10.0, 1.0
+ENGINE_S, CONTROLLER_S, RESETS_S, SOCKET_S = 2.0, 10.0, 1.0, 0.1
 CODE = """
 import os, time
 ledger = os.open({path!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -99,12 +100,14 @@ class Nemesis(threading.Thread):
         self.did: Counter[str] = Counter()
         self._chance = random.Random(seed)
         self._agent_at_s = time.monotonic() + 15.0
+        self._by_tcp = False
+        """Whether the unix socket is taken away in this life of the controller."""
 
     def run(self) -> None:
         """One look each tenth of a second."""
-        due = dict.fromkeys(("engine", "controller", "resets"), time.monotonic() + 1.0)
+        due = dict.fromkeys(("engine", "controller", "resets", "socket"), time.monotonic() + 1.0)
         due["controller"] += CONTROLLER_S / 2
-        every = {"engine": ENGINE_S, "controller": CONTROLLER_S, "resets": RESETS_S}
+        every = {"engine": ENGINE_S, "controller": CONTROLLER_S, "resets": RESETS_S, "socket": SOCKET_S}
         while not self.ending.wait(0.1):
             now = time.monotonic()
             for what in [what for what, at_s in due.items() if now >= at_s]:
@@ -121,6 +124,7 @@ class Nemesis(threading.Thread):
         return True
 
     def _controller(self) -> bool:
+        self._by_tcp = not self._by_tcp
         return self._kill("controller")
 
     def _engine(self) -> bool:
@@ -132,6 +136,14 @@ class Nemesis(threading.Thread):
         if pids:
             os.kill(self._chance.choice(pids), signal.SIGKILL)
         return bool(pids)
+
+    def _socket(self) -> bool:
+        """Take the unix socket away, which the controller makes anew."""
+        info = self.home.living_info()
+        if info is None or not self._by_tcp or not info.socket:
+            return False
+        os.unlink(info.socket)
+        return True
 
     def _resets(self) -> bool:
         """Reset all connections of this farm: those to its controller's port."""

@@ -21,8 +21,9 @@ from ipytaskfarm.core.messages import payload, tables
 from ipytaskfarm.core.messages.task_types import Final, Submission
 from ipytaskfarm.serialization.pack import pack
 from ipytaskfarm.system import farm_paths
-from ipytaskfarm.transport.hub import Hub, PeerNewEpoch
+from ipytaskfarm.transport.hub import Hub
 from ipytaskfarm.transport.keys import make_farm_keys
+from ipytaskfarm.transport.peer_events import PeerNewEpoch
 
 encode = msgspec.msgpack.encode
 

@@ -23,8 +23,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from ipytaskfarm.controller import loop
 from ipytaskfarm.controller.loop import ControllerLoop
 from ipytaskfarm.core import messages as m
@@ -40,14 +38,11 @@ from ipytaskfarm.core.scheduler.scheduler import Scheduler
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS
 from ipytaskfarm.storage.store import Store
-from ipytaskfarm.transport import wire
-from ipytaskfarm.transport.hub import Peer, PeerNewEpoch, PeerSilent, PeerUp
-from ipytaskfarm.transport.reliable_session import BEGIN_ANEW, Greeting, Heard, ReliableSession
-from tests.support.simulated_peers import Agent, Client, Connection, Engine, Frame, Speaker, encode
+from tests.support.simulated_hub import SimHub
+from tests.support.simulated_peers import Agent, Client, Engine, Frame, Speaker
 
 MEMORY_DISK = Path("/dev/shm")
 SETTINGS = SchedulerSettings(lease_s=50.0, lease_margin_s=5.0, node_failures=10**9)
-SILENCE_S = 5.0
 ENVIRONMENTS = tuple(Environment(identity=name, name=name) for name in "AB")
 RULES = (
     None,
@@ -91,111 +86,6 @@ class Clock:
     def pass_(self, seconds: float) -> None:
         self.mono_s += seconds
         self.wall_s += seconds
-
-
-class Hearing:
-    """The state of one session at the controller's end."""
-
-    def __init__(self, peer: Peer) -> None:
-        self.peer = peer
-        self.link = ReliableSession()
-        self.connection: Connection | None = None
-        self.welcome: Greeting | None = None
-        self.heard_s = 0.0
-        self.silent = False
-
-
-class SimHub:
-    """Stands for `transport.hub.Hub`: the same rules for handshakes, silence and acknowledgements, no sockets."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.epoch = 0
-        self.connections: dict[str, Connection] = {}
-        self.hearing: dict[str, Hearing] = {}
-
-    def restart(self, epoch: int) -> None:
-        self.epoch = epoch
-        self.hearing = {}
-        for connection in self.connections.values():
-            connection.cut = True
-        self.connections = {}
-
-    def poll(self, timeout_s: float, fds: Sequence[int] = ()) -> set[int]:
-        return set()
-
-    def backlog_bytes(self, session: str) -> int:
-        return 0
-
-    def send(self, session: str, message: object, *, can_wait: bool = False) -> bool:
-        state = self.hearing.get(session)
-        if state is None:
-            return False
-        state.link.say(encode(message))
-        return True
-
-    def forget(self, session: str) -> None:
-        self.hearing.pop(session, None)
-
-    def receive(self) -> list[tuple[Peer, Any]]:
-        heard: list[tuple[Peer, Any]] = []
-        now_s = self.world.clock.mono_s
-        for session, connection in list(self.connections.items()):
-            for _ in range(self.world.chance.randint(0, 6) if self.world.hostile else len(connection.up)):
-                if connection.cut or not connection.up or self.connections.get(session) is not connection:
-                    break
-                self._take(session, connection, self.world.from_wire(connection.up), heard, now_s)
-        for state in self.hearing.values():
-            if now_s - state.heard_s > SILENCE_S and not state.silent:
-                state.silent = True
-                state.connection = None
-                heard.append((state.peer, PeerSilent()))
-        if heard:
-            self.world.kill_point("received")
-        return heard
-
-    def _take(self, session: str, connection: Connection, frame: Frame, heard: list[Any], now_s: float) -> None:
-        what, data = frame
-        state = self.hearing.get(session)
-        if what == "hello":
-            role = self.world.speakers[session].role
-            if state is None:
-                state = self.hearing[session] = Hearing(Peer(session, role, session))
-            state.connection = connection
-            state.heard_s, state.silent = now_s, False
-            epoch, last_in = data
-            state.welcome = state.link.meet_hello(epoch, last_in, self.epoch)
-            anew = state.welcome is Greeting.ANEW
-            heard.append((state.peer, PeerNewEpoch(msgspec.UNSET) if anew else PeerUp()))  # type: ignore[arg-type]
-            return
-        if state is None or state.connection is not connection:
-            connection.down.append(("who are you", None))
-            return
-        state.heard_s = now_s
-        news, body = state.link.hear(data)
-        state.link.freed()
-        if news is Heard.GAP or news is Heard.NONSENSE:
-            state.connection = None
-            connection.down.append(("who are you", None))
-        elif body is not None:
-            decoder = wire.from_agent if state.peer.role == "agent" else wire.from_client
-            heard.extend((state.peer, message) for message in decoder.decode(body))
-
-    def flush(self, now_s: float) -> None:
-        for state in self.hearing.values():
-            state.link.confirm()
-            connection = state.connection
-            if connection is None or connection.cut:
-                continue
-            if state.welcome is not None:
-                last_in = BEGIN_ANEW if state.welcome is Greeting.ANEW else state.link.position()[1]
-                connection.down.append(("welcome", (self.epoch, last_in)))
-                state.welcome = None
-            while (frame := state.link.next_frame()) is not None:
-                self.world.kill_point("sending")
-                connection.down.append(("frame", frame))
-                state.link.was_sent()
-            connection.down.append(("frame", state.link.beat()))
 
 
 class Door:

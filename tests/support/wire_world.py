@@ -19,11 +19,13 @@ import msgspec
 import zmq
 
 from ipytaskfarm import __version__
+from ipytaskfarm.core.limits import PeerLimits
 from ipytaskfarm.core.messages import PROTOCOL
 from ipytaskfarm.system.farm_paths import ConnectionInfo
-from ipytaskfarm.transport.hub import Hub, Incoming, Peer
+from ipytaskfarm.transport.hub import Hub
 from ipytaskfarm.transport.keys import FarmKeys, KeyPair, make_farm_keys
 from ipytaskfarm.transport.peer import Link, LinkEvent, ReceivedMessage
+from ipytaskfarm.transport.peer_events import Incoming, Peer
 from tests.support.polling import eventually
 
 T = TypeVar("T")
@@ -125,9 +127,11 @@ class World:
 
     Args:
         by_unix: whether the links use unix sockets. TCP then leads nowhere.
+        limits: the bounds of what peers may hold.
     """
 
-    def __init__(self, by_unix: bool = False) -> None:
+    def __init__(self, by_unix: bool = False, limits: PeerLimits | None = None) -> None:
+        self.limits = limits
         self._folder = tempfile.TemporaryDirectory(prefix="itf-", dir="/tmp")
         folder = Path(self._folder.name)
         self.socket_path = folder / "controller.sock" if by_unix else None
@@ -154,7 +158,7 @@ class World:
         port = self.hub.port if port is None else port
         self.hub = Hub(
             "127.0.0.1", port, self.keys, self.incarnation, "default", self.epoch, clock=self.now,
-            socket_path=self.socket_path,
+            socket_path=self.socket_path, limits=self.limits,
         )  # fmt: skip
         self._count(self.hub, "_put", 1)
         self._count(self.hub, "_on_frame", -1)
@@ -294,8 +298,8 @@ class World:
 
 
 @contextlib.contextmanager
-def world(by_unix: bool = False) -> Iterator[World]:
-    it = World(by_unix)
+def world(by_unix: bool = False, limits: PeerLimits | None = None) -> Iterator[World]:
+    it = World(by_unix, limits)
     try:
         yield it
     finally:

@@ -36,6 +36,7 @@ PUBLIC = {
     "RecycleSettings",
     "add_dependency",
     "Executor",
+    "FarmClusterExecutor",
     "Pool",
     "__version__",
 }

@@ -47,7 +47,7 @@ from ipytaskfarm.core.scheduler.scheduler import Scheduler
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.serialization.pack import pack_function
 from ipytaskfarm.storage.store import Store
-from ipytaskfarm.transport.hub import Peer, PeerNewEpoch
+from ipytaskfarm.transport.peer_events import Peer, PeerNewEpoch
 from tests.support.polling import eventually
 
 # -- the evaluator
@@ -227,6 +227,9 @@ class Diary:
 
     def backlog_bytes(self, session: str) -> int:
         return 0
+
+    def charge_answer(self, session: str, seconds: float) -> None:
+        pass
 
     def flush(self, now_s: float) -> None:
         self.lines.append("flush")

@@ -35,8 +35,9 @@ from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.core.states import Reason
 from ipytaskfarm.storage.store import Store
 from ipytaskfarm.system.flight_recorder import Recorder
-from ipytaskfarm.transport.hub import Hub, Peer, PeerNewEpoch
+from ipytaskfarm.transport.hub import Hub
 from ipytaskfarm.transport.peer import Link
+from ipytaskfarm.transport.peer_events import Peer, PeerNewEpoch
 
 LIMIT = 10_000
 CLIENT, AGENT = Peer("c", "client", "c"), Peer("a", "agent", "a")
@@ -68,6 +69,9 @@ class SmallWire:
 
     def backlog_bytes(self, session: str) -> int:
         return 0
+
+    def charge_answer(self, session: str, seconds: float) -> None:
+        pass
 
     def flush(self, now_s: float) -> None:
         pass

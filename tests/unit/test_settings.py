@@ -14,14 +14,8 @@ from ipytaskfarm import Farm
 from ipytaskfarm.cli.start import Controller, Start, config_key, flag_of
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.deployment.settings import agent_flags, controller_flags, farm_settings
-from ipytaskfarm.settings.declarations import (
-    AGENT,
-    CONTROLLER,
-    SETTINGS,
-    LeadingArguments,
-    add_flags,
-    scheduler_settings,
-)
+from ipytaskfarm.settings.declarations import SETTINGS, LeadingArguments, add_flags, scheduler_settings
+from ipytaskfarm.settings.setting import AGENT, CONTROLLER
 
 COMMANDS = Path(__file__).parents[2] / "docs" / "commands.md"
 BEGIN, END = "<!-- settings -->\n", "<!-- /settings -->\n"
@@ -49,6 +43,10 @@ GIVEN: dict[str, Any] = {
     "free_memory": "1 MiB",
     "environment_patience": False,
     "resource_patience": 0.0,
+    "max_tasks": 1000,
+    "max_sessions": 100,
+    "incoming_limit": "1G",
+    "outgoing_limit": "2G",
 }
 
 
@@ -101,10 +99,11 @@ def test_what_is_given_arrives_in_the_processes() -> None:
     assert made == SchedulerSettings(
         lease_s=8.0, failure_penalty_s=0.25, unmet_timeout_s=2.0, max_engine_losses=7, node_failures=8, grace_s=2.0,
         warm=0, environment_patience_s=None, resource_patience_s=0.0, load_limit=0.5, free_memory_limit=2**20,
-        placement="random", coroutines=20,
+        placement="random", coroutines=20, max_tasks=1000,
     )  # fmt: skip
     assert (told.queue_policy, told.location, told.record) == ("mine:Policy", "here", Path("/tmp/x.events"))
     assert (told.keep_results, told.keep_results_size) == (60.0, 2**30)
+    assert (told.max_sessions, told.incoming_limit, told.outgoing_limit) == (100, 2**30, 2**31)
     agent = read_back(AGENT, agent_flags(settings))
     assert (agent.lease, agent.grace, agent.memory_limit) == (8.0, 2.0, 2**31)
     assert agent.failure_values == "none"
@@ -127,7 +126,8 @@ def test_arguments_and_flags_come_to_the_same() -> None:
             *("--coroutines", "20", "--max-engine-losses", "7", "--node-failures", "8", "--keep-results", "60"),
             *("--keep-results-size", "1G", "--record", "/tmp/x.events", "--warm", "0", "--resource", "gpu=2"),
             *("--resource", "room=4 GiB", "--placement", "random", "--load-limit", "0.5", "--free-memory", "1 MiB"),
-            *("--failure-values", "none"),
+            *("--failure-values", "none", "--max-tasks", "1000", "--max-sessions", "100"),
+            *("--incoming-limit", "1G", "--outgoing-limit", "2G"),
             *("--environment-patience", "-1", "--resource-patience", "0"),
         ]
     )

@@ -16,12 +16,14 @@ import msgspec
 import pytest
 
 from ipytaskfarm.core import errors
+from ipytaskfarm.core.limits import PeerLimits
 from ipytaskfarm.core.messages import AgentState, Answer, FlagReply, IdBlock, NeedIds, StartEngine, Submit, TextReply
 from ipytaskfarm.core.messages.task_types import Submission
 from ipytaskfarm.system.farm_paths import ConnectionInfo
-from ipytaskfarm.transport import hub, peer as peer_module, wire
-from ipytaskfarm.transport.hub import GONE_S, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
-from ipytaskfarm.transport.peer import Acked, Link, Lost, NewEpoch, Resumed
+from ipytaskfarm.transport import hub_session, peer as peer_module, wire
+from ipytaskfarm.transport.hub import GONE_S
+from ipytaskfarm.transport.peer import Acked, Link, Lost, NewEpoch, Refused, Resumed
+from ipytaskfarm.transport.peer_events import PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from ipytaskfarm.transport.reliable_session import PacketKind, ReliableSession
 from tests.support.polling import eventually
 from tests.support.wire_world import World, world
@@ -116,7 +118,7 @@ def test_a_message_too_large_is_refused_to_its_sender(w: World, monkeypatch: pyt
 
 
 def test_a_slow_client_costs_a_window_and_others_nothing(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "ReliableSession", functools.partial(ReliableSession, window_bytes=1 << 20))
+    monkeypatch.setattr(hub_session, "ReliableSession", functools.partial(ReliableSession, window_bytes=1 << 20))
     slow = w.up("slow")
     quick = w.up("quick")
     events = w.events.pop(slow)
@@ -128,6 +130,61 @@ def test_a_slow_client_costs_a_window_and_others_nothing(w: World, monkeypatch: 
     w.events[slow] = events
     w.until(lambda: len(w.told(slow)) == 40)
     assert answers(w.told(slow)) == list(range(40))
+
+
+def test_who_holds_too_much_is_told_to_come_later_and_everything_arrives() -> None:
+    """A small farm: one of two large messages has room at a time."""
+    with world(limits=PeerLimits(incoming=9 << 20)) as w:
+        one, two = w.up("one"), w.up("two")
+        for link, number in ((one, 1), (two, 2)):
+            link.send(submit(number, 5 << 20), number)
+
+        def both() -> bool:
+            for link, number in ((one, 1), (two, 2)):
+                if w.of(link, NewEpoch):  # everything that was not acknowledged is reported again
+                    w.events[link] = [event for event in w.events[link] if not isinstance(event, NewEpoch)]
+                    link.send(submit(number, 5 << 20), number)
+            return {*numbers(w.said("one")), *numbers(w.said("two"))} == {1, 2}
+
+        w.until(both, pace_s=0.1)
+        assert w.hub.rejected["too many bytes"]
+        w.until(lambda: not w.hub._incoming.total)
+        assert w.of(one, Refused) == w.of(two, Refused) == []
+
+
+def test_who_takes_nothing_loses_what_was_said_and_begins_anew() -> None:
+    with world(limits=PeerLimits(outgoing=8 << 20)) as w:
+        slow, quick = w.up("slow"), w.up("quick")
+        events = w.events.pop(slow)
+        for n in range(12):
+            w.hub.send("slow", Answer(n, TextReply("y" * (1 << 20))))
+            assert w.hub.backlog_bytes("slow") <= 5 << 20
+        assert w.hub.rejected["slow reader"]
+        w.hub.send("quick", Answer(7, FlagReply(True)))
+        w.until(lambda: answers(w.told(quick)) == [7])
+        w.events[slow] = events
+        w.until(lambda: w.of(slow, NewEpoch), pace_s=0.1)
+
+
+def test_a_session_that_says_nothing_gives_its_place_to_a_newcomer() -> None:
+    with world(limits=PeerLimits(sessions=3)) as w:
+        used = w.up("used")
+        used.send(NeedIds())
+        w.until(lambda: w.said("used"))
+        for n in range(10):
+            link = w.link(f"new{n}")
+            w.until(lambda link=link: link.is_up)  # type: ignore[misc]
+        names = [peer.session for peer, _ in w.hub.peers()]
+        assert len(names) == 3
+        assert {"used", "new9"} <= {*names}
+        for link in list(w.events)[-2:]:
+            link.send(NeedIds())
+        w.until(lambda: w.said("new8") and w.said("new9"), pace_s=0.05)
+        full = w.link("late")
+        w.until(lambda: "the most of one key (max_sessions)" in full.problem, pace_s=0.1)
+        used.close()
+        del w.events[used]
+        w.until(lambda: full.is_up, pace_s=0.1)
 
 
 def test_an_acknowledgement_that_opens_the_window_is_used_at_once(w: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,11 @@ import zmq
 
 from ipytaskfarm.core.messages import AgentState, NeedIds, Submit
 from ipytaskfarm.core.messages.task_types import Submission
-from ipytaskfarm.transport import hub, wire
+from ipytaskfarm.transport import session_places, wire
 from ipytaskfarm.transport.handshake import Refuse, Welcome
-from ipytaskfarm.transport.hub import PeerNewEpoch, PeerUp
 from ipytaskfarm.transport.keys import FarmKeys, KeyPair, rotated, with_agents, without_agents
 from ipytaskfarm.transport.peer import Link, Lost, NewEpoch, Refused, Resumed
+from ipytaskfarm.transport.peer_events import PeerNewEpoch, PeerUp
 from tests.support.wire_world import World, body, world
 from tests.unit.test_wire_refusals import data, hello
 
@@ -174,13 +174,13 @@ def test_a_copied_file_with_an_old_key_is_of_no_use(w: World) -> None:
 
 
 def test_one_agents_key_does_not_fill_the_house(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "AGENT_SESSIONS_MAX", 2)
+    monkeypatch.setattr(session_places, "AGENT_SESSIONS_MAX", 2)
     for n in range(2):
         assert isinstance(greet(w, w.keys.agents["slurm-1.0"], "agent", f"slurm-1.0.{n}:a")[1], Welcome)
     full = greet(w, w.keys.agents["slurm-1.0"], "agent", "slurm-1.0.2:a")[1]
     assert isinstance(full, Refuse)
     assert full.later
-    assert "has 2 sessions already" in full.text
+    assert "there are 2 sessions under the key of agent:slurm-1.0 already" in full.text
     w.hub.forget("slurm-1.0.0:a")
     assert isinstance(greet(w, w.keys.agents["slurm-1.0"], "agent", "slurm-1.0.2:a")[1], Welcome)
     assert isinstance(greet(w, w.keys.agents["slurm-1.1"], "agent", "slurm-1.1:a")[1], Welcome)

@@ -66,6 +66,7 @@ def on_agent_state(farm: SchedulerState, session: str, event: AgentState, now: N
         agent.excluded = DRAINED
     agent.present = agent.reachable = True
     agent.gone = ""
+    agent.rejoining = False
     agent.deadline_s = None
     if event.process is not None and event.process != agent.process:
         agent.process = event.process

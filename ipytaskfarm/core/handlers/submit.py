@@ -23,13 +23,18 @@ from .requirements import apply_requirements
 
 GROWTH = 16
 """The factor by which blocks grow: 16, 256, 4,096, 65,536 ids."""
+UNUSED_BLOCKS_MAX = 16
 MAX_BLOCK = 65536
 """The largest number of ids in one block."""
 
 
 def on_need_ids(farm: SchedulerState, session: str, event: NeedIds, now: Now, out: Decision) -> None:
-    """Give a client its next block of ids.  Blocks grow with what the client uses."""
+    """Give a client its next block of ids.  Blocks grow with what the client uses.
+
+    A client with several blocks that it has not touched gets no further one: it has not asked for what it needs."""
     client = farm.clients.of(session)
+    if sum(block.next == block.first for block in client.blocks) >= UNUSED_BLOCKS_MAX:
+        return
     block = farm.clients.ids.take(session, client.next_block, out)
     client.next_block = min(MAX_BLOCK, client.next_block * GROWTH)
     client.blocks.append(block)
@@ -45,6 +50,13 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
     if farm.lifecycle.full is not None or farm.lifecycle.stopping:
         if event.tasks:
             out.sends.append((session, Full(event.tasks[0].id, farm.lifecycle.full or "the farm is stopping")))
+        return
+    if event.tasks and len(farm.tasks.unfinished) >= farm.settings.max_tasks:
+        why = (
+            f"{len(farm.tasks.unfinished):,} tasks have not ended, and {farm.settings.max_tasks:,} are the most "
+            "of this farm (max_tasks): wait until some have ended, or abort some"
+        )
+        out.sends.append((session, Full(event.tasks[0].id, why)))
         return
     farm.functions.save(event.functions, out)
     jobs = [spec for spec in event.jobs if not why_not_storable(spec)]

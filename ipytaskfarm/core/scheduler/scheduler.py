@@ -14,7 +14,7 @@ again from the store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .. import messages as m
@@ -128,8 +128,14 @@ def on_ask(farm: SchedulerState, session: str, event: m.AskQuestion, now: Now, o
 
 
 def on_joined(farm: SchedulerState, session: str, event: Joined, now: Now, out: Decision) -> None:
-    """Note a new session of a peer.  An agent is registered by its `AgentState`."""
-    if event.role != "agent":
+    """Note a new session of a peer.  An agent is registered by its `AgentState`.
+
+    Until that has come, the engines of a known agent get no work: the report cannot say that they hold it."""
+    agent = farm.agents.by_session.get(session)
+    if agent is not None:
+        agent.rejoining = True
+        losses.agent_silent(farm, agent, now)
+    elif event.role != "agent":
         clients.on_client_joined(farm, session, event, now, out)
 
 
@@ -145,7 +151,7 @@ def on_silent(farm: SchedulerState, session: str, event: Silent, now: Now, out: 
 def on_back(farm: SchedulerState, session: str, event: Back, now: Now, out: Decision) -> None:
     """Give work again to the engines of an agent that was silent."""
     agent = farm.agents.by_session.get(session)
-    if agent is None or not agent.present:
+    if agent is None or not agent.present or agent.rejoining:
         return
     agent.reachable = True
     agent.deadline_s = None
@@ -240,8 +246,10 @@ class Scheduler:
     def __init__(self, farm: SchedulerState) -> None:
         self.farm = farm
 
-    def turn(self, events: Sequence[tuple[str, Event]], now: Now) -> Decision:
-        """Handle the events, run the timers that are due, and assign tasks."""
+    def turn(self, events: Iterable[tuple[str, Event]], now: Now) -> Decision:
+        """Handle the events, run the timers that are due, and assign tasks.
+
+        The next event is asked for when the one before it was handled: the caller may measure what each has cost."""
         out = Decision()
         farm = self.farm
         farm.mono_s = now.mono_s

@@ -47,6 +47,8 @@ class SchedulerSettings:
     """A depend function that raised is called again after this time."""
     grace_s: float = 1.0
     """Between the interrupt of a task and the signals that end its engine."""
+    max_tasks: int = 10_000_000
+    """No task is accepted while so many have not ended."""
     policy: PolicyKey = fifo_key
     """The order of the queue."""
     warm: int | None = None

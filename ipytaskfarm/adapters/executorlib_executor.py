@@ -1,0 +1,198 @@
+"""executorlib's interface on a farm: ``submit(fn, *args, resource_dict={…})``, and futures as arguments.
+
+executorlib itself is not needed. Of its resources, those of a process become rules of the farm's tasks. A call is made
+once, in one process: for several MPI ranks or nodes executorlib starts several.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ipytaskfarm.adapters.executor import Executor
+
+if TYPE_CHECKING:
+    from ipytaskfarm.client import TaskClient
+
+T = TypeVar("T")
+
+RESOURCES = (
+    "cores", "threads_per_core", "gpus_per_core", "cwd", "num_nodes", "exclusive", "run_time_max", "priority",
+    "restart_limit",
+)  # fmt: skip
+"""The keys of a `resource_dict` that have a meaning on a farm."""
+
+
+class FarmClusterExecutor(Executor):
+    """An `Executor` with the interface of executorlib: resources for each call, and futures among its arguments.
+
+    Args:
+        max_workers: the number of engines of a farm that the executor starts, or a `TaskClient`, see `Executor`.
+        max_cores: the same number, under executorlib's name.
+        resource_dict: the resources of each call, unless `submit` gives others.
+        init_function: called once on each engine; the dictionary that it returns presets arguments of all calls.
+        rules: rules of a `Task` for each call.
+
+    Raises ValueError for resources that a farm does not have.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | TaskClient | None = None,
+        *,
+        max_cores: int | None = None,
+        resource_dict: dict[str, Any] | None = None,
+        init_function: Callable[[], dict[str, Any]] | None = None,
+        **rules: Any,
+    ) -> None:
+        self._resources = dict(resource_dict or {})
+        rules_of(self._resources)
+        self._init_function = init_function
+        super().__init__(max_cores if max_workers is None else max_workers, **rules)
+
+    def submit(  # type: ignore[override]
+        self, fn: Callable[..., T], /, *args: Any, resource_dict: dict[str, Any] | None = None, **kwargs: Any
+    ) -> concurrent.futures.Future[T]:
+        """Submit ``fn(*args, **kwargs)``; return its future.
+
+        Futures among the arguments, also in lists, tuples and dictionaries, are waited for, and replaced by their
+        values. If one of them fails, the call fails with the same error and is not made.
+
+        Args:
+            fn: any callable.
+            args, kwargs: the arguments of the call.
+            resource_dict: ``cores`` × ``threads_per_core`` cores, ``gpus_per_core``, ``cwd``, ``exclusive``,
+                ``run_time_max`` (seconds), ``priority``, ``restart_limit``.
+        """
+        resources = {**self._resources, **(resource_dict or {})}
+        rules = rules_of(resources)
+        function: Callable[..., T] = fn
+        if self._init_function is not None:
+            function = partial(with_presets, self._init_function, function)
+        if resources.get("cwd") is not None:
+            function = partial(in_folder, os.fspath(resources["cwd"]), function)
+        self._must_take()
+        waits = list(_futures_in((args, kwargs)))
+        if not waits:
+            return self.submit_with(rules, function, args, kwargs)
+        return _Dependent(self, rules, function, args, kwargs, waits)
+
+
+class _Dependent(concurrent.futures.Future[T]):
+    """The future of a call that is submitted when the futures among its arguments have their values."""
+
+    def __init__(
+        self,
+        executor: FarmClusterExecutor,
+        rules: dict[str, Any],
+        function: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        waits: list[concurrent.futures.Future[Any]],
+    ) -> None:
+        super().__init__()
+        self._submit = partial(executor.submit_with, rules, function)
+        self._call = args, kwargs
+        self._left = len(waits)
+        self._counting = threading.Lock()
+        for future in waits:
+            future.add_done_callback(self._note_value)
+
+    def _note_value(self, future: concurrent.futures.Future[Any]) -> None:
+        with self._counting:
+            self._left -= 1
+            if self._left:
+                return
+        if not self.set_running_or_notify_cancel():
+            return
+        try:
+            args, kwargs = _resolved(self._call)
+            self._submit(args, kwargs).add_done_callback(self._take)
+        except BaseException as error:  # of an argument; or the executor was shut down
+            self.set_exception(error)
+
+    def _take(self, future: concurrent.futures.Future[T]) -> None:
+        if future.cancelled():
+            self.set_exception(concurrent.futures.CancelledError())
+        elif (error := future.exception()) is not None:
+            self.set_exception(error)
+        else:
+            self.set_result(future.result())
+
+
+def _futures_in(value: Any) -> Iterator[concurrent.futures.Future[Any]]:
+    if isinstance(value, concurrent.futures.Future):
+        yield value
+    elif type(value) in (list, tuple):
+        for each in value:
+            yield from _futures_in(each)
+    elif type(value) is dict:
+        yield from _futures_in(list(value.values()))
+
+
+def _resolved(value: Any) -> Any:
+    """Return a value in which each future is replaced by its value; raise the error of the first one that failed."""
+    if isinstance(value, concurrent.futures.Future):
+        return value.result()
+    if type(value) in (list, tuple):
+        return type(value)(_resolved(each) for each in value)
+    if type(value) is dict:
+        return {key: _resolved(each) for key, each in value.items()}
+    return value
+
+
+def rules_of(resources: dict[str, Any]) -> dict[str, Any]:
+    """Translate executorlib's resources into rules of a `Task`.
+
+    Raises ValueError for a key that has no meaning here, and for several nodes.
+    """
+    unknown = sorted(resources.keys() - set(RESOURCES))
+    if unknown:
+        raise ValueError(f"resource_dict has {unknown[0]!r}, which a farm does not have; it has {', '.join(RESOURCES)}")
+    if (resources.get("num_nodes") or 1) != 1:
+        raise ValueError("num_nodes must be 1: a task of a farm is one process")
+    given = {name: value for name, value in resources.items() if value is not None}
+    rules: dict[str, Any] = {}
+    cores = given.get("cores", 1)
+    amounts = {"cores": cores * given.get("threads_per_core", 1), "gpu": cores * given.get("gpus_per_core", 0)}
+    if given.keys() & {"cores", "threads_per_core", "gpus_per_core"}:
+        rules["resources"] = {name: amount for name, amount in amounts.items() if amount}
+    if given.get("exclusive"):
+        rules["exclusive"] = True
+    for name, rule in (("run_time_max", "time_limit"), ("priority", "priority"), ("restart_limit", "retries")):
+        if name in given:
+            rules[rule] = given[name]
+    return rules
+
+
+# -- functions that engines call
+
+_presets: dict[Callable[[], dict[str, Any]], dict[str, Any]] = {}
+
+
+def with_presets(init: Callable[[], dict[str, Any]], function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Call a function with arguments that `init` has preset on this engine, unless the call gives them."""
+    if init not in _presets:
+        _presets[init] = init()
+    return function(*args, **{**_accepted(function, _presets[init]), **kwargs})
+
+
+def _accepted(function: Callable[..., Any], presets: dict[str, Any]) -> dict[str, Any]:
+    import inspect
+
+    parameters = inspect.signature(function).parameters.values()
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
+        return presets
+    names = {each.name for each in parameters}
+    return {name: value for name, value in presets.items() if name in names}
+
+
+def in_folder(folder: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Call a function in a folder, which is made if it does not exist."""
+    os.makedirs(folder, exist_ok=True)
+    os.chdir(folder)  # the engine goes back after the task
+    return function(*args, **kwargs)

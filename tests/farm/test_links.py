@@ -1,0 +1,141 @@
+"""Links by unix socket on a real farm: who uses them, a socket file that is gone, clients killed or stopped within a
+message, and the way back to TCP.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from ipytaskfarm import Farm, MapTask, TaskClient
+from ipytaskfarm.core.messages import FarmStatus
+from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.system.farm_paths import read_connection_file, write_connection_file
+from ipytaskfarm.transport.curve_connection import CurveConnection
+from ipytaskfarm.transport.peer import Link
+from ipytaskfarm.transport.unix_connection import UnixConnection
+from tests.support.farms import DEADLINE_S
+from tests.support.polling import eventually
+
+pytestmark = [pytest.mark.farm, pytest.mark.timeout(180)]
+
+
+def link_of(tc: TaskClient) -> Link:
+    return tc._session.io._link
+
+
+def square(n: int) -> int:
+    return n * n
+
+
+def works(tc: TaskClient) -> bool:
+    return bool(tc.get_task_result(tc.run(MapTask(square, (7,))), block=True) == 49)
+
+
+def socket_of(farm: Farm) -> Path:
+    return Path(read_connection_file(farm.connection_file).socket)
+
+
+def by_tcp(farm: Farm, folder: Path) -> Path:
+    """A connection file that names no socket."""
+    info = msgspec.structs.replace(read_connection_file(farm.connection_file), socket="")
+    write_connection_file(info, folder / "tcp" / "client.json")
+    return folder / "tcp" / "client.json"
+
+
+def established(pid: int) -> list[object]:
+    """The established TCP connections of a process."""
+    return [one for one in psutil.Process(pid).net_connections("tcp") if one.status == psutil.CONN_ESTABLISHED]
+
+
+def test_client_and_agent_of_this_machine_use_the_socket(farm: Farm, tc: TaskClient) -> None:
+    assert works(tc)
+    assert isinstance(link_of(tc)._connection, UnixConnection)
+    agents = [
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if "ipytaskfarm agent" in " ".join(process.info["cmdline"] or []) and farm.name in str(process.info["cmdline"])
+    ]
+    assert agents
+    assert not [one for pid in agents for one in established(pid)]
+
+
+def test_a_client_without_the_socket_uses_tcp_beside_it(farm: Farm, tc: TaskClient, tmp_path: Path) -> None:
+    with connect(str(by_tcp(farm, tmp_path))) as other:
+        other.answer(FarmStatus())
+        assert isinstance(other._link._connection, CurveConnection)
+        assert works(tc)
+
+
+def test_a_socket_file_that_is_gone_stops_nobody_and_comes_back(farm: Farm, tc: TaskClient) -> None:
+    path = socket_of(farm)
+    path.unlink()
+    assert works(tc)
+    with connect(str(farm.connection_file)) as other:
+        other.answer(FarmStatus(), DEADLINE_S)
+    eventually(path.is_socket, DEADLINE_S, what="the socket file is made anew")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+HANDS_IN = """
+import sys
+from ipytaskfarm import TaskClient, MapTask
+tc = TaskClient(sys.argv[1])
+ids = [tc.run(MapTask(len, (bytes(30_000),))) for _ in range(50)]
+tc.flush()
+print(ids[0], ids[-1], flush=True)
+while True:
+    tc.run(MapTask(len, (bytes(60_000),)))
+"""
+
+
+def test_a_client_killed_within_a_message_loses_nothing_that_was_accepted(farm: Farm, tc: TaskClient) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HANDS_IN, str(farm.connection_file)], stdout=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            assert child.stdout is not None
+            first, last = map(int, child.stdout.readline().split())
+        finally:
+            child.kill()
+    assert works(tc)
+    ids = list(range(first, last + 1))
+    tc.barrier(ids, timeout=DEADLINE_S)
+    assert [tc.get_task_result(i) for i in ids] == [30_000] * 50
+
+
+READS_NOTHING = """
+import sys
+from ipytaskfarm import TaskClient, MapTask
+tc = TaskClient(sys.argv[1])
+tc.flush()
+ids = [tc.run(MapTask(bytes, (60_000,))) for _ in range(400)]
+tc.flush()
+print(ids[0], ids[-1], flush=True)
+tc.barrier()
+print(sum(len(tc.get_task_result(i)) for i in ids), flush=True)
+"""
+
+
+def test_a_client_that_stops_reading_delays_nobody_and_goes_on_later(farm: Farm, tc: TaskClient) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", READS_NOTHING, str(farm.connection_file)], stdout=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            assert child.stdout is not None
+            ids = range(*map(int, child.stdout.readline().split()))
+            os.kill(child.pid, signal.SIGSTOP)
+            tc.barrier(list(ids), timeout=DEADLINE_S)
+            assert works(tc)
+            os.kill(child.pid, signal.SIGCONT)
+            assert child.stdout.readline().strip() == str(400 * 60_000)
+            assert child.wait(DEADLINE_S) == 0
+        finally:
+            child.kill()

@@ -1,0 +1,312 @@
+"""Hostile clients with a valid key: ``python -m tests.support.flood CONNECTION_FILE ATTACK``.
+
+Each attack runs until its process is ended. It prints one line when it is under way.
+"""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import zmq
+
+from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.messages import PROTOCOL
+from ipytaskfarm.core.messages.dependencies import Needs
+from ipytaskfarm.core.messages.task_types import JobSpec, Rules, Submission
+from ipytaskfarm.system.farm_paths import ConnectionInfo, read_connection_file
+from ipytaskfarm.transport import wire
+from ipytaskfarm.transport.handshake import Hello, Welcome
+from ipytaskfarm.transport.reliable_session import HEADER, PACKET_BYTES, PacketKind, list_header
+from ipytaskfarm.version import __version__
+
+PATIENCE_MS = 20_000
+
+
+class RawSession:
+    """A session that keeps no rule it does not want to keep."""
+
+    def __init__(self, flood: Flood, name: str, *, reads: bool = True) -> None:
+        self.socket = flood.socket(flood.context, rcvhwm=0 if reads else 1)
+        self.name = name
+        self.number = 0
+        self.hello(name)
+
+    def hello(self, name: str) -> None:
+        self.socket.send(wire.encode_handshake(Hello(PROTOCOL, __version__, "3", "client", name, None, 0, 0, name)))
+
+    def is_welcome(self) -> bool:
+        """Wait until the controller has answered; return whether it let the session in."""
+        while self.socket.poll(PATIENCE_MS):
+            frame = self.socket.recv()
+            if frame[0] == PacketKind.HANDSHAKE:
+                return isinstance(wire.decode_handshake(frame), Welcome)
+        return False
+
+    def data(self, body: bytes) -> None:
+        """Send a packet."""
+        self._send(PacketKind.DATA, body)
+
+    def messages(self, bodies: Iterable[bytes]) -> None:
+        """Send messages, as many to a packet as fit into it."""
+        gathered: list[bytes] = []
+        size = 0
+        for body in bodies:
+            if gathered and size + len(body) > PACKET_BYTES:
+                self.data(list_header(len(gathered)) + b"".join(gathered))
+                gathered, size = [], 0
+            gathered.append(body)
+            size += len(body)
+        self.data(list_header(len(gathered)) + b"".join(gathered))
+
+    def pieces(self, body: bytes, *, finish: bool = True) -> None:
+        """Send one message in pieces; the last one only to finish it."""
+        at = 0
+        while at < len(body):
+            piece = body[at : at + PACKET_BYTES]
+            at += len(piece)
+            self._send(PacketKind.DATA if finish and at == len(body) else PacketKind.PART, piece)
+
+    def _send(self, kind: PacketKind, body: bytes) -> None:
+        self.number += 1
+        self.socket.send(HEADER.pack(kind, self.number, 0) + body)
+
+    def beat(self) -> None:
+        self.socket.send(HEADER.pack(PacketKind.BEAT, self.number, 0))
+
+    def drain(self) -> None:
+        """Throw away what has come, and acknowledge nothing."""
+        while self.socket.poll(0):
+            self.socket.recv()
+
+
+class Flood:
+    """One hostile process."""
+
+    def __init__(self, info: ConnectionInfo) -> None:
+        self.info = info
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.sessions: list[RawSession] = []
+
+    def socket(self, context: zmq.Context[zmq.Socket[bytes]], rcvhwm: int = 0) -> zmq.Socket[bytes]:
+        """A connection under the key."""
+        sock: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+        sock.linger = 0
+        sock.sndhwm = 0
+        sock.rcvhwm = rcvhwm
+        sock.curve_publickey, sock.curve_secretkey = self.info.public_key.encode(), self.info.secret_key.encode()
+        sock.curve_serverkey = self.info.server_key.encode()
+        sock.connect(f"tcp://127.0.0.1:{self.info.port}")
+        return sock
+
+    def session(self, name: str = "flood", *, reads: bool = True) -> RawSession:
+        session = RawSession(self, name, reads=reads)
+        assert session.is_welcome(), "the controller does not let it in"
+        self.sessions.append(session)
+        return session
+
+    def stay(self, again: Callable[[], object] = lambda: None) -> None:
+        """Say that the attack is under way, and go on until this process is ended."""
+        print("under way", flush=True)
+        while True:
+            for session in self.sessions:
+                session.drain()
+                session.beat()
+            again()
+            time.sleep(0.2)
+
+
+def ask(number: int, question: m.Question) -> bytes:
+    return wire.encode_message(m.AskQuestion(number, question))
+
+
+def tasks_in_bulk(flood: Flood) -> None:
+    """2,000 questions for tables of tasks, in one packet of 116 KiB, again and again."""
+    in_bulk(flood, [m.ListTasks()])
+
+
+def each_question_in_bulk(flood: Flood) -> None:
+    """Each kind of question, 2,000 times, from a session of its own."""
+    in_bulk(flood, QUESTIONS)
+
+
+def in_bulk(flood: Flood, questions: Sequence[m.Question], count: int = 2000) -> None:
+    numbers = itertools.count()
+    sessions = [(flood.session(f"flood{n}"), question) for n, question in enumerate(questions)]
+
+    def again() -> None:
+        for session, question in sessions:
+            session.messages(ask(next(numbers), question) for _ in range(count))
+
+    again()
+    flood.stay(again)
+
+
+def huge_ids(flood: Flood) -> None:
+    """A question with 228 MiB of ids."""
+    session = flood.session()
+    ids = 46_000_000
+    body = (
+        list_header(1)
+        + b"\x83\xa4type\xa3Ask\xa1n\x01\xa8question\x82\xa4type\xa5Fetch\xa3ids\xdd"
+        + ids.to_bytes(4, "big")
+    )
+    session.pieces(body + b"\xce\x00\x01\x00\x00" * ids)
+    flood.stay()
+
+
+def unfinished(flood: Flood) -> None:
+    """Twelve sessions with 250 MiB of a message that never ends."""
+    piece = bytes(250 << 20)
+    for n in range(12):
+        flood.session(f"flood{n}").pieces(piece, finish=False)
+    flood.stay()
+
+
+def connections(flood: Flood) -> None:
+    """5,000 connections under the key that say nothing."""
+    contexts: list[zmq.Context[zmq.Socket[bytes]]] = [zmq.Context() for _ in range(5)]
+    sockets = [flood.socket(context) for context in contexts for _ in range(1000)]
+    assert len(sockets) == 5000
+    flood.stay()
+
+
+def bare_connections(flood: Flood) -> None:
+    """5,000 connections by TCP that say nothing at all, and come again when they are cut."""
+    sockets: list[socket.socket] = []
+
+    def again() -> None:
+        for sock in sockets:
+            sock.close()
+        sockets.clear()
+        for _ in range(5000):
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", flood.info.port))
+            sockets.append(sock)
+
+    again()
+    flood.stay(again)
+
+
+def many_sessions(flood: Flood) -> None:
+    """20,000 sessions of one key."""
+    connection = flood.session()
+    numbers = itertools.count()
+
+    def again() -> None:
+        for _ in range(20_000):
+            connection.hello(f"flood{next(numbers)}")
+
+    again()
+    flood.stay(again)
+
+
+def slow_reader(flood: Flood) -> None:
+    """Questions with large answers, and nobody reads them."""
+    session = flood.session(reads=False)
+    numbers = itertools.count()
+    print("under way", flush=True)
+    while True:
+        session.messages(ask(next(numbers), m.ListTasks()) for _ in range(2000))
+        session.beat()
+        time.sleep(0.2)
+
+
+def many_tasks(flood: Flood) -> None:
+    """Tasks with rules of their own, as many as the connection takes."""
+    session = flood.session()
+    session.messages([wire.encode_message(m.NeedIds())] * 4)
+    first = 0
+    while session.socket.poll(PATIENCE_MS):
+        frame = session.socket.recv()
+        if frame[0] == PacketKind.DATA:
+            blocks = [each for each in wire.to_client.decode(frame[HEADER.size :]) if isinstance(each, m.IdBlock)]
+            if blocks:
+                first = blocks[-1].first
+                last = blocks[-1].last
+                break
+    ids = iter(range(first, last))
+
+    def again() -> None:
+        for _ in range(10):
+            tasks = []
+            for task_id in itertools.islice(ids, 1000):
+                rules = Rules(name="x" * 300, priority=-task_id - 1, time_limit_s=float(task_id + 1))
+                needs = Needs(after=(task_id - 1,)) if task_id > first else None
+                tasks.append(Submission(task_id, b"a = 1", 1.0, None, rules, (), needs))
+            if tasks:
+                jobs = [JobSpec(f"flood{task.id}", "x" * 10_000, 5) for task in tasks[:20]]
+                session.messages([wire.encode_message(m.Submit(tasks, [], jobs))])
+
+    again()
+    flood.stay(again)
+
+
+def ids_without_end(flood: Flood) -> None:
+    """Blocks of ids, again and again."""
+    session = flood.session()
+
+    def again() -> None:
+        session.messages([wire.encode_message(m.NeedIds())] * 2000)
+
+    again()
+    flood.stay(again)
+
+
+def commands(flood: Flood) -> None:
+    """Pushes of much data to engines that are busy with other pushes."""
+    session = flood.session()
+    numbers = itertools.count()
+
+    def again() -> None:
+        for _ in range(4):
+            session.pieces(
+                list_header(1) + wire.encode_message(m.SendCommand(next(numbers), None, "push", bytes(1 << 20)))
+            )
+
+    again()
+    flood.stay(again)
+
+
+TEXTS = ("(a+)+$" * 1000, "%" * 50_000, "x" * 200_000)
+QUESTIONS: list[m.Question] = [
+    m.ListTasks(),
+    m.ListTasks(name=TEXTS[2]),
+    m.QueueStatus(True),
+    m.ReadHistory(name=TEXTS[1], last=2**62),
+    m.FetchResults(list(range(2000))),
+    m.FindJobs(tasks=True),
+    m.Outputs(None),
+    m.FarmStatus(),
+    m.WatchTasks(list(range(2000))),
+    m.Stack(1),
+    m.SetSticky("flood", "execute", b"pass"),
+    m.SendToTask(1, [b"x" * 1000], "flood:1"),
+    m.ReadTaskMessages(1),
+    m.AbortTasks([1], reason=TEXTS[0]),
+    m.RetryTasks([1]),
+    m.CheckTask(Rules(name=TEXTS[2])),
+]
+ATTACKS: dict[str, Callable[[Flood], None]] = {
+    attack.__name__: attack
+    for attack in (
+        tasks_in_bulk, each_question_in_bulk, huge_ids, unfinished, connections, bare_connections, many_sessions,
+        slow_reader, many_tasks, ids_without_end, commands,
+    )
+}  # fmt: skip
+
+
+def main(file: str, attack: str) -> None:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    ATTACKS[attack](Flood(read_connection_file(Path(file))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
