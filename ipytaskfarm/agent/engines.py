@@ -285,7 +285,9 @@ class EngineProcesses:
 
     def have_results(self) -> bool:
         """Return whether a ring holds results that were not read."""
-        return any(engine.account.recorder.unread for engine in self._by_incarnation.values())
+        return any(
+            engine.account.recorder.unread for engine in self._by_incarnation.values() if not engine.account.damaged
+        )
 
     # ----------------------------------------------------------------------------------------------
     # a life

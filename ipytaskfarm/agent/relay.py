@@ -184,7 +184,8 @@ class Receipt:
 
     def settle(self) -> None:
         """Free the results' room in the engine's ring."""
-        self.account.recorder.release(self.cursor)
+        if not self.account.damaged:
+            self.account.recorder.release(self.cursor)
         self.account.forget(self.runs)
 
 

@@ -59,6 +59,7 @@ from .engines import EnginePhase, EngineProcesses, ManagedEngine
 from .fetching import BlobFetches
 from .memory import MemoryWatch
 from .node import NodeWatch, resources
+from .own_files import OwnFiles
 from .relay import Relay
 from .settings import AgentSettings
 from .sweep import LOCK, counters, remember_farm, remove_dead, succeed, sweep
@@ -71,7 +72,7 @@ STREAK, STREAK_S, PACE_S = 4, 0.005, 0.002
 COPIES = "blobs"
 OWNERLESS_S = 5.0
 """The longest lease of an agent whose farm has lost its owner."""
-EXIT_STOPPED, EXIT_BUG, EXIT_REFUSED = 0, 1, 4
+EXIT_STOPPED, EXIT_BUG, EXIT_REFUSED, EXIT_SPOILED = 0, 1, 4, 5
 STOP_S = 2.0
 """How long (seconds) engines may take to end when the controller does not say."""
 DELIVER_S = 10.0
@@ -106,6 +107,9 @@ class Agent:
         dead = sweep(settings.folder, self._recorders)
         self._lane = AgentLane(settings.folder / "lane.sock")
         self._bell = Bell.listen(settings.folder / "bell.sock")
+        sockets = [settings.folder / "lane.sock", settings.folder / "bell.sock"]
+        self._files = OwnFiles([settings.folder, self._recorders, *sockets])
+        self._files_s = 0.0
         self._info: ConnectionInfo | None = None
         self._link = Link(self._read_info, "agent", session, settings.node)
         self._relay = Relay(self._link)
@@ -239,6 +243,7 @@ class Agent:
             return
         self._woken = False
         now_s = time.monotonic()
+        self._look_at_files(now_s)
         if self._called:
             # Hand-outs must be sent before anything else is handled.
             self._called = False
@@ -262,6 +267,17 @@ class Agent:
         self._judge_leave(now_s)
         self._judge_end(now_s)
         self._rearm(now_s, look_s)
+
+    def _look_at_files(self, now_s: float) -> None:
+        """End engines, or this agent with all of them, whose files a task has spoiled: successors have new ones."""
+        self._files.condemn(self._engines, now_s)
+        if now_s - self._files_s < CHECK_S / 5 or self._engines.ending:
+            return
+        self._files_s = now_s
+        if why := self._files.lost():
+            log.error("this agent ends, and is started again: %s", why)
+            self._engines.kill_all(why)
+            self._end(EXIT_SPOILED, 0.0)
 
     def _read_rings(self) -> None:
         # Not in every turn: each acknowledgement causes one. If results were sent as soon as the last ones are
@@ -301,6 +317,7 @@ class Agent:
 
     def _on_timer(self) -> None:
         now_s = time.monotonic()
+        self._look_at_files(now_s)
         if now_s < self._turn_by_s:
             # Twenty times a second while anything runs: a check, and a turn only if the check finds something.
             look_s = self._watch.look(self._engines, now_s)

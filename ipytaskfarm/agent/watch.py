@@ -74,7 +74,7 @@ class EngineWatch:
 
     def interrupt(self, engine: ManagedEngine, message: Interrupt) -> None:
         """Stop an open run: at once if it runs, else when it begins, unless it is recalled before."""
-        if not engine.account.is_open(message.run):
+        if not engine.account.is_open(message.run) or engine.account.damaged:
             return
         if message.items and not _runs_one_of(engine, message):
             return
@@ -88,7 +88,7 @@ class EngineWatch:
         next_s = math.inf
         busy = []
         for engine in engines:
-            if engine.phase is EnginePhase.GONE or engine.phase is EnginePhase.STARTING:
+            if engine.phase is EnginePhase.GONE or engine.phase is EnginePhase.STARTING or engine.account.damaged:
                 continue
             if not engine.account.open_runs and engine.ladder is None and not engine.ladders:
                 engine.next_look_s = 0.0

@@ -43,6 +43,8 @@ SUPERVISOR = "supervisor"
 OWNER = "owner"
 """The supervisor's own kind among the processes: `SUPERVISOR` is a command, which may be ended; `OWNER` is a `Farm`'s
 Python process, which may not."""
+ROOM_BYTES = 256 * 1024
+"""Room that a start needs for the farm's record, locks and logs."""
 SETTLE_S = 60.0
 """A temporary farm that is younger than this may be about to start its first process."""
 
@@ -148,7 +150,7 @@ class Home:
         """Create the folders that must exist before any process is started.
 
         Raises:
-            StoreError: a folder cannot be created.
+            StoreError: a folder cannot be created, or there is no room in it.
         """
         try:
             farm_paths.private_folder(self.folder)
@@ -158,6 +160,14 @@ class Home:
             raise errors.StoreError(
                 f"farm {self.name!r} keeps its files in {self.folder}, which cannot be made ({error.strerror}): set"
                 " JUPYTER_DATA_DIR to a folder that you can write to, or make a Farm without a name, which needs none"
+            ) from error
+        try:
+            with tempfile.TemporaryFile(dir=self.folder) as probe:
+                os.posix_fallocate(probe.fileno(), 0, ROOM_BYTES)
+        except OSError as error:
+            raise errors.StoreError(
+                f"farm {self.name!r} cannot write into its folder {self.folder} ({error.strerror}): make room on that"
+                " disk, or set JUPYTER_DATA_DIR to a folder that can be written to"
             ) from error
 
     # ------------------------------------------------------------------ processes

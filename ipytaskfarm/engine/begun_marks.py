@@ -62,12 +62,13 @@ class BegunMarks:
         """Note a hand-out that has arrived."""
         self._batches.append((number, first, first + count - 1))
 
-    def begin(self, place: Place) -> None:
+    def begin(self, place: Place, alone: bool = True) -> None:
         """Let the run at this place begin: wait until it is marked, and have those behind it marked soon.
 
-        A run needs no mark while all results before it are acknowledged: it is the first that the controller lacks.
+        A run that is `alone` on the engine needs no mark while all results before it are acknowledged: it is the first
+        that the controller lacks.
         """
-        if not self._recorder.has_unacknowledged:
+        if alone and not self._recorder.has_unacknowledged:
             return
         if place > self._durable:
             self._mark(max(place, self._asked))

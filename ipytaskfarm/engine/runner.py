@@ -128,6 +128,7 @@ class Runner:
                 return None
         if run.special is not None and run.special.concurrent:
             self._attempt = None
+            self._let_begin(job.place, alone=False)
             self.coroutines.begin(job)
             return None
         return self._baseline.task_context().run(self._run, attempt, job)
@@ -156,8 +157,7 @@ class Runner:
         """Start the attempt's clock."""
         run = attempt.run
         limit = run.time_limit_s
-        if place > self.marks.next:
-            self.marks.begin(place)
+        self._let_begin(place)
         self._recorder.begin(run.task, run.attempt, deadline_ns(limit))
         self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(limit)
@@ -165,12 +165,16 @@ class Runner:
             self._now(attempt).apply()
         attempt.begun = time.perf_counter()
 
+    def _let_begin(self, place: tuple[int, int], alone: bool = True) -> None:
+        """Let the run at this place begin: wait until the disk knows that it may have."""
+        if place > self.marks.next:
+            self.marks.begin(place, alone and not self.coroutines)
+
     def _set_up(self, attempt: RunningAttempt, job: QueuedRun) -> BaseException | None:
         """Prepare the engine for the run's environment, outside the run's time limit. Return the error, if any."""
         self._loops.show()
         run = job.run
-        if job.place > self.marks.next:
-            self.marks.begin(job.place)
+        self._let_begin(job.place)
         self._recorder.begin(run.task, run.attempt, 0)
         self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(None)

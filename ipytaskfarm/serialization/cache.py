@@ -12,7 +12,7 @@ from collections import OrderedDict
 from typing import Any
 
 from ..core.messages.task_types import Function
-from ..storage.blobs import BLOB_BYTES, BlobWriter, mapped
+from ..storage.blobs import BLOB_BYTES, BlobWriter, mapped, missing_blob
 from . import rebuild as build
 from .digests import Digester
 from .guards import Guard
@@ -143,11 +143,19 @@ def unframe(view: memoryview) -> tuple[memoryview, list[memoryview | bytearray]]
     return data, buffers
 
 
+def _whole(digest: bytes, size: int) -> memoryview:
+    """Return a blob, which must have the size that it was written with."""
+    found = mapped(digest)
+    if found.nbytes != size:
+        raise missing_blob(digest, f"its file is damaged: it has {found.nbytes:,} bytes, and {size:,} were written")
+    return found
+
+
 def _part(view: memoryview, position: int, size: int) -> tuple[memoryview, int]:
     """Return the part that begins at this position, and the position of its end."""
     if size & _IN_BLOB:
         end = position + _DIGEST_BYTES
-        return mapped(bytes(view[position:end])), end
+        return _whole(bytes(view[position:end]), size & ~(_READ_ONLY | _IN_BLOB)), end
     end = position + (size & ~_READ_ONLY)
     return view[position:end], end
 

@@ -7,6 +7,7 @@ Compaction needs the controller's connection, so it is a question to the control
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -39,11 +40,23 @@ def check(path: Path) -> list[str]:
         folder = blobs_folder(path)
         uses = db.execute("SELECT task, part, digest FROM blob_uses").fetchall()
         for task, part, digest in uses:
-            if not (folder / digest[:2] / digest).is_file():
-                found.append(f"task {task}: the data of its {part} (blob {digest[:12]}…) is missing")
+            if fault := _fault_of(folder / digest[:2] / digest):
+                found.append(f"task {task}: the data of its {part} (blob {digest[:12]}…) is {fault}")
         if (lacking := _missing(path, db, recorded)) is not None:
             found.append(str(lacking))
     return [line for line in found if line != "ok"]
+
+
+def _fault_of(blob: Path) -> str:
+    """Return what is wrong with a blob, whose name is the SHA-256 of its content; "" if nothing is."""
+    try:
+        with open(blob, "rb") as file:
+            same = hashlib.file_digest(file, "sha256").hexdigest() == blob.name
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return f"not readable ({error.strerror})"
+    return "" if same else f"damaged: {blob} has another content than was written"
 
 
 def _is_empty(path: Path) -> bool:

@@ -275,9 +275,9 @@ class Store:
                     fenced.extend(refused)
                     count.note(statement.sql, len(statement.rows) - len(refused))
                     continue
-                changed = sum(db.executemany(*part).rowcount for part in parts(statement))
+                changed = sum([db.executemany(*part).rowcount for part in parts(statement)])
                 count.note(statement.sql, changed)
-                if changed != len(statement.rows) and statement.fences:
+                if statement.fences and changed != len(statement.rows):
                     raise _Fenced
 
     def checkpoint(self) -> None:

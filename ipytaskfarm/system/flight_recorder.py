@@ -83,13 +83,13 @@ _RUN = struct.Struct("=6Q")
 _WANT_AT = (768, 832)  # task, attempt, cause
 _WANT = struct.Struct("=3Q")
 _IDLE, _TASK, _COMMAND = 0, 1, 2
-_BEHIND_BYTES = CONCURRENT_BYTES + WORDS_BYTES
-"""The size of the parts behind the ring."""
 _SLOT_MARK = 74  # number of a hand-out, place in it: no run behind that place has begun
 _SLOT_BOOT_BYTES, _SLOT_IS_MARKED, _BOOT_AT, _BOOT_MAX = 4, 5, 1024, 128
 _MS_SYNC = 4
 _msync = ctypes.CDLL(None, use_errno=True).msync
 _msync.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_BEHIND_BYTES = CONCURRENT_BYTES + WORDS_BYTES
+"""The size of the parts behind the ring."""
 
 # A record: these 24 bytes, then the data, padded to 8. length _PAD: there is no further record before the ring's end.
 # length | _SPILLED: the data is the length of a spill file.
@@ -182,6 +182,10 @@ class Recorder:
         boot = mapped[_BOOT_AT : _BOOT_AT + min(slots[_SLOT_BOOT_BYTES], _BOOT_MAX)]
         self.boot = boot.decode("utf-8", "replace")
         """The boot of the machine in which the file was made."""
+        self.size = len(mapped)
+        """The bytes of the file. Reading beyond the end of a file that was cut would end this process (SIGBUS)."""
+        self.file_number = os.stat(path).st_ino
+        """The number of the file, by which one that was put in its place is recognised."""
         self.is_marked = bool(slots[_SLOT_IS_MARKED])
         """Whether the engine marks how far it may have come, for after a loss of power."""
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
@@ -192,6 +196,7 @@ class Recorder:
         self._reserve = max(4096, self._ring // 16)
         # The agent's own numbers.
         self._cursor: int = slots[_SLOT_TAIL]
+        self._released: int = self._cursor
         self._spilled: deque[int] = deque()
         """Where the references stand that were read and not released, in order."""
 
@@ -467,6 +472,13 @@ class Recorder:
             raise RecorderDamaged(f"{path} has another length than was written: {len(data)} bytes")
         return data
 
+    def is_intact(self) -> bool:
+        """Return whether the numbers in the header are such as an engine and this agent write."""
+        slots = self._slots
+        head, tail = slots[_SLOT_HEAD], slots[_SLOT_TAIL]
+        known = slots[_SLOT_MAGIC] == _MAGIC and slots[_SLOT_RING] == self._ring
+        return bool(known and tail == self._released and self._cursor <= head <= tail + self._ring)
+
     def release(self, cursor: int) -> None:
         """Free the room of all records up to this `Record.cursor`, which have been acknowledged."""
         tail = self._slots[_SLOT_TAIL]
@@ -474,7 +486,7 @@ class Recorder:
             raise ValueError(f"cursor {cursor} is not between {tail} (released) and {self._cursor} (read)")
         # First the tail. If the agent is killed in between, a spill file remains until `remove`. In the other order, a
         # reference would point to no file.
-        self._slots[_SLOT_TAIL] = cursor
+        self._slots[_SLOT_TAIL] = self._released = cursor
         while self._spilled and self._spilled[0] < cursor:
             Path(self._spill_path(self._spilled.popleft())).unlink(missing_ok=True)
 

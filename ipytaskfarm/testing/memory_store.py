@@ -23,6 +23,7 @@ class MemoryStore:
     history: dict[int, list[AttemptRow]] = field(default_factory=dict)
     finals: dict[int, Final] = field(default_factory=dict)
     handouts: dict[int, s.SaveHandOut] = field(default_factory=dict)
+    agents: dict[str, s.SaveAgent] = field(default_factory=dict)
     blocks: dict[int, list[int | str]] = field(default_factory=dict)
     settings: dict[str, int | float | str | None] = field(default_factory=dict)
     sticky: dict[str, s.SaveSticky] = field(default_factory=dict)
@@ -76,6 +77,15 @@ class MemoryStore:
 
     def _drop_hand_out(self, save: s.DropHandOut) -> None:
         self.handouts.pop(save.number, None)
+
+    def _save_agent(self, save: s.SaveAgent) -> None:
+        self.agents[save.session] = save
+
+    def _drop_agent(self, save: s.DropAgent) -> None:
+        self.agents.pop(save.session, None)
+
+    def _has_runs(self, session: str) -> bool:
+        return any(handout.engine.rpartition(".")[0] == session for handout in self.handouts.values())
 
     def _save_attempt(self, save: s.SaveAttempt) -> None:
         assert save.task not in self.finals, f"task {save.task} went on after its end"
@@ -173,6 +183,7 @@ class MemoryStore:
             ],
             refusals=[(i, *r) for i, r in sorted(self.refusals.items())],
             handouts=[h for _, h in sorted(self.handouts.items())],
+            agents=[agent for _, agent in sorted(self.agents.items()) if self._has_runs(agent.session)],
             functions=sorted(self.functions),
             settings=dict(self.settings),
             sticky=list(self.sticky.values()),

@@ -9,18 +9,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from ipytaskfarm import Task, TaskClient
+from ipytaskfarm import Farm, Task, TaskClient
 from ipytaskfarm.core import errors
 from ipytaskfarm.storage.beside import recorders_folder
 from tests.conftest import Dirs, processes_of
 from tests.farm.test_farm import COMMAND, background_farm, command, pid_of
+from tests.support.farms import module_farm, until_engines
 from tests.support.polling import eventually
 from tests.support.reboot import booted, cut_power
 
@@ -249,3 +250,98 @@ def test_a_farm_without_a_store_of_its_own(farm_dirs: Dirs, tmp_path: Path, how:
         assert "--fresh" in refused.stderr
         with background_farm("-n", "0", "--fresh", farm=name):
             assert store.exists() == (how == "shared")
+
+
+# -- tasks that spoil their own agent's files
+
+FIND = (
+    "import glob, os, shutil, time\n"
+    "rec = next(line.split()[-1] for line in open('/proc/self/maps') if line.rstrip().endswith('.rec'))\n"
+    "folder = os.path.dirname(rec)\n"
+)
+SPOIL = {
+    "cut": ("os.truncate(rec, 0)", "cut to 0 bytes"),
+    "cut in the middle": ("os.truncate(rec, 8192)", "cut to 8,192 bytes"),
+    "overwritten": ("open(rec, 'r+b').write(bytes(4096))", "overwritten"),
+    "its head overwritten": ("f = open(rec, 'r+b'); f.seek(256); f.write(b'x' * 8); f.close()", "overwritten"),
+    "its tail overwritten": ("f = open(rec, 'r+b'); f.seek(320); f.write(b'x' * 8); f.close()", "overwritten"),
+    "deleted": ("os.unlink(rec)", "deleted"),
+    "replaced": ("shutil.copy(rec, rec + '2'); os.replace(rec + '2', rec)", "replaced"),
+    "its folder removed": ("shutil.rmtree(folder)", "deleted"),
+    "a socket removed": ("os.unlink(folder + '/lane.sock')", "removed"),
+}
+
+
+@pytest.fixture(scope="module")
+def spoiled_farm() -> Iterator[Farm]:
+    with module_farm(2) as farm:
+        yield farm
+
+
+@pytest.mark.parametrize("how", SPOIL)
+def test_a_task_that_spoils_its_agents_files(spoiled_farm: Farm, how: str) -> None:
+    """The engine is replaced, the task fails with that reason, and the farm goes on: nothing runs for ever."""
+    spoil, reason = SPOIL[how]
+    with spoiled_farm.task_client() as tc:
+        task = tc.run(Task(f"{FIND}{spoil}\ntime.sleep(60)\n"))
+        tc.barrier(task, timeout=40)
+        row = tc.tasks(ids=[task]).rows[0]
+        text = str(tc.explain(task))
+        assert row.state == "failed"
+        if not how.startswith("cut"):  # the agent may look at the file just when it is cut, and then dies of it
+            assert reason in text, text
+        after = [tc.run(Task("a = 1", pull="a", retries=3)) for _ in range(20)]
+        tc.barrier(after, timeout=40)
+        assert {row.state for row in tc.tasks(ids=after).rows} == {"succeeded"}
+    until_engines(spoiled_farm, 2)
+
+
+def test_a_damaged_blob_is_named_when_it_is_read_and_by_check(farm_dirs: Dirs) -> None:
+    """One that was cut says so when it is read; one with another bit is found by check."""
+    with background_farm("-n", "1") as home, TaskClient() as tc:
+        task = tc.run(
+            Task("import array\na = array.array('d', range(100_000))\nb = bytes(range(256)) * 4000", pull="b")
+        )
+        tc.barrier(task)
+        (blob,) = (path for path in (home.folder / "store.sqlite.blobs").glob("??/*"))
+        assert command("check").returncode == 0
+        data = bytearray(blob.read_bytes())
+        data[1000] ^= 1
+        blob.write_bytes(data)
+        checked = command("check")
+        assert checked.returncode == 1
+        assert "another content than was written" in checked.stdout
+        os.truncate(blob, 5000)
+        with TaskClient() as other:
+            result = other.get_task_result(task)
+            with pytest.raises(errors.BlobMissing, match="its file is damaged: it has 5,000 bytes"):
+                _ = result.ns.b
+
+
+# -- disks that are full, or read-only, at the start
+
+ON_A_BAD_DISK = """
+mount -t tmpfs -o size={size} none "$JUPYTER_DATA_DIR" && {spoil}
+exec {python} -m ipytaskfarm start --daemonize -n 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("size", "spoil", "why"),
+    [
+        ("1m", 'head -c 2000000 /dev/zero >"$JUPYTER_DATA_DIR/full"', "No space left on device"),
+        ("9m", 'mkdir -p "$JUPYTER_DATA_DIR/ipytaskfarm/default/logs" && chmod -R 700 "$JUPYTER_DATA_DIR/ipytaskfarm" '
+         '&& mount -o remount,ro "$JUPYTER_DATA_DIR"', "Read-only file system"),
+    ],
+)  # fmt: skip
+def test_a_start_on_a_bad_disk_says_why_in_one_sentence(farm_dirs: Dirs, size: str, spoil: str, why: str) -> None:
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("no user namespaces here")
+    script = ON_A_BAD_DISK.format(size=size, spoil=spoil, python=sys.executable)
+    done = subprocess.run([unshare, "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    said = done.stderr.strip().splitlines()[-1]
+    assert why in said, done.stderr
+    assert "make room on that disk, or set JUPYTER_DATA_DIR" in said or "set JUPYTER_DATA_DIR to a folder" in said
+    assert "Traceback" not in done.stderr

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
-from ipytaskfarm.core.handlers.losses import lease_margin_s
+from ipytaskfarm.core.handlers.losses import SUCCESSOR_S, lease_margin_s
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.task_types import Rules, Submission
 from ipytaskfarm.core.scheduler.clock import Now
-from ipytaskfarm.core.scheduler.events import Back, Silent, Tick
+from ipytaskfarm.core.scheduler.entries import WITHDRAWN
+from ipytaskfarm.core.scheduler.events import Back, Joined, ProcessGone, Silent, Tick
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
+from ipytaskfarm.testing.stepped_farm import SteppedEngine, SteppedFarm
 
 from ..support.simulated_farm import farm_with_engines, final_of, move, one_engine
 
@@ -192,3 +194,100 @@ def test_engines_that_were_lost_while_nobody_could_start_others_are_replaced() -
     sim.advance(0.1)
     sim.settle_start(agent)
     assert len(agent.engines) == 2
+
+
+# -- agents whose process is gone
+
+BEFORE = m.AgentProcess("host", "first boot", "pid:[1]", 100, 5.0)
+AFTER = m.AgentProcess("host", "second boot", "pid:[1]", 90, 3.0)
+
+
+def rebooted(count: int) -> tuple[SteppedFarm, SteppedEngine, str]:
+    """A farm after a reboot, with the session of its dead agent, on whose engine there are so many runs."""
+    sim, agent, engine = one_engine(SchedulerSettings(lease_s=900.0, lease_margin_s=30.0))
+    report = m.EngineReport(engine.name, engine.id, 1, True, sim.now.wall_s, prepared=True)
+    state = m.AgentState(agent.node, 1, 2, 2**30, "linux", "3", [report], process=BEFORE)
+    sim.handle(state, agent.session)
+    sim.submit(0)  # its duration is known afterwards
+    sim.settle()
+    for task in range(1, count + 1):
+        sim.submit(task)
+    sim.handle(Tick())
+    assert len(sim.scheduler.farm.engines.by_name[engine.name].assigned) == count
+    sim.agents.clear()
+    sim.crash()
+    return sim, engine, agent.session
+
+
+def successor(former: str, left: list[str]) -> m.AgentState:
+    return m.AgentState("node", 2, 2, 2**30, "linux", "3", [], None, [former], process=AFTER, left=left)
+
+
+def attempts(sim: SteppedFarm, count: int) -> list[str]:
+    """The reasons of the tasks' ends, "waits" for those that have not ended."""
+    return [sim.store.finals[i].reason if i in sim.store.finals else "waits" for i in range(1, count + 1)]
+
+
+def test_an_agent_that_is_gone_is_not_waited_for_until_its_lease_is_over() -> None:
+    sim, _, session = rebooted(2)
+    sim.handle(ProcessGone("its machine was started again"), session)
+    assert session in sim.scheduler.farm.agents.by_session, "its successor may report"
+    sim.advance(SUCCESSOR_S + 1.0)
+    assert session not in sim.scheduler.farm.agents.by_session
+    assert attempts(sim, 2) == ["engine lost"] * 2
+    assert session not in sim.store.agents
+
+
+def test_a_successor_reports_how_far_the_disk_knew_an_engine() -> None:
+    sim, engine, session = rebooted(4)
+    sim.handle(ProcessGone("its machine was started again"), session)
+    sim.handle(Joined("agent", "new"), "new")
+    sim.handle(successor(session, [engine.name]), "new")
+    upto = sorted((number, place) for number, h in sim.store.handouts.items() for place in range(len(h.runs)))[1]
+    sim.handle(m.EngineDown(engine.name, engine.id, None, False, m.Crash(), begun_upto=upto), "new")
+    assert attempts(sim, 4) == ["engine lost", "engine lost", "waits", "waits"]
+    assert session not in sim.scheduler.farm.agents.by_session
+
+
+def test_without_a_mark_the_first_run_may_have_begun() -> None:
+    sim, engine, session = rebooted(3)
+    sim.handle(successor(session, [engine.name]), "new")
+    sim.handle(m.EngineDown(engine.name, engine.id, None, False, m.Crash(), begun_upto=(0, 0)), "new")
+    assert attempts(sim, 3) == ["engine lost", "waits", "waits"]
+
+
+def test_places_stay_when_runs_come_back() -> None:
+    """A run that came back unbegun leaves its place empty, in the store too."""
+    sim, engine, _ = rebooted(1)
+    assigned = next(iter(sim.scheduler.farm.engines.by_name[engine.name].assigned.values()))
+    batch = assigned.batch
+    batch.sent = [(7, 1), (1, 1), (8, 1)]
+    batch.withdraw((7, 1))
+    assert batch.sent == [WITHDRAWN, (1, 1), (8, 1)]
+    assert batch.place((1, 1)) == (batch.number, 1)
+
+
+def test_engines_of_which_nothing_is_left_are_lost_when_the_successor_comes() -> None:
+    sim, _, session = rebooted(2)
+    sim.handle(successor(session, []), "new")
+    assert attempts(sim, 2) == ["engine lost"] * 2
+    failure = sim.store.finals[1].failure
+    assert failure is not None
+    assert "its flight recorder is lost" in failure.value
+    assert session not in sim.scheduler.farm.agents.by_session
+
+
+def test_an_agent_of_another_boot_ends_the_silent_ones_of_the_same_key_only() -> None:
+    sim, _, session = rebooted(1)
+    sim.handle(m.AgentState("node", 2, 2, 2**30, "linux", "3", [], process=AFTER), "slurm-1:77")
+    assert not sim.scheduler.farm.agents.by_session[session].gone
+    sim.handle(m.AgentState("node", 2, 2, 2**30, "linux", "3", [], process=AFTER), "other")
+    assert sim.scheduler.farm.agents.by_session[session].gone
+
+
+def test_an_agent_that_is_heard_is_not_gone() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    sim.settle()
+    sim.handle(ProcessGone("nonsense"), agent.session)
+    assert engine.name in sim.scheduler.farm.engines.by_name

@@ -3,11 +3,9 @@
 Real are the scheduler, the controller's loop, the store (SQLite, on a memory-backed disk), the sessions of both sides
 and the client's outbox.  Simulated are time, the network, agents and engines.  The network loses, repeats, delays and
 cuts; the controller dies at any of its kill points; agents and engines die; wall clocks jump.  Then all faults end, and
-
 - every submitted task has ended, and the client has the same end as the store;
 - a task that succeeded was run to its end by an engine, in the recorded attempt;
 - no task was begun more often than its retries allow, nor charged for a loss in which it had no part.
-
 A failing seed is the bug report: ``python -m tests.support.simulation SEED``.
 """
 
@@ -155,6 +153,7 @@ class World:
             self._drop_store()
             self.deaths["in recovery"] += 1
             self.store = Store.open(self.folder / "store.sqlite")
+        assert self.store.missing is None, self.store.missing
         now = Now(self.clock.mono_s, self.clock.wall_s)
         scheduler = Scheduler(restored_farm("sim", self.store.load(), SETTINGS, now))
         scheduler.check()
@@ -165,6 +164,7 @@ class World:
         """Close the descriptors of the store and do nothing else, like a killed process."""
         assert self.store is not None
         self.store._db.close()
+        self.store._count.close()  # type: ignore[union-attr]
         self.store._broken = "its process was killed"
 
     def kill_point(self, where: str) -> None:

@@ -49,6 +49,7 @@ class Model:
         self.finals: dict[int, Final] = {}
         self.refusals: dict[int, s.SaveRefusal] = {}
         self.handouts: dict[int, s.SaveHandOut] = {}
+        self.agents: dict[str, s.SaveAgent] = {}
         self.functions: dict[str, bytes] = {}
         self.settings: dict[str, int | float | str | None] = {}
         self.sticky: dict[str, s.SaveSticky] = {}
@@ -80,6 +81,10 @@ class Model:
                 self.handouts[number] = save if known is None else msgspec.structs.replace(known, runs=save.runs)
             case s.DropHandOut(number):
                 self.handouts.pop(number, None)
+            case s.SaveAgent(session):
+                self.agents[session] = save
+            case s.DropAgent(session):
+                self.agents.pop(session, None)
             case s.SaveAttempt(id, row):
                 if id not in self.tasks or row.number in self.history.get(id, {}):
                     return id
@@ -236,6 +241,11 @@ class Model:
             ],
             refusals=[(id, r.etype, r.text) for id, r in sorted(self.refusals.items())],
             handouts=[h for _, h in sorted(self.handouts.items())],
+            agents=[
+                agent
+                for _, agent in sorted(self.agents.items())
+                if any(handout.engine.startswith(f"{agent.session}.") for handout in self.handouts.values())
+            ],
             functions=sorted(self.functions),
             settings=self.settings,
             sticky=list(self.sticky.values()),

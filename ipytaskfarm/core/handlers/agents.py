@@ -71,7 +71,7 @@ def on_agent_state(farm: SchedulerState, session: str, event: AgentState, now: N
     if event.process is not None and event.process != agent.process:
         agent.process = event.process
         out.saves.append(SaveAgent(session, event.node, event.process))
-        _note_reboot(farm, event.process, now, out)
+        _note_reboot(farm, session, event.process, now, out)
     agent.starting.clear()
     out.sends.append((session, Lease(farm.settings.lease_s)))
     for former in event.former:
@@ -96,10 +96,12 @@ def _note_time_left(farm: SchedulerState, agent: AgentEntry, left_s: float | Non
     requeue_time_limited(farm)
 
 
-def _note_reboot(farm: SchedulerState, process: AgentProcess, now: Now, out: Decision) -> None:
-    """Note that silent agents of an earlier boot of an agent's machine are gone."""
+def _note_reboot(farm: SchedulerState, session: str, process: AgentProcess, now: Now, out: Decision) -> None:
+    """Note that silent agents of an earlier boot of an agent's machine are gone, if they had the same key."""
     for other in list(farm.agents.by_session.values()):
         if other.process is None or other.reachable or other.gone:
+            continue
+        if other.session.rpartition(":")[0] != session.rpartition(":")[0]:
             continue
         if other.process.host == process.host and other.process.boot != process.boot:
             agent_gone(farm, other, "its machine was started again", now, out)

@@ -50,7 +50,9 @@ def on_engine_lost(farm: SchedulerState, session: str, event: EngineDown, now: N
     engine = farm.engines.by_name.get(event.engine)
     if engine is None:
         return
-    begun = {event.running, *event.beside} if event.known else _may_have_begun(farm, engine, event.begun_upto)
+    begun = {event.running, *event.beside}
+    if not event.known:
+        begun = _may_have_begun(farm, engine, event.begun_upto)
     text = f"engine {engine.id} on {engine.node} {describe(event.crash)}"
     if not event.expected:
         farm.diagnostics.losses.append(text)
