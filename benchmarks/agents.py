@@ -63,7 +63,7 @@ class Crowded:
     def _start_controller(self, owner: int) -> subprocess.Popen[bytes]:
         ready, write = os.pipe()
         words = ["--farm", "crowded", "--farm-folder", f"{self._folder}/farm", "--log", f"{self._folder}/log"]
-        words += ["--ready-fd", str(write), "--owner-fd", str(owner)]
+        words += ["--socket-folder", f"{self._folder}/sockets", "--ready-fd", str(write), "--owner-fd", str(owner)]
         started = self._start("ipytaskfarm.controller", *words, fds=(write, owner))
         os.close(write)
         with os.fdopen(ready) as pipe:
