@@ -71,18 +71,18 @@ MUTATIONS = {
     "forget the client's resend": ("client/outbox.py", "self._unsent.extendleft(reversed(self._sent))\n", "pass\n"),
     "charge what was sent ahead": (
         "core/handlers/losses.py",
-        "begun = {event.running, *event.beside} if event.known else _may_have_begun(farm, engine, event.begun_upto)",
-        "begun = set(engine.assigned)",
+        "    begun = {event.running, *event.beside}\n",
+        "    begun = set(engine.assigned)\n",
     ),
     "give back what had begun": (
         "core/handlers/losses.py",
-        "begun = {event.running, *event.beside} if event.known else _may_have_begun(farm, engine, event.begun_upto)",
+        "begun = _may_have_begun(farm, engine, event.begun_upto)",
         "begun = {event.running}",
     ),
     "give back coroutines that had begun": (
         "core/handlers/losses.py",
-        "begun = {event.running, *event.beside} if event.known else _may_have_begun(farm, engine, event.begun_upto)",
-        "begun = {event.running} if event.known else set(engine.assigned)",
+        "    begun = {event.running, *event.beside}\n",
+        "    begun = {event.running}\n",
     ),
     "hand coroutines to an engine that runs another task": (
         "core/scheduler/placement.py",

@@ -285,13 +285,16 @@ def _flags_of(name: str) -> frozenset[str]:
 
 @cache
 def _magic_parsers() -> dict[str, argparse.ArgumentParser | None]:
+    from ipytaskfarm.adapters.ipyparallel.magics import ViewMagics
     from ipytaskfarm.jupyter.completion import _PARSERS
     from ipytaskfarm.jupyter.px_magics import Px
 
     magics: dict[str, Any] = {(name if name.startswith("%") else f"%{name}"): magic for name, magic in _PARSERS.items()}
     magics |= {"%px": Px.line, "%%px": Px.cell, "%autopx": Px.autopx, "%pxconfig": Px.config}
     magics |= {"%pxresult": Px.result, "%result": Px.result}
-    return {name: getattr(magic, "parser", None) for name, magic in magics.items()}
+    # ipyparallel's `%%px` has options of its own.
+    found = {name: getattr(magic, "parser", None) for name, magic in magics.items()}
+    return found | {"%%px of ipyparallel": getattr(ViewMagics.cell_px, "parser", None)}
 
 
 def _magic_exists(magic: str, rest: str) -> bool:
@@ -301,7 +304,8 @@ def _magic_exists(magic: str, rest: str) -> bool:
     if not rest:
         return True
     if rest.startswith("-"):
-        return parser is not None and rest in parser._option_string_actions
+        parsers = [parser, _magic_parsers()["%%px of ipyparallel"] if magic == "%%px" else None]
+        return any(each is not None and rest in each._option_string_actions for each in parsers)
     if magic == "%task":
         from ipytaskfarm.jupyter.task_actions import ACTIONS
 

@@ -109,7 +109,7 @@ STARTS: dict[str, Start] = {
     "a full disk": Start(
         namespaces="m",
         shell="mount -t tmpfs -o size=16k tmpfs {temporary}",
-        says="No space left on device: make room on that disk, or set TMPDIR",
+        says="No space left on device",
     ),
     "too few threads": Start(
         {"HOME": "/"}, bare=True, namespaces="user", shell="ulimit -u 5", says="the limit of processes and threads"

@@ -5,14 +5,11 @@ that may serve it; an engine has a heap of the classes that it may serve.
 
 A *class* contains the tasks that the same engines can run under the same rules (`ClassKey`). Within a class, tasks are
 in order of (policy key, queue_seq). Between classes, an engine takes the smallest head that it may serve. Nothing here
-scans all classes or all engines to find the next task:
-
-* classes that every engine may serve are in one heap (`Heads`) that all engines share, see `core.scheduler.queue`; * a
-restricted class is in the heap of each engine that may serve it.
-
-Heap entries are lazy: (key, queue_seq, class) only promises that the class's head was not earlier than this when the
-entry was pushed. A look at the top corrects it. A class is pushed when it gets a head that is earlier than all its
-entries, so a task that no engine can run is in no engine's heap and delays no other.
+scans all classes or all engines to find the next task: classes that every engine may serve are in one heap that all
+engines share (`Heads`), a restricted class is in the heap of each engine that may serve it. Heap entries are lazy:
+(key, queue_seq, class) only promises that the class's head was not earlier when the entry was pushed, and a look at the
+top corrects it. A class is pushed when it gets a head that is earlier than all its entries, so a task that no engine
+can run delays no other.
 """
 
 from __future__ import annotations
