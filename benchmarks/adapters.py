@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.harness import Options, Row, farm_with_client, in_turn, note, seconds
-from benchmarks.peers import nothing
+from benchmarks.peers import installed, nothing
 from ipytaskfarm import Farm, TaskClient
 
 ARRAY_CALLS = 40
@@ -73,7 +73,7 @@ def measure(options: Options) -> list[Row]:
             rows += _joblib(tc, options)
         else:
             note("joblib or scikit-learn is not installed: skipped")
-        if importlib.util.find_spec("ipyparallel") is not None:
+        if installed("ipyparallel"):
             rows += _views(farm, options)
         else:
             note("ipyparallel is not installed: skipped")

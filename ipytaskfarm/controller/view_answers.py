@@ -49,11 +49,11 @@ class ViewAnswers:
         self._asked: Counter[str] = Counter()
         self._to_read: queue.SimpleQueue[tuple[str, int, StoreQuestion, int] | None] = queue.SimpleQueue()
         self._read: deque[tuple[str, int, _Found]] = deque()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell: int | None = None
         self._thread: threading.Thread | None = None
 
-    def fd(self) -> int:
-        """Return a descriptor that is readable when there are answers."""
+    def fd(self) -> int | None:
+        """Return a descriptor that is readable when there are answers; None before the first question."""
         return self._bell
 
     def ask(self, session: str, n: int, question: StoreQuestion) -> Answer | None:
@@ -64,15 +64,17 @@ class ViewAnswers:
             return Answer(n, Refusal("TaskError", "too many questions at once: wait for the answers to the others"))
         self._asked[session] += 1
         if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="reader of tasks", daemon=True)
+            self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._thread = threading.Thread(target=self._serve, args=(self._bell,), name="reader of tasks", daemon=True)
             self._thread.start()
         self._to_read.put((session, n, question, self._farm.tasks.counts[State.FAILED]))
         return None
 
     def answers(self) -> list[tuple[str, Answer]]:
         """Return (session, answer) for each question that was answered. Never blocks."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
+        if self._bell is not None:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._bell)
         found = []
         while self._read:
             session, n, reply = self._read.popleft()
@@ -85,7 +87,7 @@ class ViewAnswers:
             self._asked += Counter()  # drops the entries with zero
         return found
 
-    def _serve(self) -> None:
+    def _serve(self, bell: int) -> None:
         tables: TaskTables | None = None
         while (asked := self._to_read.get()) is not None:
             session, n, question, failed = asked
@@ -97,7 +99,7 @@ class ViewAnswers:
                 text = f"{type(question).__name__} cannot be answered: {type(error).__name__}: {text_of(error)}"
                 reply = Refusal("KernelError", text)
             self._read.append((session, n, reply))
-            os.eventfd_write(self._bell, 1)
+            os.eventfd_write(bell, 1)
         if tables is not None:
             tables.close()
 
@@ -106,7 +108,9 @@ class ViewAnswers:
         if self._thread is not None:
             self._to_read.put(None)
             self._thread.join()
-        os.close(self._bell)
+        if self._bell is not None:
+            os.close(self._bell)
+            self._bell = None
 
 
 def _answer(tables: TaskTables, question: StoreQuestion, failed: int) -> _Found:

@@ -176,5 +176,11 @@ class CommitCount:
 
     def close(self) -> None:
         """Close the files, after SQLite has closed its own."""
-        os.close(self._index)
-        os.close(self._file)
+        for file in (self._index, self._file):
+            if file >= 0:
+                os.close(file)
+        self._index = self._file = -1
+
+    def __del__(self) -> None:  # of a store that is dropped without being closed
+        with contextlib.suppress(AttributeError):
+            self.close()

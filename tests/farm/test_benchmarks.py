@@ -23,7 +23,7 @@ ROWS = {"functions": 1, "latency": 2, "maps": 1, "million": 6, "depend": 1, "dat
     "module", [functions, latency, maps, million, depend, data, adapters], ids=lambda m: m.__name__
 )
 def test_a_measurement_gives_its_rows(module: ModuleType, farm_dirs: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    for each in (functions, data):
+    for each in (functions, data, adapters):
         monkeypatch.setattr(each, "installed", lambda name: False)  # peers take seconds to start
     monkeypatch.setattr(adapters, "has_libraries", lambda: False)
     rows = module.measure(TINY)
