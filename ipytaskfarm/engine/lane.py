@@ -153,11 +153,17 @@ class EngineLane:
     def start(self) -> None:
         """Connect and begin to serve. Called in the main thread.
 
+        A plain kernel, which Jupyter starts without an agent, has no socket, and needs no lane.
+
         Raises:
             OSError: the agent is gone.
         """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.connect(self._path)
+        try:
+            sock.connect(self._path)
+        except FileNotFoundError:
+            sock.close()
+            return
         self._stream = FrameStream(sock, FRAME_BYTES_MAX, math.inf)
         self._stream.send(self._engine.encode())
         self._loop.add_reader(sock.fileno(), self._on_readable)
@@ -193,7 +199,8 @@ class EngineLane:
         """Send what is queued, and close. Called in the main thread at the end of the process."""
         self._stopping = True
         os.eventfd_write(self._wake_fd, 1)
-        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
 
     # -- the lane's thread
 

@@ -230,8 +230,10 @@ class EngineProcess:
         settings = self._settings
         if self._recorder.is_marked:
             self._runner.marks.start()
-        self._lane.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            self._lane.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._lane.send(LaneHello(settings.engine, os.getpid(), self._facts, settings.connection_file))
 
     # -- the interface of the lane
