@@ -119,7 +119,7 @@ def test_a_dead_agents_work_is_done_elsewhere_long_before_its_lease(queue: Path,
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: nodes(farm) == ["hands-1.1"], DEADLINE_S, what="it is given up")
-        why = "its launcher says: its process is gone"
+        why = "its process"  # the controller sees by itself that it has ended, or its launcher says so
         eventually(lambda: any(why in line for line in state_of(farm).losses), DEADLINE_S, what=why)
         gate.open()
         tc.barrier(ids, timeout=DEADLINE_S)

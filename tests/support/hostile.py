@@ -114,10 +114,13 @@ class Intruder:
 
     def messages(self, sock: zmq.Socket[bytes]) -> list[Any]:
         """Return the messages of the next packet."""
+        pieces = b""
         while True:
             frame = self.frame(sock)
+            if frame[0] in (PacketKind.PART, PacketKind.DATA):
+                pieces += frame[HEADER.size :]
             if frame[0] == PacketKind.DATA:
-                return list(wire.to_client.decode(frame[HEADER.size :]))
+                return list(wire.to_client.decode(pieces))
 
     def fate(self, sock: zmq.Socket[bytes]) -> set[str]:
         """Return ZeroMQ's events of a connection from its beginning to its end."""
