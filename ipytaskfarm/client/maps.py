@@ -248,9 +248,10 @@ def _ends_as_they_come(
             return
         session.watch(under_way)
         session.wait(set(under_way), None, tick, first=True)
+        ended = [i for i in under_way if not session.arrivals.is_live(i)]
         if tick is not None:
-            tick()
-        for task_id in [i for i in under_way if not session.arrivals.is_live(i)]:
+            tick()  # after that look: what ends later is yielded, cleared and shown in the next round
+        for task_id in ended:
             place = under_way.pop(task_id)
             end = session.fetch(task_id)
             if end is None or not end.items:

@@ -106,7 +106,8 @@ class Stream:
         with self._lock:
             arrived, self._arrived = self._arrived, []
         for output in arrived:
-            self._take(output)
+            if output.run[0] in self._open:  # else its task has ended since, and the result had all of it
+                self._take(output)
         self._follow()
         while ended := self._open - self._arrivals.live(self._open):
             self._open -= ended
