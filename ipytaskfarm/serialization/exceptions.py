@@ -62,7 +62,7 @@ def pack_error(error: BaseException, tb: types.TracebackType | None = None) -> F
     """
     chain = chain_of(error)
     tracebacks = [user_traceback(each, tb if each is error else None) for each in chain]
-    with _known_sources(tracebacks):
+    with known_sources(tracebacks):
         text = traceback_text(error, tracebacks[0])
         places = Places()
         frames = [places.frames(each) for each in tracebacks]
@@ -268,7 +268,7 @@ def _plain_frames(tb: types.TracebackType | None) -> str:
 
 
 @contextlib.contextmanager
-def _known_sources(tracebacks: Iterable[types.TracebackType | None]) -> Iterator[None]:
+def known_sources(tracebacks: Iterable[types.TracebackType | None]) -> Iterator[None]:
     """Add the source lines of by-value functions to linecache for the duration of the block.
 
     linecache never forgets an entry, and there may be very many cells.

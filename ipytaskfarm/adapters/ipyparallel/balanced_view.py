@@ -18,7 +18,7 @@ from ipytaskfarm.adapters.ipyparallel.errors import (
     TaskTimeout,
 )
 from ipytaskfarm.adapters.ipyparallel.executors import LazyMapIterator
-from ipytaskfarm.adapters.ipyparallel.interfaces import SendsCalls
+from ipytaskfarm.adapters.ipyparallel.interfaces import PartsCall, SendsCalls
 from ipytaskfarm.adapters.ipyparallel.messages import MessageFuture, Messages, TaskMessage
 from ipytaskfarm.adapters.ipyparallel.references import Reference
 from ipytaskfarm.adapters.ipyparallel.remote_functions import PartsFunction, name_of
@@ -211,32 +211,23 @@ class LoadBalancedView(View):
         made = PartsFunction(self, function, "b", block, chunksize, ordered, return_exceptions, label)
         return made.map(*sequences)
 
-    def call_parts(
-        self,
-        function: Any,
-        sequences: Sequence[Any],
-        dist: str,
-        mapping: bool,
-        block: bool | None,
-        return_exceptions: bool,
-        label: Any,
-        chunksize: int | None,
-        ordered: bool,
-    ) -> Any:
+    def call_parts(self, call: PartsCall) -> Any:
         """Call a function with parts of sequences, or with their items; see `map`."""
-        size = chunksize or 1
+        function, sequences, size = call.function, call.sequences, call.chunksize or 1
         sizes: dict[str, int] = {}
         messages: list[MessageFuture]
-        if mapping and size == 1 and self.after is None and self.follow is None:
-            messages = self._mapped(function, sequences, label)
+        if call.mapping and size == 1 and self.after is None and self.follow is None:
+            messages = self._mapped(function, sequences, call.label)
         else:
             chunks = [[seq[at : at + size] for seq in sequences] for at in range(0, len(sequences[0]), size)]
-            call, first = (engine_calls.map_part, (function,)) if mapping else (function, ())
-            messages = [self._submitted(call, (*first, *chunk), {}, label) for chunk in chunks]
-            counts = [len(chunk[0]) if mapping else 1 for chunk in chunks]
+            called, first = (engine_calls.map_part, (function,)) if call.mapping else (function, ())
+            messages = [self._submitted(called, (*first, *chunk), {}, call.label) for chunk in chunks]
+            counts = [len(chunk[0]) if call.mapping else 1 for chunk in chunks]
             sizes = {message.msg_id: count for message, count in zip(messages, counts, strict=True)}
-        result = AsyncMapResult(self.client, messages, _chained, name_of(function), ordered, return_exceptions, sizes)
-        return self._finish(result, block)
+        result = AsyncMapResult(
+            self.client, messages, _chained, name_of(function), call.ordered, call.return_exceptions, sizes
+        )
+        return self._finish(result, call.block)
 
     def _mapped(self, function: Any, sequences: Sequence[Any], label: Any) -> list[MessageFuture]:
         """Submit the items as a map of the farm; return the future of each item."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ipytaskfarm.client import MultiEngineClient, TaskClient
 from ipytaskfarm.client.session import Session
@@ -69,6 +69,24 @@ class SendsCalls(AbortsCalls, Protocol):
         """End engines."""
 
 
+class PartsCall(NamedTuple):
+    """A call of a function with parts of sequences.
+
+    Its options are those of `remote_functions.PartsFunction`.
+    """
+
+    function: Any
+    sequences: Sequence[Any]
+    dist: str
+    mapping: bool
+    """Whether the function is called with the items of the parts."""
+    block: bool | None
+    return_exceptions: bool
+    label: Any
+    chunksize: int | None
+    ordered: bool
+
+
 class CallsFunctions(Protocol):
     """The attributes and methods of a view that decorators and executors use; `views.View` documents them."""
 
@@ -89,18 +107,7 @@ class CallsFunctions(Protocol):
     def apply_async(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call a function on the engines; return an `AsyncResult` at once."""
 
-    def call_parts(
-        self,
-        function: Any,
-        sequences: Sequence[Any],
-        dist: str,
-        mapping: bool,
-        block: bool | None,
-        return_exceptions: bool,
-        label: Any,
-        chunksize: int | None,
-        ordered: bool,
-    ) -> Any:
+    def call_parts(self, call: PartsCall) -> Any:
         """Call a function with parts of sequences."""
 
     def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool:

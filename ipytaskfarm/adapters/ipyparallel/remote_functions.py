@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ipytaskfarm.adapters.ipyparallel.interfaces import CallsFunctions
+from ipytaskfarm.adapters.ipyparallel.interfaces import CallsFunctions, PartsCall
 
 
 def name_of(function: Any) -> str:
@@ -110,7 +110,7 @@ class PartsFunction(RemoteFunction):
         if not len(sequences[0]):
             return []
         with self.view.temp_flags(**self.flags):
-            return self.view.call_parts(
+            call = PartsCall(
                 self.func,
                 sequences,
                 dist=self.dist,
@@ -121,6 +121,7 @@ class PartsFunction(RemoteFunction):
                 chunksize=self.chunksize,
                 ordered=self.ordered,
             )
+            return self.view.call_parts(call)
 
 
 def _with_length(sequence: Iterable[Any]) -> Any:

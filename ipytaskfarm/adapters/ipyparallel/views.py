@@ -18,7 +18,7 @@ from ipytaskfarm.adapters.ipyparallel import engine_calls
 from ipytaskfarm.adapters.ipyparallel.async_results import AsyncMapResult, AsyncResult
 from ipytaskfarm.adapters.ipyparallel.execute_reply import executed
 from ipytaskfarm.adapters.ipyparallel.executors import ViewExecutor
-from ipytaskfarm.adapters.ipyparallel.interfaces import SendsCalls
+from ipytaskfarm.adapters.ipyparallel.interfaces import PartsCall, SendsCalls
 from ipytaskfarm.adapters.ipyparallel.messages import CommandMessage, Messages, Metadata
 from ipytaskfarm.adapters.ipyparallel.references import Reference
 from ipytaskfarm.adapters.ipyparallel.remote_functions import PartsFunction, name_of, parallel, remote
@@ -121,18 +121,7 @@ class View:
         """Call ``function(*args, **kwargs)`` on the engines; return the value."""
         return self._apply(function, args, kwargs, True)
 
-    def call_parts(
-        self,
-        function: Any,
-        sequences: Sequence[Any],
-        dist: str,
-        mapping: bool,
-        block: bool | None,
-        return_exceptions: bool,
-        label: Any,
-        chunksize: int | None,
-        ordered: bool,
-    ) -> Any:
+    def call_parts(self, call: PartsCall) -> Any:
         """Call a function with parts of sequences; mapping: with the items of the parts."""
         raise NotImplementedError
 
@@ -403,38 +392,27 @@ class DirectView(View):
         made = PartsFunction(self, function, block=block, return_exceptions=return_exceptions, label=label)
         return made.map(*sequences)
 
-    def call_parts(
-        self,
-        function: Any,
-        sequences: Sequence[Any],
-        dist: str,
-        mapping: bool,
-        block: bool | None,
-        return_exceptions: bool,
-        label: Any,
-        chunksize: int | None,
-        ordered: bool,
-    ) -> Any:
+    def call_parts(self, call: PartsCall) -> Any:
         """Call a function with a part of each sequence on each engine; mapping: with the items of the parts."""
-        if chunksize:
+        if call.chunksize:
             warnings.warn("`chunksize` is ignored unless load balancing", UserWarning, stacklevel=3)
         ids, _ = self._ids(None)
-        split = [parts(sequence, len(ids), dist) for sequence in sequences]
+        split = [parts(sequence, len(ids), call.dist) for sequence in call.sequences]
         messages: list[CommandMessage] = []
         sizes: dict[str, int] = {}
         for engine, own in zip(ids, zip(*split, strict=True), strict=True):
             size = min(len(part) for part in own)
             if not any(len(part) for part in own):
                 continue
-            called, args = (engine_calls.map_part, (function, *own)) if mapping else (function, own)
-            (message,) = self._call(called, args, {}, [engine], label)
-            sizes[message.msg_id] = size if mapping else 1
+            called, args = (engine_calls.map_part, (call.function, *own)) if call.mapping else (call.function, own)
+            (message,) = self._call(called, args, {}, [engine], call.label)
+            sizes[message.msg_id] = size if call.mapping else 1
             messages.append(message)
-        join = partial(joined, dist=dist)
+        join, name = partial(joined, dist=call.dist), name_of(call.function)
         result = AsyncMapResult(
-            self.client, messages, join, name_of(function), ordered, return_exceptions, chunk_sizes=sizes
+            self.client, messages, join, name, call.ordered, call.return_exceptions, chunk_sizes=sizes
         )
-        return self._finish(result, block)
+        return self._finish(result, call.block)
 
     def imap(self, function: Any, /, *sequences: Iterable[Any], **options: Any) -> Iterator[Any]:
         """Return an iterator over the values of `map`, each as soon as it is there."""
