@@ -27,6 +27,7 @@ from ..core.arguments import (
     wrong,
 )
 from ..core.messages.dependencies import FAIL, IF_FAILED
+from ..core.messages.result_cache import MODES, ON
 from ..core.messages.task_types import Function, Recovery, Rules
 from ..core.requirements import (
     FACTS,
@@ -78,6 +79,8 @@ class Requirements(TypedDict, total=False):
     defer_time: seconds before a deferred run starts again.
     defer_max: seconds after which a deferral fails the task.
     warn_after: seconds of a run after which the client is warned, and `status` shows it; the run goes on.
+    cache: True: the result of an equal task that ran before is taken, see docs/caching.md; "refresh": it runs in any
+        case, and its result is kept; "readonly": a kept result is taken, and none is left.
     """
 
     environment: TaskEnvironment | None
@@ -99,6 +102,7 @@ class Requirements(TypedDict, total=False):
     defer_time: float | timedelta
     defer_max: float | timedelta
     warn_after: float | timedelta | None
+    cache: bool | str
 
 
 class Asking(Requirements, total=False):
@@ -349,6 +353,13 @@ def one_of(attribute: str, choices: tuple[str, ...], value: Any) -> str:
     return word
 
 
+def _cache(value: Any) -> bool | str:
+    """Return False, or one of `MODES`."""
+    if isinstance(value, str):
+        return one_of("cache", MODES, value)
+    return ON if value is not None and flag("cache", value) else False
+
+
 CHECKS: dict[str, Callable[[Any], Any]] = {
     "retries": _retries,
     "depend": _depend,
@@ -375,6 +386,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "defer_time": partial(_seconds_or, "defer_time"),
     "defer_max": partial(_seconds_or, "defer_max"),
     "warn_after": partial(check_seconds, "warn_after"),
+    "cache": _cache,
     "unique": partial(check_text, "unique"),
     "on_duplicate": partial(one_of, "on_duplicate", ("refuse", "return")),
 }
@@ -384,8 +396,8 @@ DEFAULTS: dict[str, Any] = {
     "targets": None, "environment": None, "requires": (), "resources": (), "exclusive": False, "group": None,
     "max_parallel": None, "max_parallel_per_node": None, "force": False, "fail_if_unmet": False, "placement": None,
     "locality": None, "grace": None, "lost_retries": None, "after": (), "if_failed": FAIL, "retry_delay": 0.0,
-    "retry_on": (), "defer_time": 300.0, "defer_max": 3600.0, "warn_after": None, "unique": None,
-    "on_duplicate": "refuse",
+    "retry_on": (), "defer_time": 300.0, "defer_max": 3600.0, "warn_after": None, "cache": False,
+    "unique": None, "on_duplicate": "refuse",
 }  # fmt: skip
 
 
@@ -420,6 +432,7 @@ def pack_rules(
     """
     global _latest
     said = {**shared, **{name: value for name, value in given.items() if name in DEFAULTS}}
+    said.pop("cache", None)  # it travels in the submission
     if said.keys() == _ENVIRONMENT and job is None and recovery is None:
         return _environment_alone(said["environment"], functions)
     is_simple = said.keys() <= _SIMPLE and said.get("environment") is None and job is None and recovery is None

@@ -33,13 +33,14 @@ from ..core.messages.running_task import Declined, TaskReply
 from ..core.messages.tables import FarmState
 from ..core.saves import SaveFinal
 from ..core.scheduler.clock import Now
-from ..core.scheduler.decision import Decision, Load
+from ..core.scheduler.decision import Decision, Load, LookUp
 from ..core.scheduler.events import Back, Event, Gone, Joined, ProcessGone, Revoked, Silent, StoreRoom
 from ..core.scheduler.scheduler import Scheduler
 from ..core.states import ABORTS
 from ..core.text import text_of
 from ..core.validation import why_refused
 from ..storage.event_log import EventLog
+from ..storage.result_cache import ResultCache
 from ..storage.store import Store
 from ..system.machine import why_gone
 from ..transport.hub import Hub
@@ -47,6 +48,7 @@ from ..transport.peer_events import Peer, PeerGone, PeerNewEpoch, PeerSilent, Pe
 from . import replies
 from .access import FarmAccess
 from .blob_reading import BlobReader, ReadPiece
+from .cache_answers import CacheAnswers
 from .direct_answers import DirectAnswers, is_direct
 from .evaluator_process import EvaluatorProcess
 from .payloads import Payloads, singly, unsent
@@ -83,6 +85,7 @@ class ControllerLoop:
         retention: Retention | None = None,
         event_log: EventLog | None = None,
         access: FarmAccess | None = None,
+        result_cache: ResultCache,
         watch_fds: dict[int, Callable[[], StopFarm | None]] | None = None,
     ) -> None:
         self._scheduler = scheduler
@@ -96,7 +99,8 @@ class ControllerLoop:
         self._blob_sweeper = blob_sweeper
         self._retention = retention
         self._event_log = event_log
-        self._direct_answers = DirectAnswers(store, access, self.give_up)
+        self._cache_answers = CacheAnswers(store, result_cache)
+        self._direct_answers = DirectAnswers(store, access, self.give_up, self._cache_answers)
         self._direct: list[tuple[str, Event]] = []
         """(session, question) of this turn that the scheduler has no part in, see `direct_answers`."""
         self._found = found
@@ -132,11 +136,29 @@ class ControllerLoop:
         out = self._scheduler.turn(self._noted(self._events(ready, now), now, events), now)
         if self._event_log is not None:
             self._event_log.note(now, events, out.saves)
+        self._look_up_at_once(out, now)
         if out.saves:
             self._commit(out)
         self._perform(out)
         self._hub.flush(now.mono_s)
         return out.finished
+
+    def _look_up_at_once(self, out: Decision, now: Now) -> None:
+        """Look up tasks in the result cache before the commit: a hit costs one commit then, and not two.
+
+        The scheduler handles what was found in a turn of its own."""
+        if not out.loads or out.cache_results or out.cache_mistakes:
+            return
+        # Results of other tasks may be among those that are about to be committed.
+        loads = [load for load in out.loads if isinstance(load, LookUp) and not any(each.inputs for each in load.wanted)]
+        if not loads:
+            return
+        out.loads = [load for load in out.loads if load not in loads]
+        events: list[tuple[str, Event]] = [("", self._cache_answers.look_up(load)) for load in loads]
+        more = self._scheduler.turn(events, now)
+        if self._event_log is not None:
+            self._event_log.note(now, events, more.saves)
+        out.add(more)
 
     # -- receiving
 
@@ -227,7 +249,9 @@ class ControllerLoop:
             log.error("the store refused stale rows of tasks %s", fenced[:20])
         self._payloads.keep(out.saves)
         self._payloads.forget(
-            save.final.id for save in out.saves if type(save) is SaveFinal and save.final.reason in ABORTS
+            save.final.id
+            for save in out.saves
+            if type(save) is SaveFinal and (save.final.reason in ABORTS or not save.final.attempts)
         )
 
     # -- sending
@@ -244,6 +268,10 @@ class ControllerLoop:
             self._hub.forget(session)
         for assignment in out.assignments:
             self._hand_out(assignment.agent, self._payloads.hand_out(assignment))
+        if out.cache_results:
+            self._cache_answers.keep(out.cache_results)
+        if out.cache_mistakes:
+            self._cache_answers.forget_results(out.cache_mistakes)
         for load in out.loads:
             began_s = time.monotonic()
             session, reply = self._answer_from_store(load)
@@ -291,6 +319,8 @@ class ControllerLoop:
         A broken store ends the controller; one question that the store cannot answer does not.
         """
         try:
+            if isinstance(load, LookUp):
+                return "", self._cache_answers.look_up(load)
             return replies.answer(self._store, load)
         except StoreError:
             raise

@@ -29,7 +29,7 @@ MOVES: dict[tuple[State | None, State], str] = {
     (None, State.SCHEDULED): "accepted",
     (State.SCHEDULED, State.PENDING): "begun by an engine",
     (State.PENDING, State.SCHEDULED): "retried, returned unrun, or its engine lost with budget left",
-    (State.SCHEDULED, State.SUCCEEDED): "begun and ended between two looks",
+    (State.SCHEDULED, State.SUCCEEDED): "taken from the result cache, or begun and ended between two looks",
     (State.PENDING, State.SUCCEEDED): "ended well",
     (State.SCHEDULED, State.FAILED): "aborted, nothing can ever run it, or begun and ended between two looks",
     (State.PENDING, State.FAILED): "failed with no budget left",
@@ -53,6 +53,7 @@ class Waiting(StrEnum):
     REOPENED = "reopened"
     RESOURCES = "waiting for resources"
     LIMIT = "limit reached"
+    CACHE = "looked up in the result cache"
 
 
 class Reason(StrEnum):

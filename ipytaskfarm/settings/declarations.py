@@ -267,6 +267,15 @@ class FarmArguments(LimitArguments, total=False):
             process_flag="keep-results-bytes",
         ),
     ]
+    cache_size: Annotated[
+        int | str | None,
+        size_setting(
+            "the most that results of tasks with cache=True may have; 0: none are kept",
+            means="10 GiB",
+            standard=10 * 2**30,
+            processes=(CONTROLLER,),
+        ),
+    ]
     record: Annotated[
         str | os.PathLike[str] | None,
         Setting(

@@ -34,6 +34,7 @@ import msgspec
 from ..core import saves as s
 from ..core.errors import StoreError, StoreFull
 from ..core.messages import AgentProcess, ReadHistory
+from ..core.messages.result_cache import CacheKey
 from ..core.messages.tables import TaskRow
 from ..core.messages.task_types import Final, Function, Submission
 from . import disk, opening, rows
@@ -439,9 +440,21 @@ class Store:
             Submission(
                 id, payload, 0.0, function, read_rules(text, name), rows.decode_digests(blobs),
                 None if needs is None else rows.decode_needs(needs), items, rows.part_of(part_of, part),
+                None if cache is None else rows.decode_cache_key(cache),
             )
-            for id, payload, function, name, text, blobs, needs, items, part_of, part in found
+            for id, payload, function, name, text, blobs, needs, items, part_of, part, cache in found
         ]  # fmt: skip
+
+    def cache_key(self, task: int) -> tuple[CacheKey, list[int]] | None:
+        """Return (the key of a task's result in the result cache, the tasks whose results it takes), or None."""
+        self._usable()
+        with self._reading():
+            found = self._db.execute(rows.CACHE_KEY, (task,)).fetchone()
+        if found is None:
+            return None
+        key, needs = found
+        inputs = rows.decode_needs(needs).inputs if needs is not None else ()
+        return None if key is None else (rows.decode_cache_key(key), [source for _, source in inputs])
 
     def chunk_of(self, task: int) -> int | None:
         """Return the chunk among whose ids this one is; None: it is no item of a chunk."""

@@ -14,6 +14,7 @@ The processes of a farm never import one another: they meet in this package.
 ``engine_commands``    MultiEngine commands: client and engine only
 ``dependencies``       the tasks for which a task waits, and the results that it uses
 ``blob_chunks``        large values on their way to other machines
+``result_cache``       keys of kept results, and questions about them
 ``evaluator``          questions about users' ``depend`` functions to the evaluator
 =====================  ==================================================================================
 
@@ -162,6 +163,15 @@ from .engine import (
     LaneExit as LaneExit,
     LaneHello as LaneHello,
     ToEngine as ToEngine,
+)
+from .result_cache import (
+    CacheEntry as CacheEntry,
+    CacheKey as CacheKey,
+    CacheReport as CacheReport,
+    CacheTable as CacheTable,
+    ForgetCache as ForgetCache,
+    ListCache as ListCache,
+    ReadCacheKey as ReadCacheKey,
 )
 from .running_task import (
     ProgressReport as ProgressReport,

@@ -8,6 +8,7 @@ import msgspec
 
 from .agent import Input
 from .blob_chunks import BlobPiece, ReadBlob
+from .result_cache import CacheReport, CacheTable, ForgetCache, ListCache, ReadCacheKey
 from .running_task import TaskMessages
 from .tables import (
     CommandQueueTable,
@@ -377,6 +378,7 @@ Question: TypeAlias = (
     SetSticky | ListSticky
     | ClearSticky | ListKept | ClearKept | RemoveAgents | AgentsEnded | ReloadKeys | ListConnections | ReadBlob
     | FollowFarm | ReadCauses | ReadTaskPage | ReadStretches | ReadTaskInput | WhyWaiting | ReadEngines | ReadJobs
+    | ListCache | ForgetCache | ReadCacheKey
 )  # fmt: skip
 
 
@@ -540,6 +542,7 @@ Reply: TypeAlias = (
     | TextReply | JobTable | TaskMessages | ProgressTable | RunningTable | EventTable | FlagReply | NumberReply
     | EngineTable | CommandQueueTable | FarmState | StickyTable | KeptTable | ConnectionTable | BlobPiece
     | CauseTable | TaskPage | StretchTable | TaskInput | WaitingTable | EnginePage | JobPage
+    | CacheTable | CacheReport
 )  # fmt: skip
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from ..messages import Answer, Message, Reply
 from ..messages.evaluator import Evaluate
+from ..messages.result_cache import CacheKey
 from ..messages.running_task import ChildTable, Counted, Declined, Spawned, Taken, TaskCall, TaskMessages, TaskReply
 from ..messages.tables import JobRow, TaskRow
 from ..messages.task_types import Final, Incarnation
@@ -142,6 +143,32 @@ class LoadJobs(NamedTuple):
     """Whether the ids of the jobs' tasks are wanted too."""
 
 
+class Wanted(NamedTuple):
+    """A task whose result may be kept."""
+
+    task: int
+    key: str
+    """Its `CacheKey.key`."""
+    inputs: list[int]
+    """The tasks whose results belong to the key, in order."""
+    takes: bool
+    """Whether a kept result is wanted, and not the full key alone."""
+
+
+class LookUp(NamedTuple):
+    """Look for kept results of these tasks.  The result is the event `events.LookedUp`."""
+
+    wanted: list[Wanted]
+
+
+class CacheResult(NamedTuple):
+    """A result for the cache."""
+
+    full_key: str
+    key: CacheKey
+    final: Final
+
+
 class LoadExplanation(NamedTuple):
     """Explain an ended task from the store, and answer question `n` with `Text`."""
 
@@ -153,7 +180,7 @@ class LoadExplanation(NamedTuple):
 
 
 Load: TypeAlias = (
-    LoadFinals | LoadTable | LoadOriginals | LoadEnded | LoadMail | LoadTaken | LoadJobs | LoadExplanation
+    LoadFinals | LoadTable | LoadOriginals | LoadEnded | LoadMail | LoadTaken | LoadJobs | LoadExplanation | LookUp
 )  # fmt: skip
 """The requests to the store."""
 
@@ -175,8 +202,20 @@ class Decision:
     """Lines for the log."""
     given_up: list[str] = field(default_factory=list)
     """Agents with sessions that are over; an agent that is heard again begins a new session."""
+    cache_results: list[CacheResult] = field(default_factory=list)
+    """Results that the cache keeps, before the `loads` are carried out."""
+    cache_mistakes: list[int] = field(default_factory=list)
+    """Tasks whose results are wrong or lost: the cache forgets them."""
     finished: bool = False
     """Whether the farm has stopped and the controller ends."""
+
+    def add(self, later: Decision) -> None:
+        """Add the decision of a turn that follows at once."""
+        for each in fields(self):
+            if each.name == "finished":
+                self.finished = self.finished or later.finished
+            else:
+                getattr(self, each.name).extend(getattr(later, each.name))
 
     def answer(self, session: str, n: int, payload: Reply) -> None:
         """Answer question number `n` of a client's session."""

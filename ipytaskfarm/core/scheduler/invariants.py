@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..states import State
+from ..states import State, Waiting
 from .entries import EngineState, serves_environment
 from .graph import check_graph
 from .nested_waits import check_nested_waits
@@ -42,7 +42,8 @@ def check(farm: SchedulerState) -> None:
             if place.since_s is not None:
                 running[place.engine] = running.get(place.engine, 0) + 1
         elif task.task_class is None and not task.waits_for and task.job not in farm.jobs.paused:
-            assert any(t[2] == "rejoin" and t[3] == task_id for t in farm.timers.heap), (
+            of_cache = place.why is Waiting.CACHE and _is_looked_after(farm, task_id)
+            assert of_cache or any(t[2] == "rejoin" and t[3] == task_id for t in farm.timers.heap), (
                 f"task {task_id} waits for nothing"
             )
     several = {name: count for name, count in running.items() if count > 1}
@@ -55,6 +56,13 @@ def check(farm: SchedulerState) -> None:
     _check_environments(farm, needed, of_jobs)
     check_graph(farm)
     check_nested_waits(farm)
+
+
+def _is_looked_after(farm: SchedulerState, task_id: int) -> bool:
+    """Return whether a task that is looked up in the result cache is in somebody's hands."""
+    uses = farm.cache_uses
+    owner = uses.owner_of(task_id)
+    return task_id in uses.asked or task_id in uses.to_look or (owner is not None and owner in farm.tasks.unfinished)
 
 
 def _check_chunks(farm: SchedulerState) -> None:

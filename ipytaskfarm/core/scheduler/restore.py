@@ -125,6 +125,8 @@ def _restore_tasks(farm: SchedulerState, snapshot: StoredState, now: Now) -> Non
     for record, task in zip(snapshot.tasks, tasks, strict=True):
         if record.needs is not None:
             count_dependencies(farm, task, record.needs)
+        if record.cache is not None:
+            farm.cache_uses.add(task.id, record.cache, record.needs is not None and bool(record.needs.inputs))
         why = QUEUED
         if record.until_s is not None and record.until_s > now.wall_s:
             waits = Waiting.DEFERRED if record.trial > 1 else Waiting.RETRY

@@ -32,6 +32,7 @@ from ..handlers import (
     operate,
     replacements,
     requirements,
+    result_cache,
     results,
     running_tasks,
     streams,
@@ -50,7 +51,20 @@ from .clock import Now
 from .decision import Decision
 from .eligibility import refresh_classes
 from .entries import EngineState
-from .events import Back, EndedLoaded, Event, Gone, Joined, Originals, ProcessGone, Revoked, Silent, StoreRoom, Tick
+from .events import (
+    Back,
+    EndedLoaded,
+    Event,
+    Gone,
+    Joined,
+    LookedUp,
+    Originals,
+    ProcessGone,
+    Revoked,
+    Silent,
+    StoreRoom,
+    Tick,
+)
 from .invariants import check
 from .placement import dispatch
 from .recycling import settle_jobs
@@ -242,6 +256,7 @@ HANDLERS: dict[type, Handler] = {
     StoreRoom: on_store_room,
     Originals: clients.on_originals,
     EndedLoaded: on_ended_loaded,
+    LookedUp: result_cache.on_looked_up,
     Tick: timers.on_tick,
 }
 """The handler of each event.  A new event needs its struct, its handler, and a line here."""
@@ -292,6 +307,8 @@ def _settle(farm: SchedulerState, now: Now, out: Decision) -> None:
     while farm.graph.ended or farm.graph.ready_joins or farm.jobs.to_abort:
         graph.settle(farm, now, out)
         clients.abort_with_jobs(farm, now, out)
+    if farm.cache_uses.ended or farm.cache_uses.to_look:
+        result_cache.settle(farm, now, out)
     if farm.jobs.perhaps_ended or farm.environments.perhaps_unused:
         settle_jobs(farm, now, out)
     if farm.nested_waits.over:

@@ -24,6 +24,7 @@ from .nested_waits import note_task_end
 from .queue import TaskInfo, fifo_key
 from .state import SchedulerState
 from .task import (
+    FOR_CACHE,
     FOR_TASKS,
     PAUSED,
     QUEUED,
@@ -84,6 +85,8 @@ def _enqueue(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
         why = FOR_TASKS
     elif why.until_s is not None:
         farm.timers.set(why.until_s, "rejoin", task.id)
+    elif farm.cache_uses.keys and farm.cache_uses.holds(task.id):
+        why = FOR_CACHE
     elif task.job in farm.jobs.paused:
         why = PAUSED
     else:
@@ -299,13 +302,16 @@ def accept(
     out.saves.append(
         SaveTask(
             task.id, seq, submission.payload, task.submitted_s, task.function, rules, session, submission.blobs,
-            needs, parent, spawn, task.items, task.part,
+            needs, parent, spawn, task.items, task.part, submission.cache,
         )
     )  # fmt: skip
     task.parent = parent
     if needs is not None:
         count_dependencies(farm, task, needs)
-    if needs is None and not farm.jobs.paused:
+    if submission.cache is not None and not submission.items and not (needs is not None and needs.join):
+        farm.cache_uses.add(task.id, submission.cache, needs is not None and bool(needs.inputs))
+        _enqueue(farm, task, QUEUED)
+    elif needs is None and not farm.jobs.paused:
         _join_queue(farm, task)
     elif needs is None or not needs.join:
         _enqueue(farm, task, QUEUED)
@@ -386,6 +392,7 @@ def reopen(farm: SchedulerState, task: TaskEntry, outcome: str, out: Decision) -
     """Make the move succeeded -> scheduled.
 
     The task was read from the store.  What it waits for is counted later, by `graph.on_ended_loaded`."""
+    out.cache_mistakes.append(task.id)
     del farm.tasks.finals[task.id]
     farm.tasks.of_parts.pop(task.id, None)
     farm.tasks.unfinished[task.id] = task
@@ -419,6 +426,7 @@ def assign(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, running: 
 
 def restore_assignment(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, attempt: int) -> None:
     """Assign a task as it was in the controller's life before, according to the store."""
+    farm.cache_uses.note_running(task.id)
     leave_queue(farm, task)
     task.waits_for = None  # it was begun, so what it waited for had ended
     task.attempt = attempt
@@ -547,6 +555,8 @@ def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -
             tasks.kept.add(task.id)
     if farm.graph.dependents and task.id in farm.graph.dependents:
         farm.graph.ended.append(task.id)
+    if farm.cache_uses.keys and task.id in farm.cache_uses.keys:
+        farm.cache_uses.ended.append((final, not task.recovery))
     if farm.nested_waits.by_task or talks.mailboxes or talks.progress or talks.families:
         _forget_conversations(farm, task, out)
     if task.rules is not None and tasks.unique.get(task.rules.unique or "") == task.id:
