@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "keys": ("ipytaskfarm.cli.keys.Keys", "who may speak with a farm: list, add, rotate, revoke"),
     "doctor": ("ipytaskfarm.cli.doctor.Doctor", "what could keep a farm from working, and what to do"),
     "clean": ("ipytaskfarm.cli.farms.Clean", "forget final results, remove what a stopped farm left"),
+    "cache": ("ipytaskfarm.cli.cache.Cache", "the results that are kept for equal tasks"),
     "backup": ("ipytaskfarm.cli.store.Backup", "copy a farm's store, running or not"),
     "check": ("ipytaskfarm.cli.store.Check", "look through a farm's store, running or not"),
     "compact": ("ipytaskfarm.cli.store.Compact", "give room that was freed in the store back to the disk"),

@@ -374,6 +374,10 @@ class Task:
         """Return the encoded work and the digest of its function; add the function to `functions`."""
         raise TypeError(f"a StringTask, CallTask or MapTask is needed, not {type(self).__name__}")
 
+    def _cached_call(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]:
+        """Return function, arguments and keyword arguments of the call whose result is kept, and the result's form."""
+        raise TypeError(f"a {type(self).__name__} has no result that could be kept")
+
     def run_local(self) -> Any:
         """Run the task here, in the caller's own kernel, to debug it: exceptions have the frames of the code.
 
@@ -541,7 +545,6 @@ class CallTask(Task):
         return _encode(work), function.digest
 
     def _cached_call(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]:
-        """Return function, arguments and keyword arguments of the call whose result is kept, and the result's form."""
         return self.function, tuple(self.args or ()), self.kwargs or {}, "bare" if self._raw else ""
 
     def run_local(self) -> Any:

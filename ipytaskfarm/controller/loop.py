@@ -150,7 +150,9 @@ class ControllerLoop:
         if not out.loads or out.cache_results or out.cache_mistakes:
             return
         # Results of other tasks may be among those that are about to be committed.
-        loads = [load for load in out.loads if isinstance(load, LookUp) and not any(each.inputs for each in load.wanted)]
+        loads = [
+            load for load in out.loads if isinstance(load, LookUp) and not any(each.inputs for each in load.wanted)
+        ]
         if not loads:
             return
         out.loads = [load for load in out.loads if load not in loads]

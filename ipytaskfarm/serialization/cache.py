@@ -143,6 +143,24 @@ def unframe(view: memoryview) -> tuple[memoryview, list[memoryview | bytearray]]
     return data, buffers
 
 
+def blob_digests(pack: bytes) -> list[bytes]:
+    """Return the digests of the large values that a pack refers to."""
+    if not pack or pack[0] != WITH_BUFFERS:
+        return []
+    view = memoryview(pack)
+    count, length = struct.unpack_from("<4xIQ", view)
+    found, position = [], 16 + 8 * count
+    for place, size in enumerate((length, *struct.unpack_from(f"<{count}Q", view, 16))):
+        if place:
+            position += -position % _ALIGNMENT
+        if size & _IN_BLOB:
+            found.append(bytes(view[position : position + _DIGEST_BYTES]))
+            position += _DIGEST_BYTES
+        else:
+            position += size & ~_READ_ONLY
+    return found
+
+
 def _whole(digest: bytes, size: int) -> memoryview:
     """Return a blob, which must have the size that it was written with."""
     found = mapped(digest)

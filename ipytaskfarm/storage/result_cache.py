@@ -256,7 +256,7 @@ class ResultCache:
     def _evict(self, room: int) -> None:
         """Remove entries until there is room for so many bytes."""
         while self._bytes + room > self.limit_bytes:
-            found = self._rows("SELECT key, rank FROM entries ORDER BY rank LIMIT 1")
+            found = self._rows("SELECT key, rank FROM entries ORDER BY rank, used_s LIMIT 1")
             if not found:
                 return
             self._rows("UPDATE state SET last_rank = max(last_rank, ?)", (found[0][1],))

@@ -17,6 +17,7 @@ from ipytaskfarm.core.handlers.explain import explain
 from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.engine_commands import CHECKPOINT, SavedCheckpoint
 from ipytaskfarm.core.messages.running_task import Await, Children, Post, ProgressReport, Receive, Spawn, TaskQuestion
+from ipytaskfarm.core.messages.result_cache import MODES, CacheKey
 from ipytaskfarm.core.messages.task_types import (
     Deferral,
     FailureSummary,
@@ -154,7 +155,18 @@ class FarmMachine(RuleBasedStateMachine):
         needs = Needs(after=(data.draw(st.sampled_from(recent)),)) if waits and recent else None
         self.hand_in(rules, 1, needs, items)
 
-    def hand_in(self, rules: Rules | None, count: int, needs: Needs | None, items: int = 0) -> None:
+    @rule(data=st.data(), rules=RULES, key=st.sampled_from("ab"), mode=st.sampled_from(MODES), takes=st.booleans())
+    def submit_cached(self, data: st.DataObject, rules: Rules | None, key: str, mode: str, takes: bool) -> None:
+        recent = sorted(self.handed_in)[-6:]
+        needs = None
+        if takes and recent:
+            source = data.draw(st.sampled_from(recent))
+            needs = Needs(after=(source,), inputs=((source, source),))
+        self.hand_in(rules, 1, needs, 0, CacheKey(key, "f", "recipe", (), mode))
+
+    def hand_in(
+        self, rules: Rules | None, count: int, needs: Needs | None, items: int = 0, cache: CacheKey | None = None
+    ) -> None:
         for _ in range(count):
             if self.next_id + items > self.block.last:
                 self.block = self.sim.ids()
@@ -166,7 +178,7 @@ class FarmMachine(RuleBasedStateMachine):
                 self.handed_in[self.next_id] = rules
             name = rules.job if rules is not None else None
             jobs = [JobSpec(name, name, 3, abort_on_failure=name == "k")] if name is not None else []
-            self.sim.submit(self.next_id, rules, jobs=jobs, needs=needs, items=items)
+            self.sim.submit(self.next_id, rules, jobs=jobs, needs=needs, items=items, cache=cache)
             self.next_id += 1 + items
 
     @precondition(lambda self: self.handed_in)

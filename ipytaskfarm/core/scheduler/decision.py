@@ -148,7 +148,7 @@ class Wanted(NamedTuple):
 
     task: int
     key: str
-    """Its `CacheKey.key`."""
+    """Its full key, if it is known, or its `CacheKey.key`, to which the inputs are added."""
     inputs: list[int]
     """The tasks whose results belong to the key, in order."""
     takes: bool
