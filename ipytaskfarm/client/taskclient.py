@@ -660,7 +660,7 @@ class TaskClient:
             function: a function; without it a decorator is returned, ``@tc.cached(retries=2)``.
             rules: the rules of a `Task`, such as cache="refresh".
         """
-        return partial(self.cached, **rules) if function is None else CachedFunction(self, function, rules)
+        return partial(self.cached, **rules) if function is None else CachedFunction(self, function, {**rules})
 
     def why_miss(self, taskid: int) -> Text:
         """Return why a task did not take its result from the cache: what differs from the nearest entry."""

@@ -33,7 +33,7 @@ from ..core.messages.running_task import Declined, TaskReply
 from ..core.messages.tables import FarmState
 from ..core.saves import SaveFinal
 from ..core.scheduler.clock import Now
-from ..core.scheduler.decision import Decision, Load, LookUp
+from ..core.scheduler.decision import Decision, Load
 from ..core.scheduler.events import Back, Event, Gone, Joined, ProcessGone, Revoked, Silent, StoreRoom
 from ..core.scheduler.scheduler import Scheduler
 from ..core.states import ABORTS
@@ -85,7 +85,7 @@ class ControllerLoop:
         retention: Retention | None = None,
         event_log: EventLog | None = None,
         access: FarmAccess | None = None,
-        result_cache: ResultCache,
+        result_cache: ResultCache | None = None,
         watch_fds: dict[int, Callable[[], StopFarm | None]] | None = None,
     ) -> None:
         self._scheduler = scheduler
@@ -99,7 +99,7 @@ class ControllerLoop:
         self._blob_sweeper = blob_sweeper
         self._retention = retention
         self._event_log = event_log
-        self._cache_answers = CacheAnswers(store, result_cache)
+        self._cache_answers = CacheAnswers(store, result_cache or ResultCache.off())
         self._direct_answers = DirectAnswers(store, access, self.give_up, self._cache_answers)
         self._direct: list[tuple[str, Event]] = []
         """(session, question) of this turn that the scheduler has no part in, see `direct_answers`."""
@@ -147,16 +147,12 @@ class ControllerLoop:
         """Look up tasks in the result cache before the commit: a hit costs one commit then, and not two.
 
         The scheduler handles what was found in a turn of its own."""
-        if not out.loads or out.cache_results or out.cache_mistakes:
-            return
         # Results of other tasks may be among those that are about to be committed.
-        loads = [
-            load for load in out.loads if isinstance(load, LookUp) and not any(each.inputs for each in load.wanted)
-        ]
-        if not loads:
+        inputs = any(each.inputs for look_up in out.look_ups for each in look_up.wanted)
+        if not out.look_ups or inputs or out.cache_results or out.cache_mistakes:
             return
-        out.loads = [load for load in out.loads if load not in loads]
-        events: list[tuple[str, Event]] = [("", self._cache_answers.look_up(load)) for load in loads]
+        events: list[tuple[str, Event]] = [("", self._cache_answers.look_up(each)) for each in out.look_ups]
+        out.look_ups.clear()
         more = self._scheduler.turn(events, now)
         if self._event_log is not None:
             self._event_log.note(now, events, more.saves)
@@ -274,6 +270,7 @@ class ControllerLoop:
             self._cache_answers.keep(out.cache_results)
         if out.cache_mistakes:
             self._cache_answers.forget_results(out.cache_mistakes)
+        self._next.extend(("", self._cache_answers.look_up(each)) for each in out.look_ups)
         for load in out.loads:
             began_s = time.monotonic()
             session, reply = self._answer_from_store(load)
@@ -321,8 +318,6 @@ class ControllerLoop:
         A broken store ends the controller; one question that the store cannot answer does not.
         """
         try:
-            if isinstance(load, LookUp):
-                return "", self._cache_answers.look_up(load)
             return replies.answer(self._store, load)
         except StoreError:
             raise

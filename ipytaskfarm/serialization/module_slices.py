@@ -210,15 +210,15 @@ def reached_from(bundle: Bundle, names: frozenset[str]) -> Reached:
     texts = {name: _parsed(member.source) for name, member in members.items()}
     found: dict[tuple[str, str], tuple[Definition, ...]] = {}
     waiting: list[tuple[str, str]] = [(bundle.name, name) for name in sorted(names)]
-    for module, text in texts.items():
+    for module, whole in texts.items():
         # Every module of the bundle is imported, and what its statements do then may change any other part.
-        found[module, ""] = (text.effects,)
-        waiting += [(module, name) for name in sorted(text.effects.uses)]
+        found[module, ""] = (whole.effects,)
+        waiting += [(module, name) for name in sorted(whole.effects.uses)]
     while waiting:
         module, name = waiting.pop()
-        text = texts.get(module)
-        if text is None or (module, name) in found:
+        if module not in texts or (module, name) in found:
             continue
+        text = texts[module]
         own = text.definitions.get(name, ())
         found[module, name] = own
         uses = frozenset().union(*(each.uses for each in own)) if own else frozenset()

@@ -314,7 +314,10 @@ class MemoryReader:
     def original(self, ids: Sequence[int]) -> list[Submission]:
         """Return these tasks as they were handed in."""
         found = [self._store.tasks[i] for i in ids if i in self._store.tasks]
-        return [Submission(t.id, t.payload, 0.0, t.function, t.rules, t.blobs, t.needs, t.items, t.part, t.cache) for t in found]
+        return [
+            Submission(t.id, t.payload, 0.0, t.function, t.rules, t.blobs, t.needs, t.items, t.part, t.cache)
+            for t in found
+        ]
 
     def ended(self, ids: Sequence[int], dependents: bool) -> list[s.TaskRecord]:
         """Return records of those of these tasks that have succeeded, for another run."""

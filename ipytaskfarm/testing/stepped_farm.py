@@ -32,7 +32,7 @@ from ..core.messages.task_types import (
 )
 from ..core.requirements import Allotment, Environment, Recycle
 from ..core.scheduler.clock import Now
-from ..core.scheduler.decision import Assignment, Decision, LookUp, ToRun
+from ..core.scheduler.decision import Assignment, Decision, ToRun
 from ..core.scheduler.events import Event, Gone, Joined, LookedUp, Silent, Tick
 from ..core.scheduler.restore import restored_farm
 from ..core.scheduler.scheduler import Scheduler
@@ -166,10 +166,9 @@ class SteppedFarm:
         for result in out.cache_results:
             if result.final.body is not None:
                 self.store.results[result.full_key] = result.final.body
+        for look_up in out.look_ups:
+            self.handle(LookedUp([self.store.look_up(wanted) for wanted in look_up.wanted]))
         for load in out.loads:
-            if isinstance(load, LookUp):
-                self.handle(LookedUp([self.store.look_up(wanted) for wanted in load.wanted]))
-                continue
             asker, reply = replies.answer(MemoryReader(self.store), load)
             if isinstance(reply, m.Answer | TaskReply):
                 self._send(asker, reply)

@@ -106,14 +106,14 @@ EDITS = [
     Edit("a class attribute", "degree = 2", "degree = 5", "attribute degree of class `Model` changed: 2 → 5"),
     Edit("a set of a class", '"low", "high"', '"high"', "attribute limits of class `Model` changed"),
     Edit("a method", "self.degree * x", "x * self.degree", "function `Model.fit`, called by `Model`, changed (In [2])"),
-    Edit("a base class", "class Model:", "class Base:\n    pass\n\nclass Model(Base):", "class `Model`, used by `f`, changed"),
+    Edit("a base class", "class Model:", "class Base: pass\nclass Model(Base):", "class `Model`, used by `f`, changed"),
     Edit("a helper replaced by a builtin", "def clean(x):\n    return abs(x)", "clean = abs", "`clean`"),
     Edit("a helper replaced by a lambda", "def clean(x):\n    return abs(x)", "clean = lambda x: abs(x)", "`clean`"),
     Edit("a comment in a module", "LIMIT = 5", "# the limit\nLIMIT = 5\n\n", "", True),
     Edit("another function of a module", "    return x\n", "    return x + 1\n", "", True),
     Edit("the docstring of a module", '"""A module beside', '"""The module beside', "", True),
-    Edit("a function of a module", "min(x, LIMIT)", "min(LIMIT, x)", "function `helper_of_cache.used`, called by `f`, ", True),
-    Edit("a constant of a module", "LIMIT = 5", "LIMIT = 6", "global `helper_of_cache.LIMIT`, used by `f`, changed", True),
+    Edit("a module function", "min(x, LIMIT)", "min(LIMIT, x)", "function `helper_of_cache.used`, called by", True),
+    Edit("a constant of a module", "LIMIT = 5", "LIMIT = 6", "global `helper_of_cache.LIMIT`, used by `f`", True),
     Edit(
         "a decorator in a module", "def used", "import functools\n@functools.cache\ndef used",
         "`helper_of_cache.used`", True,
@@ -380,7 +380,7 @@ def test_cached_functions(tc: TaskClient) -> None:
         "Return a cube."
         return x**3 * by
 
-    @tc.cached(retries=1)
+    @tc.cached(retries=1)  # type: ignore[untyped-decorator]
     def fourth(x: int) -> int:
         return x**4
 
@@ -392,7 +392,7 @@ def test_cached_functions(tc: TaskClient) -> None:
     assert cube.__name__ == "cube"
     assert cube.__doc__ == "Return a cube."
     with pytest.raises(TypeError, match="no argument 'retry'"):
-        tc.cached(retry=1)(len)
+        tc.cached(len, retry=1)  # type: ignore[call-arg]
 
 
 def test_warnings_of_time_chance_and_environment(tc: TaskClient) -> None:

@@ -16,8 +16,8 @@ from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers.explain import explain
 from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.engine_commands import CHECKPOINT, SavedCheckpoint
-from ipytaskfarm.core.messages.running_task import Await, Children, Post, ProgressReport, Receive, Spawn, TaskQuestion
 from ipytaskfarm.core.messages.result_cache import MODES, CacheKey
+from ipytaskfarm.core.messages.running_task import Await, Children, Post, ProgressReport, Receive, Spawn, TaskQuestion
 from ipytaskfarm.core.messages.task_types import (
     Deferral,
     FailureSummary,

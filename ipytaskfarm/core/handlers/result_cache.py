@@ -38,7 +38,7 @@ def settle(farm: SchedulerState, now: Now, out: Decision) -> None:
             else:
                 wanted.append(_wanted(farm, task_id))
     if wanted:
-        out.loads.append(LookUp(wanted))
+        out.look_ups.append(LookUp(wanted))
 
 
 def _is_held(farm: SchedulerState, task_id: int) -> bool:

@@ -180,7 +180,7 @@ class LoadExplanation(NamedTuple):
 
 
 Load: TypeAlias = (
-    LoadFinals | LoadTable | LoadOriginals | LoadEnded | LoadMail | LoadTaken | LoadJobs | LoadExplanation | LookUp
+    LoadFinals | LoadTable | LoadOriginals | LoadEnded | LoadMail | LoadTaken | LoadJobs | LoadExplanation
 )  # fmt: skip
 """The requests to the store."""
 
@@ -202,8 +202,10 @@ class Decision:
     """Lines for the log."""
     given_up: list[str] = field(default_factory=list)
     """Agents with sessions that are over; an agent that is heard again begins a new session."""
+    look_ups: list[LookUp] = field(default_factory=list)
+    """Questions to the result cache, after the `cache_results`."""
     cache_results: list[CacheResult] = field(default_factory=list)
-    """Results that the cache keeps, before the `loads` are carried out."""
+    """Results that the cache keeps."""
     cache_mistakes: list[int] = field(default_factory=list)
     """Tasks whose results are wrong or lost: the cache forgets them."""
     finished: bool = False

@@ -7,7 +7,7 @@ from .entries import EngineState, serves_environment
 from .graph import check_graph
 from .nested_waits import check_nested_waits
 from .state import SchedulerState
-from .task import Assigned
+from .task import Assigned, Queued
 
 
 def check(farm: SchedulerState) -> None:
@@ -42,7 +42,7 @@ def check(farm: SchedulerState) -> None:
             if place.since_s is not None:
                 running[place.engine] = running.get(place.engine, 0) + 1
         elif task.task_class is None and not task.waits_for and task.job not in farm.jobs.paused:
-            of_cache = place.why is Waiting.CACHE and _is_looked_after(farm, task_id)
+            of_cache = type(place) is Queued and place.why is Waiting.CACHE and _is_looked_after(farm, task_id)
             assert of_cache or any(t[2] == "rejoin" and t[3] == task_id for t in farm.timers.heap), (
                 f"task {task_id} waits for nothing"
             )
