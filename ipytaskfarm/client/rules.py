@@ -81,6 +81,7 @@ class Requirements(TypedDict, total=False):
     warn_after: seconds of a run after which the client is warned, and `status` shows it; the run goes on.
     cache: True: the result of an equal task that ran before is taken, see docs/caching.md; "refresh": it runs in any
         case, and its result is kept; "readonly": a kept result is taken, and none is left.
+    idempotent: the task may run twice at once: a second copy is begun when its run is slow, see docs/jobs.md.
     """
 
     environment: TaskEnvironment | None
@@ -103,6 +104,7 @@ class Requirements(TypedDict, total=False):
     defer_max: float | timedelta
     warn_after: float | timedelta | None
     cache: bool | str
+    idempotent: bool
 
 
 class Asking(Requirements, total=False):
@@ -134,7 +136,8 @@ class MapRules(Requirements, total=False):
 class JobRules(Requirements, total=False):
     """The keywords of ``tc.create_job``: rules for all tasks of the job, and rules of the job itself.
 
-    retries, depend, priority, time_limit, targets: as for a `Task`. abort_on_failure, abort_on_disconnect, unique: see
+    retries, depend, priority, time_limit, targets: as for a `Task`. second_copies: all tasks are idempotent, so second
+    copies of slow ones may run. abort_on_failure, abort_on_disconnect, unique: see
     `Job`; the ``cancel_on_…`` keywords are other names for them.
     """
 
@@ -148,6 +151,7 @@ class JobRules(Requirements, total=False):
     abort_on_disconnect: bool
     cancel_on_client_disconnection: bool
     unique: str | bool | None
+    second_copies: bool
 
 
 def keyword_parameters(keywords: type) -> dict[str, Parameter]:
@@ -387,6 +391,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "defer_max": partial(_seconds_or, "defer_max"),
     "warn_after": partial(check_seconds, "warn_after"),
     "cache": _cache,
+    "idempotent": partial(flag, "idempotent"),
     "unique": partial(check_text, "unique"),
     "on_duplicate": partial(one_of, "on_duplicate", ("refuse", "return")),
 }
@@ -397,6 +402,7 @@ DEFAULTS: dict[str, Any] = {
     "max_parallel": None, "max_parallel_per_node": None, "force": False, "fail_if_unmet": False, "placement": None,
     "locality": None, "grace": None, "lost_retries": None, "after": (), "if_failed": FAIL, "retry_delay": 0.0,
     "retry_on": (), "defer_time": 300.0, "defer_max": 3600.0, "warn_after": None, "cache": False,
+    "idempotent": False,
     "unique": None, "on_duplicate": "refuse",
 }  # fmt: skip
 
@@ -457,6 +463,7 @@ def pack_rules(
         defer_max_s=said.get("defer_max", 3600.0),
         warn_after_s=said.get("warn_after"),
         unique=said.get("unique"),
+        idempotent=said.get("idempotent", False),
     )
     packed = None if rules == _NO_RULES else rules
     if is_simple:

@@ -85,6 +85,9 @@ ABORTS = frozenset({Reason.ABORTED, Reason.JOB_ABORTED})
 CONSEQUENCES = frozenset({Reason.NEEDED, Reason.SKIPPED, Reason.JOB_ABORTED})
 """Reasons for an end that the ends of other tasks caused, and not a run of the task's own."""
 
+OVERTAKEN = "overtaken"
+"""The outcome of a run whose task has ended meanwhile by another run, see `core.scheduler.second_copies`."""
+
 DEFERS, LOSES_INPUTS = "deferred", "inputs lost"
 """Outcomes of attempts after which the task goes on."""
 

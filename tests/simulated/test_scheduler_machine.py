@@ -84,6 +84,7 @@ RULES = st.one_of(
         asks=ASKS,
         job=st.one_of(st.none(), st.sampled_from(["j", "k"])),
         coroutine=st.booleans(),
+        idempotent=st.booleans(),
         recovery=st.one_of(
             st.none(), st.none(), st.just(Recovery(b"r", None, Rules(retries=1, recovery=Recovery(b"s"))))
         ),
@@ -94,7 +95,12 @@ RULES = st.one_of(
 class FarmMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.sim = SimFarm(SchedulerSettings(lease_s=50.0, lease_margin_s=5.0, load_limit=0.9, coroutines=3))
+        self.sim = SimFarm(
+            SchedulerSettings(
+                lease_s=50.0, lease_margin_s=5.0, load_limit=0.9, coroutines=3, second_copy_after=1.5,
+                second_copy_least=1, second_copies_on="any engine", second_copy_share=0.5,
+            )
+        )  # fmt: skip
         self.block = m.IdBlock(0, -1)
         self.next_id = 0
         self.agent_count = 0

@@ -139,6 +139,9 @@ def _explain_away(farm: SchedulerState, task: TaskEntry, place: Queued, now: Now
 def _explain_handed(farm: SchedulerState, task: TaskEntry, place: Assigned, now: Now) -> str:
     engine = farm.engines.by_name.get(place.engine)
     where = f"engine {engine.id} on {engine.node}" if engine else "an engine that is away"
+    if task.id in farm.second_copies.others:
+        other = farm.engines.by_name.get(farm.second_copies.others[task.id].place.engine)
+        where += f", and a second copy on engine {other.id} on {other.node}" if other is not None else ""
     if place.since_s is not None:
         beside = engine.concurrent - 1 if engine is not None else 0
         company = f", beside {beside:,} other coroutine tasks" if beside > 0 else ""

@@ -66,6 +66,8 @@ class Rules(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The task is refused while another task with this key has not ended."""
     coroutine: bool = False
     """The task calls a coroutine function: an engine may run it beside others of its kind."""
+    idempotent: bool = False
+    """A second copy of the task may run beside a slow one, and the first end counts."""
 
 
 class JobSpec(msgspec.Struct, frozen=True):

@@ -54,6 +54,7 @@ def check(farm: SchedulerState) -> None:
     _check_engines(farm)
     _check_claims(farm)
     _check_environments(farm, needed, of_jobs)
+    _check_copies(farm)
     check_graph(farm)
     check_nested_waits(farm)
 
@@ -76,6 +77,20 @@ def _check_chunks(farm: SchedulerState) -> None:
         assert chunk in tasks.unfinished or chunk in tasks.finals, f"chunk {chunk} is gone"
         held = [i for i in chunks.ids(chunk) if i in tasks.unfinished or i in tasks.finals]
         assert not held, f"items {held} are both silent and tasks of their own"
+
+
+def _check_copies(farm: SchedulerState) -> None:
+    copies = farm.second_copies
+    assert not copies.to_stop, "a run that nobody needs was not stopped"
+    for task_id, other in copies.others.items():
+        task = farm.tasks.unfinished.get(task_id)
+        assert task is not None, f"task {task_id} has ended, and has a second run"
+        assert type(task.place) is Assigned, f"task {task_id} has a second run, and no first one"
+        assert task.place.attempt != other.place.attempt, f"task {task_id} has one run twice"
+        engine = farm.engines.by_name.get(other.place.engine)
+        assert engine is not None, f"{other} is on an engine that is gone"
+        assert (task_id, other.place.attempt) in engine.assigned, f"no engine has {other}"
+    assert copies.group_of.keys() <= farm.tasks.unfinished.keys(), "an ended task is compared with others"
 
 
 def _check_queues(farm: SchedulerState) -> None:

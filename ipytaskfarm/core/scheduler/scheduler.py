@@ -35,6 +35,7 @@ from ..handlers import (
     result_cache,
     results,
     running_tasks,
+    second_copies,
     streams,
     submit,
     tables,
@@ -307,6 +308,10 @@ def _settle(farm: SchedulerState, now: Now, out: Decision) -> None:
     while farm.graph.ended or farm.graph.ready_joins or farm.jobs.to_abort:
         graph.settle(farm, now, out)
         clients.abort_with_jobs(farm, now, out)
+    if farm.second_copies.groups:
+        second_copies.arm_look(farm, now)
+    if farm.second_copies.to_stop:
+        second_copies.stop_others(farm, out)
     if farm.cache_uses.ended or farm.cache_uses.to_look:
         result_cache.settle(farm, now, out)
     if farm.jobs.perhaps_ended or farm.environments.perhaps_unused:

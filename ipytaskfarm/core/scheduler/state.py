@@ -29,6 +29,7 @@ from .queue import Queues, StartLimits
 from .readiness import Readiness
 from .requests import EngineRequests
 from .running_tasks import Conversations, NestedWaits
+from .second_copies import SecondCopies
 from .settings import SchedulerSettings
 
 LOSSES_KEPT = 20
@@ -196,6 +197,8 @@ class SchedulerState:
     """Limits that may keep a task from starting although an engine is free."""
     cache_uses: CacheUses = field(default_factory=CacheUses)
     """The tasks that use the result cache."""
+    second_copies: SecondCopies = field(default_factory=SecondCopies)
+    """The idempotent tasks, and runs beside their first ones."""
     nested_waits: NestedWaits = field(default_factory=NestedWaits)
     """Runs that wait inside themselves for other tasks."""
     conversations: Conversations = field(default_factory=Conversations)

@@ -298,6 +298,8 @@ def accept(
         _count_in_job(farm, task)
         if rules.unique is not None:
             tasks.unique[rules.unique] = task.id
+        if rules.idempotent:
+            _note_idempotent(farm, task)
     needs = needs or submission.needs
     out.saves.append(
         SaveTask(
@@ -358,6 +360,18 @@ def separate(farm: SchedulerState, chunk: TaskEntry, index: int, out: Decision, 
     return task
 
 
+def _note_idempotent(farm: SchedulerState, task: TaskEntry) -> None:
+    """Note a task of which a second copy may run.  Chunks are short, and coroutines share their engines."""
+    rules = task.rules
+    if rules is not None and not rules.coroutine and not task.items and task.part is None:
+        farm.second_copies.add(task.id, (task.job, task.function, task.recovery))
+
+
+def change_place(farm: SchedulerState, task: TaskEntry, place: Assigned) -> None:
+    """Let another run of a task decide, which has begun already."""
+    _place(farm, task, place)
+
+
 def put_back(farm: SchedulerState, task: TaskEntry) -> None:
     """Let a separate item wait in its chunk's old place in the queue."""
     _enqueue(farm, task, RETURNED)
@@ -374,6 +388,8 @@ def restore(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
         _count_use(farm, task)
         if task.rules.unique is not None:
             farm.tasks.unique[task.rules.unique] = task.id
+        if task.rules.idempotent:
+            _note_idempotent(farm, task)
     if task.job is not None:
         _count_in_job(farm, task)
     if task.dependencies is not None and task.dependencies.join:
@@ -454,7 +470,9 @@ def unassign(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
 
     The task keeps its old place in the queue.  The engine has said that it will not run it, so the number of the
     attempt is free again."""
-    task.attempt -= 1
+    farm.second_copies.stop_other(task.id)
+    if type(task.place) is Assigned and task.place.attempt == task.attempt:
+        task.attempt -= 1  # otherwise a second copy had a later number
     _enqueue(farm, task, why)
 
 
@@ -472,6 +490,7 @@ def requeue(
         recovery: the next recovery task, which takes over under the same id.
         state: the state that a deferred run leaves for the next one.
     """
+    farm.second_copies.stop_other(task.id)
     if recovery is not None:
         task.recovery += 1
         task.errors = task.losses = 0
@@ -555,6 +574,9 @@ def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -
             tasks.kept.add(task.id)
     if farm.graph.dependents and task.id in farm.graph.dependents:
         farm.graph.ended.append(task.id)
+    if task.rules is not None and task.rules.idempotent:
+        farm.second_copies.end(task.id, None if final.reason or not final.attempts else final.run_s)
+        farm.second_copies.stop_other(task.id)
     if farm.cache_uses.keys and task.id in farm.cache_uses.keys:
         farm.cache_uses.ended.append((final, not task.recovery))
     if farm.nested_waits.by_task or talks.mailboxes or talks.progress or talks.families:
