@@ -224,9 +224,7 @@ def _serve(
         info = _connection(options, record, keys, hub)
         access = FarmAccess(hub, info, folder)
         blobs = Blobs.create(blobs_folder(Path(record.store)), record.incarnation)
-        cache = ResultCache.open(cache_file(store.path), blobs, options.cache_size)
-        for note in cache.notes:
-            log.warning("%s", note)
+        cache = _result_cache(store, blobs, options.cache_size)
         controller = ControllerLoop(
             Scheduler(farm),
             store,
@@ -261,6 +259,13 @@ def _serve(
             farm_paths.leave_folder(hub.socket_path.parent)
         if event_log is not None:
             event_log.close()
+
+
+def _result_cache(store: Store, blobs: Blobs, limit_bytes: int) -> ResultCache:
+    cache = ResultCache.open(cache_file(store.path), blobs, limit_bytes)
+    for note in cache.notes:
+        log.warning("%s", note)
+    return cache
 
 
 def _listen(options: argparse.Namespace, record: farm_paths.FarmRecord, keys: FarmKeys, epoch: int) -> Hub:

@@ -195,7 +195,7 @@ class KeptEntry:
         """The function's pack at the most recent look; only used if `guards` is None."""
 
 
-class Kept:
+class KeptPacks:
     """Values by the identity of the objects that they were made from, for as long as those objects live."""
 
     def __init__(self) -> None:
@@ -237,8 +237,8 @@ def hold(guards: list[Guard]) -> bool:
     return True
 
 
-_functions = Kept()
-_classes = Kept()
+_functions = KeptPacks()
+_classes = KeptPacks()
 
 
 def unchanged_function(function: object) -> Function | None:

@@ -11,7 +11,7 @@ import time
 LOOK_S = 1.0
 
 
-class Version:
+class DistributionVersion:
     """The version of the distribution of a top-level module.  It is a guard: it holds until an upgrade."""
 
     __slots__ = ("_folder", "_looked_s", "_stamp", "distribution", "text", "top")
@@ -31,14 +31,14 @@ class Version:
         return _stamp(self._folder) == self._stamp and (bool(self._folder) or self.top not in sys.modules)
 
 
-_versions: dict[str, Version] = {}
+_versions: dict[str, DistributionVersion] = {}
 
 
-def version_of(top: str) -> Version | None:
+def version_of(top: str) -> DistributionVersion | None:
     """Return the version that a top-level module's distribution has now; None if no distribution has the module."""
     known = _versions.get(top)
     if known is None or not known.holds():
-        known = _versions[top] = Version(top)
+        known = _versions[top] = DistributionVersion(top)
     return known if known.text else None
 
 

@@ -34,7 +34,7 @@ class Definition(NamedTuple):
     line: int
 
 
-class _Text(NamedTuple):
+class _Statements(NamedTuple):
     """The statements of one source."""
 
     definitions: dict[str, tuple[Definition, ...]]
@@ -136,14 +136,14 @@ def _kind(statement: ast.stmt) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _parsed(source: bytes) -> _Text:
+def _parsed(source: bytes) -> _Statements:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
         whole = hashlib.blake2b(source, digest_size=20).hexdigest()
-        return _Text({}, Definition("module", whole, frozenset(), 0), {}, ())
+        return _Statements({}, Definition("module", whole, frozenset(), 0), {}, ())
     definitions: dict[str, tuple[Definition, ...]] = {}
     imports: dict[str, tuple[str, ...]] = {}
     stars: list[str] = []
@@ -171,7 +171,7 @@ def _parsed(source: bytes) -> _Text:
                 definitions[bound] = (*definitions.get(bound, ()), kept)
     uses = frozenset().union(*map(_uses, effects)) if effects else frozenset()
     line = effects[0].lineno if effects else 0
-    return _Text(definitions, Definition("module", _digest(effects), uses, line), imports, tuple(stars))
+    return _Statements(definitions, Definition("module", _digest(effects), uses, line), imports, tuple(stars))
 
 
 def _targets(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
@@ -232,7 +232,9 @@ def reached_from(bundle: Bundle, names: frozenset[str]) -> Reached:
     return Reached(definitions, members, frozenset(_outside(members)))
 
 
-def _meant(member: ModuleSource, texts: dict[str, _Text], name: str, uses: frozenset[str]) -> Iterator[tuple[str, str]]:
+def _meant(
+    member: ModuleSource, texts: dict[str, _Statements], name: str, uses: frozenset[str]
+) -> Iterator[tuple[str, str]]:
     """Yield (module, name) that a name or its uses mean in other modules of the bundle."""
     text = texts[member.name]
     wanted = {name, *uses}

@@ -24,7 +24,7 @@ import msgspec
 
 from ..core.messages.result_cache import KeyPart, Recipe
 from ..core.messages.task_types import Function
-from .cache import Kept, hold
+from .cache import KeptPacks, hold
 from .digests import Digester
 from .distributions import version_of
 from .file_arguments import File
@@ -60,7 +60,7 @@ class FunctionRecipe(NamedTuple):
     """What the function asks for that no key can hold: "the time (time.time), in `f`"."""
 
 
-_recipes = Kept()
+_recipes = KeptPacks()
 
 
 def recipe_of(function: Any) -> FunctionRecipe:

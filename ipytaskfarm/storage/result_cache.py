@@ -72,7 +72,7 @@ _decode_sizes = msgspec.json.Decoder(dict[str, int]).decode
 _decode_recipe = msgspec.json.Decoder(Recipe).decode
 
 
-class Kept(NamedTuple):
+class KeptResult(NamedTuple):
     """A result from the cache."""
 
     body: bytes
@@ -186,7 +186,7 @@ class ResultCache:
 
     # ------------------------------------------------------------------------------------ results
 
-    def get(self, key: str) -> tuple[Kept | None, str]:
+    def get(self, key: str) -> tuple[KeptResult | None, str]:
         """Return (the result with this key or None, why an entry of this key could not be used).
 
         The digest of the result is checked, and that its large values exist.  An entry that fails is removed.
@@ -207,7 +207,7 @@ class ResultCache:
                 "rank = (SELECT last_rank FROM state) + run_s / bytes WHERE key = ?1",
                 (key, time.time()),
             )
-            return Kept(body, tuple(_decode_sizes(blobs))), ""
+            return KeptResult(body, tuple(_decode_sizes(blobs))), ""
         return None, self.notes[-1] if self.notes else ""
 
     def _fault(self, body: bytes, blobs: str, digest: bytes) -> str:

@@ -31,7 +31,8 @@ from .state import SchedulerState
 from .stored_tasks import task_of
 from .task import QUEUED, Assigned, Queued
 from .task_messages import restore_mail
-from .transitions import count_dependencies, restore, restore_assignment
+from .transitions import restore, restore_assignment
+from .waits import count_dependencies
 
 _decode_marks = msgspec.json.Decoder(list[str]).decode
 _decode_retried = msgspec.json.Decoder(dict[str, Retried]).decode

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from ..messages.task_types import Incarnation, RunKey
+from .entries import TaskEntry
 from .settings import SchedulerSettings
 from .task import Assigned
 
@@ -82,10 +83,13 @@ class SecondCopies:
     look_armed: bool = False
     """Whether a timer is set for the next look at slow runs."""
 
-    def add(self, task_id: int, key: GroupKey) -> None:
-        """Note an idempotent task."""
-        self.group_of[task_id] = key
-        self.groups.setdefault(key, CopyGroup()).unfinished.add(task_id)
+    def add(self, task: TaskEntry) -> None:
+        """Note an idempotent task.  Items that share runs are short, and coroutines share their engines."""
+        if task.items or task.part is not None or task.rules is None or task.rules.coroutine:
+            return
+        key = task.job, task.function, task.recovery
+        self.group_of[task.id] = key
+        self.groups.setdefault(key, CopyGroup()).unfinished.add(task.id)
 
     def end(self, task_id: int, run_s: float | None) -> None:
         """Forget a task that has ended.  run_s: how long it took, if it has succeeded."""

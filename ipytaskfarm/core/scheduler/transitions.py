@@ -37,6 +37,7 @@ from .task import (
     job_of,
 )
 from .task_messages import close
+from .waits import count_dependencies
 from .watchers import tell, tell_watchers
 
 _SCHEDULED, _PENDING, _SUCCEEDED, _FAILED = State
@@ -240,29 +241,6 @@ def _end_in_job(farm: SchedulerState, task: TaskEntry, final: Final) -> None:
         farm.jobs.perhaps_ended[job.spec.id] = None
 
 
-def count_dependencies(farm: SchedulerState, task: TaskEntry, needs: Needs) -> None:
-    """Record which tasks a task waits for, and which results it uses."""
-    task.dependencies = needs
-    if needs.inputs:
-        farm.graph.add_consumer(needs.takes)
-    wait_for(farm, task, needs.after)
-    if needs.join and not task.waits_for:
-        farm.graph.ready_joins.append(task.id)
-
-
-def wait_for(farm: SchedulerState, task: TaskEntry, ids: Iterable[int]) -> None:
-    """Let a task wait for those of these tasks that have not ended or have failed."""
-    tasks, graph = farm.tasks, farm.graph
-    unfinished = tasks.unfinished
-    held = {i if tasks.has_failed(i) else tasks.holder(i) for i in ids}
-    ahead = {i for i in held if i in unfinished or tasks.has_failed(i)}
-    for task_id in ahead:
-        graph.add_dependent(task_id, task.id)
-        if task_id not in unfinished:
-            graph.ended.append(task_id)  # it has failed already; the consequences follow at the end of the turn
-    task.waits_for = ahead | task.waits_for if task.waits_for else ahead
-
-
 def accept(
     farm: SchedulerState,
     submission: Submission,
@@ -299,7 +277,7 @@ def accept(
         if rules.unique is not None:
             tasks.unique[rules.unique] = task.id
         if rules.idempotent:
-            _note_idempotent(farm, task)
+            farm.second_copies.add(task)
     needs = needs or submission.needs
     out.saves.append(
         SaveTask(
@@ -360,13 +338,6 @@ def separate(farm: SchedulerState, chunk: TaskEntry, index: int, out: Decision, 
     return task
 
 
-def _note_idempotent(farm: SchedulerState, task: TaskEntry) -> None:
-    """Note a task of which a second copy may run.  Chunks are short, and coroutines share their engines."""
-    rules = task.rules
-    if rules is not None and not rules.coroutine and not task.items and task.part is None:
-        farm.second_copies.add(task.id, (task.job, task.function, task.recovery))
-
-
 def change_place(farm: SchedulerState, task: TaskEntry, place: Assigned) -> None:
     """Let another run of a task decide, which has begun already."""
     _place(farm, task, place)
@@ -389,7 +360,7 @@ def restore(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
         if task.rules.unique is not None:
             farm.tasks.unique[task.rules.unique] = task.id
         if task.rules.idempotent:
-            _note_idempotent(farm, task)
+            farm.second_copies.add(task)
     if task.job is not None:
         _count_in_job(farm, task)
     if task.dependencies is not None and task.dependencies.join:
