@@ -17,8 +17,8 @@ class Engines(JsonCommand):
     name = "engines"
     arguments = "list | add [N] | remove ID…"
     description = """
-Lists the engines of a farm, starts N more (default 1), or ends the named ones: those finish the task that they run
-first. What is asked for here holds over crashes and restarts of the controller.
+Lists the engines of a farm, starts N more (default: 1), or ends the named ones after the tasks that they run. A
+changed number of engines survives crashes and restarts of the controller.
 """
     examples = """
         ipytaskfarm engines list

@@ -93,7 +93,7 @@ def test_a_task_that_is_waited_for(terminal: Terminal) -> None:
 
 def test_a_handle(terminal: Terminal) -> None:
     shown = terminal.type("%%task --pull a -o h", "a = 73", "", "")
-    assert re.search(r"task \d+: handed in\.  %task result \d+", shown)
+    assert re.search(r"task \d+: submitted\.  %task result \d+", shown)
     assert "73" in terminal.type("h.ns.a")
     assert "succeeded" in terminal.type("h")
 

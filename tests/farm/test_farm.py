@@ -240,7 +240,7 @@ def test_tasks_from_the_command_line(farm_dirs: Dirs) -> None:
             assert command("explain", "999999").returncode == 1
             assert command("abort", "999999").returncode == 1
             assert command("abort", str(good)).returncode == 0
-            assert "handed in again" in command("retry", str(bad)).stdout
+            assert "submitted again" in command("retry", str(bad)).stdout
             assert command("retry", str(good)).returncode == 1
             assert "is paused" in command("pause").stdout
             waiting = tc.run(Task("b = 2", pull="b"))

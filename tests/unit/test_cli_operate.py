@@ -56,9 +56,9 @@ def test_it_can_print_json(name: str) -> None:
         (["jobs", "a", "b"], "one job at a time"),
         (["history", "--since", "yesterday"], "--since: 'yesterday' is no time"),
         (["mark-done", "3", "--result", "{a}"], "is no JSON"),
-        (["logs", "--task", "3", "-f"], "--follow is for one log"),
-        (["logs", "--json", "-f"], "--follow is for one log"),
-        (["logs", "agent", "--task", "3"], "name none"),
+        (["logs", "--task", "3", "-f"], "--follow shows one log"),
+        (["logs", "--json", "-f"], "--follow shows one log"),
+        (["logs", "agent", "--task", "3"], "no log can be named"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2(
