@@ -87,7 +87,7 @@ dask); or ends some of them after the tasks that run there. `launchers` shows al
         what, *words = self.extra_args or ["list"]
         actions = {"list": self._list, "add": self._add, "remove": self._remove, "launchers": self._launchers}
         if what not in actions:
-            raise UsageError(f"{what!r} is none of list, add, remove and launchers")
+            raise UsageError(f"{what!r} is not one of list, add, remove and launchers")
         return actions[what](words)
 
     def _list(self, words: list[str]) -> int:
@@ -118,7 +118,7 @@ dask); or ends some of them after the tasks that run there. `launchers` shows al
         except (ValueError, TypeError) as error:
             raise UsageError(str(error)) from None
         asked = printing.number(len(group.names), "agent")
-        print(f"{group.name}: {asked} asked for; `ipytaskfarm agents list` shows them")
+        print(f"{group.name}: {asked} requested; `ipytaskfarm agents list` shows them")
         return OK
 
     def _agents(self, launcher: str, *words: str) -> Agents:

@@ -35,7 +35,7 @@ changed number of engines survives crashes and restarts of the controller.
             return self._add()
         if what == "remove":
             return self._remove()
-        raise UsageError(f"{what!r} is none of list, add and remove")
+        raise UsageError(f"{what!r} is not one of list, add and remove")
 
     def _list(self) -> int:
         if self.extra_args:

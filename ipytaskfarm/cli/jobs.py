@@ -33,9 +33,7 @@ def find_job(questioner: Questioner, wanted: str) -> tables.JobRow:
     """
     rows = jobs_of(questioner, wanted, tasks=True)
     if not rows:
-        raise IndexError(
-            f"there is no job {wanted!r} (never submitted, or removed): `ipytaskfarm jobs` lists them"
-        )
+        raise IndexError(f"there is no job {wanted!r} (never submitted, or removed): `ipytaskfarm jobs` lists them")
     return rows[-1]
 
 

@@ -55,7 +55,7 @@ the change at once.
         what, *words = self.extra_args or ["list"]
         actions = {"list": self._list, "add": self._add, "rotate": self._rotate, "revoke": self._revoke}
         if what not in actions:
-            raise UsageError(f"{what!r} is none of {complete(list(actions))}")
+            raise UsageError(f"{what!r} is not one of {complete(list(actions))}")
         home = self.home()
         if load_keys(home.folder) is None:
             raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` lists them")

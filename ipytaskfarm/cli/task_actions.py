@@ -140,7 +140,7 @@ with exit code 1.
         return _refused([
             *((i, NO_TASK) for i in reply.missing),
             *((i, "has not ended: wait for it, or `ipytaskfarm abort` it first") for i in reply.unfinished),
-            *((i, "other tasks have yet to take its result: wait for them, or abort them") for i in reply.needed),
+            *((i, "other tasks still need its result: wait for them, or abort them") for i in reply.needed),
         ])  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def _tell_what_stays(counts: dict[str, int]) -> None:
     if unfinished:
         print(f"{printing.number(unfinished, 'task')} stay: not ended")
     if needed:
-        print(f"{printing.number(needed, 'task')} stay: others have yet to take the result")
+        print(f"{printing.number(needed, 'task')} stay: others still need the result")
 
 
 class Verbatim(Unicode[str, str]):
@@ -183,9 +183,7 @@ tasks that wait for them continue.
         try:
             result = json.loads(self.result)
         except ValueError as error:
-            raise UsageError(
-                f"--result {self.result!r} is no JSON ({error}); text stands in quotes: '\"text\"'"
-            ) from None
+            raise UsageError(f"--result {self.result!r} is not JSON ({error}); text needs quotes: '\"text\"'") from None
         connect(self.farm).close()  # says in one line that there is no farm, before the client is imported
         from ipytaskfarm.client import TaskClient
 

@@ -219,7 +219,7 @@ class Job:
     def text_of_going_on(self) -> str:
         """Return what to tell the user who has interrupted the wait for this job."""
         name = repr(self.name)
-        return f"job {name} goes on: tc.job({name}).results() waits for it again, tc.job({name}).abort() ends it"
+        return f"job {name} continues: tc.job({name}).results() waits for it again, tc.job({name}).abort() ends it"
 
     def _spec(self) -> JobSpec:
         environment, recycle = pack_environment_of(self.environment, {})

@@ -314,7 +314,9 @@ def _leave_at_once(session: Session, unwanted: list[int], finished: list[int]) -
     # A farm that has ended, does not answer or refuses keeps the tasks; nobody waits for an error.
     with suppress(Exception):
         if unwanted:
-            session.ask(messages.AbortTasks(unwanted, False, "nobody waits for this map any more"), timeout_s=LEAVE_S)
+            session.ask(
+                messages.AbortTasks(unwanted, False, "no caller waits for this map any more"), timeout_s=LEAVE_S
+            )
         session.ask(messages.Clear([*unwanted, *finished]), timeout_s=LEAVE_S)
         session.forget_results([*unwanted, *finished])
 

@@ -73,7 +73,7 @@ def clear_results(session: Session, ids: Ids | None) -> int:
     kept = {*reply.missing, *reply.unfinished, *reply.needed}
     session.forget_results(None if wanted is None else [i for i in wanted if i not in kept])
     if reply.needed:
-        raise KeyError(f"other tasks have yet to take the result of task {_listed(reply.needed)}")
+        raise KeyError(f"other tasks still need the result of task {_listed(reply.needed)}")
     if reply.missing:
         raise KeyError(f"task ID not registered: {_listed(reply.missing)}")
     if wanted is not None and reply.unfinished:

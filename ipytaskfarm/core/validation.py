@@ -463,13 +463,13 @@ def _why_not_storable(value: object) -> str:
 def _why_meaningless(value: msgspec.Struct) -> str:
     if isinstance(value, Asks):
         is_known = value.placement is None or value.placement in PLACEMENTS
-        return "" if is_known else f"its placement is none of {', '.join(PLACEMENTS)}"
+        return "" if is_known else f"its placement is not one of {', '.join(PLACEMENTS)}"
     if isinstance(value, Condition):
         several = value.op in ("in", "not in")
         is_sound = value.op in OPERATORS and several is isinstance(value.value, tuple)
         return "" if is_sound else "a condition in it has no such operator"
     if isinstance(value, Needs):
-        return "" if value.if_failed in IF_FAILED else f"its if_failed is none of {', '.join(IF_FAILED)}"
+        return "" if value.if_failed in IF_FAILED else f"its if_failed is not one of {', '.join(IF_FAILED)}"
     if isinstance(value, Rules | Recycle | Environment):
         durations = [getattr(value, name) for name in value.__struct_fields__ if name.endswith("_s")]
         is_sound = all(0.0 <= each <= SECONDS_MAX for each in durations if isinstance(each, int | float))

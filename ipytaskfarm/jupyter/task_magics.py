@@ -272,7 +272,7 @@ def split_map(line: str, parser: Any) -> tuple[list[str], str, str]:
     if any(_is_expression(rest[:end].strip()) for end in ends):
         end = next(end for end in ends if _is_expression(rest[:end].strip()))
         return names, rest[:end].strip(), rest[end:].strip()  # the parser will report what is wrong with the options
-    raise UsageError(f"%%taskmap: {rest.strip()!r} is no expression")
+    raise UsageError(f"%%taskmap: {rest.strip()!r} is not an expression")
 
 
 def _is_expression(text: str) -> bool:

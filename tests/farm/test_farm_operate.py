@@ -458,12 +458,12 @@ def test_a_result_that_others_need_stays(tc: TaskClient, shell: Shell) -> None:
         tc.mark_done(first.id, 7)
         said = command("remove", first.id)
         assert said.code == 1
-        assert f"task {first.id}: other tasks have yet to take its result" in said.err
+        assert f"task {first.id}: other tasks still need its result" in said.err
         shell["first"] = first
         shell.fails("%task remove first", KeyError, "yet to take")
         out = done("remove", "--all").out
         assert "1 task stay: not ended" in out
-        assert "1 task stay: others have yet to take the result" in out
+        assert "1 task stay: others still need the result" in out
     finally:
         tc.resume()
     assert second.result(DEADLINE_S) == 7

@@ -271,7 +271,7 @@ def test_each_action_is_documented_and_explained(shell: Shell) -> None:
         ("%task job a b", "one job at a time"),
         ("%task drain", "which nodes"),
         ("%task abort 9-3", "write 3-9"),
-        ("%task history --since yesterday", "'yesterday' is no time"),
+        ("%task history --since yesterday", "'yesterday' is not a time"),
         ("%task history --last many", "invalid int"),
     ],
 )

@@ -540,7 +540,7 @@ class FarmMachine(RuleBasedStateMachine):
         sim.ask(m.SetWanted(0))
         sim.settle()
         sim.advance(70.0)
-        # Ids are given anew from 0 on, so targets exist again.
+        # Ids are given again from 0 on, so targets exist again.
         sim.ask(m.SetWanted(3))
         sim.settle()
         sim.ask(m.ReadQueueStatus())

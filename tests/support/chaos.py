@@ -138,7 +138,7 @@ class Nemesis(threading.Thread):
         return bool(pids)
 
     def _socket(self) -> bool:
-        """Take the unix socket away, which the controller makes anew."""
+        """Take the unix socket away, which the controller makes again."""
         info = self.home.living_info()
         if info is None or not self._by_tcp or not info.socket:
             return False
