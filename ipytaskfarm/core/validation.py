@@ -494,7 +494,7 @@ def _why_struct_not_storable(value: msgspec.Struct) -> str:
 
 def _wrong_placement(asks: Asks, given: Given) -> str:
     is_known = asks.placement is None or asks.placement in PLACEMENTS
-    return "" if is_known else f"its placement is none of {', '.join(PLACEMENTS)}"
+    return "" if is_known else f"its placement is not one of {', '.join(PLACEMENTS)}"
 
 
 def _wrong_operator(condition: Condition, given: Given) -> str:
@@ -504,7 +504,7 @@ def _wrong_operator(condition: Condition, given: Given) -> str:
 
 
 def _wrong_if_failed(needs: Needs, given: Given) -> str:
-    return "" if needs.if_failed in IF_FAILED else f"its if_failed is none of {', '.join(IF_FAILED)}"
+    return "" if needs.if_failed in IF_FAILED else f"its if_failed is not one of {', '.join(IF_FAILED)}"
 
 
 def _wrong_duration(value: object, given: Given) -> str:

@@ -1,4 +1,4 @@
-"""Tasks that clients hand in, and the ids for them."""
+"""Tasks that clients submit, and the ids for them."""
 
 from __future__ import annotations
 
