@@ -19,7 +19,7 @@ import hypothesis
 import psutil
 import pytest
 
-from tests.support.polling import eventually
+from tests.support.polling import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
     from ipytaskfarm import Farm, MultiEngineClient, TaskClient
@@ -167,7 +167,7 @@ def _describe(processes: Iterable[psutil.Process]) -> str:
     return "\n".join(lines)
 
 
-def assert_nothing_left(dirs: Dirs, timeout_s: float = 10.0) -> None:
+def assert_nothing_left(dirs: Dirs, timeout_s: float = DEADLINE_S) -> None:
     """No process, socket folder or temporary farm of this world is left, or will be gone within `timeout_s`.
 
     Processes that stay are ended before the complaint, by pid: they must not spoil the tests that follow.

@@ -31,7 +31,7 @@ THOROUGH = bool(os.environ.get("THOROUGH"))
 """Whether more moments and places are tried: `make worst`."""
 COUNT = 400
 TASK_S = 0.01
-ALL_DONE_S = 30.0
+ALL_DONE_S = 30.0 if THOROUGH else 60.0  # beside other tests the machine is busy
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_reboot(recorders: str, farm_dirs: Dirs, ledger: Path, tmp_path: Path)
         with TaskClient() as tc:
             ids = [tc.run(appending(ledger, n)) for n in range(COUNT)]
             tc.flush()
-            eventually(has_run(ledger, COUNT // 8), 30.0)
+            eventually(has_run(ledger, COUNT // 8))
             cut_power(farm_dirs)
         before = ran(ledger)
         assert sum(before.values()) < COUNT, "nothing is left to do after the reboot"
@@ -98,7 +98,7 @@ def test_a_reboot(recorders: str, farm_dirs: Dirs, ledger: Path, tmp_path: Path)
 
 
 STORM_S = 6.0
-RECOVERS_S = 45.0
+RECOVERS_S = 90.0
 """The longest pause between two starts, and the start."""
 
 
@@ -142,7 +142,7 @@ def test_an_owner_that_is_killed_amid_the_start_leaves_nothing(farm_dirs: Dirs) 
         time.sleep(moment_s)
         owner.kill()
         owner.communicate()
-    eventually(lambda: not processes_of(farm_dirs.root), 20.0, what="nothing is left of the farms")
+    eventually(lambda: not processes_of(farm_dirs.root), what="nothing is left of the farms")
 
 
 @pytest.mark.parametrize("moment_s", [0.3, 0.45, 0.6, 0.8, 1.2] if THOROUGH else [0.5])
@@ -153,7 +153,7 @@ def test_a_start_after_a_supervisor_that_was_killed_amid_its_start(farm_dirs: Di
     killed.wait()
     with background_farm("-n", "1"), TaskClient() as tc:
         assert tc.run(Task("a = 1", pull="a"), block=True).ns.a == 1
-    eventually(lambda: not processes_of(farm_dirs.root), 20.0, what="nothing is left of the farm")
+    eventually(lambda: not processes_of(farm_dirs.root), what="nothing is left of the farm")
 
 
 # -- backups that are put back, folders that are copied and moved
@@ -189,7 +189,7 @@ def test_a_damaged_log_and_what_start_and_check_say(farm_dirs: Dirs) -> None:
         tc.barrier(ids)
         for process in processes_of(farm_dirs.root):
             process.kill()
-        eventually(lambda: not processes_of(farm_dirs.root), 10.0)
+        eventually(lambda: not processes_of(farm_dirs.root))
         log = home.folder / "store.sqlite-wal"
         with open(log, "r+b") as file:
             file.seek(32 + 24 + 100)
@@ -284,14 +284,14 @@ def test_a_task_that_spoils_its_agents_files(spoiled_farm: Farm, how: str) -> No
     spoil, reason = SPOIL[how]
     with spoiled_farm.task_client() as tc:
         task = tc.run(Task(f"{FIND}{spoil}\ntime.sleep(60)\n"))
-        tc.barrier(task, timeout=40)
+        tc.barrier(task, timeout=60)
         row = tc.tasks(ids=[task]).rows[0]
         text = str(tc.explain(task))
         assert row.state == "failed"
         if not how.startswith("cut"):  # the agent may look at the file just when it is cut, and then dies of it
             assert reason in text, text
         after = [tc.run(Task("a = 1", pull="a", retries=3)) for _ in range(20)]
-        tc.barrier(after, timeout=40)
+        tc.barrier(after, timeout=60)
         assert {row.state for row in tc.tasks(ids=after).rows} == {"succeeded"}
     until_engines(spoiled_farm, 2)
 

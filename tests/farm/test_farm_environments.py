@@ -264,7 +264,7 @@ def test_by_the_time_of_day(one: TaskClient, log: Path) -> None:
     soon = (datetime.now().astimezone() + timedelta(seconds=3)).strftime("%H:%M:%S")
     run(one, Logged(log, at_times=[soon, "00:00"] if soon > "00:01" else [soon]))
     assert not teardowns(log)
-    eventually(lambda: teardowns(log) == setups(log), 6.0)
+    eventually(lambda: teardowns(log) == setups(log))
 
 
 @pytest.mark.slow

@@ -151,7 +151,7 @@ class Nemesis(threading.Thread):
         if info is None or shutil.which("ss") is None:
             return False
         command = ["ss", "-K", "-t", "-n", "dst", info.host, "dport", "=", f":{info.port}"]
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        found = subprocess.run(command, capture_output=True, text=True, timeout=60)
         return str(info.port) in found.stdout
 
 
