@@ -130,9 +130,9 @@ MUTATIONS = {
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The package and its tests, to be spoiled."""
+    """The package and its tests, to be spoiled.  They are copied with what Python has compiled of them."""
     for name in ("ipytaskfarm", "tests"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 
