@@ -21,14 +21,13 @@ from ipytaskfarm.core import errors
 from ipytaskfarm.storage.beside import recorders_folder
 from tests.conftest import Dirs, processes_of
 from tests.farm.test_farm import COMMAND, background_farm, command, pid_of
-from tests.support.farms import module_farm, until_engines
+from tests.support.farms import DEADLINE_S, module_farm, until_engines
 from tests.support.polling import eventually
 from tests.support.reboot import booted, cut_power
+from tests.support.thorough import THOROUGH
 
 pytestmark = pytest.mark.farm
 
-THOROUGH = bool(os.environ.get("THOROUGH"))
-"""Whether more moments and places are tried: `make worst`."""
 COUNT = 400
 TASK_S = 0.01
 ALL_DONE_S = 30.0 if THOROUGH else 60.0  # beside other tests the machine is busy
@@ -97,7 +96,7 @@ def test_a_reboot(recorders: str, farm_dirs: Dirs, ledger: Path, tmp_path: Path)
 # -- storms of kills, and owners that are killed amid the start
 
 
-STORM_S = 6.0
+STORM_S = 6.0 if THOROUGH else 3.0
 RECOVERS_S = 90.0
 """The longest pause between two starts, and the start."""
 
@@ -130,7 +129,7 @@ with Farm(n=1) as farm:
     print("ready", flush=True)
     input()
 """
-MOMENTS_S = (0.0, 0.03, 0.06, 0.1, 0.2, 0.4, 0.8, 1.6) if THOROUGH else (0.05, 0.2, 0.8)
+MOMENTS_S = (0.0, 0.03, 0.06, 0.1, 0.2, 0.4, 0.8, 1.6) if THOROUGH else (0.1, 0.6)
 
 
 def test_an_owner_that_is_killed_amid_the_start_leaves_nothing(farm_dirs: Dirs) -> None:
@@ -205,51 +204,55 @@ def test_a_damaged_log_and_what_start_and_check_say(farm_dirs: Dirs) -> None:
             tc.run(Task("a = 1"), block=True)
 
 
-@pytest.mark.parametrize("how", ["copied while it runs", "moved"])
-def test_a_farm_folder_under_another_name(farm_dirs: Dirs, how: str) -> None:
+def test_a_farm_folder_under_another_name(farm_dirs: Dirs) -> None:
+    """It is copied while its farm runs, and is moved after its farm has stopped."""
     with background_farm("-n", "1", farm="first") as home:
         with TaskClient("first") as tc:
             done = tc.run(Task("a = 'first'", pull="a"))
             tc.barrier(done)
-        second = home.folder.with_name("second")
-        if how == "moved":
-            assert command("stop", "--wait", "0", "--farm", "first").returncode == 0
-            shutil.move(home.folder, second)
-        else:
-            shutil.copytree(home.folder, second)
-        began_s = time.monotonic()
-        with background_farm("-n", "1", farm="second"):
-            assert time.monotonic() - began_s < 20.0
-            with TaskClient("second") as other:
-                assert other.get_task_result(done).ns.a == "first"
-                assert other.run(Task("a = 'second'", pull="a"), block=True).ns.a == "second"
-            if how != "moved":
-                with TaskClient("first") as tc:
-                    assert tc.run(Task("a = 'on'", pull="a"), block=True).ns.a == "on", "the first goes on"
+        shutil.copytree(home.folder, home.folder.with_name("copied"))
+        with runs_what_first_has_done("copied", done), TaskClient("first") as tc:
+            assert tc.run(Task("a = 'on'", pull="a"), block=True).ns.a == "on", "the first goes on"
+        assert command("stop", "--wait", "0", "--farm", "first").returncode == 0
+        shutil.move(home.folder, home.folder.with_name("moved"))
+        with runs_what_first_has_done("moved", done):
+            pass
 
 
-@pytest.mark.parametrize("how", ["gone", "shared"])
-def test_a_farm_without_a_store_of_its_own(farm_dirs: Dirs, tmp_path: Path, how: str) -> None:
+@contextlib.contextmanager
+def runs_what_first_has_done(farm: str, done: int) -> Iterator[None]:
+    """Provide a running farm that has the first one's result, and works."""
+    began_s = time.monotonic()
+    with background_farm("-n", "1", farm=farm):
+        assert time.monotonic() - began_s < DEADLINE_S
+        with TaskClient(farm) as tc:
+            assert tc.get_task_result(done).ns.a == "first"
+            assert tc.run(Task(f"a = {farm!r}", pull="a"), block=True).ns.a == farm
+        yield
+
+
+def test_a_farm_without_a_store_of_its_own(farm_dirs: Dirs, tmp_path: Path) -> None:
     """Start says why it does not, in a sentence with the remedy, and leaves the other farm's store alone."""
     store_dir = tmp_path / "store"
     store_dir.mkdir(mode=0o700)
     with background_farm("-n", "0", "--store-dir", str(store_dir), farm="first") as home:
-        assert command("stop", "--wait", "0", "--farm", "first").returncode == 0
-        (store,) = store_dir.glob("*.sqlite")
-        if how == "gone":
-            store.unlink()
-            refused = command("start", "--daemonize", "--farm", "first", "-n", "0")
-            assert f"there is no {store}" in refused.stderr
-            name = "first"
-        else:
-            shutil.copytree(home.folder, home.folder.with_name("second"))
-            refused = command("start", "--daemonize", "--farm", "second", "-n", "0")
-            assert "both would use one store" in refused.stderr
-            name = "second"
-        assert refused.returncode != 0
-        assert "--fresh" in refused.stderr
-        with background_farm("-n", "0", "--fresh", farm=name):
-            assert store.exists() == (how == "shared")
+        pass
+    (store,) = store_dir.glob("*.sqlite")
+    shutil.copytree(home.folder, home.folder.with_name("second"))
+    begins_only_anew("second", "both would use one store")
+    assert store.exists()
+    store.unlink()
+    begins_only_anew("first", f"there is no {store}")
+    assert not store.exists()
+
+
+def begins_only_anew(farm: str, why: str) -> None:
+    refused = command("start", "--daemonize", "--farm", farm, "-n", "0")
+    assert refused.returncode != 0
+    assert why in refused.stderr
+    assert "--fresh" in refused.stderr
+    with background_farm("-n", "0", "--fresh", farm=farm):
+        pass
 
 
 # -- tasks that spoil their own agent's files

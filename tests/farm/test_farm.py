@@ -15,11 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pexpect
 import psutil
 import pytest
 
 from ipytaskfarm import Farm, Task
+from ipytaskfarm.cli.json_output import farm_shape
+from ipytaskfarm.cli.status import farm_state
 from ipytaskfarm.core import errors
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import connect
@@ -40,9 +43,12 @@ def command(*words: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess
 
 
 def status(farm: str = "default") -> dict[str, Any]:
-    ended = command("status", "--json", "--farm", farm)
-    assert ended.returncode == 0, ended.stderr
-    state: dict[str, Any] = json.loads(ended.stdout)
+    """Return the document of ``ipytaskfarm status --json``, without a process for each look."""
+    try:
+        with connect(farm) as questioner:
+            state: dict[str, Any] = msgspec.to_builtins(farm_shape(farm_state(questioner)))
+    except errors.TaskFarmError as error:
+        raise AssertionError(f"farm {farm} does not answer: {error}") from error
     return state
 
 
@@ -205,6 +211,9 @@ def test_start_says_how_to_connect_and_stop_says_when_it_is_over(farm_dirs: Dirs
     assert "ipytaskfarm stop" in started.stdout
     assert "starting" in started.stderr
     assert len(ready_engines()) == 2
+    shown = command("status", "--json")
+    assert shown.returncode == 0, shown.stderr
+    assert [row["pid"] for row in json.loads(shown.stdout)["engines"]] == ready_engines()
     again = command("start", "-n", "2", "--daemonize")
     assert again.returncode == 4
     assert str(pid_of(Home.of("default"), "supervisor")) in again.stderr
