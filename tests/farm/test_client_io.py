@@ -25,7 +25,6 @@ from ipytaskfarm.client import (
     outbox,
     session as session_module,
     sessions,
-    submissions,
 )
 from ipytaskfarm.core import errors, messages as m
 from ipytaskfarm.core.messages.task_types import Final, Packed, Submission
@@ -375,7 +374,7 @@ def test_a_full_outbox_waits_and_says_why(
 
 
 def test_a_task_too_large_to_travel_is_refused_here(tc: TaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submissions, "PAYLOAD_BYTES_MAX", 10_000)
+    monkeypatch.setattr(outbox, "PAYLOAD_BYTES_MAX", 10_000)
     with pytest.raises(errors.ResultTooLarge, match="20,"):
         tc.run(Task("a" * 20_000))
     assert tc.run(Task("a")) == 0
