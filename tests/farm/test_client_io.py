@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +23,11 @@ from ipytaskfarm.client import (
     io as io_module,
     outbox,
     session as session_module,
-    sessions,
 )
 from ipytaskfarm.core import errors, messages as m
 from ipytaskfarm.core.messages.task_types import Final, Packed, Submission
 from tests.support.fake_hub_controller import FakeController, final, in_thread, names
 from tests.support.polling import eventually
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakeController]:
-    with FakeController(tmp_path / "farm") as controller:
-        incarnations = {controller.incarnation}
-        yield controller
-        for incarnation in incarnations | {controller.incarnation}:
-            sessions.end_farm(incarnation)
 
 
 @pytest.fixture
