@@ -60,8 +60,8 @@ class KnownFunction:
 
     __slots__ = ("_bytes", "_is_refused", "_pace", "size")
 
-    def __init__(self, function: Callable[..., Any], engines: int) -> None:
-        self._pace = Pace(engines)
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._pace = Pace(1)
         self._bytes = 0.0
         """Bytes of the arguments of a call."""
         self._is_refused = inspect.iscoroutinefunction(function)
@@ -91,21 +91,21 @@ class KnownFunction:
 class KnownFunctions:
     """What is known of the functions that an executor has called, by their identity, as long as they exist."""
 
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
-        self.backlog = BACKLOG * workers
-        """So many calls must be unfinished before calls are gathered."""
-        self._known: dict[int, tuple[weakref.ref[Any], KnownFunction]] = {}
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], tuple[weakref.ref[Any], KnownFunction]] = {}
 
-    def of(self, function: Callable[..., Any]) -> KnownFunction:
-        """Return what is known of a function; nothing is remembered of one without weak references."""
-        number = id(function)
-        found = self._known.get(number)
+    def of(self, function: Callable[..., Any], together: int = 1) -> KnownFunction:
+        """Return what is known of a function; nothing is remembered of one without weak references.
+
+        together: how many of its calls are one call here.
+        """
+        key = id(function), together
+        found = self._known.get(key)
         if found is not None and found[0]() is function:
             return found[1]
-        known = KnownFunction(function, self._workers)
+        known = KnownFunction(function)
         try:
-            self._known[number] = weakref.ref(function, lambda _: self._known.pop(number, None)), known
+            self._known[key] = weakref.ref(function, lambda _: self._known.pop(key, None)), known
         except TypeError:
             pass
         return known

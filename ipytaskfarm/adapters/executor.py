@@ -22,6 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeAlias, TypeVar
 
 from ipytaskfarm.adapters.call_chunks import (
+    BACKLOG,
     LEAST_CALLS,
     CallChunk,
     GatheredCalls,
@@ -156,9 +157,9 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         **rules: Any,
     ) -> None:
         self._prints = prints
-        environment = _environment(initializer, initargs, max_tasks_per_child, rules.pop("environment", None))
+        environment = environment_of(initializer, initargs, max_tasks_per_child, rules.pop("environment", None))
         self._rules = {"retries": RETRIES, "retry_on": errors.EngineLost, "environment": environment, **rules}
-        _check(self._rules)
+        check_rules(self._rules)
         self._farm: Farm | None = None
         if max_workers is None or isinstance(max_workers, int):
             from ipytaskfarm.deployment.farm import Farm
@@ -175,7 +176,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
         self._unfinished: set[ExecutorFuture[Any]] = set()
-        self._functions = KnownFunctions(self._max_workers) if gathers and may_share(self._rules) else None
+        self._functions = KnownFunctions() if gathers and may_share(self._rules) else None
         """What is known of the functions of the calls; None: each call is a task of its own."""
         self._gathered: GatheredCalls[ExecutorFuture[Any]] = GatheredCalls(
             self.client, self._rules, _weakly(self.settle_chunk), _weakly(self._forget)
@@ -205,11 +206,14 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         For a call that cannot be pickled the future fails.  Raises RuntimeError after `shutdown`, BrokenProcessPool
         after a failed initializer.
         """
-        functions = self._functions
-        if functions is None:
-            return self.submit_with({}, fn, args, kwargs)
-        known = functions.of(fn)
-        if known.size < LEAST_CALLS or len(self._unfinished) < functions.backlog:
+        known = self._functions.of(fn) if self._functions is not None else None
+        return self._submit(fn, args, kwargs, known)
+
+    def _submit(
+        self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], known: KnownFunction | None
+    ) -> concurrent.futures.Future[T]:
+        """Submit a call.  Calls that are known to be quick share tasks while the engines have work."""
+        if known is None or known.size < LEAST_CALLS or len(self._unfinished) < BACKLOG * self._max_workers:
             return self._submit_alone({}, fn, args, kwargs, known)
         self._must_take()
         future: ExecutorFuture[T] = ExecutorFuture(self, known)
@@ -217,6 +221,16 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             self._unfinished.add(future)
         self._gathered.add(fn, (args, kwargs) if kwargs else (args,), future, known)
         return future
+
+    def submit_chunk(
+        self, fn: Callable[..., T], chunk: list[tuple[Any, ...]], size: int
+    ) -> concurrent.futures.Future[list[T]]:
+        """Submit calls that are one call for the farm; return the future of their values.
+
+        size: the number of calls in most chunks; how long chunks take is known by function and size.
+        """
+        known = self._functions.of(fn, size) if self._functions is not None else None
+        return self._submit(call_all, (fn, chunk), {}, known)
 
     def submit_with(
         self, rules: dict[str, Any], fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -282,7 +296,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             singles = (self.submit(fn, *items) for items in calls)
             return _values(singles, end_s, buffersize, self.cancel)
         chunks = iter(lambda: list(itertools.islice(calls, chunksize)), [])
-        futures = (self.submit(call_all, fn, chunk) for chunk in chunks)
+        futures = (self.submit_chunk(fn, chunk, chunksize) for chunk in chunks)
         return _flattened(_values(futures, end_s, buffersize, self.cancel))
 
     def _must_take(self) -> None:
@@ -490,7 +504,7 @@ def _leave(client: TaskClient, farm: Farm | None, arrived: list[int]) -> None:
     threading.Thread(target=_end, args=(client, farm, arrived), name="ipytaskfarm executor").start()
 
 
-def _check(rules: dict[str, Any]) -> None:
+def check_rules(rules: dict[str, Any]) -> None:
     """Raise what the first call would raise for wrong rules, before a farm is started."""
     from ipytaskfarm.client.tasks import CallTask
 
@@ -518,7 +532,7 @@ def initialize(initializer: Callable[..., object], initargs: tuple[Any, ...], en
     initializer(*initargs)
 
 
-def _environment(
+def environment_of(
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
     max_tasks_per_child: int | None,
