@@ -32,6 +32,7 @@ def nothing_stays(tc: TaskClient) -> Iterator[None]:
 @pytest.fixture
 def ex(tc: TaskClient) -> Iterator[Executor]:
     with tc.executor() as executor:
+        assert isinstance(executor, Executor)
         yield executor
 
 
