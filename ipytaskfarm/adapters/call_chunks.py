@@ -221,9 +221,9 @@ class GatheredCalls(Generic[F]):
     def add(self, function: Callable[..., Any], call: Call, future: F, known: KnownFunction) -> None:
         """Gather a call; hand in what is enough for a task, and calls of another function before it."""
         while (is_enough := self._added(function, call, future, known)) is None:
-            self.hand_in()
+            self.submit()
         if is_enough:
-            self.hand_in()
+            self.submit()
 
     def _added(self, function: Callable[..., Any], call: Call, future: F, known: KnownFunction) -> bool | None:
         """Add a call; return whether there are enough.  None: those of another function are gathered now."""
@@ -277,7 +277,7 @@ class GatheredCalls(Generic[F]):
                 if looks == IDLE_LOOKS:
                     self._has_thread = False
             if opened is not None and opened is seen:
-                self.hand_in()
+                self.submit()
 
     def _together(
         self,
@@ -307,7 +307,7 @@ class GatheredCalls(Generic[F]):
         known.took(len(calls), len(packed.payload))
         try:
             is_small = len(packed.payload) <= 2 * BYTES_MAX
-            task_id = session.hand_in(packed) if is_small and len(calls) <= session.items_room() else -1
+            task_id = session.submit(packed) if is_small and len(calls) <= session.items_room() else -1
         except Exception as error:
             self._fail(futures, error)
             return
