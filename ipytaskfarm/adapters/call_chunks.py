@@ -214,16 +214,16 @@ class GatheredCalls(Generic[F]):
         self._open: _Open[F] | None = None
         self._seen: _Open[F] | None = None
         """What was open when the thread looked last."""
-        self._handing_in = threading.RLock()
+        self._submitting = threading.RLock()
         """Held while calls are handed in: later ones stay behind them.  A pickled argument may submit a call."""
         self._has_thread = False
 
     def add(self, function: Callable[..., Any], call: Call, future: F, known: KnownFunction) -> None:
         """Gather a call; hand in what is enough for a task, and calls of another function before it."""
         while (is_enough := self._added(function, call, future, known)) is None:
-            self.submit()
+            self.submit_gathered()
         if is_enough:
-            self.submit()
+            self.submit_gathered()
 
     def _added(self, function: Callable[..., Any], call: Call, future: F, known: KnownFunction) -> bool | None:
         """Add a call; return whether there are enough.  None: those of another function are gathered now."""
@@ -233,7 +233,7 @@ class GatheredCalls(Generic[F]):
                 opened = self._open = _Open(function, known)
                 if not self._has_thread:
                     self._has_thread = True
-                    threading.Thread(target=self._hand_in_late, name="ipytaskfarm executor", daemon=True).start()
+                    threading.Thread(target=self._submit_late, name="ipytaskfarm executor", daemon=True).start()
             elif opened.known is not known:
                 return None
             opened.calls.append(call)
@@ -256,17 +256,17 @@ class GatheredCalls(Generic[F]):
             opened.futures = [future for _, future in kept]
         return removed
 
-    def hand_in(self) -> None:
-        """Hand in the calls that are gathered."""
+    def submit_gathered(self) -> None:
+        """Submit the calls that are gathered."""
         if self._open is None and not self._has_thread:
             return
-        with self._handing_in:
+        with self._submitting:
             with self._lock:
                 opened, self._open = self._open, None
             if opened is not None and opened.calls:
                 self._together(opened.function, opened.calls, opened.futures, opened.known)
 
-    def _hand_in_late(self) -> None:
+    def _submit_late(self) -> None:
         looks = 0
         while looks < IDLE_LOOKS:
             time.sleep(GATHER_S)
@@ -277,7 +277,7 @@ class GatheredCalls(Generic[F]):
                 if looks == IDLE_LOOKS:
                     self._has_thread = False
             if opened is not None and opened is seen:
-                self.submit()
+                self.submit_gathered()
 
     def _together(
         self,
