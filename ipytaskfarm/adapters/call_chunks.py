@@ -32,7 +32,7 @@ MOST_CALLS = 256
 BACKLOG = 8
 """So many unfinished calls per worker are needed: the engines have work meanwhile."""
 GATHER_S = 0.001
-"""Calls that were gathered are handed in when no more has come for so long, or for at most twice as long."""
+"""Calls that were gathered are submitted when no more has come for so long, or for at most twice as long."""
 IDLE_LOOKS = 50
 """The thread that hands them in ends after so many looks at which nothing was gathered."""
 BYTES_MAX = 128 * 1024
@@ -79,7 +79,7 @@ class KnownFunction:
         self._decide()
 
     def refuses(self) -> None:
-        """Hand in calls of this function one by one from now on."""
+        """Submit calls of this function one by one from now on."""
         self._is_refused = True
         self._decide()
 
@@ -135,7 +135,7 @@ F = TypeVar("F", bound=ChunkFuture)
 
 
 class CallChunk(Generic[F]):
-    """Calls that were handed in as one task."""
+    """Calls that were submitted as one task."""
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class GatheredCalls(Generic[F]):
         client: submits the tasks.
         rules: rules of the calls' tasks.
         on_end: called with a chunk and its final state in the client's thread for futures.
-        on_failure: called with futures of calls that could not be handed in, after these are resolved.
+        on_failure: called with futures of calls that could not be submitted, after these are resolved.
     """
 
     def __init__(
@@ -215,11 +215,11 @@ class GatheredCalls(Generic[F]):
         self._seen: _Open[F] | None = None
         """What was open when the thread looked last."""
         self._submitting = threading.RLock()
-        """Held while calls are handed in: later ones stay behind them.  A pickled argument may submit a call."""
+        """Held while calls are submitted: later ones stay behind them.  A pickled argument may submit a call."""
         self._has_thread = False
 
     def add(self, function: Callable[..., Any], call: Call, future: F, known: KnownFunction) -> None:
-        """Gather a call; hand in what is enough for a task, and calls of another function before it."""
+        """Gather a call; submit what is enough for a task, and calls of another function before it."""
         while (is_enough := self._added(function, call, future, known)) is None:
             self.submit_gathered()
         if is_enough:
@@ -286,7 +286,7 @@ class GatheredCalls(Generic[F]):
         futures: list[F],
         known: KnownFunction,
     ) -> None:
-        """Hand in calls as one task, or as several if they are too large for one."""
+        """Submit calls as one task, or as several if they are too large for one."""
         from ipytaskfarm.client.futures import Settler
         from ipytaskfarm.client.packing import pack_task
         from ipytaskfarm.client.tasks import EachTask

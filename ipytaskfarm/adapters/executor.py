@@ -69,13 +69,13 @@ class ExecutorFuture(concurrent.futures.Future[T]):
         """What is known of the function; None once the call has ended."""
         self.task_id = -1
         self.chunk: CallChunk[ExecutorFuture[Any]] | None = None
-        """The calls together with which this one was handed in; None: it was handed in alone, or was not yet."""
+        """The calls together with which this one was submitted; None: it was submitted alone, or was not yet."""
 
     @property
     def id(self) -> int:
         """Return the task's id, for ``explain``, ``status`` and other calls of a `TaskClient`.
 
-        -1: the call was cancelled, or could not be pickled, before it was handed in.
+        -1: the call was cancelled, or could not be pickled, before it was submitted.
         """
         executor = self._executor
         if self.task_id < 0 and executor is not None:
