@@ -16,7 +16,7 @@ class File(str):
     """A path as an argument of a cached task: ``Task(f, args=(File("data.csv"),), cache=True)``.
 
     The task gets the path, a str.  The cache knows the argument by the content of the file, and by the path as it was
-    given.  The content is read when the task is handed in, and not again as long as size and times of the file are the
+    given.  The content is read when the task is submitted, and not again as long as size and times of the file are the
     same.  The file must be the same on the engines.
 
     Raises TypeError for anything but a path.

@@ -256,7 +256,7 @@ class SteppedFarm:
         items: int = 0,
         cache: CacheKey | None = None,
     ) -> None:
-        """Hand in a task.
+        """Submit a task.
 
         items: it is a chunk of a map with so many items, which have the ids after its own.  cache: the key of its
         result in the result cache.

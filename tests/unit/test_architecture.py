@@ -471,7 +471,8 @@ PLANTED = {
     "sqlite3 elsewhere": (
         "controller/a.py",
         "import sqlite3",
-        "only storage/store.py, storage/opening.py, storage/backup.py, storage/task_tables.py, storage/result_cache.py may",
+        "only storage/store.py, storage/opening.py, storage/backup.py, storage/task_tables.py, "
+        "storage/result_cache.py may",
         "one writer",
     ),
     "pickle elsewhere": ("client/a.py", "from pickle import dumps", "only serialization/ may", ""),
