@@ -51,14 +51,15 @@ def test_any_saves_are_there_after_a_restart(tmp_path_factory: pytest.TempPathFa
         for n in (1, 2):
             assert store.load() == model.snapshot(n, store.farm)
             assert backup.check(store.path) == []
-            everyone = list(range(9, -1, -1))
+            everyone = list(range(29, -1, -1))
             assert store.finals(everyone) == [model.end(id) for id in everyone if id in model.finals]
             assert store.work(everyone) == [model.work(id) for id in everyone if id in model.tasks]
             assert store.original(everyone) == [
-                Submission(id, t.payload, 0.0, t.function, t.rules, needs=t.needs)
+                Submission(id, t.payload, 0.0, t.function, t.rules, (), t.needs, t.items, t.part)
                 for id in everyone
                 if (t := model.tasks.get(id))
             ]
+            assert [store.chunk_of(id) for id in everyone] == [model.chunk_of(id) for id in everyone]
             for id in everyone:
                 for outgoing in (False, True):
                     assert store.mail(id, outgoing, 0, 99) == [x for x in model.letters(id, outgoing) if x[0] > 0]
