@@ -39,6 +39,7 @@ from ..core.messages.task_types import Final, Function, Submission
 from . import disk, opening, rows
 from .beside import count_file
 from .commit_count import CommitCount, Count, Missing, missing, read as read_count
+from .history import Event, read_events
 from .inserts import Row, parts
 from .opening import APPLICATION_ID, FORMER, REMEDY
 
@@ -506,13 +507,11 @@ class Store:
         """Return those of these jobs that still have tasks."""
         return {row[0] for row in self._rows(rows.WITH_TASKS, jobs)}
 
-    def history(self, question: ReadHistory) -> list[tuple[float, int, str | None, str, int, str]]:
-        """Return (time, task, name, event, engine id or -1, details) of the last matching events, in order of time."""
-        ids = rows.asked(question.ids) if question.ids is not None else None
+    def history(self, question: ReadHistory) -> list[Event]:
+        """Return the last matching events, in order of time; see `storage.history`."""
         self._usable()
         with self._reading():
-            asked = (ids, question.name, question.what, question.since_s, question.last)
-            return self._db.execute(rows.EVENTS, asked).fetchall()[::-1]
+            return read_events(self._db, question)
 
     def mail(self, task: int, outgoing: bool, after: int, count: int) -> list[tuple[int, str, float, bytes]]:
         """Return (number, sender, time, body) of at most `count` messages to a task after a number; `outgoing`: from

@@ -65,6 +65,17 @@ def test_each_item_is_a_task_for_every_eye(tc: TaskClient, sweep: Any) -> None:
     assert tc.status(ids[36]).state == "succeeded"
 
 
+def test_the_history_is_that_of_the_items(tc: TaskClient, sweep: Any, farm: Farm) -> None:
+    ids = sweep.ids
+    events = tc.history(name="sweep", last=1000)
+    assert {event.task for event in events} == set(ids)
+    assert [event.what for event in tc.history(ids[36])] == ["accepted", "started", "succeeded"]
+    assert [event.what for event in tc.history(ids[37])] == ["accepted", "started", "failed: error"]
+    assert len(tc.history(ids[20:25])) == 15
+    said = command(farm, "history", str(ids[36]))
+    assert said.count(f" {ids[36]} ") == 3, said
+
+
 def test_an_error_names_item_engine_and_the_users_lines(tc: TaskClient, sweep: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="bad 7") as raised:
         sweep.results()
@@ -102,6 +113,14 @@ def test_another_process_finds_the_map_again(tc: TaskClient, sweep: Any, farm: F
     assert done.stdout.strip() == "[25, 36, \"ValueError('bad 7')\", 64] 60", done.stderr
 
 
+def command(farm: Farm, *words: str) -> str:
+    """Run the command about this farm in another process. Returns what it prints."""
+    line = [sys.executable, "-m", "ipytaskfarm", *words, "--farm", str(farm.connection_file)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def wait_for_file(x: int, path: str) -> int:
     while x % 20 == 0 and not os.path.exists(path):
         time.sleep(0.01)
@@ -130,6 +149,35 @@ def test_a_running_item_is_interrupted_and_the_rest_goes_on(tc: TaskClient, tmp_
     found = list(job.results(return_exceptions=True))
     assert isinstance(found[0], errors.TaskAborted)
     assert found[1:] == list(range(1, 10))
+
+
+ABORT = """
+from ipytaskfarm import TaskClient
+with TaskClient({file!r}) as tc:
+    tc.job({name!r}).abort()
+"""
+
+
+@pytest.mark.parametrize("chunksize", [1, 10])
+@pytest.mark.parametrize("way", ["client", "command"])
+def test_another_process_aborts_a_map(tc: TaskClient, farm: Farm, tmp_path: Path, way: str, chunksize: int) -> None:
+    """Some of its items have ended, one runs on each engine, the others wait."""
+    name, never = f"stop by {way} {chunksize}", str(tmp_path / "never")
+    job = tc.map(wait_for_file, range(15, 75), [never] * 60, name=name, chunksize=chunksize, block=False)
+    eventually(lambda: "running" in {row.state for row in tc.tasks(name=name).rows}, DEADLINE_S, what="an item waits")
+    if way == "client":
+        script = ABORT.format(file=str(farm.connection_file), name=name)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=DEADLINE_S)
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        command(farm, "abort", "--job", name)
+    found = list(job.results(return_exceptions=True))
+    aborted = [x for x, value in zip(range(15, 75), found, strict=True) if isinstance(value, errors.TaskAborted)]
+    assert {20, 40, 60} <= set(aborted)
+    assert all(value == x for x, value in zip(range(15, 75), found, strict=True) if x not in aborted)
+    assert {row.reason for row in tc.tasks(name=name, state="failed").rows} == {"aborted"}
+    assert {row.id for row in tc.tasks(name=name, state="failed").rows} == {job.ids[x - 15] for x in aborted}
+    assert tc.map(abs, range(4)) == [0, 1, 2, 3], "the engines go on"
 
 
 def die_at_five(x: int, folder: str) -> int:

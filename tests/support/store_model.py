@@ -294,18 +294,32 @@ class Model:
         """The chunk that has this id among those of its items."""
         return next((chunk for chunk, t in self.tasks.items() if chunk < id <= chunk + t.items), None)
 
-    def seen(self) -> dict[int, int]:
-        """What people see as tasks: id -> the id under which it is kept, which is its chunk's for a silent item."""
-        shown = {id: id for id, t in self.tasks.items() if not t.items}
+    def seen(self) -> list[tuple[int, int]]:
+        """What people see as tasks: (id, the id under which it is kept, which is its chunk's for a silent item)."""
+        shown = [(id, id) for id, t in self.tasks.items() if not t.items]
         for chunk, t in self.tasks.items():
-            shown |= {chunk + 1 + i: chunk for i in range(t.items) if (chunk, i) not in self.separate}
+            shown += [(chunk + 1 + i, chunk) for i in range(t.items) if (chunk, i) not in self.separate]
         return shown
+
+    def events(self, ids: set[int] | None) -> list[tuple[int, str]]:
+        """(id, what happened) of these tasks, as people see them; None: of all."""
+        found = []
+        for id, kept in self.seen():
+            if ids is None or id in ids:
+                end = self.finals.get(kept)
+                what = ["accepted"]
+                for row in self.rows(kept):
+                    what += ["started", row.outcome or "succeeded"]
+                if end is not None:
+                    what += ["started", f"failed: {end.reason}" if end.reason else "succeeded"]
+                found += [(id, each) for each in what]
+        return sorted(found)
 
 
 CHUNKS = (10, 20)
 """The ids of chunks of maps.  Those of their items follow."""
-ITEMS_MAX = 3
-parts = st.tuples(st.sampled_from(CHUNKS), st.integers(0, ITEMS_MAX - 1))
+ITEMS = 3
+parts = st.tuples(st.sampled_from(CHUNKS), st.integers(0, ITEMS - 1))
 item_ids = parts.map(lambda part: part[0] + 1 + part[1])
 ids = st.integers(0, 4) | st.sampled_from(CHUNKS) | item_ids
 small = st.integers(0, 3)
@@ -344,7 +358,7 @@ tasks = st.builds(
 )  # fmt: skip
 chunks = st.builds(
     s.SaveTask, st.sampled_from(CHUNKS), small, payloads, seconds, digests, rules, texts, needs=needs,
-    items=st.integers(1, ITEMS_MAX),
+    items=st.just(ITEMS),
 )  # fmt: skip
 separate_items = parts.flatmap(
     lambda part: st.builds(
@@ -358,7 +372,7 @@ some_saves = st.one_of(
     tasks,
     chunks,
     separate_items,
-    st.builds(s.SaveSeparate, st.sampled_from(CHUNKS), st.lists(st.integers(0, ITEMS_MAX - 1), max_size=2)),
+    st.builds(s.SaveSeparate, st.sampled_from(CHUNKS), st.lists(st.integers(0, ITEMS - 1), max_size=2)),
     st.builds(s.SaveReopen, ids, texts, small, small, small, small, small),
     st.builds(s.SaveMail, ids, st.booleans(), small, texts, keys, seconds, payloads),
     st.builds(s.SaveFunction, keys, payloads),
