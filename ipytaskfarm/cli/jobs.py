@@ -12,7 +12,7 @@ from ipytaskfarm.cli.json_output import job_shape, print_json, task_shape
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.deployment.light_client import Questioner, connect
-from ipytaskfarm.display.farm_tables import job_table, task_table
+from ipytaskfarm.display.farm_tables import PAGE, job_table, task_table
 
 LONG_S = 60.0
 """The time limit for questions about very many tasks."""
@@ -71,7 +71,7 @@ class OnTasks(JsonCommand):
         """Return the ids of the tasks; for a job, of those in `state` (None: all)."""
         if not self.job:
             return self.number_arguments("task")
-        ids = find_job(questioner, self.job).ids
+        ids = find_job(questioner, self.job).task_ids()
         return ids if state is None else [row.id for row in task_rows(questioner, ids, state)]
 
 
@@ -95,7 +95,7 @@ gone when all its tasks were removed.
         with connect(self.farm) as questioner:
             if self.extra_args:
                 job = find_job(questioner, self.extra_args[0])
-                return self._show_one(job, task_rows(questioner, job.ids))
+                return self._show_one(job, task_rows(questioner, job.task_ids()))
             rows = jobs_of(questioner, None)
         if self.json:
             print_json([job_shape(row) for row in rows])
@@ -111,5 +111,6 @@ gone when all its tasks were removed.
         else:
             printing.print_table(job_table([job]))
             print()
-            printing.print_table(task_table(tasks))
+            more = f"`ipytaskfarm tasks --job {job.id} --last 0` shows all"
+            printing.print_table(task_table(tasks, page=PAGE, more=more))
         return OK

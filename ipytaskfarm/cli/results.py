@@ -152,7 +152,7 @@ request. Exit code 0 whether there are any or not.
             raise UsageError("ids or --job: not both")
         with connect(self.farm) as questioner:
             if self.job:
-                ids = find_job(questioner, self.job).ids
+                ids = find_job(questioner, self.job).task_ids()
         from ipytaskfarm.client import TaskClient
 
         with TaskClient(self.farm) as client:

@@ -94,7 +94,7 @@ class Tasks(JsonCommand):
             raise UsageError("ids or --job: not both")
         with connect(self.farm) as questioner:
             if self.job:
-                ids = find_job(questioner, self.job).ids
+                ids = find_job(questioner, self.job).task_ids()
             asked = messages.ListTasks(ids, self.named or None, self.state, max(0, self.last))
             reply = questioner.answer(asked, timeout_s=LONG_S)
         assert isinstance(reply, tables.TaskRows)

@@ -6,12 +6,12 @@ of chunks, and only as many as are asked for become events of items: a map may h
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import islice
 from typing import TypeAlias
 
 from ..core.messages import ReadHistory
+from .inserts import Row
 from .rows import asked, decode_indexes
 
 Event: TypeAlias = tuple[float, int, str | None, str, int, str]
@@ -52,13 +52,13 @@ _EVENTS_OF_ALL = _events("?1 IS NULL")
 _EVENTS_OF_SOME = _events("task IN (SELECT value FROM json_each(?1))")
 
 
-def read_events(db: sqlite3.Connection, question: ReadHistory) -> list[Event]:
-    """Return the last events that match, in order of time."""
+def read_events(select: Callable[[str, Row], Iterable[Row]], question: ReadHistory) -> list[Event]:
+    """Return the last events that match, in order of time.  select: runs a SELECT with its parameters."""
     wanted = None if question.ids is None else frozenset(question.ids)
-    keys = None if wanted is None else asked(row[0] for row in db.execute(_KEYS, (asked(wanted),)))
+    keys = None if wanted is None else asked(row[0] for row in select(_KEYS, (asked(wanted),)))
     found: list[Event] = []
     # Each row is at least one event, so the last rows have the last events.
-    rows = db.execute(
+    rows = select(
         _EVENTS_OF_ALL if keys is None else _EVENTS_OF_SOME,
         (keys, question.name, question.what, question.since_s, question.last),
     )

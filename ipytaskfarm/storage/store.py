@@ -511,7 +511,7 @@ class Store:
         """Return the last matching events, in order of time; see `storage.history`."""
         self._usable()
         with self._reading():
-            return read_events(self._db, question)
+            return read_events(self._db.execute, question)
 
     def mail(self, task: int, outgoing: bool, after: int, count: int) -> list[tuple[int, str, float, bytes]]:
         """Return (number, sender, time, body) of at most `count` messages to a task after a number; `outgoing`: from
