@@ -18,7 +18,7 @@ from ..core.states import State
 from .inserts import SEPARATE, THERE, Row, Statement, failure_row, finals, tasks
 
 _encode = msgspec.json.Encoder().encode
-_decode_job = msgspec.json.Decoder(JobSpec).decode
+read_spec = msgspec.json.Decoder(JobSpec).decode
 _decode_rules = msgspec.json.Decoder(Rules).decode
 decode_runs = msgspec.json.Decoder(list[RunKey]).decode
 decode_needs = msgspec.json.Decoder(Needs).decode
@@ -409,7 +409,7 @@ TABLE = f"SELECT f.task, f.reason, t.name, f.engine_id, f.attempts, {_END} {_END
 def read_job(row: Row) -> s.SaveJob:
     """Convert a row of `JOBS`."""
     spec, session, arrived, failed, paused = row
-    return s.SaveJob(_decode_job(spec), session, arrived, failed, bool(paused))
+    return s.SaveJob(read_spec(spec), session, arrived, failed, bool(paused))
 
 
 def kept_commands(found: Iterable[Row], blobs: Iterable[Row]) -> list[s.SaveKept]:

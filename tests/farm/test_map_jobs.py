@@ -172,6 +172,44 @@ def test_every_command_about_a_job_speaks_of_the_items(tc: TaskClient, sweep: An
     assert tc.tasks(name="sweep").rows == []
 
 
+def loses(x: int, folder: str, wanted: list[int]) -> int:
+    """Fails once with lost inputs for the third item."""
+    from ipytaskfarm import errors
+
+    if x == 2 and not os.path.exists(f"{folder}/lost"):
+        Path(folder, "lost").touch()
+        raise errors.InputsLost(wanted)
+    return x
+
+
+def test_lost_inputs_and_items(tc: TaskClient, sweep: Any, tmp_path: Path) -> None:
+    """An item makes its inputs anew as a task does; a value that shared its run cannot be made anew."""
+    source = tc.run(Task("1"))
+    tc.barrier(source)
+    folder = str(tmp_path)
+    assert tc.map(loses, range(5), [folder] * 5, [[source]] * 5, chunksize=5) == [0, 1, 2, 3, 4]
+    assert [row.outcome for row in tc.get_task_result(source).attempts] == ["inputs lost", ""]
+    (tmp_path / "lost").unlink()
+    shared = sweep.ids[5]
+    with pytest.raises(errors.InputsLost, match=rf"task {shared} .* shared its run with .* tc.restart\({shared}\)"):
+        tc.submit(loses, 2, folder, [shared]).result()
+
+
+def test_explain_names_the_place_in_the_map(tc: TaskClient, sweep: Any, tmp_path: Path) -> None:
+    ids = sweep.ids
+    for index in (7, 36, 11, 59):  # failed, silent, has printed, the last
+        assert f"item {index} of 60 of map 'sweep'" in tc.explain(ids[index]).splitlines()
+    (again,) = tc.retry(ids[37])
+    tc.barrier(again)
+    assert f"item 37 of 60 of map 'sweep', which task {ids[37]} ran first" in tc.explain(again)
+    slow = tc.map(wait_for_file, [20, 21], [str(tmp_path / "go")] * 2, name="slow", chunksize=1, block=False)
+    eventually(lambda: tc.status(slow.ids[0]).state == "running", DEADLINE_S)
+    assert "item 0 of 2 of map 'slow'" in tc.explain(slow.ids[0])
+    (tmp_path / "go").touch()
+    assert slow.results() == [20, 21]
+    assert "of map" not in tc.explain(tc.run(Task("1")))
+
+
 ABORT = """
 from ipytaskfarm import TaskClient
 with TaskClient({file!r}) as tc:

@@ -28,7 +28,10 @@ def on_explain(farm: SchedulerState, session: str, n: int, question: ExplainTask
         lines = explain(farm, task, now, question.id)
         if holder != question.id:
             lines.append(f"it shares a run with {farm.tasks.chunks.size(holder) - 1} other items of its map")
-        out.answer(session, n, TextReply("\n".join(lines)))
+        if (job := farm.jobs.by_id.get(task.job or "")) is not None and job.spec.is_map:
+            out.loads.append(LoadExplanation(session, n, question.id, None, lines))
+        else:
+            out.answer(session, n, TextReply("\n".join(lines)))
     elif holder in farm.tasks.finals:
         out.loads.append(LoadExplanation(session, n, holder, None if holder == question.id else question.id))
     elif question.id in farm.tasks.refusals:
