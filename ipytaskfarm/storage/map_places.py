@@ -16,7 +16,7 @@ _BEFORE = (
     "FROM tasks AS o CROSS JOIN jobs AS j ON j.id = o.job CROSS JOIN tasks AS m ON m.job = o.job "
     f"WHERE o.id = ? AND m.part_of IS NULL AND {_NO_RETRY} GROUP BY j.id"
 )
-"""The job of a chunk, or of a task that is an item; the items of the job, and those that were handed in before."""
+"""The job of a chunk, or of a task that is an item; the items of the job, and those that were submitted before."""
 
 
 def place_in_map(

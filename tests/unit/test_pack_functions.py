@@ -7,7 +7,7 @@ import math
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+import types
 from typing import Any
 
 import pytest
@@ -22,18 +22,6 @@ from ipytaskfarm.serialization.pack import (
 )
 
 from ..support.pack_peer import Notebook, Peer
-
-
-@pytest.fixture(scope="module")
-def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    found = Peer(tmp_path_factory.mktemp("engine"))
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def notebook() -> Notebook:
-    return Notebook()
 
 
 def test_functions_of_the_notebook(peer: Peer, notebook: Notebook) -> None:
@@ -309,4 +297,22 @@ def test_a_function_that_pydantic_validates_travels(peer: Peer, notebook: Notebo
         @pydantic.validate_call(validate_return=True)
         def f(x: int) -> int: return x + K
     """)
+    assert peer.call(notebook["f"], "4") == 7
+
+
+def test_what_else_is_in_a_notebook_stays_there_when_pydantic_keeps_its_globals(
+    peer: Peer, notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pydantic")
+    main = types.ModuleType("__main__")
+    vars(main).update(notebook.names, lock=threading.Lock(), large=b"x" * 1_000_000)
+    notebook.names = vars(main)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    notebook.run("""
+        import pydantic
+        K = 3
+        @pydantic.validate_call
+        def f(x: "int") -> int: return x + K
+    """)
+    assert len(pack(notebook["f"])) < 10_000
     assert peer.call(notebook["f"], "4") == 7

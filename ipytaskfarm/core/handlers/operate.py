@@ -59,7 +59,7 @@ def on_mark_failed(
     if task is not None:
         out.answer(session, n, TextReply(_fail(farm, task, question.why, now, out)))
     elif farm.tasks.finals.get(question.id) is None and farm.tasks.chunks.of(question.id) is not None:
-        text = f"task {question.id} shared its run with other items of its map; tc.restart({question.id}) runs it anew"
+        text = f"task {question.id} shared its run with other items of its map; tc.restart({question.id}) repeats it"
         out.answer(session, n, Refusal("TaskError", text))
     elif farm.tasks.finals.get(question.id) == "":
         outcome = f"{MARKED_FAILED}{f': {question.why}' if question.why else ''}"
@@ -123,7 +123,7 @@ def on_pause_jobs(farm: SchedulerState, session: str, n: int, question: PauseJob
     """Start no more tasks of these jobs, or resume them.  Running tasks go on."""
     unknown = [job_id for job_id in question.ids if job_id not in farm.jobs.by_id]
     if unknown:
-        out.answer(session, n, Refusal("KeyError", f"there is no job {unknown[0]}: it was never handed in, or is over"))
+        out.answer(session, n, Refusal("KeyError", f"there is no job {unknown[0]}: it was never submitted, or is over"))
         return
     chosen = set(question.ids)
     for job_id in chosen:

@@ -33,7 +33,7 @@ def why_refused(farm: SchedulerState, task_id: int, needs: Needs) -> str:
         if other == task_id:
             return f"task {task_id} cannot wait for itself"
         if not farm.tasks.is_known(other):
-            return f"there is no task {other} to wait for: it was not handed in before, or has been cleared"
+            return f"there is no task {other} to wait for: it was not submitted before, or has been cleared"
     return ""
 
 
@@ -126,7 +126,7 @@ def _why_gone(farm: SchedulerState, task_id: int) -> str:
     holder = farm.tasks.holder(task_id)
     if holder != task_id and holder in farm.tasks.finals:
         others = farm.tasks.chunks.size(holder) - 1
-        return f"it is an item of a map that shared its run with {others} others; tc.restart({task_id}) runs it anew"
+        return f"it is an item of a map that shared its run with {others} others; tc.restart({task_id}) repeats it"
     return "it was cleared, or has failed"
 
 
