@@ -31,8 +31,7 @@ from .copied_tasks import task_of
 from .debugging import open_frames, run_and_debug
 from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, seconds, task_id
-from .jobs import Job
-from .map_items import Values
+from .jobs import Job, Values
 from .maps import Mapper, ParallelFunction, begin_map, imap, map_tasks, options
 from .nodes import CheckResult, Snapshot
 from .packing import pack_task

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -169,7 +170,15 @@ def test_every_command_about_a_job_speaks_of_the_items(tc: TaskClient, sweep: An
     assert len(again) == 3
     assert tc.job("sweep").results() == [x * x for x in range(60)]
     assert "63" in command(farm, "remove", "--job", "sweep")
-    assert tc.tasks(name="sweep").rows == []
+    assert set(ids).isdisjoint(row.id for row in tc.tasks(name="sweep").rows)
+
+
+def test_the_values_of_a_map_are_arguments_of_tasks(tc: TaskClient) -> None:
+    values = tc.map(abs, [-3, 4, -5])
+    assert tc.submit(sum, values).result() == 12
+    assert tc.map(len, [values, values]) == [3, 3]
+    assert pickle.loads(pickle.dumps(values)) == [3, 4, 5]
+    assert values.job.counts()["succeeded"] == 3
 
 
 def loses(x: int, folder: str, wanted: list[int]) -> int:
