@@ -394,7 +394,7 @@ class Runner:
             return None
         index = part or 0
         attempt.item = names, index
-        return known.function(*names.arguments(index))
+        return names.call(index)
 
     async def _call_in_loop(self, coroutine: Coroutine[Any, Any, Any]) -> bytes:
         return pack(await coroutine, "value", self._writer)

@@ -73,7 +73,7 @@ def server(world: Dirs, farm: Farm) -> Iterator[WebPage]:
         yield found
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def test_it_shows_and_changes_a_farm_under_a_prefix(browser: Browser, server: WebPage, farm: Farm) -> None:
