@@ -69,17 +69,17 @@ class ExecutorFuture(concurrent.futures.Future[T]):
         """What is known of the function; None once the call has ended."""
         self.task_id = -1
         self.chunk: CallChunk[ExecutorFuture[Any]] | None = None
-        """The calls together with which this one was handed in; None: it was handed in alone, or was not yet."""
+        """The calls together with which this one was submitted; None: it was submitted alone, or was not yet."""
 
     @property
     def id(self) -> int:
         """Return the task's id, for ``explain``, ``status`` and other calls of a `TaskClient`.
 
-        -1: the call was cancelled, or could not be pickled, before it was handed in.
+        -1: the call was cancelled, or could not be pickled, before it was submitted.
         """
         executor = self._executor
         if self.task_id < 0 and executor is not None:
-            executor.hand_in()
+            executor.submit_gathered()
         return self.task_id
 
     def cancel(self) -> bool:
@@ -250,7 +250,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         from ipytaskfarm.client.tasks import CallTask
 
         self._must_take()
-        self._gathered.hand_in()  # in the order of submission
+        self._gathered.submit_gathered()  # in the order of submission
         future: ExecutorFuture[T] = ExecutorFuture(self, known)
         try:
             future.task_id = self.client.run(CallTask(fn, args=args, kwargs=kwargs, **{**self._rules, **rules}))
@@ -262,9 +262,9 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         Settler.of(self.client.session).add(future)
         return future
 
-    def hand_in(self) -> None:
-        """Hand in the calls that were gathered."""
-        self._gathered.hand_in()
+    def submit_gathered(self) -> None:
+        """Submit the calls that were gathered."""
+        self._gathered.submit_gathered()
 
     def map(
         self,
@@ -448,7 +448,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
     kill_workers = terminate_workers
 
     def _close(self) -> None:
-        self.hand_in()
+        self.submit_gathered()
         with self._closing:
             with self._lock:
                 while self._unfinished:
