@@ -27,6 +27,7 @@ from ..core.messages import (
     EngineNote,
     EnginePrepared,
     FromEngine,
+    Frozen,
     Granted,
     HandOut,
     Interrupt,
@@ -480,6 +481,9 @@ class Agent:
                 self._relay.say(message)
             case SetUp():
                 engine.set_up = not message.error
+                self._relay.say(message)
+            case Frozen():
+                engine.frozen = message.run
                 self._relay.say(message)
             case WantBlob():
                 self._fetches.want(incarnation, message)
