@@ -15,7 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tasks": ("ipytaskfarm.cli.status.Tasks", "a table of tasks"),
     "result": ("ipytaskfarm.cli.results.Result", "the result of a task"),
     "failures": ("ipytaskfarm.cli.results.Failures", "failed tasks, in groups of one error"),
-    "debug": ("ipytaskfarm.cli.results.Debug", "run a failed task here, in the debugger"),
+    "debug": ("ipytaskfarm.cli.results.Debug", "open the debugger where a task failed"),
     "explain": ("ipytaskfarm.cli.status.Explain", "why a task is where it is"),
     "jobs": ("ipytaskfarm.cli.jobs.Jobs", "the jobs, or one with its tasks"),
     "history": ("ipytaskfarm.cli.history.History", "what happened to tasks, and when"),

@@ -193,16 +193,22 @@ class Debug(Command):
 
     name = "debug"
     description = """
-Runs a failed task in this terminal, with the function, the arguments and the environment that it had, and opens the
-debugger where it fails. Modules are imported as Python finds them here, so start it where your code can be imported.
+Opens the debugger where a task failed: on the engine that was frozen for it (tasks with on_failure="hold"), or else in
+this terminal, where the task runs again with the function, the arguments and the environment that it had. Modules are
+imported as Python finds them here, so start it where your code can be imported.
 """
     arguments = "ID"
     examples = """
         ipytaskfarm debug 73
+        ipytaskfarm debug 73 --here
         ipytaskfarm debug 73 --frames
     """
+    here = Bool(False, help="run the task here, although an engine was frozen for it").tag(config=True)
     frames = Bool(False, help="run nothing; open the frames that came with the failure").tag(config=True)
-    flags: Any = switches(("frames", "Debug.frames", True, "run nothing; open the frames that came with the failure"))
+    flags: Any = switches(
+        ("here", "Debug.here", True, "run the task here, although an engine was frozen for it"),
+        ("frames", "Debug.frames", True, "run nothing; open the frames that came with the failure"),
+    )
 
     def carry_out(self) -> int:
         ids = self.number_arguments("task")
@@ -213,7 +219,7 @@ debugger where it fails. Modules are imported as Python finds them here, so star
 
         with TaskClient(self.farm) as client:
             try:
-                client.debug(ids[0], run=not self.frames)
+                client.debug(ids[0], run=False if self.frames else self.here or None)
             except (errors.TaskFarmError, IndexError, ValueError) as error:
                 raise UsageError(f"task {ids[0]}: {error}") from None
         return OK

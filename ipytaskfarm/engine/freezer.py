@@ -65,6 +65,7 @@ class Freezer:
             filename: the name of the run's own code in its frames; "" if it has none.
             code: that code.
         """
+        __tracebackhide__ = True  # the debugger does not show this frame
         error, frames, run = self._error, self._frames, self.run
         if error is None or frames is None or run is None:
             return

@@ -202,9 +202,7 @@ class EngineProcess:
             profiling,
             self._loops,
         )
-        self._runner = Runner(
-            parts, self._interrupts, PlainTest(shell), shell, self._finished, self._lane.company_over
-        )
+        self._runner = Runner(parts, self._interrupts, PlainTest(shell), shell, self._finished, self._lane.company_over)
         package._current = self._runner.current
         self._commands = Commands(parts, self._lane.take_commands)
 

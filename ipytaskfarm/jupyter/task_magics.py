@@ -135,6 +135,7 @@ class TaskMagics(Magics):
     @argument("--all", action="store_true", help="remove: all that have ended")
     @argument("--off", action="store_true", help="drain: let them go on")
     @argument("--result", metavar="EXPR", help="mark-done: the result; a dict is what a task of code pulls")
+    @argument("--here", action="store_true", help="debug: run it here, although an engine was frozen for it")
     @argument("--frames", action="store_true", help="debug: run nothing; the frames that came with the failure")
     @argument("--name", help="history: of tasks of that name")
     @argument("--what", metavar="TEXT", help="history: events with this text in them")
