@@ -414,16 +414,9 @@ class Agent:
     def _on_engine_message(
         self,
         engine: ManagedEngine,
-        message: HandOut
-        | Recall
-        | Interrupt
-        | EngineCommand
-        | OutputQuery
-        | StopEngine
-        | EnginePrepared
-        | Granted
-        | TaskReply,
-    ) -> None:
+        message: HandOut | Recall | Interrupt | EngineCommand | OutputQuery | StopEngine | EnginePrepared | Granted |
+        TaskReply,
+    ) -> None:  # fmt: skip
         match message:
             case HandOut():
                 engine.is_handed(message)

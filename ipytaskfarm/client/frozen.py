@@ -20,7 +20,7 @@ from .session import Session
 from .tables import Listing
 
 
-class FrozenEngine(NamedTuple):
+class FrozenLine(NamedTuple):
     """A frozen engine: the failed task, where it is, and until when it is kept unless it is used."""
 
     task: int
@@ -38,13 +38,13 @@ def frozen_engines(session: Session) -> Listing:
     """Return the frozen engines of the farm."""
     rows = _rows(session)
     found = [
-        FrozenEngine(
+        FrozenLine(
             row.task, row.attempt, row.error, row.place, row.node, row.pid,
             datetime.fromtimestamp(row.ends_s, UTC).astimezone(), row.state, row.connection_file,
         )
         for row in rows
     ]  # fmt: skip
-    return Listing(FrozenEngine._fields, found, frozen_table(rows))
+    return Listing(FrozenLine._fields, found, frozen_table(rows))
 
 
 def _rows(session: Session) -> list[tables.FrozenRow]:

@@ -39,14 +39,13 @@ from .maps import Mapper, ParallelFunction, begin_map, imap, map_tasks, options
 from .nodes import CheckResult, Snapshot
 from .packing import freezing, pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
-from .progress import LiveProgress
+from .progress_of_tasks import ProgressOfTasks
 from .results import TaskResult, decode_body, error_of
 from .rules import ON_FAILURE, JobRules, MapRules, flag, keyword_parameters, one_of
 from .session import Session
 from .shared_values import Accumulator, Broadcast, broadcast
 from .tables import FailureGroup, FailureGroups, JobLine, Listing, TaskStatus, TaskTable
 from .task_messages import Progress
-from .task_work import TaskWork
 from .tasks import CallTask, StringTask, Task, as_task
 from .waits import wait_for_tasks
 
@@ -57,36 +56,6 @@ _RAISED = ABORTS | {Reason.REFUSED}
 OnError: TypeAlias = Literal["raise", "return", "collect"]
 LOOK_S = 1.0
 """Seconds that the display of a client may wait for the farm."""
-
-
-class ProgressOfTasks:
-    """The value of ``tc.progress``: calling it with ids returns a display, and its truth value is whether waits show
-    one.
-    """
-
-    def __init__(self, session: Session, shows: bool) -> None:
-        self._session = session
-        self._shows = shows
-
-    def __call__(self, ids: Ids | None = None) -> LiveProgress:
-        """Return the progress of tasks at once, as an object that shows itself.
-
-        In a notebook the display follows the tasks until they have ended; elsewhere its repr is the present state.
-
-        ids: the tasks; None: all unfinished tasks of this process.
-
-        Raises IndexError for an id that was never issued.
-        """
-        wanted = self._session.unfinished() if ids is None else set(id_list(ids))
-        self._session.watch(wanted)
-        work = TaskWork(self._session, wanted)
-        return LiveProgress(work)
-
-    def __bool__(self) -> bool:
-        return self._shows
-
-    def __repr__(self) -> str:
-        return f"<progress displays: {'on' if self._shows else 'off'}; tc.progress(ids) shows one>"
 
 
 def _whether_to_block(task: object, block: object) -> bool:
