@@ -17,8 +17,8 @@ class Engines(JsonCommand):
     name = "engines"
     arguments = "list | add [N] | remove ID… | release [TASK…]"
     description = """
-Lists the engines of a farm, starts N more (default 1), or ends the named ones: those finish the task that they run
-first. What is asked for here holds over crashes and restarts of the controller. `release` ends the engines that were
+Lists the engines of a farm, starts N more (default: 1), or ends the named ones after the tasks that they run. A
+changed number of engines survives crashes and restarts of the controller. `release` ends the engines that are
 frozen for these failed tasks, or for all.
 """
     examples = """
@@ -39,7 +39,7 @@ frozen for these failed tasks, or for all.
             return self._remove()
         if what == "release":
             return self._release()
-        raise UsageError(f"{what!r} is none of list, add, remove and release")
+        raise UsageError(f"{what!r} is not one of list, add, remove and release")
 
     def _list(self) -> int:
         if self.extra_args:

@@ -30,8 +30,8 @@ class Result(JsonCommand):
 
     name = "result"
     description = """
-Shows the result of a task: the value of a function, or the names that code has pulled; of a failed task the traceback,
-on standard error. Exit code 1 if the task has failed, or has not ended.
+Shows the result of a task: the value of a function, or the names that code has pulled. For a failed task it prints the
+traceback on standard error. Exit code 1 means that the task has failed, or has not ended.
 """
     arguments = "ID"
     examples = """
@@ -40,10 +40,10 @@ on standard error. Exit code 1 if the task has failed, or has not ended.
         ipytaskfarm result 73 --json
     """
     wait = Bool(False, help="wait for the end of the task").tag(config=True)
-    output = Bool(False, help="show what the task printed, too").tag(config=True)
+    output = Bool(False, help="also show what the task printed").tag(config=True)
     flags: Any = switches(
         ("wait", "Result.wait", True, "wait for the end of the task"),
-        ("output", "Result.output", True, "show what the task printed, too"),
+        ("output", "Result.output", True, "also show what the task printed"),
         JSON,
     )
 
@@ -129,15 +129,15 @@ class Failures(JsonCommand):
 
     name = "failures"
     description = """
-Shows the tasks that failed, in groups of one error at one place, the largest group last, with one traceback each on
-request. Exit code 0 whether there are any or not.
+Shows the failed tasks, grouped by error and place, the largest group last. With --traceback it shows one traceback per
+group. The exit code is 0 whether or not tasks have failed.
 """
     arguments = "[ID…]"
     examples = """
         ipytaskfarm failures
         ipytaskfarm failures --job primes --traceback
     """
-    job = Unicode("", help="of this job alone: its name (the latest of that name), or its id").tag(
+    job = Unicode("", help="only tasks of this job: its name (the latest of that name), or its id").tag(
         config=True, metavar="NAME"
     )
     traceback = Bool(False, help="show the traceback of one task of each group").tag(config=True)
@@ -193,9 +193,9 @@ class Debug(Command):
 
     name = "debug"
     description = """
-Opens the debugger where a task failed: on the engine that was frozen for it (tasks with on_failure="hold"), or else in
-this terminal, where the task runs again with the function, the arguments and the environment that it had. Modules are
-imported as Python finds them here, so start it where your code can be imported.
+Opens the debugger where a task has failed: on the engine that is frozen for it (tasks with on_failure="hold"), or else
+in this terminal, where it runs the task again with its function, arguments and environment. Modules are imported as
+Python finds them here, so start the command where your code can be imported.
 """
     arguments = "ID"
     examples = """
@@ -203,11 +203,11 @@ imported as Python finds them here, so start it where your code can be imported.
         ipytaskfarm debug 73 --here
         ipytaskfarm debug 73 --frames
     """
-    here = Bool(False, help="run the task here, although an engine was frozen for it").tag(config=True)
-    frames = Bool(False, help="run nothing; open the frames that came with the failure").tag(config=True)
+    here = Bool(False, help="run the task here, although an engine is frozen for it").tag(config=True)
+    frames = Bool(False, help="do not run the task; open the frames that came with its failure").tag(config=True)
     flags: Any = switches(
-        ("here", "Debug.here", True, "run the task here, although an engine was frozen for it"),
-        ("frames", "Debug.frames", True, "run nothing; open the frames that came with the failure"),
+        ("here", "Debug.here", True, "run the task here, although an engine is frozen for it"),
+        ("frames", "Debug.frames", True, "do not run the task; open the frames that came with its failure"),
     )
 
     def carry_out(self) -> int:

@@ -1,4 +1,4 @@
-"""The client against a controller with canned answers: handing in, waiting, fetching, restarts, refusals."""
+"""The client against a controller with canned answers: submitting, waiting, fetching, restarts, refusals."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_default_task_address() -> None:
         _ = client_module.no_such_name
 
 
-# Handing in, waiting, fetching
+# Submitting, waiting, fetching
 
 
 def test_quick_start(fake: FakeController, tc: TaskClient) -> None:
@@ -213,10 +213,10 @@ def test_results_that_were_only_told_of_are_fetched(fake: FakeController, tc: Ta
 
 
 def test_several_threads(fake: FakeController, tc: TaskClient) -> None:
-    def hand_in() -> list[int]:
+    def submit() -> list[int]:
         return [tc.run(Task("a")) for _ in range(500)]
 
-    threads = [in_thread(hand_in) for _ in range(4)]
+    threads = [in_thread(submit) for _ in range(4)]
     for thread, _ in threads:
         thread.join(20)
     ids = [i for _, (found,) in threads for i in found]
@@ -359,10 +359,10 @@ def test_a_full_outbox_waits_and_says_why(
     tc.flush()
     fake.mute = True
 
-    def hand_in() -> list[int]:
+    def submit() -> list[int]:
         return [tc.run(Task("a" * 1000)) for _ in range(100)]
 
-    thread, found = in_thread(hand_in)
+    thread, found = in_thread(submit)
     eventually(lambda: tc._session._outbox.size_bytes > 10_000)
     assert not found
     fake.mute = False
@@ -371,7 +371,7 @@ def test_a_full_outbox_waits_and_says_why(
     assert found == [list(range(1, 101))]
     fake.full = "no room"
     with pytest.raises(errors.StoreFull):
-        hand_in()
+        submit()
 
 
 def test_a_task_too_large_to_travel_is_refused_here(tc: TaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,7 +451,7 @@ def test_exit_names_what_is_lost(fake: FakeController) -> None:
         fake.full = "no room on the disk"
         _, said = process.communicate("", timeout=30)
     assert process.returncode == 0
-    assert "2 tasks (ids 1 to 2) were handed in but not accepted by farm 'fake', and lost" in said
+    assert "2 tasks (ids 1 to 2) were submitted but not accepted by farm 'fake', and lost" in said
     assert "no room on the disk" in said
 
 

@@ -154,7 +154,7 @@ def test_a_mutation_of_the_heart_is_caught(mutation: str, copy: Path) -> None:
     file, old, new = MUTATIONS[mutation]
     path = copy / "ipytaskfarm" / file
     text = path.read_text()
-    assert text.count(old) == 1, "the code has changed: this mutation has to be written anew"
+    assert text.count(old) == 1, "the code has changed: this mutation has to be written again"
     path.write_text(text.replace(old, new))
     found = checked(copy, CAUGHT_ELSEWHERE.get(mutation, ("tests.support.simulation", "0", str(TRIED))))
     assert found.returncode == 1, "it was not noticed"
