@@ -9,7 +9,7 @@ from traitlets import Bool, Unicode
 
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import FAILED, JSON, OK, Command, JsonCommand, UsageError, switches, values
-from ipytaskfarm.cli.jobs import find_job
+from ipytaskfarm.cli.jobs import ids_given, ids_of_job
 from ipytaskfarm.cli.json_output import moment, print_json
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.text import shown
@@ -48,20 +48,18 @@ traceback on standard error. Exit code 1 means that the task has failed, or has 
     )
 
     def carry_out(self) -> int:
-        ids = self.number_arguments("task")
-        if len(ids) != 1:
-            raise UsageError("one task at a time")
+        task = self.single_task()
         connect(self.farm).close()  # without a farm this prints one line, before the client is imported
         from ipytaskfarm.client import TaskClient
 
         with TaskClient(self.farm) as client:
             client.progress = False
             try:
-                found: TaskResult | None = client.get_task_result(ids[0], block=self.wait, raw=False)
+                found: TaskResult | None = client.get_task_result(task, block=self.wait, raw=False)
             except errors.TaskAborted as error:
-                return self._without_result(ids[0], "failed", str(error))
+                return self._without_result(task, "failed", str(error))
             if found is None:
-                return self._without_result(ids[0], client.status(ids[0]).state, "has not ended; --wait waits for it")
+                return self._without_result(task, client.status(task).state, "has not ended; --wait waits for it")
             return self._show_json(found) if self.json else self._show(found)
 
     def _without_result(self, task: int, state: str, why: str) -> int:
@@ -147,12 +145,9 @@ group. The exit code is 0 whether or not tasks have failed.
     )
 
     def carry_out(self) -> int:
-        ids = self.number_arguments("task") if self.extra_args else None
-        if ids is not None and self.job:
-            raise UsageError("ids or --job: not both")
+        given = ids_given(self, self.job)
         with connect(self.farm) as questioner:
-            if self.job:
-                ids = find_job(questioner, self.job).ids
+            ids = ids_of_job(questioner, self.job) if self.job else given
         from ipytaskfarm.client import TaskClient
 
         with TaskClient(self.farm) as client:
@@ -211,15 +206,13 @@ Python finds them here, so start the command where your code can be imported.
     )
 
     def carry_out(self) -> int:
-        ids = self.number_arguments("task")
-        if len(ids) != 1:
-            raise UsageError("one task at a time")
+        task = self.single_task()
         connect(self.farm).close()  # without a farm this prints one line, before the client is imported
         from ipytaskfarm.client import TaskClient
 
         with TaskClient(self.farm) as client:
             try:
-                client.debug(ids[0], run=False if self.frames else self.here or None)
+                client.debug(task, run=False if self.frames else self.here or None)
             except (errors.TaskFarmError, IndexError, ValueError) as error:
-                raise UsageError(f"task {ids[0]}: {error}") from None
+                raise UsageError(f"task {task}: {error}") from None
         return OK

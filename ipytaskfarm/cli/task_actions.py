@@ -16,7 +16,7 @@ from ipytaskfarm.core import errors, messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.deployment.light_client import connect
 
-NO_TASK = "there is no such task (never submitted, or removed): `ipytaskfarm tasks` lists them"
+NO_TASK = "there is no such task (never submitted, or removed): `ipytaskfarm tasks` lists all tasks"
 
 
 class Abort(OnTasks):

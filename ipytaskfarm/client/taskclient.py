@@ -34,7 +34,7 @@ from .frozen import debug_frozen, frozen_engines
 from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, seconds, task_id
 from .jobs import Job
-from .map_values import Values
+from .map_items import Values
 from .maps import Mapper, ParallelFunction, begin_map, imap, map_tasks, options
 from .nodes import CheckResult, Snapshot
 from .packing import freezing, pack_task

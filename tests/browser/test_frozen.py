@@ -11,8 +11,8 @@ from playwright.sync_api import expect
 
 from ipytaskfarm import Farm, StringTask
 from tests.conftest import Dirs, assert_nothing_left, isolated
-from tests.support.browser import DEADLINE_MS, DEADLINE_S, Lab, Notebook, jupyterlab
-from tests.support.polling import eventually
+from tests.support.browser import DEADLINE_MS, Lab, Notebook, jupyterlab
+from tests.support.polling import DEADLINE_S, eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm]
 

@@ -29,7 +29,6 @@ from tests.support.polling import eventually
 pytestmark = [
     pytest.mark.farm,
     pytest.mark.slow,
-    pytest.mark.timeout(180),
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "there are namespaces"),
 ]
 
@@ -111,7 +110,7 @@ class World:
                 agent.terminate()
         for agent in self.agents:
             try:
-                agent.wait(10)
+                agent.wait(60)
             except subprocess.TimeoutExpired:
                 agent.kill()
                 agent.wait()

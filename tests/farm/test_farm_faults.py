@@ -40,7 +40,6 @@ def test_a_second_controller_on_the_store_is_refused_by_name(farm_dirs: Dirs) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
 def test_a_controller_that_is_away_for_long(farm_dirs: Dirs, tmp_path: Path) -> None:
     """The absence is longer than any client waits for an answer: engines finish their tasks, and the
     barrier continues.

@@ -301,7 +301,7 @@ def test_what_is_aborted_one_by_one_does_not_hold_its_engine(one: TaskClient) ->
     """The engine begins the next task as the one before is interrupted: a recall would come too late."""
     for _ in range(3):
         ids = [one.run(Task("import time; time.sleep(300)")) for _ in range(4)]
-        eventually(lambda ids=ids: one.status(ids[0]).state == "running", 30, what="the first runs")  # type: ignore[misc]
+        eventually(lambda ids=ids: one.status(ids[0]).state == "running", what="the first runs")  # type: ignore[misc]
         for task_id in ids:
             one.abort(task_id)
         assert one.run(Task("a = 1", pull="a"), block=True)["a"] == 1

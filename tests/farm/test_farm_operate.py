@@ -386,7 +386,7 @@ def test_a_job_by_its_name(tc: TaskClient, gate: Gate) -> None:
     assert job.id not in [row.id for row in tc.jobs()], "a job is gone with the last of its tasks"
     said = command("retry", "--job", job.id)
     assert (said.code, said.out) == (1, "")
-    assert "`ipytaskfarm jobs` lists them" in said.err
+    assert "`ipytaskfarm jobs` lists all jobs" in said.err
     waiting = tc.create_job("ended by name")
     waiting.add_task(Task(gate.code))
     waiting.submit()

@@ -24,7 +24,7 @@ from ipytaskfarm.transport.unix_connection import UnixConnection
 from tests.support.farms import DEADLINE_S
 from tests.support.polling import eventually
 
-pytestmark = [pytest.mark.farm, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.farm
 
 
 def link_of(tc: TaskClient) -> Link:

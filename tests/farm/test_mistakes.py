@@ -161,7 +161,7 @@ MISTAKES: list[Mistake] = [
     ("name for an id", lambda w: w.tc.barrier("fit"), TypeError, "tc.tasks(name=…) finds tasks by their name"),
     ("ids for an id", lambda w: w.tc.get_task_result([1, 2]), TypeError, "this call takes one id at a time"),  # type: ignore[arg-type]
     ("id that was never issued", lambda w: w.tc.get_task_result(999_999), IndexError, "(never issued, or cleared)"),
-    ("id of a task to come", lambda w: w.tc.barrier(w.running + 2, timeout=30), IndexError,
+    ("id of a task to come", lambda w: w.tc.barrier(w.running + 2, timeout=60), IndexError,
      "no task was submitted under it"),
     ("result of a task to come", lambda w: w.tc.get_task_result(w.running + 2, block=True), IndexError,
      "no task was submitted under it"),

@@ -35,7 +35,9 @@ from tests.conftest import assert_nothing_left, isolated
 TASKS = 10_000
 ONCE_EVERY = 5
 """Every fifth task must not be repeated: it may be run once, or be lost."""
-ENGINE_S, CONTROLLER_S, RESETS_S, SOCKET_S = 2.0, 10.0, 1.0, 0.1
+EVERY_S = {"engine": 2.0, "controller": 10.0, "resets": 1.0, "socket": 0.1}
+"""Seconds between two deeds of one kind."""
+AGENT_AT_S = 15.0
 CODE = """
 import os, time
 ledger = os.open({path!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -93,25 +95,26 @@ def complaints(evidence: Evidence) -> Iterator[str]:
 class Nemesis(threading.Thread):
     """Kills processes until it is told to end."""
 
-    def __init__(self, home: Home, seed: int) -> None:
+    def __init__(self, home: Home, seed: int, haste: float = 1.0) -> None:
+        """haste: how many times as often as usual it does everything."""
         super().__init__(name="nemesis", daemon=True)
         self.home = home
         self.ending = threading.Event()
         self.did: Counter[str] = Counter()
         self._chance = random.Random(seed)
-        self._agent_at_s = time.monotonic() + 15.0
+        self._every_s = {what: every_s / haste for what, every_s in EVERY_S.items()}
+        self._agent_at_s = time.monotonic() + AGENT_AT_S / haste
         self._by_tcp = False
         """Whether the unix socket is taken away in this life of the controller."""
 
     def run(self) -> None:
         """One look each tenth of a second."""
         due = dict.fromkeys(("engine", "controller", "resets", "socket"), time.monotonic() + 1.0)
-        due["controller"] += CONTROLLER_S / 2
-        every = {"engine": ENGINE_S, "controller": CONTROLLER_S, "resets": RESETS_S, "socket": SOCKET_S}
+        due["controller"] += self._every_s["controller"] / 2
         while not self.ending.wait(0.1):
             now = time.monotonic()
             for what in [what for what, at_s in due.items() if now >= at_s]:
-                due[what] = now + every[what] * self._chance.uniform(0.8, 1.2)
+                due[what] = now + self._every_s[what] * self._chance.uniform(0.8, 1.2)
                 with contextlib.suppress(OSError, errors.TaskFarmError, StopIteration, TimeoutError):
                     self.did[what] += getattr(self, f"_{what}")()
             if self._agent_at_s and now >= self._agent_at_s:
@@ -151,7 +154,7 @@ class Nemesis(threading.Thread):
         if info is None or shutil.which("ss") is None:
             return False
         command = ["ss", "-K", "-t", "-n", "dst", info.host, "dport", "=", f":{info.port}"]
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        found = subprocess.run(command, capture_output=True, text=True, timeout=60)
         return str(info.port) in found.stdout
 
 
@@ -183,11 +186,13 @@ def gather(tc: TaskClient, home: Home, ledger: Path, submitted: dict[int, int]) 
     return evidence
 
 
-def torment(home: Home, ledger: Path, seconds: float, seed: int, tasks: int = TASKS) -> tuple[Counter[str], list[str]]:
+def torment(
+    home: Home, ledger: Path, seconds: float, seed: int, tasks: int = TASKS, haste: float = 1.0
+) -> tuple[Counter[str], list[str]]:
     """Run batches of tasks until the time is over; return the deeds of the nemesis and the complaints of
     the checker.
     """
-    nemesis = Nemesis(home, seed)
+    nemesis = Nemesis(home, seed, haste)
     nemesis.start()
     ends_s = time.monotonic() + seconds
     found: list[str] = []

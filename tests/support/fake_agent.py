@@ -126,7 +126,7 @@ class FakeAgent:
     def close(self) -> None:
         try:
             self.ask_zygote(op="quit")
-            self.zygote.wait(10)
+            self.zygote.wait(60)
         except (BrokenPipeError, subprocess.TimeoutExpired):
             self.zygote.kill()
             self.zygote.wait()

@@ -145,7 +145,7 @@ class FakeController:
         """End like a crash: unsent messages are lost."""
         self._running = False
         os.eventfd_write(self._stop_bell, 1)
-        self._thread.join(5.0)
+        self._thread.join(60.0)
         os.close(self._stop_bell)
 
     def restart(self) -> None:

@@ -179,7 +179,7 @@ def test_parts_become_their_own_programs(name: str) -> None:
         [sys.executable, "-m", "ipytaskfarm", name, "--nonsense"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert ended.returncode == 2

@@ -171,10 +171,10 @@ def test_a_tunnels_script_ends_with_its_agent(tmp_path: Path) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(1.5)  # an agent that crashed is started again
         (folder / "exit").write_text("0\n")
-        assert waiting.wait(10) == 0
+        assert waiting.wait(60) == 0
     finally:
         waiting.kill()
-        waiting.wait(10)
+        waiting.wait(60)
 
 
 def test_the_preview_shows_all_but_the_secret(farm_dirs: Dirs) -> None:
