@@ -17,8 +17,7 @@ from tornado import web
 
 from ipytaskfarm.system import farm_paths
 
-from .access import page_connection
-from .feed import FarmFeed
+from .feed import FarmFeed, page_connection
 from .handlers import routes
 
 

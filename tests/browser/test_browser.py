@@ -178,7 +178,7 @@ def test_the_stop_button_ends_a_wait_and_no_task(notebook: Notebook, tc: TaskCli
     notebook.interrupt()
     cell.done()
     cell.shows("KeyboardInterrupt")
-    cell.shows(f"task {task_id} goes on: tc.barrier({task_id}) waits for it again, tc.abort({task_id}) ends it")
+    cell.shows(f"task {task_id} continues: tc.barrier({task_id}) waits for it again, tc.abort({task_id}) ends it")
     assert tc.status(task_id).state == "running", "the wait has ended long before the task"
     tc.abort(task_id)
 
@@ -383,7 +383,7 @@ def test_the_stop_button_in_a_map_drops_nothing(notebook: Notebook, tc: TaskClie
     cell.shows("2 running")
     notebook.interrupt()
     cell.done(5.0).shows("KeyboardInterrupt")
-    cell.shows("job 'long' goes on: tc.job('long').results() waits for it again, tc.job('long').abort() ends it")
+    cell.shows("job 'long' continues: tc.job('long').results() waits for it again, tc.job('long').abort() ends it")
     cell.shows("interrupted after")
     assert "ipytaskfarm/" not in cell.text
     picture(notebook, "map-stopped")

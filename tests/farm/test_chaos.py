@@ -16,7 +16,7 @@ from tests.support.thorough import THOROUGH
 def evidence() -> Evidence:
     """Return records of three tasks: one succeeded, one was repeated, one was lost and must not be repeated."""
     return Evidence(
-        handed_in={10: 0, 11: 1, 12: 5},
+        submitted={10: 0, 11: 1, 12: 5},
         once={0, 5},
         finals=[(10, ""), (11, ""), (12, "engine lost")],
         told={10: "", 11: "", 12: "engine lost"},
@@ -54,7 +54,7 @@ def test_the_checker_finds_what_else_is_wrong() -> None:
     planted.ended.clear()
     planted.finals.append((99, ""))
     found = "\n".join(complaints(planted))
-    for word in ("was told 'engine lost'", "gave back 7", "never ran to its end", "failed: error", "never handed in"):
+    for word in ("was told 'engine lost'", "gave back 7", "never ran to its end", "failed: error", "never submitted"):
         assert word in found
 
 

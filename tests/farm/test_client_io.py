@@ -1,4 +1,4 @@
-"""The client against a controller with canned answers: handing in, waiting, fetching, restarts, refusals."""
+"""The client against a controller with canned answers: submitting, waiting, fetching, restarts, refusals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +23,11 @@ from ipytaskfarm.client import (
     io as io_module,
     outbox,
     session as session_module,
-    sessions,
-    submissions,
 )
 from ipytaskfarm.core import errors, messages as m
 from ipytaskfarm.core.messages.task_types import Final, Packed, Submission
 from tests.support.fake_hub_controller import FakeController, final, in_thread, names
 from tests.support.polling import DEADLINE_S, eventually
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakeController]:
-    with FakeController(tmp_path / "farm") as controller:
-        incarnations = {controller.incarnation}
-        yield controller
-        for incarnation in incarnations | {controller.incarnation}:
-            sessions.end_farm(incarnation)
 
 
 @pytest.fixture
@@ -95,7 +83,7 @@ def test_default_task_address() -> None:
         _ = client_module.no_such_name
 
 
-# Handing in, waiting, fetching
+# Submitting, waiting, fetching
 
 
 def test_quick_start(fake: FakeController, tc: TaskClient) -> None:
@@ -213,10 +201,10 @@ def test_results_that_were_only_told_of_are_fetched(fake: FakeController, tc: Ta
 
 
 def test_several_threads(fake: FakeController, tc: TaskClient) -> None:
-    def hand_in() -> list[int]:
+    def submit() -> list[int]:
         return [tc.run(Task("a")) for _ in range(500)]
 
-    threads = [in_thread(hand_in) for _ in range(4)]
+    threads = [in_thread(submit) for _ in range(4)]
     for thread, _ in threads:
         thread.join(60)
     ids = [i for _, (found,) in threads for i in found]
@@ -359,10 +347,10 @@ def test_a_full_outbox_waits_and_says_why(
     tc.flush()
     fake.mute = True
 
-    def hand_in() -> list[int]:
+    def submit() -> list[int]:
         return [tc.run(Task("a" * 1000)) for _ in range(100)]
 
-    thread, found = in_thread(hand_in)
+    thread, found = in_thread(submit)
     eventually(lambda: tc._session._outbox.size_bytes > 10_000)
     assert not found
     fake.mute = False
@@ -371,11 +359,11 @@ def test_a_full_outbox_waits_and_says_why(
     assert found == [list(range(1, 101))]
     fake.full = "no room"
     with pytest.raises(errors.StoreFull):
-        hand_in()
+        submit()
 
 
 def test_a_task_too_large_to_travel_is_refused_here(tc: TaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submissions, "PAYLOAD_BYTES_MAX", 10_000)
+    monkeypatch.setattr(outbox, "PAYLOAD_BYTES_MAX", 10_000)
     with pytest.raises(errors.ResultTooLarge, match="20,"):
         tc.run(Task("a" * 20_000))
     assert tc.run(Task("a")) == 0
@@ -451,7 +439,7 @@ def test_exit_names_what_is_lost(fake: FakeController) -> None:
         fake.full = "no room on the disk"
         _, said = process.communicate("", timeout=60)
     assert process.returncode == 0
-    assert "2 tasks (ids 1 to 2) were handed in but not accepted by farm 'fake', and lost" in said
+    assert "2 tasks (ids 1 to 2) were submitted but not accepted by farm 'fake', and lost" in said
     assert "no room on the disk" in said
 
 

@@ -143,10 +143,10 @@ def test_top_in_a_terminal_aborts_and_retries(ids: dict[str, int], farm: Farm) -
             child.setwinsize(24, 100)
             child.send("\x1b[A")  # up: to the last of the list, or by one
             child.send("r")
-            child.expect("has not failed: only failed tasks are tried again|handed in again as task")
+            child.expect("has not failed: only failed tasks are tried again|submitted again as task")
             go_up_to(child, ids["failed"])
             child.send("r")
-            child.expect(rf"task {ids['failed']}: handed in again as task (\d+)")
+            child.expect(rf"task {ids['failed']}: submitted again as task (\d+)")
             again = int(child.match.group(1))
             tc.abort(ids["first"])
             tc.abort(ids["third"])

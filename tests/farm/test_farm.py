@@ -250,7 +250,7 @@ def test_tasks_from_the_command_line(farm_dirs: Dirs) -> None:
             assert command("explain", "999999").returncode == 1
             assert command("abort", "999999").returncode == 1
             assert command("abort", str(good)).returncode == 0
-            assert "handed in again" in command("retry", str(bad)).stdout
+            assert "submitted again" in command("retry", str(bad)).stdout
             assert command("retry", str(good)).returncode == 1
             assert "is paused" in command("pause").stdout
             waiting = tc.run(Task("b = 2", pull="b"))
@@ -274,7 +274,7 @@ def test_fresh_begins_anew_and_sets_the_old_store_aside(farm_dirs: Dirs) -> None
             tc.flush()
         incarnation = status()["incarnation"]
     resumed = command("start", "-n", "0", "--daemonize")
-    assert "1 waiting, 0 results kept; --fresh begins anew" in resumed.stdout
+    assert "1 waiting, 0 results kept; --fresh starts with an empty store" in resumed.stdout
     assert status()["incarnation"] == incarnation
     command("stop")
     with background_farm("-n", "0", "--fresh", "--hold"):

@@ -19,7 +19,7 @@ from ipytaskfarm.client import io as client_io
 from ipytaskfarm.deployment.home import Home
 from tests.conftest import Dirs
 from tests.farm.test_farm import background_farm, command, pid_of
-from tests.farm.test_farm_restart import assert_all_there, hand_in, ran, recorded, under_way
+from tests.farm.test_farm_restart import assert_all_there, ran, recorded, submit, under_way
 from tests.support.farms import DEADLINE_S, Gate, incarnations, until_engines, until_running
 from tests.support.polling import eventually
 
@@ -45,7 +45,7 @@ def test_a_controller_that_is_away_for_long(farm_dirs: Dirs, tmp_path: Path, mon
     """
     monkeypatch.setattr(client_io, "GONE_S", 2.0)
     with background_farm("-n", "2") as home, TaskClient() as tc:
-        ids = hand_in(tc, tmp_path / "ledger")
+        ids = submit(tc, tmp_path / "ledger")
         tc.flush(timeout=DEADLINE_S)
         eventually(under_way(tmp_path / "ledger"), DEADLINE_S)
         for kind in ("supervisor", "controller"):

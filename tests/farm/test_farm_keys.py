@@ -245,7 +245,7 @@ def test_readers_look_and_change_nothing(keyed: Farm, farm_dirs: Dirs) -> None:
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["fly"], "none of list, add, rotate and revoke"),
+        (["fly"], "not one of list, add, rotate and revoke"),
         (["list", "x"], "nothing more"),
         (["add"], "which agent?"),
         (["add", "a", "b"], "which agent?"),

@@ -1,4 +1,4 @@
-"""The seed's QuickStart on a real farm: connect, hand in, wait, fetch, look."""
+"""The seed's QuickStart on a real farm: connect, submit, wait, fetch, look."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEED_TASKS = 1000
 
 @pytest.fixture(scope="module", autouse=True)
 def seed_ids(farm: Farm) -> list[int]:
-    """The QuickStart's loop, before anything else is handed in."""
+    """The QuickStart's loop, before anything else is submitted."""
     with TaskClient() as tc:
         ids = [tc.run(Task("a = %i" % n, pull="a")) for n in range(SEED_TASKS)]  # noqa: UP031 - as in the seed
         tc.barrier(ids)

@@ -40,7 +40,7 @@ def ledger(tmp_path: Path) -> Path:
     return tmp_path / "ledger"
 
 
-def hand_in(tc: TaskClient, ledger: Path, **rules: Any) -> list[int]:
+def submit(tc: TaskClient, ledger: Path, **rules: Any) -> list[int]:
     """A thousand tasks of a millisecond or so, each of which writes itself into the ledger."""
     code = (
         "import os, time\n"
@@ -76,7 +76,7 @@ def recorded(home: Home) -> int:
 
 def test_a_killed_engine_amid_a_thousand_tasks(default_farm: Home, ledger: Path) -> None:
     with TaskClient() as tc:
-        ids = hand_in(tc, ledger, retries=1)
+        ids = submit(tc, ledger, retries=1)
         eventually(under_way(ledger))
         os.kill(ready_engines()[0], signal.SIGKILL)
         tc.barrier(ids, timeout=60)
@@ -88,7 +88,7 @@ def test_a_killed_engine_amid_a_thousand_tasks(default_farm: Home, ledger: Path)
 
 def test_a_killed_controller_amid_a_thousand_tasks(default_farm: Home, ledger: Path) -> None:
     with TaskClient() as tc:
-        ids = hand_in(tc, ledger)
+        ids = submit(tc, ledger)
         tc.flush(timeout=60)
         eventually(under_way(ledger))
         engines = ready_engines()
@@ -102,7 +102,7 @@ def test_a_killed_controller_amid_a_thousand_tasks(default_farm: Home, ledger: P
 
 def test_supervisor_and_controller_killed_and_started_again(default_farm: Home, ledger: Path) -> None:
     with TaskClient() as tc:
-        ids = hand_in(tc, ledger)
+        ids = submit(tc, ledger)
         tc.flush(timeout=60)
         eventually(under_way(ledger))
         for kind in ("supervisor", "controller"):
@@ -118,7 +118,7 @@ def test_supervisor_and_controller_killed_and_started_again(default_farm: Home, 
 
 def test_a_killed_agent_loses_no_task(default_farm: Home, ledger: Path) -> None:
     with TaskClient() as tc:
-        ids = hand_in(tc, ledger, retries=1)
+        ids = submit(tc, ledger, retries=1)
         eventually(under_way(ledger))
         os.kill(pid_of(default_farm, "agent-0"), signal.SIGKILL)
         tc.barrier(ids, timeout=60)

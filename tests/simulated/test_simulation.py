@@ -163,7 +163,7 @@ def test_a_mutation_of_the_heart_is_caught(mutation: str, copy: Path) -> None:
     file, old, new = MUTATIONS[mutation]
     path = copy / "ipytaskfarm" / file
     text = path.read_text()
-    assert text.count(old) == 1, "the code has changed: this mutation has to be written anew"
+    assert text.count(old) == 1, "the code has changed: this mutation has to be written again"
     path.write_text(text.replace(old, new))
     if mutation in CAUGHT_ELSEWHERE:
         found = checked(copy, (*PYTEST, CAUGHT_ELSEWHERE[mutation]))

@@ -53,7 +53,7 @@ a = {number}
 class Evidence:
     """The records that the checker compares."""
 
-    handed_in: dict[int, int]
+    submitted: dict[int, int]
     """Task id -> number."""
     once: set[int]
     """Numbers of tasks that must not be repeated."""
@@ -71,7 +71,7 @@ def complaints(evidence: Evidence) -> Iterator[str]:
     """Return the violations in the records; none: all is well."""
     recorded = Counter(task for task, _ in evidence.finals)
     reasons = dict(evidence.finals)
-    for task, number in evidence.handed_in.items():
+    for task, number in evidence.submitted.items():
         if recorded[task] != 1:
             yield f"task {task} ({number}) is recorded {recorded[task]} times"
             continue
@@ -89,7 +89,7 @@ def complaints(evidence: Evidence) -> Iterator[str]:
                 yield f"task {task} ({number}) failed: {reason}"
         elif reason:
             yield f"task {task} ({number}) may be repeated for ever, and failed: {reason}"
-    yield from (f"task {task} was never handed in" for task in recorded.keys() - evidence.handed_in.keys())
+    yield from (f"task {task} was never submitted" for task in recorded.keys() - evidence.submitted.keys())
 
 
 class Nemesis(threading.Thread):
@@ -141,7 +141,7 @@ class Nemesis(threading.Thread):
         return bool(pids)
 
     def _socket(self) -> bool:
-        """Take the unix socket away, which the controller makes anew."""
+        """Take the unix socket away, which the controller makes again."""
         info = self.home.living_info()
         if info is None or not self._by_tcp or not info.socket:
             return False
@@ -158,7 +158,7 @@ class Nemesis(threading.Thread):
         return str(info.port) in found.stdout
 
 
-def hand_in(tc: TaskClient, ledger: Path, numbers: Iterable[int], run_s: float = 0.005) -> dict[int, int]:
+def submit(tc: TaskClient, ledger: Path, numbers: Iterable[int], run_s: float = 0.005) -> dict[int, int]:
     """Submit tasks with these numbers and this run time; return a dict of ids and numbers."""
     found = {}
     for number in numbers:
@@ -168,14 +168,14 @@ def hand_in(tc: TaskClient, ledger: Path, numbers: Iterable[int], run_s: float =
     return found
 
 
-def gather(tc: TaskClient, home: Home, ledger: Path, handed_in: dict[int, int]) -> Evidence:
+def gather(tc: TaskClient, home: Home, ledger: Path, submitted: dict[int, int]) -> Evidence:
     """Collect all records: the ledger's, the store's and the client's."""
-    results = {task: tc.get_task_result(task, raw=False) for task in handed_in}
+    results = {task: tc.get_task_result(task, raw=False) for task in submitted}
     with contextlib.closing(sqlite3.connect(f"file:{home.store_path()}?mode=ro", uri=True)) as db:
         finals = db.execute("SELECT task, reason FROM finals").fetchall()
     evidence = Evidence(
-        handed_in,
-        {number for number in handed_in.values() if number % ONCE_EVERY == 0},
+        submitted,
+        {number for number in submitted.values() if number % ONCE_EVERY == 0},
         finals,
         {task: result.reason or "" for task, result in results.items() if result is not None},
         {task: result["a"] for task, result in results.items() if result is not None and not result.reason},
@@ -201,9 +201,9 @@ def torment(
             tc.progress = False
             first = 0
             while not first or time.monotonic() < ends_s:
-                handed_in = hand_in(tc, ledger, range(first, first + tasks))
-                tc.barrier(handed_in, timeout=600)
-                found += complaints(gather(tc, home, ledger, handed_in))
+                submitted = submit(tc, ledger, range(first, first + tasks))
+                tc.barrier(submitted, timeout=600)
+                found += complaints(gather(tc, home, ledger, submitted))
                 tc.clear()
                 ledger.unlink()
                 first += tasks

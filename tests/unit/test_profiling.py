@@ -339,7 +339,7 @@ def test_the_sampler_sees_what_runs_inside_a_marked_frame(started: list[Any]) ->
     assert rows["work"]["module"] == "<task>"
     assert rows.keys() <= {"work", "spin"}
     sampler.start()
-    assert seen().samples <= 1, "a new start begins anew"
+    assert seen().samples <= 1, "a new start starts again"
 
 
 def test_the_sampler_does_not_count_what_nobody_marked_and_falls_asleep(

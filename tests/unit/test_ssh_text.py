@@ -83,7 +83,7 @@ def test_options_that_cannot_be(options: dict[str, str], error: str) -> None:
 def test_one_agent_for_each_host() -> None:
     ssh = Ssh({"hosts": "a:1,b"})
     assert ssh.names("ssh-3", None) == ssh.names("ssh-3", 2) == ["ssh-3.0", "ssh-3.1"]
-    with pytest.raises(ValueError, match="3 agents were asked for, and there are 2 hosts"):
+    with pytest.raises(ValueError, match="3 agents were requested, and there are 2 hosts"):
         ssh.names("ssh-3", 3)
 
 

@@ -55,8 +55,8 @@ AGENT_STATE = AgentState("node", 1, 2, 3, "linux", "3.11", [])
 def test_a_link_comes_up_and_messages_cross_both_ways(w: World) -> None:
     link = w.link()
     w.until(lambda: link.is_up)
-    (anew,) = w.of(link, NewEpoch)
-    assert (anew.welcome.farm, anew.welcome.name, anew.welcome.epoch) == ("farm-1", "default", 1)
+    (again,) = w.of(link, NewEpoch)
+    assert (again.welcome.farm, again.welcome.name, again.welcome.epoch) == ("farm-1", "default", 1)
     assert (link.farm, link.epoch, link.problem) == ("farm-1", 1, "")
     (peer, first), *_ = w.heard
     assert isinstance(first, PeerNewEpoch)
