@@ -18,6 +18,7 @@ from tornado import web
 from ipytaskfarm.system import farm_paths
 
 from .access import page_connection
+from .farm_requests import farm_routes
 from .feed import FarmFeed
 from .handlers import routes
 
@@ -84,5 +85,11 @@ def _load_jupyter_server_extension(serverapp: Any) -> None:
     application = serverapp.web_app
     prefix = url_path_join(application.settings["base_url"], "taskfarm/")
     application.settings["ipytaskfarm_feeds"] = feeds
-    application.add_handlers(".*$", routes(prefix, feeds.find, LoggedInRequest, LoggedInSocket, feeds.names))
+    application.add_handlers(
+        ".*$",
+        [
+            *farm_routes(prefix, feeds.find, LoggedInRequest),
+            *routes(prefix, feeds.find, LoggedInRequest, LoggedInSocket, feeds.names),
+        ],
+    )
     serverapp.log.info("ipytaskfarm: farms are shown at %s", prefix)

@@ -66,7 +66,10 @@ class FarmFeed:
         self._questioner: Questioner | None = None
         self._fd: int | None = None
         self._task: asyncio.Task[None] | None = None
-        self._idle_since_s: float | None = None
+        self._idle_since_s: float | None = float("-inf")
+        """Since when there is no page; None: there are pages."""
+        self._asked_s = float("-inf")
+        """When somebody has asked for an answer."""
         self._epoch = 0
         self._follows = False
         self._heard_s = 0.0
@@ -115,11 +118,15 @@ class FarmFeed:
 
     async def _run(self) -> None:
         try:
-            while self._idle_since_s is None or time.monotonic() - self._idle_since_s < LINGER_S:
+            while self._is_watched() or time.monotonic() - self._asked_s < LINGER_S:
                 self._tick()
                 await asyncio.sleep(TICK_S if self._questioner is not None else RETRY_S / 4)
         finally:
             self._disconnect()
+
+    def _is_watched(self) -> bool:
+        """Return whether a page is open, or was until a moment ago."""
+        return self._idle_since_s is None or time.monotonic() - self._idle_since_s < LINGER_S
 
     def _tick(self) -> None:
         if self._questioner is None:
@@ -127,7 +134,11 @@ class FarmFeed:
         if self._questioner is not None:
             self._step()
         if self._questioner is not None and self._questioner.epoch:
-            self._keep_asking()
+            if self._is_watched():
+                self._keep_asking()
+            elif self._follows:
+                self._follows = False
+                self._ask(messages.FollowFarm(False), lambda reply: None)
         self._say_how_it_is()
         self._tell()
 
@@ -268,7 +279,9 @@ class FarmFeed:
             FarmNotRunning: there is no answer in time.
             Exception: the error that a refusal names.
         """
-        deadline_s = time.monotonic() + ASKED_S
+        self._asked_s = time.monotonic()
+        deadline_s = self._asked_s + ASKED_S
+        self._wake()
         while self._questioner is None or not self._questioner.epoch:
             self._wake()
             if time.monotonic() > deadline_s or self._problem:

@@ -106,7 +106,7 @@ function footer(model) {
 }
 
 export function mount(element, transport) {
-  const model = farmModel(transport);
+  const model = farmModel(transport, element);
   const timer = setInterval(() => { if (transport.live) model.now.value = Date.now() / 1000; }, 1000);
   element.classList.add("tf-root");
   render(html`<${Page} model=${model} />`, element);
