@@ -15,6 +15,7 @@ from ..core.states import Reason
 from ..core.text import did_you_mean
 from ..display.text import counts_text
 from ..environment import TaskEnvironment
+from ..system.live_pages import page_path
 from .environments import pack_environment_of
 from .ids import seconds
 from .job_tasks import JobEvents, JobRecord, Member
@@ -431,9 +432,10 @@ class Job:
     def _live(self) -> LiveProgress:
         session, members = self._record.client.session, self._record.members
         name, opened_s = f"job {self.name}", self._opened_s
+        page = page_path(session.farm, self._record.id or "")
         if members is not None:
-            return LiveProgress(MapWork(session, members), "items", name, opened_s)
-        return LiveProgress(TaskWork(session, set(self._record.ids)), "tasks", name, opened_s)
+            return LiveProgress(MapWork(session, members), "items", name, opened_s, page)
+        return LiveProgress(TaskWork(session, set(self._record.ids)), "tasks", name, opened_s, page)
 
     @classmethod
     def of_row(cls, client: TaskCalls, row: tables.JobRow) -> Job:

@@ -24,6 +24,7 @@ from ..core.text import Text, shown, text_of
 from ..display.ipython import with_cells
 from ..display.tables import Table
 from ..system.farm_paths import Where
+from ..system.live_pages import page_link, page_path
 from . import async_waits, operate, sessions, task_messages
 from .adapters import adapter
 from .call_checks import check_call, check_map
@@ -138,7 +139,8 @@ class TaskClient:
         return f"<TaskClient of farm {self.farm!r} at {info.host}:{info.port}{', closed' if self._closed else ''}>"
 
     def _repr_html_(self) -> str:
-        head = html.escape(repr(self)[1:-1])
+        link = page_link(page_path(self.farm))
+        head = html.escape(repr(self)[1:-1]) + (f" · {link}" if link else "")
         try:
             reply = self._session.ask(m.QueueStatus(), timeout_s=LOOK_S)
         except Exception as error:  # the farm is away or the client is closed: show the error

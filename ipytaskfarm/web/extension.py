@@ -15,7 +15,7 @@ from jupyter_server.base.websocket import WebSocketMixin
 from jupyter_server.utils import ensure_async, url_path_join
 from tornado import web
 
-from ipytaskfarm.system import farm_paths
+from ipytaskfarm.system import farm_paths, live_pages
 
 from .access import page_connection
 from .farm_requests import farm_routes
@@ -85,6 +85,7 @@ def _load_jupyter_server_extension(serverapp: Any) -> None:
     application = serverapp.web_app
     prefix = url_path_join(application.settings["base_url"], "taskfarm/")
     application.settings["ipytaskfarm_feeds"] = feeds
+    live_pages.announce(prefix)
     application.add_handlers(
         ".*$",
         [
