@@ -16,6 +16,7 @@ from ..core.text import did_you_mean
 from ..display.text import counts_text
 from ..environment import TaskEnvironment
 from ..system.live_pages import page_path
+from .adapters import live_view
 from .environments import pack_environment_of
 from .ids import seconds
 from .job_tasks import JobEvents, JobRecord, Member
@@ -410,6 +411,10 @@ class Job:
         1.0.
         """
         self._events.add("progress", function)
+
+    def view(self) -> Any:
+        """Return the live view of the farm, beginning with the tasks of this job; see `TaskClient.view`."""
+        return live_view(self._record.client.session.io.read_info, self._record.id or "")
 
     def counts(self) -> dict[str, int]:
         """Return the number of tasks by state: scheduled, running, succeeded, failed."""

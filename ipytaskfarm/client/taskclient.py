@@ -26,7 +26,7 @@ from ..display.tables import Table
 from ..system.farm_paths import Where
 from ..system.live_pages import page_link, page_path
 from . import async_waits, operate, sessions, task_messages
-from .adapters import adapter
+from .adapters import adapter, live_view
 from .call_checks import check_call, check_map
 from .copied_tasks import task_of
 from .debugging import open_frames, run_and_debug
@@ -559,6 +559,14 @@ class TaskClient:
         most = max(0, check_int("last", last))
         reply = self._session.ask_for(m.ListTasks(wanted, check_text("name", name), asked, most), tables.TaskRows)
         return TaskTable(reply.rows, reply.omitted)
+
+    def view(self) -> Any:
+        """Return the live view of the farm; as the last line of a cell it is a page that follows the farm.
+
+        The page shows failures by cause, jobs, why tasks wait, engines, the task stream and all tasks. It needs
+        ``pip install "ipytaskfarm[widget]"``; without it, the cell shows the present state as a table.
+        """
+        return live_view(self._session.io.read_info)
 
     @property
     def progress(self) -> ProgressOfTasks:

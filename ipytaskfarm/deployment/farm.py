@@ -229,6 +229,14 @@ class Farm:
         self._must_run()
         return MultiEngineClient(str(self.connection_file))
 
+    def view(self) -> Any:
+        """Return the live view of this farm for a notebook's cell; see `TaskClient.view`."""
+        from ipytaskfarm.client.adapters import live_view
+        from ipytaskfarm.system.farm_paths import connection_reader
+
+        self._must_run()
+        return live_view(connection_reader(str(self.connection_file)))
+
     def checkpoint(self) -> list[dict[str, str]]:
         """Save the names of all engines, each after the task that it runs: engines that come in their place have them.
 

@@ -7,8 +7,8 @@ import { mount } from "./page.js";
 const labTheme = () => ({ true: "light", false: "dark" })[document.body.dataset.jpThemeLight] || "";
 
 // Shows a farm in an element, in JupyterLab's theme; returns a function that takes it away again.
-// styles: elements that style the page, <link> or <style>.  makeTransport: returns a new transport.
-export function mountInside(host, styles, makeTransport) {
+// styles: elements that style the page, <link> or <style>.  makeTransport: returns a new transport.  wanted: as of mount.
+export function mountInside(host, styles, makeTransport, wanted = {}) {
   const tree = host.shadowRoot || host.attachShadow({ mode: "open" });
   const root = document.createElement("div");
   tree.replaceChildren(...styles, root);
@@ -24,7 +24,7 @@ export function mountInside(host, styles, makeTransport) {
     if (unmount) unmount(); // charts read their colours once
     if (theme) root.dataset.theme = theme;
     else delete root.dataset.theme;
-    unmount = mount(root, makeTransport());
+    unmount = mount(root, makeTransport(), wanted);
   }
 
   const themes = new MutationObserver(show);

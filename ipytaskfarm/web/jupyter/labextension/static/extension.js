@@ -37,7 +37,7 @@ function activate(app, { restorer, palette, launcher, tracker, settings, statusB
   const server = farmServer(services.ServerConnection, app.serviceManager.serverSettings);
   // Notebook 7 has no place for a page beside the notebook: there it is another tab of the browser.
   const pages = app.name === "JupyterLab" ? farmPages(app, modules, server, icon) : null;
-  const open = (farm) => (pages ? pages.open(farm) : window.open(server.pageUrl(farm)));
+  const open = (farm, job) => (pages ? pages.open(farm, job) : window.open(server.pageUrl(farm)));
 
   app.commands.addCommand("ipytaskfarm:open", {
     label: (args) => (args.farm ? `Task Farm ${args.farm}` : args.isLauncher ? "Task Farm" : "Task Farm: Show a Farm"),
@@ -45,7 +45,7 @@ function activate(app, { restorer, palette, launcher, tracker, settings, statusB
     icon: (args) => (args.isPalette ? undefined : icon),
     execute: async (args) => {
       const farm = args.farm || (await chooseFarm(server, apputils));
-      return farm ? open(farm) : undefined;
+      return farm ? open(farm, args.job) : undefined;
     },
   });
   app.commands.addCommand("ipytaskfarm:panel", {
@@ -109,10 +109,10 @@ function openLinksHere(app, pages, server) {
   document.addEventListener("click", (event) => {
     if (event.button || event.ctrlKey || event.metaKey || event.shiftKey) return;
     const link = event.target instanceof Element ? event.target.closest("a[href]") : null;
-    const farm = link && server.farmOf(link.href);
-    if (!farm) return;
+    const page = link && server.pageOf(link.href);
+    if (!page) return;
     event.preventDefault();
     event.stopPropagation();
-    app.commands.execute("ipytaskfarm:open", { farm });
+    app.commands.execute("ipytaskfarm:open", page);
   }, true);
 }

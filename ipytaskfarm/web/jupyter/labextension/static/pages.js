@@ -11,9 +11,10 @@ export function farmPages(app, { apputils, widgets }, server, icon) {
 
   // A page that follows its farm while it is shown, and for a minute more.
   class FarmPage extends widgets.Widget {
-    constructor(farm) {
+    constructor(farm, job) {
       super({ node: make("div", { class: "tf-lab-page", tabindex: "-1" }) });
       this.farm = farm;
+      this.job = job;
       this.unmount = null;
       this.timer = 0;
     }
@@ -36,7 +37,7 @@ export function farmPages(app, { apputils, widgets }, server, icon) {
         if (over) return;
         const styles = ["vendor/uplot.css", "page.css"].map((path) => make("link", { rel: "stylesheet", href: server.base + path }));
         const transport = () => socketTransport({ socketUrl: server.socketUrl(this.farm), act: (what, args) => server.act(this.farm, what, args) });
-        this.unmount = mountInside(this.node, styles, transport);
+        this.unmount = mountInside(this.node, styles, transport, { job: this.job });
       }).catch((error) => { this.node.textContent = `Jupyter's server does not serve this page: ${error.message}`; });
     }
 
@@ -47,12 +48,13 @@ export function farmPages(app, { apputils, widgets }, server, icon) {
     }
   }
 
-  function open(farm) {
-    const found = tracker.find((tab) => tab.content.farm === farm);
-    const tab = found || new apputils.MainAreaWidget({ content: new FarmPage(farm) });
+  // A job has a tab of its own: the page with its tasks.
+  function open(farm, job = null) {
+    const found = tracker.find((tab) => tab.content.farm === farm && tab.content.job === job);
+    const tab = found || new apputils.MainAreaWidget({ content: new FarmPage(farm, job) });
     if (!found) {
-      tab.id = `ipytaskfarm-${farm}`;
-      tab.title.label = farm;
+      tab.id = `ipytaskfarm-${farm}${job ? `-${job}` : ""}`;
+      tab.title.label = job ? `${farm}: a job` : farm;
       tab.title.caption = `Task farm ${farm}`;
       tab.title.icon = icon;
       tab.title.closable = true;
@@ -66,6 +68,6 @@ export function farmPages(app, { apputils, widgets }, server, icon) {
 
   return {
     open,
-    restore: (restorer) => restorer.restore(tracker, { command: "ipytaskfarm:open", args: (tab) => ({ farm: tab.content.farm }), name: (tab) => tab.content.farm }),
+    restore: (restorer) => restorer.restore(tracker, { command: "ipytaskfarm:open", args: (tab) => ({ farm: tab.content.farm, job: tab.content.job }), name: (tab) => tab.id.replace("ipytaskfarm-", "") }),
   };
 }

@@ -57,10 +57,11 @@ export function farmServer(ServerConnection, settings) {
       url.searchParams.set("farm", farm);
       return url.href;
     },
-    // The farm of a link to a page of this server; null: it leads elsewhere.
-    farmOf(href) {
+    // The farm and the job of a link to a page of this server; null: it leads elsewhere.
+    pageOf(href) {
       if (!href.startsWith(`${base}?`)) return null;
-      return new URL(href).searchParams.get("farm");
+      const asked = new URL(href).searchParams;
+      return asked.get("farm") ? { farm: asked.get("farm"), job: asked.get("job") } : null;
     },
   };
 }
