@@ -23,5 +23,5 @@ def adapter(name: str) -> ModuleType:
 
 
 def live_view(read_info: Callable[[], ConnectionInfo], job: str = "") -> Any:
-    """Return the live view of a farm for a notebook's cell; see `ipytaskfarm.web.widget.view`."""
-    return import_module("ipytaskfarm.web.widget").view(read_info, job)
+    """Return the live view of a farm for a notebook's cell; see `ipytaskfarm.adapters.live_widget.view`."""
+    return adapter("live_widget").view(read_info, job)

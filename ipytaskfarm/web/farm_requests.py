@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from tornado import web
 
@@ -23,19 +23,13 @@ from ipytaskfarm.system.farm_paths import FarmEntry
 from ipytaskfarm.version import __version__
 
 from .feed import FarmFeed
-from .handlers import Route, error_value
+from .handlers import FindFeed, Route, error_value
 
 OVERVIEW_S = 2.0
 """How long a farm has for its numbers; one that is slower is listed without them."""
 STOP_WAIT_S = 10.0
 """How long running tasks may go on when a farm is stopped."""
 ENGINES_MAX = 10_000
-
-
-class FindFeed(Protocol):
-    """Returns the feed of a farm with this name.  Raises KeyError."""
-
-    def __call__(self, name: str) -> FarmFeed: ...
 
 
 def farm_routes(prefix: str, find_feed: FindFeed, request_base: type[Any]) -> list[Route]:

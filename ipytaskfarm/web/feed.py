@@ -23,6 +23,7 @@ from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.version import __version__
 from ipytaskfarm.view.fold import FarmFold
 from ipytaskfarm.view.pages import Delta, DeltaLog
+from ipytaskfarm.view.picture import PictureData
 
 LINGER_S = 60.0
 """How long the connection is kept without a page."""
@@ -36,6 +37,8 @@ TABLES_EVERY_S = 2.0
 ASKED_S = 20.0
 """How long a page waits for an answer of the farm."""
 TICK_S = 0.25
+FIRST_SECTIONS = frozenset({"farm", "counts", "engine_states", "causes_more", "jobs_more"})
+"""A picture that has these sections has come to its beginning: everything was asked for once."""
 BEFORE_S = 300.0
 """The stream begins so long before the connection."""
 
@@ -47,6 +50,16 @@ class Page(Protocol):
 
     def show(self) -> None:
         """Send the whole picture."""
+
+
+class _Looker:
+    """A page that nobody sees: it lets a feed follow its farm for a moment."""
+
+    def tell(self, delta: Delta) -> None:
+        pass
+
+    def show(self) -> None:
+        pass
 
 
 class FarmFeed:
@@ -101,6 +114,18 @@ class FarmFeed:
         self._pages.pop(page, None)
         if not self._pages:
             self._idle_since_s = time.monotonic()
+
+    async def first_picture(self, patience_s: float = 5.0) -> PictureData:
+        """Return the picture of a farm that perhaps nobody has looked at until now; after a while as it is."""
+        looker = _Looker()
+        self.open(looker)
+        deadline_s = time.monotonic() + patience_s
+        try:
+            while not self.fold.picture.data.keys() >= FIRST_SECTIONS and time.monotonic() < deadline_s:
+                await asyncio.sleep(0.02)
+            return self.fold.picture.data
+        finally:
+            self.close(looker)
 
     def _wake(self) -> None:
         if self._task is None or self._task.done():

@@ -11,6 +11,7 @@ from playwright.sync_api import Dialog, Error, Page, Request, expect
 from ipytaskfarm import Farm, Task
 from tests.conftest import Dirs, assert_nothing_left, isolated
 from tests.support.browser import DEADLINE_MS, START_S, Lab, Notebook, assert_no_inhabitants, jupyterlab
+from tests.support.farms import Gate
 from tests.support.live import install_for_jupyter
 from tests.support.polling import eventually
 
@@ -150,6 +151,46 @@ def test_numbers_palette_launcher_and_a_second_look(notebook: Notebook, farm: Fa
     page.reload()
     page.locator("#jupyterlab-splash").wait_for(state="detached", timeout=START_S * 1000)
     expect(title).to_have_text("lab", timeout=START_S * 1000)
+
+
+def test_a_client_links_the_page_and_the_link_opens_a_tab(notebook: Notebook, farm: Farm) -> None:
+    page = notebook.page
+    page.evaluate("jupyterapp.commands.execute('docmanager:open', {path: 'farms.ipynb'})")
+    notebook.clear()
+    cell = notebook.run("from ipytaskfarm import TaskClient\ntc = TaskClient('lab')\ntc")
+    link = cell.html.get_by_role("link", name="live view")
+    assert link.get_attribute("href") == "/taskfarm/?farm=lab"
+    link.click()
+    expect(page.locator(".tf-lab-page:visible h1")).to_have_text("lab")
+    page.evaluate("() => jupyterapp.shell.currentWidget.close()")
+
+
+def test_a_widget_follows_the_farm_and_answers_while_its_cell_runs(notebook: Notebook, farm: Farm, world: Dirs) -> None:
+    page, gate = notebook.page, Gate(world.work / "gate")
+    page.evaluate("jupyterapp.commands.execute('docmanager:open', {path: 'farms.ipynb'})")
+    notebook.clear()
+    cell = notebook.start(
+        "from ipytaskfarm import Task, TaskClient\ntc = TaskClient('lab')\ndisplay(tc.view())\n"
+        f"for number in range(3): tc.run(Task('n = 1', name=f'widget {{number}}'), block=True)\n{gate.code}"
+    )
+    shown = cell.locator.locator(".tf-page")
+    succeeded = shown.locator(".tf-total[data-state=succeeded]")
+    expect(succeeded).to_contain_text("4", timeout=DEADLINE_MS)
+    shown.get_by_role("searchbox").fill("widget 2")
+    expect(shown.locator("#tf-tasks tbody tr")).to_have_count(1, timeout=DEADLINE_MS)
+    assert cell.running
+    gate.open()
+    cell.done()
+    shown.get_by_role("button", name="Pause the farm").click()
+    expect(shown.locator(".tf-header")).to_contain_text("paused", timeout=DEADLINE_MS)
+    shown.get_by_role("button", name="Go on").click()
+    expect(shown.locator(".tf-header")).to_contain_text("connected", timeout=DEADLINE_MS)
+    # A notebook that is read elsewhere has the state as HTML and as text.
+    data = notebook.outputs(0)[0]["data"]
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert "ZeroDivisionError" in data["text/html"]
+    assert "farm 'lab': 0 waiting" in data["text/plain"]
+    assert EVIL not in data["text/html"]
 
 
 def test_a_notebook_in_notebook_7_has_the_button_and_opens_farms_in_tabs_of_the_browser(lab: Lab, farm: Farm) -> None:

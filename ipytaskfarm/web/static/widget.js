@@ -1,5 +1,5 @@
 // The page as a widget of anywidget, which calls `makeWidget` once for each model.  `style` is given when the modules
-// become one, see web/widget.py.
+// become one, see adapters/live_widget.py.
 
 import { mountInside } from "./shadow.js";
 import { commFarm } from "./comm.js";

@@ -18,11 +18,10 @@ from typing import Any
 from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.system.live_pages import page_link, page_path
 from ipytaskfarm.view.pages import Delta
-
-from . import last_state, questions
-from .bundle import bundled
-from .feed import FarmFeed
-from .handlers import QUESTIONS_MAX, STATIC, error_value
+from ipytaskfarm.web import last_state, questions
+from ipytaskfarm.web.bundle import bundled
+from ipytaskfarm.web.feed import FarmFeed
+from ipytaskfarm.web.handlers import QUESTIONS_MAX, STATIC, error_value
 
 FIRST_S = 3.0
 """How long the first picture is waited for."""
@@ -71,27 +70,9 @@ class LiveView:
 
 
 async def _first_picture(feed: FarmFeed) -> dict[str, Any]:
-    """Return the picture of a farm, as soon as it has its tables, or after a while as it is."""
-    looker = _Looker()
-    feed.open(looker)
-    deadline_s = time.monotonic() + FIRST_S
-    needed = ("counts", "engine_states", "farm")
-    while not all(name in feed.fold.picture.data for name in needed) and time.monotonic() < deadline_s:
-        await asyncio.sleep(0.02)
-    feed.close(looker)
-    # A copy: the loop goes on to change it.
-    copied: dict[str, Any] = json.loads(json.dumps(feed.fold.picture.data))
+    """Return a copy of the picture of a farm: the loop goes on to change its own."""
+    copied: dict[str, Any] = json.loads(json.dumps(await feed.first_picture(FIRST_S)))
     return copied
-
-
-class _Looker:
-    """A page that nobody sees."""
-
-    def tell(self, delta: Delta) -> None:
-        pass
-
-    def show(self) -> None:
-        pass
 
 
 # -- the thread in which all widgets of a process follow their farms
