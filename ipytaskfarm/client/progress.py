@@ -134,7 +134,7 @@ class ProgressDisplay:
     def began_earlier(self, work: FollowedWork, opened_s: float = 0.0) -> None:
         """Count the elapsed time from the beginning of the work, if that is known.
 
-        opened_s: Unix time at which the work was handed in; 0: not known before the first end.
+        opened_s: Unix time at which the work was submitted; 0: not known before the first end.
         """
         now_s = time.monotonic()
         work.tally(now_s)
@@ -196,7 +196,7 @@ class LiveProgress:
     def __init__(
         self, work: FollowedWork, what: str = "tasks", name: str = "", opened_s: float = 0.0, page: str = ""
     ) -> None:
-        """opened_s: Unix time at which the work was handed in; 0: not known.  page: the path of the live view."""
+        """opened_s: Unix time at which the work was submitted; 0: not known.  page: the path of the live view."""
         self._work = work
         self._opened_s = opened_s
         self._display = ProgressDisplay(work, what, name=name, page=page)

@@ -7,6 +7,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import starmap
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..core.errors import TaskRejectError, UnpickleableException
@@ -40,6 +41,7 @@ ARGUMENT_CHARS = 60
 
 
 _SILENT = WrittenByItem("", "", [])
+_NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Known:
@@ -79,9 +81,21 @@ class ItemNames(NamedTuple):
     items: Sequence[Any]
     star: bool
     first: int
-    """The place of the first item in the map, counted from 0."""
+    """The place of the first item in the map, counted from 0.  -1: the items are calls of an executor, without places:
+    ``(args,)`` or ``(args, kwargs)``."""
     total: int | None
     """The number of the map's items.  None: nobody knows."""
+
+    @property
+    def are_calls(self) -> bool:
+        """Return whether the items are calls of an executor."""
+        return self.first < 0
+
+    def call(self, index: int) -> Any:
+        """Call the function with one item."""
+        if self.are_calls:
+            return called_with(self.function)(*self.items[index])
+        return self.function(*self.arguments(index))
 
     def arguments(self, index: int) -> tuple[Any, ...]:
         """Return the arguments of an item."""
@@ -105,7 +119,9 @@ class ItemNames(NamedTuple):
         )
 
     def note_on(self, error: BaseException, index: int) -> None:
-        """Add the item's name to an error, as a note."""
+        """Add the item's name to an error, as a note; a call of an executor has none."""
+        if self.are_calls:
+            return
         with contextlib.suppress(Exception):  # the error's class, or an argument's, may do anything
             name = self.name(index)
             if name not in getattr(error, "__notes__", ()):
@@ -131,10 +147,19 @@ def _after(begin: Sequence[Callable[[], None]], function: Callable[..., Any]) ->
     if not begin:
         return function
 
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         for each in begin:
             each()
-        return function(*args)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def called_with(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that takes the arguments of a call as a tuple and a dict."""
+
+    def call(args: tuple[Any, ...], kwargs: Mapping[str, Any] = _NO_KWARGS) -> Any:
+        return function(*args, **kwargs)
 
     return call
 
@@ -156,7 +181,8 @@ class ChunkCalls:
         """
         self.known = known
         self.items = names.items
-        self._function = _after(before_each, for_many(known.function))
+        function = _after(before_each, for_many(known.function))
+        self._function = called_with(function) if names.are_calls else function
         self._names = names
         self._star = names.star
         self._baseline = baseline

@@ -38,12 +38,11 @@ from .baseline import LONG_S
 from .begun_marks import BegunMarks
 from .callables import Callables
 from .capture import nothing_new
-from .child_processes import Brought, ChildProcesses, prepare_older, take_came
+from .child_processes import Brought, ChildProcesses, leave_fork, prepare_older, take_came
 from .code_templates import Plain
 from .coroutines import Coroutines, attempt_here
 from .current import CurrentTask, Deferred, Interruptible
-from .forked import leave_fork
-from .half_imports import half_imported
+from .failures import half_imported
 from .helper_processes import LOKY_WORKERS
 from .inputs import giver
 from .interrupt import Interrupts, cancelled, deadline_ns
@@ -231,11 +230,7 @@ class Runner:
             return value, None
         except BaseException as error:
             self._interrupts.current = None
-            try:
-                self._baseline.disarm()
-            except BaseException:  # a timer fired in the meantime and its handler raised; the next one may do the same
-                with contextlib.suppress(BaseException):
-                    self._baseline.disarm()
+            self._disarm_after_error()
             return None, error
 
     async def _guarded_await(self, key: RunKey, coroutine: Awaitable[Any]) -> tuple[Any, BaseException | None]:
@@ -247,12 +242,15 @@ class Runner:
             return value, None
         except BaseException as error:
             self._interrupts.current = None
-            try:
-                self._baseline.disarm()
-            except BaseException:  # a timer fired in the meantime and its handler raised; the next one may do the same
-                with contextlib.suppress(BaseException):
-                    self._baseline.disarm()
+            self._disarm_after_error()
             return None, error
+
+    def _disarm_after_error(self) -> None:
+        try:
+            self._baseline.disarm()
+        except BaseException:  # a timer fired in the meantime and its handler raised; the next one may do the same
+            with contextlib.suppress(BaseException):
+                self._baseline.disarm()
 
     def _run_in_loop(self, attempt: RunningAttempt, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         self._loops.show()
@@ -396,7 +394,7 @@ class Runner:
             return None
         index = part or 0
         attempt.item = names, index
-        return known.function(*names.arguments(index))
+        return names.call(index)
 
     async def _call_in_loop(self, coroutine: Coroutine[Any, Any, Any]) -> bytes:
         return pack(await coroutine, "value", self._writer)

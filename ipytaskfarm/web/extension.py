@@ -17,9 +17,8 @@ from tornado import web
 
 from ipytaskfarm.system import farm_paths, live_pages
 
-from .access import page_connection
 from .farm_requests import farm_routes
-from .feed import FarmFeed
+from .feed import FarmFeed, page_connection
 from .handlers import routes
 
 
