@@ -67,7 +67,7 @@ def take_lab(dirs: Dirs) -> None:
         page = lab.browser.new_page(viewport={"width": 1400, "height": 900}, device_scale_factor=1.5)
         page.goto(f"{lab.url}/lab?token={lab.token}&reset")
         page.locator("#jupyterlab-splash").wait_for(state="detached")
-        page.wait_for_function("window.jupyterapp")
+        page.locator(".jp-Launcher").wait_for()  # the layout is restored
         page.evaluate("jupyterapp.shell.activateById('ipytaskfarm-panel')")
         page.locator("[data-farm=lab] .tf-lab-name").click()
         seen(page, ".tf-lab-page #tf-causes", "KeyError", 60.0)
