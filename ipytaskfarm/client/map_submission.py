@@ -30,7 +30,7 @@ from .tasks import EachTask
 LEARN_S = 0.1
 """How long the pace of the items is measured before the rest is submitted."""
 UNKNOWN_TASKS = 512
-"""When no item has ended by then, the items are submitted as at most about this number of tasks: slow chunks end early."""
+"""When no item has ended by then, the items become at most about this number of tasks: slow chunks end early."""
 BYTES_MAX = 128 * 1024
 """The most bytes of a chunk, approximately: it is sent again for each item of it that runs alone."""
 SHARES = 4
