@@ -146,7 +146,7 @@ def _explanation(store: StoreReader, load: LoadExplanation) -> TextReply | Refus
     place = store.place_in_map(load.id if load.item is None else load.item)
     if place is not None:
         lines = [lines[0], in_map(place), *lines[1:]]
-    return TextReply("\n".join(lines))
+    return TextReply("\n".join([*lines, *load.more]))
 
 
 def in_map(place: MapPlace) -> str:
