@@ -25,8 +25,9 @@ from ..core.text import Text, shown, text_of
 from ..display.ipython import with_cells
 from ..display.tables import Table
 from ..system.farm_paths import Where
+from ..system.live_pages import page_link, page_path
 from . import async_waits, operate, sessions, task_messages
-from .adapters import adapter
+from .adapters import adapter, live_view
 from .call_checks import check_call, check_map
 from .copied_tasks import task_of
 from .debugging import open_frames, run_and_debug
@@ -110,7 +111,8 @@ class TaskClient:
         return f"<TaskClient of farm {self.farm!r} at {info.host}:{info.port}{', closed' if self._closed else ''}>"
 
     def _repr_html_(self) -> str:
-        head = html.escape(repr(self)[1:-1])
+        link = page_link(page_path(self.farm))
+        head = html.escape(repr(self)[1:-1]) + (f" · {link}" if link else "")
         try:
             reply = self._session.ask(m.QueueStatus(), timeout_s=LOOK_S)
         except Exception as error:  # the farm is away or the client is closed: show the error
@@ -532,6 +534,14 @@ class TaskClient:
         most = max(0, check_int("last", last))
         reply = self._session.ask_for(m.ListTasks(wanted, check_text("name", name), asked, most), tables.TaskRows)
         return TaskTable(reply.rows, reply.omitted)
+
+    def view(self) -> Any:
+        """Return the live view of the farm; as the last line of a cell it is a page that follows the farm.
+
+        The page shows failures by cause, jobs, why tasks wait, engines, the task stream and all tasks. It needs
+        ``pip install "ipytaskfarm[widget]"``; without it, the cell shows the present state as a table.
+        """
+        return live_view(self._session.io.read_info)
 
     @property
     def progress(self) -> ProgressOfTasks:
