@@ -191,7 +191,8 @@ class Task:
         environment, requires, resources, exclusive, group, max_parallel, max_parallel_per_node, force, fail_if_unmet,
         placement, locality, grace, lost_retries: requirements for engine and node, see `rules.Requirements`.
         after, if_failed: the tasks that must end first, see `rules.Asking` and `rules.Requirements`.
-        retry_delay, retry_on, defer_time, defer_max, warn_after: repetition and warnings, see `rules.Requirements`.
+        retry_delay, retry_on, defer_time, defer_max, warn_after, on_failure: repetition, warnings, debugging, see
+            `rules.Requirements`.
         idempotent: a second copy may run beside a slow run, see `rules.Requirements`.
         cache: results that are kept for equal tasks, see `rules.Requirements`; not for code.
         unique, on_duplicate: duplicates, see `rules.Asking`.
@@ -229,6 +230,7 @@ class Task:
     defer_time: float | timedelta = 300.0
     defer_max: float | timedelta = 3600.0
     warn_after: float | timedelta | None = None
+    on_failure: str = FAIL
     cache: bool | str = False
     idempotent: bool = False
     unique: str | None = None

@@ -10,16 +10,16 @@ from itertools import starmap
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ..core.errors import TaskRejectError, UnpickleableException
+from ..core.errors import InputsLost, TaskRejectError, UnpickleableException
 from ..core.messages.payload import FailureBody, ResultBody
-from ..core.messages.task_types import Deferral, FailureSummary, ItemEnd
-from ..core.states import DEFERS, Reason
+from ..core.messages.task_types import Deferral, FailureSummary, ItemEnd, LostInputs
+from ..core.states import DEFERS, LOSES_INPUTS, Reason
 from ..core.text import shown
 from ..serialization.pack import for_many, pack
 from ..storage.blobs import BlobWriter
 from .baseline import Baseline
 from .change_hooks import CHANGES
-from .current import Deferred
+from .current import Deferred, details_of
 from .failures import described
 from .sinks import SINK, Sink, WrittenByItem
 
@@ -40,6 +40,11 @@ YIELD_BYTES = 4 * 1024 * 1024
 ARGUMENT_CHARS = 60
 
 
+_OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
+    (Deferred, DEFERS),
+    (InputsLost, LOSES_INPUTS),
+    (TaskRejectError, Reason.REJECTED),
+)
 _SILENT = WrittenByItem("", "", [])
 _NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
 
@@ -66,12 +71,12 @@ class Known:
 
 
 class FailedItem(NamedTuple):
-    """An item that failed, rejected its engine, or is to run again later."""
+    """An item that failed, rejected its engine, has found its inputs lost, or is to run again later."""
 
     outcome: str
     summary: FailureSummary
     failure: FailureBody
-    detail: Deferral | None = None
+    detail: Deferral | LostInputs | None = None
 
 
 class ItemNames(NamedTuple):
@@ -174,10 +179,12 @@ class ChunkCalls:
         names: ItemNames,
         begin: Callable[[int, int], None],
         before_each: Sequence[Callable[[], None]] = (),
+        freeze: Callable[[int, BaseException], None] | None = None,
     ) -> None:
         """begin: is told which items begin: (first index, index behind the last).
 
         before_each: functions that are called before each item.
+        freeze: is called with the index and the error of the first item that fails, which ends the chunk.
         """
         self.known = known
         self.items = names.items
@@ -187,6 +194,9 @@ class ChunkCalls:
         self._star = names.star
         self._baseline = baseline
         self._begin = begin
+        self._freeze = freeze
+        self.frozen = False
+        """Whether an item has failed and ended the chunk: what it has left stays as it is."""
         self._began = time.perf_counter()
         self._item_s = 0.0
         """Seconds of an item, according to the last ones."""
@@ -225,7 +235,11 @@ class ChunkCalls:
         return told
 
     def is_over(self, sink: Sink | None) -> bool:
-        """Return whether the rest of the chunk is left to others: it takes long, or its values or texts are large."""
+        """Return whether the rest of the chunk is left to others: it takes long, its values or texts are large, or the
+        engine is frozen.
+        """
+        if self.frozen:
+            return True
         if self._bytes > YIELD_BYTES or (sink is not None and sink.is_half_full()):
             return bool(self.values)
         left_s = self._item_s * (len(self.items) - len(self.values))
@@ -282,7 +296,7 @@ class ChunkCalls:
         began = time.perf_counter()
         CHANGES.told = told
         try:
-            while len(values) < end and not changed:
+            while len(values) < end and not changed and not self.frozen:
                 try:
                     values.extend(calls)  # values that were computed before an error stay
                     self._baseline.disarm()
@@ -298,12 +312,12 @@ class ChunkCalls:
     def _failed(self, error: BaseException) -> None:
         kind = type(error)  # isinstance would ask the error itself, which may raise
         index = len(self.values)
-        detail = error.word if issubclass(kind, Deferred) and isinstance(error, Deferred) else None
-        outcome = (
-            DEFERS if detail is not None else Reason.REJECTED if issubclass(kind, TaskRejectError) else Reason.ERROR
-        )
+        outcome = next((word for base, word in _OUTCOMES if issubclass(kind, base)), Reason.ERROR)
         self._names.note_on(error, index)
-        self.failed[index] = FailedItem(outcome, *described(error), detail)
+        if self._freeze is not None and outcome == Reason.ERROR:
+            self._freeze(index, error)
+            self.frozen = True
+        self.failed[index] = FailedItem(outcome, *described(error), details_of(error, outcome))
         self.values.append(None)
 
     def refuse(self, index: int, error: Exception) -> None:
@@ -314,6 +328,8 @@ class ChunkCalls:
 
     def _look(self, began: float, count: int) -> None:
         """Restore the surroundings, and decide how many calls may run before the next examination."""
+        if self.frozen:
+            return
         run_s = time.perf_counter() - began
         known = self.known
         self._bytes += count * _size_of(self.values[-1])

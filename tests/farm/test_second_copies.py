@@ -102,4 +102,4 @@ def test_the_rules_of_second_copies(farm: Farm) -> None:
         job.second_copies = True
         assert job.idempotent
         with pytest.raises(TypeError, match="idempotent must be True or False"):
-            Task(work, args=(1,), idempotent="yes")
+            Task(work, args=(1,), idempotent="yes")  # type: ignore[arg-type]

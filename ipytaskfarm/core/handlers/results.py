@@ -62,6 +62,8 @@ def on_results(farm: SchedulerState, session: str, event: Results, now: Now, out
                 count_run(engine, assigned)
         if engine.recycling:
             after_run(farm, engine, ended, now, out)
+        if ended.frozen is not None:
+            farm.frozen.offered[engine.name] = ended.frozen
         task = farm.tasks.unfinished.get(ended.task)
         if task is not None and not second_copies.on_end(farm, task, engine, ended, now, out):
             continue

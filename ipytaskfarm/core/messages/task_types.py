@@ -66,6 +66,8 @@ class Rules(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The task is refused while another task with this key has not ended."""
     coroutine: bool = False
     """The task calls a coroutine function: an engine may run it beside others of its kind."""
+    freeze: bool = False
+    """An engine on which an attempt fails is frozen: it keeps the attempt's frames for a debugger."""
     idempotent: bool = False
     """A second copy of the task may run beside a slow one, and the first end counts."""
 
@@ -180,7 +182,7 @@ class ItemEnd(msgspec.Struct, frozen=True, array_like=True, gc=False):
     failure: FailureSummary | None = None
     body: bytes = b""
     """An encoded `ResultBody` of this item alone."""
-    detail: Deferral | None = None
+    detail: Deferral | LostInputs | None = None
 
 
 class ItemsEnded(msgspec.Struct, frozen=True, tag=True):
@@ -189,6 +191,20 @@ class ItemsEnded(msgspec.Struct, frozen=True, tag=True):
     done: int
     """So many items were called; the others were not begun."""
     told: list[ItemEnd] = []
+
+
+class FrozenRun(msgspec.Struct, frozen=True):
+    """The failed attempt of which a frozen engine keeps the frames."""
+
+    run: RunKey
+    task: int
+    """The task as people know it: of a chunk, the item that failed."""
+    error: str
+    """The type of the error, and the beginning of its text."""
+    place: str = ""
+    """See `FailureSummary.place`."""
+    used_s: float = 0.0
+    """When the attempt failed, or the last cell was run on the engine (wall clock of its node)."""
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -209,6 +225,8 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The engine's private memory after the run, if the run asked for it."""
     detail: Deferral | LostInputs | ItemsEnded | None = None
     """The details of outcome "deferred" or "inputs lost", and of a chunk."""
+    frozen: FrozenRun | None = None
+    """Set if the engine has frozen itself after this attempt: it keeps the frames, and runs nothing more."""
 
 
 class AttemptRow(msgspec.Struct, frozen=True, array_like=True):

@@ -31,6 +31,8 @@ class Wants(NamedTuple):
     """The index of the item that is run, of the chunk whose payload the task has."""
     concurrent: bool = False
     """See `core.messages.agent.Special.concurrent`."""
+    freeze: bool = False
+    """See `core.messages.agent.Special.freeze`."""
 
 
 ToRun: TypeAlias = tuple[int, int, str | None, float | None, int | None, str | None, bool, Wants | None]
@@ -170,13 +172,17 @@ class CacheResult(NamedTuple):
 
 
 class LoadExplanation(NamedTuple):
-    """Explain an ended task from the store, and answer question `n` with `Text`."""
+    """Explain an ended task, or an item of a map, from the store, and answer question `n` with `Text`."""
 
     session: str
     n: int
     id: int
     item: int | None = None
     """The silent item of the chunk `id` that is asked about."""
+    lines: list[str] | None = None
+    """What there is to say of a task that has not ended."""
+    more: tuple[str, ...] = ()
+    """Lines for people that the scheduler adds."""
 
 
 Load: TypeAlias = (
