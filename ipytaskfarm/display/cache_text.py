@@ -107,7 +107,7 @@ def _without_differences(report: CacheReport, nearest: CacheEntry) -> list[str]:
     return ["nothing differs: the entry was not there yet, or was removed for its damage"]
 
 
-class _Change(NamedTuple):
+class _PartChange(NamedTuple):
     part: KeyPart
     before: KeyPart | None
     gone: bool = False
@@ -137,7 +137,7 @@ def _argument_differences(now: dict[str, str], before: dict[str, str]) -> Iterat
             yield f"{label} is not given"
 
 
-def _changes(now: Sequence[KeyPart], before: Sequence[KeyPart]) -> Iterator[_Change]:
+def _changes(now: Sequence[KeyPart], before: Sequence[KeyPart]) -> Iterator[_PartChange]:
     old = _by_name(before)
     new = _by_name(now)
     for name, parts in new.items():
@@ -145,10 +145,10 @@ def _changes(now: Sequence[KeyPart], before: Sequence[KeyPart]) -> Iterator[_Cha
         known = {part.digest for part in earlier}
         for part in parts:
             if part.digest not in known:
-                yield _Change(part, earlier[0] if earlier else None)
+                yield _PartChange(part, earlier[0] if earlier else None)
     for name, parts in old.items():
         if name not in new:
-            yield from (_Change(part, None, gone=True) for part in parts)
+            yield from (_PartChange(part, None, gone=True) for part in parts)
 
 
 def _by_name(parts: Iterable[KeyPart]) -> dict[tuple[str, str], list[KeyPart]]:
@@ -158,7 +158,7 @@ def _by_name(parts: Iterable[KeyPart]) -> dict[tuple[str, str], list[KeyPart]]:
     return found
 
 
-def _is_reference(change: _Change) -> bool:
+def _is_reference(change: _PartChange) -> bool:
     """Return whether a part only names another part, which tells more."""
     return change.part.kind == "callable" or change.part.digest.startswith(_REFERENCES)
 
@@ -168,7 +168,7 @@ def _is_text(digest: str) -> bool:
     return len(digest) < 40
 
 
-def _sentence(change: _Change, function: str) -> str:
+def _sentence(change: _PartChange, function: str) -> str:
     part, before = change.part, change.before
     if part.kind in ("package", "python"):
         versions = f"{before.digest} → {part.digest}" if before is not None else part.digest

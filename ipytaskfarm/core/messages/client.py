@@ -379,13 +379,11 @@ Question: TypeAlias = (
     WatchTasks | FetchResults | ReadTask | AbortTasks | Clear | RetryTasks | QueueStatus | ListTasks | ExplainTasks
     | CheckTask | Stuck | Outputs | CommandOutputs | Stack | ReadQueueStatus
     | MarkTasksDone | MarkTasksFailed | PauseJobs | DrainNode | FindJobs | SendToTask | ReadTaskMessages | ProgressOf
-    | ReadHistory | ListRunning
-    | ListEngines | ListCommandQueues | FarmStatus | SetWanted | RemoveEngines | HoldFarm | CompactStore | StopFarm |
-    ReleaseFrozen |
-    SetSticky | ListSticky
+    | ReadHistory | ListRunning | ListCache | ForgetCache | ReadCacheKey
+    | ListEngines | ListCommandQueues | FarmStatus | SetWanted | RemoveEngines | HoldFarm | CompactStore | StopFarm
+    | ReleaseFrozen | SetSticky | ListSticky
     | ClearSticky | ListKept | ClearKept | RemoveAgents | AgentsEnded | ReloadKeys | ListConnections | ReadBlob
     | FollowFarm | ReadCauses | ReadTaskPage | ReadStretches | ReadTaskInput | WhyWaiting | ReadEngines | ReadJobs
-    | ListCache | ForgetCache | ReadCacheKey
 )  # fmt: skip
 
 
