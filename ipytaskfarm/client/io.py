@@ -43,6 +43,7 @@ from ..core.messages import (
     Watched,
     WatchTasks,
 )
+from ..core.messages.pages import parts
 from ..core.text import text_of
 from ..storage.blobs import TOUCH_S, Blobs, use
 from ..system.farm_paths import ConnectionInfo
@@ -57,10 +58,6 @@ NAP_S = 0.001
 
 WINDOW_BYTES = 16 * 1024 * 1024
 """Unacknowledged bytes above which nothing more is given to the link, because the link keeps a copy of them."""
-
-WATCH_IDS = 50_000
-"""Number of ids in one `WatchTasks`."""
-
 
 READER = "reader"
 """The role of a connection file that allows its user to read only."""
@@ -436,9 +433,8 @@ class IoThread:
         self._to_send.extend(self._watches(unaccepted, after=self.outbox.mark()))
 
     def _watches(self, wanted: set[int], after: int) -> Iterator[PendingQuestion]:
-        ids = sorted(wanted)
-        for at in range(0, len(ids), WATCH_IDS):
-            yield PendingQuestion(AskQuestion(self._next_number, WatchTasks(ids[at : at + WATCH_IDS])), after)
+        for question in parts(WatchTasks(sorted(wanted))) if wanted else ():
+            yield PendingQuestion(AskQuestion(self._next_number, question), after)
             self._next_number += 1
 
     def _fail(self, error: BaseException) -> None:

@@ -116,7 +116,7 @@ def test_a_job_has_tasks_until_all_are_cleared(store: Store) -> None:
     assert store.jobs_with_tasks(["a", "b", "never"]) == {"a", "b"}
     store.commit([s.SaveClear([1, 3])])
     assert store.jobs_with_tasks(["a", "b"]) == {"a"}
-    assert store.tasks_of_job("a") == [2]
+    assert store.tasks_of_job("a", -1, 10) == [s.TaskOfJob(2, 0, False, None)]
 
 
 def test_one_end_per_task(store: Store) -> None:

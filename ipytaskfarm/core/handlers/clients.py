@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from ..messages import (
@@ -19,6 +21,7 @@ from ..messages import (
     WatchTasks,
 )
 from ..messages.dependencies import Needs
+from ..messages.pages import ROWS_MAX, RetriedBefore
 from ..messages.task_types import FailureSummary, Final, Rules, RunKey
 from ..saves import SaveAccepted, SaveClear, SaveSeparate, SaveSetting
 from ..scheduler.clock import Now
@@ -26,6 +29,7 @@ from ..scheduler.decision import Decision, LoadFinals, LoadOriginals
 from ..scheduler.engine_shutdown import recall
 from ..scheduler.entries import TaskEntry
 from ..scheduler.events import Gone, Joined, Originals
+from ..scheduler.id_pages import ended_after
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES, Assigned
 from ..scheduler.task_ends import final_without_answer
@@ -236,12 +240,15 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
     """Forget ended tasks.  Their ids are not given again."""
     tasks, chunks, consumers = farm.tasks, farm.tasks.chunks, farm.graph.consumers
     items: dict[int, list[int]] = {}
+    end: int | None = None
     if question.ids is None:
-        needed_chunks = {task.part[0] for task in tasks.unfinished.values() if task.part is not None}
-        needed_chunks.update(chunk for source in consumers if (chunk := chunks.of(source)) is not None)
-        ids = [i for i in tasks.finals if i not in consumers and i not in tasks.kept and i not in needed_chunks]
-        items = {c: [i for i in chunks.ids(c) if i not in consumers] for c in needed_chunks if c in tasks.finals}
-        refusals = [*farm.tasks.refusals]
+        ended, end = ended_after(farm, question.after)
+        if len(ended) > ROWS_MAX:
+            ended, end = ended[:ROWS_MAX], ended[ROWS_MAX - 1]
+        needed_chunks = _needed_chunks(farm) if chunks.items else set()
+        ids = [i for i in ended if i not in consumers and i not in tasks.kept and i not in needed_chunks]
+        items = {c: [i for i in chunks.ids(c) if i not in consumers] for c in ended if c in needed_chunks}
+        refusals = [*farm.tasks.refusals] if question.after < 0 else []
         missing: list[int] = []
         unfinished: list[int] = []
         needed: list[int] = []
@@ -276,7 +283,14 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
     gone = [*ids, *refusals]
     if gone:
         out.saves.append(SaveClear(gone))
-    out.answer(session, n, Cleared(count, missing, unfinished, needed))
+    out.answer(session, n, Cleared(count, missing, unfinished, needed, end))
+
+
+def _needed_chunks(farm: SchedulerState) -> set[int]:
+    """Return the chunks of which an item runs again, or has a result that another task has yet to take."""
+    needed = {task.part[0] for task in farm.tasks.unfinished.values() if task.part is not None}
+    needed.update(chunk for source in farm.graph.consumers if (chunk := farm.tasks.chunks.of(source)) is not None)
+    return needed
 
 
 def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, now: Now, out: Decision) -> None:
@@ -304,7 +318,7 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
         why = lifecycle.full or "the farm is stopping"
         out.answer(session, n, Refusal("StoreFull" if lifecycle.full else "ConnectionError", why))
     elif ids:
-        out.loads.append(LoadOriginals(session, n, ids, missing, not_failed, chunks))
+        out.loads.append(LoadOriginals(session, n, ids, missing, not_failed, chunks, question.earlier))
     else:
         out.answer(session, n, Retried([], missing, not_failed))
 
@@ -317,20 +331,25 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
     block = farm.clients.ids.take(session, len(event.tasks), out)
     client = farm.clients.of(session)
     client.blocks.append(block)
-    pairs: list[tuple[int, int]] = []
+    pairs: dict[int, int] = {}
+    earlier = RetriedBefore(event.earlier)
+
+    def new_of(task_id: int) -> int:
+        return pairs[task_id] if task_id in pairs else earlier.new_of(task_id)
+
     for original in event.tasks:
         rules = original.rules or DEFAULT_RULES
         if rules.job is not None:
             revive_job(farm, rules.job, out)
         linked = Rules(**{**{f: getattr(rules, f) for f in rules.__struct_fields__}, "retry_of": original.id})
-        needs = _needs_again(farm, original.needs, dict(pairs)) if original.needs is not None else None
+        needs = _needs_again(farm, original.needs, new_of) if original.needs is not None else None
         again = msgspec.structs.replace(original, id=block.next, submitted_s=now.wall_s, rules=linked, needs=needs)
         block.next += 1
         task = accept(farm, again, session, linked, out)
-        pairs.append((original.id, again.id))
+        pairs[original.id] = again.id
         apply_rules(farm, task, now, out)
     out.saves.append(SaveAccepted(block.first, block.last))
-    reply = Retried(pairs, event.missing, event.not_failed)
+    reply = Retried([*pairs.items()], event.missing, event.not_failed)
     farm.clients.retried[f"{session} {event.n}"] = reply
     while len(farm.clients.retried) > _RETRIES_KEPT:
         del farm.clients.retried[next(iter(farm.clients.retried))]
@@ -338,10 +357,10 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
     out.answer(session, event.n, reply)
 
 
-def _needs_again(farm: SchedulerState, needs: Needs, pairs: dict[int, int]) -> Needs:
+def _needs_again(farm: SchedulerState, needs: Needs, new_of: Callable[[int], int]) -> Needs:
     """Return the needs of a retried task: tasks that are retried with it are replaced by their new ids."""
-    inputs = tuple((name, pairs.get(source, source)) for name, source in needs.inputs)
-    known = [pairs.get(i, i) for i in needs.after]
+    inputs = tuple((name, new_of(source)) for name, source in needs.inputs)
+    known = [new_of(i) for i in needs.after]
     after = tuple(i for i in known if i in farm.tasks.unfinished or i in farm.tasks.finals)  # a cleared task had ended
     return msgspec.structs.replace(needs, after=after, inputs=inputs)
 
