@@ -59,6 +59,10 @@ class ViewAnswers:
         self._bell: int | None = None
         self._thread: threading.Thread | None = None
 
+    def begin_epoch(self, farm: SchedulerState) -> None:
+        """Take the states of unfinished tasks from here: the state before was thrown away."""
+        self._farm = farm
+
     def fd(self) -> int | None:
         """Return a descriptor that is readable when there are answers; None before the first question."""
         return self._bell

@@ -185,6 +185,16 @@ class Store:
         assert self._count is not None
         self._count.committed(self.epoch, sync=True)
 
+    def begin_epoch(self) -> None:
+        """Raise the epoch within the life of one controller, which has thrown its state away."""
+        self._usable()
+        with self._transaction():
+            self._db.execute(rows.FORGET_AGENTS)
+            self._db.execute("UPDATE farm SET epoch = epoch + 1")
+        self.epoch += 1
+        assert self._count is not None
+        self._count.committed(self.epoch, sync=True)
+
     def _look_for_missing(self, epoch: int) -> int:
         """Compare the store with the count of its commits. Return the highest epoch that any of them knows."""
         recorded = read_count(count_file(self.path))

@@ -210,6 +210,17 @@ class Hub:
             self._incoming.hold(state.pool, session, 0)
             self._places.free(state.pool, session)
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Forget all sessions: their peers say hello again, and report what they hold, as to a new controller."""
+        self._epoch = epoch
+        # The caller may have closed some of its descriptors, and have opened others with the same numbers.
+        self._extra = watch(self._epoll, self._extra, set())
+        for session, state in list(self._states.items()):
+            connection = state.connection
+            self.forget(session)
+            if connection is not None:
+                self._answer(connection, WhoAreYou())
+
     def rekey(self, keys: FarmKeys) -> tuple[int, list[str]]:
         """Accept these peers' keys from now on, and no others. The controller's own key does not change.
 

@@ -220,6 +220,6 @@ def test_a_question_about_too_many_tasks_is_refused(kind: type) -> None:
 
 def test_runs_of_pairs() -> None:
     pairs = [(1, 101), (2, 102), (3, 104), (7, 105), (8, 106)]
-    earlier = pages.RetriedBefore(pages.runs_of(pairs))
+    earlier = pages.RetriedTasks(pages.runs_of(pairs))
     assert pages.runs_of(pairs) == [(1, 101, 2), (3, 104, 1), (7, 105, 2)]
     assert [earlier.new_of(i) for i in range(10)] == [0, 101, 102, 104, 4, 5, 6, 105, 106, 9]

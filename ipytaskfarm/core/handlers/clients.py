@@ -21,7 +21,7 @@ from ..messages import (
     WatchTasks,
 )
 from ..messages.dependencies import Needs
-from ..messages.pages import ROWS_MAX, RetriedBefore
+from ..messages.pages import ROWS_MAX, RetriedTasks
 from ..messages.task_types import FailureSummary, Final, Rules, RunKey
 from ..saves import SaveAccepted, SaveClear, SaveSeparate, SaveSetting
 from ..scheduler.clock import Now
@@ -332,7 +332,7 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
     client = farm.clients.of(session)
     client.blocks.append(block)
     pairs: dict[int, int] = {}
-    earlier = RetriedBefore(event.earlier)
+    earlier = RetriedTasks(event.earlier)
 
     def new_of(task_id: int) -> int:
         return pairs[task_id] if task_id in pairs else earlier.new_of(task_id)

@@ -56,11 +56,11 @@ def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now,
     if not fault and len(farm.requests.commands) >= COMMANDS_MAX:
         fault = f"{COMMANDS_MAX:,} commands wait for the answers of engines, the most of a farm: wait for some of them"
     if fault:
-        _refuse(session, event.n, NOBODY, "ValueError", fault, out)
+        refuse(session, event.n, NOBODY, "ValueError", fault, out)
         return
     visible = farm.engines.visible()
     if not visible:
-        _refuse(session, event.n, NOBODY, "NoEnginesRegistered", "the farm has no engines now", out)
+        refuse(session, event.n, NOBODY, "NoEnginesRegistered", "the farm has no engines now", out)
         return
     engines = visible
     if event.engines is not None:
@@ -68,7 +68,7 @@ def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now,
         unknown = [i for i in event.engines if i not in by_id]
         if unknown:
             text = f"there is no engine {unknown[0]}: the farm has {sorted(by_id)}"
-            _refuse(session, event.n, unknown[0], "InvalidEngineID", text, out)
+            refuse(session, event.n, unknown[0], "InvalidEngineID", text, out)
             return
         engines = [by_id[i] for i in dict.fromkeys(event.engines)]
     keeping = begin_keeping(farm, session, event, engines)
@@ -88,7 +88,8 @@ def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now,
         out.sends.append((session, CommandAnswer(event.n, NOBODY, True, ids)))
 
 
-def _refuse(session: str, n: int, engine_id: int, etype: str, text: str, out: Decision) -> None:
+def refuse(session: str, n: int, engine_id: int, etype: str, text: str, out: Decision) -> None:
+    """Answer a command with an error."""
     body = msgspec.msgpack.encode(FailureBody(etype, text))
     out.sends.append((session, CommandAnswer(n, engine_id, False, body)))
 
@@ -152,7 +153,7 @@ def fail_commands_of(farm: SchedulerState, engine: EngineEntry, how: str, output
         text = f"engine {engine.id} {how} before it answered {pending.verb!r}"
         if output:
             text += f"; its last output: {output}"
-        _refuse(pending.session, pending.n, engine.id, "EngineLost", text, out)
+        refuse(pending.session, pending.n, engine.id, "EngineLost", text, out)
 
 
 def on_command_queues(

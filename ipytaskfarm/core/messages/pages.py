@@ -146,7 +146,7 @@ def runs_of(pairs: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
     return runs
 
 
-class RetriedBefore:
+class RetriedTasks:
     """Looks ids up in the runs of `RetryTasks.earlier`."""
 
     def __init__(self, runs: Sequence[tuple[int, int, int]]) -> None:
