@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.handlers import commands
 from ipytaskfarm.core.scheduler import scheduler
 from ipytaskfarm.core.scheduler.failed_answers import AnswerFailed
 from tests.support.simulated_farm import farm_with_engines
@@ -19,13 +20,14 @@ def test_a_change_that_fails_is_told_from_an_answer_that_fails(monkeypatch: pyte
 
     for question in (m.QueueStatus, m.HoldFarm):
         monkeypatch.setitem(scheduler.QUESTIONS, question, fails)
-    monkeypatch.setattr(scheduler.commands, "on_command", fails)
+    monkeypatch.setattr(commands, "on_command", fails)
     reply = sim.ask(m.QueueStatus())
     assert isinstance(reply, m.Refusal)
     assert "half way" in reply.text
     now_s, failed = sim.now.mono_s, sim.scheduler.farm.failed_answers
     pauses = []
-    for n, event in enumerate((m.AskQuestion(1, m.HoldFarm()), m.SendCommand(2, None, "pull"))):
+    events: list[m.AskQuestion | m.SendCommand] = [m.AskQuestion(1, m.HoldFarm()), m.SendCommand(2, None, "pull")]
+    for n, event in enumerate(events):
         with pytest.raises(AnswerFailed, match="half way") as raised:
             sim.handle(event, "client")
         failed.note(raised.value, now_s)

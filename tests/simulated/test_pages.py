@@ -147,7 +147,8 @@ def test_jobs_come_in_pages_with_their_tasks(sim: SimFarm) -> None:
     ids: dict[str, list[int]] = {"a": [], "b": [], "c": [], "d": []}
     for number, task_id in enumerate(range(first, first + 40)):
         job = "abcd"[min(3, number // 2)]
-        sim.submit(task_id, Rules(job=job), jobs=[JobSpec(job, "same" if job > "b" else job, 40, float(ord(job)))])
+        name = "same" if job > "b" else job
+        sim.submit(task_id, Rules(job=job), jobs=[JobSpec(job, name, 40, opened_s=ord(job))])
         ids[job].append(task_id)
     reply = ask(m.FindJobs(None, True))
     assert isinstance(reply, tables.JobTable)
@@ -206,8 +207,7 @@ def test_tasks_that_are_retried_in_parts_need_one_another_as_before() -> None:
 def test_a_question_about_too_many_tasks_is_refused(kind: type) -> None:
     sim = farm_with_engines(0)
     ids = list(range(pages.IDS_MAX[kind] + 1))
-    given = {"seen": []} if kind is m.Outputs else {}
-    question = kind(ids, **given)
+    question = kind(ids)
     if kind is m.ReadHistory:
         assert pages.why_too_many(question)
         return

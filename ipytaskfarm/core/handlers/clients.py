@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 
 import msgspec
 
+from ..limits import COUNTS
 from ..messages import (
     Aborted,
     AbortTasks,
@@ -24,6 +26,7 @@ from ..messages.dependencies import Needs
 from ..messages.pages import ROWS_MAX, RetriedTasks
 from ..messages.task_types import FailureSummary, Final, Rules, RunKey
 from ..saves import SaveAccepted, SaveClear, SaveSeparate, SaveSetting
+from ..scheduler import task_messages
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadFinals, LoadOriginals
 from ..scheduler.engine_shutdown import recall
@@ -58,6 +61,8 @@ def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, ou
     client = farm.clients.by_session.pop(session, None)
     if client is None:
         return
+    farm.clients.watches -= len(client.watching)
+    task_messages.forget_readers(farm, session)
     for task_id in client.watching:
         watchers = farm.clients.watchers.get(task_id, [])
         if session in watchers:
@@ -69,8 +74,9 @@ def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, ou
         text = f"task {task_id} was never handed in: its client went away first"
         for watcher in farm.clients.watchers.pop(task_id):
             other = farm.clients.by_session.get(watcher)
-            if other is not None:
+            if other is not None and task_id in other.watching:
                 other.watching.discard(task_id)
+                farm.clients.watches -= 1
                 other.finals.append(refused(task_id, "IndexError", text))
                 farm.clients.to_tell[watcher] = other
     for key in [key for key in farm.requests.commands if key[0] == session]:
@@ -84,21 +90,47 @@ def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, ou
 def on_watch(farm: SchedulerState, session: str, n: int, question: WatchTasks, now: Now, out: Decision) -> None:
     """Tell this session when these tasks end. For tasks that have ended, tell it at once, without their results."""
     client = farm.clients.of(session)
-    unknown = []
+    unknown, ended = [], []
+    new: dict[int, None] = {}
     for task_id in question.ids:
         holder = farm.tasks.holder(task_id)
         if holder in farm.tasks.finals:
-            client.finals.append(_ended_before(farm, task_id, holder))
+            ended.append(_ended_before(farm, task_id, holder))
         elif task_id in farm.tasks.refusals:
-            client.finals.append(refused(task_id, *farm.tasks.refusals[task_id]))
+            ended.append(refused(task_id, *farm.tasks.refusals[task_id]))
         elif holder in farm.tasks.unfinished or farm.clients.will_submit(task_id):
-            if task_id not in client.watching:
-                client.watching.add(task_id)
-                farm.clients.watchers.setdefault(task_id, []).append(session)
+            # The client that handed a task in is told of its end in any case.
+            is_own = holder == task_id and _owner(farm, task_id) == session
+            if task_id not in client.watching and not is_own:
+                new[task_id] = None
         else:
             unknown.append(task_id)
+    if new and (refusal := _too_many_watches(farm, len(client.watching) + len(new), len(new))) is not None:
+        out.answer(session, n, refusal)
+        return
+    client.watching.update(new)
+    farm.clients.watches += len(new)
+    for task_id in new:
+        farm.clients.watchers.setdefault(task_id, []).append(session)
+    client.finals += ended
     farm.clients.to_tell[session] = client
     out.answer(session, n, Watched(unknown))
+
+
+def _too_many_watches(farm: SchedulerState, own: int, more: int) -> Refusal | None:
+    if own <= COUNTS.watches and farm.clients.watches + more <= COUNTS.watches_in_all:
+        return None
+    text = f"clients may watch {COUNTS.watches:,} tasks of others, and {COUNTS.watches_in_all:,} in all: wait for some"
+    return Refusal("TaskError", text)
+
+
+def _owner(farm: SchedulerState, task_id: int) -> str:
+    """Return the session that has handed a task in, or will."""
+    task = farm.tasks.unfinished.get(task_id)
+    if task is not None:
+        return task.session
+    block = farm.clients.ids.block_of(task_id)
+    return block.session if block is not None else ""
 
 
 def _ended_before(farm: SchedulerState, task_id: int, holder: int) -> Final:
@@ -191,16 +223,24 @@ def _abort_items(
         out.sends.append((engine.agent, interrupt_items))
 
 
-def abort_with_jobs(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """Abort the tasks of jobs that end with their first failure.  Called at the end of a turn."""
+def abort_with_jobs(farm: SchedulerState, most: int, now: Now, out: Decision) -> int:
+    """Abort the tasks of jobs that end with their first failure, and return how many.  Called at the end of a turn.
+
+    A job with more than `most` tasks stays in `to_abort`; it is there again after a restart too, as it has failed."""
     recalls: dict[str, list[RunKey]] = {}
-    for job_id in farm.jobs.to_abort:
+    count = 0
+    for job_id in list(farm.jobs.to_abort):
         job = farm.jobs.by_id[job_id]
-        for task_id in list(job.tasks):
+        aborted = list(islice(job.tasks, most - count)) if job.failed else []
+        for task_id in aborted:
             _abort_one(farm, farm.tasks.unfinished[task_id], True, Reason.JOB_ABORTED, job.failed, recalls, now, out)
+        count += len(aborted)
         out.saves.append(job.save())
-    farm.jobs.to_abort.clear()
+        if job.tasks and job.failed:
+            break
+        del farm.jobs.to_abort[job_id]
     _recall_all(farm, recalls, now, out)
+    return count
 
 
 def _recall_all(farm: SchedulerState, recalls: dict[str, list[RunKey]], now: Now, out: Decision) -> None:

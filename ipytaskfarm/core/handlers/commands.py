@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ..limits import COUNTS
 from ..messages import (
     ClearSticky,
     CommandAnswer,
@@ -40,8 +41,9 @@ from .replacements import begin_keeping, failure_in, keep_answered, omit_lost, t
 NOBODY = -1
 """The engine id of an answer that is about no engine in particular."""
 
-STACKS_KEPT = 10_000
-"""The number of stack queries that may wait for answers."""
+STACKS_KEPT = 100
+"""The number of stack queries of one client that may wait for answers."""
+STACKS_KEPT_IN_ALL = 10_000
 
 STARTUP = "startup"
 """The key of the farm's start-up code among the sticky commands."""
@@ -175,6 +177,12 @@ def on_command_queues(
 
 def on_set_sticky(farm: SchedulerState, session: str, n: int, question: SetSticky, now: Now, out: Decision) -> None:
     """Keep a command for all engines to come, and send it to engines that are being prepared."""
+    sticky = farm.requests.sticky
+    others = [len(entry.body) for key, entry in sticky.items() if key != question.key]
+    if len(others) >= COUNTS.sticky or sum(others) + len(question.body) > COUNTS.sticky_bytes:
+        text = f"a farm keeps {COUNTS.sticky:,} sticky commands of {COUNTS.sticky_bytes >> 20} MiB in all at most"
+        out.answer(session, n, Refusal("ValueError", f"{text}: clear some, or use a task environment"))
+        return
     entry = SaveSticky(question.key, question.verb, question.body, question.text)
     unchanged = farm.requests.sticky.get(question.key) == entry
     farm.requests.sticky[question.key] = entry
@@ -221,10 +229,15 @@ def on_stack(farm: SchedulerState, session: str, n: int, question: Stack, now: N
         etype = "ValueError" if task or question.id in farm.tasks.finals else "IndexError"
         out.answer(session, n, Refusal(etype, text))
         return
+    open_stacks = farm.requests.open_stacks
+    while open_stacks.by_session[session] >= STACKS_KEPT or open_stacks.total >= STACKS_KEPT_IN_ALL:
+        # Agents have not answered the oldest ones; those of a client that asks too much come first.
+        is_full = open_stacks.by_session[session] >= STACKS_KEPT
+        oldest = next(k for k, asked in farm.requests.stacks.items() if asked[0] == session or not is_full)
+        open_stacks.end(farm.requests.stacks.pop(oldest)[0])
     number = farm.number()
     farm.requests.stacks[number] = (session, n, engine.agent)
-    while len(farm.requests.stacks) > STACKS_KEPT:  # queries to agents that do not answer
-        del farm.requests.stacks[next(iter(farm.requests.stacks))]
+    open_stacks.begin(session)
     out.sends.append((engine.agent, StackQuery(number, engine.name)))
 
 
@@ -236,4 +249,5 @@ def on_stack_text(farm: SchedulerState, session: str, event: StackText, now: Now
     """Pass an engine's stack on to the client that asked."""
     asked = farm.requests.stacks.pop(event.n, None)
     if asked is not None:
+        farm.requests.open_stacks.end(asked[0])
         out.answer(asked[0], asked[1], TextReply(event.text))

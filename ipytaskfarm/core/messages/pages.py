@@ -49,7 +49,7 @@ IDS_MAX: dict[type, int] = {
     RetryTasks: 2_000,
     Clear: 5_000,
     ListTasks: 5_000,
-    Stuck: 10_000,
+    Stuck: 1_000,
     Outputs: 10_000,
     ProgressOf: 10_000,
     ListRunning: 10_000,

@@ -99,6 +99,8 @@ class ClientRegistry:
     ids: TaskIds = field(default_factory=TaskIds)
     watchers: dict[int, list[str]] = field(default_factory=dict)
     """Task -> sessions that watch it."""
+    watches: int = 0
+    """The sum of `ClientEntry.watching` over all clients."""
     to_tell: dict[str, ClientEntry] = field(default_factory=dict)
     """Clients that are told of ends or acceptances at the end of the turn."""
     retried: dict[str, Retried] = field(default_factory=dict)

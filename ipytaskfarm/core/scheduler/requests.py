@@ -9,6 +9,7 @@ from ..messages.task_types import Incarnation, RunKey
 from ..saves import DropKept, SaveKept, SaveSticky
 from .decision import Decision
 from .kept_commands import KeptOnEngine
+from .open_questions import OpenQuestions
 
 
 @dataclass(slots=True)
@@ -50,12 +51,15 @@ class EngineRequests:
     """Engine id -> commands that were done by hand on its engines."""
     stacks: dict[int, tuple[str, int, str]] = field(default_factory=dict)
     """Number of a stack query -> (session of the client, number of its question, session of the agent)."""
+    open_stacks: OpenQuestions = field(default_factory=OpenQuestions)
+    """The clients of `stacks`."""
     outputs: dict[int, tuple[str, Incarnation, RunKey, bool]] = field(default_factory=dict)
     """Number of a query about output -> (session of the client, engine, run, whether an empty answer is
     passed on too).
     """
-    outputs_asked: dict[tuple[str, Incarnation, RunKey], float] = field(default_factory=dict)
-    """(session of the client, engine, run) -> when (monotonic) the engine was asked for the run's output."""
+    outputs_asked: dict[tuple[str, Incarnation, RunKey], tuple[float, int]] = field(default_factory=dict)
+    """(session of the client, engine, run) -> when (monotonic) the engine was asked for the run's output last, and the
+    number of that query."""
 
     def forget_kept(self, ids: Iterable[int], out: Decision) -> None:
         """Forget the commands that were done by hand on the engines of these ids."""

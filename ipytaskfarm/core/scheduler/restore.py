@@ -70,7 +70,8 @@ def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings,
     farm.tasks.order.restore(in_order)
     farm.tasks.refusals = {task_id: (etype, text) for task_id, etype, text in snapshot.refusals}
     for saved in snapshot.jobs:
-        job = farm.jobs.by_id[saved.spec.id] = JobEntry(saved.spec, saved.session, saved.arrived)
+        job = JobEntry(saved.spec, saved.session, saved.arrived)
+        farm.jobs.add(job)
         job.failed, job.paused = saved.failed, saved.paused
         if saved.paused:
             farm.jobs.paused.add(saved.spec.id)

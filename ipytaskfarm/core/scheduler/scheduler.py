@@ -105,6 +105,8 @@ QUESTIONS: dict[type, Answerer] = {
 }
 
 
+ABORTED_AT_ONCE = 2_000
+"""How many tasks are aborted with their jobs in one turn."""
 READ_ONLY = (
     m.FetchResults, m.QueueStatus, m.ListTasks, m.ExplainTasks, m.Stuck, m.FindJobs, m.ProgressOf, m.ListRunning,
     m.ListEngines, m.ListCommandQueues, m.FarmStatus, m.ListSticky, m.ListKept,
@@ -310,9 +312,12 @@ def _settle(farm: SchedulerState, now: Now, out: Decision) -> None:
     """Do what follows from the events of the turn, before tasks are assigned."""
     if farm.lifecycle.stopping:
         lifecycle.look_for_the_end(farm, now, out)
-    while farm.graph.ended or farm.graph.ready_joins or farm.jobs.to_abort:
+    aborts_left = ABORTED_AT_ONCE
+    while farm.graph.ended or farm.graph.ready_joins or (farm.jobs.to_abort and aborts_left > 0):
         graph.settle(farm, now, out)
-        clients.abort_with_jobs(farm, now, out)
+        aborts_left -= clients.abort_with_jobs(farm, aborts_left, now, out)
+    if farm.jobs.to_abort:
+        farm.timers.set(now.mono_s, "aborts")
     if farm.jobs.perhaps_ended or farm.environments.perhaps_unused:
         settle_jobs(farm, now, out)
     if farm.nested_waits.over:
