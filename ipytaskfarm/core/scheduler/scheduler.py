@@ -105,6 +105,8 @@ QUESTIONS: dict[type, Answerer] = {
 }
 
 
+STORED = (m.SendToTask, m.SetSticky, m.MarkTasksDone)
+"""The questions with data of any size for the store: refused like new tasks while the disk has no room."""
 ABORTED_AT_ONCE = 2_000
 """How many tasks are aborted with their jobs in one turn."""
 READ_ONLY = (
@@ -128,6 +130,8 @@ def on_ask(farm: SchedulerState, session: str, event: m.AskQuestion, now: Now, o
     refusal = why_refused(question)
     if refusal is None and (why := farm.failed_answers.why_not(session, event.n, kind, now.mono_s)):
         refusal = m.Refusal("KernelError", why)
+    if refusal is None and farm.lifecycle.full is not None and isinstance(question, STORED):
+        refusal = m.Refusal("StoreFull", farm.lifecycle.full)
     if refusal is not None:
         out.answer(session, event.n, refusal)
         return
