@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import count
 
 import pytest
@@ -141,3 +142,35 @@ def test_a_large_job_is_aborted_over_several_turns(monkeypatch: pytest.MonkeyPat
         sim.advance(0.0)
     assert not sim.scheduler.farm.tasks.unfinished
     assert not sim.scheduler.farm.jobs.to_abort
+
+
+def test_clients_that_go_look_through_nothing_of_others(sim: SimFarm) -> None:
+    """Of 4,096 clients that go at once, each may not look through all watches and commands."""
+    looked_at = 0
+
+    class Looked(dict):  # type: ignore[type-arg]
+        def __iter__(self) -> Iterator[object]:
+            nonlocal looked_at
+            looked_at += 1
+            return super().__iter__()
+
+    farm = sim.scheduler.farm
+    assert not refused(sim, m.WatchTasks([0, 1, 2]), "b")
+    farm.clients.watchers = Looked(farm.clients.watchers)
+    farm.requests.commands = Looked(farm.requests.commands)
+    for number in range(10):
+        sim.join_client(f"x{number}")
+        sim.handle(Gone(number % 2 == 0), f"x{number}")
+    assert looked_at == 0
+
+
+def test_a_client_that_goes_takes_its_unused_ids_from_those_who_watch_them(sim: SimFarm) -> None:
+    block = sim.ids("c")
+    sim.submit(block.first, session="c")
+    assert not refused(sim, m.WatchTasks([block.first, block.first + 3]), "b")
+    sim.handle(Gone(False), "c")
+    (finals,) = [x for x in sim.told["b"] if isinstance(x, m.Finals)]
+    assert [(final.id, final.failure.etype if final.failure else "") for final in finals.finals] == [
+        (block.first + 3, "IndexError")
+    ]
+    assert sim.scheduler.farm.clients.watches == 1

@@ -27,6 +27,7 @@ from ..messages.pages import ROWS_MAX, RetriedTasks
 from ..messages.task_types import FailureSummary, Final, Rules, RunKey
 from ..saves import SaveAccepted, SaveClear, SaveSeparate, SaveSetting
 from ..scheduler import task_messages
+from ..scheduler.clients import ClientEntry
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadFinals, LoadOriginals
 from ..scheduler.engine_shutdown import recall
@@ -69,8 +70,7 @@ def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, ou
             watchers.remove(session)
             if not watchers:
                 del farm.clients.watchers[task_id]
-    unused = [block for block in client.blocks if block.next <= block.last]
-    for task_id in [i for i in farm.clients.watchers if any(b.next <= i <= b.last for b in unused)]:
+    for task_id in _watched_in_vain(farm, client):
         text = f"task {task_id} was never handed in: its client went away first"
         for watcher in farm.clients.watchers.pop(task_id):
             other = farm.clients.by_session.get(watcher)
@@ -79,12 +79,22 @@ def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, ou
                 farm.clients.watches -= 1
                 other.finals.append(refused(task_id, "IndexError", text))
                 farm.clients.to_tell[watcher] = other
-    for key in [key for key in farm.requests.commands if key[0] == session]:
-        del farm.requests.commands[key]
+    if session in farm.requests.open_commands.by_session:
+        for key in [key for key in farm.requests.commands if key[0] == session]:
+            farm.requests.end_command(key)
     if event.said and farm.lifecycle.full is None and not farm.lifecycle.stopping:  # else it may have lost tasks
         farm.clients.ids.take_back(session, out)
     farm.followers.leave(session)
     client_is_gone(farm, session, out)
+
+
+def _watched_in_vain(farm: SchedulerState, client: ClientEntry) -> list[int]:
+    """Return the watched ids of tasks that a client, which is gone, has not handed in."""
+    watchers = farm.clients.watchers
+    unused = [block for block in client.blocks if block.next <= block.last] if watchers else []
+    if sum(block.last - block.next for block in unused) < len(watchers):
+        return [i for block in unused for i in range(block.next, block.last + 1) if i in watchers]
+    return [i for i in watchers if any(block.next <= i <= block.last for block in unused)]
 
 
 def on_watch(farm: SchedulerState, session: str, n: int, question: WatchTasks, now: Now, out: Decision) -> None:

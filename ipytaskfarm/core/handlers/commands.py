@@ -80,9 +80,8 @@ def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now,
             engine.ran_commands or event.verb != PROFILE
         )  # profiling leaves nothing on an engine that a replacement would lack
         key = (session, event.n, engine.name)
-        farm.requests.commands[key] = PendingCommand(
-            session, event.n, engine.name, event.verb, event.text, keeping, checkpoint
-        )
+        pending = PendingCommand(session, event.n, engine.name, event.verb, event.text, keeping, checkpoint)
+        farm.requests.begin_command(key, pending)
         out.sends.append((engine.agent, EngineCommand(engine.name, session, event.n, event.verb, event.body)))
     if event.engines is None:
         # The engines that will answer, so that the client knows how many answers to expect.
@@ -105,7 +104,7 @@ def on_command_done(farm: SchedulerState, session: str, event: CommandDone, now:
         elif engine is not None:
             _prepared(farm, engine, event, now, out)
         return
-    pending = farm.requests.commands.pop((event.session, event.n, event.engine), None)
+    pending = farm.requests.end_command((event.session, event.n, event.engine))
     if pending is None or engine is None:
         return
     if pending.checkpoint and event.ok:
@@ -150,7 +149,8 @@ def fail_commands_of(farm: SchedulerState, engine: EngineEntry, how: str, output
     """
     lost = [key for key in farm.requests.commands if key[2] == engine.name]
     for key in lost:
-        pending = farm.requests.commands.pop(key)
+        pending = farm.requests.end_command(key)
+        assert pending is not None
         omit_lost(farm, engine, pending, out)
         text = f"engine {engine.id} {how} before it answered {pending.verb!r}"
         if output:

@@ -54,7 +54,7 @@ def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings,
     farm.clients.retried = _decode_retried(str(snapshot.settings.get(RETRIED) or "{}"))
     for first, last, accepted, session in snapshot.blocks:
         block = Block(first, last, accepted + 1, session)
-        farm.clients.ids.blocks.append(block)
+        farm.clients.ids.add(block)
         if session:
             farm.clients.by_session.setdefault(session, ClientEntry(session)).blocks.append(block)
     _restore_chunks(farm, snapshot)
