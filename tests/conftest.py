@@ -5,8 +5,10 @@ No test sees the user's farms, Jupyter configuration or IPython profile, and the
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ import hypothesis
 import psutil
 import pytest
 
-from tests.support.polling import eventually
+from tests.support.polling import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
     from ipytaskfarm import Farm, MultiEngineClient, TaskClient
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("house", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("house")
 
+DONT_WRITE = pytest.StashKey[bool]()
 FARM_FIXTURES = frozenset({"farm", "tc", "mec"})
 
 
@@ -167,7 +170,7 @@ def _describe(processes: Iterable[psutil.Process]) -> str:
     return "\n".join(lines)
 
 
-def assert_nothing_left(dirs: Dirs, timeout_s: float = 10.0) -> None:
+def assert_nothing_left(dirs: Dirs, timeout_s: float = DEADLINE_S) -> None:
     """No process, socket folder or temporary farm of this world is left, or will be gone within `timeout_s`.
 
     Processes that stay are ended before the complaint, by pid: they must not spoil the tests that follow.
@@ -259,6 +262,23 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
     gate = Gate(tmp_path / "gate")
     yield gate
     gate.open()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile what tests start in hundreds of processes, and let pytest keep the test modules that it compiles.
+
+    Where PYTHONDONTWRITEBYTECODE is set, each process would compile the package anew, which is half of the CPU time of
+    a farm's start.  The variable stays as it is for the tests themselves: they rewrite modules within a second.
+    """
+    if not hasattr(config, "workerinput"):
+        for folder in ("ipytaskfarm", "tests/support"):
+            compileall.compile_dir(config.rootpath / folder, quiet=2)
+    config.stash[DONT_WRITE] = sys.dont_write_bytecode
+    sys.dont_write_bytecode = False
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    sys.dont_write_bytecode = session.config.stash[DONT_WRITE]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -501,7 +501,7 @@ class EngineProcesses:
 def _how(how: Exit) -> str:
     if how.signal is not None:
         return f"signal {how.signal} ({signal.Signals(how.signal).name})"
-    return "nobody knows how" if how.exit_code is None else f"exit code {how.exit_code}"
+    return "it is not known how" if how.exit_code is None else f"exit code {how.exit_code}"
 
 
 def last_words(path: Path) -> tuple[str, str]:

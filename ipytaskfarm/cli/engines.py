@@ -17,8 +17,8 @@ class Engines(JsonCommand):
     name = "engines"
     arguments = "list | add [N] | remove ID…"
     description = """
-Lists the engines of a farm, starts N more (default 1), or ends the named ones: those finish the task that they run
-first. What is asked for here holds over crashes and restarts of the controller.
+Lists the engines of a farm, starts N more (default: 1), or ends the named ones after the tasks that they run. A
+changed number of engines survives crashes and restarts of the controller.
 """
     examples = """
         ipytaskfarm engines list
@@ -35,7 +35,7 @@ first. What is asked for here holds over crashes and restarts of the controller.
             return self._add()
         if what == "remove":
             return self._remove()
-        raise UsageError(f"{what!r} is none of list, add and remove")
+        raise UsageError(f"{what!r} is not one of list, add and remove")
 
     def _list(self) -> int:
         if self.extra_args:

@@ -33,9 +33,7 @@ def find_job(questioner: Questioner, wanted: str) -> tables.JobRow:
     """
     rows = jobs_of(questioner, wanted, tasks=True)
     if not rows:
-        raise IndexError(
-            f"there is no job {wanted!r} (never handed in, or removed): `ipytaskfarm jobs` shows what there is"
-        )
+        raise IndexError(f"there is no job {wanted!r} (never submitted, or removed): `ipytaskfarm jobs` lists them")
     return rows[-1]
 
 
@@ -80,8 +78,8 @@ class Jobs(JsonCommand):
 
     name = "jobs"
     description = """
-Lists the jobs of a farm, of every client, the latest last; or shows one, by its name or id, with its tasks. A job is
-gone when all its tasks were removed.
+Lists the jobs of all clients of a farm, the latest last; or shows one job, by name or id, with its tasks. A job
+disappears when all its tasks have been removed.
 """
     arguments = "[NAME]"
     examples = """

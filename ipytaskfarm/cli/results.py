@@ -30,8 +30,8 @@ class Result(JsonCommand):
 
     name = "result"
     description = """
-Shows the result of a task: the value of a function, or the names that code has pulled; of a failed task the traceback,
-on standard error. Exit code 1 if the task has failed, or has not ended.
+Shows the result of a task: the value of a function, or the names that code has pulled. For a failed task it prints the
+traceback on standard error. Exit code 1 means that the task has failed, or has not ended.
 """
     arguments = "ID"
     examples = """
@@ -40,10 +40,10 @@ on standard error. Exit code 1 if the task has failed, or has not ended.
         ipytaskfarm result 73 --json
     """
     wait = Bool(False, help="wait for the end of the task").tag(config=True)
-    output = Bool(False, help="show what the task printed, too").tag(config=True)
+    output = Bool(False, help="also show what the task printed").tag(config=True)
     flags: Any = switches(
         ("wait", "Result.wait", True, "wait for the end of the task"),
-        ("output", "Result.output", True, "show what the task printed, too"),
+        ("output", "Result.output", True, "also show what the task printed"),
         JSON,
     )
 
@@ -129,15 +129,15 @@ class Failures(JsonCommand):
 
     name = "failures"
     description = """
-Shows the tasks that failed, in groups of one error at one place, the largest group last, with one traceback each on
-request. Exit code 0 whether there are any or not.
+Shows the failed tasks, grouped by error and place, the largest group last. With --traceback it shows one traceback per
+group. The exit code is 0 whether or not tasks have failed.
 """
     arguments = "[ID…]"
     examples = """
         ipytaskfarm failures
         ipytaskfarm failures --job primes --traceback
     """
-    job = Unicode("", help="of this job alone: its name (the latest of that name), or its id").tag(
+    job = Unicode("", help="only tasks of this job: its name (the latest of that name), or its id").tag(
         config=True, metavar="NAME"
     )
     traceback = Bool(False, help="show the traceback of one task of each group").tag(config=True)
@@ -193,16 +193,18 @@ class Debug(Command):
 
     name = "debug"
     description = """
-Runs a failed task in this terminal, with the function, the arguments and the environment that it had, and opens the
-debugger where it fails. Modules are imported as Python finds them here, so start it where your code can be imported.
+Runs a failed task in this terminal, with its function, arguments and environment, and opens the debugger where it
+fails. Modules are imported as Python finds them here, so start the command where your code can be imported.
 """
     arguments = "ID"
     examples = """
         ipytaskfarm debug 73
         ipytaskfarm debug 73 --frames
     """
-    frames = Bool(False, help="run nothing; open the frames that came with the failure").tag(config=True)
-    flags: Any = switches(("frames", "Debug.frames", True, "run nothing; open the frames that came with the failure"))
+    frames = Bool(False, help="do not run the task; open the frames that came with its failure").tag(config=True)
+    flags: Any = switches(
+        ("frames", "Debug.frames", True, "do not run the task; open the frames that came with its failure")
+    )
 
     def carry_out(self) -> int:
         ids = self.number_arguments("task")

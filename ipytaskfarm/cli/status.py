@@ -67,7 +67,7 @@ class Tasks(JsonCommand):
     """``ipytaskfarm tasks``"""
 
     name = "tasks"
-    description = "Shows a table of tasks, in order of their ids: the last 100 unless asked for more."
+    description = "Shows a table of tasks, ordered by id: the last 100, or more with --last."
     arguments = "[ID…]"
     examples = """
         ipytaskfarm tasks --state failed
@@ -82,7 +82,7 @@ class Tasks(JsonCommand):
     job = Unicode("", help="only tasks of this job: its name (the latest of that name), or its id").tag(
         config=True, metavar="NAME"
     )
-    last = Int(100, max=2**63 - 1, help="how many of the last ones to show; 0: all").tag(config=True, metavar="N")
+    last = Int(100, max=2**63 - 1, help="show the last N tasks; 0: all of them").tag(config=True, metavar="N")
 
     aliases: Any = values(
         ("state", "Tasks.state"), ("name", "Tasks.named"), ("job", "Tasks.job"), ("last", "Tasks.last")
@@ -104,8 +104,8 @@ class Tasks(JsonCommand):
             printing.print_table(task_table(reply.rows, omitted=reply.omitted, more="--last 0 shows all"))
         if reply.unknown:
             raise IndexError(
-                f"there is no task {', '.join(map(str, reply.unknown))} (never handed in, or removed):"
-                " `ipytaskfarm tasks` shows what there is"
+                f"there is no task {', '.join(map(str, reply.unknown))} (never submitted, or removed):"
+                " `ipytaskfarm tasks` lists them"
             )
         return OK
 
@@ -114,7 +114,7 @@ class Explain(JsonCommand):
     """``ipytaskfarm explain``"""
 
     name = "explain"
-    description = "Says where a task is and why: its attempts, and for a waiting one what each engine lacks."
+    description = "Explains the state of a task: its attempts and, if it waits, why no engine runs it."
     arguments = "ID"
     examples = "ipytaskfarm explain 73"
 

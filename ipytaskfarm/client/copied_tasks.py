@@ -1,4 +1,4 @@
-"""Turn the controller's copy of a task back into the `Task` that was handed in."""
+"""Turn the controller's copy of a task back into the `Task` that was submitted."""
 
 from __future__ import annotations
 

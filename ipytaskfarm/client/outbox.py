@@ -113,7 +113,7 @@ class Outbox:
         self.want_ids = False
         self._waiting_blocks.append((block.first, block.last))
 
-    def was_handed_in(self, task_id: int) -> bool:
+    def was_submitted(self, task_id: int) -> bool:
         """Return whether this session submitted a task with this id."""
         if self._block <= task_id <= self.last_id:
             return task_id < self.next_id
@@ -124,14 +124,14 @@ class Outbox:
         in_block = self.next_id <= task_id <= self.last_id
         return in_block or any(first <= task_id <= last for first, last in self._waiting_blocks)
 
-    # Handing in
+    # Submitting
 
     def add(self, packed: Packed, submitted_s: float, job: JobSpec | None = None, needs: Needs | None = None) -> int:
         """Queue a task under the next id, and return this id.  `has_id` must have returned True.
 
         Args:
             packed: the task; a chunk's items take as many ids more, and the block must have them.
-            submitted_s: when it is handed in.
+            submitted_s: when it is submitted.
             job: the job to which it belongs.
             needs: its dependencies, which count in the place of those in `packed`.
         """

@@ -1,4 +1,4 @@
-"""Checks of what a client hands in, and refusals of it."""
+"""Checks of what a client submits, and refusals of it."""
 
 from __future__ import annotations
 
@@ -21,4 +21,4 @@ def refusal_because(why: str) -> errors.TaskFarmError:
     """Return the reason why nothing is accepted now as an error."""
     if "stopping" in why:
         return errors.FarmNotRunning(why)
-    return errors.StoreFull(f"{why}; what was handed in is kept here and sent again")
+    return errors.StoreFull(f"{why}; what was submitted is kept here and sent again")

@@ -178,7 +178,7 @@ class TaskClient:
             block = _whether_to_block(task, block)
         if task.__class__ is not StringTask and not isinstance(task, Task):
             task = as_task(task)
-        new_id = self._session.hand_in(pack_task(task, self._session.blobs, farm=self.farm))
+        new_id = self._session.submit(pack_task(task, self._session.blobs, farm=self.farm))
         if task.unique is not None:
             new_id = self._only_one(new_id, task.on_duplicate)
         return self.get_task_result(new_id, block=True) if block else new_id
@@ -619,11 +619,11 @@ class TaskClient:
         return Text(with_cells(self._session.ask_for(m.Stack(task_id(taskid, self.farm)), m.TextReply).text))
 
     def fetch_task(self, taskid: int) -> Task:
-        """Return a task as it was handed in, also by another client or an earlier session: edit it, run it again.
+        """Return a task as it was submitted, also by another client or an earlier session: edit it, run it again.
 
         Results of other tasks among its arguments stay `Ref` objects.  Of an item of a map, it is a task for this item.
 
-        Raises IndexError for a task that was never handed in, or has been cleared.
+        Raises IndexError for a task that was never submitted, or has been cleared.
         """
         return task_of(self._copy(taskid))
 
@@ -806,7 +806,7 @@ class TaskClient:
         from 0.  An item's error bears a note, ``item 37 of 60: f(x=0.3)``.  ``tc.job(name).retry_failed()`` runs the
         failed items again, and ``tc.job(name).results()`` returns the values then.
 
-        All items are handed in at once.  Ctrl-C (the stop button) ends the wait, not the map.  The values stay on the
+        All items are submitted at once.  Ctrl-C (the stop button) ends the wait, not the map.  The values stay on the
         farm until they are cleared.  Raises ValueError for unequal lengths, or none at all.
         """
         check_map(function, sequences)
@@ -822,7 +822,7 @@ class TaskClient:
     ) -> Iterator[T]:  # fmt: skip
         """Yield the values of `map` in order, each as soon as it has come.  Arguments: see `map`.
 
-        Iterables are read only a little ahead (they may be endless): as many items are handed in as keep the engines
+        Iterables are read only a little ahead (they may be endless): as many items are submitted as keep the engines
         busy, some tens of milliseconds of work for each.  An error is raised in its turn.  What was yielded is cleared
         on the farm.  After an error, or when the caller leaves early, waiting tasks never run, running ones end, and no
         result is kept.

@@ -668,7 +668,7 @@ def as_task(thing: Any) -> Task:
     if isinstance(thing, str):
         hint = f"; code goes into a Task: Task({shown(thing, 40)})"
     elif isinstance(thing, (list, tuple, set, Generator)):
-        hint = "; hand in one after the other, [tc.run(task) for task in tasks], or together, as the tasks of a job"
+        hint = "; submit one after the other, [tc.run(task) for task in tasks], or together, as the tasks of a job"
     else:
         hint = f": {shown(thing, 40)}; give the function itself, not what it returns: submit(f, 2), Task(f, args=(2,))"
     raise TypeError(f"{expected}, not {type(thing).__name__}{hint}")

@@ -85,7 +85,7 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
 
 
 def _originals(store: StoreReader, load: LoadOriginals) -> list[Submission]:
-    """Return tasks as they were handed in; silent items as tasks that run one item of their chunk."""
+    """Return tasks as they were submitted; silent items as tasks that run one item of their chunk."""
     found = {task.id: task for task in store.original([load.chunks.get(i, i) for i in load.ids])}
     tasks = []
     for task_id in load.ids:

@@ -10,8 +10,11 @@ An engine's incarnation names its agent's session, and the session names the age
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
+from itertools import compress
 from math import isfinite
+from operator import attrgetter, is_not
 from typing import Any, TypeAlias
 
 import msgspec
@@ -447,32 +450,76 @@ def _why_not_storable(value: object) -> str:
         return "" if INT_MIN <= value <= INT_MAX else "a number in it is beyond 64 bits"  # type: ignore[operator]
     if kind is float:
         return "" if isfinite(value) else "a number in it is not finite"  # type: ignore[arg-type]
-    parts: Iterable[object]
-    if isinstance(value, list | tuple):
-        # Of thousands of ids, two are sufficient.
-        parts = [min(value), max(value)] if set(map(type, value)) == {int} else value
-    elif isinstance(value, msgspec.Struct):
-        parts = [part for name in value.__struct_fields__ if type(part := getattr(value, name)) not in _ALWAYS_STORABLE]
-    elif isinstance(value, dict):
-        parts = [*value, *value.values()]
-    else:
+    if kind in _ALWAYS_STORABLE:
         return ""
-    why = next(filter(None, map(_why_not_storable, parts)), "")
-    return why or (_why_meaningless(value) if isinstance(value, msgspec.Struct) else "")
-
-
-def _why_meaningless(value: msgspec.Struct) -> str:
-    if isinstance(value, Asks):
-        is_known = value.placement is None or value.placement in PLACEMENTS
-        return "" if is_known else f"its placement is none of {', '.join(PLACEMENTS)}"
-    if isinstance(value, Condition):
-        several = value.op in ("in", "not in")
-        is_sound = value.op in OPERATORS and several is isinstance(value.value, tuple)
-        return "" if is_sound else "a condition in it has no such operator"
-    if isinstance(value, Needs):
-        return "" if value.if_failed in IF_FAILED else f"its if_failed is none of {', '.join(IF_FAILED)}"
-    if isinstance(value, Rules | Recycle | Environment):
-        durations = [getattr(value, name) for name in value.__struct_fields__ if name.endswith("_s")]
-        is_sound = all(0.0 <= each <= SECONDS_MAX for each in durations if isinstance(each, int | float))
-        return "" if is_sound else f"a duration in it is not between 0 and {SECONDS_MAX:.0e} seconds"
+    if isinstance(value, msgspec.Struct):
+        return _why_struct_not_storable(value)
+    parts: Iterable[object] = ()
+    if isinstance(value, (list, tuple)):
+        # Of thousands of ids, two are sufficient.
+        parts = (min(value), max(value)) if len(value) > 2 and set(map(type, value)) == {int} else value
+    elif isinstance(value, dict):
+        parts = (*value, *value.values())
+    for part in parts:
+        if why := _why_not_storable(part):
+            return why
     return ""
+
+
+Given: TypeAlias = list[tuple[str, object]]
+"""The fields of a message that are not defaults, by name."""
+_Read: TypeAlias = Callable[[object], tuple[object, ...]]
+
+
+@functools.cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[_Read, tuple[str, ...], tuple[object, ...]]:
+    """Return what reads all fields of a message at once, the fields' names and their defaults."""
+    names = kind.__struct_fields__
+    defaults = kind.__struct_defaults__
+    # With two names or more `attrgetter` returns a tuple.
+    read = attrgetter(*names) if len(names) > 1 else lambda value: tuple(getattr(value, name) for name in names)
+    return read, names, (msgspec.NODEFAULT,) * (len(names) - len(defaults)) + defaults
+
+
+def _why_struct_not_storable(value: msgspec.Struct) -> str:
+    """Check the fields that are not defaults. Of a task's rules most are, so these are left out at C speed."""
+    read, names, defaults = _fields(type(value))
+    values = read(value)
+    given: Given = list(compress(zip(names, values, strict=True), map(is_not, values, defaults)))
+    for _, part in given:
+        if type(part) not in _ALWAYS_STORABLE and (why := _why_not_storable(part)):
+            return why
+    meaning = _MEANINGS.get(type(value))
+    return "" if meaning is None else meaning(value, given)
+
+
+def _wrong_placement(asks: Asks, given: Given) -> str:
+    is_known = asks.placement is None or asks.placement in PLACEMENTS
+    return "" if is_known else f"its placement is not one of {', '.join(PLACEMENTS)}"
+
+
+def _wrong_operator(condition: Condition, given: Given) -> str:
+    several = condition.op in ("in", "not in")
+    is_sound = condition.op in OPERATORS and several is isinstance(condition.value, tuple)
+    return "" if is_sound else "a condition in it has no such operator"
+
+
+def _wrong_if_failed(needs: Needs, given: Given) -> str:
+    return "" if needs.if_failed in IF_FAILED else f"its if_failed is not one of {', '.join(IF_FAILED)}"
+
+
+def _wrong_duration(value: object, given: Given) -> str:
+    durations = [part for name, part in given if name.endswith("_s") and isinstance(part, (int, float))]
+    is_sound = all(0.0 <= each <= SECONDS_MAX for each in durations)
+    return "" if is_sound else f"a duration in it is not between 0 and {SECONDS_MAX:.0e} seconds"
+
+
+_MEANINGS: dict[type, Callable[[Any, Given], str]] = {
+    Asks: _wrong_placement,
+    Condition: _wrong_operator,
+    Needs: _wrong_if_failed,
+    Rules: _wrong_duration,
+    Recycle: _wrong_duration,
+    Environment: _wrong_duration,
+}
+"""Type of a part of a message -> what returns why its values have no meaning; "" if they have one."""

@@ -75,12 +75,12 @@ def _remove(client: TaskClient, asked: ActionArguments) -> int:
 
 def _pause(client: TaskClient, asked: ActionArguments) -> None:
     client.pause(asked.options.job)
-    print(f"{_held(client, asked)} is paused; what runs goes on")
+    print(f"{_held(client, asked)} is paused; running tasks continue")
 
 
 def _resume(client: TaskClient, asked: ActionArguments) -> None:
     client.resume(asked.options.job)
-    print(f"{_held(client, asked)} goes on")
+    print(f"{_held(client, asked)} is resumed")
 
 
 def _held(client: TaskClient, asked: ActionArguments) -> str:
@@ -89,13 +89,13 @@ def _held(client: TaskClient, asked: ActionArguments) -> str:
 
 def _drain(client: TaskClient, asked: ActionArguments) -> None:
     agents = client.drain(asked.words, on=not asked.options.off)
-    what = "goes on" if asked.options.off else "drained; what runs there comes to its end"
+    what = "gets tasks again" if asked.options.off else "drained; running tasks continue to their end"
     print(f"{', '.join(safe(word, CELL_MAX) for word in asked.words)}: {what}" if agents else _nobody_there(client))
 
 
 def _nobody_there(client: TaskClient) -> str:
     there = ", ".join(safe(node.name, CELL_MAX) for node in client.snapshot())
-    return f"nothing of the farm is there now (nodes: {there}); it is remembered until `%task drain … --off`"
+    return f"no agent of the farm has this name now (nodes: {there}); the drain is kept until `%task drain … --off`"
 
 
 def _history(client: TaskClient, asked: ActionArguments) -> Any:

@@ -1,4 +1,5 @@
-"""Reducers for values of the standard library that `pickle` refuses, or that the other side has itself.
+"""Reducers for values of the standard library (and one of pydantic) that `pickle` refuses, or that the other side has
+itself.
 
 `pickler` contains the pickler, and takes functions and classes apart. This module adds to its tables.
 """
@@ -19,7 +20,7 @@ from typing import Any
 
 from . import rebuild as build, rebuild_values as values
 from .module_origin import Travel, travel
-from .pickler import BASES, REDUCERS, Pickler, Reduced, by_member, reduce_method
+from .pickler import BASES, KINDS, REDUCERS, Pickler, Reduced, by_member, reduce_method
 
 _STREAMS = ("stdout", "stderr", "stdin", "__stdout__", "__stderr__", "__stdin__")
 _PARTS = ("buffer",)
@@ -230,6 +231,19 @@ REDUCERS.update(
         abc.abstractproperty: _reduce_property,
     }
 )
+
+
+def _of_name_resolver(kind: type) -> Any:
+    """Find the reducer for the resolver of names that `pydantic.validate_call` keeps in its functions.
+
+    It holds the globals of the module or notebook, whatever is in them. It is used up when the function's schema is
+    built, so an empty one travels.
+    """
+    named = (kind.__module__, kind.__name__) == ("pydantic._internal._namespace_utils", "NsResolver")
+    return (lambda pickler, found: (kind, ())) if named else None
+
+
+KINDS.append(_of_name_resolver)
 BASES.update(
     {
         vars(io)["IOBase"].__base__: _reduce_stream,

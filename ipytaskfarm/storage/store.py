@@ -442,7 +442,7 @@ class Store:
         return [(id, payload, function) for id, payload, function in rows.in_order(ids, self._rows(rows.WORK, ids))]
 
     def original(self, ids: Sequence[int]) -> list[Submission]:
-        """Return these tasks, ended ones too, as they were handed in, but without the time."""
+        """Return these tasks, ended ones too, as they were submitted, but without the time."""
         read_rules = rows.RulesReader()
         found = rows.in_order(ids, self._rows(rows.ORIGINALS, ids))
         return [

@@ -249,7 +249,7 @@ class SteppedFarm:
         needs: Needs | None = None,
         items: int = 0,
     ) -> None:
-        """Hand in a task.  items: it is a chunk of a map with so many items, which have the ids after its own."""
+        """Submit a task.  items: it is a chunk of a map with so many items, which have the ids after its own."""
         asks = rules.asks if rules is not None else None
         needed = [rules.depend if rules else None, asks.identity if asks else None, asks.locality if asks else None]
         functions = [Function(digest, b"code") for digest in needed if digest is not None]

@@ -27,7 +27,7 @@ from ipytaskfarm.view.pages import Delta, DeltaLog
 LINGER_S = 60.0
 """How long the connection is kept without a page."""
 SILENCE_S = 5.0
-"""A follower that hears nothing for so long asks anew: its session was silent, and was dropped."""
+"""A follower that hears nothing for so long asks again: its session was silent, and was dropped."""
 RETRY_S = 2.0
 ENGINES_EVERY_S, MANY_ENGINES_EVERY_S = 1.0, 2.0
 ENGINES_SHOWN = 100
@@ -170,7 +170,7 @@ class FarmFeed:
             self._on_new_epoch(questioner.epoch)
 
     def _on_new_epoch(self, epoch: int) -> None:
-        """Begin anew: another controller, perhaps of another farm, has everything from its store."""
+        """Begin again: another controller, perhaps of another farm, has everything from its store."""
         if self._epoch:
             self._begin_picture()
         self._epoch, self._follows = epoch, False

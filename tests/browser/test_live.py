@@ -154,7 +154,7 @@ def test_a_reader_sees_no_actions_and_a_group_can_be_tried_again(browser: Browse
         assert other.get_by_role("button", name="Pause").count() == 0
     page.locator(".tf-cause-head", has_text="KeyError").click()
     page.get_by_role("button", name="Try 5 tasks again").click()
-    seen(page, ".tf-notices", "5 tasks handed in again")
+    seen(page, ".tf-notices", "5 tasks submitted again")
     seen(page, ".tf-cause:has-text('KeyError') .tf-number", "10")
 
 

@@ -73,7 +73,7 @@ def server(world: Dirs, farm: Farm) -> Iterator[WebPage]:
         yield found
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 @pytest.fixture(scope="module")

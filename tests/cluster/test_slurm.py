@@ -20,12 +20,11 @@ from tests.conftest import Dirs
 from tests.farm.test_farm import background_farm, command
 from tests.support.far import farm_state
 from tests.support.farms import Gate, engines, outcomes, until_engines, until_running
-from tests.support.polling import eventually
+from tests.support.polling import DEADLINE_S, eventually
 from tests.support.slurm import NODES, Cluster, slurm_cluster
 
-pytestmark = [pytest.mark.farm, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.farm, pytest.mark.slow]
 
-DEADLINE_S = 60.0
 WHOLE_NODE = {"cpus": "2"}
 TASKS = 1000
 CODE = """

@@ -245,7 +245,7 @@ def test_the_farm_the_command_and_the_magic(
 
 def test_the_controller_dies_in_between(farm_dirs: Dirs) -> None:
     with background_farm("-n", "2") as home, MultiEngineClient() as mec, TaskClient() as tc:
-        tc.await_engines(2)
+        tc.await_engines(2, connect_timeout=DEADLINE_S)
         mec.push({"offset": 5, "large": np.arange(100_000.0)})
         mec.execute("made = float(large.sum()) + id")
         mec.checkpoint()

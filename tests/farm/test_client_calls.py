@@ -199,7 +199,7 @@ def test_clear(fake: FakeController, tc: TaskClient) -> None:
         tc.get_task_result(1)
 
 
-def test_retry_counts_as_handed_in(fake: FakeController, tc: TaskClient) -> None:
+def test_retry_counts_as_submitted(fake: FakeController, tc: TaskClient) -> None:
     fake.respond = lambda task: final(task.id, Reason.ERROR, b"")
     tc.barrier(tc.run(Task("1/0")))
     fake.submitted[9000] = Submission(9000, b"", 0.0)

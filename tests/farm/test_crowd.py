@@ -25,7 +25,7 @@ from tests.support.flood import ATTACKS, Flood, paused_tasks
 from tests.support.hostile import controller_pid
 from tests.support.polling import eventually
 
-pytestmark = [pytest.mark.farm, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.farm
 
 ANSWER_S = 1.0
 UNDER_ATTACK_S = 2.0

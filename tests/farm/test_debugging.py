@@ -238,7 +238,7 @@ def test_a_task_that_is_not_there(tc: TaskClient) -> None:
     gone = tc.run(Task(int))
     tc.barrier([gone])
     tc.clear([gone])
-    with pytest.raises(IndexError, match=f"no task {gone}: it was never handed in, or has been cleared"):
+    with pytest.raises(IndexError, match=f"no task {gone}: it was never submitted, or has been cleared"):
         tc.debug(gone)
 
 

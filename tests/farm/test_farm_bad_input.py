@@ -81,7 +81,7 @@ def test_a_stale_connection_file_is_recognised_and_the_keys_stay(farm_dirs: Dirs
         for kind in ("supervisor", "controller", "agent-0"):
             os.kill(pid_of(home, kind), signal.SIGKILL)
         path = farm_paths.connection_path("default")
-        eventually(lambda: farm_paths.is_stale(farm_paths.read_connection_file(path)), 10.0)
+        eventually(lambda: farm_paths.is_stale(farm_paths.read_connection_file(path)))
         with pytest.raises(errors.FarmNotRunning, match="ipytaskfarm start"):
             TaskClient(timeout=5)
         assert command("start", "--daemonize", "-n", "1").returncode == 0

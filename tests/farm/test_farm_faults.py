@@ -19,7 +19,7 @@ from ipytaskfarm.client.io import GONE_S
 from ipytaskfarm.deployment.home import Home
 from tests.conftest import Dirs
 from tests.farm.test_farm import background_farm, command, pid_of
-from tests.farm.test_farm_restart import assert_all_there, hand_in, ran, recorded, under_way
+from tests.farm.test_farm_restart import assert_all_there, ran, recorded, submit, under_way
 from tests.support.farms import DEADLINE_S, Gate, incarnations, until_engines, until_running
 from tests.support.polling import eventually
 
@@ -40,13 +40,12 @@ def test_a_second_controller_on_the_store_is_refused_by_name(farm_dirs: Dirs) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
 def test_a_controller_that_is_away_for_long(farm_dirs: Dirs, tmp_path: Path) -> None:
     """The absence is longer than any client waits for an answer: engines finish their tasks, and the
     barrier continues.
     """
     with background_farm("-n", "2") as home, TaskClient() as tc:
-        ids = hand_in(tc, tmp_path / "ledger")
+        ids = submit(tc, tmp_path / "ledger")
         tc.flush(timeout=DEADLINE_S)
         eventually(under_way(tmp_path / "ledger"), DEADLINE_S)
         for kind in ("supervisor", "controller"):

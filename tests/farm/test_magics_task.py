@@ -63,7 +63,7 @@ def test_what_it_shows_is_shown(shell: Shell) -> None:
 def test_a_task_that_is_not_waited_for_gives_a_handle(shell: Shell, gate: Gate) -> None:
     cell = shell.ok(f"%%task --pull a -o h\n{gate.code}a = 7")
     handle = shell["h"]
-    assert f"task {handle.id}: handed in" in cell.out
+    assert f"task {handle.id}: submitted" in cell.out
     assert not handle.done()
     assert handle.status in ("scheduled", "running")
     gate.open()
@@ -271,7 +271,7 @@ def test_each_action_is_documented_and_explained(shell: Shell) -> None:
         ("%task job a b", "one job at a time"),
         ("%task drain", "which nodes"),
         ("%task abort 9-3", "write 3-9"),
-        ("%task history --since yesterday", "'yesterday' is no time"),
+        ("%task history --since yesterday", "'yesterday' is not a time"),
         ("%task history --last many", "invalid int"),
     ],
 )

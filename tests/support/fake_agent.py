@@ -88,7 +88,7 @@ class FakeAgent:
         body = json.dumps(request).encode()
         self.control.sendall(_LENGTH.pack(len(body)) + body)
 
-    def wait_zygote(self, wanted: Callable[[dict[str, Any]], bool], timeout_s: float = 30.0) -> dict[str, Any]:
+    def wait_zygote(self, wanted: Callable[[dict[str, Any]], bool], timeout_s: float = 60.0) -> dict[str, Any]:
         """The next (or an earlier, not yet taken) message of the zygote that is wanted."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -109,7 +109,7 @@ class FakeAgent:
                 self.said.append(json.loads(self._buffer[_LENGTH.size : end]))
                 self._buffer = self._buffer[end:]
 
-    def exited(self, engine: FakeEngine, timeout_s: float = 10.0) -> dict[str, Any]:
+    def exited(self, engine: FakeEngine, timeout_s: float = 60.0) -> dict[str, Any]:
         """Return how that engine ended."""
         return self.wait_zygote(
             lambda message: message["op"] == "exited" and message["engine"] == engine.name, timeout_s
@@ -126,7 +126,7 @@ class FakeAgent:
     def close(self) -> None:
         try:
             self.ask_zygote(op="quit")
-            self.zygote.wait(10)
+            self.zygote.wait(60)
         except (BrokenPipeError, subprocess.TimeoutExpired):
             self.zygote.kill()
             self.zygote.wait()
@@ -181,7 +181,7 @@ class FakeEngine:
         while self.agent.lane._by_engine[self.name].stream.has_output:
             self.agent.pump(0.05)
 
-    def wait(self, kind: type[T], timeout_s: float = 30.0) -> T:
+    def wait(self, kind: type[T], timeout_s: float = 60.0) -> T:
         """The next message of that kind."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -217,7 +217,7 @@ class FakeEngine:
                 self.results[ended.task, ended.attempt] = ended
             self.recorder.release(records[-1].cursor)
 
-    def ended(self, key: tuple[int, int], timeout_s: float = 20.0) -> Ended:
+    def ended(self, key: tuple[int, int], timeout_s: float = 60.0) -> Ended:
         """Wait for a run's end, woken by the bell."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -236,12 +236,21 @@ class FakeEngine:
         (key,) = self.hand(StringWork(code, pull, packed, **more))
         return Outcome(self.ended(key))
 
-    def interrupt(self, key: tuple[int, int], cause: int, timeout_s: float = 10.0) -> Ended:
-        """Interrupt like an agent: request it, and send a signal every 20 ms until the run has ended."""
-        self.recorder.want(key, cause)
+    def interrupt(
+        self, key: tuple[int, int], cause: int, timeout_s: float = 60.0, again_s: float | None = None
+    ) -> Ended:
+        """Interrupt like an agent: request it, and send a signal every 20 ms until it was delivered.
+
+        `again_s` is for code that may swallow an interruption: after each such time the request is made again.
+        """
         deadline = time.monotonic() + timeout_s
+        asked = float("-inf")
         while key not in self.results:
-            assert time.monotonic() < deadline, f"not interrupted: {self.output.read_text()}"
+            now = time.monotonic()
+            assert now < deadline, f"not interrupted: {self.output.read_text()}"
+            if now - asked > (again_s or timeout_s):
+                self.recorder.want(key, cause)
+                asked = now
             if not self.recorder.was_delivered():
                 os.kill(self.pid, signal.SIGRTMIN + 5)
             select.select([self.agent.bell.fileno()], [], [], 0.02)
@@ -249,7 +258,7 @@ class FakeEngine:
             self.collect()
         return self.results[key]
 
-    def wait_running(self, key: tuple[int, int], timeout_s: float = 10.0) -> None:
+    def wait_running(self, key: tuple[int, int], timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while True:
             current = self.recorder.current()

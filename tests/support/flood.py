@@ -235,7 +235,7 @@ def block_of(session: RawSession) -> range:
 
 
 def paused_tasks(flood: Flood, count: int) -> range:
-    """Hand in tasks of a job that is paused, and return their ids."""
+    """Submit tasks of a job that is paused, and return their ids."""
     session = flood.session("filler")
     ids = block_of(session)[:count]
     job = [JobSpec("paused", "paused", count)]

@@ -135,7 +135,7 @@ class Intruder:
                 seen.add(zmq.Event(int.from_bytes(monitor.recv_multipart()[0][:2], "little")).name or "")
             return bool(seen & {"DISCONNECTED", "CLOSED"})
 
-        eventually(closed, 20.0)
+        eventually(closed)
         assert not sock.poll(0)
         sock.disable_monitor()
         monitor.close(0)

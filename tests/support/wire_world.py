@@ -26,7 +26,7 @@ from ipytaskfarm.transport.hub import Hub
 from ipytaskfarm.transport.keys import FarmKeys, KeyPair, make_farm_keys
 from ipytaskfarm.transport.peer import Link, LinkEvent, ReceivedMessage
 from ipytaskfarm.transport.peer_events import Incoming, Peer
-from tests.support.polling import eventually
+from tests.support.polling import DEADLINE_S, eventually
 
 T = TypeVar("T")
 
@@ -220,7 +220,7 @@ class World:
         if self.committing:
             self.hub.flush(self.now())
 
-    def until(self, predicate: Callable[[], T], timeout_s: float = 10.0, *, pace_s: float = 0.0) -> T:
+    def until(self, predicate: Callable[[], T], timeout_s: float = DEADLINE_S, *, pace_s: float = 0.0) -> T:
         """Run turns until a condition holds; pace_s: seconds that pass in each turn while no link connects."""
         patient_until = 0.0
 

@@ -56,8 +56,8 @@ async def value_of(manager: AsyncKernelManager, expression: str) -> str:
     client = manager.client()
     client.start_channels()
     try:
-        await client.wait_for_ready(timeout=20)
-        reply = await client.execute("", user_expressions={"value": expression}, reply=True, timeout=20)
+        await client.wait_for_ready(timeout=60)
+        reply = await client.execute("", user_expressions={"value": expression}, reply=True, timeout=60)
         return str(reply["content"]["user_expressions"]["value"]["data"]["text/plain"])
     finally:
         client.stop_channels()

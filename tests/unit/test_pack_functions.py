@@ -7,6 +7,7 @@ import math
 import sys
 import textwrap
 import threading
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -309,4 +310,22 @@ def test_a_function_that_pydantic_validates_travels(peer: Peer, notebook: Notebo
         @pydantic.validate_call(validate_return=True)
         def f(x: int) -> int: return x + K
     """)
+    assert peer.call(notebook["f"], "4") == 7
+
+
+def test_what_else_is_in_a_notebook_stays_there_when_pydantic_keeps_its_globals(
+    peer: Peer, notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pydantic")
+    main = types.ModuleType("__main__")
+    vars(main).update(notebook.names, lock=threading.Lock(), large=b"x" * 1_000_000)
+    notebook.names = vars(main)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    notebook.run("""
+        import pydantic
+        K = 3
+        @pydantic.validate_call
+        def f(x: "int") -> int: return x + K
+    """)
+    assert len(pack(notebook["f"])) < 10_000
     assert peer.call(notebook["f"], "4") == 7

@@ -436,7 +436,7 @@ def test_packing_that_takes_long_says_what_it_packs(
 
     class Slow:
         def __reduce__(self) -> tuple[Any, ...]:
-            eventually(heard, 10.0)
+            eventually(heard)
             return int, ()
 
     notebook.names["value"] = Slow()

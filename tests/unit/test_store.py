@@ -25,6 +25,7 @@ from ipytaskfarm.storage.backup import needed_blobs
 from ipytaskfarm.storage.blobs import Blobs, blobs_folder
 from ipytaskfarm.storage.store import Store
 from tests.support.store_model import Model, all_turns, attempt, final, sql, task
+from tests.support.thorough import some
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def store(path: Path) -> Iterator[Store]:
     opened.close()
 
 
-@settings(max_examples=80)
+@settings(max_examples=some(25, 80))
 @given(all_turns)
 def test_any_saves_are_there_after_a_restart(tmp_path_factory: pytest.TempPathFactory, turns: list[Any]) -> None:
     path = tmp_path_factory.mktemp("any") / "store.sqlite"

@@ -71,7 +71,7 @@ def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, ou
             if not watchers:
                 del farm.clients.watchers[task_id]
     for task_id in _watched_in_vain(farm, client):
-        text = f"task {task_id} was never handed in: its client went away first"
+        text = f"task {task_id} was never submitted: its client went away first"
         for watcher in farm.clients.watchers.pop(task_id):
             other = farm.clients.by_session.get(watcher)
             if other is not None and task_id in other.watching:
@@ -89,7 +89,7 @@ def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, ou
 
 
 def _watched_in_vain(farm: SchedulerState, client: ClientEntry) -> list[int]:
-    """Return the watched ids of tasks that a client, which is gone, has not handed in."""
+    """Return the watched ids of tasks that a client, which is gone, has not submitted."""
     watchers = farm.clients.watchers
     unused = [block for block in client.blocks if block.next <= block.last] if watchers else []
     if sum(block.last - block.next for block in unused) < len(watchers):
@@ -344,7 +344,7 @@ def _needed_chunks(farm: SchedulerState) -> set[int]:
 
 
 def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, now: Now, out: Decision) -> None:
-    """Run failed tasks once more, as they were handed in, from the store.
+    """Run failed tasks once more, as they were submitted, from the store.
 
     A client repeats its question, under the same number, when the controller died before it could answer."""
     lifecycle = farm.lifecycle

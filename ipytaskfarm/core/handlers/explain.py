@@ -35,7 +35,7 @@ def on_explain(farm: SchedulerState, session: str, n: int, question: ExplainTask
     elif question.id in farm.tasks.refusals:
         out.answer(session, n, TextReply("refused: " + farm.tasks.refusals[question.id][1]))
     else:
-        text = f"there is no task {question.id}: it was never handed in, or has been cleared"
+        text = f"there is no task {question.id}: it was never submitted, or has been cleared"
         out.answer(session, n, Refusal("IndexError", text))
 
 

@@ -52,7 +52,7 @@ def on_agents_ended(farm: SchedulerState, session: str, n: int, question: Agents
 def _leave(farm: SchedulerState, agent: AgentEntry, why: str, within_s: float | None, now: Now, out: Decision) -> None:
     if not agent.leaving:
         agent.leaving = True
-        agent.excluded = f"{why}: what runs there comes to its end, and nothing more is started"
+        agent.excluded = f"{why}: running tasks continue to their end, and no further ones start"
         out.notes.append(f"agent {agent.name or agent.session} on {agent.node} leaves: {why}")
     for engine in list(agent.engines.values()):
         recall(farm, engine, engine.runs_ahead(), now, out)

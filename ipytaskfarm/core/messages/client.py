@@ -45,7 +45,7 @@ from .view import (
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
-    """Tasks that are handed in; the ids ascend within each block."""
+    """Tasks that are submitted; the ids ascend within each block."""
 
     tasks: list[Submission]
     functions: list[Function] = []
@@ -69,7 +69,7 @@ class FetchResults(msgspec.Struct, frozen=True, tag="Fetch"):
 
 
 class ReadTask(msgspec.Struct, frozen=True, tag=True):
-    """Question: a task as it was handed in, with its code and its inputs.  Answer: `TaskCopy`."""
+    """Question: a task as it was submitted, with its code and its inputs.  Answer: `TaskCopy`."""
 
     id: int
 
@@ -92,7 +92,7 @@ class Clear(msgspec.Struct, frozen=True, tag=True):
 
 
 class RetryTasks(msgspec.Struct, frozen=True, tag="Retry"):
-    """Question: hand in these failed tasks again, as new ones linked to them. Answer: `Retried`.
+    """Question: submit these failed tasks again, as new ones linked to them. Answer: `Retried`.
 
     failed_only=False: also those that succeeded.
     """
@@ -442,7 +442,7 @@ class Full(msgspec.Struct, frozen=True, tag=True):
 
 
 class Finals(msgspec.Struct, frozen=True, tag=True):
-    """Tasks that have ended: those that this session handed in or watches."""
+    """Tasks that have ended: those that this session submitted or watches."""
 
     finals: list[Final]
 
@@ -477,7 +477,7 @@ class Fetched(msgspec.Struct, frozen=True, tag=True):
 
 
 class TaskCopy(msgspec.Struct, frozen=True, tag=True):
-    """A task as it was handed in: all that a client needs to run it itself."""
+    """A task as it was submitted: all that a client needs to run it itself."""
 
     task: Submission
     functions: list[Function] = []

@@ -73,7 +73,7 @@ class JobSpec(msgspec.Struct, frozen=True):
     id: str
     name: str
     total: int
-    """The job has ended when this number of its tasks has been handed in and has ended."""
+    """The job has ended when this number of its tasks has been submitted and has ended."""
     environment: str | None = None
     """Identity of the job's default environment, which it uses as long as it has not ended."""
     recycle: Recycle | None = None
@@ -84,7 +84,7 @@ class JobSpec(msgspec.Struct, frozen=True):
     unique: str | None = None
     """The job's tasks are refused while another job with this key has not ended."""
     opened_s: float = 0.0
-    """When the job was first handed in."""
+    """When the job was first submitted."""
     is_map: bool = False
     """Whether its tasks are the items of a map, in the order of acceptance."""
 
@@ -115,7 +115,7 @@ class Submission(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Packed(msgspec.Struct, frozen=True):
-    """A task that can be handed in; it gets its id later."""
+    """A task that can be submitted; it gets its id later."""
 
     payload: bytes
     function: str | None = None

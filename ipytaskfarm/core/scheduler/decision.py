@@ -88,7 +88,7 @@ class LoadTable(NamedTuple):
 
 
 class LoadOriginals(NamedTuple):
-    """Read these tasks as they were handed in. The result is the event `events.Originals`."""
+    """Read these tasks as they were submitted. The result is the event `events.Originals`."""
 
     session: str
     n: int

@@ -29,7 +29,7 @@ class JobEntry:
 
     @property
     def complete(self) -> bool:
-        """Return whether all the job's tasks were handed in and have ended."""
+        """Return whether all the job's tasks were submitted and have ended."""
         return self.unfinished == 0 and self.arrived >= self.spec.total
 
     def save(self) -> SaveJob:
@@ -63,7 +63,7 @@ class JobRegistry:
             self.of_unique.setdefault(job.spec.unique, {})[job.spec.id] = job
 
     def forget(self, job: JobEntry) -> None:
-        """Forget a job of which no task was handed in."""
+        """Forget a job of which no task was submitted."""
         del self.by_id[job.spec.id]
         for table, key in ((self.of_session, job.session), (self.of_unique, job.spec.unique)):
             if key is not None and (jobs := table.get(key)) is not None:

@@ -18,6 +18,7 @@ export function socketTransport({ socketUrl, act }) {
   let sleeping = false;
   let over = false;
   let asked = 0;
+  let messages = 0;
   const waiting = new Map();
   const transport = { control: false, live: true };
 
@@ -33,17 +34,23 @@ export function socketTransport({ socketUrl, act }) {
     const own = socket;
     own.onopen = () => own.send(JSON.stringify({ type: "hello", picture: name, number }));
     own.onmessage = (event) => socket === own && hear(JSON.parse(event.data));
-    own.onclose = (event) => {
-      if (socket !== own) return;
-      socket = null;
-      failAll("the connection was lost");
-      if (sleeping || over) return;
-      listener({ type: "line", state: "lost", text: "No connection to the server. Trying again." });
-      timer = setTimeout(connect, Math.min(10000, 300 * 2 ** tries++));
-    };
+    own.onclose = () => drop(own);
+  }
+
+  // Without a network a browser may take minutes to close a socket, or never notice that it is dead.  So a socket is given
+  // up at once when it is found closing, and when nothing at all came through it while a question waited for its answer.
+  function drop(own) {
+    if (socket !== own) return;
+    socket = null;
+    own.close();
+    failAll("the connection was lost");
+    if (sleeping || over) return;
+    listener({ type: "line", state: "lost", text: "No connection to the server. Trying again." });
+    timer = setTimeout(connect, Math.min(10000, 300 * 2 ** tries++));
   }
 
   function hear(said) {
+    messages++;
     if (said.type === "answer") {
       const { resolve, reject } = waiting.get(said.n) || {};
       waiting.delete(said.n);
@@ -72,14 +79,20 @@ export function socketTransport({ socketUrl, act }) {
   }
 
   function send(message) {
-    if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
-    else throw new Error("there is no connection");
+    if (socket && socket.readyState > WebSocket.OPEN) drop(socket);
+    if (!socket || socket.readyState !== WebSocket.OPEN) throw new Error("there is no connection");
+    socket.send(JSON.stringify(message));
   }
 
   transport.ask = (what, args) =>
     new Promise((resolve, reject) => {
       const n = ++asked;
-      const giveUp = setTimeout(() => { waiting.delete(n); reject(new Error("the server does not answer")); }, ASK_MS);
+      const [asking, before] = [socket, messages];
+      const giveUp = setTimeout(() => {
+        waiting.delete(n);
+        reject(new Error("the server does not answer"));
+        if (asking && messages === before) drop(asking);
+      }, ASK_MS);
       const over = (then) => (value) => { clearTimeout(giveUp); then(value); };
       waiting.set(n, { resolve: over(resolve), reject: over(reject) });
       try { send({ type: "ask", n, what, arguments: args }); }

@@ -18,7 +18,8 @@ export function Tasks({ model }) {
   const [error, setError] = useState("");
   const [text, setText] = useState(filter.text);
   const asked = useRef(0);
-  const set = (change) => { model.filter.value = { ...filter, ...change }; };
+  const sent = useRef(filter.text);
+  const set = (change) => { model.filter.value = { ...model.filter.value, ...change }; };
   const before = pages[pages.length - 1];
 
   const look = async () => {
@@ -36,7 +37,11 @@ export function Tasks({ model }) {
       }
     } catch (problem) { if (own === asked.current) setError(problem.message); }
   };
-  useEffect(() => { setPages([null]); setText(filter.text); }, [filter]);
+  useEffect(() => {
+    setPages([null]);
+    // A text that came from this field is left alone: while it was on its way, more may have been typed.
+    if (filter.text !== sent.current) { sent.current = filter.text; setText(filter.text); }
+  }, [filter]);
   useEffect(() => { look(); return () => { asked.current++; }; }, [filter, before]);
   useEffect(() => { // while the first page is shown it follows the farm
     if (!model.transport.live || before !== null) return undefined;
@@ -45,9 +50,9 @@ export function Tasks({ model }) {
   }, [filter, before]);
   useEffect(() => {
     if (text === filter.text) return undefined;
-    const timer = setTimeout(() => set({ text }), 200);
+    const timer = setTimeout(() => { sent.current = text; set({ text }); }, 200);
     return () => clearTimeout(timer);
-  }, [text]);
+  }, [text, filter.text]);
 
   const now = model.now.value;
   const chips = [];
