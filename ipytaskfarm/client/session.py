@@ -448,7 +448,7 @@ class Session:
     ) -> bool:
         """Wait for an event that the IO thread sets; return False after the deadline.  Raises if the session fails."""
         if not event.is_set():
-            self.io.ring()
+            self.io.hurry()
         while True:
             left = TICK_S if deadline is None else min(TICK_S, max(0.0, deadline - time.monotonic()))
             if event.wait(left) and self.fatal is None:

@@ -297,7 +297,7 @@ def commands(flood: Flood) -> None:
 
 def pages_of_everything(flood: Flood) -> None:
     """Each question about all tasks, again and again, from several sessions."""
-    questions = [
+    questions: list[m.Question] = [
         m.ListTasks(), m.ListTasks(last=2**62), m.ListTasks(name="no such name", last=1), m.QueueStatus(True),
         m.FindJobs(tasks=True), m.ReadHistory(last=2**62), m.FetchResults(list(range(1000))),
         m.ListTasks(state="failed", last=1),
@@ -347,7 +347,7 @@ def waits_for_messages(flood: Flood) -> None:
 
     def again() -> None:
         for _ in range(20):
-            questions = [m.ReadTaskMessages(task_id), m.CheckTask(None)] * 50
+            questions: list[m.Question] = [m.ReadTaskMessages(task_id), m.CheckTask(None)] * 50
             questions += [m.SendToTask(task_id, [b"x" * 1000], f"{next(numbers)}:1") for _ in range(100)]
             session.messages(ask(next(numbers), question) for question in questions)
 

@@ -360,8 +360,8 @@ def test_waiting_bytes_are_counted_until_their_packet_is_begun() -> None:
 def test_a_costly_question_leaves_less_of_the_turn_for_others() -> None:
     """Whether its cost is in the question itself or in its answer after the turn."""
     shares = TurnShares()
-    for session in ("a", "b", "c"):
-        shares.wait(session, session, True)
+    for name in ("a", "b", "c"):
+        shares.wait(name, name, True)
     shares.begin()
     first = shares.pop()
     assert first is not None
