@@ -325,21 +325,24 @@ class Hub:
         """
         awake_s = self._patience.look(now_s)
         dirty, self._dirty = self._dirty, {}
+        waited: dict[str, HubSession] = {}
         if now_s >= self._lazy_until_s:
-            dirty.update(self._lazy)
-            self._lazy.clear()
+            waited, self._lazy = self._lazy, {}
             self._lazy_until_s = math.inf
-            states = list(dirty.values())
-        else:
-            states = self._those_that_cannot_wait(dirty.values(), now_s)
-        for state in states:
+        for state in self._those_that_cannot_wait(dirty.values(), waited, now_s):
             if not self._flush_one(state, awake_s):
                 self._dirty[state.peer.session] = state
 
-    def _those_that_cannot_wait(self, states: Iterable[HubSession], now_s: float) -> list[HubSession]:
-        """Return the sessions to flush now, agents first: on the way of a task, its hand-out is longer than its end."""
-        now: list[HubSession] = []
+    def _those_that_cannot_wait(
+        self, states: Iterable[HubSession], waited: dict[str, HubSession], now_s: float
+    ) -> list[HubSession]:
+        """Return the sessions to flush now, agents first: on the way of a task, its hand-out is longer than its end.
+
+        `waited`: those that have waited long enough."""
+        now = list(waited.values())
         for state in states:
+            if state.peer.session in waited:
+                continue
             if state.is_urgent or state.welcome is not None or state.beat_due:
                 self._lazy.pop(state.peer.session, None)
                 now.append(state)
