@@ -21,6 +21,15 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeAlias, TypeVar
 
+from ipytaskfarm.adapters.call_chunks import (
+    BACKLOG,
+    LEAST_CALLS,
+    CallChunk,
+    GatheredCalls,
+    KnownFunction,
+    KnownFunctions,
+    may_share,
+)
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.task_types import Final
 from ipytaskfarm.core.states import ABORTS, RUNNING, Reason
@@ -51,13 +60,27 @@ class WorkerLost(errors.EngineLost, BrokenProcessPool):
 class ExecutorFuture(concurrent.futures.Future[T]):
     """The future of one call: a ``concurrent.futures.Future`` with the id of its task."""
 
-    def __init__(self, executor: Executor, task_id: int) -> None:
+    def __init__(self, executor: Executor, known: KnownFunction | None = None) -> None:
         super().__init__()
         self._executor: Executor | None = executor
         self._to_settle = threading.Lock()
         """Acquired once, by the code that resolves the future: the end of its task, or a cancellation."""
-        self.id = task_id
-        """The task's id, for ``explain``, ``status`` and other calls of a `TaskClient`."""
+        self.known = known
+        """What is known of the function; None once the call has ended."""
+        self.task_id = -1
+        self.chunk: CallChunk[ExecutorFuture[Any]] | None = None
+        """The calls together with which this one was submitted; None: it was submitted alone, or was not yet."""
+
+    @property
+    def id(self) -> int:
+        """Return the task's id, for ``explain``, ``status`` and other calls of a `TaskClient`.
+
+        -1: the call was cancelled, or could not be pickled, before it was submitted.
+        """
+        executor = self._executor
+        if self.task_id < 0 and executor is not None:
+            executor.submit_gathered()
+        return self.task_id
 
     def cancel(self) -> bool:
         """Abort the call if it has not begun; return whether it is cancelled."""
@@ -78,10 +101,19 @@ class ExecutorFuture(concurrent.futures.Future[T]):
             self._executor = None
             executor.settle(self, final)
 
+    def end(self, value: T | None, error: BaseException | None = None) -> None:
+        """Resolve the future with a value or an error, unless it is resolved already."""
+        if self._to_settle.acquire(blocking=False):
+            self._executor = self.known = None
+            if error is None:
+                self.set_result(value)  # type: ignore[arg-type]
+            else:
+                self.set_exception(error)
+
     def note_cancelled(self) -> None:
         """Resolve the future as cancelled, unless it is resolved already."""
         if self._to_settle.acquire(blocking=False):
-            self._executor = None
+            self._executor = self.known = None
             self.resolve_as_cancelled()
 
     def resolve_as_cancelled(self) -> None:
@@ -99,6 +131,8 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         initializer, initargs: a function, and its arguments, that each engine calls before its first call.
         max_tasks_per_child: number of calls after which an engine is replaced.
         prints: what a call has printed is written here, to ``sys.stdout`` and ``sys.stderr``, when the call has ended.
+        gathers: quick calls of one function may share a task while many calls wait; False: each call is a task of its
+            own, for calls that wait for one another.
         rules: rules of a `Task` for each call: retries, time_limit, resources, environment, priority …
 
     It is a ``ProcessPoolExecutor`` by type alone, for programs that look (adaptive, pipefunc): nothing of that class is
@@ -119,12 +153,13 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         *,
         max_tasks_per_child: int | None = None,
         prints: bool = True,
+        gathers: bool = True,
         **rules: Any,
     ) -> None:
         self._prints = prints
-        environment = _environment(initializer, initargs, max_tasks_per_child, rules.pop("environment", None))
+        environment = environment_of(initializer, initargs, max_tasks_per_child, rules.pop("environment", None))
         self._rules = {"retries": RETRIES, "retry_on": errors.EngineLost, "environment": environment, **rules}
-        _check(self._rules)
+        check_rules(self._rules)
         self._farm: Farm | None = None
         if max_workers is None or isinstance(max_workers, int):
             from ipytaskfarm.deployment.farm import Farm
@@ -140,8 +175,12 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             self._max_workers = self.client.snapshot().slots
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
-        self._futures: dict[int, ExecutorFuture[Any]] = {}
-        """The unfinished calls by their task ids."""
+        self._unfinished: set[ExecutorFuture[Any]] = set()
+        self._functions = KnownFunctions() if gathers and may_share(self._rules) else None
+        """What is known of the functions of the calls; None: each call is a task of its own."""
+        self._gathered: GatheredCalls[ExecutorFuture[Any]] = GatheredCalls(
+            self.client, self._rules, _weakly(self.settle_chunk), _weakly(self._forget)
+        )
         self._arrived: list[int] = []
         """Tasks that have results but are not cleared yet."""
         self._is_shut_down = False
@@ -167,27 +206,65 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         For a call that cannot be pickled the future fails.  Raises RuntimeError after `shutdown`, BrokenProcessPool
         after a failed initializer.
         """
-        return self.submit_with({}, fn, args, kwargs)
+        known = self._functions.of(fn) if self._functions is not None else None
+        return self._submit(fn, args, kwargs, known)
+
+    def _submit(
+        self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], known: KnownFunction | None
+    ) -> concurrent.futures.Future[T]:
+        """Submit a call.  Calls that are known to be quick share tasks while the engines have work."""
+        if known is None or known.size < LEAST_CALLS or len(self._unfinished) < BACKLOG * self._max_workers:
+            return self._submit_alone({}, fn, args, kwargs, known)
+        self._must_take()
+        future: ExecutorFuture[T] = ExecutorFuture(self, known)
+        with self._lock:
+            self._unfinished.add(future)
+        self._gathered.add(fn, (args, kwargs) if kwargs else (args,), future, known)
+        return future
+
+    def submit_chunk(
+        self, fn: Callable[..., T], chunk: list[tuple[Any, ...]], size: int
+    ) -> concurrent.futures.Future[list[T]]:
+        """Submit calls that are one call for the farm; return the future of their values.
+
+        size: the number of calls in most chunks; how long chunks take is known by function and size.
+        """
+        known = self._functions.of(fn, size) if self._functions is not None else None
+        return self._submit(call_all, (fn, chunk), {}, known)
 
     def submit_with(
         self, rules: dict[str, Any], fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> concurrent.futures.Future[T]:
         """Submit one call as `submit` does, with more rules of a `Task`."""
+        return self._submit_alone(rules, fn, args, kwargs, None)
+
+    def _submit_alone(
+        self,
+        rules: dict[str, Any],
+        fn: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        known: KnownFunction | None,
+    ) -> concurrent.futures.Future[T]:
         from ipytaskfarm.client.futures import Settler
         from ipytaskfarm.client.tasks import CallTask
 
         self._must_take()
+        self._gathered.submit_gathered()  # in the order of submission
+        future: ExecutorFuture[T] = ExecutorFuture(self, known)
         try:
-            task_id: int = self.client.run(CallTask(fn, args=args, kwargs=kwargs, **{**self._rules, **rules}))
+            future.task_id = self.client.run(CallTask(fn, args=args, kwargs=kwargs, **{**self._rules, **rules}))
         except errors.UnpickleableException as error:
-            failed: concurrent.futures.Future[T] = concurrent.futures.Future()
-            failed.set_exception(error)
-            return failed
-        future: ExecutorFuture[T] = ExecutorFuture(self, task_id)
+            future.end(None, error)
+            return future
         with self._lock:
-            self._futures[task_id] = future
+            self._unfinished.add(future)
         Settler.of(self.client.session).add(future)
         return future
+
+    def submit_gathered(self) -> None:
+        """Submit the calls that were gathered."""
+        self._gathered.submit_gathered()
 
     def map(
         self,
@@ -219,7 +296,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             singles = (self.submit(fn, *items) for items in calls)
             return _values(singles, end_s, buffersize, self.cancel)
         chunks = iter(lambda: list(itertools.islice(calls, chunksize)), [])
-        futures = (self.submit(call_all, fn, chunk) for chunk in chunks)
+        futures = (self.submit_chunk(fn, chunk, chunksize) for chunk in chunks)
         return _flattened(_values(futures, end_s, buffersize, self.cancel))
 
     def _must_take(self) -> None:
@@ -231,14 +308,28 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
     # -- calls of futures
 
     def cancel(self, futures: Iterable[ExecutorFuture[Any]]) -> None:
-        """Abort those calls that have not begun, and resolve their futures as cancelled."""
-        by_id = {future.id: future for future in futures}
-        waiting = self.client.tasks(ids=list(by_id), state="scheduled").ids
-        if waiting:
-            self.client.abort(waiting, interrupt=False, reason="cancelled")
-        for task_id in waiting:
-            by_id[task_id].note_cancelled()
-            self._note_end(task_id, is_cleared=True)
+        """Abort those calls that have not begun, and resolve their futures as cancelled.
+
+        Calls that share a task are aborted together only: the others of a part of them would begin with them.
+        """
+        unwanted = set(futures)
+        removed = self._gathered.remove(unwanted)
+        for future in removed:
+            future.note_cancelled()
+        self._forget(removed)
+        by_id: dict[int, ExecutorFuture[Any]] = {}
+        for future in unwanted.difference(removed):
+            if future.chunk is None or unwanted.issuperset(future.chunk.unfinished()):
+                by_id[future.task_id] = future
+        waiting = self.client.tasks(ids=list(by_id), state="scheduled").ids if by_id else []
+        scheduled = {by_id[task_id] for task_id in waiting}
+        begun = {future.chunk for future in by_id.values() if future.chunk is not None and future not in scheduled}
+        aborted = [future for future in scheduled if future.chunk not in begun]
+        if aborted:
+            self.client.abort([future.task_id for future in aborted], interrupt=False, reason="cancelled")
+        for future in aborted:
+            future.note_cancelled()
+        self._forget(aborted, [future.task_id for future in aborted if future.chunk is None])
 
     def is_running(self, task_id: int) -> bool:
         """Return whether an engine runs this task now."""
@@ -246,11 +337,14 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
 
     def settle(self, future: ExecutorFuture[Any], final: Final) -> None:
         """Resolve a future whose task has ended."""
+        if future.known is not None and future.chunk is None:
+            future.known.ended(1, final)
+        future.known = None
         if final.reason in ABORTS:
             future.resolve_as_cancelled()
         else:
             try:
-                found = self.client.get_task_result(future.id, raw=False)
+                found = self.client.get_task_result(future.task_id, raw=False)
                 if self._prints:
                     _write(found.stdout, sys.stdout)
                     _write(found.stderr, sys.stderr)
@@ -262,7 +356,38 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
                 future.set_exception(self._as_error(error, final.reason))
             else:
                 future.set_result(value)
-        self._note_end(future.id, is_cleared=not final.reason or final.reason in ABORTS)
+        self._forget([future], [future.task_id] if not final.reason or final.reason in ABORTS else [])
+
+    def settle_chunk(self, chunk: CallChunk[ExecutorFuture[Any]], final: Final) -> None:
+        """Resolve the futures of calls that shared a task, which has ended."""
+        from ipytaskfarm.client.futures import Settler
+
+        chunk.known.ended(final.items - len(final.separate), final)
+        separate = set(final.separate)
+        futures = chunk.take()
+        alone = [future for index, future in enumerate(futures) if index in separate]
+        silent = [future for index, future in enumerate(futures) if index not in separate]
+        if final.reason:
+            for future in silent:
+                future.settle(final)
+        elif silent and not self._resolve(chunk, silent, final):
+            alone += silent
+        self._forget(silent, [chunk.id])
+        for future in alone:  # of these there is more to tell than the value
+            Settler.of(self.client.session).add(future)
+
+    def _resolve(self, chunk: CallChunk[ExecutorFuture[Any]], silent: list[ExecutorFuture[Any]], final: Final) -> bool:
+        """Resolve futures with their values.  False: the values cannot be unpickled, and the calls run again, alone."""
+        try:
+            values = chunk.values(self.client, final)
+        except Exception:  # one value that cannot be unpickled keeps the others from it
+            chunk.known.refuses()
+            for future, again in zip(silent, self.client.restart([each.task_id for each in silent]), strict=True):
+                future.task_id, future.chunk = again, None
+            return False
+        for future in silent:
+            future.end(values[future.task_id - chunk.id - 1])
+        return True
 
     def _as_error(self, error: BaseException, reason: str) -> BaseException:
         """Return the exception that a ``ProcessPoolExecutor`` would set, with ours as its cause."""
@@ -279,16 +404,16 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             return broken
         return error
 
-    def _note_end(self, task_id: int, is_cleared: bool) -> None:
+    def _forget(self, futures: Iterable[ExecutorFuture[Any]], arrived: Iterable[int] = ()) -> None:
+        """Note that futures are resolved.  arrived: the tasks that are cleared from the farm, now or later."""
         cleared: list[int] = []
         with self._lock:
-            self._futures.pop(task_id, None)
-            if is_cleared:
-                self._arrived.append(task_id)
+            self._unfinished.difference_update(futures)
+            self._arrived.extend(arrived)
             if len(self._arrived) >= CLEARED_AT_ONCE:
                 cleared = self._arrived.copy()
                 self._arrived.clear()
-            if not self._futures:
+            if not self._unfinished:
                 self._ended.notify_all()
         _clear(self.client, cleared)
 
@@ -303,7 +428,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         """
         with self._lock:
             self._is_shut_down = True
-            waiting = list(self._futures.values())
+            waiting = list(self._unfinished)
         if cancel_futures and waiting:
             self.cancel(waiting)
         if wait:
@@ -315,20 +440,33 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         """Shut down and abort all calls, also running ones; their futures are cancelled.  From Python 3.14."""
         with self._lock:
             self._is_shut_down = True
-            ids = list(self._futures)
-        if ids:
+            waiting = list(self._unfinished)
+        if ids := [future.id for future in waiting]:
             self.client.abort(ids, reason="the executor was terminated")
         self._close()
 
     kill_workers = terminate_workers
 
     def _close(self) -> None:
+        self.submit_gathered()
         with self._closing:
             with self._lock:
-                while self._futures:
+                while self._unfinished:
                     self._ended.wait()
             self._unused.detach()
             _end(self.client, self._farm, self._arrived)
+
+
+def _weakly(method: Callable[..., None]) -> Callable[..., None]:
+    """Return a function that calls a method as long as its object exists."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*arguments: Any) -> None:
+        found = reference()
+        if found is not None:
+            found(*arguments)
+
+    return call
 
 
 def _write(text: str, stream: TextIO | None) -> None:
@@ -366,7 +504,7 @@ def _leave(client: TaskClient, farm: Farm | None, arrived: list[int]) -> None:
     threading.Thread(target=_end, args=(client, farm, arrived), name="ipytaskfarm executor").start()
 
 
-def _check(rules: dict[str, Any]) -> None:
+def check_rules(rules: dict[str, Any]) -> None:
     """Raise what the first call would raise for wrong rules, before a farm is started."""
     from ipytaskfarm.client.tasks import CallTask
 
@@ -394,7 +532,7 @@ def initialize(initializer: Callable[..., object], initargs: tuple[Any, ...], en
     initializer(*initargs)
 
 
-def _environment(
+def environment_of(
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
     max_tasks_per_child: int | None,

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import joblib
-from joblib._parallel_backends import AutoBatchingMixin, ParallelBackendBase
+from joblib._parallel_backends import ParallelBackendBase
 
+from ipytaskfarm.adapters.executor import check_rules, environment_of
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.states import ABORTS
 from ipytaskfarm.engine import current_task, is_engine
@@ -28,6 +29,12 @@ TASK_NAME = "joblib"
 """The name of the tasks, unless `parallel_config` gives one."""
 RETRIES = 2
 """Number of repetitions of a batch after the loss of its engine; an error of the batch itself is raised at once."""
+BATCH_S = 0.05
+"""How long a batch should take: a task costs below a hundredth of that, and the last batches end at about one time."""
+GROWTH = 16
+"""The largest factor by which a batch grows beyond the ones before it."""
+OF_JOBLIB = ("max_nbytes", "temp_folder", "mmap_mode", "verbose", "context")
+"""Arguments that each `Parallel` call gives its backend, about memory maps and processes that this backend has not."""
 OVER = "the joblib.Parallel call of this batch is over"
 
 _own_farm: Farm | None = None
@@ -69,7 +76,24 @@ def run_batch(nested: ParallelBackendBase, n_jobs: int | None, items: list[Any])
         return [function(*args, **kwargs) for function, args, kwargs in items]
 
 
-class FarmBackend(AutoBatchingMixin, ParallelBackendBase):
+class BatchSizes:
+    """Chooses how many calls form a batch, by the seconds that the engines took for the ones before.
+
+    joblib's own choice looks at the time until a batch's result has come.  That grows with the load of a farm, and
+    needs a dozen rounds of doubling for quick calls.
+    """
+
+    def __init__(self) -> None:
+        self.size = 1
+
+    def ended(self, calls: int, run_s: float) -> None:
+        """Note how long a batch took on its engine."""
+        wanted = int(BATCH_S * calls / max(run_s, 1e-6))
+        if wanted < self.size or calls >= self.size:  # an earlier, smaller batch says nothing new
+            self.size = max(1, min(wanted, calls * GROWTH))
+
+
+class FarmBackend(ParallelBackendBase):
     """Runs the batches of `Parallel` calls as tasks: ``with parallel_config("ipytaskfarm", n_jobs=-1): …``.
 
     Short calls share a batch, as with joblib's own backends.  Results are cleared from the farm when their `Parallel`
@@ -79,17 +103,32 @@ class FarmBackend(AutoBatchingMixin, ParallelBackendBase):
     supports_retrieve_callback = True
     default_n_jobs = -1
 
-    def __init__(self, client: TaskClient | None = None, nesting_level: int | None = None, **rules: Any) -> None:
+    def __init__(
+        self,
+        client: TaskClient | None = None,
+        nesting_level: int | None = None,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        **rules: Any,
+    ) -> None:
         """
         Args:
             client: a `TaskClient`.  None: the farm "default"; if it does not run, a farm of this process, which has
                 an engine per core and ends with the process.
             nesting_level: set by joblib.
+            initializer, initargs: a function, and its arguments, that each engine calls before its first batch.
             rules: rules of a `Task` for each batch: retries, time_limit, resources, environment, priority …
+
+        A `Parallel` call takes the same arguments for itself: ``Parallel(backend="ipytaskfarm", retries=0)``.
+        Raises TypeError and ValueError for arguments that no rule of a task has.
         """
         super().__init__(nesting_level=nesting_level)
-        self._client = client
-        self._rules = {"name": TASK_NAME, "retries": RETRIES, "retry_on": errors.EngineLost, **rules}
+        self._given = {"client": client, "initializer": initializer, "initargs": initargs, **rules}
+        self._client: TaskClient | None = None
+        self._rules: dict[str, Any] = {}
+        self._configure(self._given)
+        self._sizes = BatchSizes()
         self._ids: set[int] = set()
         """The batches of the present `Parallel` call."""
         self._succeeded: set[int] = set()
@@ -99,6 +138,35 @@ class FarmBackend(AutoBatchingMixin, ParallelBackendBase):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the backend for calls inside a task."""
         return NestedFarmBackend, (self.nesting_level, self._slots)
+
+    def _configure(self, given: dict[str, Any]) -> None:
+        """Take the client and the rules of batches from the arguments of the backend or of a `Parallel` call."""
+        rules = {"name": TASK_NAME, "retries": RETRIES, "retry_on": errors.EngineLost, **given}
+        self._client = rules.pop("client") or self._client
+        initializer, initargs = rules.pop("initializer"), rules.pop("initargs")
+        rules["environment"] = environment_of(initializer, tuple(initargs), None, rules.get("environment"))
+        check_rules(rules)
+        self._rules = rules
+
+    def configure(
+        self,
+        n_jobs: int = 1,
+        parallel: Any = None,
+        prefer: str | None = None,
+        require: str | None = None,
+        **arguments: Any,
+    ) -> int:
+        """Prepare for a `Parallel` call, whose own arguments precede those of the backend; return the number of jobs.
+
+        joblib checks `prefer` and `require` itself.
+        """
+        self.parallel = parallel
+        self._configure({**self._given, **{name: arguments[name] for name in arguments if name not in OF_JOBLIB}})
+        return self.effective_n_jobs(n_jobs)
+
+    def compute_batch_size(self) -> int:
+        """Return how many calls form the next batch."""
+        return self._sizes.size
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """Return the number of batches that may run at once; see `count_of_jobs`."""
@@ -147,6 +215,7 @@ class FarmBackend(AutoBatchingMixin, ParallelBackendBase):
             if error.etype == "KeyboardInterrupt":
                 raise KeyboardInterrupt from error
             raise
+        self._sizes.ended(len(values), self.client.get_task_result(out.id, raw=False).duration)
         with self._lock:
             self._succeeded.add(out.id)
         return values
@@ -159,7 +228,7 @@ class FarmBackend(AutoBatchingMixin, ParallelBackendBase):
 
     def terminate(self) -> None:
         """Abort the unfinished batches, and clear all batches but those that failed with an error of their own."""
-        self.reset_batch_stats()
+        self._sizes = BatchSizes()
         with self._lock:
             ids, self._ids = self._ids, set()
             succeeded, self._succeeded = sorted(self._succeeded), set()

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ipytaskfarm.adapters.executor import Executor, call_all
+from ipytaskfarm.adapters.executor import Executor
 from ipytaskfarm.core import errors
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ class Pool:
                 break
             if not chunk:
                 break
-            futures.append(self._executor.submit(call_all, func, chunk))
+            futures.append(self._executor.submit_chunk(func, chunk, chunksize))
         return PoolIterator(futures, ordered)
 
     def _submitted(
@@ -279,7 +279,7 @@ class Pool:
     ) -> list[concurrent.futures.Future[list[T]]]:
         left = iter(calls)
         chunks = iter(lambda: list(itertools.islice(left, chunksize)), [])
-        return [self._executor.submit(call_all, func, chunk) for chunk in chunks]
+        return [self._executor.submit_chunk(func, chunk, chunksize) for chunk in chunks]
 
     # -- shutdown
 

@@ -40,7 +40,7 @@ class List(JsonCommand):
     def carry_out(self) -> int:
         farms = [_describe(home) for home in Home.all() if self.farm in ("", home.name)]
         if self.farm and not farms:
-            raise errors.FarmNotRunning(f"there is no farm {self.farm!r}: `ipytaskfarm list` lists them")
+            raise errors.FarmNotRunning(f"there is no farm {self.farm!r}: `ipytaskfarm list` lists all farms")
         if self.json:
             print_json(farms)
         elif farms:
@@ -106,7 +106,7 @@ a crash left behind; with --all it removes the whole farm with its store and its
                 raise errors.FarmExists(f"farm {home.name!r} runs: stop it first (ipytaskfarm stop --farm {home.name})")
             return self._clean_running(home)
         if not home.folder.exists():
-            raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` lists them")
+            raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` lists all farms")
         # Its supervisor is about to start what looks stopped now.
         with home.lock():
             return self._clean_stopped(home)

@@ -9,7 +9,7 @@ from traitlets import Int, Unicode
 
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
-from ipytaskfarm.cli.jobs import LONG_S
+from ipytaskfarm.cli.jobs import LONG_S, ids_given
 from ipytaskfarm.cli.json_output import event_shape, print_json
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
@@ -45,7 +45,7 @@ the last 100 events, or more with --last. Removed tasks have no history.
     )
 
     def carry_out(self) -> int:
-        ids = self.number_arguments("task") if self.extra_args else None
+        ids = ids_given(self)
         try:
             since_s = parse_since(self.since, time.time()) if self.since else 0.0
         except ValueError as error:

@@ -58,7 +58,7 @@ the change at once.
             raise UsageError(f"{what!r} is not one of {complete(list(actions))}")
         home = self.home()
         if load_keys(home.folder) is None:
-            raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` lists them")
+            raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` lists all farms")
         return actions[what](home, words)
 
     # ------------------------------------------------------------------------------------ list

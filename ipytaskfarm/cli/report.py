@@ -47,8 +47,7 @@ example from a mail. It contains the output and the errors of tasks, but not the
         return OK
 
     async def _report(self, job: str | None) -> str:
-        from ipytaskfarm.web.access import page_connection
-        from ipytaskfarm.web.feed import FarmFeed
+        from ipytaskfarm.web.feed import FarmFeed, page_connection
         from ipytaskfarm.web.report import report
 
         connection = page_connection(self.farm, False)

@@ -9,7 +9,7 @@ from traitlets import Bool, Unicode
 
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import FAILED, JSON, OK, Command, JsonCommand, UsageError, switches, values
-from ipytaskfarm.cli.jobs import find_job
+from ipytaskfarm.cli.jobs import ids_given, ids_of_job
 from ipytaskfarm.cli.json_output import moment, print_json
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.text import shown
@@ -48,20 +48,18 @@ traceback on standard error. Exit code 1 means that the task has failed, or has 
     )
 
     def carry_out(self) -> int:
-        ids = self.number_arguments("task")
-        if len(ids) != 1:
-            raise UsageError("one task at a time")
+        task = self.single_task()
         connect(self.farm).close()  # without a farm this prints one line, before the client is imported
         from ipytaskfarm.client import TaskClient
 
         with TaskClient(self.farm) as client:
             client.progress = False
             try:
-                found: TaskResult | None = client.get_task_result(ids[0], block=self.wait, raw=False)
+                found: TaskResult | None = client.get_task_result(task, block=self.wait, raw=False)
             except errors.TaskAborted as error:
-                return self._without_result(ids[0], "failed", str(error))
+                return self._without_result(task, "failed", str(error))
             if found is None:
-                return self._without_result(ids[0], client.status(ids[0]).state, "has not ended; --wait waits for it")
+                return self._without_result(task, client.status(task).state, "has not ended; --wait waits for it")
             return self._show_json(found) if self.json else self._show(found)
 
     def _without_result(self, task: int, state: str, why: str) -> int:
@@ -147,12 +145,9 @@ group. The exit code is 0 whether or not tasks have failed.
     )
 
     def carry_out(self) -> int:
-        ids = self.number_arguments("task") if self.extra_args else None
-        if ids is not None and self.job:
-            raise UsageError("ids or --job: not both")
+        given = ids_given(self, self.job)
         with connect(self.farm) as questioner:
-            if self.job:
-                ids = find_job(questioner, self.job).ids
+            ids = ids_of_job(questioner, self.job) if self.job else given
         from ipytaskfarm.client import TaskClient
 
         with TaskClient(self.farm) as client:
@@ -193,29 +188,31 @@ class Debug(Command):
 
     name = "debug"
     description = """
-Runs a failed task in this terminal, with its function, arguments and environment, and opens the debugger where it
-fails. Modules are imported as Python finds them here, so start the command where your code can be imported.
+Opens the debugger where a task has failed: on the engine that is frozen for it (tasks with on_failure="hold"), or else
+in this terminal, where it runs the task again with its function, arguments and environment. Modules are imported as
+Python finds them here, so start the command where your code can be imported.
 """
     arguments = "ID"
     examples = """
         ipytaskfarm debug 73
+        ipytaskfarm debug 73 --here
         ipytaskfarm debug 73 --frames
     """
+    here = Bool(False, help="run the task here, although an engine is frozen for it").tag(config=True)
     frames = Bool(False, help="do not run the task; open the frames that came with its failure").tag(config=True)
     flags: Any = switches(
-        ("frames", "Debug.frames", True, "do not run the task; open the frames that came with its failure")
+        ("here", "Debug.here", True, "run the task here, although an engine is frozen for it"),
+        ("frames", "Debug.frames", True, "do not run the task; open the frames that came with its failure"),
     )
 
     def carry_out(self) -> int:
-        ids = self.number_arguments("task")
-        if len(ids) != 1:
-            raise UsageError("one task at a time")
+        task = self.single_task()
         connect(self.farm).close()  # without a farm this prints one line, before the client is imported
         from ipytaskfarm.client import TaskClient
 
         with TaskClient(self.farm) as client:
             try:
-                client.debug(ids[0], run=not self.frames)
+                client.debug(task, run=False if self.frames else self.here or None)
             except (errors.TaskFarmError, IndexError, ValueError) as error:
-                raise UsageError(f"task {ids[0]}: {error}") from None
+                raise UsageError(f"task {task}: {error}") from None
         return OK

@@ -172,5 +172,5 @@ def _one_path(words: list[str], what: str) -> Path:
 def _store_path(home: Home) -> Path:
     path = home.store_path()
     if path is None:
-        raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` lists them")
+        raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` lists all farms")
     return path

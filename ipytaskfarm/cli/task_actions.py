@@ -16,7 +16,7 @@ from ipytaskfarm.core import errors, messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.deployment.light_client import connect
 
-NO_TASK = "there is no such task (never submitted, or removed): `ipytaskfarm tasks` lists them"
+NO_TASK = "there is no such task (never submitted, or removed): `ipytaskfarm tasks` lists all tasks"
 
 
 class Abort(OnTasks):
@@ -148,9 +148,9 @@ def _tell_what_stays(counts: dict[str, int]) -> None:
     unfinished = counts.get("scheduled", 0) + counts.get("pending", 0)
     needed = counts.get("succeeded", 0) + counts.get("failed", 0)
     if unfinished:
-        print(f"{printing.number(unfinished, 'task')} stay: not ended")
+        print(f"kept {printing.number(unfinished, 'task')}: not ended")
     if needed:
-        print(f"{printing.number(needed, 'task')} stay: others still need the result")
+        print(f"kept {printing.number(needed, 'task')}: other tasks still need the result")
 
 
 class Verbatim(Unicode[str, str]):

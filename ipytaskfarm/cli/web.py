@@ -54,8 +54,7 @@ scale. Ctrl-C ends the server; the farm continues.
 
     async def _serve(self) -> None:
         # tornado costs 0.1 s, which only this command should take.
-        from ipytaskfarm.web.access import page_connection
-        from ipytaskfarm.web.feed import FarmFeed
+        from ipytaskfarm.web.feed import FarmFeed, page_connection
         from ipytaskfarm.web.server import WebServer
 
         connection = page_connection(self.farm, self.control)

@@ -140,7 +140,9 @@ _NO_BODY = ResultBody()
 class Settled(Protocol):
     """The methods of a future that `Settler` calls."""
 
-    id: int
+    @property
+    def id(self) -> int:
+        """Return the task's id."""
 
     def settle(self, final: Final) -> None:
         """Resolve the future with the final state of its task."""

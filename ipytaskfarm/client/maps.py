@@ -20,10 +20,9 @@ from ..core.arguments import check_count, check_text
 from ..core.messages.task_types import Final, JobSpec
 from .chunk_items import chunk_values
 from .jobs import Job
-from .map_items import Items, read_whole
+from .map_items import Items, Values, read_whole
 from .map_jobs import Gathered, MapMembers, add_item, collect, outcome
 from .map_submission import MapSubmission
-from .map_values import Values
 from .results import decode_body, error_of
 from .rules import CHECKS, DEFAULTS, flag, one_of
 from .session import Session
@@ -92,7 +91,7 @@ def begin_map(
     if not callable(function):
         raise TypeError(f"map needs a function first, not {type(function).__name__}")
     items = Items(read_whole(sequences))
-    rules = checked_rules(rules)
+    rules = {**client.defaults, **checked_rules(rules)}
     job = Job(client, asked.name or f"map {getattr(function, '__name__', type(function).__name__)}")
     spec = job.spec_of_map(items.total or 0, rules.get("unique"))
     submission = MapSubmission(client.session, spec, function, items, {**rules, "name": asked.name}, asked.chunksize)
@@ -154,7 +153,7 @@ def imap(
     items = Items(iterables)
     name = asked.name or f"imap {getattr(function, '__name__', type(function).__name__)}"
     spec = JobSpec(uuid.uuid4().hex, name, 0, is_map=True)
-    named = {**checked_rules(rules), "name": asked.name}
+    named = {**client.defaults, **checked_rules(rules), "name": asked.name}
     submission = MapSubmission(client.session, spec, function, items, named, asked.chunksize, grows=True)
     return _imap(client, submission, ordered, asked)
 

@@ -36,11 +36,10 @@ from .arrivals import Waiter
 from .chunk_items import ItemEnds
 from .fetching import BlobDownloads
 from .io import READER, IoThread
-from .outbox import LIMIT_BYTES
+from .outbox import LIMIT_BYTES, check_size, refusal_because
 from .packing import with_ids
 from .questions import PendingQuestion
 from .results import error_named
-from .submissions import check_size, refusal_because
 from .wait_notices import WaitNotices, say, say_interrupted
 
 TICK_S = 0.25

@@ -7,6 +7,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import starmap
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..core.errors import TaskRejectError, UnpickleableException
@@ -40,6 +41,7 @@ ARGUMENT_CHARS = 60
 
 
 _SILENT = WrittenByItem("", "", [])
+_NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Known:
@@ -79,9 +81,21 @@ class ItemNames(NamedTuple):
     items: Sequence[Any]
     star: bool
     first: int
-    """The place of the first item in the map, counted from 0."""
+    """The place of the first item in the map, counted from 0.  -1: the items are calls of an executor, without places:
+    ``(args,)`` or ``(args, kwargs)``."""
     total: int | None
     """The number of the map's items.  None: nobody knows."""
+
+    @property
+    def are_calls(self) -> bool:
+        """Return whether the items are calls of an executor."""
+        return self.first < 0
+
+    def call(self, index: int) -> Any:
+        """Call the function with one item."""
+        if self.are_calls:
+            return called_with(self.function)(*self.items[index])
+        return self.function(*self.arguments(index))
 
     def arguments(self, index: int) -> tuple[Any, ...]:
         """Return the arguments of an item."""
@@ -105,7 +119,9 @@ class ItemNames(NamedTuple):
         )
 
     def note_on(self, error: BaseException, index: int) -> None:
-        """Add the item's name to an error, as a note."""
+        """Add the item's name to an error, as a note; a call of an executor has none."""
+        if self.are_calls:
+            return
         with contextlib.suppress(Exception):  # the error's class, or an argument's, may do anything
             name = self.name(index)
             if name not in getattr(error, "__notes__", ()):
@@ -131,10 +147,19 @@ def _after(begin: Sequence[Callable[[], None]], function: Callable[..., Any]) ->
     if not begin:
         return function
 
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         for each in begin:
             each()
-        return function(*args)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def called_with(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that takes the arguments of a call as a tuple and a dict."""
+
+    def call(args: tuple[Any, ...], kwargs: Mapping[str, Any] = _NO_KWARGS) -> Any:
+        return function(*args, **kwargs)
 
     return call
 
@@ -149,18 +174,24 @@ class ChunkCalls:
         names: ItemNames,
         begin: Callable[[int, int], None],
         before_each: Sequence[Callable[[], None]] = (),
+        freeze: Callable[[int, BaseException], None] | None = None,
     ) -> None:
         """begin: is told which items begin: (first index, index behind the last).
 
         before_each: functions that are called before each item.
+        freeze: is called with the index and the error of the first item that fails, which ends the chunk.
         """
         self.known = known
         self.items = names.items
-        self._function = _after(before_each, for_many(known.function))
+        function = _after(before_each, for_many(known.function))
+        self._function = called_with(function) if names.are_calls else function
         self._names = names
         self._star = names.star
         self._baseline = baseline
         self._begin = begin
+        self._freeze = freeze
+        self.frozen = False
+        """Whether an item has failed and ended the chunk: what it has left stays as it is."""
         self._began = time.perf_counter()
         self._item_s = 0.0
         """Seconds of an item, according to the last ones."""
@@ -199,7 +230,11 @@ class ChunkCalls:
         return told
 
     def is_over(self, sink: Sink | None) -> bool:
-        """Return whether the rest of the chunk is left to others: it takes long, or its values or texts are large."""
+        """Return whether the rest of the chunk is left to others: it takes long, its values or texts are large, or the
+        engine is frozen.
+        """
+        if self.frozen:
+            return True
         if self._bytes > YIELD_BYTES or (sink is not None and sink.is_half_full()):
             return bool(self.values)
         left_s = self._item_s * (len(self.items) - len(self.values))
@@ -256,7 +291,7 @@ class ChunkCalls:
         began = time.perf_counter()
         CHANGES.told = told
         try:
-            while len(values) < end and not changed:
+            while len(values) < end and not changed and not self.frozen:
                 try:
                     values.extend(calls)  # values that were computed before an error stay
                     self._baseline.disarm()
@@ -277,6 +312,9 @@ class ChunkCalls:
             DEFERS if detail is not None else Reason.REJECTED if issubclass(kind, TaskRejectError) else Reason.ERROR
         )
         self._names.note_on(error, index)
+        if self._freeze is not None and outcome == Reason.ERROR:
+            self._freeze(index, error)
+            self.frozen = True
         self.failed[index] = FailedItem(outcome, *described(error), detail)
         self.values.append(None)
 
@@ -288,6 +326,8 @@ class ChunkCalls:
 
     def _look(self, began: float, count: int) -> None:
         """Restore the surroundings, and decide how many calls may run before the next examination."""
+        if self.frozen:
+            return
         run_s = time.perf_counter() - began
         known = self.known
         self._bytes += count * _size_of(self.values[-1])

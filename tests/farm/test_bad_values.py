@@ -6,7 +6,6 @@ The tables are in `tests.support.bad_values`: a line there adds a call or a valu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
@@ -14,7 +13,6 @@ import pytest
 from msgspec import inspect
 
 from ipytaskfarm import Farm, Task, TaskClient, errors
-from ipytaskfarm.client import sessions
 from ipytaskfarm.client.io import IoThread
 from ipytaskfarm.controller.direct_answers import DIRECT
 from ipytaskfarm.core import messages as m
@@ -262,13 +260,6 @@ def test_what_cannot_be_stored() -> None:
 
 
 # -- the client's IO thread
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakeController]:
-    with FakeController(tmp_path / "farm") as controller:
-        yield controller
-        sessions.end_farm(controller.incarnation)
 
 
 @pytest.fixture

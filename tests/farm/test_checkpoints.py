@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,32 +14,19 @@ from ipytaskfarm.cli import main
 from tests.conftest import Dirs
 from tests.farm.test_farm import background_farm, pid_of
 from tests.farm.test_replacements import kill, row
-from tests.support.farms import DEADLINE_S, module_farm
+from tests.support.farms import DEADLINE_S
 from tests.support.polling import eventually
 from tests.support.shells import shell_with_magics
 
 pytestmark = pytest.mark.farm
 
 
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as farm:
-        yield farm
-
-
 @pytest.fixture
-def mec(farm: Farm) -> Iterator[MultiEngineClient]:
-    with farm.multiengine_client() as mec:
-        mec.reset()
-        mec.clear_properties()
-        mec.clear_kept()
-        yield mec
-
-
-@pytest.fixture
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    with farm.task_client() as tc:
-        yield tc
+def mec(mec: MultiEngineClient) -> MultiEngineClient:
+    mec.reset()
+    mec.clear_properties()
+    mec.clear_kept()
+    return mec
 
 
 def notes_of(tc: TaskClient, code: str, engine: int = 0) -> tuple[str, str]:

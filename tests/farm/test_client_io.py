@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +23,11 @@ from ipytaskfarm.client import (
     io as io_module,
     outbox,
     session as session_module,
-    sessions,
-    submissions,
 )
 from ipytaskfarm.core import errors, messages as m
 from ipytaskfarm.core.messages.task_types import Final, Packed, Submission
 from tests.support.fake_hub_controller import FakeController, final, in_thread, names
 from tests.support.polling import DEADLINE_S, eventually
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakeController]:
-    with FakeController(tmp_path / "farm") as controller:
-        incarnations = {controller.incarnation}
-        yield controller
-        for incarnation in incarnations | {controller.incarnation}:
-            sessions.end_farm(incarnation)
 
 
 @pytest.fixture
@@ -375,7 +363,7 @@ def test_a_full_outbox_waits_and_says_why(
 
 
 def test_a_task_too_large_to_travel_is_refused_here(tc: TaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submissions, "PAYLOAD_BYTES_MAX", 10_000)
+    monkeypatch.setattr(outbox, "PAYLOAD_BYTES_MAX", 10_000)
     with pytest.raises(errors.ResultTooLarge, match="20,"):
         tc.run(Task("a" * 20_000))
     assert tc.run(Task("a")) == 0

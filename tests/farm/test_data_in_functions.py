@@ -26,13 +26,6 @@ ITEMS = 200_000
 """Of 8 bytes: well above the size of a blob."""
 
 
-@pytest.fixture
-def blobs(tc: TaskClient) -> Blobs:
-    found = tc._session.blobs
-    assert found is not None
-    return found
-
-
 def written(blobs: Blobs) -> dict[str, int]:
     """The blobs' names, and the files that hold them."""
     return {path.name: path.stat().st_ino for path in blobs.folder.glob("??/*")}

@@ -16,6 +16,7 @@ from joblib import Parallel, delayed, parallel_config
 
 import ipytaskfarm.joblib as adapter
 from ipytaskfarm import TaskClient
+from ipytaskfarm.adapters.joblib_backend import BatchSizes
 from ipytaskfarm.core import errors
 from tests.support.polling import eventually
 
@@ -107,6 +108,61 @@ def test_rules_of_a_task_are_those_of_a_batch(tc: TaskClient) -> None:
     ):
         Parallel()(delayed(time.sleep)(60) for _ in range(2))
     tc.clear()
+
+
+def introduce(name: str) -> None:
+    os.environ["IPYTASKFARM_JOBLIB_TEST"] = name
+
+
+def introduced(_: object) -> str | None:
+    return os.environ.get("IPYTASKFARM_JOBLIB_TEST")
+
+
+def raises_at_start() -> None:
+    raise ZeroDivisionError("in the initializer")
+
+
+def test_each_engine_is_initialized_before_its_first_batch(tc: TaskClient) -> None:
+    with parallel_config("ipytaskfarm", client=tc, initializer=introduce, initargs=("first",)):
+        assert set(Parallel()(delayed(introduced)(n) for n in range(50))) == {"first"}
+        # What a call gives itself goes before what the backend was given, for this call alone.
+        assert set(Parallel(initargs=("second",))(delayed(introduced)(n) for n in range(50))) == {"second"}
+        assert set(Parallel()(delayed(introduced)(n) for n in range(50))) == {"first"}
+    with parallel_config("ipytaskfarm", client=tc, initializer=raises_at_start), pytest.raises(errors.TaskFarmError):
+        Parallel()(delayed(introduced)(n) for n in range(4))
+    tc.clear()
+
+
+def test_a_call_gives_rules_of_its_own(tc: TaskClient) -> None:
+    with pytest.raises(errors.TimeLimitExceeded):
+        Parallel(n_jobs=2, backend="ipytaskfarm", client=tc, time_limit=1, retries=0)(
+            delayed(time.sleep)(60) for _ in "ab"
+        )
+    tc.clear()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [({"retris": 3}, TypeError), ({"retries": -1}, ValueError), ({"initializer": 3}, TypeError)],
+)
+def test_arguments_that_mean_nothing_are_refused(
+    tc: TaskClient, arguments: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=next(iter(arguments))):
+        parallel_config("ipytaskfarm", client=tc, **arguments)
+    with pytest.raises(error, match=next(iter(arguments))):
+        Parallel(n_jobs=2, backend="ipytaskfarm", client=tc, **arguments)(delayed(square)(n) for n in range(3))
+
+
+def test_batches_grow_while_they_are_quick_and_shrink_at_once() -> None:
+    sizes = BatchSizes()
+    sizes.ended(1, 1e-6)
+    grown = sizes.size
+    assert grown > 1
+    sizes.ended(grown, 1e-5)
+    assert sizes.size > grown
+    sizes.ended(grown, 10.0)
+    assert sizes.size == 1
 
 
 def test_an_interrupted_call_aborts_its_batches(tc: TaskClient) -> None:

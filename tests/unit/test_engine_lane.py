@@ -19,13 +19,6 @@ from tests.support.fake_agent import FakeAgent, FakeEngine, Outcome
 from tests.support.polling import eventually
 
 
-@pytest.fixture(scope="module")
-def agent() -> Iterator[FakeAgent]:
-    agent = FakeAgent()
-    yield agent
-    agent.close()
-
-
 @pytest.fixture
 def engine(agent: FakeAgent) -> FakeEngine:
     """A fresh engine: it takes 50 ms."""

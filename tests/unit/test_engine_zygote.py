@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,13 +17,6 @@ import pytest
 from ipytaskfarm.core.messages.payload import StringWork
 from tests.support.fake_agent import FakeAgent, FakeEngine
 from tests.support.polling import eventually
-
-
-@pytest.fixture(scope="module")
-def agent() -> Iterator[FakeAgent]:
-    agent = FakeAgent()
-    yield agent
-    agent.close()
 
 
 @pytest.fixture

@@ -30,18 +30,6 @@ from ..support.pack_peer import Notebook, Peer
 from ..support.polling import eventually
 
 
-@pytest.fixture(scope="module")
-def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    found = Peer(tmp_path_factory.mktemp("engine"))
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def notebook() -> Notebook:
-    return Notebook()
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(tmp_path)

@@ -7,7 +7,6 @@ import shutil
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,18 +25,6 @@ from ipytaskfarm.storage.blobs import Blobs, blobs_folder
 from ipytaskfarm.storage.store import Store
 from tests.support.store_model import Model, all_turns, attempt, final, sql, task
 from tests.support.thorough import some
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "store.sqlite"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    opened = Store.open(path)
-    yield opened
-    opened.close()
 
 
 @settings(max_examples=some(25, 80))

@@ -59,7 +59,8 @@ class CallWork(msgspec.Struct, frozen=True, array_like=True, tag="call"):
     each: bool = False
     """Whether it is an item of a map, or a chunk of items.  The arguments are ``(items, star, first, total)``: the
     function is called with each item (star: with each item's items); the first is item `first` of `total` (None:
-    nobody knows).  The value of a chunk is the list of values; None stands there for each item that is told of by
+    nobody knows).  For calls of an executor, which have no places, `first` is -1 and each item is ``(args,)`` or
+    ``(args, kwargs)``.  The value of a chunk is the list of values; None stands there for each item that is told of by
     itself, see `task_types.ItemsEnded`."""
 
 

@@ -23,6 +23,7 @@ from .entries import EngineEntry, EngineState, TaskEntry
 from .environment_uses import EnvironmentRegistry
 from .failed_answers import FailedAnswers
 from .followers import Followers
+from .frozen_engines import FrozenRegistry
 from .functions import FunctionRegistry
 from .jobs import JobRegistry
 from .queue import Queues, StartLimits
@@ -186,6 +187,8 @@ class SchedulerState:
     """Agents, and their nodes."""
     engines: EngineRegistry = field(default_factory=EngineRegistry)
     """Engines by name and id."""
+    frozen: FrozenRegistry = field(default_factory=FrozenRegistry)
+    """Engines that are kept for a debugger."""
     readiness: Readiness = field(default_factory=Readiness)
     """Which engines can take work."""
     environments: EnvironmentRegistry = field(default_factory=EnvironmentRegistry)

@@ -1,0 +1,336 @@
+"""Quick calls of an `Executor`: many of one function share a task, as the items of a map do.
+
+A task costs the client, the controller and the engine about 150 us together; a call that takes less spends most of its
+time on that.  So an executor measures how long the calls of each function take.  While many calls wait, those of a
+quick function are gathered until they are worth a task, or for a moment.  Each of them has an id of its own: what
+fails, prints or loses its engine is told by itself (docs/decisions/0034, 0068).
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+import weakref
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
+
+from ipytaskfarm.core import errors
+from ipytaskfarm.core.chunk_sizes import Pace
+from ipytaskfarm.core.messages.task_types import Final
+
+if TYPE_CHECKING:
+    from ipytaskfarm.client import TaskClient
+
+Call: TypeAlias = tuple[tuple[Any, ...]] | tuple[tuple[Any, ...], dict[str, Any]]
+"""The arguments of a call: ``(args,)``, or ``(args, kwargs)`` if there are any by keyword."""
+
+LEAST_CALLS = 4
+"""Calls of which fewer are worth a task are not gathered."""
+MOST_CALLS = 256
+"""So many calls share a task at most: they end together, for whoever waits for one of them."""
+BACKLOG = 8
+"""So many unfinished calls per worker are needed: the engines have work meanwhile."""
+GATHER_S = 0.001
+"""Calls that were gathered are submitted when no more has come for so long, or for at most twice as long."""
+IDLE_LOOKS = 50
+"""The thread that hands them in ends after so many looks at which nothing was gathered."""
+BYTES_MAX = 128 * 1024
+"""The arguments of calls that share a task have at most about so many bytes, as with the items of a map."""
+
+UNNUMBERED = -1
+"""The number of the first call, for the engine: calls have no places in a map."""
+
+SINGLY = ("time_limit", "warn_after", "recovery_task", "clear_before", "clear_after", "unique", "after")
+"""Rules that hold for the run of one call."""
+
+
+def may_share(rules: Mapping[str, Any]) -> bool:
+    """Return whether calls with these rules may share a task.
+
+    When an engine is lost, the calls that had begun in its task run again: those must be allowed to run twice.
+    """
+    environment = rules.get("environment")
+    recycles = environment is not None and environment.recycle.after_tasks is not None
+    return not recycles and bool(rules.get("retries")) and not any(rules.get(name) for name in SINGLY)
+
+
+class KnownFunction:
+    """The durations of a function's calls, and how many of its calls share the next task."""
+
+    __slots__ = ("_bytes", "_is_refused", "_pace", "size")
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._pace = Pace(1)
+        self._bytes = 0.0
+        """Bytes of the arguments of a call."""
+        self._is_refused = inspect.iscoroutinefunction(function)
+        self.size = 1
+
+    def ended(self, calls: int, final: Final) -> None:
+        """Note how long calls took that have ended well."""
+        if calls and not final.reason:
+            self._pace.ended(calls, final.run_s, bool(final.blobs))
+            self._decide()
+
+    def took(self, calls: int, size: int) -> None:
+        """Note how many bytes the arguments of calls take."""
+        self._bytes = size / calls
+        self._decide()
+
+    def refuses(self) -> None:
+        """Submit calls of this function one by one from now on."""
+        self._is_refused = True
+        self._decide()
+
+    def _decide(self) -> None:
+        room = int(BYTES_MAX / self._bytes) if self._bytes else MOST_CALLS
+        self.size = 1 if self._is_refused else min(self._pace.size(None), MOST_CALLS, room)
+
+
+class KnownFunctions:
+    """What is known of the functions that an executor has called, by their identity, as long as they exist."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], tuple[weakref.ref[Any], KnownFunction]] = {}
+
+    def of(self, function: Callable[..., Any], together: int = 1) -> KnownFunction:
+        """Return what is known of a function; nothing is remembered of one without weak references.
+
+        together: how many of its calls are one call here.
+        """
+        key = id(function), together
+        found = self._known.get(key)
+        if found is not None and found[0]() is function:
+            return found[1]
+        known = KnownFunction(function)
+        try:
+            self._known[key] = weakref.ref(function, lambda _: self._known.pop(key, None)), known
+        except TypeError:
+            pass
+        return known
+
+
+class ChunkFuture(Protocol):
+    """The future of one of the calls that share a task."""
+
+    task_id: int
+    chunk: CallChunk[Any] | None
+
+    @property
+    def id(self) -> int:
+        """Return the task's id; hand the call in before, if it is still gathered."""
+
+    def done(self) -> bool:
+        """Return whether the future is resolved."""
+
+    def settle(self, final: Final) -> None:
+        """Resolve the future with the final state of its task."""
+
+    def end(self, value: Any, error: BaseException | None = None) -> None:
+        """Resolve the future with a value or an error."""
+
+
+F = TypeVar("F", bound=ChunkFuture)
+
+
+class CallChunk(Generic[F]):
+    """Calls that were submitted as one task."""
+
+    def __init__(
+        self,
+        task_id: int,
+        known: KnownFunction,
+        futures: list[F],
+        on_end: Callable[[CallChunk[F], Final], None],
+    ) -> None:
+        self._on_end = on_end
+        self.id = task_id
+        self.known = known
+        self.futures = futures
+        for index, future in enumerate(futures):
+            future.task_id = task_id + 1 + index
+            future.chunk = self
+
+    def settle(self, final: Final) -> None:
+        """Resolve the futures; the client's thread for futures calls this."""
+        self._on_end(self, final)
+
+    def take(self) -> list[F]:
+        """Return the futures, and hold them no longer: each holds a value from now on."""
+        futures, self.futures = self.futures, []
+        for future in futures:
+            future.chunk = None
+        return futures
+
+    def unfinished(self) -> list[F]:
+        """Return the futures that are not resolved."""
+        return [future for future in self.futures if not future.done()]
+
+    def values(self, client: TaskClient, final: Final) -> list[Any]:
+        """Return the values of the calls; None stands for each call that is told of by itself."""
+        from ipytaskfarm.client.chunk_items import chunk_values
+
+        whole = final if final.body is not None else client.session.fetch(self.id)
+        if whole is None or whole.body is None:
+            raise errors.ConnectionError(f"the values of tasks {self.id + 1} to {self.id + final.items} did not come")
+        return chunk_values(whole)
+
+
+class _Open(Generic[F]):
+    """Calls of one function that are still gathered."""
+
+    __slots__ = ("calls", "function", "futures", "known")
+
+    def __init__(self, function: Callable[..., Any], known: KnownFunction) -> None:
+        self.function = function
+        self.known = known
+        self.calls: list[Call] = []
+        self.futures: list[F] = []
+
+
+class GatheredCalls(Generic[F]):
+    """Gathers calls of one function after another, and hands them in.
+
+    Args:
+        client: submits the tasks.
+        rules: rules of the calls' tasks.
+        on_end: called with a chunk and its final state in the client's thread for futures.
+        on_failure: called with futures of calls that could not be submitted, after these are resolved.
+    """
+
+    def __init__(
+        self,
+        client: TaskClient,
+        rules: Mapping[str, Any],
+        on_end: Callable[[CallChunk[F], Final], None],
+        on_failure: Callable[[list[F]], None],
+    ) -> None:
+        self._client = client
+        self._rules = rules
+        self._on_end = on_end
+        self._on_failure = on_failure
+        self._lock = threading.Lock()
+        self._open: _Open[F] | None = None
+        self._seen: _Open[F] | None = None
+        """What was open when the thread looked last."""
+        self._submitting = threading.RLock()
+        """Held while calls are submitted: later ones stay behind them.  A pickled argument may submit a call."""
+        self._has_thread = False
+
+    def add(self, function: Callable[..., Any], call: Call, future: F, known: KnownFunction) -> None:
+        """Gather a call; submit what is enough for a task, and calls of another function before it."""
+        while (is_enough := self._added(function, call, future, known)) is None:
+            self.submit_gathered()
+        if is_enough:
+            self.submit_gathered()
+
+    def _added(self, function: Callable[..., Any], call: Call, future: F, known: KnownFunction) -> bool | None:
+        """Add a call; return whether there are enough.  None: those of another function are gathered now."""
+        with self._lock:
+            opened = self._open
+            if opened is None:
+                opened = self._open = _Open(function, known)
+                if not self._has_thread:
+                    self._has_thread = True
+                    threading.Thread(target=self._submit_late, name="ipytaskfarm executor", daemon=True).start()
+            elif opened.known is not known:
+                return None
+            opened.calls.append(call)
+            opened.futures.append(future)
+            return len(opened.calls) >= known.size
+
+    def remove(self, futures: Collection[F]) -> list[F]:
+        """Drop those calls that are still gathered, and return their futures."""
+        with self._lock:
+            opened = self._open
+            if opened is None:
+                return []
+            removed = [future for future in opened.futures if future in futures]
+            kept = [
+                (call, future)
+                for call, future in zip(opened.calls, opened.futures, strict=True)
+                if future not in futures
+            ]
+            opened.calls = [call for call, _ in kept]
+            opened.futures = [future for _, future in kept]
+        return removed
+
+    def submit_gathered(self) -> None:
+        """Submit the calls that are gathered."""
+        if self._open is None and not self._has_thread:
+            return
+        with self._submitting:
+            with self._lock:
+                opened, self._open = self._open, None
+            if opened is not None and opened.calls:
+                self._together(opened.function, opened.calls, opened.futures, opened.known)
+
+    def _submit_late(self) -> None:
+        looks = 0
+        while looks < IDLE_LOOKS:
+            time.sleep(GATHER_S)
+            with self._lock:
+                opened, seen = self._open, self._seen
+                self._seen = opened
+                looks = looks + 1 if opened is None else 0
+                if looks == IDLE_LOOKS:
+                    self._has_thread = False
+            if opened is not None and opened is seen:
+                self.submit_gathered()
+
+    def _together(
+        self,
+        function: Callable[..., Any],
+        calls: list[Call],
+        futures: list[F],
+        known: KnownFunction,
+    ) -> None:
+        """Submit calls as one task, or as several if they are too large for one."""
+        from ipytaskfarm.client.futures import Settler
+        from ipytaskfarm.client.packing import pack_task
+        from ipytaskfarm.client.tasks import EachTask
+
+        session = self._client.session
+        if len(calls) == 1:
+            self._alone(function, calls[0], futures[0])
+            return
+        try:
+            task = EachTask(function, calls, True, UNNUMBERED, None, **self._rules)
+            packed = pack_task(task, session.blobs, farm=self._client.farm)
+        except Exception:  # one call that cannot travel keeps the others from it
+            packed = None
+        if packed is None or packed.needs is not None:  # what one call waits for would keep the others waiting
+            for call, future in zip(calls, futures, strict=True):
+                self._alone(function, call, future)
+            return
+        known.took(len(calls), len(packed.payload))
+        try:
+            is_small = len(packed.payload) <= 2 * BYTES_MAX
+            task_id = session.submit(packed) if is_small and len(calls) <= session.items_room() else -1
+        except Exception as error:
+            self._fail(futures, error)
+            return
+        if task_id < 0:
+            half = len(calls) // 2
+            self._together(function, calls[:half], futures[:half], known)
+            self._together(function, calls[half:], futures[half:], known)
+            return
+        Settler.of(session).add(CallChunk(task_id, known, futures, self._on_end))
+
+    def _alone(self, function: Callable[..., Any], call: Call, future: F) -> None:
+        from ipytaskfarm.client.futures import Settler
+        from ipytaskfarm.client.tasks import CallTask
+
+        try:
+            args, kwargs = call[0], call[1] if len(call) > 1 else {}
+            future.task_id = self._client.run(CallTask(function, args=args, kwargs=kwargs, **self._rules))
+        except Exception as error:
+            self._fail([future], error)
+            return
+        Settler.of(self._client.session).add(future)
+
+    def _fail(self, futures: list[F], error: BaseException) -> None:
+        for future in futures:
+            future.end(None, error)
+        self._on_failure(futures)

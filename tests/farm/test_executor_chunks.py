@@ -1,0 +1,216 @@
+"""`Executor`: quick calls share tasks, and each of them still has a value, an error, a text and an id of its own."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from ipytaskfarm import Executor, TaskClient
+from ipytaskfarm.core import errors
+from tests.support.polling import eventually
+
+pytestmark = pytest.mark.farm
+DEADLINE_S = 60
+CALLS = 1000
+T = TypeVar("T")
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(tc: TaskClient) -> Iterator[None]:
+    yield
+    tc.clear()
+
+
+@pytest.fixture
+def ex(tc: TaskClient) -> Iterator[Executor]:
+    with tc.executor() as executor:
+        assert isinstance(executor, Executor)
+        yield executor
+
+
+def submitted(ex: Executor, function: Callable[..., T], *calls: tuple[Any, ...]) -> list[concurrent.futures.Future[T]]:
+    """Submit many calls of a function that the executor knows as quick; the given ones are in the middle."""
+    warm = [ex.submit(function, 1) for _ in range(CALLS)]
+    assert not concurrent.futures.wait(warm, DEADLINE_S).not_done
+    around = [(1,)] * (CALLS // 2)
+    futures = [ex.submit(function, *call) for call in [*around, *calls, *around]]
+    return futures[CALLS // 2 : -(CALLS // 2)]
+
+
+def tasks_of(futures: list[concurrent.futures.Future[Any]], tc: TaskClient) -> set[int]:
+    """Return the tasks that calls share."""
+    chunks = tc.session.arrivals.chunks
+    return {found for future in futures if (found := chunks.of(future.id)) is not None}  # type: ignore[attr-defined]
+
+
+def inverse(x: int, offset: int = 0, gate: Path | None = None) -> float:
+    if gate is not None:
+        end_s = time.monotonic() + DEADLINE_S
+        while not gate.exists() and time.monotonic() < end_s:
+            time.sleep(0.01)
+    return 1 / x + offset
+
+
+def speaks(x: int) -> int:
+    if x < 0:
+        print(f"I am {x}")
+    return x
+
+
+def dies(x: int, mark: str = "") -> int:
+    if x < 0 and not os.path.exists(mark):
+        if mark:
+            Path(mark).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def gives_back(x: Any) -> Any:
+    return threading.Lock() if x == "lock" else x
+
+
+class OnlyHere:
+    """Can be pickled, but not be unpickled in this process."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        if state["pid"] != os.getpid():
+            raise ZeroDivisionError("from another process")
+
+
+def made(x: int) -> Any:
+    return OnlyHere() if x < 0 else x
+
+
+def test_quick_calls_share_tasks_and_have_ids(ex: Executor, tc: TaskClient) -> None:
+    given = submitted(ex, inverse, *[(n, n) for n in range(1, 301)])
+    assert len({future.id for future in given}) == 300  # type: ignore[attr-defined]
+    assert [future.result(DEADLINE_S) for future in given] == [1 / n + n for n in range(1, 301)]
+    assert len(given) == 300
+
+
+def test_they_are_few_tasks(ex: Executor, tc: TaskClient, tmp_path: Path) -> None:
+    for future in [ex.submit(inverse, 1) for _ in range(CALLS)]:
+        future.result(DEADLINE_S)
+    gate = tmp_path / "gate"
+    with tc.executor() as other:  # both engines wait, so that nothing ends
+        held = [other.submit(inverse, 1, gate=gate) for _ in range(2)]
+        futures = [ex.submit(inverse, n + 1) for n in range(CALLS)]
+        ids = {future.id for future in futures}  # type: ignore[attr-defined]
+        assert len(ids) == CALLS
+        assert len(tasks_of(futures, tc)) < CALLS / 10
+        gate.touch()
+        assert [future.result(DEADLINE_S) for future in futures] == [1 / (n + 1) for n in range(CALLS)]
+        assert [future.result(DEADLINE_S) for future in held] == [1, 1]
+
+
+def test_arguments_by_keyword_share_tasks_too(ex: Executor) -> None:
+    for future in [ex.submit(inverse, 1, offset=n) for n in range(CALLS)]:
+        future.result(DEADLINE_S)
+    futures = [ex.submit(inverse, 1, offset=n) for n in range(CALLS)]
+    assert [future.result(DEADLINE_S) for future in futures] == [1.0 + n for n in range(CALLS)]
+
+
+def test_one_fails_alone(ex: Executor, tc: TaskClient) -> None:
+    before, fails, after = submitted(ex, inverse, (2,), (0,), (4,))
+    error = fails.exception(DEADLINE_S)
+    assert isinstance(error, ZeroDivisionError)
+    assert (before.result(DEADLINE_S), after.result(DEADLINE_S)) == (0.5, 0.25)
+    assert "item" not in "".join(getattr(error, "__notes__", ()))
+    ex.shutdown()
+    assert tc.queue_status()["failed"] == 1
+    assert "ZeroDivisionError" in str(tc.explain(fails.id))  # type: ignore[attr-defined]
+
+
+def test_one_prints(ex: Executor, capsys: pytest.CaptureFixture[str]) -> None:
+    given = submitted(ex, speaks, (1,), (-7,), (1,))
+    assert [future.result(DEADLINE_S) for future in given] == [1, -7, 1]
+    assert capsys.readouterr().out == "I am -7\n"
+
+
+def test_one_loses_its_engine_once(ex: Executor, tmp_path: Path) -> None:
+    given = submitted(ex, dies, (1,), (-1, str(tmp_path / "mark")), (2,))
+    assert [future.result(DEADLINE_S) for future in given] == [1, -1, 2]
+
+
+def test_one_that_always_loses_its_engine_fails_alone(ex: Executor) -> None:
+    given = submitted(ex, dies, (1,), (-1,), (2,))
+    assert isinstance(given[1].exception(DEADLINE_S), errors.EngineLost)
+    assert (given[0].result(DEADLINE_S), given[2].result(DEADLINE_S)) == (1, 2)
+
+
+@pytest.mark.parametrize("value", [threading.Lock(), "lock"], ids=["argument", "value"])
+def test_what_cannot_travel_fails_alone(ex: Executor, value: Any) -> None:
+    given = submitted(ex, gives_back, ("a",), (value,), ("b",))
+    assert isinstance(given[1].exception(DEADLINE_S), errors.UnpickleableException)
+    assert (given[0].result(DEADLINE_S), given[2].result(DEADLINE_S)) == ("a", "b")
+
+
+def test_a_value_that_cannot_be_unpickled_fails_alone(ex: Executor) -> None:
+    given = submitted(ex, made, (1,), (-1,), (2,))
+    assert isinstance(given[1].exception(DEADLINE_S), Exception)
+    assert (given[0].result(DEADLINE_S), given[2].result(DEADLINE_S)) == (1, 2)
+
+
+def test_large_arguments_and_values_come_whole(ex: Executor) -> None:
+    given = submitted(ex, gives_back, *[(bytes([n]) * 100_000,) for n in range(40)], (b"x" * 5_000_000,))
+    assert [future.result(DEADLINE_S) for future in given] == [
+        *[bytes([n]) * 100_000 for n in range(40)], b"x" * 5_000_000
+    ]  # fmt: skip
+
+
+def test_functions_in_turn_have_their_own_values(ex: Executor) -> None:
+    for future in [ex.submit(f, 1) for _ in range(CALLS) for f in (inverse, speaks)]:
+        future.result(DEADLINE_S)
+    futures = [ex.submit(f, n) for n in range(1, 500) for f in (inverse, speaks)]
+    assert [future.result(DEADLINE_S) for future in futures] == [
+        value for n in range(1, 500) for value in (1 / n, n)
+    ]  # fmt: skip
+
+
+def test_what_waits_can_be_cancelled(ex: Executor, tc: TaskClient, tmp_path: Path) -> None:
+    for future in [ex.submit(inverse, 1) for _ in range(CALLS)]:
+        future.result(DEADLINE_S)
+    gate = tmp_path / "gate"
+    with tc.executor() as other:
+        held = [other.submit(inverse, 1, gate=gate) for _ in range(2)]
+        eventually(lambda: all(future.running() for future in held), DEADLINE_S)
+        futures = [ex.submit(inverse, n + 1) for n in range(CALLS)]
+        ex.shutdown(wait=False, cancel_futures=True)
+        gate.touch()
+        assert all(future.cancelled() for future in futures)
+        assert [future.result(DEADLINE_S) for future in held] == [1, 1]
+
+
+def test_a_call_that_shares_a_task_is_not_cancelled_alone(ex: Executor, tc: TaskClient, tmp_path: Path) -> None:
+    for future in [ex.submit(inverse, 1) for _ in range(CALLS)]:
+        future.result(DEADLINE_S)
+    gate = tmp_path / "gate"
+    with tc.executor() as other:
+        held = [other.submit(inverse, 1, gate=gate) for _ in range(2)]
+        futures = [ex.submit(inverse, n + 1) for n in range(CALLS)]
+        shared = next(future for future in futures if tasks_of([future], tc))
+        assert not shared.cancel()
+        gate.touch()
+        assert [future.result(DEADLINE_S) for future in [*held, *futures][:3]] == [1, 1, 1]
+
+
+def test_calls_that_wait_for_one_another_are_not_gathered(tc: TaskClient, tmp_path: Path) -> None:
+    with tc.executor(gathers=False) as executor:
+        futures = [executor.submit(inverse, 1) for _ in range(200)]
+        assert not concurrent.futures.wait(futures, DEADLINE_S).not_done
+        assert not tasks_of(futures, tc)
+    with tc.executor(retries=0) as executor:  # nothing may run twice
+        futures = [executor.submit(inverse, 1) for _ in range(200)]
+        assert not concurrent.futures.wait(futures, DEADLINE_S).not_done
+        assert not tasks_of(futures, tc)
