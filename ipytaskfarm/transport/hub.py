@@ -329,16 +329,12 @@ class Hub:
         if now_s >= self._lazy_until_s:
             waited, self._lazy = self._lazy, {}
             self._lazy_until_s = math.inf
-        for state in self._those_that_cannot_wait(dirty.values(), waited, now_s):
+        for state in self._to_flush(dirty.values(), waited, now_s):
             if not self._flush_one(state, awake_s):
                 self._dirty[state.peer.session] = state
 
-    def _those_that_cannot_wait(
-        self, states: Iterable[HubSession], waited: dict[str, HubSession], now_s: float
-    ) -> list[HubSession]:
-        """Return the sessions to flush now, agents first: on the way of a task, its hand-out is longer than its end.
-
-        `waited`: those that have waited long enough."""
+    def _to_flush(self, states: Iterable[HubSession], waited: dict[str, HubSession], now_s: float) -> list[HubSession]:
+        """Return those that cannot wait and those that have, agents first: a task's hand-out is longer than its end."""
         now = list(waited.values())
         for state in states:
             if state.peer.session in waited:

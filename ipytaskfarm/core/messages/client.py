@@ -146,8 +146,7 @@ class Stuck(msgspec.Struct, frozen=True, tag=True):
 class Outputs(msgspec.Struct, frozen=True, tag=True):
     """Question: ask the engines for the output of these tasks (None: all of this session).
 
-    Answer: `NumberReply`, the number of engines that were asked; then an `Output` from each engine that has new output.
-    """
+    Answer: `NumberReply`, how many engines were asked; then an `Output` from each engine that has new output."""
 
     ids: list[int] | None
     seen: list[tuple[int, int, int, int, int]] = []
@@ -322,10 +321,7 @@ class HoldFarm(msgspec.Struct, frozen=True, tag="Hold"):
 
 
 class CompactStore(msgspec.Struct, frozen=True, tag="Compact"):
-    """Question: give the disk space of cleared tasks back. Answer: `TextReply`.
-
-    The controller does nothing else in the meantime.
-    """
+    """Question: give the disk space of cleared tasks back, and do nothing else meanwhile. Answer: `TextReply`."""
 
 
 class ReloadKeys(msgspec.Struct, frozen=True, tag=True):
