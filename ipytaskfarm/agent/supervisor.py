@@ -31,6 +31,7 @@ from ..core.messages import (
     Granted,
     HandOut,
     Interrupt,
+    KernelQuery,
     LaneHello,
     Lease,
     Leave,
@@ -58,6 +59,7 @@ from ..transport.lane import AgentLane
 from ..transport.peer import Acked, Link, Lost, NewEpoch, ReceivedMessage, Refused, Resumed
 from .engines import EnginePhase, EngineProcesses, ManagedEngine
 from .fetching import BlobFetches
+from .kernel_streams import KernelStreams
 from .memory import MemoryWatch
 from .node import NodeWatch, resources
 from .own_files import OwnFiles
@@ -114,6 +116,7 @@ class Agent:
         self._info: ConnectionInfo | None = None
         self._link = Link(self._read_info, "agent", session, settings.node)
         self._relay = Relay(self._link)
+        self._kernels = KernelStreams(self._relay.say, self._wake)
         self._fetches = BlobFetches(self._ask_for_piece, self._lane.send)
         first = max(counters(settings.folder, self._recorders), default=0)
         self._engines = EngineProcesses(
@@ -395,6 +398,9 @@ class Agent:
                 self._spawn(self._answer_stack(message))
             case BlobPiece():
                 self._fetches.came(message)
+            case KernelQuery():
+                asked = self._engines.get(message.question.engine)
+                self._kernels.ask(message, asked.connection_file if asked is not None and asked.frozen else "")
             case Lease():
                 self._lease_s = min(message.lease_s, self._lease_max_s)
             case Leave():
@@ -558,6 +564,7 @@ class Agent:
             self._loop.remove_reader(fd)
         await self._engines.close()
         await self._fetches.close()
+        self._kernels.close()
         # Nobody needs what is left of a farm that ended with its owner.
         clean = self._all_delivered() or not math.isinf(self._lease_max_s)
         self._closed = True
