@@ -58,7 +58,7 @@ def debug_frozen(session: Session, task: int) -> bool:
     Where nobody can type, it is printed how the engine is reached.
     """
     rows = _rows(session)
-    close_tunnels({row.engine for row in rows})
+    close_tunnels(session, {row.engine for row in rows})
     row = next((row for row in rows if row.task == task and row.state == "frozen"), None)
     if row is None:
         return False

@@ -36,7 +36,7 @@ class KernelTunnel:
             engine: the engine.
             connection: the contents of its connection file.
         """
-        self._session = session
+        self.session = session
         self._engine = engine
         self._folder = Path(tempfile.mkdtemp(prefix="ipytaskfarm-kernel-"))
         self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
@@ -48,6 +48,7 @@ class KernelTunnel:
             listener.listen(16)
             self._listening.append(listener)
             self._start(self._accept, listener, channel)
+        session.at_close.append(self.close)
         self.connection_file = self._folder / "kernel.json"
         self.connection_file.write_text(json.dumps(info))
         self.connection_file.chmod(0o600)
@@ -64,7 +65,7 @@ class KernelTunnel:
         self._remove()
 
     def _ask(self, question: ExchangeBytes) -> KernelBytes:
-        reply = self._session.ask(question, ANSWER_S)
+        reply = self.session.ask(question, ANSWER_S)
         return reply if isinstance(reply, KernelBytes) else KernelBytes(b"", True)
 
     def _accept(self, listener: socket.socket, channel: str) -> None:
@@ -108,12 +109,15 @@ _tunnels: dict[str, KernelTunnel] = {}
 
 def tunnel_to(session: Session, engine: str, connection: bytes) -> Path:
     """Return the connection file of a kernel that is reached through the farm; the first call opens its sockets."""
-    if engine not in _tunnels:
-        _tunnels[engine] = KernelTunnel(session, engine, connection)
-    return _tunnels[engine].connection_file
+    known = _tunnels.get(engine)
+    if known is None or not known.connection_file.exists():
+        known = _tunnels[engine] = KernelTunnel(session, engine, connection)
+    return known.connection_file
 
 
-def close_tunnels(living: set[str]) -> None:
-    """Close the tunnels to engines that are not among these."""
-    for engine in _tunnels.keys() - living:
-        _tunnels.pop(engine).close()
+def close_tunnels(session: Session, living: set[str]) -> None:
+    """Close the tunnels of a session to engines that are not among these."""
+    for engine, tunnel in list(_tunnels.items()):
+        if tunnel.session is session and engine not in living:
+            del _tunnels[engine]
+            tunnel.close()
