@@ -11,8 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from ..core.messages import ExchangeBytes, KernelBytes, ListEngines, tables
 from ..display.farm_tables import frozen_table
+from ..display.ipython import with_cells
 from ..system import external_kernels
 from .debugging import can_ask
 from .kernel_console import KernelConsole
@@ -37,7 +40,7 @@ class FrozenLine(NamedTuple):
 
 def frozen_engines(session: Session) -> Listing:
     """Return the frozen engines of the farm."""
-    rows = _rows(session)
+    rows = [msgspec.structs.replace(row, place=with_cells(row.place)) for row in _rows(session)]
     found = [
         FrozenLine(
             row.task, row.attempt, row.error, row.place, row.node, row.pid,
