@@ -15,6 +15,8 @@ from ..core.states import Reason
 from ..core.text import did_you_mean
 from ..display.text import counts_text
 from ..environment import TaskEnvironment
+from ..system.live_pages import page_path
+from .adapters import live_view
 from .environments import pack_environment_of
 from .ids import seconds
 from .job_tasks import JobEvents, JobRecord, Member
@@ -411,6 +413,10 @@ class Job:
         """
         self._events.add("progress", function)
 
+    def view(self) -> Any:
+        """Return the live view of the farm, beginning with the tasks of this job; see `TaskClient.view`."""
+        return live_view(self._record.client.session.io.read_info, self._record.id or "")
+
     def counts(self) -> dict[str, int]:
         """Return the number of tasks by state: scheduled, running, succeeded, failed."""
         return self._record.counts()
@@ -432,9 +438,10 @@ class Job:
     def _live(self) -> LiveProgress:
         session, members = self._record.client.session, self._record.members
         name, opened_s = f"job {self.name}", self._opened_s
+        page = page_path(session.farm, self._record.id or "")
         if members is not None:
-            return LiveProgress(MapWork(session, members), "items", name, opened_s)
-        return LiveProgress(TaskWork(session, set(self._record.ids)), "tasks", name, opened_s)
+            return LiveProgress(MapWork(session, members), "items", name, opened_s, page)
+        return LiveProgress(TaskWork(session, set(self._record.ids)), "tasks", name, opened_s, page)
 
     @classmethod
     def of_row(cls, client: TaskCalls, row: tables.JobRow) -> Job:

@@ -37,7 +37,7 @@ LOOK_AHEAD = 4
 CLEARED_AT_ONCE = 64
 
 LEAVE_S = 5.0
-"""Seconds for each question that aborts and clears the tasks of a map for which nobody waits any more."""
+"""Seconds for each question that aborts and clears the tasks of a map for which no caller waits any more."""
 
 ON_ERROR = ("raise", "return", "collect")
 
