@@ -40,7 +40,9 @@ from ..system.files import sync_folder
 from . import disk, opening, rows
 from .beside import count_file
 from .commit_count import CommitCount, Count, Missing, missing, read as read_count
+from .history import Event, read_events
 from .inserts import Row, parts
+from .map_places import place_in_map
 from .opening import APPLICATION_ID, FORMER, REMEDY
 
 CHECKPOINT_BYTES = 4 << 20
@@ -451,6 +453,12 @@ class Store:
             found = self._db.execute(rows.CHUNK_OF, (task,)).fetchone()
         return found[0] if found is not None and task <= found[0] + found[1] else None
 
+    def place_in_map(self, task: int) -> s.MapPlace | None:
+        """Return the place of a task in its map.  None: it belongs to none."""
+        self._usable()
+        with self._reading():
+            return place_in_map(self._db.execute, task, self.chunk_of)
+
     def states(self, ids: Sequence[int]) -> dict[int, bytes]:
         """Return the states that tasks have left for their next trial."""
         return dict(self._rows(rows.STATES, ids))
@@ -507,13 +515,11 @@ class Store:
         """Return those of these jobs that still have tasks."""
         return {row[0] for row in self._rows(rows.WITH_TASKS, jobs)}
 
-    def history(self, question: ReadHistory) -> list[tuple[float, int, str | None, str, int, str]]:
-        """Return (time, task, name, event, engine id or -1, details) of the last matching events, in order of time."""
-        ids = rows.asked(question.ids) if question.ids is not None else None
+    def history(self, question: ReadHistory) -> list[Event]:
+        """Return the last matching events, in order of time; see `storage.history`."""
         self._usable()
         with self._reading():
-            asked = (ids, question.name, question.what, question.since_s, question.last)
-            return self._db.execute(rows.EVENTS, asked).fetchall()[::-1]
+            return read_events(self._db.execute, question)
 
     def mail(self, task: int, outgoing: bool, after: int, count: int) -> list[tuple[int, str, float, bytes]]:
         """Return (number, sender, time, body) of at most `count` messages to a task after a number; `outgoing`: from

@@ -325,6 +325,10 @@ class MemoryReader:
         found = [self._store.tasks[i] for i in self.tasks_of_job(job)]
         return [(t.id, t.items) for t in sorted(found, key=lambda t: (t.queue_seq, t.id)) if t.part is None]
 
+    def place_in_map(self, task: int) -> s.MapPlace | None:
+        """Return None: a simulated farm has no maps."""
+        return None
+
     def retries_of_job(self, job: str) -> list[tuple[int, int]]:
         """Return (task, the task by which it was retried) of a job."""
         found = [self._store.tasks[i] for i in self.tasks_of_job(job)]
