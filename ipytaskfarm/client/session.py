@@ -82,6 +82,8 @@ class Session:
         self._item_ends = ItemEnds(io.arrivals)
         self._fetch_ahead = 1
         self._forked = False
+        self.at_close: list[Callable[[], None]] = []
+        """Functions that are called when the session is closed."""
         self._downloads = BlobDownloads(self) if self.blobs is None else None
         if self._downloads is not None:
             fetch_from(self._downloads.fetch)
@@ -138,6 +140,8 @@ class Session:
                 which = f"{len(ids)} tasks (ids {ids[0]} to {ids[-1]}) were" if ids[1:] else f"task {ids[0]} was"
                 full = f": {self._outbox.full_why}" if self._outbox.full_why else ""
                 lost = f"{which} submitted but not accepted by farm {self.farm!r}, and lost{full}"
+        for action in self.at_close:
+            action()
         self.io.stop(why or errors.ConnectionError(f"this client of farm {self.farm!r} was closed: make a new one"))
         if self._downloads is not None:
             self._downloads.close()

@@ -14,6 +14,7 @@ The processes of a farm never import one another: they meet in this package.
 ``engine_commands``    MultiEngine commands: client and engine only
 ``dependencies``       the tasks for which a task waits, and the results that it uses
 ``blob_chunks``        large values on their way to other machines
+``kernel_bytes``       the kernel of a frozen engine, for a client on another machine
 ``evaluator``          questions about users' ``depend`` functions to the evaluator
 =====================  ==================================================================================
 
@@ -164,6 +165,12 @@ from .engine import (
     LaneExit as LaneExit,
     LaneHello as LaneHello,
     ToEngine as ToEngine,
+)
+from .kernel_bytes import (
+    ExchangeBytes as ExchangeBytes,
+    KernelAnswer as KernelAnswer,
+    KernelBytes as KernelBytes,
+    KernelQuery as KernelQuery,
 )
 from .running_task import (
     ProgressReport as ProgressReport,

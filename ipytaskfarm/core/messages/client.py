@@ -8,6 +8,7 @@ import msgspec
 
 from .agent import Input
 from .blob_chunks import BlobPiece, ReadBlob
+from .kernel_bytes import ExchangeBytes, KernelBytes
 from .running_task import TaskMessages
 from .tables import (
     CommandQueueTable,
@@ -378,7 +379,7 @@ Question: TypeAlias = (
     | MarkTasksDone | MarkTasksFailed | PauseJobs | DrainNode | FindJobs | SendToTask | ReadTaskMessages | ProgressOf
     | ReadHistory | ListRunning
     | ListEngines | ListCommandQueues | FarmStatus | SetWanted | RemoveEngines | HoldFarm | CompactStore | StopFarm |
-    ReleaseFrozen |
+    ReleaseFrozen | ExchangeBytes |
     SetSticky | ListSticky
     | ClearSticky | ListKept | ClearKept | RemoveAgents | AgentsEnded | ReloadKeys | ListConnections | ReadBlob
     | FollowFarm | ReadCauses | ReadTaskPage | ReadStretches | ReadTaskInput | WhyWaiting | ReadEngines | ReadJobs
@@ -547,7 +548,7 @@ Reply: TypeAlias = (
     Refusal | Watched | Fetched | TaskCopy | Aborted | Cleared | Retried | Checked | QueueStatusReply | TaskRows
     | TextReply | JobTable | TaskMessages | ProgressTable | RunningTable | EventTable | FlagReply | NumberReply
     | EngineTable | CommandQueueTable | FarmState | StickyTable | KeptTable | ConnectionTable | BlobPiece
-    | CauseTable | TaskPage | StretchTable | TaskInput | WaitingTable | EnginePage | JobPage
+    | KernelBytes | CauseTable | TaskPage | StretchTable | TaskInput | WaitingTable | EnginePage | JobPage
 )  # fmt: skip
 
 

@@ -55,6 +55,8 @@ class EngineRequests:
     """Number of a stack query -> (session of the client, number of its question, session of the agent)."""
     open_stacks: OpenQuestions = field(default_factory=OpenQuestions)
     """The clients of `stacks`."""
+    kernels: dict[int, tuple[str, int, str]] = field(default_factory=dict)
+    """The same for questions to the kernels of frozen engines."""
     outputs: dict[int, tuple[str, Incarnation, RunKey, bool]] = field(default_factory=dict)
     """Number of a query about output -> (session of the client, engine, run, whether an empty answer is
     passed on too).
