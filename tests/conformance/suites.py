@@ -137,6 +137,59 @@ def _pool(source: Path, folder: Path) -> list[str]:
     return ["pool_tests/test_farm.py"]
 
 
+LOKY_TESTS = """
+import pytest
+
+from ipytaskfarm import Executor
+
+from ._test_process_executor import AsCompletedTests, ExecutorShutdownTest, ExecutorTest, WaitTests
+
+
+class FarmMixin:
+    executor_type = Executor
+    worker_count = 2
+
+    @pytest.fixture(autouse=True)
+    def setup_method(self):
+        self.executor = Executor(max_workers=self.worker_count)
+        yield
+        self.executor.shutdown()
+
+    def _prime_executor(self):
+        self.executor.submit(abs, 1).result()
+
+    @staticmethod
+    def check_no_running_workers(patience=5, sleep_duration=0.01):
+        pass
+
+
+class TestFarmShutdown(FarmMixin, ExecutorShutdownTest):
+    pass
+
+
+class TestFarmWait(FarmMixin, WaitTests):
+    pass
+
+
+class TestFarmAsCompleted(FarmMixin, AsCompletedTests):
+    pass
+
+
+class TestFarmExecutor(FarmMixin, ExecutorTest):
+    pass
+"""
+"""loky's tests of executors with our executor in the place of its own."""
+
+
+def _loky(source: Path, folder: Path) -> list[str]:
+    """Copy loky and its tests, with a file that runs those of its executor on a farm."""
+    shutil.copytree(source / "loky", folder / "loky")
+    tests = folder / "loky_tests"
+    shutil.copytree(source / "tests", tests, ignore=shutil.ignore_patterns("__pycache__", "_openmp"))
+    (tests / "test_farm.py").write_text(LOKY_TESTS, encoding="utf-8")
+    return ["loky_tests/test_farm.py"]
+
+
 LIBRARY = (
     "the folder of the standard library of the Python that runs this, 3.13 or newer: python3.13 -c 'import os; "
     "print(os.path.dirname(os.__file__))'"
@@ -169,5 +222,6 @@ SUITES: dict[str, Suite] = {
         ipyparallel_suite.prepare,
         expected=ipyparallel_suite.EXPECTED,
     ),
+    "loky": Suite("loky's source package, unpacked", _loky, expected={}),
     "joblib": Suite("joblib's source package, unpacked", _joblib, select="ipytaskfarm"),
 }
