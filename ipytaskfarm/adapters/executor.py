@@ -179,7 +179,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         self._functions = KnownFunctions() if gathers and may_share(self._rules) else None
         """What is known of the functions of the calls; None: each call is a task of its own."""
         self._gathered: GatheredCalls[ExecutorFuture[Any]] = GatheredCalls(
-            self.client, self._rules, _weakly(self.settle_chunk), _weakly(self._forget)
+            self.client, self._rules, _weakly(self.settle_chunk), _weakly(self._forget), original_of
         )
         self._arrived: list[int] = []
         """Tasks that have results but are not cleared yet."""
@@ -255,7 +255,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         try:
             future.task_id = self.client.run(CallTask(fn, args=args, kwargs=kwargs, **{**self._rules, **rules}))
         except errors.UnpickleableException as error:
-            future.end(None, error)
+            future.end(None, original_of(error))
             return future
         with self._lock:
             self._unfinished.add(future)
@@ -455,6 +455,16 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
                     self._ended.wait()
             self._unused.detach()
             _end(self.client, self._farm, self._arrived)
+
+
+def original_of(error: BaseException) -> BaseException:
+    """Return the error that pickle raised for a call, as a ``ProcessPoolExecutor`` does; its cause is our report."""
+    original = error.__cause__
+    if not isinstance(error, errors.UnpickleableException) or original is None:
+        return error
+    error.__cause__ = None
+    original.__cause__ = error
+    return original
 
 
 def _weakly(method: Callable[..., None]) -> Callable[..., None]:

@@ -588,6 +588,46 @@ def test_a_cluster_is_a_farm(session_dirs: object) -> None:
     assert cluster.farm is None
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"delay": 1.0}, "engines start together"),
+        ({"controller_ip": "*"}, "host="),
+        ({"controller_args": ["--debug"]}, "settings of a Farm"),
+        ({"shutdown_atexit": False}, "ipytaskfarm start"),
+    ],
+)
+def test_arguments_about_processes_that_a_farm_has_not_are_refused(arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        ipp.Cluster(n=1, **arguments)
+
+
+def test_a_cluster_logs_its_start_if_asked(
+    session_dirs: object, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ipp.Cluster(n=1, profile="named", log_level="INFO") as rc:
+        assert rc.tasks.farm == "named"
+        rc.wait_for_engines(1, interactive=True)
+    assert [record.getMessage() for record in caplog.records if record.name == "ipytaskfarm.cluster"] == [
+        "Starting 1 engines", "Stopping the farm"
+    ]  # fmt: skip
+    assert "1 engines are ready" in capsys.readouterr().err
+
+
+def test_calls_of_some_engines_are_aborted(rc: Any) -> None:
+    view = rc[:]
+    held = view.apply_async(time.sleep, 1)
+    waiting = rc[0].apply_async(square, 3)
+    others = rc[1].apply_async(square, 4)
+    task = rc.load_balanced_view().apply_async(square, 5)
+    later = rc.abort(targets=[0], block=False)
+    assert later.result(DEADLINE_S) is None
+    with pytest.raises(ipp.error.TaskAborted):
+        waiting.get(DEADLINE_S)
+    assert (others.get(DEADLINE_S), task.get(DEADLINE_S)) == (16, 25)
+    held.wait(DEADLINE_S)
+
+
 def test_nothing_is_imported_unasked() -> None:
     code = (
         "import sys, ipytaskfarm.client, ipytaskfarm.ipyparallel\nprint([n for n in sys.modules if 'ipyparallel' in n])"
