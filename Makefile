@@ -5,8 +5,8 @@ VENV ?= .venv
 # What to give pytest, for example: make test PYTEST_ARGS="-m 'not slow' tests/unit/test_api.py".  These tests run one after
 # the other; without it all run, several at a time.
 PYTEST_ARGS ?=
-# How many at a time.  Two keep two cores busy: while one waits for a farm, the other computes.
-WORKERS ?= 2
+# How many at a time.  Three keep two cores busy, because a test waits for a third of its time.
+WORKERS ?= 3
 # Workers have whole files, as the tests of a file share farms; tests/conftest.py says in which order.  One that dies is
 # not replaced: its successor would be given the test that it died of.
 BESIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
@@ -32,7 +32,7 @@ help:
 	@echo "make lint        ruff check, ruff format --check, mypy --strict"
 	@echo "make bench       throughput beside multiprocessing.Pool in the same run"
 	@echo "make chaos       ten minutes of killed engines, controllers and agents, and ten thousand simulated lives"
-	@echo "make worst       reboots, kill storms and damaged stores, at many more moments and places than make test"
+	@echo "make worst       reboots, kill storms, damaged stores and random examples, many more of them than make test"
 	@echo "make soak        the same for hours: SOAK_S=14400"
 	@echo "make docs        the documentation, into docs/_build/html"
 	@echo "make notebooks   run them again, and save what they say now"
@@ -66,7 +66,7 @@ chaos: $(VENV)/stamp-test
 	@$(BIN)/python -m tests.support.chaos 600 $(SEED)
 
 worst: $(VENV)/stamp-test
-	@THOROUGH=1 $(BIN)/python -m pytest tests/farm/test_after_the_worst.py tests/unit/test_damage.py
+	@THOROUGH=1 $(BIN)/python -m pytest $$(grep -rl --include='test_*.py' 'from tests.support.thorough import' tests)
 
 soak: $(VENV)/stamp-test
 	@$(BIN)/python -m tests.support.chaos $(SOAK_S) $(SEED)

@@ -1,4 +1,4 @@
-"""The pictures of docs/architecture.md, drawn from the code's own tables: ``python -m docs.drawings`` draws them anew.
+"""The pictures of docs/architecture.md, drawn from the code's own tables: ``python -m docs.drawings`` draws them again.
 
 ``tests/unit/test_architecture_page.py`` draws them too and compares, so a picture cannot show what the code no longer
 says.
@@ -193,7 +193,7 @@ PICTURES = {"states.svg": states, "layers.svg": layers, "messages.svg": messages
 
 
 def main() -> None:
-    """Draw all pictures anew."""
+    """Draw all pictures again."""
     for name, draw in PICTURES.items():
         (IMAGES / name).write_text(draw(), encoding="utf-8")
         print(IMAGES / name)

@@ -1,4 +1,4 @@
-"""The pictures of the live view in docs/live.md, from a real farm: ``make screenshot`` takes them anew."""
+"""The pictures of the live view in docs/live.md, from a real farm: ``make screenshot`` takes them again."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The pictures of notebooks in the README and the docs, from a real farm in a real JupyterLab.
 
-``make screenshot`` takes them anew.
+``make screenshot`` takes them again.
 """
 
 from __future__ import annotations

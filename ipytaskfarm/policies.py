@@ -49,7 +49,7 @@ class LIFO(QueuePolicy):
 
 
 class FairShare(QueuePolicy):
-    """Higher priority first. Among equal priorities the clients take turns, however many tasks each has handed in.
+    """Higher priority first. Among equal priorities the clients take turns, however many tasks each has submitted.
 
     This is start-time fair queueing: each client's tasks are tagged 1, 2, 3 …, but never below the tag that is being
     served. So a client that comes late neither waits for all earlier tasks nor takes the whole farm.

@@ -5,9 +5,13 @@ No test sees the user's farms, Jupyter configuration or IPython profile, and the
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
+import signal
+import sys
 import tempfile
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +23,7 @@ import hypothesis
 import psutil
 import pytest
 
-from tests.support.polling import eventually
+from tests.support.polling import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
     from ipytaskfarm import Farm, MultiEngineClient, TaskClient
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("house", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("house")
 
+DONT_WRITE = pytest.StashKey[bool]()
 FARM_FIXTURES = frozenset({"farm", "tc", "mec"})
 
 
@@ -167,7 +172,7 @@ def _describe(processes: Iterable[psutil.Process]) -> str:
     return "\n".join(lines)
 
 
-def assert_nothing_left(dirs: Dirs, timeout_s: float = 10.0) -> None:
+def assert_nothing_left(dirs: Dirs, timeout_s: float = DEADLINE_S) -> None:
     """No process, socket folder or temporary farm of this world is left, or will be gone within `timeout_s`.
 
     Processes that stay are ended before the complaint, by pid: they must not spoil the tests that follow.
@@ -261,6 +266,27 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
     gate.open()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile what tests start in hundreds of processes, let pytest keep the test modules that it compiles, and hear
+    Ctrl-C.
+
+    Where PYTHONDONTWRITEBYTECODE is set, each process would compile the package anew, which is half of the CPU time of
+    a farm's start.  The variable stays as it is for the tests themselves: they rewrite modules within a second.
+    """
+    if not hasattr(config, "workerinput"):
+        for folder in ("ipytaskfarm", "tests/support"):
+            compileall.compile_dir(config.rootpath / folder, quiet=2)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # So a shell starts what runs in its background, and all processes of the tests would ignore Ctrl-C too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.stash[DONT_WRITE] = sys.dont_write_bytecode
+    sys.dont_write_bytecode = False
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    sys.dont_write_bytecode = session.config.stash[DONT_WRITE]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the tests with a real farm, and run them after the others, so that quick tests fail first."""
     for item in items:
@@ -273,10 +299,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _long_files_first(items: list[pytest.Item]) -> None:
     """Sort files for several workers, which take one file after the other: long files first, so that all workers end
-    together.
+    together.  The seconds are guesses.
     """
-    rank: dict[Path, int] = {}
+    guess_s: defaultdict[Path, float] = defaultdict(float)
+    cases: Counter[str] = Counter()
     for item in items:
-        marked = [item.get_closest_marker(name) is not None for name in ("slow", "farm")]
-        rank[item.path] = min(rank.get(item.path, 2), marked.index(True) if any(marked) else 2)
-    items.sort(key=lambda item: rank[item.path])
+        name = item.nodeid.partition("[")[0]
+        cases[name] += 1
+        if cases[name] <= CASES_GUESSED:
+            guess_s[item.path] += _guess_s(item)
+    items.sort(key=lambda item: -guess_s[item.path])
+
+
+CASES_GUESSED = 6
+"""Of many cases the most share what is slow."""
+WORLDS = frozenset({"farm_dirs", "dirs", "world", "isolated_dirs"})
+"""Fixtures of tests that start what they need themselves."""
+
+
+def _guess_s(item: pytest.Item) -> float:
+    if item.get_closest_marker("slow") is not None:
+        return 8.0
+    if WORLDS.intersection(getattr(item, "fixturenames", ())):
+        return 2.0
+    return 0.5 if item.get_closest_marker("farm") is not None else 0.05

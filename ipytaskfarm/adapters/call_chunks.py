@@ -32,7 +32,7 @@ MOST_CALLS = 256
 BACKLOG = 8
 """So many unfinished calls per worker are needed: the engines have work meanwhile."""
 GATHER_S = 0.001
-"""Calls that were gathered are handed in when no more has come for so long, or for at most twice as long."""
+"""Calls that were gathered are submitted when no more has come for so long, or for at most twice as long."""
 IDLE_LOOKS = 50
 """The thread that hands them in ends after so many looks at which nothing was gathered."""
 BYTES_MAX = 128 * 1024
@@ -79,7 +79,7 @@ class KnownFunction:
         self._decide()
 
     def refuses(self) -> None:
-        """Hand in calls of this function one by one from now on."""
+        """Submit calls of this function one by one from now on."""
         self._is_refused = True
         self._decide()
 
@@ -135,7 +135,7 @@ F = TypeVar("F", bound=ChunkFuture)
 
 
 class CallChunk(Generic[F]):
-    """Calls that were handed in as one task."""
+    """Calls that were submitted as one task."""
 
     def __init__(
         self,
@@ -196,8 +196,8 @@ class GatheredCalls(Generic[F]):
         client: submits the tasks.
         rules: rules of the calls' tasks.
         on_end: called with a chunk and its final state in the client's thread for futures.
-        on_failure: called with futures of calls that could not be handed in, after these are resolved.
-        original_of: returns the error that the user sees for one that came of handing in a call.
+        on_failure: called with futures of calls that could not be submitted, after these are resolved.
+        original_of: returns the error that the user sees for one that came of submitting a call.
     """
 
     def __init__(
@@ -217,16 +217,16 @@ class GatheredCalls(Generic[F]):
         self._open: _Open[F] | None = None
         self._seen: _Open[F] | None = None
         """What was open when the thread looked last."""
-        self._handing_in = threading.RLock()
-        """Held while calls are handed in: later ones stay behind them.  A pickled argument may submit a call."""
+        self._submitting = threading.RLock()
+        """Held while calls are submitted: later ones stay behind them.  A pickled argument may submit a call."""
         self._has_thread = False
 
     def add(self, function: Callable[..., Any], call: Call, future: F, known: KnownFunction) -> None:
-        """Gather a call; hand in what is enough for a task, and calls of another function before it."""
+        """Gather a call; submit what is enough for a task, and calls of another function before it."""
         while (is_enough := self._added(function, call, future, known)) is None:
-            self.hand_in()
+            self.submit_gathered()
         if is_enough:
-            self.hand_in()
+            self.submit_gathered()
 
     def _added(self, function: Callable[..., Any], call: Call, future: F, known: KnownFunction) -> bool | None:
         """Add a call; return whether there are enough.  None: those of another function are gathered now."""
@@ -236,7 +236,7 @@ class GatheredCalls(Generic[F]):
                 opened = self._open = _Open(function, known)
                 if not self._has_thread:
                     self._has_thread = True
-                    threading.Thread(target=self._hand_in_late, name="ipytaskfarm executor", daemon=True).start()
+                    threading.Thread(target=self._submit_late, name="ipytaskfarm executor", daemon=True).start()
             elif opened.known is not known:
                 return None
             opened.calls.append(call)
@@ -259,17 +259,17 @@ class GatheredCalls(Generic[F]):
             opened.futures = [future for _, future in kept]
         return removed
 
-    def hand_in(self) -> None:
-        """Hand in the calls that are gathered."""
+    def submit_gathered(self) -> None:
+        """Submit the calls that are gathered."""
         if self._open is None and not self._has_thread:
             return
-        with self._handing_in:
+        with self._submitting:
             with self._lock:
                 opened, self._open = self._open, None
             if opened is not None and opened.calls:
                 self._together(opened.function, opened.calls, opened.futures, opened.known)
 
-    def _hand_in_late(self) -> None:
+    def _submit_late(self) -> None:
         looks = 0
         while looks < IDLE_LOOKS:
             time.sleep(GATHER_S)
@@ -280,7 +280,7 @@ class GatheredCalls(Generic[F]):
                 if looks == IDLE_LOOKS:
                     self._has_thread = False
             if opened is not None and opened is seen:
-                self.hand_in()
+                self.submit_gathered()
 
     def _together(
         self,
@@ -289,7 +289,7 @@ class GatheredCalls(Generic[F]):
         futures: list[F],
         known: KnownFunction,
     ) -> None:
-        """Hand in calls as one task, or as several if they are too large for one."""
+        """Submit calls as one task, or as several if they are too large for one."""
         from ipytaskfarm.client.futures import Settler
         from ipytaskfarm.client.packing import pack_task
         from ipytaskfarm.client.tasks import EachTask
@@ -310,7 +310,7 @@ class GatheredCalls(Generic[F]):
         known.took(len(calls), len(packed.payload))
         try:
             is_small = len(packed.payload) <= 2 * BYTES_MAX
-            task_id = session.hand_in(packed) if is_small and len(calls) <= session.items_room() else -1
+            task_id = session.submit(packed) if is_small and len(calls) <= session.items_room() else -1
         except Exception as error:
             self._fail(futures, error)
             return

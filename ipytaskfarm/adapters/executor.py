@@ -1,7 +1,7 @@
 """`Executor`: a farm with the interface of ``concurrent.futures``.
 
-Interface, error texts and types are those of CPython's ``ProcessPoolExecutor``.  Engines import this module for
-`call_all` and `initialize`, so the client is imported only when an executor is made.
+Interface, error texts and types are those of CPython's ``ProcessPoolExecutor``.  The client is imported only when
+an executor is made: joblib's backend is registered on engines too, and imports this module.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeAlias, TypeVar
 
 from ipytaskfarm.adapters.call_chunks import (
@@ -30,10 +29,10 @@ from ipytaskfarm.adapters.call_chunks import (
     KnownFunctions,
     may_share,
 )
+from ipytaskfarm.adapters.executor_calls import call_all, environment_of
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.task_types import Final
 from ipytaskfarm.core.states import ABORTS, RUNNING, Reason
-from ipytaskfarm.environment import TaskEnvironment
 from ipytaskfarm.system.process import usable_cores
 
 if TYPE_CHECKING:
@@ -69,17 +68,17 @@ class ExecutorFuture(concurrent.futures.Future[T]):
         """What is known of the function; None once the call has ended."""
         self.task_id = -1
         self.chunk: CallChunk[ExecutorFuture[Any]] | None = None
-        """The calls together with which this one was handed in; None: it was handed in alone, or was not yet."""
+        """The calls together with which this one was submitted; None: it was submitted alone, or was not yet."""
 
     @property
     def id(self) -> int:
         """Return the task's id, for ``explain``, ``status`` and other calls of a `TaskClient`.
 
-        -1: the call was cancelled, or could not be pickled, before it was handed in.
+        -1: the call was cancelled, or could not be pickled, before it was submitted.
         """
         executor = self._executor
         if self.task_id < 0 and executor is not None:
-            executor.hand_in()
+            executor.submit_gathered()
         return self.task_id
 
     def cancel(self) -> bool:
@@ -250,7 +249,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         from ipytaskfarm.client.tasks import CallTask
 
         self._must_take()
-        self._gathered.hand_in()  # in the order of submission
+        self._gathered.submit_gathered()  # in the order of submission
         future: ExecutorFuture[T] = ExecutorFuture(self, known)
         try:
             future.task_id = self.client.run(CallTask(fn, args=args, kwargs=kwargs, **{**self._rules, **rules}))
@@ -262,9 +261,9 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         Settler.of(self.client.session).add(future)
         return future
 
-    def hand_in(self) -> None:
-        """Hand in the calls that were gathered."""
-        self._gathered.hand_in()
+    def submit_gathered(self) -> None:
+        """Submit the calls that were gathered."""
+        self._gathered.submit_gathered()
 
     def map(
         self,
@@ -448,7 +447,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
     kill_workers = terminate_workers
 
     def _close(self) -> None:
-        self.hand_in()
+        self.submit_gathered()
         with self._closing:
             with self._lock:
                 while self._unfinished:
@@ -527,45 +526,6 @@ def _end_all() -> None:
     """Shut down the remaining executors at the interpreter's exit, after their calls have ended, as CPython does."""
     for executor in list(_living):
         executor.shutdown()
-
-
-# -- functions that engines call
-
-
-def call_all(function: Callable[..., T], chunk: list[tuple[Any, ...]]) -> list[T]:
-    """Call a function with each tuple of arguments, and return the list of its values."""
-    return [function(*arguments) for arguments in chunk]
-
-
-def initialize(initializer: Callable[..., object], initargs: tuple[Any, ...], environment: TaskEnvironment) -> None:
-    """Call an initializer; this is the `setup` of an executor's environment."""
-    initializer(*initargs)
-
-
-def environment_of(
-    initializer: Callable[..., object] | None,
-    initargs: tuple[Any, ...],
-    max_tasks_per_child: int | None,
-    given: TaskEnvironment | None,
-) -> TaskEnvironment | None:
-    """Return the environment of the calls; None: they need none."""
-    if initializer is None and max_tasks_per_child is None:
-        return given
-    if given is not None:
-        raise ValueError("give either environment, or initializer and max_tasks_per_child: an engine has one of them")
-    if initializer is not None and not callable(initializer):
-        raise TypeError("initializer must be a callable")
-    if max_tasks_per_child is not None and (not isinstance(max_tasks_per_child, int) or max_tasks_per_child < 1):
-        kind = ValueError if isinstance(max_tasks_per_child, int) else TypeError
-        raise kind(f"max_tasks_per_child must be {'>= 1' if kind is ValueError else 'an integer'}")
-    made = TaskEnvironment.of(partial(initialize, initializer, initargs) if initializer is not None else _nothing)
-    if max_tasks_per_child is not None:
-        made.recycle.after_tasks = max_tasks_per_child
-    return made
-
-
-def _nothing(environment: TaskEnvironment) -> None:
-    """Prepare nothing: the environment exists only for its recycle settings."""
 
 
 # -- iterators of `map`

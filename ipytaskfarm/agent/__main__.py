@@ -12,13 +12,12 @@ import sys
 from pathlib import Path
 
 from ..core.errors import TaskFarmError
-from ..core.inherited_variables import UMASK_BEFORE
 from ..core.messages.payload import FAILURE_VALUES
 from ..settings.declarations import add_flags
 from ..settings.setting import AGENT
 from ..system.farm_paths import Lock, agent_folder, leave_folder, private_folder, read_connection_file
 from ..system.host import home_folder, working_folder
-from ..system.process import name_process, usable_cores
+from ..system.process import UMASK_BEFORE, name_process, usable_cores
 from .limits import STOPPED_S
 from .settings import AgentSettings
 from .supervisor import EXIT_REFUSED, Agent

@@ -38,9 +38,8 @@ class RunAgents(JsonCommand):
     name = "agents"
     arguments = "list | add LAUNCHER [N] | remove NAME… | launchers"
     description = """
-Lists the agents of a farm, and the groups that they were asked for in; has N more placed by a launcher (slurm, pbs,
-lsf, ssh, dask), each bringing engines of its own; or sends some away: what runs there is finished first. `launchers`
-shows what there is, with the options of each.
+Lists the agents of a farm and their groups; requests N more agents with engines from a launcher (slurm, pbs, lsf, ssh,
+dask); or ends some of them after the tasks that run there. `launchers` shows all launchers with their options.
 """
     examples = """
         ipytaskfarm agents add slurm 3 --engines 4 --time-limit 2h --option partition=short
@@ -49,13 +48,13 @@ shows what there is, with the options of each.
         ipytaskfarm agents list
         ipytaskfarm agents remove slurm-1
     """
-    engines = Int(None, allow_none=True, help="how many each brings (default: one per core that it may use)").tag(
+    engines = Int(None, allow_none=True, help="how many engines each agent starts (default: one per usable core)").tag(
         config=True, metavar="N"
     )
-    time_limit = Unicode(None, allow_none=True, help="when the system ends them: 90m, 2h, 1:30:00").tag(
+    time_limit = Unicode(None, allow_none=True, help="when the batch system ends the agents: 90m, 2h, 1:30:00").tag(
         config=True, metavar="SPAN"
     )
-    leave = Float(25.0, help="how long running tasks go on once an agent was told to end").tag(
+    leave = Float(25.0, help="how long running tasks may continue after an agent was told to end").tag(
         config=True, metavar="SECONDS"
     )
     option = List(Unicode(), help="an option of the launcher, see `ipytaskfarm agents launchers`").tag(
@@ -64,13 +63,13 @@ shows what there is, with the options of each.
     template = Unicode(None, allow_none=True, help="your own script instead of the launcher's, see --dry-run").tag(
         config=True, metavar="FILE"
     )
-    python = Unicode(None, allow_none=True, help="the interpreter there (default: this one's path)").tag(
-        config=True, metavar="PATH"
-    )
-    drain = Float(None, allow_none=True, help="remove: what runs may go on so long (default: to its end)").tag(
-        config=True, metavar="SECONDS"
-    )
-    dry_run = Bool(False, help="add: show what would be handed over, and hand over nothing").tag(config=True)
+    python = Unicode(
+        None, allow_none=True, help="the interpreter on the agents' machines (default: this one's path)"
+    ).tag(config=True, metavar="PATH")
+    drain = Float(
+        None, allow_none=True, help="remove: how long running tasks may continue (default: to their end)"
+    ).tag(config=True, metavar="SECONDS")
+    dry_run = Bool(False, help="add: show what would be given to the launcher, and start nothing").tag(config=True)
     aliases: Any = values(
         ("engines", "RunAgents.engines"),
         ("time-limit", "RunAgents.time_limit"),
@@ -81,14 +80,14 @@ shows what there is, with the options of each.
         ("drain", "RunAgents.drain"),
     )
     flags: Any = switches(
-        JSON, ("dry-run", "RunAgents.dry_run", True, "add: show what would be handed over, and hand over nothing")
+        JSON, ("dry-run", "RunAgents.dry_run", True, "add: show what would be given to the launcher, and start nothing")
     )
 
     def carry_out(self) -> int:
         what, *words = self.extra_args or ["list"]
         actions = {"list": self._list, "add": self._add, "remove": self._remove, "launchers": self._launchers}
         if what not in actions:
-            raise UsageError(f"{what!r} is none of list, add, remove and launchers")
+            raise UsageError(f"{what!r} is not one of list, add, remove and launchers")
         return actions[what](words)
 
     def _list(self, words: list[str]) -> int:
@@ -119,7 +118,7 @@ shows what there is, with the options of each.
         except (ValueError, TypeError) as error:
             raise UsageError(str(error)) from None
         asked = printing.number(len(group.names), "agent")
-        print(f"{group.name}: {asked} asked for; `ipytaskfarm agents list` shows them")
+        print(f"{group.name}: {asked} requested; `ipytaskfarm agents list` shows them")
         return OK
 
     def _agents(self, launcher: str, *words: str) -> Agents:

@@ -165,6 +165,13 @@ class Command(Application):
             raise UsageError(f"which {what}? Give one or more ids, like 3, 3-9 or 3,5,7")
         return ids
 
+    def single_task(self) -> int:
+        """Return the only word of the command line as the id of a task."""
+        ids = self.number_arguments("task")
+        if len(ids) != 1:
+            raise UsageError("one task at a time")
+        return ids[0]
+
     def emit_help(self, classes: bool = False) -> Iterator[str]:  # type: ignore[override]
         """Yield the help of the command on one screen: usage, description, flags, examples."""
         words = f" {self.arguments}" if self.arguments else ""

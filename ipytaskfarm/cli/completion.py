@@ -49,8 +49,8 @@ class Completion(Command):
     name = "completion"
     arguments = "bash | zsh | fish"
     description = """
-Prints a script that lets the shell complete commands, flags, choices, files and the names of farms. In bash put the
-line of the first example into ~/.bashrc; the others say where zsh and fish look.
+Prints a script by which the shell completes commands, flags, choices, files and the names of farms. For bash, add the
+line of the first example to ~/.bashrc; the other examples write the script where zsh and fish find it.
 """
     examples = """
         eval "$(ipytaskfarm completion bash)"

@@ -26,18 +26,20 @@ class Demo(Command):
 
     name = "demo"
     description = """
-Starts a temporary farm, runs the QuickStart of IPython's task interface on it, line by line, and shows how fast the
-tasks went through and which engines ran them. The farm is removed with all its files. With --farm a farm that runs is
-used, and the results of the demonstration are removed from it.
+Starts a temporary farm, runs the QuickStart of IPython's task interface on it, line by line, and shows the speed of
+the tasks and which engines ran them. Then the farm is removed with all its files. With --farm it uses a running farm,
+and removes the results of the demonstration from it.
 """
     examples = """
         ipytaskfarm demo -n 4
         ipytaskfarm demo --farm nightly
     """
-    farm = Unicode("", help="show it on this farm, which runs already").tag(config=True, metavar="NAME")
+    farm = Unicode("", help="use this running farm").tag(config=True, metavar="NAME")
 
-    n = Int(None, allow_none=True, help="how many engines (default: the usable cores)").tag(config=True, metavar="N")
-    tasks = Int(5000, help="how many tasks to time after the QuickStart").tag(config=True, metavar="N")
+    n = Int(None, allow_none=True, help="the number of engines (default: the usable cores)").tag(
+        config=True, metavar="N"
+    )
+    tasks = Int(5000, help="the number of tasks to time after the QuickStart").tag(config=True, metavar="N")
     aliases: Any = values(("n engines", "Demo.n"), ("tasks", "Demo.tasks"), ("farm", "Demo.farm"), farm=False)
 
     def carry_out(self) -> int:
@@ -136,7 +138,7 @@ def _timing(tc: Any, count: int) -> list[int]:
     stages = []
     began = time.perf_counter()
     ids = [tc.run(client.Task(f"a = {n}", pull="a")) for n in range(count)]
-    stages.append(("handed in", time.perf_counter() - began))
+    stages.append(("submitted", time.perf_counter() - began))
     tc.barrier(ids)
     stages.append(("finished", time.perf_counter() - began))
     results = [tc.get_task_result(task) for task in ids]

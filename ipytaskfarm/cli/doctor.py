@@ -21,9 +21,10 @@ class Doctor(JsonCommand):
 
     name = "doctor"
     description = """
-Looks at this machine, and at the farm if it runs: Python and packages, limits, memory, folders, keys, ports, names,
-the clock, agents, launchers. One line for each: ok, warning or wrong, what was found, and what to do. Exit code 1 if
-something is wrong. On another machine, --agent-file looks at it as one for an agent, and tries the way to the farm.
+Checks this machine, and the farm if it runs: Python and packages, limits, memory, folders, keys, ports, names, the
+clock, agents, launchers. Each check prints one line: ok, warning or wrong, the finding, and the remedy. Exit code 1
+means that something is wrong. On another machine, --agent-file checks it as a machine for an agent, and tries to
+connect to the farm.
 """
     examples = """
         ipytaskfarm doctor
@@ -31,16 +32,16 @@ something is wrong. On another machine, --agent-file looks at it as one for an a
         ipytaskfarm doctor --try
         ipytaskfarm doctor --agent-file node7.json
     """
-    n = Int(None, allow_none=True, help="for how many engines here (default: one per core)").tag(
+    n = Int(None, allow_none=True, help="the number of engines to check for (default: one per core)").tag(
         config=True, metavar="N"
     )
-    agent_file = Unicode(
-        None, allow_none=True, help="look at this machine as one for the agent of that connection file"
-    ).tag(config=True, metavar="FILE")
-    tries = Bool(False, help="start a farm of one engine too, give it a task, and end it").tag(config=True)
+    agent_file = Unicode(None, allow_none=True, help="check this machine for the agent of that connection file").tag(
+        config=True, metavar="FILE"
+    )
+    tries = Bool(False, help="also start a farm of one engine, run a task on it, and stop it").tag(config=True)
     aliases: Any = values(("n engines", "Doctor.n"), ("agent-file", "Doctor.agent_file"))
     flags: Any = switches(
-        ("try", "Doctor.tries", True, "start a farm of one engine too, give it a task, and end it"), JSON
+        ("try", "Doctor.tries", True, "also start a farm of one engine, run a task on it, and stop it"), JSON
     )
 
     def carry_out(self) -> int:

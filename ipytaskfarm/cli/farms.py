@@ -33,14 +33,14 @@ class List(JsonCommand):
     """``ipytaskfarm list``"""
 
     name = "list"
-    description = "Lists the farms of this user, running and stopped; with --farm that one alone."
+    description = "Lists the farms of this user, running and stopped; with --farm only that one."
     farm = Unicode("", help="only the farm of this name").tag(config=True, metavar="NAME")
     aliases: Any = values(("farm", "List.farm"), farm=False)
 
     def carry_out(self) -> int:
         farms = [_describe(home) for home in Home.all() if self.farm in ("", home.name)]
         if self.farm and not farms:
-            raise errors.FarmNotRunning(f"there is no farm {self.farm!r}: `ipytaskfarm list` shows what there is")
+            raise errors.FarmNotRunning(f"there is no farm {self.farm!r}: `ipytaskfarm list` lists all farms")
         if self.json:
             print_json(farms)
         elif farms:
@@ -84,19 +84,19 @@ class Clean(Command):
 
     name = "clean"
     description = """
-Of a running farm: forgets the results of all finished tasks, and removes the stores that --fresh has set aside.
-Of a stopped farm: removes set-aside stores, old logs, and connection files and sockets that a crash left behind; with
---all the whole farm, its store and its keys. Asks first.
+Cleans a farm, after asking. Of a running farm it removes the results of all ended tasks, and the stores that --fresh
+has set aside. Of a stopped farm it removes stores that were set aside, old logs, and connection files and sockets that
+a crash left behind; with --all it removes the whole farm with its store and its keys.
 """
     examples = """
         ipytaskfarm clean
         ipytaskfarm clean --farm old --all --yes
     """
     yes = Bool(False, help="do not ask").tag(config=True)
-    everything = Bool(False, help="remove a stopped farm altogether").tag(config=True)
+    everything = Bool(False, help="remove a stopped farm completely").tag(config=True)
     flags: Any = switches(
         ("y yes", "Clean.yes", True, "do not ask"),
-        ("all", "Clean.everything", True, "remove a stopped farm altogether: waiting tasks, results, keys"),
+        ("all", "Clean.everything", True, "remove a stopped farm completely: waiting tasks, results, keys"),
     )
 
     def carry_out(self) -> int:
@@ -106,7 +106,7 @@ Of a stopped farm: removes set-aside stores, old logs, and connection files and 
                 raise errors.FarmExists(f"farm {home.name!r} runs: stop it first (ipytaskfarm stop --farm {home.name})")
             return self._clean_running(home)
         if not home.folder.exists():
-            raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` shows what there is")
+            raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` lists all farms")
         # Its supervisor is about to start what looks stopped now.
         with home.lock():
             return self._clean_stopped(home)

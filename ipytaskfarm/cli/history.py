@@ -9,7 +9,7 @@ from traitlets import Int, Unicode
 
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
-from ipytaskfarm.cli.jobs import LONG_S
+from ipytaskfarm.cli.jobs import LONG_S, ids_given
 from ipytaskfarm.cli.json_output import event_shape, print_json
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
@@ -23,8 +23,8 @@ class History(JsonCommand):
 
     name = "history"
     description = """
-Shows what happened to tasks, in order of time: accepted, started, succeeded, failed and why, deferred; the last 100
-events unless asked for more. Removed tasks have no history.
+Shows what happened to tasks, ordered by time: accepted, started, succeeded, failed with the reason, deferred. It shows
+the last 100 events, or more with --last. Removed tasks have no history.
 """
     arguments = "[ID…]"
     examples = """
@@ -33,19 +33,19 @@ events unless asked for more. Removed tasks have no history.
         ipytaskfarm history --name fit --since 2026-11-21T10:00 --json
     """
     named = Unicode("", help="only tasks of this name").tag(config=True, metavar="NAME")
-    what = Unicode("", help="only events with this text in them: started, failed, engine lost").tag(
+    what = Unicode("", help="only events that contain this text: started, failed, engine lost").tag(
         config=True, metavar="TEXT"
     )
-    since = Unicode("", help="only later ones: 90s, 10m, 2h, 1d ago, or since 2026-11-21T10:00").tag(
+    since = Unicode("", help="only events after this time: 90s, 10m, 2h or 1d ago, or 2026-11-21T10:00").tag(
         config=True, metavar="WHEN"
     )
-    last = Int(100, max=2**63 - 1, help="how many of the last ones to show").tag(config=True, metavar="N")
+    last = Int(100, max=2**63 - 1, help="show the last N events").tag(config=True, metavar="N")
     aliases: Any = values(
         ("name", "History.named"), ("what", "History.what"), ("since", "History.since"), ("last", "History.last")
     )
 
     def carry_out(self) -> int:
-        ids = self.number_arguments("task") if self.extra_args else None
+        ids = ids_given(self)
         try:
             since_s = parse_since(self.since, time.time()) if self.since else 0.0
         except ValueError as error:

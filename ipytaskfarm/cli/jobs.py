@@ -7,7 +7,7 @@ from typing import Any
 from traitlets import Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
+from ipytaskfarm.cli.application import OK, Command, JsonCommand, UsageError, values
 from ipytaskfarm.cli.json_output import job_shape, print_json, task_shape
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
@@ -33,10 +33,27 @@ def find_job(questioner: Questioner, wanted: str) -> tables.JobRow:
     """
     rows = jobs_of(questioner, wanted, tasks=True)
     if not rows:
-        raise IndexError(
-            f"there is no job {wanted!r} (never handed in, or removed): `ipytaskfarm jobs` shows what there is"
-        )
+        raise IndexError(f"there is no job {wanted!r} (never submitted, or removed): `ipytaskfarm jobs` lists all jobs")
     return rows[-1]
+
+
+def ids_given(command: Command, job: str = "") -> list[int] | None:
+    """Return the ids on the command line; None: there are none.
+
+    Raises:
+        UsageError: ids are given and a job too.
+    """
+    if not command.extra_args:
+        return None
+    if job:
+        raise UsageError("ids or --job: not both")
+    return command.number_arguments("task")
+
+
+def ids_of_job(questioner: Questioner, job: str, state: str | None = None) -> list[int]:
+    """Return the ids of a job's tasks, or of those in `state`."""
+    ids = find_job(questioner, job).ids
+    return ids if state is None else [row.id for row in task_rows(questioner, ids, state)]
 
 
 def task_rows(questioner: Questioner, ids: list[int], state: str | None = None) -> list[tables.TaskRow]:
@@ -69,10 +86,7 @@ class OnTasks(JsonCommand):
 
     def chosen(self, questioner: Questioner, state: str | None = None) -> list[int]:
         """Return the ids of the tasks; for a job, of those in `state` (None: all)."""
-        if not self.job:
-            return self.number_arguments("task")
-        ids = find_job(questioner, self.job).ids
-        return ids if state is None else [row.id for row in task_rows(questioner, ids, state)]
+        return ids_of_job(questioner, self.job, state) if self.job else self.number_arguments("task")
 
 
 class Jobs(JsonCommand):
@@ -80,8 +94,8 @@ class Jobs(JsonCommand):
 
     name = "jobs"
     description = """
-Lists the jobs of a farm, of every client, the latest last; or shows one, by its name or id, with its tasks. A job is
-gone when all its tasks were removed.
+Lists the jobs of all clients of a farm, the latest last; or shows one job, by name or id, with its tasks. A job
+disappears when all its tasks have been removed.
 """
     arguments = "[NAME]"
     examples = """

@@ -26,8 +26,9 @@ class Keys(JsonCommand):
     name = "keys"
     arguments = "list | add NAME | rotate NAME… | revoke NAME…"
     description = """
-Lists the keys by which clients and agents are let in, makes one for an agent on another machine, replaces keys, or
-takes agents' keys away. On the controller's host, by the farm's own user; a running farm heeds it at once.
+Lists the keys by which clients and agents connect, makes a key for an agent on another machine, replaces keys, or
+revokes those of agents. The command works on the controller's host, for the farm's own user; a running farm applies
+the change at once.
 """
     examples = """
         ipytaskfarm keys list
@@ -39,13 +40,13 @@ takes agents' keys away. On the controller's host, by the farm's own user; a run
     output = Unicode(None, allow_none=True, help="with add: write the connection file there").tag(
         config=True, metavar="FILE"
     )
-    reader = Bool(False, help="with add: a file for those who may look and change nothing").tag(config=True)
-    client = Bool(False, help="with add: a file for clients, who may do everything").tag(config=True)
+    reader = Bool(False, help="with add: a file for read-only clients").tag(config=True)
+    client = Bool(False, help="with add: a file for clients with all rights").tag(config=True)
     everything = Bool(False, help="with rotate: every key").tag(config=True)
     aliases: Any = values(("output", "Keys.output"))
     flags: Any = switches(
-        ("reader", "Keys.reader", True, "with add: a file for those who may look and change nothing"),
-        ("client", "Keys.client", True, "with add: a file for clients, who may do everything"),
+        ("reader", "Keys.reader", True, "with add: a file for read-only clients"),
+        ("client", "Keys.client", True, "with add: a file for clients with all rights"),
         ("all", "Keys.everything", True, "with rotate: every key"),
         JSON,
     )
@@ -54,10 +55,10 @@ takes agents' keys away. On the controller's host, by the farm's own user; a run
         what, *words = self.extra_args or ["list"]
         actions = {"list": self._list, "add": self._add, "rotate": self._rotate, "revoke": self._revoke}
         if what not in actions:
-            raise UsageError(f"{what!r} is none of {complete(list(actions))}")
+            raise UsageError(f"{what!r} is not one of {complete(list(actions))}")
         home = self.home()
         if load_keys(home.folder) is None:
-            raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` shows what there is")
+            raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` lists all farms")
         return actions[what](home, words)
 
     # ------------------------------------------------------------------------------------ list

@@ -35,8 +35,8 @@ class Logs(JsonCommand):
     name = "logs"
     arguments = "[controller | agent | supervisor | engine N]"
     description = """
-Shows the end of a log (default: the controller's), of a stopped farm too. With --task ID: all lines of all the farm's
-logs that speak of that task, what happened to it, and what it printed.
+Shows the end of a log (default: the controller's), also of a stopped farm. With --task ID it shows all lines about
+that task in all logs of the farm, what happened to the task, and what it printed.
 """
     examples = """
         ipytaskfarm logs
@@ -44,21 +44,21 @@ logs that speak of that task, what happened to it, and what it printed.
         ipytaskfarm logs engine 3 --lines 500
         ipytaskfarm logs --task 12
     """
-    follow = Bool(False, help="go on showing what is added").tag(config=True)
-    lines = Int(100, help="how many of the last lines").tag(config=True, metavar="N")
-    task = Int(None, allow_none=True, help="all that speaks of this task, and what it printed").tag(
+    follow = Bool(False, help="also show new lines").tag(config=True)
+    lines = Int(100, help="show the last N lines").tag(config=True, metavar="N")
+    task = Int(None, allow_none=True, help="show all lines about this task, and what it printed").tag(
         config=True, metavar="ID"
     )
     aliases: Any = values(("lines", "Logs.lines"), ("task", "Logs.task"))
-    flags: Any = switches(("f follow", "Logs.follow", True, "go on showing what is added; Ctrl-C ends"), JSON)
+    flags: Any = switches(("f follow", "Logs.follow", True, "also show new lines, until Ctrl-C"), JSON)
 
     def carry_out(self) -> int:
         home = self.home()
         if self.follow and (self.json or self.task is not None):
-            raise UsageError("--follow is for one log, and for people: not with --json or --task")
+            raise UsageError("--follow shows one log as text, so it cannot be combined with --json or --task")
         if self.task is not None:
             if self.extra_args:
-                raise UsageError("--task looks through all logs: name none")
+                raise UsageError("--task searches all logs, so no log can be named with it")
             return self._about_task(home, self.task)
         paths = [path for path in self._candidates(home) if path.exists() and path.stat().st_size]
         if not paths:
@@ -110,7 +110,7 @@ logs that speak of that task, what happened to it, and what it printed.
         lines = lines_about(home.logs, task)
         known = self._known(home, task)
         if known is None and not lines:
-            raise IndexError(f"nothing is known of task {task}: it was never handed in, or was removed")
+            raise IndexError(f"nothing is known of task {task}: it was never submitted, or was removed")
         happened, ended, body = known or ([], True, ResultBody())
         if self.json:
             print_json({

@@ -19,7 +19,7 @@ from ipytaskfarm.deployment.light_client import Questioner, connect
 class PauseCommand(JsonCommand):
     """The common part of pause and resume, for a job or for the whole farm."""
 
-    job = Unicode("", help="this job alone: its name (the latest of that name), or its id").tag(
+    job = Unicode("", help="only this job: its name (the latest of that name), or its id").tag(
         config=True, metavar="NAME"
     )
     aliases: Any = values(("job", "PauseCommand.job"))
@@ -59,7 +59,7 @@ class Pause(PauseCommand):
 
     name = "pause"
     description = """
-Holds a farm, or one job of it: what runs goes on, but no further task is started until `ipytaskfarm resume`.
+Pauses a farm, or one of its jobs: running tasks continue, but no further task starts until `ipytaskfarm resume`.
 """
     examples = """
         ipytaskfarm pause
@@ -72,8 +72,8 @@ class Resume(PauseCommand):
 
     name = "resume"
     description = """
-Lets a farm go on that was paused, or started with --hold; or one job of it. Nodes that were set aside, since all
-failed on them, get tasks again when the farm is resumed.
+Resumes a farm that was paused, or started with --hold; or one of its jobs. Nodes that were taken out of use because
+all tasks failed on them get tasks again when the farm is resumed.
 """
     examples = """
         ipytaskfarm resume
@@ -87,16 +87,16 @@ class Drain(JsonCommand):
 
     name = "drain"
     description = """
-Gives the engines of these nodes nothing more, while what runs there comes to its end: before a machine is taken down,
-say. It holds over restarts of controller and agents, until --off.
+Starts no further tasks on the engines of these nodes, while running tasks continue: for example before a machine is
+shut down. This survives restarts of controller and agents, until --off.
 """
     arguments = "NODE…"
     examples = """
         ipytaskfarm drain node7
         ipytaskfarm drain node7 --off
     """
-    off = Bool(False, help="let them go on").tag(config=True)
-    flags: Any = switches(("off", "Drain.off", True, "let them go on"), JSON)
+    off = Bool(False, help="start tasks on these nodes again").tag(config=True)
+    flags: Any = switches(("off", "Drain.off", True, "start tasks on these nodes again"), JSON)
 
     def carry_out(self) -> int:
         nodes = list(dict.fromkeys(self.extra_args))
@@ -117,12 +117,12 @@ say. It holds over restarts of controller and agents, until --off.
             print_json(shapes)
         else:
             for node, engines in busy.items():
-                rest = f"drained; {printing.number(engines, 'engine')} still at work"
-                print(f"node {printing.safe(node)}: {'goes on' if self.off else rest}")
+                rest = f"drained; {printing.number(engines, 'engine')} still running tasks"
+                print(f"node {printing.safe(node)}: {'gets tasks again' if self.off else rest}")
         if absent and not self.off:
             there = ", ".join(sorted({printing.safe(agent["node"]) for agent in state.agents})) or "none"
             for node in map(printing.safe, absent):
-                told = f"nothing of the farm is there now (nodes: {there}); it gets no tasks if it comes"
+                told = f"no agent of the farm has this name now (nodes: {there}); a later one gets no tasks"
                 print(f"node {node}: {told}. `ipytaskfarm drain {node} --off` takes that back", file=sys.stderr)
             return FAILED
         return OK

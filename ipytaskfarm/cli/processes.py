@@ -20,8 +20,8 @@ class RunController(Command):
     name = "controller"
     arguments = "[flags of the controller]"
     description = """
-Runs a controller by itself, as `python -m ipytaskfarm.controller` does: for supervisors other than ours, such as
-systemd. `ipytaskfarm start` is what people want. Its own flags: python -m ipytaskfarm.controller --help
+Runs only a controller, like `python -m ipytaskfarm.controller`, for other supervisors such as systemd. Most users need
+`ipytaskfarm start`. The controller's own flags: python -m ipytaskfarm.controller --help
 """
 
     def carry_out(self) -> int:
@@ -34,8 +34,8 @@ class RunAgent(Command):
     name = "agent"
     arguments = "[flags of the agent]"
     description = """
-Runs an agent by itself, as `python -m ipytaskfarm.agent` does: it connects to the farm whose agent connection file it
-is given, and runs engines on this machine. Its own flags: python -m ipytaskfarm.agent --help
+Runs only an agent, like `python -m ipytaskfarm.agent`: it connects to the farm of the given connection file, and runs
+engines on this machine. The agent's own flags: python -m ipytaskfarm.agent --help
 """
 
     def carry_out(self) -> int:
@@ -46,7 +46,7 @@ class Version(Command):
     """``ipytaskfarm version``"""
 
     name = "version"
-    description = "Shows the versions that matter in a bug report."
+    description = "Shows the versions that a bug report needs."
     aliases: Any = values(farm=False)
 
     def carry_out(self) -> int:

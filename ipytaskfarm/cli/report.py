@@ -19,16 +19,16 @@ class Report(Command):
 
     name = "report"
     description = """
-Writes the page of `ipytaskfarm web` into one file with its data: failures with tracebacks, jobs, engines, the task
-stream, and up to 5,000 tasks, failed ones first. The file needs neither the farm nor a network, for a mail or a paper.
-Values of tasks are not in it; their output and errors are.
+Writes the page of `ipytaskfarm web` with its data into one file: failures with tracebacks, jobs, engines, the task
+stream, and up to 5,000 tasks, failed ones first. The file can be opened without the farm and without a network, for
+example from a mail. It contains the output and the errors of tasks, but not their values.
 """
     examples = """
         ipytaskfarm report --output run.html
         ipytaskfarm report --farm nightly --job sweep --output sweep.html
     """
     output = Unicode("", help="the file to write").tag(config=True, metavar="FILE")
-    job = Unicode("", help="of this job alone: its name (the latest of that name), or its id").tag(
+    job = Unicode("", help="only this job: its name (the latest of that name), or its id").tag(
         config=True, metavar="NAME"
     )
     aliases: Any = values(("o output", "Report.output"), ("job", "Report.job"))
@@ -47,8 +47,7 @@ Values of tasks are not in it; their output and errors are.
         return OK
 
     async def _report(self, job: str | None) -> str:
-        from ipytaskfarm.web.access import page_connection
-        from ipytaskfarm.web.feed import FarmFeed
+        from ipytaskfarm.web.feed import FarmFeed, page_connection
         from ipytaskfarm.web.report import report
 
         connection = page_connection(self.farm, False)

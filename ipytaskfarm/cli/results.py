@@ -9,7 +9,7 @@ from traitlets import Bool, Unicode
 
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import FAILED, JSON, OK, Command, JsonCommand, UsageError, switches, values
-from ipytaskfarm.cli.jobs import find_job
+from ipytaskfarm.cli.jobs import ids_given, ids_of_job
 from ipytaskfarm.cli.json_output import moment, print_json
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.text import shown
@@ -30,8 +30,8 @@ class Result(JsonCommand):
 
     name = "result"
     description = """
-Shows the result of a task: the value of a function, or the names that code has pulled; of a failed task the traceback,
-on standard error. Exit code 1 if the task has failed, or has not ended.
+Shows the result of a task: the value of a function, or the names that code has pulled. For a failed task it prints the
+traceback on standard error. Exit code 1 means that the task has failed, or has not ended.
 """
     arguments = "ID"
     examples = """
@@ -40,28 +40,26 @@ on standard error. Exit code 1 if the task has failed, or has not ended.
         ipytaskfarm result 73 --json
     """
     wait = Bool(False, help="wait for the end of the task").tag(config=True)
-    output = Bool(False, help="show what the task printed, too").tag(config=True)
+    output = Bool(False, help="also show what the task printed").tag(config=True)
     flags: Any = switches(
         ("wait", "Result.wait", True, "wait for the end of the task"),
-        ("output", "Result.output", True, "show what the task printed, too"),
+        ("output", "Result.output", True, "also show what the task printed"),
         JSON,
     )
 
     def carry_out(self) -> int:
-        ids = self.number_arguments("task")
-        if len(ids) != 1:
-            raise UsageError("one task at a time")
+        task = self.single_task()
         connect(self.farm).close()  # without a farm this prints one line, before the client is imported
         from ipytaskfarm.client import TaskClient
 
         with TaskClient(self.farm) as client:
             client.progress = False
             try:
-                found: TaskResult | None = client.get_task_result(ids[0], block=self.wait, raw=False)
+                found: TaskResult | None = client.get_task_result(task, block=self.wait, raw=False)
             except errors.TaskAborted as error:
-                return self._without_result(ids[0], "failed", str(error))
+                return self._without_result(task, "failed", str(error))
             if found is None:
-                return self._without_result(ids[0], client.status(ids[0]).state, "has not ended; --wait waits for it")
+                return self._without_result(task, client.status(task).state, "has not ended; --wait waits for it")
             return self._show_json(found) if self.json else self._show(found)
 
     def _without_result(self, task: int, state: str, why: str) -> int:
@@ -129,15 +127,15 @@ class Failures(JsonCommand):
 
     name = "failures"
     description = """
-Shows the tasks that failed, in groups of one error at one place, the largest group last, with one traceback each on
-request. Exit code 0 whether there are any or not.
+Shows the failed tasks, grouped by error and place, the largest group last. With --traceback it shows one traceback per
+group. The exit code is 0 whether or not tasks have failed.
 """
     arguments = "[ID…]"
     examples = """
         ipytaskfarm failures
         ipytaskfarm failures --job primes --traceback
     """
-    job = Unicode("", help="of this job alone: its name (the latest of that name), or its id").tag(
+    job = Unicode("", help="only tasks of this job: its name (the latest of that name), or its id").tag(
         config=True, metavar="NAME"
     )
     traceback = Bool(False, help="show the traceback of one task of each group").tag(config=True)
@@ -147,12 +145,9 @@ request. Exit code 0 whether there are any or not.
     )
 
     def carry_out(self) -> int:
-        ids = self.number_arguments("task") if self.extra_args else None
-        if ids is not None and self.job:
-            raise UsageError("ids or --job: not both")
+        given = ids_given(self, self.job)
         with connect(self.farm) as questioner:
-            if self.job:
-                ids = find_job(questioner, self.job).ids
+            ids = ids_of_job(questioner, self.job) if self.job else given
         from ipytaskfarm.client import TaskClient
 
         with TaskClient(self.farm) as client:
@@ -193,27 +188,31 @@ class Debug(Command):
 
     name = "debug"
     description = """
-Runs a failed task in this terminal, with the function, the arguments and the environment that it had, and opens the
-debugger where it fails. Modules are imported as Python finds them here, so start it where your code can be imported.
+Opens the debugger where a task has failed: on the engine that is frozen for it (tasks with on_failure="hold"), or else
+in this terminal, where it runs the task again with its function, arguments and environment. Modules are imported as
+Python finds them here, so start the command where your code can be imported.
 """
     arguments = "ID"
     examples = """
         ipytaskfarm debug 73
+        ipytaskfarm debug 73 --here
         ipytaskfarm debug 73 --frames
     """
-    frames = Bool(False, help="run nothing; open the frames that came with the failure").tag(config=True)
-    flags: Any = switches(("frames", "Debug.frames", True, "run nothing; open the frames that came with the failure"))
+    here = Bool(False, help="run the task here, although an engine is frozen for it").tag(config=True)
+    frames = Bool(False, help="do not run the task; open the frames that came with its failure").tag(config=True)
+    flags: Any = switches(
+        ("here", "Debug.here", True, "run the task here, although an engine is frozen for it"),
+        ("frames", "Debug.frames", True, "do not run the task; open the frames that came with its failure"),
+    )
 
     def carry_out(self) -> int:
-        ids = self.number_arguments("task")
-        if len(ids) != 1:
-            raise UsageError("one task at a time")
+        task = self.single_task()
         connect(self.farm).close()  # without a farm this prints one line, before the client is imported
         from ipytaskfarm.client import TaskClient
 
         with TaskClient(self.farm) as client:
             try:
-                client.debug(ids[0], run=not self.frames)
+                client.debug(task, run=False if self.frames else self.here or None)
             except (errors.TaskFarmError, IndexError, ValueError) as error:
-                raise UsageError(f"task {ids[0]}: {error}") from None
+                raise UsageError(f"task {task}: {error}") from None
         return OK

@@ -15,9 +15,9 @@ class SessionFiles(Command):
 
     name = "session"
     description = """
-Saves the names of engines to files on their nodes, or restores names from such files. A checkpoint saves them with the
-farm: engines that come in their place begin with them. Names that cannot travel (locks, sockets, open files) are left
-out, and listed with the reason. {id} in the file's name is the engine's id.
+Saves the names of engines to files on their nodes, or restores names from such files. A checkpoint saves them in the
+farm, and a replacement of the engine starts with them. Names that cannot travel (locks, sockets, open files) are left
+out, and listed with the reason. In FILE, {id} stands for the engine's id.
 """
     arguments = "save FILE | load FILE | checkpoint"
     examples = """
@@ -25,7 +25,7 @@ out, and listed with the reason. {id} in the file's name is the engine's id.
         ipytaskfarm session load ~/work-0.session --engines 1
         ipytaskfarm session checkpoint
     """
-    engines = Unicode("", help="the engines, such as 0 or 0-2,5; without it all").tag(config=True, metavar="IDS")
+    engines = Unicode("", help="the engines, such as 0 or 0-2,5 (default: all)").tag(config=True, metavar="IDS")
     aliases: Any = values(("engines", "SessionFiles.engines"))
 
     def carry_out(self) -> int:

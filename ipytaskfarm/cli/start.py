@@ -90,9 +90,9 @@ class Start(Command):
 
     name = "start"
     description = """
-Starts a farm on this machine, or resumes the one of that name: waiting tasks go on, results are kept, ids continue.
-In the foreground it says what happens to engines, and Ctrl-C stops all; a second Ctrl-C does not wait for running
-tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm stop` ends the farm.
+Starts a farm on this machine, or resumes the farm of this name with its waiting tasks and its results. In the
+foreground it prints what happens to engines. Ctrl-C stops the farm; a second Ctrl-C does not wait for running tasks.
+With --daemonize it returns when the engines are ready, and `ipytaskfarm stop` stops the farm.
 """
     examples = """
         ipytaskfarm -n 4
@@ -105,7 +105,7 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
     classes: Any = ListTrait([Controller])
 
     locals().update(traits_of("Start"))
-    agent_engines = Int(None, allow_none=True, help="how many engines each agent brings (default: one per core)").tag(
+    agent_engines = Int(None, allow_none=True, help="how many engines each agent starts (default: one per core)").tag(
         config=True, metavar="N"
     )
     agent_time = Unicode(None, allow_none=True, help="when the batch system ends the agents: 90m, 2h").tag(
@@ -114,7 +114,7 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
     agent_option = ListTrait(Unicode(), help="an option of the launcher: partition=short").tag(
         config=True, metavar="KEY=VALUE"
     )
-    daemonize = Bool(False, help="return when the engines are ready; the farm goes on").tag(config=True)
+    daemonize = Bool(False, help="return when the engines are ready; the farm continues").tag(config=True)
     progress_fd = Int(-1).tag(config=True)
 
     aliases: Any = values(
@@ -124,7 +124,7 @@ tasks. With --daemonize it returns when the engines are ready, and `ipytaskfarm 
         ("agent-option", "Start.agent_option"),
     )
     flags: Any = switches(
-        ("daemonize", "Start.daemonize", True, "return when the engines are ready; the farm goes on"),
+        ("daemonize", "Start.daemonize", True, "return when the engines are ready; the farm continues"),
         *_setting_switches(),
     )
 

@@ -7,14 +7,14 @@ from typing import Any
 from traitlets import Enum, Int, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
-from ipytaskfarm.cli.jobs import LONG_S, find_job, task_rows
+from ipytaskfarm.cli.application import OK, JsonCommand, values
+from ipytaskfarm.cli.jobs import LONG_S, ids_given, ids_of_job, task_rows
 from ipytaskfarm.cli.json_output import farm_shape, print_json, task_shape
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.states import ACCEPTED_STATES, ASKED_STATES, state_counts
 from ipytaskfarm.deployment.light_client import Questioner, connect
-from ipytaskfarm.display.farm_tables import engine_table, node_table, task_table
+from ipytaskfarm.display.farm_tables import engine_table, frozen_table, node_table, task_table
 from ipytaskfarm.display.ipython import with_cells
 
 
@@ -58,6 +58,9 @@ class Status(JsonCommand):
             printing.print_table(node_table(state.agents))
         if state.engines:
             printing.print_table(engine_table(state.engines))
+        if state.frozen:
+            print("frozen for a debugger (`ipytaskfarm debug ID` opens one):")
+            printing.print_table(frozen_table(state.frozen))
         for line in state.losses[-5:]:
             print(f"lost: {printing.safe(line)}")
         return OK
@@ -67,7 +70,7 @@ class Tasks(JsonCommand):
     """``ipytaskfarm tasks``"""
 
     name = "tasks"
-    description = "Shows a table of tasks, in order of their ids: the last 100 unless asked for more."
+    description = "Shows a table of tasks, ordered by id: the last 100, or more with --last."
     arguments = "[ID…]"
     examples = """
         ipytaskfarm tasks --state failed
@@ -82,19 +85,16 @@ class Tasks(JsonCommand):
     job = Unicode("", help="only tasks of this job: its name (the latest of that name), or its id").tag(
         config=True, metavar="NAME"
     )
-    last = Int(100, max=2**63 - 1, help="how many of the last ones to show; 0: all").tag(config=True, metavar="N")
+    last = Int(100, max=2**63 - 1, help="show the last N tasks; 0: all of them").tag(config=True, metavar="N")
 
     aliases: Any = values(
         ("state", "Tasks.state"), ("name", "Tasks.named"), ("job", "Tasks.job"), ("last", "Tasks.last")
     )
 
     def carry_out(self) -> int:
-        ids = self.number_arguments("task") if self.extra_args else None
-        if ids is not None and self.job:
-            raise UsageError("ids or --job: not both")
+        given = ids_given(self, self.job)
         with connect(self.farm) as questioner:
-            if self.job:
-                ids = find_job(questioner, self.job).ids
+            ids = ids_of_job(questioner, self.job) if self.job else given
             asked = messages.ListTasks(ids, self.named or None, self.state, max(0, self.last))
             reply = questioner.answer(asked, timeout_s=LONG_S)
         assert isinstance(reply, tables.TaskRows)
@@ -104,8 +104,8 @@ class Tasks(JsonCommand):
             printing.print_table(task_table(reply.rows, omitted=reply.omitted, more="--last 0 shows all"))
         if reply.unknown:
             raise IndexError(
-                f"there is no task {', '.join(map(str, reply.unknown))} (never handed in, or removed):"
-                " `ipytaskfarm tasks` shows what there is"
+                f"there is no task {', '.join(map(str, reply.unknown))} (never submitted, or removed):"
+                " `ipytaskfarm tasks` lists all tasks"
             )
         return OK
 
@@ -114,20 +114,18 @@ class Explain(JsonCommand):
     """``ipytaskfarm explain``"""
 
     name = "explain"
-    description = "Says where a task is and why: its attempts, and for a waiting one what each engine lacks."
+    description = "Explains the state of a task: its attempts and, if it waits, why no engine runs it."
     arguments = "ID"
     examples = "ipytaskfarm explain 73"
 
     def carry_out(self) -> int:
-        ids = self.number_arguments("task")
-        if len(ids) != 1:
-            raise UsageError("one task at a time")
+        task = self.single_task()
         with connect(self.farm) as questioner:
-            reply = questioner.answer(messages.ExplainTasks(ids[0]))
-            rows = task_rows(questioner, ids) if self.json else []
+            reply = questioner.answer(messages.ExplainTasks(task))
+            rows = task_rows(questioner, [task]) if self.json else []
         assert isinstance(reply, messages.TextReply)
         if self.json:
-            print_json({**(task_shape(rows[0]) if rows else {"id": ids[0]}), "explanation": reply.text})
+            print_json({**(task_shape(rows[0]) if rows else {"id": task}), "explanation": reply.text})
             return OK
         for line in with_cells(reply.text).splitlines():
             print(printing.safe(line))

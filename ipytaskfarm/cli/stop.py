@@ -16,16 +16,16 @@ class Stop(Command):
 
     name = "stop"
     description = """
-Stops a farm: no new work is begun, running tasks may go on for ten seconds (--wait; --drain: until they end), then
-they are interrupted. Those that may repeat go back to their queue, the others end as failed. What waits, and every
-result, stays on disk for the next start. Returns when no process is left.
+Stops a farm. No further task is started. Running tasks may continue for ten seconds (--wait SECONDS, or --drain for
+any time), and are then interrupted: tasks that may repeat go back to their queue, the others fail. Waiting tasks and
+all results stay on disk for the next start. The command returns when all processes of the farm have ended.
 """
     examples = """
         ipytaskfarm stop
         ipytaskfarm stop --farm nightly --drain
     """
-    wait = Float(10.0, help="how long running tasks may go on").tag(config=True, metavar="SECONDS")
-    drain = Bool(False, help="wait for all that runs").tag(config=True)
+    wait = Float(10.0, help="how long running tasks may continue").tag(config=True, metavar="SECONDS")
+    drain = Bool(False, help="wait until all running tasks have ended").tag(config=True)
     aliases: Any = values(("wait", "Stop.wait"))
     flags: Any = switches(("drain", "Stop.drain", True, "wait until all running tasks have ended"))
 

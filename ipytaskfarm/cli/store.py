@@ -27,8 +27,8 @@ class Backup(Command):
 
     name = "backup"
     description = """
-Writes a copy of a farm's store as it is now, whether the farm runs or not: what waits, all results, and their large
-values in a folder beside it. To go back to it, stop the farm and put both in the place of its store.
+Writes a copy of a farm's store in its present state, running or not: waiting tasks, all results, and their large
+values in a folder beside it. To restore it, stop the farm and replace its store and its folder by the copies.
 """
     arguments = "FILE"
     examples = "ipytaskfarm backup --farm nightly ~/backups/nightly.sqlite"
@@ -45,14 +45,14 @@ class Check(Command):
 
     name = "check"
     description = """
-Looks through a farm's whole store, whether the farm runs or not. Exit code 1 and a line for each thing that is wrong.
+Checks a farm's whole store, running or not. It prints a line for each error; exit code 1 means that there are any.
 """
     examples = "ipytaskfarm check --farm nightly"
 
     def carry_out(self) -> int:
         path = _store_path(self.home())
         found = backup.check(path)
-        print("\n".join(found) or f"{path}: all is well")
+        print("\n".join(found) or f"{path}: no errors found")
         return FAILED if found else OK
 
 
@@ -61,8 +61,8 @@ class Compact(Command):
 
     name = "compact"
     description = """
-Gives the room that cleared tasks have left in a farm's store back to the disk. It needs as much room again meanwhile.
-While it lasts, some seconds for each GiB, a running farm hands nothing out and answers nobody; engines go on.
+Returns the space that cleared tasks have left in a farm's store to the disk. While it works, it needs as much space
+again. This takes some seconds per GiB, in which a running farm starts no task and answers no client; engines continue.
 """
     examples = "ipytaskfarm compact"
 
@@ -96,15 +96,15 @@ class Replay(Command):
 
     name = "replay"
     description = """
-Replays an event log that `ipytaskfarm start --record FILE` has written: the scheduler decides once more what it decided
-then, with all its checks on. Exit code 1 if it decides otherwise, or if a check fails; the turn is named.
+Replays an event log that `ipytaskfarm start --record FILE` has written: the scheduler repeats its decisions, with all
+checks enabled. Exit code 1 means that a decision differs, or that a check fails; the turn is named.
 """
     arguments = "FILE"
     examples = """
         ipytaskfarm replay events.log
         ipytaskfarm replay events.log --task 12
     """
-    task = Int(None, allow_none=True, help="show each turn that saved something of this task").tag(
+    task = Int(None, allow_none=True, help="show each turn that saved a change of this task").tag(
         config=True, metavar="ID"
     )
     aliases: Any = values(("task", "Replay.task"), farm=False)
@@ -172,5 +172,5 @@ def _one_path(words: list[str], what: str) -> Path:
 def _store_path(home: Home) -> Path:
     path = home.store_path()
     if path is None:
-        raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` shows what there is")
+        raise errors.FarmNotRunning(f"there is no farm {home.name!r}: `ipytaskfarm list` lists all farms")
     return path

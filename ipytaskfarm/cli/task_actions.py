@@ -16,7 +16,7 @@ from ipytaskfarm.core import errors, messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.deployment.light_client import connect
 
-NO_TASK = "there is no such task (never handed in, or removed): `ipytaskfarm tasks` shows what there is"
+NO_TASK = "there is no such task (never submitted, or removed): `ipytaskfarm tasks` lists all tasks"
 
 
 class Abort(OnTasks):
@@ -24,17 +24,19 @@ class Abort(OnTasks):
 
     name = "abort"
     description = """
-Aborts tasks: those that have not begun never run; in running ones an interrupt is raised, and an engine that does not
-heed it is replaced. Finished ones are passed over. Exit code 1 if an id was never given out.
+Aborts tasks. Tasks that have not begun never run. Running tasks are interrupted, and the engine of a task that ignores
+the interrupt is replaced. Ended tasks are skipped. Exit code 1 means that an id does not exist.
 """
     examples = """
         ipytaskfarm abort 12 15-19 --reason "wrong input"
         ipytaskfarm abort --job primes --no-interrupt
     """
     interrupt = Bool(True, help="interrupt running tasks").tag(config=True)
-    reason = Unicode("", help="what is told to whoever fetches one of them").tag(config=True, metavar="TEXT")
+    reason = Unicode("", help="the reason, which the tasks' error contains").tag(config=True, metavar="TEXT")
     aliases: Any = values(("job", "OnTasks.job"), ("reason", "Abort.reason"))
-    flags: Any = switches(("no-interrupt", "Abort.interrupt", False, "let running ones end; drop their results"), JSON)
+    flags: Any = switches(
+        ("no-interrupt", "Abort.interrupt", False, "let running tasks end, and drop their results"), JSON
+    )
 
     def carry_out(self) -> int:
         with connect(self.farm) as questioner:
@@ -48,7 +50,7 @@ heed it is replaced. Finished ones are passed over. Exit code 1 if an id was nev
             if not self.json and outcome != "unknown":
                 print(f"task {task}: {outcome}")
         if not reply.outcomes and not self.json:
-            print("nothing of it is left to be aborted")
+            print("there is no unfinished task to abort")
         return _refused([(task, NO_TASK) for task in unknown])
 
 
@@ -56,15 +58,15 @@ class Retry(OnTasks):
     """``ipytaskfarm retry``"""
 
     name = "retry"
-    description = "Hands failed tasks in again, with the same inputs, as new tasks that are linked to the old ones."
+    description = "Submits failed tasks again, with the same inputs, as new tasks that are linked to the old ones."
     examples = """
         ipytaskfarm retry 12 13
         ipytaskfarm retry --job primes
     """
 
     def carry_out(self) -> int:
-        hint = "has not failed; `ipytaskfarm restart` hands in any that has ended"
-        return _hand_in_again(self, failed_only=True, why_not=hint)
+        hint = "has not failed; `ipytaskfarm restart` submits any ended task again"
+        return _submit_again(self, failed_only=True, why_not=hint)
 
 
 class Restart(OnTasks):
@@ -72,16 +74,16 @@ class Restart(OnTasks):
 
     name = "restart"
     description = """
-Hands ended tasks in again, whatever became of them, with the same inputs, as new tasks that are linked to the old ones.
+Submits ended tasks again, failed or not, with the same inputs, as new tasks that are linked to the old ones.
 """
     examples = "ipytaskfarm restart 12-15"
 
     def carry_out(self) -> int:
         hint = "has not ended: wait for it, or `ipytaskfarm abort` it first"
-        return _hand_in_again(self, failed_only=False, why_not=hint)
+        return _submit_again(self, failed_only=False, why_not=hint)
 
 
-def _hand_in_again(command: OnTasks, *, failed_only: bool, why_not: str) -> int:
+def _submit_again(command: OnTasks, *, failed_only: bool, why_not: str) -> int:
     with connect(command.farm) as questioner:
         ids = command.chosen(questioner, "failed" if failed_only else "finished")
         reply = questioner.answer(messages.RetryTasks(ids, failed_only), timeout_s=LONG_S)
@@ -94,7 +96,7 @@ def _hand_in_again(command: OnTasks, *, failed_only: bool, why_not: str) -> int:
         })  # fmt: skip
     else:
         for old, new in reply.ids:
-            print(f"task {old}: handed in again as task {new}")
+            print(f"task {old}: submitted again as task {new}")
         if not ids:
             print(f"nothing of it has {'failed' if failed_only else 'ended'}")
     return _refused([(i, NO_TASK) for i in reply.missing] + [(i, why_not) for i in reply.not_failed])
@@ -105,16 +107,17 @@ class Remove(OnTasks):
 
     name = "remove"
     description = """
-Forgets ended tasks, with their results and their history; ids go on counting. Tasks that have not ended stay, and so
-do results that other tasks have yet to take: each is told, and the exit code is 1 if it was named.
+Removes ended tasks with their results and their history. Their ids are not used again. Tasks that have not ended stay,
+and so do results that other tasks still need. The command names those of them that were given by id, and then ends
+with exit code 1.
 """
     arguments = "ID… | --job NAME | --all"
     examples = """
         ipytaskfarm remove 3-9
         ipytaskfarm remove --all
     """
-    everything = Bool(False, help="all that have ended").tag(config=True)
-    flags: Any = switches(("all", "Remove.everything", True, "all that have ended"), JSON)
+    everything = Bool(False, help="all tasks that have ended").tag(config=True)
+    flags: Any = switches(("all", "Remove.everything", True, "all tasks that have ended"), JSON)
 
     def named_otherwise(self) -> bool:
         if self.job and self.everything:
@@ -137,7 +140,7 @@ do results that other tasks have yet to take: each is told, and the exit code is
         return _refused([
             *((i, NO_TASK) for i in reply.missing),
             *((i, "has not ended: wait for it, or `ipytaskfarm abort` it first") for i in reply.unfinished),
-            *((i, "other tasks have yet to take its result: wait for them, or abort them") for i in reply.needed),
+            *((i, "other tasks still need its result: wait for them, or abort them") for i in reply.needed),
         ])  # fmt: skip
 
 
@@ -145,9 +148,9 @@ def _tell_what_stays(counts: dict[str, int]) -> None:
     unfinished = counts.get("scheduled", 0) + counts.get("pending", 0)
     needed = counts.get("succeeded", 0) + counts.get("failed", 0)
     if unfinished:
-        print(f"{printing.number(unfinished, 'task')} stay: not ended")
+        print(f"kept {printing.number(unfinished, 'task')}: not ended")
     if needed:
-        print(f"{printing.number(needed, 'task')} stay: others have yet to take the result")
+        print(f"kept {printing.number(needed, 'task')}: other tasks still need the result")
 
 
 class Verbatim(Unicode[str, str]):
@@ -162,15 +165,15 @@ class MarkDone(JsonCommand):
 
     name = "mark-done"
     description = """
-Lets tasks that have not ended have succeeded, with a result from outside: they do not run, what runs of them is
-interrupted, and what waits for them goes on.
+Marks tasks that have not ended as succeeded, with a given result. They do not run, their runs are interrupted, and
+tasks that wait for them continue.
 """
     arguments = "ID…"
     examples = """
         ipytaskfarm mark-done 12
         ipytaskfarm mark-done 12 --result '{"total": 42}'
     """
-    result = Verbatim("null", help="the result, as JSON; an object is what a task of code pulls").tag(
+    result = Verbatim("null", help="the result as JSON; for a task of code, an object with the pulled names").tag(
         config=True, metavar="JSON"
     )
     aliases: Any = values(("result", "MarkDone.result"))
@@ -180,9 +183,7 @@ interrupted, and what waits for them goes on.
         try:
             result = json.loads(self.result)
         except ValueError as error:
-            raise UsageError(
-                f"--result {self.result!r} is no JSON ({error}); text stands in quotes: '\"text\"'"
-            ) from None
+            raise UsageError(f"--result {self.result!r} is not JSON ({error}); text needs quotes: '\"text\"'") from None
         connect(self.farm).close()  # says in one line that there is no farm, before the client is imported
         from ipytaskfarm.client import TaskClient
 
@@ -200,12 +201,12 @@ class MarkFailed(JsonCommand):
 
     name = "mark-failed"
     description = """
-Lets the run of a task, or its result, count as failed. One that runs is interrupted, and runs again if it has retries
-left; one that waits has failed; one that has succeeded is reopened: it runs again under its id.
+Marks the run of a task, or its result, as failed. A running task is interrupted, and runs again if it has retries
+left. A waiting task fails. A task that has succeeded is reopened: it runs again under its id.
 """
     arguments = "ID…"
     examples = 'ipytaskfarm mark-failed 12 --reason "the input was incomplete"'
-    reason = Unicode("", help="why; it stands in the error").tag(config=True, metavar="TEXT")
+    reason = Unicode("", help="the reason, which the error contains").tag(config=True, metavar="TEXT")
     aliases: Any = values(("reason", "MarkFailed.reason"))
 
     def carry_out(self) -> int:

@@ -146,16 +146,16 @@ class Top(Command):
 
     name = "top"
     description = """
-Shows a farm while it works: engines, jobs with unfinished tasks, tasks that run, wait or have failed, and why the
-selected one is where it is. Keys: arrows (or j and k) select a task, a aborts it (and asks), r retries a failed one, q
-ends. Without a terminal, or with --once, it prints one screen and ends.
+Shows a running farm: its engines, its jobs with unfinished tasks, its running, waiting and failed tasks, and an
+explanation of the selected task. Keys: arrows (or j and k) select a task, a aborts it after a question, r retries a
+failed one, q quits. Without a terminal, or with --once, the command prints one screen and ends.
 """
     examples = """
         ipytaskfarm top
         ipytaskfarm top --farm nightly --every 5
         ipytaskfarm top --once
     """
-    every = Float(1.0, help="how often the farm is asked").tag(config=True, metavar="SECONDS")
+    every = Float(1.0, help="the time between two updates").tag(config=True, metavar="SECONDS")
     once = Bool(False, help="print one screen and end").tag(config=True)
     aliases: Any = values(("every", "Top.every"))
     flags: Any = switches(("once", "Top.once", True, "print one screen and end"))
@@ -243,7 +243,7 @@ class Live:
         assert isinstance(reply, messages.Retried)
         if not reply.ids:
             return f"task {task} has not failed: only failed tasks are tried again"
-        return f"task {task}: handed in again as task {reply.ids[0][1]}"
+        return f"task {task}: submitted again as task {reply.ids[0][1]}"
 
 
 @contextmanager

@@ -24,9 +24,9 @@ class Web(Command):
     name = "web"
     description = """
 Shows a farm in a browser: failures by cause, jobs with the time left, why tasks wait, engines, the task stream with
-time travel, and every task. It listens on 127.0.0.1 only; the printed URL has a key, and is also in a file that only
-this user can read. A page may only look, unless --control lets it abort, try again, pause and scale. Ctrl-C ends it;
-the farm goes on.
+time travel, and every task. The server listens only on 127.0.0.1. The printed URL contains a key, and is also in a
+file that only this user can read. Pages are read-only, unless --control lets them abort and retry tasks, pause and
+scale. Ctrl-C ends the server; the farm continues.
 """
     examples = """
         ipytaskfarm web
@@ -35,13 +35,13 @@ the farm goes on.
     """
     port = Int(0, help="the port; 0 for a free one").tag(config=True, metavar="PORT")
     socket = Unicode("", help="listen on a unix socket at this path, not on a port").tag(config=True, metavar="PATH")
-    hosts = List(Unicode(), help="a further name, with its port, under which a proxy calls this server").tag(
+    hosts = List(Unicode(), help="another name, with its port, under which a proxy calls this server").tag(
         config=True, metavar="NAME"
     )
     control = Bool(False, help="let pages change the farm").tag(config=True)
     aliases: Any = values(("port", "Web.port"), ("socket", "Web.socket"), ("host-name", "Web.hosts"))
     flags: Any = switches(
-        ("control", "Web.control", True, "let pages change the farm: abort, try again, pause, scale"),
+        ("control", "Web.control", True, "let pages change the farm: abort, retry, pause, scale"),
     )
 
     def carry_out(self) -> int:
@@ -54,8 +54,7 @@ the farm goes on.
 
     async def _serve(self) -> None:
         # tornado costs 0.1 s, which only this command should take.
-        from ipytaskfarm.web.access import page_connection
-        from ipytaskfarm.web.feed import FarmFeed
+        from ipytaskfarm.web.feed import FarmFeed, page_connection
         from ipytaskfarm.web.server import WebServer
 
         connection = page_connection(self.farm, self.control)

@@ -57,7 +57,7 @@ class Arrivals:
 
     def __init__(self, cache_bytes: int = CACHE_BYTES) -> None:
         self.finals: dict[int, Final] = {}
-        self.handed_in: set[int] = set()
+        self.submitted: set[int] = set()
         """Unfinished tasks that this session submitted: `barrier()` without ids waits for them."""
         self.chunks = ChunkRegistry()
         """The chunks of this session and of maps that it follows: an item's end is its chunk's, or its own."""
@@ -83,13 +83,13 @@ class Arrivals:
             self._drop_cached((task_id,))
         self.finals.update(batch)
         self._cache_bytes += sum([len(f.body) + _FINAL_BYTES if f.body else _FINAL_BYTES for f in batch.values()])
-        self.refused += [f for f in finals if f.reason == Reason.REFUSED and f.id in self.handed_in]
+        self.refused += [f for f in finals if f.reason == Reason.REFUSED and f.id in self.submitted]
         if self.followers:
             # A body names the accumulators to which its task added.  A result without a body is fetched later, so it
             # counts too.
             added = [
                 f for f in finals
-                if not f.reason and f.id in self.handed_in and (f.body is None or b"accumulated" in f.body)
+                if not f.reason and f.id in self.submitted and (f.body is None or b"accumulated" in f.body)
             ]  # fmt: skip
             for followed in self.followers.values():
                 followed += added
@@ -101,7 +101,7 @@ class Arrivals:
         """Treat these ended tasks as unfinished, because the controller runs them again."""
         again = list(ids)
         self.forget(again)
-        self.handed_in.update(again)
+        self.submitted.update(again)
 
     def unknown(self, ids: Iterable[int]) -> None:
         """End all waits for these tasks, because the controller does not know them."""
@@ -116,8 +116,8 @@ class Arrivals:
             known = self.chunks.separate.setdefault(chunk.id, set()) if chunk.separate else set()
             fresh = {chunk.id + 1 + index for index in chunk.separate if index not in known}
             known.update(chunk.separate)
-            live = fresh - self.finals.keys() if chunk.id in self.handed_in else set()
-            self.handed_in |= live  # of another client's chunk, who waits for the items asks for their ends
+            live = fresh - self.finals.keys() if chunk.id in self.submitted else set()
+            self.submitted |= live  # of another client's chunk, who waits for the items asks for their ends
             if live:
                 unfinished[chunk.id] = live
         return unfinished
@@ -125,7 +125,7 @@ class Arrivals:
     def _end(self, batch: dict[int, Final] | dict[int, None]) -> None:
         unfinished = self._separate(batch) if self.chunks.items else {}
         self.watched.difference_update(batch)
-        self.handed_in.difference_update(batch)
+        self.submitted.difference_update(batch)
         if self.on_end:
             for task_id in batch.keys() & self.on_end.keys():
                 final = batch[task_id]
@@ -180,7 +180,7 @@ class Arrivals:
         if not self.chunks.items:
             return
         if ids is None:
-            self.chunks.forget([i for i in self.chunks.items if i not in self.handed_in and i not in self.watched])
+            self.chunks.forget([i for i in self.chunks.items if i not in self.submitted and i not in self.watched])
             return
         self.chunks.forget(ids)
         touched: set[int] = set()
@@ -196,18 +196,18 @@ class Arrivals:
 
     def live(self, ids: set[int]) -> set[int]:
         """Those that have not ended; in the place of items of a chunk that has not ended, the chunk."""
-        live = (ids & self.handed_in) | (ids & self.watched)
+        live = (ids & self.submitted) | (ids & self.watched)
         if self.chunks.items:
             held = {self.chunks.of(i) for i in ids - live - self.finals.keys()} - {None}
-            live |= {chunk for chunk in held if chunk in self.handed_in or chunk in self.watched}
+            live |= {chunk for chunk in held if chunk in self.submitted or chunk in self.watched}
         return live
 
     def is_live(self, task_id: int) -> bool:
         """Return whether its end is still to come."""
-        if task_id in self.handed_in or task_id in self.watched:
+        if task_id in self.submitted or task_id in self.watched:
             return True
         chunk = self.chunks.of(task_id) if self.chunks.items else None
-        return chunk is not None and (chunk in self.handed_in or chunk in self.watched)
+        return chunk is not None and (chunk in self.submitted or chunk in self.watched)
 
     def follow(self, chunks: Mapping[int, int]) -> None:
         """Note chunks of another client's map: chunk -> number of its items."""

@@ -429,7 +429,7 @@ class IoThread:
         self._to_send = deque(self._asked.values())
         # The old process may have accepted, and even finished, tasks that are unaccepted here. So all ids are watched;
         # the ids of unaccepted tasks are watched only after these tasks were sent.
-        live = self.arrivals.handed_in | self.arrivals.watched
+        live = self.arrivals.submitted | self.arrivals.watched
         unaccepted = self.outbox.unaccepted_ids() & live
         for asked in self._watches(live - unaccepted, after=0):
             self._to_send.appendleft(asked)

@@ -193,7 +193,7 @@ class Member:
 
     def __index__(self) -> int:
         if self.id is None:
-            raise TypeError("this task was not handed in yet: job.submit() first")
+            raise TypeError("this task was not submitted yet: job.submit() first")
         return self.id
 
     @property
@@ -237,7 +237,7 @@ class Member:
 
     def __repr__(self) -> str:
         what = self.task._short() if self.task is not None else "task"
-        return f"<{what} of job {self._job.name!r}: {'not handed in' if self.id is None else f'id {self.id}'}>"
+        return f"<{what} of job {self._job.name!r}: {'not submitted' if self.id is None else f'id {self.id}'}>"
 
 
 class JobEvents:

@@ -70,7 +70,7 @@ class Job:
         d = self.__dict__
         name = check_text("name", name)
         d["_record"] = JobRecord(client, name if name is not None else f"job {next(_numbers)}")
-        d["_shared"] = {"environment": TaskEnvironment()}
+        d["_shared"] = {"environment": TaskEnvironment(), **client.defaults}
         d["abort_on_failure"] = False
         d["abort_on_disconnect"] = False
         d["unique"] = None
@@ -134,6 +134,7 @@ class Job:
     defer_time: float | timedelta
     defer_max: float | timedelta
     warn_after: float | timedelta | None
+    on_failure: str
     cancel_on_task_failure: bool
     cancel_on_client_disconnection: bool
     _record: JobRecord
@@ -182,7 +183,7 @@ class Job:
         record = self._record
         fresh = record.tasks[len(record.ids) :]
         if not fresh:
-            raise ValueError(f"job {self.name!r} has no tasks to hand in: job.add_task(task) adds one")
+            raise ValueError(f"job {self.name!r} has no tasks to submit: job.add_task(task) adds one")
         session = record.client.session
         # All tasks are packed before the first is submitted: if one cannot be pickled, no part of the job may be left
         # behind.
@@ -197,7 +198,7 @@ class Job:
         first = len(record.ids)
         ids = [*record.ids, *[-1] * len(fresh)]
         for position in order:
-            ids[position] = session.hand_in(packed[position - first], spec, ids)
+            ids[position] = session.submit(packed[position - first], spec, ids)
         if self.unique is not None:  # a duplicate is refused as a whole
             for task_id in ids[first:]:
                 final = session.accepted(task_id)
@@ -213,13 +214,13 @@ class Job:
         return JobSpec(self.id, self.name, total, unique=unique, opened_s=self._opened_s, is_map=True)
 
     def begin_map(self, members: MapMembers) -> None:
-        """Take the tasks of a map that was handed in."""
+        """Take the tasks of a map that was submitted."""
         self._record.members = members
 
     def text_of_going_on(self) -> str:
         """Return what to tell the user who has interrupted the wait for this job."""
         name = repr(self.name)
-        return f"job {name} goes on: tc.job({name}).results() waits for it again, tc.job({name}).abort() ends it"
+        return f"job {name} continues: tc.job({name}).results() waits for it again, tc.job({name}).abort() ends it"
 
     def _spec(self) -> JobSpec:
         environment, recycle = pack_environment_of(self.environment, {})
@@ -344,10 +345,10 @@ class Job:
         if self._record.members is not None:
             return
         if len(self._record.ids) < len(self._record.tasks):
-            raise ValueError(f"job {self.name!r} has tasks that were not handed in: job.submit() hands them in")
+            raise ValueError(f"job {self.name!r} has tasks that were not submitted: job.submit() submits them")
         if not self._record.tasks and not self._record.ids:
             raise ValueError(
-                f"job {self.name!r} has no tasks: job.add_task(task) adds one, then job.submit() hands them in"
+                f"job {self.name!r} has no tasks: job.add_task(task) adds one, then job.submit() submits them"
             )
 
     # -- acting
@@ -416,7 +417,7 @@ class Job:
 
     def __repr__(self) -> str:
         if not self._record.is_submitted:
-            return f"<Job {self.name!r}: {len(self._record.tasks)} tasks, not handed in>"
+            return f"<Job {self.name!r}: {len(self._record.tasks)} tasks, not submitted>"
         return f"<Job {self.name!r}: {counts_text(self.counts())}>"
 
     def _ipython_display_(self) -> None:

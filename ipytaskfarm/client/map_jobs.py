@@ -14,7 +14,7 @@ from ..core.messages import FindJobs, ListEngines, tables
 from ..core.messages.task_types import Final
 from .arrivals import Arrivals
 from .chunk_items import chunk_values
-from .map_values import Printed, Values
+from .map_items import Printed, Values
 from .results import TaskResult, decode_body, error_of
 from .session import Session
 from .task_calls import TaskCalls

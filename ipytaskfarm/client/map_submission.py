@@ -1,7 +1,7 @@
 """Hand-in of a map: its items go to the farm as tasks of a job, quick items in chunks.
 
-All items are handed in within a moment.  The first tenth of a second is spent on learning how quick the items are;
-chunks grow meanwhile.  Then the rest is handed in with what is known.
+All items are submitted within a moment.  The first tenth of a second is spent on learning how quick the items are;
+chunks grow meanwhile.  Then the rest is submitted with what is known.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from .session import Session
 from .tasks import EachTask
 
 LEARN_S = 0.1
-"""How long the pace of the items is looked at before the rest is handed in."""
+"""How long the pace of the items is looked at before the rest is submitted."""
 UNKNOWN_TASKS = 512
-"""When no item has ended by then, the items are handed in as at most about so many tasks: slow chunks end early."""
+"""When no item has ended by then, the items are submitted as at most about so many tasks: slow chunks end early."""
 BYTES_MAX = 128 * 1024
 """A chunk has at most about so many bytes: it is sent again for each item of it that runs alone."""
 SHARES = 4
@@ -57,7 +57,7 @@ class MapSubmission:
     ) -> None:
         """chunksize: how many items share a task; None: as many as take some milliseconds.
 
-        grows: the job has as many tasks as items were handed in until now.
+        grows: the job has as many tasks as items were submitted until now.
         """
         self.session = session
         self._grows = grows
@@ -86,8 +86,8 @@ class MapSubmission:
         """Return the rules that the items share, as they travel."""
         return self._shared.rules
 
-    def hand_in(self, count: int) -> int | None:
-        """Hand in the next items, at most so many, as one task.  Returns its id; None: there are no more items.
+    def submit(self, count: int) -> int | None:
+        """Submit the next items, at most so many, as one task.  Returns its id; None: there are no more items.
 
         Raises UnpickleableException, with a note that names the item, for one that cannot travel.
         """
@@ -107,23 +107,23 @@ class MapSubmission:
         if len(packed.payload) > 2 * BYTES_MAX and len(taken) > 1:
             self._item_bytes = len(packed.payload) / len(taken)
             self.items.put_back(taken)
-            return self.hand_in(max(1, len(taken) // 2))
+            return self.submit(max(1, len(taken) // 2))
         self._item_bytes = len(packed.payload) / len(taken) if len(taken) > 16 else self._item_bytes
         if self._grows:
             self.job = msgspec.structs.replace(self.job, total=self.items.taken)
-        task_id = self.session.hand_in(packed, self.job)
+        task_id = self.session.submit(packed, self.job)
         if task_id < 0:  # another thread has taken ids meanwhile
             self.items.put_back(taken)
-            return self.hand_in(count)
+            return self.submit(count)
         self.members.append((task_id, packed.items))
         return task_id
 
-    def hand_in_all(self) -> None:
-        """Hand in all items.  Ctrl-C is heard afterwards; the second one at once."""
+    def submit_all(self) -> None:
+        """Submit all items.  Ctrl-C is heard afterwards; the second one at once."""
         with later_interrupt():
             if self._chunksize is None:
                 self._learn()
-            while self.hand_in(self._size()) is not None:
+            while self.submit(self._size()) is not None:
                 pass
 
     def next_size(self) -> int:
@@ -143,13 +143,13 @@ class MapSubmission:
         return min(size, max(1, -(-left // (SHARES * self._engines))))
 
     def _learn(self) -> None:
-        """Hand in chunks that grow while items end, until their pace is known or some time has passed."""
+        """Submit chunks that grow while items end, until their pace is known or some time has passed."""
         deadline = time.monotonic() + LEARN_S
         session = self.session
         under_way: set[int] = set()
         while self.items.left and not self.pace.is_steady:
             while len(under_way) < self.pace.window:
-                task_id = self.hand_in(self.pace.size(self.items.left))
+                task_id = self.submit(self.pace.size(self.items.left))
                 if task_id is None:
                     return
                 under_way.add(task_id)
@@ -170,7 +170,7 @@ class MapSubmission:
 
 @contextlib.contextmanager
 def later_interrupt() -> Iterator[None]:
-    """Hold back the first Ctrl-C until the block has ended: half of a map handed in would be worse than a moment."""
+    """Hold back the first Ctrl-C until the block has ended: half of a map submitted would be worse than a moment."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -20,10 +20,9 @@ from ..core.arguments import check_count, check_text
 from ..core.messages.task_types import Final, JobSpec
 from .chunk_items import chunk_values
 from .jobs import Job
-from .map_items import Items, read_whole
+from .map_items import Items, Values, read_whole
 from .map_jobs import Gathered, MapMembers, add_item, collect, outcome
 from .map_submission import MapSubmission
-from .map_values import Values
 from .results import decode_body, error_of
 from .rules import CHECKS, DEFAULTS, flag, one_of
 from .session import Session
@@ -85,19 +84,19 @@ def begin_map(
     rules: Mapping[str, Any],
     asked: MapOptions,
 ) -> tuple[Job, MapMembers]:
-    """Hand in a map, and return its job and its tasks at once.
+    """Submit a map, and return its job and its tasks at once.
 
     When an item cannot travel, nothing of the map runs: the error names the item.
     """
     if not callable(function):
         raise TypeError(f"map needs a function first, not {type(function).__name__}")
     items = Items(read_whole(sequences))
-    rules = checked_rules(rules)
+    rules = {**client.defaults, **checked_rules(rules)}
     job = Job(client, asked.name or f"map {getattr(function, '__name__', type(function).__name__)}")
     spec = job.spec_of_map(items.total or 0, rules.get("unique"))
     submission = MapSubmission(client.session, spec, function, items, {**rules, "name": asked.name}, asked.chunksize)
     try:
-        submission.hand_in_all()
+        submission.submit_all()
     except KeyboardInterrupt:
         say(job.text_of_going_on())
         raise
@@ -116,7 +115,7 @@ def map_tasks(
     rules: Mapping[str, Any],
     asked: MapOptions,
 ) -> Values[Any]:
-    """Hand in a map, wait for it, and return its values in order."""
+    """Submit a map, wait for it, and return its values in order."""
     job, members = begin_map(client, function, sequences, rules, asked)
     wait_for_map(
         client.session, members, None, bool(client.progress), asked.stream, asked.name or "", job.text_of_going_on()
@@ -124,7 +123,7 @@ def map_tasks(
     return outcome(job, collect(client, members), asked.on_error)
 
 
-def hand_in_map(
+def submit_map(
     client: TaskCalls, function: Callable[..., Any], sequences: Sequence[Iterable[Any]], attributes: dict[str, Any]
 ) -> list[int]:
     """Submit a MapTask for each tuple of arguments and return the ids in order; all lengths are checked first."""
@@ -154,7 +153,7 @@ def imap(
     items = Items(iterables)
     name = asked.name or f"imap {getattr(function, '__name__', type(function).__name__)}"
     spec = JobSpec(uuid.uuid4().hex, name, 0, is_map=True)
-    named = {**checked_rules(rules), "name": asked.name}
+    named = {**client.defaults, **checked_rules(rules), "name": asked.name}
     submission = MapSubmission(client.session, spec, function, items, named, asked.chunksize, grows=True)
     return _imap(client, submission, ordered, asked)
 
@@ -232,7 +231,7 @@ def _ends_as_they_come(
     while True:
         while len(under_way) < pace.window and held() < LOOK_AHEAD * pace.window * largest:
             place = items.taken
-            task_id = submission.hand_in(submission.next_size())
+            task_id = submission.submit(submission.next_size())
             if task_id is None:
                 break
             largest = max(largest, submission.members[-1][1])
@@ -314,7 +313,9 @@ def _leave_at_once(session: Session, unwanted: list[int], finished: list[int]) -
     # A farm that has ended, does not answer or refuses keeps the tasks; nobody waits for an error.
     with suppress(Exception):
         if unwanted:
-            session.ask(messages.AbortTasks(unwanted, False, "nobody waits for this map any more"), timeout_s=LEAVE_S)
+            session.ask(
+                messages.AbortTasks(unwanted, False, "no caller waits for this map any more"), timeout_s=LEAVE_S
+            )
         session.ask(messages.Clear([*unwanted, *finished]), timeout_s=LEAVE_S)
         session.forget_results([*unwanted, *finished])
 
@@ -363,7 +364,7 @@ class Mapper:
         rules = {name: getattr(self, name) for name in _MAPPER_RULES}
         if self.block:
             return map_tasks(self.task_controller, function, sequences, rules, MapOptions())
-        return hand_in_map(self.task_controller, function, sequences, rules)
+        return submit_map(self.task_controller, function, sequences, rules)
 
 
 class ParallelFunction:

@@ -73,7 +73,7 @@ def clear_results(session: Session, ids: Ids | None) -> int:
     kept = {*reply.missing, *reply.unfinished, *reply.needed}
     session.forget_results(None if wanted is None else [i for i in wanted if i not in kept])
     if reply.needed:
-        raise KeyError(f"other tasks have yet to take the result of task {_listed(reply.needed)}")
+        raise KeyError(f"other tasks still need the result of task {_listed(reply.needed)}")
     if reply.missing:
         raise KeyError(f"task ID not registered: {_listed(reply.missing)}")
     if wanted is not None and reply.unfinished:
@@ -92,9 +92,9 @@ def retry_tasks(session: Session, wanted: list[int], failed_only: bool = True) -
         raise IndexError(f"task ID not registered: {_listed(reply.missing)} (never issued, or cleared)")
     if reply.not_failed:
         if failed_only:
-            what, remedy = "only failed tasks are tried again", "tc.restart hands in any that has ended"
+            what, remedy = "only failed tasks are tried again", "tc.restart submits any ended task again"
         else:
-            what, remedy = "only ended tasks are handed in again", "wait for it, or abort it first"
+            what, remedy = "only ended tasks are submitted again", "wait for it, or abort it first"
         raise ValueError(f"{what}: task {_listed(reply.not_failed)} is not; {remedy}")
     return new
 
@@ -141,7 +141,7 @@ def find_job(session: Session, name_or_id: str | JobLine) -> tables.JobRow:
     rows = session.ask_for(messages.FindJobs(wanted, True), tables.JobTable).rows
     rows = [row for row in rows if row.ids]
     if not rows:
-        raise KeyError(f"farm {session.farm!r} has no job {wanted!r}: it was never handed in, or was cleared")
+        raise KeyError(f"farm {session.farm!r} has no job {wanted!r}: it was never submitted, or was cleared")
     return rows[-1]
 
 

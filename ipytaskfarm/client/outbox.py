@@ -15,12 +15,13 @@ from collections import deque
 
 import msgspec
 
+from ..core import errors
 from ..core.messages import Full, IdBlock, Submit
 from ..core.messages.dependencies import Needs
 from ..core.messages.payload import StringWork
 from ..core.messages.task_types import Function, JobSpec, Packed, Submission
 from ..core.text import text_of
-from ..transport.wire import encode_message
+from ..transport.wire import MAX_MESSAGE_BYTES, encode_message
 
 CHUNK_TASKS = 1_000
 CHUNK_BYTES = 192 * 1024
@@ -113,7 +114,7 @@ class Outbox:
         self.want_ids = False
         self._waiting_blocks.append((block.first, block.last))
 
-    def was_handed_in(self, task_id: int) -> bool:
+    def was_submitted(self, task_id: int) -> bool:
         """Return whether this session submitted a task with this id."""
         if self._block <= task_id <= self.last_id:
             return task_id < self.next_id
@@ -124,14 +125,14 @@ class Outbox:
         in_block = self.next_id <= task_id <= self.last_id
         return in_block or any(first <= task_id <= last for first, last in self._waiting_blocks)
 
-    # Handing in
+    # Submitting
 
     def add(self, packed: Packed, submitted_s: float, job: JobSpec | None = None, needs: Needs | None = None) -> int:
         """Queue a task under the next id, and return this id.  `has_id` must have returned True.
 
         Args:
             packed: the task; a chunk's items take as many ids more, and the block must have them.
-            submitted_s: when it is handed in.
+            submitted_s: when it is submitted.
             job: the job to which it belongs.
             needs: its dependencies, which count in the place of those in `packed`.
         """
@@ -327,3 +328,22 @@ def _unsound(part: Submission | Function | JobSpec) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {text_of(error)}"
     return ""
+
+
+PAYLOAD_BYTES_MAX = MAX_MESSAGE_BYTES // 2 - 1024 * 1024
+"""Most bytes of a task with the functions that it needs: both must fit into one message."""
+
+
+def check_size(what: str, size: int) -> None:
+    if size > PAYLOAD_BYTES_MAX:
+        raise errors.ResultTooLarge(
+            f"{what} of {size:,} bytes cannot travel, the limit is {PAYLOAD_BYTES_MAX:,}: "
+            "hand large data over in a file, or in pieces"
+        )
+
+
+def refusal_because(why: str) -> errors.TaskFarmError:
+    """Return the reason why nothing is accepted now as an error."""
+    if "stopping" in why:
+        return errors.FarmNotRunning(why)
+    return errors.StoreFull(f"{why}; what was submitted is kept here and sent again")

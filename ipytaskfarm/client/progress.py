@@ -122,7 +122,7 @@ class ProgressDisplay:
     def began_earlier(self, work: FollowedWork, opened_s: float = 0.0) -> None:
         """Count the elapsed time from the beginning of the work, if that is known.
 
-        opened_s: Unix time at which the work was handed in; 0: not known before the first end.
+        opened_s: Unix time at which the work was submitted; 0: not known before the first end.
         """
         now_s = time.monotonic()
         work.tally(now_s)
@@ -182,7 +182,7 @@ class LiveProgress:
     """
 
     def __init__(self, work: FollowedWork, what: str = "tasks", name: str = "", opened_s: float = 0.0) -> None:
-        """opened_s: Unix time at which the work was handed in; 0: not known."""
+        """opened_s: Unix time at which the work was submitted; 0: not known."""
         self._work = work
         self._opened_s = opened_s
         self._display = ProgressDisplay(work, what, name=name)

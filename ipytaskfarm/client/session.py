@@ -35,11 +35,10 @@ from .arrivals import Waiter
 from .chunk_items import ItemEnds
 from .fetching import BlobDownloads
 from .io import READER, IoThread
-from .outbox import LIMIT_BYTES
+from .outbox import LIMIT_BYTES, check_size, refusal_because
 from .packing import with_ids
 from .questions import PendingQuestion
 from .results import error_named
-from .submissions import check_size, refusal_because
 from .wait_notices import WaitNotices, say, say_interrupted
 
 TICK_S = 0.25
@@ -137,7 +136,7 @@ class Session:
             if ids:
                 which = f"{len(ids)} tasks (ids {ids[0]} to {ids[-1]}) were" if ids[1:] else f"task {ids[0]} was"
                 full = f": {self._outbox.full_why}" if self._outbox.full_why else ""
-                lost = f"{which} handed in but not accepted by farm {self.farm!r}, and lost{full}"
+                lost = f"{which} submitted but not accepted by farm {self.farm!r}, and lost{full}"
         self.io.stop(why or errors.ConnectionError(f"this client of farm {self.farm!r} was closed: make a new one"))
         if self._downloads is not None:
             self._downloads.close()
@@ -175,9 +174,9 @@ class Session:
         self._lock = self.io.lock
 
     # ----------------------------------------------------------------------------------------------
-    # Handing in
+    # Submitting
 
-    def hand_in(self, packed: Packed, job: JobSpec | None = None, ids: Sequence[int] = ()) -> int:
+    def submit(self, packed: Packed, job: JobSpec | None = None, ids: Sequence[int] = ()) -> int:
         """Queue a task and return its id.  The first call waits for ids, and any call waits while the outbox is full.
 
         Args:
@@ -208,7 +207,7 @@ class Session:
             task_id = outbox.add(packed, now_s, job, needs)
             if items:
                 self.arrivals.chunks.add(task_id, items)
-            self.arrivals.handed_in.add(task_id)
+            self.arrivals.submitted.add(task_id)
             if packed.raw:
                 self.raw_ids.add(task_id)
             if io.idle:
@@ -217,7 +216,7 @@ class Session:
         return task_id
 
     def items_room(self) -> int:
-        """Return how many items a chunk may have that is handed in next.  Waits for ids, and room in the outbox."""
+        """Return how many items a chunk may have that is submitted next.  Waits for ids, and room in the outbox."""
         with self._lock:
             if not self._outbox.has_id():
                 self._wait_for_room()
@@ -225,7 +224,7 @@ class Session:
 
     def _wait_for_room(self) -> None:
         """Wait until there is an id and room in the outbox.  The lock is held."""
-        self._check_role("hand in tasks")
+        self._check_role("submit tasks")
         while True:
             self.io.check()
             full_why = self._outbox.full_why
@@ -281,7 +280,7 @@ class Session:
             self.arrivals.forget(ids)
             self._outbox.forget_functions()
             if ids is None:
-                self.raw_ids &= self.arrivals.handed_in
+                self.raw_ids &= self.arrivals.submitted
             else:
                 self.raw_ids.difference_update(ids)
 
@@ -291,7 +290,7 @@ class Session:
     def unfinished(self) -> set[int]:
         """Return the ids submitted by this process that have not ended."""
         with self._lock:
-            return set(self.arrivals.handed_in)
+            return set(self.arrivals.submitted)
 
     def watch(self, ids: Iterable[int], chunks: Mapping[int, int] = MappingProxyType({})) -> None:
         """Ask the controller to report the end of these tasks.  Raises IndexError for ids that were never issued.
@@ -302,10 +301,10 @@ class Session:
         with self._lock:
             arrivals = self.arrivals
             arrivals.follow(chunks)
-            foreign = wanted - arrivals.finals.keys() - arrivals.handed_in - arrivals.watched
+            foreign = wanted - arrivals.finals.keys() - arrivals.submitted - arrivals.watched
             foreign = {i for i in foreign if arrivals.chunks.of(i) is None}
             # Other tasks of this session have ended, and have left the cache or were cleared.
-            foreign = {i for i in foreign if not self._outbox.was_handed_in(i)}
+            foreign = {i for i in foreign if not self._outbox.was_submitted(i)}
             # The controller has issued these ids, so it would wait for their tasks.
             free = min(filter(self._outbox.is_free, foreign), default=None)
             if free is not None:
@@ -323,7 +322,7 @@ class Session:
         new = set(ids)
         self.watch(new)
         with self._lock:
-            self.arrivals.handed_in |= new & self.arrivals.watched
+            self.arrivals.submitted |= new & self.arrivals.watched
 
     def wait(
         self,
@@ -467,7 +466,7 @@ class Session:
         if why is None or waiter is None:
             return
         # Tasks are accepted in order, so no task from the oldest unaccepted one on is accepted.
-        last = max(waiter.remaining & self.arrivals.handed_in, default=-1)
+        last = max(waiter.remaining & self.arrivals.submitted, default=-1)
         if last >= self._outbox.oldest_id():
             raise refusal_because(why)
 
@@ -577,7 +576,7 @@ class Session:
         with self._lock:
             for i in range(task_id + 1, task_id + self._fetch_ahead):
                 final = self.arrivals.finals.get(i)
-                if final is None and (self.arrivals.is_live(i) or not self._outbox.was_handed_in(i)):
+                if final is None and (self.arrivals.is_live(i) or not self._outbox.was_submitted(i)):
                     break
                 if final is not None and final.body is not None:
                     break

@@ -50,7 +50,7 @@ def broadcast(session: Session, value: Any) -> Broadcast:
     digest = blobs.put(memoryview(packed)) if blobs is not None else None
     held = (*(writer.taken() if writer is not None else ()), *((digest.hex(),) if digest is not None else ()))
     holder = Packed(b"", rules=Rules(name="broadcast"), blobs=held, needs=Needs(after=(), join=True, keep=True))
-    task_id = session.hand_in(holder)
+    task_id = session.submit(holder)
     session.flush()
     key = digest.hex() if digest is not None else uuid.uuid4().hex
     return Broadcast(session, value, key, packed if digest is None else None, task_id)

@@ -70,7 +70,7 @@ def say_interrupted(ids: set[int], interrupt: KeyboardInterrupt, text: str = "")
         return
     some = sorted(ids)
     if len(some) == 1:
-        say(f"task {some[0]} goes on: tc.barrier({some[0]}) waits for it again, tc.abort({some[0]}) ends it")
+        say(f"task {some[0]} continues: tc.barrier({some[0]}) waits for it again, tc.abort({some[0]}) ends it")
     else:
         span = f"{some[0]} to {some[-1]}"
         say(f"{len(some)} tasks ({span}) go on: tc.barrier(ids) waits for them again, tc.abort(ids) ends them")

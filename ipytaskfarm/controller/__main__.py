@@ -192,7 +192,7 @@ def _record(options: argparse.Namespace, folder: Path) -> farm_paths.FarmRecord:
 def _as_the_store_is(record: farm_paths.FarmRecord, store: Store, folder: Path) -> farm_paths.FarmRecord:
     """Return the record after the store was opened: its file is known now, and perhaps the farm is another one."""
     if store.renewed:
-        log.warning("the farm has a new incarnation, its clients connect anew: %s", store.renewed)
+        log.warning("the farm has a new incarnation, its clients connect again: %s", store.renewed)
     now = msgspec.structs.replace(record, incarnation=store.farm, former="", file=identity(folder, store.path))
     if now != record:
         farm_paths.write_farm_record(now, folder)

@@ -58,7 +58,7 @@ class FarmAccess:
         # First the files: a peer with a cut connection reads them.
         self.write_files(keys)
         cut, over = self._hub.rekey(keys)
-        log.info("keys read anew: %d agents enrolled, %d connections cut", len(keys.agents), cut)
+        log.info("keys read again: %d agents enrolled, %d connections cut", len(keys.agents), cut)
         return cut, over
 
     def connections(self) -> ConnectionTable:

@@ -102,7 +102,7 @@ class DirectAnswers:
         try:
             cut, over = self._access.reload()
         except (SecurityError, OSError) as error:
-            log.error("the keys were not read anew: %s", error)
+            log.error("the keys were not read again: %s", error)
             return Refusal("SecurityError", f"the keys of before hold on: {error}")
         self._give_up(over)
         return NumberReply(cut)

@@ -82,7 +82,7 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
 
 
 def _originals(store: StoreReader, load: LoadOriginals) -> list[Submission]:
-    """Return tasks as they were handed in; silent items as tasks that run one item of their chunk."""
+    """Return tasks as they were submitted; silent items as tasks that run one item of their chunk."""
     found = {task.id: task for task in store.original([load.chunks.get(i, i) for i in load.ids])}
     tasks = []
     for task_id in load.ids:
@@ -139,8 +139,8 @@ def _explanation(store: StoreReader, load: LoadExplanation) -> TextReply | Refus
     if not finals:
         return Refusal("IndexError", f"there is no task {load.id}: it has been cleared")
     if load.item is None:
-        return TextReply("\n".join(explain_final(finals[0])))
-    return TextReply("\n".join(explain_item(finals[0], load.item)))
+        return TextReply("\n".join([*explain_final(finals[0]), *load.more]))
+    return TextReply("\n".join([*explain_item(finals[0], load.item), *load.more]))
 
 
 def explain_item(chunk: Final, item: int) -> list[str]:

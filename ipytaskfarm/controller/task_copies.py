@@ -25,7 +25,7 @@ class TaskStore(Protocol):
 
 
 def task_copy(store: TaskStore, task_id: int) -> TaskCopy | Refusal:
-    """Return a copy of a task, or of an item of a map, as it was handed in."""
+    """Return a copy of a task, or of an item of a map, as it was submitted."""
     found = store.original([task_id])
     if found:
         task, item = found[0], None
@@ -55,7 +55,7 @@ def _end_of(store: TaskStore, task_id: int) -> Final | None:
 
 
 def _gone(task_id: int) -> Refusal:
-    return Refusal("IndexError", f"there is no task {task_id}: it was never handed in, or has been cleared")
+    return Refusal("IndexError", f"there is no task {task_id}: it was never submitted, or has been cleared")
 
 
 def _digests(task: Submission) -> Iterator[str]:

@@ -79,7 +79,7 @@ class ViewAnswers:
         while self._read:
             session, n, reply = self._read.popleft()
             self._asked[session] -= 1
-            # Tasks that have not ended stand in the store as they were handed in: only memory has their states.
+            # Tasks that have not ended stand in the store as they were submitted: only memory has their states.
             if isinstance(reply, tuple):
                 reply = with_unfinished(self._farm, *reply)
             found.append((session, Answer(n, reply)))

@@ -235,7 +235,7 @@ class BlobMissing(TaskError, LookupError):
 
 
 class ResultTooLarge(TaskError, ValueError):
-    """A result, or a task that was handed in, is larger than the farm's limit."""
+    """A result, or a task that was submitted, is larger than the farm's limit."""
 
 
 class RemoteError(TaskError):

@@ -68,4 +68,4 @@ def parse_since(text: str, now_s: float) -> float:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):  # the latter two: a year that is out of the clock's range
         expected = "how long ago, like 90s, 10m, 2h or 1d, or since when, like 2026-11-21T10:00"
-        raise ValueError(f"{text!r} is no time: {expected}") from None
+        raise ValueError(f"{text!r} is not a time: {expected}") from None

@@ -167,7 +167,7 @@ class SaveRefusal(msgspec.Struct, frozen=True):
 
 
 class SaveJob(msgspec.Struct, frozen=True):
-    """A job, and how many of its tasks have been handed in."""
+    """A job, and how many of its tasks have been submitted."""
 
     spec: JobSpec
     session: str

@@ -10,8 +10,11 @@ An engine's incarnation names its agent's session, and the session names the age
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
+from itertools import compress
 from math import isfinite
+from operator import attrgetter, is_not
 from typing import Any, TypeAlias
 
 import msgspec
@@ -29,6 +32,7 @@ from .messages import (
     EngineNote,
     EngineReport,
     EngineUp,
+    Frozen,
     Leaving,
     NodeState,
     OutputText,
@@ -43,7 +47,7 @@ from .messages import (
 )
 from .messages.dependencies import IF_FAILED, Needs
 from .messages.running_task import ProgressReport, TaskCall
-from .messages.task_types import Deferral, Ended, FailureSummary, ItemEnd, ItemsEnded, LostInputs, Rules
+from .messages.task_types import Deferral, Ended, FailureSummary, FrozenRun, ItemEnd, ItemsEnded, LostInputs, Rules
 from .requirements import OPERATORS, Allotment, Asks, Condition, Environment, Recycle
 from .scheduler.clock import Now
 from .scheduler.events import Event
@@ -194,6 +198,7 @@ def _report(session: str, report: EngineReport, now: Now) -> EngineReport | None
         environment=_environment(report.environment),
         holding=None if report.holding is None else (report.holding[0], _allotment(report.holding[1])),
         recycling=report.recycling[:NAMES_MAX],
+        frozen=_frozen_run(report.frozen),
     )
 
 
@@ -253,6 +258,7 @@ def _is_sound(ended: Ended) -> bool:
         and 0.0 <= ended.started_s <= SECONDS_MAX
         and ended.failure is None
         and ended.detail is None
+        and ended.frozen is None
         and -1 < ended.memory_bytes <= NUMBER_MAX
     )
 
@@ -265,6 +271,7 @@ def _sound(ended: Ended, now: Now) -> Ended:
         failure=None if ended.failure is None else _failure(ended.failure),
         memory_bytes=_within(ended.memory_bytes, 0, NUMBER_MAX),
         detail=_detail(ended.detail),
+        frozen=_frozen_run(ended.frozen),
     )
 
 
@@ -304,6 +311,17 @@ def _is_small(properties: PropertiesChanged) -> bool:
     plain = sum(len(name) + len(value) for name, value in properties.plain.items() if isinstance(value, str))
     size = len(properties.packed) + plain + 100 * len(properties.plain)
     return size <= PROPERTIES_BYTES and 0 <= properties.version <= NUMBER_MAX
+
+
+def _frozen(farm: SchedulerState, session: str, event: Frozen, now: Now) -> Frozen | None:
+    return replace(event, run=_frozen_run(event.run)) if _speaks_for(farm, session, event.engine) else None
+
+
+def _frozen_run(run: FrozenRun | None) -> FrozenRun | None:
+    if run is None:
+        return None
+    error, place = _text(run.error, TEXT_MAX), _text(run.place, TEXT_MAX)
+    return replace(run, error=error, place=place, used_s=_seconds(run.used_s, 0.0))
 
 
 def _set_up(farm: SchedulerState, session: str, event: SetUp, now: Now) -> SetUp | None:
@@ -379,6 +397,7 @@ _CHECKS: dict[type, Check] = {
     EngineNote: _engine_note,
     NodeState: _node_state,
     SetUp: _set_up,
+    Frozen: _frozen,
     ResourceRequest: _resource_request,
     TaskCall: _of_engine,
     ProgressReport: _progress,
@@ -446,32 +465,76 @@ def _why_not_storable(value: object) -> str:
         return "" if INT_MIN <= value <= INT_MAX else "a number in it is beyond 64 bits"  # type: ignore[operator]
     if kind is float:
         return "" if isfinite(value) else "a number in it is not finite"  # type: ignore[arg-type]
-    parts: Iterable[object]
-    if isinstance(value, list | tuple):
-        # Of thousands of ids, two are sufficient.
-        parts = [min(value), max(value)] if set(map(type, value)) == {int} else value
-    elif isinstance(value, msgspec.Struct):
-        parts = [part for name in value.__struct_fields__ if type(part := getattr(value, name)) not in _ALWAYS_STORABLE]
-    elif isinstance(value, dict):
-        parts = [*value, *value.values()]
-    else:
+    if kind in _ALWAYS_STORABLE:
         return ""
-    why = next(filter(None, map(_why_not_storable, parts)), "")
-    return why or (_why_meaningless(value) if isinstance(value, msgspec.Struct) else "")
-
-
-def _why_meaningless(value: msgspec.Struct) -> str:
-    if isinstance(value, Asks):
-        is_known = value.placement is None or value.placement in PLACEMENTS
-        return "" if is_known else f"its placement is none of {', '.join(PLACEMENTS)}"
-    if isinstance(value, Condition):
-        several = value.op in ("in", "not in")
-        is_sound = value.op in OPERATORS and several is isinstance(value.value, tuple)
-        return "" if is_sound else "a condition in it has no such operator"
-    if isinstance(value, Needs):
-        return "" if value.if_failed in IF_FAILED else f"its if_failed is none of {', '.join(IF_FAILED)}"
-    if isinstance(value, Rules | Recycle | Environment):
-        durations = [getattr(value, name) for name in value.__struct_fields__ if name.endswith("_s")]
-        is_sound = all(0.0 <= each <= SECONDS_MAX for each in durations if isinstance(each, int | float))
-        return "" if is_sound else f"a duration in it is not between 0 and {SECONDS_MAX:.0e} seconds"
+    if isinstance(value, msgspec.Struct):
+        return _why_struct_not_storable(value)
+    parts: Iterable[object] = ()
+    if isinstance(value, (list, tuple)):
+        # Of thousands of ids, two are sufficient.
+        parts = (min(value), max(value)) if len(value) > 2 and set(map(type, value)) == {int} else value
+    elif isinstance(value, dict):
+        parts = (*value, *value.values())
+    for part in parts:
+        if why := _why_not_storable(part):
+            return why
     return ""
+
+
+Given: TypeAlias = list[tuple[str, object]]
+"""The fields of a message that are not defaults, by name."""
+_Read: TypeAlias = Callable[[object], tuple[object, ...]]
+
+
+@functools.cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[_Read, tuple[str, ...], tuple[object, ...]]:
+    """Return what reads all fields of a message at once, the fields' names and their defaults."""
+    names = kind.__struct_fields__
+    defaults = kind.__struct_defaults__
+    # With two names or more `attrgetter` returns a tuple.
+    read = attrgetter(*names) if len(names) > 1 else lambda value: tuple(getattr(value, name) for name in names)
+    return read, names, (msgspec.NODEFAULT,) * (len(names) - len(defaults)) + defaults
+
+
+def _why_struct_not_storable(value: msgspec.Struct) -> str:
+    """Check the fields that are not defaults. Of a task's rules most are, so these are left out at C speed."""
+    read, names, defaults = _fields(type(value))
+    values = read(value)
+    given: Given = list(compress(zip(names, values, strict=True), map(is_not, values, defaults)))
+    for _, part in given:
+        if type(part) not in _ALWAYS_STORABLE and (why := _why_not_storable(part)):
+            return why
+    meaning = _MEANINGS.get(type(value))
+    return "" if meaning is None else meaning(value, given)
+
+
+def _wrong_placement(asks: Asks, given: Given) -> str:
+    is_known = asks.placement is None or asks.placement in PLACEMENTS
+    return "" if is_known else f"its placement is not one of {', '.join(PLACEMENTS)}"
+
+
+def _wrong_operator(condition: Condition, given: Given) -> str:
+    several = condition.op in ("in", "not in")
+    is_sound = condition.op in OPERATORS and several is isinstance(condition.value, tuple)
+    return "" if is_sound else "a condition in it has no such operator"
+
+
+def _wrong_if_failed(needs: Needs, given: Given) -> str:
+    return "" if needs.if_failed in IF_FAILED else f"its if_failed is not one of {', '.join(IF_FAILED)}"
+
+
+def _wrong_duration(value: object, given: Given) -> str:
+    durations = [part for name, part in given if name.endswith("_s") and isinstance(part, (int, float))]
+    is_sound = all(0.0 <= each <= SECONDS_MAX for each in durations)
+    return "" if is_sound else f"a duration in it is not between 0 and {SECONDS_MAX:.0e} seconds"
+
+
+_MEANINGS: dict[type, Callable[[Any, Given], str]] = {
+    Asks: _wrong_placement,
+    Condition: _wrong_operator,
+    Needs: _wrong_if_failed,
+    Rules: _wrong_duration,
+    Recycle: _wrong_duration,
+    Environment: _wrong_duration,
+}
+"""Type of a part of a message -> what returns why its values have no meaning; "" if they have one."""

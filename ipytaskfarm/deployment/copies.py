@@ -55,7 +55,7 @@ def settled(record: FarmRecord, found: Found) -> SettledRecord:
         if record.file:
             raise errors.StoreError(
                 f"the store of farm {found.name!r} is gone: there is no {record.store}. Put a backup there, or begin "
-                "anew with `ipytaskfarm start --fresh`"
+                "again with `ipytaskfarm start --fresh`"
             )
         return SettledRecord(record)
     renamed, former_name = record.name != found.name, record.name
@@ -67,13 +67,13 @@ def settled(record: FarmRecord, found: Found) -> SettledRecord:
     if not same_folder and not inside and renamed:
         raise errors.StoreError(
             f"the folder of farm {found.name!r} is a copy of that of farm {former_name!r}, and both would use one "
-            f"store, {record.store}: begin anew with `ipytaskfarm start --fresh`, or copy the store too, into the "
-            "farm's folder"
+            f"store, {record.store}: start with an empty store by `ipytaskfarm start --fresh`, or copy the store too,"
+            " into the farm's folder"
         )
     what = f"a copy of farm {former_name!r}" if not same_folder else "another store than before"
     return SettledRecord(
         msgspec.structs.replace(record, incarnation=uuid.uuid4().hex, former=record.incarnation, file=""),
-        f"this is {what}: it has what waited and the results, and clients connect to it anew",
+        f"this is {what}: it has what waited and the results, and clients connect to it again",
         True,
     )
 

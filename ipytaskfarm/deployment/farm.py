@@ -405,7 +405,7 @@ def _stop_all() -> None:
         farm._end_session()
     sessions = sys.modules.get("ipytaskfarm.client.sessions")
     if living and sessions is not None:
-        # Tasks that were handed in to a named farm must be accepted before the farm ends. Whether the client's exit
+        # Tasks that were submitted to a named farm must be accepted before the farm ends. Whether the client's exit
         # handler runs before or after this one depends on the order of imports.
         sessions._at_exit()
     for farm in living:

@@ -193,7 +193,7 @@ class Home:
         """Make the farm's record true again after its folder was copied, moved or restored.
 
         Args:
-            fresh: whether the farm begins anew, so that it may leave the store of another farm alone.
+            fresh: whether the farm starts again, so that it may leave the store of another farm alone.
 
         Returns:
             A message for people; "" if nothing has changed.
@@ -204,7 +204,7 @@ class Home:
         try:
             record = farm_paths.read_farm_record(self.folder)
         except errors.StoreError:
-            return ""  # `prepare` raises it, or begins anew
+            return ""  # `prepare` raises it, or starts again
         if record is None:
             return ""
         try:
@@ -320,7 +320,7 @@ class Home:
         elif settings.store_dir is not None and Path(record.store).parent != settings.store_dir.absolute():
             raise errors.StoreError(
                 f"the store of farm {self.name!r} is {record.store}: move it to {settings.store_dir} and correct"
-                f" {self.folder / farm_paths.FARM_FILE}, or begin anew with --fresh"
+                f" {self.folder / farm_paths.FARM_FILE}, or start with an empty store by --fresh"
             )
         if settings.port == 0 and record.port:
             # For the controller, 0 means the farm's last port: forget that one.
@@ -351,7 +351,7 @@ class Home:
             return
         raise errors.FarmExists(
             f"the store of farm {self.name!r} is on host {record.node} ({record.store}), and this is {here}: start it"
-            " there, or begin anew here with --take-over (what waits there and its results stay there)"
+            " there, or start with an empty store here by --take-over (its waiting tasks and results stay there)"
         )
 
     def _begin_anew(self, record: FarmRecord) -> list[str]:

@@ -151,7 +151,7 @@ def connect(farm: str) -> Questioner:
     if is_stale(info) and not Home.of(info.farm).is_supervised():
         raise errors.FarmNotRunning(
             f"farm {info.farm!r} is not running: its controller (pid {info.controller_pid}) has ended without a"
-            f" good-bye; start it with `ipytaskfarm start --farm {info.farm}`, and it goes on"
+            f" good-bye; `ipytaskfarm start --farm {info.farm}` resumes it"
         )
     return Questioner(read)
 

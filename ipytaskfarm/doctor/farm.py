@@ -180,7 +180,7 @@ def _missing(home: Home, group: AgentGroup, name: str, status: AgentStatus | Non
         return fine("groups", f"{name} waits{where}{why}")
     file, log = _left_by(home, launcher, name)
     if status.state == "ended":
-        again = f"ipytaskfarm agents remove {group.name}, and add it anew"
+        again = f"ipytaskfarm agents remove {group.name}, and add it again"
         return wrong("groups", f"{name} has ended{where}{why}", f"see {log}; then {again}")
     return wrong(
         "groups", f"{name} runs{where} by what {launcher} says, and the controller does not hear it{why}",

@@ -145,7 +145,7 @@ def store(home: Home, record: FarmRecord | None) -> Finding:
         return wrong(
             "store",
             f"{path} is on a network file system ({kind}), where SQLite's locks cannot be relied on",
-            "stop the farm, move the store to a local disk and name it in farm.json, or begin anew: start --fresh",
+            "stop the farm, move the store to a local disk and name it in farm.json, or make a new one: start --fresh",
         )
     place = path.parent if kind is None else Path("/var/tmp")  # `Home` puts it there in this case
     there = next(folder for folder in (place, *place.parents) if folder.exists())
@@ -171,7 +171,7 @@ def keys(folder: Path) -> tuple[Finding | None, FarmKeys | None]:
 
 def connection_files(home: Home, record: FarmRecord | None, held: FarmKeys | None) -> Iterator[Finding]:
     """Check the connection files of clients and agents: they must be readable, complete, and of this farm."""
-    restart = f"`ipytaskfarm stop --farm {home.name}`, then start it: they are written anew"
+    restart = f"`ipytaskfarm stop --farm {home.name}`, then start it: they are written again"
     paths = [(home.client_file, "client"), (home.agent_file, "agent")]
     if held is not None:
         paths += [(agent_file(home.folder, name), f"agent:{name}") for name in sorted(held.agents)]
@@ -194,8 +194,8 @@ def connection_files(home: Home, record: FarmRecord | None, held: FarmKeys | Non
     if sound and held is not None and sound[0][1].server_key != held.server.public:
         yield doubtful(
             "connection file",
-            f"the key of the {SERVER} was rotated; the controller has the one of before until it is started anew",
-            f"{restart}, and copies have to be made anew",
+            f"the key of the {SERVER} was rotated; the controller has the one of before until it is started again",
+            f"{restart}, and copies have to be made again",
         )
     elif sound:
         yield fine("connection file", ", ".join(str(path) for path, _ in sound))

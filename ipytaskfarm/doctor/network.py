@@ -188,7 +188,7 @@ def handshake(info: ConnectionInfo, found: Greeted) -> Finding:
     if found.refusal is not None:
         return wrong(
             check, found.refusal.text,
-            "on the controller's host: `ipytaskfarm keys list` shows who has a key; `keys add` writes the file anew",
+            "on the controller's host: `ipytaskfarm keys list` shows who has a key; `keys add` writes the file again",
         )  # fmt: skip
     return wrong(
         check, f"{dialled(info)} port {info.port} takes connections and does not answer as this farm: {found.problem}",

@@ -187,7 +187,7 @@ def _of_controller(home: Home, info: ConnectionInfo, state: FarmState) -> Iterat
     """Check the controller, which is a process of this machine."""
     if home.folder.exists() and not home.is_supervised():
         yield doubtful(
-            "supervisor", "nobody looks after the farm: what crashes is not started again",
+            "supervisor", "no process supervises the farm: a process that crashes is not started again",
             f"ipytaskfarm start --farm {home.name}: it takes over what runs",
         )  # fmt: skip
     yield machine.jumps(machine.since_boot_s(), time.time(), info.controller_started, state.started_s)

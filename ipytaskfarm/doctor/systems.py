@@ -55,7 +55,7 @@ def _batch(system: System, ask: Callable[[Handle], object], needed: bool) -> Fin
         ask(_NOBODYS)
     except LauncherError as error:
         found, _, _ = str(error).partition("\n")
-        remedy = f"nobody is placed by {system.name} until its commands answer; its administrators know"
+        remedy = f"no agents are started by {system.name} until its commands answer; its administrators know"
         return wrong(name, found, remedy) if needed else doubtful(name, found, remedy)
     return fine(name, f"{path}; it answers")
 

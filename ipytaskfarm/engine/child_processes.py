@@ -16,7 +16,7 @@ import os
 import sys
 import types
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from ..serialization import child_processes
 from ..serialization.function_globals import Names
@@ -240,3 +240,15 @@ class Starts:
         starting.__name__ = start.__name__
         starting.__doc__ = start.__doc__
         return starting
+
+
+def leave_fork(error: BaseException | None) -> NoReturn:
+    """End a forked child of a task, which has returned to the engine's own code, as a script ends."""
+    if isinstance(error, SystemExit):
+        code = error.code
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+    if error is not None:
+        import traceback
+
+        traceback.print_exception(error)
+    os._exit(0 if error is None else 1)

@@ -1,6 +1,6 @@
 """Compiles code that differs from earlier code only in whole numbers, without the compiler.
 
-Programs that hand in tasks in a loop write ``f"a = f({i})"``: each text is new, and the compiler takes as long as all
+Programs that submit tasks in a loop write ``f"a = f({i})"``: each text is new, and the compiler takes as long as all
 else that an engine does for such a task.  A *template* is the compiled code of a text in which other numbers of as
 many digits stood; their places among its constants are known.
 

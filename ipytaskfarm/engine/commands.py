@@ -46,7 +46,7 @@ from ..serialization.module_names import take_names
 from ..serialization.pack import pack, pack_names, unpack, unpack_function
 from ..serialization.rebuild_values import NotedValues
 from ..storage.blobs import BlobWriter
-from ..system import session_files
+from ..system.files import read_session, write_session
 from .capture import nothing_new
 from .cells import CellPlan
 from .checkpoints import Checkpoints
@@ -411,7 +411,7 @@ class Commands:
         if path is None:
             saved = SavedSession(left_out, self._packed(data))
         else:
-            session_files.write(path, data)
+            write_session(path, data)
             saved = SavedSession(left_out)
         reply = encoded(msgspec.msgpack.encode, saved)
         return lambda sink: reply
@@ -422,7 +422,7 @@ class Commands:
             restored = encoded(msgspec.msgpack.encode, self._checkpoints.load(body.packed, body.surroundings))
             return lambda sink: restored
         if body.path is not None:
-            names, left_out = self._namespace.load_session(session_files.read(body.path), body.path)
+            names, left_out = self._namespace.load_session(read_session(body.path), body.path)
         else:
             assert body.packed is not None, "a session comes from a file or with the command"
             names, left_out = self._namespace.load_session(unpack(body.packed), "the session")

@@ -27,8 +27,8 @@ from ..serialization.shared_values import add_apart
 from ..storage.blobs import BlobWriter
 from ..system.concurrent_runs import COMPANY
 from .attempts import RunningAttempt
+from .child_processes import leave_fork
 from .current import Deferred
-from .forked import leave_fork
 from .helper_processes import LOKY_WORKERS
 from .interrupt import Interrupts, cancelled, deadline_ns, error_of
 from .lane import QueuedRun

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import linecache
+import os
 import re
 import sysconfig
 import traceback
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import msgspec
 
@@ -36,7 +39,7 @@ def describe(error: BaseException, filename: str = "", code: str = "") -> tuple[
     """
     for each in chain_of(error):
         BaseException.with_traceback(each, user_frames(traceback_of(each)))
-    place = _place(error)
+    place = place_of(error)
     lines = {filename: (len(code), None, code.splitlines(keepends=True), filename)} if filename else {}
     linecache.cache.update(lines)
     try:
@@ -82,7 +85,7 @@ def user_frames(tb: TracebackType | None) -> TracebackType | None:
     return chain
 
 
-def _place(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
     """Return the innermost frame of the user's own code, or else the innermost frame."""
     tb = traceback_of(error)
     if isinstance(error, SyntaxError) and tb is None:
@@ -155,3 +158,36 @@ def _note_on(error: BaseException) -> str:
 def _with_note(failure: FailureSummary, note: str) -> FailureSummary:
     """Return a failure with the note after its text."""
     return msgspec.structs.replace(failure, value=f"{failure.value}\n{note}")
+
+
+def half_imported(error: BaseException) -> str:
+    """Return the name of a package whose import ended with this error while its compiled modules were loaded, or "".
+
+    Python removes the modules whose import was interrupted, so that a later import starts afresh.  Compiled modules
+    stay loaded, and those of numpy refuse a second import ("cannot load module more than once per process").
+    """
+    for name, folder in _packages(error.__traceback__).items():
+        if any(line.endswith(".so") and f" {folder}/" in line for line in _mapped()):
+            return name
+    return ""
+
+
+def _packages(place: TracebackType | None) -> dict[str, str]:
+    """Return {top package: its folder} of the modules whose module-level code is in the traceback."""
+    found = {}
+    while place is not None:
+        frame = place.tb_frame
+        spec: Any = frame.f_globals.get("__spec__")
+        if frame.f_code.co_name == "<module>" and getattr(spec, "origin", None):
+            levels = spec.name.count(".") - (spec.submodule_search_locations is None)
+            if levels >= 0:  # otherwise it is a module outside of packages
+                folder = os.path.dirname(spec.origin)
+                for _ in range(levels):
+                    folder = os.path.dirname(folder)
+                found[spec.name.partition(".")[0]] = os.path.realpath(folder)
+        place = place.tb_next
+    return found
+
+
+def _mapped() -> list[str]:
+    return Path("/proc/self/maps").read_text(errors="replace").splitlines()

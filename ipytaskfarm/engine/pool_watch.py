@@ -44,7 +44,7 @@ def _fail(workers: list[Any], name: str) -> None:
         return
     error = RuntimeError(
         f"{name} of this pool was ended by an exception: its initializer failed, or what it was sent could not be "
-        "loaded there, or a call ended in SystemExit; its traceback stands in the task's standard error"
+        "loaded there, or a call ended in SystemExit; its traceback is in the task's standard error"
     )
     waiting: Any
     for waiting in list(pool._cache.values()):

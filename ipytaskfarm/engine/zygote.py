@@ -69,10 +69,9 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..core.inherited_variables import PYTHONPATH_BEFORE
 from ..core.messages.payload import FAILURE_VALUES
 from ..core.requirements import THREADS
-from ..system.process import name_process
+from ..system.process import PYTHONPATH_BEFORE, name_process
 from .change_hooks import watch
 
 if TYPE_CHECKING:

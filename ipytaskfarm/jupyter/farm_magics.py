@@ -112,21 +112,25 @@ class FarmMagics(Magics):
         nargs="?",
         help="the farm's name, or (connect) its connection file; default: the one in use (start: the farm 'default')",
     )
-    @argument("--farm", dest="farm_option", metavar="NAME", help="the same, as the command has it")
-    @argument("-n", type=int, help="start: how many engines (default: the usable cores)")
-    @argument("--startup", metavar="FILE", help="start: code that every fresh engine runs first")
-    @argument("--fresh", action="store_true", help="start: begin anew, and set the old store aside")
-    @argument("--hold", action="store_true", help="start: let no task start until `ipytaskfarm resume`")
-    @argument("--take-over", action="store_true", help="start: begin anew with a farm whose store is on another host")
-    @argument("--queue-policy", metavar="P", help="start: which task goes first: FIFO, LIFO, FairShare, module:Class")
+    @argument("--farm", dest="farm_option", metavar="NAME", help="the same as the word NAME")
+    @argument("-n", type=int, help="start: the number of engines (default: the usable cores)")
+    @argument("--startup", metavar="FILE", help="start: a file with code that every fresh engine runs first")
+    @argument(
+        "--fresh", action="store_true", help="start: start with an empty store, and keep the old one under another name"
+    )
+    @argument("--hold", action="store_true", help="start: start no task until `ipytaskfarm resume`")
+    @argument(
+        "--take-over", action="store_true", help="start: start with an empty store, if the store is on another host"
+    )
+    @argument("--queue-policy", metavar="P", help="start: the order of the queue: FIFO, LIFO, FairShare, module:Class")
     @argument("--drain", action="store_true", help="stop: wait until all running tasks have ended")
-    @argument("--wait", type=float, default=10.0, metavar="S", help="stop: how long running tasks may go on")
+    @argument("--wait", type=float, default=10.0, metavar="S", help="stop: how long running tasks may continue")
     @argument("--force", action="store_true", help="stop: also a farm that was not started here")
     @line_magic
     def taskfarm(self, line: str) -> Any:
         """Start, stop, inspect or connect to a farm on this machine.
 
-        A farm that is started here goes on when this kernel ends.  The magics use it from then on.
+        A farm that is started here continues when this kernel ends.  The magics use it from then on.
         """
         given = parse_argstring(self.taskfarm, line)
         if given.farm and given.farm_option:
@@ -158,7 +162,7 @@ class FarmMagics(Magics):
             notes.wipe()
         if started.code:
             lives = home.living_info() is not None
-            raise UsageError(started.text + (f". %taskfarm connect {name} uses the one that runs" if lives else ""))
+            raise UsageError(started.text + (f". %taskfarm connect {name} uses the running farm" if lives else ""))
         connection.connect(self.shell, name)
         connection.note_start(self.shell, home)
         notes.say(f"{started.text.partition(' Connect: ')[0]} Stop: %taskfarm stop")
@@ -183,7 +187,7 @@ class FarmMagics(Magics):
             stop_farm(home, None if given.drain else given.wait, notes)
         finally:
             notes.wipe()
-        notes.say(f"farm {home.name!r} has stopped; what waited and all results are kept for the next start")
+        notes.say(f"farm {home.name!r} has stopped; waiting tasks and all results are kept for the next start")
 
 
 def _words(given: Any) -> list[str]:
@@ -213,13 +217,13 @@ def _whose(home: Home, state: FarmState) -> str:
     except psutil.Error:
         user = "somebody"
     if owner is not None:
-        after = f"process {owner}, a Python of {user}, looks after it"
+        after = f"process {owner}, a Python of {user}, supervises it"
     elif run is not None:
-        after = f"supervisor {run.pid} of {user} looks after it"
+        after = f"supervisor {run.pid} of {user} supervises it"
     else:
-        after = f"it is {user}'s, and nobody looks after it"
+        after = f"it belongs to {user}, and no process supervises it"
     return (
-        f"{after}; its controller, {state.pid}, runs since {_time(state.started_s)}, has {state.clients} clients"
+        f"{after}; its controller, {state.pid}, has run since {_time(state.started_s)} and has {state.clients} clients"
         f" and {state.counts.get('pending', 0)} running tasks"
     )
 

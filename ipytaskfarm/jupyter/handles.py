@@ -138,7 +138,7 @@ class TaskState:
         self._client = client
         self._id = task_id
         self._asked_s = -ASK_EVERY_S
-        self._text = "handed in"
+        self._text = "submitted"
         self._since_s: float | None = None
 
     def known(self) -> str:

@@ -92,7 +92,7 @@ class Px:
 
     @magic_arguments()
     @px_arguments
-    @argument("--local", action="store_true", help="run the cell here too, once it was sent")
+    @argument("--local", action="store_true", help="run the cell here too, after sending it")
     @argument("-o", "--out", metavar="VAR", help="bind the result to this name")
     def cell(self, line: str, cell: str) -> Any:
         """``%%px``: run the cell on the engines."""

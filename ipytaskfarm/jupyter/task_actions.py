@@ -75,12 +75,12 @@ def _remove(client: TaskClient, asked: ActionArguments) -> int:
 
 def _pause(client: TaskClient, asked: ActionArguments) -> None:
     client.pause(asked.options.job)
-    print(f"{_held(client, asked)} is paused; what runs goes on")
+    print(f"{_held(client, asked)} is paused; running tasks continue")
 
 
 def _resume(client: TaskClient, asked: ActionArguments) -> None:
     client.resume(asked.options.job)
-    print(f"{_held(client, asked)} goes on")
+    print(f"{_held(client, asked)} is resumed")
 
 
 def _held(client: TaskClient, asked: ActionArguments) -> str:
@@ -89,13 +89,13 @@ def _held(client: TaskClient, asked: ActionArguments) -> str:
 
 def _drain(client: TaskClient, asked: ActionArguments) -> None:
     agents = client.drain(asked.words, on=not asked.options.off)
-    what = "goes on" if asked.options.off else "drained; what runs there comes to its end"
+    what = "gets tasks again" if asked.options.off else "drained; running tasks continue to their end"
     print(f"{', '.join(safe(word, CELL_MAX) for word in asked.words)}: {what}" if agents else _nobody_there(client))
 
 
 def _nobody_there(client: TaskClient) -> str:
     there = ", ".join(safe(node.name, CELL_MAX) for node in client.snapshot())
-    return f"nothing of the farm is there now (nodes: {there}); it is remembered until `%task drain … --off`"
+    return f"no agent of the farm has this name now (nodes: {there}); the drain is kept until `%task drain … --off`"
 
 
 def _history(client: TaskClient, asked: ActionArguments) -> Any:
@@ -129,10 +129,11 @@ def _messages(client: TaskClient, asked: ActionArguments) -> None:
 
 
 def _debug(client: TaskClient, asked: ActionArguments) -> None:
-    """Run a failed task here and open the debugger; with --frames, open the frames that came with the failure."""
+    """Open the debugger where a task failed; see `TaskClient.debug` for --here and --frames."""
+    run = False if asked.options.frames else asked.options.here or None
     for task_id in asked.ids:
         try:
-            client.debug(task_id, run=not asked.options.frames)
+            client.debug(task_id, run=run)
         except ValueError as error:
             raise UsageError(f"%task debug {task_id}: {error}") from None
 
@@ -151,7 +152,9 @@ ACTIONS: dict[str, Action] = {
     "restart": Action(_restart, options=("job",)),
     "remove": Action(_remove, options=("job", "all")),
     "failures": Action(lambda client, asked: client.failures(asked.ids or None), least=0),
-    "debug": Action(_debug, options=("frames",)),
+    "debug": Action(_debug, options=("here", "frames")),
+    "frozen": Action(lambda client, asked: client.frozen(), words="", least=0),
+    "release": Action(lambda client, asked: client.release(asked.ids or None), least=0),
     "stack": Action(lambda client, asked: _one([client.stack(i) for i in asked.ids])),
     "history": Action(_history, least=0, options=("name", "what", "since", "last")),
     "progress": Action(lambda client, asked: client.progress_of(asked.ids)),
@@ -166,7 +169,7 @@ ACTIONS: dict[str, Action] = {
 }
 """In the order in which Tab offers them."""
 
-OPTIONS = ("job", "reason", "no_interrupt", "all", "off", "name", "what", "since", "last", "result", "frames")
+OPTIONS = ("job", "reason", "no_interrupt", "all", "off", "name", "what", "since", "last", "result", "here", "frames")
 """All options that some action takes."""
 
 

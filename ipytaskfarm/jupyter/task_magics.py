@@ -27,21 +27,27 @@ def task_arguments(magic: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that ``%%task`` and ``%%taskmap`` share to a magic."""
     for decorate in reversed(
         (
-            argument("--pull", default="", metavar="A,B", help="names to bring back"),
-            argument("--push", default="", metavar="X,Y", help="names of this notebook to send along"),
-            argument("--retries", type=int, default=0, metavar="N", help="run it again, so often, when it fails"),
-            argument("--retry-delay", type=float, default=0.0, metavar="S", help="seconds before that"),
+            argument("--pull", default="", metavar="A,B", help="names to return"),
+            argument("--push", default="", metavar="X,Y", help="names of this notebook to send with the task"),
             argument(
-                "--after", default="", metavar="IDS", help="run it when these have ended: 5,7-9, or names of them"
+                "--retries", type=int, default=0, metavar="N", help="how often the task is retried after a failure"
             ),
-            argument("--depend", metavar="F", help="a function of an engine's properties: run only where it is true"),
-            argument("--env", metavar="E", help="an environment: its engine is prepared with it, and it is env there"),
+            argument("--retry-delay", type=float, default=0.0, metavar="S", help="seconds before a retry"),
+            argument(
+                "--after", default="", metavar="IDS", help="run it after these tasks have ended: 5,7-9, or variables"
+            ),
+            argument(
+                "--depend", metavar="F", help="a function of an engine's properties: run only where it returns true"
+            ),
+            argument(
+                "--env", metavar="E", help="an environment: it is set up once on the engine, and is `env` in the cell"
+            ),
             argument("--time-limit", type=float, metavar="S", help="seconds that one run may take"),
-            argument("--clear-before", action="store_true", help="empty the engine's namespace first"),
-            argument("--clear-after", action="store_true", help="and afterwards"),
+            argument("--clear-before", action="store_true", help="clear the engine's namespace before the run"),
+            argument("--clear-after", action="store_true", help="clear it after the run"),
             argument("--name", help="a name for tables"),
-            argument("--priority", type=int, default=0, help="higher goes first"),
-            argument("-t", "--targets", metavar="IDS", help="engines it may run on: 0,2"),
+            argument("--priority", type=int, default=0, help="tasks with a higher priority start first"),
+            argument("-t", "--targets", metavar="IDS", help="run only on these engines: 0,2"),
             argument(
                 "-o", "--out", metavar="VAR", help="bind the handle (%%taskmap: the list of results) to this name"
             ),
@@ -70,8 +76,8 @@ class TaskMagics(Magics):
     @magic_arguments()
     @called("%task")
     @task_arguments
-    @argument("--unique", metavar="KEY", help="refuse it while another task of this key has not ended")
-    @argument("-b", "--block", action="store_true", help="wait, show what it shows, and bind the pulled names here")
+    @argument("--unique", metavar="KEY", help="refuse the task while an unfinished task has this key")
+    @argument("-b", "--block", action="store_true", help="wait, show its output, and bind the pulled names here")
     @cell_magic("task")  # type: ignore[arg-type]
     def task_cell(self, line: str, cell: str) -> None:
         """Submit the cell as a task.
@@ -130,16 +136,21 @@ class TaskMagics(Magics):
     @argument("action", choices=ACTIONS, help="what to do")
     @argument("words", nargs="*", help="task ids (5 7-9 11,12), or names of ids, handles, jobs or lists; a job; nodes")
     @argument("--job", metavar="NAME", help="abort, retry, restart, remove, pause, resume: this job, by name or id")
-    @argument("--reason", metavar="TEXT", help="abort, mark-failed: why")
-    @argument("--no-interrupt", action="store_true", help="abort: let running ones end, and drop their results")
-    @argument("--all", action="store_true", help="remove: all that have ended")
-    @argument("--off", action="store_true", help="drain: let them go on")
-    @argument("--result", metavar="EXPR", help="mark-done: the result; a dict is what a task of code pulls")
-    @argument("--frames", action="store_true", help="debug: run nothing; the frames that came with the failure")
-    @argument("--name", help="history: of tasks of that name")
-    @argument("--what", metavar="TEXT", help="history: events with this text in them")
-    @argument("--since", metavar="WHEN", help="history: 90s, 10m, 2h, 1d ago, or since 2026-11-21T10:00")
-    @argument("--last", type=int, metavar="N", help="history: the last so many (default 1000)")
+    @argument("--reason", metavar="TEXT", help="abort, mark-failed: the reason")
+    @argument("--no-interrupt", action="store_true", help="abort: let running tasks end, and drop their results")
+    @argument("--all", action="store_true", help="remove: all ended tasks")
+    @argument("--off", action="store_true", help="drain: start tasks there again")
+    @argument("--result", metavar="EXPR", help="mark-done: the result; for a task of code, a dict of the pulled names")
+    @argument("--here", action="store_true", help="debug: run it here, although an engine is frozen for it")
+    @argument("--frames", action="store_true", help="debug: run nothing; open the frames that came with the failure")
+    @argument("--name", help="history: only tasks of this name")
+    @argument("--what", metavar="TEXT", help="history: only events that contain this text")
+    @argument(
+        "--since",
+        metavar="WHEN",
+        help="history: only events after this time: 90s, 10m, 2h or 1d ago, or 2026-11-21T10:00",
+    )
+    @argument("--last", type=int, metavar="N", help="history: the last N events (default: 1000)")
     @line_magic("task")  # type: ignore[arg-type]
     def task_line(self, line: str) -> Any:
         """Act on submitted tasks: ``%task result 5``.
@@ -147,8 +158,9 @@ class TaskMagics(Magics):
         status: show their state.  result: show their results.  barrier: wait for them (without ids: for all of this
         session). abort: abort them.  explain: show what happened, and why they wait.  retry: submit failed ones again
         as new tasks. restart: submit any ended ones again.  remove: delete the results of ended ones.  failures: show
-        failed ones in groups.  debug: run a failed one here with the inputs that it had, and open the debugger where it
-        fails; --frames: only open the frames that came with the failure.  stack: show the stack of running ones.
+        failed ones in groups.  debug: open the debugger where one failed: on the engine that is frozen for it, or here,
+        where it runs again with its inputs; --frames: only open the frames that came with the failure.  frozen: show
+        the frozen engines.  release: end those of these tasks, or all.  stack: show the stack of running ones.
         history: show their events with times.  progress: show their reported progress. messages: show their messages
         until they end.  mark-done, mark-failed: make them count as succeeded or failed. jobs: list all jobs.  job: show
         one job, by its name.  pause, resume: start no more tasks of the farm or of a job, or start them again.  drain:
@@ -165,9 +177,9 @@ class TaskMagics(Magics):
 
     @magic_arguments()
     @argument("--state", choices=ACCEPTED_STATES, metavar="STATE", help=f"one of {', '.join(ASKED_STATES)}")
-    @argument("--name", help="only tasks of that name")
+    @argument("--name", help="only tasks of this name")
     @argument("--job", metavar="NAME", help="only tasks of this job, by its name or id")
-    @argument("--last", type=int, default=50, metavar="N", help="the last so many (default 50; 0: all)")
+    @argument("--last", type=int, default=50, metavar="N", help="the last N tasks (default: 50; 0: all)")
     @line_magic
     def tasks(self, line: str) -> TaskTable:
         """Return a table of tasks with their states."""
@@ -227,7 +239,7 @@ class TaskMagics(Magics):
 
     def _show_live(self, handle: TaskHandle) -> None:
         if getattr(self.shell, "kernel", None) is None:  # a terminal cannot replace what it has shown
-            print(f"task {handle.id}: handed in.  %task result {handle.id} shows what comes of it")
+            print(f"task {handle.id}: submitted.  %task result {handle.id} shows its result")
             return
         handle.show_live()
 
@@ -262,7 +274,7 @@ def split_map(line: str, parser: Any) -> tuple[list[str], str, str]:
     if any(_is_expression(rest[:end].strip()) for end in ends):
         end = next(end for end in ends if _is_expression(rest[:end].strip()))
         return names, rest[:end].strip(), rest[end:].strip()  # the parser will report what is wrong with the options
-    raise UsageError(f"%%taskmap: {rest.strip()!r} is no expression")
+    raise UsageError(f"%%taskmap: {rest.strip()!r} is not an expression")
 
 
 def _is_expression(text: str) -> bool:

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ipytaskfarm.core.inherited_variables import PYTHONPATH_BEFORE
 from ipytaskfarm.system.farm_paths import process_started
 from ipytaskfarm.system.host import absolute_folders
+from ipytaskfarm.system.process import PYTHONPATH_BEFORE
 
 from . import EXIT_UNKNOWN, ProcessSpec
 
@@ -138,16 +138,8 @@ def child_environment(extra: dict[str, str]) -> dict[str, str]:
 
 def rotate(log: Path, limit_bytes: int = LOG_BYTES) -> None:
     """Rename a log that is too long to ``.1``, that one to ``.2``, and remove the oldest. Called before a start."""
-    try:
-        if log.stat().st_size < limit_bytes:
-            return
-    except FileNotFoundError:
-        return
-    for number in range(LOG_FILES - 1, 0, -1):
-        older = log.with_name(f"{log.name}.{number}")
-        newer = log if number == 1 else log.with_name(f"{log.name}.{number - 1}")
-        if newer.exists():
-            os.replace(newer, older)
+    if _make_room(log, limit_bytes):
+        os.replace(log, log.with_name(f"{log.name}.1"))
 
 
 def trim(log: Path, limit_bytes: int = LOG_BYTES) -> None:
@@ -157,17 +149,23 @@ def trim(log: Path, limit_bytes: int = LOG_BYTES) -> None:
     """
     import shutil
 
+    if _make_room(log, limit_bytes):
+        shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+        os.truncate(log, 0)
+
+
+def _make_room(log: Path, limit_bytes: int) -> bool:
+    """Return whether a log is too long; then its former parts have moved, and the name ``.1`` is free."""
     try:
         if log.stat().st_size < limit_bytes:
-            return
+            return False
     except FileNotFoundError:
-        return
+        return False
     for number in range(LOG_FILES - 1, 1, -1):
         newer = log.with_name(f"{log.name}.{number - 1}")
         if newer.exists():
             os.replace(newer, log.with_name(f"{log.name}.{number}"))
-    shutil.copyfile(log, log.with_name(f"{log.name}.1"))
-    os.truncate(log, 0)
+    return True
 
 
 def _open_pidfd(pid: int) -> int | None:

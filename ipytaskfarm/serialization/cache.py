@@ -245,7 +245,7 @@ def packed_function(function: object, writer: BlobWriter | None = None) -> Funct
         return seen
     code = b"".join(parts)
     if _refers_to_blobs(parts):
-        # Named by its pack: whoever hands in a function of this name has its blobs, and the large values themselves
+        # Named by its pack: whoever submits a function of this name has its blobs, and the large values themselves
         # are not looked through again.
         digester = None
         digest = hashlib.blake2b(code, digest_size=20).hexdigest()

@@ -1,7 +1,7 @@
 """Save the names of an interpreter, its *session*, and restore them elsewhere, with dill.
 
 A function of a session is restored *into* the namespace: it sees the current values of the names. A task's function is
-packed in the opposite way (``serialization/pack.py``): it brings the values that the names had when it was handed in.
+packed in the opposite way (``serialization/pack.py``): it brings the values that the names had when it was submitted.
 
 dill walks the objects. This module changes four points. Definitions that dill restores incompletely (enumerations, type
 variables, named tuples with methods) are restored whole. The user's own modules travel by value, as with tasks. Objects

@@ -38,7 +38,7 @@ Tell = Callable[[Iterable[FunctionType], str, Any, Any], None]
 
 
 class PlacedNames:
-    """The names that were placed by hand in this engine's namespace. A client has none."""
+    """The names that were placed by submit this engine's namespace. A client has none."""
 
     def __init__(self) -> None:
         self.namespace: Mapping[str, Any] | None = None

@@ -1,7 +1,7 @@
 """Bundles: the sources of by-value modules, collected on the sending side.
 
 A module travels as its *source*, together with the sources of the modules that it imports and the data files of its
-packages. They are read when the function is handed in, so the latest edit is sent. The imports are found by reading the
+packages. They are read when the function is submitted, so the latest edit is sent. The imports are found by reading the
 import statements of the source, including those inside functions. A package that imports under computed names travels
 whole.
 

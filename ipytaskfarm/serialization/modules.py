@@ -429,7 +429,7 @@ def _take_out_unused(kept: frozenset[int]) -> None:
 
 
 def take_placed_names() -> None:
-    """Bind names that were just placed on the engine by hand in all by-value modules.
+    """Bind names that were just placed on the engine by submit all by-value modules.
 
     A module that the engine has imported itself stays as it is. If its functions use such a name, the module that was
     sent replaces it from now on.

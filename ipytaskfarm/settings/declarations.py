@@ -81,7 +81,7 @@ class LeadingArguments(TypedDict, total=False):
     n: Annotated[
         int | None,
         Setting(
-            help="how many engines this machine has",
+            help="the number of engines on this machine",
             unit="N",
             means="the usable cores; with agents 0",
             check=check_engines,
@@ -102,8 +102,8 @@ class LeadingArguments(TypedDict, total=False):
     startup: Annotated[
         str | os.PathLike[str] | None,
         Setting(
-            help="code that every fresh engine runs first, a file (in Python a `pathlib.Path`; text is code)."
-            " It stays with the farm until other code is given",
+            help="a file with code that every fresh engine runs first (in Python a `pathlib.Path`; a str is code)."
+            " The farm keeps it until it gets other code",
             unit="FILE",
             check=read_startup,
             section="Start",
@@ -112,8 +112,8 @@ class LeadingArguments(TypedDict, total=False):
     queue_policy: Annotated[
         str | type | object | None,
         Setting(
-            help="which task goes first: `FIFO`, `LIFO`, `FairShare` (clients take turns), `FairShareJobs` (jobs take"
-            " turns), or a policy of your own",
+            help="the order of the queue: `FIFO`, `LIFO`, `FairShare` (clients take turns), `FairShareJobs` (jobs take"
+            " turns), or your own policy",
             unit="MODULE:CLASS",
             means="FIFO",
             check=policy_name,
@@ -141,7 +141,7 @@ class FarmArguments(LimitArguments, total=False):
     host: Annotated[
         str,
         Setting(
-            help="the address to listen on: without it this machine alone; `0.0.0.0` means all addresses",
+            help="the address to listen on: by default only this machine can connect; `0.0.0.0` means all addresses",
             unit="ADDRESS",
             default=DEFAULT_HOST,
         ),
@@ -171,7 +171,7 @@ class FarmArguments(LimitArguments, total=False):
     unmet_timeout: Annotated[
         float | timedelta | None,
         seconds_setting(
-            "fail a task that no engine may run after this time",
+            "after this time, fail a task that no engine may run",
             means="it waits",
             processes=(CONTROLLER,),
             field="unmet_timeout_s",
@@ -180,7 +180,7 @@ class FarmArguments(LimitArguments, total=False):
     failure_penalty: Annotated[
         float | timedelta | None,
         seconds_setting(
-            "how long an engine gets no task after a task failed on it",
+            "how long an engine gets no tasks after a task has failed on it",
             processes=(CONTROLLER,),
             field="failure_penalty_s",
         ),
@@ -188,8 +188,8 @@ class FarmArguments(LimitArguments, total=False):
     lease: Annotated[
         float | timedelta | None,
         seconds_setting(
-            "an agent that has not heard the controller for this time ends its engines; a little later their work is"
-            " done elsewhere; at least 5",
+            "an agent that has not heard from the controller for this time ends its engines; a little later their tasks"
+            " run on other engines; at least 5",
             means="900; of a temporary farm 60",
             check=check_lease,
             processes=(CONTROLLER, AGENT),
@@ -199,7 +199,7 @@ class FarmArguments(LimitArguments, total=False):
     grace: Annotated[
         float | timedelta | None,
         seconds_setting(
-            "the time between the interrupt of a task that is over its time limit and the signals that end its engine",
+            "the time between the interrupt of a task after its time limit and the signals that end its engine",
             processes=(CONTROLLER, AGENT),
             field="grace_s",
         ),
@@ -207,7 +207,7 @@ class FarmArguments(LimitArguments, total=False):
     memory_limit: Annotated[
         int | str | None,
         size_setting(
-            "how much memory an engine and its child processes may have of their own, like `2G`; an engine with more"
+            "the private memory that an engine and its child processes may use, like `2G`; an engine that uses more"
             " is ended, and its task fails with this cause",
             means="no limit",
             processes=(AGENT,),
@@ -235,10 +235,25 @@ class FarmArguments(LimitArguments, total=False):
             processes=(AGENT,),
         ),
     ]
+    frozen_engines: Annotated[
+        int | None,
+        count_setting(
+            'how many engines of a node may be frozen at once, each for a failed task with `on_failure="hold"`',
+            0,
+            processes=(CONTROLLER,),
+            field="frozen_engines",
+        ),
+    ]
+    frozen_time: Annotated[
+        float | timedelta | None,
+        seconds_setting(
+            "a frozen engine ends when nobody has used it for this time", processes=(CONTROLLER,), field="frozen_s"
+        ),
+    ]
     max_engine_losses: Annotated[
         int | None,
         count_setting(
-            "quarantine a task, whatever its retries, when so many engines were lost while they ran it",
+            "quarantine a task, whatever its retries, when this many engines were lost while they ran it",
             1,
             processes=(CONTROLLER,),
             field="max_engine_losses",
@@ -247,7 +262,7 @@ class FarmArguments(LimitArguments, total=False):
     node_failures: Annotated[
         int | None,
         count_setting(
-            "give a node no more tasks after so many failed attempts in a row, if tasks of the same kinds succeed"
+            "give a node no more tasks after this many failed attempts in a row, if tasks of the same kinds succeed"
             " elsewhere; at least 5",
             5,
             processes=(CONTROLLER,),
@@ -256,12 +271,14 @@ class FarmArguments(LimitArguments, total=False):
     ]
     keep_results: Annotated[
         float | timedelta | None,
-        seconds_setting("clear results this time after their task's end", means="never", processes=(CONTROLLER,)),
+        seconds_setting(
+            "clear results after this time since the end of the task", means="never", processes=(CONTROLLER,)
+        ),
     ]
     keep_results_size: Annotated[
         int | str | None,
         size_setting(
-            "clear the oldest results when the store and large values hold more",
+            "clear the oldest results when the store and its large values exceed this size",
             means="never",
             processes=(CONTROLLER,),
             process_flag="keep-results-bytes",
@@ -270,7 +287,7 @@ class FarmArguments(LimitArguments, total=False):
     record: Annotated[
         str | os.PathLike[str] | None,
         Setting(
-            help="record all that the controller receives, payloads included, in this file, for `ipytaskfarm replay`",
+            help="a file that records everything that the controller receives, with payloads, for `ipytaskfarm replay`",
             unit="FILE",
             check=file_path,
             processes=(CONTROLLER,),
@@ -280,7 +297,7 @@ class FarmArguments(LimitArguments, total=False):
     warm: Annotated[
         int | None,
         count_setting(
-            "how many free slots hold a blank engine, ready for any environment",
+            "how many free slots have a blank engine that is ready for any environment",
             0,
             means="all",
             processes=(CONTROLLER,),
@@ -290,8 +307,8 @@ class FarmArguments(LimitArguments, total=False):
     resources: Annotated[
         Mapping[str, float | str] | None,
         Setting(
-            help="what tasks may ask for on this machine, beside the cores, memory and GPUs that are found, or instead"
-            " of them: `gpu=2`, `licence=3`",
+            help="resources of this machine that tasks may ask for: `gpu=2`, `licence=3`; cores, memory and GPUs are"
+            " detected, unless they are given here",
             unit="NAME=AMOUNT",
             check=check_resources,
             several=True,
@@ -317,7 +334,7 @@ class FarmArguments(LimitArguments, total=False):
     load_limit: Annotated[
         float | None,
         Setting(
-            help="start no task on a node that is busier than this share of its cores; tasks with `force=True` start",
+            help="start no tasks on a node with a load above this share of its cores, except tasks with `force=True`",
             unit="SHARE",
             means="no limit",
             check=check_share,
@@ -329,7 +346,7 @@ class FarmArguments(LimitArguments, total=False):
     free_memory: Annotated[
         int | str | None,
         size_setting(
-            "start no task on a node that has less memory free; tasks with `force=True` start",
+            "start no tasks on a node with less free memory, except tasks with `force=True`",
             means="no limit",
             processes=(CONTROLLER,),
             field="free_memory_limit",
@@ -338,8 +355,8 @@ class FarmArguments(LimitArguments, total=False):
     environment_patience: Annotated[
         float | timedelta | Literal[False] | None,
         seconds_setting(
-            "after this time a task is no longer passed over by later ones whose environment an engine has already"
-            " (-1, in Python False: it is passed over without limit)",
+            "how long later tasks may overtake a task because an engine has their environment already (-1, in Python"
+            " False: without limit)",
             check=check_environment_patience,
             parse=_optional_patience,
             processes=(CONTROLLER,),
@@ -349,27 +366,29 @@ class FarmArguments(LimitArguments, total=False):
     resource_patience: Annotated[
         float | timedelta | None,
         seconds_setting(
-            "after this time what becomes free on a node is kept for a task that waits for it",
+            "after this time a node reserves the resources that become free for a task that waits for them",
             processes=(CONTROLLER,),
             field="resource_patience_s",
         ),
     ]
     hold: Annotated[bool, _switch("start no task until `ipytaskfarm resume`")]
-    fresh: Annotated[bool, _switch("begin anew; the old store is set aside, with the date in its name")]
-    take_over: Annotated[bool, _switch("begin anew on this host with a farm whose store is on another host")]
+    fresh: Annotated[bool, _switch("start with an empty store; the old one is kept, with the date in its name")]
+    take_over: Annotated[
+        bool, _switch("start a farm again on this host with an empty store, if its store is on another host")
+    ]
     start_timeout: Annotated[
         float | timedelta,
         seconds_setting("how long engines may take to start", default=60.0, section="Start"),
     ]
     drain: Annotated[
         float | timedelta | None,
-        seconds_setting("how long running tasks may go on when the farm is stopped", default=10.0, section="Start"),
+        seconds_setting("how long running tasks may continue when the farm is stopped", default=10.0, section="Start"),
     ]
     agents: Annotated[
         Agents | str | Sequence[Agents | str],
         Setting(
-            help="agents on other machines, each bringing engines of its own: a launcher and a number, `slurm:3` (in"
-            " Python an `Agents` too)",
+            help="agents on other machines, each with its own engines: a launcher and a number, `slurm:3` (in Python"
+            " also an `Agents`)",
             unit="LAUNCHER:N",
             default=(),
             check=check_agents,
@@ -380,8 +399,8 @@ class FarmArguments(LimitArguments, total=False):
     min: Annotated[
         int | None,
         count_setting(
-            "with `max`: at least so many engines on this machine, whose number follows the work that waits; on the"
-            " command line, with agents, so many agents",
+            "with `max`: the least number of engines on this machine, which then follows the waiting work; on the"
+            " command line with agents: of agents",
             0,
             section="Start",
             key="least",
@@ -389,12 +408,12 @@ class FarmArguments(LimitArguments, total=False):
     ]
     max: Annotated[
         int | None,
-        count_setting("with `min`: at most so many", 1, section="Start", key="most"),
+        count_setting("with `min`: the greatest number of them", 1, section="Start", key="most"),
     ]
     idle: Annotated[
         float | timedelta | None,
         seconds_setting(
-            "with `min` and `max`: give back what nobody has needed for this time", default=IDLE_S, section="Start"
+            "with `min` and `max`: end engines or agents that were idle for this time", default=IDLE_S, section="Start"
         ),
     ]
 

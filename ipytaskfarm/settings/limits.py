@@ -17,7 +17,8 @@ class LimitArguments(TypedDict, total=False):
     max_tasks: Annotated[
         int | None,
         count_setting(
-            "accept no task while so many have not ended; clients keep theirs, and hand them in when there is room",
+            "accept no further tasks while this many have not ended; clients keep theirs, and submit them when there is"
+            " room",
             1,
             processes=(CONTROLLER,),
             field="max_tasks",
@@ -26,7 +27,7 @@ class LimitArguments(TypedDict, total=False):
     max_sessions: Annotated[
         int | None,
         count_setting(
-            "how many clients, or agents, may be connected under one key; more are told to come again later",
+            "how many clients, or agents, may be connected with one key; others are told to connect again later",
             8,
             processes=(CONTROLLER,),
             standard=_DEFAULTS.sessions,
@@ -35,8 +36,8 @@ class LimitArguments(TypedDict, total=False):
     incoming_limit: Annotated[
         int | str | None,
         size_setting(
-            "how much memory the controller has for messages that it has received and not handled, of all peers;"
-            " whoever sends more is told to come again later; at least 512M",
+            "how much memory the controller uses for received messages that it has not handled, of all peers; a peer"
+            " that sends more is told to connect again later; at least 512M",
             check=check_incoming,
             means="768M",
             processes=(CONTROLLER,),
@@ -46,8 +47,8 @@ class LimitArguments(TypedDict, total=False):
     outgoing_limit: Annotated[
         int | str | None,
         size_setting(
-            "how much memory the controller has for messages that their receivers have not taken; the peer with most"
-            " of them begins its session anew; at least 512M",
+            "how much memory the controller uses for messages that their receivers have not taken; beyond it the peer"
+            " with most of them has to start its session again; at least 512M",
             check=check_incoming,
             means="1G",
             processes=(CONTROLLER,),

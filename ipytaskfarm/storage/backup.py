@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..core.errors import StoreError
+from ..system.files import sync_folder
 from . import disk, rows
 from .beside import count_file
 from .blobs import blobs_folder
@@ -120,7 +121,7 @@ def backup(path: Path, target: Path) -> int:
         if blobs_folder(part).exists():
             os.rename(blobs_folder(part), folder)
         os.rename(part, target)
-        disk.sync_folder(target.parent)
+        sync_folder(target.parent)
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"the backup {target} could not be written: {error}") from error
     finally:

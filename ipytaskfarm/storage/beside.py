@@ -27,7 +27,7 @@ def beside(store: Path) -> list[Path]:
 
 
 _GET_GENERATION = 0x80087601
-"""Linux's FS_IOC_GETVERSION: a number that is drawn anew when the number of a deleted file is used again."""
+"""Linux's FS_IOC_GETVERSION: a number that is drawn again when the number of a deleted file is used again."""
 
 
 def identity(folder: Path, store: Path) -> str:

@@ -30,6 +30,7 @@ from typing import TypeAlias
 from ..core.errors import BlobMissing
 from ..system.farm_paths import private_folder
 from ..system.file_mapping import load
+from ..system.files import sync_folder
 
 BLOB_BYTES = 64 * 1024
 """Values of this size and more are blobs."""
@@ -130,7 +131,7 @@ class Blobs:
                     path = self.path(digests[0])
                     path.parent.mkdir(mode=0o700, exist_ok=True)
                     os.rename(part, path)
-                    _sync_folder(path.parent)
+                    sync_folder(path.parent)
             finally:
                 os.close(fd)
         finally:
@@ -331,11 +332,3 @@ def _touch(path: Path, size: int | None) -> bool:
 def _write(fd: int, data: memoryview) -> None:
     while data:
         data = data[os.write(fd, data) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -32,7 +32,7 @@ class LogPlace(NamedTuple):
     """A place in a store's log."""
 
     generation: int = 0
-    """Grows by one whenever the log begins anew (SQLite's salt-1). 0: there is no log that can be read."""
+    """Grows by one whenever the log starts again (SQLite's salt-1). 0: there is no log that can be read."""
     frames: int = 0
     """How many pages the log has."""
     hash: tuple[int, int] = (0, 0)

@@ -87,15 +87,6 @@ def make_or_check_file(path: Path) -> bool:
     return False
 
 
-def sync_folder(folder: Path) -> None:
-    """Sync a folder. Only then is a new file's name on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 MIN_FREE_BYTES = 2**30
 MIN_FREE_SHARE = 0.02
 

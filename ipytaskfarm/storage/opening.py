@@ -24,7 +24,7 @@ CHECK_BYTES_MAX = 1 << 30
 """A larger file is not checked when it is opened after a crash: the farm's return would take minutes."""
 
 REMEDY = (
-    "restore a backup in its place, or set it aside and begin anew with `ipytaskfarm start --fresh`; "
+    "restore a backup in its place, or set it aside and start with an empty store by `ipytaskfarm start --fresh`; "
     "`sqlite3 FILE .recover` shows what can still be read"
 )
 
@@ -99,7 +99,7 @@ def refuse_strangers(one: Callable[[str], Any], path: Path, size: int) -> None:
     if schema > SCHEMA:
         raise StoreError(
             f"the store {path} has schema {schema}, this ipytaskfarm knows up to {SCHEMA}: "
-            "use the newer ipytaskfarm that wrote it, or begin anew with `ipytaskfarm start --fresh`"
+            "use the newer ipytaskfarm that wrote it, or start with an empty store by `ipytaskfarm start --fresh`"
         )
     if schema < 1:
         raise StoreError(f"the store {path} is damaged (its schema has the number {schema}): {REMEDY}")

@@ -389,7 +389,7 @@ ORIGINALS = (
 )
 
 CHUNK_OF = "SELECT id, items FROM tasks WHERE id < ? AND items > 0 ORDER BY id DESC LIMIT 1"
-"""The last chunk that was handed in before an id."""
+"""The last chunk that was submitted before an id."""
 
 NEEDED_BLOBS = (
     "SELECT asked.value FROM json_each(?) AS asked "

@@ -32,7 +32,7 @@ CREATE TABLE tasks (
     id           INTEGER PRIMARY KEY,
     queue_seq    INTEGER NOT NULL,      -- order of acceptance; progress.queue_seq counts where there is one
     name         TEXT,
-    rules        TEXT,                  -- JSON, without the name; NULL: the task was handed in without rules
+    rules        TEXT,                  -- JSON, without the name; NULL: the task was submitted without rules
     function     TEXT,                  -- digest, see functions; NULL: a string task
     session      TEXT NOT NULL,
     submitted_s  REAL,
@@ -142,7 +142,7 @@ CREATE TABLE functions (
 -- What keeps large values alive, which lie in the blob folder under these names (SHA-256): the tasks that need them.
 CREATE TABLE blob_uses (
     task         INTEGER NOT NULL,
-    part         TEXT NOT NULL,         -- 'work': what was handed in needs it; 'result': what came out
+    part         TEXT NOT NULL,         -- 'work': what was submitted needs it; 'result': what came out
     digest       TEXT NOT NULL,
     PRIMARY KEY (task, part, digest)
 ) WITHOUT ROWID;
@@ -153,7 +153,7 @@ CREATE TABLE jobs (
     id           TEXT PRIMARY KEY,
     spec         TEXT NOT NULL,
     session      TEXT NOT NULL,         -- the client's session
-    arrived      INTEGER NOT NULL,      -- so many of its tasks have been handed in
+    arrived      INTEGER NOT NULL,      -- so many of its tasks have been submitted
     failed       TEXT NOT NULL,         -- why all its tasks are aborted; '': they are not
     paused       INTEGER NOT NULL DEFAULT 0 -- 1: nothing of it is started
 );

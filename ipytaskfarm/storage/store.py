@@ -36,6 +36,7 @@ from ..core.errors import StoreError, StoreFull
 from ..core.messages import AgentProcess, ReadHistory
 from ..core.messages.tables import TaskRow
 from ..core.messages.task_types import Final, Function, Submission
+from ..system.files import sync_folder
 from . import disk, opening, rows
 from .beside import count_file
 from .commit_count import CommitCount, Count, Missing, missing, read as read_count
@@ -124,7 +125,7 @@ class Store:
             self.renewed = "a backup was put in the place of its store"
         self._begin_life(farm_incarnation, former)
         if fresh:
-            disk.sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
 
     def _set_pragmas(self) -> None:
         if self._one("PRAGMA journal_mode = WAL") != "wal":
@@ -432,7 +433,7 @@ class Store:
         return [(id, payload, function) for id, payload, function in rows.in_order(ids, self._rows(rows.WORK, ids))]
 
     def original(self, ids: Sequence[int]) -> list[Submission]:
-        """Return these tasks, ended ones too, as they were handed in, but without the time."""
+        """Return these tasks, ended ones too, as they were submitted, but without the time."""
         read_rules = rows.RulesReader()
         found = rows.in_order(ids, self._rows(rows.ORIGINALS, ids))
         return [

@@ -211,14 +211,14 @@ class TaskTables:
     # ---------------------------------------------------------------------------------- one task
 
     def task_input(self, question: ReadTaskInput) -> TaskInput | Refusal:
-        """Return a task as it was handed in; of an item of a map, its chunk."""
+        """Return a task as it was submitted; of an item of a map, its chunk."""
         row = self._db.execute(
             "SELECT id, iif(length(payload) <= ?, payload, x''), length(payload), function, rules, submitted_s "
             "FROM tasks WHERE id <= ? AND id + items >= ? ORDER BY id DESC LIMIT 1",
             (INPUT_BYTES, question.id, question.id),
         ).fetchone()
         if row is None:
-            return Refusal("IndexError", f"there is no task {question.id}: it was never handed in, or has been cleared")
+            return Refusal("IndexError", f"there is no task {question.id}: it was never submitted, or has been cleared")
         task, payload, size, function, rules, submitted_s = row
         return TaskInput(task, bytes(payload), size, function, rules or "", submitted_s or 0.0)
 

@@ -63,6 +63,7 @@ from zlib import crc32
 
 from ..core.messages.task_types import RunKey
 from .concurrent_runs import CONCURRENT_BYTES, ConcurrentRuns
+from .files import sync_folder
 from .last_words import WORDS_BYTES, LastWords
 
 RING_BYTES = 2 << 20
@@ -242,7 +243,7 @@ class Recorder:
             slots[_SLOT_MAGIC] = _MAGIC
         if is_marked:
             mapped.flush(0, _HEADER_BYTES)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         return cls(path, mapped)
 
     @classmethod
@@ -538,14 +539,6 @@ class Recorder:
     def was_delivered(self) -> bool:
         """Return whether the engine has raised the interrupt that was requested last."""
         return bool(self._slots[_SLOT_WANT] == self._slots[_SLOT_DELIVERED])
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_file(path: str, data: bytes) -> bool:

@@ -1,10 +1,16 @@
-"""Cores that a process may use, memory that it uses, and its name in lists of processes."""
+"""Cores that a process may use, memory that it uses, its name in lists of processes, and variables that it inherits."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
+
+UMASK_BEFORE: Final = "IPYTASKFARM_UMASK"
+"""The user's umask in octal digits, if a launcher had to change it before it could start an agent."""
+PYTHONPATH_BEFORE: Final = "IPYTASKFARM_PYTHONPATH"
+"""The user's PYTHONPATH, where it was made longer so that children find this package."""
 
 _PRIVATE = ("Private_Dirty:", "Swap:")
 """Without Private_Clean: pages of files that only this process maps at present are dropped when memory is needed."""

@@ -330,7 +330,7 @@ class SimulatedFarm:
         client: str = "client",
         job: str | None = None,
     ) -> int:
-        """Hand in a task and return its id. It begins at once if an engine is free.
+        """Submit a task and return its id. It begins at once if an engine is free.
 
         Args:
             task: a task as for ``TaskClient.run``.

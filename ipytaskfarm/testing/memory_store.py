@@ -299,7 +299,7 @@ class MemoryReader:
         )
 
     def original(self, ids: Sequence[int]) -> list[Submission]:
-        """Return these tasks as they were handed in."""
+        """Return these tasks as they were submitted."""
         found = [self._store.tasks[i] for i in ids if i in self._store.tasks]
         return [Submission(t.id, t.payload, 0.0, t.function, t.rules, t.blobs, t.needs, t.items, t.part) for t in found]
 

@@ -50,7 +50,7 @@ from .unix_listener import UnixListener
 log = logging.getLogger(__name__)
 
 GONE_S = {"client": 60.0, "agent": 3600.0}
-"""After this many seconds of silence a session is forgotten. A peer that returns later begins anew."""
+"""After this many seconds of silence a session is forgotten. A peer that returns later starts again."""
 JUDGE_EVERY_S = 0.5
 BEAT_AFTER_S = 0.5
 CONGESTED_S = 0.05
@@ -182,7 +182,7 @@ class Hub:
         return True
 
     def _bound_backlogs(self) -> None:
-        """Forget what was said to peers that take too little of it, the one with most first: they begin anew."""
+        """Forget what was said to peers that take too little of it, the one with most first: they start again."""
         self._said_bytes = 0
         limits = self._limits
         for state in too_slow(self._states.values(), limits.outgoing_per_session, limits.outgoing):
@@ -487,11 +487,11 @@ class Hub:
         state.silent = False
         state.welcome = state.session.meet_hello(message.epoch, message.last_in, self._epoch)
         self._dirty[message.session] = state
-        anew = state.welcome is Greeting.ANEW
-        if anew:
+        again = state.welcome is Greeting.ANEW
+        if again:
             self._inbox.drop(message.session)
             self._count_bytes(state)
-        heard.append((state.peer, PeerNewEpoch(message) if anew else PeerUp()))
+        heard.append((state.peer, PeerNewEpoch(message) if again else PeerUp()))
 
     def _no_place(self, hello: Hello, pool: str, heard: list[tuple[Peer, Incoming]]) -> Refuse | None:
         """Return why there is no place for a new session; None if there is one, perhaps because another gave it up."""

@@ -118,7 +118,7 @@ class Inbox:
         return waiting is not None
 
     def drop(self, session: str) -> None:
-        """Forget the waiting messages of a session, which begins anew."""
+        """Forget the waiting messages of a session, which starts again."""
         if self._waiting.pop(session, None) is not None:
             self._parked.discard(session)
             self.shares.forget(session)

@@ -227,7 +227,7 @@ def load_keys(folder: Path) -> FarmKeys | None:
     except msgspec.MsgspecError as error:
         raise errors.SecurityError(
             f"{path} is damaged ({error}): put it back from a backup, or remove it. Then the farm makes "
-            "new keys when it starts, and its clients must connect anew"
+            "new keys when it starts, and its clients must connect again"
         ) from None
 
 

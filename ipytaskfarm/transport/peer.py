@@ -41,7 +41,7 @@ RETRY_FIRST_S = 0.1
 RETRY_LONGEST_S = 5.0
 FRAMES_PER_STEP = 256
 DENIALS_MAX = 3
-"""How often a key may be denied. The connection file is read again each time: a farm that begins anew changes both."""
+"""How often a key may be denied. The connection file is read again each time: a farm that starts again changes both."""
 LINGER_MS = 100
 
 
@@ -58,7 +58,7 @@ class Acked(msgspec.Struct, frozen=True):
 
 
 class NewEpoch(msgspec.Struct, frozen=True):
-    """The session begins anew: the owner of the link reports what it holds.
+    """The session starts again: the owner of the link reports what it holds.
 
     This happens at the first contact, after the controller's restart, and when the controller has forgotten the
     session. It may happen again within an epoch: a controller that has received nothing since its Welcome cannot know
@@ -454,5 +454,5 @@ class Link:
 def _replaced(name: str) -> Refuse:
     return Refuse(
         "FarmReplaced",
-        f"another farm answers under the name {name!r} now: the one we knew is gone, with its tasks. Make a new client",
+        f"another farm answers under the name {name!r} now: the former one is gone, with its tasks. Make a new client",
     )

@@ -31,7 +31,7 @@ class PeerUp(msgspec.Struct, frozen=True):
 
 
 class PeerNewEpoch(msgspec.Struct, frozen=True):
-    """The peer begins anew in this epoch, and will report what it holds."""
+    """The peer starts again in this epoch, and will report what it holds."""
 
     hello: Hello
 

@@ -4,7 +4,7 @@ The sessions under one key form a pool; those that come by the unix socket, so f
 machine, form another one (`pool_of`). Whoever has a copy of a connection file cannot take the owner's places.
 
 A client's session that has only said hello, or that has fallen silent, gives its place to a newcomer of the same pool.
-The client loses nothing: when it returns, its session begins anew.
+The client loses nothing: when it returns, its session starts again.
 """
 
 from __future__ import annotations

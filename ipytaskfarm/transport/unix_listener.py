@@ -95,7 +95,7 @@ class UnixListener:
         self._epoll.register(sock.fileno(), select.EPOLLIN)
 
     def look_after(self, now_s: float) -> None:
-        """Make the socket file anew if it is gone, and end connections that do not prove anything within `HANDSHAKE_S`.
+        """Make a missing socket file again, and end connections that do not prove their key within `HANDSHAKE_S`.
 
         Call it from time to time; `now_s` is on any monotonic clock.
         """

@@ -18,8 +18,10 @@ from ipytaskfarm.core.messages import FarmChanges, Question, Refusal, Reply
 from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.core.messages.view import CauseTable, EnginePage, JobPage, ReadStretches, StretchTable, WaitingTable
 from ipytaskfarm.core.text import text_of
+from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import Questioner, refusal_error
-from ipytaskfarm.system.farm_paths import ConnectionInfo
+from ipytaskfarm.system.farm_paths import ConnectionInfo, connection_reader
+from ipytaskfarm.transport.keys import info_for, load_keys
 from ipytaskfarm.version import __version__
 from ipytaskfarm.view.fold import FarmFold
 from ipytaskfarm.view.pages import Delta, DeltaLog
@@ -27,7 +29,7 @@ from ipytaskfarm.view.pages import Delta, DeltaLog
 LINGER_S = 60.0
 """How long the connection is kept without a page."""
 SILENCE_S = 5.0
-"""A follower that hears nothing for so long asks anew: its session was silent, and was dropped."""
+"""A follower that hears nothing for so long asks again: its session was silent, and was dropped."""
 RETRY_S = 2.0
 ENGINES_EVERY_S, MANY_ENGINES_EVERY_S = 1.0, 2.0
 ENGINES_SHOWN = 100
@@ -170,7 +172,7 @@ class FarmFeed:
             self._on_new_epoch(questioner.epoch)
 
     def _on_new_epoch(self, epoch: int) -> None:
-        """Begin anew: another controller, perhaps of another farm, has everything from its store."""
+        """Begin again: another controller, perhaps of another farm, has everything from its store."""
         if self._epoch:
             self._begin_picture()
         self._epoch, self._follows = epoch, False
@@ -305,3 +307,36 @@ class FarmFeed:
             "picture": self.fold.picture.data,
             "control": self.control,
         }
+
+
+def page_connection(farm: str, control: bool) -> Callable[[], ConnectionInfo]:
+    """Return a function that reads the connection file of a farm, with a reader's key unless pages may act.
+
+    On another machine than the farm's own there are no keys but the one in the file: then it is used, and the feed
+    itself keeps pages from acting.
+
+    Args:
+        farm: the farm's name, or the path of its connection file.
+        control: whether pages may act.
+    """
+    read = connection_reader(farm)
+
+    def connection() -> ConnectionInfo:
+        info = read()
+        if control:
+            if info.role == "reader":
+                raise errors.SecurityError(
+                    f"the connection file of farm {info.farm!r} is for readers, who may change nothing:"
+                    " leave --control out"
+                )
+            return info
+        try:
+            keys = load_keys(Home.of(info.farm).folder) if info.role == "client" else None
+        except (errors.TaskFarmError, OSError, ValueError):
+            keys = None
+        # A farm of the same name may be here and there: its keys fit only its own connection file.
+        if keys is None or keys.client.public != info.public_key:
+            return info
+        return info_for(info, keys, "reader")
+
+    return connection

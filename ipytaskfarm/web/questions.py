@@ -213,7 +213,7 @@ _decode_work = msgspec.msgpack.Decoder(Work).decode
 
 
 def _input(given: TaskInput) -> dict[str, Any]:
-    """Return what was handed in for a page: code as text, rules, sizes. Arguments stay packed."""
+    """Return what was submitted for a page: code as text, rules, sizes. Arguments stay packed."""
     code = ""
     if given.payload:
         try:
@@ -288,11 +288,11 @@ async def _retry(feed: FarmFeed, arguments: Arguments) -> Any:
     reply = await _reply(feed, messages.RetryTasks([_id(arguments)]), messages.Retried)
     if not reply.ids:
         return {"text": "it was not tried again: only failed tasks are"}
-    return {"text": f"handed in again as task {reply.ids[0][1]}", "id": reply.ids[0][1]}
+    return {"text": f"submitted again as task {reply.ids[0][1]}", "id": reply.ids[0][1]}
 
 
 async def _retry_group(feed: FarmFeed, arguments: Arguments) -> Any:
-    """Hand in the failed tasks of a group again, the latest ones first."""
+    """Submit the failed tasks of a group again, the latest ones first."""
     cause = feed.fold.cause(str(arguments.get("cause")))
     if cause is None:
         raise ValueError("this group of failures is not there any more")
@@ -305,9 +305,9 @@ async def _retry_group(feed: FarmFeed, arguments: Arguments) -> Any:
             reply = await _reply(feed, messages.RetryTasks(ids), messages.Retried)
             count += len(reply.ids)
         if page.next is None:
-            return {"text": f"{count:,} tasks handed in again"}
+            return {"text": f"{count:,} tasks submitted again"}
         before = page.next
-    return {"text": f"the latest {count:,} tasks handed in again; more are left"}
+    return {"text": f"the latest {count:,} tasks submitted again; more are left"}
 
 
 async def _pause(feed: FarmFeed, arguments: Arguments) -> Any:

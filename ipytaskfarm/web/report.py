@@ -107,7 +107,7 @@ async def _collected(feed: FarmFeed, job: str | None) -> dict[str, Any]:
 
 
 async def _stretches(feed: FarmFeed, job: str | None, made_s: float) -> tuple[list[Stretch], float | None]:
-    """Return all runs, and when the first task was handed in."""
+    """Return all runs, and when the first task was submitted."""
     found: list[Stretch] = []
     before, first_s = None, None
     while True:

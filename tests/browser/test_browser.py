@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -176,13 +175,11 @@ def test_the_stop_button_ends_a_wait_and_no_task(notebook: Notebook, tc: TaskCli
     cell = notebook.start(f"print('waits'); ids = [tc.run(Task({SLEEPS!r}))]; print(*ids); tc.barrier(ids)")
     cell.shows("waits")
     task_id = running(tc)
-    began = time.monotonic()
     notebook.interrupt()
-    cell.done(5.0)
-    assert time.monotonic() - began < 3.0
+    cell.done()
     cell.shows("KeyboardInterrupt")
-    cell.shows(f"task {task_id} goes on: tc.barrier({task_id}) waits for it again, tc.abort({task_id}) ends it")
-    assert tc.status(task_id).state == "running"
+    cell.shows(f"task {task_id} continues: tc.barrier({task_id}) waits for it again, tc.abort({task_id}) ends it")
+    assert tc.status(task_id).state == "running", "the wait has ended long before the task"
     tc.abort(task_id)
 
 
@@ -209,7 +206,7 @@ def test_a_process_left_behind_is_found_and_ended(tmp_path: Path) -> None:
         eventually(lambda: [process.pid for process in inhabitants(tmp_path)] == [planted.pid])
         with pytest.raises(AssertionError, match=f"pid={planted.pid}"):
             assert_no_inhabitants(tmp_path, 0.0)
-        assert planted.wait(10) == -9
+        assert planted.wait(60) == -9
 
 
 def test_the_last_state_of_a_handle_is_saved_when_its_farm_ends(notebook: Notebook) -> None:
@@ -256,7 +253,7 @@ def test_a_figure_and_a_print_appear_while_the_task_runs(notebook: Notebook, gat
     cell.shows("halfway there")
     assert cell.image_width() > 100
     heading = cell.locator.locator(".jp-RenderedMarkdown h1").first
-    expect(heading).to_contain_text("A heading", timeout=DEADLINE_S * 1000)
+    expect(heading).to_contain_text("A heading")
     cell.shows("red words")
     red = cell.locator.locator(".ansi-red-fg").first
     expect(red).to_have_text("red")
@@ -339,7 +336,7 @@ def test_bars_say_how_it_ended_wherever_the_notebook_is_opened(notebook: Noteboo
     again = lab.reopen(saved, "reopened")
     for end in ENDS:
         shown = again.page.locator(".jp-Notebook").get_by_text(end).first
-        expect(shown).to_be_visible(timeout=DEADLINE_S * 1000)
+        expect(shown).to_be_visible()
     picture(again, "reopened")
     again.page.close()
 
@@ -386,7 +383,7 @@ def test_the_stop_button_in_a_map_drops_nothing(notebook: Notebook, tc: TaskClie
     cell.shows("2 running")
     notebook.interrupt()
     cell.done(5.0).shows("KeyboardInterrupt")
-    cell.shows("job 'long' goes on: tc.job('long').results() waits for it again, tc.job('long').abort() ends it")
+    cell.shows("job 'long' continues: tc.job('long').results() waits for it again, tc.job('long').abort() ends it")
     cell.shows("interrupted after")
     assert "ipytaskfarm/" not in cell.text
     picture(notebook, "map-stopped")

@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from ipytaskfarm import Farm, Task, TaskClient
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.system.host import runtime_folder
 from tests.conftest import assert_nothing_left, isolated
-from tests.support.browser import CHROMIUM_FLAGS, chromium
 from tests.support.live import WebPage, seen, strict_page, web_page
 from tests.support.polling import eventually
 
@@ -60,14 +59,6 @@ def _fill(tc: TaskClient) -> None:
         tc.run(Task("a = 1", name="elsewhere", targets=[99]))
     tc.flush()
     eventually(lambda: len(tc.tasks(state="unfinished")) == 3, 60.0)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=CHROMIUM_FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +145,7 @@ def test_a_reader_sees_no_actions_and_a_group_can_be_tried_again(browser: Browse
         assert other.get_by_role("button", name="Pause").count() == 0
     page.locator(".tf-cause-head", has_text="KeyError").click()
     page.get_by_role("button", name="Try 5 tasks again").click()
-    seen(page, ".tf-notices", "5 tasks handed in again")
+    seen(page, ".tf-notices", "5 tasks submitted again")
     seen(page, ".tf-cause:has-text('KeyError') .tf-number", "10")
 
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from ipytaskfarm import Farm, Task
 from tests.conftest import Dirs, assert_nothing_left, isolated
-from tests.support.browser import CHROMIUM_FLAGS, START_S, assert_no_inhabitants, chromium, free_port
+from tests.support.browser import START_S, assert_no_inhabitants, free_port
 from tests.support.live import WebPage, seen, strict_page
 from tests.support.polling import eventually
 
@@ -73,15 +73,7 @@ def server(world: Dirs, farm: Farm) -> Iterator[WebPage]:
         yield found
     finally:
         process.terminate()
-        process.wait(20)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=CHROMIUM_FLAGS)
-        yield browser
-        browser.close()
+        process.wait(60)
 
 
 def test_it_shows_and_changes_a_farm_under_a_prefix(browser: Browser, server: WebPage, farm: Farm) -> None:

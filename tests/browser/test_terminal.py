@@ -93,7 +93,7 @@ def test_a_task_that_is_waited_for(terminal: Terminal) -> None:
 
 def test_a_handle(terminal: Terminal) -> None:
     shown = terminal.type("%%task --pull a -o h", "a = 73", "", "")
-    assert re.search(r"task \d+: handed in\.  %task result \d+", shown)
+    assert re.search(r"task \d+: submitted\.  %task result \d+", shown)
     assert "73" in terminal.type("h.ns.a")
     assert "succeeded" in terminal.type("h")
 
@@ -125,7 +125,7 @@ def test_ctrl_c_returns_and_says_how_to_go_on(terminal: Terminal) -> None:
     shown = terminal.until_prompt()
     terminal.type("%task abort long")
     said = re.sub(r"\s+", " ", shown)
-    assert re.search(r"task \d+ goes on: tc\.barrier\(\d+\) waits for it again, tc\.abort\(\d+\) ends", said)
+    assert re.search(r"task \d+ continues: tc\.barrier\(\d+\) waits for it again, tc\.abort\(\d+\) ends", said)
     assert "KeyboardInterrupt" in shown
     assert "failed" in terminal.type("long.status")
 
@@ -178,7 +178,7 @@ def test_ctrl_c_in_a_map_ends_the_wait_alone(terminal: Terminal, farm: Farm, gat
     terminal.until("0/60 items")
     terminal.interrupt()
     shown = re.sub(r"\s+", " ", terminal.until_prompt())
-    assert "job 'stopped' goes on: tc.job('stopped').results() waits for it again" in shown
+    assert "job 'stopped' continues: tc.job('stopped').results() waits for it again" in shown
     assert "KeyboardInterrupt" in shown
     assert "ipytaskfarm/" not in shown
     gate.open()

@@ -330,7 +330,7 @@ def test_the_preview_is_in_words(farm_dirs: Dirs) -> None:
 def test_one_agent_stands_for_all() -> None:
     launcher = launcher_module.Dask({"scheduler": "tcp://h:1"})
     assert launcher.names("dask-1", None) == launcher.names("dask-1", 1) == ["dask-1"]
-    with pytest.raises(ValueError, match="3 agents were asked for"):
+    with pytest.raises(ValueError, match="3 agents were requested"):
         launcher.names("dask-1", 3)
 
 

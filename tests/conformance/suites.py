@@ -240,8 +240,6 @@ SUITES: dict[str, Suite] = {
             "test_traceback": TRACEBACK,
             "test_make_pool": "looks into the pool for the list of its processes",
             "test_pool_worker_lifetime": "looks into the pool for the list of its processes",
-            "test_resource_warning": "writes a state into the pool",
-            "test_map_unplicklable": "the error names the argument that cannot travel; the original error is its cause",
             "test_unpickleable_result": "a lambda can travel here, so nothing is raised",
         },
     ),

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from ipytaskfarm import TaskClient
-from tests.support.polling import eventually
+from tests.support.polling import DEADLINE_S, eventually
 
 pytestmark = pytest.mark.farm
-DEADLINE_S = 30
 
 
 def square(x: int) -> int:

@@ -29,10 +29,9 @@ from ipytaskfarm.storage import blob_copies, blobs as door
 from ipytaskfarm.storage.blob_copies import IN_HAND_S, Copies
 from ipytaskfarm.storage.blobs import BLOB_BYTES, Blobs, BlobWriter, mapped
 from tests.support.fake_hub_controller import FakeController, encode, final
-from tests.support.polling import eventually
+from tests.support.polling import DEADLINE_S, eventually
 
 SIZE = 3 * PIECE_BYTES + 1000
-DEADLINE_S = 20.0
 
 
 @pytest.fixture

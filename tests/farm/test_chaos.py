@@ -10,12 +10,13 @@ import pytest
 from tests.conftest import Dirs
 from tests.farm.test_farm import background_farm
 from tests.support.chaos import Evidence, complaints, torment
+from tests.support.thorough import THOROUGH
 
 
 def evidence() -> Evidence:
     """Return records of three tasks: one succeeded, one was repeated, one was lost and must not be repeated."""
     return Evidence(
-        handed_in={10: 0, 11: 1, 12: 5},
+        submitted={10: 0, 11: 1, 12: 5},
         once={0, 5},
         finals=[(10, ""), (11, ""), (12, "engine lost")],
         told={10: "", 11: "", 12: "engine lost"},
@@ -53,17 +54,20 @@ def test_the_checker_finds_what_else_is_wrong() -> None:
     planted.ended.clear()
     planted.finals.append((99, ""))
     found = "\n".join(complaints(planted))
-    for word in ("was told 'engine lost'", "gave back 7", "never ran to its end", "failed: error", "never handed in"):
+    for word in ("was told 'engine lost'", "gave back 7", "never ran to its end", "failed: error", "never submitted"):
         assert word in found
 
 
 @pytest.mark.farm
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_ten_thousand_tasks_under_the_nemesis(farm_dirs: Dirs, tmp_path: Path) -> None:
+def test_thousands_of_tasks_under_the_nemesis(farm_dirs: Dirs, tmp_path: Path) -> None:
+    """The small and hasty form of `make chaos`."""
+    seconds, tasks, haste = (35.0, 10_000, 1.0) if THOROUGH else (10.0, 2_500, 2.0)
     with background_farm("-n", "3", "--max-engine-losses", "1000000") as home:
-        did, found = torment(home, tmp_path / "ledger", 35.0, seed=1)
+        did, found = torment(home, tmp_path / "ledger", seconds, seed=1, tasks=tasks, haste=haste)
     assert found == []
-    assert did["engine"] >= 10, did
-    assert did["controller"] >= 2, did
+    # How many it comes to kill depends on how busy the machine is.
+    assert did["engine"] >= 3, did
+    assert did["controller"] >= 1, did
     assert did["agent"] == 1, did

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,32 +14,19 @@ from ipytaskfarm.cli import main
 from tests.conftest import Dirs
 from tests.farm.test_farm import background_farm, pid_of
 from tests.farm.test_replacements import kill, row
-from tests.support.farms import DEADLINE_S, module_farm
+from tests.support.farms import DEADLINE_S
 from tests.support.polling import eventually
 from tests.support.shells import shell_with_magics
 
 pytestmark = pytest.mark.farm
 
 
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as farm:
-        yield farm
-
-
 @pytest.fixture
-def mec(farm: Farm) -> Iterator[MultiEngineClient]:
-    with farm.multiengine_client() as mec:
-        mec.reset()
-        mec.clear_properties()
-        mec.clear_kept()
-        yield mec
-
-
-@pytest.fixture
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    with farm.task_client() as tc:
-        yield tc
+def mec(mec: MultiEngineClient) -> MultiEngineClient:
+    mec.reset()
+    mec.clear_properties()
+    mec.clear_kept()
+    return mec
 
 
 def notes_of(tc: TaskClient, code: str, engine: int = 0) -> tuple[str, str]:
@@ -245,7 +231,7 @@ def test_the_farm_the_command_and_the_magic(
 
 def test_the_controller_dies_in_between(farm_dirs: Dirs) -> None:
     with background_farm("-n", "2") as home, MultiEngineClient() as mec, TaskClient() as tc:
-        tc.await_engines(2)
+        tc.await_engines(2, connect_timeout=DEADLINE_S)
         mec.push({"offset": 5, "large": np.arange(100_000.0)})
         mec.execute("made = float(large.sum()) + id")
         mec.checkpoint()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
-from ipytaskfarm.client import MapTask, MultiEngineClient, Task, TaskClient, TaskResult, commands, sessions
+from ipytaskfarm.client import MapTask, MultiEngineClient, Task, TaskClient, TaskResult, commands
 from ipytaskfarm.core import errors, messages as m
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.engine_commands import ExecuteReply
@@ -20,13 +19,6 @@ from ipytaskfarm.core.states import Reason, state_word
 from ipytaskfarm.serialization.pack import pack, pack_error, unpack
 from tests.support.fake_hub_controller import FakeController, encode, final, in_thread
 from tests.support.polling import eventually
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakeController]:
-    with FakeController(tmp_path / "farm") as controller:
-        yield controller
-        sessions.end_farm(controller.incarnation)
 
 
 @pytest.fixture
@@ -199,7 +191,7 @@ def test_clear(fake: FakeController, tc: TaskClient) -> None:
         tc.get_task_result(1)
 
 
-def test_retry_counts_as_handed_in(fake: FakeController, tc: TaskClient) -> None:
+def test_retry_counts_as_submitted(fake: FakeController, tc: TaskClient) -> None:
     fake.respond = lambda task: final(task.id, Reason.ERROR, b"")
     tc.barrier(tc.run(Task("1/0")))
     fake.submitted[9000] = Submission(9000, b"", 0.0)

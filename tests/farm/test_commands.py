@@ -48,7 +48,7 @@ def ids(farm: Farm) -> dict[str, int]:
             job.add_task(Task("import time; time.sleep(300)", name=f"fit {n}"))
         made |= zip(("first", "second", "third"), job.submit(), strict=True)
         tc.flush()
-        eventually(lambda: tc.status(made["first"]).state == "running", 30, what="the first task of the job runs")
+        eventually(lambda: tc.status(made["first"]).state == "running", what="the first task of the job runs")
     return made
 
 
@@ -121,7 +121,7 @@ def test_top_in_a_terminal_aborts_and_retries(ids: dict[str, int], farm: Farm) -
     with farm.task_client() as tc:
         child = pexpect.spawn(
             sys.executable, ["-m", "ipytaskfarm", "top", "--every", "0.3"],
-            dimensions=(30, 80), encoding="utf-8", timeout=30, env={**os.environ, "TERM": "xterm-256color"},
+            dimensions=(30, 80), encoding="utf-8", timeout=60, env={**os.environ, "TERM": "xterm-256color"},
         )  # fmt: skip
         try:
             child.expect("q quit")
@@ -143,10 +143,10 @@ def test_top_in_a_terminal_aborts_and_retries(ids: dict[str, int], farm: Farm) -
             child.setwinsize(24, 100)
             child.send("\x1b[A")  # up: to the last of the list, or by one
             child.send("r")
-            child.expect("has not failed: only failed tasks are tried again|handed in again as task")
+            child.expect("has not failed: only failed tasks are tried again|submitted again as task")
             go_up_to(child, ids["failed"])
             child.send("r")
-            child.expect(rf"task {ids['failed']}: handed in again as task (\d+)")
+            child.expect(rf"task {ids['failed']}: submitted again as task (\d+)")
             again = int(child.match.group(1))
             tc.abort(ids["first"])
             tc.abort(ids["third"])
@@ -214,7 +214,7 @@ def test_completion_in_bash(script: Path, farm: Farm) -> None:
 
 @pytest.mark.parametrize("script", ["bash"], indirect=True)
 def test_completion_by_the_tab_key_in_bash(script: Path, farm: Farm) -> None:
-    child = pexpect.spawn("bash", ["--norc", "-i"], encoding="utf-8", timeout=30, env=environment(script))
+    child = pexpect.spawn("bash", ["--norc", "-i"], encoding="utf-8", timeout=60, env=environment(script))
     try:
         child.sendline(f"PS1='$ '; bind 'set enable-bracketed-paste off'; source {script}; echo re''ady")
         child.expect("ready")
@@ -228,7 +228,7 @@ def test_completion_by_the_tab_key_in_bash(script: Path, farm: Farm) -> None:
 def test_completion_in_zsh(script: Path, farm: Farm) -> None:
     if not shutil.which("zsh"):
         pytest.fail("zsh is needed: `make apt` installs it")
-    child = pexpect.spawn("zsh", ["-f", "-i"], encoding="utf-8", timeout=30, env=environment(script))
+    child = pexpect.spawn("zsh", ["-f", "-i"], encoding="utf-8", timeout=60, env=environment(script))
     try:
         setup = "autoload -U compinit; compinit -u -D; zstyle ':completion:*' menu no; unsetopt zle_bracketed_paste"
         child.sendline(f"PS1='$ '; {setup}; source {script}; echo re''ady")

@@ -24,7 +24,7 @@ from tests.support.farms import module_farm
 from tests.support.flood import ATTACKS
 from tests.support.hostile import controller_pid
 
-pytestmark = [pytest.mark.farm, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.farm
 
 ANSWER_S = 1.0
 UNDER_ATTACK_S = 2.0

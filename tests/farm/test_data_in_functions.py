@@ -26,13 +26,6 @@ ITEMS = 200_000
 """Of 8 bytes: well above the size of a blob."""
 
 
-@pytest.fixture
-def blobs(tc: TaskClient) -> Blobs:
-    found = tc._session.blobs
-    assert found is not None
-    return found
-
-
 def written(blobs: Blobs) -> dict[str, int]:
     """The blobs' names, and the files that hold them."""
     return {path.name: path.stat().st_ino for path in blobs.folder.glob("??/*")}
@@ -129,7 +122,7 @@ def test_the_file_is_kept_while_a_task_needs_it(farm: Farm, tc: TaskClient, blob
         blobs.sweep(lambda old: needed_blobs(store, sorted(old)), older_than_s=-1.0)
         return name not in written(blobs)
 
-    eventually(is_gone, 30.0, what="the file of a cleared task to go")
+    eventually(is_gone, what="the file of a cleared task to go")
     again = tc.run(Task(adding(__name__="__main__", data=data)))
     assert tc.get_task_result(again, block=True, timeout=60).result == data.sum()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,10 @@ import pytest
 from ipytaskfarm import Farm, Ref, StringTask, Task, TaskClient, TaskEnvironment, errors
 from ipytaskfarm.client import debugging
 from ipytaskfarm.client.tasks import CallTask, Join
-from tests.support.farms import DEADLINE_S, module_farm
+from tests.support.farms import DEADLINE_S
 from tests.support.shells import shell_with_magics
 
-pytestmark = pytest.mark.farm
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Farm]:
-    with module_farm(1) as farm:
-        yield farm
-
-
-@pytest.fixture
-def tc(shared: Farm) -> Iterator[TaskClient]:
-    with shared.task_client() as client:
-        yield client
+pytestmark = pytest.mark.farm(n=1)
 
 
 def divide(x: float, by: float = 0.0) -> float:
@@ -119,11 +107,11 @@ def test_code_fails_here_with_what_it_pushed_and_the_names_of_this_session(
         tc.debug(lost)
 
 
-def test_code_with_magics_and_await(tc: TaskClient, shared: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_with_magics_and_await(tc: TaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(debugging, "can_ask", lambda: True)
     code = "import asyncio\nfound = !echo 3\nawait asyncio.sleep(0)\nx = int(found[0]) / 0"
     with shell_with_magics() as shell:
-        shell.ok(f"%taskfarm connect {shared.connection_file}")
+        shell.ok(f"%taskfarm connect {farm.connection_file}")
         shell["bad"] = tc.run(StringTask(code))
         tc.barrier([shell["bad"]])
         opened: list[Any] = []
@@ -203,7 +191,7 @@ def test_a_fetched_task_has_what_it_was_given(tc: TaskClient) -> None:
     assert isinstance(join, Join)
 
 
-def test_a_task_of_another_program(tc: TaskClient, shared: Farm, tmp_path: Path) -> None:
+def test_a_task_of_another_program(tc: TaskClient, farm: Farm, tmp_path: Path) -> None:
     """The program that handed it in has ended; its function and its class were in its own ``__main__``."""
     program = tmp_path / "program.py"
     program.write_text(
@@ -212,7 +200,7 @@ def test_a_task_of_another_program(tc: TaskClient, shared: Farm, tmp_path: Path)
         "def work(job):\n    rest = job.n - LIMIT\n    return 1 / rest\n"
         "tc = TaskClient(sys.argv[1])\nprint(tc.run(Task(work, args=(Job(4),))))\ntc.barrier()\n"
     )
-    command = [sys.executable, str(program), str(shared.connection_file)]
+    command = [sys.executable, str(program), str(farm.connection_file)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     here = variables(error_here(tc, int(ended.stdout)))
     assert (here["job"].n, here["rest"]) == (4, 0)
@@ -238,14 +226,14 @@ def test_a_task_that_is_not_there(tc: TaskClient) -> None:
     gone = tc.run(Task(int))
     tc.barrier([gone])
     tc.clear([gone])
-    with pytest.raises(IndexError, match=f"no task {gone}: it was never handed in, or has been cleared"):
+    with pytest.raises(IndexError, match=f"no task {gone}: it was never submitted, or has been cleared"):
         tc.debug(gone)
 
 
-def test_the_command_opens_the_debugger(tc: TaskClient, shared: Farm) -> None:
+def test_the_command_opens_the_debugger(tc: TaskClient, farm: Farm) -> None:
     bad = tc.run(Task(divide, args=(3,)))
     tc.barrier([bad])
-    command = ["-m", "ipytaskfarm", "debug", str(bad), "--farm", str(shared.connection_file)]
+    command = ["-m", "ipytaskfarm", "debug", str(bad), "--farm", str(farm.connection_file)]
     terminal = pexpect.spawn(sys.executable, command, encoding="utf-8", timeout=DEADLINE_S, dimensions=(40, 160))
     terminal.expect_exact("(Pdb)")
     terminal.sendline("p difference, x")
@@ -254,7 +242,7 @@ def test_the_command_opens_the_debugger(tc: TaskClient, shared: Farm) -> None:
     terminal.expect(pexpect.EOF)
     terminal.close()
     assert terminal.exitstatus == 0
-    gone = [sys.executable, "-m", "ipytaskfarm", "debug", "987654", "--farm", str(shared.connection_file)]
+    gone = [sys.executable, "-m", "ipytaskfarm", "debug", "987654", "--farm", str(farm.connection_file)]
     ended = subprocess.run(gone, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     assert "there is no task 987654" in ended.stderr

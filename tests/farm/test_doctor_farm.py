@@ -28,7 +28,7 @@ from ipytaskfarm.doctor import Finding, Level, farm, rounds
 from ipytaskfarm.doctor.trial import trial
 from ipytaskfarm.launchers.interface import AgentStatus
 from ipytaskfarm.settings.checks import Agents
-from tests.conftest import Dirs, assert_nothing_left, isolated
+from tests.conftest import Dirs
 from tests.support.farms import DEADLINE_S, ask, until_engines
 from tests.support.polling import eventually
 from tests.support.slurm import slurm_cluster
@@ -36,13 +36,6 @@ from tests.unit.test_doctor import told, wrongs
 
 NAME = "patient"
 PYTHON = platform.python_version()
-
-
-@pytest.fixture(scope="module")
-def dirs() -> Iterator[Dirs]:
-    with isolated("itf-") as dirs:
-        yield dirs
-        assert_nothing_left(dirs)
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +172,7 @@ def test_a_farm_that_nobody_looks_after(home: Home) -> None:
     records = home.read_processes()
     home.write_processes([])
     try:
-        told(troubles(home)["supervisor"], Level.WARNING, "nobody looks after", f"ipytaskfarm start --farm {NAME}")
+        told(troubles(home)["supervisor"], Level.WARNING, "no process supervises", f"ipytaskfarm start --farm {NAME}")
     finally:
         home.write_processes(records)
 

@@ -22,10 +22,9 @@ import pytest
 
 from ipytaskfarm import Executor, Task, TaskClient
 from ipytaskfarm.core import errors
-from tests.support.polling import eventually
+from tests.support.polling import DEADLINE_S, eventually
 
 pytestmark = pytest.mark.farm
-DEADLINE_S = 30
 
 
 @pytest.fixture(autouse=True)

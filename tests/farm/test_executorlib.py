@@ -15,9 +15,9 @@ import pytest
 
 from ipytaskfarm import Farm, FarmClusterExecutor, TaskClient
 from tests.support.far import NODE, far_engines
+from tests.support.polling import DEADLINE_S
 
 pytestmark = pytest.mark.farm
-DEADLINE_S = 30.0
 
 
 @pytest.fixture

@@ -20,13 +20,6 @@ ITEMS = 200_000
 
 
 @pytest.fixture
-def blobs(tc: TaskClient) -> Blobs:
-    found = tc._session.blobs
-    assert found is not None
-    return found
-
-
-@pytest.fixture
 def needed(blobs: Blobs) -> Callable[[set[str]], set[str]]:
     """Which of these blobs the store says are needed."""
     store = blobs.folder.with_suffix("")

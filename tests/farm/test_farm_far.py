@@ -17,7 +17,7 @@ import pytest
 
 from ipytaskfarm import Farm, MapTask, MultiEngineClient, Ref, Task, TaskClient, errors
 from ipytaskfarm.storage.backup import needed_blobs
-from tests.conftest import Dirs, assert_nothing_left, isolated
+from tests.conftest import Dirs
 from tests.support.far import NODE, far_connection, far_engines, far_node, farm_state
 from tests.support.farms import DEADLINE_S, Gate, engines, python
 from tests.support.polling import eventually
@@ -29,13 +29,6 @@ HERE = {"node": f"!= {NODE}"}
 LARGE = 12_500_000
 """Of 8 bytes: 100 MB."""
 ITEMS = 200_000
-
-
-@pytest.fixture(scope="module")
-def dirs() -> Iterator[Dirs]:
-    with isolated("itf-") as dirs:
-        yield dirs
-        assert_nothing_left(dirs)
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def test_ten_thousand_messages_each_way(tc: TaskClient) -> None:
         me = current_task()
         count = 0
         while True:
-            message = me.receive(timeout=30)
+            message = me.receive(timeout=60)
             if message.value is None:
                 return count
             count += 1
@@ -107,7 +107,7 @@ def test_messages_have_time_outs_and_ended_tasks_get_none(tc: TaskClient, gate: 
     blocked = tc.run(Task(gate.code))
     with pytest.raises(TimeoutError, match="sent no message"):
         next(iter(tc.messages(blocked, timeout=0.1)))
-    later = tc.run(Task(lambda: current_task().receive(timeout=20).value))
+    later = tc.run(Task(lambda: current_task().receive(timeout=60).value))
     tc.send(later, {"first": 1})  # it has not begun
     gate.open()
     assert value(tc, later) == {"first": 1}
@@ -250,7 +250,7 @@ def test_a_deferred_run_comes_back_uncharged_with_its_state(tc: TaskClient) -> N
 def test_messages_of_a_deferred_run_are_there_and_the_next_trial_reads_on(tc: TaskClient) -> None:
     def chat() -> list[int]:
         me = current_task()
-        me.state.setdefault("got", []).append(me.receive(timeout=20).value)
+        me.state.setdefault("got", []).append(me.receive(timeout=60).value)
         me.send(me.trial)
         if me.trial < 3:
             me.defer(after=0.05)

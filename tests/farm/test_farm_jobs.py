@@ -41,8 +41,8 @@ def test_a_job_shares_rules_and_tells_of_its_tasks(one: TaskClient) -> None:
     for n in range(5):
         job.add_task(Square(n))
     job.add_task(Task("a = 7", pull="a", name="code"))
-    assert repr(job) == "<Job 'squares': 6 tasks, not handed in>"
-    with pytest.raises(ValueError, match=r"job.submit\(\) hands them in"):
+    assert repr(job) == "<Job 'squares': 6 tasks, not submitted>"
+    with pytest.raises(ValueError, match=r"job.submit\(\) submits them"):
         job.wait()
     ids = job.submit()
     assert job.ids == ids
@@ -273,7 +273,7 @@ def test_a_job_outlives_its_client_unless_it_is_to_end_with_it(tmp_path: Path, e
         assert attached.counts()["succeeded"] == 2
         assert attached.results() == [{}, {}]
         tc.clear(attached.ids)
-        with pytest.raises(KeyError, match="was never handed in, or was cleared"):
+        with pytest.raises(KeyError, match="was never submitted, or was cleared"):
             tc.job("stays")
 
 
@@ -301,7 +301,7 @@ def test_what_is_aborted_one_by_one_does_not_hold_its_engine(one: TaskClient) ->
     """The engine begins the next task as the one before is interrupted: a recall would come too late."""
     for _ in range(3):
         ids = [one.run(Task("import time; time.sleep(300)")) for _ in range(4)]
-        eventually(lambda ids=ids: one.status(ids[0]).state == "running", 30, what="the first runs")  # type: ignore[misc]
+        eventually(lambda ids=ids: one.status(ids[0]).state == "running", what="the first runs")  # type: ignore[misc]
         for task_id in ids:
             one.abort(task_id)
         assert one.run(Task("a = 1", pull="a"), block=True)["a"] == 1

@@ -6,7 +6,6 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,10 @@ pytestmark = pytest.mark.farm(n=3)
 
 
 @pytest.fixture
-def mec(farm: Farm) -> Iterator[MultiEngineClient]:
-    until_engines(farm, 3)
-    with farm.multiengine_client() as mec:
-        mec.reset()
-        mec.clear_properties()
-        yield mec
+def mec(mec: MultiEngineClient) -> MultiEngineClient:
+    mec.reset()
+    mec.clear_properties()
+    return mec
 
 
 # -- who is meant

@@ -196,11 +196,11 @@ class ByMagic:
 
     def hold(self, on: bool, job: str | None = None) -> None:
         cell = self.shell.ok(f"%task {'pause' if on else 'resume'}" + (f" --job {job}" if job else ""))
-        assert f"{job or FARM!r} {'is paused' if on else 'goes on'}" in cell.out
+        assert f"{job or FARM!r} {'is paused' if on else 'is resumed'}" in cell.out
 
     def drain(self, node: str, on: bool) -> None:
         cell = self.shell.ok(f"%task drain {node}" + ("" if on else " --off"))
-        assert cell.out.startswith(f"{node}: {'drained' if on else 'goes on'}")
+        assert cell.out.startswith(f"{node}: {'drained' if on else 'gets tasks again'}")
 
     def history(self, task: int) -> list[Happened]:
         return [(row.at, row.task, row.what, row.engine) for row in self._value(f"%task history {task}")]
@@ -379,14 +379,14 @@ def test_a_job_by_its_name(tc: TaskClient, gate: Gate) -> None:
     shown = done("jobs", "named", "--json").json
     assert ([row["id"] for row in shown["members"]], shown["name"]) == ([good, bad], "named")
     assert done("retry", "--job", "named", "--json").json["handed_in"][0]["id"] == bad
-    assert "nothing of it is left" in done("abort", "--job", jobs().id).out
+    assert "no unfinished task to abort" in done("abort", "--job", jobs().id).out
     job = jobs()
     eventually(lambda: tc.job(job.id).counts()["failed"] == 1, DEADLINE_S)
     assert done("remove", "--job", job.id, "--json").json["removed"] == 2
     assert job.id not in [row.id for row in tc.jobs()], "a job is gone with the last of its tasks"
     said = command("retry", "--job", job.id)
     assert (said.code, said.out) == (1, "")
-    assert "`ipytaskfarm jobs` shows what there is" in said.err
+    assert "`ipytaskfarm jobs` lists all jobs" in said.err
     waiting = tc.create_job("ended by name")
     waiting.add_task(Task(gate.code))
     waiting.submit()
@@ -458,12 +458,12 @@ def test_a_result_that_others_need_stays(tc: TaskClient, shell: Shell) -> None:
         tc.mark_done(first.id, 7)
         said = command("remove", first.id)
         assert said.code == 1
-        assert f"task {first.id}: other tasks have yet to take its result" in said.err
+        assert f"task {first.id}: other tasks still need its result" in said.err
         shell["first"] = first
-        shell.fails("%task remove first", KeyError, "yet to take")
+        shell.fails("%task remove first", KeyError, "still need")
         out = done("remove", "--all").out
-        assert "1 task stay: not ended" in out
-        assert "1 task stay: others have yet to take the result" in out
+        assert "kept 1 task: not ended" in out
+        assert "kept 1 task: other tasks still need the result" in out
     finally:
         tc.resume()
     assert second.result(DEADLINE_S) == 7
@@ -474,7 +474,7 @@ def test_draining_a_node_that_is_not_there_is_told(tc: TaskClient, shell: Shell)
     assert said.code == 1
     assert "`ipytaskfarm drain elsewhere --off` takes that back" in said.err
     assert done("drain", "elsewhere", "--off").err == ""
-    assert "nothing of the farm is there" in shell.ok("%task drain elsewhere").out
+    assert "no agent of the farm has this name" in shell.ok("%task drain elsewhere").out
     shell.ok("%task drain elsewhere --off")
 
 

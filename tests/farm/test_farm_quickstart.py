@@ -1,4 +1,4 @@
-"""The seed's QuickStart on a real farm: connect, hand in, wait, fetch, look."""
+"""The seed's QuickStart on a real farm: connect, submit, wait, fetch, look."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEED_TASKS = 1000
 
 @pytest.fixture(scope="module", autouse=True)
 def seed_ids(farm: Farm) -> list[int]:
-    """The QuickStart's loop, before anything else is handed in."""
+    """The QuickStart's loop, before anything else is submitted."""
     with TaskClient() as tc:
         ids = [tc.run(Task("a = %i" % n, pull="a")) for n in range(SEED_TASKS)]  # noqa: UP031 - as in the seed
         tc.barrier(ids)
@@ -50,7 +50,7 @@ def test_a_farm_that_is_not_there_is_named(where: Any, error: type[Exception], p
     began = time.monotonic()
     with pytest.raises(error) as raised:
         TaskClient(where)
-    assert time.monotonic() - began < 6.0
+    assert time.monotonic() - began < DEADLINE_S
     for part in parts:
         assert part in str(raised.value)
 
@@ -135,12 +135,12 @@ def test_id_on_an_engine_is_its_id(tc: TaskClient) -> None:
 
 
 def test_the_duration_is_of_the_run_alone(tc: TaskClient) -> None:
-    first = tc.run(Task("import time; time.sleep(1)", targets=0))
+    first = tc.run(Task("import time; time.sleep(2)", targets=0))
     second = tc.run(Task("a = 1", targets=0))
     tc.barrier([first, second], timeout=DEADLINE_S)
     slept, waited = tc.get_task_result(first), tc.get_task_result(second)
-    assert 1.0 <= slept.duration < DEADLINE_S
-    assert waited.duration < 0.5
+    assert 2.0 <= slept.duration < DEADLINE_S
+    assert waited.duration < 1.5
     assert (waited.started_at - waited.submitted_at).total_seconds() > 0.5
 
 

@@ -40,7 +40,7 @@ def ledger(tmp_path: Path) -> Path:
     return tmp_path / "ledger"
 
 
-def hand_in(tc: TaskClient, ledger: Path, **rules: Any) -> list[int]:
+def submit(tc: TaskClient, ledger: Path, **rules: Any) -> list[int]:
     """A thousand tasks of a millisecond or so, each of which writes itself into the ledger."""
     code = (
         "import os, time\n"
@@ -76,21 +76,21 @@ def recorded(home: Home) -> int:
 
 def test_a_killed_engine_amid_a_thousand_tasks(default_farm: Home, ledger: Path) -> None:
     with TaskClient() as tc:
-        ids = hand_in(tc, ledger, retries=1)
-        eventually(under_way(ledger), 30.0)
+        ids = submit(tc, ledger, retries=1)
+        eventually(under_way(ledger))
         os.kill(ready_engines()[0], signal.SIGKILL)
         tc.barrier(ids, timeout=60)
         assert_all_there(tc, ids)
         again = {n: times for n, times in ran(ledger).items() if times > 1}
         assert len(again) <= 1, f"more than what the engine ran was run again: {again}"
-    eventually(lambda: len(ready_engines()) == 2, 30.0)
+    eventually(lambda: len(ready_engines()) == 2)
 
 
 def test_a_killed_controller_amid_a_thousand_tasks(default_farm: Home, ledger: Path) -> None:
     with TaskClient() as tc:
-        ids = hand_in(tc, ledger)
-        tc.flush(timeout=30)
-        eventually(under_way(ledger), 30.0)
+        ids = submit(tc, ledger)
+        tc.flush(timeout=60)
+        eventually(under_way(ledger))
         engines = ready_engines()
         os.kill(pid_of(default_farm, "controller"), signal.SIGKILL)
         tc.barrier(ids, timeout=60)
@@ -102,9 +102,9 @@ def test_a_killed_controller_amid_a_thousand_tasks(default_farm: Home, ledger: P
 
 def test_supervisor_and_controller_killed_and_started_again(default_farm: Home, ledger: Path) -> None:
     with TaskClient() as tc:
-        ids = hand_in(tc, ledger)
-        tc.flush(timeout=30)
-        eventually(under_way(ledger), 30.0)
+        ids = submit(tc, ledger)
+        tc.flush(timeout=60)
+        eventually(under_way(ledger))
         for kind in ("supervisor", "controller"):
             os.kill(pid_of(default_farm, kind), signal.SIGKILL)
         started = command("start", "--daemonize", "-n", "2")
@@ -118,8 +118,8 @@ def test_supervisor_and_controller_killed_and_started_again(default_farm: Home, 
 
 def test_a_killed_agent_loses_no_task(default_farm: Home, ledger: Path) -> None:
     with TaskClient() as tc:
-        ids = hand_in(tc, ledger, retries=1)
-        eventually(under_way(ledger), 30.0)
+        ids = submit(tc, ledger, retries=1)
+        eventually(under_way(ledger))
         os.kill(pid_of(default_farm, "agent-0"), signal.SIGKILL)
         tc.barrier(ids, timeout=60)
         assert_all_there(tc, ids)
@@ -133,7 +133,7 @@ def test_a_stop_and_a_start_keep_results_and_what_waits(farm_dirs: Dirs, ledger:
             done = tc.run(Task("a = 1", pull="a"))
             tc.barrier(done)
             command("engines", "remove", "0")
-            eventually(lambda: not ready_engines(), 30.0)
+            eventually(lambda: not ready_engines())
             waiting = tc.run(Task("a = 2", pull="a"))
             tc.flush()
         assert command("stop", "--wait", "0").returncode == 0
@@ -141,7 +141,7 @@ def test_a_stop_and_a_start_keep_results_and_what_waits(farm_dirs: Dirs, ledger:
         started = command("start", "--daemonize", "-n", "1")
         assert "1 waiting, 1 results kept" in started.stdout + started.stderr
         with TaskClient() as tc:
-            tc.barrier(waiting, timeout=30)
+            tc.barrier(waiting, timeout=60)
             assert tc.get_task_result(waiting).ns.a == 2
             assert tc.get_task_result(done).ns.a == 1
             assert tc.run(Task("a = 3")) > waiting

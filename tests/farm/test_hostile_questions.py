@@ -94,7 +94,7 @@ def questioner(farm: Farm) -> Iterator[Questioner]:
 
 def controller(questioner: Questioner) -> tuple[int, int]:
     """The process that answers, and how many there were before it."""
-    state = questioner.answer(messages.FarmStatus(), timeout_s=30.0)
+    state = questioner.answer(messages.FarmStatus(), timeout_s=60.0)
     assert isinstance(state, tables.FarmState)
     return state.pid, state.epoch
 
@@ -105,7 +105,7 @@ def test_a_hostile_question_is_answered(kind: type, questioner: Questioner) -> N
     asked = 0
     for question in structs(kind):
         try:
-            questioner.answer(question, timeout_s=30.0)
+            questioner.answer(question, timeout_s=60.0)
         except errors.FarmNotRunning as error:
             raise AssertionError(f"no answer to {question!r:.300}") from error
         except Exception:  # a refusal is an answer

@@ -24,7 +24,7 @@ from ipytaskfarm.transport.unix_connection import UnixConnection
 from tests.support.farms import DEADLINE_S
 from tests.support.polling import eventually
 
-pytestmark = [pytest.mark.farm, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.farm
 
 
 def link_of(tc: TaskClient) -> Link:
@@ -80,7 +80,7 @@ def test_a_socket_file_that_is_gone_stops_nobody_and_comes_back(farm: Farm, tc: 
     assert works(tc)
     with connect(str(farm.connection_file)) as other:
         other.answer(FarmStatus(), DEADLINE_S)
-    eventually(path.is_socket, DEADLINE_S, what="the socket file is made anew")
+    eventually(path.is_socket, DEADLINE_S, what="the socket file is made again")
     assert path.stat().st_mode & 0o777 == 0o600
 
 

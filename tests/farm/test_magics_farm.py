@@ -78,7 +78,7 @@ def test_a_farm_outlives_the_session_that_started_it(farm_dirs: Dirs) -> None:
         assert shell.ok(f"%task result {task_id}").value.stdout == "1\n"
         cell = shell.fails("%taskfarm stop", UsageError, "was not started here")
         (record,) = [r for r in Home.of("lasting").read_processes() if r["kind"] == SUPERVISOR]
-        assert f"supervisor {record['pid']} of {getpass.getuser()} looks after it" in cell.shown
+        assert f"supervisor {record['pid']} of {getpass.getuser()} supervises it" in cell.shown
         assert "%taskfarm stop lasting --force" in cell.shown
         shell.ok("%taskfarm stop --force")
 
@@ -103,8 +103,8 @@ def test_somebody_elses_farm_is_named(shell: Shell) -> None:
     with Farm(n=1, name="theirs"):
         shell.ok("%taskfarm connect theirs")
         cell = shell.fails("%taskfarm stop", UsageError, "was not started here")
-        assert f"process {os.getpid()}, a Python of {getpass.getuser()}, looks after it" in cell.shown
-        assert "runs since 20" in cell.shown
+        assert f"process {os.getpid()}, a Python of {getpass.getuser()}, supervises it" in cell.shown
+        assert "has run since 20" in cell.shown
         with TaskClient("theirs") as tc:
             assert tc.run("".upper, block=True).result == ""
         shell.ok("%taskfarm stop --force")

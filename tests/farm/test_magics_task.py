@@ -63,7 +63,7 @@ def test_what_it_shows_is_shown(shell: Shell) -> None:
 def test_a_task_that_is_not_waited_for_gives_a_handle(shell: Shell, gate: Gate) -> None:
     cell = shell.ok(f"%%task --pull a -o h\n{gate.code}a = 7")
     handle = shell["h"]
-    assert f"task {handle.id}: handed in" in cell.out
+    assert f"task {handle.id}: submitted" in cell.out
     assert not handle.done()
     assert handle.status in ("scheduled", "running")
     gate.open()
@@ -128,7 +128,7 @@ def test_mistakes_are_told_in_one_line(shell: Shell) -> None:
         ("%task result", "which task"),
         ("%task frobnicate 1", "invalid choice"),
         ("%%taskmap n range(3)\n1", "ITERABLE"),
-        ("%%taskmap n in range(3 --pull y\n1", "no expression"),
+        ("%%taskmap n in range(3 --pull y\n1", "is not an expression"),
     ]:
         cell = shell.fails(code, UsageError, match)
         assert len(cell.shown.strip().splitlines()) == 1
@@ -271,7 +271,7 @@ def test_each_action_is_documented_and_explained(shell: Shell) -> None:
         ("%task job a b", "one job at a time"),
         ("%task drain", "which nodes"),
         ("%task abort 9-3", "write 3-9"),
-        ("%task history --since yesterday", "'yesterday' is no time"),
+        ("%task history --since yesterday", "'yesterday' is not a time"),
         ("%task history --last many", "invalid int"),
     ],
 )

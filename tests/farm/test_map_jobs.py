@@ -308,7 +308,7 @@ def test_the_result_of_an_item_is_the_argument_of_another_task(tc: TaskClient, t
     (tmp_path / "go").touch()
     tc.barrier(job.ids)
     eventually(lambda: tc.status(later).state == "running", DEADLINE_S, what="it runs")
-    with pytest.raises(KeyError, match=f"have yet to take the result of task {job.ids[7]}"):
+    with pytest.raises(KeyError, match=f"still need the result of task {job.ids[7]}"):
         tc.clear(job.ids[5:9])
     assert tc.clear() >= 16
     gate.open()

@@ -117,7 +117,7 @@ MISTAKES: list[Mistake] = [
     ("memory in words", lambda w: Task(f, resources={"memory": "lots"}), ValueError,
      "resources: memory: a size like '300 MiB' or '2G' is expected, not 'lots'"),
     ("misspelt choice", lambda w: Task(f, placement="leastrecent"), ValueError, "did you mean 'least_recent'?"),
-    # Handing in
+    # Submitting
     ("code without a Task", lambda w: w.tc.run("a = 1"), TypeError, "code goes into a Task: Task('a = 1')"),
     ("list of tasks", lambda w: w.tc.run([Task(f)]), TypeError, "[tc.run(task) for task in tasks]"),
     ("arguments of run", lambda w: w.tc.run(f, 2), TypeError, "submit(f, 2), or run(Task(f, args=(2,)))"),  # type: ignore[arg-type]
@@ -161,7 +161,7 @@ MISTAKES: list[Mistake] = [
     ("name for an id", lambda w: w.tc.barrier("fit"), TypeError, "tc.tasks(name=…) finds tasks by their name"),
     ("ids for an id", lambda w: w.tc.get_task_result([1, 2]), TypeError, "this call takes one id at a time"),  # type: ignore[arg-type]
     ("id that was never issued", lambda w: w.tc.get_task_result(999_999), IndexError, "(never issued, or cleared)"),
-    ("id of a task to come", lambda w: w.tc.barrier(w.running + 2, timeout=30), IndexError,
+    ("id of a task to come", lambda w: w.tc.barrier(w.running + 2, timeout=60), IndexError,
      "no task was submitted under it"),
     ("result of a task to come", lambda w: w.tc.get_task_result(w.running + 2, block=True), IndexError,
      "no task was submitted under it"),
@@ -171,8 +171,8 @@ MISTAKES: list[Mistake] = [
     ("clear of a running task", lambda w: w.tc.clear(w.running), KeyError, "not ended yet, abort it first: task 3"),
     # Jobs
     ("results of an empty job", lambda w: w.tc.create_job().results(), ValueError,
-     "job.add_task(task) adds one, then job.submit() hands them in"),
-    ("results before submit", lambda w: with_task(w).results(), ValueError, "job.submit() hands them in"),
+     "job.add_task(task) adds one, then job.submit() submits them"),
+    ("results before submit", lambda w: with_task(w).results(), ValueError, "job.submit() submits them"),
     ("arguments of add_task", lambda w: w.tc.create_job().add_task(f, 3), TypeError,  # type: ignore[arg-type]
      "job.add_task(Task(f, args=(3,)))"),
     ("misspelt rule of a job", lambda w: create(w, retires=3), TypeError, "did you mean 'retries'?"),

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,26 +118,11 @@ Python's 3
 """
 
 
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as farm:
-        yield farm
-
-
 @pytest.fixture
-def mec(farm: Farm) -> Iterator[MultiEngineClient]:
-    until_engines(farm, 2)
-    with farm.multiengine_client() as mec:
-        mec.clear_sticky()
-        mec.reset()
-        yield mec
-
-
-@pytest.fixture
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    with farm.task_client() as tc:
-        tc.progress = False
-        yield tc
+def mec(mec: MultiEngineClient) -> MultiEngineClient:
+    mec.clear_sticky()
+    mec.reset()
+    return mec
 
 
 def said_by_script(farm: Farm, folder: Path, text: str) -> str:

@@ -204,15 +204,15 @@ def test_ids_go_on_where_the_last_client_ended(farm: Farm) -> None:
         "with TaskClient(sys.argv[1]) as tc: print(tc.run(Task('1')), tc.run(Task('2')))"
     )
 
-    def hand_in_two() -> list[int]:
+    def submit_two() -> list[int]:
         return [int(word) for word in python(code, str(farm.connection_file)).split()]
 
-    last = hand_in_two()
+    last = submit_two()
 
     def goes_on() -> bool:
         # A good-bye may be overtaken by the end of its process: the ids of that client stay a gap then.
         nonlocal last
-        before, last = last, hand_in_two()
+        before, last = last, submit_two()
         assert last == [last[0], last[0] + 1]
         return last[0] == before[1] + 1
 

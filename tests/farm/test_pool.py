@@ -14,9 +14,9 @@ import pytest
 
 from ipytaskfarm import Pool, TaskClient
 from ipytaskfarm.core import errors
+from tests.support.polling import DEADLINE_S
 
 pytestmark = pytest.mark.farm
-DEADLINE_S = 30
 
 
 @pytest.fixture

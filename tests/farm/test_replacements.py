@@ -165,7 +165,7 @@ def test_what_is_kept_is_listed_and_cleared(farm: Farm, mec: MultiEngineClient) 
 
 def test_the_controller_dies_in_between(farm_dirs: Dirs) -> None:
     with background_farm("-n", "2") as home, MultiEngineClient() as mec, TaskClient() as tc:
-        tc.await_engines(2)
+        tc.await_engines(2, connect_timeout=DEADLINE_S)
         initialise(mec)
         os.kill(pid_of(home, "controller"), signal.SIGKILL)
         eventually(lambda: len(mec.get_ids()) == 2, DEADLINE_S)

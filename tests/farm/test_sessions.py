@@ -7,7 +7,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,7 +16,6 @@ import pytest
 from ipytaskfarm import Farm, MultiEngineClient, errors
 from ipytaskfarm.cli import main
 from ipytaskfarm.serialization.dill_sessions import MAGIC, SessionHead, read_head
-from tests.support.farms import module_farm
 from tests.support.shells import shell_with_magics
 
 NAMES = """
@@ -166,17 +164,10 @@ else:
 KINDS = 50
 
 
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as farm:
-        yield farm
-
-
 @pytest.fixture
-def mec(farm: Farm) -> Iterator[MultiEngineClient]:
-    with farm.multiengine_client() as mec:
-        mec.reset()
-        yield mec
+def mec(mec: MultiEngineClient) -> MultiEngineClient:
+    mec.reset()
+    return mec
 
 
 def test_a_session_moves_from_one_engine_to_another(mec: MultiEngineClient, tmp_path: Path) -> None:

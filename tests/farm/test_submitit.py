@@ -15,7 +15,6 @@ from ipytaskfarm.adapters import submitit_executor
 from tests.support.far import far_engines
 
 pytestmark = pytest.mark.farm
-DEADLINE_S = 30.0
 
 
 @pytest.fixture

@@ -223,7 +223,7 @@ def test_properties_of_any_kind(tc: TaskClient, world: tuple[TaskClient, MultiEn
     rules = {"property:word": SURROGATE, "property:number": "> 1e29", "property:nan": "!= 1"}
     assert tc.run(Task("a = 1", requires=rules, pull="a", fail_if_unmet=True), block=True).results == {"a": 1}
     depend = tc.run(Task("a = 1", depend=lambda properties: properties["word"] == SURROGATE, pull="a"))
-    tc.barrier([depend], timeout=30)
+    tc.barrier([depend], timeout=60)
     with pytest.raises(Exception, match="must be text"):
         tc.run(Task("get_engine(id).properties[name] = 1", push={"name": SURROGATE}), block=True).raise_exception()
     world[1].clear_properties()
@@ -307,7 +307,7 @@ def test_what_an_error_was_is_always_told(
 ) -> None:
     error: BaseException | None
     if way == "task":
-        error = tc.submit(raises, make).exception(timeout=30)
+        error = tc.submit(raises, make).exception(timeout=60)
     elif way == "map":
         error = tc.map(raises, [make, make], return_exceptions=True)[1]
     elif way == "code":
@@ -329,13 +329,13 @@ def test_names_with_surrogates_find_what_they_name(tc: TaskClient) -> None:
     task_id = tc.run(
         Task("a = 1", name=SURROGATE, group=SURROGATE, unique=SURROGATE, requires={"hostname": "!= " + SURROGATE})
     )
-    tc.barrier([task_id], timeout=30)
+    tc.barrier([task_id], timeout=60)
     assert task_id in list(tc.tasks(name=SURROGATE))
     assert str(task_id) in repr(tc.history(name=SURROGATE))
     job = tc.create_job(SURROGATE)
     job.add_task(Task("a = 1"))
     job.submit()
-    job.wait(timeout=30)
+    job.wait(timeout=60)
     assert tc.job(SURROGATE).id == job.id
     assert "udce9" in repr(job)
     assert str(task_id) in str(tc.explain(task_id))
@@ -347,9 +347,9 @@ def test_reasons_and_messages_may_be_any_text(tc: TaskClient) -> None:
     tc.abort([waiting], reason=SURROGATE)
     with pytest.raises(Exception, match=r"caf.*udce9"):
         tc.get_task_result(waiting, block=True)
-    receiver = tc.submit(lambda: current_task().receive(timeout=30).value)
+    receiver = tc.submit(lambda: current_task().receive(timeout=60).value)
     tc.send(receiver.id, SURROGATE)
-    assert receiver.result(timeout=30) == SURROGATE
+    assert receiver.result(timeout=60) == SURROGATE
 
 
 @pytest.mark.farm

@@ -83,6 +83,7 @@ RULES = st.one_of(
         asks=ASKS,
         job=st.one_of(st.none(), st.sampled_from(["j", "k"])),
         coroutine=st.booleans(),
+        freeze=st.booleans(),
         recovery=st.one_of(
             st.none(), st.none(), st.just(Recovery(b"r", None, Rules(retries=1, recovery=Recovery(b"s"))))
         ),
@@ -93,7 +94,9 @@ RULES = st.one_of(
 class FarmMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.sim = SimFarm(SchedulerSettings(lease_s=50.0, lease_margin_s=5.0, load_limit=0.9, coroutines=3))
+        self.sim = SimFarm(
+            SchedulerSettings(lease_s=50.0, lease_margin_s=5.0, load_limit=0.9, coroutines=3, frozen_s=20.0)
+        )
         self.block = m.IdBlock(0, -1)
         self.next_id = 0
         self.agent_count = 0
@@ -101,7 +104,7 @@ class FarmMachine(RuleBasedStateMachine):
         self.placed = 0
         self.commands = 0
         self.old: list[tuple[str, m.Results]] = []
-        self.handed_in: dict[int, Rules | None] = {}
+        self.submitted: dict[int, Rules | None] = {}
         """The rules of tasks and of items of maps, by the ids that users see."""
         self.chunks: dict[int, tuple[int, Rules | None]] = {}
         """Chunk -> (number of its items, their rules)."""
@@ -132,9 +135,9 @@ class FarmMachine(RuleBasedStateMachine):
 
     @rule(rules=RULES, count=st.integers(1, 4))
     def submit(self, rules: Rules | None, count: int) -> None:
-        self.hand_in(rules, count, None)
+        self.send_tasks(rules, count, None)
 
-    @precondition(lambda self: self.handed_in)
+    @precondition(lambda self: self.submitted)
     @rule(
         data=st.data(), rules=RULES, count=st.integers(1, 3), join=st.booleans(), takes=st.booleans(),
         if_failed=st.sampled_from(["fail", "skip", "run"]),
@@ -142,38 +145,38 @@ class FarmMachine(RuleBasedStateMachine):
     def submit_after(
         self, data: st.DataObject, rules: Rules | None, count: int, join: bool, takes: bool, if_failed: str
     ) -> None:
-        recent = sorted(self.handed_in)[-8:]
+        recent = sorted(self.submitted)[-8:]
         after = tuple(data.draw(st.lists(st.sampled_from(recent), min_size=1, max_size=3, unique=True)))
         inputs = ((after[0], after[0]),) if takes and not join else ()
-        self.hand_in(rules, count, Needs(after=after, inputs=inputs, if_failed=if_failed, join=join))
+        self.send_tasks(rules, count, Needs(after=after, inputs=inputs, if_failed=if_failed, join=join))
 
     @rule(data=st.data(), rules=RULES, items=st.integers(2, 5), waits=st.booleans())
     def submit_map(self, data: st.DataObject, rules: Rules | None, items: int, waits: bool) -> None:
-        """Hand in a chunk of a map, whose items may wait for an earlier task or item."""
-        recent = sorted(self.handed_in)[-8:]
+        """Submit a chunk of a map, whose items may wait for an earlier task or item."""
+        recent = sorted(self.submitted)[-8:]
         needs = Needs(after=(data.draw(st.sampled_from(recent)),)) if waits and recent else None
-        self.hand_in(rules, 1, needs, items)
+        self.send_tasks(rules, 1, needs, items)
 
-    def hand_in(self, rules: Rules | None, count: int, needs: Needs | None, items: int = 0) -> None:
+    def send_tasks(self, rules: Rules | None, count: int, needs: Needs | None, items: int = 0) -> None:
         for _ in range(count):
             if self.next_id + items > self.block.last:
                 self.block = self.sim.ids()
                 self.next_id = self.block.first
             if items:
                 self.chunks[self.next_id] = items, rules
-                self.handed_in.update((self.next_id + 1 + index, rules) for index in range(items))
+                self.submitted.update((self.next_id + 1 + index, rules) for index in range(items))
             else:
-                self.handed_in[self.next_id] = rules
+                self.submitted[self.next_id] = rules
             name = rules.job if rules is not None else None
             jobs = [JobSpec(name, name, 3, abort_on_failure=name == "k")] if name is not None else []
             self.sim.submit(self.next_id, rules, jobs=jobs, needs=needs, items=items)
             self.next_id += 1 + items
 
-    @precondition(lambda self: self.handed_in)
+    @precondition(lambda self: self.submitted)
     @rule(data=st.data())
     def resend(self, data: st.DataObject) -> None:
-        task_id = data.draw(st.sampled_from(sorted({*self.handed_in, *self.chunks})))
-        items, rules = self.chunks.get(task_id, (0, self.handed_in.get(task_id)))
+        task_id = data.draw(st.sampled_from(sorted({*self.submitted, *self.chunks})))
+        items, rules = self.chunks.get(task_id, (0, self.submitted.get(task_id)))
         self.sim.submit(task_id, rules, items=items)
 
     @rule(data=st.data(), interrupt=st.booleans())
@@ -189,7 +192,7 @@ class FarmMachine(RuleBasedStateMachine):
         reply = self.sim.ask(m.RetryTasks([self.some_id(data)]))
         if isinstance(reply, m.Retried):
             for old, new in reply.ids:
-                self.handed_in[new] = self.sim.store.tasks[new].rules
+                self.submitted[new] = self.sim.store.tasks[new].rules
                 assert self.sim.store.tasks[new].rules.retry_of == old  # type: ignore[union-attr]
 
     @rule(data=st.data(), well=st.booleans())
@@ -333,6 +336,17 @@ class FarmMachine(RuleBasedStateMachine):
             results = self.sim.end(*found, detail=ItemsEnded(done, told))
             assert results is not None
             self.old.append((found[0].session, results))
+
+    @rule(data=st.data())
+    def use_frozen(self, data: st.DataObject) -> None:
+        found = self.engine(data)
+        if found and found[1].frozen is not None:
+            self.sim.use(*found)
+
+    @rule(data=st.data(), everything=st.booleans())
+    def release_frozen(self, data: st.DataObject, everything: bool) -> None:
+        tasks = [engine.run.task for engine in self.sim.scheduler.farm.frozen.by_name.values()] or [0]
+        self.sim.ask(m.ReleaseFrozen(None if everything else [data.draw(st.sampled_from(tasks))]))
 
     @rule(data=st.data())
     def turn_to_another_coroutine(self, data: st.DataObject) -> None:
@@ -504,7 +518,7 @@ class FarmMachine(RuleBasedStateMachine):
         """A task without budget for losses began at most once per answer that allowed another run."""
         for task_id, runs in self.sim.begun.items():
             assert len(set(runs)) == len(runs), f"run {runs} began twice"
-            rules = self.handed_in.get(task_id)
+            rules = self.submitted.get(task_id)
             if rules in (None, PLAIN_COROUTINE) and task_id not in self.vague:
                 if task_id in self.sim.store.cleared:
                     continue
@@ -540,7 +554,7 @@ class FarmMachine(RuleBasedStateMachine):
         sim.ask(m.SetWanted(0))
         sim.settle()
         sim.advance(70.0)
-        # Ids are given anew from 0 on, so targets exist again.
+        # Ids are given again from 0 on, so targets exist again.
         sim.ask(m.SetWanted(3))
         sim.settle()
         sim.ask(m.ReadQueueStatus())

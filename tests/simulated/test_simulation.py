@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.support import simulation
+from tests.support.thorough import some
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 300
+SEEDS = some(80, 300)
 EVENTS = 200
 TRIED = 400
 """Seeds in which each mutation must show."""
@@ -38,16 +39,24 @@ def test_hundreds_of_lives_of_a_farm() -> None:
             deaths += simulation.run(seed, EVENTS)
         except AssertionError as error:
             raise AssertionError(f"seed {seed} (python -m tests.support.simulation {seed}): {error}") from error
-    assert all(deaths[where] > 50 for where in (*simulation.KILL_POINTS, "in recovery")), deaths
+    assert all(deaths[where] > SEEDS // 6 for where in (*simulation.KILL_POINTS, "in recovery")), deaths
 
 
 PYTEST = ("pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:nbval")
 CAUGHT_ELSEWHERE = {
-    "drop the attempt check": (*PYTEST, "tests/simulated/test_scheduler.py"),
-    "forget what waits for a reopened task": (*PYTEST, "tests/simulated/test_scheduler_graphs.py"),
-    "lose the ring": (*PYTEST, "tests/unit/test_agent.py", "-k", "survives_its_agent"),
+    "drop the attempt check": "tests/simulated/test_scheduler.py",
+    "forget what waits for a reopened task": "tests/simulated/test_scheduler_graphs.py",
+    "lose the ring": "tests/unit/test_agent.py::test_no_engine_survives_its_agent_and_the_next_agent_tells_of_them",
 }
 """The others are caught by the simulation."""
+SHOWS_FIRST = {
+    "double-deliver": 27,
+    "forget what a retry came to": 34,
+    "give back coroutines that had begun": 9,
+    "give back what had begun": 120,
+    "submit children twice": 65,
+}
+"""A seed with which those show that need many: it is tried before the others."""
 COMMIT = "        if out.saves:\n            self._commit(out)\n"
 SEND = "        self._perform(out)\n        self._hub.flush(now.mono_s)\n"
 
@@ -130,9 +139,9 @@ MUTATIONS = {
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The package and its tests, to be spoiled."""
+    """The package and its tests, to be spoiled.  They are copied with what Python has compiled of them."""
     for name in ("ipytaskfarm", "tests"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 
@@ -144,7 +153,7 @@ def checked(folder: Path, words: Sequence[str]) -> subprocess.CompletedProcess[s
 
 
 def test_a_copy_that_is_whole_passes(copy: Path) -> None:
-    for words in (("tests.support.simulation", "0", "20"), *CAUGHT_ELSEWHERE.values()):
+    for words in (("tests.support.simulation", "0", "5"), (*PYTEST, *CAUGHT_ELSEWHERE.values())):
         found = checked(copy, words)
         assert found.returncode == 0, found.stdout + found.stderr
 
@@ -154,8 +163,14 @@ def test_a_mutation_of_the_heart_is_caught(mutation: str, copy: Path) -> None:
     file, old, new = MUTATIONS[mutation]
     path = copy / "ipytaskfarm" / file
     text = path.read_text()
-    assert text.count(old) == 1, "the code has changed: this mutation has to be written anew"
+    assert text.count(old) == 1, "the code has changed: this mutation has to be written again"
     path.write_text(text.replace(old, new))
-    found = checked(copy, CAUGHT_ELSEWHERE.get(mutation, ("tests.support.simulation", "0", str(TRIED))))
+    if mutation in CAUGHT_ELSEWHERE:
+        found = checked(copy, (*PYTEST, CAUGHT_ELSEWHERE[mutation]))
+    else:
+        first = str(SHOWS_FIRST.get(mutation, 0))
+        found = checked(copy, ("tests.support.simulation", first, "5"))
+        if not found.returncode:  # the code has changed, and others are the seeds that show it
+            found = checked(copy, ("tests.support.simulation", "0", str(TRIED)))
     assert found.returncode == 1, "it was not noticed"
     assert "seed" in found.stdout or "Error" in found.stdout + found.stderr

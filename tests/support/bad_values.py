@@ -231,7 +231,8 @@ CALLS: dict[str, Throw] = {
     "tc.run": lambda w, v: w.tc.run(v),
     "tc.submit": lambda w, v: w.tc.submit(str, v),
     "tc.map": lambda w, v: w.tc.map(type, [v]),
-    "tc.map items": lambda w, v: w.tc.map(type, v),
+    # Of 300,000 items each later table of tasks would be as long.
+    "tc.map items": lambda w, v: w.tc.map(type, v[:10_000] if type(v) is str else v),
     "tc.map function": lambda w, v: w.tc.map(v, [1]),
     "tc.imap": lambda w, v: list(w.tc.imap(type, [v])),
     "tc.barrier": lambda w, v: w.tc.barrier(v, timeout=5),

@@ -25,14 +25,13 @@ import psutil
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.conftest import Dirs, _is_farm
-from tests.support.polling import eventually
+from tests.support.polling import DEADLINE_S, eventually
 
-DEADLINE_S = 30.0
-"""Deadline for actions that take a moment on an idle machine."""
 DEADLINE_MS = DEADLINE_S * 1000
-START_S = 60.0
+START_S = 120.0
 """Deadline for the start of a server, a page or a kernel."""
-END_S = 15.0
+END_S = DEADLINE_S
+expect.set_options(timeout=DEADLINE_MS)
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",  # root has none, and the pages are our own
@@ -130,7 +129,7 @@ class Cell:
         eventually(numbered, timeout_s, every_s=0.03)
         return self
 
-    def shows(self, text: str, timeout_s: float = 10.0) -> None:
+    def shows(self, text: str, timeout_s: float = DEADLINE_S) -> None:
         """Wait until the output contains this text."""
 
         def there() -> bool:
@@ -141,7 +140,7 @@ class Cell:
 
     def image_width(self) -> int:
         """Wait for a picture; its width in pixels, as it was drawn."""
-        expect(self.images.first).to_be_visible(timeout=DEADLINE_MS)
+        expect(self.images.first).to_be_visible()
         return eventually(lambda: int(self.images.first.evaluate(IMAGE_WIDTH)), DEADLINE_S, what="a picture")
 
 
@@ -163,7 +162,7 @@ class Notebook:
         # Typed key by key, the editor would indent the code again.
         self.page.keyboard.insert_text(code)
         self.page.keyboard.press("Shift+Enter")
-        expect(self.page.locator(".jp-Notebook .jp-CodeCell")).to_have_count(count + 1, timeout=DEADLINE_MS)
+        expect(self.page.locator(".jp-Notebook .jp-CodeCell")).to_have_count(count + 1)
         return cell
 
     def run(self, code: str, timeout_s: float = DEADLINE_S) -> Cell:
@@ -177,7 +176,7 @@ class Notebook:
                 const count = shared.cells.length;
                 shared.insertCell(count, {{cell_type: 'code', source: ''}}); shared.deleteCellRange(0, count); }}"""
         )
-        expect(self.page.locator(".jp-Notebook .jp-CodeCell")).to_have_count(1, timeout=DEADLINE_MS)
+        expect(self.page.locator(".jp-Notebook .jp-CodeCell")).to_have_count(1)
 
     def interrupt(self) -> None:
         """Click the stop button."""
@@ -270,7 +269,7 @@ def _server(dirs: Dirs) -> Iterator[tuple[str, str]]:
 
     def call(path: str, method: str = "GET") -> None:
         request = urllib.request.Request(url + path, method=method, headers={"Authorization": f"token {token}"})
-        urllib.request.urlopen(request, timeout=5).close()
+        urllib.request.urlopen(request, timeout=DEADLINE_S).close()
 
     with log.open("wb") as sink:
         server = subprocess.Popen(

@@ -35,7 +35,9 @@ from tests.conftest import assert_nothing_left, isolated
 TASKS = 10_000
 ONCE_EVERY = 5
 """Every fifth task must not be repeated: it may be run once, or be lost."""
-ENGINE_S, CONTROLLER_S, RESETS_S, SOCKET_S = 2.0, 10.0, 1.0, 0.1
+EVERY_S = {"engine": 2.0, "controller": 10.0, "resets": 1.0, "socket": 0.1}
+"""Seconds between two deeds of one kind."""
+AGENT_AT_S = 15.0
 CODE = """
 import os, time
 ledger = os.open({path!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -51,7 +53,7 @@ a = {number}
 class Evidence:
     """The records that the checker compares."""
 
-    handed_in: dict[int, int]
+    submitted: dict[int, int]
     """Task id -> number."""
     once: set[int]
     """Numbers of tasks that must not be repeated."""
@@ -69,7 +71,7 @@ def complaints(evidence: Evidence) -> Iterator[str]:
     """Return the violations in the records; none: all is well."""
     recorded = Counter(task for task, _ in evidence.finals)
     reasons = dict(evidence.finals)
-    for task, number in evidence.handed_in.items():
+    for task, number in evidence.submitted.items():
         if recorded[task] != 1:
             yield f"task {task} ({number}) is recorded {recorded[task]} times"
             continue
@@ -87,31 +89,32 @@ def complaints(evidence: Evidence) -> Iterator[str]:
                 yield f"task {task} ({number}) failed: {reason}"
         elif reason:
             yield f"task {task} ({number}) may be repeated for ever, and failed: {reason}"
-    yield from (f"task {task} was never handed in" for task in recorded.keys() - evidence.handed_in.keys())
+    yield from (f"task {task} was never submitted" for task in recorded.keys() - evidence.submitted.keys())
 
 
 class Nemesis(threading.Thread):
     """Kills processes until it is told to end."""
 
-    def __init__(self, home: Home, seed: int) -> None:
+    def __init__(self, home: Home, seed: int, haste: float = 1.0) -> None:
+        """haste: how many times as often as usual it does everything."""
         super().__init__(name="nemesis", daemon=True)
         self.home = home
         self.ending = threading.Event()
         self.did: Counter[str] = Counter()
         self._chance = random.Random(seed)
-        self._agent_at_s = time.monotonic() + 15.0
+        self._every_s = {what: every_s / haste for what, every_s in EVERY_S.items()}
+        self._agent_at_s = time.monotonic() + AGENT_AT_S / haste
         self._by_tcp = False
         """Whether the unix socket is taken away in this life of the controller."""
 
     def run(self) -> None:
         """One look each tenth of a second."""
         due = dict.fromkeys(("engine", "controller", "resets", "socket"), time.monotonic() + 1.0)
-        due["controller"] += CONTROLLER_S / 2
-        every = {"engine": ENGINE_S, "controller": CONTROLLER_S, "resets": RESETS_S, "socket": SOCKET_S}
+        due["controller"] += self._every_s["controller"] / 2
         while not self.ending.wait(0.1):
             now = time.monotonic()
             for what in [what for what, at_s in due.items() if now >= at_s]:
-                due[what] = now + every[what] * self._chance.uniform(0.8, 1.2)
+                due[what] = now + self._every_s[what] * self._chance.uniform(0.8, 1.2)
                 with contextlib.suppress(OSError, errors.TaskFarmError, StopIteration, TimeoutError):
                     self.did[what] += getattr(self, f"_{what}")()
             if self._agent_at_s and now >= self._agent_at_s:
@@ -138,7 +141,7 @@ class Nemesis(threading.Thread):
         return bool(pids)
 
     def _socket(self) -> bool:
-        """Take the unix socket away, which the controller makes anew."""
+        """Take the unix socket away, which the controller makes again."""
         info = self.home.living_info()
         if info is None or not self._by_tcp or not info.socket:
             return False
@@ -151,11 +154,11 @@ class Nemesis(threading.Thread):
         if info is None or shutil.which("ss") is None:
             return False
         command = ["ss", "-K", "-t", "-n", "dst", info.host, "dport", "=", f":{info.port}"]
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        found = subprocess.run(command, capture_output=True, text=True, timeout=60)
         return str(info.port) in found.stdout
 
 
-def hand_in(tc: TaskClient, ledger: Path, numbers: Iterable[int], run_s: float = 0.005) -> dict[int, int]:
+def submit(tc: TaskClient, ledger: Path, numbers: Iterable[int], run_s: float = 0.005) -> dict[int, int]:
     """Submit tasks with these numbers and this run time; return a dict of ids and numbers."""
     found = {}
     for number in numbers:
@@ -165,14 +168,14 @@ def hand_in(tc: TaskClient, ledger: Path, numbers: Iterable[int], run_s: float =
     return found
 
 
-def gather(tc: TaskClient, home: Home, ledger: Path, handed_in: dict[int, int]) -> Evidence:
+def gather(tc: TaskClient, home: Home, ledger: Path, submitted: dict[int, int]) -> Evidence:
     """Collect all records: the ledger's, the store's and the client's."""
-    results = {task: tc.get_task_result(task, raw=False) for task in handed_in}
+    results = {task: tc.get_task_result(task, raw=False) for task in submitted}
     with contextlib.closing(sqlite3.connect(f"file:{home.store_path()}?mode=ro", uri=True)) as db:
         finals = db.execute("SELECT task, reason FROM finals").fetchall()
     evidence = Evidence(
-        handed_in,
-        {number for number in handed_in.values() if number % ONCE_EVERY == 0},
+        submitted,
+        {number for number in submitted.values() if number % ONCE_EVERY == 0},
         finals,
         {task: result.reason or "" for task, result in results.items() if result is not None},
         {task: result["a"] for task, result in results.items() if result is not None and not result.reason},
@@ -183,11 +186,13 @@ def gather(tc: TaskClient, home: Home, ledger: Path, handed_in: dict[int, int]) 
     return evidence
 
 
-def torment(home: Home, ledger: Path, seconds: float, seed: int, tasks: int = TASKS) -> tuple[Counter[str], list[str]]:
+def torment(
+    home: Home, ledger: Path, seconds: float, seed: int, tasks: int = TASKS, haste: float = 1.0
+) -> tuple[Counter[str], list[str]]:
     """Run batches of tasks until the time is over; return the deeds of the nemesis and the complaints of
     the checker.
     """
-    nemesis = Nemesis(home, seed)
+    nemesis = Nemesis(home, seed, haste)
     nemesis.start()
     ends_s = time.monotonic() + seconds
     found: list[str] = []
@@ -196,9 +201,9 @@ def torment(home: Home, ledger: Path, seconds: float, seed: int, tasks: int = TA
             tc.progress = False
             first = 0
             while not first or time.monotonic() < ends_s:
-                handed_in = hand_in(tc, ledger, range(first, first + tasks))
-                tc.barrier(handed_in, timeout=600)
-                found += complaints(gather(tc, home, ledger, handed_in))
+                submitted = submit(tc, ledger, range(first, first + tasks))
+                tc.barrier(submitted, timeout=600)
+                found += complaints(gather(tc, home, ledger, submitted))
                 tc.clear()
                 ledger.unlink()
                 first += tasks

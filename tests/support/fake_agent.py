@@ -126,7 +126,7 @@ class FakeAgent:
     def close(self) -> None:
         try:
             self.ask_zygote(op="quit")
-            self.zygote.wait(10)
+            self.zygote.wait(60)
         except (BrokenPipeError, subprocess.TimeoutExpired):
             self.zygote.kill()
             self.zygote.wait()
@@ -241,7 +241,7 @@ class FakeEngine:
     ) -> Ended:
         """Interrupt like an agent: request it, and send a signal every 20 ms until it was delivered.
 
-        `again_s` is for code that may swallow an interruption: after each such time the request is made anew.
+        `again_s` is for code that may swallow an interruption: after each such time the request is made again.
         """
         deadline = time.monotonic() + timeout_s
         asked = float("-inf")

@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -105,13 +106,18 @@ def _qstat(folder: Path, arguments: list[str]) -> int:
 
 
 def _qdel(folder: Path, arguments: list[str]) -> int:
+    return _end_jobs(folder, arguments, lambda job: f"qdel: Unknown Job Id {job}", 153)
+
+
+def _end_jobs(folder: Path, jobs: list[str], complaint: Callable[[str], str], code: int) -> int:
+    """Send SIGTERM to jobs, or to elements of arrays such as ``7[2]``; return the code of the last complaint."""
     worst = 0
-    for job in arguments:
+    for job in jobs:
         found = re.match(r"\d+\[(\d+)\]", job)
         chosen = [folder / f"{JOB}.{found[1]}"] if found else elements(folder)
         told = [_signal(element, signal.SIGTERM) for element in chosen]
         if not any(told):
-            worst = _complain(f"qdel: Unknown Job Id {job}", 153)
+            worst = _complain(complaint(job), code)
     return worst
 
 
@@ -158,14 +164,7 @@ def _record(element: Path) -> dict[str, str]:
 
 
 def _bkill(folder: Path, arguments: list[str]) -> int:
-    worst = 0
-    for job in arguments:
-        found = re.match(r"\d+\[(\d+)\]", job)
-        chosen = [folder / f"{JOB}.{found[1]}"] if found else elements(folder)
-        told = [_signal(element, signal.SIGTERM) for element in chosen]
-        if not any(told):
-            worst = _complain(f"Job <{job}>: Job has already finished", 255)
-    return worst
+    return _end_jobs(folder, arguments, lambda job: f"Job <{job}>: Job has already finished", 255)
 
 
 # ------------------------------------------------------------------------------------------------ jobs

@@ -28,11 +28,9 @@ from ipytaskfarm.system.farm_paths import ConnectionInfo, process_started, write
 from ipytaskfarm.transport.hub import Hub
 from ipytaskfarm.transport.keys import make_farm_keys
 from ipytaskfarm.transport.peer_events import PeerGone, PeerNewEpoch, PeerSilent, PeerUp
-from tests.support.polling import eventually
+from tests.support.polling import DEADLINE_S, eventually
 
 M = TypeVar("M")
-
-DEADLINE_S = 20.0
 
 
 def code_run(task: int, code: str, attempt: int = 1, time_limit_s: float | None = None, pull: str = "") -> Run:

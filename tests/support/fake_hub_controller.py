@@ -29,7 +29,7 @@ encode = msgspec.msgpack.encode
 
 
 def final(task_id: int, reason: str = "", body: bytes | None = b"", **changes: Any) -> Final:
-    """The end of a task, handed in at 1000.5 and run for 0.25 s on engine 1."""
+    """The end of a task, submitted at 1000.5 and run for 0.25 s on engine 1."""
     values: dict[str, Any] = {
         "engine_id": 1,
         "node": "here",
@@ -145,7 +145,7 @@ class FakeController:
         """End like a crash: unsent messages are lost."""
         self._running = False
         os.eventfd_write(self._stop_bell, 1)
-        self._thread.join(5.0)
+        self._thread.join(60.0)
         os.close(self._stop_bell)
 
     def restart(self) -> None:

@@ -17,10 +17,10 @@ from ipytaskfarm.deployment.enrolment import enrol
 from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.launchers.interface import Seat
 from tests.conftest import assert_nothing_left, isolated
+from tests.support import polling
 from tests.support.polling import eventually
 
-DEADLINE_S = 30.0
-"""Deadline for actions that take a moment, because the machine may be busy."""
+DEADLINE_S = polling.DEADLINE_S
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def module_farm(n: int, **settings: Any) -> Iterator[Farm]:
 class Gate:
     """Something that tasks wait for: closed until it is opened.
 
-    A task that fails to find it open for half a minute fails, so that a broken test does not leave a farm busy.
+    A task that fails to find it open for two minutes fails, so that a broken test does not leave a farm busy.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +46,7 @@ class Gate:
         """Return code that waits until the gate is open."""
         return (
             "import os, time\n"
-            "for _ in range(3000):\n"
+            "for _ in range(12_000):\n"
             f"    if os.path.exists({str(self.path)!r}): break\n"
             "    time.sleep(0.01)\n"
             "else: raise TimeoutError('nobody opened the gate')\n"

@@ -20,6 +20,7 @@ from ipytaskfarm.transport.handshake import Handshake, Hello, Refuse, Welcome
 from ipytaskfarm.transport.keys import FarmKeys, KeyPair, load_keys
 from ipytaskfarm.transport.reliable_session import HEADER, PacketKind
 from tests.support.polling import eventually
+from tests.support.wire_world import bare_socket
 
 ANSWER_MS = 10_000
 
@@ -73,13 +74,8 @@ class Intruder:
     def socket(
         self, pair: KeyPair | None, *, server: str | None = None, port: int | None = None, connect: bool = True
     ) -> zmq.Socket[bytes]:
-        sock: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        sock = bare_socket(self._context, pair, server or self.keys.server.public)
         self._sockets.append(sock)
-        sock.linger = 0
-        sock.reconnect_ivl = -1
-        if pair is not None:
-            sock.curve_publickey, sock.curve_secretkey = pair.public.encode(), pair.secret.encode()
-            sock.curve_serverkey = (server or self.keys.server.public).encode()
         if connect:
             sock.connect(f"tcp://127.0.0.1:{port or self.info.port}")
         return sock
@@ -135,7 +131,7 @@ class Intruder:
                 seen.add(zmq.Event(int.from_bytes(monitor.recv_multipart()[0][:2], "little")).name or "")
             return bool(seen & {"DISCONNECTED", "CLOSED"})
 
-        eventually(closed, 20.0)
+        eventually(closed)
         assert not sock.poll(0)
         sock.disable_monitor()
         monitor.close(0)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request
 
 from tests.support.browser import DEADLINE_MS
-from tests.support.polling import eventually
+from tests.support.polling import DEADLINE_S, eventually
 
 SOCKETS = """
 window.sockets = []; window.said = [];
@@ -28,7 +28,6 @@ window.WebSocket = class extends WebSocket {
 };
 """
 """Lets a test close a page's socket, and see what came through it."""
-END_S = 15.0
 
 
 class WebPage(NamedTuple):
@@ -51,7 +50,7 @@ class WebPage(NamedTuple):
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         request = urllib.request.Request(self.base + path, data, named)
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -73,7 +72,7 @@ def web_page(farm: str, *flags: str) -> Iterator[WebPage]:
         finally:
             server.terminate()
             try:
-                server.wait(END_S)
+                server.wait(DEADLINE_S)
             except subprocess.TimeoutExpired:
                 server.kill()
                 raise
@@ -115,7 +114,7 @@ def strict_page(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
         opened.close()
 
 
-def seen(page: Page, selector: str, text: str, timeout_s: float = 30.0) -> None:
+def seen(page: Page, selector: str, text: str, timeout_s: float = DEADLINE_S) -> None:
     """Wait until this part of the page contains a text."""
 
     def there() -> bool:

@@ -40,7 +40,7 @@ def why_not() -> str:
 
 def run(*words: str) -> str:
     """Run a command and return its output.  Raises AssertionError, with the output, if it failed."""
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, f"{' '.join(words)}: {ended.stderr.strip()}"
     return ended.stdout
 
@@ -153,7 +153,7 @@ class Network:
             except AssertionError as error:
                 failed.append(str(error))
         for words in reversed(self._undo):
-            ended = subprocess.run(words, capture_output=True, text=True, timeout=30)
+            ended = subprocess.run(words, capture_output=True, text=True, timeout=60)
             if ended.returncode:
                 failed.append(f"{' '.join(words)}: {ended.stderr.strip()}")
         assert not failed, failed

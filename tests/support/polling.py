@@ -8,8 +8,14 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+DEADLINE_S = 60.0
+"""Deadline for whatever takes a moment on an idle machine.  A test that passes does not wait for it, and one that runs
+beside other programs may need much of it."""
 
-def eventually(predicate: Callable[[], T], timeout_s: float = 10.0, *, every_s: float = 0.01, what: str = "") -> T:
+
+def eventually(
+    predicate: Callable[[], T], timeout_s: float = DEADLINE_S, *, every_s: float = 0.01, what: str = ""
+) -> T:
     """Call `predicate` until it returns a true value, and return that value.
 
     An AssertionError in the predicate counts as "not yet", and so does a FileNotFoundError, because a folder may vanish

@@ -46,7 +46,7 @@ def _kill(found: list[psutil.Process]) -> None:
             os.kill(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    eventually(lambda: not any(_lives(process) for process in found), 10.0, what="the processes have ended")
+    eventually(lambda: not any(_lives(process) for process in found), what="the processes have ended")
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -37,7 +37,7 @@ class SimHub:
     """Stands for `transport.hub.Hub`: the same rules for handshakes, silence, fair turns and acknowledgements.
 
     While faults happen, a turn has room for a few messages, and sessions are told now and then that they hold too much:
-    they lose what was not acknowledged, and begin anew.
+    they lose what was not acknowledged, and start again.
     """
 
     def __init__(self, world: World) -> None:
@@ -121,10 +121,10 @@ class SimHub:
             state.heard_s, state.silent = now_s, False
             epoch, last_in = data
             state.welcome = state.link.meet_hello(epoch, last_in, self.epoch)
-            anew = state.welcome is Greeting.ANEW
-            if anew:
+            again = state.welcome is Greeting.ANEW
+            if again:
                 self.inbox.drop(session)
-            heard.append((state.peer, PeerNewEpoch(msgspec.UNSET) if anew else PeerUp()))  # type: ignore[arg-type]
+            heard.append((state.peer, PeerNewEpoch(msgspec.UNSET) if again else PeerUp()))  # type: ignore[arg-type]
             return
         if state is None or state.connection is not connection:
             connection.down.append(("who are you", None))

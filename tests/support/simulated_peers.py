@@ -125,7 +125,7 @@ class Client(Speaker):
     def __init__(self, world: World, session: str) -> None:
         super().__init__(world, session)
         self.outbox = Outbox()
-        self.handed_in: dict[int, Rules | None] = {}
+        self.submitted: dict[int, Rules | None] = {}
         self.needs: dict[int, Needs] = {}
         self.told: dict[int, Final] = {}
         self.asked: dict[int, m.Question] = {}
@@ -138,12 +138,12 @@ class Client(Speaker):
     def decode(self, body: Any) -> Sequence[object]:
         return wire.to_client.decode(body)
 
-    def hand_in(self, count: int, rules: Rules | None, needs: Needs | None = None) -> None:
+    def submit(self, count: int, rules: Rules | None, needs: Needs | None = None) -> None:
         for _ in range(count):
             if not self.outbox.has_id():
                 break
             task_id = self.outbox.add(Packed(b"work", rules=rules), self.world.clock.wall_s, needs=needs)
-            self.handed_in[task_id] = rules
+            self.submitted[task_id] = rules
             if needs is not None:
                 self.needs[task_id] = needs
 
@@ -155,7 +155,7 @@ class Client(Speaker):
 
     def retriable(self) -> list[int]:
         """Return its own failed tasks; it also gets the ends of their children."""
-        own = self.handed_in.keys() - self.retried
+        own = self.submitted.keys() - self.retried
         return [i for i, final in self.told.items() if final.reason and i in own]
 
     def retry(self, task_id: int) -> None:
@@ -182,7 +182,7 @@ class Client(Speaker):
     def new_epoch(self) -> None:
         self.outbox.new_epoch()
         unaccepted = self.outbox.unaccepted_ids()
-        live = [i for i in self.handed_in if i not in self.told and i not in unaccepted]
+        live = [i for i in self.submitted if i not in self.told and i not in unaccepted]
         self.watch_behind = sorted(unaccepted - self.told.keys())
         if live:
             self.asked[0] = m.WatchTasks(live)
@@ -199,7 +199,7 @@ class Client(Speaker):
         elif isinstance(message, m.Answer):
             if self.asked.pop(message.n, None) is not None and isinstance(message.reply, m.Retried):
                 for old, new in message.reply.ids:
-                    self.handed_in[new] = self.handed_in[old]
+                    self.submitted[new] = self.submitted[old]
                     self.ask(m.WatchTasks([new]))
         elif isinstance(message, m.Reopened):
             for task_id in message.ids:

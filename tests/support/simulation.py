@@ -222,7 +222,7 @@ class World:
         elif luck < 0.75:
             self.engines_do()
         elif luck < 0.84:
-            self.client.hand_in(chance.randint(1, 12), chance.choice(RULES), self.some_needs())
+            self.client.submit(chance.randint(1, 12), chance.choice(RULES), self.some_needs())
         elif luck < 0.90:
             self.clock.pass_(chance.choice((0.001, 0.01, 0.1, 1.0, 1.0, 6.0)))
         else:
@@ -233,7 +233,7 @@ class World:
     def some_needs(self) -> Needs | None:
         """Return dependencies on some of the tasks that were submitted last."""
         chance = self.chance
-        recent = [i for i in list(self.client.handed_in)[-20:] if i not in self.client.cleared]
+        recent = [i for i in list(self.client.submitted)[-20:] if i not in self.client.cleared]
         if not recent or chance.random() < 0.5:
             return None
         after = tuple(chance.sample(recent, min(len(recent), chance.randint(1, 4))))
@@ -277,8 +277,8 @@ class World:
         elif luck < 0.60:
             self.clock.pass_(chance.choice((20.0, 60.0)))  # beyond the lease
             self.agents_mind_their_lease()
-        elif luck < 0.75 and self.client.handed_in:
-            self.client.ask(m.AbortTasks([chance.choice(list(self.client.handed_in))], chance.random() < 0.7))
+        elif luck < 0.75 and self.client.submitted:
+            self.client.ask(m.AbortTasks([chance.choice(list(self.client.submitted))], chance.random() < 0.7))
         elif luck < 0.78:
             self.client.ask(m.HoldFarm(chance.random() < 0.5))
         elif luck < 0.82:
@@ -359,7 +359,7 @@ class World:
             idle = not self.controller._scheduler.farm.tasks.unfinished if self.controller is not None else False
             if self.all_told() and idle and self.client.outbox.is_empty and not self.client.asked:
                 return
-        left = sorted(self.client.handed_in.keys() - self.client.told.keys())
+        left = sorted(self.client.submitted.keys() - self.client.told.keys())
         raise AssertionError(f"{len(left)} tasks never ended: {left[:10]}")
 
     def round(self) -> None:
@@ -373,7 +373,7 @@ class World:
             self.deliver(speaker)
 
     def all_told(self) -> bool:
-        return set(self.client.handed_in) <= set(self.client.told)
+        return set(self.client.submitted) <= set(self.client.told)
 
     def _linked_rules(self) -> list[Rules | None]:
         """The rules of all tasks that the store knows."""
@@ -384,15 +384,15 @@ class World:
     def judge(self) -> None:
         """Check the conditions that must hold at the end."""
         assert self.store is not None
-        finals = {final.id: final for final in self.store.finals(sorted(self.client.handed_in))}
-        expected = self.client.handed_in.keys() - self.client.cleared - self.client.refused
+        finals = {final.id: final for final in self.store.finals(sorted(self.client.submitted))}
+        expected = self.client.submitted.keys() - self.client.cleared - self.client.refused
         # A result that other tasks needed, or a task that ran again at that moment, was not cleared.
         kept = {source for needs in self.client.needs.values() for source in needs.takes} | self.reopened
         off = sorted((finals.keys() ^ expected) - (self.client.cleared & kept))
         assert not off, f"tasks are missing, or came back: {off}"
         again = Counter(rules.retry_of for rules in self._linked_rules() if rules is not None)
         assert all(count == 1 for task, count in again.items() if task is not None), f"retried twice: {again}"
-        for task_id, rules in self.client.handed_in.items():
+        for task_id, rules in self.client.submitted.items():
             told = self.client.told[task_id]
             if task_id in self.client.refused:
                 continue

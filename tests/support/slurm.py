@@ -21,11 +21,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.polling import eventually
+from tests.support.polling import DEADLINE_S, eventually
 
 NODES = ("node01", "node02", "node03")
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo", "setpriv")
-DEADLINE_S = 30.0
 
 CONFIGURATION = """\
 ClusterName=tests

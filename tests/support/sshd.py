@@ -71,7 +71,7 @@ def running(folder: Path, environment: Mapping[str, str]) -> Iterator[Sshd]:
         # The processes of sessions do not end with the server.
         sessions = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         for session in sessions:
             if session.is_running() and session.name().startswith("sshd"):
                 session.terminate()
@@ -80,7 +80,7 @@ def running(folder: Path, environment: Mapping[str, str]) -> Iterator[Sshd]:
 def _make_keys(folder: Path) -> None:
     for name in ("host", "user"):
         words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(folder / name)]
-        subprocess.run(words, check=True, timeout=30)
+        subprocess.run(words, check=True, timeout=60)
     shutil.copyfile(folder / "user.pub", folder / "authorized")
     os.chmod(folder / "authorized", 0o600)
 
@@ -96,7 +96,7 @@ def _start(folder: Path, environment: Mapping[str, str]) -> tuple[subprocess.Pop
         def listens(process: subprocess.Popen[bytes] = process) -> bool:
             return b"Server listening" in (folder / "sshd.log").read_bytes() or process.poll() is not None
 
-        eventually(listens, 20, what="sshd listens")
+        eventually(listens, what="sshd listens")
         if process.poll() is None:
             return process, port
     raise AssertionError(f"sshd does not start: {(folder / 'sshd.log').read_text()}")

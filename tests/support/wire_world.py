@@ -26,7 +26,7 @@ from ipytaskfarm.transport.hub import Hub
 from ipytaskfarm.transport.keys import FarmKeys, KeyPair, make_farm_keys
 from ipytaskfarm.transport.peer import Link, LinkEvent, ReceivedMessage
 from ipytaskfarm.transport.peer_events import Incoming, Peer
-from tests.support.polling import eventually
+from tests.support.polling import DEADLINE_S, eventually
 
 T = TypeVar("T")
 
@@ -220,7 +220,7 @@ class World:
         if self.committing:
             self.hub.flush(self.now())
 
-    def until(self, predicate: Callable[[], T], timeout_s: float = 10.0, *, pace_s: float = 0.0) -> T:
+    def until(self, predicate: Callable[[], T], timeout_s: float = DEADLINE_S, *, pace_s: float = 0.0) -> T:
         """Run turns until a condition holds; pace_s: seconds that pass in each turn while no link connects."""
         patient_until = 0.0
 
@@ -270,13 +270,8 @@ class World:
 
     def raw(self, pair: KeyPair | None, *, server: str | None = None, connect: bool = True) -> zmq.Socket[bytes]:
         """A peer's socket without a link: for those who do as they please."""
-        sock = self.context.socket(zmq.DEALER)
+        sock = bare_socket(self.context, pair, server or self.keys.server.public)
         self._raw.append(sock)
-        sock.linger = 0
-        sock.reconnect_ivl = -1
-        if pair is not None:
-            sock.curve_publickey, sock.curve_secretkey = pair.public.encode(), pair.secret.encode()
-            sock.curve_serverkey = (server or self.keys.server.public).encode()
         if connect:
             sock.connect(f"tcp://127.0.0.1:{self.hub.port}")
         return sock
@@ -309,3 +304,14 @@ def world(by_unix: bool = False, limits: PeerLimits | None = None) -> Iterator[W
 def body(*messages: object) -> bytes:
     """Return messages encoded like the body of a packet."""
     return msgspec.msgpack.encode(list(messages))
+
+
+def bare_socket(context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair | None, server: str) -> zmq.Socket[bytes]:
+    """Return a peer's socket with these keys that is not connected yet and never reconnects; None: without keys."""
+    sock = context.socket(zmq.DEALER)
+    sock.linger = 0
+    sock.reconnect_ivl = -1
+    if pair is not None:
+        sock.curve_publickey, sock.curve_secretkey = pair.public.encode(), pair.secret.encode()
+        sock.curve_serverkey = server.encode()
+    return sock

@@ -75,7 +75,7 @@ class Desk:
 
     def kill_agent(self) -> None:
         self.agent.kill()
-        self.agent.wait(10)
+        self.agent.wait(60)
 
     def close(self) -> None:
         for agent in self.agents:
@@ -90,7 +90,7 @@ class Desk:
                 self.controller.pump()
             if agent.poll() is None:
                 agent.kill()
-            agent.wait(10)
+            agent.wait(60)
         self.controller.close()
 
 
@@ -172,7 +172,7 @@ def test_a_stop_does_not_wait_for_ever(desk: Desk) -> None:
     desk.controller.hand(report.engine, code_run(1, begun(desk) + WAIT))
     wait_begun(desk)
     desk.controller.say(StopEngine(report.engine, 0.2))
-    lost = desk.controller.wait(EngineDown, timeout_s=5)
+    lost = desk.controller.wait(EngineDown)
     assert (lost.running, lost.crash.signal, lost.expected) == ((1, 1), 9, True)
 
 
@@ -240,7 +240,7 @@ def test_a_killed_engine_is_reported_with_what_it_was_running(desk: Desk) -> Non
     wait_begun(desk)
     os.kill(report.pid, signal.SIGKILL)
     killed_s = time.monotonic()
-    lost = desk.controller.wait(EngineDown, timeout_s=1.0)
+    lost = desk.controller.wait(EngineDown)
     print(f"kill to EngineLost: {(time.monotonic() - killed_s) * 1e3:.0f} ms")
     assert (lost.running, lost.known, lost.expected) == ((2, 1), True, False)
     assert (lost.crash.signal, lost.crash.exit_code) == (9, None)
@@ -339,7 +339,7 @@ def test_a_running_task_is_interrupted_and_its_engine_lives(desk: Desk, code: st
     desk.controller.hand(report.engine, code_run(1, begun(desk) + code), code_run(2, "x = 2"))
     wait_begun(desk)
     desk.controller.say(Interrupt(report.engine, (1, 1)))
-    assert desk.controller.wait_ended((1, 1), (2, 1), timeout_s=5) == {(1, 1): "aborted", (2, 1): ""}
+    assert desk.controller.wait_ended((1, 1), (2, 1)) == {(1, 1): "aborted", (2, 1): ""}
 
 
 def test_what_ignores_interrupts_is_killed(desk: Desk) -> None:
@@ -348,7 +348,7 @@ def test_what_ignores_interrupts_is_killed(desk: Desk) -> None:
     desk.controller.hand(report.engine, code_run(1, DEAF + begun(desk) + SPIN), code_run(2, "x = 2"))
     wait_begun(desk)
     desk.controller.say(Interrupt(report.engine, (1, 1), 0.2))
-    lost = desk.controller.wait(EngineDown, timeout_s=5)
+    lost = desk.controller.wait(EngineDown)
     assert (lost.running, lost.crash.signal, lost.crash.cause) == ((1, 1), 9, "abort")
     assert desk.controller.ended() == {}
 
@@ -369,7 +369,7 @@ def test_a_time_limit_ends_its_own_run_alone(desk: Desk) -> None:
     report = desk.controller.start_engine()
     limited = [code_run(task, SPIN, time_limit_s=0.2) for task in (1, 3)]
     desk.controller.hand(report.engine, limited[0], code_run(2, "x = 2"), limited[1], code_run(4, "x = 4"))
-    outcomes = desk.controller.wait_ended(*((task, 1) for task in (1, 2, 3, 4)), timeout_s=5)
+    outcomes = desk.controller.wait_ended(*((task, 1) for task in (1, 2, 3, 4)))
     assert outcomes == {(1, 1): "time limit", (2, 1): "", (3, 1): "time limit", (4, 1): ""}
 
 
@@ -377,7 +377,7 @@ def test_a_time_limit_is_kept_while_c_code_holds_the_gil(desk: Desk) -> None:
     desk.start_agent("--grace", "0.2")
     report = desk.controller.start_engine()
     desk.controller.hand(report.engine, code_run(1, HOLD_GIL, time_limit_s=0.2))
-    lost = desk.controller.wait(EngineDown, timeout_s=5)
+    lost = desk.controller.wait(EngineDown)
     assert (lost.running, lost.crash.cause) == ((1, 1), "time limit")
 
 
@@ -386,9 +386,9 @@ def test_finished_results_flow_while_c_code_holds_the_gil(desk: Desk) -> None:
     report = desk.controller.start_engine()
     runs = [code_run(task, "x = 1") for task in range(1, 50)]
     desk.controller.hand(report.engine, *runs, code_run(50, HOLD_GIL))
-    desk.controller.wait_ended(*((run.task, 1) for run in runs), timeout_s=2)
+    desk.controller.wait_ended(*((run.task, 1) for run in runs))
     desk.controller.say(StopEngine(report.engine, 0.1))
-    assert desk.controller.wait(EngineDown, timeout_s=5).running == (50, 1)
+    assert desk.controller.wait(EngineDown).running == (50, 1)
 
 
 @pytest.mark.slow
@@ -398,7 +398,7 @@ def test_a_stopped_engine_is_killed(desk: Desk) -> None:
     desk.controller.hand(report.engine, code_run(1, begun(desk) + WAIT))
     wait_begun(desk)
     os.kill(report.pid, signal.SIGSTOP)
-    lost = desk.controller.wait(EngineDown, timeout_s=60)
+    lost = desk.controller.wait(EngineDown)
     assert (lost.running, lost.crash.signal, lost.crash.cause) == ((1, 1), 9, "stopped")
 
 
@@ -486,7 +486,7 @@ def test_beyond_the_lease_the_agent_ends_its_engines_and_itself(desk: Desk) -> N
     report = desk.controller.start_engine()
     desk.controller.crash()
     eventually(lambda: gone(report.pid), what="the engine is gone")
-    assert desk.agent.wait(20) == 0
+    assert desk.agent.wait(60) == 0
     assert list(desk.folder.glob("engine-*.rec")), "the next agent has something to tell"
 
 
@@ -496,7 +496,7 @@ def test_the_lease_is_what_the_controller_says(desk: Desk) -> None:
     report = desk.controller.start_engine()
     desk.controller.crash()
     eventually(lambda: gone(report.pid), what="the engine is gone")
-    assert desk.agent.wait(20) == 0
+    assert desk.agent.wait(60) == 0
 
 
 def test_another_farm_under_the_name_ends_the_agent(desk: Desk) -> None:
@@ -516,7 +516,7 @@ def test_two_agents_do_not_share_a_folder(desk: Desk) -> None:
     command = [sys.executable, "-m", "ipytaskfarm.agent", "--folder", str(desk.folder)]
     command += ["--connection-file", str(desk.controller.connection_file)]
     second = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, timeout=30, check=False
+        command, env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, timeout=60, check=False
     )
     assert second.returncode == 4
     assert str(desk.agent.pid) in second.stderr.decode()

@@ -324,7 +324,7 @@ def test_a_program_with_the_cookie_is_reaped_in_whatever_session_it_is(marks: Ma
     try:
         eventually(lambda: is_marked(daemon.pid, marks), what="sleep has begun")
         assert reap(marks) == 1
-        assert daemon.wait(10) == -9
+        assert daemon.wait(60) == -9
         assert other.poll() is None
     finally:
         other.kill()
@@ -341,7 +341,7 @@ def test_a_process_that_maps_the_recorder_is_reaped(marks: Marks) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         assert reap(marks) == 1
-        assert process.wait(10) == -9
+        assert process.wait(60) == -9
 
 
 def test_a_session_is_reaped_by_its_leader_s_number(tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_a_session_is_reaped_by_its_leader_s_number(tmp_path: Path) -> None:
     with leader:
         assert leader.stdout is not None
         left = int(leader.stdout.readline())
-        leader.wait(10)
+        leader.wait(60)
         assert reap(Marks("x.1", tmp_path / "none.rec", leader.pid)) == 1
     eventually(lambda: not os.path.exists(f"/proc/{left}"), what="the orphan is gone")
 
@@ -362,7 +362,7 @@ def test_what_forks_faster_than_it_can_be_looked_at_does_not_escape(tmp_path: Pa
     with comet:
         assert comet.stdout is not None
         comet.stdout.readline()
-        comet.wait(10)
+        comet.wait(60)
         reap(Marks("x.1", tmp_path / "none.rec", comet.pid))
         assert comet.stdout.read() == b"", "the pipe is closed by the last of them, killed before its end"
 

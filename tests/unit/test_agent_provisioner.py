@@ -56,8 +56,8 @@ async def value_of(manager: AsyncKernelManager, expression: str) -> str:
     client = manager.client()
     client.start_channels()
     try:
-        await client.wait_for_ready(timeout=20)
-        reply = await client.execute("", user_expressions={"value": expression}, reply=True, timeout=20)
+        await client.wait_for_ready(timeout=60)
+        reply = await client.execute("", user_expressions={"value": expression}, reply=True, timeout=60)
         return str(reply["content"]["user_expressions"]["value"]["data"]["text/plain"])
     finally:
         client.stop_channels()
@@ -83,7 +83,7 @@ def test_how_a_kernel_ended_is_told(farm_dirs: Dirs) -> None:
             assert provisioner is not None
             assert await provisioner.poll() is None
             await manager.signal_kernel(signal.SIGSEGV)
-            assert await asyncio.wait_for(provisioner.wait(), 10) == -signal.SIGSEGV
+            assert await asyncio.wait_for(provisioner.wait(), 60) == -signal.SIGSEGV
             assert not await manager.is_alive()
 
     asyncio.run(body())

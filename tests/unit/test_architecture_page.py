@@ -66,6 +66,13 @@ def test_a_wrong_reference_would_be_found() -> None:
     assert missing(page) == ["core/states.py::MOVED", "agent/relay.py::Relay.fly", "agent/gone.py", "clu/"]
 
 
+@pytest.mark.parametrize("page", sorted((PROJECT / "docs").rglob("*.md")), ids=lambda page: str(page.stem))
+def test_modules_that_other_pages_name_exist(page: Path) -> None:
+    """A page that names a module by folder and file, such as a decision, is changed when the module moves."""
+    wrong = [name for name in missing(page.read_text(encoding="utf-8")) if re.match(r"[\w-]+/[\w/-]+\.py", name)]
+    assert not wrong, f"{page.name} names what is not there: what has it become?"
+
+
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_show_what_the_code_says(name: str) -> None:
     shown = (IMAGES / name).read_text(encoding="utf-8")

@@ -170,7 +170,7 @@ def run_script(folder: Path, text: str, **environment: str) -> list[str]:
     """Run a script in a shell; return the arguments for the agent's interpreter, which is `interpreter(folder)`."""
     (folder / "nodes").write_text("node07\nnode07\n")
     ended = subprocess.run(
-        ["bash", "-s"], input=text, capture_output=True, text=True, cwd=folder, timeout=30,
+        ["bash", "-s"], input=text, capture_output=True, text=True, cwd=folder, timeout=60,
         env={"PATH": os.environ["PATH"], **environment},
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
@@ -231,7 +231,7 @@ def test_slurm_knows_best_when_it_ends_a_job(tmp_path: Path, limit_s: float | No
 
 def test_an_element_that_nobody_knows_ends() -> None:
     ended = subprocess.run(
-        ["bash", "-s"], input=script("slurm"), capture_output=True, text=True, timeout=30,
+        ["bash", "-s"], input=script("slurm"), capture_output=True, text=True, timeout=60,
         env={"PATH": os.environ["PATH"], "SLURM_ARRAY_TASK_ID": "3"},
     )  # fmt: skip
     assert (ended.returncode, ended.stderr) == (64, "there is no agent for element '3'\n")

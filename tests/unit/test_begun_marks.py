@@ -88,7 +88,7 @@ def test_short_runs_share_their_marks(marks: BegunMarks, recorder: Recorder, dis
     recorder.end_with(b"result", 0, 1)
     for at in range(5000):
         begin(marks, (1, at))
-    eventually(lambda: disk.mark >= (1, 4999), 10.0)
+    eventually(lambda: disk.mark >= (1, 4999))
     assert disk.syncs < 50
 
 

@@ -84,7 +84,7 @@ def test_without_arguments_it_explains_itself(capsys: pytest.CaptureFixture[str]
         (["abort"], "Give one or more ids"),
         (["abort", "12", "x13"], "'x13' is no task id"),
         (["explain", "1", "2"], "one task at a time"),
-        (["engines", "fly"], "none of list, add and remove"),
+        (["engines", "fly"], "not one of list, add and remove"),
         (["engines", "add", "0"], "at least 1"),
         (["logs", "weather"], "which log?"),
     ],
@@ -179,7 +179,7 @@ def test_parts_become_their_own_programs(name: str) -> None:
         [sys.executable, "-m", "ipytaskfarm", name, "--nonsense"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert ended.returncode == 2

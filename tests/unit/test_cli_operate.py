@@ -54,11 +54,11 @@ def test_it_can_print_json(name: str) -> None:
         (["pause", "primes"], "takes only flags"),
         (["drain"], "which nodes?"),
         (["jobs", "a", "b"], "one job at a time"),
-        (["history", "--since", "yesterday"], "--since: 'yesterday' is no time"),
-        (["mark-done", "3", "--result", "{a}"], "is no JSON"),
-        (["logs", "--task", "3", "-f"], "--follow is for one log"),
-        (["logs", "--json", "-f"], "--follow is for one log"),
-        (["logs", "agent", "--task", "3"], "name none"),
+        (["history", "--since", "yesterday"], "--since: 'yesterday' is not a time"),
+        (["mark-done", "3", "--result", "{a}"], "is not JSON"),
+        (["logs", "--task", "3", "-f"], "--follow shows one log"),
+        (["logs", "--json", "-f"], "--follow shows one log"),
+        (["logs", "agent", "--task", "3"], "no log can be named"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2(

@@ -21,7 +21,7 @@ from ipytaskfarm.core.messages.task_types import FailureSummary
 from tests.conftest import Dirs
 
 STORED = Path(__file__).parents[1] / "data" / "commands"
-"""A file for each width: ``python -m tests.unit.test_command_line`` writes them anew."""
+"""A file for each width: ``python -m tests.unit.test_command_line`` writes them again."""
 WIDTHS = (80, 200)
 
 

@@ -65,7 +65,7 @@ def ask(tmp_path: Path) -> Iterator[Callable[..., Evaluated]]:
         codes[packed.digest] = packed.code
         number = next(numbers)
         evaluator.ask(Evaluate(number, packed.digest, [Subject("e.1", 3, facts)]))
-        return eventually(lambda: [a for a in evaluator.answers() if a.n == number], 30.0)[0]
+        return eventually(lambda: [a for a in evaluator.answers() if a.n == number])[0]
 
     yield ask_it
     evaluator.close()

@@ -19,9 +19,9 @@ from ipytaskfarm.storage.beside import beside, count_file
 from ipytaskfarm.storage.commit_count import Count, LogPlace, Missing, missing, read
 from ipytaskfarm.storage.store import Store
 from tests.support.store_model import final, task
+from tests.support.thorough import some
 
-THOROUGH = bool(os.environ.get("THOROUGH"))
-PLACES = 200 if THOROUGH else 20
+PLACES = some(20, 200)
 ENDED = 150
 
 

@@ -293,17 +293,17 @@ def test_a_damaged_connection_file(home: Home) -> None:
 def test_another_farms_connection_file(home: Home) -> None:
     keys = farm_keys(home.folder)
     write_connection_file(info(keys, home, incarnation="another"), home.client_file)
-    told(of_files(home)[0], Level.WRONG, f"{home.client_file} is another farm's", "written anew")
+    told(of_files(home)[0], Level.WRONG, f"{home.client_file} is another farm's", "written again")
 
 
 def test_another_key_in_a_connection_file(home: Home) -> None:
     write_connection_file(info(make_farm_keys(), home), home.client_file)
-    told(of_files(home)[0], Level.WRONG, "has another key than the farm's own for client", "written anew")
+    told(of_files(home)[0], Level.WRONG, "has another key than the farm's own for client", "written again")
 
 
 def test_a_server_key_that_waits_for_the_next_start(home: Home) -> None:
     save_keys(rotated(farm_keys(home.folder), ["server"]), home.folder)
-    told(of_files(home)[0], Level.WARNING, "key of the server was rotated", "copies have to be made anew")
+    told(of_files(home)[0], Level.WARNING, "key of the server was rotated", "copies have to be made again")
 
 
 def test_a_controller_that_has_died(home: Home) -> None:

@@ -32,7 +32,7 @@ def test_it_grows_at_once_and_shrinks_after_a_while() -> None:
     assert scaler.wanted(load(busy=3), 8, 69.0) == 8
     assert scaler.wanted(load(busy=3), 8, 71.0) == 3
     assert scaler.wanted(load(busy=8), 8, 72.0) == 8
-    assert scaler.wanted(load(), 8, 80.0) == 8, "it was needed meanwhile: the time begins anew"
+    assert scaler.wanted(load(), 8, 80.0) == 8, "it was needed meanwhile: the time starts again"
     assert scaler.wanted(load(), 8, 141.0) == 1
 
 

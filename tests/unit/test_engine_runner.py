@@ -22,13 +22,6 @@ CANCEL_ALL = "import asyncio\nfor t in asyncio.all_tasks(): t.cancel()\nawait as
 
 
 @pytest.fixture(scope="module")
-def agent() -> Iterator[FakeAgent]:
-    agent = FakeAgent()
-    yield agent
-    agent.close()
-
-
-@pytest.fixture(scope="module")
 def shared(agent: FakeAgent) -> FakeEngine:
     return agent.start_engine()
 

@@ -59,7 +59,7 @@ class Child:
 def child(tmp_path: Path) -> Iterator[Child]:
     found = Child(tmp_path)
     yield found
-    found.process.communicate(timeout=20)
+    found.process.communicate(timeout=60)
 
 
 def depend(source: str) -> Function:
@@ -122,7 +122,7 @@ def test_prints_and_reads_do_not_break_the_protocol(child: Child) -> None:
             return sys.stdin.read() == "" and os.read(0, 1) == b""
     """)
     assert child.fits(function, engine(1)) == [True]
-    out, err = child.process.communicate(timeout=20)
+    out, err = child.process.communicate(timeout=60)
     assert out == b""
     assert b"hello" in err
     assert b"raw" in err
@@ -156,7 +156,7 @@ def test_it_ends_with_its_parent_even_in_a_function_that_hangs(tmp_path: Path) -
     child = psutil.Process(int(parent.stdout.readline()))
     wait_for((tmp_path / "begun").exists)
     os.kill(parent.pid, signal.SIGKILL)
-    parent.wait(20)
+    parent.wait(60)
     parent.stdout.close()
     wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 

@@ -6,7 +6,6 @@ import functools
 import math
 import pickle
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,19 +19,7 @@ from ipytaskfarm.serialization.pack import (
     unpack,
 )
 
-from ..support.pack_peer import Notebook, Peer
-
-
-@pytest.fixture(scope="module")
-def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    found = Peer(tmp_path_factory.mktemp("engine"))
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def notebook() -> Notebook:
-    return Notebook()
+from ..support.pack_peer import Notebook
 
 
 @pytest.mark.parametrize(

@@ -4,23 +4,10 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Iterator
 
 import pytest
 
 from ..support.pack_peer import CLASSES, Notebook, Peer
-
-
-@pytest.fixture(scope="module")
-def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    found = Peer(tmp_path_factory.mktemp("engine"))
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def notebook() -> Notebook:
-    return Notebook()
 
 
 def test_classes_of_the_notebook(peer: Peer, notebook: Notebook) -> None:

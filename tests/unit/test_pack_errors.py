@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import traceback
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,18 +20,6 @@ from ipytaskfarm.serialization.pack import (
 from ipytaskfarm.serialization.tracebacks import VALUES_FRAMES
 
 from ..support.pack_peer import CLASSES, Notebook, Peer
-
-
-@pytest.fixture(scope="module")
-def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    found = Peer(tmp_path_factory.mktemp("engine"))
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def notebook() -> Notebook:
-    return Notebook()
 
 
 def failing(x: int) -> float:

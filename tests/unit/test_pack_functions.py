@@ -8,7 +8,6 @@ import sys
 import textwrap
 import threading
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,18 +22,6 @@ from ipytaskfarm.serialization.pack import (
 )
 
 from ..support.pack_peer import Notebook, Peer
-
-
-@pytest.fixture(scope="module")
-def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    found = Peer(tmp_path_factory.mktemp("engine"))
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def notebook() -> Notebook:
-    return Notebook()
 
 
 def test_functions_of_the_notebook(peer: Peer, notebook: Notebook) -> None:

@@ -30,18 +30,6 @@ from ..support.pack_peer import Notebook, Peer
 from ..support.polling import eventually
 
 
-@pytest.fixture(scope="module")
-def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    found = Peer(tmp_path_factory.mktemp("engine"))
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def notebook() -> Notebook:
-    return Notebook()
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(tmp_path)
@@ -436,7 +424,7 @@ def test_packing_that_takes_long_says_what_it_packs(
 
     class Slow:
         def __reduce__(self) -> tuple[Any, ...]:
-            eventually(heard, 10.0)
+            eventually(heard)
             return int, ()
 
     notebook.names["value"] = Slow()

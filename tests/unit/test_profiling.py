@@ -332,14 +332,14 @@ def test_the_sampler_sees_what_runs_inside_a_marked_frame(started: list[Any]) ->
         assert found is not None
         return SampleStats([found])
 
-    eventually(lambda: seen().samples >= 5, 20.0)
+    eventually(lambda: seen().samples >= 5)
     sampler.stop()
     rows = {row["name"]: row for row in seen().rows}
     assert rows["work"]["cumulative"] == seen().samples  # nothing of Busy.run, nor of threading
     assert rows["work"]["module"] == "<task>"
     assert rows.keys() <= {"work", "spin"}
     sampler.start()
-    assert seen().samples <= 1, "a new start begins anew"
+    assert seen().samples <= 1, "a new start starts again"
 
 
 def test_the_sampler_does_not_count_what_nobody_marked_and_falls_asleep(
@@ -348,11 +348,11 @@ def test_the_sampler_does_not_count_what_nobody_marked_and_falls_asleep(
     monkeypatch.setattr(sampler_module, "IDLE_LOOKS", 2)
     sampler = sample(started, SPIN)
     sampler.idle()
-    eventually(lambda: sampler._parked, 20.0)
+    eventually(lambda: sampler._parked)
     sampler.busy()
-    eventually(lambda: not sampler._parked, 20.0)
+    eventually(lambda: not sampler._parked)
     sampler.idle()
-    eventually(lambda: sampler._parked, 20.0)
+    eventually(lambda: sampler._parked)
     sampler.stop()  # ends, asleep or not
     found = sampler.read(0)
     assert found is not None

@@ -21,6 +21,7 @@ from ipytaskfarm.transport.reliable_session import (
     kind_of,
     list_header,
 )
+from tests.support.thorough import some
 
 PACKET = 16
 WINDOW = 4
@@ -428,5 +429,5 @@ class Conversation(RuleBasedStateMachine):
         assert self.peer.acked == self.peer.said
 
 
-Conversation.TestCase.settings = hypothesis.settings(max_examples=400, stateful_step_count=60, deadline=None)
+Conversation.TestCase.settings = hypothesis.settings(max_examples=some(100, 400), stateful_step_count=60, deadline=None)
 TestConversation = Conversation.TestCase

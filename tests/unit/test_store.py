@@ -7,7 +7,6 @@ import shutil
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,21 +24,10 @@ from ipytaskfarm.storage.backup import needed_blobs
 from ipytaskfarm.storage.blobs import Blobs, blobs_folder
 from ipytaskfarm.storage.store import Store
 from tests.support.store_model import Model, all_turns, attempt, final, sql, task
+from tests.support.thorough import some
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "store.sqlite"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    opened = Store.open(path)
-    yield opened
-    opened.close()
-
-
-@settings(max_examples=80)
+@settings(max_examples=some(25, 80))
 @given(all_turns)
 def test_any_saves_are_there_after_a_restart(tmp_path_factory: pytest.TempPathFactory, turns: list[Any]) -> None:
     path = tmp_path_factory.mktemp("any") / "store.sqlite"

@@ -9,7 +9,6 @@ import sqlite3
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,6 @@ from ipytaskfarm.core.errors import StoreError, StoreFull
 from ipytaskfarm.storage import backup, disk, opening, store as module
 from ipytaskfarm.storage.store import Store
 from tests.support.store_model import sql, task
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "store.sqlite"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    opened = Store.open(path)
-    yield opened
-    opened.close()
-
 
 # --------------------------------------------------------------------------------------------------
 # Trouble with the disk

@@ -12,7 +12,7 @@ import resource
 import signal
 import subprocess
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +57,6 @@ def test_each_row_of_the_page_has_a_check_and_each_check_a_row() -> None:
     checked |= dict.fromkeys(LEFT, "left") | dict.fromkeys(RECYCLED, "recycled")
     assert rows() == checked
     assert all(name in globals() for name in ELSEWHERE.values())
-
-
-@pytest.fixture(scope="module")
-def agent() -> Iterator[FakeAgent]:
-    agent = FakeAgent()
-    yield agent
-    agent.close()
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,6 @@ from ipytaskfarm.transport.peer_events import PeerUp
 from ipytaskfarm.transport.unix_listener import UnixListener
 from tests.support.wire_world import World, world
 
-pytestmark = pytest.mark.timeout(60)
-
 NOBODY = 65534
 
 

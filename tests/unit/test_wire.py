@@ -25,10 +25,8 @@ from ipytaskfarm.transport.hub import GONE_S
 from ipytaskfarm.transport.peer import Acked, Link, Lost, NewEpoch, Refused, Resumed
 from ipytaskfarm.transport.peer_events import PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from ipytaskfarm.transport.reliable_session import PacketKind, ReliableSession
-from tests.support.polling import eventually
+from tests.support.polling import DEADLINE_S, eventually
 from tests.support.wire_world import World, world
-
-pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -57,8 +55,8 @@ AGENT_STATE = AgentState("node", 1, 2, 3, "linux", "3.11", [])
 def test_a_link_comes_up_and_messages_cross_both_ways(w: World) -> None:
     link = w.link()
     w.until(lambda: link.is_up)
-    (anew,) = w.of(link, NewEpoch)
-    assert (anew.welcome.farm, anew.welcome.name, anew.welcome.epoch) == ("farm-1", "default", 1)
+    (again,) = w.of(link, NewEpoch)
+    assert (again.welcome.farm, again.welcome.name, again.welcome.epoch) == ("farm-1", "default", 1)
     assert (link.farm, link.epoch, link.problem) == ("farm-1", 1, "")
     (peer, first), *_ = w.heard
     assert isinstance(first, PeerNewEpoch)
@@ -227,7 +225,7 @@ def test_a_good_bye_is_heard_though_the_hub_has_noticed_the_end_of_the_connectio
         w.hub.flush(w.now())
         return w.hub._states["s1"].connection is None
 
-    eventually(noticed, 10.0, every_s=0.001, what="the end of the connection")
+    eventually(noticed, every_s=0.001, what="the end of the connection")
     w.until(lambda: PeerGone(said=True) in w.said())
     assert w.said() == [NeedIds(), PeerGone(said=True)]
     assert w.hub._by_connection == {}
@@ -236,8 +234,8 @@ def test_a_good_bye_is_heard_though_the_hub_has_noticed_the_end_of_the_connectio
 def test_a_link_that_has_said_all_closes_at_once(w: World) -> None:
     link = w.up()
     began = time.monotonic()
-    assert link.close(10.0) is True
-    assert time.monotonic() - began < 5.0
+    assert link.close(120.0) is True
+    assert time.monotonic() - began < DEADLINE_S
     del w.events[link]
 
 
@@ -260,7 +258,7 @@ def test_a_storm_of_resets_loses_and_doubles_nothing(w: World) -> None:
             w.until(lambda: not link.is_up)
             if chance.random() < 0.8:  # else the next one hits while it dials
                 w.until(lambda: link.is_up, pace_s=0.025)
-    w.until(lambda: not link.unacked_bytes and len(w.told(link)) == total, 30.0)
+    w.until(lambda: not link.unacked_bytes and len(w.told(link)) == total)
     tokens = [event.token for event in w.of(link, Acked) if isinstance(event.token, int)]
     assert numbers(w.said()) == answers(w.told(link)) == tokens == list(range(total))
     assert 10 < len(w.of(link, Lost)) == len(w.of(link, Resumed)) <= resets

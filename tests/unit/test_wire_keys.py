@@ -17,8 +17,6 @@ from ipytaskfarm.transport.peer_events import PeerNewEpoch, PeerUp
 from tests.support.wire_world import World, body, world
 from tests.unit.test_wire_refusals import data, hello
 
-pytestmark = pytest.mark.timeout(60)
-
 AGENT_STATE = AgentState("node", 1, 2, 3, "linux", "3.11", [])
 ONE, TWO = "agent:slurm-1.0", "agent:slurm-1.1"
 

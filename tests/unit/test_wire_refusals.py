@@ -35,8 +35,6 @@ from ipytaskfarm.transport.peer import Link, Refused
 from ipytaskfarm.transport.reliable_session import HEADER, PacketKind
 from tests.support.wire_world import World, body, world
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture
 def w() -> Iterator[World]:

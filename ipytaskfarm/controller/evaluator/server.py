@@ -56,7 +56,7 @@ class Evaluator:
         """Return the verdict: of a depend function its truth; of a locality function its value, or 0 if it raises."""
         score = 0
         try:
-            # Made anew for each call: the function may change its copy.
+            # Made again for each call: the function may change its copy.
             properties = unpack(subject.packed, self._namespace) if subject.packed else {}
             found, problem = function({**msgspec.to_builtins(subject.facts), **properties}), ""
             score = min(max(-1, int(found)), SCORE_MAX) if scored else 0

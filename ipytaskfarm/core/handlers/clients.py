@@ -62,7 +62,7 @@ def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, ou
                 del farm.clients.watchers[task_id]
     unused = [block for block in client.blocks if block.next <= block.last]
     for task_id in [i for i in farm.clients.watchers if any(b.next <= i <= b.last for b in unused)]:
-        text = f"task {task_id} was never handed in: its client went away first"
+        text = f"task {task_id} was never submitted: its client went away first"
         for watcher in farm.clients.watchers.pop(task_id):
             other = farm.clients.by_session.get(watcher)
             if other is not None:
@@ -280,7 +280,7 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
 
 
 def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, now: Now, out: Decision) -> None:
-    """Run failed tasks once more, as they were handed in, from the store.
+    """Run failed tasks once more, as they were submitted, from the store.
 
     A client repeats its question, under the same number, when the controller died before it could answer."""
     lifecycle = farm.lifecycle

@@ -228,7 +228,7 @@ def on_stack(farm: SchedulerState, session: str, n: int, question: Stack, now: N
 
 
 def _unknown(task_id: int) -> str:
-    return f"there is no task {task_id}: it was never handed in, or has been cleared"
+    return f"there is no task {task_id}: it was never submitted, or has been cleared"
 
 
 def on_stack_text(farm: SchedulerState, session: str, event: StackText, now: Now, out: Decision) -> None:

@@ -49,7 +49,7 @@ def keep_referenced(farm: SchedulerState, job: JobEntry) -> None:
 
 
 def count_arrival(farm: SchedulerState, rules: Rules | None, items: int = 0) -> None:
-    """Count one more task of a job, or the items of a chunk, as handed in, whether accepted or refused."""
+    """Count one more task of a job, or the items of a chunk, as submitted, whether accepted or refused."""
     job = farm.jobs.by_id.get(rules.job) if rules is not None and rules.job is not None else None
     if job is not None:
         job.arrived += items or 1
@@ -57,7 +57,7 @@ def count_arrival(farm: SchedulerState, rules: Rules | None, items: int = 0) -> 
 
 
 def save_jobs(farm: SchedulerState, specs: list[JobSpec], out: Decision) -> None:
-    """Save how many tasks of these jobs have been handed in."""
+    """Save how many tasks of these jobs have been submitted."""
     for spec in specs:
         job = farm.jobs.by_id.get(spec.id)
         if job is None:
@@ -84,7 +84,7 @@ def end_orphans(farm: SchedulerState, out: Decision) -> None:
 
 
 def client_is_gone(farm: SchedulerState, session: str, out: Decision) -> None:
-    """Count the jobs of a client that is gone as complete, without the tasks that were not handed in."""
+    """Count the jobs of a client that is gone as complete, without the tasks that were not submitted."""
     for job in farm.jobs.by_id.values():
         if job.session == session and job.arrived < job.spec.total:
             spec = job.spec

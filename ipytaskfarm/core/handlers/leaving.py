@@ -14,6 +14,7 @@ from ..scheduler.decision import Decision
 from ..scheduler.engine_shutdown import end_engine, recall, retire
 from ..scheduler.state import SchedulerState
 from ..validation import goes_by
+from .freezing import end_frozen
 from .lifecycle import detach_run
 from .losses import agent_silent, give_up_agent
 
@@ -52,11 +53,13 @@ def on_agents_ended(farm: SchedulerState, session: str, n: int, question: Agents
 def _leave(farm: SchedulerState, agent: AgentEntry, why: str, within_s: float | None, now: Now, out: Decision) -> None:
     if not agent.leaving:
         agent.leaving = True
-        agent.excluded = f"{why}: what runs there comes to its end, and nothing more is started"
+        agent.excluded = f"{why}: running tasks continue to their end, and no further ones start"
         out.notes.append(f"agent {agent.name or agent.session} on {agent.node} leaves: {why}")
     for engine in list(agent.engines.values()):
         recall(farm, engine, engine.runs_ahead(), now, out)
         retire(farm, engine, out)
+    for frozen in farm.frozen.of_agent(agent.session):
+        end_frozen(farm, frozen, f"its agent leaves: {why}", out)
     if within_s is not None:
         farm.timers.set(now.mono_s + within_s, "left", agent.session)
 

@@ -108,7 +108,7 @@ def _readmit(farm: SchedulerState, agent: AgentEntry, now: Now) -> None:
             farm.readiness.wake(engine)
 
 
-DRAINED = "it is drained: what runs there comes to its end, and nothing more is started"
+DRAINED = "it is drained: running tasks continue to their end, and no further ones start"
 """Why a drained node gets no tasks."""
 
 

@@ -123,7 +123,7 @@ def on_pause_jobs(farm: SchedulerState, session: str, n: int, question: PauseJob
     """Start no more tasks of these jobs, or resume them.  Running tasks go on."""
     unknown = [job_id for job_id in question.ids if job_id not in farm.jobs.by_id]
     if unknown:
-        out.answer(session, n, Refusal("KeyError", f"there is no job {unknown[0]}: it was never handed in, or is over"))
+        out.answer(session, n, Refusal("KeyError", f"there is no job {unknown[0]}: it was never submitted, or is over"))
         return
     chosen = set(question.ids)
     for job_id in chosen:

@@ -47,7 +47,7 @@ def _note_environment(farm: SchedulerState, task: TaskEntry, environment: Enviro
     before = farm.environments.by_unique_id.get(environment.unique)
     farm.environments.by_unique_id[environment.unique] = environment.identity
     if before is not None and before != environment.identity:
-        text = f"the code of environment {environment.name!r} has changed: its engines are set up anew"
+        text = f"the code of environment {environment.name!r} has changed: its engines are set up again"
         _tell_once(farm, task, text, out)
 
 

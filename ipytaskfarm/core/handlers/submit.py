@@ -1,4 +1,4 @@
-"""Tasks that clients hand in, and the ids for them."""
+"""Tasks that clients submit, and the ids for them."""
 
 from __future__ import annotations
 
@@ -157,7 +157,9 @@ def why_refused(
     if missing is not None:
         text = f"task {submission.id} needs the function {missing}, which never arrived: hand it in again"
         return "TaskError", text
-    if fault or (fault := why_not_storable(submission.needs)):
+    if not fault and submission.needs is not None:
+        fault = why_not_storable(submission.needs)
+    if fault:
         return "TaskError", f"task {submission.id} cannot be kept: {fault} (in its rules)"
     if submission.needs is not None and (why := graph.why_refused(farm, submission.id, submission.needs)):
         return "TaskError", why

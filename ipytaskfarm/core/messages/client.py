@@ -45,7 +45,7 @@ from .view import (
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
-    """Tasks that are handed in; the ids ascend within each block."""
+    """Tasks that are submitted; the ids ascend within each block."""
 
     tasks: list[Submission]
     functions: list[Function] = []
@@ -69,7 +69,7 @@ class FetchResults(msgspec.Struct, frozen=True, tag="Fetch"):
 
 
 class ReadTask(msgspec.Struct, frozen=True, tag=True):
-    """Question: a task as it was handed in, with its code and its inputs.  Answer: `TaskCopy`."""
+    """Question: a task as it was submitted, with its code and its inputs.  Answer: `TaskCopy`."""
 
     id: int
 
@@ -90,7 +90,7 @@ class Clear(msgspec.Struct, frozen=True, tag=True):
 
 
 class RetryTasks(msgspec.Struct, frozen=True, tag="Retry"):
-    """Question: hand in these failed tasks again, as new ones linked to them. Answer: `Retried`.
+    """Question: submit these failed tasks again, as new ones linked to them. Answer: `Retried`.
 
     failed_only=False: also those that succeeded.
     """
@@ -290,6 +290,12 @@ class RemoveEngines(msgspec.Struct, frozen=True, tag=True):
     drain: bool = True
 
 
+class ReleaseFrozen(msgspec.Struct, frozen=True, tag=True):
+    """Question: end the frozen engines of these tasks. None: all. Answer: `NumberReply`, the number of engines."""
+
+    tasks: list[int] | None = None
+
+
 class RemoveAgents(msgspec.Struct, frozen=True, tag=True):
     """Question: remove the agents of these names. Answer: `NumberReply`, the number of agents.
 
@@ -374,6 +380,7 @@ Question: TypeAlias = (
     | MarkTasksDone | MarkTasksFailed | PauseJobs | DrainNode | FindJobs | SendToTask | ReadTaskMessages | ProgressOf
     | ReadHistory | ListRunning
     | ListEngines | ListCommandQueues | FarmStatus | SetWanted | RemoveEngines | HoldFarm | CompactStore | StopFarm |
+    ReleaseFrozen |
     SetSticky | ListSticky
     | ClearSticky | ListKept | ClearKept | RemoveAgents | AgentsEnded | ReloadKeys | ListConnections | ReadBlob
     | FollowFarm | ReadCauses | ReadTaskPage | ReadStretches | ReadTaskInput | WhyWaiting | ReadEngines | ReadJobs
@@ -441,7 +448,7 @@ class Full(msgspec.Struct, frozen=True, tag=True):
 
 
 class Finals(msgspec.Struct, frozen=True, tag=True):
-    """Tasks that have ended: those that this session handed in or watches."""
+    """Tasks that have ended: those that this session submitted or watches."""
 
     finals: list[Final]
 
@@ -474,7 +481,7 @@ class Fetched(msgspec.Struct, frozen=True, tag=True):
 
 
 class TaskCopy(msgspec.Struct, frozen=True, tag=True):
-    """A task as it was handed in: all that a client needs to run it itself."""
+    """A task as it was submitted: all that a client needs to run it itself."""
 
     task: Submission
     functions: list[Function] = []

@@ -186,17 +186,17 @@ class StretchTable(msgspec.Struct, frozen=True, tag=True):
     next: int | None = None
     """Where to go on; None: everything was looked at."""
     first_s: float | None = None
-    """When the first task that was not cleared was handed in."""
+    """When the first task that was not cleared was submitted."""
 
 
 class ReadTaskInput(msgspec.Struct, frozen=True, tag=True):
-    """Question: a task as it was handed in.  Answer: `TaskInput`."""
+    """Question: a task as it was submitted.  Answer: `TaskInput`."""
 
     id: int
 
 
 class TaskInput(msgspec.Struct, frozen=True, tag=True):
-    """A task as it was handed in."""
+    """A task as it was submitted."""
 
     id: int
     payload: bytes

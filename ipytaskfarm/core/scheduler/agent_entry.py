@@ -54,7 +54,7 @@ class AgentEntry:
     """Whether the agent has reported and has not left."""
     reachable: bool = True
     rejoining: bool = False
-    """Whether its session has begun anew, and its report of what its engines hold is still to come."""
+    """Whether its session has started again, and its report of what its engines hold is still to come."""
     starting: dict[int, float] = field(default_factory=dict)
     """Engine id -> when its start was requested."""
     backoff_s: float = 0.0

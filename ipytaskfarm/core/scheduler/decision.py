@@ -30,6 +30,8 @@ class Wants(NamedTuple):
     """The index of the item that is run, of the chunk whose payload the task has."""
     concurrent: bool = False
     """See `core.messages.agent.Special.concurrent`."""
+    freeze: bool = False
+    """See `core.messages.agent.Special.freeze`."""
 
 
 ToRun: TypeAlias = tuple[int, int, str | None, float | None, int | None, str | None, bool, Wants | None]
@@ -86,7 +88,7 @@ class LoadTable(NamedTuple):
 
 
 class LoadOriginals(NamedTuple):
-    """Read these tasks as they were handed in. The result is the event `events.Originals`."""
+    """Read these tasks as they were submitted. The result is the event `events.Originals`."""
 
     session: str
     n: int
@@ -150,6 +152,8 @@ class LoadExplanation(NamedTuple):
     id: int
     item: int | None = None
     """The silent item of the chunk `id` that is asked about."""
+    more: tuple[str, ...] = ()
+    """Lines for people that the scheduler adds."""
 
 
 Load: TypeAlias = (

@@ -33,7 +33,7 @@ def why_refused(farm: SchedulerState, task_id: int, needs: Needs) -> str:
         if other == task_id:
             return f"task {task_id} cannot wait for itself"
         if not farm.tasks.is_known(other):
-            return f"there is no task {other} to wait for: it was not handed in before, or has been cleared"
+            return f"there is no task {other} to wait for: it was not submitted before, or has been cleared"
     return ""
 
 

@@ -29,7 +29,7 @@ class JobEntry:
 
     @property
     def complete(self) -> bool:
-        """Return whether all the job's tasks were handed in and have ended."""
+        """Return whether all the job's tasks were submitted and have ended."""
         return self.unfinished == 0 and self.arrived >= self.spec.total
 
     def save(self) -> SaveJob:

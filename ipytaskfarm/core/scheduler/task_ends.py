@@ -1,12 +1,15 @@
-"""The ends of tasks, as clients are told of them."""
+"""The ends of tasks: what clients are told of them, and which clients are told."""
 
 from __future__ import annotations
+
+import msgspec
 
 from ..messages.payload import NOTHING
 from ..messages.task_types import Ended, FailureSummary, Final
 from ..states import Reason
 from .clock import Now
 from .entries import EngineEntry, TaskEntry
+from .state import SchedulerState
 from .task import Assigned
 
 
@@ -59,3 +62,23 @@ def final_of_join(task: TaskEntry, now: Now) -> Final:
     """Return the end of a join, which has no engine and no result."""
     times = (task.submitted_s, now.wall_s, 0.0, now.wall_s)
     return Final(task.id, "", -1, "", task.attempt, *times, None, NOTHING, task.history or [])
+
+
+def tell_watchers(farm: SchedulerState, task: TaskEntry, final: Final) -> None:
+    """Tell those that watch a task, or a silent item of a chunk, of its end."""
+    told = {task.id: final}
+    if task.items:
+        watched = [i for i in farm.tasks.chunks.ids(task.id) if i in farm.clients.watchers]
+        told.update((i, msgspec.structs.replace(final, id=i, body=None, items=0)) for i in watched)
+    for task_id, end in told.items():
+        for session in farm.clients.watchers.pop(task_id, ()):
+            farm.clients.of(session).watching.discard(task_id)
+            if session != task.session or task_id != task.id:
+                tell(farm, session, end)
+
+
+def tell(farm: SchedulerState, session: str, final: Final) -> None:
+    client = farm.clients.by_session.get(session)
+    if client is not None and client.connected:
+        client.finals.append(final)
+        farm.clients.to_tell[session] = client

@@ -35,8 +35,8 @@ from .task import (
     TrialState,
     job_of,
 )
+from .task_ends import tell, tell_watchers
 from .task_messages import close
-from .watchers import tell, tell_watchers
 
 _SCHEDULED, _PENDING, _SUCCEEDED, _FAILED = State
 """Access to a member of an enumeration takes long, compared with the code that is run for each task."""

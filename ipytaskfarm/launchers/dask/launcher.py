@@ -75,7 +75,7 @@ class Dask:
         with workers.
         """
         if count not in (None, 1):
-            raise ValueError(f"{count} agents were asked for: with Dask there is one on each machine that has workers")
+            raise ValueError(f"{count} agents were requested: with Dask there is one on each machine that has workers")
         return [group]
 
     def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:

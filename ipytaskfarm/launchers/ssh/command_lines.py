@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ...core.inherited_variables import UMASK_BEFORE
+from ...system.process import UMASK_BEFORE
 from ..interface import shell_line
 
 MARK = "ipytaskfarm-answer "

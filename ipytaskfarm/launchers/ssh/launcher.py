@@ -95,7 +95,7 @@ class Ssh:
     def names(self, group: str, count: int | None) -> list[str]:
         """Return one agent's name for each host."""
         if count not in (None, len(self._hosts)):
-            raise ValueError(f"{count} agents were asked for, and there are {len(self._hosts)} hosts: one goes to each")
+            raise ValueError(f"{count} agents were requested, and there are {len(self._hosts)} hosts: one goes to each")
         return [f"{group}.{number}" for number in range(len(self._hosts))]
 
     def preview(self, seats: Sequence[Seat], spec: AgentSpec) -> str:

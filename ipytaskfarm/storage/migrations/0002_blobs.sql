@@ -1,6 +1,6 @@
 CREATE TABLE blob_uses (
     task         INTEGER NOT NULL,
-    part         TEXT NOT NULL,         -- 'work': what was handed in needs it; 'result': what came out
+    part         TEXT NOT NULL,         -- 'work': what was submitted needs it; 'result': what came out
     digest       TEXT NOT NULL,
     PRIMARY KEY (task, part, digest)
 ) WITHOUT ROWID;

@@ -11,10 +11,10 @@ function Body({ task }) {
   const facts = [];
   if (end) {
     facts.push(["engine", end.engine_id >= 0 ? `${end.engine_id}${end.node ? ` on ${end.node}` : ""}` : "none"]);
-    facts.push(["run time", span(end.run_s)], ["attempts", end.attempts], ["handed in", moment(end.submitted_s)], ["ended", moment(end.completed_s)]);
+    facts.push(["run time", span(end.run_s)], ["attempts", end.attempts], ["submitted", moment(end.submitted_s)], ["ended", moment(end.completed_s)]);
     if (end.value_bytes !== null) facts.push(["value", size(end.value_bytes)]);
     if (end.displays) facts.push(["displays", end.displays]);
-  } else if (input) facts.push(["handed in", moment(input.submitted_s)]);
+  } else if (input) facts.push(["submitted", moment(input.submitted_s)]);
   if (input) facts.push(["input", size(input.bytes)]);
   return html`<p class="tf-pre">${task.why.join("\n")}</p>
     <dl class="tf-facts">${facts.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>

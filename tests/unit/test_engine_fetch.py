@@ -22,13 +22,6 @@ ARRAY = np.arange(100_000)
 
 
 @pytest.fixture(scope="module")
-def agent() -> Iterator[FakeAgent]:
-    agent = FakeAgent()
-    yield agent
-    agent.close()
-
-
-@pytest.fixture(scope="module")
 def copies(agent: FakeAgent) -> Blobs:
     return Blobs.create(agent.folder / "blobs", "farm-1")
 

@@ -1,4 +1,4 @@
-"""Files of saved sessions. They are private, and are written whole or not at all."""
+"""Files that are on the disk: names synced with their folder, and sessions written whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from os import PathLike
 from pathlib import Path
 
 
-def write(path: str | PathLike[str], data: bytes) -> None:
+def sync_folder(folder: Path) -> None:
+    """Sync a folder. Only then is a new file's name on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_session(path: str | PathLike[str], data: bytes) -> None:
     """Write a session to a file that only its owner can read.
 
     Args:
@@ -33,7 +42,7 @@ def write(path: str | PathLike[str], data: bytes) -> None:
         raise
 
 
-def read(path: str | PathLike[str]) -> bytes:
+def read_session(path: str | PathLike[str]) -> bytes:
     """Read the session in a file.
 
     Raises:

@@ -1,0 +1,58 @@
+"""Fixtures that several files of unit tests share. What they need is imported when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from ipytaskfarm.storage.store import Store
+    from tests.support.fake_agent import FakeAgent
+    from tests.support.pack_peer import Notebook, Peer
+
+
+@pytest.fixture(scope="module")
+def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    """Provide another process that unpacks what a test has packed."""
+    from tests.support.pack_peer import Peer
+
+    found = Peer(tmp_path_factory.mktemp("engine"))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def notebook() -> Notebook:
+    """Provide an empty notebook, the home of functions and classes that travel by value."""
+    from tests.support.pack_peer import Notebook
+
+    return Notebook()
+
+
+@pytest.fixture(scope="module")
+def agent() -> Iterator[FakeAgent]:
+    """Provide an agent without a controller, which starts real engines."""
+    from tests.support.fake_agent import FakeAgent
+
+    agent = FakeAgent()
+    yield agent
+    agent.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return the path of a store that does not exist yet."""
+    return tmp_path / "store.sqlite"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    """Provide an open store at `path`."""
+    from ipytaskfarm.storage.store import Store
+
+    opened = Store.open(path)
+    yield opened
+    opened.close()
