@@ -13,7 +13,12 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from multiprocessing.pool import CLOSE, RUN, TERMINATE, MaybeEncodingError
+from multiprocessing.pool import (  # type: ignore[attr-defined]  # typeshed leaves MaybeEncodingError out
+    CLOSE,
+    RUN,
+    TERMINATE,
+    MaybeEncodingError,
+)
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ipytaskfarm.adapters.executor import Executor
@@ -325,9 +330,9 @@ class Pool:
 
 def _as_pools(error: BaseException | None) -> BaseException | None:
     """Return the error that a ``multiprocessing.Pool`` would raise, with ours as its cause."""
-    if not isinstance(error, errors.UnpickleableException):
-        return error
-    unsent = MaybeEncodingError(error, "the value of the call")
+    if not isinstance(error, errors.UnpickleableException) or isinstance(error.__cause__, errors.UnpickleableException):
+        return error  # the second is of an argument, see `original_of`
+    unsent: Exception = MaybeEncodingError(error, "the value of the call")
     unsent.__cause__ = error
     return unsent
 
