@@ -9,15 +9,17 @@ from playwright.sync_api import sync_playwright
 
 from docs.screenshot import FOLDER, small
 from ipytaskfarm import Farm, Task
-from tests.conftest import assert_nothing_left, isolated
-from tests.support.browser import CHROMIUM_FLAGS, chromium
-from tests.support.live import seen, strict_page, web_page
+from tests.conftest import Dirs, assert_nothing_left, isolated
+from tests.support.browser import CHROMIUM_FLAGS, chromium, jupyterlab
+from tests.support.live import install_for_jupyter, seen, strict_page, web_page
 
 SHOTS: dict[str, dict[str, Any]] = {
     "view": {"viewport": {"width": 1280, "height": 1000}, "color_scheme": "light"},
     "view-dark": {"viewport": {"width": 1280, "height": 1000}, "color_scheme": "dark"},
     "view-narrow": {"viewport": {"width": 420, "height": 1000}, "color_scheme": "light"},
 }
+RATE_MS = 10_000
+"""Until the chart of tasks per second has points enough to be one."""
 
 
 FIT = """
@@ -49,6 +51,7 @@ def main() -> None:
                     with strict_page(browser, server.url, device_scale_factor=1.5, **settings) as page:
                         seen(page, "#tf-jobs", "left", 60.0)
                         seen(page, "#tf-causes", "KeyError", 60.0)
+                        page.wait_for_timeout(RATE_MS)
                         page.locator("#tf-tasks").get_by_role("button", name="failed").click()
                         page.locator(".tf-cause-head").first.click()
                         seen(page, "#tf-causes", "Traceback")
@@ -56,7 +59,26 @@ def main() -> None:
                         path.write_bytes(small(page.screenshot(full_page=name == "view-narrow")))
                         print(path)
                 browser.close()
+            take_lab(dirs)
         assert_nothing_left(dirs)
+
+
+def take_lab(dirs: Dirs) -> None:
+    """Take a picture of JupyterLab with the panel of the farms and the farm in a tab."""
+    install_for_jupyter(dirs)
+    with jupyterlab(dirs) as lab:
+        page = lab.browser.new_page(viewport={"width": 1400, "height": 900}, device_scale_factor=1.5)
+        page.goto(f"{lab.url}/lab?token={lab.token}&reset")
+        page.locator("#jupyterlab-splash").wait_for(state="detached")
+        page.locator(".jp-Launcher").wait_for()  # the layout is restored
+        page.evaluate("jupyterapp.shell.activateById('ipytaskfarm-panel')")
+        page.locator("[data-farm=lab] .tf-lab-name").click()
+        seen(page, ".tf-lab-page #tf-causes", "KeyError", 60.0)
+        seen(page, ".tf-lab-status", "running", 60.0)
+        page.wait_for_timeout(RATE_MS)
+        path = FOLDER / "view-lab.png"
+        path.write_bytes(small(page.screenshot()))
+        print(path)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from ..display.tables import Table
 from ..serialization.pack import pack
 from ..storage.blobs import Blobs, BlobWriter
 from ..system.farm_paths import Where
+from ..system.live_pages import page_link, page_path
 from . import commands, engine_sessions, scatter, sessions
 from .commands import CommandPart, PendingResult, ResultList
 from .engine_maps import EngineMapper, EngineParallelFunction, Targets, map_on_engines, packed_call
@@ -119,7 +120,8 @@ class MultiEngineClient:
         return f"<MultiEngineClient of farm {self.farm!r}{', closed' if self._closed else ''}>"
 
     def _repr_html_(self) -> str:
-        head = html.escape(repr(self)[1:-1])
+        link = page_link(page_path(self.farm))
+        head = html.escape(repr(self)[1:-1]) + (f" · {link}" if link else "")
         try:
             reply = self._session.ask(messages.ListEngines(), timeout_s=LOOK_S)
         except Exception as error:  # the farm is away or the client is closed: show the error

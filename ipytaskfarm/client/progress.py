@@ -60,6 +60,7 @@ class ProgressDisplay:
         name: the name of a job, shown in front.
         counts_states: False: only the number of ended parts is shown (engines that are ready).
         began_s: when the work or the wait began, by `time.monotonic`; None: now.
+        page: the path of the live view; "": there is none.
     """
 
     def __init__(
@@ -70,8 +71,10 @@ class ProgressDisplay:
         name: str = "",
         counts_states: bool = True,
         began_s: float | None = None,
+        page: str = "",
     ) -> None:
         self._work = work
+        self._page = page
         self._what = what
         self._name = name
         self._counts_states = counts_states
@@ -116,7 +119,16 @@ class ProgressDisplay:
         if end == "done" and tally.ended < tally.total:
             end = "not waited for"
         return ProgressView(
-            self._what, tally, now_s - self._began_s, left_s, notes, self._name, end, at, self._counts_states
+            self._what,
+            tally,
+            now_s - self._began_s,
+            left_s,
+            notes,
+            self._name,
+            end,
+            at,
+            self._counts_states,
+            self._page,
         )
 
     def began_earlier(self, work: FollowedWork, opened_s: float = 0.0) -> None:
@@ -181,11 +193,13 @@ class LiveProgress:
     In a notebook it is a display that follows the work to its end; elsewhere its repr is the present state.
     """
 
-    def __init__(self, work: FollowedWork, what: str = "tasks", name: str = "", opened_s: float = 0.0) -> None:
-        """opened_s: Unix time at which the work was submitted; 0: not known."""
+    def __init__(
+        self, work: FollowedWork, what: str = "tasks", name: str = "", opened_s: float = 0.0, page: str = ""
+    ) -> None:
+        """opened_s: Unix time at which the work was submitted; 0: not known.  page: the path of the live view."""
         self._work = work
         self._opened_s = opened_s
-        self._display = ProgressDisplay(work, what, name=name)
+        self._display = ProgressDisplay(work, what, name=name, page=page)
 
     def __repr__(self) -> str:
         return self._now().text()

@@ -6,6 +6,7 @@ import html
 from dataclasses import dataclass
 
 from ..display.colours import BARS, MUTED, TRACK
+from ..system.live_pages import page_link
 from .estimate import Tally, span
 
 LINES_MAX = 8
@@ -34,6 +35,8 @@ class ProgressView:
     """Date and time of this state, for a notebook that was saved."""
     counts_states: bool = True
     """False: only the number of ended parts is shown, as for engines that start."""
+    page: str = ""
+    """The path of the live view; "": there is none."""
 
     @property
     def share(self) -> float:
@@ -99,7 +102,7 @@ class ProgressView:
             'line-height:1.4;max-width:56em">'
             '<div style="display:flex;justify-content:space-between;gap:2em">'
             f'<span>{html.escape(self.head())}</span><span style="white-space:nowrap">'
-            f"{html.escape(self.times())}</span></div>"
+            f"{html.escape(self.times())}{f' · {page_link(self.page)}' if self.page else ''}</span></div>"
             f'<div style="display:flex;height:0.5em;background:{TRACK}">'
             f"{bars}</div>{notes}</div>"
         )

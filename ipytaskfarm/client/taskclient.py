@@ -25,16 +25,16 @@ from ..core.text import Text, shown, text_of
 from ..display.ipython import with_cells
 from ..display.tables import Table
 from ..system.farm_paths import Where
+from ..system.live_pages import page_link, page_path
 from . import async_waits, operate, sessions, task_messages
-from .adapters import adapter
+from .adapters import adapter, live_view
 from .call_checks import check_call, check_map
 from .copied_tasks import task_of
 from .debugging import open_frames, run_and_debug
 from .frozen import debug_frozen, frozen_engines
 from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, seconds, task_id
-from .jobs import Job
-from .map_items import Values
+from .jobs import Job, Values
 from .maps import Mapper, ParallelFunction, begin_map, imap, map_tasks, options
 from .nodes import CheckResult, Snapshot
 from .packing import freezing, pack_task
@@ -110,7 +110,8 @@ class TaskClient:
         return f"<TaskClient of farm {self.farm!r} at {info.host}:{info.port}{', closed' if self._closed else ''}>"
 
     def _repr_html_(self) -> str:
-        head = html.escape(repr(self)[1:-1])
+        link = page_link(page_path(self.farm))
+        head = html.escape(repr(self)[1:-1]) + (f" · {link}" if link else "")
         try:
             reply = self._session.ask(m.QueueStatus(), timeout_s=LOOK_S)
         except Exception as error:  # the farm is away or the client is closed: show the error
@@ -533,6 +534,14 @@ class TaskClient:
         reply = self._session.ask_for(m.ListTasks(wanted, check_text("name", name), asked, most), tables.TaskRows)
         return TaskTable(reply.rows, reply.omitted)
 
+    def view(self) -> Any:
+        """Return the live view of the farm; as the last line of a cell it is a page that follows the farm.
+
+        The page shows failures by cause, jobs, why tasks wait, engines, the task stream and all tasks. It needs
+        ``pip install "ipytaskfarm[widget]"``; without it, the cell shows the present state as a table.
+        """
+        return live_view(self._session.io.read_info)
+
     @property
     def progress(self) -> ProgressOfTasks:
         """Return an object for the progress of tasks: ``tc.progress(ids)`` returns a display and does not wait.
@@ -632,7 +641,7 @@ class TaskClient:
             IndexError: there is no such task, or a result that it takes has been cleared.
             ValueError: it has not failed, or no frames came with its failure (run=False).
             EnvironmentSetupError: its environment cannot be set up here.
-            Exception: the task's own error, where nobody can type into a debugger.
+            Exception: the task's own error, where there is no terminal for a debugger.
         """
         number = task_id(taskid, self.farm)
         name = f"task {number}"
@@ -804,7 +813,7 @@ class TaskClient:
             rules: the rules of a `Task`, for each item: retries, time_limit, priority, environment, resources …
 
         The list keeps what the items print in any case: ``values.stdout[7]``, ``values.stderr[7]``.  Items are counted
-        from 0.  An item's error bears a note, ``item 37 of 60: f(x=0.3)``.  ``tc.job(name).retry_failed()`` runs the
+        from 0.  An item's error has a note, ``item 37 of 60: f(x=0.3)``.  ``tc.job(name).retry_failed()`` runs the
         failed items again, and ``tc.job(name).results()`` returns the values then.
 
         All items are submitted at once.  Ctrl-C (the stop button) ends the wait, not the map.  The values stay on the

@@ -29,6 +29,7 @@ from ipytaskfarm.display.farm_tables import engine_table
 from ipytaskfarm.settings.checks import Agents, check_agents
 from ipytaskfarm.settings.declarations import FarmArguments, with_settings
 from ipytaskfarm.system.farm_paths import check_name
+from ipytaskfarm.system.live_pages import page_link, page_path
 from ipytaskfarm.system.process import usable_cores
 
 if TYPE_CHECKING:
@@ -228,6 +229,14 @@ class Farm:
         self._must_run()
         return MultiEngineClient(str(self.connection_file))
 
+    def view(self) -> Any:
+        """Return the live view of this farm for a notebook's cell; see `TaskClient.view`."""
+        from ipytaskfarm.client.adapters import live_view
+        from ipytaskfarm.system.farm_paths import connection_reader
+
+        self._must_run()
+        return live_view(connection_reader(str(self.connection_file)))
+
     def checkpoint(self) -> list[dict[str, str]]:
         """Save the names of all engines, each after the task that it runs: engines that come in their place have them.
 
@@ -361,7 +370,8 @@ class Farm:
 
     def _repr_html_(self) -> str:
         state = self.state
-        head = f"<div>{html.escape(repr(self)[1:-1])}</div>"
+        link = page_link(page_path(self.name)) if state is not None else ""
+        head = f"<div>{html.escape(repr(self)[1:-1])}{f' · {link}' if link else ''}</div>"
         if state is None:
             return head
         return head + engine_table(state.engines).html()

@@ -17,6 +17,7 @@ from ipytaskfarm.agent.memory import LEAST_SHARE
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
 from ipytaskfarm.storage.opening import OLDEST_SQLITE
 from ipytaskfarm.system.host import user_name
+from ipytaskfarm.system.jupyter_extension import ExtensionState
 from ipytaskfarm.version import __version__
 
 OLDEST_PYTHON = "3.11"
@@ -35,6 +36,25 @@ def python(found: str, oldest: str = OLDEST_PYTHON) -> Finding:
     if _numbers(found) < _numbers(oldest):
         return wrong("python", f"Python {found} ({sys.executable})", f"use Python {oldest} or newer")
     return fine("python", f"Python {found} ({sys.executable}), ipytaskfarm {__version__}")
+
+
+def jupyter(state: ExtensionState) -> Finding:
+    """Check whether Jupyter's server and JupyterLab of this environment find ipytaskfarm."""
+    if not state.jupyter:
+        return fine("jupyter", "its server is not in this environment; `ipytaskfarm web` works without it")
+    if not state.works:
+        return doubtful(
+            "jupyter",
+            f"the server extension is {state.server}, the lab extension {state.lab}: JupyterLab shows no farms",
+            "ipytaskfarm jupyter enable, and start Jupyter's server again",
+        )
+    if state.lab_version != __version__:
+        return doubtful(
+            "jupyter",
+            f"JupyterLab's part is of version {state.lab_version}, the package of {__version__}",
+            f"{sys.executable} -m pip install --force-reinstall --no-deps ipytaskfarm=={__version__}",
+        )
+    return fine("jupyter", "its server shows farms below taskfarm/, and JupyterLab has the panel of the farms")
 
 
 def packages(required: Sequence[str], installed: Installed, sqlite: str) -> Finding:

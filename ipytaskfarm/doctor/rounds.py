@@ -24,6 +24,7 @@ from ipytaskfarm.settings.declarations import DEFAULT_HOST
 from ipytaskfarm.storage.opening import sqlite_version
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.farm_paths import ConnectionInfo, FarmRecord
+from ipytaskfarm.system.jupyter_extension import this_environment
 from ipytaskfarm.system.process import usable_cores
 
 
@@ -36,6 +37,7 @@ def of_farm(home: Home, wanted: int | None) -> Iterator[Finding]:
     here = info is not None and info.node == socket.gethostname()
     count = usable_cores() if wanted is None else wanted
     yield from _of_machine(count, 0 if here and wanted is None else count)
+    yield from _guarded("jupyter", lambda: [machine.jupyter(this_environment().state())])
     yield from _guarded(
         "folders", lambda: _folders(home, count, temporary=info is not None and not home.folder.exists())
     )
@@ -95,7 +97,7 @@ def _guarded(check: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Find
     """Yield the findings of a check. An error that prevents the check is a finding too."""
     try:
         yield from look()
-    except (errors.TaskFarmError, OSError) as error:
+    except (errors.TaskFarmError, OSError, ValueError) as error:
         yield wrong(check, f"cannot be looked at: {error}", "put that right, then look again")
 
 

@@ -22,18 +22,23 @@ _DEFAULT = re.compile(r"(^|[;}])export default ", re.MULTILINE)
 
 
 def bundle(folder: Path, main: str) -> str:
-    """Return a module with all that the module `main` of this folder imports.
+    """Return a script with all that the module `main` of this folder imports, which runs it.
 
     Raises:
         ValueError: a module has an import or export of another form.
     """
+    return f"{bundled(folder, main)}load({json.dumps(main)});\n"
+
+
+def bundled(folder: Path, main: str) -> str:
+    """Return the modules, and a function `load(name)` that returns what one of them exports; as `bundle` does."""
     modules: dict[str, str] = {}
     _add(folder, main, modules)
     parts = [f"{json.dumps(name)}: (exports, load) => {{\n{text}\n}}" for name, text in modules.items()]
     return (
         "const modules = {\n" + ",\n".join(parts) + "};\nconst loaded = {};\n"
         "function load(name) { if (!loaded[name]) { loaded[name] = {}; modules[name](loaded[name], load); } "
-        f"return loaded[name]; }}\nload({json.dumps(main)});\n"
+        "return loaded[name]; }\n"
     )
 
 

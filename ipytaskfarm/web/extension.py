@@ -16,8 +16,9 @@ from jupyter_server.base.websocket import WebSocketMixin
 from jupyter_server.utils import ensure_async, url_path_join
 from tornado import web
 
-from ipytaskfarm.system import external_kernels, farm_paths
+from ipytaskfarm.system import external_kernels, farm_paths, live_pages
 
+from .farm_requests import farm_routes
 from .feed import FarmFeed, page_connection
 from .handlers import routes
 
@@ -95,5 +96,12 @@ def _load_jupyter_server_extension(serverapp: Any) -> None:
     application = serverapp.web_app
     prefix = url_path_join(application.settings["base_url"], "taskfarm/")
     application.settings["ipytaskfarm_feeds"] = feeds
-    application.add_handlers(".*$", routes(prefix, feeds.find, LoggedInRequest, LoggedInSocket, feeds.names))
+    live_pages.announce(prefix)
+    application.add_handlers(
+        ".*$",
+        [
+            *farm_routes(prefix, feeds.find, LoggedInRequest),
+            *routes(prefix, feeds.find, LoggedInRequest, LoggedInSocket, feeds.names),
+        ],
+    )
     serverapp.log.info("ipytaskfarm: farms are shown at %s", prefix)

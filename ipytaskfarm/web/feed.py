@@ -25,6 +25,7 @@ from ipytaskfarm.transport.keys import info_for, load_keys
 from ipytaskfarm.version import __version__
 from ipytaskfarm.view.fold import FarmFold
 from ipytaskfarm.view.pages import Delta, DeltaLog
+from ipytaskfarm.view.picture import PictureData
 
 LINGER_S = 60.0
 """How long the connection is kept without a page."""
@@ -38,6 +39,8 @@ TABLES_EVERY_S = 2.0
 ASKED_S = 20.0
 """How long a page waits for an answer of the farm."""
 TICK_S = 0.25
+FIRST_SECTIONS = frozenset({"farm", "counts", "engine_states", "causes_more", "jobs_more"})
+"""A picture that has these sections has come to its beginning: everything was asked for once."""
 BEFORE_S = 300.0
 """The stream begins so long before the connection."""
 
@@ -49,6 +52,16 @@ class Page(Protocol):
 
     def show(self) -> None:
         """Send the whole picture."""
+
+
+class _Looker:
+    """A page that nobody sees: it lets a feed follow its farm for a moment."""
+
+    def tell(self, delta: Delta) -> None:
+        pass
+
+    def show(self) -> None:
+        pass
 
 
 class FarmFeed:
@@ -68,7 +81,10 @@ class FarmFeed:
         self._questioner: Questioner | None = None
         self._fd: int | None = None
         self._task: asyncio.Task[None] | None = None
-        self._idle_since_s: float | None = None
+        self._idle_since_s: float | None = float("-inf")
+        """Since when there is no page; None: there are pages."""
+        self._asked_s = float("-inf")
+        """When somebody has asked for an answer."""
         self._epoch = 0
         self._follows = False
         self._heard_s = 0.0
@@ -101,6 +117,18 @@ class FarmFeed:
         if not self._pages:
             self._idle_since_s = time.monotonic()
 
+    async def first_picture(self, patience_s: float = 5.0) -> PictureData:
+        """Return the picture of a farm that perhaps nobody has looked at until now; after a while as it is."""
+        looker = _Looker()
+        self.open(looker)
+        deadline_s = time.monotonic() + patience_s
+        try:
+            while not self.fold.picture.data.keys() >= FIRST_SECTIONS and time.monotonic() < deadline_s:
+                await asyncio.sleep(0.02)
+            return self.fold.picture.data
+        finally:
+            self.close(looker)
+
     def _wake(self) -> None:
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run())
@@ -117,11 +145,15 @@ class FarmFeed:
 
     async def _run(self) -> None:
         try:
-            while self._idle_since_s is None or time.monotonic() - self._idle_since_s < LINGER_S:
+            while self._is_watched() or time.monotonic() - self._asked_s < LINGER_S:
                 self._tick()
                 await asyncio.sleep(TICK_S if self._questioner is not None else RETRY_S / 4)
         finally:
             self._disconnect()
+
+    def _is_watched(self) -> bool:
+        """Return whether a page is open, or was until a moment ago."""
+        return self._idle_since_s is None or time.monotonic() - self._idle_since_s < LINGER_S
 
     def _tick(self) -> None:
         if self._questioner is None:
@@ -129,7 +161,11 @@ class FarmFeed:
         if self._questioner is not None:
             self._step()
         if self._questioner is not None and self._questioner.epoch:
-            self._keep_asking()
+            if self._is_watched():
+                self._keep_asking()
+            elif self._follows:
+                self._follows = False
+                self._ask(messages.FollowFarm(False), lambda reply: None)
         self._say_how_it_is()
         self._tell()
 
@@ -270,7 +306,9 @@ class FarmFeed:
             FarmNotRunning: there is no answer in time.
             Exception: the error that a refusal names.
         """
-        deadline_s = time.monotonic() + ASKED_S
+        self._asked_s = time.monotonic()
+        deadline_s = self._asked_s + ASKED_S
+        self._wake()
         while self._questioner is None or not self._questioner.epoch:
             self._wake()
             if time.monotonic() > deadline_s or self._problem:

@@ -17,7 +17,6 @@ from tornado import web, websocket
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.text import text_of
 from ipytaskfarm.view.pages import Delta
-from ipytaskfarm.view.picture import PictureData
 
 from . import questions
 from .feed import FarmFeed
@@ -135,33 +134,9 @@ class _FarmMetrics(_FarmRequest):
             feed = self.find_feed(self.get_argument("farm", ""))
         except (KeyError, errors.TaskFarmError):
             raise web.HTTPError(404) from None
-        picture = await _picture_of(feed)
+        picture = await feed.first_picture()
         self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
         self.finish(metrics_text(feed.name, picture))
-
-
-class _Looker:
-    """A page that nobody sees: it lets a feed follow its farm for one request."""
-
-    def tell(self, delta: Delta) -> None:
-        pass
-
-    def show(self) -> None:
-        pass
-
-
-async def _picture_of(feed: FarmFeed, patience_s: float = 5.0) -> PictureData:
-    """Return the picture of a farm that perhaps nobody has looked at until now."""
-    looker = _Looker()
-    feed.open(looker)
-    try:
-        for _ in range(int(patience_s / 0.05)):
-            if "engine_states" in feed.fold.picture.data and "farm" in feed.fold.picture.data:
-                break
-            await asyncio.sleep(0.05)
-        return feed.fold.picture.data
-    finally:
-        feed.close(looker)
 
 
 class _PageSocket(websocket.WebSocketHandler):

@@ -8,7 +8,6 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -16,7 +15,7 @@ from playwright.sync_api import Browser, expect
 from ipytaskfarm import Farm, Task
 from tests.conftest import Dirs, assert_nothing_left, isolated
 from tests.support.browser import START_S, assert_no_inhabitants, free_port
-from tests.support.live import WebPage, seen, strict_page
+from tests.support.live import WebPage, install_for_jupyter, seen, strict_page
 from tests.support.polling import eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm]
@@ -44,10 +43,7 @@ def farm(world: Dirs) -> Iterator[Farm]:
 @pytest.fixture(scope="module")
 def server(world: Dirs, farm: Farm) -> Iterator[WebPage]:
     """Jupyter's server with the extension, as a wheel's config file enables it; the URL ends with the token."""
-    enabled = world.config / "jupyter_server_config.d"
-    enabled.mkdir()
-    shipped = Path(__file__).parents[2] / "jupyter-config" / "ipytaskfarm.json"
-    (enabled / "ipytaskfarm.json").write_text(shipped.read_text())
+    install_for_jupyter(world)
     token, port = secrets.token_hex(16), free_port()
     command = [
         "setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", "jupyter_server", "--allow-root", "--no-browser",

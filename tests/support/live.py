@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -14,6 +15,8 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request
 
+from ipytaskfarm.system.jupyter_extension import SOURCE
+from tests.conftest import Dirs
 from tests.support.browser import DEADLINE_MS
 from tests.support.polling import DEADLINE_S, eventually
 
@@ -123,3 +126,12 @@ def seen(page: Page, selector: str, text: str, timeout_s: float = DEADLINE_S) ->
         return True
 
     eventually(there, timeout_s, every_s=0.1)
+
+
+def install_for_jupyter(dirs: Dirs) -> None:
+    """Let Jupyter's servers of this world find the extensions, as an installed wheel does in its environment."""
+    labs, configs = dirs.data / "labextensions", dirs.config / "jupyter_server_config.d"
+    for folder in (labs, configs):
+        folder.mkdir(exist_ok=True)
+    (labs / "ipytaskfarm").symlink_to(SOURCE / "labextension")
+    shutil.copy(SOURCE / "ipytaskfarm.json", configs)

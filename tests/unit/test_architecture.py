@@ -45,7 +45,7 @@ LAYERS: dict[str, str] = {
     "jupyter": "core display version system storage transport serialization client deployment",
     "cli": "core display version settings policies system storage transport agent controller client launchers "
     "deployment view web doctor",
-    "adapters": "core display settings environment system engine client deployment",
+    "adapters": "core display settings environment system engine client deployment view web",
     "joblib": "adapters",
     "ipyparallel": "adapters",
     "testing": "core display policies serialization engine controller/evaluator controller client",

@@ -31,7 +31,7 @@ export function Bar({ parts, label }) {
 
 export function showTasks(model, filter) {
   model.filter.value = { state: "", text: "", job: null, cause: null, engine_id: null, ...filter };
-  const table = document.getElementById("tf-tasks");
+  const table = model.element.querySelector("#tf-tasks"); // the document may have several pages, as JupyterLab does
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   if (table) table.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
 }

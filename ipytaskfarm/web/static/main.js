@@ -5,7 +5,8 @@ import { socketTransport } from "./socket.js";
 
 const base = new URL(".", import.meta.url);
 let shownFarm = "";
-const farm = new URLSearchParams(location.search).get("farm") || "";
+const asked = new URLSearchParams(location.search);
+const farm = asked.get("farm") || "";
 
 const cookie = (name) => (document.cookie.match(new RegExp(`(?:^|; )${name}=([^;]*)`)) || [])[1] || "";
 
@@ -69,7 +70,7 @@ async function start() {
   socket.protocol = location.protocol === "https:" ? "wss:" : "ws:";
   socket.searchParams.set("farm", shown);
   document.title = `${shown} – task farm`;
-  mount(document.getElementById("page"), socketTransport({ socketUrl: socket.href, act }));
+  mount(document.getElementById("page"), socketTransport({ socketUrl: socket.href, act }), { job: asked.get("job") });
 }
 
 start().catch((error) => say(`The server does not answer: ${error.message}`));

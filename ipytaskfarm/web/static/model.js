@@ -3,7 +3,7 @@
 import { signal, effect } from "./vendor/signals.js";
 import { apply } from "./picture.js";
 
-export function farmModel(transport) {
+export function farmModel(transport, element) {
   const sections = new Map();
   let data = {};
   const section = (name, otherwise) => {
@@ -49,5 +49,5 @@ export function farmModel(transport) {
     }
   }
 
-  return { transport, section, line, loaded, control, now, opened, filter, notice, hear, act, effect };
+  return { transport, element, section, line, loaded, control, now, opened, filter, notice, hear, act, effect };
 }

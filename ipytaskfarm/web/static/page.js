@@ -1,4 +1,5 @@
-// The live view: mount(element, transport) shows a farm in an element, and returns a function that takes it away again.
+// The live view: mount(element, transport, {job}) shows a farm in an element, and returns a function that takes it away
+// again.  job: the id of a job with whose tasks the table of tasks begins.
 
 import { render } from "./vendor/preact.js";
 import { useEffect } from "./vendor/hooks.js";
@@ -105,8 +106,9 @@ function footer(model) {
   return farm.version ? `ipytaskfarm ${farm.version} · ${model.control.value ? "this page may change the farm" : "this page only looks"}` : "";
 }
 
-export function mount(element, transport) {
-  const model = farmModel(transport);
+export function mount(element, transport, { job = null } = {}) {
+  const model = farmModel(transport, element);
+  if (job) model.filter.value = { ...model.filter.value, job };
   const timer = setInterval(() => { if (transport.live) model.now.value = Date.now() / 1000; }, 1000);
   element.classList.add("tf-root");
   render(html`<${Page} model=${model} />`, element);

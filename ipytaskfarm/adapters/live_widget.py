@@ -1,0 +1,198 @@
+"""The live view in a notebook's cell: a widget of the kernel, or, without anywidget, the present state as HTML.
+
+The kernel follows the farm in a thread, with a connection of its own, as a web server does. So the page goes on while
+a cell runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ipytaskfarm.system.farm_paths import ConnectionInfo
+from ipytaskfarm.system.live_pages import page_link, page_path
+from ipytaskfarm.view.pages import Delta
+from ipytaskfarm.web import last_state, questions
+from ipytaskfarm.web.bundle import bundled
+from ipytaskfarm.web.feed import FarmFeed
+from ipytaskfarm.web.handlers import QUESTIONS_MAX, STATIC, error_value
+
+FIRST_S = 3.0
+"""How long the first picture is waited for."""
+WHOLE_AFTER_S = 1.5
+"""The page's script begins about so long after the widget. Deltas before that are lost: the picture is sent again."""
+WHOLE_EVERY_S = 20.0
+"""A page that has lost a delta shows what it has for so long at most."""
+
+
+def view(read_info: Callable[[], ConnectionInfo], job: str = "") -> LiveView:
+    """Return the live view of a farm, as the last line of a cell shows it.
+
+    Args:
+        read_info: returns the connection file.
+        job: the id of a job with whose tasks the table of tasks begins.
+    """
+    return LiveView(read_info, job)
+
+
+class LiveView:
+    """The live view of a farm in a notebook; elsewhere its repr is the present state."""
+
+    def __init__(self, read_info: Callable[[], ConnectionInfo], job: str) -> None:
+        info = read_info()
+        self.farm = info.farm
+        self._job = job
+        self._feed = FarmFeed(self.farm, read_info, info.role == "client")
+        self._widget: Any = None
+
+    def __repr__(self) -> str:
+        return str(self._state()["text/plain"])
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        found = self._state()
+        with contextlib.suppress(ImportError):  # without anywidget it is HTML
+            if self._widget is None:
+                self._widget = _make_widget(self._feed, self._job)
+            shown = self._widget._repr_mimebundle_() or {}
+            parts = shown[0] if isinstance(shown, tuple) else shown
+            found = {**parts, **found}
+        return found
+
+    def _state(self) -> dict[str, Any]:
+        picture = _run(_first_picture(self._feed)).result(FIRST_S + 5.0)
+        return last_state.bundle_of(self.farm, picture, page_link(page_path(self.farm, self._job)))
+
+
+async def _first_picture(feed: FarmFeed) -> dict[str, Any]:
+    """Return a copy of the picture of a farm: the loop goes on to change its own."""
+    copied: dict[str, Any] = json.loads(json.dumps(await feed.first_picture(FIRST_S)))
+    return copied
+
+
+# -- the thread in which all widgets of a process follow their farms
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="ipytaskfarm live view", daemon=True).start()
+    return loop
+
+
+def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run_coroutine_threadsafe(coroutine, _loop())
+
+
+# -- the widget
+
+
+@functools.cache
+def script() -> str:
+    """Return the page as one module, as anywidget wants it."""
+    style = (STATIC / "vendor" / "uplot.css").read_text() + (STATIC / "page.css").read_text()
+    return (
+        f"{bundled(STATIC, 'widget.js')}\nconst {{makeWidget}} = load('widget.js');\n"
+        f"export default () => makeWidget({json.dumps(style)});\n"
+    )
+
+
+def _make_widget(feed: FarmFeed, job: str) -> Any:
+    """Return a widget that shows a feed.  Raises ImportError without anywidget."""
+    import anywidget
+    import traitlets
+
+    class FarmWidget(anywidget.AnyWidget):
+        _esm = script()
+        picture = traitlets.Dict().tag(sync=True)
+        stamp: traitlets.List[Any] = traitlets.List().tag(sync=True)
+        """The name of the picture, and the number of its last delta."""
+        control = traitlets.Bool().tag(sync=True)
+        job = traitlets.Unicode().tag(sync=True)
+
+    found = FarmWidget(job=job, control=feed.control)
+    _answer_beside_cells(found)
+    page = WidgetPage(feed, found)
+    found.on_msg(lambda widget, said, buffers: _run(page.hear(said)))
+    _run(page.begin()).result(FIRST_S)
+    return found
+
+
+def _answer_beside_cells(widget: Any) -> None:
+    """Let questions of the page that come by a subshell be answered there, also while a cell runs.
+
+    ipykernel sends them where the widget has spoken last, which is the main shell. The method is ipykernel's own; where
+    it has none of that name, questions wait for the end of the cell.
+    """
+    comm: Any = getattr(widget, "comm", None)
+    if hasattr(comm, "_reply_subshell_for"):
+        comm._reply_subshell_for = lambda data, default: default
+
+
+class WidgetPage:
+    """The page of a widget: tells its frontends what happens, and answers them.  It lives in the loop's thread."""
+
+    def __init__(self, feed: FarmFeed, widget: Any) -> None:
+        self._feed = feed
+        self._widget = widget
+        self._whole_s = 0.0
+        """When the whole picture was sent."""
+        self._asked = 0
+
+    async def begin(self) -> None:
+        """Begin to follow the farm."""
+        self.show()
+        self._feed.open(self)
+        asyncio.get_running_loop().call_later(WHOLE_AFTER_S, self.show)
+
+    def tell(self, delta: Delta) -> None:
+        """Send a delta."""
+        if self._is_closed():
+            return
+        self._widget.send({"type": "delta", "number": delta.number, "operations": delta.operations})
+        if time.monotonic() - self._whole_s > WHOLE_EVERY_S:
+            self.show()
+
+    def show(self) -> None:
+        """Send the whole picture."""
+        if self._is_closed():
+            return
+        self._whole_s = time.monotonic()
+        found = self._feed.hello(None, None)
+        assert isinstance(found, dict)
+        # A copy, because the fold goes on to change its own. With the stamp the page takes the picture.
+        with self._widget.hold_sync():
+            self._widget.picture = json.loads(json.dumps(found["picture"]))
+            self._widget.stamp = [found["name"], found["number"]]
+
+    def _is_closed(self) -> bool:
+        """Return whether the widget was closed; its feed then ends by itself."""
+        if self._widget.comm is not None:
+            return False
+        self._feed.close(self)
+        return True
+
+    async def hear(self, said: Any) -> None:
+        """Answer a frontend."""
+        if not isinstance(said, dict):
+            return
+        reply: dict[str, Any] = {"type": "answer", "page": said.get("page"), "n": said.get("n")}
+        answer = {"ask": questions.ask, "act": questions.act}.get(str(said.get("type")))
+        if answer is None:
+            return
+        if self._asked >= QUESTIONS_MAX:
+            self._widget.send({**reply, "error": {"type": "ValueError", "text": "too many questions at once"}})
+            return
+        self._asked += 1
+        try:
+            reply["value"] = await answer(self._feed, said.get("what"), said.get("arguments"))
+        except Exception as error:  # of the farm, or of the question: the page shows it
+            reply["error"] = error_value(error)
+        finally:
+            self._asked -= 1
+        self._widget.send(reply)

@@ -1,0 +1,48 @@
+"""A farm's picture as plain text and as HTML without scripts: what a saved notebook, or one without widgets, shows."""
+
+from __future__ import annotations
+
+import html
+import time
+from typing import Any
+
+from ipytaskfarm.display.tables import Table
+from ipytaskfarm.view.picture import PictureData
+
+ROWS_MAX = 10
+"""The largest number of jobs and of causes."""
+
+
+def head(farm: str, picture: PictureData) -> str:
+    """Return the line about the farm."""
+    counts = picture.get("counts", {})
+    words = {"scheduled": "waiting", "running": "running", "succeeded": "succeeded", "failed": "failed"}
+    tasks = ", ".join(f"{counts.get(state, 0):,} {word}" for state, word in words.items())
+    status = picture.get("status", {})
+    engines = sum(picture.get("engine_states", {}).values())
+    state = "" if status.get("state") == "up" else f" ({status.get('text') or 'not there'})"
+    return f"farm {farm!r}{state}: {tasks}; {engines:,} engines, {time.strftime('%Y-%m-%d %H:%M:%S')}"
+
+
+def tables(picture: PictureData) -> list[Table]:
+    """Return the jobs and the causes of failures, as far as there are some."""
+    jobs = sorted(picture.get("jobs", {}).values(), key=lambda job: -job["opened_s"])[:ROWS_MAX]
+    causes = sorted(picture.get("causes", {}).values(), key=lambda cause: -cause["count"])[:ROWS_MAX]
+    found = []
+    if jobs:
+        rows = [(job["name"], f"{job['ended']:,}", f"{job['total']:,}", f"{job['failed']:,}") for job in jobs]
+        found.append(Table(("job", "ended", "tasks", "failed"), rows))
+    if causes:
+        rows = [(f"{each['count']:,}", each["etype"] or each["reason"], each["text"], each["place"]) for each in causes]
+        found.append(Table(("failed", "error", "message", "place"), rows))
+    return found
+
+
+def bundle_of(farm: str, picture: PictureData, link: str) -> dict[str, Any]:
+    """Return the mimetypes of the state: text, and HTML with a link to the page (HTML; "" for none)."""
+    line, rows = head(farm, picture), tables(picture)
+    shown = "".join(table.html() for table in rows)
+    return {
+        "text/plain": "\n".join([line, *map(repr, rows)]),
+        "text/html": f"<div>{html.escape(line)}{f' · {link}' if link else ''}</div>{shown}",
+    }
