@@ -40,7 +40,7 @@ class RunningState(str):
     __hash__ = str.__hash__
 
     def __eq__(self, other: object) -> bool:
-        if other == State.PENDING.value:
+        if isinstance(other, str) and str.__eq__(other, State.PENDING.value):
             _warn_of_pending()
             return True
         return str.__eq__(self, other)

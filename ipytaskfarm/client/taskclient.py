@@ -34,8 +34,7 @@ from .debugging import open_frames, run_and_debug
 from .frozen import debug_frozen, frozen_engines
 from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, seconds, task_id
-from .jobs import Job
-from .map_items import Values
+from .jobs import Job, Values
 from .maps import Mapper, ParallelFunction, begin_map, imap, map_tasks, options
 from .nodes import CheckResult, Snapshot
 from .packing import freezing, pack_task
@@ -642,7 +641,7 @@ class TaskClient:
             IndexError: there is no such task, or a result that it takes has been cleared.
             ValueError: it has not failed, or no frames came with its failure (run=False).
             EnvironmentSetupError: its environment cannot be set up here.
-            Exception: the task's own error, where nobody can type into a debugger.
+            Exception: the task's own error, where there is no terminal for a debugger.
         """
         number = task_id(taskid, self.farm)
         name = f"task {number}"
@@ -814,7 +813,7 @@ class TaskClient:
             rules: the rules of a `Task`, for each item: retries, time_limit, priority, environment, resources …
 
         The list keeps what the items print in any case: ``values.stdout[7]``, ``values.stderr[7]``.  Items are counted
-        from 0.  An item's error bears a note, ``item 37 of 60: f(x=0.3)``.  ``tc.job(name).retry_failed()`` runs the
+        from 0.  An item's error has a note, ``item 37 of 60: f(x=0.3)``.  ``tc.job(name).retry_failed()`` runs the
         failed items again, and ``tc.job(name).results()`` returns the values then.
 
         All items are submitted at once.  Ctrl-C (the stop button) ends the wait, not the map.  The values stay on the

@@ -14,7 +14,7 @@ from ..core.messages.pages import FETCHED_BYTES, LOOKED_AT_MAX
 from ..core.messages.running_task import Declined, Letter, Take, Taken, TaskMessages, TaskReply
 from ..core.messages.tables import JobRow, JobTable, TaskRow
 from ..core.messages.task_types import Final, Submission
-from ..core.saves import TaskOfJob, TaskRecord
+from ..core.saves import MapPlace, TaskOfJob, TaskRecord
 from ..core.scheduler.decision import (
     Load,
     LoadEnded,
@@ -52,6 +52,8 @@ class StoreReader(Protocol):
     def tasks_of_job(self, job: str, after: int, count: int) -> list[TaskOfJob]: ...
 
     def within(self, ids: Sequence[int], size_bytes: int) -> tuple[list[int], list[int]]: ...
+
+    def place_in_map(self, task: int) -> MapPlace | None: ...
 
 
 def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
@@ -149,12 +151,23 @@ def _mail(store: StoreReader, load: LoadMail) -> tuple[str, Answer | TaskReply]:
 
 
 def _explanation(store: StoreReader, load: LoadExplanation) -> TextReply | Refusal:
-    finals = store.finals([load.id])
-    if not finals:
-        return Refusal("IndexError", f"there is no task {load.id}: it has been cleared")
-    if load.item is None:
-        return TextReply("\n".join([*explain_final(finals[0]), *load.more]))
-    return TextReply("\n".join([*explain_item(finals[0], load.item), *load.more]))
+    lines = load.lines
+    if lines is None:
+        finals = store.finals([load.id])
+        if not finals:
+            return Refusal("IndexError", f"there is no task {load.id}: it has been cleared")
+        lines = explain_final(finals[0]) if load.item is None else explain_item(finals[0], load.item)
+    place = store.place_in_map(load.id if load.item is None else load.item)
+    if place is not None:
+        lines = [lines[0], in_map(place), *lines[1:]]
+    return TextReply("\n".join([*lines, *load.more]))
+
+
+def in_map(place: MapPlace) -> str:
+    """Return a line for people about a task's place in its map."""
+    of = "" if place.total is None else f" of {place.total}"
+    again = "" if place.first is None else f", which task {place.first} ran first"
+    return f"item {place.index}{of} of map {place.name!r}{again}"
 
 
 def explain_item(chunk: Final, item: int) -> list[str]:

@@ -297,6 +297,19 @@ class FinalRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     part: tuple[int, int] | None = None
 
 
+class MapPlace(msgspec.Struct, frozen=True):
+    """The place of a task in its map."""
+
+    index: int
+    """Counted from 0."""
+    total: int | None
+    """The number of the map's items.  None: it takes them as they come."""
+    name: str
+    """The map's."""
+    first: int | None = None
+    """The task that this one runs again."""
+
+
 class TaskOfJob(NamedTuple):
     """A task of a job, as a table of jobs needs it."""
 

@@ -295,12 +295,12 @@ def _detail(detail: _Detail) -> _Detail:
 
 
 def _item_end(told: ItemEnd) -> ItemEnd:
-    deferral = _detail(told.detail)
+    detail = _detail(told.detail)
     return replace(
         told,
         run_s=_seconds(told.run_s, 0.0),
         failure=None if told.failure is None else _failure(told.failure),
-        detail=deferral if isinstance(deferral, Deferral) else None,
+        detail=detail if isinstance(detail, Deferral | LostInputs) else None,
     )
 
 

@@ -17,8 +17,6 @@ from .text import ago, counts_text, number, size, span, summary
 
 EventRow: TypeAlias = tuple[float, int, str | None, str, int, str]
 """A row of `core.messages.tables.EventTable`."""
-MOMENT = 19
-"""The characters of a date with its time."""
 PAGE = 100
 """Number of rows that are shown of a longer table."""
 

@@ -18,7 +18,7 @@ from ..core.states import State
 from .inserts import SEPARATE, THERE, Row, Statement, failure_row, finals, tasks
 
 _encode = msgspec.json.Encoder().encode
-_decode_job = msgspec.json.Decoder(JobSpec).decode
+read_spec = msgspec.json.Decoder(JobSpec).decode
 _decode_rules = msgspec.json.Decoder(Rules).decode
 decode_runs = msgspec.json.Decoder(list[RunKey]).decode
 decode_needs = msgspec.json.Decoder(Needs).decode
@@ -326,22 +326,6 @@ CHILDREN = (
     "AND EXISTS (SELECT 1 FROM tasks AS p WHERE p.id = t.parent) "
     "AND NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = t.parent) ORDER BY id"
 )
-_EVENTS = (
-    "WITH events (at_s, task, what, engine_id, more) AS ("
-    "SELECT submitted_s, id, 'accepted', -1, '' FROM tasks UNION ALL "
-    "SELECT started_s, task, 'started', engine_id, 'attempt ' || number FROM attempts UNION ALL "
-    "SELECT ended_s, task, iif(outcome = '', 'succeeded', outcome), engine_id, ifnull(etype || ': ' || value, '') "
-    "FROM attempts UNION ALL "
-    "SELECT started_s, task, 'started', engine_id, 'attempt ' || attempts FROM finals WHERE engine_id >= 0 UNION ALL "
-    "SELECT completed_s, task, iif(reason = '', 'succeeded', 'failed: ' || reason), engine_id, "
-    "ifnull(etype || ': ' || value, '') FROM finals) "
-    "SELECT e.at_s, e.task, t.name, e.what, e.engine_id, e.more FROM events AS e JOIN tasks AS t ON t.id = e.task "
-    "WHERE (?1 IS NULL OR e.task IN (SELECT value FROM json_each(?1))) AND (?2 IS NULL OR t.name = ?2) "
-    "AND (?3 IS NULL OR instr(lower(e.what), lower(?3))) AND e.at_s >= ?4 {before} "
-    "ORDER BY e.at_s DESC, e.task DESC, e.what DESC LIMIT ?5"
-)
-EVENTS = _EVENTS.format(before="")
-EVENTS_BEFORE = _EVENTS.format(before="AND (e.at_s, e.task, e.what) < (?6, ?7, ?8)")
 EDGES = "SELECT id, needs FROM tasks WHERE needs IS NOT NULL"
 MAIL = "SELECT seq, sender, at_s, body FROM mail WHERE task = ? AND outgoing = ? AND seq > ? ORDER BY seq LIMIT ?"
 MAIL_COUNTS = (
@@ -389,7 +373,7 @@ ORIGINALS = (
     "FROM json_each(?) AS asked CROSS JOIN tasks AS t ON t.id = asked.value"
 )
 
-CHUNK_OF = "SELECT id, items FROM tasks WHERE id < ? AND items > 0 ORDER BY id DESC LIMIT 1"
+CHUNK_OF = "SELECT id, items FROM tasks INDEXED BY tasks_with_items WHERE id < ? AND items > 0 ORDER BY id DESC LIMIT 1"
 """The last chunk that was submitted before an id."""
 
 NEEDED_BLOBS = (
@@ -428,7 +412,7 @@ TABLE = f"SELECT f.task, f.reason, t.name, f.engine_id, f.attempts, {_END} {_END
 def read_job(row: Row) -> s.SaveJob:
     """Convert a row of `JOBS`."""
     spec, session, arrived, failed, paused = row
-    return s.SaveJob(_decode_job(spec), session, arrived, failed, bool(paused))
+    return s.SaveJob(read_spec(spec), session, arrived, failed, bool(paused))
 
 
 def kept_commands(found: Iterable[Row], blobs: Iterable[Row]) -> list[s.SaveKept]:

@@ -41,6 +41,7 @@ from . import disk, opening, rows
 from .beside import count_file
 from .commit_count import CommitCount, Count, Missing, missing, read as read_count
 from .inserts import Row, parts
+from .map_places import place_in_map
 from .opening import APPLICATION_ID, FORMER, REMEDY
 
 CHECKPOINT_BYTES = 4 << 20
@@ -460,6 +461,12 @@ class Store:
         with self._reading():
             found = self._db.execute(rows.CHUNK_OF, (task,)).fetchone()
         return found[0] if found is not None and task <= found[0] + found[1] else None
+
+    def place_in_map(self, task: int) -> s.MapPlace | None:
+        """Return the place of a task in its map.  None: it belongs to none."""
+        self._usable()
+        with self._reading():
+            return place_in_map(self._db.execute, task, self.chunk_of)
 
     def states(self, ids: Sequence[int]) -> dict[int, bytes]:
         """Return the states that tasks have left for their next trial."""

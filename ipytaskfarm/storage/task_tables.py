@@ -32,7 +32,7 @@ from ..core.messages.view import (
 )
 from ..core.states import ABORTS, FINAL
 from ..core.stretches import merged
-from .rows import EVENTS, EVENTS_BEFORE, asked as key_list
+from .history import read_events
 
 ANSWER_S = 0.15
 """How long one answer may take; it is looked at after each range of ids."""
@@ -192,15 +192,10 @@ class TaskTables:
 
     def history(self, question: ReadHistory) -> EventTable | Refusal:
         """Return the last matching events of tasks, in the order of time."""
-        ids = key_list(question.ids) if question.ids is not None else None
         count = max(0, min(question.last, EVENTS_MAX))
-        asked = (ids, question.name, question.what, question.since_s, count)
         self._bound(HISTORY_S)
         try:
-            if question.before is None:
-                found = self._db.execute(EVENTS, asked).fetchall()
-            else:
-                found = self._db.execute(EVENTS_BEFORE, (*asked, *question.before)).fetchall()
+            found = read_events(self._db.execute, question, count)
         except sqlite3.OperationalError as error:
             if "interrupted" not in str(error):
                 raise
@@ -208,9 +203,9 @@ class TaskTables:
             return Refusal("TaskTimeout", text)
         finally:
             self._db.set_progress_handler(None, 0)
-        at_s, task, _, what, *_ = found[-1] if found else (0.0, 0, "", "")
+        at_s, task, _, what, *_ = found[0] if found else (0.0, 0, "", "")
         end = (at_s, task, what) if len(found) == count < question.last else None
-        return EventTable(found[::-1], end)
+        return EventTable(found, end)
 
     # ---------------------------------------------------------------------------------- stretches
 

@@ -325,6 +325,10 @@ class MemoryReader:
             if t.id > after
         ][:count]
 
+    def place_in_map(self, task: int) -> s.MapPlace | None:
+        """Return None: a simulated farm has no maps."""
+        return None
+
     def within(self, ids: Sequence[int], size_bytes: int) -> tuple[list[int], list[int]]:
         """Divide ids of ended tasks by the bytes of their results, as the store does."""
         total = 0

@@ -29,10 +29,13 @@ def on_explain(farm: SchedulerState, session: str, n: int, question: ExplainTask
         lines = explain(farm, task, now, question.id)
         if holder != question.id:
             lines.append(f"it shares a run with {farm.tasks.chunks.size(holder) - 1} other items of its map")
-        out.answer(session, n, TextReply("\n".join(lines)))
+        if (job := farm.jobs.by_id.get(task.job or "")) is not None and job.spec.is_map:
+            out.loads.append(LoadExplanation(session, n, question.id, lines=lines))
+        else:
+            out.answer(session, n, TextReply("\n".join(lines)))
     elif holder in farm.tasks.finals:
         item = None if holder == question.id else question.id
-        out.loads.append(LoadExplanation(session, n, holder, item, tuple(_about_frozen(farm, question.id, now))))
+        out.loads.append(LoadExplanation(session, n, holder, item, more=tuple(_about_frozen(farm, question.id, now))))
     elif question.id in farm.tasks.refusals:
         out.answer(session, n, TextReply("refused: " + farm.tasks.refusals[question.id][1]))
     else:

@@ -64,7 +64,7 @@ def on_mark_failed(
     if task is not None:
         out.answer(session, n, TextReply(_fail(farm, task, question.why, now, out)))
     elif farm.tasks.finals.get(question.id) is None and farm.tasks.chunks.of(question.id) is not None:
-        text = f"task {question.id} shared its run with other items of its map: retry or restart it"
+        text = f"task {question.id} shared its run with other items of its map; tc.restart({question.id}) repeats it"
         out.answer(session, n, Refusal("TaskError", text))
     elif farm.tasks.finals.get(question.id) == "":
         outcome = f"{MARKED_FAILED}{f': {question.why}' if question.why else ''}"

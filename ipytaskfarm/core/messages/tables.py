@@ -64,6 +64,16 @@ class JobRow(msgspec.Struct, frozen=True):
     retries: list[tuple[int, int]] = []
     """(task, the task by which it was retried)."""
 
+    def task_ids(self) -> list[int]:
+        """Return the ids of all its tasks as users see them: those of a map's items, and of their retries."""
+        if not self.is_map:
+            return self.ids
+        found: list[int] = []
+        for task in self.ids:
+            items = self.items.get(task, 0)
+            found += range(task + 1, task + 1 + items) if items else (task,)
+        return [*found, *(again for _, again in self.retries)]
+
 
 class JobTable(msgspec.Struct, frozen=True, tag=True):
     """Jobs, the latest last."""

@@ -153,13 +153,15 @@ class LoadJobs(NamedTuple):
 
 
 class LoadExplanation(NamedTuple):
-    """Explain an ended task from the store, and answer question `n` with `Text`."""
+    """Explain an ended task, or an item of a map, from the store, and answer question `n` with `Text`."""
 
     session: str
     n: int
     id: int
     item: int | None = None
     """The silent item of the chunk `id` that is asked about."""
+    lines: list[str] | None = None
+    """What there is to say of a task that has not ended."""
     more: tuple[str, ...] = ()
     """Lines for people that the scheduler adds."""
 
