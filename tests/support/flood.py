@@ -325,7 +325,7 @@ def aborts(flood: Flood) -> None:
 
 def watches(flood: Flood) -> None:
     """Watches of all tasks of others, from many sessions."""
-    questions = [m.WatchTasks(list(range(at, at + 10_000))) for at in range(0, 60_000, 10_000)]
+    questions = [m.WatchTasks(list(range(at, at + 4_000))) for at in range(0, 60_000, 4_000)]
     numbers = itertools.count()
     sessions = [flood.session(f"flood{n}") for n in range(20)]
 

@@ -43,12 +43,12 @@ from .client import (
 from .tables import EventTable, JobRow, JobTable, ProgressTable, QueueStatusReply, RunningTable, TaskRows
 
 IDS_MAX: dict[type, int] = {
-    WatchTasks: 10_000,
+    WatchTasks: 4_000,
     FetchResults: 1_000,
     AbortTasks: 2_000,
     RetryTasks: 2_000,
-    Clear: 5_000,
-    ListTasks: 5_000,
+    Clear: 2_000,
+    ListTasks: 2_000,
     Stuck: 1_000,
     Outputs: 10_000,
     ProgressOf: 10_000,
@@ -56,9 +56,9 @@ IDS_MAX: dict[type, int] = {
     ReadHistory: 10_000,
 }
 """The largest number of ids in one question of each type: its answer takes some hundredths of a second."""
-ROWS_MAX = 5_000
+ROWS_MAX = 2_000
 """The largest number of tasks in one table, and of ended tasks that are cleared by one question."""
-LOOKED_AT_MAX = 20_000
+LOOKED_AT_MAX = 10_000
 """The number of ids that are looked at for one answer."""
 JOBS_MAX = 2_000
 """The largest number of jobs in one table."""
