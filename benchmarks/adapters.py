@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import importlib.util
+import itertools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -47,8 +48,12 @@ def push_array(view: Any, count: int) -> None:
     """Push as many different arrays of 10 MB to each engine."""
     import numpy as np
 
-    for n in range(count):
-        view.push({"array": np.full(PUSHED_NUMBERS, float(n))}, block=True)
+    for _ in range(count):
+        view.push({"array": np.full(PUSHED_NUMBERS, float(next(_pushed)))}, block=True)
+
+
+_pushed = itertools.count()
+"""A number for each pushed array: the farm's folder would have an equal one already."""
 
 
 def has_libraries() -> bool:

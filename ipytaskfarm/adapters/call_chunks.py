@@ -197,6 +197,7 @@ class GatheredCalls(Generic[F]):
         rules: rules of the calls' tasks.
         on_end: called with a chunk and its final state in the client's thread for futures.
         on_failure: called with futures of calls that could not be submitted, after these are resolved.
+        original_of: returns the error that the user sees for one that came of submitting a call.
     """
 
     def __init__(
@@ -205,11 +206,13 @@ class GatheredCalls(Generic[F]):
         rules: Mapping[str, Any],
         on_end: Callable[[CallChunk[F], Final], None],
         on_failure: Callable[[list[F]], None],
+        original_of: Callable[[BaseException], BaseException],
     ) -> None:
         self._client = client
         self._rules = rules
         self._on_end = on_end
         self._on_failure = on_failure
+        self._original_of = original_of
         self._lock = threading.Lock()
         self._open: _Open[F] | None = None
         self._seen: _Open[F] | None = None
@@ -332,5 +335,5 @@ class GatheredCalls(Generic[F]):
 
     def _fail(self, futures: list[F], error: BaseException) -> None:
         for future in futures:
-            future.end(None, error)
+            future.end(None, self._original_of(error))
         self._on_failure(futures)

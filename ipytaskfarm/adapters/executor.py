@@ -1,7 +1,7 @@
 """`Executor`: a farm with the interface of ``concurrent.futures``.
 
-Interface, error texts and types are those of CPython's ``ProcessPoolExecutor``.  Engines import this module for
-`call_all` and `initialize`, so the client is imported only when an executor is made.
+Interface, error texts and types are those of CPython's ``ProcessPoolExecutor``.  The client is imported only when
+an executor is made: joblib's backend is registered on engines too, and imports this module.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeAlias, TypeVar
 
 from ipytaskfarm.adapters.call_chunks import (
@@ -30,10 +29,10 @@ from ipytaskfarm.adapters.call_chunks import (
     KnownFunctions,
     may_share,
 )
+from ipytaskfarm.adapters.executor_calls import call_all, environment_of
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.task_types import Final
 from ipytaskfarm.core.states import ABORTS, RUNNING, Reason
-from ipytaskfarm.environment import TaskEnvironment
 from ipytaskfarm.system.process import usable_cores
 
 if TYPE_CHECKING:
@@ -179,7 +178,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         self._functions = KnownFunctions() if gathers and may_share(self._rules) else None
         """What is known of the functions of the calls; None: each call is a task of its own."""
         self._gathered: GatheredCalls[ExecutorFuture[Any]] = GatheredCalls(
-            self.client, self._rules, _weakly(self.settle_chunk), _weakly(self._forget)
+            self.client, self._rules, _weakly(self.settle_chunk), _weakly(self._forget), original_of
         )
         self._arrived: list[int] = []
         """Tasks that have results but are not cleared yet."""
@@ -255,7 +254,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         try:
             future.task_id = self.client.run(CallTask(fn, args=args, kwargs=kwargs, **{**self._rules, **rules}))
         except errors.UnpickleableException as error:
-            future.end(None, error)
+            future.end(None, original_of(error))
             return future
         with self._lock:
             self._unfinished.add(future)
@@ -457,6 +456,16 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             _end(self.client, self._farm, self._arrived)
 
 
+def original_of(error: BaseException) -> BaseException:
+    """Return the error that pickle raised for a call, as a ``ProcessPoolExecutor`` does; its cause is our report."""
+    original = error.__cause__
+    if not isinstance(error, errors.UnpickleableException) or original is None:
+        return error
+    error.__cause__ = None
+    original.__cause__ = error
+    return original
+
+
 def _weakly(method: Callable[..., None]) -> Callable[..., None]:
     """Return a function that calls a method as long as its object exists."""
     reference = weakref.WeakMethod(method)
@@ -517,45 +526,6 @@ def _end_all() -> None:
     """Shut down the remaining executors at the interpreter's exit, after their calls have ended, as CPython does."""
     for executor in list(_living):
         executor.shutdown()
-
-
-# -- functions that engines call
-
-
-def call_all(function: Callable[..., T], chunk: list[tuple[Any, ...]]) -> list[T]:
-    """Call a function with each tuple of arguments, and return the list of its values."""
-    return [function(*arguments) for arguments in chunk]
-
-
-def initialize(initializer: Callable[..., object], initargs: tuple[Any, ...], environment: TaskEnvironment) -> None:
-    """Call an initializer; this is the `setup` of an executor's environment."""
-    initializer(*initargs)
-
-
-def environment_of(
-    initializer: Callable[..., object] | None,
-    initargs: tuple[Any, ...],
-    max_tasks_per_child: int | None,
-    given: TaskEnvironment | None,
-) -> TaskEnvironment | None:
-    """Return the environment of the calls; None: they need none."""
-    if initializer is None and max_tasks_per_child is None:
-        return given
-    if given is not None:
-        raise ValueError("give either environment, or initializer and max_tasks_per_child: an engine has one of them")
-    if initializer is not None and not callable(initializer):
-        raise TypeError("initializer must be a callable")
-    if max_tasks_per_child is not None and (not isinstance(max_tasks_per_child, int) or max_tasks_per_child < 1):
-        kind = ValueError if isinstance(max_tasks_per_child, int) else TypeError
-        raise kind(f"max_tasks_per_child must be {'>= 1' if kind is ValueError else 'an integer'}")
-    made = TaskEnvironment.of(partial(initialize, initializer, initargs) if initializer is not None else _nothing)
-    if max_tasks_per_child is not None:
-        made.recycle.after_tasks = max_tasks_per_child
-    return made
-
-
-def _nothing(environment: TaskEnvironment) -> None:
-    """Prepare nothing: the environment exists only for its recycle settings."""
 
 
 # -- iterators of `map`

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import joblib
 from joblib._parallel_backends import ParallelBackendBase
 
-from ipytaskfarm.adapters.executor import check_rules, environment_of
+from ipytaskfarm.adapters.executor import check_rules
+from ipytaskfarm.adapters.executor_calls import environment_of
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.states import ABORTS
 from ipytaskfarm.engine import current_task, is_engine

@@ -10,8 +10,15 @@ import itertools
 import multiprocessing
 import queue
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.pool import (  # type: ignore[attr-defined]  # typeshed leaves MaybeEncodingError out
+    CLOSE,
+    RUN,
+    TERMINATE,
+    MaybeEncodingError,
+)
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ipytaskfarm.adapters.executor import Executor
@@ -59,7 +66,7 @@ class PoolResult(Generic[T]):
             self._end()
 
     def _note_end(self, future: concurrent.futures.Future[Any]) -> None:
-        error = concurrent.futures.CancelledError() if future.cancelled() else future.exception()
+        error = concurrent.futures.CancelledError() if future.cancelled() else _as_pools(future.exception())
         with self._lock:
             self._left -= 1
             if error is not None and self._error is None:
@@ -143,6 +150,9 @@ class PoolIterator(Generic[T]):
         except queue.Empty:
             raise multiprocessing.TimeoutError from None
         self._left -= 1
+        error = None if future.cancelled() else _as_pools(future.exception())
+        if error is not None:
+            raise error
         return future.result()
 
 
@@ -178,7 +188,14 @@ class Pool:
         self._executor = Executor(
             processes, initializer, tuple(initargs), max_tasks_per_child=maxtasksperchild, **rules
         )
-        self._is_running = True
+        self._state = RUN
+
+    def __repr__(self) -> str:
+        return f"<ipytaskfarm.Pool state={self._state} pool_size={self._executor._max_workers}>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", None) == RUN:  # not there: the constructor has raised
+            warnings.warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, stacklevel=2, source=self)
 
     @property
     def client(self) -> TaskClient:
@@ -284,21 +301,22 @@ class Pool:
     # -- shutdown
 
     def _must_run(self) -> None:
-        if not self._is_running:
+        if self._state != RUN:
             raise ValueError("Pool not running")
 
     def close(self) -> None:
         """Refuse new calls; running ones go on."""
-        self._is_running = False
+        if self._state == RUN:
+            self._state = CLOSE
 
     def terminate(self) -> None:
         """Abort all calls and end the pool."""
-        self._is_running = False
+        self._state = TERMINATE
         self._executor.terminate_workers()
 
     def join(self) -> None:
         """Wait until all calls have ended.  Raises ValueError before `close` or `terminate`."""
-        if self._is_running:
+        if self._state == RUN:
             raise ValueError("Pool is still running")
         self._executor.shutdown()
 
@@ -308,6 +326,15 @@ class Pool:
 
     def __exit__(self, *exc_info: object) -> None:
         self.terminate()
+
+
+def _as_pools(error: BaseException | None) -> BaseException | None:
+    """Return the error that a ``multiprocessing.Pool`` would raise, with ours as its cause."""
+    if not isinstance(error, errors.UnpickleableException) or isinstance(error.__cause__, errors.UnpickleableException):
+        return error  # the second is of an argument, see `original_of`
+    unsent: Exception = MaybeEncodingError(error, "the value of the call")
+    unsent.__cause__ = error
+    return unsent
 
 
 def _only(values: list[T]) -> T:

@@ -267,6 +267,12 @@ class EngineProcesses:
         """Return the engine of that incarnation, living or dead."""
         return self._by_incarnation.get(incarnation)
 
+    def frozen_kernel(self, incarnation: Incarnation) -> str:
+        """Return the connection file of a frozen engine's kernel. "": there is no such engine."""
+        engine = self._by_incarnation.get(incarnation)
+        is_there = engine is not None and engine.frozen is not None and engine.phase is not EnginePhase.GONE
+        return engine.connection_file if engine is not None and is_there else ""
+
     @property
     def any_left(self) -> bool:
         """Return whether an engine lives, or has died without the controller knowing it."""

@@ -67,9 +67,11 @@ class MemoryWatch:
         available, total = node_memory()
         if available >= LEAST_SHARE * total or any(ending for _, ending in engines):
             return None
-        first = 0 if idle_from is None or idle_from == len(engines) else idle_from
+        is_idle = idle_from is not None and idle_from < len(engines)
+        first = idle_from if is_idle and idle_from is not None else 0
         used, index = max((private_bytes(engines[index][0]), index) for index in range(first, len(engines)))
-        text = f"the node had {_mib(available)} of {_mib(total)} left, and this engine had the most, {_mib(used)}"
+        why = f"is frozen and has {_mib(used)}" if is_idle else f"had the most, {_mib(used)}"
+        text = f"the node had {_mib(available)} of {_mib(total)} left, and this engine {why}"
         return MemoryVerdict(index, f"{LIMIT_CAUSE}: {text}")
 
 

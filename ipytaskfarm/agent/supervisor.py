@@ -31,6 +31,7 @@ from ..core.messages import (
     Granted,
     HandOut,
     Interrupt,
+    KernelQuery,
     LaneHello,
     Lease,
     Leave,
@@ -58,6 +59,7 @@ from ..transport.lane import AgentLane
 from ..transport.peer import Acked, Link, Lost, NewEpoch, ReceivedMessage, Refused, Resumed
 from .engines import EnginePhase, EngineProcesses, ManagedEngine
 from .fetching import BlobFetches
+from .kernel_streams import KernelStreams
 from .memory import MemoryWatch
 from .node import NodeWatch, resources
 from .own_files import OwnFiles
@@ -70,7 +72,7 @@ log = logging.getLogger(__name__)
 
 STREAK, STREAK_S, PACE_S = 4, 0.005, 0.002
 """After STREAK rings, each within STREAK_S of the last, the bell is heard only every PACE_S: see `_muffle_bell`."""
-COPIES = "blobs"
+COPIES, SOCKETS = "blobs", ("lane.sock", "bell.sock")
 OWNERLESS_S = 5.0
 """The longest lease of an agent whose farm has lost its owner."""
 EXIT_STOPPED, EXIT_BUG, EXIT_REFUSED, EXIT_SPOILED = 0, 1, 4, 5
@@ -108,12 +110,12 @@ class Agent:
         dead = sweep(settings.folder, self._recorders)
         self._lane = AgentLane(settings.folder / "lane.sock")
         self._bell = Bell.listen(settings.folder / "bell.sock")
-        sockets = [settings.folder / "lane.sock", settings.folder / "bell.sock"]
-        self._files = OwnFiles([settings.folder, self._recorders, *sockets])
+        self._files = OwnFiles([settings.folder, self._recorders, *map(settings.folder.joinpath, SOCKETS)])
         self._files_s = 0.0
         self._info: ConnectionInfo | None = None
         self._link = Link(self._read_info, "agent", session, settings.node)
         self._relay = Relay(self._link)
+        self._kernels = KernelStreams(self._relay.say, self._wake)
         self._fetches = BlobFetches(self._ask_for_piece, self._lane.send)
         first = max(counters(settings.folder, self._recorders), default=0)
         self._engines = EngineProcesses(
@@ -133,13 +135,11 @@ class Agent:
         """Whether the farm has stopped: nobody needs what dead agents have left."""
         self._closed = False
         """Whether the agent is closed: a turn that was scheduled before does nothing."""
-        self._rung = False
         self._called = False
         """Whether the controller's link is readable."""
-        self._held_up = False
-        self._bell_s = 0.0
+        self._rung = self._held_up = False
+        self._bell_s = self._turn_by_s = 0.0
         self._streak = 0
-        self._turn_by_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._link_fds: list[int] = []
         self._heard_s = time.monotonic()
@@ -395,6 +395,8 @@ class Agent:
                 self._spawn(self._answer_stack(message))
             case BlobPiece():
                 self._fetches.came(message)
+            case KernelQuery():
+                self._kernels.ask(message, self._engines.frozen_kernel(message.question.engine))
             case Lease():
                 self._lease_s = min(message.lease_s, self._lease_max_s)
             case Leave():
@@ -558,6 +560,7 @@ class Agent:
             self._loop.remove_reader(fd)
         await self._engines.close()
         await self._fetches.close()
+        self._kernels.close()
         # Nobody needs what is left of a farm that ended with its owner.
         clean = self._all_delivered() or not math.isinf(self._lease_max_s)
         self._closed = True

@@ -11,11 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from ..core.messages import ListEngines, tables
+import msgspec
+
+from ..core.messages import ExchangeBytes, KernelBytes, ListEngines, tables
 from ..display.farm_tables import frozen_table
+from ..display.ipython import with_cells
 from ..system import external_kernels
 from .debugging import can_ask
 from .kernel_console import KernelConsole
+from .kernel_tunnel import close_tunnels, tunnel_to
 from .session import Session
 from .tables import Listing
 
@@ -36,7 +40,7 @@ class FrozenLine(NamedTuple):
 
 def frozen_engines(session: Session) -> Listing:
     """Return the frozen engines of the farm."""
-    rows = _rows(session)
+    rows = [msgspec.structs.replace(row, place=with_cells(row.place)) for row in _rows(session)]
     found = [
         FrozenLine(
             row.task, row.attempt, row.error, row.place, row.node, row.pid,
@@ -56,11 +60,13 @@ def debug_frozen(session: Session, task: int) -> bool:
 
     Where nobody can type, it is printed how the engine is reached.
     """
-    row = next((row for row in _rows(session) if row.task == task and row.state == "frozen"), None)
+    rows = _rows(session)
+    close_tunnels(session, {row.engine for row in rows})
+    row = next((row for row in rows if row.task == task and row.state == "frozen"), None)
     if row is None:
         return False
-    connection_file = Path(row.connection_file)
-    if not connection_file.exists():
+    connection_file = _kernel_of(session, row)
+    if connection_file is None:
         return False
     link = external_kernels.offer(connection_file, f"task-{task}-{connection_file.parent.name}-{connection_file.stem}")
     until = time.strftime("%H:%M:%S", time.localtime(row.ends_s))
@@ -72,3 +78,23 @@ def debug_frozen(session: Session, task: int) -> bool:
         with KernelConsole(connection_file) as console:
             console.run("%debug")
     return True
+
+
+def _kernel_of(session: Session, row: tables.FrozenRow) -> Path | None:
+    """Return the connection file of an engine's kernel: its own, or, for another machine, one of a tunnel.
+
+    None: the engine has ended.
+    """
+    there = session.ask_for(ExchangeBytes(row.engine), KernelBytes)
+    if not there.data:
+        return None
+    own = Path(row.connection_file)
+    return own if _holds(own, there.data) else tunnel_to(session, row.engine, there.data)
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Return whether a file has these contents: on another machine a file of another engine may have its path."""
+    try:
+        return path.read_bytes() == data
+    except OSError:
+        return False

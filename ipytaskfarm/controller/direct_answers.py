@@ -17,7 +17,6 @@ from ..core.messages import (
     CompactStore,
     ListConnections,
     NumberReply,
-    ReadHistory,
     ReadTask,
     Refusal,
     ReloadKeys,
@@ -26,7 +25,6 @@ from ..core.messages import (
 )
 from ..core.messages.blob_chunks import ReadBlob
 from ..core.messages.result_cache import ForgetCache, ListCache, ReadCacheKey
-from ..core.messages.tables import EventTable
 from ..core.scheduler.events import Event
 from ..core.text import text_of
 from ..storage.store import Store
@@ -38,7 +36,7 @@ from .view_answers import STORE_QUESTIONS
 log = logging.getLogger(__name__)
 
 DIRECT = STORE_QUESTIONS | {
-    CompactStore, ListConnections, ReadHistory, ReadTask, ReloadKeys, ReadBlob, ListCache, ForgetCache, ReadCacheKey,
+    CompactStore, ListConnections, ReadTask, ReloadKeys, ReadBlob, ListCache, ForgetCache, ReadCacheKey,
 }  # fmt: skip
 """The types of these questions. A test checks that the scheduler answers all others."""
 
@@ -94,8 +92,6 @@ class DirectAnswers:
             return Answer(n, Refusal("KernelError", text))
 
     def _read(self, question: object) -> Reply:
-        if isinstance(question, ReadHistory):
-            return EventTable(self._store.history(question))
         if isinstance(question, ReadTask):
             return task_copy(self._store, question.id)
         if isinstance(question, ListCache | ForgetCache | ReadCacheKey):

@@ -33,6 +33,7 @@ from .messages import (
     EngineReport,
     EngineUp,
     Frozen,
+    KernelAnswer,
     Leaving,
     NodeState,
     OutputText,
@@ -46,6 +47,8 @@ from .messages import (
     StackText,
 )
 from .messages.dependencies import IF_FAILED, Needs
+from .messages.kernel_bytes import PIECE_BYTES
+from .messages.pages import why_too_many
 from .messages.running_task import ProgressReport, TaskCall
 from .messages.task_types import Deferral, Ended, FailureSummary, FrozenRun, ItemEnd, ItemsEnded, LostInputs, Rules
 from .requirements import OPERATORS, Allotment, Asks, Condition, Environment, Recycle
@@ -371,6 +374,12 @@ def _stack_text(farm: SchedulerState, session: str, event: StackText, now: Now) 
     return replace(event, text=event.text[:LONG_TEXT_MAX]) if asked is not None and asked[2] == session else None
 
 
+def _kernel_answer(farm: SchedulerState, session: str, event: KernelAnswer, now: Now) -> KernelAnswer | None:
+    asked = farm.requests.kernels.get(event.n)
+    is_sound = asked is not None and asked[2] == session and len(event.reply.data) <= PIECE_BYTES
+    return event if is_sound else None
+
+
 def _output_text(farm: SchedulerState, session: str, event: OutputText, now: Now) -> OutputText | None:
     asked = farm.requests.outputs.get(event.n)
     if asked is None or owner(asked[1]) != session or event.run != asked[2]:
@@ -393,6 +402,7 @@ _CHECKS: dict[type, Check] = {
     CommandDone: _of_engine,
     PropertiesChanged: _properties,
     StackText: _stack_text,
+    KernelAnswer: _kernel_answer,
     OutputText: _output_text,
     EngineNote: _engine_note,
     NodeState: _node_state,
@@ -432,7 +442,7 @@ def _text(text: str, most: int) -> str:
 
 def why_refused(question: object) -> Refusal | None:
     """Return the answer to a question that makes no sense.  None: it can be answered."""
-    why = why_not_storable(question) or _why_unnamed(question)
+    why = why_too_many(question) or why_not_storable(question) or _why_unnamed(question)
     return Refusal("ValueError", f"{type(question).__name__}: {why}") if why else None
 
 

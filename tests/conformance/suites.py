@@ -137,6 +137,87 @@ def _pool(source: Path, folder: Path) -> list[str]:
     return ["pool_tests/test_farm.py"]
 
 
+LOKY_TESTS = """
+import pytest
+
+from ipytaskfarm import Executor
+from loky.backend import get_context
+
+from ._test_process_executor import AsCompletedTests, ExecutorShutdownTest, ExecutorTest, WaitTests, mul
+
+
+class FarmExecutor(Executor):
+    # Without the arguments that are loky's own.
+    def __init__(self, max_workers=None, context=None, **kwargs):
+        super().__init__(max_workers, **kwargs)
+
+    def shutdown(self, wait=True, kill_workers=False):
+        if kill_workers:
+            self.terminate_workers()
+        super().shutdown(wait)
+
+
+class FarmMixin:
+    executor_type = FarmExecutor
+    context = get_context("loky")
+    worker_count = 2
+
+    @pytest.fixture(autouse=True)
+    def setup_method(self):
+        self.executor = FarmExecutor(max_workers=self.worker_count)
+        # The engines import the module of the tests, which takes longer than some of these wait.
+        assert list(self.executor.map(mul, range(4), range(4))) == [0, 1, 4, 9]
+        yield
+        self.executor.shutdown()
+
+    def _prime_executor(self):
+        pass
+
+    @staticmethod
+    def check_no_running_workers(patience=5, sleep_duration=0.01):
+        pass
+
+
+class TestFarmShutdown(FarmMixin, ExecutorShutdownTest):
+    pass
+
+
+class TestFarmWait(FarmMixin, WaitTests):
+    pass
+
+
+class TestFarmAsCompleted(FarmMixin, AsCompletedTests):
+    pass
+
+
+class TestFarmExecutor(FarmMixin, ExecutorTest):
+    pass
+"""
+"""loky's tests of executors with our executor in the place of its own."""
+
+
+def _loky(source: Path, folder: Path) -> list[str]:
+    """Copy loky and its tests, with a file that runs those of its executor on a farm."""
+    shutil.copytree(source / "loky", folder / "loky")
+    tests = folder / "loky_tests"
+    shutil.copytree(source / "tests", tests, ignore=shutil.ignore_patterns("__pycache__", "_openmp"))
+    file = tests / "_test_process_executor.py"
+    text = file.read_text(encoding="utf-8")
+    # Scripts in them import the executor by its name.
+    for given, ours in (
+        (
+            "from loky.process_executor import {executor_type}\n",
+            "from ipytaskfarm import Executor as {executor_type}\n",
+        ),
+        ("from tests._test", "from loky_tests._test"),
+        (", context=context)\n", ")\n"),
+    ):
+        text = text.replace(given, ours)
+    file.write_text(text, encoding="utf-8")
+    (tests / "test_farm.py").write_text(LOKY_TESTS, encoding="utf-8")
+    return ["loky_tests/test_farm.py"]
+
+
 LIBRARY = (
     "the folder of the standard library of the Python that runs this, 3.13 or newer: python3.13 -c 'import os; "
     "print(os.path.dirname(os.__file__))'"
@@ -159,8 +240,6 @@ SUITES: dict[str, Suite] = {
             "test_traceback": TRACEBACK,
             "test_make_pool": "looks into the pool for the list of its processes",
             "test_pool_worker_lifetime": "looks into the pool for the list of its processes",
-            "test_resource_warning": "writes a state into the pool",
-            "test_map_unplicklable": "the error names the argument that cannot travel; the original error is its cause",
             "test_unpickleable_result": "a lambda can travel here, so nothing is raised",
         },
     ),
@@ -168,6 +247,39 @@ SUITES: dict[str, Suite] = {
         "the folder with the package ipyparallel: site-packages, or its source package, unpacked",
         ipyparallel_suite.prepare,
         expected=ipyparallel_suite.EXPECTED,
+    ),
+    "loky": Suite(
+        "loky's source package, unpacked",
+        _loky,
+        # The first starts ten farms within one another to find loky's own limit, the second sends 2.2 GB.
+        select="not test_max_depth and not test_no_failure_on_large_data_send",
+        expected={
+            "test_traceback": TRACEBACK,
+            "test_exception_cause_with_tblib": TRACEBACK,
+            "test_shutdown_with_sys_exit_at_pickle": "arguments are pickled by the caller, who is left by sys.exit",
+            **dict.fromkeys(
+                (
+                    "test_processes_terminate",
+                    "test_processes_terminate_on_executor_gc",
+                    "test_processes_crash_handling_after_executor_gc",
+                    "test_context_manager_shutdown",
+                    "test_del_shutdown",
+                    "test_shutdown_no_wait",
+                    "test_shutdown_deadlock_pickle",
+                    "test_killed_child",
+                ),
+                "looks into the executor for its processes and threads",
+            ),
+            **dict.fromkeys(
+                ("test_first_exception", "test_timeout", "test_shutdown_and_kill_workers"),
+                "the workers share a multiprocessing.Event with the test, as children of its process can",
+            ),
+            "test_exited_child": "only the call on the lost engine fails, and the executor takes new ones",
+            "test_memory_leak_protection": "looks at loky's own measure of memory; environment.recycle is ours",
+            "test_serialization": "reducers for one executor are loky's own arguments",
+            "test_worker_timeout": "workers that end when idle are loky's own argument",
+            "test_child_env_executor": "variables for one executor are loky's own argument; a TaskEnvironment has them",
+        },
     ),
     "joblib": Suite("joblib's source package, unpacked", _joblib, select="ipytaskfarm"),
 }

@@ -71,6 +71,10 @@ Console = Callable[..., str]
 
 @pytest.fixture
 def console(tc: TaskClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Console:
+    return console_of(tc, monkeypatch, capsys)
+
+
+def console_of(tc: TaskClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Console:
     """Return a function that debugs a task, types these lines, and returns what was printed."""
 
     def debug(task: int, *lines: str) -> str:
@@ -240,11 +244,16 @@ def test_no_more_are_kept_than_may_be(tc: TaskClient, shared: Farm) -> None:
     until_engines(shared, 1)
 
 
-def test_one_on_another_machine(tmp_path: Path) -> None:
+def test_one_on_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with module_farm(1) as farm, farm.task_client() as tc, far_engines(farm, tmp_path, engines=1):
         far = next(row for row in engines(farm) if row.node == NODE)
         failed = fail(tc, Task(divide, args=(3,), on_failure="hold", targets=far.id))
         assert [row.node for row in tc.frozen()] == ["far"]
+        assert "('found', 3, 0.0)" in console_of(tc, monkeypatch, capsys)(failed, "p ('found', x, difference)")
+        monkeypatch.setattr(frozen, "_holds", lambda path, data: False)  # as on a machine that does not see the file
+        assert "('found', 3, 0.0)" in console_of(tc, monkeypatch, capsys)(failed, "p ('found', x, difference)")
         with pytest.raises(ZeroDivisionError):
             tc.debug(failed, run=True)
 

@@ -495,6 +495,20 @@ def test_a_farm_that_does_not_run_is_an_oserror() -> None:
         ipp.Client(profile="nobody")
 
 
+def test_calls_of_some_engines_are_aborted(rc: Any) -> None:
+    view = rc[:]
+    held = view.apply_async(time.sleep, 1)
+    waiting = rc[0].apply_async(square, 3)
+    others = rc[1].apply_async(square, 4)
+    task = rc.load_balanced_view().apply_async(square, 5)
+    later = rc.abort(targets=[0], block=False)
+    assert later.result(DEADLINE_S) is None
+    with pytest.raises(ipp.error.TaskAborted):
+        waiting.get(DEADLINE_S)
+    assert (others.get(DEADLINE_S), task.get(DEADLINE_S)) == (16, 25)
+    held.wait(DEADLINE_S)
+
+
 # -- the loss of an engine
 
 
@@ -571,30 +585,3 @@ def test_autopx(shell: Shell, rc: ipp.Client) -> None:
     assert shell.ok("%autopx").out == "%autopx disabled\n"
     assert rc[:]["b"] == [11, 11]
     assert "b" not in shell.shell.user_ns
-
-
-# -- clusters
-
-
-@pytest.mark.slow
-def test_a_cluster_is_a_farm(session_dirs: object) -> None:
-    cluster = ipp.Cluster(n=1, log_level=40)
-    with pytest.raises(errors.FarmNotRunning, match="start_cluster_sync"):
-        cluster.connect_client_sync()
-    with cluster as rc:
-        assert rc[:].apply_sync(square, 3) == [9]
-        cluster.start_engines_sync(1)
-        rc.wait_for_engines(2, timeout=DEADLINE_S)
-    assert cluster.farm is None
-
-
-def test_nothing_is_imported_unasked() -> None:
-    code = (
-        "import sys, ipytaskfarm.client, ipytaskfarm.ipyparallel\nprint([n for n in sys.modules if 'ipyparallel' in n])"
-    )
-    assert python(code) == "['ipytaskfarm.ipyparallel']\n"
-    code = (
-        "import sys, ipytaskfarm.ipyparallel as ipp\nipp.Reference, ipp.require\n"
-        "print('ipytaskfarm.client' in sys.modules)"
-    )
-    assert python(code) == "False\n", "what engines import does not bring the client"

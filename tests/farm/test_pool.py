@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import queue
 import signal
+import threading
 import time
+import warnings
 from collections.abc import Iterator
+from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
 from pathlib import Path
 
 import pytest
@@ -102,6 +106,47 @@ def test_an_iterator_goes_on_behind_an_error(pool: Pool) -> None:
     assert next(values) == 0.5
     with pytest.raises(StopIteration):
         next(values)
+
+
+class RefusesToTravel:
+    def __reduce__(self) -> str:
+        raise RuntimeError("I stay")
+
+
+def holds_a_lock() -> object:
+    return threading.Lock()
+
+
+def test_what_cannot_travel_raises_the_errors_of_multiprocessing(pool: Pool) -> None:
+    with pytest.raises(RuntimeError, match="I stay") as argument:
+        pool.map(id, [RefusesToTravel()] * 3)
+    assert isinstance(argument.value.__cause__, errors.UnpickleableException)
+    told: list[BaseException] = []
+    result = pool.apply_async(holds_a_lock, error_callback=told.append)
+    with pytest.raises(MaybeEncodingError) as value:
+        result.get(DEADLINE_S)
+    assert told == [value.value]
+    assert isinstance(value.value.__cause__, errors.UnpickleableException)
+    assert pool.map(abs, [-1, -2]) == [1, 2]
+
+
+def test_a_pool_that_is_not_closed_warns(tc: TaskClient) -> None:
+    pool = Pool(tc)
+    assert pool.map(abs, [-1]) == [1]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        del pool
+        gc.collect()
+    assert "unclosed running multiprocessing pool" in "".join(
+        str(each.message) for each in told if each.category is ResourceWarning
+    )
+    closed = Pool(tc)
+    closed.close()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        del closed
+        gc.collect()
+    assert "unclosed running" not in "".join(str(each.message) for each in told)
 
 
 def test_a_killed_engine_costs_no_result(pool: Pool, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from ipytaskfarm import Farm, MultiEngineClient, Task, TaskClient, errors
 from ipytaskfarm.core.messages.tables import EngineRow
 from tests.conftest import Dirs
 from tests.farm.test_farm import background_farm, pid_of
-from tests.support.farms import DEADLINE_S
+from tests.support.farms import DEADLINE_S, Gate
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
@@ -57,13 +57,18 @@ def initialise(mec: MultiEngineClient) -> np.ndarray:
 CODE = "import time; time.sleep(0.005); total = twice(offset + {n}) + 0 * float(np_there.sum(part)); where = int(id)"
 
 
-def test_an_engine_is_killed_amid_two_hundred_tasks(farm: Farm, tc: TaskClient, mec: MultiEngineClient) -> None:
+def test_an_engine_is_killed_amid_two_hundred_tasks(
+    farm: Farm, tc: TaskClient, mec: MultiEngineClient, gate: Gate
+) -> None:
     values = initialise(mec)
     parts = mec.pull("part_sum")
     assert sum(parts) == values.sum()
-    ids = [tc.run(Task(CODE.format(n=n), pull=["total", "where"], retries=1)) for n in range(200)]
-    eventually(lambda: 20 <= tc.queue_status()["succeeded"] < 150, DEADLINE_S)
+    codes = [(gate.code if n >= 150 else "") + CODE.format(n=n) for n in range(200)]
+    before = tc.queue_status()["succeeded"]
+    ids = [tc.run(Task(code, pull=["total", "where"], retries=1)) for code in codes]
+    eventually(lambda: tc.queue_status()["succeeded"] >= before + 20, DEADLINE_S)
     kill(mec, 1)
+    gate.open()
     tc.barrier(ids)
     results = [tc.get_task_result(i) for i in ids]
     assert [r.failure for r in results if r.failure] == []

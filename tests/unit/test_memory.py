@@ -105,6 +105,18 @@ def test_when_the_node_has_little_left_the_largest_goes(monkeypatch: pytest.Monk
         assert MemoryWatch(None).look([(small, False), (large, True)], 0.0) is None, "one is going already"
 
 
+def test_an_engine_that_runs_nothing_goes_before_a_larger_one_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    with holding("kept = b'x' * 50_000_000") as large, holding("pass") as small:
+        monkeypatch.setattr(memory, "node_memory", lambda: (40 * MIB, 1000 * MIB))
+        verdict = MemoryWatch(None).look([(large, False), (small, False)], 0.0, idle_from=1)
+        assert verdict is not None
+        assert verdict.place == 1
+        assert "this engine is frozen" in verdict.cause
+        none_idle = MemoryWatch(None).look([(small, False), (large, False)], 0.0, idle_from=2)
+        assert none_idle is not None
+        assert none_idle.place == 1
+
+
 def test_the_nodes_memory() -> None:
     available, total = node_memory()
     assert 0 < available < total

@@ -322,14 +322,13 @@ class AsyncResult(concurrent.futures.Future[Any]):
     # -- display
 
     def wait_interactive(
-        self, interval: float = 0.1, timeout: float | None = -1, widget: Any = None, return_when: str = ALL_COMPLETED
+        self, interval: float = 0.1, timeout: float | None = -1, *, return_when: str = ALL_COMPLETED
     ) -> None:
         """Wait, and show the progress.
 
         Args:
             interval: seconds between two looks.
             timeout: seconds; -1: no limit.
-            widget: accepted for programs that set it; the display is the one of the farm's waits.
             return_when: a constant of ``concurrent.futures.wait``.
         """
         limit_s = as_seconds(timeout)

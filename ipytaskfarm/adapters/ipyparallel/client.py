@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from ipytaskfarm.adapters.ipyparallel.async_results import AsyncHubResult, AsyncResult, as_seconds, error_if_lost
 from ipytaskfarm.adapters.ipyparallel.balanced_view import LoadBalancedView
 from ipytaskfarm.adapters.ipyparallel.errors import in_ipyparallels_words
+from ipytaskfarm.adapters.ipyparallel.interfaces import Later
 from ipytaskfarm.adapters.ipyparallel.messages import (
     CommandMessage,
     MessageFuture,
@@ -54,7 +56,6 @@ class Client:
         cluster_id: str | None = None,
         timeout: float | None = DEFAULT_TIMEOUT_S,
         cluster: Any = None,
-        debug: bool = False,
     ) -> None:
         """Connect.
 
@@ -64,7 +65,6 @@ class Client:
             profile, cluster_id: the farm's name; the cluster id counts first.  Without any name: the farm "default".
             timeout: seconds to wait for the farm.
             cluster: the cluster that made this client.
-            debug: accepted for programs that set it; ``ipytaskfarm logs`` shows the farm's messages.
 
         Raises FarmNotRunning, an OSError, if no farm of that name runs.
         """
@@ -77,7 +77,6 @@ class Client:
         self.session: Session = self.tasks.session
         self.profile = profile
         self.cluster = cluster
-        self.debug = debug
         self.block = False
         self.history: list[str] = []
         self.results: dict[str, Any] = {}
@@ -159,7 +158,6 @@ class Client:
         timeout: float = -1,
         block: bool = True,
         interactive: bool | None = None,
-        widget: bool | None = None,
     ) -> concurrent.futures.Future[None] | None:
         """Wait until there are at least `n` engines.
 
@@ -167,35 +165,32 @@ class Client:
             n: the number; None: that of the cluster, or 1.
             timeout: seconds, then TimeoutError; -1: no limit.
             block: False: return a future at once.
-            interactive, widget: accepted for programs that set them.
+            interactive: print how many engines are ready whenever that changes.
         """
         wanted = n if n is not None else (self.cluster.n if self.cluster is not None and self.cluster.n else 1)
+        wait = partial(self._await_engines, wanted, timeout, bool(interactive))
+        if not block and len(self) < wanted:
+            return in_thread(wait)
+        wait()
         if block:
-            self._await_engines(wanted, timeout)
             return None
         future: concurrent.futures.Future[None] = concurrent.futures.Future()
-
-        def wait() -> None:
-            try:
-                self._await_engines(wanted, timeout)
-            except Exception as error:
-                future.set_exception(error)
-            else:
-                future.set_result(None)
-
-        if len(self) >= wanted:
-            future.set_result(None)
-        else:
-            threading.Thread(target=wait, name="ipytaskfarm engines", daemon=True).start()
+        future.set_result(None)
         return future
 
-    def _await_engines(self, count: int, timeout: float) -> None:
+    def _await_engines(self, count: int, timeout: float, tells: bool) -> None:
         limit_s = as_seconds(timeout)
         end_s = None if limit_s is None else time.monotonic() + limit_s
+        told = -1
         while (there := len(self)) < count:
+            if tells and there != told:
+                print(f"{there} of {count} engines are ready", file=sys.stderr)
+                told = there
             if end_s is not None and time.monotonic() > end_s:
                 raise TimeoutError(f"{there} of {count} engines were ready after {timeout:g} s")
             time.sleep(LOOK_EVERY_S)
+        if tells:
+            print(f"{there} engines are ready", file=sys.stderr)
 
     # -- views
 
@@ -372,8 +367,13 @@ class Client:
             result.wait()
         return result
 
-    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> None:
-        """Abort calls (None: all of this client's); reading them raises TaskAborted.
+    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> Later:
+        """Abort calls; reading them raises TaskAborted.
+
+        Args:
+            jobs: message ids and results; None: all calls of this client.
+            targets: abort only calls of direct views on these engines; they are dropped on their other engines too.
+            block: False: return a future at once, which ends when the calls are aborted.
 
         Tasks are aborted also while they run.  The call of a direct view that an engine runs goes on.
         """
@@ -382,10 +382,17 @@ class Client:
             if not isinstance(job, str | AsyncResult):
                 raise TypeError(f"Invalid msg_id type {job!r}, expected str or AsyncResult")
         ids = self._ids_of(wanted)
-        self.tasks.abort([int(msg_id) for msg_id in ids if msg_id.isdigit()])
         calls = Messages.of(self.session).outstanding
-        commands = [calls[msg_id] for msg_id in ids if msg_id in calls]
-        pending = {id(each.pending): each.pending for each in commands if isinstance(each, CommandMessage)}
+        commands = [found for each in ids if isinstance(found := calls.get(each), CommandMessage)]
+        tasks = [int(msg_id) for msg_id in ids if msg_id.isdigit()]
+        if targets is not None:
+            chosen = self._build_targets(targets)[1]
+            tasks, commands = [], [each for each in commands if each.metadata["engine_id"] in chosen]
+        return now_or_later(partial(self._abort, tasks, commands), block)
+
+    def _abort(self, tasks: list[int], commands: list[CommandMessage]) -> None:
+        self.tasks.abort(tasks)
+        pending = {id(each.pending): each.pending for each in commands}
         for command in pending.values():
             if command is not None:
                 command.cancel()
@@ -403,19 +410,21 @@ class Client:
         result.get()
         return None
 
-    def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> None:
+    def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> Later:
         """Send a signal to engines (None: all).
 
         Args:
             sig: a number, or a name.  "SIGINT" interrupts what the engines run; tasks are aborted.  Other signals reach
                 engines on this machine alone.
             targets: the engines.
-            block: accepted for programs that set it; the signal is sent at once.
+            block: False: return a future at once, which ends when the signal is sent.
 
         Raises NotImplementedError for another signal to engines of other machines.
         """
         number = int(sig) if isinstance(sig, int) or sig.isdigit() else int(getattr(signal, sig))
-        chosen = self._build_targets(targets)[1]
+        return now_or_later(partial(self._send_signal, number, self._build_targets(targets)[1]), block)
+
+    def _send_signal(self, number: int, chosen: list[int]) -> None:
         rows = [row for row in self.multiengine.engines() if row.id in chosen]
         if number == signal.SIGINT:
             self.multiengine.interrupt(chosen)
@@ -429,17 +438,20 @@ class Client:
 
     def shutdown(
         self, targets: Any = "all", restart: bool = False, hub: bool = False, block: bool | None = None
-    ) -> None:
+    ) -> Later:
         """End engines at once; the farm keeps fewer from now on.
 
         Args:
             targets: the engines.
             restart: not possible here; engines that die are replaced anyway.
             hub: end the whole farm.
-            block: accepted for programs that set it.
+            block: False: return a future at once, which ends when they are told.
         """
         if restart:
             raise NotImplementedError("Engine restart is not yet implemented")
+        return now_or_later(partial(self._shutdown, targets, hub), block)
+
+    def _shutdown(self, targets: Any, hub: bool) -> None:
         if hub:
             self.multiengine.kill(controller=True)
             return
@@ -532,10 +544,34 @@ class Client:
     def spin(self) -> None:
         """Do nothing: results arrive by themselves."""
 
-    def close(self, linger: Any = None) -> None:
-        """End the connection; tasks and engines go on."""
+    def close(self) -> None:
+        """End the connection, when all that was submitted is accepted; tasks and engines go on."""
         self.tasks.close()
         self.multiengine.close()
+
+
+def in_thread(call: Callable[[], None]) -> concurrent.futures.Future[None]:
+    """Call a function in a thread of its own; return a future of its end."""
+    future: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            call()
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, name="ipytaskfarm ipyparallel", daemon=True).start()
+    return future
+
+
+def now_or_later(call: Callable[[], None], block: bool | None) -> Later:
+    """Call a function; block=False: in a thread, and return a future."""
+    if block is False:
+        return in_thread(call)
+    call()
+    return None
 
 
 def _several(jobs: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -15,11 +16,22 @@ from ipytaskfarm.settings.checks import Agents
 from ipytaskfarm.system.process import usable_cores
 
 LOCAL = ("local", None)
-NEVER_MEANT = frozenset({
-    "log_level", "profile", "profile_dir", "shutdown_atexit", "controller", "controller_ip", "controller_location",
-    "controller_args", "send_engines_connection_env", "config", "parent", "log", "load_profile", "ipython_dir",
-})  # fmt: skip
-"""Arguments of ipyparallel's clusters about its own processes.  They are accepted, and have no meaning on a farm."""
+OF_OTHER_PROCESSES = {
+    "profile_dir": "profile= or cluster_id= name the farm",
+    "ipython_dir": "IPYTASKFARM_HOME is the folder of farms",
+    "controller": "leave it out",
+    "controller_args": "the settings of a Farm are arguments here",
+    "controller_ip": "give host=, as to a Farm",
+    "controller_location": "give host=, as to a Farm",
+    "send_engines_connection_env": "leave it out",
+    "config": "the settings of a Farm are arguments here",
+    "parent": "leave it out",
+    "log": "give log_level=",
+    "load_profile": "leave it out",
+    "delay": "engines start together: leave it out",
+}
+"""Arguments of ipyparallel's clusters about its own processes -> what to do instead."""
+LOG = logging.getLogger("ipytaskfarm.cluster")
 
 
 class Cluster:
@@ -33,28 +45,39 @@ class Cluster:
         n: int | None = None,
         *,
         cluster_id: str = "",
+        profile: str | None = None,
         engines: str | None = None,
-        delay: float = 0.0,
         engine_timeout: float = 60,
+        log_level: int | str = logging.WARNING,
+        shutdown_atexit: bool = True,
         **options: Any,
     ) -> None:
         """Describe a farm; `start_cluster` starts it.
 
         Args:
             n: the number of engines; None: one for each core.
-            cluster_id: a name; the farm keeps its tasks and results under it.  "": a temporary farm.
+            cluster_id, profile: a name, the cluster id first; the farm keeps its tasks and results under it.  Without a
+                name the farm is temporary.
             engines: "local", or a system that starts them: "slurm", "pbs", "lsf", "ssh".
-            delay: not needed: engines start together.
             engine_timeout: seconds in which the engines must be ready.
-            options: settings of a `Farm`.  Arguments of ipyparallel's own processes (``controller_args``, ``log_level``
-                …) are accepted and have no meaning here.
+            log_level: starts and stops are logged as ``ipytaskfarm.cluster`` if INFO is at least this level.
+            shutdown_atexit: only True is possible: ``ipytaskfarm start`` starts a farm that outlives the program.
+            options: settings of a `Farm`.
+
+        Raises ValueError for arguments about ipyparallel's own processes (``controller_args``, ``delay`` …), with what
+        to do instead; TypeError for unknown ones when the farm starts.
         """
+        for name in options.keys() & OF_OTHER_PROCESSES.keys():
+            raise ValueError(f"{name}: a farm has none of ipyparallel's processes; {OF_OTHER_PROCESSES[name]}")
+        if not shutdown_atexit:
+            raise ValueError("shutdown_atexit: `ipytaskfarm start` starts a farm that outlives the program")
         self.n = n
         self.cluster_id = cluster_id
+        self.profile = profile
         self.engines = engines
-        self.delay = delay
         self.engine_timeout = engine_timeout
-        self._options = {name: value for name, value in options.items() if name not in NEVER_MEANT}
+        self.log_level: int = logging.getLevelName(log_level) if isinstance(log_level, str) else log_level
+        self._options = options
         self.farm: Farm | None = None
         """The farm while it runs."""
         self._client: Client | None = None
@@ -70,7 +93,8 @@ class Cluster:
         if self.farm is not None:
             raise RuntimeError(f"{self!r} was started already")
         self.n = n or self.n or usable_cores()
-        name = self.cluster_id or None
+        name = self.cluster_id or self.profile
+        self._log(f"Starting {self.n} engines")
         if self.engines is None or self.engines.lower() == "local":
             self.farm = Farm(self.n, name, **self._options)
         else:
@@ -92,14 +116,14 @@ class Cluster:
             client.activate()
         return client
 
-    def start_engines_sync(self, n: int | None = None, engine_set_id: Any = None) -> None:
+    def start_engines_sync(self, n: int | None = None) -> None:
         """Start more engines."""
         with self._running().multiengine_client() as mec:
             mec.add_engines(self.n or usable_cores() if n is None else n)
 
     # -- stop
 
-    def stop_engines_sync(self, engine_set_id: Any = None) -> None:
+    def stop_engines_sync(self) -> None:
         """End all engines; the farm goes on."""
         with self._running().multiengine_client() as mec:
             mec.kill()
@@ -109,14 +133,14 @@ class Cluster:
         with self._running().multiengine_client() as mec:
             mec.kill(targets=engine_id)
 
-    def restart_engines_sync(self, engine_set_id: Any = None) -> None:
+    def restart_engines_sync(self) -> None:
         """End all engines, and start as many."""
         with self._running().multiengine_client() as mec:
             count = len(mec)
             mec.kill()
             mec.add_engines(count)
 
-    def signal_engines_sync(self, signum: int | str, engine_set_id: Any = None) -> None:
+    def signal_engines_sync(self, signum: int | str) -> None:
         """Send a signal to all engines."""
         client = self.connect_client_sync()
         client.send_signal(signum)
@@ -134,10 +158,18 @@ class Cluster:
             self._client.close()
             self._client = None
         if self.farm is not None:
+            self._log("Stopping the farm")
             self.farm.stop(drain=0)
             self.farm = None
 
     stop_controller_sync = stop_cluster_sync
+
+    def _log(self, text: str) -> None:
+        if self.log_level <= logging.INFO:
+            if not LOG.hasHandlers():
+                LOG.addHandler(logging.StreamHandler())
+            LOG.setLevel(logging.INFO)
+            LOG.info(text)
 
     def _running(self) -> Farm:
         if self.farm is None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ipytaskfarm.client import MultiEngineClient, TaskClient
 from ipytaskfarm.client.session import Session
+
+Later: TypeAlias = concurrent.futures.Future[None] | None
+"""What a call returns that is over when it returns (None), or goes on in a thread (its future)."""
 
 
 class AbortsCalls(Protocol):
     """The method of a client that results call."""
 
-    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> None:
+    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> Later:
         """Abort calls."""
 
 
@@ -60,12 +64,12 @@ class SendsCalls(AbortsCalls, Protocol):
     def clear(self, targets: Any = None, block: bool | None = None) -> Any:
         """Empty the namespaces of engines."""
 
-    def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> None:
+    def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> Later:
         """Send a signal to engines."""
 
     def shutdown(
         self, targets: Any = "all", restart: bool = False, hub: bool = False, block: bool | None = None
-    ) -> None:
+    ) -> Later:
         """End engines."""
 
 

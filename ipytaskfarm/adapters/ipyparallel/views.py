@@ -18,7 +18,7 @@ from ipytaskfarm.adapters.ipyparallel import engine_calls
 from ipytaskfarm.adapters.ipyparallel.async_results import AsyncMapResult, AsyncResult
 from ipytaskfarm.adapters.ipyparallel.execute_reply import executed
 from ipytaskfarm.adapters.ipyparallel.executors import ViewExecutor
-from ipytaskfarm.adapters.ipyparallel.interfaces import PartsCall, SendsCalls
+from ipytaskfarm.adapters.ipyparallel.interfaces import Later, PartsCall, SendsCalls
 from ipytaskfarm.adapters.ipyparallel.messages import CommandMessage, Messages, Metadata
 from ipytaskfarm.adapters.ipyparallel.references import Reference
 from ipytaskfarm.adapters.ipyparallel.remote_functions import PartsFunction, name_of, parallel, remote
@@ -41,9 +41,9 @@ def value_of(answer: EngineAnswer, metadata: Metadata) -> Any:
 class View:
     """What direct and load-balanced views have in common.
 
-    Attributes: `client`, `targets`, `block` (whether calls wait), `label` (a name for calls), `track` (accepted for
-    programs that set it: values are copied before a call returns), `history` (message ids), `outstanding` (those that
-    have not ended).
+    Attributes: `client`, `targets`, `block` (whether calls wait), `label` (a name for calls), `track` (whether results
+    tell when values may be changed: at once, since they are copied before a call returns), `history` (message ids),
+    `outstanding` (those that have not ended).
     """
 
     _flag_names: Sequence[str] = ("targets", "block", "track", "label")
@@ -160,9 +160,9 @@ class View:
         """Wait for results (None: all calls of this view); return whether all have ended."""
         return self.client.wait(self.history if jobs is None else jobs, timeout)
 
-    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> None:
-        """Abort calls of this view that have not begun (None: all)."""
-        self.client.abort(list(self.outstanding) if jobs is None else jobs)
+    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> Later:
+        """Abort calls (None: all of this view); see ``Client.abort``."""
+        return self.client.abort(list(self.outstanding) if jobs is None else jobs, targets, block)
 
     def abort_waiting(self) -> None:
         """Abort the calls that have not begun, and let running ones go on."""
@@ -187,9 +187,9 @@ class View:
 
     def shutdown(
         self, targets: Any = None, restart: bool = False, hub: bool = False, block: bool | None = None
-    ) -> None:
+    ) -> Later:
         """End engines; see ``Client.shutdown``."""
-        self.client.shutdown(self.targets if targets in (None, "all") else targets, restart, hub, block)
+        return self.client.shutdown(self.targets if targets in (None, "all") else targets, restart, hub, block)
 
     def spin(self) -> None:
         """Do nothing: results arrive by themselves."""
@@ -339,9 +339,9 @@ class DirectView(View):
         """Empty the namespaces of the engines."""
         return self.client.clear(self.targets if targets is None else targets, self.block if block is None else block)
 
-    def kill(self, targets: Any = None, block: bool = True) -> None:
-        """End the engines of this view at once."""
-        self.client.shutdown(self.targets if targets is None else targets, block=block)
+    def kill(self, targets: Any = None, block: bool = True) -> Later:
+        """End the engines of this view at once; see ``Client.shutdown``."""
+        return self.client.shutdown(self.targets if targets is None else targets, block=block)
 
     # -- sequences
 
@@ -385,7 +385,7 @@ class DirectView(View):
             function: the function.
             sequences: one or more, which are used up to the end of the shortest.
             block: whether to wait for the list of values; else an `AsyncMapResult` is returned.
-            track: accepted for programs that set it.
+            track: whether the result tells when values may be changed: they are copied before this returns.
             return_exceptions: return errors among the values; the error of an item stands for its engine's part.
             label: a name for the call.
         """
@@ -467,5 +467,9 @@ class BroadcastView(DirectView):
     """A direct view, under the name that ipyparallel has for views of very many engines."""
 
     def __init__(self, client: SendsCalls, targets: Any = "all", is_coalescing: bool = False, **flags: Any) -> None:
+        """is_coalescing: the answers of several engines may come in one message.
+
+        They do here with either value, as far as an agent has them together.
+        """
         self.is_coalescing = is_coalescing
         super().__init__(client, targets, **flags)

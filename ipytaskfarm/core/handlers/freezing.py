@@ -7,7 +7,19 @@ It is ended when nobody has used it for a while, when it is released, and when i
 
 from __future__ import annotations
 
-from ..messages import Frozen, FrozenRun, NumberReply, Refusal, ReleaseFrozen, StopEngine
+from ..messages import (
+    ExchangeBytes,
+    Frozen,
+    FrozenRun,
+    KernelAnswer,
+    KernelBytes,
+    KernelQuery,
+    NumberReply,
+    Refusal,
+    ReleaseFrozen,
+    StopEngine,
+)
+from ..messages.kernel_bytes import PIECE_BYTES
 from ..messages.task_types import Incarnation
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
@@ -24,6 +36,8 @@ from .replacements import note_ended
 from .results import release_runs
 from .streams import forget_outputs
 
+QUERIES_KEPT = 1000
+"""The number of questions to kernels that may wait for answers."""
 RESULT_S = 60.0
 """How long an engine gets no task whose frozen attempt's result is still on its way, after a controller's restart."""
 
@@ -123,3 +137,23 @@ def on_release(farm: SchedulerState, session: str, n: int, question: ReleaseFroz
     for frozen in found:
         end_frozen(farm, frozen, "it was released", out)
     out.answer(session, n, NumberReply(len(found)))
+
+
+def on_exchange(farm: SchedulerState, session: str, n: int, question: ExchangeBytes, now: Now, out: Decision) -> None:
+    """Pass a question about the kernel of a frozen engine on to the engine's agent."""
+    frozen = farm.frozen.by_name.get(question.engine)
+    if frozen is None or len(question.data) > PIECE_BYTES:
+        out.answer(session, n, KernelBytes(b"", True))
+        return
+    number = farm.number()
+    farm.requests.kernels[number] = (session, n, frozen.agent)
+    while len(farm.requests.kernels) > QUERIES_KEPT:  # queries to agents that do not answer
+        del farm.requests.kernels[next(iter(farm.requests.kernels))]
+    out.sends.append((frozen.agent, KernelQuery(number, question)))
+
+
+def on_kernel_answer(farm: SchedulerState, session: str, event: KernelAnswer, now: Now, out: Decision) -> None:
+    """Pass a kernel's bytes on to the client that asked."""
+    asked = farm.requests.kernels.pop(event.n, None)
+    if asked is not None:
+        out.answer(asked[0], asked[1], event.reply)

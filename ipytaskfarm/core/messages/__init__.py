@@ -15,6 +15,7 @@ The processes of a farm never import one another: they meet in this package.
 ``dependencies``       the tasks for which a task waits, and the results that it uses
 ``blob_chunks``        large values on their way to other machines
 ``result_cache``       keys of kept results, and questions about them
+``kernel_bytes``       the kernel of a frozen engine, for a client on another machine
 ``evaluator``          questions about users' ``depend`` functions to the evaluator
 =====================  ==================================================================================
 
@@ -165,6 +166,12 @@ from .engine import (
     LaneExit as LaneExit,
     LaneHello as LaneHello,
     ToEngine as ToEngine,
+)
+from .kernel_bytes import (
+    ExchangeBytes as ExchangeBytes,
+    KernelAnswer as KernelAnswer,
+    KernelBytes as KernelBytes,
+    KernelQuery as KernelQuery,
 )
 from .result_cache import (
     CacheEntry as CacheEntry,

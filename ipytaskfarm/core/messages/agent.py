@@ -8,6 +8,7 @@ import msgspec
 
 from ..requirements import Allotment, Environment, Recycle
 from .blob_chunks import BlobPiece, ReadBlob
+from .kernel_bytes import KernelAnswer, KernelQuery
 from .running_task import ProgressReport, TaskCall, TaskReply
 from .task_types import Ended, FailureSummary, FrozenRun, Function, Incarnation, RunKey
 
@@ -275,6 +276,7 @@ AgentMessage: TypeAlias = (
     | CommandDone
     | PropertiesChanged
     | StackText
+    | KernelAnswer
     | OutputText
     | EngineNote
     | NodeState
@@ -485,6 +487,7 @@ ToAgent: TypeAlias = (
     | Interrupt
     | EngineCommand
     | StackQuery
+    | KernelQuery
     | OutputQuery
     | EnginePrepared
     | Leave
