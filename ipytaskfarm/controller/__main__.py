@@ -216,7 +216,6 @@ def _serve(
     keys = farm_keys(folder)
     hub = _listen(options, record, keys, farm.epoch)
     paths: list[Path] = []
-    cache: ResultCache | None = None
     try:
         if (hub.port, options.host) != (record.port, record.host):
             # A restart binds the same port, so that peers find the controller again without being told.
@@ -229,7 +228,6 @@ def _serve(
         info = _connection(options, record, keys, hub)
         access = FarmAccess(hub, info, folder)
         blobs = Blobs.create(blobs_folder(Path(record.store)), record.incarnation)
-        cache = _result_cache(store, blobs, options.cache_size)
         controller = ControllerLoop(
             Scheduler(farm),
             store,
@@ -242,7 +240,7 @@ def _serve(
             retention=Retention(store, blobs.folder, options.keep_results, options.keep_results_size),
             event_log=event_log,
             access=access,
-            result_cache=cache,
+            result_cache=_result_cache(store, blobs, options.cache_size),
             watch_fds=watch,
             restored=restored,
         )
@@ -256,8 +254,6 @@ def _serve(
         controller.run()
         log.info("stopped")
     finally:
-        if cache is not None:
-            cache.close()
         for path in paths:
             farm_paths.remove_connection_file(path, record.incarnation)
         hub.close()

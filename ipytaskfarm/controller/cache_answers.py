@@ -52,6 +52,10 @@ class CacheAnswers:
         self._store = store
         self._cache = cache
 
+    def close(self) -> None:
+        """Close the cache's file."""
+        self._cache.close()
+
     def look_up(self, load: LookUp) -> LookedUp:
         """Return what is kept for these tasks."""
         return LookedUp([self._found(wanted) for wanted in load.wanted])

@@ -131,6 +131,7 @@ class ControllerLoop:
         finally:
             self._evaluator.close()
             self._view_answers.close()
+            self._cache_answers.close()
             if self._reader is not None:
                 self._reader.close()
 
