@@ -322,6 +322,10 @@ RETRIES_OF_JOB = (
     "SELECT json_extract(rules, '$.retry_of'), id FROM tasks "
     "WHERE job = ? AND json_extract(rules, '$.retry_of') IS NOT NULL ORDER BY id"
 )
+RETRIED = (
+    "SELECT a.value FROM json_each(?) AS a "
+    "WHERE EXISTS (SELECT 1 FROM tasks AS t WHERE json_extract(t.rules, '$.retry_of') = a.value)"
+)
 WITH_TASKS = "SELECT a.value FROM json_each(?) AS a WHERE EXISTS (SELECT 1 FROM tasks AS t WHERE t.job = a.value)"
 CHILDREN = (
     "SELECT parent, spawn, id FROM tasks AS t WHERE parent IS NOT NULL AND spawn IS NOT NULL "

@@ -325,6 +325,11 @@ class MemoryReader:
         found = [self._store.tasks[i] for i in self.tasks_of_job(job)]
         return [(t.id, t.items) for t in sorted(found, key=lambda t: (t.queue_seq, t.id)) if t.part is None]
 
+    def retried(self, ids: Sequence[int]) -> set[int]:
+        """Return those of these tasks that were submitted again."""
+        found = {t.rules.retry_of for t in self._store.tasks.values() if t.rules is not None}
+        return {i for i in ids if i in found}
+
     def retries_of_job(self, job: str) -> list[tuple[int, int]]:
         """Return (task, the task by which it was retried) of a job."""
         found = [self._store.tasks[i] for i in self.tasks_of_job(job)]

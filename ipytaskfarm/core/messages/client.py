@@ -93,10 +93,12 @@ class RetryTasks(msgspec.Struct, frozen=True, tag="Retry"):
     """Question: submit these failed tasks again, as new ones linked to them. Answer: `Retried`.
 
     failed_only=False: also those that succeeded.
+    once=True: leave out, without a word, those that were submitted again before.
     """
 
     ids: list[int]
     failed_only: bool = True
+    once: bool = False
 
 
 class QueueStatus(msgspec.Struct, frozen=True, tag=True):

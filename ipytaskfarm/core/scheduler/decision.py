@@ -95,6 +95,8 @@ class LoadOriginals(NamedTuple):
     not_failed: list[int]
     chunks: Mapping[int, int] = MappingProxyType({})
     """Silent item -> its chunk."""
+    once: bool = False
+    """Leave out tasks that were submitted again before."""
 
 
 class LoadEnded(NamedTuple):
