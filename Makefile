@@ -5,8 +5,8 @@ VENV ?= .venv
 # What to give pytest, for example: make test PYTEST_ARGS="-m 'not slow' tests/unit/test_api.py".  These tests run one after
 # the other; without it all run, several at a time.
 PYTEST_ARGS ?=
-# How many at a time.  Two keep two cores busy: while one waits for a farm, the other computes.
-WORKERS ?= 2
+# How many at a time.  Three keep two cores busy, because a test waits for a third of its time.
+WORKERS ?= 3
 # Workers have whole files, as the tests of a file share farms; tests/conftest.py says in which order.  One that dies is
 # not replaced: its successor would be given the test that it died of.
 BESIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0

@@ -18,6 +18,8 @@ SHOTS: dict[str, dict[str, Any]] = {
     "view-dark": {"viewport": {"width": 1280, "height": 1000}, "color_scheme": "dark"},
     "view-narrow": {"viewport": {"width": 420, "height": 1000}, "color_scheme": "light"},
 }
+RATE_MS = 10_000
+"""Until the chart of tasks per second has points enough to be one."""
 
 
 FIT = """
@@ -49,6 +51,7 @@ def main() -> None:
                     with strict_page(browser, server.url, device_scale_factor=1.5, **settings) as page:
                         seen(page, "#tf-jobs", "left", 60.0)
                         seen(page, "#tf-causes", "KeyError", 60.0)
+                        page.wait_for_timeout(RATE_MS)
                         page.locator("#tf-tasks").get_by_role("button", name="failed").click()
                         page.locator(".tf-cause-head").first.click()
                         seen(page, "#tf-causes", "Traceback")
@@ -72,6 +75,7 @@ def take_lab(dirs: Dirs) -> None:
         page.locator("[data-farm=lab] .tf-lab-name").click()
         seen(page, ".tf-lab-page #tf-causes", "KeyError", 60.0)
         seen(page, ".tf-lab-status", "running", 60.0)
+        page.wait_for_timeout(RATE_MS)
         path = FOLDER / "view-lab.png"
         path.write_bytes(small(page.screenshot()))
         print(path)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import compileall
 import os
 import shutil
+import signal
 import sys
 import tempfile
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -265,7 +267,8 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile what tests start in hundreds of processes, and let pytest keep the test modules that it compiles.
+    """Compile what tests start in hundreds of processes, let pytest keep the test modules that it compiles, and hear
+    Ctrl-C.
 
     Where PYTHONDONTWRITEBYTECODE is set, each process would compile the package anew, which is half of the CPU time of
     a farm's start.  The variable stays as it is for the tests themselves: they rewrite modules within a second.
@@ -273,6 +276,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         for folder in ("ipytaskfarm", "tests/support"):
             compileall.compile_dir(config.rootpath / folder, quiet=2)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # So a shell starts what runs in its background, and all processes of the tests would ignore Ctrl-C too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[DONT_WRITE] = sys.dont_write_bytecode
     sys.dont_write_bytecode = False
 
@@ -293,10 +299,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _long_files_first(items: list[pytest.Item]) -> None:
     """Sort files for several workers, which take one file after the other: long files first, so that all workers end
-    together.
+    together.  The seconds are guesses.
     """
-    rank: dict[Path, int] = {}
+    guess_s: defaultdict[Path, float] = defaultdict(float)
+    cases: Counter[str] = Counter()
     for item in items:
-        marked = [item.get_closest_marker(name) is not None for name in ("slow", "farm")]
-        rank[item.path] = min(rank.get(item.path, 2), marked.index(True) if any(marked) else 2)
-    items.sort(key=lambda item: rank[item.path])
+        name = item.nodeid.partition("[")[0]
+        cases[name] += 1
+        if cases[name] <= CASES_GUESSED:
+            guess_s[item.path] += _guess_s(item)
+    items.sort(key=lambda item: -guess_s[item.path])
+
+
+CASES_GUESSED = 6
+"""Of many cases the most share what is slow."""
+WORLDS = frozenset({"farm_dirs", "dirs", "world", "isolated_dirs"})
+"""Fixtures of tests that start what they need themselves."""
+
+
+def _guess_s(item: pytest.Item) -> float:
+    if item.get_closest_marker("slow") is not None:
+        return 8.0
+    if WORLDS.intersection(getattr(item, "fixturenames", ())):
+        return 2.0
+    return 0.5 if item.get_closest_marker("farm") is not None else 0.05

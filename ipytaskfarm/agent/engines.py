@@ -25,7 +25,7 @@ from ..core.messages import (
     PropertiesChanged,
 )
 from ..core.messages.payload import FAILURE_VALUES
-from ..core.messages.task_types import Incarnation, RunKey
+from ..core.messages.task_types import FrozenRun, Incarnation, RunKey
 from ..core.requirements import Allotment, Environment, Recycle
 from ..system.concurrent_runs import COMPANY
 from ..system.flight_recorder import Recorder
@@ -107,6 +107,8 @@ class ManagedEngine:
         self.holding: tuple[RunKey, Allotment] | None = None
         """The last run that was allotted resources, and its allotment."""
         self.recycling: tuple[tuple[str, Recycle], ...] = ()
+        self.frozen: FrozenRun | None = None
+        """The failed run of which it keeps the frames; it runs nothing more."""
         self.concurrent = False
         """Whether the runs that it was handed last are coroutines, which it runs at once."""
         self.graces: dict[int, float] = {}
@@ -169,6 +171,7 @@ class ManagedEngine:
             self.holding,
             self.recycling,
             self.concurrent,
+            self.frozen,
         )
 
     def loss(self) -> EngineDown:

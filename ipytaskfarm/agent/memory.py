@@ -36,18 +36,25 @@ class MemoryVerdict(NamedTuple):
 
 
 class MemoryWatch:
-    """Checks the memory of engines that run tasks."""
+    """Checks the memory of engines that run tasks, and of frozen ones."""
 
     def __init__(self, limit_bytes: int | None) -> None:
         """Create it; `limit_bytes` applies to one engine and its children. None: the node's memory is the limit."""
         self._limit = limit_bytes
         self._next_s = 0.0
 
-    def look(self, engines: Sequence[tuple[int, bool]], now_s: float) -> MemoryVerdict | None:
+    def look(
+        self, engines: Sequence[tuple[int, bool]], now_s: float, idle_from: int | None = None
+    ) -> MemoryVerdict | None:
         """Return the engine that must be ended; None if there is none, or if the last check was less than `LOOK_S` ago.
 
-        `engines` has (pid, whether it is being ended already). Once one is being ended, the node is given time to get
-        its memory back.
+        Once one is being ended, the node is given time to get its memory back.
+
+        Args:
+            engines: (pid, whether it is being ended already).
+            now_s: the time (monotonic).
+            idle_from: the index of the first engine that runs nothing, behind all others. Such engines are ended
+                first. None: all run something.
         """
         if now_s < self._next_s:
             return None
@@ -60,7 +67,8 @@ class MemoryWatch:
         available, total = node_memory()
         if available >= LEAST_SHARE * total or any(ending for _, ending in engines):
             return None
-        used, index = max((private_bytes(pid), index) for index, (pid, _) in enumerate(engines))
+        first = 0 if idle_from is None or idle_from == len(engines) else idle_from
+        used, index = max((private_bytes(engines[index][0]), index) for index in range(first, len(engines)))
         text = f"the node had {_mib(available)} of {_mib(total)} left, and this engine had the most, {_mib(used)}"
         return MemoryVerdict(index, f"{LIMIT_CAUSE}: {text}")
 

@@ -27,6 +27,7 @@ from ..core.messages import (
     EngineNote,
     EnginePrepared,
     FromEngine,
+    Frozen,
     Granted,
     HandOut,
     Interrupt,
@@ -413,16 +414,9 @@ class Agent:
     def _on_engine_message(
         self,
         engine: ManagedEngine,
-        message: HandOut
-        | Recall
-        | Interrupt
-        | EngineCommand
-        | OutputQuery
-        | StopEngine
-        | EnginePrepared
-        | Granted
-        | TaskReply,
-    ) -> None:
+        message: HandOut | Recall | Interrupt | EngineCommand | OutputQuery | StopEngine | EnginePrepared | Granted |
+        TaskReply,
+    ) -> None:  # fmt: skip
         match message:
             case HandOut():
                 engine.is_handed(message)
@@ -480,6 +474,9 @@ class Agent:
                 self._relay.say(message)
             case SetUp():
                 engine.set_up = not message.error
+                self._relay.say(message)
+            case Frozen():
+                engine.frozen = message.run
                 self._relay.say(message)
             case WantBlob():
                 self._fetches.want(incarnation, message)

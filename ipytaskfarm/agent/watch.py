@@ -86,9 +86,12 @@ class EngineWatch:
     def look(self, engines: Iterable[ManagedEngine], now_s: float) -> float:
         """Check the engines that are due, and return when (monotonic) to check again."""
         next_s = math.inf
-        busy = []
+        busy, frozen = [], []
         for engine in engines:
             if engine.phase is EnginePhase.GONE or engine.phase is EnginePhase.STARTING or engine.account.damaged:
+                continue
+            if engine.frozen is not None:
+                frozen.append(engine)
                 continue
             if not engine.account.open_runs and engine.ladder is None and not engine.ladders:
                 engine.next_look_s = 0.0
@@ -97,15 +100,17 @@ class EngineWatch:
             if now_s >= engine.next_look_s:
                 engine.next_look_s = self._look(engine, now_s)
             next_s = min(next_s, engine.next_look_s)
-        if busy:
-            self._limit_memory(busy, now_s)
+        if busy or frozen:
+            self._limit_memory(busy, frozen, now_s)
         return next_s
 
-    def _limit_memory(self, busy: list[ManagedEngine], now_s: float) -> None:
-        verdict = self._memory.look([(engine.pid, bool(engine.cause)) for engine in busy], now_s)
+    def _limit_memory(self, busy: list[ManagedEngine], frozen: list[ManagedEngine], now_s: float) -> None:
+        watched = [*busy, *frozen]
+        seen = [(engine.pid, bool(engine.cause)) for engine in watched]
+        verdict = self._memory.look(seen, now_s, idle_from=len(busy))
         if verdict is None:
             return
-        engine = busy[verdict.place]
+        engine = watched[verdict.place]
         log.warning("engine %d: %s: killing it", engine.id, verdict.cause)
         engine.kill(verdict.cause)
 

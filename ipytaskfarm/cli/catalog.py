@@ -16,7 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tasks": ("ipytaskfarm.cli.status.Tasks", "show a table of tasks"),
     "result": ("ipytaskfarm.cli.results.Result", "show the result of a task"),
     "failures": ("ipytaskfarm.cli.results.Failures", "show failed tasks, grouped by error"),
-    "debug": ("ipytaskfarm.cli.results.Debug", "run a failed task here, in the debugger"),
+    "debug": ("ipytaskfarm.cli.results.Debug", "open the debugger where a task has failed"),
     "explain": ("ipytaskfarm.cli.status.Explain", "explain the state of a task"),
     "jobs": ("ipytaskfarm.cli.jobs.Jobs", "list jobs, or show one with its tasks"),
     "history": ("ipytaskfarm.cli.history.History", "show what happened to tasks, and when"),

@@ -8,22 +8,24 @@ from ipytaskfarm.cli.json_output import engine_shape, print_json
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.deployment.light_client import connect
-from ipytaskfarm.display.farm_tables import engine_table
+from ipytaskfarm.display.farm_tables import engine_table, frozen_table
 
 
 class Engines(JsonCommand):
     """``ipytaskfarm engines``"""
 
     name = "engines"
-    arguments = "list | add [N] | remove ID…"
+    arguments = "list | add [N] | remove ID… | release [TASK…]"
     description = """
 Lists the engines of a farm, starts N more (default: 1), or ends the named ones after the tasks that they run. A
-changed number of engines survives crashes and restarts of the controller.
+changed number of engines survives crashes and restarts of the controller. `release` ends the engines that are
+frozen for these failed tasks, or for all.
 """
     examples = """
         ipytaskfarm engines list
         ipytaskfarm engines add 2
         ipytaskfarm engines remove 3
+        ipytaskfarm engines release 73
     """
 
     def carry_out(self) -> int:
@@ -35,7 +37,9 @@ changed number of engines survives crashes and restarts of the controller.
             return self._add()
         if what == "remove":
             return self._remove()
-        raise UsageError(f"{what!r} is not one of list, add and remove")
+        if what == "release":
+            return self._release()
+        raise UsageError(f"{what!r} is not one of list, add, remove and release")
 
     def _list(self) -> int:
         if self.extra_args:
@@ -49,6 +53,17 @@ changed number of engines survives crashes and restarts of the controller.
             printing.print_table(engine_table(reply.rows))
         else:
             print("no engines")
+        if reply.frozen and not self.json:
+            print("frozen for a debugger (`ipytaskfarm debug ID` opens one):")
+            printing.print_table(frozen_table(reply.frozen))
+        return OK
+
+    def _release(self) -> int:
+        tasks = self.number_arguments("task") if self.extra_args else None
+        with connect(self.farm) as questioner:
+            reply = questioner.answer(messages.ReleaseFrozen(tasks))
+        assert isinstance(reply, messages.NumberReply)
+        print(f"{printing.number(reply.value, 'frozen engine')} released")
         return OK
 
     def _add(self) -> int:

@@ -117,12 +117,12 @@ shut down. This survives restarts of controller and agents, until --off.
             print_json(shapes)
         else:
             for node, engines in busy.items():
-                rest = f"drained; {printing.number(engines, 'engine')} still at work"
-                print(f"node {printing.safe(node)}: {'goes on' if self.off else rest}")
+                rest = f"drained; {printing.number(engines, 'engine')} still running tasks"
+                print(f"node {printing.safe(node)}: {'gets tasks again' if self.off else rest}")
         if absent and not self.off:
             there = ", ".join(sorted({printing.safe(agent["node"]) for agent in state.agents})) or "none"
             for node in map(printing.safe, absent):
-                told = f"nothing of the farm is there now (nodes: {there}); it gets no tasks if it comes"
+                told = f"no agent of the farm has this name now (nodes: {there}); a later one gets no tasks"
                 print(f"node {node}: {told}. `ipytaskfarm drain {node} --off` takes that back", file=sys.stderr)
             return FAILED
         return OK

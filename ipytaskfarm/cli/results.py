@@ -188,17 +188,21 @@ class Debug(Command):
 
     name = "debug"
     description = """
-Runs a failed task in this terminal, with its function, arguments and environment, and opens the debugger where it
-fails. Modules are imported as Python finds them here, so start the command where your code can be imported.
+Opens the debugger where a task has failed: on the engine that is frozen for it (tasks with on_failure="hold"), or else
+in this terminal, where it runs the task again with its function, arguments and environment. Modules are imported as
+Python finds them here, so start the command where your code can be imported.
 """
     arguments = "ID"
     examples = """
         ipytaskfarm debug 73
+        ipytaskfarm debug 73 --here
         ipytaskfarm debug 73 --frames
     """
+    here = Bool(False, help="run the task here, although an engine is frozen for it").tag(config=True)
     frames = Bool(False, help="do not run the task; open the frames that came with its failure").tag(config=True)
     flags: Any = switches(
-        ("frames", "Debug.frames", True, "do not run the task; open the frames that came with its failure")
+        ("here", "Debug.here", True, "run the task here, although an engine is frozen for it"),
+        ("frames", "Debug.frames", True, "do not run the task; open the frames that came with its failure"),
     )
 
     def carry_out(self) -> int:
@@ -208,7 +212,7 @@ fails. Modules are imported as Python finds them here, so start the command wher
 
         with TaskClient(self.farm) as client:
             try:
-                client.debug(task, run=not self.frames)
+                client.debug(task, run=False if self.frames else self.here or None)
             except (errors.TaskFarmError, IndexError, ValueError) as error:
                 raise UsageError(f"task {task}: {error}") from None
         return OK

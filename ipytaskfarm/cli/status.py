@@ -14,7 +14,7 @@ from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.states import ACCEPTED_STATES, ASKED_STATES, state_counts
 from ipytaskfarm.deployment.light_client import Questioner, connect
-from ipytaskfarm.display.farm_tables import engine_table, node_table, task_table
+from ipytaskfarm.display.farm_tables import engine_table, frozen_table, node_table, task_table
 from ipytaskfarm.display.ipython import with_cells
 
 
@@ -58,6 +58,9 @@ class Status(JsonCommand):
             printing.print_table(node_table(state.agents))
         if state.engines:
             printing.print_table(engine_table(state.engines))
+        if state.frozen:
+            print("frozen for a debugger (`ipytaskfarm debug ID` opens one):")
+            printing.print_table(frozen_table(state.frozen))
         for line in state.losses[-5:]:
             print(f"lost: {printing.safe(line)}")
         return OK

@@ -148,9 +148,9 @@ def _tell_what_stays(counts: dict[str, int]) -> None:
     unfinished = counts.get("scheduled", 0) + counts.get("pending", 0)
     needed = counts.get("succeeded", 0) + counts.get("failed", 0)
     if unfinished:
-        print(f"{printing.number(unfinished, 'task')} stay: not ended")
+        print(f"kept {printing.number(unfinished, 'task')}: not ended")
     if needed:
-        print(f"{printing.number(needed, 'task')} stay: others still need the result")
+        print(f"kept {printing.number(needed, 'task')}: other tasks still need the result")
 
 
 class Verbatim(Unicode[str, str]):

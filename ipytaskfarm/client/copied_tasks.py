@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from ..core.messages import Input, TaskCopy
+from ..core.messages.dependencies import FAIL
 from ..core.messages.payload import CallWork, ResultBody, StringWork, Work
 from ..core.messages.task_types import Rules
 from ..core.requirements import Asks
@@ -18,7 +19,7 @@ from ..core.states import ABORTS
 from ..serialization.pack import unpack, unpack_environment, unpack_error, unpack_function
 from ..serialization.references import Ref, give_inputs
 from .results import error_named
-from .rules import DEFAULTS
+from .rules import DEFAULTS, HOLD
 from .tasks import CallTask, Join, MapTask, StringTask, Task
 
 _decode_work = msgspec.msgpack.Decoder(Work).decode
@@ -99,6 +100,7 @@ def _rules(rules: Rules, codes: Mapping[str, bytes]) -> dict[str, Any]:
         "defer_max": rules.defer_max_s,
         "warn_after": rules.warn_after_s,
         "unique": rules.unique,
+        "on_failure": HOLD if rules.freeze else FAIL,
     }
     if rules.recovery is not None:
         said["recovery_task"] = _made(rules.recovery.payload, rules.recovery.function, rules.recovery.rules, codes)

@@ -38,7 +38,7 @@ def run_and_debug(task: Task, name: str) -> None:
 
     Raises:
         EnvironmentSetupError: its environment cannot be set up in this process.
-        BaseException: the task's own error, if nobody can type into a debugger here.
+        BaseException: the task's own error, if there is no terminal for a debugger.
     """
     names = _names_of_session()
     with _environment(task.environment, names, name):
@@ -70,7 +70,7 @@ def open_frames(result: TaskResult | None, name: str) -> None:
 def open_debugger(error: BaseException, tb: types.TracebackType | None) -> None:
     """Open the debugger at the end of a traceback: IPython's, or in plain Python pdb.
 
-    Raises `error` if nobody can type here: there is no terminal, or the notebook is run by a program.
+    Raises `error` if no user can type here: there is no terminal, or the notebook is run by a program.
     """
     with known_sources([tb]):
         if not can_ask():
@@ -100,7 +100,7 @@ def _shell() -> Any:
 
 
 def can_ask() -> bool:
-    """Return whether somebody can answer a prompt: at a terminal, or in a notebook that no program runs."""
+    """Return whether a user can answer a prompt: at a terminal, or in a notebook that no program runs."""
     shell = _shell()
     kernel = getattr(shell, "kernel", None)
     if kernel is not None:

@@ -123,7 +123,7 @@ class JobRecord:
         self.tasks: list[Task] = []
         """Descriptions in the order of adding; empty for a job of another client."""
         self.members: MapMembers | None = None
-        """The tasks of a map, whose ids are listed only when somebody asks for them."""
+        """The tasks of a map, whose ids are listed only when they are needed."""
         self._ids: list[int] = []
         self.graph = Graph()
 

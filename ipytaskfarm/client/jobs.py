@@ -72,7 +72,7 @@ class Job:
         d = self.__dict__
         name = check_text("name", name)
         d["_record"] = JobRecord(client, name if name is not None else f"job {next(_numbers)}")
-        d["_shared"] = {"environment": TaskEnvironment()}
+        d["_shared"] = {"environment": TaskEnvironment(), **client.defaults}
         d["abort_on_failure"] = False
         d["abort_on_disconnect"] = False
         d["unique"] = None
@@ -136,6 +136,7 @@ class Job:
     defer_time: float | timedelta
     defer_max: float | timedelta
     warn_after: float | timedelta | None
+    on_failure: str
     cancel_on_task_failure: bool
     cancel_on_client_disconnection: bool
     _record: JobRecord

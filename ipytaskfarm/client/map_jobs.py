@@ -1,4 +1,4 @@
-"""What a map left: the values and errors of its items, whoever has handed the map in."""
+"""The outcome of a map of any client: the values and errors of its items."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Hand-in of a map: its items go to the farm as tasks of a job, quick items in chunks.
 
-All items are submitted within a moment.  The first tenth of a second is spent on learning how quick the items are;
-chunks grow meanwhile.  Then the rest is submitted with what is known.
+All items are submitted within a moment.  The first tenth of a second is used to measure how quick the items are;
+chunks grow meanwhile.  Then the rest is submitted in chunks of the right size.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from .session import Session
 from .tasks import EachTask
 
 LEARN_S = 0.1
-"""How long the pace of the items is looked at before the rest is submitted."""
+"""How long the pace of the items is measured before the rest is submitted."""
 UNKNOWN_TASKS = 512
-"""When no item has ended by then, the items are submitted as at most about so many tasks: slow chunks end early."""
+"""When no item has ended by then, the items become at most about this number of tasks: slow chunks end early."""
 BYTES_MAX = 128 * 1024
-"""A chunk has at most about so many bytes: it is sent again for each item of it that runs alone."""
+"""The most bytes of a chunk, approximately: it is sent again for each item of it that runs alone."""
 SHARES = 4
 """The last items are spread over this many chunks per engine at least."""
 
@@ -87,7 +87,7 @@ class MapSubmission:
         return self._shared.rules
 
     def submit(self, count: int) -> int | None:
-        """Submit the next items, at most so many, as one task.  Returns its id; None: there are no more items.
+        """Submit up to `count` of the next items as one task.  Returns its id; None: there are no more items.
 
         Raises UnpickleableException, with a note that names the item, for one that cannot travel.
         """
@@ -119,7 +119,7 @@ class MapSubmission:
         return task_id
 
     def submit_all(self) -> None:
-        """Submit all items.  Ctrl-C is heard afterwards; the second one at once."""
+        """Submit all items.  Ctrl-C takes effect afterwards; a second one at once."""
         with later_interrupt():
             if self._chunksize is None:
                 self._learn()
@@ -127,7 +127,7 @@ class MapSubmission:
                 pass
 
     def next_size(self) -> int:
-        """Return how many items share the next task, while the pace is still looked at."""
+        """Return how many items share the next task, while the pace is still measured."""
         return self.pace.size(self.items.left) if self._chunksize is None else self._chunksize
 
     def _size(self) -> int:

@@ -37,7 +37,7 @@ LOOK_AHEAD = 4
 CLEARED_AT_ONCE = 64
 
 LEAVE_S = 5.0
-"""Seconds for each question that aborts and clears the tasks of a map for which nobody waits any more."""
+"""Seconds for each question that aborts and clears the tasks of a map for which no caller waits any more."""
 
 ON_ERROR = ("raise", "return", "collect")
 
@@ -91,7 +91,7 @@ def begin_map(
     if not callable(function):
         raise TypeError(f"map needs a function first, not {type(function).__name__}")
     items = Items(read_whole(sequences))
-    rules = checked_rules(rules)
+    rules = {**client.defaults, **checked_rules(rules)}
     job = Job(client, asked.name or f"map {getattr(function, '__name__', type(function).__name__)}")
     spec = job.spec_of_map(items.total or 0, rules.get("unique"))
     submission = MapSubmission(client.session, spec, function, items, {**rules, "name": asked.name}, asked.chunksize)
@@ -153,7 +153,7 @@ def imap(
     items = Items(iterables)
     name = asked.name or f"imap {getattr(function, '__name__', type(function).__name__)}"
     spec = JobSpec(uuid.uuid4().hex, name, 0, is_map=True)
-    named = {**checked_rules(rules), "name": asked.name}
+    named = {**client.defaults, **checked_rules(rules), "name": asked.name}
     submission = MapSubmission(client.session, spec, function, items, named, asked.chunksize, grows=True)
     return _imap(client, submission, ordered, asked)
 

@@ -67,6 +67,12 @@ class Shared(NamedTuple):
     """Function that returns the id of another task of the job, or -1 - its position."""
 
 
+def freezing(packed: Packed) -> Packed:
+    """Return a packed task whose failure freezes its engine."""
+    rules = msgspec.structs.replace(packed.rules or Rules(), freeze=True)
+    return msgspec.structs.replace(packed, rules=rules)
+
+
 def pack_task(task: PackableTask, blobs: Blobs | None = None, shared: Shared | None = None, farm: str = "") -> Packed:
     """Pack a task and its chain of recovery tasks.
 

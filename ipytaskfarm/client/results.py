@@ -478,11 +478,6 @@ class TaskResult:
 
     # Unpacking
 
-    @property
-    def _is_large(self) -> bool:
-        """Return whether parts of the result are in blobs; known only if the result arrived without being fetched."""
-        return bool(self._final.blobs)
-
     def _contents(self) -> ResultBody:
         body = self._body
         if body is None:

@@ -48,6 +48,10 @@ from .environments import pack_environment_of
 PROPERTY = "property:"
 """Prefix of a property's name in `requires`; names without it are facts."""
 
+HOLD = "hold"
+ON_FAILURE = (FAIL, HOLD)
+"""What becomes of an engine on which a task fails."""
+
 LOW, BELOW_NORMAL, NORMAL, ABOVE_NORMAL, HIGH = -20, -10, 0, 10, 20
 """Names for priorities; any int is valid."""
 
@@ -78,6 +82,8 @@ class Requirements(TypedDict, total=False):
     defer_time: seconds before a deferred run starts again.
     defer_max: seconds after which a deferral fails the task.
     warn_after: seconds of a run after which the client is warned, and `status` shows it; the run goes on.
+    on_failure: "hold": an engine on which the task fails keeps the frames for a debugger, see `TaskClient.debug`, and
+        another engine takes its place; "fail": nothing is kept.
     """
 
     environment: TaskEnvironment | None
@@ -99,6 +105,7 @@ class Requirements(TypedDict, total=False):
     defer_time: float | timedelta
     defer_max: float | timedelta
     warn_after: float | timedelta | None
+    on_failure: str
 
 
 class Asking(Requirements, total=False):
@@ -375,6 +382,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "defer_time": partial(_seconds_or, "defer_time"),
     "defer_max": partial(_seconds_or, "defer_max"),
     "warn_after": partial(check_seconds, "warn_after"),
+    "on_failure": partial(one_of, "on_failure", ON_FAILURE),
     "unique": partial(check_text, "unique"),
     "on_duplicate": partial(one_of, "on_duplicate", ("refuse", "return")),
 }
@@ -384,7 +392,7 @@ DEFAULTS: dict[str, Any] = {
     "targets": None, "environment": None, "requires": (), "resources": (), "exclusive": False, "group": None,
     "max_parallel": None, "max_parallel_per_node": None, "force": False, "fail_if_unmet": False, "placement": None,
     "locality": None, "grace": None, "lost_retries": None, "after": (), "if_failed": FAIL, "retry_delay": 0.0,
-    "retry_on": (), "defer_time": 300.0, "defer_max": 3600.0, "warn_after": None, "unique": None,
+    "retry_on": (), "defer_time": 300.0, "defer_max": 3600.0, "warn_after": None, "on_failure": FAIL, "unique": None,
     "on_duplicate": "refuse",
 }  # fmt: skip
 
@@ -444,6 +452,7 @@ def pack_rules(
         defer_max_s=said.get("defer_max", 3600.0),
         warn_after_s=said.get("warn_after"),
         unique=said.get("unique"),
+        freeze=said.get("on_failure") == HOLD,
     )
     packed = None if rules == _NO_RULES else rules
     if is_simple:
@@ -452,7 +461,18 @@ def pack_rules(
 
 
 _SIMPLE = frozenset(
-    {"environment", "grace", "lost_retries", "name", "priority", "retries", "retry_on", "time_limit", "warn_after"}
+    {
+        "environment",
+        "grace",
+        "lost_retries",
+        "name",
+        "on_failure",
+        "priority",
+        "retries",
+        "retry_on",
+        "time_limit",
+        "warn_after",
+    }
 )
 """Rules that are plain values, without code."""
 _latest: tuple[dict[str, Any], Rules | None] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Protocol
 
 from .ids import Ids, Timeout
@@ -22,6 +22,10 @@ class TaskCalls(Protocol):
     @property
     def progress(self) -> object:
         """Return a value that is true if waits show a progress display."""
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """Return the rules of tasks that do not set these rules themselves."""
 
     def run(self, task: Any, block: bool = False) -> Any:
         """Submit a task and return its id."""

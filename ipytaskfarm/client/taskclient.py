@@ -7,7 +7,7 @@ import concurrent.futures
 import html
 import operator
 import warnings
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from inspect import signature
@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, Unpack, overload
 from ..core import errors, messages as m
 from ..core.arguments import check_int, check_text, wrong
 from ..core.messages import tables
+from ..core.messages.dependencies import FAIL
 from ..core.messages.payload import Message
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, ACCEPTED_STATES, Reason, state_counts
@@ -30,22 +31,22 @@ from .adapters import adapter, live_view
 from .call_checks import check_call, check_map
 from .copied_tasks import task_of
 from .debugging import open_frames, run_and_debug
+from .frozen import debug_frozen, frozen_engines
 from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, seconds, task_id
 from .jobs import Job
 from .map_items import Values
 from .maps import Mapper, ParallelFunction, begin_map, imap, map_tasks, options
 from .nodes import CheckResult, Snapshot
-from .packing import pack_task
+from .packing import freezing, pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
-from .progress import LiveProgress
+from .progress_of_tasks import ProgressOfTasks
 from .results import TaskResult, decode_body, error_of
-from .rules import JobRules, MapRules, flag, keyword_parameters, one_of
+from .rules import ON_FAILURE, JobRules, MapRules, flag, keyword_parameters, one_of
 from .session import Session
 from .shared_values import Accumulator, Broadcast, broadcast
 from .tables import FailureGroup, FailureGroups, JobLine, Listing, TaskStatus, TaskTable
 from .task_messages import Progress
-from .task_work import TaskWork
 from .tasks import CallTask, StringTask, Task, as_task
 from .waits import wait_for_tasks
 
@@ -56,36 +57,6 @@ _RAISED = ABORTS | {Reason.REFUSED}
 OnError: TypeAlias = Literal["raise", "return", "collect"]
 LOOK_S = 1.0
 """Seconds that the display of a client may wait for the farm."""
-
-
-class ProgressOfTasks:
-    """The value of ``tc.progress``: calling it with ids returns a display, and its truth value is whether waits show
-    one.
-    """
-
-    def __init__(self, session: Session, shows: bool) -> None:
-        self._session = session
-        self._shows = shows
-
-    def __call__(self, ids: Ids | None = None) -> LiveProgress:
-        """Return the progress of tasks at once, as an object that shows itself.
-
-        In a notebook the display follows the tasks until they have ended; elsewhere its repr is the present state.
-
-        ids: the tasks; None: all unfinished tasks of this process.
-
-        Raises IndexError for an id that was never issued.
-        """
-        wanted = self._session.unfinished() if ids is None else set(id_list(ids))
-        self._session.watch(wanted)
-        work = TaskWork(self._session, wanted)
-        return LiveProgress(work)
-
-    def __bool__(self) -> bool:
-        return self._shows
-
-    def __repr__(self) -> str:
-        return f"<progress displays: {'on' if self._shows else 'off'}; tc.progress(ids) shows one>"
 
 
 def _whether_to_block(task: object, block: object) -> bool:
@@ -118,6 +89,7 @@ class TaskClient:
         self.farm = self._session.farm
         """The farm's name."""
         self._shows_progress = True
+        self._defaults: dict[str, Any] = {}
 
     # ----------------------------------------------------------------------------------------------
     # Life
@@ -180,7 +152,10 @@ class TaskClient:
             block = _whether_to_block(task, block)
         if task.__class__ is not StringTask and not isinstance(task, Task):
             task = as_task(task)
-        new_id = self._session.submit(pack_task(task, self._session.blobs, farm=self.farm))
+        packed = pack_task(task, self._session.blobs, farm=self.farm)
+        if self._defaults and "on_failure" not in task.__dict__:
+            packed = freezing(packed)
+        new_id = self._session.submit(packed)
         if task.unique is not None:
             new_id = self._only_one(new_id, task.on_duplicate)
         return self.get_task_result(new_id, block=True) if block else new_id
@@ -580,6 +555,20 @@ class TaskClient:
     def progress(self, shows: bool) -> None:
         self._shows_progress = bool(shows)
 
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """Return the rules of tasks, jobs and maps that do not set these rules themselves; see `on_failure`."""
+        return self._defaults
+
+    @property
+    def on_failure(self) -> str:
+        """What becomes of engines on which tasks of this client fail: "fail", or "hold", see `rules.Requirements`."""
+        return self._defaults.get("on_failure", FAIL)  # type: ignore[no-any-return]
+
+    @on_failure.setter
+    def on_failure(self, word: str) -> None:
+        self._defaults = {} if one_of("on_failure", ON_FAILURE, word) == FAIL else {"on_failure": word}
+
     def progress_of(self, ids: Ids) -> dict[int, Progress]:
         """Return the latest progress of the tasks that have reported any, by id.
 
@@ -637,29 +626,41 @@ class TaskClient:
         """
         return task_of(self._copy(taskid))
 
-    def debug(self, taskid: int, *, run: bool = True) -> None:
-        """Debug a failed task: run it in this process with the inputs that it had, and stop where it fails.
+    def debug(self, taskid: int, *, run: bool | None = None) -> None:
+        """Debug a failed task: on the engine that was frozen for it (on_failure="hold"), or else in this process.
 
-        Function, arguments, pushed names and environment come from the farm, so the task may be one of another client,
-        of an earlier session or of another machine.  In IPython its debugger opens, elsewhere pdb.  If the task
-        succeeds here, its value is printed: then the difference lies in the engine.
+        In this process the task runs with the inputs that it had, and stops where it fails.  All of them come from the
+        farm, so it may be a task of another client, session or machine.  In IPython its debugger opens, elsewhere pdb.
+        If the task succeeds here, its value is printed: then the difference lies in the engine.
 
         Args:
             taskid: the task.
-            run: False: run nothing; open the frames that came with the failure, with their variables as text.
+            run: True: run it in this process, although an engine was frozen for it.  False: run nothing; open the
+                frames that came with the failure, with their variables as text.
 
         Raises:
             IndexError: there is no such task, or a result that it takes has been cleared.
             ValueError: it has not failed, or no frames came with its failure (run=False).
             EnvironmentSetupError: its environment cannot be set up here.
-            Exception: the task's own error, where nobody can type into a debugger.
+            Exception: the task's own error, where there is no terminal for a debugger.
         """
         number = task_id(taskid, self.farm)
         name = f"task {number}"
-        if run:
+        if run is None and debug_frozen(self._session, number):
+            return
+        if run is not False:
             run_and_debug(task_of(self._copy(number), with_values=True), name)
         else:
             open_frames(self.get_task_result(number, block=False, raw=False), name)
+
+    def frozen(self) -> Listing:
+        """Return the engines that were frozen for failed tasks, with the time until which each of them is kept."""
+        return frozen_engines(self._session)
+
+    def release(self, ids: Ids | None = None) -> int:
+        """End the engines that were frozen for these tasks, None: for all; return how many.  Raises IndexError."""
+        tasks = None if ids is None else id_list(ids, self.farm)
+        return self._session.ask_for(m.ReleaseFrozen(tasks), m.NumberReply).value
 
     def _copy(self, taskid: int) -> m.TaskCopy:
         return self._session.ask_for(m.ReadTask(task_id(taskid, self.farm)), m.TaskCopy)
@@ -813,7 +814,7 @@ class TaskClient:
             rules: the rules of a `Task`, for each item: retries, time_limit, priority, environment, resources …
 
         The list keeps what the items print in any case: ``values.stdout[7]``, ``values.stderr[7]``.  Items are counted
-        from 0.  An item's error bears a note, ``item 37 of 60: f(x=0.3)``.  ``tc.job(name).retry_failed()`` runs the
+        from 0.  An item's error has a note, ``item 37 of 60: f(x=0.3)``.  ``tc.job(name).retry_failed()`` runs the
         failed items again, and ``tc.job(name).results()`` returns the values then.
 
         All items are submitted at once.  Ctrl-C (the stop button) ends the wait, not the map.  The values stay on the

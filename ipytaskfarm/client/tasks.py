@@ -191,7 +191,8 @@ class Task:
         environment, requires, resources, exclusive, group, max_parallel, max_parallel_per_node, force, fail_if_unmet,
         placement, locality, grace, lost_retries: requirements for engine and node, see `rules.Requirements`.
         after, if_failed: the tasks that must end first, see `rules.Asking` and `rules.Requirements`.
-        retry_delay, retry_on, defer_time, defer_max, warn_after: repetition and warnings, see `rules.Requirements`.
+        retry_delay, retry_on, defer_time, defer_max, warn_after, on_failure: repetition, warnings, debugging, see
+            `rules.Requirements`.
         unique, on_duplicate: duplicates, see `rules.Asking`.
 
     Raises TypeError or ValueError, which names the attribute.  The first four, `depend`, `pull` and `push` are those of
@@ -227,6 +228,7 @@ class Task:
     defer_time: float | timedelta = 300.0
     defer_max: float | timedelta = 3600.0
     warn_after: float | timedelta | None = None
+    on_failure: str = FAIL
     unique: str | None = None
     on_duplicate: str = "refuse"
 

@@ -126,6 +126,7 @@ class Payloads:
                 wants.parent,
                 wants.part,
                 wants.concurrent,
+                wants.freeze,
             )
             for task, wants in wanted.items()
         }

@@ -143,8 +143,8 @@ def _explanation(store: StoreReader, load: LoadExplanation) -> TextReply | Refus
     if not finals:
         return Refusal("IndexError", f"there is no task {load.id}: it has been cleared")
     if load.item is None:
-        return TextReply("\n".join(explain_final(finals[0])))
-    return TextReply("\n".join(explain_item(finals[0], load.item)))
+        return TextReply("\n".join([*explain_final(finals[0]), *load.more]))
+    return TextReply("\n".join([*explain_item(finals[0], load.item), *load.more]))
 
 
 def explain_item(chunk: Final, item: int) -> list[str]:

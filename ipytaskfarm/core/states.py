@@ -78,6 +78,9 @@ class Reason(StrEnum):
 CHARGED_AS_ERROR = frozenset({Reason.ERROR, Reason.TIME_LIMIT, Reason.MEMORY, Reason.TOO_LARGE, Reason.ENVIRONMENT})
 """Each of these spends a retry, until none is left."""
 
+FREEZES = frozenset({Reason.ERROR, Reason.TIME_LIMIT})
+"""After an attempt that failed so, its engine still has the frames, and freezes itself if that was asked for."""
+
 ABORTS = frozenset({Reason.ABORTED, Reason.JOB_ABORTED})
 """Reasons of tasks that a user or a job has aborted: reading their result raises `TaskAborted`."""
 

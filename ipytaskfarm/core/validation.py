@@ -32,6 +32,7 @@ from .messages import (
     EngineNote,
     EngineReport,
     EngineUp,
+    Frozen,
     Leaving,
     NodeState,
     OutputText,
@@ -46,7 +47,7 @@ from .messages import (
 )
 from .messages.dependencies import IF_FAILED, Needs
 from .messages.running_task import ProgressReport, TaskCall
-from .messages.task_types import Deferral, Ended, FailureSummary, ItemEnd, ItemsEnded, LostInputs, Rules
+from .messages.task_types import Deferral, Ended, FailureSummary, FrozenRun, ItemEnd, ItemsEnded, LostInputs, Rules
 from .requirements import OPERATORS, Allotment, Asks, Condition, Environment, Recycle
 from .scheduler.clock import Now
 from .scheduler.events import Event
@@ -197,6 +198,7 @@ def _report(session: str, report: EngineReport, now: Now) -> EngineReport | None
         environment=_environment(report.environment),
         holding=None if report.holding is None else (report.holding[0], _allotment(report.holding[1])),
         recycling=report.recycling[:NAMES_MAX],
+        frozen=_frozen_run(report.frozen),
     )
 
 
@@ -256,6 +258,7 @@ def _is_sound(ended: Ended) -> bool:
         and 0.0 <= ended.started_s <= SECONDS_MAX
         and ended.failure is None
         and ended.detail is None
+        and ended.frozen is None
         and -1 < ended.memory_bytes <= NUMBER_MAX
     )
 
@@ -268,6 +271,7 @@ def _sound(ended: Ended, now: Now) -> Ended:
         failure=None if ended.failure is None else _failure(ended.failure),
         memory_bytes=_within(ended.memory_bytes, 0, NUMBER_MAX),
         detail=_detail(ended.detail),
+        frozen=_frozen_run(ended.frozen),
     )
 
 
@@ -307,6 +311,17 @@ def _is_small(properties: PropertiesChanged) -> bool:
     plain = sum(len(name) + len(value) for name, value in properties.plain.items() if isinstance(value, str))
     size = len(properties.packed) + plain + 100 * len(properties.plain)
     return size <= PROPERTIES_BYTES and 0 <= properties.version <= NUMBER_MAX
+
+
+def _frozen(farm: SchedulerState, session: str, event: Frozen, now: Now) -> Frozen | None:
+    return replace(event, run=_frozen_run(event.run)) if _speaks_for(farm, session, event.engine) else None
+
+
+def _frozen_run(run: FrozenRun | None) -> FrozenRun | None:
+    if run is None:
+        return None
+    error, place = _text(run.error, TEXT_MAX), _text(run.place, TEXT_MAX)
+    return replace(run, error=error, place=place, used_s=_seconds(run.used_s, 0.0))
 
 
 def _set_up(farm: SchedulerState, session: str, event: SetUp, now: Now) -> SetUp | None:
@@ -382,6 +397,7 @@ _CHECKS: dict[type, Check] = {
     EngineNote: _engine_note,
     NodeState: _node_state,
     SetUp: _set_up,
+    Frozen: _frozen,
     ResourceRequest: _resource_request,
     TaskCall: _of_engine,
     ProgressReport: _progress,

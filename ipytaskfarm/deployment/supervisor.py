@@ -371,7 +371,7 @@ class Supervisor:
         self.state = reply
         settings = self.settings
         if reply.found and not settings.owned:
-            self._audience.say(f"farm {reply.name!r} goes on: {reply.found}; --fresh starts with an empty store")
+            self._audience.say(f"farm {reply.name!r} resumes: {reply.found}; --fresh starts with an empty store")
         self.listening = self.home.listening()
         if self.listening:
             self._audience.say(self.listening)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from ..core.formatting import job_state
-from ..core.messages.tables import EngineRow, JobRow, TaskRow
+from ..core.messages.tables import EngineRow, FrozenRow, JobRow, TaskRow
 from ..core.messages.task_types import FailureSummary
 from ..core.requirements import amount
 from ..core.states import STATE_WORDS, State, state_word
@@ -46,6 +46,16 @@ _ENGINES = (
     Column("up", 6, right=True),
     Column("environment", 2),
     Column("note", 1),
+)
+_FROZEN = (
+    Column("task"),
+    Column("attempt", 4),
+    Column("error", least=28, cut=summary),
+    Column("place", 3),
+    Column("state", 2),
+    Column("until"),
+    Column("node", 1),
+    Column("pid", 5),
 )
 _NODES = (
     Column("node"),
@@ -138,6 +148,24 @@ def engine_table(rows: Sequence[EngineRow]) -> Table:
         for e in rows
     ]
     return Table(_ENGINES, cells, nothing="no engines")
+
+
+def frozen_table(rows: Sequence[FrozenRow]) -> Table:
+    """Return a table of frozen engines, by the tasks that failed on them."""
+    cells = [
+        (
+            row.task,
+            row.attempt,
+            row.error,
+            row.place,
+            row.state,
+            when(row.ends_s)[-len("10:00:00") :],
+            row.node,
+            row.pid,
+        )
+        for row in rows
+    ]
+    return Table(_FROZEN, cells, nothing="no frozen engines")
 
 
 def _running(row: EngineRow) -> object:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..core.errors import TimeLimitExceeded
 from ..core.messages import Run
 from ..core.messages.payload import CallWork, StringWork
-from ..core.messages.task_types import RunKey
+from ..core.messages.task_types import FrozenRun, RunKey
 from ..core.states import Reason
 from .sinks import Sink
 
@@ -24,7 +24,7 @@ class RunningAttempt:
 
     __slots__ = (
         "run", "work", "sink", "started_s", "begun", "unready", "current", "brought", "reaches", "chunk", "item",
-        "raised", "row", "task", "is_open",
+        "raised", "row", "task", "is_open", "frozen",
     )  # fmt: skip
 
     def __init__(self, run: Run) -> None:
@@ -52,6 +52,9 @@ class RunningAttempt:
         """Of a coroutine that runs beside others: the loop's task."""
         self.is_open = False
         """Of a coroutine that runs beside others: whether the user's code runs, so that it may be interrupted."""
+
+        self.frozen: FrozenRun | None = None
+        """Set if its failure has frozen the engine."""
 
     @property
     def key(self) -> RunKey:

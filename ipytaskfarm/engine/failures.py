@@ -39,7 +39,7 @@ def describe(error: BaseException, filename: str = "", code: str = "") -> tuple[
     """
     for each in chain_of(error):
         BaseException.with_traceback(each, user_frames(traceback_of(each)))
-    place = _place(error)
+    place = place_of(error)
     lines = {filename: (len(code), None, code.splitlines(keepends=True), filename)} if filename else {}
     linecache.cache.update(lines)
     try:
@@ -85,7 +85,7 @@ def user_frames(tb: TracebackType | None) -> TracebackType | None:
     return chain
 
 
-def _place(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
     """Return the innermost frame of the user's own code, or else the innermost frame."""
     tb = traceback_of(error)
     if isinstance(error, SyntaxError) and tb is None:

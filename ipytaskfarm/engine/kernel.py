@@ -28,6 +28,7 @@ from ipykernel.kernelapp import IPKernelApp
 from ipykernel.zmqshell import ZMQDisplayPublisher, ZMQInteractiveShell
 from IPython.core.events import EventManager
 from IPython.core.profiledir import ProfileDir
+from jupyter_client.connect import port_names, write_connection_file
 from tornado import ioloop
 from traitlets import Type
 from traitlets.config import Config
@@ -248,6 +249,10 @@ class _NoSubshells:
         return False
 
 
+KERNEL_NAME = "python3"
+"""The kernel's name in the connection file: Jupyter's server shows only kernels with a name that it knows."""
+
+
 class EngineKernel(IPythonKernel):
     """The kernel. Cells of a console run between tasks and under the same lock."""
 
@@ -296,6 +301,17 @@ class EngineApp(IPKernelApp):
         self.init_gui_pylab()
         keep_to_matplotlib("MPLBACKEND", given)
         self.init_extensions()
+
+    def write_connection_file(self, **kwargs: Any) -> None:
+        ports = {name: getattr(self, name) for name in port_names}
+        write_connection_file(
+            self.abs_connection_file,
+            ip=self.ip,
+            key=self.session.key,
+            transport=self.transport,
+            kernel_name=KERNEL_NAME,
+            **ports,
+        )
 
     def init_iopub(self, context: Any) -> None:
         self.iopub_socket = publisher(context)

@@ -174,10 +174,12 @@ class ChunkCalls:
         names: ItemNames,
         begin: Callable[[int, int], None],
         before_each: Sequence[Callable[[], None]] = (),
+        freeze: Callable[[int, BaseException], None] | None = None,
     ) -> None:
         """begin: is told which items begin: (first index, index behind the last).
 
         before_each: functions that are called before each item.
+        freeze: is called with the index and the error of the first item that fails, which ends the chunk.
         """
         self.known = known
         self.items = names.items
@@ -187,6 +189,9 @@ class ChunkCalls:
         self._star = names.star
         self._baseline = baseline
         self._begin = begin
+        self._freeze = freeze
+        self.frozen = False
+        """Whether an item has failed and ended the chunk: what it has left stays as it is."""
         self._began = time.perf_counter()
         self._item_s = 0.0
         """Seconds of an item, according to the last ones."""
@@ -225,7 +230,11 @@ class ChunkCalls:
         return told
 
     def is_over(self, sink: Sink | None) -> bool:
-        """Return whether the rest of the chunk is left to others: it takes long, or its values or texts are large."""
+        """Return whether the rest of the chunk is left to others: it takes long, its values or texts are large, or the
+        engine is frozen.
+        """
+        if self.frozen:
+            return True
         if self._bytes > YIELD_BYTES or (sink is not None and sink.is_half_full()):
             return bool(self.values)
         left_s = self._item_s * (len(self.items) - len(self.values))
@@ -282,7 +291,7 @@ class ChunkCalls:
         began = time.perf_counter()
         CHANGES.told = told
         try:
-            while len(values) < end and not changed:
+            while len(values) < end and not changed and not self.frozen:
                 try:
                     values.extend(calls)  # values that were computed before an error stay
                     self._baseline.disarm()
@@ -303,6 +312,9 @@ class ChunkCalls:
             DEFERS if detail is not None else Reason.REJECTED if issubclass(kind, TaskRejectError) else Reason.ERROR
         )
         self._names.note_on(error, index)
+        if self._freeze is not None and outcome == Reason.ERROR:
+            self._freeze(index, error)
+            self.frozen = True
         self.failed[index] = FailedItem(outcome, *described(error), detail)
         self.values.append(None)
 
@@ -314,6 +326,8 @@ class ChunkCalls:
 
     def _look(self, began: float, count: int) -> None:
         """Restore the surroundings, and decide how many calls may run before the next examination."""
+        if self.frozen:
+            return
         run_s = time.perf_counter() - began
         known = self.known
         self._bytes += count * _size_of(self.values[-1])

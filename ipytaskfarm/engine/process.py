@@ -22,6 +22,7 @@ import msgspec
 
 from .. import engine as package
 from ..core.messages import (
+    CommandDone,
     EngineCommand,
     Granted,
     LaneHello,
@@ -30,6 +31,7 @@ from ..core.messages import (
     PropertiesChanged as PropertiesMessage,
 )
 from ..core.messages.blob_chunks import BlobHere
+from ..core.messages.payload import FailureBody
 from ..core.messages.running_task import TaskReply
 from ..serialization.missing_modules import name_place
 from ..storage.blobs import Blobs, fetch_from, use
@@ -177,7 +179,7 @@ class EngineProcess:
         self._lane = EngineLane(f"{settings.folder}/lane.sock", settings.engine, self._loop, self._lock, self)
         namespace = self._namespace = Namespace(shell, settings.id)
         package._here, package._names = package.Engine(settings.id, properties, self._facts), namespace.names
-        kernel.before_cell = namespace.begin_cell
+        kernel.before_cell = self._before_cell
         self._environments = Environments(settings.engine, namespace, self._baseline, self._lane.send)
         profiling = Profiling()
         self._sampler = profiling.sampler
@@ -200,7 +202,7 @@ class EngineProcess:
             profiling,
             self._loops,
         )
-        self._runner = Runner(parts, self._interrupts, PlainTest(shell), self._finished, self._lane.company_over)
+        self._runner = Runner(parts, self._interrupts, PlainTest(shell), shell, self._finished, self._lane.company_over)
         package._current = self._runner.current
         self._commands = Commands(parts, self._lane.take_commands)
 
@@ -242,6 +244,11 @@ class EngineProcess:
         return self._runner.run(job)
 
     def command(self, command: EngineCommand) -> Step:
+        if self._runner.freezer.run is not None:
+            failure = FailureBody("EngineLost", f"engine {self._settings.id} is frozen and does no commands")
+            body = msgspec.msgpack.encode(failure)
+            self._lane.send(CommandDone(self._settings.engine, command.session, command.n, False, body))
+            return None
         self._loops.show()
         return self._commands.run(command)
 
@@ -275,6 +282,8 @@ class EngineProcess:
         self._sampler.idle()
         if self._unrung:
             self._ring()
+        if self._runner.freezer.run is not None:
+            return
         if self._baseline.look_is_due():
             self._baseline.look()
         elif self._look_later is None:
@@ -284,7 +293,7 @@ class EngineProcess:
     def _look(self) -> None:
         """The loop's callback: look if nothing has run for a while; else the end of a slice sees to it."""
         self._look_later = None
-        if self._lock.locked():
+        if self._lock.locked() or self._runner.freezer.run is not None:
             return
         left_s = self._slice_ended_s + LOOK_EVERY_S - time.perf_counter()
         if left_s > 0:
@@ -346,6 +355,10 @@ class EngineProcess:
 
     def _tell_properties(self, version: int, packed: bytes, plain: dict[str, str | float | bool]) -> None:
         self._lane.send(PropertiesMessage(self._settings.engine, version, packed, plain))
+
+    def _before_cell(self) -> None:
+        self._runner.freezer.used()
+        self._namespace.begin_cell()
 
     def _after_cell(self) -> None:
         self._namespace.end_cell()

@@ -41,7 +41,7 @@ class RunRecords:
         reason: str = Reason.ERROR
         if error is not None:
             failure = brief(error, problem)
-            reason = self._outcome(attempt, error)
+            reason = self.outcome(attempt, error)
         elif isinstance(problem, (OverflowError, MemoryError)):  # msgpack's own limit is 4 GiB
             size = len(value) if value is not None else 0
             failure = FailureSummary("ResultTooLarge", f"a result of {size} bytes cannot be sent: {text_of(problem)}")
@@ -51,7 +51,9 @@ class RunRecords:
         run = attempt.run
         body = self._encoder.encode(ResultBody(None, FailureBody(failure.etype, failure.value)))
         word = details_of(error, reason) if error is not None else None
-        ended = Ended(run.task, run.attempt, reason, attempt.started_s, run_s, failure, body, detail=word)
+        ended = Ended(
+            run.task, run.attempt, reason, attempt.started_s, run_s, failure, body, detail=word, frozen=attempt.frozen
+        )
         return encoded(self._encoder.encode, ended)
 
     def _compose(
@@ -75,7 +77,7 @@ class RunRecords:
             # whatever it was turned into on its way: a CancelledError, an error in a clean-up
             error = attempt.raised
         if error is not None:
-            outcome = self._outcome(attempt, error)
+            outcome = self.outcome(attempt, error)
             word = details_of(error, outcome)
             failure, body_failure = described(error, *source_of(attempt.work))
         body = ResultBody(
@@ -91,7 +93,10 @@ class RunRecords:
         packed = self._pack_body(body)
         blobs = self._writer.taken() if self._writer is not None else ()
         memory = own_bytes(self._pid) if run.measured else 0
-        ended = Ended(run.task, run.attempt, outcome, attempt.started_s, run_s, failure, packed, blobs, memory, word)
+        ended = Ended(
+            run.task, run.attempt, outcome, attempt.started_s, run_s, failure, packed, blobs, memory, word,
+            attempt.frozen,
+        )  # fmt: skip
         return self._encoder.encode(ended) if failure is None else encoded(self._encoder.encode, ended)
 
     def _compose_chunk(self, attempt: RunningAttempt, chunk: ChunkCalls, run_s: float, value: bytes | None) -> bytes:
@@ -107,7 +112,9 @@ class RunRecords:
         blobs = self._writer.taken() if self._writer is not None else ()
         memory = own_bytes(self._pid) if run.measured else 0
         how = ItemsEnded(len(chunk.values), told)
-        ended = Ended(run.task, run.attempt, "", attempt.started_s, run_s, None, packed_body, blobs, memory, how)
+        ended = Ended(
+            run.task, run.attempt, "", attempt.started_s, run_s, None, packed_body, blobs, memory, how, attempt.frozen
+        )
         return self._encoder.encode(ended) if not told else encoded(self._encoder.encode, ended)
 
     def _pack_body(self, body: ResultBody) -> bytes:
@@ -125,7 +132,8 @@ class RunRecords:
             bare = msgspec.structs.replace(body, outputs=[], progress=None)
             return encoded(self._encoder.encode, bare)
 
-    def _outcome(self, attempt: RunningAttempt, error: BaseException) -> str:
+    def outcome(self, attempt: RunningAttempt, error: BaseException) -> str:
+        """Return the outcome of a run that has ended with an error, as in `Ended`."""
         kind = type(error)  # isinstance would use the error's own class, which may raise
         if issubclass(kind, TaskRejectError):
             return Reason.REJECTED

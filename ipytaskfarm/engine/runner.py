@@ -25,6 +25,7 @@ from ..core.messages import Granted, OutputQuery, OutputText, Returned, SetUp
 from ..core.messages.payload import CallWork, StringWork, Work
 from ..core.messages.running_task import TaskReply
 from ..core.messages.task_types import RunKey
+from ..core.states import FREEZES
 from ..core.text import did_you_mean, text_of
 from ..serialization.child_processes import forget_sent, sent
 from ..serialization.modules import active, begin_run
@@ -43,12 +44,13 @@ from .code_templates import Plain
 from .coroutines import Coroutines, attempt_here
 from .current import CurrentTask, Deferred, Interruptible
 from .failures import half_imported
+from .freezer import Freezer
 from .helper_processes import LOKY_WORKERS
 from .inputs import giver
 from .interrupt import Interrupts, cancelled, deadline_ns
 from .lane import QueuedRun, Step
 from .map_chunks import ChunkCalls, ItemNames, Known, call_each, pack_values
-from .plain import PlainTest
+from .plain import PlainTest, source_of
 from .run_records import RunRecords
 from .shared_parts import Parts
 from .sinks import SINK
@@ -65,12 +67,14 @@ class Runner:
         parts: Parts,
         interrupts: Interrupts,
         plain: PlainTest,
+        shell: Any,
         finished: Callable[[], None],
         company_over: Callable[[], None],
     ) -> None:
         """Create the runner.
 
         Args:
+            shell: IPython's shell, in which a console finds what a frozen engine keeps.
             finished: called when a result is in the recorder.
             company_over: called when the last one of several coroutine tasks has ended.
         """
@@ -89,6 +93,7 @@ class Runner:
         self._cpu_profiler = parts.profiling.cpu
         self._interrupts = interrupts
         self._plain = plain
+        self.freezer = Freezer(parts.engine, shell, parts.send)
         self._finished = finished
         self._pid = os.getpid()
         self._writer = BlobWriter(parts.blobs) if parts.blobs is not None else None
@@ -110,6 +115,9 @@ class Runner:
     def run(self, job: QueuedRun) -> Step:
         """Run an attempt to its end, or to the first await of an attempt that needs the event loop."""
         run = job.run
+        if self.freezer.run is not None:
+            self._send(Returned(self._engine, [(run.task, run.attempt)], "frozen"))
+            return None
         if run.properties_version is not None and run.properties_version != self._properties.version:
             self._send(Returned(self._engine, [(run.task, run.attempt)], "properties changed"))
             return None
@@ -389,7 +397,8 @@ class Runner:
         special = attempt.run.special
         part = special.part if special is not None else None
         if part is None and len(names.items) > 1:
-            attempt.chunk = ChunkCalls(known, self._baseline, names, self._recorder.begin_items, begin)
+            freeze = partial(self._freeze_item, attempt) if special is not None and special.freeze else None
+            attempt.chunk = ChunkCalls(known, self._baseline, names, self._recorder.begin_items, begin, freeze)
             call_each(attempt.chunk)
             return None
         index = part or 0
@@ -457,8 +466,15 @@ class Runner:
         if run.special is not None:
             give_inputs(None)
         attempt.raised = self._interrupts.raised
+        if error is not None and attempt.chunk is None and run.special is not None and run.special.freeze:
+            self._freeze(attempt, error)
         record = self._records.record(attempt, run_s, value, error)
         forget_added()
+        if attempt.frozen is not None:
+            self._recorder.end_with(record, run.task, run.attempt)
+            self.freezer.offer(*source_of(work))
+            self._finished()
+            return
         if work is not None and work.clear_after:
             error = None  # its traceback holds the frames, and the frames hold the values
             self._namespace.clear()
@@ -479,3 +495,14 @@ class Runner:
             del error
             self._interrupts.raised = None
             gc.collect()
+
+    def _freeze(self, attempt: RunningAttempt, error: BaseException) -> None:
+        """Freeze the engine if the run has failed in a way that leaves frames to look at."""
+        if self._records.outcome(attempt, error) in FREEZES:
+            self.freezer.keep(attempt.key, attempt.run.task, error)
+            attempt.frozen = self.freezer.run
+
+    def _freeze_item(self, attempt: RunningAttempt, index: int, error: BaseException) -> None:
+        """Freeze the engine because an item of a chunk has failed, whose id follows that of the chunk."""
+        self.freezer.keep(attempt.key, attempt.run.task + 1 + index, error)
+        attempt.frozen = self.freezer.run

@@ -129,10 +129,11 @@ def _messages(client: TaskClient, asked: ActionArguments) -> None:
 
 
 def _debug(client: TaskClient, asked: ActionArguments) -> None:
-    """Run a failed task here and open the debugger; with --frames, open the frames that came with the failure."""
+    """Open the debugger where a task failed; see `TaskClient.debug` for --here and --frames."""
+    run = False if asked.options.frames else asked.options.here or None
     for task_id in asked.ids:
         try:
-            client.debug(task_id, run=not asked.options.frames)
+            client.debug(task_id, run=run)
         except ValueError as error:
             raise UsageError(f"%task debug {task_id}: {error}") from None
 
@@ -151,7 +152,9 @@ ACTIONS: dict[str, Action] = {
     "restart": Action(_restart, options=("job",)),
     "remove": Action(_remove, options=("job", "all")),
     "failures": Action(lambda client, asked: client.failures(asked.ids or None), least=0),
-    "debug": Action(_debug, options=("frames",)),
+    "debug": Action(_debug, options=("here", "frames")),
+    "frozen": Action(lambda client, asked: client.frozen(), words="", least=0),
+    "release": Action(lambda client, asked: client.release(asked.ids or None), least=0),
     "stack": Action(lambda client, asked: _one([client.stack(i) for i in asked.ids])),
     "history": Action(_history, least=0, options=("name", "what", "since", "last")),
     "progress": Action(lambda client, asked: client.progress_of(asked.ids)),
@@ -166,7 +169,7 @@ ACTIONS: dict[str, Action] = {
 }
 """In the order in which Tab offers them."""
 
-OPTIONS = ("job", "reason", "no_interrupt", "all", "off", "name", "what", "since", "last", "result", "frames")
+OPTIONS = ("job", "reason", "no_interrupt", "all", "off", "name", "what", "since", "last", "result", "here", "frames")
 """All options that some action takes."""
 
 

@@ -141,6 +141,7 @@ class TaskMagics(Magics):
     @argument("--all", action="store_true", help="remove: all ended tasks")
     @argument("--off", action="store_true", help="drain: start tasks there again")
     @argument("--result", metavar="EXPR", help="mark-done: the result; for a task of code, a dict of the pulled names")
+    @argument("--here", action="store_true", help="debug: run it here, although an engine is frozen for it")
     @argument("--frames", action="store_true", help="debug: run nothing; open the frames that came with the failure")
     @argument("--name", help="history: only tasks of this name")
     @argument("--what", metavar="TEXT", help="history: only events that contain this text")
@@ -157,8 +158,9 @@ class TaskMagics(Magics):
         status: show their state.  result: show their results.  barrier: wait for them (without ids: for all of this
         session). abort: abort them.  explain: show what happened, and why they wait.  retry: submit failed ones again
         as new tasks. restart: submit any ended ones again.  remove: delete the results of ended ones.  failures: show
-        failed ones in groups.  debug: run a failed one here with the inputs that it had, and open the debugger where it
-        fails; --frames: only open the frames that came with the failure.  stack: show the stack of running ones.
+        failed ones in groups.  debug: open the debugger where one failed: on the engine that is frozen for it, or here,
+        where it runs again with its inputs; --frames: only open the frames that came with the failure.  frozen: show
+        the frozen engines.  release: end those of these tasks, or all.  stack: show the stack of running ones.
         history: show their events with times.  progress: show their reported progress. messages: show their messages
         until they end.  mark-done, mark-failed: make them count as succeeded or failed. jobs: list all jobs.  job: show
         one job, by its name.  pause, resume: start no more tasks of the farm or of a job, or start them again.  drain:

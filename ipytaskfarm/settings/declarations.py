@@ -235,6 +235,21 @@ class FarmArguments(LimitArguments, total=False):
             processes=(AGENT,),
         ),
     ]
+    frozen_engines: Annotated[
+        int | None,
+        count_setting(
+            'how many engines of a node may be frozen at once, each for a failed task with `on_failure="hold"`',
+            0,
+            processes=(CONTROLLER,),
+            field="frozen_engines",
+        ),
+    ]
+    frozen_time: Annotated[
+        float | timedelta | None,
+        seconds_setting(
+            "a frozen engine ends when nobody has used it for this time", processes=(CONTROLLER,), field="frozen_s"
+        ),
+    ]
     max_engine_losses: Annotated[
         int | None,
         count_setting(

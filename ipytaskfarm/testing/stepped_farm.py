@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from ..controller import replies
 from ..core import messages as m
 from ..core.messages.dependencies import Needs
@@ -21,6 +23,7 @@ from ..core.messages.task_types import (
     Deferral,
     Ended,
     FailureSummary,
+    FrozenRun,
     Function,
     ItemsEnded,
     JobSpec,
@@ -36,6 +39,7 @@ from ..core.scheduler.events import Event, Gone, Joined, Silent, Tick
 from ..core.scheduler.restore import restored_farm
 from ..core.scheduler.scheduler import Scheduler
 from ..core.scheduler.settings import SchedulerSettings
+from ..core.states import FREEZES
 from .memory_store import MemoryReader, MemoryStore
 
 BEGINNING = Now(1000.0, 1_700_000_000.0)
@@ -65,6 +69,8 @@ class SteppedEngine:
     calls: int = 0
     commands: list[m.EngineCommand] = field(default_factory=list)
     """The commands that it has run, each once."""
+    frozen: FrozenRun | None = None
+    """The failed run after which it has frozen itself."""
 
     def turn_to(self, run: RunKey) -> None:
         """Let one of the begun runs be the one that ends, or asks a question, next."""
@@ -274,7 +280,7 @@ class SteppedFarm:
             m.EngineReport(
                 e.name, e.id, 1, True, self.now.wall_s, agent.facts, e.held(), prepared=e.prepared,
                 finished=e.finished, environment=e.environment, set_up=e.environment is not None,
-                holding=e.holding, recycling=e.recycling, concurrent=e.concurrent,
+                holding=e.holding, recycling=e.recycling, concurrent=e.concurrent, frozen=e.frozen,
             )
             for e in agent.engines.values()
         ]  # fmt: skip
@@ -352,6 +358,7 @@ class SteppedFarm:
             engine.concurrent = message.concurrent
             engine.queue.extend((task_id, attempt) for task_id, attempt, *_ in message.tasks)
             engine.given.update(((task[0], task[1]), task) for task in message.tasks)
+            self._give_back(agent, engine)
         elif isinstance(message, m.Recall):
             back = [run for run in message.runs if run in engine.queue]
             for run in back:
@@ -369,7 +376,7 @@ class SteppedFarm:
             names = {command.replays or (command.session, command.n) for command in engine.commands}
             if (message.replays or (message.session, message.n)) not in names:
                 engine.commands.append(message)
-            ok = message.body not in agent.failing
+            ok = message.body not in agent.failing and engine.frozen is None
             body = agent.answers.get(message.verb, b"")
             agent.outbox.append(m.CommandDone(engine.name, message.session, message.n, ok, body))
         elif isinstance(message, m.EnginePrepared):
@@ -418,10 +425,29 @@ class SteppedFarm:
         """End the engine's run with this outcome."""
         if engine.running is None:
             return None
-        failure = FailureSummary("ValueError", "planted") if outcome else None
-        return self.end_with(
-            agent, engine, Ended(*engine.running, outcome, self.now.wall_s, run_s, failure, b"body", (), memory, detail)
-        )
+        run, failure = engine.running, FailureSummary("ValueError", "planted") if outcome else None
+        ended = Ended(*run, outcome, self.now.wall_s, run_s, failure, b"body", (), memory, detail)
+        task = _failed_task(ended)
+        wants = engine.given[run][7] if run in engine.given else None
+        if task is None or wants is None or not wants.freeze:
+            return self.end_with(agent, engine, ended)
+        engine.frozen = FrozenRun(run, task, "ValueError: planted", "", self.now.wall_s)
+        results = self.end_with(agent, engine, msgspec.structs.replace(ended, frozen=engine.frozen))
+        agent.outbox.append(m.Frozen(engine.name, engine.frozen))
+        self._give_back(agent, engine)
+        return results
+
+    def _give_back(self, agent: SteppedAgent, engine: SteppedEngine) -> None:
+        """Let a frozen engine return the runs that it was given behind the failed one."""
+        if engine.frozen is not None and engine.queue:
+            agent.outbox.append(m.Returned(engine.name, list(engine.queue), "frozen"))
+            engine.queue.clear()
+
+    def use(self, agent: SteppedAgent, engine: SteppedEngine) -> None:
+        """Use a frozen engine, as the cell of a console does."""
+        assert engine.frozen is not None
+        engine.frozen = msgspec.structs.replace(engine.frozen, used_s=self.now.wall_s)
+        agent.outbox.append(m.Frozen(engine.name, engine.frozen))
 
     def end_with(self, agent: SteppedAgent, engine: SteppedEngine, ended: Ended) -> m.Results:
         """End the engine's run; its agent reports it."""
@@ -487,6 +513,14 @@ class SteppedFarm:
     def leave_client(self, session: str = "client", said: bool = False) -> None:
         """End a client's session. `said`: it said good-bye; otherwise it was silent for too long."""
         self.handle(Gone(said), session)
+
+
+def _failed_task(ended: Ended) -> int | None:
+    """Return the task, or the item of a chunk, whose failure lets its engine freeze itself; None: there is none."""
+    if isinstance(ended.detail, ItemsEnded):
+        last = next((told for told in ended.detail.told if told.index == ended.detail.done - 1), None)
+        return ended.task + 1 + last.index if last is not None and last.outcome in FREEZES else None
+    return ended.task if ended.outcome in FREEZES else None
 
 
 def _identity(environment: Environment | None) -> str | None:

@@ -7,6 +7,7 @@ origin of sockets, and the XSRF header of actions.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ from jupyter_server.base.websocket import WebSocketMixin
 from jupyter_server.utils import ensure_async, url_path_join
 from tornado import web
 
-from ipytaskfarm.system import farm_paths, live_pages
+from ipytaskfarm.system import external_kernels, farm_paths, live_pages
 
 from .farm_requests import farm_routes
 from .feed import FarmFeed, page_connection
@@ -78,8 +79,19 @@ def _jupyter_server_extension_points() -> list[dict[str, str]]:
     return [{"module": "ipytaskfarm.web.extension"}]
 
 
+def _show_frozen_engines(serverapp: Any) -> None:
+    """Let Jupyter's server list the kernels of frozen engines, which clients offer in a folder for that purpose.
+
+    Without this, the server does so only if ``ServerApp.allow_external_kernels`` is set.
+    """
+    manager = serverapp.kernel_manager
+    if getattr(manager, "external_connection_dir", "") is None:  # the server can, and is not told where
+        manager.external_connection_dir = str(Path(serverapp.runtime_dir) / external_kernels.FOLDER)
+
+
 def _load_jupyter_server_extension(serverapp: Any) -> None:
-    """Add the pages to Jupyter's server."""
+    """Add the pages to Jupyter's server, and the kernels of frozen engines."""
+    _show_frozen_engines(serverapp)
     feeds = FarmFeeds()
     application = serverapp.web_app
     prefix = url_path_join(application.settings["base_url"], "taskfarm/")

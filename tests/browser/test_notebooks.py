@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,13 @@ SANITIZE = ROOT / "notebooks" / "sanitize.cfg"
 CELL_TIMEOUT_S = 60
 UNUSED = ("-p", "no:hypothesispytest", "-p", "no:anyio", "-p", "no:cacheprovider")
 """Plugins that cost each run more than a second."""
-NOTEBOOK_TIMEOUT_S = 110.0
+NBVAL_S = 280.0
+ALL_NOTEBOOKS_S = 900.0
+"""A minute on an idle machine."""
 
 
-@pytest.fixture
-def world() -> Iterator[Dirs]:
+@contextmanager
+def drawing_world() -> Iterator[Dirs]:
     """Provide a world in which kernels draw into the notebook, as in an ordinary Jupyter."""
     with isolated("itf-") as dirs, pytest.MonkeyPatch.context() as patch:
         patch.delenv("MPLBACKEND", raising=False)
@@ -33,14 +37,20 @@ def world() -> Iterator[Dirs]:
         assert_nothing_left(dirs)
 
 
-def nbval(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run notebooks as everybody can, with ``pytest --nbval``."""
+@pytest.fixture
+def world() -> Iterator[Dirs]:
+    with drawing_world() as dirs:
+        yield dirs
+
+
+def nbval(*arguments: str | Path, timeout_s: float = NBVAL_S) -> subprocess.CompletedProcess[str]:
+    """Run notebooks as everybody can, with ``pytest --nbval``.  Each start of pytest costs two seconds of CPU time."""
     # A busy machine would have bars where none are saved, in whatever takes longer than a second there.
     environment = {**os.environ, "IPYTASKFARM_PROGRESS": "0"}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "--nbval", f"--nbval-sanitize-with={SANITIZE}",
-         f"--nbval-cell-timeout={CELL_TIMEOUT_S}", *UNUSED, "--color=no", "-q", *map(str, arguments)],
-        capture_output=True, text=True, timeout=NOTEBOOK_TIMEOUT_S, check=False, cwd=ROOT, env=environment,
+         f"--nbval-cell-timeout={CELL_TIMEOUT_S}", *UNUSED, "--color=no", "-v", *map(str, arguments)],
+        capture_output=True, text=True, timeout=timeout_s, check=False, cwd=ROOT, env=environment,
     )  # fmt: skip
 
 
@@ -49,16 +59,28 @@ def cells(notebook: Path) -> list[dict[str, Any]]:
     return [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
 
 
+def passed(said: str, notebook: Path) -> int:
+    """Return how many cells of a notebook passed."""
+    return len(re.findall(rf"\b{re.escape(notebook.stem)}::ipynb::Cell \d+ PASSED", said))
+
+
+@pytest.fixture(scope="module")
+def said() -> str:
+    """Run all notebooks, one after the other; what nbval says."""
+    with drawing_world() as world:
+        ended = nbval(*NOTEBOOKS, timeout_s=ALL_NOTEBOOKS_S)
+        # The last cell of each has stopped its farm; what was left to the kernel's end is gone too.
+        assert not processes_of(world.root)
+    return ended.stdout + ended.stderr
+
+
 @pytest.mark.notebook
 @pytest.mark.farm
 @pytest.mark.slow
+@pytest.mark.timeout(ALL_NOTEBOOKS_S)  # the first one runs them all
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
-def test_a_notebook_says_again_what_is_saved_in_it(notebook: Path, world: Dirs) -> None:
-    ended = nbval(notebook)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert f"{len(cells(notebook))} passed" in ended.stdout
-    # Its last cell has stopped the farm; what was left to the kernel's end is gone too.
-    assert not processes_of(world.root)
+def test_a_notebook_says_again_what_is_saved_in_it(notebook: Path, said: str) -> None:
+    assert passed(said, notebook) == len(cells(notebook)), said
 
 
 @pytest.mark.notebook
@@ -91,12 +113,12 @@ def test_a_changed_output_is_noticed(world: Dirs, tmp_path: Path) -> None:
     cell = nbformat.v4.new_code_cell("import sys; print(sys.prefix)")  # type: ignore[no-untyped-call]
     cell.execution_count = 1
     notebook.cells.append(cell)
-    path = tmp_path / "changed.ipynb"
-    for text, code in ((f"{sys.prefix}\n", 0), ("/another/python\n", 1)):
+    same, changed = tmp_path / "same.ipynb", tmp_path / "changed.ipynb"
+    for path, text in ((same, f"{sys.prefix}\n"), (changed, "/another/python\n")):
         cell.outputs = [nbformat.v4.new_output("stream", text=text)]  # type: ignore[no-untyped-call]
         nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
-        ended = nbval("--rootdir", tmp_path, path)
-        assert ended.returncode == code, ended.stdout + ended.stderr
+    ended = nbval("--rootdir", tmp_path, same, changed)
+    assert (ended.returncode, passed(ended.stdout, same), passed(ended.stdout, changed)) == (1, 1, 0), ended.stdout
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)

@@ -165,7 +165,7 @@ def test_the_command_adds_shows_and_removes_agents(slurm: Cluster, farm_dirs: Di
         assert "#SBATCH --time=0:10:00\n" in shown
         assert slurm.queue() == []
 
-        assert "slurm-1: 2 agents asked for" in said("agents", "add", "slurm", "2", *more)
+        assert "slurm-1: 2 agents requested" in said("agents", "add", "slurm", "2", *more)
         eventually(lambda: said("agents").count("running node0") == 2, DEADLINE_S, every_s=0.2, what="two agents")
         with TaskClient(home.name) as tc:
             tc.progress = False

@@ -172,7 +172,7 @@ def test_a_farm_that_nobody_looks_after(home: Home) -> None:
     records = home.read_processes()
     home.write_processes([])
     try:
-        told(troubles(home)["supervisor"], Level.WARNING, "nobody looks after", f"ipytaskfarm start --farm {NAME}")
+        told(troubles(home)["supervisor"], Level.WARNING, "no process supervises", f"ipytaskfarm start --farm {NAME}")
     finally:
         home.write_processes(records)
 

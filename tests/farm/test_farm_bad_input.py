@@ -83,7 +83,7 @@ def test_a_stale_connection_file_is_recognised_and_the_keys_stay(farm_dirs: Dirs
         path = farm_paths.connection_path("default")
         eventually(lambda: farm_paths.is_stale(farm_paths.read_connection_file(path)))
         with pytest.raises(errors.FarmNotRunning, match="ipytaskfarm start"):
-            TaskClient(timeout=5)
+            TaskClient(timeout=1.0)
         assert command("start", "--daemonize", "-n", "1").returncode == 0
         assert (home.folder / "keys.json").read_bytes() == keys
         with TaskClient() as tc:
@@ -95,7 +95,7 @@ def test_another_version_is_refused_and_both_are_named(farm_dirs: Dirs, monkeypa
         for module in (wire, peer):
             monkeypatch.setattr(module, "PROTOCOL", 999)
         with pytest.raises(errors.VersionMismatch, match=rf"protocol {PROTOCOL}\).*protocol 999"):
-            TaskClient(timeout=10).queue_status()
+            TaskClient(timeout=60).queue_status()
 
 
 def test_a_connection_file_that_others_can_read_is_refused(farm_dirs: Dirs) -> None:
@@ -114,7 +114,7 @@ def test_a_damaged_connection_file_is_named(farm_dirs: Dirs) -> None:
     farm_paths.private_folder(path.parent)
     farm_paths.write_private(path, msgspec.json.encode({"farm": "default"}))
     with pytest.raises(errors.ConnectionError, match=r"ipytaskfarm-default\.json"):
-        TaskClient(timeout=5)
+        TaskClient(timeout=60)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_an_argument_is_kept_until_it_was_taken(tc: TaskClient, gate: Gate) -> N
     taker = tc.run(Task(add, args=(Ref(made), 10), after=held))
     tc.barrier(made, timeout=DEADLINE_S)
     tc.flush()
-    with pytest.raises(KeyError, match=f"yet to take the result of task {made}"):
+    with pytest.raises(KeyError, match=f"still need the result of task {made}"):
         tc.clear(made)
     gate.open()
     assert value(tc, taker) == 13

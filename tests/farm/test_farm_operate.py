@@ -196,11 +196,11 @@ class ByMagic:
 
     def hold(self, on: bool, job: str | None = None) -> None:
         cell = self.shell.ok(f"%task {'pause' if on else 'resume'}" + (f" --job {job}" if job else ""))
-        assert f"{job or FARM!r} {'is paused' if on else 'goes on'}" in cell.out
+        assert f"{job or FARM!r} {'is paused' if on else 'is resumed'}" in cell.out
 
     def drain(self, node: str, on: bool) -> None:
         cell = self.shell.ok(f"%task drain {node}" + ("" if on else " --off"))
-        assert cell.out.startswith(f"{node}: {'drained' if on else 'goes on'}")
+        assert cell.out.startswith(f"{node}: {'drained' if on else 'gets tasks again'}")
 
     def history(self, task: int) -> list[Happened]:
         return [(row.at, row.task, row.what, row.engine) for row in self._value(f"%task history {task}")]
@@ -460,10 +460,10 @@ def test_a_result_that_others_need_stays(tc: TaskClient, shell: Shell) -> None:
         assert said.code == 1
         assert f"task {first.id}: other tasks still need its result" in said.err
         shell["first"] = first
-        shell.fails("%task remove first", KeyError, "yet to take")
+        shell.fails("%task remove first", KeyError, "still need")
         out = done("remove", "--all").out
-        assert "1 task stay: not ended" in out
-        assert "1 task stay: others still need the result" in out
+        assert "kept 1 task: not ended" in out
+        assert "kept 1 task: other tasks still need the result" in out
     finally:
         tc.resume()
     assert second.result(DEADLINE_S) == 7

@@ -17,7 +17,10 @@ PAGES = sorted((Path(__file__).parents[2] / "docs" / "from").glob("*.md"))
 def output_of(code: str, folder: Path, name: str) -> str:
     path = folder / f"{name}.py"
     path.write_text(code)
-    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=100, check=False)
+    # Some leave files where they run.
+    done = subprocess.run(
+        [sys.executable, str(path)], cwd=folder, capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

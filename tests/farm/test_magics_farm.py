@@ -104,7 +104,7 @@ def test_somebody_elses_farm_is_named(shell: Shell) -> None:
         shell.ok("%taskfarm connect theirs")
         cell = shell.fails("%taskfarm stop", UsageError, "was not started here")
         assert f"process {os.getpid()}, a Python of {getpass.getuser()}, supervises it" in cell.shown
-        assert "runs since 20" in cell.shown
+        assert "has run since 20" in cell.shown
         with TaskClient("theirs") as tc:
             assert tc.run("".upper, block=True).result == ""
         shell.ok("%taskfarm stop --force")

@@ -128,7 +128,7 @@ def test_mistakes_are_told_in_one_line(shell: Shell) -> None:
         ("%task result", "which task"),
         ("%task frobnicate 1", "invalid choice"),
         ("%%taskmap n range(3)\n1", "ITERABLE"),
-        ("%%taskmap n in range(3 --pull y\n1", "no expression"),
+        ("%%taskmap n in range(3 --pull y\n1", "is not an expression"),
     ]:
         cell = shell.fails(code, UsageError, match)
         assert len(cell.shown.strip().splitlines()) == 1

@@ -107,6 +107,7 @@ def found(request: pytest.FixtureRequest, shared: Farm, tmp_path_factory: pytest
 
 @pytest.mark.farm
 @pytest.mark.notebook
+@pytest.mark.slow
 @pytest.mark.timeout(400)  # the first row of a place runs all of them
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.kind} {row.name}")
 def test_an_input_works(found: dict[str, str], row: Row) -> None:

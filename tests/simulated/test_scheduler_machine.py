@@ -83,6 +83,7 @@ RULES = st.one_of(
         asks=ASKS,
         job=st.one_of(st.none(), st.sampled_from(["j", "k"])),
         coroutine=st.booleans(),
+        freeze=st.booleans(),
         recovery=st.one_of(
             st.none(), st.none(), st.just(Recovery(b"r", None, Rules(retries=1, recovery=Recovery(b"s"))))
         ),
@@ -93,7 +94,9 @@ RULES = st.one_of(
 class FarmMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.sim = SimFarm(SchedulerSettings(lease_s=50.0, lease_margin_s=5.0, load_limit=0.9, coroutines=3))
+        self.sim = SimFarm(
+            SchedulerSettings(lease_s=50.0, lease_margin_s=5.0, load_limit=0.9, coroutines=3, frozen_s=20.0)
+        )
         self.block = m.IdBlock(0, -1)
         self.next_id = 0
         self.agent_count = 0
@@ -333,6 +336,17 @@ class FarmMachine(RuleBasedStateMachine):
             results = self.sim.end(*found, detail=ItemsEnded(done, told))
             assert results is not None
             self.old.append((found[0].session, results))
+
+    @rule(data=st.data())
+    def use_frozen(self, data: st.DataObject) -> None:
+        found = self.engine(data)
+        if found and found[1].frozen is not None:
+            self.sim.use(*found)
+
+    @rule(data=st.data(), everything=st.booleans())
+    def release_frozen(self, data: st.DataObject, everything: bool) -> None:
+        tasks = [engine.run.task for engine in self.sim.scheduler.farm.frozen.by_name.values()] or [0]
+        self.sim.ask(m.ReleaseFrozen(None if everything else [data.draw(st.sampled_from(tasks))]))
 
     @rule(data=st.data())
     def turn_to_another_coroutine(self, data: st.DataObject) -> None:

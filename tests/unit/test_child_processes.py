@@ -215,11 +215,13 @@ def from_notebook(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return found_in("".join(output.get("text", "") for cell in notebook.cells for output in cell.outputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", range(len(ROWS)), ids=calls())
 def test_from_a_script(from_script: list[Any], row: int) -> None:
     assert from_script[row] == ROWS[row][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", IN_NOTEBOOK, ids=[calls()[row] for row in IN_NOTEBOOK])
 def test_from_a_notebook(from_notebook: list[Any], row: int) -> None:
     assert from_notebook[IN_NOTEBOOK.index(row)] == ROWS[row][1]

@@ -77,7 +77,9 @@ def on_agent_state(farm: SchedulerState, session: str, event: AgentState, now: N
     for former in event.former:
         _note_dead(farm, former, event.left, now, out)
     for report in event.engines:
-        if report.ready:
+        if (frozen := farm.frozen.by_name.get(report.engine)) is not None:
+            frozen.agent = session
+        elif report.ready:
             _adopt(farm, agent, report, now, out)
         else:
             agent.starting[report.id] = now.mono_s
@@ -148,6 +150,8 @@ def _adopt(farm: SchedulerState, agent: AgentEntry, report: EngineReport, now: N
     engine.facts, engine.connection_file = report.facts, report.connection_file
     engine.properties = report.properties
     agent.engines[engine.name] = engine
+    if report.frozen is not None:
+        farm.frozen.offered[engine.name] = report.frozen
     if agent.leaving:  # it was about to start when its agent was told to end
         engine.retiring = True
     _adopt_environment(farm, engine, report, now)

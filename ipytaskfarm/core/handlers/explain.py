@@ -30,7 +30,8 @@ def on_explain(farm: SchedulerState, session: str, n: int, question: ExplainTask
             lines.append(f"it shares a run with {farm.tasks.chunks.size(holder) - 1} other items of its map")
         out.answer(session, n, TextReply("\n".join(lines)))
     elif holder in farm.tasks.finals:
-        out.loads.append(LoadExplanation(session, n, holder, None if holder == question.id else question.id))
+        item = None if holder == question.id else question.id
+        out.loads.append(LoadExplanation(session, n, holder, item, tuple(_about_frozen(farm, question.id, now))))
     elif question.id in farm.tasks.refusals:
         out.answer(session, n, TextReply("refused: " + farm.tasks.refusals[question.id][1]))
     else:
@@ -95,6 +96,7 @@ def explain(farm: SchedulerState, task: TaskEntry, now: Now, task_id: int | None
     for row in task.history or ():
         what = row.failure.value.splitlines()[0] if row.failure and row.failure.value else row.outcome
         lines.append(f"attempt {row.number} on engine {row.engine_id}: {row.outcome}: {what}")
+    lines += _about_frozen(farm, task_id, now)
     place = task.place
     if type(place) is Assigned:
         lines.append(_explain_handed(farm, task, place, now))
@@ -112,6 +114,15 @@ def explain(farm: SchedulerState, task: TaskEntry, now: Now, task_id: int | None
     for engine in farm.engines.in_order():
         lines.append(f"engine {engine.id}: {_why_not(farm, task, engine, now)}")
     return lines
+
+
+def _about_frozen(farm: SchedulerState, task_id: int, now: Now) -> list[str]:
+    """Return a line about the engine that keeps a task's frames, if there is one."""
+    frozen = farm.frozen.of_task(task_id)
+    if frozen is None:
+        return []
+    where = f"the engine of attempt {frozen.run.run[1]} on {frozen.node} is frozen"
+    return [f"{where} for {frozen.ends_s - now.mono_s:.0f} s more: tc.debug({task_id}) opens its frames"]
 
 
 def _explain_away(farm: SchedulerState, task: TaskEntry, place: Queued, now: Now) -> str:

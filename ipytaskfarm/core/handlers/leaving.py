@@ -14,6 +14,7 @@ from ..scheduler.decision import Decision
 from ..scheduler.engine_shutdown import end_engine, recall, retire
 from ..scheduler.state import SchedulerState
 from ..validation import goes_by
+from .freezing import end_frozen
 from .lifecycle import detach_run
 from .losses import agent_silent, give_up_agent
 
@@ -57,6 +58,8 @@ def _leave(farm: SchedulerState, agent: AgentEntry, why: str, within_s: float | 
     for engine in list(agent.engines.values()):
         recall(farm, engine, engine.runs_ahead(), now, out)
         retire(farm, engine, out)
+    for frozen in farm.frozen.of_agent(agent.session):
+        end_frozen(farm, frozen, f"its agent leaves: {why}", out)
     if within_s is not None:
         farm.timers.set(now.mono_s + within_s, "left", agent.session)
 

@@ -15,6 +15,7 @@ from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.eligibility import refresh_classes
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
+from ..scheduler.frozen_engines import FrozenEngine
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import RETRIED, RETURNED
 from ..scheduler.task_ends import final_of_join, final_without_answer
@@ -47,6 +48,10 @@ def on_engine_lost(farm: SchedulerState, session: str, event: EngineDown, now: N
     agent = farm.agents.by_session.get(session)
     if agent is not None:
         agent.starting.pop(event.id, None)
+    frozen = farm.frozen.remove(event.engine)
+    if frozen is not None:
+        _note_frozen_lost(farm, frozen, event, out)
+        return
     engine = farm.engines.by_name.get(event.engine)
     if engine is None:
         return
@@ -61,6 +66,15 @@ def on_engine_lost(farm: SchedulerState, session: str, event: EngineDown, now: N
             back_off(farm, agent, now)
     begun_runs = {run for run in begun if run is not None}
     lose_engine(farm, engine, begun_runs, event.crash, event.known, now, out, event.items, event.running)
+
+
+def _note_frozen_lost(farm: SchedulerState, frozen: FrozenEngine, event: EngineDown, out: Decision) -> None:
+    """Note the end of a frozen engine, which held no runs any more."""
+    if event.expected:
+        return
+    text = f"the frozen engine of task {frozen.run.task} on {frozen.node} {describe(event.crash)}"
+    farm.diagnostics.losses.append(text)
+    out.notes.append(text)
 
 
 def _may_have_begun(farm: SchedulerState, engine: EngineEntry, upto: tuple[int, int] | None) -> set[RunKey | None]:
@@ -109,7 +123,7 @@ def lose_engine(
     """
     company = len(begun) if engine.concurrent else 1
     note_ended(farm, engine, describe(crash), known, out)
-    _remove(farm, engine, out)
+    remove_engine(farm, engine, out)
     for run, task in release_runs(farm, engine, list(engine.assigned), out):
         if run in begun and task.items:
             _lose_chunk(farm, task, engine, crash, items[1] if known and items is not None else task.items, now, out)
@@ -148,8 +162,8 @@ def _lose_chunk(
     finish(farm, chunk, msgspec.structs.replace(final_of_join(chunk, now), items=chunk.items), out)
 
 
-def _remove(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
-    """Remove a lost engine from all records."""
+def remove_engine(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
+    """Remove an engine that is lost, or frozen, from all records."""
     engine.state = EngineState.STOPPING
     farm.readiness.withdraw(engine)
     farm.remove_engine(engine)
@@ -288,6 +302,13 @@ def settle_former(farm: SchedulerState, agent: AgentEntry, left: list[Incarnatio
             lose_engine(farm, engine, set(engine.assigned), Crash(cause=why), False, now, out)
 
 
+def _forget_frozen(farm: SchedulerState, session: str, out: Decision) -> None:
+    """Forget the frozen engines of an agent that is gone; those of an agent that comes back are reported again."""
+    for frozen in farm.frozen.of_agent(session):
+        farm.frozen.remove(frozen.name)
+        out.notes.append(f"the frozen engine of task {frozen.run.task} on {frozen.node} is gone with its agent")
+
+
 def give_up_agent(farm: SchedulerState, session: str, why: str, now: Now, out: Decision) -> None:
     """Give up an agent whose lease is over, unless the lease was renewed in the meantime."""
     agent = farm.agents.by_session.get(session)
@@ -313,6 +334,7 @@ def forget_agent(farm: SchedulerState, agent: AgentEntry, out: Decision) -> None
 
     If it lives and is heard again, it begins a new session and reports what it holds.
     """
+    _forget_frozen(farm, agent.session, out)
     if farm.agents.by_session.pop(agent.session, None) is not None:
         if agent.process is not None:
             out.saves.append(DropAgent(agent.session))

@@ -61,6 +61,8 @@ def on_results(farm: SchedulerState, session: str, event: Results, now: Now, out
                 count_run(engine, assigned)
         if engine.recycling:
             after_run(farm, engine, ended, now, out)
+        if ended.frozen is not None:
+            farm.frozen.offered[engine.name] = ended.frozen
         task = farm.tasks.unfinished.get(ended.task)
         if task is None or not task.is_current(engine.name, run):
             continue

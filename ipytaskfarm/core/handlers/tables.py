@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ..messages import FarmStatus, ListEngines, ListTasks, QueueStatus, Refusal
-from ..messages.tables import EngineRow, EngineTable, FarmState, QueueStatusReply, TaskRow, TaskRows
+from ..messages.tables import EngineRow, EngineTable, FarmState, FrozenRow, QueueStatusReply, TaskRow, TaskRows
 from ..scheduler.admission import Closed, gate_for, overload
 from ..scheduler.agent_entry import AgentEntry
 from ..scheduler.clock import Now
@@ -241,9 +241,33 @@ def _engine_rows(farm: SchedulerState) -> list[EngineRow]:
     return [engine_row(farm, engine) for engine in farm.engines.in_order()]
 
 
+def frozen_rows(farm: SchedulerState, now: Now) -> list[FrozenRow]:
+    """Return the rows of the frozen engines, in order of their tasks."""
+    return [
+        FrozenRow(
+            each.name,
+            each.id,
+            each.node,
+            each.pid,
+            each.run.task,
+            each.run.run[1],
+            each.run.error,
+            each.run.place,
+            now.wall_s + each.ends_s - now.mono_s,
+            each.connection_file,
+            "ending" if each.ending else "frozen" if _is_heard(farm.agents.by_session[each.agent]) else "unreachable",
+        )
+        for each in sorted(farm.frozen.by_name.values(), key=lambda each: each.run.task)
+    ]
+
+
+def _is_heard(agent: AgentEntry) -> bool:
+    return agent.present and agent.reachable
+
+
 def on_engines(farm: SchedulerState, session: str, n: int, question: ListEngines, now: Now, out: Decision) -> None:
     """Answer with all engines, by id."""
-    out.answer(session, n, EngineTable(_engine_rows(farm)))
+    out.answer(session, n, EngineTable(_engine_rows(farm), frozen_rows(farm, now)))
 
 
 def agent_row(farm: SchedulerState, agent: AgentEntry) -> dict[str, Any]:
@@ -261,6 +285,7 @@ def agent_row(farm: SchedulerState, agent: AgentEntry) -> dict[str, Any]:
         "pid": agent.pid,
         "engines": len(agent.engines),
         "starting": len(agent.starting),
+        "frozen": sum(1 for _ in farm.frozen.of_agent(agent.session)),
         "slots": agent.slots,
         "state": _state_of(agent),
         "platform": agent.platform,
@@ -294,7 +319,7 @@ def _state_of(agent: AgentEntry) -> str:
         return "leaving"
     if agent.excluded:
         return "drained" if agent.excluded == DRAINED else "set aside"
-    return "up" if agent.present and agent.reachable else "unreachable"
+    return "up" if _is_heard(agent) else "unreachable"
 
 
 def wanted_engines(farm: SchedulerState) -> int:
@@ -326,5 +351,6 @@ def on_farm_status(farm: SchedulerState, session: str, n: int, question: FarmSta
         list(farm.diagnostics.losses),
         waiting=farm.queues.size,
         waiting_s=waiting_work_s(farm),
+        frozen=frozen_rows(farm, now),
     )
     out.answer(session, n, state)

@@ -15,6 +15,7 @@ from .agents import balance
 from .checkpoints import session_not_saved
 from .clients import end_withholding, fail_unmet
 from .depends import ask_again
+from .freezing import end_unused
 from .jobs import end_orphans
 from .leaving import end_leave
 from .lifecycle import end_drain, look_for_the_end, reassign_unanswered
@@ -42,6 +43,7 @@ TIMERS: dict[str, Callable[[SchedulerState, Any, Now, Decision], None]] = {
     "shut": lambda farm, _, now, out: look_for_the_end(farm, now, out),
     "surplus": lambda farm, data, now, out: end_surplus(farm, data[0], data[1], now, out),
     "unsaved": lambda farm, data, now, out: session_not_saved(farm, data[0], data[1], out),
+    "thaw": lambda farm, name, now, out: end_unused(farm, name, now, out),
     "unmet": lambda farm, task_id, now, out: fail_unmet(farm, task_id, now, out),
     "unmet_now": lambda farm, task_id, now, out: fail_if_unmet(farm, task_id, now, out),
     "wake": lambda farm, name, now, out: end_withholding(farm, name),

@@ -9,7 +9,7 @@ import msgspec
 from ..requirements import Allotment, Environment, Recycle
 from .blob_chunks import BlobPiece, ReadBlob
 from .running_task import ProgressReport, TaskCall, TaskReply
-from .task_types import Ended, FailureSummary, Function, Incarnation, RunKey
+from .task_types import Ended, FailureSummary, FrozenRun, Function, Incarnation, RunKey
 
 
 class EngineReport(msgspec.Struct, frozen=True):
@@ -41,6 +41,8 @@ class EngineReport(msgspec.Struct, frozen=True):
     """As in the last `HandOut`."""
     concurrent: bool = False
     """Whether the engine runs what it holds concurrently, see `Special.concurrent`."""
+    frozen: FrozenRun | None = None
+    """What the engine keeps for a debugger, if it is frozen."""
 
 
 class AgentProcess(msgspec.Struct, frozen=True):
@@ -233,6 +235,13 @@ class SetUp(msgspec.Struct, frozen=True, tag=True):
     error: str = ""
 
 
+class Frozen(msgspec.Struct, frozen=True, tag=True):
+    """An engine has frozen itself after a failed attempt. It says so again when it is used by a console."""
+
+    engine: Incarnation
+    run: FrozenRun
+
+
 class ResourceRequest(msgspec.Struct, frozen=True, tag="Demand"):
     """A running task requests these resources in place of its present ones. Answer: `Granted`, once they are free.
 
@@ -270,6 +279,7 @@ AgentMessage: TypeAlias = (
     | EngineNote
     | NodeState
     | SetUp
+    | Frozen
     | ResourceRequest
     | TaskCall
     | ProgressReport
@@ -321,6 +331,8 @@ class Special(msgspec.Struct, frozen=True, omit_defaults=True):
     """The payload is a chunk's, and the run is that of the item of this index alone."""
     concurrent: bool = False
     """The run is a coroutine that the engine runs concurrently with others; all runs of its batch are."""
+    freeze: bool = False
+    """If the run fails, the engine freezes itself."""
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -292,6 +292,12 @@ class RemoveEngines(msgspec.Struct, frozen=True, tag=True):
     drain: bool = True
 
 
+class ReleaseFrozen(msgspec.Struct, frozen=True, tag=True):
+    """Question: end the frozen engines of these tasks. None: all. Answer: `NumberReply`, the number of engines."""
+
+    tasks: list[int] | None = None
+
+
 class RemoveAgents(msgspec.Struct, frozen=True, tag=True):
     """Question: remove the agents of these names. Answer: `NumberReply`, the number of agents.
 
@@ -376,6 +382,7 @@ Question: TypeAlias = (
     | MarkTasksDone | MarkTasksFailed | PauseJobs | DrainNode | FindJobs | SendToTask | ReadTaskMessages | ProgressOf
     | ReadHistory | ListRunning
     | ListEngines | ListCommandQueues | FarmStatus | SetWanted | RemoveEngines | HoldFarm | CompactStore | StopFarm |
+    ReleaseFrozen |
     SetSticky | ListSticky
     | ClearSticky | ListKept | ClearKept | RemoveAgents | AgentsEnded | ReloadKeys | ListConnections | ReadBlob
     | FollowFarm | ReadCauses | ReadTaskPage | ReadStretches | ReadTaskInput | WhyWaiting | ReadEngines | ReadJobs

@@ -11,6 +11,7 @@ from .agent import (
     CommandDone,
     EngineCommand,
     EngineNote,
+    Frozen,
     Granted,
     OutputQuery,
     OutputText,
@@ -40,8 +41,8 @@ class LaneExit(msgspec.Struct, frozen=True, tag=True):
 
 
 FromEngine: TypeAlias = (
-    LaneHello | Returned | CommandDone | PropertiesChanged | OutputText | EngineNote | SetUp | ResourceRequest |
-    TaskCall | ProgressReport
+    LaneHello | Returned | CommandDone | PropertiesChanged | OutputText | EngineNote | SetUp | Frozen |
+    ResourceRequest | TaskCall | ProgressReport
     | WantBlob
 )  # fmt: skip
 ToEngine: TypeAlias = TaskBatch | Recall | EngineCommand | OutputQuery | Granted | TaskReply | BlobHere | LaneExit

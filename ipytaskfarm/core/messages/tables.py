@@ -111,10 +111,32 @@ class EngineRow(msgspec.Struct, frozen=True):
     """How many coroutine tasks it runs; `task` is one of them."""
 
 
+class FrozenRow(msgspec.Struct, frozen=True):
+    """One frozen engine as clients see it."""
+
+    engine: Incarnation
+    id: int
+    """The id that the engine had; its replacement has it now."""
+    node: str
+    pid: int
+    task: int
+    attempt: int
+    error: str
+    """See `task_types.FrozenRun`."""
+    place: str
+    ends_s: float
+    """When the engine is ended, unless it is used before."""
+    connection_file: str
+    """The kernel's connection file on the engine's node."""
+    state: str = "frozen"
+    """frozen, ending, unreachable."""
+
+
 class EngineTable(msgspec.Struct, frozen=True, tag=True):
-    """All engines, by id."""
+    """All engines, by id, and the frozen ones, which are no engines of the pool any more."""
 
     rows: list[EngineRow]
+    frozen: list[FrozenRow] = []
 
 
 class CommandQueueTable(msgspec.Struct, frozen=True, tag=True):
@@ -147,6 +169,8 @@ class FarmState(msgspec.Struct, frozen=True, tag=True):
     """How long one engine would take for those.  None: nothing was measured."""
     found: str = ""
     """A text about the tasks in the store when the controller started."""
+    frozen: list[FrozenRow] = []
+    """The engines that are kept for a debugger."""
 
 
 class ConnectionRow(msgspec.Struct, frozen=True, array_like=True):

@@ -65,6 +65,8 @@ class Rules(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The task is refused while another task with this key has not ended."""
     coroutine: bool = False
     """The task calls a coroutine function: an engine may run it beside others of its kind."""
+    freeze: bool = False
+    """An engine on which an attempt fails is frozen: it keeps the attempt's frames for a debugger."""
 
 
 class JobSpec(msgspec.Struct, frozen=True):
@@ -184,6 +186,20 @@ class ItemsEnded(msgspec.Struct, frozen=True, tag=True):
     told: list[ItemEnd] = []
 
 
+class FrozenRun(msgspec.Struct, frozen=True):
+    """The failed attempt of which a frozen engine keeps the frames."""
+
+    run: RunKey
+    task: int
+    """The task as people know it: of a chunk, the item that failed."""
+    error: str
+    """The type of the error, and the beginning of its text."""
+    place: str = ""
+    """See `FailureSummary.place`."""
+    used_s: float = 0.0
+    """When the attempt failed, or the last cell was run on the engine (wall clock of its node)."""
+
+
 class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The end of one attempt, as the engine wrote it into the flight recorder."""
 
@@ -202,6 +218,8 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The engine's private memory after the run, if the run asked for it."""
     detail: Deferral | LostInputs | ItemsEnded | None = None
     """The details of outcome "deferred" or "inputs lost", and of a chunk."""
+    frozen: FrozenRun | None = None
+    """Set if the engine has frozen itself after this attempt: it keeps the frames, and runs nothing more."""
 
 
 class AttemptRow(msgspec.Struct, frozen=True, array_like=True):

@@ -30,6 +30,8 @@ class Wants(NamedTuple):
     """The index of the item that is run, of the chunk whose payload the task has."""
     concurrent: bool = False
     """See `core.messages.agent.Special.concurrent`."""
+    freeze: bool = False
+    """See `core.messages.agent.Special.freeze`."""
 
 
 ToRun: TypeAlias = tuple[int, int, str | None, float | None, int | None, str | None, bool, Wants | None]
@@ -152,6 +154,8 @@ class LoadExplanation(NamedTuple):
     id: int
     item: int | None = None
     """The silent item of the chunk `id` that is asked about."""
+    more: tuple[str, ...] = ()
+    """Lines for people that the scheduler adds."""
 
 
 Load: TypeAlias = (

@@ -187,7 +187,7 @@ def class_key_of(task: TaskEntry, by_time_limit: bool) -> ClassKey:
     requirements = rules.asks
     job = rules.job if requirements is not None and requirements.by_job else None
     limit_s = rules.time_limit_s if by_time_limit else None
-    concurrent = rules.coroutine and runs_concurrently(task, requirements)
+    concurrent = rules.coroutine and not rules.freeze and runs_concurrently(task, requirements)
     return ClassKey(rules.depend, rules.targets, task.avoid, task.suspect, own, requirements, job, limit_s, concurrent)
 
 

@@ -51,6 +51,7 @@ def check(farm: SchedulerState) -> None:
     _check_queues(farm)
     _check_announced(farm)
     _check_engines(farm)
+    _check_frozen(farm)
     _check_claims(farm)
     _check_environments(farm, needed, of_jobs)
     check_graph(farm)
@@ -116,6 +117,19 @@ def _check_engines(farm: SchedulerState) -> None:
             assert farm.lifecycle.held or farm.lifecycle.stopping or engine.retiring or engine.withheld_until_s, (
                 f"idle engine {engine.id} is forgotten"
             )
+
+
+def _check_frozen(farm: SchedulerState) -> None:
+    assert not farm.frozen.offered, "an engine that has frozen itself was not decided about"
+    on_node: dict[str, int] = {}
+    for engine in farm.frozen.by_name.values():
+        assert engine.name not in farm.engines.by_name, f"engine {engine.name} is frozen and in the pool"
+        assert engine.agent in farm.agents.by_session, f"frozen engine {engine.name} has no agent"
+        timers = any(entry[2] == "thaw" and entry[3] == engine.name for entry in farm.timers.heap)
+        assert timers or engine.ending, f"frozen engine {engine.name} never ends"
+        on_node[engine.node] = on_node.get(engine.node, 0) + 1
+    assert on_node == farm.frozen.on_node, f"frozen engines are miscounted: {farm.frozen.on_node}"
+    assert all(count <= farm.settings.frozen_engines for count in on_node.values()), "too many engines are frozen"
 
 
 def _check_announced(farm: SchedulerState) -> None:

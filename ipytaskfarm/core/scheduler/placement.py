@@ -372,7 +372,7 @@ def _take(
         engine.last_key = task.key
         rules = task.rules or DEFAULT_RULES
         version = engine.version if rules.depend is not None else None
-        wants = _special_wants(farm, task, task_class)
+        wants = _special_wants(farm, task, engine, task_class)
         tasks.append((*run, task.function, rules.time_limit_s, version, environment, measured, wants))
         took += 1
     if took and requirements is not None:
@@ -383,16 +383,18 @@ def _take(
     return took
 
 
-def _special_wants(farm: SchedulerState, task: TaskEntry, task_class: TaskClass) -> Wants | None:
+def _special_wants(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, task_class: TaskClass) -> Wants | None:
     inputs = task.dependencies.inputs if task.dependencies is not None else ()
     concurrent = task_class.concurrent
-    if not inputs and not concurrent and task.trial_state is None and task.parent is None and task.part is None:
+    freeze = task.rules is not None and task.rules.freeze and farm.frozen.wants(task.id, engine.node, farm.settings)
+    is_plain = not inputs and task.trial_state is None and task.parent is None and task.part is None
+    if is_plain and not concurrent and not freeze:
         return None
     trial, received = (task.trial_state.trial, task.trial_state.received) if task.trial_state is not None else (1, 0)
     found = [(source, farm.tasks.chunks.of(source)) for _, source in inputs]
     chunks = tuple((source, chunk) for source, chunk in found if chunk is not None)
     part = task.part[1] if task.part is not None else None
-    return Wants(inputs, chunks, trial, received, task.parent, part, concurrent)
+    return Wants(inputs, chunks, trial, received, task.parent, part, concurrent, freeze)
 
 
 def _note_requirements(

@@ -24,6 +24,7 @@ from ..handlers import (
     commands,
     depends,
     explain,
+    freezing,
     jobs,
     leaving,
     lifecycle,
@@ -88,6 +89,7 @@ QUESTIONS: dict[type, Answerer] = {
     m.FarmStatus: tables.on_farm_status,
     m.SetWanted: lifecycle.on_set_wanted,
     m.RemoveEngines: lifecycle.on_remove_engines,
+    m.ReleaseFrozen: freezing.on_release,
     m.RemoveAgents: leaving.on_remove_agents,
     m.AgentsEnded: leaving.on_agents_ended,
     m.HoldFarm: lifecycle.on_hold,
@@ -229,6 +231,7 @@ HANDLERS: dict[type, Handler] = {
     m.EngineNote: agents.on_engine_note,
     m.NodeState: requirements.on_node_state,
     m.SetUp: agents.on_set_up,
+    m.Frozen: freezing.on_frozen,
     m.ResourceRequest: agents.on_resource_request,
     TaskCall: running_tasks.on_task_call,
     ProgressReport: running_tasks.on_progress,
@@ -287,6 +290,8 @@ class Scheduler:
 
 def _settle(farm: SchedulerState, now: Now, out: Decision) -> None:
     """Do what follows from the events of the turn, before tasks are assigned."""
+    if farm.frozen.offered:
+        freezing.settle_offered(farm, now, out)
     if farm.lifecycle.stopping:
         lifecycle.look_for_the_end(farm, now, out)
     while farm.graph.ended or farm.graph.ready_joins or farm.jobs.to_abort:

@@ -66,6 +66,10 @@ class SchedulerSettings:
     """The load guard: no task is started on a node with less free memory than this, in bytes."""
     coroutines: int = 1000
     """How many coroutine tasks an engine runs at once."""
+    frozen_engines: int = 2
+    """How many engines of a node may be frozen at once."""
+    frozen_s: float = 600.0
+    """A frozen engine ends when nobody has used it for this time."""
     placement: str = "default"
     """Which of several free engines takes a task, see `core.scheduler.engine_choice`."""
     seed: int = 1

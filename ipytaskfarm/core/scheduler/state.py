@@ -22,6 +22,7 @@ from .dependencies import DependencyGraph
 from .entries import EngineEntry, EngineState, TaskEntry
 from .environment_uses import EnvironmentRegistry
 from .followers import Followers
+from .frozen_engines import FrozenRegistry
 from .functions import FunctionRegistry
 from .jobs import JobRegistry
 from .queue import Queues, StartLimits
@@ -185,6 +186,8 @@ class SchedulerState:
     """Agents, and their nodes."""
     engines: EngineRegistry = field(default_factory=EngineRegistry)
     """Engines by name and id."""
+    frozen: FrozenRegistry = field(default_factory=FrozenRegistry)
+    """Engines that are kept for a debugger."""
     readiness: Readiness = field(default_factory=Readiness)
     """Which engines can take work."""
     environments: EnvironmentRegistry = field(default_factory=EnvironmentRegistry)

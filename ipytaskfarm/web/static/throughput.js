@@ -12,7 +12,11 @@ export function Throughput({ model }) {
   const place = useRef(null);
   const chart = useRef(null);
   const series = model.section("series", []).value.slice(-SHOWN);
-  const data = [series.map((row) => row[0]), series.map((row) => row[1] + row[2]), series.map((row) => row[2])];
+  // Without points uPlot draws no axis of times, and the other one is cut off: a minute without values has one.
+  const now = model.now.value;
+  const data = series.length
+    ? [series.map((row) => row[0]), series.map((row) => row[1] + row[2]), series.map((row) => row[2])]
+    : [[now - 60, now], [null, null], [null, null]];
   useEffect(() => {
     const element = place.current;
     const paint = colours(element);

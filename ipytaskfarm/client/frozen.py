@@ -1,0 +1,74 @@
+"""Open the engines that were frozen for failed tasks: their frames in a debugger here, or in JupyterLab.
+
+A frozen engine is an IPython kernel.  `debug_frozen` asks it for its debugger and passes on what is typed.  Its
+connection file also gets a link in the folder in which Jupyter's server looks for kernels that others have started.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from ..core.messages import ListEngines, tables
+from ..display.farm_tables import frozen_table
+from ..system import external_kernels
+from .debugging import can_ask
+from .kernel_console import KernelConsole
+from .session import Session
+from .tables import Listing
+
+
+class FrozenLine(NamedTuple):
+    """A frozen engine: the failed task, where it is, and until when it is kept unless it is used."""
+
+    task: int
+    attempt: int
+    error: str
+    place: str
+    node: str
+    pid: int
+    until: datetime
+    state: str
+    connection_file: str
+
+
+def frozen_engines(session: Session) -> Listing:
+    """Return the frozen engines of the farm."""
+    rows = _rows(session)
+    found = [
+        FrozenLine(
+            row.task, row.attempt, row.error, row.place, row.node, row.pid,
+            datetime.fromtimestamp(row.ends_s, UTC).astimezone(), row.state, row.connection_file,
+        )
+        for row in rows
+    ]  # fmt: skip
+    return Listing(FrozenLine._fields, found, frozen_table(rows))
+
+
+def _rows(session: Session) -> list[tables.FrozenRow]:
+    return session.ask_for(ListEngines(), tables.EngineTable).frozen
+
+
+def debug_frozen(session: Session, task: int) -> bool:
+    """Open the debugger on the engine that was frozen for a task; return whether there is one.
+
+    Where nobody can type, it is printed how the engine is reached.
+    """
+    row = next((row for row in _rows(session) if row.task == task and row.state == "frozen"), None)
+    if row is None:
+        return False
+    connection_file = Path(row.connection_file)
+    if not connection_file.exists():
+        return False
+    link = external_kernels.offer(connection_file, f"task-{task}-{connection_file.parent.name}-{connection_file.stem}")
+    until = time.strftime("%H:%M:%S", time.localtime(row.ends_s))
+    print(
+        f"task {task} failed on node {row.node}, and its engine is frozen until {until}, or for as long as it is used"
+    )
+    print(f"in JupyterLab it is among the running kernels; in a terminal: jupyter console --existing {link}")
+    if can_ask():
+        with KernelConsole(connection_file) as console:
+            console.run("%debug")
+    return True

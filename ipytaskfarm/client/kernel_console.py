@@ -1,0 +1,95 @@
+"""Run a cell on an existing kernel, and pass on what it prints and what it asks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+READY_S = 20.0
+"""How long (seconds) a kernel may take for its first answer."""
+LOOK_S = 0.05
+"""Seconds to wait for output before it is looked for questions."""
+
+
+class KernelConsole:
+    """A connection to one kernel."""
+
+    def __init__(self, connection_file: Path) -> None:
+        """Connect.
+
+        Raises:
+            RuntimeError: the kernel does not answer.
+        """
+        from jupyter_client.blocking.client import BlockingKernelClient  # it costs 0.1 s
+
+        self._client: Any = BlockingKernelClient(connection_file=str(connection_file))
+        self._client.load_connection_file()
+        self._client.start_channels()
+        try:
+            self._client.wait_for_ready(READY_S)
+        except BaseException:
+            self._client.stop_channels()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._client.stop_channels()
+
+    def run(self, code: str) -> None:
+        """Run a cell to its end; its questions are asked here, and its output is printed here.
+
+        Ctrl-C, and the end of the input, answer a question with "quit".
+        """
+        asked: str = self._client.execute(code, allow_stdin=True, store_history=False)
+        question = None
+        while True:
+            message = _next(self._client.iopub_channel)
+            if message is not None:
+                if message["parent_header"].get("msg_id") == asked and not _shown(message):
+                    return
+            elif question is not None:  # what was printed before it is shown
+                self._answer(question)
+                question = None
+            else:
+                question = _next(self._client.stdin_channel)
+
+    def _answer(self, question: dict[str, Any]) -> None:
+        try:
+            text = input(question["content"]["prompt"])
+        except (EOFError, KeyboardInterrupt):
+            text = "quit"
+        self._client.input(text)
+
+
+def _next(channel: Any) -> dict[str, Any] | None:
+    """Return the next message of a channel; None if none comes for a moment."""
+    from queue import Empty
+
+    try:
+        found: dict[str, Any] = channel.get_msg(timeout=LOOK_S)
+    except Empty:
+        return None
+    return found
+
+
+def _shown(message: dict[str, Any]) -> bool:
+    """Print the output of a message; return False if the cell has ended."""
+    content = message["content"]
+    match message["msg_type"]:
+        case "stream":
+            target = sys.stdout if content["name"] == "stdout" else sys.stderr
+            target.write(content["text"])
+            target.flush()
+        case "execute_result" | "display_data":
+            print(content["data"].get("text/plain", ""))
+        case "error":
+            print("\n".join(content["traceback"]))
+        case "status":
+            return bool(content["execution_state"] != "idle")
+    return True

@@ -1,0 +1,74 @@
+"""Frozen engines: they keep the frames of a failed attempt for a debugger, and are no engines of the pool any more.
+
+Their slots have been filled again, and their runs are settled. What is left to decide is when they end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ..messages import FrozenRun
+from ..messages.task_types import Incarnation
+from .settings import SchedulerSettings
+
+
+@dataclass(slots=True, eq=False)
+class FrozenEngine:
+    """One frozen engine."""
+
+    name: Incarnation
+    id: int
+    """The id that it had; its replacement has it now."""
+    agent: str
+    """The session of the engine's agent."""
+    node: str
+    pid: int
+    connection_file: str
+    run: FrozenRun
+    ends_s: float
+    """When (monotonic) the engine is ended, unless it is used before."""
+    ending: str = ""
+    """Why the engine was told to end.  "": it was not."""
+
+
+@dataclass(slots=True)
+class FrozenRegistry:
+    """The frozen engines, and those about which it is to be decided in this turn."""
+
+    by_name: dict[Incarnation, FrozenEngine] = field(default_factory=dict)
+    """Changed by `add` and `remove` alone."""
+    on_node: dict[str, int] = field(default_factory=dict)
+    """Node -> how many frozen engines it has, if it has any."""
+    offered: dict[Incarnation, FrozenRun] = field(default_factory=dict)
+    """Engines that have frozen themselves, which `handlers.freezing` keeps or ends within this turn."""
+
+    def add(self, engine: FrozenEngine) -> None:
+        """Count a frozen engine."""
+        self.by_name[engine.name] = engine
+        self.on_node[engine.node] = self.on_node.get(engine.node, 0) + 1
+
+    def remove(self, name: Incarnation) -> FrozenEngine | None:
+        """Forget a frozen engine that is gone, and return it.  None: there is none of this name."""
+        engine = self.by_name.pop(name, None)
+        if engine is not None:
+            self.on_node[engine.node] -= 1
+            if not self.on_node[engine.node]:
+                del self.on_node[engine.node]
+        return engine
+
+    def of_task(self, task_id: int) -> FrozenEngine | None:
+        """Return the engine that keeps the frames of a task, and was not told to end."""
+        return next((e for e in self.by_name.values() if e.run.task == task_id and not e.ending), None)
+
+    def of_agent(self, session: str) -> Iterator[FrozenEngine]:
+        """Yield the frozen engines of an agent."""
+        yield from [engine for engine in self.by_name.values() if engine.agent == session]
+
+    def has_room(self, node: str, settings: SchedulerSettings) -> bool:
+        """Return whether one more engine of a node may be frozen."""
+        return self.on_node.get(node, 0) < settings.frozen_engines
+
+    def wants(self, task_id: int, node: str, settings: SchedulerSettings) -> bool:
+        """Return whether an engine of a node is frozen if this task fails there: one engine is kept for a task."""
+        return self.has_room(node, settings) and self.of_task(task_id) is None
