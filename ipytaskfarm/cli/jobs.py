@@ -12,7 +12,7 @@ from ipytaskfarm.cli.json_output import job_shape, print_json, task_shape
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.deployment.light_client import Questioner, connect
-from ipytaskfarm.display.farm_tables import job_table, task_table
+from ipytaskfarm.display.farm_tables import PAGE, job_table, task_table
 
 LONG_S = 60.0
 """The time limit for questions about very many tasks."""
@@ -52,7 +52,7 @@ def ids_given(command: Command, job: str = "") -> list[int] | None:
 
 def ids_of_job(questioner: Questioner, job: str, state: str | None = None) -> list[int]:
     """Return the ids of a job's tasks, or of those in `state`."""
-    ids = find_job(questioner, job).ids
+    ids = find_job(questioner, job).task_ids()
     return ids if state is None else [row.id for row in task_rows(questioner, ids, state)]
 
 
@@ -109,7 +109,7 @@ disappears when all its tasks have been removed.
         with connect(self.farm) as questioner:
             if self.extra_args:
                 job = find_job(questioner, self.extra_args[0])
-                return self._show_one(job, task_rows(questioner, job.ids))
+                return self._show_one(job, task_rows(questioner, job.task_ids()))
             rows = jobs_of(questioner, None)
         if self.json:
             print_json([job_shape(row) for row in rows])
@@ -125,5 +125,6 @@ disappears when all its tasks have been removed.
         else:
             printing.print_table(job_table([job]))
             print()
-            printing.print_table(task_table(tasks))
+            more = f"`ipytaskfarm tasks --job {job.id} --last 0` shows all"
+            printing.print_table(task_table(tasks, page=PAGE, more=more))
         return OK

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Never, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Never, NoReturn, TypeVar, Unpack, overload
 
 from ..core.arguments import check_text
 from ..core.messages import tables
@@ -20,7 +21,8 @@ from .adapters import live_view
 from .environments import pack_environment_of
 from .ids import seconds
 from .job_tasks import JobEvents, JobRecord, Member
-from .map_jobs import MapMembers, collect, outcome
+from .map_items import Printed
+from .map_jobs import Gathered, MapMembers, collect
 from .operate import hold, retry_tasks
 from .packing import Shared, pack_task
 from .progress import LiveProgress
@@ -30,6 +32,8 @@ from .task_calls import TaskCalls
 from .task_work import MapWork, TaskWork
 from .tasks import Task, as_task, misplaced_arguments
 from .waits import wait_for_map, wait_for_tasks
+
+T = TypeVar("T")
 
 _SHARED = frozenset(DEFAULTS) - {"name", "recovery_task", "after", "unique", "on_duplicate"}
 _OWN = {
@@ -457,3 +461,60 @@ class Job:
             record.graph.known(row.ids)
         client.session.watch(row.ids, row.items)
         return job
+
+
+class Values(list[T], Generic[T]):
+    """The list of a map's values, with the output of its items.
+
+    ``values.stdout[7]`` and ``values.stderr[7]`` are the output of item 7, "" if there is none.  ``values.job`` is the
+    map's `Job`.
+    """
+
+    def __init__(self, values: Iterable[T], printed: Printed, job: Job) -> None:
+        super().__init__(values)
+        self._printed = printed
+        self.job = job
+
+    def __reduce__(self) -> tuple[type[list[T]], tuple[list[T]]]:
+        """Travel as a plain list: the job belongs to this process's client."""
+        return list, (list(self),)
+
+    @property
+    def stdout(self) -> list[str]:
+        """Return what each item has printed to stdout."""
+        return self._stream(0)
+
+    @property
+    def stderr(self) -> list[str]:
+        """Return what each item has printed to stderr."""
+        return self._stream(1)
+
+    def _stream(self, number: int) -> list[str]:
+        printed = self._printed
+        return [printed[item][number] if item in printed else "" for item in range(len(self))]
+
+
+def outcome(job: Job, found: Gathered, on_error: str) -> Values[Any]:
+    """Return the values of a map that has ended, or raise what its caller wants raised."""
+    values: Values[Any] = Values(found.values, found.printed, job)
+    if found.errors and on_error != "return":
+        _raise(job, found, on_error)
+    for place, error in found.errors.items():
+        values[place] = error
+    return values
+
+
+def _raise(job: Job, found: Gathered, on_error: str) -> NoReturn:
+    failed = len(found.errors)
+    text = f"{failed} of {len(found.values)} items of {job.name!r} failed"
+    again = f"tc.job({job.name!r}).retry_failed() runs them again"
+    places = sorted(found.errors)
+    if on_error == "collect":
+        raise BaseExceptionGroup(f"{text}; {again}", [found.errors[place] for place in places])
+    error = found.errors[places[0]]
+    if failed > 1:
+        with suppress(Exception):  # an exception's own class may do anything
+            note = f"{text}, this is the first; {again}"
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
+    raise error

@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, NoReturn, Protocol
+from typing import Any
 
 from ..core.messages import FindJobs, ListEngines, tables
 from ..core.messages.task_types import Final
 from .arrivals import Arrivals
 from .chunk_items import chunk_values
-from .map_items import Printed, Values
+from .map_items import Printed
 from .results import TaskResult, decode_body, error_of
 from .session import Session
 from .task_calls import TaskCalls
@@ -197,39 +196,6 @@ def add_item(client: TaskCalls, task_id: int, found: Gathered, place: int | None
         if isinstance(error, KeyboardInterrupt) and not hasattr(error, "engine_id"):
             raise
         found.errors[place] = error
-
-
-class NamedJob(Protocol):
-    """A map's job, as its outcome names it."""
-
-    @property
-    def name(self) -> str: ...
-
-
-def outcome(job: NamedJob, found: Gathered, on_error: str) -> Values[Any]:
-    """Return the values of a map that has ended, or raise what its caller wants raised."""
-    values: Values[Any] = Values(found.values, found.printed, job)
-    if found.errors and on_error != "return":
-        _raise(job, found, on_error)
-    for place, error in found.errors.items():
-        values[place] = error
-    return values
-
-
-def _raise(job: NamedJob, found: Gathered, on_error: str) -> NoReturn:
-    failed = len(found.errors)
-    text = f"{failed} of {len(found.values)} items of {job.name!r} failed"
-    again = f"tc.job({job.name!r}).retry_failed() runs them again"
-    places = sorted(found.errors)
-    if on_error == "collect":
-        raise BaseExceptionGroup(f"{text}; {again}", [found.errors[place] for place in places])
-    error = found.errors[places[0]]
-    if failed > 1:
-        with suppress(Exception):  # an exception's own class may do anything
-            note = f"{text}, this is the first; {again}"
-            if note not in getattr(error, "__notes__", ()):
-                error.add_note(note)
-    raise error
 
 
 def counts(session: Session, job: str, members: MapMembers) -> dict[str, int]:

@@ -19,9 +19,9 @@ from ..core import messages
 from ..core.arguments import check_count, check_text
 from ..core.messages.task_types import Final, JobSpec
 from .chunk_items import chunk_values
-from .jobs import Job
-from .map_items import Items, Values, read_whole
-from .map_jobs import Gathered, MapMembers, add_item, collect, outcome
+from .jobs import Job, Values, outcome
+from .map_items import Items, read_whole
+from .map_jobs import Gathered, MapMembers, add_item, collect
 from .map_submission import MapSubmission
 from .results import decode_body, error_of
 from .rules import CHECKS, DEFAULTS, flag, one_of

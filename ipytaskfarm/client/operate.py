@@ -6,7 +6,7 @@ The first argument of each function is the session; `TaskClient` has a documente
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -29,6 +29,8 @@ from .tables import JobLine, Listing, event_listing, job_listing
 _encode = msgspec.msgpack.Encoder().encode
 SINCE_MAX_S = 1e11
 """Seconds since 1970, later than any event."""
+LISTED = 10
+"""How many ids an error names."""
 STABLE_S = 1.0
 """Seconds without a change after which the engines count as complete."""
 
@@ -99,8 +101,9 @@ def retry_tasks(session: Session, wanted: list[int], failed_only: bool = True) -
     return new
 
 
-def _listed(ids: Iterable[int]) -> str:
-    return ", ".join(map(str, ids))
+def _listed(ids: Sequence[int]) -> str:
+    more = len(ids) - LISTED
+    return ", ".join(map(str, ids[:LISTED])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def read_history(

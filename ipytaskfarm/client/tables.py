@@ -40,7 +40,7 @@ class RunningState(str):
     __hash__ = str.__hash__
 
     def __eq__(self, other: object) -> bool:
-        if other == State.PENDING.value:
+        if isinstance(other, str) and str.__eq__(other, State.PENDING.value):
             _warn_of_pending()
             return True
         return str.__eq__(self, other)
@@ -87,7 +87,7 @@ class TaskTable:
     def __init__(self, rows: list[TaskRow], omitted: int = 0) -> None:
         self.rows = [TaskStatus(row) for row in rows]
         self.omitted = omitted
-        """Number of older tasks that match too."""
+        """Number of older tasks that match too; -1: they were not counted."""
         self._rows = rows
 
     @property

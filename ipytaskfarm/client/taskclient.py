@@ -34,8 +34,7 @@ from .debugging import open_frames, run_and_debug
 from .frozen import debug_frozen, frozen_engines
 from .futures import TaskFuture, future_of
 from .ids import Ids, Timeout, id_list, seconds, task_id
-from .jobs import Job
-from .map_items import Values
+from .jobs import Job, Values
 from .maps import Mapper, ParallelFunction, begin_map, imap, map_tasks, options
 from .nodes import CheckResult, Snapshot
 from .packing import freezing, pack_task

@@ -10,16 +10,16 @@ from itertools import starmap
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ..core.errors import TaskRejectError, UnpickleableException
+from ..core.errors import InputsLost, TaskRejectError, UnpickleableException
 from ..core.messages.payload import FailureBody, ResultBody
-from ..core.messages.task_types import Deferral, FailureSummary, ItemEnd
-from ..core.states import DEFERS, Reason
+from ..core.messages.task_types import Deferral, FailureSummary, ItemEnd, LostInputs
+from ..core.states import DEFERS, LOSES_INPUTS, Reason
 from ..core.text import shown
 from ..serialization.pack import for_many, pack
 from ..storage.blobs import BlobWriter
 from .baseline import Baseline
 from .change_hooks import CHANGES
-from .current import Deferred
+from .current import Deferred, details_of
 from .failures import described
 from .sinks import SINK, Sink, WrittenByItem
 
@@ -40,6 +40,11 @@ YIELD_BYTES = 4 * 1024 * 1024
 ARGUMENT_CHARS = 60
 
 
+_OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
+    (Deferred, DEFERS),
+    (InputsLost, LOSES_INPUTS),
+    (TaskRejectError, Reason.REJECTED),
+)
 _SILENT = WrittenByItem("", "", [])
 _NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
 
@@ -66,12 +71,12 @@ class Known:
 
 
 class FailedItem(NamedTuple):
-    """An item that failed, rejected its engine, or is to run again later."""
+    """An item that failed, rejected its engine, has found its inputs lost, or is to run again later."""
 
     outcome: str
     summary: FailureSummary
     failure: FailureBody
-    detail: Deferral | None = None
+    detail: Deferral | LostInputs | None = None
 
 
 class ItemNames(NamedTuple):
@@ -307,15 +312,12 @@ class ChunkCalls:
     def _failed(self, error: BaseException) -> None:
         kind = type(error)  # isinstance would ask the error itself, which may raise
         index = len(self.values)
-        detail = error.word if issubclass(kind, Deferred) and isinstance(error, Deferred) else None
-        outcome = (
-            DEFERS if detail is not None else Reason.REJECTED if issubclass(kind, TaskRejectError) else Reason.ERROR
-        )
+        outcome = next((word for base, word in _OUTCOMES if issubclass(kind, base)), Reason.ERROR)
         self._names.note_on(error, index)
         if self._freeze is not None and outcome == Reason.ERROR:
             self._freeze(index, error)
             self.frozen = True
-        self.failed[index] = FailedItem(outcome, *described(error), detail)
+        self.failed[index] = FailedItem(outcome, *described(error), details_of(error, outcome))
         self.values.append(None)
 
     def refuse(self, index: int, error: Exception) -> None:

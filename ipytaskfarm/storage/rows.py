@@ -18,7 +18,7 @@ from ..core.states import State
 from .inserts import SEPARATE, THERE, Row, Statement, failure_row, finals, tasks
 
 _encode = msgspec.json.Encoder().encode
-_decode_job = msgspec.json.Decoder(JobSpec).decode
+read_spec = msgspec.json.Decoder(JobSpec).decode
 _decode_rules = msgspec.json.Decoder(Rules).decode
 decode_runs = msgspec.json.Decoder(list[RunKey]).decode
 decode_needs = msgspec.json.Decoder(Needs).decode
@@ -316,11 +316,9 @@ FORGET_AGENTS = (
 
 HANDOUTS = "SELECT number, engine, engine_id, runs, at_s FROM handouts ORDER BY number"
 JOBS = "SELECT spec, session, arrived, failed, paused FROM jobs"
-OF_JOB = "SELECT id FROM tasks WHERE job = ? ORDER BY id"
-OF_MAP = "SELECT id, items FROM tasks WHERE job = ? AND part_of IS NULL ORDER BY queue_seq, id"
-RETRIES_OF_JOB = (
-    "SELECT json_extract(rules, '$.retry_of'), id FROM tasks "
-    "WHERE job = ? AND json_extract(rules, '$.retry_of') IS NOT NULL ORDER BY id"
+OF_JOB = (
+    "SELECT id, items, part_of IS NOT NULL, json_extract(rules, '$.retry_of') FROM tasks "
+    "WHERE job = ? AND id > ? ORDER BY id LIMIT ?"
 )
 RETRIED = (
     "SELECT a.value FROM json_each(?) AS a "
@@ -331,19 +329,6 @@ CHILDREN = (
     "SELECT parent, spawn, id FROM tasks AS t WHERE parent IS NOT NULL AND spawn IS NOT NULL "
     "AND EXISTS (SELECT 1 FROM tasks AS p WHERE p.id = t.parent) "
     "AND NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = t.parent) ORDER BY id"
-)
-EVENTS = (
-    "WITH events (at_s, task, what, engine_id, more) AS ("
-    "SELECT submitted_s, id, 'accepted', -1, '' FROM tasks UNION ALL "
-    "SELECT started_s, task, 'started', engine_id, 'attempt ' || number FROM attempts UNION ALL "
-    "SELECT ended_s, task, iif(outcome = '', 'succeeded', outcome), engine_id, ifnull(etype || ': ' || value, '') "
-    "FROM attempts UNION ALL "
-    "SELECT started_s, task, 'started', engine_id, 'attempt ' || attempts FROM finals WHERE engine_id >= 0 UNION ALL "
-    "SELECT completed_s, task, iif(reason = '', 'succeeded', 'failed: ' || reason), engine_id, "
-    "ifnull(etype || ': ' || value, '') FROM finals) "
-    "SELECT e.at_s, e.task, t.name, e.what, e.engine_id, e.more FROM events AS e JOIN tasks AS t ON t.id = e.task "
-    "WHERE (?1 IS NULL OR e.task IN (SELECT value FROM json_each(?1))) AND (?2 IS NULL OR t.name = ?2) "
-    "AND (?3 IS NULL OR instr(lower(e.what), lower(?3))) AND e.at_s >= ?4 ORDER BY e.at_s DESC, e.task DESC LIMIT ?5"
 )
 EDGES = "SELECT id, needs FROM tasks WHERE needs IS NOT NULL"
 MAIL = "SELECT seq, sender, at_s, body FROM mail WHERE task = ? AND outgoing = ? AND seq > ? ORDER BY seq LIMIT ?"
@@ -392,7 +377,7 @@ ORIGINALS = (
     "FROM json_each(?) AS asked CROSS JOIN tasks AS t ON t.id = asked.value"
 )
 
-CHUNK_OF = "SELECT id, items FROM tasks WHERE id < ? AND items > 0 ORDER BY id DESC LIMIT 1"
+CHUNK_OF = "SELECT id, items FROM tasks INDEXED BY tasks_with_items WHERE id < ? AND items > 0 ORDER BY id DESC LIMIT 1"
 """The last chunk that was submitted before an id."""
 
 NEEDED_BLOBS = (
@@ -420,13 +405,18 @@ _ENDED = (
 )
 SEPARATES = "iif(t.items, (SELECT json_group_array(x.part) FROM separate_items AS x WHERE x.chunk = f.task), NULL)"
 FINALS = f"SELECT f.task, f.reason, f.engine_id, f.node, f.attempts, f.body, {SEPARATES}, t.items, {_END} {_ENDED}"
+SIZES = (
+    "SELECT asked.value, ifnull(length(f.body), 0) + ifnull(length(f.value), 0) "
+    "+ ifnull((SELECT sum(length(a.value)) FROM attempts AS a WHERE a.task = f.task), 0) "
+    "FROM json_each(?) AS asked CROSS JOIN finals AS f ON f.task = asked.value"
+)
 TABLE = f"SELECT f.task, f.reason, t.name, f.engine_id, f.attempts, {_END} {_ENDED}"
 
 
 def read_job(row: Row) -> s.SaveJob:
     """Convert a row of `JOBS`."""
     spec, session, arrived, failed, paused = row
-    return s.SaveJob(_decode_job(spec), session, arrived, failed, bool(paused))
+    return s.SaveJob(read_spec(spec), session, arrived, failed, bool(paused))
 
 
 def kept_commands(found: Iterable[Row], blobs: Iterable[Row]) -> list[s.SaveKept]:

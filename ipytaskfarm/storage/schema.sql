@@ -47,6 +47,7 @@ CREATE TABLE tasks (
 );
 CREATE INDEX tasks_by_job ON tasks (job) WHERE job IS NOT NULL;
 CREATE INDEX tasks_by_parent ON tasks (parent) WHERE parent IS NOT NULL;
+CREATE INDEX tasks_with_items ON tasks (id) WHERE items > 0;
 -- Which tasks were submitted again: a group of failures is submitted again once.
 CREATE INDEX tasks_by_retried ON tasks (json_extract(rules, '$.retry_of')) WHERE json_extract(rules, '$.retry_of') IS NOT NULL;
 
@@ -218,13 +219,26 @@ CREATE TABLE kept_blobs (
 ) WITHOUT ROWID;
 
 -- For people.  What is handed out may be running or waiting on its engine: only the controller knows.
+-- An item of a map that shared a run has the times of that run, and an equal share of its duration.
 CREATE VIEW task_states AS
-WITH handed (task, engine_id) AS MATERIALIZED (
+WITH RECURSIVE handed (task, engine_id) AS MATERIALIZED (
     SELECT json_extract(run.value, '$[0]'), max(handouts.engine_id)
     FROM handouts, json_each(handouts.runs) AS run GROUP BY 1
+),
+item (chunk, part, items) AS (
+    SELECT id, 0, items FROM tasks WHERE items > 0
+    UNION ALL
+    SELECT chunk, part + 1, items FROM item WHERE part + 1 < items
+),
+shown (id, kept, sharing) AS (          -- the id, the task whose row it has, how many items share that row
+    SELECT id, id, 1 FROM tasks WHERE items = 0
+    UNION ALL
+    SELECT i.chunk + 1 + i.part, i.chunk, i.items - (SELECT count(*) FROM separate_items AS x WHERE x.chunk = i.chunk)
+    FROM item AS i
+    WHERE NOT EXISTS (SELECT 1 FROM separate_items AS x WHERE x.chunk = i.chunk AND x.part = i.part)
 )
 SELECT
-    t.id                                                            AS id,
+    s.id                                                            AS id,
     CASE WHEN f.task IS NULL THEN 'scheduled' WHEN f.reason = '' THEN 'succeeded' ELSE 'failed' END AS state,
     CASE WHEN f.task IS NOT NULL THEN f.reason
          WHEN h.task IS NOT NULL THEN 'handed to engine ' || h.engine_id
@@ -237,10 +251,11 @@ SELECT
     datetime(t.submitted_s, 'unixepoch', 'localtime')               AS submitted,
     datetime(f.started_s, 'unixepoch', 'localtime')                 AS started,
     datetime(f.completed_s, 'unixepoch', 'localtime')               AS completed,
-    round(f.run_s, 3)                                               AS run_s,
+    round(f.run_s / s.sharing, 6)                                   AS run_s,
     f.etype || ': ' || f.value                                      AS error,
     f.place                                                         AS place
-FROM tasks AS t
-LEFT JOIN finals AS f ON f.task = t.id
-LEFT JOIN progress AS p ON p.task = t.id
-LEFT JOIN handed AS h ON h.task = t.id;
+FROM shown AS s
+CROSS JOIN tasks AS t ON t.id = s.kept
+LEFT JOIN finals AS f ON f.task = s.kept
+LEFT JOIN progress AS p ON p.task = s.kept
+LEFT JOIN handed AS h ON h.task = s.kept;

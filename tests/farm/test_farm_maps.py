@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ipytaskfarm import Farm, TaskClient, errors
-from ipytaskfarm.client.map_items import Values
+from ipytaskfarm.client.jobs import Values
 from tests.support.farms import DEADLINE_S
 from tests.support.polling import eventually
 

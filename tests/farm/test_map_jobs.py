@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,8 @@ def sweep(tc: TaskClient, tmp_path: Path) -> Iterator[Any]:
         tc.map(fragile, range(60), [str(tmp_path)] * 60, name="sweep", chunksize=20)
     job = tc.job("sweep")
     yield job
-    tc.clear(job.ids)
+    with suppress(KeyError):
+        tc.clear(job.ids)
 
 
 def test_each_item_is_a_task_for_every_eye(tc: TaskClient, sweep: Any) -> None:
@@ -63,6 +67,17 @@ def test_each_item_is_a_task_for_every_eye(tc: TaskClient, sweep: Any) -> None:
     assert tc.get_task_result(ids[11], raw=False).stdout == "eleven\n"
     assert len(tc.get_task_result(ids[37], raw=False).attempts) == 1
     assert tc.status(ids[36]).state == "succeeded"
+
+
+def test_the_history_is_that_of_the_items(tc: TaskClient, sweep: Any, farm: Farm) -> None:
+    ids = sweep.ids
+    events = tc.history(name="sweep", last=1000)
+    assert {event.task for event in events} == set(ids)
+    assert [event.what for event in tc.history(ids[36])] == ["accepted", "started", "succeeded"]
+    assert [event.what for event in tc.history(ids[37])] == ["accepted", "started", "failed: error"]
+    assert len(tc.history(ids[20:25])) == 15
+    said = command(farm, "history", str(ids[36]))
+    assert said.count(f" {ids[36]} ") == 3, said
 
 
 def test_an_error_names_item_engine_and_the_users_lines(tc: TaskClient, sweep: Any, tmp_path: Path) -> None:
@@ -102,6 +117,14 @@ def test_another_process_finds_the_map_again(tc: TaskClient, sweep: Any, farm: F
     assert done.stdout.strip() == "[25, 36, \"ValueError('bad 7')\", 64] 60", done.stderr
 
 
+def command(farm: Farm, *words: str) -> str:
+    """Run the command about this farm in another process. Returns what it prints."""
+    line = [sys.executable, "-m", "ipytaskfarm", *words, "--farm", str(farm.connection_file)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def wait_for_file(x: int, path: str) -> int:
     while x % 20 == 0 and not os.path.exists(path):
         time.sleep(0.01)
@@ -130,6 +153,99 @@ def test_a_running_item_is_interrupted_and_the_rest_goes_on(tc: TaskClient, tmp_
     found = list(job.results(return_exceptions=True))
     assert isinstance(found[0], errors.TaskAborted)
     assert found[1:] == list(range(1, 10))
+
+
+def test_every_command_about_a_job_speaks_of_the_items(tc: TaskClient, sweep: Any, farm: Farm, tmp_path: Path) -> None:
+    ids = sweep.ids
+    bad = [ids[7], ids[37], ids[59]]
+    assert sorted(row["id"] for row in json.loads(command(farm, "tasks", "--job", "sweep", "--json"))) == sorted(ids)
+    shown = json.loads(command(farm, "jobs", "sweep", "--json"))
+    assert sorted(row["id"] for row in shown["members"]) == sorted(ids)
+    (group,) = json.loads(command(farm, "failures", "--job", "sweep", "--json"))
+    assert group["ids"] == bad
+    assert f"task {ids[36]} succeeded" in command(farm, "explain", str(ids[36]))
+    assert "1296" in command(farm, "result", str(ids[36]))
+    (tmp_path / "mended").touch()
+    again = json.loads(command(farm, "retry", "--job", "sweep", "--json"))
+    assert len(again) == 3
+    assert tc.job("sweep").results() == [x * x for x in range(60)]
+    assert "63" in command(farm, "remove", "--job", "sweep")
+    assert set(ids).isdisjoint(row.id for row in tc.tasks(name="sweep").rows)
+
+
+def test_the_values_of_a_map_are_arguments_of_tasks(tc: TaskClient) -> None:
+    values = tc.map(abs, [-3, 4, -5])
+    assert tc.submit(sum, values).result() == 12
+    assert tc.map(len, [values, values]) == [3, 3]
+    assert pickle.loads(pickle.dumps(values)) == [3, 4, 5]
+    assert values.job.counts()["succeeded"] == 3
+
+
+def loses(x: int, folder: str, wanted: list[int]) -> int:
+    """Fails once with lost inputs for the third item."""
+    from ipytaskfarm import errors
+
+    if x == 2 and not os.path.exists(f"{folder}/lost"):
+        Path(folder, "lost").touch()
+        raise errors.InputsLost(wanted)
+    return x
+
+
+def test_lost_inputs_and_items(tc: TaskClient, sweep: Any, tmp_path: Path) -> None:
+    """An item makes its inputs anew as a task does; a value that shared its run cannot be made anew."""
+    source = tc.run(Task("1"))
+    tc.barrier(source)
+    folder = str(tmp_path)
+    assert tc.map(loses, range(5), [folder] * 5, [[source]] * 5, chunksize=5) == [0, 1, 2, 3, 4]
+    assert [row.outcome for row in tc.get_task_result(source).attempts] == ["inputs lost", ""]
+    (tmp_path / "lost").unlink()
+    shared = sweep.ids[5]
+    with pytest.raises(errors.InputsLost, match=rf"task {shared} .* shared its run with .* tc.restart\({shared}\)"):
+        tc.submit(loses, 2, folder, [shared]).result()
+
+
+def test_explain_names_the_place_in_the_map(tc: TaskClient, sweep: Any, tmp_path: Path) -> None:
+    ids = sweep.ids
+    for index in (7, 36, 11, 59):  # failed, silent, has printed, the last
+        assert f"item {index} of 60 of map 'sweep'" in tc.explain(ids[index]).splitlines()
+    (again,) = tc.retry(ids[37])
+    tc.barrier(again)
+    assert f"item 37 of 60 of map 'sweep', which task {ids[37]} ran first" in tc.explain(again)
+    slow = tc.map(wait_for_file, [20, 21], [str(tmp_path / "go")] * 2, name="slow", chunksize=1, block=False)
+    eventually(lambda: tc.status(slow.ids[0]).state == "running", DEADLINE_S)
+    assert "item 0 of 2 of map 'slow'" in tc.explain(slow.ids[0])
+    (tmp_path / "go").touch()
+    assert slow.results() == [20, 21]
+    assert "of map" not in tc.explain(tc.run(Task("1")))
+
+
+ABORT = """
+from ipytaskfarm import TaskClient
+with TaskClient({file!r}) as tc:
+    tc.job({name!r}).abort()
+"""
+
+
+@pytest.mark.parametrize("chunksize", [1, 10])
+@pytest.mark.parametrize("way", ["client", "command"])
+def test_another_process_aborts_a_map(tc: TaskClient, farm: Farm, tmp_path: Path, way: str, chunksize: int) -> None:
+    """Some of its items have ended, one runs on each engine, the others wait."""
+    name, never = f"stop by {way} {chunksize}", str(tmp_path / "never")
+    job = tc.map(wait_for_file, range(15, 75), [never] * 60, name=name, chunksize=chunksize, block=False)
+    eventually(lambda: "running" in {row.state for row in tc.tasks(name=name).rows}, DEADLINE_S, what="an item waits")
+    if way == "client":
+        script = ABORT.format(file=str(farm.connection_file), name=name)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=DEADLINE_S)
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        command(farm, "abort", "--job", name)
+    found = list(job.results(return_exceptions=True))
+    aborted = [x for x, value in zip(range(15, 75), found, strict=True) if isinstance(value, errors.TaskAborted)]
+    assert {20, 40, 60} <= set(aborted)
+    assert all(value == x for x, value in zip(range(15, 75), found, strict=True) if x not in aborted)
+    assert {row.reason for row in tc.tasks(name=name, state="failed").rows} == {"aborted"}
+    assert {row.id for row in tc.tasks(name=name, state="failed").rows} == {job.ids[x - 15] for x in aborted}
+    assert tc.map(abs, range(4)) == [0, 1, 2, 3], "the engines go on"
 
 
 def die_at_five(x: int, folder: str) -> int:

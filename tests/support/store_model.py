@@ -56,6 +56,8 @@ class Model:
         self.kept: dict[int, s.SaveKept] = {}
         self.kept_on: dict[tuple[int, int], s.SaveKeptOn] = {}
         self.mail: dict[tuple[int, bool, int], s.SaveMail] = {}
+        self.separate: set[tuple[int, int]] = set()
+        """(chunk, index) of items that do not belong to their chunk any more."""
 
     def apply(self, save: s.Save) -> int | None:
         """The task's id when the save is fenced off."""
@@ -71,6 +73,8 @@ class Model:
                 if first in self.blocks:
                     self.blocks[first][2] = max(self.blocks[first][2], upto)
             case s.SaveTask(id):
+                if save.part is not None and id == save.part[0] + 1 + save.part[1]:
+                    self.separate.add(save.part)
                 if id in self.tasks:
                     return id
                 self.tasks[id] = save
@@ -144,6 +148,10 @@ class Model:
                             table.pop(id, None)
                         for letter in [letter for letter in self.mail if letter[0] == id]:
                             del self.mail[letter]
+                    if id not in self.tasks:
+                        self.separate = {part for part in self.separate if part[0] != id}
+            case s.SaveSeparate(chunk, indexes):
+                self.separate.update((chunk, index) for index in indexes)
             case s.SaveMail(id, outgoing, seq):
                 if id in self.tasks:
                     self.mail.setdefault((id, outgoing, seq), save)
@@ -197,6 +205,8 @@ class Model:
             parent=t.parent,
             spawn=t.spawn,
             accepted_seq=t.queue_seq,
+            items=t.items,
+            part=t.part,
         )
 
     def letters(self, id: int, outgoing: bool) -> list[tuple[int, str, float, bytes]]:
@@ -236,6 +246,8 @@ class Model:
                     names[id],
                     (needs := self.tasks[id].needs) is not None and needs.keep,
                     self.tasks[id].queue_seq,
+                    self.tasks[id].items,
+                    self.tasks[id].part,
                 )
                 for id, end in sorted(self.finals.items())
             ],
@@ -257,17 +269,59 @@ class Model:
                 for id, t in sorted(self.tasks.items())
                 if t.parent is not None and t.spawn is not None and t.parent in self.tasks.keys() - self.finals.keys()
             ],
+            separate=sorted(self.separate),
         )
 
     def end(self, id: int) -> Final:
-        return msgspec.structs.replace(self.finals[id], submitted_s=self.tasks[id].submitted_s, history=self.rows(id))
+        task = self.tasks[id]
+        separate = tuple(index for chunk, index in sorted(self.separate) if chunk == id) if task.items else ()
+        return msgspec.structs.replace(
+            self.finals[id],
+            submitted_s=task.submitted_s,
+            history=self.rows(id),
+            items=task.items,
+            separate=separate,
+        )
 
     def work(self, id: int) -> tuple[int, bytes, str | None]:
         t, p = self.tasks[id], self.progress.get(id)
-        return (id, t.payload, t.function) if p is None or p.payload is None else (id, p.payload, p.function)
+        if p is not None and p.payload is not None:
+            return (id, p.payload, p.function)
+        chunk = None if t.part is None else self.tasks.get(t.part[0])
+        return (id, t.payload if chunk is None else chunk.payload, t.function)
+
+    def chunk_of(self, id: int) -> int | None:
+        """The chunk that has this id among those of its items."""
+        return next((chunk for chunk, t in self.tasks.items() if chunk < id <= chunk + t.items), None)
+
+    def seen(self) -> list[tuple[int, int]]:
+        """What people see as tasks: (id, the id under which it is kept, which is its chunk's for a silent item)."""
+        shown = [(id, id) for id, t in self.tasks.items() if not t.items]
+        for chunk, t in self.tasks.items():
+            shown += [(chunk + 1 + i, chunk) for i in range(t.items) if (chunk, i) not in self.separate]
+        return shown
+
+    def events(self, ids: set[int] | None) -> list[tuple[int, str]]:
+        """(id, what happened) of these tasks, as people see them; None: of all."""
+        found = []
+        for id, kept in self.seen():
+            if ids is None or id in ids:
+                end = self.finals.get(kept)
+                what = ["accepted"]
+                for row in self.rows(kept):
+                    what += ["started", row.outcome or "succeeded"]
+                if end is not None:
+                    what += ["started", f"failed: {end.reason}" if end.reason else "succeeded"]
+                found += [(id, each) for each in what]
+        return sorted(found)
 
 
-ids = st.integers(0, 4)
+CHUNKS = (10, 20)
+"""The ids of chunks of maps.  Those of their items follow."""
+ITEMS = 3
+parts = st.tuples(st.sampled_from(CHUNKS), st.integers(0, ITEMS - 1))
+item_ids = parts.map(lambda part: part[0] + 1 + part[1])
+ids = st.integers(0, 4) | st.sampled_from(CHUNKS) | item_ids
 small = st.integers(0, 3)
 seconds = st.floats(0, 2e9)
 texts = st.text(max_size=6)
@@ -298,14 +352,27 @@ needs = st.none() | st.builds(
     keep=st.booleans(),
 )
 runs = st.lists(st.tuples(ids, small), max_size=3)
+tasks = st.builds(
+    s.SaveTask, st.integers(0, 4), small, payloads, seconds, digests, rules, texts, needs=needs, parent=st.none() | ids,
+    spawn=st.none() | texts, part=st.none() | parts,
+)  # fmt: skip
+chunks = st.builds(
+    s.SaveTask, st.sampled_from(CHUNKS), small, payloads, seconds, digests, rules, texts, needs=needs,
+    items=st.just(ITEMS),
+)  # fmt: skip
+separate_items = parts.flatmap(
+    lambda part: st.builds(
+        s.SaveTask, st.just(part[0] + 1 + part[1]), small, payloads, seconds, digests, rules, texts, part=st.just(part)
+    )
+)
 # fmt: off
 some_saves = st.one_of(
     st.builds(s.SaveLeft, st.sampled_from([0, 100, 200]), st.integers(-1, 220)),
     st.builds(s.SaveAccepted, st.sampled_from([0, 100, 200]), st.integers(0, 250)),
-    st.builds(
-        s.SaveTask, ids, small, payloads, seconds, digests, rules, texts, needs=needs, parent=st.none() | ids,
-        spawn=st.none() | texts,
-    ),
+    tasks,
+    chunks,
+    separate_items,
+    st.builds(s.SaveSeparate, st.sampled_from(CHUNKS), st.lists(st.integers(0, ITEMS - 1), max_size=2)),
     st.builds(s.SaveReopen, ids, texts, small, small, small, small, small),
     st.builds(s.SaveMail, ids, st.booleans(), small, texts, keys, seconds, payloads),
     st.builds(s.SaveFunction, keys, payloads),

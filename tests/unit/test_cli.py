@@ -84,7 +84,7 @@ def test_without_arguments_it_explains_itself(capsys: pytest.CaptureFixture[str]
         (["abort"], "Give one or more ids"),
         (["abort", "12", "x13"], "'x13' is no task id"),
         (["explain", "1", "2"], "one task at a time"),
-        (["engines", "fly"], "not one of list, add and remove"),
+        (["engines", "fly"], "not one of list, add, remove and release"),
         (["engines", "add", "0"], "at least 1"),
         (["logs", "weather"], "which log?"),
     ],

@@ -17,14 +17,39 @@ from hypothesis import given, settings
 
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.errors import StoreError
+from ipytaskfarm.core.messages import ReadHistory
 from ipytaskfarm.core.messages.dependencies import Needs
+from ipytaskfarm.core.messages.tables import EventTable
 from ipytaskfarm.core.messages.task_types import Final, Function, Rules, Submission
 from ipytaskfarm.storage import backup
 from ipytaskfarm.storage.backup import needed_blobs
 from ipytaskfarm.storage.blobs import Blobs, blobs_folder
+from ipytaskfarm.storage.history import read_events
 from ipytaskfarm.storage.store import Store
+from ipytaskfarm.storage.task_tables import TaskTables
 from tests.support.store_model import Model, all_turns, attempt, final, sql, task
 from tests.support.thorough import some
+
+
+def history(path: Path, question: ReadHistory) -> list[Any]:
+    with closing(TaskTables(path)) as tables:
+        reply = tables.history(question)
+    assert isinstance(reply, EventTable)
+    return reply.rows
+
+
+def in_pages(path: Path, question: ReadHistory) -> list[Any]:
+    """Read the whole history, `question.last` events at a time."""
+    found: list[Any] = []
+    with closing(sqlite3.connect(path)) as db:
+        while True:
+            count = question.last
+            page = read_events(db.execute, question, count)
+            found = page + found
+            if len(page) < count:
+                return found
+            at_s, task, _, what, *_ = page[0]
+            question = msgspec.structs.replace(question, before=(at_s, task, what))
 
 
 @settings(max_examples=some(25, 80))
@@ -39,14 +64,15 @@ def test_any_saves_are_there_after_a_restart(tmp_path_factory: pytest.TempPathFa
         for n in (1, 2):
             assert store.load() == model.snapshot(n, store.farm)
             assert backup.check(store.path) == []
-            everyone = list(range(9, -1, -1))
+            everyone = list(range(29, -1, -1))
             assert store.finals(everyone) == [model.end(id) for id in everyone if id in model.finals]
             assert store.work(everyone) == [model.work(id) for id in everyone if id in model.tasks]
             assert store.original(everyone) == [
-                Submission(id, t.payload, 0.0, t.function, t.rules, needs=t.needs)
+                Submission(id, t.payload, 0.0, t.function, t.rules, (), t.needs, t.items, t.part)
                 for id in everyone
                 if (t := model.tasks.get(id))
             ]
+            assert [store.chunk_of(id) for id in everyone] == [model.chunk_of(id) for id in everyone]
             for id in everyone:
                 for outgoing in (False, True):
                     assert store.mail(id, outgoing, 0, 99) == [x for x in model.letters(id, outgoing) if x[0] > 0]
@@ -54,7 +80,16 @@ def test_any_saves_are_there_after_a_restart(tmp_path_factory: pytest.TempPathFa
             assert store.functions(["c", "a"]) == [
                 Function(d, model.functions[d]) for d in "ca" if d in model.functions
             ]
-            assert len(sql(path, "SELECT * FROM task_states")) == len(model.tasks)
+            assert sorted(row[0] for row in sql(path, "SELECT id FROM task_states")) == sorted(
+                id for id, _ in model.seen()
+            )
+            for asked in (None, set(range(0, 30, 2))):
+                every = history(path, ReadHistory(None if asked is None else sorted(asked), last=999))
+                assert sorted((row[1], row[3]) for row in every) == model.events(asked)
+                assert [row[0] for row in every] == sorted(row[0] for row in every)
+                question = ReadHistory(None if asked is None else sorted(asked), last=5)
+                assert history(path, question) == every[-5:]
+                assert in_pages(path, question) == every
             store.close()
             store = Store.open(path)
     finally:
@@ -104,7 +139,7 @@ def test_a_job_has_tasks_until_all_are_cleared(store: Store) -> None:
     assert store.jobs_with_tasks(["a", "b", "never"]) == {"a", "b"}
     store.commit([s.SaveClear([1, 3])])
     assert store.jobs_with_tasks(["a", "b"]) == {"a"}
-    assert store.tasks_of_job("a") == [2]
+    assert store.tasks_of_job("a", -1, 10) == [s.TaskOfJob(2, 0, False, None)]
 
 
 def test_one_end_per_task(store: Store) -> None:
@@ -225,6 +260,27 @@ def test_people_can_read_it(store: Store, path: Path) -> None:
     ]
     assert submitted == time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1_700_000_001))
     assert text == '{"retries":2}'
+
+
+def test_people_read_of_items_and_not_of_chunks(store: Store, path: Path) -> None:
+    """Of a map in two chunks, one item has printed, another was cleared, and one chunk has not ended."""
+    store.commit([msgspec.structs.replace(task(first), items=items) for first, items in ((10, 4), (20, 2))])
+    ended = final(10)
+    printed = msgspec.structs.replace(task(12, b""), part=(10, 1))
+    store.commit([printed, final(12), s.SaveSeparate(10, [3]), ended, s.SaveHandOut(1, "s.1", 4, [(20, 1)], 0.0)])
+    found = sql(path, "SELECT id, state, reason, run_s FROM task_states ORDER BY id")
+    assert found == [
+        (11, "succeeded", "", 0.125),
+        (12, "succeeded", "", 0.25),
+        (13, "succeeded", "", 0.125),
+        (21, "scheduled", "handed to engine 4", None),
+        (22, "scheduled", "handed to engine 4", None),
+    ]
+    assert sql(path, "SELECT state FROM task_states WHERE id IN (10, 14, 20)") == []
+    every = history(path, ReadHistory(last=99))
+    assert {row[1] for row in every} == {11, 12, 13, 21, 22}
+    assert {row[3] for row in history(path, ReadHistory([13], last=99))} == {"accepted", "started", "succeeded"}
+    assert history(path, ReadHistory([10, 14, 20, 23], last=99)) == [], "chunks, and what was cleared"
 
 
 def test_backup_check_compact(store: Store, path: Path) -> None:

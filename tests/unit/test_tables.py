@@ -214,6 +214,7 @@ def test_the_old_word_for_running_still_counts() -> None:
     with pytest.raises(KeyError):
         counts["nonsense"]
     state = TaskStatus(row(1, "pending")).state
+    assert len({state, TaskStatus(row(2, "pending")).state, "running"}) == 1, "warnings are errors here"
     assert (state, f"{state!r}", {state: 1}["running"]) == ("running", "'running'", 1)
     with pytest.deprecated_call(match="running"):
         assert state == "pending"

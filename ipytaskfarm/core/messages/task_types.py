@@ -175,7 +175,7 @@ class ItemEnd(msgspec.Struct, frozen=True, array_like=True, gc=False):
     failure: FailureSummary | None = None
     body: bytes = b""
     """An encoded `ResultBody` of this item alone."""
-    detail: Deferral | None = None
+    detail: Deferral | LostInputs | None = None
 
 
 class ItemsEnded(msgspec.Struct, frozen=True, tag=True):

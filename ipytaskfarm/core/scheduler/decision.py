@@ -85,6 +85,8 @@ class LoadTable(NamedTuple):
     """The ids by acceptance, the latest first; empty where all rows are wanted."""
     items: Mapping[int, tuple[int, list[int]]] = MappingProxyType({})
     """Chunk -> (how many silent items it has, those that are wanted); the chunk itself is among `ids`."""
+    end: int | None = None
+    """Where the next page begins."""
 
 
 class LoadOriginals(NamedTuple):
@@ -97,6 +99,8 @@ class LoadOriginals(NamedTuple):
     not_failed: list[int]
     chunks: Mapping[int, int] = MappingProxyType({})
     """Silent item -> its chunk."""
+    earlier: Sequence[tuple[int, int, int]] = ()
+    """See `RetryTasks.earlier`."""
     once: bool = False
     """Leave out tasks that were submitted again before."""
 
@@ -144,16 +148,22 @@ class LoadJobs(NamedTuple):
     rows: list[JobRow]
     tasks: bool
     """Whether the ids of the jobs' tasks are wanted too."""
+    after: int = -1
+    """Of the first job, only tasks with higher ids."""
+    end: tuple[float, str, int] | None = None
+    """Where the next page begins, unless this one has too many tasks."""
 
 
 class LoadExplanation(NamedTuple):
-    """Explain an ended task from the store, and answer question `n` with `Text`."""
+    """Explain an ended task, or an item of a map, from the store, and answer question `n` with `Text`."""
 
     session: str
     n: int
     id: int
     item: int | None = None
     """The silent item of the chunk `id` that is asked about."""
+    lines: list[str] | None = None
+    """What there is to say of a task that has not ended."""
     more: tuple[str, ...] = ()
     """Lines for people that the scheduler adds."""
 

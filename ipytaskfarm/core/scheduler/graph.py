@@ -102,10 +102,11 @@ def inputs_lost(
     trial_state.input_losses += 1
     if trial_state.input_losses > MAX_INPUT_LOSSES:
         return f"it has found its inputs lost {trial_state.input_losses} times"
-    gone = [i for i in detail.ids if i not in farm.tasks.unfinished and farm.tasks.finals.get(i) != ""]
+    ended_ids = [i for i in detail.ids if farm.tasks.holder(i) not in farm.tasks.unfinished]
+    gone = [i for i in ended_ids if farm.tasks.finals.get(i) != ""]
     if gone:
-        return f"task {gone[0]} cannot be run again for it: it was cleared, or has failed"
-    lost = [i for i in detail.ids if i not in farm.tasks.unfinished and farm.graph.remade.get(i, -1.0) < since_s]
+        return f"task {gone[0]} cannot be run again for it: {_why_gone(farm, gone[0])}"
+    lost = [i for i in ended_ids if farm.graph.remade.get(i, -1.0) < since_s]
     wait_for(farm, task, detail.ids)
     requeue(farm, task, Queued(FOR_TASKS.why), out)
     if lost:
@@ -119,6 +120,14 @@ def inputs_lost(
         for each in list(farm.engines.by_id.get(engine_id, ())):
             recycle(farm, each, f"task {task.id} says that its results are lost", now, out)
     return ""
+
+
+def _why_gone(farm: SchedulerState, task_id: int) -> str:
+    holder = farm.tasks.holder(task_id)
+    if holder != task_id and holder in farm.tasks.finals:
+        others = farm.tasks.chunks.size(holder) - 1
+        return f"it is an item of a map that shared its run with {others} others; tc.restart({task_id}) repeats it"
+    return "it was cleared, or has failed"
 
 
 def on_ended_loaded(

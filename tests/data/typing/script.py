@@ -58,6 +58,8 @@ values = tc.map(fit, range(10), name="sweep", retries=1, time_limit=3.0, chunksi
 reveal_type(values)  # type: Values[str]
 reveal_type(values[3])  # type: str
 reveal_type(values.stdout)  # type: list[str]
+reveal_type(values.job)  # type: Job
+reveal_type(values.job.retry_failed())  # type: list[int]
 reveal_type(tc.map(later, [1, 2]))  # type: Values[bytes]
 reveal_type(tc.map(fit, [1], on_error="return"))  # type: Values[Any]
 reveal_type(tc.map(fit, [1], return_exceptions=True))  # type: Values[Any]
