@@ -55,6 +55,8 @@ class StoreReader(Protocol):
 
     def place_in_map(self, task: int) -> MapPlace | None: ...
 
+    def retried(self, ids: Sequence[int]) -> set[int]: ...
+
 
 def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
     """Return (session, message to send); for `LoadOriginals` and `LoadEnded` the event that the scheduler waits for."""
@@ -71,6 +73,8 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
         tasks = _originals(store, load)
         # Cleared since the question was asked, perhaps in the same turn.
         gone = sorted(set(load.ids) - {task.id for task in tasks})
+        again = store.retried(load.ids) if load.once else set()
+        tasks = [task for task in tasks if task.id not in again]
         return load.session, Originals(load.n, tasks, [*load.missing, *gone], load.not_failed, [*load.earlier])
     if isinstance(load, LoadEnded):
         return "", EndedLoaded(store.ended(load.ids, load.dependents), load.ids, load.outcome, load.asker)
