@@ -26,6 +26,7 @@ from ..core.scheduler.decision import (
     LoadTaken,
 )
 from ..core.scheduler.events import EndedLoaded, Event, Originals
+from ..display.text import span
 
 MAIL_AT_ONCE = 1000
 """The number of messages of a task that are read at a time."""
@@ -158,7 +159,7 @@ def in_map(place: MapPlace) -> str:
 
 def explain_item(chunk: Final, item: int) -> list[str]:
     """Return lines for people about a silent item of an ended chunk."""
-    share = f"it shared a run of {chunk.run_s:.3f} s with {max(0, chunk.items - len(chunk.separate) - 1)} other items"
+    share = f"it shared a run of {span(chunk.run_s)} with {max(0, chunk.items - len(chunk.separate) - 1)} other items"
     times = {"id": item, "run_s": chunk.run_s / max(1, chunk.items - len(chunk.separate))}
     first, *rest = explain_final(msgspec.structs.replace(chunk, **times))
     return [f"{first}; {share}", *rest]
@@ -169,7 +170,7 @@ def explain_final(final: Final) -> list[str]:
     state = f"failed: {final.reason}" if final.reason else "succeeded"
     when = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(final.completed_s))
     where = f" on engine {final.engine_id} ({final.node})" if final.engine_id >= 0 else ""
-    lines = [f"task {final.id} {state}{where} at {when}, run time {final.run_s:.3f} s"]
+    lines = [f"task {final.id} {state}{where} at {when}, run time {span(final.run_s)}"]
     for row in final.history:
         what = f": {row.failure.etype}: {row.failure.value}" if row.failure else ""
         lines.append(f"attempt {row.number} on engine {row.engine_id} ({row.node}): {row.outcome}{what}")
