@@ -43,6 +43,7 @@ from ..core.messages import (
     Watched,
     WatchTasks,
 )
+from ..core.messages.pages import parts
 from ..core.text import text_of
 from ..storage.blobs import TOUCH_S, Blobs, use
 from ..system.farm_paths import ConnectionInfo
@@ -57,10 +58,6 @@ NAP_S = 0.001
 
 WINDOW_BYTES = 16 * 1024 * 1024
 """Unacknowledged bytes above which nothing more is given to the link, because the link keeps a copy of them."""
-
-WATCH_IDS = 50_000
-"""Number of ids in one `WatchTasks`."""
-
 
 READER = "reader"
 """The role of a connection file that allows its user to read only."""
@@ -91,6 +88,8 @@ class IoThread:
         self._next_number = 1
         self.idle = False
         """Whether the thread sleeps until `ring`."""
+        self._naps = True
+        """Whether further tasks are expected soon after some were sent: they gather for `NAP_S`."""
         self._stopping = False
         self._welcomed = False
         self.down_since_s: float | None = time.monotonic()
@@ -146,6 +145,13 @@ class IoThread:
         with self._bell_lock:
             if self._bell >= 0:
                 os.eventfd_write(self._bell, 1)
+
+    def hurry(self) -> None:
+        """Wake the thread if something waits to be sent: a caller waits for what comes of it."""
+        with self.lock:
+            waits = self._can_send()
+        if waits:
+            self.ring()
 
     def ask(
         self,
@@ -295,7 +301,7 @@ class IoThread:
             again_s = self.outbox.next_deadline()
             if again_s is not None and self._link.is_up:
                 deadline_s = min(deadline_s, again_s)
-            if sent:
+            if sent and self._naps:
                 deadline_s = min(deadline_s, now_s + NAP_S)
             else:
                 if self._can_send():
@@ -303,9 +309,23 @@ class IoThread:
                 self.idle = True
         # Rounded up: after a wake-up too early the thread would spin until the deadline.
         timeout_s = min(max(deadline_s - now_s, 0.0), 5.0)
-        if any(fd == self._bell for fd, _ in poller.poll(int(timeout_s * 1000) + 1 if timeout_s else 0)):
+        ready = [fd for fd, _ in poller.poll(int(timeout_s * 1000) + 1 if timeout_s else 0)]
+        if self._bell in ready:
             os.eventfd_read(self._bell)
         self.idle = False
+        if sent:
+            self._learn_from(ready, time.monotonic() - now_s)
+
+    def _learn_from(self, ready: list[int], slept_s: float) -> None:
+        """Decide whether the next tasks are waited for, after a sleep that followed sent ones.
+
+        In a loop of `run` the next task comes at once. With one task at a time, a nap would only wake the thread.
+        """
+        if self._bell in ready:
+            self._naps = slept_s < 2 * NAP_S
+        elif not ready and self._naps:
+            with self.lock:
+                self._naps = self._can_send()
 
     def _can_send(self) -> bool:
         if not self._welcomed or not self._link.is_up:
@@ -436,9 +456,8 @@ class IoThread:
         self._to_send.extend(self._watches(unaccepted, after=self.outbox.mark()))
 
     def _watches(self, wanted: set[int], after: int) -> Iterator[PendingQuestion]:
-        ids = sorted(wanted)
-        for at in range(0, len(ids), WATCH_IDS):
-            yield PendingQuestion(AskQuestion(self._next_number, WatchTasks(ids[at : at + WATCH_IDS])), after)
+        for question in parts(WatchTasks(sorted(wanted))) if wanted else ():
+            yield PendingQuestion(AskQuestion(self._next_number, question), after)
             self._next_number += 1
 
     def _fail(self, error: BaseException) -> None:

@@ -28,6 +28,7 @@ from ..core.messages import (
     Watched,
     WatchTasks,
 )
+from ..core.messages.pages import ask_in_pages
 from ..core.messages.task_types import Final, JobSpec, Packed
 from ..storage.blobs import fetch_from, fetch_no_more
 from ..system.farm_paths import ConnectionInfo
@@ -446,7 +447,7 @@ class Session:
     ) -> bool:
         """Wait for an event that the IO thread sets; return False after the deadline.  Raises if the session fails."""
         if not event.is_set():
-            self.io.ring()
+            self.io.hurry()
         while True:
             left = TICK_S if deadline is None else min(TICK_S, max(0.0, deadline - time.monotonic()))
             if event.wait(left) and self.fatal is None:
@@ -481,8 +482,10 @@ class Session:
         return reply
 
     def ask(self, question: Question, timeout_s: float | None = None) -> Reply:
-        """Ask the controller and wait for the answer.  Raises the error that a `Refusal` names, and TimeoutError."""
-        return self.answer(self.begin(question), timeout_s)
+        """Ask the controller and wait for the answer, in pages if it is about many tasks.
+
+        Raises the error that a `Refusal` names, and TimeoutError after `timeout_s` for one page."""
+        return ask_in_pages(question, lambda page: self.answer(self.begin(page), timeout_s))
 
     def begin(self, question: Question) -> PendingQuestion:
         """Ask the controller; the caller waits with `answer`, or calls `forget`."""
@@ -554,7 +557,8 @@ class Session:
         final = self._item_ends.held(task_id)
         if final is not None and final.body is not None:
             return final
-        reply = self.ask(FetchResults(self._with_next(task_id)))
+        # What is left of the next ones is asked for when it is wanted.
+        reply = self.answer(self.begin(FetchResults(self._with_next(task_id))))
         if not isinstance(reply, Fetched):
             raise errors.ConnectionError(f"an answer that does not fit Fetch: {type(reply).__name__}")
         size = sum(len(f.body or b"") for f in reply.finals)

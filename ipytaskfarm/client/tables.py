@@ -87,7 +87,7 @@ class TaskTable:
     def __init__(self, rows: list[TaskRow], omitted: int = 0) -> None:
         self.rows = [TaskStatus(row) for row in rows]
         self.omitted = omitted
-        """Number of older tasks that match too."""
+        """Number of older tasks that match too; -1: they were not counted."""
         self._rows = rows
 
     @property

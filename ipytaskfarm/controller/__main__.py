@@ -145,7 +145,11 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
             del snapshot
             farm.lifecycle.held = farm.lifecycle.held or options.hold
             _spare_the_collector()
-            _serve(options, folder, record, store, farm, event_log)
+
+            def restored(now: Now) -> SchedulerState:
+                return restored_farm(options.farm, store.load(), settings, now)
+
+            _serve(options, folder, record, store, farm, event_log, restored)
         finally:
             store.close()
     finally:
@@ -206,6 +210,7 @@ def _serve(
     store: Store,
     farm: SchedulerState,
     event_log: EventLog | None,
+    restored: Callable[[Now], SchedulerState],
 ) -> None:
     keys = farm_keys(folder)
     hub = _listen(options, record, keys, farm.epoch)
@@ -235,6 +240,7 @@ def _serve(
             event_log=event_log,
             access=access,
             watch_fds=watch,
+            restored=restored,
         )
         signal.signal(signal.SIGUSR2, lambda *_: _dump(controller, folder))
         controller.give_up(orphans(list(farm.agents.by_session), keys))

@@ -17,7 +17,6 @@ from ..core.messages import (
     CompactStore,
     ListConnections,
     NumberReply,
-    ReadHistory,
     ReadTask,
     Refusal,
     ReloadKeys,
@@ -25,7 +24,7 @@ from ..core.messages import (
     TextReply,
 )
 from ..core.messages.blob_chunks import ReadBlob
-from ..core.messages.tables import ConnectionTable, EventTable
+from ..core.messages.tables import ConnectionTable
 from ..core.scheduler.events import Event
 from ..core.text import text_of
 from ..storage.store import Store
@@ -35,7 +34,7 @@ from .view_answers import STORE_QUESTIONS
 
 log = logging.getLogger(__name__)
 
-DIRECT = frozenset({CompactStore, ListConnections, ReadHistory, ReadTask, ReloadKeys, ReadBlob}) | STORE_QUESTIONS
+DIRECT = frozenset({CompactStore, ListConnections, ReadTask, ReloadKeys, ReadBlob}) | STORE_QUESTIONS
 """The types of these questions. A test checks that the scheduler answers all others."""
 
 NO_KEYS = Refusal("SecurityError", "this controller has no keys of its own")
@@ -86,9 +85,7 @@ class DirectAnswers:
             text = f"{type(question).__name__} cannot be answered: {type(error).__name__}: {text_of(error)}"
             return Answer(n, Refusal("KernelError", text))
 
-    def _read(self, question: object) -> EventTable | TaskCopy | TextReply | ConnectionTable | Refusal:
-        if isinstance(question, ReadHistory):
-            return EventTable(self._store.history(question))
+    def _read(self, question: object) -> TaskCopy | TextReply | ConnectionTable | Refusal:
         if isinstance(question, ReadTask):
             return task_copy(self._store, question.id)
         if isinstance(question, CompactStore):

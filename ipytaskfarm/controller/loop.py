@@ -35,7 +35,9 @@ from ..core.saves import SaveFinal
 from ..core.scheduler.clock import Now
 from ..core.scheduler.decision import Decision, Load
 from ..core.scheduler.events import Back, Event, Gone, Joined, ProcessGone, Revoked, Silent, StoreRoom
+from ..core.scheduler.failed_answers import AnswerFailed
 from ..core.scheduler.scheduler import Scheduler
+from ..core.scheduler.state import SchedulerState
 from ..core.states import ABORTS
 from ..core.text import text_of
 from ..core.validation import why_refused
@@ -84,13 +86,17 @@ class ControllerLoop:
         event_log: EventLog | None = None,
         access: FarmAccess | None = None,
         watch_fds: dict[int, Callable[[], StopFarm | None]] | None = None,
+        restored: Callable[[Now], SchedulerState] | None = None,
     ) -> None:
+        """Create it. `restored` returns the farm's state as the store has it, for the beginning of a new epoch."""
         self._scheduler = scheduler
         self._store = store
         self._hub = hub
+        self._restored = restored
         self._payloads = Payloads(store)
         self._view_answers = ViewAnswers(store.path, scheduler.farm)
-        self._evaluator = EvaluatorProcess(self._code_of, str(evaluator_folder))
+        self._evaluator_folder = str(evaluator_folder)
+        self._evaluator = EvaluatorProcess(self._code_of, self._evaluator_folder)
         self._watch_fds = watch_fds or {}
         self._reader = reader
         self._blob_sweeper = blob_sweeper
@@ -129,7 +135,14 @@ class ControllerLoop:
         ready = self._hub.poll(self._patience_s(), self._fds())
         now = Now(time.monotonic(), time.time())
         events: list[tuple[str, Event]] = []
-        out = self._scheduler.turn(self._noted(self._events(ready, now), now, events), now)
+        try:
+            out = self._scheduler.turn(self._noted(self._events(ready, now), now, events), now)
+        except AnswerFailed as failure:
+            if self._restored is None:
+                raise
+            log.exception("the controller has a bug: it begins a new epoch from its store")
+            self._begin_epoch(failure, self._restored)
+            return False
         if self._event_log is not None:
             self._event_log.note(now, events, out.saves)
         if out.saves:
@@ -137,6 +150,32 @@ class ControllerLoop:
         self._perform(out)
         self._hub.flush(now.mono_s)
         return out.finished
+
+    def _begin_epoch(self, failure: AnswerFailed, restored: Callable[[Now], SchedulerState]) -> None:
+        """Throw the state away, of which a failed answer may have left anything, and begin as after a restart.
+
+        Nothing of this turn was saved, sent or acknowledged. All peers say hello again: they send again what was not
+        acknowledged, and report what they hold.
+        """
+        now = Now(time.monotonic(), time.time())
+        before = self._scheduler.farm
+        before.failed_answers.note(failure, now.mono_s)
+        self._store.begin_epoch()
+        farm = restored(now)
+        farm.failed_answers, farm.lifecycle.held = before.failed_answers, before.lifecycle.held
+        self._scheduler = Scheduler(farm)
+        self._payloads = Payloads(self._store)
+        self._view_answers.begin_epoch(farm)
+        self._evaluator.close()
+        self._evaluator = EvaluatorProcess(self._code_of, self._evaluator_folder)
+        self._next, self._direct = [], []
+        if before.lifecycle.stopping:
+            self._next.append(("", AskQuestion(0, StopFarm(drain_s=0.0))))
+        if self._event_log is not None:
+            log.warning("the recording of events ends here: it has one epoch")
+            self._event_log.close()
+            self._event_log = None
+        self._hub.begin_epoch(farm.epoch)
 
     # -- receiving
 
@@ -319,6 +358,12 @@ class ControllerLoop:
             self._hub.send(session, message, can_wait=type(message) is Accepted)
         except ResultTooLarge as error:
             self._hub.send(session, _refused(message, f"{error}, or ask for less at once"))
+        except Exception as error:
+            if type(message) is not Answer:
+                raise
+            log.exception("an answer cannot be sent")
+            text = f"the answer cannot be sent: {type(error).__name__}: {text_of(error)}"
+            self._hub.send(session, Answer(message.n, Refusal("KernelError", text)))
 
     def give_up(self, sessions: list[str]) -> None:
         """Tell the scheduler that the keys of these sessions were revoked."""

@@ -10,10 +10,11 @@ import msgspec
 
 from ..core.handlers.tables import item_rows, last_rows
 from ..core.messages import Answer, Fetched, Refusal, TextReply
+from ..core.messages.pages import FETCHED_BYTES, LOOKED_AT_MAX
 from ..core.messages.running_task import Declined, Letter, Take, Taken, TaskMessages, TaskReply
 from ..core.messages.tables import JobRow, JobTable, TaskRow
 from ..core.messages.task_types import Final, Submission
-from ..core.saves import MapPlace, TaskRecord
+from ..core.saves import MapPlace, TaskOfJob, TaskRecord
 from ..core.scheduler.decision import (
     Load,
     LoadEnded,
@@ -30,6 +31,8 @@ from ..display.text import span
 
 MAIL_AT_ONCE = 1000
 """The number of messages of a task that are read at a time."""
+TAKEN_MAX = 1000
+"""The number of results that a running task gets at a time."""
 
 
 class StoreReader(Protocol):
@@ -47,11 +50,9 @@ class StoreReader(Protocol):
 
     def jobs_with_tasks(self, jobs: Sequence[str]) -> set[str]: ...
 
-    def tasks_of_job(self, job: str) -> list[int]: ...
+    def tasks_of_job(self, job: str, after: int, count: int) -> list[TaskOfJob]: ...
 
-    def members_of_map(self, job: str) -> list[tuple[int, int]]: ...
-
-    def retries_of_job(self, job: str) -> list[tuple[int, int]]: ...
+    def within(self, ids: Sequence[int], size_bytes: int) -> tuple[list[int], list[int]]: ...
 
     def place_in_map(self, task: int) -> MapPlace | None: ...
 
@@ -59,28 +60,30 @@ class StoreReader(Protocol):
 def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
     """Return (session, message to send); for `LoadOriginals` and `LoadEnded` the event that the scheduler waits for."""
     if isinstance(load, LoadFinals):
-        finals = [*store.finals(load.ids), *load.refusals]
-        return load.session, Answer(load.n, Fetched(finals, load.unfinished, load.unknown))
+        ids, left = store.within(load.ids, FETCHED_BYTES)
+        finals = [*store.finals(ids), *load.refusals]
+        return load.session, Answer(load.n, Fetched(finals, load.unfinished, load.unknown, left))
     if isinstance(load, LoadTable):
         found = [row for row in store.task_rows(load.ids) if load.name is None or row.name == load.name]
         rows = [row for each in found for row in item_rows(each, load.items.get(each.id))]
-        table = last_rows([*load.rows, *rows], load.unknown, load.last, load.omitted, load.order)
+        table = last_rows([*load.rows, *rows], load.unknown, load.last, load.omitted, load.order, load.end)
         return load.session, Answer(load.n, table)
     if isinstance(load, LoadOriginals):
         tasks = _originals(store, load)
         # Cleared since the question was asked, perhaps in the same turn.
         gone = sorted(set(load.ids) - {task.id for task in tasks})
-        return load.session, Originals(load.n, tasks, [*load.missing, *gone], load.not_failed)
+        return load.session, Originals(load.n, tasks, [*load.missing, *gone], load.not_failed, [*load.earlier])
     if isinstance(load, LoadEnded):
         return "", EndedLoaded(store.ended(load.ids, load.dependents), load.ids, load.outcome, load.asker)
     if isinstance(load, LoadMail):
         return _mail(store, load)
     if isinstance(load, LoadTaken):
-        ids = load.call.question.ids if isinstance(load.call.question, Take) else []
-        taken = Taken(store.finals(ids))
+        asked = load.call.question.ids if isinstance(load.call.question, Take) else []
+        ids, left = store.within(asked[:TAKEN_MAX], FETCHED_BYTES)
+        taken = Taken(store.finals(ids), [*left, *asked[TAKEN_MAX:]])
         return load.agent, TaskReply(load.call.engine, load.call.run, load.call.n, taken)
     if isinstance(load, LoadJobs):
-        return load.session, Answer(load.n, JobTable(_jobs(store, load)))
+        return load.session, Answer(load.n, _jobs(store, load))
     return load.session, Answer(load.n, _explanation(store, load))
 
 
@@ -113,20 +116,31 @@ def unanswered(load: Load, why: str) -> tuple[str, Answer | TaskReply] | tuple[s
     return load.session, Answer(load.n, refusal)  # type: ignore[union-attr]
 
 
-def _jobs(store: StoreReader, load: LoadJobs) -> list[JobRow]:
+def _jobs(store: StoreReader, load: LoadJobs) -> JobTable:
+    """Return a page of jobs: with the ids of their tasks, it ends with the task that is one too many."""
     kept = store.jobs_with_tasks([row.id for row in load.rows])
     rows = [row for row in load.rows if row.id in kept]
-    return [_with_tasks(store, row) for row in rows] if load.tasks else rows
+    if not load.tasks:
+        return JobTable(rows, load.end)
+    full: list[JobRow] = []
+    room, after = LOOKED_AT_MAX, load.after
+    for row in rows:
+        found = store.tasks_of_job(row.id, after, room)
+        full.append(_with_tasks(row, found))
+        room -= len(found)
+        if room <= 0:
+            return JobTable(full, (row.opened_s, row.id, found[-1].id))
+        after = -1
+    return JobTable(full, load.end)
 
 
-def _with_tasks(store: StoreReader, row: JobRow) -> JobRow:
-    retries = store.retries_of_job(row.id)
+def _with_tasks(row: JobRow, found: list[TaskOfJob]) -> JobRow:
+    retries = [(task.retry_of, task.id) for task in found if task.retry_of is not None]
     if not row.is_map:
-        return msgspec.structs.replace(row, ids=store.tasks_of_job(row.id), retries=retries)
-    new = {again for _, again in retries}
-    members = [(task, items) for task, items in store.members_of_map(row.id) if task not in new]
-    chunks = {task: items for task, items in members if items}
-    return msgspec.structs.replace(row, ids=[task for task, _ in members], items=chunks, retries=retries)
+        return msgspec.structs.replace(row, ids=[task.id for task in found], retries=retries)
+    members = [task for task in found if task.retry_of is None and not task.is_part]
+    chunks = {task.id: task.items for task in members if task.items}
+    return msgspec.structs.replace(row, ids=[task.id for task in members], items=chunks, retries=retries)
 
 
 def _mail(store: StoreReader, load: LoadMail) -> tuple[str, Answer | TaskReply]:

@@ -1,11 +1,13 @@
-"""Answers the live view's questions about tasks, in a thread beside the controller's turns."""
+"""Answers the live view's questions about tasks, and those about history, in a thread beside the controller's turns.
+
+The thread serves the sessions in turn, so the many questions of one delay the question of another by one answer.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-import queue
 import threading
 from collections import Counter, deque
 from pathlib import Path
@@ -15,6 +17,7 @@ from ..core.handlers.view import UNFINISHED, unfinished_page, with_unfinished
 from ..core.messages import (
     Answer,
     ReadCauses,
+    ReadHistory,
     ReadStretches,
     ReadTaskInput,
     ReadTaskPage,
@@ -33,7 +36,7 @@ WAITING_MAX = 32
 """The largest number of unanswered questions of one session; further ones are refused."""
 ALL_WAITING_MAX = 1000
 
-StoreQuestion: TypeAlias = ReadCauses | ReadStretches | ReadTaskInput | ReadTaskPage
+StoreQuestion: TypeAlias = ReadCauses | ReadHistory | ReadStretches | ReadTaskInput | ReadTaskPage
 STORE_QUESTIONS = frozenset(get_args(StoreQuestion))
 """The questions that are answered here."""
 
@@ -47,10 +50,18 @@ class ViewAnswers:
         self._store = store
         self._farm = farm
         self._asked: Counter[str] = Counter()
-        self._to_read: queue.SimpleQueue[tuple[str, int, StoreQuestion, int] | None] = queue.SimpleQueue()
+        self._to_read: dict[str, deque[tuple[int, StoreQuestion, int]]] = {}
+        """Session -> (number, question, how many tasks have failed); the session that is served next is the first."""
+        self._work = threading.Condition()
+        """Held for `_to_read`; notified of each question, and of the end."""
+        self._over = threading.Event()
         self._read: deque[tuple[str, int, _Found]] = deque()
         self._bell: int | None = None
         self._thread: threading.Thread | None = None
+
+    def begin_epoch(self, farm: SchedulerState) -> None:
+        """Take the states of unfinished tasks from here: the state before was thrown away."""
+        self._farm = farm
 
     def fd(self) -> int | None:
         """Return a descriptor that is readable when there are answers; None before the first question."""
@@ -67,8 +78,23 @@ class ViewAnswers:
             self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             self._thread = threading.Thread(target=self._serve, args=(self._bell,), name="reader of tasks", daemon=True)
             self._thread.start()
-        self._to_read.put((session, n, question, self._farm.tasks.counts[State.FAILED]))
+        with self._work:
+            self._to_read.setdefault(session, deque()).append((n, question, self._farm.tasks.counts[State.FAILED]))
+            self._work.notify()
         return None
+
+    def _next(self) -> tuple[str, int, StoreQuestion, int] | None:
+        """Wait for a question and return it; its session comes last now. None: this is over."""
+        with self._work:
+            self._work.wait_for(lambda: self._to_read or self._over.is_set())
+            if self._over.is_set():
+                return None
+            session = next(iter(self._to_read))
+            waiting = self._to_read.pop(session)
+            n, question, failed = waiting.popleft()
+            if waiting:
+                self._to_read[session] = waiting
+        return session, n, question, failed
 
     def answers(self) -> list[tuple[str, Answer]]:
         """Return (session, answer) for each question that was answered. Never blocks."""
@@ -89,10 +115,10 @@ class ViewAnswers:
 
     def _serve(self, bell: int) -> None:
         tables: TaskTables | None = None
-        while (asked := self._to_read.get()) is not None:
+        while (asked := self._next()) is not None:
             session, n, question, failed = asked
             try:
-                tables = tables or TaskTables(self._store)
+                tables = tables or TaskTables(self._store, self._over.is_set)
                 reply = _answer(tables, question, failed)
             except Exception as error:  # an error of that answer, not of the thread
                 log.exception("%s cannot be answered", type(question).__name__)
@@ -106,7 +132,9 @@ class ViewAnswers:
     def close(self) -> None:
         """End the thread."""
         if self._thread is not None:
-            self._to_read.put(None)
+            self._over.set()
+            with self._work:
+                self._work.notify()
             self._thread.join()
         if self._bell is not None:
             os.close(self._bell)
@@ -116,6 +144,8 @@ class ViewAnswers:
 def _answer(tables: TaskTables, question: StoreQuestion, failed: int) -> _Found:
     if isinstance(question, ReadCauses):
         return tables.causes(question)
+    if isinstance(question, ReadHistory):
+        return tables.history(question)
     if isinstance(question, ReadStretches):
         return tables.stretches(question)
     if isinstance(question, ReadTaskInput):

@@ -13,6 +13,26 @@ PARTS_MAX = 1_000_000
 
 
 @dataclass(frozen=True)
+class CountLimits:
+    """How many of each thing clients may leave in the controller. Beyond it a question is refused."""
+
+    watches: int = 1_000_000
+    """Tasks of other clients that one client watches."""
+    watches_in_all: int = 4_000_000
+    open_questions: int = 1000
+    """Questions of one client of one kind that wait for a task, an engine or a function."""
+    open_questions_in_all: int = 50_000
+    sticky: int = 1000
+    sticky_bytes: int = 64 << 20
+    """The bytes of all sticky commands."""
+    senders: int = 1000
+    """Different senders of messages to one task."""
+
+
+COUNTS = CountLimits()
+
+
+@dataclass(frozen=True)
 class PeerLimits:
     """The limits of what sessions may hold in the controller. Sizes are in bytes."""
 

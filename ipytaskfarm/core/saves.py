@@ -5,7 +5,7 @@ The store (`storage.store`) turns each into SQL; nothing else reads them.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -308,6 +308,18 @@ class MapPlace(msgspec.Struct, frozen=True):
     """The map's."""
     first: int | None = None
     """The task that this one runs again."""
+
+
+class TaskOfJob(NamedTuple):
+    """A task of a job, as a table of jobs needs it."""
+
+    id: int
+    items: int
+    """The number of its items, if it is a chunk of a map."""
+    is_part: bool
+    """Whether it runs one item of a chunk."""
+    retry_of: int | None
+    """The task that it retries."""
 
 
 class StoredState(msgspec.Struct, frozen=True):

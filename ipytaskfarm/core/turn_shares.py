@@ -161,6 +161,8 @@ class TurnShares:
     _heavy: GroupedOrder = field(default_factory=GroupedOrder)
     _light_left_s: float = 0.0
     _heavy_left_s: float = 0.0
+    _is_heavy: bool = False
+    """Whether the message that is handled now is a heavy one."""
     _served: set[str] = field(default_factory=set)
     """Sessions that had a heavy message handled in this turn."""
     _next_turn: dict[str, str] = field(default_factory=dict)
@@ -190,10 +192,12 @@ class TurnShares:
 
     def pop(self) -> str | None:
         """Return the session whose message is handled next; None if the turn is over."""
+        self._is_heavy = False
         session = self._light.pop() if self._light_left_s > 0 else None
         if session is None and self._heavy_left_s > 0:
             session = self._heavy.pop()
             if session is not None:
+                self._is_heavy = True
                 self._served.add(session)
                 self._heavy_left_s -= self._expected_s.get(session, NEW_HEAVY_S)
         return session
@@ -201,13 +205,19 @@ class TurnShares:
     def charge(self, session: str, seconds: float) -> None:
         """Record what the last message of this session has cost."""
         self._light_left_s -= seconds
+        if self._is_heavy:
+            # What it cost beyond the expectation is not there for others of this turn.
+            self._heavy_left_s -= max(0.0, seconds - self._expected_s.get(session, NEW_HEAVY_S))
+            self._expect(session, seconds)
         self._light.charge(session, seconds)
         self._heavy.charge(session, seconds)
 
+    def _expect(self, session: str, seconds: float) -> None:
+        self._expected_s[session] = max(seconds, 0.7 * self._expected_s.get(session, 0.0))
+
     def charge_answer(self, session: str, seconds: float) -> None:
         """Record what the answer to a heavy message of this session has cost, after its turn."""
-        before_s = self._expected_s.get(session, 0.0)
-        self._expected_s[session] = max(seconds, 0.7 * before_s)
+        self._expect(session, seconds)
         self._light.charge(session, seconds)
         self._heavy.charge(session, seconds)
 

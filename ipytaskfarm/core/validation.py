@@ -46,6 +46,7 @@ from .messages import (
     StackText,
 )
 from .messages.dependencies import IF_FAILED, Needs
+from .messages.pages import why_too_many
 from .messages.running_task import ProgressReport, TaskCall
 from .messages.task_types import Deferral, Ended, FailureSummary, FrozenRun, ItemEnd, ItemsEnded, LostInputs, Rules
 from .requirements import OPERATORS, Allotment, Asks, Condition, Environment, Recycle
@@ -432,7 +433,7 @@ def _text(text: str, most: int) -> str:
 
 def why_refused(question: object) -> Refusal | None:
     """Return the answer to a question that makes no sense.  None: it can be answered."""
-    why = why_not_storable(question) or _why_unnamed(question)
+    why = why_too_many(question) or why_not_storable(question) or _why_unnamed(question)
     return Refusal("ValueError", f"{type(question).__name__}: {why}") if why else None
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import Answer, AskQuestion, FarmChanges, Question, Refusal, Reply
+from ipytaskfarm.core.messages.pages import ask_in_pages
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.system.farm_paths import ConnectionInfo, connection_reader, is_stale
 from ipytaskfarm.system.host import user_name
@@ -95,11 +96,14 @@ class Questioner:
         return self._link.problem
 
     def answer(self, question: Question, timeout_s: float | None = 5.0) -> Reply:
-        """Ask a question and return the reply. If the reply is a refusal, raise its error.
+        """Ask a question, in pages if it is about many tasks, and return the reply. Raise the error of a refusal.
 
         Raises:
-            FarmNotRunning: there is no reply within `timeout_s`.
+            FarmNotRunning: there is no reply to one page within `timeout_s`.
         """
+        return ask_in_pages(question, lambda page: self._answer(page, timeout_s))
+
+    def _answer(self, question: Question, timeout_s: float | None) -> Reply:
         replies: list[Reply] = []
         self.ask(question, replies.append)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s

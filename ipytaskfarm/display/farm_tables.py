@@ -93,7 +93,7 @@ def task_table(rows: Sequence[TaskRow], *, omitted: int = 0, page: int | None = 
 
     Args:
         rows: the tasks, the newest last.
-        omitted: the number of older tasks that match too.
+        omitted: the number of older tasks that match too; -1: not known.
         page: show at most this number of rows, the last ones; None: all.
         more: tells users how to list the others.
     """
@@ -112,10 +112,12 @@ def _heading(thing: str, rows: Sequence[TaskRow], shown: int, omitted: int, more
         return []
     counts = Counter(state_word(row.state) for row in rows)
     states = counts_text({word: counts[word] for word in STATE_WORDS})
-    of = f" of {len(rows) + omitted:,}" if omitted else ""
+    of = f" of {len(rows) + omitted:,}" if omitted > 0 else " of more" if omitted else ""
     lines = [f"{len(rows):,}{of} {thing}s, the newest last: {states}"]
-    left_out = len(rows) - shown + omitted
-    if left_out:
+    left_out = len(rows) - shown + max(0, omitted)
+    if omitted < 0:
+        lines.append(f"older {thing}s were not counted{f': {more}' if more else ''}")
+    elif left_out:
         lines.append(f"{number(left_out, f'older {thing}')} not shown{f': {more}' if more else ''}")
     return lines
 

@@ -13,7 +13,7 @@ from ..core.errors import InputsLost
 from ..core.messages import Granted, Run, Special
 from ..core.messages.payload import Message
 from ..core.messages.running_task import Await, Children, Letter, Receive, Spawn, Take, TaskReply
-from ..core.messages.task_types import Deferral, Function, JobSpec, LostInputs, Packed
+from ..core.messages.task_types import Deferral, Final, Function, JobSpec, LostInputs, Packed
 from ..core.states import DEFERS, LOSES_INPUTS
 from ..core.text import text_of
 from ..serialization.pack import pack, unpack
@@ -330,7 +330,12 @@ class CurrentTask:
         values = []
         for first in range(0, len(wanted), 256):
             some = wanted[first : first + 256]
-            finals = {final.id: final for final in self.calls.ask(Take(some)).finals}
+            finals: dict[int, Final] = {}
+            left = some
+            while left:
+                taken = self.calls.ask(Take(left))
+                finals.update((final.id, final) for final in taken.finals)
+                left = taken.left
             for task in some:
                 if task not in finals:
                     raise IndexError(f"task {task} has no result: it was cleared, or never was")

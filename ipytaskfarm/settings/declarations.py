@@ -246,9 +246,7 @@ class FarmArguments(LimitArguments, total=False):
     ]
     frozen_time: Annotated[
         float | timedelta | None,
-        seconds_setting(
-            "a frozen engine ends when nobody has used it for this time", processes=(CONTROLLER,), field="frozen_s"
-        ),
+        seconds_setting("a frozen engine ends after this time without use", processes=(CONTROLLER,), field="frozen_s"),
     ]
     max_engine_losses: Annotated[
         int | None,

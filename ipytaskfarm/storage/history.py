@@ -44,7 +44,8 @@ def _events(among: str) -> str:
         "FROM events AS e CROSS JOIN tasks AS t ON t.id = e.task "
         "WHERE (?2 IS NULL OR t.name = ?2) AND (?3 IS NULL OR instr(lower(e.what), lower(?3))) AND e.at_s >= ?4 "
         "AND (NOT t.items OR t.items > (SELECT count(*) FROM separate_items AS x WHERE x.chunk = t.id)) "
-        "ORDER BY e.at_s DESC, e.task DESC LIMIT ?5"
+        "AND (?6 IS NULL OR (e.at_s, e.task, e.what) <= (?6, ?7, ?8)) "
+        "ORDER BY e.at_s DESC, e.task DESC, e.what DESC LIMIT ?5"
     )
 
 
@@ -52,23 +53,33 @@ _EVENTS_OF_ALL = _events("?1 IS NULL")
 _EVENTS_OF_SOME = _events("task IN (SELECT value FROM json_each(?1))")
 
 
-def read_events(select: Callable[[str, Row], Iterable[Row]], question: ReadHistory) -> list[Event]:
-    """Return the last events that match, in order of time.  select: runs a SELECT with its parameters."""
+def read_events(select: Callable[[str, Row], Iterable[Row]], question: ReadHistory, count: int) -> list[Event]:
+    """Return the last `count` events that match, in order of time.  select: runs a SELECT with its parameters."""
     wanted = None if question.ids is None else frozenset(question.ids)
     keys = None if wanted is None else asked(row[0] for row in select(_KEYS, (asked(wanted),)))
+    before = _row_of(select, question.before) if question.before is not None else (None, None, None)
     found: list[Event] = []
-    # Each row is at least one event, so the last rows have the last events.
+    # Each row is at least one event, so the last rows have the last events.  The row at which the page before ended may
+    # have none that is left.
     rows = select(
         _EVENTS_OF_ALL if keys is None else _EVENTS_OF_SOME,
-        (keys, question.name, question.what, question.since_s, question.last),
+        (keys, question.name, question.what, question.since_s, count + 1, *before),
     )
     for at_s, task, name, what, engine_id, more, items, separate in rows:
-        left = question.last - len(found)
+        left = count - len(found)
         if left <= 0:
             break
-        ids = islice(_silent(task, items, separate, wanted), left) if items else (task,)
-        found += [(at_s, id, name, what, engine_id, more) for id in ids]
+        ids: Iterable[int] = _silent(task, items, separate, wanted) if items else (task,)
+        if question.before is not None and (at_s, task, what) == before:
+            ids = (id for id in ids if id < question.before[1])
+        found += [(at_s, id, name, what, engine_id, more) for id in islice(ids, left)]
     return found[::-1]
+
+
+def _row_of(select: Callable[[str, Row], Iterable[Row]], event: tuple[float, int, str]) -> tuple[float, int, str]:
+    """Return (time, task, what) of the row that an event was made of: an item's is its chunk's."""
+    at_s, task, what = event
+    return at_s, next((row[0] for row in select(_KEYS, (asked([task]),))), task), what
 
 
 def _silent(chunk: int, items: int, separate: str, wanted: Container[int] | None) -> Iterator[int]:

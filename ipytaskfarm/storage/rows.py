@@ -316,11 +316,9 @@ FORGET_AGENTS = (
 
 HANDOUTS = "SELECT number, engine, engine_id, runs, at_s FROM handouts ORDER BY number"
 JOBS = "SELECT spec, session, arrived, failed, paused FROM jobs"
-OF_JOB = "SELECT id FROM tasks WHERE job = ? ORDER BY id"
-OF_MAP = "SELECT id, items FROM tasks WHERE job = ? AND part_of IS NULL ORDER BY queue_seq, id"
-RETRIES_OF_JOB = (
-    "SELECT json_extract(rules, '$.retry_of'), id FROM tasks "
-    "WHERE job = ? AND json_extract(rules, '$.retry_of') IS NOT NULL ORDER BY id"
+OF_JOB = (
+    "SELECT id, items, part_of IS NOT NULL, json_extract(rules, '$.retry_of') FROM tasks "
+    "WHERE job = ? AND id > ? ORDER BY id LIMIT ?"
 )
 WITH_TASKS = "SELECT a.value FROM json_each(?) AS a WHERE EXISTS (SELECT 1 FROM tasks AS t WHERE t.job = a.value)"
 CHILDREN = (
@@ -403,6 +401,11 @@ _ENDED = (
 )
 SEPARATES = "iif(t.items, (SELECT json_group_array(x.part) FROM separate_items AS x WHERE x.chunk = f.task), NULL)"
 FINALS = f"SELECT f.task, f.reason, f.engine_id, f.node, f.attempts, f.body, {SEPARATES}, t.items, {_END} {_ENDED}"
+SIZES = (
+    "SELECT asked.value, ifnull(length(f.body), 0) + ifnull(length(f.value), 0) "
+    "+ ifnull((SELECT sum(length(a.value)) FROM attempts AS a WHERE a.task = f.task), 0) "
+    "FROM json_each(?) AS asked CROSS JOIN finals AS f ON f.task = asked.value"
+)
 TABLE = f"SELECT f.task, f.reason, t.name, f.engine_id, f.attempts, {_END} {_ENDED}"
 
 

@@ -33,14 +33,13 @@ import msgspec
 
 from ..core import saves as s
 from ..core.errors import StoreError, StoreFull
-from ..core.messages import AgentProcess, ReadHistory
+from ..core.messages import AgentProcess
 from ..core.messages.tables import TaskRow
 from ..core.messages.task_types import Final, Function, Submission
 from ..system.files import sync_folder
 from . import disk, opening, rows
 from .beside import count_file
 from .commit_count import CommitCount, Count, Missing, missing, read as read_count
-from .history import Event, read_events
 from .inserts import Row, parts
 from .map_places import place_in_map
 from .opening import APPLICATION_ID, FORMER, REMEDY
@@ -185,6 +184,16 @@ class Store:
         self._db.execute("UPDATE farm SET incarnation = ?, epoch = ?, clean = 0", (incarnation, epoch + 1))
         self._db.execute("COMMIT")
         self.farm, self.epoch = incarnation, epoch + 1
+        assert self._count is not None
+        self._count.committed(self.epoch, sync=True)
+
+    def begin_epoch(self) -> None:
+        """Raise the epoch within the life of one controller, which has thrown its state away."""
+        self._usable()
+        with self._transaction():
+            self._db.execute(rows.FORGET_AGENTS)
+            self._db.execute("UPDATE farm SET epoch = epoch + 1")
+        self.epoch += 1
         assert self._count is not None
         self._count.committed(self.epoch, sync=True)
 
@@ -492,34 +501,15 @@ class Store:
                     waiting.append(task)
         return list(found)
 
-    def tasks_of_job(self, job: str) -> list[int]:
-        """Return the ids of a job's tasks that were not cleared, in order."""
+    def tasks_of_job(self, job: str, after: int, count: int) -> list[s.TaskOfJob]:
+        """Return at most `count` of a job's tasks that were not cleared, with ids higher than `after`, in order."""
         self._usable()
         with self._reading():
-            return [row[0] for row in self._db.execute(rows.OF_JOB, (job,))]
-
-    def members_of_map(self, job: str) -> list[tuple[int, int]]:
-        """Return (id, number of items) of the chunks of a map and of its tasks that are no part of a chunk, in the
-        order of the items."""
-        self._usable()
-        with self._reading():
-            return self._db.execute(rows.OF_MAP, (job,)).fetchall()
-
-    def retries_of_job(self, job: str) -> list[tuple[int, int]]:
-        """Return (task, the task by which it was retried) of a job, in order."""
-        self._usable()
-        with self._reading():
-            return self._db.execute(rows.RETRIES_OF_JOB, (job,)).fetchall()
+            return [s.TaskOfJob(*row) for row in self._db.execute(rows.OF_JOB, (job, after, count))]
 
     def jobs_with_tasks(self, jobs: Sequence[str]) -> set[str]:
         """Return those of these jobs that still have tasks."""
         return {row[0] for row in self._rows(rows.WITH_TASKS, jobs)}
-
-    def history(self, question: ReadHistory) -> list[Event]:
-        """Return the last matching events, in order of time; see `storage.history`."""
-        self._usable()
-        with self._reading():
-            return read_events(self._db.execute, question)
 
     def mail(self, task: int, outgoing: bool, after: int, count: int) -> list[tuple[int, str, float, bytes]]:
         """Return (number, sender, time, body) of at most `count` messages to a task after a number; `outgoing`: from
@@ -537,6 +527,18 @@ class Store:
         """Return the complete ends of these tasks, with body and history, in the given order."""
         history = rows.histories(self._rows(rows.HISTORY, list(dict.fromkeys(ids))))
         return [rows.final(row, history.get(row[0], [])) for row in rows.in_order(ids, self._rows(rows.FINALS, ids))]
+
+    def within(self, ids: Sequence[int], size_bytes: int) -> tuple[list[int], list[int]]:
+        """Divide ids of ended tasks into the first ones, with ends of at most so many bytes, and the others.
+
+        The first one is among the first ones whatever its size."""
+        sizes: dict[int, int] = dict(self._rows(rows.SIZES, ids))
+        total = 0
+        for place, task in enumerate(ids):
+            total += sizes.get(task, 0)
+            if total > size_bytes and place:
+                return list(ids[:place]), list(ids[place:])
+        return list(ids), []
 
     def task_rows(self, ids: Sequence[int]) -> list[TaskRow]:
         """Return table rows of those of these tasks that have ended, in the given order."""

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..core.messages import Refusal
+from ..core.messages import ReadHistory, Refusal
+from ..core.messages.pages import EVENTS_MAX
+from ..core.messages.tables import EventTable
 from ..core.messages.view import (
     PAGE_MAX,
     STRETCHES_MAX,
@@ -29,11 +32,14 @@ from ..core.messages.view import (
 )
 from ..core.states import ABORTS, FINAL
 from ..core.stretches import merged
+from .history import read_events
 
 ANSWER_S = 0.15
 """How long one answer may take; it is looked at after each range of ids."""
 RANGE = 20_000
 """How many ids are looked at between two looks at the clock."""
+HISTORY_S = 20.0
+"""How long one page of the history may take: it is sorted by time, so all tasks are looked at."""
 RARE = 50_000
 """Up to so many failed tasks are found faster by their index than by looking at all tasks."""
 IDS_SHOWN = 8
@@ -62,7 +68,9 @@ class _Filter(NamedTuple):
 class TaskTables:
     """Reads tables of tasks. Used by one thread."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Open the store; long answers are given up when `is_over` returns True."""
+        self._is_over = is_over
         self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         self._db.execute("PRAGMA query_only = 1")
 
@@ -117,7 +125,7 @@ class TaskTables:
     def _bound(self, seconds: float) -> bool:
         """Let the following statements be interrupted after this time."""
         until_s = time.monotonic() + seconds
-        self._db.set_progress_handler(lambda: time.monotonic() > until_s, 100_000)
+        self._db.set_progress_handler(lambda: time.monotonic() > until_s or self._is_over(), 100_000)
         return True
 
     # ---------------------------------------------------------------------------------- pages
@@ -179,6 +187,25 @@ class TaskTables:
             if time.monotonic() > until_s and lowest <= at <= highest:
                 return _page(rows, at - 1 if question.oldest_first else at + 1, False)
         return _page(rows, None, True)
+
+    # ---------------------------------------------------------------------------------- history
+
+    def history(self, question: ReadHistory) -> EventTable | Refusal:
+        """Return the last matching events of tasks, in the order of time."""
+        count = max(0, min(question.last, EVENTS_MAX))
+        self._bound(HISTORY_S)
+        try:
+            found = read_events(self._db.execute, question, count)
+        except sqlite3.OperationalError as error:
+            if "interrupted" not in str(error):
+                raise
+            text = f"the history of so many tasks takes more than {HISTORY_S:g} s: name the tasks (ids)"
+            return Refusal("TaskTimeout", text)
+        finally:
+            self._db.set_progress_handler(None, 0)
+        at_s, task, _, what, *_ = found[0] if found else (0.0, 0, "", "")
+        end = (at_s, task, what) if len(found) == count < question.last else None
+        return EventTable(found, end)
 
     # ---------------------------------------------------------------------------------- stretches
 

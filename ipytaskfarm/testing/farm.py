@@ -20,6 +20,7 @@ from ..core import errors, messages as m
 from ..core.arguments import check_count, check_seconds
 from ..core.messages import tables
 from ..core.messages.evaluator import Evaluate, Evaluated
+from ..core.messages.pages import ask_in_pages
 from ..core.messages.task_types import Ended, Final, JobSpec, Rules, RunKey, Submission
 from ..core.requirements import bytes_of
 from ..core.scheduler.clock import Now
@@ -378,7 +379,7 @@ class SimulatedFarm:
         return left.pop()
 
     def _ask(self, question: m.Question, expected: type[_R]) -> _R:
-        reply = self._stepped.ask(question)
+        reply = ask_in_pages(question, self._stepped.ask)
         if isinstance(reply, m.Refusal):
             raise error_named(reply.etype, reply.text)
         if not isinstance(reply, expected):

@@ -314,22 +314,27 @@ class MemoryReader:
 
     def jobs_with_tasks(self, jobs: Sequence[str]) -> set[str]:
         """Return those of these jobs that have tasks."""
-        return {job for job in jobs if self.tasks_of_job(job)}
+        return {job for job in jobs if self.tasks_of_job(job, -1, 1)}
 
-    def tasks_of_job(self, job: str) -> list[int]:
-        """Return the ids of a job's tasks."""
-        return sorted(i for i, t in self._store.tasks.items() if t.rules is not None and t.rules.job == job)
-
-    def members_of_map(self, job: str) -> list[tuple[int, int]]:
-        """Return (id, number of items) of the chunks and single items of a map, in the order of the items."""
-        found = [self._store.tasks[i] for i in self.tasks_of_job(job)]
-        return [(t.id, t.items) for t in sorted(found, key=lambda t: (t.queue_seq, t.id)) if t.part is None]
+    def tasks_of_job(self, job: str, after: int, count: int) -> list[s.TaskOfJob]:
+        """Return the first `count` of a job's tasks with higher ids than `after`."""
+        found = [t for i, t in sorted(self._store.tasks.items()) if t.rules is not None and t.rules.job == job]
+        return [
+            s.TaskOfJob(t.id, t.items, t.part is not None, t.rules.retry_of if t.rules is not None else None)
+            for t in found
+            if t.id > after
+        ][:count]
 
     def place_in_map(self, task: int) -> s.MapPlace | None:
         """Return None: a simulated farm has no maps."""
         return None
 
-    def retries_of_job(self, job: str) -> list[tuple[int, int]]:
-        """Return (task, the task by which it was retried) of a job."""
-        found = [self._store.tasks[i] for i in self.tasks_of_job(job)]
-        return [(t.rules.retry_of, t.id) for t in found if t.rules is not None and t.rules.retry_of is not None]
+    def within(self, ids: Sequence[int], size_bytes: int) -> tuple[list[int], list[int]]:
+        """Divide ids of ended tasks by the bytes of their results, as the store does."""
+        total = 0
+        for place, task in enumerate(ids):
+            final = self._store.finals.get(task)
+            total += len(final.body or b"") if final is not None else 0
+            if total > size_bytes and place:
+                return list(ids[:place]), list(ids[place:])
+        return list(ids), []

@@ -210,6 +210,17 @@ class Hub:
             self._incoming.hold(state.pool, session, 0)
             self._places.free(state.pool, session)
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Forget all sessions: their peers say hello again, and report what they hold, as to a new controller."""
+        self._epoch = epoch
+        # The caller may have closed some of its descriptors, and have opened others with the same numbers.
+        self._extra = watch(self._epoll, self._extra, set())
+        for session, state in list(self._states.items()):
+            connection = state.connection
+            self.forget(session)
+            if connection is not None:
+                self._answer(connection, WhoAreYou())
+
     def rekey(self, keys: FarmKeys) -> tuple[int, list[str]]:
         """Accept these peers' keys from now on, and no others. The controller's own key does not change.
 
@@ -314,21 +325,20 @@ class Hub:
         """
         awake_s = self._patience.look(now_s)
         dirty, self._dirty = self._dirty, {}
+        waited: dict[str, HubSession] = {}
         if now_s >= self._lazy_until_s:
-            dirty.update(self._lazy)
-            self._lazy.clear()
+            waited, self._lazy = self._lazy, {}
             self._lazy_until_s = math.inf
-            states = list(dirty.values())
-        else:
-            states = self._those_that_cannot_wait(dirty.values(), now_s)
-        for state in states:
+        for state in self._to_flush(dirty.values(), waited, now_s):
             if not self._flush_one(state, awake_s):
                 self._dirty[state.peer.session] = state
 
-    def _those_that_cannot_wait(self, states: Iterable[HubSession], now_s: float) -> list[HubSession]:
-        """Return the sessions to flush now, agents first: on the way of a task, its hand-out is longer than its end."""
-        now: list[HubSession] = []
+    def _to_flush(self, states: Iterable[HubSession], waited: dict[str, HubSession], now_s: float) -> list[HubSession]:
+        """Return those that cannot wait and those that have, agents first: a task's hand-out is longer than its end."""
+        now = list(waited.values())
         for state in states:
+            if state.peer.session in waited:
+                continue
             if state.is_urgent or state.welcome is not None or state.beat_due:
                 self._lazy.pop(state.peer.session, None)
                 now.append(state)

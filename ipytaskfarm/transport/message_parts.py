@@ -32,7 +32,6 @@ from ..core.messages import (
     ListTasks,
     MarkTasksFailed,
     QueueStatus,
-    ReadHistory,
     ReadTask,
     ReadTaskMessages,
     RetryTasks,
@@ -47,8 +46,8 @@ COUNTED_BYTES = 1 << 20
 HEAVY = frozenset(
     {
         CheckTask, Clear, CompactStore, ExplainTasks, FarmStatus, FetchResults, FindJobs, ListCommandQueues,
-        ListConnections, ListEngines, ListKept, ListRunning, ListSticky, ListTasks, MarkTasksFailed, ReadHistory,
-        ReadTask, ReadTaskMessages, RetryTasks,
+        ListConnections, ListEngines, ListKept, ListRunning, ListSticky, ListTasks, MarkTasksFailed, ReadTask,
+        ReadTaskMessages, RetryTasks,
     }
 )  # fmt: skip
 """The questions that read the store, or build tables."""

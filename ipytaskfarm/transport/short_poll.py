@@ -19,9 +19,9 @@ WANTED_S = 0.001
 PAUSE_S = 0.5
 """After that, for so long every wait sleeps."""
 CREDIT_MAX = 4
-FEW_BYTES = 2048
-"""What a turn has received for one task at a time. More than this is a farm at full speed, where everybody needs the
-cores."""
+FEW_BYTES = 4096
+"""What a turn has received for one task at a time, with the code of a function, which comes with each message. More
+than this is a farm at full speed, where everybody needs the cores."""
 
 
 class ShortPoll:

@@ -21,8 +21,9 @@ import pytest
 from ipytaskfarm import Farm, Task, TaskClient
 from ipytaskfarm.system.farm_paths import read_connection_file, write_connection_file
 from tests.support.farms import module_farm
-from tests.support.flood import ATTACKS
+from tests.support.flood import ATTACKS, Flood, paused_tasks
 from tests.support.hostile import controller_pid
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
 
@@ -31,6 +32,7 @@ UNDER_ATTACK_S = 2.0
 NEW_CLIENT_S = 10.0
 MEMORY_BYTES = 1536 << 20
 TASKS = 2000
+PAUSED = 60_000
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,13 @@ def farm() -> Iterator[Farm]:
             for _ in range(TASKS):
                 tc.run(Task("a = 1"))
             tc.barrier()
+        flood = Flood(read_connection_file(farm.connection_file))
+        try:
+            paused_tasks(flood, PAUSED)
+            with farm.task_client() as tc:
+                eventually(lambda: tc.queue_status()["scheduled"] == PAUSED, 60.0, every_s=0.1)
+        finally:
+            flood.close()
         yield farm
 
 

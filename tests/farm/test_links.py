@@ -14,7 +14,7 @@ import msgspec
 import psutil
 import pytest
 
-from ipytaskfarm import Farm, MapTask, TaskClient
+from ipytaskfarm import Farm, MapTask, Task, TaskClient
 from ipytaskfarm.core.messages import FarmStatus
 from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.system.farm_paths import read_connection_file, write_connection_file
@@ -139,3 +139,34 @@ def test_a_client_that_stops_reading_delays_nobody_and_goes_on_later(farm: Farm,
             assert child.wait(DEADLINE_S) == 0
         finally:
             child.kill()
+
+
+def test_the_thread_naps_in_a_loop_and_not_after_a_task_alone(farm: Farm) -> None:
+    with farm.task_client() as tc:
+        io = tc._session.io
+
+        def one() -> bool:
+            assert works(tc)
+            return not io._naps
+
+        def many() -> bool:
+            for number in range(200):
+                tc.run(MapTask(square, (number,)))
+            tc.barrier(timeout=DEADLINE_S)
+            return io._naps
+
+        for _ in range(2):
+            eventually(one, DEADLINE_S, what="no naps with one task at a time")
+            eventually(many, DEADLINE_S, what="naps in a loop")
+
+
+def test_a_wait_rings_only_for_what_was_not_sent(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    with farm.task_client() as tc:
+        io = tc._session.io
+        task = tc.run(Task("import time; time.sleep(0.3)"))
+        tc.flush()
+        rung: list[bool] = []
+        monkeypatch.setattr(io, "ring", lambda: rung.append(True))
+        tc.barrier([task], timeout=DEADLINE_S)
+        assert not rung
+        monkeypatch.undo()

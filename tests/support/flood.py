@@ -110,6 +110,10 @@ class Flood:
         self.sessions.append(session)
         return session
 
+    def close(self) -> None:
+        """Cut all connections."""
+        self.context.destroy(linger=0)
+
     def stay(self, again: Callable[[], object] = lambda: None) -> None:
         """Say that the attack is under way, and go on until this process is ended."""
         print("under way", flush=True)
@@ -218,20 +222,37 @@ def slow_reader(flood: Flood) -> None:
         time.sleep(0.2)
 
 
-def many_tasks(flood: Flood) -> None:
-    """Tasks with rules of their own, as many as the connection takes."""
-    session = flood.session()
+def block_of(session: RawSession) -> range:
+    """Return the ids of a large block."""
     session.messages([wire.encode_message(m.NeedIds())] * 4)
-    first = 0
     while session.socket.poll(PATIENCE_MS):
         frame = session.socket.recv()
         if frame[0] == PacketKind.DATA:
             blocks = [each for each in wire.to_client.decode(frame[HEADER.size :]) if isinstance(each, m.IdBlock)]
-            if blocks:
-                first = blocks[-1].first
-                last = blocks[-1].last
-                break
-    ids = iter(range(first, last))
+            if blocks and blocks[-1].last - blocks[-1].first > 60_000:
+                return range(blocks[-1].first, blocks[-1].last)
+    raise AssertionError("the controller gives no ids")
+
+
+def paused_tasks(flood: Flood, count: int) -> range:
+    """Submit tasks of a job that is paused, and return their ids."""
+    session = flood.session("filler")
+    ids = block_of(session)[:count]
+    job = [JobSpec("paused", "paused", count)]
+    rules = Rules(job="paused")
+    made = [Submission(task_id, b"a = 1", 1.0, None, rules) for task_id in ids]
+    session.messages([wire.encode_message(m.Submit(made[:1], [], job)), ask(1, m.PauseJobs(["paused"]))])
+    for at in range(1, count, 1000):
+        session.messages([wire.encode_message(m.Submit(made[at : at + 1000], [], job))])
+    return ids
+
+
+def many_tasks(flood: Flood) -> None:
+    """Tasks with rules of their own, as many as the connection takes."""
+    session = flood.session()
+    block = block_of(session)
+    first = block[0]
+    ids = iter(block)
 
     def again() -> None:
         for _ in range(10):
@@ -274,6 +295,94 @@ def commands(flood: Flood) -> None:
     flood.stay(again)
 
 
+def pages_of_everything(flood: Flood) -> None:
+    """Each question about all tasks, again and again, from several sessions."""
+    questions: list[m.Question] = [
+        m.ListTasks(), m.ListTasks(last=2**62), m.ListTasks(name="no such name", last=1), m.QueueStatus(True),
+        m.FindJobs(tasks=True), m.ReadHistory(last=2**62), m.FetchResults(list(range(1000))),
+        m.ListTasks(state="failed", last=1),
+    ]  # fmt: skip
+    in_bulk(flood, questions * 2, 100)
+
+
+def aborts(flood: Flood) -> None:
+    """Tasks by the thousand, which are aborted, retried and cleared again at once."""
+    session = flood.session("aborter")
+    ids = iter(block_of(session))
+    numbers = itertools.count()
+
+    def again() -> None:
+        some = list(itertools.islice(ids, 2000))
+        tasks = [Submission(task_id, b"a = 1", 1.0, None, None) for task_id in some]
+        messages = [wire.encode_message(m.Submit(tasks[at : at + 1000])) for at in (0, 1000)]
+        for question in (m.AbortTasks(some), m.RetryTasks(some), m.AbortTasks(some), m.Clear()):
+            messages.append(ask(next(numbers), question))
+        session.messages(messages)
+
+    again()
+    flood.stay(again)
+
+
+def watches(flood: Flood) -> None:
+    """Watches of all tasks of others, from many sessions."""
+    questions = [m.WatchTasks(list(range(at, at + 10_000))) for at in range(0, 60_000, 10_000)]
+    numbers = itertools.count()
+    sessions = [flood.session(f"flood{n}") for n in range(20)]
+
+    def again() -> None:
+        for session in sessions:
+            session.messages(ask(next(numbers), question) for question in questions)
+
+    again()
+    flood.stay(again)
+
+
+def waits_for_messages(flood: Flood) -> None:
+    """Waits for messages of a task that sends none, messages to it under names of all kinds, and checks."""
+    session = flood.session("reader")
+    task_id = block_of(session)[0]
+    needs = Needs(after=(task_id + 1,))
+    session.messages([wire.encode_message(m.Submit([Submission(task_id, b"a = 1", 1.0, None, None, (), needs)]))])
+    numbers = itertools.count(1)
+
+    def again() -> None:
+        for _ in range(20):
+            questions: list[m.Question] = [m.ReadTaskMessages(task_id), m.CheckTask(None)] * 50
+            questions += [m.SendToTask(task_id, [b"x" * 1000], f"{next(numbers)}:1") for _ in range(100)]
+            session.messages(ask(next(numbers), question) for question in questions)
+
+    again()
+    flood.stay(again)
+
+
+def sticky_commands(flood: Flood) -> None:
+    """Sticky commands under ever new keys."""
+    session = flood.session("sticky")
+    numbers = itertools.count()
+
+    def again() -> None:
+        for _ in range(20):
+            key = f"flood{next(numbers)}"
+            session.messages([ask(next(numbers), m.SetSticky(key, "execute", b"#" * 200_000))])
+
+    again()
+    flood.stay(again)
+
+
+def empty_jobs(flood: Flood) -> None:
+    """Jobs without tasks, each with a unique key."""
+    session = flood.session("jobs")
+    numbers = itertools.count()
+
+    def again() -> None:
+        for _ in range(5):
+            jobs = [JobSpec(f"flood{n}", "x" * 200, 5, unique=f"u{n}") for n in itertools.islice(numbers, 2000)]
+            session.messages([wire.encode_message(m.Submit([], [], jobs))])
+
+    again()
+    flood.stay(again)
+
+
 TEXTS = ("(a+)+$" * 1000, "%" * 50_000, "x" * 200_000)
 QUESTIONS: list[m.Question] = [
     m.ListTasks(),
@@ -297,7 +406,8 @@ ATTACKS: dict[str, Callable[[Flood], None]] = {
     attack.__name__: attack
     for attack in (
         tasks_in_bulk, each_question_in_bulk, huge_ids, unfinished, connections, bare_connections, many_sessions,
-        slow_reader, many_tasks, ids_without_end, commands,
+        slow_reader, many_tasks, ids_without_end, commands, pages_of_everything, aborts, watches, waits_for_messages,
+        sticky_commands, empty_jobs,
     )
 }  # fmt: skip
 

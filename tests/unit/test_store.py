@@ -19,13 +19,37 @@ from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.errors import StoreError
 from ipytaskfarm.core.messages import ReadHistory
 from ipytaskfarm.core.messages.dependencies import Needs
+from ipytaskfarm.core.messages.tables import EventTable
 from ipytaskfarm.core.messages.task_types import Final, Function, Rules, Submission
 from ipytaskfarm.storage import backup
 from ipytaskfarm.storage.backup import needed_blobs
 from ipytaskfarm.storage.blobs import Blobs, blobs_folder
+from ipytaskfarm.storage.history import read_events
 from ipytaskfarm.storage.store import Store
+from ipytaskfarm.storage.task_tables import TaskTables
 from tests.support.store_model import Model, all_turns, attempt, final, sql, task
 from tests.support.thorough import some
+
+
+def history(path: Path, question: ReadHistory) -> list[Any]:
+    with closing(TaskTables(path)) as tables:
+        reply = tables.history(question)
+    assert isinstance(reply, EventTable)
+    return reply.rows
+
+
+def in_pages(path: Path, question: ReadHistory) -> list[Any]:
+    """Read the whole history, `question.last` events at a time."""
+    found: list[Any] = []
+    with closing(sqlite3.connect(path)) as db:
+        while True:
+            count = question.last
+            page = read_events(db.execute, question, count)
+            found = page + found
+            if len(page) < count:
+                return found
+            at_s, task, _, what, *_ = page[0]
+            question = msgspec.structs.replace(question, before=(at_s, task, what))
 
 
 @settings(max_examples=some(25, 80))
@@ -60,11 +84,12 @@ def test_any_saves_are_there_after_a_restart(tmp_path_factory: pytest.TempPathFa
                 id for id, _ in model.seen()
             )
             for asked in (None, set(range(0, 30, 2))):
-                every = store.history(ReadHistory(None if asked is None else sorted(asked), last=999))
+                every = history(path, ReadHistory(None if asked is None else sorted(asked), last=999))
                 assert sorted((row[1], row[3]) for row in every) == model.events(asked)
                 assert [row[0] for row in every] == sorted(row[0] for row in every)
-                some = store.history(ReadHistory(None if asked is None else sorted(asked), last=5))
-                assert some == every[-5:]
+                question = ReadHistory(None if asked is None else sorted(asked), last=5)
+                assert history(path, question) == every[-5:]
+                assert in_pages(path, question) == every
             store.close()
             store = Store.open(path)
     finally:
@@ -114,7 +139,7 @@ def test_a_job_has_tasks_until_all_are_cleared(store: Store) -> None:
     assert store.jobs_with_tasks(["a", "b", "never"]) == {"a", "b"}
     store.commit([s.SaveClear([1, 3])])
     assert store.jobs_with_tasks(["a", "b"]) == {"a"}
-    assert store.tasks_of_job("a") == [2]
+    assert store.tasks_of_job("a", -1, 10) == [s.TaskOfJob(2, 0, False, None)]
 
 
 def test_one_end_per_task(store: Store) -> None:
@@ -252,10 +277,10 @@ def test_people_read_of_items_and_not_of_chunks(store: Store, path: Path) -> Non
         (22, "scheduled", "handed to engine 4", None),
     ]
     assert sql(path, "SELECT state FROM task_states WHERE id IN (10, 14, 20)") == []
-    every = store.history(ReadHistory(last=99))
+    every = history(path, ReadHistory(last=99))
     assert {row[1] for row in every} == {11, 12, 13, 21, 22}
-    assert {row[3] for row in store.history(ReadHistory([13], last=99))} == {"accepted", "started", "succeeded"}
-    assert store.history(ReadHistory([10, 14, 20, 23], last=99)) == [], "chunks, and what was cleared"
+    assert {row[3] for row in history(path, ReadHistory([13], last=99))} == {"accepted", "started", "succeeded"}
+    assert history(path, ReadHistory([10, 14, 20, 23], last=99)) == [], "chunks, and what was cleared"
 
 
 def test_backup_check_compact(store: Store, path: Path) -> None:

@@ -355,3 +355,22 @@ def test_waiting_bytes_are_counted_until_their_packet_is_begun() -> None:
     desk.inbox.drop("c")
     assert list(desk.turn()) == []
     assert desk.inbox.handled("c") is None
+
+
+def test_a_costly_question_leaves_less_of_the_turn_for_others() -> None:
+    """Whether its cost is in the question itself or in its answer after the turn."""
+    shares = TurnShares()
+    for name in ("a", "b", "c"):
+        shares.wait(name, name, True)
+    shares.begin()
+    first = shares.pop()
+    assert first is not None
+    shares.charge(first, HEAVY_S)
+    assert shares.pop() is None, "what it cost was not expected, and has used the turn up"
+    shares.wait(first, first, True)
+    shares.begin()
+    served = []
+    while (session := shares.pop()) is not None:
+        shares.charge(session, 0.001)
+        served.append(session)
+    assert len(served) == 2, f"after the others, {first} is expected to cost as much again"

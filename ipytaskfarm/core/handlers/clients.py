@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import islice
+
 import msgspec
 
+from ..limits import COUNTS
 from ..messages import (
     Aborted,
     AbortTasks,
@@ -19,13 +23,17 @@ from ..messages import (
     WatchTasks,
 )
 from ..messages.dependencies import Needs
+from ..messages.pages import ROWS_MAX, RetriedTasks
 from ..messages.task_types import FailureSummary, Final, Rules, RunKey
 from ..saves import SaveAccepted, SaveClear, SaveSeparate, SaveSetting
+from ..scheduler import task_messages
+from ..scheduler.clients import ClientEntry
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadFinals, LoadOriginals
 from ..scheduler.engine_shutdown import recall
 from ..scheduler.entries import TaskEntry
 from ..scheduler.events import Gone, Joined, Originals
+from ..scheduler.id_pages import ended_after
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES, Assigned
 from ..scheduler.task_ends import final_without_answer
@@ -54,47 +62,85 @@ def on_client_gone(farm: SchedulerState, session: str, event: Gone, now: Now, ou
     client = farm.clients.by_session.pop(session, None)
     if client is None:
         return
+    farm.clients.watches -= len(client.watching)
+    task_messages.forget_readers(farm, session)
     for task_id in client.watching:
         watchers = farm.clients.watchers.get(task_id, [])
         if session in watchers:
             watchers.remove(session)
             if not watchers:
                 del farm.clients.watchers[task_id]
-    unused = [block for block in client.blocks if block.next <= block.last]
-    for task_id in [i for i in farm.clients.watchers if any(b.next <= i <= b.last for b in unused)]:
+    for task_id in _watched_in_vain(farm, client):
         text = f"task {task_id} was never submitted: its client went away first"
         for watcher in farm.clients.watchers.pop(task_id):
             other = farm.clients.by_session.get(watcher)
-            if other is not None:
+            if other is not None and task_id in other.watching:
                 other.watching.discard(task_id)
+                farm.clients.watches -= 1
                 other.finals.append(refused(task_id, "IndexError", text))
                 farm.clients.to_tell[watcher] = other
-    for key in [key for key in farm.requests.commands if key[0] == session]:
-        del farm.requests.commands[key]
+    if session in farm.requests.open_commands.by_session:
+        for key in [key for key in farm.requests.commands if key[0] == session]:
+            farm.requests.end_command(key)
     if event.said and farm.lifecycle.full is None and not farm.lifecycle.stopping:  # else it may have lost tasks
         farm.clients.ids.take_back(session, out)
     farm.followers.leave(session)
     client_is_gone(farm, session, out)
 
 
+def _watched_in_vain(farm: SchedulerState, client: ClientEntry) -> list[int]:
+    """Return the watched ids of tasks that a client, which is gone, has not submitted."""
+    watchers = farm.clients.watchers
+    unused = [block for block in client.blocks if block.next <= block.last] if watchers else []
+    if sum(block.last - block.next for block in unused) < len(watchers):
+        return [i for block in unused for i in range(block.next, block.last + 1) if i in watchers]
+    return [i for i in watchers if any(block.next <= i <= block.last for block in unused)]
+
+
 def on_watch(farm: SchedulerState, session: str, n: int, question: WatchTasks, now: Now, out: Decision) -> None:
     """Tell this session when these tasks end. For tasks that have ended, tell it at once, without their results."""
     client = farm.clients.of(session)
-    unknown = []
+    unknown, ended = [], []
+    new: dict[int, None] = {}
     for task_id in question.ids:
         holder = farm.tasks.holder(task_id)
         if holder in farm.tasks.finals:
-            client.finals.append(_ended_before(farm, task_id, holder))
+            ended.append(_ended_before(farm, task_id, holder))
         elif task_id in farm.tasks.refusals:
-            client.finals.append(refused(task_id, *farm.tasks.refusals[task_id]))
+            ended.append(refused(task_id, *farm.tasks.refusals[task_id]))
         elif holder in farm.tasks.unfinished or farm.clients.will_submit(task_id):
-            if task_id not in client.watching:
-                client.watching.add(task_id)
-                farm.clients.watchers.setdefault(task_id, []).append(session)
+            # The client that handed a task in is told of its end in any case.
+            is_own = holder == task_id and _owner(farm, task_id) == session
+            if task_id not in client.watching and not is_own:
+                new[task_id] = None
         else:
             unknown.append(task_id)
+    if new and (refusal := _too_many_watches(farm, len(client.watching) + len(new), len(new))) is not None:
+        out.answer(session, n, refusal)
+        return
+    client.watching.update(new)
+    farm.clients.watches += len(new)
+    for task_id in new:
+        farm.clients.watchers.setdefault(task_id, []).append(session)
+    client.finals += ended
     farm.clients.to_tell[session] = client
     out.answer(session, n, Watched(unknown))
+
+
+def _too_many_watches(farm: SchedulerState, own: int, more: int) -> Refusal | None:
+    if own <= COUNTS.watches and farm.clients.watches + more <= COUNTS.watches_in_all:
+        return None
+    text = f"clients may watch {COUNTS.watches:,} tasks of others, and {COUNTS.watches_in_all:,} in all: wait for some"
+    return Refusal("TaskError", text)
+
+
+def _owner(farm: SchedulerState, task_id: int) -> str:
+    """Return the session that has handed a task in, or will."""
+    task = farm.tasks.unfinished.get(task_id)
+    if task is not None:
+        return task.session
+    block = farm.clients.ids.block_of(task_id)
+    return block.session if block is not None else ""
 
 
 def _ended_before(farm: SchedulerState, task_id: int, holder: int) -> Final:
@@ -187,16 +233,24 @@ def _abort_items(
         out.sends.append((engine.agent, interrupt_items))
 
 
-def abort_with_jobs(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """Abort the tasks of jobs that end with their first failure.  Called at the end of a turn."""
+def abort_with_jobs(farm: SchedulerState, most: int, now: Now, out: Decision) -> int:
+    """Abort the tasks of jobs that end with their first failure, and return how many.  Called at the end of a turn.
+
+    A job with more than `most` tasks stays in `to_abort`; it is there again after a restart too, as it has failed."""
     recalls: dict[str, list[RunKey]] = {}
-    for job_id in farm.jobs.to_abort:
+    count = 0
+    for job_id in list(farm.jobs.to_abort):
         job = farm.jobs.by_id[job_id]
-        for task_id in list(job.tasks):
+        aborted = list(islice(job.tasks, most - count)) if job.failed else []
+        for task_id in aborted:
             _abort_one(farm, farm.tasks.unfinished[task_id], True, Reason.JOB_ABORTED, job.failed, recalls, now, out)
+        count += len(aborted)
         out.saves.append(job.save())
-    farm.jobs.to_abort.clear()
+        if job.tasks and job.failed:
+            break
+        del farm.jobs.to_abort[job_id]
     _recall_all(farm, recalls, now, out)
+    return count
 
 
 def _recall_all(farm: SchedulerState, recalls: dict[str, list[RunKey]], now: Now, out: Decision) -> None:
@@ -236,12 +290,15 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
     """Forget ended tasks.  Their ids are not given again."""
     tasks, chunks, consumers = farm.tasks, farm.tasks.chunks, farm.graph.consumers
     items: dict[int, list[int]] = {}
+    end: int | None = None
     if question.ids is None:
-        needed_chunks = {task.part[0] for task in tasks.unfinished.values() if task.part is not None}
-        needed_chunks.update(chunk for source in consumers if (chunk := chunks.of(source)) is not None)
-        ids = [i for i in tasks.finals if i not in consumers and i not in tasks.kept and i not in needed_chunks]
-        items = {c: [i for i in chunks.ids(c) if i not in consumers] for c in needed_chunks if c in tasks.finals}
-        refusals = [*farm.tasks.refusals]
+        ended, end = ended_after(farm, question.after)
+        if len(ended) > ROWS_MAX:
+            ended, end = ended[:ROWS_MAX], ended[ROWS_MAX - 1]
+        needed_chunks = _needed_chunks(farm) if chunks.items else set()
+        ids = [i for i in ended if i not in consumers and i not in tasks.kept and i not in needed_chunks]
+        items = {c: [i for i in chunks.ids(c) if i not in consumers] for c in ended if c in needed_chunks}
+        refusals = [*farm.tasks.refusals] if question.after < 0 else []
         missing: list[int] = []
         unfinished: list[int] = []
         needed: list[int] = []
@@ -276,7 +333,14 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
     gone = [*ids, *refusals]
     if gone:
         out.saves.append(SaveClear(gone))
-    out.answer(session, n, Cleared(count, missing, unfinished, needed))
+    out.answer(session, n, Cleared(count, missing, unfinished, needed, end))
+
+
+def _needed_chunks(farm: SchedulerState) -> set[int]:
+    """Return the chunks of which an item runs again, or has a result that another task has yet to take."""
+    needed = {task.part[0] for task in farm.tasks.unfinished.values() if task.part is not None}
+    needed.update(chunk for source in farm.graph.consumers if (chunk := farm.tasks.chunks.of(source)) is not None)
+    return needed
 
 
 def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, now: Now, out: Decision) -> None:
@@ -304,7 +368,7 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
         why = lifecycle.full or "the farm is stopping"
         out.answer(session, n, Refusal("StoreFull" if lifecycle.full else "ConnectionError", why))
     elif ids:
-        out.loads.append(LoadOriginals(session, n, ids, missing, not_failed, chunks))
+        out.loads.append(LoadOriginals(session, n, ids, missing, not_failed, chunks, question.earlier))
     else:
         out.answer(session, n, Retried([], missing, not_failed))
 
@@ -317,20 +381,25 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
     block = farm.clients.ids.take(session, len(event.tasks), out)
     client = farm.clients.of(session)
     client.blocks.append(block)
-    pairs: list[tuple[int, int]] = []
+    pairs: dict[int, int] = {}
+    earlier = RetriedTasks(event.earlier)
+
+    def new_of(task_id: int) -> int:
+        return pairs[task_id] if task_id in pairs else earlier.new_of(task_id)
+
     for original in event.tasks:
         rules = original.rules or DEFAULT_RULES
         if rules.job is not None:
             revive_job(farm, rules.job, out)
         linked = Rules(**{**{f: getattr(rules, f) for f in rules.__struct_fields__}, "retry_of": original.id})
-        needs = _needs_again(farm, original.needs, dict(pairs)) if original.needs is not None else None
+        needs = _needs_again(farm, original.needs, new_of) if original.needs is not None else None
         again = msgspec.structs.replace(original, id=block.next, submitted_s=now.wall_s, rules=linked, needs=needs)
         block.next += 1
         task = accept(farm, again, session, linked, out)
-        pairs.append((original.id, again.id))
+        pairs[original.id] = again.id
         apply_rules(farm, task, now, out)
     out.saves.append(SaveAccepted(block.first, block.last))
-    reply = Retried(pairs, event.missing, event.not_failed)
+    reply = Retried([*pairs.items()], event.missing, event.not_failed)
     farm.clients.retried[f"{session} {event.n}"] = reply
     while len(farm.clients.retried) > _RETRIES_KEPT:
         del farm.clients.retried[next(iter(farm.clients.retried))]
@@ -338,10 +407,10 @@ def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now,
     out.answer(session, event.n, reply)
 
 
-def _needs_again(farm: SchedulerState, needs: Needs, pairs: dict[int, int]) -> Needs:
+def _needs_again(farm: SchedulerState, needs: Needs, new_of: Callable[[int], int]) -> Needs:
     """Return the needs of a retried task: tasks that are retried with it are replaced by their new ids."""
-    inputs = tuple((name, pairs.get(source, source)) for name, source in needs.inputs)
-    known = [pairs.get(i, i) for i in needs.after]
+    inputs = tuple((name, new_of(source)) for name, source in needs.inputs)
+    known = [new_of(i) for i in needs.after]
     after = tuple(i for i in known if i in farm.tasks.unfinished or i in farm.tasks.finals)  # a cleared task had ended
     return msgspec.structs.replace(needs, after=after, inputs=inputs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ..limits import COUNTS
 from ..messages import (
     ClearSticky,
     CommandAnswer,
@@ -40,8 +41,9 @@ from .replacements import begin_keeping, failure_in, keep_answered, omit_lost, t
 NOBODY = -1
 """The engine id of an answer that is about no engine in particular."""
 
-STACKS_KEPT = 10_000
-"""The number of stack queries that may wait for answers."""
+STACKS_KEPT = 100
+"""The number of stack queries of one client that may wait for answers."""
+STACKS_KEPT_IN_ALL = 10_000
 
 STARTUP = "startup"
 """The key of the farm's start-up code among the sticky commands."""
@@ -56,11 +58,11 @@ def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now,
     if not fault and len(farm.requests.commands) >= COMMANDS_MAX:
         fault = f"{COMMANDS_MAX:,} commands wait for the answers of engines, the most of a farm: wait for some of them"
     if fault:
-        _refuse(session, event.n, NOBODY, "ValueError", fault, out)
+        refuse(session, event.n, NOBODY, "ValueError", fault, out)
         return
     visible = farm.engines.visible()
     if not visible:
-        _refuse(session, event.n, NOBODY, "NoEnginesRegistered", "the farm has no engines now", out)
+        refuse(session, event.n, NOBODY, "NoEnginesRegistered", "the farm has no engines now", out)
         return
     engines = visible
     if event.engines is not None:
@@ -68,7 +70,7 @@ def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now,
         unknown = [i for i in event.engines if i not in by_id]
         if unknown:
             text = f"there is no engine {unknown[0]}: the farm has {sorted(by_id)}"
-            _refuse(session, event.n, unknown[0], "InvalidEngineID", text, out)
+            refuse(session, event.n, unknown[0], "InvalidEngineID", text, out)
             return
         engines = [by_id[i] for i in dict.fromkeys(event.engines)]
     keeping = begin_keeping(farm, session, event, engines)
@@ -78,9 +80,8 @@ def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now,
             engine.ran_commands or event.verb != PROFILE
         )  # profiling leaves nothing on an engine that a replacement would lack
         key = (session, event.n, engine.name)
-        farm.requests.commands[key] = PendingCommand(
-            session, event.n, engine.name, event.verb, event.text, keeping, checkpoint
-        )
+        pending = PendingCommand(session, event.n, engine.name, event.verb, event.text, keeping, checkpoint)
+        farm.requests.begin_command(key, pending)
         out.sends.append((engine.agent, EngineCommand(engine.name, session, event.n, event.verb, event.body)))
     if event.engines is None:
         # The engines that will answer, so that the client knows how many answers to expect.
@@ -88,7 +89,8 @@ def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now,
         out.sends.append((session, CommandAnswer(event.n, NOBODY, True, ids)))
 
 
-def _refuse(session: str, n: int, engine_id: int, etype: str, text: str, out: Decision) -> None:
+def refuse(session: str, n: int, engine_id: int, etype: str, text: str, out: Decision) -> None:
+    """Answer a command with an error."""
     body = msgspec.msgpack.encode(FailureBody(etype, text))
     out.sends.append((session, CommandAnswer(n, engine_id, False, body)))
 
@@ -102,7 +104,7 @@ def on_command_done(farm: SchedulerState, session: str, event: CommandDone, now:
         elif engine is not None:
             _prepared(farm, engine, event, now, out)
         return
-    pending = farm.requests.commands.pop((event.session, event.n, event.engine), None)
+    pending = farm.requests.end_command((event.session, event.n, event.engine))
     if pending is None or engine is None:
         return
     if pending.checkpoint and event.ok:
@@ -147,12 +149,13 @@ def fail_commands_of(farm: SchedulerState, engine: EngineEntry, how: str, output
     """
     lost = [key for key in farm.requests.commands if key[2] == engine.name]
     for key in lost:
-        pending = farm.requests.commands.pop(key)
+        pending = farm.requests.end_command(key)
+        assert pending is not None
         omit_lost(farm, engine, pending, out)
         text = f"engine {engine.id} {how} before it answered {pending.verb!r}"
         if output:
             text += f"; its last output: {output}"
-        _refuse(pending.session, pending.n, engine.id, "EngineLost", text, out)
+        refuse(pending.session, pending.n, engine.id, "EngineLost", text, out)
 
 
 def on_command_queues(
@@ -174,6 +177,12 @@ def on_command_queues(
 
 def on_set_sticky(farm: SchedulerState, session: str, n: int, question: SetSticky, now: Now, out: Decision) -> None:
     """Keep a command for all engines to come, and send it to engines that are being prepared."""
+    sticky = farm.requests.sticky
+    others = [len(entry.body) for key, entry in sticky.items() if key != question.key]
+    if len(others) >= COUNTS.sticky or sum(others) + len(question.body) > COUNTS.sticky_bytes:
+        text = f"a farm keeps {COUNTS.sticky:,} sticky commands of {COUNTS.sticky_bytes >> 20} MiB in all at most"
+        out.answer(session, n, Refusal("ValueError", f"{text}: clear some, or use a task environment"))
+        return
     entry = SaveSticky(question.key, question.verb, question.body, question.text)
     unchanged = farm.requests.sticky.get(question.key) == entry
     farm.requests.sticky[question.key] = entry
@@ -220,10 +229,15 @@ def on_stack(farm: SchedulerState, session: str, n: int, question: Stack, now: N
         etype = "ValueError" if task or question.id in farm.tasks.finals else "IndexError"
         out.answer(session, n, Refusal(etype, text))
         return
+    open_stacks = farm.requests.open_stacks
+    while open_stacks.by_session[session] >= STACKS_KEPT or open_stacks.total >= STACKS_KEPT_IN_ALL:
+        # Agents have not answered the oldest ones; those of a client that asks too much come first.
+        is_full = open_stacks.by_session[session] >= STACKS_KEPT
+        oldest = next(k for k, asked in farm.requests.stacks.items() if asked[0] == session or not is_full)
+        open_stacks.end(farm.requests.stacks.pop(oldest)[0])
     number = farm.number()
     farm.requests.stacks[number] = (session, n, engine.agent)
-    while len(farm.requests.stacks) > STACKS_KEPT:  # queries to agents that do not answer
-        del farm.requests.stacks[next(iter(farm.requests.stacks))]
+    open_stacks.begin(session)
     out.sends.append((engine.agent, StackQuery(number, engine.name)))
 
 
@@ -235,4 +249,5 @@ def on_stack_text(farm: SchedulerState, session: str, event: StackText, now: Now
     """Pass an engine's stack on to the client that asked."""
     asked = farm.requests.stacks.pop(event.n, None)
     if asked is not None:
+        farm.requests.open_stacks.end(asked[0])
         out.answer(asked[0], asked[1], TextReply(event.text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..messages import ExplainTasks, Refusal, Stuck, TextReply
+from ..messages.pages import LOOKED_AT_MAX
 from ..messages.task_types import RunKey
 from ..scheduler.admission import gate
 from ..scheduler.clock import Now
@@ -46,7 +47,8 @@ def on_stuck(farm: SchedulerState, session: str, n: int, question: Stuck, now: N
     """Answer why none of these tasks moves; the text is empty as long as one may move."""
     text = ""
     tasks = [farm.tasks.unfinished.get(farm.tasks.holder(i)) for i in question.ids]
-    if tasks and not any(task is None or _may_move(farm, task) for task in tasks):
+    seen: set[int] = set()
+    if tasks and not any(task is None or _may_move(farm, task, seen) for task in tasks):
         first = tasks[0]
         assert first is not None
         text = "\n".join(explain(farm, first, now))
@@ -55,8 +57,10 @@ def on_stuck(farm: SchedulerState, session: str, n: int, question: Stuck, now: N
     out.answer(session, n, TextReply(text))
 
 
-def _may_move(farm: SchedulerState, task: TaskEntry) -> bool:
-    """Return whether a task runs, or will run as soon as an engine is free."""
+def _may_move(farm: SchedulerState, task: TaskEntry, seen: set[int]) -> bool:
+    """Return whether a task runs, or will run as soon as an engine is free.
+
+    seen: tasks that are known not to move; grows."""
     place = task.place
     if type(place) is Assigned:
         engine = farm.engines.by_name.get(place.engine)
@@ -64,7 +68,7 @@ def _may_move(farm: SchedulerState, task: TaskEntry) -> bool:
     if farm.lifecycle.held or farm.lifecycle.stopping:
         return False
     if task.waits_for:
-        return _any_may_move(farm, task.waits_for)
+        return _any_may_move(farm, task.waits_for, seen)
     if type(place) is Queued and task.task_class is None:
         return place.why is not Waiting.PAUSED  # it rejoins its queue at its time
     if task.task_class is not None and task.task_class.restricted:
@@ -72,19 +76,21 @@ def _may_move(farm: SchedulerState, task: TaskEntry) -> bool:
     return any(engine.state == EngineState.UP and not engine.retiring for engine in farm.engines.by_name.values())
 
 
-def _any_may_move(farm: SchedulerState, needed: set[int]) -> bool:
-    """Return whether any task that these tasks wait for, directly or indirectly, may move."""
-    seen = set(needed)
-    waiting = list(needed)
+def _any_may_move(farm: SchedulerState, needed: set[int], seen: set[int]) -> bool:
+    """Return whether any of these tasks, or of those that they wait for directly or indirectly, may move.
+
+    After `LOOKED_AT_MAX` tasks one is assumed to."""
+    waiting = list(needed - seen)
+    seen |= needed
     while waiting:
         task = farm.tasks.unfinished.get(waiting.pop())
-        if task is None:
+        if task is None or len(seen) > LOOKED_AT_MAX:
             return True
         if task.waits_for:
             fresh = task.waits_for - seen
             seen |= fresh
             waiting += fresh
-        elif _may_move(farm, task):
+        elif _may_move(farm, task, seen):
             return True
     return False
 

@@ -10,6 +10,11 @@ from ..scheduler.jobs import JobEntry
 from ..scheduler.state import SchedulerState
 from ..validation import SECONDS_MAX
 
+REFUSED_KEPT = 100_000
+"""How many jobs are remembered that were refused for their unique keys."""
+NAME_MAX = 1000
+"""Names of jobs are cut to this length: they are kept in memory."""
+
 
 def open_job(farm: SchedulerState, session: str, spec: JobSpec) -> None:
     """Register a job, or record that more tasks follow. Each message that has tasks of a job names the job."""
@@ -17,27 +22,20 @@ def open_job(farm: SchedulerState, session: str, spec: JobSpec) -> None:
         spec = msgspec.structs.replace(spec, opened_s=0.0)  # the store cannot hold such a number
     job = farm.jobs.by_id.get(spec.id)
     if job is None:
-        other = _same(farm, spec)
+        other = farm.jobs.unended(spec.unique) if spec.unique is not None else None
         if other is not None:
-            farm.jobs.refused[spec.id] = other
+            farm.jobs.refused[spec.id] = other.spec.id
+            while len(farm.jobs.refused) > REFUSED_KEPT:
+                del farm.jobs.refused[next(iter(farm.jobs.refused))]
             return
-        job = farm.jobs.by_id[spec.id] = JobEntry(spec, session)
+        job = JobEntry(msgspec.structs.replace(spec, name=spec.name[:NAME_MAX]), session)
+        farm.jobs.add(job)
     elif spec.total > job.spec.total:
         job.spec, job.ended = spec, False
     if spec.environment is not None:
         job.environments.add(spec.environment)
     if not job.ended:
         keep_referenced(farm, job)
-
-
-def _same(farm: SchedulerState, spec: JobSpec) -> str | None:
-    """Return another job with the same unique key that has not ended."""
-    if spec.unique is None:
-        return None
-    for job in farm.jobs.by_id.values():
-        if job.spec.unique == spec.unique and not job.ended:
-            return job.spec.id
-    return None
 
 
 def keep_referenced(farm: SchedulerState, job: JobEntry) -> None:
@@ -57,10 +55,13 @@ def count_arrival(farm: SchedulerState, rules: Rules | None, items: int = 0) -> 
 
 
 def save_jobs(farm: SchedulerState, specs: list[JobSpec], out: Decision) -> None:
-    """Save how many tasks of these jobs have been submitted."""
+    """Save how many tasks of these jobs have been submitted. A job that has none yet is named again with its tasks."""
     for spec in specs:
         job = farm.jobs.by_id.get(spec.id)
         if job is None:
+            continue
+        if not job.arrived:
+            farm.jobs.forget(job)
             continue
         if not job.ended:
             keep_referenced(farm, job)
@@ -77,7 +78,7 @@ def revive_job(farm: SchedulerState, job_id: str, out: Decision) -> None:
 
 def end_orphans(farm: SchedulerState, out: Decision) -> None:
     """Treat clients as gone that have not come back some time after a start."""
-    for session in {job.session for job in farm.jobs.by_id.values()}:
+    for session in list(farm.jobs.of_session):
         client = farm.clients.by_session.get(session)
         if client is None or not client.connected:
             client_is_gone(farm, session, out)
@@ -85,8 +86,8 @@ def end_orphans(farm: SchedulerState, out: Decision) -> None:
 
 def client_is_gone(farm: SchedulerState, session: str, out: Decision) -> None:
     """Count the jobs of a client that is gone as complete, without the tasks that were not submitted."""
-    for job in farm.jobs.by_id.values():
-        if job.session == session and job.arrived < job.spec.total:
+    for job in farm.jobs.of_session.get(session, {}).values():
+        if job.arrived < job.spec.total:
             spec = job.spec
             job.spec = msgspec.structs.replace(spec, total=job.arrived)
             out.saves.append(job.save())
@@ -96,7 +97,7 @@ def client_is_gone(farm: SchedulerState, session: str, out: Decision) -> None:
 
 def abort_disconnected(farm: SchedulerState, session: str) -> None:
     """Abort the jobs that must end with their client, which is gone or seems to be gone."""
-    for job in farm.jobs.by_id.values():
-        if job.session == session and job.spec.abort_on_disconnect and not job.ended and not job.failed:
+    for job in farm.jobs.of_session.get(session, {}).values():
+        if job.spec.abort_on_disconnect and not job.ended and not job.failed:
             job.failed = "its client has gone (abort_on_disconnect)"
             farm.jobs.to_abort[job.spec.id] = None

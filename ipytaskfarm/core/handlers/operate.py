@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from heapq import nsmallest
 
 from ..messages import (
     FindJobs,
@@ -16,12 +17,14 @@ from ..messages import (
     Refusal,
     TextReply,
 )
+from ..messages.pages import JOBS_MAX
 from ..messages.tables import JobRow
 from ..messages.task_types import AttemptRow, FailureSummary, Final
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadEnded, LoadJobs
 from ..scheduler.engine_shutdown import recall
 from ..scheduler.entries import TaskEntry
+from ..scheduler.jobs import JobEntry
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import RETRIED, Assigned, Queued
 from ..scheduler.task_ends import final_without_answer
@@ -31,6 +34,8 @@ from .clients import grace_of
 from .results import end_or_recover
 
 MARKED_FAILED = "marked as failed"
+JOB_TOLD = 2**63 - 1
+"""In the place of a task's id at the end of a page of jobs: the next page begins after this job."""
 
 
 def on_mark_done(farm: SchedulerState, session: str, n: int, question: MarkTasksDone, now: Now, out: Decision) -> None:
@@ -169,16 +174,28 @@ def _tasks_of(farm: SchedulerState, jobs: set[str]) -> Iterable[TaskEntry]:
 
 def on_find_jobs(farm: SchedulerState, session: str, n: int, question: FindJobs, now: Now, out: Decision) -> None:
     """Answer with the jobs of this id or name, of any client."""
-    rows = [
-        JobRow(
-            job.spec.id, job.spec.name, job.spec.total, job.arrived, job.unfinished, job.paused, job.failed,
-            job.spec.opened_s, is_map=job.spec.is_map,
-        )
+    begin = question.after[:2] if question.after is not None else (-1.0, "")
+    found = (
+        (job.spec.opened_s, job.spec.id)
         for job in farm.jobs.by_id.values()
         if question.wanted is None or question.wanted in (job.spec.id, job.spec.name)
-    ]  # fmt: skip
-    rows.sort(key=lambda row: row.opened_s)
-    out.loads.append(LoadJobs(session, n, rows, question.tasks))
+    )
+    chosen = nsmallest(JOBS_MAX, (place for place in found if place >= begin))
+    rows = [_job_row(farm.jobs.by_id[job_id]) for _, job_id in chosen]
+    # The job with which the last page ended is there again, unless all of its tasks were told.
+    after = question.after[2] if question.after is not None and chosen[:1] == [begin] else -1
+    if after == JOB_TOLD:
+        rows, after = rows[1:], -1
+    end = (*chosen[-1], JOB_TOLD) if len(chosen) == JOBS_MAX else None
+    out.loads.append(LoadJobs(session, n, rows, question.tasks, after, end))
+
+
+def _job_row(job: JobEntry) -> JobRow:
+    spec = job.spec
+    return JobRow(
+        spec.id, spec.name, spec.total, job.arrived, job.unfinished, job.paused, job.failed, spec.opened_s,
+        is_map=spec.is_map,
+    )  # fmt: skip
 
 
 def warn_late(farm: SchedulerState, task_id: int, attempt: int, now: Now, out: Decision) -> None:

@@ -128,6 +128,10 @@ def fail_if_unmet(farm: SchedulerState, task_id: int, now: Now, out: Decision) -
 
 def on_check(farm: SchedulerState, session: str, n: int, question: CheckTask, now: Now, out: Decision) -> None:
     """Answer which engines would qualify, after the functions have judged every engine."""
+    refusal = farm.functions.open_checks.why_not(session)
+    if refusal is not None:
+        out.answer(session, n, refusal)
+        return
     farm.functions.save(question.functions, out)
     rules = question.rules or DEFAULT_RULES
     if rules.depend is not None:
@@ -135,6 +139,7 @@ def on_check(farm: SchedulerState, session: str, n: int, question: CheckTask, no
     if rules.asks is not None and rules.asks.locality is not None:
         ask_for_verdicts(farm, rules.asks.locality, out, scored=True)
     farm.functions.checks.append(PendingCheck(session, n, question.rules))
+    farm.functions.open_checks.begin(session)
     answer_checks(farm, out)
 
 
@@ -146,6 +151,7 @@ def answer_checks(farm: SchedulerState, out: Decision) -> None:
         if any(_undecided(farm, rules, engine) for engine in farm.engines.by_name.values()):
             waiting.append(check)
             continue
+        farm.functions.open_checks.end(check.session)
         rows = [(engine.id, engine.node, why_not(farm, rules, engine)) for engine in farm.engines.in_order()]
         out.answer(check.session, check.n, Checked(rows, why_nobody(farm, rules)))
     farm.functions.checks = waiting

@@ -18,6 +18,9 @@ from .running_tasks import is_wanted
 PATIENCE_S = 5.0
 """An answer that has not come within this time was lost with a connection."""
 
+OUTPUTS_MAX = 100_000
+"""The number of queries that may wait for the answers of engines; beyond it, the oldest is not waited for."""
+
 
 def on_outputs(farm: SchedulerState, session: str, n: int, question: Outputs, now: Now, out: Decision) -> None:
     """Ask the engines that run these tasks for output, and answer how many were asked.
@@ -56,12 +59,16 @@ def _ask(
     empty: bool, now: Now, out: Decision,
 ) -> bool:  # fmt: skip
     """Ask an engine, unless it has yet to answer an earlier question of this client; return whether it was asked."""
-    since_s = farm.requests.outputs_asked.get((session, engine.name, run))
+    requests = farm.requests
+    since_s, before = requests.outputs_asked.get((session, engine.name, run), (None, 0))
     if since_s is not None and now.mono_s - since_s < PATIENCE_S:
         return False
-    farm.requests.outputs_asked[session, engine.name, run] = now.mono_s
+    requests.outputs.pop(before, None)
+    while len(requests.outputs) >= OUTPUTS_MAX:
+        requests.outputs_asked.pop(requests.outputs.pop(next(iter(requests.outputs)))[:3], None)
     number = farm.number()
-    farm.requests.outputs[number] = (session, engine.name, run, empty)
+    requests.outputs_asked[session, engine.name, run] = now.mono_s, number
+    requests.outputs[number] = (session, engine.name, run, empty)
     stdout, stderr, serial = known
     out.sends.append((engine.agent, OutputQuery(number, engine.name, run, stdout, stderr, serial, whose)))
     return True

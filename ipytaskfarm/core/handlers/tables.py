@@ -9,12 +9,14 @@ from typing import Any
 import msgspec
 
 from ..messages import FarmStatus, ListEngines, ListTasks, QueueStatus, Refusal
+from ..messages.pages import LOOKED_AT_MAX, ROWS_MAX
 from ..messages.tables import EngineRow, EngineTable, FarmState, FrozenRow, QueueStatusReply, TaskRow, TaskRows
 from ..scheduler.admission import Closed, gate_for, overload
 from ..scheduler.agent_entry import AgentEntry
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadTable
 from ..scheduler.entries import EngineEntry, EngineState, TaskClass, TaskEntry
+from ..scheduler.id_pages import states_after
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import Assigned, Queued
 from ..states import ABORTS, FINAL, RUNNING, State, Waiting
@@ -29,13 +31,13 @@ def on_queue_status(farm: SchedulerState, session: str, n: int, question: QueueS
     """Answer how many tasks are in each state.  Every uncleared id is in exactly one of the four states."""
     counts = {state.value: farm.tasks.counts[state] for state in SHOWN_STATES}
     ids: dict[str, list[int]] | None = None
+    end: int | None = None
     if question.verbose:
         ids = {state.value: [] for state in SHOWN_STATES}
-        for task_id in farm.tasks.all_ids():
-            ids[farm.tasks.state_of(task_id) or State.SCHEDULED].append(task_id)
-        for found in ids.values():
-            found.sort()
-    out.answer(session, n, QueueStatusReply(counts, ids))
+        found, end = states_after(farm, question.after)
+        for task_id, state in found:
+            ids[state].append(task_id)
+    out.answer(session, n, QueueStatusReply(counts, ids, end))
 
 
 _GROUPS: dict[str | None, frozenset[State]] = {
@@ -59,7 +61,7 @@ def on_tasks(farm: SchedulerState, session: str, n: int, question: ListTasks, no
     tasks = farm.tasks
     ids = list(dict.fromkeys(question.ids)) if question.ids is not None else None
     unknown = [i for i in ids or () if tasks.state_of(i) is None]
-    chosen, order, omitted = _chosen(farm, question, ids, states)
+    chosen, order, omitted, end = _chosen(farm, question, ids, states)
     rows: list[TaskRow] = []
     items: dict[int, tuple[int, list[int]]] = {}
     wanted: dict[int, None] = {}
@@ -75,16 +77,17 @@ def on_tasks(farm: SchedulerState, session: str, n: int, question: ListTasks, no
     for task_id in [i for i in ids or () if i in tasks.refusals]:
         rows.append(TaskRow(task_id, State.FAILED, "refused", None, None, 0, 0.0))
     if wanted:
-        load = LoadTable(session, n, [*wanted], rows, unknown, question.name, question.last, omitted, order, items)
+        load = LoadTable(session, n, [*wanted], rows, unknown, question.name, question.last, omitted, order, items, end)
         out.loads.append(load)
     else:
-        out.answer(session, n, last_rows(rows, unknown, question.last, omitted, order))
+        out.answer(session, n, last_rows(rows, unknown, question.last, omitted, order, end))
 
 
 def _chosen(
     farm: SchedulerState, question: ListTasks, ids: list[int] | None, states: frozenset[State]
-) -> tuple[Iterable[int], list[int], int]:
-    """Return the ids of the rows, the same by acceptance where only the last are wanted, and how many are left out.
+) -> tuple[Iterable[int], list[int], int, int | None]:
+    """Return the ids of a page's rows, the same by acceptance where only the last are wanted, how many are left out,
+    and where the next page begins.
 
     The names of ended tasks are only in the store: rows of other names are dropped there."""
     tasks, last, name = farm.tasks, question.last, question.name
@@ -97,15 +100,24 @@ def _chosen(
         task = tasks.unfinished.get(tasks.holder(task_id)) if name is not None else None
         return task is None or name_of(task) == name
 
-    if last > 0 and ids is None and name is None and question.state != "aborted":
+    if ids is None and last > 0:
         # Of a million rows fifty are wanted: the others are not even looked at.
-        order = tasks.order.latest(last, tasks.is_known, is_wanted)
-        return reversed(order), order, sum(tasks.counts[state] for state in states) - len(order)
-    found = [i for i in (tasks.all_ids() if ids is None else ids) if is_wanted(i)]
+        most = ROWS_MAX if name is not None else min(last, ROWS_MAX)
+        order, end = tasks.order.latest(most, tasks.is_known, is_wanted, question.after, LOOKED_AT_MAX)
+        if name is None and question.state != "aborted":
+            return reversed(order), order, max(0, sum(tasks.counts[state] for state in states) - len(order)), end
+        return reversed(order), order, 0 if end is None else -1, end
+    if ids is None:
+        looked_at, end = states_after(farm, question.after)
+        found = [i for i, _ in looked_at if is_wanted(i)]
+        if len(found) > ROWS_MAX:
+            found, end = found[:ROWS_MAX], found[ROWS_MAX - 1]
+        return found, [], 0, end
+    found = [i for i in ids if is_wanted(i)]
     if not 0 < last < len(found):
-        return found, [], 0
-    order = tasks.order.latest(last if name is None else len(found), tasks.is_known, set(found).__contains__)
-    return reversed(order), order, len(found) - len(order)
+        return found, [], 0, None
+    order = tasks.order.latest_first(found)[: last if name is None else len(found)]
+    return reversed(order), order, len(found) - len(order), None
 
 
 def _item_row(chunk: TaskRow, item: int, state: State | None) -> TaskRow:
@@ -125,18 +137,23 @@ def item_rows(chunk: TaskRow, items: tuple[int, list[int]] | None) -> list[TaskR
     return [msgspec.structs.replace(chunk, id=item, run_s=run_s) for item in items[1]]
 
 
-def last_rows(rows: list[TaskRow], unknown: list[int], last: int, omitted: int, order: Sequence[int]) -> TaskRows:
+def last_rows(
+    rows: list[TaskRow], unknown: list[int], last: int, omitted: int, order: Sequence[int], end: int | None = None
+) -> TaskRows:
     """Return a table of the latest of these rows, in order of their ids.
 
     Args:
         last: the largest number of rows; 0 for all.
+        omitted: see `TaskRows`.
         order: the ids by acceptance, the latest first; needed if there are more rows than `last`.
+        end: where the next page begins.
     """
     kept = rows
     if 0 < last < len(rows):
         place = {task_id: number for number, task_id in enumerate(order)}
         kept = sorted(rows, key=lambda row: place.get(row.id, len(place)))[:last]
-    return TaskRows(sorted(kept, key=lambda row: row.id), unknown, omitted + len(rows) - len(kept))
+    more = omitted if omitted < 0 else omitted + len(rows) - len(kept)
+    return TaskRows(sorted(kept, key=lambda row: row.id), unknown, more, end)
 
 
 def name_of(task: TaskEntry) -> str | None:

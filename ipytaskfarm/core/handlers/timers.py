@@ -26,6 +26,7 @@ from .results import lift_rejection, rejoin
 from .view import tell_followers
 
 TIMERS: dict[str, Callable[[SchedulerState, Any, Now, Decision], None]] = {
+    "aborts": lambda farm, _, now, out: None,  # each turn goes on with them
     "balance": lambda farm, _, now, out: balance(farm, now, out),
     "changes": lambda farm, _, now, out: tell_followers(farm, now, out),
     "depend": lambda farm, digest, now, out: ask_again(farm, digest, out),

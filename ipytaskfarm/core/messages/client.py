@@ -63,7 +63,7 @@ class WatchTasks(msgspec.Struct, frozen=True, tag="Watch"):
 
 
 class FetchResults(msgspec.Struct, frozen=True, tag="Fetch"):
-    """Question: the results of these tasks.  Answer: `Fetched`."""
+    """Question: the results of these tasks.  Answer: `Fetched`, with as many as `pages.FETCHED_BYTES` allows."""
 
     ids: list[int]
 
@@ -87,6 +87,8 @@ class Clear(msgspec.Struct, frozen=True, tag=True):
     """Question: forget these ended tasks (None: all).  Answer: `Cleared`."""
 
     ids: list[int] | None = None
+    after: int = -1
+    """Of all tasks: only those with higher ids, the `next` of the last answer."""
 
 
 class RetryTasks(msgspec.Struct, frozen=True, tag="Retry"):
@@ -97,12 +99,16 @@ class RetryTasks(msgspec.Struct, frozen=True, tag="Retry"):
 
     ids: list[int]
     failed_only: bool = True
+    earlier: list[tuple[int, int, int]] = []
+    """Tasks that were retried just before, see `pages.runs_of`: tasks that need them are given the new ones."""
 
 
 class QueueStatus(msgspec.Struct, frozen=True, tag=True):
     """Question: how many tasks are in each state?  Answer: `QueueStatusReply`."""
 
     verbose: bool = False
+    after: int = -1
+    """Only tasks with higher ids: the `next` of the last answer."""
 
 
 class ListTasks(msgspec.Struct, frozen=True, tag="Tasks"):
@@ -113,7 +119,9 @@ class ListTasks(msgspec.Struct, frozen=True, tag="Tasks"):
     state: str | None = None
     """scheduled, pending, succeeded, failed, unfinished, finished or None."""
     last: int = 0
-    """The largest number of rows, those with the highest ids; 0 for all."""
+    """The largest number of rows, those that were accepted last; 0 for all."""
+    after: int = -1
+    """The `next` of the last answer: only tasks with higher ids, or with `last` those accepted earlier."""
 
 
 class ExplainTasks(msgspec.Struct, frozen=True, tag="Explain"):
@@ -130,8 +138,7 @@ class CheckTask(msgspec.Struct, frozen=True, tag="Check"):
 
 
 class Stuck(msgspec.Struct, frozen=True, tag=True):
-    """Question: why does none of these tasks move?  Answer: `TextReply`, empty if one of them runs, may run or has
-    ended."""
+    """Question: why does none of these tasks move?  Answer: `TextReply`, empty if one runs, may run or has ended."""
 
     ids: list[int]
 
@@ -139,8 +146,7 @@ class Stuck(msgspec.Struct, frozen=True, tag=True):
 class Outputs(msgspec.Struct, frozen=True, tag=True):
     """Question: ask the engines for the output of these tasks (None: all of this session).
 
-    Answer: `NumberReply`, the number of engines that were asked; then an `Output` from each engine that has new output.
-    """
+    Answer: `NumberReply`, how many engines were asked; then an `Output` from each engine that has new output."""
 
     ids: list[int] | None
     seen: list[tuple[int, int, int, int, int]] = []
@@ -169,10 +175,7 @@ class MarkTasksDone(msgspec.Struct, frozen=True, tag="MarkDone"):
 
 
 class MarkTasksFailed(msgspec.Struct, frozen=True, tag="MarkFailed"):
-    """Question: count this task's run, or its result, as failed.
-
-    Answer: `TextReply` with the consequence for the task.
-    """
+    """Question: count this task's run, or its result, as failed.  Answer: `TextReply`, the consequence for the task."""
 
     id: int
     why: str = ""
@@ -186,10 +189,7 @@ class PauseJobs(msgspec.Struct, frozen=True, tag=True):
 
 
 class DrainNode(msgspec.Struct, frozen=True, tag="Drain"):
-    """Question: give these nodes' engines no more tasks (on=False: resume).
-
-    Answer: `NumberReply`, the number of agents.
-    """
+    """Question: give these nodes' engines no more tasks (on=False: resume).  Answer: `NumberReply`, how many agents."""
 
     nodes: list[str]
     on: bool = True
@@ -203,6 +203,8 @@ class FindJobs(msgspec.Struct, frozen=True, tag=True):
 
     wanted: str | None = None
     tasks: bool = False
+    after: tuple[float, str, int] | None = None
+    """The `next` of the last answer."""
 
 
 class SendToTask(msgspec.Struct, frozen=True, tag="Send"):
@@ -246,6 +248,8 @@ class ReadHistory(msgspec.Struct, frozen=True, tag="History"):
     what: str | None = None
     since_s: float = 0.0
     last: int = 1000
+    before: tuple[float, int, str] | None = None
+    """The `next` of the last answer: only earlier events."""
 
 
 class Stack(msgspec.Struct, frozen=True, tag=True):
@@ -271,10 +275,7 @@ class FarmStatus(msgspec.Struct, frozen=True, tag=True):
 
 
 class SetWanted(msgspec.Struct, frozen=True, tag=True):
-    """Question: keep this many engines (None: the present number), plus `more`.
-
-    Answer: `NumberReply`, the wanted number.
-    """
+    """Question: keep this many engines (None: the present number), plus `more`.  Answer: `NumberReply`, the sum."""
 
     engines: int | None = None
     more: int = 0
@@ -320,10 +321,7 @@ class HoldFarm(msgspec.Struct, frozen=True, tag="Hold"):
 
 
 class CompactStore(msgspec.Struct, frozen=True, tag="Compact"):
-    """Question: give the disk space of cleared tasks back. Answer: `TextReply`.
-
-    The controller does nothing else in the meantime.
-    """
+    """Question: give the disk space of cleared tasks back, and do nothing else meanwhile. Answer: `TextReply`."""
 
 
 class ReloadKeys(msgspec.Struct, frozen=True, tag=True):
@@ -411,8 +409,7 @@ class SendCommand(msgspec.Struct, frozen=True, tag="Command"):
     """A MultiEngine command to these engine ids (None: all).  Each engine answers with a `CommandAnswer`.
 
     Only clients and engines read the verbs and their bodies (`core.messages.engine_commands`).  An unknown id is
-    answered alone, with
-    `error` InvalidEngineID, and nothing is run."""
+    answered alone, with `error` InvalidEngineID, and nothing is run."""
 
     n: int
     engines: list[int] | None
@@ -478,6 +475,8 @@ class Fetched(msgspec.Struct, frozen=True, tag=True):
     finals: list[Final]
     unfinished: list[int] = []
     unknown: list[int] = []
+    left: list[int] = []
+    """Ended tasks that are to be asked for again: their results were too much for one answer."""
 
 
 class TaskCopy(msgspec.Struct, frozen=True, tag=True):
@@ -506,6 +505,8 @@ class Cleared(msgspec.Struct, frozen=True, tag=True):
     unfinished: list[int] = []
     needed: list[int] = []
     """Tasks with results that other tasks have yet to use."""
+    next: int | None = None
+    """Of all tasks: where the next question begins; None: all were looked at."""
 
 
 class Retried(msgspec.Struct, frozen=True, tag=True):

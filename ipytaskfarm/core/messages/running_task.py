@@ -123,6 +123,8 @@ class Taken(msgspec.Struct, frozen=True, tag=True):
     """Ends of tasks, with their results."""
 
     finals: list[Final]
+    left: list[int] = []
+    """Tasks that are to be asked for again: it was too much for one answer."""
 
 
 class Declined(msgspec.Struct, frozen=True, tag=True):

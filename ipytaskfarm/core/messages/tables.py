@@ -14,6 +14,8 @@ class QueueStatusReply(msgspec.Struct, frozen=True, tag=True):
 
     counts: dict[str, int]
     ids: dict[str, list[int]] | None = None
+    next: int | None = None
+    """Where the next question begins; None: these are all ids."""
 
 
 class TaskRow(msgspec.Struct, frozen=True, array_like=True):
@@ -38,7 +40,9 @@ class TaskRows(msgspec.Struct, frozen=True, tag="TaskTable"):
     rows: list[TaskRow]
     unknown: list[int] = []
     omitted: int = 0
-    """How many earlier tasks match too, and were not asked for."""
+    """How many earlier tasks match too, and were not asked for; -1: not known."""
+    next: int | None = None
+    """Where the next question begins; None: all tasks were looked at."""
 
 
 class JobRow(msgspec.Struct, frozen=True):
@@ -75,6 +79,8 @@ class JobTable(msgspec.Struct, frozen=True, tag=True):
     """Jobs, the latest last."""
 
     rows: list[JobRow]
+    next: tuple[float, str, int] | None = None
+    """(`opened_s`, job, its last task) of the end of this page, where the next one begins; None: it was the last."""
 
 
 class ProgressTable(msgspec.Struct, frozen=True, tag=True):
@@ -97,6 +103,8 @@ class EventTable(msgspec.Struct, frozen=True, tag=True):
     """(when, task, name, what, engine id or -1, more), in order of time."""
 
     rows: list[tuple[float, int, str | None, str, int, str]]
+    next: tuple[float, int, str] | None = None
+    """(when, task, what) of the earliest event of a full page."""
 
 
 class EngineRow(msgspec.Struct, frozen=True):

@@ -60,21 +60,28 @@ class TaskIds:
     blocks: list[Block] = field(default_factory=list)
     """All blocks by first id, except those that were completely accepted before the controller's restart."""
     next: int = 0
+    of_session: dict[str, list[Block]] = field(default_factory=dict)
+    """Session -> its blocks."""
+
+    def add(self, block: Block) -> None:
+        """Register a block, which is the last one."""
+        self.blocks.append(block)
+        if block.session:
+            self.of_session.setdefault(block.session, []).append(block)
 
     def take(self, session: str, count: int, out: Decision) -> Block:
         """Give a session this many ids that were never given before."""
         block = Block(self.next, self.next + count - 1, self.next, session)
         self.next += count
-        self.blocks.append(block)
+        self.add(block)
         out.saves.append(SaveBlock(block.first, block.last, session))
         return block
 
     def take_back(self, session: str, out: Decision) -> None:
         """Record that a session has ended. Its unused ids are given again, unless later ids were given to others."""
-        for block in self.blocks:
-            if block.session == session:
-                block.session = ""
-                out.saves.append(SaveLeft(block.first, block.last))
+        for block in self.of_session.pop(session, ()):
+            block.session = ""
+            out.saves.append(SaveLeft(block.first, block.last))
         while self.blocks and not self.blocks[-1].session:
             block = self.blocks[-1]
             if block.next <= block.last:
@@ -99,6 +106,8 @@ class ClientRegistry:
     ids: TaskIds = field(default_factory=TaskIds)
     watchers: dict[int, list[str]] = field(default_factory=dict)
     """Task -> sessions that watch it."""
+    watches: int = 0
+    """The sum of `ClientEntry.watching` over all clients."""
     to_tell: dict[str, ClientEntry] = field(default_factory=dict)
     """Clients that are told of ends or acceptances at the end of the turn."""
     retried: dict[str, Retried] = field(default_factory=dict)
@@ -110,7 +119,7 @@ class ClientRegistry:
         if client is None:
             client = self.by_session[session] = ClientEntry(session)
             # The client may have been here before, and have ids that it has not used yet.
-            client.blocks = [block for block in self.ids.blocks if block.session == session]
+            client.blocks = list(self.ids.of_session.get(session, ()))
         return client
 
     def will_submit(self, task_id: int) -> bool:

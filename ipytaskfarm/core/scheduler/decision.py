@@ -85,6 +85,8 @@ class LoadTable(NamedTuple):
     """The ids by acceptance, the latest first; empty where all rows are wanted."""
     items: Mapping[int, tuple[int, list[int]]] = MappingProxyType({})
     """Chunk -> (how many silent items it has, those that are wanted); the chunk itself is among `ids`."""
+    end: int | None = None
+    """Where the next page begins."""
 
 
 class LoadOriginals(NamedTuple):
@@ -97,6 +99,8 @@ class LoadOriginals(NamedTuple):
     not_failed: list[int]
     chunks: Mapping[int, int] = MappingProxyType({})
     """Silent item -> its chunk."""
+    earlier: Sequence[tuple[int, int, int]] = ()
+    """See `RetryTasks.earlier`."""
 
 
 class LoadEnded(NamedTuple):
@@ -142,6 +146,10 @@ class LoadJobs(NamedTuple):
     rows: list[JobRow]
     tasks: bool
     """Whether the ids of the jobs' tasks are wanted too."""
+    after: int = -1
+    """Of the first job, only tasks with higher ids."""
+    end: tuple[float, str, int] | None = None
+    """Where the next page begins, unless this one has too many tasks."""
 
 
 class LoadExplanation(NamedTuple):

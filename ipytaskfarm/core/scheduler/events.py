@@ -61,6 +61,8 @@ class Originals(msgspec.Struct, frozen=True):
     tasks: list[Submission]
     missing: list[int]
     not_failed: list[int]
+    earlier: list[tuple[int, int, int]] = []
+    """See `RetryTasks.earlier`."""
 
 
 class EndedLoaded(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from ..messages.task_types import Function, Incarnation, Rules
 from ..saves import SaveFunction
 from .decision import Decision
 from .entries import EngineEntry
+from .open_questions import OpenQuestions
 
 
 def locality_key(digest: str) -> str:
@@ -50,6 +51,8 @@ class FunctionRegistry:
     undecided: dict[tuple[str, bool], None] = field(default_factory=dict)
     """(digest, whether it is a locality function) of tasks that came back to their queues in this turn."""
     checks: list[PendingCheck] = field(default_factory=list)
+    open_checks: OpenQuestions = field(default_factory=OpenQuestions)
+    """The clients of `checks`."""
 
     def save(self, functions: list[Function], out: Decision) -> None:
         """Save code that the store does not have. If two codes have one digest, the first one stays."""

@@ -50,3 +50,28 @@ class JobRegistry:
     """Job with a unique key that another job has -> that job's id."""
     paused: set[str] = field(default_factory=set)
     """Jobs of which no task is started."""
+    of_session: dict[str, dict[str, JobEntry]] = field(default_factory=dict)
+    """Client's session -> its jobs by id."""
+    of_unique: dict[str, dict[str, JobEntry]] = field(default_factory=dict)
+    """Unique key -> the jobs with this key."""
+
+    def add(self, job: JobEntry) -> None:
+        """Register a job. The other tables are made from `by_id`."""
+        self.by_id[job.spec.id] = job
+        self.of_session.setdefault(job.session, {})[job.spec.id] = job
+        if job.spec.unique is not None:
+            self.of_unique.setdefault(job.spec.unique, {})[job.spec.id] = job
+
+    def forget(self, job: JobEntry) -> None:
+        """Forget a job of which no task was submitted."""
+        del self.by_id[job.spec.id]
+        for table, key in ((self.of_session, job.session), (self.of_unique, job.spec.unique)):
+            if key is not None and (jobs := table.get(key)) is not None:
+                jobs.pop(job.spec.id, None)
+                if not jobs:
+                    del table[key]
+
+    def unended(self, unique: str) -> JobEntry | None:
+        """Return the job of this unique key that has not ended."""
+        jobs = self.of_unique.get(unique, {})
+        return next((job for job in reversed(jobs.values()) if not job.ended), None)

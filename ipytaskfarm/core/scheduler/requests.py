@@ -9,6 +9,7 @@ from ..messages.task_types import Incarnation, RunKey
 from ..saves import DropKept, SaveKept, SaveSticky
 from .decision import Decision
 from .kept_commands import KeptOnEngine
+from .open_questions import OpenQuestions
 
 
 @dataclass(slots=True)
@@ -44,18 +45,36 @@ class EngineRequests:
 
     commands: dict[tuple[str, int, Incarnation], PendingCommand] = field(default_factory=dict)
     """(session, number of the command, engine) -> the command."""
+    open_commands: OpenQuestions = field(default_factory=OpenQuestions)
+    """The clients of `commands`."""
     sticky: dict[str, SaveSticky] = field(default_factory=dict)
     """Key -> a command that each new engine runs before its first task, in this order."""
     kept: dict[int, KeptOnEngine] = field(default_factory=dict)
     """Engine id -> commands that were done by hand on its engines."""
     stacks: dict[int, tuple[str, int, str]] = field(default_factory=dict)
     """Number of a stack query -> (session of the client, number of its question, session of the agent)."""
+    open_stacks: OpenQuestions = field(default_factory=OpenQuestions)
+    """The clients of `stacks`."""
     outputs: dict[int, tuple[str, Incarnation, RunKey, bool]] = field(default_factory=dict)
     """Number of a query about output -> (session of the client, engine, run, whether an empty answer is
     passed on too).
     """
-    outputs_asked: dict[tuple[str, Incarnation, RunKey], float] = field(default_factory=dict)
-    """(session of the client, engine, run) -> when (monotonic) the engine was asked for the run's output."""
+    outputs_asked: dict[tuple[str, Incarnation, RunKey], tuple[float, int]] = field(default_factory=dict)
+    """(session of the client, engine, run) -> when (monotonic) the engine was asked for the run's output last, and the
+    number of that query."""
+
+    def begin_command(self, key: tuple[str, int, Incarnation], command: PendingCommand) -> None:
+        """Record that a command waits for an engine's answer."""
+        if key not in self.commands:
+            self.open_commands.begin(key[0])
+        self.commands[key] = command
+
+    def end_command(self, key: tuple[str, int, Incarnation]) -> PendingCommand | None:
+        """Record that a command does not wait any more, and return it; None if it did not."""
+        command = self.commands.pop(key, None)
+        if command is not None:
+            self.open_commands.end(key[0])
+        return command
 
     def forget_kept(self, ids: Iterable[int], out: Decision) -> None:
         """Forget the commands that were done by hand on the engines of these ids."""

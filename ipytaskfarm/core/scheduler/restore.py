@@ -54,7 +54,7 @@ def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings,
     farm.clients.retried = _decode_retried(str(snapshot.settings.get(RETRIED) or "{}"))
     for first, last, accepted, session in snapshot.blocks:
         block = Block(first, last, accepted + 1, session)
-        farm.clients.ids.blocks.append(block)
+        farm.clients.ids.add(block)
         if session:
             farm.clients.by_session.setdefault(session, ClientEntry(session)).blocks.append(block)
     _restore_chunks(farm, snapshot)
@@ -70,7 +70,8 @@ def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings,
     farm.tasks.order.restore(in_order)
     farm.tasks.refusals = {task_id: (etype, text) for task_id, etype, text in snapshot.refusals}
     for saved in snapshot.jobs:
-        job = farm.jobs.by_id[saved.spec.id] = JobEntry(saved.spec, saved.session, saved.arrived)
+        job = JobEntry(saved.spec, saved.session, saved.arrived)
+        farm.jobs.add(job)
         job.failed, job.paused = saved.failed, saved.paused
         if saved.paused:
             farm.jobs.paused.add(saved.spec.id)

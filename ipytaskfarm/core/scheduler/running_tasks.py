@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ..messages.running_task import TaskCall
 from ..messages.task_types import Incarnation, RunKey
 from ..requirements import Allotment
+from .open_questions import OpenQuestions
 
 
 @dataclass(slots=True)
@@ -87,5 +88,7 @@ class Conversations:
     families: dict[int, Family] = field(default_factory=dict)
     """Task -> its children."""
     mailboxes: dict[int, Mailbox] = field(default_factory=dict)
+    reading: OpenQuestions = field(default_factory=OpenQuestions)
+    """The clients among `Mailbox.readers`."""
     progress: dict[int, tuple[float, float | None, str]] = field(default_factory=dict)
     """Running task -> (value, total, message)."""

@@ -8,8 +8,8 @@ again at `next_deadline` at the latest, with or without events. Nothing here rea
 touches a socket or logs.
 
 Two rules: handlers decide (`core.handlers`, one function per event), and only `core.scheduler.transitions` moves tasks.
-An invalid message is answered or ignored. An exception from here is a bug in the farm: the caller stops and starts
-again from the store.
+An invalid message is answered or ignored. An exception from here is a bug in the farm: the caller commits nothing of
+the turn, and starts again from the store.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ from .decision import Decision
 from .eligibility import refresh_classes
 from .entries import EngineState
 from .events import Back, EndedLoaded, Event, Gone, Joined, Originals, ProcessGone, Revoked, Silent, StoreRoom, Tick
+from .failed_answers import AnswerFailed
 from .invariants import check
 from .placement import dispatch
 from .recycling import settle_jobs
@@ -106,6 +107,10 @@ QUESTIONS: dict[type, Answerer] = {
 }
 
 
+STORED = (m.SendToTask, m.SetSticky, m.MarkTasksDone)
+"""The questions with data of any size for the store: refused like new tasks while the disk has no room."""
+ABORTED_AT_ONCE = 2_000
+"""How many tasks are aborted with their jobs in one turn."""
 READ_ONLY = (
     m.FetchResults, m.QueueStatus, m.ListTasks, m.ExplainTasks, m.Stuck, m.FindJobs, m.ProgressOf, m.ListRunning,
     m.ListEngines, m.ListCommandQueues, m.FarmStatus, m.ListSticky, m.ListKept,
@@ -117,22 +122,44 @@ READ_ONLY = (
 def on_ask(farm: SchedulerState, session: str, event: m.AskQuestion, now: Now, out: Decision) -> None:
     """Answer a client's question; its type says which function answers it.  A question that makes no sense is refused.
 
-    A bug in a function that only reads is that question's error: the state is whole, so the farm goes on."""
+    A bug in a function that only reads is that question's error: the state is whole, so the farm goes on.
+
+    Raises:
+        AnswerFailed: a function that changes the state has a bug.
+    """
     question = event.question
+    kind = type(question).__name__
     refusal = why_refused(question)
+    if refusal is None and (why := farm.failed_answers.why_not(session, event.n, kind, now.mono_s)):
+        refusal = m.Refusal("KernelError", why)
+    if refusal is None and farm.lifecycle.full is not None and isinstance(question, STORED):
+        refusal = m.Refusal("StoreFull", farm.lifecycle.full)
     if refusal is not None:
         out.answer(session, event.n, refusal)
         return
-    answer = QUESTIONS[type(question)]
-    if not isinstance(question, READ_ONLY):
-        answer(farm, session, event.n, question, now, out)
+    try:
+        QUESTIONS[type(question)](farm, session, event.n, question, now, out)
+    except Exception as error:
+        failure = AnswerFailed(session, event.n, kind, f"{type(error).__name__}: {text_of(error)}")
+        if not isinstance(question, READ_ONLY):
+            raise failure from error
+        out.notes.append(str(failure))
+        out.answer(session, event.n, m.Refusal("KernelError", str(failure)))
+
+
+def on_command(farm: SchedulerState, session: str, event: m.SendCommand, now: Now, out: Decision) -> None:
+    """Pass a command on to its engines.  One that has failed before is refused.
+
+    Raises:
+        AnswerFailed: a command could not be passed on because of a bug.
+    """
+    if why := farm.failed_answers.why_not(session, event.n, event.verb, now.mono_s):
+        commands.refuse(session, event.n, commands.NOBODY, "KernelError", why, out)
         return
     try:
-        answer(farm, session, event.n, question, now, out)
+        commands.on_command(farm, session, event, now, out)
     except Exception as error:
-        text = f"{type(question).__name__} cannot be answered: {type(error).__name__}: {text_of(error)}"
-        out.notes.append(text)
-        out.answer(session, event.n, m.Refusal("KernelError", text))
+        raise AnswerFailed(session, event.n, event.verb, f"{type(error).__name__}: {text_of(error)}") from error
 
 
 def on_joined(farm: SchedulerState, session: str, event: Joined, now: Now, out: Decision) -> None:
@@ -217,7 +244,7 @@ HANDLERS: dict[type, Handler] = {
     m.Submit: submit.on_submit,
     m.NeedIds: submit.on_need_ids,
     m.AskQuestion: on_ask,
-    m.SendCommand: commands.on_command,
+    m.SendCommand: on_command,
     m.AgentState: agents.on_agent_state,
     m.Leaving: leaving.on_leaving,
     m.EngineUp: agents.on_engine_up,
@@ -294,9 +321,12 @@ def _settle(farm: SchedulerState, now: Now, out: Decision) -> None:
         freezing.settle_offered(farm, now, out)
     if farm.lifecycle.stopping:
         lifecycle.look_for_the_end(farm, now, out)
-    while farm.graph.ended or farm.graph.ready_joins or farm.jobs.to_abort:
+    aborts_left = ABORTED_AT_ONCE
+    while farm.graph.ended or farm.graph.ready_joins or (farm.jobs.to_abort and aborts_left > 0):
         graph.settle(farm, now, out)
-        clients.abort_with_jobs(farm, now, out)
+        aborts_left -= clients.abort_with_jobs(farm, aborts_left, now, out)
+    if farm.jobs.to_abort:
+        farm.timers.set(now.mono_s, "aborts")
     if farm.jobs.perhaps_ended or farm.environments.perhaps_unused:
         settle_jobs(farm, now, out)
     if farm.nested_waits.over:

@@ -21,6 +21,7 @@ from .clock import Timers
 from .dependencies import DependencyGraph
 from .entries import EngineEntry, EngineState, TaskEntry
 from .environment_uses import EnvironmentRegistry
+from .failed_answers import FailedAnswers
 from .followers import Followers
 from .frozen_engines import FrozenRegistry
 from .functions import FunctionRegistry
@@ -204,6 +205,8 @@ class SchedulerState:
     """Commands and queries that engines have not answered, and sticky commands."""
     followers: Followers = field(default_factory=Followers)
     """Sessions that follow the farm, and what they are told next."""
+    failed_answers: FailedAnswers = field(default_factory=FailedAnswers)
+    """Questions that are not tried again, because their answers failed."""
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
     """Information for people who look for a fault."""
 

@@ -72,7 +72,10 @@ def tell_watchers(farm: SchedulerState, task: TaskEntry, final: Final) -> None:
         told.update((i, msgspec.structs.replace(final, id=i, body=None, items=0)) for i in watched)
     for task_id, end in told.items():
         for session in farm.clients.watchers.pop(task_id, ()):
-            farm.clients.of(session).watching.discard(task_id)
+            watching = farm.clients.of(session).watching
+            if task_id in watching:
+                watching.discard(task_id)
+                farm.clients.watches -= 1
             if session != task.session or task_id != task.id:
                 tell(farm, session, end)
 

@@ -6,6 +6,7 @@ bodies are in the store; here are only numbers, and the sessions that wait for t
 
 from __future__ import annotations
 
+from ..limits import COUNTS
 from ..messages import NumberReply, ReadTaskMessages, Refusal, SendToTask
 from ..messages.running_task import Counted, Post, Receive, TaskCall, TaskMessages
 from ..saves import SaveMail
@@ -36,6 +37,10 @@ def on_send(farm: SchedulerState, session: str, n: int, question: SendToTask, no
         out.answer(session, n, Refusal("ValueError", f"{question.mark[:MARK_MAX]!r} is no mark: 'NAME:3' is one"))
         return
     box = _box(farm, question.id)
+    if who not in box.marks and len(box.marks) >= COUNTS.senders:
+        text = f"{COUNTS.senders:,} clients have sent messages to task {question.id}, the most of a task"
+        out.answer(session, n, Refusal("TaskError", text))
+        return
     last, known = box.marks.get(who, (0, 0))
     if int(number) > last:
         client = farm.clients.by_session.get(session)
@@ -86,6 +91,7 @@ def post(
     out.reply(engine.agent, call, Counted(done))
     readers, box.readers = box.readers, []
     for reader in readers:
+        farm.conversations.reading.end(reader.session)
         out.loads.append(LoadMail(reader.session, reader.n, task.id, True, reader.after))
 
 
@@ -95,7 +101,10 @@ def on_read(farm: SchedulerState, session: str, n: int, question: ReadTaskMessag
         box = _box(farm, question.id)
         if box.outgoing > question.after:
             out.loads.append(LoadMail(session, n, question.id, True, question.after))
+        elif (refusal := farm.conversations.reading.why_not(session)) is not None:
+            out.answer(session, n, refusal)
         else:
+            farm.conversations.reading.begin(session)
             box.readers.append(Reader(session, n, question.after))
     elif question.id in farm.tasks.finals:
         out.loads.append(LoadMail(session, n, question.id, True, question.after, over=True))
@@ -110,7 +119,19 @@ def close(farm: SchedulerState, task_id: int, out: Decision) -> None:
     """Send the rest of an ended task's messages to the clients that wait for them."""
     box = farm.conversations.mailboxes.pop(task_id, None)
     for reader in box.readers if box is not None else ():
+        farm.conversations.reading.end(reader.session)
         out.loads.append(LoadMail(reader.session, reader.n, task_id, True, reader.after, over=True))
+
+
+def forget_readers(farm: SchedulerState, session: str) -> None:
+    """Forget that a client, which is gone, waits for messages of tasks."""
+    if session not in farm.conversations.reading.by_session:
+        return
+    for box in farm.conversations.mailboxes.values():
+        left = [reader for reader in box.readers if reader.session != session]
+        if len(left) < len(box.readers):
+            farm.conversations.reading.end(session, len(box.readers) - len(left))
+            box.readers = left
 
 
 def restore_mail(farm: SchedulerState, task_id: int, outgoing: bool, last: int, marks: list[str]) -> None:

@@ -1,0 +1,57 @@
+"""Answers that failed with a bug of the farm, after they may have changed the state.
+
+Nothing of such a turn is saved. The controller throws the state away and begins a new epoch from the store, as after a
+restart, and its peers report what they hold. The question comes again then: it is answered with its error, and not
+tried again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+QUESTIONS_KEPT = 1000
+"""How many failed questions are remembered; their clients ask again at once, or never."""
+FIRST_PAUSE_S = 10.0
+LONGEST_PAUSE_S = 600.0
+
+
+class AnswerFailed(Exception):
+    """The answer to a question or a command failed, and may have changed the state before."""
+
+    def __init__(self, session: str, n: int, kind: str, text: str) -> None:
+        super().__init__(f"{kind} cannot be answered: {text}")
+        self.session = session
+        self.n = n
+        self.kind = kind
+        """The type of the question; of a command, its verb."""
+
+
+@dataclass(slots=True)
+class FailedAnswers:
+    """The questions that failed, for all epochs of one process."""
+
+    _by_question: dict[tuple[str, int], str] = field(default_factory=dict)
+    """(session, number of the question) -> the error."""
+    _pauses: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Type of a question -> (until when, monotonic, none of this type is tried; how long this pause is)."""
+
+    def note(self, failure: AnswerFailed, now_s: float) -> None:
+        """Remember a failure. Each failure of a type makes a longer pause: each costs all clients a new epoch."""
+        self._by_question[failure.session, failure.n] = str(failure)
+        while len(self._by_question) > QUESTIONS_KEPT:
+            del self._by_question[next(iter(self._by_question))]
+        _, before_s = self._pauses.get(failure.kind, (0.0, 0.0))
+        pause_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * before_s))
+        self._pauses[failure.kind] = now_s + pause_s, pause_s
+
+    def why_not(self, session: str, n: int, kind: str, now_s: float) -> str:
+        """Return why a question is not tried; "" if it is."""
+        if not self._by_question:
+            return ""
+        known = self._by_question.get((session, n))
+        if known is not None:
+            return known
+        until_s, _ = self._pauses.get(kind, (0.0, 0.0))
+        if now_s >= until_s:
+            return ""
+        return f"{kind} has failed in this controller, which has a bug: it is tried again in {until_s - now_s:.0f} s"
