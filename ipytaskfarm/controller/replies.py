@@ -174,9 +174,14 @@ def in_map(place: MapPlace) -> str:
     return f"item {place.index}{of} of map {place.name!r}{again}"
 
 
+def _run_time(run_s: float) -> str:
+    return f"{run_s:.3f} s" if run_s >= 0.01 else f"{run_s * 1000:.3g} ms"
+
+
 def explain_item(chunk: Final, item: int) -> list[str]:
     """Return lines for people about a silent item of an ended chunk."""
-    share = f"it shared a run of {chunk.run_s:.3f} s with {max(0, chunk.items - len(chunk.separate) - 1)} other items"
+    others = max(0, chunk.items - len(chunk.separate) - 1)
+    share = f"it shared a run of {_run_time(chunk.run_s)} with {others} other items"
     times = {"id": item, "run_s": chunk.run_s / max(1, chunk.items - len(chunk.separate))}
     first, *rest = explain_final(msgspec.structs.replace(chunk, **times))
     return [f"{first}; {share}", *rest]
@@ -187,7 +192,7 @@ def explain_final(final: Final) -> list[str]:
     state = f"failed: {final.reason}" if final.reason else "succeeded"
     when = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(final.completed_s))
     where = f" on engine {final.engine_id} ({final.node})" if final.engine_id >= 0 else ""
-    lines = [f"task {final.id} {state}{where} at {when}, run time {final.run_s:.3f} s"]
+    lines = [f"task {final.id} {state}{where} at {when}, run time {_run_time(final.run_s)}"]
     for row in final.history:
         what = f": {row.failure.etype}: {row.failure.value}" if row.failure else ""
         lines.append(f"attempt {row.number} on engine {row.engine_id} ({row.node}): {row.outcome}{what}")
