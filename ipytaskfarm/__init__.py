@@ -18,6 +18,7 @@ and results are on disk: they outlive the client, and the crash of any process.
     `TaskClient`           ``run``, ``submit`` and ``map`` tasks, wait for them, ``explain`` and ``retry`` them
     `Task`                 code or a call, with its rules: retries, time limit, priority, resources, conditions …
     `Job`                  tasks that belong together: ``tc.create_job``
+    `File`                 a path as an argument, known to the result cache by its content
     `Ref`, `Join`          the result of a task as an argument of another one; the end of several tasks
     `TaskFuture`           what ``tc.submit`` returns
     `TaskResult`           what ``tc.get_task_result`` returns: values, error, output, times
@@ -54,6 +55,7 @@ __all__ = [
     "MapTask",
     "TaskResult",
     "TaskFuture",
+    "File",
     "Ref",
     "Join",
     "Job",
@@ -86,6 +88,7 @@ if TYPE_CHECKING:
     )
     from .deployment.farm import Farm as Farm
     from .environment import RecycleSettings as RecycleSettings, TaskEnvironment as TaskEnvironment
+    from .serialization.file_arguments import File as File
     from .settings.checks import Agents as Agents
 else:
     # Controller, agent and evaluator import this file too, on the way to their own packages: what they do not use (the
@@ -103,6 +106,7 @@ else:
         "MapTask": ("ipytaskfarm.client", "MapTask"),
         "TaskResult": ("ipytaskfarm.client", "TaskResult"),
         "TaskFuture": ("ipytaskfarm.client", "TaskFuture"),
+        "File": ("ipytaskfarm.serialization.file_arguments", "File"),
         "Ref": ("ipytaskfarm.client", "Ref"),
         "Join": ("ipytaskfarm.client", "Join"),
         "Job": ("ipytaskfarm.client", "Job"),

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "keys": ("ipytaskfarm.cli.keys.Keys", "list, add, rotate or revoke the keys of a farm"),
     "doctor": ("ipytaskfarm.cli.doctor.Doctor", "find problems that could stop a farm, with remedies"),
     "clean": ("ipytaskfarm.cli.farms.Clean", "remove results, old stores and logs, or a whole farm"),
+    "cache": ("ipytaskfarm.cli.cache.Cache", "list or remove the results that are kept for equal tasks"),
     "backup": ("ipytaskfarm.cli.store.Backup", "copy a farm's store, running or not"),
     "check": ("ipytaskfarm.cli.store.Check", "check a farm's store, running or not"),
     "compact": ("ipytaskfarm.cli.store.Compact", "return free space in the store to the disk"),

@@ -43,6 +43,8 @@ _OWN = {
     "cancel_on_client_disconnection": "abort_on_disconnect",
 }
 """Names that the user may assign -> private attributes of the job."""
+_RENAMED = {"task_environment": "environment", "second_copies": "idempotent"}
+"""Other names of shared rules."""
 _SETTABLE = _SHARED | _OWN.keys() | {"unique"}
 _numbers = itertools.count(1)
 
@@ -61,6 +63,7 @@ class Job:
     Attributes of the job itself:
         abort_on_failure: the first task that fails for good ends the others, with the reason "aborted with its job".
         abort_on_disconnect: the end of this client ends the tasks (it is closed, or silent for some seconds).
+        second_copies: whether slow tasks are begun a second time elsewhere: all tasks of the job are idempotent.
         unique: a key (True: the job's name): the job is refused while another job with this key has not ended.
 
     The tasks of a job may wait for one another, ``Task(…, after=[first, second])``, and take each other's results,
@@ -83,7 +86,7 @@ class Job:
         d["_opened_s"] = 0.0
         d["_events"] = JobEvents(self._record, self)
         for attribute, value in shared.items():
-            if attribute not in _SETTABLE and attribute != "task_environment":
+            if attribute not in _SETTABLE and attribute not in _RENAMED:
                 near = did_you_mean(attribute, _SETTABLE) or "; tasks of the job get theirs: job.add_task(Task(f, …))"
                 raise TypeError(f"create_job() has no argument {attribute!r}{near}")
             setattr(self, attribute, value)
@@ -91,7 +94,7 @@ class Job:
     # -- rules that the tasks share
 
     def _assign(self, attribute: str, value: Any) -> None:
-        attribute = {"task_environment": "environment"}.get(attribute, attribute)
+        attribute = _RENAMED.get(attribute, attribute)
         if attribute in _OWN:
             self.__dict__[_OWN[attribute]] = flag(attribute, value)
             return
@@ -110,7 +113,7 @@ class Job:
         __setattr__ = _assign
 
         def __getattr__(self, attribute: str) -> Any:
-            attribute = {"task_environment": "environment"}.get(attribute, attribute)
+            attribute = _RENAMED.get(attribute, attribute)
             if attribute not in _SHARED:
                 raise AttributeError(f"a Job has no attribute {attribute!r}")
             return self._shared.get(attribute, DEFAULTS[attribute])
@@ -141,6 +144,9 @@ class Job:
     defer_max: float | timedelta
     warn_after: float | timedelta | None
     on_failure: str
+    cache: bool | str
+    idempotent: bool
+    second_copies: bool
     cancel_on_task_failure: bool
     cancel_on_client_disconnection: bool
     _record: JobRecord

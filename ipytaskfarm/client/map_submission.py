@@ -74,7 +74,8 @@ class MapSubmission:
         environment, recycle = pack_environment_of(checked.get("environment"), {})
         identity = environment.identity if environment is not None else None
         self.job = msgspec.structs.replace(job, environment=identity, recycle=recycle)
-        singly = inspect.iscoroutinefunction(function) or any(rules.get(name) for name in _SINGLY)
+        # Each cached item has a key of its own.
+        singly = inspect.iscoroutinefunction(function) or any(rules.get(name) for name in (*_SINGLY, "cache"))
         self._chunksize = 1 if singly else chunksize
         self._item_bytes = 0.0
         engines = len(session.ask_for(ListEngines(), tables.EngineTable).rows)

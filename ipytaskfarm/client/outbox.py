@@ -159,7 +159,18 @@ class Outbox:
         # Ctrl-C may interrupt between any two lines. The controller expects the ids of a block without a gap. So the
         # task is queued before the id is counted: an extra task is better than an id that is used twice or never.
         chunk.tasks.append(
-            Submission(task_id, payload, submitted_s, packed.function, packed.rules, packed.blobs, needs, items)
+            Submission(
+                task_id,
+                payload,
+                submitted_s,
+                packed.function,
+                packed.rules,
+                packed.blobs,
+                needs,
+                items,
+                None,
+                packed.cache,
+            )
         )
         self.next_id = task_id + 1 + items
         chunk.size_bytes += size

@@ -13,11 +13,13 @@ import msgspec
 
 from ..core.arguments import check_int
 from ..core.messages.dependencies import Needs
+from ..core.messages.result_cache import CacheKey
 from ..core.messages.task_types import Function, Packed, Recovery, Rules
 from ..serialization.pack import PLAIN, pack, pack_arguments, pack_function
 from ..serialization.packing_notice import notice
-from ..serialization.references import noting
+from ..serialization.references import Ref, noting
 from ..storage.blobs import Blobs, BlobWriter
+from .cache_keys import cache_key
 from .ids import check_farm
 from .rules import pack_rules
 
@@ -34,12 +36,15 @@ class PackableTask(Protocol):
     _is_code: ClassVar[bool]
     _is_join: ClassVar[bool]
     _raw: ClassVar[bool]
+    cache: bool | str
     _ruled: bool
     _items: int
 
     def _shares_engine(self) -> bool: ...
 
     def _short(self) -> str: ...
+
+    def _cached_call(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]: ...
 
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]: ...
 
@@ -107,9 +112,26 @@ def pack_task(task: PackableTask, blobs: Blobs | None = None, shared: Shared | N
         recovery = Recovery(payload, function, _rules(link, shared, recovery, functions))
     payload, function = task._payload(data, functions)
     rules = _rules(task, shared, recovery, functions)
+    mode = task.cache or (shared.given.get("cache") if shared is not None else False)
+    cache = _cache_key(task, data, rules, str(mode), functions) if mode and function is not None else None
     return Packed(
-        payload, function, rules, tuple(functions.values()), task._raw, data.taken(), data.needs(task), task._items
-    )
+        payload, function, rules, tuple(functions.values()), task._raw, data.taken(), data.needs(task), task._items,
+        cache,
+    )  # fmt: skip
+
+
+def _cache_key(
+    task: PackableTask, data: TaskData, rules: Rules | None, mode: str, functions: dict[str, Function]
+) -> CacheKey | None:
+    """Return the key of a function's result, and add the recipe to `functions`; None: a chunk has several results."""
+    if task._items:
+        return None
+    environment = rules.asks.environment if rules is not None and rules.asks is not None else None
+    call, args, kwargs, form = task._cached_call()
+    with noting(data.note):
+        key, recipe = cache_key(call, args, kwargs, form, environment, mode, data.input_number)
+    functions[recipe.digest] = recipe
+    return key
 
 
 class TaskData:
@@ -163,6 +185,10 @@ class TaskData:
         number = self._number(task)
         self._inputs[number] = None
         return number
+
+    def input_number(self, reference: Ref) -> int:
+        """Return the place of a reference among the inputs, which is the same whatever ids the tasks have."""
+        return list(self._inputs).index(self._number(reference.task))
 
     def _number(self, task: object) -> int:
         if hasattr(task, "_payload"):

@@ -313,6 +313,12 @@ class TaskResult:
         return str(State.FAILED if self._final.reason else State.SUCCEEDED)
 
     @property
+    def from_cache(self) -> bool:
+        """Return whether the result was taken from the result cache, so that the task ran nowhere."""
+        final = self._final
+        return not final.reason and not final.attempts and final.engine_id < 0
+
+    @property
     def reason(self) -> str:
         """Return why the task failed: error, aborted, time limit, engine lost …; "" if it succeeded."""
         return self._final.reason

@@ -27,6 +27,7 @@ from ..core.arguments import (
     wrong,
 )
 from ..core.messages.dependencies import FAIL, IF_FAILED
+from ..core.messages.result_cache import MODES, ON
 from ..core.messages.task_types import Function, Recovery, Rules
 from ..core.requirements import (
     FACTS,
@@ -84,6 +85,9 @@ class Requirements(TypedDict, total=False):
     warn_after: seconds of a run after which the client is warned, and `status` shows it; the run goes on.
     on_failure: "hold": an engine on which the task fails keeps the frames for a debugger, see `TaskClient.debug`, and
         another engine takes its place; "fail": nothing is kept.
+    cache: True: the result of an equal task that ran before is taken, see docs/caching.md; "refresh": it runs in any
+        case, and its result is kept; "readonly": a kept result is taken, and none is left.
+    idempotent: the task may run twice at once: a second copy is begun when its run is slow, see docs/jobs.md.
     """
 
     environment: TaskEnvironment | None
@@ -106,6 +110,8 @@ class Requirements(TypedDict, total=False):
     defer_max: float | timedelta
     warn_after: float | timedelta | None
     on_failure: str
+    cache: bool | str
+    idempotent: bool
 
 
 class Asking(Requirements, total=False):
@@ -137,7 +143,8 @@ class MapRules(Requirements, total=False):
 class JobRules(Requirements, total=False):
     """The keywords of ``tc.create_job``: rules for all tasks of the job, and rules of the job itself.
 
-    retries, depend, priority, time_limit, targets: as for a `Task`. abort_on_failure, abort_on_disconnect, unique: see
+    retries, depend, priority, time_limit, targets: as for a `Task`. second_copies: all tasks are idempotent, so second
+    copies of slow ones may run. abort_on_failure, abort_on_disconnect, unique: see
     `Job`; the ``cancel_on_…`` keywords are other names for them.
     """
 
@@ -151,6 +158,7 @@ class JobRules(Requirements, total=False):
     abort_on_disconnect: bool
     cancel_on_client_disconnection: bool
     unique: str | bool | None
+    second_copies: bool
 
 
 def keyword_parameters(keywords: type) -> dict[str, Parameter]:
@@ -356,6 +364,13 @@ def one_of(attribute: str, choices: tuple[str, ...], value: Any) -> str:
     return word
 
 
+def _cache(value: Any) -> bool | str:
+    """Return False, or one of `MODES`."""
+    if isinstance(value, str):
+        return one_of("cache", MODES, value)
+    return ON if value is not None and flag("cache", value) else False
+
+
 CHECKS: dict[str, Callable[[Any], Any]] = {
     "retries": _retries,
     "depend": _depend,
@@ -383,6 +398,8 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "defer_max": partial(_seconds_or, "defer_max"),
     "warn_after": partial(check_seconds, "warn_after"),
     "on_failure": partial(one_of, "on_failure", ON_FAILURE),
+    "cache": _cache,
+    "idempotent": partial(flag, "idempotent"),
     "unique": partial(check_text, "unique"),
     "on_duplicate": partial(one_of, "on_duplicate", ("refuse", "return")),
 }
@@ -392,8 +409,8 @@ DEFAULTS: dict[str, Any] = {
     "targets": None, "environment": None, "requires": (), "resources": (), "exclusive": False, "group": None,
     "max_parallel": None, "max_parallel_per_node": None, "force": False, "fail_if_unmet": False, "placement": None,
     "locality": None, "grace": None, "lost_retries": None, "after": (), "if_failed": FAIL, "retry_delay": 0.0,
-    "retry_on": (), "defer_time": 300.0, "defer_max": 3600.0, "warn_after": None, "on_failure": FAIL, "unique": None,
-    "on_duplicate": "refuse",
+    "retry_on": (), "defer_time": 300.0, "defer_max": 3600.0, "warn_after": None, "on_failure": FAIL, "cache": False,
+    "idempotent": False, "unique": None, "on_duplicate": "refuse",
 }  # fmt: skip
 
 
@@ -428,6 +445,7 @@ def pack_rules(
     """
     global _latest
     said = {**shared, **{name: value for name, value in given.items() if name in DEFAULTS}}
+    said.pop("cache", None)  # it travels in the submission
     if said.keys() == _ENVIRONMENT and job is None and recovery is None:
         return _environment_alone(said["environment"], functions)
     is_simple = said.keys() <= _SIMPLE and said.get("environment") is None and job is None and recovery is None
@@ -453,6 +471,7 @@ def pack_rules(
         warn_after_s=said.get("warn_after"),
         unique=said.get("unique"),
         freeze=said.get("on_failure") == HOLD,
+        idempotent=said.get("idempotent", False),
     )
     packed = None if rules == _NO_RULES else rules
     if is_simple:

@@ -40,6 +40,7 @@ from .nodes import CheckResult, Snapshot
 from .packing import freezing, pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .progress_of_tasks import ProgressOfTasks
+from .result_cache import CachedFunction, CacheView, is_kept, sound, why_hit, why_miss
 from .results import TaskResult, decode_body, error_of
 from .rules import ON_FAILURE, JobRules, MapRules, flag, keyword_parameters, one_of
 from .session import Session
@@ -254,6 +255,8 @@ class TaskClient:
                     text = f"task {taskid} has not ended, and None is returned: block=True waits for its result"
                     warnings.warn(text, stacklevel=2)
                 return None
+        if not final.attempts and is_kept(final):
+            final = sound(self._session, final)
         body = decode_body(final)
         if raw:
             if final.reason:
@@ -597,9 +600,7 @@ class TaskClient:
         return operate.read_history(self._session, ids, name, what, since, last)
 
     def explain(self, taskid: int) -> Text:
-        """Return a text about a task: its state and why, its attempts, what each engine lacks to run it, and the local
-        variables of a failed one.
-        """
+        """Return a text about a task: state and why, attempts, what each engine lacks, a failure's local variables."""
         return operate.explanation(self._session, task_id(taskid, self.farm))
 
     def check(self, task: Any) -> CheckResult:
@@ -609,9 +610,7 @@ class TaskClient:
         return CheckResult(self._session.ask_for(m.CheckTask(packed.rules, list(packed.functions)), m.Checked))
 
     def snapshot(self) -> Snapshot:
-        """Return the present nodes: platform, cores, load, memory, disk, reserved resources, engines and
-        environments.
-        """
+        """Return the present nodes: platform, cores, load, memory, disk, resources, engines and environments."""
         return Snapshot(self._session.ask_for(m.FarmStatus(), tables.FarmState))
 
     def stack(self, taskid: int) -> Text:
@@ -666,10 +665,25 @@ class TaskClient:
     def _copy(self, taskid: int) -> m.TaskCopy:
         return self._session.ask_for(m.ReadTask(task_id(taskid, self.farm)), m.TaskCopy)
 
+    def cached(self, function: Any = None, /, **rules: Unpack[MapRules]) -> Any:
+        """Return a function whose calls run once for equal arguments: ``@tc.cached`` or ``@tc.cached(retries=2)``."""
+        return partial(self.cached, **rules) if function is None else CachedFunction(self, function, {**rules})
+
+    def why_miss(self, taskid: int) -> Text:
+        """Return why a task did not take its result from the cache: what differs from the nearest entry."""
+        return why_miss(self._session, taskid)
+
+    def why_hit(self, taskid: int) -> Text:
+        """Return why a task took its result from the cache: which task computed it when, and what is the same."""
+        return why_hit(self._session, taskid)
+
+    @property
+    def cache(self) -> CacheView:
+        """Return the results that are kept for equal tasks: `list`, `size`, `forget`."""
+        return CacheView(self._session)
+
     def failures(self, ids: Ids | None = None) -> FailureGroups:
-        """Return failed tasks grouped by error type and place, the largest group first, with one
-        traceback per group.
-        """
+        """Return failed tasks grouped by error type and place, the largest group first, with one traceback each."""
         wanted = None if ids is None else id_list(ids, self.farm)
         rows = self._session.ask_for(m.ListTasks(wanted, None, "failed"), tables.TaskRows).rows
         groups: dict[tuple[str, str], list[int]] = {}

@@ -125,8 +125,8 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
 }
 
 _RULES = frozenset(DEFAULTS)
-_EDGES = frozenset({"after", "if_failed", "on_duplicate"})
-"""Attributes that are not sent as rules: dependencies, and what `run` does with a duplicate."""
+_EDGES = frozenset({"after", "if_failed", "on_duplicate", "cache"})
+"""Attributes that are not sent as rules: dependencies, and what `run` does with duplicates and with kept results."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -193,6 +193,8 @@ class Task:
         after, if_failed: the tasks that must end first, see `rules.Asking` and `rules.Requirements`.
         retry_delay, retry_on, defer_time, defer_max, warn_after, on_failure: repetition, warnings, debugging, see
             `rules.Requirements`.
+        idempotent: a second copy may run beside a slow run, see `rules.Requirements`.
+        cache: results that are kept for equal tasks, see `rules.Requirements`; not for code.
         unique, on_duplicate: duplicates, see `rules.Asking`.
 
     Raises TypeError or ValueError, which names the attribute.  The first four, `depend`, `pull` and `push` are those of
@@ -229,6 +231,8 @@ class Task:
     defer_max: float | timedelta = 3600.0
     warn_after: float | timedelta | None = None
     on_failure: str = FAIL
+    cache: bool | str = False
+    idempotent: bool = False
     unique: str | None = None
     on_duplicate: str = "refuse"
 
@@ -287,6 +291,11 @@ class Task:
     def _assign(self, attribute: str, value: Any) -> None:
         if attribute in self._attributes:
             value = _CHECKS[attribute](value)
+            if attribute == "cache" and value and self._is_code:
+                raise TypeError(
+                    "cache: code may use any name of its engine's namespace, which no key can hold: "
+                    "make it a function, Task(f, args=(1,), cache=True)"
+                )
             if attribute in _RULES and attribute not in _EDGES:
                 self.__dict__["_ruled"] = True
         elif type(self).__module__ == __name__:
@@ -368,6 +377,10 @@ class Task:
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
         """Return the encoded work and the digest of its function; add the function to `functions`."""
         raise TypeError(f"a StringTask, CallTask or MapTask is needed, not {type(self).__name__}")
+
+    def _cached_call(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]:
+        """Return function, arguments and keyword arguments of the call whose result is kept, and the result's form."""
+        raise TypeError(f"a {type(self).__name__} has no result that could be kept")
 
     def run_local(self) -> Any:
         """Run the task here, in the caller's own kernel, to debug it: exceptions have the frames of the code.
@@ -535,6 +548,9 @@ class CallTask(Task):
         work = CallWork(arguments, self.clear_before, self.clear_after, self._raw, self._each)
         return _encode(work), function.digest
 
+    def _cached_call(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]:
+        return self.function, tuple(self.args or ()), self.kwargs or {}, "bare" if self._raw else ""
+
     def run_local(self) -> Any:
         return self.function(*_args(self.args), **_kwargs(self.kwargs))
 
@@ -619,6 +635,10 @@ class EachTask(CallTask):
     ) -> None:
         super().__init__(function, args=(items, star, first, total), **ours)
         self.__dict__["_items"] = len(items) if len(items) > 1 else 0
+
+    def _cached_call(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]:
+        items, star = (self.args or ((), False))[:2]
+        return self.function, tuple(items[0]) if star else (items[0],), {}, ""
 
 
 # --------------------------------------------------------------------------------------------------

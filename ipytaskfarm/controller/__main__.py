@@ -43,6 +43,7 @@ from ..storage.beside import identity
 from ..storage.blobs import Blobs, blobs_folder
 from ..storage.disk import least_room
 from ..storage.event_log import EventLog, PolicyName
+from ..storage.result_cache import ResultCache, cache_file
 from ..storage.store import Store
 from ..system import farm_paths
 from ..system.farm_paths import ConnectionInfo
@@ -215,6 +216,7 @@ def _serve(
     keys = farm_keys(folder)
     hub = _listen(options, record, keys, farm.epoch)
     paths: list[Path] = []
+    cache: ResultCache | None = None
     try:
         if (hub.port, options.host) != (record.port, record.host):
             # A restart binds the same port, so that peers find the controller again without being told.
@@ -227,6 +229,7 @@ def _serve(
         info = _connection(options, record, keys, hub)
         access = FarmAccess(hub, info, folder)
         blobs = Blobs.create(blobs_folder(Path(record.store)), record.incarnation)
+        cache = _result_cache(store, blobs, options.cache_size)
         controller = ControllerLoop(
             Scheduler(farm),
             store,
@@ -239,6 +242,7 @@ def _serve(
             retention=Retention(store, blobs.folder, options.keep_results, options.keep_results_size),
             event_log=event_log,
             access=access,
+            result_cache=cache,
             watch_fds=watch,
             restored=restored,
         )
@@ -252,6 +256,8 @@ def _serve(
         controller.run()
         log.info("stopped")
     finally:
+        if cache is not None:
+            cache.close()
         for path in paths:
             farm_paths.remove_connection_file(path, record.incarnation)
         hub.close()
@@ -259,6 +265,13 @@ def _serve(
             farm_paths.leave_folder(hub.socket_path.parent)
         if event_log is not None:
             event_log.close()
+
+
+def _result_cache(store: Store, blobs: Blobs, limit_bytes: int) -> ResultCache:
+    cache = ResultCache.open(cache_file(store.path), blobs, limit_bytes)
+    for note in cache.notes:
+        log.warning("%s", note)
+    return cache
 
 
 def _listen(options: argparse.Namespace, record: farm_paths.FarmRecord, keys: FarmKeys, epoch: int) -> Hub:

@@ -20,21 +20,24 @@ from ..core.messages import (
     ReadTask,
     Refusal,
     ReloadKeys,
-    TaskCopy,
+    Reply,
     TextReply,
 )
 from ..core.messages.blob_chunks import ReadBlob
-from ..core.messages.tables import ConnectionTable
+from ..core.messages.result_cache import ForgetCache, ListCache, ReadCacheKey
 from ..core.scheduler.events import Event
 from ..core.text import text_of
 from ..storage.store import Store
 from .access import FarmAccess
+from .cache_answers import CacheAnswers
 from .task_copies import task_copy
 from .view_answers import STORE_QUESTIONS
 
 log = logging.getLogger(__name__)
 
-DIRECT = frozenset({CompactStore, ListConnections, ReadTask, ReloadKeys, ReadBlob}) | STORE_QUESTIONS
+DIRECT = STORE_QUESTIONS | {
+    CompactStore, ListConnections, ReadTask, ReloadKeys, ReadBlob, ListCache, ForgetCache, ReadCacheKey,
+}  # fmt: skip
 """The types of these questions. A test checks that the scheduler answers all others."""
 
 NO_KEYS = Refusal("SecurityError", "this controller has no keys of its own")
@@ -62,8 +65,11 @@ def compact(store: Store) -> TextReply | Refusal:
 class DirectAnswers:
     """Answers questions that need only the store or the keys."""
 
-    def __init__(self, store: Store, access: FarmAccess | None, give_up: Callable[[list[str]], None]) -> None:
+    def __init__(
+        self, store: Store, access: FarmAccess | None, give_up: Callable[[list[str]], None], cache: CacheAnswers
+    ) -> None:
         """Create it; `give_up` is called with the sessions that are over because their keys were revoked."""
+        self._cache = cache
         self._store = store
         self._access = access
         self._give_up = give_up
@@ -85,9 +91,11 @@ class DirectAnswers:
             text = f"{type(question).__name__} cannot be answered: {type(error).__name__}: {text_of(error)}"
             return Answer(n, Refusal("KernelError", text))
 
-    def _read(self, question: object) -> TaskCopy | TextReply | ConnectionTable | Refusal:
+    def _read(self, question: object) -> Reply:
         if isinstance(question, ReadTask):
             return task_copy(self._store, question.id)
+        if isinstance(question, ListCache | ForgetCache | ReadCacheKey):
+            return self._cache.answer(question)
         if isinstance(question, CompactStore):
             return compact(self._store)
         assert isinstance(question, ListConnections), f"{type(question).__name__} is the scheduler's to answer"

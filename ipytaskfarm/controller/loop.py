@@ -42,6 +42,7 @@ from ..core.states import ABORTS
 from ..core.text import text_of
 from ..core.validation import why_refused
 from ..storage.event_log import EventLog
+from ..storage.result_cache import ResultCache
 from ..storage.store import Store
 from ..system.machine import why_gone
 from ..transport.hub import Hub
@@ -49,6 +50,7 @@ from ..transport.peer_events import Peer, PeerGone, PeerNewEpoch, PeerSilent, Pe
 from . import replies
 from .access import FarmAccess
 from .blob_reading import BlobReader, ReadPiece
+from .cache_answers import CacheAnswers
 from .direct_answers import DirectAnswers, is_direct
 from .evaluator_process import EvaluatorProcess
 from .payloads import Payloads, singly, unsent
@@ -85,6 +87,7 @@ class ControllerLoop:
         retention: Retention | None = None,
         event_log: EventLog | None = None,
         access: FarmAccess | None = None,
+        result_cache: ResultCache | None = None,
         watch_fds: dict[int, Callable[[], StopFarm | None]] | None = None,
         restored: Callable[[Now], SchedulerState] | None = None,
     ) -> None:
@@ -102,7 +105,8 @@ class ControllerLoop:
         self._blob_sweeper = blob_sweeper
         self._retention = retention
         self._event_log = event_log
-        self._direct_answers = DirectAnswers(store, access, self.give_up)
+        self._cache_answers = CacheAnswers(store, result_cache or ResultCache.off())
+        self._direct_answers = DirectAnswers(store, access, self.give_up, self._cache_answers)
         self._direct: list[tuple[str, Event]] = []
         """(session, question) of this turn that the scheduler has no part in, see `direct_answers`."""
         self._found = found
@@ -145,6 +149,7 @@ class ControllerLoop:
             return False
         if self._event_log is not None:
             self._event_log.note(now, events, out.saves)
+        self._look_up_at_once(out, now)
         if out.saves:
             self._commit(out)
         self._perform(out)
@@ -176,6 +181,21 @@ class ControllerLoop:
             self._event_log.close()
             self._event_log = None
         self._hub.begin_epoch(farm.epoch)
+
+    def _look_up_at_once(self, out: Decision, now: Now) -> None:
+        """Look up tasks in the result cache before the commit: a hit costs one commit then, and not two.
+
+        The scheduler handles what was found in a turn of its own."""
+        # Results of other tasks may be among those that are about to be committed.
+        inputs = any(each.inputs for look_up in out.look_ups for each in look_up.wanted)
+        if not out.look_ups or inputs or out.cache_results or out.cache_mistakes:
+            return
+        events: list[tuple[str, Event]] = [("", self._cache_answers.look_up(each)) for each in out.look_ups]
+        out.look_ups.clear()
+        more = self._scheduler.turn(events, now)
+        if self._event_log is not None:
+            self._event_log.note(now, events, more.saves)
+        out.add(more)
 
     # -- receiving
 
@@ -266,7 +286,9 @@ class ControllerLoop:
             log.error("the store refused stale rows of tasks %s", fenced[:20])
         self._payloads.keep(out.saves)
         self._payloads.forget(
-            save.final.id for save in out.saves if type(save) is SaveFinal and save.final.reason in ABORTS
+            save.final.id
+            for save in out.saves
+            if type(save) is SaveFinal and (save.final.reason in ABORTS or not save.final.attempts)
         )
 
     # -- sending
@@ -283,6 +305,11 @@ class ControllerLoop:
             self._hub.forget(session)
         for assignment in out.assignments:
             self._hand_out(assignment.agent, self._payloads.hand_out(assignment))
+        if out.cache_results:
+            self._cache_answers.keep(out.cache_results)
+        if out.cache_mistakes:
+            self._cache_answers.forget_results(out.cache_mistakes)
+        self._next.extend(("", self._cache_answers.look_up(each)) for each in out.look_ups)
         for load in out.loads:
             began_s = time.monotonic()
             session, reply = self._answer_from_store(load)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..storage.backup import needed_blobs
 from ..storage.blobs import KEPT_S, Blobs
+from ..storage.result_cache import cache_file, needed_by_cache
 from ..storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -107,9 +108,12 @@ class BlobSweeper:
 
     def _sweep(self) -> None:
         try:
-            removed = self._blobs.sweep(partial(needed_blobs, self._store))
+            removed = self._blobs.sweep(self._needed)
         except Exception:  # an error in a thread that nobody waits for; the next sweep is in five minutes
             log.exception("blobs could not be swept")
         else:
             if removed:
                 log.info("removed %s blobs that nothing needs", removed)
+
+    def _needed(self, digests: Sequence[str]) -> set[str]:
+        return needed_blobs(self._store, digests) | needed_by_cache(cache_file(self._store), digests)

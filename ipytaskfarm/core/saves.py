@@ -11,6 +11,7 @@ import msgspec
 
 from .messages.agent import AgentProcess
 from .messages.dependencies import Needs
+from .messages.result_cache import CacheKey
 from .messages.task_types import AttemptRow, Final, Incarnation, JobSpec, Rules, RunKey
 
 
@@ -55,6 +56,7 @@ class SaveTask(msgspec.Struct, frozen=True, gc=False):
     items: int = 0
     part: tuple[int, int] | None = None
     """See `Submission`.  An item of a chunk with its id in the row of ids of the chunk is separate from now on."""
+    cache: CacheKey | None = None
 
 
 class SaveFunction(msgspec.Struct, frozen=True):
@@ -281,6 +283,7 @@ class TaskRecord(msgspec.Struct, frozen=True, gc=False):
     """Its place in the order of acceptance; `queue_seq` is a later one when it went back to its queue."""
     items: int = 0
     part: tuple[int, int] | None = None
+    cache: CacheKey | None = None
 
 
 class FinalRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -29,7 +29,7 @@ MOVES: dict[tuple[State | None, State], str] = {
     (None, State.SCHEDULED): "accepted",
     (State.SCHEDULED, State.PENDING): "begun by an engine",
     (State.PENDING, State.SCHEDULED): "retried, returned unrun, or its engine lost with budget left",
-    (State.SCHEDULED, State.SUCCEEDED): "begun and ended between two looks",
+    (State.SCHEDULED, State.SUCCEEDED): "taken from the result cache, or begun and ended between two looks",
     (State.PENDING, State.SUCCEEDED): "ended well",
     (State.SCHEDULED, State.FAILED): "aborted, nothing can ever run it, or begun and ended between two looks",
     (State.PENDING, State.FAILED): "failed with no budget left",
@@ -53,6 +53,7 @@ class Waiting(StrEnum):
     REOPENED = "reopened"
     RESOURCES = "waiting for resources"
     LIMIT = "limit reached"
+    CACHE = "looked up in the result cache"
 
 
 class Reason(StrEnum):
@@ -86,6 +87,9 @@ ABORTS = frozenset({Reason.ABORTED, Reason.JOB_ABORTED})
 
 CONSEQUENCES = frozenset({Reason.NEEDED, Reason.SKIPPED, Reason.JOB_ABORTED})
 """Reasons for an end that the ends of other tasks caused, and not a run of the task's own."""
+
+OVERTAKEN = "overtaken"
+"""The outcome of a run whose task has ended meanwhile by another run, see `core.scheduler.second_copies`."""
 
 DEFERS, LOSES_INPUTS = "deferred", "inputs lost"
 """Outcomes of attempts after which the task goes on."""

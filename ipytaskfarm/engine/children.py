@@ -54,7 +54,9 @@ def submission(number: int, packed: Packed, job: str | None = None) -> Submissio
     rules = packed.rules
     if job is not None:
         rules = msgspec.structs.replace(rules or Rules(), job=job)
-    return Submission(number, packed.payload, 0.0, packed.function, rules, packed.blobs, packed.needs)
+    return Submission(
+        number, packed.payload, 0.0, packed.function, rules, packed.blobs, packed.needs, cache=packed.cache
+    )
 
 
 class ParentTask(Protocol):

@@ -143,6 +143,24 @@ def unframe(view: memoryview) -> tuple[memoryview, list[memoryview | bytearray]]
     return data, buffers
 
 
+def blob_digests(pack: bytes) -> list[bytes]:
+    """Return the digests of the large values that a pack refers to."""
+    if not pack or pack[0] != WITH_BUFFERS:
+        return []
+    view = memoryview(pack)
+    count, length = struct.unpack_from("<4xIQ", view)
+    found, position = [], 16 + 8 * count
+    for place, size in enumerate((length, *struct.unpack_from(f"<{count}Q", view, 16))):
+        if place:
+            position += -position % _ALIGNMENT
+        if size & _IN_BLOB:
+            found.append(bytes(view[position : position + _DIGEST_BYTES]))
+            position += _DIGEST_BYTES
+        else:
+            position += size & ~_READ_ONLY
+    return found
+
+
 def _whole(digest: bytes, size: int) -> memoryview:
     """Return a blob, which must have the size that it was written with."""
     found = mapped(digest)
@@ -163,7 +181,9 @@ def _part(view: memoryview, position: int, size: int) -> tuple[memoryview, int]:
 # --------------------------------------------------------------------------------------------------
 
 
-class _Entry:
+class KeptEntry:
+    """A kept value with its guards."""
+
     __slots__ = ("guards", "owner", "seen", "value")
 
     def __init__(self, owner: weakref.ref[Any], guards: list[Guard] | None, value: Any) -> None:
@@ -175,17 +195,18 @@ class _Entry:
         """The function's pack at the most recent look; only used if `guards` is None."""
 
 
-class _Kept:
+class KeptPacks:
     """Values by the identity of the objects that they were made from, for as long as those objects live."""
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._entries: OrderedDict[int, KeptEntry] = OrderedDict()
 
-    def get(self, owner: Any) -> _Entry | None:
+    def get(self, owner: Any) -> KeptEntry | None:
+        """Return what is kept for an owner."""
         entry = self._entries.get(id(owner))
         return entry if entry is not None and entry.owner() is owner else None
 
-    def put(self, owner: Any, guards: list[Guard] | None, value: Any) -> _Entry | None:
+    def put(self, owner: Any, guards: list[Guard] | None, value: Any) -> KeptEntry | None:
         """Keep a value for its owner.
 
         Return None if the owner does not support weak references, so that it cannot be kept.
@@ -202,27 +223,28 @@ class _Kept:
             reference = weakref.ref(owner, forget)
         except TypeError:
             return None
-        entry = entries[key] = _Entry(reference, guards, value)
+        entry = entries[key] = KeptEntry(reference, guards, value)
         while len(entries) > _ENTRIES_MAX:
             entries.popitem(last=False)
         return entry
 
 
-def _hold(guards: list[Guard]) -> bool:
+def hold(guards: list[Guard]) -> bool:
+    """Return whether all guards hold."""
     for guard in guards:  # noqa: SIM110 - a generator costs more than the guards
         if not guard.holds():
             return False
     return True
 
 
-_functions = _Kept()
-_classes = _Kept()
+_functions = KeptPacks()
+_classes = KeptPacks()
 
 
 def unchanged_function(function: object) -> Function | None:
     """Return a function (or an environment) as it was packed before, if its guards tell that nothing of it changed."""
     entry = _functions.get(function)
-    if entry is None or entry.guards is None or not _hold(entry.guards):
+    if entry is None or entry.guards is None or not hold(entry.guards):
         return None
     known: Function = entry.value
     return known
@@ -304,7 +326,7 @@ class _Definition:
 
 def _definition(cls: type) -> _Definition:
     entry = _classes.get(cls)
-    if entry is not None and entry.guards is not None and _hold(entry.guards):
+    if entry is not None and entry.guards is not None and hold(entry.guards):
         known: _Definition = entry.value
         return known
     digester = Digester()

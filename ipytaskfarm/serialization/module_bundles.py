@@ -69,6 +69,8 @@ class Bundle(msgspec.Struct, frozen=True):
     members: list[ModuleSource]
     packed: bytes
     stamps: tuple[tuple[str, Stamp], ...] = ()
+    file: str | None = None
+    """The file of the module that had this name when the bundle was made: another one may take its place."""
 
 
 class _Text:
@@ -127,7 +129,13 @@ def bundle_of(name: str) -> Bundle:
     return bundle
 
 
+def _file_of(name: str) -> str | None:
+    return getattr(sys.modules.get(name), "__file__", None)
+
+
 def _unchanged(bundle: Bundle) -> bool:
+    if _file_of(bundle.name) != bundle.file:
+        return False
     stat = os.stat
     try:
         for file, stamp in bundle.stamps:
@@ -176,7 +184,7 @@ class _Builder:
         digest = next(member.digest for member in members if member.name == name)
         # A level above 1 gains little on source text, and this cost arises at every edit.
         packed = zlib.compress(msgspec.msgpack.encode(members), 1)
-        return Bundle(name, digest, members, packed, tuple(self._stamps.items()))
+        return Bundle(name, digest, members, packed, tuple(self._stamps.items()), _file_of(name))
 
     def _is_sent(self, name: str) -> bool:
         found = self._sent.get(name)

@@ -6,6 +6,7 @@ The first argument of a check is the name of the setting in the user's words, an
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,7 @@ from ..core.messages.payload import FAILURE_VALUES
 from ..core.parsing import parse_span
 from ..core.requirements import bytes_of
 from ..core.scheduler.autoscaling import IDLE_S
-from ..core.scheduler.settings import COROUTINES_MAX, PLACEMENTS
+from ..core.scheduler.settings import COPY_PLACES, COROUTINES_MAX, PLACEMENTS
 
 LEASE_LEAST_S = 5.0
 """A shorter lease would end engines in short pauses of the network."""
@@ -197,6 +198,22 @@ def check_failure_values(what: str, value: object) -> str | None:
     if value is not None and value not in FAILURE_VALUES:
         raise ValueError(f"{what} must be one of {', '.join(FAILURE_VALUES)}, not {value!r}")
     return value
+
+
+def check_copy_place(what: str, value: object) -> str | None:
+    """Return one of `core.scheduler.settings.COPY_PLACES`."""
+    if value is not None and value not in COPY_PLACES:
+        raise ValueError(f"{what} must be one of {', '.join(map(repr, COPY_PLACES))}, not {value!r}")
+    return value
+
+
+def check_times(what: str, value: object) -> float | None:
+    """Return a multiple of a duration: 1.5 or more."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1.5 <= value < math.inf:
+        raise ValueError(f"{what} must be a number, 1.5 or more, not {value!r}")
+    return float(value)
 
 
 def check_share(what: str, value: object) -> float | None:

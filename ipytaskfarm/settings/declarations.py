@@ -29,6 +29,7 @@ from ..core.text import did_you_mean
 from .checks import (
     Agents,
     check_agents,
+    check_copy_place,
     check_coroutines,
     check_engines,
     check_environment_patience,
@@ -37,6 +38,7 @@ from .checks import (
     check_placement,
     check_resources,
     check_share,
+    check_times,
     existing_folders,
     file_path,
     folder_path,
@@ -267,6 +269,29 @@ class FarmArguments(LimitArguments, total=False):
             field="node_failures",
         ),
     ]
+    second_copy_after: Annotated[
+        float | None,
+        Setting(
+            help="begin a second copy of an idempotent task whose run takes longer than so many times the 75th"
+            " percentile of others like it, at least 1.5",
+            unit="TIMES",
+            check=check_times,
+            parse=float,
+            processes=(CONTROLLER,),
+            field="second_copy_after",
+        ),
+    ]
+    second_copies_on: Annotated[
+        Literal["other nodes", "any engine"] | None,
+        Setting(
+            help="where second copies may run: on `other nodes` than the first run; with `any engine`, on a farm with"
+            " one node, on another engine of it",
+            unit="WHERE",
+            check=check_copy_place,
+            processes=(CONTROLLER,),
+            field="second_copies_on",
+        ),
+    ]
     keep_results: Annotated[
         float | timedelta | None,
         seconds_setting(
@@ -280,6 +305,15 @@ class FarmArguments(LimitArguments, total=False):
             means="never",
             processes=(CONTROLLER,),
             process_flag="keep-results-bytes",
+        ),
+    ]
+    cache_size: Annotated[
+        int | str | None,
+        size_setting(
+            "the most that results of tasks with cache=True may have; 0: none are kept",
+            means="10 GiB",
+            standard=10 * 2**30,
+            processes=(CONTROLLER,),
         ),
     ]
     record: Annotated[

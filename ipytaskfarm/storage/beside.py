@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 from .blobs import blobs_folder
+from .result_cache import cache_file
 
 
 def recorders_folder(store: Path) -> Path:
@@ -22,8 +23,11 @@ def count_file(store: Path) -> Path:
 
 def beside(store: Path) -> list[Path]:
     """Return all files and folders that belong to a store, the store last, whether they exist or not."""
-    logs = [store.with_name(store.name + suffix) for suffix in ("-wal", "-shm")]
-    return [*logs, count_file(store), recorders_folder(store), blobs_folder(store), store]
+    cache = cache_file(store)
+    files = [store, cache]
+    logs = [file.with_name(file.name + suffix) for file in files for suffix in ("-wal", "-shm")]
+    damaged = cache.with_name(f"{cache.name}.damaged")
+    return [*logs, cache, damaged, count_file(store), recorders_folder(store), blobs_folder(store), store]
 
 
 _GET_GENERATION = 0x80087601

@@ -90,6 +90,9 @@ def tasks(group: list[s.SaveTask]) -> list[Statement]:
     values["spawn"] = [t.spawn for t in group]
     if any(items := [t.items for t in group]):
         values["items"] = items
+    keys = [t.cache for t in group]
+    if keys.count(None) < len(keys):
+        values["cache"] = [None if key is None else _encode(key).decode() for key in keys]
     if parts.count(None) < len(parts):
         values["part_of"] = [p and p[0] for p in parts]
         values["part"] = [p and p[1] for p in parts]

@@ -12,6 +12,7 @@ import msgspec
 
 from ..core import saves as s
 from ..core.messages.dependencies import Needs
+from ..core.messages.result_cache import CacheKey
 from ..core.messages.tables import TaskRow
 from ..core.messages.task_types import AttemptRow, FailureSummary, Final, JobSpec, Rules, RunKey
 from ..core.states import State
@@ -22,6 +23,7 @@ read_spec = msgspec.json.Decoder(JobSpec).decode
 _decode_rules = msgspec.json.Decoder(Rules).decode
 decode_runs = msgspec.json.Decoder(list[RunKey]).decode
 decode_needs = msgspec.json.Decoder(Needs).decode
+decode_cache_key = msgspec.json.Decoder(CacheKey).decode
 decode_indexes = msgspec.json.Decoder(tuple[int, ...]).decode
 decode_digests = msgspec.json.Decoder(tuple[str, ...]).decode
 
@@ -354,7 +356,7 @@ _RECORD = (
     "SELECT t.id, ifnull(p.queue_seq, t.queue_seq), iif(p.payload IS NULL, t.function, p.function), t.name, t.rules, "
     "ifnull(t.submitted_s, 0.0), t.session, {attempts}, ifnull(p.errors, 0), ifnull(p.losses, 0), "
     "ifnull(p.recovery, 0), t.needs, p.until_s, ifnull(p.trial, 1), p.began_s, "
-    "ifnull(p.received, 0), t.parent, t.spawn, t.queue_seq, t.items, t.part_of, t.part "
+    "ifnull(p.received, 0), t.parent, t.spawn, t.queue_seq, t.items, t.part_of, t.part, t.cache "
 )
 UNFINISHED = _RECORD.format(attempts="ifnull(p.attempt, 0)") + (
     "FROM tasks AS t LEFT JOIN progress AS p ON p.task = t.id "
@@ -373,8 +375,13 @@ WORK = (
 ORIGINALS = (
     "SELECT t.id, t.payload, t.function, t.name, t.rules, "
     "(SELECT json_group_array(u.digest) FROM blob_uses AS u WHERE u.task = t.id AND u.part = 'work'), t.needs, "
-    "t.items, t.part_of, t.part "
+    "t.items, t.part_of, t.part, t.cache "
     "FROM json_each(?) AS asked CROSS JOIN tasks AS t ON t.id = asked.value"
+)
+
+CACHE_KEYS = (
+    "SELECT t.cache, t.needs FROM json_each(?) AS asked CROSS JOIN tasks AS t ON t.id = asked.value "
+    "WHERE t.cache IS NOT NULL"
 )
 
 CHUNK_OF = "SELECT id, items FROM tasks INDEXED BY tasks_with_items WHERE id < ? AND items > 0 ORDER BY id DESC LIMIT 1"
@@ -449,6 +456,12 @@ class RulesReader:
         return rules if name is None else msgspec.structs.replace(rules, name=name)
 
 
+def cache_key(key: str, needs: str | None) -> tuple[CacheKey, list[int]]:
+    """Convert a row of `CACHE_KEYS`: the key, and the tasks whose results belong to it."""
+    inputs = decode_needs(needs).inputs if needs is not None else ()
+    return decode_cache_key(key), [source for _, source in inputs]
+
+
 def failure(etype: str | None, value: str | None, place: str | None) -> FailureSummary | None:
     """Convert the three columns of a failure."""
     return None if etype is None else FailureSummary(etype, value or "", place or "")
@@ -472,10 +485,10 @@ def task_records(found: Iterable[Row], history: dict[int, list[AttemptRow]]) -> 
             id, queue_seq, function, None if text is None else read_rules(text, name), submitted_s, session,
             attempt, errors, losses, recovery, history.get(id, none) if history else none,
             None if needs is None else decode_needs(needs), until_s, trial, began_s, received, parent, spawn,
-            accepted_seq, items, part_of(chunk, index),
+            accepted_seq, items, part_of(chunk, index), None if cache is None else decode_cache_key(cache),
         )
         for id, queue_seq, function, name, text, submitted_s, session, attempt, errors, losses, recovery, needs,
-        until_s, trial, began_s, received, parent, spawn, accepted_seq, items, chunk, index in found
+        until_s, trial, began_s, received, parent, spawn, accepted_seq, items, chunk, index, cache in found
     ]  # fmt: skip
 
 

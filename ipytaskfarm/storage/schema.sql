@@ -43,7 +43,8 @@ CREATE TABLE tasks (
     spawn        TEXT,                  -- that one's trial, and which of its submissions it came with: "1.3"
     items        INTEGER NOT NULL DEFAULT 0, -- a chunk of a map: so many items, whose ids follow its own; 0: none
     part_of      INTEGER,               -- it runs one item of this chunk, whose payload is its own
-    part         INTEGER                -- ... the item of this index
+    part         INTEGER,               -- ... the item of this index
+    cache        TEXT                   -- JSON: the key of its result in the result cache; NULL: it does not use it
 );
 CREATE INDEX tasks_by_job ON tasks (job) WHERE job IS NOT NULL;
 CREATE INDEX tasks_by_parent ON tasks (parent) WHERE parent IS NOT NULL;

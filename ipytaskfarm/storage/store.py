@@ -34,6 +34,7 @@ import msgspec
 from ..core import saves as s
 from ..core.errors import StoreError, StoreFull
 from ..core.messages import AgentProcess
+from ..core.messages.result_cache import CacheKey
 from ..core.messages.tables import TaskRow
 from ..core.messages.task_types import Final, Function, Submission
 from ..system.files import sync_folder
@@ -451,9 +452,14 @@ class Store:
             Submission(
                 id, payload, 0.0, function, read_rules(text, name), rows.decode_digests(blobs),
                 None if needs is None else rows.decode_needs(needs), items, rows.part_of(part_of, part),
+                None if cache is None else rows.decode_cache_key(cache),
             )
-            for id, payload, function, name, text, blobs, needs, items, part_of, part in found
+            for id, payload, function, name, text, blobs, needs, items, part_of, part, cache in found
         ]  # fmt: skip
+
+    def cache_key(self, task: int) -> tuple[CacheKey, list[int]] | None:
+        """Return (the key of a task's result in the result cache, the tasks whose results it takes), or None."""
+        return next((rows.cache_key(*row) for row in self._rows(rows.CACHE_KEYS, [task])), None)
 
     def chunk_of(self, task: int) -> int | None:
         """Return the chunk among whose ids this one is; None: it is no item of a chunk."""

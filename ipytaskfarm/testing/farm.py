@@ -357,8 +357,9 @@ class SimulatedFarm:
             self._jobs[job] = self._jobs.get(job, 0) + 1
             jobs.append(JobSpec(job, job, self._jobs[job]))
         work = Submission(
-            number, packed.payload, self._stepped.now.wall_s, packed.function, packed.rules, packed.blobs, packed.needs
-        )
+            number, packed.payload, self._stepped.now.wall_s, packed.function, packed.rules, packed.blobs, packed.needs,
+            cache=packed.cache,
+        )  # fmt: skip
         self._stepped.handle(m.Submit([work], list(packed.functions), jobs), client)
         refusal = self._stepped.store.refusals.get(number)
         if refusal is not None:

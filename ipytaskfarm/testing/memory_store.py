@@ -11,6 +11,8 @@ import msgspec
 from ..core import saves as s
 from ..core.messages.tables import TaskRow
 from ..core.messages.task_types import AttemptRow, Final, Submission
+from ..core.scheduler.decision import Wanted
+from ..core.scheduler.events import Cached
 from ..core.states import State
 
 
@@ -35,11 +37,21 @@ class MemoryStore:
     jobs: dict[str, s.SaveJob] = field(default_factory=dict)
     separate: set[tuple[int, int]] = field(default_factory=set)
     mail: list[s.SaveMail] = field(default_factory=list)
+    results: dict[str, bytes] = field(default_factory=dict)
+    """The result cache: full key -> result."""
     epoch: int = 0
 
     def chunk_of(self, task_id: int) -> int:
         """Return the chunk of a map to which an item belongs; the id itself, if it is a task."""
         return next((i for i, task in self.tasks.items() if i < task_id <= i + task.items), task_id)
+
+    def look_up(self, wanted: Wanted) -> Cached:
+        """Return what the result cache has for a task."""
+        ends = [self.finals.get(i) or self.finals.get(self.chunk_of(i)) for i in wanted.inputs]
+        if any(end is None or end.reason for end in ends):
+            return Cached(wanted.task)
+        key = "/".join([wanted.key, *(f"{end.body!r}" for end in ends if end is not None)])
+        return Cached(wanted.task, key, self.results.get(key) if wanted.takes else None)
 
     def commit(self, saves: list[s.Save]) -> None:
         """Apply a turn's saves."""
@@ -256,6 +268,7 @@ class MemoryStore:
             task.queue_seq,
             task.items,
             task.part,
+            task.cache,
         )
 
 
@@ -301,7 +314,10 @@ class MemoryReader:
     def original(self, ids: Sequence[int]) -> list[Submission]:
         """Return these tasks as they were submitted."""
         found = [self._store.tasks[i] for i in ids if i in self._store.tasks]
-        return [Submission(t.id, t.payload, 0.0, t.function, t.rules, t.blobs, t.needs, t.items, t.part) for t in found]
+        return [
+            Submission(t.id, t.payload, 0.0, t.function, t.rules, t.blobs, t.needs, t.items, t.part, t.cache)
+            for t in found
+        ]
 
     def ended(self, ids: Sequence[int], dependents: bool) -> list[s.TaskRecord]:
         """Return records of those of these tasks that have succeeded, for another run."""

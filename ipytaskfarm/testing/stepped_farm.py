@@ -18,6 +18,7 @@ from ..controller import replies
 from ..core import messages as m
 from ..core.messages.dependencies import Needs
 from ..core.messages.evaluator import Evaluate, Evaluated, Verdict
+from ..core.messages.result_cache import CacheKey
 from ..core.messages.running_task import TaskCall, TaskQuestion, TaskReply
 from ..core.messages.task_types import (
     Deferral,
@@ -35,7 +36,7 @@ from ..core.messages.task_types import (
 from ..core.requirements import Allotment, Environment, Recycle
 from ..core.scheduler.clock import Now
 from ..core.scheduler.decision import Assignment, Decision, ToRun
-from ..core.scheduler.events import Event, Gone, Joined, Silent, Tick
+from ..core.scheduler.events import Event, Gone, Joined, LookedUp, Silent, Tick
 from ..core.scheduler.restore import restored_farm
 from ..core.scheduler.scheduler import Scheduler
 from ..core.scheduler.settings import SchedulerSettings
@@ -168,6 +169,11 @@ class SteppedFarm:
             if assignment.agent in self.agents:
                 self.agents[assignment.agent].inbox.append(assignment)
         self.finished = self.finished or out.finished
+        for result in out.cache_results:
+            if result.final.body is not None:
+                self.store.results[result.full_key] = result.final.body
+        for look_up in out.look_ups:
+            self.handle(LookedUp([self.store.look_up(wanted) for wanted in look_up.wanted]))
         for load in out.loads:
             asker, reply = replies.answer(MemoryReader(self.store), load)
             if isinstance(reply, m.Answer | TaskReply):
@@ -254,12 +260,17 @@ class SteppedFarm:
         jobs: Sequence[JobSpec] = (),
         needs: Needs | None = None,
         items: int = 0,
+        cache: CacheKey | None = None,
     ) -> None:
-        """Submit a task.  items: it is a chunk of a map with so many items, which have the ids after its own."""
+        """Submit a task.
+
+        items: it is a chunk of a map with so many items, which have the ids after its own.  cache: the key of its
+        result in the result cache.
+        """
         asks = rules.asks if rules is not None else None
         needed = [rules.depend if rules else None, asks.identity if asks else None, asks.locality if asks else None]
         functions = [Function(digest, b"code") for digest in needed if digest is not None]
-        submission = Submission(task_id, b"work", self.now.wall_s, None, rules, (), needs, items)
+        submission = Submission(task_id, b"work", self.now.wall_s, None, rules, (), needs, items, None, cache)
         self.handle(m.Submit([submission], functions, list(jobs)), session)
 
     def ask(self, question: m.Question, session: str = "client") -> m.Reply:

@@ -23,6 +23,8 @@ from ..core.messages import (
     FarmStatus,
     FetchResults,
     FindJobs,
+    ForgetCache,
+    ListCache,
     ListCommandQueues,
     ListConnections,
     ListEngines,
@@ -32,6 +34,7 @@ from ..core.messages import (
     ListTasks,
     MarkTasksFailed,
     QueueStatus,
+    ReadCacheKey,
     ReadTask,
     ReadTaskMessages,
     RetryTasks,
@@ -47,7 +50,7 @@ HEAVY = frozenset(
     {
         CheckTask, Clear, CompactStore, ExplainTasks, FarmStatus, FetchResults, FindJobs, ListCommandQueues,
         ListConnections, ListEngines, ListKept, ListRunning, ListSticky, ListTasks, MarkTasksFailed, ReadTask,
-        ReadTaskMessages, RetryTasks,
+        ReadTaskMessages, RetryTasks, ListCache, ForgetCache, ReadCacheKey,
     }
 )  # fmt: skip
 """The questions that read the store, or build tables."""

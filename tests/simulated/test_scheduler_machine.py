@@ -16,6 +16,7 @@ from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers.explain import explain
 from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.engine_commands import CHECKPOINT, SavedCheckpoint
+from ipytaskfarm.core.messages.result_cache import MODES, CacheKey
 from ipytaskfarm.core.messages.running_task import Await, Children, Post, ProgressReport, Receive, Spawn, TaskQuestion
 from ipytaskfarm.core.messages.task_types import (
     Deferral,
@@ -84,6 +85,7 @@ RULES = st.one_of(
         job=st.one_of(st.none(), st.sampled_from(["j", "k"])),
         coroutine=st.booleans(),
         freeze=st.booleans(),
+        idempotent=st.booleans(),
         recovery=st.one_of(
             st.none(), st.none(), st.just(Recovery(b"r", None, Rules(retries=1, recovery=Recovery(b"s"))))
         ),
@@ -95,8 +97,11 @@ class FarmMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.sim = SimFarm(
-            SchedulerSettings(lease_s=50.0, lease_margin_s=5.0, load_limit=0.9, coroutines=3, frozen_s=20.0)
-        )
+            SchedulerSettings(
+                lease_s=50.0, lease_margin_s=5.0, load_limit=0.9, coroutines=3, frozen_s=20.0, second_copy_after=1.5,
+                second_copy_least=1, second_copies_on="any engine", second_copy_share=0.5,
+            )
+        )  # fmt: skip
         self.block = m.IdBlock(0, -1)
         self.next_id = 0
         self.agent_count = 0
@@ -157,7 +162,18 @@ class FarmMachine(RuleBasedStateMachine):
         needs = Needs(after=(data.draw(st.sampled_from(recent)),)) if waits and recent else None
         self.send_tasks(rules, 1, needs, items)
 
-    def send_tasks(self, rules: Rules | None, count: int, needs: Needs | None, items: int = 0) -> None:
+    @rule(data=st.data(), rules=RULES, key=st.sampled_from("ab"), mode=st.sampled_from(MODES), takes=st.booleans())
+    def submit_cached(self, data: st.DataObject, rules: Rules | None, key: str, mode: str, takes: bool) -> None:
+        recent = sorted(self.submitted)[-6:]
+        needs = None
+        if takes and recent:
+            source = data.draw(st.sampled_from(recent))
+            needs = Needs(after=(source,), inputs=((source, source),))
+        self.send_tasks(rules, 1, needs, 0, CacheKey(key, "f", "recipe", (), mode))
+
+    def send_tasks(
+        self, rules: Rules | None, count: int, needs: Needs | None, items: int = 0, cache: CacheKey | None = None
+    ) -> None:
         for _ in range(count):
             if self.next_id + items > self.block.last:
                 self.block = self.sim.ids()
@@ -169,7 +185,7 @@ class FarmMachine(RuleBasedStateMachine):
                 self.submitted[self.next_id] = rules
             name = rules.job if rules is not None else None
             jobs = [JobSpec(name, name, 3, abort_on_failure=name == "k")] if name is not None else []
-            self.sim.submit(self.next_id, rules, jobs=jobs, needs=needs, items=items)
+            self.sim.submit(self.next_id, rules, jobs=jobs, needs=needs, items=items, cache=cache)
             self.next_id += 1 + items
 
     @precondition(lambda self: self.submitted)

@@ -29,6 +29,7 @@ PUBLIC = {
     "MapTask",
     "TaskResult",
     "TaskFuture",
+    "File",
     "Ref",
     "Join",
     "Job",

@@ -76,9 +76,15 @@ RESERVED: dict[str, tuple[tuple[str, ...], str]] = {
         "(a kernel's own channels are ZeroMQ too, and its clients know that)",
     ),
     "sqlite3": (
-        ("storage/store.py", "storage/opening.py", "storage/backup.py", "storage/task_tables.py"),
+        (
+            "storage/store.py",
+            "storage/opening.py",
+            "storage/backup.py",
+            "storage/task_tables.py",
+            "storage/result_cache.py",
+        ),
         "one writer, one commit per turn: the promise that what a client was told is on disk hangs on it "
-        "(task_tables only reads, over a connection that cannot write)",
+        "(task_tables only reads, over a connection that cannot write; result_cache has a file of its own)",
     ),
     "pickle": (
         ("serialization/",),
@@ -465,7 +471,8 @@ PLANTED = {
     "sqlite3 elsewhere": (
         "controller/a.py",
         "import sqlite3",
-        "only storage/store.py, storage/opening.py, storage/backup.py, storage/task_tables.py may",
+        "only storage/store.py, storage/opening.py, storage/backup.py, storage/task_tables.py, "
+        "storage/result_cache.py may",
         "one writer",
     ),
     "pickle elsewhere": ("client/a.py", "from pickle import dumps", "only serialization/ may", ""),

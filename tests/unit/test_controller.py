@@ -11,6 +11,7 @@ import pytest
 
 from ipytaskfarm.controller import evaluator_process
 from ipytaskfarm.controller.blob_reading import ReadPiece
+from ipytaskfarm.controller.cache_answers import CacheAnswers
 from ipytaskfarm.controller.direct_answers import DirectAnswers
 from ipytaskfarm.controller.evaluator_process import EvaluatorProcess
 from ipytaskfarm.controller.loop import ControllerLoop
@@ -46,6 +47,7 @@ from ipytaskfarm.core.scheduler.restore import restored_farm
 from ipytaskfarm.core.scheduler.scheduler import Scheduler
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.serialization.pack import pack_function
+from ipytaskfarm.storage.result_cache import ResultCache
 from ipytaskfarm.storage.store import Store
 from ipytaskfarm.transport.peer_events import Peer, PeerNewEpoch
 from tests.support.polling import eventually
@@ -279,7 +281,7 @@ def test_a_question_that_decides_nothing_is_answered_after_the_commit_and_not_sc
     # The history is read in a thread: it takes as long as there are tasks.
     eventually(lambda: loop.turn() or diary.lines.count("send c Answer") == 3, 30.0)
     loop._view_answers.close()
-    direct = DirectAnswers(store, None, list.clear)
+    direct = DirectAnswers(store, None, list.clear, CacheAnswers(store, ResultCache.off()))
     for question, reply in ((CompactStore(), TextReply), (ReloadKeys(), Refusal)):
         assert type(direct.answer(1, question).reply) is reply
 

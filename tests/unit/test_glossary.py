@@ -11,11 +11,11 @@ GLOSSARY = PROJECT / "docs" / "glossary.md"
 
 ORDINARY: dict[str, str] = {
     "to have, move or change something, as in any program": (
-        "change changed check checked compact counted done execute exit find hand list out piece read reload remove "
-        "request saved send set shutdown start stop want"
+        "change changed check checked compact counted done execute exit find forget hand list out piece read reload "
+        "remove request saved send set shutdown start stop want"
     ),
     "to speak: who asks and who answers is in the struct's own sentence": "answer reply report status",
-    "a shape of data": "flag line link number page place row rows spec string summary table text",
+    "a shape of data": "flag line link part number page place row rows spec string summary table text",
     "a thing that every reader knows": "connection cpu ended error failed memory process sample work",
     "part of a phrase": "down here of to up waiting why",
 }

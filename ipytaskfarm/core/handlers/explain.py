@@ -69,6 +69,9 @@ def _may_move(farm: SchedulerState, task: TaskEntry, seen: set[int]) -> bool:
         return False
     if task.waits_for:
         return _any_may_move(farm, task.waits_for, seen)
+    if type(place) is Queued and place.why is Waiting.CACHE:
+        owner = farm.tasks.unfinished.get(farm.cache_uses.owner_of(task.id) or -1)
+        return owner is None or _may_move(farm, owner, seen)
     if type(place) is Queued and task.task_class is None:
         return place.why is not Waiting.PAUSED  # it rejoins its queue at its time
     if task.task_class is not None and task.task_class.restricted:
@@ -146,6 +149,9 @@ def _explain_away(farm: SchedulerState, task: TaskEntry, place: Queued, now: Now
         return f"it waits for {states}{more}"
     if place.until_s is not None:
         return f"it comes again in {max(0.0, place.until_s - now.mono_s):.1f} s"
+    if place.why is Waiting.CACHE:
+        owner = farm.cache_uses.owner_of(task.id)
+        return "it is looked up in the result cache" if owner is None else f"it waits for task {owner}, which is equal"
     job = farm.jobs.by_id.get(task.job or "")
     return f"its job {job.spec.name!r} is paused" if job is not None else "it waits for its turn"
 
@@ -153,6 +159,9 @@ def _explain_away(farm: SchedulerState, task: TaskEntry, place: Queued, now: Now
 def _explain_handed(farm: SchedulerState, task: TaskEntry, place: Assigned, now: Now) -> str:
     engine = farm.engines.by_name.get(place.engine)
     where = f"engine {engine.id} on {engine.node}" if engine else "an engine that is away"
+    if task.id in farm.second_copies.others:
+        other = farm.engines.by_name.get(farm.second_copies.others[task.id].place.engine)
+        where += f", and a second copy on engine {other.id} on {other.node}" if other is not None else ""
     if place.since_s is not None:
         beside = engine.concurrent - 1 if engine is not None else 0
         company = f", beside {beside:,} other coroutine tasks" if beside > 0 else ""

@@ -17,7 +17,7 @@ from ..scheduler.eligibility import refresh_classes
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
 from ..scheduler.frozen_engines import FrozenEngine
 from ..scheduler.state import SchedulerState
-from ..scheduler.task import RETRIED, RETURNED
+from ..scheduler.task import RETRIED, RETURNED, Assigned
 from ..scheduler.task_ends import final_of_join, final_without_answer
 from ..scheduler.transitions import begin, finish, note_attempt, put_back, requeue, separate, unassign
 from ..states import Reason
@@ -186,7 +186,9 @@ def _charge(
     reason = _REASONS.get(re.split("[:;]", crash.cause)[0], Reason.ENGINE_LOST)
     failure = FailureSummary(_ERROR_NAMES[reason], _loss_text(engine, crash, known))
     final = final_without_answer(task, engine, reason, failure, now)
-    row = AttemptRow(task.attempt, engine.id, engine.node, final.started_s, now.wall_s, reason, failure)
+    place = task.place
+    attempt = place.attempt if type(place) is Assigned else task.attempt
+    row = AttemptRow(attempt, engine.id, engine.node, final.started_s, now.wall_s, reason, failure)
     if reason is Reason.ENGINE_LOST:
         repeat = task.losses_left > 0
         kind = charge_loss(task)

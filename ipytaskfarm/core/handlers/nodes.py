@@ -77,13 +77,27 @@ def _set_aside(farm: SchedulerState, agent: AgentEntry, now: Now, out: Decision)
     if ended:
         remedy = "tc.failures() names them, tc.retry(ids) runs them again."
         agent.excluded += f" {len(ended)} tasks have failed there for good: {remedy}"
-    farm.diagnostics.losses.append(agent.excluded)
-    out.notes.append(agent.excluded)
     for attempt in streak:
         task = farm.tasks.unfinished.get(attempt.task)
         if task is not None and task.recovery == attempt.recovery:
             refund(task, attempt.charge, out)
     _end_streak(farm, agent)
+    _give_nothing(farm, agent, now, out)
+
+
+def set_aside(farm: SchedulerState, node: str, why: str, now: Now, out: Decision) -> None:
+    """Give a node no more tasks for this reason, unless it is the last one that has engines."""
+    agents = [agent for agent in farm.agents.by_session.values() if agent.node == node and not agent.excluded]
+    others = (other for other in farm.agents.by_session.values() if other.node != node and other.accepts_tasks)
+    if any(engine.state == EngineState.UP for other in others for engine in other.engines.values()):
+        for agent in agents:
+            agent.excluded = f"{why}. Mend it, then `ipytaskfarm resume`, or restart its agent."
+            _give_nothing(farm, agent, now, out)
+
+
+def _give_nothing(farm: SchedulerState, agent: AgentEntry, now: Now, out: Decision) -> None:
+    farm.diagnostics.losses.append(agent.excluded)
+    out.notes.append(agent.excluded)
     for engine in agent.engines.values():
         engine.note = "set aside: see `ipytaskfarm status`"
         recall(farm, engine, engine.runs_ahead(), now, out)

@@ -30,6 +30,7 @@ from ..scheduler.transitions import (
     unassign,
 )
 from ..states import ABORTS, CHARGED_AS_ERROR, CONSEQUENCES, DEFERS, LOSES_INPUTS, RECOVERABLE, Reason, Waiting
+from . import second_copies
 from .nodes import note_failure, note_successes
 
 _OUTCOMES = frozenset({"", *(reason.value for reason in Reason)})
@@ -64,6 +65,8 @@ def on_results(farm: SchedulerState, session: str, event: Results, now: Now, out
         if ended.frozen is not None:
             farm.frozen.offered[engine.name] = ended.frozen
         task = farm.tasks.unfinished.get(ended.task)
+        if task is not None and not second_copies.on_end(farm, task, engine, ended, now, out):
+            continue
         if task is None or not task.is_current(engine.name, run):
             continue
         if isinstance(ended.detail, ItemsEnded) and task.items:
@@ -275,6 +278,8 @@ def release_runs(
         batches[assigned.batch.number] = assigned.batch
         assigned.batch.withdraw(run)
         task = farm.tasks.unfinished.get(run[0])
+        if task is not None and second_copies.leave(farm, task, engine, run):
+            continue
         if task is not None and task.is_current(engine.name, run):
             current.append((run, task))
     for batch in batches.values():

@@ -117,7 +117,7 @@ def _take_in(
     fault: str,
 ) -> None:
     """Accept a new task, or refuse it. `fault`: why its rules cannot be stored, see `why_not_storable`."""
-    if submission.function is None and rules is None and needs is None:
+    if submission.function is None and rules is None and needs is None and submission.cache is None:
         accept(farm, submission, client.session, rules, out)
         return
     refusal = why_refused(farm, submission, rules, fault)
@@ -157,8 +157,8 @@ def why_refused(
     if missing is not None:
         text = f"task {submission.id} needs the function {missing}, which never arrived: hand it in again"
         return "TaskError", text
-    if not fault and submission.needs is not None:
-        fault = why_not_storable(submission.needs)
+    if not fault:
+        fault = why_not_storable(submission.needs) or why_not_storable(submission.cache)
     if fault:
         return "TaskError", f"task {submission.id} cannot be kept: {fault} (in its rules)"
     if submission.needs is not None and (why := graph.why_refused(farm, submission.id, submission.needs)):

@@ -23,12 +23,14 @@ from .losses import give_up_agent
 from .operate import warn_late
 from .requirements import fail_if_unmet
 from .results import lift_rejection, rejoin
+from .second_copies import look_for_slow_runs
 from .view import tell_followers
 
 TIMERS: dict[str, Callable[[SchedulerState, Any, Now, Decision], None]] = {
     "aborts": lambda farm, _, now, out: None,  # each turn goes on with them
     "balance": lambda farm, _, now, out: balance(farm, now, out),
     "changes": lambda farm, _, now, out: tell_followers(farm, now, out),
+    "copies": lambda farm, _, now, out: look_for_slow_runs(farm, now, out),
     "depend": lambda farm, digest, now, out: ask_again(farm, digest, out),
     "drained": lambda farm, _, now, out: end_drain(farm, now, out),
     "idle": lambda farm, data, now, out: idle_too_long(farm, data[0], data[1], now, out),

@@ -15,6 +15,7 @@ The processes of a farm never import one another: they meet in this package.
 ``dependencies``       the tasks for which a task waits, and the results that it uses
 ``blob_chunks``        large values on their way to other machines
 ``kernel_bytes``       the kernel of a frozen engine, for a client on another machine
+``result_cache``       keys of kept results, and questions about them
 ``evaluator``          questions about users' ``depend`` functions to the evaluator
 =====================  ==================================================================================
 
@@ -171,6 +172,15 @@ from .kernel_bytes import (
     KernelAnswer as KernelAnswer,
     KernelBytes as KernelBytes,
     KernelQuery as KernelQuery,
+)
+from .result_cache import (
+    CacheEntry as CacheEntry,
+    CacheKey as CacheKey,
+    CacheReport as CacheReport,
+    CacheTable as CacheTable,
+    ForgetCache as ForgetCache,
+    ListCache as ListCache,
+    ReadCacheKey as ReadCacheKey,
 )
 from .running_task import (
     ProgressReport as ProgressReport,

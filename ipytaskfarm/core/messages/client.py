@@ -9,6 +9,7 @@ import msgspec
 from .agent import Input
 from .blob_chunks import BlobPiece, ReadBlob
 from .kernel_bytes import ExchangeBytes, KernelBytes
+from .result_cache import CacheReport, CacheTable, ForgetCache, ListCache, ReadCacheKey
 from .running_task import TaskMessages
 from .tables import (
     CommandQueueTable,
@@ -377,10 +378,9 @@ Question: TypeAlias = (
     WatchTasks | FetchResults | ReadTask | AbortTasks | Clear | RetryTasks | QueueStatus | ListTasks | ExplainTasks
     | CheckTask | Stuck | Outputs | CommandOutputs | Stack | ReadQueueStatus
     | MarkTasksDone | MarkTasksFailed | PauseJobs | DrainNode | FindJobs | SendToTask | ReadTaskMessages | ProgressOf
-    | ReadHistory | ListRunning
-    | ListEngines | ListCommandQueues | FarmStatus | SetWanted | RemoveEngines | HoldFarm | CompactStore | StopFarm |
-    ReleaseFrozen | ExchangeBytes |
-    SetSticky | ListSticky
+    | ReadHistory | ListRunning | ListCache | ForgetCache | ReadCacheKey
+    | ListEngines | ListCommandQueues | FarmStatus | SetWanted | RemoveEngines | HoldFarm | CompactStore | StopFarm
+    | ReleaseFrozen | ExchangeBytes | SetSticky | ListSticky
     | ClearSticky | ListKept | ClearKept | RemoveAgents | AgentsEnded | ReloadKeys | ListConnections | ReadBlob
     | FollowFarm | ReadCauses | ReadTaskPage | ReadStretches | ReadTaskInput | WhyWaiting | ReadEngines | ReadJobs
 )  # fmt: skip
@@ -549,6 +549,7 @@ Reply: TypeAlias = (
     | TextReply | JobTable | TaskMessages | ProgressTable | RunningTable | EventTable | FlagReply | NumberReply
     | EngineTable | CommandQueueTable | FarmState | StickyTable | KeptTable | ConnectionTable | BlobPiece
     | KernelBytes | CauseTable | TaskPage | StretchTable | TaskInput | WaitingTable | EnginePage | JobPage
+    | CacheTable | CacheReport
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import msgspec
 
 from ..requirements import Asks, Recycle
 from .dependencies import Needs
+from .result_cache import CacheKey
 
 Incarnation: TypeAlias = str
 RunKey: TypeAlias = tuple[int, int]
@@ -67,6 +68,8 @@ class Rules(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The task calls a coroutine function: an engine may run it beside others of its kind."""
     freeze: bool = False
     """An engine on which an attempt fails is frozen: it keeps the attempt's frames for a debugger."""
+    idempotent: bool = False
+    """A second copy of the task may run beside a slow one, and the first end counts."""
 
 
 class JobSpec(msgspec.Struct, frozen=True):
@@ -114,6 +117,8 @@ class Submission(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Of a chunk: how many items of a map it has.  Their ids are the next ones after its own.  0: it is no chunk."""
     part: tuple[int, int] | None = None
     """Of a separate item: (its chunk, its index there).  Then the payload is the chunk's."""
+    cache: CacheKey | None = None
+    """The key of its result, if the task uses the result cache."""
 
 
 class Packed(msgspec.Struct, frozen=True):
@@ -131,6 +136,8 @@ class Packed(msgspec.Struct, frozen=True):
     """The task's dependencies. Tasks of its own job that have no id yet are named -1 - position."""
     items: int = 0
     """See `Submission.items`."""
+    cache: CacheKey | None = None
+    """See `Submission.cache`."""
 
 
 class FailureSummary(msgspec.Struct, frozen=True, array_like=True):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from ..messages import Answer, Message, Reply
 from ..messages.evaluator import Evaluate
+from ..messages.result_cache import CacheKey
 from ..messages.running_task import ChildTable, Counted, Declined, Spawned, Taken, TaskCall, TaskMessages, TaskReply
 from ..messages.tables import JobRow, TaskRow
 from ..messages.task_types import Final, Incarnation
@@ -154,6 +155,32 @@ class LoadJobs(NamedTuple):
     """Where the next page begins, unless this one has too many tasks."""
 
 
+class Wanted(NamedTuple):
+    """A task whose result may be kept."""
+
+    task: int
+    key: str
+    """Its full key, if it is known, or its `CacheKey.key`, to which the inputs are added."""
+    inputs: list[int]
+    """The tasks whose results belong to the key, in order."""
+    takes: bool
+    """Whether a kept result is wanted, and not the full key alone."""
+
+
+class LookUp(NamedTuple):
+    """Look for kept results of these tasks.  The result is the event `events.LookedUp`."""
+
+    wanted: list[Wanted]
+
+
+class CacheResult(NamedTuple):
+    """A result for the cache."""
+
+    full_key: str
+    key: CacheKey
+    final: Final
+
+
 class LoadExplanation(NamedTuple):
     """Explain an ended task, or an item of a map, from the store, and answer question `n` with `Text`."""
 
@@ -191,8 +218,22 @@ class Decision:
     """Lines for the log."""
     given_up: list[str] = field(default_factory=list)
     """Agents with sessions that are over; an agent that is heard again begins a new session."""
+    look_ups: list[LookUp] = field(default_factory=list)
+    """Questions to the result cache, after the `cache_results`."""
+    cache_results: list[CacheResult] = field(default_factory=list)
+    """Results that the cache keeps."""
+    cache_mistakes: list[int] = field(default_factory=list)
+    """Tasks whose results are wrong or lost: the cache forgets them."""
     finished: bool = False
     """Whether the farm has stopped and the controller ends."""
+
+    def add(self, later: Decision) -> None:
+        """Add the decision of a turn that follows at once."""
+        for each in fields(self):
+            if each.name == "finished":
+                self.finished = self.finished or later.finished
+            else:
+                getattr(self, each.name).extend(getattr(later, each.name))
 
     def answer(self, session: str, n: int, payload: Reply) -> None:
         """Answer question number `n` of a client's session."""

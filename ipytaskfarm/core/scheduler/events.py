@@ -76,7 +76,26 @@ class EndedLoaded(msgspec.Struct, frozen=True):
     """(session, question number) of the client that asked for it."""
 
 
+class Cached(msgspec.Struct, frozen=True):
+    """What was found for one task in the result cache."""
+
+    task: int
+    key: str = ""
+    """The full key, with the results of other tasks in it; "": it cannot be known."""
+    body: bytes | None = None
+    """The kept result.  None: there is none."""
+    blobs: tuple[str, ...] = ()
+    note: str = ""
+    """Why an entry could not be used."""
+
+
+class LookedUp(msgspec.Struct, frozen=True):
+    """The answer to `decision.LookUp`."""
+
+    found: list[Cached]
+
+
 Event: TypeAlias = (
     ClientMessage | AgentMessage | Evaluated | Joined | Back | Silent | Gone | Revoked | ProcessGone | Tick | StoreRoom
-    | Originals | EndedLoaded
+    | Originals | EndedLoaded | LookedUp
 )  # fmt: skip

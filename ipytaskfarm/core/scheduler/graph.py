@@ -21,7 +21,8 @@ from .state import SchedulerState
 from .stored_tasks import task_of
 from .task import FOR_TASKS, Assigned, Queued
 from .task_ends import final_of_join, final_without_answer
-from .transitions import finish, rejoin, reopen, requeue, wait_for
+from .transitions import finish, rejoin, reopen, requeue
+from .waits import wait_for
 
 MAX_INPUT_LOSSES = 10
 """A task that has found its inputs lost this often fails the next time."""

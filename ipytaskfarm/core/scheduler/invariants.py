@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..states import State
+from ..states import State, Waiting
 from .entries import EngineState, serves_environment
 from .graph import check_graph
 from .nested_waits import check_nested_waits
 from .state import SchedulerState
-from .task import Assigned
+from .task import Assigned, Queued
 
 
 def check(farm: SchedulerState) -> None:
@@ -42,7 +42,8 @@ def check(farm: SchedulerState) -> None:
             if place.since_s is not None:
                 running[place.engine] = running.get(place.engine, 0) + 1
         elif task.task_class is None and not task.waits_for and task.job not in farm.jobs.paused:
-            assert any(t[2] == "rejoin" and t[3] == task_id for t in farm.timers.heap), (
+            of_cache = type(place) is Queued and place.why is Waiting.CACHE and _is_looked_after(farm, task_id)
+            assert of_cache or any(t[2] == "rejoin" and t[3] == task_id for t in farm.timers.heap), (
                 f"task {task_id} waits for nothing"
             )
     several = {name: count for name, count in running.items() if count > 1}
@@ -54,8 +55,16 @@ def check(farm: SchedulerState) -> None:
     _check_frozen(farm)
     _check_claims(farm)
     _check_environments(farm, needed, of_jobs)
+    _check_copies(farm)
     check_graph(farm)
     check_nested_waits(farm)
+
+
+def _is_looked_after(farm: SchedulerState, task_id: int) -> bool:
+    """Return whether a task that is looked up in the result cache is in somebody's hands."""
+    uses = farm.cache_uses
+    owner = uses.owner_of(task_id)
+    return task_id in uses.asked or task_id in uses.to_look or (owner is not None and owner in farm.tasks.unfinished)
 
 
 def _check_chunks(farm: SchedulerState) -> None:
@@ -69,6 +78,20 @@ def _check_chunks(farm: SchedulerState) -> None:
         assert chunk in tasks.unfinished or chunk in tasks.finals, f"chunk {chunk} is gone"
         held = [i for i in chunks.ids(chunk) if i in tasks.unfinished or i in tasks.finals]
         assert not held, f"items {held} are both silent and tasks of their own"
+
+
+def _check_copies(farm: SchedulerState) -> None:
+    copies = farm.second_copies
+    assert not copies.to_stop, "a run that nobody needs was not stopped"
+    for task_id, other in copies.others.items():
+        task = farm.tasks.unfinished.get(task_id)
+        assert task is not None, f"task {task_id} has ended, and has a second run"
+        assert type(task.place) is Assigned, f"task {task_id} has a second run, and no first one"
+        assert task.place.attempt != other.place.attempt, f"task {task_id} has one run twice"
+        engine = farm.engines.by_name.get(other.place.engine)
+        assert engine is not None, f"{other} is on an engine that is gone"
+        assert (task_id, other.place.attempt) in engine.assigned, f"no engine has {other}"
+    assert copies.group_of.keys() <= farm.tasks.unfinished.keys(), "an ended task is compared with others"
 
 
 def _check_queues(farm: SchedulerState) -> None:

@@ -31,6 +31,7 @@ from .entries import (
 from .environments import class_for_blank, idle_engine_with, make_room, why_gives_way
 from .nested_waits import end_wait
 from .recycling import begin_idle_time, note_settings, room_left
+from .second_copies import OtherRun
 from .slots import slots_to_fill
 from .state import SchedulerState
 from .task import DEFAULT_RULES, Assigned
@@ -404,6 +405,32 @@ def _note_requirements(
     if requirements.environment is not None and engine.environment is None:
         farm.environments.assign(engine, requirements.environment)
     note_settings(farm, engine, task_class, now)
+
+
+def begin_copy(
+    farm: SchedulerState, task: TaskEntry, engine: EngineEntry, first: AssignedRun, now: Now, out: Decision
+) -> None:
+    """Begin a second copy of a running task on an idle engine, whose run does not decide as long as the first one runs.
+
+    first: the first run."""
+    task_class = first.task_class
+    assert task_class is not None, "a run from before the controller's restart has no second copy"
+    farm.readiness.wake(engine)
+    del farm.readiness.candidates[engine]
+    task.attempt += 1
+    run = (task.id, task.attempt)
+    copies = farm.second_copies
+    copies.begun[task.id] = copies.begun.get(task.id, 0) + 1
+    copies.others[task.id] = OtherRun(Assigned(engine.name, task.attempt, now.mono_s, now.wall_s), True)
+    batch = RecordedBatch(farm.readiness.next_batch, {}, now.wall_s)
+    engine.add_run(run, AssignedRun(batch, task_class.durations.mean_s, task_class.quick, task_class))
+    rules = task.rules or DEFAULT_RULES
+    version = engine.version if rules.depend is not None else None
+    wants = _special_wants(farm, task, engine, task_class)
+    to_run: ToRun = (*run, task.function, rules.time_limit_s, version, task_class.environment, False, wants)
+    _send_batch(farm, engine, batch, [to_run], now, out)
+    out.notes.append(f"task {task.id} is slow: a second copy begins on engine {engine.id} ({engine.node})")
+    _note_standing(farm, engine, now)
 
 
 # -- what an engine holds

@@ -25,12 +25,14 @@ from .entries import WITHDRAWN, AssignedRun, EngineEntry, EngineState, RecordedB
 from .jobs import JobEntry
 from .kept_commands import KeptOnEngine
 from .running_tasks import Family
+from .second_copies import OtherRun
 from .settings import WANTED_MAX, SchedulerSettings
 from .state import SchedulerState
 from .stored_tasks import task_of
-from .task import QUEUED, Queued
+from .task import QUEUED, Assigned, Queued
 from .task_messages import restore_mail
-from .transitions import count_dependencies, restore, restore_assignment
+from .transitions import restore, restore_assignment
+from .waits import count_dependencies
 
 _decode_marks = msgspec.json.Decoder(list[str]).decode
 _decode_retried = msgspec.json.Decoder(dict[str, Retried]).decode
@@ -126,6 +128,8 @@ def _restore_tasks(farm: SchedulerState, snapshot: StoredState, now: Now) -> Non
     for record, task in zip(snapshot.tasks, tasks, strict=True):
         if record.needs is not None:
             count_dependencies(farm, task, record.needs)
+        if record.cache is not None:
+            farm.cache_uses.add(task.id, record.cache, record.needs is not None and bool(record.needs.inputs))
         why = QUEUED
         if record.until_s is not None and record.until_s > now.wall_s:
             waits = Waiting.DEFERRED if record.trial > 1 else Waiting.RETRY
@@ -147,7 +151,10 @@ def _restore_handout(farm: SchedulerState, handout: SaveHandOut, agents: dict[st
         concurrent = task is not None and class_key_of(task, False).concurrent
         assigned = AssignedRun(batch, 0.0, False, None, concurrent=concurrent)
         engine.add_run(run, assigned)
-        if task is not None and attempt > task.attempt:
+        if task is not None and type(task.place) is Assigned and task.id in farm.second_copies.group_of:
+            task.attempt = max(task.attempt, attempt)
+            farm.second_copies.others[task.id] = OtherRun(Assigned(engine.name, attempt), True)
+        elif task is not None and attempt > task.attempt:
             restore_assignment(farm, task, engine, attempt)
             # Nobody knows yet which of the tasks began: all have claims until the agent reports.
             assigned.claim = claim(farm, farm.agents.by_session[engine.agent], task, run)

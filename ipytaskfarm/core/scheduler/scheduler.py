@@ -33,8 +33,10 @@ from ..handlers import (
     operate,
     replacements,
     requirements,
+    result_cache,
     results,
     running_tasks,
+    second_copies,
     streams,
     submit,
     tables,
@@ -51,7 +53,20 @@ from .clock import Now
 from .decision import Decision
 from .eligibility import refresh_classes
 from .entries import EngineState
-from .events import Back, EndedLoaded, Event, Gone, Joined, Originals, ProcessGone, Revoked, Silent, StoreRoom, Tick
+from .events import (
+    Back,
+    EndedLoaded,
+    Event,
+    Gone,
+    Joined,
+    LookedUp,
+    Originals,
+    ProcessGone,
+    Revoked,
+    Silent,
+    StoreRoom,
+    Tick,
+)
 from .failed_answers import AnswerFailed
 from .invariants import check
 from .placement import dispatch
@@ -274,6 +289,7 @@ HANDLERS: dict[type, Handler] = {
     StoreRoom: on_store_room,
     Originals: clients.on_originals,
     EndedLoaded: on_ended_loaded,
+    LookedUp: result_cache.on_looked_up,
     Tick: timers.on_tick,
 }
 """The handler of each event.  A new event needs its struct, its handler, and a line here."""
@@ -329,6 +345,12 @@ def _settle(farm: SchedulerState, now: Now, out: Decision) -> None:
         aborts_left -= clients.abort_with_jobs(farm, aborts_left, now, out)
     if farm.jobs.to_abort:
         farm.timers.set(now.mono_s, "aborts")
+    if farm.second_copies.groups:
+        second_copies.arm_look(farm, now)
+    if farm.second_copies.to_stop:
+        second_copies.stop_others(farm, out)
+    if farm.cache_uses.ended or farm.cache_uses.to_look:
+        result_cache.settle(farm, now, out)
     if farm.jobs.perhaps_ended or farm.environments.perhaps_unused:
         settle_jobs(farm, now, out)
     if farm.nested_waits.over:

@@ -8,6 +8,8 @@ from .queue import PolicyKey, fifo_key
 
 PLACEMENTS = ("default", "priority", "least_recent", "most_recent", "random", "nearest_environment")
 """The placements that `engine_choice` knows."""
+COPY_PLACES = ("other nodes", "any engine")
+"""On other nodes than the first run, or, on a farm with one node, on another engine of it too."""
 COROUTINES_MAX = 1024
 """The most coroutine tasks that an engine may run at once: its flight recorder has a row for each."""
 WANTED_MAX = 65_536
@@ -64,6 +66,14 @@ class SchedulerSettings:
     """The load guard: no task is started on a node that is busier than this share of its cores."""
     free_memory_limit: int | None = None
     """The load guard: no task is started on a node with less free memory than this, in bytes."""
+    second_copy_after: float = 3.0
+    """A run of an idempotent task is slow when it takes longer than this multiple of the 75th percentile of others."""
+    second_copy_least: int = 10
+    """So many tasks of a group must have succeeded before a run counts as slow."""
+    second_copy_share: float = 0.05
+    """At most this share of the engines runs second copies, and at least one may."""
+    second_copies_on: str = "other nodes"
+    """Where second copies may run: one of `COPY_PLACES`."""
     coroutines: int = 1000
     """How many coroutine tasks an engine runs at once."""
     frozen_engines: int = 2

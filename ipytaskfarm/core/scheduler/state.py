@@ -15,6 +15,7 @@ from ..messages.task_types import Incarnation
 from ..states import State
 from .acceptance import AcceptanceOrder
 from .agent_entry import AgentRegistry
+from .cache_uses import CacheUses
 from .chunks import ChunkRegistry
 from .clients import ClientRegistry
 from .clock import Timers
@@ -30,6 +31,7 @@ from .queue import Queues, StartLimits
 from .readiness import Readiness
 from .requests import EngineRequests
 from .running_tasks import Conversations, NestedWaits
+from .second_copies import SecondCopies
 from .settings import SchedulerSettings
 
 LOSSES_KEPT = 20
@@ -197,6 +199,10 @@ class SchedulerState:
     """Stored code, and the verdicts of depend and locality functions."""
     limits: StartLimits = field(default_factory=StartLimits)
     """Limits that may keep a task from starting although an engine is free."""
+    cache_uses: CacheUses = field(default_factory=CacheUses)
+    """The tasks that use the result cache."""
+    second_copies: SecondCopies = field(default_factory=SecondCopies)
+    """The idempotent tasks, and runs beside their first ones."""
     nested_waits: NestedWaits = field(default_factory=NestedWaits)
     """Runs that wait inside themselves for other tasks."""
     conversations: Conversations = field(default_factory=Conversations)

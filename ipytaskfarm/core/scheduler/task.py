@@ -43,6 +43,7 @@ RETURNED = Queued(Waiting.RETURNED)
 RETRIED = Queued(Waiting.RETRY)
 FOR_TASKS = Queued(Waiting.TASKS)
 PAUSED = Queued(Waiting.PAUSED)
+FOR_CACHE = Queued(Waiting.CACHE)
 
 
 class Rejection(msgspec.Struct):

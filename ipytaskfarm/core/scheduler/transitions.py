@@ -24,6 +24,7 @@ from .nested_waits import note_task_end
 from .queue import TaskInfo, fifo_key
 from .state import SchedulerState
 from .task import (
+    FOR_CACHE,
     FOR_TASKS,
     PAUSED,
     QUEUED,
@@ -37,6 +38,7 @@ from .task import (
 )
 from .task_ends import tell, tell_watchers
 from .task_messages import close
+from .waits import count_dependencies
 
 _SCHEDULED, _PENDING, _SUCCEEDED, _FAILED = State
 """Access to a member of an enumeration takes long, compared with the code that is run for each task."""
@@ -84,6 +86,8 @@ def _enqueue(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
         why = FOR_TASKS
     elif why.until_s is not None:
         farm.timers.set(why.until_s, "rejoin", task.id)
+    elif farm.cache_uses.keys and farm.cache_uses.holds(task.id):
+        why = FOR_CACHE
     elif task.job in farm.jobs.paused:
         why = PAUSED
     else:
@@ -237,29 +241,6 @@ def _end_in_job(farm: SchedulerState, task: TaskEntry, final: Final) -> None:
         farm.jobs.perhaps_ended[job.spec.id] = None
 
 
-def count_dependencies(farm: SchedulerState, task: TaskEntry, needs: Needs) -> None:
-    """Record which tasks a task waits for, and which results it uses."""
-    task.dependencies = needs
-    if needs.inputs:
-        farm.graph.add_consumer(needs.takes)
-    wait_for(farm, task, needs.after)
-    if needs.join and not task.waits_for:
-        farm.graph.ready_joins.append(task.id)
-
-
-def wait_for(farm: SchedulerState, task: TaskEntry, ids: Iterable[int]) -> None:
-    """Let a task wait for those of these tasks that have not ended or have failed."""
-    tasks, graph = farm.tasks, farm.graph
-    unfinished = tasks.unfinished
-    held = {i if tasks.has_failed(i) else tasks.holder(i) for i in ids}
-    ahead = {i for i in held if i in unfinished or tasks.has_failed(i)}
-    for task_id in ahead:
-        graph.add_dependent(task_id, task.id)
-        if task_id not in unfinished:
-            graph.ended.append(task_id)  # it has failed already; the consequences follow at the end of the turn
-    task.waits_for = ahead | task.waits_for if task.waits_for else ahead
-
-
 def accept(
     farm: SchedulerState,
     submission: Submission,
@@ -295,17 +276,22 @@ def accept(
         _count_in_job(farm, task)
         if rules.unique is not None:
             tasks.unique[rules.unique] = task.id
+        if rules.idempotent:
+            farm.second_copies.add(task)
     needs = needs or submission.needs
     out.saves.append(
         SaveTask(
             task.id, seq, submission.payload, task.submitted_s, task.function, rules, session, submission.blobs,
-            needs, parent, spawn, task.items, task.part,
+            needs, parent, spawn, task.items, task.part, submission.cache,
         )
     )  # fmt: skip
     task.parent = parent
     if needs is not None:
         count_dependencies(farm, task, needs)
-    if needs is None and not farm.jobs.paused:
+    if submission.cache is not None and not submission.items and not (needs is not None and needs.join):
+        farm.cache_uses.add(task.id, submission.cache, needs is not None and bool(needs.inputs))
+        _enqueue(farm, task, QUEUED)
+    elif needs is None and not farm.jobs.paused:
         _join_queue(farm, task)
     elif needs is None or not needs.join:
         _enqueue(farm, task, QUEUED)
@@ -352,6 +338,11 @@ def separate(farm: SchedulerState, chunk: TaskEntry, index: int, out: Decision, 
     return task
 
 
+def change_place(farm: SchedulerState, task: TaskEntry, place: Assigned) -> None:
+    """Let another run of a task decide, which has begun already."""
+    _place(farm, task, place)
+
+
 def put_back(farm: SchedulerState, task: TaskEntry) -> None:
     """Let a separate item wait in its chunk's old place in the queue."""
     _enqueue(farm, task, RETURNED)
@@ -368,6 +359,8 @@ def restore(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
         _count_use(farm, task)
         if task.rules.unique is not None:
             farm.tasks.unique[task.rules.unique] = task.id
+        if task.rules.idempotent:
+            farm.second_copies.add(task)
     if task.job is not None:
         _count_in_job(farm, task)
     if task.dependencies is not None and task.dependencies.join:
@@ -386,6 +379,7 @@ def reopen(farm: SchedulerState, task: TaskEntry, outcome: str, out: Decision) -
     """Make the move succeeded -> scheduled.
 
     The task was read from the store.  What it waits for is counted later, by `graph.on_ended_loaded`."""
+    out.cache_mistakes.append(task.id)
     del farm.tasks.finals[task.id]
     farm.tasks.of_parts.pop(task.id, None)
     farm.tasks.unfinished[task.id] = task
@@ -419,6 +413,7 @@ def assign(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, running: 
 
 def restore_assignment(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, attempt: int) -> None:
     """Assign a task as it was in the controller's life before, according to the store."""
+    farm.cache_uses.note_running(task.id)
     leave_queue(farm, task)
     task.waits_for = None  # it was begun, so what it waited for had ended
     task.attempt = attempt
@@ -446,7 +441,9 @@ def unassign(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
 
     The task keeps its old place in the queue.  The engine has said that it will not run it, so the number of the
     attempt is free again."""
-    task.attempt -= 1
+    farm.second_copies.stop_other(task.id)
+    if type(task.place) is Assigned and task.place.attempt == task.attempt:
+        task.attempt -= 1  # otherwise a second copy had a later number
     _enqueue(farm, task, why)
 
 
@@ -464,6 +461,7 @@ def requeue(
         recovery: the next recovery task, which takes over under the same id.
         state: the state that a deferred run leaves for the next one.
     """
+    farm.second_copies.stop_other(task.id)
     if recovery is not None:
         task.recovery += 1
         task.errors = task.losses = 0
@@ -547,6 +545,11 @@ def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -
             tasks.kept.add(task.id)
     if farm.graph.dependents and task.id in farm.graph.dependents:
         farm.graph.ended.append(task.id)
+    if task.rules is not None and task.rules.idempotent:
+        farm.second_copies.end(task.id, None if final.reason or not final.attempts else final.run_s)
+        farm.second_copies.stop_other(task.id)
+    if farm.cache_uses.keys and task.id in farm.cache_uses.keys:
+        farm.cache_uses.ended.append((final, not task.recovery))
     if farm.nested_waits.by_task or talks.mailboxes or talks.progress or talks.families:
         _forget_conversations(farm, task, out)
     if task.rules is not None and tasks.unique.get(task.rules.unique or "") == task.id:

@@ -1,0 +1,84 @@
+"""``ipytaskfarm cache``: the results that are kept for equal tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from traitlets import Bool, Int, Unicode
+
+from ipytaskfarm.cli import printing
+from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, switches, values
+from ipytaskfarm.cli.jobs import LONG_S
+from ipytaskfarm.cli.json_output import print_json
+from ipytaskfarm.core import messages
+from ipytaskfarm.core.parsing import parse_span
+from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.display import cache_text
+
+
+class Cache(JsonCommand):
+    """``ipytaskfarm cache``"""
+
+    name = "cache"
+    description = """
+Lists the results that are kept for equal tasks (cache=True), the most recently used first, with their size, what they
+cost to compute and how often they were taken. `cache forget` removes entries; `cache why ID` says why a task took its
+result from the cache, or what differs from the nearest entry.
+"""
+    arguments = "[forget | why ID]"
+    examples = """
+        ipytaskfarm cache
+        ipytaskfarm cache why 73
+        ipytaskfarm cache forget --function fit --older 7d
+        ipytaskfarm cache forget --all
+    """
+    function = Unicode("", help="only entries of functions of this name").tag(config=True, metavar="NAME")
+    key = Unicode("", help="only the entry whose key begins so").tag(config=True, metavar="KEY")
+    older = Unicode("", help="only entries not used for so long: 90s, 2h, 7d").tag(config=True, metavar="TIME")
+    last = Int(100, min=0, max=100_000, help="how many entries to list").tag(config=True, metavar="N")
+    every = Bool(False, help="forget all entries").tag(config=True)
+    aliases: Any = values(
+        ("function", "Cache.function"), ("key", "Cache.key"), ("older", "Cache.older"), ("last", "Cache.last")
+    )
+    flags: Any = switches(("all", "Cache.every", True, "forget all entries"))
+
+    def carry_out(self) -> int:
+        words = self.extra_args
+        if not words:
+            return self._list()
+        if words == ["forget"]:
+            return self._forget()
+        if words[0] == "why" and len(words) == 2 and words[1].isdecimal():
+            return self._why(int(words[1]))
+        raise UsageError("say `cache`, `cache forget` or `cache why ID`")
+
+    def _list(self) -> int:
+        with connect(self.farm) as questioner:
+            reply = questioner.answer(messages.ListCache(self.function or None, self.last), timeout_s=LONG_S)
+        assert isinstance(reply, messages.CacheTable)
+        if self.json:
+            print_json(reply)
+        else:
+            printing.print_table(cache_text.cache_table(reply))
+        return OK
+
+    def _forget(self) -> int:
+        if not (self.function or self.key or self.older or self.every):
+            raise UsageError("which entries? --function NAME, --key KEY, --older TIME, or --all")
+        try:
+            older_s = parse_span(self.older) if self.older else None
+        except ValueError as error:
+            raise UsageError(f"--older: {error}") from None
+        question = messages.ForgetCache(self.function or None, self.key or None, older_s)
+        with connect(self.farm) as questioner:
+            reply = questioner.answer(question, timeout_s=LONG_S)
+        assert isinstance(reply, messages.NumberReply)
+        print(f"{reply.value:,} {'entry' if reply.value == 1 else 'entries'} forgotten")
+        return OK
+
+    def _why(self, task: int) -> int:
+        with connect(self.farm) as questioner:
+            report = questioner.answer(messages.ReadCacheKey(task), timeout_s=LONG_S)
+        assert isinstance(report, messages.CacheReport)
+        print(cache_text.why_hit(task, report) if report.hit else cache_text.why_miss(task, report))
+        return OK

@@ -1,0 +1,169 @@
+"""The result cache for users: `cached` functions, why a result was taken or not, and the entries."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
+
+from ..core.arguments import check_seconds
+from ..core.errors import BlobMissing
+from ..core.messages import CacheReport, CacheTable, ForgetCache, ListCache, NumberReply, ReadCacheKey
+from ..core.messages.task_types import Final
+from ..core.text import Text, text_of
+from ..display import cache_text
+from ..display.tables import Table
+from ..serialization.cache import blob_digests
+from ..storage.blobs import mapped
+from .ids import task_id
+from .operate import mark_failed
+from .results import TaskResult, decode_body
+from .session import Session
+from .task_calls import TaskCalls
+from .tasks import CallTask
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class CachedFunction(Generic[P, R]):
+    """A function whose calls run on the farm once for equal arguments, see `TaskClient.cached`.
+
+    The undecorated function is ``__wrapped__``.
+    """
+
+    def __init__(self, client: TaskCalls, function: Callable[P, R], rules: dict[str, Any]) -> None:
+        rules = {"cache": True, **rules}
+        CallTask(function, **rules)  # a mistake in the rules raises here
+        functools.update_wrapper(self, function)
+        self._client = client
+        self._function = function
+        self._rules = rules
+        self.last_id: int | None = None
+        """The id of the latest call's task, for `why_miss` and `why_hit`."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return the result of the call: a kept one, or that of a run on the farm."""
+        self.last_id = task = self._client.run(CallTask(self._function, args=args, kwargs=kwargs, **self._rules))
+        found: TaskResult = self._client.get_task_result(task, block=True, raw=False)
+        value: R = found.result
+        return value
+
+    def __repr__(self) -> str:
+        return f"<cached {getattr(self._function, '__qualname__', self._function)!s}>"
+
+
+def report_of(session: Session, task: object) -> tuple[int, CacheReport]:
+    """Return the id of a task, and what the controller knows about it and the cache."""
+    number = task_id(task, session.farm)
+    return number, session.ask_for(ReadCacheKey(number), CacheReport)
+
+
+def why_hit(session: Session, task: object) -> Text:
+    """Return why a task took its result from the cache."""
+    return Text(cache_text.why_hit(*report_of(session, task)))
+
+
+def why_miss(session: Session, task: object) -> Text:
+    """Return why a task did not take its result from the cache."""
+    return Text(cache_text.why_miss(*report_of(session, task)))
+
+
+class CacheSize(NamedTuple):
+    """The size of the result cache."""
+
+    entries: int
+    bytes: int
+    limit: int
+    """Bytes at which entries are removed: the farm's setting ``cache_size``."""
+    hits: int
+    """How often the present entries were taken."""
+    saved: float
+    """Seconds of computing that were saved by it."""
+
+
+class CacheView:
+    """The entries of the farm's result cache, as ``tc.cache``.  Its repr is their table."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def _table(self, function: str | None = None, last: int = 1000) -> CacheTable:
+        return self._session.ask_for(ListCache(function, last), CacheTable)
+
+    def list(self, function: str | None = None, last: int = 1000) -> Table:
+        """Return the entries as a table, the most recently used first.
+
+        Args:
+            function: only entries of functions of this name.
+            last: at most so many.
+        """
+        return cache_text.cache_table(self._table(function, last))
+
+    @property
+    def size(self) -> CacheSize:
+        """Return the number and the bytes of all entries, the limit, and what the entries have saved."""
+        table = self._table(last=0)
+        return CacheSize(table.count, table.size_bytes, table.limit_bytes, table.hits, table.saved_s)
+
+    def forget(
+        self, function: str | None = None, key: str | None = None, older: float | timedelta | None = None
+    ) -> int:
+        """Remove entries, and return their number; without arguments all of them.
+
+        Args:
+            function: only entries of functions of this name.
+            key: only the entry of this key, or of keys that begin so.
+            older: only entries that were not used for so many seconds.
+        """
+        unused_s = check_seconds("older", older)
+        return self._session.ask_for(ForgetCache(function, key, unused_s), NumberReply).value
+
+    def __repr__(self) -> str:
+        return repr(self.list())
+
+    def _repr_html_(self) -> str:
+        return self.list().html()
+
+
+# --------------------------------------------------------------------------------------------------
+# Reading kept results
+
+
+def is_kept(final: Final) -> bool:
+    """Return whether a task's result was taken from the cache: it succeeded without an attempt."""
+    return not final.reason and not final.attempts and final.engine_id < 0 and bool(final.body)
+
+
+def sound(session: Session, final: Final) -> Final:
+    """Return a task's end whose kept result can be read.  A task whose result cannot be read runs again."""
+    why = _fault(final)
+    if not why:
+        return final
+    text = f"the kept result of task {final.id} cannot be used, and the task runs again: {why}"
+    warnings.warn(text, UserWarning, stacklevel=4)
+    mark_failed(session, final.id, f"its kept result cannot be used: {why}")
+    session.watch([final.id])
+    session.wait({final.id})
+    again = session.fetch(final.id)
+    return final if again is None else again
+
+
+def _fault(final: Final) -> str:
+    """Return why a kept result cannot be read; "" if it can.  Its large values are compared with their digests."""
+    value = decode_body(final).value
+    if value is None:
+        return ""
+    try:
+        for digest in blob_digests(value):
+            if hashlib.sha256(mapped(digest)).digest() != digest:
+                return f"its large value {digest.hex()[:12]}… does not have its digest"
+        TaskResult(final).result  # noqa: B018 - it is unpacked
+    except BlobMissing as error:
+        return str(error)
+    except Exception as error:  # an import or a class of the user may raise anything
+        return f"{type(error).__name__}: {text_of(error)}"
+    return ""

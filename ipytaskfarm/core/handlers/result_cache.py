@@ -1,0 +1,117 @@
+"""Tasks that use the result cache: they are looked up, wait for equal tasks, or run and leave their results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..messages.result_cache import ON, READONLY, REFRESH
+from ..messages.task_types import Final
+from ..scheduler.cache_uses import CacheUses
+from ..scheduler.clock import Now
+from ..scheduler.decision import CacheResult, Decision, LookUp, Wanted
+from ..scheduler.entries import TaskEntry
+from ..scheduler.events import Cached, LookedUp
+from ..scheduler.state import SchedulerState
+from ..scheduler.task import Queued
+from ..scheduler.transitions import finish, rejoin
+from ..states import Waiting
+
+LOOKED_UP_AT_ONCE = 256
+"""The most tasks that are looked up in one turn: their results pass through memory."""
+
+
+def settle(farm: SchedulerState, now: Now, out: Decision) -> None:
+    """Keep the results of tasks that have ended, and look up those that became ready."""
+    uses = farm.cache_uses
+    released: list[int] = []
+    while uses.ended:
+        released += _after_end(uses, *uses.ended.popleft(), out)
+    wanted = [_wanted(farm, task_id) for task_id in released if _is_held(farm, task_id)]
+    for _ in range(len(uses.to_look)):
+        if len(wanted) >= LOOKED_UP_AT_ONCE:
+            break
+        task_id = uses.to_look.popleft()
+        task = farm.tasks.unfinished.get(task_id)
+        if task is not None and _is_held(farm, task_id) and not _waits(uses, task_id):
+            if uses.keys[task_id].mode == REFRESH and task_id in uses.full:
+                _clear(farm, task)
+            else:
+                wanted.append(_wanted(farm, task_id))
+    if wanted:
+        out.look_ups.append(LookUp(wanted))
+
+
+def _is_held(farm: SchedulerState, task_id: int) -> bool:
+    """Return whether a task is still to be looked up."""
+    task, uses = farm.tasks.unfinished.get(task_id), farm.cache_uses
+    held = task is not None and type(task.place) is Queued and task.place.why is Waiting.CACHE
+    return held and task_id not in uses.asked and task_id not in uses.cleared
+
+
+def _waits(uses: CacheUses, task_id: int) -> bool:
+    """Let a task wait for an equal one, if there is one; otherwise equal ones wait for it from now on."""
+    full, mode = uses.full.get(task_id), uses.keys[task_id].mode
+    if full is None or mode == REFRESH:
+        return False
+    owner = uses.owners.get(full)
+    if owner is not None and owner != task_id:
+        others = uses.waiting.setdefault(full, [])
+        if task_id not in others[-1:]:
+            others.append(task_id)
+        return True
+    if mode == ON:
+        uses.owners[full] = task_id
+    return False
+
+
+def _wanted(farm: SchedulerState, task_id: int) -> Wanted:
+    uses = farm.cache_uses
+    uses.asked.add(task_id)
+    key = uses.keys[task_id]
+    needs = farm.tasks.unfinished[task_id].dependencies
+    inputs = [source for _, source in needs.inputs] if needs is not None and task_id not in uses.full else []
+    return Wanted(task_id, uses.full.get(task_id, key.key), inputs, key.mode != REFRESH)
+
+
+def on_looked_up(farm: SchedulerState, session: str, event: LookedUp, now: Now, out: Decision) -> None:
+    """End the tasks with kept results, and let the others run."""
+    uses = farm.cache_uses
+    for found in event.found:
+        task = farm.tasks.unfinished.get(found.task)
+        if task is None or found.task not in uses.asked:
+            continue
+        uses.asked.discard(found.task)
+        if found.note:
+            out.notes.append(f"result cache, task {found.task}: {found.note}")
+        if found.key:
+            uses.full[found.task] = found.key
+        if found.body is not None:
+            finish(farm, task, _final(task, found, now), out)
+        elif not _waits(uses, found.task):
+            _clear(farm, task)
+
+
+def _final(task: TaskEntry, found: Cached, now: Now) -> Final:
+    """Return the end of a task that never ran: no engine, no attempt."""
+    times = (task.submitted_s, now.wall_s, 0.0, now.wall_s)
+    history = task.history or []
+    return Final(task.id, "", -1, "", task.attempt, *times, None, found.body, history, found.blobs)
+
+
+def _clear(farm: SchedulerState, task: TaskEntry) -> None:
+    farm.cache_uses.cleared.add(task.id)
+    rejoin(farm, task)
+
+
+def _after_end(uses: CacheUses, final: Final, ran_itself: bool, out: Decision) -> Iterable[int]:
+    """Keep the result of a task that succeeded.  Return the tasks that waited for it."""
+    was_cleared = final.id in uses.cleared
+    key, full, waiting = uses.forget(final.id)
+    if was_cleared and ran_itself and full and not final.reason and key.mode != READONLY and final.body is not None:
+        out.cache_results.append(CacheResult(full, key, final))
+        return waiting
+    if not final.reason and not was_cleared:
+        return waiting  # it was taken from the cache: the others find it there too
+    # The next one runs, the others wait for it.
+    uses.to_look.extend(waiting)
+    return ()

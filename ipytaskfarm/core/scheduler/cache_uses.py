@@ -1,0 +1,70 @@
+"""Which unfinished tasks use the result cache, and how far each has come: looked up, waiting for an equal one, cleared.
+
+The cache itself belongs to the controller's loop.  The scheduler asks it (`decision.LookUp`) and gives it results to
+keep (`decision.CacheResult`).  A task that uses the cache joins its queue when it is *cleared* to run.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from ..messages.result_cache import CacheKey
+from ..messages.task_types import Final
+
+
+@dataclass(slots=True)
+class CacheUses:
+    """The unfinished tasks that use the result cache."""
+
+    keys: dict[int, CacheKey] = field(default_factory=dict)
+    full: dict[int, str] = field(default_factory=dict)
+    """Task -> its key with the results of other tasks in it, once these are known."""
+    cleared: set[int] = field(default_factory=set)
+    """Tasks that run, because nothing is kept for them."""
+    asked: set[int] = field(default_factory=set)
+    """Tasks that are being looked up."""
+    to_look: deque[int] = field(default_factory=deque)
+    """Tasks that wait for nothing else and have to be looked up."""
+    owners: dict[str, int] = field(default_factory=dict)
+    """Full key -> the task that computes its result, or is being looked up for it."""
+    waiting: dict[str, list[int]] = field(default_factory=dict)
+    """Full key -> tasks that wait for the owner."""
+    ended: deque[tuple[Final, bool]] = field(default_factory=deque)
+    """(end of a task that used the cache, whether it ran as its own first link)."""
+
+    def add(self, task_id: int, key: CacheKey, takes_results: bool) -> None:
+        """Note a task.  takes_results: results of other tasks are among its arguments."""
+        self.keys[task_id] = key
+        if not takes_results:
+            self.full[task_id] = key.key
+
+    def holds(self, task_id: int) -> bool:
+        """Return whether the task must not join its queue yet; it is looked up at the end of the turn."""
+        if task_id not in self.keys or task_id in self.cleared:
+            return False
+        self.to_look.append(task_id)
+        return True
+
+    def note_running(self, task_id: int) -> None:
+        """Note that an engine had the task already when the controller started."""
+        if task_id in self.keys:
+            self.cleared.add(task_id)
+            if task_id in self.full:
+                self.owners.setdefault(self.full[task_id], task_id)
+
+    def owner_of(self, task_id: int) -> int | None:
+        """Return the task for whose result this task waits; None: it waits for none."""
+        full = self.full.get(task_id)
+        owner = self.owners.get(full) if full is not None else None
+        return owner if owner != task_id and full is not None and task_id in self.waiting.get(full, ()) else None
+
+    def forget(self, task_id: int) -> tuple[CacheKey, str, list[int]]:
+        """Forget an ended task.  Return its key, its full key ("" if unknown), and the tasks that waited for it."""
+        key, full = self.keys.pop(task_id), self.full.pop(task_id, "")
+        self.cleared.discard(task_id)
+        self.asked.discard(task_id)
+        if self.owners.get(full) != task_id:
+            return key, full, []
+        del self.owners[full]
+        return key, full, self.waiting.pop(full, [])

@@ -1,0 +1,61 @@
+"""`File`: a path among the arguments of a cached task that stands for the content of its file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TypeAlias
+
+Stamp: TypeAlias = tuple[int, int, int, int]
+
+_digests: dict[str, tuple[Stamp, str]] = {}
+_KEPT_MAX = 10_000
+
+
+class File(str):
+    """A path as an argument of a cached task: ``Task(f, args=(File("data.csv"),), cache=True)``.
+
+    The task gets the path, a str.  The cache knows the argument by the content of the file, and by the path as it was
+    given.  The content is read when the task is submitted, and not again as long as size and times of the file are the
+    same.  The file must be the same on the engines.
+
+    Raises TypeError for anything but a path.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, path: str | os.PathLike[str]) -> File:
+        """Return the file of a path."""
+        text = os.fspath(path)
+        if not isinstance(text, str):
+            raise TypeError(f"File(path) needs a str or a Path, not {type(text).__name__}")
+        return str.__new__(cls, text)
+
+    def __repr__(self) -> str:
+        return f"File({str.__repr__(self)})"
+
+    def __reduce__(self) -> tuple[type[File], tuple[str]]:
+        return File, (str(self),)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the content, as hex digits.
+
+        Raises:
+            OSError: it cannot be read; for a folder, IsADirectoryError.
+        """
+        path = os.path.abspath(self)
+        try:
+            with open(path, "rb") as file:
+                status = os.fstat(file.fileno())
+                stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+                known = _digests.get(path)
+                if known is not None and known[0] == stamp:
+                    return known[1]
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            remedy = ": give the files in it one by one" if isinstance(error, IsADirectoryError) else ""
+            raise type(error)(error.errno, f"{error.strerror}, and the cache needs its content{remedy}", path) from None
+        while len(_digests) >= _KEPT_MAX:
+            _digests.pop(next(iter(_digests)), None)
+        _digests[path] = stamp, digest
+        return digest

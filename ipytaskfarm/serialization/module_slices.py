@@ -1,0 +1,268 @@
+"""Finds which definitions of by-value modules a function reaches, by their sources.
+
+A module travels with its whole source, but a result depends only on what the called function reaches.  So the
+top-level statements of a source are looked at one by one.  Comments, blank lines, positions and docstrings do not
+count.
+
+The search may find too much and must not find too little: every identifier in a definition counts as a use of the
+definition of that name, and statements that may have effects when the module is imported (calls, decorators, classes
+with bases, loops …) always count.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .module_bundles import Bundle, ModuleSource, mentioned, resolve
+
+ALL = "*"
+_DYNAMIC = frozenset({"globals", "eval", "exec", "vars", "__dict__", "import_module", "__import__"})
+"""A definition with one of these names may reach any definition of its module."""
+
+
+class Definition(NamedTuple):
+    """A top-level statement that binds a name."""
+
+    kind: str
+    digest: str
+    uses: frozenset[str]
+    line: int
+
+
+class _Statements(NamedTuple):
+    """The statements of one source."""
+
+    definitions: dict[str, tuple[Definition, ...]]
+    """Name -> the statements that bind it and have no other effect."""
+    effects: Definition
+    """All other statements together."""
+    imports: dict[str, tuple[str, ...]]
+    """Bound name -> the modules and members that it may mean, with leading dots for relative ones."""
+    stars: tuple[str, ...]
+    """Modules of which all names are imported."""
+
+
+def _strip_docstring(node: ast.AST) -> None:
+    body = getattr(node, "body", None)
+    if not isinstance(body, list) or not body or not isinstance(node, _DOCUMENTED):
+        return
+    first = body[0]
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        body[0] = ast.copy_location(ast.Pass(), first)
+
+
+_DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def _uses(statement: ast.AST) -> frozenset[str]:
+    found: set[str] = set()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.update(part for part in node.value.split(".") if part.isidentifier())
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found.update(alias.name.rpartition(".")[2] for alias in node.names)
+        elif isinstance(node, ast.Call) and _computes_a_name(node):
+            found.add("globals")
+    return frozenset(found)
+
+
+def _computes_a_name(call: ast.Call) -> bool:
+    named = isinstance(call.func, ast.Name) and call.func.id == "getattr" and len(call.args) > 1
+    return named and not isinstance(call.args[1], ast.Constant)
+
+
+def _digest(statements: list[ast.stmt]) -> str:
+    for statement in statements:
+        for node in ast.walk(statement):
+            _strip_docstring(node)
+    text = "\n".join(ast.dump(statement) for statement in statements)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+
+
+def _bound(statement: ast.stmt) -> tuple[str, ...]:
+    """Return the names that a statement binds, if it has no other effect; () for any other statement."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+        return () if statement.decorator_list else (statement.name,)
+    if isinstance(statement, ast.ClassDef):
+        plain = not (statement.decorator_list or statement.bases or statement.keywords)
+        return (statement.name,) if plain else ()
+    if isinstance(statement, ast.Assign | ast.AnnAssign):
+        value = statement.value
+        if value is not None and any(isinstance(node, _CALLING) for node in ast.walk(value)):
+            return ()
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        names = [name for target in targets for name in _names_of(target)]
+        return () if "" in names else tuple(names)
+    return ()
+
+
+_CALLING = (ast.Call, ast.Await, ast.NamedExpr)
+
+
+def _names_of(target: ast.expr) -> Iterator[str]:
+    if isinstance(target, ast.Name):
+        yield target.id
+    elif isinstance(target, ast.Tuple | ast.List):
+        for each in target.elts:
+            yield from _names_of(each)
+    else:
+        yield ""  # an attribute or an item of something
+
+
+def _is_for_scripts(statement: ast.stmt) -> bool:
+    """Return whether it is ``if __name__ == "__main__":``, which does nothing in an imported module."""
+    test = statement.test if isinstance(statement, ast.If) and not statement.orelse else None
+    return (
+        isinstance(test, ast.Compare)
+        and isinstance(test.left, ast.Name)
+        and test.left.id == "__name__"
+        and isinstance(test.ops[0], ast.Eq)
+    )
+
+
+def _kind(statement: ast.stmt) -> str:
+    if isinstance(statement, ast.ClassDef):
+        return "class"
+    return "global" if isinstance(statement, ast.Assign | ast.AnnAssign) else "function"
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(source: bytes) -> _Statements:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        whole = hashlib.blake2b(source, digest_size=20).hexdigest()
+        return _Statements({}, Definition("module", whole, frozenset(), 0), {}, ())
+    definitions: dict[str, tuple[Definition, ...]] = {}
+    imports: dict[str, tuple[str, ...]] = {}
+    stars: list[str] = []
+    effects: list[ast.stmt] = []
+    for statement in tree.body:
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            continue  # the docstring, or a text without effect
+        if _is_for_scripts(statement):
+            continue
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                _note_import(node, imports, stars)
+        names = _bound(statement)
+        made = Definition(_kind(statement), "", _uses(statement), statement.lineno)
+        if names:
+            made = made._replace(digest=_digest([statement]))
+            for name in names:
+                definitions[name] = (*definitions.get(name, ()), made)
+        elif not isinstance(statement, ast.Import | ast.ImportFrom) or statement.names[0].name == ALL:
+            effects.append(statement)
+        else:
+            for bound, target in _targets(statement):
+                digest = hashlib.blake2b(target.encode(), digest_size=20).hexdigest()
+                kept = Definition("import", digest, frozenset(), statement.lineno)
+                definitions[bound] = (*definitions.get(bound, ()), kept)
+    uses = frozenset().union(*map(_uses, effects)) if effects else frozenset()
+    line = effects[0].lineno if effects else 0
+    return _Statements(definitions, Definition("module", _digest(effects), uses, line), imports, tuple(stars))
+
+
+def _targets(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
+    """Yield (bound name, module or member that it means); for ``from a import *`` ("*", "a")."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield alias.asname or alias.name.partition(".")[0], alias.name
+        return
+    base = "." * node.level + (node.module or "")
+    joint = "" if base.endswith(".") else "."
+    for alias in node.names:
+        yield alias.asname or alias.name, base if alias.name == ALL else f"{base}{joint}{alias.name}"
+
+
+def _note_import(node: ast.Import | ast.ImportFrom, imports: dict[str, tuple[str, ...]], stars: list[str]) -> None:
+    for bound, target in _targets(node):
+        if bound == ALL:
+            stars.append(target)
+        else:
+            imports[bound] = (*imports.get(bound, ()), target)
+
+
+class Reached(NamedTuple):
+    """What is reached in the sources of a bundle."""
+
+    definitions: list[tuple[str, str, Definition]]
+    """(module, name or "" for the statements with effects, the definition), sorted."""
+    members: dict[str, ModuleSource]
+    outside: frozenset[str]
+    """Names of modules that the members import and that do not travel."""
+
+
+def reached_from(bundle: Bundle, names: frozenset[str]) -> Reached:
+    """Return what is reached from these names in the bundle's own module; `ALL` among them means every name."""
+    members = {member.name: member for member in bundle.members}
+    texts = {name: _parsed(member.source) for name, member in members.items()}
+    found: dict[tuple[str, str], tuple[Definition, ...]] = {}
+    waiting: list[tuple[str, str]] = [(bundle.name, name) for name in sorted(names)]
+    for module, whole in texts.items():
+        # Every module of the bundle is imported, and what its statements do then may change any other part.
+        found[module, ""] = (whole.effects,)
+        waiting += [(module, name) for name in sorted(whole.effects.uses)]
+    while waiting:
+        module, name = waiting.pop()
+        if module not in texts or (module, name) in found:
+            continue
+        text = texts[module]
+        own = text.definitions.get(name, ())
+        found[module, name] = own
+        uses = frozenset().union(*(each.uses for each in own)) if own else frozenset()
+        if name == ALL or uses & _DYNAMIC:
+            waiting += [(module, each) for each in text.definitions]
+        waiting += [(module, each) for each in uses]
+        waiting += _meant(members[module], texts, name, uses)
+    definitions = sorted(
+        (module, name, each) for (module, name), several in found.items() for each in several if each.uses or each.line
+    )
+    return Reached(definitions, members, frozenset(_outside(members)))
+
+
+def _meant(
+    member: ModuleSource, texts: dict[str, _Statements], name: str, uses: frozenset[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield (module, name) that a name or its uses mean in other modules of the bundle."""
+    text = texts[member.name]
+    wanted = {name, *uses}
+    for bound in wanted & text.imports.keys():
+        for target in text.imports[bound]:
+            for full in resolve(member.name, member.is_package, [target]):
+                if full in texts:
+                    yield from ((full, each) for each in wanted)
+                    if wanted & _DYNAMIC:
+                        yield full, ALL
+            base, _, last = target.rpartition(".")
+            base = base or "." * (len(target) - len(target.lstrip(".")))
+            for full in resolve(member.name, member.is_package, [base]) if base else ():
+                if full in texts:
+                    yield full, last
+    for star in text.stars:
+        for full in resolve(member.name, member.is_package, [star]):
+            if full in texts and full != member.name:
+                yield from ((full, each) for each in wanted)
+
+
+def _outside(members: dict[str, ModuleSource]) -> Iterator[str]:
+    for member in members.values():
+        for name in resolve(member.name, member.is_package, _mentioned(member.source)):
+            if name not in members:
+                yield name
+
+
+@functools.lru_cache(maxsize=1024)
+def _mentioned(source: bytes) -> frozenset[str]:
+    return mentioned(source)

@@ -1,0 +1,404 @@
+"""Recipes: all that the results of a function depend on beside its arguments, part by part.
+
+The parts make the first half of a cache key, and differences between two recipes explain why a key changed.  A part has
+a digest of its own content; where the content refers to another part, the name of that part stands in its place.  So a
+change of a helper changes the helper's part and not that of each caller.
+
+Not in a recipe: file names, lines and numbers of cells, comments and docstrings, addresses, the order of sets.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import hashlib
+import sys
+import types
+from collections import deque
+from collections.abc import Callable, Iterable
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..core.messages.result_cache import KeyPart, Recipe
+from ..core.messages.task_types import Function
+from .cache import KeptPacks, hold
+from .digests import Digester
+from .distributions import version_of
+from .file_arguments import File
+from .global_names import imported_names, nested_codes
+from .guards import ABSENT, BundleGuard, FunctionGuard, cell_content
+from .module_bundles import Bundle, bundle_of, resolve
+from .module_origin import Travel, is_compiled, travel
+from .module_slices import ALL, reached_from
+from .outside_inputs import full_name, outside_inputs
+from .pickler import PYTHON, content_of, dispatched, find_named, imports_of, used_globals, used_submodules
+from .rebuild import is_call
+from .references import Ref
+
+_OWN = __name__.partition(".")[0]
+_SHOWN_MAX = 40
+_encode = msgspec.json.Encoder().encode
+
+_place_of_cell: list[Callable[[str], str]] = [lambda file: ""]
+
+
+def set_place_of_cell(find: Callable[[str], str]) -> None:
+    """Set the function that returns "In [7]" for the file name of a cell, and "" for other files."""
+    _place_of_cell[0] = find
+
+
+class FunctionRecipe(NamedTuple):
+    """The recipe of a function, ready to be sent."""
+
+    name: str
+    packed: Function
+    """Its digest and its encoded parts."""
+    warnings: tuple[str, ...]
+    """What the function asks for that no key can hold: "the time (time.time), in `f`"."""
+
+
+_recipes = KeptPacks()
+
+
+def recipe_of(function: Any) -> FunctionRecipe:
+    """Return the recipe of a function as it is now.  An unchanged function costs a few microseconds.
+
+    Raises what the pickler raises for an object that cannot travel.
+    """
+    entry = _recipes.get(function)
+    if entry is not None and entry.guards is not None and hold(entry.guards):
+        known: FunctionRecipe = entry.value
+        return known
+    walk = _Walk()
+    made = walk.recipe(function)
+    _recipes.put(function, walk.guards if walk.sure else None, made)
+    return made
+
+
+def argument_digest(value: Any, number: Callable[[Ref], int] | None = None) -> str:
+    """Return the digest of an argument by its content; of a small number, its text.
+
+    Args:
+        value: the argument.
+        number: returns a number for a `Ref` in it; the result takes its place later.
+
+    Raises:
+        OSError: a `File` in it cannot be read.
+    """
+    short = _short(value)
+    if short:
+        return short
+    if type(value) in _TEXTS:
+        return hashlib.blake2b(repr(value).encode("utf-8", "backslashreplace"), digest_size=20).hexdigest()
+    walk = _Walk(number)
+    digest = walk.digest_of(value, "")
+    walk.go_on()
+    return hashlib.blake2b(f"{digest} {walk.key()}".encode(), digest_size=20).hexdigest() if walk.parts else digest
+
+
+_TEXTS = (str, bytes)
+
+
+class _Walk:
+    """One walk over everything that a function reaches."""
+
+    def __init__(self, number: Callable[[Ref], int] | None = None) -> None:
+        """Create it; `number` returns the number of a reference to another task's result."""
+        self._number = number
+        self.parts: dict[tuple[str, str, str], KeyPart] = {}
+        self.guards: list[Any] = []
+        self.sure = True
+        self.warnings: dict[str, None] = {}
+        self._names: dict[int, str] = {}
+        self._taken: dict[str, int] = {}
+        self._alive: list[Any] = []
+        self._waiting: deque[tuple[Any, str, str]] = deque()
+        self._modules: dict[str, tuple[Bundle, set[str], str]] = {}
+        self._tops: dict[str, str] = {}
+
+    def recipe(self, function: Any) -> FunctionRecipe:
+        name = _name_of(function)
+        self.add("callable", name, self.digest_of(function, ""), "")
+        self.go_on()
+        for top, user in self._tops.items():
+            self._package(top, user)
+        self.add("python", "Python", PYTHON, "")
+        parts = tuple(sorted(self.parts.values(), key=lambda part: (part.kind, part.name, part.user, part.digest)))
+        return FunctionRecipe(name, Function(self.key(), _encode(Recipe(parts))), tuple(self.warnings))
+
+    def key(self) -> str:
+        """Return the digest of all parts."""
+        keyed = sorted((part.kind, part.name, part.digest) for part in self.parts.values())
+        return hashlib.sha256(_encode(keyed)).hexdigest()
+
+    def go_on(self) -> None:
+        """Walk through all parts that were referred to."""
+        while self._waiting or self._modules:
+            if self._waiting:
+                found, label, user = self._waiting.popleft()
+                if isinstance(found, type):
+                    self._class(found, label, user)
+                else:
+                    self._function(found, label, user)
+            else:
+                _, (bundle, names, user) = self._modules.popitem()
+                self._slice(bundle, frozenset(names), user)
+
+    def add(self, kind: str, name: str, digest: str, user: str, place: str = "") -> None:
+        self.parts.setdefault((kind, name, digest), KeyPart(kind, name, digest, user, place))
+
+    def refer(self, obj: Any, user: str) -> bytes | None:
+        """Return what stands for a function, class or module that is a part; None for any other object."""
+        if type(obj) is Ref:
+            if self._number is None:
+                return None  # the pickler refuses it, and says why
+            return f"result {self._number(obj)} {obj.name!r}".encode()
+        if type(obj) is File:
+            return f"file {obj} {obj.digest()}".encode()
+        if isinstance(obj, types.ModuleType):
+            return self._module(obj, user)
+        if isinstance(obj, types.FunctionType):
+            while is_call(obj.__code__):
+                obj = vars(obj)["__wrapped__"]
+            if dispatched(obj) is not None and find_named(obj) is None:
+                return None  # its registry is walked
+        elif not isinstance(obj, type) or obj.__module__ == "builtins":
+            self._note_reference(obj, user)
+            return None
+        named = find_named(obj)
+        if named is None:
+            return self._part(obj, user)
+        kind, module_name, qualname = named
+        if kind is Travel.SOURCE:
+            self._want(module_name, [qualname.partition(".")[0]], user)
+            return f"member {module_name} {qualname}".encode()
+        self._use_module(module_name, user)
+        return f"name {module_name} {qualname}".encode()
+
+    def _part(self, obj: Any, user: str) -> bytes:
+        label = self._names.get(id(obj))
+        if label is None:
+            label = obj.__qualname__.replace("<locals>.", "")
+            number = self._taken[label] = self._taken.get(label, 0) + 1
+            label = label if number == 1 else f"{label}#{number}"
+            self._names[id(obj)] = label
+            self._alive.append(obj)
+            self._waiting.append((obj, label, user))
+        return f"part {label}".encode()
+
+    def _note_reference(self, obj: Any, user: str) -> None:
+        module_name = getattr(obj, "__module__", None) if callable(obj) else type(obj).__module__
+        if isinstance(module_name, str):
+            self._use_module(module_name, user)
+
+    def _use_module(self, name: str, user: str) -> None:
+        top = name.partition(".")[0]
+        if top not in sys.stdlib_module_names and top not in ("__main__", "__mp_main__", _OWN, "builtins"):
+            self._tops.setdefault(top, user)
+
+    def _module(self, module: types.ModuleType, user: str) -> bytes | None:
+        if content_of(module) is not None:
+            return None
+        if travel(module.__name__) is Travel.SOURCE:
+            self._want(module.__name__, [], user)
+        else:
+            self._use_module(module.__name__, user)
+        return f"module {module.__name__}".encode()
+
+    def _want(self, module_name: str, names: Iterable[str], user: str) -> None:
+        known = self._modules.get(module_name)
+        if known is None:
+            bundle = bundle_of(module_name)
+            self.guards.append(BundleGuard(bundle))
+            known = self._modules[module_name] = (bundle, set(), user)
+        known[1].update(names)
+
+    def digest_of(self, value: Any, user: str) -> str:
+        """Return the digest of a value; functions, classes and modules in it become parts."""
+        digester = _PartDigester(self, user)
+        digest = digester.digest(value)
+        self.guards += digester.guards
+        self.sure = self.sure and digester.sure
+        return digest
+
+    # -- functions
+
+    def _function(self, function: types.FunctionType, label: str, user: str) -> None:
+        code = function.__code__
+        used, wanted = used_globals(function)
+        self.guards.append(FunctionGuard(function, [*used, *wanted]))
+        digester = _PartDigester(self, label)
+        body = _without_docstring(code, function.__doc__)
+        state = (function.__name__, sorted(function.__annotations__.items(), key=itemgetter(0)), body)
+        self.add("function", label, digester.digest(state), user, _place_of_cell[0](code.co_filename))
+        self.sure = self.sure and digester.sure
+        for name, value in _defaults(function):
+            self._value("default", f"{name} of `{label}`", value, label)
+        free = dict(zip(code.co_freevars, map(cell_content, function.__closure__ or ()), strict=False))
+        for name, value in sorted(free.items()):
+            if value is not ABSENT:
+                self._value("closure variable", name, value, label)
+        self._globals(used, code, label)
+        for name in wanted:
+            if name not in vars(builtins):
+                self.add("engine name", name, "", label)
+        for name, value in sorted(vars(function).items()):
+            if name != "__wrapped__" or not isinstance(value, types.FunctionType):
+                self._value("attribute", f"{name} of `{label}`", value, label)
+            else:
+                self.refer(value, label)
+        self._imports(function, used, label)
+        self._look_outside(function, {**used, **free}, label)
+
+    def _value(self, kind: str, name: str, value: Any, user: str) -> None:
+        """Add a value as a part, unless it is a part by itself under another name."""
+        short = _short(value)
+        if short:
+            self.add(kind, name, short, user)
+            return
+        reference = self.refer(value, user)
+        self.add(kind, name, reference.decode() if reference is not None else self.digest_of(value, user), user)
+
+    def _globals(self, used: dict[str, Any], code: types.CodeType, label: str) -> None:
+        for name, value in used.items():
+            if isinstance(value, types.ModuleType) and content_of(value) is None:
+                self._member_names(value, code, label)
+            self._value("global", name, value, label)
+
+    def _member_names(self, module: types.ModuleType, code: types.CodeType, label: str) -> None:
+        """Note which names of a by-value module, and of its submodules, a code may use."""
+        if travel(module.__name__) is not Travel.SOURCE:
+            return
+        mentioned = _mentioned(code)
+        dynamic = not mentioned.isdisjoint(("getattr", "vars", "__dict__", "eval", "exec"))
+        self._want(module.__name__, {*mentioned, *((ALL,) if dynamic else ())}, label)
+
+    def _imports(self, function: types.FunctionType, used: dict[str, Any], label: str) -> None:
+        mentioned = _mentioned(function.__code__)
+        imports = imports_of(function)
+        for bundle in imports.bundles if imports is not None else ():
+            self._want(bundle.name, mentioned, label)
+        for module in used_submodules(function):
+            if travel(module.__name__) is Travel.SOURCE:
+                self._want(module.__name__, mentioned, label)
+        package = function.__globals__.get("__package__") or ""
+        for name in resolve(package, True, imported_names(function.__code__)):
+            if name and name != package and _is_installed(name):
+                self._use_module(name, label)
+
+    def _look_outside(self, function: types.FunctionType, values: dict[str, Any], label: str) -> None:
+        full = lambda name: full_name(values[name]) if name in values else ""  # noqa: E731
+        for what in outside_inputs(function.__code__, full):
+            self.warnings[f"{what}, in `{label}`"] = None
+
+    # -- classes
+
+    def _class(self, cls: type, label: str, user: str) -> None:
+        digester = _PartDigester(self, label)
+        digester.root = cls
+        digest = digester.digest(cls)
+        self.guards += digester.guards
+        self.sure = self.sure and digester.sure
+        self.add("class", label, digest, user)
+
+    def attribute(self, name: str, value: Any, label: str) -> None:
+        """Add an attribute of a class."""
+        self._value("attribute", f"{name} of class `{label}`", value, label)
+
+    # -- modules and distributions
+
+    def _slice(self, bundle: Bundle, names: frozenset[str], user: str) -> None:
+        reached = reached_from(bundle, names)
+        for module, name, definition in reached.definitions:
+            whole = f"{module}.{name}" if name else module
+            self.add(definition.kind, whole, definition.digest, user, "" if not name else f"line {definition.line}")
+        for module, member in reached.members.items():
+            for path, content in member.data.items():
+                self.add("data file", f"{module}/{path}", hashlib.sha256(content).hexdigest(), user)
+            if is_compiled(member.file):
+                content = Path(member.file).read_bytes()
+                self.add("compiled module", module, hashlib.sha256(content).hexdigest(), user)
+        for name in reached.outside:
+            if _is_installed(name):
+                self._use_module(name, user)
+
+    def _package(self, top: str, user: str) -> None:
+        version = version_of(top)
+        if version is not None:
+            self.guards.append(version)
+            self.add("package", version.distribution, version.text, user)
+
+
+class _PartDigester(Digester):
+    """A digester in whose result parts stand for themselves by name."""
+
+    def __init__(self, walk: _Walk, user: str) -> None:
+        super().__init__()
+        self._walk = walk
+        self._user = user
+        self.root: type | None = None
+        """The class that is taken apart; its attributes become parts of their own."""
+
+    def encode(self, obj: Any) -> bytes:
+        if type(obj) not in _PLAIN and obj is not self.root:
+            reference = self._walk.refer(obj, self._user)
+            if reference is not None:
+                return reference
+        return super().encode(obj)
+
+    def _sorted(self, tag: str, named: dict[str, Any]) -> bytes:
+        if self.root is None or tag != "attributes" or self._open.keys() != {id(self.root)}:
+            return super()._sorted(tag, named)
+        own = {name: value for name, value in named.items() if name != "__doc__"}
+        for name, value in sorted(own.items()):
+            self._walk.attribute(name, value, self._user)
+        return self._parts(tag, *sorted(own))
+
+
+_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, tuple, list, dict})
+
+
+def _name_of(function: Any) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__qualname__", "") or type(function).__qualname__
+    return str(name).replace("<locals>.", "")
+
+
+def _defaults(function: types.FunctionType) -> list[tuple[str, Any]]:
+    code = function.__code__
+    positional = code.co_varnames[: code.co_argcount]
+    values = function.__defaults__ or ()
+    named = list(zip(positional[len(positional) - len(values) :], values, strict=True))
+    return [*named, *sorted((function.__kwdefaults__ or {}).items())]
+
+
+def _without_docstring(code: types.CodeType, doc: str | None) -> types.CodeType:
+    if doc is not None and code.co_consts and code.co_consts[0] == doc:
+        return code.replace(co_consts=(None, *code.co_consts[1:]))
+    return code
+
+
+def _mentioned(code: types.CodeType) -> set[str]:
+    found = {name for each in nested_codes(code) for name in each.co_names}
+    for each in nested_codes(code):
+        found.update(text for text in each.co_consts if isinstance(text, str) and text.isidentifier())
+    return found
+
+
+def _short(value: Any) -> str:
+    """Return a small number as text, which a person compares at a glance; "" for other values."""
+    if type(value) in (int, float, bool) or value is None:
+        text = repr(value)
+        return text if len(text) <= _SHOWN_MAX else ""
+    return ""
+
+
+def _is_installed(name: str) -> bool:
+    """Return whether an import of this name means an installed module."""
+    top = name.partition(".")[0]
+    module = sys.modules.get(top)
+    return module is None or travel(top) is not Travel.SOURCE

@@ -1,0 +1,2 @@
+-- Tasks whose results are kept for equal tasks.
+ALTER TABLE tasks ADD COLUMN cache TEXT;
