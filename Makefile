@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench chaos worst soak docs screenshot notebooks vendor clean apt
+.PHONY: help demo test lint bench chaos worst live-check soak docs screenshot notebooks vendor clean apt
 .DELETE_ON_ERROR:
 
 help:
@@ -33,6 +33,7 @@ help:
 	@echo "make bench       throughput beside multiprocessing.Pool in the same run"
 	@echo "make chaos       ten minutes of killed engines, controllers and agents, and ten thousand simulated lives"
 	@echo "make worst       reboots, kill storms, damaged stores and random examples, many more of them than make test"
+	@echo "make live-check  the live view behind proxies, and what it costs: five pages, a million tasks"
 	@echo "make soak        the same for hours: SOAK_S=14400"
 	@echo "make docs        the documentation, into docs/_build/html"
 	@echo "make notebooks   run them again, and save what they say now"
@@ -67,6 +68,13 @@ chaos: $(VENV)/stamp-test
 
 worst: $(VENV)/stamp-test
 	@THOROUGH=1 $(BIN)/python -m pytest $$(grep -rl --include='test_*.py' 'from tests.support.thorough import' tests)
+
+# The proxies come from npm and Debian; node and npm are there, or the tests with JupyterHub's proxy are skipped.
+live-check: APT_PACKAGES += nginx-light
+live-check: $(VENV)/stamp-test apt
+	@! command -v npm >/dev/null || npm install --silent --no-audit --no-fund --prefix $(VENV)/npm configurable-http-proxy@5
+	@PATH="$(abspath $(VENV))/npm/node_modules/.bin:$$PATH" $(BIN)/python -m pytest tests/browser/test_live_proxies.py
+	@$(BIN)/python -m benchmarks.live_view
 
 soak: $(VENV)/stamp-test
 	@$(BIN)/python -m tests.support.chaos $(SOAK_S) $(SEED)

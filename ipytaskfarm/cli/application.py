@@ -91,7 +91,8 @@ class Command(Application):
         self._read_config_files()
         self.update_config(given)
         if self.extra_args and not self.arguments:
-            raise UsageError(f"what is {' '.join(self.extra_args)!r} for? This command takes only flags")
+            named = f"; --farm {self.extra_args[0]} names a farm" if "farm" in self._known_flags() else ""
+            raise UsageError(f"what is {' '.join(self.extra_args)!r} for? This command takes only flags{named}")
 
     def _known_flags(self) -> dict[str, Flag | Switch]:
         """Return all flags by name: those with a value, those without, and each setting as ``Class.trait``."""

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from ..core import messages
 from ..core.arguments import check_count, check_text
 from ..core.messages.task_types import Final, JobSpec
+from ..core.text import did_you_mean
 from .chunk_items import chunk_values
 from .jobs import Job, Values, outcome
 from .map_items import Items, read_whole
@@ -44,6 +45,8 @@ ON_ERROR = ("raise", "return", "collect")
 _MAPPER_RULES = ("clear_before", "clear_after", "retries", "recovery_task", "depend")
 _OWN_RULES = {"clear_before": flag, "clear_after": flag}
 _KNOWN = frozenset(DEFAULTS) - {"name", "on_duplicate"} | _OWN_RULES.keys()
+_OF_MAPS = frozenset({"name", "on_error", "chunksize", "stream", "return_exceptions", "block"})
+"""Arguments of `map` that are no rules of its tasks."""
 
 
 class MapOptions(NamedTuple):
@@ -69,7 +72,8 @@ def checked_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
     """Check the names of the rules of a map.  Raises TypeError that names an unknown one."""
     for rule in rules:
         if rule not in _KNOWN:
-            raise TypeError(f"a map has no argument {rule!r}; the rules of its tasks are {', '.join(sorted(_KNOWN))}")
+            near = did_you_mean(rule, _KNOWN | _OF_MAPS) or f"; the rules of its tasks are {', '.join(sorted(_KNOWN))}"
+            raise TypeError(f"a map has no argument {rule!r}{near}")
     checks: dict[str, Callable[[Any], Any]] = {
         rule: functools.partial(check, rule) for rule, check in _OWN_RULES.items()
     }

@@ -15,7 +15,7 @@ from os import PathLike
 from typing import Any, Literal, TypeAlias, TypeVar, Unpack, overload
 
 from ..core import errors, messages as m
-from ..core.arguments import check_int, check_text, wrong
+from ..core.arguments import check_int, wrong
 from ..core.messages import tables
 from ..core.messages.dependencies import FAIL
 from ..core.messages.payload import Message
@@ -531,10 +531,12 @@ class TaskClient:
             ids: only these tasks.
             last: at most this number of tasks, the latest accepted; 0: all.
         """
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"the first argument is a name, not {shown(name)}: tc.tasks(ids=…) takes ids")
         wanted = None if ids is None else id_list(ids, self.farm)
         asked = None if state is None else one_of("state", ACCEPTED_STATES, state)
         most = max(0, check_int("last", last))
-        reply = self._session.ask_for(m.ListTasks(wanted, check_text("name", name), asked, most), tables.TaskRows)
+        reply = self._session.ask_for(m.ListTasks(wanted, name, asked, most), tables.TaskRows)
         return TaskTable(reply.rows, reply.omitted)
 
     def view(self) -> Any:

@@ -157,21 +157,6 @@ class ControllerLoop:
         self._hub.flush(now.mono_s)
         return out.finished
 
-    def _look_up_at_once(self, out: Decision, now: Now) -> None:
-        """Look up tasks in the result cache before the commit: a hit costs one commit then, and not two.
-
-        The scheduler handles what was found in a turn of its own."""
-        # Results of other tasks may be among those that are about to be committed.
-        inputs = any(each.inputs for look_up in out.look_ups for each in look_up.wanted)
-        if not out.look_ups or inputs or out.cache_results or out.cache_mistakes:
-            return
-        events: list[tuple[str, Event]] = [("", self._cache_answers.look_up(each)) for each in out.look_ups]
-        out.look_ups.clear()
-        more = self._scheduler.turn(events, now)
-        if self._event_log is not None:
-            self._event_log.note(now, events, more.saves)
-        out.add(more)
-
     def _begin_epoch(self, failure: AnswerFailed, restored: Callable[[Now], SchedulerState]) -> None:
         """Throw the state away, of which a failed answer may have left anything, and begin as after a restart.
 
@@ -197,6 +182,21 @@ class ControllerLoop:
             self._event_log.close()
             self._event_log = None
         self._hub.begin_epoch(farm.epoch)
+
+    def _look_up_at_once(self, out: Decision, now: Now) -> None:
+        """Look up tasks in the result cache before the commit: a hit costs one commit then, and not two.
+
+        The scheduler handles what was found in a turn of its own."""
+        # Results of other tasks may be among those that are about to be committed.
+        inputs = any(each.inputs for look_up in out.look_ups for each in look_up.wanted)
+        if not out.look_ups or inputs or out.cache_results or out.cache_mistakes:
+            return
+        events: list[tuple[str, Event]] = [("", self._cache_answers.look_up(each)) for each in out.look_ups]
+        out.look_ups.clear()
+        more = self._scheduler.turn(events, now)
+        if self._event_log is not None:
+            self._event_log.note(now, events, more.saves)
+        out.add(more)
 
     # -- receiving
 

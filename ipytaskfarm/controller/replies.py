@@ -55,6 +55,8 @@ class StoreReader(Protocol):
 
     def place_in_map(self, task: int) -> MapPlace | None: ...
 
+    def retried(self, ids: Sequence[int]) -> set[int]: ...
+
 
 def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
     """Return (session, message to send); for `LoadOriginals` and `LoadEnded` the event that the scheduler waits for."""
@@ -71,6 +73,8 @@ def answer(store: StoreReader, load: Load) -> tuple[str, Answer | TaskReply] | t
         tasks = _originals(store, load)
         # Cleared since the question was asked, perhaps in the same turn.
         gone = sorted(set(load.ids) - {task.id for task in tasks})
+        again = store.retried(load.ids) if load.once else set()
+        tasks = [task for task in tasks if task.id not in again]
         return load.session, Originals(load.n, tasks, [*load.missing, *gone], load.not_failed, [*load.earlier])
     if isinstance(load, LoadEnded):
         return "", EndedLoaded(store.ended(load.ids, load.dependents), load.ids, load.outcome, load.asker)
@@ -170,9 +174,14 @@ def in_map(place: MapPlace) -> str:
     return f"item {place.index}{of} of map {place.name!r}{again}"
 
 
+def _run_time(run_s: float) -> str:
+    return f"{run_s:.3f} s" if run_s >= 0.01 else f"{run_s * 1000:.3g} ms"
+
+
 def explain_item(chunk: Final, item: int) -> list[str]:
     """Return lines for people about a silent item of an ended chunk."""
-    share = f"it shared a run of {chunk.run_s:.3f} s with {max(0, chunk.items - len(chunk.separate) - 1)} other items"
+    others = max(0, chunk.items - len(chunk.separate) - 1)
+    share = f"it shared a run of {_run_time(chunk.run_s)} with {others} other items"
     times = {"id": item, "run_s": chunk.run_s / max(1, chunk.items - len(chunk.separate))}
     first, *rest = explain_final(msgspec.structs.replace(chunk, **times))
     return [f"{first}; {share}", *rest]
@@ -183,7 +192,7 @@ def explain_final(final: Final) -> list[str]:
     state = f"failed: {final.reason}" if final.reason else "succeeded"
     when = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(final.completed_s))
     where = f" on engine {final.engine_id} ({final.node})" if final.engine_id >= 0 else ""
-    lines = [f"task {final.id} {state}{where} at {when}, run time {final.run_s:.3f} s"]
+    lines = [f"task {final.id} {state}{where} at {when}, run time {_run_time(final.run_s)}"]
     for row in final.history:
         what = f": {row.failure.etype}: {row.failure.value}" if row.failure else ""
         lines.append(f"attempt {row.number} on engine {row.engine_id} ({row.node}): {row.outcome}{what}")

@@ -49,6 +49,8 @@ CREATE TABLE tasks (
 CREATE INDEX tasks_by_job ON tasks (job) WHERE job IS NOT NULL;
 CREATE INDEX tasks_by_parent ON tasks (parent) WHERE parent IS NOT NULL;
 CREATE INDEX tasks_with_items ON tasks (id) WHERE items > 0;
+-- Which tasks were submitted again: a group of failures is submitted again once.
+CREATE INDEX tasks_by_retried ON tasks (json_extract(rules, '$.retry_of')) WHERE json_extract(rules, '$.retry_of') IS NOT NULL;
 
 -- Items that do not belong to their chunk any more: they are tasks of their own, or were cleared.
 CREATE TABLE separate_items (

@@ -241,7 +241,8 @@ class TaskTables:
         """Return a task as it was submitted; of an item of a map, its chunk."""
         row = self._db.execute(
             "SELECT id, iif(length(payload) <= ?, payload, x''), length(payload), function, rules, submitted_s "
-            "FROM tasks WHERE id <= ? AND id + items >= ? ORDER BY id DESC LIMIT 1",
+            # The nearest one below, which has the item if it is a chunk: no other row is looked at.
+            "FROM tasks WHERE id = (SELECT max(id) FROM tasks WHERE id <= ?) AND id + items >= ?",
             (INPUT_BYTES, question.id, question.id),
         ).fetchone()
         if row is None:

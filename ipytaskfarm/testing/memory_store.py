@@ -345,6 +345,11 @@ class MemoryReader:
         """Return None: a simulated farm has no maps."""
         return None
 
+    def retried(self, ids: Sequence[int]) -> set[int]:
+        """Return those of these tasks that were submitted again."""
+        found = {t.rules.retry_of for t in self._store.tasks.values() if t.rules is not None}
+        return {i for i in ids if i in found}
+
     def within(self, ids: Sequence[int], size_bytes: int) -> tuple[list[int], list[int]]:
         """Divide ids of ended tasks by the bytes of their results, as the store does."""
         total = 0

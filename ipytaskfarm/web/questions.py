@@ -302,12 +302,18 @@ async def _retry_group(feed: FarmFeed, arguments: Arguments) -> Any:
         page = await _reply(feed, ReadTaskPage("failed", cause=key, before=before, count=500), TaskPage)
         ids = [row.id for row in page.rows]
         if ids:
-            reply = await _reply(feed, messages.RetryTasks(ids), messages.Retried)
+            reply = await _reply(feed, messages.RetryTasks(ids, once=True), messages.Retried)
             count += len(reply.ids)
         if page.next is None:
-            return {"text": f"{count:,} tasks submitted again"}
+            return {"text": _submitted(count)}
         before = page.next
     return {"text": f"the latest {count:,} tasks submitted again; more are left"}
+
+
+def _submitted(count: int) -> str:
+    if not count:
+        return "nothing was submitted: all tasks of this group were submitted again before"
+    return f"{count:,} task{'' if count == 1 else 's'} submitted again"
 
 
 async def _pause(feed: FarmFeed, arguments: Arguments) -> Any:

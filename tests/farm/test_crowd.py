@@ -24,10 +24,12 @@ from tests.support.farms import module_farm
 from tests.support.flood import ATTACKS, Flood, paused_tasks
 from tests.support.hostile import controller_pid
 from tests.support.polling import eventually
+from tests.support.thorough import THOROUGH
 
 pytestmark = pytest.mark.farm
 
-ANSWER_S = 1.0
+ANSWER_S = 1.0 if THOROUGH else 5.0
+"""For the slowest answer.  `make worst` holds the promised second, `make test` runs beside other tests."""
 UNDER_ATTACK_S = 2.0
 NEW_CLIENT_S = 10.0
 MEMORY_BYTES = 1536 << 20
@@ -133,7 +135,7 @@ def test_the_others_go_on(farm: Farm, attack: str, tmp_path: Path) -> None:
     print(f"{attack}: {probe.slowest_s:.2f} s of {probe.answers}, stalled {probe.stalled_s:.2f} s, {done} tasks")
     print(f"{peak >> 20} MiB, new client {new_s:.2f} s")
     assert probe.slowest_s <= ANSWER_S + probe.stalled_s
-    assert probe.answers >= UNDER_ATTACK_S / ANSWER_S
+    assert probe.answers >= UNDER_ATTACK_S, "one a second, even so"
     assert done >= 2
     assert new_s < NEW_CLIENT_S
     assert peak < MEMORY_BYTES

@@ -169,6 +169,9 @@ MISTAKES: list[Mistake] = [
     ("retry of a running task", lambda w: w.tc.retry(w.running), ValueError,
      "only failed tasks are tried again: task 3 is not; tc.restart"),
     ("clear of a running task", lambda w: w.tc.clear(w.running), KeyError, "not ended yet, abort it first: task 3"),
+    ("ids for a name", lambda w: w.tc.tasks([1, 2]), TypeError, "tc.tasks(ids=…) takes ids"),  # type: ignore[arg-type]
+    ("misspelt rule of a map", lambda w: w.tc.map(f, [1], retires=3), TypeError, "did you mean 'retries'?"),  # type: ignore[call-overload]
+    ("misspelt argument of a map", lambda w: w.tc.map(f, [1], chunk_size=3), TypeError, "did you mean 'chunksize'?"),  # type: ignore[call-overload]
     # Jobs
     ("results of an empty job", lambda w: w.tc.create_job().results(), ValueError,
      "job.add_task(task) adds one, then job.submit() submits them"),

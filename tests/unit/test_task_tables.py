@@ -175,3 +175,19 @@ def test_a_long_input_is_left_out(tmp_path: Path) -> None:
 def test_it_cannot_write(tables: TaskTables) -> None:
     with pytest.raises(Exception, match=r"readonly|read-only"):
         tables._db.execute("DELETE FROM tasks")
+
+
+def test_an_unknown_id_is_looked_up_and_not_searched_for(tables: TaskTables) -> None:
+    """The input of a task is one look into the tree of ids: a million rows are not looked at."""
+    looked = 0
+
+    def count() -> int:
+        nonlocal looked
+        looked += 1
+        return 0
+
+    tables._db.set_progress_handler(count, 20)
+    for asked in (10**9, -1, COUNT):
+        assert isinstance(tables.task_input(ReadTaskInput(asked)), Refusal)
+    tables._db.set_progress_handler(None, 0)
+    assert looked < 20

@@ -368,13 +368,18 @@ def on_retry(farm: SchedulerState, session: str, n: int, question: RetryTasks, n
         why = lifecycle.full or "the farm is stopping"
         out.answer(session, n, Refusal("StoreFull" if lifecycle.full else "ConnectionError", why))
     elif ids:
-        out.loads.append(LoadOriginals(session, n, ids, missing, not_failed, chunks, question.earlier))
+        if question.once:
+            coming = {i for others in farm.clients.retrying.values() for i in others}
+            ids = [i for i in ids if i not in coming]
+        farm.clients.retrying[session, n] = ids
+        out.loads.append(LoadOriginals(session, n, ids, missing, not_failed, chunks, question.earlier, question.once))
     else:
         out.answer(session, n, Retried([], missing, not_failed))
 
 
 def on_originals(farm: SchedulerState, session: str, event: Originals, now: Now, out: Decision) -> None:
     """Accept the tasks to be retried under new ids, linked to the old ones."""
+    farm.clients.retrying.pop((session, event.n), None)
     if not event.tasks:
         out.answer(session, event.n, Retried([], event.missing, event.not_failed))
         return

@@ -14,8 +14,8 @@ The processes of a farm never import one another: they meet in this package.
 ``engine_commands``    MultiEngine commands: client and engine only
 ``dependencies``       the tasks for which a task waits, and the results that it uses
 ``blob_chunks``        large values on their way to other machines
-``result_cache``       keys of kept results, and questions about them
 ``kernel_bytes``       the kernel of a frozen engine, for a client on another machine
+``result_cache``       keys of kept results, and questions about them
 ``evaluator``          questions about users' ``depend`` functions to the evaluator
 =====================  ==================================================================================
 

@@ -96,13 +96,13 @@ class Clear(msgspec.Struct, frozen=True, tag=True):
 class RetryTasks(msgspec.Struct, frozen=True, tag="Retry"):
     """Question: submit these failed tasks again, as new ones linked to them. Answer: `Retried`.
 
-    failed_only=False: also those that succeeded.
-    """
+    failed_only=False: also those that succeeded.  once=True: leave out those that were submitted again before."""
 
     ids: list[int]
     failed_only: bool = True
     earlier: list[tuple[int, int, int]] = []
     """Tasks that were retried just before, see `pages.runs_of`: tasks that need them are given the new ones."""
+    once: bool = False
 
 
 class QueueStatus(msgspec.Struct, frozen=True, tag=True):

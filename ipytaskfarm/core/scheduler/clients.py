@@ -110,6 +110,8 @@ class ClientRegistry:
     """The sum of `ClientEntry.watching` over all clients."""
     to_tell: dict[str, ClientEntry] = field(default_factory=dict)
     """Clients that are told of ends or acceptances at the end of the turn."""
+    retrying: dict[tuple[str, int], list[int]] = field(default_factory=dict)
+    """(session, number of its question) -> tasks that are read from the store, to be submitted again."""
     retried: dict[str, Retried] = field(default_factory=dict)
     """"session n" of a `Retry` -> the answer.  A client that repeats the question gets the same answer."""
 

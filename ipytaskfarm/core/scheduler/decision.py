@@ -102,6 +102,8 @@ class LoadOriginals(NamedTuple):
     """Silent item -> its chunk."""
     earlier: Sequence[tuple[int, int, int]] = ()
     """See `RetryTasks.earlier`."""
+    once: bool = False
+    """Leave out tasks that were submitted again before."""
 
 
 class LoadEnded(NamedTuple):
