@@ -71,9 +71,8 @@ class TaskClient:
     """Your connection to a farm's tasks.  All clients of a process share one session per farm.
 
     Args:
-        where: None for the farm "default", a farm's name, the path of a connection file (it has a
-            separator or ends in ``.json``), or ``(host, port)``, whose keys come from the connection
-            file with that address or from `key_file`.
+        where: None for the farm "default", a farm's name, the path of a connection file (with a ``/`` or ``.json``),
+            or ``(host, port)``, whose keys come from the connection file with that address or from `key_file`.
         key_file: a connection file with the keys for ``(host, port)``.
         timeout: seconds to wait for the farm's answer (5).
 

@@ -484,27 +484,15 @@ class Store:
 
         With `dependents`, also all tasks that use their results, directly or indirectly.
         """
-        wanted = self._with_dependents(ids) if dependents else list(ids)
+        wanted = list(ids)
+        if dependents:
+            with self._reading():
+                wanted = rows.with_dependents(ids, self._db.execute(rows.EDGES))
         records = rows.task_records(self._rows(rows.ENDED, wanted), rows.histories(self._rows(rows.HISTORY, wanted)))
         return [
             msgspec.structs.replace(record, history=[*record.history, rows.attempt_of(final)])
             for record, final in zip(records, self.finals([record.id for record in records]), strict=True)
         ]
-
-    def _with_dependents(self, ids: Sequence[int]) -> list[int]:
-        edges: dict[int, list[int]] = {}
-        with self._reading():
-            for task, needs in self._db.execute(rows.EDGES):
-                for other in rows.decode_needs(needs).after:
-                    edges.setdefault(other, []).append(task)
-        found = dict.fromkeys(ids)
-        waiting = list(found)
-        while waiting:
-            for task in edges.get(waiting.pop(), ()):
-                if task not in found:
-                    found[task] = None
-                    waiting.append(task)
-        return list(found)
 
     def tasks_of_job(self, job: str, after: int, count: int) -> list[s.TaskOfJob]:
         """Return at most `count` of a job's tasks that were not cleared, with ids higher than `after`, in order."""
