@@ -227,7 +227,7 @@ class PendingResult:
             self._wait_for_all(timeout)
         except KeyboardInterrupt as interrupt:
             show_users_frames(interrupt)
-            say(f"{self._text} goes on on engines {self.engines}: ask for its result again, or mec.clear_queue()")
+            say(f"{self._text} continues on engines {self.engines}: ask for its result again, or mec.clear_queue()")
             raise
 
     def _wait_for_all(self, timeout: float | None) -> None:

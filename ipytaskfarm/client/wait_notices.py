@@ -73,4 +73,4 @@ def say_interrupted(ids: set[int], interrupt: KeyboardInterrupt, text: str = "")
         say(f"task {some[0]} continues: tc.barrier({some[0]}) waits for it again, tc.abort({some[0]}) ends it")
     else:
         span = f"{some[0]} to {some[-1]}"
-        say(f"{len(some)} tasks ({span}) go on: tc.barrier(ids) waits for them again, tc.abort(ids) ends them")
+        say(f"{len(some)} tasks ({span}) continue: tc.barrier(ids) waits for them again, tc.abort(ids) ends them")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -28,6 +29,8 @@ from ipytaskfarm.doctor import Finding, Level, farm, rounds
 from ipytaskfarm.doctor.trial import trial
 from ipytaskfarm.launchers.interface import AgentStatus
 from ipytaskfarm.settings.checks import Agents
+from ipytaskfarm.system.jupyter_extension import JupyterFiles, this_environment
+from ipytaskfarm.version import __version__
 from tests.conftest import Dirs
 from tests.support.farms import DEADLINE_S, ask, until_engines
 from tests.support.polling import eventually
@@ -61,6 +64,13 @@ def state(farm_here: Farm) -> FarmState:
 def no_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the batch systems that this machine may have."""
     monkeypatch.setenv("PATH", str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def extensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Jupyter find the extensions as after the installation of a wheel: that of the tests is editable."""
+    state = dataclasses.replace(this_environment().state(), server="enabled", lab="enabled", lab_version=__version__)
+    monkeypatch.setattr(JupyterFiles, "state", lambda self: state)
 
 
 def troubles(home: Home) -> dict[str, Finding]:

@@ -52,6 +52,7 @@ def screen(tc: TaskClient, monkeypatch: pytest.MonkeyPatch) -> Recording:
 TASK_S = 0.9
 
 
+@pytest.mark.alone
 def test_the_time_left_is_true_after_the_first_two_ends(tc: TaskClient, screen: Recording) -> None:
     """It is the case of 20 tasks of 3 s, scaled down."""
     ids = [tc.run(Task(f"import time; time.sleep({TASK_S})", name="equal")) for _ in range(14)]

@@ -120,7 +120,7 @@ MUTATIONS = {
         "    if False:\n        why = FOR_TASKS\n",
     ),
     "forget needs that had failed": (
-        "core/scheduler/transitions.py",
+        "core/scheduler/waits.py",
         "            graph.ended.append(task_id)  # it has failed already",
         "            pass  # it has failed already",
     ),

@@ -87,10 +87,10 @@ def test_mypy_finds_an_editable_install_and_its_types(tmp_path: Path) -> None:
 
 
 def test_the_keywords_of_a_job_are_those_that_it_takes() -> None:
-    from ipytaskfarm.client.jobs import _SETTABLE
+    from ipytaskfarm.client.jobs import _RENAMED, _SETTABLE
     from ipytaskfarm.client.rules import JobRules
 
-    assert JobRules.__annotations__.keys() == _SETTABLE
+    assert JobRules.__annotations__.keys() == _SETTABLE | _RENAMED.keys() - {"task_environment"}
 
 
 def test_signatures_show_every_rule() -> None:
