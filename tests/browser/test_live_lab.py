@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -10,7 +11,15 @@ from playwright.sync_api import Dialog, Error, Page, Request, expect
 
 from ipytaskfarm import Farm, Task
 from tests.conftest import Dirs, assert_nothing_left, isolated
-from tests.support.browser import DEADLINE_MS, START_S, Lab, Notebook, assert_no_inhabitants, jupyterlab
+from tests.support.browser import (
+    DEADLINE_MS,
+    EMPTY_NOTEBOOK,
+    START_S,
+    Lab,
+    Notebook,
+    assert_no_inhabitants,
+    jupyterlab,
+)
 from tests.support.farms import Gate
 from tests.support.live import install_for_jupyter
 from tests.support.polling import eventually
@@ -194,7 +203,7 @@ def test_a_widget_follows_the_farm_and_answers_while_its_cell_runs(notebook: Not
 
 
 def test_a_notebook_in_notebook_7_has_the_button_and_opens_farms_in_tabs_of_the_browser(lab: Lab, farm: Farm) -> None:
-    lab.open("seven").page.close()
+    (lab.folder / "seven.ipynb").write_text(json.dumps(EMPTY_NOTEBOOK))
     page = lab.browser.new_page(viewport={"width": 1200, "height": 800})
     page.set_default_timeout(DEADLINE_MS)
     found = watched(page, lab)

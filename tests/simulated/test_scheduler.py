@@ -29,6 +29,17 @@ def test_nothing_is_sent_ahead_of_an_unmeasured_class() -> None:
     assert engine.held() == [(0, 1)]
 
 
+def test_a_task_that_ran_while_a_turn_read_its_messages_is_not_completed_before_it_ran() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    move(sim, agent)
+    (run,) = engine.held()
+    began_s = sim.now.wall_s + 0.005  # the turn's time is that of its beginning
+    sim.handle(m.Results(engine.name, [Ended(*run, "", began_s, 0.002)]), agent.session)
+    final = final_of(sim, 0)
+    assert final.submitted_s <= final.started_s <= final.completed_s == began_s + 0.002
+
+
 def test_measured_quick_tasks_are_sent_ahead_up_to_the_wanted_work() -> None:
     sim, agent, engine = one_engine()
     for task_id in range(200):

@@ -16,7 +16,7 @@ from ..scheduler.entries import TaskEntry
 from ..scheduler.state import SchedulerState
 from ..scheduler.transitions import accept
 from ..states import Reason
-from ..validation import SECONDS_MAX, why_not_storable
+from ..validation import SECONDS_MAX, why_not_storable, why_rules_not_storable
 from .depends import ask_for_verdicts
 from .jobs import count_arrival, open_job, save_jobs
 from .requirements import apply_requirements
@@ -88,7 +88,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
                 # Most tasks of a message have the same rules: they share one object, which is checked once, and their
                 # class is found at once.
                 if rules != last:
-                    last, fault = rules, why_not_storable(rules)
+                    last, fault = rules, why_rules_not_storable(rules)
                 rules = last
             if submission.needs is not None:
                 edges = submission.needs if submission.needs != edges else edges

@@ -12,9 +12,16 @@ from .entries import EngineEntry, TaskEntry
 from .state import SchedulerState
 from .task import Assigned
 
+TURN_S = 1.0
+"""The longest time that a turn takes to read its messages."""
+
 
 def final_of_answer(task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now) -> Final:
     """Return what clients are told of an attempt that its engine has answered."""
+    # The time of a turn is that of its beginning, and an answer may have come later. A clock that is further ahead is
+    # another machine's.
+    end_s = ended.started_s + ended.run_s
+    completed_s = end_s if now.wall_s < end_s < now.wall_s + TURN_S else now.wall_s
     return Final(
         task.id,
         ended.outcome,
@@ -24,7 +31,7 @@ def final_of_answer(task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now
         task.submitted_s,
         ended.started_s,
         ended.run_s,
-        now.wall_s,
+        completed_s,
         ended.failure,
         ended.body,
         task.history or [],
