@@ -140,9 +140,12 @@ class Stream:
         seen = self._of(output.run)
         known = self._arrivals.chunks.items.get(task_id)
         if not known:
-            self._printer.take(self._label(task_id), seen, output)
+            self._printer.take(self._label(task_id), seen, fresh_part(output, seen))
             return
-        for index, part in item_outputs(output).items():
+        parts = item_outputs(output)
+        if _overlaps(output, parts.values(), seen):
+            return  # the next question brings what is new in it
+        for index, part in parts.items():
             run = task_id + 1 + index, attempt
             own = self._of(run)
             chars = own.chars[0] + part.seen[0], own.chars[1] + part.seen[1]
@@ -189,6 +192,25 @@ def item_outputs(output: Output) -> dict[int, Output]:
     return parts
 
 
+def fresh_part(output: Output, seen: SeenOutput) -> Output:
+    """Return an output without what was shown of it.
+
+    An engine that is busy may answer after the next question was asked. Both answers begin at the same place then.
+    """
+    texts = []
+    for text, chars, known in zip((output.stdout, output.stderr), output.seen, seen.chars, strict=True):
+        new = max(0, chars - known)
+        texts.append(text[-new:] if new else "")
+    counted = max(output.seen[0], seen.chars[0]), max(output.seen[1], seen.chars[1])
+    return msgspec.structs.replace(output, stdout=texts[0], stderr=texts[1], seen=counted)
+
+
+def _overlaps(output: Output, parts: Iterable[Output], seen: SeenOutput) -> bool:
+    """Return whether a part of a chunk's output was shown: it answers an older question, see `fresh_part`."""
+    new = [sum(chars) for chars in zip(*(part.seen for part in parts), strict=True)] or [0, 0]
+    return any(chars - fresh < known for chars, fresh, known in zip(output.seen, new, seen.chars, strict=True))
+
+
 class CommandStream:
     """Follows the output of a MultiEngine command while its engines run it.
 
@@ -227,7 +249,7 @@ class CommandStream:
             arrived, self._arrived = self._arrived, []
         for output in arrived:
             seen = self._seen.setdefault((output.run[1], output.engine_id), SeenOutput())
-            self._printer.take(str(output.engine_id), seen, output)
+            self._printer.take(str(output.engine_id), seen, fresh_part(output, seen))
         for (_, engine), seen in self._seen.items():
             self._printer.end_old_lines(str(engine), seen)
         self._printer.show()

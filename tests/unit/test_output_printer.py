@@ -7,6 +7,7 @@ import pytest
 
 from ipytaskfarm.client import output_printer
 from ipytaskfarm.client.output_printer import KEPT_CHARS, OutputPrinter, SeenOutput, rest_of
+from ipytaskfarm.client.streams import fresh_part
 from ipytaskfarm.core.messages import Output
 from ipytaskfarm.engine.sinks import BoundedText
 
@@ -96,3 +97,16 @@ def test_the_rest_of_a_long_text_follows_what_was_seen(seen: int) -> None:
 def test_the_rest_of_a_short_text() -> None:
     assert rest_of("hello", 2) == "llo"
     assert rest_of("hello", 5) == ""
+
+
+def test_an_answer_to_an_older_question_is_not_shown_twice() -> None:
+    seen = SeenOutput()
+    first = Output((0, 1), 0, "one\n", "", (4, 0))
+    assert fresh_part(first, seen) == first
+    seen.note(fresh_part(first, seen))
+    assert fresh_part(first, seen).stdout == ""
+    later = Output((0, 1), 0, "one\ntwo\n", "no\n", (8, 3))  # asked before the first answer was there
+    part = fresh_part(later, seen)
+    assert (part.stdout, part.stderr, part.seen) == ("two\n", "no\n", (8, 3))
+    seen.note(part)
+    assert fresh_part(first, seen).seen == (8, 3)
