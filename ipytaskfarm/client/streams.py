@@ -199,16 +199,15 @@ def fresh_part(output: Output, seen: SeenOutput) -> Output:
     """
     texts = []
     for text, chars, known in zip((output.stdout, output.stderr), output.seen, seen.chars, strict=True):
-        new = max(0, chars - known)
+        new = chars - known if chars >= known else len(text)  # fewer than before: it was cleared, and this is all
         texts.append(text[-new:] if new else "")
-    counted = max(output.seen[0], seen.chars[0]), max(output.seen[1], seen.chars[1])
-    return msgspec.structs.replace(output, stdout=texts[0], stderr=texts[1], seen=counted)
+    return msgspec.structs.replace(output, stdout=texts[0], stderr=texts[1])
 
 
 def _overlaps(output: Output, parts: Iterable[Output], seen: SeenOutput) -> bool:
     """Return whether a part of a chunk's output was shown: it answers an older question, see `fresh_part`."""
     new = [sum(chars) for chars in zip(*(part.seen for part in parts), strict=True)] or [0, 0]
-    return any(chars - fresh < known for chars, fresh, known in zip(output.seen, new, seen.chars, strict=True))
+    return any(chars - fresh < known <= chars for chars, fresh, known in zip(output.seen, new, seen.chars, strict=True))
 
 
 class CommandStream:

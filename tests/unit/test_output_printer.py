@@ -109,4 +109,5 @@ def test_an_answer_to_an_older_question_is_not_shown_twice() -> None:
     part = fresh_part(later, seen)
     assert (part.stdout, part.stderr, part.seen) == ("two\n", "no\n", (8, 3))
     seen.note(part)
-    assert fresh_part(first, seen).seen == (8, 3)
+    cleared = Output((0, 1), 0, "new\n", "", (4, 3))
+    assert fresh_part(cleared, seen).stdout == "new\n", "it counts from its beginning after clear_output"
