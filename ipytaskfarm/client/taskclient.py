@@ -360,8 +360,8 @@ class TaskClient:
     # ----------------------------------------------------------------------------------------------
     # Acting on tasks
 
-    def abort(self, taskid: Ids, interrupt: bool = True, reason: str = "") -> None:
-        """Abort a task, or several.  Returns after the controller's answer, without waiting for the tasks.
+    def abort(self, taskid: Ids, interrupt: bool = True, reason: str = "", running: bool = True) -> list[int]:
+        """Abort a task, or several, and return the ids of the aborted ones, without waiting for their engines.
 
         Args:
             taskid: one id: IndexError is raised if the task was aborted, has ended, or is unknown.  Several ids: those
@@ -369,18 +369,9 @@ class TaskClient:
             interrupt: raise `errors.TaskCancelled` in a running task (and kill its engine if that does not end it);
                 False: let the task run to its end and drop its result.
             reason: a text for people, in the `TaskAborted` that fetching the task raises.
+            running: False: abort only tasks that have not begun (of a map: items whose chunk has not begun).
         """
-        single = not isinstance(taskid, Iterable)
-        ids = [task_id(taskid, self.farm)] if single else id_list(taskid, self.farm)
-        if not ids:
-            return
-        reply = self._session.ask_for(m.AbortTasks(ids, bool(interrupt), text_of(reason)), m.Aborted)
-        unknown = [i for i, outcome in reply.outcomes if outcome == "unknown"]
-        if unknown:
-            raise IndexError(f"task ID not registered: {', '.join(map(str, unknown))} (never issued, or cleared)")
-        outcome = reply.outcomes[0][1]
-        if single and outcome != "aborted":
-            raise IndexError(f"Task {ids[0]} {outcome}")
+        return operate.abort_tasks(self._session, taskid, bool(interrupt), text_of(reason), bool(running))
 
     def clear(self, ids: Ids | None = None) -> int:
         """Delete final results (None: all) and return their number.  Their ids are not issued again.
