@@ -23,7 +23,6 @@ from .entries import (
     AssignedRun,
     EngineEntry,
     EngineState,
-    RecordedBatch,
     TaskClass,
     TaskEntry,
     serves_environment,
@@ -31,6 +30,7 @@ from .entries import (
 from .environments import class_for_blank, idle_engine_with, make_room, why_gives_way
 from .nested_waits import end_wait
 from .recycling import begin_idle_time, note_settings, room_left
+from .running_tasks import RecordedBatch
 from .second_copies import OtherRun
 from .slots import slots_to_fill
 from .state import SchedulerState
@@ -244,7 +244,7 @@ def _fill(
     """Assign tasks to one engine until it has no room, as one record and one message.
 
     only: tasks of this class alone.  Returns whether any task was assigned."""
-    batch = RecordedBatch(farm.readiness.next_batch, {}, now.wall_s)
+    batch: RecordedBatch | None = None
     tasks: list[ToRun] = []
     while len(tasks) < MAX_BATCH:
         found = best_class(farm, engine, now) if only is None else (only, None)
@@ -258,11 +258,13 @@ def _fill(
         room = _room_for(farm, engine, task_class)
         if room <= 0:
             break
+        if batch is None:
+            batch = RecordedBatch(farm.readiness.next_batch, {}, now.wall_s)
         took = _take(farm, engine, task_class, limit, min(room, share, MAX_BATCH - len(tasks)), batch, tasks, now)
         share -= took
         if took == 0 or share <= 0 or only is not None:
             break
-    if not tasks:
+    if batch is None or not tasks:
         return False
     _send_batch(farm, engine, batch, tasks, now, out)
     return True
@@ -284,8 +286,8 @@ def _send_batch(
     engine.last_batch = farm.agents.by_session[engine.agent].last_batch = readiness.next_batch
     engine.idle_s = 0.0
     readiness.next_batch += 1
-    batch.sent = list(batch.runs)
-    out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.sent), now.wall_s))
+    batch.sent = tuple(batch.runs)
+    out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, batch.sent, now.wall_s))
     assigned = engine.assigned[tasks[0][:2]]
     concurrent = engine.concurrent > 0
     allotment = assigned.claim.allotment if assigned.claim is not None and not concurrent else None
