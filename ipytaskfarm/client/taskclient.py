@@ -74,7 +74,7 @@ class TaskClient:
         where: None for the farm "default", a farm's name, the path of a connection file (with a ``/`` or ``.json``),
             or ``(host, port)``, whose keys come from the connection file with that address or from `key_file`.
         key_file: a connection file with the keys for ``(host, port)``.
-        timeout: seconds to wait for the farm's answer (5).
+        timeout: seconds to wait for the farm's answer; None: 5, and while its supervisor starts the farm again.
 
     Raises FarmNotRunning (it names the farm, and the command that starts one), SecurityError, VersionMismatch.
     Use it as a context manager, or call `close`, or neither: submitted tasks are flushed at exit.
