@@ -40,7 +40,7 @@ from .nodes import CheckResult, Snapshot
 from .packing import freezing, pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .progress_of_tasks import ProgressOfTasks
-from .result_cache import CachedFunction, CacheView, is_kept, sound, why_hit, why_miss
+from .result_cache import CachedFunction, CacheView, kept_result, why_hit, why_miss
 from .results import TaskResult, decode_body, error_of
 from .rules import ON_FAILURE, JobRules, MapRules, flag, keyword_parameters, one_of
 from .session import Session
@@ -254,8 +254,9 @@ class TaskClient:
                     text = f"task {taskid} has not ended, and None is returned: block=True waits for its result"
                     warnings.warn(text, stacklevel=2)
                 return None
-        if not final.attempts and is_kept(final):
-            final = sound(self._session, final)
+        if final.engine_id < 0 and final.from_cache:
+            kept = kept_result(self._session, final)
+            return kept.result if raw and decode_body(final).kind == "raw" else kept
         body = decode_body(final)
         if raw:
             if final.reason:

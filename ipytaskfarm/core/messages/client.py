@@ -181,6 +181,8 @@ class MarkTasksFailed(msgspec.Struct, frozen=True, tag="MarkFailed"):
 
     id: int
     why: str = ""
+    only_ended: bool = False
+    """An unfinished task is left alone: another client has marked its result before."""
 
 
 class PauseJobs(msgspec.Struct, frozen=True, tag=True):
