@@ -254,17 +254,15 @@ class TaskClient:
                     text = f"task {taskid} has not ended, and None is returned: block=True waits for its result"
                     warnings.warn(text, stacklevel=2)
                 return None
-        if final.engine_id < 0 and final.from_cache:
-            kept = kept_result(self._session, final)
-            return kept.result if raw and decode_body(final).kind == "raw" else kept
+        kept = kept_result(self._session, final) if final.engine_id < 0 and final.from_cache else None
         body = decode_body(final)
         if raw:
             if final.reason:
                 if final.reason in _RAISED or body.kind == "raw" or self._is_raw(final):
                     raise error_of(final, body)
             elif body.kind == "raw":
-                return TaskResult(final, body).result
-        return TaskResult(final, body)
+                return (kept or TaskResult(final, body)).result
+        return kept or TaskResult(final, body)
 
     def _is_raw(self, final: Final) -> bool:
         return not final.body and final.id in self._session.raw_ids
