@@ -102,9 +102,14 @@ class CacheAnswers:
 
     def keep(self, results: Sequence[CacheResult]) -> None:
         """Keep results."""
-        for result in results:
-            recipe = self._recipe(result.key.recipe)
-            self._cache.put(result.full_key, result.key, result.final, recipe)
+        with self._cache.together():
+            for result in results:
+                recipe = self._recipe(result.key.recipe)
+                self._cache.put(result.full_key, result.key, result.final, recipe)
+
+    def note_uses(self) -> None:
+        """Write down which entries were taken; `look_up` leaves that for later."""
+        self._cache.note_uses()
 
     def _recipe(self, digest: str) -> bytes:
         found = self._store.functions([digest])
