@@ -48,11 +48,13 @@ def mark_done(session: Session, taskid: int, result: Any) -> None:
     session.ask_for(messages.MarkTasksDone(task_id(taskid, session.farm), _encode(body), blobs), messages.FlagReply)
 
 
-def mark_failed(session: Session, taskid: int, reason: str) -> str:
-    """Make a task's run, or its result, count as failed; return the outcome."""
-    return session.ask_for(
-        messages.MarkTasksFailed(task_id(taskid, session.farm), text_of(reason)), messages.TextReply
-    ).text
+def mark_failed(session: Session, taskid: int, reason: str, only_ended: bool = False) -> str:
+    """Make a task's run, or its result, count as failed; return the outcome.
+
+    only_ended: leave an unfinished task alone.
+    """
+    question = messages.MarkTasksFailed(task_id(taskid, session.farm), text_of(reason), only_ended)
+    return session.ask_for(question, messages.TextReply).text
 
 
 def explanation(session: Session, task: int) -> Text:

@@ -40,7 +40,7 @@ from .nodes import CheckResult, Snapshot
 from .packing import freezing, pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .progress_of_tasks import ProgressOfTasks
-from .result_cache import CachedFunction, CacheView, is_kept, sound, why_hit, why_miss
+from .result_cache import CachedFunction, CacheView, kept_result, why_hit, why_miss
 from .results import TaskResult, decode_body, error_of
 from .rules import ON_FAILURE, JobRules, MapRules, flag, keyword_parameters, one_of
 from .session import Session
@@ -254,16 +254,15 @@ class TaskClient:
                     text = f"task {taskid} has not ended, and None is returned: block=True waits for its result"
                     warnings.warn(text, stacklevel=2)
                 return None
-        if not final.attempts and is_kept(final):
-            final = sound(self._session, final)
+        kept = kept_result(self._session, final) if final.engine_id < 0 and final.from_cache else None
         body = decode_body(final)
         if raw:
             if final.reason:
                 if final.reason in _RAISED or body.kind == "raw" or self._is_raw(final):
                     raise error_of(final, body)
             elif body.kind == "raw":
-                return TaskResult(final, body).result
-        return TaskResult(final, body)
+                return (kept or TaskResult(final, body)).result
+        return kept or TaskResult(final, body)
 
     def _is_raw(self, final: Final) -> bool:
         return not final.body and final.id in self._session.raw_ids
