@@ -62,8 +62,9 @@ class RunResources:
         return self._hold(held, None)
 
     def reserve_resources(self, timeout: float | None = None, **amounts: float | str) -> dict[str, Any]:
-        """Reserve more resources, as in ``reserve_resources(cores=2)``, or the original allotment again; wait until
-        free.
+        """Reserve more resources, as in ``reserve_resources(cores=2)``, or the original allotment again.
+
+        Wait until the resources are free.
 
         The task's time limit goes on during the wait.
 
