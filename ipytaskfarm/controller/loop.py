@@ -158,7 +158,7 @@ class ControllerLoop:
         return out.finished
 
     def _begin_epoch(self, failure: AnswerFailed, restored: Callable[[Now], SchedulerState]) -> None:
-        """Throw the state away, of which a failed answer may have left anything, and begin as after a restart.
+        """Throw the state away, because a failed answer may have left it in disorder, and begin as after a restart.
 
         Nothing of this turn was saved, sent or acknowledged. All peers say hello again: they send again what was not
         acknowledged, and report what they hold.
