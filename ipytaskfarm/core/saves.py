@@ -72,7 +72,7 @@ class SaveHandOut(msgspec.Struct, frozen=True):
     number: int
     engine: Incarnation
     engine_id: int
-    runs: list[RunKey]
+    runs: tuple[RunKey, ...]
     at_s: float
 
 

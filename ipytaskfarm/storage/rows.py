@@ -21,7 +21,7 @@ from .inserts import SEPARATE, THERE, Row, Statement, failure_row, finals, tasks
 _encode = msgspec.json.Encoder().encode
 read_spec = msgspec.json.Decoder(JobSpec).decode
 _decode_rules = msgspec.json.Decoder(Rules).decode
-decode_runs = msgspec.json.Decoder(list[RunKey]).decode
+decode_runs = msgspec.json.Decoder(tuple[RunKey, ...]).decode
 decode_needs = msgspec.json.Decoder(Needs).decode
 decode_cache_key = msgspec.json.Decoder(CacheKey).decode
 decode_indexes = msgspec.json.Decoder(tuple[int, ...]).decode

@@ -7,8 +7,8 @@ from ipytaskfarm.core.handlers.losses import SUCCESSOR_S, lease_margin_s
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.task_types import Rules, Submission
 from ipytaskfarm.core.scheduler.clock import Now
-from ipytaskfarm.core.scheduler.entries import WITHDRAWN
 from ipytaskfarm.core.scheduler.events import Back, Joined, ProcessGone, Silent, Tick
+from ipytaskfarm.core.scheduler.running_tasks import WITHDRAWN
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.testing.stepped_farm import SteppedEngine, SteppedFarm
 
@@ -261,9 +261,9 @@ def test_places_stay_when_runs_come_back() -> None:
     sim, engine, _ = rebooted(1)
     assigned = next(iter(sim.scheduler.farm.engines.by_name[engine.name].assigned.values()))
     batch = assigned.batch
-    batch.sent = [(7, 1), (1, 1), (8, 1)]
+    batch.sent = ((7, 1), (1, 1), (8, 1))
     batch.withdraw((7, 1))
-    assert batch.sent == [WITHDRAWN, (1, 1), (8, 1)]
+    assert batch.sent == (WITHDRAWN, (1, 1), (8, 1))
     assert batch.place((1, 1)) == (batch.number, 1)
 
 

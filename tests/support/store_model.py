@@ -351,7 +351,7 @@ needs = st.none() | st.builds(
     join=st.booleans(),
     keep=st.booleans(),
 )
-runs = st.lists(st.tuples(ids, small), max_size=3)
+runs = st.lists(st.tuples(ids, small), max_size=3).map(tuple)
 tasks = st.builds(
     s.SaveTask, st.integers(0, 4), small, payloads, seconds, digests, rules, texts, needs=needs, parent=st.none() | ids,
     spawn=st.none() | texts, part=st.none() | parts,

@@ -245,7 +245,7 @@ def test_only_the_thread_that_opened_it_may_use_it(store: Store) -> None:
 
 def test_people_can_read_it(store: Store, path: Path) -> None:
     store.commit([task(1, rules=Rules(name="sum", retries=2)), task(2), task(3), task(4), task(5)])
-    store.commit([s.SaveRequeue(2, 7, 1, 1, 0), s.SaveHandOut(1, "s.1", 4, [(3, 1)], 0.0)])
+    store.commit([s.SaveRequeue(2, 7, 1, 1, 0), s.SaveHandOut(1, "s.1", 4, ((3, 1),), 0.0)])
     store.commit([final(1), final(4, "error")])
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
         found = db.execute("SELECT id, state, reason, name, attempts, error FROM task_states ORDER BY id").fetchall()
@@ -267,7 +267,7 @@ def test_people_read_of_items_and_not_of_chunks(store: Store, path: Path) -> Non
     store.commit([msgspec.structs.replace(task(first), items=items) for first, items in ((10, 4), (20, 2))])
     ended = final(10)
     printed = msgspec.structs.replace(task(12, b""), part=(10, 1))
-    store.commit([printed, final(12), s.SaveSeparate(10, [3]), ended, s.SaveHandOut(1, "s.1", 4, [(20, 1)], 0.0)])
+    store.commit([printed, final(12), s.SaveSeparate(10, [3]), ended, s.SaveHandOut(1, "s.1", 4, ((20, 1),), 0.0)])
     found = sql(path, "SELECT id, state, reason, run_s FROM task_states ORDER BY id")
     assert found == [
         (11, "succeeded", "", 0.125),

@@ -26,10 +26,10 @@ from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.eligibility import refresh_classes
 from ..scheduler.engine_shutdown import recycle
-from ..scheduler.entries import AssignedRun, EngineEntry, EngineState, RecordedBatch
+from ..scheduler.entries import AssignedRun, EngineEntry, EngineState
 from ..scheduler.placement import begin_all
 from ..scheduler.recycling import remember_settings
-from ..scheduler.running_tasks import Claim
+from ..scheduler.running_tasks import Claim, RecordedBatch
 from ..scheduler.slots import nodes_to_fill
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import RETURNED

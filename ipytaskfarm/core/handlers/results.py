@@ -13,10 +13,11 @@ from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.eligibility import refresh_class
 from ..scheduler.engine_shutdown import end_if_empty
-from ..scheduler.entries import EngineEntry, EngineState, RecordedBatch, TaskEntry
+from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
 from ..scheduler.graph import inputs_lost
 from ..scheduler.placement import begin_oldest, release
 from ..scheduler.recycling import after_run, count_run
+from ..scheduler.running_tasks import RecordedBatch
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES, RETRIED, RETURNED, Queued, Rejection
 from ..scheduler.task_ends import final_of_answer
@@ -65,9 +66,11 @@ def on_results(farm: SchedulerState, session: str, event: Results, now: Now, out
         if ended.frozen is not None:
             farm.frozen.offered[engine.name] = ended.frozen
         task = farm.tasks.unfinished.get(ended.task)
-        if task is not None and not second_copies.on_end(farm, task, engine, ended, now, out):
+        if task is None:
             continue
-        if task is None or not task.is_current(engine.name, run):
+        if task.id in farm.second_copies.others and not second_copies.on_end(farm, task, engine, ended, now, out):
+            continue
+        if not task.is_current(engine.name, run):
             continue
         if isinstance(ended.detail, ItemsEnded) and task.items:
             end_chunk(farm, task, engine, ended, ended.detail, now, out)
@@ -284,7 +287,7 @@ def release_runs(
             current.append((run, task))
     for batch in batches.values():
         if batch.runs:
-            out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.sent), batch.at_s))
+            out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, batch.sent, batch.at_s))
         else:
             out.saves.append(DropHandOut(batch.number))
     return current

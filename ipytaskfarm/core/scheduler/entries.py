@@ -14,12 +14,11 @@ can run delays no other.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -29,7 +28,7 @@ from ..messages.task_types import AttemptRow, Incarnation, Recovery, Rules, RunK
 from ..requirements import Asks, Environment, Recycle
 from ..states import State
 from .durations import Durations
-from .running_tasks import Claim, NestedWait
+from .running_tasks import Claim, NestedWait, RecordedBatch
 from .task import DEFAULT_RULES, QUEUED, Assigned, Place, Rejection, TrialState
 
 _PENDING, _SCHEDULED = State.PENDING, State.SCHEDULED
@@ -209,12 +208,16 @@ def runs_concurrently(task: TaskEntry, requirements: Asks | None) -> bool:
     return not (requirements.resources or requirements.exclusive or memory)
 
 
+_NO_HEAP: Final[list[tuple[Any, int, TaskEntry]]] = []
+"""The heap of a class in which every task came in order."""
+
+
 class TaskClass:
     """The waiting tasks of one class, and their measured durations."""
 
     __slots__ = (
-        "_end", "_heap", "_heaped", "_left", "_line", "alone", "concurrent", "durations", "eligible", "ends_with_job",
-        "environment", "gated", "key", "reserved_by", "restricted", "size",
+        "_ahead", "_behind", "_end", "_heap", "_heaped", "_left", "alone", "concurrent", "durations", "eligible",
+        "ends_with_job", "environment", "gated", "key", "reserved_by", "restricted", "size",
     )  # fmt: skip
 
     def __init__(self, key: ClassKey) -> None:
@@ -229,15 +232,18 @@ class TaskClass:
         self.alone = key.suspect or key.concurrent or (key.requirements is not None and key.requirements.alone)
         self.reserved_by: str | None = None
         """The session of the agent that starts nothing later than this class's head until the head can start."""
-        self._line: deque[TaskEntry] = deque()
-        """The tasks that came in order, as nearly all do: an entry of the heap takes more room and time."""
+        # Tasks that came in order wait in a line of two lists; a deque would take ten times their room in each class.
+        self._ahead: list[TaskEntry] = []
+        """The front of the line, its first task last."""
+        self._behind: list[TaskEntry] = []
+        """The rest of the line, its last task last."""
         self._end: tuple[Any, int] = (None, -1)
         """(key, queue_seq) of the last task that joined the line."""
-        self._left: dict[TaskEntry, int] = {}
+        self._left: dict[TaskEntry, int] | None = None
         """Task -> how many of its entries at the front of the line are outdated: it has left since."""
-        self._heap: list[tuple[Any, int, TaskEntry]] = []
+        self._heap: list[tuple[Any, int, TaskEntry]] = _NO_HEAP
         """The tasks that came out of order, and entries of those that have left it."""
-        self._heaped: set[TaskEntry] = set()
+        self._heaped: set[TaskEntry] | None = None
         """The tasks that wait in the heap."""
         self.size = 0
         """How many tasks wait.  Line and heap may hold more entries, of tasks that have left."""
@@ -251,13 +257,15 @@ class TaskClass:
         self.size += 1
         task.task_class = self
         end_key, end_seq = self._end
-        if not self._line or (seq > end_seq if key == end_key else key > end_key):
-            self._line.append(task)
+        if not (self._behind or self._ahead) or (seq > end_seq if key == end_key else key > end_key):
+            self._behind.append(task)
             self._end = key, seq
             if self.size == 1:
                 return True
             # What is in front of it may have left, or wait in the heap behind it.
             return bool(self._left or self._heaped) and self.head() == (key, seq)
+        if self._heaped is None:
+            self._heap, self._heaped = [], set()
         heappush(self._heap, (key, seq, task))
         self._heaped.add(task)
         return self.head() == (key, seq)
@@ -271,21 +279,28 @@ class TaskClass:
         return heaped if first is None or (key, seq) < (first.key, first.queue_seq) else first
 
     def _first_in_line(self) -> TaskEntry | None:
-        line, left = self._line, self._left
-        while left and line and (outdated := left.get(line[0])):
-            task = line.popleft()
+        left = self._left
+        while (line := self._turned()) and left and (outdated := left.get(line[-1])):
+            task = line.pop()
             if outdated > 1:
                 left[task] = outdated - 1
             else:
                 del left[task]
-        return line[0] if line else None
+        return line[-1] if line else None
+
+    def _turned(self) -> list[TaskEntry]:
+        """Return the front of the line, which is empty only if the line is."""
+        if not self._ahead:
+            self._behind.reverse()
+            self._ahead, self._behind = self._behind, self._ahead
+        return self._ahead
 
     def _first_in_heap(self) -> tuple[Any, int, TaskEntry]:
         """Return the first entry of a heap in which a task waits."""
-        heap = self._heap
+        heap, heaped = self._heap, self._heaped or ()
         while True:
             entry = heap[0]
-            if entry[2] in self._heaped and entry[2].queue_seq == entry[1]:
+            if entry[2] in heaped and entry[2].queue_seq == entry[1]:
                 return entry
             heappop(heap)
 
@@ -293,38 +308,43 @@ class TaskClass:
         """Return (key, queue_seq) of the first waiting task."""
         if not self.size:
             return None
-        first = self.first() if self._left or self._heaped else self._line[0]
-        return None if first is None else (first.key, first.queue_seq)
+        if self._left or self._heaped:
+            first = self.first()
+            return None if first is None else (first.key, first.queue_seq)
+        first = self._ahead[-1] if self._ahead else self._behind[0]
+        return first.key, first.queue_seq
 
     def waiting(self) -> Iterator[TaskEntry]:
         """Yield the entries of waiting tasks, in no order; a task that came back may be there twice."""
-        yield from (task for task in self._line if task.task_class is self)
+        yield from (task for task in self._in_line() if task.task_class is self)
         yield from (task for _, seq, task in self._heap if task.task_class is self and task.queue_seq == seq)
 
     def holds(self) -> int:
         """Return how many tasks wait, by looking at each entry.  Unlike `head` this changes nothing."""
-        left = dict(self._left)
+        left = dict(self._left or ())
         waiting = set()
-        for task in self._line:
+        for task in self._in_line():
             if left.get(task):
                 left[task] -= 1
             else:
                 waiting.add(task)
-        entries = {task for _, seq, task in self._heap if task in self._heaped and task.queue_seq == seq}
+        heaped = self._heaped or ()
+        entries = {task for _, seq, task in self._heap if task in heaped and task.queue_seq == seq}
         return sum(task.task_class is self for task in waiting | entries)
 
     def pop(self, limit: tuple[Any, int] | None = None) -> TaskEntry | None:
         """Remove and return the first waiting task, unless it is later than `limit`; None if there is no such task."""
         if not self.size:
             return None
-        task = self.first() if self._left or self._heaped else self._line[0]
+        line = self._ahead or self._turned()
+        task = self.first() if self._left or self._heaped else line[-1]
         if task is None or (limit is not None and (task.key, task.queue_seq) > limit):
             return None
-        if task in self._heaped:
+        if self._heaped and task in self._heaped:
             heappop(self._heap)
             self._leave_heap(task)
         else:
-            self._line.popleft()
+            self._ahead.pop()
         task.task_class = None
         self.size -= 1
         return task
@@ -333,15 +353,22 @@ class TaskClass:
         """Remove a waiting task that was aborted or changes its class. Its entry stays and is skipped later."""
         task.task_class = None
         self.size -= 1
-        if task in self._heaped:
+        if self._heaped and task in self._heaped:
             self._leave_heap(task)
         else:
-            self._left[task] = self._left.get(task, 0) + 1
+            left = self._left = self._left or {}
+            left[task] = left.get(task, 0) + 1
 
     def _leave_heap(self, task: TaskEntry) -> None:
-        self._heaped.discard(task)
+        if self._heaped is not None:
+            self._heaped.discard(task)
         if not self._heaped:
             self._heap.clear()
+
+    def _in_line(self) -> Iterator[TaskEntry]:
+        """Yield the entries of the line in their order, those of tasks that have left included."""
+        yield from reversed(self._ahead)
+        yield from self._behind
 
     @property
     def quick(self) -> bool:
@@ -422,32 +449,6 @@ def serves_environment(engine: EngineEntry, identity: str | None) -> bool:
 
 
 # -- engines
-
-
-WITHDRAWN: RunKey = (-1, 0)
-"""Stands in a batch for a run that came back unbegun."""
-
-
-@dataclass(slots=True)
-class RecordedBatch:
-    """Runs that were sent to an engine together. The store's row of the batch is deleted when all are answered."""
-
-    number: int
-    runs: dict[RunKey, None]
-    """The runs that have not been answered."""
-    at_s: float
-    """When the batch was sent (wall clock)."""
-    sent: list[RunKey] = field(default_factory=list)
-    """The runs in the order in which they were sent, with `WITHDRAWN` in place of those that came back unbegun."""
-
-    def place(self, run: RunKey) -> tuple[int, int]:
-        """Return (number of the batch, place in it) of a run, by which the runs of an engine are ordered."""
-        return self.number, self.sent.index(run) if run in self.sent else -1
-
-    def withdraw(self, run: RunKey) -> None:
-        """Note that a run has come back unbegun. The places of the others stay."""
-        if run in self.sent:
-            self.sent[self.sent.index(run)] = WITHDRAWN
 
 
 class AssignedRun(msgspec.Struct, eq=False):

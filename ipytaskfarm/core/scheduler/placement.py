@@ -23,7 +23,6 @@ from .entries import (
     AssignedRun,
     EngineEntry,
     EngineState,
-    RecordedBatch,
     TaskClass,
     TaskEntry,
     serves_environment,
@@ -31,6 +30,7 @@ from .entries import (
 from .environments import class_for_blank, idle_engine_with, make_room, why_gives_way
 from .nested_waits import end_wait
 from .recycling import begin_idle_time, note_settings, room_left
+from .running_tasks import RecordedBatch
 from .second_copies import OtherRun
 from .slots import slots_to_fill
 from .state import SchedulerState
@@ -284,8 +284,8 @@ def _send_batch(
     engine.last_batch = farm.agents.by_session[engine.agent].last_batch = readiness.next_batch
     engine.idle_s = 0.0
     readiness.next_batch += 1
-    batch.sent = list(batch.runs)
-    out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, list(batch.sent), now.wall_s))
+    batch.sent = tuple(batch.runs)
+    out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, batch.sent, now.wall_s))
     assigned = engine.assigned[tasks[0][:2]]
     concurrent = engine.concurrent > 0
     allotment = assigned.claim.allotment if assigned.claim is not None and not concurrent else None

@@ -21,10 +21,10 @@ from .admission import claim
 from .agent_entry import AgentEntry
 from .clients import Block, ClientEntry
 from .clock import Now
-from .entries import WITHDRAWN, AssignedRun, EngineEntry, EngineState, RecordedBatch, class_key_of
+from .entries import AssignedRun, EngineEntry, EngineState, class_key_of
 from .jobs import JobEntry
 from .kept_commands import KeptOnEngine
-from .running_tasks import Family
+from .running_tasks import WITHDRAWN, Family, RecordedBatch
 from .second_copies import OtherRun
 from .settings import WANTED_MAX, SchedulerSettings
 from .state import SchedulerState

@@ -92,3 +92,28 @@ class Conversations:
     """The clients among `Mailbox.readers`."""
     progress: dict[int, tuple[float, float | None, str]] = field(default_factory=dict)
     """Running task -> (value, total, message)."""
+
+
+WITHDRAWN: RunKey = (-1, 0)
+"""Stands in a batch for a run that came back unbegun."""
+
+
+@dataclass(slots=True)
+class RecordedBatch:
+    """Runs that were sent to an engine together. The store's row of the batch is deleted when all are answered."""
+
+    number: int
+    runs: dict[RunKey, None]
+    """The runs that have not been answered."""
+    at_s: float
+    """When the batch was sent (wall clock)."""
+    sent: tuple[RunKey, ...] = ()
+    """The runs in the order in which they were sent, with `WITHDRAWN` in place of those that came back unbegun."""
+
+    def place(self, run: RunKey) -> tuple[int, int]:
+        """Return (number of the batch, place in it) of a run, by which the runs of an engine are ordered."""
+        return self.number, self.sent.index(run) if run in self.sent else -1
+
+    def withdraw(self, run: RunKey) -> None:
+        """Note that a run has come back unbegun. The places of the others stay."""
+        self.sent = tuple(WITHDRAWN if other == run else other for other in self.sent)
