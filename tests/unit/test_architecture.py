@@ -64,9 +64,15 @@ CORE_BANNED = frozenset({
     "subprocess", "tempfile",
 })  # fmt: skip
 CORE_CALLS_BANNED = frozenset({"open", "input", "datetime.now", "datetime.datetime.now"})
+COLLECTIONS = frozenset({"set", "dict", "list", "deque", "Counter", "OrderedDict", "defaultdict", "count"})
 WHY_CORE = (
     "core decides, the shell acts. The clock, chance and the world come in as values, so that any failure is replayed "
     "from its events; purity is cheap on the first day and nearly unattainable later"
+)
+
+WHY_CORE_STATE = (
+    "the state of the core stands in `SchedulerState`, which a controller may throw away and make anew from the store: "
+    "what a module remembers would outlive it"
 )
 
 RESERVED: dict[str, tuple[tuple[str, ...], str]] = {
@@ -274,13 +280,21 @@ def _check_core(source: Source) -> Iterator[Finding]:
         if name.split(".")[0] in CORE_BANNED:
             yield Finding(source.place, line, f"core imports {name}", WHY_CORE)
     for node in ast.walk(source.tree):
-        if isinstance(node, ast.Call) and _name(node.func) in (
-            "open",
-            "input",
-            "datetime.now",
-            "datetime.datetime.now",
-        ):
+        if isinstance(node, ast.Call) and _name(node.func) in CORE_CALLS_BANNED:
             yield Finding(source.place, node.lineno, f"core calls {_name(node.func)}()", WHY_CORE)
+    for node in source.tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and _is_to_be_filled(node):
+            yield Finding(source.place, node.lineno, "a module of core keeps state", WHY_CORE_STATE)
+
+
+def _is_to_be_filled(node: ast.Assign | ast.AnnAssign) -> bool:
+    """Whether a name of a module is given an empty collection, which only makes sense if it is filled later."""
+    if isinstance(node, ast.AnnAssign) and "Final" in ast.unparse(node.annotation):
+        return False
+    value = node.value
+    if isinstance(value, ast.Call):
+        return _name(value.func).rpartition(".")[2] in COLLECTIONS and not value.args
+    return (isinstance(value, ast.Dict) and not value.keys) or (isinstance(value, ast.List) and not value.elts)
 
 
 def _check_house(source: Source) -> Iterator[Finding]:
@@ -437,6 +451,8 @@ PLANTED = {
     "core in a function": ("core/scheduler/queue.py", "def f():\n    import random", "core imports random", ""),
     "core opens a file": ("core/scheduler/queue.py", "x = open('a')", "core calls open()", ""),
     "core asks the date": ("core/a.py", "from datetime import datetime\nx = datetime.now()", "datetime.now()", ""),
+    "core remembers": ("core/a.py", "_SEEN: set[int] = set()", "a module of core keeps state", "throw away"),
+    "core remembers in a dict": ("core/a.py", "_SEEN = {}", "a module of core keeps state", ""),
     "core imports storage": (
         "core/scheduler/state.py",
         "from ...storage import store",
@@ -524,6 +540,7 @@ ALLOWED = {
     "a public class": ("client/taskclient.py", "\n" * 900),
     "a function as a field's default": ("client/a.py", "from .a import f\ndef f(): ...\nclass C:\n    g: object = f"),
     "a screenful": ("agent/a.py", LONG_FUNCTION.removesuffix("    x = 1\n")),
+    "an empty list that stays so": ("core/a.py", "_NONE: Final[list[int]] = []"),
     "a word that only begins so": ("client/a.py", "import pickletools, subprocess32"),
 }
 

@@ -88,7 +88,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
                 # Most tasks of a message have the same rules: they share one object, which is checked once, and their
                 # class is found at once.
                 if rules != last:
-                    last, fault = rules, why_rules_not_storable(rules)
+                    last, fault = rules, why_rules_not_storable(rules, farm.clients.storable_rules)
                 rules = last
             if submission.needs is not None:
                 edges = submission.needs if submission.needs != edges else edges
