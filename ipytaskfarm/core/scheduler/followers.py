@@ -65,9 +65,7 @@ class Followers:
             self.note_run(row.engine_id, name or "", row.outcome, row.started_s, row.ended_s, count, task.id)
 
     def note_end(self, final: Final, task: TaskEntry, count: int) -> None:
-        """Note the end of a task; `count` is how many items it stands for."""
-        if not self.sessions:
-            return
+        """Note the end of a task for the readers that follow; `count` is how many items it stands for."""
         name = task.rules.name if task.rules is not None else None
         job = task.job
         if final.reason:

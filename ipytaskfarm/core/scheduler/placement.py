@@ -244,7 +244,7 @@ def _fill(
     """Assign tasks to one engine until it has no room, as one record and one message.
 
     only: tasks of this class alone.  Returns whether any task was assigned."""
-    batch = RecordedBatch(farm.readiness.next_batch, {}, now.wall_s)
+    batch: RecordedBatch | None = None
     tasks: list[ToRun] = []
     while len(tasks) < MAX_BATCH:
         found = best_class(farm, engine, now) if only is None else (only, None)
@@ -258,11 +258,13 @@ def _fill(
         room = _room_for(farm, engine, task_class)
         if room <= 0:
             break
+        if batch is None:
+            batch = RecordedBatch(farm.readiness.next_batch, {}, now.wall_s)
         took = _take(farm, engine, task_class, limit, min(room, share, MAX_BATCH - len(tasks)), batch, tasks, now)
         share -= took
         if took == 0 or share <= 0 or only is not None:
             break
-    if not tasks:
+    if batch is None or not tasks:
         return False
     _send_batch(farm, engine, batch, tasks, now, out)
     return True

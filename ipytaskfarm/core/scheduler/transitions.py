@@ -556,7 +556,8 @@ def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -
         del tasks.unique[task.rules.unique or ""]
     out.saves.append(SaveFinal(final))
     tell(farm, task.session, final)
-    farm.followers.note_end(final, task, tasks.chunks.size(task.id))
+    if farm.followers.sessions:
+        farm.followers.note_end(final, task, tasks.chunks.size(task.id))
     if farm.clients.watchers:
         tell_watchers(farm, task, final)
 
