@@ -26,7 +26,7 @@ from ..display.ipython import with_cells
 from ..display.tables import Table
 from ..system.farm_paths import Where
 from ..system.live_pages import page_link, page_path
-from . import async_waits, operate, sessions, task_messages
+from . import operate, sessions, task_messages
 from .adapters import adapter, live_view
 from .call_checks import check_call, check_map
 from .copied_tasks import task_of
@@ -48,7 +48,7 @@ from .shared_values import Accumulator, Broadcast, broadcast
 from .tables import FailureGroup, FailureGroups, JobLine, Listing, TaskStatus, TaskTable
 from .task_messages import Progress
 from .tasks import CallTask, StringTask, Task, as_task
-from .waits import wait_for_tasks
+from .waits import ProgressOfTasks, completed_async, ended_async, wait_for_tasks
 
 T = TypeVar("T")
 
@@ -293,7 +293,7 @@ class TaskClient:
         loop = asyncio.get_running_loop()
         if not session.arrivals.is_live(wanted):
             await loop.run_in_executor(None, session.watch, [wanted])
-        await async_waits.ended(session, wanted)
+        await ended_async(session, wanted)
         # Fetching the result may block, so it runs in another thread.
         return await loop.run_in_executor(None, partial(self.get_task_result, wanted, raw=raw))
 
@@ -353,7 +353,7 @@ class TaskClient:
         wanted = list(dict.fromkeys(id_list(ids, self.farm)))
         await asyncio.get_running_loop().run_in_executor(None, self._session.watch, wanted)
         async with asyncio.timeout(seconds(timeout)):
-            async for task_id in async_waits.as_completed(self._session, wanted):
+            async for task_id in completed_async(self._session, wanted):
                 yield task_id
 
     # ----------------------------------------------------------------------------------------------

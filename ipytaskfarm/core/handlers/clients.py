@@ -326,7 +326,7 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
         indexes = [task_id - chunk - 1 for task_id in cleared]
         forget_items(farm, chunk, indexes)
         out.saves.append(SaveSeparate(chunk, indexes))
-    # A chunk goes with the last of its items.
+    # A chunk is forgotten with the last of its items.
     for chunk in sorted({*items, *parents}):
         if chunk in tasks.finals and not chunks.size(chunk) and chunk not in chunks.parts:
             forget(farm, chunk)
