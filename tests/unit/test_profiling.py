@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from ipytaskfarm.client.flamegraph import HEAD, WIDTH, bars, flamegraph
+from ipytaskfarm.display.flamegraph import HEAD, WIDTH, bars, flamegraph
 from ipytaskfarm.client.profile_tables import PerEngine, is_within
 from ipytaskfarm.client.profiles import CpuStats, MemorySnapshot, SampleStats, snapshot_of
 from ipytaskfarm.client.profiling import CpuProfiling, MemoryProfiling, Sampling
