@@ -564,7 +564,7 @@ class Session:
         final = self._item_ends.held(task_id)
         if final is not None and final.body is not None:
             return final
-        # What is left of the next ones is asked for when it is wanted.
+        # Results that did not fit into the answer are requested when a caller wants them.
         reply = self.answer(self.begin(FetchResults(self._with_next(task_id))))
         if not isinstance(reply, Fetched):
             raise errors.ConnectionError(f"an answer that does not fit Fetch: {type(reply).__name__}")

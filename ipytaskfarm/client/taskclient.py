@@ -26,7 +26,7 @@ from ..display.ipython import with_cells
 from ..display.tables import Table
 from ..system.farm_paths import Where
 from ..system.live_pages import page_link, page_path
-from . import async_waits, operate, sessions, task_messages
+from . import operate, sessions, task_messages
 from .adapters import adapter, live_view
 from .call_checks import check_call, check_map
 from .copied_tasks import task_of
@@ -40,7 +40,7 @@ from .nodes import CheckResult, Snapshot
 from .packing import freezing, pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .progress_of_tasks import ProgressOfTasks
-from .result_cache import CachedFunction, CacheView, is_kept, sound, why_hit, why_miss
+from .result_cache import CachedFunction, CacheView, kept_result, why_hit, why_miss
 from .results import TaskResult, decode_body, error_of
 from .rules import ON_FAILURE, JobRules, MapRules, flag, keyword_parameters, one_of
 from .session import Session
@@ -48,7 +48,7 @@ from .shared_values import Accumulator, Broadcast, broadcast
 from .tables import FailureGroup, FailureGroups, JobLine, Listing, TaskStatus, TaskTable
 from .task_messages import Progress
 from .tasks import CallTask, StringTask, Task, as_task
-from .waits import wait_for_tasks
+from .waits import ProgressOfTasks, completed_async, ended_async, wait_for_tasks
 
 T = TypeVar("T")
 
@@ -254,16 +254,15 @@ class TaskClient:
                     text = f"task {taskid} has not ended, and None is returned: block=True waits for its result"
                     warnings.warn(text, stacklevel=2)
                 return None
-        if not final.attempts and is_kept(final):
-            final = sound(self._session, final)
+        kept = kept_result(self._session, final) if final.engine_id < 0 and final.from_cache else None
         body = decode_body(final)
         if raw:
             if final.reason:
                 if final.reason in _RAISED or body.kind == "raw" or self._is_raw(final):
                     raise error_of(final, body)
             elif body.kind == "raw":
-                return TaskResult(final, body).result
-        return TaskResult(final, body)
+                return (kept or TaskResult(final, body)).result
+        return kept or TaskResult(final, body)
 
     def _is_raw(self, final: Final) -> bool:
         return not final.body and final.id in self._session.raw_ids
@@ -294,7 +293,7 @@ class TaskClient:
         loop = asyncio.get_running_loop()
         if not session.arrivals.is_live(wanted):
             await loop.run_in_executor(None, session.watch, [wanted])
-        await async_waits.ended(session, wanted)
+        await ended_async(session, wanted)
         # Fetching the result may block, so it runs in another thread.
         return await loop.run_in_executor(None, partial(self.get_task_result, wanted, raw=raw))
 
@@ -354,14 +353,14 @@ class TaskClient:
         wanted = list(dict.fromkeys(id_list(ids, self.farm)))
         await asyncio.get_running_loop().run_in_executor(None, self._session.watch, wanted)
         async with asyncio.timeout(seconds(timeout)):
-            async for task_id in async_waits.as_completed(self._session, wanted):
+            async for task_id in completed_async(self._session, wanted):
                 yield task_id
 
     # ----------------------------------------------------------------------------------------------
     # Acting on tasks
 
-    def abort(self, taskid: Ids, interrupt: bool = True, reason: str = "") -> None:
-        """Abort a task, or several.  Returns after the controller's answer, without waiting for the tasks.
+    def abort(self, taskid: Ids, interrupt: bool = True, reason: str = "", running: bool = True) -> list[int]:
+        """Abort a task, or several, and return the ids of the aborted ones, without waiting for their engines.
 
         Args:
             taskid: one id: IndexError is raised if the task was aborted, has ended, or is unknown.  Several ids: those
@@ -369,18 +368,9 @@ class TaskClient:
             interrupt: raise `errors.TaskCancelled` in a running task (and kill its engine if that does not end it);
                 False: let the task run to its end and drop its result.
             reason: a text for people, in the `TaskAborted` that fetching the task raises.
+            running: False: abort only tasks that have not begun (of a map: items whose chunk has not begun).
         """
-        single = not isinstance(taskid, Iterable)
-        ids = [task_id(taskid, self.farm)] if single else id_list(taskid, self.farm)
-        if not ids:
-            return
-        reply = self._session.ask_for(m.AbortTasks(ids, bool(interrupt), text_of(reason)), m.Aborted)
-        unknown = [i for i, outcome in reply.outcomes if outcome == "unknown"]
-        if unknown:
-            raise IndexError(f"task ID not registered: {', '.join(map(str, unknown))} (never issued, or cleared)")
-        outcome = reply.outcomes[0][1]
-        if single and outcome != "aborted":
-            raise IndexError(f"Task {ids[0]} {outcome}")
+        return operate.abort_tasks(self._session, taskid, bool(interrupt), text_of(reason), bool(running))
 
     def clear(self, ids: Ids | None = None) -> int:
         """Delete final results (None: all) and return their number.  Their ids are not issued again.

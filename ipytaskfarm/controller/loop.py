@@ -289,6 +289,7 @@ class ControllerLoop:
                 yield "", AskQuestion(0, Clear(ids))
             if self._blob_sweeper is not None:
                 self._blob_sweeper.turn(now.mono_s)
+            self._cache_answers.note_uses()
 
     def _gone_agents(self) -> Iterator[tuple[str, Event]]:
         """Yield an event for each silent agent whose process is known to be gone. No other one has to be waited for."""
