@@ -18,8 +18,8 @@ class Jupyter(Command):
     description = """
 Puts the farms into JupyterLab and Notebook 7 of this environment: the panel of the farms, the live view in a tab, the
 numbers in the status bar, and the button that runs a cell on the farm. An installed wheel does it by itself; an
-editable install needs `enable`. Jupyter's server must be started again afterwards. `status`, also without a word, says
-how it is, with exit code 1 if something is missing.
+editable install needs `enable`. Jupyter's server must be started again afterwards. `status`, or no word, shows the
+present state, with exit code 1 if something is missing.
 """
     examples = """
         ipytaskfarm jupyter enable
