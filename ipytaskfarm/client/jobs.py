@@ -26,6 +26,7 @@ from .map_jobs import Gathered, MapMembers, collect
 from .operate import hold, retry_tasks
 from .packing import Shared, pack_task
 from .progress import LiveProgress
+from .result_cache import kept_results
 from .results import TaskResult, decode_body, error_of
 from .rules import CHECKS, DEFAULTS, JobRules, flag, pack_rules
 from .task_calls import TaskCalls
@@ -336,16 +337,17 @@ class Job:
             raise TimeoutError(f"not all tasks of job {self.name!r} have ended within {limit_s:g} s")
         if record.members is not None:
             return outcome(self, collect(record.client, record.members), "return" if return_exceptions else "raise")
-        return [self._value(task_id, return_exceptions) for task_id in record.ids]
+        kept = kept_results(record.client.session, record.ids)
+        return [self._value(task_id, return_exceptions, kept.get(task_id)) for task_id in record.ids]
 
     def as_completed(self, timeout: float | timedelta | None = None) -> Iterator[int]:
         """Yield the id of each task as soon as it has ended.  Raises TimeoutError when `timeout` seconds are over."""
         self._check_submitted()
         return self._record.client.as_completed(self._record.ids, timeout)
 
-    def _value(self, task_id: int, return_exceptions: bool) -> Any:
+    def _value(self, task_id: int, return_exceptions: bool, result: TaskResult | None = None) -> Any:
         try:
-            result = self._record.client.get_task_result(task_id, raw=False)
+            result = result or self._record.client.get_task_result(task_id, raw=False)
             result.raise_exception()
         except Exception as error:
             if return_exceptions:

@@ -14,6 +14,7 @@ from ..core.messages.task_types import Final
 from .arrivals import Arrivals
 from .chunk_items import chunk_values
 from .map_items import Printed
+from .result_cache import kept_results
 from .results import TaskResult, decode_body, error_of
 from .session import Session
 from .task_calls import TaskCalls
@@ -138,9 +139,11 @@ def collect(client: TaskCalls, members: MapMembers) -> Gathered:
     """Return the values and errors of a map whose items have ended."""
     found = Gathered()
     session = client.session
+    kept = kept_results(session, [members.latest(task_id) for task_id, items in members.tasks if not items])
     for task_id, items in members.tasks:
         if not items:
-            add_item(client, members.latest(task_id), found)
+            latest = members.latest(task_id)
+            add_item(client, latest, found, result=kept.get(latest))
             continue
         start = len(found.values)
         for end in _chunk_end(session, task_id):
@@ -178,13 +181,16 @@ def _add_chunk(client: TaskCalls, members: MapMembers, end: Final, items: int, f
         add_item(client, members.latest(item), found, place)
 
 
-def add_item(client: TaskCalls, task_id: int, found: Gathered, place: int | None = None) -> None:
-    """Add the outcome of an item that is a task of its own."""
+def add_item(
+    client: TaskCalls, task_id: int, found: Gathered, place: int | None = None, result: TaskResult | None = None
+) -> None:
+    """Add the outcome of an item that is a task of its own.  result: its result, if that was read already."""
     if place is None:
         place = len(found.values)
         found.values.append(None)
     try:
-        result: TaskResult | None = client.get_task_result(task_id, raw=False)
+        if result is None:
+            result = client.get_task_result(task_id, raw=False)
         if result is None:
             raise TimeoutError(f"task {task_id} has not ended")
         if result.stdout or result.stderr:

@@ -48,11 +48,13 @@ def mark_done(session: Session, taskid: int, result: Any) -> None:
     session.ask_for(messages.MarkTasksDone(task_id(taskid, session.farm), _encode(body), blobs), messages.FlagReply)
 
 
-def mark_failed(session: Session, taskid: int, reason: str) -> str:
-    """Make a task's run, or its result, count as failed; return the outcome."""
-    return session.ask_for(
-        messages.MarkTasksFailed(task_id(taskid, session.farm), text_of(reason)), messages.TextReply
-    ).text
+def mark_failed(session: Session, taskid: int, reason: str, only_ended: bool = False) -> str:
+    """Make a task's run, or its result, count as failed; return the outcome.
+
+    only_ended: leave an unfinished task alone.
+    """
+    question = messages.MarkTasksFailed(task_id(taskid, session.farm), text_of(reason), only_ended)
+    return session.ask_for(question, messages.TextReply).text
 
 
 def explanation(session: Session, task: int) -> Text:
@@ -64,6 +66,21 @@ def explanation(session: Session, task: int) -> Text:
         final = None
     failure = TaskResult(final).failure if final is not None and final.reason not in ABORTS else None
     return Text("\n".join(filter(None, [text, failure.variables() if failure is not None else ""])))
+
+
+def abort_tasks(session: Session, taskid: Ids, interrupt: bool, reason: str, running: bool) -> list[int]:
+    """Abort tasks and return the ids of the aborted ones, see `TaskClient.abort`."""
+    single = not isinstance(taskid, Iterable)
+    ids = [task_id(taskid, session.farm)] if single else id_list(taskid, session.farm)
+    if not ids:
+        return []
+    outcomes = session.ask_for(messages.AbortTasks(ids, interrupt, reason, running), messages.Aborted).outcomes
+    unknown = [i for i, outcome in outcomes if outcome == "unknown"]
+    if unknown:
+        raise IndexError(f"task ID not registered: {_listed(unknown)} (never issued, or cleared)")
+    if single and outcomes[0][1] not in ("aborted", "running"):
+        raise IndexError(f"Task {ids[0]} {outcomes[0][1]}")
+    return [i for i, outcome in outcomes if outcome == "aborted"]
 
 
 def clear_results(session: Session, ids: Ids | None) -> int:

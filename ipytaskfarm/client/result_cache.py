@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
@@ -27,6 +28,9 @@ from .tasks import CallTask
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+NAMED = 3
+"""How many unreadable results a warning names."""
 
 
 class CachedFunction(Generic[P, R]):
@@ -133,37 +137,76 @@ class CacheView:
 # Reading kept results
 
 
-def is_kept(final: Final) -> bool:
-    """Return whether a task's result was taken from the cache: it succeeded without an attempt."""
-    return not final.reason and not final.attempts and final.engine_id < 0 and bool(final.body)
-
-
-def sound(session: Session, final: Final) -> Final:
-    """Return a task's end whose kept result can be read.  A task whose result cannot be read runs again."""
-    why = _fault(final)
+def kept_result(session: Session, final: Final) -> TaskResult:
+    """Return a result that was taken from the cache.  A task whose kept result cannot be read runs again."""
+    result, why = _read(final)
     if not why:
-        return final
-    text = f"the kept result of task {final.id} cannot be used, and the task runs again: {why}"
-    warnings.warn(text, UserWarning, stacklevel=4)
-    mark_failed(session, final.id, f"its kept result cannot be used: {why}")
-    session.watch([final.id])
-    session.wait({final.id})
+        return result
+    _run_again(session, {final.id: why})
     again = session.fetch(final.id)
-    return final if again is None else again
+    return result if again is None else TaskResult(again)
 
 
-def _fault(final: Final) -> str:
-    """Return why a kept result cannot be read; "" if it can.  Its large values are compared with their digests."""
-    value = decode_body(final).value
-    if value is None:
-        return ""
+def kept_results(session: Session, ids: Iterable[int]) -> dict[int, TaskResult]:
+    """Return the results among those of ended tasks that were taken from the cache.
+
+    Tasks whose kept results cannot be read run again together, and their results are not among the returned ones.
+    """
+    found: dict[int, TaskResult] = {}
+    faults: dict[int, str] = {}
+    for task in ids:
+        final = session.arrivals.finals.get(task)
+        if final is not None and final.from_cache and final.body is None:
+            final = session.fetch(task)
+        if final is not None and final.from_cache:
+            result, why = _read(final)
+            if why:
+                faults[task] = why
+            else:
+                found[task] = result
+    if faults:
+        _run_again(session, faults)
+    return found
+
+
+def _run_again(session: Session, faults: Mapping[int, str]) -> None:
+    """Run tasks again whose kept results cannot be read, and wait for them.  faults: task -> why."""
+    named = [f"task {task}: {why}" for task, why in list(faults.items())[:NAMED]]
+    named += [f"and {len(faults) - NAMED:,} more"] if len(faults) > NAMED else []
+    count = len(faults)
+    what = f"{count:,} kept results cannot be used, and their tasks run again"
+    what = what if count > 1 else "a kept result cannot be used, and its task runs again"
+    text = f"{what} ({'; '.join(named)})"
+    warnings.warn(text, UserWarning, stacklevel=_depth_of_user())
+    for task, why in faults.items():
+        mark_failed(session, task, f"its kept result cannot be used: {why}", only_ended=True)
+    session.watch(faults)
+    session.wait(set(faults))
+
+
+def _depth_of_user() -> int:
+    """Return how many frames the caller's caller is away from the user's code."""
+    package = __name__.partition(".")[0]
+    frame, depth = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        frame, depth = frame.f_back, depth + 1
+    return depth
+
+
+def _read(final: Final) -> tuple[TaskResult, str]:
+    """Return a kept result, unpacked, and why it cannot be read; "" if it can.
+
+    Its large values are compared with their digests.
+    """
+    body = decode_body(final)
+    result = TaskResult(final, body)
     try:
-        for digest in blob_digests(value):
+        for digest in blob_digests(body.value or b""):
             if hashlib.sha256(mapped(digest)).digest() != digest:
-                return f"its large value {digest.hex()[:12]}… does not have its digest"
-        TaskResult(final).result  # noqa: B018 - it is unpacked
+                return result, f"its large value {digest.hex()[:12]}… does not have its digest"
+        result.result  # noqa: B018 - it is unpacked
     except BlobMissing as error:
-        return str(error)
+        return result, str(error)
     except Exception as error:  # an import or a class of the user may raise anything
-        return f"{type(error).__name__}: {text_of(error)}"
-    return ""
+        return result, f"{type(error).__name__}: {text_of(error)}"
+    return result, ""

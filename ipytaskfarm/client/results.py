@@ -310,8 +310,7 @@ class TaskResult:
     @property
     def from_cache(self) -> bool:
         """Return whether the result was taken from the result cache, so that the task ran nowhere."""
-        final = self._final
-        return not final.reason and not final.attempts and final.engine_id < 0
+        return self._final.from_cache
 
     @property
     def reason(self) -> str:

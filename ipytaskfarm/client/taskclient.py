@@ -39,7 +39,8 @@ from .maps import Mapper, ParallelFunction, begin_map, imap, map_tasks, options
 from .nodes import CheckResult, Snapshot
 from .packing import freezing, pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
-from .result_cache import CachedFunction, CacheView, is_kept, sound, why_hit, why_miss
+from .progress_of_tasks import ProgressOfTasks
+from .result_cache import CachedFunction, CacheView, kept_result, why_hit, why_miss
 from .results import TaskResult, decode_body, error_of
 from .rules import ON_FAILURE, JobRules, MapRules, flag, keyword_parameters, one_of
 from .session import Session
@@ -73,7 +74,7 @@ class TaskClient:
         where: None for the farm "default", a farm's name, the path of a connection file (with a ``/`` or ``.json``),
             or ``(host, port)``, whose keys come from the connection file with that address or from `key_file`.
         key_file: a connection file with the keys for ``(host, port)``.
-        timeout: seconds to wait for the farm's answer (5).
+        timeout: seconds to wait for the farm's answer; None: 5, and while its supervisor starts the farm again.
 
     Raises FarmNotRunning (it names the farm, and the command that starts one), SecurityError, VersionMismatch.
     Use it as a context manager, or call `close`, or neither: submitted tasks are flushed at exit.
@@ -253,16 +254,15 @@ class TaskClient:
                     text = f"task {taskid} has not ended, and None is returned: block=True waits for its result"
                     warnings.warn(text, stacklevel=2)
                 return None
-        if not final.attempts and is_kept(final):
-            final = sound(self._session, final)
+        kept = kept_result(self._session, final) if final.engine_id < 0 and final.from_cache else None
         body = decode_body(final)
         if raw:
             if final.reason:
                 if final.reason in _RAISED or body.kind == "raw" or self._is_raw(final):
                     raise error_of(final, body)
             elif body.kind == "raw":
-                return TaskResult(final, body).result
-        return TaskResult(final, body)
+                return (kept or TaskResult(final, body)).result
+        return kept or TaskResult(final, body)
 
     def _is_raw(self, final: Final) -> bool:
         return not final.body and final.id in self._session.raw_ids
@@ -359,8 +359,8 @@ class TaskClient:
     # ----------------------------------------------------------------------------------------------
     # Acting on tasks
 
-    def abort(self, taskid: Ids, interrupt: bool = True, reason: str = "") -> None:
-        """Abort a task, or several.  Returns after the controller's answer, without waiting for the tasks.
+    def abort(self, taskid: Ids, interrupt: bool = True, reason: str = "", running: bool = True) -> list[int]:
+        """Abort a task, or several, and return the ids of the aborted ones, without waiting for their engines.
 
         Args:
             taskid: one id: IndexError is raised if the task was aborted, has ended, or is unknown.  Several ids: those
@@ -368,18 +368,9 @@ class TaskClient:
             interrupt: raise `errors.TaskCancelled` in a running task (and kill its engine if that does not end it);
                 False: let the task run to its end and drop its result.
             reason: a text for people, in the `TaskAborted` that fetching the task raises.
+            running: False: abort only tasks that have not begun (of a map: items whose chunk has not begun).
         """
-        single = not isinstance(taskid, Iterable)
-        ids = [task_id(taskid, self.farm)] if single else id_list(taskid, self.farm)
-        if not ids:
-            return
-        reply = self._session.ask_for(m.AbortTasks(ids, bool(interrupt), text_of(reason)), m.Aborted)
-        unknown = [i for i, outcome in reply.outcomes if outcome == "unknown"]
-        if unknown:
-            raise IndexError(f"task ID not registered: {', '.join(map(str, unknown))} (never issued, or cleared)")
-        outcome = reply.outcomes[0][1]
-        if single and outcome != "aborted":
-            raise IndexError(f"Task {ids[0]} {outcome}")
+        return operate.abort_tasks(self._session, taskid, bool(interrupt), text_of(reason), bool(running))
 
     def clear(self, ids: Ids | None = None) -> int:
         """Delete final results (None: all) and return their number.  Their ids are not issued again.

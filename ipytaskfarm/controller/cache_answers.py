@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 NOT_ENDED_S = 1e12
 """Later than any end of a task (wall clock)."""
 
+FAULTS_KEPT = 1000
+
 _decode_body = msgspec.msgpack.Decoder(ResultBody).decode
 
 
@@ -51,6 +53,8 @@ class CacheAnswers:
     def __init__(self, store: CacheStore, cache: ResultCache) -> None:
         self._store = store
         self._cache = cache
+        self._faults: dict[int, str] = {}
+        """Task -> why a result that was kept for it was not used; the latest ones."""
 
     def close(self) -> None:
         """Close the cache's file."""
@@ -65,7 +69,14 @@ class CacheAnswers:
         if not key or not wanted.takes:
             return Cached(wanted.task, key)
         kept, note = self._cache.get(key)
+        if note:
+            self._note_fault(wanted.task, note)
         return Cached(wanted.task, key, note=note) if kept is None else Cached(wanted.task, key, *kept)
+
+    def _note_fault(self, task: int, why: str) -> None:
+        self._faults[task] = why
+        while len(self._faults) > FAULTS_KEPT:
+            del self._faults[next(iter(self._faults))]
 
     def _full_key(self, key: str, inputs: Sequence[int]) -> str:
         """Return a key with the results of other tasks in it; "" if one of them failed or is gone."""
@@ -91,9 +102,14 @@ class CacheAnswers:
 
     def keep(self, results: Sequence[CacheResult]) -> None:
         """Keep results."""
-        for result in results:
-            recipe = self._recipe(result.key.recipe)
-            self._cache.put(result.full_key, result.key, result.final, recipe)
+        with self._cache.together():
+            for result in results:
+                recipe = self._recipe(result.key.recipe)
+                self._cache.put(result.full_key, result.key, result.final, recipe)
+
+    def note_uses(self) -> None:
+        """Write down which entries were taken; `look_up` leaves that for later."""
+        self._cache.note_uses()
 
     def _recipe(self, digest: str) -> bytes:
         found = self._store.functions([digest])
@@ -107,6 +123,7 @@ class CacheAnswers:
             if of_task is not None:
                 gone += self._cache.remove([self._full_key(of_task[0].key, of_task[1])])
             if gone:
+                self._note_fault(task, f"it is wrong or cannot be read, see tc.history({task})")
                 log.info("the result of task %s was removed from the result cache", task)
 
     def answer(self, question: ListCache | ForgetCache | ReadCacheKey) -> CacheTable | NumberReply | CacheReport:
@@ -126,7 +143,7 @@ class CacheAnswers:
         finals = self._store.finals([task])
         final = finals[0] if finals else None
         state = "" if final is None else f"failed: {final.reason}" if final.reason else "succeeded"
-        hit = final is not None and not final.reason and not final.attempts
+        hit = final is not None and final.from_cache
         full_key = self._full_key(key.key, inputs) if final is not None or not inputs else ""
         entry = self._cache.entry(full_key) if full_key else None
         nearest = None
@@ -135,4 +152,5 @@ class CacheAnswers:
             nearest = self._cache.nearest(key, recipe, before_s, task)
         other = self._cache.recipe(nearest.recipe) if nearest is not None else b""
         note = self._cache.notes[-1] if self._cache.notes else ""
-        return CacheReport(key, state, hit, full_key, entry, nearest, recipe, other, note)
+        fault = self._faults.get(task, "")
+        return CacheReport(key, state, hit, full_key, entry, nearest, recipe, other, note, fault)

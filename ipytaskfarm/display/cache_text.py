@@ -61,7 +61,9 @@ def why_miss(task: int, report: CacheReport) -> str:
     if report.hit:
         return f"task {task} was no miss: {why_hit(task, report)}"
     lines = [*_first_lines(task, key, report)]
-    if key.mode == REFRESH:
+    if report.fault:
+        lines.append(f"a result was kept for task {task}, and was not used: {report.fault}")
+    if key.mode == REFRESH or report.fault:
         return "\n".join(lines)
     nearest = report.nearest
     if nearest is None:

@@ -47,8 +47,8 @@ _WRITE_BYTES = 8 * 2**20
 _LARGE_BYTES = 4 * 2**20
 _PLACES_KEPT = 16
 
-_memcmp = ctypes.CDLL(None).memcmp
-_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+_COMPARED_BYTES = 64 * 1024
+"""Pieces that fit into the processor's cache: comparing takes a sixth of the time of hashing then."""
 
 
 def blobs_folder(store: Path) -> Path:
@@ -93,14 +93,14 @@ class Blobs:
     def put(self, data: memoryview) -> bytes:
         """Write these bytes unless they exist already, and return their digest (32 bytes).
 
-        They are on disk when this returns.
+        They are on disk when this returns.  A file of their name with another content was damaged, and is replaced.
 
         Raises:
             OSError: they cannot be written.
         """
         place = _place(data)
         known = self._written.get(place) if place is not None else None
-        # The same memory is often pushed again: comparing is four times as fast as hashing.
+        # The same memory is often pushed again: comparing is faster than hashing.
         if known is not None and self._holds(known, data):
             return known
         digest = self._put(data)
@@ -113,7 +113,7 @@ class Blobs:
     def _put(self, data: memoryview) -> bytes:
         if data.nbytes < _LARGE_BYTES:
             digest = hashlib.sha256(data).digest()
-            if self._is_there(digest, data.nbytes):
+            if self._holds(digest, data):
                 return digest
         part = self.folder / f"{uuid.uuid4().hex}.part"
         digests: list[bytes] = []
@@ -126,7 +126,7 @@ class Blobs:
                 for start in range(0, data.nbytes, _WRITE_BYTES):
                     _write(fd, data[start : start + _WRITE_BYTES])
                 hashing.join()
-                if not self._is_there(digests[0], data.nbytes):
+                if not self._holds(digests[0], data):
                     os.fsync(fd)
                     path = self.path(digests[0])
                     path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -148,10 +148,7 @@ class Blobs:
         if not self._is_there(digest, data.nbytes):
             return False
         mapped = self.map(digest)
-        if mapped is None:
-            return False
-        view = (ctypes.c_char * data.nbytes).from_buffer
-        return bool(_memcmp(view(mapped), view(data), data.nbytes) == 0)
+        return mapped is not None and _equal(mapped, data)
 
     def map(self, digest: bytes) -> memoryview | None:
         """Return the blob as private memory, see `file_mapping.load`; None if it is not on this machine."""
@@ -316,6 +313,12 @@ def _place(data: memoryview) -> tuple[int, int] | None:
     if data.nbytes < _LARGE_BYTES or data.readonly:
         return None
     return ctypes.addressof(ctypes.c_char.from_buffer(data)), data.nbytes
+
+
+def _equal(one: memoryview, other: memoryview) -> bool:
+    """Return whether two buffers of bytes with the same size have the same content."""
+    pieces = range(0, one.nbytes, _COMPARED_BYTES)
+    return all(one[at : at + _COMPARED_BYTES].tobytes() == other[at : at + _COMPARED_BYTES].tobytes() for at in pieces)
 
 
 def _touch(path: Path, size: int | None) -> bool:

@@ -47,11 +47,22 @@ class MemoryStore:
 
     def look_up(self, wanted: Wanted) -> Cached:
         """Return what the result cache has for a task."""
-        ends = [self.finals.get(i) or self.finals.get(self.chunk_of(i)) for i in wanted.inputs]
+        key = self._full_key(wanted.key, wanted.inputs)
+        return Cached(wanted.task, key, self.results.get(key) if key and wanted.takes else None)
+
+    def _full_key(self, key: str, inputs: Sequence[int]) -> str:
+        """Return a key with the results of other tasks in it; "" if one of them failed or is gone."""
+        ends = [self.finals.get(i) or self.finals.get(self.chunk_of(i)) for i in inputs]
         if any(end is None or end.reason for end in ends):
-            return Cached(wanted.task)
-        key = "/".join([wanted.key, *(f"{end.body!r}" for end in ends if end is not None)])
-        return Cached(wanted.task, key, self.results.get(key) if wanted.takes else None)
+            return ""
+        return "/".join([key, *(f"{end.body!r}" for end in ends if end is not None)])
+
+    def forget_result(self, task_id: int) -> None:
+        """Remove what the result cache has for a task."""
+        task = self.tasks.get(task_id)
+        if task is not None and task.cache is not None:
+            inputs = [source for _, source in task.needs.inputs] if task.needs is not None else []
+            self.results.pop(self._full_key(task.cache.key, inputs), None)
 
     def commit(self, saves: list[s.Save]) -> None:
         """Apply a turn's saves."""

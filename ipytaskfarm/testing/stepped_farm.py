@@ -172,6 +172,8 @@ class SteppedFarm:
         for result in out.cache_results:
             if result.final.body is not None:
                 self.store.results[result.full_key] = result.final.body
+        for mistake in out.cache_mistakes:
+            self.store.forget_result(mistake)
         for look_up in out.look_ups:
             self.handle(LookedUp([self.store.look_up(wanted) for wanted in look_up.wanted]))
         for load in out.loads:

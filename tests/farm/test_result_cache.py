@@ -426,15 +426,24 @@ def test_what_cannot_be_cached_is_named(tc: TaskClient) -> None:
         tc.run(Task(lambda x: x, args=((i for i in "ab"),), cache=True))
 
 
-def test_a_marked_result_is_forgotten(tc: TaskClient) -> None:
-    def g(x: int) -> int:
-        return -x
+def test_a_marked_result_is_forgotten_and_that_of_the_new_run_is_kept(tc: TaskClient, tmp_path: Path) -> None:
+    def count(folder: str) -> int:
+        import os
+        import tempfile
 
-    first = tc.run(Task(g, args=(5,), cache=True), block=True)
-    tc.mark_failed(first.taskid, "wrong")
-    tc.barrier([first.taskid], timeout=DEADLINE_S)
-    assert tc.cache.size.entries == 0
-    assert not tc.run(Task(g, args=(5,), cache=True), block=True).from_cache
+        tempfile.mkstemp(dir=folder)
+        return len(os.listdir(folder))
+
+    first = tc.run(Task(count, args=(str(tmp_path),), cache=True), block=True)
+    hit = tc.run(Task(count, args=(str(tmp_path),), cache=True), block=True)
+    assert (first.result, hit.result, hit.from_cache) == (1, 1, True)
+    for marked in (hit.taskid, first.taskid):
+        tc.mark_failed(marked, "wrong")
+        tc.barrier([marked], timeout=DEADLINE_S)
+    assert [tc.get_task_result(i).result for i in (hit.taskid, first.taskid)] == [2, 3]
+    assert "is wrong or cannot be read" in tc.why_miss(hit.taskid)
+    now = tc.run(Task(count, args=(str(tmp_path),), cache=True), block=True)
+    assert (now.result, now.from_cache) == (3, True)
 
 
 def test_the_list_and_forgetting(tc: TaskClient, farm: Farm) -> None:

@@ -45,6 +45,34 @@ def test_the_next_runs_when_the_first_fails_or_is_aborted() -> None:
     assert final_of(sim, 2).reason == ""
 
 
+def test_a_kept_result_that_is_marked_as_failed_is_computed_again_and_kept() -> None:
+    sim, _, _ = one_engine()
+    sim.submit(0, cache=key())
+    sim.settle()
+    sim.submit(1, cache=key())
+    assert final_of(sim, 1).from_cache
+    sim.ask(m.MarkTasksFailed(1, "damaged", only_ended=True))
+    sim.settle()
+    assert runs(sim, 0, 1) == [1, 1]
+    assert not final_of(sim, 1).from_cache
+    sim.submit(2, cache=key())
+    sim.settle()
+    assert final_of(sim, 2).from_cache, "what ran again was not kept"
+
+
+def test_a_mark_of_what_has_ended_leaves_an_unfinished_task_alone() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0, cache=key())
+    move(sim, agent)
+    sim.begin(engine)
+    reply = sim.ask(m.MarkTasksFailed(0, "damaged", only_ended=True))
+    assert isinstance(reply, m.TextReply)
+    assert "goes on" in reply.text
+    sim.end(agent, engine)
+    sim.settle()
+    assert final_of(sim, 0).reason == ""
+
+
 def test_modes() -> None:
     sim, _, _ = one_engine()
     sim.submit(0, cache=key(mode=READONLY))

@@ -57,6 +57,19 @@ def test_a_torn_file_under_the_right_name_is_written_again(blobs: Blobs) -> None
     assert blobs.path(digest).read_bytes() == data
 
 
+@pytest.mark.parametrize("size", [100_000, 5_000_000])
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_a_damaged_file_of_the_right_size_is_written_again(blobs: Blobs, kind: type, size: int) -> None:
+    data = memoryview(kind(os.urandom(size)))
+    digest = blobs.put(data)
+    damaged = bytearray(data)
+    damaged[-1] ^= 1
+    blobs.path(digest).write_bytes(damaged)
+    assert blobs.put(data) == digest
+    assert blobs.path(digest).read_bytes() == data
+    assert len(files(blobs)) == 1
+
+
 def test_large_memory_that_is_written_again_is_compared(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
     array: Any = np.arange(1_000_000)
     first = blobs.put(memoryview(array).cast("B"))

@@ -166,6 +166,45 @@ def test_a_full_disk_costs_only_the_entry(cache: ResultCache) -> None:
     assert cache.get("b")[0] is not None
 
 
+def test_changes_that_are_made_together(cache: ResultCache, tmp_path: Path, blobs: Blobs) -> None:
+    with cache.together():
+        cache.put("a", key(), final(1), b"")
+        cache.put("b", key(), final(2), b"")
+    assert cache.table(None, 10).count == 2
+    size = cache.table(None, 0).size_bytes
+    pages = cache._rows("PRAGMA page_count")[0][0]
+    cache._rows(f"PRAGMA max_page_count = {pages}")
+    with cache.together():
+        cache.put("c", key(), final(3), b"")
+        cache.put("large", key(), final(4, bytes(50_000)), b"")
+        cache.put("d", key(), final(5), b"")
+    assert "full" in cache.notes[-1]
+    assert {entry.key for entry in cache.table(None, 10).rows} == {"a", "b", "d"}, "the others are not as if unmade"
+    assert cache.table(None, 0).size_bytes == size + ROW_BYTES + len(b"body")
+    cache.close()
+    again = ResultCache.open(tmp_path / "store.cache", blobs, 100_000)
+    assert again.table(None, 0).size_bytes == size + ROW_BYTES + len(b"body")
+    again.close()
+
+
+def test_uses_are_written_later_and_damage_in_between_loses_them_alone(cache: ResultCache, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        cache.put(name, key(), final(1), b"")
+    for _ in range(3):
+        cache.get("a")
+    entry = cache.entry("a")
+    assert entry is not None
+    assert entry.hits == 3
+    cache.get("a")
+    cache._rows("PRAGMA wal_checkpoint(TRUNCATE)")
+    with open(tmp_path / "store.cache", "r+b") as file:
+        file.write(bytes(64 * 1024))
+    cache.note_uses()
+    cache.put("c", key(), final(1), b"")
+    cache.put("d", key(), final(1), b"")
+    assert cache.get("d")[0] is not None
+
+
 def test_the_nearest_entry(cache: ResultCache) -> None:
     cache.put("1", key("f", "r1", "a", "b"), final(1), recipe(K="1", L="1"))
     cache.put("2", key("f", "r2", "a", "b"), final(2), recipe(K="2", L="2"))

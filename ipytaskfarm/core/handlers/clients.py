@@ -182,7 +182,9 @@ def on_abort(farm: SchedulerState, session: str, n: int, question: AbortTasks, n
     for task_id in dict.fromkeys(question.ids):
         holder = farm.tasks.holder(task_id)
         task = farm.tasks.unfinished.get(holder)
-        if task is not None:
+        if task is not None and not question.running and task.state is State.PENDING:
+            outcomes.append((task_id, "running"))
+        elif task is not None:
             outcomes.append((task_id, "aborted"))
             if holder != task_id:
                 items.setdefault(holder, []).append(task_id)

@@ -34,6 +34,7 @@ from .clients import grace_of
 from .results import end_or_recover
 
 MARKED_FAILED = "marked as failed"
+GOES_ON = "has not ended, and goes on"
 JOB_TOLD = 2**63 - 1
 """In the place of a task's id at the end of a page of jobs: the next page begins after this job."""
 
@@ -61,7 +62,9 @@ def on_mark_failed(
 ) -> None:
     """Count a task's run as failed.  A task that has succeeded runs again."""
     task = _own_task(farm, question.id, out)
-    if task is not None:
+    if task is not None and question.only_ended:
+        out.answer(session, n, TextReply(GOES_ON))
+    elif task is not None:
         out.answer(session, n, TextReply(_fail(farm, task, question.why, now, out)))
     elif farm.tasks.finals.get(question.id) is None and farm.tasks.chunks.of(question.id) is not None:
         text = f"task {question.id} shared its run with other items of its map; tc.restart({question.id}) repeats it"

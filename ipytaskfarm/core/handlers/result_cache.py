@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..messages.result_cache import ON, READONLY, REFRESH
-from ..messages.task_types import Final
+from ..messages.task_types import RESULT_CACHE, Final
 from ..scheduler.cache_uses import CacheUses
 from ..scheduler.clock import Now
 from ..scheduler.decision import CacheResult, Decision, LookUp, Wanted
@@ -92,10 +92,10 @@ def on_looked_up(farm: SchedulerState, session: str, event: LookedUp, now: Now, 
 
 
 def _final(task: TaskEntry, found: Cached, now: Now) -> Final:
-    """Return the end of a task that never ran: no engine, no attempt."""
+    """Return the end of a task that did not run for it: no engine."""
     times = (task.submitted_s, now.wall_s, 0.0, now.wall_s)
     history = task.history or []
-    return Final(task.id, "", -1, "", task.attempt, *times, None, found.body, history, found.blobs)
+    return Final(task.id, "", -1, RESULT_CACHE, task.attempt, *times, None, found.body, history, found.blobs)
 
 
 def _clear(farm: SchedulerState, task: TaskEntry) -> None:

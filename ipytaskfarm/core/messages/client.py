@@ -77,12 +77,12 @@ class ReadTask(msgspec.Struct, frozen=True, tag=True):
 
 
 class AbortTasks(msgspec.Struct, frozen=True, tag="Abort"):
-    """Question: end these tasks.  Answer: `Aborted`, one outcome per id."""
+    """Question: end these tasks, running ones and chunks only if `running`.  Answer: `Aborted`, an outcome per id."""
 
     ids: list[int]
     interrupt: bool = True
     reason: str = ""
-    """The reason for people."""
+    running: bool = True
 
 
 class Clear(msgspec.Struct, frozen=True, tag=True):
@@ -160,8 +160,7 @@ class Outputs(msgspec.Struct, frozen=True, tag=True):
 class CommandOutputs(msgspec.Struct, frozen=True, tag=True):
     """Question: ask the engines that have not answered this session's command for its output.
 
-    Answer: as for `Outputs`.
-    """
+    Answer: as for `Outputs`."""
 
     number: int
     seen: list[tuple[int, int, int, int]] = []
@@ -181,6 +180,8 @@ class MarkTasksFailed(msgspec.Struct, frozen=True, tag="MarkFailed"):
 
     id: int
     why: str = ""
+    only_ended: bool = False
+    """An unfinished task is left alone: another client has marked its result before."""
 
 
 class PauseJobs(msgspec.Struct, frozen=True, tag=True):
@@ -200,8 +201,7 @@ class DrainNode(msgspec.Struct, frozen=True, tag="Drain"):
 class FindJobs(msgspec.Struct, frozen=True, tag=True):
     """Question: the jobs of this id or name (None: all) that still have tasks. Answer: `JobTable`.
 
-    tasks=True: with the ids of their tasks.
-    """
+    tasks=True: with the ids of their tasks."""
 
     wanted: str | None = None
     tasks: bool = False
@@ -212,8 +212,7 @@ class FindJobs(msgspec.Struct, frozen=True, tag=True):
 class SendToTask(msgspec.Struct, frozen=True, tag="Send"):
     """Question: send these messages to an unfinished task. Answer: `NumberReply`, the last message's number.
 
-    `mark` is the sender's own id for them, by which a repetition is recognised.
-    """
+    `mark` is the sender's own id for them, by which a repetition is recognised."""
 
     id: int
     bodies: list[bytes]
@@ -285,8 +284,7 @@ class SetWanted(msgspec.Struct, frozen=True, tag=True):
 class RemoveEngines(msgspec.Struct, frozen=True, tag=True):
     """Question: end these engines, and want that many fewer. Answer: `NumberReply`.
 
-    `drain`: their running tasks end first; otherwise they are lost with their engines.
-    """
+    `drain`: their running tasks end first; otherwise they are lost with their engines."""
 
     ids: list[int]
     drain: bool = True

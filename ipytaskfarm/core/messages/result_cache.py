@@ -116,4 +116,6 @@ class CacheReport(msgspec.Struct, frozen=True, tag=True):
     recipe: bytes = b""
     nearest_recipe: bytes = b""
     note: str = ""
-    """Why the cache could not be used, or why the entry of this key went away."""
+    """Why the cache could not be used."""
+    fault: str = ""
+    """Why a result that was kept for this task was not used."""

@@ -241,6 +241,10 @@ class AttemptRow(msgspec.Struct, frozen=True, array_like=True):
     failure: FailureSummary | None = None
 
 
+RESULT_CACHE = "the result cache"
+"""Stands for the node of a task whose result was taken from there."""
+
+
 class Final(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A task's end for clients. If `body` is None, there is a result to be fetched."""
 
@@ -264,3 +268,8 @@ class Final(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """See `Submission.items`."""
     separate: tuple[int, ...] = ()
     """Of a chunk: the indexes of the items that are tasks of their own."""
+
+    @property
+    def from_cache(self) -> bool:
+        """Return whether the result was taken from the result cache, so that the task ran nowhere."""
+        return self.engine_id < 0 and self.node == RESULT_CACHE

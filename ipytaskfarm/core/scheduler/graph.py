@@ -142,6 +142,8 @@ def on_ended_loaded(
             if task.history:
                 task.history[-1] = msgspec.structs.replace(task.history[-1], outcome=outcome)
             reopen(farm, task, outcome, out)
+            if record.cache is not None:  # its entry is forgotten, so it runs, and leaves its new result
+                farm.cache_uses.add(task.id, record.cache, record.needs is not None and bool(record.needs.inputs))
             fresh.append((task, record.needs))
     again = {task.id for task, _ in fresh}
     for task, needs in fresh:

@@ -1,0 +1,316 @@
+"""The result cache amid damage, restarts, other clients and a full disk, on real farms: nothing breaks."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ipytaskfarm import Farm, Task, TaskClient
+from ipytaskfarm.client.tasks import Join
+from ipytaskfarm.deployment.home import Home
+from tests.conftest import Dirs
+from tests.farm.test_farm import background_farm, command, pid_of
+from tests.support.farms import DEADLINE_S, module_farm
+from tests.support.polling import eventually
+
+COUNT = 5
+VALUE_BYTES = 200_000
+
+
+@pytest.fixture(scope="module")
+def farm() -> Iterator[Farm]:
+    with module_farm(2) as made:
+        yield made
+
+
+@pytest.fixture
+def tc(farm: Farm) -> Iterator[TaskClient]:
+    with farm.task_client() as client:
+        client.cache.forget()
+        yield client
+
+
+def functions() -> tuple[Callable[[int], int], Callable[[int], bytes]]:
+    """Return functions that travel without this module and all that it imports."""
+
+    def small(number: int) -> int:
+        return number * number
+
+    def large(number: int) -> bytes:
+        return bytes([number]) * 200_000
+
+    return small, large
+
+
+small, large = functions()
+
+
+def of_map(tc: TaskClient, function: Callable[[int], Any]) -> list[Any]:
+    return list(tc.map(function, range(COUNT), cache=True))
+
+
+def of_imap(tc: TaskClient, function: Callable[[int], Any]) -> list[Any]:
+    return list(tc.imap(function, range(COUNT), cache=True))
+
+
+def of_job(tc: TaskClient, function: Callable[[int], Any]) -> list[Any]:
+    job = tc.create_job(cache=True)
+    for number in range(COUNT):
+        job.add_task(Task(function, args=(number,)))
+    job.submit()
+    return job.results()
+
+
+def of_tasks(tc: TaskClient, function: Callable[[int], Any]) -> list[Any]:
+    ids = [tc.run(Task(function, args=(number,), cache=True)) for number in range(COUNT)]
+    return [tc.get_task_result(task, block=True).result for task in ids]
+
+
+def of_futures(tc: TaskClient, function: Callable[[int], Any]) -> list[Any]:
+    futures = [tc.submit(Task(function, args=(number,), cache=True)) for number in range(COUNT)]
+    return [future.result() for future in futures]
+
+
+WAYS = [of_map, of_imap, of_job, of_tasks, of_futures]
+
+
+def blob_files(tc: TaskClient) -> list[Path]:
+    assert tc.session.blobs is not None
+    return [path for path in tc.session.blobs.folder.glob("??/*") if path.stat().st_size >= VALUE_BYTES]
+
+
+def cache_of(farm: Farm) -> Path:
+    (path,) = farm._home.folder.glob("*.cache")
+    return path
+
+
+@pytest.mark.parametrize("way", WAYS, ids=[way.__name__ for way in WAYS])
+def test_a_damaged_large_value_is_named_and_computed_again(
+    way: Callable[[TaskClient, Callable[[int], Any]], list[Any]], tc: TaskClient
+) -> None:
+    expected = [large(number) for number in range(COUNT)]
+    assert of_map(tc, large) == expected
+    tc.clear()
+    for path in blob_files(tc):
+        content = bytearray(path.read_bytes())
+        if content[100_000] in (1, 3):
+            content[1000] = 99
+            path.write_bytes(content)
+    with pytest.warns(UserWarning, match="cannot be used, and .* again .*does not have its digest") as told:
+        assert way(tc, large) == expected
+    assert len(told) == (1 if way in (of_map, of_job) else 2)
+    assert told[0].filename == __file__, "the warning does not name the user's line"
+    before = tc.cache.size.hits
+    assert way(tc, large) == expected
+    assert tc.cache.size.hits == before + COUNT, "what was computed again was not kept"
+
+
+@pytest.mark.parametrize("way", [of_map, of_tasks], ids=["map", "tasks"])
+def test_a_damaged_entry_is_named_and_the_task_runs(
+    way: Callable[[TaskClient, Callable[[int], Any]], list[Any]], tc: TaskClient, farm: Farm
+) -> None:
+    expected = [small(number) for number in range(COUNT)]
+    assert way(tc, small) == expected
+    with contextlib.closing(sqlite3.connect(cache_of(farm), timeout=30)) as db, db:
+        db.execute("UPDATE entries SET body = zeroblob(20) WHERE task = (SELECT max(task) FROM entries)")
+    assert way(tc, small) == expected
+    assert tc.cache.size.hits == COUNT - 1
+    last = max(row.id for row in tc.tasks(last=COUNT).rows)
+    assert "an entry was damaged and is gone: its content does not have its digest" in tc.why_miss(last)
+    assert "an entry was damaged" in repr(tc.cache)
+
+
+def test_a_damaged_file_begins_anew(tc: TaskClient, farm: Farm) -> None:
+    expected = [small(number) for number in range(COUNT)]
+    assert of_map(tc, small) == expected
+    with contextlib.closing(sqlite3.connect(cache_of(farm), timeout=30)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with open(cache_of(farm), "r+b") as file:
+        file.write(bytes(64 * 1024))
+    assert of_map(tc, small) == expected
+    assert of_map(tc, small) == expected
+    eventually(lambda: of_map(tc, small) == expected and tc.cache.size.hits >= COUNT, DEADLINE_S)
+    assert "begins anew" in repr(tc.cache)
+    assert cache_of(farm).with_name(f"{cache_of(farm).name}.damaged").exists()
+
+
+def test_a_class_that_is_gone(tc: TaskClient, farm: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The class was renamed in an installed module that the function imports by a computed name."""
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    module = folder / "renamed_of_cache.py"
+    monkeypatch.syspath_prepend(folder)
+
+    def install(name: str) -> None:
+        module.write_text(f"class {name}:\n    def __init__(self, n): self.n = n\nMADE = {name}\n")
+        os.utime(module, ns=(len(name), len(name)))
+        sys.modules.pop("renamed_of_cache", None)
+        importlib.invalidate_caches()
+
+    def make(n: int, path: str) -> Any:
+        import importlib
+        import sys
+
+        sys.dont_write_bytecode = True
+        sys.path[:] = [path, *[each for each in sys.path if each != path]]
+        sys.modules.pop("renamed_of_cache", None)
+        importlib.invalidate_caches()
+        return importlib.import_module("renamed_" + "of_cache").MADE(n)
+
+    def run() -> list[Any]:
+        return list(tc.map(make, range(3), [str(folder)] * 3, cache=True))
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    install("Before")
+    assert [(type(each).__name__, each.n) for each in run()] == [("Before", n) for n in range(3)]
+    install("Renamed")
+    with pytest.warns(UserWarning, match="3 kept results cannot be used.*AttributeError.*Before") as told:
+        assert [(type(each).__name__, each.n) for each in run()] == [("Renamed", n) for n in range(3)]
+    assert len(told) == 1
+    before = tc.cache.size.hits
+    assert [each.n for each in run()] == [0, 1, 2]
+    assert tc.cache.size.hits == before + 3
+    module.unlink()
+    sys.modules.pop("renamed_of_cache", None)
+    with (
+        pytest.warns(UserWarning, match="3 kept results cannot be used.*'renamed_of_cache' cannot be imported"),
+        pytest.raises(ModuleNotFoundError),
+    ):
+        run()
+
+
+def test_only_what_came_from_the_cache_says_so(tc: TaskClient) -> None:
+    waits = tc.run(Task(small, args=(3,), requires={"property:nobody": True}))
+    tc.mark_done(waits, 9)
+    join = tc.run(Join(after=[waits]))
+    tc.barrier([join], timeout=DEADLINE_S)
+    assert tc.get_task_result(waits).result == 9
+    assert not tc.get_task_result(waits).from_cache
+    assert not tc.get_task_result(join).from_cache
+
+
+# -- restarts
+
+
+def test_restarts_of_controller_and_farm(farm_dirs: Dirs) -> None:
+    def values(tc: TaskClient) -> list[Any]:
+        return [*of_map(tc, small), *of_map(tc, large)]
+
+    expected = [*[small(n) for n in range(COUNT)], *[large(n) for n in range(COUNT)]]
+
+    def hits_again(home: Home, tc: TaskClient) -> None:
+        before = tc.cache.size.hits
+        assert values(tc) == expected
+        assert tc.cache.size.hits == before + 2 * COUNT
+
+    with background_farm("-n", "1") as home:
+        with TaskClient() as tc:
+            assert values(tc) == expected
+            os.kill(pid_of(home, "controller"), signal.SIGKILL)
+            hits_again(home, tc)
+            tc.clear()
+        assert command("stop", "--wait", "0").returncode == 0
+        assert command("start", "--daemonize", "-n", "0").returncode == 0
+        with TaskClient() as tc:
+            hits_again(home, tc)  # without any engine
+        for kind in ("supervisor", "controller"):
+            os.kill(pid_of(home, kind), signal.SIGKILL)
+        assert command("start", "--daemonize", "-n", "0").returncode == 0
+        with TaskClient() as tc:
+            hits_again(home, tc)
+
+
+# -- two clients at once
+
+CLIENT = """
+import sys
+from ipytaskfarm import TaskClient
+def note(number, folder):
+    import os, tempfile, time
+    tempfile.mkstemp(prefix=f"{number}-", dir=folder)
+    time.sleep(0.02)
+    return number + 1
+tc = TaskClient(sys.argv[1])
+sys.stdin.readline()
+print(tc.map(note, range(40), [sys.argv[2]] * 40, cache=True) == list(range(1, 41)))
+"""
+
+
+def test_two_programs_at_once_run_each_item_once(farm: Farm, tc: TaskClient, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CLIENT, str(farm.connection_file), str(tmp_path)]
+    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for each in both:
+        assert each.stdin is not None
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    assert [each.communicate(timeout=DEADLINE_S)[0] for each in both] == ["True\n"] * 2
+    assert len(list(tmp_path.iterdir())) == 40
+    assert tc.cache.size.entries == 40
+
+
+# -- a full disk
+
+FULL_DISK = """
+import os, sys, time
+from ipytaskfarm import Farm, Task, errors
+disk = sys.argv[1]
+def work(n):
+    return bytes([n]) * 30_000
+expected = [work(n) for n in range(40)]
+with Farm(n=1, name="full", store_dir=disk) as farm, farm.task_client() as tc:
+    print("before:", tc.map(work, range(20), cache=True) == expected[:20])
+    ids = [tc.run(Task("import time; time.sleep(0.5)"))]
+    ids += [tc.run(Task(work, args=(n,), cache=True, targets=0)) for n in range(20, 40)]
+    tc.flush(timeout=30)
+    filler = os.path.join(disk, "filler")
+    fd = os.open(filler, os.O_WRONLY | os.O_CREAT)
+    room = os.statvfs(disk)
+    os.posix_fallocate(fd, 0, (room.f_bavail - 8) * room.f_frsize)
+    os.close(fd)
+    try:
+        tc.barrier(ids, timeout=2)
+        print("ended")
+    except (TimeoutError, errors.StoreFull) as error:
+        print("full:", type(error).__name__)
+    os.unlink(filler)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            tc.barrier(ids, timeout=60)
+            break
+        except errors.StoreFull:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    print("after:", [tc.get_task_result(i).result for i in ids[1:]] == expected[20:])
+    print("again:", tc.map(work, range(40), cache=True) == expected)
+    print("hits:", tc.cache.size.hits >= 20)
+"""
+
+
+def test_a_full_disk_costs_no_result(farm_dirs: Dirs, tmp_path: Path) -> None:
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-rm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no user namespaces here")
+    disk = tmp_path / "disk"
+    disk.mkdir(mode=0o700)
+    # The farm keeps 1 GiB free for results.
+    mount = f'mount -t tmpfs -o size=1200m,mode=700 none {disk} && exec {sys.executable} -c "$1" {disk}'
+    ended = subprocess.run(
+        [unshare, "-rm", "sh", "-c", mount, "sh", FULL_DISK], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    said = ended.stdout.splitlines()
+    assert said[0] == "before: True"
+    assert said[1].startswith("full: ")
+    assert said[2:] == ["after: True", "again: True", "hits: True"]
