@@ -31,7 +31,7 @@ present state, with exit code 1 if something is missing.
     def carry_out(self) -> int:
         words = self.extra_args or ["status"]
         if len(words) > 1 or words[0] not in ACTIONS:
-            raise UsageError(f"{' '.join(words)!r} is not to be done: {', '.join(ACTIONS)} were expected")
+            raise UsageError(f"{' '.join(words)!r} is not one of {', '.join(ACTIONS)}")
         files = this_environment()
         if words[0] == "enable":
             files.enable()
