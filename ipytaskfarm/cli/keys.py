@@ -140,8 +140,8 @@ the change at once.
         roles = [name for name in words if name in (*ROLES, SERVER)]
         if roles:
             raise UsageError(
-                f"{roles[0]} is the farm's own key: `keys rotate {roles[0]}` replaces it, and holders of the old one lose"
-                " access"
+                f"{roles[0]} is the farm's own key: `keys rotate {roles[0]}` replaces it, and holders of the old one"
+                " lose access"
             )
         cut = enrolment.revoke(home, words)
         return self._tell(words, cut, [f"{_number(words)} revoked, {printing.number(cut, 'connection')} cut"])
