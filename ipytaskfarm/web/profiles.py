@@ -24,6 +24,7 @@ ENGINES_MAX = 32
 PATIENCE_S = 4.0
 """How long engines have for their answer: C code that holds the GIL delays it."""
 
+
 async def profile(feed: FarmFeed, engine: int | None = None) -> dict[str, Any]:
     """Return the flame graph of an engine, or of the first engines.
 

@@ -357,6 +357,13 @@ async def _scale(feed: FarmFeed, arguments: Arguments) -> Any:
     return {"text": f"{reply.value} engines are wanted"}
 
 
+async def _release(feed: FarmFeed, arguments: Arguments) -> Any:
+    """End the frozen engine of a task."""
+    task = _id(arguments)
+    await _reply(feed, messages.ReleaseFrozen([task]), messages.NumberReply)
+    return {"text": f"the engine that was frozen for task {task} ends"}
+
+
 async def _sample(feed: FarmFeed, arguments: Arguments) -> Any:
     """Switch the sampler on or off."""
     on = arguments.get("on") is True
@@ -371,5 +378,6 @@ ACTIONS: dict[str, Callable[[FarmFeed, Arguments], Awaitable[Any]]] = {
     "pause": _pause,
     "drain": _drain,
     "scale": _scale,
+    "release": _release,
     "sample": _sample,
 }

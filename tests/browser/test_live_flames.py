@@ -44,7 +44,7 @@ def server(farm: Farm) -> Iterator[WebPage]:
         yield server
 
 
-def test_a_client_starts_the_sampler_and_a_reader_sees_the_flames(browser: Browser, farm: Farm, server: WebPage) -> None:
+def test_a_client_starts_the_sampler_and_a_reader_sees_flames(browser: Browser, farm: Farm, server: WebPage) -> None:
     with farm.task_client() as tc, strict_page(browser, server.url) as page:
         page.get_by_role("button", name="Show the flame graph").click()
         seen(page, "#tf-flames", "The engines are not sampled")
