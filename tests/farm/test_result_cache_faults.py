@@ -203,7 +203,7 @@ def test_only_what_came_from_the_cache_says_so(tc: TaskClient) -> None:
 # -- restarts
 
 
-def test_restarts_of_controller_and_farm(farm_dirs: Dirs) -> None:
+def test_restarts_of_controller_and_farm(farm_dirs: Dirs, tmp_path: Path) -> None:
     def values(tc: TaskClient) -> list[Any]:
         return [*of_map(tc, small), *of_map(tc, large)]
 
@@ -220,6 +220,8 @@ def test_restarts_of_controller_and_farm(farm_dirs: Dirs) -> None:
             os.kill(pid_of(home, "controller"), signal.SIGKILL)
             hits_again(home, tc)
             tc.clear()
+        said = command("backup", str(tmp_path / "copy.sqlite")).stdout
+        assert "10 results of the result cache are not in it" in said
         assert command("stop", "--wait", "0").returncode == 0
         assert command("start", "--daemonize", "-n", "0").returncode == 0
         with TaskClient() as tc:
