@@ -26,17 +26,17 @@ Call: TypeAlias = tuple[tuple[Any, ...]] | tuple[tuple[Any, ...], dict[str, Any]
 """The arguments of a call: ``(args,)``, or ``(args, kwargs)`` if there are any by keyword."""
 
 LEAST_CALLS = 4
-"""Calls of which fewer are worth a task are not gathered."""
+"""Calls are gathered only if at least this number of them is worth a task."""
 MOST_CALLS = 256
-"""So many calls share a task at most: they end together, for whoever waits for one of them."""
+"""The most calls that share a task: they end together, also for a caller that waits for one of them."""
 BACKLOG = 8
-"""So many unfinished calls per worker are needed: the engines have work meanwhile."""
+"""The unfinished calls per worker from which on calls are gathered: the engines have work meanwhile."""
 GATHER_S = 0.001
-"""Calls that were gathered are submitted when no more has come for so long, or for at most twice as long."""
+"""Gathered calls are submitted when no more has come for this time in seconds, or for twice this time at most."""
 IDLE_LOOKS = 50
-"""The thread that hands them in ends after so many looks at which nothing was gathered."""
+"""The thread that submits gathered calls ends after this number of looks at which there were none."""
 BYTES_MAX = 128 * 1024
-"""The arguments of calls that share a task have at most about so many bytes, as with the items of a map."""
+"""The most bytes, approximately, of the arguments of calls that share a task, as with the items of a map."""
 
 UNNUMBERED = -1
 """The number of the first call, for the engine: calls have no places in a map."""
@@ -168,7 +168,7 @@ class CallChunk(Generic[F]):
         return [future for future in self.futures if not future.done()]
 
     def values(self, client: TaskClient, final: Final) -> list[Any]:
-        """Return the values of the calls; None stands for each call that is told of by itself."""
+        """Return the values of the calls; None stands for each call with an end of its own."""
         from ipytaskfarm.client.chunk_items import chunk_values
 
         whole = final if final.body is not None else client.session.fetch(self.id)
@@ -190,7 +190,7 @@ class _Open(Generic[F]):
 
 
 class GatheredCalls(Generic[F]):
-    """Gathers calls of one function after another, and hands them in.
+    """Gathers calls of one function after another, and submits them.
 
     Args:
         client: submits the tasks.

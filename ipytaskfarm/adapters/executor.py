@@ -321,12 +321,9 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         for future in unwanted.difference(removed):
             if future.chunk is None or unwanted.issuperset(future.chunk.unfinished()):
                 by_id[future.task_id] = future
-        waiting = self.client.tasks(ids=list(by_id), state="scheduled").ids if by_id else []
-        scheduled = {by_id[task_id] for task_id in waiting}
-        begun = {future.chunk for future in by_id.values() if future.chunk is not None and future not in scheduled}
-        aborted = [future for future in scheduled if future.chunk not in begun]
-        if aborted:
-            self.client.abort([future.task_id for future in aborted], interrupt=False, reason="cancelled")
+        # The controller decides with the abort whether a call has begun: the answer to a question before it would be
+        # outdated when the abort arrives, and a cancelled call would run on.
+        aborted = [by_id[i] for i in self.client.abort(list(by_id), reason="cancelled", running=False)]
         for future in aborted:
             future.note_cancelled()
         self._forget(aborted, [future.task_id for future in aborted if future.chunk is None])

@@ -113,7 +113,8 @@ class FarmBackend(ParallelBackendBase):
         initargs: tuple[Any, ...] = (),
         **rules: Any,
     ) -> None:
-        """
+        """Create the backend.
+
         Args:
             client: a `TaskClient`.  None: the farm "default"; if it does not run, a farm of this process, which has
                 an engine per core and ends with the process.
@@ -256,9 +257,11 @@ class NestedFarmBackend(ParallelBackendBase):
     supports_retrieve_callback = False
 
     def __init__(self, nesting_level: int | None = None, slots: int = 0) -> None:
-        """Args:
-        nesting_level: the number of enclosing `Parallel` calls.
-        slots: the number of the farm's engines; 0: use the number of this machine's cores.
+        """Create the backend.
+
+        Args:
+            nesting_level: the number of enclosing `Parallel` calls.
+            slots: the number of the farm's engines; 0: use the number of this machine's cores.
         """
         super().__init__(nesting_level=nesting_level)
         self._slots = slots or usable_cores()

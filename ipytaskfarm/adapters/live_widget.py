@@ -24,11 +24,11 @@ from ipytaskfarm.web.feed import FarmFeed
 from ipytaskfarm.web.handlers import QUESTIONS_MAX, STATIC, error_value
 
 FIRST_S = 3.0
-"""How long the first picture is waited for."""
+"""Seconds to wait for the first picture."""
 WHOLE_AFTER_S = 1.5
 """The page's script begins about so long after the widget. Deltas before that are lost: the picture is sent again."""
 WHOLE_EVERY_S = 20.0
-"""A page that has lost a delta shows what it has for so long at most."""
+"""The whole picture is sent again after this time, for pages that have lost a delta."""
 
 
 def view(read_info: Callable[[], ConnectionInfo], job: str = "") -> LiveView:
@@ -126,8 +126,8 @@ def _make_widget(feed: FarmFeed, job: str) -> Any:
 def _answer_beside_cells(widget: Any) -> None:
     """Let questions of the page that come by a subshell be answered there, also while a cell runs.
 
-    ipykernel sends them where the widget has spoken last, which is the main shell. The method is ipykernel's own; where
-    it has none of that name, questions wait for the end of the cell.
+    ipykernel sends them where the widget has spoken last, which is the main shell. The method is ipykernel's own; a
+    version without it answers questions after the cell.
     """
     comm: Any = getattr(widget, "comm", None)
     if hasattr(comm, "_reply_subshell_for"):

@@ -228,7 +228,7 @@ class EngineProcesses:
         Args:
             preload: modules that the zygote imports.
             stays: whether a SIGTERM from outside ends no engine.
-            failure_values: one of these, for engines' failures.
+            failure_values: one of `core.messages.payload.FAILURE_VALUES`, for engines' failures.
             changed: called when there is something to report to the controller.
             blobs_folders: returns the folders of large values for engines: `blobs` and `copies` of the engine's
                 settings.

@@ -1,7 +1,7 @@
 """Streams between clients on other machines and the kernels of frozen engines.
 
-Each stream is a connection to one of the kernel's sockets. Bytes of the kernel are kept until the client has them; of
-a client that reads slowly, no more are read than `BUFFER_BYTES`.
+Each stream is a connection to one of the kernel's sockets. Bytes of the kernel are kept until the client has them; for
+a client that reads slowly, at most `BUFFER_BYTES` are kept.
 """
 
 from __future__ import annotations

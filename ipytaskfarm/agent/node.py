@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from ..core.messages import NodeState
-from ..core.requirements import CORES, GPU, MEMORY, THREADS
+from ..core.requirements import CORES, DEVICES, GPU, MEMORY, THREADS
 from ..system.process import usable_cores
 from .memory import node_memory
 
@@ -21,7 +21,6 @@ LOAD_STEP, ROOM_STEP = 0.05, 0.02
 """A report is sent only when the load, or a free share, has changed by this much."""
 AGAIN_S = 10.0
 """Smaller changes are reported this often, because the threshold of a condition may lie between the two values."""
-DEVICES = "CUDA_VISIBLE_DEVICES"
 _OPENMP = "OMP_NUM_THREADS"
 _FOLLOW_OPENMP = frozenset({
     "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",

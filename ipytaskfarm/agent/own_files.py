@@ -1,4 +1,4 @@
-"""Whether an agent's files are still what it made: tasks run as the same user, and may spoil them."""
+"""Checks whether an agent's files are as the agent made them: tasks run as the same user, and may spoil them."""
 
 from __future__ import annotations
 

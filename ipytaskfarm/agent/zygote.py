@@ -129,7 +129,7 @@ class Zygote:
             died: called once when its process is gone.
             preload: modules to import once for all engines.
             stays: whether SIGTERM ends neither it nor the engines.
-            failure_values: one of these, for the engines' failures.
+            failure_values: one of `core.messages.payload.FAILURE_VALUES`, for the engines' failures.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.setblocking(False)

@@ -117,7 +117,7 @@ class Arrivals:
             fresh = {chunk.id + 1 + index for index in chunk.separate if index not in known}
             known.update(chunk.separate)
             live = fresh - self.finals.keys() if chunk.id in self.submitted else set()
-            self.submitted |= live  # of another client's chunk, who waits for the items asks for their ends
+            self.submitted |= live  # of another client's chunk: waits ask for the ends of its items
             if live:
                 unfinished[chunk.id] = live
         return unfinished
@@ -195,7 +195,7 @@ class Arrivals:
         self.chunks.forget(empty)
 
     def live(self, ids: set[int]) -> set[int]:
-        """Those that have not ended; in the place of items of a chunk that has not ended, the chunk."""
+        """Return those of these tasks that have not ended; for items of an unfinished chunk, the id of the chunk."""
         live = (ids & self.submitted) | (ids & self.watched)
         if self.chunks.items:
             held = {self.chunks.of(i) for i in ids - live - self.finals.keys()} - {None}
@@ -203,7 +203,7 @@ class Arrivals:
         return live
 
     def is_live(self, task_id: int) -> bool:
-        """Return whether its end is still to come."""
+        """Return whether the end of a task is still to come."""
         if task_id in self.submitted or task_id in self.watched:
             return True
         chunk = self.chunks.of(task_id) if self.chunks.items else None
@@ -216,7 +216,7 @@ class Arrivals:
                 self.chunks.add(chunk, count)
 
     def ended_of(self, waiting: set[int], changed: list[int] | None = None) -> list[int]:
-        """Take those out of `waiting` that have ended, and return them.
+        """Remove the tasks that have ended from `waiting`, and return them.
 
         changed: only these, or items of these chunks, may have ended since the last time; None: any."""
         if changed is not None and not self.chunks.items:

@@ -58,7 +58,7 @@ def _rows(session: Session) -> list[tables.FrozenRow]:
 def debug_frozen(session: Session, task: int) -> bool:
     """Open the debugger on the engine that was frozen for a task; return whether there is one.
 
-    Where nobody can type, it is printed how the engine is reached.
+    Where no user can type, print how the engine is reached.
     """
     rows = _rows(session)
     close_tunnels(session, {row.engine for row in rows})

@@ -14,12 +14,14 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import socket
 import sys
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -47,6 +49,7 @@ from ..core.messages.pages import parts
 from ..core.text import text_of
 from ..storage.blobs import TOUCH_S, Blobs, use
 from ..system.farm_paths import ConnectionInfo
+from ..system.supervision import comes_back
 from ..transport.peer import Link, Lost, NewEpoch, ReceivedMessage, Refused, Resumed
 from .arrivals import Arrivals
 from .outbox import Outbox
@@ -64,6 +67,9 @@ READER = "reader"
 
 GONE_S = 10.0
 """Seconds without a connection file after which the farm counts as stopped; until then it may be restarting."""
+
+COMES_BACK_S = 1.0
+"""Seconds after which a farm's supervisor is asked again whether the farm comes back."""
 
 NOTICE_S = 5.0
 """Seconds without a connection after which a waiting caller is told so, once."""
@@ -97,10 +103,16 @@ class IoThread:
         self.gone_since_s: float | None = None
         """Time at which the connection file disappeared: the farm was stopped, or is about to start again."""
         self._noticed = False
+        self._returns = ""
+        """How the farm comes back whose controller has ended, as its supervisor said before the last attempt to
+        connect.
+        """
         self.fatal: BaseException | None = None
         """Why the session cannot be used any more; every call raises it."""
         self.info = read_info()
         self.farm = self.info.farm
+        self.folder = Path(self.info.folder) if self.info.folder and self.info.node == socket.gethostname() else None
+        """The farm's folder; None: it is on another host."""
         self.blobs = Blobs.find(self.info.blobs, self.info.incarnation)
         """The store for large values; None: the farm's folder cannot be seen from here, and large values are sent
         inline.
@@ -121,18 +133,37 @@ class IoThread:
     # ----------------------------------------------------------------------------------------------
     # Called by callers' threads
 
-    def connect(self, timeout_s: float) -> bool:
+    def connect(self, timeout_s: float, patient: bool) -> bool:
         """Start the thread, and wait until the controller has welcomed the session; return False after `timeout_s`
         seconds.
 
         Then `fatal` is the reason if the controller refused the session, and `problem` the last error of the socket.
+
+        patient: wait longer, while the farm's supervisor says that it starts the controller again.
         """
         self.thread.start()
-        deadline = time.monotonic() + timeout_s
+        began_s = time.monotonic()
+        deadline = began_s + timeout_s
+        while not self._await_welcome(min(deadline, time.monotonic() + COMES_BACK_S)):
+            now_s = time.monotonic()
+            returns = self.comes_back() if patient and self.fatal is None else ""
+            if returns:
+                deadline = now_s + timeout_s  # all of it, for the time when the controller lives
+            elif self.fatal is not None or now_s >= deadline:
+                return False
+            if now_s - began_s > timeout_s:
+                self._notice(returns)
+        return True
+
+    def _await_welcome(self, deadline: float) -> bool:
         with self.lock:
             while not self._welcomed and self.fatal is None and time.monotonic() < deadline:
                 self.changed.wait(max(0.0, deadline - time.monotonic()))
             return self._welcomed
+
+    def comes_back(self) -> str:
+        """Return how the farm comes back whose controller has ended; "" if it lives, or nobody starts it again."""
+        return comes_back(self.folder, self.read_info)
 
     @property
     def problem(self) -> str:
@@ -183,21 +214,29 @@ class IoThread:
             self._asked.pop(asked.message.n, None)
 
     def check(self) -> None:
-        """Raise `fatal`, or FarmNotRunning if the farm was stopped; print once that the farm does not answer."""
+        """Raise `fatal`, or FarmNotRunning if the farm was stopped and nobody starts it again; print once that the farm
+        does not answer.
+        """
         if self.fatal is not None:
             # Many callers raise this object: with_traceback keeps it from collecting their frames.
             raise self.fatal.with_traceback(None)
         if self.down_since_s is None:
             return
         now_s = time.monotonic()
-        if self.gone_since_s is not None and now_s - self.gone_since_s > GONE_S:
+        if self.gone_since_s is not None and now_s - self.gone_since_s > GONE_S and not self._returns:
             raise errors.FarmNotRunning(
                 f"farm {self.farm!r} was stopped; what it accepted is in its store: "
                 f"ipytaskfarm start --farm {self.farm}"
             )
-        if not self._noticed and now_s - self.down_since_s > NOTICE_S:
+        if now_s - self.down_since_s > NOTICE_S:
+            self._notice(self._returns)
+
+    def _notice(self, returns: str) -> None:
+        """Print that the farm does not answer, once while it does not, and how it comes back."""
+        if not self._noticed and sys.stderr is not None:
             self._noticed = True
-            print(f"ipytaskfarm: farm {self.farm!r} does not answer; waiting for it to come back", file=sys.stderr)
+            why = f": {returns}" if returns else ""
+            print(f"ipytaskfarm: farm {self.farm!r} does not answer{why}; waiting for it", file=sys.stderr, flush=True)
 
     def stop(self, error: BaseException) -> None:
         """End the thread; waiting calls and later calls raise this error."""
@@ -222,6 +261,7 @@ class IoThread:
 
     def _read_again(self) -> ConnectionInfo:
         """Read the connection file again; `Link` asks for this before each attempt to connect."""
+        self._returns = self.comes_back()
         try:
             info = self.read_info()
         except (errors.FarmNotRunning, OSError):

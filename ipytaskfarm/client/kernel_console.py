@@ -10,7 +10,7 @@ from typing import Any, Self
 READY_S = 20.0
 """How long (seconds) a kernel may take for its first answer."""
 LOOK_S = 0.05
-"""Seconds to wait for output before it is looked for questions."""
+"""Seconds to wait for output before the console looks for questions."""
 
 
 class KernelConsole:
@@ -53,7 +53,7 @@ class KernelConsole:
             if message is not None:
                 if message["parent_header"].get("msg_id") == asked and not _shown(message):
                     return
-            elif question is not None:  # what was printed before it is shown
+            elif question is not None:  # what was printed before the question is shown first
                 self._answer(question)
                 question = None
             else:

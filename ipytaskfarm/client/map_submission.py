@@ -1,4 +1,4 @@
-"""Hand-in of a map: its items go to the farm as tasks of a job, quick items in chunks.
+"""Submit a map: its items go to the farm as tasks of a job, quick items in chunks.
 
 All items are submitted within a moment.  The first tenth of a second is used to measure how quick the items are;
 chunks grow meanwhile.  Then the rest is submitted in chunks of the right size.
@@ -55,8 +55,9 @@ class MapSubmission:
         chunksize: int | None,
         grows: bool = False,
     ) -> None:
-        """chunksize: how many items share a task; None: as many as take some milliseconds.
+        """Begin a map; nothing is submitted yet.
 
+        chunksize: how many items share a task; None: as many as take some milliseconds.
         grows: the job has as many tasks as items were submitted until now.
         """
         self.session = session
@@ -171,7 +172,7 @@ class MapSubmission:
 
 @contextlib.contextmanager
 def later_interrupt() -> Iterator[None]:
-    """Hold back the first Ctrl-C until the block has ended: half of a map submitted would be worse than a moment."""
+    """Hold back the first Ctrl-C until the block has ended, so that no half of a map is submitted."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

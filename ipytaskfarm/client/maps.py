@@ -289,7 +289,7 @@ class _PlacesUnderWay:
     """The places of the items of an `imap`, by their ids."""
 
     def __init__(self, under_way: Mapping[int, int]) -> None:
-        """under_way: a task -> the place of its (first) item."""
+        """Create it; `under_way` has for each task the place of its first item."""
         self._under_way = under_way
         self._known: dict[int, int] = {}
 

@@ -68,6 +68,21 @@ def explanation(session: Session, task: int) -> Text:
     return Text("\n".join(filter(None, [text, failure.variables() if failure is not None else ""])))
 
 
+def abort_tasks(session: Session, taskid: Ids, interrupt: bool, reason: str, running: bool) -> list[int]:
+    """Abort tasks and return the ids of the aborted ones, see `TaskClient.abort`."""
+    single = not isinstance(taskid, Iterable)
+    ids = [task_id(taskid, session.farm)] if single else id_list(taskid, session.farm)
+    if not ids:
+        return []
+    outcomes = session.ask_for(messages.AbortTasks(ids, interrupt, reason, running), messages.Aborted).outcomes
+    unknown = [i for i, outcome in outcomes if outcome == "unknown"]
+    if unknown:
+        raise IndexError(f"task ID not registered: {_listed(unknown)} (never issued, or cleared)")
+    if single and outcomes[0][1] not in ("aborted", "running"):
+        raise IndexError(f"Task {ids[0]} {outcomes[0][1]}")
+    return [i for i, outcome in outcomes if outcome == "aborted"]
+
+
 def clear_results(session: Session, ids: Ids | None) -> int:
     """Delete final results (None: all) and return their number."""
     wanted = None if ids is None else id_list(ids, session.farm)

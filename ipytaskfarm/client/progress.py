@@ -196,7 +196,10 @@ class LiveProgress:
     def __init__(
         self, work: FollowedWork, what: str = "tasks", name: str = "", opened_s: float = 0.0, page: str = ""
     ) -> None:
-        """opened_s: Unix time at which the work was submitted; 0: not known.  page: the path of the live view."""
+        """Create the display; nothing is shown yet.
+
+        opened_s: Unix time at which the work was submitted; 0: not known.  page: the path of the live view.
+        """
         self._work = work
         self._opened_s = opened_s
         self._display = ProgressDisplay(work, what, name=name, page=page)

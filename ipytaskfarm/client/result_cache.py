@@ -86,7 +86,7 @@ class CacheSize(NamedTuple):
     hits: int
     """How often the present entries were taken."""
     saved: float
-    """Seconds of computing that were saved by it."""
+    """Seconds of computing that these hits have saved."""
 
 
 class CacheView:

@@ -10,7 +10,6 @@ import builtins
 import contextlib
 import html
 import sys
-import time
 import traceback
 from datetime import UTC, datetime
 from types import TracebackType
@@ -20,11 +19,11 @@ import msgspec
 
 from ..core import errors
 from ..core.messages.payload import ResultBody
-from ..core.messages.task_types import FailureSummary as WireFailure, Final
+from ..core.messages.task_types import Final
 from ..core.states import ABORTS, Reason, State
 from ..core.text import Text, did_you_mean, shown
 from ..display.ipython import show_users_frames, with_cells
-from ..display.text import span
+from ..display.text import span, stamp
 from ..serialization.pack import traceback_of, unpack, unpack_error
 from .display import output_html, text_html, value_html
 
@@ -274,10 +273,6 @@ def _when(at_s: float) -> datetime:
     return datetime.fromtimestamp(at_s, UTC).astimezone()
 
 
-def _stamp(at_s: float) -> str:
-    return time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(at_s))
-
-
 class TaskResult:
     """The result of one task.  It is unpickled on first use.
 
@@ -391,12 +386,12 @@ class TaskResult:
     @property
     def submitted(self) -> str:
         """Return the time of submission as text in local time, as in IPython 0.10."""
-        return _stamp(self._final.submitted_s)
+        return stamp(self._final.submitted_s)
 
     @property
     def completed(self) -> str:
         """Return the time of the end as text in local time, as in IPython 0.10."""
-        return _stamp(self._final.completed_s)
+        return stamp(self._final.completed_s)
 
     @property
     def duration(self) -> float:
@@ -497,8 +492,3 @@ class TaskResult:
             else:
                 self._value = unpack(body.value)
         return self._value
-
-
-def failure_text(failure: WireFailure | None) -> str:
-    """Return a failure as one line for a table."""
-    return "" if failure is None else f"{failure.etype}: {failure.value}"

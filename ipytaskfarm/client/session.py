@@ -106,17 +106,20 @@ class Session:
         """Return the id under which the controller knows this session."""
         return self.io.session_id
 
-    def start(self, timeout_s: float) -> None:
-        """Connect.  Raises FarmNotRunning after timeout_s seconds, or the error with which the controller refuses."""
-        if self.io.connect(timeout_s):
+    def start(self, timeout_s: float, patient: bool = False) -> None:
+        """Connect.  Raises FarmNotRunning after timeout_s seconds, or the error with which the controller refuses.
+
+        patient: wait longer, while the farm's supervisor says that it starts the controller again.
+        """
+        if self.io.connect(timeout_s, patient):
             return
-        fatal = self.fatal
+        fatal, returns = self.fatal, self.io.comes_back()
         self.close(0.0)
         if fatal is not None:
             raise fatal.with_traceback(None)
         raise errors.FarmNotRunning(
             f"farm {self.farm!r} does not answer at {self.info.host}:{self.info.port} within {timeout_s:g} s "
-            f"({self.io.problem}); start it: ipytaskfarm start --farm {self.farm}"
+            f"({self.io.problem}); {returns or f'start it: ipytaskfarm start --farm {self.farm}'}"
         )
 
     def close(self, flush_s: float = 10.0, why: errors.ConnectionError | None = None) -> str:
@@ -561,7 +564,7 @@ class Session:
         final = self._item_ends.held(task_id)
         if final is not None and final.body is not None:
             return final
-        # What is left of the next ones is asked for when it is wanted.
+        # Results that did not fit into the answer are requested when a caller wants them.
         reply = self.answer(self.begin(FetchResults(self._with_next(task_id))))
         if not isinstance(reply, Fetched):
             raise errors.ConnectionError(f"an answer that does not fit Fetch: {type(reply).__name__}")

@@ -13,11 +13,13 @@ import threading
 import time
 from collections.abc import Callable
 from os import PathLike
+from pathlib import Path
 
 from ..core import errors
 from ..system import farm_paths
 from ..system.farm_paths import ConnectionInfo, Where
 from ..system.host import open_standard_descriptors, user_name
+from ..system.supervision import comes_back
 from .session import Session
 
 CONNECT_TIMEOUT_S = 5.0
@@ -34,41 +36,57 @@ def connect(
 ) -> Session:
     """Return this process's session with a farm; make and connect it, within timeout_s seconds, if there is none.
 
+    Without timeout_s it waits 5 s, and longer while the farm's supervisor says that it starts the controller again.
+
     Raises FarmNotRunning (with the command that starts a farm), SecurityError, VersionMismatch.  The caller calls
     `release` at the end.
     """
     deadline = time.monotonic() + (CONNECT_TIMEOUT_S if timeout_s is None else timeout_s)
     read = farm_paths.connection_reader(where, key_file)
-    info = _await_file(read, where, deadline)
+    patient = timeout_s is None
+    info = _await_file(read, where, deadline, patient)
     with _lock:
         session = _sessions.get(info.incarnation)
         if session is None or session.fatal is not None:
             open_standard_descriptors()  # otherwise a socket may get the number of stdout
             session = Session(read, _own_name())
-            session.start(max(0.5, deadline - time.monotonic()))
+            session.start(max(0.5, deadline - time.monotonic()), patient)
             _sessions[info.incarnation] = session
         session.users += 1
         return session
 
 
-def _await_file(read: Callable[[], ConnectionInfo], where: Where, deadline: float) -> ConnectionInfo:
-    """Read the connection file; wait for the file if the farm is starting."""
+def _await_file(read: Callable[[], ConnectionInfo], where: Where, deadline: float, patient: bool) -> ConnectionInfo:
+    """Read the connection file; wait for the file if the farm is starting.
+
+    patient: wait beyond the deadline, while the farm's supervisor says that it starts the controller.
+    """
     while True:
         try:
             return read()
         except errors.FarmNotRunning:
-            if time.monotonic() >= deadline or not _is_starting(where):
+            folder = _folder_of(where)
+            in_time = time.monotonic() < deadline
+            starting = comes_back(folder, read) if patient or in_time else ""
+            if not starting and not (in_time and _is_starting(folder)):
                 raise
         time.sleep(0.05)
 
 
-def _is_starting(where: Where) -> bool:
-    """Return whether the farm's controller lives: it writes the connection file when it accepts connections."""
-    if where is not None and not isinstance(where, str):
-        return False
+def _folder_of(where: Where) -> Path | None:
+    """Return the folder of a farm of this host; None if a path or an address was given."""
     try:
-        folder = farm_paths.farm_folder(where or "default")
-        return farm_paths.process_started(int((folder / "controller.lock").read_text())) is not None
+        return farm_paths.farm_folder(where or farm_paths.DEFAULT_FARM) if isinstance(where, str | None) else None
+    except ValueError:
+        return None
+
+
+def _is_starting(folder: Path | None) -> bool:
+    """Return whether the farm's controller lives: it writes the connection file when it accepts connections."""
+    try:
+        return (
+            folder is not None and farm_paths.process_started(int((folder / "controller.lock").read_text())) is not None
+        )
     except (OSError, ValueError):
         return False
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from ..core.messages import CommandOutputs, NumberReply, Output, Outputs
+from ..core.messages.pages import IDS_MAX
 from ..core.messages.payload import ItemOutput, ResultBody
 from ..core.messages.task_types import Final, RunKey
 from .output_printer import SeenOutput
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from .questions import AsksController
 
 _decode_items = msgspec.msgpack.Decoder(list[ItemOutput]).decode
-
-IDS_ASKED = 10_000
-"""Number of tasks above which the controller is asked for the output of all tasks of the session."""
 
 
 class TakesOutput(Protocol):
@@ -122,7 +120,8 @@ class Stream:
     def _ask(self) -> None:
         if not self._open:
             return
-        ids = sorted(self._open) if len(self._open) <= IDS_ASKED else None
+        # Of more tasks than a question may name, all of the session are asked for.
+        ids = sorted(self._open) if len(self._open) <= IDS_MAX[Outputs] else None
         seen = [(task_id, s.attempt, *s.chars, s.serial) for task_id, s in self._seen.items()]
         try:
             reply = self._session.ask(Outputs(ids, seen, self._empty), timeout_s=1.0)

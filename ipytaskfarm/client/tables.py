@@ -16,7 +16,6 @@ from ..display.ipython import with_cells
 from ..display.tables import TEXT_MAX, Table
 from ..display.text import CELL_MAX, number, safe, summary
 from .display import text_html
-from .results import failure_text
 
 
 def _when(at_s: float | None) -> datetime | None:
@@ -69,7 +68,7 @@ class TaskStatus:
         self.completed_at = _when(row.completed_s)
         self.duration = row.run_s
         """Seconds of the last run; None before its end."""
-        self.error = failure_text(row.failure)
+        self.error = farm_tables.error_text(row.failure)
 
     def __repr__(self) -> str:
         why = f" ({self.reason})" if self.reason not in ("", self.state) else ""

@@ -47,7 +47,7 @@ class TaskCalls(Protocol):
     def as_completed(self, ids: Ids, timeout: Timeout = None) -> Iterator[int]:
         """Yield each id as soon as its task has ended."""
 
-    def abort(self, taskid: Ids, interrupt: bool = True, reason: str = "") -> None:
+    def abort(self, taskid: Ids, interrupt: bool = True, reason: str = "", running: bool = True) -> list[int]:
         """Abort tasks."""
 
     def clear(self, ids: Ids | None = None) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Set
 from typing import TYPE_CHECKING, Protocol
 
 from ..core.messages import ListRunning, RunningTable
+from ..core.messages.pages import IDS_MAX
 from ..core.messages.task_types import Final
 from .estimate import Estimate, Running, Tally
 from .questions import AsksController, PendingQuestion
@@ -16,8 +17,6 @@ from .questions import AsksController, PendingQuestion
 if TYPE_CHECKING:
     from .arrivals import Arrivals, Waiter
 
-IDS_ASKED = 10_000
-"""Number of tasks above which the controller is asked for all running tasks of the session."""
 ASK_EVERY_S = 1.0
 ANSWER_S = 0.05
 """Seconds to wait for an answer; a late answer is read at the next look."""
@@ -60,7 +59,8 @@ class RunningNow:
             if ended == self._asked_ended and now_s - self._asked_s < ASK_EVERY_S:
                 return
             self._asked_s, self._asked_ended = now_s, ended
-            some = sorted(ids) if len(ids) <= IDS_ASKED else None
+            # Of more tasks than a question may name, all of the session are asked for.
+            some = sorted(ids) if len(ids) <= IDS_MAX[ListRunning] else None
             try:
                 asked = self._session.begin(ListRunning(some))
             except ConnectionError:

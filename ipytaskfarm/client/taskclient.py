@@ -26,7 +26,7 @@ from ..display.ipython import with_cells
 from ..display.tables import Table
 from ..system.farm_paths import Where
 from ..system.live_pages import page_link, page_path
-from . import async_waits, operate, sessions, task_messages
+from . import operate, sessions, task_messages
 from .adapters import adapter, live_view
 from .call_checks import check_call, check_map
 from .copied_tasks import task_of
@@ -48,7 +48,7 @@ from .shared_values import Accumulator, Broadcast, broadcast
 from .tables import FailureGroup, FailureGroups, JobLine, Listing, TaskStatus, TaskTable
 from .task_messages import Progress
 from .tasks import CallTask, StringTask, Task, as_task
-from .waits import wait_for_tasks
+from .waits import ProgressOfTasks, completed_async, ended_async, wait_for_tasks
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ class TaskClient:
         where: None for the farm "default", a farm's name, the path of a connection file (with a ``/`` or ``.json``),
             or ``(host, port)``, whose keys come from the connection file with that address or from `key_file`.
         key_file: a connection file with the keys for ``(host, port)``.
-        timeout: seconds to wait for the farm's answer (5).
+        timeout: seconds to wait for the farm's answer; None: 5, and while its supervisor starts the farm again.
 
     Raises FarmNotRunning (it names the farm, and the command that starts one), SecurityError, VersionMismatch.
     Use it as a context manager, or call `close`, or neither: submitted tasks are flushed at exit.
@@ -293,7 +293,7 @@ class TaskClient:
         loop = asyncio.get_running_loop()
         if not session.arrivals.is_live(wanted):
             await loop.run_in_executor(None, session.watch, [wanted])
-        await async_waits.ended(session, wanted)
+        await ended_async(session, wanted)
         # Fetching the result may block, so it runs in another thread.
         return await loop.run_in_executor(None, partial(self.get_task_result, wanted, raw=raw))
 
@@ -353,14 +353,14 @@ class TaskClient:
         wanted = list(dict.fromkeys(id_list(ids, self.farm)))
         await asyncio.get_running_loop().run_in_executor(None, self._session.watch, wanted)
         async with asyncio.timeout(seconds(timeout)):
-            async for task_id in async_waits.as_completed(self._session, wanted):
+            async for task_id in completed_async(self._session, wanted):
                 yield task_id
 
     # ----------------------------------------------------------------------------------------------
     # Acting on tasks
 
-    def abort(self, taskid: Ids, interrupt: bool = True, reason: str = "") -> None:
-        """Abort a task, or several.  Returns after the controller's answer, without waiting for the tasks.
+    def abort(self, taskid: Ids, interrupt: bool = True, reason: str = "", running: bool = True) -> list[int]:
+        """Abort a task, or several, and return the ids of the aborted ones, without waiting for their engines.
 
         Args:
             taskid: one id: IndexError is raised if the task was aborted, has ended, or is unknown.  Several ids: those
@@ -368,18 +368,9 @@ class TaskClient:
             interrupt: raise `errors.TaskCancelled` in a running task (and kill its engine if that does not end it);
                 False: let the task run to its end and drop its result.
             reason: a text for people, in the `TaskAborted` that fetching the task raises.
+            running: False: abort only tasks that have not begun (of a map: items whose chunk has not begun).
         """
-        single = not isinstance(taskid, Iterable)
-        ids = [task_id(taskid, self.farm)] if single else id_list(taskid, self.farm)
-        if not ids:
-            return
-        reply = self._session.ask_for(m.AbortTasks(ids, bool(interrupt), text_of(reason)), m.Aborted)
-        unknown = [i for i, outcome in reply.outcomes if outcome == "unknown"]
-        if unknown:
-            raise IndexError(f"task ID not registered: {', '.join(map(str, unknown))} (never issued, or cleared)")
-        outcome = reply.outcomes[0][1]
-        if single and outcome != "aborted":
-            raise IndexError(f"Task {ids[0]} {outcome}")
+        return operate.abort_tasks(self._session, taskid, bool(interrupt), text_of(reason), bool(running))
 
     def clear(self, ids: Ids | None = None) -> int:
         """Delete final results (None: all) and return their number.  Their ids are not issued again.

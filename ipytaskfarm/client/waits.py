@@ -1,15 +1,17 @@
-"""Wait for tasks, with a progress display and the output of the tasks."""
+"""Wait for tasks: with a progress display and the output of the tasks, in asyncio loops, or only show the progress."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from ..display.ipython import notebook_shell
+from .ids import Ids, id_list
 from .map_jobs import MapMembers, wait_for
 from .output_printer import OutputPrinter
-from .progress import ProgressDisplay
-from .session import Session
+from .progress import LiveProgress, ProgressDisplay
+from .session import TICK_S, Session
 from .streams import Stream
 from .task_work import MapWork, TaskWork
 from .wait_notices import say
@@ -138,3 +140,66 @@ def _stream(
     shown = Stream(session, session.arrivals, wanted, printer, None if labelled else session.fetch)
     with followed(session, shown, display) as tick:
         return session.wait(ids, timeout_s, tick, tell=tell)
+
+
+async def completed_async(session: Session, ids: list[int]) -> AsyncIterator[int]:
+    """Yield each of these watched tasks as soon as it has ended, in any asyncio loop, which the IO thread wakes."""
+    loop = asyncio.get_running_loop()
+    bell = asyncio.Event()
+
+    def wake() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed while it waited
+            loop.call_soon_threadsafe(bell.set)
+
+    waiter = session.begin_wait(ids, wake)
+    ended = [i for i in ids if i not in waiter.remaining and i not in waiter.ended]
+    left = len(ids)
+    try:
+        while True:
+            for task_id in ended:
+                yield task_id
+            left -= len(ended)
+            if not left:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(bell.wait(), TICK_S)
+            bell.clear()
+            ended = session.ended_since(waiter)
+    finally:
+        session.end_wait(waiter)
+
+
+async def ended_async(session: Session, task_id: int) -> None:
+    """Wait until a watched task has ended, in any asyncio loop."""
+    async for _ in completed_async(session, [task_id]):
+        pass
+
+
+class ProgressOfTasks:
+    """The value of ``tc.progress``: calling it with ids returns a display, and its truth value is whether waits show
+    one.
+    """
+
+    def __init__(self, session: Session, shows: bool) -> None:
+        self._session = session
+        self._shows = shows
+
+    def __call__(self, ids: Ids | None = None) -> LiveProgress:
+        """Return the progress of tasks at once, as an object that shows itself.
+
+        In a notebook the display follows the tasks until they have ended; elsewhere its repr is the present state.
+
+        ids: the tasks; None: all unfinished tasks of this process.
+
+        Raises IndexError for an id that was never issued.
+        """
+        wanted = self._session.unfinished() if ids is None else set(id_list(ids))
+        self._session.watch(wanted)
+        work = TaskWork(self._session, wanted)
+        return LiveProgress(work)
+
+    def __bool__(self) -> bool:
+        return self._shows
+
+    def __repr__(self) -> str:
+        return f"<progress displays: {'on' if self._shows else 'off'}; tc.progress(ids) shows one>"

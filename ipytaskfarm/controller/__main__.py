@@ -216,6 +216,7 @@ def _serve(
     keys = farm_keys(folder)
     hub = _listen(options, record, keys, farm.epoch)
     paths: list[Path] = []
+    stopped = False
     try:
         if (hub.port, options.host) != (record.port, record.host):
             # A restart binds the same port, so that peers find the controller again without being told.
@@ -252,9 +253,11 @@ def _serve(
             log.info("%s", elsewhere)
         _say_ready(options.ready_fd, hub.port, found)
         controller.run()
+        stopped = True
         log.info("stopped")
     finally:
-        for path in paths:
+        # A controller that has failed is started again: until then its clients wait, because they find the files.
+        for path in paths if stopped else ():
             farm_paths.remove_connection_file(path, record.incarnation)
         hub.close()
         if hub.socket_path is not None:
@@ -339,6 +342,7 @@ def _connection(options: argparse.Namespace, record: farm_paths.FarmRecord, keys
         blobs=str(blobs_folder(Path(record.store))),
         location=location,
         socket=str(hub.socket_path or ""),
+        folder=str(options.farm_folder.absolute()),
     )
 
 

@@ -35,7 +35,7 @@ from ..core.saves import SaveFinal
 from ..core.scheduler.clock import Now
 from ..core.scheduler.decision import Decision, Load
 from ..core.scheduler.events import Back, Event, Gone, Joined, ProcessGone, Revoked, Silent, StoreRoom
-from ..core.scheduler.failed_answers import AnswerFailed
+from ..core.scheduler.failed_answers import AnswerFailed, MessageFailed
 from ..core.scheduler.scheduler import Scheduler
 from ..core.scheduler.state import SchedulerState
 from ..core.states import ABORTS
@@ -68,6 +68,8 @@ PUSH_BYTES = 16 * 2**20
 ROOM_CHECK_S = 1.0
 FULL_RETRY_S = 1.0
 REMEMBERED_EVENTS = 10_000
+CAREFUL_S = 30.0
+"""How long events are handled one by one after a failure of a turn: all peers have come back by then."""
 
 
 class ControllerLoop:
@@ -113,6 +115,8 @@ class ControllerLoop:
         self._started_s = time.time()
         self._min_free_bytes = min_free_bytes
         self._room_checked_s = 0.0
+        self._careful_until_s = 0.0
+        """Until then (monotonic) each event has a turn of its own, because one of them has met a bug."""
         self._next: list[tuple[str, Event]] = []
         self.recent: deque[tuple[float, str, str]] = deque(maxlen=REMEMBERED_EVENTS)
         """(monotonic, session, what) of the last events, without payloads."""
@@ -122,7 +126,7 @@ class ControllerLoop:
 
         Raises:
             StoreError: the store is broken.
-            IllegalMove, or another exception: a bug in the farm.
+            IllegalMove, or another exception: a bug in the farm that no peer's message has met.
         """
         try:
             while not self.turn():
@@ -139,35 +143,72 @@ class ControllerLoop:
         """Make one turn, and return whether the farm has stopped."""
         ready = self._hub.poll(self._patience_s(), self._fds())
         now = Now(time.monotonic(), time.time())
-        events: list[tuple[str, Event]] = []
+        careful = now.mono_s < self._careful_until_s
         try:
-            out = self._scheduler.turn(self._noted(self._events(ready, now), now, events), now)
-        except AnswerFailed as failure:
-            if self._restored is None:
-                raise
-            log.exception("the controller has a bug: it begins a new epoch from its store")
-            self._begin_epoch(failure, self._restored)
+            finished = (self._one_by_one if careful else self._decide_and_act)(self._events(ready, now), now)
+        except (AnswerFailed, MessageFailed) as failure:
+            self._begin_epoch(failure)
             return False
+        except Exception as error:
+            if careful or isinstance(error, StoreError):
+                raise
+            # Any event of this turn may be the cause. It comes again.
+            self._careful_until_s = now.mono_s + CAREFUL_S
+            self._begin_epoch(error)
+            return False
+        self._hub.flush(now.mono_s)
+        return finished
+
+    def _one_by_one(self, heard: Iterator[tuple[str, Event]], now: Now) -> bool:
+        """Make a turn of each event, so that one that meets a bug is known.
+
+        Raises:
+            AnswerFailed, MessageFailed: an event of a peer met a bug.
+        """
+        finished = self._decide_and_act(iter(()), now)  # what fails here is no event's fault
+        for session, event in heard:
+            try:
+                finished = self._decide_and_act(iter([(session, event)]), now) or finished
+            except (AnswerFailed, MessageFailed, StoreError):
+                raise
+            except Exception as error:
+                if not session:
+                    raise
+                raise MessageFailed(session, type(event).__name__, error) from error
+        return self._decide_and_act(iter(()), now) or finished  # with answers that the scheduler has no part in
+
+    def _decide_and_act(self, heard: Iterator[tuple[str, Event]], now: Now) -> bool:
+        """Handle events, commit once, and perform what was decided. Return whether the farm has stopped."""
+        events: list[tuple[str, Event]] = []
+        out = self._scheduler.turn(self._noted(heard, now, events), now)
         if self._event_log is not None:
             self._event_log.note(now, events, out.saves)
         self._look_up_at_once(out, now)
         if out.saves:
             self._commit(out)
         self._perform(out)
-        self._hub.flush(now.mono_s)
         return out.finished
 
-    def _begin_epoch(self, failure: AnswerFailed, restored: Callable[[Now], SchedulerState]) -> None:
-        """Throw the state away, of which a failed answer may have left anything, and begin as after a restart.
+    def _begin_epoch(self, failure: Exception) -> None:
+        """Throw the state away, of which a failure may have left anything, and begin as after a restart.
 
-        Nothing of this turn was saved, sent or acknowledged. All peers say hello again: they send again what was not
-        acknowledged, and report what they hold.
+        Nothing of this turn was acknowledged. All peers say hello again: they send again what was not acknowledged, and
+        report what they hold. One whose message failed is kept away first.
+
+        Raises:
+            Exception: the failure, if there is nothing from which the state could be restored.
         """
+        if self._restored is None:
+            raise failure
+        log.error("the controller has a bug: it begins a new epoch from its store", exc_info=failure)
         now = Now(time.monotonic(), time.time())
         before = self._scheduler.farm
-        before.failed_answers.note(failure, now.mono_s)
+        if isinstance(failure, AnswerFailed):
+            before.failed_answers.note(failure, now.mono_s)
+        elif isinstance(failure, MessageFailed):
+            self._hub.pauses.begin(failure.session, before.failed_answers.pause_of_peer_s(failure), str(failure))
         self._store.begin_epoch()
-        farm = restored(now)
+        farm = self._restored(now)
         farm.failed_answers, farm.lifecycle.held = before.failed_answers, before.lifecycle.held
         self._scheduler = Scheduler(farm)
         self._payloads = Payloads(self._store)
@@ -375,6 +416,8 @@ class ControllerLoop:
                     self._hand_out(agent, alone)
             else:
                 self._next.append((agent, unsent(message, str(error), time.time())))
+        except Exception as error:
+            raise MessageFailed(agent, "HandOut", error) from error
 
     def _send_pieces(self, reader: BlobReader) -> None:
         for session, piece in reader.answers():
@@ -386,10 +429,10 @@ class ControllerLoop:
             # The end of the task often follows at once, and both then wake the client once.
             self._hub.send(session, message, can_wait=type(message) is Accepted)
         except ResultTooLarge as error:
-            self._hub.send(session, _refused(message, f"{error}, or ask for less at once"))
+            self._hub.send(session, _refused(session, message, f"{error}, or ask for less at once"))
         except Exception as error:
             if type(message) is not Answer:
-                raise
+                raise MessageFailed(session, type(message).__name__, error) from error
             log.exception("an answer cannot be sent")
             text = f"the answer cannot be sent: {type(error).__name__}: {text_of(error)}"
             self._hub.send(session, Answer(message.n, Refusal("KernelError", text)))
@@ -422,13 +465,13 @@ class ControllerLoop:
         return functions[0].code if functions else None
 
 
-def _refused(message: Message, why: str) -> Message:
+def _refused(session: str, message: Message, why: str) -> Message:
     """Return the refusal that replaces an answer which is too large to be sent."""
     if type(message) is Answer:
         return Answer(message.n, Refusal("ResultTooLarge", why))
     if type(message) is TaskReply:
         return TaskReply(message.engine, message.run, message.n, Declined("ResultTooLarge", why))
-    raise ResultTooLarge(why)
+    raise MessageFailed(session, type(message).__name__, ResultTooLarge(why))
 
 
 def _event_of(peer: Peer, heard: object) -> Event | None:

@@ -68,7 +68,7 @@ def as_bool(value: object) -> bool | None:
 def check_int(what: str, value: object) -> int:
     """Return an integer of any type but bool.
 
-    TypeError: it is no integer.  ValueError: it does not fit 64 bits."""
+    TypeError: the value is no integer.  ValueError: it does not fit 64 bits."""
     if isinstance(value, bool):
         raise wrong(what, "an int", value)
     try:

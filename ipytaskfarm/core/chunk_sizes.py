@@ -62,7 +62,7 @@ class Pace:
 
         large: its values were too many bytes for one message."""
         if items < self._wanted // (GROWTH // 2):
-            return  # an early one, or one of the last: they say less
+            return  # smaller than most: an early chunk, or one of the last
         self._largest = max(self._largest, items)
         measured = max(run_s / items, 1e-8)
         # A slow item counts at once: a chunk that takes too long is worse than one too small.

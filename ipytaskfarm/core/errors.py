@@ -28,7 +28,7 @@
     │   │   ├── BlobMissing             (LookupError) the data of a value is gone, or on another machine
     │   │   ├── ResultTooLarge          (ValueError)
     │   │   └── RemoteError             a task's exception that could not be rebuilt here
-    │   ├── UnpickleableException       (TypeError) a value cannot travel
+    │   ├── UnpickleableException       (TypeError) a value cannot be pickled
     │   ├── ConnectionError             (builtins.ConnectionError)
     │   │   ├── FarmNotRunning
     │   │   └── FarmReplaced            another farm answers under this name

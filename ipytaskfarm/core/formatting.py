@@ -27,7 +27,7 @@ def ready_engines(state: FarmState) -> int:
 
 
 def changes(before: FarmState | None, after: FarmState) -> list[str]:
-    """Return one line for each engine that came, ended or was lost in between."""
+    """Return one line for each engine that came, ended or was lost between two states of the farm."""
     old = {row.engine: row for row in before.engines} if before is not None else {}
     new = {row.engine: row for row in after.engines}
     lines = _appended(before.losses if before is not None else [], after.losses)

@@ -23,6 +23,9 @@ THREADS = (
 )  # fmt: skip
 """Environment variables in which libraries read how many threads they may have."""
 
+DEVICES = "CUDA_VISIBLE_DEVICES"
+"""The environment variable with the names of the GPUs that a process may use."""
+
 LOAD, FREE_MEMORY, FREE_DISK, FREE_CORES = "load", "free_memory", "free_disk", "free_cores"
 TIME_LEFT = "time_left"
 CHANGING = frozenset({LOAD, FREE_MEMORY, FREE_DISK, FREE_CORES, TIME_LEFT})

@@ -466,25 +466,24 @@ def why_not_storable(value: object) -> str:
         return "it is nested too deeply"
 
 
-def why_rules_not_storable(rules: Rules) -> str:
+def why_rules_not_storable(rules: Rules, storable: set[Rules]) -> str:
     """Return the same for the rules of a task.
 
-    Small rules that can be stored are remembered, because other tasks have them too.
+    storable: small rules that can be stored are added, because other tasks have the same ones.
     """
     try:
-        if rules in _STORABLE_RULES:
+        if rules in storable:
             return ""
     except TypeError:  # a dict among the requirements has no hash
         return why_not_storable(rules)
     why = why_not_storable(rules)
     if not why and len(encode(rules)) <= REMEMBERED_BYTES:
-        if len(_STORABLE_RULES) >= REMEMBERED_MAX:
-            _STORABLE_RULES.clear()
-        _STORABLE_RULES.add(rules)
+        if len(storable) >= REMEMBERED_MAX:
+            storable.clear()
+        storable.add(rules)
     return why
 
 
-_STORABLE_RULES: set[Rules] = set()
 REMEMBERED_MAX = 16_384
 """The most rules that are remembered as storable."""
 REMEMBERED_BYTES = 256

@@ -14,11 +14,12 @@ from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import FarmStatus, StopFarm as StopFarm
 from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.deployment.group_manager import end_agents
-from ipytaskfarm.deployment.home import OWNER, SUPERVISOR, Home
+from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.launchers import Placed, ProcessSpec
 from ipytaskfarm.launchers.local import LocalProcess, LocalProcesses
 from ipytaskfarm.system.host import working_folder
+from ipytaskfarm.system.supervision import OWNER, SUPERVISOR
 
 ANSWER_S = 15.0
 """How long a farm has for its end, in addition to the time that it was told to wait."""

@@ -30,19 +30,15 @@ from ipytaskfarm.storage.beside import beside, recorders_folder
 from ipytaskfarm.storage.disk import network_file_system
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.farm_paths import ConnectionInfo, FarmRecord
+from ipytaskfarm.system.supervision import OWNER, PROCESSES_FILE, SUPERVISOR, is_alive, read_processes
 from ipytaskfarm.transport.keys import AGENTS_FOLDER, KEYS_FILE
 
 STORE_NAME = "store.sqlite"
-PROCESSES_NAME = "processes.json"
 STARTER_NAME = "started-by.json"
 LOCK_NAME = "supervisor.lock"
 TEMPORARY_NAME = "temporary"
 """The beginning of the names of farms that end with their owners."""
 TEMPORARY_PREFIX = f"ipytaskfarm-{TEMPORARY_NAME}-"
-SUPERVISOR = "supervisor"
-OWNER = "owner"
-"""The supervisor's own kind among the processes: `SUPERVISOR` is a command, which may be ended; `OWNER` is a `Farm`'s
-Python process, which may not."""
 ROOM_BYTES = 256 * 1024
 """Room that a start needs for the farm's record, locks and logs."""
 SETTLE_S = 60.0
@@ -183,11 +179,7 @@ class Home:
 
     def read_processes(self) -> list[dict[str, Any]]:
         """Return the last supervisor's records of itself and of the processes that it started."""
-        try:
-            records = json.loads(farm_paths.read_private(self.folder / PROCESSES_NAME))
-        except (FileNotFoundError, ValueError):
-            return []
-        return [record for record in records if isinstance(record, dict) and "pid" in record]
+        return read_processes(self.folder)
 
     def settle(self, fresh: bool) -> str:
         """Make the farm's record true again after its folder was copied, moved or restored.
@@ -212,11 +204,11 @@ class Home:
         except errors.StoreError:
             if not fresh:
                 raise
-            for name in (farm_paths.FARM_FILE, PROCESSES_NAME, STARTER_NAME):
+            for name in (farm_paths.FARM_FILE, PROCESSES_FILE, STARTER_NAME):
                 remove_path(self.folder / name)
             return ""
         if found.is_new:
-            forget_processes(found.record, [self.folder / PROCESSES_NAME, self.folder / STARTER_NAME])
+            forget_processes(found.record, [self.folder / PROCESSES_FILE, self.folder / STARTER_NAME])
         if found.record != record:
             farm_paths.write_farm_record(found.record, self.folder)
         return found.remark
@@ -240,7 +232,7 @@ class Home:
 
     def write_processes(self, records: list[dict[str, Any]]) -> None:
         """Write the records for the next supervisor, which adopts the processes that live."""
-        farm_paths.write_private(self.folder / PROCESSES_NAME, json.dumps(records, indent=1).encode())
+        farm_paths.write_private(self.folder / PROCESSES_FILE, json.dumps(records, indent=1).encode())
 
     def present_run(self) -> FarmRun | None:
         """Return the present run of the farm; None: no supervising process is known.
@@ -273,11 +265,11 @@ class Home:
 
     def is_supervised(self) -> bool:
         """Return whether a process supervises the farm and restarts crashed processes."""
-        return any(record["kind"] in (SUPERVISOR, OWNER) and _is_alive(record) for record in self.read_processes())
+        return any(record["kind"] in (SUPERVISOR, OWNER) and is_alive(record) for record in self.read_processes())
 
     def owner_pid(self) -> int | None:
         """Return the Python process of the `Farm` that supervises this farm; None if another kind of process does."""
-        return next((int(r["pid"]) for r in self.read_processes() if r["kind"] == OWNER and _is_alive(r)), None)
+        return next((int(r["pid"]) for r in self.read_processes() if r["kind"] == OWNER and is_alive(r)), None)
 
     def read_info(self) -> ConnectionInfo:
         """Return the clients' connection file."""
@@ -403,7 +395,7 @@ class Home:
         """Remove files that only matter to running processes, after the last one has ended; remove a temporary farm
         completely.
         """
-        (self.folder / PROCESSES_NAME).unlink(missing_ok=True)
+        (self.folder / PROCESSES_FILE).unlink(missing_ok=True)
         (self.folder / STARTER_NAME).unlink(missing_ok=True)
         if temporary:
             self.remove()
@@ -424,7 +416,7 @@ class Home:
 
     def stale_files(self) -> list[Path]:
         """Return files that a crash of a now stopped farm has left, and rotated logs."""
-        records = (self.folder / PROCESSES_NAME, self.folder / STARTER_NAME)
+        records = (self.folder / PROCESSES_FILE, self.folder / STARTER_NAME)
         recorders = self.recorders(0).parent
         left = [path for path in (self.client_file, self.agent_file, *records, recorders) if path.exists()]
         return [*left, *sorted(self.sockets.glob("agent-*")), *sorted(self.logs.glob("*.[1-9]"))]
@@ -502,7 +494,7 @@ def sweep_temporary() -> None:
             if _TEMPORARY.fullmatch(folder.name) and (record is None or record.node != socket.gethostname()):
                 continue
             home = Home(record.name if record is not None else TEMPORARY_NAME, folder)
-            if not any(_is_alive(process) for process in home.read_processes()):
+            if not any(is_alive(process) for process in home.read_processes()):
                 home.remove()
         except (OSError, errors.TaskFarmError, msgspec.MsgspecError):
             continue  # another process removes it, or it is not a farm's folder
@@ -516,10 +508,6 @@ def _temporary_folders() -> list[Path]:
     except OSError:
         return []  # a home that this user may not read, or a full disk: the code that needs it reports that
     return [*here, *(path for path in beside if _TEMPORARY.fullmatch(path.name))]
-
-
-def _is_alive(record: dict[str, Any]) -> bool:
-    return farm_paths.process_started(int(record["pid"])) == record.get("started")
 
 
 def _holder(path: Path) -> int | None:

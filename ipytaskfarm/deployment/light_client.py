@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import Answer, AskQuestion, FarmChanges, Question, Refusal, Reply
@@ -22,6 +23,7 @@ from ipytaskfarm.core.messages.pages import ask_in_pages
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.system.farm_paths import ConnectionInfo, connection_reader, is_stale
 from ipytaskfarm.system.host import user_name
+from ipytaskfarm.system.supervision import comes_back
 from ipytaskfarm.transport.peer import Link, LinkEvent, NewEpoch, ReceivedMessage, Refused
 
 
@@ -39,10 +41,21 @@ class Questioner:
     """
 
     def __init__(
-        self, read_info: Callable[[], ConnectionInfo], on_changes: Callable[[FarmChanges], None] | None = None
+        self,
+        read_info: Callable[[], ConnectionInfo],
+        on_changes: Callable[[FarmChanges], None] | None = None,
+        folder: Path | None = None,
     ) -> None:
-        """Create it; `on_changes` is called with the changes that a follower is told."""
+        """Create it.
+
+        Args:
+            read_info: reads the farm's connection file.
+            on_changes: is called with the changes that a follower is told.
+            folder: the farm's folder, for what its supervisor says of a controller that has ended; None: unknown.
+        """
         self._on_changes = on_changes
+        self._read_info = read_info
+        self._folder = folder
         name = f"{user_name()}@{socket.gethostname()} {os.getpid()}"
         self._link = Link(read_info, "client", uuid.uuid4().hex, name, python=platform.python_version())
         self._asked: dict[int, _Asked] = {}
@@ -115,8 +128,9 @@ class Questioner:
                 raise self.refused
             now = time.monotonic()
             if deadline is not None and now >= deadline:
+                returns = self._returns()
                 raise errors.FarmNotRunning(
-                    f"the farm does not answer within {timeout_s:g} s: {self._link.problem or 'busy'}"
+                    f"the farm does not answer within {timeout_s:g} s: {returns or self._link.problem or 'busy'}"
                 )
             wait_s = self._link.next_deadline() - now
             wait_s = wait_s if deadline is None else min(wait_s, deadline - now)
@@ -124,6 +138,10 @@ class Questioner:
         if isinstance(replies[0], Refusal):
             raise refusal_error(replies[0])
         return replies[0]
+
+    def _returns(self) -> str:
+        """Return how the farm comes back if its controller has ended and its supervisor starts it again; else ""."""
+        return "" if self._link.is_up else comes_back(self._folder, self._read_info)
 
     def fds(self) -> list[int]:
         """Return the descriptors to wait for; when one is readable, call `step`."""
@@ -157,7 +175,7 @@ def connect(farm: str) -> Questioner:
             f"farm {info.farm!r} is not running: its controller (pid {info.controller_pid}) has ended without a"
             f" good-bye; `ipytaskfarm start --farm {info.farm}` resumes it"
         )
-    return Questioner(read)
+    return Questioner(read, folder=Path(info.folder) if info.folder and info.node == socket.gethostname() else None)
 
 
 def refusal_error(refusal: Refusal) -> Exception:

@@ -32,15 +32,15 @@ from ipytaskfarm.core.messages import FarmStatus, HoldFarm, Question, Refusal, R
 from ipytaskfarm.core.messages.engine_commands import ExecuteBody
 from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.deployment.group_manager import GroupManager
-from ipytaskfarm.deployment.home import OWNER, SUPERVISOR, Home, HomeLock
+from ipytaskfarm.deployment.home import Home, HomeLock
 from ipytaskfarm.deployment.light_client import Questioner, refusal_error
 from ipytaskfarm.deployment.restarts import RESTARTS, Restarts
 from ipytaskfarm.deployment.settings import FarmSettings, agent_flags, controller_flags
 from ipytaskfarm.deployment.start_errors import StartWatch, check_loopback, check_threads, last_error, with_remedy
 from ipytaskfarm.launchers import EXIT_UNKNOWN, Placed, Processes, ProcessSpec, describe_exit
 from ipytaskfarm.launchers.local import LocalProcesses, trim
-from ipytaskfarm.system.farm_paths import process_started
 from ipytaskfarm.system.host import open_standard_descriptors, working_folder
+from ipytaskfarm.system.supervision import OWNER, SUPERVISOR, own_record, with_intent
 
 EXIT_STORE, EXIT_REFUSED = 3, 4
 FILLING_POLL_S = 0.03
@@ -142,12 +142,7 @@ class Supervisor:
         self.starts = StartWatch()
         """What became of the first engines."""
         self._groups = GroupManager(settings, home, self._report, self._report, self._wake)
-        self._own_record = {
-            "kind": OWNER if in_python else SUPERVISOR,
-            "pid": os.getpid(),
-            "started": process_started(),
-            "log": str(home.output(SUPERVISOR)),
-        }
+        self._own_record = own_record(OWNER if in_python else SUPERVISOR, str(home.output(SUPERVISOR)))
         self._lock: HomeLock | None = None
 
     # ------------------------------------------------------------------ called by the owner
@@ -173,7 +168,7 @@ class Supervisor:
             for watched in (self._controller, *self._agents):
                 if not watched.lives:
                     self._place(watched)
-            self._record()  # record that this process supervises the adopted ones
+            self._record()  # this process supervises the adopted ones
         except OSError as error:
             self._abandon()
             raise self._start_failure(error) from error
@@ -253,8 +248,14 @@ class Supervisor:
         self._record()
 
     def _record(self) -> None:
+        """Record the processes for the next supervisor, and for clients what this one is about to do."""
         placed = [watched.placed for watched in (self._controller, *self._agents)]
-        self.home.write_processes([self._own_record, *(process.record() for process in placed if process is not None)])
+        own = with_intent(self._own_record, self._controller.restart_at, self.phase >= FarmPhase.STOPPING)
+        try:
+            self.home.write_processes([own, *(process.record() for process in placed if process is not None)])
+        except OSError:
+            if self.phase is FarmPhase.STARTING:  # later the farm goes on without
+                raise
 
     def _controller_part(self) -> ProcessSpec:
         settings, home = self.settings, self.home
@@ -296,7 +297,8 @@ class Supervisor:
     def _look_after(self, watched: _Watched, now: float) -> None:
         if watched.restart_at is not None and now >= watched.restart_at:
             watched.restart_at = None
-            if self.phase < FarmPhase.STOPPING and (watched is self._controller or not self._is_stopping()):
+            others_stop_it = self.state is not None and self.state.stopping
+            if self.phase < FarmPhase.STOPPING and (watched is self._controller or not others_stop_it):
                 try:
                     self._place(watched)
                 except OSError as error:
@@ -325,10 +327,6 @@ class Supervisor:
         else:
             self._start_again(watched, status, said, now)
 
-    def _is_stopping(self) -> bool:
-        """Return whether someone else has told the controller to stop."""
-        return self.state is not None and self.state.stopping
-
     def _was_told_to_stop(self, status: int) -> bool:
         # The exit code of an adopted process is unknown, and Python reports 0 for a child that was reaped elsewhere.
         # Only a controller that stopped in good order removes its connection file.
@@ -346,6 +344,7 @@ class Supervisor:
             watched.restart_at = now + pause_s
             after = f" in {pause_s:.0f} s" if pause_s > 1.0 else ""
             self._audience.say(f"the {watched.kind} {how}: starting it again{after}")
+            self._record()
             return
         last = last_line(said) or last_error(self.home.log(watched.kind))
         text = f"the {watched.kind} {how}, after {RESTARTS} restarts in a row"
@@ -475,10 +474,10 @@ class Supervisor:
 
     def _stop(self, drain_s: float | None, now: float) -> None:
         leaving = self.phase is FarmPhase.LEAVING
-        answered = (
-            self.phase in (FarmPhase.FILLING, FarmPhase.RUNNING, FarmPhase.STOPPING) and self._questioner is not None
-        )
+        answering = (FarmPhase.FILLING, FarmPhase.RUNNING, FarmPhase.STOPPING)
+        answered = self.phase in answering and self._questioner is not None
         self.phase = FarmPhase.LEAVING if leaving else FarmPhase.STOPPING
+        self._record()
         self._kill_at = None if drain_s is None else now + drain_s + ANSWER_S
         if answered and self._controller.lives:
             self._audience.progress("stopping")
@@ -497,6 +496,7 @@ class Supervisor:
     def _leave(self, now: float) -> None:
         """Wait for the agents after the controller's end. They have been told to end, unless it crashed."""
         self.phase = FarmPhase.LEAVING
+        self._record()
         self._kill_at = now + LEAVE_S
         for agent in self._agents:
             if agent.placed is not None and not self._stopped_well:

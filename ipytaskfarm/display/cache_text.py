@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from ..core.messages.result_cache import (
     Recipe,
 )
 from .tables import Column, Table
-from .text import number, size, span
+from .text import number, size, span, stamp
 
 SHOWN = 8
 """The most differences that are named."""
@@ -39,7 +38,7 @@ def why_hit(task: int, report: CacheReport) -> str:
     entry = report.entry
     if entry is not None:
         lines.append(
-            f"task {entry.task} computed it at {_moment(entry.made_s)} in {span(entry.run_s)}; "
+            f"task {entry.task} computed it at {stamp(entry.made_s)} in {span(entry.run_s)}; "
             f"it was taken {number(entry.hits, 'time')}"
         )
     else:
@@ -74,7 +73,7 @@ def why_miss(task: int, report: CacheReport) -> str:
     found = [*differences(key, nearest, report.recipe, report.nearest_recipe)]
     if not found:
         found = _without_differences(report, nearest)
-    head = f"nearest is task {nearest.task} of {_moment(nearest.made_s)}"
+    head = f"nearest is task {nearest.task} of {stamp(nearest.made_s)}"
     lines.append(f"{head}: {found[0]}" if len(found) == 1 else f"{head}:")
     if len(found) > 1:
         lines += [f"- {each}" for each in found[:SHOWN]]
@@ -199,10 +198,6 @@ def _parts(recipe: bytes) -> tuple[KeyPart, ...]:
     return _decode(recipe).parts if recipe else ()
 
 
-def _moment(at_s: float) -> str:
-    return time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(at_s))
-
-
 def cache_table(table: CacheTable) -> Table:
     """Return the entries of the cache as a table, with the totals above it."""
     entries = f"{table.count:,} {'entry' if table.count == 1 else 'entries'}"
@@ -217,8 +212,8 @@ def cache_table(table: CacheTable) -> Table:
     ]  # fmt: skip
     rows = [
         [
-            entry.function, _moment(entry.made_s), str(entry.task), span(entry.run_s), str(entry.hits),
-            _moment(entry.used_s), size(entry.size_bytes), entry.key[:12],
+            entry.function, stamp(entry.made_s), str(entry.task), span(entry.run_s), str(entry.hits),
+            stamp(entry.used_s), size(entry.size_bytes), entry.key[:12],
         ]
         for entry in table.rows
     ]  # fmt: skip

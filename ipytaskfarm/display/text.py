@@ -22,6 +22,11 @@ def safe(text: object, width: int = 0) -> str:
     return line if not width or len(line) <= width else line[: width - 1] + "…"
 
 
+def stamp(wall_s: float) -> str:
+    """Format a wall-clock time as local date and time, as IPython 0.10 did: ``2026/11/28 15:04:05``."""
+    return time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(wall_s))
+
+
 def ago(wall_s: float | None) -> str:
     """Format the time that has passed since a wall-clock time."""
     return "" if wall_s is None else span(max(0.0, time.time() - wall_s))

@@ -19,6 +19,7 @@ from ..core.messages.task_types import RunKey
 from ..transport.reliable_session import MAX_MESSAGE_BYTES
 
 ASK_AGAIN_S = 5.0
+"""Seconds after which a question without an answer is repeated: a restarted controller does not know it."""
 WINDOW = 1000
 """The number of messages that may be on their way. Beyond it, `send` waits."""
 POST_BYTES = 16 * 2**20

@@ -40,7 +40,7 @@ class Freezer:
         """The run that failed.  None: the engine is not frozen."""
 
     def keep(self, key: RunKey, task: int, error: BaseException) -> None:
-        """Freeze the engine with the frames of an error; an error without frames of the user's leaves it as it is.
+        """Freeze the engine with the frames of an error; an error without frames of the user's changes nothing.
 
         Called before the error is packed, which leaves it without its frames.
 

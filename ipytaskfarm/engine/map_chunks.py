@@ -170,7 +170,7 @@ def called_with(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class ChunkCalls:
-    """One chunk while it runs, and what has come of it."""
+    """One chunk while it runs, with the values and failures of its items so far."""
 
     def __init__(
         self,
@@ -181,8 +181,9 @@ class ChunkCalls:
         before_each: Sequence[Callable[[], None]] = (),
         freeze: Callable[[int, BaseException], None] | None = None,
     ) -> None:
-        """begin: is told which items begin: (first index, index behind the last).
+        """Prepare the calls.
 
+        begin: is called with the items that begin: (first index, index behind the last).
         before_each: functions that are called before each item.
         freeze: is called with the index and the error of the first item that fails, which ends the chunk.
         """

@@ -291,7 +291,7 @@ class EngineProcess:
         self._slice_ended_s = time.perf_counter()
 
     def _look(self) -> None:
-        """The loop's callback: look if nothing has run for a while; else the end of a slice sees to it."""
+        """Examine the surroundings if nothing has run for a while; this is the loop's callback."""
         self._look_later = None
         if self._lock.locked() or self._runner.freezer.run is not None:
             return

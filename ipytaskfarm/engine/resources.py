@@ -12,11 +12,9 @@ from typing import Any
 from ..core.arguments import check_name, check_number, check_timeout
 from ..core.messages import FromEngine, Granted, ResourceRequest
 from ..core.messages.task_types import RunKey
-from ..core.requirements import CORES, GPU, SIZE_MAX, THREADS, Allotment, bytes_of
+from ..core.requirements import CORES, DEVICES, GPU, SIZE_MAX, THREADS, Allotment, bytes_of
 from ..core.text import exactly
-
-DEVICES = "CUDA_VISIBLE_DEVICES"
-ASK_AGAIN_S = 5.0
+from .calls import ASK_AGAIN_S
 
 
 class RunResources:
@@ -62,8 +60,9 @@ class RunResources:
         return self._hold(held, None)
 
     def reserve_resources(self, timeout: float | None = None, **amounts: float | str) -> dict[str, Any]:
-        """Reserve more resources, as in ``reserve_resources(cores=2)``, or the original allotment again; wait until
-        free.
+        """Reserve more resources, as in ``reserve_resources(cores=2)``, or the original allotment again.
+
+        Wait until the resources are free.
 
         The task's time limit goes on during the wait.
 

@@ -28,10 +28,10 @@ from . import rebuild as build, rebuild_classes as build_classes
 
 _WALKED_MAX = 20_000
 _HEAP_TYPE = 1 << 9
+DEFINITIONS = (types.FunctionType, type, types.ModuleType, types.CodeType, types.CellType)
 LEAVES = frozenset(
     {type(None), type(...), type(NotImplemented), bool, int, float, complex, str, bytes, bytearray, range}
 )
-_DEFINITIONS = (types.FunctionType, type, types.ModuleType, types.CodeType, types.CellType)
 
 
 class StagedPickler(Protocol):
@@ -158,7 +158,7 @@ class Stages:
         while waiting:
             obj = waiting.pop()
             kind = type(obj)
-            if kind in LEAVES or id(obj) in seen or isinstance(obj, _DEFINITIONS):
+            if kind in LEAVES or id(obj) in seen or isinstance(obj, DEFINITIONS):
                 continue
             seen[id(obj)] = obj
             if kind is types.MethodType and isinstance(obj.__self__, type) and self._travels(obj.__self__):

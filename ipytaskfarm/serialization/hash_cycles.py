@@ -20,10 +20,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from . import rebuild_classes as build_classes
-from .definition_stages import LEAVES
+from .definition_stages import DEFINITIONS, LEAVES
 
 _LOOKED_AT_MAX = 1_000_000
-_DEFINITIONS = (types.FunctionType, type, types.ModuleType, types.CodeType, types.CellType)
 
 
 class SettlingPickler(Protocol):
@@ -91,7 +90,7 @@ class Cycles:
             skipped = self._skipped
             kinds = set(map(type, frontier))
             for kind in kinds - skipped:
-                if issubclass(kind, _DEFINITIONS):
+                if issubclass(kind, DEFINITIONS):
                     skipped.add(kind)
                     self.has_functions |= kind is types.FunctionType
                 elif issubclass(kind, set | dict):

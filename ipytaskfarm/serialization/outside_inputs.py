@@ -9,7 +9,7 @@ from __future__ import annotations
 import dis
 import functools
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from .global_names import nested_codes
 
@@ -140,8 +140,3 @@ def _of_numpy() -> tuple[object, ...]:
 
     module = sys.modules.get("numpy.random.mtrand")
     return (getattr(module, "_rand", None),) if module is not None else ()
-
-
-def names_from(values: Mapping[str, object]) -> Callable[[str], str]:
-    """Return the function that gives the full name of what each of these names means."""
-    return lambda name: full_name(values[name]) if name in values else ""

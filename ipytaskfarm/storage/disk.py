@@ -108,8 +108,13 @@ def is_full(folder: Path) -> bool:
 
 
 def schema_text() -> str:
-    """Return the SQL that makes a new store."""
+    """Return the SQL that makes the tables of a new store."""
     return resources.files(__package__).joinpath("schema.sql").read_text("utf-8")
+
+
+def view_text() -> str:
+    """Return the SQL that makes the view for people.  A view holds no data, so no migration has to change it."""
+    return resources.files(__package__).joinpath("view.sql").read_text("utf-8")
 
 
 def migrations() -> list[tuple[int, str]]:

@@ -119,7 +119,7 @@ def refuse_incomplete(db: sqlite3.Connection, path: Path) -> None:
         StoreError: it has not. The message names the first that is missing.
     """
     with contextlib.closing(sqlite3.connect(":memory:")) as model:
-        model.executescript(disk.schema_text())
+        model.executescript(disk.schema_text() + disk.view_text())
         wanted = _columns(model)
     found = _columns(db)
     for table, columns in wanted.items():

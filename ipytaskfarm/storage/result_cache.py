@@ -3,9 +3,9 @@
 Nothing in it is ever needed: an entry that is lost or damaged costs a run.  So a transaction may be lost with the
 machine's power (``synchronous=NORMAL``), a damaged file is put aside, and an error of the disk turns into a note.
 
-The limit is a size in bytes.  What goes first is decided by the Greedy-Dual-Size algorithm (P. Cao, S. Irani:
+The limit is a size in bytes.  The Greedy-Dual-Size algorithm decides which entry is removed first (P. Cao, S. Irani:
 "Cost-aware WWW proxy caching algorithms", 1997): the *rank* of an entry is the seconds that it cost per byte, plus the
-rank of the entry that was removed last; each use renews it.  So large, cheap and long unused entries go first.
+rank of the entry that was removed last; each use renews it.  So large, cheap and long unused entries are removed first.
 """
 
 from __future__ import annotations

@@ -153,7 +153,10 @@ class Store:
             steps = [(n, text) for n, text in disk.migrations() if n > schema]
         for number, text in steps:
             mark = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
-            self._db.executescript(f"BEGIN IMMEDIATE;\n{text}\n{mark}\nCOMMIT;")
+            view = disk.view_text() if number == opening.SCHEMA else ""
+            # Without the view a migration may drop any column.
+            script = ("BEGIN IMMEDIATE;", "DROP VIEW IF EXISTS task_states;", text, view, mark, "COMMIT;")
+            self._db.executescript("\n".join(script))
         reached = steps[-1][0] if steps else schema
         if reached != opening.SCHEMA:
             raise StoreError(

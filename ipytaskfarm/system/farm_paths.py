@@ -77,6 +77,8 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The agent that the key was made for; "" if the key belongs to a role."""
     socket: str = ""
     """The controller's unix socket, for peers of its user on its machine; "" for TCP only."""
+    folder: str = ""
+    """The farm's folder, on the host `node`."""
 
     def __repr__(self) -> str:
         return f"ConnectionInfo(farm={self.farm!r}, role={self.role!r}, host={self.host!r}, port={self.port}, ...)"
@@ -90,8 +92,7 @@ def dialled(info: ConnectionInfo) -> str:
     return info.host if not info.location or info.node == socket.gethostname() else info.location
 
 
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Wildcard address -> the address by which the host itself connects."""
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # to the address by which the host itself connects
 
 
 def addresses(host: str, location: str | None) -> tuple[str, str]:
@@ -397,7 +398,13 @@ def write_connection_file(info: ConnectionInfo, path: Path) -> None:
 
 def connection_text(info: ConnectionInfo) -> bytes:
     """Return the content of the connection file."""
-    return _json(msgspec.structs.replace(info, blobs=host.portable(info.blobs), socket=host.portable(info.socket)))
+    return _json(_with_paths(info, host.portable))
+
+
+def _with_paths(info: ConnectionInfo, change: Callable[[str], str]) -> ConnectionInfo:
+    return msgspec.structs.replace(
+        info, **{name: change(getattr(info, name)) for name in ("blobs", "socket", "folder")}
+    )
 
 
 def _json(value: msgspec.Struct) -> bytes:
@@ -417,8 +424,7 @@ def read_connection_file(path: Path) -> ConnectionInfo:
     except FileNotFoundError:
         raise _not_running(path) from None
     try:
-        info = msgspec.json.decode(text, type=ConnectionInfo)
-        return msgspec.structs.replace(info, blobs=host.local(info.blobs), socket=host.local(info.socket))
+        return _with_paths(msgspec.json.decode(text, type=ConnectionInfo), host.local)
     except msgspec.MsgspecError as error:
         raise errors.ConnectionError(f"{path} is not a farm's connection file: {error}") from None
 
@@ -444,8 +450,7 @@ def find_connection(where: Where = None, key_file: str | os.PathLike[str] | None
 
     Args:
         where: the farm's name (None: "default"), a path, or an address ``(host, port)``. A string that has a separator
-            or
-            ends in ``.json`` is a path.
+            or ends in ``.json`` is a path.
         key_file: for an address: another connection file to take the keys from. None: the file here with this address.
 
     Raises:
@@ -535,11 +540,8 @@ def _not_running(path: Path) -> errors.FarmNotRunning:
 
 
 def process_started(pid: int | None = None) -> float | None:
-    """Return the time when a process started, in seconds since boot; None if there is no such process, or only a
-    zombie.
-
-    The time is since boot because the wall clock may be set while the process runs.
-    """
+    """Return the time when a process started, in seconds since boot; None: there is none, or only a zombie."""
+    # since boot, because the wall clock may be set while the process runs
     try:
         fields = Path(f"/proc/{os.getpid() if pid is None else pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:

@@ -43,7 +43,7 @@ from .keys import FarmKeys
 from .peer_events import Incoming, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from .read_only import why_refused
 from .reliable_session import BEGIN_ANEW, HEADER, HELD_BYTES, Greeting, Heard, PacketKind, frame_of, kind_of
-from .session_places import SessionPlaces, objection, pool_of
+from .session_places import ANEW, SessionPauses, SessionPlaces, objection, pool_of
 from .short_poll import ShortPoll, watch
 from .unix_listener import UnixListener
 
@@ -102,6 +102,7 @@ class Hub:
         self._by_connection: dict[ConnectionId, HubSession] = {}
         self._dirty: dict[str, HubSession] = {}
         self._places = SessionPlaces(limits)
+        self.pauses = SessionPauses(clock)
         self._lazy: dict[str, HubSession] = {}
         """Sessions for which something waits that is sent at `_lazy_until_s`, or with the next message."""
         self._lazy_until_s = math.inf
@@ -216,10 +217,10 @@ class Hub:
         # The caller may have closed some of its descriptors, and have opened others with the same numbers.
         self._extra = watch(self._epoll, self._extra, set())
         for session, state in list(self._states.items()):
-            connection = state.connection
+            connection, is_welcomed = state.connection, state.welcome is None
             self.forget(session)
-            if connection is not None:
-                self._answer(connection, WhoAreYou())
+            if connection is not None:  # a peer that waits for its Welcome does not answer a question
+                self._answer(connection, WhoAreYou() if is_welcomed else ANEW)
 
     def rekey(self, keys: FarmKeys) -> tuple[int, list[str]]:
         """Accept these peers' keys from now on, and no others. The controller's own key does not change.
@@ -478,7 +479,7 @@ class Hub:
         pool = pool_of(title, isinstance(connection, int))
         state = self._states.get(message.session)
         refuse = objection(message, title, state.peer.title if state else title, self._farm, self._name, self._epoch)
-        refuse = refuse or self._no_place(message, pool, heard)
+        refuse = refuse or self.pauses.refusal(message.session) or self._no_place(message, pool, heard)
         if refuse is not None:
             self.rejected[refuse.etype] += 1
             return self._answer(connection, refuse)

@@ -10,14 +10,17 @@ The client loses nothing: when it returns, its session starts again.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 from ..core.limits import PeerLimits
 from .handshake import Hello, Refuse
 from .keys import role_of, session_fits
+from .wire import TEXT_MAX
 
 AGENT_SESSIONS_MAX = 1024
 """The limit for one enrolled agent's key: enough for all nodes of a cluster that share it, but not for all places."""
 _HERE = "@here"
+ANEW = Refuse("ConnectionError", "the controller begins a new epoch: say hello again", later=True)
 
 
 def pool_of(title: str, is_here: bool) -> str:
@@ -80,6 +83,30 @@ class SessionPlaces:
     def replaceable(self, pool: str) -> str | None:
         """Return the session that gives its place to a newcomer of the same pool; None if all are in use."""
         return next(iter(self._unused.get(pool, {})), None)
+
+
+class SessionPauses:
+    """The sessions that are kept away for a while, because the controller has a bug with what they send."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._paused: dict[str, tuple[float, str]] = {}
+        """Session -> (until when, why)."""
+
+    def begin(self, session: str, pause_s: float, why: str) -> None:
+        """Keep a session away for `pause_s` seconds."""
+        now_s = self._clock()
+        self._paused = {each: pause for each, pause in self._paused.items() if pause[0] > now_s}
+        self._paused[session] = now_s + pause_s, why
+
+    def refusal(self, session: str) -> Refuse | None:
+        """Return why a session may not come back yet; None if it may."""
+        until_s, why = self._paused.get(session, (0.0, ""))
+        left_s = until_s - self._clock()
+        if left_s <= 0.0:
+            return None
+        text = f"the controller has a bug: {why}; what you sent is kept here, and tried again in {left_s:.0f} s"
+        return Refuse("ConnectionError", text[:TEXT_MAX], later=True)
 
 
 def objection(hello: Hello, title: str, known_title: str, farm: str, name: str, epoch: int) -> Refuse | None:

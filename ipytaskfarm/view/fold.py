@@ -260,7 +260,7 @@ class FarmFold:
                 self.picture.put(section, some)
 
     def settle(self) -> None:
-        """Tell everything that was put off: nobody follows this picture."""
+        """Write everything that was put off into the picture, for a caller that shows it once."""
         while any(self._renew.values()):
             self._tell_some()
 

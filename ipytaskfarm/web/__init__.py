@@ -1,4 +1,4 @@
-"""The live view's page, and those who serve it: a command of its own, Jupyter's server, and files.
+"""The live view's page, and its servers: a command of its own, Jupyter's server, and files.
 
     `feed`        follows a farm, and brings what it hears to the pages that are open
     `questions`   what a page may ask and do, as JSON

@@ -14,8 +14,8 @@ import pytest
 from playwright.sync_api import expect
 
 from ipytaskfarm import Farm, TaskClient
-from tests.conftest import Dirs, assert_nothing_left, isolated
-from tests.support.browser import Lab, Notebook, assert_no_inhabitants, inhabitants, jupyterlab
+from tests.conftest import Dirs
+from tests.support.browser import Lab, Notebook, assert_no_inhabitants, inhabitants
 from tests.support.farms import DEADLINE_S, Gate
 from tests.support.polling import eventually
 
@@ -35,24 +35,9 @@ def running(tc: TaskClient) -> int:
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[Dirs]:
-    """Provide a world in which kernels draw into the notebook, as in an ordinary Jupyter."""
-    with isolated("itf-") as dirs, pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MPLBACKEND", raising=False)
-        yield dirs
-        assert_nothing_left(dirs)
-
-
-@pytest.fixture(scope="module")
 def farm(world: Dirs) -> Iterator[Farm]:
     with Farm(n=2, name="lab", drain=0) as farm:
         yield farm
-
-
-@pytest.fixture(scope="module")
-def lab(world: Dirs, farm: Farm) -> Iterator[Lab]:
-    with jupyterlab(world) as lab:
-        yield lab
 
 
 @pytest.fixture(scope="module")

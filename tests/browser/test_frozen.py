@@ -10,35 +10,17 @@ import pytest
 from playwright.sync_api import expect
 
 from ipytaskfarm import Farm, StringTask
-from tests.conftest import Dirs, assert_nothing_left, isolated
-from tests.support.browser import DEADLINE_MS, Lab, Notebook, jupyterlab
+from tests.conftest import Dirs
+from tests.support.browser import DEADLINE_MS, Lab, Notebook
 from tests.support.polling import DEADLINE_S, eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm]
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[Dirs]:
-    with isolated("itf-") as dirs:
-        yield dirs
-        assert_nothing_left(dirs)
-
-
-@pytest.fixture(scope="module")
 def farm(world: Dirs) -> Iterator[Farm]:
     with Farm(n=1, drain=0, frozen_engines=8) as farm:
         yield farm
-
-
-@pytest.fixture(scope="module")
-def lab(world: Dirs, farm: Farm) -> Iterator[Lab]:
-    """JupyterLab with the package's config file, as a wheel installs it."""
-    enabled = world.config / "jupyter_server_config.d"
-    enabled.mkdir()
-    shipped = Path(__file__).parents[2] / "ipytaskfarm" / "web" / "jupyter" / "ipytaskfarm.json"
-    (enabled / "ipytaskfarm.json").write_text(shipped.read_text())
-    with jupyterlab(world) as lab:
-        yield lab
 
 
 def connected(lab: Lab, farm: Farm, name: str) -> Notebook:

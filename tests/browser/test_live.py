@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, expect
 from ipytaskfarm import Farm, Task, TaskClient
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.system.host import runtime_folder
-from tests.conftest import assert_nothing_left, isolated
+from tests.support.farms import module_farm
 from tests.support.live import WebPage, seen, strict_page, web_page
 from tests.support.polling import eventually
 
@@ -39,12 +39,10 @@ def fail(n: int) -> None:
 
 @pytest.fixture(scope="module")
 def farm() -> Iterator[Farm]:
-    with isolated("itf-") as dirs:
-        with Farm(n=2, name="lab", drain=0) as farm:
-            with farm.task_client() as tc:
-                _fill(tc)
-            yield farm
-        assert_nothing_left(dirs)
+    with module_farm(2, name="lab", drain=0) as farm:
+        with farm.task_client() as tc:
+            _fill(tc)
+        yield farm
 
 
 def _fill(tc: TaskClient) -> None:

@@ -13,22 +13,14 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from ipytaskfarm import Farm, Task
-from tests.conftest import Dirs, assert_nothing_left, isolated
-from tests.support.browser import START_S, assert_no_inhabitants, free_port
+from tests.conftest import Dirs
+from tests.support.browser import START_S, free_port
 from tests.support.live import WebPage, install_for_jupyter, seen, strict_page
 from tests.support.polling import eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm]
 
 PREFIX = "/user/me%40home/"
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[Dirs]:
-    with isolated("itf-") as dirs:
-        yield dirs
-        assert_nothing_left(dirs)
-        assert_no_inhabitants(dirs.root)
 
 
 @pytest.fixture(scope="module")

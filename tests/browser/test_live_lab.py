@@ -10,32 +10,20 @@ import pytest
 from playwright.sync_api import Dialog, Error, Page, Request, expect
 
 from ipytaskfarm import Farm, Task
-from tests.conftest import Dirs, assert_nothing_left, isolated
+from tests.conftest import Dirs
 from tests.support.browser import (
     DEADLINE_MS,
     EMPTY_NOTEBOOK,
     START_S,
     Lab,
     Notebook,
-    assert_no_inhabitants,
-    jupyterlab,
 )
 from tests.support.farms import Gate
-from tests.support.live import install_for_jupyter
 from tests.support.polling import eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm, pytest.mark.slow]
 
 EVIL = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[Dirs]:
-    with isolated("itf-") as dirs:
-        install_for_jupyter(dirs)
-        yield dirs
-        assert_nothing_left(dirs)
-        assert_no_inhabitants(dirs.root)
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +33,6 @@ def farm(world: Dirs) -> Iterator[Farm]:
             tc.run(Task("1 / 0", name=EVIL))
             tc.run(Task("a = 1", pull="a"), block=True)
         yield farm
-
-
-@pytest.fixture(scope="module")
-def lab(world: Dirs, farm: Farm) -> Iterator[Lab]:
-    with jupyterlab(world) as lab:
-        yield lab
 
 
 def watched(page: Page, lab: Lab) -> list[str]:

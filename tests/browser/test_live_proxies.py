@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from ipytaskfarm import Farm, Task
-from tests.browser.test_live_jupyter import farm as farm, server as server, world as world
+from tests.browser.test_live_jupyter import farm as farm, server as server
 from tests.conftest import Dirs
 from tests.support.browser import free_port
 from tests.support.live import WebPage, seen, strict_page, web_page

@@ -8,13 +8,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Dirs, assert_nothing_left, isolated, processes_of
+from tests.conftest import Dirs, assert_nothing_left, processes_of
+from tests.support.browser import drawing_world
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -26,15 +26,6 @@ UNUSED = ("-p", "no:hypothesispytest", "-p", "no:anyio", "-p", "no:cacheprovider
 NBVAL_S = 280.0
 ALL_NOTEBOOKS_S = 900.0
 """A minute on an idle machine."""
-
-
-@contextmanager
-def drawing_world() -> Iterator[Dirs]:
-    """Provide a world in which kernels draw into the notebook, as in an ordinary Jupyter."""
-    with isolated("itf-") as dirs, pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MPLBACKEND", raising=False)
-        yield dirs
-        assert_nothing_left(dirs)
 
 
 @pytest.fixture

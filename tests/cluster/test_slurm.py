@@ -18,8 +18,7 @@ from ipytaskfarm.system import farm_paths
 from ipytaskfarm.transport.keys import agent_file
 from tests.conftest import Dirs
 from tests.farm.test_farm import background_farm, command
-from tests.support.far import farm_state
-from tests.support.farms import Gate, engines, outcomes, until_engines, until_running
+from tests.support.farms import Gate, engines, farm_state, outcomes, until_engines, until_running
 from tests.support.polling import DEADLINE_S, eventually
 from tests.support.slurm import NODES, Cluster, slurm_cluster
 

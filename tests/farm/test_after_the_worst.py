@@ -17,8 +17,12 @@ import psutil
 import pytest
 
 from ipytaskfarm import Farm, Task, TaskClient
+from ipytaskfarm.client import io as client_io
 from ipytaskfarm.core import errors
+from ipytaskfarm.deployment import restarts
+from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.storage.beside import recorders_folder
+from ipytaskfarm.transport import peer
 from tests.conftest import Dirs, processes_of
 from tests.farm.test_farm import COMMAND, background_farm, command, pid_of
 from tests.support.farms import DEADLINE_S, module_farm, until_engines
@@ -110,15 +114,66 @@ def test_a_storm_of_kills_delays_the_work_and_ends_nothing(farm_dirs: Dirs, ledg
         ends_s = time.monotonic() + STORM_S
         while time.monotonic() < ends_s:
             for process in processes_of(farm_dirs.root):
-                title = " ".join(process.cmdline())
-                if any(word in title for word in ("controller", "agent", "zygote")):
-                    with contextlib.suppress(psutil.NoSuchProcess):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    title = " ".join(process.cmdline())
+                    if any(word in title for word in ("controller", "agent", "zygote")):
                         process.kill()
             time.sleep(0.7)
+        with TaskClient() as newcomer:  # which waits too, however long the pause is
+            newcomer.barrier(ids, timeout=RECOVERS_S)
         tc.barrier(ids, timeout=RECOVERS_S)
         assert tc.queue_status()["succeeded"] == len(ids)
+        assert ran(ledger).keys() == set(range(len(ids)))
         assert pid_of(home, "supervisor") == supervisor
         assert "in a row" not in home.output("supervisor").read_text()
+
+
+NEWCOMER = """
+from ipytaskfarm import TaskClient, errors
+from ipytaskfarm.client import sessions
+from ipytaskfarm.transport import peer
+
+sessions.CONNECT_TIMEOUT_S = 0.5
+peer.RETRY_LONGEST_S = 0.2
+try:
+    with TaskClient("paused", {arguments}) as tc:
+        print(tc.queue_status()["succeeded"], "result")
+except errors.FarmNotRunning:
+    print("not running")
+"""
+
+
+def newcomer(arguments: str) -> subprocess.Popen[str]:
+    """Start a process whose client connects to the farm "paused"."""
+    code = NEWCOMER.format(arguments=arguments)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+@pytest.mark.parametrize("file", ["there", "gone"])
+def test_clients_wait_as_long_as_the_supervisor_does(
+    file: str, farm_dirs: Dirs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pause before the next start is longer than all that a client waits for: it says why, and goes on."""
+    monkeypatch.setattr(restarts, "PAUSE_MIN_S", 4.0)
+    for limit in ("GONE_S", "NOTICE_S"):
+        monkeypatch.setattr(client_io, limit, 0.5)
+    monkeypatch.setattr(peer, "RETRY_LONGEST_S", 0.2)
+    with Farm(n=1, name="paused") as farm, farm.task_client() as tc:
+        before = tc.run(Task("a = 1", pull="a"))
+        tc.barrier(before)
+        assert farm.state is not None
+        psutil.Process(farm.state.pid).kill()
+        home = Home.of("paused")
+        eventually(lambda: home.read_processes()[0]["again_s"] is not None, what="the supervisor says when it starts")
+        if file == "gone":
+            home.client_file.unlink()
+        with newcomer("timeout=0.2") as hasty, newcomer("") as patient:
+            assert tc.run(Task("a = 2", pull="a"), block=True)["a"] == 2
+            assert hasty.communicate(timeout=DEADLINE_S)[0] == "not running\n", "a time limit is one"
+            assert "result" in patient.communicate(timeout=DEADLINE_S)[0]
+        assert tc.get_task_result(before).ns.a == 1
+    said = capsys.readouterr().err
+    assert "starts its controller again" in said
 
 
 OWNER = """

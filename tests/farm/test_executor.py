@@ -158,6 +158,25 @@ def test_waiting_calls_can_be_cancelled_and_running_ones_cannot(ex: Executor, tm
     assert [future.result(DEADLINE_S) for future in running] == ["gate", "gate"]
 
 
+def marks_and_waits(mark: Path, gate: Path) -> str:
+    mark.touch()
+    return waits_for(gate)
+
+
+def test_a_call_that_counts_as_cancelled_never_runs(ex: Executor, tmp_path: Path) -> None:
+    cancelled = []
+    for n in range(40):
+        mark, gate = tmp_path / f"mark-{n}", tmp_path / f"gate-{n}"
+        future = ex.submit(marks_and_waits, mark, gate)
+        if future.cancel():
+            cancelled.append(mark)
+        else:
+            gate.touch()
+            assert future.result(DEADLINE_S) == gate.name
+    assert [ex.submit(abs, -1).result(DEADLINE_S) for _ in range(4)] == [1] * 4
+    assert not [mark.name for mark in cancelled if mark.exists()]
+
+
 def test_a_shutdown_may_cancel_what_waits(tc: TaskClient, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     executor = Executor(tc)

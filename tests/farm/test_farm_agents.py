@@ -16,13 +16,11 @@ import psutil
 import pytest
 
 from ipytaskfarm import Agents, Farm, Task, TaskClient, errors
-from ipytaskfarm.core.messages import FarmStatus
-from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.deployment.agent_groups import read_groups
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.transport.keys import load_keys
 from tests.conftest import Dirs, assert_nothing_left, isolated
-from tests.support.farms import DEADLINE_S, Gate, ask, engines, outcomes, until_engines, until_running
+from tests.support.farms import DEADLINE_S, Gate, engines, farm_state, outcomes, until_engines, until_running
 from tests.support.launcher_world import Hands, install
 from tests.support.polling import eventually
 
@@ -63,12 +61,6 @@ def farm_of(agents: Agents, **settings: Any) -> Iterator[tuple[Farm, TaskClient]
         yield farm, tc
 
 
-def state_of(farm: Farm) -> FarmState:
-    reply = ask(farm, FarmStatus())
-    assert isinstance(reply, FarmState)
-    return reply
-
-
 def nodes(farm: Farm) -> list[str]:
     return sorted(row.node for row in engines(farm))
 
@@ -80,7 +72,7 @@ def placed(farm: Farm) -> list[str]:
 def test_agents_bring_engines_and_leave_nothing(queue: Path) -> None:
     with farm_of(hands(queue, 2, engines=2), n=1) as (farm, tc):
         until_engines(farm, 5)
-        assert {row["name"] for row in state_of(farm).agents if row["brings"]} == {"hands-1.0", "hands-1.1"}
+        assert {row["name"] for row in farm_state(farm).agents if row["brings"]} == {"hands-1.0", "hands-1.1"}
         assert sum(tc.map(lambda x: x, range(200))) == sum(range(200))
         folder = farm._home.folder
         keys = load_keys(folder)
@@ -120,7 +112,7 @@ def test_a_dead_agents_work_is_done_elsewhere_long_before_its_lease(queue: Path,
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: nodes(farm) == ["hands-1.1"], DEADLINE_S, what="it is given up")
         why = "its process"  # the controller sees by itself that it has ended, or its launcher says so
-        eventually(lambda: any(why in line for line in state_of(farm).losses), DEADLINE_S, what=why)
+        eventually(lambda: any(why in line for line in farm_state(farm).losses), DEADLINE_S, what=why)
         gate.open()
         tc.barrier(ids, timeout=DEADLINE_S)
         assert outcomes(tc, ids) == {"succeeded"}
@@ -143,12 +135,12 @@ def test_a_signal_to_a_whole_job_lets_what_runs_finish(queue: Path, tmp_path: Pa
         agent = psutil.Process(pid)
         for process in [agent, *agent.children(recursive=True)]:
             process.send_signal(signal.SIGTERM)
-        eventually(lambda: "leaving" in [r["state"] for r in state_of(farm).agents], DEADLINE_S)
+        eventually(lambda: "leaving" in [r["state"] for r in farm_state(farm).agents], DEADLINE_S)
         gate.open()
         tc.barrier(ids, timeout=DEADLINE_S)
         assert outcomes(tc, ids) == {"succeeded"}
         eventually(lambda: nodes(farm) == ["hands-1.1"], DEADLINE_S, what="the agent has ended")
-        assert not [line for line in state_of(farm).losses if "signal" in line]
+        assert not [line for line in farm_state(farm).losses if "signal" in line]
 
 
 def test_what_a_task_starts_there_ends_by_sigterm_as_ever(queue: Path) -> None:
@@ -173,7 +165,7 @@ def test_what_waits_in_a_queue_goes_with_the_farm(queue: Path) -> None:
     with waiting as farm, farm.task_client() as tc:
         assert tc.run(Task("a = 7", pull="a"), block=True).ns.a == 7
         eventually(lambda: len(list(queue.glob("*.job"))) == 2, DEADLINE_S, what="two wait")
-        assert nodes(farm) == [state_of(farm).agents[0]["node"]]
+        assert nodes(farm) == [farm_state(farm).agents[0]["node"]]
     assert not list(queue.glob("*.job"))
 
 

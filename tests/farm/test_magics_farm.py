@@ -14,7 +14,8 @@ from jupyter_client.manager import start_new_kernel
 
 from ipytaskfarm import Farm, TaskClient, errors
 from ipytaskfarm.cli import main
-from ipytaskfarm.deployment.home import SUPERVISOR, Home
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.system.supervision import SUPERVISOR
 from tests.conftest import Dirs
 from tests.support.farms import DEADLINE_S
 from tests.support.shells import Shell, shell_with_magics

@@ -35,7 +35,6 @@ from tests.support.hostile import (
     controller_pid,
     data,
     folder_of,
-    hello,
     instance,
     intruder,
     keys_of,
@@ -43,7 +42,7 @@ from tests.support.hostile import (
     secrets_of,
 )
 from tests.support.polling import eventually
-from tests.support.wire_world import Proxy
+from tests.support.wire_world import Proxy, hello
 from tests.unit.test_wire_refusals import BAD
 
 QUESTIONS = get_args(m.Question)

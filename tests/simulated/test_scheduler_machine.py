@@ -33,7 +33,7 @@ from ipytaskfarm.core.messages.task_types import (
 from ipytaskfarm.core.requirements import Asks, Environment, Recycle, ResourceAmount
 from ipytaskfarm.core.scheduler.events import Back, Gone, Silent
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
-from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS
+from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS, State
 
 from ..support.simulated_farm import SimAgent, SimEngine, SimFarm
 
@@ -195,9 +195,14 @@ class FarmMachine(RuleBasedStateMachine):
         items, rules = self.chunks.get(task_id, (0, self.submitted.get(task_id)))
         self.sim.submit(task_id, rules, items=items)
 
-    @rule(data=st.data(), interrupt=st.booleans())
-    def abort(self, data: st.DataObject, interrupt: bool) -> None:
-        self.sim.ask(m.AbortTasks([self.some_id(data)], interrupt))
+    @rule(data=st.data(), interrupt=st.booleans(), running=st.booleans())
+    def abort(self, data: st.DataObject, interrupt: bool, running: bool) -> None:
+        task_id = self.some_id(data)
+        tasks = self.sim.scheduler.farm.tasks
+        task = tasks.unfinished.get(tasks.holder(task_id))
+        runs = task is not None and task.state is State.PENDING
+        reply = self.sim.ask(m.AbortTasks([task_id], interrupt, running=running))
+        assert not (runs and reply != m.Aborted([(task_id, "aborted" if running else "running")]))
 
     @rule(data=st.data())
     def clear(self, data: st.DataObject) -> None:

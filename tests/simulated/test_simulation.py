@@ -58,7 +58,8 @@ SHOWS_FIRST = {
 }
 """A seed with which those show that need many: it is tried before the others."""
 COMMIT = "        if out.saves:\n            self._commit(out)\n"
-SEND = "        self._perform(out)\n        self._hub.flush(now.mono_s)\n"
+SEND = "        self._perform(out)\n"
+FLUSH = "        self._hub.flush(now.mono_s)\n"
 
 MUTATIONS = {
     "drop the attempt check": (
@@ -71,7 +72,7 @@ MUTATIONS = {
         "= self._runs, _OPEN if self.former else None",
         "= self._runs, None",
     ),
-    "send before the commit": ("controller/loop.py", COMMIT + SEND, SEND + COMMIT),
+    "send before the commit": ("controller/loop.py", COMMIT + SEND, SEND + FLUSH + COMMIT),
     "forget the resend": (
         "transport/reliable_session.py",
         "        self._on_connection = 0\n        self._ack_told",

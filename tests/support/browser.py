@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from tests.conftest import Dirs, _is_farm
+from tests.conftest import Dirs, _is_farm, assert_nothing_left, isolated
 from tests.support.polling import DEADLINE_S, eventually
 
 DEADLINE_MS = DEADLINE_S * 1000
@@ -309,6 +310,15 @@ def jupyterlab(dirs: Dirs) -> Iterator[Lab]:
                 browser.close()
     finally:
         assert_no_inhabitants(dirs.root)
+
+
+@contextmanager
+def drawing_world() -> Iterator[Dirs]:
+    """Provide a world in which kernels draw into the notebook, as in an ordinary Jupyter; nothing may be left in it."""
+    with isolated("itf-") as dirs, pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MPLBACKEND", raising=False)
+        yield dirs
+        assert_nothing_left(dirs)
 
 
 def assert_no_inhabitants(root: Path, timeout_s: float = END_S) -> None:

@@ -16,10 +16,9 @@ import msgspec
 
 from ipytaskfarm import Farm
 from ipytaskfarm.client.nodes import Node
-from ipytaskfarm.core.messages import FarmStatus, SetWanted
-from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.core.messages import SetWanted
 from ipytaskfarm.system import farm_paths
-from tests.support.farms import DEADLINE_S, ask, until_engines
+from tests.support.farms import DEADLINE_S, ask, farm_state as farm_state, until_engines
 from tests.support.polling import eventually
 
 PROJECT = Path(__file__).parents[2]
@@ -63,13 +62,6 @@ def far_engines(farm: Farm, folder: Path, engines: int = 2) -> Iterator[Path]:
         until_engines(farm, 2 * engines)
         assert far_node(farm).engines == engines
         yield own
-
-
-def farm_state(farm: Farm) -> FarmState:
-    """Return the state that the controller reports."""
-    reply = ask(farm, FarmStatus())
-    assert isinstance(reply, FarmState)
-    return reply
 
 
 def far_node(farm: Farm) -> Node:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ipytaskfarm import Farm, MultiEngineClient, Task, TaskClient
 from ipytaskfarm.core import messages
-from ipytaskfarm.core.messages.tables import EngineRow, EngineTable
+from ipytaskfarm.core.messages.tables import EngineRow, EngineTable, FarmState
 from ipytaskfarm.deployment.enrolment import enrol
 from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.launchers.interface import Seat
@@ -60,6 +60,13 @@ def ask(farm: Farm, question: messages.Question) -> messages.Reply:
     """Ask a question for which clients have no method, as the command does."""
     with connect(str(farm.connection_file)) as questioner:
         return questioner.answer(question)
+
+
+def farm_state(farm: Farm) -> FarmState:
+    """Return the state that the controller reports."""
+    reply = ask(farm, messages.FarmStatus())
+    assert isinstance(reply, FarmState)
+    return reply
 
 
 def engines(farm: Farm) -> list[EngineRow]:

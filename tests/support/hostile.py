@@ -13,21 +13,15 @@ import zmq
 from msgspec import inspect
 
 from ipytaskfarm import Farm
-from ipytaskfarm.core.messages import PROTOCOL
 from ipytaskfarm.system.farm_paths import ConnectionInfo, read_connection_file
 from ipytaskfarm.transport import wire
 from ipytaskfarm.transport.handshake import Handshake, Hello, Refuse, Welcome
 from ipytaskfarm.transport.keys import FarmKeys, KeyPair, load_keys
 from ipytaskfarm.transport.reliable_session import HEADER, PacketKind
 from tests.support.polling import eventually
-from tests.support.wire_world import bare_socket
+from tests.support.wire_world import bare_socket, hello
 
 ANSWER_MS = 10_000
-
-
-def hello(role: str = "client", session: str = "raw", **changes: object) -> Hello:
-    greeting = Hello(PROTOCOL, "0.1.0", "3.11", role, session, None, 0, 0)
-    return msgspec.structs.replace(greeting, **changes)
 
 
 def data(number: int, *messages: object, ack: int = 0) -> bytes:

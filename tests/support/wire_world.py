@@ -20,8 +20,10 @@ import zmq
 
 from ipytaskfarm import __version__
 from ipytaskfarm.core.limits import PeerLimits
-from ipytaskfarm.core.messages import PROTOCOL
+from ipytaskfarm.core.messages import PROTOCOL, AgentState, Submit
+from ipytaskfarm.core.messages.task_types import Submission
 from ipytaskfarm.system.farm_paths import ConnectionInfo
+from ipytaskfarm.transport.handshake import Hello
 from ipytaskfarm.transport.hub import Hub
 from ipytaskfarm.transport.keys import FarmKeys, KeyPair, make_farm_keys
 from ipytaskfarm.transport.peer import Link, LinkEvent, ReceivedMessage
@@ -29,6 +31,23 @@ from ipytaskfarm.transport.peer_events import Incoming, Peer
 from tests.support.polling import DEADLINE_S, eventually
 
 T = TypeVar("T")
+AGENT_STATE = AgentState("node", 1, 2, 3, "linux", "3.11", [])
+
+
+def submit(number: int, size: int = 10) -> Submit:
+    """Return a message with one task."""
+    return Submit([Submission(number, b"x" * size, 1.0)])
+
+
+def numbers(messages: list[object]) -> list[int]:
+    """Return the ids of the tasks in messages of `submit`."""
+    return [message.tasks[0].id for message in messages if isinstance(message, Submit)]
+
+
+def hello(role: str = "client", session: str = "raw", **changes: object) -> Hello:
+    """Return a greeting."""
+    greeting = Hello(PROTOCOL, "0.1.0", "3.11", role, session, None, 0, 0)
+    return msgspec.structs.replace(greeting, **changes)
 
 
 class Proxy:

@@ -17,8 +17,7 @@ import pytest
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.limits import PeerLimits
-from ipytaskfarm.core.messages import AgentState, Answer, FlagReply, IdBlock, NeedIds, StartEngine, Submit, TextReply
-from ipytaskfarm.core.messages.task_types import Submission
+from ipytaskfarm.core.messages import Answer, FlagReply, IdBlock, NeedIds, StartEngine, Submit, TextReply
 from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.transport import hub_session, peer as peer_module, wire
 from ipytaskfarm.transport.hub import GONE_S
@@ -26,7 +25,7 @@ from ipytaskfarm.transport.peer import Acked, Link, Lost, NewEpoch, Refused, Res
 from ipytaskfarm.transport.peer_events import PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from ipytaskfarm.transport.reliable_session import PacketKind, ReliableSession
 from tests.support.polling import DEADLINE_S, eventually
-from tests.support.wire_world import World, world
+from tests.support.wire_world import AGENT_STATE, World, numbers, submit, world
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -35,19 +34,9 @@ def w(request: pytest.FixtureRequest) -> Iterator[World]:
         yield it
 
 
-def submit(number: int, size: int = 10) -> Submit:
-    return Submit([Submission(number, b"x" * size, 1.0)])
-
-
-def numbers(messages: list[object]) -> list[int]:
-    return [message.tasks[0].id for message in messages if isinstance(message, Submit)]
-
-
 def answers(messages: list[object]) -> list[int]:
     return [message.n for message in messages if isinstance(message, Answer)]
 
-
-AGENT_STATE = AgentState("node", 1, 2, 3, "linux", "3.11", [])
 
 # ------------------------------------------------------------------------------------------------ what crosses it
 

@@ -7,17 +7,15 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from ipytaskfarm.core.messages import AgentState, NeedIds, Submit
-from ipytaskfarm.core.messages.task_types import Submission
+from ipytaskfarm.core.messages import NeedIds
 from ipytaskfarm.transport import session_places, wire
 from ipytaskfarm.transport.handshake import Refuse, Welcome
 from ipytaskfarm.transport.keys import FarmKeys, KeyPair, rotated, with_agents, without_agents
 from ipytaskfarm.transport.peer import Link, Lost, NewEpoch, Refused, Resumed
 from ipytaskfarm.transport.peer_events import PeerNewEpoch, PeerUp
-from tests.support.wire_world import World, body, world
-from tests.unit.test_wire_refusals import data, hello
+from tests.support.wire_world import AGENT_STATE, World, body, hello, numbers, submit, world
+from tests.unit.test_wire_refusals import data
 
-AGENT_STATE = AgentState("node", 1, 2, 3, "linux", "3.11", [])
 ONE, TWO = "agent:slurm-1.0", "agent:slurm-1.1"
 
 
@@ -31,14 +29,6 @@ def w() -> Iterator[World]:
 def rekey(w: World, keys: FarmKeys) -> tuple[int, list[str]]:
     w.keys = keys
     return w.hub.rekey(keys)
-
-
-def numbers(w: World, session: str = "s1") -> list[int]:
-    return [message.tasks[0].id for message in w.said(session) if isinstance(message, Submit)]
-
-
-def submit(number: int) -> Submit:
-    return Submit([Submission(number, b"x", 1.0)])
 
 
 def greet(w: World, pair: KeyPair, role: str, session: str) -> tuple[zmq.Socket[bytes], object]:
@@ -137,7 +127,7 @@ def test_who_finds_the_new_key_in_its_file_goes_on_and_loses_nothing(w: World, r
             w.until(lambda: not link.is_up)
     w.until(lambda: link.is_up and not link.unacked_bytes)
     if role == "client":
-        assert numbers(w) == list(range(200))
+        assert numbers(w.said("s1")) == list(range(200))
     else:
         assert w.said(session).count(AGENT_STATE) == 200
     assert {type(event) for event in w.events[link]} >= {Lost, Resumed}

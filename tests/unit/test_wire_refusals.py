@@ -15,7 +15,6 @@ import zmq
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import (
     PROTOCOL,
-    AgentState,
     Answer,
     AskQuestion,
     FlagReply,
@@ -23,9 +22,7 @@ from ipytaskfarm.core.messages import (
     NeedIds,
     QueueStatus,
     Refusal,
-    Submit,
 )
-from ipytaskfarm.core.messages.task_types import Submission
 from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.transport import wire
 from ipytaskfarm.transport.handshake import Hello, Refuse, Welcome, WhoAreYou
@@ -33,7 +30,7 @@ from ipytaskfarm.transport.hub import Hub
 from ipytaskfarm.transport.keys import KeyPair, make_keypair
 from ipytaskfarm.transport.peer import Link, Refused
 from ipytaskfarm.transport.reliable_session import HEADER, PacketKind
-from tests.support.wire_world import World, body, world
+from tests.support.wire_world import AGENT_STATE, World, body, hello, numbers, submit, world
 
 
 @pytest.fixture
@@ -42,23 +39,12 @@ def w() -> Iterator[World]:
         yield it
 
 
-def numbers(messages: list[object]) -> list[int]:
-    return [message.tasks[0].id for message in messages if isinstance(message, Submit)]
-
-
-def submit(number: int) -> Submit:
-    return Submit([Submission(number, b"x", 1.0)])
-
-
 def refusal(w: World, link: Link) -> Refuse:
     """The refusal with which a link ended."""
     (event,) = w.until(lambda: w.of(link, Refused))
     assert not link.is_up
     assert link.next_deadline() == float("inf")
     return event.refuse
-
-
-AGENT_STATE = AgentState("node", 1, 2, 3, "linux", "3.11", [])
 
 
 def test_a_file_that_others_can_read_ends_the_link(w: World) -> None:
@@ -121,11 +107,6 @@ def _is_closed(sock: socket.socket) -> bool:
         return False
     except OSError:
         return True
-
-
-def hello(role: str = "client", session: str = "raw", **changes: object) -> Hello:
-    greeting = Hello(PROTOCOL, "0.1.0", "3.11", role, session, None, 0, 0)
-    return msgspec.structs.replace(greeting, **changes)
 
 
 def greeted(w: World, pair: KeyPair, greeting: Hello | None = None) -> zmq.Socket[bytes]:

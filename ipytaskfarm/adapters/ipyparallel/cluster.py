@@ -15,7 +15,6 @@ from ipytaskfarm.deployment.farm import Farm
 from ipytaskfarm.settings.checks import Agents
 from ipytaskfarm.system.process import usable_cores
 
-LOCAL = ("local", None)
 OF_OTHER_PROCESSES = {
     "profile_dir": "profile= or cluster_id= name the farm",
     "ipython_dir": "IPYTASKFARM_HOME is the folder of farms",

@@ -17,7 +17,8 @@ class ViewBackend(FarmBackend):
     """Runs the batches of `Parallel` calls as tasks on the engines of a view."""
 
     def __init__(self, view: ChoosesEngines | None = None, nesting_level: int | None = None, **rules: Any) -> None:
-        """
+        """Create the backend.
+
         Args:
             view: a load-balanced view; None: all engines of the farm "default", or of a farm of this process if that
                 does not run.

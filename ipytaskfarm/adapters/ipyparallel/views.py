@@ -467,9 +467,9 @@ class BroadcastView(DirectView):
     """A direct view, under the name that ipyparallel has for views of very many engines."""
 
     def __init__(self, client: SendsCalls, targets: Any = "all", is_coalescing: bool = False, **flags: Any) -> None:
-        """is_coalescing: the answers of several engines may come in one message.
+        """Create the view.
 
-        They do here with either value, as far as an agent has them together.
+        is_coalescing: whether the answers of several engines may come in one message; here they may in either case.
         """
         self.is_coalescing = is_coalescing
         super().__init__(client, targets, **flags)

@@ -270,7 +270,7 @@ def _answer_or_queue(
 def answer_resource_requests(farm: SchedulerState, out: Decision) -> None:
     """Answer requests that wait for resources of nodes where resources were freed.
 
-    They come before tasks that have not begun.
+    These requests come before tasks that have not begun.
     """
     for session in farm.agents.changed:
         agent = farm.agents.by_session.get(session)

@@ -182,7 +182,9 @@ def on_abort(farm: SchedulerState, session: str, n: int, question: AbortTasks, n
     for task_id in dict.fromkeys(question.ids):
         holder = farm.tasks.holder(task_id)
         task = farm.tasks.unfinished.get(holder)
-        if task is not None:
+        if task is not None and not question.running and task.state is State.PENDING:
+            outcomes.append((task_id, "running"))
+        elif task is not None:
             outcomes.append((task_id, "aborted"))
             if holder != task_id:
                 items.setdefault(holder, []).append(task_id)
@@ -324,7 +326,7 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
         indexes = [task_id - chunk - 1 for task_id in cleared]
         forget_items(farm, chunk, indexes)
         out.saves.append(SaveSeparate(chunk, indexes))
-    # A chunk goes with the last of its items.
+    # A chunk is forgotten with the last of its items.
     for chunk in sorted({*items, *parents}):
         if chunk in tasks.finals and not chunks.size(chunk) and chunk not in chunks.parts:
             forget(farm, chunk)

@@ -82,7 +82,7 @@ def _may_move(farm: SchedulerState, task: TaskEntry, seen: set[int]) -> bool:
 def _any_may_move(farm: SchedulerState, needed: set[int], seen: set[int]) -> bool:
     """Return whether any of these tasks, or of those that they wait for directly or indirectly, may move.
 
-    After `LOOKED_AT_MAX` tasks one is assumed to."""
+    After `LOOKED_AT_MAX` tasks, the rest is not examined, and the answer is yes."""
     waiting = list(needed - seen)
     seen |= needed
     while waiting:

@@ -1,8 +1,8 @@
 """Freezing: an engine on which an attempt has failed keeps the frames for a debugger.
 
-The engine freezes itself as soon as the attempt has failed, so that nothing changes what it keeps. Here it is decided
-whether it is kept. A kept engine leaves the pool at once: its slot is filled again, and its other runs go elsewhere.
-It is ended when nobody has used it for a while, when it is released, and when its agent leaves.
+The engine freezes itself as soon as the attempt has failed, so that nothing changes what it keeps. This module
+decides whether the engine is kept. A kept engine leaves the pool at once: its slot is filled again, and its other runs
+go elsewhere. It is ended when nobody has used it for a while, when it is released, and when its agent leaves.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _why_not(farm: SchedulerState, engine: EngineEntry) -> str:
 
 
 def _freeze(farm: SchedulerState, engine: EngineEntry, run: FrozenRun, now: Now, out: Decision) -> None:
-    """Take an engine out of the pool, and settle all that it was still to do."""
+    """Take an engine out of the pool, and settle the runs and the commands that it holds."""
     unused_s = 0.0
     agent = farm.agents.by_session.get(engine.agent)
     if run.used_s:
@@ -114,7 +114,7 @@ def end_unused(farm: SchedulerState, name: Incarnation, now: Now, out: Decision)
 
 
 def end_frozen(farm: SchedulerState, frozen: FrozenEngine, why: str, out: Decision) -> None:
-    """Tell a frozen engine's agent to end it.  It counts until it is gone."""
+    """Tell the agent of a frozen engine to end the engine, which counts as frozen until it is gone."""
     if frozen.ending:
         return
     frozen.ending = why

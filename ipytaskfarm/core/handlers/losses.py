@@ -80,8 +80,9 @@ def _note_frozen_lost(farm: SchedulerState, frozen: FrozenEngine, event: EngineD
 def _may_have_begun(farm: SchedulerState, engine: EngineEntry, upto: tuple[int, int] | None) -> set[RunKey | None]:
     """Return the runs of an engine that may have begun, if its flight recorder does not tell.
 
-    After a reboot the recorder tells `upto` which place it let the engine begin (`system.flight_recorder`). The first
-    unanswered run needs no such leave. Coroutine tasks run from their hand-out on.
+    upto: after a reboot, the last place that the engine was allowed to begin, by its flight recorder
+    (`system.flight_recorder`). The first unanswered run needs no such permission. Coroutine tasks run from their
+    hand-out on.
     """
     if upto is None or engine.concurrent:
         return set(engine.assigned)
@@ -277,7 +278,7 @@ def agent_silent(farm: SchedulerState, agent: AgentEntry, now: Now) -> None:
 
 
 def agent_gone(farm: SchedulerState, agent: AgentEntry, why: str, now: Now, out: Decision) -> None:
-    """Wait no lease for an agent that will never be heard again.
+    """Stop waiting for the lease of an agent that will never be heard again.
 
     An agent that is started in its folder finds the flight recorders, and reports on its engines; it has `SUCCESSOR_S`.
     """

@@ -94,7 +94,7 @@ def _keep(farm: SchedulerState, engine_id: int, keeping: Keeping, out: Decision)
         return
     other = farm.requests.kept.get(keeping.kept_on)
     if other is None or command.number not in other.commands:
-        out.saves.append(command)  # for the first engine, or again: what no engine needs is deleted
+        out.saves.append(command)  # for the first engine, or again: the store deletes a command that no engine needs
     keeping.kept_on = engine_id
     out.saves.append(SaveKeptOn(engine_id, command.number))
     going = kept.superseded_by(command)
@@ -107,7 +107,7 @@ def _keep(farm: SchedulerState, engine_id: int, keeping: Keeping, out: Decision)
 
 
 def drop_excess(farm: SchedulerState, engine_id: int, kept: KeptOnEngine, out: Decision) -> None:
-    """Keep the oldest commands no longer where there are more than may be kept."""
+    """Drop the oldest commands of an engine id that has more than may be kept."""
     for number in kept.excess():
         dropped = kept.remove(number)
         if dropped is not None:
@@ -143,7 +143,7 @@ def failure_in(body: bytes) -> str:
     return f"{failure.etype}: {failure.value}"[:NOTE_MAX]
 
 
-# -- doing it again
+# -- repeating commands
 
 
 def prepare_engine(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
@@ -206,7 +206,7 @@ def _notice(engine: EngineEntry, kept: KeptOnEngine) -> str:
 
 
 def note_ended(farm: SchedulerState, engine: EngineEntry, how: str, known: bool, out: Decision) -> None:
-    """Record how an engine ended that is being replaced.
+    """Record how an engine that is being replaced has ended.
 
     `known`: the engine ended by itself or because of its own work. A command during which replacements end is given up.
     """

@@ -106,7 +106,7 @@ def on_end(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: En
         return True
     is_other = _is_at(other.place, engine, run)
     if not is_other and not task.is_current(engine.name, run):
-        return True  # of neither
+        return True  # the run is neither of the two
     if ended.outcome:
         row = AttemptRow(
             ended.attempt, engine.id, engine.node, ended.started_s, ended.started_s + ended.run_s, ended.outcome,

@@ -88,7 +88,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
                 # Most tasks of a message have the same rules: they share one object, which is checked once, and their
                 # class is found at once.
                 if rules != last:
-                    last, fault = rules, why_rules_not_storable(rules)
+                    last, fault = rules, why_rules_not_storable(rules, farm.clients.storable_rules)
                 rules = last
             if submission.needs is not None:
                 edges = submission.needs if submission.needs != edges else edges
@@ -99,7 +99,10 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
 
 
 def _with_sound_items(submission: Submission, block: Block) -> Submission:
-    """Return a submission whose items have ids of its block.  What runs an item of a chunk is made here alone."""
+    """Return a submission of which all items have ids of its block.
+
+    Only the controller makes tasks that run one item of a chunk: a client's `part` is dropped.
+    """
     items = min(max(0, submission.items), block.last - submission.id)
     if items == submission.items and submission.part is None:
         return submission

@@ -86,8 +86,10 @@ def on_tasks(farm: SchedulerState, session: str, n: int, question: ListTasks, no
 def _chosen(
     farm: SchedulerState, question: ListTasks, ids: list[int] | None, states: frozenset[State]
 ) -> tuple[Iterable[int], list[int], int, int | None]:
-    """Return the ids of a page's rows, the same by acceptance where only the last are wanted, how many are left out,
-    and where the next page begins.
+    """Choose the rows of a page.
+
+    Returns (their ids, the same ids by acceptance where only the last ones are wanted, the number of rows that are left
+    out, where the next page begins).
 
     The names of ended tasks are only in the store: rows of other names are dropped there."""
     tasks, last, name = farm.tasks, question.last, question.name
@@ -101,7 +103,7 @@ def _chosen(
         return task is None or name_of(task) == name
 
     if ids is None and last > 0:
-        # Of a million rows fifty are wanted: the others are not even looked at.
+        # The caller may want fifty of a million rows: the others are not examined.
         most = ROWS_MAX if name is not None else min(last, ROWS_MAX)
         order, end = tasks.order.latest(most, tasks.is_known, is_wanted, question.after, LOOKED_AT_MAX)
         if name is None and question.state != "aborted":

@@ -237,7 +237,7 @@ class SetUp(msgspec.Struct, frozen=True, tag=True):
 
 
 class Frozen(msgspec.Struct, frozen=True, tag=True):
-    """An engine has frozen itself after a failed attempt. It says so again when it is used by a console."""
+    """An engine has frozen itself after a failed attempt. The message is repeated when a console uses the engine."""
 
     engine: Incarnation
     run: FrozenRun

@@ -77,12 +77,12 @@ class ReadTask(msgspec.Struct, frozen=True, tag=True):
 
 
 class AbortTasks(msgspec.Struct, frozen=True, tag="Abort"):
-    """Question: end these tasks.  Answer: `Aborted`, one outcome per id."""
+    """Question: end these tasks, running ones and chunks only if `running`.  Answer: `Aborted`, an outcome per id."""
 
     ids: list[int]
     interrupt: bool = True
     reason: str = ""
-    """The reason for people."""
+    running: bool = True
 
 
 class Clear(msgspec.Struct, frozen=True, tag=True):

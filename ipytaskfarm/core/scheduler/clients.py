@@ -6,7 +6,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 
 from ..messages import Retried
-from ..messages.task_types import Final
+from ..messages.task_types import Final, Rules
 from ..saves import SaveBlock, SaveLeft
 from .decision import Decision
 
@@ -114,6 +114,8 @@ class ClientRegistry:
     """(session, number of its question) -> tasks that are read from the store, to be submitted again."""
     retried: dict[str, Retried] = field(default_factory=dict)
     """"session n" of a `Retry` -> the answer.  A client that repeats the question gets the same answer."""
+    storable_rules: set[Rules] = field(default_factory=set)
+    """Rules of earlier tasks that can be stored, see `core.validation.why_rules_not_storable`."""
 
     def of(self, session: str) -> ClientEntry:
         """Return the client of a session; it is made if it is new."""

@@ -67,7 +67,7 @@ from .events import (
     StoreRoom,
     Tick,
 )
-from .failed_answers import AnswerFailed
+from .failed_answers import AnswerFailed, MessageFailed
 from .invariants import check
 from .placement import dispatch
 from .recycling import settle_jobs
@@ -304,16 +304,28 @@ class Scheduler:
     def turn(self, events: Iterable[tuple[str, Event]], now: Now) -> Decision:
         """Handle the events, run the timers that are due, and assign tasks.
 
-        The next event is asked for when the one before it was handled: the caller may measure what each has cost."""
+        The next event is asked for when the one before it was handled: the caller may measure what each has cost.
+
+        Raises:
+            AnswerFailed: a question or a command met a bug.
+            MessageFailed: another message or event of a peer met a bug.
+        """
         out = Decision()
         farm = self.farm
         farm.mono_s = now.mono_s
         for session, message in events:
-            event = validated(farm, session, message, now)
-            if event is not None:
-                HANDLERS[type(event)](farm, session, event, now, out)
-            else:
-                _note_dropped(farm, session, message, out)
+            try:
+                event = validated(farm, session, message, now)
+                if event is not None:
+                    HANDLERS[type(event)](farm, session, event, now, out)
+                else:
+                    _note_dropped(farm, session, message, out)
+            except AnswerFailed:
+                raise
+            except Exception as error:
+                if not session:  # an event of the controller itself
+                    raise
+                raise MessageFailed(session, type(message).__name__, error) from error
         timers.on_tick(farm, "", Tick(), now, out)
         _settle(farm, now, out)
         dispatch(farm, now, out)

@@ -1,0 +1,78 @@
+"""What a farm's supervisor says to other processes: whether it starts the controller again, and when.
+
+A client that finds no controller waits for it as long as the supervisor says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..core import errors
+from .farm_paths import ConnectionInfo, is_stale, process_started, read_private
+
+PROCESSES_FILE = "processes.json"
+"""In the farm's folder: the supervisor's records of itself and of the processes that it started."""
+SUPERVISOR = "supervisor"
+OWNER = "owner"
+"""The supervisor's own kind among the processes: `SUPERVISOR` is a command, which may be ended; `OWNER` is a `Farm`'s
+Python process, which may not."""
+
+
+def own_record(kind: str, log: str) -> dict[str, Any]:
+    """Return this process's record as the supervisor of a farm."""
+    return {"kind": kind, "pid": os.getpid(), "started": process_started(), "log": log}
+
+
+def with_intent(record: dict[str, Any], again_s: float | None, ends: bool) -> dict[str, Any]:
+    """Return a supervisor's record with what it is about to do.
+
+    again_s: monotonic time at which it starts the controller again; None: the controller runs, or is being started.
+    ends: whether the farm is being stopped, so that nothing is started any more.
+    """
+    return {**record, "again_s": again_s, "ends": ends}
+
+
+def read_processes(folder: Path) -> list[dict[str, Any]]:
+    """Return the last supervisor's records of itself and of the processes that it started."""
+    try:
+        records = json.loads(read_private(folder / PROCESSES_FILE))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return []
+    return [record for record in records if isinstance(record, dict) and "pid" in record]
+
+
+def is_alive(record: dict[str, Any]) -> bool:
+    """Return whether a recorded process lives."""
+    return process_started(int(record["pid"])) == record.get("started")
+
+
+def comes_back(folder: Path | None, read_info: Callable[[], ConnectionInfo]) -> str:
+    """Return how a farm whose controller has ended comes back, for people.
+
+    Args:
+        folder: the farm's folder; None: it is not known.
+        read_info: reads the farm's connection file.
+
+    Returns:
+        "" if nobody starts the controller again, or if it lives, as far as this process can tell.
+    """
+    try:
+        if not is_stale(read_info()):
+            return ""
+    except (errors.ConnectionError, OSError):
+        pass  # there is no connection file, or none that can be read
+    try:
+        records = read_processes(folder) if folder is not None else []
+    except (errors.TaskFarmError, OSError):
+        return ""  # the folder is another user's
+    for record in records:
+        if record.get("kind") in (SUPERVISOR, OWNER) and is_alive(record) and not record.get("ends"):
+            left_s = (record.get("again_s") or 0.0) - time.monotonic()
+            when = f"in {left_s:.0f} s" if left_s >= 1.0 else "now"
+            return f"its supervisor (pid {record['pid']}) starts its controller again {when}"
+    return ""
