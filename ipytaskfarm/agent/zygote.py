@@ -303,7 +303,7 @@ def tail(path: Path, limit: int = 4096, since: int = 0) -> str:
 
     Args:
         path: the file.
-        limit: at most so many bytes.
+        limit: the largest number of bytes.
         since: nothing before this position.
     """
     try:
