@@ -37,6 +37,7 @@ from ..core.requirements import Allotment, Environment, Recycle
 from ..core.scheduler.clock import Now
 from ..core.scheduler.decision import Assignment, Decision, ToRun
 from ..core.scheduler.events import Event, Gone, Joined, LookedUp, Silent, Tick
+from ..core.scheduler.failed_answers import MessageFailed
 from ..core.scheduler.restore import restored_farm
 from ..core.scheduler.scheduler import Scheduler
 from ..core.scheduler.settings import SchedulerSettings
@@ -153,8 +154,14 @@ class SteppedFarm:
             self.restate(agent)
 
     def handle(self, event: Event, session: str = "") -> Decision:
-        """Make one turn, with everything that the shell does with its decision."""
-        out = self.scheduler.handle(event, self.now, session)
+        """Make one turn, with everything that the shell does with its decision.
+
+        An exception is raised as it is: a controller keeps the peer away whose message has met it, a test fails.
+        """
+        try:
+            out = self.scheduler.handle(event, self.now, session)
+        except MessageFailed as failure:
+            raise (failure.__cause__ or failure) from None
         self.scheduler.check()
         self.store.commit(out.saves)
         for assignment in out.assignments:

@@ -9,9 +9,11 @@ import pytest
 
 from ipytaskfarm.core import limits, messages as m
 from ipytaskfarm.core.handlers import clients, commands
+from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.task_types import JobSpec, Rules
 from ipytaskfarm.core.scheduler import open_questions, task_messages
 from ipytaskfarm.core.scheduler.events import Gone
+from ipytaskfarm.core.states import Reason
 from tests.support.simulated_farm import SimFarm, farm_with_engines, move, one_engine
 
 FEW = limits.CountLimits(
@@ -128,7 +130,7 @@ def test_a_job_without_tasks_is_not_kept(sim: SimFarm) -> None:
 
 
 def test_a_large_job_is_aborted_over_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ipytaskfarm.core.scheduler.scheduler.ABORTED_AT_ONCE", 4)
+    monkeypatch.setattr("ipytaskfarm.core.scheduler.scheduler.CONSEQUENCES_AT_ONCE", 4)
     sim = farm_with_engines(0)
     first = sim.ids().first
     for task_id in range(first, first + 20):
@@ -142,6 +144,41 @@ def test_a_large_job_is_aborted_over_several_turns(monkeypatch: pytest.MonkeyPat
         sim.advance(0.0)
     assert not sim.scheduler.farm.tasks.unfinished
     assert not sim.scheduler.farm.jobs.to_abort
+
+
+@pytest.mark.parametrize("fails", [True, False])
+@pytest.mark.parametrize("join", [True, False])
+@pytest.mark.parametrize("dies", [True, False])
+def test_many_dependents_are_told_over_several_turns(
+    fails: bool, join: bool, dies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipytaskfarm.core.scheduler.scheduler.CONSEQUENCES_AT_ONCE", 4)
+    sim = farm_with_engines(0)
+    first = sim.ids().first
+    sim.submit(first)
+    for task_id in range(first + 1, first + 21):
+        sim.submit(task_id, needs=Needs(after=(first,), join=join))
+    sim.ask(m.MarkTasksFailed(first) if fails else m.MarkTasksDone(first, b""))
+    waiting = [task for task in sim.scheduler.farm.tasks.unfinished.values() if task.waits_for]
+    assert 15 <= len(waiting) < 20
+    cleared = sim.ask(m.Clear([first]))
+    assert isinstance(cleared, m.Cleared)
+    assert cleared.needed == [first], "the others have to know how it ended"
+    if dies:
+        sim.crash()
+        sim.join_client()
+    for _ in range(12):
+        sim.advance(0.0)
+    tasks = sim.scheduler.farm.tasks
+    if fails:
+        assert [tasks.finals[task_id] for task_id in range(first + 1, first + 21)] == [Reason.NEEDED] * 20
+    elif join:
+        assert not tasks.unfinished
+    else:
+        assert len(tasks.unfinished) == 20
+        assert not any(task.waits_for for task in tasks.unfinished.values())
+    assert not isinstance(sim.ask(m.Clear([first])), m.Refusal)
+    assert first not in sim.scheduler.farm.tasks.finals
 
 
 def test_clients_that_go_look_through_nothing_of_others(sim: SimFarm) -> None:

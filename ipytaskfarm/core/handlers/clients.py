@@ -290,7 +290,7 @@ def grace_of(farm: SchedulerState, task: TaskEntry) -> float:
 
 def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: Now, out: Decision) -> None:
     """Forget ended tasks.  Their ids are not given again."""
-    tasks, chunks, consumers = farm.tasks, farm.tasks.chunks, farm.graph.consumers
+    tasks, chunks, is_needed = farm.tasks, farm.tasks.chunks, farm.graph.is_needed
     items: dict[int, list[int]] = {}
     end: int | None = None
     if question.ids is None:
@@ -298,23 +298,23 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
         if len(ended) > ROWS_MAX:
             ended, end = ended[:ROWS_MAX], ended[ROWS_MAX - 1]
         needed_chunks = _needed_chunks(farm) if chunks.items else set()
-        ids = [i for i in ended if i not in consumers and i not in tasks.kept and i not in needed_chunks]
-        items = {c: [i for i in chunks.ids(c) if i not in consumers] for c in ended if c in needed_chunks}
+        ids = [i for i in ended if not is_needed(i) and i not in tasks.kept and i not in needed_chunks]
+        items = {c: [i for i in chunks.ids(c) if not is_needed(i)] for c in ended if c in needed_chunks}
         refusals = [*farm.tasks.refusals] if question.after < 0 else []
         missing: list[int] = []
         unfinished: list[int] = []
         needed: list[int] = []
     else:
         asked = list(dict.fromkeys(question.ids))
-        ids = [i for i in asked if i in farm.tasks.finals and i not in chunks.items and i not in consumers]
+        ids = [i for i in asked if i in farm.tasks.finals and i not in chunks.items and not is_needed(i)]
         for task_id in asked:
             holder = tasks.holder(task_id)
             if holder in tasks.finals and holder in chunks.items:
                 of_chunk = [*chunks.ids(holder)] if holder == task_id else [task_id]
-                items.setdefault(holder, []).extend(i for i in of_chunk if i not in consumers)
+                items.setdefault(holder, []).extend(i for i in of_chunk if not is_needed(i))
         refusals = [i for i in asked if i in farm.tasks.refusals]
         unfinished = [i for i in asked if tasks.holder(i) in farm.tasks.unfinished]
-        needed = [i for i in asked if i in consumers and tasks.holder(i) in tasks.finals]
+        needed = [i for i in asked if is_needed(i) and tasks.holder(i) in tasks.finals]
         missing = [i for i in asked if not farm.tasks.is_known(i)]
     count = len(refusals) + sum(map(chunks.size, ids)) + sum(map(len, items.values()))
     parents = {tasks.of_parts[i] for i in ids if i in tasks.of_parts}

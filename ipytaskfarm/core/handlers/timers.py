@@ -27,7 +27,7 @@ from .second_copies import look_for_slow_runs
 from .view import tell_followers
 
 TIMERS: dict[str, Callable[[SchedulerState, Any, Now, Decision], None]] = {
-    "aborts": lambda farm, _, now, out: None,  # each turn goes on with them
+    "consequences": lambda farm, _, now, out: None,  # each turn goes on with them
     "balance": lambda farm, _, now, out: balance(farm, now, out),
     "changes": lambda farm, _, now, out: tell_followers(farm, now, out),
     "copies": lambda farm, _, now, out: look_for_slow_runs(farm, now, out),

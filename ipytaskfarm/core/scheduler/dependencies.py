@@ -20,7 +20,7 @@ class DependencyGraph:
     dependents: dict[int, list[int]] = field(default_factory=dict)
     """Task -> the tasks that wait for it, possibly with some that have ended in the meantime."""
     ended: deque[int] = field(default_factory=deque)
-    """Tasks that have ended in this turn, and of which the dependents have not been told."""
+    """Tasks that have ended, and of which not all dependents have been told; those are left in `dependents`."""
     consumers: dict[int, int] = field(default_factory=dict)
     """Task -> how many unfinished tasks take its result; such a result is not cleared."""
     ready_joins: deque[int] = field(default_factory=deque)
@@ -35,6 +35,10 @@ class DependencyGraph:
             self.dependents[task_id] = [waiting]
         else:
             dependents.append(waiting)
+
+    def is_needed(self, task_id: int) -> bool:
+        """Return whether the end of an ended task, or its result, still matters to others: it is not cleared then."""
+        return task_id in self.consumers or task_id in self.dependents
 
     def add_consumer(self, sources: Iterable[int]) -> None:
         """Count one more unfinished task that uses the results of these tasks."""

@@ -38,25 +38,39 @@ def why_refused(farm: SchedulerState, task_id: int, needs: Needs) -> str:
     return ""
 
 
-def settle(farm: SchedulerState, now: Now, out: Decision) -> None:
-    """Continue or end the tasks that wait for ended ones. Called at the end of a turn."""
-    while farm.graph.ended or farm.graph.ready_joins:
-        while farm.graph.ready_joins:
-            task = farm.tasks.unfinished.get(farm.graph.ready_joins.popleft())
+def settle(farm: SchedulerState, most: int, now: Now, out: Decision) -> int:
+    """Continue or end the tasks that wait for ended ones, and return how many were looked at. Called at the end of a
+    turn.
+
+    After `most` of them it stops; the next turn goes on. After a restart the others find out anew what has ended.
+    """
+    graph, count = farm.graph, 0
+    while count < most and (graph.ended or graph.ready_joins):
+        count += 1
+        if graph.ready_joins:
+            task = farm.tasks.unfinished.get(graph.ready_joins.popleft())
             if task is not None and not task.waits_for:
                 finish(farm, task, final_of_join(task, now), out)
-        if farm.graph.ended:
-            _tell_dependents(farm, farm.graph.ended.popleft(), now, out)
+        elif graph.ended[0] in farm.tasks.unfinished or not graph.dependents.get(graph.ended[0]):
+            # All were told; or the task was reopened in the same turn, and its dependents go on waiting.
+            ended = graph.ended.popleft()
+            if ended in graph.dependents and not graph.dependents[ended]:
+                del graph.dependents[ended]
+        else:
+            waiting = graph.dependents[graph.ended[0]]
+            told = waiting[: most - count + 1]
+            del waiting[: len(told)]
+            _tell_dependents(farm, graph.ended[0], told, now, out)
+            count += len(told)
+    return count
 
 
-def _tell_dependents(farm: SchedulerState, ended: int, now: Now, out: Decision) -> None:
-    if ended in farm.tasks.unfinished:  # the task was reopened in the same turn: its dependents go on waiting
-        return
+def _tell_dependents(farm: SchedulerState, ended: int, dependents: list[int], now: Now, out: Decision) -> None:
     holder = farm.tasks.holder(ended)
     reason = Reason.REFUSED if ended in farm.tasks.refusals else farm.tasks.finals.get(holder, "")
     tasks = farm.tasks.unfinished
     items = farm.tasks.chunks.items.get(ended, 0)
-    for task_id in farm.graph.dependents.pop(ended, ()):
+    for task_id in dependents:
         task = tasks.get(task_id)
         left = task.waits_for if task is not None else None
         if task is None or not left or ended not in left:

@@ -42,6 +42,8 @@ def check(farm: SchedulerState) -> None:
             if place.since_s is not None:
                 running[place.engine] = running.get(place.engine, 0) + 1
         elif task.task_class is None and not task.waits_for and task.job not in farm.jobs.paused:
+            if task_id in farm.graph.ready_joins:
+                continue
             of_cache = type(place) is Queued and place.why is Waiting.CACHE and _is_looked_after(farm, task_id)
             assert of_cache or any(t[2] == "rejoin" and t[3] == task_id for t in farm.timers.heap), (
                 f"task {task_id} waits for nothing"

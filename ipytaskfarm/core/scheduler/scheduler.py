@@ -125,8 +125,8 @@ QUESTIONS: dict[type, Answerer] = {
 
 STORED = (m.SendToTask, m.SetSticky, m.MarkTasksDone)
 """The questions with data of any size for the store: refused like new tasks while the disk has no room."""
-ABORTED_AT_ONCE = 2_000
-"""How many tasks are aborted with their jobs in one turn."""
+CONSEQUENCES_AT_ONCE = 2_000
+"""How many tasks are aborted with their jobs, or told that a task has ended for which they wait, in one turn."""
 READ_ONLY = (
     m.FetchResults, m.QueueStatus, m.ListTasks, m.ExplainTasks, m.Stuck, m.FindJobs, m.ProgressOf, m.ListRunning,
     m.ListEngines, m.ListCommandQueues, m.FarmStatus, m.ListSticky, m.ListKept,
@@ -351,12 +351,12 @@ def _settle(farm: SchedulerState, now: Now, out: Decision) -> None:
         freezing.settle_offered(farm, now, out)
     if farm.lifecycle.stopping:
         lifecycle.look_for_the_end(farm, now, out)
-    aborts_left = ABORTED_AT_ONCE
-    while farm.graph.ended or farm.graph.ready_joins or (farm.jobs.to_abort and aborts_left > 0):
-        graph.settle(farm, now, out)
-        aborts_left -= clients.abort_with_jobs(farm, aborts_left, now, out)
-    if farm.jobs.to_abort:
-        farm.timers.set(now.mono_s, "aborts")
+    left = CONSEQUENCES_AT_ONCE
+    while left > 0 and (farm.graph.ended or farm.graph.ready_joins or farm.jobs.to_abort):
+        left -= graph.settle(farm, left, now, out)
+        left -= clients.abort_with_jobs(farm, left, now, out) if left > 0 else 0
+    if farm.graph.ended or farm.graph.ready_joins or farm.jobs.to_abort:
+        farm.timers.set(now.mono_s, "consequences")
     if farm.second_copies.groups:
         second_copies.arm_look(farm, now)
     if farm.second_copies.to_stop:
