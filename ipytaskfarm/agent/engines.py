@@ -269,10 +269,12 @@ class EngineProcesses:
         return self._by_incarnation.get(incarnation)
 
     def frozen_kernel(self, incarnation: Incarnation) -> str:
-        """Return the connection file of a frozen engine's kernel. "": there is no such engine."""
+        """Return the connection file of a frozen engine's kernel. "": there is no such engine.
+
+        The controller knows which engines are frozen, perhaps from a result that was read before the engine's message.
+        """
         engine = self._by_incarnation.get(incarnation)
-        is_there = engine is not None and engine.frozen is not None and engine.phase is not EnginePhase.GONE
-        return engine.connection_file if engine is not None and is_there else ""
+        return engine.connection_file if engine is not None and engine.phase is not EnginePhase.GONE else ""
 
     @property
     def any_left(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -17,8 +16,7 @@ from ..core.messages.task_types import Final
 from ..core.text import Text, text_of
 from ..display import cache_text
 from ..display.tables import Table
-from ..serialization.cache import blob_digests
-from ..storage.blobs import mapped
+from ..serialization.cache import damage_of
 from .ids import task_id
 from .operate import mark_failed
 from .results import TaskResult, decode_body
@@ -201,9 +199,8 @@ def _read(final: Final) -> tuple[TaskResult, str]:
     body = decode_body(final)
     result = TaskResult(final, body)
     try:
-        for digest in blob_digests(body.value or b""):
-            if hashlib.sha256(mapped(digest)).digest() != digest:
-                return result, f"its large value {digest.hex()[:12]}… does not have its digest"
+        if why := damage_of(body.value or b""):
+            return result, why
         result.result  # noqa: B018 - it is unpacked
     except BlobMissing as error:
         return result, str(error)

@@ -404,6 +404,16 @@ def _digest(body: bytes, blobs: str) -> bytes:
     return hashlib.sha256(body + blobs.encode()).digest()
 
 
+def entries_in(path: Path) -> int:
+    """Return the number of entries in a cache's file; 0 if there is none, or it cannot be read."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            count: int = db.execute("SELECT count(*) FROM entries").fetchone()[0]
+            return count
+    except sqlite3.Error:
+        return 0
+
+
 def needed_by_cache(path: Path, digests: Sequence[str]) -> set[str]:
     """Return those of these blobs that entries need.  Any thread may call this."""
     if not path.exists():
