@@ -22,7 +22,7 @@ function Memory({ engine }) {
   if (engine.memory === null || engine.memory === undefined) return "";
   if (!engine.memory_limit) return size(engine.memory);
   const share = engine.memory / engine.memory_limit;
-  return html`${size(engine.memory)} <small class="tf-muted">of ${size(engine.memory_limit)}</small><${Bar} parts=${[[share > 0.9 ? "failed" : "running", Math.min(1, share)]]} label=${`${Math.round(share * 100)} % of the memory limit`} />`;
+  return html`${size(engine.memory)} <small class="tf-muted tf-optional">of ${size(engine.memory_limit)}</small><${Bar} parts=${[[share > 0.9 ? "failed" : "running", Math.min(1, share)]]} label=${`${Math.round(share * 100)} % of the memory limit`} />`;
 }
 
 function Frozen({ model, engine }) {
