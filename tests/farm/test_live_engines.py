@@ -37,4 +37,8 @@ def test_memory_is_told_with_its_limit_and_frozen_engines_with_their_end() -> No
         fold = FarmFold()
         fold.engine_page(_page(farm))
         (frozen,) = fold.picture.data["frozen"]
-        assert (frozen["task"], frozen["error"], frozen["state"]) == (broken, "ZeroDivisionError: division by zero", "frozen")
+        assert (frozen["task"], frozen["error"], frozen["state"]) == (
+            broken,
+            "ZeroDivisionError: division by zero",
+            "frozen",
+        )
