@@ -18,8 +18,8 @@ class Jupyter(Command):
     description = """
 Puts the farms into JupyterLab and Notebook 7 of this environment: the panel of the farms, the live view in a tab, the
 numbers in the status bar, and the button that runs a cell on the farm. An installed wheel does it by itself; an
-editable install needs `enable`. Jupyter's server must be started again afterwards. `status`, also without a word, says
-how it is, with exit code 1 if something is missing.
+editable install needs `enable`. Jupyter's server must be started again afterwards. `status`, or no word, shows the
+present state, with exit code 1 if something is missing.
 """
     examples = """
         ipytaskfarm jupyter enable
@@ -31,7 +31,7 @@ how it is, with exit code 1 if something is missing.
     def carry_out(self) -> int:
         words = self.extra_args or ["status"]
         if len(words) > 1 or words[0] not in ACTIONS:
-            raise UsageError(f"{' '.join(words)!r} is not to be done: {', '.join(ACTIONS)} were expected")
+            raise UsageError(f"{' '.join(words)!r} is not one of {', '.join(ACTIONS)}")
         files = this_environment()
         if words[0] == "enable":
             files.enable()

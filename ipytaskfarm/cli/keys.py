@@ -140,7 +140,8 @@ the change at once.
         roles = [name for name in words if name in (*ROLES, SERVER)]
         if roles:
             raise UsageError(
-                f"{roles[0]} is a key of the farm's own: `keys rotate {roles[0]}` shuts out who has the old"
+                f"{roles[0]} is the farm's own key: `keys rotate {roles[0]}` replaces it, and holders of the old one"
+                " lose access"
             )
         cut = enrolment.revoke(home, words)
         return self._tell(words, cut, [f"{_number(words)} revoked, {printing.number(cut, 'connection')} cut"])

@@ -110,7 +110,7 @@ def add_dependency(path: str | os.PathLike[str] | types.ModuleType) -> None:
 def _refuse_compiled(name: str) -> None:
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names or top == _OWN:
-        raise ValueError(f"add_dependency({name!r}): it is there on every engine, and goes by name: nothing is to do")
+        raise ValueError(f"add_dependency({name!r}): every engine has it, and it is sent by name: leave this call out")
     spec = getattr(sys.modules.get(name), "__spec__", None) or find_spec(name)
     origin = getattr(spec, "origin", None)
     folders = getattr(spec, "submodule_search_locations", None)

@@ -310,7 +310,7 @@ class FarmArguments(LimitArguments, total=False):
     cache_size: Annotated[
         int | str | None,
         size_setting(
-            "the most that results of tasks with cache=True may have; 0: none are kept",
+            "the most bytes that kept results of tasks with `cache=True` may have; 0: none are kept",
             means="10 GiB",
             standard=10 * 2**30,
             processes=(CONTROLLER,),

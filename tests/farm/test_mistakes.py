@@ -184,7 +184,7 @@ MISTAKES: list[Mistake] = [
     # Modules
     ("package with compiled parts", lambda w: add_dependency("numpy"), ValueError,
      "is compiled and cannot be sent: install it where engines run. Files, folders, modules and packages of Python"),
-    ("module of the standard library", lambda w: add_dependency("json"), ValueError, "nothing is to do"),
+    ("module of the standard library", lambda w: add_dependency("json"), ValueError, "leave this call out"),
     ("module that is not there", lambda w: add_dependency("nunpy"), FileNotFoundError, "no such module"),
     ("misspelt name of the package", lambda w: ipytaskfarm.TaskCleint, AttributeError,  # type: ignore[attr-defined]
      "module 'ipytaskfarm' has no attribute 'TaskCleint', did you mean 'TaskClient'?"),

@@ -15,7 +15,7 @@ ORDINARY: dict[str, str] = {
         "remove request saved send set shutdown start stop want"
     ),
     "to speak: who asks and who answers is in the struct's own sentence": "answer reply report status",
-    "a shape of data": "flag line link part number page place row rows spec string summary table text",
+    "a shape of data": "flag line link part number place row rows spec string summary table text",
     "a thing that every reader knows": "connection cpu ended error failed memory process sample work",
     "part of a phrase": "down here of to up waiting why",
 }

@@ -6,14 +6,42 @@ of the list may only be removed with a line in CHANGELOG.md that says what to us
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.public_names import PROJECT, exists, names_in, pages, text_of
+import ipytaskfarm
+from tests.support.public_names import CLASSES, PROJECT, exists, names_in, pages, text_of
 
 KEPT = (PROJECT / "tests" / "data" / "public_names.txt").read_text(encoding="utf-8").splitlines()
 PAGES = pages(PROJECT)
+FOR_OTHER_MODULES = {
+    "TaskClient": "defaults",
+    "MultiEngineClient": "execute_cell ids_of",
+    "Executor": "is_running settle settle_chunk submit_chunk submit_gathered submit_with",
+    "Job": "begin_map of_row spec_of_map text_of_going_on",
+    "TaskResult": "without",
+    "TaskFuture": "settle",
+    "CurrentTask": "answered end granted packed spawn",
+    "PendingResult": "invalidate",
+}
+"""Methods that other modules of the package call, and users do not: no page names them."""
+_MORE = {"Executor": ipytaskfarm.Executor, "Pool": ipytaskfarm.Pool, "TaskFuture": ipytaskfarm.TaskFuture}
+OF_USERS = {name: kind for name, kind in (CLASSES | _MORE).items() if inspect.isclass(kind)}
+
+
+def own_names(kind: Any) -> set[str]:
+    """Return the public names that classes of the package give to a class."""
+    own = [vars(base) for base in kind.__mro__ if base.__module__.startswith("ipytaskfarm")]
+    return {name for names in own for name in names if not name.startswith("_")}
+
+
+def is_named(name: str, text: str) -> bool:
+    """Return whether a page has a name as an attribute, as a call, or alone between backquotes."""
+    return re.search(rf"\.{name}\b|\b{name}\(|`{name}`", text) is not None
 
 
 def test_nothing_that_pages_once_named_has_gone() -> None:
@@ -26,6 +54,20 @@ def test_nothing_that_pages_once_named_has_gone() -> None:
 def test_what_a_page_names_exists(page: Path) -> None:
     missing = [name for name in sorted(names_in(text_of(page))) if not exists(name)]
     assert not missing, "write it, or mark its line 'not yet'"
+
+
+def test_every_public_name_is_on_a_page() -> None:
+    text = "\n".join(map(text_of, [*PAGES, *(PROJECT / "docs" / "from").glob("*.md")]))
+    assert not [name for name in ipytaskfarm.__all__ if not re.search(rf"\b{name}\b", text) and name != "__version__"]
+    for owner, kind in OF_USERS.items():
+        expected = own_names(kind) - set(FOR_OTHER_MODULES.get(owner, "").split())
+        assert len(expected) > 3
+        missing = sorted(name for name in expected if not is_named(name, text))
+        assert not missing, f"no page tells of these names of {owner}: add them, or give them to FOR_OTHER_MODULES"
+
+
+def test_names_for_other_modules_exist() -> None:
+    assert not {k: s for k, v in FOR_OTHER_MODULES.items() if (s := set(v.split()) - own_names(OF_USERS[k]))}
 
 
 def test_each_kind_of_name_is_found_on_a_page() -> None:

@@ -317,6 +317,8 @@ class Input(msgspec.Struct, frozen=True, array_like=True):
     failure: FailureSummary | None = None
     item: int | None = None
     """The body is that of a chunk of a map, of which the item of this index is meant."""
+    from_cache: bool = False
+    """The result was taken from the result cache: its large values are compared with their digests."""
 
 
 class Special(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -69,7 +69,7 @@ class Rules(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     freeze: bool = False
     """An engine on which an attempt fails is frozen: it keeps the attempt's frames for a debugger."""
     idempotent: bool = False
-    """A second copy of the task may run beside a slow one, and the first end counts."""
+    """A second copy of the task may run beside a slow one, and the first success counts."""
 
 
 class JobSpec(msgspec.Struct, frozen=True):

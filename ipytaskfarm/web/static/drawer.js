@@ -6,6 +6,8 @@ import { html } from "./html.js";
 
 const Text = ({ title, text }) => (text ? html`<h3>${title}</h3><pre class="tf-text" tabindex="0" aria-label=${title}>${text}</pre>` : null);
 
+const debugging = ({ id, end }) => (end.traceback ? `tc.debug(${id})                # in Python\n%task debug ${id}             # in a notebook\nipytaskfarm debug ${id}       # in a terminal` : "");
+
 function Body({ task }) {
   const { end, input } = task;
   const facts = [];
@@ -18,7 +20,7 @@ function Body({ task }) {
   if (input) facts.push(["input", size(input.bytes)]);
   return html`<p class="tf-pre">${task.why.join("\n")}</p>
     <dl class="tf-facts">${facts.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
-    ${end ? html`<${Text} title="Traceback" text=${end.traceback} /><${Text} title="Output" text=${end.stdout} /><${Text} title="Standard error" text=${end.stderr} />` : null}
+    ${end ? html`<${Text} title="Traceback" text=${end.traceback} /><${Text} title="Local variables" text=${end.variables} /><${Text} title="Debug it" text=${debugging(task)} /><${Text} title="Output" text=${end.stdout} /><${Text} title="Standard error" text=${end.stderr} />` : null}
     ${input ? html`<${Text} title="Code" text=${input.code} />${input.rules ? html`<${Text} title="Rules" text=${input.rules} />` : null}` : null}
     ${task.history.length ? html`<h3>History</h3><table><tbody>${task.history.map(([at, what, engine, more]) => html`<tr><td class="tf-muted">${clock(at, true)}</td><td>${what}</td><td>${engine === null ? "" : `engine ${engine}`}</td><td class="tf-clip tf-muted">${more}</td></tr>`)}</tbody></table>` : null}`;
 }
