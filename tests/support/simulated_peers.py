@@ -133,6 +133,8 @@ class Client(Speaker):
         self.watch_behind: list[int] = []
         self.retried: set[int] = set()
         self.cleared: set[int] = set()
+        self.not_cleared: set[int] = set()
+        """Those of which the answer said that others need them."""
         self.refused: set[int] = set()
         self.n = 0
 
@@ -198,6 +200,8 @@ class Client(Speaker):
         elif isinstance(message, m.Full):
             self.outbox.full(message, self.world.clock.mono_s)
         elif isinstance(message, m.Answer):
+            if isinstance(message.reply, m.Cleared):
+                self.not_cleared.update(message.reply.needed)
             if self.asked.pop(message.n, None) is not None and isinstance(message.reply, m.Retried):
                 for old, new in message.reply.ids:
                     self.submitted[new] = self.submitted[old]

@@ -401,7 +401,8 @@ class World:
         finals = {final.id: final for final in self.store.finals(sorted(self.client.submitted))}
         expected = self.client.submitted.keys() - self.client.cleared - self.client.refused
         # A result that other tasks needed, or a task that ran again at that moment, was not cleared.
-        kept = {source for needs in self.client.needs.values() for source in needs.takes} | self.reopened
+        kept = {source for needs in self.client.needs.values() for source in needs.takes}
+        kept |= self.reopened | self.client.not_cleared
         off = sorted((finals.keys() ^ expected) - (self.client.cleared & kept))
         assert not off, f"tasks are missing, or came back: {off}"
         again = Counter(rules.retry_of for rules in self._linked_rules() if rules is not None)
