@@ -70,15 +70,7 @@ def measure(options: Options) -> list[Row]:
             path.unlink()
             return taken_s
 
-        def argument() -> float:
-            array = make(items, next(seeds))
-            return _handed_in(tc, lambda: Task(total, args=(array,)))
-
-        def within() -> float:
-            array = make(items, next(seeds))
-            return _handed_in(tc, lambda: Task(lambda: total(array)))
-
-        contestants = {"farm": ours, "result": result, "write": write, "argument": argument, "closure": within}
+        contestants = {"farm": ours, "result": result, "write": write, **_ways_to_hand_in(tc, items, seeds)}
         if installed("ipyparallel"):
             view = stack.enter_context(_cluster(options.engines)).load_balanced_view()
             view.apply_sync(total, np.zeros(10))
@@ -96,6 +88,20 @@ def measure(options: Options) -> list[Row]:
         f"{statistics.median(slowest) * 1e3:.0f} ms"
     )
     return _rows(found, f"{8 * items / 1e6:.0f} MB")
+
+
+def _ways_to_hand_in(tc: TaskClient, items: int, seeds: Iterator[int]) -> dict[str, Callable[[], float]]:
+    """Return what measures how long a new array takes to be handed in: as an argument, and within a closure."""
+
+    def argument() -> float:
+        array = make(items, next(seeds))
+        return _handed_in(tc, lambda: Task(total, args=(array,)))
+
+    def within() -> float:
+        array = make(items, next(seeds))
+        return _handed_in(tc, lambda: Task(lambda: total(array)))
+
+    return {"argument": argument, "closure": within}
 
 
 def _handed_in(tc: TaskClient, make_task: Callable[[], Task]) -> float:
