@@ -28,6 +28,7 @@ from ..core.messages.payload import FAILURE_VALUES
 from ..core.messages.task_types import FrozenRun, Incarnation, RunKey
 from ..core.requirements import Allotment, Environment, Recycle
 from ..system.concurrent_runs import COMPANY
+from ..system.files import tail
 from ..system.flight_recorder import Recorder
 from ..system.machine import boot_id
 from ..transport.lane import AgentLane
@@ -36,7 +37,7 @@ from .node import thread_limits
 from .provisioner import ZygoteProvisioner
 from .reaping import COOKIE, Marks, reap
 from .relay import Account, Relay
-from .zygote import Child, Exit, StartError, Zygote, tail
+from .zygote import Child, Exit, StartError, Zygote
 
 log = logging.getLogger(__name__)
 

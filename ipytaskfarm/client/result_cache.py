@@ -101,7 +101,7 @@ class CacheView:
 
         Args:
             function: only entries of functions of this name.
-            last: at most so many.
+            last: the largest number of entries.
         """
         return cache_text.cache_table(self._table(function, last))
 
@@ -119,7 +119,7 @@ class CacheView:
         Args:
             function: only entries of functions of this name.
             key: only the entry of this key, or of keys that begin so.
-            older: only entries that were not used for so many seconds.
+            older: seconds; only entries that were not used for this time.
         """
         unused_s = check_seconds("older", older)
         return self._session.ask_for(ForgetCache(function, key, unused_s), NumberReply).value
@@ -168,7 +168,7 @@ def kept_results(session: Session, ids: Iterable[int]) -> dict[int, TaskResult]:
 
 
 def _run_again(session: Session, faults: Mapping[int, str]) -> None:
-    """Run tasks again whose kept results cannot be read, and wait for them.  faults: task -> why."""
+    """Run the tasks with unreadable results again, and wait for them.  faults: task -> why."""
     named = [f"task {task}: {why}" for task, why in list(faults.items())[:NAMED]]
     named += [f"and {len(faults) - NAMED:,} more"] if len(faults) > NAMED else []
     count = len(faults)

@@ -30,7 +30,7 @@ from ipytaskfarm.view.picture import PictureData
 LINGER_S = 60.0
 """How long the connection is kept without a page."""
 SILENCE_S = 5.0
-"""A follower that hears nothing for so long asks again: its session was silent, and was dropped."""
+"""A follower that hears nothing for this time asks again: its session was silent, and was dropped."""
 RETRY_S = 2.0
 ENGINES_EVERY_S, MANY_ENGINES_EVERY_S = 1.0, 2.0
 ENGINES_SHOWN = 100
@@ -42,7 +42,7 @@ TICK_S = 0.25
 FIRST_SECTIONS = frozenset({"farm", "counts", "engine_states", "causes_more", "jobs_more"})
 """A picture that has these sections has come to its beginning: everything was asked for once."""
 BEFORE_S = 300.0
-"""The stream begins so long before the connection."""
+"""The stream begins this time before the connection."""
 
 
 class Page(Protocol):

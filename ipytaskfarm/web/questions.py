@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -33,6 +32,7 @@ from ipytaskfarm.core.messages.view import (
 from ipytaskfarm.core.states import state_word
 from ipytaskfarm.core.text import text_of
 from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.system.files import tail
 from ipytaskfarm.view.fold import cause_entry, cut, engine_entry, stretch_row
 
 from .feed import FarmFeed
@@ -268,15 +268,10 @@ async def _logs(feed: FarmFeed, arguments: Arguments) -> Any:
     files = sorted(path for path in folder.glob("*.log") if path.is_file()) if folder.is_dir() else []
     wanted = arguments.get("name")
     chosen = next((path for path in files if path.stem == wanted), files[0] if files and wanted is None else None)
-    return {"names": [path.stem for path in files], "text": _tail(chosen) if chosen is not None else ""}
-
-
-def _tail(path: Path) -> str:
-    with path.open("rb") as stream:
-        size = stream.seek(0, 2)
-        stream.seek(max(0, size - LOG_BYTES))
-        text = stream.read().decode(errors="replace")
-    return long_text(text if size <= LOG_BYTES else text.partition("\n")[2])
+    return {
+        "names": [path.stem for path in files],
+        "text": long_text(tail(chosen, LOG_BYTES)) if chosen is not None else "",
+    }
 
 
 QUESTIONS: dict[str, Callable[[FarmFeed, Arguments], Awaitable[Any]]] = {

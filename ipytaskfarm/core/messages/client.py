@@ -473,7 +473,7 @@ class Fetched(msgspec.Struct, frozen=True, tag=True):
     unfinished: list[int] = []
     unknown: list[int] = []
     left: list[int] = []
-    """Ended tasks that are to be asked for again: their results were too much for one answer."""
+    """Ended tasks to ask for again: their results were too much for one answer."""
 
 
 class TaskCopy(msgspec.Struct, frozen=True, tag=True):

@@ -92,7 +92,7 @@ class FarmChanges(msgspec.Struct, frozen=True, tag=True):
     causes: list[FailureCause] = []
     jobs: list[JobProgress] = []
     stale: bool = False
-    """Whether causes and jobs are to be asked for again: ended tasks were cleared, or too much has changed."""
+    """Whether followers have to ask for causes and jobs again: ended tasks were cleared, or too much has changed."""
     held: bool = False
     stopping: bool = False
 
