@@ -61,10 +61,11 @@ def on_mark_failed(
     farm: SchedulerState, session: str, n: int, question: MarkTasksFailed, now: Now, out: Decision
 ) -> None:
     """Count a task's run as failed.  A task that has succeeded runs again."""
-    task = _own_task(farm, question.id, out)
-    if task is not None and question.only_ended:
+    if question.only_ended and farm.tasks.holder(question.id) in farm.tasks.unfinished:
         out.answer(session, n, TextReply(GOES_ON))
-    elif task is not None:
+        return
+    task = _own_task(farm, question.id, out)
+    if task is not None:
         out.answer(session, n, TextReply(_fail(farm, task, question.why, now, out)))
     elif farm.tasks.finals.get(question.id) is None and farm.tasks.chunks.of(question.id) is not None:
         text = f"task {question.id} shared its run with other items of its map; tc.restart({question.id}) repeats it"
