@@ -79,8 +79,9 @@ def five_pages() -> None:
         f"without (median of {ROUNDS} pairs, from {min(ratios):.3f} to {max(ratios):.3f}); at least 0.98 is wanted"
     )
     print(
-        f"CPU time of the controller with {PAGES} pages: {statistics.median(controllers):.3f} of the {statistics.median(plain):.2f} s "
-        f"without; the pages' server used {statistics.median(views):.2f} s for {TASKS:,} tasks"
+        f"CPU time of the controller with {PAGES} pages: {statistics.median(controllers):.3f} "
+        f"of the {statistics.median(plain):.2f} s without; "
+        f"the pages' server used {statistics.median(views):.2f} s for {TASKS:,} tasks"
     )
 
 
