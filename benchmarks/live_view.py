@@ -16,10 +16,11 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
@@ -55,23 +56,39 @@ def main() -> None:
 
 def five_pages() -> None:
     """Compare rounds with and without pages, in turns."""
-    ratios, rates = [], []
-    with farm_with_client(2) as (farm, tc), _server(str(farm.connection_file)) as url:
+    ratios, rates, controllers, plain, views = [], [], [], [], []
+    with farm_with_client(2) as (farm, tc), _server(str(farm.connection_file)) as (url, server):
+        controller = psutil.Process(json.loads(Path(farm.connection_file).read_text())["controller_pid"])
         _rate(tc)
         for turn in range(ROUNDS):
             found: dict[bool, float] = {}
+            used: dict[bool, float] = {}
             for watched in (True, False) if turn % 2 else (False, True):
-                if watched:
-                    with _pages(url, farm.name):
-                        found[watched] = _rate(tc)
-                else:
+                with _pages(url, farm.name) if watched else nullcontext():
+                    began = _cpu_s(controller), _cpu_s(server)
                     found[watched] = _rate(tc)
+                    used[watched] = _cpu_s(controller) - began[0]
+                    if watched:
+                        views.append(_cpu_s(server) - began[1])
+            controllers.append(used[True] / used[False])
+            plain.append(used[False])
             ratios.append(found[True] / found[False])
             rates.append(found[False])
     print(
         f"throughput with {PAGES} pages: {statistics.median(ratios):.3f} of {statistics.median(rates):,.0f} tasks/s "
         f"without (median of {ROUNDS} pairs, from {min(ratios):.3f} to {max(ratios):.3f}); at least 0.98 is wanted"
     )
+    print(
+        f"CPU time of the controller with {PAGES} pages: {statistics.median(controllers):.3f} "
+        f"of the {statistics.median(plain):.2f} s without; "
+        f"the pages' server used {statistics.median(views):.2f} s for {TASKS:,} tasks"
+    )
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    """Return the seconds of CPU work of a process until now."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _rate(tc: TaskClient) -> float:
@@ -85,12 +102,13 @@ def _rate(tc: TaskClient) -> float:
 
 
 @contextmanager
-def _server(connection: str) -> Iterator[str]:
+def _server(connection: str) -> Iterator[tuple[str, psutil.Process]]:
     command = [sys.executable, "-m", "ipytaskfarm", "web", "--farm", connection]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
-            yield next(line.strip() for line in iter(server.stdout.readline, "") if "http://" in line)
+            url = next(line.strip() for line in iter(server.stdout.readline, "") if "http://" in line)
+            yield url, psutil.Process(server.pid)
         finally:
             server.terminate()
 

@@ -220,6 +220,10 @@ class FarmFeed:
 
     def _on_farm_state(self, reply: Reply) -> None:
         if isinstance(reply, FarmState):
+            known = self.fold.picture.data.get("farm", {}).get("incarnation", reply.incarnation)
+            if known != reply.incarnation:  # another farm of this name: nothing of the old one is shown
+                self._begin_picture()
+                self._next = {}
             self.fold.farm_state(reply, __version__)
 
     def _on_stretches(self, reply: Reply) -> None:
