@@ -293,7 +293,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             fn: any callable.
             iterables: read at once, or as far as `buffersize` allows.
             timeout: seconds from now until the last result must be there, else TimeoutError.
-            chunksize: the number of calls in one task.
+            chunksize: the number of calls in one task; more quick calls share one, as long as `buffersize` is None.
             buffersize: the largest number of tasks whose results were not read yet; None: no limit.
         """
         if chunksize < 1:
@@ -305,7 +305,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         end_s = None if timeout is None else time.monotonic() + timeout
         known = self._functions.of(fn) if self._functions is not None else None
         if known is not None and (chunksize > 1 or buffersize is None):
-            futures = self._items(fn, iterables, None if chunksize == 1 else chunksize, known)
+            futures = self._items(fn, iterables, chunksize, buffersize is None, known)
             return values(futures, end_s, buffersize, self.cancel)
         calls: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
         if chunksize == 1:
@@ -315,14 +315,21 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         return flattened(values(parts, end_s, buffersize, self.cancel))
 
     def _items(
-        self, fn: Callable[..., Any], iterables: Sequence[Iterable[Any]], chunksize: int | None, known: KnownFunction
+        self,
+        fn: Callable[..., Any],
+        iterables: Sequence[Iterable[Any]],
+        chunksize: int,
+        grows: bool,
+        known: KnownFunction,
     ) -> Iterator[concurrent.futures.Future[Any]]:
         """Return the futures of a map's items, which are submitted as these are asked for."""
         from ipytaskfarm.client.map_items import Items
 
         star = len(iterables) != 1
         items = Items([zip(*iterables, strict=False)] if star else iterables)
-        return MapItems(fn, items, star, chunksize, known, self._max_workers, self._is_busy).futures(self._submit_items)
+        room = self.client.session.items_room
+        waiting = MapItems(fn, items, star, chunksize, grows, known, self._max_workers, self._is_busy, room)
+        return waiting.futures(self._submit_items)
 
     def _submit_items(self, of: MapItems, items: Sequence[Any], first: int) -> ExecutorFuture[Any] | int:
         """Submit items of a map as one task.  Returns their future, or what `submit_together` returns."""
@@ -412,19 +419,23 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         """Resolve the future of items of a map."""
         known, future.known = future.known, None
         first = future.task_id + 1
-        silent = [first + index for index in range(future.items) if index not in set(final.separate)]
+        silent: Sequence[int] = range(first, first + future.items)
+        if final.separate:
+            separate = set(final.separate)
+            silent = [task_id for task_id in silent if task_id - first not in separate]
         assert known is not None
         known.ended(len(silent), final)
         if final.reason in ABORTS and not final.separate:
             future.resolve_as_cancelled()
         else:
             found = self._values_of(known, final, silent)
+            found.has_apart = bool(final.separate) or (len(silent) > 0 and type(found[silent[0] - first]) is Apart)
             for index in final.separate:  # there is more to tell of these than the value
                 found[index] = Apart(self._future_of(first + index))
             future.set_result(found)
         self._forget([future], [future.task_id] if not final.reason or final.reason in ABORTS else [])
 
-    def _values_of(self, known: KnownFunction, final: Final, silent: list[int]) -> Together:
+    def _values_of(self, known: KnownFunction, final: Final, silent: Sequence[int]) -> Together:
         """Return the values of items of a map that shared a task.
 
         silent: the ids of the items without an end of their own.  If their values cannot be unpickled, they run again,
@@ -440,7 +451,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         except Exception:  # one value that cannot be unpickled keeps the others from it
             known.refuses()
             found = Together([None] * final.items)
-            for task_id, again in zip(silent, self.client.restart(silent), strict=True):
+            for task_id, again in zip(silent, self.client.restart(list(silent)), strict=True):
                 found[task_id - final.id - 1] = Apart(self._future_of(again))
             return found
 

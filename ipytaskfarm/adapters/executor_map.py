@@ -31,7 +31,10 @@ class Apart(NamedTuple):
 
 
 class Together(list[Any]):
-    """The values of items that shared a task, in order; `Apart` stands for some."""
+    """The values of items that shared a task, in order."""
+
+    has_apart = False
+    """Whether `Apart` stands for some of them."""
 
 
 @dataclass
@@ -42,12 +45,16 @@ class MapItems:
     items: Items
     star: bool
     """An item is a tuple of arguments.  False: it is the only argument."""
-    chunksize: int | None
-    """How many items share a task at most.  None: as many as take some milliseconds."""
+    chunksize: int
+    """How many items share a task, if that is possible."""
+    grows: bool
+    """More items share a task, as many as take some milliseconds, once it is known that items are quick."""
     known: KnownFunction
     workers: int
     is_busy: Callable[[], bool]
     """Returns whether the workers have enough to do for now."""
+    room: Callable[[], int]
+    """Returns how many calls the next task may have, for their ids follow one another."""
     alone: int = 0
     """So many of the next items are tasks of their own: one of them cannot share a task."""
     fit: int = ITEMS_MAX
@@ -78,16 +85,18 @@ class MapItems:
 
     def _size(self) -> int:
         """Return how many items share the next task."""
-        return 1 if self.alone else max(1, min(self._wanted(), self.fit))
+        wanted = 1 if self.alone else min(self._wanted(), self.fit)
+        return max(1, min(wanted, self.room())) if wanted > 1 else 1
 
     def _wanted(self) -> int:
-        if self.chunksize is not None:
-            return min(self.chunksize, self.known.room)
+        """Return how many items would be worth a task."""
+        given = min(self.chunksize, self.known.room)
+        if not self.grows or self.known.most < LEAST_CALLS:
+            return given
         left = self.items.left
-        most = self.known.most
         if left is None:
-            return most if most >= LEAST_CALLS and self.is_busy() else 1
-        return min(most, -(-left // (SHARES * self.workers))) if most >= LEAST_CALLS else 1
+            return max(given, self.known.most) if self.is_busy() else given
+        return max(given, min(self.known.most, -(-left // (SHARES * self.workers))))
 
 
 def values(futures: Futures, end_s: float | None, buffersize: int | None, cancel: Cancel) -> Iterator[Any]:
@@ -101,11 +110,13 @@ def _taken(waiting: deque[Future[Any]], futures: Futures, end_s: float | None, c
         while waiting:
             # No local name for a future or a value: the caller must hold the only reference.
             found = [waiting.popleft().result(_left_s(end_s))]
+            has_apart = False
             if type(found[0]) is Together:
+                has_apart = found[0].has_apart
                 found = found[0]
                 found.reverse()
             while found:
-                if type(found[-1]) is Apart:
+                if has_apart and type(found[-1]) is Apart:
                     yield found.pop().future.result(_left_s(end_s))
                 else:
                     yield found.pop()
