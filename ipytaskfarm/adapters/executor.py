@@ -447,7 +447,9 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             failed.settle(final)
             return Together([Apart(failed)] * final.items)
         try:
-            return Together(values_of(self.client, final) if silent else [None] * final.items)
+            found = Together(values_of(self.client, final) if silent else ())
+            found += [None] * (final.items - len(found))  # a chunk that took long has ended before its last items
+            return found
         except Exception:  # one value that cannot be unpickled keeps the others from it
             known.refuses()
             found = Together([None] * final.items)

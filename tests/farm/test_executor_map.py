@@ -147,7 +147,8 @@ def test_large_items_come_whole(ex: Executor, chunksize: int) -> None:
 
 
 def test_coroutines_are_awaited(ex: Executor) -> None:
-    assert list(ex.map(awaited, range(100), chunksize=10)) == list(range(100))
+    values: list[Any] = list(ex.map(awaited, range(100), chunksize=10))
+    assert values == list(range(100))
 
 
 def test_nothing_of_a_map_stays_on_the_farm(tc: TaskClient) -> None:
