@@ -11,7 +11,7 @@ from benchmarks.harness import Options, Row, cpu_s, farm_with_client, in_turn, n
 from benchmarks.peers import PEERS, installed
 from ipytaskfarm import StringTask, TaskClient
 
-BOUNDS = {"multiprocessing.Pool": (1.3, 2.0), "ipyparallel": (40.0, 60.0), "Ray": (10.0, 15.0)}
+BOUNDS = {"multiprocessing.Pool": (1.5, 2.0), "ipyparallel": (40.0, 60.0), "Ray": (10.0, 15.0)}
 
 
 def run_expressions(tc: TaskClient, count: int) -> None:

@@ -26,7 +26,7 @@ from ipytaskfarm.web.handlers import QUESTIONS_MAX, STATIC, error_value
 FIRST_S = 3.0
 """Seconds to wait for the first picture."""
 WHOLE_AFTER_S = 1.5
-"""The page's script begins about so long after the widget. Deltas before that are lost: the picture is sent again."""
+"""The time in seconds in which the page's script begins. Deltas before that are lost: the picture is sent again."""
 WHOLE_EVERY_S = 20.0
 """The whole picture is sent again after this time, for pages that have lost a delta."""
 

@@ -28,6 +28,7 @@ from ..core.messages.payload import FAILURE_VALUES
 from ..core.messages.task_types import FrozenRun, Incarnation, RunKey
 from ..core.requirements import Allotment, Environment, Recycle
 from ..system.concurrent_runs import COMPANY
+from ..system.files import tail
 from ..system.flight_recorder import Recorder
 from ..system.machine import boot_id
 from ..transport.lane import AgentLane
@@ -36,7 +37,7 @@ from .node import thread_limits
 from .provisioner import ZygoteProvisioner
 from .reaping import COOKIE, Marks, reap
 from .relay import Account, Relay
-from .zygote import Child, Exit, StartError, Zygote, tail
+from .zygote import Child, Exit, StartError, Zygote
 
 log = logging.getLogger(__name__)
 
@@ -263,15 +264,23 @@ class EngineProcesses:
     def __iter__(self) -> Iterator[ManagedEngine]:
         return iter(list(self._by_incarnation.values()))
 
+    def pids(self) -> Iterator[tuple[Incarnation, int]]:
+        """Yield the names and pids of the engines whose process exists."""
+        for engine in self.living:
+            if engine.child is not None:
+                yield engine.incarnation, engine.pid
+
     def get(self, incarnation: Incarnation) -> ManagedEngine | None:
         """Return the engine of that incarnation, living or dead."""
         return self._by_incarnation.get(incarnation)
 
     def frozen_kernel(self, incarnation: Incarnation) -> str:
-        """Return the connection file of a frozen engine's kernel. "": there is no such engine."""
+        """Return the connection file of a frozen engine's kernel. "": there is no such engine.
+
+        The controller knows which engines are frozen, perhaps from a result that was read before the engine's message.
+        """
         engine = self._by_incarnation.get(incarnation)
-        is_there = engine is not None and engine.frozen is not None and engine.phase is not EnginePhase.GONE
-        return engine.connection_file if engine is not None and is_there else ""
+        return engine.connection_file if engine is not None and engine.phase is not EnginePhase.GONE else ""
 
     @property
     def any_left(self) -> bool:

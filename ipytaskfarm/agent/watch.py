@@ -13,12 +13,12 @@ from pathlib import Path
 
 from ..core.messages import Interrupt, Recall
 from ..core.messages.task_types import RunKey
+from ..system.files import tail
 from ..transport.lane import AgentLane
 from .concurrent_watch import CAUSES, LOOK_S, SIGNAL_INTERRUPT, look_at_concurrent
 from .engines import OUTPUT_BYTES_MAX, EnginePhase, ManagedEngine
 from .limits import RESEND_S, Ladder, Step, is_stopped
 from .memory import MemoryWatch
-from .zygote import tail
 
 log = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from ..core.formatting import last_line
 from ..core.messages.payload import FAILURE_VALUES
+from ..system.files import tail
 
 log = logging.getLogger(__name__)
 
@@ -296,26 +297,6 @@ class Zygote:
             child.orphaned()
         self._gone.set_result(None)
         self._died()
-
-
-def tail(path: Path, limit: int = 4096, since: int = 0) -> str:
-    """Return the last part of a text file, from the start of a line; "" if there is no such file.
-
-    Args:
-        path: the file.
-        limit: at most so many bytes.
-        since: nothing before this position.
-    """
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(since, size - limit))
-            data = file.read(limit)
-    except OSError:
-        return ""
-    if size - since > limit:
-        data = data[data.find(b"\n") + 1 :]
-    return data.decode(errors="replace").strip()
 
 
 def parent_of(pid: int) -> int | None:

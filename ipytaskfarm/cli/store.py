@@ -18,6 +18,7 @@ from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.display.text import counts_text
 from ipytaskfarm.storage import backup
+from ipytaskfarm.storage.result_cache import cache_file, entries_in
 
 COMPACT_S = 3600.0
 
@@ -28,15 +29,20 @@ class Backup(Command):
     name = "backup"
     description = """
 Writes a copy of a farm's store in its present state, running or not: waiting tasks, all results, and their large
-values in a folder beside it. To restore it, stop the farm and replace its store and its folder by the copies.
+values in a folder beside it. To restore it, stop the farm and replace its store and its folder by the copies. The
+results that are kept for equal tasks (ipytaskfarm cache) are not part of it.
 """
     arguments = "FILE"
     examples = "ipytaskfarm backup --farm nightly ~/backups/nightly.sqlite"
 
     def carry_out(self) -> int:
         target = _one_path(self.extra_args, "the backup").absolute()
-        size = backup.backup(_store_path(self.home()), target)
+        store = _store_path(self.home())
+        size = backup.backup(store, target)
         print(f"{target}: {printing.size(size)}")
+        if kept := entries_in(cache_file(store)):
+            what = "1 result of the result cache is" if kept == 1 else f"{kept:,} results of the result cache are"
+            print(f"{what} not in it: after the backup has been put back, equal tasks run again")
         return OK
 
 

@@ -112,7 +112,7 @@ def _rules(rules: Rules, codes: Mapping[str, bytes]) -> dict[str, Any]:
 def _asked(asks: Asks, codes: Mapping[str, bytes]) -> dict[str, Any]:
     code = codes.get(asks.environment.identity) if asks.environment is not None else None
     return {
-        "environment": unpack_environment(code) if code is not None else None,
+        "environment": unpack_environment(code)[0] if code is not None else None,
         "requires": asks.requires,
         "resources": asks.resources,
         "exclusive": asks.exclusive,

@@ -62,11 +62,13 @@ def debug_frozen(session: Session, task: int) -> bool:
     """
     rows = _rows(session)
     close_tunnels(session, {row.engine for row in rows})
-    row = next((row for row in rows if row.task == task and row.state == "frozen"), None)
+    row = next((row for row in rows if row.task == task), None)
     if row is None:
         return False
-    connection_file = _kernel_of(session, row)
+    connection_file = _kernel_of(session, row) if row.state == "frozen" else None
     if connection_file is None:
+        why = f"is {row.state}" if row.state != "frozen" else "has ended"
+        print(f"the engine that was frozen for task {task} on node {row.node} {why}: the task runs here")
         return False
     link = external_kernels.offer(connection_file, f"task-{task}-{connection_file.parent.name}-{connection_file.stem}")
     until = time.strftime("%H:%M:%S", time.localtime(row.ends_s))

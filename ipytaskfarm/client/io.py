@@ -162,7 +162,7 @@ class IoThread:
             return self._welcomed
 
     def comes_back(self) -> str:
-        """Return how the farm comes back whose controller has ended; "" if it lives, or nobody starts it again."""
+        """Return how a farm without a controller comes back; "" if the controller lives, or nobody starts it again."""
         return comes_back(self.folder, self.read_info)
 
     @property

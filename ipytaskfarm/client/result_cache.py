@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -17,8 +16,7 @@ from ..core.messages.task_types import Final
 from ..core.text import Text, text_of
 from ..display import cache_text
 from ..display.tables import Table
-from ..serialization.cache import blob_digests
-from ..storage.blobs import mapped
+from ..serialization.cache import damage_of
 from .ids import task_id
 from .operate import mark_failed
 from .results import TaskResult, decode_body
@@ -103,7 +101,7 @@ class CacheView:
 
         Args:
             function: only entries of functions of this name.
-            last: at most so many.
+            last: the largest number of entries.
         """
         return cache_text.cache_table(self._table(function, last))
 
@@ -121,7 +119,7 @@ class CacheView:
         Args:
             function: only entries of functions of this name.
             key: only the entry of this key, or of keys that begin so.
-            older: only entries that were not used for so many seconds.
+            older: seconds; only entries that were not used for this time.
         """
         unused_s = check_seconds("older", older)
         return self._session.ask_for(ForgetCache(function, key, unused_s), NumberReply).value
@@ -170,7 +168,7 @@ def kept_results(session: Session, ids: Iterable[int]) -> dict[int, TaskResult]:
 
 
 def _run_again(session: Session, faults: Mapping[int, str]) -> None:
-    """Run tasks again whose kept results cannot be read, and wait for them.  faults: task -> why."""
+    """Run the tasks with unreadable results again, and wait for them.  faults: task -> why."""
     named = [f"task {task}: {why}" for task, why in list(faults.items())[:NAMED]]
     named += [f"and {len(faults) - NAMED:,} more"] if len(faults) > NAMED else []
     count = len(faults)
@@ -201,9 +199,8 @@ def _read(final: Final) -> tuple[TaskResult, str]:
     body = decode_body(final)
     result = TaskResult(final, body)
     try:
-        for digest in blob_digests(body.value or b""):
-            if hashlib.sha256(mapped(digest)).digest() != digest:
-                return result, f"its large value {digest.hex()[:12]}… does not have its digest"
+        if why := damage_of(body.value or b""):
+            return result, why
         result.result  # noqa: B018 - it is unpacked
     except BlobMissing as error:
         return result, str(error)

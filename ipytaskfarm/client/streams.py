@@ -59,7 +59,7 @@ class Stream:
         fetch: returns the full result of a task whose end arrived without a body; None: such output is not shown.
         empty: also ask for answers of engines that have nothing new.
         label: returns the label of a task's lines.
-        held: returns further tasks that are to be followed: items of a map become tasks of their own.
+        held: returns further tasks to follow: items of a map become tasks of their own.
     """
 
     def __init__(

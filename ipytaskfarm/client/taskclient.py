@@ -487,7 +487,7 @@ class TaskClient:
 
     def spin(self) -> bool:
         """Drop cached results of `depend` functions and schedule again; return whether that started a task."""
-        return self._session.ask_for(m.ReadQueueStatus(), m.FlagReply).value
+        return self._session.ask_for(m.SpinFarm(), m.FlagReply).value
 
     # ----------------------------------------------------------------------------------------------
     # Looking

@@ -193,7 +193,7 @@ class ControllerLoop:
         """Throw the state away, of which a failure may have left anything, and begin as after a restart.
 
         Nothing of this turn was acknowledged. All peers say hello again: they send again what was not acknowledged, and
-        report what they hold. One whose message failed is kept away first.
+        report what they hold. A peer whose message failed is kept away for a while.
 
         Raises:
             Exception: the failure, if there is nothing from which the state could be restored.

@@ -161,7 +161,7 @@ def input_of(number: int, source: int, final: Final | None) -> Input:
     if final is None:
         return Input(number, source)
     item = source - final.id - 1 if final.id != source else None
-    return Input(number, source, final.reason, final.body or b"", final.failure, item)
+    return Input(number, source, final.reason, final.body or b"", final.failure, item, final.from_cache)
 
 
 # -- hand-outs that are larger than a message may be, because a machine does not see the farm's folder of blobs

@@ -73,7 +73,7 @@ class ByteAccounts:
     _of_session: dict[str, int] = field(default_factory=dict)
 
     def why_not(self, key: str, session: str, more: int) -> str:
-        """Return why a session may not hold so many bytes more; "" if it may."""
+        """Return why a session may not hold this number of bytes more; "" if it may."""
         held = self._of_session.get(session, 0) + more
         if held <= FREE_BYTES:
             return ""

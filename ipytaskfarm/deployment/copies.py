@@ -85,7 +85,7 @@ def same_parts(before: str, now: str) -> tuple[bool, bool]:
 
 
 def find(record: FarmRecord, name: str, folder: Path) -> Found:
-    """Return what there is of a farm."""
+    """Return which of a farm's files exist."""
     recorded = Path(record.store)
     own = folder / recorded.name
     store = own if own.exists() else recorded

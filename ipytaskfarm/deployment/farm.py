@@ -23,12 +23,13 @@ from ipytaskfarm.core.formatting import last_line, ready_engines
 from ipytaskfarm.core.text import did_you_mean
 from ipytaskfarm.deployment.home import TEMPORARY_NAME, Home
 from ipytaskfarm.deployment.settings import farm_settings
-from ipytaskfarm.deployment.start_errors import last_error, tail, with_remedy
+from ipytaskfarm.deployment.start_errors import last_error, with_remedy
 from ipytaskfarm.deployment.supervisor import FarmPhase, Supervisor
 from ipytaskfarm.display.farm_tables import engine_table
 from ipytaskfarm.settings.checks import Agents, check_agents
 from ipytaskfarm.settings.declarations import FarmArguments, with_settings
 from ipytaskfarm.system.farm_paths import check_name
+from ipytaskfarm.system.files import tail
 from ipytaskfarm.system.live_pages import page_link, page_path
 from ipytaskfarm.system.process import usable_cores
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.formatting import last_line
 from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.system.files import tail
 
 GIVE_UP_S = 1.0
 """One failed start may be chance. If a start fails again this much later and no engine is up, the cause is lasting."""
@@ -32,23 +33,12 @@ _REMEDIES = (
 )
 _FAILED_START = re.compile(r"engine \d+ did not start: (.*)", re.DOTALL)
 _LOG_HEAD = re.compile(r"^\d{4}-\d\d-\d\d [\d:,]+ (?P<level>[A-Z]+) [\w.]+: (?P<text>.*)")
-_END_BYTES = 4000
 
 
 def with_remedy(text: str) -> str:
     """Return the text, with the remedy if it is known."""
     remedy = next((remedy for cause, remedy in _REMEDIES if cause in text), "")
     return f"{text}: {remedy}" if remedy else text
-
-
-def tail(log: Path) -> str:
-    """Return the end of a text file; "" if there is no file."""
-    try:
-        with open(log, "rb") as file:
-            file.seek(max(0, file.seek(0, 2) - _END_BYTES))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
 
 
 def last_error(log: Path) -> str:

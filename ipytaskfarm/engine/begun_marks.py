@@ -17,7 +17,7 @@ from ..system.flight_recorder import Recorder
 AHEAD_MIN_S, AHEAD_MAX_S = 0.05, 1.0
 """How far ahead of the engine runs are marked, in seconds of work."""
 SYNCS_AHEAD = 4
-"""Within these limits: for so many fsyncs, so that a slow disk is not waited for."""
+"""The limits of that: as long as this number of fsyncs takes, so that the engine does not wait for a slow disk."""
 RUNS_MIN, RUNS_MAX = 2, 2048
 
 Place: TypeAlias = tuple[int, int]
@@ -89,7 +89,7 @@ class BegunMarks:
             self._wake.set()
 
     def _ahead(self, place: Place, runs: int) -> Place:
-        """Return the place that is so many runs behind a place, as far as hand-outs have arrived."""
+        """Return the place that is `runs` runs behind a place, as far as hand-outs have arrived."""
         number, at = place
         while self._batches and self._batches[0][0] < number:
             self._batches.popleft()

@@ -20,7 +20,7 @@ from ..serialization.pack import pack, unpack
 from ..storage.blobs import Blobs
 from .calls import Calls
 from .children import ChildJob, packed_child, submission
-from .inputs import value_of
+from .inputs import kept_value, value_of
 from .node_lock import NodeLock
 from .resources import RunResources
 
@@ -340,6 +340,9 @@ class CurrentTask:
                 if task not in finals:
                     raise IndexError(f"task {task} has no result: it was cleared, or never was")
                 final = finals[task]
+                if final.from_cache and final.body:
+                    values.append(kept_value(task, final.body, self._names))
+                    continue
                 value = value_of(task, final.reason, final.body, final.failure, self._names)
                 if final.reason and not return_exceptions:
                     raise value

@@ -13,6 +13,7 @@ from ..core.errors import EnvironmentSetupError
 from ..core.messages import FromEngine, SetUp
 from ..serialization.modules import keep_active
 from ..serialization.pack import unpack_environment
+from ..serialization.setup_globals import SetupWatch
 from .baseline import Baseline
 from .namespace import Namespace
 
@@ -46,7 +47,7 @@ class Environments:
             raise EnvironmentSetupError("this engine is set up for another environment already")
         self.failed = True
         try:
-            instance = unpack_environment(code, self._namespace.names)
+            instance, brought = unpack_environment(code, self._namespace.names)
             self.instance = instance
             keep_active(always=True)
             self._namespace.provide("env", instance)
@@ -54,7 +55,9 @@ class Environments:
                 os.chdir(instance.cwd)
             for module in instance.preload:
                 importlib.import_module(module)
+            watch = SetupWatch(instance, brought)
             instance.setup()
+            watch.record()
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
             raise EnvironmentSetupError(f"the setup of {type(self.instance).__name__} failed: {text}") from error

@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 
-from ..core.errors import DependencyFailed, TaskAborted
+from ..core.errors import DependencyFailed, InputsLost, TaskAborted
 from ..core.messages import Input
 from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import FailureSummary
 from ..core.states import ABORTS
+from ..serialization.cache import damage_of
 from ..serialization.pack import unpack, unpack_error
 
 _decode = msgspec.msgpack.Decoder(ResultBody).decode
@@ -30,6 +31,23 @@ def value_of(
     return unpack_error(left.failure) if left.failure is not None else DependencyFailed(text)
 
 
+def kept_value(task: int, body: bytes, names: MutableMapping[str, Any]) -> Any:
+    """Return a task's value that was taken from the result cache.
+
+    Raises:
+        InputsLost: it cannot be read, so the task has to run again.
+    """
+    value = _decode(body).value
+    try:
+        if value is None:
+            return None
+        if not damage_of(value):
+            return unpack(value, names)
+    except Exception as error:  # a large value or a class is gone, and a class may raise anything
+        raise InputsLost([task]) from error
+    raise InputsLost([task])
+
+
 def giver(inputs: list[Input], names: MutableMapping[str, Any]) -> Callable[[int], Any]:
     """Return a function that gives the value of an input by its number in the arguments.
 
@@ -44,7 +62,10 @@ def giver(inputs: list[Input], names: MutableMapping[str, Any]) -> Callable[[int
             if each.body is None:
                 text = f"the result of task {each.task}, an argument of this one, was cleared before it was taken"
                 raise DependencyFailed(text)
-            value = value_of(each.task, each.reason, each.body, each.failure, names)
+            if each.from_cache:
+                value = kept_value(each.task, each.body, names)
+            else:
+                value = value_of(each.task, each.reason, each.body, each.failure, names)
             made[number] = value if each.item is None or each.reason else value[each.item]
         return made[number]
 

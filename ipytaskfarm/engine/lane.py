@@ -52,7 +52,7 @@ TICK_MS = 5
 """The interval at which the lane's thread looks for messages that the main thread, which read the last ones, does not
 read."""
 MAIN_READS_S = 0.05
-"""For so long after the main thread has read something, the lane's thread leaves the reading to it."""
+"""The time after the main thread has read something in which the lane's thread leaves the reading to it."""
 CHANCE_S = 0.001
 """How long the lane's thread leaves a message to a main thread that has nothing to do."""
 LINGER_S = 1.0

@@ -30,7 +30,7 @@ TRUSTED = 64
 SEGMENT_S = 0.002
 """Seconds of calls between two looks at the surroundings: a look takes 12 us, and 70 us while the caches are cold."""
 YIELD_S = 0.1
-"""A chunk that has run for so many seconds, and would for as many more, ends early: others take its other items."""
+"""A chunk that has run for this many seconds, and would for as many more, ends early: others take its other items."""
 FIRST_S = 2.0
 """A first item that took less says little of the others: it may have imported what all of them need."""
 SLOW_S = 0.05

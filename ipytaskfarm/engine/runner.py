@@ -28,6 +28,7 @@ from ..core.messages.task_types import RunKey
 from ..core.states import FREEZES
 from ..core.text import did_you_mean, text_of
 from ..serialization.child_processes import forget_sent, sent
+from ..serialization.function_globals import setup_globals
 from ..serialization.modules import active, begin_run
 from ..serialization.pack import pack, pack_names, unpack, unpack_function
 from ..serialization.rebuild import came
@@ -133,6 +134,7 @@ class Runner:
             if unset is not None:
                 self._end(attempt, None, unset)
                 return None
+        setup_globals.activate(run.environment is not None)
         if run.special is not None and run.special.concurrent:
             self._attempt = None
             self._let_begin(job.place, alone=False)

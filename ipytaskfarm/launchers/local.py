@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ipytaskfarm.system.farm_paths import process_started
+from ipytaskfarm.system.files import tail
 from ipytaskfarm.system.host import absolute_folders
 from ipytaskfarm.system.process import PYTHONPATH_BEFORE
 
@@ -65,13 +66,10 @@ class LocalProcess:
     def said(self, limit_bytes: int = 4000) -> str:
         """Return the end of its log, but nothing from before its own start."""
         try:
-            with open(self._log, "rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                start = self._log_start if size >= self._log_start else 0
-                file.seek(max(start, size - limit_bytes))
-                return file.read().decode(errors="replace").strip()
+            is_longer = self._log.stat().st_size >= self._log_start
         except OSError:
             return ""
+        return tail(self._log, limit_bytes, self._log_start if is_longer else 0)
 
     def record(self) -> dict[str, Any]:
         """Return its pid and the time of its start, which together identify a process for ever."""

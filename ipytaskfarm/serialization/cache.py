@@ -161,6 +161,18 @@ def blob_digests(pack: bytes) -> list[bytes]:
     return found
 
 
+def damage_of(pack: bytes) -> str:
+    """Return which large value of a pack does not have its digest; "" if all have.  This reads all of them.
+
+    Raises:
+        BlobMissing: one is not available.
+    """
+    for digest in blob_digests(pack):
+        if hashlib.sha256(mapped(digest)).digest() != digest:
+            return f"its large value {digest.hex()[:12]}… does not have its digest"
+    return ""
+
+
 def _whole(digest: bytes, size: int) -> memoryview:
     """Return a blob, which must have the size that it was written with."""
     found = mapped(digest)

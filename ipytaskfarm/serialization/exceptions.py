@@ -19,6 +19,7 @@ from ..core.messages.task_types import FailureSummary
 from .exception_parts import Budget, open_error, open_group, pack_alone, pack_group, pack_lost_fields, state_of
 from .missing_modules import complete
 from .rebuild import is_call, source_lines
+from .refusals import type_name
 from .tracebacks import Places, made_frames, made_traceback
 
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
@@ -72,7 +73,7 @@ def pack_error(error: BaseException, tb: types.TracebackType | None = None) -> F
     pickled = links[0].pickled
     links[0] = msgspec.structs.replace(links[0], pickled=None)
     return FailureBody(
-        etype=type_name(error),
+        etype=etype_of(error),
         value=_clip(_text(error), _VALUE_CHARACTERS_MAX),
         traceback=_clip(text, _TRACEBACK_CHARACTERS_MAX),
         pickled=pickled,
@@ -117,7 +118,7 @@ def _link(error: BaseException, numbers: dict[int, int], frames: tuple[int, ...]
             lost = None  # pickle itself has written these fields
     notes = state_of(error).get("__notes__")
     return ErrorLink(
-        type_name(error),
+        etype_of(error),
         _clip(_text(error), _VALUE_CHARACTERS_MAX),
         pickled,
         lost,
@@ -143,7 +144,7 @@ def brief_error(error: BaseException, tb: types.TracebackType | None = None) -> 
     if isinstance(error, SyntaxError) and not place and error.filename:
         place = f"{error.filename}:{error.lineno}"
     return FailureSummary(
-        etype=_clip(type_name(error), _BRIEF_CHARACTERS_MAX),
+        etype=_clip(etype_of(error), _BRIEF_CHARACTERS_MAX),
         value=_clip(_text(error), _BRIEF_CHARACTERS_MAX),
         place=_clip(place, _BRIEF_CHARACTERS_MAX),
     )
@@ -222,12 +223,9 @@ def _relate(error: BaseException, link: ErrorLink, opened: list[BaseException]) 
     _SUPPRESSES.__set__(error, link.suppresses)
 
 
-def type_name(error: BaseException) -> str:
+def etype_of(error: BaseException) -> str:
     """Return the type's name as in Python's tracebacks; for the farm's own errors the name without the module."""
-    kind = type(error)
-    if kind.__module__ in ("builtins", "__main__") or isinstance(error, TaskFarmError):
-        return kind.__qualname__
-    return f"{kind.__module__}.{kind.__qualname__}"
+    return type(error).__qualname__ if isinstance(error, TaskFarmError) else type_name(error)
 
 
 def _text(error: BaseException) -> str:
@@ -251,7 +249,7 @@ def traceback_text(error: BaseException, tb: types.TracebackType | None) -> str:
         return "".join(lines).rstrip("\n")
     except Exception as problem:  # an exception's own __str__, __getattr__ or __repr__ may do anything
         frames = _plain_frames(tb)
-        return f"{frames}{type_name(error)}: {_text(error)}\n(what it refers to is left out: {type(problem).__name__})"
+        return f"{frames}{etype_of(error)}: {_text(error)}\n(what it refers to is left out: {type(problem).__name__})"
 
 
 def _plain_frames(tb: types.TracebackType | None) -> str:

@@ -8,7 +8,8 @@ when it is used, then among the builtins. CPython uses ordinary item access for 
 
 A name that was placed on the engine by hand (`placed`) takes precedence over the value that a function brings. If each
 call starts with fresh globals, the name is copied then (`Names.reset`). From all other globals the name is removed when
-it is placed (`Names.hide`), so that it is looked up in the namespace.
+it is placed (`Names.hide`), so that it is looked up in the namespace. What the setup of the engine's environment has
+assigned takes precedence over what functions bring too, while a task of the environment runs, see `SetupGlobals`.
 """
 
 from __future__ import annotations
@@ -78,11 +79,53 @@ def _tell_nobody(functions: Iterable[FunctionType], name: str, brought: Any, fou
 placed = PlacedNames()
 
 
+class SetupGlobals:
+    """The globals that the setup of this engine's environment has assigned or changed, see `setup_globals`."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, dict[str, Any]] = {}
+        """Name of a module -> name -> value."""
+        self.active = False
+        """Whether a task of the environment runs."""
+        self._own: set[int] = set()
+        """The identities of the globals of the environment's own functions, which hold the values anyway."""
+
+    def add(self, names: Names, values: dict[str, Any]) -> None:
+        """Keep these values of globals of the environment's own functions."""
+        self._own.add(id(names))
+        if values:
+            self.values.setdefault(names.packed["__name__"], {}).update(values)
+
+    def activate(self, active: bool) -> None:
+        """Begin a task of the environment, or one that is not of the environment."""
+        if active is self.active:
+            return
+        self.active = active
+        if self.values:
+            for names in _living():
+                names.take_setup()
+
+    def of(self, names: Names) -> dict[str, Any]:
+        """Return the values that these globals take now, apart from names that were placed by hand."""
+        if not self.active or not self.values or id(names) in self._own:
+            return _NO_VALUES
+        found = self.values.get(names.packed["__name__"], _NO_VALUES)
+        return {
+            name: value
+            for name, value in found.items()
+            if (name in names.packed or name in names.wanted) and name not in names.taken
+        }
+
+
+_NO_VALUES: dict[str, Any] = {}
+setup_globals = SetupGlobals()
+
+
 class Names(dict[str, Any]):
     """The ``__builtins__`` of by-value functions, with the globals that belong to it."""
 
     __slots__ = (
-        "__weakref__", "assigned", "functions", "globals", "namespace", "packed", "taken", "told", "wanted",
+        "__weakref__", "assigned", "by_setup", "functions", "globals", "namespace", "packed", "taken", "told", "wanted",
     )  # fmt: skip
 
     def __init__(self, module_name: str, namespace: Mapping[str, Any]) -> None:
@@ -98,6 +141,8 @@ class Names(dict[str, Any]):
         """The functions with these globals, which `Tell` reports on."""
         self.taken = _NONE
         """The names of these functions that were placed on the engine by hand."""
+        self.by_setup = _NO_VALUES
+        """The values of the environment's setup that these functions use now."""
         self.told: dict[str, int] | None = None
         """Name -> identity of the engine's value when it was last compared with the functions' own value."""
 
@@ -130,6 +175,22 @@ class Names(dict[str, Any]):
                 self.globals[name] = _BUILTINS[name]
         if placed.by:
             self.hide()
+        if setup_globals.active:
+            self.take_setup()
+
+    def take_setup(self) -> None:
+        """Use the values of the environment's setup if one of its tasks runs, and otherwise those that were brought."""
+        for name in self.by_setup:
+            if name in self.packed and name not in self.taken:
+                self.globals[name] = self.packed[name]
+            else:
+                self.globals.pop(name, None)
+        self.by_setup = setup_globals.of(self)
+        self.globals.update(self.by_setup)
+
+    def is_builtin(self, name: str, value: object) -> bool:
+        """Return whether a global is a builtin that was copied for speed."""
+        return name in self.wanted and _BUILTINS.get(name, _ABSENT) is value
 
     def _hidden(self, name: str) -> bool:
         """Return whether the namespace's value takes precedence over the builtin."""
@@ -176,6 +237,8 @@ class Names(dict[str, Any]):
         if len(here) != found:
             for name in here.keys() - self.packed.keys() - self.wanted:
                 del here[name]
+        if self.by_setup:
+            here.update(self.by_setup)
         if self.taken:
             here.update((name, self._engines(name)) for name in self.taken if name in namespace)
 

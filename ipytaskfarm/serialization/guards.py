@@ -64,7 +64,7 @@ class FunctionGuard:
         self.cells = Identities(map(cell_content, function.__closure__)) if function.__closure__ else None
 
     def holds(self) -> bool:
-        """Return whether the guard holds. It is cheap enough for every hand-in: 0.4 µs and 30 ns per name."""
+        """Return whether the guard holds. It is cheap enough for every submission: 0.4 µs and 30 ns per name."""
         function = self.function()
         if function is None or function.__code__ is not self.code or function.__defaults__ is not self.defaults:
             return False

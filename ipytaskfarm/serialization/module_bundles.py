@@ -250,7 +250,7 @@ class _Builder:
         known = set(self._stamps)
         data, left_out = self._data(os.path.dirname(file))
         if not data and not text.opens_data:
-            # For a package without data, only new sources matter: do not stat its folders at each hand-in.
+            # For a package without data, only new sources matter: do not stat its folders at each submission.
             self._stamps = {path: self._stamps[path] for path in self._stamps if path in known}
         if left_out and text.opens_data:
             _warn_of_left_out(name, left_out)

@@ -26,6 +26,7 @@ from ..core.messages.task_types import Function
 from ..storage.blobs import BlobWriter
 from .cache import WITH_BUFFERS, class_digests, dumps, packed_function, unchanged_function, unframe
 from .exceptions import brief_error, chain_of, pack_error, traceback_of, unpack_error
+from .function_globals import Names
 from .missing_modules import missing
 from .module_origin import add_dependency
 from .packing_notice import notice
@@ -148,8 +149,14 @@ def unpack_lasting(
         namespace: see `unpack`.
         steps: collects the functions that a later task must call before it uses the value. They install its modules.
     """
+    return _unpack_settled(data, namespace, steps)[0]
+
+
+def _unpack_settled(
+    data: bytes | memoryview, namespace: MutableMapping[str, Any] | None, steps: list[Callable[[], Any]] | None
+) -> tuple[Any, list[Names]]:
     outer = loading.namespace, loading.names, loading.before
-    names: list[Any] = []
+    names: list[Names] = []
     loading.namespace, loading.names, loading.before = namespace, names, steps
     try:
         value = _loads(data)
@@ -157,7 +164,7 @@ def unpack_lasting(
         loading.namespace, loading.names, loading.before = outer
     for each in names:
         each.settle()
-    return value
+    return value, names
 
 
 def _loads(data: bytes | memoryview) -> Any:
@@ -289,4 +296,11 @@ def class_digest(cls: type) -> str:
     return class_digests(cls)[1]
 
 
-unpack_environment = unpack
+def unpack_environment(code: bytes, namespace: MutableMapping[str, Any] | None = None) -> tuple[Any, list[Names]]:
+    """Return an environment, and the globals of the functions that came with it.
+
+    Args:
+        code: the bytes in the `code` of what `pack_environment` returned.
+        namespace: see `unpack`.
+    """
+    return _unpack_settled(code, namespace, None)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
 from ..core.errors import VersionMismatch
-from .function_globals import Names, placed, remember
+from .function_globals import Names, placed, remember, setup_globals
 
 _CLASSES_KEPT = 256
 _SOURCES_KEPT = 256
@@ -87,6 +87,8 @@ def bind(
         each.wanted -= each.packed.keys()
         if placed.by:
             each.look_for_placed()
+        if setup_globals.active:
+            each.take_setup()
     steps: tuple[Callable[[], Any], ...] = (*(each.reset for each in names), *(before or ()))
 
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -13,7 +13,6 @@ import contextlib
 import linecache
 import os
 import re
-import reprlib
 import sys
 import threading
 import types
@@ -25,6 +24,7 @@ from typing import Any
 
 from ..core.messages.payload import ErrorPlace
 from ..core.text import Text, escaped
+from .short_texts import TEXT_CHARACTERS_MAX, ShortTexts
 
 PLACES_MAX = 200
 """The number of different places of one failure, over all exceptions of its chain."""
@@ -39,9 +39,6 @@ VALUES_FRAMES = 8
 """The number of innermost frames whose local variables are sent as text."""
 VALUES_MAX = 20
 """The number of local variables of one frame."""
-VALUE_CHARACTERS_MAX = 200
-ITEMS_MAX = 1000
-"""Containers of other classes with more items are not turned into text."""
 
 _LONG, _NO_COLUMNS = 14, 13
 """Kinds of entries in a code object's table of positions, see CPython's Objects/locations.md."""
@@ -56,6 +53,8 @@ class Places:
 
     def __init__(self) -> None:
         self._known: dict[tuple[types.CodeType, int, int], int] = {}
+        self._texts: dict[int, tuple[object, str]] = {}
+        """The id of a value -> the value and its text: frames often share values."""
         self.found: list[ErrorPlace] = []
 
     def frames(self, tb: types.TracebackType | None) -> tuple[int, ...]:
@@ -68,7 +67,7 @@ class Places:
             index = self._known.get(key)
             if index is None and len(self.found) < PLACES_MAX:
                 index = self._known[key] = len(self.found)
-                self.found.append(_place(tb, code, with_values=left <= VALUES_FRAMES))
+                self.found.append(_place(tb, code, self._texts if left <= VALUES_FRAMES else None))
             if index is not None:
                 indexes.append(index)
             tb = tb.tb_next
@@ -86,7 +85,8 @@ def _length(tb: types.TracebackType | None) -> int:
     return count
 
 
-def _place(tb: types.TracebackType, code: types.CodeType, *, with_values: bool) -> ErrorPlace:
+def _place(tb: types.TracebackType, code: types.CodeType, texts: dict[int, tuple[object, str]] | None) -> ErrorPlace:
+    """Return one place.  texts: those of values that are known already; None: without values."""
     line = tb.tb_lineno or code.co_firstlineno
     columns: tuple[int | None, int | None, int | None] = (None, None, None)
     if tb.tb_lasti >= 0:
@@ -110,27 +110,11 @@ def _place(tb: types.TracebackType, code: types.CodeType, *, with_values: bool) 
         *columns,
         lines,
         first,
-        _values(tb.tb_frame, code) if with_values else (),
+        _values(tb.tb_frame, code, texts) if texts is not None else (),
     )
 
 
-class _Brief(reprlib.Repr):
-    """Short texts of values: of long ones the beginning and the end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = VALUE_CHARACTERS_MAX
-        self.maxlong = 60
-
-    def repr_instance(self, x: object, level: int) -> str:
-        if not isinstance(x, str | bytes) and type(x).__module__.partition(".")[0] not in ("numpy", "pandas"):
-            count = len(x) if hasattr(type(x), "__len__") else 0  # type: ignore[arg-type]
-            if count > ITEMS_MAX:
-                return f"<{type(x).__name__} of {count:,} items>"
-        return super().repr_instance(x, level)
-
-
-_brief = _Brief()
+_short_texts = ShortTexts()
 _CODE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
 
 
@@ -152,7 +136,9 @@ def show_values(which: str) -> None:
     _shown[0] = which
 
 
-def _values(frame: types.FrameType, code: types.CodeType) -> tuple[tuple[str, str], ...]:
+def _values(
+    frame: types.FrameType, code: types.CodeType, texts: dict[int, tuple[object, str]]
+) -> tuple[tuple[str, str], ...]:
     """Return the local variables of a frame as text; of a cell those that its code names."""
     if _shown[0] == "none":
         return ()
@@ -164,8 +150,16 @@ def _values(frame: types.FrameType, code: types.CodeType) -> tuple[tuple[str, st
         for name in dict.fromkeys(names)
         if name in known and not name.startswith("__") and not isinstance(known[name], _CODE)
     ]
-    text = _text if _shown[0] == "all" else _masked
-    return tuple((name, _MASK if _is_secret(name, known[name]) else text(known[name])) for name in shown[:VALUES_MAX])
+    found = []
+    for name in shown[:VALUES_MAX]:
+        value = known[name]
+        if _is_secret(name, value):
+            found.append((name, _MASK))
+            continue
+        if id(value) not in texts:
+            texts[id(value)] = value, _text(value) if _shown[0] == "all" else _masked(value)
+        found.append((name, texts[id(value)][1]))
+    return tuple(found)
 
 
 def _is_secret(name: str, value: object) -> bool:
@@ -183,7 +177,7 @@ def _masked(value: object) -> str:
 
 def _text(value: object) -> str:
     try:
-        return escaped(_brief.repr(value)[: 2 * VALUE_CHARACTERS_MAX])
+        return escaped(_short_texts.repr(value)[: 2 * TEXT_CHARACTERS_MAX])
     except (Exception, SystemExit) as problem:  # the value's class may do anything
         return f"<a {type(value).__name__} without a text: {type(problem).__name__}>"
 

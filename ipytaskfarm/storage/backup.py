@@ -81,7 +81,7 @@ def _missing(path: Path, db: sqlite3.Connection, recorded: Count | None) -> Miss
     if index.exists():
         file = os.open(index, os.O_RDONLY | os.O_CLOEXEC)
         place = log_place(file)
-        os.close(file)  # this releases the locks of this process, whose last question it was
+        os.close(file)  # this releases the locks of this process, which asks nothing more
     return missing(recorded, Count(epoch, place, *counts), log_bytes)
 
 

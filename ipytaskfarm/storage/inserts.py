@@ -18,7 +18,7 @@ from ..core.messages.dependencies import Needs
 from ..core.messages.task_types import FailureSummary, Final, Rules
 
 ROWS_AT_ONCE = (64, 8)
-"""How many rows one statement inserts, where there are so many.  Fewer sizes: fewer statements to prepare."""
+"""How many rows one statement inserts, if there are that many.  Fewer sizes: fewer statements to prepare."""
 
 Row: TypeAlias = tuple[Any, ...]
 

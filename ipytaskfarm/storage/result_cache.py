@@ -288,7 +288,7 @@ class ResultCache:
             self._bytes += size
 
     def _evict(self, room: int) -> None:
-        """Remove entries until there is room for so many bytes."""
+        """Remove entries until there is room for this number of bytes."""
         while self._bytes + room > self.limit_bytes:
             found = self._rows("SELECT key, rank FROM entries ORDER BY rank, used_s LIMIT 1")
             if not found:
@@ -337,7 +337,7 @@ class ResultCache:
         return CacheTable([], 0, 0, self.limit_bytes, notes=self.notes)
 
     def forget(self, function: str | None, key: str | None, older_s: float | None) -> int:
-        """Remove entries of this function, of a key that begins so, not used for so long; return their number."""
+        """Remove entries of this function, of a key that begins so, not used for this time; return their number."""
         self.note_uses()
         found = self._rows(
             "SELECT key FROM entries WHERE (?1 IS NULL OR function = ?1) AND (?2 IS NULL OR substr(key, 1, ?3) = ?2) "
@@ -402,6 +402,16 @@ def _entry(row: tuple[Any, ...]) -> CacheEntry:
 
 def _digest(body: bytes, blobs: str) -> bytes:
     return hashlib.sha256(body + blobs.encode()).digest()
+
+
+def entries_in(path: Path) -> int:
+    """Return the number of entries in a cache's file; 0 if there is none, or it cannot be read."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            count: int = db.execute("SELECT count(*) FROM entries").fetchone()[0]
+            return count
+    except sqlite3.Error:
+        return 0
 
 
 def needed_by_cache(path: Path, digests: Sequence[str]) -> set[str]:

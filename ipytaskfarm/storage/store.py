@@ -529,7 +529,7 @@ class Store:
         return [rows.final(row, history.get(row[0], [])) for row in rows.in_order(ids, self._rows(rows.FINALS, ids))]
 
     def within(self, ids: Sequence[int], size_bytes: int) -> tuple[list[int], list[int]]:
-        """Divide ids of ended tasks into the first ones, with ends of at most so many bytes, and the others.
+        """Divide ids of ended tasks into the first ones, with ends of at most `size_bytes` bytes, and the others.
 
         The first one is among the first ones whatever its size."""
         sizes: dict[int, int] = dict(self._rows(rows.SIZES, ids))

@@ -41,7 +41,7 @@ RANGE = 20_000
 HISTORY_S = 20.0
 """How long one page of the history may take: it is sorted by time, so all tasks are looked at."""
 RARE = 50_000
-"""Up to so many failed tasks are found faster by their index than by looking at all tasks."""
+"""The number of failed tasks up to which their index is faster than a look at all tasks."""
 IDS_SHOWN = 8
 CAUSES_MAX = 500
 JOBS_SHOWN = 500

@@ -1,4 +1,4 @@
-"""Files that are on the disk: names synced with their folder, and sessions written whole or not at all."""
+"""Files that are on the disk: names synced with their folder, files written whole or not at all, ends of logs."""
 
 from __future__ import annotations
 
@@ -49,3 +49,23 @@ def read_session(path: str | PathLike[str]) -> bytes:
         OSError: the file does not exist or cannot be read.
     """
     return Path(path).expanduser().read_bytes()
+
+
+def tail(path: Path, limit: int = 4096, since: int = 0) -> str:
+    """Return the last part of a text file, from the start of a line; "" if there is no such file.
+
+    Args:
+        path: the file.
+        limit: the largest number of bytes.
+        since: nothing before this position.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(since, size - limit))
+            data = file.read(limit)
+    except OSError:
+        return ""
+    if size - since > limit:
+        data = data[data.find(b"\n") + 1 :]
+    return data.decode(errors="replace").strip()

@@ -442,7 +442,7 @@ class SimulatedFarm:
 
     def spin(self) -> None:
         """Ask depend and locality functions again, like ``TaskClient.spin``."""
-        self._ask(m.ReadQueueStatus(), m.FlagReply)
+        self._ask(m.SpinFarm(), m.FlagReply)
 
     # -- nodes and engines
 

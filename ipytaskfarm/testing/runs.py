@@ -90,7 +90,9 @@ def _inputs(store: MemoryStore, task_id: int) -> list[Input]:
         final = found.get(other, found.get(chunk))
         item = other - final.id - 1 if final is not None and final.id != other else None
         inputs.append(
-            Input(number, other, final.reason, final.body, final.failure, item) if final else Input(number, other)
+            Input(number, other, final.reason, final.body, final.failure, item, final.from_cache)
+            if final
+            else Input(number, other)
         )
     return inputs
 

@@ -273,8 +273,8 @@ class SteppedFarm:
     ) -> None:
         """Submit a task.
 
-        items: it is a chunk of a map with so many items, which have the ids after its own.  cache: the key of its
-        result in the result cache.
+        items: the task is a chunk of a map with this number of items, which have the ids after its own.
+        cache: the key of its result in the result cache.
         """
         asks = rules.asks if rules is not None else None
         needed = [rules.depend if rules else None, asks.identity if asks else None, asks.locality if asks else None]

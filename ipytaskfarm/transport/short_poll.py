@@ -17,7 +17,7 @@ POLL_S = 0.0007
 WANTED_S = 0.001
 """A yield that takes longer than this has let other work run: the farm's own steps between two turns are shorter."""
 PAUSE_S = 0.5
-"""After that, for so long every wait sleeps."""
+"""After that, every wait sleeps for this time."""
 CREDIT_MAX = 4
 FEW_BYTES = 4096
 """What a turn has received for one task at a time, with the code of a function, which comes with each message. More

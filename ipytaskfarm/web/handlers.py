@@ -32,7 +32,7 @@ MESSAGE_MAX = 64 * 1024
 QUESTIONS_MAX = 16
 """How many questions of one page are answered at once."""
 UNSENT_MAX = 64
-"""A page that has not received so many messages is closed; it comes back by itself."""
+"""A page that has not received this number of messages is closed; it comes back by itself."""
 BEHIND = 4001
 """The code with which such a page is closed."""
 

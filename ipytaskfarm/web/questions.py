@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from ipytaskfarm.core import errors, messages
 from ipytaskfarm.core.messages import Question, Reply
-from ipytaskfarm.core.messages.payload import ResultBody, Work
+from ipytaskfarm.core.messages.payload import FailureBody, ResultBody, Work
 from ipytaskfarm.core.messages.tables import EventTable
 from ipytaskfarm.core.messages.task_types import Final, Rules
 from ipytaskfarm.core.messages.view import (
@@ -33,9 +32,11 @@ from ipytaskfarm.core.messages.view import (
 from ipytaskfarm.core.states import state_word
 from ipytaskfarm.core.text import text_of
 from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.system.files import tail
 from ipytaskfarm.view.fold import cause_entry, cut, engine_entry, stretch_row
 
 from .feed import FarmFeed
+from .profiles import profile, switch_sampler
 
 T = TypeVar("T", bound=Reply)
 
@@ -43,6 +44,8 @@ OUTPUT_MAX = 100_000
 """The largest number of characters of a task's output, traceback or code on a page."""
 LINE_MAX = 2_000
 HISTORY_MAX = 200
+VARIABLES_FRAMES = 3
+"""The number of innermost frames of a failure of which a page shows the local variables."""
 LOG_BYTES = 128 * 1024
 AT_ONCE = 2_000
 """How many tasks of a group are tried again by one request."""
@@ -202,11 +205,23 @@ def _end(final: Final) -> dict[str, Any]:
         "text": cut(final.failure.value, 2000) if final.failure else "",
         "place": cut(final.failure.place) if final.failure else "",
         "traceback": long_text(failure.traceback) if failure else "",
+        "variables": long_text(_variables(failure)) if failure else "",
         "stdout": long_text(body.stdout),
         "stderr": long_text(body.stderr),
         "value_bytes": len(body.value) if body.value is not None else None,
         "displays": len(body.outputs),
     }
+
+
+def _variables(failure: FailureBody) -> str:
+    """Return the local variables of the innermost frames of a failure, which came with it as text."""
+    indexes = failure.links[0].frames if failure.links else ()
+    places = [failure.places[index] for index in indexes if 0 <= index < len(failure.places)]
+    told = [place for place in places if place.values][-VARIABLES_FRAMES:]
+    return "\n".join(
+        f"in {place.name}, line {place.line}:\n" + "\n".join(f"    {name} = {value}" for name, value in place.values)
+        for place in told
+    )
 
 
 _decode_work = msgspec.msgpack.Decoder(Work).decode
@@ -254,15 +269,24 @@ async def _logs(feed: FarmFeed, arguments: Arguments) -> Any:
     files = sorted(path for path in folder.glob("*.log") if path.is_file()) if folder.is_dir() else []
     wanted = arguments.get("name")
     chosen = next((path for path in files if path.stem == wanted), files[0] if files and wanted is None else None)
-    return {"names": [path.stem for path in files], "text": _tail(chosen) if chosen is not None else ""}
+    return {
+        "names": [path.stem for path in files],
+        "text": long_text(tail(chosen, LOG_BYTES)) if chosen is not None else "",
+    }
 
 
-def _tail(path: Path) -> str:
-    with path.open("rb") as stream:
-        size = stream.seek(0, 2)
-        stream.seek(max(0, size - LOG_BYTES))
-        text = stream.read().decode(errors="replace")
-    return long_text(text if size <= LOG_BYTES else text.partition("\n")[2])
+async def _profile(feed: FarmFeed, arguments: Arguments) -> Any:
+    """Return the flame graph of an engine, or of the first engines."""
+    engine = arguments.get("engine_id")
+    if engine is not None and (type(engine) is not int or engine < 0):
+        raise ValueError(f"an engine's id was expected, not {text_of(engine)[:80]!r}")
+    return await profile(feed, engine)
+
+
+async def _stack(feed: FarmFeed, arguments: Arguments) -> Any:
+    """Return where a running task is now."""
+    reply = await _reply(feed, messages.Stack(_id(arguments)), messages.TextReply)
+    return {"text": long_text(reply.text)}
 
 
 QUESTIONS: dict[str, Callable[[FarmFeed, Arguments], Awaitable[Any]]] = {
@@ -272,6 +296,8 @@ QUESTIONS: dict[str, Callable[[FarmFeed, Arguments], Awaitable[Any]]] = {
     "engines": _engines,
     "task": _task,
     "logs": _logs,
+    "profile": _profile,
+    "stack": _stack,
 }
 
 
@@ -340,6 +366,20 @@ async def _scale(feed: FarmFeed, arguments: Arguments) -> Any:
     return {"text": f"{reply.value} engines are wanted"}
 
 
+async def _release(feed: FarmFeed, arguments: Arguments) -> Any:
+    """End the frozen engine of a task."""
+    task = _id(arguments)
+    await _reply(feed, messages.ReleaseFrozen([task]), messages.NumberReply)
+    return {"text": f"the engine that was frozen for task {task} ends"}
+
+
+async def _sample(feed: FarmFeed, arguments: Arguments) -> Any:
+    """Switch the sampler on or off."""
+    on = arguments.get("on") is True
+    await switch_sampler(feed, on)
+    return {"text": "the engines are sampled" if on else "the engines are not sampled any more; what was seen is kept"}
+
+
 ACTIONS: dict[str, Callable[[FarmFeed, Arguments], Awaitable[Any]]] = {
     "abort": _abort,
     "retry": _retry,
@@ -347,4 +387,6 @@ ACTIONS: dict[str, Callable[[FarmFeed, Arguments], Awaitable[Any]]] = {
     "pause": _pause,
     "drain": _drain,
     "scale": _scale,
+    "release": _release,
+    "sample": _sample,
 }

@@ -8,19 +8,19 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import adapters, data, depend, functions, latency, maps, million, report, simulated
+from benchmarks import adapters, data, depend, functions, latency, maps, million, report, scaling, simulated
 from benchmarks.harness import Options, Row, in_turn
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.task_types import Submission
 
 TINY = Options(rounds=1, scale=0.005)
-ROWS = {"functions": 1, "latency": 2, "maps": 1, "million": 6, "depend": 1, "data": 1, "adapters": 2}
+ROWS = {"functions": 1, "latency": 2, "maps": 1, "million": 6, "depend": 1, "data": 2, "adapters": 2, "scaling": 2}
 """How many lines each measurement has without peers."""
 
 
 @pytest.mark.farm
 @pytest.mark.parametrize(
-    "module", [functions, latency, maps, million, depend, data, adapters], ids=lambda m: m.__name__
+    "module", [functions, latency, maps, million, depend, data, adapters, scaling], ids=lambda m: m.__name__
 )
 def test_a_measurement_gives_its_rows(module: ModuleType, farm_dirs: object, monkeypatch: pytest.MonkeyPatch) -> None:
     for each in (functions, data, adapters):

@@ -238,7 +238,7 @@ def test_tables(fake: FakeController, tc: TaskClient) -> None:
 
 
 def test_small_questions(fake: FakeController, tc: TaskClient) -> None:
-    fake.answers[m.ReadQueueStatus] = lambda q: m.FlagReply(True)
+    fake.answers[m.SpinFarm] = lambda q: m.FlagReply(True)
     fake.answers[m.ExplainTasks] = lambda q: m.TextReply(f"task {q.id}\nwaits")
     fake.answers[m.Stack] = lambda q: m.Refusal("ValueError", "task 1 is not running")
     assert tc.spin() is True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +14,11 @@ import pytest
 from ipytaskfarm import Farm, Ref, StringTask, Task, TaskClient, TaskEnvironment, errors
 from ipytaskfarm.client import debugging
 from ipytaskfarm.client.tasks import CallTask, Join
+from tests.support.failing import CODE, Divider, Prepared, Ratio, closure, divide, divide_later
 from tests.support.farms import DEADLINE_S
 from tests.support.shells import shell_with_magics
 
 pytestmark = pytest.mark.farm(n=1)
-
-
-def divide(x: float, by: float = 0.0) -> float:
-    difference = by - 0
-    return x / difference
-
-
-async def divide_later(x: float) -> float:
-    return divide(x)
-
-
-class Divider:
-    def __init__(self, by: float) -> None:
-        self.by = by
-
-    def __call__(self, x: float) -> float:
-        return divide(x, self.by)
-
-
-class Prepared(TaskEnvironment):
-    def __init__(self, zero: int) -> None:
-        self.zero = zero
-
-    def setup(self) -> None:
-        self.ready = self.zero
 
 
 class Impossible(TaskEnvironment):
@@ -55,13 +30,6 @@ class Impossible(TaskEnvironment):
 
         if os.getpid() == self.engine:
             raise FileNotFoundError("no such licence")
-
-
-def closure(by: float) -> Callable[[float], float]:
-    def inner(x: float) -> float:
-        return divide(x, by)
-
-    return inner
 
 
 def error_here(tc: TaskClient, task_id: int) -> BaseException:
@@ -83,12 +51,14 @@ def variables(error: BaseException) -> dict[str, Any]:
     "task",
     [
         Task(divide, args=(3,)),
+        Task(Ratio, args=(3,)),
         Task(Divider(0), args=(3,)),
         Task(closure(0), args=(3,)),
         Task(divide_later, args=(3,)),
+        Task(divide, args=(3,), environment=Prepared()),
         Task(divide, args=(3,), retries=1, priority=2, requires={"memory": "> 1 MB"}),
     ],
-    ids=["function", "object", "closure", "coroutine", "rules"],
+    ids=["function", "class", "object", "closure", "coroutine", "environment", "rules"],
 )
 def test_a_call_fails_here_as_it_did_there(tc: TaskClient, task: Task) -> None:
     here = variables(error_here(tc, tc.run(task)))
@@ -107,18 +77,18 @@ def test_code_fails_here_with_what_it_pushed_and_the_names_of_this_session(
         tc.debug(lost)
 
 
-def test_code_with_magics_and_await(tc: TaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_with_push_magics_and_await(tc: TaskClient, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(debugging, "can_ask", lambda: True)
-    code = "import asyncio\nfound = !echo 3\nawait asyncio.sleep(0)\nx = int(found[0]) / 0"
+    code = f"import asyncio\nawait asyncio.sleep(0)\n{CODE}"
     with shell_with_magics() as shell:
         shell.ok(f"%taskfarm connect {farm.connection_file}")
-        shell["bad"] = tc.run(StringTask(code))
+        shell["bad"] = tc.run(StringTask(code, push={"a": 3}))
         tc.barrier([shell["bad"]])
         opened: list[Any] = []
         shell.shell.InteractiveTB.debugger = lambda force: opened.append(sys.last_value)
         cell = shell.ok(f"%task debug {shell['bad']}")
         assert isinstance(opened[0], ZeroDivisionError)
-        assert "int(found[0]) / 0" in cell.out
+        assert "int(found[0]) / b" in cell.out
 
 
 def test_a_result_of_another_task_is_given_as_it_was(tc: TaskClient) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from ipytaskfarm import Farm, Ref, StringTask, Task, TaskClient, TaskEnvironment
+from ipytaskfarm import Farm, Ref, StringTask, Task, TaskClient
 from ipytaskfarm.client import frozen
+from tests.support.failing import CODE, Divider, Prepared, Ratio, closure, divide, divide_later
 from tests.support.far import NODE, far_engines, farm_state
 from tests.support.farms import DEADLINE_S, engines, module_farm, until_engines
 from tests.support.polling import eventually
@@ -35,35 +36,6 @@ def tc(shared: Farm) -> Iterator[TaskClient]:
         yield client
         client.release()
         eventually(lambda: not client.frozen().rows, DEADLINE_S)
-
-
-def divide(x: float, by: float = 0.0) -> float:
-    difference = by - 0
-    return x / difference
-
-
-async def divide_later(x: float) -> float:
-    return divide(x)
-
-
-class Divider:
-    def __init__(self, by: float) -> None:
-        self.by = by
-
-    def __call__(self, x: float) -> float:
-        return divide(x, self.by)
-
-
-class Prepared(TaskEnvironment):
-    def setup(self) -> None:
-        self.ready = 0
-
-
-def closure(by: float) -> Callable[[float], float]:
-    def inner(x: float) -> float:
-        return divide(x, by)
-
-    return inner
 
 
 Console = Callable[..., str]
@@ -101,12 +73,13 @@ def fail(tc: TaskClient, task: Task) -> int:
     "task",
     [
         Task(divide, args=(3,), on_failure="hold"),
+        Task(Ratio, args=(3,), on_failure="hold"),
         Task(Divider(0), args=(3,), on_failure="hold"),
         Task(closure(0), args=(3,), on_failure="hold"),
         Task(divide_later, args=(3,), on_failure="hold"),
         Task(divide, args=(3,), on_failure="hold", environment=Prepared()),
     ],
-    ids=["function", "object", "closure", "coroutine", "environment"],
+    ids=["function", "class", "object", "closure", "coroutine", "environment"],
 )
 def test_a_call_is_debugged_on_its_engine_and_here(tc: TaskClient, console: Console, task: Task) -> None:
     failed = fail(tc, task)
@@ -118,8 +91,7 @@ def test_a_call_is_debugged_on_its_engine_and_here(tc: TaskClient, console: Cons
 
 
 def test_code_with_push_and_magics(tc: TaskClient, console: Console) -> None:
-    code = "found = !echo 3\nb = a * 0\nc = int(found[0]) / b"
-    failed = fail(tc, StringTask(code, push={"a": 3}, on_failure="hold", clear_after=True))
+    failed = fail(tc, StringTask(CODE, push={"a": 3}, on_failure="hold", clear_after=True))
     said = console(failed, "p ('found', a, b, found)")
     assert "('found', 3, 0, ['3'])" in said
     assert "int(found[0]) / b" in said

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ipytaskfarm import Farm, Task, TaskClient
+from ipytaskfarm import Farm, Ref, Task, TaskClient
 from ipytaskfarm.client.tasks import Join
 from ipytaskfarm.deployment.home import Home
 from tests.conftest import Dirs
@@ -102,11 +102,8 @@ def test_a_damaged_large_value_is_named_and_computed_again(
     expected = [large(number) for number in range(COUNT)]
     assert of_map(tc, large) == expected
     tc.clear()
-    for path in blob_files(tc):
-        content = bytearray(path.read_bytes())
-        if content[100_000] in (1, 3):
-            content[1000] = 99
-            path.write_bytes(content)
+    damage(tc, 1)
+    damage(tc, 3)
     with pytest.warns(UserWarning, match="cannot be used, and .* again .*does not have its digest") as told:
         assert way(tc, large) == expected
     assert len(told) == (1 if way in (of_map, of_job) else 2)
@@ -114,6 +111,39 @@ def test_a_damaged_large_value_is_named_and_computed_again(
     before = tc.cache.size.hits
     assert way(tc, large) == expected
     assert tc.cache.size.hits == before + COUNT, "what was computed again was not kept"
+
+
+def damage(tc: TaskClient, number: int) -> None:
+    """Change a byte in the file of `large(number)`."""
+    for path in blob_files(tc):
+        content = bytearray(path.read_bytes())
+        if content[100_000] == number:
+            content[1000] = 99
+            path.write_bytes(content)
+
+
+def test_a_damaged_value_that_another_task_takes(tc: TaskClient) -> None:
+    def is_sound(value: bytes, number: int) -> bool:
+        return value == bytes([number]) * len(value)
+
+    def parent(number: int) -> bool:
+        from ipytaskfarm import Task
+        from ipytaskfarm.engine import current_task
+
+        child = current_task().submit(Task(large, args=(number,), cache=True))
+        return is_sound(current_task().results([child])[0], number)
+
+    for number in (21, 22):
+        tc.run(Task(large, args=(number,), cache=True), block=True)
+    tc.clear()
+    damage(tc, 21)
+    first = tc.run(Task(large, args=(21,), cache=True))
+    second = tc.run(Task(is_sound, args=(Ref(first), 21), cache=True))
+    assert tc.get_task_result(second, block=True).result, "a damaged kept result was computed with, and is kept"
+    assert not tc.get_task_result(first).from_cache, "it did not run again"
+    assert tc.get_task_result(first).result == large(21)
+    damage(tc, 22)
+    assert tc.run(Task(parent, args=(22,)), block=True).result
 
 
 @pytest.mark.parametrize("way", [of_map, of_tasks], ids=["map", "tasks"])
@@ -203,7 +233,7 @@ def test_only_what_came_from_the_cache_says_so(tc: TaskClient) -> None:
 # -- restarts
 
 
-def test_restarts_of_controller_and_farm(farm_dirs: Dirs) -> None:
+def test_restarts_of_controller_and_farm(farm_dirs: Dirs, tmp_path: Path) -> None:
     def values(tc: TaskClient) -> list[Any]:
         return [*of_map(tc, small), *of_map(tc, large)]
 
@@ -220,6 +250,8 @@ def test_restarts_of_controller_and_farm(farm_dirs: Dirs) -> None:
             os.kill(pid_of(home, "controller"), signal.SIGKILL)
             hits_again(home, tc)
             tc.clear()
+        said = command("backup", str(tmp_path / "copy.sqlite")).stdout
+        assert "10 results of the result cache are not in it" in said
         assert command("stop", "--wait", "0").returncode == 0
         assert command("start", "--daemonize", "-n", "0").returncode == 0
         with TaskClient() as tc:

@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from ipytaskfarm import Farm, Task, TaskClient
+from tests.support.far import NODE, far_engines
 from tests.support.farms import DEADLINE_S, engines, module_farm
 from tests.support.polling import eventually
 
@@ -94,6 +96,22 @@ def test_a_slowed_engine(farm: Farm) -> None:
         print(f"{undisturbed_s:.2f} s undisturbed; slowed {with_s:.2f} s, without second copies {without_s:.2f} s")
         assert not tc.history(ids, what="overtaken")
         assert with_s < without_s / 2
+
+
+def test_a_slow_node_is_helped_by_another_one(tmp_path: Path) -> None:
+    """The far agent is a node of its own, with another name and folder; copies run on other nodes by default."""
+    with module_farm(3) as farm, farm.task_client() as tc, far_engines(farm, tmp_path, engines=3):
+        nodes = {row.id: row.node for row in engines(farm)}
+        slow = next(row for row in engines(farm) if row.node == NODE)
+        with slowed(slow.pid):
+            _, ids = job_s(tc, second_copies=True)
+        assert {tc.get_task_result(i).status for i in ids} == {"succeeded"}
+        overtaken = tc.history(ids, what="overtaken")
+        assert {event.engine for event in overtaken} == {slow.id}
+        for event in overtaken:
+            ended = tc.get_task_result(event.task)
+            assert nodes[ended.engineid] != NODE, "the copy ran on the slow node"
+            assert f"a second copy on engine {ended.engineid}" in event.more
 
 
 def test_the_rules_of_second_copies(farm: Farm) -> None:

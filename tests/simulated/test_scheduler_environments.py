@@ -227,7 +227,7 @@ def test_a_look_at_an_idle_engine_does_not_make_it_busy() -> None:
     world.run_all()
     for _ in range(3):
         world.sim.advance(0.35)
-        world.sim.ask(m.ReadQueueStatus())
+        world.sim.ask(m.SpinFarm())
     world.move()
     assert world.environments == [None]
 

@@ -254,7 +254,7 @@ class FarmMachine(RuleBasedStateMachine):
     @rule(verdict=st.sampled_from([True, False, None]))
     def spin(self, verdict: bool | None) -> None:
         self.sim.verdict = verdict
-        self.sim.ask(m.ReadQueueStatus())
+        self.sim.ask(m.SpinFarm())
 
     @rule(count=st.integers(0, 3))
     def want(self, count: int) -> None:
@@ -578,7 +578,7 @@ class FarmMachine(RuleBasedStateMachine):
         # Ids are given again from 0 on, so targets exist again.
         sim.ask(m.SetWanted(3))
         sim.settle()
-        sim.ask(m.ReadQueueStatus())
+        sim.ask(m.SpinFarm())
         sim.settle()
         left = {i: t.place for i, t in sim.scheduler.farm.tasks.unfinished.items()}
         why = {i: explain(sim.scheduler.farm, sim.scheduler.farm.tasks.unfinished[i], sim.now) for i in list(left)[:3]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -132,6 +133,8 @@ class Client(Speaker):
         self.watch_behind: list[int] = []
         self.retried: set[int] = set()
         self.cleared: set[int] = set()
+        self.not_cleared: set[int] = set()
+        """Those of which the answer said that others need them."""
         self.refused: set[int] = set()
         self.n = 0
 
@@ -197,6 +200,8 @@ class Client(Speaker):
         elif isinstance(message, m.Full):
             self.outbox.full(message, self.world.clock.mono_s)
         elif isinstance(message, m.Answer):
+            if isinstance(message.reply, m.Cleared):
+                self.not_cleared.update(message.reply.needed)
             if self.asked.pop(message.n, None) is not None and isinstance(message.reply, m.Retried):
                 for old, new in message.reply.ids:
                     self.submitted[new] = self.submitted[old]
@@ -238,6 +243,14 @@ class Engine:
         """The run that has submitted children last, and under which number."""
         self.commands: set[tuple[str, int]] = set()
         """(session, n) of those it has run: none is run twice."""
+        self.places: dict[RunKey, tuple[int, int]] = {}
+        """Run -> (number of its hand-out, its place there)."""
+        self.marked = (0, 0)
+        """No run behind this place has begun, as the disk knows."""
+
+    def mark(self, run: RunKey, ahead: int) -> None:
+        """Let a run begin, and some behind it, as the disk knows it after a reboot."""
+        self.marked = max(self.marked, *(self.places[each] for each in [run, *islice(self.queue, ahead)]))
 
     def held(self) -> list[RunKey]:
         return [*self.done, *([self.running] if self.running else []), *self.beside, *self.queue, *self.back]
@@ -260,7 +273,8 @@ class Agent(Speaker):
 
     role = "agent"
 
-    def __init__(self, world: World, session: str, former: Agent | None) -> None:
+    def __init__(self, world: World, session: str, former: Agent | None, rebooted: bool = False) -> None:
+        """Create it; `rebooted` says that the disk has the former agent's recorders as of some earlier moment."""
         super().__init__(world, session)
         self.engines: dict[str, Engine] = {}
         self.dying: dict[str, tuple[Engine, m.EngineDown]] = {}
@@ -274,6 +288,10 @@ class Agent(Speaker):
             self.dying[engine.name] = engine, self._loss(engine)
         if former is not None:
             self.dying.update(former.dying)
+        for engine, _ in list(self.dying.values()) if rebooted else ():
+            self._forget_the_last(engine)
+            lost = m.EngineDown(engine.name, engine.id, None, False, m.Crash(cause="reboot"), begun_upto=engine.marked)
+            self.dying[engine.name] = engine, lost
 
     def decode(self, body: Any) -> Sequence[object]:
         return wire.to_agent.decode(body)
@@ -281,6 +299,11 @@ class Agent(Speaker):
     def _loss(self, engine: Engine, known: bool = True, expected: bool = False) -> m.EngineDown:
         running, beside = (engine.running, tuple(engine.beside)) if known else (None, ())
         return m.EngineDown(engine.name, engine.id, running, known, m.Crash(signal=9), expected, None, beside)
+
+    def _forget_the_last(self, engine: Engine) -> None:
+        """The last results are not on the disk."""
+        for run in list(engine.done)[self.world.chance.randint(0, len(engine.done)) :]:
+            del engine.done[run]
 
     def tell(self, message: object) -> None:
         if self.stated:
@@ -370,6 +393,7 @@ class Agent(Speaker):
             engine.concurrent = message.concurrent
             assert all((run.special is not None and run.special.concurrent) == message.concurrent for run in batch.runs)
             engine.queue.extend(message.runs)
+            engine.places.update({run: (batch.number, batch.first + n) for n, run in enumerate(message.runs)})
         elif isinstance(message, m.Recall):
             self._give_back(engine, [run for run in message.runs if run in engine.queue])
         elif isinstance(message, TaskReply):
@@ -412,6 +436,9 @@ class Agent(Speaker):
     def begin(self, engine: Engine) -> None:
         while engine.queue and (engine.running is None or engine.concurrent):
             run = engine.queue.popleft()
+            # The first unanswered run needs no mark, if it is alone.
+            if engine.queue or engine.done or self.world.chance.random() < 0.5:
+                engine.mark(run, self.world.chance.randint(0, 2))
             self.world.begun[run[0]].append(run)
             if engine.running is not None:
                 engine.beside[engine.running] = None

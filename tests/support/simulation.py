@@ -2,7 +2,8 @@
 
 Real are the scheduler, the controller's loop, the store (SQLite, on a memory-backed disk), the sessions of both sides
 and the client's outbox.  Simulated are time, the network, agents and engines.  The network loses, repeats, delays and
-cuts; the controller dies at any of its kill points; agents and engines die; wall clocks jump.  Then all faults end, and
+cuts; the controller dies at any of its kill points; agents and engines die; the machine is started again; wall clocks
+jump.  Then all faults end, and
 - every submitted task has ended, and the client has the same end as the store;
 - a task that succeeded was run to its end by an engine, in the recorded attempt;
 - no task was begun more often than its retries allow, nor charged for a loss in which it had no part.
@@ -300,15 +301,28 @@ class World:
             if busy:
                 agent, engine = chance.choice(busy)
                 agent.kill(engine, chance.random() < 0.7)
-        else:
+        elif luck < 0.99:
             self.replace_agent(chance.randrange(len(self.agents)))
+        else:
+            self.reboot()
+
+    def reboot(self) -> None:
+        """End the controller and all agents at once; the disk has the recorders as of some earlier moment."""
+        self.deaths["reboot"] += 1
+        for speaker in self.speakers.values():
+            self.cut(speaker)
+        for place in range(len(self.agents)):
+            self.replace_agent(place, rebooted=True)
+        self._armed = ""
+        self._drop_store()
+        self.start_controller()
 
     def agents_mind_their_lease(self) -> None:
         """Longer without the controller than the lease: an agent ends its engines, and itself."""
         for place in range(len(self.agents)):
             self.replace_agent(place)
 
-    def replace_agent(self, place: int) -> None:
+    def replace_agent(self, place: int, rebooted: bool = False) -> None:
         """Kill an agent with its engines; the next agent finds their recorders."""
         former = self.agents[place]
         self.cut(former)
@@ -316,7 +330,7 @@ class World:
         del self.speakers[former.session]
         self.hub.connections.pop(former.session, None)
         self.agents_made += 1
-        self.agents[place] = self._add(Agent(self, f"agent{self.agents_made}", former))
+        self.agents[place] = self._add(Agent(self, f"agent{self.agents_made}", former, rebooted))
         self.agents[place].dial()
 
     def engines_do(self) -> None:
@@ -387,7 +401,8 @@ class World:
         finals = {final.id: final for final in self.store.finals(sorted(self.client.submitted))}
         expected = self.client.submitted.keys() - self.client.cleared - self.client.refused
         # A result that other tasks needed, or a task that ran again at that moment, was not cleared.
-        kept = {source for needs in self.client.needs.values() for source in needs.takes} | self.reopened
+        kept = {source for needs in self.client.needs.values() for source in needs.takes}
+        kept |= self.reopened | self.client.not_cleared
         off = sorted((finals.keys() ^ expected) - (self.client.cleared & kept))
         assert not off, f"tasks are missing, or came back: {off}"
         again = Counter(rules.retry_of for rules in self._linked_rules() if rules is not None)

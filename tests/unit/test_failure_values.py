@@ -51,7 +51,7 @@ def test_what_looks_like_a_secret_is_masked() -> None:
         "'the'", "['the', 'cat']", "'words'", "2"
     ]  # fmt: skip
     assert values(fail_with_token)["token"] == "<masked>"
-    config = "{'db_password': <masked>, 'nested': {'access_key': <masked>}, 'port': 3, 'user': 'ann'}"
+    config = "{'user': 'ann', 'db_password': <masked>, 'port': 3, 'nested': {'access_key': <masked>}}"
     assert found["config"] == config
     assert found["settings"] == "Settings(user='ann', api_key=<masked>, password: <masked>)"
 

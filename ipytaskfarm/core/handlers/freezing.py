@@ -39,7 +39,7 @@ from .streams import forget_outputs
 QUERIES_KEPT = 1000
 """The number of questions to kernels that may wait for answers."""
 RESULT_S = 60.0
-"""How long an engine gets no task whose frozen attempt's result is still on its way, after a controller's restart."""
+"""After a controller's restart: how long an engine gets no task while its frozen attempt's result is on its way."""
 
 
 def on_frozen(farm: SchedulerState, session: str, event: Frozen, now: Now, out: Decision) -> None:

@@ -7,11 +7,11 @@ from ..messages import (
     HoldFarm,
     Interrupt,
     NumberReply,
-    ReadQueueStatus,
     Refusal,
     RemoveEngines,
     SetWanted,
     Shutdown,
+    SpinFarm,
     StopFarm,
 )
 from ..messages.task_types import FailureSummary
@@ -91,7 +91,7 @@ def on_hold(farm: SchedulerState, session: str, n: int, question: HoldFarm, now:
     out.answer(session, n, FlagReply(before))
 
 
-def on_spin(farm: SchedulerState, session: str, n: int, question: ReadQueueStatus, now: Now, out: Decision) -> None:
+def on_spin(farm: SchedulerState, session: str, n: int, question: SpinFarm, now: Now, out: Decision) -> None:
     """Examine everything again, and answer whether any task was assigned by that.
 
     Verdicts that are asked for again may lead to more a little later.

@@ -258,7 +258,7 @@ class Stack(msgspec.Struct, frozen=True, tag=True):
     id: int
 
 
-class ReadQueueStatus(msgspec.Struct, frozen=True, tag="Spin"):
+class SpinFarm(msgspec.Struct, frozen=True, tag="Spin"):
     """Question: drop the verdicts of depend functions, and examine all tasks again. Answer: `FlagReply`."""
 
 
@@ -373,7 +373,7 @@ class ClearKept(msgspec.Struct, frozen=True, tag=True):
 
 Question: TypeAlias = (
     WatchTasks | FetchResults | ReadTask | AbortTasks | Clear | RetryTasks | QueueStatus | ListTasks | ExplainTasks
-    | CheckTask | Stuck | Outputs | CommandOutputs | Stack | ReadQueueStatus | MarkTasksDone | MarkTasksFailed
+    | CheckTask | Stuck | Outputs | CommandOutputs | Stack | SpinFarm | MarkTasksDone | MarkTasksFailed
     | PauseJobs | DrainNode | FindJobs | SendToTask | ReadTaskMessages | ProgressOf | ReadHistory | ListRunning
     | ListCache | ForgetCache | ReadCacheKey | ListEngines | ListCommandQueues | FarmStatus | SetWanted
     | RemoveEngines | HoldFarm | CompactStore | StopFarm | ReleaseFrozen | ExchangeBytes | SetSticky | ListSticky
@@ -473,7 +473,7 @@ class Fetched(msgspec.Struct, frozen=True, tag=True):
     unfinished: list[int] = []
     unknown: list[int] = []
     left: list[int] = []
-    """Ended tasks that are to be asked for again: their results were too much for one answer."""
+    """Ended tasks to ask for again: their results were too much for one answer."""
 
 
 class TaskCopy(msgspec.Struct, frozen=True, tag=True):

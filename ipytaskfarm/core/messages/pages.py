@@ -65,7 +65,7 @@ JOBS_MAX = 2_000
 EVENTS_MAX = 20_000
 """The largest number of events in one table."""
 FETCHED_BYTES = 8 << 20
-"""No further result is added to an answer that has so many bytes of results."""
+"""No further result is added to an answer with this number of bytes of results."""
 EARLIER_MAX = 100_000
 """The largest number of runs of ids in `RetryTasks.earlier`."""
 

@@ -84,7 +84,7 @@ class ForgetCache(msgspec.Struct, frozen=True, tag=True):
     """Remove entries.  Answered with their number.
 
     function: of functions of this name; key: the entry with this key, or with a key that begins so; older_s: those that
-    were not used for so long.  None of them: all entries.
+    were not used for this time.  None of them: all entries.
     """
 
     function: str | None = None

@@ -124,7 +124,7 @@ class Taken(msgspec.Struct, frozen=True, tag=True):
 
     finals: list[Final]
     left: list[int] = []
-    """Tasks that are to be asked for again: it was too much for one answer."""
+    """Tasks to ask for again: their results were too much for one answer."""
 
 
 class Declined(msgspec.Struct, frozen=True, tag=True):

@@ -27,7 +27,7 @@ class AcceptanceOrder:
             runs.append([task_id, task_id])
 
     def add_items(self, count: int) -> None:
-        """Note that so many items of the latest task have the ids after its own."""
+        """Note that this number of items of the latest task have the ids after its own."""
         self._runs[-1][1] += count
 
     def restore(self, accepted: Iterable[tuple[int, int, int]]) -> None:

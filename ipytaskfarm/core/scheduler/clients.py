@@ -113,7 +113,7 @@ class ClientRegistry:
     retrying: dict[tuple[str, int], list[int]] = field(default_factory=dict)
     """(session, number of its question) -> tasks that are read from the store, to be submitted again."""
     retried: dict[str, Retried] = field(default_factory=dict)
-    """"session n" of a `Retry` -> the answer.  A client that repeats the question gets the same answer."""
+    """"session n" of a `RetryTasks` -> the answer.  A client that repeats the question gets the same answer."""
     storable_rules: set[Rules] = field(default_factory=set)
     """Rules of earlier tasks that can be stored, see `core.validation.why_rules_not_storable`."""
 

@@ -182,7 +182,7 @@ class CacheResult(NamedTuple):
 
 
 class LoadExplanation(NamedTuple):
-    """Explain an ended task, or an item of a map, from the store, and answer question `n` with `Text`."""
+    """Explain an ended task, or an item of a map, from the store, and answer question `n` with `TextReply`."""
 
     session: str
     n: int

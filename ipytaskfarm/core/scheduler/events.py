@@ -55,7 +55,7 @@ class StoreRoom(msgspec.Struct, frozen=True):
 
 
 class Originals(msgspec.Struct, frozen=True):
-    """Tasks as they were submitted, for `Retry` number `n` of this session."""
+    """Tasks as they were submitted, for `RetryTasks` number `n` of this session."""
 
     n: int
     tasks: list[Submission]

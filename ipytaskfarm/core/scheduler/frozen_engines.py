@@ -34,7 +34,7 @@ class FrozenEngine:
 
 @dataclass(slots=True)
 class FrozenRegistry:
-    """The frozen engines, and those about which it is to be decided in this turn."""
+    """The frozen engines, and those about which this turn decides."""
 
     by_name: dict[Incarnation, FrozenEngine] = field(default_factory=dict)
     """Changed by `add` and `remove` alone."""

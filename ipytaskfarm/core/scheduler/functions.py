@@ -33,7 +33,7 @@ class FunctionVerdicts:
 
 @dataclass(slots=True)
 class PendingCheck:
-    """A client's `Check` that waits for the verdicts of functions."""
+    """A client's `CheckTask` that waits for the verdicts of functions."""
 
     session: str
     n: int

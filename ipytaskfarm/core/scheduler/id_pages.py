@@ -10,7 +10,7 @@ from ..states import State
 from .state import SchedulerState
 
 SPARSE = 10
-"""If fewer than one in so many ids is in use, the used ones are sorted, in place of looking at each id."""
+"""If less than this share (one in N) of the ids is in use, the used ones are sorted, instead of looking at each id."""
 
 
 def states_after(farm: SchedulerState, after: int) -> tuple[list[tuple[int, State]], int | None]:

@@ -99,7 +99,7 @@ QUESTIONS: dict[type, Answerer] = {
     m.ProgressOf: running_tasks.on_progress_of,
     m.ListRunning: running_tasks.on_list_running,
     m.Stack: commands.on_stack,
-    m.ReadQueueStatus: lifecycle.on_spin,
+    m.SpinFarm: lifecycle.on_spin,
     m.ListEngines: tables.on_engines,
     m.ListCommandQueues: commands.on_command_queues,
     m.FarmStatus: tables.on_farm_status,

@@ -22,7 +22,7 @@ GROUPS_KEPT = 256
 COPIES_OF_ONE = 2
 """The most second copies that are begun of one task, one after the other."""
 RACES_LOST = 3
-"""A node that has lost so many races in a row gets no more tasks."""
+"""A node that has lost this number of races in a row gets no more tasks."""
 
 GroupKey: TypeAlias = tuple[str | None, str | None, int]
 """(job, function, link of the chain of recovery tasks): tasks that should take about as long as one another."""
@@ -48,7 +48,7 @@ class CopyGroup:
             self.durations_s.remove(self.latest_s.pop(0))
 
     def is_ripe(self, least: int) -> bool:
-        """Return whether enough of the group has succeeded to know which runs are slow: so many, and half of it."""
+        """Return whether enough of the group has succeeded to know which runs are slow: `least`, and half of it."""
         return self.succeeded >= least and self.succeeded >= len(self.unfinished)
 
     @property

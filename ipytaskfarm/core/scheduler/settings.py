@@ -50,7 +50,7 @@ class SchedulerSettings:
     grace_s: float = 1.0
     """Between the interrupt of a task and the signals that end its engine."""
     max_tasks: int = 10_000_000
-    """No task is accepted while so many have not ended."""
+    """No task is accepted while this number of tasks have not ended."""
     policy: PolicyKey = fifo_key
     """The order of the queue."""
     warm: int | None = None
@@ -69,7 +69,7 @@ class SchedulerSettings:
     second_copy_after: float = 3.0
     """A run of an idempotent task is slow when it takes longer than this multiple of the 75th percentile of others."""
     second_copy_least: int = 10
-    """So many tasks of a group must have succeeded before a run counts as slow."""
+    """The number of tasks of a group that must have succeeded before a run counts as slow."""
     second_copy_share: float = 0.05
     """At most this share of the engines runs second copies, and at least one may."""
     second_copies_on: str = "other nodes"

@@ -216,7 +216,7 @@ class Ssh:
         }
 
     def _start(self, config: str | None, agent: dict[str, Any]) -> None:
-        """Open the tunnel, if there is to be one, and start the agent."""
+        """Open the tunnel, if the host needs one, and start the agent."""
         try:
             text = self._connection(config, agent)
             started = self._told(config, agent, "start", connection=text, words=agent["words"])

@@ -6,6 +6,8 @@ import { html } from "./html.js";
 
 const Text = ({ title, text }) => (text ? html`<h3>${title}</h3><pre class="tf-text" tabindex="0" aria-label=${title}>${text}</pre>` : null);
 
+const debugging = ({ id, end }) => (end.traceback ? `tc.debug(${id})                # in Python\n%task debug ${id}             # in a notebook\nipytaskfarm debug ${id}       # in a terminal` : "");
+
 function Body({ task }) {
   const { end, input } = task;
   const facts = [];
@@ -18,7 +20,7 @@ function Body({ task }) {
   if (input) facts.push(["input", size(input.bytes)]);
   return html`<p class="tf-pre">${task.why.join("\n")}</p>
     <dl class="tf-facts">${facts.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
-    ${end ? html`<${Text} title="Traceback" text=${end.traceback} /><${Text} title="Output" text=${end.stdout} /><${Text} title="Standard error" text=${end.stderr} />` : null}
+    ${end ? html`<${Text} title="Traceback" text=${end.traceback} /><${Text} title="Local variables" text=${end.variables} /><${Text} title="Debug it" text=${debugging(task)} /><${Text} title="Output" text=${end.stdout} /><${Text} title="Standard error" text=${end.stderr} />` : null}
     ${input ? html`<${Text} title="Code" text=${input.code} />${input.rules ? html`<${Text} title="Rules" text=${input.rules} />` : null}` : null}
     ${task.history.length ? html`<h3>History</h3><table><tbody>${task.history.map(([at, what, engine, more]) => html`<tr><td class="tf-muted">${clock(at, true)}</td><td>${what}</td><td>${engine === null ? "" : `engine ${engine}`}</td><td class="tf-clip tf-muted">${more}</td></tr>`)}</tbody></table>` : null}`;
 }
@@ -27,15 +29,18 @@ export function Drawer({ model }) {
   const id = model.opened.value;
   const [task, setTask] = useState(null);
   const [error, setError] = useState("");
+  const [stack, setStack] = useState("");
   const dialog = useRef(null);
   const look = () => model.transport.ask("task", { id }).then((found) => { setTask(found); setError(""); }).catch((problem) => setError(problem.message));
   useEffect(() => {
     setTask(null);
     setError("");
+    setStack("");
     if (id === null) { if (dialog.current && dialog.current.open) dialog.current.close(); return; }
     if (!dialog.current.open) dialog.current.showModal();
     look();
   }, [id]);
+  const where = () => model.transport.ask("stack", { id }).then(({ text }) => { setStack(text); setError(""); }).catch((problem) => setError(problem.message));
   const act = async (what) => { const done = await model.act(what, { id }); if (done && done.id) model.opened.value = done.id; else if (done) look(); };
   const over = task && task.end;
   return html`<dialog ref=${dialog} class="tf-drawer" aria-labelledby="tf-drawer-title" onClose=${() => (model.opened.value = null)} onClick=${(event) => { if (event.target === dialog.current) dialog.current.close(); }}>
@@ -43,9 +48,12 @@ export function Drawer({ model }) {
       <div class="tf-head"><h2 id="tf-drawer-title">Task ${id}</h2><span class="tf-push"></span>
         ${model.control.value && task && !over ? html`<button type="button" onClick=${() => act("abort")}>Abort</button>` : null}
         ${model.control.value && over && over.reason ? html`<button type="button" class="tf-primary" onClick=${() => act("retry")}>Try again</button>` : null}
+        ${model.transport.live && task && !over ? html`<button type="button" onClick=${where}>Where is it now?</button>` : null}
         ${model.transport.live ? html`<button type="button" onClick=${look}>Refresh</button>` : null}
         <button type="button" class="tf-close" aria-label="Close" onClick=${() => dialog.current.close()}>×</button></div>
-      ${error ? html`<p class="tf-trouble" role="alert">${error}</p>` : task ? html`<${Body} task=${task} />` : html`<p class="tf-muted">…</p>`}
+      ${error ? html`<p class="tf-trouble" role="alert">${error}</p>` : null}
+      <${Text} title="Where it is now" text=${stack} />
+      ${task ? html`<${Body} task=${task} />` : error ? null : html`<p class="tf-muted">…</p>`}
     </div>`}
   </dialog>`;
 }
