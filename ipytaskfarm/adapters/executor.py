@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
-import contextlib
 import itertools
 import logging
 import sys
@@ -17,7 +16,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ipytaskfarm.adapters.call_chunks import (
     BACKLOG,
@@ -31,7 +30,8 @@ from ipytaskfarm.adapters.call_chunks import (
     values_of,
 )
 from ipytaskfarm.adapters.executor_calls import call_all, environment_of
-from ipytaskfarm.adapters.executor_map import Apart, MapItems, Together, flattened, values
+from ipytaskfarm.adapters.executor_ends import WorkerLost, clear_arrived, original_of, weakly, write_if_possible
+from ipytaskfarm.adapters.executor_map import Apart, ItemsToSubmit, Together, flattened, values
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.task_types import Final
 from ipytaskfarm.core.states import ABORTS, RUNNING, Reason
@@ -50,13 +50,6 @@ RETRIES = 2
 CLEARED_AT_ONCE = 64
 """Results that have arrived are cleared from the farm in batches of this number."""
 INITIALIZER_FAILED = "A process in the process pool could not be initialized: its initializer failed"
-
-
-class WorkerLost(errors.EngineLost, BrokenProcessPool):
-    """The engine that ran a call was lost.
-
-    Unlike in a ``ProcessPoolExecutor``, the other calls go on, and the executor takes new ones.
-    """
 
 
 class ExecutorFuture(concurrent.futures.Future[T]):
@@ -187,7 +180,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         self._functions = KnownFunctions() if gathers and may_share(self._rules) else None
         """What is known of the functions of the calls; None: each call is a task of its own."""
         self._gathered: GatheredCalls[ExecutorFuture[Any]] = GatheredCalls(
-            self.client, self._rules, _weakly(self.settle_chunk), _weakly(self._forget), original_of
+            self.client, self._rules, weakly(self.settle_chunk), weakly(self._forget), original_of
         )
         self._arrived: list[int] = []
         """Tasks that have results but are not cleared yet."""
@@ -328,10 +321,10 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         star = len(iterables) != 1
         items = Items([zip(*iterables, strict=False)] if star else iterables)
         room = self.client.session.items_room
-        waiting = MapItems(fn, items, star, chunksize, grows, known, self._max_workers, self._is_busy, room)
+        waiting = ItemsToSubmit(fn, items, star, chunksize, grows, known, self._max_workers, self._is_busy, room)
         return waiting.futures(self._submit_items)
 
-    def _submit_items(self, of: MapItems, items: Sequence[Any], first: int) -> ExecutorFuture[Any] | int:
+    def _submit_items(self, of: ItemsToSubmit, items: Sequence[Any], first: int) -> ExecutorFuture[Any] | int:
         """Submit items of a map as one task.  Returns their future, or what `submit_together` returns."""
         from ipytaskfarm.client.futures import Settler
         from ipytaskfarm.client.tasks import EachTask
@@ -403,8 +396,8 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             try:
                 found = self.client.get_task_result(future.task_id, raw=False)
                 if self._prints:
-                    _write(found.stdout, sys.stdout)
-                    _write(found.stderr, sys.stderr)
+                    write_if_possible(found.stdout, sys.stdout)
+                    write_if_possible(found.stderr, sys.stderr)
                 error = None if found.failure is None else found.failure.value
                 value = found.result if error is None else None
             except Exception as unread:  # a refused task, or a value whose class is unknown here
@@ -525,7 +518,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
                 self._arrived.clear()
             if not self._unfinished:
                 self._ended.notify_all()
-        _clear(self.client, cleared)
+        clear_arrived(self.client, cleared)
 
     # -- shutdown
 
@@ -567,55 +560,17 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             _end(self.client, self._farm, self._arrived)
 
 
-def original_of(error: BaseException) -> BaseException:
-    """Return the error that pickle raised for a call, as a ``ProcessPoolExecutor`` does; its cause is our report."""
-    original = error.__cause__
-    if not isinstance(error, errors.UnpickleableException) or original is None:
-        return error
-    error.__cause__ = None
-    original.__cause__ = error
-    return original
-
-
-def _weakly(method: Callable[..., None]) -> Callable[..., None]:
-    """Return a function that calls a method as long as its object exists."""
-    reference = weakref.WeakMethod(method)
-
-    def call(*arguments: Any) -> None:
-        found = reference()
-        if found is not None:
-            found(*arguments)
-
-    return call
-
-
-def _write(text: str, stream: TextIO | None) -> None:
-    """Write what a call has printed; where nobody can read it, it is left out."""
-    if text and stream is not None:
-        with contextlib.suppress(OSError, ValueError):  # a closed pipe, a closed stream
-            stream.write(text)
-
-
 _living: weakref.WeakSet[Executor] = weakref.WeakSet()
 
 
 def _end(client: TaskClient, farm: Farm | None, arrived: list[int]) -> None:
     """End an executor whose calls have ended: its own farm, or its results in the farm of others."""
     if farm is None:
-        _clear(client, arrived)
+        clear_arrived(client, arrived)
         arrived.clear()
     else:
         client.close()
         farm.stop()
-
-
-def _clear(client: TaskClient, ids: list[int]) -> None:
-    """Clear results that have arrived from the farm."""
-    if ids:
-        try:
-            client.clear(ids)
-        except (KeyError, ConnectionError):
-            pass  # cleared by another client, or the farm is gone
 
 
 def _leave(client: TaskClient, farm: Farm | None, arrived: list[int]) -> None:

@@ -38,7 +38,7 @@ class Together(list[Any]):
 
 
 @dataclass
-class MapItems:
+class ItemsToSubmit:
     """The items of one map that are not submitted yet."""
 
     function: Callable[..., Any]
@@ -60,7 +60,7 @@ class MapItems:
     fit: int = ITEMS_MAX
     """So many items fit into the next task."""
 
-    def futures(self, submit: Callable[[MapItems, Sequence[Any], int], Future[Any] | int]) -> Futures:
+    def futures(self, submit: Callable[[ItemsToSubmit, Sequence[Any], int], Future[Any] | int]) -> Futures:
         """Submit the items as the futures are asked for.
 
         submit: submits items as one task, the first of which has the given place in the map.  Returns their future, or
