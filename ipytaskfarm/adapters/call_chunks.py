@@ -16,11 +16,12 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.chunk_sizes import Pace
+from ipytaskfarm.core.chunk_sizes import ITEMS_MAX, Pace
 from ipytaskfarm.core.messages.task_types import Final
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import TaskClient
+    from ipytaskfarm.client.tasks import EachTask
 
 Call: TypeAlias = tuple[tuple[Any, ...]] | tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments of a call: ``(args,)``, or ``(args, kwargs)`` if there are any by keyword."""
@@ -58,7 +59,7 @@ def may_share(rules: Mapping[str, Any]) -> bool:
 class KnownFunction:
     """The durations of a function's calls, and how many of its calls share the next task."""
 
-    __slots__ = ("_bytes", "_is_refused", "_pace", "size")
+    __slots__ = ("_bytes", "_is_refused", "_pace", "most", "room", "size")
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._pace = Pace(1)
@@ -66,6 +67,11 @@ class KnownFunction:
         """Bytes of the arguments of a call."""
         self._is_refused = inspect.iscoroutinefunction(function)
         self.size = 1
+        """How many calls share the next task."""
+        self.most = 1
+        """How many items of a map share its next task: its values are used in order, so they may end together."""
+        self.room = 1 if self._is_refused else ITEMS_MAX
+        """How many calls may share a task, however short they are."""
 
     def ended(self, calls: int, final: Final) -> None:
         """Note how long calls took that have ended well."""
@@ -84,8 +90,10 @@ class KnownFunction:
         self._decide()
 
     def _decide(self) -> None:
-        room = int(BYTES_MAX / self._bytes) if self._bytes else MOST_CALLS
-        self.size = 1 if self._is_refused else min(self._pace.size(None), MOST_CALLS, room)
+        room = max(1, int(BYTES_MAX / self._bytes)) if self._bytes else ITEMS_MAX
+        self.room = 1 if self._is_refused else min(room, ITEMS_MAX)
+        self.most = min(self._pace.size(None), self.room)
+        self.size = min(self.most, MOST_CALLS)
 
 
 class KnownFunctions:
@@ -167,14 +175,40 @@ class CallChunk(Generic[F]):
         """Return the futures that are not resolved."""
         return [future for future in self.futures if not future.done()]
 
-    def values(self, client: TaskClient, final: Final) -> list[Any]:
-        """Return the values of the calls; None stands for each call with an end of its own."""
-        from ipytaskfarm.client.chunk_items import chunk_values
 
-        whole = final if final.body is not None else client.session.fetch(self.id)
-        if whole is None or whole.body is None:
-            raise errors.ConnectionError(f"the values of tasks {self.id + 1} to {self.id + final.items} did not come")
-        return chunk_values(whole)
+def values_of(client: TaskClient, final: Final) -> list[Any]:
+    """Return the values of calls that shared a task; None stands for each call with an end of its own."""
+    from ipytaskfarm.client.chunk_items import chunk_values
+
+    whole = final if final.body is not None else client.session.fetch(final.id)
+    if whole is None or whole.body is None:
+        raise errors.ConnectionError(f"the values of tasks {final.id + 1} to {final.id + final.items} did not come")
+    return chunk_values(whole)
+
+
+REFUSED, TOO_MANY = -1, -2
+"""What `submit_together` returns for calls that cannot share a task, and for more calls than fit into one."""
+
+
+def submit_together(client: TaskClient, task: EachTask, known: KnownFunction) -> int:
+    """Submit calls as one task; return its id, which the ids of the calls follow, or `REFUSED` or `TOO_MANY`.
+
+    Raises what the farm answers.
+    """
+    from ipytaskfarm.client.packing import pack_task
+
+    session = client.session
+    try:
+        packed = pack_task(task, session.blobs, farm=client.farm)
+    except Exception:  # one call that cannot travel keeps the others from it
+        return REFUSED
+    if packed.needs is not None:  # what one call waits for would keep the others waiting
+        return REFUSED
+    known.took(packed.items, len(packed.payload))
+    if len(packed.payload) > 2 * BYTES_MAX or packed.items > session.items_room():
+        return TOO_MANY
+    task_id = session.submit(packed)
+    return task_id if task_id >= 0 else TOO_MANY
 
 
 class _Open(Generic[F]):
@@ -291,35 +325,26 @@ class GatheredCalls(Generic[F]):
     ) -> None:
         """Submit calls as one task, or as several if they are too large for one."""
         from ipytaskfarm.client.futures import Settler
-        from ipytaskfarm.client.packing import pack_task
         from ipytaskfarm.client.tasks import EachTask
 
-        session = self._client.session
         if len(calls) == 1:
             self._alone(function, calls[0], futures[0])
             return
         try:
             task = EachTask(function, calls, True, UNNUMBERED, None, **self._rules)
-            packed = pack_task(task, session.blobs, farm=self._client.farm)
-        except Exception:  # one call that cannot travel keeps the others from it
-            packed = None
-        if packed is None or packed.needs is not None:  # what one call waits for would keep the others waiting
-            for call, future in zip(calls, futures, strict=True):
-                self._alone(function, call, future)
-            return
-        known.took(len(calls), len(packed.payload))
-        try:
-            is_small = len(packed.payload) <= 2 * BYTES_MAX
-            task_id = session.submit(packed) if is_small and len(calls) <= session.items_room() else -1
+            task_id = submit_together(self._client, task, known)
         except Exception as error:
             self._fail(futures, error)
             return
-        if task_id < 0:
+        if task_id == REFUSED:
+            for call, future in zip(calls, futures, strict=True):
+                self._alone(function, call, future)
+        elif task_id == TOO_MANY:
             half = len(calls) // 2
             self._together(function, calls[:half], futures[:half], known)
             self._together(function, calls[half:], futures[half:], known)
-            return
-        Settler.of(session).add(CallChunk(task_id, known, futures, self._on_end))
+        else:
+            Settler.of(self._client.session).add(CallChunk(task_id, known, futures, self._on_end))
 
     def _alone(self, function: Callable[..., Any], call: Call, future: F) -> None:
         from ipytaskfarm.client.futures import Settler

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
-import contextlib
 import itertools
 import logging
 import sys
 import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ipytaskfarm.adapters.call_chunks import (
     BACKLOG,
@@ -28,8 +26,12 @@ from ipytaskfarm.adapters.call_chunks import (
     KnownFunction,
     KnownFunctions,
     may_share,
+    submit_together,
+    values_of,
 )
 from ipytaskfarm.adapters.executor_calls import call_all, environment_of
+from ipytaskfarm.adapters.executor_ends import WorkerLost, clear_arrived, original_of, weakly, write_if_possible
+from ipytaskfarm.adapters.executor_map import Apart, ItemsToSubmit, Together, flattened, values
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.task_types import Final
 from ipytaskfarm.core.states import ABORTS, RUNNING, Reason
@@ -37,6 +39,7 @@ from ipytaskfarm.system.process import usable_cores
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import TaskClient
+    from ipytaskfarm.client.tasks import CallTask
     from ipytaskfarm.deployment.farm import Farm
 
 P = ParamSpec("P")
@@ -47,13 +50,6 @@ RETRIES = 2
 CLEARED_AT_ONCE = 64
 """Results that have arrived are cleared from the farm in batches of this number."""
 INITIALIZER_FAILED = "A process in the process pool could not be initialized: its initializer failed"
-
-
-class WorkerLost(errors.EngineLost, BrokenProcessPool):
-    """The engine that ran a call was lost.
-
-    Unlike in a ``ProcessPoolExecutor``, the other calls go on, and the executor takes new ones.
-    """
 
 
 class ExecutorFuture(concurrent.futures.Future[T]):
@@ -69,6 +65,8 @@ class ExecutorFuture(concurrent.futures.Future[T]):
         self.task_id = -1
         self.chunk: CallChunk[ExecutorFuture[Any]] | None = None
         """The calls together with which this one was submitted; None: it was submitted alone, or was not yet."""
+        self.items = 0
+        """The number of items of a map for which this future stands; 0: it stands for one call."""
 
     @property
     def id(self) -> int:
@@ -80,6 +78,10 @@ class ExecutorFuture(concurrent.futures.Future[T]):
         if self.task_id < 0 and executor is not None:
             executor.submit_gathered()
         return self.task_id
+
+    def ids(self) -> Sequence[int]:
+        """Return the ids of the future's calls."""
+        return range(self.task_id + 1, self.task_id + 1 + self.items) if self.items else (self.id,)
 
     def cancel(self) -> bool:
         """Abort the call if it has not begun; return whether it is cancelled."""
@@ -178,7 +180,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         self._functions = KnownFunctions() if gathers and may_share(self._rules) else None
         """What is known of the functions of the calls; None: each call is a task of its own."""
         self._gathered: GatheredCalls[ExecutorFuture[Any]] = GatheredCalls(
-            self.client, self._rules, _weakly(self.settle_chunk), _weakly(self._forget), original_of
+            self.client, self._rules, weakly(self.settle_chunk), weakly(self._forget), original_of
         )
         self._arrived: list[int] = []
         """Tasks that have results but are not cleared yet."""
@@ -212,7 +214,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], known: KnownFunction | None
     ) -> concurrent.futures.Future[T]:
         """Submit a call.  Calls that are known to be quick share tasks while the engines have work."""
-        if known is None or known.size < LEAST_CALLS or len(self._unfinished) < BACKLOG * self._max_workers:
+        if known is None or known.size < LEAST_CALLS or not self._is_busy():
             return self._submit_alone({}, fn, args, kwargs, known)
         self._must_take()
         future: ExecutorFuture[T] = ExecutorFuture(self, known)
@@ -246,14 +248,18 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         kwargs: dict[str, Any],
         known: KnownFunction | None,
     ) -> concurrent.futures.Future[T]:
-        from ipytaskfarm.client.futures import Settler
         from ipytaskfarm.client.tasks import CallTask
+
+        return self._submit_task(CallTask(fn, args=args, kwargs=kwargs, **{**self._rules, **rules}), known)
+
+    def _submit_task(self, task: CallTask, known: KnownFunction | None) -> ExecutorFuture[Any]:
+        from ipytaskfarm.client.futures import Settler
 
         self._must_take()
         self._gathered.submit_gathered()  # in the order of submission
-        future: ExecutorFuture[T] = ExecutorFuture(self, known)
+        future: ExecutorFuture[Any] = ExecutorFuture(self, known)
         try:
-            future.task_id = self.client.run(CallTask(fn, args=args, kwargs=kwargs, **{**self._rules, **rules}))
+            future.task_id = self.client.run(task)
         except errors.UnpickleableException as error:
             future.end(None, original_of(error))
             return future
@@ -280,7 +286,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             fn: any callable.
             iterables: read at once, or as far as `buffersize` allows.
             timeout: seconds from now until the last result must be there, else TimeoutError.
-            chunksize: the number of calls in one task.
+            chunksize: the number of calls in one task; more quick calls share one, as long as `buffersize` is None.
             buffersize: the largest number of tasks whose results were not read yet; None: no limit.
         """
         if chunksize < 1:
@@ -290,14 +296,57 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
         end_s = None if timeout is None else time.monotonic() + timeout
+        known = self._functions.of(fn) if self._functions is not None else None
+        if known is not None and (chunksize > 1 or buffersize is None):
+            futures = self._items(fn, iterables, chunksize, buffersize is None, known)
+            return values(futures, end_s, buffersize, self.cancel)
         calls: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
-        futures: Iterator[concurrent.futures.Future[list[T]]]
         if chunksize == 1:
-            singles = (self.submit(fn, *items) for items in calls)
-            return _values(singles, end_s, buffersize, self.cancel)
+            return values((self.submit(fn, *items) for items in calls), end_s, buffersize, self.cancel)
         chunks = iter(lambda: list(itertools.islice(calls, chunksize)), [])
-        futures = (self.submit_chunk(fn, chunk, chunksize) for chunk in chunks)
-        return _flattened(_values(futures, end_s, buffersize, self.cancel))
+        parts = (self.submit_chunk(fn, chunk, chunksize) for chunk in chunks)
+        return flattened(values(parts, end_s, buffersize, self.cancel))
+
+    def _items(
+        self,
+        fn: Callable[..., Any],
+        iterables: Sequence[Iterable[Any]],
+        chunksize: int,
+        grows: bool,
+        known: KnownFunction,
+    ) -> Iterator[concurrent.futures.Future[Any]]:
+        """Return the futures of a map's items, which are submitted as these are asked for."""
+        from ipytaskfarm.client.map_items import Items
+
+        star = len(iterables) != 1
+        items = Items([zip(*iterables, strict=False)] if star else iterables)
+        room = self.client.session.items_room
+        waiting = ItemsToSubmit(fn, items, star, chunksize, grows, known, self._max_workers, self._is_busy, room)
+        return waiting.futures(self._submit_items)
+
+    def _submit_items(self, of: ItemsToSubmit, items: Sequence[Any], first: int) -> ExecutorFuture[Any] | int:
+        """Submit items of a map as one task.  Returns their future, or what `submit_together` returns."""
+        from ipytaskfarm.client.futures import Settler
+        from ipytaskfarm.client.tasks import EachTask
+
+        task = EachTask(of.function, items, of.star, first, None, **self._rules)
+        if len(items) == 1:
+            return self._submit_task(task, of.known)
+        self._must_take()
+        self._gathered.submit_gathered()  # in the order of submission
+        task_id = submit_together(self.client, task, of.known)
+        if task_id < 0:
+            return task_id
+        future: ExecutorFuture[Any] = ExecutorFuture(self, of.known)
+        future.task_id, future.items = task_id, len(items)
+        with self._lock:
+            self._unfinished.add(future)
+        Settler.of(self.client.session).add(future)
+        return future
+
+    def _is_busy(self) -> bool:
+        """Return whether the engines have work for a while."""
+        return len(self._unfinished) >= BACKLOG * self._max_workers
 
     def _must_take(self) -> None:
         if self._broken is not None:
@@ -320,13 +369,14 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         by_id: dict[int, ExecutorFuture[Any]] = {}
         for future in unwanted.difference(removed):
             if future.chunk is None or unwanted.issuperset(future.chunk.unfinished()):
-                by_id[future.task_id] = future
+                by_id.update(dict.fromkeys(future.ids(), future))
         # The controller decides with the abort whether a call has begun: the answer to a question before it would be
         # outdated when the abort arrives, and a cancelled call would run on.
-        aborted = [by_id[i] for i in self.client.abort(list(by_id), reason="cancelled", running=False)]
+        ids = self.client.abort(list(by_id), reason="cancelled", running=False) if by_id else []
+        aborted = {by_id[task_id] for task_id in ids}
         for future in aborted:
             future.note_cancelled()
-        self._forget(aborted, [future.task_id for future in aborted if future.chunk is None])
+        self._forget(aborted, [task_id for task_id in ids if by_id[task_id].chunk is None])
 
     def is_running(self, task_id: int) -> bool:
         """Return whether an engine runs this task now."""
@@ -334,6 +384,9 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
 
     def settle(self, future: ExecutorFuture[Any], final: Final) -> None:
         """Resolve a future whose task has ended."""
+        if future.items:
+            self._settle_items(future, final)
+            return
         if future.known is not None and future.chunk is None:
             future.known.ended(1, final)
         future.known = None
@@ -343,8 +396,8 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             try:
                 found = self.client.get_task_result(future.task_id, raw=False)
                 if self._prints:
-                    _write(found.stdout, sys.stdout)
-                    _write(found.stderr, sys.stderr)
+                    write_if_possible(found.stdout, sys.stdout)
+                    write_if_possible(found.stderr, sys.stderr)
                 error = None if found.failure is None else found.failure.value
                 value = found.result if error is None else None
             except Exception as unread:  # a refused task, or a value whose class is unknown here
@@ -354,6 +407,59 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             else:
                 future.set_result(value)
         self._forget([future], [future.task_id] if not final.reason or final.reason in ABORTS else [])
+
+    def _settle_items(self, future: ExecutorFuture[Any], final: Final) -> None:
+        """Resolve the future of items of a map."""
+        known, future.known = future.known, None
+        first = future.task_id + 1
+        silent: Sequence[int] = range(first, first + future.items)
+        if final.separate:
+            separate = set(final.separate)
+            silent = [task_id for task_id in silent if task_id - first not in separate]
+        assert known is not None
+        known.ended(len(silent), final)
+        if final.reason in ABORTS and not final.separate:
+            future.resolve_as_cancelled()
+        else:
+            found = self._values_of(known, final, silent)
+            found.has_apart = bool(final.separate) or (len(silent) > 0 and type(found[silent[0] - first]) is Apart)
+            for index in final.separate:  # there is more to tell of these than the value
+                found[index] = Apart(self._future_of(first + index))
+            future.set_result(found)
+        self._forget([future], [future.task_id] if not final.reason or final.reason in ABORTS else [])
+
+    def _values_of(self, known: KnownFunction, final: Final, silent: Sequence[int]) -> Together:
+        """Return the values of items of a map that shared a task.
+
+        silent: the ids of the items without an end of their own.  If their values cannot be unpickled, they run again,
+        each as a task of its own.
+        """
+        if final.reason:
+            failed: ExecutorFuture[Any] = ExecutorFuture(self)
+            failed.task_id = silent[0] if silent else final.id + 1
+            failed.settle(final)
+            return Together([Apart(failed)] * final.items)
+        try:
+            found = Together(values_of(self.client, final) if silent else ())
+            found += [None] * (final.items - len(found))  # a chunk that took long has ended before its last items
+            return found
+        except Exception:  # one value that cannot be unpickled keeps the others from it
+            known.refuses()
+            found = Together([None] * final.items)
+            for task_id, again in zip(silent, self.client.restart(list(silent)), strict=True):
+                found[task_id - final.id - 1] = Apart(self._future_of(again))
+            return found
+
+    def _future_of(self, task_id: int) -> ExecutorFuture[Any]:
+        """Return a future of a task that is submitted already."""
+        from ipytaskfarm.client.futures import Settler
+
+        future: ExecutorFuture[Any] = ExecutorFuture(self)
+        future.task_id = task_id
+        with self._lock:
+            self._unfinished.add(future)
+        Settler.of(self.client.session).add(future)
+        return future
 
     def settle_chunk(self, chunk: CallChunk[ExecutorFuture[Any]], final: Final) -> None:
         """Resolve the futures of calls that shared a task, which has ended."""
@@ -376,14 +482,14 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
     def _resolve(self, chunk: CallChunk[ExecutorFuture[Any]], silent: list[ExecutorFuture[Any]], final: Final) -> bool:
         """Resolve futures with their values.  False: the values cannot be unpickled, and the calls run again, alone."""
         try:
-            values = chunk.values(self.client, final)
+            found = values_of(self.client, final)
         except Exception:  # one value that cannot be unpickled keeps the others from it
             chunk.known.refuses()
             for future, again in zip(silent, self.client.restart([each.task_id for each in silent]), strict=True):
                 future.task_id, future.chunk = again, None
             return False
         for future in silent:
-            future.end(values[future.task_id - chunk.id - 1])
+            future.end(found[future.task_id - chunk.id - 1])
         return True
 
     def _as_error(self, error: BaseException, reason: str) -> BaseException:
@@ -412,7 +518,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
                 self._arrived.clear()
             if not self._unfinished:
                 self._ended.notify_all()
-        _clear(self.client, cleared)
+        clear_arrived(self.client, cleared)
 
     # -- shutdown
 
@@ -438,7 +544,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         with self._lock:
             self._is_shut_down = True
             waiting = list(self._unfinished)
-        if ids := [future.id for future in waiting]:
+        if ids := [task_id for future in waiting for task_id in future.ids()]:
             self.client.abort(ids, reason="the executor was terminated")
         self._close()
 
@@ -454,55 +560,17 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             _end(self.client, self._farm, self._arrived)
 
 
-def original_of(error: BaseException) -> BaseException:
-    """Return the error that pickle raised for a call, as a ``ProcessPoolExecutor`` does; its cause is our report."""
-    original = error.__cause__
-    if not isinstance(error, errors.UnpickleableException) or original is None:
-        return error
-    error.__cause__ = None
-    original.__cause__ = error
-    return original
-
-
-def _weakly(method: Callable[..., None]) -> Callable[..., None]:
-    """Return a function that calls a method as long as its object exists."""
-    reference = weakref.WeakMethod(method)
-
-    def call(*arguments: Any) -> None:
-        found = reference()
-        if found is not None:
-            found(*arguments)
-
-    return call
-
-
-def _write(text: str, stream: TextIO | None) -> None:
-    """Write what a call has printed; where nobody can read it, it is left out."""
-    if text and stream is not None:
-        with contextlib.suppress(OSError, ValueError):  # a closed pipe, a closed stream
-            stream.write(text)
-
-
 _living: weakref.WeakSet[Executor] = weakref.WeakSet()
 
 
 def _end(client: TaskClient, farm: Farm | None, arrived: list[int]) -> None:
     """End an executor whose calls have ended: its own farm, or its results in the farm of others."""
     if farm is None:
-        _clear(client, arrived)
+        clear_arrived(client, arrived)
         arrived.clear()
     else:
         client.close()
         farm.stop()
-
-
-def _clear(client: TaskClient, ids: list[int]) -> None:
-    """Clear results that have arrived from the farm."""
-    if ids:
-        try:
-            client.clear(ids)
-        except (KeyError, ConnectionError):
-            pass  # cleared by another client, or the farm is gone
 
 
 def _leave(client: TaskClient, farm: Farm | None, arrived: list[int]) -> None:
@@ -524,43 +592,3 @@ def _end_all() -> None:
     """Shut down the remaining executors at the interpreter's exit, after their calls have ended, as CPython does."""
     for executor in list(_living):
         executor.shutdown()
-
-
-# -- iterators of `map`
-
-
-Cancel: TypeAlias = Callable[[Iterable[ExecutorFuture[Any]]], None]
-
-
-def _values(
-    futures: Iterator[concurrent.futures.Future[T]], end_s: float | None, buffersize: int | None, cancel: Cancel
-) -> Iterator[T]:
-    """Submit tasks as far as `buffersize` allows; return an iterator over their values in order."""
-    waiting = deque(itertools.islice(futures, buffersize))
-    return _taken(waiting, futures, end_s, cancel)
-
-
-def _taken(
-    waiting: deque[concurrent.futures.Future[T]],
-    futures: Iterator[concurrent.futures.Future[T]],
-    end_s: float | None,
-    cancel: Cancel,
-) -> Iterator[T]:
-    try:
-        while waiting:
-            timeout_s = None if end_s is None else max(0.0, end_s - time.monotonic())
-            # No local name for the future or the value: the caller must hold the only reference.
-            yield waiting.popleft().result(timeout_s)
-            waiting.extend(itertools.islice(futures, 1))
-    finally:
-        # All at once: each cancellation asks the controller.
-        unread = [future for future in waiting if isinstance(future, ExecutorFuture) and not future.done()]
-        if unread:
-            cancel(unread)
-
-
-def _flattened(chunks: Iterator[list[T]]) -> Iterator[T]:
-    for chunk in chunks:
-        chunk.reverse()
-        while chunk:
-            yield chunk.pop()

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Dirs, assert_nothing_left, isolated
 
 if TYPE_CHECKING:
-    from ipytaskfarm import TaskClient
+    from ipytaskfarm import Executor, TaskClient
     from ipytaskfarm.storage.blobs import Blobs
     from tests.support.fake_hub_controller import FakeController
 
@@ -43,3 +43,19 @@ def blobs(tc: TaskClient) -> Blobs:
     found = tc._session.blobs
     assert found is not None
     return found
+
+
+@pytest.fixture
+def cleared(tc: TaskClient) -> Iterator[None]:
+    """Clear the module's farm after a test."""
+    yield
+    tc.clear()
+
+
+@pytest.fixture
+def ex(tc: TaskClient, cleared: None) -> Iterator[Executor]:
+    """Provide an executor on the module's farm, which is cleared afterwards."""
+    from ipytaskfarm import Executor
+
+    with Executor(tc) as executor:
+        yield executor

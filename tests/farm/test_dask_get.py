@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,7 @@ from dask.delayed import delayed
 
 from ipytaskfarm import TaskClient
 
-pytestmark = pytest.mark.farm
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays(tc: TaskClient) -> Iterator[None]:
-    yield
-    tc.clear()
+pytestmark = [pytest.mark.farm, pytest.mark.usefixtures("cleared")]
 
 
 def increment(x: int) -> int:

@@ -24,20 +24,7 @@ from ipytaskfarm import Executor, Task, TaskClient
 from ipytaskfarm.core import errors
 from tests.support.polling import DEADLINE_S, eventually
 
-pytestmark = pytest.mark.farm
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays(tc: TaskClient) -> Iterator[None]:
-    yield
-    tc.clear()
-
-
-@pytest.fixture
-def ex(tc: TaskClient) -> Iterator[Executor]:
-    with tc.executor() as executor:
-        assert isinstance(executor, Executor)
-        yield executor
+pytestmark = [pytest.mark.farm, pytest.mark.usefixtures("cleared")]
 
 
 def multiply(x: int, y: int) -> int:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,23 +17,10 @@ from ipytaskfarm import Executor, TaskClient
 from ipytaskfarm.core import errors
 from tests.support.polling import eventually
 
-pytestmark = pytest.mark.farm
+pytestmark = [pytest.mark.farm, pytest.mark.usefixtures("cleared")]
 DEADLINE_S = 60
 CALLS = 1000
 T = TypeVar("T")
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays(tc: TaskClient) -> Iterator[None]:
-    yield
-    tc.clear()
-
-
-@pytest.fixture
-def ex(tc: TaskClient) -> Iterator[Executor]:
-    with tc.executor() as executor:
-        assert isinstance(executor, Executor)
-        yield executor
 
 
 def submitted(ex: Executor, function: Callable[..., T], *calls: tuple[Any, ...]) -> list[concurrent.futures.Future[T]]:

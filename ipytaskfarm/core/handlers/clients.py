@@ -306,10 +306,13 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
         needed: list[int] = []
     else:
         asked = list(dict.fromkeys(question.ids))
-        ids = [i for i in asked if i in farm.tasks.finals and i not in chunks.items and not is_needed(i)]
+        ids = [
+            i for i in asked if i in tasks.finals and (_is_whole(farm, i) if i in chunks.items else not is_needed(i))
+        ]
+        whole = {i for i in ids if i in chunks.items}
         for task_id in asked:
             holder = tasks.holder(task_id)
-            if holder in tasks.finals and holder in chunks.items:
+            if holder in tasks.finals and holder in chunks.items and holder not in whole:
                 of_chunk = [*chunks.ids(holder)] if holder == task_id else [task_id]
                 items.setdefault(holder, []).extend(i for i in of_chunk if not is_needed(i))
         refusals = [i for i in asked if i in farm.tasks.refusals]
@@ -336,6 +339,14 @@ def on_clear(farm: SchedulerState, session: str, n: int, question: Clear, now: N
     if gone:
         out.saves.append(SaveClear(gone))
     out.answer(session, n, Cleared(count, missing, unfinished, needed, end))
+
+
+def _is_whole(farm: SchedulerState, chunk: int) -> bool:
+    """Return whether an ended chunk can be cleared with one entry: nobody needs it, or an item of it."""
+    chunks, is_needed = farm.tasks.chunks, farm.graph.is_needed
+    if chunk in chunks.parts or is_needed(chunk):
+        return False
+    return not (farm.graph.consumers or farm.graph.dependents) or not any(map(is_needed, chunks.ids(chunk)))
 
 
 def _needed_chunks(farm: SchedulerState) -> set[int]:

@@ -1,0 +1,59 @@
+"""What becomes of the end of an `Executor`'s call: its error as a process pool's, and its text."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any, TextIO
+
+from ipytaskfarm.core import errors
+
+if TYPE_CHECKING:
+    from ipytaskfarm.client import TaskClient
+
+
+class WorkerLost(errors.EngineLost, BrokenProcessPool):
+    """The engine that ran a call was lost.
+
+    Unlike in a ``ProcessPoolExecutor``, the other calls go on, and the executor takes new ones.
+    """
+
+
+def original_of(error: BaseException) -> BaseException:
+    """Return the error that pickle raised for a call, as a ``ProcessPoolExecutor`` does; its cause is our report."""
+    original = error.__cause__
+    if not isinstance(error, errors.UnpickleableException) or original is None:
+        return error
+    error.__cause__ = None
+    original.__cause__ = error
+    return original
+
+
+def weakly(method: Callable[..., None]) -> Callable[..., None]:
+    """Return a function that calls a method as long as its object exists."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*arguments: Any) -> None:
+        found = reference()
+        if found is not None:
+            found(*arguments)
+
+    return call
+
+
+def write_if_possible(text: str, stream: TextIO | None) -> None:
+    """Write what a call has printed; where nobody can read it, it is left out."""
+    if text and stream is not None:
+        with contextlib.suppress(OSError, ValueError):  # a closed pipe, a closed stream
+            stream.write(text)
+
+
+def clear_arrived(client: TaskClient, ids: list[int]) -> None:
+    """Clear results that have arrived from the farm."""
+    if ids:
+        try:
+            client.clear(ids)
+        except (KeyError, ConnectionError):
+            pass  # cleared by another client, or the farm is gone

@@ -1,0 +1,139 @@
+"""The items of an `Executor`'s map on their way to the farm, where many share a task, and the iterator over values."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+
+from ipytaskfarm.adapters.call_chunks import LEAST_CALLS, REFUSED, KnownFunction
+from ipytaskfarm.core.chunk_sizes import ITEMS_MAX
+
+if TYPE_CHECKING:
+    from ipytaskfarm.client.map_items import Items
+
+T = TypeVar("T")
+Futures: TypeAlias = Iterator[Future[Any]]
+Cancel: TypeAlias = Callable[[list[Any]], None]
+
+SHARES = 4
+"""The last items of a map are spread over at least so many tasks for each worker."""
+
+
+class Apart(NamedTuple):
+    """Stands among the values of items that shared a task for one of which there is more to tell."""
+
+    future: Future[Any]
+
+
+class Together(list[Any]):
+    """The values of items that shared a task, in order."""
+
+    has_apart = False
+    """Whether `Apart` stands for some of them."""
+
+
+@dataclass
+class ItemsToSubmit:
+    """The items of one map that are not submitted yet."""
+
+    function: Callable[..., Any]
+    items: Items
+    star: bool
+    """An item is a tuple of arguments.  False: it is the only argument."""
+    chunksize: int
+    """How many items share a task, if that is possible."""
+    grows: bool
+    """More items share a task, as many as take some milliseconds, once it is known that items are quick."""
+    known: KnownFunction
+    workers: int
+    is_busy: Callable[[], bool]
+    """Returns whether the workers have enough to do for now."""
+    room: Callable[[], int]
+    """Returns how many calls the next task may have, for their ids follow one another."""
+    alone: int = 0
+    """So many of the next items are tasks of their own: one of them cannot share a task."""
+    fit: int = ITEMS_MAX
+    """So many items fit into the next task."""
+
+    def futures(self, submit: Callable[[ItemsToSubmit, Sequence[Any], int], Future[Any] | int]) -> Futures:
+        """Submit the items as the futures are asked for.
+
+        submit: submits items as one task, the first of which has the given place in the map.  Returns their future, or
+        `REFUSED` or `TOO_MANY`.
+
+        Raises what the iterable of the items raises.
+        """
+        while taken := self.items.take(self._size()):
+            found = submit(self, taken, self.items.taken - len(taken))
+            if isinstance(found, Future):
+                self.alone = max(0, self.alone - 1)
+                self.fit = ITEMS_MAX
+                yield found
+                continue
+            self.items.put_back(taken)
+            if found == REFUSED:
+                self.alone = len(taken)
+            else:
+                self.fit = len(taken) // 2
+        if self.items.error is not None:
+            raise self.items.error
+
+    def _size(self) -> int:
+        """Return how many items share the next task."""
+        wanted = 1 if self.alone else min(self._wanted(), self.fit)
+        return max(1, min(wanted, self.room())) if wanted > 1 else 1
+
+    def _wanted(self) -> int:
+        """Return how many items would be worth a task."""
+        given = min(self.chunksize, self.known.room)
+        if not self.grows or self.known.most < LEAST_CALLS:
+            return given
+        left = self.items.left
+        if left is None:
+            return max(given, self.known.most) if self.is_busy() else given
+        return max(given, min(self.known.most, -(-left // (SHARES * self.workers))))
+
+
+def values(futures: Futures, end_s: float | None, buffersize: int | None, cancel: Cancel) -> Iterator[Any]:
+    """Submit tasks as far as `buffersize` allows; return an iterator over their values in order."""
+    waiting = deque(itertools.islice(futures, buffersize))
+    return _taken(waiting, futures, end_s, cancel)
+
+
+def _taken(waiting: deque[Future[Any]], futures: Futures, end_s: float | None, cancel: Cancel) -> Iterator[Any]:
+    try:
+        while waiting:
+            # No local name for a future or a value: the caller must hold the only reference.
+            found = [waiting.popleft().result(_left_s(end_s))]
+            has_apart = False
+            if type(found[0]) is Together:
+                has_apart = found[0].has_apart
+                found = found[0]
+                found.reverse()
+            while found:
+                if has_apart and type(found[-1]) is Apart:
+                    yield found.pop().future.result(_left_s(end_s))
+                else:
+                    yield found.pop()
+            waiting.extend(itertools.islice(futures, 1))
+    finally:
+        # All at once: each cancellation asks the controller.
+        if unread := [future for future in waiting if not future.done()]:
+            cancel(unread)
+
+
+def _left_s(end_s: float | None) -> float | None:
+    return None if end_s is None else max(0.0, end_s - time.monotonic())
+
+
+def flattened(chunks: Iterator[list[Any]]) -> Iterator[Any]:
+    """Yield the values of chunks."""
+    for chunk in chunks:
+        chunk.reverse()
+        while chunk:
+            yield chunk.pop()
