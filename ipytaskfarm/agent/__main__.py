@@ -19,6 +19,7 @@ from ..system.farm_paths import Lock, agent_folder, leave_folder, private_folder
 from ..system.host import home_folder, working_folder
 from ..system.process import UMASK_BEFORE, name_process, usable_cores
 from .limits import STOPPED_S
+from .polling_selector import polling_loop
 from .settings import AgentSettings
 from .supervisor import EXIT_REFUSED, Agent
 from .sweep import LOCK
@@ -72,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_REFUSED
     os.chdir(settings.folder)
     try:
-        return asyncio.run(_run(settings))
+        with asyncio.Runner(loop_factory=polling_loop) as runner:
+            return runner.run(_run(settings))
     finally:
         lock.release()
         if given.folder is None or given.owner_fd is not None:

@@ -44,6 +44,10 @@ class CurveListener:
             self._context.destroy(linger=0)
             raise
         self.port = int(self._router.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+        self._fds = [int(self._gate.getsockopt(zmq.FD)), int(self._router.getsockopt(zmq.FD))]
+        self._is_quiet = False
+        """Whether nothing was there when ZeroMQ was asked last, and nothing was done since: then its descriptors report
+        what comes. Asking it takes several system calls."""
 
     def _listen(self, host: str, port: int, secret: str) -> None:
         wire.guard(self._router)
@@ -58,12 +62,23 @@ class CurveListener:
 
     def fds(self) -> list[int]:
         """Return the descriptors to wait for. They report only changes: call `has_input` before each wait."""
-        return [int(self._gate.getsockopt(zmq.FD)), int(self._router.getsockopt(zmq.FD))]
+        return self._fds
+
+    def is_ready(self, fd: int) -> bool:
+        """Note that a descriptor is ready. Return False if it is none of `fds`."""
+        if fd not in self._fds:
+            return False
+        self._is_quiet = False
+        return True
 
     def has_input(self) -> bool:
         """Return whether `receive` would return something; let peers with known keys in."""
+        if self._is_quiet:
+            return False
         self.serve_gate()
-        return self._discarding or wire.has_input(self._router)
+        there = self._discarding or wire.has_input(self._router)
+        self._is_quiet = not there
+        return there
 
     def serve_gate(self) -> None:
         """Answer ZeroMQ's questions whether a key is accepted.
@@ -110,6 +125,7 @@ class CurveListener:
     def send(self, connection: ConnectionId, frame: bytes) -> Sent:
         """See `PeerListener`."""
         assert isinstance(connection, bytes)
+        self._is_quiet = False
         try:
             self._router.send_multipart([connection, frame], zmq.NOBLOCK)
         except zmq.Again:

@@ -122,7 +122,7 @@ class Hub:
             ) from None
         self.port = self._curve.port
         self._epoll = select.epoll()
-        self._short_poll = ShortPoll(self._epoll)
+        self._short_poll = ShortPoll(self._epoll.poll)
         self._extra: set[int] = set()
         """The caller's descriptors that `_epoll` knows."""
         for fd in self._curve.fds():
@@ -274,7 +274,7 @@ class Hub:
             ):
                 if fd in self._extra:
                     ready.add(fd)
-                elif self._unix is not None and self._unix.is_ready(fd, events):
+                elif not self._curve.is_ready(fd) and self._unix is not None and self._unix.is_ready(fd, events):
                     there = True
             if there or ready or self._clock() >= deadline_s:
                 return ready

@@ -11,6 +11,10 @@ import contextlib
 import os
 import select
 import time
+from collections.abc import Callable, Sized
+from typing import Generic, TypeVar
+
+Found = TypeVar("Found", bound=Sized)
 
 POLL_S = 0.0007
 """How long a wait goes on without sleep. One task at a time needs half of it between two turns of the controller."""
@@ -24,49 +28,50 @@ FEW_BYTES = 4096
 than this is a farm at full speed, where everybody needs the cores."""
 
 
-class ShortPoll:
-    """Waits on an epoll. It polls as long as recent waits were short, and sleeps otherwise.
+class ShortPoll(Generic[Found]):
+    """Waits with an epoll's `poll`. It polls as long as recent waits were short, and sleeps otherwise.
 
     So it costs nothing in an idle farm, nothing beside tasks that take longer than `POLL_S`, and nothing on a machine
     with other work.
     """
 
-    def __init__(self, epoll: select.epoll) -> None:
-        self._epoll = epoll
+    def __init__(self, look: Callable[[float], Found]) -> None:
+        """Create it. `look` waits for up to the given number of seconds, and returns what it has found."""
+        self._look = look
         self._credit = 0
         """The number of short waits among the last ones: how often it may poll in vain."""
         self._sleeps_until_s = 0.0
 
-    def wait(self, timeout_s: float, heard_bytes: int) -> list[tuple[int, int]]:
-        """Return what `epoll.poll(timeout_s)` returns. `heard_bytes` were received since the last call."""
-        found = self._epoll.poll(0)
+    def wait(self, timeout_s: float, heard_bytes: int) -> Found:
+        """Return what `look(timeout_s)` returns. `heard_bytes` were received since the last call."""
+        found = self._look(0)
         if found or timeout_s <= 0:
             return found
         began_s = time.perf_counter()
         if self._credit and heard_bytes <= FEW_BYTES and began_s >= self._sleeps_until_s:
-            found = self._poll(began_s, began_s + min(timeout_s, POLL_S))
-            if found:
-                return found
+            soon = self._poll(began_s, began_s + min(timeout_s, POLL_S))
+            if soon is not None:
+                return soon
         left_s = timeout_s - (time.perf_counter() - began_s)
-        found = self._epoll.poll(max(0.0, left_s))
+        found = self._look(max(0.0, left_s))
         if found and time.perf_counter() - began_s < POLL_S:
             self._credit = min(CREDIT_MAX, self._credit + 1)
         return found
 
-    def _poll(self, began_s: float, until_s: float) -> list[tuple[int, int]]:
+    def _poll(self, began_s: float, until_s: float) -> Found | None:
         now_s = began_s
         while now_s < until_s:
             os.sched_yield()
-            found = self._epoll.poll(0)
+            found = self._look(0)
             then_s, now_s = now_s, time.perf_counter()
             if found:
                 self._credit = CREDIT_MAX
                 return found
             if now_s - then_s > WANTED_S:
                 self._sleeps_until_s = now_s + PAUSE_S
-                return []
+                return None
         self._credit -= 1
-        return []
+        return None
 
 
 def watch(epoll: select.epoll, watched: set[int], wanted: set[int]) -> set[int]:

@@ -46,7 +46,9 @@ def it(monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
-def wait(it: World, poll: ShortPoll, gap_s: float, heard_bytes: int = 300, timeout_s: float = 0.5) -> tuple[int, int]:
+def wait(
+    it: World, poll: ShortPoll[list[tuple[int, int]]], gap_s: float, heard_bytes: int = 300, timeout_s: float = 0.5
+) -> tuple[int, int]:
     """Let something come after a gap. Return how often the wait has slept and yielded."""
     slept, yields = it.slept, it.yields
     it.there_s = it.now_s + gap_s
@@ -57,7 +59,7 @@ def wait(it: World, poll: ShortPoll, gap_s: float, heard_bytes: int = 300, timeo
 
 
 def test_after_a_short_wait_the_next_one_does_not_sleep(it: World) -> None:
-    poll = ShortPoll(it)  # type: ignore[arg-type]
+    poll = ShortPoll(it.poll)
     assert wait(it, poll, 0.0004) == (1, 0)
     for _ in range(10):
         slept, yields = wait(it, poll, 0.0004)
@@ -65,14 +67,14 @@ def test_after_a_short_wait_the_next_one_does_not_sleep(it: World) -> None:
 
 
 def test_what_is_there_already_and_a_wait_of_no_time_do_not_yield(it: World) -> None:
-    poll = ShortPoll(it)  # type: ignore[arg-type]
+    poll = ShortPoll(it.poll)
     wait(it, poll, 0.0004)
     assert wait(it, poll, 0.0) == (0, 0)
     assert wait(it, poll, 1.0, timeout_s=0.0) == (0, 0)
 
 
 def test_beside_longer_tasks_and_in_an_idle_farm_it_sleeps(it: World) -> None:
-    poll = ShortPoll(it)  # type: ignore[arg-type]
+    poll = ShortPoll(it.poll)
     for _ in range(10):
         wait(it, poll, 0.0004)
     polled = [wait(it, poll, gap_s)[1] > 0 for gap_s in (0.02, 0.6, 0.02, 0.6, 0.02, 0.02, 0.02)]
@@ -84,7 +86,7 @@ def test_beside_longer_tasks_and_in_an_idle_farm_it_sleeps(it: World) -> None:
 
 
 def test_at_full_speed_it_sleeps(it: World) -> None:
-    poll = ShortPoll(it)  # type: ignore[arg-type]
+    poll = ShortPoll(it.poll)
     for _ in range(10):
         wait(it, poll, 0.0004)
     assert wait(it, poll, 0.0004, FEW_BYTES + 1) == (1, 0)
@@ -92,7 +94,7 @@ def test_at_full_speed_it_sleeps(it: World) -> None:
 
 
 def test_where_others_want_the_core_it_sleeps_for_a_while(it: World) -> None:
-    poll = ShortPoll(it)  # type: ignore[arg-type]
+    poll = ShortPoll(it.poll)
     for _ in range(10):
         wait(it, poll, 0.0004)
     it.yield_s = 0.003
@@ -104,7 +106,7 @@ def test_where_others_want_the_core_it_sleeps_for_a_while(it: World) -> None:
 
 
 def test_a_poll_ends_with_its_time(it: World) -> None:
-    poll = ShortPoll(it)  # type: ignore[arg-type]
+    poll = ShortPoll(it.poll)
     wait(it, poll, 0.0004)
     before_s = it.now_s
     assert wait(it, poll, 1.0, timeout_s=POLL_S / 2)[0] <= 1
@@ -115,7 +117,7 @@ def test_a_real_epoll_is_waited_on() -> None:
     with select.epoll() as epoll:
         bell = os.eventfd(0)
         epoll.register(bell, select.EPOLLIN)
-        poll = ShortPoll(epoll)
+        poll = ShortPoll(epoll.poll)
         assert poll.wait(0.01, 0) == []
         os.eventfd_write(bell, 1)
         assert poll.wait(60.0, 0) == [(bell, select.EPOLLIN)]

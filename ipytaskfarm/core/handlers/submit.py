@@ -67,6 +67,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
     last: Rules | None = None
     fault = ""
     edges: Needs | None = None
+    edge_fault = ""
     for submission in event.tasks:
         if block is None or not block.first <= submission.id <= block.last:
             _acknowledge(farm, client, block, fresh, out)
@@ -90,10 +91,12 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
                 if rules != last:
                     last, fault = rules, why_rules_not_storable(rules, farm.clients.storable_rules)
                 rules = last
-            if submission.needs is not None:
-                edges = submission.needs if submission.needs != edges else edges
+            if submission.needs is not None and submission.needs != edges:
+                # The tasks of a layer have the same edges.
+                edges, edge_fault = submission.needs, why_not_storable(submission.needs)
             needs = edges if submission.needs is not None else None
-            _take_in(farm, client, submission, rules, needs, now, out, fault if rules is not None else "")
+            why = (fault if rules is not None else "") or (edge_fault if needs is not None else "")
+            _take_in(farm, client, submission, rules, needs, now, out, why)
     _acknowledge(farm, client, block, fresh, out)
     save_jobs(farm, jobs, out)
 
@@ -119,7 +122,7 @@ def _take_in(
     out: Decision,
     fault: str,
 ) -> None:
-    """Accept a new task, or refuse it. `fault`: why its rules cannot be stored, see `why_not_storable`."""
+    """Accept a new task, or refuse it. `fault`: why its rules or edges cannot be stored, see `why_not_storable`."""
     if submission.function is None and rules is None and needs is None and submission.cache is None:
         accept(farm, submission, client.session, rules, out)
         return
@@ -155,13 +158,13 @@ def why_refused(
 ) -> tuple[str, str] | None:
     """Return (error, text) for a submission that can never be accepted.
 
-    fault: why its rules cannot be stored, see `why_not_storable`."""
+    fault: why its rules or edges cannot be stored, see `why_not_storable`."""
     missing = _missing_function(farm, submission, rules)
     if missing is not None:
         text = f"task {submission.id} needs the function {missing}, which never arrived: hand it in again"
         return "TaskError", text
     if not fault and (submission.needs is not None or submission.cache is not None):
-        fault = why_not_storable(submission.needs) or why_not_storable(submission.cache)
+        fault = why_not_storable(submission.cache)
     if fault:
         return "TaskError", f"task {submission.id} cannot be kept: {fault} (in its rules)"
     if submission.needs is not None and (why := graph.why_refused(farm, submission.id, submission.needs)):
