@@ -32,7 +32,7 @@ RETRIES = 2
 """Number of repetitions of a batch after the loss of its engine; an error of the batch itself is raised at once."""
 BATCH_S = 0.05
 """How long a batch should take: a task costs below a hundredth of that, and the last batches end at about one time."""
-GROWTH = 16
+GROWTH = 32
 """The largest factor by which a batch grows beyond the ones before it."""
 OF_JOBLIB = ("max_nbytes", "temp_folder", "mmap_mode", "verbose", "context")
 """Arguments that each `Parallel` call gives its backend, about memory maps and processes that this backend has not."""
