@@ -5,6 +5,7 @@ The checker of `tests.support.chaos` compares the tasks' ledger, the store and t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import subprocess
 import sys
@@ -183,9 +184,16 @@ def square(x: int) -> int:
     return x * x
 
 
+async def awaited(tc: TaskClient) -> list[int]:
+    """Return squares whose futures were awaited."""
+    return list(await asyncio.gather(*[tc.submit(square, n) for n in range(40)]))
+
+
 def test_adapters_compute_on_both_hosts(world: World, tc: TaskClient) -> None:
     """Each of them finds its functions on engines that share no process with the client's machine."""
+    import adaptive
     import dask
+    import dask.array as da
     import optuna
     from dask.delayed import delayed as dask_delayed
     from joblib import Parallel, delayed, parallel_config
@@ -197,12 +205,17 @@ def test_adapters_compute_on_both_hosts(world: World, tc: TaskClient) -> None:
     expected = [n * n for n in range(40)]
     with tc.executor() as executor:
         assert list(executor.map(square, range(40), chunksize=3)) == expected
+        learner = adaptive.Learner1D(square, (-1, 1))
+        adaptive.BlockingRunner(learner, npoints_goal=10, executor=executor)
+        assert all(value == x * x for x, value in learner.data.items())
+    assert asyncio.run(awaited(tc)) == expected
     with Pool(tc) as pool:
         assert pool.map(square, range(40)) == expected
     with parallel_config("ipytaskfarm", client=tc):
         assert Parallel()(delayed(square)(n) for n in range(40)) == expected
     with dask.config.set(scheduler=tc.dask_get):
         assert dask_delayed(sum)([dask_delayed(square)(n) for n in range(40)]).compute() == sum(expected)
+        assert (da.arange(40, chunks=5) ** 2).sum().compute() == sum(expected)
     rc = ipp.Client(world.farm.connection_file)
     assert rc.load_balanced_view().map_sync(square, range(40)) == expected
     rc[:].scatter("part", range(40), block=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
-from ipytaskfarm import TaskClient
+from ipytaskfarm import Executor, TaskClient
 from tests.support.polling import DEADLINE_S, eventually
 
 pytestmark = pytest.mark.farm
@@ -79,3 +81,22 @@ def test_cancelling_the_wait_for_a_task_that_waits_ends_it_before_it_runs(tc: Ta
         tc.abort(blockers)
 
     asyncio.run(impatient())
+
+
+def dies_once(x: int, mark: Path) -> int:
+    if x == 3 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x * x
+
+
+def test_a_killed_engine_costs_no_value(tc: TaskClient, tmp_path: Path) -> None:
+    mark = tmp_path / "killed"
+
+    async def values(executor: Executor) -> list[int]:
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*[loop.run_in_executor(executor, dies_once, n, mark) for n in range(10)])
+
+    with tc.executor() as executor:
+        assert asyncio.run(values(executor)) == [n * n for n in range(10)]
+    assert mark.exists()

@@ -197,6 +197,40 @@ def test_a_grid_search_finds_what_it_finds_alone(tc: TaskClient) -> None:
         assert forest.fit(data, target).score(data, target) == score
 
 
+def test_a_grid_search_and_a_forest_lose_an_engine_and_nothing_else(tc: TaskClient, tmp_path: Path) -> None:
+    from sklearn.base import BaseEstimator
+    from sklearn.datasets import load_iris
+    from sklearn.ensemble import BaggingClassifier
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.tree import DecisionTreeClassifier
+
+    class Tree(DecisionTreeClassifier):
+        """A tree whose first fit on an engine kills it."""
+
+        def __init__(self, mark: Path, max_depth: int = 3, random_state: int = 0) -> None:
+            super().__init__(max_depth=max_depth, random_state=random_state)
+            self.mark = mark
+
+        def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:  # noqa: N803
+            if os.getpid() != here and not self.mark.exists():
+                self.mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().fit(X, y, sample_weight)
+
+    here = os.getpid()
+    data, target = load_iris(return_X_y=True)
+    programs: dict[str, BaseEstimator] = {
+        "search": GridSearchCV(Tree(tmp_path / "search"), {"max_depth": [1, 2, 3]}, cv=3),
+        "forest": BaggingClassifier(Tree(tmp_path / "forest"), 10, random_state=0),
+    }
+    for name, program in programs.items():
+        alone = program.fit(data, target).predict(data)
+        with parallel_config("ipytaskfarm", client=tc, n_jobs=2):
+            program.set_params(n_jobs=2)
+            assert (program.fit(data, target).predict(data) == alone).all()
+        assert (tmp_path / name).exists(), "an engine was killed"
+
+
 def test_the_adapter_names_its_backend() -> None:
     with parallel_config("ipytaskfarm") as config:
         assert type(config["backend"]) is adapter.FarmBackend

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from pathlib import Path
@@ -97,5 +98,22 @@ def test_adaptives_runner_takes_an_executor(tc: TaskClient) -> None:
     learner = adaptive.Learner1D(wave, (-1, 1))
     with tc.executor() as executor:
         adaptive.BlockingRunner(learner, npoints_goal=30, executor=executor)
+    assert learner.npoints >= 30
+    assert all(value == x * x for x, value in learner.data.items())
+
+
+def wave_once(x: float, mark: Path) -> float:
+    if x == 0 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x * x
+
+
+def test_adaptives_runner_loses_an_engine_and_no_point(tc: TaskClient, tmp_path: Path) -> None:
+    mark = tmp_path / "killed"
+    learner = adaptive.Learner1D(functools.partial(wave_once, mark=mark), (-1, 1))
+    with tc.executor() as executor:
+        adaptive.BlockingRunner(learner, npoints_goal=30, executor=executor)
+    assert mark.exists()
     assert learner.npoints >= 30
     assert all(value == x * x for x, value in learner.data.items())
