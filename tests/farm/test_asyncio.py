@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ipytaskfarm import Executor, TaskClient
+from ipytaskfarm import TaskClient
 from tests.support.polling import DEADLINE_S, eventually
 
 pytestmark = pytest.mark.farm
@@ -93,7 +94,7 @@ def dies_once(x: int, mark: Path) -> int:
 def test_a_killed_engine_costs_no_value(tc: TaskClient, tmp_path: Path) -> None:
     mark = tmp_path / "killed"
 
-    async def values(executor: Executor) -> list[int]:
+    async def values(executor: concurrent.futures.Executor) -> list[int]:
         loop = asyncio.get_running_loop()
         return await asyncio.gather(*[loop.run_in_executor(executor, dies_once, n, mark) for n in range(10)])
 

@@ -204,7 +204,7 @@ def test_a_grid_search_and_a_forest_lose_an_engine_and_nothing_else(tc: TaskClie
     from sklearn.model_selection import GridSearchCV
     from sklearn.tree import DecisionTreeClassifier
 
-    class Tree(DecisionTreeClassifier):
+    class Tree(DecisionTreeClassifier):  # type: ignore[misc]
         """A tree whose first fit on an engine kills it."""
 
         def __init__(self, mark: Path, max_depth: int = 3, random_state: int = 0) -> None:
