@@ -15,6 +15,7 @@ import pytest
 
 from ipytaskfarm import Executor, TaskClient
 from ipytaskfarm.core import errors
+from ipytaskfarm.engine import current_task
 from tests.support.polling import eventually
 
 pytestmark = [pytest.mark.farm, pytest.mark.usefixtures("cleared")]
@@ -201,3 +202,38 @@ def test_calls_that_wait_for_one_another_are_not_gathered(tc: TaskClient, tmp_pa
         futures = [executor.submit(inverse, 1) for _ in range(200)]
         assert not concurrent.futures.wait(futures, DEADLINE_S).not_done
         assert not tasks_of(futures, tc)
+
+
+def meets(own: Path, other: Path) -> int:
+    """Wait until the other call of a pair runs too."""
+    own.touch()
+    end_s = time.monotonic() + DEADLINE_S
+    while not other.exists():
+        if time.monotonic() > end_s:
+            raise TimeoutError(f"{other} did not come")
+        time.sleep(0.01)
+    return 1
+
+
+def test_calls_that_wait_for_each_other_from_the_beginning_meet(ex: Executor, tmp_path: Path) -> None:
+    """Nothing says that their function is quick, so they share no task, although others do."""
+    futures: list[concurrent.futures.Future[Any]] = [ex.submit(inverse, 1) for _ in range(CALLS)]
+    a, b = tmp_path / "a", tmp_path / "b"
+    pair = [ex.submit(meets, a, b), ex.submit(meets, b, a)]
+    futures += [ex.submit(inverse, 1) for _ in range(CALLS)]
+    assert [future.result(DEADLINE_S) for future in [*pair, *futures]] == [1] * (2 * CALLS + 2)
+    in_map = [(tmp_path / "c", tmp_path / "d"), (tmp_path / "d", tmp_path / "c")]
+    assert list(ex.map(meets, *zip(*in_map, strict=True))) == [1, 1]
+
+
+def inner(x: int) -> int:
+    return x + 1
+
+
+def outer(x: int) -> int:
+    return sum(current_task().results([current_task().submit(inner, x) for _ in range(3)]))
+
+
+def test_calls_may_submit_and_wait(ex: Executor) -> None:
+    """They lend their engines: more of them wait than there are engines."""
+    assert [f.result(DEADLINE_S) for f in [ex.submit(outer, n) for n in range(60)]] == [3 * n + 3 for n in range(60)]

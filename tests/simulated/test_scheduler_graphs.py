@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.dependencies import Needs
@@ -252,6 +254,26 @@ def test_a_task_that_waits_lends_its_place_and_its_share() -> None:
     sim.end(agent, engine)
     move(sim, agent)
     assert ended_with(sim, 0) == ""
+
+
+@pytest.mark.parametrize("needs", [False, True], ids=["queued", "behind another task"])
+@pytest.mark.parametrize("priority", [0, -5])
+def test_what_a_running_task_waits_for_goes_before_what_came_later(needs: bool, priority: int) -> None:
+    """Otherwise the lent engines begin other tasks that wait in the same way, and no child ever begins."""
+    sim, agent, engine = one_engine()
+    sim.submit(0)
+    move(sim, agent)
+    sim.begin(engine)
+    for task_id in range(1, 6):
+        sim.submit(task_id)
+    sim.submit(6, Rules(priority=priority))
+    sim.submit(7, Rules(priority=priority), needs=Needs(after=(6,)) if needs else None)
+    sim.call(agent, engine, Await([7]))
+    sim.advance(0.5)
+    move(sim, agent)
+    other = next(e for e in agent.engines.values() if e is not engine)
+    first = run_next(sim, agent, other)
+    assert [first, run_next(sim, agent, other)] == ([6, 7] if needs else [7, 1])
 
 
 def test_there_is_a_most_of_additional_engines() -> None:

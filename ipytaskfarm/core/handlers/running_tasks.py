@@ -32,8 +32,8 @@ from ..scheduler.decision import Decision, LoadTaken
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry
 from ..scheduler.running_tasks import Family
 from ..scheduler.state import SchedulerState
-from ..scheduler.task import Assigned
-from ..scheduler.transitions import accept
+from ..scheduler.task import Assigned, Queued
+from ..scheduler.transitions import accept, leave_queue, rejoin
 from ..states import State
 from ..validation import why_not_storable
 from .jobs import count_arrival, open_job, save_jobs
@@ -56,6 +56,7 @@ def on_task_call(farm: SchedulerState, session: str, event: TaskCall, now: Now, 
         rows = [(child, state_of(farm, child)) for child in children_of(farm, task.id)]
         out.reply(engine.agent, event, ChildTable(rows))
     elif isinstance(question, Await):
+        _put_forward(farm, question.ids, task)
         nested_waits.wait_in_run(farm, engine, event, question, now, out)
     elif isinstance(question, Take):
         out.loads.append(LoadTaken(engine.agent, event))
@@ -63,6 +64,30 @@ def on_task_call(farm: SchedulerState, session: str, event: TaskCall, now: Now, 
         task_messages.post(farm, engine, task, event, question, now, out)
     elif isinstance(question, Receive):
         task_messages.receive(farm, engine, task, event, question, out)
+
+
+def _put_forward(farm: SchedulerState, awaited: list[int], waiting: TaskEntry) -> None:
+    """Give the tasks for which a running task waits, and those for which these wait, its place in the queue.
+
+    Otherwise each engine that the waiting task lends would begin another task that waits in the same way, until no more
+    engines can be lent, and what all of them wait for would never begin.
+    """
+    unseen = [*map(farm.tasks.holder, awaited)]
+    seen = {waiting.id}
+    while unseen:
+        task = farm.tasks.unfinished.get(unseen.pop())
+        if task is None or task.id in seen:
+            continue
+        seen.add(task.id)
+        unseen.extend(map(farm.tasks.holder, task.waits_for or ()))
+        if (waiting.key, waiting.queue_seq) >= (task.key, task.queue_seq):
+            continue
+        queued = task.task_class is not None
+        if queued:
+            leave_queue(farm, task)
+        task.key, task.queue_seq = waiting.key, waiting.queue_seq
+        if queued and type(task.place) is Queued:
+            rejoin(farm, task, task.place)
 
 
 def state_of(farm: SchedulerState, task_id: int) -> str:
