@@ -23,8 +23,17 @@ RATE_MS = 10_000
 
 
 FIT = """
+def residual(until):
+    return sum(n % 7 for n in range(20000)) - until
+
+def relax(until):
+    while time.monotonic() < until:
+        residual(until)
+        time.sleep(0.002)
+
 def fit(step, seconds):
-    time.sleep(seconds)
+    relax(time.monotonic() + seconds)
+    time.sleep(seconds / 4)
     if step % 23 == 0:
         raise ValueError(f"no convergence after {step} steps")
     if step % 61 == 0:
@@ -35,7 +44,9 @@ def fit(step, seconds):
 def main() -> None:
     """Fill a farm, and take a picture of each shape of its page."""
     with isolated("itf-") as dirs:
-        with Farm(n=4, name="lab", drain=0) as farm, farm.task_client() as tc:
+        with Farm(n=4, name="lab", memory_limit=1 << 30, drain=0) as farm, farm.task_client() as tc:
+            tc.sampling.start()
+            tc.run(Task("1 / 0", name="divide", on_failure="hold"), block=True)
             work: dict[str, Any] = {"__name__": "__main__", "time": time}
             exec(compile(FIT, "model.py", "exec"), work)
             for name, count in (("fit models", 300), ("score holdout", 4000)):
@@ -58,6 +69,12 @@ def main() -> None:
                         path = FOLDER / f"{name}.png"
                         path.write_bytes(small(page.screenshot(full_page=name == "view-narrow")))
                         print(path)
+                with strict_page(browser, server.url, device_scale_factor=1.5, **SHOTS["view"]) as page:
+                    page.get_by_role("button", name="Show the flame graph").click()
+                    page.locator(".tf-flame", has_text="fit").first.wait_for()
+                    path = FOLDER / "view-flames.png"
+                    path.write_bytes(small(page.locator("#tf-flames").screenshot()))
+                    print(path)
                 browser.close()
             take_lab(dirs)
         assert_nothing_left(dirs)

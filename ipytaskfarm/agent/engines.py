@@ -264,6 +264,12 @@ class EngineProcesses:
     def __iter__(self) -> Iterator[ManagedEngine]:
         return iter(list(self._by_incarnation.values()))
 
+    def pids(self) -> Iterator[tuple[Incarnation, int]]:
+        """Yield the names and pids of the engines whose process exists."""
+        for engine in self.living:
+            if engine.child is not None:
+                yield engine.incarnation, engine.pid
+
     def get(self, incarnation: Incarnation) -> ManagedEngine | None:
         """Return the engine of that incarnation, living or dead."""
         return self._by_incarnation.get(incarnation)

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..core.messages.task_types import Incarnation
 from ..system.process import own_bytes
 
 LOOK_S = 0.2
 """The time between two checks while an engine has something to run."""
 LEAST_SHARE = 0.05
 """If less of the node's memory than this is available, the largest engine is ended before the kernel ends a process."""
+RESIDENT_STEP = 4 << 20
+"""If an engine's resident size has changed by less, its private memory is not measured again."""
 LIMIT_CAUSE = "memory"
 """The beginning of the cause, in `Crash.cause`, of an engine that was ended for its memory."""
 
@@ -73,6 +76,33 @@ class MemoryWatch:
         why = f"is frozen and has {_mib(used)}" if is_idle else f"had the most, {_mib(used)}"
         text = f"the node had {_mib(available)} of {_mib(total)} left, and this engine {why}"
         return MemoryVerdict(index, f"{LIMIT_CAUSE}: {text}")
+
+
+class EngineMemory:
+    """Measures the private memory of engines for reports; only where the resident size, which costs less, has changed.
+
+    Args:
+        limit_bytes: the limit of one engine, which is reported too; None: there is none.
+    """
+
+    def __init__(self, limit_bytes: int | None) -> None:
+        self.limit_bytes = limit_bytes or 0
+        self._known: dict[int, tuple[int, int]] = {}
+        """Pid -> resident and private bytes at the last measurement."""
+
+    def measure(self, engines: Iterable[tuple[Incarnation, int]]) -> dict[Incarnation, int]:
+        """Return the private memory in bytes, in steps of a MiB, of these engines (name, pid) with their children."""
+        found: dict[Incarnation, int] = {}
+        known: dict[int, tuple[int, int]] = {}
+        for name, pid in engines:
+            resident = sum(_resident_bytes(member) for member in (pid, *descendants(pid)))
+            seen = self._known.get(pid)
+            if seen is None or abs(resident - seen[0]) >= RESIDENT_STEP:
+                seen = resident, private_bytes(pid) >> 20 << 20
+            known[pid] = seen
+            found[name] = seen[1]
+        self._known = known
+        return found
 
 
 def _used_beyond(pid: int, limit: int) -> int:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import psutil
 
 from ..core.messages import NodeState
+from ..core.messages.task_types import Incarnation
 from ..core.requirements import CORES, DEVICES, GPU, MEMORY, THREADS
 from ..system.process import usable_cores
-from .memory import node_memory
+from .memory import EngineMemory, node_memory
 
 LOOK_S = 2.0
 """Seconds between two checks of load, memory and disk."""
 LOAD_STEP, ROOM_STEP = 0.05, 0.02
 """A report is sent only when the load, or a free share, has changed by this much."""
+MEMORY_STEP = 16 << 20
+"""A report is sent also when the memory of an engine has changed by so many bytes, and by a tenth."""
 AGAIN_S = 10.0
 """Smaller changes are reported this often, because the threshold of a condition may lie between the two values."""
 _OPENMP = "OMP_NUM_THREADS"
@@ -63,11 +66,12 @@ def thread_limits(engines: int) -> dict[str, str]:
 
 
 class NodeWatch:
-    """Reports load, free memory and free disk when they have changed."""
+    """Reports load, free memory and free disk, and the memory of engines, when they have changed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, memory: EngineMemory) -> None:
         """Create it; `folder` has the engines' files, and the free space of its disk is reported."""
         self._folder = folder
+        self._memory = memory
         self._said: NodeState | None = None
         self._said_s = 0.0
         self._next_s = 0.0
@@ -79,10 +83,17 @@ class NodeWatch:
         self._said = None
         self._next_s = 0.0
 
-    def look(self, now_s: float, fetched_blobs: int = 0, fetched_bytes: int = 0) -> NodeState | None:
+    def look(
+        self,
+        now_s: float,
+        engines: Iterable[tuple[Incarnation, int]] = (),
+        fetched_blobs: int = 0,
+        fetched_bytes: int = 0,
+    ) -> NodeState | None:
         """Return a report; None if nothing has changed.
 
-        `fetched_blobs` and `fetched_bytes` count what was fetched to this node so far.
+        `engines` are the names and pids of the engines that live. `fetched_blobs` and `fetched_bytes` count what was
+        fetched to this node so far.
         """
         if now_s < self._next_s:
             return None
@@ -90,7 +101,16 @@ class NodeWatch:
         free, total = node_memory()
         disk = shutil.disk_usage(self._folder)
         load = min(1.0, self._load())
-        state = NodeState(load, free, disk.free, time.localtime().tm_gmtoff, fetched_blobs, fetched_bytes)
+        state = NodeState(
+            load,
+            free,
+            disk.free,
+            time.localtime().tm_gmtoff,
+            fetched_blobs,
+            fetched_bytes,
+            self._memory.measure(engines),
+            self._memory.limit_bytes,
+        )
         if self._said is not None and not self._is_news(state, self._said, now_s, total, disk.total):
             return None
         self._said, self._said_s = state, now_s
@@ -113,4 +133,8 @@ def _differs(state: NodeState, said: NodeState, memory: int, disk: int) -> bool:
         or abs(state.free_disk - said.free_disk) >= ROOM_STEP * disk
         or state.utc_offset_s != said.utc_offset_s
         or state.fetched_blobs != said.fetched_blobs
+        or any(
+            abs(size - said.engine_bytes.get(name, 0)) >= max(MEMORY_STEP, size // 10)
+            for name, size in state.engine_bytes.items()
+        )
     )

@@ -60,7 +60,7 @@ from ..transport.peer import Acked, Link, Lost, NewEpoch, ReceivedMessage, Refus
 from .engines import EnginePhase, EngineProcesses, ManagedEngine
 from .fetching import BlobFetches
 from .kernel_streams import KernelStreams
-from .memory import MemoryWatch
+from .memory import EngineMemory, MemoryWatch
 from .node import NodeWatch, resources
 from .own_files import OwnFiles
 from .relay import Relay
@@ -126,10 +126,9 @@ class Agent:
         for engine in dead:
             self._engines.adopt_dead(engine)
         self._resources, self._gpus = resources(settings.resources)
-        self._node = NodeWatch(settings.folder)
-        self._watch = EngineWatch(
-            settings.grace_s, settings.stopped_s, self._lane, MemoryWatch(settings.memory_limit_bytes)
-        )
+        limit_bytes = settings.memory_limit_bytes
+        self._node = NodeWatch(settings.folder, EngineMemory(limit_bytes))
+        self._watch = EngineWatch(settings.grace_s, settings.stopped_s, self._lane, MemoryWatch(limit_bytes))
         self._woken = False
         self._over = False
         """Whether the farm has stopped: nobody needs what dead agents have left."""
@@ -259,7 +258,8 @@ class Agent:
         self._engines.report_losses()
         look_s = self._watch.look(self._engines, now_s)
         self._watch.check(self._engines, now_s)
-        if (state := self._node.look(now_s, self._fetches.count, self._fetches.bytes)) is not None:
+        state = self._node.look(now_s, self._engines.pids(), self._fetches.count, self._fetches.bytes)
+        if state is not None:
             self._relay.say(state)
         if self._hear_controller(now_s):  # and send the queued messages
             self._wake()

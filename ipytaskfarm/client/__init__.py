@@ -7,7 +7,7 @@ IPython.kernel import client`` old scripts run.
     tasks, results, commands      task descriptions, results of tasks, results of commands
     rules, environments, jobs     rules of tasks, environments, groups of tasks that share rules
     maps, tables, nodes, display  maps over tasks, and the objects that show themselves
-    profiling, profiles           profilers on engines and their results; profile_tables and flamegraph show them
+    profiling, profiles           profilers on engines and their results; profile_tables shows them
     sessions, io                  one connection per process and farm, on one IO thread
     outbox, arrivals              the state that this thread and its callers share
 """

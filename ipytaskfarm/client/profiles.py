@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from ..core.messages.engine_commands import CpuProfile, MemoryProfile, Place, SampleProfile
+from ..display.flamegraph import flamegraph, place_label
 from ..display.text import CELL_MAX, safe
-from .flamegraph import flamegraph
 from .profile_tables import PerEngine, ProfileColumn, ProfileKind, ProfileTable, Row, place_row
 
 File: TypeAlias = str | PathLike[str]
@@ -268,7 +268,7 @@ class SampleStats:
 def _labelled(stacks: dict[tuple[Place, ...], int]) -> dict[tuple[str, ...], int]:
     found: dict[tuple[str, ...], int] = {}
     for stack, samples in stacks.items():
-        label = tuple([f"{p.function} ({p.module}:{p.line})" if p.line else p.function for p in stack])
+        label = tuple([place_label(place) for place in stack])
         found[label] = found.get(label, 0) + samples
     return found
 

@@ -12,7 +12,14 @@ from typing import Any, Literal, NamedTuple, TextIO, TypeVar, overload
 import msgspec
 
 from ..core import errors, messages
-from ..core.messages.engine_commands import PROFILE, CpuProfile, MemoryProfile, ProfileBody, SampleProfile
+from ..core.messages.engine_commands import (
+    PROFILE,
+    SAMPLING_KEY,
+    CpuProfile,
+    MemoryProfile,
+    ProfileBody,
+    SampleProfile,
+)
 from .commands import CommandPart, PendingResult
 from .profile_tables import Columns, Direction, Modules, PerEngine
 from .profiles import CpuStats, File, GroupBy, MemorySnapshot, SampleStats, snapshot_of
@@ -20,7 +27,6 @@ from .session import Session
 
 T = TypeVar("T")
 
-STICKY_KEY = "profile:sampling"
 FRAMES_MAX = 65535
 """The limit of tracemalloc."""
 
@@ -323,7 +329,7 @@ class Sampling:
         profiler = self._profiler
         if profiler.ids is None:
             body = msgspec.msgpack.encode(ProfileBody("sampling", "start"))
-            profiler.session.ask(messages.SetSticky(STICKY_KEY, PROFILE, body, "sampling.start()"))
+            profiler.session.ask(messages.SetSticky(SAMPLING_KEY, PROFILE, body, "sampling.start()"))
             with contextlib.suppress(errors.NoEnginesRegistered):
                 profiler.start()
             profiler.started = True
@@ -334,7 +340,7 @@ class Sampling:
     def stop(self) -> None:
         """Stop on all engines; samples are kept until the next `start`."""
         if self._profiler.ids is None:
-            self._profiler.session.ask(messages.ClearSticky([STICKY_KEY]))
+            self._profiler.session.ask(messages.ClearSticky([SAMPLING_KEY]))
         self._profiler.stop()
 
     @overload

@@ -192,10 +192,14 @@ def explain_final(final: Final) -> list[str]:
     state = f"failed: {final.reason}" if final.reason else "succeeded"
     when = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(final.completed_s))
     where = f" on engine {final.engine_id} ({final.node})" if final.engine_id >= 0 else ""
-    lines = [f"task {final.id} {state}{where} at {when}, run time {_run_time(final.run_s)}"]
+    took = f"run time {_run_time(final.run_s)}"
+    if final.from_cache:
+        where, took = f" with a result from {final.node}", f"nothing ran; tc.why_hit({final.id}) says why"
+    lines = [f"task {final.id} {state}{where} at {when}, {took}"]
     for row in final.history:
         what = f": {row.failure.etype}: {row.failure.value}" if row.failure else ""
-        lines.append(f"attempt {row.number} on engine {row.engine_id} ({row.node}): {row.outcome}{what}")
+        who = f"attempt {row.number} on engine {row.engine_id} ({row.node})" if row.engine_id >= 0 else "without a run"
+        lines.append(f"{who}: {row.outcome}{what}")
     if final.failure is not None:
         place = f" ({final.failure.place})" if final.failure.place else ""
         lines.append(f"{final.failure.etype}: {final.failure.value}{place}")

@@ -366,6 +366,12 @@ def _node_state(farm: SchedulerState, session: str, event: NodeState, now: Now) 
         _within(event.utc_offset_s, -86_400, 86_400),
         _within(event.fetched_blobs, 0, NUMBER_MAX),
         _within(event.fetched_bytes, 0, NUMBER_MAX),
+        {
+            name: _within(size, 0, NUMBER_MAX)
+            for name, size in event.engine_bytes.items()
+            if (engine := farm.engines.by_name.get(name)) is not None and engine.agent == session
+        },
+        _within(event.engine_limit, 0, NUMBER_MAX),
     )
 
 

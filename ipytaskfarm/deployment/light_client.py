@@ -18,7 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.core.messages import Answer, AskQuestion, FarmChanges, Question, Refusal, Reply
+from ipytaskfarm.core.messages import (
+    Answer,
+    AskQuestion,
+    CommandAnswer,
+    FarmChanges,
+    Question,
+    Refusal,
+    Reply,
+    SendCommand,
+)
 from ipytaskfarm.core.messages.pages import ask_in_pages
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.system.farm_paths import ConnectionInfo, connection_reader, is_stale
@@ -59,6 +68,7 @@ class Questioner:
         name = f"{user_name()}@{socket.gethostname()} {os.getpid()}"
         self._link = Link(read_info, "client", uuid.uuid4().hex, name, python=platform.python_version())
         self._asked: dict[int, _Asked] = {}
+        self._commands: dict[int, Callable[[CommandAnswer], None]] = {}
         self._last = 0
         self.refused: Exception | None = None
         """Set once the controller has refused this session for good."""
@@ -70,6 +80,20 @@ class Questioner:
         # Before the first epoch nothing may be sent; `step` sends it then.
         if self._link.epoch:
             self._link.send(AskQuestion(self._last, question))
+
+    def command(self, engines: list[int], verb: str, body: bytes, then: Callable[[CommandAnswer], None]) -> int:
+        """Send a command to engines at once, and return its number. `then` is called with each answer.
+
+        An answer that is lost with the controller does not come: wait for a while, then call `forget`.
+        """
+        self._last += 1
+        self._commands[self._last] = then
+        self._link.send(SendCommand(self._last, engines, verb, body))
+        return self._last
+
+    def forget(self, command: int) -> None:
+        """Ignore further answers to a command."""
+        self._commands.pop(command, None)
 
     def step(self) -> None:
         """Send what is queued, receive messages, and call the callbacks."""
@@ -86,6 +110,9 @@ class Questioner:
                     before = self._last
                     asked.then(event.message.reply)
                     to_send = to_send or self._last > before
+            elif isinstance(event, ReceivedMessage) and isinstance(event.message, CommandAnswer):
+                if event.message.n in self._commands:
+                    self._commands[event.message.n](event.message)
             elif isinstance(event, ReceivedMessage) and isinstance(event.message, FarmChanges):
                 if self._on_changes is not None:
                     self._on_changes(event.message)

@@ -20,7 +20,11 @@ OTHER: Spot = ("(others)", "(others)", 0)
 TEXT_MAX = 300
 """The number of characters that are kept of a function's or a file's name, as users can choose the names."""
 
-MACHINERY = tuple(f"{os.path.dirname(file)}/" for file in (__file__, IPython.core.__file__, ipykernel.__file__))
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
+MACHINERY = (
+    *(f"{os.path.join(_PACKAGE, part)}/" for part in ("engine", "serialization", "adapters")),
+    *(f"{os.path.dirname(file)}/" for file in (IPython.core.__file__, ipykernel.__file__)),
+)
 """Folders of code that runs tasks and cells and is not the user's."""
 
 

@@ -15,7 +15,7 @@ import ast
 import functools
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from .module_bundles import Bundle, ModuleSource, mentioned, resolve
@@ -47,32 +47,71 @@ class _Statements(NamedTuple):
     """Modules of which all names are imported."""
 
 
-def _strip_docstring(node: ast.AST) -> None:
-    body = getattr(node, "body", None)
-    if not isinstance(body, list) or not body or not isinstance(node, _DOCUMENTED):
-        return
-    first = body[0]
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-        body[0] = ast.copy_location(ast.Pass(), first)
+class _Seen(NamedTuple):
+    """What one look at a statement found."""
+
+    uses: frozenset[str]
+    text: str
+    """The whole statement without positions and docstrings: equal for equal code, and only for that."""
+    imports: list[ast.Import | ast.ImportFrom]
+    calls: bool
+    """Whether it calls something, awaits, or binds a name inside an expression."""
 
 
 _DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_CALLING = (ast.Call, ast.Await, ast.NamedExpr)
 
 
-def _uses(statement: ast.AST) -> frozenset[str]:
-    found: set[str] = set()
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Name):
-            found.add(node.id)
-        elif isinstance(node, ast.Attribute):
-            found.add(node.attr)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found.update(part for part in node.value.split(".") if part.isidentifier())
+def _look(statement: ast.stmt) -> _Seen:
+    """Return all that is wanted of a statement, in one walk: sources may have a hundred thousand lines."""
+    uses: set[str] = set()
+    text: list[str] = []
+    imports: list[ast.Import | ast.ImportFrom] = []
+    calls = False
+    left: list[ast.AST] = [statement]
+    while left:
+        node = left.pop()
+        kind = type(node)
+        text.append(kind.__name__)
+        if kind is ast.Name:
+            uses.add(node.id)  # type: ignore[attr-defined]
+        elif kind is ast.Attribute:
+            uses.add(node.attr)  # type: ignore[attr-defined]
+        elif isinstance(node, ast.Constant):
+            if isinstance(node.value, str):
+                uses.update(part for part in node.value.split(".") if part.isidentifier())
         elif isinstance(node, ast.Import | ast.ImportFrom):
-            found.update(alias.name.rpartition(".")[2] for alias in node.names)
-        elif isinstance(node, ast.Call) and _computes_a_name(node):
-            found.add("globals")
-    return frozenset(found)
+            imports.append(node)
+            uses.update(alias.name.rpartition(".")[2] for alias in node.names)
+        elif isinstance(node, _CALLING):
+            calls = True
+            if isinstance(node, ast.Call) and _computes_a_name(node):
+                uses.add("globals")
+        # The order in which the nodes follow is known from what was noted before, so no two trees have one text.
+        for name in kind._fields:
+            value = getattr(node, name, None)
+            if isinstance(value, ast.AST):
+                text.append("+")
+                left.append(value)
+            elif type(value) is list:
+                if name == "body" and isinstance(node, _DOCUMENTED) and _is_text(value[0]):
+                    value = value[1:]
+                text.append(f"{len(value)}[")
+                for each in value:
+                    if isinstance(each, ast.AST):
+                        text.append("+")
+                        left.append(each)
+                    else:  # a name of `global`; None among the keys of a dict with `**`
+                        text.append(repr(each))
+            else:
+                text.append(repr(value))
+    return _Seen(frozenset(uses), "\n".join(text), imports, calls)
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    """Return whether a statement is a text without effect, such as a docstring."""
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def _computes_a_name(call: ast.Call) -> bool:
@@ -80,15 +119,12 @@ def _computes_a_name(call: ast.Call) -> bool:
     return named and not isinstance(call.args[1], ast.Constant)
 
 
-def _digest(statements: list[ast.stmt]) -> str:
-    for statement in statements:
-        for node in ast.walk(statement):
-            _strip_docstring(node)
-    text = "\n".join(ast.dump(statement) for statement in statements)
+def _digest(texts: Iterable[str]) -> str:
+    text = "\n\n".join(texts)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
 
 
-def _bound(statement: ast.stmt) -> tuple[str, ...]:
+def _bound(statement: ast.stmt, calls: bool) -> tuple[str, ...]:
     """Return the names that a statement binds, if it has no other effect; () for any other statement."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
         return () if statement.decorator_list else (statement.name,)
@@ -96,16 +132,12 @@ def _bound(statement: ast.stmt) -> tuple[str, ...]:
         plain = not (statement.decorator_list or statement.bases or statement.keywords)
         return (statement.name,) if plain else ()
     if isinstance(statement, ast.Assign | ast.AnnAssign):
-        value = statement.value
-        if value is not None and any(isinstance(node, _CALLING) for node in ast.walk(value)):
+        if calls:
             return ()
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
         names = [name for target in targets for name in _names_of(target)]
         return () if "" in names else tuple(names)
     return ()
-
-
-_CALLING = (ast.Call, ast.Await, ast.NamedExpr)
 
 
 def _names_of(target: ast.expr) -> Iterator[str]:
@@ -147,31 +179,32 @@ def _parsed(source: bytes) -> _Statements:
     definitions: dict[str, tuple[Definition, ...]] = {}
     imports: dict[str, tuple[str, ...]] = {}
     stars: list[str] = []
-    effects: list[ast.stmt] = []
+    effects: list[_Seen] = []
+    line = 0
     for statement in tree.body:
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
             continue  # the docstring, or a text without effect
         if _is_for_scripts(statement):
             continue
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                _note_import(node, imports, stars)
-        names = _bound(statement)
-        made = Definition(_kind(statement), "", _uses(statement), statement.lineno)
+        seen = _look(statement)
+        for node in seen.imports:
+            _note_import(node, imports, stars)
+        names = _bound(statement, seen.calls)
         if names:
-            made = made._replace(digest=_digest([statement]))
+            made = Definition(_kind(statement), _digest([seen.text]), seen.uses, statement.lineno)
             for name in names:
                 definitions[name] = (*definitions.get(name, ()), made)
         elif not isinstance(statement, ast.Import | ast.ImportFrom) or statement.names[0].name == ALL:
-            effects.append(statement)
+            effects.append(seen)
+            line = line or statement.lineno
         else:
             for bound, target in _targets(statement):
                 digest = hashlib.blake2b(target.encode(), digest_size=20).hexdigest()
                 kept = Definition("import", digest, frozenset(), statement.lineno)
                 definitions[bound] = (*definitions.get(bound, ()), kept)
-    uses = frozenset().union(*map(_uses, effects)) if effects else frozenset()
-    line = effects[0].lineno if effects else 0
-    return _Statements(definitions, Definition("module", _digest(effects), uses, line), imports, tuple(stars))
+    uses: frozenset[str] = frozenset().union(*(seen.uses for seen in effects))
+    whole = _digest(seen.text for seen in effects)
+    return _Statements(definitions, Definition("module", whole, uses, line), imports, tuple(stars))
 
 
 def _targets(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:

@@ -32,7 +32,8 @@ def _events(among: str) -> str:
     return (
         "WITH events (at_s, task, what, engine_id, more) AS ("
         f"SELECT submitted_s, id AS task, 'accepted', -1, '' FROM tasks WHERE {among.replace('task', 'id')} UNION ALL "
-        f"SELECT started_s, task, 'started', engine_id, 'attempt ' || number FROM attempts WHERE {among} UNION ALL "
+        "SELECT started_s, task, 'started', engine_id, 'attempt ' || number FROM attempts "
+        f"WHERE engine_id >= 0 AND {among} UNION ALL "
         "SELECT ended_s, task, iif(outcome = '', 'succeeded', outcome), engine_id, ifnull(etype || ': ' || value, '') "
         f"FROM attempts WHERE {among} UNION ALL "
         "SELECT started_s, task, 'started', engine_id, 'attempt ' || attempts FROM finals "

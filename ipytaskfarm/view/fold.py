@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.core.messages.tables import FarmState, FrozenRow
 from ipytaskfarm.core.messages.view import (
     CauseTable,
     EngineLine,
@@ -152,6 +152,7 @@ class FarmFold:
         else:
             self._renew["engines"] = {key: row for key, row in rows.items() if known.get(key) != row}
         self.picture.drop("engines", [key for key in known if key not in rows])
+        self.picture.set("frozen", [frozen_entry(row) for row in page.frozen])
         self.picture.set("engine_states", page.states)
         self.picture.set("engines_total", page.total)
         self.picture.set("wanted", page.wanted)
@@ -326,6 +327,21 @@ def engine_entry(row: EngineLine) -> dict[str, Any]:
         "pid": row.pid,
         "note": cut(row.note),
         "environment": cut(row.environment, NAME_MAX),
+        "memory": row.memory if row.memory >= 0 else None,
+        "memory_limit": row.memory_limit or None,
+    }
+
+
+def frozen_entry(row: FrozenRow) -> dict[str, Any]:
+    """Return a frozen engine for a page."""
+    return {
+        "id": row.id,
+        "node": cut(row.node, NAME_MAX),
+        "task": row.task,
+        "error": cut(row.error, NAME_MAX),
+        "place": cut(row.place),
+        "ends_s": round(row.ends_s),
+        "state": row.state,
     }
 
 

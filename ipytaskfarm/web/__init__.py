@@ -2,6 +2,7 @@
 
     `feed`        follows a farm, and brings what it hears to the pages that are open
     `questions`   what a page may ask and do, as JSON
+    `profiles`    the flame graph of a page
     `handlers`    the requests of a page, for any tornado application
     `report`      ``ipytaskfarm report``: the page and its data in one file
     `extension`   the same pages within Jupyter's server

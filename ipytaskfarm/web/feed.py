@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ipytaskfarm.core import errors, messages
-from ipytaskfarm.core.messages import FarmChanges, Question, Refusal, Reply
+from ipytaskfarm.core.messages import CommandAnswer, FarmChanges, Question, Refusal, Reply
 from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.core.messages.view import CauseTable, EnginePage, JobPage, ReadStretches, StretchTable, WaitingTable
 from ipytaskfarm.core.text import text_of
@@ -323,6 +323,29 @@ class FarmFeed:
         if isinstance(reply, Refusal):
             raise refusal_error(reply)
         return reply
+
+    async def command(self, engines: list[int], verb: str, body: bytes, patience_s: float) -> list[CommandAnswer]:
+        """Send a command to engines, and return the answers that come in time.
+
+        Raises:
+            FarmNotRunning: the farm does not answer.
+        """
+        await self.answer(messages.QueueStatus())  # waits for the connection, and says why there is none
+        questioner, answers, over = self._questioner, list[CommandAnswer](), asyncio.Event()
+        if questioner is None:
+            raise errors.FarmNotRunning(self._problem or f"farm {self.name!r} does not answer")
+
+        def answered(answer: CommandAnswer) -> None:
+            answers.append(answer)
+            if len(answers) >= len(engines) or answer.engine_id not in engines:
+                over.set()
+
+        number = questioner.command(engines, verb, body, answered)
+        asyncio.get_running_loop().call_soon(self._step)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(over.wait(), patience_s)
+        questioner.forget(number)
+        return answers
 
     # -- telling
 

@@ -36,6 +36,7 @@ from ipytaskfarm.system.files import tail
 from ipytaskfarm.view.fold import cause_entry, cut, engine_entry, stretch_row
 
 from .feed import FarmFeed
+from .profiles import profile, switch_sampler
 
 T = TypeVar("T", bound=Reply)
 
@@ -274,6 +275,20 @@ async def _logs(feed: FarmFeed, arguments: Arguments) -> Any:
     }
 
 
+async def _profile(feed: FarmFeed, arguments: Arguments) -> Any:
+    """Return the flame graph of an engine, or of the first engines."""
+    engine = arguments.get("engine_id")
+    if engine is not None and (type(engine) is not int or engine < 0):
+        raise ValueError(f"an engine's id was expected, not {text_of(engine)[:80]!r}")
+    return await profile(feed, engine)
+
+
+async def _stack(feed: FarmFeed, arguments: Arguments) -> Any:
+    """Return where a running task is now."""
+    reply = await _reply(feed, messages.Stack(_id(arguments)), messages.TextReply)
+    return {"text": long_text(reply.text)}
+
+
 QUESTIONS: dict[str, Callable[[FarmFeed, Arguments], Awaitable[Any]]] = {
     "tasks": _tasks,
     "causes": _causes,
@@ -281,6 +296,8 @@ QUESTIONS: dict[str, Callable[[FarmFeed, Arguments], Awaitable[Any]]] = {
     "engines": _engines,
     "task": _task,
     "logs": _logs,
+    "profile": _profile,
+    "stack": _stack,
 }
 
 
@@ -349,6 +366,20 @@ async def _scale(feed: FarmFeed, arguments: Arguments) -> Any:
     return {"text": f"{reply.value} engines are wanted"}
 
 
+async def _release(feed: FarmFeed, arguments: Arguments) -> Any:
+    """End the frozen engine of a task."""
+    task = _id(arguments)
+    await _reply(feed, messages.ReleaseFrozen([task]), messages.NumberReply)
+    return {"text": f"the engine that was frozen for task {task} ends"}
+
+
+async def _sample(feed: FarmFeed, arguments: Arguments) -> Any:
+    """Switch the sampler on or off."""
+    on = arguments.get("on") is True
+    await switch_sampler(feed, on)
+    return {"text": "the engines are sampled" if on else "the engines are not sampled any more; what was seen is kept"}
+
+
 ACTIONS: dict[str, Callable[[FarmFeed, Arguments], Awaitable[Any]]] = {
     "abort": _abort,
     "retry": _retry,
@@ -356,4 +387,6 @@ ACTIONS: dict[str, Callable[[FarmFeed, Arguments], Awaitable[Any]]] = {
     "pause": _pause,
     "drain": _drain,
     "scale": _scale,
+    "release": _release,
+    "sample": _sample,
 }

@@ -37,6 +37,7 @@ from . import questions
 from .bundle import bundle
 from .feed import FarmFeed
 from .handlers import STATIC
+from .profiles import profile
 
 TASKS_MAX = 5_000
 """The largest number of tasks in a file: failed ones, then the latest."""
@@ -98,12 +99,19 @@ async def _collected(feed: FarmFeed, job: str | None) -> dict[str, Any]:
         "tasks_total": max(len(tasks), all_tasks),
     }
     return {
+        "profile": await _flames(feed),
         "picture": picture,
         "tasks": tasks,
         "details": details,
         "stretches": [stretch_row(row) for row in stretches],
         "first_s": first_s,
     }
+
+
+async def _flames(feed: FarmFeed) -> dict[str, Any] | None:
+    """Return the flame graph of the engines; None if they were never sampled."""
+    found = await profile(feed)
+    return found if found["samples"] else None
 
 
 async def _stretches(feed: FarmFeed, job: str | None, made_s: float) -> tuple[list[Stretch], float | None]:

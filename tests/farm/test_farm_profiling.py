@@ -6,6 +6,7 @@ import io
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,15 @@ from tests.support.polling import eventually
 pytestmark = pytest.mark.farm
 
 SPIN = "def spin():\n    return sum(range(2000))\ndef work(busy):\n    while busy(): spin()\n"
+
+
+WAITS = """
+import os, time
+ready = True
+def waits(path):
+    while ready and not os.path.exists(path):
+        time.sleep(0.01)
+"""
 
 
 def leaf(x: int) -> int:
@@ -149,6 +159,22 @@ def test_samples_of_what_runs_now(tc: TaskClient, gate: Gate, tmp_path: Path) ->
     sampling.save(tmp_path / "stacks.txt")
     counts = [int(line.rpartition(" ")[2]) for line in (tmp_path / "stacks.txt").read_text().splitlines()]
     assert sum(counts) == stats.samples
+
+
+@pytest.mark.parametrize("travels", ["notebook", "executor"])
+def test_samples_of_a_function_begin_with_the_function(tc: TaskClient, gate: Gate, travels: str) -> None:
+    names: dict[str, Any] = {
+        "__name__": "__main__"
+    }  # as in a notebook: such a function gets its globals before each call
+    exec(WAITS, names)
+    with tc.sampling as sampling, tc.executor(gathers=False) as executor:
+        call = (executor if travels == "executor" else tc).submit(names["waits"], str(gate.path))
+        eventually(lambda: "waits" in {row["name"] for row in sampling.get_stats().rows}, DEADLINE_S)
+        gate.open()
+        call.result(DEADLINE_S)
+    stats = sampling.get_stats()
+    assert {row["name"]: row["cumulative"] for row in stats.rows}["waits"] == stats.samples
+    assert not [row for row in stats.rows if row["module"].startswith("ipytaskfarm")]
 
 
 def test_engines_that_come_later_sample_too(tc: TaskClient, mec: MultiEngineClient, farm: Farm, gate: Gate) -> None:

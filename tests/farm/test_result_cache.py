@@ -437,11 +437,14 @@ def test_a_marked_result_is_forgotten_and_that_of_the_new_run_is_kept(tc: TaskCl
     first = tc.run(Task(count, args=(str(tmp_path),), cache=True), block=True)
     hit = tc.run(Task(count, args=(str(tmp_path),), cache=True), block=True)
     assert (first.result, hit.result, hit.from_cache) == (1, 1, True)
+    assert "with a result from the result cache at" in tc.explain(hit.taskid)
     for marked in (hit.taskid, first.taskid):
         tc.mark_failed(marked, "wrong")
         tc.barrier([marked], timeout=DEADLINE_S)
     assert [tc.get_task_result(i).result for i in (hit.taskid, first.taskid)] == [2, 3]
     assert "is wrong or cannot be read" in tc.why_miss(hit.taskid)
+    assert "without a run: marked as failed: wrong" in tc.explain(hit.taskid)
+    assert [event.what for event in tc.history([hit.taskid])].count("started") == 1
     now = tc.run(Task(count, args=(str(tmp_path),), cache=True), block=True)
     assert (now.result, now.from_cache) == (3, True)
 

@@ -15,11 +15,11 @@ import pytest
 
 from ipytaskfarm.client.display import text_html
 from ipytaskfarm.client.estimate import Tally
-from ipytaskfarm.client.flamegraph import flamegraph
 from ipytaskfarm.client.progress_view import ProgressView
 from ipytaskfarm.client.tables import TaskTable
 from ipytaskfarm.core.messages.tables import TaskRow
 from ipytaskfarm.display.colours import BARS, ERROR_BACKGROUND, MUTED, TRACK
+from ipytaskfarm.display.flamegraph import flamegraph
 from tests.unit.test_architecture import PACKAGE, PROJECT
 
 Colour: TypeAlias = tuple[float, float, float, float]

@@ -18,11 +18,11 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from ipytaskfarm.client.flamegraph import HEAD, WIDTH, bars, flamegraph
 from ipytaskfarm.client.profile_tables import PerEngine, is_within
 from ipytaskfarm.client.profiles import CpuStats, MemorySnapshot, SampleStats, snapshot_of
 from ipytaskfarm.client.profiling import CpuProfiling, MemoryProfiling, Sampling
 from ipytaskfarm.core.messages.engine_commands import CpuProfile, MemoryProfile, Place, ProfileBody, SampleProfile
+from ipytaskfarm.display.flamegraph import HEAD, WIDTH, bars, flamegraph
 from ipytaskfarm.engine import sampler as sampler_module
 from ipytaskfarm.engine.code_locations import known_file, module_of
 from ipytaskfarm.engine.profiling import CpuProfiler, MemoryProfiler, Profiling

@@ -12,6 +12,7 @@ from itertools import islice
 from ..messages import FollowFarm, NumberReply, ReadEngines, ReadJobs, ReadTaskPage, Refusal, WhyWaiting
 from ..messages.view import (
     AGENTS_MAX,
+    FROZEN_MAX,
     PAGE_MAX,
     EngineLine,
     EnginePage,
@@ -36,6 +37,7 @@ from .tables import (
     SHOWN_STATES,
     agent_row,
     engine_state,
+    frozen_rows,
     name_of,
     reason_of,
     task_row,
@@ -150,6 +152,7 @@ def on_read_engines(farm: SchedulerState, session: str, n: int, question: ReadEn
         list(farm.diagnostics.losses),
         sum(1 for client in farm.clients.by_session.values() if client.connected),
         farm.epoch,
+        frozen_rows(farm, now)[:FROZEN_MAX],
     )
     out.answer(session, n, page)
 
@@ -157,6 +160,8 @@ def on_read_engines(farm: SchedulerState, session: str, n: int, question: ReadEn
 def _engine_line(farm: SchedulerState, engine: EngineEntry, state: str, now: Now) -> EngineLine:
     run = engine.oldest()
     task = farm.tasks.unfinished.get(run[0]) if run is not None else None
+    agent = farm.agents.by_session.get(engine.agent)
+    node = agent.state if agent is not None else None
     since_s = engine.since_s if run is not None and engine.current == run else now.mono_s
     return EngineLine(
         engine.id,
@@ -171,6 +176,8 @@ def _engine_line(farm: SchedulerState, engine: EngineEntry, state: str, now: Now
         engine.pid,
         engine.preparation(farm.mono_s) or engine.note,
         engine.environment.name if engine.environment is not None else "",
+        node.engine_bytes.get(engine.name, -1) if node is not None else -1,
+        node.engine_limit if node is not None else 0,
     )
 
 

@@ -223,6 +223,10 @@ class NodeState(msgspec.Struct, frozen=True, tag=True):
     """How many large values were fetched to the node since its agent began."""
     fetched_bytes: int = 0
     """The bytes of these values."""
+    engine_bytes: dict[Incarnation, int] = {}
+    """Engine -> its private memory with that of its children."""
+    engine_limit: int = 0
+    """The private memory at which an engine is ended; 0: there is no limit."""
 
 
 class SetUp(msgspec.Struct, frozen=True, tag=True):

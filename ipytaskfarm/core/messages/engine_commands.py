@@ -200,6 +200,13 @@ class ProfileBody(msgspec.Struct, frozen=True):
     """memory: how many frames are kept of each allocation's traceback."""
 
 
+READ_SAMPLES = msgspec.msgpack.encode(ProfileBody("sampling", "read"))
+"""The body with which the sampler's stacks are read; also readers may send it."""
+
+SAMPLING_KEY = "profile:sampling"
+"""The key under which the start of the sampler is kept for engines that begin later."""
+
+
 class Place(msgspec.Struct, frozen=True, array_like=True):
     """A function, or with `function` "" a line."""
 

@@ -10,9 +10,12 @@ from typing import Any
 
 import msgspec
 
+from .tables import FrozenRow
+
 PAGE_MAX = 500
 """The largest number of rows of a page."""
 AGENTS_MAX = 200
+FROZEN_MAX = 100
 STRETCHES_MAX = 4000
 """The largest number of stretches of an answer."""
 
@@ -241,6 +244,10 @@ class EngineLine(msgspec.Struct, frozen=True, array_like=True):
     pid: int
     note: str = ""
     environment: str = ""
+    memory: int = -1
+    """The private memory in bytes of the engine and its children, as its agent measured it last; -1: not yet."""
+    memory_limit: int = 0
+    """At so much memory it is ended; 0: there is no limit."""
 
 
 class ReadEngines(msgspec.Struct, frozen=True, tag=True):
@@ -269,6 +276,8 @@ class EnginePage(msgspec.Struct, frozen=True, tag=True):
     """As in `FarmState`."""
     clients: int = 0
     epoch: int = 0
+    frozen: list[FrozenRow] = []
+    """The frozen engines, which are no engines of the pool; at most `FROZEN_MAX`."""
 
 
 class ReadJobs(msgspec.Struct, frozen=True, tag=True):

@@ -29,15 +29,18 @@ export function Drawer({ model }) {
   const id = model.opened.value;
   const [task, setTask] = useState(null);
   const [error, setError] = useState("");
+  const [stack, setStack] = useState("");
   const dialog = useRef(null);
   const look = () => model.transport.ask("task", { id }).then((found) => { setTask(found); setError(""); }).catch((problem) => setError(problem.message));
   useEffect(() => {
     setTask(null);
     setError("");
+    setStack("");
     if (id === null) { if (dialog.current && dialog.current.open) dialog.current.close(); return; }
     if (!dialog.current.open) dialog.current.showModal();
     look();
   }, [id]);
+  const where = () => model.transport.ask("stack", { id }).then(({ text }) => { setStack(text); setError(""); }).catch((problem) => setError(problem.message));
   const act = async (what) => { const done = await model.act(what, { id }); if (done && done.id) model.opened.value = done.id; else if (done) look(); };
   const over = task && task.end;
   return html`<dialog ref=${dialog} class="tf-drawer" aria-labelledby="tf-drawer-title" onClose=${() => (model.opened.value = null)} onClick=${(event) => { if (event.target === dialog.current) dialog.current.close(); }}>
@@ -45,9 +48,12 @@ export function Drawer({ model }) {
       <div class="tf-head"><h2 id="tf-drawer-title">Task ${id}</h2><span class="tf-push"></span>
         ${model.control.value && task && !over ? html`<button type="button" onClick=${() => act("abort")}>Abort</button>` : null}
         ${model.control.value && over && over.reason ? html`<button type="button" class="tf-primary" onClick=${() => act("retry")}>Try again</button>` : null}
+        ${model.transport.live && task && !over ? html`<button type="button" onClick=${where}>Where is it now?</button>` : null}
         ${model.transport.live ? html`<button type="button" onClick=${look}>Refresh</button>` : null}
         <button type="button" class="tf-close" aria-label="Close" onClick=${() => dialog.current.close()}>×</button></div>
-      ${error ? html`<p class="tf-trouble" role="alert">${error}</p>` : task ? html`<${Body} task=${task} />` : html`<p class="tf-muted">…</p>`}
+      ${error ? html`<p class="tf-trouble" role="alert">${error}</p>` : null}
+      <${Text} title="Where it is now" text=${stack} />
+      ${task ? html`<${Body} task=${task} />` : error ? null : html`<p class="tf-muted">…</p>`}
     </div>`}
   </dialog>`;
 }

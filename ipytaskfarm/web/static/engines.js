@@ -18,6 +18,20 @@ function Node({ model, name, node }) {
     </div></li>`;
 }
 
+function Memory({ engine }) {
+  if (engine.memory === null || engine.memory === undefined) return "";
+  if (!engine.memory_limit) return size(engine.memory);
+  const share = engine.memory / engine.memory_limit;
+  return html`${size(engine.memory)} <small class="tf-muted tf-optional">of ${size(engine.memory_limit)}</small><${Bar} parts=${[[share > 0.9 ? "failed" : "running", Math.min(1, share)]]} label=${`${Math.round(share * 100)} % of the memory limit`} />`;
+}
+
+function Frozen({ model, engine }) {
+  const left = engine.ends_s - model.now.value;
+  return html`<li class="tf-job-line"><span class="tf-tag">${engine.state}</span><span>task <${Task} model=${model} id=${engine.task} /></span>
+    <span class="tf-muted">${engine.error}${engine.place ? ` in ${engine.place}` : ""}; engine ${engine.id} on ${engine.node}, ${left > 0 ? `kept for another ${span(left)} unless it is used` : "about to end"}</span>
+    <span class="tf-push"></span>${model.control.value && engine.state !== "ending" ? html`<button type="button" class="tf-small" onClick=${() => model.act("release", { id: engine.task })}>Release</button>` : null}</li>`;
+}
+
 function Scale({ model, wanted }) {
   const [number, setNumber] = useState(null);
   const value = number === null ? wanted : number;
@@ -30,6 +44,7 @@ export function Engines({ model }) {
   const total = model.section("engines_total", 0).value;
   const states = model.section("engine_states", {}).value;
   const nodes = model.section("nodes", {}).value;
+  const frozen = model.section("frozen", []).value;
   const losses = model.section("losses", []).value;
   const wanted = model.section("wanted", 0).value;
   const [first, setFirst] = useState(0);
@@ -42,12 +57,13 @@ export function Engines({ model }) {
   return html`<${Section} id="tf-engines" title="Engines and nodes" aside=${words}>
     ${Object.keys(nodes).length ? html`<ul class="tf-list tf-nodes">${Object.entries(nodes).slice(0, 12).map(([name, node]) => html`<${Node} key=${name} model=${model} name=${name} node=${node} />`)}</ul>` : null}
     ${Object.keys(nodes).length > 12 ? html`<p class="tf-muted">${things(Object.keys(nodes).length - 12, "more node")}</p>` : null}
-    ${rows.length ? html`<div class="tf-scroll tf-short" tabindex="0" role="region" aria-label="Engines"><table><thead><tr><th scope="col">engine</th><th scope="col">state</th><th scope="col">task</th><th scope="col" class="tf-right">for</th><th scope="col" class="tf-right tf-optional">ended</th><th scope="col" class="tf-optional">node</th></tr></thead>
+    ${rows.length ? html`<div class="tf-scroll tf-short" tabindex="0" role="region" aria-label="Engines"><table><thead><tr><th scope="col">engine</th><th scope="col">state</th><th scope="col">task</th><th scope="col" class="tf-right">for</th><th scope="col" class="tf-right">memory</th><th scope="col" class="tf-right tf-optional">ended</th><th scope="col" class="tf-right tf-optional">up for</th><th scope="col" class="tf-optional">node</th></tr></thead>
       <tbody>${rows.map(([id, engine]) => html`<tr key=${id}><td><button type="button" class="tf-link" aria-label=${`engine ${id}: show its tasks`} onClick=${() => showTasks(model, { engine_id: Number(id) })}>${id}</button></td>
         <td><span class="tf-dot" data-state=${engine.state}></span>${engine.state}${engine.note ? html`<small class="tf-muted"> ${engine.note}</small>` : null}</td>
         <td>${engine.task >= 0 ? html`<${Task} model=${model} id=${engine.task} /> <span class="tf-muted">${engine.name}</span>` : ""}${engine.ahead ? html` <small class="tf-muted">+${count(engine.ahead)}</small>` : ""}</td>
-        <td class="tf-right">${engine.task >= 0 ? span(now - engine.since_s) : ""}</td><td class="tf-right tf-optional">${count(engine.finished)}</td><td class="tf-optional tf-muted">${engine.node}</td></tr>`)}</tbody></table></div>` : html`<${Empty}>There is no engine.<//>`}
+        <td class="tf-right">${engine.task >= 0 ? span(now - engine.since_s) : ""}</td><td class="tf-right"><${Memory} engine=${engine} /></td><td class="tf-right tf-optional">${count(engine.finished)}</td><td class="tf-right tf-optional">${engine.started_s ? span(now - engine.started_s) : ""}</td><td class="tf-optional tf-muted">${engine.node}</td></tr>`)}</tbody></table></div>` : html`<${Empty}>There is no engine.<//>`}
     ${total > PAGE ? html`<div class="tf-actions"><button type="button" class="tf-small" disabled=${!first} onClick=${() => setFirst(Math.max(0, first - PAGE))}>Previous</button><span class="tf-muted">${count(first + 1)}–${count(Math.min(total, first + PAGE))} of ${count(total)}</span><button type="button" class="tf-small" disabled=${first + PAGE >= total} onClick=${() => setFirst(first + PAGE)}>Next</button></div>` : null}
+    ${frozen.length ? html`<h3>Frozen for a debugger</h3><ul class="tf-list tf-frozen">${frozen.map((engine) => html`<${Frozen} key=${engine.task} model=${model} engine=${engine} />`)}</ul>` : null}
     ${losses.length ? html`<details><summary>${losses.length === 1 ? "One engine was lost" : `${losses.length} engines were lost`}</summary><ul class="tf-losses">${[...losses].reverse().map((line) => html`<li>${line}</li>`)}</ul></details>` : null}
     ${model.control.value ? html`<${Scale} model=${model} wanted=${wanted} />` : null}
   <//>`;

@@ -7,6 +7,7 @@ export const count = (value) => (value === null || value === undefined ? "" : CO
 export function span(seconds) {
   if (seconds === null || seconds === undefined || !isFinite(seconds)) return "";
   const s = Math.max(0, seconds);
+  if (s < 1e-6) return "0 s";
   if (s < 0.001) return `${Math.round(s * 1e6)} µs`;
   if (s < 1) return `${+(s * 1000).toPrecision(3)} ms`;
   if (s < 10) return `${s.toFixed(1)} s`;

@@ -12,6 +12,7 @@ import { Jobs } from "./jobs.js";
 import { Waiting } from "./waiting.js";
 import { Engines } from "./engines.js";
 import { Stream } from "./stream_section.js";
+import { Flames } from "./flames.js";
 import { Tasks } from "./tasks.js";
 import { Drawer } from "./drawer.js";
 import { Logs } from "./logs.js";
@@ -91,6 +92,7 @@ function Page({ model }) {
       </div>
       <${Stream} model=${model} />
       <${Tasks} model=${model} />
+      ${model.transport.live || model.transport.profiled ? html`<${Flames} model=${model} />` : null}
       ${model.transport.live ? html`<${Logs} model=${model} />` : null}
       <footer class="tf-muted">${footer(model)}</footer>
     </main>` : html`<${Nothing} model=${model} />`}

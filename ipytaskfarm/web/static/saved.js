@@ -1,7 +1,7 @@
 // The transport of a saved page: everything that it can ask stands in the file.
 
 export function savedTransport(data) {
-  const { picture, tasks, details, stretches, first_s } = data;
+  const { picture, tasks, details, stretches, first_s, profile } = data;
 
   function page({ state, text, job, cause, engine_id, before, count = 50, oldest_first }) {
     const words = (text || "").toLowerCase();
@@ -29,11 +29,13 @@ export function savedTransport(data) {
     tasks: page,
     task: ({ id }) => detail(id),
     stretches: ({ since_s, until_s }) => ({ rows: stretches.filter((row) => row[4] >= since_s && row[3] <= until_s), next: null, first_s }),
+    profile: () => profile,
     engines: () => ({ rows: picture.engines, total: Object.keys(picture.engines).length }),
   };
   return {
     control: false,
     live: false,
+    profiled: Boolean(profile),
     follow(listener) {
       listener({ type: "line", state: "open", text: "" });
       listener({ type: "picture", picture });

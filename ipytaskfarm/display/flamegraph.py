@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from ipytaskfarm.core.messages.engine_commands import Place
+
 WIDTH = 1200
 ROW = 17
 HEAD = 34
@@ -27,6 +29,11 @@ class FlameBox(NamedTuple):
     width: float
     """The left edge and the width, as shares of the whole: 0 to 1."""
     samples: int
+
+
+def place_label(place: Place) -> str:
+    """Return a function's name with its place, ``function (module:line)``; only the name if it has no line."""
+    return f"{place.function} ({place.module}:{place.line})" if place.line else place.function
 
 
 class _Node:

@@ -1,0 +1,72 @@
+"""The flame graph of a page: the sampler's stacks of the engines, and switching the sampler on and off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ipytaskfarm.core import messages
+from ipytaskfarm.core.messages.engine_commands import (
+    PROFILE,
+    READ_SAMPLES,
+    SAMPLING_KEY,
+    ProfileBody,
+    SampleProfile,
+)
+from ipytaskfarm.core.messages.view import EnginePage, ReadEngines
+from ipytaskfarm.view.flames import flames
+
+from .feed import FarmFeed
+
+ENGINES_MAX = 32
+"""The largest number of engines in one flame graph."""
+PATIENCE_S = 4.0
+"""How long engines have for their answer: C code that holds the GIL delays it."""
+
+
+async def profile(feed: FarmFeed, engine: int | None = None) -> dict[str, Any]:
+    """Return the flame graph of an engine, or of the first engines.
+
+    ``asked`` is the number of engines that were asked, ``answered`` that of those that have answered, and ``total``
+    that of all.  ``engines`` has those on which the sampler was started.
+    """
+    page = await feed.answer(ReadEngines(count=ENGINES_MAX) if engine is None else ReadEngines(count=1))
+    assert isinstance(page, EnginePage)
+    ids = [row.id for row in page.rows if row.state in ("idle", "busy")] if engine is None else [engine]
+    found: list[SampleProfile] = []
+    answered = 0
+    if ids:
+        for answer in await feed.command(ids, PROFILE, READ_SAMPLES, PATIENCE_S):
+            if answer.ok and answer.engine_id in ids:
+                answered += 1
+                if (samples := _samples(answer.body)) is not None:
+                    found.append(samples)
+    found.sort(key=lambda samples: samples.engine)
+    return {**flames(found), "asked": len(ids), "answered": answered, "total": page.total}
+
+
+def _samples(body: bytes) -> SampleProfile | None:
+    try:
+        return msgspec.msgpack.decode(body, type=SampleProfile | None)
+    except (msgspec.MsgspecError, ValueError):  # of an engine of another version
+        return None
+
+
+async def switch_sampler(feed: FarmFeed, on: bool) -> None:
+    """Switch the sampler on or off, on all engines and on those that begin later, as ``tc.sampling`` does."""
+    start, stop = (msgspec.msgpack.encode(ProfileBody("sampling", op)) for op in ("start", "stop"))
+    if on:
+        await feed.answer(messages.SetSticky(SAMPLING_KEY, PROFILE, start, "sampling.start()"))
+    else:
+        await feed.answer(messages.ClearSticky([SAMPLING_KEY]))
+    first = 0
+    while True:
+        page = await feed.answer(ReadEngines(first, 500))
+        assert isinstance(page, EnginePage)
+        ids = [row.id for row in page.rows if row.state in ("idle", "busy")]
+        if ids:
+            await feed.command(ids, PROFILE, start if on else stop, PATIENCE_S)
+        first += len(page.rows)
+        if not page.rows or first >= page.total:
+            return
