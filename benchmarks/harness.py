@@ -52,12 +52,11 @@ class Row:
 
     def verdict(self) -> str:
         """Return target, floor or missed, or – without an aim."""
-        for word, bound in (("target", self.target), ("floor", self.floor)):
-            if bound is None:
-                return "–"
+        aims = [(word, bound) for word, bound in (("target", self.target), ("floor", self.floor)) if bound is not None]
+        for word, bound in aims:
             if self.figure >= bound if self.more_is_better else self.figure <= bound:
                 return word
-        return "missed"
+        return "missed" if aims else "–"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row for the JSON file."""
