@@ -21,7 +21,7 @@ Futures: TypeAlias = Iterator[Future[Any]]
 Cancel: TypeAlias = Callable[[list[Any]], None]
 
 SHARES = 4
-"""The last items of a map are spread over at least so many tasks for each worker."""
+"""The least number of tasks for each worker over which the last items of a map are spread."""
 
 
 class Apart(NamedTuple):
@@ -46,7 +46,7 @@ class ItemsToSubmit:
     star: bool
     """An item is a tuple of arguments.  False: it is the only argument."""
     chunksize: int
-    """How many items share a task, if that is possible."""
+    """The number of items that share a task, if that is possible."""
     grows: bool
     """More items share a task, as many as take some milliseconds, once it is known that items are quick."""
     known: KnownFunction
@@ -56,9 +56,9 @@ class ItemsToSubmit:
     room: Callable[[], int]
     """Returns how many calls the next task may have, for their ids follow one another."""
     alone: int = 0
-    """So many of the next items are tasks of their own: one of them cannot share a task."""
+    """The number of the next items that become tasks of their own, because one of them cannot share a task."""
     fit: int = ITEMS_MAX
-    """So many items fit into the next task."""
+    """The number of items that fit into the next task."""
 
     def futures(self, submit: Callable[[ItemsToSubmit, Sequence[Any], int], Future[Any] | int]) -> Futures:
         """Submit the items as the futures are asked for.
