@@ -215,16 +215,20 @@ class FarmFeed:
         self.fold.needs_tables = True
         self._next = {}
         self._ask(messages.FarmStatus(), self._on_farm_state)
-        self._since_s = time.time()
-        self._ask(ReadStretches(self._since_s - BEFORE_S, self._since_s), self._on_stretches)
 
     def _on_farm_state(self, reply: Reply) -> None:
+        """Show the farm, then follow it and ask for its past: if these came first, they could go with another farm's
+        picture. Between them nothing may end, or the stream would lack it."""
         if isinstance(reply, FarmState):
             known = self.fold.picture.data.get("farm", {}).get("incarnation", reply.incarnation)
             if known != reply.incarnation:  # another farm of this name: nothing of the old one is shown
                 self._begin_picture()
                 self._next = {}
             self.fold.farm_state(reply, __version__)
+        if self._is_watched():
+            self._follow()
+        self._since_s = time.time()
+        self._ask(ReadStretches(self._since_s - BEFORE_S, self._since_s), self._on_stretches)
 
     def _on_stretches(self, reply: Reply) -> None:
         if isinstance(reply, StretchTable):
@@ -253,10 +257,7 @@ class FarmFeed:
     def _keep_asking(self) -> None:
         now_s = time.monotonic()
         if not self._follows or now_s - self._heard_s > SILENCE_S:
-            self._follows = True
-            self._heard_s = now_s
-            self._ask(messages.FollowFarm(), lambda reply: None)
-            self.fold.needs_tables = True
+            self._follow()
         if self.fold.needs_tables and self._is_due("tables", TABLES_EVERY_S):
             self.fold.needs_tables = False
             self._ask(messages.ReadJobs(), self._on_jobs)
@@ -266,6 +267,13 @@ class FarmFeed:
             self._ask(messages.ReadEngines(count=ENGINES_SHOWN), self._on_engines)
         if self._is_due("waiting", WAITING_EVERY_S):
             self._ask(messages.WhyWaiting(), self._on_waiting)
+
+    def _follow(self) -> None:
+        """Ask for the changes from now on, and for the tables on which they build."""
+        self._follows = True
+        self._heard_s = time.monotonic()
+        self._ask(messages.FollowFarm(), lambda reply: None)
+        self.fold.needs_tables = True
 
     def _is_due(self, what: str, every_s: float) -> bool:
         """Return whether it is time to ask, and no earlier question of this kind is open."""

@@ -84,7 +84,7 @@ def test_quick_items_are_few_tasks(ex: Executor, tc: TaskClient, chunksize: int)
         first = ex.submit(quick, 0).id  # type: ignore[attr-defined]
         assert list(ex.map(quick, range(ITEMS), range(ITEMS), chunksize=chunksize)) == list(range(0, 2 * ITEMS, 2))
         shared = [chunk for chunk in tc.session.arrivals.chunks.items if chunk > first]
-    assert 0 < len(shared) <= ITEMS // 100
+    assert 0 < len(shared) <= ITEMS // 10  # fewer where engines are not held up
 
 
 @SIZES

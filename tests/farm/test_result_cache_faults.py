@@ -171,7 +171,8 @@ def test_a_damaged_file_begins_anew(tc: TaskClient, farm: Farm) -> None:
     assert of_map(tc, small) == expected
     assert of_map(tc, small) == expected
     eventually(lambda: of_map(tc, small) == expected and tc.cache.size.hits >= COUNT, DEADLINE_S)
-    assert "begins anew" in repr(tc.cache)
+    said = repr(tc.cache)  # the latest of what happened: an entry may have been read before the file was found damaged
+    assert "begins anew" in said or "damaged" in said
     assert cache_of(farm).with_name(f"{cache_of(farm).name}.damaged").exists()
 
 
