@@ -30,7 +30,14 @@ from ipytaskfarm.adapters.call_chunks import (
     values_of,
 )
 from ipytaskfarm.adapters.executor_calls import call_all, environment_of
-from ipytaskfarm.adapters.executor_ends import WorkerLost, clear_arrived, original_of, weakly, write_if_possible
+from ipytaskfarm.adapters.executor_ends import (
+    WorkerLost,
+    abort_waiting,
+    clear_arrived,
+    original_of,
+    weakly,
+    write_if_possible,
+)
 from ipytaskfarm.adapters.executor_map import Apart, ItemsToSubmit, Together, flattened, values
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.task_types import Final
@@ -372,7 +379,8 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
                 by_id.update(dict.fromkeys(future.ids(), future))
         # The controller decides with the abort whether a call has begun: the answer to a question before it would be
         # outdated when the abort arrives, and a cancelled call would run on.
-        ids = self.client.abort(list(by_id), reason="cancelled", running=False) if by_id else []
+        # Some may have ended and been cleared meanwhile.
+        ids = abort_waiting(self.client, list(by_id), "cancelled")
         aborted = {by_id[task_id] for task_id in ids}
         for future in aborted:
             future.note_cancelled()

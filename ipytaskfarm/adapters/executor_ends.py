@@ -50,6 +50,17 @@ def write_if_possible(text: str, stream: TextIO | None) -> None:
             stream.write(text)
 
 
+def abort_waiting(client: TaskClient, ids: list[int], reason: str) -> list[int]:
+    """Abort those of the tasks that are known and have not begun, and return their ids."""
+    from ipytaskfarm.client.operate import abort_known
+    from ipytaskfarm.core.messages import AbortTasks
+
+    if not ids:
+        return []
+    outcomes = abort_known(client.session, AbortTasks(ids, reason=reason, running=False))
+    return [task_id for task_id, outcome in outcomes if outcome == "aborted"]
+
+
 def clear_arrived(client: TaskClient, ids: list[int]) -> None:
     """Clear results that have arrived from the farm."""
     if ids:

@@ -74,13 +74,18 @@ def abort_tasks(session: Session, taskid: Ids, interrupt: bool, reason: str, run
     ids = [task_id(taskid, session.farm)] if single else id_list(taskid, session.farm)
     if not ids:
         return []
-    outcomes = session.ask_for(messages.AbortTasks(ids, interrupt, reason, running), messages.Aborted).outcomes
+    outcomes = abort_known(session, messages.AbortTasks(ids, interrupt, reason, running))
     unknown = [i for i, outcome in outcomes if outcome == "unknown"]
     if unknown:
         raise IndexError(f"task ID not registered: {_listed(unknown)} (never issued, or cleared)")
     if single and outcomes[0][1] not in ("aborted", "running"):
         raise IndexError(f"Task {ids[0]} {outcomes[0][1]}")
     return [i for i, outcome in outcomes if outcome == "aborted"]
+
+
+def abort_known(session: Session, question: messages.AbortTasks) -> list[tuple[int, str]]:
+    """Abort those of the tasks that are known, and return (id, outcome) of each; see `messages.Aborted`."""
+    return session.ask_for(question, messages.Aborted).outcomes
 
 
 def clear_results(session: Session, ids: Ids | None) -> int:
