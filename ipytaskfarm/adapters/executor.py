@@ -377,9 +377,6 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         for future in unwanted.difference(removed):
             if future.chunk is None or unwanted.issuperset(future.chunk.unfinished()):
                 by_id.update(dict.fromkeys(future.ids(), future))
-        # The controller decides with the abort whether a call has begun: the answer to a question before it would be
-        # outdated when the abort arrives, and a cancelled call would run on.
-        # Some may have ended and been cleared meanwhile.
         ids = abort_waiting(self.client, list(by_id), "cancelled")
         aborted = {by_id[task_id] for task_id in ids}
         for future in aborted:

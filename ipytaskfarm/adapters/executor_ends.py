@@ -51,7 +51,11 @@ def write_if_possible(text: str, stream: TextIO | None) -> None:
 
 
 def abort_waiting(client: TaskClient, ids: list[int], reason: str) -> list[int]:
-    """Abort those of the tasks that are known and have not begun, and return their ids."""
+    """Abort those of the tasks that are known and have not begun, and return their ids.
+
+    Some may have ended and been cleared meanwhile.  The controller decides with the abort whether a call has begun: the
+    answer to a question before it would be outdated when the abort arrives, and a cancelled call would run on.
+    """
     from ipytaskfarm.client.operate import abort_known
     from ipytaskfarm.core.messages import AbortTasks
 
