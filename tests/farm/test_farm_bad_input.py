@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -19,6 +16,7 @@ from ipytaskfarm.transport import peer, wire
 from tests.conftest import Dirs
 from tests.farm.test_farm import background_farm, command, pid_of
 from tests.support.polling import eventually
+from tests.support.small_disk import said_on_small_disk
 
 pytestmark = pytest.mark.farm
 
@@ -59,18 +57,7 @@ with Farm(n=1, name="full", store_dir=disk) as farm, farm.task_client() as tc:
 
 
 def test_a_full_disk_is_said_and_nothing_is_lost(farm_dirs: Dirs, tmp_path: Path) -> None:
-    unshare = shutil.which("unshare")
-    if unshare is None or subprocess.run([unshare, "-rm", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("no user namespaces here")
-    disk = tmp_path / "disk"
-    disk.mkdir(mode=0o700)
-    # The farm keeps 1 GiB free for results.
-    mount = f'mount -t tmpfs -o size=1200m,mode=700 none {disk} && exec {sys.executable} -c "$1" {disk}'
-    ended = subprocess.run(
-        [unshare, "-rm", "sh", "-c", mount, "sh", FULL_DISK], capture_output=True, text=True, timeout=100, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    said = ended.stdout.splitlines()
+    said = said_on_small_disk(FULL_DISK, tmp_path)
     assert said[0].startswith("full: ")
     assert said[1:] == ["barrier too", "all: True"]
 
