@@ -16,6 +16,7 @@ import pytest
 from ipytaskfarm import Executor, TaskClient
 from ipytaskfarm.core import errors
 from ipytaskfarm.engine import current_task
+from tests.support.only_here import OnlyHere
 from tests.support.polling import eventually
 
 pytestmark = [pytest.mark.farm, pytest.mark.usefixtures("cleared")]
@@ -63,17 +64,6 @@ def dies(x: int, mark: str = "") -> int:
 
 def gives_back(x: Any) -> Any:
     return threading.Lock() if x == "lock" else x
-
-
-class OnlyHere:
-    """Can be pickled, but not be unpickled in this process."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-
-    def __setstate__(self, state: dict[str, int]) -> None:
-        if state["pid"] != os.getpid():
-            raise ZeroDivisionError("from another process")
 
 
 def made(x: int) -> Any:

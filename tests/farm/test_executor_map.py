@@ -13,22 +13,12 @@ import pytest
 
 from ipytaskfarm import Executor, TaskClient
 from ipytaskfarm.core import errors
+from tests.support.only_here import OnlyHere
 
 pytestmark = [pytest.mark.farm, pytest.mark.usefixtures("cleared")]
 DEADLINE_S = 60
 ITEMS = 3000
 SIZES = pytest.mark.parametrize("chunksize", [1, 100], ids=["single", "chunks"])
-
-
-class OnlyHere:
-    """Can be pickled, but not be unpickled in this process."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-
-    def __setstate__(self, state: dict[str, int]) -> None:
-        if state["pid"] != os.getpid():
-            raise ZeroDivisionError("from another process")
 
 
 def quick(x: int, y: int = 0) -> int:
