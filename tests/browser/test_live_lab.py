@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Dialog, Error, Page, Request, expect
+from playwright.sync_api import Dialog, Error, Page, Request, TimeoutError, expect
 
 from ipytaskfarm import Farm, Task
 from tests.conftest import Dirs
@@ -72,6 +72,26 @@ def show_panel(page: Page) -> None:
     page.locator(".tf-lab-panel").wait_for()
 
 
+def search_commands(page: Page, words: str) -> None:
+    """Open the command palette and type `words`.
+
+    A page that is still starting ignores the keys, or moves the focus back to its cell, which hides the palette: press
+    again until the words stand there.
+    """
+    field = page.locator(".lm-CommandPalette-input")
+
+    def typed() -> bool:
+        if not field.is_visible():
+            page.keyboard.press("Control+Shift+C")
+        try:
+            field.fill(words, timeout=2000)
+        except TimeoutError:
+            return False
+        return field.is_visible()
+
+    eventually(typed, what="the command palette opens")
+
+
 def test_a_person_starts_a_farm_runs_a_cell_on_it_and_watches_it(notebook: Notebook) -> None:
     page = notebook.page
     show_panel(page)
@@ -131,8 +151,7 @@ def test_numbers_palette_launcher_and_a_second_look(notebook: Notebook, farm: Fa
     page.evaluate("() => { jupyterapp.shell.currentWidget.close(); jupyterapp.commands.execute('launcher:create'); }")
     page.locator(".jp-LauncherCard[title^='Show a farm at work']:visible").click()
     expect(title).to_have_text("lab")
-    page.keyboard.press("Control+Shift+C")
-    page.locator(".lm-CommandPalette-input").fill("task farm")
+    search_commands(page, "task farm")
     command = page.locator(".lm-CommandPalette-itemLabel").filter(has_text="Task Farm: Show a Farm")
     expect(command).to_be_visible()
     page.keyboard.press("Escape")
@@ -195,8 +214,7 @@ def test_a_notebook_in_notebook_7_has_the_button_and_opens_farms_in_tabs_of_the_
     expect(
         page.locator(".jp-cell-toolbar").get_by_role("button", name="Run this cell on the task farm")
     ).to_be_visible()
-    page.keyboard.press("Control+Shift+C")
-    page.locator(".lm-CommandPalette-input").fill("task farm show a")
+    search_commands(page, "task farm show a")
     with page.context.expect_page() as opened:
         page.keyboard.press("Enter")
     tab = opened.value

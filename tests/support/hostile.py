@@ -13,6 +13,7 @@ import zmq
 from msgspec import inspect
 
 from ipytaskfarm import Farm
+from ipytaskfarm.core.messages import Answer
 from ipytaskfarm.system.farm_paths import ConnectionInfo, read_connection_file
 from ipytaskfarm.transport import wire
 from ipytaskfarm.transport.handshake import Handshake, Hello, Refuse, Welcome
@@ -111,6 +112,13 @@ class Intruder:
                 pieces += frame[HEADER.size :]
             if frame[0] == PacketKind.DATA:
                 return list(wire.to_client.decode(pieces))
+
+    def answer(self, sock: zmq.Socket[bytes]) -> Answer:
+        """Return the next answer, past what the controller sends unasked to a session that follows the farm."""
+        while True:
+            for message in self.messages(sock):
+                if isinstance(message, Answer):
+                    return message
 
     def fate(self, sock: zmq.Socket[bytes]) -> set[str]:
         """Return ZeroMQ's events of a connection from its beginning to its end."""
