@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .classes import hint_names
-from .module_bundles import Bundle, bundle_of
+from .module_bundles import Bundle, is_current
 
 ABSENT = object()
 _ABSENTS = itertools.repeat(ABSENT)
@@ -139,8 +139,8 @@ class BundleGuard:
         self.bundle = bundle
 
     def holds(self) -> bool:
-        """Return whether the guard holds, after one stat of each file."""
-        return bundle_of(self.bundle.name) is self.bundle
+        """Return whether the guard holds, by a stat of each file if the last one is not of a moment ago."""
+        return is_current(self.bundle)
 
 
 class MemberGuard:

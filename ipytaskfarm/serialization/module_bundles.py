@@ -20,6 +20,8 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from threading import get_ident
+from time import monotonic
 from typing import Any, TypeAlias
 
 import msgspec
@@ -39,6 +41,14 @@ DATA_BYTES_MAX = 16 * 2**20
 """The limit for the data files of one package. Files beyond it do not travel."""
 _DATA_FILES_MAX = 2000
 _MODULES_MAX = 20_000
+_PAUSE_S = 20e-6
+_PAUSE_STATS = 15
+"""A thread that calls again within this time, or that of this many stats of a file, has edited no file in between: to
+open one, write to it and close it takes longer."""
+_LOOK_AGAIN_S = 0.001, 0.05
+"""The shortest and the longest time until files are looked at again anyway, as other threads and programs edit too."""
+_LOOKING_PART = 0.05
+"""The part of the time that looking may take: a program of 1,000 modules is looked at more rarely than one of two."""
 
 Stamp: TypeAlias = tuple[int, int, int]
 
@@ -94,11 +104,35 @@ _DYNAMIC = re.compile(
 _OPENS_DATA = re.compile(rb"\b(importlib[._]resources|get_data|pkg_resources|__file__)\b")
 _texts: dict[str, _Text] = {}
 _bundles: dict[str, Bundle] = {}
+_looks: dict[str, _Look] = {}
 when_rules_change(_bundles.clear)
 
 register_own: Any = None
 """Called with each new bundle. `modules` sets it, to record which modules of this process the bundle stands for."""
 _warned: set[str] = set()
+
+
+class _Look:
+    """When a thread has looked at the files of a bundle, and until when that look is good."""
+
+    __slots__ = ("again_s", "called_s", "pause_s", "thread")
+    fastest_stat_s = _LOOK_AGAIN_S[0]
+    """The fastest stat that any look has seen: the others were interrupted."""
+
+    def __init__(self, thread: int, began_s: float, files: int) -> None:
+        ended_s = monotonic()
+        took_s = ended_s - began_s
+        shortest_s, longest_s = _LOOK_AGAIN_S
+        self.thread = thread
+        self.called_s = ended_s
+        _Look.fastest_stat_s = min(_Look.fastest_stat_s, took_s / max(files, 1))
+        self.pause_s = max(_PAUSE_S, min(_PAUSE_STATS * _Look.fastest_stat_s, shortest_s))
+        self.again_s = ended_s + min(max(shortest_s, took_s / _LOOKING_PART), longest_s)
+
+    def is_good(self, thread: int, now_s: float) -> bool:
+        """Return whether this call of the thread follows so closely on its last one that no file can have changed."""
+        paused_s, self.called_s = now_s - self.called_s, now_s
+        return paused_s < self.pause_s and now_s < self.again_s and thread == self.thread
 
 
 class Working:
@@ -127,6 +161,25 @@ def bundle_of(name: str) -> Bundle:
     _bundles[name] = bundle
     register_own(bundle)
     return bundle
+
+
+def is_current(bundle: Bundle) -> bool:
+    """Return whether the module's sources are those of the bundle.
+
+    A loop that submits one call after the other looks at the files (one stat each) now and then, not for each call.
+    """
+    name, thread, now_s = bundle.name, get_ident(), monotonic()
+    look = _looks.get(name)
+    if (
+        look is not None
+        and look.is_good(thread, now_s)
+        and _bundles.get(name) is bundle
+        and _file_of(name) == bundle.file
+    ):
+        return True
+    current = bundle_of(name) is bundle
+    _looks[name] = _Look(thread, now_s, len(bundle.stamps))
+    return current
 
 
 def _file_of(name: str) -> str | None:

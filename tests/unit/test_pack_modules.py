@@ -431,3 +431,28 @@ def test_packing_that_takes_long_says_what_it_packs(
     notebook.run("def f(): return value")
     pack_function(notebook["f"])
     assert "packing f: a Slow (" in "".join(said)
+
+
+def test_a_loop_looks_at_files_now_and_then_and_a_pause_makes_it_look(
+    notebook: Notebook, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder / "looked_at.py", "def f(): return 1\n")
+    notebook.run("import looked_at")
+    now_s = 1000.0
+    monkeypatch.setattr(module_bundles, "monotonic", lambda: now_s)
+    bundle = module_bundles.bundle_of("looked_at")
+    looks: list[float] = []
+    unchanged = module_bundles._unchanged
+
+    def looked(one: module_bundles.Bundle) -> bool:
+        looks.append(now_s)
+        return unchanged(one)
+
+    monkeypatch.setattr(module_bundles, "_unchanged", looked)
+    for _ in range(1000):  # calls of a loop, 10 us apart
+        assert module_bundles.is_current(bundle)
+        now_s += 10e-6
+    assert 5 <= len(looks) <= 20, "a look each millisecond"
+    write(folder / "looked_at.py", "def f(): return 2\n")
+    now_s += 100e-6  # a file takes longer than the step of the loop
+    assert not module_bundles.is_current(bundle)

@@ -23,8 +23,12 @@ def wait_for(farm: SchedulerState, task: TaskEntry, ids: Iterable[int]) -> None:
     """Let a task wait for those of these tasks that have not ended or have failed."""
     tasks, graph = farm.tasks, farm.graph
     unfinished = tasks.unfinished
-    held = {i if tasks.has_failed(i) else tasks.holder(i) for i in ids}
-    ahead = {i for i in held if i in unfinished or tasks.has_failed(i)}
+    ahead = set()
+    for task_id in ids:
+        if task_id in unfinished or tasks.has_failed(task_id):
+            ahead.add(task_id)
+        elif (holder := tasks.holder(task_id)) in unfinished or tasks.has_failed(holder):
+            ahead.add(holder)
     for task_id in ahead:
         graph.add_dependent(task_id, task.id)
         if task_id not in unfinished:
