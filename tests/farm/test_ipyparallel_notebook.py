@@ -62,8 +62,8 @@ found == [hits(seed) for seed in range(12)]
 def test_a_notebook_goes_on_after_the_loss_of_an_engine(farm: Farm, tmp_path: Path) -> None:
     until_engines(farm, 2)
     given = {"connection": str(farm.connection_file), "began": str(tmp_path), "deadline": DEADLINE_S}
-    cells = [nbformat.v4.new_code_cell(source.strip().format(**given)) for source in CELLS]
-    notebook = nbformat.v4.new_notebook(cells=cells)
+    cells = [nbformat.v4.new_code_cell(source.strip().format(**given)) for source in CELLS]  # type: ignore[no-untyped-call]
+    notebook = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
     NotebookClient(notebook, timeout=DEADLINE_S, kernel_name="python3").execute()
     values = [out.data["text/plain"] for cell in cells for out in cell.outputs if out.output_type == "execute_result"]
     assert values == ["2", "True", "3.1414166666666667"]
