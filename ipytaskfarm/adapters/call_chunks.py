@@ -164,6 +164,13 @@ class CallChunk(Generic[F]):
         """Resolve the futures; the client's thread for futures calls this."""
         self._on_end(self, final)
 
+    def settle_item(self, final: Final) -> None:
+        """Resolve the future of a call that has ended while another one waits: such functions share no tasks."""
+        self.known.refuses()
+        index = final.id - self.id - 1
+        if index < len(self.futures):  # else the chunk has ended meanwhile
+            self.futures[index].settle(final)
+
     def take(self) -> list[F]:
         """Return the futures, and hold them no longer: each holds a value from now on."""
         futures, self.futures = self.futures, []
@@ -344,7 +351,7 @@ class GatheredCalls(Generic[F]):
             self._together(function, calls[:half], futures[:half], known)
             self._together(function, calls[half:], futures[half:], known)
         else:
-            Settler.of(self._client.session).add(CallChunk(task_id, known, futures, self._on_end))
+            Settler.of(self._client.session).add_chunk(CallChunk(task_id, known, futures, self._on_end))
 
     def _alone(self, function: Callable[..., Any], call: Call, future: F) -> None:
         from ipytaskfarm.client.futures import Settler

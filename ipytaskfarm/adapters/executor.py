@@ -38,6 +38,7 @@ from ipytaskfarm.adapters.executor_ends import (
     weakly,
     write_if_possible,
 )
+from ipytaskfarm.adapters.executor_futures import ExecutorFuture
 from ipytaskfarm.adapters.executor_map import Apart, ItemsToSubmit, Together, flattened, values
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.task_types import Final
@@ -59,77 +60,6 @@ CLEARED_AT_ONCE = 64
 INITIALIZER_FAILED = "A process in the process pool could not be initialized: its initializer failed"
 
 
-class ExecutorFuture(concurrent.futures.Future[T]):
-    """The future of one call: a ``concurrent.futures.Future`` with the id of its task."""
-
-    def __init__(self, executor: Executor, known: KnownFunction | None = None) -> None:
-        super().__init__()
-        self._executor: Executor | None = executor
-        self._to_settle = threading.Lock()
-        """Acquired once, by the code that resolves the future: the end of its task, or a cancellation."""
-        self.known = known
-        """What is known of the function; None once the call has ended."""
-        self.task_id = -1
-        self.chunk: CallChunk[ExecutorFuture[Any]] | None = None
-        """The calls together with which this one was submitted; None: it was submitted alone, or was not yet."""
-        self.items = 0
-        """The number of items of a map for which this future stands; 0: it stands for one call."""
-
-    @property
-    def id(self) -> int:
-        """Return the task's id, for ``explain``, ``status`` and other calls of a `TaskClient`.
-
-        -1: the call was cancelled, or could not be pickled, before it was submitted.
-        """
-        executor = self._executor
-        if self.task_id < 0 and executor is not None:
-            executor.submit_gathered()
-        return self.task_id
-
-    def ids(self) -> Sequence[int]:
-        """Return the ids of the future's calls."""
-        return range(self.task_id + 1, self.task_id + 1 + self.items) if self.items else (self.id,)
-
-    def cancel(self) -> bool:
-        """Abort the call if it has not begun; return whether it is cancelled."""
-        executor = self._executor
-        if executor is not None and not self.done():
-            executor.cancel([self])
-        return self.cancelled()
-
-    def running(self) -> bool:
-        """Return whether an engine runs the call now."""
-        executor = self._executor
-        return executor is not None and not self.done() and executor.is_running(self.id)
-
-    def settle(self, final: Final) -> None:
-        """Resolve the future with the final state of its task; the client's thread for futures calls this."""
-        executor = self._executor
-        if executor is not None and self._to_settle.acquire(blocking=False):
-            self._executor = None
-            executor.settle(self, final)
-
-    def end(self, value: T | None, error: BaseException | None = None) -> None:
-        """Resolve the future with a value or an error, unless it is resolved already."""
-        if self._to_settle.acquire(blocking=False):
-            self._executor = self.known = None
-            if error is None:
-                self.set_result(value)  # type: ignore[arg-type]
-            else:
-                self.set_exception(error)
-
-    def note_cancelled(self) -> None:
-        """Resolve the future as cancelled, unless it is resolved already."""
-        if self._to_settle.acquire(blocking=False):
-            self._executor = self.known = None
-            self.resolve_as_cancelled()
-
-    def resolve_as_cancelled(self) -> None:
-        """Wake the waiters of the future and call its callbacks."""
-        super().cancel()
-        self.set_running_or_notify_cancel()
-
-
 class Executor(concurrent.futures.ProcessPoolExecutor):
     """Calls functions on the engines of a farm: ``with Executor(4) as ex: ex.submit(pow, 2, 100).result()``.
 
@@ -139,8 +69,8 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         initializer, initargs: a function, and its arguments, that each engine calls before its first call.
         max_tasks_per_child: number of calls after which an engine is replaced.
         prints: what a call has printed is written here, to ``sys.stdout`` and ``sys.stderr``, when the call has ended.
-        gathers: quick calls of one function may share a task while many calls wait; False: each call is a task of its
-            own, for calls that wait for one another.
+        gathers: quick calls of one function may share a task while many calls wait, and end together unless one of
+            them waits; False: each call is a task of its own.
         rules: rules of a `Task` for each call: retries, time_limit, resources, environment, priority …
 
     It is a ``ProcessPoolExecutor`` by type alone, for programs that look (adaptive, pipefunc): nothing of that class is
@@ -348,7 +278,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         future.task_id, future.items = task_id, len(items)
         with self._lock:
             self._unfinished.add(future)
-        Settler.of(self.client.session).add(future)
+        Settler.of(self.client.session).add_chunk(future)
         return future
 
     def _is_busy(self) -> bool:
@@ -433,6 +363,23 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             future.set_result(found)
         self._forget([future], [future.task_id] if not final.reason or final.reason in ABORTS else [])
 
+    def settle_waiting(self, future: ExecutorFuture[Any]) -> CallChunk[ExecutorFuture[Any]]:
+        """Resolve the future of items of a map while one of them waits; return the futures of each."""
+        from ipytaskfarm.client.futures import Settler
+
+        known, future.known = future.known, None
+        assert known is not None
+        items: list[ExecutorFuture[Any]] = [ExecutorFuture(self) for _ in range(future.items)]
+        with self._lock:
+            self._unfinished.update(items)
+        chunk = CallChunk(future.task_id, known, items, self.settle_chunk)
+        Settler.of(self.client.session).add_chunk(chunk)
+        found = Together(map(Apart, items))
+        found.has_apart = True
+        future.set_result(found)
+        self._forget([future])
+        return chunk
+
     def _values_of(self, known: KnownFunction, final: Final, silent: Sequence[int]) -> Together:
         """Return the values of items of a map that shared a task.
 
@@ -473,7 +420,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         chunk.known.ended(final.items - len(final.separate), final)
         separate = set(final.separate)
         futures = chunk.take()
-        alone = [future for index, future in enumerate(futures) if index in separate]
+        alone = [future for index, future in enumerate(futures) if index in separate and not future.done()]
         silent = [future for index, future in enumerate(futures) if index not in separate]
         if final.reason:
             for future in silent:

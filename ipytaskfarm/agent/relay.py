@@ -17,6 +17,7 @@ import msgspec
 from ..core.errors import ResultTooLarge
 from ..core.messages import AgentMessage, AgentState, CommandDone, EngineDown, HandOut, Results, Returned
 from ..core.messages.payload import FailureBody
+from ..core.messages.running_task import ItemsLeft
 from ..core.messages.task_types import Ended, FailureSummary, Incarnation, RunKey
 from ..core.states import Reason
 from ..core.text import text_of
@@ -194,7 +195,7 @@ class Kept:
 
     __slots__ = ("account", "message", "number")
 
-    def __init__(self, number: int, message: Returned | CommandDone | EngineDown, account: Account) -> None:
+    def __init__(self, number: int, message: Returned | ItemsLeft | CommandDone | EngineDown, account: Account) -> None:
         self.number = number
         self.message = message
         self.account = account
@@ -239,7 +240,7 @@ class Relay:
             return text_of(error)
         return ""
 
-    def keep(self, message: Returned | CommandDone | EngineDown, account: Account) -> None:
+    def keep(self, message: Returned | ItemsLeft | CommandDone | EngineDown, account: Account) -> None:
         """Send a message that must arrive."""
         if isinstance(message, CommandDone) and len(message.body) > ANSWER_BYTES_MAX:
             message = _unanswered(message)

@@ -50,7 +50,7 @@ from ..core.messages import (
     StopEngine,
 )
 from ..core.messages.blob_chunks import BlobPiece, ReadBlob, WantBlob
-from ..core.messages.running_task import Declined, ProgressReport, TaskCall, TaskReply
+from ..core.messages.running_task import Declined, ItemsLeft, ProgressReport, TaskCall, TaskReply
 from ..storage.blobs import Blobs
 from ..system.bell import Bell
 from ..system.farm_paths import ConnectionInfo, read_connection_file
@@ -469,7 +469,7 @@ class Agent:
                     engine.hello.set_result(message)
             case Returned():
                 self._relay.give_back(engine.account, message)
-            case CommandDone():
+            case CommandDone() | ItemsLeft():
                 self._relay.keep(message, engine.account)
             case PropertiesChanged():
                 engine.properties = message

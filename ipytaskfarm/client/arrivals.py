@@ -67,6 +67,8 @@ class Arrivals:
         """Refused tasks for which `flush` has not raised an error yet."""
         self.on_end: dict[int, list[Callable[[Final], object]]] = {}
         """Task id -> functions to call when the task ends.  They run in the IO thread, so they must be quick."""
+        self.on_item_end: dict[int, Callable[[Final], object]] = {}
+        """Chunk -> function to call with the ends of items that come before the chunk's own, as `on_end`."""
         self.followers: dict[str, list[Final]] = {}
         """Accumulator -> tasks of this session that have succeeded since its last look and may have added to it."""
         self._waiters: list[Waiter] = []
@@ -124,6 +126,8 @@ class Arrivals:
 
     def _end(self, batch: dict[int, Final] | dict[int, None]) -> None:
         unfinished = self._separate(batch) if self.chunks.items else {}
+        if self.on_item_end:
+            self._end_items_before(batch)
         self.watched.difference_update(batch)
         self.submitted.difference_update(batch)
         if self.on_end:
@@ -151,6 +155,16 @@ class Arrivals:
             waiter.remaining.difference_update(batch)
             if not waiter.remaining:
                 waiter.wake()
+
+    def _end_items_before(self, batch: dict[int, Final] | dict[int, None]) -> None:
+        """Call the functions of chunks that run on, with the ends of their items."""
+        for task_id, final in batch.items():
+            chunk = self.chunks.of(task_id)
+            then = self.on_item_end.get(chunk) if chunk is not None and chunk not in batch else None
+            if chunk is not None and final is not None and then is not None:
+                self.chunks.separate.setdefault(chunk, set()).add(task_id - chunk - 1)
+                _call(then, final)
+            self.on_item_end.pop(task_id, None)
 
     def _end_items(self, batch: dict[int, Final] | dict[int, None]) -> None:
         """Call the functions of silent items with the final states of their chunks."""
@@ -246,6 +260,7 @@ class Arrivals:
             for then in waiting:
                 _call(then, Final(task_id, Reason.REFUSED, -1, "", 0, 0.0, 0.0, 0.0, 0.0, failure, b""))
         self.on_end.clear()
+        self.on_item_end.clear()
 
     def wake_all(self) -> None:
         """Wake all waiters."""

@@ -148,6 +148,13 @@ class Settled(Protocol):
         """Resolve the future with the final state of its task."""
 
 
+class SettledChunk(Settled, Protocol):
+    """The future of a chunk, whose items may end before it does."""
+
+    def settle_item(self, final: Final) -> None:
+        """Note the final state of an item, while another one runs."""
+
+
 class Settler:
     """A thread that resolves the futures of one session, and calls the callbacks of its commands."""
 
@@ -166,7 +173,14 @@ class Settler:
     def add(self, future: Settled) -> None:
         """Resolve this future when its task has ended, perhaps at once."""
         self._start()
-        self._session.on_end(future.id, lambda final: self._calls.put((future.settle, final)))
+        self._session.on_end(future.id, lambda final: self._calls.put((future.settle, final)), None)
+
+    def add_chunk(self, chunk: SettledChunk) -> None:
+        """Do the same for the future of a chunk, which is told of items that end before the chunk does."""
+        self._start()
+        put = self._calls.put
+        settle, settle_item = chunk.settle, chunk.settle_item
+        self._session.on_end(chunk.id, lambda end: put((settle, end)), lambda end: put((settle_item, end)))
 
     def call(self, function: Callable[[Any], object], argument: Any) -> None:
         """Call a function in the thread, after all that was put there before; the IO thread may call this method."""

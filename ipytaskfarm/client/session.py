@@ -414,12 +414,16 @@ class Session:
             found, self.arrivals.followers[key] = self.arrivals.followers[key], []
         return found
 
-    def on_end(self, task_id: int, then: Callable[[Final], object]) -> None:
-        """Call `then` with the final state of a task (perhaps without its result): now, or later in the IO thread."""
+    def on_end(self, task_id: int, then: Callable[[Final], object], items: Callable[[Final], object] | None) -> None:
+        """Call `then` with the final state of a task (perhaps without its result): now, or later in the IO thread.
+
+        items: of a chunk, is called with the ends of its items that come before its own."""
         with self._lock:
             final = self.arrivals.finals.get(task_id)
             if final is None and self.arrivals.is_live(task_id):
                 self.arrivals.on_end.setdefault(task_id, []).append(then)
+                if items is not None:
+                    self.arrivals.on_item_end[task_id] = items
                 return
         if final is None:
             final = self.fetch(task_id)

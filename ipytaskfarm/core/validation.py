@@ -49,7 +49,7 @@ from .messages import (
 from .messages.dependencies import IF_FAILED, Needs
 from .messages.kernel_bytes import PIECE_BYTES
 from .messages.pages import why_too_many
-from .messages.running_task import ProgressReport, TaskCall
+from .messages.running_task import ItemsLeft, ProgressReport, TaskCall
 from .messages.task_types import Deferral, Ended, FailureSummary, FrozenRun, ItemEnd, ItemsEnded, LostInputs, Rules
 from .requirements import OPERATORS, Allotment, Asks, Condition, Environment, Recycle
 from .scheduler.clock import Now
@@ -278,6 +278,12 @@ def _sound(ended: Ended, now: Now) -> Ended:
     )
 
 
+def _items_left(farm: SchedulerState, session: str, event: ItemsLeft, now: Now) -> ItemsLeft | None:
+    if not _speaks_for(farm, session, event.engine):
+        return None
+    return replace(event, told=[_item_end(told) for told in event.told])
+
+
 def _failure(failure: FailureSummary) -> FailureSummary:
     kinds = tuple(kind[:TEXT_MAX] for kind in failure.kinds[:NAMES_MAX])
     return FailureSummary(_text(failure.etype, 200), failure.value[:LONG_TEXT_MAX], failure.place[:TEXT_MAX], kinds)
@@ -417,6 +423,7 @@ _CHECKS: dict[type, Check] = {
     ResourceRequest: _resource_request,
     TaskCall: _of_engine,
     ProgressReport: _progress,
+    ItemsLeft: _items_left,
 }
 """Each message of agents that reaches the scheduler; a test checks that none is missing."""
 

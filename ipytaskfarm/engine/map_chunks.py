@@ -196,6 +196,10 @@ class ChunkCalls:
         self._baseline = baseline
         self._begin = begin
         self._freeze = freeze
+        self._left: Any = None
+        """Yields the items of the present segment that are not begun."""
+        self.is_left = False
+        """Whether the items behind the one that runs are left to other engines, see `item_waits`."""
         self.frozen = False
         """Whether an item has failed and ended the chunk: what it has left stays as it is."""
         self._began = time.perf_counter()
@@ -235,11 +239,51 @@ class ChunkCalls:
                 self.values[index] = None
         return told
 
+    def leave_rest(self) -> list[Any]:
+        """Let no further item begin, and return the values before the one that runs.  Another thread calls this."""
+        self.is_left = True
+        if self._left is not None:
+            self._left.__setstate__(len(self.items))
+        return self.values.copy()
+
+    def tell_before(
+        self,
+        values: list[Any],
+        written: Mapping[int, WrittenByItem],
+        encode: Callable[[ResultBody], bytes],
+        told: list[ItemEnd],
+    ) -> None:
+        """Append the ends of the first items, which have these values, to `told`.  Another thread calls this.
+
+        The chunk's end tells of them again, and tells alone of large values and of those that cannot travel.
+        """
+        run_s = time.perf_counter() - self._began
+        size = 0
+        for index, found in enumerate(values):
+            of_item = written.get(index, _SILENT)
+            failed = self.failed.get(index)
+            value = None
+            try:
+                if failed is None:
+                    value = pack(found)
+                failure = None if failed is None else failed.failure
+                body = encode(ResultBody(value, failure, *of_item, kind="call"))
+            except Exception:
+                continue
+            size += len(body)
+            if size > YIELD_BYTES:
+                return
+            item_s = self.slow_s.get(index, run_s / len(values))
+            if failed is None:
+                told.append(ItemEnd(index, "", item_s, None, body))
+            else:
+                told.append(ItemEnd(index, failed.outcome, item_s, failed.summary, body, failed.detail))
+
     def is_over(self, sink: Sink | None) -> bool:
         """Return whether the rest of the chunk is left to others: it takes long, its values or texts are large, or the
         engine is frozen.
         """
-        if self.frozen:
+        if self.frozen or self.is_left:
             return True
         if self._bytes > YIELD_BYTES or (sink is not None and sink.is_half_full()):
             return bool(self.values)
@@ -289,6 +333,9 @@ class ChunkCalls:
         left: Any = iter(taken if type(taken) in (list, tuple, range) else list(taken))
         calls: Iterator[Any] = starmap(self._function, left) if self._star else map(self._function, left)
         changed: list[int] = []
+        self._left = left
+        if self.is_left:  # since the last look at it, and the other thread did not see this iterator
+            left.__setstate__(count)
 
         def told() -> None:
             changed.append(len(values))
@@ -297,11 +344,11 @@ class ChunkCalls:
         began = time.perf_counter()
         CHANGES.told = told
         try:
-            while len(values) < end and not changed and not self.frozen:
+            while len(values) < end and not changed and not self.frozen and not self.is_left:
                 try:
                     values.extend(calls)  # values that were computed before an error stay
                     self._baseline.disarm()
-                    if len(values) < (changed[0] + 1 if changed else end):
+                    if len(values) < (changed[0] + 1 if changed else end) and not self.is_left:
                         raise _stopped()
                 except (Exception, SystemExit, Deferred) as error:
                     self._failed(error)

@@ -90,7 +90,7 @@ class RunRecords:
             (take_added() or None) if error is None else None,
             "names" if not isinstance(attempt.work, CallWork) else "raw" if attempt.work.raw else "call",
         )
-        packed = self._pack_body(body)
+        packed = self.pack_body(body)
         blobs = self._writer.taken() if self._writer is not None else ()
         memory = own_bytes(self._pid) if run.measured else 0
         ended = Ended(
@@ -104,11 +104,11 @@ class RunRecords:
 
         What failed, was slow or has written something is told as if it had run alone."""
         run, sink = attempt.run, attempt.sink
-        told = chunk.told(sink.item_outputs(), run_s, self._pack_body, self._writer)
+        told = chunk.told(sink.item_outputs(), run_s, self.pack_body, self._writer)
         if len(told) > len(chunk.failed):
             value = pack(chunk.values, "value", self._writer)
         body = ResultBody(value, accumulated=take_added() or None, kind="call")
-        packed_body = self._pack_body(body)
+        packed_body = self.pack_body(body)
         blobs = self._writer.taken() if self._writer is not None else ()
         memory = own_bytes(self._pid) if run.measured else 0
         how = ItemsEnded(len(chunk.values), told)
@@ -117,7 +117,7 @@ class RunRecords:
         )
         return self._encoder.encode(ended) if not told else encoded(self._encoder.encode, ended)
 
-    def _pack_body(self, body: ResultBody) -> bytes:
+    def pack_body(self, body: ResultBody) -> bytes:
         """Return an encoded result. Text in it that is not UTF-8 is escaped.
 
         If displays or progress cannot be encoded at all, they are left out: a run that has succeeded stays a success.

@@ -49,6 +49,7 @@ from .freezer import Freezer
 from .helper_processes import LOKY_WORKERS
 from .inputs import giver
 from .interrupt import Interrupts, cancelled, deadline_ns
+from .item_waits import ItemWatch
 from .lane import QueuedRun, Step
 from .map_chunks import ChunkCalls, ItemNames, Known, call_each, pack_values
 from .plain import PlainTest, source_of
@@ -103,6 +104,7 @@ class Runner:
         """What runs now."""
         self._decoder = msgspec.msgpack.Decoder(Work)
         self._records = RunRecords(self._pid, self._writer)
+        self._items = ItemWatch(parts.engine, parts.send, self._records.pack_body)
         self._nothing = pack({})
         children = ChildProcesses(self._brought)
         children.install(sys.modules["__main__"])
@@ -227,6 +229,8 @@ class Runner:
     def watch(self) -> None:
         """Send progress that was not sent yet. Called by the lane's thread 20 times a second."""
         attempt = self._attempt
+        if attempt is not None and attempt.chunk is not None:
+            self._items.look(attempt, attempt.chunk)
         for each in self.coroutines.attempts() if attempt is None else (attempt,):
             if each.current is not None:
                 each.current.calls.watch()

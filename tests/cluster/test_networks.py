@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -228,6 +229,34 @@ def test_adapters_compute_on_both_hosts(world: World, tc: TaskClient) -> None:
     tc.optimize(study, lambda trial: float(trial.suggest_float("x", 0, 1)), n_trials=8)
     assert all(trial.value == trial.params["x"] for trial in study.trials)
     tc.clear()  # the ledgers of the other tests know nothing of these tasks
+
+
+def slow_square(x: int) -> int:
+    time.sleep(0.05)
+    return x * x
+
+
+def test_submitit_and_executorlib_compute_on_both_hosts(world: World, tc: TaskClient, tmp_path: Path) -> None:
+    import submitit
+
+    from ipytaskfarm import FarmClusterExecutor
+    from ipytaskfarm.adapters import submitit_executor
+
+    hosts = [{row.node for row in world.rows(place)} for place in (EAST, WEST)]
+    farm = str(world.farm.connection_file)
+    jobs = submitit.AutoExecutor(folder=tmp_path, cluster="ipytaskfarm", ipytaskfarm_farm=farm).map_array(
+        slow_square, range(40)
+    )
+    assert [job.result() for job in jobs] == [n * n for n in range(40)]
+    assert {tc.get_task_result(int(job.job_id)).attempts[-1].node for job in jobs} == hosts[EAST] | hosts[WEST]
+    submitit_executor._clients.pop(farm).close()
+    for place in (EAST, WEST):
+        with FarmClusterExecutor(tc, requires={"node": next(iter(hosts[place]))}) as executor:
+            first = [executor.submit(square, n) for n in range(8)]
+            assert executor.submit(sum, first).result(timeout=DEADLINE_S) == sum(n * n for n in range(8))
+            found = {executor.submit(os.getpid).result(timeout=DEADLINE_S) for _ in range(4)}
+        assert found <= {row.pid for row in world.rows(place)}
+    tc.clear()
 
 
 def at_gate(tc: TaskClient, ledger: Path, gate: Gate, engines: list[int], number: int, retries: int = 0) -> int:

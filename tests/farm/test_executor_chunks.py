@@ -194,8 +194,10 @@ def test_calls_that_wait_for_one_another_are_not_gathered(tc: TaskClient, tmp_pa
         assert not tasks_of(futures, tc)
 
 
-def meets(own: Path, other: Path) -> int:
-    """Wait until the other call of a pair runs too."""
+def meets(own: Path | None, other: Path | None = None) -> int:
+    """Wait until the other call of a pair runs too; without a pair, return at once."""
+    if own is None or other is None:
+        return 1
     own.touch()
     end_s = time.monotonic() + DEADLINE_S
     while not other.exists():
@@ -214,6 +216,45 @@ def test_calls_that_wait_for_each_other_from_the_beginning_meet(ex: Executor, tm
     assert [future.result(DEADLINE_S) for future in [*pair, *futures]] == [1] * (2 * CALLS + 2)
     in_map = [(tmp_path / "c", tmp_path / "d"), (tmp_path / "d", tmp_path / "c")]
     assert list(ex.map(meets, *zip(*in_map, strict=True))) == [1, 1]
+
+
+def quick(ex: Executor) -> None:
+    """Let the executor know `meets` as quick."""
+    assert list(ex.map(meets, [None] * 2 * CALLS)) == [1] * 2 * CALLS
+
+
+def test_quick_calls_that_wait_for_each_other_meet_although_they_share_a_task(
+    ex: Executor, tc: TaskClient, tmp_path: Path
+) -> None:
+    quick(ex)
+    a, b = tmp_path / "a", tmp_path / "b"
+    around = [ex.submit(meets, None) for _ in range(CALLS // 2)]
+    pair = [ex.submit(meets, a, b), ex.submit(meets, b, a)]
+    around += [ex.submit(meets, None) for _ in range(CALLS // 2)]
+    assert len(tasks_of([*pair], tc)) == 1
+    assert [future.result(DEADLINE_S) for future in [*pair, *around]] == [1] * (CALLS + 2)
+    again = [ex.submit(meets, None) for _ in range(CALLS)]
+    assert not tasks_of(again, tc), "calls of a function that has waited share no tasks any more"
+    assert not concurrent.futures.wait(again, DEADLINE_S).not_done
+
+
+def test_a_value_arrives_while_a_later_item_of_its_task_waits(ex: Executor, tmp_path: Path) -> None:
+    """A map's consumer lets the later item go when it has the earlier one."""
+    quick(ex)
+    a, b = tmp_path / "a", tmp_path / "b"
+    own, other = [None] * CALLS + [a] + [None] * CALLS, [None] * CALLS + [b] + [None] * CALLS
+    total = 0
+    for index, value in enumerate(ex.map(meets, own, other), 1):
+        total += value
+        if index == CALLS:
+            b.touch()
+    assert total == 2 * CALLS + 1
+
+
+def test_items_of_a_clients_map_meet_too(tc: TaskClient, tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    own, other = [None] * CALLS + [a, b] + [None] * CALLS, [None] * CALLS + [b, a] + [None] * CALLS
+    assert tc.map(meets, own, other, chunksize=CALLS) == [1] * (2 * CALLS + 2)
 
 
 def inner(x: int) -> int:

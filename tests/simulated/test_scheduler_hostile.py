@@ -15,7 +15,7 @@ from ipytaskfarm.controller.direct_answers import DIRECT
 from ipytaskfarm.core import messages as m, validation
 from ipytaskfarm.core.handlers.submit import UNUSED_BLOCKS_MAX
 from ipytaskfarm.core.messages import AgentMessage, Question, tables
-from ipytaskfarm.core.messages.running_task import Await, Children, ProgressReport, TaskCall
+from ipytaskfarm.core.messages.running_task import Await, Children, ItemsLeft, ProgressReport, TaskCall
 from ipytaskfarm.core.messages.task_types import Deferral, Ended, Rules, Submission
 from ipytaskfarm.core.requirements import Condition, unmet
 from ipytaskfarm.core.saves import Save
@@ -70,6 +70,7 @@ def said_by_others(engine: str, run: tuple[int, int]) -> dict[str, Any]:
         "a call": TaskCall(engine, run, 1, Children()),
         "waiting": TaskCall(engine, run, 1, Await([])),
         "progress": ProgressReport(engine, run, 0.5),
+        "items": ItemsLeft(engine, run, 1),
         "a note": m.EngineNote(0, "bad", engine),
         "its engine": m.EngineUp(m.EngineReport(engine, 0, 666, True, 1.0)),
         "its next engine": m.EngineUp(m.EngineReport(f"{VICTIM}.2", 5, 666, True, 1.0)),

@@ -340,23 +340,22 @@ class FarmMachine(RuleBasedStateMachine):
             if results is not None:
                 self.old.append((found[0].session, results))
 
-    @rule(data=st.data(), early=st.booleans())
-    def end_chunk(self, data: st.DataObject, early: bool) -> None:
-        """End the run of a chunk, perhaps before its last item; of some of its items there is something to tell."""
+    @rule(data=st.data(), early=st.booleans(), waits=st.booleans())
+    def end_chunk(self, data: st.DataObject, early: bool, waits: bool) -> None:
+        """End the run of a chunk, perhaps before its last item, or let an item wait; of some items there is news."""
         found = self.engine(data)
         if found and found[1].running is not None and (of := self.chunks.get(found[1].running[0])) is not None:
             done = data.draw(st.integers(1, of[0])) if early else of[0]
             outcomes = st.sampled_from(["", "error", "rejected", "aborted", DEFERS])
+            planted, later = FailureSummary("ValueError", "planted"), Deferral(0.5, "later", b"state", 1)
             told = [
-                ItemEnd(
-                    index, outcome, 0.001, FailureSummary("ValueError", "planted") if outcome else None, b"body",
-                    Deferral(0.5, "later", b"state", 1) if outcome == DEFERS else None,
-                )
-                for index, outcome in sorted(data.draw(st.dictionaries(st.integers(0, done - 1), outcomes)).items())
-            ]  # fmt: skip
-            results = self.sim.end(*found, detail=ItemsEnded(done, told))
-            assert results is not None
-            self.old.append((found[0].session, results))
+                ItemEnd(index, word, 0.001, planted if word else None, b"body", later if word == DEFERS else None)
+                for index, word in sorted(data.draw(st.dictionaries(st.integers(0, done - 1), outcomes)).items())
+            ]
+            if waits:
+                found[0].outbox.append(m.running_task.ItemsLeft(found[1].name, found[1].running, done, told))
+            elif (results := self.sim.end(*found, detail=ItemsEnded(done, told))) is not None:
+                self.old.append((found[0].session, results))
 
     @rule(data=st.data())
     def use_frozen(self, data: st.DataObject) -> None:

@@ -11,8 +11,8 @@ GLOSSARY = PROJECT / "docs" / "glossary.md"
 
 ORDINARY: dict[str, str] = {
     "to have, move or change something, as in any program": (
-        "change changed check checked compact counted done execute exit find forget hand list out piece read reload "
-        "remove request saved send set shutdown start stop want"
+        "change changed check checked compact counted done execute exit find forget hand left list out piece read "
+        "reload remove request saved send set shutdown start stop want"
     ),
     "to speak: who asks and who answers is in the struct's own sentence": "answer reply report status",
     "a shape of data": "flag line link part number place row rows spec string summary table text",

@@ -7,7 +7,8 @@ from __future__ import annotations
 import msgspec
 
 from ..messages import Results, Returned
-from ..messages.task_types import AttemptRow, Deferral, Ended, FailureSummary, Final, ItemsEnded, RunKey
+from ..messages.running_task import ItemsLeft
+from ..messages.task_types import AttemptRow, Deferral, Ended, FailureSummary, Final, ItemEnd, ItemsEnded, RunKey
 from ..saves import DropHandOut, SaveHandOut
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
@@ -89,26 +90,50 @@ def end_chunk(
 ) -> None:
     """End a chunk.  Items of which something is told end, or run again, as tasks of their own; the rest wait again."""
     for told in how.told:
-        task = _separate_item(farm, chunk, told.index, out, begun=True)
-        if task is None:
-            continue
-        of_item = Ended(
-            task.id, task.attempt, told.outcome, ended.started_s, told.run_s, told.failure, told.body,
-            detail=told.detail,
-        )  # fmt: skip
-        if told.outcome == "":
-            finish(farm, task, final_of_answer(task, engine, of_item, now), out)
-        elif told.outcome == Reason.ABORTED:  # another item was to be aborted, and this one ran
-            requeue(farm, task, RETURNED, out)
-        else:
-            _failed(farm, task, engine, of_item, now, out)
-    for index in range(max(0, how.done), chunk.items):
-        task = _separate_item(farm, chunk, index, out)
-        if task is not None:
-            put_back(farm, task)
+        _end_item(farm, chunk, engine, told, ended.started_s, now, out)
+    _put_back_items(farm, chunk, how.done, out)
     own_s = sum(told.run_s for told in how.told)
     silent = msgspec.structs.replace(ended, run_s=max(0.0, ended.run_s - own_s), detail=None)
     finish(farm, chunk, final_of_answer(chunk, engine, silent, now), out)
+
+
+def on_items_left(farm: SchedulerState, session: str, event: ItemsLeft, now: Now, out: Decision) -> None:
+    """Let a chunk's run go on with one item alone: those before it have ended, those behind it wait again."""
+    engine = farm.engines.by_name.get(event.engine)
+    chunk = farm.tasks.unfinished.get(event.run[0])
+    if engine is None or chunk is None or not chunk.items or not chunk.is_current(engine.name, event.run):
+        return
+    for told in event.told:
+        if told.index < event.done:
+            _end_item(farm, chunk, engine, told, max(0.0, now.wall_s - told.run_s), now, out)
+    _put_back_items(farm, chunk, event.done + 1, out)
+
+
+def _end_item(
+    farm: SchedulerState, chunk: TaskEntry, engine: EngineEntry, told: ItemEnd, started_s: float, now: Now,
+    out: Decision,
+) -> None:  # fmt: skip
+    """Let an item that was called end, or run again, as a task of its own."""
+    task = _separate_item(farm, chunk, told.index, out, begun=True)
+    if task is None:
+        return
+    of_item = Ended(
+        task.id, task.attempt, told.outcome, started_s, told.run_s, told.failure, told.body, detail=told.detail
+    )
+    if told.outcome == "":
+        finish(farm, task, final_of_answer(task, engine, of_item, now), out)
+    elif told.outcome == Reason.ABORTED:  # another item was to be aborted, and this one ran
+        requeue(farm, task, RETURNED, out)
+    else:
+        _failed(farm, task, engine, of_item, now, out)
+
+
+def _put_back_items(farm: SchedulerState, chunk: TaskEntry, first: int, out: Decision) -> None:
+    """Let the items from this index on wait again, as tasks of their own."""
+    for index in range(max(0, first), chunk.items):
+        task = _separate_item(farm, chunk, index, out)
+        if task is not None:
+            put_back(farm, task)
 
 
 def _separate_item(

@@ -9,7 +9,7 @@ import msgspec
 from ..requirements import Allotment, Environment, Recycle
 from .blob_chunks import BlobPiece, ReadBlob
 from .kernel_bytes import KernelAnswer, KernelQuery
-from .running_task import ProgressReport, TaskCall, TaskReply
+from .running_task import ItemsLeft, ProgressReport, TaskCall, TaskReply
 from .task_types import Ended, FailureSummary, FrozenRun, Function, Incarnation, RunKey
 
 
@@ -277,6 +277,7 @@ AgentMessage: TypeAlias = (
     | EngineDown
     | Results
     | Returned
+    | ItemsLeft
     | CommandDone
     | PropertiesChanged
     | StackText

@@ -23,7 +23,7 @@ from .agent import (
     TaskBatch,
 )
 from .blob_chunks import BlobHere, WantBlob
-from .running_task import ProgressReport, TaskCall, TaskReply
+from .running_task import ItemsLeft, ProgressReport, TaskCall, TaskReply
 from .task_types import Incarnation
 
 
@@ -41,7 +41,7 @@ class LaneExit(msgspec.Struct, frozen=True, tag=True):
 
 
 FromEngine: TypeAlias = (
-    LaneHello | Returned | CommandDone | PropertiesChanged | OutputText | EngineNote | SetUp | Frozen |
+    LaneHello | Returned | ItemsLeft | CommandDone | PropertiesChanged | OutputText | EngineNote | SetUp | Frozen |
     ResourceRequest | TaskCall | ProgressReport
     | WantBlob
 )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from .task_types import Final, Function, Incarnation, JobSpec, RunKey, Submission
+from .task_types import Final, Function, Incarnation, ItemEnd, JobSpec, RunKey, Submission
 
 
 class Letter(msgspec.Struct, frozen=True, array_like=True):
@@ -99,6 +99,20 @@ class ProgressReport(msgspec.Struct, frozen=True, tag="Progress"):
     value: float
     total: float | None = None
     message: str = ""
+
+
+class ItemsLeft(msgspec.Struct, frozen=True, tag=True):
+    """An item of a chunk waits, or takes long: the run goes on with this item alone.
+
+    The chunk's `Ended` repeats all of it.
+    """
+
+    engine: Incarnation
+    run: RunKey
+    done: int
+    """The index of the item that runs.  Those behind it have not begun, and never will in this run."""
+    told: list[ItemEnd] = []
+    """The ends of items before it."""
 
 
 class Spawned(msgspec.Struct, frozen=True, tag=True):

@@ -44,7 +44,7 @@ from ..handlers import (
     view,
 )
 from ..messages.evaluator import Evaluated
-from ..messages.running_task import ProgressReport, TaskCall
+from ..messages.running_task import ItemsLeft, ProgressReport, TaskCall
 from ..text import text_of
 from ..validation import validated, why_refused
 from . import graph, nested_waits, task_messages
@@ -279,6 +279,7 @@ HANDLERS: dict[type, Handler] = {
     m.ResourceRequest: agents.on_resource_request,
     TaskCall: running_tasks.on_task_call,
     ProgressReport: running_tasks.on_progress,
+    ItemsLeft: results.on_items_left,
     Evaluated: depends.on_evaluated,
     Joined: on_joined,
     Back: on_back,
