@@ -30,7 +30,7 @@ from typing import TypeAlias
 from ..core.errors import BlobMissing
 from ..system.farm_paths import private_folder
 from ..system.file_mapping import load
-from ..system.files import sync_folder
+from ..system.files import sync_folder, write_all
 
 BLOB_BYTES = 64 * 1024
 """Values of this size and more are blobs."""
@@ -43,7 +43,6 @@ TOUCH_S = 120.0
 
 _MARK = "farm"
 _LOCK = "lock"
-_WRITE_BYTES = 8 * 2**20
 _LARGE_BYTES = 4 * 2**20
 _PLACES_KEPT = 16
 
@@ -127,8 +126,7 @@ class Blobs:
         try:
             fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                for start in range(0, data.nbytes, _WRITE_BYTES):
-                    _write(fd, data[start : start + _WRITE_BYTES])
+                write_all(fd, data)
                 os.fsync(fd)
                 hashing.join()
                 if not self._holds(digests[0], data):
@@ -342,8 +340,3 @@ def _touch(path: Path, size: int | None) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _write(fd: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(fd, data) :]

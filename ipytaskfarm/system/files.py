@@ -3,10 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import tempfile
 from os import PathLike
 from pathlib import Path
+
+_WRITE_BYTES = 2 * 2**20
+"""The disk begins with each piece of this size while the next one is copied."""
+
+_SYNC_FILE_RANGE_WRITE = 2
+
+# It is Linux's own; on other systems the disk begins later.
+_begin_writing = getattr(ctypes.CDLL(None), "sync_file_range", None)
+if _begin_writing is not None:
+    _begin_writing.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+
+
+def write_all(descriptor: int, data: memoryview) -> None:
+    """Write all bytes to a new file, and let the disk begin at once.
+
+    Without that, the disk idles until the `fsync` that follows, which then waits for all of it.
+
+    Raises:
+        OSError: the bytes cannot be written.
+    """
+    for start in range(0, data.nbytes, _WRITE_BYTES):
+        piece = data[start : start + _WRITE_BYTES]
+        size = piece.nbytes
+        while piece:
+            piece = piece[os.write(descriptor, piece) :]
+        if _begin_writing is not None:
+            _begin_writing(descriptor, start, size, _SYNC_FILE_RANGE_WRITE)  # a hint: `fsync` reports errors
 
 
 def sync_folder(folder: Path) -> None:
