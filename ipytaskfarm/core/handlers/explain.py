@@ -6,10 +6,11 @@ from ..messages import ExplainTasks, Refusal, Stuck, TextReply
 from ..messages.pages import LOOKED_AT_MAX
 from ..messages.task_types import RunKey
 from ..scheduler.admission import gate
+from ..scheduler.class_key import ClassKey
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadExplanation
 from ..scheduler.eligibility import may_serve
-from ..scheduler.entries import ClassKey, EngineEntry, EngineState, TaskEntry, serves_environment
+from ..scheduler.entries import EngineEntry, EngineState, TaskEntry, serves_environment
 from ..scheduler.nested_waits import MAX_EXTRA_ENGINES
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES, Assigned, Queued
