@@ -106,6 +106,8 @@ def explain(farm: SchedulerState, task: TaskEntry, now: Now, task_id: int | None
     name = f" ({name_of(task)})" if name_of(task) else ""
     state, reason = state_word(task.state), reason_of(farm, task)
     lines = [f"task {task_id}{name} is {state}{'' if reason == state else f': {reason}'}"]
+    if task.rules is not None and task.rules.priority:
+        lines.append(f"its priority is {task.rules.priority}: tasks of a higher one come first")
     for row in task.history or ():
         what = row.failure.value.splitlines()[0] if row.failure and row.failure.value else row.outcome
         lines.append(f"attempt {row.number} on engine {row.engine_id}: {row.outcome}: {what}")
