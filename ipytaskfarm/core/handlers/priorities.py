@@ -42,6 +42,7 @@ def on_set_job_priority(
     if question.after < 0 and job.priority != question.priority:
         farm.jobs.set_priority(job, question.priority)
         out.saves.append(job.save())
+        farm.followers.note_job(question.job)
     if job.priority != question.priority:
         out.answer(session, n, PrioritySet(0))
         return
