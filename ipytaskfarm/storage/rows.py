@@ -78,7 +78,7 @@ def _requeues(group: list[s.SaveRequeue]) -> list[Statement]:
     return [Statement(sql, rows, fences=True)]
 
 
-_UNFINISHED = f"{THERE} AND NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = ?1)"
+_NOT_ENDED = "NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = ?1)"
 _WITH_PRIORITY = (
     "CASE WHEN json_type(rules, '$.recovery') IS NOT 'object' THEN json_set(ifnull(rules, '{}'), '$.priority', ?2) "
     "ELSE (WITH RECURSIVE chain (path, text) AS ("
@@ -92,10 +92,10 @@ _WITH_PRIORITY = (
 
 
 def _priorities(group: list[s.SavePriority]) -> list[Statement]:
-    rules = f"UPDATE tasks SET rules = {_WITH_PRIORITY} WHERE id = ?1 AND {_UNFINISHED}"
+    rules = f"UPDATE tasks SET rules = {_WITH_PRIORITY} WHERE id = ?1 AND {_NOT_ENDED}"
     changes = (
         "INSERT INTO priority_changes (task, at_s, before, priority) "
-        f"SELECT ?1, ?2, ?3, ?4 WHERE {_UNFINISHED} ON CONFLICT (task, at_s) DO UPDATE SET priority = ?4"
+        f"SELECT ?1, ?2, ?3, ?4 WHERE {THERE} AND {_NOT_ENDED} ON CONFLICT (task, at_s) DO UPDATE SET priority = ?4"
     )
     return [
         Statement(rules, [(p.task, p.priority) for p in group], fences=True),

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.handlers import priorities
 from ipytaskfarm.core.messages import pages
 from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.task_types import JobSpec, Recovery, Rules
@@ -110,6 +111,7 @@ def test_a_job_takes_its_tasks_along_later_ones_and_chunks_too() -> None:
 
 def test_a_job_is_asked_in_pages_and_the_later_question_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(id_pages, "LOOKED_AT_MAX", 4)
+    monkeypatch.setattr(priorities, "CHANGES_MAX", 3)
     sim, _, _ = one_engine()
     count = 10
     sim.ask(m.HoldFarm(True))

@@ -10,6 +10,9 @@ from ..scheduler.priorities import change_priority
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import NewRules
 
+CHANGES_MAX = 2_000
+"""The largest number of a job's tasks that are changed for one page."""
+
 
 def on_set_priority(farm: SchedulerState, session: str, n: int, question: SetPriority, now: Now, out: Decision) -> None:
     """Give unfinished tasks another priority."""
@@ -46,11 +49,14 @@ def on_set_job_priority(
     if job.priority != question.priority:
         out.answer(session, n, PrioritySet(0))
         return
-    count = 0
+    count, before = 0, len(out.saves)
     new = NewRules(question.priority)
     tasks, end = unfinished_after(farm, question.after)
     for task in tasks:
         if task.job == question.job:
             count += farm.tasks.chunks.size(task.id) if task.items else 1
             change_priority(farm, task, new, now, out)
+            if len(out.saves) - before >= CHANGES_MAX:
+                end = task.id
+                break
     out.answer(session, n, PrioritySet(count, next=end))
