@@ -16,7 +16,7 @@ from ipytaskfarm.core.arguments import INT_MAX, INT_MIN
 from ipytaskfarm.deployment.light_client import connect
 
 
-class Priority(OnTasks):
+class ChangePriority(OnTasks):
     """``ipytaskfarm priority``"""
 
     name = "priority"
@@ -30,7 +30,7 @@ too. Ended tasks are skipped. Exit code 1 means that an id does not exist.
         ipytaskfarm priority --job primes --to -1
     """
     to = Int(None, allow_none=True, min=INT_MIN, max=INT_MAX, help="the new priority").tag(config=True, metavar="N")
-    aliases: Any = values(("job", "OnTasks.job"), ("to", "Priority.to"))
+    aliases: Any = values(("job", "OnTasks.job"), ("to", "ChangePriority.to"))
 
     def read(self, argv: list[str]) -> None:
         """Read the command line, and check that it has a priority."""

@@ -319,7 +319,7 @@ def test_a_job_and_a_task_are_put_forward(page: Page, reader: WebPage, browser: 
         tc.resume()
         everyone = [others[2], *job.ids, *others[:2]]
         tc.barrier(everyone, timeout=DEADLINE_S)
-        rows = {row.id: row.started_at for row in tc.tasks(ids=everyone).rows}
+        rows = {row.id: row.started_at.timestamp() if row.started_at else 0.0 for row in tc.tasks(ids=everyone).rows}
         assert sorted(everyone, key=lambda task: rows[task]) == everyone
 
 

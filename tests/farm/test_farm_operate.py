@@ -345,7 +345,8 @@ def test_priorities(tc: TaskClient, way: Way) -> None:
     way.hold(False)
     assert job.wait(DEADLINE_S)
     tc.barrier([first, second], timeout=DEADLINE_S)
-    started = {task: tc.status(task).started_at for task in (first, second, third)}
+    rows = tc.tasks(ids=[first, second, third]).rows
+    started = {row.id: row.started_at.timestamp() if row.started_at else 0.0 for row in rows}
     assert started[second] <= started[first] <= started[third]
     with pytest.raises(IndexError, match="already completed"):
         tc.set_priority(first, 1)
