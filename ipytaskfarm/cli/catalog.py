@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "remove": ("ipytaskfarm.cli.task_actions.Remove", "remove ended tasks and their results"),
     "mark-done": ("ipytaskfarm.cli.task_actions.MarkDone", "mark tasks as succeeded, with a given result"),
     "mark-failed": ("ipytaskfarm.cli.task_actions.MarkFailed", "mark a run, or a result, as failed"),
+    "priority": ("ipytaskfarm.cli.priority.ChangePriority", "change the priority of tasks, or of a job"),
     "pause": ("ipytaskfarm.cli.pause.Pause", "start no further tasks of the farm, or of a job"),
     "resume": ("ipytaskfarm.cli.pause.Resume", "continue after pause, or after start --hold"),
     "drain": ("ipytaskfarm.cli.pause.Drain", "start no further tasks on a node"),

@@ -161,6 +161,8 @@ def _said_of(task: int, save: saves.Save) -> str | None:
             return f"attempt {row.number} ended: {row.outcome}"
         case saves.SaveRequeue(task=found) if found == task:
             return "queued again"
+        case saves.SavePriority(task=found, before=before, priority=priority) if found == task:
+            return f"priority {before} → {priority}"
         case saves.SaveFinal(final=final) if final.id == task:
             return f"failed: {final.reason}" if final.reason else "succeeded"
         case saves.SaveClear(ids=ids) if task in ids:

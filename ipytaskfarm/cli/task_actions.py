@@ -51,7 +51,7 @@ the interrupt is replaced. Ended tasks are skipped. Exit code 1 means that an id
                 print(f"task {task}: {outcome}")
         if not reply.outcomes and not self.json:
             print("there is no unfinished task to abort")
-        return _refused([(task, NO_TASK) for task in unknown])
+        return tell_refused([(task, NO_TASK) for task in unknown])
 
 
 class Retry(OnTasks):
@@ -99,7 +99,7 @@ def _submit_again(command: OnTasks, *, failed_only: bool, why_not: str) -> int:
             print(f"task {old}: submitted again as task {new}")
         if not ids:
             print(f"nothing of it has {'failed' if failed_only else 'ended'}")
-    return _refused([(i, NO_TASK) for i in reply.missing] + [(i, why_not) for i in reply.not_failed])
+    return tell_refused([(i, NO_TASK) for i in reply.missing] + [(i, why_not) for i in reply.not_failed])
 
 
 class Remove(OnTasks):
@@ -137,7 +137,7 @@ with exit code 1.
             print(f"removed {printing.number(reply.count, 'task')}")
             if isinstance(status, tables.QueueStatusReply):
                 _tell_what_stays(status.counts)
-        return _refused([
+        return tell_refused([
             *((i, NO_TASK) for i in reply.missing),
             *((i, "has not ended: wait for it, or `ipytaskfarm abort` it first") for i in reply.unfinished),
             *((i, "other tasks still need its result: wait for them, or abort them") for i in reply.needed),
@@ -236,10 +236,10 @@ def _mark(command: JsonCommand, ids: list[int], mark: Any) -> int:
     else:
         for task, outcome in outcomes:
             print(f"task {task}: {printing.safe(outcome)}")
-    return _refused(refused)
+    return tell_refused(refused)
 
 
-def _refused(tasks: list[tuple[int, str]]) -> int:
+def tell_refused(tasks: list[tuple[int, str]]) -> int:
     """Return a line for each refused task, and the exit code."""
     for task, why in tasks:
         print(f"task {task}: {why}", file=sys.stderr)

@@ -23,7 +23,7 @@ from .ids import seconds
 from .job_tasks import JobEvents, JobRecord, Member
 from .map_items import Printed
 from .map_jobs import Gathered, MapMembers, collect
-from .operate import hold, retry_tasks
+from .operate import hold, retry_tasks, set_job_priority
 from .packing import Shared, pack_task
 from .progress import LiveProgress
 from .result_cache import kept_results
@@ -385,6 +385,18 @@ class Job:
     def resume(self) -> None:
         """Start tasks again after `pause`."""
         hold(self._record.client.session, self.id, False)
+
+    def set_priority(self, priority: int) -> int:
+        """Change the priority of the job's tasks, also of those that are submitted later; return how many wait or run.
+
+        See ``tc.set_priority``.  Tasks that are submitted later have the new priority whatever they say themselves,
+        such as the items of a generator that a map has yet to take, and the failed ones that are submitted again.
+        Children of its tasks keep theirs unless they belong to the job.
+        """
+        self._check_submitted()
+        changed = set_job_priority(self._record.client.session, self.id, priority)
+        self.priority = priority
+        return changed
 
     def retry(self, failed: bool = True) -> list[int]:
         """Submit the failed tasks (failed=False: all ended ones) again, as new tasks in the place of the old.

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ..core import errors, messages
-from ..core.arguments import check_count, check_names, check_number, check_text
+from ..core.arguments import check_count, check_int, check_names, check_number, check_text
 from ..core.messages import tables
 from ..core.messages.payload import ResultBody
 from ..core.states import ABORTS
@@ -86,6 +86,22 @@ def abort_tasks(session: Session, taskid: Ids, interrupt: bool, reason: str, run
 def abort_known(session: Session, question: messages.AbortTasks) -> list[tuple[int, str]]:
     """Abort those of the tasks that are known, and return (id, outcome) of each; see `messages.Aborted`."""
     return session.ask_for(question, messages.Aborted).outcomes
+
+
+def set_priority(session: Session, taskid: Ids, priority: int) -> list[int]:
+    """Give unfinished tasks another priority and return their ids, see `TaskClient.set_priority`."""
+    single = not isinstance(taskid, Iterable)
+    ids = list(dict.fromkeys(id_list(taskid, session.farm)))
+    question = messages.SetPriority(ids, check_int("priority", priority))
+    if not ids:
+        return []
+    reply = session.ask_for(question, messages.PrioritySet)
+    if reply.unknown:
+        raise IndexError(f"task ID not registered: {_listed(reply.unknown)} (never issued, or cleared)")
+    if single and reply.ended:
+        raise IndexError(f"Task {ids[0]} already completed")
+    ended = set(reply.ended)
+    return [i for i in ids if i not in ended]
 
 
 def clear_results(session: Session, ids: Ids | None) -> int:
@@ -176,6 +192,12 @@ def hold(session: Session, job_id: str | None, on: bool) -> None:
         session.ask_for(messages.HoldFarm(on), messages.FlagReply)
     else:
         session.ask_for(messages.PauseJobs([job_id], on), messages.NumberReply)
+
+
+def set_job_priority(session: Session, job_id: str, priority: int) -> int:
+    """Give a job's unfinished and later tasks another priority; return how many of them are unfinished now."""
+    question = messages.SetJobPriority(job_id, check_int("priority", priority))
+    return session.ask_for(question, messages.PrioritySet).count
 
 
 def drain(session: Session, nodes: str | Iterable[str], on: bool) -> int:

@@ -371,6 +371,16 @@ class TaskClient:
         """
         return operate.abort_tasks(self._session, taskid, bool(interrupt), text_of(reason), bool(running))
 
+    def set_priority(self, taskid: Ids, priority: int) -> list[int]:
+        """Change the priority of a task, or several, and return the ids of those that have not ended.
+
+        Waiting tasks get their place by it at once.  Running ones go on; their retries and recovery tasks have it.  An
+        item of a map takes those along that share its run.  Children, and tasks that it waits for, keep theirs.
+
+        Raises IndexError as `abort` does.  ``job.set_priority`` does the same for a job.
+        """
+        return operate.set_priority(self._session, taskid, priority)
+
     def clear(self, ids: Ids | None = None) -> int:
         """Delete final results (None: all) and return their number.  Their ids are not issued again.
 

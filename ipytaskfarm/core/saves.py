@@ -129,6 +129,15 @@ class SaveRequeue(msgspec.Struct, frozen=True):
     received: int = 0
 
 
+class SavePriority(msgspec.Struct, frozen=True):
+    """The priority of an unfinished task was changed, and that of its recovery tasks."""
+
+    task: int
+    before: int
+    priority: int
+    at_s: float
+
+
 class SaveReopen(msgspec.Struct, frozen=True):
     """A task that had succeeded runs again: its end becomes an attempt with this outcome."""
 
@@ -177,6 +186,8 @@ class SaveJob(msgspec.Struct, frozen=True):
     failed: str = ""
     """Why all its tasks are aborted."""
     paused: bool = False
+    priority: int | None = None
+    """The priority that was set for all its tasks.  None: each has its own."""
 
 
 class SaveMail(msgspec.Struct, frozen=True):
@@ -251,7 +262,7 @@ class DropKept(msgspec.Struct, frozen=True):
 Save: TypeAlias = (
     SaveBlock | SaveLeft | SaveAccepted | SaveTask | SaveFunction | SaveHandOut | DropHandOut | SaveAttempt
     | SaveRequeue | SaveReopen | SaveMail | SaveFinal | SaveClear | SaveRefusal | SaveJob | SaveSetting | SaveSticky
-    | DropSticky | SaveSeparate | SaveKept | SaveKeptOn | DropKept | SaveAgent | DropAgent
+    | DropSticky | SaveSeparate | SaveKept | SaveKeptOn | DropKept | SaveAgent | DropAgent | SavePriority
 )  # fmt: skip
 
 

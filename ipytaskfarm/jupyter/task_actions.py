@@ -73,6 +73,16 @@ def _remove(client: TaskClient, asked: ActionArguments) -> int:
     return client.clear(client.job(asked.options.job).ids if asked.options.job else asked.ids)
 
 
+def _priority(client: TaskClient, asked: ActionArguments) -> None:
+    priority = asked.options.to
+    if priority is None:
+        raise UsageError("%task priority: which one?  --to N: a higher one starts first, and 0 is usual")
+    if asked.options.job:
+        print(f"{client.job(asked.options.job).set_priority(priority)} tasks of priority {priority}")
+    else:
+        client.set_priority(asked.ids[0] if len(asked.ids) == 1 else asked.ids, priority)
+
+
 def _pause(client: TaskClient, asked: ActionArguments) -> None:
     client.pause(asked.options.job)
     print(f"{_held(client, asked)} is paused; running tasks continue")
@@ -163,13 +173,16 @@ ACTIONS: dict[str, Action] = {
     "mark-failed": Action(_mark_failed, options=("reason",)),
     "jobs": Action(lambda client, asked: client.jobs(), words="", least=0),
     "job": Action(lambda client, asked: client.job(asked.words[0]), words="job"),
+    "priority": Action(_priority, options=("job", "to")),
     "pause": Action(_pause, words="", least=0, options=("job",)),
     "resume": Action(_resume, words="", least=0, options=("job",)),
     "drain": Action(_drain, words="nodes", options=("off",)),
 }
 """In the order in which Tab offers them."""
 
-OPTIONS = ("job", "reason", "no_interrupt", "all", "off", "name", "what", "since", "last", "result", "here", "frames")
+OPTIONS = (
+    "job", "to", "reason", "no_interrupt", "all", "off", "name", "what", "since", "last", "result", "here", "frames"
+)  # fmt: skip
 """All options that some action takes."""
 
 

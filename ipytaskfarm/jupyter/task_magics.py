@@ -135,7 +135,8 @@ class TaskMagics(Magics):
     @called("task")
     @argument("action", choices=ACTIONS, help="what to do")
     @argument("words", nargs="*", help="task ids (5 7-9 11,12), or names of ids, handles, jobs or lists; a job; nodes")
-    @argument("--job", metavar="NAME", help="abort, retry, restart, remove, pause, resume: this job, by name or id")
+    @argument("--job", metavar="NAME", help="abort, retry, restart, remove, priority, pause, resume: this job")
+    @argument("--to", type=int, metavar="N", help="priority: the new one; a higher one starts first")
     @argument("--reason", metavar="TEXT", help="abort, mark-failed: the reason")
     @argument("--no-interrupt", action="store_true", help="abort: let running tasks end, and drop their results")
     @argument("--all", action="store_true", help="remove: all ended tasks")
@@ -163,8 +164,8 @@ class TaskMagics(Magics):
         the frozen engines.  release: end those of these tasks, or all.  stack: show the stack of running ones.
         history: show their events with times.  progress: show their reported progress. messages: show their messages
         until they end.  mark-done, mark-failed: make them count as succeeded or failed. jobs: list all jobs.  job: show
-        one job, by its name.  pause, resume: start no more tasks of the farm or of a job, or start them again.  drain:
-        give the engines of these nodes no more tasks.
+        one job, by its name.  priority: let tasks start earlier or later than others.  pause, resume: start no more
+        tasks of the farm or of a job, or start them again.  drain: give the engines of these nodes no more tasks.
         """
         given = self.task_line.parser.parse_intermixed_args(arg_split(line))
         for option in vars(given).keys() - {"action", "words"}:

@@ -33,7 +33,7 @@ def check(path: Path) -> list[str]:
         return [f"the store is empty: {Missing(recorded.ends, recorded.tasks)}"]
     with _reading(path) as db:
         found = [row[0] for row in db.execute("PRAGMA integrity_check(20)")]
-        for table in ("finals", "attempts", "progress", "blob_uses"):
+        for table in ("finals", "attempts", "progress", "priority_changes", "blob_uses"):
             orphan = f"NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = {table}.task)"
             (lost,) = db.execute(f"SELECT count(*) FROM {table} WHERE {orphan}").fetchone()
             if lost:

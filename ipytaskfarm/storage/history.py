@@ -36,6 +36,8 @@ def _events(among: str) -> str:
         f"WHERE engine_id >= 0 AND {among} UNION ALL "
         "SELECT ended_s, task, iif(outcome = '', 'succeeded', outcome), engine_id, ifnull(etype || ': ' || value, '') "
         f"FROM attempts WHERE {among} UNION ALL "
+        "SELECT at_s, task, 'priority ' || before || ' → ' || priority, -1, '' "
+        f"FROM priority_changes WHERE {among} UNION ALL "
         "SELECT started_s, task, 'started', engine_id, 'attempt ' || attempts FROM finals "
         f"WHERE engine_id >= 0 AND {among} UNION ALL "
         "SELECT completed_s, task, iif(reason = '', 'succeeded', 'failed: ' || reason), engine_id, "

@@ -78,6 +78,31 @@ def _requeues(group: list[s.SaveRequeue]) -> list[Statement]:
     return [Statement(sql, rows, fences=True)]
 
 
+_NOT_ENDED = "NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = ?1)"
+_WITH_PRIORITY = (
+    "CASE WHEN json_type(rules, '$.recovery') IS NOT 'object' THEN json_set(ifnull(rules, '{}'), '$.priority', ?2) "
+    "ELSE (WITH RECURSIVE chain (path, text) AS ("
+    "SELECT '$', json_set(rules, '$.priority', ?2) UNION ALL "
+    "SELECT path || '.recovery.rules', json_set(text, path || '.recovery.rules', json_set("
+    "ifnull(text -> (path || '.recovery.rules'), '{}'), '$.priority', ?2)) "
+    "FROM chain WHERE json_type(text, path || '.recovery') IS 'object') "
+    "SELECT text FROM chain ORDER BY length(path) DESC LIMIT 1) END"
+)
+"""A task's rules with another priority, down the chain of its recovery tasks: `task.with_priority` in SQL."""
+
+
+def _priorities(group: list[s.SavePriority]) -> list[Statement]:
+    rules = f"UPDATE tasks SET rules = {_WITH_PRIORITY} WHERE id = ?1 AND {_NOT_ENDED}"
+    changes = (
+        "INSERT INTO priority_changes (task, at_s, before, priority) "
+        f"SELECT ?1, ?2, ?3, ?4 WHERE {THERE} AND {_NOT_ENDED} ON CONFLICT (task, at_s) DO UPDATE SET priority = ?4"
+    )
+    return [
+        Statement(rules, [(p.task, p.priority) for p in group], fences=True),
+        Statement(changes, [(p.task, p.at_s, p.before, p.priority) for p in group]),
+    ]
+
+
 def _reopened(group: list[s.SaveReopen]) -> list[Statement]:
     ids: list[Row] = [(r.task,) for r in group]
     ended = "EXISTS (SELECT 1 FROM finals AS f WHERE f.task = ?1)"
@@ -157,7 +182,7 @@ def _cleared(group: list[s.SaveClear]) -> list[Statement]:
     spans: list[Row] = list(_spans(id for save in group for id in save.ids))
     ended = "EXISTS (SELECT 1 FROM finals AS f WHERE f.task = tasks.id)"
     statements = [Statement(f"DELETE FROM tasks WHERE id BETWEEN ? AND ? AND {ended}", spans)]
-    for table in ("finals", "attempts", "progress", "blob_uses", "mail"):
+    for table in ("finals", "attempts", "progress", "priority_changes", "blob_uses", "mail"):
         gone = f"NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = {table}.task)"
         statements.append(Statement(f"DELETE FROM {table} WHERE task BETWEEN ? AND ? AND {gone}", spans))
     gone = "NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = separate_items.chunk)"
@@ -196,10 +221,12 @@ def _settings(group: list[s.SaveSetting]) -> list[Statement]:
 
 def _jobs(group: list[s.SaveJob]) -> list[Statement]:
     sql = (
-        "INSERT INTO jobs (id, spec, session, arrived, failed, paused) VALUES (?1, ?2, ?3, ?4, ?5, ?6) "
-        "ON CONFLICT (id) DO UPDATE SET spec = ?2, arrived = ?4, failed = ?5, paused = ?6"
+        "INSERT INTO jobs (id, spec, session, arrived, failed, paused, priority) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) "
+        "ON CONFLICT (id) DO UPDATE SET spec = ?2, arrived = ?4, failed = ?5, paused = ?6, priority = ?7"
     )
-    found: list[Row] = [(j.spec.id, _encode(j.spec).decode(), j.session, j.arrived, j.failed, j.paused) for j in group]
+    found: list[Row] = [
+        (j.spec.id, _encode(j.spec).decode(), j.session, j.arrived, j.failed, j.paused, j.priority) for j in group
+    ]
     return [Statement(sql, found)]
 
 
@@ -265,6 +292,7 @@ _BY_KIND: dict[type, Callable[[list[Any]], list[Statement]]] = {
     s.DropHandOut: _dropped_handouts,
     s.SaveAttempt: _attempts,
     s.SaveRequeue: _requeues,
+    s.SavePriority: _priorities,
     s.SaveReopen: _reopened,
     s.SaveMail: _mails,
     s.SaveFinal: finals,
@@ -317,7 +345,7 @@ FORGET_AGENTS = (
 """Forget agents without runs: those that live report again."""
 
 HANDOUTS = "SELECT number, engine, engine_id, runs, at_s FROM handouts ORDER BY number"
-JOBS = "SELECT spec, session, arrived, failed, paused FROM jobs"
+JOBS = "SELECT spec, session, arrived, failed, paused, priority FROM jobs"
 OF_JOB = (
     "SELECT id, items, part_of IS NOT NULL, json_extract(rules, '$.retry_of') FROM tasks "
     "WHERE job = ? AND id > ? ORDER BY id LIMIT ?"
@@ -422,8 +450,8 @@ TABLE = f"SELECT f.task, f.reason, t.name, f.engine_id, f.attempts, {_END} {_END
 
 def read_job(row: Row) -> s.SaveJob:
     """Convert a row of `JOBS`."""
-    spec, session, arrived, failed, paused = row
-    return s.SaveJob(read_spec(spec), session, arrived, failed, bool(paused))
+    spec, session, arrived, failed, paused, priority = row
+    return s.SaveJob(read_spec(spec), session, arrived, failed, bool(paused), priority)
 
 
 def kept_commands(found: Iterable[Row], blobs: Iterable[Row]) -> list[s.SaveKept]:

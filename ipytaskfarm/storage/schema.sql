@@ -91,6 +91,15 @@ CREATE TABLE attempts (
     PRIMARY KEY (task, number)
 ) WITHOUT ROWID;
 
+-- Changes of priorities, for the history: a task's rules have its present priority.
+CREATE TABLE priority_changes (
+    task         INTEGER NOT NULL,
+    at_s         REAL NOT NULL,
+    before       INTEGER NOT NULL,
+    priority     INTEGER NOT NULL,
+    PRIMARY KEY (task, at_s)
+) WITHOUT ROWID;
+
 -- Ends of tasks.  The primary key is the promise: one end per task, recorded once.
 CREATE TABLE finals (
     task         INTEGER PRIMARY KEY,
@@ -159,7 +168,8 @@ CREATE TABLE jobs (
     session      TEXT NOT NULL,         -- the client's session
     arrived      INTEGER NOT NULL,      -- so many of its tasks have been submitted
     failed       TEXT NOT NULL,         -- why all its tasks are aborted; '': they are not
-    paused       INTEGER NOT NULL DEFAULT 0 -- 1: nothing of it is started
+    paused       INTEGER NOT NULL DEFAULT 0, -- 1: nothing of it is started
+    priority     INTEGER                -- was set for all its tasks, later ones too; NULL: each has its own
 );
 
 -- Messages to tasks that run, and from them.

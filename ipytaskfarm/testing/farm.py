@@ -432,6 +432,18 @@ class SimulatedFarm:
         if unknown:
             raise IndexError(f"task ID not registered: {unknown[0]} (never issued, or cleared)")
 
+    def set_priority(self, taskid: Ids, priority: int) -> list[int]:
+        """Change the priority of tasks, like ``TaskClient.set_priority``.
+
+        Raises:
+            IndexError: there are no tasks of these ids.
+        """
+        ids = id_list(taskid)
+        reply = self._ask(m.SetPriority(ids, priority), m.PrioritySet)
+        if reply.unknown:
+            raise IndexError(f"task ID not registered: {reply.unknown[0]} (never issued, or cleared)")
+        return [i for i in ids if i not in reply.ended]
+
     def pause(self) -> None:
         """Begin no more runs; present runs go on."""
         self._ask(m.HoldFarm(True), m.FlagReply)

@@ -13,6 +13,7 @@ from ..core.messages.tables import TaskRow
 from ..core.messages.task_types import AttemptRow, Final, Submission
 from ..core.scheduler.decision import Wanted
 from ..core.scheduler.events import Cached
+from ..core.scheduler.task import with_priority
 from ..core.states import State
 
 
@@ -36,6 +37,7 @@ class MemoryStore:
     cleared: set[int] = field(default_factory=set)
     jobs: dict[str, s.SaveJob] = field(default_factory=dict)
     separate: set[tuple[int, int]] = field(default_factory=set)
+    priorities: list[s.SavePriority] = field(default_factory=list)
     mail: list[s.SaveMail] = field(default_factory=list)
     results: dict[str, bytes] = field(default_factory=dict)
     """The result cache: full key -> result."""
@@ -118,6 +120,12 @@ class MemoryStore:
         assert save.task in self.tasks
         assert save.task not in self.finals, f"task {save.task} was queued after its end"
         self.progress[save.task] = save
+
+    def _save_priority(self, save: s.SavePriority) -> None:
+        assert save.task not in self.finals, f"task {save.task} got a priority after its end"
+        self.priorities.append(save)
+        task = self.tasks[save.task]
+        self.tasks[save.task] = msgspec.structs.replace(task, rules=with_priority(task.rules, save.priority))
 
     def _save_reopen(self, save: s.SaveReopen) -> None:
         end = self.finals.pop(save.task)

@@ -38,6 +38,7 @@ from ..core.messages import (
     ReadTask,
     ReadTaskMessages,
     RetryTasks,
+    SetJobPriority,
 )
 from . import wire
 
@@ -50,7 +51,7 @@ HEAVY = frozenset(
     {
         CheckTask, Clear, CompactStore, ExplainTasks, FarmStatus, FetchResults, FindJobs, ListCommandQueues,
         ListConnections, ListEngines, ListKept, ListRunning, ListSticky, ListTasks, MarkTasksFailed, ReadTask,
-        ReadTaskMessages, RetryTasks, ListCache, ForgetCache, ReadCacheKey,
+        ReadTaskMessages, RetryTasks, SetJobPriority, ListCache, ForgetCache, ReadCacheKey,
     }
 )  # fmt: skip
 """The questions that read the store, or build tables."""

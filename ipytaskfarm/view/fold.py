@@ -200,6 +200,7 @@ class FarmFold:
             "ended": ended,
             "failed": job.failed,
             "paused": job.paused,
+            "priority": job.priority,
             "aborted": cut(job.aborted),
             "opened_s": round(job.opened_s, 3),
             "rate": None if rate is None else float(f"{rate:.3g}"),

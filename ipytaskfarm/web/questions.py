@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from ipytaskfarm.core import errors, messages
+from ipytaskfarm.core.arguments import INT_MAX, INT_MIN
 from ipytaskfarm.core.messages import Question, Reply
+from ipytaskfarm.core.messages.pages import following
 from ipytaskfarm.core.messages.payload import FailureBody, ResultBody, Work
 from ipytaskfarm.core.messages.tables import EventTable
 from ipytaskfarm.core.messages.task_types import Final, Rules
@@ -342,6 +344,23 @@ def _submitted(count: int) -> str:
     return f"{count:,} task{'' if count == 1 else 's'} submitted again"
 
 
+async def _priority(feed: FarmFeed, arguments: Arguments) -> Any:
+    """Change the priority of a task, or of a job: its unfinished tasks, and those that come later."""
+    priority, job = arguments.get("priority"), arguments.get("job")
+    if not isinstance(priority, int) or isinstance(priority, bool) or not INT_MIN <= priority <= INT_MAX:
+        raise ValueError(f"a priority is a whole number, not {text_of(priority)[:80]!r}")
+    if job is None:
+        reply = await _reply(feed, messages.SetPriority([_id(arguments)], priority), messages.PrioritySet)
+        return {"text": f"the priority is {priority}" if reply.count else "the task has ended"}
+    page: Question | None = messages.SetJobPriority(str(job), priority)
+    count = 0
+    while page is not None:
+        reply = await _reply(feed, page, messages.PrioritySet)
+        count += reply.count
+        page = following(page, reply)
+    return {"text": f"{count:,} task{'' if count == 1 else 's'} of priority {priority}, and those that come later"}
+
+
 async def _pause(feed: FarmFeed, arguments: Arguments) -> Any:
     """Pause or resume a job, or the farm (job: None)."""
     job, on = arguments.get("job"), arguments.get("on") is True
@@ -384,6 +403,7 @@ ACTIONS: dict[str, Callable[[FarmFeed, Arguments], Awaitable[Any]]] = {
     "abort": _abort,
     "retry": _retry,
     "retry_group": _retry_group,
+    "priority": _priority,
     "pause": _pause,
     "drain": _drain,
     "scale": _scale,

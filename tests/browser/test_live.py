@@ -20,7 +20,7 @@ from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.system.host import runtime_folder
 from tests.support.farms import module_farm
 from tests.support.live import WebPage, seen, strict_page, web_page
-from tests.support.polling import eventually
+from tests.support.polling import DEADLINE_S, eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm]
 
@@ -292,6 +292,37 @@ def test_another_host_or_origin_is_refused(server: WebPage) -> None:
     assert server.request("socket", **key, Origin="http://evil.example", Upgrade="websocket")[0] == 403
 
 
+def test_a_job_and_a_task_are_put_forward(page: Page, reader: WebPage, browser: Browser, farm: Farm) -> None:
+    """Of tasks that wait, those of the job run next, and before them one of the others that is put before all."""
+    one_at_a_time: dict[str, Any] = {"group": "forward", "max_parallel": 1}
+    with farm.task_client() as tc:
+        tc.pause()
+        others = [tc.run(Task("pass", name="other", **one_at_a_time)) for _ in range(3)]
+        job = tc.create_job("urgent")
+        for _ in range(2):
+            job.add_task(Task("pass", **one_at_a_time))
+        job.submit()
+        tc.flush()
+        page.get_by_role("button", name="Priority of job urgent").click()
+        page.get_by_label("New priority of job urgent").fill("5")
+        page.locator("#tf-jobs").get_by_role("button", name="Set", exact=True).click()
+        seen(page, "#tf-jobs", "priority 5")
+        page.get_by_role("searchbox").fill("other")
+        page.locator("#tf-tasks tbody .tf-link", has_text=str(others[2])).click()
+        page.locator(".tf-drawer").get_by_role("button", name=f"Priority of task {others[2]}").click()
+        page.get_by_label(f"New priority of task {others[2]}").fill("7")
+        page.locator(".tf-drawer").get_by_role("button", name="Set", exact=True).click()
+        seen(page, ".tf-drawer", "priority 0 \N{RIGHTWARDS ARROW} 7")
+        with strict_page(browser, reader.url) as other:
+            seen(other, "#tf-jobs", "priority 5")
+            assert other.get_by_role("button", name="Priority of").count() == 0
+        tc.resume()
+        everyone = [others[2], *job.ids, *others[:2]]
+        tc.barrier(everyone, timeout=DEADLINE_S)
+        rows = {row.id: row.started_at.timestamp() if row.started_at else 0.0 for row in tc.tasks(ids=everyone).rows}
+        assert sorted(everyone, key=lambda task: rows[task]) == everyone
+
+
 def test_an_action_needs_the_header_that_other_sites_cannot_send(browser: Browser, server: WebPage) -> None:
     context = browser.new_context()
     opened = context.new_page()
@@ -311,13 +342,18 @@ def test_a_reader_may_not_act(browser: Browser, reader: WebPage) -> None:
     found = opened.evaluate(
         """async () => {
             const xsrf = decodeURIComponent(document.cookie.match(/_xsrf=([^;]*)/)[1]);
-            const body = JSON.stringify({farm: "lab", what: "abort", arguments: {id: 1}});
-            const answer = await fetch("act", {method: "POST", body, headers: {"X-XSRFToken": xsrf}});
-            return [answer.status, await answer.text()];
+            const answers = [];
+            for (const what of ["abort", "priority"]) {
+                const body = JSON.stringify({farm: "lab", what, arguments: {id: 1, priority: 9}});
+                const answer = await fetch("act", {method: "POST", body, headers: {"X-XSRFToken": xsrf}});
+                answers.push([answer.status, await answer.text()]);
+            }
+            return answers;
         }"""
     )
-    assert found[0] == 403
-    assert "--control" in found[1]
+    for status, text in found:
+        assert status == 403
+        assert "--control" in text
     context.close()
 
 

@@ -73,6 +73,7 @@ class Way(Protocol):
     def retry(self, task: int) -> int: ...
     def restart(self, task: int) -> int: ...
     def remove(self, *tasks: int) -> int: ...
+    def set_priority(self, priority: int, *tasks: int, job: str | None = None) -> None: ...
     def hold(self, on: bool, job: str | None = None) -> None: ...
     def drain(self, node: str, on: bool) -> None: ...
     def history(self, task: int) -> list[Happened]: ...
@@ -102,6 +103,12 @@ class InPython:
 
     def remove(self, *tasks: int) -> int:
         return self.tc.clear(tasks)
+
+    def set_priority(self, priority: int, *tasks: int, job: str | None = None) -> None:
+        if job is None:
+            assert self.tc.set_priority(tasks, priority) == [*tasks]
+        else:
+            assert self.tc.job(job).set_priority(priority) == len(self.tc.job(job))
 
     def hold(self, on: bool, job: str | None = None) -> None:
         (self.tc.pause if on else self.tc.resume)(job)
@@ -144,6 +151,10 @@ class ByCommand:
 
     def remove(self, *tasks: int) -> int:
         return int(done("remove", ",".join(map(str, tasks)), "--json").json["removed"])
+
+    def set_priority(self, priority: int, *tasks: int, job: str | None = None) -> None:
+        told = done("priority", *tasks, *(("--job", job) if job else ()), f"--to={priority}", "--json").json
+        assert (told["priority"], told["ended"], told["missing"]) == (priority, [], [])
 
     def hold(self, on: bool, job: str | None = None) -> None:
         said = done("pause" if on else "resume", *(("--job", job) if job else ()))
@@ -193,6 +204,9 @@ class ByMagic:
 
     def remove(self, *tasks: int) -> int:
         return int(self._value(f"%task remove {' '.join(map(str, tasks))}"))
+
+    def set_priority(self, priority: int, *tasks: int, job: str | None = None) -> None:
+        self._value(f"%task priority {' '.join(map(str, tasks))} {f'--job {job}' if job else ''} --to {priority}")
 
     def hold(self, on: bool, job: str | None = None) -> None:
         cell = self.shell.ok(f"%task {'pause' if on else 'resume'}" + (f" --job {job}" if job else ""))
@@ -310,6 +324,34 @@ def test_marks(tc: TaskClient, way: Way, gate: Gate) -> None:
     until_running(tc, other)
     assert way.mark_failed(other, "no good") == "failed"
     assert "no good" in tc.status(other).error
+
+
+def test_priorities(tc: TaskClient, way: Way) -> None:
+    """Tasks and a job that wait for the held farm; those of a higher priority begin first."""
+    way.hold(True)
+    one_at_a_time: dict[str, Any] = {"group": "moved", "max_parallel": 1}
+    first, second = (tc.run(Task("pass", **one_at_a_time)) for _ in range(2))
+    job = tc.create_job("moved")
+    job.add_task(Task("pass", priority=2, **one_at_a_time))
+    (third,) = job.submit()
+    tc.flush()
+    way.set_priority(5, second)
+    way.set_priority(-3, job="moved")
+    job.add_task(Task("pass", priority=9))
+    later = job.submit()[-1]
+    assert [what for _, _, what, _ in way.history(second)] == ["accepted", "priority 0 → 5"]
+    for task in (third, later):
+        assert "its priority is -3" in way.detail(task)
+    way.hold(False)
+    assert job.wait(DEADLINE_S)
+    tc.barrier([first, second], timeout=DEADLINE_S)
+    rows = tc.tasks(ids=[first, second, third]).rows
+    started = {row.id: row.started_at.timestamp() if row.started_at else 0.0 for row in rows}
+    assert started[second] <= started[first] <= started[third]
+    with pytest.raises(IndexError, match="already completed"):
+        tc.set_priority(first, 1)
+    assert command("priority", 10**9, "--to", 1).code == 1
+    assert command("priority", first).code == 2
 
 
 # ---------------------------------------------------------------------------------------- holding back

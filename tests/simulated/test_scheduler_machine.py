@@ -25,72 +25,20 @@ from ipytaskfarm.core.messages.task_types import (
     ItemsEnded,
     JobSpec,
     LostInputs,
-    Recovery,
     Rules,
     RunKey,
     Submission,
 )
-from ipytaskfarm.core.requirements import Asks, Environment, Recycle, ResourceAmount
 from ipytaskfarm.core.scheduler.events import Back, Gone, Silent
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
+from ipytaskfarm.core.scheduler.task import DEFAULT_RULES
 from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS, State
 
 from ..support.simulated_farm import SimAgent, SimEngine, SimFarm
+from ..support.task_rules import PLAIN_COROUTINE, RULES
 
 VERBS = ["push", "push", "execute", "reset", CHECKPOINT, "properties"]
 ANSWERS = {CHECKPOINT: msgspec.msgpack.encode(SavedCheckpoint(b"session", {}, 1, {"lock": "a lock"}))}
-ASKS = st.one_of(
-    st.none(),
-    st.none(),
-    st.builds(
-        Asks,
-        environment=st.one_of(st.none(), st.sampled_from([Environment(identity=x, name=x) for x in "AB"])),
-        recycle=st.one_of(
-            st.none(),
-            st.builds(
-                Recycle,
-                after_tasks=st.one_of(st.none(), st.integers(1, 3)),
-                idle_s=st.one_of(st.none(), st.just(1.0)),
-                on_failure=st.booleans(),
-                on_job_end=st.booleans(),
-                when_unreferenced=st.booleans(),
-                keep_session=st.booleans(),
-            ),
-        ),
-        resources=st.one_of(
-            st.just(()), st.just((ResourceAmount("cores", 1, 2),)), st.just((ResourceAmount("gpu", 1, 1),))
-        ),
-        exclusive=st.sampled_from([False, False, True]),
-        group=st.just("g"),
-        max_parallel=st.one_of(st.none(), st.just(1)),
-        max_parallel_per_node=st.one_of(st.none(), st.just(1)),
-        placement=st.sampled_from([None, "random", "most_recent", "nearest_environment"]),
-        locality=st.one_of(st.none(), st.just("loc")),
-    ),
-)
-
-PLAIN_COROUTINE = Rules(coroutine=True)
-RULES = st.one_of(
-    st.none(),
-    st.just(PLAIN_COROUTINE),
-    st.builds(
-        Rules,
-        retries=st.integers(0, 2),
-        lost_retries=st.one_of(st.none(), st.integers(0, 2)),
-        priority=st.integers(-1, 1),
-        time_limit_s=st.sampled_from([None, None, 10.0]),
-        targets=st.one_of(st.none(), st.just((0,)), st.just((0, 1))),
-        depend=st.one_of(st.none(), st.none(), st.just("dep")),
-        asks=ASKS,
-        job=st.one_of(st.none(), st.sampled_from(["j", "k"])),
-        coroutine=st.booleans(),
-        freeze=st.booleans(),
-        idempotent=st.booleans(),
-        recovery=st.one_of(
-            st.none(), st.none(), st.just(Recovery(b"r", None, Rules(retries=1, recovery=Recovery(b"s"))))
-        ),
-    ),
-)
 
 
 class FarmMachine(RuleBasedStateMachine):
@@ -224,6 +172,16 @@ class FarmMachine(RuleBasedStateMachine):
     @rule(on=st.booleans(), job=st.sampled_from(["j", "k"]))
     def pause(self, on: bool, job: str) -> None:
         self.sim.ask(m.PauseJobs([job], on))
+
+    @rule(data=st.data(), priority=st.integers(-2, 2), job=st.sampled_from([None, None, "j", "k"]))
+    def set_priority(self, data: st.DataObject, priority: int, job: str | None) -> None:
+        """A repeated question has the same answer, and changes nothing."""
+        ids = [self.some_id(data), self.some_id(data)]
+        question = m.SetPriority(ids, priority) if job is None else m.SetJobPriority(job, priority)
+        reply = self.sim.ask(question)
+        changed = len(self.sim.store.priorities)
+        assert self.sim.ask(question) == reply
+        assert len(self.sim.store.priorities) == changed
 
     @rule(on=st.booleans())
     def drain(self, on: bool) -> None:
@@ -520,6 +478,15 @@ class FarmMachine(RuleBasedStateMachine):
                 first = next((k for k, c in enumerate(engine.commands) if c.session), len(engine.commands))
                 before = [-command.n for command in engine.commands[:first] if command.n < 0]
                 assert before == sorted(before), "commands were done again out of order"
+
+    @invariant()
+    def priorities_are_on_disk(self) -> None:
+        for task in self.sim.scheduler.farm.tasks.unfinished.values():
+            stored = self.sim.store.tasks[task.id].rules
+            for _ in range(task.recovery):
+                stored = stored.recovery.rules if stored and stored.recovery else None
+            assert (stored or DEFAULT_RULES) == (task.rules or DEFAULT_RULES), f"task {task.id} is another on disk"
+            assert task.key == -(task.rules or DEFAULT_RULES).priority
 
     @invariant()
     def every_item_is_counted_once(self) -> None:

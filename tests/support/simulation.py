@@ -278,6 +278,9 @@ class World:
         elif luck < 0.60:
             self.clock.pass_(chance.choice((20.0, 60.0)))  # beyond the lease
             self.agents_mind_their_lease()
+        elif luck < 0.64 and self.client.submitted:
+            ids = chance.choices(list(self.client.submitted), k=3)
+            self.client.ask(m.SetPriority(ids, chance.choice((-1, 0, 5, 6))))
         elif luck < 0.75 and self.client.submitted:
             self.client.ask(m.AbortTasks([chance.choice(list(self.client.submitted))], chance.random() < 0.7))
         elif luck < 0.78:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.task_types import AttemptRow, FailureSummary, Final, Recovery, Rules
+from ipytaskfarm.core.scheduler.task import with_priority
 
 FAILURE = FailureSummary("ValueError", "no\x00such 'thing'", "task.py:3 in f")
 
@@ -46,6 +47,7 @@ class Model:
         self.tasks: dict[int, s.SaveTask] = {}
         self.progress: dict[int, s.SaveRequeue] = {}
         self.history: dict[int, dict[int, AttemptRow]] = {}
+        self.priorities: dict[int, dict[float, s.SavePriority]] = {}
         self.finals: dict[int, Final] = {}
         self.refusals: dict[int, s.SaveRefusal] = {}
         self.handouts: dict[int, s.SaveHandOut] = {}
@@ -95,6 +97,13 @@ class Model:
                 self.history.setdefault(id, {})[row.number] = row
             case s.SaveRequeue():
                 return self.requeue(save)
+            case s.SavePriority(id):
+                if id not in self.tasks or id in self.finals:
+                    return id
+                task = self.tasks[id]
+                self.tasks[id] = msgspec.structs.replace(task, rules=with_priority(task.rules, save.priority))
+                changes = self.priorities.setdefault(id, {})
+                changes[save.at_s] = msgspec.structs.replace(save, before=changes.get(save.at_s, save).before)
             case s.SaveReopen():
                 return self.reopen(save)
             case s.SaveFinal(end):
@@ -144,7 +153,7 @@ class Model:
                 for id in ids:
                     self.refusals.pop(id, None)
                     if id in self.finals:
-                        for table in (self.tasks, self.finals, self.progress, self.history):
+                        for table in (self.tasks, self.finals, self.progress, self.history, self.priorities):
                             table.pop(id, None)
                         for letter in [letter for letter in self.mail if letter[0] == id]:
                             del self.mail[letter]
@@ -310,6 +319,8 @@ class Model:
                 what = ["accepted"]
                 for row in self.rows(kept):
                     what += ["started", row.outcome or "succeeded"]
+                for change in self.priorities.get(kept, {}).values():
+                    what.append(f"priority {change.before} → {change.priority}")
                 if end is not None:
                     what += ["started", f"failed: {end.reason}" if end.reason else "succeeded"]
                 found += [(id, each) for each in what]
@@ -383,6 +394,7 @@ some_saves = st.one_of(
         s.SaveRequeue, ids, small, small, small, small, small, st.none() | payloads, digests,
         st.none() | seconds, small, st.none() | seconds, st.none() | payloads, small,
     ),
+    st.builds(s.SavePriority, ids, small, st.integers(-(2**63), 2**63 - 1), st.sampled_from([1.5, 2.5])),
     st.builds(s.SaveFinal, ends),
     st.builds(s.SaveClear, st.lists(ids)),
     st.builds(s.SaveRefusal, ids, texts, texts),

@@ -334,9 +334,11 @@ def test_a_store_of_the_first_schema_becomes_what_a_new_one_is(path: Path) -> No
         db.executescript("DROP TABLE jobs; DROP TABLE blob_uses; DROP TABLE mail; PRAGMA user_version = 1;")
         db.executescript("DROP TABLE kept_commands; DROP TABLE kept_on; DROP TABLE kept_blobs;")
         db.executescript("DROP VIEW task_states; CREATE VIEW task_states AS SELECT id FROM tasks;")
-        db.executescript("DROP TABLE separate_items; DROP TABLE agents; DROP INDEX tasks_with_items;")
+        db.executescript(
+            "DROP TABLE separate_items; DROP TABLE agents; DROP TABLE priority_changes; DROP INDEX tasks_with_items;"
+        )
         db.executescript("DROP INDEX tasks_by_job; DROP INDEX tasks_by_parent; DROP INDEX finals_by_cause;")
-        db.executescript("DROP INDEX tasks_by_retried;")
+        db.executescript("DROP INDEX tasks_by_retried; DROP TABLE priority_changes;")
         later = {
             "tasks": ("needs", "job", "parent", "spawn", "items", "part_of", "part", "cache"),
             "progress": ("until_s", "trial", "began_s", "state", "received"),

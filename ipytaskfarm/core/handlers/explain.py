@@ -6,10 +6,11 @@ from ..messages import ExplainTasks, Refusal, Stuck, TextReply
 from ..messages.pages import LOOKED_AT_MAX
 from ..messages.task_types import RunKey
 from ..scheduler.admission import gate
+from ..scheduler.class_key import ClassKey
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadExplanation
 from ..scheduler.eligibility import may_serve
-from ..scheduler.entries import ClassKey, EngineEntry, EngineState, TaskEntry, serves_environment
+from ..scheduler.entries import EngineEntry, EngineState, TaskEntry, serves_environment
 from ..scheduler.nested_waits import MAX_EXTRA_ENGINES
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES, Assigned, Queued
@@ -105,6 +106,8 @@ def explain(farm: SchedulerState, task: TaskEntry, now: Now, task_id: int | None
     name = f" ({name_of(task)})" if name_of(task) else ""
     state, reason = state_word(task.state), reason_of(farm, task)
     lines = [f"task {task_id}{name} is {state}{'' if reason == state else f': {reason}'}"]
+    if task.rules is not None and task.rules.priority:
+        lines.append(f"its priority is {task.rules.priority}: tasks of a higher one come first")
     for row in task.history or ():
         what = row.failure.value.splitlines()[0] if row.failure and row.failure.value else row.outcome
         lines.append(f"attempt {row.number} on engine {row.engine_id}: {row.outcome}: {what}")

@@ -110,8 +110,9 @@ def _changed_jobs(farm: SchedulerState) -> Iterator[JobProgress]:
 def _progress(job: JobEntry, failed: int) -> JobProgress:
     spec = job.spec
     return JobProgress(
-        spec.id, spec.name, spec.total, job.arrived, job.unfinished, failed, job.paused, job.failed, spec.opened_s
-    )
+        spec.id, spec.name, spec.total, job.arrived, job.unfinished, failed, job.paused, job.failed, spec.opened_s,
+        job.priority,
+    )  # fmt: skip
 
 
 def on_read_jobs(farm: SchedulerState, session: str, n: int, question: ReadJobs, now: Now, out: Decision) -> None:

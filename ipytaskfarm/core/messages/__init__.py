@@ -173,6 +173,11 @@ from .kernel_bytes import (
     KernelBytes as KernelBytes,
     KernelQuery as KernelQuery,
 )
+from .priorities import (
+    PrioritySet as PrioritySet,
+    SetJobPriority as SetJobPriority,
+    SetPriority as SetPriority,
+)
 from .result_cache import (
     CacheEntry as CacheEntry,
     CacheKey as CacheKey,

@@ -9,6 +9,7 @@ import msgspec
 from .agent import Input
 from .blob_chunks import BlobPiece, ReadBlob
 from .kernel_bytes import ExchangeBytes, KernelBytes
+from .priorities import PrioritySet, SetJobPriority, SetPriority
 from .result_cache import CacheReport, CacheTable, ForgetCache, ListCache, ReadCacheKey
 from .running_task import TaskMessages
 from .tables import (
@@ -379,6 +380,7 @@ Question: TypeAlias = (
     | RemoveEngines | HoldFarm | CompactStore | StopFarm | ReleaseFrozen | ExchangeBytes | SetSticky | ListSticky
     | ClearSticky | ListKept | ClearKept | RemoveAgents | AgentsEnded | ReloadKeys | ListConnections | ReadBlob
     | FollowFarm | ReadCauses | ReadTaskPage | ReadStretches | ReadTaskInput | WhyWaiting | ReadEngines | ReadJobs
+    | SetPriority | SetJobPriority
 )  # fmt: skip
 
 
@@ -545,7 +547,7 @@ Reply: TypeAlias = (
     | TextReply | JobTable | TaskMessages | ProgressTable | RunningTable | EventTable | FlagReply | NumberReply
     | EngineTable | CommandQueueTable | FarmState | StickyTable | KeptTable | ConnectionTable | BlobPiece
     | KernelBytes | CauseTable | TaskPage | StretchTable | TaskInput | WaitingTable | EnginePage | JobPage
-    | CacheTable | CacheReport
+    | CacheTable | CacheReport | PrioritySet
 )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ from .client import (
     Watched,
     WatchTasks,
 )
+from .priorities import PrioritySet, SetJobPriority, SetPriority
 from .tables import EventTable, JobRow, JobTable, ProgressTable, QueueStatusReply, RunningTable, TaskRows
 
 IDS_MAX: dict[type, int] = {
@@ -47,6 +48,7 @@ IDS_MAX: dict[type, int] = {
     FetchResults: 1_000,
     AbortTasks: 2_000,
     RetryTasks: 2_000,
+    SetPriority: 2_000,
     Clear: 2_000,
     ListTasks: 2_000,
     Stuck: 1_000,
@@ -120,6 +122,8 @@ def following(question: Question, reply: Reply) -> Question | None:
         case (FindJobs(), JobTable(next=after)) if after is not None:
             return replace(question, after=after)
         case (QueueStatus(), QueueStatusReply(next=int(after))) | (Clear(), Cleared(next=int(after))):
+            return replace(question, after=after)
+        case SetJobPriority(), PrioritySet(next=int(after)):
             return replace(question, after=after)
         case ReadHistory(last=last), EventTable(rows=rows, next=before) if before is not None and last > len(rows):
             return replace(question, before=before, last=last - len(rows))
@@ -206,6 +210,10 @@ def _cleared(question: Any, replies: list[Cleared]) -> Cleared:
     return Cleared(sum(reply.count for reply in replies), missing, unfinished, needed)
 
 
+def _priorities(question: Any, replies: list[PrioritySet]) -> PrioritySet:
+    return PrioritySet(sum(reply.count for reply in replies), _all(replies, "ended"), _all(replies, "unknown"))
+
+
 def _running(question: Any, replies: list[RunningTable]) -> RunningTable:
     rows = sorted(_all(replies, "rows"), key=lambda row: -row[2])
     return RunningTable(rows, sum(reply.count for reply in replies), replies[-1].idle)
@@ -221,6 +229,7 @@ _JOINED: dict[type, Callable[[Any, list[Any]], Reply]] = {
     Aborted: lambda _, replies: Aborted(_all(replies, "outcomes")),
     Retried: lambda _, replies: Retried(*(_all(replies, name) for name in ("ids", "missing", "not_failed"))),
     Cleared: _cleared,
+    PrioritySet: _priorities,
     TaskRows: _tasks,
     JobTable: _jobs,
     QueueStatusReply: _queue_status,

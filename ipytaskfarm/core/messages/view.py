@@ -67,6 +67,8 @@ class JobProgress(msgspec.Struct, frozen=True):
     aborted: str
     """Why all its tasks are aborted; "" if they are not."""
     opened_s: float
+    priority: int | None = None
+    """The priority that was set for all its tasks.  None: each has its own."""
 
 
 class FollowFarm(msgspec.Struct, frozen=True, tag=True):

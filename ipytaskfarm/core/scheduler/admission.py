@@ -28,9 +28,10 @@ from ..requirements import (
     unmet,
 )
 from .agent_entry import AgentEntry
+from .class_key import ClassKey
 from .clock import Now
 from .eligibility import announce, announce_to
-from .entries import ClassKey, EngineEntry, TaskClass, TaskEntry
+from .entries import EngineEntry, TaskClass, TaskEntry
 from .queue import ParallelGroup
 from .running_tasks import Claim
 from .state import SchedulerState

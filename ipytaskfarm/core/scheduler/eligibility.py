@@ -13,7 +13,8 @@ from typing import Any
 
 from ..requirements import CHANGING, Asks, ResourceAmount, amount, unmet
 from .agent_entry import AgentEntry
-from .entries import OPEN_CLASS, ClassKey, EngineEntry, EngineState, TaskClass, serves_environment
+from .class_key import OPEN_CLASS, ClassKey
+from .entries import EngineEntry, EngineState, TaskClass, serves_environment
 from .functions import locality_key
 from .state import SchedulerState
 

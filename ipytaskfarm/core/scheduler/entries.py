@@ -27,6 +27,7 @@ from ..messages.dependencies import Needs
 from ..messages.task_types import AttemptRow, Incarnation, Recovery, Rules, RunKey
 from ..requirements import Asks, Environment, Recycle
 from ..states import State
+from .class_key import OPEN_CLASS, ClassKey
 from .durations import Durations
 from .running_tasks import Claim, NestedWait, RecordedBatch
 from .task import DEFAULT_RULES, QUEUED, Assigned, Place, Rejection, TrialState
@@ -134,45 +135,6 @@ class TaskEntry(msgspec.Struct, eq=False, gc=False):
 # -- classes
 
 
-class ClassKey(msgspec.Struct, frozen=True):
-    """The common part of tasks of one class: they wait for the same engines."""
-
-    depend: str | None = None
-    targets: tuple[int, ...] | None = None
-    avoid: frozenset[Incarnation] | None = None
-    suspect: bool = False
-    own: int | None = None
-    """The id of a task that was rejected by engines, and therefore has exclusions of its own."""
-    requirements: Asks | None = None
-    job: str | None = None
-    """Set only if the job matters for recycling."""
-    limit_s: float | None = None
-    """The tasks' time limit, on farms with agents of limited time."""
-    concurrent: bool = False
-    """Whether the tasks are coroutines that share an engine."""
-
-    @property
-    def restricted(self) -> bool:
-        """Return whether some engine may not serve the class, at some moment."""
-        return bool(
-            self.depend
-            or self.targets is not None
-            or self.avoid
-            or self.own is not None
-            or self.requirements is not None
-            or self.limit_s is not None
-            or self.concurrent
-        )
-
-    @property
-    def environment(self) -> str | None:
-        """Return the identity of the environment that the tasks need."""
-        return self.requirements.identity if self.requirements is not None else None
-
-
-OPEN_CLASS = ClassKey()
-
-
 def class_key_of(task: TaskEntry, by_time_limit: bool) -> ClassKey:
     """Return the class of a task in its present state.
 
@@ -210,6 +172,12 @@ def runs_concurrently(task: TaskEntry, requirements: Asks | None) -> bool:
 
 _NO_HEAP: Final[list[tuple[Any, int, TaskEntry]]] = []
 """The heap of a class in which every task came in order."""
+
+
+def _is_present(entry: tuple[Any, int, TaskEntry]) -> bool:
+    """Return whether an entry of a heap has its task's present place, not that of an earlier key or turn."""
+    key, seq, task = entry
+    return task.queue_seq == seq and bool(task.key == key)
 
 
 class TaskClass:
@@ -300,7 +268,7 @@ class TaskClass:
         heap, heaped = self._heap, self._heaped or ()
         while True:
             entry = heap[0]
-            if entry[2] in heaped and entry[2].queue_seq == entry[1]:
+            if entry[2] in heaped and _is_present(entry):
                 return entry
             heappop(heap)
 
@@ -317,7 +285,7 @@ class TaskClass:
     def waiting(self) -> Iterator[TaskEntry]:
         """Yield the entries of waiting tasks, in no order; a task that came back may be there twice."""
         yield from (task for task in self._in_line() if task.task_class is self)
-        yield from (task for _, seq, task in self._heap if task.task_class is self and task.queue_seq == seq)
+        yield from (entry[2] for entry in self._heap if entry[2].task_class is self and _is_present(entry))
 
     def holds(self) -> int:
         """Return how many tasks wait, by looking at each entry.  Unlike `head` this changes nothing."""
@@ -329,7 +297,7 @@ class TaskClass:
             else:
                 waiting.add(task)
         heaped = self._heaped or ()
-        entries = {task for _, seq, task in self._heap if task in heaped and task.queue_seq == seq}
+        entries = {entry[2] for entry in self._heap if entry[2] in heaped and _is_present(entry)}
         return sum(task.task_class is self for task in waiting | entries)
 
     def pop(self, limit: tuple[Any, int] | None = None) -> TaskEntry | None:

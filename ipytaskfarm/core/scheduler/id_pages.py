@@ -7,6 +7,7 @@ from heapq import nsmallest
 
 from ..messages.pages import LOOKED_AT_MAX
 from ..states import State
+from .entries import TaskEntry
 from .state import SchedulerState
 
 SPARSE = 10
@@ -28,6 +29,13 @@ def ended_after(farm: SchedulerState, after: int) -> tuple[list[int], int | None
     finals = farm.tasks.finals
     ids, end = _ids_after(farm, after, len(finals), lambda: finals)
     return [i for i in ids if i in finals], end
+
+
+def unfinished_after(farm: SchedulerState, after: int) -> tuple[list[TaskEntry], int | None]:
+    """Return unfinished tasks and chunks with ids higher than `after`, and where the next page begins; None: none."""
+    unfinished = farm.tasks.unfinished
+    ids, end = _ids_after(farm, after, len(unfinished), lambda: unfinished)
+    return [unfinished[i] for i in ids if i in unfinished], end
 
 
 def _ids_after(

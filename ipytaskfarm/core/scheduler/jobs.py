@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..messages.task_types import JobSpec
+from ..messages.task_types import JobSpec, Rules
 from ..saves import SaveJob
+from .task import NewRules
 
 
 @dataclass(slots=True)
@@ -26,6 +27,8 @@ class JobEntry:
     failed: str = ""
     """The reason why all its tasks are aborted; "" if they are not."""
     paused: bool = False
+    priority: int | None = None
+    """The priority that was set for all its tasks.  None: each has its own."""
 
     @property
     def complete(self) -> bool:
@@ -34,7 +37,7 @@ class JobEntry:
 
     def save(self) -> SaveJob:
         """Return the job in the form for the store."""
-        return SaveJob(self.spec, self.session, self.arrived, self.failed, self.paused)
+        return SaveJob(self.spec, self.session, self.arrived, self.failed, self.paused, self.priority)
 
 
 @dataclass(slots=True)
@@ -50,6 +53,8 @@ class JobRegistry:
     """Job with a unique key that another job has -> that job's id."""
     paused: set[str] = field(default_factory=set)
     """Jobs of which no task is started."""
+    priorities: dict[str, NewRules] = field(default_factory=dict)
+    """Job of which the priority was set -> how its tasks get it that are submitted from now on."""
     of_session: dict[str, dict[str, JobEntry]] = field(default_factory=dict)
     """Client's session -> its jobs by id."""
     of_unique: dict[str, dict[str, JobEntry]] = field(default_factory=dict)
@@ -62,9 +67,20 @@ class JobRegistry:
         if job.spec.unique is not None:
             self.of_unique.setdefault(job.spec.unique, {})[job.spec.id] = job
 
+    def set_priority(self, job: JobEntry, priority: int) -> None:
+        """Set the priority of the job's tasks that are submitted from now on."""
+        job.priority = priority
+        self.priorities[job.spec.id] = NewRules(priority)
+
+    def rules_of(self, rules: Rules) -> Rules:
+        """Return the rules of a new task with the priority that was set for its job."""
+        new = self.priorities.get(rules.job or "")
+        return rules if new is None else new.of(rules)
+
     def forget(self, job: JobEntry) -> None:
         """Forget a job of which no task was submitted."""
         del self.by_id[job.spec.id]
+        self.priorities.pop(job.spec.id, None)
         for table, key in ((self.of_session, job.session), (self.of_unique, job.spec.unique)):
             if key is not None and (jobs := table.get(key)) is not None:
                 jobs.pop(job.spec.id, None)

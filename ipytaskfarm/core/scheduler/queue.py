@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from ..messages.task_types import Rules
-from .entries import ClassKey, Heads, TaskClass
+from .class_key import ClassKey
+from .entries import Heads, TaskClass
 
 
 class TaskInfo(msgspec.Struct, frozen=True):

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from ..messages.task_types import Ended
 from ..requirements import Recycle
+from .class_key import ClassKey
 from .clock import Now
 from .decision import Decision
 from .engine_shutdown import recycle
-from .entries import AssignedRun, ClassKey, EngineEntry, EngineState, TaskClass
+from .entries import AssignedRun, EngineEntry, EngineState, TaskClass
 from .jobs import JobEntry
 from .state import SchedulerState
 

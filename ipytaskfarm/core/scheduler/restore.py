@@ -71,14 +71,7 @@ def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings,
     in_order += [(record.accepted_seq, record.id, record.items) for record in snapshot.tasks]
     farm.tasks.order.restore(in_order)
     farm.tasks.refusals = {task_id: (etype, text) for task_id, etype, text in snapshot.refusals}
-    for saved in snapshot.jobs:
-        job = JobEntry(saved.spec, saved.session, saved.arrived)
-        farm.jobs.add(job)
-        job.failed, job.paused = saved.failed, saved.paused
-        if saved.paused:
-            farm.jobs.paused.add(saved.spec.id)
-        if saved.spec.environment is not None:
-            job.environments.add(saved.spec.environment)
+    _restore_jobs(farm, snapshot)
     _restore_tasks(farm, snapshot, now)
     for task_id, outgoing, last, marks in snapshot.mail:
         restore_mail(farm, task_id, bool(outgoing), last, _decode_marks(marks))
@@ -97,6 +90,19 @@ def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings,
     for handout in snapshot.handouts:
         _restore_handout(farm, handout, agents, now)
     return farm
+
+
+def _restore_jobs(farm: SchedulerState, snapshot: StoredState) -> None:
+    for saved in snapshot.jobs:
+        job = JobEntry(saved.spec, saved.session, saved.arrived)
+        farm.jobs.add(job)
+        job.failed, job.paused = saved.failed, saved.paused
+        if saved.priority is not None:
+            farm.jobs.set_priority(job, saved.priority)
+        if saved.paused:
+            farm.jobs.paused.add(saved.spec.id)
+        if saved.spec.environment is not None:
+            job.environments.add(saved.spec.environment)
 
 
 def _restore_chunks(farm: SchedulerState, snapshot: StoredState) -> None:

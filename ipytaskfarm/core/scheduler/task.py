@@ -10,11 +10,44 @@ from ..messages.task_types import Incarnation, Rules
 from ..states import Waiting
 
 DEFAULT_RULES = Rules()
+NEW_RULES_MAX = 64
+"""The number of rules that are remembered with their new priority."""
 
 
 def job_of(rules: Rules | None) -> str | None:
     """Return the job of tasks with these rules."""
     return rules.job if rules is not None else None
+
+
+def with_priority(rules: Rules | None, priority: int) -> Rules:
+    """Return rules with this priority, for the task and for all recovery tasks down its chain."""
+    chain = [rules or DEFAULT_RULES]
+    while (link := chain[-1].recovery) is not None:
+        chain.append(link.rules or DEFAULT_RULES)
+    changed = msgspec.structs.replace(chain.pop(), priority=priority)
+    for each in reversed(chain):
+        assert each.recovery is not None
+        recovery = msgspec.structs.replace(each.recovery, rules=changed)
+        changed = msgspec.structs.replace(each, priority=priority, recovery=recovery)
+    return changed
+
+
+class NewRules:
+    """Gives rules another priority.  Tasks that shared their rules share the new ones: a million tasks may."""
+
+    def __init__(self, priority: int) -> None:
+        self.priority = priority
+        self._known: dict[int, tuple[Rules | None, Rules]] = {}
+        """Identity of rules -> (the rules, which must live as long as their identity is used, and the new ones)."""
+
+    def of(self, rules: Rules | None) -> Rules:
+        """Return these rules with the new priority."""
+        known = self._known.get(id(rules))
+        if known is None:
+            if len(self._known) >= NEW_RULES_MAX:
+                self._known.clear()
+            known = self._known[id(rules)] = rules, with_priority(rules, self.priority)
+        return known[1]
 
 
 class Queued(msgspec.Struct, frozen=True):

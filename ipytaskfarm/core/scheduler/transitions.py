@@ -158,7 +158,7 @@ def leave_queue(farm: SchedulerState, task: TaskEntry) -> None:
             farm.queues.open_size -= 1
 
 
-def _policy_key(farm: SchedulerState, task: TaskEntry) -> None:
+def compute_key(farm: SchedulerState, task: TaskEntry) -> None:
     """Compute the key by which the queue policy orders the task."""
     rules = task.rules
     policy = farm.settings.policy
@@ -183,7 +183,7 @@ def _move_to_the_end(farm: SchedulerState, task: TaskEntry) -> None:
     """Give a task the last place among those that are as urgent."""
     task.queue_seq = farm.queues.next_seq
     farm.queues.next_seq += 1
-    _policy_key(farm, task)
+    compute_key(farm, task)
 
 
 def _count_use(farm: SchedulerState, task: TaskEntry) -> None:
@@ -255,10 +255,12 @@ def accept(
 
     rules, needs: the submission's, or equal ones; parent, spawn: see `saves.SaveTask`."""
     queues, tasks = farm.queues, farm.tasks
+    if rules is not None and farm.jobs.priorities:
+        rules = farm.jobs.rules_of(rules)
     seq = queues.next_seq
     queues.next_seq = seq + 1
     task = TaskEntry(submission.id, seq, submission.submitted_s, session, submission.function, rules, job_of(rules))
-    _policy_key(farm, task)
+    compute_key(farm, task)
     tasks.unfinished[task.id] = task
     tasks.order.add(task.id)
     if submission.items:
@@ -352,7 +354,7 @@ def restore(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
     """Add a task from the store to the waiting ones, without a save.
 
     What the task waits for was counted before."""
-    _policy_key(farm, task)
+    compute_key(farm, task)
     farm.tasks.unfinished[task.id] = task
     farm.tasks.counts[_SCHEDULED] += farm.tasks.chunks.size(task.id) if task.items else 1
     if task.rules is not None:

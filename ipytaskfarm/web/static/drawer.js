@@ -3,6 +3,7 @@
 import { useEffect, useRef, useState } from "./vendor/hooks.js";
 import { clock, moment, size, span } from "./format.js";
 import { html } from "./html.js";
+import { Priority } from "./priority.js";
 
 const Text = ({ title, text }) => (text ? html`<h3>${title}</h3><pre class="tf-text" tabindex="0" aria-label=${title}>${text}</pre>` : null);
 
@@ -25,6 +26,8 @@ function Body({ task }) {
     ${task.history.length ? html`<h3>History</h3><table><tbody>${task.history.map(([at, what, engine, more]) => html`<tr><td class="tf-muted">${clock(at, true)}</td><td>${what}</td><td>${engine === null ? "" : `engine ${engine}`}</td><td class="tf-clip tf-muted">${more}</td></tr>`)}</tbody></table>` : null}`;
 }
 
+const priorityOf = ({ input }) => (input && /^priority: (-?\d+)$/m.exec(input.rules) || [0, 0])[1];
+
 export function Drawer({ model }) {
   const id = model.opened.value;
   const [task, setTask] = useState(null);
@@ -41,12 +44,12 @@ export function Drawer({ model }) {
     look();
   }, [id]);
   const where = () => model.transport.ask("stack", { id }).then(({ text }) => { setStack(text); setError(""); }).catch((problem) => setError(problem.message));
-  const act = async (what) => { const done = await model.act(what, { id }); if (done && done.id) model.opened.value = done.id; else if (done) look(); };
+  const act = async (what, more) => { const done = await model.act(what, { id, ...more }); if (done && done.id) model.opened.value = done.id; else if (done) look(); return done; };
   const over = task && task.end;
   return html`<dialog ref=${dialog} class="tf-drawer" aria-labelledby="tf-drawer-title" onClose=${() => (model.opened.value = null)} onClick=${(event) => { if (event.target === dialog.current) dialog.current.close(); }}>
     ${id === null ? null : html`<div class="tf-drawer-inside">
       <div class="tf-head"><h2 id="tf-drawer-title">Task ${id}</h2><span class="tf-push"></span>
-        ${model.control.value && task && !over ? html`<button type="button" onClick=${() => act("abort")}>Abort</button>` : null}
+        ${model.control.value && task && !over ? html`<${Priority} key=${id} label=${`task ${id}`} value=${priorityOf(task)} set=${(priority) => act("priority", { priority })} /> <button type="button" onClick=${() => act("abort")}>Abort</button>` : null}
         ${model.control.value && over && over.reason ? html`<button type="button" class="tf-primary" onClick=${() => act("retry")}>Try again</button>` : null}
         ${model.transport.live && task && !over ? html`<button type="button" onClick=${where}>Where is it now?</button>` : null}
         ${model.transport.live ? html`<button type="button" onClick=${look}>Refresh</button>` : null}

@@ -3,6 +3,7 @@
 import { useState } from "./vendor/hooks.js";
 import { count, rate, span, things } from "./format.js";
 import { html, Section, Empty, Bar, showTasks } from "./html.js";
+import { Priority } from "./priority.js";
 
 function Job({ model, id, job }) {
   const ended = Math.max(0, job.ended), total = Math.max(job.total, ended, 1);
@@ -14,8 +15,8 @@ function Job({ model, id, job }) {
       <span class="tf-push"></span><span>${words}</span></div>
     <${Bar} parts=${[["succeeded", good / total], ["failed", job.failed / total]]} label=${`${count(ended)} of ${count(job.total)} tasks have ended, ${count(job.failed)} of them failed`} />
     <div class="tf-job-line tf-muted"><span>${count(ended)} of ${count(job.total)}</span>${job.failed ? html`<button type="button" class="tf-link tf-bad" onClick=${() => showTasks(model, { job: id, state: "failed" })}>${count(job.failed)} failed</button>` : null}
-      ${job.rate !== null && !over ? html`<span>${rate(job.rate)}</span>` : null}<span class="tf-push"></span>
-      ${model.control.value && !over ? html`<button type="button" class="tf-small" onClick=${() => model.act("pause", { job: id, on: !job.paused })}>${job.paused ? "Go on" : "Pause"}</button>` : null}</div>
+      ${job.rate !== null && !over ? html`<span>${rate(job.rate)}</span>` : null}${job.priority && !over ? html`<span>priority ${job.priority}</span>` : null}<span class="tf-push"></span>
+      ${model.control.value && !over ? html`<${Priority} label=${`job ${job.name || id}`} value=${job.priority} set=${(priority) => model.act("priority", { job: id, priority })} /> <button type="button" class="tf-small" onClick=${() => model.act("pause", { job: id, on: !job.paused })}>${job.paused ? "Go on" : "Pause"}</button>` : null}</div>
     ${job.aborted ? html`<p class="tf-message">${job.aborted}</p>` : null}
   </li>`;
 }
