@@ -33,7 +33,7 @@ help:
 	@echo "make bench       throughput beside multiprocessing.Pool in the same run"
 	@echo "make chaos       ten minutes of killed engines, controllers and agents, and ten thousand simulated lives"
 	@echo "make worst       reboots, kill storms, damaged stores and random examples, many more of them than make test"
-	@echo "make live-check  the live view behind proxies, and what it costs: five pages, a million tasks"
+	@echo "make live-check  the live view behind proxies, and what it costs: five pages, a million tasks, 10,000 engines"
 	@echo "make soak        the same for hours: SOAK_S=14400"
 	@echo "make docs        the documentation, into docs/_build/html"
 	@echo "make notebooks   run them again, and save what they say now"
@@ -77,7 +77,8 @@ worst: $(VENV)/stamp-test
 live-check: APT_PACKAGES += nginx-light
 live-check: $(VENV)/stamp-test apt
 	@! command -v npm >/dev/null || npm install --silent --no-audit --no-fund --prefix $(VENV)/npm configurable-http-proxy@5
-	@PATH="$(abspath $(VENV))/npm/node_modules/.bin:$$PATH" $(BIN)/python -m pytest tests/browser/test_live_proxies.py
+	@PATH="$(abspath $(VENV))/npm/node_modules/.bin:$$PATH" $(BIN)/python -m pytest tests/browser/test_live_proxies.py \
+	    tests/browser/test_live_lab.py::test_a_persons_hour_through_the_proxy_of_a_hub
 	@$(BIN)/python -m benchmarks.live_view
 
 soak: $(VENV)/stamp-test

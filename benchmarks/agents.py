@@ -54,11 +54,11 @@ class Crowded:
         finally:
             os.close(read)
         self._agents_file = folder / "run" / "ipytaskfarm-crowded-agent.json"
-        client_file = str(folder / "run" / "ipytaskfarm-crowded.json")
-        self.tc = TaskClient(client_file)
+        self.client_file = str(folder / "run" / "ipytaskfarm-crowded.json")
+        self.tc = TaskClient(self.client_file)
         self.tc.progress = False
         # A session of its own: in the client's session answers wait behind the results that are pushed to it.
-        self._questioner = connect(client_file)
+        self._questioner = connect(self.client_file)
 
     def _start_controller(self, owner: int) -> subprocess.Popen[bytes]:
         ready, write = os.pipe()

@@ -7,7 +7,6 @@ a cell runs.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import json
 import threading
@@ -15,13 +14,17 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from ipytaskfarm.display.ipython import notebook_shell
 from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.system.live_pages import page_link, page_path
 from ipytaskfarm.view.pages import Delta
+from ipytaskfarm.view.picture import PictureData
 from ipytaskfarm.web import last_state, questions
 from ipytaskfarm.web.bundle import bundled
 from ipytaskfarm.web.feed import FarmFeed
 from ipytaskfarm.web.handlers import QUESTIONS_MAX, STATIC, error_value
+
+from .saved_view import SavedView
 
 FIRST_S = 3.0
 """Seconds to wait for the first picture."""
@@ -48,25 +51,54 @@ class LiveView:
         info = read_info()
         self.farm = info.farm
         self._job = job
-        self._feed = FarmFeed(self.farm, read_info, info.role == "client")
+        self._feed = FarmFeed(self.farm, read_info, info.role == "client", within_client=True)
         self._widget: Any = None
+        self._saved: SavedView | None = None
 
     def __repr__(self) -> str:
         return str(self._state()["text/plain"])
 
+    def _ipython_display_(self) -> None:
+        """Show it in a notebook as two outputs: the state as a table, which is renewed and saved, and the widget.
+
+        Raises:
+            NotImplementedError: this is no notebook, and IPython shows the repr.
+        """
+        shell = notebook_shell()
+        if shell is None:
+            raise NotImplementedError
+        if self._saved is None:
+            self._saved = SavedView(self._feed, self.farm, self._link(), shell)
+        self._saved.present(self._picture())
+        _run(self._saved.begin()).result(FIRST_S)
+        widget = self._shown_widget()
+        if widget:
+            needs = f"the live view of farm {self.farm!r} is here while the notebook's kernel runs"
+            shell.display_pub.publish({**widget, "text/plain": needs})
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        found = self._state()
-        with contextlib.suppress(ImportError):  # without anywidget it is HTML
+        return {**self._shown_widget(), **self._state()}
+
+    def _shown_widget(self) -> dict[str, Any]:
+        """Return the mimetypes of the widget; nothing without anywidget."""
+        try:
             if self._widget is None:
                 self._widget = _make_widget(self._feed, self._job)
-            shown = self._widget._repr_mimebundle_() or {}
-            parts = shown[0] if isinstance(shown, tuple) else shown
-            found = {**parts, **found}
+        except ImportError:
+            return {}
+        shown = self._widget._repr_mimebundle_() or {}
+        found: dict[str, Any] = shown[0] if isinstance(shown, tuple) else shown
         return found
 
+    def _picture(self) -> PictureData:
+        found: PictureData = _run(_first_picture(self._feed)).result(FIRST_S + 5.0)
+        return found
+
+    def _link(self) -> str:
+        return page_link(page_path(self.farm, self._job))
+
     def _state(self) -> dict[str, Any]:
-        picture = _run(_first_picture(self._feed)).result(FIRST_S + 5.0)
-        return last_state.bundle_of(self.farm, picture, page_link(page_path(self.farm, self._job)))
+        return last_state.bundle_of(self.farm, self._picture(), self._link())
 
 
 async def _first_picture(feed: FarmFeed) -> dict[str, Any]:

@@ -59,6 +59,10 @@ class Slot:
         self._transient = {"display_id": uuid.uuid4().hex}
         self._there = False
 
+    def again(self) -> None:
+        """Assign the next `show` to a further cell; later ones renew all cells."""
+        self._there = False
+
     def show(self, data: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
         """Show a mime bundle, in place of the one before."""
         self._shell.display_pub.publish(data, metadata or {}, transient=self._transient, update=self._there)

@@ -63,7 +63,8 @@ class FarmAccess:
 
     def connections(self) -> ConnectionTable:
         """Return the known peers, with their keys' titles."""
-        return ConnectionTable([ConnectionRow(peer.title, peer.name, there) for peer, there in self._hub.peers()])
+        known = self._hub.peers()
+        return ConnectionTable([ConnectionRow(p.title, p.name, there, p.version, p.python) for p, there in known])
 
 
 def orphans(sessions: list[str], keys: FarmKeys) -> list[str]:

@@ -70,6 +70,8 @@ class Questioner:
         self._asked: dict[int, _Asked] = {}
         self._commands: dict[int, Callable[[CommandAnswer], None]] = {}
         self._last = 0
+        self.farm_version = ""
+        """The controller's version of this package; "" before the first epoch."""
         self.refused: Exception | None = None
         """Set once the controller has refused this session for good."""
 
@@ -117,6 +119,7 @@ class Questioner:
                 if self._on_changes is not None:
                     self._on_changes(event.message)
             elif isinstance(event, NewEpoch):
+                self.farm_version = event.welcome.version
                 # Unacknowledged questions were lost with the old epoch; the others may have been lost unanswered.
                 for n, asked in self._asked.items():
                     self._link.send(AskQuestion(n, asked.question))

@@ -484,7 +484,8 @@ class Hub:
             self.rejected[refuse.etype] += 1
             return self._answer(connection, refuse)
         if state is None:
-            state = HubSession(Peer(message.session, message.role, message.name[:200], title), pool)
+            versions = message.version[:40], message.python[:40]
+            state = HubSession(Peer(message.session, message.role, message.name[:200], title, *versions), pool)
             self._states[message.session] = state
             self._places.take(pool, message.session)
         state.user = user

@@ -19,6 +19,10 @@ class Peer(msgspec.Struct, frozen=True):
     name: str
     title: str = ""
     """The title of its key, see `transport.keys`."""
+    version: str = ""
+    """Its version of this package."""
+    python: str = ""
+    """Its version of Python."""
 
     @property
     def read_only(self) -> bool:

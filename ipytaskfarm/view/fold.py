@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ipytaskfarm.core.messages.tables import FarmState, FrozenRow
+from ipytaskfarm.core.messages.tables import ConnectionRow, FarmState, FrozenRow
 from ipytaskfarm.core.messages.view import (
     CauseTable,
     EngineLine,
@@ -26,6 +26,7 @@ from ipytaskfarm.core.states import state_counts
 from ipytaskfarm.core.stretches import merged
 
 from .picture import Picture
+from .versions import differences
 
 JOBS_MAX = 100
 CAUSES_MAX = 100
@@ -163,11 +164,23 @@ class FarmFold:
         self.picture.drop("nodes", [key for key in self.picture.data["nodes"] if key not in nodes])
         self.picture.set("nodes_total", page.agents_total)
 
+    def versions(self, page: str, farm: str, clients: Iterable[ConnectionRow]) -> None:
+        """Fold which versions the page, the farm, its clients and its engines have; see `versions.differences`."""
+        nodes, engines = self.picture.data.get("nodes", {}), self.picture.data.get("engines", {})
+        # The engines of an environment have a Python of their own, which nobody tells.
+        known = not any(engine["environment"] for engine in engines.values())
+        pythons = [str(node.get("python") or "") for node in nodes.values()] if known else []
+        self.picture.set("versions", [cut(line) for line in differences(page, farm, clients, pythons)])
+
     def waiting_table(self, table: WaitingTable) -> None:
         """Fold the reasons why tasks wait."""
         rows = [[cut(reason), count, example, cut(text, 600)] for reason, count, example, text in table.rows]
         self.picture.set("waiting", rows)
         self.picture.set("waiting_unknown", table.unknown)
+
+    def forget_stretches(self) -> None:
+        """Forget all runs: after a while without changes some may be missing."""
+        self.picture.set("stretches", [])
 
     def past_stretches(self, table: StretchTable, until_s: float) -> None:
         """Fold runs that ended before this moment, when the first changes began."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 import uuid
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 
 from ipytaskfarm.core import errors, messages
 from ipytaskfarm.core.messages import CommandAnswer, FarmChanges, Question, Refusal, Reply
-from ipytaskfarm.core.messages.tables import FarmState
+from ipytaskfarm.core.messages.tables import ConnectionRow, ConnectionTable, FarmState
 from ipytaskfarm.core.messages.view import CauseTable, EnginePage, JobPage, ReadStretches, StretchTable, WaitingTable
 from ipytaskfarm.core.text import text_of
 from ipytaskfarm.deployment.home import Home
@@ -36,6 +37,9 @@ ENGINES_EVERY_S, MANY_ENGINES_EVERY_S = 1.0, 2.0
 ENGINES_SHOWN = 100
 WAITING_EVERY_S = 1.5
 TABLES_EVERY_S = 2.0
+VERSIONS_EVERY_S = 10.0
+VERSIONS_NODES_MAX = 500
+"""On a larger farm clients are not asked for their versions: the table of connections has the agents too."""
 ASKED_S = 20.0
 """How long a page waits for an answer of the farm."""
 TICK_S = 0.25
@@ -71,11 +75,15 @@ class FarmFeed:
         name: the farm's name, for people.
         read_info: returns the connection file.
         control: whether pages may act, which needs a client's key.
+        within_client: whether this process is a client of the farm too, as a kernel is, and no server of pages alone.
     """
 
-    def __init__(self, name: str, read_info: Callable[[], ConnectionInfo], control: bool) -> None:
+    def __init__(
+        self, name: str, read_info: Callable[[], ConnectionInfo], control: bool, within_client: bool = False
+    ) -> None:
         self.name = name
         self.control = control
+        self._within_client = within_client
         self._read_info = read_info
         self._pages: dict[Page, None] = {}
         self._questioner: Questioner | None = None
@@ -225,14 +233,20 @@ class FarmFeed:
                 self._begin_picture()
                 self._next = {}
             self.fold.farm_state(reply, __version__)
+        self._follows = False
         if self._is_watched():
             self._follow()
-        self._since_s = time.time()
-        self._ask(ReadStretches(self._since_s - BEFORE_S, self._since_s), self._on_stretches)
 
-    def _on_stretches(self, reply: Reply) -> None:
-        if isinstance(reply, StretchTable):
-            self.fold.past_stretches(reply, self._since_s)
+    def _ask_past(self) -> None:
+        """Ask for the runs that ended before it was followed, as it is from now on."""
+        since_s = self._since_s = time.time()
+        self.fold.forget_stretches()
+
+        def answered(reply: Reply) -> None:
+            if isinstance(reply, StretchTable) and self._since_s == since_s:  # else it was asked for again meanwhile
+                self.fold.past_stretches(reply, since_s)
+
+        self._ask(ReadStretches(since_s - BEFORE_S, since_s), answered)
 
     def _on_changes(self, changes: FarmChanges) -> None:
         self._heard_s = self._answered_s = time.monotonic()
@@ -267,13 +281,34 @@ class FarmFeed:
             self._ask(messages.ReadEngines(count=ENGINES_SHOWN), self._on_engines)
         if self._is_due("waiting", WAITING_EVERY_S):
             self._ask(messages.WhyWaiting(), self._on_waiting)
+        if "nodes" in self.fold.picture.data and self._is_due("versions", VERSIONS_EVERY_S):
+            self._ask_versions()
+
+    def _ask_versions(self) -> None:
+        """Compare versions.  Readers may not ask for the connections of others: their page compares itself alone."""
+        if self.control and self.fold.picture.data.get("nodes_total", 0) <= VERSIONS_NODES_MAX:
+            self._ask(messages.ListConnections(), self._on_connections)
+        else:
+            self._note_versions([])
+
+    def _on_connections(self, reply: Reply) -> None:
+        if isinstance(reply, ConnectionTable):
+            own = "" if self._within_client else f" {os.getpid()}"
+            self._note_versions([row for row in reply.rows if not own or not row.name.endswith(own)])
+
+    def _note_versions(self, clients: list[ConnectionRow]) -> None:
+        questioner = self._questioner
+        assert questioner is not None
+        self.fold.versions(__version__, questioner.farm_version, clients)
 
     def _follow(self) -> None:
-        """Ask for the changes from now on, and for the tables on which they build."""
-        self._follows = True
+        """Ask for the changes from now on, for the tables on which they build, and for the past."""
+        followed, self._follows = self._follows, True
         self._heard_s = time.monotonic()
         self._ask(messages.FollowFarm(), lambda reply: None)
         self.fold.needs_tables = True
+        if not followed:
+            self._ask_past()
 
     def _is_due(self, what: str, every_s: float) -> bool:
         """Return whether it is time to ask, and no earlier question of this kind is open."""

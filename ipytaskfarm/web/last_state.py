@@ -12,6 +12,12 @@ from ipytaskfarm.view.picture import PictureData
 ROWS_MAX = 10
 """The largest number of jobs and of causes."""
 
+STYLE = (
+    "<style>.jp-OutputArea-child:has(.ipytaskfarm-last-state) + .jp-OutputArea-child .jupyter-widgets:not(:has(*))"
+    " { display: none; }</style>"
+)
+"""Where the widget beside the state cannot be shown, Jupyter puts a message without any element in its place."""
+
 
 def head(farm: str, picture: PictureData) -> str:
     """Return the line about the farm."""
@@ -44,5 +50,8 @@ def bundle_of(farm: str, picture: PictureData, link: str) -> dict[str, Any]:
     shown = "".join(table.html() for table in rows)
     return {
         "text/plain": "\n".join([line, *map(repr, rows)]),
-        "text/html": f"<div>{html.escape(line)}{f' · {link}' if link else ''}</div>{shown}",
+        "text/html": (
+            f'{STYLE}<div class="ipytaskfarm-last-state"><div>{html.escape(line)}{f" · {link}" if link else ""}</div>'
+            f"{shown}</div>"
+        ),
     }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +19,21 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from ipytaskfarm import Farm, Task, TaskClient
+from ipytaskfarm.core.errors import SecurityError
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.system.host import runtime_folder
-from tests.support.farms import module_farm
-from tests.support.live import WebPage, seen, strict_page, web_page
+from ipytaskfarm.transport import peer, wire
+from ipytaskfarm.version import __version__
+from ipytaskfarm.web import questions
+from ipytaskfarm.web.feed import FarmFeed, page_connection
+from tests.support.farms import farm_state, module_farm
+from tests.support.live import SECOND_USER, WebPage, picture, second_user_tries, seen, strict_page, web_page
 from tests.support.polling import DEADLINE_S, eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm]
 
 HOSTILE = "<img src=x onerror=alert(1)>"
+LONG_NAME = f"\x1b[31m{HOSTILE}" + "n" * 5000
 LOUD = (
     "import os; os.write(1, b'<script>alert(2)</script>\\n\\x1b[31mred\\x1b[0m caf\\xe9 \\xff\\n');"
     "print('y' * 10_000_000); print('the end')"
@@ -51,10 +60,14 @@ def _fill(tc: TaskClient) -> None:
     for n in range(30):
         job.add_task(Task(fail, args=(n,), name="attempt") if n < 10 else Task(pow, args=(n, 2), name="power"))
     job.submit()
-    tc.run(Task(LOUD, name="loud"))
-    tc.run(Task("a = 1", name=HOSTILE))
+    # One engine may run all quick tasks: these make sure that both have a part in the stream.
+    tc.run(Task(LOUD, name="loud", targets=[0]))
+    tc.run(Task("a = 1", name=HOSTILE, targets=[1]))
     for _ in range(3):
         tc.run(Task("a = 1", name="elsewhere", targets=[99]))
+    named = tc.create_job(LONG_NAME)
+    named.add_task(Task("a = 1", name=LONG_NAME))
+    named.submit()
     tc.flush()
     eventually(lambda: len(tc.tasks(state="unfinished")) == 3, 60.0)
 
@@ -88,6 +101,7 @@ def test_the_page_answers_what_users_ask(page: Page) -> None:
     seen(page, "#tf-jobs", "10 failed")
     seen(page, "#tf-waiting", "no suitable engine")
     seen(page, "#tf-engines", "idle")
+    page.locator("#tf-stream select").select_option("300")
     seen(page, "#tf-stream", "2 engines")
     page.locator("#tf-waiting .tf-reason-head").click()
     seen(page, "#tf-waiting", "it is not among the task's targets [99]")
@@ -113,7 +127,7 @@ def test_tasks_are_filtered_and_paged_by_the_farm(page: Page) -> None:
     rows = page.locator("#tf-tasks tbody tr")
     expect(rows).to_have_count(25)
     page.locator("#tf-tasks").get_by_role("button", name="Older").click()
-    expect(rows).to_have_count(10)
+    expect(rows).to_have_count(11)
     page.locator("#tf-tasks").get_by_role("button", name="Newer").click()
     expect(rows).to_have_count(25)
     page.locator("#tf-tasks").get_by_role("button", name="failed").click()
@@ -137,6 +151,29 @@ def test_what_tasks_say_is_text(page: Page) -> None:
     seen(page, ".tf-drawer", "characters left out")
     assert page.locator("script").count() == 1
     assert len(page.locator(".tf-drawer").inner_text()) < 300_000
+    page.keyboard.press("Escape")
+    names_are_cut_text(page)
+    with (Home.of("lab").logs / "zz.log").open("wb") as log:
+        log.write(b"\x1b[31mred\x1b[0m <script>alert(4)</script> caf\xe9 \xff\x00\n" + b"z" * 100_000 + b"\n")
+    logs = page.locator("#tf-logs")
+    logs.get_by_role("button", name="Show").click()
+    logs.get_by_role("combobox").select_option("zz")
+    seen(page, "#tf-logs pre", "red <script>alert(4)</script> caf\N{REPLACEMENT CHARACTER}")
+    seen(page, "#tf-logs pre", "98,000 characters left out")
+    assert page.locator("script").count() == 1
+
+
+def names_are_cut_text(page: Page) -> None:
+    """The long hostile name of a job and of its task is text, without escapes, cut and marked."""
+    job = page.locator("#tf-jobs .tf-job", has_text=HOSTILE).locator(".tf-name")
+    begins = "\N{REPLACEMENT CHARACTER}[31m" + HOSTILE
+    expect(job).to_have_text(re.compile(f"^{re.escape(begins)}n{{50,100}}…$"))
+    page.get_by_role("searchbox").fill("nnnnn")
+    rows = page.locator("#tf-tasks tbody tr")
+    expect(rows).to_have_count(1)
+    name = rows.locator("td").nth(2)
+    expect(name).to_have_text(re.compile(f"^{re.escape(begins)}n{{50,400}}…$"))
+    assert page.locator("img").count() == 0
 
 
 def test_a_reader_sees_no_actions_and_a_group_can_be_tried_again(browser: Browser, page: Page, reader: WebPage) -> None:
@@ -160,6 +197,20 @@ def test_a_running_task_is_aborted(page: Page, farm: Farm) -> None:
         page.locator(".tf-drawer").get_by_role("button", name="Abort").click()
         eventually(lambda: tc.status(task).state == "failed", 30.0)
         seen(page, ".tf-drawer", "aborted")
+
+
+def test_a_frozen_engine_is_released(page: Page, farm: Farm) -> None:
+    with farm.task_client() as tc:
+        held = tc.run(Task("1 / 0", name="held", on_failure="hold"))
+        tc.barrier([held])
+        row = page.locator(".tf-frozen li", has_text=f"task {held}")
+        expect(row).to_contain_text("ZeroDivisionError: division by zero")
+        eventually(lambda: [each.state for each in tc.frozen().rows] == ["frozen"])
+        picture(page, "frozen")
+        row.get_by_role("button", name="Release").click()
+        seen(page, ".tf-notices", f"the engine that was frozen for task {held} ends")
+        eventually(lambda: not tc.frozen().rows, what="the engine ends")
+        expect(page.locator(".tf-frozen")).to_have_count(0)
 
 
 def test_time_travel_shows_what_ran(page: Page) -> None:
@@ -228,6 +279,41 @@ def test_a_controller_that_is_killed_is_said_and_the_page_goes_on(page: Page, fa
     seen(page, "#tf-causes", "ValueError")
 
 
+# -- versions
+
+FAKED = """
+import runpy, sys, types
+fake = types.ModuleType("ipytaskfarm.version")
+fake.__version__ = "99.0"
+sys.modules["ipytaskfarm.version"] = fake
+sys.argv = ["ipytaskfarm", *sys.argv[1:]]
+runpy.run_module("ipytaskfarm", run_name="__main__")
+"""
+"""The command of another version of the package, which speaks the same protocol."""
+
+
+def test_other_versions_of_server_and_client_are_said_politely(
+    browser: Browser, page: Page, farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expect(page.locator(".tf-versions")).to_have_count(0)
+    with web_page("lab", program=("-c", FAKED)) as server, strict_page(browser, server.url) as other:
+        seen(other, ".tf-versions", f"from ipytaskfarm 99.0, and the farm runs {__version__}")
+        seen(other, ".tf-header", "connected")
+        assert other.locator(".tf-trouble").count() == 0
+        picture(other, "versions")
+        other.get_by_role("button", name="Close this note").click()
+        expect(other.locator(".tf-versions")).to_have_count(0)
+    # The kernel of a notebook is a client, in an environment of its own.
+    monkeypatch.setattr(peer, "__version__", "98.0")
+    monkeypatch.setattr(wire, "python_version", lambda: "3.8.1")
+    with farm.task_client() as tc:
+        tc.queue_status()
+        seen(page, ".tf-versions", f"uses ipytaskfarm 98.0, and the farm {__version__}")
+        seen(page, ".tf-versions", "uses Python 3.8, and the engines 3.")
+    seen(page, ".tf-header", "connected")
+    expect(page.locator(".tf-versions")).to_have_count(0)
+
+
 # -- as a file
 
 
@@ -247,14 +333,31 @@ def test_a_report_is_the_same_page_in_one_file(browser: Browser, farm: Farm, tmp
         seen(page, "#tf-stream", "2 engines")
         page.locator(".tf-cause-head", has_text="ValueError").click()
         seen(page, "#tf-causes .tf-cause-body", "in fail")
-        page.get_by_role("searchbox").fill("onerror")
-        expect(page.locator("#tf-tasks tbody tr", has_text=HOSTILE).first).to_be_visible()
+        page.get_by_role("searchbox").fill("src=x")
+        # Then the table is at rest: rows that change places while a button is pressed get no click.
+        expect(page.locator("#tf-tasks tbody tr")).to_have_count(7)
+        expect(page.locator("#tf-tasks tbody tr", has_text=HOSTILE)).to_have_count(7)
         page.locator("#tf-tasks tbody .tf-link").first.click()
         seen(page, ".tf-drawer", "Task")
         assert page.locator("img").count() == 0
         page.keyboard.press("Escape")
+        names_are_cut_text(page)
+        page.get_by_role("searchbox").fill("")
         page.locator("#tf-tasks").get_by_role("button", name="failed").click()
         expect(page.locator("#tf-tasks tbody tr").first).to_be_visible()
+        # In another window the stream is drawn again, with what it had.
+        page.set_viewport_size({"width": 700, "height": 900})
+        eventually(lambda: page.evaluate(PAINTED) > 100, what="the stream is drawn")
+
+
+PAINTED = """() => {
+    const canvas = document.querySelector("canvas.tf-stream");
+    const reds = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    let painted = 0;
+    for (let i = 0; i < reds.length; i += 4) if (reds[i + 3] && reds[i] > reds[i + 2] + 60) painted++;
+    return canvas.clientWidth < 700 && canvas.width === Math.round(canvas.clientWidth * devicePixelRatio) ? painted : 0;
+}"""
+"""The number of points of the stream in the colour of failures, in a narrow window."""
 
 
 def test_a_report_of_one_job_has_its_tasks_alone(browser: Browser, farm: Farm, tmp_path: Path) -> None:
@@ -334,27 +437,67 @@ def test_an_action_needs_the_header_that_other_sites_cannot_send(browser: Browse
     context.close()
 
 
-def test_a_reader_may_not_act(browser: Browser, reader: WebPage) -> None:
+def test_a_reader_may_do_nothing_that_a_page_can_do(browser: Browser, reader: WebPage, farm: Farm) -> None:
     context = browser.new_context()
     opened = context.new_page()
     opened.goto(reader.url)
     opened.locator(".tf-totals").wait_for()
-    found = opened.evaluate(
-        """async () => {
-            const xsrf = decodeURIComponent(document.cookie.match(/_xsrf=([^;]*)/)[1]);
-            const answers = [];
-            for (const what of ["abort", "priority"]) {
-                const body = JSON.stringify({farm: "lab", what, arguments: {id: 1, priority: 9}});
-                const answer = await fetch("act", {method: "POST", body, headers: {"X-XSRFToken": xsrf}});
-                answers.push([answer.status, await answer.text()]);
-            }
-            return answers;
-        }"""
-    )
-    for status, text in found:
-        assert status == 403
-        assert "--control" in text
+    with farm.task_client() as tc:
+        before = tc.queue_status()
+        found = opened.evaluate(ACT, list(questions.ACTIONS))
+        assert {"abort", "retry", "retry_group", "priority", "pause", "drain", "sample", "release"} <= found.keys()
+        assert {name: status for name, (status, _) in found.items()} == dict.fromkeys(questions.ACTIONS, 403)
+        assert all("--control" in text for _, text in found.values())
+        assert tc.queue_status() == before
+        assert not farm_state(farm).held
     context.close()
+
+
+ACT = """async names => {
+    const xsrf = decodeURIComponent(document.cookie.match(/_xsrf=([^;]*)/)[1]);
+    const all = {id: 0, on: true, node: "*", cause: "", engines: 0, job: null, priority: 1};
+    const found = {};
+    for (const what of names) {
+        const body = JSON.stringify({farm: "lab", what, arguments: all});
+        const answer = await fetch("act", {method: "POST", body, headers: {"X-XSRFToken": xsrf}});
+        found[what] = [answer.status, await answer.text()];
+    }
+    return found;
+}"""
+"""Tries actions with all rights of a page, and with arguments that fit."""
+
+
+def test_a_readers_connection_refuses_what_the_server_would_let_through(farm: Farm) -> None:
+    """The pages of a reader have a reader's key: a mistake in the server would still change nothing."""
+
+    async def tried(what: str) -> str:
+        feed = FarmFeed("lab", page_connection("lab", False), control=True)
+        try:
+            await questions.act(feed, what, {"id": 0, "on": True, "node": "*", "engines": 0, "priority": 1})
+        except SecurityError as error:
+            return str(error)
+        except ValueError as error:  # before the farm was asked
+            return str(error)
+        finally:
+            await feed.stop()
+        return "done"
+
+    # Of a group the page knows nothing yet, so there is nothing to refuse.
+    for what in questions.ACTIONS.keys() - {"retry_group"}:
+        with ThreadPoolExecutor(1) as thread:  # a loop of the browser's runs in this one
+            assert "read-only" in thread.submit(asyncio.run, tried(what)).result(DEADLINE_S), what
+
+
+@pytest.mark.skipif(not SECOND_USER, reason="a second user needs root and setpriv")
+def test_a_second_user_of_the_machine_gets_nowhere(server: WebPage, farm: Farm, tmp_path: Path) -> None:
+    (url,) = [path for path in runtime_folder().glob("*.url") if path.read_text().strip() == server.url]
+    path = farm._home.folder.parent / "web.sock"
+    with web_page("lab", "--control", "--socket", str(path)):
+        path.parent.chmod(0o755)  # a folder that others may enter
+        assert second_user_tries(
+            f"get {server.base}farms", f"get {server.base}metrics", f"read {url}", f"read {farm.connection_file}",
+            f"connect {path}",
+        ) == ["401", "401", "no permission", "no permission", "no permission"]  # fmt: skip
 
 
 def test_the_url_is_in_a_private_file_and_the_cookie_is_out_of_reach(page: Page, server: WebPage) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import http.cookiejar
 import json
 import os
 import secrets
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, expect
 
 from ipytaskfarm import Farm, Task
+from ipytaskfarm.web import questions
 from tests.conftest import Dirs
 from tests.support.browser import START_S, free_port
-from tests.support.live import WebPage, install_for_jupyter, seen, strict_page
-from tests.support.polling import eventually
+from tests.support.farms import farm_state
+from tests.support.live import SECOND_USER, WebPage, install_for_jupyter, second_user_tries, seen, strict_page
+from tests.support.polling import DEADLINE_S, eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm]
 
@@ -91,6 +95,32 @@ def test_strangers_other_sites_and_paths_are_refused(server: WebPage, farm: Farm
     assert server.request("socket?farm=lab", **upgrade, Cookie="", Origin="http://evil.example")[0] == 403
     assert server.request("metrics?farm=..%2F..%2Fetc", **key)[0] == 404
     assert 'taskfarm_up{farm="lab"} 1.0' in server.request("metrics?farm=lab", **key)[1]
+
+
+def test_a_rebound_name_and_another_origin_are_refused(server: WebPage, farm: Farm) -> None:
+    key = {"Authorization": f"token {server.token}"}
+    for path in ("farms", "overview", "socket?farm=lab", ""):
+        assert server.request(path, **key, Host="evil.example")[0] == 403, path
+    # A cookie that another site's page would bring along, if the browser let it.
+    jar = http.cookiejar.CookieJar()
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
+    browser.open(f"{server.base}?token={server.token}", timeout=DEADLINE_S).close()
+    cookie = {"Cookie": "; ".join(f"{each.name}={each.value}" for each in jar)}
+    assert server.request("farms", **cookie)[0] == 200
+    for what in questions.ACTIONS:
+        body = {"farm": "lab", "what": what, "arguments": {"id": 0, "on": True, "engines": 0}}
+        assert server.request("act", body)[0] == 403, f"{what} of a stranger"
+        assert server.request("act", body, **cookie)[0] == 403, f"{what} without the header"
+        assert server.request("act", body, **cookie, Origin="http://evil.example")[0] in (403, 404), what
+    for path in ("start", "stop"):
+        assert server.request(path, {"farm": "evil"}, **cookie)[0] == 403
+    assert not farm_state(farm).held
+
+
+@pytest.mark.skipif(not SECOND_USER, reason="a second user needs root and setpriv")
+def test_a_second_user_of_the_machine_gets_nowhere(server: WebPage, farm: Farm) -> None:
+    places = [f"get {server.base}{path}" for path in ("farms", "overview", "metrics?farm=lab", "page.js")]
+    assert second_user_tries(*places, f"read {farm.connection_file}") == ["403"] * 4 + ["no permission"]
 
 
 def test_an_action_of_another_site_is_refused(browser: Browser, server: WebPage, farm: Farm) -> None:

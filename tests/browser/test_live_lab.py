@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Dialog, Error, Page, Request, TimeoutError, expect
+from playwright.sync_api import Dialog, Error, Locator, Page, Request, TimeoutError, expect
 
-from ipytaskfarm import Farm, Task
+from ipytaskfarm import Farm, Task, TaskClient
 from tests.conftest import Dirs
 from tests.support.browser import (
     DEADLINE_MS,
     EMPTY_NOTEBOOK,
     START_S,
+    Cell,
     Lab,
     Notebook,
+    free_port,
+    jupyterlab,
 )
 from tests.support.farms import Gate
-from tests.support.polling import eventually
+from tests.support.hour import Hour, work
+from tests.support.live import install_for_jupyter, picture
+from tests.support.polling import DEADLINE_S, eventually
+from tests.support.proxies import hub_proxy, hub_proxy_path
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm, pytest.mark.slow]
 
 EVIL = "<img src=x onerror=alert(1)>"
+
+
+PREFIX = "/user/me%40home/"
+
+
+@pytest.fixture(scope="module")
+def lab(world: Dirs, farm: Farm) -> Iterator[Lab]:
+    """Provide JupyterLab under a prefix, as behind a hub."""
+    install_for_jupyter(world)
+    with jupyterlab(world, PREFIX) as lab:
+        yield lab
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +54,10 @@ def farm(world: Dirs) -> Iterator[Farm]:
     with Farm(n=2, name="lab", drain=0) as farm:
         with farm.task_client() as tc:
             tc.run(Task("1 / 0", name=EVIL))
-            tc.run(Task("a = 1", pull="a"), block=True)
+            job = tc.create_job(EVIL)
+            job.add_task(Task("a = 1", pull="a"))
+            job.submit()
+            job.results()
         yield farm
 
 
@@ -92,37 +118,93 @@ def search_commands(page: Page, words: str) -> None:
     eventually(typed, what="the command palette opens")
 
 
-def test_a_person_starts_a_farm_runs_a_cell_on_it_and_watches_it(notebook: Notebook) -> None:
-    page = notebook.page
-    show_panel(page)
-    start = page.locator(".tf-lab-start")
-    start.get_by_label("engines").fill("1")
-    start.get_by_role("button", name="Start").click()
-    mine = page.locator("[data-farm=default]")
-    expect(mine).to_contain_text("1 engine", timeout=START_S * 1000)
-    # The button of the cell runs it on the farm; the cell says so.
+def run_by_the_button(notebook: Notebook, code: str) -> Cell:
+    """Type code into the first cell, and run it on the farm by the button of the cell, which says so in the cell."""
     cell = notebook.cell(0)
     cell.locator.locator(".cm-content").click()
-    page.keyboard.insert_text("import os\nprint('by', os.environ.get('IPYTASKFARM_ENGINE', 'nobody'))\nanswer = 6 * 7")
-    page.locator(".jp-cell-toolbar").get_by_role("button", name="Run this cell on the task farm").click()
+    notebook.page.keyboard.insert_text(code)
+    notebook.page.locator(".jp-cell-toolbar").get_by_role("button", name="Run this cell on the task farm").click()
     expect(cell.locator.locator(".cm-content")).to_contain_text("%%task")
     cell.done()
     cell.shows("succeeded")
-    # Again: the line is there once.
+    return cell
+
+
+def an_hour(notebook: Notebook, name: str, repaired: Path) -> None:
+    """Start a farm from the panel, run a cell by the button, walk through the job, and stop the farm."""
+    page = notebook.page
+    show_panel(page)
+    start = page.locator(".tf-lab-start")
+    start.get_by_label("name").fill(name)
+    start.get_by_label("engines").fill("1")
+    start.get_by_role("button", name="Start").click()
+    mine = page.locator(f"[data-farm={name}]")
+    expect(mine).to_contain_text("1 engine", timeout=START_S * 1000)
+    if name != "default":
+        notebook.run(f"%load_ext ipytaskfarm\n%taskfarm connect {name}")
+        notebook.clear()
+    run_by_the_button(
+        notebook, "import os\nprint('by', os.environ.get('IPYTASKFARM_ENGINE', 'nobody'))\nanswer = 6 * 7"
+    )
+    mine.get_by_label(f"engines of farm {name}").fill("2")
+    mine.get_by_role("button", name="Set").click()
+    expect(mine).to_contain_text("2 engines", timeout=DEADLINE_MS)
+    notebook.clear()
+    notebook.run(f"from ipytaskfarm import TaskClient\ntc = TaskClient({name!r})\n{work(repaired)}")
+    tab = page.locator(".tf-lab-page:visible")
+
+    def opened() -> Locator:
+        mine.get_by_role("button", name=f"Open farm {name}").click()
+        return tab
+
+    def closed() -> None:
+        picture(page, f"hour-{name}")
+        page.evaluate("() => jupyterapp.shell.currentWidget.close()")
+        page.reload()
+        # The notebook comes back by itself, and to the front.
+        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=START_S * 1000)
+        page.evaluate("() => jupyterapp.restored.then(() => null)")
+        page.locator("#jupyterlab-splash").wait_for(state="detached", timeout=START_S * 1000)
+        show_panel(page)
+
+    with TaskClient(name) as tc:
+        Hour(opened, closed, tc, repaired, before=1).walk()
+    mine.get_by_role("button", name=f"Stop farm {name}").click()
+    page.locator(".jp-Dialog").get_by_role("button", name="Stop").click()
+    expect(mine).to_contain_text("stopped; its tasks and results are kept", timeout=START_S * 1000)
+    page.locator(f".lm-TabBar-tab[title='Task farm {name}']").click()
+    expect(tab.locator(".tf-trouble")).to_contain_text("goes on when it is back")
+    page.evaluate("() => jupyterapp.shell.currentWidget.close()")
+
+
+def test_a_persons_hour(notebook: Notebook, world: Dirs) -> None:
+    an_hour(notebook, "default", world.work / "repaired")
+
+
+@pytest.mark.skipif(hub_proxy_path() is None, reason="configurable-http-proxy: `make live-check` installs it")
+def test_a_persons_hour_through_the_proxy_of_a_hub(lab: Lab, world: Dirs) -> None:
+    place, port = urlsplit(lab.url), free_port()
+    assert place.port is not None
+    with hub_proxy(place.port, port):
+        outside = dataclasses.replace(lab, url=f"http://127.0.0.1:{port}{place.path}")
+        notebook = outside.open("hub", width=1400, height=1000)
+        found = watched(notebook.page, outside)
+        an_hour(notebook, "hub", world.work / "repaired-too")
+        notebook.page.close()
+        assert not found, found
+
+
+def test_the_button_writes_its_line_once(notebook: Notebook, farm: Farm) -> None:
+    page = notebook.page
+    page.evaluate("jupyterapp.commands.execute('docmanager:open', {path: 'farms.ipynb'})")
+    notebook.clear()
+    notebook.run("%load_ext ipytaskfarm\n%taskfarm connect lab")
+    notebook.clear()
+    cell = run_by_the_button(notebook, "a = 2")
+    cell.locator.locator(".cm-content").click()
     page.locator(".jp-cell-toolbar").get_by_role("button", name="Run this cell on the task farm").click()
     cell.done()
     assert cell.locator.locator(".cm-content").inner_text().count("%%task") == 1
-    mine.get_by_role("button", name="Open farm default").click()
-    tab = page.locator(".tf-lab-page:visible")
-    expect(tab.locator(".tf-total[data-state=succeeded]")).to_contain_text("2")
-    # Engines, from the panel.
-    mine.get_by_label("engines of farm default").fill("2")
-    mine.get_by_role("button", name="Set").click()
-    expect(mine).to_contain_text("2 engines")
-    mine.get_by_role("button", name="Stop farm default").click()
-    page.locator(".jp-Dialog").get_by_role("button", name="Stop").click()
-    expect(mine).to_contain_text("stopped; its tasks and results are kept", timeout=START_S * 1000)
-    expect(tab.locator(".tf-trouble")).to_contain_text("goes on when it is back")
 
 
 def test_a_farm_in_a_tab_shows_text_of_tasks_as_text_and_follows_the_theme(notebook: Notebook, farm: Farm) -> None:
@@ -169,23 +251,31 @@ def test_a_client_links_the_page_and_the_link_opens_a_tab(notebook: Notebook, fa
     notebook.clear()
     cell = notebook.run("from ipytaskfarm import TaskClient\ntc = TaskClient('lab')\ntc")
     link = cell.html.get_by_role("link", name="live view")
-    assert link.get_attribute("href") == "/taskfarm/?farm=lab"
+    assert link.get_attribute("href") == f"{PREFIX}taskfarm/?farm=lab"
     link.click()
     expect(page.locator(".tf-lab-page:visible h1")).to_have_text("lab")
     page.evaluate("() => jupyterapp.shell.currentWidget.close()")
 
 
-def test_a_widget_follows_the_farm_and_answers_while_its_cell_runs(notebook: Notebook, farm: Farm, world: Dirs) -> None:
+def test_a_widget_follows_the_farm_answers_while_its_cell_runs_and_is_saved_with_its_last_state(
+    notebook: Notebook, farm: Farm, lab: Lab, world: Dirs, tmp_path: Path
+) -> None:
     page, gate = notebook.page, Gate(world.work / "gate")
     page.evaluate("jupyterapp.commands.execute('docmanager:open', {path: 'farms.ipynb'})")
     notebook.clear()
     cell = notebook.start(
-        "from ipytaskfarm import Task, TaskClient\ntc = TaskClient('lab')\ndisplay(tc.view())\n"
+        "from ipytaskfarm import Task, TaskClient\ntc = TaskClient('lab')\njob = tc.create_job('saved')\n"
+        f"job.add_task(Task({gate.code!r} + 'raise KeyError(\"at the end\")', name='last'))\njob.submit()\n"
+        "display(job.view())\n"
         f"for number in range(3): tc.run(Task('n = 1', name=f'widget {{number}}'), block=True)\n{gate.code}"
     )
     shown = cell.locator.locator(".tf-page")
     succeeded = shown.locator(".tf-total[data-state=succeeded]")
     expect(succeeded).to_contain_text("4", timeout=DEADLINE_MS)
+    # A job's view begins with its tasks.
+    expect(shown.locator("#tf-tasks tbody tr")).to_have_count(1, timeout=DEADLINE_MS)
+    shown.get_by_role("button", name="job saved: remove this filter").click()
+    expect(cell.locator.locator(".ipytaskfarm-last-state")).to_be_hidden()
     shown.get_by_role("searchbox").fill("widget 2")
     expect(shown.locator("#tf-tasks tbody tr")).to_have_count(1, timeout=DEADLINE_MS)
     assert cell.running
@@ -195,12 +285,34 @@ def test_a_widget_follows_the_farm_and_answers_while_its_cell_runs(notebook: Not
     expect(shown.locator(".tf-header")).to_contain_text("paused", timeout=DEADLINE_MS)
     shown.get_by_role("button", name="Go on").click()
     expect(shown.locator(".tf-header")).to_contain_text("connected", timeout=DEADLINE_MS)
-    # A notebook that is read elsewhere has the state as HTML and as text.
+    # A notebook that is read elsewhere has the state as it was last: while the cell ran, the job had not ended.
+    ended = "farm 'lab': 0 waiting, 0 running, 4 succeeded, 2 failed"
+    eventually(lambda: ended in notebook.outputs(0)[0]["data"]["text/plain"], what="the last state is in the notebook")
     data = notebook.outputs(0)[0]["data"]
-    assert "application/vnd.jupyter.widget-view+json" in data
-    assert "ZeroDivisionError" in data["text/html"]
-    assert "farm 'lab': 0 waiting" in data["text/plain"]
+    assert "KeyError" in data["text/html"]
     assert EVIL not in data["text/html"]
+    assert "&lt;img src=x" in data["text/html"], "the name of a job"
+    assert "application/vnd.jupyter.widget-view+json" in notebook.outputs(0)[1]["data"]
+    saved = notebook.save()
+    exported = converted(saved, tmp_path)
+    again = lab.reopen(saved, "without-a-kernel")
+    read = again.page.locator(".jp-Notebook .jp-OutputArea").first
+    expect(read).to_contain_text(ended)
+    expect(read).to_contain_text("KeyError")
+    expect(again.page.get_by_text("Error displaying widget")).to_be_hidden()
+    picture(again.page, "without-a-kernel")
+    again.page.goto(exported)
+    expect(again.page.locator("body")).to_contain_text(ended)
+    picture(again.page, "exported")
+    again.page.close()
+
+
+def converted(saved: dict[str, Any], folder: Path) -> str:
+    """Export a saved notebook to a page; return its URL."""
+    (folder / "saved.ipynb").write_text(json.dumps(saved))
+    command = [sys.executable, "-m", "nbconvert", "--to", "html", "--log-level=ERROR", "saved.ipynb"]
+    subprocess.run(command, cwd=folder, check=True, timeout=DEADLINE_S * 2)
+    return (folder / "saved.html").as_uri()
 
 
 def test_a_notebook_in_notebook_7_has_the_button_and_opens_farms_in_tabs_of_the_browser(lab: Lab, farm: Farm) -> None:

@@ -247,19 +247,22 @@ class Lab:
 
 
 @contextmanager
-def _server(dirs: Dirs) -> Iterator[tuple[str, str]]:
-    """JupyterLab in this world: its address and its token.  It and its kernels end with the block, or with us."""
+def _server(dirs: Dirs, prefix: str) -> Iterator[tuple[str, str]]:
+    """JupyterLab in this world: its address, with the prefix, and its token.
+
+    It and its kernels end with the block, or with us.
+    """
     settings = dirs.config / "labconfig"
     settings.mkdir()
     (settings / "default_setting_overrides.json").write_text(json.dumps(SETTINGS))
     token, port = secrets.token_hex(16), free_port()
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://127.0.0.1:{port}{prefix.rstrip('/')}"
     command = [
         # A killed test run takes the server along: it gets SIGTERM, and ends its kernels.
         "setpriv", "--pdeathsig", "TERM", "--",
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True",
         "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
-        f"--ServerApp.root_dir={dirs.work}", "--ServerApp.terminals_enabled=False",
+        f"--ServerApp.root_dir={dirs.work}", "--ServerApp.terminals_enabled=False", f"--ServerApp.base_url={prefix}",
         # Neither looks for language servers nor asks what could be installed.
         "--ServerApp.jpserver_extensions={'jupyter_lsp': False}", "--LabApp.extension_manager=readonly",
     ]  # fmt: skip
@@ -299,10 +302,13 @@ def _server(dirs: Dirs) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def jupyterlab(dirs: Dirs) -> Iterator[Lab]:
-    """JupyterLab in this world, and a browser; no process of theirs is left afterwards."""
+def jupyterlab(dirs: Dirs, prefix: str = "/") -> Iterator[Lab]:
+    """JupyterLab in this world, and a browser; no process of theirs is left afterwards.
+
+    `prefix` is the path of its pages, as behind a hub.
+    """
     try:
-        with _server(dirs) as (url, token), sync_playwright() as playwright:
+        with _server(dirs, prefix) as (url, token), sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=CHROMIUM_FLAGS)
             try:
                 yield Lab(browser, url, token, dirs.work)

@@ -172,7 +172,8 @@ def controller_pid(farm: Farm) -> int:
 def processes(farm: Farm) -> list[psutil.Process]:
     """Controller, agent, zygote, engines, evaluator: all that belongs to the farm and is not we."""
     agents = farm.state.agents if farm.state is not None else []
-    tops = [controller_pid(farm), *(agent["pid"] for agent in agents)]
+    # An invented agent of a test may say that it is process 1, the parent of everybody's.
+    tops = [controller_pid(farm), *(agent["pid"] for agent in agents if agent["pid"] != 1)]
     found = {top: psutil.Process(top) for top in tops}
     for process in list(found.values()):
         found.update({child.pid: child for child in process.children(recursive=True)})

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -61,11 +63,14 @@ class WebPage(NamedTuple):
 
 
 @contextmanager
-def web_page(farm: str, *flags: str) -> Iterator[WebPage]:
-    """``ipytaskfarm web`` for a farm of this world; it ends with the block, or with us."""
+def web_page(farm: str, *flags: str, program: Sequence[str] = ("-m", "ipytaskfarm")) -> Iterator[WebPage]:
+    """``ipytaskfarm web`` for a farm of this world; it ends with the block, or with us.
+
+    `program` is how Python runs the command.
+    """
     command = [
         "setpriv", "--pdeathsig", "TERM", "--",
-        sys.executable, "-m", "ipytaskfarm", "web", "--farm", farm, *flags,
+        sys.executable, *program, "web", "--farm", farm, *flags,
     ]  # fmt: skip
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -83,7 +88,10 @@ def web_page(farm: str, *flags: str) -> Iterator[WebPage]:
 
 @contextmanager
 def strict_page(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
-    """A page on which an error, a violation of its content policy, and a request to elsewhere are failures."""
+    """A page on which an error, a violation of its content policy, and a request to elsewhere are failures.
+
+    This holds for further pages of its context too.
+    """
     found: list[str] = []
     home = urlsplit(url).netloc
 
@@ -101,13 +109,13 @@ def strict_page(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
 
     settings = {"viewport": {"width": 1280, "height": 900}, **context}
     opened = browser.new_context(**settings)
+    opened.set_default_timeout(DEADLINE_MS)
+    opened.on("console", on_console)
+    opened.on("weberror", lambda error: found.append(f"error: {error.error}"))
+    opened.on("dialog", on_dialog)
+    opened.on("request", on_request)
+    opened.add_init_script(SOCKETS)
     page = opened.new_page()
-    page.set_default_timeout(DEADLINE_MS)
-    page.on("console", on_console)
-    page.on("pageerror", lambda error: found.append(f"error: {error}"))
-    page.on("dialog", on_dialog)
-    page.on("request", on_request)
-    page.add_init_script(SOCKETS)
     page.clock.install()
     try:
         page.goto(url)
@@ -126,6 +134,43 @@ def seen(page: Page, selector: str, text: str, timeout_s: float = DEADLINE_S) ->
         return True
 
     eventually(there, timeout_s, every_s=0.1)
+
+
+def picture(page: Page, name: str) -> None:
+    """Take a picture into the folder that SCREENSHOTS names; without one do nothing."""
+    folder = os.environ.get("SCREENSHOTS")
+    if folder:
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+SECOND_USER = os.geteuid() == 0 and shutil.which("setpriv") is not None
+"""Whether a test may try something as another user of this machine."""
+
+_TRIES = """
+import socket, sys, urllib.error, urllib.request
+def tried(what):
+    kind, _, place = what.partition(" ")
+    try:
+        if kind == "read":
+            return open(place).read() and "read it"
+        if kind == "connect":
+            socket.socket(socket.AF_UNIX).connect(place)
+            return "connected"
+        return str(urllib.request.urlopen(place, timeout=60).status)
+    except PermissionError:
+        return "no permission"
+    except urllib.error.HTTPError as error:
+        return str(error.code)
+print(*map(tried, sys.argv[1:]), sep=chr(10))
+"""
+
+
+def second_user_tries(*what: str) -> list[str]:
+    """Try as user nobody: ``read PATH``, ``connect PATH`` of a unix socket, ``get URL``. Return what comes of each."""
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    command = [*user, sys.executable, "-I", "-c", _TRIES, *what]
+    ended = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+    return ended.stdout.splitlines()
 
 
 def install_for_jupyter(dirs: Dirs) -> None:

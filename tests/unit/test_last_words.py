@@ -10,10 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from ipytaskfarm.system.files import tail
 from ipytaskfarm.system.flight_recorder import Recorder
 from ipytaskfarm.system.last_words import WORDS_BYTES, LastWords
 
 RUN = (7, 1)
+
+
+def test_the_end_of_a_file_begins_with_a_line_unless_the_last_line_is_longer(tmp_path: Path) -> None:
+    log = tmp_path / "some.log"
+    log.write_bytes(b"x" * 1000 + b"\nshort caf\xe9\n")
+    assert tail(log, 100) == "short caf\N{REPLACEMENT CHARACTER}"
+    log.write_bytes(b"before\n" + b"y" * 1000 + b"\n")
+    assert tail(log, 100) == "y" * 99
+    assert tail(tmp_path / "none.log", 100) == ""
 
 
 @pytest.fixture

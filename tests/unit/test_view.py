@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from ipytaskfarm.core.messages.tables import ConnectionRow
 from ipytaskfarm.core.messages.view import (
     CauseTable,
     EngineLine,
@@ -25,6 +26,7 @@ from ipytaskfarm.core.stretches import merged
 from ipytaskfarm.view import fold, pages
 from ipytaskfarm.view.fold import FarmFold, cut
 from ipytaskfarm.view.picture import Picture, apply
+from ipytaskfarm.view.versions import differences
 
 TEXTS = ["", "abc", "<img src=x onerror=alert(1)>", "\x1b[31m\x00\r", "é" * 5000, "z" * 100_000]
 SEEDS = st.integers(0, 2**32)
@@ -258,3 +260,21 @@ def test_foreign_text_is_cut_and_marked() -> None:
     assert cut("a\nb") == "a\nb"
     assert cut("x" * 500) == "x" * 399 + "…"
     assert cut("<b>") == "<b>", "it is shown as text, so it stays as it is"
+
+
+def test_versions_that_differ_are_named_with_the_remedy() -> None:
+    def client(name: str, version: str, python: str, there: bool = True, key: str = "client") -> ConnectionRow:
+        return ConnectionRow(key, name, there, version, python)
+
+    same = client("me@here 1", "1.0", "3.11.2")
+    assert differences("1.0", "1.0", [same, client("old@peer 1", "", "")], ["3.11.9"]) == []
+    assert differences("1.0", "", [], []) == []
+    (line,) = differences("1.0", "2.0", [], [])
+    assert "from ipytaskfarm 1.0, and the farm runs 2.0" in line
+    (line,) = differences("1.0", "1.0", [same, client("me@here 7", "0.9", "3.11.2")], ["3.11.9"])
+    assert line.startswith("The client me@here 7 uses ipytaskfarm 0.9, and the farm 1.0")
+    others = [client(f"me@here {n}", "1.0", "3.9.1") for n in range(3)]
+    (line,) = differences("1.0", "1.0", others, ["3.11.9", "", "strange"])
+    assert line.startswith("3 clients use Python 3.9, and the engines 3.11")
+    gone = [client("me@here 7", "0.9", "3.9.1", there=False), client("node", "0.9", "3.9.1", key="agent:a")]
+    assert differences("1.0", "1.0", gone, ["3.11.9"]) == []

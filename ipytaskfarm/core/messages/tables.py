@@ -200,6 +200,10 @@ class ConnectionRow(msgspec.Struct, frozen=True, array_like=True):
     """``user@host pid``, or an agent's node."""
     there: bool
     """Whether the peer is connected now."""
+    version: str = ""
+    """The peer's version of this package; "" if it is not known."""
+    python: str = ""
+    """The peer's version of Python; "" if it is not known."""
 
 
 class ConnectionTable(msgspec.Struct, frozen=True, tag=True):

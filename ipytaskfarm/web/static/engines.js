@@ -5,10 +5,15 @@ import { count, size, span, things } from "./format.js";
 import { html, Section, Empty, Bar, Task, showTasks } from "./html.js";
 
 const PAGE = 100;
+const NODES = 12;
+
+const isOdd = (node) => node.state !== "up" || Boolean(node.guard);
+// Nodes that need a look come first, the others by name: node9 before node10.
+const byNeed = ([a, one], [b, other]) => isOdd(other) - isOdd(one) || a.localeCompare(b, undefined, { numeric: true });
 
 function Node({ model, name, node }) {
   const used = node.memory ? 1 - (node.free_memory || 0) / node.memory : 0;
-  const odd = node.state !== "up" || node.guard;
+  const odd = isOdd(node);
   return html`<li class="tf-node">
     <div class="tf-job-line"><b class="tf-name">${name}</b>${odd ? html`<span class="tf-tag" data-bad=${node.state !== "up"}>${node.guard || node.state}</span>` : null}<span class="tf-push"></span>
       ${model.control.value && node.node ? html`<button type="button" class="tf-small" onClick=${() => model.act("drain", { node: node.node, on: node.state !== "drained" })}>${node.state === "drained" ? "Give it tasks again" : "Drain"}</button>` : null}</div>
@@ -55,8 +60,8 @@ export function Engines({ model }) {
   const now = model.now.value;
   const words = Object.entries(states).map(([state, number]) => `${count(number)} ${state}`).join(", ");
   return html`<${Section} id="tf-engines" title="Engines and nodes" aside=${words}>
-    ${Object.keys(nodes).length ? html`<ul class="tf-list tf-nodes">${Object.entries(nodes).slice(0, 12).map(([name, node]) => html`<${Node} key=${name} model=${model} name=${name} node=${node} />`)}</ul>` : null}
-    ${Object.keys(nodes).length > 12 ? html`<p class="tf-muted">${things(Object.keys(nodes).length - 12, "more node")}</p>` : null}
+    ${Object.keys(nodes).length ? html`<ul class="tf-list tf-nodes">${Object.entries(nodes).sort(byNeed).slice(0, NODES).map(([name, node]) => html`<${Node} key=${name} model=${model} name=${name} node=${node} />`)}</ul>` : null}
+    ${Object.keys(nodes).length > NODES ? html`<p class="tf-muted">${things(Object.keys(nodes).length - NODES, "more node")}</p>` : null}
     ${rows.length ? html`<div class="tf-scroll tf-short" tabindex="0" role="region" aria-label="Engines"><table><thead><tr><th scope="col">engine</th><th scope="col">state</th><th scope="col">task</th><th scope="col" class="tf-right">for</th><th scope="col" class="tf-right">memory</th><th scope="col" class="tf-right tf-optional">ended</th><th scope="col" class="tf-right tf-optional">up for</th><th scope="col" class="tf-optional">node</th></tr></thead>
       <tbody>${rows.map(([id, engine]) => html`<tr key=${id}><td><button type="button" class="tf-link" aria-label=${`engine ${id}: show its tasks`} onClick=${() => showTasks(model, { engine_id: Number(id) })}>${id}</button></td>
         <td><span class="tf-dot" data-state=${engine.state}></span>${engine.state}${engine.note ? html`<small class="tf-muted"> ${engine.note}</small>` : null}</td>

@@ -2,7 +2,7 @@
 // again.  job: the id of a job with whose tasks the table of tasks begins.
 
 import { render } from "./vendor/preact.js";
-import { useEffect } from "./vendor/hooks.js";
+import { useEffect, useState } from "./vendor/hooks.js";
 import "./vendor/signals.js";
 import { html, showTasks } from "./html.js";
 import { farmModel } from "./model.js";
@@ -49,6 +49,16 @@ function Trouble({ model }) {
   return text ? html`<p class="tf-trouble" role="alert">${text}</p>` : null;
 }
 
+// What differs between the page, the farm, its clients and its engines.  It works nevertheless, so it can be put away.
+function Versions({ model }) {
+  const lines = model.section("versions", []).value;
+  const [closed, setClosed] = useState("");
+  const text = lines.join("\n");
+  return text && text !== closed ? html`<div class="tf-versions" role="note" aria-label="Versions that differ">
+    <div>${lines.map((line) => html`<p>${line}</p>`)}</div>
+    <button type="button" class="tf-close" aria-label="Close this note" onClick=${() => setClosed(text)}>×</button></div>` : null;
+}
+
 function Notice({ model }) {
   const notice = model.notice.value;
   useEffect(() => {
@@ -84,6 +94,7 @@ function Page({ model }) {
   return html`<div class="tf-page">
     <${Header} model=${model} />
     <${Trouble} model=${model} />
+    <${Versions} model=${model} />
     ${ready ? html`<main class="tf-main">
       <${Totals} model=${model} />
       <div class="tf-columns">

@@ -18,9 +18,9 @@ export function mountInside(host, styles, makeTransport, wanted = {}) {
   let over = false;
 
   function show() {
-    const wanted = labTheme();
-    if (over || wanted === theme) return;
-    theme = wanted;
+    const now = labTheme();
+    if (over || now === theme) return;
+    theme = now;
     if (unmount) unmount(); // charts read their colours once
     if (theme) root.dataset.theme = theme;
     else delete root.dataset.theme;

@@ -23,15 +23,16 @@ export function colours(element) {
   };
 }
 
-// Engines in the rows, by id; those of the stretches and those that are there.
-export function lanes(stretches, engines) {
-  const ids = new Set(stretches.map((row) => row[0]));
+// Engines in the rows, by id; those of the stretches in this time and those that are there.
+export function lanes(stretches, engines, since, until) {
+  const ids = new Set();
+  for (const row of stretches) if (row[4] >= since && row[3] <= until) ids.add(row[0]);
   for (const id of Object.keys(engines)) ids.add(+id);
   return [...ids].sort((a, b) => a - b);
 }
 
 export function layout(ids, height) {
-  const lane = Math.max(1, Math.min(LANE_MAX, (height - AXIS) / Math.max(1, ids.length)));
+  const lane = Math.min(LANE_MAX, (height - AXIS) / Math.max(1, ids.length)); // less than a point for very many engines
   return { lane, gap: lane > 6 ? 2 : lane > LANE_MIN ? 1 : 0 };
 }
 
@@ -47,7 +48,7 @@ export function draw(canvas, { stretches, engines, since, until, now, live, hove
   const paint = colours(canvas);
   c.setTransform(scale, 0, 0, scale, 0, 0);
   c.clearRect(0, 0, width, height);
-  const ids = lanes(stretches, live ? engines : {});
+  const ids = lanes(stretches, live ? engines : {}, since, until);
   const { lane, gap } = layout(ids, height);
   const place = new Map(ids.map((id, n) => [id, n]));
   const x = (at) => LABEL + ((at - since) / (until - since)) * (width - LABEL - 8);
@@ -67,7 +68,7 @@ export function draw(canvas, { stretches, engines, since, until, now, live, hove
     for (const [id, engine] of Object.entries(engines)) {
       if (engine.task < 0 || !engine.since_s || !place.has(+id)) continue;
       const from = x(engine.since_s);
-      c.fillRect(from, place.get(+id) * lane, Math.max(1, x(now) - from), lane - gap);
+      c.fillRect(from, place.get(+id) * lane, Math.max(1, x(now) - from), Math.max(1, lane - gap));
     }
   }
   for (const row of stretches) {
@@ -76,7 +77,7 @@ export function draw(canvas, { stretches, engines, since, until, now, live, hove
     const from = x(begin), top = place.get(engine) * lane;
     const wide = Math.max(1, x(end) - from);
     c.fillStyle = outcome === "" ? paint.names[hash(name) % 8] : outcome === "deferred" || outcome === "rejected" ? paint.warn : paint.bad;
-    c.fillRect(from, top, wide, lane - gap);
+    c.fillRect(from, top, wide, Math.max(1, lane - gap));
     if (outcome !== "" && lane > 6) { // a mark for readers who do not see colours
       c.fillStyle = paint.ground;
       c.fillRect(from, top + (lane - gap) / 2 - 0.5, wide, 1);

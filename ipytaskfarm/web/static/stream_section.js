@@ -48,16 +48,19 @@ export function Stream({ model }) {
   }, [ask, length, window_]);
 
   const paint = () => { if (canvas.current) drawn.current = draw(canvas.current, { stretches: rows, engines, since, until: end, now, live, hovered }); };
+  const latest = useRef(paint); // what is shown now, when the window changes
+  latest.current = paint;
   useEffect(paint);
   useEffect(() => {
-    const sizes = new ResizeObserver(paint);
+    const again = () => latest.current();
+    const sizes = new ResizeObserver(again);
     sizes.observe(canvas.current);
     const dark = matchMedia("(prefers-color-scheme: dark)");
-    dark.addEventListener("change", paint);
-    return () => { sizes.disconnect(); dark.removeEventListener("change", paint); };
+    dark.addEventListener("change", again);
+    return () => { sizes.disconnect(); dark.removeEventListener("change", again); };
   }, []);
 
-  const number = lanes(rows, live ? engines : {}).length;
+  const number = lanes(rows, live ? engines : {}, since, end).length;
   useEffect(() => { canvas.current.style.height = `${heightFor(number)}px`; paint(); }, [number]);
 
   const first = saved.first_s || past.first || farm.started_s || now - 3600;

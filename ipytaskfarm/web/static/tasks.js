@@ -14,7 +14,7 @@ export function Tasks({ model }) {
   const causes = model.section("causes", {}).value;
   const counts = model.section("counts", {}).value;
   const [pages, setPages] = useState([null]);
-  const [page, setPage] = useState({ rows: [], next: null, full: true });
+  const [page, setPage] = useState({ rows: [], next: null, full: true, asked: false });
   const [error, setError] = useState("");
   const [text, setText] = useState(filter.text);
   const asked = useRef(0);
@@ -30,7 +30,7 @@ export function Tasks({ model }) {
         found = await model.transport.ask("tasks", { ...filter, state: filter.state || null, before: from, count: COUNT - rows.length });
         if (own !== asked.current) return;
         rows = rows.concat(found.rows);
-        setPage({ rows, next: found.next, full: found.full });
+        setPage({ rows, next: found.next, full: found.full, asked: true });
         setError("");
         if (found.full || found.next === null || rows.length >= COUNT) break;
         from = found.next;
@@ -74,7 +74,7 @@ export function Tasks({ model }) {
         <td class="tf-right">${span(row.run_s !== null ? row.run_s : row.state === "running" && row.started_s ? now - row.started_s : null)}</td>
         <td class="tf-right tf-optional tf-muted">${ago(row.completed_s || row.started_s || row.submitted_s, now)}</td>
         <td class="tf-clip">${row.etype ? html`<b>${row.etype}</b> <span class="tf-muted">${row.text}</span>` : ""}</td></tr>`)}</tbody></table></div>`
-      : html`<${Empty}>${page.next === null ? "No task matches." : "Looking …"}<//>`}
+      : html`<${Empty}>${page.asked && page.next === null ? "No task matches." : "Looking …"}<//>`}
     <div class="tf-actions"><button type="button" disabled=${pages.length < 2} onClick=${() => setPages(pages.slice(0, -1))}>Newer</button><button type="button" disabled=${page.next === null} onClick=${() => setPages([...pages, page.next])}>Older</button>
       <span class="tf-muted" role="status">${!page.full && page.next !== null && page.rows.length < COUNT ? "looking further …" : ""}</span></div>
   <//>`;

@@ -12,9 +12,9 @@ export function Throughput({ model }) {
   const place = useRef(null);
   const chart = useRef(null);
   const series = model.section("series", []).value.slice(-SHOWN);
-  // Without points uPlot draws no axis of times, and the other one is cut off: a minute without values has one.
+  // Of fewer than two points uPlot draws no axis of times, or that of 1970: a minute without values has one.
   const now = model.now.value;
-  const data = series.length
+  const data = series.length > 1
     ? [series.map((row) => row[0]), series.map((row) => row[1] + row[2]), series.map((row) => row[2])]
     : [[now - 60, now], [null, null], [null, null]];
   useEffect(() => {
