@@ -235,7 +235,9 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         end_s = None if timeout is None else time.monotonic() + timeout
         known = self._functions.of(fn) if self._functions is not None else None
         if known is not None and (chunksize > 1 or buffersize is None):
-            futures = self._items(fn, iterables, chunksize, buffersize is None, known)
+            star = len(iterables) != 1
+            (items,) = [zip(*iterables, strict=False)] if star else iterables
+            futures = self._items(fn, items, star, chunksize, buffersize is None, known)
             return values(futures, end_s, buffersize, self.cancel)
         calls: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
         if chunksize == 1:
@@ -244,10 +246,24 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         parts = (self.submit_chunk(fn, chunk, chunksize) for chunk in chunks)
         return flattened(values(parts, end_s, buffersize, self.cancel))
 
+    def submit_items(
+        self, fn: Callable[..., Any], items: Iterable[Any], star: bool, chunksize: int
+    ) -> Iterator[concurrent.futures.Future[Any]] | None:
+        """Return the futures of items that are submitted as those of `map`; None: each chunk must be a task.
+
+        A future has a value, or `Together` of many.  star: an item is a tuple of arguments.
+        """
+        known = self._functions.of(fn) if self._functions is not None else None
+        if known is None:
+            return None
+        self._must_take()
+        return self._items(fn, items, star, chunksize, True, known)
+
     def _items(
         self,
         fn: Callable[..., Any],
-        iterables: Sequence[Iterable[Any]],
+        items: Iterable[Any],
+        star: bool,
         chunksize: int,
         grows: bool,
         known: KnownFunction,
@@ -255,10 +271,10 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         """Return the futures of a map's items, which are submitted as these are asked for."""
         from ipytaskfarm.client.map_items import Items
 
-        star = len(iterables) != 1
-        items = Items([zip(*iterables, strict=False)] if star else iterables)
         room = self.client.session.items_room
-        waiting = ItemsToSubmit(fn, items, star, chunksize, grows, known, self._max_workers, self._is_busy, room)
+        waiting = ItemsToSubmit(
+            fn, Items([items]), star, chunksize, grows, known, self._max_workers, self._is_busy, room
+        )
         return waiting.futures(self._submit_items)
 
     def _submit_items(self, of: ItemsToSubmit, items: Sequence[Any], first: int) -> ExecutorFuture[Any] | int:
