@@ -319,12 +319,12 @@ class Pool:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
         futures: list[concurrent.futures.Future[Any]] = []
         left = iter(iterable)
-        shared = self._executor.submit_items(func, left, False, chunksize)
+        shared = self._executor.submit_items(func, _of_whole_chunks(left, chunksize), False, chunksize)
         try:
             if shared is not None:
                 futures.extend(shared)
             while shared is None and (chunk := [(item,) for item in itertools.islice(left, chunksize)]):
-                futures.append(_together(self._executor.submit_chunk(func, chunk, chunksize)))
+                futures.append(_together(self._executor.submit_chunk(func, chunk)))
         except Exception as error:  # of the iterable: it is raised in its turn, behind the values before it
             futures.append(concurrent.futures.Future())
             futures[-1].set_exception(error)
@@ -335,7 +335,7 @@ class Pool:
     ) -> list[concurrent.futures.Future[list[T]]]:
         left = iter(calls)
         chunks = iter(lambda: list(itertools.islice(left, chunksize)), [])
-        return [self._executor.submit_chunk(func, chunk, chunksize) for chunk in chunks]
+        return [self._executor.submit_chunk(func, chunk) for chunk in chunks]
 
     # -- shutdown
 
@@ -374,6 +374,12 @@ def _as_pools(error: BaseException | None) -> BaseException | None:
     unsent: Exception = MaybeEncodingError(error, "the value of the call")
     unsent.__cause__ = error
     return unsent
+
+
+def _of_whole_chunks(items: Iterator[T], chunksize: int) -> Iterator[T]:
+    """Yield items; when their iterator raises, those of the unfinished chunk are left out, as in `multiprocessing`."""
+    while chunk := list(itertools.islice(items, chunksize)):
+        yield from chunk
 
 
 def _together(chunk: concurrent.futures.Future[list[Any]]) -> concurrent.futures.Future[Together]:

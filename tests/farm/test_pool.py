@@ -113,6 +113,17 @@ class RefusesToTravel:
         raise RuntimeError("I stay")
 
 
+def test_an_iterator_raises_the_error_of_its_items_in_the_place_of_their_chunk(pool: Pool) -> None:
+    def items() -> Iterator[int]:
+        yield from range(7)
+        raise LookupError("the seventh")
+
+    values = pool.imap(square, items(), chunksize=4)
+    assert [next(values) for _ in range(4)] == [0, 1, 4, 9]
+    with pytest.raises(LookupError):
+        next(values)
+
+
 def test_quick_items_share_tasks_and_fail_one_by_one(pool: Pool) -> None:
     """More of them share a task than `chunksize` says, and the values around an error come all the same."""
     given = [*range(1, 3001)]
