@@ -100,14 +100,11 @@ class KnownFunctions:
     """What is known of the functions that an executor has called, by their identity, as long as they exist."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, int], tuple[weakref.ref[Any], KnownFunction]] = {}
+        self._known: dict[int, tuple[weakref.ref[Any], KnownFunction]] = {}
 
-    def of(self, function: Callable[..., Any], together: int = 1) -> KnownFunction:
-        """Return what is known of a function; nothing is remembered of one without weak references.
-
-        together: how many of its calls are one call here.
-        """
-        key = id(function), together
+    def of(self, function: Callable[..., Any]) -> KnownFunction:
+        """Return what is known of a function; nothing is remembered of one without weak references."""
+        key = id(function)
         found = self._known.get(key)
         if found is not None and found[0]() is function:
             return found[1]

@@ -160,16 +160,9 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         self._gathered.add(fn, (args, kwargs) if kwargs else (args,), future, known)
         return future
 
-    def submit_chunk(
-        self, fn: Callable[..., T], chunk: list[tuple[Any, ...]], size: int
-    ) -> concurrent.futures.Future[list[T]]:
-        """Submit calls that are one call for the farm; return the future of their values.
-
-        size: the number of calls in a chunk.  Chunks of one call may share tasks as calls do; larger ones cost more
-        when they are gathered than as tasks of their own (116 against 91 ms of CPU for 100 chunks of 1,000 calls).
-        """
-        known = self._functions.of(fn, size) if self._functions is not None and size == 1 else None
-        return self._submit(call_all, (fn, chunk), {}, known)
+    def submit_chunk(self, fn: Callable[..., T], chunk: list[tuple[Any, ...]]) -> concurrent.futures.Future[list[T]]:
+        """Submit calls that are one call for the farm; return the future of their values."""
+        return self._submit_alone({}, call_all, (fn, chunk), {}, None)
 
     def submit_with(
         self, rules: dict[str, Any], fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -235,19 +228,35 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         end_s = None if timeout is None else time.monotonic() + timeout
         known = self._functions.of(fn) if self._functions is not None else None
         if known is not None and (chunksize > 1 or buffersize is None):
-            futures = self._items(fn, iterables, chunksize, buffersize is None, known)
+            star = len(iterables) != 1
+            (items,) = [zip(*iterables, strict=False)] if star else iterables
+            futures = self._items(fn, items, star, chunksize, buffersize is None, known)
             return values(futures, end_s, buffersize, self.cancel)
         calls: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
         if chunksize == 1:
             return values((self.submit(fn, *items) for items in calls), end_s, buffersize, self.cancel)
         chunks = iter(lambda: list(itertools.islice(calls, chunksize)), [])
-        parts = (self.submit_chunk(fn, chunk, chunksize) for chunk in chunks)
+        parts = (self.submit_chunk(fn, chunk) for chunk in chunks)
         return flattened(values(parts, end_s, buffersize, self.cancel))
+
+    def submit_items(
+        self, fn: Callable[..., Any], items: Iterable[Any], star: bool, chunksize: int
+    ) -> Iterator[concurrent.futures.Future[Any]] | None:
+        """Return the futures of items that are submitted as those of `map`; None: each chunk must be a task.
+
+        A future has a value, or `Together` of many.  star: an item is a tuple of arguments.
+        """
+        known = self._functions.of(fn) if self._functions is not None else None
+        if known is None:
+            return None
+        self._must_take()
+        return self._items(fn, items, star, chunksize, True, known)
 
     def _items(
         self,
         fn: Callable[..., Any],
-        iterables: Sequence[Iterable[Any]],
+        items: Iterable[Any],
+        star: bool,
         chunksize: int,
         grows: bool,
         known: KnownFunction,
@@ -255,10 +264,10 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         """Return the futures of a map's items, which are submitted as these are asked for."""
         from ipytaskfarm.client.map_items import Items
 
-        star = len(iterables) != 1
-        items = Items([zip(*iterables, strict=False)] if star else iterables)
         room = self.client.session.items_room
-        waiting = ItemsToSubmit(fn, items, star, chunksize, grows, known, self._max_workers, self._is_busy, room)
+        waiting = ItemsToSubmit(
+            fn, Items([items]), star, chunksize, grows, known, self._max_workers, self._is_busy, room
+        )
         return waiting.futures(self._submit_items)
 
     def _submit_items(self, of: ItemsToSubmit, items: Sequence[Any], first: int) -> ExecutorFuture[Any] | int:

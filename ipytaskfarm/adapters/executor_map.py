@@ -6,7 +6,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
@@ -129,6 +129,45 @@ def _taken(waiting: deque[Future[Any]], futures: Futures, end_s: float | None, c
 
 def _left_s(end_s: float | None) -> float | None:
     return None if end_s is None else max(0.0, end_s - time.monotonic())
+
+
+def whole(future: Future[Any]) -> Future[list[Any]]:
+    """Return a future of the list of the values for which a future stands, or of the first error among them."""
+    found: Future[list[Any]] = Future()
+    left: list[Future[Any]] = [future]
+
+    def ended(_: Future[Any]) -> None:
+        """Wait for what stands apart, if all before it has ended."""
+        while left and left[-1].done():
+            each = left.pop()
+            if each is future and not each.cancelled() and not each.exception():
+                values = each.result()
+                if type(values) is Together and values.has_apart:
+                    left.extend(value.future for value in values if type(value) is Apart)
+        if not left:
+            _resolve(found, future)
+        else:
+            left[-1].add_done_callback(ended)
+
+    future.add_done_callback(ended)
+    return found
+
+
+def _resolve(found: Future[list[Any]], future: Future[Any]) -> None:
+    """Resolve a future with the values for which another one stands, all of which have ended."""
+    try:
+        values = future.result()
+        if type(values) is not Together:
+            values = [values]
+        elif values.has_apart:
+            values = [value.future.result() if type(value) is Apart else value for value in values]
+    except CancelledError:
+        found.cancel()
+        found.set_running_or_notify_cancel()
+    except BaseException as error:
+        found.set_exception(error)
+    else:
+        found.set_result(values)
 
 
 def flattened(chunks: Iterator[list[Any]]) -> Iterator[Any]:

@@ -22,6 +22,7 @@ from multiprocessing.pool import (  # type: ignore[attr-defined]  # typeshed lea
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ipytaskfarm.adapters.executor import Executor
+from ipytaskfarm.adapters.executor_map import Apart, Together, whole
 from ipytaskfarm.core import errors
 
 if TYPE_CHECKING:
@@ -111,10 +112,11 @@ class PoolResult(Generic[T]):
 class PoolIterator(Generic[T]):
     """The values of `imap` and `imap_unordered`, each as soon as it has arrived."""
 
-    def __init__(self, futures: Sequence[concurrent.futures.Future[list[T]]], ordered: bool) -> None:
+    def __init__(self, futures: Sequence[concurrent.futures.Future[Any]], ordered: bool) -> None:
+        """Wait for futures of chunks, whose values are `Together`, or of single items."""
         self._left = len(futures)
         self._waiting = deque(futures) if ordered else None
-        self._ended: queue.SimpleQueue[concurrent.futures.Future[list[T]]] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[concurrent.futures.Future[Any]] = queue.SimpleQueue()
         self._chunk: deque[T] = deque()
         if not ordered:
             for future in futures:
@@ -137,7 +139,7 @@ class PoolIterator(Generic[T]):
             self._chunk.extend(self._take(timeout))
         return self._chunk.popleft()
 
-    def _take(self, timeout: float | None) -> list[T]:
+    def _take(self, timeout: float | None) -> Iterable[T]:
         try:
             if self._waiting is None:
                 future = self._ended.get(timeout=timeout)
@@ -153,7 +155,31 @@ class PoolIterator(Generic[T]):
         error = None if future.cancelled() else _as_pools(future.exception())
         if error is not None:
             raise error
-        return future.result()
+        found = future.result()
+        if type(found) is not Together:
+            return (found,)
+        if not found.has_apart:
+            return found
+        return self._of_parts(found)
+
+    def _of_parts(self, found: Together) -> list[T]:
+        """Return the values up to the first that stands apart; what follows is taken later."""
+        if self._waiting is None:
+            apart = [value.future for value in found if type(value) is Apart]
+            self._left += len(apart)
+            for future in apart:
+                future.add_done_callback(self._ended.put)
+            return [value for value in found if type(value) is not Apart]
+        later: list[concurrent.futures.Future[Any]] = []
+        for value in found:
+            if type(value) is Apart:
+                later.append(value.future)
+            else:
+                later.append(concurrent.futures.Future())
+                later[-1].set_result(value)
+        self._left += len(later)
+        self._waiting.extendleft(reversed(later))
+        return []
 
 
 class Pool:
@@ -240,7 +266,7 @@ class Pool:
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> PoolResult[list[T]]:
         """Submit the calls of `map` and return their `PoolResult`."""
-        return self.starmap_async(func, ((item,) for item in iterable), chunksize, callback, error_callback)
+        return self._map_async(func, list(iterable), False, chunksize, callback, error_callback)
 
     def starmap(
         self, func: Callable[..., T], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
@@ -257,10 +283,24 @@ class Pool:
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> PoolResult[list[T]]:
         """Submit the calls of `starmap` and return their `PoolResult`."""
+        return self._map_async(func, [tuple(items) for items in iterable], True, chunksize, callback, error_callback)
+
+    def _map_async(
+        self,
+        func: Callable[..., T],
+        items: list[Any],
+        star: bool,
+        chunksize: int | None,
+        callback: Callable[[list[T]], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> PoolResult[list[T]]:
         self._must_run()
-        calls = [tuple(items) for items in iterable]
         if chunksize is None:
-            chunksize = max(1, -(-len(calls) // (self._executor._max_workers * CHUNKS_PER_WORKER)))
+            chunksize = max(1, -(-len(items) // (self._executor._max_workers * CHUNKS_PER_WORKER)))
+        shared = self._executor.submit_items(func, items, star, chunksize)
+        if shared is not None:
+            return PoolResult([whole(future) for future in shared], _flat, callback, error_callback)
+        calls = items if star else [(item,) for item in items]
         return PoolResult(self._submitted(func, calls, chunksize), _flat, callback, error_callback)
 
     def imap(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1) -> PoolIterator[T]:
@@ -277,18 +317,17 @@ class Pool:
         self._must_run()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
+        futures: list[concurrent.futures.Future[Any]] = []
         left = iter(iterable)
-        futures: list[concurrent.futures.Future[list[T]]] = []
-        while True:
-            try:
-                chunk = [(item,) for item in itertools.islice(left, chunksize)]
-            except Exception as error:  # of the iterable: it is raised in its turn, behind the values before it
-                futures.append(concurrent.futures.Future())
-                futures[-1].set_exception(error)
-                break
-            if not chunk:
-                break
-            futures.append(self._executor.submit_chunk(func, chunk, chunksize))
+        shared = self._executor.submit_items(func, _of_whole_chunks(left, chunksize), False, chunksize)
+        try:
+            if shared is not None:
+                futures.extend(shared)
+            while shared is None and (chunk := [(item,) for item in itertools.islice(left, chunksize)]):
+                futures.append(_together(self._executor.submit_chunk(func, chunk)))
+        except Exception as error:  # of the iterable: it is raised in its turn, behind the values before it
+            futures.append(concurrent.futures.Future())
+            futures[-1].set_exception(error)
         return PoolIterator(futures, ordered)
 
     def _submitted(
@@ -296,7 +335,7 @@ class Pool:
     ) -> list[concurrent.futures.Future[list[T]]]:
         left = iter(calls)
         chunks = iter(lambda: list(itertools.islice(left, chunksize)), [])
-        return [self._executor.submit_chunk(func, chunk, chunksize) for chunk in chunks]
+        return [self._executor.submit_chunk(func, chunk) for chunk in chunks]
 
     # -- shutdown
 
@@ -335,6 +374,29 @@ def _as_pools(error: BaseException | None) -> BaseException | None:
     unsent: Exception = MaybeEncodingError(error, "the value of the call")
     unsent.__cause__ = error
     return unsent
+
+
+def _of_whole_chunks(items: Iterator[T], chunksize: int) -> Iterator[T]:
+    """Yield items; when their iterator raises, those of the unfinished chunk are left out, as in `multiprocessing`."""
+    while chunk := list(itertools.islice(items, chunksize)):
+        yield from chunk
+
+
+def _together(chunk: concurrent.futures.Future[list[Any]]) -> concurrent.futures.Future[Together]:
+    """Return a future of the values of a chunk that was submitted as one call."""
+    found: concurrent.futures.Future[Together] = concurrent.futures.Future()
+
+    def ended(_: object) -> None:
+        if chunk.cancelled():
+            found.cancel()
+            found.set_running_or_notify_cancel()
+        elif (error := chunk.exception()) is not None:
+            found.set_exception(error)
+        else:
+            found.set_result(Together(chunk.result()))
+
+    chunk.add_done_callback(ended)
+    return found
 
 
 def _only(values: list[T]) -> T:

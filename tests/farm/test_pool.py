@@ -113,6 +113,41 @@ class RefusesToTravel:
         raise RuntimeError("I stay")
 
 
+def test_an_iterator_raises_the_error_of_its_items_in_the_place_of_their_chunk(pool: Pool) -> None:
+    def items() -> Iterator[int]:
+        yield from range(7)
+        raise LookupError("the seventh")
+
+    values = pool.imap(square, items(), chunksize=4)
+    assert [next(values) for _ in range(4)] == [0, 1, 4, 9]
+    with pytest.raises(LookupError):
+        next(values)
+
+
+def test_quick_items_share_tasks_and_fail_one_by_one(pool: Pool) -> None:
+    """More of them share a task than `chunksize` says, and the values around an error come all the same."""
+    given = [*range(1, 3001)]
+    assert pool.map(inverse, given) == [1 / n for n in given]
+    tasks = pool.client.session.arrivals.chunks
+    given[1000] = given[2000] = 0
+    before = len(tasks.items)
+    result = pool.map_async(inverse, given, chunksize=1)
+    with pytest.raises(ZeroDivisionError):
+        result.get(DEADLINE_S)
+    assert len(tasks.items) - before < 300
+    for found in (pool.imap(inverse, given), pool.imap_unordered(inverse, given)):
+        values, failed = [], 0
+        while True:
+            try:
+                values.append(found.next(DEADLINE_S))
+            except ZeroDivisionError:
+                failed += 1
+            except StopIteration:
+                break
+        assert failed == 2
+        assert sorted(values) == sorted(1 / n for n in given if n)
+
+
 def holds_a_lock() -> object:
     return threading.Lock()
 
