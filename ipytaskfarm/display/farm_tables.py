@@ -200,6 +200,10 @@ def job_table(rows: Sequence[JobRow]) -> Table:
     return Table(_JOBS, cells, above=above, nothing="no jobs")
 
 
+def _is_good(event: str) -> bool:
+    return event in _GOOD_EVENTS or event.startswith("priority ")
+
+
 def event_table(rows: Sequence[EventRow], *, page: int | None = None, above: Sequence[str] = ()) -> Table:
     """Return a table of events in the order of time.  page: at most this number of rows, the last ones; None: all."""
     shown = rows if page is None else rows[-page:]
@@ -207,5 +211,5 @@ def event_table(rows: Sequence[EventRow], *, page: int | None = None, above: Seq
         (when(at_s), task, name, what, engine if engine >= 0 else "", more)
         for at_s, task, name, what, engine, more in shown
     ]
-    failed = [position for position, row in enumerate(shown) if row[3] not in _GOOD_EVENTS]
+    failed = [place for place, (*_, what, _, _) in enumerate(shown) if not _is_good(what)]
     return Table(_EVENTS, cells, failed=failed, above=above, nothing="nothing happened")

@@ -24,6 +24,8 @@ from ipytaskfarm.cli.logs import lines_about
 from ipytaskfarm.client.tables import Event, JobLine, TaskStatus, event_listing, job_listing
 from ipytaskfarm.core.messages.tables import EngineRow, FarmState, JobRow, TaskRow
 from ipytaskfarm.core.messages.task_types import FailureSummary
+from ipytaskfarm.display.farm_tables import event_table
+from ipytaskfarm.display.tables import MARK
 from tests.conftest import Dirs
 
 AT_S = 1_700_000_000.25
@@ -121,6 +123,14 @@ def test_an_event_has_the_names_of_python(engine: int) -> None:
     (event,) = event_listing([row])
     assert parsed(event_shape(row), "at") == event._asdict()
     assert list(event_shape(row)) == list(Event._fields)
+
+
+def test_only_failures_are_marked_in_a_history() -> None:
+    happened = ("accepted", "priority 0 → 5", "started", "failed: error")
+    table = event_table([(AT_S, 1, None, what, -1, "") for what in happened])
+    assert [MARK in line for line in str(table).splitlines() if any(what in line for what in happened)] == [
+        False, False, False, True,
+    ]  # fmt: skip
 
 
 def test_engines_and_farms_tell_moments_as_such(capsys: pytest.CaptureFixture[str]) -> None:
