@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,21 +16,10 @@ import pytest
 
 from ipytaskfarm import Farm, File, Ref, Task, TaskClient
 from ipytaskfarm.errors import UnpickleableException
-from tests.support.farms import DEADLINE_S, module_farm
+from tests.support.farms import DEADLINE_S
 from tests.support.polling import eventually
 
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as made:
-        yield made
-
-
-@pytest.fixture
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    with farm.task_client() as client:
-        client.cache.forget()
-        yield client
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 class Cells:
