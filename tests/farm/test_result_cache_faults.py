@@ -333,7 +333,7 @@ def test_two_programs_at_once_run_each_item_once(farm: Farm, tc: TaskClient, tmp
 # -- a full disk
 
 FULL_DISK = """
-import os, sys, time
+import os, sys, tempfile, time
 from ipytaskfarm import Farm, Task, errors
 disk = sys.argv[1]
 def work(n):
@@ -341,7 +341,8 @@ def work(n):
 expected = [work(n) for n in range(40)]
 with Farm(n=1, name="full", store_dir=disk) as farm, farm.task_client() as tc:
     print("before:", tc.map(work, range(20), cache=True) == expected[:20])
-    ids = [tc.run(Task("import time; time.sleep(0.5)"))]
+    is_full = os.path.join(tempfile.mkdtemp(), "full")
+    ids = [tc.run(Task(f"import os, time\\nwhile not os.path.exists({is_full!r}): time.sleep(0.02)"))]
     ids += [tc.run(Task(work, args=(n,), cache=True, targets=0)) for n in range(20, 40)]
     tc.flush(timeout=30)
     filler = os.path.join(disk, "filler")
@@ -356,6 +357,7 @@ with Farm(n=1, name="full", store_dir=disk) as farm, farm.task_client() as tc:
             assert spare < 10_000
             spare *= 2
     os.close(fd)
+    os.close(os.open(is_full, os.O_CREAT))
     try:
         tc.barrier(ids, timeout=2)
         print("ended")
