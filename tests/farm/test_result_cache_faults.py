@@ -105,11 +105,14 @@ def test_a_damaged_large_value_is_named_and_computed_again(
 
 def damage(tc: TaskClient, number: int) -> None:
     """Change a byte in the file of `large(number)`."""
+    damaged = 0
     for path in blob_files(tc):
         content = bytearray(path.read_bytes())
         if content[100_000] == number:
             content[1000] = 99
             path.write_bytes(content)
+            damaged += 1
+    assert damaged == 1
 
 
 def test_a_damaged_value_that_another_task_takes(tc: TaskClient) -> None:
@@ -272,15 +275,15 @@ def test_a_reboot_of_the_machine(farm_dirs: Dirs, tmp_path: Path) -> None:
         return len(value)
 
     def results(tc: TaskClient) -> list[TaskResult]:
-        alone = tc.run(Task(noted, args=(1, str(ran)), cache=True))
-        tc.map(noted, [2, 3, 4], [str(ran)] * 3, cache=True, name=(job := f"map-{alone}"))
-        below = tc.run(Task(noted, args=(5, str(ran)), cache=True))
+        alone = tc.run(Task(noted, args=(41, str(ran)), cache=True))
+        tc.map(noted, [42, 43, 44], [str(ran)] * 3, cache=True, name=(job := f"map-{alone}"))
+        below = tc.run(Task(noted, args=(45, str(ran)), cache=True))
         above = tc.run(Task(length, args=(Ref(below), str(ran)), cache=True))
         ids = [alone, *tc.job(job).ids, below, above]
         tc.barrier(ids, timeout=DEADLINE_S)
         return [tc.get_task_result(task) for task in ids]
 
-    expected = [*(bytes([number]) * VALUE_BYTES for number in range(1, 6)), VALUE_BYTES]
+    expected = [*(bytes([number]) * VALUE_BYTES for number in range(41, 46)), VALUE_BYTES]
     with booted("before", tmp_path), background_farm("-n", "1"):
         with TaskClient() as tc:
             assert [each.result for each in results(tc)] == expected
@@ -293,7 +296,7 @@ def test_a_reboot_of_the_machine(farm_dirs: Dirs, tmp_path: Path) -> None:
                 assert [each.result for each in again] == expected
                 assert all(each.from_cache for each in again)
                 assert len(list(ran.iterdir())) == len(expected), "something has run"
-                damage(tc, 3)
+                damage(tc, 43)  # no other farm of this process has such a value, and could lend it
                 tc.clear()
                 with MultiEngineClient() as mec:
                     mec.add_engines(1)
