@@ -198,6 +198,7 @@ class Digester:
         self.guards: list[Guard] = []
         self.sure = True
         """Whether every change of the object breaks a guard."""
+        self._kinds: dict[type, bool] = {}
         self._open: dict[int, int] = {}
         self._done: dict[int, bytes] = {}
         self._alive: list[Any] = []
@@ -218,7 +219,7 @@ class Digester:
         key = id(obj)
         if key in self._open:
             return b"^%d" % self._open[key]
-        if type(obj) is not tuple and _is_mutable(type(obj)):
+        if self._may_change(type(obj)):
             known = self._seen.get(key)
             if known is not None:
                 return b"again %d" % known[0]
@@ -238,6 +239,12 @@ class Digester:
             del self._open[key]
         result = self._done[key] = b"#" + hashlib.blake2b(body, digest_size=20).digest()
         return result
+
+    def _may_change(self, kind: type) -> bool:
+        known = self._kinds.get(kind)
+        if known is None:
+            known = self._kinds[kind] = _is_mutable(kind)
+        return known
 
     def _by_pickle(self, obj: Any) -> bytes:
         self.sure = False
