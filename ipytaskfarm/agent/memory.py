@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..core.messages.task_types import Incarnation
+from ..system.control_groups import MemoryRoom, memory_rooms
 from ..system.process import own_bytes
 
 LOOK_S = 0.2
@@ -27,7 +28,6 @@ LIMIT_CAUSE = "memory"
 """The beginning of the cause, in `Crash.cause`, of an engine that was ended for its memory."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 class MemoryVerdict(NamedTuple):
@@ -67,7 +67,7 @@ class MemoryWatch:
                 if not ending and (used := _used_beyond(pid, self._limit)):
                     text = f"{_mib(used)} in use, the limit is {_mib(self._limit)}"
                     return MemoryVerdict(index, f"{LIMIT_CAUSE}: {text}")
-        available, total = node_memory()
+        available, total = min(node_memory(), key=lambda room: room.available / room.total)
         if available >= LEAST_SHARE * total or any(ending for _, ending in engines):
             return None
         is_idle = idle_from is not None and idle_from < len(engines)
@@ -127,20 +127,11 @@ def descendants(pid: int) -> Iterator[int]:
                     yield from descendants(int(child))
 
 
-def node_memory() -> tuple[int, int]:
-    """Return (available, total) bytes of this machine, or of the control group that confines this process."""
+def node_memory() -> list[MemoryRoom]:
+    """Return the room on this machine, and in each control group that confines the memory of this process."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line)
-    found = int(lines["MemAvailable"].split()[0]) * 1024, int(lines["MemTotal"].split()[0]) * 1024
-    with contextlib.suppress(OSError, ValueError):
-        total = int((_CGROUP / "memory.max").read_text())  # "max" if there is no limit
-        inactive = next(
-            int(line.split()[1])
-            for line in (_CGROUP / "memory.stat").read_text().splitlines()
-            if line.startswith("inactive_file ")
-        )
-        confined = total - int((_CGROUP / "memory.current").read_text()) + inactive, total
-        found = min(found, confined, key=lambda each: each[0] / each[1])
-    return found
+    machine = MemoryRoom(*(int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal")))
+    return [machine, *memory_rooms()]
 
 
 def _resident_bytes(pid: int) -> int:

@@ -34,7 +34,7 @@ _FOLLOW_OPENMP = frozenset({
 def resources(declared: Mapping[str, float]) -> tuple[dict[str, float], tuple[str, ...]]:
     """Return (resource -> amount, names of the GPUs): what is found on the node, replaced by what was declared."""
     gpus = _gpus(declared.get(GPU))
-    found = {CORES: float(len(os.sched_getaffinity(0))), MEMORY: float(node_memory()[1])}
+    found = {CORES: float(len(os.sched_getaffinity(0))), MEMORY: float(min(room.total for room in node_memory()))}
     if gpus:
         found[GPU] = float(len(gpus))
     return {**found, **declared}, gpus
@@ -98,7 +98,8 @@ class NodeWatch:
         if now_s < self._next_s:
             return None
         self._next_s = now_s + LOOK_S
-        free, total = node_memory()
+        rooms = node_memory()
+        free, total = min(room.available for room in rooms), min(room.total for room in rooms)
         disk = shutil.disk_usage(self._folder)
         load = min(1.0, self._load())
         state = NodeState(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -17,6 +16,7 @@ from ..core.text import Text, text_of
 from ..display import cache_text
 from ..display.tables import Table
 from ..serialization.cache import damage_of
+from .cache_keys import depth_of_user
 from .ids import task_id
 from .operate import mark_failed
 from .results import TaskResult, decode_body
@@ -175,20 +175,11 @@ def _run_again(session: Session, faults: Mapping[int, str]) -> None:
     what = f"{count:,} kept results cannot be used, and their tasks run again"
     what = what if count > 1 else "a kept result cannot be used, and its task runs again"
     text = f"{what} ({'; '.join(named)})"
-    warnings.warn(text, UserWarning, stacklevel=_depth_of_user())
+    warnings.warn(text, UserWarning, stacklevel=depth_of_user())
     for task, why in faults.items():
         mark_failed(session, task, f"its kept result cannot be used: {why}", only_ended=True)
     session.watch(faults)
     session.wait(set(faults))
-
-
-def _depth_of_user() -> int:
-    """Return how many frames the caller's caller is away from the user's code."""
-    package = __name__.partition(".")[0]
-    frame, depth = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
-        frame, depth = frame.f_back, depth + 1
-    return depth
 
 
 def _read(final: Final) -> tuple[TaskResult, str]:

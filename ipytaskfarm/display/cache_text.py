@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from ..core.messages.result_cache import (
+    CODE_OF,
     READONLY,
     REFRESH,
     CacheEntry,
@@ -45,10 +46,11 @@ def why_hit(task: int, report: CacheReport) -> str:
         lines.append("the entry has been removed since")
     parts = _parts(report.recipe)
     functions = sum(part.kind == "function" for part in parts)
+    arguments = sum(not label.startswith(CODE_OF) for label, _ in key.arguments)
     versions = [f"{part.name} {part.digest}" for part in parts if part.kind in ("python", "package")]
     lines.append(
         f"the same: `{key.function}` with all that it reaches ({number(functions, 'function')}, {len(parts)} parts), "
-        f"{number(len(key.arguments), 'argument')}, {', '.join(versions)}"
+        f"{number(arguments, 'argument')}, {', '.join(versions)}"
     )
     return "\n".join(lines)
 

@@ -7,15 +7,15 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
-from pathlib import Path
 
 import psutil
 
 from ipytaskfarm.agent.memory import LEAST_SHARE
 from ipytaskfarm.doctor import Finding, doubtful, fine, wrong
 from ipytaskfarm.storage.opening import OLDEST_SQLITE
+from ipytaskfarm.system.control_groups import MemoryRoom, process_counts
 from ipytaskfarm.system.host import user_name
 from ipytaskfarm.system.jupyter_extension import ExtensionState
 from ipytaskfarm.version import __version__
@@ -163,38 +163,12 @@ def file_limits() -> tuple[int, int]:
 
 def process_limit() -> tuple[int, int, str]:
     """Return (limit, present number, to what the limit applies) of the tightest limit for this process; -1 for none."""
-    found = [(limit, count, "this control group") for limit, count in _group_limits()]
+    found = [(limit, count, "this control group") for limit, count in process_counts()]
     soft = resource.getrlimit(resource.RLIMIT_NPROC)[0]
     # There is no limit for root.
     if soft >= 0 and os.geteuid() != 0:
         found.append((soft, _own_threads(), f"the user {user_name()}"))
     return min(found, key=lambda each: each[0] - each[1], default=(-1, 0, "anybody"))
-
-
-def _group_limits(
-    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
-) -> Iterator[tuple[int, int]]:
-    """Yield (limit, present number) for the control groups around this process that limit processes."""
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "pids"):
-            continue
-        top = root if controllers == "" else root / "pids"
-        here = top / path.lstrip("/")
-        for folder in (here, *here.parents):
-            if folder.is_relative_to(top):
-                yield from _pids(folder)
-
-
-def _pids(folder: Path) -> Iterator[tuple[int, int]]:
-    try:
-        yield int((folder / "pids.max").read_text()), int((folder / "pids.current").read_text())
-    except (OSError, ValueError):
-        return  # no limit here, or "max"
 
 
 def _own_threads() -> int:
@@ -206,12 +180,13 @@ def _own_threads() -> int:
     return count
 
 
-def memory(engines: int, available: int, total: int) -> Finding:
-    """Check the memory of this machine, or of this process's control group, in bytes.
+def memory(engines: int, rooms: Sequence[MemoryRoom]) -> Finding:
+    """Check the memory of this machine and of this process's control groups.
 
     `engines` is the number to come.
     """
     needed = ENGINE_BYTES * engines + OTHER_BYTES if engines else 0
+    available, total = min(rooms, key=lambda room: (room.available - needed) / room.total)
     more = f"; {engines} more engines, idle, have about {needed / 2**20:.0f} MiB" if engines else ""
     found = f"{_gib(available)} of {_gib(total)} available{more}"
     if available - needed < LEAST_SHARE * total:

@@ -111,7 +111,7 @@ def _of_machine(count: int, coming: int) -> Iterator[Finding]:
     yield machine.forking(sys.platform)
     yield machine.open_files(count, *machine.file_limits())
     yield machine.processes(coming, *machine.process_limit())
-    yield machine.memory(coming, *node_memory())
+    yield machine.memory(coming, node_memory())
     yield machine.clock(time.time(), os.stat(ipytaskfarm.__file__).st_mtime)
     yield files.temporary()
     yield network.loopback()

@@ -2,7 +2,8 @@
 
 A digest names what a function *does*: its bytecode without file, lines and position, its constants, defaults, cells and
 used globals, and the same of every function and class among them. The same source has the same digest in another cell,
-another kernel and under another hash seed: names and sets are sorted, and identity plays no part.
+another kernel and under another hash seed: names and sets are sorted, and identity plays no part. Only one mutable
+object at two places (``[[0]] * 2``) is not the same as two equal ones, because a change of it is seen at both places.
 
 An object that cannot be taken apart here (most are made in C) is known by its pickle. Its digest may differ between
 processes; the function is then sent once more. Nothing is refused for lack of a digest.
@@ -30,7 +31,7 @@ import types
 import typing
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..core.errors import VersionMismatch
 from .classes import (
@@ -107,6 +108,9 @@ def _only_atoms(items: Iterable[Any], depth: int = 3) -> bool:
         return True
     if depth == 0 or not kinds <= _NESTED:
         return False
+    lists = [id(item) for item in items if type(item) is list]
+    if len({*lists}) < len(lists):
+        return False  # marshal would not tell one list twice from two equal lists
     nested = (item for item in items if type(item) is tuple or type(item) is list)
     return _only_atoms([*itertools.chain.from_iterable(nested)], depth - 1)
 
@@ -140,6 +144,38 @@ _HOLDERS = (
 """The types in `_CANNOT_CHANGE` that hold an object of the user, which may change."""
 
 
+Seen: TypeAlias = dict[int, tuple[int, Any]]
+"""Address of a mutable object -> its number among them, and the object, which keeps its address as long."""
+_MUTABLE = frozenset({list, dict, set, bytearray})
+
+
+def _is_mutable(kind: type) -> bool:
+    """Return whether a change of one object of this type is seen wherever it is used, and may be meant by the user.
+
+    Objects of installed libraries share parts among themselves as they like, so only arrays count among them.
+    """
+    if kind in _MUTABLE or _is_array(kind):
+        return True
+    if kind.__module__ in _NEVER or issubclass(kind, type) or issubclass(kind, enum.Enum):
+        return False
+    named = find_named(kind)
+    return named is None or named[0] is Travel.SOURCE
+
+
+_NEVER = ("builtins", "types", "functools", "typing")
+"""Modules whose types are not those of a user's objects."""
+
+
+def _is_array(kind: type) -> bool:
+    """Return whether this is numpy's type of arrays, which is not imported for this purpose."""
+    return kind.__qualname__ == "ndarray" and kind.__module__ == "numpy"
+
+
+def _is_strided(obj: Any) -> bool:
+    """Return whether an object is a numpy array with gaps between its items."""
+    return _is_array(type(obj)) and not obj.flags.forc
+
+
 def _cannot_change(obj: Any) -> bool:
     kind = type(obj)
     return isinstance(obj, _CANNOT_CHANGE) or kind.__qualname__ in _CANNOT_CHANGE_BY_NAME.get(kind.__module__, ())
@@ -156,10 +192,13 @@ _LIBRARY_STATE = ("dataclasses", "reprlib", "functools")
 class Digester:
     """One walk over an object. `digest` may be called once."""
 
-    def __init__(self) -> None:
+    def __init__(self, seen: Seen | None = None) -> None:
+        """Create it; `seen` holds what other walks have seen whose objects are used together with this one."""
+        self._seen: Seen = {} if seen is None else seen
         self.guards: list[Guard] = []
         self.sure = True
         """Whether every change of the object breaks a guard."""
+        self._kinds: dict[type, bool] = {}
         self._open: dict[int, int] = {}
         self._done: dict[int, bytes] = {}
         self._alive: list[Any] = []
@@ -178,11 +217,16 @@ class Digester:
         if atom is not None:
             return atom(obj)
         key = id(obj)
+        if key in self._open:
+            return b"^%d" % self._open[key]
+        if self._may_change(type(obj)):
+            known = self._seen.get(key)
+            if known is not None:
+                return b"again %d" % known[0]
+            self._seen[key] = len(self._seen), obj
         done = self._done.get(key)
         if done is not None:
             return done
-        if key in self._open:
-            return b"^%d" % self._open[key]
         self._open[key] = len(self._open)
         self._alive.append(obj)
         try:
@@ -195,6 +239,12 @@ class Digester:
             del self._open[key]
         result = self._done[key] = b"#" + hashlib.blake2b(body, digest_size=20).digest()
         return result
+
+    def _may_change(self, kind: type) -> bool:
+        known = self._kinds.get(kind)
+        if known is None:
+            known = self._kinds[kind] = _is_mutable(kind)
+        return known
 
     def _by_pickle(self, obj: Any) -> bytes:
         self.sure = False
@@ -411,6 +461,8 @@ class Digester:
         """Encode any other object by the reduction that pickle would use."""
         known = _cannot_change(obj)
         reduced: Any = NotImplemented
+        if _is_strided(obj):
+            obj = obj.copy(order="C")  # the pickler sends it so, and its buffer can be hashed
         reducer = REDUCERS.get(type(obj))
         if reducer is None:
             reducer = inherited_reducer(type(obj))

@@ -25,7 +25,7 @@ import msgspec
 from ..core.messages.result_cache import KeyPart, Recipe
 from ..core.messages.task_types import Function
 from .cache import KeptPacks, hold
-from .digests import Digester
+from .digests import Digester, Seen
 from .distributions import version_of
 from .file_arguments import File
 from .global_names import imported_names, nested_codes
@@ -78,25 +78,34 @@ def recipe_of(function: Any) -> FunctionRecipe:
     return made
 
 
-def argument_digest(value: Any, number: Callable[[Ref], int] | None = None) -> str:
-    """Return the digest of an argument by its content; of a small number, its text.
+class ArgumentDigests:
+    """Digests of the arguments of one call, by their content.
 
-    Args:
-        value: the argument.
-        number: returns a number for a `Ref` in it; the result takes its place later.
-
-    Raises:
-        OSError: a `File` in it cannot be read.
+    One mutable object at two places is not the same as two equal ones, because a change of it is seen at both places.
     """
-    short = _short(value)
-    if short:
-        return short
-    if type(value) in _TEXTS:
-        return hashlib.blake2b(repr(value).encode("utf-8", "backslashreplace"), digest_size=20).hexdigest()
-    walk = _Walk(number)
-    digest = walk.digest_of(value, "")
-    walk.go_on()
-    return hashlib.blake2b(f"{digest} {walk.key()}".encode(), digest_size=20).hexdigest() if walk.parts else digest
+
+    def __init__(self, number: Callable[[Ref], int] | None = None) -> None:
+        """Create it; `number` returns a number for a `Ref` in an argument: the result takes its place later."""
+        self._number = number
+        self._seen: Seen = {}
+
+    def of(self, value: Any) -> tuple[str, str, str]:
+        """Return the digest of an argument, and the name and the digest of the code that it brings, or "" and "".
+
+        The digest of a small number is its text.
+
+        Raises:
+            OSError: a `File` in it cannot be read.
+        """
+        short = _short(value)
+        if short:
+            return short, "", ""
+        if type(value) in _TEXTS:
+            return hashlib.blake2b(repr(value).encode("utf-8", "backslashreplace"), digest_size=20).hexdigest(), "", ""
+        walk = _Walk(self._number)
+        digest = walk.digest_of(value, "", self._seen)
+        walk.go_on()
+        return (digest, walk.first_label(), walk.key()) if walk.parts else (digest, "", "")
 
 
 _TEXTS = (str, bytes)
@@ -133,6 +142,11 @@ class _Walk:
         """Return the digest of all parts."""
         keyed = sorted((part.kind, part.name, part.digest) for part in self.parts.values())
         return hashlib.sha256(_encode(keyed)).hexdigest()
+
+    def first_label(self) -> str:
+        """Return the name of the class or function that was reached first, else that of any part."""
+        part = next((part for part in self.parts.values() if part.kind in ("class", "function")), None)
+        return (part or next(iter(self.parts.values()))).name
 
     def go_on(self) -> None:
         """Walk through all parts that were referred to."""
@@ -216,9 +230,12 @@ class _Walk:
             known = self._modules[module_name] = (bundle, set(), user)
         known[1].update(names)
 
-    def digest_of(self, value: Any, user: str) -> str:
-        """Return the digest of a value; functions, classes and modules in it become parts."""
-        digester = _PartDigester(self, user)
+    def digest_of(self, value: Any, user: str, seen: Seen | None = None) -> str:
+        """Return the digest of a value; functions, classes and modules in it become parts.
+
+        `seen` holds what other values of the same call have.
+        """
+        digester = _PartDigester(self, user, seen)
         digest = digester.digest(value)
         self.guards += digester.guards
         self.sure = self.sure and digester.sure
@@ -335,8 +352,8 @@ class _Walk:
 class _PartDigester(Digester):
     """A digester in whose result parts stand for themselves by name."""
 
-    def __init__(self, walk: _Walk, user: str) -> None:
-        super().__init__()
+    def __init__(self, walk: _Walk, user: str, seen: Seen | None = None) -> None:
+        super().__init__(seen)
         self._walk = walk
         self._user = user
         self.root: type | None = None

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from playwright.sync_api import expect
 
-from ipytaskfarm import Farm, StringTask
+from ipytaskfarm import Farm, Ref, Task, TaskClient
 from tests.conftest import Dirs
 from tests.support.browser import DEADLINE_MS, Lab, Notebook
+from tests.support.failing import CODE, Prepared, Ratio, closure, divide
+from tests.support.far import NODE, far_engines
+from tests.support.farms import engines, until_engines
 from tests.support.polling import DEADLINE_S, eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm]
@@ -53,46 +57,99 @@ def test_the_debugger_opens_in_the_users_own_notebook(lab: Lab, farm: Farm) -> N
     notebook.page.close()
 
 
-def test_a_notebook_on_the_frozen_engine(lab: Lab, farm: Farm) -> None:
-    with farm.task_client() as tc:
-        bad = tc.run(
-            StringTask(
-                "doubled = number * 2\nrest = doubled % 2\ndoubled / rest", push={"number": 3}, on_failure="hold"
-            )
-        )
-        tc.barrier([bad])
-        tc.debug(bad)  # nobody can type here: it is only offered to Jupyter
+class Kind(NamedTuple):
+    """A kind of task: what fails, and what a notebook on its frozen engine shows."""
+
+    make: Callable[[TaskClient], Task]
+    place: str
+    """The line of code that failed."""
+    asked: str
+    """What is asked in the frames."""
+    answer: str
+    far: bool = False
+    """Whether it fails on the other machine."""
+    cell: tuple[str, str] | None = None
+    """Code that looks at the engine's namespace, and what it prints."""
+
+
+DIVISION = "return x / difference"
+KINDS = {
+    "class": Kind(lambda tc: Task(Ratio, args=(3,), on_failure="hold"), DIVISION, "x, difference", "(3, 0"),
+    "closure": Kind(lambda tc: Task(closure(0), args=(3,), on_failure="hold"), DIVISION, "x, by", "(3, 0"),
+    "code": Kind(
+        lambda tc: Task(CODE, push={"a": 3}, on_failure="hold"), "int(found[0]) / b", "a, b, found", "(3, 0, ['3'])",
+        cell=("print(a, b, found, env if 'env' in dir() else 'no env')", "3 0 ['3'] no env"),
+    ),
+    "result": Kind(
+        lambda tc: Task(divide, args=(3, Ref(tc.run(Task(int)))), on_failure="hold"), DIVISION, "x, by", "(3, 0)"
+    ),
+    "environment": Kind(
+        lambda tc: Task("x = 1 / env.ready", environment=Prepared(), on_failure="hold"), "1 / env.ready", "env.ready",
+        "0", cell=("print(type(env).__name__, env.zero)", "Prepared 0"),
+    ),
+    "far": Kind(lambda tc: Task(divide, args=(3,), on_failure="hold"), DIVISION, "x, difference", "(3, 0.0)", True),
+}  # fmt: skip
+
+
+def test_a_notebook_on_each_frozen_engine(lab: Lab, farm: Farm, world: Dirs) -> None:
+    """The six are frozen at once, and one notebook is connected with one after the other."""
+    folder = world.root / "far"
+    folder.mkdir(mode=0o700)
+    with far_engines(farm, folder, engines=1), farm.task_client() as tc:
+        kind_of: dict[int, Kind] = {}
+        for kind in KINDS.values():
+            until_engines(farm, 2)
+            task = kind.make(tc)
+            task.targets = next(row.id for row in engines(farm) if (row.node == NODE) == kind.far)
+            kind_of[failed := tc.run(task)] = kind
+            tc.barrier([failed])
+            tc.debug(failed)  # nobody can type here: it is only offered to Jupyter
+        engine_of = {str(row.pid): row for row in tc.frozen()}
         notebook = lab.open("engine")
-        choose_existing_kernel(notebook)
-        cell = notebook.run("print(doubled, rest, env if 'env' in dir() else 'no env')")
-        cell.shows("6 0 no env")
-        cell = notebook.start("%debug")
-        cell.shows("doubled / rest")
-        answer(notebook, "p number")
-        cell.shows("3")
-        answer(notebook, "q")
-        cell.done()
-        picture = os.environ.get("SCREENSHOTS")
-        if picture:
-            notebook.page.screenshot(path=Path(picture) / "frozen-engine.png")
-        assert tc.release([bad]) == 1
+        for kernel in other_kernels(notebook, len(KINDS)):
+            connect_to(notebook, kernel)
+            row = engine_of.pop(notebook.run("import os; print(os.getpid())").text.strip())
+            looks_at_its_frames(notebook, kind_of.pop(row.task))
+            assert tc.release([row.task]) == 1
         eventually(lambda: not tc.frozen().rows, DEADLINE_S)
         notebook.page.close()
 
 
-def choose_existing_kernel(notebook: Notebook) -> None:
-    """Connect the notebook to the kernel that somebody else has started, as a person does: click, choose, confirm."""
+def looks_at_its_frames(notebook: Notebook, kind: Kind) -> None:
+    """Look at the variables of the frame that failed, in the debugger that opens in a cell."""
+    if kind.cell:
+        code, shown = kind.cell
+        notebook.run(code).shows(shown)
+    cell = notebook.start("%debug")
+    cell.shows(kind.place)
+    answer(notebook, f"p {kind.asked}")
+    cell.shows(kind.answer)
+    answer(notebook, "q")
+    cell.done()
+    picture = os.environ.get("SCREENSHOTS")
+    if picture and not kind.far:
+        notebook.page.screenshot(path=Path(picture) / "frozen-engine.png")
+
+
+def other_kernels(notebook: Notebook, count: int) -> list[str]:
+    """Return the ids of the kernels that somebody else has started, as soon as the dialog offers so many."""
     page = notebook.page
 
-    def chosen() -> bool:
+    def offered() -> list[str]:
         page.get_by_role("button", name="Python 3 (ipykernel)").first.click()
-        option = page.locator(".jp-Dialog option", has_text="python3 (")
-        if option.count() != 1:  # Lab asks for the list every few seconds
-            page.locator(".jp-Dialog").get_by_role("button", name="Cancel").click()
-            return False
-        page.locator(".jp-Dialog select").select_option(value=option.get_attribute("value"))
-        page.locator(".jp-Dialog").get_by_role("button", name="Select Kernel").click()
-        return True
+        found = [
+            option.get_attribute("value") for option in page.locator(".jp-Dialog option", has_text="python3 (").all()
+        ]
+        page.locator(".jp-Dialog").get_by_role("button", name="Cancel").click()
+        return [value for value in found if value] if len(found) == count else []  # Lab asks every few seconds
 
-    eventually(chosen, DEADLINE_S, every_s=1.0)
+    return eventually(offered, DEADLINE_S, every_s=1.0)
+
+
+def connect_to(notebook: Notebook, kernel: str) -> None:
+    """Connect the notebook to this kernel, as a person does: click, choose, confirm."""
+    page = notebook.page
+    page.get_by_role("button", name="Python 3 (ipykernel)").first.click()
+    page.locator(".jp-Dialog select").select_option(value=kernel)
+    page.locator(".jp-Dialog").get_by_role("button", name="Select Kernel").click()
     page.locator("#jp-main-statusbar").get_by_text("Idle").wait_for()

@@ -59,3 +59,9 @@ def ex(tc: TaskClient, cleared: None) -> Iterator[Executor]:
 
     with Executor(tc) as executor:
         yield executor
+
+
+@pytest.fixture
+def empty_cache(tc: TaskClient) -> None:
+    """Remove the results that earlier tests of the module have kept."""
+    tc.cache.forget()

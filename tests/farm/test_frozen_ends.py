@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
 
 from ipytaskfarm import Farm, Task, TaskClient
 from tests.conftest import Dirs
 from tests.support.failing import divide
-from tests.support.farms import DEADLINE_S, engines, module_farm, until_engines
+from tests.support.far import NODE, far_engines, far_node
+from tests.support.farms import DEADLINE_S, Gate, engines, module_farm, until_engines
+from tests.support.memory_group import memory_group
 from tests.support.polling import eventually
 
 LIMIT_MIB = 150
 
 
-def freeze(tc: TaskClient) -> tuple[int, psutil.Process]:
+def freeze(tc: TaskClient, **rules: Any) -> tuple[int, psutil.Process]:
     """Return a task that has failed, and the process of its frozen engine."""
-    failed = tc.run(Task(divide, args=(3,), on_failure="hold"))
+    failed = tc.run(Task(divide, args=(3,), on_failure="hold", **rules))
     tc.barrier([failed], timeout=DEADLINE_S)
     eventually(lambda: [row.task for row in tc.frozen()] == [failed], DEADLINE_S)
     return failed, psutil.Process(tc.frozen()[0].pid)
@@ -31,6 +36,19 @@ def freeze(tc: TaskClient) -> tuple[int, psutil.Process]:
 
 def is_gone(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def run_on(connection_file: str, code: str) -> None:
+    """Have the kernel of a frozen engine begin to run this, as a console does."""
+    client = BlockingKernelClient(connection_file=connection_file)
+    client.load_connection_file()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=DEADLINE_S)
+        client.execute(code)
+        eventually(lambda: client.get_iopub_msg(timeout=DEADLINE_S)["content"].get("code") == code, DEADLINE_S)
+    finally:
+        client.stop_channels()
 
 
 def agent_of(farm: Farm) -> int:
@@ -55,18 +73,7 @@ def test_the_death_of_its_agent() -> None:
 def test_the_limit_of_memory_holds_for_a_frozen_engine_too() -> None:
     with module_farm(1, memory_limit=f"{LIMIT_MIB} MiB") as farm, farm.task_client() as tc:
         failed, engine = freeze(tc)
-        debugger = subprocess.run(
-            [
-                sys.executable, "-c",
-                "import sys, time; from jupyter_client import BlockingKernelClient as Client\n"
-                "client = Client(connection_file=sys.argv[1]); client.load_connection_file(); client.start_channels()\n"
-                "client.wait_for_ready(timeout=60); client.execute('kept = [bytearray(10**6) for _ in range(400)]')\n"
-                "time.sleep(0.5); client.stop_channels()",
-                tc.frozen()[0].connection_file,
-            ],
-            capture_output=True, text=True, timeout=100, check=False,
-        )  # fmt: skip
-        assert debugger.returncode == 0, debugger.stderr
+        run_on(tc.frozen()[0].connection_file, "kept = [bytearray(10**6) for _ in range(400)]")
         eventually(lambda: is_gone(engine), DEADLINE_S, what="an engine over its limit ends")
         eventually(lambda: not tc.frozen().rows, DEADLINE_S)
         assert len(engines(farm)) == 1, "it counted as an engine of the farm"
@@ -123,3 +130,37 @@ def test_the_nodes_memory_runs_short(farm_dirs: Dirs, others: str) -> None:
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip() == "busy: succeeded succeeded"
+
+
+ROOM = 400 << 20
+FILL = """
+with open({used!r}) as file:
+    used = int(file.read())
+kept = bytearray(b"x") * (({room} - used) - {room} // 33)
+"""
+
+
+def test_the_memory_of_a_control_group_runs_short(tmp_path: Path) -> None:
+    """The group is real and filled for real: the frozen engine goes, and the larger one, which runs a task, goes on."""
+    gate = Gate(tmp_path / "gate")
+    with (
+        memory_group(ROOM) as group, module_farm(2) as farm, farm.task_client() as tc,
+        far_engines(farm, tmp_path, 2, group.entering),
+    ):  # fmt: skip
+        assert far_node(farm).memory == ROOM
+        of_frozen, of_busy = [row.id for row in engines(farm) if row.node == NODE]
+        failed, engine = freeze(tc, targets=of_frozen)
+        room = ROOM - group.used_bytes
+        busy = tc.run(Task(f"kept = bytearray(b'x') * {room * 2 // 3}\n{gate.code}", targets=of_busy))
+        eventually(lambda: group.used_bytes > ROOM - room // 2, DEADLINE_S, what="the task has its memory")
+        assert [row.pid for row in tc.frozen()] == [engine.pid], "there was room for both"
+        run_on(tc.frozen()[0].connection_file, FILL.format(used=str(group.used), room=ROOM))
+        eventually(lambda: is_gone(engine), DEADLINE_S, what="the frozen engine goes")
+        eventually(lambda: not tc.frozen().rows, DEADLINE_S)
+        said = (tmp_path / "agent.log").read_text()
+        assert re.search(r"memory: the node had \d+ MiB of 400 MiB left, and this engine is frozen and has", said), said
+        assert group.kills == 0, "the kernel was faster"
+        gate.open()
+        assert tc.get_task_result(busy, block=True).status == "succeeded"
+        with pytest.raises(ZeroDivisionError):
+            tc.debug(failed)

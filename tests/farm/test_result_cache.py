@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,21 +17,10 @@ import pytest
 
 from ipytaskfarm import Farm, File, Ref, Task, TaskClient
 from ipytaskfarm.errors import UnpickleableException
-from tests.support.farms import DEADLINE_S, module_farm
+from tests.support.farms import DEADLINE_S
 from tests.support.polling import eventually
 
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as made:
-        yield made
-
-
-@pytest.fixture
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    with farm.task_client() as client:
-        client.cache.forget()
-        yield client
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 class Cells:
@@ -224,6 +213,77 @@ def test_arrays_and_instances_by_content(tc: TaskClient) -> None:
     other = run(50_000, 2)
     assert not other.from_cache
     assert "argument 2 (point) differs" in tc.why_miss(other.taskid)
+
+
+def arrays(*, shared: bool) -> Any:
+    import numpy as np
+
+    return [np.zeros(2)] * 2 if shared else [np.zeros(2), np.zeros(2)]
+
+
+class Cell:
+    def __init__(self) -> None:
+        self.value = 0
+
+
+@pytest.mark.parametrize(
+    ("shared", "equal"),
+    [
+        (lambda: ([[0, 0]] * 3,), lambda: ([[0, 0], [0, 0], [0, 0]],)),
+        (lambda: ([[0, 0]] * 300,), lambda: ([[0, 0] for _ in range(300)],)),
+        (lambda: ({"a": [row := [0]], "b": row},), lambda: ({"a": [[0]], "b": [0]},)),
+        (lambda: ([Cell()] * 2,), lambda: ([Cell(), Cell()],)),
+        (lambda: (arrays(shared=True),), lambda: (arrays(shared=False),)),
+        (lambda: [[]] * 2, lambda: [[], []]),
+    ],
+    ids=["lists", "many lists", "dicts", "instances", "arrays", "two arguments"],
+)
+def test_one_object_at_two_places_is_not_two_equal_ones(
+    tc: TaskClient, shared: Callable[[], Any], equal: Callable[[], Any]
+) -> None:
+    """A change of it is seen at both places; the copies of each that a client makes are the same again."""
+
+    def f(*values: Any) -> int:
+        return 1
+
+    def run(values: Any) -> bool:
+        return bool(tc.run(Task(f, args=tuple(values), cache=True), block=True).from_cache)
+
+    assert not run(shared())
+    assert not run(equal())
+    assert run(shared())
+    assert run(equal())
+
+
+def test_a_list_that_a_function_uses_twice(tc: TaskClient) -> None:
+    cells = Cells()
+    cells.run("rows = [[0, 0]] * 2\ndef f():\n    rows[0][0] = 5\n    return rows")
+    assert tc.run(Task(cells.names["f"], cache=True), block=True).result == [[5, 0], [5, 0]]
+    cells.run("rows = [[0, 0] for _ in range(2)]")
+    other = tc.run(Task(cells.names["f"], cache=True), block=True)
+    assert other.result == [[5, 0], [0, 0]], "the engine took the function that it had, with the shared list"
+    assert "global `rows`, used by `f`, changed" in tc.why_miss(other.taskid)
+
+
+def test_a_strided_array_is_its_content(tc: TaskClient) -> None:
+    np = pytest.importorskip("numpy")
+    assert not tc.run(Task(len, args=(np.arange(10)[::2],), cache=True), block=True).from_cache
+    assert tc.run(Task(len, args=(np.arange(0, 10, 2),), cache=True), block=True).from_cache
+    assert not tc.run(Task(len, args=(np.arange(10)[1::2],), cache=True), block=True).from_cache
+
+
+def test_a_class_of_an_argument_that_changed_is_named(tc: TaskClient) -> None:
+    cells = Cells()
+    cells.run("class P:\n    def value(self): return 2\ndef f(p): return p.value()\np = P()")
+    assert tc.run(Task(cells.names["f"], args=(cells.names["p"],), cache=True), block=True).result == 2
+    cells.run("class P:\n    def value(self): return 3\np = P()")
+    other = tc.run(Task(cells.names["f"], args=(cells.names["p"],), cache=True), block=True)
+    assert other.result == 3
+    said = tc.why_miss(other.taskid)
+    assert "the code of `P`, which argument 1 (p) brings, differs" in said
+    assert "argument 1 (p) differs" not in said
+    again = tc.run(Task(cells.names["f"], args=(cells.names["p"],), cache=True), block=True)
+    assert ", 1 argument, " in tc.why_hit(again.taskid)
 
 
 def test_large_results_are_kept_and_checked(tc: TaskClient, farm: Farm) -> None:

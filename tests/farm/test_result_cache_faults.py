@@ -9,36 +9,26 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ipytaskfarm import Farm, Ref, Task, TaskClient
+from ipytaskfarm import Farm, MultiEngineClient, Ref, Task, TaskClient, TaskResult
 from ipytaskfarm.client.tasks import Join
 from ipytaskfarm.deployment.home import Home
 from tests.conftest import Dirs
 from tests.farm.test_farm import background_farm, command, pid_of
-from tests.support.farms import DEADLINE_S, module_farm
+from tests.support.farms import DEADLINE_S
 from tests.support.polling import eventually
+from tests.support.reboot import booted, cut_power
 from tests.support.small_disk import said_on_small_disk
+
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 COUNT = 5
 VALUE_BYTES = 200_000
-
-
-@pytest.fixture(scope="module")
-def farm() -> Iterator[Farm]:
-    with module_farm(2) as made:
-        yield made
-
-
-@pytest.fixture
-def tc(farm: Farm) -> Iterator[TaskClient]:
-    with farm.task_client() as client:
-        client.cache.forget()
-        yield client
 
 
 def functions() -> tuple[Callable[[int], int], Callable[[int], bytes]]:
@@ -115,11 +105,14 @@ def test_a_damaged_large_value_is_named_and_computed_again(
 
 def damage(tc: TaskClient, number: int) -> None:
     """Change a byte in the file of `large(number)`."""
+    damaged = 0
     for path in blob_files(tc):
         content = bytearray(path.read_bytes())
         if content[100_000] == number:
             content[1000] = 99
             path.write_bytes(content)
+            damaged += 1
+    assert damaged == 1
 
 
 def test_a_damaged_value_that_another_task_takes(tc: TaskClient) -> None:
@@ -264,6 +257,54 @@ def test_restarts_of_controller_and_farm(farm_dirs: Dirs, tmp_path: Path) -> Non
             hits_again(home, tc)
 
 
+def test_a_reboot_of_the_machine(farm_dirs: Dirs, tmp_path: Path) -> None:
+    """The results of tasks, a map and a graph are all taken afterwards, by a farm without engines."""
+    ran = tmp_path / "ran"
+    ran.mkdir()
+
+    def noted(number: int, folder: str) -> bytes:
+        import tempfile
+
+        tempfile.mkstemp(prefix=f"{number}-", dir=folder)
+        return bytes([number]) * 200_000
+
+    def length(value: bytes, folder: str) -> int:
+        import tempfile
+
+        tempfile.mkstemp(prefix="length-", dir=folder)
+        return len(value)
+
+    def results(tc: TaskClient) -> list[TaskResult]:
+        alone = tc.run(Task(noted, args=(41, str(ran)), cache=True))
+        tc.map(noted, [42, 43, 44], [str(ran)] * 3, cache=True, name=(job := f"map-{alone}"))
+        below = tc.run(Task(noted, args=(45, str(ran)), cache=True))
+        above = tc.run(Task(length, args=(Ref(below), str(ran)), cache=True))
+        ids = [alone, *tc.job(job).ids, below, above]
+        tc.barrier(ids, timeout=DEADLINE_S)
+        return [tc.get_task_result(task) for task in ids]
+
+    expected = [*(bytes([number]) * VALUE_BYTES for number in range(41, 46)), VALUE_BYTES]
+    with booted("before", tmp_path), background_farm("-n", "1"):
+        with TaskClient() as tc:
+            assert [each.result for each in results(tc)] == expected
+            assert len(list(ran.iterdir())) == len(expected)
+            cut_power(farm_dirs)
+        with booted("after", tmp_path):
+            assert command("start", "--daemonize", "-n", "0").returncode == 0
+            with TaskClient() as tc:
+                again = results(tc)
+                assert [each.result for each in again] == expected
+                assert all(each.from_cache for each in again)
+                assert len(list(ran.iterdir())) == len(expected), "something has run"
+                damage(tc, 43)  # no other farm of this process has such a value, and could lend it
+                tc.clear()
+                with MultiEngineClient() as mec:
+                    mec.add_engines(1)
+                with pytest.warns(UserWarning, match="does not have its digest"):
+                    assert [each.result for each in results(tc)] == expected
+    assert len(list(ran.iterdir())) == len(expected) + 1
+
+
 # -- two clients at once
 
 CLIENT = """
@@ -295,7 +336,7 @@ def test_two_programs_at_once_run_each_item_once(farm: Farm, tc: TaskClient, tmp
 # -- a full disk
 
 FULL_DISK = """
-import os, sys, time
+import os, sys, tempfile, time
 from ipytaskfarm import Farm, Task, errors
 disk = sys.argv[1]
 def work(n):
@@ -303,7 +344,8 @@ def work(n):
 expected = [work(n) for n in range(40)]
 with Farm(n=1, name="full", store_dir=disk) as farm, farm.task_client() as tc:
     print("before:", tc.map(work, range(20), cache=True) == expected[:20])
-    ids = [tc.run(Task("import time; time.sleep(0.5)"))]
+    is_full = os.path.join(tempfile.mkdtemp(), "full")
+    ids = [tc.run(Task(f"import os, time\\nwhile not os.path.exists({is_full!r}): time.sleep(0.02)"))]
     ids += [tc.run(Task(work, args=(n,), cache=True, targets=0)) for n in range(20, 40)]
     tc.flush(timeout=30)
     filler = os.path.join(disk, "filler")
@@ -318,6 +360,7 @@ with Farm(n=1, name="full", store_dir=disk) as farm, farm.task_client() as tc:
             assert spare < 10_000
             spare *= 2
     os.close(fd)
+    os.close(os.open(is_full, os.O_CREAT))
     try:
         tc.barrier(ids, timeout=2)
         print("ended")
@@ -325,15 +368,16 @@ with Farm(n=1, name="full", store_dir=disk) as farm, farm.task_client() as tc:
         print("full:", type(error).__name__)
     os.unlink(filler)
     deadline = time.monotonic() + 60
-    while True:
-        try:
-            tc.barrier(ids, timeout=60)
-            break
-        except errors.StoreFull:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    def when_there_is_room(call):
+        while True:
+            try:
+                return call()
+            except errors.StoreFull:  # the farm looks at the disk now and then
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+    when_there_is_room(lambda: tc.barrier(ids, timeout=60))
     print("after:", [tc.get_task_result(i).result for i in ids[1:]] == expected[20:])
-    print("again:", tc.map(work, range(40), cache=True) == expected)
+    print("again:", when_there_is_room(lambda: tc.map(work, range(40), cache=True)) == expected)
     print("hits:", tc.cache.size.hits >= 20)
 """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,14 +33,22 @@ def far_connection(name: str, role: str, folder: Path) -> Path:
     return path
 
 
+def _as_it_is(*command: str) -> list[str]:
+    return list(command)
+
+
 @contextmanager
-def far_agent(name: str, folder: Path, engines: int = 2) -> Iterator[Path]:
-    """Start an agent on that machine, with at most this number of engines; yield its folder."""
+def far_agent(name: str, folder: Path, engines: int = 2, start: Callable[..., list[str]] = _as_it_is) -> Iterator[Path]:
+    """Start an agent on that machine, with at most this number of engines; yield its folder.
+
+    `start` makes of the words of its command those that are run.
+    """
     own = folder / "agent"
     words = ["--connection-file", str(far_connection(name, "agent", folder)), "--folder", str(own)]
     words += ["--farm", name, "--node", NODE, "--slots", str(engines), "--log", str(folder / "agent.log"), "--verbose"]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    agent = subprocess.Popen([sys.executable, "-P", "-m", "ipytaskfarm.agent", *words], env=environment, cwd=folder)
+    command = start(sys.executable, "-P", "-m", "ipytaskfarm.agent", *words)
+    agent = subprocess.Popen(command, env=environment, cwd=folder)
     try:
         yield own
     finally:
@@ -54,9 +62,11 @@ def far_agent(name: str, folder: Path, engines: int = 2) -> Iterator[Path]:
 
 
 @contextmanager
-def far_engines(farm: Farm, folder: Path, engines: int = 2) -> Iterator[Path]:
+def far_engines(
+    farm: Farm, folder: Path, engines: int = 2, start: Callable[..., list[str]] = _as_it_is
+) -> Iterator[Path]:
     """Start as many engines there as the farm has here (`engines` on each); yield the folder of the far agent."""
-    with far_agent(farm.name, folder, engines) as own:
+    with far_agent(farm.name, folder, engines, start) as own:
         eventually(lambda: NODE in {agent["node"] for agent in farm_state(farm).agents}, DEADLINE_S)
         ask(farm, SetWanted(2 * engines))  # each goes where there are fewest
         until_engines(farm, 2 * engines)

@@ -25,6 +25,7 @@ from ipytaskfarm.doctor import Finding, Level, files, machine, network, rounds
 from ipytaskfarm.doctor.systems import systems
 from ipytaskfarm.storage import disk
 from ipytaskfarm.system import farm_paths
+from ipytaskfarm.system.control_groups import MemoryRoom
 from ipytaskfarm.system.farm_paths import ConnectionInfo, FarmRecord, write_connection_file
 from ipytaskfarm.transport.keys import FarmKeys, farm_keys, info_for, make_farm_keys, make_keypair, rotated, save_keys
 from tests.conftest import Dirs
@@ -89,17 +90,10 @@ def test_limits_on_files() -> None:
     told(machine.open_files(500, -1, -1), Level.OK, "no limit")
 
 
-def test_limits_on_processes(tmp_path: Path) -> None:
+def test_limits_on_processes() -> None:
     told(machine.processes(100, 1000, 500, "this control group"), Level.WRONG, "1,000 for this control group", "-n")
     told(machine.processes(10, 1000, 500, "me"), Level.OK, "1,000 for me")
     told(machine.processes(10, -1, 0, "anybody"), Level.OK, "no limit")
-    own, root = tmp_path / "cgroup", tmp_path / "fs"
-    own.write_text("3:pids:/a/b\n2:cpu:/a\n0::/user/me\n")
-    for folder, most in ((root / "pids/a", "20"), (root / "pids/a/b", "max"), (root / "user", "30")):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "pids.max").write_text(f"{most}\n")
-        (folder / "pids.current").write_text("7\n")
-    assert sorted(machine._group_limits(root, own)) == [(20, 7), (30, 7)]
 
 
 def test_the_limits_of_a_process_are_its_own(farm_dirs: Dirs) -> None:
@@ -116,9 +110,11 @@ def test_the_limits_of_a_process_are_its_own(farm_dirs: Dirs) -> None:
 
 
 def test_memory_that_is_not_enough() -> None:
-    told(machine.memory(64, 800 << 20, 1 << 30), Level.WRONG, "64 more engines", "-n")
-    told(machine.memory(0, 10 << 20, 1 << 30), Level.WRONG, "less than 5%")
-    told(machine.memory(4, 800 << 20, 1 << 30), Level.OK, "0.8 GiB of 1.0 GiB")
+    told(machine.memory(64, [MemoryRoom(800 << 20, 1 << 30)]), Level.WRONG, "64 more engines", "-n")
+    told(machine.memory(0, [MemoryRoom(10 << 20, 1 << 30)]), Level.WRONG, "less than 5%")
+    told(machine.memory(4, [MemoryRoom(800 << 20, 1 << 30)]), Level.OK, "0.8 GiB of 1.0 GiB")
+    roomier = MemoryRoom(8 << 30, 16 << 30)
+    told(machine.memory(64, [roomier, MemoryRoom(800 << 20, 1 << 30)]), Level.WRONG, "0.8 GiB of 1.0 GiB")
 
 
 def test_a_clock_that_is_behind_or_was_set() -> None:

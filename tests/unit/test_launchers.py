@@ -12,13 +12,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import ipytaskfarm
 from ipytaskfarm.core.formatting import changes, ready_engines
 from ipytaskfarm.core.messages.tables import EngineRow, FarmState
 from ipytaskfarm.deployment.home import Home, sweep_temporary
 from ipytaskfarm.deployment.settings import FarmSettings
 from ipytaskfarm.launchers import EXIT_UNKNOWN, ProcessSpec, describe_exit
 from ipytaskfarm.launchers.local import LocalProcesses, child_environment, rotate, trim
-from ipytaskfarm.system import process as cores_module
 from ipytaskfarm.system.farm_paths import FarmRecord, process_started, read_farm_record, write_farm_record
 from tests.conftest import Dirs
 from tests.support.polling import eventually
@@ -75,7 +75,7 @@ def test_a_living_process_is_adopted_and_a_dead_one_is_not(tmp_path: Path) -> No
 
 
 def test_children_find_this_package_when_it_is_not_installed() -> None:
-    root = str(Path(cores_module.__file__).parent.parent.parent)
+    root = str(Path(ipytaskfarm.__file__).parent.parent)
     if root in sys.path and "site-packages" not in root:
         assert root in child_environment({})["PYTHONPATH"].split(os.pathsep)
 
@@ -116,22 +116,6 @@ def test_a_log_in_use_is_trimmed_under_its_writer(tmp_path: Path) -> None:
         print("more", file=writer, flush=True)
     assert (log.read_text(), log.with_name("a.out.1").read_text()) == ("more\n", "much\n")
     trim(tmp_path / "not there", 3)
-
-
-# ---------------------------------------------------------------------------------------- cores
-
-
-def test_the_tightest_quota_above_us_counts(tmp_path: Path) -> None:
-    inner = tmp_path / "a" / "b"
-    inner.mkdir(parents=True)
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    (tmp_path / "a" / "cpu.max").write_text("250000 100000\n")
-    (inner / "cpu.max").write_text("400000 100000\n")
-    assert sorted(cores_module._quotas(tmp_path, "/a/b", cores_module._read_v2)) == [2, 4]
-    assert cores_module._quotas(tmp_path, "/elsewhere", cores_module._read_v2) == []
-    (inner / "cpu.cfs_quota_us").write_text("50000\n")
-    (inner / "cpu.cfs_period_us").write_text("100000\n")
-    assert cores_module._quotas(tmp_path, "/a/b", cores_module._read_v1) == [1]
 
 
 # ---------------------------------------------------------------------------------------- changes

@@ -14,6 +14,7 @@ import pytest
 
 from ipytaskfarm.agent import memory
 from ipytaskfarm.agent.memory import MemoryWatch, descendants, node_memory, private_bytes
+from ipytaskfarm.system.control_groups import MemoryRoom
 
 MIB = 2**20
 HOLD = "import sys, mmap, subprocess\n{}\nprint('ready', flush=True)\nsys.stdin.read()"
@@ -97,7 +98,7 @@ def test_when_the_node_has_little_left_the_largest_goes(monkeypatch: pytest.Monk
     with holding("kept = b'x' * 50_000_000") as large, holding("pass") as small:
         engines = [(small, False), (large, False)]
         assert MemoryWatch(None).look(engines, 0.0) is None
-        monkeypatch.setattr(memory, "node_memory", lambda: (40 * MIB, 1000 * MIB))
+        monkeypatch.setattr(memory, "node_memory", lambda: [MemoryRoom(40 * MIB, 1000 * MIB)])
         verdict = MemoryWatch(None).look(engines, 0.0)
         assert verdict is not None
         assert verdict.place == 1
@@ -107,7 +108,7 @@ def test_when_the_node_has_little_left_the_largest_goes(monkeypatch: pytest.Monk
 
 def test_an_engine_that_runs_nothing_goes_before_a_larger_one_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
     with holding("kept = b'x' * 50_000_000") as large, holding("pass") as small:
-        monkeypatch.setattr(memory, "node_memory", lambda: (40 * MIB, 1000 * MIB))
+        monkeypatch.setattr(memory, "node_memory", lambda: [MemoryRoom(40 * MIB, 1000 * MIB)])
         verdict = MemoryWatch(None).look([(large, False), (small, False)], 0.0, idle_from=1)
         assert verdict is not None
         assert verdict.place == 1
@@ -118,8 +119,8 @@ def test_an_engine_that_runs_nothing_goes_before_a_larger_one_that_does(monkeypa
 
 
 def test_the_nodes_memory() -> None:
-    available, total = node_memory()
-    assert 0 < available < total
+    for available, total in node_memory():
+        assert 0 < available <= total
 
 
 def test_processes_that_are_gone_have_nothing() -> None:

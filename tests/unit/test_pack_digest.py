@@ -143,9 +143,12 @@ def test_used_globals_make_a_difference(one: str, two: str) -> None:
     assert digest(one + use) == digest(one + use)
 
 
-def test_equal_and_identical_parts_have_the_same_digest() -> None:
-    shared = [1, 2]
-    assert Digester().digest([shared, shared]) == Digester().digest([[1, 2], [1, 2]])
+def test_identity_counts_only_where_a_change_would_be_seen() -> None:
+    shared = ("a", 1)
+    assert Digester().digest([shared, shared]) == Digester().digest([("a", 1), ("a", int("1"))])
+    row = [1, 2]
+    assert Digester().digest([row, row]) != Digester().digest([[1, 2], [1, 2]])
+    assert Digester().digest([row, row]) == Digester().digest([[1, 2]] * 2)
     loop: list[Any] = []
     loop.append(loop)
     assert Digester().digest(loop) == Digester().digest(loop)

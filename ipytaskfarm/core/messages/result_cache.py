@@ -8,6 +8,9 @@ ON, REFRESH, READONLY = "on", "refresh", "readonly"
 MODES = (ON, REFRESH, READONLY)
 """How a task uses the cache: takes and leaves a result; runs in any case and leaves one; takes one and leaves none."""
 
+CODE_OF = "the code of"
+"""How a label begins that stands for functions and classes within an argument, not for an argument."""
+
 
 class KeyPart(msgspec.Struct, frozen=True, array_like=True):
     """One thing that a function's results depend on."""
