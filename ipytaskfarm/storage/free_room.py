@@ -13,6 +13,9 @@ INCREMENTAL = 2
 
 A file is made with it, or gets it by a VACUUM."""
 
+IN_STEPS = f"PRAGMA auto_vacuum = {INCREMENTAL};"
+"""Makes an empty file one that can give room back in steps, and before a VACUUM also another one."""
+
 PAGE_BYTES = 4096
 
 

@@ -120,7 +120,7 @@ class Store:
         self.notes += opening.sqlite_notes(self.path)
         opening.refuse_strangers(self._one, self.path, self.size_bytes())
         copied = not fresh and self._one("PRAGMA journal_mode") != "wal"
-        self._set_pragmas()
+        self._set_pragmas(fresh)
         self._migrate()
         opening.refuse_incomplete(self._db, self.path)
         if copied and self._one("SELECT count(*) FROM farm"):
@@ -129,8 +129,8 @@ class Store:
         if fresh:
             sync_folder(self.path.parent)
 
-    def _set_pragmas(self) -> None:
-        self._db.execute(f"PRAGMA auto_vacuum = {free_room.INCREMENTAL}")  # first of all: it counts for an empty file
+    def _set_pragmas(self, fresh: bool) -> None:
+        self._db.executescript(free_room.IN_STEPS if fresh else "")  # in an older file this would write into the log
         if self._one("PRAGMA journal_mode = WAL") != "wal":
             raise StoreError(
                 f"the store {self.path} is on a file system that SQLite cannot share memory on: "
@@ -559,7 +559,7 @@ class Store:
         """Give room left by cleared tasks back to the disk.  It needs as much room again meanwhile, and time."""
         self._usable()
         with self._reading():
-            self._db.execute("VACUUM")  # with it, an old file becomes one that can give room back in steps
+            self._db.executescript(f"{free_room.IN_STEPS} VACUUM")
             self._checkpoint("TRUNCATE")
 
     def give_back(self, pages: int) -> bool | None:
