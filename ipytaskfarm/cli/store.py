@@ -67,8 +67,8 @@ class Compact(Command):
 
     name = "compact"
     description = """
-Returns the space that cleared tasks have left in a farm's store to the disk. While it works, it needs as much space
-again. This takes some seconds per GiB, in which a running farm starts no task and answers no client; engines continue.
+Returns the space that cleared tasks have left in a farm's store to the disk. A running farm does this in small steps
+beside its work. The store of a stopped farm is written again as a whole, which needs as much space again meanwhile.
 """
     examples = "ipytaskfarm compact"
 

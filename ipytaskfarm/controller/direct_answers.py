@@ -7,10 +7,9 @@ in which they arrived, so an answer includes everything that its client was told
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 
-from ..core.errors import SecurityError, StoreError, StoreFull
+from ..core.errors import SecurityError, StoreError
 from ..core.messages import (
     Answer,
     AskQuestion,
@@ -21,7 +20,6 @@ from ..core.messages import (
     Refusal,
     ReloadKeys,
     Reply,
-    TextReply,
 )
 from ..core.messages.blob_chunks import ReadBlob
 from ..core.messages.result_cache import ForgetCache, ListCache, ReadCacheKey
@@ -49,17 +47,6 @@ def is_direct(event: Event) -> bool:
     `ReadBlob` comes within an `AskQuestion` from clients, and as a message of its own from agents.
     """
     return type(event) is ReadBlob or (type(event) is AskQuestion and type(event.question) in DIRECT)
-
-
-def compact(store: Store) -> TextReply | Refusal:
-    """Compact the store, and describe its size before and after for people."""
-    before, began_s = store.size_bytes(), time.monotonic()
-    try:
-        store.compact()
-    except StoreFull as error:
-        return Refusal("StoreFull", str(error))
-    taken_s = time.monotonic() - began_s
-    return TextReply(f"{before / 2**20:,.1f} MiB before, {store.size_bytes() / 2**20:,.1f} MiB now, in {taken_s:.1f} s")
 
 
 class DirectAnswers:
@@ -96,8 +83,6 @@ class DirectAnswers:
             return task_copy(self._store, question.id)
         if isinstance(question, ListCache | ForgetCache | ReadCacheKey):
             return self._cache.answer(question)
-        if isinstance(question, CompactStore):
-            return compact(self._store)
         assert isinstance(question, ListConnections), f"{type(question).__name__} is the scheduler's to answer"
         return self._access.connections() if self._access is not None else NO_KEYS
 

@@ -21,6 +21,7 @@ from ..core.messages import (
     Answer,
     AskQuestion,
     Clear,
+    CompactStore,
     EngineDown,
     Finals,
     HandOut,
@@ -51,6 +52,7 @@ from . import replies
 from .access import FarmAccess
 from .blob_reading import BlobReader, ReadPiece
 from .cache_answers import CacheAnswers
+from .compaction import Compaction
 from .direct_answers import DirectAnswers, is_direct
 from .evaluator_process import EvaluatorProcess
 from .payloads import Payloads, singly, unsent
@@ -108,6 +110,7 @@ class ControllerLoop:
         self._retention = retention
         self._event_log = event_log
         self._cache_answers = CacheAnswers(store, result_cache or ResultCache.off())
+        self._compaction = Compaction(store)
         self._direct_answers = DirectAnswers(store, access, self.give_up, self._cache_answers)
         self._direct: list[tuple[str, Event]] = []
         """(session, question) of this turn that the scheduler has no part in, see `direct_answers`."""
@@ -216,6 +219,7 @@ class ControllerLoop:
         self._evaluator.close()
         self._evaluator = EvaluatorProcess(self._code_of, self._evaluator_folder)
         self._next, self._direct = [], []
+        self._compaction = Compaction(self._store)
         if before.lifecycle.stopping:
             self._next.append(("", AskQuestion(0, StopFarm(drain_s=0.0))))
         if self._event_log is not None:
@@ -242,7 +246,7 @@ class ControllerLoop:
     # -- receiving
 
     def _patience_s(self) -> float:
-        if self._next:
+        if self._next or self._compaction.under_way:
             return 0.0
         deadlines = [self._scheduler.next_deadline(), self._evaluator.next_deadline()]
         soonest = min((d for d in deadlines if d is not None), default=None)
@@ -370,7 +374,7 @@ class ControllerLoop:
             began_s = time.monotonic()
             self._answer_directly(session, event)
             self._hub.charge_answer(session, time.monotonic() - began_s)
-        for session, answer in self._view_answers.answers():
+        for session, answer in (*self._view_answers.answers(), *self._compaction.step()):
             self._send(session, answer)
         if self._reader is not None:
             self._send_pieces(self._reader)
@@ -391,6 +395,8 @@ class ControllerLoop:
             answer = self._view_answers.ask(session, n, question)
             if answer is not None:
                 self._send(session, answer)
+        elif n is not None and isinstance(question, CompactStore):
+            self._compaction.ask(session, n)
         elif n is not None:
             self._send(session, self._direct_answers.answer(n, question))
 

@@ -38,7 +38,7 @@ from ..core.messages.result_cache import CacheKey
 from ..core.messages.tables import TaskRow
 from ..core.messages.task_types import Final, Function, Submission
 from ..system.files import sync_folder
-from . import disk, opening, rows
+from . import disk, free_room, opening, rows
 from .beside import count_file
 from .commit_count import CommitCount, Count, Missing, missing, read as read_count
 from .inserts import Row, parts
@@ -120,7 +120,7 @@ class Store:
         self.notes += opening.sqlite_notes(self.path)
         opening.refuse_strangers(self._one, self.path, self.size_bytes())
         copied = not fresh and self._one("PRAGMA journal_mode") != "wal"
-        self._set_pragmas()
+        self._set_pragmas(fresh)
         self._migrate()
         opening.refuse_incomplete(self._db, self.path)
         if copied and self._one("SELECT count(*) FROM farm"):
@@ -129,7 +129,8 @@ class Store:
         if fresh:
             sync_folder(self.path.parent)
 
-    def _set_pragmas(self) -> None:
+    def _set_pragmas(self, fresh: bool) -> None:
+        self._db.executescript(free_room.IN_STEPS if fresh else "")  # in an older file this would write into the log
         if self._one("PRAGMA journal_mode = WAL") != "wal":
             raise StoreError(
                 f"the store {self.path} is on a file system that SQLite cannot share memory on: "
@@ -548,23 +549,28 @@ class Store:
 
     def free_bytes(self) -> int:
         """Return the free bytes of the store's disk for an ordinary user."""
-        disk = os.statvfs(self.path.parent)
-        return disk.f_bavail * disk.f_frsize
+        return free_room.free_bytes(self.path.parent)
 
     def size_bytes(self) -> int:
         """Return the bytes of the file and its log on the disk."""
-        sizes = 0
-        for name in (self.path, f"{self.path}-wal"):
-            with contextlib.suppress(FileNotFoundError):
-                sizes += os.stat(name).st_size
-        return sizes
+        return free_room.size_bytes(self.path)
 
     def compact(self) -> None:
         """Give room left by cleared tasks back to the disk.  It needs as much room again meanwhile, and time."""
         self._usable()
         with self._reading():
-            self._db.execute("VACUUM")
+            self._db.executescript(f"{free_room.IN_STEPS} VACUUM")
             self._checkpoint("TRUNCATE")
+
+    def give_back(self, pages: int) -> bool | None:
+        """Give up to this many free pages back, and return whether any are left; None: this file cannot do that."""
+        self._usable()
+        with self._reading():
+            left = free_room.give_back(self._one, self._db.executescript, pages)
+        self._log_bytes += 2 * free_room.PAGE_BYTES * pages
+        if not left or self._log_bytes > CHECKPOINT_BYTES:
+            self.checkpoint()
+        return left
 
     def final_ids(self, after: int, count: int) -> list[tuple[int, float]]:
         """Return (id, time of end) of at most `count` ended tasks, in order of their ids."""
@@ -591,5 +597,4 @@ class Store:
         """Return the bytes used in the file, without its free pages."""
         self._usable()
         with self._reading():
-            pages = self._one("PRAGMA page_count") - self._one("PRAGMA freelist_count")
-            return int(pages * self._one("PRAGMA page_size"))
+            return free_room.used_bytes(self._one)

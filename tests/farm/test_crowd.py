@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from ipytaskfarm import Farm, Task, TaskClient
+from ipytaskfarm.core import messages as m
 from ipytaskfarm.system.farm_paths import read_connection_file, write_connection_file
 from tests.support.farms import module_farm
 from tests.support.flood import ATTACKS, Flood, paused_tasks
@@ -141,3 +142,25 @@ def test_the_others_go_on(farm: Farm, attack: str, tmp_path: Path) -> None:
     assert peak < MEMORY_BYTES
     assert controller_pid(farm) == controller.pid
     assert controller.is_running()
+
+
+def test_a_compaction_holds_nobody_up(farm: Farm) -> None:
+    """The store gives its free room back in steps: others are answered in between."""
+    with farm.task_client() as tc, farm.task_client() as second:
+        big = Task("a = b'x' * 60_000", pull="a", priority=1)
+        tids = [tc.run(big) for _ in range(500)]
+        tc.barrier(tids)
+        tc.clear(tids)
+        probe = Probe(second)
+        probe.start()
+        try:
+            eventually(lambda: probe.answers > 0)
+            before = probe.answers
+            reply = tc._session.ask(m.CompactStore())
+            during = probe.answers - before
+        finally:
+            probe.stop()
+    assert isinstance(reply, m.TextReply)
+    print(f"{reply.text}: {during} answers meanwhile, the slowest {probe.slowest_s:.2f} s")
+    assert during >= 3
+    assert probe.slowest_s <= ANSWER_S + probe.stalled_s

@@ -303,6 +303,36 @@ def test_backup_check_compact(store: Store, path: Path) -> None:
     assert not list(path.parent.glob("*.part"))
 
 
+def test_room_is_given_back_in_steps(store: Store, path: Path) -> None:
+    store.commit([task(n, os.urandom(3000)) for n in range(500)])
+    store.commit([final(n) for n in range(500)])
+    store.commit([s.SaveClear(list(range(0, 500, 2)))])
+    store.checkpoint()
+    before, steps = path.stat().st_size, 0
+    while store.give_back(20):
+        steps += 1
+    assert steps > 5
+    assert path.stat().st_size < 0.7 * before
+    assert backup.check(store.path) == []
+    assert [each.id for each in store.finals(range(500))] == [*range(1, 500, 2)]
+    store.close()
+    with closing(Store.open(path)) as again:
+        assert again.missing is None
+
+
+def test_a_store_of_an_earlier_version_gives_room_back_once_it_was_compacted(store: Store, path: Path) -> None:
+    store.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = DELETE").fetchall()
+        db.execute("PRAGMA auto_vacuum = NONE")
+        db.execute("VACUUM")
+        db.execute("PRAGMA journal_mode = WAL").fetchall()
+    with closing(Store.open(path)) as old:
+        assert old.give_back(20) is None
+        old.compact()
+        assert old.give_back(20) is False
+
+
 def test_a_closed_store_says_so(store: Store) -> None:
     store.close()
     store.close()
