@@ -150,11 +150,11 @@ def test_a_greeting_that_does_not_fit_is_refused(w: World, key: str, greeting: H
 
 def test_a_hello_of_a_far_future_is_understood_as_such(w: World) -> None:
     sock = w.raw(w.keys.client)
-    future = {"type": "Hello", "protocol": 7, "version": "5.0", "role": ["x"], "more": {"a": 1}}
+    future = {"type": "Hello", "protocol": 99, "version": "5.0", "role": ["x"], "more": {"a": 1}}
     sock.send(HEADER.pack(PacketKind.HANDSHAKE, 0, 0) + msgspec.msgpack.encode(future))
     refuse = wire.decode_handshake(w.answer(sock))
     assert isinstance(refuse, Refuse)
-    assert "5.0 (protocol 7)" in refuse.text
+    assert "5.0 (protocol 99)" in refuse.text
     assert wire.own_version() in refuse.text
 
 

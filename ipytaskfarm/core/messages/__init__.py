@@ -243,7 +243,7 @@ from .view import (
     WhyWaiting as WhyWaiting,
 )
 
-PROTOCOL = 6
+PROTOCOL = 7
 """Peers with another number are refused, with both versions named."""
 
 Message: TypeAlias = ClientMessage | ToClient | AgentMessage | ToAgent
