@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from ..core.requirements import Environment
 from ..core.text import text_of
 from ..display.ipython import cell_of
 from ..serialization import recipes
+from ..serialization.file_arguments import File
 from ..serialization.recipes import ArgumentDigests, FunctionRecipe, recipe_of
 from ..serialization.references import Ref
 
@@ -24,6 +26,9 @@ _encode = msgspec.json.Encoder().encode
 _warned: set[str] = set()
 _WARNED_MAX = 1000
 _NAME_MAX = 200
+_LOOKED_FOR_FILES: dict[str, int] = {}
+"""Digest of a cached function -> how many of its calls were looked at for arguments that name files."""
+_CALLS_LOOKED_AT = 20
 
 
 recipes.set_place_of_cell(lambda file: cell_of(file) or "")
@@ -47,7 +52,7 @@ def cache_key(
         mode: one of `MODES`.
         number: returns the place of a reference to another task among the task's inputs.
 
-    Warns once of a function that asks for time, chance or the environment.
+    Warns once of a function that asks for time, chance or the environment, or is given the path of a file.
 
     Raises:
         OSError: the `File` in an argument cannot be read.
@@ -60,7 +65,9 @@ def cache_key(
         arguments.append(("the form of the result", form))
     key = hashlib.sha256(_encode((recipe.packed.digest, arguments))).hexdigest()
     if recipe.warnings:
-        _warn(recipe)
+        asked = f"is cached and asks for {', '.join(recipe.warnings)}"
+        _warn_once(recipe, asked, "make it an argument, or do not cache this function")
+    _warn_of_paths(recipe, (*args, *kwargs.values()))
     return CacheKey(key, text_of(recipe.name)[:_NAME_MAX], recipe.packed.digest, tuple(arguments), mode), recipe.packed
 
 
@@ -90,14 +97,33 @@ def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     return code.co_varnames[: code.co_argcount]
 
 
-def _warn(recipe: FunctionRecipe) -> None:
-    told = f"{recipe.name} {recipe.warnings}"
+def _warn_of_paths(recipe: FunctionRecipe, values: Sequence[Any]) -> None:
+    """Warn if an argument is the path of a file, and no `File`.  Only a function's first calls pay for the look."""
+    looked = _LOOKED_FOR_FILES.get(recipe.packed.digest, 0)
+    if looked >= _CALLS_LOOKED_AT or len(_LOOKED_FOR_FILES) >= _WARNED_MAX:
+        return
+    _LOOKED_FOR_FILES[recipe.packed.digest] = looked + 1
+    for value in values:
+        if not isinstance(value, (str, os.PathLike)) or isinstance(value, File):
+            continue
+        try:
+            names_file = os.path.isfile(value)
+        except ValueError:  # a text with a null byte
+            continue
+        if names_file:
+            given = f"is cached and is given the path of a file, {text_of(repr(os.fspath(value)))[:_NAME_MAX]}"
+            _warn_once(recipe, given, "with `File(path)` as the argument its content counts")
+            _LOOKED_FOR_FILES[recipe.packed.digest] = _CALLS_LOOKED_AT
+            return
+
+
+def _warn_once(recipe: FunctionRecipe, why: str, remedy: str) -> None:
+    told = f"{recipe.name} {why}"
     if told in _warned or len(_warned) >= _WARNED_MAX:
         return
     _warned.add(told)
     warnings.warn(
-        f"`{recipe.name}` is cached and asks for {', '.join(recipe.warnings)}: a kept result does not change with it; "
-        "make it an argument, or do not cache this function",
+        f"`{recipe.name}` {why}: a kept result does not change with it; {remedy}",
         UserWarning,
         stacklevel=depth_of_user(),
     )

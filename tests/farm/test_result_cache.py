@@ -334,6 +334,20 @@ def test_files_by_content(tc: TaskClient, tmp_path: Path) -> None:
         tc.run(Task(read, args=(File(tmp_path / "none"),), cache=True))
 
 
+def test_the_plain_path_of_a_file_is_warned_of_once(tc: TaskClient, tmp_path: Path) -> None:
+    def size(path: str) -> int:
+        import os
+
+        return os.path.getsize(path)
+
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    with pytest.warns(UserWarning, match=r"size` is cached and is given the path of a file, '.*a'.*`File\(path\)`"):
+        assert tc.run(Task(size, args=(str(tmp_path / "a"),), cache=True), block=True).result == 1
+    tc.run(Task(size, args=(tmp_path / "b",), cache=True), block=True)
+    tc.run(Task(size, args=(File(tmp_path / "b"),), cache=True), block=True)
+
+
 def test_two_equal_tasks_at_once_run_once(tc: TaskClient, tmp_path: Path) -> None:
     def note(folder: str) -> int:
         import os
