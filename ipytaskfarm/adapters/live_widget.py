@@ -77,7 +77,8 @@ class LiveView:
             shell.display_pub.publish({**widget, "text/plain": needs})
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        return {**self._shown_widget(), **self._state()}
+        state = self._state()  # waits for the first picture, which the widget then has from the beginning
+        return {**self._shown_widget(), **state}
 
     def _shown_widget(self) -> dict[str, Any]:
         """Return the mimetypes of the widget; nothing without anywidget."""

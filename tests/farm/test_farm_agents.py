@@ -160,7 +160,8 @@ codes = child.exitcode, program.wait(20)
 
 def test_what_waits_in_a_queue_goes_with_the_farm(queue: Path) -> None:
     (queue / "closed").touch()
-    with pytest.warns(UserWarning, match="2 of 3 engines of .* have not come up"):
+    # On a busy machine its own engine may need longer, too.
+    with pytest.warns(UserWarning, match="[23] of 3 engines of .* have not come up"):
         waiting = Farm(n=1, agents=hands(queue, 2), start_timeout=1.0)
     with waiting as farm, farm.task_client() as tc:
         assert tc.run(Task("a = 7", pull="a"), block=True).ns.a == 7

@@ -338,7 +338,7 @@ def test_a_store_of_the_first_schema_becomes_what_a_new_one_is(path: Path) -> No
             "DROP TABLE separate_items; DROP TABLE agents; DROP TABLE priority_changes; DROP INDEX tasks_with_items;"
         )
         db.executescript("DROP INDEX tasks_by_job; DROP INDEX tasks_by_parent; DROP INDEX finals_by_cause;")
-        db.executescript("DROP INDEX tasks_by_retried; DROP TABLE priority_changes;")
+        db.executescript("DROP INDEX tasks_by_retried;")
         later = {
             "tasks": ("needs", "job", "parent", "spawn", "items", "part_of", "part", "cache"),
             "progress": ("until_s", "trial", "began_s", "state", "received"),
