@@ -70,6 +70,7 @@ async function start() {
   socket.protocol = location.protocol === "https:" ? "wss:" : "ws:";
   socket.searchParams.set("farm", shown);
   document.title = `${shown} – task farm`;
+  document.getElementById("page").replaceChildren();
   mount(document.getElementById("page"), socketTransport({ socketUrl: socket.href, act }), { job: asked.get("job") });
 }
 
