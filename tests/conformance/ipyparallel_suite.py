@@ -137,6 +137,7 @@ EXPECTED = {
     "TestView::test_scatter_tracked": _TRACKERS,
     "::test_wait_for_send": _TRACKERS,
     "::test_data_pub": _PUBLISH,
+    "::test_data_pub_single": _PUBLISH,
     "::test_await_data": _PUBLISH,
     "::test_use_cloudpickle": "functions always bring the values that they use, and names on the engines have priority",
     "::test_curve": _OWN_PARTS,
