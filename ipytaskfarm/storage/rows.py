@@ -84,7 +84,7 @@ _WITH_PRIORITY = (
     "ELSE (WITH RECURSIVE chain (path, text) AS ("
     "SELECT '$', json_set(rules, '$.priority', ?2) UNION ALL "
     "SELECT path || '.recovery.rules', json_set(text, path || '.recovery.rules', json_set("
-    "ifnull(text -> (path || '.recovery.rules'), '{}'), '$.priority', ?2)) "
+    "ifnull(nullif(text -> (path || '.recovery.rules'), 'null'), '{}'), '$.priority', ?2)) "
     "FROM chain WHERE json_type(text, path || '.recovery') IS 'object') "
     "SELECT text FROM chain ORDER BY length(path) DESC LIMIT 1) END"
 )

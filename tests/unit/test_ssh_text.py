@@ -253,7 +253,7 @@ def test_one_that_does_not_end_is_killed_and_its_own_folder_goes(farm_dirs: Dirs
     (own / "engine-1.rec").touch()
     record = started(folder, "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\ntime.sleep(60)")
     eventually(lambda: "deaf" in (folder / "agent.out").read_text())
-    assert told("end", folder, name="a", patience_s=0.2) == {"state": "ending"}
+    assert told("end", folder, name="a", patience_s=2.0) == {"state": "ending"}
     assert "about to end" in started(folder, "")["error"]
     eventually(lambda: not folder.exists())
     assert process_started(record["pid"]) != record["started"]

@@ -20,7 +20,8 @@ from ipytaskfarm.core.errors import StoreError
 from ipytaskfarm.core.messages import ReadHistory
 from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.tables import EventTable
-from ipytaskfarm.core.messages.task_types import Final, Function, Rules, Submission
+from ipytaskfarm.core.messages.task_types import Final, Function, Recovery, Rules, Submission
+from ipytaskfarm.core.scheduler.task import with_priority
 from ipytaskfarm.storage import backup
 from ipytaskfarm.storage.backup import needed_blobs
 from ipytaskfarm.storage.blobs import Blobs, blobs_folder
@@ -396,3 +397,15 @@ def test_many_rows_of_many_shapes_are_one_commit(store: Store) -> None:
     kept = [(f.id, f.reason, f.failure, f.body, f.items) for f in store.finals([t.id for t in tasks])]
     told = [(e.final.id, e.final.reason, e.final.failure, e.final.body) for e in ends]
     assert kept == [(*end, t.items) for end, t in zip(told, tasks, strict=True)]
+
+
+def test_a_recovery_task_without_rules_takes_the_new_priority(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    rules = Rules(recovery=Recovery(b"", None, None))
+    with closing(Store.open(path)) as store:
+        store.commit([s.SaveTask(1, 1, b"", 0.0, None, rules, "")])
+        store.commit([s.SavePriority(1, 0, 5, 1.5)])
+    with closing(Store.open(path)) as store:
+        (loaded,) = store.load().tasks
+    assert loaded.rules == with_priority(rules, 5)
+    assert "priority=5" in repr(loaded.rules.recovery), "the recovery task has it too"
