@@ -26,7 +26,7 @@ _encode = msgspec.json.Encoder().encode
 _warned: set[str] = set()
 _WARNED_MAX = 1000
 _NAME_MAX = 200
-_LOOKED_FOR_FILES: dict[str, int] = {}
+_looked_for_files: dict[str, int] = {}
 """Digest of a cached function -> how many of its calls were looked at for arguments that name files."""
 _CALLS_LOOKED_AT = 20
 
@@ -99,21 +99,17 @@ def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
 
 def _warn_of_paths(recipe: FunctionRecipe, values: Sequence[Any]) -> None:
     """Warn if an argument is the path of a file, and no `File`.  Only a function's first calls pay for the look."""
-    looked = _LOOKED_FOR_FILES.get(recipe.packed.digest, 0)
-    if looked >= _CALLS_LOOKED_AT or len(_LOOKED_FOR_FILES) >= _WARNED_MAX:
+    looked = _looked_for_files.get(recipe.packed.digest, 0)
+    if looked >= _CALLS_LOOKED_AT or len(_looked_for_files) >= _WARNED_MAX:
         return
-    _LOOKED_FOR_FILES[recipe.packed.digest] = looked + 1
+    _looked_for_files[recipe.packed.digest] = looked + 1
     for value in values:
         if not isinstance(value, (str, os.PathLike)) or isinstance(value, File):
             continue
-        try:
-            names_file = os.path.isfile(value)
-        except ValueError:  # a text with a null byte
-            continue
-        if names_file:
+        if os.path.isfile(value):
             given = f"is cached and is given the path of a file, {text_of(repr(os.fspath(value)))[:_NAME_MAX]}"
             _warn_once(recipe, given, "with `File(path)` as the argument its content counts")
-            _LOOKED_FOR_FILES[recipe.packed.digest] = _CALLS_LOOKED_AT
+            _looked_for_files[recipe.packed.digest] = _CALLS_LOOKED_AT
             return
 
 

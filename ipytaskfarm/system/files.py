@@ -95,7 +95,6 @@ def tail(path: Path, limit: int = 4096, since: int = 0) -> str:
     except OSError:
         return ""
     if size - since > limit:
-        data = (
-            data[data.find(b"\n") + 1 :] or data
-        )  # a last line that is longer than the limit is shown without its start
+        # A last line that is longer than the limit is shown without its start.
+        data = data[data.find(b"\n") + 1 :] or data
     return data.decode(errors="replace").strip()
