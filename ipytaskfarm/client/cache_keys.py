@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import os
@@ -75,19 +76,25 @@ def _arguments(
     function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], number: Callable[[Ref], int]
 ) -> list[tuple[str, str]]:
     """Return what each argument is called, and its digest; after it the same of the code that it brings, if any."""
-    names = _parameters(function)
-    given = [
-        (f"argument {place + 1}{f' ({names[place]})' if place < len(names) else ''}", value)
-        for place, value in enumerate(args)
-    ]
     digests = ArgumentDigests(number)
     found: list[tuple[str, str]] = []
-    for label, value in [*given, *((f"argument {name}", value) for name, value in sorted(kwargs.items()))]:
+    given = zip(_labels(_parameters(function), len(args)), args, strict=True)
+    for label, value in (*given, *_named(kwargs)) if kwargs else given:
         digest, code, of_code = digests.of(value)
         found.append((label, digest))
         if code:
             found.append((f"{CODE_OF} `{code}`, which {label} brings,", of_code))
     return found
+
+
+def _named(kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(f"argument {name}", value) for name, value in sorted(kwargs.items())]
+
+
+@functools.lru_cache(maxsize=1000)
+def _labels(names: tuple[str, ...], count: int) -> list[str]:
+    """Return what the first arguments of a function with these parameters are called."""
+    return [f"argument {place + 1}{f' ({names[place]})' if place < len(names) else ''}" for place in range(count)]
 
 
 def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
