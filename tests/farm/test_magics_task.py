@@ -419,8 +419,9 @@ def test_a_handle_says_where_the_task_is_and_its_last_lines(shell: Shell, gate: 
     handle = shell["h"]
     with farm.task_client() as tc:
         until_running(tc, handle.id)
-    shown = repr(handle)
-    assert re.match(rf"<task {handle.id}: running on engine \d, \d+ s>\n  line 47\n  line 48\n  line 49$", shown)
+    # The output comes a moment after the state.
+    said = rf"<task {handle.id}: running on engine \d, \d+ s>\n  line 47\n  line 48\n  line 49$"
+    eventually(lambda: re.match(said, repr(handle)), what="the last lines of the task")
     gate.open()
     handle.result()
     assert repr(handle).startswith(f"<task {handle.id}: succeeded on engine ")

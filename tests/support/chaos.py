@@ -37,6 +37,10 @@ ONCE_EVERY = 5
 """Every fifth task must not be repeated: it may be run once, or be lost."""
 EVERY_S = {"engine": 2.0, "controller": 10.0, "resets": 1.0, "socket": 0.1}
 """Seconds between two deeds of one kind."""
+CONTROLLER_LIVES_S = 8.0
+"""The least time between two kills of the controller.  Lives below restarts.WORKED_S count as one storm, in which
+the supervisor waits up to 30 s, and ends a farm that has no work any more, as is its rule: that is not what is tested.
+"""
 AGENT_AT_S = 15.0
 CODE = """
 import os, time
@@ -103,6 +107,7 @@ class Nemesis(threading.Thread):
         self.did: Counter[str] = Counter()
         self._chance = random.Random(seed)
         self._every_s = {what: every_s / haste for what, every_s in EVERY_S.items()}
+        self._every_s["controller"] = max(self._every_s["controller"], CONTROLLER_LIVES_S)
         self._agent_at_s = time.monotonic() + AGENT_AT_S / haste
         self._by_tcp = False
         """Whether the unix socket is taken away in this life of the controller."""
