@@ -22,12 +22,15 @@ class WorkerLost(errors.EngineLost, BrokenProcessPool):
 
 
 def original_of(error: BaseException) -> BaseException:
-    """Return the error that pickle raised for a call, as a ``ProcessPoolExecutor`` does; its cause is our report."""
+    """Return the error that pickle raised for a call, as a ``ProcessPoolExecutor`` does; its cause is our report, and
+    its note says in the last line of a traceback which value it was.
+    """
     original = error.__cause__
     if not isinstance(error, errors.UnpickleableException) or original is None:
         return error
     error.__cause__ = None
     original.__cause__ = error
+    original.add_note(str(error))
     return original
 
 

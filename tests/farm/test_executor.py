@@ -224,6 +224,7 @@ def test_what_cannot_travel_fails_its_future_alone(ex: Executor) -> None:
     assert type(error) is TypeError  # as a process pool's
     assert isinstance(error.__cause__, errors.UnpickleableException)
     assert "args[0]" in str(error.__cause__)
+    assert error.__notes__ == [str(error.__cause__)]
     assert ex.submit(abs, -1).result(DEADLINE_S) == 1
 
 
