@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -30,6 +30,8 @@ _NAME_MAX = 200
 _looked_for_files: dict[str, int] = {}
 """Digest of a cached function -> how many of its calls were looked at for arguments that name files."""
 _CALLS_LOOKED_AT = 20
+_PLAIN = frozenset({int, float, complex, str, bytes})
+"""Types whose values are equal if their texts are.  None and the truth values are single objects."""
 
 
 recipes.set_place_of_cell(lambda file: cell_of(file) or "")
@@ -78,13 +80,60 @@ def _arguments(
     """Return what each argument is called, and its digest; after it the same of the code that it brings, if any."""
     digests = ArgumentDigests(number)
     found: list[tuple[str, str]] = []
-    given = zip(_labels(_parameters(function), len(args)), args, strict=True)
-    for label, value in (*given, *_named(kwargs)) if kwargs else given:
+    for label, value in _given(function, args, kwargs):
         digest, code, of_code = digests.of(value)
         found.append((label, digest))
         if code:
             found.append((f"{CODE_OF} `{code}`, which {label} brings,", of_code))
     return found
+
+
+def _given(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Return the arguments behind what they are called.
+
+    Calls that a function cannot tell apart give the same: a parameter has one name, whether it is given by place or by
+    name, and an argument that equals the parameter's default is left out, as the default counts with the function.
+    """
+    plain = function.__func__ if inspect.ismethod(function) else function
+    if not inspect.isfunction(plain):
+        return (*zip(_labels((), len(args)), args, strict=True), *_named(kwargs))
+    code = plain.__code__
+    names = code.co_varnames[plain is not function : code.co_argcount]
+    defaults = plain.__defaults__ or ()
+    first_default = len(names) - len(defaults)
+    if not kwargs and len(args) <= first_default:  # most calls
+        return zip(_labels(names, len(args)), args, strict=True)
+    args, named, places = _by_place(names, code.co_posonlyargcount, args, kwargs)
+    labels = _labels(names, places[-1] + 1 if places else 0)
+    given = [
+        (labels[place], value)
+        for place, value in zip(places, args, strict=True)
+        if not (first_default <= place < len(names) and _same(value, defaults[place - first_default]))
+    ]
+    of_names = plain.__kwdefaults__ or {}
+    others = {name: value for name, value in named.items() if not (name in of_names and _same(value, of_names[name]))}
+    return (*given, *_named(others))
+
+
+def _by_place(
+    names: tuple[str, ...], positional_only: int, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Sequence[Any], Mapping[str, Any], Sequence[int]]:
+    """Return the arguments that have a place among the parameters, the other ones by name, and the places."""
+    placed = dict(enumerate(args))
+    others: dict[str, Any] = {}
+    for name, value in kwargs.items():
+        place = names.index(name) if name in names else -1
+        if place < max(positional_only, len(args)):
+            others[name] = value
+        else:
+            placed[place] = value
+    places = sorted(placed)
+    return [placed[place] for place in places], others, places
+
+
+def _same(value: object, default: object) -> bool:
+    """Return whether an argument is its parameter's default, as far as that is seen without a digest."""
+    return value is default or (type(value) is type(default) and type(value) in _PLAIN and repr(value) == repr(default))
 
 
 def _named(kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -95,13 +144,6 @@ def _named(kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def _labels(names: tuple[str, ...], count: int) -> list[str]:
     """Return what the first arguments of a function with these parameters are called."""
     return [f"argument {place + 1}{f' ({names[place]})' if place < len(names) else ''}" for place in range(count)]
-
-
-def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
-    if not inspect.isfunction(function):
-        return ()
-    code = function.__code__
-    return code.co_varnames[: code.co_argcount]
 
 
 def _warn_of_paths(recipe: FunctionRecipe, values: Sequence[Any]) -> None:

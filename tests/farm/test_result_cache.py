@@ -194,6 +194,26 @@ def test_arguments_by_content(call: Call, tc: TaskClient) -> None:
         assert call.sentence in tc.why_miss(second.taskid)
 
 
+def test_calls_that_the_function_cannot_tell_apart_are_one(tc: TaskClient) -> None:
+    def give(x: Any, y: float = 1.0, *rest: Any, last: Any = None, **others: Any) -> Any:
+        return x, y, rest, last, others
+
+    cached = tc.cached(give)
+    before = tc.cache.size.hits
+    for same in (
+        [cached(1), cached(x=1), cached(1, 1.0), cached(1, y=1.0), cached(y=1.0, x=1), cached(1, last=None)],
+        [cached(1, 2), cached(1, y=2), cached(y=2, x=1)],
+        [cached(1, 2, 3), cached(1, 2, *(3,), last=None)],
+        [cached(1, 2.0), cached(1, y=2.0)],
+    ):
+        assert same == [same[0]] * len(same)
+    hits = tc.cache.size.hits
+    assert hits == before + 9
+    for other in (((True,), {}), ((1, 1), {}), ((1, 1.0, None), {}), ((1,), {"first": 1}), ((1,), {"last": 0})):
+        assert cached(*other[0], **other[1]) == give(*other[0], **other[1])
+    assert tc.cache.size.hits == hits
+
+
 def test_arrays_and_instances_by_content(tc: TaskClient) -> None:
     np = pytest.importorskip("numpy")
     cells = Cells()
@@ -461,7 +481,7 @@ def test_cached_functions(tc: TaskClient) -> None:
     assert cube(3) == cube(3) == 27
     assert tc.why_hit(cube.last_id).startswith(f"task {cube.last_id} took its result from the cache")
     assert cube(3, by=2) == 54
-    assert "argument by is new" in tc.why_miss(cube.last_id)
+    assert "argument 2 (by) is new" in tc.why_miss(cube.last_id)
     assert fourth(2) == 16
     assert cube.__name__ == "cube"
     assert cube.__doc__ == "Return a cube."
