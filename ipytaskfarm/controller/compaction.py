@@ -13,7 +13,11 @@ from ..core.messages import Answer, Refusal, TextReply
 from ..storage.store import Store
 
 PAGES = 500
-"""Pages of the store (4 KiB each) that are given back in one turn."""
+"""The most pages of the store (4 KiB each) that are given back in one turn."""
+PAGES_LEAST = 10
+STEP_S = 0.05
+"""Steps become smaller if they take longer: on a busy disk, or while the list of free pages, in which SQLite looks for
+each page that it gives back, is long."""
 
 AT_ONCE_BYTES = 16 * 2**20
 """A file of an earlier version is written again in one turn up to this size."""
@@ -27,6 +31,7 @@ class Compaction:
         self._asked: list[tuple[str, int]] = []
         self._before_bytes = 0
         self._began_s = 0.0
+        self._pages = PAGES_LEAST
 
     @property
     def under_way(self) -> bool:
@@ -37,6 +42,7 @@ class Compaction:
         """Begin, or wait for the end of the compaction that is under way."""
         if not self._asked:
             self._before_bytes, self._began_s = self._store.size_bytes(), time.monotonic()
+            self._pages = PAGES_LEAST
         self._asked.append((session, n))
 
     def step(self) -> list[tuple[str, Answer]]:
@@ -57,7 +63,10 @@ class Compaction:
         return [(session, Answer(n, reply)) for session, n in asked]
 
     def _step(self) -> TextReply | Refusal | None:
-        left = self._store.give_back(PAGES)
+        began_s = time.monotonic()
+        left = self._store.give_back(self._pages)
+        faster = STEP_S / max(time.monotonic() - began_s, 1e-6)
+        self._pages = max(PAGES_LEAST, min(PAGES, int(self._pages * min(2.0, faster))))
         if left:
             return None
         if left is None and self._before_bytes <= AT_ONCE_BYTES:

@@ -127,6 +127,10 @@ class _Walk:
         self._waiting: deque[tuple[Any, str, str]] = deque()
         self._modules: dict[str, tuple[Bundle, set[str], str]] = {}
         self._tops: dict[str, str] = {}
+        self._seen: Seen = {}
+        """The mutable objects among the values of all names: one of them under two names is not two equal ones."""
+        self._values: dict[tuple[str, str, int], str] = {}
+        """(kind, name, address) -> digest, of values that several functions have under one name."""
 
     def recipe(self, function: Any) -> FunctionRecipe:
         name = _name_of(function)
@@ -233,9 +237,9 @@ class _Walk:
     def digest_of(self, value: Any, user: str, seen: Seen | None = None) -> str:
         """Return the digest of a value; functions, classes and modules in it become parts.
 
-        `seen` holds what other values of the same call have.
+        `seen` holds what other values of the same call have; those of a function are used together in any case.
         """
-        digester = _PartDigester(self, user, seen)
+        digester = _PartDigester(self, user, self._seen if seen is None else seen)
         digest = digester.digest(value)
         self.guards += digester.guards
         self.sure = self.sure and digester.sure
@@ -277,7 +281,15 @@ class _Walk:
             self.add(kind, name, short, user)
             return
         reference = self.refer(value, user)
-        self.add(kind, name, reference.decode() if reference is not None else self.digest_of(value, user), user)
+        if reference is not None:
+            self.add(kind, name, reference.decode(), user)
+            return
+        place = kind, name, id(value)
+        known = self._values.get(place)
+        if known is None:
+            known = self._values[place] = self.digest_of(value, user)
+            self._alive.append(value)
+        self.add(kind, name, known, user)
 
     def _globals(self, used: dict[str, Any], code: types.CodeType, label: str) -> None:
         for name, value in used.items():

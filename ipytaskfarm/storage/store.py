@@ -74,6 +74,7 @@ class Store:
         """Why the farm has another incarnation than before; "" if it has the same."""
         self._broken: str | None = None
         self._log_bytes = 0
+        self._log = free_room.LogFile(path)
         self._count: CommitCount | None = None
 
     # ---------------------------------------------------------------------------------- opening and closing
@@ -140,7 +141,8 @@ class Store:
             "synchronous = FULL",
             # The store makes its own checkpoints, because SQLite's ignore errors of the disk.
             "wal_autocheckpoint = 0",
-            "journal_size_limit = 67108864",
+            f"journal_size_limit = {CHECKPOINT_BYTES}",  # `free_room.LogFile` relies on it
+            "secure_delete = FAST",  # in some builds it is on: a clear would write all cleared pages, 160 MB in a turn
             "cache_size = -65536",
             "temp_store = MEMORY",
         ):
@@ -263,10 +265,14 @@ class Store:
             self._log_bytes += 1
             self.checkpoint()
             raise
-        self._log_bytes += 16_384 + 256 * len(saves)
-        if self._log_bytes > CHECKPOINT_BYTES:
-            self.checkpoint()
+        self._written(16_384 + 256 * len(saves))
         return fenced
+
+    def _written(self, log_bytes: int) -> None:
+        """Move the log into the file if it has become long.  log_bytes: by how much, at least."""
+        self._log_bytes += log_bytes
+        if self._log_bytes > CHECKPOINT_BYTES or self._log.has_grown(CHECKPOINT_BYTES):
+            self.checkpoint()
 
     def _commit(self, saves: Sequence[s.Save], fenced: list[int]) -> None:
         assert self._count is not None
@@ -298,10 +304,7 @@ class Store:
                     raise _Fenced
 
     def checkpoint(self) -> None:
-        """Move the log into the file as far as readers allow.
-
-        `commit` does this in time; an idle farm may do it earlier.
-        """
+        """Move the log into the file as far as readers allow.  `commit` does this in time."""
         self._usable()
         if not self._log_bytes:
             return
@@ -311,6 +314,7 @@ class Store:
             if self._count is not None:
                 self._count.committed(self.epoch, sync=True)
         self._log_bytes = 0
+        self._log.note_checkpoint()
 
     def _checkpoint(self, mode: str) -> None:
         self._db.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
@@ -567,9 +571,7 @@ class Store:
         self._usable()
         with self._reading():
             left = free_room.give_back(self._one, self._db.executescript, pages)
-        self._log_bytes += 2 * free_room.PAGE_BYTES * pages
-        if not left or self._log_bytes > CHECKPOINT_BYTES:
-            self.checkpoint()
+        self._written(2 * free_room.PAGE_BYTES * pages if left else 1 + CHECKPOINT_BYTES)
         return left
 
     def final_ids(self, after: int, count: int) -> list[tuple[int, float]]:
@@ -579,9 +581,7 @@ class Store:
             return self._db.execute(rows.FINAL_IDS, (after, count)).fetchall()
 
     def oldest_finals(self, count: int) -> list[tuple[int, int, tuple[str, ...]]]:
-        """Return (id, bytes of payload and result, digests of its blobs) of at most `count` ended tasks, in order of
-        ids.
-        """
+        """Return (id, bytes of payload and result, digests of its blobs) of `count` ended tasks, in order of ids."""
         self._usable()
         with self._reading():
             found = self._db.execute(rows.OLDEST_FINALS, (count,)).fetchall()

@@ -11,12 +11,14 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import ipytaskfarm
 from ipytaskfarm.serialization import cache
 from ipytaskfarm.serialization.digests import Digester
 from ipytaskfarm.serialization.pack import pack, pack_function, unpack, unpack_function
+from ipytaskfarm.serialization.recipes import recipe_of
 
 SOURCE = """
 import dataclasses, enum, math, functools, collections, re
@@ -349,3 +351,32 @@ def test_a_second_pack_does_not_digest_the_frame_again(monkeypatch: pytest.Monke
     made = pack_function(names["f"])
     monkeypatch.setattr(cache, "Digester", None)
     assert pack_function(names["f"]) is made
+
+
+SHARING = {
+    "two globals": "def f():\n    a.append(1)\n    return b",
+    "a helper's global": "def g(): return b\ndef f():\n    a.append(1)\n    return g()",
+    "a cell": "def make(c):\n    def f():\n        c.append(1)\n        return b\n    return f\nf = make(a)",
+    "a default": "def f(x=a):\n    x.append(1)\n    return b",
+    "a class": "class Rows:\n    rows = a\ndef f():\n    Rows.rows.append(1)\n    return b",
+    "within a global": "c = (a, 1)\ndef f():\n    c[0].append(1)\n    return b",
+}
+
+
+@pytest.mark.parametrize("uses", SHARING.values(), ids=SHARING)
+def test_one_object_under_two_names_is_not_two_equal_ones(uses: str) -> None:
+    """A change of it is seen under both: what a cached call returns may differ."""
+
+    def key(first: str) -> str:
+        return recipe_of(cell(f"{first}\n{uses}")["f"]).packed.digest
+
+    assert key("a = b = [0]") != key("a, b = [0], [0]")
+    assert key("a = b = [0]") == key("b = a = [0]")
+    assert key("a, b = [0], [0]") == key("b, a = [0], [0]")
+
+
+def test_an_object_that_two_functions_use_is_one_part() -> None:
+    """So a result that was kept is found although a helper uses the same global."""
+    names = cell("rows = [0]\ndef g(): return rows\ndef f(): return rows + g()")
+    parts = msgspec.json.decode(recipe_of(names["f"]).packed.code)
+    assert str(parts).count("'rows'") == 1

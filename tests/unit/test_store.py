@@ -321,6 +321,25 @@ def test_room_is_given_back_in_steps(store: Store, path: Path) -> None:
         assert again.missing is None
 
 
+def test_the_log_stays_short_whatever_is_written(store: Store, path: Path) -> None:
+    """Rows with payloads, and the pages of cleared ones, count by what they take, as far as readers allow."""
+    log = path.with_name(f"{path.name}-wal")
+    for first in range(0, 1000, 100):
+        store.commit([task(n, os.urandom(60_000)) for n in range(first, first + 100)])
+        store.commit([final(n) for n in range(first, first + 100)])
+        assert log.stat().st_size < 12 << 20
+    with closing(sqlite3.connect(path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM tasks").fetchall()
+        for first in range(2000, 2300, 100):
+            store.commit([task(n, os.urandom(60_000)) for n in range(first, first + 100)])
+        assert log.stat().st_size > 12 << 20
+    store.commit([task(n, os.urandom(60_000)) for n in range(3000, 3100)])
+    store.commit([s.SaveClear(list(range(1000)))])
+    assert log.stat().st_size < 12 << 20
+    assert len(store.load().tasks) == 400
+
+
 def test_a_store_of_an_earlier_version_gives_room_back_once_it_was_compacted(store: Store, path: Path) -> None:
     store.close()
     with closing(sqlite3.connect(path, isolation_level=None)) as db:

@@ -33,7 +33,7 @@ from ..scheduler.running_tasks import Claim, RecordedBatch
 from ..scheduler.slots import nodes_to_fill
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import RETURNED
-from ..scheduler.transitions import requeue_time_limited, unassign
+from ..scheduler.transitions import unassign
 from .depends import ask_about_engine, forget_engine
 from .engines import engine_is_ready, retire_surplus
 from .losses import agent_gone, agent_silent, back_off, forget_agent, settle_former
@@ -89,13 +89,18 @@ def on_agent_state(farm: SchedulerState, session: str, event: AgentState, now: N
 def _note_time_left(farm: SchedulerState, agent: AgentEntry, left_s: float | None, now: Now, out: Decision) -> None:
     """Note when the agent's time is over.
 
-    From the first such agent on, tasks with a time limit wait in classes of their own."""
+    From the first such agent on, tasks with a time limit wait in classes of their own.  Until all do, its engines get
+    no tasks (`placement`)."""
     agent.ends_s = None if left_s is None else now.mono_s + max(0.0, left_s)
     if left_s is None or farm.queues.by_time_limit:
         return
     farm.queues.by_time_limit = True
     out.saves.append(SaveSetting(TIME_LIMITED, 1))
-    requeue_time_limited(farm)
+    farm.queues.last_class = None
+    farm.sweep.limits_later = True
+    for engine in agent.engines.values():
+        if engine.state == EngineState.UP:
+            farm.readiness.wake(engine)
 
 
 def _note_reboot(farm: SchedulerState, session: str, process: AgentProcess, now: Now, out: Decision) -> None:

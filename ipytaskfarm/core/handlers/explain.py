@@ -156,7 +156,9 @@ def _explain_away(farm: SchedulerState, task: TaskEntry, place: Queued, now: Now
         owner = farm.cache_uses.owner_of(task.id)
         return "it is looked up in the result cache" if owner is None else f"it waits for task {owner}, which is equal"
     job = farm.jobs.by_id.get(task.job or "")
-    return f"its job {job.spec.name!r} is paused" if job is not None else "it waits for its turn"
+    if job is None:
+        return "it waits for its turn"
+    return f"its job {job.spec.name!r} {'is paused' if job.paused else 'was resumed: it joins its queue soon'}"
 
 
 def _explain_handed(farm: SchedulerState, task: TaskEntry, place: Assigned, now: Now) -> str:

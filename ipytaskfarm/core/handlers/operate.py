@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from heapq import nsmallest
 
 from ..messages import (
@@ -12,8 +11,6 @@ from ..messages import (
     MarkTasksDone,
     MarkTasksFailed,
     Notice,
-    NumberReply,
-    PauseJobs,
     Refusal,
     TextReply,
 )
@@ -26,10 +23,10 @@ from ..scheduler.engine_shutdown import recall
 from ..scheduler.entries import TaskEntry
 from ..scheduler.jobs import JobEntry
 from ..scheduler.state import SchedulerState
-from ..scheduler.task import RETRIED, Assigned, Queued
+from ..scheduler.task import RETRIED, Assigned
 from ..scheduler.task_ends import final_without_answer
-from ..scheduler.transitions import finish, note_attempt, rejoin, requeue, separate
-from ..states import Reason, Waiting
+from ..scheduler.transitions import finish, note_attempt, requeue, separate
+from ..states import Reason
 from .clients import grace_of
 from .results import end_or_recover
 
@@ -126,54 +123,6 @@ def _stop_run(farm: SchedulerState, task: TaskEntry, now: Now, out: Decision) ->
 
 
 # -- jobs
-
-
-def on_pause_jobs(farm: SchedulerState, session: str, n: int, question: PauseJobs, now: Now, out: Decision) -> None:
-    """Start no more tasks of these jobs, or resume them.  Running tasks go on."""
-    unknown = [job_id for job_id in question.ids if job_id not in farm.jobs.by_id]
-    if unknown:
-        out.answer(session, n, Refusal("KeyError", f"there is no job {unknown[0]}: it was never submitted, or is over"))
-        return
-    chosen = set(question.ids)
-    for job_id in chosen:
-        job = farm.jobs.by_id[job_id]
-        if job.paused is not question.on:
-            job.paused = question.on
-            farm.followers.note_job(job_id)
-            out.saves.append(job.save())
-    (farm.jobs.paused.update if question.on else farm.jobs.paused.difference_update)(chosen)
-    waiting = _pause(farm, chosen, now, out) if question.on else _go_on(farm, chosen)
-    out.answer(session, n, NumberReply(waiting))
-
-
-def _pause(farm: SchedulerState, jobs: set[str], now: Now, out: Decision) -> int:
-    recalls: dict[str, list[tuple[int, int]]] = {}
-    waiting = 0
-    for task in _tasks_of(farm, jobs):
-        place = task.place
-        if type(place) is Assigned:
-            if place.since_s is None:
-                recalls.setdefault(place.engine, []).append((task.id, place.attempt))
-        elif task.task_class is not None:
-            rejoin(farm, task)
-            waiting += 1
-    for name, runs in recalls.items():
-        recall(farm, farm.engines.by_name[name], runs, now, out)
-        waiting += len(runs)
-    return waiting
-
-
-def _go_on(farm: SchedulerState, jobs: set[str]) -> int:
-    waiting = 0
-    for task in _tasks_of(farm, jobs):
-        if type(task.place) is Queued and task.place.why is Waiting.PAUSED:
-            rejoin(farm, task)
-            waiting += 1
-    return waiting
-
-
-def _tasks_of(farm: SchedulerState, jobs: set[str]) -> Iterable[TaskEntry]:
-    return [task for task in farm.tasks.unfinished.values() if task.job in jobs]
 
 
 def on_find_jobs(farm: SchedulerState, session: str, n: int, question: FindJobs, now: Now, out: Decision) -> None:

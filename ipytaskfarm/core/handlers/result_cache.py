@@ -18,17 +18,24 @@ from ..states import Waiting
 
 LOOKED_UP_AT_ONCE = 256
 """The most tasks that are looked up in one turn: their results pass through memory."""
+SETTLED_AT_ONCE = 2_000
+"""The most tasks that are examined in one turn: a million may have waited for an equal one."""
 
 
 def settle(farm: SchedulerState, now: Now, out: Decision) -> None:
     """Keep the results of tasks that have ended, and look up those that became ready."""
     uses = farm.cache_uses
-    released: list[int] = []
     while uses.ended:
-        released += _after_end(uses, *uses.ended.popleft(), out)
-    wanted = [_wanted(farm, task_id) for task_id in released if _is_held(farm, task_id)]
-    for _ in range(len(uses.to_look)):
-        if len(wanted) >= LOOKED_UP_AT_ONCE:
+        uses.released.extend(_after_end(uses, *uses.ended.popleft(), out))
+    wanted: list[Wanted] = []
+    for _ in range(SETTLED_AT_ONCE):
+        if not uses.released or len(wanted) >= LOOKED_UP_AT_ONCE:
+            break
+        task_id = uses.released.popleft()
+        if _is_held(farm, task_id):
+            wanted.append(_wanted(farm, task_id))
+    for _ in range(SETTLED_AT_ONCE):
+        if not uses.to_look or len(wanted) >= LOOKED_UP_AT_ONCE:
             break
         task_id = uses.to_look.popleft()
         task = farm.tasks.unfinished.get(task_id)
@@ -39,6 +46,8 @@ def settle(farm: SchedulerState, now: Now, out: Decision) -> None:
                 wanted.append(_wanted(farm, task_id))
     if wanted:
         out.look_ups.append(LookUp(wanted))
+    if uses.released or uses.to_look:
+        farm.timers.set(now.mono_s, "consequences")
 
 
 def _is_held(farm: SchedulerState, task_id: int) -> bool:

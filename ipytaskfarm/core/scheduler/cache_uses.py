@@ -26,6 +26,8 @@ class CacheUses:
     """Tasks that are being looked up."""
     to_look: deque[int] = field(default_factory=deque)
     """Tasks that wait for nothing else and have to be looked up."""
+    released: deque[int] = field(default_factory=deque)
+    """Tasks that have waited for an equal one, of which the result is kept now: they are looked up too."""
     owners: dict[str, int] = field(default_factory=dict)
     """Full key -> the task that computes its result, or is being looked up for it."""
     waiting: dict[str, list[int]] = field(default_factory=dict)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
+DUE_AT_ONCE = 2_000
+"""The most timers of one turn: each of a million tasks may have one for the same moment."""
+
 
 class Now(NamedTuple):
     """The time, read once per turn by the controller's loop."""
@@ -36,9 +39,11 @@ class Timers:
         heappush(self.heap, (at_s, self._numbers, what, data))
 
     def due(self, mono_s: float) -> Iterator[tuple[str, Any]]:
-        """Remove and yield the expired timers, the oldest first."""
+        """Remove and yield the expired timers, the oldest first.  If there are too many, the next turn goes on."""
         heap = self.heap
-        while heap and heap[0][0] <= mono_s:
+        for _ in range(DUE_AT_ONCE):
+            if not heap or heap[0][0] > mono_s:
+                break
             _, _, what, data = heappop(heap)
             yield what, data
 

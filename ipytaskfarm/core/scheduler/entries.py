@@ -248,13 +248,15 @@ class TaskClass:
 
     def _first_in_line(self) -> TaskEntry | None:
         left = self._left
-        while (line := self._turned()) and left and (outdated := left.get(line[-1])):
-            task = line.pop()
-            if outdated > 1:
-                left[task] = outdated - 1
-            else:
-                del left[task]
-        return line[-1] if line else None
+        while line := self._turned():
+            while line and left and (outdated := left.get(line[-1])):
+                if outdated > 1:
+                    left[line.pop()] = outdated - 1
+                else:
+                    del left[line.pop()]
+            if line:
+                return line[-1]
+        return None
 
     def _turned(self) -> list[TaskEntry]:
         """Return the front of the line, which is empty only if the line is."""
@@ -326,12 +328,19 @@ class TaskClass:
         else:
             left = self._left = self._left or {}
             left[task] = left.get(task, 0) + 1
+        if not self.size:
+            self._ahead, self._behind, self._left = [], [], None
+        elif self._left and self._ahead and self._ahead[-1] in self._left:
+            self._first_in_line()  # what is outdated is dropped at once, where possible: later it is dropped in one go
 
     def _leave_heap(self, task: TaskEntry) -> None:
-        if self._heaped is not None:
-            self._heaped.discard(task)
+        if not self._heaped:
+            return
+        self._heaped.discard(task)
         if not self._heaped:
             self._heap.clear()
+        else:
+            self._first_in_heap()
 
     def _in_line(self) -> Iterator[TaskEntry]:
         """Yield the entries of the line in their order, those of tasks that have left included."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..states import State, Waiting
-from .entries import EngineState, serves_environment
+from .entries import EngineState, TaskEntry, serves_environment
 from .graph import check_graph
 from .nested_waits import check_nested_waits
 from .state import SchedulerState
@@ -41,7 +41,7 @@ def check(farm: SchedulerState) -> None:
             assert (task_id, place.attempt) in engine.assigned, f"task {task_id} is not held by its engine"
             if place.since_s is not None:
                 running[place.engine] = running.get(place.engine, 0) + 1
-        elif task.task_class is None and not task.waits_for and task.job not in farm.jobs.paused:
+        elif task.task_class is None and not task.waits_for and not _is_paused(farm, task):
             if task_id in farm.graph.ready_joins:
                 continue
             of_cache = type(place) is Queued and place.why is Waiting.CACHE and _is_looked_after(farm, task_id)
@@ -62,11 +62,19 @@ def check(farm: SchedulerState) -> None:
     check_nested_waits(farm)
 
 
+def _is_paused(farm: SchedulerState, task: TaskEntry) -> bool:
+    """Return whether a task waits for its job to be resumed, or for its turn after that."""
+    was_paused = type(task.place) is Queued and task.place.why is Waiting.PAUSED
+    return task.job in farm.jobs.paused or (was_paused and farm.sweep.has_job([task.job or ""]))
+
+
 def _is_looked_after(farm: SchedulerState, task_id: int) -> bool:
     """Return whether a task that is looked up in the result cache is in somebody's hands."""
     uses = farm.cache_uses
     owner = uses.owner_of(task_id)
-    return task_id in uses.asked or task_id in uses.to_look or (owner is not None and owner in farm.tasks.unfinished)
+    if task_id in uses.asked or task_id in uses.to_look or task_id in uses.released:
+        return True
+    return owner is not None and owner in farm.tasks.unfinished
 
 
 def _check_chunks(farm: SchedulerState) -> None:
@@ -138,6 +146,7 @@ def _check_engines(farm: SchedulerState) -> None:
         assert not done, f"engine {engine.id} was to end and was forgotten"
         agent = farm.agents.by_session.get(engine.agent)
         able = engine.state == EngineState.UP and agent is not None and agent.accepts_tasks
+        able = able and not (farm.sweep.sorts_limits and agent is not None and agent.ends_s is not None)
         if able and not engine.assigned and engine not in readiness.idle and engine not in readiness.blocked:
             assert farm.lifecycle.held or farm.lifecycle.stopping or engine.retiring or engine.withheld_until_s, (
                 f"idle engine {engine.id} is forgotten"

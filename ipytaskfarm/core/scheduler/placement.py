@@ -47,7 +47,7 @@ def _has_room(farm: SchedulerState, engine: EngineEntry, now: Now) -> bool:
     if engine.state != EngineState.UP or engine.retiring or engine.withheld_until_s > now.mono_s:
         return False
     agent = farm.agents.by_session.get(engine.agent)
-    if agent is None or not agent.accepts_tasks:
+    if agent is None or not agent.accepts_tasks or (agent.ends_s is not None and farm.sweep.sorts_limits):
         return False
     if not engine.assigned:
         return True

@@ -40,6 +40,7 @@ from ..handlers import (
     second_copies,
     streams,
     submit,
+    sweeps,
     tables,
     timers,
     view,
@@ -92,7 +93,7 @@ QUESTIONS: dict[type, Answerer] = {
     m.CommandOutputs: streams.on_command_outputs,
     m.MarkTasksDone: operate.on_mark_done,
     m.MarkTasksFailed: operate.on_mark_failed,
-    m.PauseJobs: operate.on_pause_jobs,
+    m.PauseJobs: sweeps.on_pause_jobs,
     m.SetPriority: priorities.on_set_priority,
     m.SetJobPriority: priorities.on_set_job_priority,
     m.DrainNode: nodes.on_drain,
@@ -129,7 +130,8 @@ QUESTIONS: dict[type, Answerer] = {
 STORED = (m.SendToTask, m.SetSticky, m.MarkTasksDone)
 """The questions with data of any size for the store: refused like new tasks while the disk has no room."""
 CONSEQUENCES_AT_ONCE = 2_000
-"""How many tasks are aborted with their jobs, or told that a task has ended for which they wait, in one turn."""
+"""How many tasks are aborted with their jobs, told that a task has ended for which they wait, or moved because their
+job was paused, in one turn."""
 READ_ONLY = (
     m.FetchResults, m.QueueStatus, m.ListTasks, m.ExplainTasks, m.Stuck, m.FindJobs, m.ProgressOf, m.ListRunning,
     m.ListEngines, m.ListCommandQueues, m.FarmStatus, m.ListSticky, m.ListKept,
@@ -359,13 +361,15 @@ def _settle(farm: SchedulerState, now: Now, out: Decision) -> None:
     while left > 0 and (farm.graph.ended or farm.graph.ready_joins or farm.jobs.to_abort):
         left -= graph.settle(farm, left, now, out)
         left -= clients.abort_with_jobs(farm, left, now, out) if left > 0 else 0
-    if farm.graph.ended or farm.graph.ready_joins or farm.jobs.to_abort:
+    if farm.sweep.is_due and left > 0:
+        left -= sweeps.go_on(farm, left, now, out)
+    if farm.graph.ended or farm.graph.ready_joins or farm.jobs.to_abort or farm.sweep.is_due:
         farm.timers.set(now.mono_s, "consequences")
     if farm.second_copies.groups:
         second_copies.arm_look(farm, now)
     if farm.second_copies.to_stop:
         second_copies.stop_others(farm, out)
-    if farm.cache_uses.ended or farm.cache_uses.to_look:
+    if farm.cache_uses.ended or farm.cache_uses.to_look or farm.cache_uses.released:
         result_cache.settle(farm, now, out)
     if farm.jobs.perhaps_ended or farm.environments.perhaps_unused:
         settle_jobs(farm, now, out)

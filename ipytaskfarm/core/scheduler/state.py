@@ -33,6 +33,7 @@ from .requests import EngineRequests
 from .running_tasks import Conversations, NestedWaits
 from .second_copies import SecondCopies
 from .settings import SchedulerSettings
+from .sweep import Sweep
 
 LOSSES_KEPT = 20
 """The number of lost engines that ``ipytaskfarm status`` names."""
@@ -183,6 +184,8 @@ class SchedulerState:
     """The classes of waiting tasks."""
     jobs: JobRegistry = field(default_factory=JobRegistry)
     """Jobs, and those to be looked at in this turn."""
+    sweep: Sweep = field(default_factory=Sweep)
+    """The pass over the waiting tasks that follows when jobs were paused or resumed."""
     clients: ClientRegistry = field(default_factory=ClientRegistry)
     """Clients, their ids, and the messages for them at the end of the turn."""
     agents: AgentRegistry = field(default_factory=AgentRegistry)

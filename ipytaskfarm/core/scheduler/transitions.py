@@ -137,15 +137,12 @@ def _class_of(farm: SchedulerState, task: TaskEntry) -> TaskClass:
     return task_class
 
 
-def requeue_time_limited(farm: SchedulerState) -> None:
-    """Move the waiting tasks that have a time limit to classes of their own.
-
-    All waiting tasks are looked at: this happens once in a farm's life."""
-    farm.queues.last_class = None
-    for task in farm.tasks.unfinished.values():
-        if task.task_class is not None and task.rules is not None and task.rules.time_limit_s is not None:
-            leave_queue(farm, task)
-            _join_queue(farm, task)
+def has_limited_class(farm: SchedulerState, task: TaskEntry) -> bool:
+    """Return whether a waiting task is in a class of its time limit, if it has to be."""
+    rules, task_class = task.rules, task.task_class
+    if rules is None or rules.time_limit_s is None or not farm.queues.by_time_limit:
+        return True
+    return task_class is None or task_class.key.limit_s is not None
 
 
 def leave_queue(farm: SchedulerState, task: TaskEntry) -> None:
