@@ -138,6 +138,14 @@ class CommitCount:
         self._serial = max(serials, default=0)
         self.tasks = self.ends = 0
         self._new_tasks = self._new_ends = 0
+        self._log = self._moved = LogPlace()
+        """Where the log stood at the last count, and at the last checkpoint."""
+
+    @property
+    def new_pages(self) -> int:
+        """Return how many pages the log had at the last count that were not there at the last checkpoint."""
+        same = self._log.generation == self._moved.generation
+        return self._log.frames - (self._moved.frames if same else 0)
 
     def begin(self) -> None:
         """Forget what was noted of a transaction that was not committed."""
@@ -153,7 +161,7 @@ class CommitCount:
             self._new_ends += by
 
     def committed(self, epoch: int, *, sync: bool = False) -> None:
-        """Write the count after a commit.
+        """Write the count after a commit, or with `sync` after a checkpoint.
 
         Nothing depends on it before the next damage, so an error of the disk is left to the store.
         """
@@ -161,13 +169,14 @@ class CommitCount:
         self.ends += self._new_ends
         self.begin()
         self._serial += 1
-        log = log_place(self._index)
+        log = self._log = log_place(self._index)
         record = _RECORD.pack(
             _MAGIC, self._serial, epoch, log.generation, log.frames, *log.hash, self.tasks, self.ends
         )  # fmt: skip
         with contextlib.suppress(OSError):
             os.pwrite(self._file, record + _CHECK.pack(crc32(record)), self._serial % 2 * _SLOT_BYTES)
             if sync:
+                self._moved = log
                 os.fdatasync(self._file)
 
     def place(self) -> LogPlace:
