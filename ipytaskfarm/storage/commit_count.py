@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -120,6 +121,13 @@ def _decode(data: bytes) -> tuple[int, Count] | None:
     return serial, Count(epoch, LogPlace(generation, frames, (hash_0, hash_1)), tasks, ends)
 
 
+@lru_cache
+def _effect(sql: str) -> tuple[int, str]:
+    """Return (1 for an insert, -1 for a deletion, else 0; the table) of a statement."""
+    verb, _, table = sql.split(None, 3)[:3]
+    return {"INSERT": 1, "DELETE": -1}.get(verb, 0), table
+
+
 class CommitCount:
     """Counts the commits of an open store. One thread uses it."""
 
@@ -153,8 +161,8 @@ class CommitCount:
 
     def note(self, sql: str, changed: int) -> None:
         """Note how many rows a statement has changed."""
-        verb, _, table = sql.split(None, 3)[:3]
-        by = changed if verb == "INSERT" else -changed if verb == "DELETE" else 0
+        sign, table = _effect(sql)
+        by = sign * changed
         if table == "tasks":
             self._new_tasks += by
         elif table == "finals":
