@@ -31,10 +31,18 @@ class Waiter:
     tasks end, and `ended` lists these tasks.
     """
 
-    __slots__ = ("remaining", "ended", "eager", "event", "finals", "on_wake")
+    __slots__ = ("remaining", "items", "ended", "eager", "event", "finals", "on_wake")
 
-    def __init__(self, ids: set[int], eager: bool = False, on_wake: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        ids: set[int],
+        eager: bool = False,
+        on_wake: Callable[[], None] | None = None,
+        items: dict[int, set[int]] | None = None,
+    ) -> None:
         self.remaining = ids
+        self.items = items or {}
+        """Chunk of `remaining` -> those of its items that are waited for; not there: all of them are."""
         self.ended: list[int] = []
         self.eager = eager
         self.event = threading.Event()
@@ -44,6 +52,35 @@ class Waiter:
         """Function that is called whenever `event` is set: in the IO thread, with the session's lock held."""
         if not ids:
             self.wake()
+
+    def awaits(self, task_id: int) -> bool:
+        """Return whether a task, or an item of a chunk, has not ended."""
+        return task_id in self.remaining or any(task_id in items for items in self.items.values())
+
+    def end_items(
+        self, before: Mapping[int, set[int]], chunks: Iterable[int], apart: Mapping[int, set[int]]
+    ) -> set[int]:
+        """Note the ends of items that are waited for, and return these.
+
+        Args:
+            before: chunk that runs on -> its items that have ended.
+            chunks: chunks that have ended, among others.
+            apart: ended chunk -> its items that are tasks of their own, and have not ended.
+        """
+        ended: set[int] = set()
+        for chunk in before.keys() & self.items.keys():
+            ended |= self.items[chunk] & before[chunk]
+            self.items[chunk] -= before[chunk]
+            if not self.items[chunk]:
+                del self.items[chunk]
+                self.remaining.discard(chunk)
+        for chunk in [chunk for chunk in chunks if chunk in self.items]:
+            items = self.items.pop(chunk)
+            live = items & apart.get(chunk, set())
+            self.remaining.discard(chunk)
+            self.remaining |= live
+            ended |= items - live
+        return ended
 
     def wake(self) -> None:
         """Set the event and call `on_wake`."""
@@ -125,9 +162,8 @@ class Arrivals:
         return unfinished
 
     def _end(self, batch: dict[int, Final] | dict[int, None]) -> None:
+        before = self._end_items_before(batch) if self.chunks.items else {}
         unfinished = self._separate(batch) if self.chunks.items else {}
-        if self.on_item_end:
-            self._end_items_before(batch)
         self.watched.difference_update(batch)
         self.submitted.difference_update(batch)
         if self.on_end:
@@ -143,8 +179,9 @@ class Arrivals:
             if waiter.finals is not None:
                 remaining = waiter.remaining
                 waiter.finals += [final for i, final in batch.items() if i in remaining and final is not None]
+            items = waiter.end_items(before, batch, unfinished) if waiter.items else set()
             if waiter.eager:
-                ended = [i for i in batch if i in waiter.remaining]
+                ended = [*items, *(i for i in batch if i in waiter.remaining)]
                 if not ended:
                     continue
                 waiter.ended += ended
@@ -156,15 +193,24 @@ class Arrivals:
             if not waiter.remaining:
                 waiter.wake()
 
-    def _end_items_before(self, batch: dict[int, Final] | dict[int, None]) -> None:
-        """Call the functions of chunks that run on, with the ends of their items."""
+    def _end_items_before(self, batch: dict[int, Final] | dict[int, None]) -> dict[int, set[int]]:
+        """Note which items have ended although their chunks run on, and call the functions of these chunks.
+
+        Returns chunk -> ids of these items."""
+        found: dict[int, set[int]] = {}
         for task_id, final in batch.items():
             chunk = self.chunks.of(task_id)
-            then = self.on_item_end.get(chunk) if chunk is not None and chunk not in batch else None
-            if chunk is not None and final is not None and then is not None:
-                self.chunks.separate.setdefault(chunk, set()).add(task_id - chunk - 1)
+            if chunk is None or final is None or chunk in batch:
+                continue
+            if chunk not in self.submitted and chunk not in self.watched:
+                continue
+            self.chunks.separate.setdefault(chunk, set()).add(task_id - chunk - 1)
+            found.setdefault(chunk, set()).add(task_id)
+            if (then := self.on_item_end.get(chunk)) is not None:
                 _call(then, final)
-            self.on_item_end.pop(task_id, None)
+        for task_id in batch.keys() & self.on_item_end.keys():
+            del self.on_item_end[task_id]
+        return found
 
     def _end_items(self, batch: dict[int, Final] | dict[int, None]) -> None:
         """Call the functions of silent items with the final states of their chunks."""
@@ -216,6 +262,15 @@ class Arrivals:
             live |= {chunk for chunk in held if chunk in self.submitted or chunk in self.watched}
         return live
 
+    def _items_of(self, ids: set[int]) -> dict[int, set[int]]:
+        """Return chunk that has not ended -> its items among these tasks.  Chunks among them are left out."""
+        found: dict[int, set[int]] = {}
+        for task_id in ids - self.submitted - self.watched - self.finals.keys():
+            chunk = self.chunks.of(task_id)
+            if chunk is not None and chunk not in ids and (chunk in self.submitted or chunk in self.watched):
+                found.setdefault(chunk, set()).add(task_id)
+        return found
+
     def is_live(self, task_id: int) -> bool:
         """Return whether the end of a task is still to come."""
         if task_id in self.submitted or task_id in self.watched:
@@ -243,7 +298,7 @@ class Arrivals:
 
     def wait_for(self, ids: set[int], eager: bool = False, on_wake: Callable[[], None] | None = None) -> Waiter:
         """Return a waiter for the unfinished tasks among `ids`; the caller ends the wait with `end_wait`."""
-        waiter = Waiter(self.live(ids), eager, on_wake)
+        waiter = Waiter(self.live(ids), eager, on_wake, self._items_of(ids) if self.chunks.items else None)
         if waiter.remaining:
             self._waiters.append(waiter)
         return waiter

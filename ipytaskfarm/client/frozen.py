@@ -52,18 +52,25 @@ def frozen_engines(session: Session) -> Listing:
 
 
 def _rows(session: Session) -> list[tables.FrozenRow]:
-    return session.ask_for(ListEngines(), tables.EngineTable).frozen
+    return _table(session).frozen
+
+
+def _table(session: Session) -> tables.EngineTable:
+    return session.ask_for(ListEngines(), tables.EngineTable)
 
 
 def debug_frozen(session: Session, task: int) -> bool:
     """Open the debugger on the engine that was frozen for a task; return whether there is one.
 
-    Where no user can type, print how the engine is reached.
+    Where no user can type, print how the engine is reached.  If it has ended, print why.
     """
-    rows = _rows(session)
-    close_tunnels(session, {row.engine for row in rows})
-    row = next((row for row in rows if row.task == task), None)
+    table = _table(session)
+    close_tunnels(session, {row.engine for row in table.frozen})
+    row = next((row for row in table.frozen if row.task == task), None)
     if row is None:
+        if (thawed := table.thawed.get(task)) is not None:
+            frames = f"tc.debug({task}, run=False) opens the frames that came with the failure"
+            print(f"{thawed}\nthe task runs here instead; {frames}")
         return False
     connection_file = _kernel_of(session, row) if row.state == "frozen" else None
     if connection_file is None:

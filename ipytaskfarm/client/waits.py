@@ -152,7 +152,7 @@ async def completed_async(session: Session, ids: list[int]) -> AsyncIterator[int
             loop.call_soon_threadsafe(bell.set)
 
     waiter = session.begin_wait(ids, wake)
-    ended = [i for i in ids if i not in waiter.remaining and i not in waiter.ended]
+    ended = [i for i in ids if not waiter.awaits(i) and i not in waiter.ended]
     left = len(ids)
     try:
         while True:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -120,6 +121,13 @@ def _decode(data: bytes) -> tuple[int, Count] | None:
     return serial, Count(epoch, LogPlace(generation, frames, (hash_0, hash_1)), tasks, ends)
 
 
+@lru_cache
+def _effect(sql: str) -> tuple[int, str]:
+    """Return (1 for an insert, -1 for a deletion, else 0; the table) of a statement."""
+    verb, _, table = sql.split(None, 3)[:3]
+    return {"INSERT": 1, "DELETE": -1}.get(verb, 0), table
+
+
 class CommitCount:
     """Counts the commits of an open store. One thread uses it."""
 
@@ -138,6 +146,14 @@ class CommitCount:
         self._serial = max(serials, default=0)
         self.tasks = self.ends = 0
         self._new_tasks = self._new_ends = 0
+        self._log = self._moved = LogPlace()
+        """Where the log stood at the last count, and at the last checkpoint."""
+
+    @property
+    def new_pages(self) -> int:
+        """Return how many pages the log had at the last count that were not there at the last checkpoint."""
+        same = self._log.generation == self._moved.generation
+        return self._log.frames - (self._moved.frames if same else 0)
 
     def begin(self) -> None:
         """Forget what was noted of a transaction that was not committed."""
@@ -145,15 +161,15 @@ class CommitCount:
 
     def note(self, sql: str, changed: int) -> None:
         """Note how many rows a statement has changed."""
-        verb, _, table = sql.split(None, 3)[:3]
-        by = changed if verb == "INSERT" else -changed if verb == "DELETE" else 0
+        sign, table = _effect(sql)
+        by = sign * changed
         if table == "tasks":
             self._new_tasks += by
         elif table == "finals":
             self._new_ends += by
 
     def committed(self, epoch: int, *, sync: bool = False) -> None:
-        """Write the count after a commit.
+        """Write the count after a commit, or with `sync` after a checkpoint.
 
         Nothing depends on it before the next damage, so an error of the disk is left to the store.
         """
@@ -161,13 +177,14 @@ class CommitCount:
         self.ends += self._new_ends
         self.begin()
         self._serial += 1
-        log = log_place(self._index)
+        log = self._log = log_place(self._index)
         record = _RECORD.pack(
             _MAGIC, self._serial, epoch, log.generation, log.frames, *log.hash, self.tasks, self.ends
         )  # fmt: skip
         with contextlib.suppress(OSError):
             os.pwrite(self._file, record + _CHECK.pack(crc32(record)), self._serial % 2 * _SLOT_BYTES)
             if sync:
+                self._moved = log
                 os.fdatasync(self._file)
 
     def place(self) -> LogPlace:

@@ -19,33 +19,6 @@ IN_STEPS = f"PRAGMA auto_vacuum = {INCREMENTAL};"
 PAGE_BYTES = 4096
 
 
-class LogFile:
-    """The file of a store's write-ahead log, whose length says whether a checkpoint is due.
-
-    When the log begins anew after a checkpoint, SQLite cuts the file to its ``journal_size_limit``, or to what the
-    first transaction needs. So a file that is longer has a log that is as long."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = f"{path}-wal"
-        self._moved_bytes = 0
-        """The length at the last checkpoint.  Readers may keep the log from beginning anew then."""
-
-    def has_grown(self, by_bytes: int) -> bool:
-        """Return whether the log has grown by more than this since the last checkpoint."""
-        try:
-            now_bytes = os.stat(self._path).st_size
-        except FileNotFoundError:
-            return False
-        if now_bytes < self._moved_bytes:
-            self._moved_bytes = 0
-        return now_bytes > self._moved_bytes + by_bytes
-
-    def note_checkpoint(self) -> None:
-        """Note that as much of the log as possible was moved into the store's file."""
-        with contextlib.suppress(FileNotFoundError):
-            self._moved_bytes = os.stat(self._path).st_size
-
-
 def size_bytes(path: Path) -> int:
     """Return the bytes of a store's file and its log on the disk."""
     sizes = 0

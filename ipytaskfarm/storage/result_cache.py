@@ -225,7 +225,7 @@ class ResultCache:
                 self.note(note)
                 return None, note
             self._uses[key] = self._uses.get(key, (0, 0.0))[0] + 1, time.time()
-            return KeptResult(body, tuple(_decode_sizes(blobs))), ""
+            return KeptResult(body, tuple(_decode_sizes(blobs)) if blobs != "{}" else ()), ""
         return None, self.notes[-1] if self.notes else ""
 
     def note_uses(self) -> None:
@@ -244,6 +244,8 @@ class ResultCache:
         """Return why an entry cannot be used; "" if it can."""
         if _digest(body, blobs) != digest:
             return "its content does not have its digest"
+        if blobs == "{}":
+            return ""
         for name, size in _decode_sizes(blobs).items():
             path = self._blobs.path(bytes.fromhex(name))
             try:
@@ -252,8 +254,7 @@ class ResultCache:
                 return f"its large value {name[:12]}… is gone"
             if there != size:
                 return f"its large value {name[:12]}… has {there:,} bytes, and {size:,} were written"
-        if blobs != "{}":
-            self._blobs.touch(map(bytes.fromhex, _decode_sizes(blobs)))
+        self._blobs.touch(map(bytes.fromhex, _decode_sizes(blobs)))
         return ""
 
     def put(self, full_key: str, key: CacheKey, final: Final, recipe: bytes) -> None:

@@ -74,7 +74,6 @@ class Store:
         """Why the farm has another incarnation than before; "" if it has the same."""
         self._broken: str | None = None
         self._log_bytes = 0
-        self._log = free_room.LogFile(path)
         self._count: CommitCount | None = None
 
     # ---------------------------------------------------------------------------------- opening and closing
@@ -141,7 +140,7 @@ class Store:
             "synchronous = FULL",
             # The store makes its own checkpoints, because SQLite's ignore errors of the disk.
             "wal_autocheckpoint = 0",
-            f"journal_size_limit = {CHECKPOINT_BYTES}",  # `free_room.LogFile` relies on it
+            "journal_size_limit = 67108864",
             "secure_delete = FAST",  # in some builds it is on: a clear would write all cleared pages, 160 MB in a turn
             "cache_size = -65536",
             "temp_store = MEMORY",
@@ -265,13 +264,15 @@ class Store:
             self._log_bytes += 1
             self.checkpoint()
             raise
-        self._written(16_384 + 256 * len(saves))
+        self._end_write()
         return fenced
 
-    def _written(self, log_bytes: int) -> None:
-        """Move the log into the file if it has become long.  log_bytes: by how much, at least."""
-        self._log_bytes += log_bytes
-        if self._log_bytes > CHECKPOINT_BYTES or self._log.has_grown(CHECKPOINT_BYTES):
+    def _end_write(self) -> None:
+        """Write the count, and move the log into the file if it has become long."""
+        assert self._count is not None
+        self._count.committed(self.epoch)
+        self._log_bytes = self._count.new_pages * free_room.PAGE_BYTES
+        if self._log_bytes > CHECKPOINT_BYTES:
             self.checkpoint()
 
     def _commit(self, saves: Sequence[s.Save], fenced: list[int]) -> None:
@@ -283,7 +284,6 @@ class Store:
             # A bug in the farm. Repeat it row by row, to name the tasks.
             with self._transaction():
                 self._write(saves, fenced, self._count)
-        self._count.committed(self.epoch)
 
     def _write(self, saves: Sequence[s.Save], fenced: list[int] | None, count: CommitCount) -> None:
         db = self._db
@@ -314,7 +314,6 @@ class Store:
             if self._count is not None:
                 self._count.committed(self.epoch, sync=True)
         self._log_bytes = 0
-        self._log.note_checkpoint()
 
     def _checkpoint(self, mode: str) -> None:
         self._db.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
@@ -571,7 +570,7 @@ class Store:
         self._usable()
         with self._reading():
             left = free_room.give_back(self._one, self._db.executescript, pages)
-        self._written(2 * free_room.PAGE_BYTES * pages if left else 1 + CHECKPOINT_BYTES)
+        self._end_write()
         return left
 
     def final_ids(self, after: int, count: int) -> list[tuple[int, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import os
 import signal
@@ -249,6 +250,29 @@ def test_a_value_arrives_while_a_later_item_of_its_task_waits(ex: Executor, tmp_
         if index == CALLS:
             b.touch()
     assert total == 2 * CALLS + 1
+
+
+def test_the_value_of_a_call_is_found_by_its_id_while_another_one_of_its_task_waits(
+    ex: Executor, tc: TaskClient, tmp_path: Path
+) -> None:
+    quick(ex)
+    a, b = tmp_path / "a", tmp_path / "b"
+    calls = [ex.submit(meets, None) for _ in range(CALLS // 2)]
+    waiting = ex.submit(meets, a, b)
+    calls += [ex.submit(meets, None) for _ in range(CALLS // 2)]
+    shared = tasks_of([waiting], tc)
+    beside = [call.id for call in calls if tasks_of([call], tc) == shared]  # type: ignore[attr-defined]
+    assert shared
+    assert beside
+
+    async def both() -> list[Any]:
+        return [await asyncio.wait_for(tc.result(task_id, raw=False), DEADLINE_S) for task_id in beside[-2:]]
+
+    assert [tc.get_task_result(i, block=True, timeout=DEADLINE_S, raw=False).result for i in beside[:2]] == [1, 1]
+    assert [each.result for each in asyncio.run(both())] == [1, 1]
+    assert not waiting.done()
+    b.touch()
+    assert waiting.result(DEADLINE_S) == 1
 
 
 def test_items_of_a_clients_map_meet_too(tc: TaskClient, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_the_death_of_its_agent() -> None:
         assert [row.task for row in tc.frozen()] == [again], "the dead one counts as one of the node's"
 
 
-def test_the_limit_of_memory_holds_for_a_frozen_engine_too() -> None:
+def test_the_limit_of_memory_holds_for_a_frozen_engine_too(capsys: pytest.CaptureFixture[str]) -> None:
     with module_farm(1, memory_limit=f"{LIMIT_MIB} MiB") as farm, farm.task_client() as tc:
         failed, engine = freeze(tc)
         run_on(tc.frozen()[0].connection_file, "kept = [bytearray(10**6) for _ in range(400)]")
@@ -79,6 +79,11 @@ def test_the_limit_of_memory_holds_for_a_frozen_engine_too() -> None:
         assert len(engines(farm)) == 1, "it counted as an engine of the farm"
         with pytest.raises(ZeroDivisionError):
             tc.debug(failed)
+        said = capsys.readouterr().out
+        assert f"the engine that was frozen for task {failed} on" in said
+        assert re.search(rf"memory: \d+ MiB in use, the limit is {LIMIT_MIB} MiB.*; hold a smaller case", said), said
+        assert f"tc.debug({failed}, run=False)" in said
+        assert "the limit is" in tc.explain(failed)
 
 
 NODE_MEMORY = """

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import msgspec
 import pytest
 
+from ipytaskfarm.client.arrivals import Arrivals
 from ipytaskfarm.client.results import NS, Failure, TaskResult, decode_body, error_named, error_of
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.payload import FailureBody, ResultBody
@@ -30,6 +32,28 @@ def failed_final(error: BaseException, kind: str = "names", reason: str = Reason
 
 def failed(error: BaseException) -> TaskResult:
     return TaskResult(failed_final(error))
+
+
+def test_a_wait_for_an_item_ends_with_it_and_not_with_its_chunk() -> None:
+    arrivals = Arrivals()
+    arrivals.chunks.add(10, 4)  # its items are 11 to 14
+    arrivals.submitted = {10, 20}
+    first, rest, whole = arrivals.wait_for({11}), arrivals.wait_for({12, 14, 20}, eager=True), arrivals.wait_for({10})
+    assert rest.awaits(12)
+    assert not rest.awaits(11)
+    arrivals.take([final(11), final(12)])
+    assert first.event.is_set()
+    assert not arrivals.is_live(11)
+    assert (rest.ended, rest.event.is_set(), rest.remaining) == ([12], True, {10, 20})
+    end = msgspec.structs.replace(final(10), items=4, separate=(0, 1, 2))
+    arrivals.take([end])  # item 13 has become a task that runs on: nobody but the third waits for it
+    assert rest.ended == [12, 14]
+    assert rest.remaining == {20}
+    assert whole.remaining == {13}
+    arrivals.take([final(13)])
+    assert whole.event.is_set()
+    late = arrivals.wait_for({11, 14})
+    assert late.event.is_set()
 
 
 def test_the_reprs_of_old() -> None:

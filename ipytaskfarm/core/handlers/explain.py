@@ -135,7 +135,8 @@ def _about_frozen(farm: SchedulerState, task_id: int, now: Now) -> list[str]:
     """Return a line about the engine that keeps a task's frames, if there is one."""
     frozen = farm.frozen.of_task(task_id)
     if frozen is None:
-        return []
+        thawed = farm.frozen.thawed.get(task_id)
+        return [] if thawed is None else [thawed]
     where = f"the engine of attempt {frozen.run.run[1]} on {frozen.node} is frozen"
     return [f"{where} for {frozen.ends_s - now.mono_s:.0f} s more: tc.debug({task_id}) opens its frames"]
 

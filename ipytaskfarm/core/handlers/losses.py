@@ -71,10 +71,19 @@ def on_engine_lost(farm: SchedulerState, session: str, event: EngineDown, now: N
 def _note_frozen_lost(farm: SchedulerState, frozen: FrozenEngine, event: EngineDown, out: Decision) -> None:
     """Note the end of a frozen engine, which held no runs any more."""
     if event.expected:
+        farm.frozen.note_end(frozen, f"has ended: {frozen.ending or 'its agent was told to end it'}")
         return
+    farm.frozen.note_end(frozen, f"{describe(event.crash)}{_remedy(event.crash)}")
     text = f"the frozen engine of task {frozen.run.task} on {frozen.node} {describe(event.crash)}"
     farm.diagnostics.losses.append(text)
     out.notes.append(text)
+
+
+def _remedy(crash: Crash) -> str:
+    """Return what to do about frozen engines that were ended for their memory."""
+    if not crash.cause.startswith("memory"):
+        return ""
+    return "; hold a smaller case, raise `memory_limit` or the node's memory, or end others with tc.release()"
 
 
 def _may_have_begun(farm: SchedulerState, engine: EngineEntry, upto: tuple[int, int] | None) -> set[RunKey | None]:
@@ -309,6 +318,7 @@ def _forget_frozen(farm: SchedulerState, session: str, out: Decision) -> None:
     """Forget the frozen engines of an agent that is gone; those of an agent that comes back are reported again."""
     for frozen in farm.frozen.of_agent(session):
         farm.frozen.remove(frozen.name)
+        farm.frozen.note_end(frozen, "is gone with its agent")
         out.notes.append(f"the frozen engine of task {frozen.run.task} on {frozen.node} is gone with its agent")
 
 

@@ -286,7 +286,7 @@ def _is_heard(agent: AgentEntry) -> bool:
 
 def on_engines(farm: SchedulerState, session: str, n: int, question: ListEngines, now: Now, out: Decision) -> None:
     """Answer with all engines, by id."""
-    out.answer(session, n, EngineTable(_engine_rows(farm), frozen_rows(farm, now)))
+    out.answer(session, n, EngineTable(_engine_rows(farm), frozen_rows(farm, now), dict(farm.frozen.thawed)))
 
 
 def agent_row(farm: SchedulerState, agent: AgentEntry) -> dict[str, Any]:

@@ -155,6 +155,8 @@ class EngineTable(msgspec.Struct, frozen=True, tag=True):
 
     rows: list[EngineRow]
     frozen: list[FrozenRow] = []
+    thawed: dict[int, str] = {}
+    """Task -> what has become of the engine that was frozen for it, of the last ones that have ended."""
 
 
 class CommandQueueTable(msgspec.Struct, frozen=True, tag=True):

@@ -229,11 +229,10 @@ class Decision:
 
     def add(self, later: Decision) -> None:
         """Add the decision of a turn that follows at once."""
-        for each in fields(self):
-            if each.name == "finished":
-                self.finished = self.finished or later.finished
-            else:
-                getattr(self, each.name).extend(getattr(later, each.name))
+        self.finished = self.finished or later.finished
+        for name in _LISTS:
+            if more := getattr(later, name):
+                getattr(self, name).extend(more)
 
     def answer(self, session: str, n: int, payload: Reply) -> None:
         """Answer question number `n` of a client's session."""
@@ -242,3 +241,7 @@ class Decision:
     def reply(self, agent: str, call: TaskCall, payload: TaskPayload) -> None:
         """Answer a running task's call, through its engine's agent (a session)."""
         self.sends.append((agent, TaskReply(call.engine, call.run, call.n, payload)))
+
+
+_LISTS = tuple(each.name for each in fields(Decision) if each.name != "finished")
+"""The names of the lists of a decision."""

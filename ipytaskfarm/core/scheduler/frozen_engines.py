@@ -12,6 +12,9 @@ from ..messages import FrozenRun
 from ..messages.task_types import Incarnation
 from .settings import SchedulerSettings
 
+THAWED_KEPT = 100
+"""Of how many frozen engines that have ended it is known how."""
+
 
 @dataclass(slots=True, eq=False)
 class FrozenEngine:
@@ -42,11 +45,14 @@ class FrozenRegistry:
     """Node -> how many frozen engines it has, if it has any."""
     offered: dict[Incarnation, FrozenRun] = field(default_factory=dict)
     """Engines that have frozen themselves, which `handlers.freezing` keeps or ends within this turn."""
+    thawed: dict[int, str] = field(default_factory=dict)
+    """Task -> what has become of the engine that was frozen for it, of the last ones that have ended."""
 
     def add(self, engine: FrozenEngine) -> None:
         """Count a frozen engine."""
         self.by_name[engine.name] = engine
         self.on_node[engine.node] = self.on_node.get(engine.node, 0) + 1
+        self.thawed.pop(engine.run.task, None)
 
     def remove(self, name: Incarnation) -> FrozenEngine | None:
         """Forget a frozen engine that is gone, and return it.  None: there is none of this name."""
@@ -56,6 +62,12 @@ class FrozenRegistry:
             if not self.on_node[engine.node]:
                 del self.on_node[engine.node]
         return engine
+
+    def note_end(self, engine: FrozenEngine, how: str) -> None:
+        """Note what has become of a frozen engine, for those who look for it."""
+        self.thawed[engine.run.task] = f"the engine that was frozen for task {engine.run.task} on {engine.node} {how}"
+        if len(self.thawed) > THAWED_KEPT:
+            del self.thawed[next(iter(self.thawed))]
 
     def of_task(self, task_id: int) -> FrozenEngine | None:
         """Return the engine that keeps the frames of a task, and was not told to end."""
