@@ -24,7 +24,7 @@ from ..core.text import escaped, exactly, shown
 from ..display.farm_tables import engine_table
 from ..display.tables import Table
 from ..serialization.pack import pack
-from ..storage.blobs import Blobs, BlobWriter
+from ..storage.blobs import BlobStore, BlobWriter
 from ..system.farm_paths import Where
 from ..system.live_pages import page_link, page_path
 from . import commands, engine_sessions, scatter, sessions
@@ -191,7 +191,7 @@ class MultiEngineClient:
         return self
 
     @property
-    def blobs(self) -> Blobs | None:
+    def blobs(self) -> BlobStore | None:
         """Return the store for large values; None: large values are sent inline."""
         return self._session.blobs
 

@@ -53,6 +53,7 @@ from ..transport.keys import FarmKeys, farm_keys
 from ..version import __version__
 from .access import FarmAccess, orphans
 from .blob_reading import BlobReader
+from .blob_receiving import BlobReceiver
 from .loop import ControllerLoop
 from .policy import PolicyError, load_policy
 from .retention import BlobSweeper, Retention
@@ -229,14 +230,16 @@ def _serve(
         info = _connection(options, record, keys, hub)
         access = FarmAccess(hub, info, folder)
         blobs = Blobs.create(blobs_folder(Path(record.store)), record.incarnation)
+        min_free_bytes = _min_free_bytes(options, Path(record.store))
         controller = ControllerLoop(
             Scheduler(farm),
             store,
             hub,
             folder,
             found=found,
-            min_free_bytes=_min_free_bytes(options, Path(record.store)),
+            min_free_bytes=min_free_bytes,
             reader=BlobReader(blobs),
+            receiver=BlobReceiver(blobs, min_free_bytes),
             blob_sweeper=BlobSweeper(blobs, Path(record.store)),
             retention=Retention(store, blobs.folder, options.keep_results, options.keep_results_size),
             event_log=event_log,

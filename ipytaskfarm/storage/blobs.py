@@ -6,7 +6,7 @@ engines of a machine share its pages, or reads it if it is small. In both cases 
 array changes no other copy. No descriptor stays open for a value (`system.file_mapping`).
 
 A machine that does not see the folder has copies (`storage.blob_copies`), which are fetched in pieces at their first
-use: see `fetch_from`.
+use: see `fetch_from`. What is packed there is sent to the controller, which writes the blob: see `BlobStore`.
 
 A blob is on disk before its name is sent. The store records, in the same transaction, which blobs a task or a result
 needs. A file that nothing needs is removed after `KEPT_S` (see `sweep`). Its time of modification shows its last use,
@@ -25,7 +25,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from ..core.errors import BlobMissing
 from ..system.farm_paths import private_folder
@@ -51,6 +51,24 @@ _libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 _COMPARED_BYTES = 64 * 1024
 """Pieces that fit into the processor's cache: comparing takes a sixth of the time of hashing then."""
+
+
+class BlobStore(Protocol):
+    """Where a process keeps the large values that it packs: the farm's folder, or the controller, which has it."""
+
+    def put(self, data: memoryview) -> bytes:
+        """Keep these bytes, and return their digest (32 bytes), which may be sent from now on.
+
+        Raises:
+            OSError: they cannot be kept.
+        """
+
+    def touch(self, digests: Iterable[bytes]) -> None:
+        """Mark blobs as used: they are not swept for `KEPT_S`.
+
+        Raises:
+            OSError: they cannot be marked.
+        """
 
 
 def blobs_folder(store: Path) -> Path:
@@ -130,10 +148,7 @@ class Blobs:
                 os.fsync(fd)
                 hashing.join()
                 if not self._holds(digests[0], data):
-                    path = self.path(digests[0])
-                    path.parent.mkdir(mode=0o700, exist_ok=True)
-                    os.rename(part, path)
-                    sync_folder(path.parent)
+                    self.adopt(part, digests[0])
             finally:
                 os.close(fd)
         finally:
@@ -141,13 +156,25 @@ class Blobs:
             part.unlink(missing_ok=True)
         return digests[0]
 
-    def _is_there(self, digest: bytes, size: int) -> bool:
+    def has(self, digest: bytes, size: int) -> bool:
+        """Return whether there is a blob of this digest and size, and mark it as used."""
         with self._in_hand():
             return _touch(self.path(digest), size)
 
+    def adopt(self, part: Path, digest: bytes) -> None:
+        """Give the file of a blob, which was synced and whose digest was checked, its name on the disk.
+
+        Raises:
+            OSError: it cannot be renamed.
+        """
+        path = self.path(digest)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        os.rename(part, path)
+        sync_folder(path.parent)
+
     def _holds(self, digest: bytes, data: memoryview) -> bool:
         """Return whether the blob exists and has exactly these bytes."""
-        if not self._is_there(digest, data.nbytes):
+        if not self.has(digest, data.nbytes):
             return False
         mapped = self.map(digest)
         return mapped is not None and _equal(mapped, data)
@@ -236,12 +263,12 @@ class Blobs:
 class BlobWriter:
     """Writes large buffers as blobs while a value is packed, and collects their digests."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
         self.digests: dict[bytes, int] = {}
 
     def keep(self, data: memoryview) -> bytes | None:
-        """Write a buffer and return its digest; None if the disk is full, so that the buffer must be sent inline."""
+        """Write a buffer and return its digest; None if it cannot be written: it must be sent inline."""
         try:
             digest = self._blobs.put(data)
         except OSError:

@@ -118,7 +118,7 @@ def test_a_controller_killed_amid_it(farm: Farm, agent: Path, tc: TaskClient) ->
 
 def test_a_value_that_is_gone_fails_its_task_alone(tc: TaskClient, agent: Path) -> None:
     shared = tc.broadcast(np.arange(ITEMS) + 13.0)
-    here = tc._session.blobs
+    here = tc._session.io.folder_of_blobs
     assert here is not None
     shared.unpersist()
     store = here.folder.with_suffix("")
@@ -199,7 +199,7 @@ import sys
 import numpy as np
 from ipytaskfarm import MultiEngineClient, Task, TaskClient
 with TaskClient(sys.argv[1]) as tc:
-    assert tc._session.blobs is None
+    assert tc._session.io.folder_of_blobs is None
     came = lambda: tc._session._downloads.bytes
     def rows(n):
         import numpy

@@ -1,0 +1,581 @@
+"""Large values on their way to the controller: the order of pieces, the places, the files, and a client that sends."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import msgspec
+import numpy as np
+import pytest
+
+from ipytaskfarm.client import Task, TaskClient
+from ipytaskfarm.client.uploads import BlobUploads
+from ipytaskfarm.controller import blob_receiving
+from ipytaskfarm.controller.blob_receiving import WAITING_IN_ALL, WAITING_PER_SESSION, BlobReceiver, WritePiece
+from ipytaskfarm.core.messages import Refusal
+from ipytaskfarm.core.messages.blob_chunks import PIECE_BYTES, PIECES_AHEAD, BlobWritten, WriteBlob
+from ipytaskfarm.core.uploads import RESTARTS_MAX, SMALL_BYTES, PieceOrder, UploadPlaces
+from ipytaskfarm.serialization.cache import blob_digests
+from ipytaskfarm.storage import blobs as door
+from ipytaskfarm.storage.blobs import BLOB_BYTES, Blobs
+from ipytaskfarm.system import farm_paths
+from tests.support.fake_hub_controller import FakeController
+from tests.support.polling import DEADLINE_S, eventually
+from tests.support.thorough import some
+
+SIZE = 3 * PIECE_BYTES + 1000
+ROOM = 1 << 40
+
+
+# ------------------------------------------------------------------------------------------------------------
+# which piece is sent next
+
+
+class Receiver:
+    """What a controller answers, without files."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.came = 0
+        self.taken = 0
+        """The bytes that were sent in all."""
+
+    def answer(self, offset: int, length: int) -> BlobWritten:
+        self.taken += length
+        if length and offset == self.came:
+            self.came += length
+        return BlobWritten(b"", self.came)
+
+
+def send(order: PieceOrder, receiver: Receiver) -> None:
+    """Send pieces until nothing is left to send, and answer all."""
+    asked = []
+    while not order.is_complete:
+        while (piece := order.next_piece()) is not None:
+            asked.append(piece)
+        assert len(asked) <= PIECES_AHEAD
+        assert order.hear(receiver.answer(*asked.pop(0))) == ""
+
+
+@pytest.mark.parametrize("size", [1, SMALL_BYTES, SMALL_BYTES + 1, PIECE_BYTES, PIECE_BYTES + 1, SIZE, 9 * PIECE_BYTES])
+def test_each_piece_is_sent_once(size: int) -> None:
+    receiver = Receiver(size)
+    send(PieceOrder(size), receiver)
+    assert receiver.came == receiver.taken == size
+
+
+@pytest.mark.parametrize("size", [SMALL_BYTES, SIZE])
+def test_what_is_there_is_not_sent(size: int) -> None:
+    """A small one has been sent with the question."""
+    order = PieceOrder(size)
+    assert order.next_piece() == ((0, size) if size == SMALL_BYTES else (0, 0))
+    assert order.next_piece() is None
+    order.hear(BlobWritten(b"", size))
+    assert order.is_complete
+    assert order.next_piece() is None
+
+
+def test_an_upload_goes_on_where_it_was() -> None:
+    order = PieceOrder(SIZE)
+    order.next_piece()
+    order.hear(BlobWritten(b"", PIECE_BYTES))
+    assert order.next_piece() == (PIECE_BYTES, PIECE_BYTES)
+
+
+def test_a_restarted_controller_is_sent_it_again() -> None:
+    order, receiver = PieceOrder(SIZE), Receiver(SIZE)
+    order.next_piece()
+    order.hear(receiver.answer(0, 0))
+    first, second = order.next_piece(), order.next_piece()
+    assert first
+    assert second
+    order.hear(receiver.answer(*first))
+    receiver = Receiver(SIZE)  # and the answer to the second was lost: the question comes again
+    order.hear(receiver.answer(*second))
+    assert receiver.came == 0
+    send(order, receiver)
+    assert receiver.came == receiver.taken - PIECE_BYTES == SIZE
+
+
+@pytest.mark.parametrize("seed", range(some(50, 1000)))
+def test_whatever_is_lost_or_repeated_it_ends(seed: int) -> None:
+    """Controllers come and go, and say that they have no place: the last one has all of it."""
+    random = Random(seed)
+    size = random.choice([1, SMALL_BYTES, SIZE, 6 * PIECE_BYTES])
+    order, receiver = PieceOrder(size), Receiver(size)
+    asked: list[tuple[int, int]] = []
+    troubles = 12
+    while not order.is_complete:
+        if order.is_put_off and not asked:
+            order.resume()
+        while not order.is_put_off and (piece := order.next_piece()) is not None:
+            asked.append(piece)
+        assert asked, "it does not go on"
+        what = random.random() if troubles else 1.0
+        troubles -= what < 0.4 and troubles > 0
+        if what < 0.2:
+            receiver = Receiver(size)
+        if what < 0.3:
+            receiver.answer(*asked[0])  # it comes twice
+        late = BlobWritten(b"", error="full", later=True)
+        assert order.hear(late if 0.3 <= what < 0.4 else receiver.answer(*asked.pop(0))) == ""
+        if 0.3 <= what < 0.4:
+            asked.pop(0)
+    assert receiver.came == size
+
+
+def test_a_controller_that_takes_nothing_is_given_up() -> None:
+    order = PieceOrder(SMALL_BYTES)
+    for _ in range(RESTARTS_MAX):
+        assert order.next_piece() == (0, SMALL_BYTES)
+        assert order.hear(BlobWritten(b"", 0)) == ""
+    order.next_piece()
+    assert "never ended" in order.hear(BlobWritten(b"", 0))
+
+
+@pytest.mark.parametrize("upto", [-1, SIZE + 1, 2**63])
+def test_nonsense_of_a_controller_is_named(upto: int) -> None:
+    order = PieceOrder(SIZE)
+    order.next_piece()
+    assert "says that it has" in order.hear(BlobWritten(b"", upto))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# who may begin
+
+
+def test_places_are_bounded_for_a_session_a_key_and_in_all() -> None:
+    places = UploadPlaces(per_session=2, per_key=3, in_all=4)
+    for session in ("a", "a", "b"):
+        assert places.why_not("key", session, 10, ROOM) is None
+        places.begin("key", session, 10)
+    for session, what in (("a", "session has 2"), ("c", "key has 3")):
+        refused = places.why_not("key", session, 10, ROOM)
+        assert refused is not None
+        assert refused.later
+        assert what in refused.why
+    places.begin("other", "d", 10)
+    refused = places.why_not("third", "e", 10, ROOM)
+    assert refused is not None
+    assert "farm has 4" in refused.why
+    places.came("key", "a", 10)
+    places.end("key", "a", 0)
+    places.end("key", "b", 10)
+    assert (places.count, places.missing_bytes) == (2, 20)
+    assert places.why_not("third", "e", 10, ROOM) is None
+
+
+def test_nobody_announces_more_than_half_of_the_room() -> None:
+    places = UploadPlaces()
+    assert places.why_not("key", "a", 50, 100) is None
+    too_large = places.why_not("key", "a", 51, 100)
+    assert too_large is not None
+    assert not too_large.later
+    assert "make room" in too_large.why
+    places.begin("key", "a", 30)
+    for session in ("a", "b"):
+        refused = places.why_not("key", session, 30, 100)
+        assert refused is not None
+        assert refused.later
+    assert places.why_not("other", "c", 50, 100) is None
+    places.begin("other", "c", 50)
+    assert places.why_not("third", "d", 21, 100) is not None
+    assert places.why_not("third", "d", 20, 100) is None
+    full = places.why_not("third", "d", 1, -5)
+    assert full is not None
+    assert not full.later
+
+
+# ------------------------------------------------------------------------------------------------------------
+# the controller
+
+
+@pytest.fixture
+def blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Blobs:
+    """The farm's own folder, which this process does not know of."""
+    monkeypatch.setattr(door, "_known", {})
+    monkeypatch.setattr(door, "_fetches", [])
+    return Blobs.create(tmp_path / "farm", "farm-1")
+
+
+class World:
+    """A receiver and its questions."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self.blobs = blobs
+        self.receiver = BlobReceiver(blobs)
+        self._n = 0
+
+    def ask(self, question: WriteBlob, session: str = "c", key: str = "client") -> int:
+        self._n += 1
+        self.receiver.ask(WritePiece(session, key, self._n, question))
+        return self._n
+
+    def answers(self, count: int) -> list[BlobWritten]:
+        found: list[BlobWritten] = []
+        deadline = time.monotonic() + DEADLINE_S
+        while len(found) < count:
+            for _, answer in self.receiver.answers():
+                assert isinstance(answer.reply, BlobWritten)
+                found.append(answer.reply)
+            if len(found) < count:
+                left_s = deadline - time.monotonic()
+                assert left_s > 0, f"{len(found)} of {count} answers"
+                select.select([self.receiver.fd()], [], [], left_s)
+        return found
+
+    def answer(self, question: WriteBlob, session: str = "c", key: str = "client") -> BlobWritten:
+        self.ask(question, session, key)
+        (found,) = self.answers(1)
+        return found
+
+    def send(self, data: bytes, upto: int | None = None, session: str = "c") -> BlobWritten:
+        """Send the pieces of a blob, all or until this offset; return the last answer."""
+        digest, answer = hashlib.sha256(data).digest(), BlobWritten(b"")
+        for offset in range(0, len(data) if upto is None else upto, PIECE_BYTES):
+            piece = data[offset : offset + PIECE_BYTES]
+            answer = self.answer(WriteBlob(digest, len(data), offset, piece), session)
+        return answer
+
+    def parts(self) -> list[Path]:
+        return list(self.blobs.folder.glob("*.part"))
+
+
+@pytest.fixture
+def world(blobs: Blobs) -> Iterator[World]:
+    world = World(blobs)
+    yield world
+    world.receiver.close()
+    assert world.parts() == []
+
+
+@pytest.fixture
+def data() -> bytes:
+    return os.urandom(SIZE)
+
+
+def test_pieces_become_a_blob_after_the_last_one(world: World, data: bytes) -> None:
+    digest = hashlib.sha256(data).digest()
+    assert world.answer(WriteBlob(digest, SIZE)) == BlobWritten(digest)
+    assert world.parts() == [], "a question leaves nothing"
+    assert world.send(data, 2 * PIECE_BYTES) == BlobWritten(digest, 2 * PIECE_BYTES)
+    assert not world.blobs.has(digest, SIZE)
+    (part,) = world.parts()
+    assert part.stat().st_mode & 0o777 == 0o600
+    # What comes again changes nothing.
+    assert world.send(data, PIECE_BYTES) == BlobWritten(digest, 2 * PIECE_BYTES)
+    assert world.answer(WriteBlob(digest, SIZE)) == BlobWritten(digest, 2 * PIECE_BYTES)
+    assert world.send(data) == BlobWritten(digest, SIZE)
+    assert world.blobs.map(digest) == memoryview(data)
+    assert world.blobs.path(digest).stat().st_mode & 0o777 == 0o600
+    assert world.answer(WriteBlob(digest, SIZE), "other") == BlobWritten(digest, SIZE)
+
+
+def test_two_clients_send_the_same_and_it_is_stored_once(world: World, data: bytes) -> None:
+    """Neither depends on what the other one sends, and who comes later need not send the rest."""
+    digest = hashlib.sha256(data).digest()
+    world.send(data, PIECE_BYTES, "a")
+    bad = world.answer(WriteBlob(digest, SIZE, 0, bytes(PIECE_BYTES)), "b")
+    assert bad.upto == PIECE_BYTES
+    assert len(world.parts()) == 2
+    assert world.send(data, session="a") == BlobWritten(digest, SIZE)
+    piece = data[PIECE_BYTES : 2 * PIECE_BYTES]
+    assert world.answer(WriteBlob(digest, SIZE, PIECE_BYTES, piece), "b") == BlobWritten(digest, SIZE)
+    assert world.parts() == []
+    assert world.blobs.map(digest) == memoryview(data)
+
+
+def test_what_has_another_digest_is_never_a_blob(world: World, data: bytes) -> None:
+    digest = hashlib.sha256(b"another").digest()
+    for offset in range(0, SIZE, PIECE_BYTES):
+        answer = world.answer(WriteBlob(digest, SIZE, offset, data[offset : offset + PIECE_BYTES]))
+    assert "SHA-256" in answer.error
+    assert not answer.later
+    assert world.parts() == []
+    assert not world.blobs.has(digest, SIZE)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        WriteBlob(b"", 5, 0, b"12345"),
+        WriteBlob(b"../../../../../../../../tmp/file" + b"x", 5, 0, b"12345"),
+        WriteBlob(bytes(32), 0),
+        WriteBlob(bytes(32), -1, 0, b"1"),
+        WriteBlob(bytes(32), 2**63 - 1, 0, b"1"),
+        WriteBlob(bytes(32), 5, 0, b"1234"),
+        WriteBlob(bytes(32), 5, 0, b"123456"),
+        WriteBlob(bytes(32), 2**40, 0, bytes(PIECE_BYTES + 1)),
+    ],
+)
+def test_what_is_no_upload_is_refused(world: World, question: WriteBlob) -> None:
+    assert world.answer(question).error
+    assert world.parts() == []
+
+
+@pytest.mark.parametrize("offset", [-1, 1, PIECE_BYTES, 2**63 - 1])
+def test_a_piece_that_is_not_the_next_one_is_not_written(world: World, offset: int) -> None:
+    assert world.answer(WriteBlob(bytes(32), SIZE, offset, b"x" * PIECE_BYTES)) == BlobWritten(bytes(32))
+    assert world.parts() == []
+
+
+def test_uploads_end_with_their_session_or_when_nothing_comes(
+    world: World, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.send(data, PIECE_BYTES, "a")
+    world.send(data, PIECE_BYTES, "b")
+    world.receiver.session_ended("a")
+    eventually(lambda: len(world.parts()) == 1, DEADLINE_S)
+    monkeypatch.setattr(blob_receiving, "IDLE_S", 0.0)
+    world.answer(WriteBlob(bytes(32), 5), "c")
+    eventually(lambda: world.parts() == [], DEADLINE_S)
+    assert world.receiver._places.count == world.receiver._places.missing_bytes == 0
+
+
+def test_a_controller_removes_what_the_one_before_has_left(blobs: Blobs, data: bytes) -> None:
+    """It has no end that could do so: it was killed. What other processes write now stays."""
+    world = World(blobs)
+    world.send(data, PIECE_BYTES)
+    (left,) = world.parts()
+    others = blobs.folder / "0123.part"
+    others.touch()
+    again = World(blobs)
+    assert world.parts() == [others]
+    assert not left.exists()
+    others.unlink()
+    for each in (again, world):
+        each.receiver.close()
+
+
+def test_who_is_over_a_limit_is_told_to_come_later(world: World, data: bytes) -> None:
+    for number in range(8):
+        assert not world.answer(WriteBlob(bytes([number]) * 32, SIZE, 0, data[:PIECE_BYTES])).error
+    ninth = world.answer(WriteBlob(bytes([9]) * 32, SIZE))
+    assert ninth.later
+    assert "unfinished" in ninth.error
+    assert not world.answer(WriteBlob(bytes([9]) * 32, SIZE), "another session").error
+
+
+def test_what_is_received_and_not_written_is_bounded(world: World, data: bytes) -> None:
+    hold = threading.Lock()
+    has = world.blobs.has
+
+    def slow(digest: bytes, size: int) -> bool:
+        with hold:
+            return has(digest, size)
+
+    world.blobs.has = slow  # type: ignore[method-assign]
+    with hold:
+        for number in range(6):
+            for _ in range(WAITING_PER_SESSION + 5):
+                world.ask(WriteBlob(bytes(32), SIZE), f"session {number}")
+        most = 4 * WAITING_PER_SESSION
+        assert most == WAITING_IN_ALL
+        refused = world.answers(6 * (WAITING_PER_SESSION + 5) - most)
+        assert all(each.later for each in refused)
+    assert not any(each.later for each in world.answers(most))
+    assert not world.answer(WriteBlob(bytes(32), SIZE)).error
+
+
+def test_a_full_disk_is_said_and_nothing_stays(world: World, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = hashlib.sha256(data).digest()
+    world.send(data, PIECE_BYTES)
+    monkeypatch.setattr(os, "fsync", _no_space)
+    assert "No space left" in world.send(data).error
+    assert world.parts() == []
+    monkeypatch.undo()
+    assert world.send(data) == BlobWritten(digest, SIZE)
+    monkeypatch.setattr(BlobReceiver, "_room_bytes", lambda self: SIZE)
+    assert "make room" in world.answer(WriteBlob(bytes(32), SIZE)).error
+
+
+def _no_space(descriptor: int) -> None:
+    raise OSError(28, os.strerror(28))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# the client
+
+
+class FarFarm(FakeController):
+    """A controller on another machine."""
+
+    def __init__(self, folder: Path, world: World) -> None:
+        self.world = world
+        super().__init__(folder)
+        self.answers[WriteBlob] = world.answer
+
+    def pieces(self) -> list[tuple[int, int]]:
+        """(offset, bytes) of each piece that came."""
+        asked = [getattr(message, "question", None) for message in self.heard]
+        return [(each.offset, len(each.data)) for each in asked if isinstance(each, WriteBlob)]
+
+    def bytes(self) -> int:
+        return sum(count for _, count in self.pieces())
+
+
+@pytest.fixture
+def fake(tmp_path: Path, world: World) -> Iterator[FarFarm]:
+    fake = FarFarm(tmp_path / "fake", world)
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture
+def tc(fake: FarFarm) -> Iterator[TaskClient]:
+    with TaskClient(str(fake.connection_file)) as tc:
+        yield tc
+
+
+def store_of(tc: TaskClient) -> BlobUploads:
+    found = tc._session.blobs
+    assert isinstance(found, BlobUploads)
+    return found
+
+
+@pytest.fixture
+def array() -> np.ndarray:
+    return np.random.default_rng(1).random(SIZE // 8 + 1)
+
+
+def bytes_of(array: np.ndarray) -> memoryview:
+    return memoryview(array.tobytes())
+
+
+def sha256(array: np.ndarray) -> hashlib._Hash:
+    return hashlib.sha256(bytes_of(array))
+
+
+def pushes(fake: FarFarm) -> list[tuple[str, ...]]:
+    return [task.blobs for task in fake.submitted.values()]
+
+
+def test_an_array_of_many_tasks_is_sent_once_and_before_them(fake: FarFarm, tc: TaskClient, array: np.ndarray) -> None:
+    digest = sha256(array).hexdigest()
+    tc.barrier([tc.run(Task("a = 1", push={"x": array})) for _ in range(20)])
+    assert fake.bytes() == array.nbytes
+    assert pushes(fake) == [(digest,)] * 20
+    assert max(len(task.payload) for task in fake.submitted.values()) < 1000
+    assert fake.world.blobs.map(bytes.fromhex(digest)) == bytes_of(array)
+    kinds = [type(getattr(message, "question", message)).__name__ for message in fake.heard]
+    assert kinds.index("Submit") > max(i for i, kind in enumerate(kinds) if kind == "WriteBlob")
+    with TaskClient(str(fake.connection_file)) as again:
+        assert again._session is tc._session
+    array[0] = 7.0
+    tc.run(Task("a = 1", push={"x": array}))
+    assert fake.bytes() == 2 * array.nbytes
+
+
+def test_what_another_client_has_sent_is_not_sent(fake: FarFarm, tc: TaskClient, array: np.ndarray) -> None:
+    fake.world.blobs.put(bytes_of(array))
+    tc.run(Task(np.sum, args=(array,)))
+    assert fake.pieces() == [(0, 0)]
+
+
+def test_threads_with_the_same_value_send_it_once(fake: FarFarm, tc: TaskClient, array: np.ndarray) -> None:
+    threads = [threading.Thread(target=tc.run, args=(Task("a = 1", push={"x": array}),)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    assert fake.bytes() == array.nbytes
+
+
+def test_a_value_that_is_not_known_for_sure_is_asked_for_again(
+    fake: FarFarm, tc: TaskClient, array: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tc.run(Task("a = 1", push={"x": array}))
+    monkeypatch.setattr("ipytaskfarm.client.uploads.SURE_S", 0.0)
+    fake.world.blobs.sweep(lambda names: set(), older_than_s=-1.0)
+    tc.run(Task("a = 1", push={"x": array}))
+    assert fake.bytes() == 2 * array.nbytes
+
+
+def test_a_killed_controller_is_sent_it_again(fake: FarFarm, tc: TaskClient, array: np.ndarray) -> None:
+    held = threading.Event()
+
+    def take(question: WriteBlob) -> BlobWritten:
+        if question.offset == PIECE_BYTES:
+            fake.mute = True
+            held.set()
+        return fake.world.answer(question)
+
+    fake.answers[WriteBlob] = take
+    thread = threading.Thread(target=tc.run, args=(Task("a = 1", push={"x": array}),))
+    thread.start()
+    assert held.wait(DEADLINE_S)
+    fake.stop()
+    fake.world.receiver.session_ended(tc._session.session_id)
+    fake.world.receiver.close()
+    fake.world.receiver = BlobReceiver(fake.world.blobs)
+    fake.answers[WriteBlob] = fake.world.answer
+    fake.mute = False
+    fake.start()
+    thread.join(DEADLINE_S)
+    digest = sha256(array).digest()
+    eventually(lambda: pushes(fake) == [(digest.hex(),)], DEADLINE_S)
+    assert fake.world.blobs.map(digest) == bytes_of(array)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda question: BlobWritten(question.digest, error="the disk is full"),
+        lambda question: BlobWritten(question.digest, 0),
+        lambda question: Refusal("ValueError", "no"),
+        lambda question: Refusal("SecurityError", "no"),
+    ],
+    ids=["full", "takes nothing", "no such question", "not allowed"],
+)
+def test_what_the_controller_does_not_take_stays_inside(
+    fake: FarFarm, tc: TaskClient, array: np.ndarray, answer: Callable[[WriteBlob], object]
+) -> None:
+    fake.answers[WriteBlob] = answer
+    tc.barrier([tc.run(Task("a = 1", push={"x": array}))])
+    (task,) = fake.submitted.values()
+    assert task.blobs == ()
+    assert len(task.payload) > array.nbytes
+    assert blob_digests(task.payload) == []
+
+
+def test_a_client_waits_for_a_place(
+    fake: FarFarm, tc: TaskClient, array: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = iter([True] * 3)
+    later = BlobWritten(b"", error="others have all places", later=True)
+    fake.answers[WriteBlob] = lambda question: later if next(full, False) else fake.world.answer(question)
+    tc.run(Task("a = 1", push={"x": array}))
+    assert fake.bytes() == array.nbytes
+    monkeypatch.setattr("ipytaskfarm.client.uploads.PATIENCE_S", 0.0)
+    fake.answers[WriteBlob] = lambda question: later
+    with pytest.raises(OSError, match="all places"):
+        store_of(tc).put(memoryview(os.urandom(BLOB_BYTES)))
+
+
+def test_what_is_not_accepted_yet_is_touched(fake: FarFarm, tc: TaskClient, array: np.ndarray) -> None:
+    """The disk may be full for long: the controller must not remove what the tasks in the outbox need."""
+    fake.full = "the disk is full"
+    tc.run(Task("a = 1", push={"x": array}))
+    path = fake.world.blobs.path(sha256(array).digest())
+    os.utime(path, (0, 0))
+    tc._session.io._touch_blobs()
+    eventually(lambda: path.stat().st_mtime > 0, DEADLINE_S)
+    assert fake.bytes() == array.nbytes
+    fake.full = None
+
+
+def test_a_reader_sends_nothing(fake: FarFarm) -> None:
+    info = farm_paths.read_connection_file(fake.connection_file)
+    own = fake.keys.reader
+    info = msgspec.structs.replace(info, role="reader", public_key=own.public, secret_key=own.secret)
+    path = fake.connection_file.with_name("reader.json")
+    farm_paths.write_connection_file(info, path)
+    with TaskClient(str(path)) as tc:
+        assert tc._session.blobs is None
