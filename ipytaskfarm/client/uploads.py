@@ -2,8 +2,10 @@
 
 A value is sent when it is packed, in the caller's thread, so Ctrl-C ends the wait.  The caller may change the value
 afterwards, as with a client that writes files itself.  The controller is asked first whether it has the value; what
-this session has sent recently is not asked for again.  A value that the controller does not take stays inside its
-task's message.
+this session has sent recently is not asked for again.
+
+A value of less than `INSIDE_BYTES` travels inside the first task that uses it: most are used once, and to wait for an
+answer each time would take longer than the value itself.  A value that the controller does not take stays inside, too.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..core import errors
-from ..core.messages.blob_chunks import BlobWritten, WriteBlob
+from ..core.messages.blob_chunks import PIECE_BYTES, BlobWritten, WriteBlob
 from ..core.uploads import PieceOrder
 from ..storage.blobs import KEPT_S
 
@@ -29,6 +31,9 @@ AT_ONCE = 4
 
 SURE_S = KEPT_S / 2
 """Seconds after which the controller is asked again whether it has a value; it keeps an unused one for `KEPT_S`."""
+
+INSIDE_BYTES = PIECE_BYTES
+"""Smaller values are sent as blobs from their second use on."""
 
 KNOWN_MAX = 10_000
 """Largest number of values that are remembered."""
@@ -50,6 +55,8 @@ class BlobUploads:
         self._places = threading.Semaphore(AT_ONCE)
         self._known: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         """Digest -> (size, when (monotonic) the controller said that it has the value)."""
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        """Digests of the values that have travelled inside a task."""
         self._under_way: dict[bytes, threading.Lock] = {}
         """Digest -> a lock that is held during its upload; other threads with the same value wait for it."""
         self.bytes = 0
@@ -61,9 +68,29 @@ class BlobUploads:
         Raises:
             OSError: it cannot be sent.  The error of the session, if there is one, is raised by the next use of it.
         """
-        if os.getpid() != self._pid:
-            raise OSError("the session belongs to the process that this one was forked from")
+        return self._put(hashlib.sha256(data).digest(), data)
+
+    def offer(self, data: memoryview) -> bytes | None:
+        """Send a value as `put` does; return None for a small one that is used for the first time.
+
+        Raises:
+            OSError: it cannot be sent.
+        """
+        self._check_process()
         digest = hashlib.sha256(data).digest()
+        if data.nbytes < INSIDE_BYTES and not self._is_there(digest):
+            with self._lock:
+                is_new = digest not in self._seen
+                self._seen[digest] = None
+                self._seen.move_to_end(digest)
+                if len(self._seen) > KNOWN_MAX:
+                    self._seen.popitem(last=False)
+            if is_new:
+                return None
+        return self._put(digest, data)
+
+    def _put(self, digest: bytes, data: memoryview) -> bytes:
+        self._check_process()
         if self._is_there(digest):
             return digest
         with self._lock:
@@ -82,6 +109,10 @@ class BlobUploads:
                 with self._lock:
                     self._under_way.pop(digest, None)
         return digest
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise OSError("the session belongs to the process that this one was forked from")
 
     def touch(self, digests: Iterable[bytes]) -> None:
         """Tell the controller that these values will be needed.  Returns at once; the answers are not waited for.

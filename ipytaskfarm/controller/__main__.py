@@ -230,16 +230,15 @@ def _serve(
         info = _connection(options, record, keys, hub)
         access = FarmAccess(hub, info, folder)
         blobs = Blobs.create(blobs_folder(Path(record.store)), record.incarnation)
-        min_free_bytes = _min_free_bytes(options, Path(record.store))
         controller = ControllerLoop(
             Scheduler(farm),
             store,
             hub,
             folder,
             found=found,
-            min_free_bytes=min_free_bytes,
+            min_free_bytes=_min_free_bytes(options, Path(record.store)),
             reader=BlobReader(blobs),
-            receiver=BlobReceiver(blobs, min_free_bytes),
+            receiver=BlobReceiver(blobs, _min_free_bytes(options, Path(record.store))),
             blob_sweeper=BlobSweeper(blobs, Path(record.store)),
             retention=Retention(store, blobs.folder, options.keep_results, options.keep_results_size),
             event_log=event_log,

@@ -83,7 +83,7 @@ class PieceOrder:
         self.is_put_off = False
 
 
-class Refused(NamedTuple):
+class NoPlace(NamedTuple):
     """Why an upload may not begin."""
 
     why: str
@@ -119,7 +119,7 @@ class UploadPlaces:
         """Return the number of bytes that are still to come."""
         return self._session_bytes.total()
 
-    def why_not(self, key: str, session: str, size: int, room_bytes: int) -> Refused | None:
+    def why_not(self, key: str, session: str, size: int, room_bytes: int) -> NoPlace | None:
         """Return why a session may not begin an upload of this size; None: it may.
 
         Args:
@@ -129,7 +129,7 @@ class UploadPlaces:
             room_bytes: how many bytes may still be written to the disk.
         """
         if size > room_bytes // 2:
-            return Refused(
+            return NoPlace(
                 f"a value of {size:,} bytes is more than half of what the disk of the farm's store has left "
                 f"({max(0, room_bytes):,} bytes): make room there",
                 later=False,
@@ -140,7 +140,7 @@ class UploadPlaces:
             ("farm", self.count, self._in_all),
         ):
             if count >= most:
-                return Refused(f"this {what} has {count} unfinished uploads, and {most} are the most", later=True)
+                return NoPlace(f"this {what} has {count} unfinished uploads, and {most} are the most", later=True)
         for what, missing, most in (
             ("session", self._session_bytes[session], room_bytes // 2),
             ("key", self._key_bytes[key], room_bytes // 2),
@@ -148,7 +148,7 @@ class UploadPlaces:
         ):
             if missing + size > most:
                 text = f"this {what} has {missing:,} bytes of uploads to come, and there is room for {most:,}"
-                return Refused(text, later=True)
+                return NoPlace(text, later=True)
         return None
 
     def begin(self, key: str, session: str, size: int) -> None:

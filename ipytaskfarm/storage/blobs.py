@@ -63,6 +63,13 @@ class BlobStore(Protocol):
             OSError: they cannot be kept.
         """
 
+    def offer(self, data: memoryview) -> bytes | None:
+        """Keep these bytes as `put` does, or return None if they had better be sent inside the message now.
+
+        Raises:
+            OSError: they cannot be kept.
+        """
+
     def touch(self, digests: Iterable[bytes]) -> None:
         """Mark blobs as used: they are not swept for `KEPT_S`.
 
@@ -129,6 +136,10 @@ class Blobs:
             while len(self._written) > _PLACES_KEPT:
                 del self._written[next(iter(self._written))]
         return digest
+
+    def offer(self, data: memoryview) -> bytes | None:
+        """Write these bytes as `put` does: on this machine a file is always better than a message."""
+        return self.put(data)
 
     def _put(self, data: memoryview) -> bytes:
         if data.nbytes < _LARGE_BYTES:
@@ -268,12 +279,13 @@ class BlobWriter:
         self.digests: dict[bytes, int] = {}
 
     def keep(self, data: memoryview) -> bytes | None:
-        """Write a buffer and return its digest; None if it cannot be written: it must be sent inline."""
+        """Write a buffer and return its digest; None if it must be sent inline."""
         try:
-            digest = self._blobs.put(data)
+            digest = self._blobs.offer(data)
         except OSError:
             return None
-        self.digests[digest] = data.nbytes
+        if digest is not None:
+            self.digests[digest] = data.nbytes
         return digest
 
     def sizes(self) -> dict[str, int]:

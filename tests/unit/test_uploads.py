@@ -479,6 +479,16 @@ def test_what_another_client_has_sent_is_not_sent(fake: FarFarm, tc: TaskClient,
     assert fake.pieces() == [(0, 0)]
 
 
+def test_a_small_value_is_sent_as_a_blob_from_its_second_use_on(fake: FarFarm, tc: TaskClient) -> None:
+    """Most are used once: nobody waits for an answer then, and many are on their way at a time."""
+    first, second = np.random.default_rng(2).random((2, 10_000))
+    tc.barrier([tc.run(Task("a = 1", push={"x": first, "y": second})) for _ in range(3)])
+    assert [len(blobs) for blobs in pushes(fake)] == [0, 2, 2]
+    assert fake.pieces() == [(0, first.nbytes), (0, second.nbytes)]
+    shared = tc.broadcast(first)
+    assert fake.world.blobs.map(bytes.fromhex(shared._key)) is not None
+
+
 def test_threads_with_the_same_value_send_it_once(fake: FarFarm, tc: TaskClient, array: np.ndarray) -> None:
     threads = [threading.Thread(target=tc.run, args=(Task("a = 1", push={"x": array}),)) for _ in range(8)]
     for thread in threads:
