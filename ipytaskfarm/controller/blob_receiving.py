@@ -1,4 +1,4 @@
-"""Writes blobs that clients send which do not see the farm's folder, piece by piece, in a thread.
+"""Writes blobs that peers send which do not see the farm's folder, piece by piece, in a thread.
 
 Each session's uploads are its own: whatever it sends, another session's upload of the same digest ends well. A blob
 gets its name when all of it is on the disk and its SHA-256 was checked; before that it is a part, of which nobody
@@ -43,18 +43,25 @@ WAITING_IN_ALL = 128
 SYNC_BYTES = 32 << 20
 """The disk has all of an upload but this many bytes, so that the last sync does not keep others waiting for long."""
 
+UPLOADED_KEPT_S = 3600.0
+"""How long (seconds) such a blob is kept before something needs it: its peer may be cut off for as long as a lease."""
+
 SIZE_MAX = 2**48
 _SUFFIX = ".upload.part"
 
 
 class WritePiece(NamedTuple):
-    """A piece to write, for question `n` of a client."""
+    """A piece to write, for question `n` of a client; None for an agent."""
 
     session: str
     key: str
     """The title of the session's key."""
-    n: int
+    n: int | None
     question: WriteBlob
+
+    def answered(self, written: BlobWritten) -> Answer | BlobWritten:
+        """Return the message that answers it."""
+        return written if self.n is None else Answer(self.n, written)
 
 
 @dataclass(slots=True)
@@ -89,7 +96,7 @@ class BlobReceiver:
         self._to_write: queue.SimpleQueue[WritePiece | str | None] = queue.SimpleQueue()
         """Pieces; a session that has ended; None for the end."""
         self._written: deque[tuple[WritePiece, BlobWritten]] = deque()
-        self._refused: list[tuple[str, Answer]] = []
+        self._refused: list[tuple[str, Answer | BlobWritten]] = []
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread: threading.Thread | None = None
         for left in blobs.folder.glob(f"*{_SUFFIX}"):
@@ -107,7 +114,7 @@ class BlobReceiver:
         if self._waiting[session] >= WAITING_PER_SESSION or self._waiting.total() >= WAITING_IN_ALL:
             text = "the controller has received more pieces of large values than it has written"
             answer = BlobWritten(piece.question.digest, error=text, later=True)
-            self._refused.append((session, Answer(piece.n, answer)))
+            self._refused.append((session, piece.answered(answer)))
             return
         self._waiting[session] += 1
         self._put(piece)
@@ -117,7 +124,7 @@ class BlobReceiver:
         if self._thread is not None:
             self._put(session)
 
-    def answers(self) -> list[tuple[str, Answer]]:
+    def answers(self) -> list[tuple[str, Answer | BlobWritten]]:
         """Return (session, answer) for each piece that was written. Never blocks."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
@@ -125,7 +132,7 @@ class BlobReceiver:
         while self._written:
             piece, written = self._written.popleft()
             self._waiting[piece.session] -= 1
-            found.append((piece.session, Answer(piece.n, written)))
+            found.append((piece.session, piece.answered(written)))
         self._waiting += Counter()  # drops the entries with zero
         return found
 
@@ -218,7 +225,7 @@ class BlobReceiver:
                 self._end(place)
                 return BlobWritten(digest, error="what came has another SHA-256: it was changed while it was sent")
             os.fsync(arrival.file.fileno())
-            self._blobs.adopt(upload.part, digest)
+            self._blobs.adopt(upload.part, digest, UPLOADED_KEPT_S)
             self._end(place)
         elif upload.unsynced >= SYNC_BYTES:
             os.fdatasync(arrival.file.fileno())

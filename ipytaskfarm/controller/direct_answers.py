@@ -45,9 +45,9 @@ NO_KEYS = Refusal("SecurityError", "this controller has no keys of its own")
 def is_direct(event: Event) -> bool:
     """Return whether the loop answers this event without the scheduler.
 
-    `ReadBlob` comes within an `AskQuestion` from clients, and as a message of its own from agents.
+    `ReadBlob` and `WriteBlob` come within an `AskQuestion` from clients, and as messages of their own from agents.
     """
-    return type(event) is ReadBlob or (type(event) is AskQuestion and type(event.question) in DIRECT)
+    return type(event) in (ReadBlob, WriteBlob) or (type(event) is AskQuestion and type(event.question) in DIRECT)
 
 
 class DirectAnswers:

@@ -385,8 +385,8 @@ class ControllerLoop:
             self._send(session, answer)
         if self._reader is not None:
             self._send_pieces(self._reader)
-        for session, answer in self._receiver.answers() if self._receiver is not None else ():
-            self._send(session, answer)
+        for session, written in self._receiver.answers() if self._receiver is not None else ():
+            self._send(session, written)
 
     def _answer_directly(self, peer: Peer, event: Event) -> None:
         session = peer.session
@@ -395,15 +395,11 @@ class ControllerLoop:
         if refusal is not None:
             if n is not None:
                 self._send(session, Answer(n, refusal))
-        elif isinstance(question, ReadBlob):
+        elif isinstance(question, ReadBlob | WriteBlob):
             # A question without a number comes from an agent. One that was given up, or has not introduced itself, gets
             # no answer.
-            may_read = n is not None or session in self._scheduler.farm.agents.by_session
-            if self._reader is not None and may_read:
-                self._reader.ask(ReadPiece(session, n, question.digest, question.offset))
-        elif n is not None and isinstance(question, WriteBlob):
-            if self._receiver is not None:
-                self._receiver.ask(WritePiece(session, peer.title, n, question))
+            if n is not None or session in self._scheduler.farm.agents.by_session:
+                self._ask_for_blob(peer, n, question)
         elif n is not None and isinstance(question, StoreQuestion):
             answer = self._view_answers.ask(session, n, question)
             if answer is not None:
@@ -412,6 +408,13 @@ class ControllerLoop:
             self._compaction.ask(session, n)
         elif n is not None:
             self._send(session, self._direct_answers.answer(n, question))
+
+    def _ask_for_blob(self, peer: Peer, n: int | None, question: ReadBlob | WriteBlob) -> None:
+        if isinstance(question, WriteBlob):
+            if self._receiver is not None:
+                self._receiver.ask(WritePiece(peer.session, peer.title, n, question))
+        elif self._reader is not None:
+            self._reader.ask(ReadPiece(peer.session, n, question.digest, question.offset))
 
     def _answer_from_store(self, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
         """Return the message to send or the event to handle, see `replies.answer`.

@@ -137,7 +137,7 @@ class Copies:
 
     def begin(self, digest: bytes, size: int) -> tuple[Arrival, Path]:
         """Make room for a blob of `size` bytes. Return an object that takes its pieces, and its temporary path."""
-        self._make_room(size)
+        self.make_room(size)
         part = self.blobs.folder / f"{uuid.uuid4().hex}.part"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return Arrival(digest, size, FileIO(os.open(part, flags, 0o600), "w")), part
@@ -157,7 +157,7 @@ class Copies:
         """Remove the folder.  Mapped blobs stay mapped."""
         shutil.rmtree(self.blobs.folder, ignore_errors=True)
 
-    def _make_room(self, size: int) -> None:
+    def make_room(self, size: int = 0) -> None:
         """Remove the least recently used copies until `size` more bytes are within the limit."""
         here = sorted(self._files())
         excess = sum(bytes_ for _, bytes_, _ in here) + size - self._limit_bytes

@@ -86,8 +86,10 @@ def blobs_folder(store: Path) -> Path:
 class Blobs:
     """One farm's blobs on this machine."""
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], durable: bool = True) -> None:
+        """Create it; `durable` says that blobs are synced to the disk, as in the farm's folder."""
         self.folder = Path(folder)
+        self._is_durable = durable
         self._written: dict[tuple[int, int], bytes] = {}
         """Digests by (address, size) of the last writes. A hint: the memory may have other content by now."""
 
@@ -156,7 +158,8 @@ class Blobs:
             fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 write_all(fd, data)
-                os.fsync(fd)
+                if self._is_durable:
+                    os.fsync(fd)
                 hashing.join()
                 if not self._holds(digests[0], data):
                     self.adopt(part, digests[0])
@@ -172,16 +175,24 @@ class Blobs:
         with self._in_hand():
             return _touch(self.path(digest), size)
 
-    def adopt(self, part: Path, digest: bytes) -> None:
+    def adopt(self, part: Path, digest: bytes, kept_s: float = KEPT_S) -> None:
         """Give the file of a blob, which was synced and whose digest was checked, its name on the disk.
+
+        Args:
+            part: the file.
+            digest: the blob's digest.
+            kept_s: how long (seconds) it is kept at least, although nothing needs it.
 
         Raises:
             OSError: it cannot be renamed.
         """
         path = self.path(digest)
         path.parent.mkdir(mode=0o700, exist_ok=True)
+        if kept_s != KEPT_S:
+            os.utime(part, (time.time() + kept_s - KEPT_S,) * 2)
         os.rename(part, path)
-        sync_folder(path.parent)
+        if self._is_durable:
+            sync_folder(path.parent)
 
     def _holds(self, digest: bytes, data: memoryview) -> bool:
         """Return whether the blob exists and has exactly these bytes."""
@@ -373,9 +384,11 @@ def _equal(one: memoryview, other: memoryview) -> bool:
 def _touch(path: Path, size: int | None) -> bool:
     """Mark a file as used now, and return whether it exists and has that size."""
     try:
-        if size is not None and path.stat().st_size != size:
+        found = path.stat()
+        if size is not None and found.st_size != size:
             return False
-        os.utime(path)
+        if found.st_mtime < time.time():  # otherwise it is kept for longer already, see `Blobs.adopt`
+            os.utime(path)
     except FileNotFoundError:
         return False
     return True

@@ -71,8 +71,8 @@ def copies(agent: Path) -> set[str]:
     return {path.name for path in (agent / "blobs").glob("??/*")}
 
 
-def ones(count: int) -> np.ndarray:
-    return np.ones(count)
+def filled(count: int, value: int) -> np.ndarray:
+    return np.full(count, float(value))
 
 
 def total(*arrays: np.ndarray) -> float:
@@ -135,7 +135,7 @@ def is_replaced(farm: Farm, engine_id: int, pid: int) -> bool:
 
 
 def test_checkpoints_of_engines_there_and_here(farm: Farm, mec: MultiEngineClient, there: list[int]) -> None:
-    """A checkpoint made there travels inside, one made here is a file: replacements begin with either."""
+    """Replacements begin with a checkpoint that was made there or here."""
     mec.reset(block=True)  # the tasks of other tests have left large arrays
     mec.execute(f"import numpy as np\nmade = np.arange({ITEMS}) + int(id)", block=True)
     before = {row.id: row.pid for row in engines(farm)}
@@ -150,19 +150,21 @@ def test_checkpoints_of_engines_there_and_here(farm: Farm, mec: MultiEngineClien
     mec.reset(block=True)
 
 
-def test_results_go_from_machine_to_machine(tc: TaskClient, agent: Path) -> None:
-    """Results of the far machine are sent inside messages, results of this one are files; both reach the tasks that
-    need them.
-    """
-    before = copies(agent)
-    made = [tc.submit(Task(ones, args=(LARGE // 2,), requires=where)) for where in (THERE, HERE)]
-    assert not copies(agent) - before
+def test_results_go_from_machine_to_machine(farm: Farm, tc: TaskClient, agent: Path) -> None:
+    """Results of either machine are files, which the other one gets once."""
+    before, (blobs, size) = copies(agent), fetched(farm)
+    made = [tc.submit(Task(filled, args=(LARGE // 2, each), requires=where)) for each, where in ((1, THERE), (2, HERE))]
+    for future in made:
+        assert tc.get_task_result(future.id, block=True, raw=False).result.nbytes == 4 * LARGE
+    assert len(copies(agent) - before) == 1, "what was made there"
     for where in (THERE, HERE):
         for future in made:
-            assert tc.submit(Task(total, args=(future,), requires=where)).result(timeout=60) == LARGE // 2
-    assert tc.submit(Task(total, args=tuple(made), requires=THERE)).result(timeout=60) == 2 * (LARGE // 2)
-    assert len(copies(agent) - before) == 1
-    assert all(total(future.result()) == LARGE // 2 for future in made)
+            summed = tc.submit(Task(total, args=(future,), requires=where)).result(timeout=60)
+            assert summed == (1 + made.index(future)) * (LARGE // 2)
+    assert tc.submit(Task(total, args=tuple(made), requires=THERE)).result(timeout=60) == 3 * (LARGE // 2)
+    assert len(copies(agent) - before) == 2
+    eventually(lambda: fetched(farm) == (blobs + 1, size + 4 * LARGE), DEADLINE_S, what="once")
+    assert [total(future.result()) for future in made] == [LARGE // 2, 2 * (LARGE // 2)]
 
 
 def test_broadcasts_maps_and_names(tc: TaskClient, agent: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import select
@@ -10,21 +11,30 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
+from ipytaskfarm.agent.uploading import BlobUploading
 from ipytaskfarm.client import Task, TaskClient
 from ipytaskfarm.client.uploads import BlobUploads
 from ipytaskfarm.controller import blob_receiving
-from ipytaskfarm.controller.blob_receiving import WAITING_IN_ALL, WAITING_PER_SESSION, BlobReceiver, WritePiece
-from ipytaskfarm.core.messages import Refusal
-from ipytaskfarm.core.messages.blob_chunks import PIECE_BYTES, PIECES_AHEAD, BlobWritten, WriteBlob
+from ipytaskfarm.controller.blob_receiving import (
+    UPLOADED_KEPT_S,
+    WAITING_IN_ALL,
+    WAITING_PER_SESSION,
+    BlobReceiver,
+    WritePiece,
+)
+from ipytaskfarm.core.messages import Answer, Refusal
+from ipytaskfarm.core.messages.blob_chunks import PIECE_BYTES, PIECES_AHEAD, BlobKept, BlobWritten, KeepBlob, WriteBlob
 from ipytaskfarm.core.uploads import RESTARTS_MAX, SMALL_BYTES, PieceOrder, UploadPlaces
 from ipytaskfarm.serialization.cache import blob_digests
 from ipytaskfarm.storage import blobs as door
-from ipytaskfarm.storage.blobs import BLOB_BYTES, Blobs
+from ipytaskfarm.storage.blob_copies import Copies
+from ipytaskfarm.storage.blobs import BLOB_BYTES, KEPT_S, Blobs
 from ipytaskfarm.system import farm_paths
 from tests.support.fake_hub_controller import FakeController
 from tests.support.polling import DEADLINE_S, eventually
@@ -223,6 +233,7 @@ class World:
         deadline = time.monotonic() + DEADLINE_S
         while len(found) < count:
             for _, answer in self.receiver.answers():
+                assert isinstance(answer, Answer)
                 assert isinstance(answer.reply, BlobWritten)
                 found.append(answer.reply)
             if len(found) < count:
@@ -276,6 +287,9 @@ def test_pieces_become_a_blob_after_the_last_one(world: World, data: bytes) -> N
     assert world.blobs.map(digest) == memoryview(data)
     assert world.blobs.path(digest).stat().st_mode & 0o777 == 0o600
     assert world.answer(WriteBlob(digest, SIZE), "other") == BlobWritten(digest, SIZE)
+    # Its peer may be cut off before the controller hears who needs it.
+    assert world.blobs.sweep(lambda names: set(), KEPT_S - UPLOADED_KEPT_S + DEADLINE_S) == 0
+    assert world.blobs.sweep(lambda names: set(), KEPT_S - UPLOADED_KEPT_S - DEADLINE_S) == 1
 
 
 def test_two_clients_send_the_same_and_it_is_stored_once(world: World, data: bytes) -> None:
@@ -401,6 +415,124 @@ def _no_space(descriptor: int) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------
+# the agent
+
+
+class Node:
+    """An agent with a blob of one of its engines, and the controller's answers when the test says so."""
+
+    def __init__(self, folder: Path, world: World) -> None:
+        self.world = world
+        self.is_up = True
+        self.asked: list[WriteBlob] = []
+        self.told: list[tuple[str, BlobKept]] = []
+        self.uploads = BlobUploading(self._say, lambda engine, kept: self.told.append((engine, kept)))
+        self.copies = Copies(folder, "farm-1")
+        self.data = os.urandom(SIZE)
+        self.digest = self.copies.blobs.put(memoryview(self.data))
+
+    def _say(self, message: WriteBlob) -> bool:
+        self.asked.append(message)
+        return self.is_up
+
+    def keep(self, engine: str) -> None:
+        self.uploads.keep(engine, KeepBlob(self.digest), self.copies)
+
+    async def serve(self, rounds: int | None = None) -> int:
+        """Answer until the engines were told, or so many questions; return the bytes that came."""
+        came = 0
+        async with asyncio.timeout(DEADLINE_S):
+            while not self.told and rounds != 0:
+                while self.asked and rounds != 0:
+                    question = self.asked.pop(0)
+                    came += len(question.data)
+                    self.uploads.written(await asyncio.to_thread(self.world.answer, question, "agent", "agent"))
+                    rounds = None if rounds is None else rounds - 1
+                await asyncio.sleep(0.001)
+        return came
+
+
+@pytest.fixture
+def on_node(world: World, tmp_path: Path) -> Callable[[Callable[[Node], Any]], None]:
+    """Run a coroutine with a node."""
+
+    def run(body: Callable[[Node], Any]) -> None:
+        async def all_of_it() -> None:
+            node = Node(tmp_path / "node", world)
+            try:
+                await body(node)
+            finally:
+                await node.uploads.close()
+
+        asyncio.run(all_of_it())
+
+    return run
+
+
+OnNode = Callable[[Callable[[Node], Any]], None]
+
+
+def test_two_engines_made_the_same_and_it_is_sent_once(on_node: OnNode, blobs: Blobs) -> None:
+    async def body(node: Node) -> None:
+        node.keep("a.1")
+        node.keep("a.2")
+        assert await node.serve() == SIZE
+        assert node.told == [("a.1", BlobKept(node.digest)), ("a.2", BlobKept(node.digest))]
+        assert blobs.map(node.digest) == memoryview(node.data)
+        node.told.clear()
+        node.keep("a.3")
+        assert await node.serve() == 0
+
+    on_node(body)
+
+
+def test_a_cut_connection_ends_an_upload_and_it_may_begin_again(on_node: OnNode, blobs: Blobs) -> None:
+    """Answers of before may come late, to the next attempt."""
+
+    async def body(node: Node) -> None:
+        node.keep("a.1")
+        await node.serve(rounds=2)
+        late = [node.world.answer(question, "agent", "agent") for question in node.asked]
+        node.asked.clear()
+        node.uploads.lost()
+        await node.serve()
+        ((_, kept),) = node.told
+        assert "not there" in kept.error
+        node.told.clear()
+        node.keep("a.1")
+        while not node.asked:
+            await asyncio.sleep(0.001)
+        for answer in late:
+            node.uploads.written(answer)
+        assert await node.serve() < SIZE
+        assert node.told == [("a.1", BlobKept(node.digest))]
+        assert blobs.map(node.digest) == memoryview(node.data)
+
+    on_node(body)
+
+
+def test_without_a_controller_an_engine_is_told_at_once(on_node: OnNode) -> None:
+    async def body(node: Node) -> None:
+        node.is_up = False
+        node.keep("a.1")
+        await node.serve(rounds=-1)
+        ((_, kept),) = node.told
+        assert "not there" in kept.error
+
+    on_node(body)
+
+
+def test_a_blob_that_went_to_make_room_is_an_error(on_node: OnNode) -> None:
+    async def body(node: Node) -> None:
+        node.copies.blobs.path(node.digest).unlink()
+        node.keep("a.1")
+        await node.serve()
+        assert node.told[0][1].error
+
+    on_node(body)
+
+
+# ------------------------------------------------------------------------------------------------------------
 # the client
 
 
@@ -503,7 +635,7 @@ def test_a_value_that_is_not_known_for_sure_is_asked_for_again(
 ) -> None:
     tc.run(Task("a = 1", push={"x": array}))
     monkeypatch.setattr("ipytaskfarm.client.uploads.SURE_S", 0.0)
-    fake.world.blobs.sweep(lambda names: set(), older_than_s=-1.0)
+    fake.world.blobs.sweep(lambda names: set(), older_than_s=-UPLOADED_KEPT_S)
     tc.run(Task("a = 1", push={"x": array}))
     assert fake.bytes() == 2 * array.nbytes
 

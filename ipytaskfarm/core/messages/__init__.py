@@ -83,8 +83,10 @@ from .agent import (
 )
 from .blob_chunks import (
     BlobHere as BlobHere,
+    BlobKept as BlobKept,
     BlobPiece as BlobPiece,
     BlobWritten as BlobWritten,
+    KeepBlob as KeepBlob,
     ReadBlob as ReadBlob,
     WantBlob as WantBlob,
     WriteBlob as WriteBlob,

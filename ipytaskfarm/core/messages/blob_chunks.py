@@ -38,7 +38,7 @@ class BlobPiece(msgspec.Struct, frozen=True, tag=True):
 
 
 class WriteBlob(msgspec.Struct, frozen=True, tag=True):
-    """Question of a client: keep this piece of a blob; without data, how much of the blob is there?
+    """Question of a client or an agent: keep this piece of a blob; without data, how much of the blob is there?
 
     Answer: `BlobWritten`.  The pieces come in order.  A piece that is not the next one is not written, and the answer
     says which one is: so a piece may be sent twice, and a restarted controller is sent the blob from its beginning.
@@ -72,6 +72,21 @@ class WantBlob(msgspec.Struct, frozen=True, tag=True):
 
 class BlobHere(msgspec.Struct, frozen=True, tag=True):
     """The blob is in the node's folder, or an error says why it never will be. Sent to an engine."""
+
+    digest: bytes
+    error: str = ""
+
+
+class KeepBlob(msgspec.Struct, frozen=True, tag=True):
+    """An engine has written this blob into its node's folder, and will name it. Answer: `BlobKept`, as soon as the
+    controller has it.
+    """
+
+    digest: bytes
+
+
+class BlobKept(msgspec.Struct, frozen=True, tag=True):
+    """The controller has the blob, or an error says why it has not. Sent to an engine."""
 
     digest: bytes
     error: str = ""
