@@ -430,8 +430,8 @@ class MultiEngineClient:
 
         A checkpoint holds an engine's names and properties, and the changes to its working folder, environment
         variables and ``sys.path`` that commands have made.  It replaces the commands that were kept before it (see
-        `kept`); later commands are repeated after it.  The farm keeps it, at most 1 GiB for each engine, or 64 MiB on a
-        node that does not see the farm's files.
+        `kept`); later commands are repeated after it.  The farm keeps it, at most 1 GiB for each engine; on a node that
+        does not see the farm's files, what is in it beside values of 1 MiB and more may have 64 MiB.
 
         Args:
             targets: the engines.

@@ -224,9 +224,7 @@ def _serve(
             record = _moved(record, options.host, hub.port)
             farm_paths.write_farm_record(record, folder)
         found = _found(farm, store)
-        watch = _signals()
-        if options.owner_fd is not None:
-            watch[options.owner_fd] = lambda: _owner_is_gone(options.owner_fd, watch)
+        watch = _stop_events(options.owner_fd)
         info = _connection(options, record, keys, hub)
         access = FarmAccess(hub, info, folder)
         blobs = Blobs.create(blobs_folder(Path(record.store)), record.incarnation)
@@ -357,6 +355,14 @@ def _say_ready(fd: int | None, port: int, found: str) -> None:
     except BrokenPipeError:
         log.warning("whoever started this controller is gone already")
     os.close(fd)
+
+
+def _stop_events(owner_fd: int | None) -> dict[int, Callable[[], StopFarm | None]]:
+    """Return what stops the farm: signals, and the end of its owner."""
+    watch = _signals()
+    if owner_fd is not None:
+        watch[owner_fd] = lambda: _owner_is_gone(owner_fd, watch)
+    return watch
 
 
 def _signals() -> dict[int, Callable[[], StopFarm | None]]:

@@ -38,7 +38,7 @@ IDLE_S = 120.0
 
 WAITING_PER_SESSION = 32
 WAITING_IN_ALL = 128
-"""Pieces, of up to 1 MiB, that are received and not written. An honest client has eight at most."""
+"""Pieces, of up to 1 MiB, that are received and not written. An honest peer has eight at most."""
 
 SYNC_BYTES = 32 << 20
 """The disk has all of an upload but this many bytes, so that the last sync does not keep others waiting for long."""

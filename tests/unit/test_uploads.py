@@ -1,46 +1,35 @@
-"""Large values on their way to the controller: the order of pieces, the places, the files, and a client that sends."""
+"""Large values on their way to the controller: the order of pieces, the places, the files, and an agent that sends."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import os
-import select
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import msgspec
-import numpy as np
 import pytest
 
 from ipytaskfarm.agent.uploading import BlobUploading
-from ipytaskfarm.client import Task, TaskClient
-from ipytaskfarm.client.uploads import BlobUploads
 from ipytaskfarm.controller import blob_receiving
 from ipytaskfarm.controller.blob_receiving import (
     UPLOADED_KEPT_S,
     WAITING_IN_ALL,
     WAITING_PER_SESSION,
     BlobReceiver,
-    WritePiece,
 )
-from ipytaskfarm.core.messages import Answer, Refusal
 from ipytaskfarm.core.messages.blob_chunks import PIECE_BYTES, PIECES_AHEAD, BlobKept, BlobWritten, KeepBlob, WriteBlob
 from ipytaskfarm.core.uploads import RESTARTS_MAX, SMALL_BYTES, PieceOrder, UploadPlaces
-from ipytaskfarm.serialization.cache import blob_digests
 from ipytaskfarm.storage import blobs as door
 from ipytaskfarm.storage.blob_copies import Copies
-from ipytaskfarm.storage.blobs import BLOB_BYTES, KEPT_S, Blobs
-from ipytaskfarm.system import farm_paths
-from tests.support.fake_hub_controller import FakeController
+from ipytaskfarm.storage.blobs import KEPT_S, Blobs
 from tests.support.polling import DEADLINE_S, eventually
 from tests.support.thorough import some
+from tests.support.uploads import SIZE, UploadWorld
 
-SIZE = 3 * PIECE_BYTES + 1000
 ROOM = 1 << 40
 
 
@@ -215,53 +204,9 @@ def blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Blobs:
     return Blobs.create(tmp_path / "farm", "farm-1")
 
 
-class World:
-    """A receiver and its questions."""
-
-    def __init__(self, blobs: Blobs) -> None:
-        self.blobs = blobs
-        self.receiver = BlobReceiver(blobs)
-        self._n = 0
-
-    def ask(self, question: WriteBlob, session: str = "c", key: str = "client") -> int:
-        self._n += 1
-        self.receiver.ask(WritePiece(session, key, self._n, question))
-        return self._n
-
-    def answers(self, count: int) -> list[BlobWritten]:
-        found: list[BlobWritten] = []
-        deadline = time.monotonic() + DEADLINE_S
-        while len(found) < count:
-            for _, answer in self.receiver.answers():
-                assert isinstance(answer, Answer)
-                assert isinstance(answer.reply, BlobWritten)
-                found.append(answer.reply)
-            if len(found) < count:
-                left_s = deadline - time.monotonic()
-                assert left_s > 0, f"{len(found)} of {count} answers"
-                select.select([self.receiver.fd()], [], [], left_s)
-        return found
-
-    def answer(self, question: WriteBlob, session: str = "c", key: str = "client") -> BlobWritten:
-        self.ask(question, session, key)
-        (found,) = self.answers(1)
-        return found
-
-    def send(self, data: bytes, upto: int | None = None, session: str = "c") -> BlobWritten:
-        """Send the pieces of a blob, all or until this offset; return the last answer."""
-        digest, answer = hashlib.sha256(data).digest(), BlobWritten(b"")
-        for offset in range(0, len(data) if upto is None else upto, PIECE_BYTES):
-            piece = data[offset : offset + PIECE_BYTES]
-            answer = self.answer(WriteBlob(digest, len(data), offset, piece), session)
-        return answer
-
-    def parts(self) -> list[Path]:
-        return list(self.blobs.folder.glob("*.part"))
-
-
 @pytest.fixture
-def world(blobs: Blobs) -> Iterator[World]:
-    world = World(blobs)
+def world(blobs: Blobs) -> Iterator[UploadWorld]:
+    world = UploadWorld(blobs)
     yield world
     world.receiver.close()
     assert world.parts() == []
@@ -272,7 +217,7 @@ def data() -> bytes:
     return os.urandom(SIZE)
 
 
-def test_pieces_become_a_blob_after_the_last_one(world: World, data: bytes) -> None:
+def test_pieces_become_a_blob_after_the_last_one(world: UploadWorld, data: bytes) -> None:
     digest = hashlib.sha256(data).digest()
     assert world.answer(WriteBlob(digest, SIZE)) == BlobWritten(digest)
     assert world.parts() == [], "a question leaves nothing"
@@ -292,7 +237,7 @@ def test_pieces_become_a_blob_after_the_last_one(world: World, data: bytes) -> N
     assert world.blobs.sweep(lambda names: set(), KEPT_S - UPLOADED_KEPT_S - DEADLINE_S) == 1
 
 
-def test_two_clients_send_the_same_and_it_is_stored_once(world: World, data: bytes) -> None:
+def test_two_clients_send_the_same_and_it_is_stored_once(world: UploadWorld, data: bytes) -> None:
     """Neither depends on what the other one sends, and who comes later need not send the rest."""
     digest = hashlib.sha256(data).digest()
     world.send(data, PIECE_BYTES, "a")
@@ -306,7 +251,7 @@ def test_two_clients_send_the_same_and_it_is_stored_once(world: World, data: byt
     assert world.blobs.map(digest) == memoryview(data)
 
 
-def test_what_has_another_digest_is_never_a_blob(world: World, data: bytes) -> None:
+def test_what_has_another_digest_is_never_a_blob(world: UploadWorld, data: bytes) -> None:
     digest = hashlib.sha256(b"another").digest()
     for offset in range(0, SIZE, PIECE_BYTES):
         answer = world.answer(WriteBlob(digest, SIZE, offset, data[offset : offset + PIECE_BYTES]))
@@ -329,19 +274,19 @@ def test_what_has_another_digest_is_never_a_blob(world: World, data: bytes) -> N
         WriteBlob(bytes(32), 2**40, 0, bytes(PIECE_BYTES + 1)),
     ],
 )
-def test_what_is_no_upload_is_refused(world: World, question: WriteBlob) -> None:
+def test_what_is_no_upload_is_refused(world: UploadWorld, question: WriteBlob) -> None:
     assert world.answer(question).error
     assert world.parts() == []
 
 
 @pytest.mark.parametrize("offset", [-1, 1, PIECE_BYTES, 2**63 - 1])
-def test_a_piece_that_is_not_the_next_one_is_not_written(world: World, offset: int) -> None:
+def test_a_piece_that_is_not_the_next_one_is_not_written(world: UploadWorld, offset: int) -> None:
     assert world.answer(WriteBlob(bytes(32), SIZE, offset, b"x" * PIECE_BYTES)) == BlobWritten(bytes(32))
     assert world.parts() == []
 
 
 def test_uploads_end_with_their_session_or_when_nothing_comes(
-    world: World, data: bytes, monkeypatch: pytest.MonkeyPatch
+    world: UploadWorld, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.send(data, PIECE_BYTES, "a")
     world.send(data, PIECE_BYTES, "b")
@@ -355,12 +300,12 @@ def test_uploads_end_with_their_session_or_when_nothing_comes(
 
 def test_a_controller_removes_what_the_one_before_has_left(blobs: Blobs, data: bytes) -> None:
     """It has no end that could do so: it was killed. What other processes write now stays."""
-    world = World(blobs)
+    world = UploadWorld(blobs)
     world.send(data, PIECE_BYTES)
     (left,) = world.parts()
     others = blobs.folder / "0123.part"
     others.touch()
-    again = World(blobs)
+    again = UploadWorld(blobs)
     assert world.parts() == [others]
     assert not left.exists()
     others.unlink()
@@ -368,7 +313,7 @@ def test_a_controller_removes_what_the_one_before_has_left(blobs: Blobs, data: b
         each.receiver.close()
 
 
-def test_who_is_over_a_limit_is_told_to_come_later(world: World, data: bytes) -> None:
+def test_who_is_over_a_limit_is_told_to_come_later(world: UploadWorld, data: bytes) -> None:
     for number in range(8):
         assert not world.answer(WriteBlob(bytes([number]) * 32, SIZE, 0, data[:PIECE_BYTES])).error
     ninth = world.answer(WriteBlob(bytes([9]) * 32, SIZE))
@@ -377,7 +322,7 @@ def test_who_is_over_a_limit_is_told_to_come_later(world: World, data: bytes) ->
     assert not world.answer(WriteBlob(bytes([9]) * 32, SIZE), "another session").error
 
 
-def test_what_is_received_and_not_written_is_bounded(world: World, data: bytes) -> None:
+def test_what_is_received_and_not_written_is_bounded(world: UploadWorld, data: bytes) -> None:
     hold = threading.Lock()
     has = world.blobs.has
 
@@ -398,7 +343,9 @@ def test_what_is_received_and_not_written_is_bounded(world: World, data: bytes) 
     assert not world.answer(WriteBlob(bytes(32), SIZE)).error
 
 
-def test_a_full_disk_is_said_and_nothing_stays(world: World, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_and_nothing_stays(
+    world: UploadWorld, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     digest = hashlib.sha256(data).digest()
     world.send(data, PIECE_BYTES)
     monkeypatch.setattr(os, "fsync", _no_space)
@@ -421,7 +368,7 @@ def _no_space(descriptor: int) -> None:
 class Node:
     """An agent with a blob of one of its engines, and the controller's answers when the test says so."""
 
-    def __init__(self, folder: Path, world: World) -> None:
+    def __init__(self, folder: Path, world: UploadWorld) -> None:
         self.world = world
         self.is_up = True
         self.asked: list[WriteBlob] = []
@@ -453,7 +400,7 @@ class Node:
 
 
 @pytest.fixture
-def on_node(world: World, tmp_path: Path) -> Callable[[Callable[[Node], Any]], None]:
+def on_node(world: UploadWorld, tmp_path: Path) -> Callable[[Callable[[Node], Any]], None]:
     """Run a coroutine with a node."""
 
     def run(body: Callable[[Node], Any]) -> None:
@@ -530,194 +477,3 @@ def test_a_blob_that_went_to_make_room_is_an_error(on_node: OnNode) -> None:
         assert node.told[0][1].error
 
     on_node(body)
-
-
-# ------------------------------------------------------------------------------------------------------------
-# the client
-
-
-class FarFarm(FakeController):
-    """A controller on another machine."""
-
-    def __init__(self, folder: Path, world: World) -> None:
-        self.world = world
-        super().__init__(folder)
-        self.answers[WriteBlob] = world.answer
-
-    def pieces(self) -> list[tuple[int, int]]:
-        """(offset, bytes) of each piece that came."""
-        asked = [getattr(message, "question", None) for message in self.heard]
-        return [(each.offset, len(each.data)) for each in asked if isinstance(each, WriteBlob)]
-
-    def bytes(self) -> int:
-        return sum(count for _, count in self.pieces())
-
-
-@pytest.fixture
-def fake(tmp_path: Path, world: World) -> Iterator[FarFarm]:
-    fake = FarFarm(tmp_path / "fake", world)
-    yield fake
-    fake.stop()
-
-
-@pytest.fixture
-def tc(fake: FarFarm) -> Iterator[TaskClient]:
-    with TaskClient(str(fake.connection_file)) as tc:
-        yield tc
-
-
-def store_of(tc: TaskClient) -> BlobUploads:
-    found = tc._session.blobs
-    assert isinstance(found, BlobUploads)
-    return found
-
-
-@pytest.fixture
-def array() -> np.ndarray:
-    return np.random.default_rng(1).random(SIZE // 8 + 1)
-
-
-def bytes_of(array: np.ndarray) -> memoryview:
-    return memoryview(array.tobytes())
-
-
-def sha256(array: np.ndarray) -> hashlib._Hash:
-    return hashlib.sha256(bytes_of(array))
-
-
-def pushes(fake: FarFarm) -> list[tuple[str, ...]]:
-    return [task.blobs for task in fake.submitted.values()]
-
-
-def test_an_array_of_many_tasks_is_sent_once_and_before_them(fake: FarFarm, tc: TaskClient, array: np.ndarray) -> None:
-    digest = sha256(array).hexdigest()
-    tc.barrier([tc.run(Task("a = 1", push={"x": array})) for _ in range(20)])
-    assert fake.bytes() == array.nbytes
-    assert pushes(fake) == [(digest,)] * 20
-    assert max(len(task.payload) for task in fake.submitted.values()) < 1000
-    assert fake.world.blobs.map(bytes.fromhex(digest)) == bytes_of(array)
-    kinds = [type(getattr(message, "question", message)).__name__ for message in fake.heard]
-    assert kinds.index("Submit") > max(i for i, kind in enumerate(kinds) if kind == "WriteBlob")
-    with TaskClient(str(fake.connection_file)) as again:
-        assert again._session is tc._session
-    array[0] = 7.0
-    tc.run(Task("a = 1", push={"x": array}))
-    assert fake.bytes() == 2 * array.nbytes
-
-
-def test_what_another_client_has_sent_is_not_sent(fake: FarFarm, tc: TaskClient, array: np.ndarray) -> None:
-    fake.world.blobs.put(bytes_of(array))
-    tc.run(Task(np.sum, args=(array,)))
-    assert fake.pieces() == [(0, 0)]
-
-
-def test_a_small_value_is_sent_as_a_blob_from_its_second_use_on(fake: FarFarm, tc: TaskClient) -> None:
-    """Most are used once: nobody waits for an answer then, and many are on their way at a time."""
-    first, second = np.random.default_rng(2).random((2, 10_000))
-    tc.barrier([tc.run(Task("a = 1", push={"x": first, "y": second})) for _ in range(3)])
-    assert [len(blobs) for blobs in pushes(fake)] == [0, 2, 2]
-    assert fake.pieces() == [(0, first.nbytes), (0, second.nbytes)]
-    shared = tc.broadcast(first)
-    assert fake.world.blobs.map(bytes.fromhex(shared._key)) is not None
-
-
-def test_threads_with_the_same_value_send_it_once(fake: FarFarm, tc: TaskClient, array: np.ndarray) -> None:
-    threads = [threading.Thread(target=tc.run, args=(Task("a = 1", push={"x": array}),)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(DEADLINE_S)
-    assert fake.bytes() == array.nbytes
-
-
-def test_a_value_that_is_not_known_for_sure_is_asked_for_again(
-    fake: FarFarm, tc: TaskClient, array: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tc.run(Task("a = 1", push={"x": array}))
-    monkeypatch.setattr("ipytaskfarm.client.uploads.SURE_S", 0.0)
-    fake.world.blobs.sweep(lambda names: set(), older_than_s=-UPLOADED_KEPT_S)
-    tc.run(Task("a = 1", push={"x": array}))
-    assert fake.bytes() == 2 * array.nbytes
-
-
-def test_a_killed_controller_is_sent_it_again(fake: FarFarm, tc: TaskClient, array: np.ndarray) -> None:
-    held = threading.Event()
-
-    def take(question: WriteBlob) -> BlobWritten:
-        if question.offset == PIECE_BYTES:
-            fake.mute = True
-            held.set()
-        return fake.world.answer(question)
-
-    fake.answers[WriteBlob] = take
-    thread = threading.Thread(target=tc.run, args=(Task("a = 1", push={"x": array}),))
-    thread.start()
-    assert held.wait(DEADLINE_S)
-    fake.stop()
-    fake.world.receiver.session_ended(tc._session.session_id)
-    fake.world.receiver.close()
-    fake.world.receiver = BlobReceiver(fake.world.blobs)
-    fake.answers[WriteBlob] = fake.world.answer
-    fake.mute = False
-    fake.start()
-    thread.join(DEADLINE_S)
-    digest = sha256(array).digest()
-    eventually(lambda: pushes(fake) == [(digest.hex(),)], DEADLINE_S)
-    assert fake.world.blobs.map(digest) == bytes_of(array)
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        lambda question: BlobWritten(question.digest, error="the disk is full"),
-        lambda question: BlobWritten(question.digest, 0),
-        lambda question: Refusal("ValueError", "no"),
-        lambda question: Refusal("SecurityError", "no"),
-    ],
-    ids=["full", "takes nothing", "no such question", "not allowed"],
-)
-def test_what_the_controller_does_not_take_stays_inside(
-    fake: FarFarm, tc: TaskClient, array: np.ndarray, answer: Callable[[WriteBlob], object]
-) -> None:
-    fake.answers[WriteBlob] = answer
-    tc.barrier([tc.run(Task("a = 1", push={"x": array}))])
-    (task,) = fake.submitted.values()
-    assert task.blobs == ()
-    assert len(task.payload) > array.nbytes
-    assert blob_digests(task.payload) == []
-
-
-def test_a_client_waits_for_a_place(
-    fake: FarFarm, tc: TaskClient, array: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    full = iter([True] * 3)
-    later = BlobWritten(b"", error="others have all places", later=True)
-    fake.answers[WriteBlob] = lambda question: later if next(full, False) else fake.world.answer(question)
-    tc.run(Task("a = 1", push={"x": array}))
-    assert fake.bytes() == array.nbytes
-    monkeypatch.setattr("ipytaskfarm.client.uploads.PATIENCE_S", 0.0)
-    fake.answers[WriteBlob] = lambda question: later
-    with pytest.raises(OSError, match="all places"):
-        store_of(tc).put(memoryview(os.urandom(BLOB_BYTES)))
-
-
-def test_what_is_not_accepted_yet_is_touched(fake: FarFarm, tc: TaskClient, array: np.ndarray) -> None:
-    """The disk may be full for long: the controller must not remove what the tasks in the outbox need."""
-    fake.full = "the disk is full"
-    tc.run(Task("a = 1", push={"x": array}))
-    path = fake.world.blobs.path(sha256(array).digest())
-    os.utime(path, (0, 0))
-    tc._session.io._touch_blobs()
-    eventually(lambda: path.stat().st_mtime > 0, DEADLINE_S)
-    assert fake.bytes() == array.nbytes
-    fake.full = None
-
-
-def test_a_reader_sends_nothing(fake: FarFarm) -> None:
-    info = farm_paths.read_connection_file(fake.connection_file)
-    own = fake.keys.reader
-    info = msgspec.structs.replace(info, role="reader", public_key=own.public, secret_key=own.secret)
-    path = fake.connection_file.with_name("reader.json")
-    farm_paths.write_connection_file(info, path)
-    with TaskClient(str(path)) as tc:
-        assert tc._session.blobs is None
