@@ -119,7 +119,7 @@ def farm_with_client(engines: int, **settings: Any) -> Iterator[tuple[Farm, Task
 
 def store_folder(tc: TaskClient) -> Path:
     """Return the folder of the farm's store."""
-    blobs = tc._session.blobs
+    blobs = tc._session.io.folder_of_blobs
     assert blobs is not None
     return blobs.folder.parent
 

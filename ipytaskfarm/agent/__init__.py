@@ -4,7 +4,7 @@
 `engines`         the table of engines, from the fork to the report of their end
 `zygote`          the handle on the process that forks them, `provisioner` the same as Jupyter sees it
 `relay`           hand-outs in, results out, nothing lost between
-`fetching`        large values for a node that does not see the farm's folder
+`fetching`        large values for a node that does not see the farm's folder; `uploading` those from there
 `limits`          time limits, interrupts, stopped processes; `concurrent_watch` the same for coroutine tasks
 `watch`           applies the limits to running engines, and reads their stacks
 `memory`          private memory of engines, and which engine must end when memory is short

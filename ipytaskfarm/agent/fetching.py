@@ -28,7 +28,7 @@ AT_ONCE = 2
 class BlobFetches:
     """Fetches the blobs that the engines of one node need."""
 
-    def __init__(self, say: Callable[[ReadBlob], None], tell: Callable[[Incarnation, BlobHere], object]) -> None:
+    def __init__(self, say: Callable[[ReadBlob], object], tell: Callable[[Incarnation, BlobHere], object]) -> None:
         """Create it.
 
         Args:
@@ -37,7 +37,8 @@ class BlobFetches:
         """
         self._say = say
         self._tell = tell
-        self._copies: Copies | None = None
+        self.copies: Copies | None = None
+        """The node's folder; None: no engine was told of one yet."""
         self._places = asyncio.Semaphore(AT_ONCE)
         self._wanted: dict[bytes, dict[Incarnation, None]] = {}
         """Blob -> the engines that wait for it.  There is one fetch for each."""
@@ -51,13 +52,13 @@ class BlobFetches:
 
     def folder(self, place: Path, farm: str) -> str:
         """Return the folder of copies.  The first call makes it, empty."""
-        if self._copies is None:
-            self._copies = Copies(place, farm)
-        return str(self._copies.blobs.folder)
+        if self.copies is None:
+            self.copies = Copies(place, farm)
+        return str(self.copies.blobs.folder)
 
     def want(self, engine: Incarnation, message: WantBlob) -> None:
         """Fetch a blob for an engine, or tell the engine at once that the blob is here."""
-        digest, copies = message.digest, self._copies
+        digest, copies = message.digest, self.copies
         if copies is None:
             return  # no engine was told of a folder of copies
         if digest in self._wanted:
@@ -87,8 +88,8 @@ class BlobFetches:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        if self._copies is not None:
-            await asyncio.to_thread(self._copies.remove)
+        if self.copies is not None:
+            await asyncio.to_thread(self.copies.remove)
 
     async def _fetch(self, copies: Copies, digest: bytes) -> None:
         error = ""

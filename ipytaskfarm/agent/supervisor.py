@@ -49,7 +49,7 @@ from ..core.messages import (
     StartEngine,
     StopEngine,
 )
-from ..core.messages.blob_chunks import BlobPiece, ReadBlob, WantBlob
+from ..core.messages.blob_chunks import BlobPiece, BlobWritten, KeepBlob, ReadBlob, WantBlob, WriteBlob
 from ..core.messages.running_task import Declined, ItemsLeft, ProgressReport, TaskCall, TaskReply
 from ..storage.blobs import Blobs
 from ..system.bell import Bell
@@ -58,7 +58,6 @@ from ..system.machine import own_process
 from ..transport.lane import AgentLane
 from ..transport.peer import Acked, Link, Lost, NewEpoch, ReceivedMessage, Refused, Resumed
 from .engines import EnginePhase, EngineProcesses, ManagedEngine
-from .fetching import BlobFetches
 from .kernel_streams import KernelStreams
 from .memory import EngineMemory, MemoryWatch
 from .node import NodeWatch, resources
@@ -66,6 +65,7 @@ from .own_files import OwnFiles
 from .relay import Relay
 from .settings import AgentSettings
 from .sweep import LOCK, counters, remember_farm, remove_dead, succeed, sweep
+from .uploading import BlobTransfers
 from .watch import CHECK_S, EngineWatch
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Agent:
         self._link = Link(self._read_info, "agent", session, settings.node)
         self._relay = Relay(self._link)
         self._kernels = KernelStreams(self._relay.say, self._wake)
-        self._fetches = BlobFetches(self._ask_for_piece, self._lane.send)
+        self._blobs = BlobTransfers(self._say_of_blob, self._lane.send)
         first = max(counters(settings.folder, self._recorders), default=0)
         self._engines = EngineProcesses(
             session, settings.farm, settings.folder, self._recorders, settings.node, settings.startup_cwd,
@@ -186,19 +186,18 @@ class Agent:
         return self._info
 
     def _blobs_folders(self) -> dict[str, str]:
-        """Return the folders of blobs for an engine: the farm's folder if this machine sees it, else a folder of
-        copies.
-        """
+        """Return the folders of blobs for an engine: the farm's if this machine sees it, else a folder of copies."""
         if self._info is None:
             return {}
         found = Blobs.find(self._info.blobs, self._info.incarnation)
         if found is not None:
             return {"blobs": str(found.folder)}
-        return {"copies": self._fetches.folder(self._settings.folder / COPIES, self._info.incarnation)}
+        return {"copies": self._blobs.folder(self._settings.folder / COPIES, self._info.incarnation)}
 
-    def _ask_for_piece(self, question: ReadBlob) -> None:
-        self._relay.say(question)
+    def _say_of_blob(self, message: ReadBlob | WriteBlob) -> bool:
+        self._relay.say(message)
         self._wake()
+        return self._relay.is_up
 
     # ----------------------------------------------------------------------------------------------
     # the turn
@@ -258,7 +257,7 @@ class Agent:
         self._engines.report_losses()
         look_s = self._watch.look(self._engines, now_s)
         self._watch.check(self._engines, now_s)
-        state = self._node.look(now_s, self._engines.pids(), self._fetches.count, self._fetches.bytes)
+        state = self._node.look(now_s, self._engines.pids(), self._blobs.fetches.count, self._blobs.fetches.bytes)
         if state is not None:
             self._relay.say(state)
         if self._hear_controller(now_s):  # and send the queued messages
@@ -346,6 +345,7 @@ class Agent:
                     log.info("the controller is back")
                 case Lost():
                     log.warning("the controller is not there; engines go on, results are kept")
+                    self._blobs.lost()
                 case Refused():
                     self._on_refused(event.refuse.etype, event.refuse.text)
         if self._link.is_up:
@@ -360,7 +360,7 @@ class Agent:
         self._engines.restate()
         self._relay.restate(self._state(), [engine.account for engine in self._engines])
         self._node.restate()
-        self._fetches.restate()
+        self._blobs.restate()
         if self._leave_by_s is not None:
             self._relay.say(Leaving(max(0.0, self._leave_by_s - time.monotonic())))
 
@@ -393,8 +393,8 @@ class Agent:
                 self._engines.start(message.id, message.beside)
             case StackQuery():
                 self._spawn(self._answer_stack(message))
-            case BlobPiece():
-                self._fetches.came(message)
+            case BlobPiece() | BlobWritten():
+                self._blobs.came(message)
             case KernelQuery():
                 self._kernels.ask(message, self._engines.frozen_kernel(message.question.engine))
             case Lease():
@@ -480,8 +480,8 @@ class Agent:
             case Frozen():
                 engine.frozen = message.run
                 self._relay.say(message)
-            case WantBlob():
-                self._fetches.want(incarnation, message)
+            case WantBlob() | KeepBlob():
+                self._blobs.want(incarnation, message)
             case TaskCall():
                 if why := self._relay.say(message):
                     declined = Declined("ResultTooLarge", why)
@@ -559,7 +559,7 @@ class Agent:
         for fd in [*self._link_fds, self._lane.fileno(), self._bell.fileno()]:
             self._loop.remove_reader(fd)
         await self._engines.close()
-        await self._fetches.close()
+        await self._blobs.close()
         self._kernels.close()
         # Nobody needs what is left of a farm that ended with its owner.
         clean = self._all_delivered() or not math.isinf(self._lease_max_s)

@@ -13,7 +13,7 @@ from ..core.arguments import check_name
 from ..core.messages.engine_commands import ApplyBody, MapBody
 from ..serialization.pack import pack, pack_function
 from ..serialization.rebuild_values import NotedValues
-from ..storage.blobs import Blobs, BlobWriter
+from ..storage.blobs import BlobStore, BlobWriter
 from .commands import CommandPart, PendingResult, ResultList, value
 from .map_items import read_whole
 from .scatter import check_dist, joined, parts
@@ -33,7 +33,7 @@ class EngineCalls(Protocol):
         """Return the connection, shared by all clients of this process."""
 
     @property
-    def blobs(self) -> Blobs | None:
+    def blobs(self) -> BlobStore | None:
         """Return the store for large values; None: large values are sent inline."""
 
     def ids_of(self, targets: Targets) -> list[int]:
@@ -97,7 +97,7 @@ def map_on_engines(
 
 
 def packed_call(
-    function: Callable[..., Any] | str, args: Sequence[Any], kwargs: dict[str, Any] | None, blobs: Blobs | None
+    function: Callable[..., Any] | str, args: Sequence[Any], kwargs: dict[str, Any] | None, blobs: BlobStore | None
 ) -> tuple[bytes, tuple[str, ...], str]:
     """Pack a call for ``mec.apply``: its body, the digests of its large values, and a text for people.
 

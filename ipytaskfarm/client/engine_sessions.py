@@ -12,7 +12,7 @@ import msgspec
 from ..core.messages import Keep
 from ..core.messages.engine_commands import DumpSessionBody, LoadSessionBody, SavedSession
 from ..serialization.pack import pack, unpack
-from ..storage.blobs import Blobs, BlobWriter
+from ..storage.blobs import BlobStore, BlobWriter
 from .commands import CommandPart
 
 _ID = "{id}"
@@ -71,7 +71,7 @@ def left_out_of(body: bytes) -> dict[str, str]:
     return _decode_saved(body).left_out
 
 
-def own_to_engines(engines: list[int] | None, blobs: Blobs | None) -> tuple[SessionCommand, dict[str, str]]:
+def own_to_engines(engines: list[int] | None, blobs: BlobStore | None) -> tuple[SessionCommand, dict[str, str]]:
     """Save the names of this process's ``__main__``, and make the command that restores them on engines.
 
     Returns:

@@ -47,7 +47,7 @@ from ..core.messages import (
 )
 from ..core.messages.pages import parts
 from ..core.text import text_of
-from ..storage.blobs import TOUCH_S, Blobs, use
+from ..storage.blobs import TOUCH_S, Blobs, BlobStore, use
 from ..system.farm_paths import ConnectionInfo
 from ..system.supervision import comes_back
 from ..transport.peer import Link, Lost, NewEpoch, ReceivedMessage, Refused, Resumed
@@ -113,12 +113,12 @@ class IoThread:
         self.farm = self.info.farm
         self.folder = Path(self.info.folder) if self.info.folder and self.info.node == socket.gethostname() else None
         """The farm's folder; None: it is on another host."""
-        self.blobs = Blobs.find(self.info.blobs, self.info.incarnation)
-        """The store for large values; None: the farm's folder cannot be seen from here, and large values are sent
-        inline.
-        """
-        if self.blobs is not None:
-            use(self.blobs)
+        self.folder_of_blobs = Blobs.find(self.info.blobs, self.info.incarnation)
+        """The farm's folder of large values; None: it cannot be seen from here."""
+        self.blobs: BlobStore | None = self.folder_of_blobs
+        """The store for large values; None: they are sent inside messages."""
+        if self.folder_of_blobs is not None:
+            use(self.folder_of_blobs)
         self._touched_s = time.monotonic()
         self.output_listeners: list[Callable[[Output], None]] = []
         """Functions that this thread calls with the output of running tasks."""

@@ -24,7 +24,7 @@ from ..core.text import escaped, exactly, shown
 from ..display.farm_tables import engine_table
 from ..display.tables import Table
 from ..serialization.pack import pack
-from ..storage.blobs import Blobs, BlobWriter
+from ..storage.blobs import BlobStore, BlobWriter
 from ..system.farm_paths import Where
 from ..system.live_pages import page_link, page_path
 from . import commands, engine_sessions, scatter, sessions
@@ -191,7 +191,7 @@ class MultiEngineClient:
         return self
 
     @property
-    def blobs(self) -> Blobs | None:
+    def blobs(self) -> BlobStore | None:
         """Return the store for large values; None: large values are sent inline."""
         return self._session.blobs
 
@@ -430,8 +430,8 @@ class MultiEngineClient:
 
         A checkpoint holds an engine's names and properties, and the changes to its working folder, environment
         variables and ``sys.path`` that commands have made.  It replaces the commands that were kept before it (see
-        `kept`); later commands are repeated after it.  The farm keeps it, at most 1 GiB for each engine, or 64 MiB on a
-        node that does not see the farm's files.
+        `kept`); later commands are repeated after it.  The farm keeps it, at most 1 GiB for each engine; on a node that
+        does not see the farm's files, what is in it beside values of 1 MiB and more may have 64 MiB.
 
         Args:
             targets: the engines.

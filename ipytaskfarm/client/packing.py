@@ -18,7 +18,7 @@ from ..core.messages.task_types import Function, Packed, Recovery, Rules
 from ..serialization.pack import PLAIN, pack, pack_arguments, pack_function
 from ..serialization.packing_notice import notice
 from ..serialization.references import Ref, noting
-from ..storage.blobs import Blobs, BlobWriter
+from ..storage.blobs import BlobStore, BlobWriter
 from .cache_keys import cache_key
 from .ids import check_farm
 from .rules import pack_rules
@@ -78,7 +78,9 @@ def freezing(packed: Packed) -> Packed:
     return msgspec.structs.replace(packed, rules=rules)
 
 
-def pack_task(task: PackableTask, blobs: Blobs | None = None, shared: Shared | None = None, farm: str = "") -> Packed:
+def pack_task(
+    task: PackableTask, blobs: BlobStore | None = None, shared: Shared | None = None, farm: str = ""
+) -> Packed:
     """Pack a task and its chain of recovery tasks.
 
     Args:

@@ -40,6 +40,7 @@ from .outbox import LIMIT_BYTES, check_size, refusal_because
 from .packing import with_ids
 from .questions import PendingQuestion
 from .results import error_named
+from .uploads import BlobUploads
 from .wait_notices import WaitNotices, say, say_interrupted
 
 TICK_S = 0.25
@@ -70,21 +71,21 @@ class Session:
         self._outbox = io.outbox
         self.arrivals = io.arrivals
         self.farm = io.farm
+        if io.blobs is None and io.info.role != READER:
+            io.blobs = BlobUploads(self)
         self.blobs = io.blobs
-        """The store for large values; None: the farm's folder cannot be seen from here."""
+        """The store for large values; None: they are sent inside messages."""
         self.users = 0
         """Number of clients that are not closed."""
         self.raw_ids: set[int] = set()
-        """MapTasks submitted here: a result without a body (its engine was lost) does not say that it is
-        a MapTask's.
-        """
+        """MapTasks submitted here: a result without a body (its engine was lost) does not tell that it is one's."""
         self._fetched_last = -2
         self._item_ends = ItemEnds(io.arrivals)
         self._fetch_ahead = 1
         self._forked = False
         self.at_close: list[Callable[[], None]] = []
         """Functions that are called when the session is closed."""
-        self._downloads = BlobDownloads(self) if self.blobs is None else None
+        self._downloads = BlobDownloads(self) if io.folder_of_blobs is None else None
         if self._downloads is not None:
             fetch_from(self._downloads.fetch)
 
@@ -509,10 +510,8 @@ class Session:
         try:
             deadline = None if timeout_s is None else time.monotonic() + timeout_s
             if not self.wait_event(asked.event, deadline):
-                kind = type(
-                    asked.message.question if isinstance(asked.message, AskQuestion) else asked.message
-                ).__name__
-                raise TimeoutError(f"farm {self.farm!r} did not answer {kind} within {timeout_s:g} s")
+                what = asked.message.question if isinstance(asked.message, AskQuestion) else asked.message
+                raise TimeoutError(f"farm {self.farm!r} did not answer {type(what).__name__} within {timeout_s:g} s")
         finally:
             self.forget(asked)
         if asked.error is not None:

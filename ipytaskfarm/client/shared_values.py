@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +48,9 @@ def broadcast(session: Session, value: Any) -> Broadcast:
     blobs = session.blobs
     writer = BlobWriter(blobs) if blobs is not None else None
     packed = pack(value, "value", writer)
-    digest = blobs.put(memoryview(packed)) if blobs is not None else None
+    digest = None
+    with contextlib.suppress(OSError):  # on a full disk it travels inside each task
+        digest = blobs.put(memoryview(packed)) if blobs is not None else None
     held = (*(writer.taken() if writer is not None else ()), *((digest.hex(),) if digest is not None else ()))
     holder = Packed(b"", rules=Rules(name="broadcast"), blobs=held, needs=Needs(after=(), join=True, keep=True))
     task_id = session.submit(holder)

@@ -24,7 +24,7 @@ from ..core.messages.task_types import Function, Packed
 from ..core.text import did_you_mean, exactly, shown
 from ..environment import TaskEnvironment
 from ..serialization.pack import is_coroutine_function
-from ..storage.blobs import Blobs
+from ..storage.blobs import BlobStore
 from .packing import TaskData, pack_task
 from .rules import CHECKS, DEFAULTS, Asking, flag, keyword_parameters
 
@@ -366,7 +366,7 @@ class Task:
             rest.append(f"{name}={value._short() if isinstance(value, Task) else shown(value, 60)}")
         return f"{type(self).__name__}({', '.join([self._first(), *rest])})"
 
-    def _pack(self, blobs: Blobs | None) -> Packed:
+    def _pack(self, blobs: BlobStore | None) -> Packed:
         """Pack the task; a running task that submits it calls this."""
         return pack_task(self, blobs)
 

@@ -53,6 +53,7 @@ from ..transport.keys import FarmKeys, farm_keys
 from ..version import __version__
 from .access import FarmAccess, orphans
 from .blob_reading import BlobReader
+from .blob_receiving import BlobReceiver
 from .loop import ControllerLoop
 from .policy import PolicyError, load_policy
 from .retention import BlobSweeper, Retention
@@ -223,9 +224,7 @@ def _serve(
             record = _moved(record, options.host, hub.port)
             farm_paths.write_farm_record(record, folder)
         found = _found(farm, store)
-        watch = _signals()
-        if options.owner_fd is not None:
-            watch[options.owner_fd] = lambda: _owner_is_gone(options.owner_fd, watch)
+        watch = _stop_events(options.owner_fd)
         info = _connection(options, record, keys, hub)
         access = FarmAccess(hub, info, folder)
         blobs = Blobs.create(blobs_folder(Path(record.store)), record.incarnation)
@@ -237,6 +236,7 @@ def _serve(
             found=found,
             min_free_bytes=_min_free_bytes(options, Path(record.store)),
             reader=BlobReader(blobs),
+            receiver=BlobReceiver(blobs, _min_free_bytes(options, Path(record.store))),
             blob_sweeper=BlobSweeper(blobs, Path(record.store)),
             retention=Retention(store, blobs.folder, options.keep_results, options.keep_results_size),
             event_log=event_log,
@@ -355,6 +355,14 @@ def _say_ready(fd: int | None, port: int, found: str) -> None:
     except BrokenPipeError:
         log.warning("whoever started this controller is gone already")
     os.close(fd)
+
+
+def _stop_events(owner_fd: int | None) -> dict[int, Callable[[], StopFarm | None]]:
+    """Return what stops the farm: signals, and the end of its owner."""
+    watch = _signals()
+    if owner_fd is not None:
+        watch[owner_fd] = lambda: _owner_is_gone(owner_fd, watch)
+    return watch
 
 
 def _signals() -> dict[int, Callable[[], StopFarm | None]]:

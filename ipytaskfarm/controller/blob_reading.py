@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..core.messages import Answer
-from ..core.messages.blob_chunks import PIECE_BYTES, BlobPiece
+from ..core.messages.blob_chunks import DIGEST_BYTES, PIECE_BYTES, BlobPiece
 from ..core.text import text_of
 from ..storage.blobs import Blobs
 
@@ -24,8 +24,6 @@ AHEAD_BYTES = 8 * PIECE_BYTES
 
 WAITING_MAX = 1000
 """The largest number of questions of one peer, far more than an honest peer has. Further ones are not answered."""
-
-DIGEST_BYTES = 32
 
 
 class ReadPiece(NamedTuple):

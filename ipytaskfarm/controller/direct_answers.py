@@ -21,7 +21,7 @@ from ..core.messages import (
     ReloadKeys,
     Reply,
 )
-from ..core.messages.blob_chunks import ReadBlob
+from ..core.messages.blob_chunks import ReadBlob, WriteBlob
 from ..core.messages.result_cache import ForgetCache, ListCache, ReadCacheKey
 from ..core.scheduler.events import Event
 from ..core.text import text_of
@@ -34,7 +34,8 @@ from .view_answers import STORE_QUESTIONS
 log = logging.getLogger(__name__)
 
 DIRECT = STORE_QUESTIONS | {
-    CompactStore, ListConnections, ReadTask, ReloadKeys, ReadBlob, ListCache, ForgetCache, ReadCacheKey,
+    CompactStore, ListConnections, ReadTask, ReloadKeys, ReadBlob, WriteBlob, ListCache, ForgetCache,
+    ReadCacheKey,
 }  # fmt: skip
 """The types of these questions. A test checks that the scheduler answers all others."""
 
@@ -44,9 +45,9 @@ NO_KEYS = Refusal("SecurityError", "this controller has no keys of its own")
 def is_direct(event: Event) -> bool:
     """Return whether the loop answers this event without the scheduler.
 
-    `ReadBlob` comes within an `AskQuestion` from clients, and as a message of its own from agents.
+    `ReadBlob` and `WriteBlob` come within an `AskQuestion` from clients, and as messages of their own from agents.
     """
-    return type(event) is ReadBlob or (type(event) is AskQuestion and type(event.question) in DIRECT)
+    return type(event) in (ReadBlob, WriteBlob) or (type(event) is AskQuestion and type(event.question) in DIRECT)
 
 
 class DirectAnswers:

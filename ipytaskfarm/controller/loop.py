@@ -29,7 +29,7 @@ from ..core.messages import (
     Refusal,
     StopFarm,
 )
-from ..core.messages.blob_chunks import ReadBlob
+from ..core.messages.blob_chunks import ReadBlob, WriteBlob
 from ..core.messages.running_task import Declined, TaskReply
 from ..core.messages.tables import FarmState
 from ..core.saves import SaveFinal
@@ -51,6 +51,7 @@ from ..transport.peer_events import Peer, PeerGone, PeerNewEpoch, PeerSilent, Pe
 from . import replies
 from .access import FarmAccess
 from .blob_reading import BlobReader, ReadPiece
+from .blob_receiving import BlobReceiver, WritePiece
 from .cache_answers import CacheAnswers
 from .compaction import Compaction
 from .direct_answers import DirectAnswers, is_direct
@@ -87,6 +88,7 @@ class ControllerLoop:
         found: str = "",
         min_free_bytes: int = 0,
         reader: BlobReader | None = None,
+        receiver: BlobReceiver | None = None,
         blob_sweeper: BlobSweeper | None = None,
         retention: Retention | None = None,
         event_log: EventLog | None = None,
@@ -106,14 +108,15 @@ class ControllerLoop:
         self._evaluator = EvaluatorProcess(self._code_of, self._evaluator_folder)
         self._watch_fds = watch_fds or {}
         self._reader = reader
+        self._receiver = receiver
         self._blob_sweeper = blob_sweeper
         self._retention = retention
         self._event_log = event_log
         self._cache_answers = CacheAnswers(store, result_cache or ResultCache.off())
         self._compaction = Compaction(store)
         self._direct_answers = DirectAnswers(store, access, self.give_up, self._cache_answers)
-        self._direct: list[tuple[str, Event]] = []
-        """(session, question) of this turn that the scheduler has no part in, see `direct_answers`."""
+        self._direct: list[tuple[Peer, Event]] = []
+        """(who asks, question) of this turn that the scheduler has no part in, see `direct_answers`."""
         self._found = found
         self._started_s = time.time()
         self._min_free_bytes = min_free_bytes
@@ -141,6 +144,8 @@ class ControllerLoop:
             self._cache_answers.close()
             if self._reader is not None:
                 self._reader.close()
+            if self._receiver is not None:
+                self._receiver.close()
 
     def turn(self) -> bool:
         """Make one turn, and return whether the farm has stopped."""
@@ -253,8 +258,8 @@ class ControllerLoop:
         return IDLE_S if soonest is None else min(IDLE_S, max(0.0, soonest - time.monotonic()))
 
     def _fds(self) -> list[int]:
-        reader_fd = self._reader.fd() if self._reader is not None else None
-        others = (self._evaluator.fd(), self._view_answers.fd(), reader_fd)
+        blob_fds = [each.fd() for each in (self._reader, self._receiver) if each is not None]
+        others = (self._evaluator.fd(), self._view_answers.fd(), *blob_fds)
         return [*self._watch_fds, *(fd for fd in others if fd is not None)]
 
     def _noted(
@@ -280,8 +285,10 @@ class ControllerLoop:
                 if type(event) is EngineDown:
                     self._payloads.forget_engine(event.engine)
                 if is_direct(event):
-                    self._direct.append((peer.session, event))
+                    self._direct.append((peer, event))
                 else:
+                    if type(event) is Gone and self._receiver is not None:
+                        self._receiver.session_ended(peer.session)
                     yield peer.session, event
         for answer in self._evaluator.answers():
             yield "", answer
@@ -370,27 +377,29 @@ class ControllerLoop:
         if out.evaluations:
             self._next.extend(("", answer) for answer in self._evaluator.answers())
         direct, self._direct = self._direct, []
-        for session, event in direct:
+        for peer, event in direct:
             began_s = time.monotonic()
-            self._answer_directly(session, event)
-            self._hub.charge_answer(session, time.monotonic() - began_s)
+            self._answer_directly(peer, event)
+            self._hub.charge_answer(peer.session, time.monotonic() - began_s)
         for session, answer in (*self._view_answers.answers(), *self._compaction.step()):
             self._send(session, answer)
         if self._reader is not None:
             self._send_pieces(self._reader)
+        for session, written in self._receiver.answers() if self._receiver is not None else ():
+            self._send(session, written)
 
-    def _answer_directly(self, session: str, event: Event) -> None:
+    def _answer_directly(self, peer: Peer, event: Event) -> None:
+        session = peer.session
         n, question = (event.n, event.question) if type(event) is AskQuestion else (None, event)
         refusal = why_refused(question)
         if refusal is not None:
             if n is not None:
                 self._send(session, Answer(n, refusal))
-        elif isinstance(question, ReadBlob):
+        elif isinstance(question, ReadBlob | WriteBlob):
             # A question without a number comes from an agent. One that was given up, or has not introduced itself, gets
             # no answer.
-            may_read = n is not None or session in self._scheduler.farm.agents.by_session
-            if self._reader is not None and may_read:
-                self._reader.ask(ReadPiece(session, n, question.digest, question.offset))
+            if n is not None or session in self._scheduler.farm.agents.by_session:
+                self._ask_for_blob(peer, n, question)
         elif n is not None and isinstance(question, StoreQuestion):
             answer = self._view_answers.ask(session, n, question)
             if answer is not None:
@@ -399,6 +408,13 @@ class ControllerLoop:
             self._compaction.ask(session, n)
         elif n is not None:
             self._send(session, self._direct_answers.answer(n, question))
+
+    def _ask_for_blob(self, peer: Peer, n: int | None, question: ReadBlob | WriteBlob) -> None:
+        if isinstance(question, WriteBlob):
+            if self._receiver is not None:
+                self._receiver.ask(WritePiece(peer.session, peer.title, n, question))
+        elif self._reader is not None:
+            self._reader.ask(ReadPiece(peer.session, n, question.digest, question.offset))
 
     def _answer_from_store(self, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
         """Return the message to send or the event to handle, see `replies.answer`.

@@ -12,7 +12,7 @@ from ..core.messages.engine_commands import LoadSessionBody, SavedCheckpoint, Se
 from ..core.scheduler.kept_commands import BLOB_BYTES_MAX, BYTES_MAX
 from ..core.text import encoded
 from ..serialization.pack import pack, unpack
-from ..storage.blobs import Blobs, BlobWriter
+from ..storage.blobs import BlobStore, BlobWriter
 from .namespace import Namespace
 from .properties import Properties
 
@@ -20,7 +20,7 @@ from .properties import Properties
 class Checkpoints:
     """Saves and restores checkpoints; made at the engine's start, before anything is done by hand."""
 
-    def __init__(self, namespace: Namespace, properties: Properties, blobs: Blobs | None) -> None:
+    def __init__(self, namespace: Namespace, properties: Properties, blobs: BlobStore | None) -> None:
         """Create it; `blobs` is the store for large values.
 
         Without a store, large values are part of the checkpoint, because other machines do not see this node's folder.
@@ -42,9 +42,8 @@ class Checkpoints:
         blobs = writer.sizes() if writer is not None else {}
         if len(body) > BYTES_MAX or sum(blobs.values()) > BLOB_BYTES_MAX:
             largest = BYTES_MAX if len(body) > BYTES_MAX else BLOB_BYTES_MAX
-            where = " of a node that does not see the farm's files" if self._blobs is None else ""
             raise SessionError(
-                f"the session has {len(data) / 2**20:,.0f} MiB, and a checkpoint{where} holds at most "
+                f"the session has {len(data) / 2**20:,.0f} MiB, and a checkpoint holds at most "
                 f"{largest / 2**20:,.0f} MiB: delete what can be made again, or save it with dump_session"
             )
         return SavedCheckpoint(body, blobs, len(names), left_out)

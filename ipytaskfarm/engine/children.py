@@ -12,19 +12,19 @@ from ..core.messages.payload import CallWork
 from ..core.messages.task_types import Packed, Rules, Submission
 from ..serialization.pack import is_coroutine_function, pack, pack_function
 from ..serialization.references import noting
-from ..storage.blobs import Blobs, BlobWriter
+from ..storage.blobs import BlobStore, BlobWriter
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def packed_child(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blobs: Blobs | None) -> Packed:
+def packed_child(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blobs: BlobStore | None) -> Packed:
     """Pack a `Task`, or a function with its arguments.
 
     Raises:
         TypeError: `what` is something else.
         UnpickleableException: a part cannot travel.
     """
-    packs_itself: Callable[[Blobs | None], Packed] | None = getattr(what, "_pack", None)
+    packs_itself: Callable[[BlobStore | None], Packed] | None = getattr(what, "_pack", None)
     if packs_itself is not None:
         if args or kwargs:
             raise TypeError("a Task has its arguments already: submit(Task(f, args=(…)))")

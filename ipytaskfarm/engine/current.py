@@ -17,7 +17,7 @@ from ..core.messages.task_types import Deferral, Final, Function, JobSpec, LostI
 from ..core.states import DEFERS, LOSES_INPUTS
 from ..core.text import text_of
 from ..serialization.pack import pack, unpack
-from ..storage.blobs import Blobs
+from ..storage.blobs import BlobStore
 from .calls import Calls
 from .children import ChildJob, packed_child, submission
 from .inputs import kept_value, value_of
@@ -70,7 +70,7 @@ class CurrentTask:
         run: Run,
         send: Callable[[Any], None],
         names: MutableMapping[str, Any],
-        blobs: Blobs | None,
+        blobs: BlobStore | None,
         interrupted: Interruptible,
         environment: Any = None,
     ) -> None:

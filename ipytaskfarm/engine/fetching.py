@@ -1,22 +1,34 @@
-"""Fetches large values on a node that does not see the farm's folder. The agent brings each value once for all engines.
+"""Exchanges large values with the agent of a node that does not see the farm's folder, once each for all engines.
 
 A thread that unpacks a value which is not in the node's folder waits here. In the main thread, an interrupt of the task
 ends the wait. The agent answers as long as it lives, and engines do not outlive it.
+
+A value that an engine makes is written into the node's folder, and sent to the controller by the agent before a result
+names it. One of less than `INSIDE_BYTES` travels inside the result, for which the engine need not wait.
 """
 
 from __future__ import annotations
 
 import os
 import queue
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from ..core.errors import BlobMissing
 from ..core.messages import FromEngine
-from ..core.messages.blob_chunks import BlobHere, WantBlob
-from ..storage.blobs import Blobs, missing_blob
+from ..core.messages.blob_chunks import PIECE_BYTES, BlobHere, BlobKept, KeepBlob, WantBlob
+from ..storage.blobs import KEPT_S, Blobs, missing_blob
 
 _Answers: TypeAlias = "queue.SimpleQueue[BlobHere]"
+
+INSIDE_BYTES = PIECE_BYTES
+"""Smaller values travel inside the message that names them."""
+
+SURE_S = KEPT_S / 2
+"""Seconds for which the controller certainly has a value that it was sent."""
+
+KNOWN_MAX = 1000
 
 
 class BlobRequests:
@@ -59,6 +71,58 @@ class BlobRequests:
 
     def arrived(self, answer: BlobHere) -> None:
         """Take the agent's answer that a blob is here, or cannot be brought. Called by the lane's thread."""
+        for answers, digest in list(self._waiting.items()):
+            if digest == answer.digest:
+                answers.put(answer)
+
+
+class NodeBlobs:
+    """The large values that one engine makes. A `storage.blobs.BlobStore`."""
+
+    def __init__(self, copies: Blobs, send: Callable[[FromEngine], None]) -> None:
+        """Create it; `copies` is the node's folder."""
+        self._copies = copies
+        self._send = send
+        self._pid = os.getpid()
+        self._known: dict[bytes, float] = {}
+        """Digest -> when (monotonic) the controller had it."""
+        self._waiting: dict[queue.SimpleQueue[BlobKept], bytes] = {}
+
+    def offer(self, data: memoryview) -> bytes | None:
+        """Send a value as `put` does; return None for one that travels inside."""
+        return self.put(data) if data.nbytes >= INSIDE_BYTES else None
+
+    def put(self, data: memoryview) -> bytes:
+        """Write a value, wait until the controller has it, and return its digest.
+
+        Raises:
+            OSError: it cannot be written, or the controller does not take it.
+        """
+        if os.getpid() != self._pid:
+            raise OSError("a process that a task has forked cannot send large values")
+        digest = self._copies.put(data)
+        if time.monotonic() - self._known.get(digest, -SURE_S) < SURE_S:
+            return digest
+        answers: queue.SimpleQueue[BlobKept] = queue.SimpleQueue()
+        self._waiting[answers] = digest
+        try:
+            self._send(KeepBlob(digest))
+            answer = answers.get()
+        finally:
+            del self._waiting[answers]
+        if answer.error:
+            raise OSError(answer.error)
+        self._known[digest] = time.monotonic()
+        while len(self._known) > KNOWN_MAX:
+            del self._known[next(iter(self._known))]
+        return digest
+
+    def touch(self, digests: Iterable[bytes]) -> None:
+        """Mark the node's copies as used."""
+        self._copies.touch(digests)
+
+    def kept(self, answer: BlobKept) -> None:
+        """Take the agent's answer. Called by the lane's thread."""
         for answers, digest in list(self._waiting.items()):
             if digest == answer.digest:
                 answers.put(answer)

@@ -40,7 +40,7 @@ from ..core.messages import (
     TaskBatch,
     ToEngine,
 )
-from ..core.messages.blob_chunks import BlobHere
+from ..core.messages.blob_chunks import BlobHere, BlobKept
 from ..core.messages.engine_commands import INTERRUPT, PROFILE
 from ..core.messages.running_task import TaskReply
 from ..core.messages.task_types import RunKey
@@ -96,7 +96,7 @@ class Works(Protocol):
     def output(self, query: OutputQuery) -> OutputText: ...
     def granted(self, answer: Granted) -> None: ...
     def answered(self, reply: TaskReply) -> None: ...
-    def arrived(self, answer: BlobHere) -> None: ...
+    def arrived(self, answer: BlobHere | BlobKept) -> None: ...
     def expect(self, number: int, first: int, count: int) -> None: ...
     def in_company(self) -> bool: ...
     def begin_slice(self) -> None: ...
@@ -316,7 +316,7 @@ class EngineLane:
             self._works.granted(message)
         elif isinstance(message, TaskReply):
             self._works.answered(message)
-        elif isinstance(message, BlobHere):
+        elif isinstance(message, BlobHere | BlobKept):
             self._works.arrived(message)
         elif isinstance(message, Recall):
             self._give_back(message.runs, "recalled")

@@ -30,7 +30,7 @@ from ..core.messages import (
     OutputText,
     PropertiesChanged as PropertiesMessage,
 )
-from ..core.messages.blob_chunks import BlobHere
+from ..core.messages.blob_chunks import BlobHere, BlobKept
 from ..core.messages.payload import FailureBody
 from ..core.messages.running_task import TaskReply
 from ..serialization.missing_modules import name_place
@@ -46,7 +46,7 @@ from .child_processes import Starts
 from .commands import Commands
 from .descriptors import STDERR_FD, catch_descriptors
 from .environments import Environments
-from .fetching import BlobRequests
+from .fetching import BlobRequests, NodeBlobs
 from .interrupt import Interrupts
 from .kernel import EngineApp, make_app
 from .lane import EngineLane, QueuedRun, Step
@@ -183,8 +183,11 @@ class EngineProcess:
         self._environments = Environments(settings.engine, namespace, self._baseline, self._lane.send)
         profiling = Profiling()
         self._sampler = profiling.sampler
-        self._fetching = BlobRequests(Blobs(settings.copies), self._lane.send) if settings.copies else None
-        if self._fetching is not None:
+        self._fetching: BlobRequests | None = None
+        self._sending: NodeBlobs | None = None
+        if settings.copies:
+            copies = Blobs(settings.copies, durable=False)
+            self._fetching, self._sending = BlobRequests(copies, self._lane.send), NodeBlobs(copies, self._lane.send)
             fetch_from(self._fetching.fetch)
         parts = Parts(
             settings.engine,
@@ -196,7 +199,7 @@ class EngineProcess:
             Cells(shell),
             self._capture,
             self._baseline,
-            _blobs(settings.blobs),
+            self._sending or _blobs(settings.blobs),
             self._lane.send,
             self._environments,
             profiling,
@@ -321,8 +324,11 @@ class EngineProcess:
     def answered(self, reply: TaskReply) -> None:
         self._runner.answered(reply)
 
-    def arrived(self, answer: BlobHere) -> None:
-        if self._fetching is not None:
+    def arrived(self, answer: BlobHere | BlobKept) -> None:
+        if isinstance(answer, BlobKept):
+            if self._sending is not None:
+                self._sending.kept(answer)
+        elif self._fetching is not None:
             self._fetching.arrived(answer)
 
     def stop(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.messages import FromEngine
-from ..storage.blobs import Blobs
+from ..storage.blobs import BlobStore
 from ..system.flight_recorder import Recorder
 from .baseline import Baseline
 from .capture import Capture
@@ -33,8 +33,8 @@ class Parts:
     cells: Cells
     capture: Capture
     baseline: Baseline
-    blobs: Blobs | None
-    """The folder for large values; None if no other process sees it, so that large values travel inside messages."""
+    blobs: BlobStore | None
+    """Where large values are kept; None: they travel inside messages."""
     send: Callable[[FromEngine], None]
     """Sends a message to the agent. Any thread may call it."""
     environments: Environments

@@ -39,8 +39,14 @@ class Arrival:
         self.digest = digest
         self.size = size
         self.file = file
-        self._came = 0
+        self.came = 0
+        """How many bytes were written."""
         self._hash = hashlib.sha256()
+
+    @property
+    def next_length(self) -> int:
+        """Return the length of the next piece; 0 if all have arrived."""
+        return min(PIECE_BYTES, self.size - self.came)
 
     def take(self, piece: BlobPiece) -> None:
         """Write the next piece.
@@ -51,13 +57,26 @@ class Arrival:
         """
         if piece.error:
             raise missing_blob(self.digest, piece.error)
-        if piece.offset != self._came or len(piece.data) != min(PIECE_BYTES, self.size - self._came):
+        if piece.offset != self.came or len(piece.data) != self.next_length:
             raise missing_blob(self.digest, "the length of the controller's file has changed")
-        data = memoryview(piece.data)
-        while data:
-            data = data[self.file.write(data) :]
-        self._hash.update(piece.data)
-        self._came += len(piece.data)
+        self.write(piece.data)
+
+    def write(self, data: bytes) -> None:
+        """Write the bytes of the next piece.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self.file.write(rest) :]
+        self._hash.update(data)
+        self.came += len(data)
+
+    @property
+    def is_right(self) -> bool:
+        """Return whether the SHA-256 of what was written is the blob's name."""
+        return self._hash.digest() == self.digest
 
     def check(self) -> None:
         """Check the SHA-256 of the whole blob.
@@ -65,7 +84,7 @@ class Arrival:
         Raises:
             BlobMissing: it differs from the blob's name.
         """
-        if self._hash.digest() != self.digest:
+        if not self.is_right:
             raise missing_blob(self.digest, "the controller's file is damaged: what came has another SHA-256")
 
 
@@ -118,7 +137,7 @@ class Copies:
 
     def begin(self, digest: bytes, size: int) -> tuple[Arrival, Path]:
         """Make room for a blob of `size` bytes. Return an object that takes its pieces, and its temporary path."""
-        self._make_room(size)
+        self.make_room(size)
         part = self.blobs.folder / f"{uuid.uuid4().hex}.part"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return Arrival(digest, size, FileIO(os.open(part, flags, 0o600), "w")), part
@@ -138,7 +157,7 @@ class Copies:
         """Remove the folder.  Mapped blobs stay mapped."""
         shutil.rmtree(self.blobs.folder, ignore_errors=True)
 
-    def _make_room(self, size: int) -> None:
+    def make_room(self, size: int = 0) -> None:
         """Remove the least recently used copies until `size` more bytes are within the limit."""
         here = sorted(self._files())
         excess = sum(bytes_ for _, bytes_, _ in here) + size - self._limit_bytes

@@ -6,7 +6,7 @@ engines of a machine share its pages, or reads it if it is small. In both cases 
 array changes no other copy. No descriptor stays open for a value (`system.file_mapping`).
 
 A machine that does not see the folder has copies (`storage.blob_copies`), which are fetched in pieces at their first
-use: see `fetch_from`.
+use: see `fetch_from`. What is packed there is sent to the controller, which writes the blob: see `BlobStore`.
 
 A blob is on disk before its name is sent. The store records, in the same transaction, which blobs a task or a result
 needs. A file that nothing needs is removed after `KEPT_S` (see `sweep`). Its time of modification shows its last use,
@@ -25,7 +25,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from ..core.errors import BlobMissing
 from ..system.farm_paths import private_folder
@@ -53,6 +53,31 @@ _COMPARED_BYTES = 64 * 1024
 """Pieces that fit into the processor's cache: comparing takes a sixth of the time of hashing then."""
 
 
+class BlobStore(Protocol):
+    """Where a process keeps the large values that it packs: the farm's folder, or the controller, which has it."""
+
+    def put(self, data: memoryview) -> bytes:
+        """Keep these bytes, and return their digest (32 bytes), which may be sent from now on.
+
+        Raises:
+            OSError: they cannot be kept.
+        """
+
+    def offer(self, data: memoryview) -> bytes | None:
+        """Keep these bytes as `put` does, or return None if they had better be sent inside the message now.
+
+        Raises:
+            OSError: they cannot be kept.
+        """
+
+    def touch(self, digests: Iterable[bytes]) -> None:
+        """Mark blobs as used: they are not swept for `KEPT_S`.
+
+        Raises:
+            OSError: they cannot be marked.
+        """
+
+
 def blobs_folder(store: Path) -> Path:
     """Return the folder of a store's blobs, beside the store."""
     return store.with_name(f"{store.name}.blobs")
@@ -61,8 +86,10 @@ def blobs_folder(store: Path) -> Path:
 class Blobs:
     """One farm's blobs on this machine."""
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], durable: bool = True) -> None:
+        """Create it; `durable` says that blobs are synced to the disk, as in the farm's folder."""
         self.folder = Path(folder)
+        self._is_durable = durable
         self._written: dict[tuple[int, int], bytes] = {}
         """Digests by (address, size) of the last writes. A hint: the memory may have other content by now."""
 
@@ -112,6 +139,10 @@ class Blobs:
                 del self._written[next(iter(self._written))]
         return digest
 
+    def offer(self, data: memoryview) -> bytes | None:
+        """Write these bytes as `put` does: on this machine a file is always better than a message."""
+        return self.put(data)
+
     def _put(self, data: memoryview) -> bytes:
         if data.nbytes < _LARGE_BYTES:
             digest = hashlib.sha256(data).digest()
@@ -127,13 +158,11 @@ class Blobs:
             fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 write_all(fd, data)
-                os.fsync(fd)
+                if self._is_durable:
+                    os.fsync(fd)
                 hashing.join()
                 if not self._holds(digests[0], data):
-                    path = self.path(digests[0])
-                    path.parent.mkdir(mode=0o700, exist_ok=True)
-                    os.rename(part, path)
-                    sync_folder(path.parent)
+                    self.adopt(part, digests[0])
             finally:
                 os.close(fd)
         finally:
@@ -141,13 +170,33 @@ class Blobs:
             part.unlink(missing_ok=True)
         return digests[0]
 
-    def _is_there(self, digest: bytes, size: int) -> bool:
+    def has(self, digest: bytes, size: int) -> bool:
+        """Return whether there is a blob of this digest and size, and mark it as used."""
         with self._in_hand():
             return _touch(self.path(digest), size)
 
+    def adopt(self, part: Path, digest: bytes, kept_s: float = KEPT_S) -> None:
+        """Give the file of a blob, which was synced and whose digest was checked, its name on the disk.
+
+        Args:
+            part: the file.
+            digest: the blob's digest.
+            kept_s: how long (seconds) it is kept at least, although nothing needs it.
+
+        Raises:
+            OSError: it cannot be renamed.
+        """
+        path = self.path(digest)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        if kept_s != KEPT_S:
+            os.utime(part, (time.time() + kept_s - KEPT_S,) * 2)
+        os.rename(part, path)
+        if self._is_durable:
+            sync_folder(path.parent)
+
     def _holds(self, digest: bytes, data: memoryview) -> bool:
         """Return whether the blob exists and has exactly these bytes."""
-        if not self._is_there(digest, data.nbytes):
+        if not self.has(digest, data.nbytes):
             return False
         mapped = self.map(digest)
         return mapped is not None and _equal(mapped, data)
@@ -236,17 +285,18 @@ class Blobs:
 class BlobWriter:
     """Writes large buffers as blobs while a value is packed, and collects their digests."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
         self.digests: dict[bytes, int] = {}
 
     def keep(self, data: memoryview) -> bytes | None:
-        """Write a buffer and return its digest; None if the disk is full, so that the buffer must be sent inline."""
+        """Write a buffer and return its digest; None if it must be sent inline."""
         try:
-            digest = self._blobs.put(data)
+            digest = self._blobs.offer(data)
         except OSError:
             return None
-        self.digests[digest] = data.nbytes
+        if digest is not None:
+            self.digests[digest] = data.nbytes
         return digest
 
     def sizes(self) -> dict[str, int]:
@@ -334,9 +384,11 @@ def _equal(one: memoryview, other: memoryview) -> bool:
 def _touch(path: Path, size: int | None) -> bool:
     """Mark a file as used now, and return whether it exists and has that size."""
     try:
-        if size is not None and path.stat().st_size != size:
+        found = path.stat()
+        if size is not None and found.st_size != size:
             return False
-        os.utime(path)
+        if found.st_mtime < time.time():  # otherwise it is kept for longer already, see `Blobs.adopt`
+            os.utime(path)
     except FileNotFoundError:
         return False
     return True

@@ -40,7 +40,7 @@ def fake(tmp_path: Path) -> Iterator[FakeController]:
 @pytest.fixture
 def blobs(tc: TaskClient) -> Blobs:
     """Return the large values that the client writes."""
-    found = tc._session.blobs
+    found = tc._session.io.folder_of_blobs
     assert found is not None
     return found
 

@@ -320,8 +320,8 @@ def test_large_results_are_kept_and_checked(tc: TaskClient, farm: Farm) -> None:
     assert second.from_cache
     assert (second.result == first.result).all()
     tc.clear()
-    assert tc.session.blobs is not None
-    (blob,) = [p for p in tc.session.blobs.folder.glob("??/*") if p.stat().st_size >= 1_600_000]
+    assert tc.session.io.folder_of_blobs is not None
+    (blob,) = [p for p in tc.session.io.folder_of_blobs.folder.glob("??/*") if p.stat().st_size >= 1_600_000]
     content = bytearray(blob.read_bytes())
     content[1000] ^= 1
     blob.write_bytes(content)

@@ -76,8 +76,8 @@ WAYS = [of_map, of_imap, of_job, of_tasks, of_futures]
 
 
 def blob_files(tc: TaskClient) -> list[Path]:
-    assert tc.session.blobs is not None
-    return [path for path in tc.session.blobs.folder.glob("??/*") if path.stat().st_size >= VALUE_BYTES]
+    assert tc.session.io.folder_of_blobs is not None
+    return [path for path in tc.session.io.folder_of_blobs.folder.glob("??/*") if path.stat().st_size >= VALUE_BYTES]
 
 
 def cache_of(farm: Farm) -> Path:

@@ -1,6 +1,6 @@
 """A second "machine" for tests on real farms: an agent, or a client, that does not see the farm's folder of blobs.
 
-Its connection file names no such folder, like a file that was copied by hand.
+Its connection file names no such folder, like a file that was copied by hand, and it connects by TCP.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ NODE = "far"
 
 
 def far_connection(name: str, role: str, folder: Path) -> Path:
-    """A copy of the farm's connection file that names no folder of blobs."""
+    """A copy of the farm's connection file that names neither a folder of blobs nor a unix socket."""
     info = farm_paths.read_connection_file(farm_paths.connection_path(name, role))
     path = folder / f"far-{role}.json"
-    farm_paths.write_connection_file(msgspec.structs.replace(info, blobs=""), path)
+    farm_paths.write_connection_file(msgspec.structs.replace(info, blobs="", socket=""), path)
     return path
 
 
@@ -38,14 +38,16 @@ def _as_it_is(*command: str) -> list[str]:
 
 
 @contextmanager
-def far_agent(name: str, folder: Path, engines: int = 2, start: Callable[..., list[str]] = _as_it_is) -> Iterator[Path]:
+def far_agent(
+    name: str, folder: Path, engines: int = 2, start: Callable[..., list[str]] = _as_it_is, node: str = NODE
+) -> Iterator[Path]:
     """Start an agent on that machine, with at most this number of engines; yield its folder.
 
     `start` makes of the words of its command those that are run.
     """
     own = folder / "agent"
     words = ["--connection-file", str(far_connection(name, "agent", folder)), "--folder", str(own)]
-    words += ["--farm", name, "--node", NODE, "--slots", str(engines), "--log", str(folder / "agent.log"), "--verbose"]
+    words += ["--farm", name, "--node", node, "--slots", str(engines), "--log", str(folder / "agent.log"), "--verbose"]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     command = start(sys.executable, "-P", "-m", "ipytaskfarm.agent", *words)
     agent = subprocess.Popen(command, env=environment, cwd=folder)

@@ -14,6 +14,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from tests.support.polling import eventually
 
@@ -70,6 +71,12 @@ class Host:
     def run(self, *words: str) -> str:
         """Run a command on this host; return its output."""
         return run(*self.words(*words))
+
+    def link_bytes(self) -> tuple[int, int]:
+        """Return how many bytes the host has sent and received, with all headers."""
+        counters = Path("/sys/class/net") / self._outer / "statistics"
+        # The bridge's end of the link receives what the host sends.
+        return int((counters / "rx_bytes").read_text()), int((counters / "tx_bytes").read_text())
 
     def cut(self) -> None:
         """Cut the link: no packet arrives or leaves, and no end is notified."""

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from ipytaskfarm.core.messages.blob_chunks import BlobHere, WantBlob
+from ipytaskfarm.core.messages.blob_chunks import BlobHere, BlobKept, KeepBlob, WantBlob
 from ipytaskfarm.core.messages.engine_commands import PushBody
 from ipytaskfarm.core.messages.payload import StringWork
 from ipytaskfarm.serialization.pack import pack
@@ -80,6 +80,35 @@ def test_large_results_stay_inside(engine: FakeEngine, copies: Blobs) -> None:
     assert len(outcome.ended.body) > ARRAY.nbytes
     assert (outcome.value["y"] == ARRAY).all()
     assert sorted(copies.folder.glob("??/*")) == before
+
+
+def test_a_result_of_a_mebibyte_is_named_when_the_controller_has_it(engine: FakeEngine, copies: Blobs) -> None:
+    """The engine waits, and asks once for equal values."""
+    work = StringWork("import numpy; y = numpy.arange(200_000)", ("y",))
+    (key,) = engine.hand(work)
+    digest = engine.wait(KeepBlob).digest
+    assert copies.map(digest) == memoryview(np.arange(200_000).tobytes())
+    engine.send(BlobKept(digest))
+    for ended in (engine.ended(key), engine.run(work.code, "y").ended):
+        assert ended.blobs == (digest.hex(),)
+        assert len(ended.body) < 1000
+    assert not [message for message in engine.inbox if isinstance(message, KeepBlob)]
+
+
+def test_a_result_that_the_controller_does_not_take_stays_inside(engine: FakeEngine) -> None:
+    (key,) = engine.hand(StringWork("import numpy; y = numpy.arange(200_000) + 1", ("y",)))
+    engine.send(BlobKept(engine.wait(KeepBlob).digest, "the controller is not there"))
+    ended = engine.ended(key)
+    assert ended.blobs == ()
+    assert (Outcome(ended).value["y"] == np.arange(200_000) + 1).all()
+
+
+def test_a_task_whose_result_is_on_its_way_can_be_aborted(engine: FakeEngine) -> None:
+    (key,) = engine.hand(StringWork("import numpy; y = numpy.arange(200_000) + 2", ("y",)))
+    digest = engine.wait(KeepBlob).digest
+    assert engine.interrupt(key, ABORT).outcome == "aborted"
+    engine.send(BlobKept(digest))
+    assert engine.run("a = 1", "a").value == {"a": 1}
 
 
 def test_what_is_gone_fails_the_task_and_is_named(engine: FakeEngine, farm: Blobs) -> None:

@@ -12,7 +12,7 @@ GLOSSARY = PROJECT / "docs" / "glossary.md"
 ORDINARY: dict[str, str] = {
     "to have, move or change something, as in any program": (
         "change changed check checked compact counted done execute exit find forget hand left list out piece read "
-        "reload remove request saved send set shutdown start stop want"
+        "reload remove request saved send set shutdown start stop want write written"
     ),
     "to speak: who asks and who answers is in the struct's own sentence": "answer reply report status",
     "a shape of data": "flag line link part number place row rows spec string summary table text",

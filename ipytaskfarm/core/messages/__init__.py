@@ -13,7 +13,7 @@ The processes of a farm never import one another: they meet in this package.
 ``payload``            a task's work and its result: client and engine only, bytes to all others
 ``engine_commands``    MultiEngine commands: client and engine only
 ``dependencies``       the tasks for which a task waits, and the results that it uses
-``blob_chunks``        large values on their way to other machines
+``blob_chunks``        large values on their way to and from other machines
 ``kernel_bytes``       the kernel of a frozen engine, for a client on another machine
 ``result_cache``       keys of kept results, and questions about them
 ``evaluator``          questions about users' ``depend`` functions to the evaluator
@@ -83,9 +83,13 @@ from .agent import (
 )
 from .blob_chunks import (
     BlobHere as BlobHere,
+    BlobKept as BlobKept,
     BlobPiece as BlobPiece,
+    BlobWritten as BlobWritten,
+    KeepBlob as KeepBlob,
     ReadBlob as ReadBlob,
     WantBlob as WantBlob,
+    WriteBlob as WriteBlob,
 )
 from .client import (
     Aborted as Aborted,
@@ -243,7 +247,7 @@ from .view import (
     WhyWaiting as WhyWaiting,
 )
 
-PROTOCOL = 7
+PROTOCOL = 8
 """Peers with another number are refused, with both versions named."""
 
 Message: TypeAlias = ClientMessage | ToClient | AgentMessage | ToAgent

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ..requirements import Allotment, Environment, Recycle
-from .blob_chunks import BlobPiece, ReadBlob
+from .blob_chunks import BlobPiece, BlobWritten, ReadBlob, WriteBlob
 from .kernel_bytes import KernelAnswer, KernelQuery
 from .running_task import ItemsLeft, ProgressReport, TaskCall, TaskReply
 from .task_types import Ended, FailureSummary, FrozenRun, Function, Incarnation, RunKey
@@ -291,6 +291,7 @@ AgentMessage: TypeAlias = (
     | TaskCall
     | ProgressReport
     | ReadBlob
+    | WriteBlob
 )
 
 
@@ -502,5 +503,6 @@ ToAgent: TypeAlias = (
     | Granted
     | TaskReply
     | BlobPiece
+    | BlobWritten
     | Shutdown
 )

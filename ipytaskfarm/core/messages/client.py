@@ -7,7 +7,7 @@ from typing import TypeAlias
 import msgspec
 
 from .agent import Input
-from .blob_chunks import BlobPiece, ReadBlob
+from .blob_chunks import BlobPiece, BlobWritten, ReadBlob, WriteBlob
 from .kernel_bytes import ExchangeBytes, KernelBytes
 from .priorities import PrioritySet, SetJobPriority, SetPriority
 from .result_cache import CacheReport, CacheTable, ForgetCache, ListCache, ReadCacheKey
@@ -380,7 +380,7 @@ Question: TypeAlias = (
     | RemoveEngines | HoldFarm | CompactStore | StopFarm | ReleaseFrozen | ExchangeBytes | SetSticky | ListSticky
     | ClearSticky | ListKept | ClearKept | RemoveAgents | AgentsEnded | ReloadKeys | ListConnections | ReadBlob
     | FollowFarm | ReadCauses | ReadTaskPage | ReadStretches | ReadTaskInput | WhyWaiting | ReadEngines | ReadJobs
-    | SetPriority | SetJobPriority
+    | SetPriority | SetJobPriority | WriteBlob
 )  # fmt: skip
 
 
@@ -547,7 +547,7 @@ Reply: TypeAlias = (
     | TextReply | JobTable | TaskMessages | ProgressTable | RunningTable | EventTable | FlagReply | NumberReply
     | EngineTable | CommandQueueTable | FarmState | StickyTable | KeptTable | ConnectionTable | BlobPiece
     | KernelBytes | CauseTable | TaskPage | StretchTable | TaskInput | WaitingTable | EnginePage | JobPage
-    | CacheTable | CacheReport | PrioritySet
+    | CacheTable | CacheReport | PrioritySet | BlobWritten
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from .agent import (
     SetUp,
     TaskBatch,
 )
-from .blob_chunks import BlobHere, WantBlob
+from .blob_chunks import BlobHere, BlobKept, KeepBlob, WantBlob
 from .running_task import ItemsLeft, ProgressReport, TaskCall, TaskReply
 from .task_types import Incarnation
 
@@ -43,6 +43,8 @@ class LaneExit(msgspec.Struct, frozen=True, tag=True):
 FromEngine: TypeAlias = (
     LaneHello | Returned | ItemsLeft | CommandDone | PropertiesChanged | OutputText | EngineNote | SetUp | Frozen |
     ResourceRequest | TaskCall | ProgressReport
-    | WantBlob
+    | WantBlob | KeepBlob
 )  # fmt: skip
-ToEngine: TypeAlias = TaskBatch | Recall | EngineCommand | OutputQuery | Granted | TaskReply | BlobHere | LaneExit
+ToEngine: TypeAlias = (
+    TaskBatch | Recall | EngineCommand | OutputQuery | Granted | TaskReply | BlobHere | BlobKept | LaneExit
+)
