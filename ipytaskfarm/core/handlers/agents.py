@@ -191,7 +191,7 @@ def _reconcile(farm: SchedulerState, engine: EngineEntry, report: EngineReport, 
     arrived = dict.fromkeys((task, attempt) for task, attempt in report.held)
     for _, task in release_runs(farm, engine, [run for run in engine.assigned if run not in arrived], out):
         unassign(farm, task, RETURNED)
-    unrecorded = RecordedBatch(-1, {}, now.wall_s)
+    unrecorded = RecordedBatch(-1, now.wall_s)
     for run in arrived:
         if run not in engine.assigned:
             # The task has ended and the batch's row is gone, but the engine is still busy with the run.

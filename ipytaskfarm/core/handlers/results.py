@@ -56,7 +56,7 @@ def on_results(farm: SchedulerState, session: str, event: Results, now: Now, out
             continue
         answered = True
         engine.finished += 1
-        if not assigned.batch.runs:
+        if not assigned.batch.unanswered:
             out.saves.append(DropHandOut(assigned.batch.number))
         if assigned.task_class is not None:
             assigned.task_class.durations.add(ended.run_s)
@@ -311,7 +311,7 @@ def release_runs(
         if task is not None and task.is_current(engine.name, run):
             current.append((run, task))
     for batch in batches.values():
-        if batch.runs:
+        if batch.unanswered:
             out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, batch.sent, batch.at_s))
         else:
             out.saves.append(DropHandOut(batch.number))

@@ -347,10 +347,11 @@ class TaskClass:
 class Heads:
     """A lazy heap of classes by their heads."""
 
-    __slots__ = ("_heap", "_tie")
+    __slots__ = ("_tie", "heap")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[Any, int, int, TaskClass]] = []
+        self.heap: list[tuple[Any, int, int, TaskClass]] = []
+        """(key and queue_seq of the head when it was pushed, number of the entry, class); some entries are outdated."""
         self._tie = 0
 
     def push(self, task_class: TaskClass) -> None:
@@ -358,19 +359,15 @@ class Heads:
         head = task_class.head()
         if head is not None:
             self._tie += 1
-            heappush(self._heap, (head[0], head[1], self._tie, task_class))
-
-    def __len__(self) -> int:
-        """Return the number of entries, outdated ones included."""
-        return len(self._heap)
+            heappush(self.heap, (head[0], head[1], self._tie, task_class))
 
     def __contains__(self, task_class: TaskClass) -> bool:
         """Return whether a class has an entry."""
-        return any(entry[3] is task_class for entry in self._heap)
+        return any(entry[3] is task_class for entry in self.heap)
 
     def drop_first(self) -> None:
         """Remove the class that `first` has returned, until it is pushed again."""
-        heappop(self._heap)
+        heappop(self.heap)
 
     def preferred(
         self, engine: EngineEntry | None, wanted: Callable[[TaskClass], bool], as_urgent: bool = True
@@ -385,14 +382,14 @@ class Heads:
             if wanted(head[2]):
                 found = head[2]
                 break
-            passed.append(heappop(self._heap))
+            passed.append(heappop(self.heap))
         for entry in passed:
-            heappush(self._heap, entry)
+            heappush(self.heap, entry)
         return found
 
     def first(self, engine: EngineEntry | None = None) -> tuple[Any, int, TaskClass] | None:
         """Return the class with the earliest head; with `engine`, among those that the engine may serve."""
-        heap = self._heap
+        heap = self.heap
         while heap:
             key, seq, _, task_class = heap[0]
             head = task_class.head()
@@ -539,7 +536,7 @@ class EngineEntry:
     def add_run(self, run: RunKey, assigned: AssignedRun) -> None:
         """Add a run behind those that the engine has already."""
         self.assigned[run] = assigned
-        assigned.batch.runs[run] = None
+        assigned.batch.unanswered += 1
         self.ahead_s += assigned.cost_s
         self.not_quick += not assigned.quick
         self.concurrent += assigned.concurrent
@@ -552,7 +549,7 @@ class EngineEntry:
             self.ahead_s = self.ahead_s - assigned.cost_s if self.assigned else 0.0
             self.not_quick -= not assigned.quick
             self.concurrent -= assigned.concurrent
-            del assigned.batch.runs[run]
+            assigned.batch.unanswered -= 1
         return assigned
 
     def oldest(self) -> RunKey | None:

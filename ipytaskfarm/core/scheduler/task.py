@@ -60,7 +60,7 @@ class Queued(msgspec.Struct, frozen=True):
     """The same time in wall-clock seconds, for the store."""
 
 
-class Assigned(msgspec.Struct, frozen=True):
+class Assigned(msgspec.Struct, frozen=True, gc=False):
     """The place of a task that an engine has.  `since_s` None: the run was sent ahead and has not begun."""
 
     engine: Incarnation

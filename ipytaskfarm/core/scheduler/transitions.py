@@ -40,6 +40,8 @@ from .task_ends import tell, tell_watchers
 from .task_messages import close
 from .waits import count_dependencies
 
+_RULES_KNOWN = 16_384
+"""The most rules of which the class of fresh tasks is remembered."""
 _SCHEDULED, _PENDING, _SUCCEEDED, _FAILED = State
 """Access to a member of an enumeration takes long, compared with the code that is run for each task."""
 
@@ -125,15 +127,18 @@ def _join_queue(farm: SchedulerState, task: TaskEntry) -> None:
 def _class_of(farm: SchedulerState, task: TaskEntry) -> TaskClass:
     """Return the class of a task.
 
-    The class of a fresh task with the same rules as the last one, or none, is known already: hashing a key takes
-    long."""
+    The class of a fresh task with the same rules as an earlier one is known already: a key takes long to make and to
+    hash."""
     rules, queues = task.rules, farm.queues
-    if task.avoid is not None or task.suspect or task.rejections:
+    if task.avoid is not None or task.suspect or task.rejections or task.losses:
         return class_for(farm, class_key_of(task, queues.by_time_limit))
-    if queues.last_class is not None and queues.last_class[0] is rules:
-        return queues.last_class[1]
+    known = queues.of_rules.get(id(rules))
+    if known is not None and known[0] is rules:
+        return known[1]
     task_class = class_for(farm, class_key_of(task, queues.by_time_limit))
-    queues.last_class = rules, task_class
+    if len(queues.of_rules) >= _RULES_KNOWN:
+        queues.of_rules.clear()
+    queues.of_rules[id(rules)] = rules, task_class
     return task_class
 
 
@@ -141,7 +146,7 @@ def requeue_time_limited(farm: SchedulerState) -> None:
     """Move the waiting tasks that have a time limit to classes of their own.
 
     All waiting tasks are looked at: this happens once in a farm's life."""
-    farm.queues.last_class = None
+    farm.queues.of_rules.clear()
     for task in farm.tasks.unfinished.values():
         if task.task_class is not None and task.rules is not None and task.rules.time_limit_s is not None:
             leave_queue(farm, task)
@@ -259,7 +264,8 @@ def accept(
         rules = farm.jobs.rules_of(rules)
     seq = queues.next_seq
     queues.next_seq = seq + 1
-    task = TaskEntry(submission.id, seq, submission.submitted_s, session, submission.function, rules, job_of(rules))
+    job = rules.job if rules is not None else None
+    task = TaskEntry(submission.id, seq, submission.submitted_s, session, submission.function, rules, job)
     compute_key(farm, task)
     tasks.unfinished[task.id] = task
     tasks.order.add(task.id)
@@ -274,8 +280,10 @@ def accept(
             task.part = submission.part
             tasks.chunks.add_part(task.part[0])
     if rules is not None:
-        _count_use(farm, task)
-        _count_in_job(farm, task)
+        if rules.asks is not None:
+            _count_use(farm, task)
+        if job is not None:
+            _count_in_job(farm, task)
         if rules.unique is not None:
             tasks.unique[rules.unique] = task.id
         if rules.idempotent:
@@ -403,7 +411,8 @@ def assign(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, running: 
     The task has been popped from its class.  The caller records the batch."""
     task.attempt += 1
     if running:
-        _place(farm, task, Assigned(engine.name, task.attempt, now.mono_s, now.wall_s))
+        task.place = Assigned(engine.name, task.attempt, now.mono_s, now.wall_s)
+        _count(farm, task.id, _SCHEDULED, _PENDING)
         _watch(farm, task, now)
     else:
         task.place = Assigned(engine.name, task.attempt)  # scheduled before and after: nothing to count
@@ -554,7 +563,7 @@ def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -
         farm.cache_uses.ended.append((final, not task.recovery))
     if farm.nested_waits.by_task or talks.mailboxes or talks.progress or talks.families:
         _forget_conversations(farm, task, out)
-    if task.rules is not None and tasks.unique.get(task.rules.unique or "") == task.id:
+    if tasks.unique and task.rules is not None and tasks.unique.get(task.rules.unique or "") == task.id:
         del tasks.unique[task.rules.unique or ""]
     out.saves.append(SaveFinal(final))
     tell(farm, task.session, final)
