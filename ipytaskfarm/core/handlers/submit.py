@@ -165,7 +165,7 @@ def why_refused(
     if missing is not None:
         text = f"task {submission.id} needs the function {missing}, which never arrived: hand it in again"
         return "TaskError", text
-    if not fault and (submission.needs is not None or submission.cache is not None):
+    if not fault and submission.cache is not None:
         fault = why_not_storable(submission.cache)
     if fault:
         return "TaskError", f"task {submission.id} cannot be kept: {fault} (in its rules)"

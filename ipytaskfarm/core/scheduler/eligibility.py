@@ -176,15 +176,23 @@ def announce(farm: SchedulerState, task_class: TaskClass) -> None:
         return
     if task_class.environment is not None:
         farm.queues.environment_heads.push(task_class)
+    head = task_class.head()
     for engine in task_class.eligible:
-        announce_to(farm, task_class, engine)
+        _announce_head(farm, task_class, head, engine)
 
 
 def announce_to(farm: SchedulerState, task_class: TaskClass, engine: EngineEntry) -> None:
     """Make a class known to one engine."""
+    _announce_head(farm, task_class, task_class.head(), engine)
+
+
+def _announce_head(
+    farm: SchedulerState, task_class: TaskClass, head: tuple[Any, int] | None, engine: EngineEntry
+) -> None:
     readiness = farm.readiness
-    if not serves_environment(engine, task_class.environment):
+    if task_class.environment is not None and not serves_environment(engine, task_class.environment):
         return
-    engine.heads.push(task_class)
+    if head is not None:
+        engine.heads.push_head(head, task_class)
     if engine in readiness.idle or engine in readiness.with_room or engine in readiness.blocked:
         readiness.wake(engine)

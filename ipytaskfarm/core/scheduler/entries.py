@@ -304,11 +304,15 @@ class TaskClass:
         """Remove and return the first waiting task, unless it is later than `limit`; None if there is no such task."""
         if not self.size:
             return None
-        line = self._ahead or self._turned()
-        task = self.first() if self._left or self._heaped else line[-1]
+        mixed = self._left or self._heaped
+        # The only task of a line of one list is its first and its last.
+        line = self._ahead or (self._behind if self.size == 1 and not mixed else self._turned())
+        task = self.first() if mixed else line[-1]
         if task is None or (limit is not None and (task.key, task.queue_seq) > limit):
             return None
-        if self._heaped and task in self._heaped:
+        if not mixed:
+            line.pop()
+        elif self._heaped and task in self._heaped:
             heappop(self._heap)
             self._leave_heap(task)
         else:
@@ -358,8 +362,12 @@ class Heads:
         """Announce a class, or its new head."""
         head = task_class.head()
         if head is not None:
-            self._tie += 1
-            heappush(self.heap, (head[0], head[1], self._tie, task_class))
+            self.push_head(head, task_class)
+
+    def push_head(self, head: tuple[Any, int], task_class: TaskClass) -> None:
+        """Do the same for a class with this head."""
+        self._tie += 1
+        heappush(self.heap, (head[0], head[1], self._tie, task_class))
 
     def __contains__(self, task_class: TaskClass) -> bool:
         """Return whether a class has an entry."""
@@ -405,7 +413,8 @@ class Heads:
 
 def _serves(engine: EngineEntry, task_class: TaskClass) -> bool:
     # An engine keeps its environment until it ends, so a class that needs another one is not examined again.
-    return engine in task_class.eligible and serves_environment(engine, task_class.environment)
+    environment = task_class.environment
+    return engine in task_class.eligible and (environment is None or serves_environment(engine, environment))
 
 
 def serves_environment(engine: EngineEntry, identity: str | None) -> bool:

@@ -162,13 +162,22 @@ def dispatch(farm: SchedulerState, now: Now, out: Decision) -> None:
         queues.size > queues.open_size or (queues.size and (len(farm.agents.by_session) > 1 or farm.environments.uses))
     ):
         _order_candidates(farm)
+    may_choose = _may_choose(farm)
     while readiness.candidates:
         for engine in list(readiness.candidates):
-            if engine in readiness.candidates:
-                share = max(1, queues.size // len(readiness.candidates))
-                del readiness.candidates[engine]
-                if _has_room(farm, engine, now):
-                    _serve(farm, engine, share, now, out)
+            if engine not in readiness.candidates:
+                continue
+            share = queues.size // len(readiness.candidates) or 1
+            del readiness.candidates[engine]
+            if not _has_room(farm, engine, now):
+                continue
+            if not queues.size:
+                engine.heads.heap.clear()  # of classes without tasks
+            elif engine.assigned or not may_choose or not _serve_chosen(farm, engine, share, now, out):
+                _fill(farm, engine, share, now, out)
+            else:
+                continue
+            _note_standing(farm, engine, now)
     if not queues.open_size:
         queues.open_heads.heap.clear()  # of classes without tasks
     if farm.environments.uses:
@@ -199,28 +208,25 @@ def _may_choose(farm: SchedulerState) -> bool:
     return bool(farm.environments.uses) or farm.queues.has_preferences or farm.settings.placement != "default"
 
 
-def _serve(farm: SchedulerState, engine: EngineEntry, share: int, now: Now, out: Decision) -> None:
-    """Fill one engine, or another that suits its task better, and note whether it can take more."""
+def _serve_chosen(farm: SchedulerState, engine: EngineEntry, share: int, now: Now, out: Decision) -> bool:
+    """Fill another engine that suits an idle engine's task better, and return whether there is one."""
     readiness = farm.readiness
-    if not farm.queues.size:
-        engine.heads.heap.clear()  # of classes without tasks
+    found = best_class(farm, engine, now)
+    if found is None:
+        return False
+    chosen = idle_engine_with(farm, engine, found[0]) or better_engine(farm, engine, found[0])
+    if chosen is engine:
+        return False
+    # The engine has a turn of its own, after the one to which it left the task.
+    readiness.candidates[engine] = None
+    readiness.wake(chosen)
+    del readiness.candidates[chosen]
+    if not _fill(farm, chosen, 1, now, out, found[0]):
+        del readiness.candidates[engine]
+        _fill(farm, engine, share, now, out)
         _note_standing(farm, engine, now)
-        return
-    if not engine.assigned and _may_choose(farm) and (found := best_class(farm, engine, now)) is not None:
-        chosen = idle_engine_with(farm, engine, found[0]) or better_engine(farm, engine, found[0])
-        if chosen is not engine:
-            # It has a turn of its own, after the engine to which it left the task.
-            readiness.candidates[engine] = None
-            readiness.wake(chosen)
-            del readiness.candidates[chosen]
-            if not _fill(farm, chosen, 1, now, out, found[0]):
-                del readiness.candidates[engine]
-                _fill(farm, engine, share, now, out)
-                _note_standing(farm, engine, now)
-            _note_standing(farm, chosen, now)
-            return
-    _fill(farm, engine, share, now, out)
-    _note_standing(farm, engine, now)
+    _note_standing(farm, chosen, now)
+    return True
 
 
 def _note_standing(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
@@ -234,7 +240,8 @@ def _note_standing(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
         (readiness.blocked if blocked else readiness.idle)[engine] = None
         if not blocked:
             note_idle(farm, engine)
-        begin_idle_time(farm, engine, now)
+        if not engine.idle_s:
+            begin_idle_time(farm, engine, now)
     elif _has_room(farm, engine, now):
         readiness.with_room[engine] = None
 
@@ -307,7 +314,8 @@ def _send_batch(
     engine.last_batch = farm.agents.by_session[engine.agent].last_batch = readiness.next_batch
     engine.idle_s = 0.0
     readiness.next_batch += 1
-    batch.sent = tuple(islice(reversed(engine.assigned), len(tasks)))[::-1]
+    held = reversed(engine.assigned)
+    batch.sent = (next(held),) if len(tasks) == 1 else tuple(islice(held, len(tasks)))[::-1]
     out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, batch.sent, now.wall_s))
     assigned = engine.assigned[tasks[0][:2]]
     concurrent = engine.concurrent > 0
@@ -320,7 +328,7 @@ def _send_batch(
         )
     )  # fmt: skip
     if len(engine.assigned) == len(tasks):
-        engine.current, engine.since_s = engine.oldest(), now.mono_s
+        engine.current, engine.since_s = batch.sent[0], now.mono_s
     if len(engine.assigned) > 1 and not concurrent:
         readiness.with_runs_ahead[engine] = None
 
@@ -479,6 +487,10 @@ def release(farm: SchedulerState, engine: EngineEntry, run: RunKey, out: Decisio
 
 def begin_oldest(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
     """Begin the oldest run that an engine holds: that is the one which it runs."""
+    if not engine.assigned:
+        engine.current, engine.since_s = None, now.mono_s
+        farm.readiness.with_runs_ahead.pop(engine, None)
+        return
     run = engine.oldest()
     if run != engine.current:
         engine.current, engine.since_s = run, now.mono_s

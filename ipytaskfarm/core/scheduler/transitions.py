@@ -303,7 +303,7 @@ def accept(
         _enqueue(farm, task, QUEUED)
     elif needs is None and not farm.jobs.paused:
         _join_queue(farm, task)
-    elif needs is None or not needs.join:
+    elif needs is None or not (needs.join or task.waits_for):
         _enqueue(farm, task, QUEUED)
     else:
         task.place = FOR_TASKS
@@ -413,7 +413,8 @@ def assign(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, running: 
     if running:
         task.place = Assigned(engine.name, task.attempt, now.mono_s, now.wall_s)
         _count(farm, task.id, _SCHEDULED, _PENDING)
-        _watch(farm, task, now)
+        if task.rules is not None:
+            _watch(farm, task, now)
     else:
         task.place = Assigned(engine.name, task.attempt)  # scheduled before and after: nothing to count
     farm.queues.last_key = task.key
