@@ -125,7 +125,7 @@ def beyond_capacity(agent: AgentEntry, wants: tuple[ResourceAmount, ...]) -> str
 
 def _rejected(farm: SchedulerState, engine: EngineEntry, task_id: int) -> bool:
     task = farm.tasks.unfinished.get(task_id)
-    rejection = task.rejections.get(engine.name) if task and task.rejections else None
+    rejection = task.past.rejections.get(engine.name) if task and task.past.rejections else None
     return rejection is not None and rejection.version == engine.version and rejection.until_s > 0.0
 
 

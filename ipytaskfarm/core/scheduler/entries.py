@@ -24,13 +24,13 @@ import msgspec
 
 from ..messages import PropertiesChanged
 from ..messages.dependencies import Needs
-from ..messages.task_types import AttemptRow, Incarnation, Recovery, Rules, RunKey
+from ..messages.task_types import Incarnation, Recovery, Rules, RunKey
 from ..requirements import Asks, Environment, Recycle
 from ..states import State
 from .class_key import OPEN_CLASS, ClassKey
 from .durations import Durations
 from .running_tasks import Claim, NestedWait, RecordedBatch
-from .task import DEFAULT_RULES, QUEUED, Assigned, Place, Rejection, TrialState
+from .task import DEFAULT_RULES, NO_PAST, QUEUED, Assigned, Place, TaskPast, TrialState
 
 _PENDING, _SCHEDULED = State.PENDING, State.SCHEDULED
 """Access to a member of an enumeration takes long, compared with the code that is run for each task."""
@@ -43,10 +43,10 @@ class TaskEntry(msgspec.Struct, eq=False, gc=False):
 
     Only unfinished tasks have an entry. An ended task shrinks to its reason (`state.TaskRegistry.finals`) and a row in
     the store. A million tasks may wait, so common tasks share objects: no rules (None), one `Queued` object for all
-    that simply wait, one `TaskClass`.
+    that simply wait, one `TaskClass`, one `TaskPast` for all that have none.
 
-    `attempt` is the number of the latest assignment, `errors` and `losses` count the used parts of the budget, and
-    `recovery` is the task's position in its chain of recovery tasks. `rules` and `function` belong to that position.
+    `attempt` is the number of the latest assignment. `rules` and `function` belong to the task's present position in
+    its chain of recovery tasks.
     """
 
     id: int
@@ -57,19 +57,11 @@ class TaskEntry(msgspec.Struct, eq=False, gc=False):
     rules: Rules | None
     job: str | None
     """The job that counts the task, whatever its recovery tasks say."""
+    past: TaskPast
     place: Place = QUEUED
     attempt: int = 0
-    errors: int = 0
-    losses: int = 0
-    recovery: int = 0
     key: Any = 0
     """The key that the queue policy has computed."""
-    history: list[AttemptRow] | None = None
-    rejections: dict[Incarnation, Rejection] | None = None
-    avoid: frozenset[Incarnation] | None = None
-    """Engines on which the task failed: others are preferred."""
-    suspect: bool = False
-    """Whether the last attempt lost its engine: then no other task is sent ahead together with this one."""
     task_class: TaskClass | None = None
     environment: str | None = None
     """The identity of the environment that counts the task."""
@@ -78,7 +70,6 @@ class TaskEntry(msgspec.Struct, eq=False, gc=False):
     """The tasks that this one waits for; None or empty for no tasks."""
     parent: int | None = None
     """The task that submitted this one."""
-    trial_state: TrialState | None = None
     items: int = 0
     """Of a chunk: the number of its items.  0: it is none."""
     part: tuple[int, int] | None = None
@@ -94,16 +85,23 @@ class TaskEntry(msgspec.Struct, eq=False, gc=False):
         place = self.place
         return _PENDING if type(place) is Assigned and place.since_s is not None else _SCHEDULED
 
+    def own_past(self) -> TaskPast:
+        """Return the task's own past, which may be changed."""
+        if self.past is NO_PAST:
+            self.past = TaskPast()
+        return self.past
+
     def own_trial_state(self) -> TrialState:
         """Return the task's own trial state, which may be changed."""
-        if self.trial_state is None:
-            self.trial_state = TrialState()
-        return self.trial_state
+        past = self.own_past()
+        if past.trial_state is None:
+            past.trial_state = TrialState()
+        return past.trial_state
 
     @property
     def retries_left(self) -> int:
         """Return how many runs are still allowed after an error."""
-        return (self.rules or DEFAULT_RULES).retries - self.errors
+        return (self.rules or DEFAULT_RULES).retries - self.past.errors
 
     @property
     def losses_left(self) -> int:
@@ -113,8 +111,8 @@ class TaskEntry(msgspec.Struct, eq=False, gc=False):
         """
         rules = self.rules or DEFAULT_RULES
         if rules.lost_retries is not None:
-            return rules.lost_retries - self.losses
-        return rules.retries - self.errors
+            return rules.lost_retries - self.past.losses
+        return rules.retries - self.past.errors
 
     @property
     def next_recovery(self) -> Recovery | None:
@@ -141,15 +139,16 @@ def class_key_of(task: TaskEntry, by_time_limit: bool) -> ClassKey:
     `by_time_limit` says whether there are agents of limited time.
     """
     rules = task.rules
-    if rules is None and task.avoid is None and not task.suspect and not task.rejections:
+    past = task.past
+    if rules is None and past is NO_PAST:
         return OPEN_CLASS
     rules = rules or DEFAULT_RULES
-    own = task.id if task.rejections else None
+    own = task.id if past.rejections else None
     requirements = rules.asks
     job = rules.job if requirements is not None and requirements.by_job else None
     limit_s = rules.time_limit_s if by_time_limit else None
     concurrent = rules.coroutine and not rules.freeze and runs_concurrently(task, requirements)
-    return ClassKey(rules.depend, rules.targets, task.avoid, task.suspect, own, requirements, job, limit_s, concurrent)
+    return ClassKey(rules.depend, rules.targets, past.avoid, past.suspect, own, requirements, job, limit_s, concurrent)
 
 
 SUSPECTS_TOGETHER = 16
@@ -162,7 +161,7 @@ def runs_concurrently(task: TaskEntry, requirements: Asks | None) -> bool:
     It runs alone if it holds resources of the node, if its memory is measured, or if it was there when two engines were
     lost.
     """
-    if task.losses > 1:
+    if task.past.losses > 1:
         return False
     if requirements is None:
         return True

@@ -159,8 +159,8 @@ def on_ended_loaded(
     for record in records:
         if farm.tasks.finals.get(record.id) == "":
             task = task_of(record)
-            if task.history:
-                task.history[-1] = msgspec.structs.replace(task.history[-1], outcome=outcome)
+            if history := task.past.history:
+                history[-1] = msgspec.structs.replace(history[-1], outcome=outcome)
             reopen(farm, task, outcome, out)
             if record.cache is not None:  # its entry is forgotten, so it runs, and leaves its new result
                 farm.cache_uses.add(task.id, record.cache, record.needs is not None and bool(record.needs.inputs))

@@ -73,7 +73,7 @@ def _runs_suspects(farm: SchedulerState, engine: EngineEntry) -> bool:
     if assigned.task_class is not None:
         return assigned.task_class.key.suspect
     task = farm.tasks.unfinished.get(run[0])  # the run is from before the controller's restart
-    return task is not None and task.suspect
+    return task is not None and task.past.suspect
 
 
 def best_class(
@@ -422,10 +422,12 @@ def _special_wants(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, t
     inputs = task.dependencies.inputs if task.dependencies is not None else ()
     concurrent = task_class.concurrent
     freeze = task.rules is not None and task.rules.freeze and farm.frozen.wants(task.id, engine.node, farm.settings)
-    is_plain = not inputs and task.trial_state is None and task.parent is None and task.part is None
+    is_plain = not inputs and task.past.trial_state is None and task.parent is None and task.part is None
     if is_plain and not concurrent and not freeze:
         return None
-    trial, received = (task.trial_state.trial, task.trial_state.received) if task.trial_state is not None else (1, 0)
+    trial, received = (
+        (task.past.trial_state.trial, task.past.trial_state.received) if task.past.trial_state is not None else (1, 0)
+    )
     found = [(source, farm.tasks.chunks.of(source)) for _, source in inputs]
     chunks = tuple((source, chunk) for source, chunk in found if chunk is not None)
     part = task.part[1] if task.part is not None else None

@@ -26,6 +26,7 @@ from .state import SchedulerState
 from .task import (
     FOR_CACHE,
     FOR_TASKS,
+    NO_PAST,
     PAUSED,
     QUEUED,
     RETRIED,
@@ -33,6 +34,7 @@ from .task import (
     Assigned,
     Place,
     Queued,
+    TaskPast,
     TrialState,
     job_of,
 )
@@ -130,7 +132,7 @@ def _class_of(farm: SchedulerState, task: TaskEntry) -> TaskClass:
     The class of a fresh task with the same rules as an earlier one is known already: a key takes long to make and to
     hash."""
     rules, queues = task.rules, farm.queues
-    if task.avoid is not None or task.suspect or task.rejections or task.losses:
+    if task.past is not NO_PAST:
         return class_for(farm, class_key_of(task, queues.by_time_limit))
     known = queues.of_rules.get(id(rules))
     if known is not None and known[0] is rules:
@@ -265,7 +267,7 @@ def accept(
     seq = queues.next_seq
     queues.next_seq = seq + 1
     job = rules.job if rules is not None else None
-    task = TaskEntry(submission.id, seq, submission.submitted_s, session, submission.function, rules, job)
+    task = TaskEntry(submission.id, seq, submission.submitted_s, session, submission.function, rules, job, NO_PAST)
     compute_key(farm, task)
     tasks.unfinished[task.id] = task
     tasks.order.add(task.id)
@@ -321,8 +323,9 @@ def separate(farm: SchedulerState, chunk: TaskEntry, index: int, out: Decision, 
     task_id = chunk.id + 1 + index
     rules = chunk.rules
     task = TaskEntry(
-        task_id, chunk.queue_seq, chunk.submitted_s, chunk.session, chunk.function, rules, job_of(rules), key=chunk.key
-    )
+        task_id, chunk.queue_seq, chunk.submitted_s, chunk.session, chunk.function, rules, job_of(rules), NO_PAST,
+        key=chunk.key,
+    )  # fmt: skip
     task.part = chunk.id, index
     tasks.chunks.add_part(chunk.id)
     tasks.unfinished[task_id] = task
@@ -399,7 +402,9 @@ def reopen(farm: SchedulerState, task: TaskEntry, outcome: str, out: Decision) -
         _count_in_job(farm, task)
     _move_to_the_end(farm, task)
     out.saves.append(
-        SaveReopen(task.id, outcome, task.queue_seq, task.attempt, task.errors, task.losses, task.recovery)
+        SaveReopen(
+            task.id, outcome, task.queue_seq, task.attempt, task.past.errors, task.past.losses, task.past.recovery
+        )
     )
     task.place = Queued(Waiting.REOPENED)
     task.own_trial_state().again = True
@@ -475,11 +480,8 @@ def requeue(
     """
     farm.second_copies.stop_other(task.id)
     if recovery is not None:
-        task.recovery += 1
-        task.errors = task.losses = 0
-        task.suspect = False
-        task.avoid = None
-        task.rejections = None
+        before = task.past
+        task.past = TaskPast(recovery=before.recovery + 1, history=before.history, trial_state=before.trial_state)
         _end_use(farm, task)
         task.rules = recovery.rules
         task.function = recovery.function
@@ -493,22 +495,13 @@ def requeue(
 def _requeued(
     task: TaskEntry, attempt: int, why: Queued, recovery: Recovery | None = None, state: bytes | None = None
 ) -> SaveRequeue:
-    trial_state = task.trial_state or _FIRST_TRIAL
+    past = task.past
+    trial_state = past.trial_state or _FIRST_TRIAL
     return SaveRequeue(
-        task.id,
-        task.queue_seq,
-        attempt,
-        task.errors,
-        task.losses,
-        task.recovery,
-        recovery.payload if recovery else None,
-        recovery.function if recovery else None,
-        why.until_wall_s,
-        trial_state.trial,
-        trial_state.began_s,
-        state,
-        trial_state.received,
-    )
+        task.id, task.queue_seq, attempt, past.errors, past.losses, past.recovery,
+        recovery.payload if recovery else None, recovery.function if recovery else None,
+        why.until_wall_s, trial_state.trial, trial_state.began_s, state, trial_state.received,
+    )  # fmt: skip
 
 
 _FIRST_TRIAL = TrialState()
@@ -516,10 +509,11 @@ _FIRST_TRIAL = TrialState()
 
 def refund(task: TaskEntry, charge: Charge, out: Decision) -> None:
     """Give back to an unfinished task what an attempt has cost it.  The task stays where it is."""
+    past = task.own_past()
     if charge != "loss":
-        task.errors = max(0, task.errors - 1)
+        past.errors = max(0, past.errors - 1)
     if charge != "error":
-        task.losses = max(0, task.losses - 1)
+        past.losses = max(0, past.losses - 1)
     # The row of an assigned task says what it did when it was queued: its present run is in the row of the batch.
     attempt = task.attempt - (type(task.place) is Assigned)
     out.saves.append(_requeued(task, attempt, task.place if type(task.place) is Queued else RETRIED))
@@ -527,9 +521,10 @@ def refund(task: TaskEntry, charge: Charge, out: Decision) -> None:
 
 def note_attempt(farm: SchedulerState, task: TaskEntry, row: AttemptRow, out: Decision) -> None:
     """Add a row to a task's history."""
-    if task.history is None:
-        task.history = []
-    task.history.append(row)
+    past = task.own_past()
+    if past.history is None:
+        past.history = []
+    past.history.append(row)
     out.saves.append(SaveAttempt(task.id, row))
     farm.followers.note_attempt(row, task, farm.tasks.chunks.size(task.id))
 
@@ -561,7 +556,7 @@ def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -
         farm.second_copies.end(task.id, None if final.reason or not final.attempts else final.run_s)
         farm.second_copies.stop_other(task.id)
     if farm.cache_uses.keys and task.id in farm.cache_uses.keys:
-        farm.cache_uses.ended.append((final, not task.recovery))
+        farm.cache_uses.ended.append((final, not task.past.recovery))
     if farm.nested_waits.by_task or talks.mailboxes or talks.progress or talks.families:
         _forget_conversations(farm, task, out)
     if tasks.unique and task.rules is not None and tasks.unique.get(task.rules.unique or "") == task.id:
