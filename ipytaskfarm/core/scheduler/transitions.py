@@ -376,7 +376,11 @@ def restore(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
             farm.second_copies.add(task)
     if task.job is not None:
         _count_in_job(farm, task)
-    if task.dependencies is not None and task.dependencies.join:
+    if task.dependencies is None and why is QUEUED and not farm.cache_uses.keys and not farm.jobs.paused:
+        _join_queue(farm, task)
+        if task.rules is not None:
+            _note_functions(farm, task.rules)
+    elif task.dependencies is not None and task.dependencies.join:
         task.place = FOR_TASKS
     else:
         _enqueue(farm, task, why)
