@@ -303,7 +303,7 @@ class TaskClass:
         """Remove and return the first waiting task, unless it is later than `limit`; None if there is no such task."""
         if not self.size:
             return None
-        mixed = self._left or self._heaped
+        mixed = bool(self._left or self._heaped)  # `first` changes both
         # The only task of a line of one list is its first and its last.
         line = self._ahead or (self._behind if self.size == 1 and not mixed else self._turned())
         task = self.first() if mixed else line[-1]
