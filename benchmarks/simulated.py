@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import statistics
 import time
+from collections.abc import Iterator
 
 from benchmarks.harness import Options, Row
 from ipytaskfarm.core import messages as m
@@ -14,6 +16,7 @@ from ipytaskfarm.core.scheduler.events import Joined
 from ipytaskfarm.core.scheduler.scheduler import Scheduler
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.core.scheduler.state import SchedulerState
+from ipytaskfarm.system.collector import spare_the_collector
 
 BATCH = 250
 
@@ -82,6 +85,17 @@ class Simulation:
         return count / taken_s
 
 
+@contextlib.contextmanager
+def collecting_like_a_controller() -> Iterator[None]:
+    """Collect garbage as seldom as the controller does."""
+    before = gc.get_threshold()
+    spare_the_collector()
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
 def measure(options: Options) -> list[Row]:
     """Measure two engines, and ten thousand engines of two hundred agents with as many task classes."""
     count = options.count(30_000, 2_000)
@@ -90,9 +104,10 @@ def measure(options: Options) -> list[Row]:
     large = Simulation(many, max(1, many // 50))
     small.rate(min(count, 2_000), 1)
     few_rates, many_rates = [], []
-    for _ in range(options.rounds):
-        few_rates.append(small.rate(count, 1))
-        many_rates.append(large.rate(count, many))
+    with collecting_like_a_controller():
+        for _ in range(options.rounds):
+            few_rates.append(small.rate(count, 1))
+            many_rates.append(large.rate(count, many))
     few_rate, many_rate = statistics.median(few_rates), statistics.median(many_rates)
     question = f"scheduler alone, {many:,} engines and classes, against 2"
     return [

@@ -46,6 +46,7 @@ from ..storage.event_log import EventLog, PolicyName
 from ..storage.result_cache import ResultCache, cache_file
 from ..storage.store import Store
 from ..system import farm_paths
+from ..system.collector import spare_the_collector
 from ..system.farm_paths import ConnectionInfo
 from ..system.process import name_process
 from ..transport.hub import Hub
@@ -139,14 +140,14 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
         for note in store.notes:
             log.warning("%s", note)
         try:
-            gc.disable()  # there are a million new objects and no garbage, until `_spare_the_collector`
+            gc.disable()  # there are a million new objects and no garbage, until `spare_the_collector`
             record = _as_the_store_is(record, store, folder)
             snapshot, now = store.load(), Now(time.monotonic(), time.time())
             event_log = _event_log(options, snapshot, settings, now) if options.record is not None else None
             farm = restored_farm(options.farm, snapshot, settings, now)
             del snapshot
             farm.lifecycle.held = farm.lifecycle.held or options.hold
-            _spare_the_collector()
+            spare_the_collector()
 
             def restored(now: Now) -> SchedulerState:
                 return restored_farm(options.farm, store.load(), settings, now)
@@ -164,18 +165,6 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
 def _event_log(options: argparse.Namespace, snapshot: StoredState, settings: SchedulerSettings, now: Now) -> EventLog:
     policy = PolicyName(options.queue_policy, tuple(options.policy_path))
     return EventLog.begin(options.record, options.farm, snapshot, settings, policy, options.hold, now)
-
-
-def _spare_the_collector() -> None:
-    """Limit garbage collection.
-
-    The state consists of long-lived containers without cycles: full collections would only examine a million tasks
-    again and again.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 100)
-    gc.enable()
 
 
 def _record(options: argparse.Namespace, folder: Path) -> farm_paths.FarmRecord:

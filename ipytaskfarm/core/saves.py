@@ -66,7 +66,7 @@ class SaveFunction(msgspec.Struct, frozen=True):
     code: bytes
 
 
-class SaveHandOut(msgspec.Struct, frozen=True):
+class SaveHandOut(msgspec.Struct, frozen=True, gc=False):
     """A batch was assigned to an engine. With a known number: the rest of that batch. One row per batch."""
 
     number: int
@@ -90,7 +90,7 @@ class DropAgent(msgspec.Struct, frozen=True):
     session: str
 
 
-class DropHandOut(msgspec.Struct, frozen=True):
+class DropHandOut(msgspec.Struct, frozen=True, gc=False):
     """Every attempt of this batch was answered."""
 
     number: int

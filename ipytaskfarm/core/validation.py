@@ -247,7 +247,8 @@ def _engine_lost(farm: SchedulerState, session: str, event: EngineDown, now: Now
 
 
 def _results(farm: SchedulerState, session: str, event: Results, now: Now) -> Results | None:
-    if not _speaks_for(farm, session, event.engine):
+    agent = farm.agents.by_session.get(session)
+    if agent is None or (event.engine not in agent.engines and not _speaks_for(farm, session, event.engine)):
         return None
     if all(map(_is_sound, event.ended)):
         return event
@@ -479,22 +480,23 @@ def why_not_storable(value: object) -> str:
         return "it is nested too deeply"
 
 
-def why_rules_not_storable(rules: Rules, storable: set[Rules]) -> str:
-    """Return the same for the rules of a task.
+def shared_rules(rules: Rules, storable: dict[Rules, Rules]) -> tuple[Rules, str]:
+    """Return rules, or the equal ones of earlier tasks, and the same as `why_not_storable`.
 
-    storable: small rules that can be stored are added, because other tasks have the same ones.
+    storable: small rules that can be stored are added: tasks that come later share them, and their class is known.
     """
     try:
-        if rules in storable:
-            return ""
+        known = storable.get(rules)
     except TypeError:  # a dict among the requirements has no hash
-        return why_not_storable(rules)
+        return rules, why_not_storable(rules)
+    if known is not None:
+        return known, ""
     why = why_not_storable(rules)
     if not why and len(encode(rules)) <= REMEMBERED_BYTES:
         if len(storable) >= REMEMBERED_MAX:
             storable.clear()
-        storable.add(rules)
-    return why
+        storable[rules] = rules
+    return rules, why
 
 
 REMEMBERED_MAX = 16_384

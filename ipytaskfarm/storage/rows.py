@@ -386,10 +386,18 @@ _RECORD = (
     "ifnull(p.recovery, 0), t.needs, p.until_s, ifnull(p.trial, 1), p.began_s, "
     "ifnull(p.received, 0), t.parent, t.spawn, t.queue_seq, t.items, t.part_of, t.part, t.cache "
 )
-UNFINISHED = _RECORD.format(attempts="ifnull(p.attempt, 0)") + (
-    "FROM tasks AS t LEFT JOIN progress AS p ON p.task = t.id "
-    "WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = t.id) ORDER BY t.id"
+REQUEUED = _RECORD.format(attempts="p.attempt") + (
+    "FROM progress AS p CROSS JOIN tasks AS t ON t.id = p.task "
+    "WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = t.id)"
 )
+"""The unfinished tasks that went back to their queues."""
+FRESH = (
+    "SELECT t.id, t.queue_seq, t.function, t.name, t.rules, ifnull(t.submitted_s, 0.0), t.session, t.needs, t.parent, "
+    "t.spawn, t.items, t.part_of, t.part, t.cache FROM tasks AS t "
+    "WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = t.id) "
+    "AND NOT EXISTS (SELECT 1 FROM progress AS p WHERE p.task = t.id) ORDER BY t.id"
+)
+"""All other unfinished tasks: there may be millions, and each column has a price."""
 ENDED = _RECORD.format(attempts="f.attempts") + (
     "FROM json_each(?) AS asked CROSS JOIN finals AS f ON f.task = asked.value CROSS JOIN tasks AS t ON t.id = f.task "
     "LEFT JOIN progress AS p ON p.task = t.id WHERE f.reason = '' ORDER BY t.id"
@@ -505,7 +513,7 @@ def histories(found: Iterable[Row]) -> dict[int, list[AttemptRow]]:
 
 
 def task_records(found: Iterable[Row], history: dict[int, list[AttemptRow]]) -> list[s.TaskRecord]:
-    """Convert rows of `UNFINISHED` or `ENDED`. There may be millions, so calls per row are avoided."""
+    """Convert rows of `REQUEUED` or `ENDED`."""
     read_rules = RulesReader()
     none: list[AttemptRow] = []  # shared by all that have no history
     return [
@@ -518,6 +526,27 @@ def task_records(found: Iterable[Row], history: dict[int, list[AttemptRow]]) -> 
         for id, queue_seq, function, name, text, submitted_s, session, attempt, errors, losses, recovery, needs,
         until_s, trial, began_s, received, parent, spawn, accepted_seq, items, chunk, index, cache in found
     ]  # fmt: skip
+
+
+def unfinished_records(
+    fresh: Iterable[Row], requeued: Iterable[Row], history: dict[int, list[AttemptRow]]
+) -> list[s.TaskRecord]:
+    """Convert rows of `FRESH` and `REQUEUED`. There may be millions, so calls per row are avoided."""
+    read_rules = RulesReader()
+    none: list[AttemptRow] = []  # shared by all that have no history
+    records = [
+        s.TaskRecord(
+            id, queue_seq, function, None if text is None else read_rules(text, name), submitted_s, session,
+            0, 0, 0, 0, history.get(id, none) if history else none, None if needs is None else decode_needs(needs),
+            None, 1, None, 0, parent, spawn, queue_seq, items, None if chunk is None else part_of(chunk, index),
+            None if cache is None else decode_cache_key(cache),
+        )
+        for id, queue_seq, function, name, text, submitted_s, session, needs, parent, spawn, items, chunk, index, cache
+        in fresh
+    ]  # fmt: skip
+    if again := task_records(requeued, history):
+        records = sorted([*records, *again], key=lambda record: record.id)
+    return records
 
 
 def part_of(chunk: int | None, index: int | None) -> tuple[int, int] | None:

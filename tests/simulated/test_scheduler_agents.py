@@ -212,7 +212,7 @@ def test_what_runs_longer_than_an_agent_may_stay_goes_elsewhere_uncharged() -> N
     sim.advance(6.0)
     move(sim, one)
     task = sim.scheduler.farm.tasks.unfinished[0]
-    assert (task.errors, task.losses) == (0, 0)
+    assert (task.past.errors, task.past.losses) == (0, 0)
     sim.join_agent("two", brings=1)
     sim.settle()
     assert not final_of(sim, 0).reason

@@ -173,8 +173,8 @@ def test_a_deferral_outlives_a_restart_and_a_clock_that_was_set_back() -> None:
     move(sim, agent)
     assert reason(sim, 0) == "deferred"
     task = sim.scheduler.farm.tasks.unfinished[0]
-    assert task.trial_state is not None
-    assert (task.trial_state.trial, task.trial_state.received) == (2, 3)
+    assert task.past.trial_state is not None
+    assert (task.past.trial_state.trial, task.past.trial_state.received) == (2, 3)
     sim.advance(5.5)
     move(sim, agent)
     assert run_next(sim, agent, engine) == 0

@@ -175,7 +175,7 @@ def test_numbers_that_are_none_are_not_reckoned_with() -> None:
     assert first not in farm.conversations.progress
     deferral = Ended(first, 1, "deferred", NAN, -INF, None, b"", (), -1, Deferral(NAN, "later", b"", 2**63))
     out = sim.handle(m.Results(engine.name, [deferral]), VICTIM)
-    assert farm.tasks.unfinished[first].trial_state is not None
+    assert farm.tasks.unfinished[first].past.trial_state is not None
     assert "nan" not in repr(out.saves)
     assert "inf" not in repr(out.saves)
 
@@ -233,7 +233,7 @@ def test_a_revoked_agent_is_given_up_at_once() -> None:
     assert engine.name not in farm.engines.by_name
     assert any("its key was revoked" in note for note in out.notes)
     assert farm.tasks.unfinished[task_id].state is State.SCHEDULED
-    assert farm.tasks.unfinished[task_id].losses == 1
+    assert farm.tasks.unfinished[task_id].past.losses == 1
     sim.handle(m.Results(engine.name, [Ended(task_id, 1, "", 1.0, 0.1, None, b"late")]), VICTIM)
     assert task_id not in farm.tasks.finals
     assert sim.handle(Revoked(), "nobody:1").saves == []

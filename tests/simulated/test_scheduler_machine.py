@@ -483,7 +483,7 @@ class FarmMachine(RuleBasedStateMachine):
     def priorities_are_on_disk(self) -> None:
         for task in self.sim.scheduler.farm.tasks.unfinished.values():
             stored = self.sim.store.tasks[task.id].rules
-            for _ in range(task.recovery):
+            for _ in range(task.past.recovery):
                 stored = stored.recovery.rules if stored and stored.recovery else None
             assert (stored or DEFAULT_RULES) == (task.rules or DEFAULT_RULES), f"task {task.id} is another on disk"
             assert task.key == -(task.rules or DEFAULT_RULES).priority

@@ -74,9 +74,9 @@ def test_what_it_cost_is_given_back_and_that_is_saved() -> None:
     world = World(200, Rules(retries=3))
     world.run_until_aside()
     farm = world.sim.scheduler.farm
-    assert {task.errors for task in farm.tasks.unfinished.values()} == {0}
+    assert {task.past.errors for task in farm.tasks.unfinished.values()} == {0}
     world.sim.crash()
-    assert {task.errors for task in world.sim.scheduler.farm.tasks.unfinished.values()} == {0}
+    assert {task.past.errors for task in world.sim.scheduler.farm.tasks.unfinished.values()} == {0}
     world.sim.settle()
     assert all(final.reason == "" for final in world.sim.store.finals.values())
 
@@ -104,7 +104,9 @@ def test_lost_engines_count_and_their_losses_are_given_back() -> None:
         world.sim.advance(10.0)
         move(world.sim, world.bad)
     assert world.aside
-    assert {(task.errors, task.losses) for task in world.sim.scheduler.farm.tasks.unfinished.values()} == {(0, 0)}
+    assert {(task.past.errors, task.past.losses) for task in world.sim.scheduler.farm.tasks.unfinished.values()} == {
+        (0, 0)
+    }
 
 
 def test_tasks_that_fail_everywhere_say_nothing_of_a_node() -> None:

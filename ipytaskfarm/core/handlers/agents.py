@@ -96,7 +96,7 @@ def _note_time_left(farm: SchedulerState, agent: AgentEntry, left_s: float | Non
         return
     farm.queues.by_time_limit = True
     out.saves.append(SaveSetting(TIME_LIMITED, 1))
-    farm.queues.last_class = None
+    farm.queues.of_rules.clear()
     farm.sweep.limits_later = True
     for engine in agent.engines.values():
         if engine.state == EngineState.UP:
@@ -196,7 +196,7 @@ def _reconcile(farm: SchedulerState, engine: EngineEntry, report: EngineReport, 
     arrived = dict.fromkeys((task, attempt) for task, attempt in report.held)
     for _, task in release_runs(farm, engine, [run for run in engine.assigned if run not in arrived], out):
         unassign(farm, task, RETURNED)
-    unrecorded = RecordedBatch(-1, {}, now.wall_s)
+    unrecorded = RecordedBatch(-1, now.wall_s)
     for run in arrived:
         if run not in engine.assigned:
             # The task has ended and the batch's row is gone, but the engine is still busy with the run.

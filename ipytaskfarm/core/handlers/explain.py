@@ -108,7 +108,7 @@ def explain(farm: SchedulerState, task: TaskEntry, now: Now, task_id: int | None
     lines = [f"task {task_id}{name} is {state}{'' if reason == state else f': {reason}'}"]
     if task.rules is not None and task.rules.priority:
         lines.append(f"its priority is {task.rules.priority}: tasks of a higher one come first")
-    for row in task.history or ():
+    for row in task.past.history or ():
         what = row.failure.value.splitlines()[0] if row.failure and row.failure.value else row.outcome
         lines.append(f"attempt {row.number} on engine {row.engine_id}: {row.outcome}: {what}")
     lines += _about_frozen(farm, task_id, now)
@@ -202,7 +202,7 @@ def _why_not(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, now: No
     if why:
         return why
     key: ClassKey | None = task.task_class.key if task.task_class else None
-    rejection = task.rejections.get(engine.name) if task.rejections else None
+    rejection = task.past.rejections.get(engine.name) if task.past.rejections else None
     if key is not None and not may_serve(farm, engine, key):
         if rejection is not None:
             return f"the task rejected it {rejection.count} times"

@@ -202,13 +202,13 @@ def _charge(
     if reason is Reason.ENGINE_LOST:
         repeat = task.losses_left > 0
         kind = charge_loss(task)
-        task.suspect = True
+        task.own_past().suspect = True
     else:
         repeat = task.retries_left > 0 and is_retried_on(task, failure)
         kind = "error"
-        task.errors += 1
-    if repeat and task.losses >= farm.settings.max_engine_losses:
-        text = f"{task.losses} engines were lost while they ran it; the last: {failure.value}"
+        task.own_past().errors += 1
+    if repeat and task.past.losses >= farm.settings.max_engine_losses:
+        text = f"{task.past.losses} engines were lost while they ran it; the last: {failure.value}"
         final = final_without_answer(task, engine, Reason.QUARANTINED, FailureSummary("Quarantined", text), now)
         repeat = False
     if not repeat:

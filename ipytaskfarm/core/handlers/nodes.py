@@ -27,10 +27,11 @@ STREAK_MAX = 1000
 
 def charge_loss(task: TaskEntry) -> Charge:
     """Charge a task for the loss of an engine, and return what was charged."""
-    task.losses += 1
+    past = task.own_past()
+    past.losses += 1
     if (task.rules or DEFAULT_RULES).lost_retries is not None:
         return "loss"
-    task.errors += 1
+    past.errors += 1
     return "error and loss"
 
 
@@ -51,7 +52,7 @@ def note_failure(farm: SchedulerState, session: str, task: TaskEntry, charge: Ch
     if agent is None or agent.excluded or len(farm.agents.by_session) < 2:
         return
     rules = task.rules or DEFAULT_RULES
-    agent.failures.append(FailedAttempt(task.id, task.recovery, (rules.depend, rules.targets), charge))
+    agent.failures.append(FailedAttempt(task.id, task.past.recovery, (rules.depend, rules.targets), charge))
     del agent.failures[:-STREAK_MAX]
     farm.agents.failing.add(session)
     if _is_bad(farm, agent):
@@ -80,7 +81,7 @@ def _set_aside(farm: SchedulerState, agent: AgentEntry, now: Now, out: Decision)
         agent.excluded += f" {len(ended)} tasks have failed there for good: {remedy}"
     for attempt in streak:
         task = farm.tasks.unfinished.get(attempt.task)
-        if task is not None and task.recovery == attempt.recovery:
+        if task is not None and task.past.recovery == attempt.recovery:
             refund(task, attempt.charge, out)
     _end_streak(farm, agent)
     _give_nothing(farm, agent, now, out)

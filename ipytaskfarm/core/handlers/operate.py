@@ -48,7 +48,7 @@ def on_mark_done(farm: SchedulerState, session: str, n: int, question: MarkTasks
     _stop_run(farm, task, now, out)
     times = (task.submitted_s, now.wall_s, 0.0, now.wall_s)
     final = Final(
-        task.id, "", -1, "", task.attempt, *times, None, question.body, task.history or [], question.blobs
+        task.id, "", -1, "", task.attempt, *times, None, question.body, task.past.history or [], question.blobs
     )  # fmt: skip
     finish(farm, task, final, out)
     out.answer(session, n, FlagReply(True))
@@ -102,7 +102,7 @@ def _fail(farm: SchedulerState, task: TaskEntry, why: str, now: Now, out: Decisi
     engine_id, node = (engine.id, engine.node) if engine is not None else (-1, "")
     row = AttemptRow(task.attempt, engine_id, node, final.started_s, now.wall_s, Reason.ERROR, failure)
     if task.retries_left > 0:
-        task.errors += 1
+        task.own_past().errors += 1
         note_attempt(farm, task, row, out)
         requeue(farm, task, RETRIED, out)
         return "runs again"

@@ -103,7 +103,7 @@ def on_looked_up(farm: SchedulerState, session: str, event: LookedUp, now: Now, 
 def _final(task: TaskEntry, found: Cached, now: Now) -> Final:
     """Return the end of a task that did not run for it: no engine."""
     times = (task.submitted_s, now.wall_s, 0.0, now.wall_s)
-    history = task.history or []
+    history = task.past.history or []
     return Final(task.id, "", -1, RESULT_CACHE, task.attempt, *times, None, found.body, history, found.blobs)
 
 

@@ -56,7 +56,7 @@ def on_results(farm: SchedulerState, session: str, event: Results, now: Now, out
             continue
         answered = True
         engine.finished += 1
-        if not assigned.batch.runs:
+        if not assigned.batch.unanswered:
             out.saves.append(DropHandOut(assigned.batch.number))
         if assigned.task_class is not None:
             assigned.task_class.durations.add(ended.run_s)
@@ -76,7 +76,7 @@ def on_results(farm: SchedulerState, session: str, event: Results, now: Now, out
         if isinstance(ended.detail, ItemsEnded) and task.items:
             end_chunk(farm, task, engine, ended, ended.detail, now, out)
         elif ended.outcome == "":
-            if task.trial_state is not None and task.trial_state.again:
+            if task.past.trial_state is not None and task.past.trial_state.again:
                 farm.graph.note_remade(task.id, now.mono_s)
             finish(farm, task, final_of_answer(task, engine, ended, now), out)
         else:
@@ -183,9 +183,10 @@ def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: E
         engine.withheld_until_s = now.mono_s + farm.settings.failure_penalty_s
         farm.timers.set(engine.withheld_until_s, "wake", engine.name)
     if ended.outcome in CHARGED_AS_ERROR and task.retries_left > 0 and is_retried_on(task, ended.failure):
-        task.errors += 1
-        task.avoid = (task.avoid or frozenset()) | {engine.name}
-        task.suspect = False
+        past = task.own_past()
+        past.errors += 1
+        past.avoid = (past.avoid or frozenset()) | {engine.name}
+        past.suspect = False
         note_attempt(farm, task, _row(engine, ended), out)
         requeue(farm, task, after_delay(task, now), out)
     else:
@@ -204,7 +205,7 @@ def is_retried_on(task: TaskEntry, failure: FailureSummary | None) -> bool:
 def after_delay(task: TaskEntry, now: Now) -> Queued:
     """Return where a task waits for its run after an error."""
     delays_s = (task.rules or DEFAULT_RULES).retry_delays_s
-    delay_s = delays_s[min(max(task.errors, 1), len(delays_s)) - 1] if delays_s else 0.0
+    delay_s = delays_s[min(max(task.past.errors, 1), len(delays_s)) - 1] if delays_s else 0.0
     return Queued(Waiting.RETRY, now.mono_s + delay_s, now.wall_s + delay_s) if delay_s else RETRIED
 
 
@@ -229,7 +230,7 @@ def _deferred(
         return
     trial_state.trial += 1
     trial_state.received = detail.received
-    task.suspect = False
+    task.own_past().suspect = False
     note_attempt(farm, task, _row(engine, ended), out)
     why = Queued(Waiting.DEFERRED, now.mono_s + delay_s, now.wall_s + delay_s)
     requeue(farm, task, why, out, state=detail.state)
@@ -261,7 +262,8 @@ def _rejected(
     farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now, out: Decision
 ) -> None:
     """Requeue a task that rejected an engine, uncharged, or fail it if it rejected every engine often enough."""
-    rejections = task.rejections = task.rejections or {}
+    past = task.own_past()
+    rejections = past.rejections = past.rejections or {}
     earlier = rejections.get(engine.name)
     until_s = now.mono_s + farm.settings.reject_again_s
     rejections[engine.name] = Rejection(earlier.count + 1 if earlier else 1, until_s, engine.version)
@@ -311,7 +313,7 @@ def release_runs(
         if task is not None and task.is_current(engine.name, run):
             current.append((run, task))
     for batch in batches.values():
-        if batch.runs:
+        if batch.unanswered:
             out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, batch.sent, batch.at_s))
         else:
             out.saves.append(DropHandOut(batch.number))
@@ -321,9 +323,10 @@ def release_runs(
 def lift_rejection(farm: SchedulerState, task_id: int, engine: str) -> None:
     """Allow a task to try an engine again that it had rejected."""
     task = farm.tasks.unfinished.get(task_id)
-    if task is None or not task.rejections or engine not in task.rejections:
+    rejections = task.past.rejections if task is not None else None
+    if task is None or not rejections or engine not in rejections:
         return
-    task.rejections[engine].until_s = 0.0
+    rejections[engine].until_s = 0.0
     if task.task_class is not None:
         refresh_class(farm, task.task_class)
 

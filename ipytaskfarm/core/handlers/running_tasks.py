@@ -118,7 +118,7 @@ def _spawn(
 ) -> None:
     lifecycle = farm.lifecycle
     family = farm.conversations.families.setdefault(parent.id, Family())
-    trial = parent.trial_state.trial if parent.trial_state is not None else 1
+    trial = parent.past.trial_state.trial if parent.past.trial_state is not None else 1
     key = f"{trial}.{question.n}"
     check = 0
     for made in question.tasks:

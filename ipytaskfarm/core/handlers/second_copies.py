@@ -66,7 +66,7 @@ def _slow_runs(farm: SchedulerState, now: Now) -> list[tuple[float, TaskEntry, E
 def _talks(farm: SchedulerState, task: TaskEntry) -> bool:
     """Return whether a task has children or messages, which belong to one run."""
     talks = farm.conversations
-    return task.id in talks.families or task.id in talks.mailboxes or task.trial_state is not None
+    return task.id in talks.families or task.id in talks.mailboxes or task.past.trial_state is not None
 
 
 def _idle_engine(

@@ -16,7 +16,7 @@ from ..scheduler.entries import TaskEntry
 from ..scheduler.state import SchedulerState
 from ..scheduler.transitions import accept
 from ..states import Reason
-from ..validation import SECONDS_MAX, why_not_storable, why_rules_not_storable
+from ..validation import SECONDS_MAX, shared_rules, why_not_storable
 from .depends import ask_for_verdicts
 from .jobs import count_arrival, open_job, save_jobs
 from .requirements import apply_requirements
@@ -89,7 +89,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
                 # Most tasks of a message have the same rules: they share one object, which is checked once, and their
                 # class is found at once.
                 if rules != last:
-                    last, fault = rules, why_rules_not_storable(rules, farm.clients.storable_rules)
+                    last, fault = shared_rules(rules, farm.clients.storable_rules)
                 rules = last
             if submission.needs is not None and submission.needs != edges:
                 # The tasks of a layer have the same edges.
@@ -135,9 +135,11 @@ def _take_in(
         count_arrival(farm, rules, submission.items)
         return
     task = accept(farm, submission, client.session, rules, out, needs=needs)
-    if rules is not None:
+    if rules is None:
+        return
+    if rules.depend is not None or rules.asks is not None or farm.settings.unmet_timeout_s is not None:
         apply_rules(farm, task, now, out)
-    if rules is not None and rules.job is not None:
+    if rules.job is not None:
         count_arrival(farm, rules, submission.items)
 
 
@@ -163,7 +165,7 @@ def why_refused(
     if missing is not None:
         text = f"task {submission.id} needs the function {missing}, which never arrived: hand it in again"
         return "TaskError", text
-    if not fault and (submission.needs is not None or submission.cache is not None):
+    if not fault and submission.cache is not None:
         fault = why_not_storable(submission.cache)
     if fault:
         return "TaskError", f"task {submission.id} cannot be kept: {fault} (in its rules)"
@@ -179,6 +181,8 @@ def why_refused(
 
 def _missing_function(farm: SchedulerState, submission: Submission, rules: Rules | None) -> str | None:
     function = submission.function
+    if rules is not None and rules.depend is None and rules.asks is None and rules.recovery is None:
+        rules = None  # these name no functions
     while True:
         if function is not None and function not in farm.functions.stored:
             return function

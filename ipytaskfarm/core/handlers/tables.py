@@ -193,7 +193,9 @@ def reason_of(farm: SchedulerState, task: TaskEntry) -> str:
         if assigned is not None and assigned.nested_wait is not None:
             return "waiting for its children"
         return (
-            "running, longer than warn_after" if task.trial_state is not None and task.trial_state.late else "running"
+            "running, longer than warn_after"
+            if task.past.trial_state is not None and task.past.trial_state.late
+            else "running"
         )
     if farm.lifecycle.held:
         return Waiting.PAUSED

@@ -35,10 +35,13 @@ class AcceptanceOrder:
 
         accepted: (place in the order, id, number of items) of all tasks that were not cleared."""
         self._runs.clear()
+        last = [0, -2]
         for _, task_id, items in sorted(accepted):
-            if not self._runs or not self._runs[-1][0] <= task_id <= self._runs[-1][1]:
-                self.add(task_id)
-                self.add_items(items)
+            if task_id == last[1] + 1:
+                last[1] += 1 + items
+            elif not last[0] <= task_id <= last[1]:
+                last = [task_id, task_id + items]
+                self._runs.append(last)
 
     def latest(
         self,

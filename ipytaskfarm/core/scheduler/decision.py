@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
+import msgspec
+
 from ..messages import Answer, Message, Reply
 from ..messages.evaluator import Evaluate
 from ..messages.result_cache import CacheKey
@@ -40,7 +42,7 @@ ToRun: TypeAlias = tuple[int, int, str | None, float | None, int | None, str | N
 rarely used extras)"""
 
 
-class Assignment(NamedTuple):
+class Assignment(msgspec.Struct, frozen=True, gc=False):
     """Tasks for an engine.  The controller's loop adds their payloads and sends one `HandOut`."""
 
     agent: str

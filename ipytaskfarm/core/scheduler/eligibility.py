@@ -44,7 +44,7 @@ def _drop_empty_classes(farm: SchedulerState, kept: int) -> None:
     empty = [key for key, c in farm.queues.classes.items() if c.size == 0 and key != OPEN_CLASS]
     for key in empty[: max(0, len(empty) - kept // 2)]:
         del farm.queues.classes[key]
-    farm.queues.last_class = None
+    farm.queues.of_rules.clear()
 
 
 def may_serve(farm: SchedulerState, engine: EngineEntry, key: ClassKey) -> bool:
@@ -125,7 +125,7 @@ def beyond_capacity(agent: AgentEntry, wants: tuple[ResourceAmount, ...]) -> str
 
 def _rejected(farm: SchedulerState, engine: EngineEntry, task_id: int) -> bool:
     task = farm.tasks.unfinished.get(task_id)
-    rejection = task.rejections.get(engine.name) if task and task.rejections else None
+    rejection = task.past.rejections.get(engine.name) if task and task.past.rejections else None
     return rejection is not None and rejection.version == engine.version and rejection.until_s > 0.0
 
 
@@ -176,15 +176,23 @@ def announce(farm: SchedulerState, task_class: TaskClass) -> None:
         return
     if task_class.environment is not None:
         farm.queues.environment_heads.push(task_class)
+    head = task_class.head()
     for engine in task_class.eligible:
-        announce_to(farm, task_class, engine)
+        _announce_head(farm, task_class, head, engine)
 
 
 def announce_to(farm: SchedulerState, task_class: TaskClass, engine: EngineEntry) -> None:
     """Make a class known to one engine."""
+    _announce_head(farm, task_class, task_class.head(), engine)
+
+
+def _announce_head(
+    farm: SchedulerState, task_class: TaskClass, head: tuple[Any, int] | None, engine: EngineEntry
+) -> None:
     readiness = farm.readiness
-    if not serves_environment(engine, task_class.environment):
+    if task_class.environment is not None and not serves_environment(engine, task_class.environment):
         return
-    engine.heads.push(task_class)
+    if head is not None:
+        engine.heads.push_head(head, task_class)
     if engine in readiness.idle or engine in readiness.with_room or engine in readiness.blocked:
         readiness.wake(engine)

@@ -56,13 +56,25 @@ def _least_recent(engine: EngineEntry) -> tuple[bool, int, int]:
 
 
 def note_idle(farm: SchedulerState, engine: EngineEntry) -> None:
-    """Record that an engine is idle, so that `first_idle` finds it."""
-    heap = farm.readiness.idle_heaps.setdefault(engine.agent, [])
-    own = farm.agents.by_session[engine.agent].engines.values()
-    if len(heap) > 2 * len(own) + _STALE_MAX:
-        heap[:] = [_entry(farm, other) for other in own if other in farm.readiness.idle]
-        heapify(heap)
-    heappush(heap, _entry(farm, engine))
+    """Record that an engine is idle, so that `first_idle` finds it.
+
+    Engines that run only restricted tasks are woken by name: no heap is kept in order for them."""
+    farm.readiness.newly_idle[engine] = None
+
+
+def _fill_heaps(farm: SchedulerState) -> None:
+    """Put the engines that became idle into the heaps of their agents."""
+    readiness = farm.readiness
+    for engine in readiness.newly_idle:
+        if engine not in readiness.idle:
+            continue
+        heap = readiness.idle_heaps.setdefault(engine.agent, [])
+        own = farm.agents.by_session[engine.agent].engines.values()
+        if len(heap) > 2 * len(own) + _STALE_MAX:
+            heap[:] = [_entry(farm, other) for other in own if other in readiness.idle]
+            heapify(heap)
+        heappush(heap, _entry(farm, engine))
+    readiness.newly_idle.clear()
 
 
 def _entry(farm: SchedulerState, engine: EngineEntry) -> IdleEntry:
@@ -74,6 +86,8 @@ def first_idle(farm: SchedulerState, count: int) -> list[EngineEntry]:
 
     The caller wakes them, so that none is found a second time.
     """
+    if farm.readiness.newly_idle:
+        _fill_heaps(farm)
     heads: list[tuple[bool, int, int, int, int, list[IdleEntry]]] = []
     for number, (session, heap) in enumerate(list(farm.readiness.idle_heaps.items())):
         agent = farm.agents.by_session.get(session)

@@ -24,13 +24,13 @@ import msgspec
 
 from ..messages import PropertiesChanged
 from ..messages.dependencies import Needs
-from ..messages.task_types import AttemptRow, Incarnation, Recovery, Rules, RunKey
+from ..messages.task_types import Incarnation, Recovery, Rules, RunKey
 from ..requirements import Asks, Environment, Recycle
 from ..states import State
 from .class_key import OPEN_CLASS, ClassKey
 from .durations import Durations
 from .running_tasks import Claim, NestedWait, RecordedBatch
-from .task import DEFAULT_RULES, QUEUED, Assigned, Place, Rejection, TrialState
+from .task import DEFAULT_RULES, NO_PAST, QUEUED, Assigned, Place, TaskPast, TrialState
 
 _PENDING, _SCHEDULED = State.PENDING, State.SCHEDULED
 """Access to a member of an enumeration takes long, compared with the code that is run for each task."""
@@ -43,10 +43,10 @@ class TaskEntry(msgspec.Struct, eq=False, gc=False):
 
     Only unfinished tasks have an entry. An ended task shrinks to its reason (`state.TaskRegistry.finals`) and a row in
     the store. A million tasks may wait, so common tasks share objects: no rules (None), one `Queued` object for all
-    that simply wait, one `TaskClass`.
+    that simply wait, one `TaskClass`, one `TaskPast` for all that have none.
 
-    `attempt` is the number of the latest assignment, `errors` and `losses` count the used parts of the budget, and
-    `recovery` is the task's position in its chain of recovery tasks. `rules` and `function` belong to that position.
+    `attempt` is the number of the latest assignment. `rules` and `function` belong to the task's present position in
+    its chain of recovery tasks.
     """
 
     id: int
@@ -57,19 +57,11 @@ class TaskEntry(msgspec.Struct, eq=False, gc=False):
     rules: Rules | None
     job: str | None
     """The job that counts the task, whatever its recovery tasks say."""
+    past: TaskPast
     place: Place = QUEUED
     attempt: int = 0
-    errors: int = 0
-    losses: int = 0
-    recovery: int = 0
     key: Any = 0
     """The key that the queue policy has computed."""
-    history: list[AttemptRow] | None = None
-    rejections: dict[Incarnation, Rejection] | None = None
-    avoid: frozenset[Incarnation] | None = None
-    """Engines on which the task failed: others are preferred."""
-    suspect: bool = False
-    """Whether the last attempt lost its engine: then no other task is sent ahead together with this one."""
     task_class: TaskClass | None = None
     environment: str | None = None
     """The identity of the environment that counts the task."""
@@ -78,7 +70,6 @@ class TaskEntry(msgspec.Struct, eq=False, gc=False):
     """The tasks that this one waits for; None or empty for no tasks."""
     parent: int | None = None
     """The task that submitted this one."""
-    trial_state: TrialState | None = None
     items: int = 0
     """Of a chunk: the number of its items.  0: it is none."""
     part: tuple[int, int] | None = None
@@ -94,16 +85,23 @@ class TaskEntry(msgspec.Struct, eq=False, gc=False):
         place = self.place
         return _PENDING if type(place) is Assigned and place.since_s is not None else _SCHEDULED
 
+    def own_past(self) -> TaskPast:
+        """Return the task's own past, which may be changed."""
+        if self.past is NO_PAST:
+            self.past = TaskPast()
+        return self.past
+
     def own_trial_state(self) -> TrialState:
         """Return the task's own trial state, which may be changed."""
-        if self.trial_state is None:
-            self.trial_state = TrialState()
-        return self.trial_state
+        past = self.own_past()
+        if past.trial_state is None:
+            past.trial_state = TrialState()
+        return past.trial_state
 
     @property
     def retries_left(self) -> int:
         """Return how many runs are still allowed after an error."""
-        return (self.rules or DEFAULT_RULES).retries - self.errors
+        return (self.rules or DEFAULT_RULES).retries - self.past.errors
 
     @property
     def losses_left(self) -> int:
@@ -113,8 +111,8 @@ class TaskEntry(msgspec.Struct, eq=False, gc=False):
         """
         rules = self.rules or DEFAULT_RULES
         if rules.lost_retries is not None:
-            return rules.lost_retries - self.losses
-        return rules.retries - self.errors
+            return rules.lost_retries - self.past.losses
+        return rules.retries - self.past.errors
 
     @property
     def next_recovery(self) -> Recovery | None:
@@ -141,15 +139,16 @@ def class_key_of(task: TaskEntry, by_time_limit: bool) -> ClassKey:
     `by_time_limit` says whether there are agents of limited time.
     """
     rules = task.rules
-    if rules is None and task.avoid is None and not task.suspect and not task.rejections:
+    past = task.past
+    if rules is None and past is NO_PAST:
         return OPEN_CLASS
     rules = rules or DEFAULT_RULES
-    own = task.id if task.rejections else None
+    own = task.id if past.rejections else None
     requirements = rules.asks
     job = rules.job if requirements is not None and requirements.by_job else None
     limit_s = rules.time_limit_s if by_time_limit else None
     concurrent = rules.coroutine and not rules.freeze and runs_concurrently(task, requirements)
-    return ClassKey(rules.depend, rules.targets, task.avoid, task.suspect, own, requirements, job, limit_s, concurrent)
+    return ClassKey(rules.depend, rules.targets, past.avoid, past.suspect, own, requirements, job, limit_s, concurrent)
 
 
 SUSPECTS_TOGETHER = 16
@@ -162,7 +161,7 @@ def runs_concurrently(task: TaskEntry, requirements: Asks | None) -> bool:
     It runs alone if it holds resources of the node, if its memory is measured, or if it was there when two engines were
     lost.
     """
-    if task.losses > 1:
+    if task.past.losses > 1:
         return False
     if requirements is None:
         return True
@@ -306,11 +305,15 @@ class TaskClass:
         """Remove and return the first waiting task, unless it is later than `limit`; None if there is no such task."""
         if not self.size:
             return None
-        line = self._ahead or self._turned()
-        task = self.first() if self._left or self._heaped else line[-1]
+        mixed = bool(self._left or self._heaped)  # `first` changes both
+        # The only task of a line of one list is its first and its last.
+        line = self._ahead or (self._behind if self.size == 1 and not mixed else self._turned())
+        task = self.first() if mixed else line[-1]
         if task is None or (limit is not None and (task.key, task.queue_seq) > limit):
             return None
-        if self._heaped and task in self._heaped:
+        if not mixed:
+            line.pop()
+        elif self._heaped and task in self._heaped:
             heappop(self._heap)
             self._leave_heap(task)
         else:
@@ -356,30 +359,31 @@ class TaskClass:
 class Heads:
     """A lazy heap of classes by their heads."""
 
-    __slots__ = ("_heap", "_tie")
+    __slots__ = ("_tie", "heap")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[Any, int, int, TaskClass]] = []
+        self.heap: list[tuple[Any, int, int, TaskClass]] = []
+        """(key and queue_seq of the head when it was pushed, number of the entry, class); some entries are outdated."""
         self._tie = 0
 
     def push(self, task_class: TaskClass) -> None:
         """Announce a class, or its new head."""
         head = task_class.head()
         if head is not None:
-            self._tie += 1
-            heappush(self._heap, (head[0], head[1], self._tie, task_class))
+            self.push_head(head, task_class)
 
-    def __len__(self) -> int:
-        """Return the number of entries, outdated ones included."""
-        return len(self._heap)
+    def push_head(self, head: tuple[Any, int], task_class: TaskClass) -> None:
+        """Do the same for a class with this head."""
+        self._tie += 1
+        heappush(self.heap, (head[0], head[1], self._tie, task_class))
 
     def __contains__(self, task_class: TaskClass) -> bool:
         """Return whether a class has an entry."""
-        return any(entry[3] is task_class for entry in self._heap)
+        return any(entry[3] is task_class for entry in self.heap)
 
     def drop_first(self) -> None:
         """Remove the class that `first` has returned, until it is pushed again."""
-        heappop(self._heap)
+        heappop(self.heap)
 
     def preferred(
         self, engine: EngineEntry | None, wanted: Callable[[TaskClass], bool], as_urgent: bool = True
@@ -394,14 +398,14 @@ class Heads:
             if wanted(head[2]):
                 found = head[2]
                 break
-            passed.append(heappop(self._heap))
+            passed.append(heappop(self.heap))
         for entry in passed:
-            heappush(self._heap, entry)
+            heappush(self.heap, entry)
         return found
 
     def first(self, engine: EngineEntry | None = None) -> tuple[Any, int, TaskClass] | None:
         """Return the class with the earliest head; with `engine`, among those that the engine may serve."""
-        heap = self._heap
+        heap = self.heap
         while heap:
             key, seq, _, task_class = heap[0]
             head = task_class.head()
@@ -417,7 +421,8 @@ class Heads:
 
 def _serves(engine: EngineEntry, task_class: TaskClass) -> bool:
     # An engine keeps its environment until it ends, so a class that needs another one is not examined again.
-    return engine in task_class.eligible and serves_environment(engine, task_class.environment)
+    environment = task_class.environment
+    return engine in task_class.eligible and (environment is None or serves_environment(engine, environment))
 
 
 def serves_environment(engine: EngineEntry, identity: str | None) -> bool:
@@ -548,7 +553,7 @@ class EngineEntry:
     def add_run(self, run: RunKey, assigned: AssignedRun) -> None:
         """Add a run behind those that the engine has already."""
         self.assigned[run] = assigned
-        assigned.batch.runs[run] = None
+        assigned.batch.unanswered += 1
         self.ahead_s += assigned.cost_s
         self.not_quick += not assigned.quick
         self.concurrent += assigned.concurrent
@@ -561,7 +566,7 @@ class EngineEntry:
             self.ahead_s = self.ahead_s - assigned.cost_s if self.assigned else 0.0
             self.not_quick -= not assigned.quick
             self.concurrent -= assigned.concurrent
-            del assigned.batch.runs[run]
+            assigned.batch.unanswered -= 1
         return assigned
 
     def oldest(self) -> RunKey | None:

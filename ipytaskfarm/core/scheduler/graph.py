@@ -51,17 +51,21 @@ def settle(farm: SchedulerState, most: int, now: Now, out: Decision) -> int:
             task = farm.tasks.unfinished.get(graph.ready_joins.popleft())
             if task is not None and not task.waits_for:
                 finish(farm, task, final_of_join(task, now), out)
-        elif graph.ended[0] in farm.tasks.unfinished or not graph.dependents.get(graph.ended[0]):
+            continue
+        ended = graph.ended[0]
+        waiting = graph.dependents.get(ended)
+        if not waiting or ended in farm.tasks.unfinished:
             # All were told; or the task was reopened in the same turn, and its dependents go on waiting.
-            ended = graph.ended.popleft()
-            if ended in graph.dependents and not graph.dependents[ended]:
-                del graph.dependents[ended]
+            graph.ended.popleft()
+            continue
+        told = waiting[: most - count + 1]
+        if len(told) == len(waiting):
+            graph.ended.popleft()
+            del graph.dependents[ended]
         else:
-            waiting = graph.dependents[graph.ended[0]]
-            told = waiting[: most - count + 1]
             del waiting[: len(told)]
-            _tell_dependents(farm, graph.ended[0], told, now, out)
-            count += len(told)
+        _tell_dependents(farm, ended, told, now, out)
+        count += len(told)
     return count
 
 
@@ -76,6 +80,8 @@ def _tell_dependents(farm: SchedulerState, ended: int, dependents: list[int], no
         if task is None or not left or ended not in left:
             continue
         left.discard(ended)
+        if left and not reason and not items:
+            continue
         needs = task.dependencies
         if items and needs is not None:
             # The task waits for items of this chunk, of which some may have become tasks of their own.
@@ -153,8 +159,8 @@ def on_ended_loaded(
     for record in records:
         if farm.tasks.finals.get(record.id) == "":
             task = task_of(record)
-            if task.history:
-                task.history[-1] = msgspec.structs.replace(task.history[-1], outcome=outcome)
+            if history := task.past.history:
+                history[-1] = msgspec.structs.replace(history[-1], outcome=outcome)
             reopen(farm, task, outcome, out)
             if record.cache is not None:  # its entry is forgotten, so it runs, and leaves its new result
                 farm.cache_uses.add(task.id, record.cache, record.needs is not None and bool(record.needs.inputs))

@@ -130,7 +130,7 @@ def _check_engines(farm: SchedulerState) -> None:
             for entry in readiness.idle_heaps.get(engine.agent, ())
             if entry[-1] is engine and entry[1] == engine.last_batch
         ]
-        assert noted, f"idle engine {engine.id} is not noted where it is looked for"
+        assert noted or engine in readiness.newly_idle, f"idle engine {engine.id} is not noted where it is looked for"
     assert not readiness.candidates or farm.lifecycle.held or farm.lifecycle.stopping, "an engine was not looked at"
     for engine in farm.engines.by_name.values():
         assert engine.not_quick == sum(not h.quick for h in engine.assigned.values()), (
@@ -140,8 +140,9 @@ def _check_engines(farm: SchedulerState) -> None:
         if engine.state == EngineState.UP:
             assert engine.concurrent in (0, len(engine.assigned)), f"engine {engine.id} runs coroutines beside others"
             assert engine.concurrent <= farm.settings.coroutines, f"engine {engine.id} runs too many coroutines"
-        for run, assigned in engine.assigned.items():
-            assert run in assigned.batch.runs, f"run {run} is not in its batch"
+        for batch in {id(each.batch): each.batch for each in engine.assigned.values()}.values():
+            held = sum(each.batch is batch for each in engine.assigned.values())
+            assert batch.unanswered == held, f"the runs of batch {batch.number} are miscounted"
         done = engine.retiring and not engine.assigned and engine.state == EngineState.UP and not engine.saving
         assert not done, f"engine {engine.id} was to end and was forgotten"
         agent = farm.agents.by_session.get(engine.agent)

@@ -47,7 +47,9 @@ def _has_room(farm: SchedulerState, engine: EngineEntry, now: Now) -> bool:
     if engine.state != EngineState.UP or engine.retiring or engine.withheld_until_s > now.mono_s:
         return False
     agent = farm.agents.by_session.get(engine.agent)
-    if agent is None or not agent.accepts_tasks or (agent.ends_s is not None and farm.sweep.sorts_limits):
+    if agent is None or not agent.present or not agent.reachable or agent.excluded:
+        return False
+    if agent.ends_s is not None and farm.sweep.sorts_limits:
         return False
     if not engine.assigned:
         return True
@@ -73,7 +75,7 @@ def _runs_suspects(farm: SchedulerState, engine: EngineEntry) -> bool:
     if assigned.task_class is not None:
         return assigned.task_class.key.suspect
     task = farm.tasks.unfinished.get(run[0])  # the run is from before the controller's restart
-    return task is not None and task.suspect
+    return task is not None and task.past.suspect
 
 
 def best_class(
@@ -86,14 +88,14 @@ def best_class(
     own, kept_free = engine.heads.first(engine), False
     if own is not None and (farm.limits.load_guard or own[2].gated or own[2].environment is not None):
         own, kept_free = _first_restricted(farm, agent, engine, now)
-    shared = None if farm.limits.load_guard and overload(farm, agent) else farm.queues.open_heads.first()
+    shared = farm.queues.open_heads.first() if farm.queues.open_size and not _is_overloaded(farm, agent) else None
     if kept_free and own is not None:
         return (shared[2], own[:2]) if shared is not None and shared[:2] < own[:2] else None
     if own is None:
         return (shared[2], None) if shared is not None else None
     if shared is not None and _goes_before(farm, engine, shared, own, now):
         return shared[2], own[:2]
-    behind = _next_restricted(engine, own[2]) if len(engine.heads) > 1 else None
+    behind = _next_restricted(engine, own[2]) if len(engine.heads.heap) > 1 else None
     if shared is not None and (behind is None or shared[:2] < behind):
         behind = shared[:2]
     # A head that was passed over for tasks of the engine's own environment is no limit.
@@ -159,15 +161,27 @@ def dispatch(farm: SchedulerState, now: Now, out: Decision) -> None:
     queues = farm.queues
     # A restricted task wakes all engines that may serve it, in no order; an open one the longest idle of them.
     if len(readiness.candidates) > 1 and (
-        len(farm.agents.by_session) > 1 or farm.environments.uses or queues.size > queues.open_size
+        queues.size > queues.open_size or (queues.size and (len(farm.agents.by_session) > 1 or farm.environments.uses))
     ):
         _order_candidates(farm)
+    may_choose = _may_choose(farm)
     while readiness.candidates:
-        share = max(1, farm.queues.size // len(readiness.candidates))
-        engine = next(iter(readiness.candidates))
-        del readiness.candidates[engine]
-        if _has_room(farm, engine, now):
-            _serve(farm, engine, share, now, out)
+        for engine in list(readiness.candidates):
+            if engine not in readiness.candidates:
+                continue
+            share = queues.size // len(readiness.candidates) or 1
+            del readiness.candidates[engine]
+            if not _has_room(farm, engine, now):
+                continue
+            if not queues.size:
+                engine.heads.heap.clear()  # of classes without tasks
+            elif engine.assigned or not may_choose or not _serve_chosen(farm, engine, share, now, out):
+                _fill(farm, engine, share, now, out)
+            else:
+                continue
+            _note_standing(farm, engine, now)
+    if not queues.open_size:
+        queues.open_heads.heap.clear()  # of classes without tasks
     if farm.environments.uses:
         make_room(farm, now, out)
     if farm.settings.warm is not None and slots_to_fill(farm):
@@ -176,12 +190,19 @@ def dispatch(farm: SchedulerState, now: Now, out: Decision) -> None:
 
 
 def _order_candidates(farm: SchedulerState) -> None:
-    """Move the free engines to the front of the candidates, in the order of the default placement."""
+    """Move the free engines to the front of the candidates, in the order of the default placement.
+
+    An engine to which one class is left that no other may serve waits for nobody: it keeps its place."""
     readiness = farm.readiness
-    free = [engine for engine in readiness.candidates if not engine.assigned]
+    has_open = farm.queues.open_size > 0
+    free = [
+        engine
+        for engine in readiness.candidates
+        if not engine.assigned and (has_open or len(heap := engine.heads.heap) != 1 or len(heap[0][3].eligible) != 1)
+    ]
     if len(free) > 1:
-        busy = [engine for engine in readiness.candidates if engine.assigned]
-        readiness.candidates = dict.fromkeys([*in_default_order(farm, free), *busy])
+        first = in_default_order(farm, free)
+        readiness.candidates = dict.fromkeys((*first, *readiness.candidates))
 
 
 def _may_choose(farm: SchedulerState) -> bool:
@@ -189,24 +210,25 @@ def _may_choose(farm: SchedulerState) -> bool:
     return bool(farm.environments.uses) or farm.queues.has_preferences or farm.settings.placement != "default"
 
 
-def _serve(farm: SchedulerState, engine: EngineEntry, share: int, now: Now, out: Decision) -> None:
-    """Fill one engine, or another that suits its task better, and note whether it can take more."""
+def _serve_chosen(farm: SchedulerState, engine: EngineEntry, share: int, now: Now, out: Decision) -> bool:
+    """Fill another engine that suits an idle engine's task better, and return whether there is one."""
     readiness = farm.readiness
-    if not engine.assigned and _may_choose(farm) and (found := best_class(farm, engine, now)) is not None:
-        chosen = idle_engine_with(farm, engine, found[0]) or better_engine(farm, engine, found[0])
-        if chosen is not engine:
-            # It has a turn of its own, after the engine to which it left the task.
-            readiness.candidates[engine] = None
-            readiness.wake(chosen)
-            del readiness.candidates[chosen]
-            if not _fill(farm, chosen, 1, now, out, found[0]):
-                del readiness.candidates[engine]
-                _fill(farm, engine, share, now, out)
-                _note_standing(farm, engine, now)
-            _note_standing(farm, chosen, now)
-            return
-    _fill(farm, engine, share, now, out)
-    _note_standing(farm, engine, now)
+    found = best_class(farm, engine, now)
+    if found is None:
+        return False
+    chosen = idle_engine_with(farm, engine, found[0]) or better_engine(farm, engine, found[0])
+    if chosen is engine:
+        return False
+    # The engine has a turn of its own, after the one to which it left the task.
+    readiness.candidates[engine] = None
+    readiness.wake(chosen)
+    del readiness.candidates[chosen]
+    if not _fill(farm, chosen, 1, now, out, found[0]):
+        del readiness.candidates[engine]
+        _fill(farm, engine, share, now, out)
+        _note_standing(farm, engine, now)
+    _note_standing(farm, chosen, now)
+    return True
 
 
 def _note_standing(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
@@ -216,13 +238,18 @@ def _note_standing(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
         return
     if not engine.assigned:
         agent = farm.agents.by_session[engine.agent]
-        blocked = agent.exclusive is not None or agent.reserving or bool(overload(farm, agent))
+        blocked = agent.exclusive is not None or agent.reserving or _is_overloaded(farm, agent)
         (readiness.blocked if blocked else readiness.idle)[engine] = None
         if not blocked:
             note_idle(farm, engine)
-        begin_idle_time(farm, engine, now)
+        if not engine.idle_s:
+            begin_idle_time(farm, engine, now)
     elif _has_room(farm, engine, now):
         readiness.with_room[engine] = None
+
+
+def _is_overloaded(farm: SchedulerState, agent: AgentEntry) -> bool:
+    return farm.limits.load_guard and bool(overload(farm, agent))
 
 
 def _wake_for_open_tasks(farm: SchedulerState) -> None:
@@ -255,11 +282,14 @@ def _fill(
         task_class, limit = found
         if engine.assigned and not _may_be_sent_behind(farm, engine, task_class):
             break
-        room = _room_for(farm, engine, task_class)
+        if share == 1 and not engine.assigned and task_class.key.requirements is None:
+            room = 1
+        else:
+            room = _room_for(farm, engine, task_class)
         if room <= 0:
             break
         if batch is None:
-            batch = RecordedBatch(farm.readiness.next_batch, {}, now.wall_s)
+            batch = RecordedBatch(farm.readiness.next_batch, now.wall_s)
         took = _take(farm, engine, task_class, limit, min(room, share, MAX_BATCH - len(tasks)), batch, tasks, now)
         share -= took
         if took == 0 or share <= 0 or only is not None:
@@ -286,7 +316,8 @@ def _send_batch(
     engine.last_batch = farm.agents.by_session[engine.agent].last_batch = readiness.next_batch
     engine.idle_s = 0.0
     readiness.next_batch += 1
-    batch.sent = tuple(batch.runs)
+    held = reversed(engine.assigned)
+    batch.sent = (next(held),) if len(tasks) == 1 else tuple(islice(held, len(tasks)))[::-1]
     out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, batch.sent, now.wall_s))
     assigned = engine.assigned[tasks[0][:2]]
     concurrent = engine.concurrent > 0
@@ -299,17 +330,20 @@ def _send_batch(
         )
     )  # fmt: skip
     if len(engine.assigned) == len(tasks):
-        engine.current, engine.since_s = engine.oldest(), now.mono_s
+        engine.current, engine.since_s = batch.sent[0], now.mono_s
     if len(engine.assigned) > 1 and not concurrent:
         readiness.with_runs_ahead[engine] = None
 
 
 def _graces(farm: SchedulerState, tasks: list[ToRun]) -> dict[int, float] | None:
-    limited = [task[0] for task in tasks if task[3] is not None]
-    if not limited:
-        return None
-    graces = {task_id: (farm.tasks.unfinished[task_id].rules or DEFAULT_RULES).grace_s for task_id in limited}
-    return {task_id: grace_s for task_id, grace_s in graces.items() if grace_s is not None} or None
+    graces = None
+    for task in tasks:
+        if task[3] is not None:
+            grace_s = (farm.tasks.unfinished[task[0]].rules or DEFAULT_RULES).grace_s
+            if grace_s is not None:
+                graces = graces or {}
+                graces[task[0]] = grace_s
+    return graces
 
 
 def _may_be_sent_behind(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass) -> bool:
@@ -357,7 +391,7 @@ def _take(
     cost_s = task_class.durations.mean_s
     quick = task_class.quick
     requirements = task_class.key.requirements
-    environment = task_class.environment
+    environment, concurrent = task_class.environment, task_class.concurrent
     measured = (
         requirements is not None and requirements.recycle is not None and requirements.recycle.memory_bytes is not None
     )
@@ -366,9 +400,9 @@ def _take(
         task = task_class.pop(limit if took else None)
         if task is None:
             break
-        assign(farm, task, engine, not engine.assigned or task_class.concurrent, now)
+        assign(farm, task, engine, not engine.assigned or concurrent, now)
         run = (task.id, task.attempt)
-        assigned = AssignedRun(batch, cost_s, quick, task_class, concurrent=task_class.concurrent)
+        assigned = AssignedRun(batch, cost_s, quick, task_class, concurrent=concurrent)
         engine.add_run(run, assigned)
         if task_class.gated:
             assigned.claim = claim(farm, farm.agents.by_session[engine.agent], task, run)
@@ -390,10 +424,12 @@ def _special_wants(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, t
     inputs = task.dependencies.inputs if task.dependencies is not None else ()
     concurrent = task_class.concurrent
     freeze = task.rules is not None and task.rules.freeze and farm.frozen.wants(task.id, engine.node, farm.settings)
-    is_plain = not inputs and task.trial_state is None and task.parent is None and task.part is None
+    is_plain = not inputs and task.past.trial_state is None and task.parent is None and task.part is None
     if is_plain and not concurrent and not freeze:
         return None
-    trial, received = (task.trial_state.trial, task.trial_state.received) if task.trial_state is not None else (1, 0)
+    trial, received = (
+        (task.past.trial_state.trial, task.past.trial_state.received) if task.past.trial_state is not None else (1, 0)
+    )
     found = [(source, farm.tasks.chunks.of(source)) for _, source in inputs]
     chunks = tuple((source, chunk) for source, chunk in found if chunk is not None)
     part = task.part[1] if task.part is not None else None
@@ -424,7 +460,7 @@ def begin_copy(
     copies = farm.second_copies
     copies.begun[task.id] = copies.begun.get(task.id, 0) + 1
     copies.others[task.id] = OtherRun(Assigned(engine.name, task.attempt, now.mono_s, now.wall_s), True)
-    batch = RecordedBatch(farm.readiness.next_batch, {}, now.wall_s)
+    batch = RecordedBatch(farm.readiness.next_batch, now.wall_s)
     engine.add_run(run, AssignedRun(batch, task_class.durations.mean_s, task_class.quick, task_class))
     rules = task.rules or DEFAULT_RULES
     version = engine.version if rules.depend is not None else None
@@ -455,6 +491,10 @@ def release(farm: SchedulerState, engine: EngineEntry, run: RunKey, out: Decisio
 
 def begin_oldest(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
     """Begin the oldest run that an engine holds: that is the one which it runs."""
+    if not engine.assigned:
+        engine.current, engine.since_s = None, now.mono_s
+        farm.readiness.with_runs_ahead.pop(engine, None)
+        return
     run = engine.oldest()
     if run != engine.current:
         engine.current, engine.since_s = run, now.mono_s

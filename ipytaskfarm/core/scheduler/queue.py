@@ -41,8 +41,9 @@ class Queues:
     """The classes of waiting tasks, and where engines find them."""
 
     classes: dict[ClassKey, TaskClass] = field(default_factory=dict)
-    last_class: tuple[Rules | None, TaskClass] | None = None
-    """The class of the last fresh task."""
+    of_rules: dict[int, tuple[Rules | None, TaskClass]] = field(default_factory=dict)
+    """Identity of rules -> (the rules, which must live as long as their identity is used, and the class of fresh tasks
+    with these rules)."""
     open_heads: Heads = field(default_factory=Heads)
     """The unrestricted classes."""
     open_size: int = 0

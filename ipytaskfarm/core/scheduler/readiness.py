@@ -25,6 +25,8 @@ class Readiness:
     idle_heaps: dict[str, list[IdleEntry]] = field(default_factory=dict)
     """An agent's session -> a heap of its idle engines, and of some that were idle, see
     `core.scheduler.engine_choice`."""
+    newly_idle: dict[EngineEntry, None] = field(default_factory=dict)
+    """Engines that became idle, and are put into `idle_heaps` when the heaps are needed."""
     blocked: dict[EngineEntry, None] = field(default_factory=dict)
     """Empty engines on nodes where no task may be started now."""
     with_room: dict[EngineEntry, None] = field(default_factory=dict)
@@ -51,4 +53,5 @@ class Readiness:
         self.blocked.pop(engine, None)
         self.with_room.pop(engine, None)
         self.candidates.pop(engine, None)
+        self.newly_idle.pop(engine, None)
         self.with_runs_ahead.pop(engine, None)

@@ -98,11 +98,9 @@ def after_run(farm: SchedulerState, engine: EngineEntry, ended: Ended, now: Now,
 
 
 def begin_idle_time(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
-    """Note that an engine holds nothing, and set the timers that end it if that lasts."""
-    if engine.idle_s:
-        return
+    """Note that an engine holds nothing from now on, and set the timers that end it if that lasts."""
     engine.idle_s = now.mono_s
-    limits = [settings.idle_s for _, settings in engine.recycling if settings.idle_s is not None]
+    limits = engine.recycling and [settings.idle_s for _, settings in engine.recycling if settings.idle_s is not None]
     if limits:
         farm.timers.set(now.mono_s + min(limits), "idle", (engine.name, now.mono_s))
     elif farm.settings.warm is not None and engine.environment is None:

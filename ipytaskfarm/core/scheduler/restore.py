@@ -148,7 +148,7 @@ def _restore_tasks(farm: SchedulerState, snapshot: StoredState, now: Now) -> Non
 
 def _restore_handout(farm: SchedulerState, handout: SaveHandOut, agents: dict[str, SaveAgent], now: Now) -> None:
     engine = _engine_of(farm, handout.engine, handout.engine_id, agents, now)
-    batch = RecordedBatch(handout.number, {}, handout.at_s, handout.runs)
+    batch = RecordedBatch(handout.number, handout.at_s, handout.runs)
     for task_id, attempt in handout.runs:
         if (task_id, attempt) == WITHDRAWN:
             continue

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
+
 from ..messages.running_task import TaskCall
 from ..messages.task_types import Incarnation, RunKey
 from ..requirements import Allotment
@@ -98,17 +100,16 @@ WITHDRAWN: RunKey = (-1, 0)
 """Stands in a batch for a run that came back unbegun."""
 
 
-@dataclass(slots=True)
-class RecordedBatch:
+class RecordedBatch(msgspec.Struct, eq=False, gc=False):
     """Runs that were sent to an engine together. The store's row of the batch is deleted when all are answered."""
 
     number: int
-    runs: dict[RunKey, None]
-    """The runs that have not been answered."""
     at_s: float
     """When the batch was sent (wall clock)."""
     sent: tuple[RunKey, ...] = ()
     """The runs in the order in which they were sent, with `WITHDRAWN` in place of those that came back unbegun."""
+    unanswered: int = 0
+    """How many of the runs have not been answered."""
 
     def place(self, run: RunKey) -> tuple[int, int]:
         """Return (number of the batch, place in it) of a run, by which the runs of an engine are ordered."""

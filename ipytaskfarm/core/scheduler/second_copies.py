@@ -87,7 +87,7 @@ class SecondCopies:
         """Note an idempotent task.  Items that share runs are short, and coroutines share their engines."""
         if task.items or task.part is not None or task.rules is None or task.rules.coroutine:
             return
-        key = task.job, task.function, task.recovery
+        key = task.job, task.function, task.past.recovery
         self.group_of[task.id] = key
         self.groups.setdefault(key, CopyGroup()).unfinished.add(task.id)
 

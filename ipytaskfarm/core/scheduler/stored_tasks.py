@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..messages.task_types import Rules
 from ..saves import TaskRecord
 from .entries import TaskEntry
-from .task import TrialState, job_of
+from .task import NO_PAST, TaskPast, TrialState, job_of
 
 
 def task_of(record: TaskRecord) -> TaskEntry:
@@ -15,12 +15,14 @@ def task_of(record: TaskRecord) -> TaskEntry:
         rules = _rules_of(rules, record.recovery)
     task = TaskEntry(
         record.id, record.queue_seq, record.submitted_s, record.session, record.function, rules, job_of(record.rules),
-        attempt=record.attempt, errors=record.errors, losses=record.losses, recovery=record.recovery,
-        history=list(record.history) or None, suspect=record.losses > 0, parent=record.parent, items=record.items,
-        part=record.part,
+        NO_PAST, attempt=record.attempt, parent=record.parent, items=record.items, part=record.part,
     )  # fmt: skip
+    if record.attempt or record.errors or record.losses or record.recovery or record.history:
+        task.past = TaskPast(
+            record.errors, record.losses, record.recovery, list(record.history) or None, suspect=record.losses > 0
+        )
     if record.trial > 1:
-        task.trial_state = TrialState(record.trial, record.began_s, record.received)
+        task.own_past().trial_state = TrialState(record.trial, record.began_s, record.received)
     return task
 
 

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from ..messages.task_types import Incarnation, Rules
+from ..messages.task_types import AttemptRow, Incarnation, Rules
 from ..states import Waiting
 
 DEFAULT_RULES = Rules()
@@ -60,7 +60,7 @@ class Queued(msgspec.Struct, frozen=True):
     """The same time in wall-clock seconds, for the store."""
 
 
-class Assigned(msgspec.Struct, frozen=True):
+class Assigned(msgspec.Struct, frozen=True, gc=False):
     """The place of a task that an engine has.  `since_s` None: the run was sent ahead and has not begun."""
 
     engine: Incarnation
@@ -103,3 +103,23 @@ class TrialState(msgspec.Struct, gc=False):
     """Whether the task had succeeded before and was reopened."""
     late: bool = False
     """Whether the run takes longer than `warn_after`."""
+
+
+class TaskPast(msgspec.Struct, gc=False):
+    """What earlier attempts of a task have left: the used parts of its budget, and why some engines are not tried."""
+
+    errors: int = 0
+    losses: int = 0
+    recovery: int = 0
+    """The task's position in its chain of recovery tasks."""
+    history: list[AttemptRow] | None = None
+    rejections: dict[Incarnation, Rejection] | None = None
+    avoid: frozenset[Incarnation] | None = None
+    """Engines on which the task failed: others are preferred."""
+    suspect: bool = False
+    """Whether the last attempt lost its engine: then no other task is sent ahead together with this one."""
+    trial_state: TrialState | None = None
+
+
+NO_PAST = TaskPast()
+"""The past of all tasks that have none.  It is never changed, see `entries.TaskEntry.own_past`."""

@@ -34,7 +34,7 @@ def final_of_answer(task: TaskEntry, engine: EngineEntry, ended: Ended, now: Now
         completed_s,
         ended.failure,
         ended.body,
-        task.history or [],
+        task.past.history or [],
         ended.blobs,
         task.items,
     )
@@ -60,7 +60,7 @@ def final_without_answer(
         now.wall_s,
         failure,
         b"",
-        task.history or [],
+        task.past.history or [],
         items=task.items,
     )
 
@@ -68,7 +68,7 @@ def final_without_answer(
 def final_of_join(task: TaskEntry, now: Now) -> Final:
     """Return the end of a join, which has no engine and no result."""
     times = (task.submitted_s, now.wall_s, 0.0, now.wall_s)
-    return Final(task.id, "", -1, "", task.attempt, *times, None, NOTHING, task.history or [])
+    return Final(task.id, "", -1, "", task.attempt, *times, None, NOTHING, task.past.history or [])
 
 
 def tell_watchers(farm: SchedulerState, task: TaskEntry, final: Final) -> None:

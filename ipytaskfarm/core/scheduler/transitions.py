@@ -26,6 +26,7 @@ from .state import SchedulerState
 from .task import (
     FOR_CACHE,
     FOR_TASKS,
+    NO_PAST,
     PAUSED,
     QUEUED,
     RETRIED,
@@ -33,6 +34,7 @@ from .task import (
     Assigned,
     Place,
     Queued,
+    TaskPast,
     TrialState,
     job_of,
 )
@@ -40,6 +42,8 @@ from .task_ends import tell, tell_watchers
 from .task_messages import close
 from .waits import count_dependencies
 
+_RULES_KNOWN = 16_384
+"""The most rules of which the class of fresh tasks is remembered."""
 _SCHEDULED, _PENDING, _SUCCEEDED, _FAILED = State
 """Access to a member of an enumeration takes long, compared with the code that is run for each task."""
 
@@ -125,15 +129,17 @@ def _join_queue(farm: SchedulerState, task: TaskEntry) -> None:
 def _class_of(farm: SchedulerState, task: TaskEntry) -> TaskClass:
     """Return the class of a task.
 
-    The class of a fresh task with the same rules as the last one, or none, is known already: hashing a key takes
-    long."""
+    That of a fresh task with the same rules as an earlier one is known: a key takes long to make and to hash."""
     rules, queues = task.rules, farm.queues
-    if task.avoid is not None or task.suspect or task.rejections:
+    if task.past is not NO_PAST:
         return class_for(farm, class_key_of(task, queues.by_time_limit))
-    if queues.last_class is not None and queues.last_class[0] is rules:
-        return queues.last_class[1]
+    known = queues.of_rules.get(id(rules))
+    if known is not None and known[0] is rules:
+        return known[1]
     task_class = class_for(farm, class_key_of(task, queues.by_time_limit))
-    queues.last_class = rules, task_class
+    if len(queues.of_rules) >= _RULES_KNOWN:
+        queues.of_rules.clear()
+    queues.of_rules[id(rules)] = rules, task_class
     return task_class
 
 
@@ -254,9 +260,9 @@ def accept(
     queues, tasks = farm.queues, farm.tasks
     if rules is not None and farm.jobs.priorities:
         rules = farm.jobs.rules_of(rules)
-    seq = queues.next_seq
-    queues.next_seq = seq + 1
-    task = TaskEntry(submission.id, seq, submission.submitted_s, session, submission.function, rules, job_of(rules))
+    seq, queues.next_seq = queues.next_seq, queues.next_seq + 1
+    job = rules.job if rules is not None else None
+    task = TaskEntry(submission.id, seq, submission.submitted_s, session, submission.function, rules, job, NO_PAST)
     compute_key(farm, task)
     tasks.unfinished[task.id] = task
     tasks.order.add(task.id)
@@ -271,12 +277,7 @@ def accept(
             task.part = submission.part
             tasks.chunks.add_part(task.part[0])
     if rules is not None:
-        _count_use(farm, task)
-        _count_in_job(farm, task)
-        if rules.unique is not None:
-            tasks.unique[rules.unique] = task.id
-        if rules.idempotent:
-            farm.second_copies.add(task)
+        _note_rules(farm, task, rules)
     needs = needs or submission.needs
     out.saves.append(
         SaveTask(
@@ -292,11 +293,22 @@ def accept(
         _enqueue(farm, task, QUEUED)
     elif needs is None and not farm.jobs.paused:
         _join_queue(farm, task)
-    elif needs is None or not needs.join:
+    elif needs is None or not (needs.join or task.waits_for):
         _enqueue(farm, task, QUEUED)
     else:
         task.place = FOR_TASKS
     return task
+
+
+def _note_rules(farm: SchedulerState, task: TaskEntry, rules: Rules) -> None:
+    if rules.asks is not None:
+        _count_use(farm, task)
+    if task.job is not None:
+        _count_in_job(farm, task)
+    if rules.unique is not None:
+        farm.tasks.unique[rules.unique] = task.id
+    if rules.idempotent:
+        farm.second_copies.add(task)
 
 
 def separate(farm: SchedulerState, chunk: TaskEntry, index: int, out: Decision, begun: bool = False) -> TaskEntry:
@@ -310,8 +322,9 @@ def separate(farm: SchedulerState, chunk: TaskEntry, index: int, out: Decision, 
     task_id = chunk.id + 1 + index
     rules = chunk.rules
     task = TaskEntry(
-        task_id, chunk.queue_seq, chunk.submitted_s, chunk.session, chunk.function, rules, job_of(rules), key=chunk.key
-    )
+        task_id, chunk.queue_seq, chunk.submitted_s, chunk.session, chunk.function, rules, job_of(rules), NO_PAST,
+        key=chunk.key,
+    )  # fmt: skip
     task.part = chunk.id, index
     tasks.chunks.add_part(chunk.id)
     tasks.unfinished[task_id] = task
@@ -362,7 +375,11 @@ def restore(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
             farm.second_copies.add(task)
     if task.job is not None:
         _count_in_job(farm, task)
-    if task.dependencies is not None and task.dependencies.join:
+    if task.dependencies is None and why is QUEUED and not farm.cache_uses.keys and not farm.jobs.paused:
+        _join_queue(farm, task)
+        if task.rules is not None:
+            _note_functions(farm, task.rules)
+    elif task.dependencies is not None and task.dependencies.join:
         task.place = FOR_TASKS
     else:
         _enqueue(farm, task, why)
@@ -388,7 +405,9 @@ def reopen(farm: SchedulerState, task: TaskEntry, outcome: str, out: Decision) -
         _count_in_job(farm, task)
     _move_to_the_end(farm, task)
     out.saves.append(
-        SaveReopen(task.id, outcome, task.queue_seq, task.attempt, task.errors, task.losses, task.recovery)
+        SaveReopen(
+            task.id, outcome, task.queue_seq, task.attempt, task.past.errors, task.past.losses, task.past.recovery
+        )
     )
     task.place = Queued(Waiting.REOPENED)
     task.own_trial_state().again = True
@@ -400,8 +419,10 @@ def assign(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, running: 
     The task has been popped from its class.  The caller records the batch."""
     task.attempt += 1
     if running:
-        _place(farm, task, Assigned(engine.name, task.attempt, now.mono_s, now.wall_s))
-        _watch(farm, task, now)
+        task.place = Assigned(engine.name, task.attempt, now.mono_s, now.wall_s)
+        _count(farm, task.id, _SCHEDULED, _PENDING)
+        if task.rules is not None:
+            _watch(farm, task, now)
     else:
         task.place = Assigned(engine.name, task.attempt)  # scheduled before and after: nothing to count
     farm.queues.last_key = task.key
@@ -462,11 +483,8 @@ def requeue(
     """
     farm.second_copies.stop_other(task.id)
     if recovery is not None:
-        task.recovery += 1
-        task.errors = task.losses = 0
-        task.suspect = False
-        task.avoid = None
-        task.rejections = None
+        before = task.past
+        task.past = TaskPast(recovery=before.recovery + 1, history=before.history, trial_state=before.trial_state)
         _end_use(farm, task)
         task.rules = recovery.rules
         task.function = recovery.function
@@ -480,22 +498,13 @@ def requeue(
 def _requeued(
     task: TaskEntry, attempt: int, why: Queued, recovery: Recovery | None = None, state: bytes | None = None
 ) -> SaveRequeue:
-    trial_state = task.trial_state or _FIRST_TRIAL
+    past = task.past
+    trial_state = past.trial_state or _FIRST_TRIAL
     return SaveRequeue(
-        task.id,
-        task.queue_seq,
-        attempt,
-        task.errors,
-        task.losses,
-        task.recovery,
-        recovery.payload if recovery else None,
-        recovery.function if recovery else None,
-        why.until_wall_s,
-        trial_state.trial,
-        trial_state.began_s,
-        state,
-        trial_state.received,
-    )
+        task.id, task.queue_seq, attempt, past.errors, past.losses, past.recovery,
+        recovery.payload if recovery else None, recovery.function if recovery else None,
+        why.until_wall_s, trial_state.trial, trial_state.began_s, state, trial_state.received,
+    )  # fmt: skip
 
 
 _FIRST_TRIAL = TrialState()
@@ -503,10 +512,11 @@ _FIRST_TRIAL = TrialState()
 
 def refund(task: TaskEntry, charge: Charge, out: Decision) -> None:
     """Give back to an unfinished task what an attempt has cost it.  The task stays where it is."""
+    past = task.own_past()
     if charge != "loss":
-        task.errors = max(0, task.errors - 1)
+        past.errors = max(0, past.errors - 1)
     if charge != "error":
-        task.losses = max(0, task.losses - 1)
+        past.losses = max(0, past.losses - 1)
     # The row of an assigned task says what it did when it was queued: its present run is in the row of the batch.
     attempt = task.attempt - (type(task.place) is Assigned)
     out.saves.append(_requeued(task, attempt, task.place if type(task.place) is Queued else RETRIED))
@@ -514,9 +524,10 @@ def refund(task: TaskEntry, charge: Charge, out: Decision) -> None:
 
 def note_attempt(farm: SchedulerState, task: TaskEntry, row: AttemptRow, out: Decision) -> None:
     """Add a row to a task's history."""
-    if task.history is None:
-        task.history = []
-    task.history.append(row)
+    past = task.own_past()
+    if past.history is None:
+        past.history = []
+    past.history.append(row)
     out.saves.append(SaveAttempt(task.id, row))
     farm.followers.note_attempt(row, task, farm.tasks.chunks.size(task.id))
 
@@ -548,10 +559,10 @@ def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -
         farm.second_copies.end(task.id, None if final.reason or not final.attempts else final.run_s)
         farm.second_copies.stop_other(task.id)
     if farm.cache_uses.keys and task.id in farm.cache_uses.keys:
-        farm.cache_uses.ended.append((final, not task.recovery))
+        farm.cache_uses.ended.append((final, not task.past.recovery))
     if farm.nested_waits.by_task or talks.mailboxes or talks.progress or talks.families:
         _forget_conversations(farm, task, out)
-    if task.rules is not None and tasks.unique.get(task.rules.unique or "") == task.id:
+    if tasks.unique and task.rules is not None and tasks.unique.get(task.rules.unique or "") == task.id:
         del tasks.unique[task.rules.unique or ""]
     out.saves.append(SaveFinal(final))
     tell(farm, task.session, final)

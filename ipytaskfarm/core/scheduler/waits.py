@@ -22,10 +22,14 @@ def count_dependencies(farm: SchedulerState, task: TaskEntry, needs: Needs) -> N
 def wait_for(farm: SchedulerState, task: TaskEntry, ids: Iterable[int]) -> None:
     """Let a task wait for those of these tasks that have not ended or have failed."""
     tasks, graph = farm.tasks, farm.graph
-    unfinished = tasks.unfinished
+    unfinished, finals = tasks.unfinished, tasks.finals
     ahead = set()
     for task_id in ids:
-        if task_id in unfinished or tasks.has_failed(task_id):
+        if task_id in unfinished:
+            ahead.add(task_id)
+        elif finals.get(task_id) == "":
+            continue  # it has succeeded
+        elif tasks.has_failed(task_id):
             ahead.add(task_id)
         elif (holder := tasks.holder(task_id)) in unfinished or tasks.has_failed(holder):
             ahead.add(holder)
