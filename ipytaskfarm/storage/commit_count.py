@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -120,6 +121,14 @@ def _decode(data: bytes) -> tuple[int, Count] | None:
     return serial, Count(epoch, LogPlace(generation, frames, (hash_0, hash_1)), tasks, ends)
 
 
+@lru_cache(1024)
+def _effect(sql: str) -> tuple[int, int]:
+    """Return by how much each row that a statement changes changes the numbers of tasks and of ends."""
+    verb, _, table = sql.split(None, 3)[:3]
+    by = {"INSERT": 1, "DELETE": -1}.get(verb, 0)
+    return by * (table == "tasks"), by * (table == "finals")
+
+
 class CommitCount:
     """Counts the commits of an open store. One thread uses it."""
 
@@ -137,6 +146,8 @@ class CommitCount:
         serials = [found[0] for at in (0, _SLOT_BYTES) if (found := _decode(data[at : at + _SLOT_BYTES])) is not None]
         self._serial = max(serials, default=0)
         self.tasks = self.ends = 0
+        self.frames = 0
+        """How many pages the log had after the last commit."""
         self._new_tasks = self._new_ends = 0
 
     def begin(self) -> None:
@@ -145,12 +156,13 @@ class CommitCount:
 
     def note(self, sql: str, changed: int) -> None:
         """Note how many rows a statement has changed."""
-        verb, _, table = sql.split(None, 3)[:3]
-        by = changed if verb == "INSERT" else -changed if verb == "DELETE" else 0
-        if table == "tasks":
-            self._new_tasks += by
-        elif table == "finals":
-            self._new_ends += by
+        tasks, ends = _effect(sql)
+        self.add(tasks * changed, ends * changed)
+
+    def add(self, tasks: int, ends: int) -> None:
+        """Note how many tasks and ends a statement has added."""
+        self._new_tasks += tasks
+        self._new_ends += ends
 
     def committed(self, epoch: int, *, sync: bool = False) -> None:
         """Write the count after a commit.
@@ -162,13 +174,16 @@ class CommitCount:
         self.begin()
         self._serial += 1
         log = log_place(self._index)
+        self.frames = log.frames
         record = _RECORD.pack(
             _MAGIC, self._serial, epoch, log.generation, log.frames, *log.hash, self.tasks, self.ends
         )  # fmt: skip
-        with contextlib.suppress(OSError):
+        try:  # not `suppress`, which costs as much as the record
             os.pwrite(self._file, record + _CHECK.pack(crc32(record)), self._serial % 2 * _SLOT_BYTES)
             if sync:
                 os.fdatasync(self._file)
+        except OSError:
+            pass
 
     def place(self) -> LogPlace:
         """Return the place up to which the log is valid."""
