@@ -63,6 +63,10 @@ class EnginePhase(Enum):
     GONE = "its process has ended; its results and its loss are being reported"
 
 
+STARTING, GONE = EnginePhase.STARTING, EnginePhase.GONE
+"""Access to a member of an enumeration takes long, compared with the code that is run for each task."""
+
+
 class Files:
     """An engine's files: the flight recorder, and the others in the agent's folder."""
 
@@ -290,7 +294,7 @@ class EngineProcesses:
     @property
     def living(self) -> list[ManagedEngine]:
         """Return the engines whose process exists or is being forked."""
-        return [engine for engine in self._by_incarnation.values() if engine.phase is not EnginePhase.GONE]
+        return [engine for engine in self._by_incarnation.values() if engine.phase is not GONE]
 
     @property
     def left(self) -> list[Incarnation]:
@@ -434,7 +438,7 @@ class EngineProcesses:
     def report_losses(self) -> None:
         """Report dead engines, each after all results in its ring."""
         for engine in self._by_incarnation.values():
-            if engine.phase is EnginePhase.GONE and not engine.loss_told and self._relay.collect(engine.account, True):
+            if engine.phase is GONE and not engine.loss_told and self._relay.collect(engine.account, True):
                 engine.loss_told = True
                 self._relay.keep(engine.loss(), engine.account)
 

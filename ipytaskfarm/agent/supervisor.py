@@ -13,7 +13,6 @@ import math
 import os
 import platform
 import secrets
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -57,14 +56,14 @@ from ..system.farm_paths import ConnectionInfo, read_connection_file
 from ..system.machine import own_process
 from ..transport.lane import AgentLane
 from ..transport.peer import Acked, Link, Lost, NewEpoch, ReceivedMessage, Refused, Resumed
-from .engines import EnginePhase, EngineProcesses, ManagedEngine
+from .engines import GONE, EnginePhase, EngineProcesses, ManagedEngine
 from .kernel_streams import KernelStreams
 from .memory import EngineMemory, MemoryWatch
 from .node import NodeWatch, resources
 from .own_files import OwnFiles
 from .relay import Relay
 from .settings import AgentSettings
-from .sweep import LOCK, counters, remember_farm, remove_dead, succeed, sweep
+from .sweep import counters, remember_farm, remove_dead, remove_own, succeed, sweep
 from .uploading import BlobTransfers
 from .watch import CHECK_S, EngineWatch
 
@@ -246,7 +245,7 @@ class Agent:
         if self._called:
             # Hand-outs must be sent before anything else is handled.
             self._called = False
-            self._hear_controller(now_s)
+            self._hear_controller(now_s, readable=True)
         said = self._lane.receive()
         # Rings are read after the lane, and their results sent before the lane's messages: an engine writes results
         # first.
@@ -260,7 +259,7 @@ class Agent:
         state = self._node.look(now_s, self._engines.pids(), self._blobs.fetches.count, self._blobs.fetches.bytes)
         if state is not None:
             self._relay.say(state)
-        if self._hear_controller(now_s):  # and send the queued messages
+        if self._link.is_due(now_s) and self._hear_controller(now_s):  # and send the queued messages
             self._wake()
         self._engines.forget_reported()
         self._judge_lease(now_s)
@@ -310,12 +309,15 @@ class Agent:
         self._arm(look_s)
 
     def _arm(self, look_s: float) -> None:
-        if self._timer is not None:
+        due_s = max(0.0, min(self._turn_by_s, look_s))
+        if self._timer is not None and self._timer.when() > due_s:
             self._timer.cancel()
-        delay_s = max(0.0, min(self._turn_by_s, look_s) - time.monotonic())
-        self._timer = self._loop.call_later(delay_s, self._on_timer)
+            self._timer = None
+        # An earlier timer stays: it is set again when it is over. A new one for each turn costs more than that.
+        self._timer = self._timer or self._loop.call_at(due_s, self._on_timer)
 
     def _on_timer(self) -> None:
+        self._timer = None
         now_s = time.monotonic()
         self._look_at_files(now_s)
         if now_s < self._turn_by_s:
@@ -330,9 +332,9 @@ class Agent:
     # ----------------------------------------------------------------------------------------------
     # the controller
 
-    def _hear_controller(self, now_s: float) -> bool:
+    def _hear_controller(self, now_s: float, readable: bool = False) -> bool:
         """Send and receive. Return whether anything except acknowledgements was received."""
-        events = self._link.step(now_s)
+        events = self._link.step(now_s, readable)
         for event in events:
             match event:
                 case ReceivedMessage():
@@ -389,6 +391,8 @@ class Agent:
 
     def _on_message(self, message: Any) -> None:
         match message:
+            case HandOut():  # the most frequent message by far
+                self._pass_on(message)
             case StartEngine():
                 self._engines.start(message.id, message.beside)
             case StackQuery():
@@ -408,10 +412,13 @@ class Agent:
                 self._over = True
                 self._end(EXIT_STOPPED, message.grace_s)
             case _:
-                engine = self._engines.get(message.engine)
-                # A dead engine's loss report is under way, and answers all messages that are sent to it.
-                if engine is not None and engine.phase is not EnginePhase.GONE:
-                    self._on_engine_message(engine, message)
+                self._pass_on(message)
+
+    def _pass_on(self, message: Any) -> None:
+        engine = self._engines.get(message.engine)
+        # A dead engine's loss report is under way, and answers all messages that are sent to it.
+        if engine is not None and engine.phase is not GONE:
+            self._on_engine_message(engine, message)
 
     def _on_engine_message(
         self,
@@ -461,7 +468,7 @@ class Agent:
 
     def _hear_engine(self, incarnation: str, message: FromEngine) -> None:
         engine = self._engines.get(incarnation)
-        if engine is None or (engine.phase is EnginePhase.GONE and not isinstance(message, Returned | CommandDone)):
+        if engine is None or (engine.phase is GONE and not isinstance(message, Returned | CommandDone)):
             return
         match message:
             case LaneHello():
@@ -568,26 +575,9 @@ class Agent:
         self._lane.close()
         self._bell.close()
         if clean:
-            self._remove_folder()
+            remove_own(self._settings.folder, self._recorders)
         if self._over and self._settings.places_itself:
             remove_dead(self._settings.folder.parent)
-
-    def _remove_folder(self) -> None:
-        # Files that the controller has seen need not stay; the next agent reports the others.
-        folder = self._settings.folder
-        try:
-            # The lock is removed last: another agent that starts now finds it held, or a folder without our files.
-            for path in folder.iterdir():
-                if path.is_dir():
-                    shutil.rmtree(path)
-                elif path.name != LOCK:
-                    path.unlink(missing_ok=True)
-            (folder / LOCK).unlink()
-            folder.rmdir()
-            if self._recorders != folder:
-                shutil.rmtree(self._recorders)
-        except OSError as error:
-            log.info("%s stays: %s", folder, error)
 
     def _spawn(self, coroutine: Any) -> None:
         task = self._loop.create_task(coroutine)

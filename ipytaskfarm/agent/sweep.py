@@ -76,6 +76,23 @@ def remove_dead(base: Path) -> None:
         lock.release()
 
 
+def remove_own(folder: Path, recorders: Path) -> None:
+    """Remove an agent's own folders: files that the controller has seen need not stay."""
+    try:
+        # The lock is removed last: another agent that starts now finds it held, or a folder without our files.
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink(missing_ok=True)
+        (folder / LOCK).unlink()
+        folder.rmdir()
+        if recorders != folder:
+            shutil.rmtree(recorders)
+    except OSError as error:
+        log.info("%s stays: %s", folder, error)
+
+
 def succeed(folder: Path, session: str) -> list[str]:
     """Record the session that owns the folder now, and return the sessions of its former, dead owners."""
     path = folder / _SESSIONS

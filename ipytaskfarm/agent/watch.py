@@ -16,7 +16,7 @@ from ..core.messages.task_types import RunKey
 from ..system.files import tail
 from ..transport.lane import AgentLane
 from .concurrent_watch import CAUSES, LOOK_S, SIGNAL_INTERRUPT, look_at_concurrent
-from .engines import OUTPUT_BYTES_MAX, EnginePhase, ManagedEngine
+from .engines import GONE, OUTPUT_BYTES_MAX, STARTING, EnginePhase, ManagedEngine
 from .limits import RESEND_S, Ladder, Step, is_stopped
 from .memory import MemoryWatch
 
@@ -88,13 +88,13 @@ class EngineWatch:
         next_s = math.inf
         busy, frozen = [], []
         for engine in engines:
-            if engine.phase is EnginePhase.GONE or engine.phase is EnginePhase.STARTING or engine.account.damaged:
+            if engine.phase is GONE or engine.phase is STARTING or engine.account.damaged:
                 continue
             if engine.frozen is not None:
                 frozen.append(engine)
                 continue
             if not engine.account.open_runs and engine.ladder is None and not engine.ladders:
-                engine.next_look_s = 0.0
+                engine.next_look_s = now_s + LOOK_S  # its next run has not begun when it is handed to it
                 continue
             busy.append(engine)
             if now_s >= engine.next_look_s:

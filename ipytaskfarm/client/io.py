@@ -276,6 +276,7 @@ class IoThread:
         poller.register(self._bell, select.POLLIN)
         for fd in self._link.fds():
             poller.register(fd, select.POLLIN)
+        readable = True
         try:
             while not self._stopping and self.fatal is None:
                 now_s = time.monotonic()
@@ -283,13 +284,13 @@ class IoThread:
                     messages, sent = self._gather(now_s)
                 for message in messages:
                     self._send(message)
-                events = self._link.step(now_s)
+                events = self._link.step(now_s, readable)
                 if events:
                     self._take(events)
                 if now_s - self._touched_s > TOUCH_S:
                     self._touched_s = now_s
                     self._touch_blobs()
-                self._sleep(poller, sent)
+                readable = self._sleep(poller, sent)
         except BaseException as error:  # the last resort: every caller must be woken, or it would wait for ever
             traceback.print_exc()
             self._fail(errors.ConnectionError(f"the client's IO thread ended by a bug: {error!r}"))
@@ -334,7 +335,8 @@ class IoThread:
             with contextlib.suppress(OSError):  # the use of a missing value reports it
                 self.blobs.touch(map(bytes.fromhex, digests))
 
-    def _sleep(self, poller: select.poll, sent: bool) -> None:
+    def _sleep(self, poller: select.poll, sent: bool) -> bool:
+        """Wait until there is something to do, and return whether the link is readable."""
         now_s = time.monotonic()
         deadline_s = self._link.next_deadline()
         with self.lock:
@@ -345,7 +347,7 @@ class IoThread:
                 deadline_s = min(deadline_s, now_s + NAP_S)
             else:
                 if self._can_send():
-                    return
+                    return False
                 self.idle = True
         # Rounded up: after a wake-up too early the thread would spin until the deadline.
         timeout_s = min(max(deadline_s - now_s, 0.0), 5.0)
@@ -355,6 +357,7 @@ class IoThread:
         self.idle = False
         if sent:
             self._learn_from(ready, time.monotonic() - now_s)
+        return any(fd != self._bell for fd in ready)
 
     def _learn_from(self, ready: list[int], slept_s: float) -> None:
         """Decide whether the next tasks are waited for, after a sleep that followed sent ones.

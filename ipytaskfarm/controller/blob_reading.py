@@ -60,6 +60,8 @@ class BlobReader:
     def answers(self) -> list[tuple[str, Answer | BlobPiece]]:
         """Return (session, answer) for each piece that was read. Never blocks."""
         found: list[tuple[str, Answer | BlobPiece]] = []
+        if self._thread is None:
+            return found
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
         while self._read:
@@ -74,7 +76,7 @@ class BlobReader:
 
         `backlog_bytes` returns how many bytes are on their way to a session.
         """
-        for session, waiting in list(self._waiting.items()):
+        for session, waiting in list(self._waiting.items()) if self._waiting else ():
             room = AHEAD_BYTES - backlog_bytes(session) - self._under_way[session] * PIECE_BYTES
             while waiting and room > 0:
                 self._under_way[session] += 1

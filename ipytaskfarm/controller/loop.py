@@ -253,8 +253,8 @@ class ControllerLoop:
     def _patience_s(self) -> float:
         if self._next or self._compaction.under_way:
             return 0.0
-        deadlines = [self._scheduler.next_deadline(), self._evaluator.next_deadline()]
-        soonest = min((d for d in deadlines if d is not None), default=None)
+        timer_s, answer_s = self._scheduler.next_deadline(), self._evaluator.next_deadline()
+        soonest = timer_s if answer_s is None or (timer_s is not None and timer_s < answer_s) else answer_s
         return IDLE_S if soonest is None else min(IDLE_S, max(0.0, soonest - time.monotonic()))
 
     def _fds(self) -> list[int]:

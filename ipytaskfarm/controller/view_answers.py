@@ -98,9 +98,10 @@ class ViewAnswers:
 
     def answers(self) -> list[tuple[str, Answer]]:
         """Return (session, answer) for each question that was answered. Never blocks."""
-        if self._bell is not None:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._bell)
+        if self._bell is None:
+            return []
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
         found = []
         while self._read:
             session, n, reply = self._read.popleft()

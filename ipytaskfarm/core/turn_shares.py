@@ -105,13 +105,20 @@ class GroupedOrder:
     def __len__(self) -> int:
         return sum(map(len, self._sessions.values()))
 
-    def wait(self, group: str, session: str) -> None:
-        """Record that a session of a group waits."""
+    def __bool__(self) -> bool:
+        return bool(self._groups)  # a group waits as long as one of its sessions does
+
+    def join(self, group: str, session: str) -> FairOrder:
+        """Note the group of a session, and return the order of the sessions in this group."""
         order = self._sessions.get(group)
         if order is None:
             order = self._sessions[group] = FairOrder()
         self._group_of[session] = group
-        order.wait(session)
+        return order
+
+    def wait(self, group: str, session: str) -> None:
+        """Record that a session of a group waits."""
+        self.join(group, session).wait(session)
         self._groups.wait(group)
 
     def pop(self) -> str | None:
@@ -173,9 +180,13 @@ class TurnShares:
     def __len__(self) -> int:
         return len(self._light) + len(self._heavy) + len(self._next_turn)
 
+    def __bool__(self) -> bool:
+        return bool(self._light) or bool(self._heavy) or bool(self._next_turn)
+
     def begin(self) -> None:
         """Begin a turn."""
         self._light_left_s, self._heavy_left_s = self.light_s, self.heavy_s
+        self._is_heavy = False
         self._served.clear()
         for session, group in self._next_turn.items():
             self._heavy.wait(group, session)
@@ -211,6 +222,11 @@ class TurnShares:
             self._expect(session, seconds)
         self._light.charge(session, seconds)
         self._heavy.charge(session, seconds)
+
+    def charge_alone(self, group: str, session: str, seconds: float) -> None:
+        """Record what a light message has cost that was handled at once, since nobody else waited."""
+        self._light.join(group, session)
+        self.charge(session, seconds)
 
     def _expect(self, session: str, seconds: float) -> None:
         self._expected_s[session] = max(seconds, 0.7 * self._expected_s.get(session, 0.0))

@@ -169,6 +169,11 @@ class EngineLane:
         self._loop.add_reader(sock.fileno(), self._on_readable)
         self._thread.start()
 
+    @property
+    def has_work(self) -> bool:
+        """Return whether commands or runs wait."""
+        return bool(self._order or self._commands)
+
     def send(self, message: FromEngine) -> None:
         """Queue a message to the agent. Any thread may call this.
 

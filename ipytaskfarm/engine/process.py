@@ -276,8 +276,7 @@ class EngineProcess:
         self._sampler.busy()
         self._capture.settle(to_console=False)
         self._baseline.refresh()
-        # The first of many results is not reported alone: those that follow at once, or the end of the slice, ring the
-        # bell.
+        # The first of many results is not reported alone: those that follow at once, or the last one, ring the bell.
         self._bell_rang = time.perf_counter()
 
     def end_slice(self) -> None:
@@ -344,6 +343,9 @@ class EngineProcess:
         The next task may be long, so the agent must know of the result now.
         """
         if time.perf_counter() - self._bell_rang > RING_EVERY_S:
+            self._ring()
+            return
+        if not self._lane.has_work and not self.in_company():  # the last one
             self._ring()
             return
         if not self._unrung and self.in_company():  # no slice ends soon

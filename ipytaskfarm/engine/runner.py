@@ -488,10 +488,10 @@ class Runner:
             error = None  # its traceback holds the frames, and the frames hold the values
             self._namespace.clear()
         self._recorder.end_with(record, run.task, run.attempt)
+        self._finished()  # first, so that the result is on its way while the engine puts things in order
         # The items of a chunk are looked after by `call_each`.
         self._baseline.restore(attempt.reaches or (run_s > LONG_S and attempt.chunk is None))
         LOKY_WORKERS.end_unlike()
-        self._finished()
         if package:
             self._baseline.spoiled = (
                 f"{package}, a package with compiled modules, was interrupted while it was imported"

@@ -121,11 +121,12 @@ def _decode(data: bytes) -> tuple[int, Count] | None:
     return serial, Count(epoch, LogPlace(generation, frames, (hash_0, hash_1)), tasks, ends)
 
 
-@lru_cache
-def _effect(sql: str) -> tuple[int, str]:
-    """Return (1 for an insert, -1 for a deletion, else 0; the table) of a statement."""
+@lru_cache(1024)
+def _effect(sql: str) -> tuple[int, int]:
+    """Return by how much each row that a statement changes changes the numbers of tasks and of ends."""
     verb, _, table = sql.split(None, 3)[:3]
-    return {"INSERT": 1, "DELETE": -1}.get(verb, 0), table
+    by = {"INSERT": 1, "DELETE": -1}.get(verb, 0)
+    return by * (table == "tasks"), by * (table == "finals")
 
 
 class CommitCount:
@@ -150,6 +151,11 @@ class CommitCount:
         """Where the log stood at the last count, and at the last checkpoint."""
 
     @property
+    def frames(self) -> int:
+        """Return how many pages the log had at the last count."""
+        return self._log.frames
+
+    @property
     def new_pages(self) -> int:
         """Return how many pages the log had at the last count that were not there at the last checkpoint."""
         same = self._log.generation == self._moved.generation
@@ -161,12 +167,13 @@ class CommitCount:
 
     def note(self, sql: str, changed: int) -> None:
         """Note how many rows a statement has changed."""
-        sign, table = _effect(sql)
-        by = sign * changed
-        if table == "tasks":
-            self._new_tasks += by
-        elif table == "finals":
-            self._new_ends += by
+        tasks, ends = _effect(sql)
+        self.add(tasks * changed, ends * changed)
+
+    def add(self, tasks: int, ends: int) -> None:
+        """Note how many tasks and ends a statement has added."""
+        self._new_tasks += tasks
+        self._new_ends += ends
 
     def committed(self, epoch: int, *, sync: bool = False) -> None:
         """Write the count after a commit, or with `sync` after a checkpoint.
@@ -181,11 +188,13 @@ class CommitCount:
         record = _RECORD.pack(
             _MAGIC, self._serial, epoch, log.generation, log.frames, *log.hash, self.tasks, self.ends
         )  # fmt: skip
-        with contextlib.suppress(OSError):
+        try:  # not `suppress`, which costs as much as the record
             os.pwrite(self._file, record + _CHECK.pack(crc32(record)), self._serial % 2 * _SLOT_BYTES)
             if sync:
                 self._moved = log
                 os.fdatasync(self._file)
+        except OSError:
+            pass
 
     def place(self) -> LogPlace:
         """Return the place up to which the log is valid."""

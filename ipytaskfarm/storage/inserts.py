@@ -101,6 +101,26 @@ def tasks(group: list[s.SaveTask]) -> list[Statement]:
     return [*statements, Statement(SEPARATE, separate)] if separate else statements
 
 
+_ONE_TASK = (
+    "INSERT INTO tasks (id, queue_seq, name, rules, function, session, submitted_s, payload, needs, job) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
+)
+
+
+def one_task(t: s.SaveTask) -> tuple[str, Row] | None:
+    """Return the statement and the row of a single task; None for a task with a rarer column."""
+    if t.blobs or t.items or t.parent is not None or t.part is not None or t.cache is not None:
+        return None
+    rules, needs = t.rules, t.needs
+    name = text = job = None
+    if rules is not None:
+        name, text, job = rules.name, _rules_text(rules), rules.job
+    edges = None if needs is None else _encode(needs).decode()
+    return _ONE_TASK, (
+        t.id, t.queue_seq, name, text, t.function, t.session, t.submitted_s, t.payload, edges, job,
+    )  # fmt: skip
+
+
 def _insert(sql: Callable[[tuple[str, ...], int], str], values: dict[str, list[Any]]) -> Statement:
     """Return the statement that inserts these values of columns.  A column of NULLs is left out: it costs time."""
     used = {column: of_rows for column, of_rows in values.items() if of_rows.count(None) < len(of_rows)}
@@ -142,6 +162,25 @@ def _uses(part: str, needing: Iterable[s.SaveTask] | Iterable[Final]) -> list[St
 
 def failure_row(failure: FailureSummary | None) -> tuple[str | None, str | None, str | None]:
     return (None, None, None) if failure is None else (failure.etype, failure.value, failure.place)
+
+
+_ONE_FINAL = (
+    "INSERT INTO finals (task, reason, engine_id, node, attempts, started_s, run_s, completed_s, body, etype, value, "
+    "place) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12 WHERE EXISTS (SELECT 1 FROM tasks WHERE id = ?1) "
+    "AND NOT EXISTS (SELECT 1 FROM progress WHERE task = ?1 AND attempt > ?5) ON CONFLICT (task) DO NOTHING"
+)
+"""The same as `_insert_finals` for one row."""
+
+
+def one_final(save: s.SaveFinal) -> tuple[str, Row] | None:
+    """Return the statement and the row of a single end; None for a result that needs blobs."""
+    f = save.final
+    if f.blobs:
+        return None
+    return _ONE_FINAL, (
+        f.id, f.reason, f.engine_id, f.node, f.attempts, f.started_s, f.run_s, f.completed_s, f.body,
+        *failure_row(f.failure),
+    )  # fmt: skip
 
 
 def finals(group: list[s.SaveFinal]) -> list[Statement]:

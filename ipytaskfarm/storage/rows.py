@@ -144,9 +144,11 @@ def _left(group: list[s.SaveLeft]) -> list[Statement]:
     return [Statement(unused, ends), Statement(ended, ends)]
 
 
+ACCEPT = "UPDATE blocks SET accepted_upto = max(accepted_upto, ?2) WHERE first = ?1"
+
+
 def _accepted(group: list[s.SaveAccepted]) -> list[Statement]:
-    sql = "UPDATE blocks SET accepted_upto = max(accepted_upto, ?2) WHERE first = ?1"
-    return [Statement(sql, [(a.block_first, a.upto) for a in group])]
+    return [Statement(ACCEPT, [(a.block_first, a.upto) for a in group])]
 
 
 def _functions(group: list[s.SaveFunction]) -> list[Statement]:
@@ -154,16 +156,24 @@ def _functions(group: list[s.SaveFunction]) -> list[Statement]:
     return [Statement(sql, [(f.digest, f.code) for f in group])]
 
 
+HAND_OUT = (
+    "INSERT INTO handouts (number, engine, engine_id, runs, at_s) VALUES (?1, ?2, ?3, ?4, ?5) "
+    "ON CONFLICT (number) DO UPDATE SET runs = ?4"
+)
+DROP_HAND_OUT = "DELETE FROM handouts WHERE number = ?"
+
+
+def handout(save: s.SaveHandOut) -> Row:
+    """Return the row of a batch for `HAND_OUT`."""
+    return (save.number, save.engine, save.engine_id, _encode(save.runs).decode(), save.at_s)
+
+
 def _handouts(group: list[s.SaveHandOut]) -> list[Statement]:
-    sql = (
-        "INSERT INTO handouts (number, engine, engine_id, runs, at_s) VALUES (?1, ?2, ?3, ?4, ?5) "
-        "ON CONFLICT (number) DO UPDATE SET runs = ?4"
-    )
-    return [Statement(sql, [(h.number, h.engine, h.engine_id, _encode(h.runs).decode(), h.at_s) for h in group])]
+    return [Statement(HAND_OUT, [handout(save) for save in group])]
 
 
 def _dropped_handouts(group: list[s.DropHandOut]) -> list[Statement]:
-    return [Statement("DELETE FROM handouts WHERE number = ?", [(h.number,) for h in group])]
+    return [Statement(DROP_HAND_OUT, [(h.number,) for h in group])]
 
 
 def _agents(group: list[s.SaveAgent]) -> list[Statement]:

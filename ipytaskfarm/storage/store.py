@@ -20,12 +20,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import itertools
 import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,19 +40,17 @@ from ..system.files import sync_folder
 from . import disk, free_room, opening, rows
 from .beside import count_file
 from .commit_count import CommitCount, Count, Missing, missing, read as read_count
-from .inserts import Row, parts
+from .inserts import Row
+from .log_room import LogRoom
 from .map_places import place_in_map
 from .opening import APPLICATION_ID, FORMER, REMEDY
+from .writing import Fenced, write
 
 CHECKPOINT_BYTES = 4 << 20
 """The write-ahead log is moved into the file after about this much. A longer log makes fewer but longer pauses."""
 
 BUSY_S = 5.0
 """How long a commit waits for another process's lock (a person's sqlite3 shell that writes)."""
-
-
-class _Fenced(Exception):
-    """A row changed nothing."""
 
 
 class Store:
@@ -75,6 +72,7 @@ class Store:
         self._broken: str | None = None
         self._log_bytes = 0
         self._count: CommitCount | None = None
+        self._log_room = LogRoom(path, CHECKPOINT_BYTES)
 
     # ---------------------------------------------------------------------------------- opening and closing
 
@@ -196,9 +194,8 @@ class Store:
     def begin_epoch(self) -> None:
         """Raise the epoch within the life of one controller, which has thrown its state away."""
         self._usable()
-        with self._transaction():
-            self._db.execute(rows.FORGET_AGENTS)
-            self._db.execute("UPDATE farm SET epoch = epoch + 1")
+        execute = self._db.execute
+        self._transact(lambda: (execute(rows.FORGET_AGENTS), execute("UPDATE farm SET epoch = epoch + 1")))
         self.epoch += 1
         assert self._count is not None
         self._count.committed(self.epoch, sync=True)
@@ -277,31 +274,17 @@ class Store:
 
     def _commit(self, saves: Sequence[s.Save], fenced: list[int]) -> None:
         assert self._count is not None
+        count = self._count
         try:
-            with self._transaction():
-                self._write(saves, None, self._count)
-        except _Fenced:
+            self._transact(lambda: self._write(saves, None, count))
+        except Fenced:
             # A bug in the farm. Repeat it row by row, to name the tasks.
-            with self._transaction():
-                self._write(saves, fenced, self._count)
+            self._transact(lambda: self._write(saves, fenced, count))
 
     def _write(self, saves: Sequence[s.Save], fenced: list[int] | None, count: CommitCount) -> None:
-        db = self._db
-        count.begin()
-        # No other save touches the table of hand-outs. Ends of tasks between them would make a statement for each.
-        handouts = [save for save in saves if type(save) in (s.SaveHandOut, s.DropHandOut)]
-        others = [save for save in saves if type(save) not in (s.SaveHandOut, s.DropHandOut)] if handouts else saves
-        for kind, group in itertools.groupby([*others, *handouts], type):
-            for statement in rows.statements(kind, list(group)):
-                if statement.fences and fenced is not None:
-                    refused = [row[0] for row in statement.rows if not db.execute(statement.sql, row).rowcount]
-                    fenced.extend(refused)
-                    count.note(statement.sql, len(statement.rows) - len(refused))
-                    continue
-                changed = sum([db.executemany(*part).rowcount for part in parts(statement)])
-                count.note(statement.sql, changed)
-                if statement.fences and changed != len(statement.rows):
-                    raise _Fenced
+        if count.frames > self._log_room.enough_for:
+            self._log_room.make(count.frames)
+        write(self._db, saves, fenced, count)
 
     def checkpoint(self) -> None:
         """Move the log into the file as far as readers allow.  `commit` does this in time."""
@@ -318,13 +301,12 @@ class Store:
     def _checkpoint(self, mode: str) -> None:
         self._db.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transact(self, work: Callable[[], object]) -> None:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             if not self._owns():
                 self._break("another controller has taken it over; this one must end")
-            yield
+            work()
             self._db.execute("COMMIT")
         except BaseException as error:
             self._roll_back()

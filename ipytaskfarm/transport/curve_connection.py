@@ -31,6 +31,8 @@ class CurveConnection:
         zmq.ZMQError, ValueError: the connection file cannot be used.
     """
 
+    reports_changes_only = True
+
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], info: ConnectionInfo, host: str) -> None:
         self._socket = socket = context.socket(zmq.DEALER)
         self._monitor: zmq.Socket[bytes] | None = None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import zmq
 
 from . import wire
-from .interface import ConnectionId, KnownKey, ReceivedFrame, Sent
+from .interface import FULL, GONE, OK, ConnectionId, KnownKey, ReceivedFrame, Sent
 
 PARTS_PER_LOOK = 1000
 LINGER_MS = 100
@@ -129,12 +129,12 @@ class CurveListener:
         try:
             self._router.send_multipart([connection, frame], zmq.NOBLOCK)
         except zmq.Again:
-            return Sent.FULL
+            return FULL
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
-            return Sent.GONE
-        return Sent.OK
+            return GONE
+        return OK
 
     def close(self, linger_ms: int = LINGER_MS) -> None:
         """See `PeerListener`. Closing it twice is no error."""

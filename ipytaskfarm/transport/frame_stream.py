@@ -16,6 +16,7 @@ OUT_BYTES = 1 << 20
 """The number of bytes that wait for a peer which does not read; beyond it, `send` takes no more."""
 
 _LENGTH = struct.Struct("!I")
+_LENGTH_BYTES = _LENGTH.size
 _CREDENTIALS = struct.Struct("=iII")
 
 
@@ -60,12 +61,21 @@ class FrameStream:
         """Return whether frames wait until the peer reads."""
         return bool(self._out)
 
+    def is_exhausted(self) -> bool:
+        """Return whether nothing was there behind the last frame. If so, the next `receive` reads again."""
+        if not self._drained or self._at < len(self._in) or self._large is not None:
+            return False
+        self._drained = False
+        return True
+
     def receive(self) -> memoryview | None:
         """Return the next frame; None if no whole frame has arrived. Call it again until it returns None.
 
         Raises:
             StreamBroken: there will be no further frame.
         """
+        if self.is_exhausted():
+            return None
         while True:
             if self._large is not None:
                 if self._filled == self._wanted:
@@ -82,14 +92,14 @@ class FrameStream:
     def _next(self) -> memoryview | None:
         """Return the next frame in the buffer, or begin to gather one that goes on behind its end."""
         at = self._at
-        left = len(self._in) - at
-        if left < _LENGTH.size:
+        left = len(self._in) - at - _LENGTH_BYTES
+        if left < 0:
             return None
         length: int = _LENGTH.unpack_from(self._in, at)[0]
         if length > self.frame_bytes_max:
             raise StreamBroken(f"a frame of {length:,} bytes, more than {self.frame_bytes_max:,}")
-        at += _LENGTH.size
-        if length <= left - _LENGTH.size:
+        at += _LENGTH_BYTES
+        if length <= left:
             self._at = at + length
             return memoryview(self._in)[at : at + length]
         self._wanted = length

@@ -19,7 +19,6 @@ handlers in this thread must not raise: an exception between the two parts of a 
 from __future__ import annotations
 
 import logging
-import math
 import select
 import time
 from collections import Counter
@@ -33,16 +32,16 @@ from ..core import errors
 from ..core.limits import ByteAccounts, PeerLimits
 from ..core.messages import AgentMessage, Answer, AskQuestion, ClientMessage, Refusal
 from ..version import __version__
-from . import message_parts, wire
+from . import message_parts, reliable_session, wire
 from .curve_listener import CurveListener
 from .handshake import REPLACED, REVOKED, Handshake, Hello, Refuse, Welcome, WhoAreYou
-from .hub_session import HubSession, too_slow
-from .inbox import Inbox, Left
-from .interface import ConnectionId, KnownKey, PeerListener, ReceivedFrame, Sent
+from .hub_session import HubSession, LazySessions, too_slow
+from .inbox import LEFT, Inbox
+from .interface import GONE, OK, ConnectionId, KnownKey, PeerListener, ReceivedFrame
 from .keys import FarmKeys
 from .peer_events import Incoming, Peer, PeerGone, PeerNewEpoch, PeerSilent, PeerUp
 from .read_only import why_refused
-from .reliable_session import BEGIN_ANEW, HEADER, HELD_BYTES, Greeting, Heard, PacketKind, frame_of, kind_of
+from .reliable_session import BEGIN_ANEW, BYE, HANDSHAKE, HEADER, HELD_BYTES, Greeting, frame_of, kind_of
 from .session_places import ANEW, SessionPauses, SessionPlaces, objection, pool_of
 from .short_poll import ShortPoll, watch
 from .unix_listener import UnixListener
@@ -54,9 +53,6 @@ GONE_S = {"client": 60.0, "agent": 3600.0}
 JUDGE_EVERY_S = 0.5
 BEAT_AFTER_S = 0.5
 CONGESTED_S = 0.05
-LAZY_S = 0.002
-"""How long an acknowledgement, or a message that can wait, waits for another message to the same peer. One of them is
-under way soon if the peer is busy; if the peer is idle, waking it for this alone takes a core from those who work."""
 READ_BYTES = 16 << 20
 """No further packet is read in a turn that has read this much."""
 
@@ -103,9 +99,7 @@ class Hub:
         self._dirty: dict[str, HubSession] = {}
         self._places = SessionPlaces(limits)
         self.pauses = SessionPauses(clock)
-        self._lazy: dict[str, HubSession] = {}
-        """Sessions for which something waits that is sent at `_lazy_until_s`, or with the next message."""
-        self._lazy_until_s = math.inf
+        self._lazy = LazySessions()
         self.rejected: Counter[str] = Counter()
         """How often connections or messages were refused, by reason."""
         self._known: dict[str, KnownKey] = {}
@@ -125,6 +119,7 @@ class Hub:
         self._short_poll = ShortPoll(self._epoll.poll)
         self._extra: set[int] = set()
         """The caller's descriptors that `_epoll` knows."""
+        self._extra_given: Sequence[int] = ()
         for fd in self._curve.fds():
             self._epoll.register(fd, select.EPOLLIN)
         self._unix = self._listen_here(socket_path, keys.server.public) if socket_path is not None else None
@@ -165,7 +160,7 @@ class Hub:
     def send(self, session: str, message: object, *, can_wait: bool = False) -> bool:
         """Queue a message for the next `flush`. Return False if there is no such session (any more).
 
-        With `can_wait` it is sent with the next other message, or after `LAZY_S`.
+        With `can_wait` it is sent with the next other message, or after `hub_session.LAZY_S`.
 
         Raises:
             ResultTooLarge: the message is larger than `MAX_MESSAGE_BYTES`.
@@ -206,7 +201,7 @@ class Hub:
         if state is not None:
             self._unbind(state)
             self._dirty.pop(session, None)
-            self._lazy.pop(session, None)
+            self._lazy.drop(session)
             self._inbox.forget(session)
             self._incoming.hold(state.pool, session, 0)
             self._places.free(state.pool, session)
@@ -215,7 +210,7 @@ class Hub:
         """Forget all sessions: their peers say hello again, and report what they hold, as to a new controller."""
         self._epoch = epoch
         # The caller may have closed some of its descriptors, and have opened others with the same numbers.
-        self._extra = watch(self._epoll, self._extra, set())
+        self._extra, self._extra_given = watch(self._epoll, self._extra, set()), ()
         for session, state in list(self._states.items()):
             connection, is_welcomed = state.connection, state.welcome is None
             self.forget(session)
@@ -263,8 +258,9 @@ class Hub:
             timeout_s = min(timeout_s, CONGESTED_S if self._dirty else JUDGE_EVERY_S)
         if self._inbox.has_work:
             timeout_s = 0.0
-        deadline_s = min(self._clock() + timeout_s, self._lazy_until_s)
-        self._extra = watch(self._epoll, self._extra, set(extra_fds))
+        deadline_s = min(self._clock() + timeout_s, self._lazy.until_s)
+        if extra_fds != self._extra_given:
+            self._extra, self._extra_given = watch(self._epoll, self._extra, set(extra_fds)), extra_fds
         while True:
             # ZeroMQ's descriptors report only changes, so its sockets are asked before each wait.
             there = self._curve.has_input() or (self._unix is not None and self._unix.has_input)
@@ -313,7 +309,7 @@ class Hub:
             if state is None:
                 continue
             self._dirty[session] = state
-            if message is Left.LEFT:
+            if message is LEFT:
                 self.forget(session)
                 yield state.peer, PeerGone(said=True)
             else:
@@ -326,11 +322,7 @@ class Hub:
         """
         awake_s = self._patience.look(now_s)
         dirty, self._dirty = self._dirty, {}
-        waited: dict[str, HubSession] = {}
-        if now_s >= self._lazy_until_s:
-            waited, self._lazy = self._lazy, {}
-            self._lazy_until_s = math.inf
-        for state in self._to_flush(dirty.values(), waited, now_s):
+        for state in self._to_flush(dirty.values(), self._lazy.take(now_s), now_s):
             if not self._flush_one(state, awake_s):
                 self._dirty[state.peer.session] = state
 
@@ -341,12 +333,11 @@ class Hub:
             if state.peer.session in waited:
                 continue
             if state.is_urgent or state.welcome is not None or state.beat_due:
-                self._lazy.pop(state.peer.session, None)
+                self._lazy.drop(state.peer.session)
                 now.append(state)
             else:
-                state.session.confirm(self._inbox.handled(state.peer.session))
-                self._lazy[state.peer.session] = state
-                self._lazy_until_s = min(self._lazy_until_s, now_s + LAZY_S)
+                self._confirm(state)
+                self._lazy.add(state, now_s + state.patience_s(self._read_bytes))
         if len(now) > 1:
             now.sort(key=lambda state: state.peer.role)
         return now
@@ -355,7 +346,7 @@ class Hub:
         """Say good-bye to all peers. Queued messages are dropped: call `flush` first."""
         for state in self._states.values():
             if state.connection is not None:
-                self._put(state.connection, frame_of(PacketKind.BYE))
+                self._put(state.connection, frame_of(BYE))
         self._curve.close()
         if self._unix is not None:
             self._unix.close()
@@ -364,8 +355,10 @@ class Hub:
     # ------------------------------------------------------------------------------------- receiving
 
     def _listeners_with_input(self) -> list[PeerListener]:
-        found = ((self._curve, self._curve.has_input()), (self._unix, self._unix is not None and self._unix.has_input))
-        return [listener for listener, there in found if listener is not None and there]
+        listeners: list[PeerListener] = [self._curve] if self._curve.has_input() else []
+        if self._unix is not None and self._unix.has_input:
+            listeners.append(self._unix)
+        return listeners
 
     def _on_frame(self, packet: ReceivedFrame, heard: list[tuple[Peer, Incoming]], awake_s: float) -> None:
         connection, user, frame = packet
@@ -375,13 +368,13 @@ class Hub:
         state = self._by_connection.get(connection)
         if user not in self._titles:
             self._turn_away(connection, user)
-        elif kind is PacketKind.HANDSHAKE:
+        elif kind is HANDSHAKE:
             self._on_handshake(connection, user, wire.decode_handshake(frame), heard, awake_s)
         elif state is None:
             self._answer(connection, WhoAreYou())
         elif kind is None or state.user != user:
             self._refuse(connection, "SecurityError", "this connection sent nonsense", "nonsense")
-        elif kind is PacketKind.BYE:
+        elif kind is BYE:
             self._on_bye(state, heard)
         else:
             self._on_packet(state, connection, frame, awake_s)
@@ -401,25 +394,34 @@ class Hub:
         what, body = session.hear(frame)
         session.freed()
         self._dirty[name] = state
-        if what is Heard.GAP:
+        if what is reliable_session.GAP:
             self.rejected["gap"] += 1
             self._unbind(state)
             self._answer(connection, WhoAreYou())
-        elif what is Heard.NONSENSE:
+        elif what is reliable_session.NONSENSE:
             self._refuse(connection, "SecurityError", "this connection sent nonsense", "nonsense")
-        elif what is Heard.KNOWN:
+        elif what is reliable_session.KNOWN:
             # An acknowledgement of a very recent message needs no beat in answer.
             state.beat_due = awake_s - state.spoke_awake_s > BEAT_AFTER_S
         elif body is not None:
             self._inbox.put(name, state.pool, state.peer.role, session.last_in, body)
             self._places.is_used(state.pool, name)
-            self._count_bytes(state)
+            # A small packet counts only if it still waits at the end of the turn: few do.
+            if len(body) > message_parts.SMALL_BYTES or self._incoming.of(name):
+                self._count_bytes(state)
         else:
             self._count_bytes(state)
 
     def _count_bytes(self, state: HubSession) -> None:
         name = state.peer.session
         self._incoming.hold(state.pool, name, self._inbox.bytes_of(name) + state.session.pieces_bytes)
+
+    def _confirm(self, state: HubSession) -> None:
+        """Let what was handled of a session be acknowledged, and count what still waits."""
+        handled = self._inbox.handled(state.peer.session)
+        state.session.confirm(handled)
+        if handled is not None or self._incoming.of(state.peer.session):
+            self._count_bytes(state)
 
     def _begin_later(self, state: HubSession, connection: ConnectionId, why: str) -> None:
         """Drop what a session has sent and was not handled: it connects after a pause, and sends that again.
@@ -540,10 +542,8 @@ class Hub:
 
     def _flush_one(self, state: HubSession, awake_s: float) -> bool:
         """Send what one session may send. Return False if the connection is full."""
-        session, name = state.session, state.peer.session
-        session.confirm(self._inbox.handled(name))
-        if self._incoming.of(name):
-            self._count_bytes(state)
+        session = state.session
+        self._confirm(state)
         connection = state.connection
         if connection is None:
             return True
@@ -570,12 +570,12 @@ class Hub:
         if isinstance(connection, bytes):
             sent = self._curve.send(connection, frame)
         else:
-            sent = self._unix.send(connection, frame) if self._unix is not None else Sent.GONE
-        if sent is Sent.GONE:
+            sent = self._unix.send(connection, frame) if self._unix is not None else GONE
+        if sent is GONE:
             state = self._by_connection.get(connection)
             if state is not None and state.connection == connection:
                 state.connection, state.ended = None, connection
-        return sent is Sent.OK
+        return sent is OK
 
     def _answer(self, connection: ConnectionId, message: Handshake) -> None:
         self._put(connection, wire.encode_handshake(message))

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from .interface import ConnectionId
 from .peer_events import Peer
 from .reliable_session import Greeting, ReliableSession
+
+LAZY_S, LAZY_ACK_S = 0.002, 0.02
+"""How long a message that can wait, and an acknowledgement alone, wait for another message to the same peer. One is
+under way soon if the peer is busy; if it is idle, waking it for this alone takes a core from those who work."""
+LAZY_BYTES = 64 << 10
+"""After a turn that received more, an acknowledgement waits no longer than a message: the peer's window may be full."""
 
 
 class HubSession:
@@ -30,6 +37,44 @@ class HubSession:
         self.spoke_awake_s = 0.0
         self.heard_awake_s = 0.0
         self.silent = False
+        self.lazy_until_s = math.inf
+        """When what there is for it is sent at the latest, see `LazySessions`."""
+
+    def patience_s(self, read_bytes: int) -> float:
+        """Return how long what there is for the peer may wait; `read_bytes` were received in this turn."""
+        return LAZY_S if self.session.has_unsent or read_bytes > LAZY_BYTES else LAZY_ACK_S
+
+
+class LazySessions:
+    """Sessions for which something waits that is sent later, or with the next message."""
+
+    def __init__(self) -> None:
+        self.until_s = math.inf
+        """When the first of them is to be sent at the latest."""
+        self._waiting: dict[str, HubSession] = {}
+
+    def add(self, state: HubSession, until_s: float) -> None:
+        """Let a session wait; one that waits already waits no longer than before."""
+        self._waiting[state.peer.session] = state
+        state.lazy_until_s = min(until_s, state.lazy_until_s)
+        self.until_s = min(until_s, self.until_s)
+
+    def drop(self, session: str) -> None:
+        """Let a session wait no more: everything for it is sent now."""
+        state = self._waiting.pop(session, None)
+        if state is not None:
+            is_first, state.lazy_until_s = state.lazy_until_s <= self.until_s, math.inf
+            if is_first:  # a time that is over for nobody would cost a turn
+                self.until_s = min((each.lazy_until_s for each in self._waiting.values()), default=math.inf)
+
+    def take(self, now_s: float) -> dict[str, HubSession]:
+        """Return those that have waited for long enough, which wait no more."""
+        if now_s < self.until_s:
+            return {}
+        found = {name: state for name, state in self._waiting.items() if state.lazy_until_s <= now_s}
+        for name in found:
+            self.drop(name)
+        return found
 
 
 def too_slow(sessions: Iterable[HubSession], per_session: int, in_all: int) -> list[HubSession]:

@@ -23,6 +23,8 @@ MESSAGE_S = 1e-5
 """The least cost of a message, in seconds; also the cost where no time passes, as in a simulation."""
 BYTE_S = 4e-9
 """The cost of a byte, in seconds: a turn takes at most some MiB from its sessions."""
+ALONE_S = 1e-3
+"""If a session's message has cost less, and nobody else waited, the session does not owe anybody its turn."""
 ANSWERS_BYTES = 16 << 20
 """While more bytes than this are on their way to a peer, its questions wait."""
 
@@ -31,6 +33,9 @@ class Left(Enum):
     """In the place of a message: the session has said good-bye after its last message."""
 
     LEFT = "left"
+
+
+LEFT = Left.LEFT
 
 
 class PacketReader(Protocol):
@@ -78,23 +83,36 @@ class Inbox:
         self._backlog_bytes = backlog_bytes
         self.shares = shares or TurnShares()
         self._waiting: dict[str, _Waiting] = {}
+        self._alone: str | None = None
+        """The session that waits, if it is the only one: it need not be put in order."""
         self._parked: set[str] = set()
         """Sessions with questions that wait until their earlier answers were taken."""
 
     @property
     def has_work(self) -> bool:
         """Return whether a message can be handled now."""
-        return bool(self.shares)
+        return self._alone is not None or bool(self.shares)
 
     def put(self, session: str, key: str, role: str, number: int, body: bytes | memoryview) -> None:
         """Add a packet of a session."""
         waiting = self._waiting.get(session)
         if waiting is None:
+            is_alone = not self._waiting
             waiting = self._waiting[session] = _Waiting(key, role)
-            self.shares.wait(key, session, False)
+            if is_alone:
+                self._alone = session
+            else:
+                self._put_in_order()
+                self.shares.wait(key, session, False)
         # A small body is copied: it would keep the whole buffer that it arrived in.
         waiting.packets.append((number, body if len(body) > message_parts.SMALL_BYTES else bytes(body)))
         waiting.size_bytes += len(body)
+
+    def _put_in_order(self) -> None:
+        """Let the session take its turn that was the only one."""
+        session, self._alone = self._alone, None
+        if session is not None:
+            self.shares.wait(self._waiting[session].key, session, False)
 
     def bytes_of(self, session: str) -> int:
         """Return how many bytes wait for a session."""
@@ -120,6 +138,7 @@ class Inbox:
     def drop(self, session: str) -> None:
         """Forget the waiting messages of a session, which starts again."""
         if self._waiting.pop(session, None) is not None:
+            self._alone = None if self._alone == session else self._alone
             self._parked.discard(session)
             self.shares.forget(session)
 
@@ -135,8 +154,11 @@ class Inbox:
         """
         shares = self.shares
         shares.begin()
-        self._resume()
-        while (session := shares.pop()) is not None:
+        if self._parked:
+            self._resume()
+        alone, self._alone = self._alone, None
+        while (session := alone or shares.pop()) is not None:
+            is_alone, alone = alone is not None, None
             waiting = self._waiting.get(session)
             if waiting is None:
                 continue
@@ -147,9 +169,13 @@ class Inbox:
                 yield session, message
             if self._waiting.get(session) is waiting and session not in self._parked:
                 self._go_on(session, waiting)
-            shares.charge(session, max(MESSAGE_S, self._clock() - began_s) + cost_s)
+            cost_s += max(MESSAGE_S, self._clock() - began_s)
+            if not is_alone:
+                shares.charge(session, cost_s)
+            elif cost_s > ALONE_S:
+                shares.charge_alone(waiting.key, session, cost_s)
             if waiting.left and self._waiting.get(session) is None:
-                yield session, Left.LEFT
+                yield session, LEFT
 
     def _resume(self) -> None:
         for session in [each for each in self._parked if self._backlog_bytes(each) <= ANSWERS_BYTES]:

@@ -50,6 +50,10 @@ class Sent(Enum):
     GONE = "the connection has ended"
 
 
+OK, FULL, GONE = Sent
+"""Access to a member of an enumeration takes long, compared with the code that is run for each frame."""
+
+
 class PeerListener(Protocol):
     """The controller's end of all connections of one way. Nothing here blocks."""
 
@@ -76,6 +80,9 @@ class ConnectionFailure(NamedTuple):
 
 class PeerConnection(Protocol):
     """A peer's end of a connection. Nothing here blocks."""
+
+    reports_changes_only: bool
+    """Whether `fds` are readable only after a change, so that it must be read after each action."""
 
     def fds(self) -> list[int]:
         """Return the descriptors to watch for readability."""

@@ -31,7 +31,7 @@ from . import wire
 from .curve_connection import CurveConnection
 from .handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
 from .interface import PeerConnection
-from .reliable_session import Greeting, Heard, PacketKind, ReliableSession, frame_of, kind_of
+from .reliable_session import BYE, GAP, HANDSHAKE, NONSENSE, Greeting, ReliableSession, frame_of, kind_of
 from .unix_connection import connect_by_unix
 
 _chance = random.SystemRandom()
@@ -192,8 +192,15 @@ class Link:
         """
         self._session.say(wire.encode_message(message), token)
 
-    def step(self, now_s: float) -> list[LinkEvent]:
-        """Dial, send, receive and beat, as far as possible now. `now_s` is monotonic."""
+    def is_due(self, now_s: float) -> bool:
+        """Return whether `step` has something to do although nothing was received."""
+        return self._session.can_speak or now_s >= self.next_deadline()
+
+    def step(self, now_s: float, readable: bool = True) -> list[LinkEvent]:
+        """Dial, send, receive and beat, as far as possible now.
+
+        `now_s` is monotonic. `readable` says whether one of `fds` was found readable, or may be.
+        """
         events: list[LinkEvent] = []
         if self._over:
             return events
@@ -204,7 +211,7 @@ class Link:
         if self._connection is None and now_s >= self._retry_at_s:
             self._dial(events)
         if self._connection is not None:
-            self._converse(events)
+            self._converse(events, readable or self._must_listen(self._connection))
         return events
 
     def close(self, timeout_s: float = 0.0) -> bool:
@@ -220,7 +227,7 @@ class Link:
                 break
             self._epoll.poll(max(0.0, min(deadline_s, self.next_deadline()) - now_s))
         if self._connection is not None and self._up:
-            self._put(frame_of(PacketKind.BYE))
+            self._put(frame_of(BYE))
         self._over = True
         self._hang_up(LINGER_MS if self._up else 0)
         self._up = False
@@ -312,7 +319,11 @@ class Link:
 
     # --------------------------------------------------------------------------------- exchange
 
-    def _converse(self, events: list[LinkEvent]) -> None:
+    def _must_listen(self, connection: PeerConnection) -> bool:
+        """Return whether the connection must be read although it was not found readable: that also sends what waits."""
+        return self._more or self._congested or connection.reports_changes_only or connection.is_congested
+
+    def _converse(self, events: list[LinkEvent], readable: bool) -> None:
         """Send and receive until neither makes progress.
 
         ZeroMQ's descriptors report only changes: after sending, the connection must be read until it is empty, or the
@@ -321,14 +332,14 @@ class Link:
         budget = FRAMES_PER_STEP
         while True:
             self._speak()
-            budget, empty = self._listen(budget, events)
+            budget, empty = self._listen(budget, events) if readable else (budget, True)
             if self._connection is None:
                 return
             # A received frame may have been an acknowledgement, which opens the window.
             if not empty or not self._up or self._congested or not self._session.can_speak:
                 break
         self._more = not empty
-        if not self._watch(events):
+        if readable and not self._watch(events):
             return
         if self._session.awaits_confirm:
             self._ack_at_s = min(self._ack_at_s, self._now_s + wire.ACK_WITHIN_S)
@@ -376,17 +387,17 @@ class Link:
 
     def _on_frame(self, frame: bytes | memoryview, events: list[LinkEvent]) -> None:
         kind = kind_of(frame)
-        if kind is PacketKind.HANDSHAKE:
+        if kind is HANDSHAKE:
             return self._on_handshake(wire.decode_handshake(frame), events)
-        if kind is PacketKind.BYE:
+        if kind is BYE:
             return self._drop("the controller said good-bye", events)
         if not self._up:
             return  # it was on its way before our Hello
         heard, body = self._session.hear(frame)
         self._hand_back(events)
-        if heard is Heard.GAP:
+        if heard is GAP:
             self._say_hello()
-        elif heard is Heard.NONSENSE:
+        elif heard is NONSENSE:
             self._drop("it sent nonsense", events)
         elif body is not None:
             self._on_body(body, events)

@@ -76,12 +76,21 @@ class Heard(Enum):
     NONSENSE = "nothing that an honest peer sends"
 
 
+DATA, PART, BEAT, HANDSHAKE, BYE = PacketKind
+NEWS, KNOWN, GAP, NONSENSE = Heard
+"""Access to a member of an enumeration takes long, compared with the code that is run for each frame."""
+
+
 class Greeting(Enum):
     """The result of a handshake."""
 
     RESUMED = "the same epoch: what the other side lacks is sent again"
     ANEW = "another epoch: both sides state what they hold"
     NONSENSE = "a position that an honest peer cannot be in"
+
+
+_KINDS = tuple(PacketKind)
+_HEADER_BYTES = HEADER.size
 
 
 def frame_of(kind: PacketKind, body: bytes = b"") -> bytes:
@@ -91,9 +100,9 @@ def frame_of(kind: PacketKind, body: bytes = b"") -> bytes:
 
 def kind_of(frame: bytes | memoryview) -> PacketKind | None:
     """Return a frame's kind; None if it is no valid frame."""
-    if len(frame) < HEADER.size or frame[0] >= len(PacketKind):
+    if len(frame) < _HEADER_BYTES or frame[0] >= len(_KINDS):
         return None
-    return PacketKind(frame[0])
+    return _KINDS[frame[0]]
 
 
 def list_header(length: int) -> bytes:
@@ -106,6 +115,9 @@ def list_header(length: int) -> bytes:
     if length < 1 << 16:
         return struct.pack("!BH", 0xDC, length)
     return struct.pack("!BI", 0xDD, length)
+
+
+_ONE = list_header(1)
 
 
 class Packet(msgspec.Struct, frozen=True):
@@ -190,7 +202,7 @@ class ReliableSession:
         if not self._said or self.window_is_shut:
             return None
         number = self._flight[-1].number + 1 if self._flight else self._last_out + 1
-        packet = self._cut(number) if self._said_is_large() else self._gather(number)
+        packet = self._cut(number) if len(self._said[0][0]) > self._packet_bytes else self._gather(number)
         self._flight.append(packet)
         self._flight_bytes += len(packet.frame)
         return packet.frame
@@ -199,14 +211,18 @@ class ReliableSession:
         """Record that the frame of `next_frame` is on the connection."""
         packet = self._flight[self._on_connection]
         self._on_connection += 1
-        self._last_out = max(self._last_out, packet.number)
-        self._ack_told = max(self._ack_told, packet.ack)
-
-    def _said_is_large(self) -> bool:
-        return len(self._said[0][0]) > self._packet_bytes
+        if packet.number > self._last_out:
+            self._last_out = packet.number
+        if packet.ack > self._ack_told:
+            self._ack_told = packet.ack
 
     def _gather(self, number: int) -> Packet:
         """Return a packet of as many waiting messages as fit into it, and at least one."""
+        if len(self._said) == 1:
+            message, token = self._said.popleft()
+            self._said_bytes -= len(message)
+            head = HEADER.pack(DATA, number, self._confirmed)
+            return Packet(number, b"".join((head, _ONE, message)), self._confirmed, [] if token is None else [token])
         bodies: list[bytes] = []
         tokens: list[object] = []
         size = 0
@@ -220,7 +236,7 @@ class ReliableSession:
             if token is not None:
                 tokens.append(token)
         self._said_bytes -= size
-        head = HEADER.pack(PacketKind.DATA, number, self._confirmed)
+        head = HEADER.pack(DATA, number, self._confirmed)
         return Packet(number, b"".join((head, list_header(len(bodies)), *bodies)), self._confirmed, tokens)
 
     def _cut(self, number: int) -> Packet:
@@ -231,9 +247,9 @@ class ReliableSession:
         self._cut_at += len(piece)
         self._said_bytes -= len(piece)
         tokens: list[object] = []
-        kind = PacketKind.PART
+        kind = PART
         if self._cut_at == len(message):
-            kind = PacketKind.DATA
+            kind = DATA
             self._said.popleft()
             self._cut_at = 0
             if token is not None:
@@ -253,7 +269,7 @@ class ReliableSession:
             number = self._flight[self._on_connection - 1].number
         else:
             number = self._first_kept() - 1
-        return HEADER.pack(PacketKind.BEAT, number, self._confirmed)
+        return HEADER.pack(BEAT, number, self._confirmed)
 
     def _first_kept(self) -> int:
         return self._flight[0].number if self._flight else self._last_out + 1
@@ -287,20 +303,20 @@ class ReliableSession:
     def hear(self, frame: bytes | memoryview) -> tuple[Heard, bytes | memoryview | None]:
         """Take a DATA, PART or BEAT frame of the present connection. The body comes with the last piece of its list."""
         kind = kind_of(frame)
-        if kind is None or kind > PacketKind.BEAT:
-            return Heard.NONSENSE, None
+        if kind is None or kind > BEAT:
+            return NONSENSE, None
         _, number, ack = HEADER.unpack_from(frame)
         if not self._acknowledge(ack):
-            return Heard.NONSENSE, None
+            return NONSENSE, None
         self._proven = True
-        if kind is PacketKind.BEAT:
-            return (Heard.GAP if number > self._last_in else Heard.KNOWN), None
+        if kind is BEAT:
+            return (GAP if number > self._last_in else KNOWN), None
         if number != self._last_in + 1:
-            return (Heard.GAP if number > self._last_in else Heard.KNOWN), None
-        body = memoryview(frame)[HEADER.size :]
+            return (GAP if number > self._last_in else KNOWN), None
+        body = memoryview(frame)[_HEADER_BYTES:]
         self._last_in = number
-        if kind is PacketKind.DATA and not self._pieces:
-            return Heard.NEWS, body
+        if kind is DATA and not self._pieces:
+            return NEWS, body
         return self._collect(kind, body)
 
     def _collect(self, kind: PacketKind, piece: memoryview) -> tuple[Heard, bytes | None]:
@@ -309,13 +325,13 @@ class ReliableSession:
         if self._pieces_bytes > self._max_message_bytes + 1:  # the list's header
             self._pieces.clear()
             self._pieces_bytes = 0
-            return Heard.NONSENSE, None
-        if kind is PacketKind.PART:
-            return Heard.NEWS, None
+            return NONSENSE, None
+        if kind is PART:
+            return NEWS, None
         whole = b"".join(self._pieces)
         self._pieces.clear()
         self._pieces_bytes = 0
-        return Heard.NEWS, whole
+        return NEWS, whole
 
     def _acknowledge(self, ack: int) -> bool:
         """Drop the packets up to `ack`. Return False if it acknowledges a packet that was never sent."""

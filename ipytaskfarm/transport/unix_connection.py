@@ -18,6 +18,8 @@ from .wire import FRAME_BYTES_MAX
 class UnixConnection:
     """See `interface.PeerConnection`. Frames that are sent before the keys are proven wait here."""
 
+    reports_changes_only = False
+
     def __init__(self, stream: FrameStream, info: ConnectionInfo) -> None:
         self._stream = stream
         self._info = info

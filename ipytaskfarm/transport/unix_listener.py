@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .frame_stream import FrameStream, StreamBroken, is_own_user
-from .interface import ConnectionId, KnownKey, ReceivedFrame, Sent
+from .interface import FULL, GONE, OK, ConnectionId, KnownKey, ReceivedFrame, Sent
 from .key_challenge import ANSWER_BYTES, judge_answer, new_challenge
 from .wire import FRAME_BYTES_MAX, HANDSHAKE_S
 
@@ -194,8 +194,9 @@ class UnixListener:
                 continue
             if frame is None:
                 continue
-            connection.is_queued = True
-            self._readable.append(connection)
+            if not connection.stream.is_exhausted():
+                connection.is_queued = True
+                self._readable.append(connection)
             if connection.user:
                 return ReceivedFrame(connection.number, connection.user, frame)
             self._judge(connection, frame)
@@ -217,20 +218,20 @@ class UnixListener:
     def send(self, connection: ConnectionId, frame: bytes) -> Sent:
         """See `PeerListener`."""
         found = self._by_number.get(connection) if isinstance(connection, int) else None
-        return Sent.GONE if found is None else self._put(found, frame)
+        return GONE if found is None else self._put(found, frame)
 
     def _put(self, connection: _Connection, frame: bytes) -> Sent:
         stream = connection.stream
         had_output = stream.has_output
         try:
             if not stream.send(frame):
-                return Sent.FULL
+                return FULL
         except StreamBroken:
             # What the peer sent before it ended can still be read, and the end is found behind it.
-            return Sent.GONE
+            return GONE
         if stream.has_output and not had_output:
             self._epoll.modify(stream.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
-        return Sent.OK
+        return OK
 
     def _flush(self, connection: _Connection) -> None:
         try:

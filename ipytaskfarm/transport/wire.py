@@ -21,7 +21,7 @@ from ..core.messages import PROTOCOL, AgentMessage, ClientMessage, ToAgent, ToCl
 from ..core.text import encoded
 from ..version import __version__
 from .handshake import Handshake, Hello, Refuse
-from .reliable_session import HEADER, MAX_MESSAGE_BYTES, PACKET_BYTES, WINDOW_PACKETS, PacketKind
+from .reliable_session import HANDSHAKE, HEADER, MAX_MESSAGE_BYTES, PACKET_BYTES, WINDOW_PACKETS
 
 __all__ = ["MAX_MESSAGE_BYTES"]
 
@@ -97,7 +97,7 @@ def encode_message(message: object) -> bytes:
 
 def encode_handshake(message: Handshake) -> bytes:
     """Return a handshake message as a frame."""
-    return HEADER.pack(PacketKind.HANDSHAKE, 0, 0) + encoded(_encode, message)
+    return HEADER.pack(HANDSHAKE, 0, 0) + encoded(_encode, message)
 
 
 def decode_handshake(frame: bytes | memoryview) -> Handshake:
@@ -201,8 +201,10 @@ class Timeouts:
 
     def look(self, now_s: float) -> float:
         """Return how many seconds this process has been awake."""
-        self.awake_s += min(max(now_s - self._looked_s, 0.0), PAUSE_S)
-        self._looked_s = max(now_s, self._looked_s)
+        passed_s = now_s - self._looked_s
+        if passed_s > 0.0:
+            self.awake_s += passed_s if passed_s < PAUSE_S else PAUSE_S
+            self._looked_s = now_s
         return self.awake_s
 
 

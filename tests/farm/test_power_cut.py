@@ -12,6 +12,9 @@ import pytest
 
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.storage import backup, store as module
+from ipytaskfarm.storage.beside import count_file
+from ipytaskfarm.storage.commit_count import read
+from ipytaskfarm.storage.log_room import log_bytes
 from ipytaskfarm.storage.store import Store
 
 from ..support.store_model import final, task
@@ -37,7 +40,9 @@ def test_a_log_that_was_torn_anywhere_behind_the_last_commit(
             store.commit(saves)
             if turn == cut_after:
                 files = {file: file.read_bytes() for file in (path, log) if file.exists()}
-                synced = log.stat().st_size
+                recorded = read(count_file(path))
+                assert recorded is not None
+                synced = log_bytes(recorded.log.frames)  # there is room behind it, which was made ahead
             elif turn == cut_after + 1:
                 torn = _torn(files[log], synced, log.read_bytes(), chance)
         ended = {n for n in range(cut_after) if n % 2 == 0}
@@ -63,7 +68,8 @@ def _torn(before: bytes, synced: int, later: bytes, chance: random.Random) -> by
     """
     if later[:32] != before[:32]:
         return before
-    grown = later[synced:]
+    grown = later[synced : synced + 20_000]
     kept = grown[: chance.randrange(len(grown) + 1)] if grown else b""
     rubbish = chance.randbytes(chance.choice((0, 100, 5000)))
-    return before[:synced] + kept + rubbish
+    torn = before[:synced] + kept + rubbish
+    return torn + before[len(torn) :]  # the room that was made ahead, or what an earlier log has left there

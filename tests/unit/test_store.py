@@ -53,6 +53,30 @@ def in_pages(path: Path, question: ReadHistory) -> list[Any]:
             question = msgspec.structs.replace(question, before=(at_s, task, what))
 
 
+def test_a_task_that_is_saved_alone_is_saved_like_many(tmp_path: Path) -> None:
+    """`one_task` and `one_final` name the columns again: a new field needs its place there, or in their conditions."""
+    rich = s.SaveTask(
+        1, 7, b"work", 2.5, "digest", Rules(name="n", job="j", priority=3), "s", (), Needs(after=(5,), inputs=())
+    )
+    assert s.SaveTask.__struct_fields__[9:] == ("parent", "spawn", "items", "part", "cache")
+    end = final(1, "error")
+    others = range(20, 40)
+    ways: dict[str, list[list[s.Save]]] = {
+        "alone": [[rich], [end]],
+        "many": [[rich, *map(task, others)], [end, *map(final, others)]],
+    }
+    found = []
+    for name, turns in ways.items():
+        with closing(Store.open(tmp_path / name)) as store:
+            store.commit([s.SaveBlock(0, 99, "s")])
+            for turn in turns:
+                assert store.commit(turn) == []
+        rows = ("SELECT * FROM tasks WHERE id = 1", "SELECT * FROM finals WHERE task = 1")
+        found.append([sql(tmp_path / name, row) for row in rows])
+    assert found[0] == found[1]
+    assert all(found[0])
+
+
 @settings(max_examples=some(25, 80))
 @given(all_turns)
 def test_any_saves_are_there_after_a_restart(tmp_path_factory: pytest.TempPathFactory, turns: list[Any]) -> None:

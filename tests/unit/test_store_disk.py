@@ -17,7 +17,9 @@ import pytest
 
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.errors import StoreError, StoreFull
-from ipytaskfarm.storage import backup, disk, opening, store as module
+from ipytaskfarm.storage import backup, disk, log_room, opening, store as module
+from ipytaskfarm.storage.beside import beside, count_file
+from ipytaskfarm.storage.commit_count import read
 from ipytaskfarm.storage.store import Store
 from tests.support.store_model import sql, task
 
@@ -79,6 +81,33 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     )
     assert done.stdout.startswith("full 3 "), done.stderr
     assert int(done.stdout.split()[2]) > 300
+
+
+def test_the_log_has_room_made_ahead_which_means_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Path(f"{store.path}-wal")
+    sizes = []
+    for number in range(150):
+        store.commit([task(number, bytes(6000))])
+        sizes.append(log.stat().st_size)
+    assert len(set(sizes)) < 10, "most commits do not make the log longer"
+    copy = store.path.with_name("copy")
+    copy.mkdir(mode=0o700)
+    for file in beside(store.path):
+        if file.exists():
+            shutil.copy(file, copy / file.name)
+    assert log.read_bytes().endswith(bytes(4120))
+    with closing(Store.open(copy / store.path.name, farm_incarnation=store.farm)) as again:
+        assert again.missing is None
+        assert [t.id for t in again.load().tasks] == list(range(150))
+
+
+def test_a_disk_that_is_nearly_full_has_no_room_made_ahead(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_room, "free_bytes", lambda folder: log_room.FREE_BYTES)
+    for number in range(150):
+        store.commit([task(number, bytes(6000))])
+    recorded = read(count_file(store.path))
+    assert recorded is not None
+    assert Path(f"{store.path}-wal").stat().st_size == log_room.log_bytes(recorded.log.frames)
 
 
 class Failing:

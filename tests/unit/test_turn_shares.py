@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,9 @@ from ipytaskfarm.core.limits import FREE_BYTES, ByteAccounts, PeerLimits
 from ipytaskfarm.core.messages.task_types import Submission
 from ipytaskfarm.core.turn_shares import DEBT_MAX_S, HEAVY_S, LIGHT_S, NEW_HEAVY_S, TurnShares
 from ipytaskfarm.transport import message_parts, wire
-from ipytaskfarm.transport.inbox import ANSWERS_BYTES, Inbox, Left
+from ipytaskfarm.transport.hub_session import HubSession, LazySessions
+from ipytaskfarm.transport.inbox import ALONE_S, ANSWERS_BYTES, Inbox, Left
+from ipytaskfarm.transport.peer_events import Peer
 from ipytaskfarm.transport.reliable_session import list_header
 from ipytaskfarm.transport.session_places import AGENT_SESSIONS_MAX, SessionPlaces
 
@@ -300,6 +303,19 @@ class Desk:
             self.now_s += cost_s
 
 
+def test_who_is_alone_owes_nothing_for_what_is_cheap_and_its_time_for_the_rest() -> None:
+    for cost_s, order in ((ALONE_S / 2, ["first", "second"]), (ALONE_S * 2, ["second", "first"])):
+        desk = Desk()
+        desk.inbox.put("first", "key", "client", 1, packet(m.NeedIds()))
+        assert desk.inbox.has_work
+        assert [session for session, _ in desk.turn(cost_s)] == ["first"]
+        assert not desk.inbox.has_work
+        for session in ("first", "second"):
+            desk.inbox.put(session, "key", "client", 2, packet(m.NeedIds()))
+        assert [session for session, _ in desk.turn()] == order
+        assert not desk.inbox.has_work
+
+
 def numbers(taken: list[tuple[str, Any]]) -> list[tuple[str, int]]:
     return [(session, message.n) for session, message in taken]
 
@@ -374,3 +390,18 @@ def test_a_costly_question_leaves_less_of_the_turn_for_others() -> None:
         shares.charge(session, 0.001)
         served.append(session)
     assert len(served) == 2, f"after the others, {first} is expected to cost as much again"
+
+
+def test_no_turn_is_made_for_a_session_that_does_not_wait_any_more() -> None:
+    lazy = LazySessions()
+    slow, quick = (HubSession(Peer(name, "client", name), "client") for name in ("slow", "quick"))
+    lazy.add(slow, 5.0)
+    lazy.add(quick, 3.0)
+    lazy.add(quick, 4.0)
+    assert lazy.until_s == 3.0, "who waits already waits no longer"
+    lazy.drop("quick")
+    assert lazy.until_s == 5.0
+    assert lazy.take(4.9) == {}
+    assert lazy.take(5.0) == {"slow": slow}
+    assert lazy.until_s == math.inf
+    assert slow.lazy_until_s == math.inf

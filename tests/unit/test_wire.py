@@ -415,6 +415,9 @@ def test_the_descriptor_tells_of_messages_and_then_is_quiet(w: World) -> None:
     for n in range(3):
         w.hub.send("s1", Answer(n, FlagReply(True)))
         w.until(lambda: readable(link))
+        if w.socket_path is not None:
+            assert link.step(w.now(), readable=False) == [], "who was told that nothing is there reads nothing"
+            assert not link.is_due(w.now())
         events = link.step(w.now())
         assert [type(event).__name__ for event in events] == ["ReceivedMessage"]
         assert not readable(link)

@@ -35,6 +35,8 @@ from ..states import ABORTS, CHARGED_AS_ERROR, CONSEQUENCES, DEFERS, LOSES_INPUT
 from . import second_copies
 from .nodes import note_failure, note_successes
 
+_UP = EngineState.UP
+"""Access to a member of an enumeration takes long, compared with the code that is run for each task."""
 _OUTCOMES = frozenset({"", *(reason.value for reason in Reason)})
 
 
@@ -155,7 +157,7 @@ def _note_successes(farm: SchedulerState, engine: EngineEntry, event: Results) -
 def after_answer(farm: SchedulerState, engine: EngineEntry, now: Now, out: Decision) -> None:
     """Look for work for an engine that has fewer runs than before, or end it."""
     begin_oldest(farm, engine, now)
-    if engine.state == EngineState.UP:
+    if engine.state == _UP:
         farm.readiness.wake(engine)
     if engine.retiring:
         end_if_empty(farm, engine, out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
@@ -207,24 +206,23 @@ TaskPayload: TypeAlias = Spawned | ChildTable | Counted | Taken | TaskMessages |
 """The answers to running tasks' calls."""
 
 
-@dataclass(slots=True)
-class Decision:
+class Decision(msgspec.Struct):
     """What the controller's loop must do after a turn: commit all `saves`, and only then everything else."""
 
-    saves: list[Save] = field(default_factory=list)
-    sends: list[tuple[str, Message]] = field(default_factory=list)
-    assignments: list[Assignment] = field(default_factory=list)
-    loads: list[Load] = field(default_factory=list)
-    evaluations: list[Evaluate] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    saves: list[Save] = []
+    sends: list[tuple[str, Message]] = []
+    assignments: list[Assignment] = []
+    loads: list[Load] = []
+    evaluations: list[Evaluate] = []
+    notes: list[str] = []
     """Lines for the log."""
-    given_up: list[str] = field(default_factory=list)
+    given_up: list[str] = []
     """Agents with sessions that are over; an agent that is heard again begins a new session."""
-    look_ups: list[LookUp] = field(default_factory=list)
+    look_ups: list[LookUp] = []
     """Questions to the result cache, after the `cache_results`."""
-    cache_results: list[CacheResult] = field(default_factory=list)
+    cache_results: list[CacheResult] = []
     """Results that the cache keeps."""
-    cache_mistakes: list[int] = field(default_factory=list)
+    cache_mistakes: list[int] = []
     """Tasks whose results are wrong or lost: the cache forgets them."""
     finished: bool = False
     """Whether the farm has stopped and the controller ends."""
@@ -245,5 +243,5 @@ class Decision:
         self.sends.append((agent, TaskReply(call.engine, call.run, call.n, payload)))
 
 
-_LISTS = tuple(each.name for each in fields(Decision) if each.name != "finished")
+_LISTS = tuple(name for name in Decision.__struct_fields__ if name != "finished")
 """The names of the lists of a decision."""

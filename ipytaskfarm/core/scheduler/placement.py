@@ -37,6 +37,8 @@ from .state import SchedulerState
 from .task import DEFAULT_RULES, Assigned
 from .transitions import assign, begin
 
+_UP = EngineState.UP
+"""Access to a member of an enumeration takes long, compared with the code that is run for each task."""
 MAX_BATCH = 2048
 """The most tasks in one batch; this keeps a turn short."""
 
@@ -44,7 +46,7 @@ MAX_BATCH = 2048
 
 
 def _has_room(farm: SchedulerState, engine: EngineEntry, now: Now) -> bool:
-    if engine.state != EngineState.UP or engine.retiring or engine.withheld_until_s > now.mono_s:
+    if engine.state != _UP or engine.retiring or engine.withheld_until_s > now.mono_s:
         return False
     agent = farm.agents.by_session.get(engine.agent)
     if agent is None or not agent.present or not agent.reachable or agent.excluded:
@@ -234,7 +236,7 @@ def _serve_chosen(farm: SchedulerState, engine: EngineEntry, share: int, now: No
 def _note_standing(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
     """Note where an engine is found after its turn: idle, blocked, or with room for more."""
     readiness = farm.readiness
-    if engine.retiring or engine.state != EngineState.UP:
+    if engine.retiring or engine.state != _UP:
         return
     if not engine.assigned:
         agent = farm.agents.by_session[engine.agent]
