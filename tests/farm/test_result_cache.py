@@ -209,8 +209,11 @@ def test_calls_that_the_function_cannot_tell_apart_are_one(tc: TaskClient) -> No
         assert same == [same[0]] * len(same)
     hits = tc.cache.size.hits
     assert hits == before + 9
-    for other in (((True,), {}), ((1, 1), {}), ((1, 1.0, None), {}), ((1,), {"first": 1}), ((1,), {"last": 0})):
-        assert cached(*other[0], **other[1]) == give(*other[0], **other[1])
+    others: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+        ((True,), {}), ((1, 1), {}), ((1, 1.0, None), {}), ((1,), {"first": 1}), ((1,), {"last": 0}),
+    ]  # fmt: skip
+    for args, named in others:
+        assert cached(*args, **named) == give(*args, **named)
     assert tc.cache.size.hits == hits
 
 
