@@ -17,6 +17,7 @@ import zmq
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages import PROTOCOL
+from ipytaskfarm.core.messages.blob_chunks import PIECE_BYTES
 from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.task_types import JobSpec, Rules, Submission
 from ipytaskfarm.system.farm_paths import ConnectionInfo, read_connection_file
@@ -369,6 +370,23 @@ def sticky_commands(flood: Flood) -> None:
     flood.stay(again)
 
 
+def uploads(flood: Flood) -> None:
+    """Large values that are announced and never end, from many sessions, and pieces without waiting for answers."""
+    numbers = itertools.count()
+    sessions = [flood.session(f"flood{n}") for n in range(10)]
+    piece = bytes(PIECE_BYTES)
+
+    def again() -> None:
+        for session in sessions:
+            for _ in range(2):
+                digest = next(numbers).to_bytes(32, "big")
+                session.pieces(list_header(1) + ask(next(numbers), m.WriteBlob(digest, 1 << 34, 0, piece)))
+                session.messages([ask(next(numbers), m.WriteBlob(digest, 1 << 34))])
+
+    again()
+    flood.stay(again)
+
+
 def empty_jobs(flood: Flood) -> None:
     """Jobs without tasks, each with a unique key."""
     session = flood.session("jobs")
@@ -407,7 +425,7 @@ ATTACKS: dict[str, Callable[[Flood], None]] = {
     for attack in (
         tasks_in_bulk, each_question_in_bulk, huge_ids, unfinished, connections, bare_connections, many_sessions,
         slow_reader, many_tasks, ids_without_end, commands, pages_of_everything, aborts, watches, waits_for_messages,
-        sticky_commands, empty_jobs,
+        sticky_commands, uploads, empty_jobs,
     )
 }  # fmt: skip
 

@@ -21,11 +21,13 @@ from ipytaskfarm.controller.blob_receiving import (
     WAITING_PER_SESSION,
     BlobReceiver,
 )
+from ipytaskfarm.core.messages import AskQuestion
 from ipytaskfarm.core.messages.blob_chunks import PIECE_BYTES, PIECES_AHEAD, BlobKept, BlobWritten, KeepBlob, WriteBlob
 from ipytaskfarm.core.uploads import RESTARTS_MAX, SMALL_BYTES, PieceOrder, UploadPlaces
 from ipytaskfarm.storage import blobs as door
 from ipytaskfarm.storage.blob_copies import Copies
 from ipytaskfarm.storage.blobs import KEPT_S, Blobs
+from ipytaskfarm.transport.read_only import why_refused
 from tests.support.polling import DEADLINE_S, eventually
 from tests.support.thorough import some
 from tests.support.uploads import SIZE, UploadWorld
@@ -355,6 +357,10 @@ def test_a_full_disk_is_said_and_nothing_stays(
     assert world.send(data) == BlobWritten(digest, SIZE)
     monkeypatch.setattr(BlobReceiver, "_room_bytes", lambda self: SIZE)
     assert "make room" in world.answer(WriteBlob(bytes(32), SIZE)).error
+
+
+def test_a_reader_may_not_send() -> None:
+    assert "does not allow WriteBlob" in why_refused(AskQuestion(1, WriteBlob(bytes(32), SIZE)))
 
 
 def _no_space(descriptor: int) -> None:
