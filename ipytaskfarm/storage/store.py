@@ -264,12 +264,12 @@ class Store:
         self._end_write()
         return fenced
 
-    def _end_write(self) -> None:
-        """Write the count, and move the log into the file if it has become long."""
+    def _end_write(self, last: bool = False) -> None:
+        """Write the count, and move the log into the file if it has become long, or nothing follows soon (`last`)."""
         assert self._count is not None
         self._count.committed(self.epoch)
-        self._log_bytes = self._count.new_pages * free_room.PAGE_BYTES
-        if self._log_bytes > CHECKPOINT_BYTES:
+        self._log_bytes = self._count.new_pages * free_room.PAGE_BYTES + last
+        if last or self._log_bytes > CHECKPOINT_BYTES:
             self.checkpoint()
 
     def _commit(self, saves: Sequence[s.Save], fenced: list[int]) -> None:
@@ -552,7 +552,7 @@ class Store:
         self._usable()
         with self._reading():
             left = free_room.give_back(self._one, self._db.executescript, pages)
-        self._end_write()
+        self._end_write(last=not left)
         return left
 
     def final_ids(self, after: int, count: int) -> list[tuple[int, float]]:
