@@ -71,6 +71,8 @@ log = logging.getLogger(__name__)
 
 STREAK, STREAK_S, PACE_S = 4, 0.005, 0.002
 """After STREAK rings, each within STREAK_S of the last, the bell is heard only every PACE_S: see `_muffle_bell`."""
+ARMED_S = 0.05
+"""How long a timer stays although a later one would do."""
 COPIES, SOCKETS = "blobs", ("lane.sock", "bell.sock")
 OWNERLESS_S = 5.0
 """The longest lease of an agent whose farm has lost its owner."""
@@ -136,7 +138,7 @@ class Agent:
         self._called = False
         """Whether the controller's link is readable."""
         self._rung = self._held_up = False
-        self._bell_s = self._turn_by_s = 0.0
+        self._bell_s = self._turn_by_s = self._armed_s = 0.0
         self._streak = 0
         self._timer: asyncio.TimerHandle | None = None
         self._link_fds: list[int] = []
@@ -306,15 +308,16 @@ class Agent:
             self._turn_by_s = min(self._turn_by_s, self._due_s)
         if not self._engines.ending:
             self._turn_by_s = min(self._turn_by_s, self._heard_s + self._lease_s)
-        self._arm(look_s)
+        self._arm(now_s, look_s)
 
-    def _arm(self, look_s: float) -> None:
+    def _arm(self, now_s: float, look_s: float) -> None:
         due_s = max(0.0, min(self._turn_by_s, look_s))
-        if self._timer is not None and self._timer.when() > due_s:
+        if self._timer is not None:
+            # An earlier one stays if it is new, and is set again when it is over: a timer for each turn costs more.
+            if self._timer.when() <= due_s and now_s - self._armed_s < ARMED_S:
+                return
             self._timer.cancel()
-            self._timer = None
-        # An earlier timer stays: it is set again when it is over. A new one for each turn costs more than that.
-        self._timer = self._timer or self._loop.call_at(due_s, self._on_timer)
+        self._timer, self._armed_s = self._loop.call_at(due_s, self._on_timer), now_s
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -324,7 +327,7 @@ class Agent:
             # Twenty times a second while anything runs: a check, and a turn only if the check finds something.
             look_s = self._watch.look(self._engines, now_s)
             if not (self._relay.is_up and self._engines.have_results()):
-                self._arm(look_s)
+                self._arm(now_s, look_s)
                 return
             self._rung = True
         self._wake()

@@ -54,7 +54,9 @@ class LazySessions:
         self._waiting: dict[str, HubSession] = {}
 
     def add(self, state: HubSession, until_s: float) -> None:
-        """Let a session wait; one that waits already waits no longer than before."""
+        """Let a session wait if there is anything for it; one that waits already waits no longer than before."""
+        if not (state.session.owes_ack or state.session.has_unsent):
+            return
         self._waiting[state.peer.session] = state
         state.lazy_until_s = min(until_s, state.lazy_until_s)
         self.until_s = min(until_s, self.until_s)

@@ -395,6 +395,10 @@ def test_a_costly_question_leaves_less_of_the_turn_for_others() -> None:
 def test_no_turn_is_made_for_a_session_that_does_not_wait_any_more() -> None:
     lazy = LazySessions()
     slow, quick = (HubSession(Peer(name, "client", name), "client") for name in ("slow", "quick"))
+    lazy.add(slow, 2.0)
+    assert lazy.until_s == math.inf, "there is nothing for it"
+    for state in (slow, quick):
+        state.session.say(b"message")
     lazy.add(slow, 5.0)
     lazy.add(quick, 3.0)
     lazy.add(quick, 4.0)
