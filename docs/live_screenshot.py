@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 from docs.screenshot import FOLDER, small
 from ipytaskfarm import Farm, Task
@@ -75,9 +75,25 @@ def main() -> None:
                     path = FOLDER / "view-flames.png"
                     path.write_bytes(small(page.locator("#tf-flames").screenshot()))
                     print(path)
+                take_priority(browser, server.url)
                 browser.close()
             take_lab(dirs)
         assert_nothing_left(dirs)
+
+
+def take_priority(browser: Browser, url: str) -> None:
+    """Give a job another priority, and take a picture of the control as it is used on the next one."""
+    with strict_page(browser, url, device_scale_factor=1.5, **SHOTS["view"]) as page:
+        page.get_by_role("button", name="Priority of job score holdout").click()
+        page.get_by_label("New priority of job score holdout").fill("-1")
+        page.locator("#tf-jobs").get_by_role("button", name="Set", exact=True).click()
+        seen(page, "#tf-jobs", "priority -1")
+        page.get_by_role("button", name="Priority of job fit models").click()
+        page.get_by_label("New priority of job fit models").fill("5")
+        page.mouse.move(0, 0)  # no button looks as if it was pressed
+        path = FOLDER / "view-priority.png"
+        path.write_bytes(small(page.locator("#tf-jobs").screenshot()))
+        print(path)
 
 
 def take_lab(dirs: Dirs) -> None:

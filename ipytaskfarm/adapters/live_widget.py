@@ -22,7 +22,7 @@ from ipytaskfarm.view.picture import PictureData
 from ipytaskfarm.web import last_state, questions
 from ipytaskfarm.web.bundle import bundled
 from ipytaskfarm.web.feed import FarmFeed
-from ipytaskfarm.web.handlers import QUESTIONS_MAX, STATIC, error_value
+from ipytaskfarm.web.handlers import QUESTIONS_MAX, STATIC, error_value, page_style
 
 from .saved_view import SavedView
 
@@ -128,10 +128,9 @@ def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:
 @functools.cache
 def script() -> str:
     """Return the page as one module, as anywidget wants it."""
-    style = (STATIC / "vendor" / "uplot.css").read_text() + (STATIC / "page.css").read_text()
     return (
         f"{bundled(STATIC, 'widget.js')}\nconst {{makeWidget}} = load('widget.js');\n"
-        f"export default () => makeWidget({json.dumps(style)});\n"
+        f"export default () => makeWidget({json.dumps(page_style())});\n"
     )
 
 

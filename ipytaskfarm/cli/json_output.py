@@ -44,6 +44,7 @@ def task_shape(row: TaskRow) -> dict[str, Any]:
         "completed_at": moment(row.completed_s),
         "duration": row.run_s,
         "error": "" if row.failure is None else f"{row.failure.etype}: {row.failure.value}",
+        "priority": row.priority,
     }
 
 
@@ -73,6 +74,7 @@ def job_shape(row: JobRow) -> dict[str, Any]:
         "unfinished": row.unfinished,
         "state": job_state(row),
         "opened": moment(row.opened_s),
+        "priority": row.priority,
     }
 
 

@@ -28,7 +28,7 @@ from ipytaskfarm.display.tables import Table
 from ipytaskfarm.display.text import safe
 
 TASKS_ASKED = 200
-"""Largest number of unfinished tasks, and of failed tasks, that are read."""
+"""Largest number of running tasks, of unfinished tasks, and of failed tasks, that are read."""
 HELP = "↑ ↓ select · a abort · r retry · q quit"
 LEAST_S = 0.2
 """Least time in seconds between two screens."""
@@ -47,9 +47,10 @@ class Look:
 
     @property
     def tasks(self) -> list[tables.TaskRow]:
-        """Return the tasks that can be selected: running, then waiting, then failed ones."""
+        """Return the tasks that can be selected: running, then waiting ones by their priority, then failed ones."""
         running = [row for row in self.unfinished if row.state == State.PENDING]
-        return [*running, *(row for row in self.unfinished if row.state != State.PENDING), *self.failed]
+        waiting = [row for row in self.unfinished if row.state != State.PENDING]
+        return [*running, *sorted(waiting, key=lambda row: -(row.priority or 0)), *self.failed]
 
 
 def look(questioner: Questioner, selected: int | None = None) -> Look:
@@ -58,7 +59,7 @@ def look(questioner: Questioner, selected: int | None = None) -> Look:
     found = Look(
         state,
         [row for row in jobs_of(questioner, None) if row.unfinished],
-        _tasks(questioner, "unfinished"),
+        _unfinished(questioner, [engine.task for engine in state.engines if engine.task is not None]),
         _tasks(questioner, "failed"),
     )
     if selected is None:
@@ -77,8 +78,15 @@ def _waits(row: tables.TaskRow) -> bool:
     return row.state == State.SCHEDULED and row.engine_id is None
 
 
-def _tasks(questioner: Questioner, state: str) -> list[tables.TaskRow]:
-    reply = questioner.answer(messages.ListTasks(None, None, state, TASKS_ASKED))
+def _unfinished(questioner: Questioner, running: list[int]) -> list[tables.TaskRow]:
+    """Return the rows of the tasks that engines run, which may be older than all that wait, and the latest others."""
+    first = _tasks(questioner, "running", running[:TASKS_ASKED]) if running else []
+    there = {row.id for row in first}
+    return [*first, *(row for row in _tasks(questioner, "unfinished") if row.id not in there)]
+
+
+def _tasks(questioner: Questioner, state: str, ids: list[int] | None = None) -> list[tables.TaskRow]:
+    reply = questioner.answer(messages.ListTasks(ids, None, state, TASKS_ASKED))
     assert isinstance(reply, tables.TaskRows)
     return reply.rows
 

@@ -53,7 +53,7 @@ def _warn_of_pending() -> None:
 
 
 class TaskStatus:
-    """The state of one task: `id, state, reason, name, engineid, attempts, error` and its times."""
+    """The state of one task: `id, state, reason, name, engineid, attempts, priority, error` and its times."""
 
     def __init__(self, row: TaskRow) -> None:
         self.id = row.id
@@ -69,6 +69,8 @@ class TaskStatus:
         self.duration = row.run_s
         """Seconds of the last run; None before its end."""
         self.error = farm_tables.error_text(row.failure)
+        self.priority = row.priority
+        """None after its end."""
 
     def __repr__(self) -> str:
         why = f" ({self.reason})" if self.reason not in ("", self.state) else ""
@@ -182,11 +184,16 @@ class JobLine(NamedTuple):
     unfinished: int
     state: str
     opened: datetime | None
+    priority: int | None = None
+    """What was set for all its tasks; None: each has its own."""
 
 
 def job_listing(rows: Sequence[JobRow]) -> Listing:
     """Return the jobs of `tc.jobs` as a table."""
-    lines = [JobLine(row.name, row.id, row.total, row.unfinished, job_state(row), _when(row.opened_s)) for row in rows]
+    lines = [
+        JobLine(row.name, row.id, row.total, row.unfinished, job_state(row), _when(row.opened_s), row.priority)
+        for row in rows
+    ]
     return Listing(JobLine._fields, lines, farm_tables.job_table(rows))
 
 

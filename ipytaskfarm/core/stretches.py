@@ -30,6 +30,31 @@ class OpenStretch:
             and stretch.busy_s < stretch.count * resolution_s
         )
 
+    def takes_run(
+        self, name: str, outcome: str, started_s: float, ended_s: float, count: int, resolution_s: float
+    ) -> bool:
+        """Add a later run if it looks like a part of this one, as `takes` and `add` do; return whether it did.
+
+        A farm may end ten thousand runs in a second: this makes no object of each."""
+        busy_s = ended_s - started_s
+        if busy_s < 0.0:
+            busy_s = 0.0
+        if (
+            name != self.name
+            or started_s - self.ended_s >= resolution_s
+            or busy_s >= count * resolution_s
+            or self.busy_s >= self.count * resolution_s
+            or outcome != self.outcome
+        ):
+            return False
+        if started_s < self.started_s:
+            self.started_s = started_s
+        if ended_s > self.ended_s:
+            self.ended_s = ended_s
+        self.count += count
+        self.busy_s += busy_s
+        return True
+
     def add(self, stretch: Stretch) -> None:
         """Add a stretch of the same engine."""
         self.started_s = min(self.started_s, stretch.started_s)

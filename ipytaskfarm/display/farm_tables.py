@@ -30,6 +30,7 @@ _TASKS = (
     Column("name", 2),
     Column("engine", 4),
     Column("attempts", 6),
+    Column("priority", 2),
     Column("submitted", 7, least=MOMENT),
     Column("duration", 5, right=True),
     Column("error", 1, least=28, cut=summary),
@@ -74,6 +75,7 @@ _JOBS = (
     Column("tasks"),
     Column("unfinished"),
     Column("state"),
+    Column("priority", 3),
     Column("opened", 1, least=MOMENT),
 )
 _EVENTS = (
@@ -126,8 +128,8 @@ def _task_cells(row: TaskRow) -> tuple[object, ...]:
     state = state_word(row.state)
     reason = "" if row.reason == state else row.reason
     return (
-        row.id, state, reason, row.name, row.engine_id, row.attempts, when(row.submitted_s), span(row.run_s),
-        error_text(row.failure),
+        row.id, state, reason, row.name, row.engine_id, row.attempts, row.priority or "", when(row.submitted_s),
+        span(row.run_s), error_text(row.failure),
     )  # fmt: skip
 
 
@@ -195,7 +197,18 @@ def node_table(agents: Sequence[dict[str, Any]]) -> Table:
 
 def job_table(rows: Sequence[JobRow]) -> Table:
     """Return a table of jobs, the newest last."""
-    cells = [(row.name, row.id, row.total, row.unfinished, job_state(row), when(row.opened_s)) for row in rows]
+    cells = [
+        (
+            row.name,
+            row.id,
+            row.total,
+            row.unfinished,
+            job_state(row),
+            (row.unfinished and row.priority) or "",
+            when(row.opened_s),
+        )
+        for row in rows
+    ]
     above = [f"{number(len(rows), 'job')}, the newest last"] if len(rows) > 1 else []
     return Table(_JOBS, cells, above=above, nothing="no jobs")
 

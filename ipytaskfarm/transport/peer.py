@@ -43,6 +43,8 @@ FRAMES_PER_STEP = 256
 DENIALS_MAX = 3
 """How often a key may be denied. The connection file is read again each time: a farm that starts again changes both."""
 LINGER_MS = 100
+NEVER_CONNECTED = "not connected yet"
+"""The problem of a link that has not tried yet, or tries for the first time."""
 
 
 class ReceivedMessage(msgspec.Struct, frozen=True):
@@ -122,7 +124,7 @@ class Link:
         self.farm = farm
         self.heard_s = -math.inf
         """When the controller was heard last, on the clock that `step` is given."""
-        self.problem = "not connected yet"
+        self.problem = NEVER_CONNECTED
         """Why there is no connection now, for people; "" while there is one."""
         self._session = ReliableSession()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)

@@ -1,7 +1,7 @@
 """The live view within Jupyter's server: ``{base_url}taskfarm/``, behind Jupyter's own login.
 
-Whoever may use the server runs code as its user anyway, so these pages may act. Jupyter's server checks the login, the
-origin of sockets, and the XSRF header of actions.
+Whoever may use the server runs code as its user anyway, so these pages may act, unless the farm's connection file is
+one for readers. Jupyter's server checks the login, the origin of sockets, and the XSRF header of actions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from jupyter_server.base.websocket import WebSocketMixin
 from jupyter_server.utils import ensure_async, url_path_join
 from tornado import web
 
+from ipytaskfarm.core import errors
 from ipytaskfarm.system import external_kernels, farm_paths, live_pages
+from ipytaskfarm.system.farm_paths import connection_reader
 
 from .farm_requests import farm_routes
 from .feed import FarmFeed, page_connection
@@ -39,16 +41,28 @@ class FarmFeeds:
         Raises:
             KeyError: there is no farm of this name.
         """
-        if name not in self._feeds:
-            # Only names that are there: a path in place of a name would open any connection file.
-            if name not in [farm.name for farm in farm_paths.list_farms()]:
-                raise KeyError(f"there is no farm {name[:80]!r}: `ipytaskfarm list` shows those that are here")
-            self._feeds[name] = FarmFeed(name, page_connection(name, True), True)
-        return self._feeds[name]
+        feed = self._feeds.get(name)
+        # Only names that are there: a path in place of a name would open any connection file.
+        if feed is None and name not in [farm.name for farm in farm_paths.list_farms()]:
+            raise KeyError(f"there is no farm {name[:80]!r}: `ipytaskfarm list` shows those that are here")
+        control = _may_act(name)
+        if feed is None or feed.control != control:  # the file may be replaced by one with another key
+            if feed is not None:
+                self._ending = asyncio.create_task(feed.stop())
+            feed = self._feeds[name] = FarmFeed(name, page_connection(name, control), control)
+        return feed
 
     async def stop(self) -> None:
         """Close all connections."""
         await asyncio.gather(*(feed.stop() for feed in self._feeds.values()))
+
+
+def _may_act(name: str) -> bool:
+    """Return whether the connection file of a farm has a client's key.  A farm that is gone is one of this user."""
+    try:
+        return connection_reader(name)().role != "reader"
+    except (errors.TaskFarmError, OSError):
+        return True
 
 
 class LoggedInRequest(JupyterHandler):

@@ -72,12 +72,13 @@ class _Overview(web.RequestHandler):
 
 
 async def _numbers(feed: FarmFeed) -> dict[str, Any]:
-    """Return a farm's tasks by state, and its engines."""
+    """Return a farm's tasks by state, its engines, and whether its connection file lets pages change it."""
     tasks, engines = await asyncio.gather(feed.answer(messages.QueueStatus()), feed.answer(ReadEngines(count=1)))
     assert isinstance(tasks, QueueStatusReply)
     assert isinstance(engines, EnginePage)
     ready = engines.states.get("idle", 0) + engines.states.get("busy", 0)
-    return {"counts": state_counts(tasks.counts), "engines": ready, "wanted": engines.wanted}
+    counts = state_counts(tasks.counts)
+    return {"counts": counts, "engines": ready, "wanted": engines.wanted, "control": feed.control}
 
 
 class _Progress:

@@ -23,6 +23,7 @@ from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import Questioner, refusal_error
 from ipytaskfarm.system.farm_paths import ConnectionInfo, connection_reader
 from ipytaskfarm.transport.keys import info_for, load_keys
+from ipytaskfarm.transport.peer import NEVER_CONNECTED
 from ipytaskfarm.version import __version__
 from ipytaskfarm.view.fold import FarmFold
 from ipytaskfarm.view.pages import Delta, DeltaLog
@@ -43,8 +44,14 @@ VERSIONS_NODES_MAX = 500
 ASKED_S = 20.0
 """How long a page waits for an answer of the farm."""
 TICK_S = 0.25
-FIRST_SECTIONS = frozenset({"farm", "counts", "engine_states", "causes_more", "jobs_more"})
-"""A picture that has these sections has come to its beginning: everything was asked for once."""
+NUMBERS = frozenset({"farm", "counts", "engine_states", "jobs_more", "waiting"})
+"""A picture that has these sections can be shown: the controller answers these questions from memory."""
+FIRST_SECTIONS = NUMBERS | {"causes_more"}
+"""A picture that has these sections is complete: everything was asked for once."""
+NUMBERS_S = 1.0
+"""How long pages of another epoch keep the old picture while the new one has no numbers."""
+LONG_SECTIONS = frozenset({"stretches", "series"})
+"""What a page gets a moment after the numbers."""
 BEFORE_S = 300.0
 """The stream begins this time before the connection."""
 
@@ -102,14 +109,18 @@ class FarmFeed:
         """Since when (wall clock) the farm tells what happens."""
         self._next: dict[str, float] = {}
         """What is asked for again and again -> when."""
+        self._numbers = asyncio.Event()
+        """Set when the picture has `NUMBERS`, or it is known why there are none."""
         self._begin_picture()
 
     def _begin_picture(self) -> None:
+        """Begin a picture of another farm or epoch.  Pages show the old one until this one has numbers."""
         self.fold = FarmFold()
         self.log = DeltaLog(uuid.uuid4().hex[:12])
         self.fold.picture.taken()
-        for page in list(self._pages):
-            page.show()
+        self._numbers.clear()
+        self._renewed = True
+        self._numbers_by_s = time.monotonic() + NUMBERS_S
 
     # -- pages
 
@@ -125,17 +136,27 @@ class FarmFeed:
         if not self._pages:
             self._idle_since_s = time.monotonic()
 
-    async def first_picture(self, patience_s: float = 5.0) -> PictureData:
-        """Return the picture of a farm that perhaps nobody has looked at until now; after a while as it is."""
+    def look(self) -> None:
+        """Follow the farm for a moment, because a page is probably about to be opened."""
         looker = _Looker()
         self.open(looker)
+        self.close(looker)
+
+    async def first_picture(self, patience_s: float = 5.0) -> PictureData:
+        """Return the picture of a farm that perhaps nobody has looked at until now; after a while as it is."""
+        self.look()
         deadline_s = time.monotonic() + patience_s
-        try:
-            while not self.fold.picture.data.keys() >= FIRST_SECTIONS and time.monotonic() < deadline_s:
-                await asyncio.sleep(0.02)
-            return self.fold.picture.data
-        finally:
-            self.close(looker)
+        while not self.fold.picture.data.keys() >= FIRST_SECTIONS and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.02)
+        return self.fold.picture.data
+
+    async def numbers(self, patience_s: float = NUMBERS_S) -> PictureData:
+        """Return what a page shows first, without `LONG_SECTIONS`; after a while what there is of it."""
+        self.look()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._numbers.wait(), patience_s)
+        self._say_how_it_is()
+        return {name: value for name, value in self.fold.picture.data.items() if name not in LONG_SECTIONS}
 
     def _wake(self) -> None:
         if self._task is None or self._task.done():
@@ -220,9 +241,12 @@ class FarmFeed:
         if self._epoch:
             self._begin_picture()
         self._epoch, self._follows = epoch, False
+        if not self.fold.picture.data.keys() >= NUMBERS:
+            self._numbers.clear()
+            self._numbers_by_s = time.monotonic() + NUMBERS_S
         self.fold.needs_tables = True
         self._next = {}
-        self._ask(messages.FarmStatus(), self._on_farm_state)
+        self._ask(messages.FarmStatus(engines=False), self._on_farm_state)
 
     def _on_farm_state(self, reply: Reply) -> None:
         """Show the farm, then follow it and ask for its past: if these came first, they could go with another farm's
@@ -235,7 +259,7 @@ class FarmFeed:
             self.fold.farm_state(reply, __version__)
         self._follows = False
         if self._is_watched():
-            self._follow()
+            self._keep_asking()
 
     def _ask_past(self) -> None:
         """Ask for the runs that ended before it was followed, as it is from now on."""
@@ -263,6 +287,8 @@ class FarmFeed:
             status = {"state": "quiet" if quiet else "up", "text": text}
         else:
             why = self._problem if questioner is None else questioner.problem
+            if why not in ("", NEVER_CONNECTED):
+                self._numbers.set()
             status = {"state": "gone", "text": why or "connecting"}
         self.fold.picture.set("status", status)
 
@@ -342,6 +368,7 @@ class FarmFeed:
             self._answered_s = time.monotonic()
             if self._questioner is questioner:
                 then(reply)
+                self._note_numbers()
 
         questioner.ask(question, answered)
         asyncio.get_running_loop().call_soon(self._step)
@@ -396,15 +423,30 @@ class FarmFeed:
 
     # -- telling
 
-    def _tell(self) -> None:
+    def _note_numbers(self) -> None:
+        """Tell pages at once when the picture has come so far that it can be shown."""
+        if not self._numbers.is_set() and self.fold.picture.data.keys() >= NUMBERS:
+            self._numbers.set()
+            self._say_how_it_is()
+            self._tell()
+
+    def _tell(self, at_once: bool = False) -> None:
+        """Tell pages what has changed.  Of another epoch they hear when there are numbers, unless it is `at_once`."""
+        early = self._epoch and not self._numbers.is_set() and time.monotonic() < self._numbers_by_s
+        if early and not at_once:
+            return
         delta = self.log.add(self.fold.picture.taken())
-        if delta is not None:
+        if self._renewed:
+            self._renewed = False
+            for page in list(self._pages):
+                page.show()
+        elif delta is not None:
             for page in list(self._pages):
                 page.tell(delta)
 
     def hello(self, known: Any, number: Any) -> dict[str, Any] | list[Delta]:
         """Return what a page needs that knows this picture up to this number: the deltas, or everything."""
-        self._tell()
+        self._tell(at_once=True)
         deltas = self.log.since(known, number)
         if deltas is not None:
             return deltas

@@ -7,6 +7,7 @@ shows goes through the socket; what it changes comes as a POST, which the base c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 from collections.abc import Callable
@@ -71,7 +72,7 @@ def routes(
         (rf"{prefix}act", made(_Act, request_base), {}),
         (rf"{prefix}farms", made(_FarmNames, request_base), {}),
         (rf"{prefix}metrics", made(_FarmMetrics, request_base), {}),
-        (rf"{prefix}main\.bundle\.js", made(_PageScript, request_base), {}),
+        (rf"{prefix}main\.bundle\.(js|css)", made(_PageBundle, request_base), {}),
         (rf"{prefix}(.*)", files, {"path": str(STATIC), "default_filename": "index.html"}),
     ]
 
@@ -85,15 +86,24 @@ class _PageFile(web.StaticFileHandler):
         _set_headers_of_files(self)
 
 
-class _PageScript(web.RequestHandler):
-    """All modules of the page as one: a browser needs some 10 ms for each file, and there are 26."""
+class _PageBundle(web.RequestHandler):
+    """All modules, or styles, of the page as one: a browser needs some 10 ms for each file, and there are 30."""
 
     public = True
 
-    def get(self) -> None:
+    def get(self, kind: str) -> None:
         _set_headers_of_files(self)
-        self.set_header("Content-Type", "text/javascript; charset=utf-8")
-        self.finish(_script(max(file.stat().st_mtime_ns for file in STATIC.rglob("*.js"))))
+        if kind == "css":
+            self.set_header("Content-Type", "text/css; charset=utf-8")
+            self.finish(page_style())
+        else:
+            self.set_header("Content-Type", "text/javascript; charset=utf-8")
+            self.finish(page_script())
+
+
+def page_style() -> str:
+    """Return the styles of the page."""
+    return "".join((STATIC / name).read_text(encoding="utf-8") for name in ("vendor/uplot.css", "page.css"))
 
 
 def _set_headers_of_files(handler: web.RequestHandler) -> None:
@@ -101,6 +111,11 @@ def _set_headers_of_files(handler: web.RequestHandler) -> None:
     handler.set_header("Content-Security-Policy", CONTENT_POLICY)
     handler.set_header("X-Content-Type-Options", "nosniff")
     handler.set_header("Referrer-Policy", "no-referrer")
+
+
+def page_script() -> str:
+    """Return all modules of the page as one script."""
+    return _script(max(file.stat().st_mtime_ns for file in STATIC.rglob("*.js")))
 
 
 @functools.lru_cache(maxsize=1)
@@ -122,12 +137,19 @@ class _FarmRequest(web.RequestHandler):
 
 
 class _FarmNames(_FarmRequest):
-    """The farms that a page may choose from."""
+    """The farms that a page may choose from, and what it shows first of the chosen one, until its socket is open."""
 
     @web.authenticated
-    def get(self) -> None:
+    async def get(self) -> None:
         _ = self.xsrf_token  # the page needs its cookie for actions, and asks this first
-        self.finish({"farms": self.farm_names()})
+        farms = self.farm_names()
+        found: dict[str, Any] = {"farms": farms}
+        first = self.get_argument("first", None)
+        if first is not None and (first or len(farms) == 1):
+            with contextlib.suppress(KeyError, ValueError, errors.TaskFarmError):  # the socket says so
+                feed = self.find_feed(first or farms[0])
+                found["first"] = {"control": feed.control, "picture": await feed.numbers()}
+        self.finish(found)
 
 
 class _Act(_FarmRequest):
@@ -168,7 +190,10 @@ class _PageSocket(websocket.WebSocketHandler):
 
     _feed: FarmFeed | None = None
     _unsent = 0
-    _asked = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._answering: set[asyncio.Task[None]] = set()
 
     def find_feed(self, name: str) -> FarmFeed:
         raise NotImplementedError
@@ -205,11 +230,20 @@ class _PageSocket(websocket.WebSocketHandler):
             self.close(4000)
             return
         if kind == "hello":
-            self._greet(feed, said)
+            await self._greet(feed, said)
+        elif kind == "ask" and len(self._answering) >= QUESTIONS_MAX:
+            error = {"type": "ValueError", "text": "too many questions at once"}
+            self._send({"type": "answer", "n": said.get("n"), "error": error})
         elif kind == "ask":
-            await self._answer(feed, said)
+            # Further messages are read meanwhile: one question may wait for an engine.
+            answering = asyncio.create_task(self._answer(feed, said))
+            self._answering.add(answering)
+            answering.add_done_callback(self._answering.discard)
 
-    def _greet(self, feed: FarmFeed, said: dict[str, Any]) -> None:
+    async def _greet(self, feed: FarmFeed, said: dict[str, Any]) -> None:
+        await feed.numbers()
+        if self.ws_connection is None:  # the page has gone meanwhile
+            return
         found = feed.hello(said.get("picture"), said.get("number"))
         if isinstance(found, dict):
             self._send(found)
@@ -221,16 +255,10 @@ class _PageSocket(websocket.WebSocketHandler):
 
     async def _answer(self, feed: FarmFeed, said: dict[str, Any]) -> None:
         reply: dict[str, Any] = {"type": "answer", "n": said.get("n")}
-        if self._asked >= QUESTIONS_MAX:
-            self._send({**reply, "error": {"type": "ValueError", "text": "too many questions at once"}})
-            return
-        self._asked += 1
         try:
             reply["value"] = await questions.ask(feed, said.get("what"), said.get("arguments"))
         except Exception as error:  # of the farm, or of the question: the page shows it
             reply["error"] = error_value(error)
-        finally:
-            self._asked -= 1
         self._send(reply)
 
     # -- the feed's page

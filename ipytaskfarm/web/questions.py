@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -96,7 +97,9 @@ async def act(feed: FarmFeed, what: Any, arguments: Any) -> Any:
     if action is None or not isinstance(arguments, dict):
         raise ValueError(f"a page cannot do {text_of(what)[:80]!r}: {', '.join(ACTIONS)} were expected")
     if not feed.control:
-        raise errors.SecurityError("this page may look and change nothing: start it with `ipytaskfarm web --control`")
+        raise errors.SecurityError(
+            "this page may look and change nothing: it has a reader's key. `ipytaskfarm web --control` has a client's"
+        )
     return await action(feed, arguments)
 
 
@@ -273,8 +276,13 @@ async def _logs(feed: FarmFeed, arguments: Arguments) -> Any:
     chosen = next((path for path in files if path.stem == wanted), files[0] if files and wanted is None else None)
     return {
         "names": [path.stem for path in files],
-        "text": long_text(tail(chosen, LOG_BYTES)) if chosen is not None else "",
+        "text": _end_of_log(chosen) if chosen is not None else "",
     }
+
+
+def _end_of_log(path: Path) -> str:
+    text, size = long_text(tail(path, LOG_BYTES)), path.stat().st_size
+    return text if size <= LOG_BYTES else f"… ({size:,} bytes in all; what is before is left out) …\n{text}"
 
 
 async def _profile(feed: FarmFeed, arguments: Arguments) -> Any:

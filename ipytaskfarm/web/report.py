@@ -36,7 +36,7 @@ from ipytaskfarm.view.fold import FarmFold, stretch_row
 from . import questions
 from .bundle import bundle
 from .feed import FarmFeed
-from .handlers import STATIC
+from .handlers import STATIC, page_style
 from .profiles import profile
 
 TASKS_MAX = 5_000
@@ -153,7 +153,7 @@ def _counts(tasks: list[dict[str, Any]]) -> dict[str, int]:
 def html(data: dict[str, Any]) -> str:
     """Return the page with this data. Its policy lets nothing run or load but what is in it."""
     script = bundle(STATIC, "saved_main.js")
-    style = (STATIC / "vendor" / "uplot.css").read_text() + (STATIC / "page.css").read_text()
+    style = page_style()
     policy = f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:"
     # Text of tasks must not end the element that it stands in.
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

@@ -20,7 +20,7 @@ from tornado import httpserver, netutil, web, websocket
 from ipytaskfarm.core import errors
 
 from .feed import FarmFeed
-from .handlers import routes
+from .handlers import page_script, routes
 
 COOKIE_DAYS = 7
 
@@ -128,6 +128,8 @@ class WebServer:
     def listen(self, port: int = 0, path: Path | None = None) -> None:
         """Listen on 127.0.0.1, or on a unix socket at this path, which only this user can open.
 
+        The first page is probably opened at once: its script is made, and the farm is followed for a moment.
+
         Raises:
             OSError: the port is taken, or the path cannot be used.
         """
@@ -140,6 +142,8 @@ class WebServer:
             hosts = ["localhost"]
         self._server = httpserver.HTTPServer(self._application([*hosts, *self._extra_hosts]))
         self._server.add_sockets(sockets)
+        page_script()
+        self.feed.look()
 
     def _application(self, hosts: Sequence[str]) -> web.Application:
         guard = Guard(self.token, [host.lower() for host in hosts])

@@ -39,6 +39,9 @@ LOUD = (
     "print('y' * 10_000_000); print('the end')"
 )
 
+OWN_SCRIPTS = 2
+"""start.js, and all others as one."""
+
 
 def fail(n: int) -> None:
     if n % 2:
@@ -149,18 +152,29 @@ def test_what_tasks_say_is_text(page: Page) -> None:
     seen(page, ".tf-drawer", "<script>alert(2)</script>")
     seen(page, ".tf-drawer", "red caf")
     seen(page, ".tf-drawer", "characters left out")
-    assert page.locator("script").count() == 1
+    assert page.locator("script").count() == OWN_SCRIPTS
     assert len(page.locator(".tf-drawer").inner_text()) < 300_000
     page.keyboard.press("Escape")
     names_are_cut_text(page)
-    with (Home.of("lab").logs / "zz.log").open("wb") as log:
-        log.write(b"\x1b[31mred\x1b[0m <script>alert(4)</script> caf\xe9 \xff\x00\n" + b"z" * 100_000 + b"\n")
-    logs = page.locator("#tf-logs")
+
+
+def test_long_and_odd_lines_of_logs_are_cut_text(page: Page) -> None:
+    red = b"\x1b[31mred\x1b[0m <script>alert(4)</script> caf\xe9 \xff\x00\n"
+    long = b"z" * 10_000_000
+    written = {"odd": red + long[:100_000] + b"\n", "then": b"before\n" + long + b"\n" + red, "only": red + long}
+    for name, lines in written.items():
+        (Home.of("lab").logs / f"zz-{name}.log").write_bytes(lines)
+    logs, shown = page.locator("#tf-logs"), page.locator("#tf-logs pre")
     logs.get_by_role("button", name="Show").click()
-    logs.get_by_role("combobox").select_option("zz")
-    seen(page, "#tf-logs pre", "red <script>alert(4)</script> caf\N{REPLACEMENT CHARACTER}")
-    seen(page, "#tf-logs pre", "98,000 characters left out")
-    assert page.locator("script").count() == 1
+    as_text = "red <script>alert(4)</script> caf\N{REPLACEMENT CHARACTER}"
+    logs.get_by_role("combobox").select_option("zz-odd")
+    expect(shown).to_contain_text(as_text)
+    expect(shown).to_contain_text("98,000 characters left out")
+    logs.get_by_role("combobox").select_option("zz-then")
+    expect(shown).to_have_text(re.compile(r"^… \(10,000,0\d\d bytes in all; .* left out\) …\nred <script"))
+    logs.get_by_role("combobox").select_option("zz-only")
+    expect(shown).to_have_text(re.compile(r"^… \(10,000,0\d\d bytes .* …\nz{2000}… \(\d+,\d+ characters left out\)$"))
+    assert page.locator("script").count() == OWN_SCRIPTS
 
 
 def names_are_cut_text(page: Page) -> None:
@@ -416,6 +430,9 @@ def test_a_job_and_a_task_are_put_forward(page: Page, reader: WebPage, browser: 
         page.get_by_label(f"New priority of task {others[2]}").fill("7")
         page.locator(".tf-drawer").get_by_role("button", name="Set", exact=True).click()
         seen(page, ".tf-drawer", "priority 0 \N{RIGHTWARDS ARROW} 7")
+        page.keyboard.press("Escape")
+        row = page.locator("#tf-tasks tbody tr", has_text=str(others[2]))
+        expect(row.locator("td").nth(5)).to_have_text("7")
         with strict_page(browser, reader.url) as other:
             seen(other, "#tf-jobs", "priority 5")
             assert other.get_by_role("button", name="Priority of").count() == 0
@@ -518,6 +535,24 @@ def test_metrics_have_bounded_labels(server: WebPage) -> None:
     assert 'taskfarm_waiting_tasks{farm="lab",reason="no suitable engine"} 3.0' in text
     assert "attempt" not in text
     assert "onerror" not in text
+
+
+def test_what_a_page_shows_first_comes_before_its_socket(server: WebPage, browser: Browser) -> None:
+    """The numbers come with the names of the farms; the long parts of the picture follow by the socket."""
+    key = {"Authorization": f"Bearer {server.token}"}
+    first = json.loads(server.request("farms?first=", **key)[1])["first"]
+    assert first["control"]
+    assert {"farm", "counts", "engine_states", "waiting", "jobs", "causes", "status"} <= first["picture"].keys()
+    assert not {"stretches", "series"} & first["picture"].keys()
+    assert server.request("farms?first=another", **key) == (200, '{"farms": ["lab"]}')
+    opened = browser.new_page()
+    opened.add_init_script("window.WebSocket = class extends EventTarget { close() {} send() {} readyState = 0; };")
+    opened.goto(server.url)
+    failed = str(first["picture"]["counts"]["failed"])
+    expect(opened.locator(".tf-total[data-state=failed] strong")).to_have_text(failed)
+    seen(opened, "#tf-causes", "ValueError")
+    seen(opened, ".tf-header", "connecting")
+    opened.close()
 
 
 def test_operations_are_applied_as_in_python(page: Page) -> None:

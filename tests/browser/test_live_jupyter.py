@@ -15,6 +15,9 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from ipytaskfarm import Farm, Task
+from ipytaskfarm.deployment.enrolment import connection_info, write_copy
+from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.system.farm_paths import connection_path
 from ipytaskfarm.web import questions
 from tests.conftest import Dirs
 from tests.support.browser import START_S, free_port
@@ -114,6 +117,35 @@ def test_a_rebound_name_and_another_origin_are_refused(server: WebPage, farm: Fa
         assert server.request("act", body, **cookie, Origin="http://evil.example")[0] in (403, 404), what
     for path in ("start", "stop"):
         assert server.request(path, {"farm": "evil"}, **cookie)[0] == 403
+    assert not farm_state(farm).held
+
+
+def test_a_readers_connection_file_shows_a_farm_that_cannot_be_changed(
+    browser: Browser, server: WebPage, farm: Farm
+) -> None:
+    """As of a colleague's farm, with the file of ``ipytaskfarm keys add --reader``."""
+    key = {"Authorization": f"token {server.token}"}
+    path = connection_path("guest")
+    write_copy(connection_info(Home.of("lab"), "reader"), path)
+    try:
+        with strict_page(browser, f"{server.base}?farm=guest&token={server.token}") as page:
+            seen(page, ".tf-header", "connected")
+            seen(page, "#tf-causes", "ZeroDivisionError")
+            seen(page, "footer", "this page only looks")
+            page.locator(".tf-cause-head").click()
+            page.get_by_role("button", name="Show all").click()
+            page.locator("#tf-tasks tbody .tf-link").first.click()
+            seen(page, ".tf-drawer", "Traceback")
+            for action in ("again", "Abort", "Pause", "Priority", "Drain", "Set"):
+                assert page.get_by_role("button", name=action).count() == 0, action
+        for what in questions.ACTIONS:
+            body = {"farm": "guest", "what": what, "arguments": {"id": 0, "on": True, "engines": 0, "priority": 1}}
+            status, text = server.request("act", body, **key)
+            assert (status, "it has a reader's key" in text) == (403, True), what
+        rows = {row["name"]: row for row in json.loads(server.request("overview", **key)[1])["farms"]}
+        assert (rows["guest"]["control"], rows["lab"]["control"]) == (False, True)
+    finally:
+        path.unlink()
     assert not farm_state(farm).held
 
 

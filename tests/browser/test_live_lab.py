@@ -36,7 +36,7 @@ from tests.support.proxies import hub_proxy, hub_proxy_path
 pytestmark = [pytest.mark.browser, pytest.mark.farm, pytest.mark.slow]
 
 EVIL = "<img src=x onerror=alert(1)>"
-
+LOUD = "import os; os.write(1, b'<img src=y onerror=alert(2)> \\x1b[31mred\\x1b[0m caf\\xe9 \\xff\\n')"
 
 PREFIX = "/user/me%40home/"
 
@@ -58,6 +58,7 @@ def farm(world: Dirs) -> Iterator[Farm]:
             job.add_task(Task("a = 1", pull="a"))
             job.submit()
             job.results()
+            tc.run(Task(LOUD, name=f"\x1b[31m{EVIL}"), block=True)
         yield farm
 
 
@@ -287,6 +288,7 @@ def test_a_widget_follows_the_farm_answers_while_its_cell_runs_and_is_saved_with
     expect(shown.locator(".tf-header")).to_contain_text("paused", timeout=DEADLINE_MS)
     shown.get_by_role("button", name="Go on").click()
     expect(shown.locator(".tf-header")).to_contain_text("connected", timeout=DEADLINE_MS)
+    what_tasks_say_is_text(shown)
     # A notebook that is read elsewhere has the state as it was last: while the cell ran, the job had not ended.
     ended = f"farm 'lab': 0 waiting, 0 running, {before + 3} succeeded, 2 failed"
 
@@ -313,6 +315,21 @@ def test_a_widget_follows_the_farm_answers_while_its_cell_runs_and_is_saved_with
     expect(again.page.locator("body")).to_contain_text(ended)
     picture(again.page, "exported")
     again.page.close()
+
+
+def what_tasks_say_is_text(shown: Locator) -> None:
+    """Names and output in the widget's page are shown as they are, without escapes; nothing in them is an element."""
+    expect(shown.locator("#tf-jobs")).to_contain_text(EVIL)
+    shown.get_by_role("searchbox").fill("[31m<img")
+    rows = shown.locator("#tf-tasks tbody tr")
+    expect(rows).to_have_count(1)
+    expect(rows.locator("td").nth(2)).to_have_text(f"\N{REPLACEMENT CHARACTER}[31m{EVIL}")
+    rows.locator(".tf-link").first.click()
+    drawer = shown.locator(".tf-drawer")
+    expect(drawer).to_contain_text(r"<img src=y onerror=alert(2)> red caf\xe9 \xff")
+    assert shown.locator("img").count() == 0
+    drawer.get_by_role("button", name="Close").click()
+    expect(drawer).to_be_hidden()
 
 
 def converted(saved: dict[str, Any], folder: Path) -> str:

@@ -117,6 +117,22 @@ def test_top_prints_one_screen_where_there_is_no_terminal(
     assert "\x1b" not in out
 
 
+def test_top_shows_priorities_and_puts_urgent_tasks_before_those_that_wait(
+    ids: dict[str, int], farm: Farm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert "priority" not in command(capsys, "top")[1]
+    with farm.task_client() as tc:
+        tc.job("sweep").set_priority(2)
+        tc.set_priority(ids["third"], 5)
+        lines = command(capsys, "top")[1].splitlines()
+        assert [line.split()[0] for line in lines if " scheduled " in line] == [str(ids["third"]), str(ids["second"])]
+        assert sum("priority" in line for line in lines) == 2, "the table of jobs, and that of tasks"
+        rows = {row["id"]: row["priority"] for row in json.loads(command(capsys, "tasks", "--json")[1])}
+        assert (rows[ids["second"]], rows[ids["third"]], rows[ids["failed"]]) == (2, 5, None)
+        tc.job("sweep").set_priority(0)
+
+
 def test_top_in_a_terminal_aborts_and_retries(ids: dict[str, int], farm: Farm) -> None:
     with farm.task_client() as tc:
         child = pexpect.spawn(

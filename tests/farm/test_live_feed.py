@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
+from tornado.httpclient import HTTPRequest
+from tornado.websocket import websocket_connect
 
 from ipytaskfarm import Farm, Task, TaskClient
 from ipytaskfarm.core import messages
-from ipytaskfarm.system.farm_paths import connection_reader
+from ipytaskfarm.core.errors import FarmNotRunning
+from ipytaskfarm.core.messages.view import TaskPage
+from ipytaskfarm.system.farm_paths import ConnectionInfo, connection_reader
 from ipytaskfarm.view.pages import Delta
 from ipytaskfarm.web import feed as feeds
 from ipytaskfarm.web.feed import FarmFeed
+from ipytaskfarm.web.server import WebServer
 from tests.support.polling import DEADLINE_S
 
 
@@ -23,6 +29,51 @@ class Page:
 
     def show(self) -> None:
         pass
+
+
+def nowhere() -> ConnectionInfo:
+    raise FarmNotRunning("it is somewhere else")
+
+
+def test_a_farm_that_is_not_there_is_said_at_once() -> None:
+    async def asked() -> None:
+        feed = FarmFeed("lost", nowhere, control=False)
+        async with asyncio.timeout(DEADLINE_S):
+            found = await feed.numbers(2 * DEADLINE_S)
+        assert found["status"] == {"state": "gone", "text": "it is somewhere else"}
+        assert "counts" not in found
+        await feed.stop()
+
+    asyncio.run(asked())
+
+
+def test_a_question_that_waits_holds_no_other_of_its_page_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def asked() -> None:
+        gate = asyncio.Event()
+
+        async def answer(question: messages.Question) -> messages.Reply:
+            if not isinstance(question, messages.Stack):
+                return TaskPage([])
+            await gate.wait()
+            return messages.TextReply("somewhere")
+
+        feed = FarmFeed("lost", nowhere, control=False)
+        monkeypatch.setattr(feed, "answer", answer)
+        server = WebServer(feed)
+        server.listen()
+        url = f"ws://127.0.0.1:{server.port}/socket"
+        socket = await websocket_connect(HTTPRequest(url, headers={"Authorization": f"Bearer {server.token}"}))
+        for n, what in enumerate(["stack", "tasks"]):
+            await socket.write_message(json.dumps({"type": "ask", "n": n, "what": what, "arguments": {"id": 1}}))
+        found = []
+        for _ in range(2):
+            found.append(json.loads(await socket.read_message() or "")["n"])
+            gate.set()
+        assert found == [1, 0]
+        socket.close()
+        await server.stop()
+
+    asyncio.run(asyncio.wait_for(asked(), DEADLINE_S))
 
 
 async def until_shown(feed: FarmFeed, runs: int) -> None:

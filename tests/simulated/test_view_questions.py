@@ -7,6 +7,7 @@ from typing import Any
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.handlers import view
 from ipytaskfarm.core.handlers.view import unfinished_page
+from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.core.messages.task_types import JobSpec, Rules
 from ipytaskfarm.core.scheduler.events import Gone, Silent
 from ipytaskfarm.core.scheduler.followers import QUIET_EVERY_S, STRETCHES_AT_ONCE, TOLD_EVERY_S
@@ -144,6 +145,11 @@ def test_unfinished_tasks_come_in_pages() -> None:
     running = unfinished_page(sim.scheduler.farm, m.ReadTaskPage("running", engine_id=engine.id))
     assert isinstance(running, m.TaskPage)
     assert [(row.id, row.state, row.engine_id) for row in running.rows] == [(ids.first + 10, "pending", engine.id)]
+    sim.ask(m.SetPriority([ids.first + 3], 5))
+    page = unfinished_page(sim.scheduler.farm, m.ReadTaskPage("scheduled", before=ids.first + 4, count=1))
+    assert isinstance(page, m.TaskPage)
+    (row,) = page.rows
+    assert (row.id, row.priority, running.rows[0].priority) == (ids.first + 3, 5, 0)
 
 
 def test_a_look_at_many_tasks_stops_and_says_where(monkeypatch: Any) -> None:
@@ -168,6 +174,10 @@ def test_engines_come_in_pages_with_the_nodes() -> None:
     none = sim.ask(m.ReadEngines(node="elsewhere"))
     assert isinstance(none, m.EnginePage)
     assert (none.rows, none.total, none.states) == ([], 0, {"idle": 5})
+    whole, short = sim.ask(m.FarmStatus()), sim.ask(m.FarmStatus(engines=False))
+    assert isinstance(whole, FarmState)
+    assert isinstance(short, FarmState)
+    assert (len(whole.engines), len(whole.agents), short.engines, short.agents) == (5, 1, [], [])
 
 
 def test_jobs_that_run_come_first() -> None:

@@ -22,7 +22,7 @@ from ipytaskfarm.core.messages.view import (
     Stretch,
     WaitingTable,
 )
-from ipytaskfarm.core.stretches import merged
+from ipytaskfarm.core.stretches import OpenStretch, merged
 from ipytaskfarm.view import fold, pages
 from ipytaskfarm.view.fold import FarmFold, cut
 from ipytaskfarm.view.picture import Picture, apply
@@ -211,6 +211,24 @@ def test_merging_loses_no_run(seed: int, resolution_s: float, most: int) -> None
     assert {row.engine_id for row in found} == {row.engine_id for row in rows}
     failed = {row.engine_id for row in rows if row.outcome}
     assert failed == {row.engine_id for row in found if row.outcome}, "a failure stays in the picture"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_run_is_added_without_an_object_as_with_one(seed: int) -> None:
+    chance = random.Random(seed)
+    at_s, one, other = 0.0, None, None
+    for task in range(200):
+        name, outcome = chance.choice(["", "", "", "fit"]), chance.choice(["", "", "", "error"])
+        began_s = at_s + chance.choice([0.0, 0.001, 0.03])
+        at_s = began_s + chance.choice([-0.001, 0.0, 0.001, 0.019, 0.02, 0.3])
+        run = Stretch(3, name, outcome, began_s, at_s, chance.choice([1, 4]), task, max(0.0, at_s - began_s))
+        if one is not None and one.takes(run, 0.02):
+            one.add(run)
+        else:
+            one = OpenStretch(run)
+        if other is None or not other.takes_run(name, outcome, began_s, at_s, run.count, 0.02):
+            other = OpenStretch(run)
+        assert one.closed() == other.closed()
 
 
 def test_merging_makes_few_of_many() -> None:

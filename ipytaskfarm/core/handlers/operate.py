@@ -147,7 +147,7 @@ def _job_row(job: JobEntry) -> JobRow:
     spec = job.spec
     return JobRow(
         spec.id, spec.name, spec.total, job.arrived, job.unfinished, job.paused, job.failed, spec.opened_s,
-        is_map=spec.is_map,
+        is_map=spec.is_map, priority=job.priority,
     )  # fmt: skip
 
 

@@ -177,6 +177,7 @@ def task_row(farm: SchedulerState, task: TaskEntry) -> TaskRow:
         task.attempt,
         task.submitted_s,
         began,
+        priority=task.rules.priority if task.rules is not None else 0,
     )
 
 
@@ -354,7 +355,7 @@ def on_farm_status(farm: SchedulerState, session: str, n: int, question: FarmSta
 
     The controller's loop adds its own values: pid, size of the store, time of its start.
     """
-    agents = [agent_row(farm, agent) for agent in farm.agents.by_session.values()]
+    agents = [agent_row(farm, agent) for agent in farm.agents.by_session.values()] if question.engines else []
     state = FarmState(
         farm.name,
         farm.incarnation,
@@ -365,7 +366,7 @@ def on_farm_status(farm: SchedulerState, session: str, n: int, question: FarmSta
         farm.lifecycle.held,
         farm.lifecycle.stopping,
         {state.value: farm.tasks.counts[state] for state in SHOWN_STATES},
-        _engine_rows(farm),
+        _engine_rows(farm) if question.engines else [],
         agents,
         sum(1 for c in farm.clients.by_session.values() if c.connected),
         0,

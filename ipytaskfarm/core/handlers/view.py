@@ -315,6 +315,7 @@ def page_row(farm: SchedulerState, task: TaskEntry) -> PageRow:
         "",
         "",
         farm.tasks.chunks.size(task.id),
+        row.priority,
     )
 
 

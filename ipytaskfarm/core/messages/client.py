@@ -221,9 +221,7 @@ class SendToTask(msgspec.Struct, frozen=True, tag="Send"):
 
 
 class ReadTaskMessages(msgspec.Struct, frozen=True, tag="Read"):
-    """Question: the messages from a task after this number.
-
-    Answer: `TaskMessages`, as soon as there are some, or an empty one when the task has ended."""
+    """Question: a task's messages after this number. Answer: `TaskMessages`, once there are some or it has ended."""
 
     id: int
     after: int = 0
@@ -272,7 +270,9 @@ class ListCommandQueues(msgspec.Struct, frozen=True, tag="CommandQueues"):
 
 
 class FarmStatus(msgspec.Struct, frozen=True, tag=True):
-    """Question: the state of the farm. Answer: `FarmState`."""
+    """Question: the state of the farm (engines=False: without engines and agents). Answer: `FarmState`."""
+
+    engines: bool = True
 
 
 class SetWanted(msgspec.Struct, frozen=True, tag=True):
@@ -300,8 +300,7 @@ class ReleaseFrozen(msgspec.Struct, frozen=True, tag=True):
 class RemoveAgents(msgspec.Struct, frozen=True, tag=True):
     """Question: remove the agents of these names. Answer: `NumberReply`, the number of agents.
 
-    `within_s` is how long running tasks may go on (None: until they end); then they are treated as at a stop.
-    """
+    `within_s` is how long running tasks may go on (None: until they end); then they are treated as at a stop."""
 
     names: list[str]
     within_s: float | None = None

@@ -32,6 +32,8 @@ class TaskRow(msgspec.Struct, frozen=True, array_like=True):
     run_s: float | None = None
     completed_s: float | None = None
     failure: FailureSummary | None = None
+    priority: int | None = None
+    """None: the task has ended."""
 
 
 class TaskRows(msgspec.Struct, frozen=True, tag="TaskTable"):
@@ -63,6 +65,8 @@ class JobRow(msgspec.Struct, frozen=True):
     """Of a map: chunk -> number of its items."""
     retries: list[tuple[int, int]] = []
     """(task, the task by which it was retried)."""
+    priority: int | None = None
+    """As in `JobProgress`."""
 
     def task_ids(self) -> list[int]:
         """Return the ids of all its tasks as users see them: those of a map's items, and of their retries."""

@@ -145,6 +145,8 @@ class PageRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     place: str
     items: int = 1
     """How many items of a map share the run, and the line."""
+    priority: int | None = None
+    """None: the task has ended."""
 
 
 class ReadTaskPage(msgspec.Struct, frozen=True, tag=True):

@@ -66,37 +66,35 @@ class Followers:
 
     def note_end(self, final: Final, task: TaskEntry, count: int) -> None:
         """Note the end of a task for the readers that follow; `count` is how many items it stands for."""
-        name = task.rules.name if task.rules is not None else None
-        job = task.job
-        if final.reason:
+        reason = final.reason
+        if reason:
             self.failed += count
             self._note_failure(final, count)
-            if job is not None:
-                self.job_failures[job] += count
+            if task.job is not None:
+                self.job_failures[task.job] += count
         else:
             self.succeeded += count
-        if final.engine_id >= 0 and final.started_s > 0.0:
-            self.note_run(
-                final.engine_id,
-                name or "",
-                final.reason,
-                final.started_s,
-                final.started_s + final.run_s,
-                count,
-                final.id,
-            )
+        engine_id, started_s = final.engine_id, final.started_s
+        if engine_id < 0 or started_s <= 0.0:
+            return
+        rules = task.rules
+        name = (rules.name or "") if rules is not None else ""
+        ended_s, own = started_s + final.run_s, self.stretches.get(engine_id)
+        # The common case, without the call of `note_run`.
+        if not own or not own[-1].takes_run(name, reason, started_s, ended_s, count, SHORT_S):
+            self.note_run(engine_id, name, reason, started_s, ended_s, count, final.id)
 
     def note_run(
         self, engine_id: int, name: str, outcome: str, started_s: float, ended_s: float, count: int, task: int
     ) -> None:
         """Note a run that has ended."""
-        run = Stretch(engine_id, name, outcome, started_s, ended_s, count, task, max(0.0, ended_s - started_s))
         own = self.stretches.get(engine_id)
+        if own and own[-1].takes_run(name, outcome, started_s, ended_s, count, SHORT_S):
+            return
+        run = Stretch(engine_id, name, outcome, started_s, ended_s, count, task, max(0.0, ended_s - started_s))
         if own is None:
             own = self.stretches[engine_id] = []
-        if own and own[-1].takes(run, SHORT_S):
-            own[-1].add(run)
-        elif self.stretches_count < STRETCHES_AT_ONCE:
+        if self.stretches_count < STRETCHES_AT_ONCE:
             own.append(OpenStretch(run))
             self.stretches_count += 1
         elif own:

@@ -33,7 +33,7 @@ function Cause({ model, id, cause }) {
         <span class="tf-muted">tasks ${cause.ids.slice(0, 5).map((task) => html`<${Task} model=${model} id=${task} /> `)}${cause.count > 5 ? "…" : ""}</span>
         <span class="tf-push"></span>
         <button type="button" onClick=${() => showTasks(model, { state: "failed", cause: id })}>Show all</button>
-        ${model.control.value ? html`<button type="button" class="tf-primary" disabled=${retried} onClick=${retry}>${retried ? "Handed in again" : `Try ${things(cause.count, "task")} again`}</button>` : null}
+        ${model.may.value ? html`<button type="button" class="tf-primary" disabled=${retried} onClick=${retry}>${retried ? "Handed in again" : `Try ${things(cause.count, "task")} again`}</button>` : null}
       </div>
     </div>` : null}
   </li>`;
@@ -41,11 +41,12 @@ function Cause({ model, id, cause }) {
 
 export function Causes({ model }) {
   const causes = model.section("causes", {}).value;
-  const more = model.section("causes_more", 0).value;
+  const known = model.section("causes_more", null).value;
+  const more = known || 0;
   const rows = Object.entries(causes).sort(([, a], [, b]) => b.count - a.count);
   return html`<${Section} id="tf-causes" title="Failures" aside=${rows.length ? things(rows.length + more, "cause") : ""}>
     ${rows.length ? html`<ul class="tf-list">${rows.slice(0, 30).map(([id, cause]) => html`<${Cause} key=${id} model=${model} id=${id} cause=${cause} />`)}</ul>`
-      : html`<${Empty}>No task has failed.<//>`}
+      : html`<${Empty}>${known === null ? "…" : "No task has failed."}<//>`}
     ${rows.length + more > 30 ? html`<p class="tf-muted">${things(rows.length + more - 30, "rarer cause")} not shown: the table of tasks below has all.</p>` : null}
   <//>`;
 }

@@ -121,7 +121,7 @@ export function Flames({ model }) {
   return html`<${Section} id="tf-flames" title="Where time goes" aside=${aside} wide>
     ${live ? html`<div class="tf-toolbar"><button type="button" aria-expanded=${open} onClick=${() => setOpen(!open)}>${open ? "Hide the flame graph" : "Show the flame graph"}</button>
       ${open && engines.length > 1 ? html`<label class="tf-muted">of <select aria-label="Engine" value=${engine === null ? "" : engine} onChange=${(event) => setEngine(event.target.value === "" ? null : Number(event.target.value))}><option value="">all engines</option>${engines.map((id) => html`<option value=${id}>engine ${id}</option>`)}</select></label>` : null}
-      ${open && found && model.control.value ? html`<span class="tf-push"></span><button type="button" class="tf-small" onClick=${() => sample(!sampled)}>${sampled ? "Stop sampling" : "Start sampling"}</button>` : null}</div>` : null}
+      ${open && found && model.may.value ? html`<span class="tf-push"></span><button type="button" class="tf-small" onClick=${() => sample(!sampled)}>${sampled ? "Stop sampling" : "Start sampling"}</button>` : null}</div>` : null}
     ${error ? html`<p class="tf-trouble" role="alert">${error}</p>` : null}
     ${!open ? null : !found ? (error ? null : html`<p class="tf-muted">Asking the engines …</p>`)
       : nodes.length ? html`<${Graph} nodes=${nodes} unit=${found.interval_s} />

@@ -10,7 +10,7 @@ export function span(seconds) {
   if (s < 1e-6) return "0 s";
   if (s < 0.001) return `${Math.round(s * 1e6)} µs`;
   if (s < 1) return `${+(s * 1000).toPrecision(3)} ms`;
-  if (s < 10) return `${s.toFixed(1)} s`;
+  if (s < 9.95) return `${s.toFixed(1)} s`;
   if (s < 120) return `${Math.round(s)} s`;
   const minutes = Math.floor(s / 60);
   if (minutes < 120) return `${minutes} min`;

@@ -16,20 +16,21 @@ function Job({ model, id, job }) {
     <${Bar} parts=${[["succeeded", good / total], ["failed", job.failed / total]]} label=${`${count(ended)} of ${count(job.total)} tasks have ended, ${count(job.failed)} of them failed`} />
     <div class="tf-job-line tf-muted"><span>${count(ended)} of ${count(job.total)}</span>${job.failed ? html`<button type="button" class="tf-link tf-bad" onClick=${() => showTasks(model, { job: id, state: "failed" })}>${count(job.failed)} failed</button>` : null}
       ${job.rate !== null && !over ? html`<span>${rate(job.rate)}</span>` : null}${job.priority && !over ? html`<span>priority ${job.priority}</span>` : null}<span class="tf-push"></span>
-      ${model.control.value && !over ? html`<${Priority} label=${`job ${job.name || id}`} value=${job.priority} set=${(priority) => model.act("priority", { job: id, priority })} /> <button type="button" class="tf-small" onClick=${() => model.act("pause", { job: id, on: !job.paused })}>${job.paused ? "Go on" : "Pause"}</button>` : null}</div>
+      ${model.may.value && !over ? html`<${Priority} label=${`job ${job.name || id}`} value=${job.priority} set=${(priority) => model.act("priority", { job: id, priority })} /> <button type="button" class="tf-small" onClick=${() => model.act("pause", { job: id, on: !job.paused })}>${job.paused ? "Go on" : "Pause"}</button>` : null}</div>
     ${job.aborted ? html`<p class="tf-message">${job.aborted}</p>` : null}
   </li>`;
 }
 
 export function Jobs({ model }) {
   const jobs = model.section("jobs", {}).value;
-  const more = model.section("jobs_more", 0).value;
+  const known = model.section("jobs_more", null).value;
+  const more = known || 0;
   const [all, setAll] = useState(false);
   const rows = Object.entries(jobs).sort(([, a], [, b]) => (b.unfinished > 0) - (a.unfinished > 0) || (b.rate !== null) - (a.rate !== null) || b.opened_s - a.opened_s);
   const unfinished = rows.filter(([, job]) => job.unfinished > 0).length;
   const shown = all ? rows : rows.slice(0, 6);
   return html`<${Section} id="tf-jobs" title="Jobs" aside=${unfinished ? things(unfinished, "unfinished job") : ""}>
-    ${rows.length ? html`<ul class="tf-list">${shown.map(([id, job]) => html`<${Job} key=${id} model=${model} id=${id} job=${job} />`)}</ul>` : html`<${Empty}>There are no jobs: maps and tc.create_job make some.<//>`}
+    ${rows.length ? html`<ul class="tf-list">${shown.map(([id, job]) => html`<${Job} key=${id} model=${model} id=${id} job=${job} />`)}</ul>` : html`<${Empty}>${known === null ? "…" : "There are no jobs: maps and tc.create_job make some."}<//>`}
     ${rows.length > 6 ? html`<button type="button" class="tf-more" onClick=${() => setAll(!all)}>${all ? "Show fewer" : `Show ${rows.length - 6} more`}</button>` : null}
     ${all && more ? html`<p class="tf-muted">${things(more, "older job")} not shown.</p>` : null}
   <//>`;

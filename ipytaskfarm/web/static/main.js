@@ -1,4 +1,4 @@
-// Starts the page that `ipytaskfarm web` or Jupyter's server serves.  The token in the URL's fragment becomes a cookie.
+// Starts the page that `ipytaskfarm web` or Jupyter's server serves, with what start.js has asked meanwhile.
 
 import { mount } from "./page.js";
 import { socketTransport } from "./socket.js";
@@ -10,12 +10,6 @@ const farm = asked.get("farm") || "";
 
 const cookie = (name) => (document.cookie.match(new RegExp(`(?:^|; )${name}=([^;]*)`)) || [])[1] || "";
 
-async function logIn() {
-  const token = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (!token) return;
-  history.replaceState(null, "", location.pathname + location.search);
-  await fetch(new URL("login", base), { method: "POST", body: JSON.stringify({ token }), headers: { "Content-Type": "application/json" } });
-}
 
 // Several farms, or none: a list to choose from.
 function choose(farms) {
@@ -53,13 +47,12 @@ function say(text) {
 }
 
 async function start() {
-  await logIn();
-  const response = await fetch(new URL("farms", base));
+  const response = await window.taskfarmStart.farms;
   if (response.status === 401 || response.status === 403) {
     say("This page needs its key: open the whole URL that `ipytaskfarm web` has printed, with what stands behind the #.");
     return;
   }
-  const { farms } = await response.json();
+  const { farms, first } = await response.json();
   const shown = farm || (farms.length === 1 ? farms[0] : "");
   shownFarm = shown;
   if (!shown) {
@@ -71,7 +64,7 @@ async function start() {
   socket.searchParams.set("farm", shown);
   document.title = `${shown} – task farm`;
   document.getElementById("page").replaceChildren();
-  mount(document.getElementById("page"), socketTransport({ socketUrl: socket.href, act }), { job: asked.get("job") });
+  mount(document.getElementById("page"), socketTransport({ socketUrl: socket.href, act, first, ready: window.taskfarmStart.loggedIn }), { job: asked.get("job") });
 }
 
 start().catch((error) => say(`The server does not answer: ${error.message}`));

@@ -1,7 +1,9 @@
 // What the page knows: one signal for each section of the picture, and a clock that follows the controller's.
 
-import { signal, effect } from "./vendor/signals.js";
+import { computed, signal, effect } from "./vendor/signals.js";
 import { apply } from "./picture.js";
+
+export const GONE = { state: "gone", text: "" }; // the section "status" before it is known
 
 export function farmModel(transport, element) {
   const sections = new Map();
@@ -13,6 +15,8 @@ export function farmModel(transport, element) {
   const line = signal({ state: "connecting", text: "" });
   const loaded = signal(false);
   const control = signal(transport.control);
+  // Whether actions are offered: not while the farm is not there.
+  const may = computed(() => control.value && section("status", GONE).value.state !== "gone");
   const now = signal(Date.now() / 1000);
   const opened = signal(null); // the task in the drawer
   const filter = signal({ state: "", text: "", job: null, cause: null, engine_id: null });
@@ -49,5 +53,5 @@ export function farmModel(transport, element) {
     }
   }
 
-  return { transport, element, section, line, loaded, control, now, opened, filter, notice, hear, act, effect };
+  return { transport, element, section, line, loaded, control, may, now, opened, filter, notice, hear, act, effect };
 }

@@ -5,7 +5,7 @@ import { render } from "./vendor/preact.js";
 import { useEffect, useState } from "./vendor/hooks.js";
 import "./vendor/signals.js";
 import { html, showTasks } from "./html.js";
-import { farmModel } from "./model.js";
+import { farmModel, GONE } from "./model.js";
 import { count, moment, rate } from "./format.js";
 import { Causes } from "./causes.js";
 import { Jobs } from "./jobs.js";
@@ -22,14 +22,14 @@ const STATES = { up: "connected", gone: "not there", quiet: "does not answer", s
 
 function Header({ model }) {
   const farm = model.section("farm", {}).value;
-  const status = model.section("status", { state: "gone", text: "" }).value;
+  const status = model.section("status", GONE).value;
   const hold = model.section("hold", {}).value;
   const line = model.line.value;
   const up = line.state === "open" && status.state === "up";
-  const state = line.state === "lost" ? "no connection" : hold.stopping ? "stopping" : hold.held ? "paused" : STATES[status.state] || status.state;
+  const state = line.state === "connecting" ? "connecting" : line.state === "lost" ? "no connection" : hold.stopping ? "stopping" : hold.held ? "paused" : STATES[status.state] || status.state;
   return html`<header class="tf-header">
     <h1>${farm.name || "Task farm"}</h1>
-    <span class="tf-state" data-state=${up ? (hold.held || hold.stopping ? "held" : "up") : status.state === "saved" ? "held" : "gone"} role="status">${state}</span>
+    <span class="tf-state" data-state=${line.state === "connecting" ? "wait" : up ? (hold.held || hold.stopping ? "held" : "up") : status.state === "saved" ? "held" : "gone"} role="status">${state}</span>
     ${farm.started_s ? html`<span class="tf-muted">since ${moment(farm.started_s)}</span>` : null}
     ${farm.job ? html`<span class="tf-muted">job ${farm.job}</span>` : null}
     <span class="tf-push"></span>
@@ -38,13 +38,13 @@ function Header({ model }) {
 }
 
 function Trouble({ model }) {
-  const status = model.section("status", { state: "gone", text: "" }).value;
+  const status = model.section("status", GONE).value;
   const line = model.line.value;
   const loaded = model.loaded.value;
   let text = "";
   if (line.state === "refused") text = line.text;
   else if (line.state === "lost") text = `${line.text} What is shown is from before.`;
-  else if (loaded && status.state === "gone") text = `${status.text || "The farm is not there."} This page goes on when it is back.`;
+  else if (loaded && status.state === "gone") text = `${(status.text || "The farm is not there").replace(/[.]?$/, ".")} This page goes on when it is back.`;
   else if (loaded && status.state === "quiet") text = status.text;
   return text ? html`<p class="tf-trouble" role="alert">${text}</p>` : null;
 }
@@ -70,17 +70,18 @@ function Notice({ model }) {
     <button type="button" class="tf-close" aria-label="Close this message" onClick=${() => (model.notice.value = null)}>×</button></p>` : null}</div>`;
 }
 
-function Totals({ model }) {
+function Totals({ model, whole }) {
   const counts = model.section("counts", {}).value;
   const series = model.section("series", []).value;
   const last = series.slice(-10);
   const speed = last.length ? last.reduce((sum, row) => sum + row[1] + row[2], 0) / last.length : null;
+  const number = (state) => (counts[state] === undefined ? "–" : count(counts[state])); // not known is not none
   const tile = (state, label, hint) => html`<button type="button" class="tf-total" data-state=${state}
-      aria-label=${`${count(counts[state] || 0)} ${label}: show them`} onClick=${() => showTasks(model, { state })}>
-    <strong>${count(counts[state] || 0)}</strong><span>${label}</span>${hint ? html`<small>${hint}</small>` : null}</button>`;
+      aria-label=${`${number(state)} ${label}: show them`} onClick=${() => showTasks(model, { state })}>
+    <strong>${number(state)}</strong><span>${label}</span>${hint ? html`<small>${hint}</small>` : null}</button>`;
   return html`<section class="tf-totals" aria-label="Tasks by state">
     ${tile("scheduled", "waiting")} ${tile("running", "running")} ${tile("succeeded", "succeeded", speed ? rate(speed) : "")} ${tile("failed", "failed")}
-    <${Throughput} model=${model} />
+    ${whole ? html`<${Throughput} model=${model} />` : html`<div class="tf-throughput"></div>`}
   </section>`;
 }
 
@@ -89,15 +90,25 @@ function Nothing({ model }) {
   return line.state === "refused" ? null : html`<div class="tf-loading" role="status">Looking for the farm …</div>`;
 }
 
+// Calls this when the browser has shown what there is now.  A window that nobody sees has no frames.
+function afterPaint(then) {
+  let done = false;
+  const once = () => { if (!done) { done = true; then(); } };
+  requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(once)));
+  setTimeout(once, 500);
+}
+
 function Page({ model }) {
   const ready = model.loaded.value;
+  const [whole, setWhole] = useState(false); // what is below the numbers follows when they are shown
+  useEffect(() => { if (ready) afterPaint(() => setWhole(true)); }, [ready]);
   return html`<div class="tf-page">
     <${Header} model=${model} />
     <${Trouble} model=${model} />
     <${Versions} model=${model} />
     ${ready ? html`<main class="tf-main">
-      <${Totals} model=${model} />
-      <div class="tf-columns">
+      <${Totals} model=${model} whole=${whole} />
+      ${whole ? html`<div class="tf-columns">
         <div class="tf-column"><${Causes} model=${model} /><${Waiting} model=${model} /></div>
         <div class="tf-column"><${Jobs} model=${model} /><${Engines} model=${model} /></div>
       </div>
@@ -105,7 +116,7 @@ function Page({ model }) {
       <${Tasks} model=${model} />
       ${model.transport.live || model.transport.profiled ? html`<${Flames} model=${model} />` : null}
       ${model.transport.live ? html`<${Logs} model=${model} />` : null}
-      <footer class="tf-muted">${footer(model)}</footer>
+      <footer class="tf-muted">${footer(model)}</footer>` : null}
     </main>` : html`<${Nothing} model=${model} />`}
     <${Drawer} model=${model} />
     <${Notice} model=${model} />

@@ -3,11 +3,13 @@
 // A transport has: control (signal-free boolean, set before the first picture), follow(listener), ask(what, arguments),
 // act(what, arguments).  Listeners get {type: "picture", picture}, {type: "delta", operations} and
 // {type: "line", state: "open" | "lost" | "refused", text}.
+//
+// first: {control, picture}, what is shown until the socket brings everything.  ready: the socket waits for this promise.
 
 const HIDDEN_MS = 60000;
 const ASK_MS = 30000;
 
-export function socketTransport({ socketUrl, act }) {
+export function socketTransport({ socketUrl, act, first = null, ready = Promise.resolve() }) {
   let socket = null;
   let listener = () => {};
   let name = null;
@@ -19,8 +21,9 @@ export function socketTransport({ socketUrl, act }) {
   let over = false;
   let asked = 0;
   let messages = 0;
+  let early = []; // messages of a page that begins, until its socket is open
   const waiting = new Map();
-  const transport = { control: false, live: true };
+  const transport = { control: Boolean(first && first.control), live: true };
 
   const failAll = (text) => {
     for (const { reject } of waiting.values()) reject(new Error(text));
@@ -32,7 +35,11 @@ export function socketTransport({ socketUrl, act }) {
     if (over || socket) return;
     socket = new WebSocket(socketUrl);
     const own = socket;
-    own.onopen = () => own.send(JSON.stringify({ type: "hello", picture: name, number }));
+    own.onopen = () => {
+      own.send(JSON.stringify({ type: "hello", picture: name, number }));
+      for (const text of early || []) own.send(text);
+      early = null;
+    };
     own.onmessage = (event) => socket === own && hear(JSON.parse(event.data));
     own.onclose = () => drop(own);
   }
@@ -42,6 +49,7 @@ export function socketTransport({ socketUrl, act }) {
   function drop(own) {
     if (socket !== own) return;
     socket = null;
+    early = null;
     own.close();
     failAll("the connection was lost");
     if (sleeping || over) return;
@@ -80,8 +88,10 @@ export function socketTransport({ socketUrl, act }) {
 
   function send(message) {
     if (socket && socket.readyState > WebSocket.OPEN) drop(socket);
-    if (!socket || socket.readyState !== WebSocket.OPEN) throw new Error("there is no connection");
-    socket.send(JSON.stringify(message));
+    const text = JSON.stringify(message);
+    if (early) early.push(text);
+    else if (!socket || socket.readyState !== WebSocket.OPEN) throw new Error("there is no connection");
+    else socket.send(text);
   }
 
   transport.ask = (what, args) =>
@@ -99,7 +109,11 @@ export function socketTransport({ socketUrl, act }) {
       catch (error) { waiting.delete(n); clearTimeout(giveUp); reject(error); }
     });
   transport.act = act;
-  transport.follow = (heard) => { listener = heard; connect(); };
+  transport.follow = (heard) => {
+    listener = heard;
+    if (first) listener({ type: "picture", picture: first.picture });
+    ready.then(connect);
+  };
   transport.stop = () => { over = true; clearTimeout(timer); if (socket) socket.close(); };
 
   document.addEventListener("visibilitychange", () => {

@@ -16,11 +16,12 @@ function Reason({ model, row, total }) {
 }
 
 export function Waiting({ model }) {
-  const rows = model.section("waiting", []).value;
+  const known = model.section("waiting", null).value;
+  const rows = known || [];
   const unknown = model.section("waiting_unknown", 0).value;
   const total = rows.reduce((sum, row) => sum + row[1], unknown);
   return html`<${Section} id="tf-waiting" title="Why tasks wait" aside=${total ? things(total, "task") : ""}>
-    ${rows.length ? html`<ul class="tf-list">${rows.map((row) => html`<${Reason} key=${row[0]} model=${model} row=${row} total=${total} />`)}</ul>` : html`<${Empty}>No task waits.<//>`}
+    ${rows.length ? html`<ul class="tf-list">${rows.map((row) => html`<${Reason} key=${row[0]} model=${model} row=${row} total=${total} />`)}</ul>` : html`<${Empty}>${known ? "No task waits." : "…"}<//>`}
     ${unknown ? html`<p class="tf-muted">${things(unknown, "more task")} wait for others, for a time, or in a paused job.</p>` : null}
   <//>`;
 }

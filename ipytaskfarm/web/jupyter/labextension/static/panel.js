@@ -52,8 +52,9 @@ export function farmPanel({ apputils, widgets }, server, open, icon) {
         const words = farm.counts ? numbers(farm) : { engines: farm.running ? farm.error || "…" : "stopped; its tasks and results are kept", tasks: "" };
         engines.textContent = words.engines;
         tasks.textContent = words.tasks ? ` · ${words.tasks}` : "";
-        for (const each of [show, stop]) each.hidden = !farm.running;
-        scale.hidden = !farm.counts;
+        show.hidden = !farm.running;
+        stop.hidden = !farm.running || farm.control === false; // a reader's connection changes nothing
+        scale.hidden = !farm.counts || farm.control === false;
         start.hidden = farm.running || !farm.lasting;
         if (farm.counts && document.activeElement !== number) number.value = farm.wanted;
       },
