@@ -445,6 +445,8 @@ def test_a_cut_connection_ends_an_upload_and_it_may_begin_again(on_node: OnNode,
     async def body(node: Node) -> None:
         node.keep("a.1")
         await node.serve(rounds=2)
+        while not node.asked:
+            await asyncio.sleep(0.001)
         late = [node.world.answer(question, "agent", "agent") for question in node.asked]
         node.asked.clear()
         node.uploads.lost()
