@@ -592,18 +592,3 @@ def in_order(ids: Iterable[int], found: list[Row]) -> list[Row]:
     """Return the rows in the order of `ids`, without ids that have no row. (SQL would sort copies of payloads.)"""
     by_id = {row[0]: row for row in found}
     return [by_id[id] for id in ids if id in by_id]
-
-
-def with_dependents(ids: Iterable[int], edges: Iterable[Any]) -> list[int]:
-    """Return these tasks and all that use their results, directly or indirectly.  edges: the rows of `EDGES`."""
-    users: dict[int, list[int]] = {}
-    for task, needs in edges:
-        for other in decode_needs(needs).after:
-            users.setdefault(other, []).append(task)
-    found = dict.fromkeys(ids)
-    waiting = list(found)
-    while waiting:
-        fresh = [task for task in users.get(waiting.pop(), ()) if task not in found]
-        found.update(dict.fromkeys(fresh))
-        waiting += fresh
-    return list(found)

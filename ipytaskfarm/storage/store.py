@@ -40,6 +40,7 @@ from ..system.files import sync_folder
 from . import disk, free_room, opening, rows
 from .beside import count_file
 from .commit_count import CommitCount, Count, Missing, missing, read as read_count
+from .dependents import with_dependents
 from .inserts import Row
 from .log_room import LogRoom
 from .map_places import place_in_map
@@ -476,7 +477,7 @@ class Store:
         wanted = list(ids)
         if dependents:
             with self._reading():
-                wanted = rows.with_dependents(ids, self._db.execute(rows.EDGES))
+                wanted = with_dependents(ids, self._db.execute(rows.EDGES))
         records = rows.task_records(self._rows(rows.ENDED, wanted), rows.histories(self._rows(rows.HISTORY, wanted)))
         return [
             msgspec.structs.replace(record, history=[*record.history, rows.attempt_of(final)])

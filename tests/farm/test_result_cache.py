@@ -194,29 +194,6 @@ def test_arguments_by_content(call: Call, tc: TaskClient) -> None:
         assert call.sentence in tc.why_miss(second.taskid)
 
 
-def test_calls_that_the_function_cannot_tell_apart_are_one(tc: TaskClient) -> None:
-    def give(x: Any, y: float = 1.0, *rest: Any, last: Any = None, **others: Any) -> Any:
-        return x, y, rest, last, others
-
-    cached = tc.cached(give)
-    before = tc.cache.size.hits
-    for same in (
-        [cached(1), cached(x=1), cached(1, 1.0), cached(1, y=1.0), cached(y=1.0, x=1), cached(1, last=None)],
-        [cached(1, 2), cached(1, y=2), cached(y=2, x=1)],
-        [cached(1, 2, 3), cached(1, 2, *(3,), last=None)],
-        [cached(1, 2.0), cached(1, y=2.0)],
-    ):
-        assert same == [same[0]] * len(same)
-    hits = tc.cache.size.hits
-    assert hits == before + 9
-    others: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
-        ((True,), {}), ((1, 1), {}), ((1, 1.0, None), {}), ((1,), {"first": 1}), ((1,), {"last": 0}),
-    ]  # fmt: skip
-    for args, named in others:
-        assert cached(*args, **named) == give(*args, **named)
-    assert tc.cache.size.hits == hits
-
-
 def test_arrays_and_instances_by_content(tc: TaskClient) -> None:
     np = pytest.importorskip("numpy")
     cells = Cells()
