@@ -257,10 +257,10 @@ def accept(
     """Make the move None -> scheduled.
 
     rules, needs: the submission's, or equal ones; parent, spawn: see `saves.SaveTask`."""
-    queues, tasks = farm.queues, farm.tasks
+    tasks, seq = farm.tasks, farm.queues.next_seq
+    farm.queues.next_seq = seq + 1
     if rules is not None and farm.jobs.priorities:
         rules = farm.jobs.rules_of(rules)
-    seq, queues.next_seq = queues.next_seq, queues.next_seq + 1
     job = rules.job if rules is not None else None
     task = TaskEntry(submission.id, seq, submission.submitted_s, session, submission.function, rules, job, NO_PAST)
     compute_key(farm, task)
