@@ -160,6 +160,8 @@ class MemoryStore:
     def _save_separate(self, save: s.SaveSeparate) -> None:
         assert save.chunk in self.finals, f"items of chunk {save.chunk} were cleared before its end"
         self.separate.update((save.chunk, index) for index in save.indexes)
+        # The chunk may be reopened, without these items.
+        self.cleared.update(save.chunk + 1 + index for index in save.indexes)
 
     def _save_refusal(self, save: s.SaveRefusal) -> None:
         self.refusals[save.task] = (save.etype, save.text)
