@@ -19,6 +19,9 @@ MOST = 4
 def main() -> int:
     """Return the exit status of the whole run: 0 when each failed test passed the second time."""
     failed = list(json.loads(LAST_FAILED.read_text()))
+    if not all(".py" in name for name in failed):
+        print(f"pytest itself failed, see above: {', '.join(failed)}")
+        return 1
     if len(failed) > MOST:
         print(f"{len(failed)} tests failed, see above: too many to blame the load, so none is run again")
         return 1

@@ -45,7 +45,16 @@ def key(function: Any, given: Given) -> str:
         (Scale().times, [called(3), called(x=3), called(3, 1), called(3, by=1)]),
         (len, [called("a"), called("a")]),
     ],
-    ids=repr,
+    ids=[
+        "by place or by name",
+        "two by place",
+        "more by place",
+        "more by name",
+        "one by place alone",
+        "one name twice",
+        "a method",
+        "not of Python",
+    ],
 )
 def test_calls_that_a_function_cannot_tell_apart_have_one_key(function: Any, same: list[Given]) -> None:
     assert len({key(function, given) for given in same}) == 1
