@@ -61,6 +61,9 @@ def test_cancelling_the_wait_aborts_the_task(tc: TaskClient, tmp_path: Path) -> 
     async def impatient() -> int:
         future = tc.submit(waits, started)
         waiting = asyncio.ensure_future(asyncio.wait_for(future, DEADLINE_S))
+        await asyncio.sleep(
+            0.01
+        )  # the task may have started already, but a wait that has not begun cannot be cancelled
         while not started.exists():
             await asyncio.sleep(0.01)
         waiting.cancel()

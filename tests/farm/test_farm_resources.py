@@ -175,10 +175,9 @@ def test_an_exclusive_task_is_never_beside_anything(tc: TaskClient, ledger: Path
 @pytest.mark.parametrize("limit", ["max_parallel", "max_parallel_per_node"])
 def test_no_more_of_a_group_run_than_its_limit(tc: TaskClient, ledger: Path, limit: str) -> None:
     rules: Any = {"group": "g", limit: 2}
-    ids = [tc.run(Task(entry(ledger), **rules)) for _ in range(10)]
+    ids = [tc.run(Task(entry(ledger, seconds=0.1), **rules)) for _ in range(10)]
     others = [tc.run(Task(entry(ledger, "other"))) for _ in range(4)]
-    waiting = eventually(lambda: [i for i in ids if tc.status(i).reason == "limit reached"])
-    assert f"{limit} is 2" in tc.explain(waiting[0])
+    eventually(lambda: tc.status(ids[-1]).reason == "limit reached" and f"{limit} is 2" in tc.explain(ids[-1]))
     tc.barrier([*ids, *others], timeout=DEADLINE_S)
     assert most_at_once([e for e in runs(ledger) if e[3] == "-"]) == 2
     assert most_at_once(runs(ledger)) > 2
