@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ..core.messages.task_types import Incarnation
 from ..system.control_groups import MemoryRoom, memory_rooms
-from ..system.process import own_bytes
+from ..system.process import own_bytes, resident_bytes
 
 LOOK_S = 0.2
 """The time between two checks while an engine has something to run."""
@@ -26,8 +26,6 @@ RESIDENT_STEP = 4 << 20
 """If an engine's resident size has changed by less, its private memory is not measured again."""
 LIMIT_CAUSE = "memory"
 """The beginning of the cause, in `Crash.cause`, of an engine that was ended for its memory."""
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class MemoryVerdict(NamedTuple):
@@ -95,7 +93,7 @@ class EngineMemory:
         found: dict[Incarnation, int] = {}
         known: dict[int, tuple[int, int]] = {}
         for name, pid in engines:
-            resident = sum(_resident_bytes(member) for member in (pid, *descendants(pid)))
+            resident = sum(resident_bytes(member) for member in (pid, *descendants(pid)))
             seen = self._known.get(pid)
             if seen is None or abs(resident - seen[0]) >= RESIDENT_STEP:
                 seen = resident, private_bytes(pid) >> 20 << 20
@@ -107,7 +105,7 @@ class EngineMemory:
 
 def _used_beyond(pid: int, limit: int) -> int:
     """Return the private memory of a process and its descendants if it exceeds the limit, else 0."""
-    resident = sum(_resident_bytes(member) for member in (pid, *descendants(pid)))
+    resident = sum(resident_bytes(member) for member in (pid, *descendants(pid)))
     used = private_bytes(pid) if resident > limit else 0
     return used if used > limit else 0
 
@@ -132,13 +130,6 @@ def node_memory() -> list[MemoryRoom]:
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line)
     machine = MemoryRoom(*(int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal")))
     return [machine, *memory_rooms()]
-
-
-def _resident_bytes(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
-    except (OSError, IndexError):
-        return 0
 
 
 def _mib(size: int) -> str:

@@ -46,6 +46,7 @@ from .coroutines import Coroutines, attempt_here
 from .current import CurrentTask, Deferred, Interruptible
 from .failures import half_imported
 from .freezer import Freezer
+from .garbage import Garbage
 from .helper_processes import LOKY_WORKERS
 from .inputs import giver
 from .interrupt import Interrupts, cancelled, deadline_ns
@@ -94,6 +95,7 @@ class Runner:
         self._blobs = parts.blobs
         self._cpu_profiler = parts.profiling.cpu
         self._interrupts = interrupts
+        self._garbage = Garbage()
         self._plain = plain
         self.freezer = Freezer(parts.engine, shell, parts.send)
         self._finished = finished
@@ -460,7 +462,8 @@ class Runner:
     # -- the end of a run
 
     def _end(self, attempt: RunningAttempt, value: bytes | None, error: BaseException | None) -> None:
-        run_s = time.perf_counter() - attempt.begun
+        now_s = time.perf_counter()
+        run_s = now_s - attempt.begun
         if os.getpid() != self._pid:
             leave_fork(error)
         if self._cpu_profiler.running:
@@ -504,6 +507,9 @@ class Runner:
             del error
             self._interrupts.raised = None
             gc.collect()
+        elif now_s >= self._garbage.due_s:
+            del error
+            self._garbage.look(now_s)
 
     def _freeze(self, attempt: RunningAttempt, error: BaseException) -> None:
         """Freeze the engine if the run has failed in a way that leaves frames to look at."""

@@ -13,6 +13,7 @@ UMASK_BEFORE: Final = "IPYTASKFARM_UMASK"
 PYTHONPATH_BEFORE: Final = "IPYTASKFARM_PYTHONPATH"
 """The user's PYTHONPATH, where it was made longer so that children find this package."""
 
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _PRIVATE = ("Private_Dirty:", "Swap:")
 """Without Private_Clean: pages of files that only this process maps at present are dropped when memory is needed."""
 
@@ -30,6 +31,20 @@ def own_bytes(pid: int) -> int:
     except OSError:
         return 0
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(_PRIVATE))
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the process's resident size in bytes; 0 if the process does not exist."""
+    try:
+        file = os.open(f"/proc/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        return int(os.read(file, 128).split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0
+    finally:
+        os.close(file)
 
 
 def name_process(title: str) -> None:

@@ -1,7 +1,7 @@
 """Run a public suite against an adapter: ``python -m tests.conformance NAME --source DIR``.
 
 Prints how many tests passed, failed, and failed as expected (each kind with its reason).  The exit code is 1 when a
-test failed that should pass, or passed that is expected to fail.
+test failed that should pass, or passed that is expected to fail. Tests that depend on the machine's speed may do both.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -38,9 +39,9 @@ def _outcome(case: ElementTree.Element) -> tuple[str, str]:
     return name, "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
 
 
-def reason(suite: Suite, name: str) -> str | None:
-    """Return why a test is expected to fail.  None: it is expected to pass."""
-    return next((why for part, why in suite.expected.items() if re.search(rf"{re.escape(part)}\b", name)), None)
+def reason(reasons: Mapping[str, str], name: str) -> str | None:
+    """Return the reason that is given for a test.  None: it is expected to pass."""
+    return next((why for part, why in reasons.items() if re.search(rf"{re.escape(part)}\b", name)), None)
 
 
 def main() -> int:
@@ -56,10 +57,11 @@ def main() -> int:
     counts: Counter[str] = Counter()
     wrong = []
     for name, outcome in outcomes:
-        why = reason(suite, name)
+        timed = reason(suite.timed, name)
+        why = timed or reason(suite.expected, name)
         if outcome == "failed" and why is not None:
             expected[why] += 1
-        elif outcome == "failed" or (outcome == "passed" and why is not None):
+        elif outcome == "failed" or (outcome == "passed" and why is not None and timed is None):
             wrong.append(f"{outcome}: {name}")
         counts[outcome] += 1
     print(f"{arguments.name}: {counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped")

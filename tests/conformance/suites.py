@@ -22,12 +22,14 @@ class Suite:
     prepare: copies the suite from the source into an empty folder; returns the files to run, relative to the folder.
     select: pytest's ``-k``.  "": all tests.
     expected: a part of a test's name -> the reason why tests of such names cannot pass.
+    timed: a part of a test's name -> the reason why tests of such names pass or fail with the speed of the machine.
     """
 
     source: str
     prepare: Callable[[Path, Path], list[str]]
     select: str = ""
     expected: Mapping[str, str] = field(default_factory=dict)
+    timed: Mapping[str, str] = field(default_factory=dict)
 
 
 def _joblib(source: Path, folder: Path) -> list[str]:
@@ -247,6 +249,7 @@ SUITES: dict[str, Suite] = {
         "the folder with the package ipyparallel: site-packages, or its source package, unpacked",
         ipyparallel_suite.prepare,
         expected=ipyparallel_suite.EXPECTED,
+        timed=ipyparallel_suite.TIMED,
     ),
     "loky": Suite(
         "loky's source package, unpacked",

@@ -29,6 +29,18 @@ subprocess.run([sys.executable, "-c", child])
 """
 
 
+LEFT = f"""
+class Cycle:
+    pass
+
+left = Cycle()
+left.itself = left
+left.kept = b"x" * {LIMIT_MIB << 17}
+del left
+"""
+"""It leaves an eighth of the limit in a reference cycle, few objects, so that Python would not collect it for long."""
+
+
 def newest(farm: Farm) -> int:
     """Return how many engines were ever started."""
     return max(int(incarnation.rpartition(".")[2]) for incarnation in incarnations(farm))
@@ -136,3 +148,11 @@ def _put_back(copy: Path, store: Path) -> None:
             target = store.with_name(store.name + ".blobs") / file.relative_to(copy.with_name(copy.name + ".blobs"))
             target.parent.mkdir(exist_ok=True)
             file.replace(target)
+
+
+def test_no_task_is_ended_for_cyclic_garbage_of_those_before_it(farm: Farm, tc: TaskClient) -> None:
+    before = newest(farm)
+    ids = [tc.run(Task(LEFT)) for _ in range(40)]
+    tc.barrier(ids, timeout=DEADLINE_S)
+    assert [tc.get_task_result(tid).failure for tid in ids] == [None] * len(ids)
+    assert newest(farm) == before
