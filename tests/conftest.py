@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("house", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("house")
 
+# jsonschema makes a grammar of it when it is imported, which takes seconds, see `tests.support.notebooks.quickly`.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
 DONT_WRITE = pytest.StashKey[bool]()
 FARM_FIXTURES = frozenset({"farm", "tc", "mec"})
 
@@ -275,7 +278,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if not hasattr(config, "workerinput"):
         for folder in ("ipytaskfarm", "tests/support"):
-            compileall.compile_dir(config.rootpath / folder, quiet=2)
+            compileall.compile_dir(config.rootpath / folder, quiet=2, workers=0)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # So a shell starts what runs in its background, and all processes of the tests would ignore Ctrl-C too.
         signal.signal(signal.SIGINT, signal.default_int_handler)
