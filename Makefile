@@ -7,6 +7,8 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 # How many at a time.  Three keep two cores busy, because a test waits for a third of its time.
 WORKERS ?= 3
+# The plugin for notebooks takes each process seconds to import; the tests of notebooks start it themselves.
+UNUSED := -p no:nbval
 # Workers have whole files, as the tests of a file share farms; tests/conftest.py says in which order.  One that dies is
 # not replaced: its successor would be given the test that it died of.
 BESIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
@@ -49,8 +51,8 @@ ifneq ($(strip $(PYTEST_ARGS)),)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
 	@failed=""; \
-	$(BIN)/python -m pytest --cache-clear -m alone || failed="$$failed $$?"; \
-	$(BIN)/python -m pytest -m "not alone" $(BESIDE) || failed="$$failed $$?"; \
+	$(BIN)/python -m pytest $(UNUSED) --cache-clear -m alone || failed="$$failed $$?"; \
+	$(BIN)/python -m pytest $(UNUSED) -m "not alone" $(BESIDE) || failed="$$failed $$?"; \
 	case "$$failed" in \
 	"") ;; \
 	" 1" | " 1 1") $(BIN)/python -m tests.support.once_more ;; \

@@ -15,7 +15,7 @@ from typing import Any
 from ..core.arguments import wrong
 from ..core.text import shown
 from .rules import DEFAULTS
-from .tasks import not_a_function
+from .task_arguments import not_a_function
 
 
 def check_call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import html
-import operator
 import sys
-import tokenize
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
 from typing import Any
@@ -16,25 +12,22 @@ from typing import Any
 import msgspec
 
 from ..core import errors, messages
-from ..core.arguments import check_count, check_int, check_name, check_names
+from ..core.arguments import check_count, check_int, check_names
 from ..core.messages import engine_commands, tables
-from ..core.messages.engine_commands import ExecuteBody, PropertiesBody, PushBody
 from ..core.messages.payload import CellPlace
-from ..core.text import escaped, exactly, shown
 from ..display.farm_tables import engine_table
-from ..display.tables import Table
-from ..serialization.pack import pack
-from ..storage.blobs import BlobStore, BlobWriter
+from ..storage.blobs import BlobStore
 from ..system.farm_paths import Where
 from ..system.live_pages import page_link, page_path
-from . import commands, engine_sessions, scatter, sessions
-from .commands import CommandPart, PendingResult, ResultList
+from . import commands, engine_sessions, engine_state, kept_commands, offered_magics, sessions
+from .command_sender import CommandSender, await_commands, engine_id
+from .commands import PendingResult
 from .engine_maps import EngineMapper, EngineParallelFunction, Targets, map_on_engines, packed_call
 from .imports import collected
+from .kept_commands import KeptEntries, StickyEntries
 from .operate import await_engines
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .session import Session
-from .tasks import _push
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -42,34 +35,6 @@ LOOK_S = 1.0
 """Seconds that the display of a client may wait for the farm."""
 GONE_S = 15.0
 """Seconds that `kill` waits for the end of the farm's processes."""
-
-
-_register_magics: list[Callable[[MultiEngineClient, str, bool], None]] = []
-"""The function that registers the ``%px`` magics.
-
-The client knows nothing of magics: the IPython extension, when it is loaded, passes this function to `offer_magics`.
-"""
-
-
-def offer_magics(register: Callable[[MultiEngineClient, str, bool], None]) -> None:
-    """Let ``mec.activate()`` call `register` with (client, suffix, force)."""
-    _register_magics[:] = [register]
-
-
-class StickyEntries(list[tuple[str, str, str]]):
-    """The (key, verb, text) of the code and names that every fresh engine gets, in that order."""
-
-    def __repr__(self) -> str:
-        return repr(Table(("key", "verb", "what"), self, nothing="nothing is sticky"))
-
-
-class KeptEntries(list[tuple[int, str, str]]):
-    """Commands that are kept for replacements: (engine id, text, why the command is not repeated; "": it
-    is repeated).
-    """
-
-    def __repr__(self) -> str:
-        return repr(Table(("engine", "what", "not done again"), self, nothing="nothing was done by hand"))
 
 
 class MultiEngineClient:
@@ -98,7 +63,7 @@ class MultiEngineClient:
     ) -> None:
         self._session = sessions.connect(where, key_file, timeout)
         self._closed = False
-        self._pending: weakref.WeakSet[PendingResult] = weakref.WeakSet()
+        self._commands = CommandSender(self._session, self)
         self.farm = self._session.farm
         self.targets: Targets = "all"
         self.block = True
@@ -123,10 +88,9 @@ class MultiEngineClient:
         link = page_link(page_path(self.farm))
         head = html.escape(repr(self)[1:-1]) + (f" · {link}" if link else "")
         try:
-            reply = self._session.ask(messages.ListEngines(), timeout_s=LOOK_S)
+            rows = self._commands.engines(LOOK_S)
         except Exception as error:  # the farm is away or the client is closed: show the error
             return f"<div>{head}<br>{html.escape(f'{type(error).__name__}: {error}')}</div>"
-        rows = reply.rows if isinstance(reply, tables.EngineTable) else []
         return f"<div>{head}</div>{engine_table(rows).html()}"
 
     # ----------------------------------------------------------------------------------------------
@@ -134,9 +98,7 @@ class MultiEngineClient:
 
     def engines(self) -> list[tables.EngineRow]:
         """Return all engines by id, with their state and facts."""
-        reply = self._session.ask(messages.ListEngines())
-        assert isinstance(reply, tables.EngineTable)
-        return reply.rows
+        return self._commands.engines()
 
     def await_engines(
         self, count: int | None = None, connect_timeout: float = 5, stable_timeout: float = 60
@@ -146,7 +108,7 @@ class MultiEngineClient:
 
     def get_ids(self) -> list[int]:
         """Return the ids of the engines that take commands now."""
-        return [row.id for row in self.engines() if row.state in ("idle", "busy")]
+        return self._commands.working()
 
     def __len__(self) -> int:
         return len(self.get_ids())
@@ -154,31 +116,12 @@ class MultiEngineClient:
     def __bool__(self) -> bool:
         return True  # without engines `__len__` would make the client false
 
-    def _chosen(self, targets: Targets) -> list[int] | None:
-        """Return engine ids; None: all engines that exist when the command arrives.
-
-        An id that is listed twice gets the command twice.
-        """
-        targets = self.targets if targets is None else targets
-        if isinstance(targets, str) and exactly(targets) == "all":
-            return None
-        ids = [_engine_id(i) for i in targets] if isinstance(targets, (list, tuple, range)) else [_engine_id(targets)]
-        if not ids:
-            raise ValueError("targets is empty: name at least one engine id, or 'all'")
-        return ids
-
     def ids_of(self, targets: Targets) -> list[int]:
         """Return the ids of the engines that `targets` selects now.
 
         Raises NoEnginesRegistered for "all" if there are no engines.
         """
-        chosen = self._chosen(targets)
-        if chosen is not None:
-            return chosen
-        ids = self.get_ids()
-        if not ids:
-            raise errors.NoEnginesRegistered(f"farm {self.farm!r} has no engines now")
-        return ids
+        return self._commands.ids_of(targets)
 
     @property
     def session(self) -> Session:
@@ -197,35 +140,7 @@ class MultiEngineClient:
 
     def send(self, pending: PendingResult) -> PendingResult:
         """Record a running command, so that `flush` can discard it."""
-        self._pending.add(pending)
-        return pending
-
-    def _send(
-        self,
-        verb: str,
-        body: bytes,
-        targets: Targets,
-        block: bool | None,
-        read: Callable[[bytes], Any],
-        what: str = "",
-        blobs: tuple[str, ...] = (),
-        keep: messages.Keep | None = None,
-    ) -> Any:
-        chosen = self._chosen(targets)
-        repeated = chosen is not None and len(set(chosen)) < len(chosen)
-        groups = [[engine_id] for engine_id in chosen or ()] if repeated else [chosen]
-        parts = [CommandPart(engines, body, blobs, keep) for engines in groups]
-        text = f"{verb}({escaped(what[:60])})"
-        return self._finish(self.send(PendingResult(self._session, verb, parts, read, text)), block)
-
-    def _kept(self, sticky: bool | None, names: Iterable[str] = (), writer: BlobWriter | None = None) -> messages.Keep:
-        """Return how a command is kept for replacements of its engines."""
-        if sticky is False or not self.replay:
-            return messages.Keep(opted_out=True)
-        return messages.Keep(tuple(names), writer.sizes() if writer is not None else {})
-
-    def _finish(self, pending: PendingResult, block: bool | None) -> Any:
-        return pending.get_result() if (self.block if block is None else block) else pending
+        return self._commands.record(pending)
 
     # ----------------------------------------------------------------------------------------------
     # Commands
@@ -245,12 +160,7 @@ class MultiEngineClient:
         self, lines: str, cell: CellPlace | None, targets: Targets, block: bool | None, sticky: bool | None = None
     ) -> Any:
         """Run code that stands in a cell of a notebook, which tracebacks name.  See `execute`."""
-        lines = check_name("lines", lines)
-        body = _encode(ExecuteBody(lines, bool(sticky), cell))
-        if sticky:
-            key = f"execute:{hashlib.sha256(lines.encode()).hexdigest()[:16]}"
-            return self._send_sticky([(key, body, lines)], "execute", body, targets, block, commands.executed)
-        return self._send("execute", body, targets, block, commands.executed, lines, keep=self._kept(sticky))
+        return engine_state.execute(self._commands, lines, cell, targets, block, sticky)
 
     def run(
         self,
@@ -264,14 +174,8 @@ class MultiEngineClient:
 
         sticky: as in `execute`.
         """
-        with tokenize.open(filename) as file:
-            source = file.read()
-        compile(source, str(filename), "exec")
-        if sticky:
-            return self.execute(source, targets, block, sticky=True)
-        body = _encode(ExecuteBody(source))
-        keep = self._kept(sticky)
-        return self._send("execute", body, targets, block, commands.executed, str(filename), keep=keep)
+        source = engine_state.source_of(filename)
+        return engine_state.execute(self._commands, source, None, targets, block, sticky, str(filename))
 
     @contextlib.contextmanager
     def sync_imports(self, targets: Targets = None) -> Iterator[None]:
@@ -300,21 +204,7 @@ class MultiEngineClient:
         sticky: None: in the namespace of a replacement of one of these engines too.  False: not there.  True: on every
         fresh engine.
         """
-        if not isinstance(namespace, dict):
-            raise TypeError(f"push takes a dict of names and values, not {type(namespace).__name__}")
-        checked = _push(namespace)
-        if sticky:
-            body = _encode(PushBody(pack(checked), True))
-            entries = [
-                (f"push:{name}", _encode(PushBody(pack({name: value}), True)), f"{escaped(name)} = {shown(value)}")
-                for name, value in checked.items()
-            ]
-            return self._send_sticky(entries, "push", body, targets, block, commands.nothing)
-        writer = BlobWriter(self.blobs) if self.blobs is not None else None
-        body = _encode(PushBody(pack(checked, "value", writer)))
-        keep = self._kept(sticky, checked, writer)
-        blobs = writer.taken() if writer is not None else ()
-        return self._send("push", body, targets, block, commands.nothing, ", ".join(checked), blobs, keep)
+        return engine_state.push(self._commands, namespace, targets, block, sticky)
 
     push_function = push
 
@@ -323,9 +213,7 @@ class MultiEngineClient:
 
         Raises CompositeError (of NameError) for a missing name.
         """
-        wanted = _keys(keys)
-        read = _first if len(wanted) == 1 else commands.value
-        return self._send("pull", _encode(wanted), targets, block, read, ", ".join(wanted))
+        return engine_state.pull(self._commands, check_names("keys", keys), targets, block)
 
     pull_function = pull
 
@@ -334,29 +222,23 @@ class MultiEngineClient:
 
         For a single engine: ``[v1, v2 …]``, or the one value.
         """
-        chosen = self._chosen(targets)
-        pending: PendingResult = self.pull(_keys(keys), targets, False)
-        if chosen is not None and len(chosen) == 1:
-            pending.add_callback(operator.itemgetter(0))
-        elif len(_keys(keys)) > 1:
-            pending.add_callback(lambda values: list(zip(*values, strict=True)))
-        return self._finish(pending, block)
+        return engine_state.zip_pull(self._commands, check_names("keys", keys), targets, block)
 
     def get_result(self, i: int | None = None, targets: Targets = None, block: bool | None = None) -> Any:
         """Return command number `i` of each engine, by default the last.  Raises CompositeError (of IndexError)."""
         number = None if i is None else check_int("i", i)
-        return self._send("get_result", _encode(number), targets, block, commands.executed)
+        return self._commands.send("get_result", _encode(number), targets, block, commands.executed)
 
     def keys(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Return the names in each engine's namespace."""
-        return self._send("keys", b"", targets, block, commands.names)
+        return self._commands.send("keys", b"", targets, block, commands.names)
 
     def reset(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Empty the engines' namespaces and forget their commands (`get_result`).
 
         `id`, sticky names and properties stay.
         """
-        return self._send("reset", b"", targets, block, commands.nothing)
+        return self._commands.send("reset", b"", targets, block, commands.nothing)
 
     # ----------------------------------------------------------------------------------------------
     # Sessions
@@ -367,8 +249,7 @@ class MultiEngineClient:
 
         Args:
             path: the file, written atomically and readable by its owner alone.  ``{id}`` in it is the engine's id; it
-                is needed
-                for more than one engine.
+                is needed for more than one engine.
             targets: the engines.
             block: False returns a `PendingResult`.
 
@@ -379,7 +260,7 @@ class MultiEngineClient:
             ValueError: several engines would write the same file.
             CompositeError: an engine cannot write its file.
         """
-        return self._send_session("dump_session", engine_sessions.to_files(path, self.ids_of(targets)), block)
+        return self._commands.send_session("dump_session", engine_sessions.to_files(path, self.ids_of(targets)), block)
 
     def load_session(self, path: str | PathLike[str], targets: Targets = None, block: bool | None = None) -> Any:
         """Restore sessions that `dump_session` saved, on any engine.
@@ -394,10 +275,10 @@ class MultiEngineClient:
 
         Raises:
             CompositeError: of SessionError, if a file is damaged, was saved by another version of Python or dill, or
-                needs a
-                module that the engine cannot import.  The engine's names do not change then.
+                needs a module that the engine cannot import.  The engine's names do not change then.
         """
-        return self._send_session("load_session", engine_sessions.from_files(path, self.ids_of(targets)), block)
+        command = engine_sessions.from_files(path, self.ids_of(targets))
+        return self._commands.send_session("load_session", command, block)
 
     def push_session(self, targets: Targets = None) -> dict[str, str]:
         """Copy all names of this session (the notebook's, or those of ``__main__``) to the engines.
@@ -405,8 +286,8 @@ class MultiEngineClient:
         Returns:
             A dict of the names that cannot be pickled, each with the reason.
         """
-        command, left_out = engine_sessions.own_to_engines(self._chosen(targets), self.blobs)
-        self._send_session("load_session", command, True)
+        command, left_out = engine_sessions.own_to_engines(self._commands.chosen(targets), self.blobs)
+        self._commands.send_session("load_session", command, True)
         return left_out
 
     def pull_session(self, target: int) -> dict[str, str]:
@@ -421,7 +302,7 @@ class MultiEngineClient:
         Raises:
             SessionError: the engine's session cannot be restored here; no name was changed.
         """
-        (left_out,) = self._send_session("dump_session", engine_sessions.from_engine(_engine_id(target)), True)
+        (left_out,) = self._commands.send_session("dump_session", engine_sessions.from_engine(engine_id(target)), True)
         assert isinstance(left_out, dict)
         return left_out
 
@@ -444,12 +325,7 @@ class MultiEngineClient:
             CompositeError: of SessionError, if an engine has more than a checkpoint may hold.  The kept commands stay
                 then.
         """
-        return self._send(engine_commands.CHECKPOINT, b"", targets, block, engine_sessions.reasons)
-
-    def _send_session(self, verb: str, command: engine_sessions.SessionCommand, block: bool | None) -> Any:
-        opted_out = None if self.replay else messages.Keep(opted_out=True)
-        parts = [part if part.keep is None else part._replace(keep=opted_out or part.keep) for part in command.parts]
-        return self._finish(self.send(PendingResult(self._session, verb, parts, command.read)), block)
+        return self._commands.send(engine_commands.CHECKPOINT, b"", targets, block, engine_sessions.reasons)
 
     # ----------------------------------------------------------------------------------------------
     # Sequences
@@ -476,29 +352,13 @@ class MultiEngineClient:
             block: False returns a `PendingResult`.
             sticky: None: the replacement of an engine gets that engine's part; False: it does not.
         """
-        key = check_name("key", key)
-        scatter.check_sequence("seq", seq)
-        if sticky:
-            raise ValueError("each engine has a part of its own: sticky=True is for execute, push and set_properties")
-        engines = self.ids_of(targets)
-        sent = []
-        for engine_id, part in zip(engines, scatter.parts(seq, len(engines), dist), strict=True):
-            writer = BlobWriter(self.blobs) if self.blobs is not None else None
-            value = scatter.flat(part) if flatten else part
-            body = _encode(PushBody(pack({key: value}, "value", writer)))
-            keep = self._kept(sticky, [key], writer)
-            sent.append(CommandPart([engine_id], body, writer.taken() if writer is not None else (), keep))
-        pending = PendingResult(self._session, "push", sent, commands.nothing, f"scatter({key})")
-        return self._finish(self.send(pending), block)
+        return engine_state.scatter(self._commands, key, seq, dist, flatten, targets, block, sticky)
 
     def gather(self, key: str, dist: str = "b", targets: Targets = None, block: bool | None = None) -> Any:
         """Join the parts that `scatter` has made: lists are joined, arrays concatenated, other values returned as a
         list.
         """
-        scatter.check_dist(dist)
-        pending: PendingResult = self._send("pull", _encode(_keys(key)), targets, False, _first, key)
-        pending.add_callback(scatter.joined, dist)
-        return self._finish(pending, block)
+        return engine_state.gather(self._commands, key, dist, targets, block)
 
     def map(self, func: Callable[..., Any] | str, *sequences: Iterable[Any]) -> Any:
         """Return ``[func(a, b) for a, b in zip(*sequences)]`` in order; each engine computes a part.
@@ -552,7 +412,7 @@ class MultiEngineClient:
         function or arguments that cannot travel.
         """
         body, blobs, text = packed_call(func, args, kwargs, self.blobs)
-        return self._send(engine_commands.APPLY, body, targets, block, commands.applied, text, blobs)
+        return self._commands.send(engine_commands.APPLY, body, targets, block, commands.applied, text, blobs)
 
     def mapper(self, dist: str = "b", targets: Targets = None, block: bool | None = None) -> EngineMapper:
         """Return an object with a `map` method that uses these settings."""
@@ -567,9 +427,8 @@ class MultiEngineClient:
 
     def add_engines(self, count: int = 1) -> int:
         """Start more engines, and return the number that the farm keeps from now on; see `await_engines`."""
-        reply = self._session.ask(messages.SetWanted(more=check_count("count", count, least=0) or 0))
-        assert isinstance(reply, messages.NumberReply)
-        return reply.value
+        question = messages.SetWanted(more=check_count("count", count, least=0) or 0)
+        return self._session.ask_for(question, messages.NumberReply).value
 
     def queue_status(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Return ``[(id, {'queue': [...], 'pending': ...})]``, all as text.
@@ -579,59 +438,29 @@ class MultiEngineClient:
         With block=False the result is wrapped in a `PendingResult`, which is done at once, because the controller
         answers.
         """
-        found = self._queues(targets)
-        if self.block if block is None else block:
-            return found
-        pending = PendingResult(self._session, "queue_status", [], commands.nothing)
-        pending.add_callback(lambda _: found)
-        return pending
-
-    def _queues(self, targets: Targets) -> list[tuple[int, dict[str, Any]]]:
-        reply = self._session.ask(messages.ListCommandQueues())
-        assert isinstance(reply, tables.CommandQueueTable)
-        rows = {engine_id: (task, texts) for engine_id, task, texts in reply.rows}
-        found = []
-        for engine_id in self.ids_of(targets):
-            if engine_id not in rows:
-                raise errors.InvalidEngineID(f"there is no engine {engine_id}: the farm has {sorted(rows)}")
-            task, texts = rows[engine_id]
-            running = texts[:1] if task is None else [f"task {task}"]
-            queue = texts[1:] if task is None else texts
-            found.append((engine_id, {"queue": list(queue), "pending": running[0] if running else None}))
-        return found
+        return self._commands.queue_status(targets, block)
 
     def clear_queue(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Drop commands of this client that wait on engines; their results raise QueueCleared.
 
         The running command goes on, and so do tasks and the commands of other clients.
         """
-        return self._send("clear_queue", b"", targets, block, commands.nothing)
+        return self._commands.send("clear_queue", b"", targets, block, commands.nothing)
 
     def interrupt(self, targets: Targets = None) -> None:
         """Raise KeyboardInterrupt in the command that each engine runs now, whoever sent it.
 
         It returns at once.  Tasks are ended by ``tc.abort``.
         """
-        pending: PendingResult = self._send(engine_commands.INTERRUPT, b"", targets, False, commands.nothing)
-        pending.get_result()
+        self._commands.send(engine_commands.INTERRUPT, b"", targets, True, commands.nothing)
 
     def barrier(self, pending_results: PendingResult | Iterable[PendingResult]) -> None:
         """Wait for pending results; only ``get_result`` raises their errors."""
-        wanted = [pending_results] if isinstance(pending_results, PendingResult) else list(pending_results)
-        for pending in wanted:
-            if not isinstance(pending, PendingResult):
-                raise errors.NotAPendingResult(f"barrier takes pending results, not {type(pending).__name__}")
-        for pending in wanted:
-            try:
-                pending.get_result()
-            except Exception:
-                continue  # `get_result` raises it
+        await_commands(pending_results)
 
     def flush(self) -> None:
         """Discard all pending results of this client: their ``get_result`` raises InvalidDeferredID."""
-        for pending in list(self._pending):
-            pending.invalidate()
-        self._pending.clear()
+        self._commands.discard()
 
     def activate(self, suffix: str = "", force: bool = False) -> None:
         """Register ``%px``, ``%%px``, ``%autopx``, ``%pxresult``, ``%result`` for this client in IPython or Jupyter.
@@ -642,15 +471,7 @@ class MultiEngineClient:
 
         Raises RuntimeError in plain Python, and if another package has these names.
         """
-        if not _register_magics:
-            ipython: Any = sys.modules.get("IPython")
-            shell = ipython.get_ipython() if ipython is not None else None
-            if shell is None:
-                raise RuntimeError(
-                    "activate() registers magics, and this is plain Python: use it in IPython or Jupyter"
-                )
-            shell.extension_manager.load_extension("ipytaskfarm")
-        _register_magics[0](self, suffix, force)
+        offered_magics.activate(self, suffix, force)
 
     def kill(self, controller: bool = False, targets: Targets = None, block: bool | None = None) -> None:
         """End engines at once, and reduce the wanted number of engines by theirs.
@@ -702,19 +523,7 @@ class MultiEngineClient:
 
         Raises InvalidProperty for a value that cannot be pickled, and for the name of a fact.
         """
-        if not isinstance(properties, dict):
-            raise TypeError(f"properties must be a dict, not {type(properties).__name__}")
-        checked = {check_name("a property's name", name): value for name, value in properties.items()}
-        body = _properties("set", packed=_packed_properties(checked))
-        if sticky:
-            entries = [
-                (f"property:{name}", _properties("set", packed=pack({name: value})), f"{name} = {shown(value)}")
-                for name, value in checked.items()
-            ]
-            return self._send_sticky(entries, "properties", body, targets, block, commands.nothing)
-        text = ", ".join(checked)
-        keep = self._kept(sticky, checked) if checked else None
-        return self._send("properties", body, targets, block, commands.nothing, text, keep=keep)
+        return engine_state.set_properties(self._commands, properties, targets, block, sticky)
 
     def get_properties(
         self,
@@ -725,24 +534,19 @@ class MultiEngineClient:
         facts: bool = False,
     ) -> Any:
         """Return for each engine a dict of all properties, or of some; facts=True adds the engine's facts."""
-        body = _properties("get", None if keys is None else _keys(keys), facts=facts)
-        return self._send("properties", body, targets, block, commands.value)
+        return engine_state.read_properties(self._commands, "get", keys, targets, block, facts)
 
     def has_properties(self, keys: str | Sequence[str], targets: Targets = None, block: bool | None = None) -> Any:
         """Return for each engine a list of booleans, one per key."""
-        return self._send("properties", _properties("has", _keys(keys)), targets, block, commands.value)
+        return engine_state.read_properties(self._commands, "has", check_names("keys", keys), targets, block)
 
     def del_properties(self, keys: str | Sequence[str], targets: Targets = None, block: bool | None = None) -> Any:
         """Delete properties.  Raises CompositeError (of KeyError) for a missing one."""
-        names = _keys(keys)
-        keep = self._kept(None, names) if names else None
-        body = _properties("del", names)
-        return self._send("properties", body, targets, block, commands.nothing, f"del {', '.join(names)}", keep=keep)
+        return engine_state.delete_properties(self._commands, check_names("keys", keys), targets, block)
 
     def clear_properties(self, targets: Targets = None, block: bool | None = None) -> Any:
         """Delete all properties."""
-        body = _properties("clear")
-        return self._send("properties", body, targets, block, commands.nothing, "clear", keep=self._kept(None))
+        return engine_state.clear_properties(self._commands, targets, block)
 
     # ----------------------------------------------------------------------------------------------
     # Profiles
@@ -750,7 +554,7 @@ class MultiEngineClient:
     @property
     def profile(self) -> Profilers:
         """Return the profilers for the engines of `targets`: ``mec.profile.cpu``, ``.memory``, ``.sampling``."""
-        chosen = self._chosen(None)
+        chosen = self._commands.chosen(None)
         return Profilers(self._session, None if chosen is None else list(dict.fromkeys(chosen)))
 
     @property
@@ -773,19 +577,14 @@ class MultiEngineClient:
 
     def sticky(self) -> StickyEntries:
         """Return what every fresh engine runs after the farm's start-up code, in order: (key, verb, text)."""
-        reply = self._session.ask(messages.ListSticky())
-        assert isinstance(reply, tables.StickyTable)
-        return StickyEntries(reply.rows)
+        return kept_commands.sticky(self._session)
 
     def clear_sticky(self, keys: str | Iterable[str] | None = None) -> int:
         """Delete sticky entries, all or those with these keys, and return their number.
 
         Running engines keep the names.
         """
-        wanted = None if keys is None else check_names("keys", keys)
-        reply = self._session.ask(messages.ClearSticky(wanted))
-        assert isinstance(reply, messages.NumberReply)
-        return reply.value
+        return kept_commands.clear_sticky(self._session, keys)
 
     def kept(self) -> KeptEntries:
         """Return the commands that are kept for each engine: (engine id, text, why it is not repeated on a
@@ -794,71 +593,8 @@ class MultiEngineClient:
         At most 256 commands and 64 MiB are kept for each engine id, and 1 GiB of large values; the oldest are dropped.
         `reset` and `kill` delete them.  A push of a name replaces an earlier push of it if no code ran in between.
         """
-        reply = self._session.ask(messages.ListKept())
-        assert isinstance(reply, tables.KeptTable)
-        return KeptEntries(reply.rows)
+        return kept_commands.kept(self._session)
 
     def clear_kept(self, targets: Targets = "all") -> int:
         """Delete the kept commands of these engines, and return their number.  The engines keep their names."""
-        reply = self._session.ask(messages.ClearKept(self._chosen(targets)))
-        assert isinstance(reply, messages.NumberReply)
-        return reply.value
-
-    def _send_sticky(
-        self,
-        entries: list[tuple[str, bytes, str]],
-        verb: str,
-        body: bytes,
-        targets: Targets,
-        block: bool | None,
-        read: Callable[[bytes], Any],
-    ) -> Any:
-        """Store the entries, then send them to the running engines; an engine that starts in between may run them
-        twice.
-        """
-        if (self.targets if targets is None else targets) != "all":
-            raise ValueError("sticky=True is for all engines, also those to come: leave targets at 'all'")
-        for key, entry, text in entries:
-            self._session.ask(messages.SetSticky(key, verb, entry, text))
-        keep = messages.Keep(sticky=tuple(key for key, _, _ in entries)) if entries else None
-        text = f"{verb}({escaped(entries[0][2][:60])})" if entries else verb
-        part = CommandPart(None, body, keep=keep)
-        pending = self.send(PendingResult(self._session, verb, [part], read, text))
-        if not (self.block if block is None else block):
-            return pending
-        try:
-            return pending.get_result()
-        except errors.NoEnginesRegistered:
-            return ResultList()
-        except errors.CompositeError as error:
-            if len({engine_id for engine_id, _, _ in error.elist}) == len(pending.engines):
-                # The code fails on every engine: a stored entry would break every later engine too.
-                self._session.ask(messages.ClearSticky([key for key, _, _ in entries]))
-            raise
-
-
-def _engine_id(value: object) -> int:
-    try:
-        return check_int("targets", value)
-    except TypeError:
-        expected = "an engine id, a list or tuple of ids, or 'all'"
-        raise errors.InvalidEngineID(f"targets must be {expected}, not {shown(value)}") from None
-
-
-def _keys(keys: str | Sequence[str]) -> list[str]:
-    return check_names("keys", keys)
-
-
-def _first(body: bytes) -> Any:
-    return commands.value(body)[0]
-
-
-def _properties(op: str, keys: list[str] | None = None, packed: bytes | None = None, facts: bool = False) -> bytes:
-    return _encode(PropertiesBody(op, keys, packed, bool(facts)))
-
-
-def _packed_properties(properties: dict[str, Any]) -> bytes:
-    try:
-        return pack(properties)
-    except errors.UnpickleableException as error:
-        raise errors.InvalidProperty(f"a property that cannot travel: {error}") from None
+        return kept_commands.clear_kept(self._session, self._commands.chosen(targets))

@@ -2,14 +2,13 @@
 
 A task object is a description.  Running it never changes it, and it may be run any number of times.  One table
 (`_CHECKS`) checks each attribute when it is set, in the constructor and later, so a mistake raises where it is made.
-`packing.pack_task` packs a description for sending.
+`task_arguments` has the checks of what a task does, `rules` those of its rules; `packing.pack_task` packs a description
+for sending.
 """
 
 from __future__ import annotations
 
-import builtins
-import linecache
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from inspect import Parameter, Signature, signature
@@ -21,75 +20,30 @@ from ..core.arguments import check_name, check_names, wrong
 from ..core.messages.dependencies import FAIL
 from ..core.messages.payload import CallWork, CellPlace, StringWork
 from ..core.messages.task_types import Function, Packed
-from ..core.text import did_you_mean, exactly, shown
+from ..core.text import did_you_mean, shown
 from ..environment import TaskEnvironment
 from ..serialization.pack import is_coroutine_function
 from ..storage.blobs import BlobStore
+from .local_code import run_code
 from .packing import TaskData, pack_task
 from .rules import CHECKS, DEFAULTS, Asking, flag, keyword_parameters
+from .task_arguments import (
+    check_args,
+    check_expression,
+    check_function,
+    check_kwargs,
+    check_pull,
+    check_push,
+    misplaced_arguments,
+    name_of,
+    not_a_function,
+    not_a_task,
+    unknown_argument,
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 _ZERO = 0
 """The default of numbers, to be compared by identity: this is quick, and True and 0.0 are not it."""
-
-
-# --------------------------------------------------------------------------------------------------
-# Checks: a value -> the value as the task stores it
-
-
-def _expression(value: Any) -> str:
-    if not isinstance(value, str):
-        raise wrong("expression", "a str of code", value)
-    return exactly(value)
-
-
-def _function(value: Any) -> Callable[..., Any]:
-    if not callable(value):
-        raise not_a_function("function", "a callable", value)
-    return value  # type: ignore[no-any-return]
-
-
-def _pull(value: Any) -> tuple[str, ...] | list[str]:
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        return (exactly(value),)
-    if not isinstance(value, (list, tuple)):
-        raise wrong("pull", "a name, or a list or tuple of names", value)
-    for name in value:
-        if not isinstance(name, str):
-            raise wrong("pull", "a name, or a list or tuple of names", name)
-    return value if all(type(name) is str for name in value) else tuple(map(exactly, value))
-
-
-def _push(value: Any) -> dict[str, Any]:
-    if value is None:
-        return {}
-    return _names("push", value)
-
-
-def _kwargs(value: Any) -> dict[str, Any]:
-    if value is None:
-        return {}
-    return _names("kwargs", value)
-
-
-def _names(attribute: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise wrong(attribute, "a dict of names and values", value)
-    for name in value:
-        if not isinstance(name, str):
-            raise wrong(attribute, "a dict whose keys are names", name)
-    return value if isinstance(value, dict) else dict(value)
-
-
-def _args(value: Any) -> tuple[Any, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, (list, tuple)):
-        error = wrong("args", "a list or tuple of arguments", value)
-        raise TypeError(f"{error}; one argument is args=({shown(value, 40)},)")
-    return tuple(value)
 
 
 def _recovery_task(value: Any) -> Task | None:
@@ -111,12 +65,12 @@ def _after(value: Any) -> tuple[Any, ...]:
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
-    "expression": _expression,
-    "pull": _pull,
-    "push": _push,
-    "function": _function,
-    "args": _args,
-    "kwargs": _kwargs,
+    "expression": check_expression,
+    "pull": check_pull,
+    "push": check_push,
+    "function": check_function,
+    "args": check_args,
+    "kwargs": check_kwargs,
     "clear_before": partial(flag, "clear_before"),
     "clear_after": partial(flag, "clear_after"),
     "recovery_task": _recovery_task,
@@ -127,46 +81,6 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
 _RULES = frozenset(DEFAULTS)
 _EDGES = frozenset({"after", "if_failed", "on_duplicate", "cache"})
 """Attributes that are not sent as rules: dependencies, and what `run` does with duplicates and with kept results."""
-
-
-# --------------------------------------------------------------------------------------------------
-# Errors of calls
-
-
-def not_a_function(what: str, expected: str, value: object, right: str = "Task(f, args=(2,))") -> TypeError:
-    """Return the error for a value in place of a function; often the user has called the function.
-
-    right: how the call is written correctly.
-    """
-    return TypeError(f"{wrong(what, expected, value)}; give the function itself, {right}, not what it returns")
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    return getattr(function, "__qualname__", None) or shown(function)
-
-
-def misplaced_arguments(call: str, function: Any, misplaced: tuple[Any, ...]) -> TypeError:
-    """Return the error for arguments of a function after the function itself, where `call` takes only the function."""
-    inside = ", ".join(shown(value, 40) for value in misplaced)
-    comma = "," if len(misplaced) == 1 else ""
-    parentheses = ")" * call.count("(")
-    text = f"{call}({_name_of(function)}, args=({inside}{comma})){parentheses}"
-    return TypeError(f"the arguments of a function go into args: {text}")
-
-
-def _unknown_argument(kind: type[Task], name: str, value: object) -> TypeError:
-    """Return the error for an unknown keyword, with advice what the user may have meant."""
-    if kind._is_code and name in ("args", "kwargs"):
-        remedy = "; code takes values by name, push={'x': 1}: args and kwargs are for functions"
-    elif not kind._is_code and name in ("pull", "push"):
-        remedy = "; the result of a function is what it returns: pull and push are for code, Task('a = 1', pull='a')"
-    elif near := did_you_mean(name, kind._attributes):
-        remedy = near
-    elif kind._is_code:
-        remedy = f"; a name for the code is push={{{name!r}: {shown(value, 40)}}}"
-    else:
-        remedy = f"; an argument of the function goes into kwargs={{{name!r}: {shown(value, 40)}}}"
-    return TypeError(f"a {kind.__name__} has no argument {name!r}{remedy}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -343,7 +257,8 @@ class Task:
             self.targets = targets
         for attribute, value in asking.items():
             if attribute not in Asking.__annotations__:
-                raise _unknown_argument(type(self), attribute, value)
+                kind = type(self)
+                raise unknown_argument(kind.__name__, kind._is_code, kind._attributes, attribute, value)
             setattr(self, attribute, value)
 
     def _first(self) -> str:
@@ -426,9 +341,9 @@ class StringTask(Task):
         **asking: Unpack[Asking],
     ) -> None:
         d = self.__dict__
-        d["expression"] = expression if expression.__class__ is str else _expression(expression)
-        d["pull"] = (pull,) if pull.__class__ is str else _pull(pull)
-        d["push"] = {} if push is None else _push(push)
+        d["expression"] = expression if expression.__class__ is str else check_expression(expression)
+        d["pull"] = (pull,) if pull.__class__ is str else check_pull(pull)
+        d["push"] = {} if push is None else check_push(push)
         if (
             clear_before is not False or clear_after is not False or retries is not _ZERO or recovery_task is not None
             or depend is not None or name is not None or priority is not _ZERO or time_limit is not None
@@ -465,25 +380,9 @@ class StringTask(Task):
             return _encode(msgspec.structs.replace(work, code=code, pull=names)), None
 
     def run_local(self) -> dict[str, Any]:
-        # While Jupyter runs a cell, get_ipython is a builtin; in plain Python the namespace is __main__.
-        find_shell = getattr(builtins, "get_ipython", None)
-        shell = find_shell() if find_shell is not None else None
-        code = self.expression
-        if shell is not None:
-            namespace: dict[str, Any] = shell.user_ns
-            code = shell.transform_cell(code)
-        else:
-            import __main__
-
-            namespace = __main__.__dict__
-        namespace.update(_push(self.push))
-        filename = f"<task {self.name or id(self)}>"
-        linecache.cache[filename] = (len(code), None, code.splitlines(keepends=True), filename)
-        exec(compile(code, filename, "exec"), namespace)
-        missing = [name for name in _pull(self.pull) if name not in namespace]
-        if missing:
-            raise NameError(f"name {missing[0]!r} is not defined")
-        return {name: namespace[name] for name in _pull(self.pull)}
+        return run_code(
+            self.expression, check_push(self.push), check_pull(self.pull), f"<task {self.name or id(self)}>"
+        )
 
 
 class CallTask(Task):
@@ -525,15 +424,15 @@ class CallTask(Task):
         if misplaced:
             raise misplaced_arguments("Task", function, misplaced)
         d = self.__dict__
-        d["function"] = _function(function)
-        d["args"] = _args(args)
-        d["kwargs"] = _kwargs(kwargs)
+        d["function"] = check_function(function)
+        d["args"] = check_args(args)
+        d["kwargs"] = check_kwargs(kwargs)
         self._set_rules(
             clear_before, clear_after, retries, recovery_task, depend, name, priority, time_limit, targets, asking
         )
 
     def _first(self) -> str:
-        return _name_of(self.function)
+        return name_of(self.function)
 
     def _shares_engine(self) -> bool:
         # clearing the names of an engine would take them from the others
@@ -552,7 +451,7 @@ class CallTask(Task):
         return self.function, tuple(self.args or ()), self.kwargs or {}, "bare" if self._raw else ""
 
     def run_local(self) -> Any:
-        return self.function(*_args(self.args), **_kwargs(self.kwargs))
+        return self.function(*check_args(self.args), **check_kwargs(self.kwargs))
 
 
 class MapTask(CallTask):
@@ -686,11 +585,4 @@ def as_task(thing: Any) -> Task:
         return CallTask(execute_object, args=(thing,), name=type(thing).__name__)
     if callable(thing):
         return CallTask(thing)
-    expected = "a Task, a callable or an object with execute() is needed"
-    if isinstance(thing, str):
-        hint = f"; code goes into a Task: Task({shown(thing, 40)})"
-    elif isinstance(thing, (list, tuple, set, Generator)):
-        hint = "; submit one after the other, [tc.run(task) for task in tasks], or together, as the tasks of a job"
-    else:
-        hint = f": {shown(thing, 40)}; give the function itself, not what it returns: submit(f, 2), Task(f, args=(2,))"
-    raise TypeError(f"{expected}, not {type(thing).__name__}{hint}")
+    raise not_a_task(thing)

@@ -13,14 +13,14 @@ import os
 import queue
 import time
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import Generic, TypeVar
 
 from ..core.errors import BlobMissing
 from ..core.messages import FromEngine
 from ..core.messages.blob_chunks import PIECE_BYTES, BlobHere, BlobKept, KeepBlob, WantBlob
 from ..storage.blobs import KEPT_S, Blobs, missing_blob
 
-_Answers: TypeAlias = "queue.SimpleQueue[BlobHere]"
+_Answer = TypeVar("_Answer", BlobHere, BlobKept)
 
 INSIDE_BYTES = PIECE_BYTES
 """Smaller values travel inside the message that names them."""
@@ -31,16 +31,44 @@ SURE_S = KEPT_S / 2
 KNOWN_MAX = 1000
 
 
+class AgentQuestions(Generic[_Answer]):
+    """The questions of one engine about blobs whose answers are of one kind."""
+
+    def __init__(self, send: Callable[[FromEngine], None]) -> None:
+        self._send = send
+        self._pid = os.getpid()
+        # Queues are used because they stay consistent if an interrupt raises an exception between any two lines.
+        self._waiting: dict[queue.SimpleQueue[_Answer], bytes] = {}
+
+    @property
+    def forked(self) -> bool:
+        """Return whether a task has forked this process: it has no lane, and nobody would answer."""
+        return os.getpid() != self._pid
+
+    def ask(self, question: WantBlob | KeepBlob) -> _Answer:
+        """Send the question, and return the agent's answer about its blob."""
+        answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
+        self._waiting[answers] = question.digest
+        try:
+            self._send(question)
+            return answers.get()
+        finally:
+            del self._waiting[answers]
+
+    def answered(self, answer: _Answer) -> None:
+        """Take the agent's answer, for all who wait for it. Called by the lane's thread."""
+        for answers, digest in list(self._waiting.items()):
+            if digest == answer.digest:
+                answers.put(answer)
+
+
 class BlobRequests:
-    """The requests of one engine."""
+    """The large values that one engine fetches."""
 
     def __init__(self, copies: Blobs, send: Callable[[FromEngine], None]) -> None:
         """Create it; `copies` is the node's folder."""
         self._copies = copies
-        self._send = send
-        self._pid = os.getpid()
-        # Queues are used because they stay consistent if an interrupt raises an exception between any two lines.
-        self._waiting: dict[_Answers, bytes] = {}
+        self._questions: AgentQuestions[BlobHere] = AgentQuestions(send)
 
     def fetch(self, digest: bytes) -> memoryview:
         """Return the blob, mapped, once it is on this node.
@@ -54,26 +82,15 @@ class BlobRequests:
             found = self._copies.map(digest)
             if found is not None:
                 return found
-            self._await(digest)
-
-    def _await(self, digest: bytes) -> None:
-        if os.getpid() != self._pid:
-            raise missing_blob(digest, "a process that a task has forked cannot fetch it: use it in the task first")
-        answers: _Answers = queue.SimpleQueue()
-        self._waiting[answers] = digest
-        try:
-            self._send(WantBlob(digest))
-            answer = answers.get()
-        finally:
-            del self._waiting[answers]
-        if answer.error:
-            raise BlobMissing(answer.error)
+            if self._questions.forked:
+                raise missing_blob(digest, "a process that a task has forked cannot fetch it: use it in the task first")
+            answer = self._questions.ask(WantBlob(digest))
+            if answer.error:
+                raise BlobMissing(answer.error)
 
     def arrived(self, answer: BlobHere) -> None:
         """Take the agent's answer that a blob is here, or cannot be brought. Called by the lane's thread."""
-        for answers, digest in list(self._waiting.items()):
-            if digest == answer.digest:
-                answers.put(answer)
+        self._questions.answered(answer)
 
 
 class NodeBlobs:
@@ -82,11 +99,9 @@ class NodeBlobs:
     def __init__(self, copies: Blobs, send: Callable[[FromEngine], None]) -> None:
         """Create it; `copies` is the node's folder."""
         self._copies = copies
-        self._send = send
-        self._pid = os.getpid()
+        self._questions: AgentQuestions[BlobKept] = AgentQuestions(send)
         self._known: dict[bytes, float] = {}
         """Digest -> when (monotonic) the controller had it."""
-        self._waiting: dict[queue.SimpleQueue[BlobKept], bytes] = {}
 
     def offer(self, data: memoryview) -> bytes | None:
         """Send a value as `put` does; return None for one that travels inside."""
@@ -98,18 +113,12 @@ class NodeBlobs:
         Raises:
             OSError: it cannot be written, or the controller does not take it.
         """
-        if os.getpid() != self._pid:
+        if self._questions.forked:
             raise OSError("a process that a task has forked cannot send large values")
         digest = self._copies.put(data)
         if time.monotonic() - self._known.get(digest, -SURE_S) < SURE_S:
             return digest
-        answers: queue.SimpleQueue[BlobKept] = queue.SimpleQueue()
-        self._waiting[answers] = digest
-        try:
-            self._send(KeepBlob(digest))
-            answer = answers.get()
-        finally:
-            del self._waiting[answers]
+        answer = self._questions.ask(KeepBlob(digest))
         if answer.error:
             raise OSError(answer.error)
         self._known[digest] = time.monotonic()
@@ -123,6 +132,4 @@ class NodeBlobs:
 
     def kept(self, answer: BlobKept) -> None:
         """Take the agent's answer. Called by the lane's thread."""
-        for answers, digest in list(self._waiting.items()):
-            if digest == answer.digest:
-                answers.put(answer)
+        self._questions.answered(answer)

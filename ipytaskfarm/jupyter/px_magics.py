@@ -16,7 +16,7 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 
 from ..client import MultiEngineClient
 from ..client.commands import PendingResult, show_entries
-from ..client.multiengine import offer_magics
+from ..client.offered_magics import offer_magics
 from .tracebacks import cell_place, short_errors
 
 LINE = ("px", "autopx", "pxresult", "pxconfig", "pxsession", "result")

@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 
@@ -23,6 +22,7 @@ from tests.conftest import Dirs
 from tests.support.browser import START_S, free_port
 from tests.support.farms import farm_state
 from tests.support.live import SECOND_USER, WebPage, install_for_jupyter, second_user_tries, seen, strict_page
+from tests.support.notebooks import quickly
 from tests.support.polling import DEADLINE_S, eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm]
@@ -45,7 +45,7 @@ def server(world: Dirs, farm: Farm) -> Iterator[WebPage]:
     install_for_jupyter(world)
     token, port = secrets.token_hex(16), free_port()
     command = [
-        "setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", "jupyter_server", "--allow-root", "--no-browser",
+        "setpriv", "--pdeathsig", "TERM", "--", *quickly("jupyter_server"), "--allow-root", "--no-browser",
         "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
         f"--ServerApp.base_url={PREFIX}", f"--ServerApp.root_dir={world.work}",
         "--ServerApp.terminals_enabled=False",

@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import Dirs, assert_nothing_left, processes_of
 from tests.support.browser import drawing_world
+from tests.support.notebooks import quickly
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -39,7 +40,7 @@ def nbval(*arguments: str | Path, timeout_s: float = NBVAL_S) -> subprocess.Comp
     # A busy machine would have bars where none are saved, in whatever takes longer than a second there.
     environment = {**os.environ, "IPYTASKFARM_PROGRESS": "0"}
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "--nbval", f"--nbval-sanitize-with={SANITIZE}",
+        [*quickly("pytest"), "--nbval", f"--nbval-sanitize-with={SANITIZE}",
          f"--nbval-cell-timeout={CELL_TIMEOUT_S}", *UNUSED, "--color=no", "-v", *map(str, arguments)],
         capture_output=True, text=True, timeout=timeout_s, check=False, cwd=ROOT, env=environment,
     )  # fmt: skip

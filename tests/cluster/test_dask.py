@@ -174,20 +174,14 @@ def test_a_cluster_that_closes_waits_little_for_what_runs(farm_dirs: Dirs) -> No
         eventually(lambda: not list(farm_dirs.sockets.glob("**/keep-*")), DEADLINE_S)
 
 
-def test_an_agent_that_crashes_is_started_again_by_its_worker(farm_dirs: Dirs) -> None:
+def test_an_agent_that_crashes_is_started_again_by_its_worker_and_new_keys_are_passed_on(farm_dirs: Dirs) -> None:
     with Farm(n=0) as farm, cluster(farm_dirs, workers=1) as client:
-        launched(client, farm, farm_dirs, engines=1)
+        launcher = launcher_module.Dask.of_client(client)
+        handle = launched(client, farm, farm_dirs, engines=1)
         until_engines(farm, 1)
         (agent,) = agent_processes()
         os.kill(agent.pid, signal.SIGKILL)
         eventually(lambda: [found for found in agent_processes() if found.pid != agent.pid], DEADLINE_S)
-        until_engines(farm, 1)
-
-
-def test_new_keys_are_passed_on(farm_dirs: Dirs) -> None:
-    with Farm(n=0) as farm, cluster(farm_dirs, workers=1) as client:
-        launcher = launcher_module.Dask.of_client(client)
-        handle = launched(client, farm, farm_dirs, engines=1)
         until_engines(farm, 1)
         assert launcher.tend(handle) is handle
         rotate(farm._home, ["dask-1"])
@@ -246,20 +240,17 @@ def test_how_all_do(said: Any, status: tuple[str, str, str]) -> None:
     assert launcher_module._status(said) == status
 
 
-def test_a_worker_elsewhere_that_cannot_reach_the_controller_is_refused(
-    farm_dirs: Dirs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_is_refused_that_cannot_reach_the_controller_or_has_another_version(farm_dirs: Dirs) -> None:
     with Farm(n=0) as farm, cluster(farm_dirs, workers=1) as client:
-        monkeypatch.setattr(socket, "gethostname", lambda: "head")
-        with pytest.raises(LauncherError, match=r"controller listens on 127\.0\.0\.1, for this machine alone.*--host"):
-            launched(client, farm, farm_dirs)
-
-
-def test_a_worker_with_another_version_is_refused(farm_dirs: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Farm(n=0) as farm, cluster(farm_dirs, workers=1) as client:
-        monkeypatch.setattr(launcher_module, "__version__", "9.9")
-        with pytest.raises(LauncherError, match=r"has 0\..*install ipytaskfarm==9\.9 where Dask's workers run"):
-            launched(client, farm, farm_dirs)
+        with pytest.MonkeyPatch.context() as elsewhere:
+            elsewhere.setattr(socket, "gethostname", lambda: "head")
+            alone = r"controller listens on 127\.0\.0\.1, for this machine alone.*--host"
+            with pytest.raises(LauncherError, match=alone):
+                launched(client, farm, farm_dirs)
+        with pytest.MonkeyPatch.context() as later:
+            later.setattr(launcher_module, "__version__", "9.9")
+            with pytest.raises(LauncherError, match=r"has 0\..*install ipytaskfarm==9\.9 where Dask's workers run"):
+                launched(client, farm, farm_dirs)
 
 
 def test_a_cluster_that_is_gone_has_ended(farm_dirs: Dirs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,8 @@ pytestmark = pytest.mark.farm
 ANSWER_S = 1.0 if THOROUGH else 5.0
 """For the slowest answer.  `make worst` holds the promised second, `make test` runs beside other tests."""
 UNDER_ATTACK_S = 2.0
+LEAST_S = UNDER_ATTACK_S if THOROUGH else 1.0
+"""`make test` ends an attack as soon as it has seen of the others what must happen within `UNDER_ATTACK_S`."""
 NEW_CLIENT_S = 10.0
 MEMORY_BYTES = 1536 << 20
 TASKS = 2000
@@ -121,8 +123,10 @@ def test_the_others_go_on(farm: Farm, attack: str, tmp_path: Path) -> None:
         try:
             with attacked(farm, attack) as hostile:
                 peak, done = 0, 0
-                until_s = time.monotonic() + UNDER_ATTACK_S
-                while time.monotonic() < until_s:
+                began_s = time.monotonic()
+                while (passed_s := time.monotonic() - began_s) < UNDER_ATTACK_S:
+                    if passed_s >= LEAST_S and done >= 2 and probe.answers >= UNDER_ATTACK_S:
+                        break
                     assert third.run(Task("a = 3", pull="a", priority=1), block=True)["a"] == 3
                     done += 1
                     peak = max(peak, controller.memory_info().rss)

@@ -19,6 +19,7 @@ from ipytaskfarm.core import errors
 from ipytaskfarm.engine import current_task
 from tests.support.only_here import OnlyHere
 from tests.support.polling import eventually
+from tests.support.thorough import some
 
 pytestmark = [pytest.mark.farm, pytest.mark.usefixtures("cleared")]
 DEADLINE_S = 60
@@ -290,5 +291,7 @@ def outer(x: int) -> int:
 
 
 def test_calls_may_submit_and_wait(ex: Executor) -> None:
-    """They lend their engines: more of them wait than there are engines."""
-    assert [f.result(DEADLINE_S) for f in [ex.submit(outer, n) for n in range(60)]] == [3 * n + 3 for n in range(60)]
+    """They lend their engines: many more of them wait than there are engines, and each needs one more process."""
+    calls = some(12, 60)
+    futures = [ex.submit(outer, n) for n in range(calls)]
+    assert [future.result(DEADLINE_S) for future in futures] == [3 * n + 3 for n in range(calls)]

@@ -9,12 +9,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import nbclient
-import nbformat
 import pytest
 
 from ipytaskfarm import Farm, MultiEngineClient, Task, TaskClient
 from ipytaskfarm.core.errors import UnpickleableException
+from tests.support.notebooks import executed
 
 GLOBALS = """
 import sys
@@ -89,9 +88,7 @@ def test_from_a_package_that_is_run(farm: Farm, tmp_path: Path) -> None:
 @pytest.mark.notebook
 def test_from_a_notebook(farm: Farm, tmp_path: Path) -> None:
     cells = [f"WHERE = {str(farm.connection_file)!r}\n{GLOBALS}", USE]
-    made = [nbformat.v4.new_code_cell(cell) for cell in cells]  # type: ignore[no-untyped-call]
-    notebook = nbformat.v4.new_notebook(cells=made)  # type: ignore[no-untyped-call]
-    nbclient.NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    notebook = executed(cells, tmp_path)
     said = "".join(output.text for output in notebook.cells[1].outputs if output.output_type == "stream")
     assert said == SAID
 

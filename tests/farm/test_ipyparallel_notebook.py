@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from ipytaskfarm import Farm
 from tests.support.farms import DEADLINE_S, until_engines
+from tests.support.notebooks import executed
 
 pytestmark = pytest.mark.farm
 
@@ -62,9 +61,7 @@ found == [hits(seed) for seed in range(12)]
 def test_a_notebook_goes_on_after_the_loss_of_an_engine(farm: Farm, tmp_path: Path) -> None:
     until_engines(farm, 2)
     given = {"connection": str(farm.connection_file), "began": str(tmp_path), "deadline": DEADLINE_S}
-    cells = [nbformat.v4.new_code_cell(source.strip().format(**given)) for source in CELLS]  # type: ignore[no-untyped-call]
-    notebook = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
-    NotebookClient(notebook, timeout=DEADLINE_S, kernel_name="python3").execute()
+    cells = executed([source.strip().format(**given) for source in CELLS], tmp_path, DEADLINE_S).cells
     values = [out.data["text/plain"] for cell in cells for out in cell.outputs if out.output_type == "execute_result"]
     assert values == ["2", "True", "3.1414166666666667"]
     of_engines = [out.data["text/plain"] for out in cells[-2].outputs]

@@ -10,14 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nbclient
-import nbformat
 import numpy as np
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 
 from ipytaskfarm import Farm, MapTask, MultiEngineClient, StringTask, Task, TaskClient
 from tests.support.farms import DEADLINE_S, incarnations, module_farm, until_engines
+from tests.support.notebooks import executed
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
@@ -204,10 +203,8 @@ def test_px_run_and_sync_imports_place_names(farm: Farm, mec: MultiEngineClient,
 
 def in_notebook(cells: list[str], folder: Path, name: str = "stdout") -> str:
     """Run cells in a notebook one after the other; return their output."""
-    made = [nbformat.v4.new_code_cell(cell) for cell in cells]  # type: ignore[no-untyped-call]
-    notebook = nbformat.v4.new_notebook(cells=made)  # type: ignore[no-untyped-call]
-    nbclient.NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(folder)}}).execute()
-    outputs = [output for cell in notebook.cells for output in cell.outputs if output.output_type == "stream"]
+    cells_run = executed(cells, folder).cells
+    outputs = [output for cell in cells_run for output in cell.outputs if output.output_type == "stream"]
     return "".join(output.text for output in outputs if output.name == name)
 
 

@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import nbclient
-import nbformat
 import pytest
 
 from ipytaskfarm import Farm
 from tests.support.farms import module_farm
+from tests.support.notebooks import executed, printed
 from tests.support.real_code import BEGIN, PACKAGE, ROWS, Row
 
 CODE = BEGIN + "\n".join(row.lines for row in ROWS)
@@ -65,10 +64,7 @@ def from_a_package(folder: Path, where: str) -> str:
 
 
 def from_a_notebook(folder: Path, where: str) -> str:
-    cells = [nbformat.v4.new_code_cell(cell) for cell in (where + CODE, USE)]  # type: ignore[no-untyped-call]
-    notebook = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
-    return "".join(output.get("text", "") for output in notebook.cells[1].outputs)
+    return printed(executed((where + CODE, USE), folder, timeout_s=300))
 
 
 def compiled_module(package: Path) -> None:

@@ -26,6 +26,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.conftest import Dirs, _is_farm, assert_nothing_left, isolated
+from tests.support.notebooks import quickly
 from tests.support.polling import DEADLINE_S, eventually
 
 DEADLINE_MS = DEADLINE_S * 1000
@@ -260,7 +261,7 @@ def _server(dirs: Dirs, prefix: str) -> Iterator[tuple[str, str]]:
     command = [
         # A killed test run takes the server along: it gets SIGTERM, and ends its kernels.
         "setpriv", "--pdeathsig", "TERM", "--",
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True",
+        *quickly("jupyterlab"), "--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True",
         "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
         f"--ServerApp.root_dir={dirs.work}", "--ServerApp.terminals_enabled=False", f"--ServerApp.base_url={prefix}",
         # Neither looks for language servers nor asks what could be installed.

@@ -82,7 +82,7 @@ PLANTED = {
         "C takes ipytaskfarm.client.a.f as a method",
         "signature",
     ),
-    "a long public class": ("client/jobs.py", "\n" * 901, "901 lines, more than 900", "two subjects"),
+    "a long public class": ("client/taskclient.py", "\n" * 901, "901 lines, more than 900", "two subjects"),
     "utils": ("client/utils.py", "", "a file or folder named so", "says nothing"),
     "bare except": ("client/a.py", "try:\n    pass\nexcept:\n    pass", "bare except", "KeyboardInterrupt"),
 }

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from ipytaskfarm.storage.blobs import Blobs
     from ipytaskfarm.storage.store import Store
     from tests.support.fake_agent import FakeAgent
     from tests.support.pack_peer import Notebook, Peer
+    from tests.support.uploads import UploadWorld
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +58,24 @@ def store(path: Path) -> Iterator[Store]:
     opened = Store.open(path)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Blobs:
+    """Return the farm's own folder of large values, which this process does not know of."""
+    from ipytaskfarm.storage import blobs as door
+
+    monkeypatch.setattr(door, "_known", {})
+    monkeypatch.setattr(door, "_fetches", [])
+    return door.Blobs.create(tmp_path / "farm", "farm-1")
+
+
+@pytest.fixture
+def world(blobs: Blobs) -> Iterator[UploadWorld]:
+    """Provide a controller's end of uploads into `blobs`, which leaves no unfinished one."""
+    from tests.support.uploads import UploadWorld
+
+    world = UploadWorld(blobs)
+    yield world
+    world.receiver.close()
+    assert world.parts() == []

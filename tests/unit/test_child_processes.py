@@ -12,11 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import nbclient
-import nbformat
 import pytest
 
 from tests.conftest import assert_nothing_left, isolated
+from tests.support.notebooks import executed, printed
 
 BESIDE = """
 import multiprocessing
@@ -206,13 +205,10 @@ def from_notebook(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder = tmp_path_factory.mktemp("notebook") / "project"
     write_project(folder)
     some = [calls()[row] for row in IN_NOTEBOOK]
-    cells = [nbformat.v4.new_code_cell(text) for text in (PROJECT, f"ROWS = {some!r}\n{RUN}")]  # type: ignore[no-untyped-call]
-    notebook = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
     with isolated("itf-") as dirs:
-        client = nbclient.NotebookClient(notebook, timeout=180, resources={"metadata": {"path": str(folder)}})
-        client.execute()
+        notebook = executed((PROJECT, f"ROWS = {some!r}\n{RUN}"), folder, timeout_s=180)
         assert_nothing_left(dirs)
-    return found_in("".join(output.get("text", "") for cell in notebook.cells for output in cell.outputs))
+    return found_in(printed(notebook))
 
 
 @pytest.mark.slow

@@ -21,28 +21,11 @@ from ipytaskfarm.controller.blob_receiving import (
 from ipytaskfarm.core.messages import Refusal
 from ipytaskfarm.core.messages.blob_chunks import PIECE_BYTES, BlobWritten, WriteBlob
 from ipytaskfarm.serialization.cache import blob_digests
-from ipytaskfarm.storage import blobs as door
-from ipytaskfarm.storage.blobs import BLOB_BYTES, Blobs
+from ipytaskfarm.storage.blobs import BLOB_BYTES
 from ipytaskfarm.system import farm_paths
 from tests.support.fake_hub_controller import FakeController
 from tests.support.polling import DEADLINE_S, eventually
 from tests.support.uploads import SIZE, UploadWorld
-
-
-@pytest.fixture
-def blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Blobs:
-    """The farm's own folder, which this process does not know of."""
-    monkeypatch.setattr(door, "_known", {})
-    monkeypatch.setattr(door, "_fetches", [])
-    return Blobs.create(tmp_path / "farm", "farm-1")
-
-
-@pytest.fixture
-def world(blobs: Blobs) -> Iterator[UploadWorld]:
-    world = UploadWorld(blobs)
-    yield world
-    world.receiver.close()
-    assert world.parts() == []
 
 
 class FarFarm(FakeController):

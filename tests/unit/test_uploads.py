@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,7 +24,6 @@ from ipytaskfarm.controller.blob_receiving import (
 from ipytaskfarm.core.messages import AskQuestion
 from ipytaskfarm.core.messages.blob_chunks import PIECE_BYTES, PIECES_AHEAD, BlobKept, BlobWritten, KeepBlob, WriteBlob
 from ipytaskfarm.core.uploads import RESTARTS_MAX, SMALL_BYTES, PieceOrder, UploadPlaces
-from ipytaskfarm.storage import blobs as door
 from ipytaskfarm.storage.blob_copies import Copies
 from ipytaskfarm.storage.blobs import KEPT_S, Blobs
 from ipytaskfarm.transport.read_only import why_refused
@@ -196,22 +195,6 @@ def test_nobody_announces_more_than_half_of_the_room() -> None:
 
 # ------------------------------------------------------------------------------------------------------------
 # the controller
-
-
-@pytest.fixture
-def blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Blobs:
-    """The farm's own folder, which this process does not know of."""
-    monkeypatch.setattr(door, "_known", {})
-    monkeypatch.setattr(door, "_fetches", [])
-    return Blobs.create(tmp_path / "farm", "farm-1")
-
-
-@pytest.fixture
-def world(blobs: Blobs) -> Iterator[UploadWorld]:
-    world = UploadWorld(blobs)
-    yield world
-    world.receiver.close()
-    assert world.parts() == []
 
 
 @pytest.fixture

@@ -1,0 +1,216 @@
+"""Send commands to engines: which engines are meant, what is kept for replacements, whether the caller waits."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from ..core import errors, messages
+from ..core.arguments import check_int
+from ..core.messages import tables
+from ..core.text import escaped, exactly, shown
+from ..storage.blobs import BlobStore, BlobWriter
+from . import commands
+from .commands import CommandPart, PendingResult, ResultList
+from .engine_maps import Targets
+from .engine_sessions import SessionCommand
+from .session import Session
+
+
+class CommandDefaults(Protocol):
+    """The attributes of `MultiEngineClient` that users assign; each call reads them anew."""
+
+    targets: Targets
+    block: bool
+    replay: bool
+
+
+class CommandSender:
+    """Sends the commands of one client."""
+
+    def __init__(self, session: Session, defaults: CommandDefaults) -> None:
+        self._session = session
+        self._defaults = defaults
+        self._pending: weakref.WeakSet[PendingResult] = weakref.WeakSet()
+
+    @property
+    def blobs(self) -> BlobStore | None:
+        """Return the store for large values; None: large values are sent inline."""
+        return self._session.blobs
+
+    # ----------------------------------------------------------------------------------------------
+    # Engines
+
+    def engines(self, timeout_s: float | None = None) -> list[tables.EngineRow]:
+        """Return all engines by id."""
+        reply = self._session.ask(messages.ListEngines(), timeout_s=timeout_s)
+        assert isinstance(reply, tables.EngineTable)
+        return reply.rows
+
+    def working(self) -> list[int]:
+        """Return the ids of the engines that take commands now."""
+        return [row.id for row in self.engines() if row.state in ("idle", "busy")]
+
+    def chosen(self, targets: Targets) -> list[int] | None:
+        """Return engine ids; None: all engines that exist when the command arrives.
+
+        An id that is listed twice gets the command twice.
+        """
+        targets = self._defaults.targets if targets is None else targets
+        if isinstance(targets, str) and exactly(targets) == "all":
+            return None
+        ids = [engine_id(i) for i in targets] if isinstance(targets, (list, tuple, range)) else [engine_id(targets)]
+        if not ids:
+            raise ValueError("targets is empty: name at least one engine id, or 'all'")
+        return ids
+
+    def ids_of(self, targets: Targets) -> list[int]:
+        """Return the ids of the engines that `targets` selects now; see `MultiEngineClient.ids_of`."""
+        chosen = self.chosen(targets)
+        if chosen is not None:
+            return chosen
+        ids = self.working()
+        if not ids:
+            raise errors.NoEnginesRegistered(f"farm {self._session.farm!r} has no engines now")
+        return ids
+
+    # ----------------------------------------------------------------------------------------------
+    # Commands
+
+    def send(
+        self,
+        verb: str,
+        body: bytes,
+        targets: Targets,
+        block: bool | None,
+        read: Callable[[bytes], Any],
+        what: str = "",
+        blobs: tuple[str, ...] = (),
+        keep: messages.Keep | None = None,
+    ) -> Any:
+        """Send one command to the engines that are meant."""
+        chosen = self.chosen(targets)
+        repeated = chosen is not None and len(set(chosen)) < len(chosen)
+        groups = [[engine] for engine in chosen or ()] if repeated else [chosen]
+        parts = [CommandPart(engines, body, blobs, keep) for engines in groups]
+        return self.send_parts(verb, parts, block, read, f"{verb}({escaped(what[:60])})")
+
+    def send_parts(
+        self, verb: str, parts: list[CommandPart], block: bool | None, read: Callable[[bytes], Any], text: str = ""
+    ) -> Any:
+        """Send a command of which engines get parts of their own."""
+        return self.finish(self.record(PendingResult(self._session, verb, parts, read, text)), block)
+
+    def send_session(self, verb: str, command: SessionCommand, block: bool | None) -> Any:
+        """Send a command that saves or restores sessions."""
+        opted_out = None if self._defaults.replay else messages.Keep(opted_out=True)
+        parts = [part if part.keep is None else part._replace(keep=opted_out or part.keep) for part in command.parts]
+        return self.send_parts(verb, parts, block, command.read)
+
+    def send_sticky(
+        self,
+        entries: list[tuple[str, bytes, str]],
+        verb: str,
+        body: bytes,
+        targets: Targets,
+        block: bool | None,
+        read: Callable[[bytes], Any],
+    ) -> Any:
+        """Store the entries, then send them to the running engines; an engine that starts in between may run them
+        twice.
+        """
+        if (self._defaults.targets if targets is None else targets) != "all":
+            raise ValueError("sticky=True is for all engines, also those to come: leave targets at 'all'")
+        for key, entry, text in entries:
+            self._session.ask(messages.SetSticky(key, verb, entry, text))
+        keep = messages.Keep(sticky=tuple(key for key, _, _ in entries)) if entries else None
+        text = f"{verb}({escaped(entries[0][2][:60])})" if entries else verb
+        part = CommandPart(None, body, keep=keep)
+        pending = self.record(PendingResult(self._session, verb, [part], read, text))
+        if not self.waits(block):
+            return pending
+        try:
+            return pending.get_result()
+        except errors.NoEnginesRegistered:
+            return ResultList()
+        except errors.CompositeError as error:
+            if len({engine for engine, _, _ in error.elist}) == len(pending.engines):
+                # The code fails on every engine: a stored entry would break every later engine too.
+                self._session.ask(messages.ClearSticky([key for key, _, _ in entries]))
+            raise
+
+    def keep(self, sticky: bool | None, names: Iterable[str] = (), writer: BlobWriter | None = None) -> messages.Keep:
+        """Return how a command is kept for replacements of its engines."""
+        if sticky is False or not self._defaults.replay:
+            return messages.Keep(opted_out=True)
+        return messages.Keep(tuple(names), writer.sizes() if writer is not None else {})
+
+    # ----------------------------------------------------------------------------------------------
+    # Results
+
+    def waits(self, block: bool | None) -> bool:
+        """Return whether a call with this argument waits for its result."""
+        return self._defaults.block if block is None else block
+
+    def finish(self, pending: PendingResult, block: bool | None) -> Any:
+        """Return the result, or the pending one to a caller that does not wait."""
+        return pending.get_result() if self.waits(block) else pending
+
+    def record(self, pending: PendingResult) -> PendingResult:
+        """Record a running command, so that `discard` can discard it."""
+        self._pending.add(pending)
+        return pending
+
+    def discard(self) -> None:
+        """Let the ``get_result`` of all pending results raise InvalidDeferredID."""
+        for pending in list(self._pending):
+            pending.invalidate()
+        self._pending.clear()
+
+    # ----------------------------------------------------------------------------------------------
+    # Queues
+
+    def queue_status(self, targets: Targets, block: bool | None) -> Any:
+        """Return what runs and waits on engines; see `MultiEngineClient.queue_status`."""
+        found = self._queues(targets)
+        if self.waits(block):
+            return found
+        pending = PendingResult(self._session, "queue_status", [], commands.nothing)
+        pending.add_callback(lambda _: found)
+        return pending
+
+    def _queues(self, targets: Targets) -> list[tuple[int, dict[str, Any]]]:
+        table = self._session.ask_for(messages.ListCommandQueues(), tables.CommandQueueTable)
+        rows = {engine: (task, texts) for engine, task, texts in table.rows}
+        found = []
+        for engine in self.ids_of(targets):
+            if engine not in rows:
+                raise errors.InvalidEngineID(f"there is no engine {engine}: the farm has {sorted(rows)}")
+            task, texts = rows[engine]
+            running = texts[:1] if task is None else [f"task {task}"]
+            queue = texts[1:] if task is None else texts
+            found.append((engine, {"queue": list(queue), "pending": running[0] if running else None}))
+        return found
+
+
+def engine_id(value: object) -> int:
+    """Return an engine's id, or raise InvalidEngineID for what cannot be one."""
+    try:
+        return check_int("targets", value)
+    except TypeError:
+        expected = "an engine id, a list or tuple of ids, or 'all'"
+        raise errors.InvalidEngineID(f"targets must be {expected}, not {shown(value)}") from None
+
+
+def await_commands(pending_results: PendingResult | Iterable[PendingResult]) -> None:
+    """Wait for pending results; only their ``get_result`` raises their errors."""
+    wanted = [pending_results] if isinstance(pending_results, PendingResult) else list(pending_results)
+    for pending in wanted:
+        if not isinstance(pending, PendingResult):
+            raise errors.NotAPendingResult(f"barrier takes pending results, not {type(pending).__name__}")
+    for pending in wanted:
+        try:
+            pending.get_result()
+        except Exception:
+            continue  # `get_result` raises it

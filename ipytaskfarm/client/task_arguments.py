@@ -1,0 +1,119 @@
+"""The work of a task as users write it: checks of code, functions, arguments and names, and the errors of calls.
+
+A check takes a value and returns it as the task stores it.  The checks of rules are in `rules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+from ..core.arguments import wrong
+from ..core.text import did_you_mean, exactly, shown
+
+
+def check_expression(value: Any) -> str:
+    if not isinstance(value, str):
+        raise wrong("expression", "a str of code", value)
+    return exactly(value)
+
+
+def check_function(value: Any) -> Callable[..., Any]:
+    if not callable(value):
+        raise not_a_function("function", "a callable", value)
+    return value  # type: ignore[no-any-return]
+
+
+def check_pull(value: Any) -> tuple[str, ...] | list[str]:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (exactly(value),)
+    if not isinstance(value, (list, tuple)):
+        raise wrong("pull", "a name, or a list or tuple of names", value)
+    for name in value:
+        if not isinstance(name, str):
+            raise wrong("pull", "a name, or a list or tuple of names", name)
+    return value if all(type(name) is str for name in value) else tuple(map(exactly, value))
+
+
+def check_push(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    return _names("push", value)
+
+
+def check_kwargs(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    return _names("kwargs", value)
+
+
+def _names(attribute: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise wrong(attribute, "a dict of names and values", value)
+    for name in value:
+        if not isinstance(name, str):
+            raise wrong(attribute, "a dict whose keys are names", name)
+    return value if isinstance(value, dict) else dict(value)
+
+
+def check_args(value: Any) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        error = wrong("args", "a list or tuple of arguments", value)
+        raise TypeError(f"{error}; one argument is args=({shown(value, 40)},)")
+    return tuple(value)
+
+
+# --------------------------------------------------------------------------------------------------
+# Errors of calls
+
+
+def not_a_function(what: str, expected: str, value: object, right: str = "Task(f, args=(2,))") -> TypeError:
+    """Return the error for a value in place of a function; often the user has called the function.
+
+    right: how the call is written correctly.
+    """
+    return TypeError(f"{wrong(what, expected, value)}; give the function itself, {right}, not what it returns")
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", None) or shown(function)
+
+
+def misplaced_arguments(call: str, function: Any, misplaced: tuple[Any, ...]) -> TypeError:
+    """Return the error for arguments of a function after the function itself, where `call` takes only the function."""
+    inside = ", ".join(shown(value, 40) for value in misplaced)
+    comma = "," if len(misplaced) == 1 else ""
+    parentheses = ")" * call.count("(")
+    text = f"{call}({name_of(function)}, args=({inside}{comma})){parentheses}"
+    return TypeError(f"the arguments of a function go into args: {text}")
+
+
+def unknown_argument(kind: str, is_code: bool, attributes: frozenset[str], name: str, value: object) -> TypeError:
+    """Return the error for an unknown keyword of this kind of task, with advice what the user may have meant."""
+    if is_code and name in ("args", "kwargs"):
+        remedy = "; code takes values by name, push={'x': 1}: args and kwargs are for functions"
+    elif not is_code and name in ("pull", "push"):
+        remedy = "; the result of a function is what it returns: pull and push are for code, Task('a = 1', pull='a')"
+    elif near := did_you_mean(name, attributes):
+        remedy = near
+    elif is_code:
+        remedy = f"; a name for the code is push={{{name!r}: {shown(value, 40)}}}"
+    else:
+        remedy = f"; an argument of the function goes into kwargs={{{name!r}: {shown(value, 40)}}}"
+    return TypeError(f"a {kind} has no argument {name!r}{remedy}")
+
+
+def not_a_task(thing: object) -> TypeError:
+    """Return the error for an object in place of a task, with advice how it is made one."""
+    expected = "a Task, a callable or an object with execute() is needed"
+    if isinstance(thing, str):
+        hint = f"; code goes into a Task: Task({shown(thing, 40)})"
+    elif isinstance(thing, (list, tuple, set, Generator)):
+        hint = "; submit one after the other, [tc.run(task) for task in tasks], or together, as the tasks of a job"
+    else:
+        hint = f": {shown(thing, 40)}; give the function itself, not what it returns: submit(f, 2), Task(f, args=(2,))"
+    return TypeError(f"{expected}, not {type(thing).__name__}{hint}")
