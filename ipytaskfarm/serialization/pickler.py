@@ -172,9 +172,12 @@ def dumps_inline(obj: Any, take: Callable[[pickle.PickleBuffer], Any] | None = N
     return _dump_inline(obj, Pickler, take)
 
 
-def dumps_to_compare(obj: Any) -> bytes:
-    """Return a pickle without digests of classes: for computing such digests. It cannot be unpickled."""
-    return _dump_inline(obj, _Nameless, None)
+def dumps_to_compare(obj: Any, refer: Callable[[Any], bytes | None] | None = None) -> bytes:
+    """Return a pickle without digests of classes: for computing such digests. It cannot be unpickled.
+
+    refer: returns what stands for an object in the pickle; None for objects that are pickled as they are.
+    """
+    return _dump_inline(obj, _Nameless if refer is None else _referring(refer), None)
 
 
 def _dump_inline(obj: Any, kind: type[Pickler], take: Callable[[pickle.PickleBuffer], Any] | None) -> bytes:
@@ -187,6 +190,15 @@ def _dump_inline(obj: Any, kind: type[Pickler], take: Callable[[pickle.PickleBuf
 
 class _Nameless(Pickler):
     class_digests = staticmethod(lambda cls: ("", ""))
+
+
+def _referring(refer: Callable[[Any], bytes | None]) -> type[Pickler]:
+    class Referring(_Nameless):
+        def reducer_override(self, obj: Any) -> Reduced:
+            reference = refer(obj)
+            return super().reducer_override(obj) if reference is None else (bytes, (reference,))
+
+    return Referring
 
 
 def reduced_by_pickle(obj: Any) -> Any:
