@@ -469,6 +469,59 @@ def test_cached_functions(tc: TaskClient) -> None:
         tc.cached(len, retry=1)  # type: ignore[call-arg]
 
 
+def test_cached_functions_that_use_cached_functions(tc: TaskClient) -> None:
+    @tc.cached
+    def factorial(n: int) -> int:
+        return 1 if n < 2 else int(n * factorial(n - 1))
+
+    @tc.cached
+    def clean(x: int) -> int:
+        return x + 1
+
+    def fit(x: int) -> int:
+        return int(clean(x) * 2)
+
+    assert factorial(5) == factorial(5) == 120
+    assert "took its result from the cache" in tc.why_hit(factorial.last_id)
+    assert tc.map(clean, [1, 2]) == [2, 3]
+    assert tc.run(Task(fit, args=(1,), cache=True), block=True).result == 4
+    assert tc.run(Task(fit, args=(1,), cache=True), block=True).from_cache
+
+    @tc.cached  # type: ignore[no-redef]
+    def clean(x: int) -> int:
+        return x + 2
+
+    changed = tc.run(Task(fit, args=(1,), cache=True), block=True)
+    assert changed.result == 6
+    assert ".clean`, called by `" in tc.why_miss(changed.taskid)
+
+
+def test_cached_methods(tc: TaskClient) -> None:
+    class Model:
+        by = 3
+
+        def __init__(self, rate: int) -> None:
+            self.rate = rate
+
+        @tc.cached
+        def fit(self, x: int) -> int:
+            return self.rate * x
+
+        @staticmethod
+        @tc.cached
+        def plus(x: int) -> int:
+            return x + 1
+
+        @classmethod
+        @tc.cached
+        def times(cls, x: int) -> int:
+            return cls.by * x
+
+    assert [Model(2).fit(5), Model(2).fit(x=5), Model(3).fit(5)] == [10, 10, 15]
+    assert "argument 1 (self) differs" in tc.why_miss(Model.fit.last_id)
+    assert [Model.plus(1), Model(1).plus(1), Model.times(2)] == [2, 2, 6]
+
+
 def test_warnings_of_time_chance_and_environment(tc: TaskClient) -> None:
     cells = Cells()
     cells.run("""
@@ -496,6 +549,8 @@ def test_what_cannot_be_cached_is_named(tc: TaskClient) -> None:
         Task("a = 1", pull="a", cache=True)
     uncached = tc.run(Task(abs, args=(1,)), block=True)
     assert "did not ask for the cache" in tc.why_miss(uncached.taskid)
+    with pytest.raises(IndexError, match="there is no task 987654"):
+        tc.why_miss(987654)
     with pytest.raises(UnpickleableException):
         tc.run(Task(lambda x: x, args=((i for i in "ab"),), cache=True))
 
