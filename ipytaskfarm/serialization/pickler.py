@@ -173,11 +173,9 @@ def dumps_inline(obj: Any, take: Callable[[pickle.PickleBuffer], Any] | None = N
 
 
 def dumps_to_compare(obj: Any, refer: Callable[[Any], bytes | None] | None = None) -> bytes:
-    """Return a pickle without digests of classes: for computing such digests. It cannot be unpickled.
-
-    refer: returns what stands for an object in the pickle; None for objects that are pickled as they are.
-    """
-    return _dump_inline(obj, _Nameless if refer is None else _referring(refer), None)
+    """Return a pickle to compare, without digests of classes; `refer` returns what stands for an object, or None."""
+    kind = _Nameless if refer is None else type("_Referring", (_Referring,), {"refer": staticmethod(refer)})
+    return _dump_inline(obj, kind, None)
 
 
 def _dump_inline(obj: Any, kind: type[Pickler], take: Callable[[pickle.PickleBuffer], Any] | None) -> bytes:
@@ -192,13 +190,12 @@ class _Nameless(Pickler):
     class_digests = staticmethod(lambda cls: ("", ""))
 
 
-def _referring(refer: Callable[[Any], bytes | None]) -> type[Pickler]:
-    class Referring(_Nameless):
-        def reducer_override(self, obj: Any) -> Reduced:
-            reference = refer(obj)
-            return super().reducer_override(obj) if reference is None else (bytes, (reference,))
+class _Referring(_Nameless):
+    refer: Callable[[Any], bytes | None]
 
-    return Referring
+    def reducer_override(self, obj: Any) -> Reduced:
+        reference = self.refer(obj)
+        return super().reducer_override(obj) if reference is None else (bytes, (reference,))
 
 
 def reduced_by_pickle(obj: Any) -> Any:
