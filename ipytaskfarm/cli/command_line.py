@@ -145,7 +145,8 @@ def _complaint(flag: Flag, value: Any) -> str:
         return f"takes one of {', '.join(choices)}, not {shown(value)}{did_you_mean(value, choices)}"
     if isinstance(trait, Int | CInt | Float | CFloat):
         if isinstance(value, int | float):
-            return f"takes at most {trait.max}, not {shown(value)}"
+            low = trait.min is not None and value < trait.min
+            return f"takes at {f'least {trait.min}' if low else f'most {trait.max}'}, not {shown(value)}"
         expected = UNITS.get(flag.metavar, "a whole number" if isinstance(trait, Int | CInt) else "a number")
         return f"takes {expected}, not {shown(value)}"
     expected = "a list" if isinstance(trait, List) else "text" if trait.default_value in (None, "") else "another value"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from traitlets import Bool, Unicode
@@ -208,11 +209,18 @@ Python finds them here, so start the command where your code can be imported.
     def carry_out(self) -> int:
         task = self.single_task()
         connect(self.farm).close()  # without a farm this prints one line, before the client is imported
-        from ipytaskfarm.client import TaskClient
+        from ipytaskfarm.client import TaskClient, debugging
 
         with TaskClient(self.farm) as client:
             try:
                 client.debug(task, run=False if self.frames else self.here or None)
-            except (errors.TaskFarmError, IndexError, ValueError) as error:
-                raise UsageError(f"task {task}: {error}") from None
+            except BaseException as error:
+                if debugging.raised_by_task(error):
+                    own = debugging.users_part(error.__traceback__)
+                    traceback.print_exception(type(error), error, own)
+                    print(f"task {task} raised this; there is no terminal for a debugger", file=sys.stderr)
+                    return FAILED
+                if isinstance(error, errors.TaskFarmError | IndexError | ValueError):
+                    raise UsageError(f"task {task}: {error}") from None
+                raise
         return OK

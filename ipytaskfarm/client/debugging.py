@@ -74,6 +74,7 @@ def open_debugger(error: BaseException, tb: types.TracebackType | None) -> None:
     """
     with known_sources([tb]):
         if not can_ask():
+            _raised[:] = [error]
             raise error.with_traceback(tb)
         shell = _shell()
         if shell is None:
@@ -83,6 +84,15 @@ def open_debugger(error: BaseException, tb: types.TracebackType | None) -> None:
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, tb
         shell.showtraceback((type(error), error, tb))
         shell.InteractiveTB.debugger(force=True)
+
+
+_raised: list[BaseException] = []
+"""The last error that `open_debugger` raised."""
+
+
+def raised_by_task(error: BaseException) -> bool:
+    """Return whether an error of `TaskClient.debug` is that of the task, and not one of the call."""
+    return any(error is each for each in _raised)
 
 
 def users_part(tb: types.TracebackType | None) -> types.TracebackType | None:

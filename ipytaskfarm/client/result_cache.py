@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import functools
+import types
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
-from ..core.arguments import check_seconds
+from ..core.arguments import check_int, check_seconds, check_text
 from ..core.errors import BlobMissing
-from ..core.messages import CacheReport, CacheTable, ForgetCache, ListCache, NumberReply, ReadCacheKey
+from ..core.messages import (
+    CacheReport,
+    CacheTable,
+    ExplainTasks,
+    ForgetCache,
+    ListCache,
+    NumberReply,
+    ReadCacheKey,
+    TextReply,
+)
 from ..core.messages.task_types import Final
 from ..core.text import Text, text_of
 from ..display import cache_text
 from ..display.tables import Table
 from ..serialization.cache import damage_of
+from ..serialization.rebuild import same
 from .cache_keys import depth_of_user
 from .ids import task_id
 from .operate import mark_failed
@@ -34,15 +45,17 @@ NAMED = 3
 class CachedFunction(Generic[P, R]):
     """A function whose calls run on the farm once for equal arguments, see `TaskClient.cached`.
 
-    The undecorated function is ``__wrapped__``.
+    The undecorated function is ``__wrapped__``.  In a task that uses the cached function, and in its key, the
+    undecorated one takes its place: a task has no client.  So a cached function may call itself or other ones.
     """
 
     def __init__(self, client: TaskCalls, function: Callable[P, R], rules: dict[str, Any]) -> None:
         rules = {"cache": True, **rules}
-        CallTask(function, **rules)  # a mistake in the rules raises here
-        functools.update_wrapper(self, function)
+        plain: Callable[P, R] = function._function if isinstance(function, CachedFunction) else function
+        CallTask(plain, **rules)  # a mistake in the rules raises here
+        functools.update_wrapper(self, plain)
         self._client = client
-        self._function = function
+        self._function: Callable[P, R] = plain
         self._rules = rules
         self.last_id: int | None = None
         """The id of the latest call's task, for `why_miss` and `why_hit`."""
@@ -54,14 +67,27 @@ class CachedFunction(Generic[P, R]):
         value: R = found.result
         return value
 
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """Return the method of an instance, which is an argument like the others."""
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return same, (self._function,)
+
     def __repr__(self) -> str:
         return f"<cached {getattr(self._function, '__qualname__', self._function)!s}>"
 
 
 def report_of(session: Session, task: object) -> tuple[int, CacheReport]:
-    """Return the id of a task, and what the controller knows about it and the cache."""
+    """Return the id of a task, and what the controller knows about it and the cache.
+
+    Raises IndexError if there is no such task.
+    """
     number = task_id(task, session.farm)
-    return number, session.ask_for(ReadCacheKey(number), CacheReport)
+    report = session.ask_for(ReadCacheKey(number), CacheReport)
+    if report.key is None:
+        session.ask_for(ExplainTasks(number), TextReply)  # which raises for a task that is unknown
+    return number, report
 
 
 def why_hit(session: Session, task: object) -> Text:
@@ -94,7 +120,8 @@ class CacheView:
         self._session = session
 
     def _table(self, function: str | None = None, last: int = 1000) -> CacheTable:
-        return self._session.ask_for(ListCache(function, last), CacheTable)
+        most = max(0, min(check_int("last", last), 100_000))
+        return self._session.ask_for(ListCache(check_text("function", function), most), CacheTable)
 
     def list(self, function: str | None = None, last: int = 1000) -> Table:
         """Return the entries as a table, the most recently used first.
@@ -122,7 +149,8 @@ class CacheView:
             older: seconds; only entries that were not used for this time.
         """
         unused_s = check_seconds("older", older)
-        return self._session.ask_for(ForgetCache(function, key, unused_s), NumberReply).value
+        of_name, of_key = check_text("function", function), check_text("key", key)
+        return self._session.ask_for(ForgetCache(of_name, of_key, unused_s), NumberReply).value
 
     def __repr__(self) -> str:
         return repr(self.list())

@@ -21,7 +21,7 @@ from ..core import errors
 from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, Reason, State
-from ..core.text import Text, did_you_mean, shown
+from ..core.text import Text, did_you_mean, shown, text_of
 from ..display.ipython import show_users_frames, with_cells
 from ..display.text import span, stamp
 from ..serialization.pack import traceback_of, unpack, unpack_error
@@ -181,7 +181,7 @@ class Failure:
 
     def getErrorMessage(self) -> str:  # noqa: N802 - Twisted's name
         """Return the text of the exception."""
-        return self.value.value if isinstance(self.value, errors.RemoteError) else str(self.value)
+        return self.value.value if isinstance(self.value, errors.RemoteError) else text_of(self.value)
 
     def getTraceback(self) -> str:  # noqa: N802 - Twisted's name
         """Return the remote traceback as text, with the frames of the user's code."""

@@ -19,12 +19,10 @@ from ..core.messages import (
     Fetched,
     FetchResults,
     Keep,
-    MarkTasksDone,
     Question,
     Refusal,
     Reply,
     SendCommand,
-    SetSticky,
     Watched,
     WatchTasks,
 )
@@ -38,6 +36,7 @@ from .fetching import BlobDownloads
 from .io import READER, IoThread
 from .outbox import LIMIT_BYTES, check_size, refusal_because
 from .packing import with_ids
+from .question_checks import check_question
 from .questions import PendingQuestion
 from .results import error_named
 from .uploads import BlobUploads
@@ -500,9 +499,8 @@ class Session:
         return ask_in_pages(question, lambda page: self.answer(self.begin(page), timeout_s))
 
     def begin(self, question: Question) -> PendingQuestion:
-        """Ask the controller; the caller waits with `answer`, or calls `forget`."""
-        if isinstance(question, SetSticky | MarkTasksDone):
-            check_size(type(question).__name__, len(question.body))
+        """Ask the controller; the caller waits with `answer`, or calls `forget`.  Raises as `check_question`."""
+        check_question(question)
         return self.io.ask(lambda n: AskQuestion(n, question))
 
     def answer(self, asked: PendingQuestion, timeout_s: float | None = None) -> Reply:

@@ -467,7 +467,7 @@ class TaskClient:
         self._hold(job, False)
 
     def _hold(self, which: Job | str | None, on: bool) -> None:
-        found = self.job(which) if isinstance(which, str) else which
+        found = which if which is None or isinstance(which, Job) else self.job(which)
         operate.hold(self._session, None if found is None else found.id, on)
 
     def drain(self, nodes: str | Iterable[str], on: bool = True) -> int:

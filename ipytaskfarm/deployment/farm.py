@@ -32,6 +32,7 @@ from ipytaskfarm.system.farm_paths import check_name
 from ipytaskfarm.system.files import tail
 from ipytaskfarm.system.live_pages import page_link, page_path
 from ipytaskfarm.system.process import usable_cores
+from ipytaskfarm.system.supervision import note_supervised
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import MultiEngineClient, TaskClient
@@ -185,6 +186,7 @@ class Farm:
         return "\n".join([cause] if (cause := self._supervisor.starts.cause) else notes)
 
     def _supervise(self) -> None:
+        note_supervised(self._home.folder, True)
         try:
             self._supervisor.run()
         except Exception as error:  # `_start` raises it again, or it is printed here: there is no one else to report to
@@ -192,6 +194,7 @@ class Farm:
             if self._ready.is_set():
                 print(f"ipytaskfarm: farm {self.name!r} has ended: {error}", file=sys.stderr)
         finally:
+            note_supervised(self._home.folder, False)
             for undo in self._until_gone:
                 undo()
             self._ended.set()

@@ -87,7 +87,7 @@ def user_frames(tb: TracebackType | None) -> TracebackType | None:
 
 def place_of(error: BaseException) -> str:
     """Return the innermost frame of the user's own code, or else the innermost frame."""
-    tb = traceback_of(error)
+    tb = user_frames(traceback_of(error))
     if isinstance(error, SyntaxError) and tb is None:
         return _HASH.sub("<task>", f"{error.filename or '<task>'}:{error.lineno}")
     found = ""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from IPython.core.error import UsageError
 
 from ..client import TaskClient
+from ..client.debugging import raised_by_task
 from ..core.parsing import parse_since
 from ..display.text import CELL_MAX, safe
 
@@ -145,6 +146,8 @@ def _debug(client: TaskClient, asked: ActionArguments) -> None:
         try:
             client.debug(task_id, run=run)
         except ValueError as error:
+            if raised_by_task(error):
+                raise
             raise UsageError(f"%task debug {task_id}: {error}") from None
 
 

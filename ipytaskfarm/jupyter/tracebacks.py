@@ -14,6 +14,7 @@ from IPython.core.error import UsageError
 
 from ..core.errors import CompositeError, RemoteError
 from ..core.messages.payload import CellPlace
+from ..core.text import text_of
 from ..display.ipython import with_cells
 
 SHOWN_TRACEBACKS = 3
@@ -36,7 +37,7 @@ def shorten(error: Exception) -> Exception:
     lines = _lines(error)
     # IPython shows every SyntaxError as an error of the cell itself, below all frames of the farm.
     is_theirs = isinstance(error, SyntaxError) and hasattr(error, "remote_traceback")
-    shown = RemoteError(type(error).__name__, str(error)) if is_theirs else error
+    shown = RemoteError(type(error).__name__, text_of(error)) if is_theirs else error
     with contextlib.suppress(AttributeError, TypeError):  # the exception type has slots
         shown._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
     return shown
@@ -49,7 +50,7 @@ def _lines(error: Exception) -> list[str]:
     engine_id = getattr(error, "engine_id", None)
     if text:
         return [f"on engine {engine_id}: {text.strip()}" if engine_id is not None else text.strip()]
-    return [f"{type(error).__name__}: {error}"]
+    return [f"{type(error).__name__}: {text_of(error)}"]
 
 
 def _composite(error: CompositeError) -> list[str]:

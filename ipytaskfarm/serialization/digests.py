@@ -75,7 +75,10 @@ from .standard_values import find_named_method
 
 _ITEMS_GUARDED_MAX = 64
 _ITEMS_WALKED_MAX = 4096
-"""A larger container of objects is known by its pickle: a walk through it takes a hundred times as long."""
+"""A larger container of objects is known by its pickle: a walk through it takes a hundred times as long.
+
+If it holds sets, it is walked nevertheless: a pickle has their items in an order that differs between processes.
+"""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -113,6 +116,19 @@ def _only_atoms(items: Iterable[Any], depth: int = 3) -> bool:
         return False  # marshal would not tell one list twice from two equal lists
     nested = (item for item in items if type(item) is tuple or type(item) is list)
     return _only_atoms([*itertools.chain.from_iterable(nested)], depth - 1)
+
+
+def _holds_sets(items: Iterable[Any], depth: int = 3) -> bool:
+    """Return whether there are sets in a large container, or in the containers in it.  Runs at C speed."""
+    kinds = {*map(type, items)}
+    if set in kinds or frozenset in kinds:
+        return True
+    if depth == 0 or kinds.isdisjoint((tuple, list, dict)):
+        return False
+    nested = [*itertools.chain.from_iterable(item for item in items if type(item) is tuple or type(item) is list)]
+    if dict in kinds:
+        nested += itertools.chain.from_iterable(item.values() for item in items if type(item) is dict)
+    return _holds_sets(nested, depth - 1)
 
 
 _CANNOT_CHANGE: tuple[Any, ...] = (
@@ -269,7 +285,7 @@ class Digester:
             self._guard_items(obj)
         if len(obj) > _ITEMS_GUARDED_MAX and _only_atoms(obj):
             return type(obj).__name__.encode() + marshal.dumps(obj, _MARSHAL_BY_VALUE)
-        if len(obj) > _ITEMS_WALKED_MAX:
+        if len(obj) > _ITEMS_WALKED_MAX and not _holds_sets(obj):
             return self._by_pickle(obj)
         return self._parts(type(obj).__name__, *obj)
 
@@ -283,7 +299,7 @@ class Digester:
         self._guard_items(obj)
         if len(obj) > _ITEMS_GUARDED_MAX and _only_atoms(obj.keys()) and _only_atoms(obj.values()):
             return b"dict" + marshal.dumps(obj, _MARSHAL_BY_VALUE)
-        if len(obj) > _ITEMS_WALKED_MAX:
+        if len(obj) > _ITEMS_WALKED_MAX and not _holds_sets(obj.values()):
             return self._by_pickle(obj)
         return self._parts("dict", *(part for item in obj.items() for part in item))
 

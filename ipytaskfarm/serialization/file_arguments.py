@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
+import time
 from typing import TypeAlias
 
 Stamp: TypeAlias = tuple[int, int, int, int]
 
 _digests: dict[str, tuple[Stamp, str]] = {}
 _KEPT_MAX = 10_000
+_TICK_NS = 100_000_000
+"""A file that changed this recently is read again: one more change of it may have the same times."""
 
 
 class File(str):
@@ -45,17 +50,25 @@ class File(str):
         """
         path = os.path.abspath(self)
         try:
+            status = os.stat(path)
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                # To open a pipe would wait for somebody who writes into it.
+                raise OSError(errno.EINVAL, "It is no regular file")
+            known = _digests.get(path)
+            if known is not None and known[0] == _stamp(status):
+                return known[1]
             with open(path, "rb") as file:
-                status = os.fstat(file.fileno())
-                stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-                known = _digests.get(path)
-                if known is not None and known[0] == stamp:
-                    return known[1]
+                status, now_ns = os.fstat(file.fileno()), time.time_ns()
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             remedy = ": give the files in it one by one" if isinstance(error, IsADirectoryError) else ""
             raise type(error)(error.errno, f"{error.strerror}, and the cache needs its content{remedy}", path) from None
-        while len(_digests) >= _KEPT_MAX:
-            _digests.pop(next(iter(_digests)), None)
-        _digests[path] = stamp, digest
+        if abs(now_ns - status.st_ctime_ns) > _TICK_NS:
+            while len(_digests) >= _KEPT_MAX:
+                _digests.pop(next(iter(_digests)), None)
+            _digests[path] = _stamp(status), digest
         return digest
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino

@@ -15,6 +15,7 @@ import ast
 import functools
 import hashlib
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -180,6 +181,7 @@ def _parsed(source: bytes) -> _Statements:
     imports: dict[str, tuple[str, ...]] = {}
     stars: list[str] = []
     effects: list[_Seen] = []
+    order = _Order()
     line = 0
     for statement in tree.body:
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
@@ -191,20 +193,49 @@ def _parsed(source: bytes) -> _Statements:
             _note_import(node, imports, stars)
         names = _bound(statement, seen.calls)
         if names:
-            made = Definition(_kind(statement), _digest([seen.text]), seen.uses, statement.lineno)
             for name in names:
+                text = _digest([seen.text, *order.of(name, len(definitions.get(name, ())))])
+                made = Definition(_kind(statement), text, seen.uses, statement.lineno)
                 definitions[name] = (*definitions.get(name, ()), made)
+            order.note(seen.uses)
         elif not isinstance(statement, ast.Import | ast.ImportFrom) or statement.names[0].name == ALL:
             effects.append(seen)
+            order.note(seen.uses, effect=True)
             line = line or statement.lineno
         else:
             for bound, target in _targets(statement):
-                digest = hashlib.blake2b(target.encode(), digest_size=20).hexdigest()
+                digest = _digest([target, *order.of(bound, len(definitions.get(bound, ())))])
                 kept = Definition("import", digest, frozenset(), statement.lineno)
                 definitions[bound] = (*definitions.get(bound, ()), kept)
     uses: frozenset[str] = frozenset().union(*(seen.uses for seen in effects))
     whole = _digest(seen.text for seen in effects)
     return _Statements(definitions, Definition("module", whole, uses, line), imports, tuple(stars))
+
+
+class _Order:
+    """Counts the statements of a source that mention a name, for statements that bind it again or later.
+
+    Definitions are known by name and content, so that the order of most of them does not matter.
+    """
+
+    def __init__(self) -> None:
+        self._effects: Counter[str] = Counter()
+        self._all: Counter[str] = Counter()
+
+    def note(self, uses: Iterable[str], effect: bool = False) -> None:
+        """Note a statement with these names in it."""
+        self._all.update(uses)
+        if effect:
+            self._effects.update(uses)
+
+    def of(self, name: str, earlier: int) -> list[str]:
+        """Return what tells the place of a statement that binds the name; nothing if its place does not matter.
+
+        earlier: how many statements before it bind the name.
+        """
+        if earlier:
+            return [f"{earlier} {self._all[name]}"]
+        return [f"0 {self._effects[name]}"] if name in self._effects else []
 
 
 def _targets(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
@@ -246,7 +277,7 @@ def reached_from(bundle: Bundle, names: frozenset[str]) -> Reached:
     for module, whole in texts.items():
         # Every module of the bundle is imported, and what its statements do then may change any other part.
         found[module, ""] = (whole.effects,)
-        waiting += [(module, name) for name in sorted(whole.effects.uses)]
+        waiting += [(module, name) for name in sorted({*whole.effects.uses, "__getattr__"})]
     while waiting:
         module, name = waiting.pop()
         if module not in texts or (module, name) in found:
@@ -287,6 +318,7 @@ def _meant(
         for full in resolve(member.name, member.is_package, [star]):
             if full in texts and full != member.name:
                 yield from ((full, each) for each in wanted)
+                yield full, "__all__"
 
 
 def _outside(members: dict[str, ModuleSource]) -> Iterator[str]:

@@ -172,9 +172,10 @@ def dumps_inline(obj: Any, take: Callable[[pickle.PickleBuffer], Any] | None = N
     return _dump_inline(obj, Pickler, take)
 
 
-def dumps_to_compare(obj: Any) -> bytes:
-    """Return a pickle without digests of classes: for computing such digests. It cannot be unpickled."""
-    return _dump_inline(obj, _Nameless, None)
+def dumps_to_compare(obj: Any, refer: Callable[[Any], bytes | None] | None = None) -> bytes:
+    """Return a pickle to compare, without digests of classes; `refer` returns what stands for an object, or None."""
+    kind = _Nameless if refer is None else type("_Referring", (_Referring,), {"refer": staticmethod(refer)})
+    return _dump_inline(obj, kind, None)
 
 
 def _dump_inline(obj: Any, kind: type[Pickler], take: Callable[[pickle.PickleBuffer], Any] | None) -> bytes:
@@ -187,6 +188,14 @@ def _dump_inline(obj: Any, kind: type[Pickler], take: Callable[[pickle.PickleBuf
 
 class _Nameless(Pickler):
     class_digests = staticmethod(lambda cls: ("", ""))
+
+
+class _Referring(_Nameless):
+    refer: Callable[[Any], bytes | None]
+
+    def reducer_override(self, obj: Any) -> Reduced:
+        reference = self.refer(obj)
+        return super().reducer_override(obj) if reference is None else (bytes, (reference,))
 
 
 def reduced_by_pickle(obj: Any) -> Any:

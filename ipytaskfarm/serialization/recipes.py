@@ -25,6 +25,7 @@ import msgspec
 from ..core.messages.result_cache import KeyPart, Recipe
 from ..core.messages.task_types import Function
 from .cache import KeptPacks, hold
+from .code_digests import code_digest
 from .digests import Digester, Seen
 from .distributions import version_of
 from .file_arguments import File
@@ -34,7 +35,16 @@ from .module_bundles import Bundle, bundle_of, resolve
 from .module_origin import Travel, is_compiled, travel
 from .module_slices import ALL, reached_from
 from .outside_inputs import full_name, outside_inputs
-from .pickler import PYTHON, content_of, dispatched, find_named, imports_of, used_globals, used_submodules
+from .pickler import (
+    PYTHON,
+    content_of,
+    dispatched,
+    dumps_to_compare,
+    find_named,
+    imports_of,
+    used_globals,
+    used_submodules,
+)
 from .rebuild import is_call
 from .references import Ref
 
@@ -175,7 +185,8 @@ class _Walk:
                 return None  # the pickler refuses it, and says why
             return f"result {self._number(obj)} {obj.name!r}".encode()
         if type(obj) is File:
-            return f"file {obj} {obj.digest()}".encode()
+            self.sure = False  # its content may change
+            return f"file {obj} {obj.digest()}".encode("utf-8", "surrogateescape")
         if isinstance(obj, types.ModuleType):
             return self._module(obj, user)
         if isinstance(obj, types.FunctionType):
@@ -252,8 +263,7 @@ class _Walk:
         used, wanted = used_globals(function)
         self.guards.append(FunctionGuard(function, [*used, *wanted]))
         digester = _PartDigester(self, label)
-        body = _without_docstring(code, function.__doc__)
-        state = (function.__name__, sorted(function.__annotations__.items(), key=itemgetter(0)), body)
+        state = (function.__name__, sorted(function.__annotations__.items(), key=itemgetter(0)), code)
         self.add("function", label, digester.digest(state), user, _place_of_cell[0](code.co_filename))
         self.sure = self.sure and digester.sure
         for name, value in _defaults(function):
@@ -378,14 +388,42 @@ class _PartDigester(Digester):
                 return reference
         return super().encode(obj)
 
+    def _by_pickle(self, obj: Any) -> bytes:
+        self.sure = False
+        refer = self._walk.refer
+        return b"pickle" + dumps_to_compare(obj, lambda it: None if it is obj else refer(it, self._user))
+
+    def _compound(self, obj: Any) -> bytes:
+        kind = type(obj)
+        if kind is types.CodeType:
+            return code_digest(obj, self.encode)
+        if kind is property:
+            return self._parts("property", obj.fget, obj.fset, obj.fdel)  # its docstring is that of fget
+        if kind.__qualname__ == "Decorator" and kind.__module__ == _PYDANTIC_DECORATORS:
+            # Left out: cls_ref, the name and the address of the class.
+            return self._parts("validator", obj.cls_var_name, obj.func, obj.shim, obj.info)
+        return super()._compound(obj)
+
     def _sorted(self, tag: str, named: dict[str, Any]) -> bytes:
         if self.root is None or tag != "attributes" or self._open.keys() != {id(self.root)}:
             return super()._sorted(tag, named)
-        own = {name: value for name, value in named.items() if name != "__doc__"}
+        own = {name: value for name, value in named.items() if name not in _DERIVED}
         for name, value in sorted(own.items()):
             self._walk.attribute(name, value, self._user)
         return self._parts(tag, *sorted(own))
 
+
+_DERIVED = frozenset(
+    {
+        "__doc__", "__firstlineno__", "__pydantic_complete__", "__pydantic_core_schema__", "__pydantic_serializer__",
+        "__pydantic_setattr_handlers__", "__pydantic_validator__",
+    }
+)  # fmt: skip
+"""Attributes of classes that texts and lines of the source make, or that pydantic makes of the other attributes.
+
+The latter hold addresses, and some are filled when the class is used.
+"""
+_PYDANTIC_DECORATORS = "pydantic._internal._decorators"
 
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, tuple, list, dict})
 
@@ -403,12 +441,6 @@ def _defaults(function: types.FunctionType) -> list[tuple[str, Any]]:
     values = function.__defaults__ or ()
     named = list(zip(positional[len(positional) - len(values) :], values, strict=True))
     return [*named, *sorted((function.__kwdefaults__ or {}).items())]
-
-
-def _without_docstring(code: types.CodeType, doc: str | None) -> types.CodeType:
-    if doc is not None and code.co_consts and code.co_consts[0] == doc:
-        return code.replace(co_consts=(None, *code.co_consts[1:]))
-    return code
 
 
 def _mentioned(code: types.CodeType) -> set[str]:

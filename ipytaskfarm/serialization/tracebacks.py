@@ -10,6 +10,7 @@ variables of the innermost frames as text, which `%debug` shows.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import linecache
 import os
 import re
@@ -39,6 +40,11 @@ VALUES_FRAMES = 8
 """The number of innermost frames whose local variables are sent as text."""
 VALUES_MAX = 20
 """The number of local variables of one frame."""
+
+TEXTS_S = 1.0
+"""The longest time for the texts of the variables of one frame."""
+_QUICK = frozenset({type(None), bool, int, float, complex, str, bytes, range})
+"""Types of values whose texts take no time."""
 
 _LONG, _NO_COLUMNS = 14, 13
 """Kinds of entries in a code object's table of positions, see CPython's Objects/locations.md."""
@@ -150,16 +156,43 @@ def _values(
         for name in dict.fromkeys(names)
         if name in known and not name.startswith("__") and not isinstance(known[name], _CODE)
     ]
-    found = []
-    for name in shown[:VALUES_MAX]:
-        value = known[name]
-        if _is_secret(name, value):
-            found.append((name, _MASK))
+    values = {name: known[name] for name in shown[:VALUES_MAX]}
+    public = [value for name, value in values.items() if not _is_secret(name, value)]
+    _add_texts(public, texts)
+    return tuple((name, _MASK if _is_secret(name, value) else texts[id(value)][1]) for name, value in values.items())
+
+
+def _add_texts(values: Sequence[object], texts: dict[int, tuple[object, str]]) -> None:
+    """Add the texts of values that have none yet.
+
+    The class of a value makes its text and may take any time for that: it may query a database.  So other values than
+    numbers and strings have a second together, in a thread of its own, and a failure is reported in any case.
+    """
+    slow = []
+    for value in values:
+        if id(value) in texts:
             continue
-        if id(value) not in texts:
-            texts[id(value)] = value, _text(value) if _shown[0] == "all" else _masked(value)
-        found.append((name, texts[id(value)][1]))
-    return tuple(found)
+        if type(value) in _QUICK:
+            texts[id(value)] = value, _shown_text(value)
+        else:
+            slow.append(value)
+    if not slow:
+        return
+    made: dict[int, str] = {}
+
+    def make() -> None:
+        for value in slow:
+            made[id(value)] = _shown_text(value)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(make,), name="texts of values", daemon=True)
+    thread.start()
+    thread.join(TEXTS_S)
+    for value in slow:
+        texts[id(value)] = value, made.get(id(value)) or f"<a {type(value).__name__}, its text takes too long>"
+
+
+def _shown_text(value: object) -> str:
+    return _text(value) if _shown[0] == "all" else _masked(value)
 
 
 def _is_secret(name: str, value: object) -> bool:

@@ -51,6 +51,21 @@ def is_alive(record: dict[str, Any]) -> bool:
     return process_started(int(record["pid"])) == record.get("started")
 
 
+_ended_here: set[Path] = set()
+"""The folders of farms whose supervisor ended in this process, which lives on."""
+
+
+def note_supervised(folder: Path, runs: bool) -> None:
+    """Note that a supervisor in this process begins, or that it has ended.
+
+    Its records in the folder may say otherwise: a supervisor that ends because its folder was moved cannot write them.
+    """
+    if runs:
+        _ended_here.discard(folder)
+    else:
+        _ended_here.add(folder)
+
+
 def comes_back(folder: Path | None, read_info: Callable[[], ConnectionInfo]) -> str:
     """Return how a farm whose controller has ended comes back, for people.
 
@@ -71,6 +86,8 @@ def comes_back(folder: Path | None, read_info: Callable[[], ConnectionInfo]) -> 
     except (errors.TaskFarmError, OSError):
         return ""  # the folder is another user's
     for record in records:
+        if int(record["pid"]) == os.getpid() and folder in _ended_here:
+            continue
         if record.get("kind") in (SUPERVISOR, OWNER) and is_alive(record) and not record.get("ends"):
             left_s = (record.get("again_s") or 0.0) - time.monotonic()
             when = f"in {left_s:.0f} s" if left_s >= 1.0 else "now"

@@ -277,6 +277,15 @@ def test_a_question_that_cannot_be_encoded_is_its_askers_error(fake: FakeControl
     assert tc._session.io.thread.is_alive()
 
 
+def test_a_question_with_a_value_of_a_wrong_type_is_not_sent(fake: FakeController, tc: TaskClient) -> None:
+    # The controller would refuse it as the message of a stranger, and end the session.
+    with pytest.raises(TypeError, match=r"name: Expected `str \| null`, got `int` \(ListTasks\)"):
+        tc._session.ask(m.ListTasks(name=3))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="task: Expected `int`"):
+        tc._session.ask(m.ReadCacheKey("x"))  # type: ignore[arg-type]
+    assert tc.run(Task("a")) == 0
+
+
 def test_a_task_that_cannot_be_encoded_fails_alone(fake: FakeController, tc: TaskClient) -> None:
     session = tc._session
     with session._lock:

@@ -212,6 +212,11 @@ def test_the_command_opens_the_debugger(tc: TaskClient, farm: Farm) -> None:
     terminal.expect(pexpect.EOF)
     terminal.close()
     assert terminal.exitstatus == 0
+    asked = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=60, check=False)
+    assert asked.returncode == 1, "without a terminal the command shows the task's own error"
+    assert "ZeroDivisionError" in asked.stderr
+    assert "there is no terminal for a debugger" in asked.stderr
+    assert "application.py" not in asked.stderr
     gone = [sys.executable, "-m", "ipytaskfarm", "debug", "987654", "--farm", str(farm.connection_file)]
     ended = subprocess.run(gone, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2

@@ -119,6 +119,8 @@ def test_an_item_of_a_map_and_the_others_go_on(tc: TaskClient, console: Console)
 
 def test_an_interrupted_run_is_kept(tc: TaskClient, console: Console) -> None:
     failed = fail(tc, StringTask("import time\nturns = 7\ntime.sleep(60)", on_failure="hold", time_limit=0.3))
+    (row,) = tc.frozen()
+    assert "<task>:3" in row.place, "the place is where the user's code was, not what interrupted it"
     assert "('found', 7)" in console(failed, "p ('found', turns)")
 
 

@@ -448,27 +448,6 @@ def test_maps_jobs_graphs_and_running_tasks(tc: TaskClient) -> None:
     assert tc.cache.size.hits == taken_before + 1
 
 
-def test_cached_functions(tc: TaskClient) -> None:
-    @tc.cached
-    def cube(x: int, by: int = 1) -> int:
-        "Return a cube."
-        return x**3 * by
-
-    @tc.cached(retries=1)  # type: ignore[untyped-decorator]
-    def fourth(x: int) -> int:
-        return x**4
-
-    assert cube(3) == cube(3) == 27
-    assert tc.why_hit(cube.last_id).startswith(f"task {cube.last_id} took its result from the cache")
-    assert cube(3, by=2) == 54
-    assert "argument 2 (by) is new" in tc.why_miss(cube.last_id)
-    assert fourth(2) == 16
-    assert cube.__name__ == "cube"
-    assert cube.__doc__ == "Return a cube."
-    with pytest.raises(TypeError, match="no argument 'retry'"):
-        tc.cached(len, retry=1)  # type: ignore[call-arg]
-
-
 def test_warnings_of_time_chance_and_environment(tc: TaskClient) -> None:
     cells = Cells()
     cells.run("""
@@ -496,6 +475,8 @@ def test_what_cannot_be_cached_is_named(tc: TaskClient) -> None:
         Task("a = 1", pull="a", cache=True)
     uncached = tc.run(Task(abs, args=(1,)), block=True)
     assert "did not ask for the cache" in tc.why_miss(uncached.taskid)
+    with pytest.raises(IndexError, match="there is no task 987654"):
+        tc.why_miss(987654)
     with pytest.raises(UnpickleableException):
         tc.run(Task(lambda x: x, args=((i for i in "ab"),), cache=True))
 

@@ -209,6 +209,12 @@ RECYCLING = (
     "keep_session",
 )
 
+
+def pause(world: World, value: Any) -> None:
+    world.tc.pause(value)
+    world.tc.resume(value)
+
+
 CALLS: dict[str, Throw] = {
     "expression": lambda w, v: w.tc.run(StringTask(v)),
     **{f"task {field}": ran(**{field: field}) for field in TASK_FIELDS},
@@ -259,6 +265,13 @@ CALLS: dict[str, Throw] = {
     "tc.history what": lambda w, v: w.tc.history(what=v, last=10),
     "tc.history since": lambda w, v: w.tc.history(since=v, last=10),
     "tc.history last": lambda w, v: w.tc.history(last=v),
+    "tc.pause job": pause,
+    "tc.cache.list function": lambda w, v: w.tc.cache.list(function=v),
+    "tc.cache.list last": lambda w, v: w.tc.cache.list(last=v),
+    "tc.cache.forget function": lambda w, v: w.tc.cache.forget(function=v, key="none"),
+    "tc.cache.forget key": lambda w, v: w.tc.cache.forget(key=v, function="none"),
+    "tc.cache.forget older": lambda w, v: w.tc.cache.forget(older=v, function="none"),
+    "tc.why_miss task id": lambda w, v: w.tc.why_miss(v),
     "tc.explain": lambda w, v: w.tc.explain(v),
     "tc.progress_of": lambda w, v: w.tc.progress_of(v),
     "tc.send": lambda w, v: w.tc.send(v, 1),
@@ -303,6 +316,7 @@ _CALLED_OTHERWISE = {
     "call args": "args",
     "call kwargs": "kwargs",
     "call kwargs key": "kwargs",
+    "tc.pause job": "name_or_id",
     "tc.tasks ids": "task id",
     "tc.history ids": "task id",
     "tc.send value": "message",

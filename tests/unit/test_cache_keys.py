@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ipytaskfarm import File, Ref
 from ipytaskfarm.client.cache_keys import cache_key
+from ipytaskfarm.serialization import file_arguments
 
 Given = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -68,3 +77,186 @@ def test_calls_that_differ_have_keys_of_their_own() -> None:
     ]  # fmt: skip
     assert len({key(give, given) for given in calls}) == len(calls)
     assert key(placed, called(1, x=1)) != key(placed, called(1))
+
+
+def key_of(code: str, *args: Any) -> str:
+    """Return the key of a call of the `f` of a notebook with one cell."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(textwrap.dedent(code), "<ipython-input-1-0123456789ab>", "exec"), names)
+    return key(names["f"], called(*args))
+
+
+TEXTS = {
+    "a docstring that is new": ("def f(x):\n    print(x)", "def f(x):\n    'doc'\n    print(x)"),
+    "a docstring before a constant": (
+        "def f(x):\n    return 1000 if x else None",
+        "def f(x):\n    'doc'\n    return 1000 if x else None",
+    ),
+    "the docstring of a function in a function": (
+        "def f(x):\n    def g(y):\n        'a'\n        return y\n    return g(x)",
+        "def f(x):\n    def g(y):\n        'b'\n        return y\n    return g(x)",
+    ),
+    "the docstring of a class in a function": (
+        "def f(x):\n    class C:\n        'a'\n        y = 1\n    return C.y",
+        "def f(x):\n    class C:\n        'b'\n        y = 1\n    return C.y",
+    ),
+    "the docstring of a property": (
+        "class C:\n    @property\n    def p(self):\n        'a'\n        return 1\ndef f(x): return C().p",
+        "class C:\n    @property\n    def p(self):\n        'b'\n        return 1\ndef f(x): return C().p",
+    ),
+    "the line of a class in a function": (
+        "def f(x):\n    class C:\n        y = 1\n    return C.y",
+        "\n\n\ndef f(x):\n\n\n    class C:\n        y = 1\n    return C.y",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_texts_and_lines_are_in_no_key(name: str) -> None:
+    before, after = TEXTS[name]
+    assert key_of(before, 1) == key_of(after, 1)
+
+
+def test_a_docstring_whose_text_the_function_also_returns() -> None:
+    for code in (
+        "def f(x):\n    {0!r}\n    return {0!r}",
+        "def f(x):\n    def g():\n        {0!r}\n        return {0!r}",
+    ):
+        assert key_of(code.format("low"), 1) != key_of(code.format("high"), 1)
+
+
+MODEL = """
+from pydantic import BaseModel, Field, field_validator
+class Model(BaseModel):
+    rate: float = Field(default=1, gt=0)
+    @field_validator("rate")
+    @classmethod
+    def check(cls, rate):
+        return rate * 2
+def f(x):
+    return Model(rate=x).rate
+"""
+
+
+def test_a_model_of_pydantic_has_one_key_in_each_kernel() -> None:
+    pytest.importorskip("pydantic")
+    assert key_of(MODEL, 1) == key_of(MODEL, 1) == key_of(MODEL + "Model(rate=3).rate = 4\n", 1)
+    for old, new in [("gt=0", "gt=0.5"), ("rate * 2", "rate * 3"), ("default=1", "default=2"), ("float", "int")]:
+        assert key_of(MODEL, 1) != key_of(MODEL.replace(old, new), 1)
+
+
+POINTS = """
+class Point:
+    def __init__(self, x): self.x = x
+    def twice(self): return self.x * 2
+POINTS = [Point(number) for number in range(5000)]
+def f(x): return POINTS[x].twice()
+"""
+
+
+def test_large_lists_know_their_classes_files_and_results_by_content(tmp_path: Path) -> None:
+    assert key_of(POINTS, 1) == key_of("\n\n" + POINTS, 1)
+    assert key_of(POINTS, 1) != key_of(POINTS.replace("* 2", "+ 2"), 1)
+    path = tmp_path / "data"
+    path.write_text("1")
+    files = [File(path)] * 5000
+    before = key(give, called(files))
+    path.write_text("22")
+    assert key(give, called(files)) != before
+    assert key(give, called([Ref(number) for number in range(5000)]))
+
+
+def test_large_lists_of_sets_have_one_key_under_each_hash_seed() -> None:
+    program = """
+        from tests.unit.test_cache_keys import called, give, key
+        sets = [{str(number), "b", "c"} for number in range(5000)]
+        print(key(give, called(sets)), key(give, called({number: {"own": frozenset("abc")} for number in range(5000)})))
+    """
+    keys = {
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(keys) == 1
+
+
+def test_files_that_no_argument_holds_count_by_content(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_text("1")
+    default, names = File(path), {"FILE": File(path)}
+
+    def with_default(x: int, file: str = default) -> str:
+        return file
+
+    exec("def with_global(x):\n    return FILE", names)
+    functions = [with_default, names["with_global"], functools.partial(give, File(path))]
+    before = [key(function, called(1)) for function in functions]
+    assert before == [key(function, called(1)) for function in functions]
+    path.write_text("22")
+    after = [key(function, called(1)) for function in functions]
+    assert all(new != old for new, old in zip(after, before, strict=True))
+
+
+def test_a_file_that_changed_a_moment_ago_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "data"
+    path.write_text("1")
+    first = File(path).digest()
+    # Where the clock of the file system is coarse, the next change has the same times.
+    status = path.stat()
+    monkeypatch.setattr(file_arguments, "_stamp", lambda _: (1, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+    path.write_text("2")
+    assert File(path).digest() != first
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="no regular file"):
+        File(tmp_path / "pipe").digest()
+
+
+MODULES = {
+    "the order of two values of one name": ("K = 1\nK = 2\ndef used(): return K", "K = 2\nK = 1\ndef used(): return K"),
+    "the order of a function and another one of its name": (
+        "def used(): return 1\ndef other(): return 2\nused = other",
+        "def other(): return 2\nused = other\ndef used(): return 1",
+    ),
+    "a value before and after a loop that sets it": (
+        "K = 1\nfor K in range(3): pass\ndef used(): return K",
+        "for K in range(3): pass\nK = 1\ndef used(): return K",
+    ),
+    "the order of two imports of one name": (
+        "import math as m\nimport cmath as m\ndef used(): return m.sqrt(2)",
+        "import cmath as m\nimport math as m\ndef used(): return m.sqrt(2)",
+    ),
+    "what `__getattr__` of the module gives": (
+        "K = 1\ndef __getattr__(name): return lambda: K",
+        "K = 2\ndef __getattr__(name): return lambda: K",
+    ),
+}
+
+
+def key_with_module(text: str, tmp_path: Path) -> str:
+    module = tmp_path / "edited_module.py"
+    os.utime(module, ns=(1, 1)) if module.exists() else None
+    module.write_text(text)
+    sys.modules.pop("edited_module", None)
+    importlib.invalidate_caches()
+    return key_of("import edited_module\ndef f(x): return edited_module.used()", 1)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_order_in_a_module(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    before, after = MODULES[name]
+    assert key_with_module(before, tmp_path) != key_with_module(after, tmp_path)
+
+
+def test_the_order_of_definitions_in_a_module_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    parts = ["import os\n", "class A(dict): pass\n", "def used(): return own()\n", "def own(): return K\n", "K = 1\n"]
+    assert key_with_module("".join(parts), tmp_path) == key_with_module("".join([*parts[1:], parts[0]]), tmp_path)

@@ -47,6 +47,7 @@ WIDTHS = (80, 200)
         (["tasks", "--state", "faild"], "not 'faild', did you mean 'failed'?"),
         (["tasks", "--last", "ten"], "--last takes a whole number, not 'ten'"),
         (["tasks", "--last", str(2**63)], "--last takes at most 9223372036854775807"),
+        (["cache", "--last", "-1"], "--last takes at least 0, not -1"),
         (["demo", "--tasks", "-3"], "--tasks must be 0 or more, not -3"),
         (["demo", "-n", "2", "--farm", "x"], "-n is for a temporary farm"),
         (["result", "1", "2"], "one task at a time"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 
 from ipytaskfarm.core import errors
-from ipytaskfarm.system import farm_paths, host
+from ipytaskfarm.system import farm_paths, host, supervision
 from ipytaskfarm.system.farm_paths import ConnectionInfo, FarmRecord, Lock
 from tests.conftest import Dirs
 from tests.support.polling import eventually
@@ -401,3 +402,18 @@ def test_what_others_can_reach_is_said() -> None:
     text = "listening on all addresses of this machine, port 7; other machines find it at login.example:7"
     assert farm_paths.listening("0.0.0.0", 7, "login.example") == text
     assert "listening on 10.0.0.7, port 7" in farm_paths.listening("10.0.0.7", 7, "10.0.0.7")
+
+
+def test_a_supervisor_that_ended_in_a_living_process_brings_no_controller_back(tmp_path: Path) -> None:
+    # Its folder was moved while the farm ran, and was put back: the record says that the supervisor runs.
+    record = {"kind": supervision.OWNER, "pid": os.getpid(), "started": farm_paths.process_started(os.getpid())}
+    farm_paths.write_private(tmp_path / supervision.PROCESSES_FILE, json.dumps([record]).encode())
+
+    def no_file() -> farm_paths.ConnectionInfo:
+        raise FileNotFoundError
+
+    assert "starts its controller again now" in supervision.comes_back(tmp_path, no_file)
+    supervision.note_supervised(tmp_path, False)
+    assert supervision.comes_back(tmp_path, no_file) == ""
+    supervision.note_supervised(tmp_path, True)
+    assert supervision.comes_back(tmp_path, no_file)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from typing import Any
 
 import pytest
 
+from ipytaskfarm.serialization import tracebacks
 from ipytaskfarm.serialization.short_texts import TEXT_CHARACTERS_MAX, ShortTexts
 
 
@@ -89,3 +91,33 @@ def test_large_values_cost_no_more_than_small_ones() -> None:
     small_s = least_s([1, 2, 3, 4, 5, 6])
     for value in large:
         assert least_s(value) < 20 * small_s, type(value).__name__
+
+
+class Waiting:
+    """An instance whose text comes when `go` is set."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+
+    def __repr__(self) -> str:
+        self.go.wait(60)
+        return "late"
+
+
+def test_a_text_that_takes_long_does_not_hold_the_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracebacks, "TEXTS_S", 0.2)
+
+    def fail(waiting: Waiting, before: list[int], plain: int) -> None:
+        raise ValueError
+
+    waiting = Waiting()
+    places = tracebacks.Places()
+    try:
+        fail(waiting, [1], 3)
+    except ValueError as error:
+        places.frames(error.__traceback__)
+    finally:
+        waiting.go.set()
+    values = dict(places.found[-1].values)
+    assert values["waiting"] == "<a Waiting, its text takes too long>"
+    assert values["plain"] == "3"

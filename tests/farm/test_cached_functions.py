@@ -1,0 +1,81 @@
+"""Functions that were decorated with `tc.cached`: their calls, how they use one another, and methods."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipytaskfarm import Task, TaskClient
+
+
+def test_cached_functions(tc: TaskClient) -> None:
+    @tc.cached
+    def cube(x: int, by: int = 1) -> int:
+        "Return a cube."
+        return x**3 * by
+
+    @tc.cached(retries=1)  # type: ignore[untyped-decorator]
+    def fourth(x: int) -> int:
+        return x**4
+
+    assert cube(3) == cube(3) == 27
+    assert tc.why_hit(cube.last_id).startswith(f"task {cube.last_id} took its result from the cache")
+    assert cube(3, by=2) == 54
+    assert "argument 2 (by) is new" in tc.why_miss(cube.last_id)
+    assert fourth(2) == 16
+    assert cube.__name__ == "cube"
+    assert cube.__doc__ == "Return a cube."
+    with pytest.raises(TypeError, match="no argument 'retry'"):
+        tc.cached(len, retry=1)  # type: ignore[call-arg]
+
+
+def test_cached_functions_that_use_cached_functions(tc: TaskClient) -> None:
+    @tc.cached
+    def factorial(n: int) -> int:
+        return 1 if n < 2 else int(n * factorial(n - 1))
+
+    @tc.cached
+    def clean(x: int) -> int:
+        return x + 1
+
+    def fit(x: int) -> int:
+        return int(clean(x) * 2)
+
+    assert factorial(5) == factorial(5) == 120
+    assert "took its result from the cache" in tc.why_hit(factorial.last_id)
+    assert tc.map(clean, [1, 2]) == [2, 3]
+    assert tc.run(Task(fit, args=(1,), cache=True), block=True).result == 4
+    assert tc.run(Task(fit, args=(1,), cache=True), block=True).from_cache
+
+    @tc.cached  # type: ignore[no-redef]
+    def clean(x: int) -> int:
+        return x + 2
+
+    changed = tc.run(Task(fit, args=(1,), cache=True), block=True)
+    assert changed.result == 6
+    assert ".clean`, called by `" in tc.why_miss(changed.taskid)
+
+
+def test_cached_methods(tc: TaskClient) -> None:
+    class Model:
+        by = 3
+
+        def __init__(self, rate: int) -> None:
+            self.rate = rate
+
+        @tc.cached
+        def fit(self, x: int) -> int:
+            return self.rate * x
+
+        @staticmethod
+        @tc.cached
+        def plus(x: int) -> int:
+            return x + 1
+
+        @classmethod
+        @tc.cached
+        def times(cls, x: int) -> int:
+            return cls.by * x
+
+    assert [Model(2).fit(5), Model(2).fit(x=5), Model(3).fit(5)] == [10, 10, 15]
+    assert "argument 1 (self) differs" in tc.why_miss(Model.fit.last_id)
+    assert [Model.plus(1), Model(1).plus(1), Model.times(2)] == [2, 2, 6]
