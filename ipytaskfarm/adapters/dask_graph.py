@@ -101,8 +101,12 @@ class _GraphRun:
                 self._takes[self._found[key].id] += 1
 
     def _ordered(self) -> list[Hashable]:
-        """Return the needed keys, each after its dependencies.  Raises KeyError for a key that is not in the graph."""
+        """Return the needed keys, each after its dependencies.
+
+        Raises KeyError for a key that is not in the graph, and RuntimeError for a key that needs itself.
+        """
         ordered: dict[Hashable, None] = {}
+        entered: set[Hashable] = set()
         waiting: list[tuple[Hashable, bool]] = [(key, False) for key in self._wanted]
         while waiting:
             key, seen = waiting.pop()
@@ -111,6 +115,9 @@ class _GraphRun:
             if seen:
                 ordered[key] = None
             else:
+                if key in entered:  # only what it needs itself can come before it is ordered
+                    raise RuntimeError(f"Cycle detected in the dask graph: {key!r} needs itself")
+                entered.add(key)
                 waiting.append((key, True))
                 waiting += [(each, False) for each in self._nodes[key].dependencies if each not in ordered]
         return list(ordered)

@@ -10,6 +10,7 @@ import atexit
 import concurrent.futures
 import itertools
 import logging
+import operator
 import sys
 import threading
 import time
@@ -80,7 +81,8 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
     not run twice.  Results are removed from the farm when they have arrived here; failed tasks stay there for
     inspection.
 
-    Raises ValueError for a `max_workers` below 1, TypeError for an initializer that is not callable.
+    Raises ValueError for a `max_workers` below 1; TypeError for one that is neither a whole number nor a `TaskClient`,
+    and for an initializer that is not callable.
     """
 
     def __init__(
@@ -99,17 +101,18 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         self._rules = {"retries": RETRIES, "retry_on": errors.EngineLost, "environment": environment, **rules}
         check_rules(self._rules)
         self._farm: Farm | None = None
-        if max_workers is None or isinstance(max_workers, int):
+        workers = workers_or_client("max_workers", max_workers)
+        if workers is None or isinstance(workers, int):
             from ipytaskfarm.deployment.farm import Farm
 
-            if max_workers is not None and max_workers <= 0:
+            if workers is not None and workers <= 0:
                 raise ValueError("max_workers must be greater than 0")
-            self._farm = Farm(n=max_workers or usable_cores())
+            self._farm = Farm(n=workers or usable_cores())
             self.client: TaskClient = self._farm.task_client()
             """The client that submits the calls."""
-            self._max_workers = max_workers or usable_cores()
+            self._max_workers = workers or usable_cores()
         else:
-            self.client = max_workers
+            self.client = workers
             self._max_workers = self.client.snapshot().slots
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
@@ -538,6 +541,25 @@ def _leave(client: TaskClient, farm: Farm | None, arrived: list[int]) -> None:
     """End an executor that nobody has shut down and nobody holds any more, as CPython's does."""
     # The garbage collector calls this in any thread, with any lock held.
     threading.Thread(target=_end, args=(client, farm, arrived), name="ipytaskfarm executor").start()
+
+
+def workers_or_client(argument: str, value: int | TaskClient | None) -> int | TaskClient | None:
+    """Return the number of workers, or the client, that an executor or a pool was given.
+
+    A number is anything that Python takes for one, such as a ``numpy.int64``.  Raises TypeError for anything else.
+    """
+    if value is None:
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]  # a client raises TypeError
+    except TypeError:
+        from ipytaskfarm.client import TaskClient
+
+        if isinstance(value, TaskClient):
+            return value
+    kind = type(value).__name__
+    remedy = "; of a Farm, give farm.task_client()" if hasattr(value, "task_client") else ""
+    raise TypeError(f"{argument} must be an integer, None or a TaskClient, not a {kind}: {value!r:.80}{remedy}")
 
 
 def check_rules(rules: dict[str, Any]) -> None:

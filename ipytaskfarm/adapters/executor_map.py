@@ -109,7 +109,7 @@ def _taken(waiting: deque[Future[Any]], futures: Futures, end_s: float | None, c
     try:
         while waiting:
             # No local name for a future or a value: the caller must hold the only reference.
-            found = [waiting.popleft().result(_left_s(end_s))]
+            found = [waiting.popleft().result(left_s(end_s))]
             has_apart = False
             if type(found[0]) is Together:
                 has_apart = found[0].has_apart
@@ -117,7 +117,7 @@ def _taken(waiting: deque[Future[Any]], futures: Futures, end_s: float | None, c
                 found.reverse()
             while found:
                 if has_apart and type(found[-1]) is Apart:
-                    yield found.pop().future.result(_left_s(end_s))
+                    yield found.pop().future.result(left_s(end_s))
                 else:
                     yield found.pop()
             waiting.extend(itertools.islice(futures, 1))
@@ -127,7 +127,8 @@ def _taken(waiting: deque[Future[Any]], futures: Futures, end_s: float | None, c
             cancel(unread)
 
 
-def _left_s(end_s: float | None) -> float | None:
+def left_s(end_s: float | None) -> float | None:
+    """Return how many seconds are left until a moment of the monotonic clock; None: no end."""
     return None if end_s is None else max(0.0, end_s - time.monotonic())
 
 

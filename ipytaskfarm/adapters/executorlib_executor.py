@@ -9,11 +9,14 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import threading
-from collections.abc import Callable, Iterator
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ipytaskfarm.adapters.executor import Executor
+from ipytaskfarm.adapters.executor_map import values
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import TaskClient
@@ -52,6 +55,8 @@ class FarmClusterExecutor(Executor):
         self._resources = dict(resource_dict or {})
         rules_of(self._resources)
         self._init_function = init_function
+        self._dependent: weakref.WeakSet[_Dependent[Any]] = weakref.WeakSet()
+        """Calls that wait for the futures among their arguments."""
         super().__init__(max_cores if max_workers is None else max_workers, **rules)
 
     def submit(  # type: ignore[override]
@@ -79,7 +84,43 @@ class FarmClusterExecutor(Executor):
         waits = list(_futures_in((args, kwargs)))
         if not waits:
             return self.submit_with(rules, function, args, kwargs)
-        return _Dependent(self, rules, function, args, kwargs, waits)
+        dependent = _Dependent(self, rules, function, args, kwargs, waits)
+        self._dependent.add(dependent)
+        return dependent
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Return an iterator over the results of `submit` for the items of the iterables, in order.
+
+        Futures among the items, and the presets of the executor, count as for `submit`.  `chunksize` has no meaning:
+        each call is a task.
+        """
+        end_s = None if timeout is None else time.monotonic() + timeout
+        calls = (self.submit(fn, *items) for items in zip(*iterables, strict=False))
+        return values(calls, end_s, buffersize, _cancel_each)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Refuse new calls, and end the executor when all calls have ended, also those that wait for other futures.
+
+        Args:
+            wait: return when all calls have ended; False: return at once, and let a thread wait.
+            cancel_futures: cancel the calls that have not begun.
+        """
+        dependent = [future for future in list(self._dependent) if not future.done()]
+        if cancel_futures:
+            _cancel_each(dependent)
+        elif dependent and not wait:
+            threading.Thread(target=self.shutdown, name="ipytaskfarm executor").start()
+            return
+        else:
+            concurrent.futures.wait(dependent)
+        super().shutdown(wait, cancel_futures=cancel_futures)
 
 
 class _Dependent(concurrent.futures.Future[T]):
@@ -122,6 +163,11 @@ class _Dependent(concurrent.futures.Future[T]):
             self.set_exception(error)
         else:
             self.set_result(future.result())
+
+
+def _cancel_each(futures: Iterable[concurrent.futures.Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()
 
 
 def _futures_in(value: Any) -> Iterator[concurrent.futures.Future[Any]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import joblib
-from joblib._parallel_backends import ParallelBackendBase
+from joblib._parallel_backends import FallbackToBackend, ParallelBackendBase, ThreadingBackend
 
 from ipytaskfarm.adapters.executor import check_rules
 from ipytaskfarm.adapters.executor_calls import environment_of
@@ -252,6 +252,9 @@ class NestedFarmBackend(ParallelBackendBase):
 
     A task that waits for a child lends its slot, so nested calls need no additional slots.  Every call is a batch of
     its own: a repeated attempt must submit the same children in the same order.
+
+    A call that prefers threads gets threads of its engine, as with joblib's own backends: the trees of a forest inside
+    a grid search are quick, and an engine that is started for them would first import scikit-learn.
     """
 
     supports_retrieve_callback = False
@@ -265,6 +268,20 @@ class NestedFarmBackend(ParallelBackendBase):
         """
         super().__init__(nesting_level=nesting_level)
         self._slots = slots or usable_cores()
+
+    def configure(
+        self,
+        n_jobs: int = 1,
+        parallel: Any = None,
+        prefer: str | None = None,
+        require: str | None = None,
+        **arguments: Any,
+    ) -> int:
+        """Prepare for a `Parallel` call; return the number of jobs."""
+        if prefer == "threads":
+            raise FallbackToBackend(ThreadingBackend(nesting_level=self.nesting_level))
+        self.parallel = parallel
+        return self.effective_n_jobs(n_jobs)
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """Return the number of batches that may run at once; see `count_of_jobs`."""

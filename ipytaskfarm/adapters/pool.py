@@ -10,9 +10,10 @@ import itertools
 import multiprocessing
 import queue
 import threading
+import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from multiprocessing.pool import (  # type: ignore[attr-defined]  # typeshed leaves MaybeEncodingError out
     CLOSE,
     RUN,
@@ -21,8 +22,8 @@ from multiprocessing.pool import (  # type: ignore[attr-defined]  # typeshed lea
 )
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ipytaskfarm.adapters.executor import Executor
-from ipytaskfarm.adapters.executor_map import Apart, Together, whole
+from ipytaskfarm.adapters.executor import Executor, workers_or_client
+from ipytaskfarm.adapters.executor_map import Apart, Together, left_s, whole
 from ipytaskfarm.core import errors
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ T = TypeVar("T")
 
 CHUNKS_PER_WORKER = 4
 """Number of chunks per worker for a `map` without a chunk size, as in ``multiprocessing``."""
+TASKS_AHEAD = 64
+"""Unfinished tasks per worker up to which `imap` reads an iterable without a length."""
 
 
 class PoolResult(Generic[T]):
@@ -112,15 +115,32 @@ class PoolResult(Generic[T]):
 class PoolIterator(Generic[T]):
     """The values of `imap` and `imap_unordered`, each as soon as it has arrived."""
 
-    def __init__(self, futures: Sequence[concurrent.futures.Future[Any]], ordered: bool) -> None:
-        """Wait for futures of chunks, whose values are `Together`, or of single items."""
-        self._left = len(futures)
-        self._waiting = deque(futures) if ordered else None
-        self._ended: queue.SimpleQueue[concurrent.futures.Future[Any]] = queue.SimpleQueue()
+    def __init__(self, ordered: bool) -> None:
+        self._waiting: deque[concurrent.futures.Future[Any]] | None = deque() if ordered else None
+        """The futures that were not read, in order: of chunks, whose values are `Together`, or of single items."""
+        self._ended: queue.SimpleQueue[concurrent.futures.Future[Any] | None] = queue.SimpleQueue()
+        """Without an order: the futures that have ended; None: `close` was called."""
+        self._left = 0
+        self._is_open = True
+        self._grown = threading.Condition()
         self._chunk: deque[T] = deque()
-        if not ordered:
-            for future in futures:
-                future.add_done_callback(self._ended.put)
+
+    def add(self, future: concurrent.futures.Future[Any]) -> None:
+        """Add the future of the next chunk or item."""
+        with self._grown:
+            self._left += 1
+            if self._waiting is not None:
+                self._waiting.append(future)
+            self._grown.notify_all()
+        if self._waiting is None:
+            future.add_done_callback(self._ended.put)
+
+    def close(self) -> None:
+        """Note that all futures were added."""
+        with self._grown:
+            self._is_open = False
+            self._grown.notify_all()
+        self._ended.put(None)
 
     def __iter__(self) -> Iterator[T]:
         return self
@@ -133,25 +153,37 @@ class PoolIterator(Generic[T]):
 
         After the error of an item the iteration continues after the item's chunk.
         """
+        end_s = None if timeout is None else time.monotonic() + timeout
         while not self._chunk:
-            if not self._left:
-                raise StopIteration
-            self._chunk.extend(self._take(timeout))
+            future = self._next_future(end_s)
+            with self._grown:
+                self._left -= 1
+            self._chunk.extend(self._values_of(future))
         return self._chunk.popleft()
 
-    def _take(self, timeout: float | None) -> Iterable[T]:
-        try:
-            if self._waiting is None:
-                future = self._ended.get(timeout=timeout)
-            else:
-                future = self._waiting[0]
-                concurrent.futures.wait([future], timeout)
-                if not future.done():
+    def _next_future(self, end_s: float | None) -> concurrent.futures.Future[Any]:
+        """Return the next future when it has ended."""
+        if self._waiting is not None:
+            with self._grown:
+                if not self._grown.wait_for(lambda: self._waiting or not self._is_open, left_s(end_s)):
                     raise multiprocessing.TimeoutError
-                self._waiting.popleft()
-        except queue.Empty:
-            raise multiprocessing.TimeoutError from None
-        self._left -= 1
+                if not self._waiting:
+                    raise StopIteration
+                future = self._waiting[0]
+            concurrent.futures.wait([future], left_s(end_s))
+            if not future.done():
+                raise multiprocessing.TimeoutError
+            return self._waiting.popleft()
+        while self._is_open or self._left:
+            try:
+                if (ended := self._ended.get(timeout=left_s(end_s))) is not None:
+                    return ended
+            except queue.Empty:
+                raise multiprocessing.TimeoutError from None
+        raise StopIteration
+
+    def _values_of(self, future: concurrent.futures.Future[Any]) -> Iterable[T]:
+        """Return the values of a future, or raise its error."""
         error = None if future.cancelled() else _as_pools(future.exception())
         if error is not None:
             raise error
@@ -165,10 +197,9 @@ class PoolIterator(Generic[T]):
     def _of_parts(self, found: Together) -> list[T]:
         """Return the values up to the first that stands apart; what follows is taken later."""
         if self._waiting is None:
-            apart = [value.future for value in found if type(value) is Apart]
-            self._left += len(apart)
-            for future in apart:
-                future.add_done_callback(self._ended.put)
+            for value in found:
+                if type(value) is Apart:
+                    self.add(value.future)
             return [value for value in found if type(value) is not Apart]
         later: list[concurrent.futures.Future[Any]] = []
         for value in found:
@@ -177,8 +208,9 @@ class PoolIterator(Generic[T]):
             else:
                 later.append(concurrent.futures.Future())
                 later[-1].set_result(value)
-        self._left += len(later)
-        self._waiting.extendleft(reversed(later))
+        with self._grown:
+            self._left += len(later)
+            self._waiting.extendleft(reversed(later))
         return []
 
 
@@ -196,7 +228,7 @@ class Pool:
     If an engine is lost, its chunk runs again, at most `retries` times (2); ``multiprocessing.Pool`` would wait for
     ever. `TaskClient` has a lazy map, and more ways to inspect tasks.
 
-    Raises ValueError for a number of processes below 1.
+    Raises ValueError for a number of processes below 1, and TypeError for what is neither a whole number nor a client.
     """
 
     def __init__(
@@ -207,6 +239,7 @@ class Pool:
         maxtasksperchild: int | None = None,
         **rules: Any,
     ) -> None:
+        processes = workers_or_client("processes", processes)
         if isinstance(processes, int) and processes < 1:
             raise ValueError("Number of processes must be at least 1")
         if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
@@ -214,6 +247,8 @@ class Pool:
         self._executor = Executor(
             processes, initializer, tuple(initargs), max_tasks_per_child=maxtasksperchild, **rules
         )
+        self._feeders: list[threading.Thread] = []
+        """Threads that read the iterators of `imap`."""
         self._state = RUN
 
     def __repr__(self) -> str:
@@ -222,6 +257,11 @@ class Pool:
     def __del__(self) -> None:
         if getattr(self, "_state", None) == RUN:  # not there: the constructor has raised
             warnings.warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, stacklevel=2, source=self)
+
+    @property
+    def _processes(self) -> int:
+        """Return the number of engines; programs look at this name of ``multiprocessing.Pool``."""
+        return self._executor._max_workers
 
     @property
     def client(self) -> TaskClient:
@@ -317,18 +357,54 @@ class Pool:
         self._must_run()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
-        futures: list[concurrent.futures.Future[Any]] = []
+        values: PoolIterator[T] = PoolIterator(ordered)
         left = iter(iterable)
-        shared = self._executor.submit_items(func, _of_whole_chunks(left, chunksize), False, chunksize)
+        if isinstance(iterable, Sized):
+            self._feed(values, func, left, chunksize, None)
+            return values
+        ahead = threading.Semaphore(TASKS_AHEAD * self._executor._max_workers)
+        feeder = threading.Thread(
+            target=self._feed, args=(values, func, left, chunksize, ahead), name="ipytaskfarm pool", daemon=True
+        )
+        self._feeders = [each for each in self._feeders if each.is_alive()]
+        self._feeders.append(feeder)
+        feeder.start()
+        return values
+
+    def _feed(
+        self,
+        values: PoolIterator[T],
+        func: Callable[[Any], T],
+        left: Iterator[Any],
+        chunksize: int,
+        ahead: threading.Semaphore | None,
+    ) -> None:
+        """Submit the items of `imap`, and add their futures.
+
+        ahead: taken for each task that has not ended, so that an endless iterator is read no further than necessary.
+        """
         try:
-            if shared is not None:
-                futures.extend(shared)
-            while shared is None and (chunk := [(item,) for item in itertools.islice(left, chunksize)]):
-                futures.append(_together(self._executor.submit_chunk(func, chunk)))
+            for future in self._futures_of(func, left, chunksize):
+                values.add(future)
+                if ahead is not None:
+                    future.add_done_callback(lambda _: ahead.release())
+                    ahead.acquire()
         except Exception as error:  # of the iterable: it is raised in its turn, behind the values before it
-            futures.append(concurrent.futures.Future())
-            futures[-1].set_exception(error)
-        return PoolIterator(futures, ordered)
+            failed: concurrent.futures.Future[Any] = concurrent.futures.Future()
+            failed.set_exception(error)
+            values.add(failed)
+        finally:
+            values.close()
+
+    def _futures_of(
+        self, func: Callable[[Any], Any], left: Iterator[Any], chunksize: int
+    ) -> Iterator[concurrent.futures.Future[Any]]:
+        """Submit items as the futures are asked for."""
+        shared = self._executor.submit_items(func, _of_whole_chunks(left, chunksize), False, chunksize)
+        if shared is not None:
+            yield from shared
+        while shared is None and (chunk := [(item,) for item in itertools.islice(left, chunksize)]):
+            yield _together(self._executor.submit_chunk(func, chunk))
 
     def _submitted(
         self, func: Callable[..., T], calls: Iterable[tuple[Any, ...]], chunksize: int
@@ -357,6 +433,9 @@ class Pool:
         """Wait until all calls have ended.  Raises ValueError before `close` or `terminate`."""
         if self._state == RUN:
             raise ValueError("Pool is still running")
+        if self._state == CLOSE:
+            for feeder in self._feeders:
+                feeder.join()
         self._executor.shutdown()
 
     def __enter__(self) -> Pool:

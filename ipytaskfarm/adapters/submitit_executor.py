@@ -103,7 +103,8 @@ class FarmJob(Job[R]):
         found = self._ended()
         if found.failure is None:
             return None
-        text = f"Job {self.job_id} on farm {self._farm or 'default'} failed ({found.reason}):\n{found.failure}"
+        trace = found.failure.getTraceback()  # as in submitit's own text, which programs log
+        text = f"Job {self.job_id} on farm {self._farm or 'default'} failed ({found.reason}):\n{trace}"
         kind = FailedJobError if found.reason in (Reason.ERROR, Reason.TIME_LIMIT) else UncompletedJobError
         error: UncompletedJobError | FailedJobError = kind(text)
         error.__cause__ = found.failure.value

@@ -95,3 +95,8 @@ def test_a_killed_engine_costs_no_value(tc: TaskClient, tmp_path: Path) -> None:
 def test_a_key_that_the_graph_lacks_is_named(tc: TaskClient) -> None:
     with pytest.raises(KeyError, match="nowhere"):
         tc.dask_get({"a": 1}, ["nowhere"])
+
+
+def test_a_key_that_needs_itself_is_named(tc: TaskClient) -> None:
+    with pytest.raises(RuntimeError, match="Cycle detected in the dask graph: 'a' needs itself"):
+        tc.dask_get({"a": (increment, "b"), "b": (increment, "a")}, "a")

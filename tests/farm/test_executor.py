@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ipytaskfarm import Executor, Task, TaskClient
+from ipytaskfarm import Executor, Farm, Pool, Task, TaskClient
 from ipytaskfarm.core import errors
 from tests.support.polling import DEADLINE_S, eventually
 
@@ -188,6 +188,18 @@ def test_nothing_is_taken_after_a_shutdown(tc: TaskClient) -> None:
 def test_there_must_be_workers(number: int) -> None:
     with pytest.raises(ValueError, match="max_workers must be greater than 0"):
         Executor(number)
+
+
+@pytest.mark.parametrize("workers", [2.0, "2", object()])
+def test_what_is_no_number_of_workers_is_refused(workers: Any) -> None:
+    for kind, argument in ((Executor, "max_workers"), (Pool, "processes")):
+        with pytest.raises(TypeError, match=f"{argument} must be an integer, None or a TaskClient, not a "):
+            kind(workers)
+
+
+def test_a_farm_instead_of_its_client_is_refused_with_the_remedy(farm: Farm) -> None:
+    with pytest.raises(TypeError, match=r"give farm.task_client\(\)"):
+        Executor(farm)  # type: ignore[arg-type]
 
 
 def test_a_callback_may_submit(ex: Executor) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -100,6 +101,18 @@ def test_preset_arguments(tc: TaskClient) -> None:
     with FarmClusterExecutor(tc, init_function=presets) as executor:
         assert executor.submit(calc, 2, j=4).result(timeout=DEADLINE_S) == [2, 4, 3]
         assert executor.submit(calc, 2, j=4, k=5).result(timeout=DEADLINE_S) == [2, 4, 5]
+        assert list(executor.map(calc, [1, executor.submit(sum, [1, 1])], [4, 4])) == [[1, 4, 3], [2, 4, 3]]
+
+
+def late(x: int) -> int:
+    time.sleep(0.2)
+    return x
+
+
+def test_a_shutdown_waits_for_calls_that_wait_for_others(tc: TaskClient) -> None:
+    with FarmClusterExecutor(tc) as executor:
+        total = executor.submit(sum, [executor.submit(late, 1), executor.submit(late, 2)])
+    assert total.result(timeout=0) == 3
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_a_view_is_a_dict_of_names(rc: ipp.Client, dview: ipp.DirectView) -> Non
 
 @pytest.mark.parametrize("dist", ["b", "r"])
 def test_scatter_and_gather(dview: ipp.DirectView, dist: str) -> None:
-    dview.scatter("part", list(range(7)), dist=dist, block=True)
+    assert dview.scatter("part", list(range(7)), dist=dist, block=True) is None
     assert sorted(map(len, dview["part"])) == [3, 4]
     assert dview.gather("part", dist=dist, block=True) == list(range(7))
     dview.scatter("rank", [10, 11], flatten=True)
@@ -160,12 +160,12 @@ def test_interactive_functions_use_the_engines_names(rc: ipp.Client) -> None:
 def test_imports_run_here_and_there(rc: ipp.Client, capsys: pytest.CaptureFixture[str]) -> None:
     with rc[0].sync_imports():
         import base64 as b64
-        from math import pi, tau
+        from math import pi, tau as full
     assert capsys.readouterr().out.splitlines() == [
         "importing base64 on engine(s)", "importing pi,tau from math on engine(s)"
     ]  # fmt: skip
     assert rc[0].apply_sync(ipp.Reference("b64.b64encode"), b"foo") == b64.b64encode(b"foo")
-    assert rc[0]["tau"] == 2 * pi == tau
+    assert rc[0]["full"] == 2 * pi == full
 
 
 def test_code_has_a_value_and_output(rc: ipp.Client) -> None:

@@ -94,6 +94,20 @@ def test_calls_within_calls_are_children(tc: TaskClient) -> None:
         assert Parallel(n_jobs=2)(delayed(squares)(n) for n in (3, 4)) == [[0, 1, 4], [0, 1, 4, 9]]
 
 
+def where_threads_run(count: int) -> set[tuple[int, str]]:
+    def here() -> tuple[int, str]:
+        return os.getpid(), joblib.parallel.get_active_backend()[0].__class__.__name__
+
+    found = Parallel(n_jobs=2, prefer="threads")(delayed(here)() for _ in range(count))
+    assert {pid for pid, _ in found} == {os.getpid()}
+    return set(found)
+
+
+def test_calls_within_calls_that_prefer_threads_are_threads_of_their_engine(tc: TaskClient) -> None:
+    with parallel_config("ipytaskfarm", client=tc):
+        assert all(Parallel(n_jobs=2)(delayed(where_threads_run)(4) for _ in range(2)))
+
+
 def test_a_killed_engine_costs_no_result(tc: TaskClient, tmp_path: Path) -> None:
     with parallel_config("ipytaskfarm", client=tc):
         found = Parallel()(delayed(kills_its_engine_once)(i, tmp_path) for i in range(20))

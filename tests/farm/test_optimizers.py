@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures as cf
 import contextlib
 import functools
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import optuna
 import pytest
 
 from ipytaskfarm import TaskClient
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -78,6 +82,55 @@ def test_a_killed_engine_costs_no_trial(tc: TaskClient, tmp_path: Path) -> None:
     assert mark.exists()
     assert len(found.trials) == 6
     assert all(trial.value == trial.params["x"] for trial in found.trials)
+
+
+def stops_its_study(trial: Any) -> float:
+    value = float(trial.number)
+    if trial.number == 2:
+        assert trial.study.best_value == 0.0
+        trial.study.stop()
+    return value
+
+
+def test_a_study_is_stopped_by_its_callbacks_and_its_objective(tc: TaskClient) -> None:
+    found = study()
+    callbacks = [optuna.study.MaxTrialsCallback(2)]
+    tc.optimize(found, parabola, n_trials=20, n_jobs=1, callbacks=callbacks, gc_after_trial=True)
+    assert len(found.trials) == 2
+    tc.optimize(found, parabola, n_trials=1, callbacks=None)
+    assert len(found.trials) == 3
+    stopped = study()
+    tc.optimize(stopped, stops_its_study, n_trials=20, n_jobs=1)
+    assert len(stopped.trials) == 3
+    tc.optimize(stopped, parabola, n_trials=0)
+    assert len(stopped.trials) == 3
+
+
+def test_an_interrupted_optimization_aborts_its_trials(tc: TaskClient, tmp_path: Path) -> None:
+    def waits_for_ever(trial: Any) -> float:
+        (tmp_path / "began").touch()
+        while True:
+            time.sleep(0.01)
+
+    def interrupt() -> None:
+        eventually((tmp_path / "began").exists)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    found = study()
+    with cf.ThreadPoolExecutor(1) as pool:
+        pool.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            tc.optimize(found, waits_for_ever, n_trials=100)
+    assert {trial.state.name for trial in found.trials} == {"FAIL"}
+    assert len(found.trials) <= 3
+    tc.clear()
+
+
+def test_a_wrong_rule_costs_no_trial(tc: TaskClient) -> None:
+    found = study()
+    with pytest.raises(TypeError, match="colour"):
+        tc.optimize(found, parabola, n_trials=1, colour="red")
+    assert not found.trials
 
 
 def test_an_optimization_without_end_is_refused(tc: TaskClient) -> None:

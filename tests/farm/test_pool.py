@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import multiprocessing
 import os
 import queue
@@ -31,6 +32,11 @@ def pool(tc: TaskClient) -> Iterator[Pool]:
 
 
 def square(x: int) -> int:
+    return x * x
+
+
+def slow_square(x: int) -> int:
+    time.sleep(0.01)
     return x * x
 
 
@@ -210,6 +216,51 @@ def test_terminate_ends_what_runs(tc: TaskClient) -> None:
     assert result.ready()
     assert not result.successful()
     tc.clear()
+
+
+def test_an_iterator_reads_an_endless_iterable_as_far_as_it_must(pool: Pool) -> None:
+    read: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for n in itertools.count():
+            read.append(n)
+            yield n
+
+    values = pool.imap(slow_square, numbers())
+    assert [next(values) for _ in range(3)] == [0, 1, 4]
+    assert len(read) < 1000
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_values_come_while_the_iterable_is_read(pool: Pool, ordered: bool) -> None:
+    arrived: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def numbers() -> Iterator[int]:
+        yield 2
+        yield arrived.get(timeout=DEADLINE_S)
+
+    values = (pool.imap if ordered else pool.imap_unordered)(square, numbers())
+    assert values.next(DEADLINE_S) == 4
+    with pytest.raises(multiprocessing.TimeoutError):
+        values.next(0.01)
+    arrived.put(4)
+    assert list(values) == [16]
+
+
+def test_a_closed_pool_ends_with_what_its_iterators_still_read(tc: TaskClient) -> None:
+    goes_on = threading.Event()
+
+    def numbers() -> Iterator[int]:
+        yield 2
+        goes_on.wait(DEADLINE_S)
+        yield 3
+
+    pool = Pool(tc)
+    values = pool.imap(square, numbers())
+    pool.close()
+    goes_on.set()
+    pool.join()
+    assert list(values) == [4, 9]
 
 
 @pytest.mark.parametrize("processes", [0, -1])

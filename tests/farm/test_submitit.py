@@ -78,6 +78,7 @@ def test_a_failure_is_submitits_with_ours_as_its_cause(executor: submitit.AutoEx
     with pytest.raises(submitit.core.utils.FailedJobError, match="as planned") as caught:
         job.result()
     assert isinstance(caught.value.__cause__, ValueError)
+    assert "in fails\n" in str(caught.value)
     assert job.state == "FAILED"
     assert isinstance(job.exception(), submitit.core.utils.FailedJobError)
 

@@ -355,10 +355,14 @@ class DirectView(View):
         block: bool | None = None,
         track: bool | None = None,
     ) -> Any:
-        """Assign a part of a sequence to a name on each engine; flatten: the item itself for parts of length 1."""
+        """Assign a part of a sequence to a name on each engine; flatten: the item itself for parts of length 1.
+
+        Returns None if it waits, so that a cell shows nothing.
+        """
         ids, _ = self._ids(targets)
         pending = self.client.multiengine.scatter(key, seq, dist, flatten, targets=ids, block=False)
-        return self._result(self._send("push", ids, pending), ids, False, "scatter", block)
+        found = self._result(self._send("push", ids, pending), ids, False, "scatter", block)
+        return found if isinstance(found, AsyncResult) else None
 
     def gather(
         self, key: str, dist: str = "b", targets: Any = None, track: bool | None = None, block: bool | None = None
@@ -459,7 +463,8 @@ class DirectView(View):
 def _in_words(statement: str) -> str:
     words = statement.split()
     if words[0] == "from":
-        return f"importing {','.join(''.join(words[3:]).split(','))} from {words[1]}"
+        names = [part.split()[0] for part in " ".join(words[3:]).split(",")]  # without "as …"
+        return f"importing {','.join(names)} from {words[1]}"
     return f"importing {words[1]}"
 
 
