@@ -46,8 +46,8 @@ from tests.support.store_model import task
 
 PAGES = 5
 BLOCKS = 16
-TASKS = 5_000
-"""Of a round: short ones, because other things on the machine come and go."""
+TASKS = 20_000
+"""Of a round: a second or more, so that pages receive what they are shown four times a second."""
 MILLION = 1_000_000
 RARE = 997
 """One task in so many has failed."""
