@@ -46,7 +46,7 @@ START_S = 30.0
 CLOSE_S = 5.0
 """How long the reaping of the last engines may take."""
 LOADED_RUNS = 128
-"""So many runs keep an engine busy for longer than results are gathered (15 µs each, `PACE_S`): it never waits for a bell."""
+"""So many runs, of 15 µs at least, keep an engine busy while results are gathered: it does not wait for the bell."""
 OUTPUT_BYTES_MAX = 10 << 20
 """An engine's own output file (what is not captured for a task) is cut down to its tail beyond this."""
 
