@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from ipytaskfarm import Farm, MapTask, MultiEngineClient, Ref, Task, TaskClient, errors
+from ipytaskfarm.agent.node import LOOK_S
 from ipytaskfarm.storage.backup import needed_blobs
 from tests.conftest import Dirs
 from tests.support.far import NODE, far_connection, far_engines, far_node, farm_state
@@ -65,6 +67,20 @@ def fetched(farm: Farm) -> tuple[int, int]:
     """Return (blobs, bytes) that the far agent reports as fetched; the report is at most a few seconds old."""
     node = far_node(farm)
     return node.fetched_blobs, node.fetched_bytes
+
+
+def settled(farm: Farm) -> tuple[int, int]:
+    """Return what `fetched` does when the agent has reported all that the tests before have made it fetch."""
+    seen, since_s = fetched(farm), time.monotonic()
+
+    def is_old() -> bool:
+        nonlocal seen, since_s
+        if (now := fetched(farm)) != seen:
+            seen, since_s = now, time.monotonic()
+        return time.monotonic() - since_s > 1.5 * LOOK_S
+
+    eventually(is_old, DEADLINE_S, every_s=0.1, what="all was reported")
+    return seen
 
 
 def copies(agent: Path) -> set[str]:
@@ -152,7 +168,7 @@ def test_checkpoints_of_engines_there_and_here(farm: Farm, mec: MultiEngineClien
 
 def test_results_go_from_machine_to_machine(farm: Farm, tc: TaskClient, agent: Path) -> None:
     """Results of either machine are files, which the other one gets once."""
-    before, (blobs, size) = copies(agent), fetched(farm)
+    before, (blobs, size) = copies(agent), settled(farm)
     made = [tc.submit(Task(filled, args=(LARGE // 2, each), requires=where)) for each, where in ((1, THERE), (2, HERE))]
     for future in made:
         assert tc.get_task_result(future.id, block=True, raw=False).result.nbytes == 4 * LARGE
@@ -198,6 +214,7 @@ def test_engines_there_are_pushed_to_and_pulled_from(mec: MultiEngineClient, the
 
 FAR_CLIENT = """
 import sys
+import time
 import numpy as np
 from ipytaskfarm import MultiEngineClient, Task, TaskClient
 with TaskClient(sys.argv[1]) as tc:
@@ -268,7 +285,7 @@ def test_an_array_of_a_client_there_travels_once_to_the_farm_and_once_to_each_no
     farm: Farm, agent: Path, tmp_path: Path
 ) -> None:
     """A second client with the same array sends nothing."""
-    blobs, size = fetched(farm)
+    blobs, size = settled(farm)
     items = 10_000_000 // 8
     assert [sent(farm, tmp_path, items, 21) for _ in range(2)] == [8 * items, 0]
     eventually(lambda: fetched(farm) == (blobs + 1, size + 8 * items), DEADLINE_S, what="once")
