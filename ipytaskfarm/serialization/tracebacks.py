@@ -44,7 +44,9 @@ VALUES_MAX = 20
 TEXTS_S = 1.0
 """The longest time for the texts of the variables of one frame."""
 _QUICK = frozenset({type(None), bool, int, float, complex, str, bytes, range})
-"""Types of values whose texts take no time."""
+_QUICK_CONTAINERS = frozenset({list, tuple, set, frozenset, dict})
+"""Types of values whose texts take no time; of containers, if they are small and hold such values."""
+_QUICK_ITEMS_MAX, _QUICK_DEPTH = 100, 3
 
 _LONG, _NO_COLUMNS = 14, 13
 """Kinds of entries in a code object's table of positions, see CPython's Objects/locations.md."""
@@ -166,13 +168,14 @@ def _add_texts(values: Sequence[object], texts: dict[int, tuple[object, str]]) -
     """Add the texts of values that have none yet.
 
     The class of a value makes its text and may take any time for that: it may query a database.  So other values than
-    numbers and strings have a second together, in a thread of its own, and a failure is reported in any case.
+    numbers, strings and small containers of them have a second together, in a thread of its own, and a failure is
+    reported in any case.
     """
     slow = []
     for value in values:
         if id(value) in texts:
             continue
-        if type(value) in _QUICK:
+        if _is_quick(value):
             texts[id(value)] = value, _shown_text(value)
         else:
             slow.append(value)
@@ -189,6 +192,17 @@ def _add_texts(values: Sequence[object], texts: dict[int, tuple[object, str]]) -
     thread.join(TEXTS_S)
     for value in slow:
         texts[id(value)] = value, made.get(id(value)) or f"<a {type(value).__name__}, its text takes too long>"
+
+
+def _is_quick(value: object, depth: int = _QUICK_DEPTH) -> bool:
+    """Return whether no code of a user's class takes part in the value's text."""
+    kind = type(value)
+    if kind in _QUICK:
+        return True
+    if depth == 0 or kind not in _QUICK_CONTAINERS or len(value) > _QUICK_ITEMS_MAX:  # type: ignore[arg-type]
+        return False
+    items = [*value, *value.values()] if isinstance(value, dict) else [*value]  # type: ignore[misc]
+    return all(_is_quick(each, depth - 1) for each in items)
 
 
 def _shown_text(value: object) -> str:
