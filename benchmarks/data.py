@@ -98,7 +98,7 @@ def measure(options: Options) -> list[Row]:
 
 
 def _ways_to_hand_in(tc: TaskClient, items: int, seeds: Iterator[int]) -> dict[str, Callable[[], float]]:
-    """Return what measures how long a new array takes to be handed in: as an argument, and within a closure."""
+    """Return what measures how long a new array takes to be submitted: as an argument, and within a closure."""
 
     def argument() -> float:
         array = make(items, next(seeds))
@@ -175,7 +175,7 @@ def _rows(found: dict[str, float], size: str) -> list[Row]:
     question = f"a result of {size} to the client, less the time to make it, against writing and fsyncing it"
     rows.append(Row(question, f"{found['result']:.2f} s", f"{found['write']:.2f} s", ratio, 3.0, 1.5, False))
     ratio = found["closure"] / found["argument"]
-    question = f"an array of {size} within a closure: until it is handed in, against an argument"
+    question = f"an array of {size} within a closure: until it is submitted, against an argument"
     rows.append(Row(question, f"{found['closure']:.2f} s", f"{found['argument']:.2f} s", ratio, 2.0, 1.0, False))
     return rows
 

@@ -55,7 +55,7 @@ def picture(rows: Sequence[Row]) -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     bounded = [row for row in rows if row.floor is not None]
     shares = [
@@ -68,7 +68,11 @@ def picture(rows: Sequence[Row]) -> None:
     axes.axvline(1.0, color="black", linewidth=1)
     axes.set_xscale("log")
     axes.invert_yaxis()
-    axes.set_xlabel("how far from the floor (right: better); green: target reached, blue: floor, red: missed")
+    ticks = (0.5, 1.0, 2.0, 4.0)
+    axes.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks])
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.margins(y=0.01)
+    axes.set_xlabel("how far from the floor (right: better)\ngreen: target reached\nblue: floor, red: missed")
     axes.tick_params(axis="y", labelsize=8)
     PICTURE.parent.mkdir(exist_ok=True)
     figure.savefig(PICTURE, dpi=110)
