@@ -310,7 +310,11 @@ def jupyterlab(dirs: Dirs, prefix: str = "/") -> Iterator[Lab]:
     """
     try:
         with _server(dirs, prefix) as (url, token), sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=CHROMIUM_FLAGS)
+            # Without settings on the disk: the desktop's library made a folder of them again after a test's end.
+            settings: dict[str, str | float | bool] = {**os.environ, "GSETTINGS_BACKEND": "memory"}
+            browser = playwright.chromium.launch(
+                executable_path=chromium(), headless=True, args=CHROMIUM_FLAGS, env=settings
+            )
             try:
                 yield Lab(browser, url, token, dirs.work)
             finally:
