@@ -109,7 +109,9 @@ _ONE_TASK = (
 
 def one_task(t: s.SaveTask) -> tuple[str, Row] | None:
     """Return the statement and the row of a single task; None for a task with a rarer column."""
-    if t.blobs or t.items or t.parent is not None or t.part is not None or t.cache is not None:
+    if t.blobs or t.items or t.part is not None or t.cache is not None:
+        return None
+    if t.parent is not None or t.spawn is not None:
         return None
     rules, needs = t.rules, t.needs
     name = text = job = None

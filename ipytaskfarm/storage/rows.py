@@ -14,13 +14,12 @@ from ..core import saves as s
 from ..core.messages.dependencies import Needs
 from ..core.messages.result_cache import CacheKey
 from ..core.messages.tables import TaskRow
-from ..core.messages.task_types import AttemptRow, FailureSummary, Final, JobSpec, Rules, RunKey
+from ..core.messages.task_types import AttemptRow, FailureSummary, Final, JobSpec, RunKey
 from ..core.states import State
 from .inserts import SEPARATE, THERE, Row, Statement, failure_row, finals, tasks
 
 _encode = msgspec.json.Encoder().encode
 read_spec = msgspec.json.Decoder(JobSpec).decode
-_decode_rules = msgspec.json.Decoder(Rules).decode
 decode_runs = msgspec.json.Decoder(tuple[RunKey, ...]).decode
 decode_needs = msgspec.json.Decoder(Needs).decode
 decode_cache_key = msgspec.json.Decoder(CacheKey).decode
@@ -401,13 +400,15 @@ REQUEUED = _RECORD.format(attempts="p.attempt") + (
     "WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = t.id)"
 )
 """The unfinished tasks that went back to their queues."""
+_RARE = "t.needs, t.parent, t.spawn, t.items, t.part_of, t.part, t.cache"
 FRESH = (
-    "SELECT t.id, t.queue_seq, t.function, t.name, t.rules, ifnull(t.submitted_s, 0.0), t.session, t.needs, t.parent, "
-    "t.spawn, t.items, t.part_of, t.part, t.cache FROM tasks AS t "
-    "WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = t.id) "
+    "SELECT t.id, t.queue_seq, t.function, t.name, t.rules, ifnull(t.submitted_s, 0.0), t.session, "
+    f"iif(t.items OR coalesce(t.needs, t.parent, t.spawn, t.part_of, t.cache) IS NOT NULL, json_array({_RARE}), NULL) "
+    "FROM tasks AS t WHERE NOT EXISTS (SELECT 1 FROM finals AS f WHERE f.task = t.id) "
     "AND NOT EXISTS (SELECT 1 FROM progress AS p WHERE p.task = t.id) ORDER BY t.id"
 )
-"""All other unfinished tasks: there may be millions, and each column has a price."""
+"""All other unfinished tasks: there may be millions, and each column has a price, so those that most tasks lack are
+one."""
 ENDED = _RECORD.format(attempts="f.attempts") + (
     "FROM json_each(?) AS asked CROSS JOIN finals AS f ON f.task = asked.value CROSS JOIN tasks AS t ON t.id = f.task "
     "LEFT JOIN progress AS p ON p.task = t.id WHERE f.reason = '' ORDER BY t.id"
@@ -485,23 +486,6 @@ def kept_commands(found: Iterable[Row], blobs: Iterable[Row]) -> list[s.SaveKept
     ]
 
 
-class RulesReader:
-    """Decodes rules, equal texts once."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, Rules] = {}
-
-    def __call__(self, text: str | None, name: str | None) -> Rules | None:
-        if text is None:
-            return None
-        rules = self._known.get(text)
-        if rules is None:
-            rules = _decode_rules(text)
-            if len(self._known) < 4096:
-                self._known[text] = rules
-        return rules if name is None else msgspec.structs.replace(rules, name=name)
-
-
 def cache_key(key: str, needs: str | None) -> tuple[CacheKey, list[int]]:
     """Convert a row of `CACHE_KEYS`: the key, and the tasks whose results belong to it."""
     inputs = decode_needs(needs).inputs if needs is not None else ()
@@ -520,48 +504,6 @@ def histories(found: Iterable[Row]) -> dict[int, list[AttemptRow]]:
         row = AttemptRow(number, engine_id, node, started_s, ended_s, outcome, failure(*failed))
         history.setdefault(task, []).append(row)
     return history
-
-
-def task_records(found: Iterable[Row], history: dict[int, list[AttemptRow]]) -> list[s.TaskRecord]:
-    """Convert rows of `REQUEUED` or `ENDED`."""
-    read_rules = RulesReader()
-    none: list[AttemptRow] = []  # shared by all that have no history
-    return [
-        s.TaskRecord(
-            id, queue_seq, function, None if text is None else read_rules(text, name), submitted_s, session,
-            attempt, errors, losses, recovery, history.get(id, none) if history else none,
-            None if needs is None else decode_needs(needs), until_s, trial, began_s, received, parent, spawn,
-            accepted_seq, items, part_of(chunk, index), None if cache is None else decode_cache_key(cache),
-        )
-        for id, queue_seq, function, name, text, submitted_s, session, attempt, errors, losses, recovery, needs,
-        until_s, trial, began_s, received, parent, spawn, accepted_seq, items, chunk, index, cache in found
-    ]  # fmt: skip
-
-
-def unfinished_records(
-    fresh: Iterable[Row], requeued: Iterable[Row], history: dict[int, list[AttemptRow]]
-) -> list[s.TaskRecord]:
-    """Convert rows of `FRESH` and `REQUEUED`. There may be millions, so calls per row are avoided."""
-    read_rules = RulesReader()
-    none: list[AttemptRow] = []  # shared by all that have no history
-    records = [
-        s.TaskRecord(
-            id, queue_seq, function, None if text is None else read_rules(text, name), submitted_s, session,
-            0, 0, 0, 0, history.get(id, none) if history else none, None if needs is None else decode_needs(needs),
-            None, 1, None, 0, parent, spawn, queue_seq, items, None if chunk is None else part_of(chunk, index),
-            None if cache is None else decode_cache_key(cache),
-        )
-        for id, queue_seq, function, name, text, submitted_s, session, needs, parent, spawn, items, chunk, index, cache
-        in fresh
-    ]  # fmt: skip
-    if again := task_records(requeued, history):
-        records = sorted([*records, *again], key=lambda record: record.id)
-    return records
-
-
-def part_of(chunk: int | None, index: int | None) -> tuple[int, int] | None:
-    """Convert the two columns of an item of a chunk."""
-    return None if chunk is None or index is None else (chunk, index)
 
 
 def attempt_of(final: Final) -> AttemptRow:

@@ -45,6 +45,7 @@ from .inserts import Row
 from .log_room import LogRoom
 from .map_places import place_in_map
 from .opening import APPLICATION_ID, FORMER, REMEDY
+from .task_records import RulesReader, part_of, task_records, unfinished_records
 from .writing import Fenced, write
 
 CHECKPOINT_BYTES = 4 << 20
@@ -405,12 +406,12 @@ class Store:
             # Engines compare the numbers: they only grow, although answered batches are forgotten.
             next_handout=max(self._one("SELECT ifnull(max(number), 0) + 1 FROM handouts"), self.epoch << 32),
             blocks=db.execute(rows.BLOCKS).fetchall(),
-            tasks=rows.unfinished_records(db.execute(rows.FRESH), db.execute(rows.REQUEUED), history),
+            tasks=unfinished_records(db.execute(rows.FRESH), db.execute(rows.REQUEUED), history),
             children=db.execute(rows.CHILDREN).fetchall(),
             mail=db.execute(rows.MAIL_COUNTS).fetchall(),
             finals=[
-                s.FinalRecord(task, reason, name, bool(kept), accepted_seq, items, rows.part_of(part_of, part))
-                for task, reason, name, kept, accepted_seq, items, part_of, part in db.execute(rows.FINAL_RECORDS)
+                s.FinalRecord(task, reason, name, bool(kept), accepted_seq, items, part_of(chunk, index))
+                for task, reason, name, kept, accepted_seq, items, chunk, index in db.execute(rows.FINAL_RECORDS)
             ],
             refusals=db.execute("SELECT task, etype, text FROM refusals ORDER BY task").fetchall(),
             handouts=[
@@ -436,14 +437,14 @@ class Store:
 
     def original(self, ids: Sequence[int]) -> list[Submission]:
         """Return these tasks, ended ones too, as they were submitted, but without the time."""
-        read_rules = rows.RulesReader()
+        read_rules = RulesReader()
         found = rows.in_order(ids, self._rows(rows.ORIGINALS, ids))
         return [
             Submission(
                 id, payload, 0.0, function, read_rules(text, name), rows.decode_digests(blobs), needs and
-                rows.decode_needs(needs), items, rows.part_of(part_of, part), cache and rows.decode_cache_key(cache),
+                rows.decode_needs(needs), items, part_of(chunk, index), cache and rows.decode_cache_key(cache),
             )
-            for id, payload, function, name, text, blobs, needs, items, part_of, part, cache in found
+            for id, payload, function, name, text, blobs, needs, items, chunk, index, cache in found
         ]  # fmt: skip
 
     def cache_key(self, task: int) -> tuple[CacheKey, list[int]] | None:
@@ -478,7 +479,7 @@ class Store:
         if dependents:
             with self._reading():
                 wanted = with_dependents(ids, self._db.execute(rows.EDGES))
-        records = rows.task_records(self._rows(rows.ENDED, wanted), rows.histories(self._rows(rows.HISTORY, wanted)))
+        records = task_records(self._rows(rows.ENDED, wanted), rows.histories(self._rows(rows.HISTORY, wanted)))
         return [
             msgspec.structs.replace(record, history=[*record.history, rows.attempt_of(final)])
             for record, final in zip(records, self.finals([record.id for record in records]), strict=True)

@@ -237,6 +237,24 @@ class TaskClass:
         self._heaped.add(task)
         return self.head() == (key, seq)
 
+    def push_line(self, tasks: list[TaskEntry]) -> bool:
+        """Queue tasks, most of them in the order of their turns, and return whether one of them is the new head."""
+        leads, joined = self.push(tasks[0]), 1
+        if self._behind and self._behind[-1] is tasks[0]:
+            key, seq = self._end
+            for task in islice(tasks, 1, None):
+                if task.key != key or task.queue_seq < seq:
+                    break
+                seq = task.queue_seq
+                task.task_class = self
+                joined += 1
+            self._behind += islice(tasks, 1, joined)
+            self._end = key, seq
+            self.size += joined - 1
+        for task in islice(tasks, joined, None):
+            leads = self.push(task) or leads
+        return leads
+
     def first(self) -> TaskEntry | None:
         """Return the first waiting task without removing it."""
         first = self._first_in_line()

@@ -6,9 +6,10 @@ from ..saves import SavePriority
 from .clock import Now
 from .decision import Decision
 from .entries import TaskEntry
+from .queue_keys import compute_key
 from .state import SchedulerState
 from .task import DEFAULT_RULES, QUEUED, NewRules, Queued
-from .transitions import compute_key, rejoin
+from .transitions import rejoin
 
 
 def change_priority(farm: SchedulerState, task: TaskEntry, new: NewRules, now: Now, out: Decision) -> None:

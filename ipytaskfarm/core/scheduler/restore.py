@@ -21,7 +21,7 @@ from .admission import claim
 from .agent_entry import AgentEntry
 from .clients import Block, ClientEntry
 from .clock import Now
-from .entries import AssignedRun, EngineEntry, EngineState, class_key_of
+from .entries import AssignedRun, EngineEntry, EngineState, TaskEntry, class_key_of
 from .jobs import JobEntry
 from .kept_commands import KeptOnEngine
 from .running_tasks import WITHDRAWN, Family, RecordedBatch
@@ -29,9 +29,9 @@ from .second_copies import OtherRun
 from .settings import WANTED_MAX, SchedulerSettings
 from .state import SchedulerState
 from .stored_tasks import task_of
-from .task import QUEUED, Assigned, Queued
+from .task import NO_PAST, QUEUED, Assigned, Queued
 from .task_messages import restore_mail
-from .transitions import restore, restore_assignment
+from .transitions import restore, restore_assignment, restore_line
 from .waits import count_dependencies
 
 _decode_marks = msgspec.json.Decoder(list[str]).decode
@@ -131,19 +131,43 @@ def _restore_tasks(farm: SchedulerState, snapshot: StoredState, now: Now) -> Non
     # All are known before the first is looked at: tasks may wait for one another.
     tasks = [task_of(record) for record in snapshot.tasks]
     farm.tasks.unfinished.update((task.id, task) for task in tasks)
+    may_line_up = not farm.jobs.paused and not any(record.cache is not None for record in snapshot.tasks)
+    line: list[TaskEntry] = []
     for record, task in zip(snapshot.tasks, tasks, strict=True):
-        if record.needs is not None:
-            count_dependencies(farm, task, record.needs)
-        if record.cache is not None:
-            farm.cache_uses.add(task.id, record.cache, record.needs is not None and bool(record.needs.inputs))
-        why = QUEUED
-        if record.until_s is not None and record.until_s > now.wall_s:
-            waits = Waiting.DEFERRED if record.trial > 1 else Waiting.RETRY
-            # Never longer than the delay at the end of its last attempt, even if the wall clock was set back since.
-            since_s = max([now.wall_s, *(row.ended_s for row in record.history[-1:])])
-            delay_s = record.until_s - since_s
-            why = Queued(waits, now.mono_s + max(0.0, delay_s), record.until_s)
-        restore(farm, task, why)
+        if may_line_up and record.needs is None and record.until_s is None and _only_queues(task):
+            if line and line[0].rules is not task.rules:
+                restore_line(farm, line)
+                line = []
+            line.append(task)
+        else:
+            _restore_task(farm, record, task, now)
+    if line:
+        restore_line(farm, line)
+
+
+def _only_queues(task: TaskEntry) -> bool:
+    """Return whether a task has never begun, and nothing counts it but its queue."""
+    rules = task.rules
+    if task.past is not NO_PAST or task.attempt or task.items or task.job is not None:
+        return False
+    return rules is None or (
+        rules.asks is None and rules.depend is None and rules.unique is None and not rules.idempotent
+    )
+
+
+def _restore_task(farm: SchedulerState, record: TaskRecord, task: TaskEntry, now: Now) -> None:
+    if record.needs is not None:
+        count_dependencies(farm, task, record.needs)
+    if record.cache is not None:
+        farm.cache_uses.add(task.id, record.cache, record.needs is not None and bool(record.needs.inputs))
+    why = QUEUED
+    if record.until_s is not None and record.until_s > now.wall_s:
+        waits = Waiting.DEFERRED if record.trial > 1 else Waiting.RETRY
+        # Never longer than the delay at the end of its last attempt, even if the wall clock was set back since.
+        since_s = max([now.wall_s, *(row.ended_s for row in record.history[-1:])])
+        delay_s = record.until_s - since_s
+        why = Queued(waits, now.mono_s + max(0.0, delay_s), record.until_s)
+    restore(farm, task, why)
 
 
 def _restore_handout(farm: SchedulerState, handout: SaveHandOut, agents: dict[str, SaveAgent], now: Now) -> None:

@@ -1,0 +1,83 @@
+"""Converts rows of unfinished tasks into records: there may be millions, when a controller starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from sys import intern
+
+import msgspec
+
+from ..core.messages.task_types import AttemptRow, Rules
+from ..core.saves import TaskRecord
+from .inserts import Row
+from .rows import decode_cache_key, decode_needs
+
+_decode_rules = msgspec.json.Decoder(Rules).decode
+_decode_rare = msgspec.json.Decoder(
+    tuple[str | None, int | None, str | None, int, int | None, int | None, str | None]
+).decode
+
+
+class RulesReader:
+    """Decodes rules, equal texts once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Rules] = {}
+
+    def __call__(self, text: str | None, name: str | None) -> Rules | None:
+        if text is None:
+            return None
+        rules = self._known.get(text)
+        if rules is None:
+            rules = _decode_rules(text)
+            if len(self._known) < 4096:
+                self._known[text] = rules
+        return rules if name is None else msgspec.structs.replace(rules, name=name)
+
+
+def task_records(found: Iterable[Row], history: dict[int, list[AttemptRow]]) -> list[TaskRecord]:
+    """Convert rows of `REQUEUED` or `ENDED`."""
+    read_rules = RulesReader()
+    none: list[AttemptRow] = []  # shared by all that have no history
+    return [
+        TaskRecord(
+            id, queue_seq, function, None if text is None else read_rules(text, name), submitted_s, session,
+            attempt, errors, losses, recovery, history.get(id, none) if history else none,
+            None if needs is None else decode_needs(needs), until_s, trial, began_s, received, parent, spawn,
+            accepted_seq, items, part_of(chunk, index), None if cache is None else decode_cache_key(cache),
+        )
+        for id, queue_seq, function, name, text, submitted_s, session, attempt, errors, losses, recovery, needs,
+        until_s, trial, began_s, received, parent, spawn, accepted_seq, items, chunk, index, cache in found
+    ]  # fmt: skip
+
+
+def unfinished_records(
+    fresh: Iterable[Row], requeued: Iterable[Row], history: dict[int, list[AttemptRow]]
+) -> list[TaskRecord]:
+    """Convert rows of `FRESH` and `REQUEUED`. There may be millions, so calls per row are avoided."""
+    read_rules = RulesReader()
+    none: list[AttemptRow] = []  # shared by all that have no history
+    records = []
+    for id, queue_seq, function, name, text, submitted_s, session, rare in fresh:
+        record = TaskRecord(
+            id, queue_seq, function and intern(function), None if text is None else read_rules(text, name),
+            submitted_s, intern(session), 0, 0, 0, 0, history.get(id, none) if history else none,
+            accepted_seq=queue_seq,
+        )  # fmt: skip
+        records.append(record if rare is None else _with_rare_columns(record, rare))
+    if again := task_records(requeued, history):
+        records = sorted([*records, *again], key=lambda record: record.id)
+    return records
+
+
+def _with_rare_columns(record: TaskRecord, rare: str) -> TaskRecord:
+    needs, parent, spawn, items, chunk, index, cache = _decode_rare(rare)
+    return msgspec.structs.replace(
+        record, needs=None if needs is None else decode_needs(needs), parent=parent, spawn=spawn, items=items,
+        part=part_of(chunk, index), cache=None if cache is None else decode_cache_key(cache),
+    )  # fmt: skip
+
+
+def part_of(chunk: int | None, index: int | None) -> tuple[int, int] | None:
+    """Convert the two columns of an item of a chunk."""
+    return None if chunk is None or index is None else (chunk, index)
