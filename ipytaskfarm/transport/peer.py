@@ -14,6 +14,7 @@ is the last event of a link.
 from __future__ import annotations
 
 import math
+import os
 import random
 import select
 import time
@@ -39,6 +40,8 @@ _chance = random.SystemRandom()
 
 RETRY_FIRST_S = 0.1
 RETRY_LONGEST_S = 5.0
+RETRY_NEAR_S = 0.5
+"""The longest pause while the controller's unix socket is there: an attempt costs little, and its successor starts."""
 FRAMES_PER_STEP = 256
 DENIALS_MAX = 3
 """How often a key may be denied. The connection file is read again each time: a farm that starts again changes both."""
@@ -143,6 +146,8 @@ class Link:
         self._denials = 0
         self._now_s = 0.0
         self._retry_at_s = -math.inf
+        self._is_near = False
+        """Whether the controller's unix socket is on this machine."""
         self._beat_at_s = math.inf
         self._ack_at_s = math.inf
         self._patience: wire.Timeouts | None = None
@@ -267,7 +272,8 @@ class Link:
 
     def _connect(self, info: ConnectionInfo, host: str) -> PeerConnection:
         """Return a connection by the farm's unix socket if this process can use it, else by TCP."""
-        if info.socket and not self._avoids_unix:
+        self._is_near = bool(info.socket) and os.path.exists(info.socket)
+        if self._is_near and not self._avoids_unix:
             local = connect_by_unix(info)
             if local is not None:
                 self._address = info.socket
@@ -301,7 +307,8 @@ class Link:
 
     def _retry(self, why: str) -> None:
         self.problem = why
-        delay_s = min(RETRY_LONGEST_S, RETRY_FIRST_S * 2 ** min(self._tries, 10))
+        longest_s = min(RETRY_NEAR_S, RETRY_LONGEST_S) if self._is_near else RETRY_LONGEST_S
+        delay_s = min(longest_s, RETRY_FIRST_S * 2 ** min(self._tries, 10))
         self._tries += 1
         self._retry_at_s = self._now_s + delay_s * _chance.uniform(0.5, 1.0)
 

@@ -102,15 +102,18 @@ def on_watch(farm: SchedulerState, session: str, n: int, question: WatchTasks, n
     client = farm.clients.of(session)
     unknown, ended = [], []
     new: dict[int, None] = {}
+    unfinished = farm.tasks.unfinished
     for task_id in question.ids:
+        task = unfinished.get(task_id)
+        if task is not None and task.session == session:
+            continue  # the client that handed a task in is told of its end in any case; it asks for a million at once
         holder = farm.tasks.holder(task_id)
         if holder in farm.tasks.finals:
             ended.append(_ended_before(farm, task_id, holder))
         elif task_id in farm.tasks.refusals:
             ended.append(refused(task_id, *farm.tasks.refusals[task_id]))
-        elif holder in farm.tasks.unfinished or farm.clients.will_submit(task_id):
-            # The client that handed a task in is told of its end in any case.
-            is_own = holder == task_id and _owner(farm, task_id) == session
+        elif holder in unfinished or farm.clients.will_submit(task_id):
+            is_own = holder == task_id and _owner(farm, task_id) == session  # not submitted yet
             if task_id not in client.watching and not is_own:
                 new[task_id] = None
         else:
@@ -160,7 +163,7 @@ def on_fetch(farm: SchedulerState, session: str, n: int, question: FetchResults,
             ids.append(holder)
         elif task_id in farm.tasks.refusals:
             refusals.append(refused(task_id, *farm.tasks.refusals[task_id]))
-        elif holder in farm.tasks.unfinished or farm.clients.will_submit(task_id):
+        elif holder in unfinished or farm.clients.will_submit(task_id):
             unfinished.append(task_id)
         else:
             unknown.append(task_id)
