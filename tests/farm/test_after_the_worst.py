@@ -133,7 +133,7 @@ from ipytaskfarm import TaskClient, errors
 from ipytaskfarm.client import sessions
 from ipytaskfarm.transport import peer
 
-sessions.CONNECT_TIMEOUT_S = 1.0
+sessions.CONNECT_TIMEOUT_S = 2.0
 peer.RETRY_LONGEST_S = 0.2
 try:
     with TaskClient("paused", {arguments}) as tc:
