@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .core.scheduler.queue import TaskInfo, fifo_key
+from .core.scheduler.queue_policy import TaskInfo, fifo_key
 
 __all__ = ["FIFO", "LIFO", "FairShare", "FairShareJobs", "QueuePolicy", "TaskInfo"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.scheduler.queue import PolicyKey, TaskInfo, fifo_key
+from ..core.scheduler.queue_policy import PolicyKey, TaskInfo, fifo_key
 from ..policies import FIFO
 
 log = logging.getLogger(__name__)

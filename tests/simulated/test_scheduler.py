@@ -12,7 +12,7 @@ from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.task_types import Ended, FailureSummary, JobSpec, Recovery, Rules, Submission
 from ipytaskfarm.core.scheduler.decision import Assignment, LoadTable
 from ipytaskfarm.core.scheduler.events import Originals, StoreRoom, Tick
-from ipytaskfarm.core.scheduler.queue import TaskInfo
+from ipytaskfarm.core.scheduler.queue_policy import TaskInfo
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.policies import LIFO, FairShare, FairShareJobs
 

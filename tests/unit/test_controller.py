@@ -42,7 +42,7 @@ from ipytaskfarm.core.saves import Save, SaveBlock, SaveFinal, SaveFunction, Sav
 from ipytaskfarm.core.scheduler.clock import Now
 from ipytaskfarm.core.scheduler.decision import Assignment, LoadExplanation, LoadFinals, LoadOriginals, LoadTable
 from ipytaskfarm.core.scheduler.events import Originals
-from ipytaskfarm.core.scheduler.queue import TaskInfo
+from ipytaskfarm.core.scheduler.queue_policy import TaskInfo
 from ipytaskfarm.core.scheduler.restore import restored_farm
 from ipytaskfarm.core.scheduler.scheduler import Scheduler
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings

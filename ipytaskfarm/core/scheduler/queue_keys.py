@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .entries import TaskEntry
-from .queue import TaskInfo, fifo_key
+from .queue_policy import TaskInfo, fifo_key
 from .state import SchedulerState
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .queue import PolicyKey, fifo_key
+from .queue_policy import PolicyKey, fifo_key
 
 PLACEMENTS = ("default", "priority", "least_recent", "most_recent", "random", "nearest_environment")
 """The placements that `engine_choice` knows."""
