@@ -19,6 +19,7 @@ from ipytaskfarm.adapters.executor_calls import environment_of
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.states import ABORTS
 from ipytaskfarm.engine import current_task, is_engine
+from ipytaskfarm.serialization.refusals import NotPicklable
 from ipytaskfarm.system.process import usable_cores
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ GROWTH = 32
 """The largest factor by which a batch grows beyond the ones before it."""
 OF_JOBLIB = ("max_nbytes", "temp_folder", "mmap_mode", "verbose", "context")
 """Arguments that each `Parallel` call gives its backend, about memory maps and processes that this backend has not."""
+NOT_SENT = "Could not pickle the task to send it to the workers"
+"""joblib's own words, which programs look for."""
 OVER = "the joblib.Parallel call of this batch is over"
 
 _own_farm: Farm | None = None
@@ -196,6 +199,11 @@ class FarmBackend(ParallelBackendBase):
         try:
             task = Task(run_batch, args=(func._backend, func._n_jobs, func.items), **self._rules)
             future = self.client.submit(task)
+        except errors.UnpickleableException as error:
+            refusal = NotPicklable(f"{NOT_SENT}: {error}")
+            refusal.__cause__ = error
+            future = concurrent.futures.Future()
+            future.set_exception(refusal)
         except Exception as error:
             future = concurrent.futures.Future()
             future.set_exception(error)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import pickle
 import re
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..core.errors import UnpickleableException
 from .classes import class_attributes
 from .pickler import find_named, reduced_by_pickle, used_globals
 
 _LOOKED_AT_MAX = 10_000
+
 _MAKE = "make it where it is used, inside the task"
 _OPEN = "open the file inside the task"
 _CONNECT = "connect inside the task"
@@ -90,6 +93,10 @@ _REMEDIES = {
 _BY_NAME = {"connection": _CONNECT, "cursor": _CONNECT, "socket": _CONNECT, "session": _CONNECT, "lock": _MAKE}
 """Last word of a type's name -> remedy, for libraries that are not listed."""
 _PLAINER = "send something plainer, or give its class a __reduce__ method"
+
+
+class NotPicklable(UnpickleableException, pickle.PicklingError):
+    """A value cannot be pickled, for callers of another library's interface, in which that is a PicklingError."""
 
 
 def remedy_of(obj: Any) -> str | None:
