@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import joblib
 from joblib._parallel_backends import FallbackToBackend, ParallelBackendBase, ThreadingBackend
+from joblib.externals.loky.process_executor import PicklingError
 
 from ipytaskfarm.adapters.executor import check_rules
 from ipytaskfarm.adapters.executor_calls import environment_of
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.states import ABORTS
 from ipytaskfarm.engine import current_task, is_engine
-from ipytaskfarm.serialization.refusals import NotPicklable
 from ipytaskfarm.system.process import usable_cores
 
 if TYPE_CHECKING:
@@ -78,6 +78,10 @@ def run_batch(nested: ParallelBackendBase, n_jobs: int | None, items: list[Any])
     register()
     with joblib.parallel_config(backend=nested, n_jobs=n_jobs):
         return [function(*args, **kwargs) for function, args, kwargs in items]
+
+
+class BatchNotPicklable(errors.UnpickleableException, PicklingError):
+    """A batch cannot be pickled.  joblib's own backends raise a PicklingError."""
 
 
 class BatchSizes:
@@ -200,7 +204,7 @@ class FarmBackend(ParallelBackendBase):
             task = Task(run_batch, args=(func._backend, func._n_jobs, func.items), **self._rules)
             future = self.client.submit(task)
         except errors.UnpickleableException as error:
-            refusal = NotPicklable(f"{NOT_SENT}: {error}")
+            refusal = BatchNotPicklable(f"{NOT_SENT}: {error}")
             refusal.__cause__ = error
             future = concurrent.futures.Future()
             future.set_exception(refusal)

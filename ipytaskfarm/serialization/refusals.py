@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import pickle
 import re
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..core.errors import UnpickleableException
 from .classes import class_attributes
 from .pickler import find_named, reduced_by_pickle, used_globals
 
@@ -93,10 +91,6 @@ _REMEDIES = {
 _BY_NAME = {"connection": _CONNECT, "cursor": _CONNECT, "socket": _CONNECT, "session": _CONNECT, "lock": _MAKE}
 """Last word of a type's name -> remedy, for libraries that are not listed."""
 _PLAINER = "send something plainer, or give its class a __reduce__ method"
-
-
-class NotPicklable(UnpickleableException, pickle.PicklingError):
-    """A value cannot be pickled, for callers of another library's interface, in which that is a PicklingError."""
 
 
 def remedy_of(obj: Any) -> str | None:
