@@ -96,6 +96,20 @@ def test_calls_within_calls_are_children(tc: TaskClient) -> None:
         assert Parallel(n_jobs=2)(delayed(squares)(n) for n in (3, 4)) == [[0, 1, 4], [0, 1, 4, 9]]
 
 
+def write_sum(data: Any, sums: Any, i: int) -> None:
+    sums[i] = data[i].sum()
+
+
+def test_a_writable_memory_map_is_shared(tc: TaskClient, tmp_path: Path) -> None:
+    """The example of joblib's documentation, "Writable memmap (shared memory) numpy arrays"."""
+    joblib.dump(np.ones((20, 1000)), tmp_path / "data")
+    data = joblib.load(tmp_path / "data", mmap_mode="r")
+    sums = np.memmap(tmp_path / "sums", dtype=data.dtype, shape=20, mode="w+")
+    with parallel_config("ipytaskfarm", client=tc):
+        Parallel()(delayed(write_sum)(data, sums, i) for i in range(20))
+    assert sums.tolist() == [1000.0] * 20
+
+
 def pids_of(count: int) -> set[int]:
     return set(Parallel(n_jobs=2)(delayed(os.getpid)() for _ in range(count)))
 
