@@ -309,10 +309,25 @@ def test_a_kept_engine_is_no_replacement_and_goes_when_fewer_are_wanted() -> Non
     move(sim, agent)
     farm = sim.scheduler.farm
     assert {e.id: (e.kept, len(e.assigned)) for e in farm.engines.by_name.values()} == {0: (False, 1), 1: (True, 0)}
+    assert [e.id for e in farm.engines.visible()] == [0], "no command goes to it"
+    sim.ask(m.SetSticky("key", "execute", b"x"))
+    sim.settle()
+    assert not farm.nested_waits.kept_places, "an engine that lacks a sticky command is not used again"
+    assert child.name not in agent.engines
+    (engine,) = agent.engines.values()
+    sim.submit(2)
+    move(sim, agent)
+    assert sim.begin(engine)
+    sim.submit(3)
+    sim.call(agent, engine, Await([3]))
+    sim.advance(0.5)
+    move(sim, agent)
+    (child,) = (e for e in agent.engines.values() if e is not engine)
+    assert run_next(sim, agent, child) == 3
+    assert farm.engines.by_name[child.name].kept
     sim.ask(m.SetWanted(0))
     sim.settle()
-    assert not farm.nested_waits.kept_places
-    assert child.name not in agent.engines
+    assert child.name not in agent.engines, "fewer engines are wanted"
 
 
 def test_there_is_a_most_of_additional_engines() -> None:

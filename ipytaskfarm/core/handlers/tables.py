@@ -236,7 +236,7 @@ def engine_state(engine: EngineEntry) -> str:
     """Return the word for what an engine does, see `EngineRow.state`."""
     if engine.state != EngineState.UP:
         return engine.state
-    return "stopping" if engine.retiring and not engine.kept else "busy" if engine.oldest() else "idle"
+    return "stopping" if engine.retiring else "busy" if engine.oldest() else "idle"
 
 
 def _note_on(engine: EngineEntry) -> str:

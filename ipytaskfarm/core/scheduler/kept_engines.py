@@ -1,8 +1,9 @@
 """Engines beyond the wanted number: how surplus ones end, and how additional ones are kept for the next nested wait.
 
 A new engine imports everything anew, which takes seconds with a large library.  So when a nested wait ends, its
-additional engine is *kept*: it gets no more tasks, and the next wait on its node puts it to work again.  There are
-never more engines than there were during the waits: a wait takes a kept place before it adds one.
+additional engine is *kept*: it gets no more tasks and commands, and is shown as stopping, until the next wait on its
+node puts it to work again.  There are never more engines than there were during the waits: a wait takes a kept place
+before it adds one.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def end_kept(farm: SchedulerState, out: Decision) -> None:
 
 
 def drop_kept(farm: SchedulerState, out: Decision) -> None:
-    """Retire all kept engines at once, because fewer engines are wanted."""
+    """Retire all kept engines at once: fewer engines are wanted, or a sticky command would have to reach them."""
     farm.nested_waits.kept_places.clear()
     _retire_kept_beyond_places(farm, out)
 
