@@ -96,9 +96,10 @@ def test_these_futures_mix_with_those_of_threads_and_of_loops(ex: Executor, tc: 
         ended = concurrent.futures.as_completed(futures, timeout=DEADLINE_S)
         assert sorted(future.result() for future in ended) == [0, 0, 2, 2, 4, 4, 18]
         assert asyncio.run(from_loop()) == [0, 0, 2, 2, 4, 4, 12, 15]
-        failing = [threads.submit(time.sleep, 0.2), ex.submit(multiply, None, None)]  # type: ignore[arg-type]
-        done, _ = concurrent.futures.wait(failing, DEADLINE_S, "FIRST_EXCEPTION")
-        assert failing[1] in done
+        slow: concurrent.futures.Future[Any] = threads.submit(time.sleep, 0.2)
+        failing: concurrent.futures.Future[Any] = ex.submit(divmod, 1, 0)
+        done, _ = concurrent.futures.wait([slow, failing], DEADLINE_S, "FIRST_EXCEPTION")
+        assert failing in done
 
 
 @pytest.mark.parametrize("chunksize", [1, 6, 40, 50])
