@@ -52,6 +52,11 @@ def kept_on(agent: AgentEntry) -> list[EngineEntry]:
     return [engine for engine in agent.engines.values() if engine.kept]
 
 
+def count_kept(farm: SchedulerState, agent: AgentEntry) -> int:
+    """Return the number of kept engines of an agent, without a look at the engines if it has no kept places."""
+    return len(kept_on(agent)) if agent.session in farm.nested_waits.kept_places else 0
+
+
 def retire_surplus(farm: SchedulerState, out: Decision) -> None:
     """Keep or retire the engines with the highest ids, if there are more than wanted."""
     shared: list[EngineEntry] = []
@@ -77,7 +82,7 @@ def _retire_beyond(farm: SchedulerState, staying: list[EngineEntry], places: int
 def _keep_or_retire(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
     agent = farm.agents.by_session.get(engine.agent)
     kept_places = farm.nested_waits.kept_places.get(engine.agent, ())
-    if agent is None or engine.retiring or len(kept_on(agent)) >= len(kept_places):
+    if agent is None or engine.retiring or count_kept(farm, agent) >= len(kept_places):
         _retire(farm, engine, out)
     else:
         engine.kept = engine.retiring = True

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from heapq import heapify, heappop, heapreplace
 
 from .agent_entry import AgentEntry
-from .kept_engines import kept_on
+from .kept_engines import count_kept
 from .state import SchedulerState
 
 MANY = 1 << 30
@@ -29,7 +29,7 @@ def room_on(farm: SchedulerState, agent: AgentEntry) -> int:
     if slots is None:
         return MANY
     slots += farm.nested_waits.lent_slots.get(agent.session, 0)
-    return max(0, slots - len(agent.engines) + len(kept_on(agent)) - len(agent.starting))
+    return max(0, slots - len(agent.engines) + count_kept(farm, agent) - len(agent.starting))
 
 
 def free_slots(farm: SchedulerState) -> int:
@@ -70,7 +70,7 @@ def nodes_to_fill(farm: SchedulerState) -> Iterator[AgentEntry]:
     for number, agent in enumerate(farm.agents.by_session.values()):
         if room := room_on(farm, agent):
             # An additional engine belongs to the node on which a slot is lent.
-            extra = farm.nested_waits.lent_slots.get(agent.session, 0) + len(kept_on(agent))
+            extra = farm.nested_waits.lent_slots.get(agent.session, 0) + count_kept(farm, agent)
             load = len(agent.engines) + len(agent.starting) - extra
             heap.append((load / max(1, agent.cores), number, load, room, agent))
     heapify(heap)
