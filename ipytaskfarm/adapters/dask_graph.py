@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+from ipytaskfarm.adapters.dask_callbacks import Callback, GraphCallbacks
+from ipytaskfarm.adapters.executor_ends import original_of
 from ipytaskfarm.client.futures import TaskFuture
 from ipytaskfarm.client.ids import Ids
 from ipytaskfarm.client.tables import TaskTable
@@ -37,22 +39,39 @@ class GraphCalls(TaskCalls, Protocol):
         """Return a table of tasks."""
 
 
-def dask_get(client: GraphCalls, graph: Any, keys: Any) -> Any:
+def dask_get(client: GraphCalls, graph: Any, keys: Any, callbacks: Iterable[Callback] | None = None) -> Any:
     """Compute keys of a dask graph on the farm.
 
     Args:
         client: the farm's client.
         graph: a mapping from keys to dask's nodes, or an object with ``__dask_graph__``.
         keys: a key, or nested lists of keys.
+        callbacks: as for dask's local schedulers; None: those that are active, such as a ``ProgressBar``.
 
-    Returns the values in lists that are nested like `keys`.  Raises the exception of a failed node; the other nodes are
-    aborted.
+    Returns the values in lists that are nested like `keys`.  Raises the exception of a failed node, or pickle's
+    error for a value that cannot travel, as dask's own schedulers do; the other nodes are aborted.
     """
-    run = _GraphRun(client, _nodes(graph), set(_flat(keys)))
+    from dask.callbacks import local_callbacks
+
+    with local_callbacks(callbacks) as active:
+        watching = GraphCallbacks(active)
+        failed = True
+        try:
+            run = _GraphRun(client, watching.start(_nodes(graph)), set(_flat(keys)), watching)
+            values = _computed(run, keys)
+            failed = False
+        finally:
+            watching.finish(failed)
+    return values
+
+
+def _computed(run: _GraphRun, keys: Any) -> Any:
     try:
         run.submit()
         run.wait()
         return _nested(keys, run.value)
+    except errors.UnpickleableException as error:
+        raise original_of(error)  # noqa: B904 - its cause is our report
     finally:
         run.clear()
 
@@ -80,9 +99,12 @@ def _nested(keys: Any, value: Any) -> Any:
 class _GraphRun:
     """The run of one graph: the futures of its nodes, and how often each value is still needed."""
 
-    def __init__(self, client: GraphCalls, nodes: Mapping[Hashable, Any], wanted: set[Hashable]) -> None:
+    def __init__(
+        self, client: GraphCalls, nodes: dict[Hashable, Any], wanted: set[Hashable], watching: GraphCallbacks
+    ) -> None:
         self._client = client
         self._nodes = nodes
+        self._watching = watching
         self._wanted = wanted
         self._found: dict[Hashable, Any] = {}
         """Key -> its future, or its value if the graph contains the value."""
@@ -91,14 +113,17 @@ class _GraphRun:
         self._inputs: dict[int, list[int]] = {}
         """Task id -> ids of the tasks whose values it takes."""
         self._uncleared: set[int] = set()
+        self._keys: dict[int, Hashable] = {}
+        """Task id -> the key of its node."""
 
     def submit(self) -> None:
         """Submit all nodes that the wanted keys need, inputs first."""
         for key in self._ordered():
-            self._found[key] = self._submitted(self._nodes[key])
+            self._found[key] = self._submitted(key, self._nodes[key])
         for key in self._wanted:
             if isinstance(self._found[key], TaskFuture):
                 self._takes[self._found[key].id] += 1
+        self._watching.submitted(self._nodes, self._wanted, self.value)
 
     def _ordered(self) -> list[Hashable]:
         """Return the needed keys, each after its dependencies.
@@ -122,14 +147,14 @@ class _GraphRun:
                 waiting += [(each, False) for each in self._nodes[key].dependencies if each not in ordered]
         return list(ordered)
 
-    def _submitted(self, node: Any) -> Any:
+    def _submitted(self, key: Hashable, node: Any) -> Any:
         from dask._task_spec import Alias, DataNode
 
         if isinstance(node, Alias):
             return self._found[node.target]
         if isinstance(node, DataNode):
             return node.value
-        values = {key: self._found[key] for key in node.dependencies}
+        values = {each: self._found[each] for each in node.dependencies}
         name, lost = _name(node.key), errors.EngineLost
         task = Task(operator.call, args=(node, values), name=name, retries=RETRIES, retry_on=lost)
         future = self._client.submit(task)
@@ -137,6 +162,7 @@ class _GraphRun:
         self._inputs[future.id] = inputs
         self._takes.update(inputs)
         self._uncleared.add(future.id)
+        self._keys[future.id] = key
         return future
 
     def wait(self) -> None:
@@ -150,6 +176,9 @@ class _GraphRun:
             # This method does not read the value; `exception` of the future's own class would.
             if concurrent.futures.Future.exception(futures[task_id]) is not None:
                 futures[task_id].result()
+            if self._watching.active:
+                ended = self._client.get_task_result(task_id, raw=False)
+                self._watching.ended(self._keys[task_id], ended.started_at.timestamp(), ended.duration, ended.engineid)
             for taken in self._inputs[task_id]:
                 self._takes[taken] -= 1
                 if not self._takes[taken]:

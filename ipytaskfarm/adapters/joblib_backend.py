@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import joblib
 from joblib._parallel_backends import FallbackToBackend, ParallelBackendBase, ThreadingBackend
+from joblib.externals.loky.process_executor import PicklingError
 
 from ipytaskfarm.adapters.executor import check_rules
 from ipytaskfarm.adapters.executor_calls import environment_of
@@ -36,6 +37,8 @@ GROWTH = 32
 """The largest factor by which a batch grows beyond the ones before it."""
 OF_JOBLIB = ("max_nbytes", "temp_folder", "mmap_mode", "verbose", "context")
 """Arguments that each `Parallel` call gives its backend, about memory maps and processes that this backend has not."""
+NOT_SENT = "Could not pickle the task to send it to the workers"
+"""joblib's own words, which programs look for."""
 OVER = "the joblib.Parallel call of this batch is over"
 
 _own_farm: Farm | None = None
@@ -75,6 +78,10 @@ def run_batch(nested: ParallelBackendBase, n_jobs: int | None, items: list[Any])
     register()
     with joblib.parallel_config(backend=nested, n_jobs=n_jobs):
         return [function(*args, **kwargs) for function, args, kwargs in items]
+
+
+class BatchNotPicklable(errors.UnpickleableException, PicklingError):
+    """A batch cannot be pickled.  joblib's own backends raise a PicklingError."""
 
 
 class BatchSizes:
@@ -196,6 +203,11 @@ class FarmBackend(ParallelBackendBase):
         try:
             task = Task(run_batch, args=(func._backend, func._n_jobs, func.items), **self._rules)
             future = self.client.submit(task)
+        except errors.UnpickleableException as error:
+            refusal = BatchNotPicklable(f"{NOT_SENT}: {error}")
+            refusal.__cause__ = error
+            future = concurrent.futures.Future()
+            future.set_exception(refusal)
         except Exception as error:
             future = concurrent.futures.Future()
             future.set_exception(error)

@@ -15,6 +15,7 @@ from ..core.arguments import check_int
 from ..core.messages.dependencies import Needs
 from ..core.messages.result_cache import CacheKey
 from ..core.messages.task_types import Function, Packed, Recovery, Rules
+from ..serialization.memory_maps import naming_files
 from ..serialization.pack import PLAIN, pack, pack_arguments, pack_function
 from ..serialization.packing_notice import notice
 from ..serialization.references import Ref, noting
@@ -151,7 +152,7 @@ class TaskData:
 
     def pack(self, data: Any, names: str | tuple[str, ...]) -> bytes:
         """Pack values; an error says by `names` which value cannot be pickled."""
-        with noting(self._note_argument):
+        with noting(self._note_argument), naming_files(self._writer):
             return self._unless_refused(pack(data, names, self._writer))
 
     def _unless_refused(self, packed: bytes) -> bytes:
@@ -175,7 +176,7 @@ class TaskData:
         """Pack the arguments of a call."""
         if not kwargs and PLAIN.issuperset(map(type, args)):
             return pack_arguments(args, kwargs)  # no reference is among them
-        with noting(self._note_argument):
+        with noting(self._note_argument), naming_files(self._writer):
             return self._unless_refused(pack_arguments(args, kwargs, self._writer))
 
     def taken(self) -> tuple[str, ...]:

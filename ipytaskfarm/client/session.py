@@ -32,6 +32,7 @@ from ..storage.blobs import fetch_from, fetch_no_more
 from ..system.farm_paths import ConnectionInfo
 from .arrivals import Waiter
 from .chunk_items import ItemEnds
+from .engines_here import EnginesHere
 from .fetching import BlobDownloads
 from .io import READER, IoThread
 from .outbox import LIMIT_BYTES, check_size, refusal_because
@@ -72,6 +73,8 @@ class Session:
         self.farm = io.farm
         if io.blobs is None and io.info.role != READER:
             io.blobs = BlobUploads(self)
+        if io.folder_of_blobs is not None:
+            io.folder_of_blobs.sees_file = EnginesHere(self.ask, lambda: io.thread).see
         self.blobs = io.blobs
         """The store for large values; None: they are sent inside messages."""
         self.users = 0

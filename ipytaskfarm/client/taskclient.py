@@ -730,11 +730,11 @@ class TaskClient:
         Args:
             graph: a dask graph.
             keys: a key, or nested lists of keys.
-            options: settings for dask's own schedulers (``num_workers`` …); they are ignored.
+            options: settings for dask's own schedulers; all but `callbacks` are ignored (``num_workers`` …).
 
         Values go from engine to engine.  A node runs again if its engine was lost.  Raises what a node raised.
         """
-        return adapter("dask_graph").dask_get(self, graph, keys)
+        return adapter("dask_graph").dask_get(self, graph, keys, options.get("callbacks"))
 
     def optimize(
         self, study: Any, objective: Callable[[Any], Any], n_trials: int | None = None, **options: Any

@@ -70,6 +70,10 @@ class BlobUploads:
         """
         return self._put(hashlib.sha256(data).digest(), data)
 
+    def names_file(self, path: str) -> bool:
+        """Return whether a user's file may travel as its name: no, other machines do not see it."""
+        return False
+
     def offer(self, data: memoryview) -> bytes | None:
         """Send a value as `put` does; return None for a small one that is used for the first time.
 

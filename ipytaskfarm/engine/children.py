@@ -10,6 +10,7 @@ import msgspec
 from ..core.messages.dependencies import Needs
 from ..core.messages.payload import CallWork
 from ..core.messages.task_types import Packed, Rules, Submission
+from ..serialization.memory_maps import naming_files
 from ..serialization.pack import is_coroutine_function, pack, pack_function
 from ..serialization.references import noting
 from ..storage.blobs import BlobStore, BlobWriter
@@ -41,7 +42,7 @@ def packed_child(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], blobs
 
     arguments = None
     if args or kwargs:
-        with noting(note):
+        with noting(note), naming_files(writer):
             arguments = pack((args, kwargs), ("args", "kwargs"), writer)
     needs = Needs(after=tuple(inputs), inputs=tuple((i, i) for i in inputs)) if inputs else None
     taken = writer.taken() if writer is not None else ()

@@ -103,6 +103,10 @@ class NodeBlobs:
         self._known: dict[bytes, float] = {}
         """Digest -> when (monotonic) the controller had it."""
 
+    def names_file(self, path: str) -> bool:
+        """Return whether a user's file may travel as its name: no, other machines do not see it."""
+        return False
+
     def offer(self, data: memoryview) -> bytes | None:
         """Send a value as `put` does; return None for one that travels inside."""
         return self.put(data) if data.nbytes >= INSIDE_BYTES else None

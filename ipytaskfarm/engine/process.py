@@ -34,6 +34,7 @@ from ..core.messages.blob_chunks import BlobHere, BlobKept
 from ..core.messages.payload import FailureBody
 from ..core.messages.running_task import TaskReply
 from ..serialization.missing_modules import name_place
+from ..serialization.rebuild_maps import was_named
 from ..storage.blobs import Blobs, fetch_from, use
 from ..system.bell import Bell
 from ..system.flight_recorder import Recorder
@@ -142,6 +143,7 @@ def _blobs(folder: str) -> Blobs | None:
         return None
     blobs = Blobs(folder)
     use(blobs)
+    blobs.sees_file = was_named
     return blobs
 
 

@@ -12,6 +12,7 @@ from .classes import class_attributes
 from .pickler import find_named, reduced_by_pickle, used_globals
 
 _LOOKED_AT_MAX = 10_000
+
 _MAKE = "make it where it is used, inside the task"
 _OPEN = "open the file inside the task"
 _CONNECT = "connect inside the task"

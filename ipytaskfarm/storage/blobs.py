@@ -77,6 +77,9 @@ class BlobStore(Protocol):
             OSError: they cannot be marked.
         """
 
+    def names_file(self, path: str) -> bool:
+        """Return whether a user's file may travel as its name, because all engines see it."""
+
 
 def blobs_folder(store: Path) -> Path:
     """Return the folder of a store's blobs, beside the store."""
@@ -90,6 +93,8 @@ class Blobs:
         """Create it; `durable` says that blobs are synced to the disk, as in the farm's folder."""
         self.folder = Path(folder)
         self._is_durable = durable
+        self.sees_file: Callable[[str], bool] | None = None
+        """Answers `names_file`; None for no."""
         self._written: dict[tuple[int, int], bytes] = {}
         """Digests by (address, size) of the last writes. A hint: the memory may have other content by now."""
 
@@ -142,6 +147,10 @@ class Blobs:
     def offer(self, data: memoryview) -> bytes | None:
         """Write these bytes as `put` does: on this machine a file is always better than a message."""
         return self.put(data)
+
+    def names_file(self, path: str) -> bool:
+        """Return whether a user's file may travel as its name, because all engines see it."""
+        return self.sees_file is not None and self.sees_file(path)
 
     def _put(self, data: memoryview) -> bytes:
         if data.nbytes < _LARGE_BYTES:
@@ -298,6 +307,10 @@ class BlobWriter:
         if digest is not None:
             self.digests[digest] = data.nbytes
         return digest
+
+    def names_file(self, path: str) -> bool:
+        """Return whether a user's file may travel as its name, because all engines see it."""
+        return self._blobs.names_file(path)
 
     def sizes(self) -> dict[str, int]:
         """Return digest as hex -> bytes, of what was written since the last `taken`."""

@@ -142,7 +142,6 @@ EXPECTED = {
     "::test_use_cloudpickle": "functions always bring the values that they use, and names on the engines have priority",
     "::test_curve": _OWN_PARTS,
     "::test_ids_list": _OWN_PARTS,
-    "::test_resubmit_header": _OWN_PARTS,
     "::test_purge_everything": _OWN_PARTS,
     "::test_warning_on_hostname_match": _OWN_PARTS,
     "::test_local_ip_true_doesnt_trigger_warning": _OWN_PARTS,

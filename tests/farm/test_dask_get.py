@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import dask
 import dask.array as da
+import dask.callbacks
 import numpy as np
 import pytest
 from dask.bag import from_sequence
 from dask.base import compute
+from dask.callbacks import Callback
 from dask.delayed import delayed
+from dask.diagnostics.profile import Profiler
+from dask.diagnostics.progress import ProgressBar
+from dask.local import get_sync
 
 from ipytaskfarm import TaskClient
 
@@ -75,6 +84,69 @@ def test_the_error_of_a_node_is_raised_and_the_others_end(tc: TaskClient) -> Non
         total.compute()
     assert tc.queue_status()["scheduled"] == 0
     assert "ZeroDivisionError" in {group.etype for group in tc.failures()}
+
+
+def test_callbacks_are_called_as_by_dasks_own_scheduler(tc: TaskClient) -> None:
+    graph = {
+        "a": 1,
+        "b": (increment, "a"),
+        "c": "b",
+        "d": (add, "b", "c"),
+        "e": (add, "d", "c"),
+        "unused": (increment, "e"),
+    }
+    calls: dict[str, list[Any]] = {}
+    schedulers: dict[str, Callable[..., Any]] = {"dask": get_sync, "farm": tc.dask_get}
+    for name, get in schedulers.items():
+        seen = calls[name] = []
+        watching = Callback(
+            start=lambda dsk, seen=seen: seen.append(("start", sorted(dsk))),
+            start_state=lambda dsk, state, seen=seen: seen.append(
+                ("state", sorted(dsk), state["ready"], sorted(state))
+            ),
+            pretask=lambda key, dsk, state, seen=seen: seen.append(("begins", key, sorted(state["running"]))),
+            posttask=lambda key, value, dsk, state, worker, seen=seen: seen.append(
+                ("ends", key, value, sorted(state["finished"]), sorted(state["cache"]), sorted(state["released"]))
+            ),
+            finish=lambda dsk, state, failed, seen=seen: seen.append(("finish", failed, sorted(state["finished"]))),
+        )
+        with watching:
+            assert get(graph, ["e"]) in ([6], (6,))
+        with watching, pytest.raises(ZeroDivisionError):
+            get({"x": (fails, 1), "y": (increment, "x")}, "y")
+    assert calls["farm"] == calls["dask"]
+
+
+def test_a_progress_bar_and_a_profiler_show_the_farms_nodes(tc: TaskClient) -> None:
+    shown = io.StringIO()
+    nodes = [delayed(pause)(0.2) for _ in range(4)]
+    with dask.config.set(scheduler=tc.dask_get), ProgressBar(out=shown, dt=0.01), Profiler() as profiler:
+        compute(nodes)
+        assert _array().sum().compute() == 4950
+    assert "100% Completed" in shown.getvalue()
+    assert any(f"| {percent}% Completed" in shown.getvalue() for percent in (25, 50, 75)), shown.getvalue()
+    slept = [each for each in profiler.results if "pause" in str(each.key)]
+    assert len(slept) == 4
+    assert all(each.end_time - each.start_time >= 0.2 for each in slept)
+    assert {each.worker_id for each in slept} <= {0, 1}
+    assert max(each.end_time for each in slept) <= profiler.end_time
+    assert dask.callbacks.Callback.active == set()
+
+
+@pytest.mark.parametrize(
+    ("function", "value"), [(type, threading.Lock()), (threading.Lock, None)], ids=["argument", "result"]
+)
+def test_what_cannot_be_pickled_raises_pickles_error(tc: TaskClient, function: Any, value: Any) -> None:
+    node = delayed(function)(value) if value is not None else delayed(function)()
+    with dask.config.set(scheduler=tc.dask_get), pytest.raises(TypeError, match="cannot pickle") as raised:
+        delayed(str)(node).compute()
+    assert type(raised.value) is TypeError
+    assert "make it where it is used" in str(raised.value.__cause__)
+
+
+def pause(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
 
 
 def kills_its_engine_once(x: int, mark: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import gc
 import os
@@ -79,6 +80,26 @@ def test_wait_and_as_completed_take_these_futures(ex: Executor) -> None:
     done, not_done = concurrent.futures.wait(futures, DEADLINE_S)
     assert (len(done), len(not_done)) == (20, 0)
     assert {future.result() for future in concurrent.futures.as_completed(futures)} == set(range(20))
+
+
+def test_these_futures_mix_with_those_of_threads_and_of_loops(ex: Executor, tc: TaskClient) -> None:
+    async def from_loop() -> list[int]:
+        loop = asyncio.get_running_loop()
+        calls = [loop.run_in_executor(each, multiply, 2, n) for n in range(3) for each in (ex, threads)]
+        wrapped = [asyncio.wrap_future(ex.submit(multiply, 3, 4)), asyncio.wrap_future(tc.submit(multiply, 3, 5))]
+        return list(await asyncio.gather(*calls, *wrapped))
+
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        futures = [each.submit(multiply, 2, n) for n in range(3) for each in (ex, threads)] + [
+            tc.submit(multiply, 2, 9)
+        ]
+        ended = concurrent.futures.as_completed(futures, timeout=DEADLINE_S)
+        assert sorted(future.result() for future in ended) == [0, 0, 2, 2, 4, 4, 18]
+        assert asyncio.run(from_loop()) == [0, 0, 2, 2, 4, 4, 12, 15]
+        slow: concurrent.futures.Future[Any] = threads.submit(time.sleep, 0.2)
+        failing: concurrent.futures.Future[Any] = ex.submit(divmod, 1, 0)
+        done, _ = concurrent.futures.wait([slow, failing], DEADLINE_S, "FIRST_EXCEPTION")
+        assert failing in done
 
 
 @pytest.mark.parametrize("chunksize", [1, 6, 40, 50])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 
 from ipytaskfarm import Farm, MapTask, Task, TaskClient
 from ipytaskfarm.client.results import TaskResult
+from ipytaskfarm.engine import current_task
 from ipytaskfarm.storage.backup import needed_blobs
 from ipytaskfarm.storage.blobs import Blobs
 
@@ -69,6 +73,48 @@ def test_what_the_caller_changes_later_does_not_reach_the_task(tc: TaskClient) -
     second = tc.run(Task("s = float(x.sum())", push={"x": array}, pull="s"))
     assert tc.get_task_result(first, block=True, timeout=60)["s"] == 0.0
     assert tc.get_task_result(second, block=True, timeout=60)["s"] == ITEMS
+
+
+def fill(array: Any, value: int) -> int:
+    array[value] = value
+    return os.getpid()
+
+
+@pytest.mark.parametrize("way", ["task", "map", "pushed", "executor", "child"])
+def test_what_tasks_write_into_the_map_of_a_file_is_in_the_file(tc: TaskClient, tmp_path: Path, way: str) -> None:
+    array = np.memmap(tmp_path / "file", int, "w+", shape=(3, 7))
+    if way == "task":
+        tc.barrier([tc.run(Task(fill, args=(array,), kwargs={"value": i})) for i in range(3)], timeout=60)
+    elif way == "map":
+        tc.map(fill, [array] * 3, range(3))
+    elif way == "pushed":
+        outcome(tc, Task("for i in range(3): x[i] = i", push={"x": array})).raise_exception()
+    elif way == "executor":
+        with tc.executor() as executor:
+            list(executor.map(fill, [array] * 3, range(3)))
+    else:
+        outcome(tc, Task(fill_by_children, args=(array,))).raise_exception()
+    assert array[:, 6].tolist() == [0, 1, 2]
+
+
+def fill_by_children(array: Any) -> None:
+    me = current_task()
+    me.results([me.submit(fill, array, i) for i in range(3)])
+
+
+def test_a_kept_result_of_a_map_depends_on_the_content_of_the_file(tc: TaskClient, tmp_path: Path) -> None:
+    np.arange(20_000).tofile(tmp_path / "file")
+    array = np.memmap(tmp_path / "file", int, "r+")
+    sums = []
+    for change in (0, 0, 1):
+        array[0] += change
+        sums.append(outcome(tc, Task(pid_and_sum, args=(array,), cache=True)).result)
+    assert sums[0] == sums[1]
+    assert sums[2][1] == sums[0][1] + 1
+
+
+def pid_and_sum(array: Any) -> tuple[float, int]:
+    return time.monotonic(), int(array.sum())
 
 
 def make_rows(count: int) -> Any:

@@ -459,6 +459,12 @@ def test_records(rc: ipp.Client, dview: ipp.DirectView) -> None:
     assert rc.db_query({"submitted": {"$lt": times[result.msg_ids[0]]}}, keys="msg_id") == [
         {"msg_id": msg_id} for msg_id in before
     ]
+    (record,) = rc.db_query({"msg_id": {"$glob": called.msg_ids[0]}})
+    assert (record["header"]["msg_type"], record["result_content"]) == ("execute_request", {"status": "ok"})
+    assert record["received"] >= record["completed"] >= record["started"]
+    printed = rc.load_balanced_view().apply_async(print, "printed")
+    printed.get(DEADLINE_S)
+    assert [each["msg_id"] for each in rc.db_query({"stdout": "printed\n"}, "label")] == printed.msg_ids
     with pytest.raises(ValueError, match="no condition '\\$near'"):
         rc.db_query({"msg_id": {"$near": 1}})
     again = rc.resubmit(result.msg_ids)
@@ -473,7 +479,13 @@ def test_the_state_of_queues(rc: ipp.Client, gate: Gate) -> None:
     rc[0].apply_async(after_gate, gate.path)
     rc[0].apply_async(square, 3)
     assert rc.queue_status(0)["queue"] == 2
-    assert rc.queue_status()[1] == {"queue": 0, "tasks": 0}
+    ended = rc[1].apply_async(square, 3)
+    assert ended.get(DEADLINE_S) == 9
+    lists = rc.queue_status(verbose=True)
+    assert (list(lists), lists[1]["completed"][-1:]) == (["unassigned", 0, 1], ended.msg_ids)
+    assert rc.queue_status(1) == {"queue": 0, "completed": len(lists[1]["completed"]), "tasks": 0}
+    task = rc.load_balanced_view([1]).apply_async(after_gate, gate.path)
+    eventually(lambda: rc.queue_status(verbose=True)[1]["tasks"] == task.msg_ids, DEADLINE_S)
     assert not rc.wait(timeout=0)
     assert rc.outstanding
     gate.open()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from pathlib import Path
@@ -84,14 +85,40 @@ def test_what_cannot_travel_is_an_error_and_not_a_hang(tc: TaskClient) -> None:
 
     with (
         parallel_config("ipytaskfarm", client=tc),
-        pytest.raises(errors.UnpickleableException, match="lock"),
+        pytest.raises(pickle.PicklingError, match="lock") as raised,
     ):
         Parallel()(delayed(type)(threading.Lock()) for _ in range(4))
+    assert isinstance(raised.value, errors.UnpickleableException)
 
 
 def test_calls_within_calls_are_children(tc: TaskClient) -> None:
     with parallel_config("ipytaskfarm", client=tc):
         assert Parallel(n_jobs=2)(delayed(squares)(n) for n in (3, 4)) == [[0, 1, 4], [0, 1, 4, 9]]
+
+
+def write_sum(data: Any, sums: Any, i: int) -> None:
+    sums[i] = data[i].sum()
+
+
+def test_a_writable_memory_map_is_shared(tc: TaskClient, tmp_path: Path) -> None:
+    """The example of joblib's documentation, "Writable memmap (shared memory) numpy arrays"."""
+    joblib.dump(np.ones((20, 1000)), tmp_path / "data")
+    data = joblib.load(tmp_path / "data", mmap_mode="r")
+    sums = np.memmap(tmp_path / "sums", dtype=data.dtype, shape=20, mode="w+")
+    with parallel_config("ipytaskfarm", client=tc):
+        Parallel()(delayed(write_sum)(data, sums, i) for i in range(20))
+    assert sums.tolist() == [1000.0] * 20
+
+
+def pids_of(count: int) -> set[int]:
+    return set(Parallel(n_jobs=2)(delayed(os.getpid)() for _ in range(count)))
+
+
+def test_a_later_nested_call_finds_the_engine_of_the_one_before(tc: TaskClient) -> None:
+    with parallel_config("ipytaskfarm", client=tc):
+        pids = [Parallel(n_jobs=2)(delayed(pids_of)(3) for _ in range(2)) for _ in range(3)]
+    engines = set().union(*(found for each in pids for found in each))
+    assert len(engines) <= 5, "one more engine for each of two calls that waited, and hardly another one"
 
 
 def where_threads_run(count: int) -> set[tuple[int, str]]:

@@ -21,6 +21,7 @@ from ipytaskfarm.core.messages.running_task import (
 )
 from ipytaskfarm.core.messages.task_types import Deferral, JobSpec, LostInputs, Rules, Submission
 from ipytaskfarm.core.requirements import Asks, ResourceAmount
+from ipytaskfarm.core.scheduler.kept_engines import KEPT_S
 from ipytaskfarm.core.scheduler.nested_waits import MAX_EXTRA_ENGINES
 from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS
 from tests.support.simulated_farm import SimAgent, SimEngine, SimFarm, final_of, move, one_engine, run_next
@@ -248,9 +249,25 @@ def test_a_task_that_waits_lends_its_place_and_its_share() -> None:
     assert run_next(sim, agent, child) == spawned.ids[0]
     assert heard(engine, waits) == Counted(0)
     assert sim.scheduler.farm.agents.by_session["agent"].used == {"cores": 2.0}, "it has its share again"
+    sim.submit(1)
     sim.advance(0.5)
     move(sim, agent)
-    assert len(agent.engines) == 1, "and the other one goes"
+    assert len(agent.engines) == 2, "the other one is kept"
+    assert (list(child.queue), child.running) == ([], None), "it gets no tasks"
+    sim.ask(m.AbortTasks([1], False))
+    for again in (2, 3):  # and helps with the next wait
+        spawn = sim.call(agent, engine, Spawn(again, [Submission(-1, b"work", 0.0, None, Rules(priority=1))]))
+        move(sim, agent)
+        spawned = heard(engine, spawn)
+        assert isinstance(spawned, Spawned)
+        sim.call(agent, engine, Await(spawned.ids))
+        move(sim, agent)
+        assert list(agent.engines.values()) == [engine, child]
+        assert not sim.scheduler.farm.agents.by_session["agent"].starting
+        assert run_next(sim, agent, child) == spawned.ids[0]
+    sim.advance(KEPT_S + 0.5)
+    move(sim, agent)
+    assert len(agent.engines) == 1, "and goes when nothing has waited for some seconds"
     sim.end(agent, engine)
     move(sim, agent)
     assert ended_with(sim, 0) == ""
@@ -272,8 +289,45 @@ def test_what_a_running_task_waits_for_goes_before_what_came_later(needs: bool, 
     sim.advance(0.5)
     move(sim, agent)
     other = next(e for e in agent.engines.values() if e is not engine)
-    first = run_next(sim, agent, other)
-    assert [first, run_next(sim, agent, other)] == ([6, 7] if needs else [7, 1])
+    for task_id in [6, 7] if needs else [7]:
+        assert run_next(sim, agent, other) == task_id
+
+
+def test_a_kept_engine_is_no_replacement_and_goes_when_fewer_are_wanted() -> None:
+    sim, agent, engine = one_engine()
+    for task_id in (0, 1):
+        sim.submit(task_id, Rules(retries=3))
+    move(sim, agent)
+    sim.begin(engine)
+    sim.call(agent, engine, Await([1]))
+    sim.advance(0.5)
+    move(sim, agent)
+    (child,) = (e for e in agent.engines.values() if e is not engine)
+    assert run_next(sim, agent, child) == 1
+    sim.kill(agent, engine)
+    sim.advance(0.5)
+    move(sim, agent)
+    farm = sim.scheduler.farm
+    assert {e.id: (e.kept, len(e.assigned)) for e in farm.engines.by_name.values()} == {0: (False, 1), 1: (True, 0)}
+    assert [e.id for e in farm.engines.visible()] == [0], "no command goes to it"
+    sim.ask(m.SetSticky("key", "execute", b"x"))
+    sim.settle()
+    assert not farm.nested_waits.kept_places, "an engine that lacks a sticky command is not used again"
+    assert child.name not in agent.engines
+    (engine,) = agent.engines.values()
+    sim.submit(2)
+    move(sim, agent)
+    assert sim.begin(engine)
+    sim.submit(3)
+    sim.call(agent, engine, Await([3]))
+    sim.advance(0.5)
+    move(sim, agent)
+    (child,) = (e for e in agent.engines.values() if e is not engine)
+    assert run_next(sim, agent, child) == 3
+    assert farm.engines.by_name[child.name].kept
+    sim.ask(m.SetWanted(0))
+    sim.settle()
+    assert child.name not in agent.engines, "fewer engines are wanted"
 
 
 def test_there_is_a_most_of_additional_engines() -> None:

@@ -29,7 +29,9 @@ from ipytaskfarm.core.messages.task_types import (
     RunKey,
     Submission,
 )
-from ipytaskfarm.core.scheduler.events import Back, Gone, Silent
+from ipytaskfarm.core.scheduler.decision import Decision
+from ipytaskfarm.core.scheduler.events import Back, Event, Gone, Silent
+from ipytaskfarm.core.scheduler.kept_engines import KEPT_S
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.core.scheduler.task import DEFAULT_RULES
 from ipytaskfarm.core.states import DEFERS, LOSES_INPUTS, State
@@ -41,10 +43,31 @@ VERBS = ["push", "push", "execute", "reset", CHECKPOINT, "properties"]
 ANSWERS = {CHECKPOINT: msgspec.msgpack.encode(SavedCheckpoint(b"session", {}, 1, {"lock": "a lock"}))}
 
 
+class WatchedFarm(SimFarm):
+    """Checks after each event that no more engines are kept than were additional during nested waits shortly before."""
+
+    def __init__(self, settings: SchedulerSettings) -> None:
+        self.lent: list[tuple[float, dict[str, int]]] = []
+        super().__init__(settings)
+
+    def handle(self, event: Event, session: str = "") -> Decision:
+        self.lent.append((self.now.mono_s, dict(self.scheduler.farm.nested_waits.lent_slots)))
+        out = super().handle(event, session)
+        farm = self.scheduler.farm
+        self.lent.append((self.now.mono_s, dict(farm.nested_waits.lent_slots)))
+        self.lent = [entry for entry in self.lent if entry[0] >= self.now.mono_s - KEPT_S - 1]
+        for session_, places in farm.nested_waits.kept_places.items():
+            most = max(lent.get(session_, 0) for _, lent in self.lent)
+            assert len(places) + farm.nested_waits.lent_slots.get(session_, 0) <= most, f"{session_} keeps too many"
+        for assignment in out.assignments:
+            assert not farm.engines.by_name[assignment.engine].kept, "a kept engine got a task"
+        return out
+
+
 class FarmMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.sim = SimFarm(
+        self.sim = WatchedFarm(
             SchedulerSettings(
                 lease_s=50.0, lease_margin_s=5.0, load_limit=0.9, coroutines=3, frozen_s=20.0, second_copy_after=1.5,
                 second_copy_least=1, second_copies_on="any engine", second_copy_share=0.5,
@@ -454,7 +477,7 @@ class FarmMachine(RuleBasedStateMachine):
     def forget_client(self) -> None:
         self.sim.handle(Gone(), "other")
 
-    @rule(seconds=st.sampled_from([0.01, 0.1, 1.5, 3.0, 6.0]))
+    @rule(seconds=st.sampled_from([0.01, 0.1, 1.5, 3.0, 6.0, 12.0]))
     def wait(self, seconds: float) -> None:
         self.sim.advance(seconds)
 

@@ -6,12 +6,15 @@ import functools
 import math
 import pickle
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ipytaskfarm.core.errors import UnpickleableException
+from ipytaskfarm.serialization.memory_maps import naming_files
 from ipytaskfarm.serialization.pack import (
     pack,
     pack_function,
@@ -62,6 +65,69 @@ def test_read_only_arrays_stay_read_only() -> None:
     one = np.zeros(100_000)
     one.flags.writeable = False
     assert not unpack(pack(one)).flags.writeable
+
+
+class Engines:
+    def __init__(self, see: bool) -> None:
+        self.see = see
+
+    def names_file(self, path: str) -> bool:
+        return self.see
+
+
+VIEWS: dict[str, Callable[[Any], Any]] = {
+    "whole": lambda m: m,
+    "in Fortran's order": lambda m: m.T,
+    "rows": lambda m: m[1:3],
+    "backwards, with gaps": lambda m: m[::-1, 1::2],
+    "one row, no memmap": lambda m: np.asarray(m)[2],
+    "another type of items": lambda m: m.view("i4")[:, 3:],
+    "fields": lambda m: m.view([("x", "f8"), ("y", "f8")])["y"],
+}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
+@pytest.mark.parametrize("offset", [0, 24])
+def test_maps_of_files_travel_as_the_name_of_the_file(tmp_path: Path, view: Callable[[Any], Any], offset: int) -> None:
+    mapped = np.memmap(tmp_path / "file", "f8", "w+", offset, (4, 6))
+    mapped[:] = np.arange(24).reshape(4, 6)
+    array = view(mapped)
+    with naming_files(Engines(True)):
+        back = unpack(pack({"a": array, "b": [array]}))["a"]
+    np.testing.assert_array_equal(back, array)
+    assert (type(back), back.dtype) == (type(array), array.dtype)
+    back[...] = 77
+    assert (array == 77).all(), "it is the same file"
+    assert (mapped == 77).sum() <= array.size
+    with naming_files(Engines(True)):
+        again = unpack(pack(back))
+    again[...] = 78
+    assert (array == 78).all(), "what came as a file goes on as one"
+
+
+def test_maps_of_files_travel_as_their_content_where_the_file_is_of_no_use(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    writable = np.memmap(path, "f8", "w+", shape=10_000)
+    writable[:] = 1
+    read_only, private = np.memmap(path, "f8", "r"), np.memmap(path, "f8", "c")
+    private[0] = 5
+    with naming_files(Engines(True)):
+        named, small, own = pack(read_only), pack(read_only[:100]), pack(private)
+        function = pack_function(lambda: writable)
+    assert len(named) < len(small) < 80_000 < len(own)
+    assert len(function.code) > 80_000, "closures have the content"
+    assert not unpack(named).flags.writeable
+    assert unpack(own)[0] == 5
+    assert len(pack(writable)) > 80_000, "results have the content"
+    with naming_files(Engines(False)), pytest.warns(UserWarning, match="tasks get copies of this writable np.memmap"):
+        assert len(pack(writable)) > 80_000
+    path.replace(tmp_path / "moved")
+    path.write_bytes(bytes(80_000))
+    with pytest.raises(FileNotFoundError, match="removed or replaced") as raised:
+        unpack(named)
+    assert raised.value.filename == str(path)
+    with naming_files(Engines(True)):
+        assert unpack(pack(read_only)).sum() == 10_000, "another file has its name"
 
 
 def test_arrays_stand_on_writable_memory_uncopied() -> None:

@@ -26,7 +26,7 @@ from ipytaskfarm.adapters.ipyparallel.messages import (
     TaskMessage,
     engine_names,
 )
-from ipytaskfarm.adapters.ipyparallel.records import matching, records_of
+from ipytaskfarm.adapters.ipyparallel.records import matching, records_of, status_of_engines
 from ipytaskfarm.adapters.ipyparallel.views import BroadcastView, DirectView
 from ipytaskfarm.client import MultiEngineClient, TaskClient
 from ipytaskfarm.client.futures import Settler
@@ -463,21 +463,18 @@ class Client:
         self._names_until_s = 0.0
 
     def queue_status(self, targets: Any = "all", verbose: bool = False) -> dict[Any, Any]:
-        """Return for each engine a dict of the commands in ``queue`` and the ``tasks`` there, and the tasks
-        ``unassigned``: numbers, or with verbose lists.
+        """Return for each engine its commands in ``queue``, its ``tasks`` and what it has ``completed``, and the tasks
+        ``unassigned``: numbers, or with verbose lists of texts and of message ids.
+
+        Counted as completed is what `hub_history` has: ended tasks that were not cleared, and this process's commands.
         """
         ids = self._build_targets(targets)[1]
-        found: dict[Any, Any] = {}
-        for engine, status in self.multiengine.queue_status(targets=ids, block=True):
-            running = [status["pending"]] if status["pending"] else []
-            tasks = [text for text in running if text.startswith("task ")]
-            queue = [*(text for text in running if text not in tasks), *status["queue"]]
-            found[engine] = {"queue": queue, "tasks": tasks} if verbose else {"queue": len(queue), "tasks": len(tasks)}
+        status = status_of_engines(self.multiengine.queue_status(targets=ids, block=True), self._records(), verbose)
         if isinstance(targets, int):
-            status_of_one: dict[Any, Any] = found[ids[0]]
+            status_of_one: dict[Any, Any] = status[ids[0]]
             return status_of_one
-        found["unassigned"] = self.tasks.queue_status(verbose)["scheduled"]
-        return found
+        waiting = self.tasks.queue_status(verbose)["scheduled"]
+        return {"unassigned": list(map(str, waiting)) if verbose else waiting, **status}
 
     # -- records
 
@@ -490,8 +487,11 @@ class Client:
 
         Args:
             query: names of a record's entries, each with a value or with conditions ($eq, $ne, $lt, $lte, $gt, $gte,
-                $in, $nin, $mod, $exists).
+                $in, $nin, $all, $mod, $exists, $glob).
             keys: the entries to return; None: all.  ``msg_id`` is always there.
+
+        What a call has printed, displayed and raised (``stdout``, ``error`` …) is there as long as its result is in use
+        in this process.
         """
         wanted = None if keys is None else {"msg_id", *([keys] if isinstance(keys, str) else keys)}
         found = matching(self._records(), query)
@@ -500,7 +500,7 @@ class Client:
         return [{name: value for name, value in record.items() if name in wanted} for record in found]
 
     def _records(self) -> list[dict[str, Any]]:
-        return records_of(self.tasks.tasks().rows, Messages.of(self.session).records, self.uuid_of)
+        return records_of(self.tasks.tasks().rows, Messages.of(self.session), self.uuid_of)
 
     def purge_local_results(self, jobs: Any = (), targets: Any = ()) -> None:
         """Forget results in this process.  Raises RuntimeError for calls that have not ended."""

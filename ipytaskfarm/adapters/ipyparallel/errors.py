@@ -218,6 +218,8 @@ def in_ipyparallels_words(error: BaseException, info: EngineInfo) -> BaseExcepti
 def _name_of(error: BaseException) -> str:
     if isinstance(error, errors.RemoteError):
         return error.etype.rpartition(".")[2]
+    if isinstance(error, errors.UnpickleableException) and error.__cause__ is not None:
+        return type(error.__cause__).__name__  # pickle's own error, as programs know it
     return _NAMES.get(type(error), type(error).__name__)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -236,6 +236,11 @@ class Messages:
         if found is None and msg_id in self._ended:
             found = self._living[msg_id] = self._ended[msg_id]()
         return found
+
+    def known_of(self, msg_id: str) -> Mapping[str, Any]:
+        """Return the metadata of a call of this process; empty if its result is not in use any more."""
+        found = self._living.get(msg_id)
+        return found.metadata if found is not None else {}
 
     def forget(self, msg_ids: list[str] | None) -> None:
         """Forget ended commands, all or these."""

@@ -27,6 +27,7 @@ from ..scheduler.decision import Decision
 from ..scheduler.eligibility import refresh_classes
 from ..scheduler.engine_shutdown import recycle
 from ..scheduler.entries import AssignedRun, EngineEntry, EngineState
+from ..scheduler.kept_engines import retire_surplus
 from ..scheduler.placement import begin_all
 from ..scheduler.recycling import remember_settings
 from ..scheduler.running_tasks import Claim, RecordedBatch
@@ -35,7 +36,7 @@ from ..scheduler.state import SchedulerState
 from ..scheduler.task import RETURNED
 from ..scheduler.transitions import unassign
 from .depends import ask_about_engine, forget_engine
-from .engines import engine_is_ready, retire_surplus
+from .engines import engine_is_ready
 from .losses import agent_gone, agent_silent, back_off, forget_agent, settle_former
 from .nodes import DRAINED
 from .replacements import prepare_engine

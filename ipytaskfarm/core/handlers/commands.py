@@ -29,6 +29,7 @@ from ..saves import DropSticky, SaveSticky
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.entries import EngineEntry, EngineState
+from ..scheduler.kept_engines import drop_kept
 from ..scheduler.requests import PendingCommand
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import Assigned
@@ -191,6 +192,7 @@ def on_set_sticky(farm: SchedulerState, session: str, n: int, question: SetStick
         farm.requests.sticky = {STARTUP: entry, **farm.requests.sticky}
     out.saves.append(entry)
     if not unchanged:
+        drop_kept(farm, out)
         for engine in farm.engines.by_name.values():
             if engine.state == EngineState.PREPARING:
                 command = EngineCommand(engine.name, "", farm.command_number(), entry.verb, entry.body)

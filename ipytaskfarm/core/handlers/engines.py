@@ -1,4 +1,4 @@
-"""The preparation of engines, and the retirement of surplus engines."""
+"""The preparation of engines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..messages import EngineCommand, EnginePrepared
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.eligibility import refresh_classes
-from ..scheduler.engine_shutdown import end_if_empty, retire
+from ..scheduler.engine_shutdown import end_if_empty
 from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.placement import begin_oldest
 from ..scheduler.state import SchedulerState
@@ -34,26 +34,3 @@ def engine_is_ready(farm: SchedulerState, engine: EngineEntry, now: Now, out: De
     if not farm.lifecycle.balance_due:
         farm.lifecycle.balance_due = True
         farm.timers.set(now.mono_s, "balance")
-
-
-def retire_surplus(farm: SchedulerState, out: Decision) -> None:
-    """Retire the engines with the highest ids, if there are more than wanted."""
-    shared: list[EngineEntry] = []
-    lent = 0
-    for agent in farm.agents.by_session.values():
-        if agent.brings is not None:
-            places = agent.brings + farm.nested_waits.lent_slots.get(agent.session, 0)
-            if len(agent.engines) > places:
-                _retire_beyond(farm, [e for e in agent.engines.values() if e.counts_as_wanted], places, out)
-        else:
-            lent += farm.nested_waits.lent_slots.get(agent.session, 0)
-            shared += [engine for engine in agent.engines.values() if engine.counts_as_wanted]
-    _retire_beyond(farm, shared, farm.lifecycle.wanted + lent, out)
-
-
-def _retire_beyond(farm: SchedulerState, staying: list[EngineEntry], places: int, out: Decision) -> None:
-    if places < len(staying):
-        staying.sort(key=lambda engine: engine.id)
-        farm.requests.forget_kept([engine.id for engine in staying[places:]], out)
-        for engine in staying[places:]:
-            retire(farm, engine, out)

@@ -11,6 +11,7 @@ from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadExplanation
 from ..scheduler.eligibility import may_serve
 from ..scheduler.entries import EngineEntry, EngineState, TaskEntry, serves_environment
+from ..scheduler.kept_engines import KEPT
 from ..scheduler.nested_waits import MAX_EXTRA_ENGINES
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES, Assigned, Queued
@@ -197,7 +198,8 @@ def _waits_inside(engine: EngineEntry | None, task: TaskEntry, place: Assigned) 
 def _why_not(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, now: Now) -> str:
     rules = task.rules or DEFAULT_RULES
     if engine.retiring and engine.state == EngineState.UP:
-        return f"it is about to be recycled: {engine.recycled}" if engine.recycled else "it is about to end"
+        about_to_end = KEPT if engine.kept else "it is about to end"
+        return f"it is about to be recycled: {engine.recycled}" if engine.recycled else about_to_end
     why = why_not(farm, rules, engine)
     if why:
         return why

@@ -20,6 +20,7 @@ from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.engine_shutdown import end_engine, patience_s, recall, retire
 from ..scheduler.entries import EngineState, TaskEntry
+from ..scheduler.kept_engines import drop_kept
 from ..scheduler.placement import dispatch
 from ..scheduler.settings import WANTED_MAX
 from ..scheduler.state import SchedulerState
@@ -44,6 +45,8 @@ def on_set_wanted(farm: SchedulerState, session: str, n: int, question: SetWante
     if wanted > WANTED_MAX:
         out.answer(session, n, Refusal("ValueError", f"a farm has at most {WANTED_MAX:,} engines of its own"))
         return
+    if wanted < lifecycle.wanted:
+        drop_kept(farm, out)
     lifecycle.wanted = wanted
     out.saves.append(SaveSetting("wanted", lifecycle.wanted))
     balance(farm, now, out)

@@ -17,6 +17,7 @@ from ..scheduler.clock import Now
 from ..scheduler.decision import Decision, LoadTable
 from ..scheduler.entries import EngineEntry, EngineState, TaskClass, TaskEntry
 from ..scheduler.id_pages import states_after
+from ..scheduler.kept_engines import KEPT
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import Assigned, Queued
 from ..states import ABORTS, FINAL, RUNNING, State, Waiting
@@ -238,6 +239,12 @@ def engine_state(engine: EngineEntry) -> str:
     return "stopping" if engine.retiring else "busy" if engine.oldest() else "idle"
 
 
+def _note_on(engine: EngineEntry) -> str:
+    if engine.saving:
+        return "its names are saved: it is recycled"
+    return KEPT if engine.kept else engine.note
+
+
 def engine_row(farm: SchedulerState, engine: EngineEntry) -> EngineRow:
     """Return the row of one engine."""
     oldest = engine.oldest()
@@ -253,7 +260,7 @@ def engine_row(farm: SchedulerState, engine: EngineEntry) -> EngineRow:
         engine.started_s,
         engine.facts,
         engine.connection_file,
-        engine.preparation(farm.mono_s) or ("its names are saved: it is recycled" if engine.saving else engine.note),
+        engine.preparation(farm.mono_s) or _note_on(engine),
         engine.environment.name if engine.environment is not None else "",
         engine.concurrent,
     )

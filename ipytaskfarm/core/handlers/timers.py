@@ -8,6 +8,7 @@ from typing import Any
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.events import Tick
+from ..scheduler.kept_engines import end_kept
 from ..scheduler.placement import recall_for_others
 from ..scheduler.recycling import end_surplus, idle_too_long, recycle_at_time
 from ..scheduler.state import SchedulerState
@@ -34,6 +35,7 @@ TIMERS: dict[str, Callable[[SchedulerState, Any, Now, Decision], None]] = {
     "depend": lambda farm, digest, now, out: ask_again(farm, digest, out),
     "drained": lambda farm, _, now, out: end_drain(farm, now, out),
     "idle": lambda farm, data, now, out: idle_too_long(farm, data[0], data[1], now, out),
+    "kept": lambda farm, _, now, out: end_kept(farm, out),
     "late": lambda farm, data, now, out: warn_late(farm, data[0], data[1], now, out),
     "lease": lambda farm, session, now, out: give_up_agent(farm, session, "its lease is over", now, out),
     "left": lambda farm, session, now, out: end_leave(farm, session, now, out),

@@ -39,6 +39,9 @@ def recycle(farm: SchedulerState, engine: EngineEntry, why: str, now: Now, out: 
     """Retire an engine, and fill its slot with a new engine as soon as it is gone.
 
     With `Recycle.keep_session` the engine saves its names before it ends."""
+    if engine.kept:
+        _retire(farm, engine, "", out)  # nobody waits for it: no other one takes its place
+        return
     if engine.retiring or engine.state == EngineState.STOPPING:
         return
     out.notes.append(f"engine {engine.id} is recycled: {why}")
@@ -48,6 +51,7 @@ def recycle(farm: SchedulerState, engine: EngineEntry, why: str, now: Now, out: 
 
 def _retire(farm: SchedulerState, engine: EngineEntry, recycled: str, out: Decision) -> None:
     engine.retiring = True
+    engine.kept = False
     engine.recycled = recycled
     engine.saving = 0
     farm.readiness.withdraw(engine)
@@ -56,7 +60,7 @@ def _retire(farm: SchedulerState, engine: EngineEntry, recycled: str, out: Decis
 
 def end_if_empty(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
     """End an engine that is retiring, if it holds no runs; let it save its names first if they are to be kept."""
-    if not engine.retiring or engine.assigned or engine.saving:
+    if not engine.retiring or engine.kept or engine.assigned or engine.saving:
         return
     if engine.recycled and any(settings.keep_session for _, settings in engine.recycling):
         _save_session(farm, engine, out)

@@ -530,6 +530,8 @@ class EngineEntry:
     """Whether the engine is ended as soon as it is empty."""
     recycled: str = ""
     """Why the engine is retiring, if its slot is filled again; "" if it is not retiring, or loses its slot."""
+    kept: bool = False
+    """Whether the engine is retiring, and not ended yet: a nested wait may need it, see `scheduler.kept_engines`."""
     saving: int = 0
     """The number under which a recycled engine's names will be kept; 0 if they are not being saved."""
     finished: int = 0

@@ -143,7 +143,13 @@ def _check_engines(farm: SchedulerState) -> None:
         for batch in {id(each.batch): each.batch for each in engine.assigned.values()}.values():
             held = sum(each.batch is batch for each in engine.assigned.values())
             assert batch.unanswered == held, f"the runs of batch {batch.number} are miscounted"
-        done = engine.retiring and not engine.assigned and engine.state == EngineState.UP and not engine.saving
+        done = (
+            engine.retiring
+            and not engine.kept
+            and not engine.assigned
+            and engine.state == EngineState.UP
+            and not engine.saving
+        )
         assert not done, f"engine {engine.id} was to end and was forgotten"
         agent = farm.agents.by_session.get(engine.agent)
         able = engine.state == EngineState.UP and agent is not None and agent.accepts_tasks

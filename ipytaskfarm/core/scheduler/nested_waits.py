@@ -2,7 +2,7 @@
 
 The resources of the waiting run are given back, one more engine is started on its node, and runs that were sent ahead
 behind it are recalled. When all awaited tasks have ended, the run takes its resources again as soon as they are free,
-and is answered. The additional engine ends when it is empty.
+and is answered. The additional engine is kept for some seconds for the next wait, see `core.scheduler.kept_engines`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from .clock import Now
 from .decision import Decision
 from .engine_shutdown import recall
 from .entries import AssignedRun, EngineEntry
+from .kept_engines import add_place, check_kept_engines, retire_surplus, take_place
 from .running_tasks import NestedWait
 from .state import SchedulerState
 from .task import DEFAULT_RULES
@@ -58,17 +59,18 @@ def _lend_slot(
     if assigned.claim is not None:
         release_claim(farm, farm.agents.by_session.get(engine.agent), engine.agent, assigned.claim, waiting.call.run)
         assigned.claim = None
-    farm.timers.set(now.mono_s, "balance")
+    if not take_place(farm, engine.agent):
+        farm.timers.set(now.mono_s, "balance")
 
 
-def end_wait(farm: SchedulerState, engine: EngineEntry, assigned: AssignedRun, now_s: float | None) -> None:
+def end_wait(farm: SchedulerState, engine: EngineEntry, assigned: AssignedRun) -> bool:
     """Forget a run's wait, because it continues or is over.
 
-    `now_s` is the monotonic time at which the engines are counted again; None for at once.
+    Returns whether the engines are to be counted again, because the run's slot was lent.
     """
     waiting = assigned.nested_wait
     if waiting is None:
-        return
+        return False
     for task_id in waiting.unfinished:
         watched = farm.nested_waits.by_task.get(task_id)
         if watched is not None:
@@ -81,7 +83,8 @@ def end_wait(farm: SchedulerState, engine: EngineEntry, assigned: AssignedRun, n
         farm.nested_waits.lent_slots[engine.agent] -= 1
         if not farm.nested_waits.lent_slots[engine.agent]:
             del farm.nested_waits.lent_slots[engine.agent]
-        farm.timers.set(now_s if now_s is not None else 0.0, "balance")
+        add_place(farm, engine.agent)
+    return waiting.slot_lent
 
 
 def note_task_end(farm: SchedulerState, task_id: int) -> None:
@@ -100,6 +103,7 @@ def resume_runs(farm: SchedulerState, now: Now, out: Decision) -> None:
 
     Called at the end of a turn.
     """
+    returned = False
     for name, run in list(farm.nested_waits.over):
         engine = farm.engines.by_name.get(name)
         assigned = engine.assigned.get(run) if engine is not None else None
@@ -117,7 +121,9 @@ def resume_runs(farm: SchedulerState, now: Now, out: Decision) -> None:
                 assigned.claim = claim(farm, agent, task, run)
         failed = sum(map(farm.tasks.has_failed, waiting.ids))
         out.reply(engine.agent, waiting.call, Counted(failed))
-        end_wait(farm, engine, assigned, now.mono_s)
+        returned |= end_wait(farm, engine, assigned)
+    if returned:  # at once: the additional engines must begin nothing more in this turn
+        retire_surplus(farm, out)
 
 
 def check_nested_waits(farm: SchedulerState) -> None:
@@ -146,3 +152,4 @@ def check_nested_waits(farm: SchedulerState) -> None:
     assert found == farm.nested_waits.lent_slots, (
         f"lent places are miscounted: {farm.nested_waits.lent_slots} should be {found}"
     )
+    check_kept_engines(farm)

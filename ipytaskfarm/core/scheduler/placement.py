@@ -481,8 +481,8 @@ def release(farm: SchedulerState, engine: EngineEntry, run: RunKey, out: Decisio
     assigned = engine.remove_run(run)
     if assigned is None:
         return None
-    if assigned.nested_wait is not None:
-        end_wait(farm, engine, assigned, None)
+    if assigned.nested_wait is not None and end_wait(farm, engine, assigned):
+        farm.timers.set(0.0, "balance")
     agent = farm.agents.by_session.get(engine.agent)
     if assigned.claim is not None:
         release_claim(farm, agent, engine.agent, assigned.claim, run)

@@ -51,6 +51,10 @@ class NestedWaits:
     """Runs for which all has ended that they wait for; they continue as soon as their resources are free."""
     lent_slots: dict[str, int] = field(default_factory=dict)
     """An agent's session -> how many slots of its waiting runs are lent."""
+    kept_places: dict[str, list[float]] = field(default_factory=dict)
+    """An agent's session -> until when (monotonic) each engine that was additional is kept, in order of time."""
+    kept_timer: bool = False
+    """Whether the timer is set that ends kept engines."""
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from heapq import heapify, heappop, heapreplace
 
 from .agent_entry import AgentEntry
+from .kept_engines import count_kept
 from .state import SchedulerState
 
 MANY = 1 << 30
@@ -18,13 +19,17 @@ MANY = 1 << 30
 
 
 def room_on(farm: SchedulerState, agent: AgentEntry) -> int:
-    """Return how many more engines an agent may have.  Each slot that a waiting run lends counts as one more."""
+    """Return how many more engines an agent may have.  Each slot that a waiting run lends counts as one more.
+
+    Kept engines take no room: they are within the number that there was during a wait.
+    """
     if not agent.accepts_tasks or farm.mono_s < agent.start_after_s:
         return 0
     slots = agent.slots if agent.brings is None else agent.brings
     if slots is None:
         return MANY
-    return max(0, slots + farm.nested_waits.lent_slots.get(agent.session, 0) - len(agent.engines) - len(agent.starting))
+    slots += farm.nested_waits.lent_slots.get(agent.session, 0)
+    return max(0, slots - len(agent.engines) + count_kept(farm, agent) - len(agent.starting))
 
 
 def free_slots(farm: SchedulerState) -> int:
@@ -65,7 +70,8 @@ def nodes_to_fill(farm: SchedulerState) -> Iterator[AgentEntry]:
     for number, agent in enumerate(farm.agents.by_session.values()):
         if room := room_on(farm, agent):
             # An additional engine belongs to the node on which a slot is lent.
-            load = len(agent.engines) + len(agent.starting) - farm.nested_waits.lent_slots.get(agent.session, 0)
+            extra = farm.nested_waits.lent_slots.get(agent.session, 0) + count_kept(farm, agent)
+            load = len(agent.engines) + len(agent.starting) - extra
             heap.append((load / max(1, agent.cores), number, load, room, agent))
     heapify(heap)
     for _ in range(slots_to_fill(farm)):

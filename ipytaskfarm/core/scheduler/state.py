@@ -124,7 +124,8 @@ class EngineRegistry:
 
     def visible(self) -> list[EngineEntry]:
         """Return the engines that commands may go to, by id."""
-        return sorted((e for e in self.by_name.values() if e.state == EngineState.UP), key=lambda e: e.id)
+        present = (e for e in self.by_name.values() if e.state == EngineState.UP and not e.kept)
+        return sorted(present, key=lambda e: e.id)
 
     def in_order(self) -> list[EngineEntry]:
         """Return all engines, by id."""
