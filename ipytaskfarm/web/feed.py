@@ -465,7 +465,7 @@ class FarmFeed:
 
 
 def _unreached(problem: str) -> str:
-    """Return a sentence about what keeps a connection away; one such as "127.0.0.1:9999: nothing listens there" is none."""
+    """Return a sentence about what keeps a connection away; "127.0.0.1:9999: nothing listens there" is none yet."""
     return f"no connection to the controller ({problem})" if _ADDRESS.match(problem) else problem
 
 

@@ -5,6 +5,7 @@ import { count, size, span, things } from "./format.js";
 import { html, Section, Empty, Bar, Skip, Task, showTasks } from "./html.js";
 
 const PAGE = 100;
+const EVERY_MS = 2000;
 const NODES = 12;
 const NODES_OF_MANY = 4;
 
@@ -55,7 +56,14 @@ export function Engines({ model }) {
   const wanted = model.section("wanted", 0).value;
   const [first, setFirst] = useState(0);
   const [further, setFurther] = useState({});
-  useEffect(() => { if (first) model.transport.ask("engines", { first, count: PAGE }).then((found) => setFurther(found.rows)).catch(() => setFirst(0)); }, [first]);
+  useEffect(() => { // the picture has the first page alone
+    if (!first) return undefined;
+    let over = false;
+    const look = () => model.transport.ask("engines", { first, count: PAGE }).then((found) => { if (!over) setFurther(found.rows); });
+    look().catch(() => setFirst(0));
+    const timer = setInterval(() => { if (model.transport.live && !document.hidden && model.line.value.state === "open") look().catch(() => {}); }, EVERY_MS);
+    return () => { over = true; clearInterval(timer); };
+  }, [first]);
   // Of many nodes those that need a look are shown, and a few others: all with nothing to say would fill the window.
   const names = Object.keys(nodes).length;
   const shown = names <= NODES ? names : Math.max(NODES_OF_MANY, Math.min(NODES, Object.values(nodes).filter(isOdd).length));
