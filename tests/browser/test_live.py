@@ -315,7 +315,9 @@ def test_a_controller_that_is_killed_is_said_and_the_page_goes_on(
 ) -> None:
     """Durations and moments are right although the browser's clock is an hour ahead."""
     with farm.task_client() as tc:
-        began_s = tc.status(0).submitted_at.timestamp()
+        submitted_at = tc.status(0).submitted_at
+        assert submitted_at is not None
+        began_s = submitted_at.timestamp()
     page.clock.set_system_time(time.time() + 3600)
     pid = Home.of("lab").living_info()
     assert pid is not None
