@@ -38,7 +38,9 @@ export function farmModel(transport, element) {
       loaded.value = true;
     } else if (said.type === "delta") {
       apply(data, said.operations);
-      renew(new Set(said.operations.map(([, name]) => name)));
+      const changed = new Set(said.operations.map(([, name]) => name));
+      if (changed.has("engines")) tick(); // or tasks would have begun after now
+      renew(changed);
     } else if (said.type === "clock") {
       ahead = Math.abs(said.ahead) > CLOCKS_DIFFER_S ? said.ahead : 0;
       tick();
