@@ -19,7 +19,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from ipytaskfarm import Farm, Task, TaskClient
+from ipytaskfarm import Farm, Task
 from ipytaskfarm.core.errors import SecurityError
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.system.host import runtime_folder
@@ -29,51 +29,21 @@ from ipytaskfarm.web import questions
 from ipytaskfarm.web.feed import FarmFeed, page_connection
 from tests.support.farms import farm_state, module_farm
 from tests.support.live import SECOND_USER, WebPage, picture, second_user_tries, seen, strict_page, web_page
+from tests.support.live_tasks import HOSTILE, fill
 from tests.support.polling import DEADLINE_S, eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm]
 
-HOSTILE = "<img src=x onerror=alert(1)>"
-LONG_NAME = f"\x1b[31m{HOSTILE}" + "n" * 5000
-LOUD = (
-    "import os; os.write(1, b'<script>alert(2)</script>\\n\\x1b[31mred\\x1b[0m caf\\xe9 \\xff\\n');"
-    "print('y' * 10_000_000); print('the end')"
-)
-
 OWN_SCRIPTS = 2
 """start.js, and all others as one."""
-
-
-def fail(n: int) -> None:
-    if n % 2:
-        raise ValueError(f"no convergence in step {n} {HOSTILE}")
-    raise KeyError("missing")
 
 
 @pytest.fixture(scope="module")
 def farm() -> Iterator[Farm]:
     with module_farm(2, name="lab", drain=0) as farm:
         with farm.task_client() as tc:
-            _fill(tc)
+            fill(tc)
         yield farm
-
-
-def _fill(tc: TaskClient) -> None:
-    """Tasks of all kinds: failed by two causes, succeeded, loud, with a hostile name, and some that cannot run."""
-    job = tc.create_job("sweep")
-    for n in range(30):
-        job.add_task(Task(fail, args=(n,), name="attempt") if n < 10 else Task(pow, args=(n, 2), name="power"))
-    job.submit()
-    # One engine may run all quick tasks: these make sure that both have a part in the stream.
-    tc.run(Task(LOUD, name="loud", targets=[0]))
-    tc.run(Task("a = 1", name=HOSTILE, targets=[1]))
-    for _ in range(3):
-        tc.run(Task("a = 1", name="elsewhere", targets=[99]))
-    named = tc.create_job(LONG_NAME)
-    named.add_task(Task("a = 1", name=LONG_NAME))
-    named.submit()
-    tc.flush()
-    eventually(lambda: len(tc.tasks(state="unfinished")) == 3, 60.0)
 
 
 @pytest.fixture(scope="module")
