@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import FloatRect
 
-from ipytaskfarm import Farm
+from ipytaskfarm import Farm, Task
 from tests.conftest import assert_nothing_left, isolated
-from tests.support.browser import Cell, Lab, Notebook, jupyterlab
+from tests.support.browser import Cell, Lab, Notebook, answer, connect_to, jupyterlab, other_kernels
+from tests.support.live import install_for_jupyter
 
 FOLDER = Path(__file__).parent / "images"
 WIDTH = 1000
@@ -137,7 +138,7 @@ def take_maps(lab: Lab) -> dict[str, bytes]:
     stopped = notebook.start(SLOW)
     stopped.shows("4 running")
     notebook.interrupt()
-    stopped.done().shows("goes on")
+    stopped.done().shows("continues")
     handle = notebook.run("job = tc.job(tc.jobs()[-1]); job")
     handle.shows("60 succeeded", 30.0)
     gone_on = notebook.run("job.results() == list(range(60))")
@@ -150,6 +151,33 @@ def take_maps(lab: Lab) -> dict[str, bytes]:
     found["reopened"] = take_between(again, again.cell(3), again.cell(7))
     again.page.close()
     return found
+
+
+HALVE = """rest = number % 2
+half = number / rest"""
+
+
+def take_frozen(lab: Lab, farm: Farm) -> bytes:
+    """Return a picture of a notebook that is connected with the engine that was frozen for a task."""
+    with farm.task_client() as tc:
+        failed = tc.run(Task(HALVE, push={"number": 6}, on_failure="hold"))
+        tc.barrier([failed])
+        tc.debug(failed)  # nobody can type here: it is only offered to Jupyter
+        notebook = lab.open("frozen", 1200, 470, 1.5)
+        (kernel,) = other_kernels(notebook, 1)
+        connect_to(notebook, kernel)
+        notebook.run("print(number, rest)").shows("6 0")
+        cell = notebook.start("%debug")
+        cell.shows("half = number / rest")
+        answer(notebook, "p number, rest")
+        cell.shows("(6, 0)")
+        answer(notebook, "q")
+        cell.done()
+        notebook.page.mouse.move(0, 0)
+        picture = small(notebook.page.screenshot())
+        notebook.page.close()
+        tc.release()
+    return picture
 
 
 def take_between(notebook: Notebook, first: Cell, last: Cell) -> bytes:
@@ -176,8 +204,10 @@ def main() -> None:
     with isolated("itf-") as dirs, pytest.MonkeyPatch.context() as patch:
         patch.delenv("MPLBACKEND", raising=False)
         patch.chdir(dirs.work)
-        with Farm(n=4, name="default", drain=0), jupyterlab(dirs) as lab:
-            pictures = {"notebook": take(write_notebook(lab)), **take_cells(lab), **take_maps(lab)}
+        install_for_jupyter(dirs)
+        with Farm(n=4, name="default", drain=0) as farm, jupyterlab(dirs) as lab:
+            pictures = {"frozen-engine": take_frozen(lab, farm)}
+            pictures |= {"notebook": take(write_notebook(lab)), **take_cells(lab), **take_maps(lab)}
         assert_nothing_left(dirs)
     FOLDER.mkdir(exist_ok=True)
     for name, picture in pictures.items():

@@ -186,7 +186,8 @@ class WidgetPage:
         """Send a delta."""
         if self._is_closed():
             return
-        self._widget.send({"type": "delta", "number": delta.number, "operations": delta.operations})
+        told = {"type": "delta", "number": delta.number, "operations": delta.operations, "at_s": time.time()}
+        self._widget.send(told)
         if time.monotonic() - self._whole_s > WHOLE_EVERY_S:
             self.show()
 

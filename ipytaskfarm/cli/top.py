@@ -8,7 +8,7 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +30,10 @@ from ipytaskfarm.display.text import safe
 TASKS_ASKED = 200
 """Largest number of running tasks, of unfinished tasks, and of failed tasks, that are read."""
 HELP = "↑ ↓ select · a abort · r retry · q quit"
+DUMB = (None, "", "dumb", "unknown")
+"""The values of TERM for terminals on which nothing can be drawn again."""
+RESIZED_S = 0.25
+"""How soon the screen is drawn again in a terminal of another size."""
 LEAST_S = 0.2
 """Least time in seconds between two screens."""
 
@@ -95,7 +99,9 @@ def _tasks(questioner: Questioner, state: str, ids: list[int] | None = None) -> 
 # What is shown
 
 
-def screen(seen: Look, width: int, height: int | None, selected: int | None = None, note: str = "") -> list[str]:
+def screen(
+    seen: Look, width: int, height: int | None, selected: int | None = None, note: str = "", trouble: str = ""
+) -> list[str]:
     """Return the lines of a screen.
 
     Args:
@@ -104,10 +110,13 @@ def screen(seen: Look, width: int, height: int | None, selected: int | None = No
         height: the largest number of lines; None: all lines.
         selected: the task to mark.
         note: the effect of the last key.
+        trouble: why the farm does not answer, so that what is shown is from before.
     """
     # Each part gets at most this share; the tasks get the remaining lines.
     room = None if height is None else height - 2 - 2
-    lines = [line[:width] for line in head_lines(seen.state)]
+    lines = [safe(line, width) for line in head_lines(seen.state)]
+    if trouble:
+        lines[0] = safe(f"farm {seen.state.name!r}, as it was: {trouble}", width)
     lines += _part("engines", engine_table(seen.state.engines), width, _share(room, 0.25))
     if seen.jobs:
         lines += _part("jobs", job_table(seen.jobs), width, _share(room, 0.2))
@@ -156,7 +165,7 @@ class Top(Command):
     description = """
 Shows a running farm: its engines, its jobs with unfinished tasks, its running, waiting and failed tasks, and an
 explanation of the selected task. Keys: arrows (or j and k) select a task, a aborts it after a question, r retries a
-failed one, q quits. Without a terminal, or with --once, the command prints one screen and ends.
+failed one, q quits. Without a terminal, with TERM=dumb, or with --once, the command prints one screen and ends.
 """
     examples = """
         ipytaskfarm top
@@ -170,7 +179,7 @@ failed one, q quits. Without a terminal, or with --once, the command prints one 
 
     def carry_out(self) -> int:
         with connect(self.farm) as questioner:
-            if self.once or not (sys.stdin.isatty() and sys.stdout.isatty()):
+            if self.once or not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") in DUMB:
                 print("\n".join(screen(look(questioner), printing.terminal_width(sys.stdout) or 10_000, None)))
                 return OK
             Live(questioner, max(LEAST_S, self.every)).run()
@@ -187,6 +196,8 @@ class Live:
         self._asks_about: int | None = None
         """The task whose abort waits for a confirmation with y."""
         self._note = ""
+        self._trouble = ""
+        """Why the farm did not answer when it was asked last."""
 
     def run(self) -> None:
         """Draw the screen, ask the farm and handle keys, until q or Ctrl-C is pressed."""
@@ -200,9 +211,11 @@ class Live:
             again_s = time.monotonic() + self._every_s
             while True:
                 size = console.size
-                lines = screen(seen, size.width, size.height, self._selected, self._note)
+                lines = screen(seen, size.width, size.height, self._selected, self._note, self._trouble)
                 live.update(Text("\n".join(lines), no_wrap=True, overflow="crop"), refresh=True)
-                key = _key(max(0.0, again_s - time.monotonic()))
+                key = ""
+                while not key and console.size == size and (left_s := again_s - time.monotonic()) > 0:
+                    key = _key(min(RESIZED_S, left_s))
                 if key in ("q", "\x03", "\x04"):
                     return
                 acted = self._heed(key, seen) if key else False
@@ -212,10 +225,12 @@ class Live:
 
     def _look(self, before: Look) -> Look:
         try:
-            return look(self._questioner, self._selected)
+            found = look(self._questioner, self._selected)
         except errors.FarmNotRunning as error:
-            self._note = f"{error} (q quits)"
+            self._trouble = str(error)
             return before
+        self._trouble = ""
+        return found
 
     def _heed(self, key: str, seen: Look) -> bool:
         """Handle a key; return whether the farm should be asked at once."""
@@ -223,7 +238,7 @@ class Live:
         position = next((at for at, row in enumerate(tasks) if row.id == self._selected), None)
         if self._asks_about is not None:
             task, self._asks_about = self._asks_about, None
-            self._note = self._abort(task) if key == "y" else f"task {task} goes on"
+            self._note = self._told(self._abort, task) if key == "y" else f"task {task} goes on"
             return True
         self._note = ""
         step = {"j": 1, "\x1b[B": 1, "\x1bOB": 1, "k": -1, "\x1b[A": -1, "\x1bOA": -1}.get(key)
@@ -237,9 +252,16 @@ class Live:
             self._asks_about = self._selected
             self._note = f"abort task {self._selected}? y aborts it, any other key does not"
         elif key == "r":
-            self._note = self._retry(tasks[position or 0].id)
+            self._note = self._told(self._retry, tasks[position or 0].id)
             return True
         return False
+
+    def _told(self, act: Callable[[int], str], task: int) -> str:
+        """Return what an action has done with a task, or that the farm does not answer."""
+        try:
+            return act(task)
+        except errors.FarmNotRunning as error:
+            return f"task {task}: not known to be done, {error}"
 
     def _abort(self, task: int) -> str:
         reply = self._questioner.answer(messages.AbortTasks([task], True, "aborted from ipytaskfarm top"))

@@ -168,7 +168,8 @@ def _values(inputs: Sequence[Input]) -> Callable[[int], Any]:
 def _value(each: Input) -> Any:
     """Return the value of an input; the exception if its task has failed, as the engine does."""
     if each.body is None:
-        raise IndexError(f"the result of task {each.task}, an argument of this one, has been cleared")
+        text = f"the result of task {each.task}, an argument of this one, has been cleared"
+        raise IndexError(f"{text}; tc.debug(id, run=False) opens the frames that came with the failure")
     body = _decode_body(each.body) if each.body else ResultBody()
     if not each.reason:
         return unpack(body.value) if body.value is not None else None

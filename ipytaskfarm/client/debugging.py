@@ -145,7 +145,8 @@ def _environment(environment: TaskEnvironment | None, names: dict[str, Any], nam
             environment.setup()
         except Exception as error:
             what = f"the environment {type(environment).__name__} of {name} cannot be set up in this process"
-            raise errors.EnvironmentSetupError(f"{what}: {type(error).__name__}: {text_of(error)}") from error
+            frames = "tc.debug(id, run=False) opens the frames that came with the failure"
+            raise errors.EnvironmentSetupError(f"{what}: {type(error).__name__}: {text_of(error)}; {frames}") from error
         names["env"] = environment
         yield
     finally:

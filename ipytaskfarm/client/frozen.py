@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..core.messages import ExchangeBytes, KernelBytes, ListEngines, tables
+from ..core.messages import ExchangeBytes, KernelBytes, ListEngines, ListTasks, ReadTask, TaskCopy, tables
+from ..core.states import FREEZES
 from ..display.farm_tables import frozen_table
 from ..display.ipython import with_cells
 from ..system import external_kernels
@@ -68,9 +69,12 @@ def debug_frozen(session: Session, task: int) -> bool:
     close_tunnels(session, {row.engine for row in table.frozen})
     row = next((row for row in table.frozen if row.task == task), None)
     if row is None:
-        if (thawed := table.thawed.get(task)) is not None:
+        note = table.thawed.get(task)
+        if note is None and _asked_for_one(session, task):
+            note = f"no engine is frozen for task {task}; tc.explain({task}) tells more"
+        if note is not None:
             frames = f"tc.debug({task}, run=False) opens the frames that came with the failure"
-            print(f"{thawed}\nthe task runs here instead; {frames}")
+            print(f"{note}\nthe task runs here instead; {frames}")
         return False
     connection_file = _kernel_of(session, row) if row.state == "frozen" else None
     if connection_file is None:
@@ -87,6 +91,15 @@ def debug_frozen(session: Session, task: int) -> bool:
         with KernelConsole(connection_file) as console:
             console.run("%debug")
     return True
+
+
+def _asked_for_one(session: Session, task: int) -> bool:
+    """Return whether a task has failed in a way that was to freeze its engine."""
+    rows = session.ask_for(ListTasks([task]), tables.TaskRows).rows
+    if not rows or rows[0].reason not in FREEZES:
+        return False
+    rules = session.ask_for(ReadTask(task), TaskCopy).task.rules
+    return rules is not None and rules.freeze
 
 
 def _kernel_of(session: Session, row: tables.FrozenRow) -> Path | None:

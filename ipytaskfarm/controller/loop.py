@@ -121,6 +121,8 @@ class ControllerLoop:
         self._started_s = time.time()
         self._min_free_bytes = min_free_bytes
         self._room_checked_s = 0.0
+        self._harmed = False
+        """Whether it is known that somebody has removed or replaced the store's file."""
         self._careful_until_s = 0.0
         """Until then (monotonic) each event has a turn of its own, because one of them has met a bug."""
         self._next: list[tuple[str, Event]] = []
@@ -311,6 +313,16 @@ class ControllerLoop:
                 yield agent.session, ProcessGone(why)
 
     def _lack_of_room(self) -> str | None:
+        if harm := self._store.harm():
+            text = (
+                f"the file of the farm's store, {self._store.path}, {harm} while the farm runs, and what comes now "
+                "would be lost with its controller: put the file back, or fetch the results and start the farm again"
+            )
+            if not self._harmed:
+                log.error("%s", text)
+            self._harmed = True
+            return text
+        self._harmed = False
         free = self._store.free_bytes()
         if free >= self._min_free_bytes:
             return None

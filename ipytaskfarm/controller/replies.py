@@ -27,6 +27,7 @@ from ..core.scheduler.decision import (
     LoadTaken,
 )
 from ..core.scheduler.events import EndedLoaded, Event, Originals
+from ..core.states import FREEZES
 
 MAIL_AT_ONCE = 1000
 """The number of messages of a task that are read at a time."""
@@ -161,10 +162,17 @@ def _explanation(store: StoreReader, load: LoadExplanation) -> TextReply | Refus
         if not finals:
             return Refusal("IndexError", f"there is no task {load.id}: it has been cleared")
         lines = explain_final(finals[0]) if load.item is None else explain_item(finals[0], load.item)
+        if load.unfrozen and finals[0].reason in FREEZES and _asks_to_freeze(store, load.id):
+            lines.append(load.unfrozen)
     place = store.place_in_map(load.id if load.item is None else load.item)
     if place is not None:
         lines = [lines[0], in_map(place), *lines[1:]]
     return TextReply("\n".join([*lines, *load.more]))
+
+
+def _asks_to_freeze(store: StoreReader, task: int) -> bool:
+    """Return whether a failure of a task was to freeze its engine."""
+    return any(each.rules is not None and each.rules.freeze for each in store.original([task]))
 
 
 def in_map(place: MapPlace) -> str:

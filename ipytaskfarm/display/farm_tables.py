@@ -127,8 +127,9 @@ def _heading(thing: str, rows: Sequence[TaskRow], shown: int, omitted: int, more
 def _task_cells(row: TaskRow) -> tuple[object, ...]:
     state = state_word(row.state)
     reason = "" if row.reason == state else row.reason
+    engine = None if row.engine_id is None or row.engine_id < 0 else row.engine_id  # it has ended without a run
     return (
-        row.id, state, reason, row.name, row.engine_id, row.attempts, row.priority or "", when(row.submitted_s),
+        row.id, state, reason, row.name, engine, row.attempts, row.priority or "", when(row.submitted_s),
         span(row.run_s), error_text(row.failure),
     )  # fmt: skip
 

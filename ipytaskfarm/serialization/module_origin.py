@@ -322,7 +322,7 @@ def _claimed(folder: str, mtime: int) -> frozenset[str]:
     """Return the top-level names of the distributions whose metadata stands in this folder."""
     found: set[str] = set()
     for metadata in _metadata_in(folder):
-        found.update(_top_levels(metadata))
+        found.update(top_levels(metadata))
     return frozenset(found)
 
 
@@ -339,7 +339,7 @@ def _is_metadata(name: str) -> bool:
     return name.endswith(".dist-info") or (name.endswith(".egg-info") and "-" in name)
 
 
-def _top_levels(metadata: str) -> Iterator[str]:
+def top_levels(metadata: str) -> Iterator[str]:
     """Yield the names from top_level.txt and RECORD, or the distribution's own name if both are missing."""
     top_level = _text(os.path.join(metadata, "top_level.txt"))
     record = _text(os.path.join(metadata, "RECORD")) or _text(os.path.join(metadata, "installed-files.txt"))

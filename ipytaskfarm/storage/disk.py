@@ -122,3 +122,20 @@ def migrations() -> list[tuple[int, str]]:
     folder = resources.files(__package__).joinpath("migrations")
     found = [(re.fullmatch(r"(\d{4})_\w+\.sql", entry.name), entry) for entry in folder.iterdir()]
     return sorted((int(match[1]), entry.read_text("utf-8")) for match, entry in found if match is not None)
+
+
+def file_number(path: Path) -> tuple[int, int]:
+    """Return the device and the number of a file, which tell it from another one of its name."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def harm(path: Path, number: tuple[int, int]) -> str:
+    """Return what has become of an open file since it had this number: "" if it is there and has a content."""
+    try:
+        status = path.stat()
+    except OSError:
+        return "was removed"
+    if (status.st_dev, status.st_ino) != number:
+        return "was replaced"
+    return "" if status.st_size else "was emptied"

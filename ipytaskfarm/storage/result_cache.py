@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -94,6 +95,8 @@ class ResultCache:
         """What people should know, the latest last."""
         self._blobs = blobs
         self._db: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        """Device and inode of the open file."""
         self._bytes = 0
         self._bytes_before: int | None = None
         """Their number before the present transaction; None: there is none."""
@@ -131,6 +134,9 @@ class ResultCache:
     def close(self) -> None:
         """Close the file."""
         self.note_uses()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         if self._db is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
@@ -153,6 +159,27 @@ class ResultCache:
             db.close()
             raise
         self._db = db
+        status = os.stat(self.path)
+        self._file = status.st_dev, status.st_ino
+
+    def _look_at_file(self) -> None:
+        """Begin anew if the file was removed, replaced or emptied: what is written into the old one would be lost."""
+        if self._db is None:
+            return
+        try:
+            status = os.lstat(self.path)
+            if (status.st_dev, status.st_ino) == self._file and status.st_size:
+                return
+            how = "replaced or emptied"
+        except OSError:
+            how = "removed"
+        self.note(f"the file of the result cache {self.path} was {how} while it was in use: it begins anew")
+        self._uses.clear()
+        self._disconnect()
+        try:
+            self._connect()
+        except (sqlite3.Error, OSError) as error:
+            self._put_aside(error)
 
     def _put_aside(self, error: Exception) -> None:
         """Begin a new file in the place of one that cannot be used."""
@@ -184,9 +211,9 @@ class ResultCache:
                 with contextlib.suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
             self.note(f"could not {what} the result cache: {error}")
-            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            if _is_damage(error):
                 self._uses.clear()
-                self.close()
+                self._disconnect()
                 self._put_aside(error)
 
     @contextlib.contextmanager
@@ -198,6 +225,7 @@ class ResultCache:
         with self._guarded("write into"):
             self._bytes_before = self._bytes
             self._rows("BEGIN IMMEDIATE")
+        with self._guarded("write into"):  # the block runs in any case
             yield
             if self._db is not None and self._db.in_transaction:  # an error inside has ended it
                 self._rows("COMMIT")
@@ -230,6 +258,7 @@ class ResultCache:
 
     def note_uses(self) -> None:
         """Write into the file which entries were taken."""
+        self._look_at_file()
         uses, self._uses = self._uses, {}
         if uses:
             with self.together():
@@ -318,7 +347,9 @@ class ResultCache:
 
     def remove_of_task(self, task: int) -> int:
         """Remove what a task has computed: its result is wrong or lost."""
-        return self.remove([row[0] for row in self._rows("SELECT key FROM entries WHERE task = ?", (task,))])
+        with self._guarded("read"):
+            return self.remove([row[0] for row in self._rows("SELECT key FROM entries WHERE task = ?", (task,))])
+        return 0
 
     # ------------------------------------------------------------------------------------ questions
 
@@ -340,25 +371,31 @@ class ResultCache:
     def forget(self, function: str | None, key: str | None, older_s: float | None) -> int:
         """Remove entries of this function, of a key that begins so, not used for this time; return their number."""
         self.note_uses()
-        found = self._rows(
-            "SELECT key FROM entries WHERE (?1 IS NULL OR function = ?1) AND (?2 IS NULL OR substr(key, 1, ?3) = ?2) "
-            "AND (?4 IS NULL OR used_s < ?4)",
-            (function, key, len(key or ""), None if older_s is None else time.time() - older_s),
-        )
-        gone = self.remove([row[0] for row in found])
-        self._rows("DELETE FROM recipes WHERE digest NOT IN (SELECT recipe FROM entries)")
-        return gone
+        with self._guarded("remove from"):
+            found = self._rows(
+                "SELECT key FROM entries WHERE (?1 IS NULL OR function = ?1) "
+                "AND (?2 IS NULL OR substr(key, 1, ?3) = ?2) AND (?4 IS NULL OR used_s < ?4)",
+                (function, key, len(key or ""), None if older_s is None else time.time() - older_s),
+            )
+            gone = self.remove([row[0] for row in found])
+            self._rows("DELETE FROM recipes WHERE digest NOT IN (SELECT recipe FROM entries)")
+            return gone
+        return 0
 
     def entry(self, key: str) -> CacheEntry | None:
         """Return the entry of this key."""
         self.note_uses()
-        rows = self._rows(f"SELECT {_ENTRY} FROM entries WHERE key = ?", (key,))
-        return _entry(rows[0]) if rows else None
+        with self._guarded("read"):
+            rows = self._rows(f"SELECT {_ENTRY} FROM entries WHERE key = ?", (key,))
+            return _entry(rows[0]) if rows else None
+        return None
 
     def recipe(self, digest: str) -> bytes:
         """Return an encoded recipe; b"" if no entry has it."""
-        rows = self._rows("SELECT parts FROM recipes WHERE digest = ?", (digest,))
-        return rows[0][0] if rows else b""
+        with self._guarded("read"):
+            rows = self._rows("SELECT parts FROM recipes WHERE digest = ?", (digest,))
+            return rows[0][0] if rows else b""
+        return b""
 
     def nearest(self, key: CacheKey, recipe: bytes, before_s: float, not_task: int) -> CacheEntry | None:
         """Return the entry of the same function that has most in common with a key.
@@ -366,12 +403,18 @@ class ResultCache:
         Args:
             key: the key of a task.
             recipe: the encoded recipe of its function; b"": only arguments are compared.
-            before_s: only entries that were made before (wall clock).
+            before_s: only entries that were made before (wall clock), or by earlier tasks.
             not_task: not the entry that this task has made.
         """
+        with self._guarded("read"):
+            return self._nearest(key, recipe, before_s, not_task)
+        return None
+
+    def _nearest(self, key: CacheKey, recipe: bytes, before_s: float, not_task: int) -> CacheEntry | None:
         rows = self._rows(
-            f"SELECT {_ENTRY} FROM entries WHERE function = ? AND made_s < ? AND task <> ? "
-            "ORDER BY made_s DESC LIMIT ?",
+            # If the clock was set back, earlier tasks seem to have ended later.
+            f"SELECT {_ENTRY} FROM entries WHERE function = ?1 AND (made_s < ?2 OR task < ?3) AND task <> ?3 "
+            "ORDER BY made_s DESC LIMIT ?4",
             (key.function, before_s, not_task, NEAREST_AMONG),
         )
         parts = _parts(recipe)
@@ -387,6 +430,16 @@ class ResultCache:
             if best is None or sum(distance) < sum(least):
                 best, least = found, distance
         return best
+
+
+_NOT_OURS = re.compile(r"no such (table|column)|has no column")
+
+
+def _is_damage(error: Exception) -> bool:
+    """Return whether a file that has this error cannot be used any more."""
+    if isinstance(error, sqlite3.OperationalError):  # a full disk, a lock: it may work again
+        return bool(_NOT_OURS.search(str(error)))
+    return isinstance(error, sqlite3.DatabaseError)
 
 
 def _parts(recipe: bytes) -> frozenset[KeyPart]:

@@ -75,6 +75,8 @@ class Store:
         self._log_bytes = 0
         self._count: CommitCount | None = None
         self._log_room = LogRoom(path, CHECKPOINT_BYTES)
+        self._file = (0, 0)
+        """Tells the open file from another one of its name."""
 
     # ---------------------------------------------------------------------------------- opening and closing
 
@@ -126,6 +128,7 @@ class Store:
         if copied and self._one("SELECT count(*) FROM farm"):
             self.renewed = "a backup was put in the place of its store"
         self._begin_life(farm_incarnation, former)
+        self._file = disk.file_number(self.path)
         if fresh:
             sync_folder(self.path.parent)
 
@@ -533,6 +536,10 @@ class Store:
         return [rows.table_row(row) for row in rows.in_order(ids, self._rows(rows.TABLE, ids))]
 
     # ---------------------------------------------------------------------------------- care
+
+    def harm(self) -> str:
+        """Return what somebody has done to the file while it is open, such as "was replaced"; "" if nothing."""
+        return disk.harm(self.path, self._file)
 
     def free_bytes(self) -> int:
         """Return the free bytes of the store's disk for an ordinary user."""

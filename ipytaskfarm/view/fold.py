@@ -50,7 +50,7 @@ def cut(text: str, most: int = TEXT_MAX) -> str:
         text = f"{text[: most - 1]}…"
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def cause_key(reason: str, etype: str, place: str) -> str:
@@ -183,7 +183,8 @@ class FarmFold:
         self.picture.set("stretches", [])
 
     def past_stretches(self, table: StretchTable, until_s: float) -> None:
-        """Fold runs that ended before this moment, when the first changes began."""
+        """Fold runs that ended before this moment, when the first changes began, and how far back there are runs."""
+        self.picture.set("first_s", table.first_s)
         ended = [row for row in table.rows if row.ended_s <= until_s]
         rows = sorted(merged(ended, 0.05, STRETCHES_MAX // 2), key=lambda row: row.ended_s)
         self.picture.append("stretches", [stretch_row(row) for row in rows], STRETCHES_MAX)

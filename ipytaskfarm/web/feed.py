@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -54,6 +55,9 @@ LONG_SECTIONS = frozenset({"stretches", "series"})
 """What a page gets a moment after the numbers."""
 BEFORE_S = 300.0
 """The stream begins this time before the connection."""
+
+
+_ADDRESS = re.compile(r"(/\S+|\S+:\d+): ")
 
 
 class Page(Protocol):
@@ -286,7 +290,7 @@ class FarmFeed:
             text = f"farm {self.name!r} is connected, but does not answer" if quiet else ""
             status = {"state": "quiet" if quiet else "up", "text": text}
         else:
-            why = self._problem if questioner is None else questioner.problem
+            why = self._problem if questioner is None else _unreached(questioner.problem)
             if why not in ("", NEVER_CONNECTED):
                 self._numbers.set()
             status = {"state": "gone", "text": why or "connecting"}
@@ -456,7 +460,13 @@ class FarmFeed:
             "number": self.log.number,
             "picture": self.fold.picture.data,
             "control": self.control,
+            "at_s": time.time(),
         }
+
+
+def _unreached(problem: str) -> str:
+    """Return a sentence about what keeps a connection away; "127.0.0.1:9999: nothing listens there" is none yet."""
+    return f"no connection to the controller ({problem})" if _ADDRESS.match(problem) else problem
 
 
 def page_connection(farm: str, control: bool) -> Callable[[], ConnectionInfo]:

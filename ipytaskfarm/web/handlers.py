@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,7 +249,7 @@ class _PageSocket(websocket.WebSocketHandler):
         if isinstance(found, dict):
             self._send(found)
         else:
-            self._send({"type": "resumed", "control": feed.control})
+            self._send({"type": "resumed", "control": feed.control, "at_s": time.time()})
             for delta in found:
                 self.tell(delta)
         feed.open(self)

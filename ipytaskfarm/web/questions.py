@@ -322,6 +322,8 @@ async def _abort(feed: FarmFeed, arguments: Arguments) -> Any:
 
 async def _retry(feed: FarmFeed, arguments: Arguments) -> Any:
     reply = await _reply(feed, messages.RetryTasks([_id(arguments)]), messages.Retried)
+    if reply.missing:
+        return {"text": f"task {reply.missing[0]} was not tried again: it has been cleared"}
     if not reply.ids:
         return {"text": "it was not tried again: only failed tasks are"}
     return {"text": f"submitted again as task {reply.ids[0][1]}", "id": reply.ids[0][1]}

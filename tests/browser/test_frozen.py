@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from playwright.sync_api import expect
 
 from ipytaskfarm import Farm, Ref, Task, TaskClient
 from tests.conftest import Dirs
-from tests.support.browser import DEADLINE_MS, Lab, Notebook
+from tests.support.browser import Lab, Notebook, answer, connect_to, other_kernels
 from tests.support.failing import CODE, Prepared, Ratio, closure, divide
 from tests.support.far import NODE, far_engines
 from tests.support.farms import engines, until_engines
@@ -34,14 +31,6 @@ def connected(lab: Lab, farm: Farm, name: str) -> Notebook:
         "def halve(x):\n    rest = x % 2\n    return x / rest"
     )
     return notebook
-
-
-def answer(notebook: Notebook, text: str) -> None:
-    """Type an answer to the debugger's question, as soon as it asks."""
-    asked = notebook.page.locator(".jp-Stdin-input").last
-    expect(asked).to_have_value("", timeout=DEADLINE_MS)
-    asked.fill(text)
-    asked.press("Enter")
 
 
 def test_the_debugger_opens_in_the_users_own_notebook(lab: Lab, farm: Farm) -> None:
@@ -126,30 +115,3 @@ def looks_at_its_frames(notebook: Notebook, kind: Kind) -> None:
     cell.shows(kind.answer)
     answer(notebook, "q")
     cell.done()
-    picture = os.environ.get("SCREENSHOTS")
-    if picture and not kind.far:
-        notebook.page.screenshot(path=Path(picture) / "frozen-engine.png")
-
-
-def other_kernels(notebook: Notebook, count: int) -> list[str]:
-    """Return the ids of the kernels that somebody else has started, as soon as the dialog offers so many."""
-    page = notebook.page
-
-    def offered() -> list[str]:
-        page.get_by_role("button", name="Python 3 (ipykernel)").first.click()
-        found = [
-            option.get_attribute("value") for option in page.locator(".jp-Dialog option", has_text="python3 (").all()
-        ]
-        page.locator(".jp-Dialog").get_by_role("button", name="Cancel").click()
-        return [value for value in found if value] if len(found) == count else []  # Lab asks every few seconds
-
-    return eventually(offered, DEADLINE_S, every_s=1.0)
-
-
-def connect_to(notebook: Notebook, kernel: str) -> None:
-    """Connect the notebook to this kernel, as a person does: click, choose, confirm."""
-    page = notebook.page
-    page.get_by_role("button", name="Python 3 (ipykernel)").first.click()
-    page.locator(".jp-Dialog select").select_option(value=kernel)
-    page.locator(".jp-Dialog").get_by_role("button", name="Select Kernel").click()
-    page.locator("#jp-main-statusbar").get_by_text("Idle").wait_for()

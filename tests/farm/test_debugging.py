@@ -102,7 +102,9 @@ def test_a_result_of_another_task_is_given_as_it_was(tc: TaskClient) -> None:
     assert int(again.args[1].task) == zero
     assert tc.run(again, block=True).failure is not None
     tc.clear([zero])
-    with pytest.raises(IndexError, match=f"the result of task {zero}, an argument of this one, has been cleared"):
+    with pytest.raises(
+        IndexError, match=rf"task {zero}, an argument of this one, has been cleared; tc.debug\(id, run=F"
+    ):
         tc.debug(bad)
 
 

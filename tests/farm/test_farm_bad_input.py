@@ -26,40 +26,53 @@ from ipytaskfarm import Farm, Task, errors
 disk = sys.argv[1]
 with Farm(n=1, name="full", store_dir=disk) as farm, farm.task_client() as tc:
     before = tc.run(Task("a = 'before'", pull="a"), block=True)
+    ids = []
+    def until_refused(word):
+        deadline = time.monotonic() + 30
+        while True:
+            ids.append(tc.run(Task("a = %d" % len(ids), pull="a")))
+            try:
+                tc.flush(timeout=10)
+            except errors.StoreFull as error:
+                print(word, error)
+                return
+            assert time.monotonic() < deadline, "nobody says so"
+    def until_ended():
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return tc.barrier(ids, timeout=30)
+            except errors.StoreFull:
+                assert time.monotonic() < deadline, "all is well again and nobody goes on"
+                time.sleep(0.05)
+    (store,) = [os.path.join(disk, name) for name in os.listdir(disk) if name.endswith(".sqlite")]
+    os.rename(store, store + ".away")
+    until_refused("away:")
+    os.rename(store + ".away", store)
+    until_ended()
     filler = os.path.join(disk, "filler")
     with open(filler, "wb") as file:
         os.posix_fallocate(file.fileno(), 0, 300 * 2**20)
-    deadline = time.monotonic() + 30
-    ids = []
-    while True:
-        ids.append(tc.run(Task("a = %d" % len(ids), pull="a")))
-        try:
-            tc.flush(timeout=10)
-        except errors.StoreFull as error:
-            print("full:", error)
-            break
-        assert time.monotonic() < deadline, "the disk is full and nobody says so"
+    until_refused("full:")
     try:
         tc.barrier(ids, timeout=10)
     except errors.StoreFull:
         print("barrier too")
     assert before.ns.a == "before"
     os.unlink(filler)
-    while True:
-        try:
-            tc.barrier(ids, timeout=30)
-            break
-        except errors.StoreFull:
-            assert time.monotonic() < deadline + 30, "there is room again and nobody goes on"
-            time.sleep(0.05)
+    until_ended()
     print("all:", [tc.get_task_result(i).ns.a for i in ids] == list(range(len(ids))))
 """
 
 
-def test_a_full_disk_is_said_and_nothing_is_lost(farm_dirs: Dirs, tmp_path: Path) -> None:
+def test_a_full_disk_and_a_store_that_was_moved_away_are_said_and_nothing_is_lost(
+    farm_dirs: Dirs, tmp_path: Path
+) -> None:
     said = said_on_small_disk(FULL_DISK, tmp_path)
-    assert said[0].startswith("full: ")
-    assert said[1:] == ["barrier too", "all: True"]
+    assert said[0].startswith("away: ")
+    assert "was removed while the farm runs" in said[0]
+    assert said[1].startswith("full: ")
+    assert said[2:] == ["barrier too", "all: True"]
 
 
 def test_a_stale_connection_file_is_recognised_and_the_keys_stay(farm_dirs: Dirs) -> None:

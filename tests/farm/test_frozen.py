@@ -211,11 +211,28 @@ def test_its_death_is_told(tc: TaskClient) -> None:
         tc.debug(failed)  # it runs here, as there is no such engine any more
 
 
-def test_no_more_are_kept_than_may_be(tc: TaskClient, shared: Farm) -> None:
+def test_no_more_are_kept_than_may_be(tc: TaskClient, shared: Farm, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the others it is said why, wherever it is looked for; also of the items of a map, and of old failures."""
     ids = [tc.run(Task(divide, args=(n,), on_failure="hold")) for n in range(5)]
     tc.barrier(ids, timeout=DEADLINE_S)
     assert len(tc.frozen()) == 3
     until_engines(shared, 1)
+    (missed, *_) = set(ids) - {row.task for row in tc.frozen()}
+    why = " has 3 frozen engines already, as many as it may have: tc.release() ends them, `--frozen-engines` allows"
+    assert why in tc.explain(missed)
+    with pytest.raises(ZeroDivisionError):
+        tc.debug(missed)
+    said = capsys.readouterr().out
+    assert why in said
+    assert f"the task runs here instead; tc.debug({missed}, run=False) opens the frames" in said
+    assert why not in tc.explain(fail(tc, Task(divide, args=(3,))))
+    items = tc.map(divide, range(120), on_failure="hold", block=False)
+    tc.barrier(items.ids, timeout=DEADLINE_S)
+    assert why in tc.explain(items.ids[119])
+    with pytest.raises(ZeroDivisionError):
+        tc.debug(missed)
+    assert f"no engine is frozen for task {missed}; tc.explain({missed}) tells more" in capsys.readouterr().out
+    assert "a node keeps at most 3 (`--frozen-engines`), for 600 s after their last use" in tc.explain(missed)
 
 
 def test_one_on_another_machine(

@@ -342,12 +342,13 @@ disk = sys.argv[1]
 def work(n):
     return bytes([n]) * 30_000
 expected = [work(n) for n in range(40)]
-with Farm(n=1, name="full", store_dir=disk) as farm, farm.task_client() as tc:
+with Farm(n=1, name="full", store_dir=disk) as farm, farm.task_client() as tc, farm.task_client() as other:
     print("before:", tc.map(work, range(20), cache=True) == expected[:20])
     is_full = os.path.join(tempfile.mkdtemp(), "full")
     ids = [tc.run(Task(f"import os, time\\nwhile not os.path.exists({is_full!r}): time.sleep(0.02)"))]
     ids += [tc.run(Task(work, args=(n,), cache=True, targets=0)) for n in range(20, 40)]
-    tc.flush(timeout=30)
+    ids += [other.run(Task(work, args=(n,), cache=True, targets=0)) for n in range(20, 40)]  # the same
+    tc.flush(timeout=30), other.flush(timeout=30)
     filler = os.path.join(disk, "filler")
     fd = os.open(filler, os.O_WRONLY | os.O_CREAT)
     spare = 8
@@ -376,8 +377,8 @@ with Farm(n=1, name="full", store_dir=disk) as farm, farm.task_client() as tc:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
     when_there_is_room(lambda: tc.barrier(ids, timeout=60))
-    print("after:", [tc.get_task_result(i).result for i in ids[1:]] == expected[20:])
-    print("again:", when_there_is_room(lambda: tc.map(work, range(40), cache=True)) == expected)
+    print("after:", [tc.get_task_result(i).result for i in ids[1:]] == expected[20:] * 2)
+    print("again:", when_there_is_room(lambda: other.map(work, range(40), cache=True)) == expected)
     print("hits:", tc.cache.size.hits >= 20)
 """
 

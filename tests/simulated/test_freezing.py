@@ -7,6 +7,7 @@ import pytest
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.tables import EngineTable, FrozenRow
 from ipytaskfarm.core.messages.task_types import FailureSummary, ItemEnd, ItemsEnded, Rules
+from ipytaskfarm.core.scheduler.frozen_engines import NOTES_KEPT
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.core.states import State
 
@@ -124,6 +125,71 @@ def test_none_is_kept_where_none_may_be() -> None:
     fail(sim)
     assert not rows(sim)
     assert sim.agents["agent"].started == 1
+
+
+def explained(sim: SimFarm, task_id: int) -> str:
+    reply = sim.ask(m.ExplainTasks(task_id))
+    assert isinstance(reply, m.TextReply)
+    return reply.text
+
+
+def test_why_none_is_kept_is_explained() -> None:
+    """Where the limit was reached, before the run or during it, and where nothing could be kept."""
+    sim = farm_with_engines(3, SchedulerSettings(frozen_engines=1))
+    agent = sim.agents["agent"]
+    first, second = (fail(sim, Rules(freeze=True, retries=1)) for _ in range(2))
+    why = "node has one frozen engine already, as many as it may have: tc.release() ends them"
+    assert f"the engine of attempt 1 on node was not frozen: {why}" in explained(sim, second)
+    assert "was not frozen" not in explained(sim, first)
+    assert why in sim.ask(m.ListEngines()).thawed[second]  # type: ignore[union-attr]
+    sim.settle()
+    sim.ask(m.ReleaseFrozen([first]))
+    sim.settle()
+    begun = [sim.ids().first]
+    sim.submit(begun[0], FREEZES)
+    begun.append(sim.ids().first)
+    sim.submit(begun[1], FREEZES)
+    move(sim, agent)
+    for engine in engines_of(agent):
+        if engine.queue:
+            sim.begin(engine)
+            sim.end(agent, engine, "error")
+    sim.settle()
+    (row,) = rows(sim)
+    (missed,) = set(begun) - {row.task}
+    assert why in explained(sim, missed)
+    lost = sim.ids().first
+    sim.submit(lost, FREEZES)
+    move(sim, agent)
+    engine = next(e for e in engines_of(agent) if e.queue)
+    sim.begin(engine)
+    sim.kill(agent, engine)
+    sim.settle()
+    assert "was not frozen: it has ended, and its frames with it" in explained(sim, lost)
+    none = farm_with_engines(1, SchedulerSettings(frozen_engines=0))
+    assert "this farm freezes no engines: `--frozen-engines` allows some" in explained(none, fail(none))
+
+
+def test_of_an_old_failure_the_limits_are_explained() -> None:
+    """Notes are bounded, and a restarted controller has none."""
+    sim = farm_with_engines(1, SchedulerSettings(frozen_engines=1))
+    fail(sim)
+    failed = fail(sim)
+    plain = fail(sim, Rules())
+    sim.crash()
+    sim.join_client()
+    sim.settle()
+    assert f"no engine is frozen for task {failed}: a node keeps at most 1 (`--frozen-engines`)" in explained(
+        sim, failed
+    )
+    assert "frozen" not in explained(sim, plain)
+    for _ in range(NOTES_KEPT + 5):
+        fail(sim)
+    assert len(sim.scheduler.farm.frozen.missed) == NOTES_KEPT
+    off = farm_with_engines(1, SchedulerSettings(frozen_engines=0))
+    failed = fail(off)
+    off.scheduler.farm.frozen.missed.clear()
+    assert f"no engine is frozen for task {failed}: this farm freezes no engines" in explained(off, failed)
 
 
 def test_runs_behind_the_failed_one_go_elsewhere_uncharged() -> None:

@@ -247,6 +247,38 @@ class Lab:
         return Notebook(page, path)
 
 
+def other_kernels(notebook: Notebook, count: int) -> list[str]:
+    """Return the ids of the kernels that somebody else has started, as soon as the dialog offers so many."""
+    page = notebook.page
+
+    def offered() -> list[str]:
+        page.get_by_role("button", name="Python 3 (ipykernel)").first.click()
+        found = [
+            option.get_attribute("value") for option in page.locator(".jp-Dialog option", has_text="python3 (").all()
+        ]
+        page.locator(".jp-Dialog").get_by_role("button", name="Cancel").click()
+        return [value for value in found if value] if len(found) == count else []  # Lab asks every few seconds
+
+    return eventually(offered, DEADLINE_S, every_s=1.0)
+
+
+def connect_to(notebook: Notebook, kernel: str) -> None:
+    """Connect the notebook to this kernel, as a person does: click, choose, confirm."""
+    page = notebook.page
+    page.get_by_role("button", name="Python 3 (ipykernel)").first.click()
+    page.locator(".jp-Dialog select").select_option(value=kernel)
+    page.locator(".jp-Dialog").get_by_role("button", name="Select Kernel").click()
+    page.locator("#jp-main-statusbar").get_by_text("Idle").wait_for()
+
+
+def answer(notebook: Notebook, text: str) -> None:
+    """Type an answer to the debugger's question, as soon as it asks."""
+    asked = notebook.page.locator(".jp-Stdin-input").last
+    expect(asked).to_have_value("", timeout=DEADLINE_MS)
+    asked.fill(text)
+    asked.press("Enter")
+
+
 @contextmanager
 def _server(dirs: Dirs, prefix: str) -> Iterator[tuple[str, str]]:
     """JupyterLab in this world: its address, with the prefix, and its token.

@@ -366,7 +366,8 @@ runs = st.lists(st.tuples(ids, small), max_size=3).map(tuple)
 tasks = st.builds(
     s.SaveTask, st.integers(0, 4), small, payloads, seconds, digests, rules, texts, needs=needs, parent=st.none() | ids,
     spawn=st.none() | texts, part=st.none() | parts,
-)  # fmt: skip
+).map(lambda each: each if each.parent is not None else msgspec.structs.replace(each, spawn=None))  # fmt: skip
+"""Only a task that another one has spawned has a number among that one's."""
 chunks = st.builds(
     s.SaveTask, st.sampled_from(CHUNKS), small, payloads, seconds, digests, rules, texts, needs=needs,
     items=st.just(ITEMS),

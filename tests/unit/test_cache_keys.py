@@ -15,7 +15,8 @@ import pytest
 
 from ipytaskfarm import File, Ref
 from ipytaskfarm.client.cache_keys import cache_key
-from ipytaskfarm.serialization import file_arguments
+from ipytaskfarm.serialization import distributions, file_arguments
+from ipytaskfarm.serialization.distributions import DistributionVersion
 
 Given = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -260,3 +261,84 @@ def test_the_order_of_definitions_in_a_module_does_not_matter(tmp_path: Path, mo
     monkeypatch.syspath_prepend(tmp_path)
     parts = ["import os\n", "class A(dict): pass\n", "def used(): return own()\n", "def own(): return K\n", "K = 1\n"]
     assert key_with_module("".join(parts), tmp_path) == key_with_module("".join([*parts[1:], parts[0]]), tmp_path)
+
+
+# -- installed modules
+
+
+def install(site: Path, name: str, version: str | None, *, record: bytes = b"", metadata: bytes = b"") -> Path:
+    """Leave a distribution in a folder of installed ones, perhaps with damaged metadata; return its own folder."""
+    (site / f"{name}.py").write_text("def give():\n    return 1\n")
+    info = site / f"{name}-{version or 0}.dist-info"
+    info.mkdir()
+    of_version = b"" if version is None else f"Version: {version}\n".encode()
+    (info / "METADATA").write_bytes(metadata or f"Metadata-Version: 2.1\nName: {name}\n".encode() + of_version)
+    (info / "RECORD").write_bytes(record or f"{name}.py,,\n".encode())
+    return info
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(distributions, "LOOK_S", 0.0)
+    return folder
+
+
+def test_broken_metadata_are_no_version_and_harm_no_other_distribution(site: Path) -> None:
+    damaged = b"Metadata-Version: 2.1\nName: damaged_dist\nVersion: 1\nAuthor: \xff\n"
+    install(site, "damaged_dist", "1", record=b"damaged_dist.py,,\n\xff\n", metadata=damaged)
+    install(site, "versionless_dist", None)
+    (site / "nameless_dist-1.dist-info").mkdir()
+    (site / "file_dist-1.dist-info").write_text("no folder")
+    install(site, "sound_dist", "1.0")
+    assert DistributionVersion("sound_dist").text == "1.0"
+    assert DistributionVersion("numpy").text.count(".") >= 1
+    assert DistributionVersion("yaml").distribution == "PyYAML", "modules of other names are found"
+    for name in ("damaged_dist", "versionless_dist"):
+        assert DistributionVersion(name).text.startswith("content ")
+    assert DistributionVersion("nothing_dist").text == ""
+
+
+def test_an_upgrade_that_left_the_old_metadata_is_another_version(site: Path) -> None:
+    old = install(site, "upgraded_dist", "1.0")
+    before = DistributionVersion("upgraded_dist")
+    assert (before.text, before.holds()) == ("1.0", True)
+    new = install(site, "upgraded_dist", "2.0")
+    os.utime(site, ns=(1, 1))  # times may be coarse
+    assert not before.holds()
+    assert DistributionVersion("upgraded_dist").text == "1.0 and 2.0"
+    for info in (old, new):
+        for file in info.iterdir():
+            file.unlink()
+        info.rmdir()
+    assert DistributionVersion("upgraded_dist").text.startswith("content ")
+
+
+@pytest.mark.parametrize("kind", ["a module", "a package", "with a version of its own", "edited elsewhere"])
+def test_an_edited_module_without_a_version_has_another_key(site: Path, tmp_path: Path, kind: str) -> None:
+    """Such as one in a folder of PYTHONPATH, which goes by its name."""
+    name = f"edited_{kind.replace(' ', '_')}"
+    file = site / f"{name}.py"
+    if kind == "a package":
+        (site / name).mkdir()
+        (site / name / "__init__.py").write_text("from .inner import give\n")
+        file = site / name / "inner.py"
+    elif kind == "edited elsewhere":
+        (tmp_path / "lib").mkdir()
+        (tmp_path / "lib" / "site-packages").mkdir()
+        file = tmp_path / "lib" / "site-packages" / f"{name}.py"
+        install(site, name, "1.0")
+        (site / f"{name}.py").unlink()
+        sys.path.insert(0, str(file.parent))  # ends with the test: `site` puts the old list back
+    version = "__version__ = '1'\n" if "version" in kind else ""
+    file.write_text(f"{version}def give():\n    return 1\n")
+    importlib.invalidate_caches()
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(f"import {name}\ndef f(x):\n    return {name}.give() + x", names)
+    first = key(names["f"], called(1))
+    assert key(names["f"], called(1)) == first
+    file.write_text(f"{version}def give():\n    return 2\n")
+    os.utime(file, ns=(1, 1))
+    assert key(names["f"], called(1)) != first

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 import ipytaskfarm
-from ipytaskfarm.cli import COMMANDS, main
+from ipytaskfarm.cli import COMMANDS, main, top
 from ipytaskfarm.cli.application import UsageError, _command
-from ipytaskfarm.core import messages
+from ipytaskfarm.core import errors, messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.task_types import FailureSummary
 from tests.conftest import Dirs
@@ -220,3 +221,41 @@ def test_what_commands_print_is_as_stored(
 def _is_an_example(line: str) -> bool:
     """Examples are command lines to be copied: they are not broken."""
     return line.startswith(("    ipytaskfarm ", "$ ", '    eval "'))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# top
+
+SIZES = [(80, 24), (40, 15), (20, 6), (5, 2)]
+
+
+class Gone(Answers):
+    """Stands for a connection to a farm that does not answer any more."""
+
+    def answer(self, question: object, timeout_s: float | None = None) -> messages.Reply:
+        raise errors.FarmNotRunning("the farm does not answer within 5 s: busy")
+
+
+def test_top_fits_each_size_and_says_when_what_it_shows_is_from_before() -> None:
+    answers = replies(1_790_000_000.0)
+    aborted = FailureSummary("TaskAborted", "task 9 was aborted")
+    known = answers[messages.ListTasks]
+    assert isinstance(known, tables.TaskRows)
+    known.rows.append(tables.TaskRow(9, "failed", "aborted", "表" * 30, -1, 0, 1.0, None, None, 2.0, aborted))
+    live = top.Live(Answers(answers), 1.0)  # type: ignore[arg-type]
+    seen = top.look(live._questioner)
+    for width, height in SIZES:
+        lines = top.screen(seen, width, height, 8)
+        assert len(lines) == height
+        assert all(cell_len(line) <= width for line in lines), lines
+    assert not any(" -1 " in line for line in top.screen(seen, 200, None)), "it has never been on an engine"
+    live._questioner = Gone({})  # type: ignore[assignment]
+    assert live._look(seen) is seen, "what was known stays on the screen"
+    live._selected = live._asks_about = 8
+    live._heed("y", seen)
+    assert live._note.startswith("task 8: not known to be done, the farm does not answer within 5 s")
+    first, *_ = top.screen(seen, 80, 24, 8, live._note, live._trouble)
+    assert first.startswith("farm 'nightly', as it was: the farm does not answer within 5 s")
+    live._questioner = Answers(answers)  # type: ignore[assignment]
+    assert live._look(seen) is not seen
+    assert top.screen(seen, 80, 24, 8, "", live._trouble)[0].startswith("farm 'nightly': running")

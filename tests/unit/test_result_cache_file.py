@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -230,3 +233,99 @@ def test_forgetting(cache: ResultCache) -> None:
     assert cache.remove_of_task(3) == 1
     assert cache.forget(None, None, None) == 1
     assert cache.recipe("r4") == b""
+
+
+def _emptied(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def _overwritten(path: Path) -> None:
+    with open(path, "r+b") as file:
+        file.write(bytes(path.stat().st_size))
+
+
+def _cut_in_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2 // 4096 * 4096)
+
+
+def _replaced(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(b"no database" * 1000)
+    os.replace(other, path)
+
+
+def _put_back(path: Path) -> None:
+    shutil.copy(path, path.with_name("copy"))
+    os.replace(path.with_name("copy"), path)
+
+
+def _a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _of_others(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE entries")
+        db.execute("CREATE TABLE entries (other)")
+
+
+def _nonsense(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE recipes SET parts = x'ff'")
+        db.execute("UPDATE entries SET arguments = '{', blobs = '['")
+
+
+HARM = [Path.unlink, _emptied, _overwritten, _cut_in_half, _replaced, _put_back, _a_folder, _of_others, _nonsense]
+USES: dict[str, Callable[[ResultCache], object]] = {
+    "get": lambda cache: cache.get("a"),
+    "put": lambda cache: cache.put("b", key(), final(2), b""),
+    "table": lambda cache: cache.table(None, 10),
+    "entry": lambda cache: cache.entry("a"),
+    "nearest": lambda cache: cache.nearest(key("f", "r9", "zz"), recipe(K="9"), 1e12, 99),
+    "forget": lambda cache: cache.forget("f", None, None),
+    "remove_of_task": lambda cache: cache.remove_of_task(1),
+}
+
+
+@pytest.mark.parametrize("harm", HARM, ids=lambda harm: harm.__name__.strip("_"))
+@pytest.mark.parametrize("use", USES)
+def test_harm_while_it_is_in_use_costs_entries_alone(
+    use: str, harm: Callable[[Path], None], tmp_path: Path, blobs: Blobs
+) -> None:
+    """Whatever is asked then, nothing is raised, and what comes later is kept, also for the next start."""
+    path = tmp_path / "store.cache"
+    cache = ResultCache.open(path, blobs, 100_000)
+    with cache.together():
+        for number in range(20):
+            name = "a" if number == 1 else str(number)
+            cache.put(name, key("f", f"r{number % 3}", "x"), final(number, bytes(900)), recipe(K=str(number)))
+    cache._rows("PRAGMA wal_checkpoint(TRUNCATE)")
+    cache._rows("PRAGMA cache_size = 0")  # all is read from the file
+    cache.get("a")
+    harm(path)
+    USES[use](cache)
+    for name in ("later", "later still"):
+        cache.put(name, key(), final(7), b"")
+    kept, _ = cache.get("later still")
+    assert kept is not None, cache.notes
+    assert cache.notes or harm in (_nonsense, _put_back), "nothing was said"
+    cache.close()
+    again = ResultCache.open(path, blobs, 100_000)
+    kept, _ = again.get("later still")
+    assert kept is not None, again.notes
+    again.close()
+
+
+def test_the_clock_goes_back_and_forth(cache: ResultCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = [1_790_000_000.0]
+    monkeypatch.setattr(time, "time", lambda: moment[0])
+    for task, step_s in enumerate((3600.0, -7200.0, 3600.0, -3600.0)):
+        moment[0] += step_s
+        cache.put(str(task), key("f", "r", str(task)), final(task), recipe(K="1"))
+        assert cache.get(str(task))[0] is not None
+        found = cache.nearest(key("f", "r", "new"), recipe(K="1"), moment[0], 9)
+        assert found is not None, "a later clock hides what is there"
+    assert cache.table(None, 10).hits == 4
+    assert cache.forget(None, None, 3600.0 * 24) == 0
+    assert cache.forget(None, None, -1.0) >= 1

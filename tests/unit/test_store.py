@@ -22,7 +22,7 @@ from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.tables import EventTable
 from ipytaskfarm.core.messages.task_types import Final, Function, Recovery, Rules, Submission
 from ipytaskfarm.core.scheduler.task import with_priority
-from ipytaskfarm.storage import backup
+from ipytaskfarm.storage import backup, disk
 from ipytaskfarm.storage.backup import needed_blobs
 from ipytaskfarm.storage.blobs import Blobs, blobs_folder
 from ipytaskfarm.storage.history import read_events
@@ -306,6 +306,23 @@ def test_people_read_of_items_and_not_of_chunks(store: Store, path: Path) -> Non
     assert {row[1] for row in every} == {11, 12, 13, 21, 22}
     assert {row[3] for row in history(path, ReadHistory([13], last=99))} == {"accepted", "started", "succeeded"}
     assert history(path, ReadHistory([10, 14, 20, 23], last=99)) == [], "chunks, and what was cleared"
+
+
+def test_what_is_done_to_its_file_while_it_is_open(store: Store, path: Path) -> None:
+    store.commit([task(1)])
+    assert store.harm() == ""
+    away = path.with_name("away")
+    os.rename(path, away)
+    assert store.harm() == "was removed"
+    path.write_bytes(b"another")
+    assert store.harm() == "was replaced"
+    os.rename(away, path)
+    assert store.harm() == ""
+    store.compact()
+    assert store.harm() == "", "compacting writes into the same file"
+    empty = path.with_name("empty")
+    empty.touch()
+    assert disk.harm(empty, disk.file_number(empty)) == "was emptied"
 
 
 def test_backup_check_compact(store: Store, path: Path) -> None:

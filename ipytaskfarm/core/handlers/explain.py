@@ -37,7 +37,9 @@ def on_explain(farm: SchedulerState, session: str, n: int, question: ExplainTask
             out.answer(session, n, TextReply("\n".join(lines)))
     elif holder in farm.tasks.finals:
         item = None if holder == question.id else question.id
-        out.loads.append(LoadExplanation(session, n, holder, item, more=tuple(_about_frozen(farm, question.id, now))))
+        more = tuple(_about_frozen(farm, question.id, now))
+        unfrozen = "" if more else _about_unfrozen(farm, question.id)
+        out.loads.append(LoadExplanation(session, n, holder, item, more=more, unfrozen=unfrozen))
     elif question.id in farm.tasks.refusals:
         out.answer(session, n, TextReply("refused: " + farm.tasks.refusals[question.id][1]))
     else:
@@ -133,13 +135,25 @@ def explain(farm: SchedulerState, task: TaskEntry, now: Now, task_id: int | None
 
 
 def _about_frozen(farm: SchedulerState, task_id: int, now: Now) -> list[str]:
-    """Return a line about the engine that keeps a task's frames, if there is one."""
+    """Return a line about the engine that keeps a task's frames, or why none does, if that was asked for."""
     frozen = farm.frozen.of_task(task_id)
     if frozen is None:
-        thawed = farm.frozen.thawed.get(task_id)
-        return [] if thawed is None else [thawed]
+        note = farm.frozen.note_of(task_id)
+        return [] if note is None else [note]
     where = f"the engine of attempt {frozen.run.run[1]} on {frozen.node} is frozen"
     return [f"{where} for {frozen.ends_s - now.mono_s:.0f} s more: tc.debug({task_id}) opens its frames"]
+
+
+def _about_unfrozen(farm: SchedulerState, task_id: int) -> str:
+    """Return a line on why no engine may be frozen for a task, where more is not known: it failed long ago."""
+    settings = farm.settings
+    kept = (
+        f"a node keeps at most {settings.frozen_engines} (`--frozen-engines`), "
+        f"for {settings.frozen_s:g} s after their last use (`--frozen-time`)"
+    )
+    if not settings.frozen_engines:
+        kept = farm.frozen.full("", settings)
+    return f"no engine is frozen for task {task_id}: {kept}; tc.debug({task_id}) runs the task here"
 
 
 def _explain_away(farm: SchedulerState, task: TaskEntry, place: Queued, now: Now) -> str:

@@ -65,6 +65,7 @@ def settle_offered(farm: SchedulerState, now: Now, out: Decision) -> None:
         why_not = _why_not(farm, engine)
         if why_not:
             recycle(farm, engine, f"it kept the frames of task {run.task}, and {why_not}", now, out)
+            farm.frozen.note_missed(run.task, run.run[1], engine.node, why_not)
         else:
             _freeze(farm, engine, run, now, out)
             balance(farm, now, out)
@@ -76,7 +77,7 @@ def _why_not(farm: SchedulerState, engine: EngineEntry) -> str:
     if farm.lifecycle.stopping:
         return "the farm is stopping"
     if not farm.frozen.has_room(engine.node, farm.settings):
-        return f"{engine.node} has {farm.settings.frozen_engines} frozen engines already"
+        return farm.frozen.full(engine.node, farm.settings)
     return ""
 
 

@@ -199,6 +199,8 @@ def _charge(
     place = task.place
     attempt = place.attempt if type(place) is Assigned else task.attempt
     row = AttemptRow(attempt, engine.id, engine.node, final.started_s, now.wall_s, reason, failure)
+    if task.rules is not None and task.rules.freeze and farm.frozen.of_task(task.id) is None:
+        farm.frozen.note_missed(task.id, attempt, engine.node, "it has ended, and its frames with it")
     if reason is Reason.ENGINE_LOST:
         repeat = task.losses_left > 0
         kind = charge_loss(task)

@@ -31,7 +31,7 @@ from ..scheduler.transitions import (
     separate,
     unassign,
 )
-from ..states import ABORTS, CHARGED_AS_ERROR, CONSEQUENCES, DEFERS, LOSES_INPUTS, RECOVERABLE, Reason, Waiting
+from ..states import ABORTS, CHARGED_AS_ERROR, CONSEQUENCES, DEFERS, FREEZES, LOSES_INPUTS, RECOVERABLE, Reason, Waiting
 from . import second_copies
 from .nodes import note_failure, note_successes
 
@@ -181,6 +181,8 @@ def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: E
     if ended.outcome == Reason.REJECTED:
         _rejected(farm, task, engine, ended, now, out)
         return
+    if task.rules is not None and task.rules.freeze:
+        _note_unfrozen(farm, task, engine, ended)
     if farm.settings.failure_penalty_s:
         engine.withheld_until_s = now.mono_s + farm.settings.failure_penalty_s
         farm.timers.set(engine.withheld_until_s, "wake", engine.name)
@@ -194,6 +196,22 @@ def _failed(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: E
     else:
         end_or_recover(farm, task, final_of_answer(task, engine, ended, now), _row(engine, ended), out)
     note_failure(farm, engine.agent, task, "error", now, out)
+
+
+def _note_unfrozen(farm: SchedulerState, task: TaskEntry, engine: EngineEntry, ended: Ended) -> None:
+    """Note why the engine of a failed attempt has not frozen itself, although the task asks for it."""
+    offered = farm.frozen.offered.get(engine.name)
+    if (offered is not None and offered.task == task.id) or farm.frozen.of_task(task.id) is not None:
+        return
+    if ended.outcome not in FREEZES:
+        why = f"a failure of the kind {ended.outcome!r} leaves no frames"
+    elif not farm.frozen.has_room(engine.node, farm.settings):
+        why = farm.frozen.full(engine.node, farm.settings)
+    elif ended.failure is None or not ended.failure.place:
+        why = "the error came from outside of your code, which has no frames in it"
+    else:
+        why = "when it began, its node had as many frozen engines as it may have (`--frozen-engines`)"
+    farm.frozen.note_missed(task.id, ended.attempt, engine.node, why)
 
 
 def is_retried_on(task: TaskEntry, failure: FailureSummary | None) -> bool:

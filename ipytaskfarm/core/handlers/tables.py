@@ -296,7 +296,8 @@ def _is_heard(agent: AgentEntry) -> bool:
 
 def on_engines(farm: SchedulerState, session: str, n: int, question: ListEngines, now: Now, out: Decision) -> None:
     """Answer with all engines, by id."""
-    out.answer(session, n, EngineTable(_engine_rows(farm), frozen_rows(farm, now), dict(farm.frozen.thawed)))
+    notes = {**farm.frozen.missed, **farm.frozen.thawed}
+    out.answer(session, n, EngineTable(_engine_rows(farm), frozen_rows(farm, now), notes))
 
 
 def agent_row(farm: SchedulerState, agent: AgentEntry) -> dict[str, Any]:

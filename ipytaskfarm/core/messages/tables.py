@@ -160,7 +160,7 @@ class EngineTable(msgspec.Struct, frozen=True, tag=True):
     rows: list[EngineRow]
     frozen: list[FrozenRow] = []
     thawed: dict[int, str] = {}
-    """Task -> what has become of the engine that was frozen for it, of the last ones that have ended."""
+    """Task -> what has become of the engine that was frozen for it, or why none was, of the last ones."""
 
 
 class CommandQueueTable(msgspec.Struct, frozen=True, tag=True):

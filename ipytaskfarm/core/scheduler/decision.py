@@ -194,6 +194,8 @@ class LoadExplanation(NamedTuple):
     """What there is to say of a task that has not ended."""
     more: tuple[str, ...] = ()
     """Lines for people that the scheduler adds."""
+    unfrozen: str = ""
+    """A line for a failed task that asks for a frozen engine, if it is not known why there is none."""
 
 
 Load: TypeAlias = (

@@ -12,8 +12,8 @@ from ..messages import FrozenRun
 from ..messages.task_types import Incarnation
 from .settings import SchedulerSettings
 
-THAWED_KEPT = 100
-"""Of how many frozen engines that have ended it is known how."""
+NOTES_KEPT = 100
+"""Of how many frozen engines that have ended it is known how, and of how many that were not frozen why."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,12 +47,15 @@ class FrozenRegistry:
     """Engines that have frozen themselves, which `handlers.freezing` keeps or ends within this turn."""
     thawed: dict[int, str] = field(default_factory=dict)
     """Task -> what has become of the engine that was frozen for it, of the last ones that have ended."""
+    missed: dict[int, str] = field(default_factory=dict)
+    """Task -> why no engine was frozen when it failed, of the last ones that had asked for it."""
 
     def add(self, engine: FrozenEngine) -> None:
         """Count a frozen engine."""
         self.by_name[engine.name] = engine
         self.on_node[engine.node] = self.on_node.get(engine.node, 0) + 1
         self.thawed.pop(engine.run.task, None)
+        self.missed.pop(engine.run.task, None)
 
     def remove(self, name: Incarnation) -> FrozenEngine | None:
         """Forget a frozen engine that is gone, and return it.  None: there is none of this name."""
@@ -65,9 +68,18 @@ class FrozenRegistry:
 
     def note_end(self, engine: FrozenEngine, how: str) -> None:
         """Note what has become of a frozen engine, for those who look for it."""
-        self.thawed[engine.run.task] = f"the engine that was frozen for task {engine.run.task} on {engine.node} {how}"
-        if len(self.thawed) > THAWED_KEPT:
-            del self.thawed[next(iter(self.thawed))]
+        task = engine.run.task
+        self.missed.pop(task, None)
+        _keep(self.thawed, task, f"the engine that was frozen for task {task} on {engine.node} {how}")
+
+    def note_missed(self, task_id: int, attempt: int, node: str, why: str) -> None:
+        """Note why the engine of an attempt that has failed was not frozen, for those who look for it."""
+        self.thawed.pop(task_id, None)
+        _keep(self.missed, task_id, f"the engine of attempt {attempt} on {node} was not frozen: {why}")
+
+    def note_of(self, task_id: int) -> str | None:
+        """Return why no engine is frozen for a task, if that is known."""
+        return self.thawed.get(task_id, self.missed.get(task_id))
 
     def of_task(self, task_id: int) -> FrozenEngine | None:
         """Return the engine that keeps the frames of a task, and was not told to end."""
@@ -84,3 +96,18 @@ class FrozenRegistry:
     def wants(self, task_id: int, node: str, settings: SchedulerSettings) -> bool:
         """Return whether an engine of a node is frozen if this task fails there: one engine is kept for a task."""
         return self.has_room(node, settings) and self.of_task(task_id) is None
+
+    def full(self, node: str, settings: SchedulerSettings) -> str:
+        """Return, for people, that no more engines of a node may be frozen, and what to do about it."""
+        most = settings.frozen_engines
+        if not most:
+            return "this farm freezes no engines: `--frozen-engines` allows some"
+        has = f"{node} {'has one frozen engine' if most == 1 else f'has {most} frozen engines'} already"
+        return f"{has}, as many as it may have: tc.release() ends them, `--frozen-engines` allows more"
+
+
+def _keep(notes: dict[int, str], task_id: int, note: str) -> None:
+    notes.pop(task_id, None)
+    notes[task_id] = note
+    if len(notes) > NOTES_KEPT:
+        del notes[next(iter(notes))]

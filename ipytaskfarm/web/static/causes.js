@@ -39,14 +39,19 @@ function Cause({ model, id, cause }) {
   </li>`;
 }
 
+const FIRST = 8;
+const MOST = 30;
+
 export function Causes({ model }) {
+  const [all, setAll] = useState(false);
   const causes = model.section("causes", {}).value;
   const known = model.section("causes_more", null).value;
   const more = known || 0;
-  const rows = Object.entries(causes).sort(([, a], [, b]) => b.count - a.count);
+  const rows = Object.entries(causes).sort(([, a], [, b]) => b.count - a.count || b.last_s - a.last_s);
   return html`<${Section} id="tf-causes" title="Failures" aside=${rows.length ? things(rows.length + more, "cause") : ""}>
-    ${rows.length ? html`<ul class="tf-list">${rows.slice(0, 30).map(([id, cause]) => html`<${Cause} key=${id} model=${model} id=${id} cause=${cause} />`)}</ul>`
+    ${rows.length ? html`<ul class="tf-list">${rows.slice(0, all ? MOST : FIRST).map(([id, cause]) => html`<${Cause} key=${id} model=${model} id=${id} cause=${cause} />`)}</ul>`
       : html`<${Empty}>${known === null ? "…" : "No task has failed."}<//>`}
-    ${rows.length + more > 30 ? html`<p class="tf-muted">${things(rows.length + more - 30, "rarer cause")} not shown: the table of tasks below has all.</p>` : null}
+    ${rows.length > FIRST ? html`<button type="button" class="tf-more" aria-expanded=${all} onClick=${() => setAll(!all)}>${all ? "Show fewer" : `Show ${Math.min(MOST, rows.length) - FIRST} more`}</button>` : null}
+    ${all && rows.length + more > MOST ? html`<p class="tf-muted">${things(rows.length + more - MOST, "rarer cause")} not shown: the table of tasks below has all.</p>` : null}
   <//>`;
 }

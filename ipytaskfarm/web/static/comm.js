@@ -26,6 +26,7 @@ export function commFarm(model) {
     if (said.type === "delta" && said.number === number + 1) {
       number = said.number;
       apply(picture, said.operations);
+      for (const hear of listeners) hear({ type: "clock", ahead: said.at_s - Date.now() / 1000 });
       for (const hear of listeners) hear({ type: "delta", operations: said.operations });
     } else if (said.type === "answer" && said.page === own) {
       const { resolve, reject } = waiting.get(said.n) || {};

@@ -48,7 +48,7 @@ export function Drawer({ model }) {
   const over = task && task.end;
   return html`<dialog ref=${dialog} class="tf-drawer" aria-labelledby="tf-drawer-title" onClose=${() => (model.opened.value = null)} onClick=${(event) => { if (event.target === dialog.current) dialog.current.close(); }}>
     ${id === null ? null : html`<div class="tf-drawer-inside">
-      <div class="tf-head"><h2 id="tf-drawer-title">Task ${id}</h2><span class="tf-push"></span>
+      <div class="tf-head"><h2 id="tf-drawer-title" tabindex="-1" autofocus>Task ${id}</h2><span class="tf-push"></span>
         ${model.may.value && task && !over ? html`<${Priority} key=${id} label=${`task ${id}`} value=${priorityOf(task)} set=${(priority) => act("priority", { priority })} /> <button type="button" onClick=${() => act("abort")}>Abort</button>` : null}
         ${model.may.value && over && over.reason ? html`<button type="button" class="tf-primary" onClick=${() => act("retry")}>Try again</button>` : null}
         ${model.transport.live && task && !over ? html`<button type="button" onClick=${where}>Where is it now?</button>` : null}

@@ -2,9 +2,10 @@
 
 import { useState, useEffect } from "./vendor/hooks.js";
 import { count, size, span, things } from "./format.js";
-import { html, Section, Empty, Bar, Task, showTasks } from "./html.js";
+import { html, Section, Empty, Bar, Skip, Task, showTasks } from "./html.js";
 
 const PAGE = 100;
+const EVERY_MS = 2000;
 const NODES = 12;
 const NODES_OF_MANY = 4;
 
@@ -28,7 +29,7 @@ function Memory({ engine }) {
   if (engine.memory === null || engine.memory === undefined) return "";
   if (!engine.memory_limit) return size(engine.memory);
   const share = engine.memory / engine.memory_limit;
-  return html`${size(engine.memory)} <small class="tf-muted tf-optional">of ${size(engine.memory_limit)}</small><${Bar} parts=${[[share > 0.9 ? "failed" : "running", Math.min(1, share)]]} label=${`${Math.round(share * 100)} % of the memory limit`} />`;
+  return html`${size(engine.memory)} <small class="tf-muted tf-optional tf-spare">of ${size(engine.memory_limit)}</small><${Bar} parts=${[[share > 0.9 ? "failed" : "running", Math.min(1, share)]]} label=${`${Math.round(share * 100)} % of the memory limit`} />`;
 }
 
 function Frozen({ model, engine }) {
@@ -55,7 +56,14 @@ export function Engines({ model }) {
   const wanted = model.section("wanted", 0).value;
   const [first, setFirst] = useState(0);
   const [further, setFurther] = useState({});
-  useEffect(() => { if (first) model.transport.ask("engines", { first, count: PAGE }).then((found) => setFurther(found.rows)).catch(() => setFirst(0)); }, [first]);
+  useEffect(() => { // the picture has the first page alone
+    if (!first) return undefined;
+    let over = false;
+    const look = () => model.transport.ask("engines", { first, count: PAGE }).then((found) => { if (!over) setFurther(found.rows); });
+    look().catch(() => setFirst(0));
+    const timer = setInterval(() => { if (model.transport.live && !document.hidden && model.line.value.state === "open") look().catch(() => {}); }, EVERY_MS);
+    return () => { over = true; clearInterval(timer); };
+  }, [first]);
   // Of many nodes those that need a look are shown, and a few others: all with nothing to say would fill the window.
   const names = Object.keys(nodes).length;
   const shown = names <= NODES ? names : Math.max(NODES_OF_MANY, Math.min(NODES, Object.values(nodes).filter(isOdd).length));
@@ -66,11 +74,11 @@ export function Engines({ model }) {
   return html`<${Section} id="tf-engines" title="Engines and nodes" aside=${words}>
     ${names ? html`<ul class="tf-list tf-nodes">${Object.entries(nodes).sort(byNeed).slice(0, shown).map(([name, node]) => html`<${Node} key=${name} model=${model} name=${name} node=${node} />`)}</ul>` : null}
     ${names > shown ? html`<p class="tf-muted">${things(names - shown, "more node")}</p>` : null}
-    ${rows.length ? html`<div class="tf-scroll tf-short" tabindex="0" role="region" aria-label="Engines"><table><thead><tr><th scope="col">engine</th><th scope="col">state</th><th scope="col">task</th><th scope="col" class="tf-right">for</th><th scope="col" class="tf-right">memory</th><th scope="col" class="tf-right tf-optional">ended</th><th scope="col" class="tf-right tf-optional">up for</th><th scope="col" class="tf-optional">node</th></tr></thead>
+    ${rows.length ? html`<${Skip} rows=${rows.length}><div class="tf-scroll tf-short" tabindex="0" role="region" aria-label="Engines"><table><thead><tr><th scope="col">engine</th><th scope="col">state</th><th scope="col">task</th><th scope="col" class="tf-right">for</th><th scope="col" class="tf-right">memory</th><th scope="col" class="tf-right tf-optional">ended</th><th scope="col" class="tf-right tf-optional">up for</th><th scope="col" class="tf-optional tf-spare">node</th></tr></thead>
       <tbody>${rows.map(([id, engine]) => html`<tr key=${id}><td><button type="button" class="tf-link" aria-label=${`engine ${id}: show its tasks`} onClick=${() => showTasks(model, { engine_id: Number(id) })}>${id}</button></td>
         <td><span class="tf-dot" data-state=${engine.state}></span>${engine.state}${engine.note ? html`<small class="tf-muted"> ${engine.note}</small>` : null}</td>
         <td>${engine.task >= 0 ? html`<${Task} model=${model} id=${engine.task} /> <span class="tf-muted">${engine.name}</span>` : ""}${engine.ahead ? html` <small class="tf-muted">+${count(engine.ahead)}</small>` : ""}</td>
-        <td class="tf-right">${engine.task >= 0 ? span(now - engine.since_s) : ""}</td><td class="tf-right"><${Memory} engine=${engine} /></td><td class="tf-right tf-optional">${count(engine.finished)}</td><td class="tf-right tf-optional">${engine.started_s ? span(now - engine.started_s) : ""}</td><td class="tf-optional tf-muted">${engine.node}</td></tr>`)}</tbody></table></div>` : html`<${Empty}>${states ? "There is no engine." : "…"}<//>`}
+        <td class="tf-right">${engine.task >= 0 ? span(now - engine.since_s) : ""}</td><td class="tf-right"><${Memory} engine=${engine} /></td><td class="tf-right tf-optional">${count(engine.finished)}</td><td class="tf-right tf-optional">${engine.started_s ? span(now - engine.started_s) : ""}</td><td class="tf-optional tf-spare tf-muted">${engine.node}</td></tr>`)}</tbody></table></div><//>` : html`<${Empty}>${states ? "There is no engine." : "…"}<//>`}
     ${total > PAGE ? html`<div class="tf-actions"><button type="button" class="tf-small" disabled=${!first} onClick=${() => setFirst(Math.max(0, first - PAGE))}>Previous</button><span class="tf-muted">${count(first + 1)}–${count(Math.min(total, first + PAGE))} of ${count(total)}</span><button type="button" class="tf-small" disabled=${first + PAGE >= total} onClick=${() => setFirst(first + PAGE)}>Next</button></div>` : null}
     ${frozen.length ? html`<h3>Frozen for a debugger</h3><ul class="tf-list tf-frozen">${frozen.map((engine) => html`<${Frozen} key=${engine.task} model=${model} engine=${engine} />`)}</ul>` : null}
     ${losses.length ? html`<details><summary>${losses.length === 1 ? "One engine was lost" : `${losses.length} engines were lost`}</summary><ul class="tf-losses">${[...losses].reverse().map((line) => html`<li>${line}</li>`)}</ul></details>` : null}

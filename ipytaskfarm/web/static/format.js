@@ -11,12 +11,12 @@ export function span(seconds) {
   if (s < 0.001) return `${Math.round(s * 1e6)} µs`;
   if (s < 1) return `${+(s * 1000).toPrecision(3)} ms`;
   if (s < 9.95) return `${s.toFixed(1)} s`;
-  if (s < 120) return `${Math.round(s)} s`;
-  const minutes = Math.floor(s / 60);
+  if (s < 119.5) return `${Math.round(s)} s`;
+  const minutes = Math.max(2, Math.floor(s / 60));
   if (minutes < 120) return `${minutes} min`;
   const hours = Math.floor(minutes / 60);
-  if (hours < 48) return `${hours} h ${minutes % 60} min`;
-  return `${Math.floor(hours / 24)} d ${hours % 24} h`;
+  if (hours < 48) return minutes % 60 ? `${hours} h ${minutes % 60} min` : `${hours} h`;
+  return hours % 24 ? `${Math.floor(hours / 24)} d ${hours % 24} h` : `${hours / 24} d`;
 }
 
 export const ago = (at, now) => (!at ? "" : now - at < 2 ? "just now" : `${span(now - at)} ago`);

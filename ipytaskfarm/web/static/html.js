@@ -7,7 +7,7 @@ export const html = htm.bind(h);
 
 export function Section({ title, id, aside, children, wide }) {
   return html`<section class=${wide ? "tf-card tf-wide" : "tf-card"} aria-labelledby=${`${id}-title`} id=${id}>
-    <div class="tf-head"><h2 id=${`${id}-title`}>${title}</h2>${aside ? html`<div class="tf-aside">${aside}</div>` : null}</div>
+    <div class="tf-head"><h2 id=${`${id}-title`} tabindex="-1">${title}</h2>${aside ? html`<div class="tf-aside">${aside}</div>` : null}</div>
     ${children}
   </section>`;
 }
@@ -29,9 +29,15 @@ export function Bar({ parts, label }) {
   return html`<svg class="tf-bar" viewBox="0 0 100 8" preserveAspectRatio="none" role="img" aria-label=${label}>${rects}</svg>`;
 }
 
+// Lets a person with a keyboard pass by a table in which each row can be stopped at.
+export const Skip = ({ children, rows }) => html`${rows > 8 ? html`<button type="button" class="tf-skip" onClick=${(event) => event.currentTarget.parentNode.querySelector(".tf-after").focus()}>Skip the table</button>` : null}
+    ${children}<span class="tf-after" tabindex="-1"></span>`;
+
 export function showTasks(model, filter) {
   model.filter.value = { state: "", text: "", job: null, cause: null, engine_id: null, ...filter };
   const table = model.element.querySelector("#tf-tasks"); // the document may have several pages, as JupyterLab does
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  if (table) table.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+  if (!table) return;
+  table.querySelector("h2").focus({ preventScroll: true }); // the next Tab goes on there
+  table.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
 }

@@ -9,14 +9,15 @@ function Job({ model, id, job }) {
   const ended = Math.max(0, job.ended), total = Math.max(job.total, ended, 1);
   const good = Math.max(0, ended - job.failed);
   const over = job.unfinished === 0 && ended >= job.total;
+  const name = job.name.trim() || id; // a name of blanks alone could not be seen
   const words = job.aborted ? "aborted" : over ? "done" : job.paused ? "paused" : job.left_s !== null ? `${span(job.left_s)} left` : "";
   return html`<li class="tf-job" data-over=${over}>
-    <div class="tf-job-line"><button type="button" class="tf-link tf-name" onClick=${() => showTasks(model, { job: id })} aria-label=${`job ${job.name || id}: show its tasks`}>${job.name || id}</button>
+    <div class="tf-job-line"><button type="button" class="tf-link tf-name" onClick=${() => showTasks(model, { job: id })} aria-label=${`job ${name}: show its tasks`}>${name}</button>
       <span class="tf-push"></span><span>${words}</span></div>
     <${Bar} parts=${[["succeeded", good / total], ["failed", job.failed / total]]} label=${`${count(ended)} of ${count(job.total)} tasks have ended, ${count(job.failed)} of them failed`} />
     <div class="tf-job-line tf-muted"><span>${count(ended)} of ${count(job.total)}</span>${job.failed ? html`<button type="button" class="tf-link tf-bad" onClick=${() => showTasks(model, { job: id, state: "failed" })}>${count(job.failed)} failed</button>` : null}
       ${job.rate !== null && !over ? html`<span>${rate(job.rate)}</span>` : null}${job.priority && !over ? html`<span>priority ${job.priority}</span>` : null}<span class="tf-push"></span>
-      ${model.may.value && !over ? html`<${Priority} label=${`job ${job.name || id}`} value=${job.priority} set=${(priority) => model.act("priority", { job: id, priority })} /> <button type="button" class="tf-small" onClick=${() => model.act("pause", { job: id, on: !job.paused })}>${job.paused ? "Go on" : "Pause"}</button>` : null}</div>
+      ${model.may.value && !over ? html`<${Priority} label=${`job ${name}`} value=${job.priority} set=${(priority) => model.act("priority", { job: id, priority })} /> <button type="button" class="tf-small" onClick=${() => model.act("pause", { job: id, on: !job.paused })}>${job.paused ? "Go on" : "Pause"}</button>` : null}</div>
     ${job.aborted ? html`<p class="tf-message">${job.aborted}</p>` : null}
   </li>`;
 }

@@ -3,6 +3,7 @@
 import { computed, signal, effect } from "./vendor/signals.js";
 import { apply } from "./picture.js";
 
+const CLOCKS_DIFFER_S = 2;
 export const GONE = { state: "gone", text: "" }; // the section "status" before it is known
 
 export function farmModel(transport, element) {
@@ -17,7 +18,9 @@ export function farmModel(transport, element) {
   const control = signal(transport.control);
   // Whether actions are offered: not while the farm is not there.
   const may = computed(() => control.value && section("status", GONE).value.state !== "gone");
+  let ahead = 0; // the server's clock, compared with the browser's, if they differ so much that durations would be wrong
   const now = signal(Date.now() / 1000);
+  const tick = () => { if (transport.live) now.value = Date.now() / 1000 + ahead; };
   const opened = signal(null); // the task in the drawer
   const filter = signal({ state: "", text: "", job: null, cause: null, engine_id: null });
   const notice = signal(null);
@@ -35,7 +38,12 @@ export function farmModel(transport, element) {
       loaded.value = true;
     } else if (said.type === "delta") {
       apply(data, said.operations);
-      renew(new Set(said.operations.map(([, name]) => name)));
+      const changed = new Set(said.operations.map(([, name]) => name));
+      if (changed.has("engines")) tick(); // or tasks would have begun after now
+      renew(changed);
+    } else if (said.type === "clock") {
+      ahead = Math.abs(said.ahead) > CLOCKS_DIFFER_S ? said.ahead : 0;
+      tick();
     } else if (said.type === "line") {
       line.value = { state: said.state, text: said.text };
       control.value = transport.control;
@@ -53,5 +61,5 @@ export function farmModel(transport, element) {
     }
   }
 
-  return { transport, element, section, line, loaded, control, may, now, opened, filter, notice, hear, act, effect };
+  return { transport, element, section, line, loaded, control, may, now, opened, filter, notice, hear, act, effect, tick };
 }

@@ -133,7 +133,7 @@ function footer(model) {
 export function mount(element, transport, { job = null } = {}) {
   const model = farmModel(transport, element);
   if (job) model.filter.value = { ...model.filter.value, job };
-  const timer = setInterval(() => { if (transport.live) model.now.value = Date.now() / 1000; }, 1000);
+  const timer = setInterval(model.tick, 1000);
   element.classList.add("tf-root");
   render(html`<${Page} model=${model} />`, element);
   transport.follow(model.hear);

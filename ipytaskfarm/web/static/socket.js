@@ -2,7 +2,8 @@
 //
 // A transport has: control (signal-free boolean, set before the first picture), follow(listener), ask(what, arguments),
 // act(what, arguments).  Listeners get {type: "picture", picture}, {type: "delta", operations} and
-// {type: "line", state: "open" | "lost" | "refused", text}.
+// {type: "line", state: "open" | "lost" | "refused", text}, and {type: "clock", ahead}: by how many seconds the server's
+// clock is ahead of this one.
 //
 // first: {control, picture}, what is shown until the socket brings everything.  ready: the socket waits for this promise.
 
@@ -83,6 +84,7 @@ export function socketTransport({ socketUrl, act, first = null, ready = Promise.
     }
     if (tries || said.type !== "delta") listener({ type: "line", state: "open", text: "" });
     tries = 0;
+    if (said.at_s) listener({ type: "clock", ahead: said.at_s - Date.now() / 1000 });
     if (said.type !== "resumed") listener(said);
   }
 

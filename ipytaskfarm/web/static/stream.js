@@ -58,7 +58,7 @@ export function draw(canvas, { stretches, engines, since, until, now, live, hove
   const every = Math.ceil(14 / lane);
   c.fillStyle = paint.text;
   c.textAlign = "right";
-  ids.forEach((id, n) => n % every === 0 && c.fillText(String(id), LABEL - 8, n * lane + lane / 2));
+  ids.forEach((id, n) => n % every === 0 && c.fillText(String(id), LABEL - 8, Math.max(6, n * lane + lane / 2)));
   c.save();
   c.beginPath();
   c.rect(LABEL, 0, width - LABEL - 8, height - AXIS);

@@ -7,13 +7,15 @@ import { describe, draw, heightFor, lanes, stretchAt, summary } from "./stream.j
 
 const LENGTHS = [10, 60, 300, 1800, 7200, 43200];
 
+const UNREAD = { rows: [], first: null, reading: false };
+
 export function Stream({ model }) {
   const canvas = useRef(null);
   const drawn = useRef(null);
   const saved = model.section("report", {}).value;
   const [length, setLength] = useState(saved.made_s ? LENGTHS.find((each) => each >= saved.last_s - saved.first_s + 1) || LENGTHS[LENGTHS.length - 1] : 60);
   const [until, setUntil] = useState(null); // null: live
-  const [past, setPast] = useState({ rows: [], first: null, reading: false });
+  const [past, setPast] = useState(UNREAD);
   const [hovered, setHovered] = useState(null);
   const told = model.section("stretches", []).value;
   const engines = model.section("engines", {}).value;
@@ -22,12 +24,12 @@ export function Stream({ model }) {
   const live = until === null && !saved.made_s;
   const end = until === null ? now : until;
   const since = end - length;
-  const rows = live && length <= 300 ? told : past.rows;
+  const rows = (live && length <= 300) || past.first === null ? told : past.rows;
   const ask = !live || length > 300;
   const window_ = ask ? Math.round(live ? end / (length / 60) : end * 1000) : null;
 
   useEffect(() => {
-    if (!ask) return undefined;
+    if (!ask) { setPast(UNREAD); return undefined; }
     let over = false;
     const timer = setTimeout(async () => {
       let found = [], before = null;
@@ -63,7 +65,7 @@ export function Stream({ model }) {
   const number = lanes(rows, live ? engines : {}, since, end).length;
   useEffect(() => { canvas.current.style.height = `${heightFor(number)}px`; paint(); }, [number]);
 
-  const first = saved.first_s || past.first || farm.started_s || now - 3600;
+  const first = saved.first_s || past.first || model.section("first_s", null).value || farm.started_s || now - 3600;
   const move = (to) => setUntil(to >= now - 1 ? null : Math.max(first + Math.min(length, now - first) * 0.2, to));
   const zoom = (step) => setLength(LENGTHS[Math.max(0, Math.min(LENGTHS.length - 1, LENGTHS.indexOf(length) + step))]);
   const keys = (event) => {

@@ -2,7 +2,7 @@
 
 import { useEffect, useRef, useState } from "./vendor/hooks.js";
 import { ago, count, span } from "./format.js";
-import { html, Section, Empty, Task } from "./html.js";
+import { html, Section, Empty, Skip, Task } from "./html.js";
 
 const STATES = [["", "all"], ["running", "running"], ["scheduled", "waiting"], ["failed", "failed"], ["succeeded", "succeeded"]];
 const WORDS = Object.fromEntries(STATES); // as the buttons call the states
@@ -69,13 +69,13 @@ export function Tasks({ model }) {
       ${chips.map(([name, word]) => html`<button type="button" class="tf-chip" aria-label=${`${word}: remove this filter`} onClick=${() => set({ [name]: null })}>${word} ×</button>`)}
     </div>
     ${error ? html`<p class="tf-trouble" role="alert">${error}</p>` : null}
-    ${page.rows.length ? html`<div class="tf-scroll" tabindex="0" role="region" aria-label="Table of tasks"><table><thead><tr><th scope="col">task</th><th scope="col">state</th><th scope="col">name</th><th scope="col" class="tf-optional">engine</th><th scope="col" class="tf-right tf-optional">attempts</th>${ranked ? html`<th scope="col" class="tf-right">priority</th>` : null}<th scope="col" class="tf-right">run time</th><th scope="col" class="tf-right tf-optional">when</th><th scope="col">error</th></tr></thead>
+    ${page.rows.length ? html`<${Skip} rows=${page.rows.length}><div class="tf-scroll" tabindex="0" role="region" aria-label="Table of tasks"><table><thead><tr><th scope="col">task</th><th scope="col">state</th><th scope="col">name</th><th scope="col" class="tf-optional">engine</th><th scope="col" class="tf-right tf-optional">attempts</th>${ranked ? html`<th scope="col" class="tf-right">priority</th>` : null}<th scope="col" class="tf-right">run time</th><th scope="col" class="tf-right tf-optional">when</th><th scope="col">error</th></tr></thead>
       <tbody>${page.rows.map((row) => html`<tr key=${row.id}><td><${Task} model=${model} id=${row.id} />${row.items > 1 ? html`<small class="tf-muted"> +${count(row.items - 1)}</small>` : null}</td>
-        <td><span class="tf-dot" data-state=${row.state}></span>${WORDS[row.state] || row.state}${row.reason && row.reason !== row.state && row.reason !== "error" ? html`<small class="tf-muted"> ${row.reason}</small>` : null}</td>
+        <td><span class="tf-dot" data-state=${row.state}></span>${WORDS[row.state] || row.state}${row.reason && row.reason !== row.state && row.reason !== "error" ? html`<small class="tf-muted tf-optional"> ${row.reason}</small>` : null}</td>
         <td class="tf-clip">${row.name}</td><td class="tf-optional">${row.engine_id >= 0 ? row.engine_id : ""}</td><td class="tf-right tf-optional">${row.attempts || ""}</td>${ranked ? html`<td class="tf-right">${row.priority || ""}</td>` : null}
         <td class="tf-right">${span(row.run_s !== null ? row.run_s : row.state === "running" && row.started_s ? now - row.started_s : null)}</td>
         <td class="tf-right tf-optional tf-muted">${ago(row.completed_s || row.started_s || row.submitted_s, now)}</td>
-        <td class="tf-clip">${row.etype ? html`<b>${row.etype}</b> <span class="tf-muted">${row.text}</span>` : ""}</td></tr>`)}</tbody></table></div>`
+        <td class="tf-clip">${row.etype ? html`<b>${row.etype}</b> <span class="tf-muted">${row.text}</span>` : ""}</td></tr>`)}</tbody></table></div><//>`
       : html`<${Empty}>${page.asked && page.next === null ? "No task matches." : "Looking …"}<//>`}
     <div class="tf-actions"><button type="button" disabled=${pages.length < 2} onClick=${() => setPages(pages.slice(0, -1))}>Newer</button><button type="button" disabled=${page.next === null} onClick=${() => setPages([...pages, page.next])}>Older</button>
       <span class="tf-muted" role="status">${!page.full && page.next !== null && page.rows.length < COUNT ? "looking further …" : ""}</span></div>
