@@ -19,9 +19,10 @@ from ..saves import FinalRecord, SaveAgent, SaveHandOut, StoredState, TaskRecord
 from ..states import State, Waiting
 from .admission import claim
 from .agent_entry import AgentEntry
+from .class_of_task import class_key_of
 from .clients import Block, ClientEntry
 from .clock import Now
-from .entries import AssignedRun, EngineEntry, EngineState, TaskEntry, class_key_of
+from .entries import AssignedRun, EngineEntry, EngineState, TaskEntry
 from .jobs import JobEntry
 from .kept_commands import KeptOnEngine
 from .running_tasks import WITHDRAWN, Family, RecordedBatch

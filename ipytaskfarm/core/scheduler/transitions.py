@@ -16,10 +16,11 @@ from ..messages.task_types import AttemptRow, Final, Recovery, Rules, Submission
 from ..saves import SaveAttempt, SaveFinal, SaveReopen, SaveRequeue, SaveTask
 from ..states import CONSEQUENCES, MOVES, State, Waiting
 from .agent_entry import Charge
+from .class_of_task import class_key_of
 from .clock import Now
 from .decision import Decision
 from .eligibility import announce, class_for
-from .entries import EngineEntry, TaskClass, TaskEntry, class_key_of
+from .entries import EngineEntry, TaskClass, TaskEntry
 from .nested_waits import note_task_end
 from .queue_keys import compute_key, compute_keys
 from .state import SchedulerState
