@@ -20,6 +20,7 @@ from ..core.text import text_of
 from ..display.ipython import cell_of
 from ..serialization import recipes
 from ..serialization.file_arguments import File
+from ..serialization.outside_inputs import MODULES
 from ..serialization.recipes import ArgumentDigests, FunctionRecipe, recipe_of
 from ..serialization.references import Ref
 
@@ -67,9 +68,13 @@ def cache_key(
     if form:
         arguments.append(("the form of the result", form))
     key = hashlib.sha256(_encode((recipe.packed.digest, arguments))).hexdigest()
-    if recipe.warnings:
-        asked = f"is cached and asks for {', '.join(recipe.warnings)}"
-        _warn_once(recipe, asked, "make it an argument, or do not cache this function")
+    for found, remedy in (
+        ([each for each in recipe.warnings if not each.startswith(MODULES)], "make it an argument"),
+        ([each for each in recipe.warnings if each.startswith(MODULES)], "import them by their names"),
+    ):
+        if found:
+            asked = f"is cached and asks for {', '.join(found)}"
+            _warn_once(recipe, asked, f"{remedy}, or do not cache this function")
     _warn_of_paths(recipe, (*args, *kwargs.values()))
     return CacheKey(key, text_of(recipe.name)[:_NAME_MAX], recipe.packed.digest, tuple(arguments), mode), recipe.packed
 

@@ -24,7 +24,7 @@ from ..core.states import ABORTS, Reason, State
 from ..core.text import Text, did_you_mean, shown, text_of
 from ..display.ipython import show_users_frames, with_cells
 from ..display.text import span, stamp
-from ..serialization.pack import traceback_of, unpack, unpack_error
+from ..serialization.pack import note_rebuild, traceback_of, unpack, unpack_error
 from .display import output_html, text_html, value_html
 
 _decode_body = msgspec.msgpack.Decoder(ResultBody).decode
@@ -51,6 +51,16 @@ _BY_REASON: dict[str, type[Exception]] = {
 def decode_body(final: Final) -> ResultBody:
     """Return the decoded body of a final state; an empty body if the task left none."""
     return _decode_body(final.body) if final.body else _NOTHING
+
+
+def _add_last_lines(error: BaseException, text: str) -> None:
+    lines = text.strip().splitlines()[-_LAST_LINES:]
+    if lines:
+        error.add_note("it had written to its standard error: " + "\n".join(lines)[-_LAST_CHARACTERS:])
+
+
+_LAST_LINES = 3
+_LAST_CHARACTERS = 500
 
 
 def error_named(etype: str, text: str) -> Exception:
@@ -370,7 +380,11 @@ class TaskResult:
             body = self._contents()
             place = self._final.failure.place if self._final.failure else ""
             text = body.failure.traceback if body.failure else ""
-            self._failure = Failure(error_of(self._final, body), text, place)
+            error = error_of(self._final, body)
+            if getattr(error, "etype", "") == "SystemExit":
+                # A program's parser of arguments says only there what it wanted.
+                _add_last_lines(error, body.stderr)
+            self._failure = Failure(error, text, place)
         return self._failure
 
     def raise_exception(self) -> None:
@@ -490,5 +504,9 @@ class TaskResult:
             if self._final.reason or body.value is None:
                 self._value = {} if body.kind == "names" else None
             else:
-                self._value = unpack(body.value)
+                try:
+                    self._value = unpack(body.value)
+                except Exception as error:
+                    note_rebuild(error, f"the result of task {self.taskid}, which has succeeded, was rebuilt here")
+                    raise
         return self._value

@@ -30,7 +30,7 @@ from ..core.text import did_you_mean, text_of
 from ..serialization.child_processes import forget_sent, sent
 from ..serialization.function_globals import setup_globals
 from ..serialization.modules import active, begin_run
-from ..serialization.pack import pack, pack_names, unpack, unpack_function
+from ..serialization.pack import note_rebuild, pack, pack_names, unpack, unpack_function
 from ..serialization.rebuild import came
 from ..serialization.references import give_inputs
 from ..serialization.shared_values import forget_added
@@ -388,7 +388,11 @@ class Runner:
         attempt.reaches = known.reaches
         if active:
             begin_run(known.bundles)
-        args, kwargs = unpack(work.arguments, self._namespace.names) if work.arguments is not None else ((), {})
+        try:
+            args, kwargs = unpack(work.arguments, self._namespace.names) if work.arguments is not None else ((), {})
+        except Exception as error:
+            note_rebuild(error, "the arguments were rebuilt on the engine, before the function was called")
+            raise
         if came:
             attempt.brought = Brought(take_came())
         own: Brought | None = getattr(known.function, "came", None)
@@ -427,7 +431,11 @@ class Runner:
         if found is not None:
             return found
         came.clear()
-        function = unpack_function(job.code, self._namespace.names)
+        try:
+            function = unpack_function(job.code, self._namespace.names)
+        except Exception as error:
+            note_rebuild(error, "the function was rebuilt on the engine, with its globals, before it was called")
+            raise
         if hasattr(function, "brought"):
             function.came = Brought(take_came(), function.brought[0])  # type: ignore[attr-defined]
         return self._callables.add(digest, function, len(job.code))

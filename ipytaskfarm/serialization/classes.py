@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import builtins
+import copyreg
 import enum
 import functools
 import inspect
@@ -33,6 +34,8 @@ from .pickler import (
     find_named,
     find_named_variable,
     is_free,
+    plain_reducer,
+    reduced_by_pickle,
 )
 
 _TYPES_OF_TYPES = {
@@ -476,3 +479,36 @@ def _by_inheritance(kind: type) -> Callable[[Any, Any], Reduced] | None:
 
 
 KINDS.append(_by_inheritance)
+
+
+# --------------------------------------------------------------------------------------------------
+# Instances of classes with a ``__new__`` of their own
+
+
+def _of_own_new(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
+    """Find the reducer for instances that are made by a ``__new__`` that travels by value."""
+    made = next(vars(each)["__new__"] for each in kind.__mro__ if "__new__" in vars(each))
+    if not isinstance(made, staticmethod | types.FunctionType) or not by_value(kind):
+        return None
+    return functools.partial(_reduce_made, plain_reducer(kind))
+
+
+def _reduce_made(plain: Callable[[Pickler, Any], Reduced] | None, pickler: Pickler, obj: Any) -> Reduced:
+    reduced: Any = NotImplemented if plain is None else plain(pickler, obj)
+    pickler.kinds[type(obj)] = functools.partial(_reduce_made, plain)
+    if reduced is NotImplemented:
+        reduced = reduced_by_pickle(obj)
+    if not isinstance(reduced, tuple) or not _is_open(pickler, type(obj)):
+        return reduced
+    if reduced[0] is build_classes.new_provisional and reduced[1][0] is _NEW_OBJECT:
+        return reduced[0], (build.new_instance, reduced[1][1]), *reduced[2:]
+    return (build.new_instance, *reduced[1:]) if reduced[0] is _NEW_OBJECT else reduced
+
+
+def _is_open(pickler: Pickler, kind: type) -> bool:
+    """Return whether the definition of a class is being written."""
+    return any(stages is not None and stages.has_open(kind) for stages in (pickler.stages, *pickler.suspended))
+
+
+_NEW_OBJECT = vars(copyreg)["__newobj__"]
+KINDS.append(_of_own_new)

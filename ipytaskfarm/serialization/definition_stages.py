@@ -173,6 +173,12 @@ class Stages:
                 waiting += referents
         return found
 
+    def has_open(self, kind: type) -> bool:
+        """Return whether the definition of a class, or of a base of it, is written in these stages or around them."""
+        if any(each in self.classes for each in kind.__mro__):
+            return True
+        return self._parent is not None and self._parent.has_open(kind)
+
     def _travels(self, kind: type) -> bool:
         known = self._kinds.get(kind)
         if known is None:

@@ -43,6 +43,7 @@ from .classes import (
     registered_subclasses,
     struct_digested,
 )
+from .function_imports import imports_of
 from .global_names import absent_submodules
 from .guards import (
     ABSENT,
@@ -64,7 +65,6 @@ from .pickler import (
     dispatched,
     dumps_to_compare,
     find_named,
-    imports_of,
     inherited_reducer,
     reduced_by_pickle,
     used_globals,
@@ -377,10 +377,12 @@ class Digester:
         imported: tuple[str, ...] = ()
         if home is None:
             used, wanted = used_globals(function)
-            imports = imports_of(function)
+            imports = imports_of(function, used)
             bundles = imports.bundles if imports is not None else ()
             self.guards += map(BundleGuard, bundles)
             imported = tuple(f"{each.name} {each.digest}" for each in bundles)
+            if imports is not None and imports.folder:
+                imported = (*imported, f"in {imports.folder}")  # another program may have an equal function
         self.guards.append(FunctionGuard(function, [*used, *wanted]))
         absent = absent_submodules(used.values(), function.__code__)
         if absent:
@@ -401,12 +403,20 @@ class Digester:
             wanted,
             imported,
             function.__doc__,
-            tuple(module.__name__ for module in used_submodules(function, home is None)),
+            tuple(map(self._version, used_submodules(function, home is None))),
             self._sorted("globals", used),
             self._sorted("keywords", function.__kwdefaults__ or {}),
             self._sorted("attributes", function.__dict__),
             self._sorted("annotations", function.__annotations__),
         )
+
+    def _version(self, module: types.ModuleType) -> str:
+        """Return the name of a module, and which version of it this is if it travels by value."""
+        if content_of(module) is not None or travel(module.__name__) is not Travel.SOURCE:
+            return module.__name__
+        bundle = bundle_of(module.__name__)
+        self.guards.append(BundleGuard(bundle))
+        return f"{module.__name__} {bundle.digest}"
 
     def _class(self, cls: type) -> bytes:
         named = self._named(cls)

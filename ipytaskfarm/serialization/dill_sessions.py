@@ -33,7 +33,7 @@ from .function_globals import Names, placed, remember
 from .module_origin import Travel, travel
 from .pack import pack, unpack
 from .rebuild import fill_cell, fill_function, new_cell, new_function
-from .refusals import explain, find_culprit, remedy_of
+from .refusals import Culprit, explain, find_culprit, remedy_of
 
 # Importing dill changes the tables of the standard pickle; this undoes it for the user's process.
 dill.extend(False)
@@ -122,10 +122,10 @@ def _why_not(name: str, value: Any, names: MutableMapping[str, Any]) -> str | No
         _pickled(value, names)
     except Exception as error:
         try:
-            path, culprit = find_culprit(value, name, fails)
+            found = find_culprit(value, name, fails)
         except RecursionError:
-            path, culprit = name, value
-        return explain(path, culprit, error)
+            found = Culprit(name, value, None)
+        return explain(found, error)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Finds which global names, imports and submodules the bytecode of a function mentions."""
+"""Finds which global names and submodules the bytecode of a function mentions."""
 
 from __future__ import annotations
 
@@ -69,42 +69,57 @@ def is_hint(value: Any) -> bool:
     return isinstance(value, _HINTS_ARE) or type(value).__module__ in _IN_TYPING
 
 
-_IMPORT_NAME = dis.opmap["IMPORT_NAME"]
+_ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
+_LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FAST", "STORE_FAST_LOAD_FAST")
+_SKIPPED = frozenset({"EXTENDED_ARG", "CACHE", "NOP"})
 
 
-def imported_names(code: types.CodeType) -> set[str]:
-    """Return the modules that import statements in the code, or in code nested in it, name.
+@functools.lru_cache(maxsize=4096)
+def whole_uses(code: types.CodeType) -> frozenset[str]:
+    """Return the names that the code, or code nested in it, uses otherwise than by an attribute.
 
-    ``from a import b`` gives ``a`` and ``a.b``. Relative names keep their dots. A constant name in a call of
-    ``import_module`` counts too.
+    ``m`` is such a name in ``f(m)`` and ``n = m``, and not in ``m.f()``.
     """
-    names: set[str] = set()
+    found: set[str] = set()
     for each in nested_codes(code):
-        if not each.co_names:
-            continue
-        if "import_module" in each.co_names or "__import__" in each.co_names:
-            names.update(text for text in each.co_consts if isinstance(text, str) and text.isidentifier())
-        if _IMPORT_NAME not in each.co_code[::2]:
-            continue
-        before: list[Any] = [0, None]
+        last = ""
         for step in dis.get_instructions(each):
-            if step.opname in ("LOAD_CONST", "LOAD_SMALL_INT"):
-                before = [before[-1], step.argval]
-            elif step.opcode == _IMPORT_NAME:
-                level, wanted = before
-                base = "." * (level if isinstance(level, int) else 0) + step.argval
-                names.add(base)
-                joint = "" if base.endswith(".") else "."
-                names.update(f"{base}{joint}{name}" for name in wanted or () if name != "*")
-    return names
+            if step.opname in _SKIPPED:
+                continue
+            if last and step.opname not in _ATTRIBUTES:
+                found.add(last)
+            last = ""
+            if step.opname.startswith(_LOADS):
+                names = step.argval if isinstance(step.argval, tuple) else (step.argval,)
+                if step.opname.startswith("LOAD"):
+                    found.update(names[:-1])
+                last = names[-1]
+    return frozenset(found)
 
 
-_IMPORT_CALLS = frozenset({"import_module", "__import__", "run_module"})
+def passes_modules(code: types.CodeType, modules: frozenset[str]) -> bool:
+    """Return whether the code, or code nested in it, keeps or passes on a module that it imports.
+
+    modules: the full names of the modules in question.
+    """
+    last_parts = {name.rpartition(".")[2] for name in modules}
+    whole = whole_uses(code)
+    for each in nested_codes(code):
+        imported = False
+        for step in dis.get_instructions(each):
+            if step.opcode == _IMPORT_NAME:
+                imported = True
+            elif step.opname == "IMPORT_FROM":
+                imported = step.argval in last_parts
+            elif step.opname.startswith("STORE_"):
+                stored = step.argval[0] if isinstance(step.argval, tuple) else step.argval
+                if imported and stored in whole:
+                    return True
+                imported = False
+    return False
 
 
-def imports_by_name(code: types.CodeType) -> bool:
-    """Return whether the code, or code nested in it, may import modules under computed names."""
-    return any(not _IMPORT_CALLS.isdisjoint(each.co_names) for each in nested_codes(code))
+_IMPORT_NAME = dis.opmap["IMPORT_NAME"]
 
 
 def loaded_submodules(values: Iterable[Any], code: types.CodeType) -> list[types.ModuleType]:

@@ -15,7 +15,6 @@ import hashlib
 import os
 import re
 import sys
-import types
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
@@ -81,6 +80,8 @@ class Bundle(msgspec.Struct, frozen=True):
     stamps: tuple[tuple[str, Stamp], ...] = ()
     file: str | None = None
     """The file of the module that had this name when the bundle was made: another one may take its place."""
+    path: tuple[str, ...] = ()
+    """Where modules were looked for: after ``%cd`` or ``sys.path.insert`` one of the same name may come first."""
 
 
 class _Text:
@@ -98,7 +99,8 @@ class _Text:
 
 
 _DYNAMIC = re.compile(
-    rb"\b(import_module|__import__)\s*\((?!\s*[\"'][\w.]+[\"']\s*[,)])|\b(iter_modules|walk_packages)\b"
+    rb"\b(import_module|__import__|resolve_name)\s*\((?!\s*[\"'][\w.]+[\"']\s*[,)])"
+    rb"|\bimport_module[ \t]+as\b|=\s*(importlib\.)?import_module\b(?!\s*\()|\b(iter_modules|walk_packages)\b"
 )
 """Excluded are calls with a constant, which count as statements, and ``find_spec``, a test whether a module exists."""
 _OPENS_DATA = re.compile(rb"\b(importlib[._]resources|get_data|pkg_resources|__file__)\b")
@@ -186,8 +188,16 @@ def _file_of(name: str) -> str | None:
     return getattr(sys.modules.get(name), "__file__", None)
 
 
+def _searched() -> tuple[str, ...]:
+    try:
+        here = os.getcwd() if "" in sys.path else ""
+    except FileNotFoundError:  # the folder was removed
+        here = ""
+    return (here, *sys.path)
+
+
 def _unchanged(bundle: Bundle) -> bool:
-    if _file_of(bundle.name) != bundle.file:
+    if _file_of(bundle.name) != bundle.file or bundle.path != _searched():
         return False
     stat = os.stat
     try:
@@ -237,7 +247,7 @@ class _Builder:
         digest = next(member.digest for member in members if member.name == name)
         # A level above 1 gains little on source text, and this cost arises at every edit.
         packed = zlib.compress(msgspec.msgpack.encode(members), 1)
-        return Bundle(name, digest, members, packed, tuple(self._stamps.items()), _file_of(name))
+        return Bundle(name, digest, members, packed, tuple(self._stamps.items()), _file_of(name), _searched())
 
     def _is_sent(self, name: str) -> bool:
         found = self._sent.get(name)
@@ -435,10 +445,16 @@ def mentioned(source: bytes) -> frozenset[str]:
             names.add(base)
             names.update(f"{base}{joint}{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and node.args and _called(node.func) in ("import_module", "__import__"):
-            argument = node.args[0]
-            if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
-                names.add(argument.value)
-    return frozenset(names)
+            named, *others = [*node.args[:2], *(each.value for each in node.keywords if each.arg == "package")]
+            base = _text_of(others[0]) if others else ""
+            name = _text_of(named)
+            names.update(resolve_one(base, True, name) if base and name.startswith(".") else (name,))
+    return frozenset(names - {""})
+
+
+def _text_of(node: ast.expr) -> str:
+    """Return the text of a constant; "" for all else."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 _IMPORT_CALL = re.compile(rb"\b(import_module|__import__)\b")
@@ -462,18 +478,22 @@ def resolve(name: str, is_package: bool, names: Iterable[str]) -> Iterator[str]:
     """Yield the full names of the modules that the module `name` mentions, of the packages around them, and `name`
     itself.
     """
-    package = name if is_package else name.rpartition(".")[0]
     for each in {*names, name}:
-        full = each
-        if each.startswith("."):
-            level = len(each) - len(each.lstrip("."))
-            parts = package.split(".")
-            if level - 1 >= len(parts):
-                continue
-            full = ".".join([*parts[: len(parts) - level + 1], *filter(None, each[level:].split("."))])
-        while full:
-            yield full
-            full = full.rpartition(".")[0]
+        yield from resolve_one(name, is_package, each)
+
+
+def resolve_one(name: str, is_package: bool, mentioned_name: str) -> Iterator[str]:
+    """Yield the full name of the module that the module `name` mentions, then those of the packages around it."""
+    full = mentioned_name
+    if full.startswith("."):
+        level = len(full) - len(full.lstrip("."))
+        parts = (name if is_package else name.rpartition(".")[0]).split(".")
+        if level - 1 >= len(parts):
+            return
+        full = ".".join([*parts[: len(parts) - level + 1], *filter(None, full[level:].split("."))])
+    while full:
+        yield full
+        full = full.rpartition(".")[0]
 
 
 def is_sent(name: str) -> bool:
@@ -493,6 +513,31 @@ def is_sent(name: str) -> bool:
     return file_travels(name, spec.origin)
 
 
+def modules_below(package: str) -> list[str]:
+    """Return the names of the modules of a package that travels by value, with its own; [] for all others."""
+    if not is_sent(package):
+        return []
+    spec = getattr(sys.modules.get(package), "__spec__", None) or find_spec(package)
+    found = [package]
+    for folder in getattr(spec, "submodule_search_locations", None) or ():
+        names = {entry.removesuffix(".py") for entry in _entries(folder)}
+        found += [f"{package}.{name}" for name in sorted(names) if name.isidentifier() and name != "__init__"]
+    return [name for name in found if is_sent(name)][:_MODULES_MAX]
+
+
+def _entries(folder: str) -> list[str]:
+    """Return the sources and packages in a folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return [
+                each.name
+                for each in entries
+                if each.name.endswith(".py") or os.path.exists(os.path.join(each.path, "__init__.py"))
+            ]
+    except OSError:
+        return []  # it is in an archive, or does not exist any more
+
+
 # --------------------------------------------------------------------------------------------------
 # Modules that functions of ``__main__`` import while they run
 
@@ -506,26 +551,3 @@ class Imports(msgspec.Struct, frozen=True):
     bundles: tuple[Bundle, ...]
     folder: str = ""
     """The script's folder, in which modules that are imported under computed names may be found."""
-
-
-_imports: dict[types.CodeType, tuple[str, tuple[str, ...]]] = {}
-_IMPORTS_KEPT = 4096
-
-
-def imported_by(code: types.CodeType, package: str) -> tuple[str, ...]:
-    """Return the names of by-value modules that the code, or code nested in it, imports.
-
-    Args:
-        code: the code of a function that travels by value.
-        package: ``__package__`` of its globals, for relative imports.
-    """
-    from .global_names import imported_names
-
-    known = _imports.get(code)
-    if known is None or known[0] != package:
-        while len(_imports) >= _IMPORTS_KEPT:
-            _imports.pop(next(iter(_imports)), None)
-        names = imported_names(code)
-        found = {full for full in resolve(package, True, names) if full} if names else set()
-        known = _imports[code] = (package, tuple(sorted(found - {package} if package else found)))
-    return tuple(name for name in known[1] if is_sent(name)) if known[1] else ()

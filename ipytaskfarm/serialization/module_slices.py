@@ -19,11 +19,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from .module_bundles import Bundle, ModuleSource, mentioned, resolve
+from .module_bundles import Bundle, ModuleSource, mentioned, resolve, resolve_one
 
 ALL = "*"
-_DYNAMIC = frozenset({"globals", "eval", "exec", "vars", "__dict__", "import_module", "__import__"})
+_DYNAMIC = frozenset({"globals", "eval", "exec", "vars", "__dict__", "import_module", "__import__", "resolve_name"})
 """A definition with one of these names may reach any definition of its module."""
+_IMPORTS = frozenset({"import_module", "__import__", "run_module", "resolve_name"})
+"""A definition with one of these names may reach any definition of any module."""
 
 
 class Definition(NamedTuple):
@@ -33,6 +35,8 @@ class Definition(NamedTuple):
     digest: str
     uses: frozenset[str]
     line: int
+    whole: frozenset[str] = frozenset()
+    """The names among them that are used otherwise than by an attribute: a module of such a name is passed on."""
 
 
 class _Statements(NamedTuple):
@@ -57,6 +61,8 @@ class _Seen(NamedTuple):
     imports: list[ast.Import | ast.ImportFrom]
     calls: bool
     """Whether it calls something, awaits, or binds a name inside an expression."""
+    whole: frozenset[str]
+    """See `Definition.whole`."""
 
 
 _DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -69,6 +75,7 @@ def _look(statement: ast.stmt) -> _Seen:
     text: list[str] = []
     imports: list[ast.Import | ast.ImportFrom] = []
     calls = False
+    names: Counter[str] = Counter()
     left: list[ast.AST] = [statement]
     while left:
         node = left.pop()
@@ -76,8 +83,11 @@ def _look(statement: ast.stmt) -> _Seen:
         text.append(kind.__name__)
         if kind is ast.Name:
             uses.add(node.id)  # type: ignore[attr-defined]
+            names[node.id] += 1  # type: ignore[attr-defined]
         elif kind is ast.Attribute:
             uses.add(node.attr)  # type: ignore[attr-defined]
+            if type(node.value) is ast.Name:  # type: ignore[attr-defined]
+                names[node.value.id] -= 1  # type: ignore[attr-defined]
         elif isinstance(node, ast.Constant):
             if isinstance(node.value, str):
                 uses.update(part for part in node.value.split(".") if part.isidentifier())
@@ -106,7 +116,8 @@ def _look(statement: ast.stmt) -> _Seen:
                         text.append(repr(each))
             else:
                 text.append(repr(value))
-    return _Seen(frozenset(uses), "\n".join(text), imports, calls)
+    whole = frozenset(name for name, count in names.items() if count)
+    return _Seen(frozenset(uses), "\n".join(text), imports, calls, whole)
 
 
 def _is_text(statement: ast.stmt) -> bool:
@@ -195,7 +206,7 @@ def _parsed(source: bytes) -> _Statements:
         if names:
             for name in names:
                 text = _digest([seen.text, *order.of(name, len(definitions.get(name, ())))])
-                made = Definition(_kind(statement), text, seen.uses, statement.lineno)
+                made = Definition(_kind(statement), text, seen.uses, statement.lineno, seen.whole)
                 definitions[name] = (*definitions.get(name, ()), made)
             order.note(seen.uses)
         elif not isinstance(statement, ast.Import | ast.ImportFrom) or statement.names[0].name == ALL:
@@ -208,8 +219,9 @@ def _parsed(source: bytes) -> _Statements:
                 kept = Definition("import", digest, frozenset(), statement.lineno)
                 definitions[bound] = (*definitions.get(bound, ()), kept)
     uses: frozenset[str] = frozenset().union(*(seen.uses for seen in effects))
-    whole = _digest(seen.text for seen in effects)
-    return _Statements(definitions, Definition("module", whole, uses, line), imports, tuple(stars))
+    digest = _digest(seen.text for seen in effects)
+    passed: frozenset[str] = frozenset().union(*(seen.whole for seen in effects))
+    return _Statements(definitions, Definition("module", digest, uses, line, passed), imports, tuple(stars))
 
 
 class _Order:
@@ -278,6 +290,7 @@ def reached_from(bundle: Bundle, names: frozenset[str]) -> Reached:
         # Every module of the bundle is imported, and what its statements do then may change any other part.
         found[module, ""] = (whole.effects,)
         waiting += [(module, name) for name in sorted({*whole.effects.uses, "__getattr__"})]
+        waiting += _passed_on(members[module], texts, whole.effects.whole)
     while waiting:
         module, name = waiting.pop()
         if module not in texts or (module, name) in found:
@@ -288,12 +301,21 @@ def reached_from(bundle: Bundle, names: frozenset[str]) -> Reached:
         uses = frozenset().union(*(each.uses for each in own)) if own else frozenset()
         if name == ALL or uses & _DYNAMIC:
             waiting += [(module, each) for each in text.definitions]
+        if not _IMPORTS.isdisjoint(uses) or _imports_calls(text, name):
+            waiting += [(each, ALL) for each in texts]
         waiting += [(module, each) for each in uses]
         waiting += _meant(members[module], texts, name, uses)
+        for each in own:
+            waiting += _passed_on(members[module], texts, each.whole)
     definitions = sorted(
         (module, name, each) for (module, name), several in found.items() for each in several if each.uses or each.line
     )
     return Reached(definitions, members, frozenset(_outside(members)))
+
+
+def _imports_calls(text: _Statements, name: str) -> bool:
+    """Return whether a name of a module is another one for a function that imports modules under names."""
+    return any(target.rpartition(".")[2] in _IMPORTS for target in text.imports.get(name, ()))
 
 
 def _meant(
@@ -319,6 +341,16 @@ def _meant(
             if full in texts and full != member.name:
                 yield from ((full, each) for each in wanted)
                 yield full, "__all__"
+
+
+def _passed_on(member: ModuleSource, texts: dict[str, _Statements], whole: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """Yield (module, `ALL`) of the modules that are passed on or kept under one of these names."""
+    imports = texts[member.name].imports
+    for bound in whole & imports.keys():
+        for target in imports[bound]:
+            for full in (next(resolve_one(member.name, member.is_package, target), ""), bound if "." in target else ""):
+                if full in texts:
+                    yield full, ALL
 
 
 def _outside(members: dict[str, ModuleSource]) -> Iterator[str]:

@@ -56,8 +56,8 @@ _lasting: dict[int, list[ModuleSource]] = {}
 """The active bundles that belong to the engine's environment."""
 _displaced: dict[str, types.ModuleType] = {}
 """Name -> the module that the engine itself had under the name of a shipped module."""
-_beside: dict[str, types.ModuleType] = {}
-"""Name -> a module that was found in the sender's folders, see `FolderFinder`."""
+_beside: dict[str, tuple[types.ModuleType, tuple[int, ...]]] = {}
+"""Name -> a module that was found in the sender's folders, see `FolderFinder`, and the stamp of its file then."""
 
 
 class ShippedLoader(Shipped):
@@ -131,7 +131,9 @@ class ShippedFinder:
     ) -> importlib.machinery.ModuleSpec | None:
         offered = _offered.get(fullname)
         if offered is None:
-            return None
+            if path is None or fullname.partition(".")[0] not in _beside:
+                return None
+            return _noted(importlib.machinery.PathFinder.find_spec(fullname, path))
         if is_compiled(offered.file):
             if not os.path.isfile(offered.file):
                 return None
@@ -160,10 +162,7 @@ class FolderFinder:
     ) -> importlib.machinery.ModuleSpec | None:
         if path is not None or "." in fullname or not active:
             return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, _sender_folders())
-        if spec is not None and spec.loader is not None:
-            spec.loader = cast(Any, _Noting(spec.loader))
-        return spec if spec is not None and spec.loader is not None else None
+        return _noted(importlib.machinery.PathFinder.find_spec(fullname, _sender_folders()))
 
 
 class _Noting:
@@ -176,18 +175,42 @@ class _Noting:
         return getattr(self._loader, name)
 
     def create_module(self, spec: Any) -> Any:
-        spec.loader = self._loader
         return self._loader.create_module(spec)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        if not is_compiled(module.__file__ or ""):
-            _beside[module.__name__] = module
-        self._loader.exec_module(module)
+        loader, file = self._loader, module.__file__ or ""
+        if module.__spec__ is not None:
+            module.__spec__.loader = loader
+        module.__loader__ = loader
+        if file and not is_compiled(file):
+            _beside[module.__name__] = module, _stamp_of(file)
+        if type(loader) is importlib.machinery.SourceFileLoader:
+            # Read anew: a .pyc file tells edits within one second apart by their size alone.
+            exec(loader.source_to_code(loader.get_data(file), file), module.__dict__)
+        else:
+            loader.exec_module(module)
+
+
+def _stamp_of(file: str) -> tuple[int, ...]:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return ()
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _noted(spec: importlib.machinery.ModuleSpec | None) -> importlib.machinery.ModuleSpec | None:
+    """Return the spec of a module in a sender's folder with a loader that records the module."""
+    if spec is None or spec.loader is None:
+        return None
+    spec.loader = cast(Any, _Noting(spec.loader))
+    return spec
 
 
 def _sender_folders() -> list[str]:
     found: dict[str, None] = {}
-    for members in active.values():
+    # What values in the engine's namespace keep active comes last: it may belong to another program.
+    for _, members in sorted(active.items(), key=lambda item: item[0] in _sticky):
         for member in members:
             if member.file:
                 found[entry_of(member.name, member.file)] = None
@@ -334,7 +357,7 @@ def install_finders() -> None:
 
 def _set_aside(name: str, present: types.ModuleType | None) -> None:
     """Keep the module that the engine itself imported under this name, to restore it later."""
-    if present is not None and not _is_shipped(present):
+    if present is not None and not _is_shipped(present) and (name not in _beside or _beside[name][0] is not present):
         _displaced.setdefault(name, present)
 
 
@@ -348,7 +371,7 @@ def active_versions() -> Iterator[tuple[str, str]]:
     """Yield the name and the version of each module that child processes find now."""
     for members in active.values():
         yield from ((member.name, member.digest) for member in members if member.name != _MAIN_FOLDER)
-    for name, module in _beside.items():
+    for name, (module, _) in _beside.items():
         with contextlib.suppress(OSError):
             yield name, f"{module.__file__} {os.stat(module.__file__ or '').st_mtime_ns}"
 
@@ -366,7 +389,10 @@ def write_for_children(synced: list[tuple[Any, ...]]) -> bool:
         return False
     # The folder is written even without modules: a process that misses it once never looks for it again, and neither do
     # the processes that a fork server makes.
-    write_set([member for members in active.values() for member in members], list(_beside.values()))
+    write_set(
+        [member for members in active.values() for member in members],
+        [module for name, (module, _) in _beside.items() if "." not in name],
+    )
     synced[:] = [key, tuple(active.values())]  # kept alive, so that no other list gets one of these ids
     return True
 
@@ -405,6 +431,8 @@ def begin_run(bundles: frozenset[int] = _NO_BUNDLES) -> None:
     """
     if active.keys() != bundles or _sticky:
         _take_out_unused(bundles)
+    elif _beside and any(_stamp_of(module.__file__ or "") != stamp for module, stamp in _beside.values()):
+        _forget_beside()  # one was edited, and others may have taken names of it
     if placed.generation:
         take_names(tell=True)
 
@@ -419,13 +447,17 @@ def _take_out_unused(kept: frozenset[int]) -> None:
         for member in members:
             if member.name not in staying:
                 _take_out(member.name)
-    for name, module in _beside.items():
-        if sys.modules.get(name) is module:
-            del sys.modules[name]
-    _beside.clear()
+    _forget_beside()
     for members in _sticky.values():
         if not _is_active(members):
             _place_all(members)
+
+
+def _forget_beside() -> None:
+    for name, (module, _) in _beside.items():
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+    _beside.clear()
 
 
 def take_placed_names() -> None:

@@ -1,4 +1,5 @@
-"""Finds where code asks for time, chance or the environment: a cached result cannot depend on them.
+"""Finds where code asks for time, chance, the environment, or modules under computed names: a cached result cannot
+depend on them.
 
 The search reads bytecode and knows the usual names of the standard library and of numpy.  It is for a warning: what it
 does not find is not warned of.
@@ -12,8 +13,10 @@ import types
 from collections.abc import Callable, Iterator
 
 from .global_names import nested_codes
+from .process_values import ProcessValue
 
 TIME, CHANCE, ENVIRONMENT = "the time", "chance", "the environment"
+MODULES = "modules under computed names"
 
 _EXACT = {
     **dict.fromkeys(
@@ -34,33 +37,43 @@ _EXACT = {
     ),
 }  # fmt: skip
 _PREFIXES = {"random.": CHANCE, "numpy.random.": CHANCE, "secrets.": CHANCE}
+_IMPORTS = {"importlib.import_module", "builtins.__import__", "runpy.run_module", "pkgutil.resolve_name"}
+"""These ask for a module that is in no key, unless its name is a constant or a global, which count."""
 _UNSEEDED = {"random.Random", "numpy.random.default_rng", "numpy.random.RandomState", "numpy.random.SeedSequence"}
 """These ask for chance only if they are called without arguments."""
 _HARMLESS = {"random.seed", "numpy.random.seed", "numpy.random.Generator", "numpy.random.PCG64"}
 
 
-def outside_inputs(code: types.CodeType, named: Callable[[str], str]) -> list[str]:
+def outside_inputs(
+    code: types.CodeType, named: Callable[[str], str], is_text: Callable[[str], bool] = bool
+) -> list[str]:
     """Return what the code, or code nested in it, asks for: ["the time (time.time)"].
 
     Args:
         code: the code of a function.
         named: returns the full name of what a global or free name means ("np" -> "numpy"), or "".
+        is_text: returns whether a global or free name means a text, or a container, such as of texts.
     """
     found: dict[str, None] = {}
     seeds = False
     for each in nested_codes(code):
-        for name, calls_bare in _dotted(each, named):
+        for name, step in _dotted(each, named):
             seeds = seeds or name in ("random.seed", "numpy.random.seed")
-            what = _asked(name, calls_bare)
+            what = _asked(name, step, is_text)
             if what:
                 found[f"{what} ({name})"] = None
     # The global generators are reproducible after a seed.
     return [text for text in found if not (seeds and text.startswith(CHANCE))]
 
 
-def _asked(name: str, calls_bare: bool) -> str:
+def _asked(name: str, following: dis.Instruction | None, is_text: Callable[[str], bool]) -> str:
+    """Return what a name asks for; `following` is the instruction behind it."""
     if name in _UNSEEDED:
-        return CHANCE if calls_bare else ""
+        return CHANCE if following is not None and following.opname == "CALL" and following.arg == 0 else ""
+    if name in _IMPORTS:
+        if following is None or following.opname in _NOT_CALLED:
+            return ""
+        return "" if following.opname in _NAMES and is_text(str(following.argval)) else MODULES
     if name in _HARMLESS:
         return ""
     if name.startswith("os.environ."):
@@ -72,13 +85,15 @@ def _asked(name: str, calls_bare: bool) -> str:
 
 
 _NAMES = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF"})
+_NOT_CALLED = frozenset({"LOAD_CONST", "STORE_FAST", "STORE_DEREF", "STORE_NAME", "RETURN_VALUE", "POP_TOP"})
+"""Instructions behind an import function that is called with a constant, or not called here."""
 _LOCALS = frozenset({"LOAD_FAST", "LOAD_FAST_BORROW", "LOAD_FAST_CHECK"})
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 _SKIPPED = frozenset({"CACHE", "PUSH_NULL", "PRECALL", "EXTENDED_ARG", "NOP", "NOT_TAKEN"})
 
 
-def _dotted(code: types.CodeType, named: Callable[[str], str]) -> Iterator[tuple[str, bool]]:
-    """Yield (full dotted name, whether it is called without arguments) of what the code looks up."""
+def _dotted(code: types.CodeType, named: Callable[[str], str]) -> Iterator[tuple[str, dis.Instruction | None]]:
+    """Yield (full dotted name, the instruction behind it) of what the code looks up."""
     local: dict[str, str] = {}
     name = ""
     last_import = ""
@@ -90,7 +105,7 @@ def _dotted(code: types.CodeType, named: Callable[[str], str]) -> Iterator[tuple
             name = f"{name}.{step.argval}"
             continue
         if name:
-            yield name, op == "CALL" and step.arg == 0
+            yield name, step
             name = ""
         if op in _NAMES:
             name = named(str(step.argval))
@@ -106,13 +121,15 @@ def _dotted(code: types.CodeType, named: Callable[[str], str]) -> Iterator[tuple
         elif op == "POP_TOP":
             last_import = ""
     if name:
-        yield name, False
+        yield name, None
 
 
 def full_name(value: object) -> str:
     """Return the dotted name under which a library has this object; "" for any other object."""
     if isinstance(value, types.ModuleType):
         return value.__name__
+    if isinstance(value, ProcessValue):
+        return value.full_name
     owner = getattr(value, "__self__", None)
     name = getattr(value, "__qualname__", "")
     if isinstance(owner, types.ModuleType):

@@ -15,13 +15,14 @@ Controller and agents use nothing from here: for them these are bytes.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import pickle
 import types
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
-from ..core.errors import UnpickleableException, VersionMismatch
+from ..core.errors import TaskFarmError, UnpickleableException, VersionMismatch
 from ..core.messages.task_types import Function
 from ..storage.blobs import BlobWriter
 from .cache import WITH_BUFFERS, class_digests, dumps, packed_function, unchanged_function, unframe
@@ -31,7 +32,7 @@ from .missing_modules import missing
 from .module_origin import add_dependency
 from .packing_notice import notice
 from .rebuild import bind, for_many, loading
-from .refusals import explain, find_culprit, type_name
+from .refusals import PATH_CHARACTERS_MAX, Culprit, explain, find_culprit, type_name
 
 __all__ = [
     "add_dependency",
@@ -40,6 +41,7 @@ __all__ = [
     "class_digest",
     "for_many",
     "is_coroutine_function",
+    "note_rebuild",
     "pack",
     "pack_arguments",
     "pack_environment",
@@ -80,7 +82,7 @@ def pack(obj: Any, names: str | tuple[str, ...] = "value", writer: BlobWriter | 
     try:
         return dumps(obj, writer)
     except Exception as error:
-        raise _refusal(obj, names, error) from error
+        raise _refusal(obj, names, error) from _first(error)
     finally:
         notice.what = None
 
@@ -102,12 +104,19 @@ def _refusal(obj: Any, names: str | tuple[str, ...], error: Exception) -> Except
     if isinstance(error, VersionMismatch | MemoryError):
         return error
     try:
-        path, culprit = find_culprit(obj, names, _fails)
+        found = find_culprit(obj, names, _fails)
     except RecursionError:  # the object's own code calls itself without end
-        path, culprit = "", obj
-    if isinstance(error, RecursionError) and culprit is obj:
-        return UnpickleableException(f"{path or names}: nested too deeply to be pickled")
-    return UnpickleableException(explain(path or str(names), culprit, error))
+        found = Culprit("", obj, None)
+    if isinstance(error, RecursionError) and (found.part is obj or len(found.path) > PATH_CHARACTERS_MAX):
+        begin = found.path[:40] + "…" if len(found.path) > PATH_CHARACTERS_MAX else found.path or str(names)
+        return UnpickleableException(f"{begin}: nested too deeply to be pickled: send it flat, as a list of its parts")
+    return UnpickleableException(explain(found._replace(path=found.path or str(names)), error))
+
+
+def _first(error: Exception) -> Exception:
+    """Return the error without those that came before it: what was tried on the way says nothing to the user."""
+    error.__context__ = None
+    return error
 
 
 def _fails(obj: Any) -> bool:
@@ -137,6 +146,20 @@ def unpack(data: bytes | memoryview, namespace: MutableMapping[str, Any] | None 
     if namespace is None:
         return _loads(data)
     return unpack_lasting(data, namespace, None)
+
+
+def note_rebuild(error: Exception, what: str) -> None:
+    """Say in a note of an error, which a class of the user raised while a value was rebuilt, that this was so.
+
+    what: "the arguments were rebuilt on the engine".
+    """
+    if isinstance(error, TaskFarmError):
+        return  # it says so itself
+    with contextlib.suppress(Exception):
+        error.add_note(
+            f"this happened while {what}: pickle had taken a value that cannot be made again; "
+            "`pickle.loads(pickle.dumps(value))` tells which, and a `__reduce__` of its class mends it"
+        )
 
 
 def unpack_lasting(
@@ -242,7 +265,7 @@ def pack_function(function: Callable[..., Any], writer: BlobWriter | None = None
         return packed_function(function, writer)
     except Exception as error:
         name = getattr(function, "__qualname__", type(function).__name__)
-        raise _refusal(function, name, error) from error
+        raise _refusal(function, name, error) from _first(error)
     finally:
         notice.what = None
 
@@ -288,7 +311,7 @@ def pack_environment(environment: object) -> tuple[Function, str]:
         code = unchanged_function(environment) or packed_function(environment)
         return code, class_digest(type(environment))
     except Exception as error:
-        raise _refusal(environment, type(environment).__name__, error) from error
+        raise _refusal(environment, type(environment).__name__, error) from _first(error)
 
 
 def class_digest(cls: type) -> str:

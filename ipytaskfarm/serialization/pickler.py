@@ -34,19 +34,20 @@ from . import (
 )
 from .definition_stages import LEAVES, STAGE_REDUCERS, Stages, join, reduced
 from .function_globals import Names
+from .function_imports import imports_of
 from .global_names import (
     annotation_names,
     engine_owns,
     global_names,
-    imports_by_name,
     is_hint,
     last_line,
     loaded_submodules,
 )
 from .hash_cycles import CYCLE_REDUCERS, Cycles, dump_settled, has_own_hash, reduce_hashed
-from .module_bundles import Imports, bundle_of, imported_by
-from .module_origin import Travel, home_module, package_of, project_roots, travel
+from .module_bundles import Imports, bundle_of
+from .module_origin import Travel, home_module, package_of, travel
 from .modules import load_module, offer, offer_folder
+from .process_values import own_value
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _SOURCE_CHARACTERS_MAX = 20_000
@@ -137,6 +138,11 @@ def _reducer_of_kind(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
         found = find(kind)
         if found is not None:
             return found
+    return plain_reducer(kind)
+
+
+def plain_reducer(kind: type) -> Callable[[Pickler, Any], Reduced] | None:
+    """Return the reducer for instances of any other type; None leaves them to pickle."""
     if has_own_hash(kind):
         return reduce_hashed
     return _reduce_guarded if _answers_before_its_state(kind) else None
@@ -316,17 +322,6 @@ def by_member(module_name: str, qualname: str) -> Reduced:
     return build.load_member, (sys.modules[module_name], qualname)
 
 
-def imports_of(function: types.FunctionType) -> Imports | None:
-    """Return what a by-value function imports by value while it runs, or by computed names; None if nothing."""
-    code = function.__code__
-    names = imported_by(code, package_of(function.__globals__))
-    dynamic = imports_by_name(code)
-    if not names and not dynamic:
-        return None
-    roots = project_roots() if dynamic else ()
-    return Imports(tuple(map(bundle_of, names)), roots[0] if roots else "")
-
-
 def used_globals(function: types.FunctionType) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return (the globals that the function uses and that exist, the names of those that do not), both in order of
     name.
@@ -347,7 +342,7 @@ def used_globals(function: types.FunctionType) -> tuple[dict[str, Any], tuple[st
         if name in taken:
             used[name] = taken[name]
         elif name in here and name not in not_own and not engine_owns(name, here):
-            used[name] = here[name]
+            used[name] = own_value(here[name], function, name)
         else:
             wanted.append(name)
     return used, tuple(wanted)
@@ -395,7 +390,7 @@ def function_state(function: types.FunctionType, with_globals: bool) -> dict[str
             state["used"] = used
         if wanted:
             state["wanted"] = wanted
-        imports = imports_of(function)
+        imports = imports_of(function, used)
         if imports is not None:
             state["imports"] = imports
         source = source_of(function.__code__)

@@ -552,6 +552,16 @@ def load_sentinel(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def new_instance(cls: Any, *args: Any) -> Any:
+    """Return an instance that the definition of its own class holds, without calling the class's ``__new__``.
+
+    A ``__new__`` may count, or look in a pool of instances.  That is an attribute which the class does not have yet,
+    and this instance is in it.  Only an instance with a content, such as a number or a text, is made by it.
+    """
+    maker = next(each for each in cls.__mro__ if type(vars(each).get("__new__")) is types.BuiltinFunctionType)
+    return object.__new__(cls) if maker is object else cls.__new__(cls, *args)
+
+
 def new_exception(cls: Any, args: tuple[Any, ...], state: dict[str, Any] | None) -> Any:
     """Return an exception without calling an ``__init__`` of its own, which may want arguments other than ``args``.
 

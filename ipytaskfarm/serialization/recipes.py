@@ -29,9 +29,10 @@ from .code_digests import code_digest
 from .digests import Digester, Seen
 from .distributions import version_of
 from .file_arguments import File
-from .global_names import imported_names, nested_codes
+from .function_imports import asks_by_name, imports_of, is_import_call, names_imported
+from .global_names import nested_codes, passes_modules, whole_uses
 from .guards import ABSENT, BundleGuard, FunctionGuard, cell_content
-from .module_bundles import Bundle, bundle_of, resolve
+from .module_bundles import Bundle, bundle_of
 from .module_origin import Travel, is_compiled, travel
 from .module_slices import ALL, reached_from
 from .outside_inputs import full_name, outside_inputs
@@ -41,7 +42,6 @@ from .pickler import (
     dispatched,
     dumps_to_compare,
     find_named,
-    imports_of,
     used_globals,
     used_submodules,
 )
@@ -228,11 +228,15 @@ class _Walk:
         if top not in sys.stdlib_module_names and top not in ("__main__", "__mp_main__", _OWN, "builtins"):
             self._tops.setdefault(top, user)
 
-    def _module(self, module: types.ModuleType, user: str) -> bytes | None:
+    def _module(self, module: types.ModuleType, user: str, names: Iterable[str] = (ALL,)) -> bytes | None:
+        """Return what stands for a module; None if it travels with its content.
+
+        names: those that are used of it.  Of one that is kept in a value, or passed on, that can be any.
+        """
         if content_of(module) is not None:
             return None
         if travel(module.__name__) is Travel.SOURCE:
-            self._want(module.__name__, [], user)
+            self._want(module.__name__, names, user)
         else:
             self._use_module(module.__name__, user)
         return f"module {module.__name__}".encode()
@@ -271,8 +275,9 @@ class _Walk:
         free = dict(zip(code.co_freevars, map(cell_content, function.__closure__ or ()), strict=False))
         for name, value in sorted(free.items()):
             if value is not ABSENT:
-                self._value("closure variable", name, value, label)
-        self._globals(used, code, label)
+                self._named_value("closure variable", name, value, code, label)
+        for name, value in used.items():
+            self._named_value("global", name, value, code, label)
         for name in wanted:
             if name not in vars(builtins):
                 self.add("engine name", name, "", label)
@@ -301,36 +306,37 @@ class _Walk:
             self._alive.append(value)
         self.add(kind, name, known, user)
 
-    def _globals(self, used: dict[str, Any], code: types.CodeType, label: str) -> None:
-        for name, value in used.items():
-            if isinstance(value, types.ModuleType) and content_of(value) is None:
-                self._member_names(value, code, label)
-            self._value("global", name, value, label)
-
-    def _member_names(self, module: types.ModuleType, code: types.CodeType, label: str) -> None:
-        """Note which names of a by-value module, and of its submodules, a code may use."""
-        if travel(module.__name__) is not Travel.SOURCE:
-            return
-        mentioned = _mentioned(code)
-        dynamic = not mentioned.isdisjoint(("getattr", "vars", "__dict__", "eval", "exec"))
-        self._want(module.__name__, {*mentioned, *((ALL,) if dynamic else ())}, label)
+    def _named_value(self, kind: str, name: str, value: Any, code: types.CodeType, label: str) -> None:
+        """Add the value of a name that a code looks up; of a module only what the code may use of it."""
+        if isinstance(value, types.ModuleType) and name not in whole_uses(code):
+            reference = self._module(value, label, _names_used(code))
+            if reference is not None:
+                self.add(kind, name, reference.decode(), label)
+                return
+        self._value(kind, name, value, label)
 
     def _imports(self, function: types.FunctionType, used: dict[str, Any], label: str) -> None:
-        mentioned = _mentioned(function.__code__)
-        imports = imports_of(function)
-        for bundle in imports.bundles if imports is not None else ():
-            self._want(bundle.name, mentioned, label)
+        code = function.__code__
+        mentioned = _names_used(code)
+        imports = imports_of(function, used)
+        if imports is not None:
+            modules = frozenset(bundle.name for bundle in imports.bundles)
+            called = asks_by_name(code) or any(map(is_import_call, used.values()))
+            wanted = {ALL} if called or passes_modules(code, modules) else mentioned
+            for bundle in imports.bundles:
+                self._want(bundle.name, wanted, label)
         for module in used_submodules(function):
             if travel(module.__name__) is Travel.SOURCE:
                 self._want(module.__name__, mentioned, label)
-        package = function.__globals__.get("__package__") or ""
-        for name in resolve(package, True, imported_names(function.__code__)):
-            if name and name != package and _is_installed(name):
+        for name in names_imported(function, used):
+            if _is_installed(name):
                 self._use_module(name, label)
 
     def _look_outside(self, function: types.FunctionType, values: dict[str, Any], label: str) -> None:
-        full = lambda name: full_name(values[name]) if name in values else ""  # noqa: E731
-        for what in outside_inputs(function.__code__, full):
+        of_builtins = {"__import__": "builtins.__import__"}
+        full = lambda name: full_name(values[name]) if name in values else of_builtins.get(name, "")  # noqa: E731
+        is_text = lambda name: isinstance(values.get(name), str | tuple | list | dict)  # noqa: E731
+        for what in outside_inputs(function.__code__, full, is_text):
             self.warnings[f"{what}, in `{label}`"] = None
 
     # -- classes
@@ -448,6 +454,15 @@ def _mentioned(code: types.CodeType) -> set[str]:
     for each in nested_codes(code):
         found.update(text for text in each.co_consts if isinstance(text, str) and text.isidentifier())
     return found
+
+
+def _names_used(code: types.CodeType) -> set[str]:
+    """Return which names of a module a code may use; `ALL` among them if it may compute them."""
+    mentioned = _mentioned(code)
+    return mentioned if mentioned.isdisjoint(_COMPUTES) else {*mentioned, ALL}
+
+
+_COMPUTES = ("getattr", "vars", "__dict__", "eval", "exec", "dir", "attrgetter", "getmembers")
 
 
 def _short(value: Any) -> str:

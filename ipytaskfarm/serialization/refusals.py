@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from .classes import class_attributes
+from .module_origin import Travel, travel
 from .pickler import find_named, reduced_by_pickle, used_globals
 
 _LOOKED_AT_MAX = 10_000
-
+PATH_CHARACTERS_MAX = 500
+"""A longer path is shortened in messages; that of an error of recursion says no more than that it is long."""
 _MAKE = "make it where it is used, inside the task"
 _OPEN = "open the file inside the task"
 _CONNECT = "connect inside the task"
 _START = "start it inside the task"
 _LIST = "make a list of it"
 _VALUE = "send its value"
+_FIELDS = "send what is needed of it, such as a tuple of it"
 _OWN = "ipytaskfarm."
 _CLIENT = "inside a task use `current_task()`"
 _ARGUMENT = "give it as an argument: there it stands for its task's result"
@@ -78,6 +82,25 @@ _REMEDIES = {
     "_ctypes._Pointer": "send what it points to: an address means nothing elsewhere",
     "functools.KeyWrapper": "send the function, and wrap it inside the task",
     "psutil.Process": "send its pid",
+    "unittest.mock.NonCallableMock": "make it inside the task",
+    "_struct.Struct": "send its format",
+    "re.Match": "send what it found, such as its `groups()`",
+    "hmac.HMAC": "send its digest, or hash inside the task",
+    "zlib.Compress": _MAKE,
+    "zlib.Decompress": _MAKE,
+    "_bz2.BZ2Compressor": _MAKE,
+    "_lzma.LZMACompressor": _MAKE,
+    "ctypes.CDLL": "load the library inside the task",
+    "sys.version_info": _FIELDS,
+    "sys.flags": _FIELDS,
+    "sys.float_info": _FIELDS,
+    "sys.int_info": _FIELDS,
+    "sys.hash_info": _FIELDS,
+    "sys.thread_info": _FIELDS,
+    "numpy.nditer": "make it inside the task, of the arrays",
+    "numpy.flatiter": "send the array, and take its `flat` inside the task",
+    "numpy.ufunc": "send the Python function, and make the ufunc inside the task",
+    "IPython.core.interactiveshell.InteractiveShell": "call `get_ipython()` inside the task",
     "joblib.parallel.Parallel": _MAKE,
     f"{_OWN}client.taskclient.TaskClient": _CLIENT,
     f"{_OWN}client.multiengine.MultiEngineClient": f"{_CLIENT} or `get_engine()`",
@@ -102,29 +125,75 @@ def remedy_of(obj: Any) -> str | None:
     return None
 
 
-def find_culprit(obj: Any, names: str | tuple[str, ...], fails: Callable[[Any], bool]) -> tuple[str, Any]:
-    """Return (path, the innermost part that fails by itself).
+class Culprit(NamedTuple):
+    """The innermost part of an object that fails by itself."""
+
+    path: str
+    part: Any
+    owner: Any
+    """The object of an installed library that the part belongs to, without code of the user between them; or None."""
+
+
+def find_culprit(obj: Any, names: str | tuple[str, ...], fails: Callable[[Any], bool]) -> Culprit:
+    """Return the innermost part that fails by itself.
 
     `names` is the name of the object, or the names of its items.
     """
-    path = names if isinstance(names, str) else ""
-    current = obj
+    if isinstance(names, str):
+        owner = obj if _is_of_library(obj) else None
+        stack = [(Culprit(names, obj, owner), _children(obj))]
+        if remedy_of(obj) is not None:
+            return Culprit(names, obj, None)
+    else:
+        stack = [(Culprit("", obj, None), iter(zip(names, obj, strict=False)))]
     seen = {id(obj)}
-    first = not isinstance(names, str)
+    deepest: Culprit | None = None
     for _ in range(_LOOKED_AT_MAX):
-        if not first and remedy_of(current) is not None:
-            break  # its parts do not matter: a thread is refused, not the lock inside it
-        for step, part in _children(current):
-            if first:
-                step = names[int(step[1:-1])]
-            if id(part) not in seen and fails(part):
-                path, current = path + step, part
-                seen.add(id(part))
-                first = False
-                break
-        else:
+        (path, current, owner), parts = stack[-1]
+        for step, part in parts:
+            if id(part) in seen or not fails(part):
+                continue
+            seen.add(id(part))
+            if _is_of_user(part):
+                holder = None
+            else:
+                holder = part if owner is None and _is_of_library(part) else owner
+            found = Culprit(path + step, part, holder)
+            if remedy_of(part) is not None:
+                return _alone(found)  # its parts do not matter: a thread is refused, not the lock inside it
+            stack.append((found, _children(part)))
             break
-    return path, current
+        else:
+            ended, _ = stack.pop()
+            deepest = deepest or ended
+            if not stack:
+                break
+            if not isinstance(current, _MADE_OF_PARTS):
+                return _alone(ended)
+            # It fails only for the sake of something that was met on the way to it, such as its class.
+    return _alone(deepest or stack[-1][0])
+
+
+_MADE_OF_PARTS = (types.FunctionType, types.MethodType, type, staticmethod, classmethod, property)
+"""Types that pickle refuses for the sake of their parts alone."""
+
+
+def _alone(found: Culprit) -> Culprit:
+    return found._replace(owner=None) if found.owner is found.part else found
+
+
+_CONTAINERS = frozenset({"numpy", "pandas", "polars", "xarray", "scipy"})
+"""Libraries of containers: what is in them, the user put there."""
+
+
+def _is_of_user(obj: Any) -> bool:
+    kind = type(obj) if not isinstance(obj, types.FunctionType | type) else obj
+    return travel(kind.__module__ or "") is not Travel.REFERENCE
+
+
+def _is_of_library(obj: Any) -> bool:
+    top = type(obj).__module__.partition(".")[0]
+    return top not in sys.stdlib_module_names and top not in _CONTAINERS and not _is_of_user(obj)
 
 
 def _children(obj: Any) -> Iterator[tuple[str, Any]]:
@@ -211,11 +280,18 @@ def type_name(obj: Any) -> str:
     )
 
 
-def explain(path: str, culprit: Any, error: BaseException) -> str:
+def explain(found: Culprit, error: BaseException) -> str:
     """Return the error message."""
+    path, culprit, owner = found
+    path = path if len(path) <= PATH_CHARACTERS_MAX else f"{path[:200]}…{path[-100:]}"
+    if owner is not None:
+        # What is inside does not help: nobody knows the locks of a database's engine.
+        part, whole = type_name(culprit), type_name(owner)
+        instead = f"make the {type(owner).__name__} inside the task"
+        return f"{path}: a {part}, which belongs to a {whole}, cannot be pickled: {instead}"
     reason = str(error)
-    article = "an" if type_name(culprit)[0].lower() in "aeiou" else "a"
     remedy = remedy_of(culprit)
+    article = "an" if type_name(culprit)[0].lower() in "aeiou" else "a"
     if remedy is not None and type(culprit).__module__.startswith(_OWN):
         return f"{path}: a {type(culprit).__name__} cannot travel; {remedy}"
     known = remedy is not None or reason.startswith(("cannot pickle", "Can't pickle")) or not reason

@@ -1,5 +1,5 @@
-"""Reducers for values of the standard library (and one of pydantic) that `pickle` refuses, or that the other side has
-itself.
+"""Reducers for values of the standard library (and of pydantic and numpy) that `pickle` refuses, or that the other side
+has itself.
 
 `pickler` contains the pickler, and takes functions and classes apart. This module adds to its tables.
 """
@@ -243,7 +243,17 @@ def _of_name_resolver(kind: type) -> Any:
     return (lambda pickler, found: (kind, ())) if named else None
 
 
-KINDS.append(_of_name_resolver)
+def _of_stateless(kind: type) -> Any:
+    """Find the reducer for types without a state of their own, whose instances pickle refuses or cannot restore."""
+    named = (kind.__module__, kind.__name__)
+    if named == ("random", "SystemRandom"):
+        return lambda pickler, found: (kind, ())
+    if kind.__name__ == "finfo" and kind.__module__.partition(".")[0] == "numpy":
+        return lambda pickler, found: (kind, (found.dtype,))
+    return None
+
+
+KINDS += [_of_name_resolver, _of_stateless]
 BASES.update(
     {
         vars(io)["IOBase"].__base__: _reduce_stream,

@@ -93,6 +93,29 @@ def test_from_a_notebook(farm: Farm, tmp_path: Path) -> None:
     assert said == SAID
 
 
+EDITS = """
+import importlib, os
+from ipytaskfarm import TaskClient
+def by_name(name): return importlib.import_module(name).V
+os.makedirs("plugged", exist_ok=True)
+with TaskClient(WHERE) as tc:
+    tc.progress = False
+    for value in VALUES:
+        for name in ("plugged/__init__", "plugged/one", "plugin"):
+            with open(name + ".py", "w") as file:
+                file.write(f"V = {value}")
+        print(tc.map(by_name, ["plugged.one", "plugin"]))
+"""
+
+
+def test_modules_under_computed_names_are_those_of_the_script_as_they_are_now(farm: Farm, tmp_path: Path) -> None:
+    for values in ([1, 2], [3, 4]):
+        folder = tmp_path / f"program{values[0]}"
+        folder.mkdir()
+        (folder / "script.py").write_text(f"WHERE, VALUES = {str(farm.connection_file)!r}, {values}\n{EDITS}")
+        assert run(folder, "script.py") == "".join(f"[{value}, {value}]\n" for value in values)
+
+
 class Holder:
     def __init__(self, own: Any) -> None:
         self.own = own

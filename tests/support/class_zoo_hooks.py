@@ -325,6 +325,24 @@ class T(tuple):
 I.one = I(1); S.one = S("a", 1); T.one = T(1, 2)
 def make(): return I(2), S("x", 5), T(1)
 def check(v): assert v[0].twice() == 4 and v[1].extra == 5 and v[2] == (1,) and I.one == 1 and S.one.extra == 1 and T.one == (1, 2)
+# ---- singleton, pool and counter in a __new__
+class One:
+    made = None
+    def __new__(cls):
+        if cls.made is None: cls.made = super().__new__(cls)
+        return cls.made
+class Pooled:
+    pool = {}
+    def __new__(cls, name):
+        if name not in cls.pool: cls.pool[name] = super().__new__(cls); cls.pool[name].name = name
+        return cls.pool[name]
+    def __getnewargs__(self): return (self.name,)
+class Counted:
+    all = []
+    def __new__(cls): cls.all.append(super().__new__(cls)); return cls.all[-1]
+One(); Pooled("a"); Pooled("b"); Counted()
+def make(): return One, Pooled, Counted
+def check(v): assert One() is One.made and sorted(Pooled.pool) == ["a", "b"] and Pooled("a").name == "a" and len(Counted.all) == 1
 # ---- class whose attribute is a lock made on demand, threading.local aside
 import functools
 class Meta(type):

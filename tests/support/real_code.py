@@ -75,6 +75,12 @@ VALUES = [
      "class Concrete(Abstract):\n    @classmethod\n    def make(cls): return 5\ndef of_abstract(i): return Concrete.make()",
      "tc.map(of_abstract, [0])", [5]),
     ("import xml, with xml.etree", "def of_xml(i): return xml.etree.ElementTree.fromstring('<a/>').tag", "tc.map(of_xml, [0])", ["a"]),
+    ("what belongs to the process", "from os import environ\nfrom sys import modules, path, version_info\nget_variable = environ.get\n"
+     "def of_process(i):\n    environ['REAL_OWN'] = '5'\n    shown = subprocess.run('echo $REAL_OWN', shell=True, capture_output=True, text=True).stdout.strip()\n"
+     "    return environ is os.environ, get_variable('IPYTASKFARM_ENGINE') is not None, shown, version_info >= (3, 11), path is sys.path, 'json' in modules",
+     "tc.map(of_process, [1]), 'REAL_OWN' in os.environ", ([(True, True, "5", True, True, True)], False)),
+    ("chance of the system, limits of floats", "from secrets import choice\neps = np.finfo(float)\ndef of_chance(i): return choice([i]), float(eps.eps) > 0",
+     "tc.map(of_chance, [1])", [(1, True)]),
     ("weak sets and dictionaries", "class Held: pass\nheld = Held()\nweak = weakref.WeakSet([held])\n"
      "weakkeys = weakref.WeakKeyDictionary({held: 3})\ndef of_weak(i): return len(weak), list(weakkeys.values())",
      "tc.map(of_weak, [0])", [(1, [3])]),
@@ -131,6 +137,8 @@ CLASSES = [
 ]  # fmt: skip
 
 CODE = [
+    ("a class that submits its own steps", "class Program:\n    def __init__(self, k): self.k = k\n    def step(self, i): return self.k * i\n    def run(self): return CLIENT.map(self.step, [1, 2])\n"
+     "def programs(tc):\n    global CLIENT\n    CLIENT = tc\n    return Program(3).run()", "programs(tc)", [3, 6]),
     ("a relative import in a function", "", "tc.map(work.relative, [1])", [8]),
     ("importlib.resources", "", "tc.map(work.resource, [1])", ["one two"]),
     ("pkgutil.get_data", "", "tc.map(work.data, [1])", ["one two"]),
@@ -205,6 +213,10 @@ SURROUNDINGS = [
 ]  # fmt: skip
 
 OUTPUT = [
+    ("a parser's complaint", "def parses_more():\n    p = argparse.ArgumentParser(prog='p'); p.add_argument('n'); p.parse_args()",
+     "(lambda e: 'required: n' in ''.join(e.__notes__))(raised(tc, parses_more))", True),
+    ("a value that cannot be made again", "class Two(tuple):\n    def __new__(cls, a, b): return super().__new__(cls, (a, b))\ndef takes(t): return len(t)",
+     "(lambda e: (type(e).__name__, 'arguments were rebuilt' in ''.join(e.__notes__)))(raised(tc, takes, Two(1, 2)))", ("TypeError", True)),
     ("in order", "def speaks(): print('a'); subprocess.run(['echo', 'b']); os.write(1, b'c\\n'); print('d')", "printed(tc, speaks)", "a\nb\nc\nd\n"),
     ("the stream", "def streams():\n    sys.stdout.reconfigure(line_buffering=True); sys.stdout.buffer.write(b'x'); sys.stdout.flush(); return isinstance(sys.stdout.errors, str)",
      "result(tc, streams)", True),

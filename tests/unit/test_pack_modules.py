@@ -83,6 +83,64 @@ def test_an_edited_module_is_never_stale(peer: Peer, notebook: Notebook, folder:
     assert peer.call(notebook["use"]) == ("one", 1)
 
 
+IMPORT_CALLS = {
+    "a dotted name": "def use(): return importlib.import_module('called.mod').V",
+    "a relative name": "def use(): return importlib.import_module('.mod', package='called').V",
+    "__import__": "def use(): return __import__('called.mod', fromlist=['V']).V",
+    "under another name": "from importlib import import_module as load\ndef use(): return load('called.mod').V",
+    "a global": "NAME = 'called.mod'\ndef use(): return importlib.import_module(NAME).V",
+    "a default": "def use(name='called.mod'): return importlib.import_module(name).V",
+    "by a helper": "def helper(name): return importlib.import_module(name)\ndef use(): return helper('called.mod').V",
+    "the beginning of a name": "M = 'mod'\ndef use(): return importlib.import_module(f'called.{M}').V",
+    "of a table": "TABLE = {'a': 'called.mod'}\ndef use(): return importlib.import_module(TABLE['a']).V",
+    "a member's name": "import pkgutil\ndef use(): return pkgutil.resolve_name('called.mod:V')",
+    "as a script": (
+        "import runpy, sys\ndef use():\n    sys.modules.pop('called.mod', None)\n"
+        "    return runpy.run_module('called.mod')['V']"
+    ),
+    "in a text": "def use():\n    names = {}; exec('from called.mod import V', names); return names['V']",
+    "a data file's package": (
+        "from importlib.resources import files\ndef use(): return int(files('called').joinpath('v.txt').read_text())"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IMPORT_CALLS)
+def test_a_module_that_a_call_imports_is_never_stale(
+    name: str, away: Callable[..., Any], notebook: Notebook, folder: Path
+) -> None:
+    write(folder / "called/__init__.py", "")
+    for value in (1, 2):
+        write(folder / "called/mod.py", f"V = {value}\n")
+        write(folder / "called/v.txt", f"{value}")
+        notebook.run(f"import importlib\n{IMPORT_CALLS[name]}")
+        before = pack_function(notebook["use"])
+        assert away(notebook["use"]) == value
+        assert pack_function(notebook["use"]).digest == before.digest
+
+
+def test_a_submodule_that_a_function_reaches_by_attribute_is_never_stale(
+    peer: Peer, notebook: Notebook, folder: Path
+) -> None:
+    write(folder / "reached/__init__.py", "")
+    write(folder / "reached/inner/leaf.py", "V = 1\n")
+    notebook.run("import reached.inner.leaf\ndef use(): return reached.inner.leaf.V")
+    assert peer.call(notebook["use"]) == 1
+    write(folder / "reached/inner/leaf.py", "V = 2\n")
+    assert peer.call(notebook["use"]) == 2
+
+
+def test_another_module_of_the_name_may_come_first_later(
+    away: Callable[..., Any], notebook: Notebook, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook.run("def use():\n    from come_first import V\n    return V")
+    for value in (1, 2):
+        place = folder / f"place{value}"
+        write(place / "come_first.py", f"V = {value}\n")
+        monkeypatch.syspath_prepend(place)
+        assert away(notebook["use"]) == value
+
+
 def test_versions_do_not_mix(peer: Peer, notebook: Notebook, folder: Path) -> None:
     write(folder / "mixed.py", "def f():\n    import mixed\n    return mixed.V\nV = 1\n")
     notebook.run("import mixed\ndef use(): return mixed.f()")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import unittest.mock
 from typing import Any
 
 import cloudpickle
@@ -66,6 +67,11 @@ REFUSED: dict[str, tuple[str, str]] = {
     "key of cmp_to_key": ("import functools\nfunctools.cmp_to_key(len)(1)", "send the function"),
     "subprocess": ("import subprocess, sys\np = subprocess.Popen([sys.executable, '-c', ''])\n(p, p.wait())[0]", START),
     "joblib pool": ("import joblib\njoblib.Parallel(1)", MAKE),
+    "match": ("import re\nre.match('a', 'a')", "`groups()`"),
+    "compiled format": ("import struct\nstruct.Struct('i')", "send its format"),
+    "shared library": ("import ctypes\nctypes.CDLL(None)", "load the library inside the task"),
+    "compressor": ("import zlib\nzlib.compressobj()", MAKE),
+    "iterator of arrays": ("import numpy\nnumpy.nditer([1])", "make it inside the task"),
     "psutil process": ("import psutil\npsutil.Process()", "send its pid"),
 }
 TAKEN_BY_CLOUDPICKLE = {
@@ -118,6 +124,47 @@ def test_it_is_named_where_a_function_stands_on_it(notebook: Notebook, refused: 
         pack_function(notebook["use"])
     assert str(caught.value).startswith("use (global 'held' used by use): a"), caught.value
     assert remedy in str(caught.value)
+
+
+def test_a_librarys_object_is_named_and_not_what_is_in_it(notebook: Notebook) -> None:
+    engine = pytest.importorskip("sqlalchemy").create_engine("sqlite://")
+    notebook.run("def calls(): return locked()\nimport threading\nlock = threading.Lock()\ndef locked(): return lock")
+    with pytest.raises(UnpickleableException, match=r"belongs to a sqlalchemy.engine.base.Engine, .* make the Engine"):
+        pack(((notebook["Holder"](engine),), {}), ("args", "kwargs"))
+    with pytest.raises(
+        UnpickleableException, match=r"'lock' used by locked\): a _thread.lock cannot be pickled: make it"
+    ):
+        pack_function(notebook["calls"])
+
+
+def test_a_part_is_found_behind_what_refers_back_to_the_whole(notebook: Notebook) -> None:
+    notebook.run("""
+        import threading
+        lock = threading.Lock()
+        class Program:
+            @staticmethod
+            def step(x): return Program.scale * x
+            scale = 2
+            def save(self): return lock
+    """)
+    with pytest.raises(UnpickleableException, match=r"\.save \(global 'lock' used by Program.save\): a _thread.lock"):
+        pack_function(notebook["Program"].step)
+
+
+def test_a_deep_value_has_a_short_message() -> None:
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(UnpickleableException, match=r"nested too deeply to be pickled: send it flat") as caught:
+        pack(((deep,), {}), ("args", "kwargs"))
+    assert len(str(caught.value)) < 200
+
+
+def test_a_mock_does_not_make_more_of_itself_when_it_is_looked_at() -> None:
+    mock = unittest.mock.MagicMock()
+    with contextlib.suppress(UnpickleableException):
+        pack(mock)
+    assert "__hash__" not in {name for name in dir(mock) if name in mock._mock_children}
 
 
 def test_cloudpickle_takes_none_of_them_but_those_listed(refused: tuple[str, Any, str]) -> None:
