@@ -381,7 +381,7 @@ class TaskResult:
             place = self._final.failure.place if self._final.failure else ""
             text = body.failure.traceback if body.failure else ""
             error = error_of(self._final, body)
-            if getattr(error, "etype", "") == "SystemExit":
+            if self._final.failure is not None and self._final.failure.etype == "SystemExit":
                 # A program's parser of arguments says only there what it wanted.
                 _add_last_lines(error, body.stderr)
             self._failure = Failure(error, text, place)

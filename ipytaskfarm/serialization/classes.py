@@ -339,6 +339,12 @@ def _embedded(fields: Iterable[tuple[Any, ...]]) -> Iterable[type]:
             yield kind
 
 
+def _sized(kind: type) -> Any:
+    """Return a type of items in a form in which its size is known: an array type is made of it."""
+    embedded = tuple(_embedded([("", kind)]))
+    return After(kind, embedded) if embedded else kind
+
+
 def _made_by_library(cls: Any) -> bool:
     """Return whether a call of ctypes made the class (as `POINTER` does), and not a class statement."""
     return "_type_" in cls.__dict__ or "_restype_" in cls.__dict__
@@ -346,7 +352,7 @@ def _made_by_library(cls: Any) -> bool:
 
 _C_TYPES: dict[str, Callable[[Any], Reduced]] = {
     "_ctypes.PyCPointerType": lambda cls: (build_classes.new_pointer_type, (cls._type_,)),
-    "_ctypes.PyCArrayType": lambda cls: (build_classes.new_array_type, (cls._type_, cls._length_)),
+    "_ctypes.PyCArrayType": lambda cls: (build_classes.new_array_type, (_sized(cls._type_), cls._length_)),
     "_ctypes.PyCFuncPtrType": lambda cls: (
         build_classes.new_callback_type,
         (cls._restype_, tuple(cls._argtypes_), cls._flags_),

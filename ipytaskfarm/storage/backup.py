@@ -73,7 +73,7 @@ def _missing(path: Path, db: sqlite3.Connection, recorded: Count | None) -> Miss
     """Return what the store lacks of what was counted."""
     if recorded is None or db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         return None
-    (epoch,) = db.execute("SELECT epoch FROM farm").fetchone()
+    (epoch,) = db.execute("SELECT epoch FROM farm").fetchone() or (0,)  # the log had the row, and was dropped
     counts = [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("tasks", "finals")]
     log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
     log_bytes = log.stat().st_size if log.exists() else 0
