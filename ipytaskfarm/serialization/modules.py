@@ -131,7 +131,9 @@ class ShippedFinder:
     ) -> importlib.machinery.ModuleSpec | None:
         offered = _offered.get(fullname)
         if offered is None:
-            if path is None or fullname.partition(".")[0] not in _beside:
+            if path is None:
+                return _noted(_found_at_sender(fullname)) if active else None
+            if fullname.partition(".")[0] not in _beside:
                 return None
             return _noted(importlib.machinery.PathFinder.find_spec(fullname, path))
         if is_compiled(offered.file):
@@ -205,6 +207,21 @@ def _noted(spec: importlib.machinery.ModuleSpec | None) -> importlib.machinery.M
         return None
     spec.loader = cast(Any, _Noting(spec.loader))
     return spec
+
+
+def _found_at_sender(name: str) -> importlib.machinery.ModuleSpec | None:
+    """Return the spec of a module that the engine's own path finds in a sender's folder; None for any other module.
+
+    Engines that were started in the script's folder find its modules themselves, and would keep them for ever.
+    """
+    folders = {os.path.realpath(folder) for folder in _sender_folders()}
+    if not folders.intersection(os.path.realpath(entry) for entry in sys.path):
+        return None
+    spec = importlib.machinery.PathFinder.find_spec(name)
+    if spec is None or not spec.has_location or spec.origin is None:
+        return None
+    place = os.path.dirname(os.path.realpath(spec.origin))
+    return spec if (os.path.dirname(place) if spec.submodule_search_locations else place) in folders else None
 
 
 def _sender_folders() -> list[str]:
@@ -431,7 +448,7 @@ def begin_run(bundles: frozenset[int] = _NO_BUNDLES) -> None:
     """
     if active.keys() != bundles or _sticky:
         _take_out_unused(bundles)
-    elif _beside and any(_stamp_of(module.__file__ or "") != stamp for module, stamp in _beside.values()):
+    if _beside and any(_stamp_of(module.__file__ or "") != stamp for module, stamp in _beside.values()):
         _forget_beside()  # one was edited, and others may have taken names of it
     if placed.generation:
         take_names(tell=True)

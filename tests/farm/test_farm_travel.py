@@ -95,16 +95,32 @@ def test_from_a_notebook(farm: Farm, tmp_path: Path) -> None:
 
 EDITS = """
 import importlib, os
-from ipytaskfarm import TaskClient
+from ipytaskfarm import Farm, TaskClient
 def by_name(name): return importlib.import_module(name).V
 os.makedirs("plugged", exist_ok=True)
-with TaskClient(WHERE) as tc:
+def write(value):
+    for name in ("plugged/__init__", "plugged/one", "plugin"):
+        with open(name + ".py", "w") as file:
+            file.write(f"V = {value}")
+def use(tc):
     tc.progress = False
     for value in VALUES:
-        for name in ("plugged/__init__", "plugged/one", "plugin"):
-            with open(name + ".py", "w") as file:
-                file.write(f"V = {value}")
+        write(value)
         print(tc.map(by_name, ["plugged.one", "plugin"]))
+"""
+ELSEWHERE = """
+with TaskClient(WHERE) as tc:
+    use(tc)
+"""
+HERE = """
+if __name__ == "__main__":
+    with open("kept.py", "w") as file:
+        file.write("class Thing: pass")
+    import kept
+    with Farm(n=1) as farm, farm.task_client() as tc, farm.multiengine_client() as mec:
+        use(tc)
+        mec.push({"thing": kept.Thing()})
+        use(tc)
 """
 
 
@@ -112,8 +128,15 @@ def test_modules_under_computed_names_are_those_of_the_script_as_they_are_now(fa
     for values in ([1, 2], [3, 4]):
         folder = tmp_path / f"program{values[0]}"
         folder.mkdir()
-        (folder / "script.py").write_text(f"WHERE, VALUES = {str(farm.connection_file)!r}, {values}\n{EDITS}")
+        script = f"WHERE, VALUES = {str(farm.connection_file)!r}, {values}\n{EDITS}{ELSEWHERE}"
+        (folder / "script.py").write_text(script)
         assert run(folder, "script.py") == "".join(f"[{value}, {value}]\n" for value in values)
+
+
+def test_engines_in_the_scripts_folder_do_not_keep_its_modules(tmp_path: Path) -> None:
+    """They find them by a path of their own; also while a value in their namespace keeps other modules."""
+    (tmp_path / "script.py").write_text(f"VALUES = [1, 2]\n{EDITS}{HERE}")
+    assert run(tmp_path, "script.py") == "[1, 1]\n[2, 2]\n" * 2
 
 
 class Holder:
