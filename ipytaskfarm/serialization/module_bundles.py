@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from .assigned_globals import AssignedGlobals, constants_to_compare
 from .module_origin import (
     Shipped,
     Travel,
@@ -106,6 +107,8 @@ _DYNAMIC = re.compile(
 _OPENS_DATA = re.compile(rb"\b(importlib[._]resources|get_data|pkg_resources|__file__)\b")
 _texts: dict[str, _Text] = {}
 _bundles: dict[str, Bundle] = {}
+_assigned: dict[str, list[AssignedGlobals]] = {}
+"""Bundle's name -> the constants of its modules."""
 _looks: dict[str, _Look] = {}
 when_rules_change(_bundles.clear)
 
@@ -155,6 +158,8 @@ def bundle_of(name: str) -> Bundle:
     """Return the module's sources as they are now. The result is the same object as long as no file has changed."""
     known = _bundles.get(name)
     if known is not None and _unchanged(known):
+        for assigned in _assigned.get(name, ()):
+            assigned.warn()
         return known
     try:
         bundle = _Builder().build(name)
@@ -162,6 +167,11 @@ def bundle_of(name: str) -> Bundle:
         working.what = ""
     _bundles[name] = bundle
     register_own(bundle)
+    sources = [member.source for member in bundle.members]
+    compared = (constants_to_compare(member.name, member.file, member.source, sources) for member in bundle.members)
+    _assigned[name] = [assigned for assigned in compared if assigned is not None]
+    for assigned in _assigned[name]:
+        assigned.warn()
     return bundle
 
 
