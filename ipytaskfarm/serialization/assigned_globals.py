@@ -70,7 +70,7 @@ def constants_to_compare(name: str, file: str, source: bytes, sources: Sequence[
     if name not in sys.modules or b"=" not in source:
         return None
     try:
-        if os.stat(file).st_mtime >= _began_s():
+        if os.stat(file).st_ctime >= _began_s():  # the time of an edit can be set, this one cannot
             return None
         constants = dict(_constants(ast.parse(source)))
     except (OSError, SyntaxError, ValueError, RecursionError):

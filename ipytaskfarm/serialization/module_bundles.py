@@ -42,7 +42,7 @@ DATA_BYTES_MAX = 16 * 2**20
 _DATA_FILES_MAX = 2000
 _MODULES_MAX = 20_000
 _PAUSE_S = 20e-6
-_PAUSE_STATS = 15
+_PAUSE_STATS = 6
 """A thread that calls again within this time, or that of this many stats of a file, has edited no file in between: to
 open one, write to it and close it takes longer."""
 _LOOK_AGAIN_S = 0.001, 0.05
@@ -190,7 +190,10 @@ def is_current(bundle: Bundle) -> bool:
     ):
         return True
     current = bundle_of(name) is bundle
-    _looks[name] = _Look(thread, now_s, len(bundle.stamps))
+    if current:
+        _looks[name] = _Look(thread, now_s, len(bundle.stamps))
+    else:  # what was made anew took longer than a look at files, and would pass for a slow disk
+        _looks.pop(name, None)
     return current
 
 

@@ -141,7 +141,8 @@ def test_what_cannot_be_pickled_raises_pickles_error(tc: TaskClient, function: A
     with dask.config.set(scheduler=tc.dask_get), pytest.raises(TypeError, match="cannot pickle") as raised:
         delayed(str)(node).compute()
     assert type(raised.value) is TypeError
-    assert "make it where it is used" in str(raised.value.__cause__)
+    assert "a _thread.lock" in str(raised.value.__cause__)
+    assert "inside the task" in str(raised.value.__cause__)
 
 
 def pause(seconds: float) -> float:

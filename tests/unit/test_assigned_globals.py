@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import time
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ipytaskfarm.serialization import assigned_globals
 from ipytaskfarm.serialization.module_bundles import bundle_of
 from ipytaskfarm.serialization.pack import pack_function
 
@@ -34,6 +36,7 @@ def step():
 def settings(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return an imported module that travels by value; each test has one of a name of its own."""
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(assigned_globals, "_began_s", lambda: time.time() + 60)  # the files are older than the process
     name = f"settings_of_{abs(hash(request.node.name))}"
     write(tmp_path / f"{name}.py", SOURCE)
     importlib.invalidate_caches()
@@ -45,7 +48,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
 
 def write(file: Path, source: str, at_s: int = 1) -> None:
     file.write_text(source)
-    os.utime(file, (at_s, at_s))
+    os.utime(file, (at_s, at_s))  # another time than that of an earlier file of this name
 
 
 def warned(name: str) -> list[str]:
@@ -86,8 +89,11 @@ def test_what_another_module_assigns_on_import_is_assigned_on_engines_too(settin
     assert warned(f"user_of_{name}") == []
 
 
-def test_an_edited_file_is_no_assignment(settings: Any, tmp_path: Path) -> None:
+def test_an_edited_file_is_no_assignment(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = settings.__name__
-    write(tmp_path / f"{name}.py", SOURCE.replace("0.5", "0.75"), at_s=2_000_000_000_0)
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules[name] = settings
+    write(tmp_path / f"{name}.py", SOURCE.replace("0.5", "0.75"), at_s=2)
     assert warned(name) == []
     assert sys.modules[name].RATE == 0.5

@@ -163,7 +163,7 @@ def on_fetch(farm: SchedulerState, session: str, n: int, question: FetchResults,
             ids.append(holder)
         elif task_id in farm.tasks.refusals:
             refusals.append(refused(task_id, *farm.tasks.refusals[task_id]))
-        elif holder in unfinished or farm.clients.will_submit(task_id):
+        elif holder in farm.tasks.unfinished or farm.clients.will_submit(task_id):
             unfinished.append(task_id)
         else:
             unknown.append(task_id)
