@@ -31,6 +31,8 @@ def test_a_page_says_that_its_farm_is_gone_or_of_another_version_and_goes_on_wit
             seen(page, "#tf-causes", "ZeroDivisionError")
             page.locator("#tf-stream select").select_option("300")
             seen(page, ".tf-stream-text", "1 with an error")
+            tc.pause()
+            seen(page, ".tf-header", "paused")
         seen(page, ".tf-header", "not there", GOES_ON_S)
         seen(page, ".tf-trouble", "This page goes on when it is back.")
         file.parent.mkdir(mode=0o700, exist_ok=True)

@@ -30,6 +30,7 @@ from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.deployment.settings import FarmSettings, agent_flags, controller_flags
 from ipytaskfarm.system import farm_paths
 from tests.conftest import Dirs, processes_of
+from tests.support.ended import has_ended
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
@@ -188,17 +189,13 @@ def test_an_owned_farm_goes_with_its_owner(end: str, farm_dirs: Dirs) -> None:
         if end != "exit":
             owner.kill()
         owner.wait(60)
-        eventually(lambda: not psutil.pid_exists(controller) or _is_corpse(controller))
+        eventually(lambda: has_ended(controller))
         eventually(lambda: temporary_folders() == before)
         eventually(lambda: not list(farm_dirs.runtime.iterdir()))
         for child in children:
             if child.is_running() and child.name().startswith("python"):
                 child.kill()
     eventually(lambda: not processes_of(farm_dirs.root))
-
-
-def _is_corpse(pid: int) -> bool:
-    return farm_paths.process_started(pid) is None
 
 
 # ---------------------------------------------------------------------------------------- the command
@@ -357,7 +354,7 @@ def test_a_controller_that_keeps_crashing_is_given_up(farm_dirs: Dirs) -> None:
             controller = home.living_info()
             if controller is not None:
                 os.kill(controller.controller_pid, signal.SIGKILL)
-            return _is_corpse(supervisor)
+            return has_ended(supervisor)
 
         eventually(kill, every_s=0.05)
         assert "after 3 restarts in a row" in home.output("supervisor").read_text()

@@ -17,6 +17,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 
 from ipytaskfarm import Farm, Task, TaskClient
 from tests.conftest import Dirs
+from tests.support.ended import has_ended
 from tests.support.failing import divide
 from tests.support.far import NODE, far_engines, far_node
 from tests.support.farms import DEADLINE_S, Gate, engines, module_farm, until_engines
@@ -32,10 +33,6 @@ def freeze(tc: TaskClient, **rules: Any) -> tuple[int, psutil.Process]:
     tc.barrier([failed], timeout=DEADLINE_S)
     eventually(lambda: [row.task for row in tc.frozen()] == [failed], DEADLINE_S)
     return failed, psutil.Process(tc.frozen()[0].pid)
-
-
-def is_gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def run_on(connection_file: str, code: str) -> None:
@@ -60,7 +57,7 @@ def test_the_death_of_its_agent() -> None:
         failed, engine = freeze(tc)
         before = agent_of(farm)
         os.kill(before, signal.SIGKILL)
-        eventually(lambda: is_gone(engine), DEADLINE_S, what="the frozen engine ends with its agent")
+        eventually(lambda: has_ended(engine), DEADLINE_S, what="the frozen engine ends with its agent")
         eventually(lambda: not tc.frozen().rows, DEADLINE_S, what="the farm knows that")
         eventually(lambda: agent_of(farm) != before, DEADLINE_S)
         until_engines(farm, 1)
@@ -74,7 +71,7 @@ def test_the_limit_of_memory_holds_for_a_frozen_engine_too(capsys: pytest.Captur
     with module_farm(1, memory_limit=f"{LIMIT_MIB} MiB") as farm, farm.task_client() as tc:
         failed, engine = freeze(tc)
         run_on(tc.frozen()[0].connection_file, "kept = [bytearray(10**6) for _ in range(400)]")
-        eventually(lambda: is_gone(engine), DEADLINE_S, what="an engine over its limit ends")
+        eventually(lambda: has_ended(engine), DEADLINE_S, what="an engine over its limit ends")
         eventually(lambda: not tc.frozen().rows, DEADLINE_S)
         assert len(engines(farm)) == 1, "it counted as an engine of the farm"
         with pytest.raises(ZeroDivisionError):
@@ -160,7 +157,7 @@ def test_the_memory_of_a_control_group_runs_short(tmp_path: Path) -> None:
         eventually(lambda: group.used_bytes > ROOM - room // 2, DEADLINE_S, what="the task has its memory")
         assert [row.pid for row in tc.frozen()] == [engine.pid], "there was room for both"
         run_on(tc.frozen()[0].connection_file, FILL.format(used=str(group.used), room=ROOM))
-        eventually(lambda: is_gone(engine), DEADLINE_S, what="the frozen engine goes")
+        eventually(lambda: has_ended(engine), DEADLINE_S, what="the frozen engine goes")
         eventually(lambda: not tc.frozen().rows, DEADLINE_S)
         said = (tmp_path / "agent.log").read_text()
         assert re.search(r"memory: the node had \d+ MiB of 400 MiB left, and this engine is frozen and has", said), said

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from tests.conftest import Dirs, processes_of
+from tests.support.ended import has_ended
 from tests.support.polling import eventually
 
 _PATCH = """
@@ -46,14 +47,7 @@ def _kill(found: list[psutil.Process]) -> None:
             os.kill(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    eventually(lambda: not any(_lives(process) for process in found), what="the processes have ended")
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+    eventually(lambda: all(has_ended(process) for process in found), what="the processes have ended")
 
 
 @contextmanager

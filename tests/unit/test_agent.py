@@ -34,6 +34,7 @@ from ipytaskfarm.core.messages import (
 )
 from ipytaskfarm.core.messages.engine_commands import ExecuteBody
 from tests.conftest import Dirs
+from tests.support.ended import has_ended
 from tests.support.fake_controller import FakeController, code_run
 from tests.support.polling import eventually
 
@@ -102,13 +103,6 @@ def desk(farm_dirs: Dirs) -> Iterator[Desk]:
     finally:
         desk.close()
         print(desk.log.read_text(errors="replace") if desk.log.exists() else "no log")
-
-
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def file_says(path: Path) -> Callable[[], str]:
@@ -293,7 +287,7 @@ time.sleep(600)
     assert len(children) == 4
     os.kill(report.pid, signal.SIGKILL)
     desk.controller.wait(EngineDown)
-    eventually(lambda: all(gone(pid) for pid in children), what="all descendants are gone")
+    eventually(lambda: all(has_ended(pid) for pid in children), what="all descendants are gone")
 
 
 def test_a_zygote_that_dies_is_replaced_and_its_engines_are_reported(desk: Desk) -> None:
@@ -462,7 +456,7 @@ open({str(child)!r}, "w").write(str(p.pid))
     pid = int(eventually(file_says(child), what="the task has begun"))
     desk.controller.wait_ended((1, 1))
     desk.kill_agent()
-    eventually(lambda: all(gone(report.pid) for report in reports), what="no engine is left")
+    eventually(lambda: all(has_ended(report.pid) for report in reports), what="no engine is left")
     desk.controller.crash()
     desk.controller.restart()
 
@@ -475,7 +469,7 @@ open({str(child)!r}, "w").write(str(p.pid))
         (reports[1].engine, None, True),
     }
     assert desk.controller.ended() == {(1, 1): ""}
-    assert gone(pid)
+    assert has_ended(pid)
     fresh = desk.controller.start_engine()
     assert fresh.engine not in {report.engine for report in reports}
     desk.controller.pump_until(lambda: len(list(desk.folder.glob("engine-*.rec"))) == 1, "old files are gone")
@@ -485,7 +479,7 @@ def test_beyond_the_lease_the_agent_ends_its_engines_and_itself(desk: Desk) -> N
     desk.start_agent("--lease", "2.5")
     report = desk.controller.start_engine()
     desk.controller.crash()
-    eventually(lambda: gone(report.pid), what="the engine is gone")
+    eventually(lambda: has_ended(report.pid), what="the engine is gone")
     assert desk.agent.wait(60) == 0
     assert list(desk.folder.glob("engine-*.rec")), "the next agent has something to tell"
 
@@ -495,7 +489,7 @@ def test_the_lease_is_what_the_controller_says(desk: Desk) -> None:
     desk.controller.say(Lease(2.5))
     report = desk.controller.start_engine()
     desk.controller.crash()
-    eventually(lambda: gone(report.pid), what="the engine is gone")
+    eventually(lambda: has_ended(report.pid), what="the engine is gone")
     assert desk.agent.wait(60) == 0
 
 
@@ -506,7 +500,7 @@ def test_another_farm_under_the_name_ends_the_agent(desk: Desk) -> None:
     desk.controller.restart(farm="another-farm")
     desk.controller.pump_until(lambda: desk.agent.poll() is not None, "the agent has ended")
     assert desk.agent.returncode == 4
-    assert gone(report.pid)
+    assert has_ended(report.pid)
 
 
 def test_two_agents_do_not_share_a_folder(desk: Desk) -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from ipytaskfarm.core.messages.payload import StringWork
+from tests.support.ended import has_ended
 from tests.support.fake_agent import FakeAgent, FakeEngine
 from tests.support.polling import eventually
 
@@ -22,10 +23,6 @@ from tests.support.polling import eventually
 @pytest.fixture
 def engine(agent: FakeAgent) -> FakeEngine:
     return agent.start_engine()
-
-
-def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_fork_is_quick_and_says_hello(agent: FakeAgent, engine: FakeEngine) -> None:
@@ -145,7 +142,7 @@ def test_the_stack_is_written_while_c_code_holds_the_gil(engine: FakeEngine) -> 
 def test_a_fork_in_a_task_does_not_come_back_as_a_second_engine(engine: FakeEngine) -> None:
     outcome = engine.run("import os\npid = os.fork()\nif pid == 0: raise ValueError('child')", "pid")
     child = outcome.value["pid"]
-    eventually(lambda: gone(child))
+    eventually(lambda: has_ended(child))
     assert "ValueError: child" in engine.run("import os; os.waitpid(-1, 0)").body.stderr + engine.output.read_text()
     assert engine.run("a = 1", "a").value == {"a": 1}
 
@@ -156,7 +153,7 @@ def test_engines_die_with_the_zygote() -> None:
         engines = [agent.start_engine() for _ in range(2)]
         agent.zygote.kill()
         agent.zygote.wait()
-        eventually(lambda: all(gone(engine.pid) for engine in engines))
+        eventually(lambda: all(has_ended(engine.pid) for engine in engines))
     finally:
         agent.close()
 
@@ -167,7 +164,7 @@ def test_the_zygote_ends_with_its_agent_and_takes_its_engines_along() -> None:
         engine = agent.start_engine()
         agent.control.shutdown(2)
         assert agent.zygote.wait(60) == 0
-        eventually(lambda: gone(engine.pid))
+        eventually(lambda: has_ended(engine.pid))
     finally:
         agent.close()
 

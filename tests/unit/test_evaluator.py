@@ -20,6 +20,7 @@ import ipytaskfarm
 from ipytaskfarm.core.messages.evaluator import Evaluate, Evaluated, Subject
 from ipytaskfarm.core.messages.task_types import Function
 from ipytaskfarm.serialization.pack import pack, pack_function
+from tests.support.ended import has_ended
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(ipytaskfarm.__file__).parents[1])}
 COMMAND = [sys.executable, "-W", "error", "-m", "ipytaskfarm.controller.evaluator"]
@@ -158,7 +159,7 @@ def test_it_ends_with_its_parent_even_in_a_function_that_hangs(tmp_path: Path) -
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait(60)
     parent.stdout.close()
-    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    wait_for(lambda: has_ended(child))
 
 
 def wait_for(condition: Any) -> None:

@@ -26,7 +26,9 @@ function Header({ model }) {
   const hold = model.section("hold", {}).value;
   const line = model.line.value;
   const up = line.state === "open" && status.state === "up";
-  const state = line.state === "connecting" ? "connecting" : line.state === "lost" ? "no connection" : hold.stopping ? "stopping" : hold.held ? "paused" : STATES[status.state] || status.state;
+  // What the farm said last counts while the farm is there: one that stopped is gone, not stopping.
+  const said = !up ? STATES[status.state] || status.state : hold.stopping ? "stopping" : hold.held ? "paused" : STATES.up;
+  const state = line.state === "connecting" ? "connecting" : line.state === "lost" ? "no connection" : said;
   return html`<header class="tf-header">
     <h1>${farm.name || "Task farm"}</h1>
     <span class="tf-state" data-state=${line.state === "connecting" ? "wait" : up ? (hold.held || hold.stopping ? "held" : "up") : status.state === "saved" ? "held" : "gone"} role="status">${state}</span>
