@@ -2,7 +2,7 @@
 
 `supervisor`      the loop: it receives all events and handles them
 `engines`         the table of engines, from the fork to the report of their end
-`zygote`          the handle on the process that forks them, `provisioner` the same as Jupyter sees it
+`zygote`          the process that forks them; `zygote_process` starts it, `provisioner` is the same as Jupyter sees it
 `relay`           hand-outs in, results out, nothing lost between
 `fetching`        large values for a node that does not see the farm's folder; `uploading` those from there
 `limits`          time limits, interrupts, stopped processes; `concurrent_watch` the same for coroutine tasks

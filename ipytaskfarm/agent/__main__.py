@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import logging.handlers
 import os
@@ -19,10 +18,8 @@ from ..system.farm_paths import Lock, agent_folder, leave_folder, private_folder
 from ..system.host import home_folder, working_folder
 from ..system.process import UMASK_BEFORE, name_process, usable_cores
 from .limits import STOPPED_S
-from .polling_selector import polling_loop
-from .settings import AgentSettings
-from .supervisor import EXIT_REFUSED, Agent
-from .sweep import LOCK
+from .settings import EXIT_REFUSED, LOCK, AgentSettings
+from .zygote_process import ZygoteProcess
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,8 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_REFUSED
     os.chdir(settings.folder)
     try:
-        with asyncio.Runner(loop_factory=polling_loop) as runner:
-            return runner.run(_run(settings))
+        return _run(settings, settings.spawn_zygote())
     finally:
         lock.release()
         if given.folder is None or given.owner_fd is not None:
@@ -83,8 +79,18 @@ def main(argv: list[str] | None = None) -> int:
             leave_folder(settings.folder.parent.parent)
 
 
-async def _run(settings: AgentSettings) -> int:
-    return await Agent(settings).run()
+def _run(settings: AgentSettings, zygote: ZygoteProcess) -> int:
+    # Imported here, while the zygote imports IPython: both take a third of a second.
+    import asyncio
+
+    from .polling_selector import polling_loop
+    from .supervisor import Agent
+
+    async def run() -> int:
+        return await Agent(settings, zygote).run()
+
+    with asyncio.Runner(loop_factory=polling_loop) as runner:
+        return runner.run(run())
 
 
 def _parser() -> argparse.ArgumentParser:

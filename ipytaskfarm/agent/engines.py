@@ -7,7 +7,7 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from ..core.messages import (
     LaneHello,
     PropertiesChanged,
 )
-from ..core.messages.payload import FAILURE_VALUES
 from ..core.messages.task_types import FrozenRun, Incarnation, RunKey
 from ..core.requirements import Allotment, Environment, Recycle
 from ..system.concurrent_runs import COMPANY
@@ -38,6 +37,7 @@ from .provisioner import ZygoteProvisioner
 from .reaping import COOKIE, Marks, reap
 from .relay import Account, Relay
 from .zygote import Child, Exit, StartError, Zygote
+from .zygote_process import OUTPUT, ZygoteProcess
 
 log = logging.getLogger(__name__)
 
@@ -225,23 +225,18 @@ class EngineProcesses:
 
     def __init__(
         self, session: str, farm: str, folder: Path, recorders: Path, node: str, startup_cwd: Path,
-        lane: AgentLane, relay: Relay, first_counter: int, preload: Sequence[str], changed: Callable[[], None],
-        blobs_folders: Callable[[], dict[str, str]],
-        stays: bool, umask: int | None = None, failure_values: str = FAILURE_VALUES[0],
+        lane: AgentLane, relay: Relay, first_counter: int, spawn: Callable[[], ZygoteProcess],
+        changed: Callable[[], None], blobs_folders: Callable[[], dict[str, str]], umask: int | None = None,
     ) -> None:  # fmt: skip
         """Create the table.
 
         Args:
-            preload: modules that the zygote imports.
-            stays: whether a SIGTERM from outside ends no engine.
-            failure_values: one of `core.messages.payload.FAILURE_VALUES`, for engines' failures.
+            spawn: returns the process of a zygote that nobody uses yet.
             changed: called when there is something to report to the controller.
             blobs_folders: returns the folders of large values for engines: `blobs` and `copies` of the engine's
                 settings.
         """
-        self._preload = preload
-        self._failure_values = failure_values
-        self._stays = stays
+        self._spawn = spawn
         self._umask = umask
         self._session = session
         self._farm = farm
@@ -483,16 +478,14 @@ class EngineProcesses:
         for zygote in self._zygotes:
             if not zygote.stuck:
                 return zygote
-        zygote = Zygote(
-            self._farm, self._folder / "zygote.out", self._zygote_died, self._preload, self._stays, self._failure_values
-        )
+        zygote = Zygote(self._spawn(), self._folder / OUTPUT, self._zygote_died)
         self._zygotes.append(zygote)
         return zygote
 
     def _zygote_died(self) -> None:
         if self.ending or self.leaving:
             return
-        log.error("the zygote died, and its engines with it; starting another: %s", tail(self._folder / "zygote.out"))
+        log.error("the zygote died, and its engines with it; starting another: %s", tail(self._folder / OUTPUT))
         if any(zygote.was_ready for zygote in self._zygotes if not zygote.alive):
             self._zygote_backoff.succeeded()
         self._zygotes = [zygote for zygote in self._zygotes if zygote.alive]

@@ -22,9 +22,11 @@ from typing import Any, ClassVar
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
+from ..core.messages.payload import FAILURE_VALUES
 from ..system.flight_recorder import Recorder
 from .reaping import Marks, reap
 from .zygote import Child, Exit, Zygote
+from .zygote_process import OUTPUT, spawn_zygote
 
 
 class ZygoteProvisioner(KernelProvisionerBase):
@@ -133,7 +135,8 @@ class ZygoteProvisioner(KernelProvisionerBase):
         own = cls._own_zygote
         if own is None or own[0] is not loop or not own[1].alive:
             folder = Path(tempfile.mkdtemp(prefix="ipytaskfarm-zygote-"))
-            own = cls._own_zygote = (loop, Zygote("", folder / "zygote.out"), folder)
+            started = spawn_zygote("", folder / OUTPUT, failure_values=FAILURE_VALUES[0])
+            own = cls._own_zygote = (loop, Zygote(started, folder / OUTPUT), folder)
         return own[1]
 
     @classmethod

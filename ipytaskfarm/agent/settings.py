@@ -7,6 +7,12 @@ from pathlib import Path
 import msgspec
 
 from .limits import STOPPED_S
+from .zygote_process import OUTPUT, ZygoteProcess, spawn_zygote
+
+LOCK = "agent.lock"
+"""The file, in the agent's folder, that an agent locks."""
+EXIT_REFUSED = 4
+"""The exit code of an agent that the controller refuses, or whose folder another agent has."""
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,3 +51,10 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The user's umask, for files that tasks make."""
     places_itself: bool = False
     """Whether this agent, at the end of the farm, also removes the folders of its dead siblings on this machine."""
+
+    def spawn_zygote(self) -> ZygoteProcess:
+        """Start a zygote for this agent's engines."""
+        return spawn_zygote(
+            self.farm, self.folder / OUTPUT, failure_values=self.failure_values, preload=self.preload,
+            stays=self.leave_s > 0,
+        )  # fmt: skip

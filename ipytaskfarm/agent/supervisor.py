@@ -62,10 +62,11 @@ from .memory import EngineMemory, MemoryWatch
 from .node import NodeWatch, resources
 from .own_files import OwnFiles
 from .relay import Relay
-from .settings import AgentSettings
+from .settings import EXIT_REFUSED, AgentSettings
 from .sweep import counters, remember_farm, remove_dead, remove_own, succeed, sweep
 from .uploading import BlobTransfers
 from .watch import CHECK_S, EngineWatch
+from .zygote_process import ZygoteProcess
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ ARMED_S = 0.05
 COPIES, SOCKETS = "blobs", ("lane.sock", "bell.sock")
 OWNERLESS_S = 5.0
 """The longest lease of an agent whose farm has lost its owner."""
-EXIT_STOPPED, EXIT_BUG, EXIT_REFUSED, EXIT_SPOILED = 0, 1, 4, 5
+EXIT_STOPPED, EXIT_BUG, EXIT_SPOILED = 0, 1, 5
 STOP_S = 2.0
 """How long (seconds) engines may take to end when the controller does not say."""
 DELIVER_S = 10.0
@@ -99,9 +100,10 @@ def _name_in(connection_file: Path) -> str:
 class Agent:
     """The supervisor of one machine's engines.  `run` returns the process's exit code."""
 
-    def __init__(self, settings: AgentSettings) -> None:
-        """Make an agent inside the running event loop."""
+    def __init__(self, settings: AgentSettings, zygote: ZygoteProcess) -> None:
+        """Make an agent inside the running event loop; `zygote` is its first, which imports already."""
         self._settings = settings
+        self._first_zygote: ZygoteProcess | None = zygote
         self._loop = asyncio.get_running_loop()
         self._finished: asyncio.Future[int] = self._loop.create_future()
         self._name = settings.name or _name_in(settings.connection_file)
@@ -121,8 +123,7 @@ class Agent:
         first = max(counters(settings.folder, self._recorders), default=0)
         self._engines = EngineProcesses(
             session, settings.farm, settings.folder, self._recorders, settings.node, settings.startup_cwd,
-            self._lane, self._relay, first, settings.preload, self._wake, self._blobs_folders,
-            settings.leave_s > 0, settings.umask, settings.failure_values,
+            self._lane, self._relay, first, self._spawn_zygote, self._wake, self._blobs_folders, settings.umask,
         )  # fmt: skip
         for engine in dead:
             self._engines.adopt_dead(engine)
@@ -167,7 +168,7 @@ class Agent:
         if (owner := self._settings.owner_fd) is not None:
             self._loop.add_reader(owner, self._on_owner, owner)
         self._hear_bell()
-        self._engines.zygote()  # it imports for a second; the agent connects in the meantime
+        self._engines.zygote()
         self._wake()
         try:
             return await self._finished
@@ -468,6 +469,11 @@ class Agent:
 
     # ----------------------------------------------------------------------------------------------
     # the engines
+
+    def _spawn_zygote(self) -> ZygoteProcess:
+        """Return the process of a zygote: at first the one that was started before this agent was made."""
+        first, self._first_zygote = self._first_zygote, None
+        return first or self._settings.spawn_zygote()
 
     def _hear_engine(self, incarnation: str, message: FromEngine) -> None:
         engine = self._engines.get(incarnation)

@@ -18,11 +18,11 @@ from ..system.machine import REBOOTED, boot_id
 from .engines import Files, ManagedEngine
 from .reaping import Marks, reap
 from .relay import Account
+from .settings import LOCK
 
 log = logging.getLogger(__name__)
 
 _FILE = re.compile(r"(?:engine|kernel)-(\d+)[.-]")
-LOCK = "agent.lock"
 _FARM, _SESSIONS = "farm", "sessions"
 _SESSIONS_KEPT = 8
 """The number of agents in a row that may end without the controller hearing of the one before."""

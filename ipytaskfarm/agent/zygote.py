@@ -10,17 +10,14 @@ import json
 import logging
 import os
 import signal
-import socket
 import struct
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.formatting import last_line
-from ..core.messages.payload import FAILURE_VALUES
 from ..system.files import tail
+from .zygote_process import ZygoteProcess
 
 log = logging.getLogger(__name__)
 
@@ -113,28 +110,17 @@ class Child:
 
 
 class Zygote:
-    """One zygote process.
+    """One zygote process, of which this process is the parent."""
 
-    Start it from a thread that lives as long as this process (PR_SET_PDEATHSIG refers to threads).
-    """
-
-    def __init__(
-        self, farm: str, output: Path, died: Callable[[], None] = lambda: None, preload: Sequence[str] = (),
-        stays: bool = False, failure_values: str = FAILURE_VALUES[0],
-    ) -> None:  # fmt: skip
-        """Start the zygote.
+    def __init__(self, started: ZygoteProcess, output: Path, died: Callable[[], None] = lambda: None) -> None:
+        """Take over a process that was started.
 
         Args:
-            farm: the farm's name.
+            started: what `spawn_zygote` returned.
             output: the file for its output.
             died: called once when its process is gone.
-            preload: modules to import once for all engines.
-            stays: whether SIGTERM ends neither it nor the engines.
-            failure_values: one of `core.messages.payload.FAILURE_VALUES`, for the engines' failures.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        ours.setblocking(False)
-        self._control = ours
+        self._process, self._control = started
         self._output = output
         self._died = died
         self._forking: dict[str, asyncio.Future[Child]] = {}
@@ -144,20 +130,6 @@ class Zygote:
         self.ready: asyncio.Future[None] = loop.create_future()
         self.stuck = False
         """Whether the zygote did not answer: its engines go on, but it forks no more."""
-        # -P: nothing is imported from the current folder; engines add theirs themselves.
-        argv = [sys.executable, "-P", "-m", "ipytaskfarm.engine.zygote", "--control-fd", str(theirs.fileno())]
-        argv += [
-            "--farm",
-            farm,
-            *(word for name in preload for word in ("--preload", name)),
-            *(["--stay"] if stays else []),
-            "--failure-values",
-            failure_values,
-        ]
-        with theirs, open(output, "ab", opener=_private) as out:
-            self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=[theirs.fileno()]
-            )
         self._pidfd = os.pidfd_open(self._process.pid)
         loop.add_reader(self._pidfd, self._on_death)
         loop.add_reader(self._control.fileno(), self._on_readable)
@@ -306,7 +278,3 @@ def parent_of(pid: int) -> int | None:
             return int(file.read().rpartition(b")")[2].split()[1])
     except (OSError, IndexError):
         return None
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
