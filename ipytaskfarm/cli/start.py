@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +19,7 @@ from ipytaskfarm.cli.application import OK, Command, UsageError, exit_code, swit
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.formatting import ready_engines
 from ipytaskfarm.core.messages.tables import FarmState
-from ipytaskfarm.deployment.daemon import start_detached
+from ipytaskfarm.deployment.daemon import fork_detached, start_detached
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.settings import FarmSettings, farm_settings
 from ipytaskfarm.deployment.supervisor import Audience, Supervisor
@@ -302,9 +303,16 @@ def _supervise(settings: FarmSettings, home: Home, audience: Audience) -> int:
 
 
 def _detach(home: Home, argv: list[str], settings: FarmSettings) -> int:
-    """Start this same command as a process of its own, and follow it until the farm is ready."""
+    """Supervise the farm in a process of its own, and follow it until the farm is ready."""
     terminal = Terminal(settings.name)
-    started = start_detached(home, [word for word in argv if word != "--daemonize"], terminal)
+
+    def supervise(pipe: IO[str]) -> int:
+        return _supervise(settings, home, Reporter(pipe, settings.name))
+
+    if threading.active_count() == 1:
+        started = fork_detached(home, supervise, terminal)
+    else:  # a program that calls `ipytaskfarm.cli.main`
+        started = start_detached(home, [word for word in argv if word != "--daemonize"], terminal)
     terminal.wipe()
     if started.code:
         print(f"ipytaskfarm start: {started.text}", file=sys.stderr)

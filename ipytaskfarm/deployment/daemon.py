@@ -7,8 +7,8 @@ import os
 import select
 import threading
 import time
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import IO, NamedTuple, Protocol
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import FarmStatus, StopFarm as StopFarm
@@ -53,15 +53,41 @@ def start_detached(home: Home, words: Sequence[str], listener: Listener) -> Star
     Raises:
         ConnectionError: the process ended without a message.
     """
-    home.make_folders()
-    read_end, write_end = os.pipe()
+    read_end, write_end = _report_pipe(home)
     arguments = ("start", *words, f"--Start.progress_fd={write_end}")
-    part = ProcessSpec(
-        SUPERVISOR, "ipytaskfarm", arguments, home.output(SUPERVISOR), working_folder(), fds=(write_end,)
-    )
-    process = LocalProcesses().start(part)
+    process = LocalProcesses().start(_supervisor_part(home, arguments, write_end))
     os.close(write_end)
     threading.Thread(target=_reap, args=(process,), name="supervisor's end", daemon=True).start()
+    return _follow(process, read_end, home, listener)
+
+
+def fork_detached(home: Home, supervise: Callable[[IO[str]], int], listener: Listener) -> Started:
+    """Do the same from the command, which has imported and checked all that the farm's supervisor needs.
+
+    The command's own process forks, and its child calls `supervise` with the pipe for reports, so nothing is imported
+    twice. The process must have no other threads.
+    """
+    read_end, write_end = _report_pipe(home)
+
+    def run() -> int:
+        return supervise(os.fdopen(write_end, "w", buffering=1))
+
+    process = LocalProcesses().fork(_supervisor_part(home, (), write_end), run)
+    os.close(write_end)
+    return _follow(process, read_end, home, listener)
+
+
+def _report_pipe(home: Home) -> tuple[int, int]:
+    home.make_folders()
+    return os.pipe()
+
+
+def _supervisor_part(home: Home, arguments: tuple[str, ...], pipe: int) -> ProcessSpec:
+    return ProcessSpec(SUPERVISOR, "ipytaskfarm", arguments, home.output(SUPERVISOR), working_folder(), fds=(pipe,))
+
+
+def _follow(process: LocalProcess, read_end: int, home: Home, listener: Listener) -> Started:
+    """Pass on what a supervisor reports, until the farm is ready or has failed."""
     try:
         with os.fdopen(read_end) as reports:
             for line in reports:

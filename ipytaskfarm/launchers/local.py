@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import site
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ipytaskfarm.system.farm_paths import process_started
 from ipytaskfarm.system.files import tail
@@ -24,11 +27,13 @@ LOG_FILES = 3
 class LocalProcess:
     """A process on this machine: our child, or adopted."""
 
-    def __init__(self, kind: str, pid: int, log: Path, started: float, child: subprocess.Popen[bytes] | None) -> None:
+    def __init__(
+        self, kind: str, pid: int, log: Path, started: float, child: subprocess.Popen[bytes] | None, log_start: int = 0
+    ) -> None:
         self.kind = kind
         self.pid = pid
         self._log = log
-        self._log_start = 0
+        self._log_start = log_start
         self._started = started
         self._child = child
         self._status: int | None = None
@@ -90,9 +95,7 @@ class LocalProcesses:
 
     def start(self, part: ProcessSpec) -> LocalProcess:
         """Start a process without a terminal, so that a Ctrl-C in ours reaches only us."""
-        rotate(part.log)
-        # Append mode, so that truncating a log that grew too long (`trim`) leaves no hole.
-        output = os.open(part.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        output = _open_log(part.log)
         try:
             log_start = os.fstat(output).st_size
             # -P: neither the farm's folder nor the user's is searched for our own modules.
@@ -108,9 +111,25 @@ class LocalProcesses:
             )
         finally:
             os.close(output)
-        process = LocalProcess(part.kind, child.pid, part.log, process_started(child.pid) or 0.0, child)
-        process._log_start = log_start
-        return process
+        return LocalProcess(part.kind, child.pid, part.log, process_started(child.pid) or 0.0, child, log_start)
+
+    def fork(self, part: ProcessSpec, run: Callable[[], int]) -> LocalProcess:
+        """Fork a process that calls `run` in place of a new interpreter, and exits with its result.
+
+        It is detached like one that `start` starts; `part` says how. This process must have no other threads, whose
+        locks the child would inherit.
+        """
+        output = _open_log(part.log)
+        try:
+            log_start = os.fstat(output).st_size
+            sys.stdout.flush()
+            sys.stderr.flush()
+            pid = os.fork()
+            if pid == 0:
+                _leave_with(run, part, output)
+        finally:
+            os.close(output)
+        return LocalProcess(part.kind, pid, part.log, process_started(pid) or 0.0, None, log_start)
 
     def adopt(self, record: dict[str, Any]) -> LocalProcess | None:
         """Return the process of the record, if it still lives."""
@@ -118,6 +137,45 @@ class LocalProcesses:
         if process_started(pid) != started:
             return None
         return LocalProcess(str(record["kind"]), pid, Path(record["log"]), started, None)
+
+
+def _open_log(log: Path) -> int:
+    rotate(log)
+    # Append mode, so that truncating a log that grew too long (`trim`) leaves no hole.
+    return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
+def _leave_with(run: Callable[[], int], part: ProcessSpec, output: int) -> NoReturn:
+    """Detach this forked child, call `run`, and exit with its result: the parent's program must not go on here."""
+    code = 1
+    try:
+        _detach(part, output)
+        code = run()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _detach(part: ProcessSpec, output: int) -> None:
+    os.setsid()
+    os.chdir(part.folder)
+    os.environ.update(part.environment)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for number, fd in enumerate((null, output, output)):
+        os.dup2(fd, number)
+    # The others are the parent's, and perhaps of pipes whose end somebody waits for. Their numbers stay in use, as
+    # objects that own them may still close them.
+    for inherited in {int(name) for name in os.listdir("/proc/self/fd")} - {0, 1, 2, null, *part.fds}:
+        with contextlib.suppress(OSError):
+            os.fstat(inherited)
+            os.dup2(null, inherited, inheritable=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", closefd=False, errors="backslashreplace")
+    if not sys.flags.safe_path:  # as with -P: the user's folder is not searched for what is still to be imported
+        del sys.path[0]
 
 
 def child_environment(extra: dict[str, str]) -> dict[str, str]:

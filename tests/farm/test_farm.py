@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -38,10 +39,11 @@ pytestmark = pytest.mark.farm
 COMMAND = [sys.executable, "-m", "ipytaskfarm"]
 
 
-def command(*words: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+def command(*words: str, timeout_s: float = 60.0, pass_fds: tuple[int, ...] = ()) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *words], capture_output=True, text=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL
-    )
+        [*COMMAND, *words],
+        capture_output=True, text=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL, pass_fds=pass_fds,
+    )  # fmt: skip
 
 
 def status(farm: str = "default") -> dict[str, Any]:
@@ -202,8 +204,15 @@ def test_an_owned_farm_goes_with_its_owner(end: str, farm_dirs: Dirs) -> None:
 
 
 def test_start_says_how_to_connect_and_stop_says_when_it_is_over(farm_dirs: Dirs) -> None:
-    started = command("start", "-n", "2", "--daemonize")
+    ours, theirs = os.pipe()
+    started = command("start", "-n", "2", "--daemonize", pass_fds=(theirs,))
+    os.close(theirs)
     assert started.returncode == 0, started.stderr
+    assert select.select([ours], [], [], 0)[0], "the farm keeps a descriptor of its starter open"
+    os.close(ours)
+    supervisor = psutil.Process(pid_of(Home.of("default"), "supervisor"))
+    assert os.getsid(supervisor.pid) == supervisor.pid
+    assert supervisor.cmdline()[0].startswith("ipytaskfarm supervisor")
     assert "farm 'default' is ready: 2 engines" in started.stdout
     assert "TaskClient()" in started.stdout
     assert "ipytaskfarm stop" in started.stdout
