@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +22,7 @@ from ipytaskfarm.deployment.daemon import fork_detached, start_detached
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.settings import FarmSettings, farm_settings
 from ipytaskfarm.deployment.supervisor import Audience, Supervisor
+from ipytaskfarm.launchers.local import may_fork
 from ipytaskfarm.settings.checks import Agents, check_agents
 from ipytaskfarm.settings.declarations import SETTINGS
 from ipytaskfarm.settings.setting import Setting
@@ -309,7 +309,7 @@ def _detach(home: Home, argv: list[str], settings: FarmSettings) -> int:
     def supervise(pipe: IO[str]) -> int:
         return _supervise(settings, home, Reporter(pipe, settings.name))
 
-    if threading.active_count() == 1:
+    if may_fork():
         started = fork_detached(home, supervise, terminal)
     else:  # a program that calls `ipytaskfarm.cli.main`
         started = start_detached(home, [word for word in argv if word != "--daemonize"], terminal)

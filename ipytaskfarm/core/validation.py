@@ -4,8 +4,6 @@ An agent is enrolled but not trusted. It may report on the engines of its own se
 folder), never on another's. Its reports can neither make anyone else's memory or time unbounded, nor make arithmetic of
 the scheduler fail. A message that the agent may not send is dropped, and counted in `Diagnostics.dropped`. Extreme
 numbers and texts are cut. Messages of honest agents pass unchanged.
-
-An engine's incarnation names its agent's session, and the session names the agent: ``slurm-1.0:5e2f….3``.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ import msgspec
 from msgspec.msgpack import encode
 from msgspec.structs import replace
 
+from .agent_names import SHARED, agent_name, owner
 from .arguments import INT_MAX, INT_MIN
 from .messages import (
     AgentProcess,
@@ -76,25 +75,6 @@ SECONDS_MAX = 1e11
 """Three thousand years, for durations and for moments."""
 NUMBER_MAX = 2**53
 TEARDOWN_MAX_S = 3600.0
-SHARED = "agent"
-"""The name in sessions of agents that share the role's key."""
-
-
-def owner(engine: str) -> str:
-    """Return the session of the agent that an engine belongs to."""
-    return engine.rpartition(".")[0]
-
-
-def agent_name(session: str) -> str:
-    """Return the agent's name according to its key.  "": the session has none."""
-    return session.rpartition(":")[0]
-
-
-def goes_by(agent: str, names: Iterable[str]) -> bool:
-    """Return whether an agent's name is one of these, or one of several that share it.
-
-    The agent ``dask-1.host`` goes by the name ``dask-1``."""
-    return any(agent == name or agent.startswith(f"{name}.") for name in names)
 
 
 def validated(farm: SchedulerState, session: str, event: Event, now: Now) -> Event | None:

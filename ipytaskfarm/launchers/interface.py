@@ -17,7 +17,6 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, cast
 
@@ -116,6 +115,8 @@ def find_launcher(name: str, options: Mapping[str, str]) -> Launcher:
     Raises:
         ValueError: there is no such launcher, or it has no such option.
     """
+    from importlib.metadata import entry_points  # imported late: only farms with other machines pay for it
+
     found = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     if name not in found:
         raise ValueError(f"there is no launcher {name!r}: there are {', '.join(sorted(found)) or 'none'}")

@@ -8,6 +8,7 @@ import signal
 import site
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -116,9 +117,13 @@ class LocalProcesses:
     def fork(self, part: ProcessSpec, run: Callable[[], int]) -> LocalProcess:
         """Fork a process that calls `run` in place of a new interpreter, and exits with its result.
 
-        It is detached like one that `start` starts; `part` says how. This process must have no other threads, whose
-        locks the child would inherit.
+        It is detached like one that `start` starts; `part` says how.
+
+        Raises:
+            RuntimeError: this process has other threads, whose locks the child would inherit.
         """
+        if not may_fork():
+            raise RuntimeError("a process with several threads must not fork: start another Python instead")
         output = _open_log(part.log)
         try:
             log_start = os.fstat(output).st_size
@@ -176,6 +181,11 @@ def _detach(part: ProcessSpec, output: int) -> None:
     sys.stderr = os.fdopen(2, "w", closefd=False, errors="backslashreplace")
     if not sys.flags.safe_path:  # as with -P: the user's folder is not searched for what is still to be imported
         del sys.path[0]
+
+
+def may_fork() -> bool:
+    """Return whether this process has no other threads, so that a forked child inherits no locks that are held."""
+    return threading.active_count() == 1
 
 
 def child_environment(extra: dict[str, str]) -> dict[str, str]:

@@ -66,7 +66,12 @@ PLANTED = {
     "ipykernel elsewhere": ("agent/a.py", "from ipykernel.kernelapp import IPKernelApp", "only engine/ may", ""),
     "IPython elsewhere": ("client/a.py", "def f():\n    from IPython import get_ipython", "only engine/, jupyter/", ""),
     "IPython by name": ("client/a.py", "import importlib\nimportlib.import_module('IPython')", "engine/, jupyter/", ""),
-    "fork elsewhere": ("agent/a.py", "import os\nos.fork()", "uses os.fork: only engine/zygote.py", "locks"),
+    "fork elsewhere": (
+        "agent/a.py",
+        "import os\nos.fork()",
+        "uses os.fork: only engine/zygote.py, launchers/local.py",
+        "locks",
+    ),
     "fork by name": ("agent/a.py", "from os import fork", "imports os.fork", "locks"),
     "controller unpickles": (
         "controller/a.py",

@@ -7,13 +7,13 @@ empty, and the agent ends with the last one.
 
 from __future__ import annotations
 
+from ..agent_names import goes_by
 from ..messages import AgentsEnded, Leave, Leaving, NumberReply, RemoveAgents
 from ..scheduler.agent_entry import AgentEntry
 from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.engine_shutdown import end_engine, recall, retire
 from ..scheduler.state import SchedulerState
-from ..validation import goes_by
 from .freezing import end_frozen
 from .lifecycle import detach_run
 from .losses import agent_silent, give_up_agent
