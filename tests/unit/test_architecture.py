@@ -117,8 +117,8 @@ RESERVED["dill"] = RESERVED["cloudpickle"] = RESERVED["pickle"]
 FORKS = frozenset({"os.fork", "os.forkpty", "pty.fork"})
 FORK_ALLOWED = ("engine/zygote.py", "launchers/local.py")
 WHY_FORK = (
-    "a fork copies locks that other threads hold; the zygote has one thread, and is kept so, and local.py asks whether the "
-    "command has one"
+    "a fork copies locks that other threads hold; the zygote has one thread, and is kept so, and local.py asks whether "
+    "the command has one"
 )
 
 NEVER_UNPICKLE = ("controller", "agent")
