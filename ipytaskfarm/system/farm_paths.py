@@ -527,9 +527,9 @@ def _connection_files() -> list[Path]:
 def _not_running(path: Path) -> errors.FarmNotRunning:
     name = path.stem.removeprefix(_PREFIX).removesuffix(_AGENT)
     if path.parent == runtime_folder() and _NAME.fullmatch(name):
-        return errors.FarmNotRunning(
-            f"farm {name!r} is not running (there is no {path}): start it with `ipytaskfarm start --farm {name}`"
-        )
+        text = f"farm {name!r} is not running (there is no {path}): start it with `ipytaskfarm start --farm {name}`"
+        others = ", ".join(repr(farm.name) for farm in list_farms() if farm.running)
+        return errors.FarmNotRunning(f"{text}. Running here: {others}" if others else text)
     return errors.FarmNotRunning(
         f"there is no connection file {path}: `ipytaskfarm start --farm NAME` starts a farm, `ipytaskfarm list` shows "
         "those that run here"

@@ -356,6 +356,8 @@ def test_listing_farms(farm_dirs: Dirs) -> None:
     farm_paths.write_connection_file(info(controller_started=1.0), farm_paths.connection_path("crashed"))
     farms = [(farm.name, farm.running, farm.folder is not None) for farm in farm_paths.list_farms()]
     assert farms == [("asleep", False, True), ("awake", True, True), ("crashed", False, False)]
+    with pytest.raises(errors.FarmNotRunning, match=r"farm 'default' is not running.*\. Running here: 'awake'$"):
+        farm_paths.find_connection()
 
 
 # ------------------------------------------------------------------------------------------- where others find us
