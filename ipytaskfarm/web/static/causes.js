@@ -7,7 +7,8 @@ import { html, Section, Empty, Task, showTasks, unknown } from "./html.js";
 function Cause({ model, id, cause }) {
   const [open, setOpen] = useState(false);
   const [detail, setDetail] = useState(null);
-  const [retried, setRetried] = useState(false);
+  const [retriedOf, setRetriedOf] = useState(0); // how many there were when they were tried again: later ones are others
+  const retried = cause.count <= retriedOf;
   const toggle = async () => {
     setOpen(!open);
     if (!open && (!detail || detail.error) && cause.ids.length) {
@@ -17,7 +18,7 @@ function Cause({ model, id, cause }) {
     }
   };
   const end = detail && detail.end;
-  const retry = async () => { if (await model.act("retry_group", { cause: id })) setRetried(true); };
+  const retry = async () => { if (await model.act("retry_group", { cause: id })) setRetriedOf(cause.count); };
   return html`<li class="tf-cause">
     <button type="button" class="tf-cause-head" aria-expanded=${open} onClick=${toggle}>
       <span class="tf-number" data-state="failed">${count(cause.count)}</span>

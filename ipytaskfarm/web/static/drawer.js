@@ -47,6 +47,8 @@ export function Drawer({ model }) {
     if (!dialog.current.open) dialog.current.showModal();
     look();
   }, [id]);
+  const there = model.there.value;
+  useEffect(() => { if (id !== null && there) look(); }, [there]); // meanwhile the task has gone on
   const where = () => ask("stack", ({ text }) => setStack(text));
   const act = async (what, more) => { const done = await model.act(what, { id, ...more }); if (done && done.id) model.opened.value = done.id; else if (done) look(); return done; };
   const over = task && task.end;
