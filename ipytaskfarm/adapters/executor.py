@@ -456,8 +456,9 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             future.end(found[future.task_id - chunk.id - 1])
         return True
 
-    _unsent = staticmethod(original_of)
-    """Returns the error that the user sees for a value that cannot be pickled."""
+    def _unsent(self, error: BaseException) -> BaseException:
+        """Return the error that the user sees for a value that cannot be pickled."""
+        return original_of(error)
 
     def _as_error(self, error: BaseException, reason: str) -> BaseException:
         """Return the exception that a ``ProcessPoolExecutor`` would set, with ours as its cause."""

@@ -444,17 +444,14 @@ class Pool:
         self.terminate()
 
 
-def _unsent(error: BaseException) -> BaseException:
-    """Return the error of a ``multiprocessing.Pool`` for a value that cannot be pickled, with ours as its cause."""
-    unsent: Exception = MaybeEncodingError(error, "the value of the call")
-    unsent.__cause__ = error
-    return unsent
-
-
 class _Calls(Executor):
     """The executor of a pool."""
 
-    _unsent = staticmethod(_unsent)
+    def _unsent(self, error: BaseException) -> BaseException:
+        """Return the error of a ``multiprocessing.Pool``, with ours as its cause."""
+        unsent: Exception = MaybeEncodingError(error, "the value of the call")
+        unsent.__cause__ = error
+        return unsent
 
 
 def _of_whole_chunks(items: Iterator[T], chunksize: int) -> Iterator[T]:
