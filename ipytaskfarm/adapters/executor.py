@@ -456,8 +456,14 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             future.end(found[future.task_id - chunk.id - 1])
         return True
 
+    def _unsent(self, error: BaseException) -> BaseException:
+        """Return the error that the user sees for a value that cannot be pickled."""
+        return original_of(error)
+
     def _as_error(self, error: BaseException, reason: str) -> BaseException:
         """Return the exception that a ``ProcessPoolExecutor`` would set, with ours as its cause."""
+        if isinstance(error, errors.UnpickleableException):
+            return self._unsent(error)
         if reason in (Reason.ENGINE_LOST, Reason.QUARANTINED):
             lost = WorkerLost(str(error))
             lost.__cause__ = error

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import joblib
 from joblib._parallel_backends import FallbackToBackend, ParallelBackendBase, ThreadingBackend
-from joblib.externals.loky.process_executor import PicklingError
+from joblib.externals.loky.process_executor import PicklingError, TerminatedWorkerError
 
 from ipytaskfarm.adapters.executor import check_rules
 from ipytaskfarm.adapters.executor_calls import environment_of
+from ipytaskfarm.adapters.executor_ends import original_of
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.states import ABORTS
 from ipytaskfarm.engine import current_task, is_engine
@@ -82,6 +83,10 @@ def run_batch(nested: ParallelBackendBase, n_jobs: int | None, items: list[Any])
 
 class BatchNotPicklable(errors.UnpickleableException, PicklingError):
     """A batch cannot be pickled.  joblib's own backends raise a PicklingError."""
+
+
+class BatchLost(errors.EngineLost, TerminatedWorkerError):
+    """The engine that ran a batch was lost.  joblib's own backends raise a TerminatedWorkerError."""
 
 
 class BatchSizes:
@@ -229,6 +234,12 @@ class FarmBackend(ParallelBackendBase):
             if error.etype == "KeyboardInterrupt":
                 raise KeyboardInterrupt from error
             raise
+        except BatchNotPicklable:
+            raise
+        except errors.UnpickleableException as error:  # a value: joblib's own backends raise what pickle raised
+            raise original_of(error)  # noqa: B904 - its cause is our report
+        except errors.EngineLost as error:
+            raise BatchLost(str(error)) from error
         self._sizes.ended(len(values), self.client.get_task_result(out.id, raw=False).duration)
         with self._lock:
             self._succeeded.add(out.id)
@@ -266,10 +277,13 @@ class NestedFarmBackend(ParallelBackendBase):
     its own: a repeated attempt must submit the same children in the same order.
 
     A call that prefers threads gets threads of its engine, as with joblib's own backends: the trees of a forest inside
-    a grid search are quick, and an engine that is started for them would first import scikit-learn.
+    a grid search are quick, and an engine that is started for them would first import scikit-learn.  So does one that
+    generates its values, because children cannot be submitted by callbacks.
     """
 
     supports_retrieve_callback = False
+    supports_return_generator = True
+    supports_timeout = True
 
     def __init__(self, nesting_level: int | None = None, slots: int = 0) -> None:
         """Create the backend.
@@ -290,7 +304,7 @@ class NestedFarmBackend(ParallelBackendBase):
         **arguments: Any,
     ) -> int:
         """Prepare for a `Parallel` call; return the number of jobs."""
-        if prefer == "threads":
+        if prefer == "threads" or (parallel is not None and parallel.return_generator):
             raise FallbackToBackend(ThreadingBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
         return self.effective_n_jobs(n_jobs)

@@ -70,7 +70,7 @@ class PoolResult(Generic[T]):
             self._end()
 
     def _note_end(self, future: concurrent.futures.Future[Any]) -> None:
-        error = concurrent.futures.CancelledError() if future.cancelled() else _as_pools(future.exception())
+        error = concurrent.futures.CancelledError() if future.cancelled() else future.exception()
         with self._lock:
             self._left -= 1
             if error is not None and self._error is None:
@@ -184,7 +184,7 @@ class PoolIterator(Generic[T]):
 
     def _values_of(self, future: concurrent.futures.Future[Any]) -> Iterable[T]:
         """Return the values of a future, or raise its error."""
-        error = None if future.cancelled() else _as_pools(future.exception())
+        error = None if future.cancelled() else future.exception()
         if error is not None:
             raise error
         found = future.result()
@@ -244,9 +244,7 @@ class Pool:
             raise ValueError("Number of processes must be at least 1")
         if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
             raise ValueError("maxtasksperchild must be a positive int or None")
-        self._executor = Executor(
-            processes, initializer, tuple(initargs), max_tasks_per_child=maxtasksperchild, **rules
-        )
+        self._executor = _Calls(processes, initializer, tuple(initargs), max_tasks_per_child=maxtasksperchild, **rules)
         self._feeders: list[threading.Thread] = []
         """Threads that read the iterators of `imap`."""
         self._state = RUN
@@ -446,13 +444,14 @@ class Pool:
         self.terminate()
 
 
-def _as_pools(error: BaseException | None) -> BaseException | None:
-    """Return the error that a ``multiprocessing.Pool`` would raise, with ours as its cause."""
-    if not isinstance(error, errors.UnpickleableException) or isinstance(error.__cause__, errors.UnpickleableException):
-        return error  # the second is of an argument, see `original_of`
-    unsent: Exception = MaybeEncodingError(error, "the value of the call")
-    unsent.__cause__ = error
-    return unsent
+class _Calls(Executor):
+    """The executor of a pool."""
+
+    def _unsent(self, error: BaseException) -> BaseException:
+        """Return the error of a ``multiprocessing.Pool``, with ours as its cause."""
+        unsent: Exception = MaybeEncodingError(error, "the value of the call")
+        unsent.__cause__ = error
+        return unsent
 
 
 def _of_whole_chunks(items: Iterator[T], chunksize: int) -> Iterator[T]:

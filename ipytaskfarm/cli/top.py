@@ -48,6 +48,8 @@ class Look:
     failed: list[tables.TaskRow]
     why: list[str] = field(default_factory=list)
     """The explanation of the selected task, or of the first task that waits for an engine."""
+    at_s: float = field(default_factory=time.time)
+    """When (wall clock) the farm was asked."""
 
     @property
     def tasks(self) -> list[tables.TaskRow]:
@@ -116,8 +118,11 @@ def screen(
     room = None if height is None else height - 2 - 2
     lines = [safe(line, width) for line in head_lines(seen.state)]
     if trouble:
-        lines[0] = safe(f"farm {seen.state.name!r}, as it was: {trouble}", width)
-    lines += _part("engines", engine_table(seen.state.engines), width, _share(room, 0.25))
+        at = time.strftime("%H:%M:%S", time.localtime(seen.at_s))
+        lines[0] = safe(f"farm {seen.state.name!r}, as it was at {at}: {trouble}", width)
+    lines += _part(
+        "engines", engine_table(seen.state.engines, seen.at_s if trouble else None), width, _share(room, 0.25)
+    )
     if seen.jobs:
         lines += _part("jobs", job_table(seen.jobs), width, _share(room, 0.2))
     why = [safe(line, width) for line in seen.why[: _share(room, 0.25)]]

@@ -53,7 +53,9 @@ class Tally(NamedTuple):
     engines: int = 0
     """Number of engines that work on it, or could start at once."""
     why: str = ""
-    """Why no part can run; "": parts run."""
+    """Why no part can run, or is known to run; "": parts run."""
+    away_s: float = 0.0
+    """Seconds since the farm was heard, if it is away; 0: it answers."""
 
     @property
     def ended(self) -> int:

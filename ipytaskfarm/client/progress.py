@@ -24,6 +24,8 @@ from .screens import Screen, screen
 
 AFTER_S = 0.5
 EVERY_S = 0.25
+AWAY_EVERY_S = 2.0
+"""How often is looked whether a farm that is away is back."""
 
 
 class Work(Protocol):
@@ -84,6 +86,10 @@ class ProgressDisplay:
         self._shown_s = -EVERY_S
         self._screen: Screen | None = None
         self._notes: list[str] = []
+        self.is_waited_for = True
+        """Whether somebody waits. Otherwise the time stands still while the farm is away: nothing is known of it."""
+        self.is_away = False
+        """Whether the farm did not answer at the last look."""
 
     def __enter__(self) -> ProgressDisplay:
         return self
@@ -115,13 +121,15 @@ class ProgressDisplay:
         left_s = estimate.left_s(tally, now_s) if estimate is not None and not end else None
         slow = estimate.slow(tally) if estimate is not None and not end else []
         notes = (*slow, *([tally.why] if tally.why else []), *self._notes)
-        at = time.strftime("%Y-%m-%d %H:%M:%S")
+        self.is_away = tally.away_s > 0
+        before_s = 0.0 if self.is_waited_for else tally.away_s
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - before_s))
         if end == "done" and tally.ended < tally.total:
             end = "not waited for"
         return ProgressView(
             self._what,
             tally,
-            now_s - self._began_s,
+            now_s - before_s - self._began_s,
             left_s,
             notes,
             self._name,
@@ -203,6 +211,7 @@ class LiveProgress:
         self._work = work
         self._opened_s = opened_s
         self._display = ProgressDisplay(work, what, name=name, page=page)
+        self._display.is_waited_for = False
 
     def __repr__(self) -> str:
         return self._now().text()
@@ -227,7 +236,7 @@ class LiveProgress:
     def _follow(self) -> None:
         with contextlib.suppress(Exception):  # the farm or the client is gone: the display keeps its last state
             while not self._work.is_over():
-                time.sleep(EVERY_S)
+                time.sleep(AWAY_EVERY_S if self._display.is_away else EVERY_S)
                 self._display.tick()
             self._display.began_earlier(self._work, self._opened_s)  # the ends tell it exactly
             self._display.close("done")

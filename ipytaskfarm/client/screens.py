@@ -76,9 +76,14 @@ class NotebookScreen:
 
     def __init__(self, shell: Any) -> None:
         self._slot = Slot(shell)
+        self._shown: dict[str, Any] = {}
 
     def show(self, view: ProgressView) -> None:
-        self._slot.show({"text/plain": view.text(), "text/html": view.html()})
+        data = {"text/plain": view.text(), "text/html": view.html()}
+        if view.tally.away_s and data == self._shown:
+            return  # nothing moves while the farm is away, and the notebook stays as it was saved
+        self._shown = data
+        self._slot.show(data)
 
     def beside(self, write: Callable[[], None]) -> None:
         write()

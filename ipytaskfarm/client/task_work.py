@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ASK_EVERY_S = 1.0
 ANSWER_S = 0.05
 """Seconds to wait for an answer; a late answer is read at the next look."""
+SILENT_S = 5.0
+"""A question that is open for this time is not answered: the farm is away, and what it said before may be over."""
 
 
 class Follows(AsksController, Protocol):
@@ -39,6 +41,10 @@ class RunningNow:
         self._asked_ended = -1
         self._table: RunningTable | None = None
         self._table_s = 0.0
+        self.away_s = 0.0
+        """Seconds since the last answer of a farm that does not answer; 0: it answers."""
+        self.why = ""
+        """Why it does not answer."""
 
     def look(self, ids: Set[int], ended: int, now_s: float) -> tuple[list[Running] | None, int, int]:
         """Return which tasks of `ids` run (None: not known yet), how many run, and how many engines there are.
@@ -47,7 +53,10 @@ class RunningNow:
         """
         self._ask(ids, ended, now_s)
         table = self._table
-        if table is None:
+        if self._asked is not None and now_s - self._asked_s > SILENT_S:
+            self.why = "the farm does not answer"
+        self.away_s = max(0.0, now_s - self._table_s) if self.why and table is not None else 0.0
+        if table is None or self.why:
             return None, 0, 0
         late_s = now_s - self._table_s
         running = [Running(f"task {i}", engine, for_s + late_s, task=i) for i, engine, for_s in table.rows if i in ids]
@@ -63,13 +72,14 @@ class RunningNow:
             some = sorted(ids) if len(ids) <= IDS_MAX[ListRunning] else None
             try:
                 asked = self._session.begin(ListRunning(some))
-            except ConnectionError:
-                return  # the session itself reports that the farm does not answer
+            except ConnectionError as error:
+                self.why = str(error)
+                return
             asked.event.wait(ANSWER_S)
         if asked.event.is_set():
             self._session.forget(asked)
             if isinstance(asked.reply, RunningTable):
-                self._table, self._table_s = asked.reply, now_s
+                self._table, self._table_s, self.why = asked.reply, now_s, ""
             asked = None
         self._asked = asked
 
@@ -122,9 +132,8 @@ class MapWork:
             return Tally(total, ended - failed, failed, ())
         open_now = held - self._counted
         running, count, engines = self._running.look(open_now, ended, now_s)
-        return Tally(
-            total, ended - failed, failed, running, min(count, left) if running is None else len(running), engines
-        )
+        shown = min(count, left) if running is None else len(running)
+        return Tally(total, ended - failed, failed, running, shown, engines, self._running.why, self._running.away_s)
 
     def _count(self, held: set[int], now_s: float) -> None:
         finals = self._session.arrivals.finals
@@ -181,7 +190,8 @@ class TaskWork:
         if not waiter.remaining:
             return Tally(len(self._ids), self._succeeded, self._failed, ())
         running, count, engines = self._running.look(waiter.remaining, ended, now_s)
-        return Tally(len(self._ids), self._succeeded, self._failed, running, count, engines, why)
+        why, away_s = self._running.why or why, self._running.away_s
+        return Tally(len(self._ids), self._succeeded, self._failed, running, count, engines, why, away_s)
 
     def close(self) -> None:
         """Stop following the tasks."""

@@ -75,13 +75,17 @@ class Questioner:
         self.refused: Exception | None = None
         """Set once the controller has refused this session for good."""
 
-    def ask(self, question: Question, then: Callable[[Reply], None]) -> None:
-        """Send a question with the next `step`. `then` is called with the reply, which may be a `Refusal`."""
+    def ask(self, question: Question, then: Callable[[Reply], None]) -> int:
+        """Send a question with the next `step`, and return its number.
+
+        `then` is called with the reply, which may be a `Refusal`.
+        """
         self._last += 1
         self._asked[self._last] = _Asked(question, then)
         # Before the first epoch nothing may be sent; `step` sends it then.
         if self._link.epoch:
             self._link.send(AskQuestion(self._last, question))
+        return self._last
 
     def command(self, engines: list[int], verb: str, body: bytes, then: Callable[[CommandAnswer], None]) -> int:
         """Send a command to engines at once, and return its number. `then` is called with each answer.
@@ -93,9 +97,10 @@ class Questioner:
         self._link.send(SendCommand(self._last, engines, verb, body))
         return self._last
 
-    def forget(self, command: int) -> None:
-        """Ignore further answers to a command."""
-        self._commands.pop(command, None)
+    def forget(self, number: int) -> None:
+        """Ignore further answers to a command or a question; a question is not asked again after a restart."""
+        self._commands.pop(number, None)
+        self._asked.pop(number, None)
 
     def step(self) -> None:
         """Send what is queued, receive messages, and call the callbacks."""

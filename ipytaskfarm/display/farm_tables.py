@@ -144,10 +144,10 @@ def when(at_s: float | None) -> str:
     return "" if at_s is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
 
 
-def engine_table(rows: Sequence[EngineRow]) -> Table:
-    """Return a table of engines, by id."""
+def engine_table(rows: Sequence[EngineRow], at_s: float | None = None) -> Table:
+    """Return a table of engines, by id.  at_s: when (wall clock) they were as the rows say; None: now."""
     cells = [
-        (e.id, e.state, _running(e), e.ahead or "", e.node, e.pid, ago(e.started_s), e.environment, e.note)
+        (e.id, e.state, _running(e), e.ahead or "", e.node, e.pid, ago(e.started_s, at_s), e.environment, e.note)
         for e in rows
     ]
     return Table(_ENGINES, cells, nothing="no engines")

@@ -27,9 +27,9 @@ def stamp(wall_s: float) -> str:
     return time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(wall_s))
 
 
-def ago(wall_s: float | None) -> str:
-    """Format the time that has passed since a wall-clock time."""
-    return "" if wall_s is None else span(max(0.0, time.time() - wall_s))
+def ago(wall_s: float | None, until_s: float | None = None) -> str:
+    """Format the time that has passed since a wall-clock time, until another one (None: now)."""
+    return "" if wall_s is None else span(max(0.0, (time.time() if until_s is None else until_s) - wall_s))
 
 
 def span(seconds: float | None) -> str:

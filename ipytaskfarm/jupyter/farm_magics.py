@@ -73,6 +73,7 @@ class FarmStatusView:
     def __init__(self, state: FarmState, address: str) -> None:
         self.state = state
         self._address = address
+        self._at_s = time.time()
 
     def _lines(self) -> list[str]:
         s = self.state
@@ -92,11 +93,11 @@ class FarmStatusView:
 
     def __repr__(self) -> str:
         lines = self._lines()
-        return "\n".join([*lines, repr(engine_table(self.state.engines))] if self.state.engines else lines)
+        return "\n".join([*lines, repr(engine_table(self.state.engines, self._at_s))] if self.state.engines else lines)
 
     def _repr_html_(self) -> str:
         shown = "".join(f"<div>{html.escape(line)}</div>" for line in self._lines())
-        return shown + (engine_table(self.state.engines).html() if self.state.engines else "")
+        return shown + (engine_table(self.state.engines, self._at_s).html() if self.state.engines else "")
 
 
 @magics_class

@@ -39,6 +39,8 @@ TOLD_AT_ONCE = 10
 """The largest number of jobs, causes and engines that one delta renews; the others follow in the next ones."""
 RATE_S = 30.0
 """Seconds over which a job's speed is measured."""
+STALLED_S = 5.0
+"""A job of which nothing has ended in this time is measured again: what was foretold of it may not come."""
 TEXT_MAX = 400
 NAME_MAX = 120
 LOSSES_SHOWN = 20
@@ -96,6 +98,7 @@ class FarmFold:
             known = self._jobs.get(job.id)
             failed = job.failed + (known.failed if known is not None else 0)
             self._note_job(msgspec.structs.replace(job, failed=failed), told.at_s)
+        self._note_stalled(told.at_s)
         self._forget_surplus()
         self._tell_some()
 
@@ -202,6 +205,11 @@ class FarmFold:
         while len(samples) > 2 and at_s - samples[1][0] > RATE_S:
             samples.popleft()
         self._renew["jobs"][job.id] = self._job_entry(job)
+
+    def _note_stalled(self, at_s: float) -> None:
+        for job in list(self._jobs.values()):
+            if job.unfinished and at_s - self._speeds[job.id][-1][0] > STALLED_S and self._rate(job) is not None:
+                self._note_job(job, at_s)
 
     def _job_entry(self, job: JobProgress) -> dict[str, Any]:
         ended = job.arrived - job.unfinished

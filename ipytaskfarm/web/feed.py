@@ -44,6 +44,8 @@ VERSIONS_NODES_MAX = 500
 """On a larger farm clients are not asked for their versions: the table of connections has the agents too."""
 ASKED_S = 20.0
 """How long a page waits for an answer of the farm."""
+AWAY_S = 3.0
+"""How long a question waits for a connection that is lost."""
 TICK_S = 0.25
 NUMBERS = frozenset({"farm", "counts", "engine_states", "jobs_more", "waiting"})
 """A picture that has these sections can be shown: the controller answers these questions from memory."""
@@ -109,6 +111,8 @@ class FarmFeed:
         self._heard_s = 0.0
         self._problem = ""
         self._answered_s = 0.0
+        self._seen_s = 0.0
+        """When (wall clock) the farm was up; 0: not yet."""
         self._since_s = 0.0
         """Since when (wall clock) the farm tells what happens."""
         self._next: dict[str, float] = {}
@@ -164,6 +168,7 @@ class FarmFeed:
 
     def _wake(self) -> None:
         if self._task is None or self._task.done():
+            self._problem = ""  # of the last time: the farm may be there again
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
@@ -244,7 +249,7 @@ class FarmFeed:
         """Begin again: another controller, perhaps of another farm, has everything from its store."""
         if self._epoch:
             self._begin_picture()
-        self._epoch, self._follows = epoch, False
+        self._epoch, self._follows, self._problem = epoch, False, ""
         if not self.fold.picture.data.keys() >= NUMBERS:
             self._numbers.clear()
             self._numbers_by_s = time.monotonic() + NUMBERS_S
@@ -288,12 +293,17 @@ class FarmFeed:
         if questioner is not None and questioner.epoch and not questioner.problem:
             quiet = now_s - max(self._heard_s, self._answered_s) > SILENCE_S and self._follows
             text = f"farm {self.name!r} is connected, but does not answer" if quiet else ""
-            status = {"state": "quiet" if quiet else "up", "text": text}
+            status: dict[str, Any] = {"state": "quiet" if quiet else "up", "text": text}
         else:
-            why = self._problem if questioner is None else _unreached(questioner.problem)
-            if why not in ("", NEVER_CONNECTED):
+            tries = questioner is not None and questioner.problem in ("", NEVER_CONNECTED)
+            why = self._problem if questioner is None or tries else _unreached(questioner.problem)
+            if why:
                 self._numbers.set()
-            status = {"state": "gone", "text": why or "connecting"}
+            status = {"state": "gone" if why else "connecting", "text": why}
+        if status["state"] == "up":
+            self._seen_s = time.time()
+        elif self._seen_s:
+            status["seen_s"] = round(self._seen_s, 1)
         self.fold.picture.set("status", status)
 
     # -- asking
@@ -364,7 +374,8 @@ class FarmFeed:
         if isinstance(reply, WaitingTable):
             self.fold.waiting_table(reply)
 
-    def _ask(self, question: Question, then: Callable[[Reply], None]) -> None:
+    def _ask(self, question: Question, then: Callable[[Reply], None]) -> int:
+        """Ask, and return the question's number."""
         questioner = self._questioner
         assert questioner is not None
 
@@ -374,29 +385,35 @@ class FarmFeed:
                 then(reply)
                 self._note_numbers()
 
-        questioner.ask(question, answered)
+        number = questioner.ask(question, answered)
         asyncio.get_running_loop().call_soon(self._step)
+        return number
 
     async def answer(self, question: Question) -> Reply:
         """Ask the farm for a page.
 
         Raises:
-            FarmNotRunning: there is no answer in time.
+            FarmNotRunning: there is no connection, or no answer in time.
             Exception: the error that a refusal names.
         """
         self._asked_s = time.monotonic()
         deadline_s = self._asked_s + ASKED_S
         self._wake()
-        while self._questioner is None or not self._questioner.epoch:
+        away_s = self._asked_s + AWAY_S
+        while (questioner := self._questioner) is None or not questioner.epoch or questioner.problem:
             self._wake()
-            if time.monotonic() > deadline_s or self._problem:
-                raise errors.FarmNotRunning(self._problem or f"farm {self.name!r} does not answer")
+            now_s = time.monotonic()
+            problem = "" if questioner is None else questioner.problem.replace(NEVER_CONNECTED, "")
+            if now_s > (away_s if problem else deadline_s) or self._problem:
+                why = self._problem or _unreached(problem)
+                raise errors.FarmNotRunning(why or f"farm {self.name!r} does not answer")
             await asyncio.sleep(0.05)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._ask(question, lambda reply: None if future.done() else future.set_result(reply))
+        number = self._ask(question, lambda reply: None if future.done() else future.set_result(reply))
         try:
             reply = await asyncio.wait_for(future, max(0.1, deadline_s - time.monotonic()))
         except TimeoutError:
+            questioner.forget(number)  # the controller that comes next shall not do what the page has given up
             raise errors.FarmNotRunning(f"farm {self.name!r} does not answer within {ASKED_S:g} s") from None
         if isinstance(reply, Refusal):
             raise refusal_error(reply)

@@ -27,7 +27,9 @@ def head(farm: str, picture: PictureData) -> str:
     status = picture.get("status", {})
     engines = sum(picture.get("engine_states", {}).values())
     state = "" if status.get("state") == "up" else f" ({status.get('text') or 'not there'})"
-    return f"farm {farm!r}{state}: {tasks}; {engines:,} engines, {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    at_s = status.get("seen_s") if state else None  # of a farm that is gone: when it was like this
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
+    return f"farm {farm!r}{state}: {tasks}; {engines:,} engines, {at}"
 
 
 def tables(picture: PictureData) -> list[Table]:

@@ -22,8 +22,10 @@ def metrics_text(farm: str, picture: PictureData) -> bytes:
     def gauge(name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"taskfarm_{name}", text, ["farm", *labels], registry=registry)
 
-    up = gauge("up", "Whether the controller answers")
-    up.labels(farm).set(picture.get("status", {}).get("state") == "up")
+    is_up = picture.get("status", {}).get("state") == "up"
+    gauge("up", "Whether the controller answers").labels(farm).set(is_up)
+    if not is_up:  # what was known before would be taken for the present
+        return bytes(generate_latest(registry))
     tasks = gauge("tasks", "Tasks that were not cleared, by state", "state")
     for state, count in picture.get("counts", {}).items():
         tasks.labels(farm, state).set(count)

@@ -84,6 +84,16 @@ def test_it_shows_and_changes_a_farm_under_a_prefix(browser: Browser, server: We
         expect(page.locator("#tf-tasks tbody tr")).to_have_count(1)
 
 
+def test_a_page_of_a_farm_that_is_not_known_goes_on_when_it_is(browser: Browser, server: WebPage, farm: Farm) -> None:
+    with strict_page(browser, f"{server.base}?farm=later&token={server.token}") as page:
+        seen(page, ".tf-header", "not there")
+        seen(page, ".tf-trouble", "there is no farm 'later'")
+        page.clock.run_for(30_000)
+        seen(page, ".tf-trouble", "This page goes on when it is there.")
+        with Farm(n=1, name="later", drain=0):
+            seen(page, ".tf-header", "connected")
+
+
 def test_strangers_other_sites_and_paths_are_refused(server: WebPage, farm: Farm) -> None:
     key = {"Authorization": f"token {server.token}"}
     assert server.request("farms", **key) == (200, '{"farms": ["lab"]}')

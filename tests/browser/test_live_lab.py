@@ -303,6 +303,9 @@ def test_a_widget_follows_the_farm_answers_while_its_cell_runs_and_is_saved_with
     assert EVIL not in data["text/html"]
     assert "&lt;img src=x" in data["text/html"], "the name of a job"
     assert "application/vnd.jupyter.widget-view+json" in notebook.outputs(0)[1]["data"]
+    notebook.restart()
+    expect(shown.locator(".tf-trouble")).to_contain_text("The kernel is gone. What is shown is from 20")
+    expect(shown.get_by_role("button", name="Pause the farm")).to_have_count(0)
     saved = notebook.save()
     exported = converted(saved, tmp_path)
     again = lab.reopen(saved, "without-a-kernel")

@@ -259,6 +259,10 @@ def test_what_cannot_travel_fails_its_future_alone(ex: Executor) -> None:
     assert "args[0]" in str(error.__cause__)
     assert error.__notes__ == [str(error.__cause__)]
     assert ex.submit(abs, -1).result(DEADLINE_S) == 1
+    unsent = ex.submit(threading.Lock).exception(DEADLINE_S)
+    assert type(unsent) is TypeError  # of a value too
+    assert "cannot pickle" in str(unsent)
+    assert isinstance(unsent.__cause__, errors.UnpickleableException)
 
 
 def test_a_killed_engine_costs_no_result(ex: Executor, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_one_long_item_of_a_map_has_a_display(tc: TaskClient, screen: Recording)
         time.sleep(seconds)
         return seconds
 
-    assert tc.map(sleep, [1.5]) == [1.5]
+    assert tc.map(sleep, [1.4]) == [1.4]
     assert screen.views
     assert all(view.text().startswith("0/1 items") for _, view in screen.views)
     assert screen.last is not None

@@ -82,10 +82,11 @@ def test_engines_are_chosen_as_there(rc: ipp.Client) -> None:
 
 
 def test_one_engine_gives_a_value_and_several_a_list(rc: ipp.Client, dview: ipp.DirectView) -> None:
-    assert rc[0].apply_sync(square, 3) == 9
-    assert rc[[0]].apply_sync(square, 3) == [9]
+    assert (rc[0].apply_sync(square, 3), rc[[0]].apply_sync(square, 3)) == (9, [9])
     assert dview.apply_async(square, x=3).get(DEADLINE_S) == [9, 9]
     assert dview.apply_async(os.getpid).get_dict().keys() == {0, 1}
+    with pytest.raises(ValueError, match="2 engines returned 6 items of a map"):
+        dview.map_async(abs, range(6)).get_dict()
 
 
 def test_calls_on_an_engine_keep_their_order_without_waiting(dview: ipp.DirectView) -> None:

@@ -14,6 +14,7 @@ import joblib
 import numpy as np
 import pytest
 from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 import ipytaskfarm.joblib as adapter
 from ipytaskfarm import TaskClient
@@ -89,6 +90,29 @@ def test_what_cannot_travel_is_an_error_and_not_a_hang(tc: TaskClient) -> None:
     ):
         Parallel()(delayed(type)(threading.Lock()) for _ in range(4))
     assert isinstance(raised.value, errors.UnpickleableException)
+    with parallel_config("ipytaskfarm", client=tc), pytest.raises(TypeError, match="cannot pickle") as unsent:
+        Parallel()(delayed(threading.Lock)() for _ in range(2))
+    assert type(unsent.value) is TypeError  # of a value joblib's own backends raise what pickle raised
+
+
+def test_an_engine_that_is_lost_for_good_is_joblibs_error_too(tc: TaskClient) -> None:
+    with (
+        parallel_config("ipytaskfarm", client=tc, retries=0),
+        pytest.raises(TerminatedWorkerError, match="exited with code 7") as raised,
+    ):
+        Parallel()(delayed(os._exit)(7) for _ in range(1))
+    assert isinstance(raised.value, errors.EngineLost)
+    tc.clear()
+
+
+def generated(n: int) -> list[int]:
+    kinds = ("generator", "generator_unordered")
+    return [sum(Parallel(n_jobs=2, return_as=kind)(delayed(square)(i) for i in range(n))) for kind in kinds]
+
+
+def test_a_call_within_a_call_generates_its_values(tc: TaskClient) -> None:
+    with parallel_config("ipytaskfarm", client=tc):
+        assert Parallel(n_jobs=2)(delayed(generated)(n) for n in (3, 4)) == [[5, 5], [14, 14]]
 
 
 def test_calls_within_calls_are_children(tc: TaskClient) -> None:

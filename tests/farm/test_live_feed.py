@@ -47,6 +47,56 @@ def test_a_farm_that_is_not_there_is_said_at_once() -> None:
     asyncio.run(asked())
 
 
+def test_a_farm_that_is_there_again_answers_at_once_and_is_not_judged_by_its_last_trouble(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "LINGER_S", 0.3)
+    monkeypatch.setattr(feeds, "RETRY_S", 0.1)
+    there = connection_reader(str(farm.connection_file))
+    is_there = False
+
+    async def asked() -> None:
+        nonlocal is_there
+        feed = FarmFeed(farm.name, lambda: there() if is_there else nowhere(), control=True)
+        for turn in range(2):
+            is_there = False
+            monkeypatch.setattr(feeds, "AWAY_S", 0.2)
+            with pytest.raises(FarmNotRunning, match="somewhere else"):
+                await feed.answer(messages.QueueStatus())
+            assert turn == 0 or feed.fold.picture.data["status"]["seen_s"] > 0
+            await asyncio.wait_for(asyncio.shield(feed._task), DEADLINE_S)  # type: ignore[arg-type]
+            is_there = True
+            monkeypatch.setattr(feeds, "AWAY_S", DEADLINE_S)
+            await feed.answer(messages.QueueStatus())
+            page = Page()
+            feed.open(page)
+            async with asyncio.timeout(DEADLINE_S):
+                while feed.fold.picture.data["status"] != {"state": "up", "text": ""}:
+                    await asyncio.sleep(0.02)
+            feed.close(page)
+            await feed.stop()
+
+    asyncio.run(asked())
+
+
+def test_a_question_that_nobody_waits_for_any_more_is_not_asked_of_the_next_controller(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def asked() -> None:
+        feed = FarmFeed(farm.name, connection_reader(str(farm.connection_file)), control=True)
+        await feed.answer(messages.QueueStatus())
+        monkeypatch.setattr(feeds, "ASKED_S", 0.0)
+        questioner = feed._questioner
+        assert questioner is not None
+        monkeypatch.setattr(questioner, "step", lambda: None)  # a controller that is silent
+        with pytest.raises(FarmNotRunning, match="does not answer within"):
+            await feed.answer(messages.SetWanted(7))
+        assert not questioner._asked
+        await feed.stop()
+
+    asyncio.run(asked())
+
+
 def test_a_question_that_waits_holds_no_other_of_its_page_up(monkeypatch: pytest.MonkeyPatch) -> None:
     async def asked() -> None:
         gate = asyncio.Event()

@@ -255,7 +255,7 @@ def test_top_fits_each_size_and_says_when_what_it_shows_is_from_before() -> None
     live._heed("y", seen)
     assert live._note.startswith("task 8: not known to be done, the farm does not answer within 5 s")
     first, *_ = top.screen(seen, 80, 24, 8, live._note, live._trouble)
-    assert first.startswith("farm 'nightly', as it was: the farm does not answer within 5 s")
+    assert re.match(r"farm 'nightly', as it was at \d\d:\d\d:\d\d: the farm does not answer within 5 s", first)
     live._questioner = Answers(answers)  # type: ignore[assignment]
     assert live._look(seen) is not seen
     assert top.screen(seen, 80, 24, 8, "", live._trouble)[0].startswith("farm 'nightly': running")

@@ -6,8 +6,9 @@ import builtins
 import io
 import re
 import sys
+import threading
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +16,10 @@ from ipytaskfarm.client import progress as progress_module, screens
 from ipytaskfarm.client.estimate import Estimate, Running, Tally
 from ipytaskfarm.client.progress import CountedWork, LiveProgress, ProgressDisplay
 from ipytaskfarm.client.progress_view import ProgressView
+from ipytaskfarm.client.questions import AsksController
+from ipytaskfarm.client.task_work import RunningNow
+from ipytaskfarm.core.errors import FarmNotRunning
+from ipytaskfarm.core.messages import RunningTable
 from ipytaskfarm.display.ipython import notebook_shell
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
@@ -29,7 +34,13 @@ class Clock:
     def monotonic(self) -> float:
         return self.now_s
 
-    def strftime(self, pattern: str) -> str:
+    def time(self) -> float:
+        return self.now_s
+
+    def localtime(self, at_s: float) -> float:
+        return at_s
+
+    def strftime(self, pattern: str, at_s: float) -> str:
         return "2026-11-28 12:00:00"
 
     def sleep(self, seconds: float) -> None:
@@ -264,6 +275,60 @@ def test_progress_that_nobody_waits_for(clock: Clock, play: Play) -> None:
     play.end(6)
     assert repr(live) == "job x: 10/10 tasks: 10 succeeded, in 42 s"
     assert "in 42 s" in live._repr_html_()
+
+
+def test_progress_stands_still_while_the_farm_is_away(clock: Clock, play: Play, notebook: Publisher) -> None:
+    play.end(4, run_s=2.0)
+    live = LiveProgress(play)
+    live._display.began_earlier(play, 0.0)
+    live._display.at_once()
+    (shown,) = notebook.shown.values()
+    assert shown["text/plain"] == "4/10 tasks: 4 succeeded, 2 running, 4 scheduled, 42 s, 6 s left"
+    told = notebook.published
+    before = clock.now_s
+    for away_s in (6.0, 7.0, 60.0):
+        clock.now_s = before + away_s
+        play.now = play.now._replace(running=None, why="the farm does not answer", away_s=away_s)
+        live._display.tick()
+    (shown,) = notebook.shown.values()
+    assert shown["text/plain"] == "4/10 tasks: 4 succeeded, 42 s, – left\n  the farm does not answer"
+    assert notebook.published == told + 1, "a saved notebook is not changed again and again"
+
+
+class Asked:
+    """A session of a farm that answers, falls silent, and is found to be stopped."""
+
+    def __init__(self) -> None:
+        self.reply: RunningTable | None = RunningTable([(1, 0, 5.0)], 1, 0)
+        self.stopped = False
+
+    def begin(self, question: object) -> SimpleNamespace:
+        if self.stopped:
+            raise FarmNotRunning("farm 'x' was stopped")
+        event = threading.Event()
+        if self.reply is not None:
+            event.set()
+        return SimpleNamespace(event=event, reply=self.reply)
+
+    def forget(self, asked: object) -> None:
+        pass
+
+
+def test_what_ran_before_the_farm_was_away_is_not_known_to_run() -> None:
+    session = Asked()
+    running = RunningNow(cast(AsksController, session))
+    assert running.look({1, 2}, 0, 10.0) == ([Running("task 1", 0, 5.0, task=1)], 1, 1)
+    session.reply = None
+    running.look({1, 2}, 0, 12.0)
+    assert (running.why, running.away_s) == ("", 0.0), "it may answer yet"
+    assert running.look({1, 2}, 0, 18.0) == (None, 0, 0)
+    assert (running.why, running.away_s) == ("the farm does not answer", 8.0)
+    session.stopped, running._asked = True, None
+    assert running.look({1, 2}, 0, 20.0) == (None, 0, 0)
+    assert running.why == "farm 'x' was stopped"
+    session.stopped, session.reply = False, RunningTable([], 0, 2)
+    assert running.look({1, 2}, 0, 22.0) == ([], 0, 2)
+    assert (running.why, running.away_s) == ("", 0.0)
 
 
 def test_an_engine_is_no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:

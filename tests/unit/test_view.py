@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,8 @@ from ipytaskfarm.view import fold, pages
 from ipytaskfarm.view.fold import FarmFold, cut
 from ipytaskfarm.view.picture import Picture, apply
 from ipytaskfarm.view.versions import differences
+from ipytaskfarm.web.last_state import head
+from ipytaskfarm.web.metrics import metrics_text
 
 TEXTS = ["", "abc", "<img src=x onerror=alert(1)>", "\x1b[31m\x00\r", "é" * 5000, "z" * 100_000]
 SEEDS = st.integers(0, 2**32)
@@ -198,6 +201,38 @@ def test_the_time_left_of_a_job_comes_from_its_speed() -> None:
     paused = JobProgress("j", "fit", 1000, 1000, 800, 0, True, "", 100.0)
     folded.changes(FarmChanges(21, 121.0, counts, 0, 0, jobs=[paused]))
     assert folded.picture.data["jobs"]["j"]["left_s"] is None
+
+
+def test_what_was_foretold_of_a_job_is_taken_back_when_nothing_ends() -> None:
+    folded = FarmFold()
+    counts = dict.fromkeys(("scheduled", "pending", "succeeded", "failed"), 0)
+    folded.job_page(JobPage([JobProgress("j", "fit", 60, 60, 60, 0, False, "", 100.0)]), 100.0)
+    job = JobProgress("j", "fit", 60, 60, 20, 0, False, "", 100.0)
+    folded.changes(FarmChanges(1, 104.0, counts, 40, 0, jobs=[job]))
+    found = []
+    for second in range(1, 61):  # the others hang
+        found.append(folded.picture.data["jobs"]["j"]["left_s"])
+        folded.changes(FarmChanges(1 + second, 104.0 + second, counts, 0, 0))
+    assert found[0] == 2.0
+    assert found[20] > 8.0
+    assert found[-1] is None
+
+
+def test_numbers_of_a_farm_that_is_gone_are_not_given_as_the_present() -> None:
+    picture = {
+        "counts": {"scheduled": 3, "running": 2, "succeeded": 1, "failed": 0},
+        "engine_states": {"busy": 2},
+        "status": {"state": "up", "text": ""},
+    }
+    assert b'taskfarm_tasks{farm="f",state="running"} 2.0' in metrics_text("f", picture)
+    assert head("f", picture).startswith("farm 'f': 3 waiting, 2 running, 1 succeeded, 0 failed; 2 engines, 20")
+    picture["status"] = {"state": "gone", "text": "it was stopped", "seen_s": 86400.0}
+    metrics = metrics_text("f", picture)
+    assert b'taskfarm_up{farm="f"} 0.0' in metrics
+    assert b"taskfarm_tasks" not in metrics
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(86400.0))
+    assert head("f", picture).startswith("farm 'f' (it was stopped): 3 waiting")
+    assert head("f", picture).endswith(f"2 engines, {at}")
 
 
 @settings(max_examples=30, deadline=None)

@@ -212,13 +212,19 @@ class AsyncResult(concurrent.futures.Future[Any]):
         return self.get()
 
     def get_dict(self, timeout: float | None = -1) -> dict[int, Any]:
-        """Return the values by the ids of their engines.  Raises ValueError if an engine ran several of the calls."""
+        """Return the values by the ids of their engines.
+
+        Raises ValueError if an engine ran several of the calls, as those of a map.
+        """
         values = self.get(as_seconds(timeout))
         values = [values] if self._single_result else values
         engines = [child.metadata["engine_id"] for child in self._children]
         for engine in engines:
             if engines.count(engine) > 1:
                 raise ValueError(f"Cannot build dict, {engines.count(engine)} jobs ran on engine #{engine}")
+        if len(values) != len(engines):
+            text = f"{len(engines)} engines returned {len(values)} items of a map: `get()` has them in order"
+            raise ValueError(f"Cannot build dict, {text}")
         return dict(zip(engines, values, strict=True))
 
     @property

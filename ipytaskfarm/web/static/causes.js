@@ -2,21 +2,23 @@
 
 import { useState } from "./vendor/hooks.js";
 import { ago, count, things } from "./format.js";
-import { html, Section, Empty, Task, showTasks } from "./html.js";
+import { html, Section, Empty, Task, showTasks, unknown } from "./html.js";
 
 function Cause({ model, id, cause }) {
   const [open, setOpen] = useState(false);
   const [detail, setDetail] = useState(null);
-  const [retried, setRetried] = useState(false);
+  const [retriedOf, setRetriedOf] = useState(0); // how many there were when they were tried again: later ones are others
+  const retried = cause.count <= retriedOf;
   const toggle = async () => {
     setOpen(!open);
-    if (!open && !detail && cause.ids.length) {
+    if (!open && (!detail || detail.error) && cause.ids.length) {
+      setDetail(null);
       try { setDetail(await model.transport.ask("task", { id: cause.ids[0] })); }
       catch (error) { setDetail({ error: error.message }); }
     }
   };
   const end = detail && detail.end;
-  const retry = async () => { if (await model.act("retry_group", { cause: id })) setRetried(true); };
+  const retry = async () => { if (await model.act("retry_group", { cause: id })) setRetriedOf(cause.count); };
   return html`<li class="tf-cause">
     <button type="button" class="tf-cause-head" aria-expanded=${open} onClick=${toggle}>
       <span class="tf-number" data-state="failed">${count(cause.count)}</span>
@@ -28,7 +30,7 @@ function Cause({ model, id, cause }) {
       ${detail && detail.error ? html`<p class="tf-muted">${detail.error}</p>` : null}
       ${end && end.traceback ? html`<pre class="tf-text" tabindex="0" aria-label=${`traceback of task ${detail.id}`}>${end.traceback}</pre>` : null}
       ${end && !end.traceback ? html`<p class="tf-message">${end.text || "There is no traceback: the task did not run to its end."}</p>` : null}
-      ${!detail ? html`<p class="tf-muted">…</p>` : null}
+      ${!detail && cause.ids.length ? html`<p class="tf-muted">…</p>` : null}
       <div class="tf-actions">
         <span class="tf-muted">tasks ${cause.ids.slice(0, 5).map((task) => html`<${Task} model=${model} id=${task} /> `)}${cause.count > 5 ? "…" : ""}</span>
         <span class="tf-push"></span>
@@ -50,7 +52,7 @@ export function Causes({ model }) {
   const rows = Object.entries(causes).sort(([, a], [, b]) => b.count - a.count || b.last_s - a.last_s);
   return html`<${Section} id="tf-causes" title="Failures" aside=${rows.length ? things(rows.length + more, "cause") : ""}>
     ${rows.length ? html`<ul class="tf-list">${rows.slice(0, all ? MOST : FIRST).map(([id, cause]) => html`<${Cause} key=${id} model=${model} id=${id} cause=${cause} />`)}</ul>`
-      : html`<${Empty}>${known === null ? "…" : "No task has failed."}<//>`}
+      : html`<${Empty}>${known === null ? unknown(model) : "No task has failed."}<//>`}
     ${rows.length > FIRST ? html`<button type="button" class="tf-more" aria-expanded=${all} onClick=${() => setAll(!all)}>${all ? "Show fewer" : `Show ${Math.min(MOST, rows.length) - FIRST} more`}</button>` : null}
     ${all && rows.length + more > MOST ? html`<p class="tf-muted">${things(rows.length + more - MOST, "rarer cause")} not shown: the table of tasks below has all.</p>` : null}
   <//>`;

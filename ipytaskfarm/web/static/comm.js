@@ -4,6 +4,7 @@
 import { apply } from "./picture.js";
 
 const ASK_MS = 30000;
+const GONE = "The kernel is gone.";
 const BUSY = "The kernel is busy, and does not answer: interrupt its cell, or wait for its end.";
 
 // What all views of one widget share: the picture, and who listens to it.
@@ -15,7 +16,19 @@ export function commFarm(model) {
   let asked = 0;
   const own = Math.random().toString(36).slice(2);
 
+  let alive = true;
+  const say = (state, text) => { for (const hear of listeners) hear({ type: "line", state, text }); };
+  const lost = () => { if (alive) { alive = false; say("lost", GONE); } };
+  const back = () => { if (!alive) { alive = true; say("open", ""); } };
+  // A kernel that is ended, or started again, says no good-bye: then nothing can be sent.
+  const post = (message) => {
+    try { model.send(message); }
+    catch (error) { lost(); throw new Error(GONE); }
+  };
+  const probe = () => setTimeout(() => { try { post({ type: "probe", page: own }); } catch (error) { /* it was said */ } }, 500);
+
   const whole = () => {
+    back();
     const [of, at] = model.get("stamp");
     if (of === name && at < number) return; // deltas have come since it was sent
     picture = model.get("picture");
@@ -23,6 +36,7 @@ export function commFarm(model) {
     for (const hear of listeners) hear({ type: "picture", picture: structuredClone(picture) });
   };
   const heard = (said) => {
+    back();
     if (said.type === "delta" && said.number === number + 1) {
       number = said.number;
       apply(picture, said.operations);
@@ -34,17 +48,18 @@ export function commFarm(model) {
       if (resolve) said.error ? reject(Object.assign(new Error(said.error.text), { kind: said.error.type })) : resolve(said.value);
     }
   };
-  const lost = () => { for (const hear of listeners) hear({ type: "line", state: "lost", text: "The kernel is gone." }); };
   model.on("change:stamp", whole);
   model.on("msg:custom", heard);
   model.on("comm:close", lost);
+  model.on("comm_live_update", probe);
 
   const send = (type) => (what, args) => new Promise((resolve, reject) => {
     const n = ++asked;
     const giveUp = setTimeout(() => { waiting.delete(n); reject(new Error(BUSY)); }, ASK_MS);
     const over = (then) => (value) => { clearTimeout(giveUp); then(value); };
     waiting.set(n, { resolve: over(resolve), reject: over(reject) });
-    model.send({ type, page: own, n, what, arguments: args });
+    try { post({ type, page: own, n, what, arguments: args }); }
+    catch (error) { clearTimeout(giveUp); waiting.delete(n); reject(error); }
   });
 
   // Each view applies deltas to a picture of its own.
@@ -56,7 +71,7 @@ export function commFarm(model) {
       follow(listener) {
         hear = listener;
         listeners.add(hear);
-        hear({ type: "line", state: "open", text: "" });
+        hear({ type: "line", state: alive ? "open" : "lost", text: alive ? "" : GONE });
         hear({ type: "picture", picture: structuredClone(picture) });
       },
       ask: send("ask"),
@@ -70,6 +85,7 @@ export function commFarm(model) {
       model.off("change:stamp", whole);
       model.off("msg:custom", heard);
       model.off("comm:close", lost);
+      model.off("comm_live_update", probe);
     },
   };
 }

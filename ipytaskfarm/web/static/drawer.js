@@ -34,7 +34,11 @@ export function Drawer({ model }) {
   const [error, setError] = useState("");
   const [stack, setStack] = useState("");
   const dialog = useRef(null);
-  const look = () => model.transport.ask("task", { id }).then((found) => { setTask(found); setError(""); }).catch((problem) => setError(problem.message));
+  const shown = useRef(null);
+  shown.current = id;
+  // An answer that comes after another task was opened is not about that one.
+  const ask = (what, then) => model.transport.ask(what, { id }).then((found) => { if (shown.current === id) { then(found); setError(""); } }).catch((problem) => { if (shown.current === id) setError(problem.message); });
+  const look = () => ask("task", setTask);
   useEffect(() => {
     setTask(null);
     setError("");
@@ -43,7 +47,9 @@ export function Drawer({ model }) {
     if (!dialog.current.open) dialog.current.showModal();
     look();
   }, [id]);
-  const where = () => model.transport.ask("stack", { id }).then(({ text }) => { setStack(text); setError(""); }).catch((problem) => setError(problem.message));
+  const there = model.there.value;
+  useEffect(() => { if (id !== null && there) look(); }, [there]); // meanwhile the task has gone on
+  const where = () => ask("stack", ({ text }) => setStack(text));
   const act = async (what, more) => { const done = await model.act(what, { id, ...more }); if (done && done.id) model.opened.value = done.id; else if (done) look(); return done; };
   const over = task && task.end;
   return html`<dialog ref=${dialog} class="tf-drawer" aria-labelledby="tf-drawer-title" onClose=${() => (model.opened.value = null)} onClick=${(event) => { if (event.target === dialog.current) dialog.current.close(); }}>
@@ -51,8 +57,8 @@ export function Drawer({ model }) {
       <div class="tf-head"><h2 id="tf-drawer-title" tabindex="-1" autofocus>Task ${id}</h2><span class="tf-push"></span>
         ${model.may.value && task && !over ? html`<${Priority} key=${id} label=${`task ${id}`} value=${priorityOf(task)} set=${(priority) => act("priority", { priority })} /> <button type="button" onClick=${() => act("abort")}>Abort</button>` : null}
         ${model.may.value && over && over.reason ? html`<button type="button" class="tf-primary" onClick=${() => act("retry")}>Try again</button>` : null}
-        ${model.transport.live && task && !over ? html`<button type="button" onClick=${where}>Where is it now?</button>` : null}
-        ${model.transport.live ? html`<button type="button" onClick=${look}>Refresh</button>` : null}
+        ${model.there.value && task && !over ? html`<button type="button" onClick=${where}>Where is it now?</button>` : null}
+        ${model.there.value ? html`<button type="button" onClick=${look}>Refresh</button>` : null}
         <button type="button" class="tf-close" aria-label="Close" onClick=${() => dialog.current.close()}>×</button></div>
       ${error ? html`<p class="tf-trouble" role="alert">${error}</p>` : null}
       <${Text} title="Where it is now" text=${stack} />

@@ -2,7 +2,7 @@
 
 import { useState, useEffect } from "./vendor/hooks.js";
 import { count, size, span, things } from "./format.js";
-import { html, Section, Empty, Bar, Skip, Task, showTasks } from "./html.js";
+import { html, Section, Empty, Bar, Skip, Task, showTasks, unknown } from "./html.js";
 
 const PAGE = 100;
 const EVERY_MS = 2000;
@@ -33,7 +33,7 @@ function Memory({ engine }) {
 }
 
 function Frozen({ model, engine }) {
-  const left = engine.ends_s - model.now.value;
+  const left = engine.ends_s - model.seen.value;
   return html`<li class="tf-job-line"><span class="tf-tag">${engine.state}</span><span>task <${Task} model=${model} id=${engine.task} /></span>
     <span class="tf-muted">${engine.error}${engine.place ? ` in ${engine.place}` : ""}; engine ${engine.id} on ${engine.node}, ${left > 0 ? `kept for another ${span(left)} unless it is used` : "about to end"}</span>
     <span class="tf-push"></span>${model.may.value && engine.state !== "ending" ? html`<button type="button" class="tf-small" onClick=${() => model.act("release", { id: engine.task })}>Release</button>` : null}</li>`;
@@ -61,15 +61,16 @@ export function Engines({ model }) {
     let over = false;
     const look = () => model.transport.ask("engines", { first, count: PAGE }).then((found) => { if (!over) setFurther(found.rows); });
     look().catch(() => setFirst(0));
-    const timer = setInterval(() => { if (model.transport.live && !document.hidden && model.line.value.state === "open") look().catch(() => {}); }, EVERY_MS);
+    const timer = setInterval(() => { if (model.transport.live && !document.hidden && model.there.value) look().catch(() => {}); }, EVERY_MS);
     return () => { over = true; clearInterval(timer); };
   }, [first]);
+  useEffect(() => { if (first && first >= total) setFirst(Math.max(0, Math.floor((total - 1) / PAGE) * PAGE)); }, [first, total]); // there are fewer now
   // Of many nodes those that need a look are shown, and a few others: all with nothing to say would fill the window.
   const names = Object.keys(nodes).length;
   const shown = names <= NODES ? names : Math.max(NODES_OF_MANY, Math.min(NODES, Object.values(nodes).filter(isOdd).length));
   const engines = first ? further : here;
   const rows = Object.entries(engines).sort(([a], [b]) => a - b);
-  const now = model.now.value;
+  const now = model.seen.value;
   const words = Object.entries(states || {}).map(([state, number]) => `${count(number)} ${state}`).join(", ");
   return html`<${Section} id="tf-engines" title="Engines and nodes" aside=${words}>
     ${names ? html`<ul class="tf-list tf-nodes">${Object.entries(nodes).sort(byNeed).slice(0, shown).map(([name, node]) => html`<${Node} key=${name} model=${model} name=${name} node=${node} />`)}</ul>` : null}
@@ -78,7 +79,7 @@ export function Engines({ model }) {
       <tbody>${rows.map(([id, engine]) => html`<tr key=${id}><td><button type="button" class="tf-link" aria-label=${`engine ${id}: show its tasks`} onClick=${() => showTasks(model, { engine_id: Number(id) })}>${id}</button></td>
         <td><span class="tf-dot" data-state=${engine.state}></span>${engine.state}${engine.note ? html`<small class="tf-muted"> ${engine.note}</small>` : null}</td>
         <td>${engine.task >= 0 ? html`<${Task} model=${model} id=${engine.task} /> <span class="tf-muted">${engine.name}</span>` : ""}${engine.ahead ? html` <small class="tf-muted">+${count(engine.ahead)}</small>` : ""}</td>
-        <td class="tf-right">${engine.task >= 0 ? span(now - engine.since_s) : ""}</td><td class="tf-right"><${Memory} engine=${engine} /></td><td class="tf-right tf-optional">${count(engine.finished)}</td><td class="tf-right tf-optional">${engine.started_s ? span(now - engine.started_s) : ""}</td><td class="tf-optional tf-spare tf-muted">${engine.node}</td></tr>`)}</tbody></table></div><//>` : html`<${Empty}>${states ? "There is no engine." : "…"}<//>`}
+        <td class="tf-right">${engine.task >= 0 ? span(now - engine.since_s) : ""}</td><td class="tf-right"><${Memory} engine=${engine} /></td><td class="tf-right tf-optional">${count(engine.finished)}</td><td class="tf-right tf-optional">${engine.started_s ? span(now - engine.started_s) : ""}</td><td class="tf-optional tf-spare tf-muted">${engine.node}</td></tr>`)}</tbody></table></div><//>` : html`<${Empty}>${states ? "There is no engine." : unknown(model)}<//>`}
     ${total > PAGE ? html`<div class="tf-actions"><button type="button" class="tf-small" disabled=${!first} onClick=${() => setFirst(Math.max(0, first - PAGE))}>Previous</button><span class="tf-muted">${count(first + 1)}–${count(Math.min(total, first + PAGE))} of ${count(total)}</span><button type="button" class="tf-small" disabled=${first + PAGE >= total} onClick=${() => setFirst(first + PAGE)}>Next</button></div>` : null}
     ${frozen.length ? html`<h3>Frozen for a debugger</h3><ul class="tf-list tf-frozen">${frozen.map((engine) => html`<${Frozen} key=${engine.task} model=${model} engine=${engine} />`)}</ul>` : null}
     ${losses.length ? html`<details><summary>${losses.length === 1 ? "One engine was lost" : `${losses.length} engines were lost`}</summary><ul class="tf-losses">${[...losses].reverse().map((line) => html`<li>${line}</li>`)}</ul></details>` : null}

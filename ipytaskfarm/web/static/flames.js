@@ -109,9 +109,11 @@ export function Flames({ model }) {
   useEffect(() => {
     if (!open) return undefined;
     look();
-    const timer = live ? setInterval(() => { if (!document.hidden && model.line.value.state === "open") look(); }, EVERY_MS) : 0;
+    const timer = live ? setInterval(() => { if (!document.hidden && model.there.value) look(); }, EVERY_MS) : 0;
     return () => { clearInterval(timer); asked.current++; };
   }, [open, engine]);
+  const isGone = engine !== null && !engines.includes(engine);
+  useEffect(() => { if (isGone && model.there.value) setEngine(null); }, [isGone]);
   const sample = async (on) => { if (await model.act("sample", { on })) look(); };
   const nodes = useMemo(() => (found && found.samples ? tree(found.rows) : []), [found]);
   const sampled = found && found.engines.length;

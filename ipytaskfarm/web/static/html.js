@@ -12,6 +12,9 @@ export function Section({ title, id, aside, children, wide }) {
   </section>`;
 }
 
+// What stands for something that is not known: for now, or until the farm is there again.
+export const unknown = ({ there, line }) => (there.value || line.value.state === "connecting" ? "…" : "Not known while the farm is not there.");
+
 export const Empty = ({ children }) => html`<p class="tf-empty">${children}</p>`;
 
 export function Task({ model, id }) {

@@ -46,6 +46,19 @@ function say(text) {
   element.replaceChildren(Object.assign(document.createElement("p"), { className: "tf-trouble", textContent: text }));
 }
 
+// The list is as old as the page, which somebody leaves to start a farm, and comes back to.
+function lookAgain(shown) {
+  const look = async () => {
+    if (document.hidden) return;
+    const response = await fetch(new URL("farms", base)).catch(() => null);
+    const { farms } = response && response.ok ? await response.json() : { farms: shown };
+    if (farms.join() !== shown.join()) choose(farms);
+    shown = farms;
+  };
+  window.addEventListener("focus", look);
+  document.addEventListener("visibilitychange", look);
+}
+
 async function start() {
   const response = await window.taskfarmStart.farms;
   if (response.status === 401 || response.status === 403) {
@@ -57,6 +70,7 @@ async function start() {
   shownFarm = shown;
   if (!shown) {
     choose(farms);
+    lookAgain(farms);
     return;
   }
   const socket = new URL("socket", base);

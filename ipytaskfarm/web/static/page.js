@@ -18,24 +18,24 @@ import { Drawer } from "./drawer.js";
 import { Logs } from "./logs.js";
 import { Throughput } from "./throughput.js";
 
-const STATES = { up: "connected", gone: "not there", quiet: "does not answer", saved: "saved" };
+const STATES = { up: "connected", connecting: "connecting", gone: "not there", quiet: "does not answer", saved: "saved" };
 
 function Header({ model }) {
   const farm = model.section("farm", {}).value;
   const status = model.section("status", GONE).value;
   const hold = model.section("hold", {}).value;
   const line = model.line.value;
-  const up = line.state === "open" && status.state === "up";
+  const up = model.there.value;
   // What the farm said last counts while the farm is there: one that stopped is gone, not stopping.
   const said = !up ? STATES[status.state] || status.state : hold.stopping ? "stopping" : hold.held ? "paused" : STATES.up;
-  const state = line.state === "connecting" ? "connecting" : line.state === "lost" ? "no connection" : said;
+  const state = line.state === "connecting" ? "connecting" : line.state === "lost" ? "no connection" : line.state === "refused" ? STATES.gone : said;
   return html`<header class="tf-header">
     <h1>${farm.name || "Task farm"}</h1>
-    <span class="tf-state" data-state=${line.state === "connecting" ? "wait" : up ? (hold.held || hold.stopping ? "held" : "up") : status.state === "saved" ? "held" : "gone"} role="status">${state}</span>
-    ${farm.started_s ? html`<span class="tf-muted">since ${moment(farm.started_s)}</span>` : null}
+    <span class="tf-state" data-state=${state === "connecting" ? "wait" : up ? (hold.held || hold.stopping ? "held" : "up") : status.state === "saved" ? "held" : "gone"} role="status">${state}</span>
+    ${farm.started_s ? html`<span class="tf-muted">started ${moment(farm.started_s)}</span>` : null}
     ${farm.job ? html`<span class="tf-muted">job ${farm.job}</span>` : null}
     <span class="tf-push"></span>
-    ${model.control.value && up ? html`<button type="button" onClick=${() => model.act("pause", { on: !hold.held })}>${hold.held ? "Go on" : "Pause the farm"}</button>` : null}
+    ${model.may.value && !hold.stopping ? html`<button type="button" onClick=${() => model.act("pause", { on: !hold.held })}>${hold.held ? "Go on" : "Pause the farm"}</button>` : null}
   </header>`;
 }
 
@@ -44,10 +44,12 @@ function Trouble({ model }) {
   const line = model.line.value;
   const loaded = model.loaded.value;
   let text = "";
-  if (line.state === "refused") text = line.text;
-  else if (line.state === "lost") text = `${line.text} What is shown is from before.`;
-  else if (loaded && status.state === "gone") text = `${(status.text || "The farm is not there").replace(/[.]?$/, ".")} This page goes on when it is back.`;
-  else if (loaded && status.state === "quiet") text = status.text;
+  const before = status.seen_s ? ` What is shown is from ${moment(status.seen_s)}.` : "";
+  const sentence = (words) => words.replace(/[.]?$/, ".");
+  if (line.state === "refused") text = `${sentence(line.text)} This page goes on when it is there.`;
+  else if (line.state === "lost") text = loaded ? `${line.text} What is shown is from ${moment(model.seen.value)}.` : line.text;
+  else if (loaded && status.state === "gone") text = `${sentence(status.text || "The farm is not there")}${before} This page goes on when it is back.`;
+  else if (loaded && status.state === "quiet") text = sentence(status.text) + before;
   return text ? html`<p class="tf-trouble" role="alert">${text}</p>` : null;
 }
 
@@ -56,7 +58,7 @@ function Versions({ model }) {
   const lines = model.section("versions", []).value;
   const [closed, setClosed] = useState("");
   const text = lines.join("\n");
-  return text && text !== closed ? html`<div class="tf-versions" role="note" aria-label="Versions that differ">
+  return text && text !== closed && model.there.value ? html`<div class="tf-versions" role="note" aria-label="Versions that differ">
     <div>${lines.map((line) => html`<p>${line}</p>`)}</div>
     <button type="button" class="tf-close" aria-label="Close this note" onClick=${() => setClosed(text)}>×</button></div>` : null;
 }
@@ -76,7 +78,7 @@ function Totals({ model, whole }) {
   const counts = model.section("counts", {}).value;
   const series = model.section("series", []).value;
   const last = series.slice(-10);
-  const speed = last.length ? last.reduce((sum, row) => sum + row[1] + row[2], 0) / last.length : null;
+  const speed = last.length && model.there.value ? last.reduce((sum, row) => sum + row[1] + row[2], 0) / last.length : null;
   const number = (state) => (counts[state] === undefined ? "–" : count(counts[state])); // not known is not none
   const tile = (state, label, hint) => html`<button type="button" class="tf-total" data-state=${state}
       aria-label=${`${number(state)} ${label}: show them`} onClick=${() => showTasks(model, { state })}>
@@ -108,7 +110,7 @@ function Page({ model }) {
     <${Header} model=${model} />
     <${Trouble} model=${model} />
     <${Versions} model=${model} />
-    ${ready ? html`<main class="tf-main">
+    ${ready ? html`<main class="tf-main" key=${model.incarnation.value}>
       <${Totals} model=${model} whole=${whole} />
       ${whole ? html`<div class="tf-columns">
         <div class="tf-column"><${Causes} model=${model} /><${Waiting} model=${model} /></div>

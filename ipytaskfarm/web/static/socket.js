@@ -9,6 +9,7 @@
 
 const HIDDEN_MS = 60000;
 const ASK_MS = 30000;
+const REFUSED_MS = 5000; // a farm that is not known may be started yet
 
 export function socketTransport({ socketUrl, act, first = null, ready = Promise.resolve() }) {
   let socket = null;
@@ -20,6 +21,7 @@ export function socketTransport({ socketUrl, act, first = null, ready = Promise.
   let hiddenTimer = 0;
   let sleeping = false;
   let over = false;
+  let refused = false;
   let asked = 0;
   let messages = 0;
   let early = []; // messages of a page that begins, until its socket is open
@@ -54,6 +56,7 @@ export function socketTransport({ socketUrl, act, first = null, ready = Promise.
     own.close();
     failAll("the connection was lost");
     if (sleeping || over) return;
+    if (refused) { timer = setTimeout(connect, REFUSED_MS); return; }
     listener({ type: "line", state: "lost", text: "No connection to the server. Trying again." });
     timer = setTimeout(connect, Math.min(10000, 300 * 2 ** tries++));
   }
@@ -67,7 +70,7 @@ export function socketTransport({ socketUrl, act, first = null, ready = Promise.
       return;
     }
     if (said.type === "refused") {
-      over = true;
+      refused = true;
       listener({ type: "line", state: "refused", text: said.error.text });
       return;
     }
@@ -82,6 +85,7 @@ export function socketTransport({ socketUrl, act, first = null, ready = Promise.
       }
       number = said.number;
     }
+    refused = false;
     if (tries || said.type !== "delta") listener({ type: "line", state: "open", text: "" });
     tries = 0;
     if (said.at_s) listener({ type: "clock", ahead: said.at_s - Date.now() / 1000 });
@@ -116,12 +120,19 @@ export function socketTransport({ socketUrl, act, first = null, ready = Promise.
     if (first) listener({ type: "picture", picture: first.picture });
     ready.then(connect);
   };
-  transport.stop = () => { over = true; clearTimeout(timer); if (socket) socket.close(); };
+  transport.stop = () => {
+    over = true;
+    clearTimeout(timer);
+    clearTimeout(hiddenTimer);
+    document.removeEventListener("visibilitychange", looked);
+    if (socket) socket.close();
+  };
 
-  document.addEventListener("visibilitychange", () => {
+  const looked = () => {
     clearTimeout(hiddenTimer);
     if (document.hidden) hiddenTimer = setTimeout(() => { sleeping = true; if (socket) socket.close(); }, HIDDEN_MS);
     else if (sleeping || !socket) { sleeping = false; tries = 0; connect(); }
-  });
+  };
+  document.addEventListener("visibilitychange", looked);
   return transport;
 }

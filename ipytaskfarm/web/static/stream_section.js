@@ -20,7 +20,8 @@ export function Stream({ model }) {
   const told = model.section("stretches", []).value;
   const engines = model.section("engines", {}).value;
   const farm = model.section("farm", {}).value;
-  const now = saved.last_s || model.now.value;
+  const now = saved.last_s || model.seen.value;
+  const there = model.there.value;
   const live = until === null && !saved.made_s;
   const end = until === null ? now : until;
   const since = end - length;
@@ -43,11 +44,11 @@ export function Stream({ model }) {
           before = answer.next;
           if (before === null || found.length > 20000) break;
         }
-      } catch (error) { if (!over) model.notice.value = { text: error.message, bad: true }; }
+      } catch (error) { if (!over && model.there.value) model.notice.value = { text: error.message, bad: true }; }
       if (!over) setPast((was) => ({ ...was, reading: false }));
     }, 120);
     return () => { over = true; clearTimeout(timer); };
-  }, [ask, length, window_]);
+  }, [ask, length, window_, there]);
 
   const paint = () => { if (canvas.current) drawn.current = draw(canvas.current, { stretches: rows, engines, since, until: end, now, live, hovered }); };
   const latest = useRef(paint); // what is shown now, when the window changes
@@ -82,7 +83,7 @@ export function Stream({ model }) {
     <canvas ref=${canvas} class="tf-stream" tabindex="0" role="img" aria-label=${`${summary(rows, since, end)}. Arrow keys move in time, plus and minus zoom.`} onKeyDown=${keys}
       onMouseMove=${(event) => setHovered(point(event))} onMouseLeave=${() => setHovered(null)} onClick=${(event) => { const row = point(event); if (row) model.opened.value = row[6]; }}></canvas>
     <p class="tf-stream-text tf-muted">${hovered ? describe(hovered) : past.reading && ask ? "reading further back …" : summary(rows, since, end)}</p>
-    <label class="tf-slider"><span class="tf-muted">${moment(first)}</span><input type="range" min=${Math.floor(first)} max=${Math.ceil(now)} step="1" value=${Math.round(end)} aria-label="Time travel" aria-valuetext=${live ? "now" : moment(end)}
-      onInput=${(event) => move(Number(event.target.value))} /><span class="tf-muted">${live ? "now" : clock(end)}</span></label>
+    <label class="tf-slider"><span class="tf-muted">${moment(first)}</span><input type="range" min=${Math.floor(first)} max=${Math.ceil(now)} step="1" value=${Math.round(end)} aria-label="Time travel" aria-valuetext=${live && there ? "now" : moment(end)}
+      onInput=${(event) => move(Number(event.target.value))} /><span class="tf-muted">${live && there ? "now" : clock(end)}</span></label>
   <//>`;
 }

@@ -2,7 +2,7 @@
 
 import { useState } from "./vendor/hooks.js";
 import { count, things } from "./format.js";
-import { html, Section, Empty, Bar, Task } from "./html.js";
+import { html, Section, Empty, Bar, Task, unknown } from "./html.js";
 
 function Reason({ model, row, total }) {
   const [reason, number, example, text] = row;
@@ -21,7 +21,7 @@ export function Waiting({ model }) {
   const unknown = model.section("waiting_unknown", 0).value;
   const total = rows.reduce((sum, row) => sum + row[1], unknown);
   return html`<${Section} id="tf-waiting" title="Why tasks wait" aside=${total ? things(total, "task") : ""}>
-    ${rows.length ? html`<ul class="tf-list">${rows.map((row) => html`<${Reason} key=${row[0]} model=${model} row=${row} total=${total} />`)}</ul>` : html`<${Empty}>${known ? "No task waits." : "…"}<//>`}
+    ${rows.length ? html`<ul class="tf-list">${rows.map((row) => html`<${Reason} key=${row[0]} model=${model} row=${row} total=${total} />`)}</ul>` : html`<${Empty}>${known ? "No task waits." : unknown(model)}<//>`}
     ${unknown ? html`<p class="tf-muted">${things(unknown, "more task")} wait for others, for a time, or in a paused job.</p>` : null}
   <//>`;
 }

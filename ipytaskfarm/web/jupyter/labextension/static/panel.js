@@ -3,13 +3,19 @@
 import { make, numbers } from "./dom.js";
 import { PANEL_MS } from "./server.js";
 
+const SAID_MS = 30000;
+
 export function farmPanel({ apputils, widgets }, server, open, icon) {
   const list = make("ul", { class: "tf-lab-list", "aria-label": "Task farms" });
   const none = make("p", { class: "tf-lab-muted" }, "No farm runs here.");
   const said = make("p", { class: "tf-lab-said", role: "status" });
   const rows = new Map();
+  let silence = 0;
 
-  function say(text, bad = false) {
+  // What was done is true at that time: a while later it would only contradict what the rows say.
+  function say(text, bad = false, stays = true) {
+    clearTimeout(silence);
+    if (!stays) silence = setTimeout(() => say(""), SAID_MS);
     said.textContent = text;
     said.dataset.bad = bad;
   }
@@ -19,7 +25,7 @@ export function farmPanel({ apputils, widgets }, server, open, icon) {
     const buttons = [...element.querySelectorAll("button")];
     for (const button of buttons) button.disabled = true;
     say(text);
-    try { say(await action()); }
+    try { say(await action(), false, false); }
     catch (error) { say(error.message, true); }
     for (const button of buttons) button.disabled = false;
     await server.refresh();
