@@ -417,8 +417,9 @@ def test_the_result_of_an_item_is_the_argument_of_another_task(tc: TaskClient, t
     assert tc.get_task_result(add, block=True).result == 2.0 + 4.5
     told = tc.run(Task(repr, args=(Ref(ids[3]),), if_failed="run"))
     assert tc.get_task_result(told, block=True).result.startswith("ValueError('bad 3'")
-    # It waits for a chunk that has not ended, and the value stays until it has been taken.
-    job = tc.map(wait_for_file, range(20), [str(tmp_path / "go")] * 20, chunksize=20, block=False)
+    # It waits for a chunk that has not ended, and the value stays until it has been taken.  Item 7 waits for the file
+    # too: behind a slow item it would run elsewhere.
+    job = tc.map(wait_for_file, [*range(7), 20, *range(8, 20)], [str(tmp_path / "go")] * 20, chunksize=20, block=False)
     later = tc.run(Task(f"{gate.code}\nseen = value", pull="seen", push={"value": Ref(job.ids[7])}))
     assert "waits for" in tc.explain(later)
     (tmp_path / "go").touch()
@@ -428,7 +429,7 @@ def test_the_result_of_an_item_is_the_argument_of_another_task(tc: TaskClient, t
         tc.clear(job.ids[5:9])
     assert tc.clear() >= 16
     gate.open()
-    assert tc.get_task_result(later, block=True).ns.seen == 7
+    assert tc.get_task_result(later, block=True).ns.seen == 20
     assert tc.clear(job.ids[7]) == 1
 
 
