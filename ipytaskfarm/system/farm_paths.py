@@ -527,8 +527,10 @@ def _connection_files() -> list[Path]:
 def _not_running(path: Path) -> errors.FarmNotRunning:
     name = path.stem.removeprefix(_PREFIX).removesuffix(_AGENT)
     if path.parent == runtime_folder() and _NAME.fullmatch(name):
+        running = ", ".join(repr(farm.name) for farm in list_farms() if farm.running)
         return errors.FarmNotRunning(
             f"farm {name!r} is not running (there is no {path}): start it with `ipytaskfarm start --farm {name}`"
+            + (f", or give the name of one that runs here: {running}" if running else "")
         )
     return errors.FarmNotRunning(
         f"there is no connection file {path}: `ipytaskfarm start --farm NAME` starts a farm, `ipytaskfarm list` shows "
@@ -592,9 +594,7 @@ def list_farms() -> list[FarmEntry]:
 
 
 def _is_running(path: Path | None) -> bool:
-    if path is None:
-        return False
     try:
-        return not is_stale(read_connection_file(path))
+        return path is not None and not is_stale(read_connection_file(path))
     except errors.TaskFarmError:
         return False
