@@ -266,7 +266,9 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
     ) -> Iterator[concurrent.futures.Future[Any]]:
         """Return the futures of a map's items, which are submitted as these are asked for."""
         from ipytaskfarm.client.map_items import Items
+        from ipytaskfarm.client.map_submission import warn_of_one_for_all
 
+        warn_of_one_for_all(fn)
         room = self.client.session.items_room
         waiting = ItemsToSubmit(
             fn, Items([items]), star, chunksize, grows, known, self._max_workers, self._is_busy, room
