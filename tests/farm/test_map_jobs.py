@@ -259,6 +259,8 @@ def test_after_a_loss_only_items_that_had_begun_are_charged(tc: TaskClient, tmp_
     found = tc.map(die_at_five, range(20), [str(tmp_path)] * 20, chunksize=20, on_error="return")
     lost = [x for x in range(20) if isinstance(found[x], errors.EngineLost)]
     assert 5 in lost
+    named = {note.partition(" of ")[0] for x in lost for note in found[x].__notes__ if note.endswith("of 20")}
+    assert named & {"item 5", f"items 0 to {lost[-1]}"}
     assert lost == list(range(len(lost)))  # those behind the running ones had not begun
     assert lost[-1] < 19
     assert all(found[x] == x for x in range(len(lost), 20))
