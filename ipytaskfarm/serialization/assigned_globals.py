@@ -86,11 +86,9 @@ class AssignedGlobals:
     def _is_defined(self, now: Any, name: str) -> bool:
         """Return whether a function is the source's own, or wraps it."""
         for _ in range(10):
-            if not isinstance(now, types.FunctionType):
-                return False
-            if now.__code__.co_name == name and now.__module__ == self._name:
+            if isinstance(now, types.FunctionType) and now.__code__.co_name == name and now.__module__ == self._name:
                 return True
-            now = getattr(now, "__wrapped__", None)
+            now = getattr(now, "__wrapped__", None)  # a classmethod has it too, as __init_subclass__ becomes one
         return False
 
 

@@ -78,7 +78,11 @@ def _expected_state(tree: ast.Module) -> tuple[list[Expected], dict[str, dict[st
             literal = _literal(value)
             if literal is not _NO_LITERAL and (isinstance(literal, PLAIN) or not names.is_changed_within(name)):
                 found.append(("", name, literal))
-            elif isinstance(value, ast.Call) and (attributes := _attributes(value, classes)) is not None:
+            elif (
+                isinstance(value, ast.Call)
+                and not names.sets_attributes
+                and (attributes := _attributes(value, classes)) is not None
+            ):
                 objects[name] = attributes | dict.fromkeys(names.attributes, _NO_LITERAL)
     return found, objects
 
@@ -182,6 +186,8 @@ class _Names:
         self._changed: set[str] = set()
         self.attributes: set[str] = set()
         """Names of attributes that the module assigns to anything but ``self``."""
+        self.sets_attributes = False
+        """Whether it may assign others, by ``setattr`` and the like."""
         self._look(tree, frozenset(), frozenset())
 
     def is_kept(self, name: str) -> bool:
@@ -219,6 +225,7 @@ class _Names:
             return
         elif isinstance(node, ast.Name):
             self._changed.add(node.id)
+            self.sets_attributes = self.sets_attributes or node.id in ("setattr", "vars")
         elif _reaches_inside(node):
             self._changed |= _named(_root(node))
         for child in ast.iter_child_nodes(node):

@@ -58,9 +58,14 @@ def kind(): return 1
 class Config:
     scale = 1
     made = 0
+    def __init_subclass__(cls): cls.made = 0
+    def __class_getitem__(cls, item): return item
     def run(self):
         type(self).made += 1
         return self.scale
+class Made:
+    def __new__(cls): return object.__new__(cls)
+made, by_name = Made(), Made()
 class Model:
     def __init__(self):
         self.size = 1
