@@ -105,7 +105,8 @@ def warned(name: str) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         module = importlib.import_module(name)
-        pack_function(lambda: module)
+        # a function of a script: with one of this file the whole folder of tests would be packed
+        pack_function(eval("lambda: module", {"__name__": "__main__", "module": module}))
         assert bundle_of(name).members
     return [str(each.message).removeprefix(f"{name}.") for each in caught]
 
