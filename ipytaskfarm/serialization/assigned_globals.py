@@ -23,7 +23,7 @@ from ..core.text import shown
 from ..system.farm_paths import process_started
 from ..system.process import depth_of_user
 from .module_origin import Travel, travel
-from .module_state import PLAIN, Defined, Expected, changed_by_imports, is_decided, parsed, state_of
+from .module_state import PLAIN, Defined, Expected, changed_by_imports, is_decided, parsed, seeds_of, state_of
 
 _STATE_MAX = 512
 """How many values of a module are compared: this is done for each function that is packed."""
@@ -34,16 +34,25 @@ _warned: set[tuple[str, str]] = set()
 class AssignedGlobals:
     """What one imported module has by its source, to compare it with what it has by now."""
 
-    __slots__ = ("_expected", "_globals", "_name", "_objects")
+    __slots__ = ("_expected", "_globals", "_name", "_objects", "_seeds")
 
-    def __init__(self, name: str, expected: list[Expected], objects: dict[str, dict[str, Any]]) -> None:
+    def __init__(
+        self, name: str, expected: list[Expected], objects: dict[str, dict[str, Any]], seeds: tuple[str, ...]
+    ) -> None:
         self._name = name
         self._expected = expected
         self._objects = objects
         self._globals = vars(sys.modules[name])
+        self._seeds = seeds
 
     def warn(self) -> None:
         """Warn of what has another value by now, once of each."""
+        for seed in self._seeds:
+            if (self._name, f"{seed}()") not in _warned:
+                _warned.add((self._name, f"{seed}()"))
+                text = f"{self._name} seeds {seed.removesuffix('.seed')} when it is imported: tasks on several engines "
+                text += "get the same random numbers. Give each task its own generator or seed as an argument"
+                warnings.warn(text, stacklevel=depth_of_user())
         changed = [each for each in self._changes() if (self._name, each[0]) not in _warned]
         if not changed:
             return
@@ -114,17 +123,19 @@ def state_to_compare(name: str, file: str, source: bytes) -> AssignedGlobals | N
         file: its file.
         source: the content of the file.
     """
-    if name not in sys.modules or not (b"=" in source or b"def " in source):
+    if name not in sys.modules or not (b"=" in source or b"def " in source or b"seed(" in source):
         return None
     try:
         if os.stat(file).st_ctime >= _began_s():  # the time of an edit can be set, this one cannot
             return None
     except OSError:
         return None
-    expected, objects = state_of(source)
-    if not (expected or objects):
+    (expected, objects), seeds = state_of(source), seeds_of(source)
+    if not (expected or objects or seeds):
         return None
-    return AssignedGlobals(name, sorted(expected, key=lambda each: type(each[2]) is Defined)[:_STATE_MAX], objects)
+    return AssignedGlobals(
+        name, sorted(expected, key=lambda each: type(each[2]) is Defined)[:_STATE_MAX], objects, seeds
+    )
 
 
 @functools.cache

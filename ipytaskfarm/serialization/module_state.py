@@ -62,6 +62,28 @@ def state_of(source: bytes) -> tuple[list[Expected], dict[str, dict[str, Any]]]:
         return [], {}
 
 
+@functools.lru_cache(4096)
+def seeds_of(source: bytes) -> tuple[str, ...]:
+    """Return what a module seeds when it is imported: its generators that functions use, and calls of ``seed``."""
+    tree = parsed(source) if b"seed(" in source or b"default_rng(" in source or b"Random" in source else None
+    found: list[str] = []
+    for statement in tree.body if tree is not None else ():
+        name, value = _assigned_value(statement)
+        if isinstance(statement, ast.Expr):
+            value = statement.value
+        if not isinstance(value, ast.Call) or not (value.args or value.keywords):
+            continue
+        called = ast.unparse(value.func)
+        if name is None and called in ("np.random.seed", "numpy.random.seed", "random.seed"):
+            found.append(called)
+        elif name is not None and called.rpartition(".")[2] in ("default_rng", "RandomState", "Random"):
+            assert tree is not None
+            functions = (node for node in ast.walk(tree) if isinstance(node, _Function | ast.Lambda))
+            if any(_is_name(node, name) for function in functions for node in ast.walk(function)):
+                found.append(name)
+    return tuple(found)
+
+
 def _expected_state(tree: ast.Module) -> tuple[list[Expected], dict[str, dict[str, Any]]]:
     names = _Names(tree)
     found: list[Expected] = []
@@ -169,7 +191,7 @@ def _set_by(methods: Iterable[ast.AST]) -> set[str]:
     return {node.attr for node in nodes if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load)}
 
 
-def _is_name(node: ast.expr, name: str | None = None) -> bool:
+def _is_name(node: ast.AST, name: str | None = None) -> bool:
     return isinstance(node, ast.Name) and name in (None, node.id)
 
 

@@ -193,3 +193,22 @@ def test_an_edited_file_is_no_assignment(settings: Any, tmp_path: Path, monkeypa
     write(tmp_path / f"{name}.py", SOURCE.replace("0.5", "0.75"), at_s=2)
     assert warned(name) == []
     assert sys.modules[name].RATE == 0.5
+
+
+def test_seeds_at_import_are_warned_of(settings: Any, tmp_path: Path) -> None:
+    name = f"user_of_{settings.__name__}"
+    source = """
+import random
+import numpy as np
+np.random.seed(1)
+rng = np.random.default_rng(1)
+unseeded = np.random.default_rng()
+unused = random.Random(2)
+def draw(): return rng.random() + unseeded.random()
+"""
+    write(tmp_path / f"{name}.py", source)
+    importlib.invalidate_caches()
+    importlib.import_module(name)
+    first = [text.partition(":")[0] for text in warned(name)]
+    assert first == [f"{name} seeds {what} when it is imported" for what in ("np.random", "rng")]
+    assert warned(name) == []
