@@ -277,7 +277,7 @@ def test_each_action_is_documented_and_explained(shell: Shell) -> None:
         ("%task drain", "which nodes"),
         ("%task abort 9-3", "write 3-9"),
         ("%task history --since yesterday", "'yesterday' is not a time"),
-        ("%task history --last many", "invalid int"),
+        ("%task history --last many", "--last takes a whole number, not 'many'"),
     ],
 )
 def test_words_that_do_not_fit_an_action(shell: Shell, line: str, told: str) -> None:
