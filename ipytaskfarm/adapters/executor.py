@@ -44,6 +44,7 @@ from ipytaskfarm.adapters.executor_map import Apart, ItemsToSubmit, Together, fl
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.task_types import Final
 from ipytaskfarm.core.states import ABORTS, RUNNING, Reason
+from ipytaskfarm.core.text import did_you_mean
 from ipytaskfarm.system.process import usable_cores
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         self._prints = prints
         environment = environment_of(initializer, initargs, max_tasks_per_child, rules.pop("environment", None))
         self._rules = {"retries": RETRIES, "retry_on": errors.EngineLost, "environment": environment, **rules}
+        check_rules(rules, "an Executor", ("max_workers", "initializer", "initargs", "max_tasks_per_child", "prints"))
         check_rules(self._rules)
         self._farm: Farm | None = None
         workers = workers_or_client("max_workers", max_workers)
@@ -266,7 +268,9 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
     ) -> Iterator[concurrent.futures.Future[Any]]:
         """Return the futures of a map's items, which are submitted as these are asked for."""
         from ipytaskfarm.client.map_items import Items
+        from ipytaskfarm.client.map_submission import warn_of_one_for_all
 
+        warn_of_one_for_all(fn)
         room = self.client.session.items_room
         waiting = ItemsToSubmit(
             fn, Items([items]), star, chunksize, grows, known, self._max_workers, self._is_busy, room
@@ -568,12 +572,25 @@ def workers_or_client(argument: str, value: int | TaskClient | None) -> int | Ta
     raise TypeError(f"{argument} must be an integer, None or a TaskClient, not a {kind}: {value!r:.80}{remedy}")
 
 
-def check_rules(rules: dict[str, Any]) -> None:
-    """Raise what the first call would raise for wrong rules, before a farm is started."""
+def check_rules(rules: dict[str, Any], whose: str = "this call", others: Iterable[str] = ()) -> None:
+    """Raise what the first call would raise for wrong rules, before a farm is started.
+
+    Args:
+        rules: the rules, by name.
+        whose: what was called, for the error about an unknown name.
+        others: its own arguments, of which one may be meant.
+    """
     from ipytaskfarm.client.tasks import CallTask
 
     if "mp_context" in rules:
         raise TypeError("mp_context: engines are started by the farm's agents, not by multiprocessing: leave it out")
+    known = CallTask._attributes
+    for name, value in rules.items():
+        if name not in known:
+            near = did_you_mean(name, {*known, *others})
+            if hasattr(value, "task_client") or hasattr(value, "get_task_result"):
+                near = "; a TaskClient is the first argument, in place of the number of workers"
+            raise TypeError(f"{whose} has no argument {name!r}{near}")
     CallTask(call_all, **rules)
 
 

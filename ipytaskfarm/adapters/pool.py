@@ -22,7 +22,7 @@ from multiprocessing.pool import (  # type: ignore[attr-defined]  # typeshed lea
 )
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ipytaskfarm.adapters.executor import Executor, workers_or_client
+from ipytaskfarm.adapters.executor import Executor, check_rules, workers_or_client
 from ipytaskfarm.adapters.executor_map import Apart, Together, left_s, whole
 from ipytaskfarm.core import errors
 
@@ -244,6 +244,7 @@ class Pool:
             raise ValueError("Number of processes must be at least 1")
         if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
             raise ValueError("maxtasksperchild must be a positive int or None")
+        check_rules(rules, "a Pool", ("processes", "initializer", "initargs", "maxtasksperchild"))
         self._executor = _Calls(processes, initializer, tuple(initargs), max_tasks_per_child=maxtasksperchild, **rules)
         self._feeders: list[threading.Thread] = []
         """Threads that read the iterators of `imap`."""

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import inspect
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from ..serialization.file_arguments import File
 from ..serialization.outside_inputs import MODULES
 from ..serialization.recipes import ArgumentDigests, FunctionRecipe, recipe_of
 from ..serialization.references import Ref
+from ..system.process import depth_of_user
 
 _encode = msgspec.json.Encoder().encode
 _warned: set[str] = set()
@@ -177,12 +177,3 @@ def _warn_once(recipe: FunctionRecipe, why: str, remedy: str) -> None:
         UserWarning,
         stacklevel=depth_of_user(),
     )
-
-
-def depth_of_user() -> int:
-    """Return how many frames the caller is away from the user's code, as `warnings.warn` counts them."""
-    package = __name__.partition(".")[0]
-    frame, depth = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
-        frame, depth = frame.f_back, depth + 1
-    return depth

@@ -518,11 +518,27 @@ class Values(list[T], Generic[T]):
 def outcome(job: Job, found: Gathered, on_error: str) -> Values[Any]:
     """Return the values of a map that has ended, or raise what its caller wants raised."""
     values: Values[Any] = Values(found.values, found.printed, job)
+    _name_items(found)
     if found.errors and on_error != "return":
         _raise(job, found, on_error)
     for place, error in found.errors.items():
         values[place] = error
     return values
+
+
+def _name_items(found: Gathered) -> None:
+    """Add the items to an error that no engine could name them in, such as the loss of the engine."""
+    places: dict[int, list[int]] = {}
+    for place, error in found.errors.items():
+        places.setdefault(id(error), []).append(place)
+    for place, error in found.errors.items():
+        together = places.pop(id(error), None)
+        if together is None:
+            continue
+        with suppress(Exception):  # an exception's own class may do anything
+            if not any(str(note).startswith("item") for note in getattr(error, "__notes__", ())):
+                which = f"item {place}" if len(together) == 1 else f"items {min(together)} to {max(together)}"
+                error.add_note(f"{which} of {len(found.values)}")
 
 
 def _raise(job: Job, found: Gathered, on_error: str) -> NoReturn:

@@ -20,6 +20,7 @@ import msgspec
 from ..core.chunk_sizes import Pace
 from ..core.messages import ListEngines, tables
 from ..core.messages.task_types import Final, Function, JobSpec, Rules
+from ..serialization.session_state import warn_of_one_for_all as warn_of_one_for_all
 from .environments import pack_environment_of
 from .map_items import Items
 from .packing import Shared, pack_task, refuse_task
@@ -66,6 +67,7 @@ class MapSubmission:
         self.members: list[tuple[int, int]] = []
         """(id, number of items of a chunk, or 0) in the order of the items."""
         self._function = function
+        warn_of_one_for_all(function)
         self._own = {name: rules[name] for name in _OF_TASKS if rules.get(name)}
         given = {name: value for name, value in rules.items() if name not in _OF_TASKS and name != "unique"}
         checked = {name: CHECKS[name](value) for name, value in given.items() if value != DEFAULTS[name]}

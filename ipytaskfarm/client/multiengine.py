@@ -497,12 +497,12 @@ class MultiEngineClient:
 
     def __getitem__(self, key: str) -> Any:
         if not isinstance(key, str):
-            raise TypeError(f"mec[…] takes a name, not {type(key).__name__}")
+            raise TypeError(f"mec[…] takes a name, not {type(key).__name__}: targets=… of its methods chooses engines")
         return self.pull(key, block=True)
 
     def __setitem__(self, key: str, value: Any) -> None:
         if not isinstance(key, str):
-            raise TypeError(f"mec[…] = takes a name, not {type(key).__name__}")
+            raise TypeError(f"mec[…] = takes a name, not {type(key).__name__}: push(…, targets=…) chooses engines")
         self.push({key: value}, block=True)
 
     # ----------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from ..display import cache_text
 from ..display.tables import Table
 from ..serialization.cache import damage_of
 from ..serialization.rebuild import same
-from .cache_keys import depth_of_user
+from ..system.process import depth_of_user
 from .ids import task_id
 from .operate import mark_failed
 from .results import TaskResult, decode_body

@@ -31,6 +31,8 @@ _decode_body = msgspec.msgpack.Decoder(ResultBody).decode
 
 _NOTHING = ResultBody()
 
+_USUAL_LIMIT = 1000
+"""Python's recursion limit, with which tasks begin unless all engines have another one."""
 _BY_REASON: dict[str, type[Exception]] = {
     Reason.ABORTED: errors.TaskAborted,
     Reason.JOB_ABORTED: errors.TaskAborted,
@@ -111,7 +113,13 @@ def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
     notes = own.get("__notes__") or []
     # The first note of an item of a map names the item; further ones are the user's own.
     if traceback_text and (not notes or (len(notes) == 1 and str(notes[0]).startswith("item "))):
-        own["__notes__"] = [*notes, f"raised on engine {engine_id}:{_place_or(traceback_text, traceback_of(error))}"]
+        notes = [*notes, f"raised on engine {engine_id}:{_place_or(traceback_text, traceback_of(error))}"]
+        if isinstance(error, RecursionError) and sys.getrecursionlimit() > _USUAL_LIMIT:
+            notes.append(
+                f"the recursion limit is {sys.getrecursionlimit()} here, and that of its engine in a task: call "
+                "sys.setrecursionlimit in the function, or for all engines with mec.execute(…)"
+            )
+        own["__notes__"] = notes
 
 
 def _place_or(text: str, tb: TracebackType | None) -> str:

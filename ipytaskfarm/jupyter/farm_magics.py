@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
-from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.core.magic_arguments import argument, magic_arguments
 
 from ..client.screens import Slot
 from ..core import errors
@@ -25,6 +25,7 @@ from ..display.farm_tables import engine_table
 from ..display.ipython import notebook_shell
 from ..system.farm_paths import connection_reader
 from . import connection
+from .arguments import parse_intermixed_line
 from .tracebacks import short_errors
 
 
@@ -133,7 +134,8 @@ class FarmMagics(Magics):
 
         A farm that is started here continues when this kernel ends.  The magics use it from then on.
         """
-        given = parse_argstring(self.taskfarm, line)
+        # not parse_line: argparse fills both optional words from the first one, and refuses `start -n 2 NAME`
+        given = parse_intermixed_line(self.taskfarm, "%taskfarm", line)
         if given.farm and given.farm_option:
             raise UsageError(f"%taskfarm: which farm, {given.farm} or {given.farm_option}?")
         farm = given.farm or given.farm_option
@@ -151,9 +153,6 @@ class FarmMagics(Magics):
             else:
                 self._stop(name, given)
         return None
-
-    # Without this `start -n 2 NAME` is refused: argparse fills both optional words from the first one.
-    taskfarm.parser.parse_args = taskfarm.parser.parse_intermixed_args
 
     def _start(self, name: str, given: Any) -> None:
         home, notes = Home.of(name), Notes()

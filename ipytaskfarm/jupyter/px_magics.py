@@ -12,11 +12,12 @@ from typing import Any
 from IPython import get_ipython
 from IPython.core.error import UsageError
 from IPython.core.magic import no_var_expand
-from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.core.magic_arguments import argument, magic_arguments
 
 from ..client import MultiEngineClient
 from ..client.commands import PendingResult, show_entries
 from ..client.offered_magics import offer_magics
+from .arguments import parse_line
 from .tracebacks import cell_place, short_errors
 
 LINE = ("px", "autopx", "pxresult", "pxconfig", "pxsession", "result")
@@ -96,7 +97,7 @@ class Px:
     @argument("-o", "--out", metavar="VAR", help="bind the result to this name")
     def cell(self, line: str, cell: str) -> Any:
         """``%%px``: run the cell on the engines."""
-        given = parse_argstring(self.cell, line)
+        given = parse_line(self.cell, "%%px", line)
         with short_errors():
             if not given.local:
                 return self._run(cell, given.targets, given.block, given.out)
@@ -115,15 +116,16 @@ class Px:
             print(f"%autopx{self._suffix} enabled: cells run on the engines; %autopx{self._suffix} again ends that")
 
     @magic_arguments()
+    @argument("command", nargs="?", type=int, metavar="N", help="the number of a command, as in In [N]")
     @argument("-t", "--targets", metavar="IDS", help="engines: 0, 0,2 or all")
     @argument("-o", "--out", metavar="VAR", help="bind the result to this name")
     def result(self, line: str) -> Any:
-        """``%pxresult``: wait for the last command, and show its result."""
-        given = parse_argstring(self.result, line)
+        """``%pxresult``: wait for the last command, and show its result; ``%pxresult 3``: that of the third one."""
+        given = parse_line(self.result, "%pxresult", line)
         with short_errors():
-            if self._last is not None and given.targets is None:
+            if self._last is not None and given.targets is None and given.command is None:
                 return self._show(self._last, True, given.out)
-            found = self._client.get_result(targets=_targets(given.targets), block=True)
+            found = self._client.get_result(given.command, targets=_targets(given.targets), block=True)
             if given.out:
                 self._shell.user_ns[given.out] = found
             show_entries(found)
@@ -133,7 +135,7 @@ class Px:
     @px_arguments
     def config(self, line: str) -> None:
         """``%pxconfig``: set the client's `targets` and `block`."""
-        given = parse_argstring(self.config, line)
+        given = parse_line(self.config, "%pxconfig", line)
         if given.targets is not None:
             self._client.targets = _targets(given.targets)
         if given.block is not None:
@@ -150,7 +152,7 @@ class Px:
         ``%pxsession checkpoint``: save the engines' state for their replacements.
         """
         # IPython would put the builtin `id` into the file's name.
-        given = parse_argstring(self.session, self._shell.var_expand(line.replace("{id}", "{{id}}")))
+        given = parse_line(self.session, "%pxsession", self._shell.var_expand(line.replace("{id}", "{{id}}")))
         if (given.file is None) != (given.action == "checkpoint"):
             raise UsageError("give `save FILE`, `load FILE` or `checkpoint`")
         targets = _targets(given.targets)

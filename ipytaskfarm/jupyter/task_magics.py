@@ -9,8 +9,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
-from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
-from IPython.utils.process import arg_split  # type: ignore[attr-defined]
+from IPython.core.magic_arguments import argument, magic_arguments
 
 from ..client import Job, StringTask, TaskClient, TaskResult
 from ..client.tables import FailureGroups, TaskTable
@@ -18,6 +17,7 @@ from ..client.waits import wait_for_tasks
 from ..core.parsing import parse_ids
 from ..core.states import ACCEPTED_STATES, ASKED_STATES
 from . import connection
+from .arguments import parse_intermixed_line, parse_line
 from .handles import TaskHandle
 from .task_actions import ACTIONS, ActionArguments, check
 from .tracebacks import cell_place, short_errors
@@ -85,7 +85,7 @@ class TaskMagics(Magics):
         Without -b a handle is shown at once, and is replaced by the result.  -o h binds the handle to h: use h.ns.a,
         h.result() or await h.  With -b the magic waits, and binds the pulled names here if the task has succeeded.
         """
-        given = parse_argstring(self.task_cell, line)
+        given = parse_line(self.task_cell, "%%task", line)
         with short_errors():
             client = connection.task_client(self.shell)
             rules = {**self._rules(given), "unique": _unquoted(given.unique)}
@@ -111,7 +111,7 @@ class TaskMagics(Magics):
         The list contains the exceptions of failed tasks, and the first exception is raised.
         """
         targets, expression, options = split_map(line, self.taskmap.parser)
-        given = parse_argstring(self.taskmap, options)
+        given = parse_line(self.taskmap, "%%taskmap", options)
         with short_errors():
             items = self.shell.ev(expression)
             client = connection.task_client(self.shell)
@@ -167,7 +167,7 @@ class TaskMagics(Magics):
         one job, by its name.  priority: let tasks start earlier or later than others.  pause, resume: start no more
         tasks of the farm or of a job, or start them again.  drain: give the engines of these nodes no more tasks.
         """
-        given = self.task_line.parser.parse_intermixed_args(arg_split(line))
+        given = parse_intermixed_line(self.task_line, "%task", line)
         for option in vars(given).keys() - {"action", "words"}:
             setattr(given, option, _unquoted(getattr(given, option)))
         action = check(given.action, given.words, given)
@@ -184,7 +184,7 @@ class TaskMagics(Magics):
     @line_magic
     def tasks(self, line: str) -> TaskTable:
         """Return a table of tasks with their states."""
-        given = parse_argstring(self.tasks, line)
+        given = parse_line(self.tasks, "%tasks", line)
         with short_errors():
             client = connection.task_client(self.shell)
             ids = client.job(_unquoted(given.job)).ids if given.job else None

@@ -1,10 +1,9 @@
-"""Warns of globals of by-value modules that the program has assigned from outside after the import.
+"""Warns of what the program has set in its by-value modules from outside, after their import.
 
-Tasks run the module's source, so after ``config.N = 5`` they would compute with the number in the source, without a
-word.  Only plain constants count that the source assigns once, and that no function of the module assigns: what a
-module does with its own globals is its own affair, and what other modules of the program assign when they are imported
-they assign on engines too.  A file that was edited after this process began is left alone,
-because its source may differ from what was imported.
+Tasks run the module's source, so after ``config.N = 5``, ``config.OPTIONS["n"] = 5`` or ``helpers.load = fake`` they
+would compute with what the source says, without a word.  `module_state` tells what the source decides; what other
+modules of the program set when they are imported they set on engines too.  A file that was edited after this process
+began is left alone, because its source may differ from what was imported.
 """
 
 from __future__ import annotations
@@ -12,70 +11,131 @@ from __future__ import annotations
 import ast
 import functools
 import os
-import re
 import sys
 import time
+import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ..core.text import shown
 from ..system.farm_paths import process_started
+from ..system.process import depth_of_user
+from .module_origin import Travel, travel
+from .module_state import PLAIN, Defined, Expected, changed_by_imports, is_decided, parsed, seeds_of, state_of
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_CONSTANTS_MAX = 256
-"""How many constants of a module are compared: this is done for each function that is packed."""
+_STATE_MAX = 512
+"""How many values of a module are compared: this is done for each function that is packed."""
+_MISSING = object()
 _warned: set[tuple[str, str]] = set()
 
 
 class AssignedGlobals:
-    """The constants of one imported module, to compare them with its globals later."""
+    """What one imported module has by its source, to compare it with what it has by now."""
 
-    __slots__ = ("_constants", "_globals", "_name", "_sources")
+    __slots__ = ("_expected", "_globals", "_name", "_objects", "_seeds")
 
-    def __init__(self, name: str, constants: dict[str, Any], sources: Sequence[bytes]) -> None:
+    def __init__(
+        self, name: str, expected: list[Expected], objects: dict[str, dict[str, Any]], seeds: tuple[str, ...]
+    ) -> None:
         self._name = name
-        self._constants = constants
+        self._expected = expected
+        self._objects = objects
         self._globals = vars(sys.modules[name])
-        self._sources = sources
+        self._seeds = seeds
 
     def warn(self) -> None:
-        """Warn of the constants that have another value by now, once of each."""
-        present = self._globals
-        for name, value in self._constants.items():
-            now = present.get(name, value)
-            if now is value or (type(now) is type(value) and now == value):
-                continue
-            if not isinstance(now, _PLAIN) or (self._name, name) in _warned:
-                continue
-            _warned.add((self._name, name))
-            by_import = re.compile(rb"(?m)^[\w.]*\.%s\s*(:[^=\n]*)?=(?!=)" % name.encode())
-            if not any(map(by_import.search, self._sources)):
+        """Warn of what has another value by now, once of each."""
+        for seed in self._seeds:
+            if (self._name, f"{seed}()") not in _warned:
+                _warned.add((self._name, f"{seed}()"))
+                text = f"{self._name} seeds {seed.removesuffix('.seed')} when it is imported: tasks on several engines "
+                text += "get the same random numbers. Give each task its own generator or seed as an argument"
+                warnings.warn(text, stacklevel=depth_of_user())
+        changed = [each for each in self._changes() if (self._name, each[0]) not in _warned]
+        if not changed:
+            return
+        _warned.update((self._name, path) for path, _, _ in changed)
+        by_imports = changed_by_imports(_imported())
+        for path, text, source_text in changed:
+            if path.rpartition(".")[2] not in by_imports:
                 warnings.warn(
-                    f"{self._name}.{name} was set to {shown(now)} after the import, and tasks run the module's source, "
-                    f"where it is {shown(value)}: pass it as an argument, or keep it in the script",
-                    stacklevel=2,
+                    f"{self._name}.{path} was {text} after the import, and tasks run the module's source{source_text}: "
+                    "pass it as an argument, or keep it in the script",
+                    stacklevel=depth_of_user(),
                 )
 
+    def _changes(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the path of each changed value, what was done to it, and what the source says."""
+        present = self._globals
+        for owner, name, value in self._expected:
+            holder = present
+            if owner:
+                definition = present.get(owner)
+                if not isinstance(definition, type) or definition.__module__ != self._name:
+                    continue
+                holder = vars(definition)  # type: ignore[assignment]
+            now = holder.get(name, _MISSING)
+            path = f"{owner}.{name}" if owner else name
+            if now is value or now is _MISSING:
+                continue
+            if type(value) is Defined:
+                if not self._is_defined(now, value):
+                    yield path, f"replaced by {shown(now)}", ""
+            elif not _same(now, value) and (not owner or type(now) in PLAIN):
+                yield path, f"set to {shown(now)}", f", where it is {shown(value)}"
+        for name, known in self._objects.items():
+            for key, now in _attributes(present.get(name)):
+                value = known.get(key, _MISSING)
+                if is_decided(value) and type(now) in PLAIN and not _same(now, value):
+                    text = "does not exist" if value is _MISSING else f"is {shown(value)}"
+                    yield f"{name}.{key}", f"set to {shown(now)}", f", where it {text}"
 
-def constants_to_compare(name: str, file: str, source: bytes, sources: Sequence[bytes]) -> AssignedGlobals | None:
-    """Return the constants of a by-value module that may be compared with its globals; None if there are none.
+    def _is_defined(self, now: Any, name: str) -> bool:
+        """Return whether a function is the source's own, or wraps it."""
+        for _ in range(10):
+            if isinstance(now, types.FunctionType) and now.__code__.co_name == name and now.__module__ == self._name:
+                return True
+            now = getattr(now, "__wrapped__", None)  # a classmethod has it too, as __init_subclass__ becomes one
+        return False
+
+
+def _attributes(found: Any) -> Iterator[tuple[str, Any]]:
+    try:
+        yield from list(vars(found).items())
+    except TypeError:  # it has none
+        return
+
+
+def _same(now: Any, value: Any) -> bool:
+    try:
+        return type(now) is type(value) and bool(now == value)
+    except Exception:  # of an array inside, whose comparison is no truth
+        return False
+
+
+def state_to_compare(name: str, file: str, source: bytes) -> AssignedGlobals | None:
+    """Return what of a by-value module may be compared with its globals; None if there is nothing.
 
     Args:
         name: the module's name.
         file: its file.
         source: the content of the file.
-        sources: those of all modules that travel with it.
     """
-    if name not in sys.modules or b"=" not in source:
+    if name not in sys.modules or not (b"=" in source or b"def " in source or b"seed(" in source):
         return None
     try:
         if os.stat(file).st_ctime >= _began_s():  # the time of an edit can be set, this one cannot
             return None
-        constants = dict(_constants(ast.parse(source)))
-    except (OSError, SyntaxError, ValueError, RecursionError):
+    except OSError:
         return None
-    return AssignedGlobals(name, constants, sources) if 0 < len(constants) <= _CONSTANTS_MAX else None
+    (expected, objects), seeds = state_of(source), seeds_of(source)
+    if not (expected or objects or seeds):
+        return None
+    return AssignedGlobals(
+        name, sorted(expected, key=lambda each: type(each[2]) is Defined)[:_STATE_MAX], objects, seeds
+    )
 
 
 @functools.cache
@@ -85,25 +145,13 @@ def _began_s() -> float:
     return 0.0 if since_boot_s is None else time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot_s
 
 
-def _constants(tree: ast.Module) -> Iterator[tuple[str, Any]]:
-    """Yield name and value of each plain constant that is assigned once, by a statement of the module itself."""
-    bound: dict[str, int] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Global):
-            bound.update(dict.fromkeys(node.names, 2))
-        elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-            bound[node.id] = bound.get(node.id, 0) + 1
-        elif isinstance(node, ast.alias):
-            bound[node.asname or node.name] = 2
-    for statement in tree.body:
-        target = statement.targets[0] if isinstance(statement, ast.Assign) and len(statement.targets) == 1 else None
-        if isinstance(statement, ast.AnnAssign):
-            target = statement.target
-        value = getattr(statement, "value", None)
-        if isinstance(target, ast.Name) and isinstance(value, ast.expr) and bound.get(target.id) == 1:
+def _imported() -> Iterator[ast.Module]:
+    """Yield the sources of all imported modules that travel by value."""
+    for name in list(sys.modules):
+        if travel(name) is Travel.SOURCE and (file := getattr(sys.modules[name], "__file__", None)):
             try:
-                constant = ast.literal_eval(value)
-            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+                tree = parsed(Path(file).read_bytes())
+            except OSError:
                 continue
-            if isinstance(constant, _PLAIN):
-                yield target.id, constant
+            if tree is not None:
+                yield tree

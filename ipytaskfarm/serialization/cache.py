@@ -13,7 +13,7 @@ from typing import Any
 
 from ..core.messages.task_types import Function
 from ..storage.blobs import BLOB_BYTES, BlobWriter, mapped, missing_blob
-from . import rebuild as build
+from . import rebuild as build, session_state
 from .digests import Digester
 from .guards import Guard
 from .hash_cycles import dump_settled
@@ -273,7 +273,9 @@ def packed_function(function: object, writer: BlobWriter | None = None) -> Funct
     """
     entry = _functions.get(function)
     # The function is packed first, because the errors of the pickler say which part cannot travel.
+    session_state.begin()
     parts = _parts_inline(function, writer)
+    session_state.end()
     if entry is not None and _same(entry.seen, parts):
         seen: Function = entry.value
         return seen

@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from ..system.process import depth_of_user
 from . import rebuild_maps
 from .pickler import KINDS, Pickler, Reduced
 
@@ -142,7 +143,7 @@ def _warn_of_copies(path: str) -> None:
         warnings.warn(
             f"the farm has engines that may not see {path}: tasks get copies of this writable np.memmap, and what they "
             "write does not reach the file; return it, or give the file's name to tasks whose engines see it",
-            stacklevel=2,
+            stacklevel=depth_of_user(),
         )
 
 

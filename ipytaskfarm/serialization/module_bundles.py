@@ -25,7 +25,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from .assigned_globals import AssignedGlobals, constants_to_compare
+from ..system.process import depth_of_user
+from .assigned_globals import AssignedGlobals, state_to_compare
 from .module_origin import (
     Shipped,
     Travel,
@@ -36,6 +37,7 @@ from .module_origin import (
     travel,
     when_rules_change,
 )
+from .module_state import parsed, state_of
 
 DATA_BYTES_MAX = 16 * 2**20
 """The limit for the data files of one package. Files beyond it do not travel."""
@@ -167,8 +169,7 @@ def bundle_of(name: str) -> Bundle:
         working.what = ""
     _bundles[name] = bundle
     register_own(bundle)
-    sources = [member.source for member in bundle.members]
-    compared = (constants_to_compare(member.name, member.file, member.source, sources) for member in bundle.members)
+    compared = (state_to_compare(member.name, member.file, member.source) for member in bundle.members)
     _assigned[name] = [assigned for assigned in compared if assigned is not None]
     for assigned in _assigned[name]:
         assigned.warn()
@@ -321,6 +322,8 @@ class _Builder:
         text = _texts.get(file)
         if text is None or text.stamp != stamp:
             text = _texts[file] = _Text(stamp, Path(file).read_bytes())
+            if module is not None:
+                state_of(text.source)  # now that it is parsed
         if found is None:
             return ModuleSource(name, False, file, [], text.source), text
         known = set(self._stamps)
@@ -417,7 +420,7 @@ def _warn_of_left_out(name: str, left_out: dict[str, int]) -> None:
     warnings.warn(
         f"package {name}: {len(left_out)} of its data files ({total}, the largest is {largest}) do not travel with it, "
         f"the limit is {size_text(DATA_BYTES_MAX)}: put them where engines can read them, or install {name} there",
-        stacklevel=2,
+        stacklevel=depth_of_user(),
     )
 
 
@@ -441,11 +444,8 @@ def mentioned(source: bytes) -> frozenset[str]:
     """
     if b"import" not in source:
         return frozenset()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the author saw the warnings when the module was imported
-            tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):
+    tree = parsed(source)
+    if tree is None:
         return frozenset()  # the engine will report the error, with its line
     by_call = _IMPORT_CALL.search(source) is not None
     names: set[str] = set()

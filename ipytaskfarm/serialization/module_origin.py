@@ -188,6 +188,9 @@ def _travel(name: str, module: types.ModuleType) -> Travel:
     if name in ("__main__", "__mp_main__"):
         return Travel.LOOSE
     spec = getattr(module, "__spec__", None)
+    own_name = getattr(spec, "name", name)
+    if own_name != name and sys.modules.get(own_name) is module and travel(own_name) is Travel.REFERENCE:
+        return Travel.REFERENCE  # another name of an installed module, such as os.path
     top = name.partition(".")[0]
     if top == _OWN or name in sys.builtin_module_names:
         return Travel.REFERENCE

@@ -31,6 +31,7 @@ from . import (
     rebuild_classes as build_classes,
     rebuild_errors as build_errors,
     rebuild_values as build_values,
+    session_state,
 )
 from .definition_stages import LEAVES, STAGE_REDUCERS, Stages, join, reduced
 from .function_globals import Names
@@ -386,6 +387,7 @@ def function_state(function: types.FunctionType, with_globals: bool) -> dict[str
         state["doc"] = function.__doc__
     if with_globals:
         used, wanted = used_globals(function)
+        session_state.look(function, used)
         if used:
             state["used"] = used
         if wanted:

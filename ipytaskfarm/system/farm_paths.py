@@ -592,9 +592,7 @@ def list_farms() -> list[FarmEntry]:
 
 
 def _is_running(path: Path | None) -> bool:
-    if path is None:
-        return False
     try:
-        return not is_stale(read_connection_file(path))
+        return path is not None and not is_stale(read_connection_file(path))
     except errors.TaskFarmError:
         return False

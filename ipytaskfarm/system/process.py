@@ -1,8 +1,9 @@
-"""Cores that a process may use, memory that it uses, its name in lists of processes, and variables that it inherits."""
+"""Cores that a process may use, memory that it uses, its name in lists, variables that it inherits, its user's code."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -58,3 +59,12 @@ def name_process(title: str) -> None:
 
     setproctitle.setproctitle(title)
     setproctitle.setthreadtitle(title.split()[0])
+
+
+def depth_of_user() -> int:
+    """Return how many frames the caller is away from the user's code, as `warnings.warn` counts them."""
+    package = __name__.partition(".")[0]
+    frame, depth = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        frame, depth = frame.f_back, depth + 1
+    return depth

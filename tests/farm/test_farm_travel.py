@@ -89,8 +89,11 @@ def test_from_a_package_that_is_run(farm: Farm, tmp_path: Path) -> None:
 def test_from_a_notebook(farm: Farm, tmp_path: Path) -> None:
     cells = [f"WHERE = {str(farm.connection_file)!r}\n{GLOBALS}", USE]
     notebook = executed(cells, tmp_path)
-    said = "".join(output.text for output in notebook.cells[1].outputs if output.output_type == "stream")
-    assert said == SAID
+    said = {"stdout": "", "stderr": ""}
+    for output in notebook.cells[1].outputs:
+        said[output.name] += output.text
+    assert said["stdout"] == SAID
+    assert "of_generator draws from generator, which is copied to each engine" in said["stderr"]
 
 
 EDITS = """

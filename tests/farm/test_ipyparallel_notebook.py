@@ -50,6 +50,7 @@ while Path(f"/proc/{{pids[0]}}").exists():
     time.sleep(0.01)
 Path(began, "killed").touch()
 found = result.get({deadline})
+rc.wait_for_engines(2, timeout={deadline})
 found == [hits(seed) for seed in range(12)]
 """,
     "SCALE * sum(found) / (12 * 20_000)",

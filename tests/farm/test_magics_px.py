@@ -77,6 +77,9 @@ def test_not_waiting_and_asking_later(px: Shell) -> None:
     assert px["later"].get_result()[0]["number"] > 0
     assert px.ok("%pxresult").out == "[0] 2\n[1] 2\n"
     assert px.ok("%result").out == "[0] 2\n[1] 2\n"
+    number = px["later"].get_result()[0]["number"]
+    px.ok("%px 7")
+    assert px.ok(f"%result {number} -t 0").out == "[0] 2\n", "as in IPython 0.10"
     shown = px.ok("%%px --noblock\n3").value
     assert len(shown.r) == 2
     assert px.ok("%pxresult -t 1").out == "[1] 3\n"

@@ -123,10 +123,15 @@ def test_an_error_is_as_short_as_a_local_one(shell: Shell) -> None:
 def test_mistakes_are_told_in_one_line(shell: Shell) -> None:
     for code, match in [
         ("%%task --push nothing\n1", "nothing"),
-        ("%%task --retries many\n1", "retries"),
-        ("%%task --no-such-option\n1", "no-such-option"),
+        ("%%task --retries many\n1", "%%task: --retries takes a whole number, not 'many'"),
+        ("%%task --retires 2\n1", "there is no flag --retires, did you mean --retries?"),
+        ("%%task --time-limit\n1", "--time-limit takes a value"),
+        ("%%task --no-such-option\n1", "there is no flag --no-such-option; %%task[?] shows which there are"),
+        ("%tasks failed", "%tasks: 'failed' fits nothing, did you mean --state failed?"),
+        ("%task", "%task: it needs action, words; %task[?] shows how"),
+        ("%task retri 3", "there is no action 'retri', did you mean retry?"),
         ("%task result", "which task"),
-        ("%task frobnicate 1", "invalid choice"),
+        ("%task frobnicate 1", "there is no action 'frobnicate'; it is one of status, result"),
         ("%%taskmap n range(3)\n1", "ITERABLE"),
         ("%%taskmap n in range(3 --pull y\n1", "is not an expression"),
     ]:
@@ -272,7 +277,7 @@ def test_each_action_is_documented_and_explained(shell: Shell) -> None:
         ("%task drain", "which nodes"),
         ("%task abort 9-3", "write 3-9"),
         ("%task history --since yesterday", "'yesterday' is not a time"),
-        ("%task history --last many", "invalid int"),
+        ("%task history --last many", "--last takes a whole number, not 'many'"),
     ],
 )
 def test_words_that_do_not_fit_an_action(shell: Shell, line: str, told: str) -> None:

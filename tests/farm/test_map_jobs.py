@@ -259,6 +259,8 @@ def test_after_a_loss_only_items_that_had_begun_are_charged(tc: TaskClient, tmp_
     found = tc.map(die_at_five, range(20), [str(tmp_path)] * 20, chunksize=20, on_error="return")
     lost = [x for x in range(20) if isinstance(found[x], errors.EngineLost)]
     assert 5 in lost
+    named = {note.partition(" of ")[0] for x in lost for note in found[x].__notes__ if note.endswith("of 20")}
+    assert named & {"item 5", f"items 0 to {lost[-1]}"}
     assert lost == list(range(len(lost)))  # those behind the running ones had not begun
     assert lost[-1] < 19
     assert all(found[x] == x for x in range(len(lost), 20))
@@ -417,8 +419,9 @@ def test_the_result_of_an_item_is_the_argument_of_another_task(tc: TaskClient, t
     assert tc.get_task_result(add, block=True).result == 2.0 + 4.5
     told = tc.run(Task(repr, args=(Ref(ids[3]),), if_failed="run"))
     assert tc.get_task_result(told, block=True).result.startswith("ValueError('bad 3'")
-    # It waits for a chunk that has not ended, and the value stays until it has been taken.
-    job = tc.map(wait_for_file, range(20), [str(tmp_path / "go")] * 20, chunksize=20, block=False)
+    # It waits for a chunk that has not ended, and the value stays until it has been taken.  Item 7 waits for the file
+    # too: behind a slow item it would run elsewhere.
+    job = tc.map(wait_for_file, [*range(7), 20, *range(8, 20)], [str(tmp_path / "go")] * 20, chunksize=20, block=False)
     later = tc.run(Task(f"{gate.code}\nseen = value", pull="seen", push={"value": Ref(job.ids[7])}))
     assert "waits for" in tc.explain(later)
     (tmp_path / "go").touch()
@@ -428,7 +431,7 @@ def test_the_result_of_an_item_is_the_argument_of_another_task(tc: TaskClient, t
         tc.clear(job.ids[5:9])
     assert tc.clear() >= 16
     gate.open()
-    assert tc.get_task_result(later, block=True).ns.seen == 7
+    assert tc.get_task_result(later, block=True).ns.seen == 20
     assert tc.clear(job.ids[7]) == 1
 
 

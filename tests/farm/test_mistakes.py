@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import ipytaskfarm
-from ipytaskfarm import Farm, MapTask, Task, TaskClient, TaskEnvironment, TaskFuture, add_dependency
+from ipytaskfarm import Executor, Farm, MapTask, Pool, Task, TaskClient, TaskEnvironment, TaskFuture, add_dependency
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.requirements import CHANGING, FACTS
 from tests.support.farms import module_farm
@@ -84,6 +84,10 @@ MISTAKES: list[Mistake] = [
      "a Farm has no 'execute': its client has, farm.multiengine_client().execute"),
     ("wrong farm", lambda w: TaskClient("nightyl"), errors.FarmNotRunning,
      "start it with `ipytaskfarm start --farm nightyl`"),
+    ("client of an Executor by name", lambda w: Executor(client=w.tc), TypeError,
+     "an Executor has no argument 'client'; a TaskClient is the first argument"),
+    ("another library's word for a pool", lambda w: Pool(n_processes=2), TypeError,
+     "a Pool has no argument 'n_processes', did you mean 'processes'?"),
     # A task
     ("arguments behind the function", lambda w: AnyTask(pow, 2, 3), TypeError, "Task(pow, args=(2, 3))"),
     ("one argument behind it", lambda w: AnyTask(f, 2), TypeError, "Task(f, args=(2,))"),

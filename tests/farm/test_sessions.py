@@ -374,4 +374,4 @@ def test_the_magic(mec: MultiEngineClient, tmp_path: Path) -> None:
         shell.ok("%pxsession load {folder}/s-1 -t 0")
         assert mec.pull("n", targets=0) == [1]
         assert mec.keys(targets=1) == [[]]
-        assert "invalid choice" in shell.run("%pxsession forget file").shown
+        assert "there is no action 'forget'" in shell.run("%pxsession forget file").shown

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -18,6 +21,7 @@ from ipytaskfarm.serialization.module_bundles import bundle_of
 from ipytaskfarm.serialization.pack import pack_function
 
 SOURCE = """
+import dataclasses, types
 N, M = 1, 2
 RATE: float = 0.5
 MODE = None
@@ -29,6 +33,51 @@ def uses(RATE_LOCAL): return RATE_LOCAL
 def step():
     global count
     count += 1
+
+OPTIONS = {"n": 1}
+DEEP = {"deep": {"k": 1}}
+REGISTRY = {}
+NAMES = dict(a=1)
+cache = {}
+LEVEL = 0
+def option(name): return OPTIONS.get(name), OPTIONS["n"], name in NAMES
+def configure(level, **options):
+    global LEVEL
+    LEVEL = level
+    OPTIONS.update(options)
+def remember(i):
+    cache[i] = i * i
+    return cache[i]
+def register(name):
+    def decorate(function):
+        REGISTRY[name] = function
+        return function
+    return decorate
+@register("kind")
+def kind(): return 1
+class Config:
+    scale = 1
+    made = 0
+    def __init_subclass__(cls): cls.made = 0
+    def __class_getitem__(cls, item): return item
+    def run(self):
+        type(self).made += 1
+        return self.scale
+class Made:
+    def __new__(cls): return object.__new__(cls)
+made, by_name = Made(), Made()
+class Model:
+    def __init__(self):
+        self.size = 1
+        self.items = []
+    def fit(self): self.fitted = True
+@dataclasses.dataclass
+class Data:
+    n: int = 1
+settings = Config()
+a_model = Model()
+some_data = Data(n=2)
+simple = types.SimpleNamespace(a=1)
 """
 
 
@@ -56,7 +105,8 @@ def warned(name: str) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         module = importlib.import_module(name)
-        pack_function(lambda: module)
+        # a function of a script: with one of this file the whole folder of tests would be packed
+        pack_function(eval("lambda: module", {"__name__": "__main__", "module": module}))
         assert bundle_of(name).members
     return [str(each.message).removeprefix(f"{name}.") for each in caught]
 
@@ -74,19 +124,65 @@ def test_each_assigned_constant_is_warned_of_once(settings: Any) -> None:
     assert warned(name) == []
 
 
+def fake(name: str) -> str:
+    return name
+
+
+SET_FROM_OUTSIDE: list[tuple[str, Callable[[Any], object], str]] = [
+    ("an object", lambda m: setattr(m, "MODE", print), "MODE was set to <built-in function print>"),
+    ("a key", lambda m: m.OPTIONS.update(n=5), "OPTIONS was set to {'n': 5}"),
+    ("a key inside", lambda m: m.DEEP["deep"].update(k=2), "DEEP was set to {'deep': {'k': 2}}"),
+    ("a new key", lambda m: m.NAMES.update(b=1), "NAMES was set to {'a': 1, 'b': 1}"),
+    ("by its own function, a global", lambda m: m.configure(3), "LEVEL was set to 3"),
+    ("an item", lambda m: m.items.append(1), "items was set to [1]"),
+    ("an attribute of a class", lambda m: setattr(m.Config, "scale", 2), "Config.scale was set to 2"),
+    ("an attribute of an object", lambda m: setattr(m.settings, "scale", 2), "settings.scale was set to 2"),
+    ("one that __init__ sets", lambda m: setattr(m.a_model, "size", 2), "a_model.size was set to 2"),
+    ("a field", lambda m: setattr(m.some_data, "n", 3), "some_data.n was set to 3"),
+    ("a new name", lambda m: setattr(m.simple, "verbose", True), "simple.verbose was set to True"),
+    ("a function", lambda m: setattr(m, "option", fake), "option was replaced by <function fake"),
+    ("a method", lambda m: setattr(m.Config, "run", Mock()), "Config.run was replaced by <Mock"),
+]
+
+
+def test_whatever_is_set_from_outside_is_warned_of(settings: Any) -> None:
+    assert warned(settings.__name__) == []
+    for what, sets, expected in SET_FROM_OUTSIDE:
+        sets(settings)
+        said = warned(settings.__name__)
+        assert [text.partition(" after")[0][: len(expected)] for text in said] == [expected], what
+
+
 def test_what_a_module_does_with_its_own_globals_is_its_own_affair(settings: Any) -> None:
     settings.step()
-    settings.items.append(1)
-    settings.TWICE, settings.added, settings.MODE = 3, 1, object()
+    settings.remember(3)
+    settings.register("more")(len)
+    settings.Config().run()
+    settings.a_model.fit()
+    settings.a_model.items.append(1)
+    settings.TWICE, settings.added = 3, 1
+    settings.uses = functools.wraps(settings.uses)(lambda *args: 1)
     assert warned(settings.__name__) == []
 
 
 def test_what_another_module_assigns_on_import_is_assigned_on_engines_too(settings: Any, tmp_path: Path) -> None:
     name = settings.__name__
-    write(tmp_path / f"user_of_{name}.py", f"import {name}\n{name}.RATE = 0.75\n")
+    write(
+        tmp_path / f"user_of_{name}.py",
+        f"""
+import {name} as s
+s.RATE = 0.75
+try: s.MODE = "quick"
+finally: s.NAMES["b"] = 2
+def add(key, value): s.OPTIONS[key] = value
+add("n", 3)
+s.settings.scale = s.Config.scale = 2
+if __name__ == "__main__": s.N = 5
+""",
+    )
     importlib.invalidate_caches()
     importlib.import_module(f"user_of_{name}")
-    assert warned(f"user_of_{name}") == []
+    assert warned(name) == warned(f"user_of_{name}") == []
 
 
 def test_an_edited_file_is_no_assignment(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,3 +193,22 @@ def test_an_edited_file_is_no_assignment(settings: Any, tmp_path: Path, monkeypa
     write(tmp_path / f"{name}.py", SOURCE.replace("0.5", "0.75"), at_s=2)
     assert warned(name) == []
     assert sys.modules[name].RATE == 0.5
+
+
+def test_seeds_at_import_are_warned_of(settings: Any, tmp_path: Path) -> None:
+    name = f"user_of_{settings.__name__}"
+    source = """
+import random
+import numpy as np
+np.random.seed(1)
+rng = np.random.default_rng(1)
+unseeded = np.random.default_rng()
+unused = random.Random(2)
+def draw(): return rng.random() + unseeded.random()
+"""
+    write(tmp_path / f"{name}.py", source)
+    importlib.invalidate_caches()
+    importlib.import_module(name)
+    first = [text.partition(":")[0] for text in warned(name)]
+    assert first == [f"{name} seeds {what} when it is imported" for what in ("np.random", "rng")]
+    assert warned(name) == []

@@ -195,6 +195,7 @@ def test_which_modules_travel_how(folder: Path, monkeypatch: pytest.MonkeyPatch)
     travel, kinds = module_origin.travel, module_origin.Travel
     for name in (
         "os",
+        "os.path",
         "json.decoder",
         "sys",
         "numpy",

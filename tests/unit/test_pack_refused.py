@@ -37,6 +37,14 @@ REFUSED: dict[str, tuple[str, str]] = {
     "mapped file": ("import mmap\nmmap.mmap(-1, 10)", "map the file"),
     "zip file": ("import io, zipfile\nzipfile.ZipFile(io.BytesIO(), 'w')", OPEN),
     "folder's entries": ("import os\nos.scandir('.')", "make a list"),
+    "folder's entry": ("import os\nwith os.scandir('/') as entries: entry = next(entries)\nentry", "send its `path`"),
+    "database row": (
+        "import sqlite3\nd = sqlite3.connect(':memory:')\n"
+        "d.row_factory = sqlite3.Row\nd.execute('select 1').fetchone()",
+        "`dict(row)`",
+    ),
+    "profile": ("import cProfile\ncProfile.Profile()", "its statistics"),
+    "manager": ("from multiprocessing.managers import BaseManager\nBaseManager()", START),
     "socket": ("import socket\nsocket.socket()", CONNECT),
     "TLS context": ("import ssl\nssl.create_default_context()", CONNECT),
     "selector": ("import selectors\nselectors.DefaultSelector()", MAKE),

@@ -70,6 +70,9 @@ class MessageFuture(concurrent.futures.Future[Any]):
     def end(self, value: Any, error: BaseException | None) -> None:
         """Resolve the future."""
         self.metadata["received"] = datetime.now(UTC)
+        submitted, started = self.metadata["submitted"], self.metadata["started"]
+        if None not in (submitted, started):  # a call may have begun before this future was made
+            self.metadata["submitted"] = min(submitted, started)
         self.metadata["outputs_ready"] = True
         self.metadata["status"] = "ok" if error is None else "error"
         if error is None:

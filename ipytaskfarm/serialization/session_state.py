@@ -1,0 +1,126 @@
+"""Warns of functions whose results depend on state of this session that tasks share in a plain run, but not on a farm.
+
+- A random generator in a global or a default, or in the one object whose method a map calls, is copied to each engine
+  in its present state: tasks on several engines draw the same numbers.
+- The decimal context and numpy's error handling of this process: tasks begin with the defaults.
+
+All of these give other numbers than a plain run, without an error.
+"""
+
+from __future__ import annotations
+
+import decimal
+import functools
+import random
+import sys
+import types
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ..system.process import depth_of_user
+
+_WARNED_MAX = 1000
+_warned: set[tuple[str, str]] = set()
+_noted: list[tuple[str, str]] = []
+"""(function, what is wrong) of the function that is being packed."""
+
+
+def begin() -> None:
+    """Forget what was noted of an earlier function: call it before one is packed."""
+    _noted.clear()
+
+
+def look(function: types.FunctionType, used: dict[str, Any]) -> None:
+    """Note what of a function that travels by value depends on this session's state.
+
+    used: the globals that it uses."""
+    name = function.__qualname__.rpartition("<locals>.")[2]
+    for path, value in (*used.items(), *_defaults(function)):
+        _look_at(name, path, value)
+
+
+def end() -> None:
+    """Warn of what was noted since `begin`, once of each."""
+    for found in _noted:
+        if found not in _warned and len(_warned) < _WARNED_MAX:
+            _warned.add(found)
+            warnings.warn(found[1], stacklevel=depth_of_user())
+    _noted.clear()
+
+
+def warn_of_one_for_all(function: object) -> None:
+    """Warn of generators that all calls of a map share, though they belong to this one function object.
+
+    Of several partials, bound methods or closures each may well have a generator of its own.
+    """
+    begin()
+    for path, value in _parts(function):
+        if _is_generator(value, type(value)):
+            _look_at(str(getattr(function, "__qualname__", type(function).__name__)), path, value)
+    end()
+
+
+def _parts(function: object) -> Iterable[tuple[str, Any]]:
+    """Return the names and values that a closure, partial, bound method or callable object keeps for itself."""
+    if isinstance(function, functools.partial):
+        return [
+            *((f"argument {place}", value) for place, value in enumerate(function.args)),
+            *function.keywords.items(),
+        ]
+    if isinstance(function, types.FunctionType):
+        return _cells(function)
+    owner = function.__self__ if isinstance(function, types.MethodType) else function
+    if isinstance(owner, type | types.ModuleType | types.BuiltinFunctionType):
+        return ()
+    try:
+        return list(vars(owner).items())
+    except TypeError:
+        return ()
+
+
+def _cells(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:
+            continue
+
+
+def _defaults(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    code = function.__code__
+    defaults = function.__defaults__ or ()
+    yield from zip(code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount], defaults, strict=True)
+    yield from (function.__kwdefaults__ or {}).items()
+
+
+def _look_at(function: str, path: str, value: Any) -> None:
+    kind = type(value)
+    if _is_generator(value, kind):
+        remedy = f"{path}.spawn(n)[i]" if hasattr(value, "spawn") else "a seed for each"
+        text = f"{function} draws from {path}, which is copied to each engine in its present state: tasks on several "
+        text += f"engines get the same random numbers. Give each task its own as an argument, such as {remedy}"
+        _noted.append((f"{function}.{path}", text))
+    elif value is decimal or value is decimal.Decimal or kind is decimal.Decimal:
+        here, usual = decimal.getcontext(), decimal.DefaultContext
+        if (here.prec, here.rounding) != (usual.prec, usual.rounding):
+            text = (
+                f"this session's decimal context (prec={here.prec}, {here.rounding}) is not that of tasks, which begin "
+            )
+            text += f"with prec={usual.prec}, {usual.rounding}: set it in the function, or for all with mec.execute(…)"
+            _noted.append(("decimal", text))
+    elif kind is types.ModuleType and value.__name__ == "numpy":
+        raising = [name for name, action in value.geterr().items() if action in ("raise", "call")]
+        if raising:
+            text = (
+                f"numpy raises here for {', '.join(raising)} (np.seterr), but not in tasks, which begin with numpy's "
+            )
+            text += "settings: use np.errstate in the function, or np.seterr for all with mec.execute(…)"
+            _noted.append(("numpy", text))
+
+
+def _is_generator(value: Any, kind: type) -> bool:
+    if kind.__module__.startswith("numpy.random"):
+        hidden = getattr(sys.modules.get("numpy.random.mtrand"), "_rand", None)
+        return kind.__name__ in ("Generator", "RandomState") and value is not hidden
+    return kind is random.Random and value is not getattr(random, "_inst", None)
