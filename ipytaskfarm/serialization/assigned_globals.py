@@ -23,25 +23,31 @@ from ..core.text import shown
 from ..system.farm_paths import process_started
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_CONSTANTS_MAX = 256
-"""How many constants of a module are compared: this is done for each function that is packed."""
+_CONSTANTS_MAX = 10_000
+"""How many constants of a module are compared, whenever its file is looked at: these take a third of a millisecond."""
 _warned: set[tuple[str, str]] = set()
 
 
 class AssignedGlobals:
     """The constants of one imported module, to compare them with its globals later."""
 
-    __slots__ = ("_constants", "_globals", "_name", "_sources")
+    __slots__ = ("_constants", "_globals", "_name", "_seen", "_sources")
 
     def __init__(self, name: str, constants: dict[str, Any], sources: Sequence[bytes]) -> None:
         self._name = name
         self._constants = constants
         self._globals = vars(sys.modules[name])
         self._sources = sources
+        self._seen: list[int] = []
+        """The identities of the constants' values at the last look."""
 
     def warn(self) -> None:
         """Warn of the constants that have another value by now, once of each."""
         present = self._globals
+        seen = [*map(id, map(present.get, self._constants))]
+        if seen == self._seen:
+            return
+        self._seen = seen
         for name, value in self._constants.items():
             now = present.get(name, value)
             if now is value or (type(now) is type(value) and now == value):
