@@ -49,7 +49,10 @@ class Edits:
         found = EDITED.look()
         if not found and not EDITED.kept_old:
             return ""
-        if not self._namespace.user_keys():
+        # An engine that has run nothing yet stays: a module that rewrites itself would keep the farm from all work.
+        if not self._namespace.user_keys() and (
+            EDITED.ended_s or not all(each.can_be_imported_again for each in (*found, *EDITED.kept_old))
+        ):
             found += EDITED.kept_old
             return f"it has imported {_named(found)}, which {_was(found)} since then"
         if found:
