@@ -39,7 +39,7 @@ PAUSE_S = 0.0001
 """After a pause of this length a look is due."""
 LOOK_AGAIN_S = 0.0002, 0.02
 """The shortest and the longest time between two looks. Nobody can edit, submit and be sent a run in the shortest."""
-CHEAP_S = 0.001
+CHEAP_S = 0.0001
 """A look that takes longer is not repeated after each pause: one task alone must not become slow."""
 SORT_WITHIN_S = 1.0
 """The time after which an engine that is never idle sorts new modules."""

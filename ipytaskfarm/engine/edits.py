@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from .callables import Callables
     from .namespace import Namespace
 
+CLOCKS_S = 2.0
+"""How far the clocks of clients and engines may be apart: a task that was submitted later before an edit gets the new
+version."""
 _NAMED_MAX = 5
 
 
@@ -35,6 +38,10 @@ class Edits:
     def __init__(self, namespace: Namespace, callables: Callables) -> None:
         self._namespace = namespace
         self._callables = callables
+        self._unchanged_s = 0.0
+        """When (wall clock) a look has found no edit at the latest."""
+        self._upgraded: list[Edited] = []
+        """The modules of distributions that were replaced: a look finds them once."""
         self.notices: list[str] = []
         """What is to be said of edits."""
 
@@ -44,11 +51,20 @@ class Edits:
         edited = EDITED
         return now_s >= edited.due_s or (now_s >= edited.after_pause_s and now_s - edited.ended_s >= PAUSE_S)
 
-    def reason_to_leave(self) -> str:
-        """Look for edits. Return why another engine has to take this one's place, or ""."""
-        found = EDITED.look()
+    def reason_to_leave(self, submitted_s: float) -> str:
+        """Look for edits. Return why another engine has to take this one's place, or "".
+
+        submitted_s: when (wall clock) the task was submitted. What was submitted before an edit goes on with the
+        version that this engine has: the tasks of a long job all run the same one.
+        """
+        began_s = time.time()
+        found = self._look()
         if not found and not EDITED.kept_old:
+            self._unchanged_s = began_s
             return ""
+        if found and submitted_s < self._unchanged_s - CLOCKS_S:
+            return ""
+        self._upgraded.clear()
         # An engine that has run nothing yet stays: a module that rewrites itself would keep the farm from all work.
         if not self._namespace.user_keys() and (
             EDITED.ended_s or not all(each.can_be_imported_again for each in (*found, *EDITED.kept_old))
@@ -61,9 +77,17 @@ class Edits:
 
     def before_command(self) -> None:
         """Look for edits before a command, which no other engine can take."""
-        found = EDITED.look() if EDITED.own or EDITED.installed else []
+        found = self._look() if EDITED.own or EDITED.installed else []
         if found:
+            self._upgraded.clear()
             self._take_up(found)
+
+    def _look(self) -> list[Edited]:
+        found = EDITED.look()
+        known = {each.file for each in found}
+        found += (each for each in self._upgraded if each.file not in known)
+        self._upgraded = [each for each in found if not each.is_own]
+        return found
 
     def tell(self) -> None:
         """Write what is to be said of edits into the output of the run or command that begins."""

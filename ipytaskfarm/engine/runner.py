@@ -132,7 +132,7 @@ class Runner:
         if run.environment is not None and self._environments.failed:
             self._send(Returned(self._engine, [(run.task, run.attempt)], "environment"))
             return None
-        if self._baseline.spoiled or (self.edits.is_due() and self._must_leave()):
+        if self._baseline.spoiled or (self.edits.is_due() and self._must_leave(job.newest_s)):
             self._send(Returned(self._engine, [(run.task, run.attempt)], "surroundings"))
             return None
         attempt = self._attempt = RunningAttempt(run)
@@ -149,9 +149,9 @@ class Runner:
             return None
         return self._baseline.task_context().run(self._run, attempt, job)
 
-    def _must_leave(self) -> bool:
+    def _must_leave(self, submitted_s: float) -> bool:
         """Look for edited modules. Return whether another engine has to take this one's place for one of them."""
-        self._baseline.spoiled = self.edits.reason_to_leave()
+        self._baseline.spoiled = self.edits.reason_to_leave(submitted_s)
         if self._baseline.spoiled:
             self._send(SetUp(self._engine, "", self._baseline.spoiled))
         return bool(self._baseline.spoiled)

@@ -113,6 +113,7 @@ with TaskClient(WHERE) as tc:
     use(tc)
 """
 HERE = """
+import time
 from ipytaskfarm import Task
 def write_kept(value):
     with open("kept.py", "w") as file:
@@ -140,6 +141,19 @@ def use_late(tc):
     write_shared(4)
     again = tc.get_task_result(tc.run(Task(of_shared, cache=True)), block=True)
     print([again.result, again.from_cache])
+def use_early(tc):
+    "An edit while tasks of a job wait, and after it a task that was submitted later."
+    write_shared(6)
+    tc.run(Task(wait, args=(os.path.abspath("begin"),)))
+    job = tc.create_job("early")
+    job.add_task(Task(of_shared))
+    [early], by_s = job.submit(), time.time() + 2.1
+    job.pause()
+    open("begin", "w").close()
+    seen = {tc.run(Task(of_shared), block=True).result for _ in iter(lambda: time.time() < by_s, False)}
+    write_shared(7)
+    job.resume()
+    print(*seen, tc.get_task_result(early, block=True).result, tc.run(Task(of_shared), block=True).result)
 if __name__ == "__main__":
     write_kept(1)
     import kept, shared.inner
@@ -147,6 +161,7 @@ if __name__ == "__main__":
         use(tc)
         use_shared(tc)
         use_late(tc)
+        use_early(tc)
         mec.push({"thing": kept.Thing()})
         mec.execute("import shared.inner")
         use(tc)
@@ -178,7 +193,7 @@ def test_engines_do_not_keep_modules_that_they_find_themselves(tmp_path: Path, m
     path = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(shared.parent), *filter(None, [path])]))
     (program / "script.py").write_text(f"VALUES, SHARED = [1, 2], {str(shared)!r}\n{EDITS}{HERE}")
-    assert run(program, "script.py") == SAID_HERE + "[4, False]\n" + SAID_HERE + "[2]\n[3]\n[3]\n"
+    assert run(program, "script.py") == SAID_HERE + "[4, False]\n6 6 7\n" + SAID_HERE + "[2]\n[3]\n[3]\n"
 
 
 class Holder:
