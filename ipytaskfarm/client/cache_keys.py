@@ -20,7 +20,7 @@ from ..display.ipython import cell_of
 from ..serialization import recipes
 from ..serialization.file_arguments import File
 from ..serialization.outside_inputs import MODULES
-from ..serialization.recipes import ArgumentDigests, FunctionRecipe, recipe_of
+from ..serialization.recipes import ArgumentDigests, Content, FunctionRecipe, recipe_of
 from ..serialization.references import Ref
 from ..system.process import depth_of_user
 
@@ -46,8 +46,8 @@ def cache_key(
     environment: Environment | None,
     mode: str,
     number: Callable[[Ref], int],
-) -> tuple[CacheKey, Function]:
-    """Return the key of a call's result, and the recipe to send with it.
+) -> tuple[CacheKey, Function, Content]:
+    """Return the key of a call's result, the recipe to send with it, and the content of modules by name in the key.
 
     Args:
         function, args, kwargs: the call.
@@ -62,7 +62,8 @@ def cache_key(
         OSError: the `File` in an argument cannot be read.
     """
     recipe = recipe_of(function)
-    arguments = _arguments(function, args, kwargs, number)
+    digests = ArgumentDigests(number)
+    arguments = _arguments(function, args, kwargs, digests)
     if environment is not None:
         arguments.append(("the environment", f"{environment.identity} {environment.variant}"))
     if form:
@@ -76,14 +77,14 @@ def cache_key(
             asked = f"is cached and asks for {', '.join(found)}"
             _warn_once(recipe, asked, f"{remedy}, or do not cache this function")
     _warn_of_paths(recipe, (*args, *kwargs.values()))
-    return CacheKey(key, text_of(recipe.name)[:_NAME_MAX], recipe.packed.digest, tuple(arguments), mode), recipe.packed
+    made = CacheKey(key, text_of(recipe.name)[:_NAME_MAX], recipe.packed.digest, tuple(arguments), mode)
+    return made, recipe.packed, (*recipe.content, *digests.content.items())
 
 
 def _arguments(
-    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], number: Callable[[Ref], int]
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], digests: ArgumentDigests
 ) -> list[tuple[str, str]]:
     """Return what each argument is called, and its digest; after it the same of the code that it brings, if any."""
-    digests = ArgumentDigests(number)
     found: list[tuple[str, str]] = []
     for label, value in _given(function, args, kwargs):
         digest, code, of_code = digests.of(value)

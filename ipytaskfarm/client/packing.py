@@ -13,11 +13,13 @@ import msgspec
 
 from ..core.arguments import check_int
 from ..core.messages.dependencies import Needs
+from ..core.messages.payload import with_content
 from ..core.messages.result_cache import CacheKey
 from ..core.messages.task_types import Function, Packed, Recovery, Rules
 from ..serialization.memory_maps import naming_files
 from ..serialization.pack import PLAIN, pack, pack_arguments, pack_function
 from ..serialization.packing_notice import notice
+from ..serialization.recipes import Content
 from ..serialization.references import Ref, noting
 from ..storage.blobs import BlobStore, BlobWriter
 from .cache_keys import cache_key
@@ -116,7 +118,11 @@ def pack_task(
     payload, function = task._payload(data, functions)
     rules = _rules(task, shared, recovery, functions)
     mode = task.cache or (shared.given.get("cache") if shared is not None else False)
-    cache = _cache_key(task, data, rules, str(mode), functions) if mode and function is not None else None
+    cache = None
+    if mode and function is not None and not task._items:
+        cache, content = _cache_key(task, data, rules, str(mode), functions)
+        if content:
+            payload = with_content(payload, content)
     return Packed(
         payload, function, rules, tuple(functions.values()), task._raw, data.taken(), data.needs(task), task._items,
         cache,
@@ -125,16 +131,14 @@ def pack_task(
 
 def _cache_key(
     task: PackableTask, data: TaskData, rules: Rules | None, mode: str, functions: dict[str, Function]
-) -> CacheKey | None:
-    """Return the key of a function's result, and add the recipe to `functions`; None: a chunk has several results."""
-    if task._items:
-        return None
+) -> tuple[CacheKey, Content]:
+    """Return the key of a function's result and the content of modules in it, and add the recipe to `functions`."""
     environment = rules.asks.environment if rules is not None and rules.asks is not None else None
     call, args, kwargs, form = task._cached_call()
     with noting(data.note):
-        key, recipe = cache_key(call, args, kwargs, form, environment, mode, data.input_number)
+        key, recipe, content = cache_key(call, args, kwargs, form, environment, mode, data.input_number)
     functions[recipe.digest] = recipe
-    return key
+    return key, content
 
 
 class TaskData:

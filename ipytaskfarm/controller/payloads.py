@@ -95,7 +95,9 @@ class Payloads:
                 )
             )  # fmt: skip
             keys.append((task_id, attempt))
-        batch = msgspec.Raw(_encode(TaskBatch(runs, self._functions_for(assignment), assignment.number)))
+        batch = msgspec.Raw(
+            _encode(TaskBatch(runs, self._functions_for(assignment), assignment.number, newest_s=assignment.newest_s))
+        )
         return HandOut(
             assignment.engine,
             keys,
@@ -172,7 +174,7 @@ def singly(message: HandOut) -> Iterator[HandOut]:
     batch = _decode_batch(message.batch)
     functions = batch.functions
     for place, run in enumerate(batch.runs, batch.first):
-        alone = msgspec.Raw(_encode(TaskBatch([run], functions, batch.number, place)))
+        alone = msgspec.Raw(_encode(TaskBatch([run], functions, batch.number, place, batch.newest_s)))
         yield msgspec.structs.replace(message, runs=[(run.task, run.attempt)], batch=alone)
         functions = []
 

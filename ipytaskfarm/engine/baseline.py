@@ -58,7 +58,7 @@ class Baseline:
         self._due_after_s = 0.0
         """No look is due before this monotonic time: processor time does not pass faster."""
         self.spoiled = ""
-        """What a task has changed for good: nothing more may run in this process."""
+        """Why nothing more may run in this process: what a task has changed for good, or a module that was edited."""
         self.renew()
 
     def by_hand(self, function: Callable[..., T], *args: Any) -> T:
@@ -164,7 +164,7 @@ class Baseline:
             try:
                 changed |= part.restore()
             except CannotRestore as why:
-                self.spoiled = str(why)
+                self.spoiled = f"a task has spoiled its process: {why}"
             except Exception:
                 pass  # a list that is no list any more, a module without its functions: the run has its result already
         if changed:

@@ -29,6 +29,11 @@ class Callables:
         self._kept.move_to_end(digest)
         return found[0]
 
+    def clear(self) -> None:
+        """Forget all functions."""
+        self._kept.clear()
+        self._bytes = 0
+
     def add(self, digest: str, function: Callable[..., Any], size_bytes: int) -> Known:
         """Keep a function and return its entry.
 

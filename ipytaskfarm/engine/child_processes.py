@@ -21,9 +21,17 @@ from typing import Any, NoReturn
 from ..serialization import child_processes
 from ..serialization.function_globals import Names
 from ..serialization.module_folders import child_folder, use_folder
-from ..serialization.modules import active_versions, forget_kept, install_finders, keep_active, write_for_children
+from ..serialization.modules import (
+    active_versions,
+    forget_kept,
+    install_finders,
+    keep_active,
+    kept_files,
+    write_for_children,
+)
 from ..serialization.rebuild import assigned_by, came, collect
 from . import helper_processes
+from .edited_modules import EDITED
 
 _ABSENT = object()
 
@@ -79,6 +87,7 @@ class ChildProcesses:
         """Keep the objects that were built since the last call: they belong to values in the engine's namespace."""
         self.kept.named.update(Brought(take_came()).named)
         keep_active()
+        EDITED.note_kept(kept_files(EDITED.own))
 
     def forget_kept(self) -> None:
         """Forget the kept objects, because the namespace was cleared."""

@@ -51,6 +51,7 @@ from .capture import nothing_new
 from .cells import CellPlan
 from .checkpoints import Checkpoints
 from .command_interrupts import CommandInterrupts
+from .edits import Edits
 from .failures import described, forget_loss, remember_loss
 from .lane import Step
 from .shared_parts import Parts
@@ -73,7 +74,7 @@ TakeWaiting: TypeAlias = Callable[[str, Collection[int] | None], list[EngineComm
 class Commands:
     """Does the verbs of `core.messages.engine_commands` in the main thread."""
 
-    def __init__(self, parts: Parts, take_waiting: TakeWaiting) -> None:
+    def __init__(self, parts: Parts, take_waiting: TakeWaiting, edits: Edits) -> None:
         """Create it; `take_waiting` removes queued commands of a session, all or those with some numbers."""
         self._engine = parts.engine
         self._engine_id = parts.engine_id
@@ -86,6 +87,7 @@ class Commands:
         self._baseline = parts.baseline
         self._loops = parts.loops
         self._send = parts.send
+        self._edits = edits
         self._profiling = parts.profiling
         self._profiling.sampler.mark(Commands._begin.__code__, _caught.__code__)
         # Its thread starts with its first command.
@@ -136,6 +138,9 @@ class Commands:
             verb = self._verbs.get(command.verb)
             if verb is None:
                 raise KernelError(f"an engine has no command {command.verb!r}: client and engine differ in version")
+            self._edits.before_command()
+            if command.verb not in (APPLY, "map"):
+                self._edits.tell()
             if self._profiling.cpu.on:
                 self._profiling.cpu.begin()
             finish = self._begin(verb, command)
@@ -365,6 +370,7 @@ class Commands:
         self._loops.hide()
         try:
             with self._namespace.notices.gathered() as notices:
+                notices += self._edits.take_notices()
                 take_names(tell=True)
                 values: Any = list(starmap(function, unpack(body.packed, names)))
         finally:
@@ -383,6 +389,7 @@ class Commands:
         self._loops.hide()
         try:
             with self._namespace.notices.gathered() as notices:
+                notices += self._edits.take_notices()
                 take_names(tell=True)
                 value = function(*args, **kwargs)
         finally:

@@ -77,6 +77,8 @@ class QueuedRun(NamedTuple):
     environment: bytes | None = None
     place: tuple[int, int] = (0, 0)
     """(number of its hand-out, place in it)"""
+    newest_s: float = 0.0
+    """When it, or another run of its hand-out, was submitted at the latest (wall clock)."""
 
 
 def is_concurrent(job: QueuedRun) -> bool:
@@ -344,7 +346,7 @@ class EngineLane:
             if (code is None and run.function is not None) or (environment is None and run.environment is not None):
                 unknown.append(key)
                 continue
-            self._held[key] = QueuedRun(run, code, environment, (batch.number, place))
+            self._held[key] = QueuedRun(run, code, environment, (batch.number, place), batch.newest_s)
             self._order.append(key)
         while len(functions) > FUNCTIONS_KEPT:
             functions.popitem(last=False)

@@ -46,6 +46,7 @@ from .cells import Cells
 from .child_processes import Starts
 from .commands import Commands
 from .descriptors import STDERR_FD, catch_descriptors
+from .edited_modules import EDITED
 from .environments import Environments
 from .fetching import BlobRequests, NodeBlobs
 from .interrupt import Interrupts
@@ -104,6 +105,8 @@ def run_engine(settings: EngineSettings) -> NoReturn:
         catch_descriptors(settings.output, settings.stdout)
         forget_parent()
         _watch_for_faults(settings.stack)
+        for each in EDITED.begin():
+            print(f"ipytaskfarm: {each.name} was preloaded before {each.file} changed: start the farm again to use it")
         EngineProcess(settings).serve(mask)
         status = 0
     except BaseException:
@@ -209,7 +212,7 @@ class EngineProcess:
         )
         self._runner = Runner(parts, self._interrupts, PlainTest(shell), shell, self._finished, self._lane.company_over)
         package._current = self._runner.current
-        self._commands = Commands(parts, self._lane.take_commands)
+        self._commands = Commands(parts, self._lane.take_commands, self._runner.edits)
 
     def _prepare_for_children(self) -> None:
         """Prepare child processes of tasks to find by-value objects, and error messages to name this engine."""
@@ -288,9 +291,10 @@ class EngineProcess:
             self._ring()
         if self._runner.freezer.run is not None:
             return
-        if self._baseline.look_is_due():
+        is_due = self._baseline.look_is_due()
+        if is_due:
             self._baseline.look()
-        elif self._look_later is None:
+        if (not is_due or EDITED.unsorted) and self._look_later is None:
             self._look_later = self._loop.call_later(LOOK_EVERY_S, self._look)
         self._slice_ended_s = time.perf_counter()
 
@@ -304,6 +308,8 @@ class EngineProcess:
             self._look_later = self._loop.call_later(left_s, self._look)
         else:
             self._baseline.look()
+            if EDITED.unsorted:
+                EDITED.sort()
 
     def expect(self, number: int, first: int, count: int) -> None:
         """Note a hand-out that has arrived. Called in the lane's thread."""

@@ -15,6 +15,8 @@ from ..storage.blobs import BlobWriter
 from ..system.process import own_bytes
 from .attempts import RunningAttempt
 from .current import Deferred, details_of
+from .edited_modules import EDITED
+from .edits import differs_from
 from .failures import brief, described
 from .map_chunks import ChunkCalls, pack_values
 from .plain import source_of
@@ -95,7 +97,7 @@ class RunRecords:
         memory = own_bytes(self._pid) if run.measured else 0
         ended = Ended(
             run.task, run.attempt, outcome, attempt.started_s, run_s, failure, packed, blobs, memory, word,
-            attempt.frozen,
+            attempt.frozen, _outdated(attempt),
         )  # fmt: skip
         return self._encoder.encode(ended) if failure is None else encoded(self._encoder.encode, ended)
 
@@ -144,3 +146,11 @@ class RunRecords:
         if attempt.unready and attempt.raised is None:
             return Reason.ENVIRONMENT
         return attempt.outcome()
+
+
+def _outdated(attempt: RunningAttempt) -> str:
+    """Return why the result of a run must not be kept in the result cache; "" if it may be."""
+    work = attempt.work
+    if isinstance(work, CallWork) and (work.content or EDITED.kept_old):
+        return differs_from(work.content)
+    return ""

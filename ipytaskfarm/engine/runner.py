@@ -44,6 +44,8 @@ from .child_processes import Brought, ChildProcesses, leave_fork, prepare_older,
 from .code_templates import Plain
 from .coroutines import Coroutines, attempt_here
 from .current import CurrentTask, Deferred, Interruptible
+from .edited_modules import EDITED
+from .edits import Edits
 from .failures import half_imported
 from .freezer import Freezer
 from .garbage import Garbage
@@ -102,6 +104,7 @@ class Runner:
         self._pid = os.getpid()
         self._writer = BlobWriter(parts.blobs) if parts.blobs is not None else None
         self._callables = Callables()
+        self.edits = Edits(parts.namespace, self._callables)
         self._attempt: RunningAttempt | None = None
         """What runs now."""
         self._decoder = msgspec.msgpack.Decoder(Work)
@@ -129,7 +132,7 @@ class Runner:
         if run.environment is not None and self._environments.failed:
             self._send(Returned(self._engine, [(run.task, run.attempt)], "environment"))
             return None
-        if self._baseline.spoiled:
+        if self._baseline.spoiled or (self.edits.is_due() and self._must_leave(job.newest_s)):
             self._send(Returned(self._engine, [(run.task, run.attempt)], "surroundings"))
             return None
         attempt = self._attempt = RunningAttempt(run)
@@ -146,11 +149,20 @@ class Runner:
             return None
         return self._baseline.task_context().run(self._run, attempt, job)
 
+    def _must_leave(self, submitted_s: float) -> bool:
+        """Look for edited modules. Return whether another engine has to take this one's place for one of them."""
+        self._baseline.spoiled = self.edits.reason_to_leave(submitted_s)
+        if self._baseline.spoiled:
+            self._send(SetUp(self._engine, "", self._baseline.spoiled))
+        return bool(self._baseline.spoiled)
+
     def _run(self, attempt: RunningAttempt, job: QueuedRun) -> Step:
         """Run the attempt, inside its own context."""
         run = attempt.run
         SINK.set(attempt.sink)
         self._begin(attempt, job.place)
+        if self.edits.notices:
+            self.edits.tell()
         try:
             call = self._prepare(attempt, job)
         except Exception as unready:
@@ -470,7 +482,7 @@ class Runner:
     # -- the end of a run
 
     def _end(self, attempt: RunningAttempt, value: bytes | None, error: BaseException | None) -> None:
-        now_s = time.perf_counter()
+        now_s = EDITED.ended_s = time.perf_counter()
         run_s = now_s - attempt.begun
         if os.getpid() != self._pid:
             leave_fork(error)
@@ -505,7 +517,8 @@ class Runner:
         LOKY_WORKERS.end_unlike()
         if package:
             self._baseline.spoiled = (
-                f"{package}, a package with compiled modules, was interrupted while it was imported"
+                f"a task has spoiled its process: {package}, a package with compiled modules, was interrupted while it "
+                "was imported"
             )
         if self._baseline.spoiled:
             self._send(SetUp(self._engine, "", self._baseline.spoiled))

@@ -370,6 +370,9 @@ def main(argv: list[str] | None = None) -> int:
     from ..serialization.tracebacks import show_values  # loaded by `warm_up`
 
     show_values(options.failure_values)
+    from .edited_modules import watch_imports
+
+    watch_imports()
     dropped = preload(options.preload)
     gc.collect()
     gc.freeze()

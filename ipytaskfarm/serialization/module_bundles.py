@@ -34,6 +34,7 @@ from .module_origin import (
     find_spec,
     folder_travels,
     is_compiled,
+    is_there,
     travel,
     when_rules_change,
 )
@@ -111,7 +112,7 @@ _texts: dict[str, _Text] = {}
 _bundles: dict[str, Bundle] = {}
 _assigned: dict[str, list[AssignedGlobals]] = {}
 """Bundle's name -> the constants of its modules."""
-_looks: dict[str, _Look] = {}
+_looks: dict[str, FileLook] = {}
 when_rules_change(_bundles.clear)
 
 register_own: Any = None
@@ -119,8 +120,8 @@ register_own: Any = None
 _warned: set[str] = set()
 
 
-class _Look:
-    """When a thread has looked at the files of a bundle, and until when that look is good."""
+class FileLook:
+    """When a thread has looked at some files, and until when that look is good."""
 
     __slots__ = ("again_s", "called_s", "pause_s", "thread")
     fastest_stat_s = _LOOK_AGAIN_S[0]
@@ -132,8 +133,8 @@ class _Look:
         shortest_s, longest_s = _LOOK_AGAIN_S
         self.thread = thread
         self.called_s = ended_s
-        _Look.fastest_stat_s = min(_Look.fastest_stat_s, took_s / max(files, 1))
-        self.pause_s = max(_PAUSE_S, min(_PAUSE_STATS * _Look.fastest_stat_s, shortest_s))
+        FileLook.fastest_stat_s = min(FileLook.fastest_stat_s, took_s / max(files, 1))
+        self.pause_s = max(_PAUSE_S, min(_PAUSE_STATS * FileLook.fastest_stat_s, shortest_s))
         self.again_s = ended_s + min(max(shortest_s, took_s / _LOOKING_PART), longest_s)
 
     def is_good(self, thread: int, now_s: float) -> bool:
@@ -192,7 +193,7 @@ def is_current(bundle: Bundle) -> bool:
         return True
     current = bundle_of(name) is bundle
     if current:
-        _looks[name] = _Look(thread, now_s, len(bundle.stamps))
+        _looks[name] = FileLook(thread, now_s, len(bundle.stamps))
     else:  # what was made anew took longer than a look at files, and would pass for a slow disk
         _looks.pop(name, None)
     return current
@@ -304,6 +305,13 @@ class _Builder:
 
     def _read(self, name: str) -> tuple[ModuleSource, _Text | None] | None:
         module = sys.modules.get(name)
+        if not is_there(module):
+            gone, module = module, None
+            if find_spec(name) is None:
+                where = getattr(gone, "__file__", "")
+                raise FileNotFoundError(
+                    f"module {name} was moved or removed, {where} is gone: import what you use anew"
+                )
         spec = getattr(module, "__spec__", None) or find_spec(name)
         file = getattr(module, "__file__", None)
         if spec is not None and isinstance(spec.loader, Shipped):

@@ -139,13 +139,26 @@ def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
     for depth in range(1, len(parts) + 1):
         full = ".".join(parts[:depth])
         loaded = sys.modules.get(full)
-        spec = getattr(loaded, "__spec__", None) or _find_one(full, path)
+        spec = (getattr(loaded, "__spec__", None) if is_there(loaded) else None) or _find_one(full, path)
         if spec is None:
             return None
         path = spec.submodule_search_locations
         if path is None and depth < len(parts):
             return None
     return spec
+
+
+def is_there(module: types.ModuleType | None) -> bool:
+    """Return whether the file from which a module was imported, if there was one, was not moved or removed since."""
+    file = getattr(module, "__file__", None)
+    return not isinstance(file, str) or isinstance(getattr(module, "__loader__", None), Shipped) or os.path.exists(file)
+
+
+def find_anew(name: str) -> importlib.machinery.ModuleSpec | None:
+    """Return the spec of a top-level module as an import would find it now, whatever was imported; None if there is
+    none.
+    """
+    return _find_one(name, None)
 
 
 def _find_one(name: str, path: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
@@ -354,6 +367,37 @@ def top_levels(metadata: str) -> Iterator[str]:
             yield first if slash else first.partition(".")[0]
     if not top_level and not record:
         yield os.path.basename(metadata).partition("-")[0].replace("-", "_")
+
+
+@functools.lru_cache(1024)
+def holds_distributions(folder: str) -> bool:
+    """Return whether distributions are installed into this folder."""
+    return any(part in _SUFFIXES_OF_INSTALLED for part in folder.split(os.sep)) or bool(_metadata_in(folder))
+
+
+def names_of_distributions(folder: str) -> frozenset[str]:
+    """Return the names of the distributions that are installed into a folder, as they stand in its entries."""
+    return _names_in(folder, _mtime(folder))
+
+
+@functools.lru_cache(256)
+def _names_in(folder: str, mtime: int) -> frozenset[str]:
+    return frozenset(os.path.basename(each).partition("-")[0] for each in _metadata_in(folder))
+
+
+def without_metadata(folder: str, tops: set[str]) -> set[str]:
+    """Return which of these top-level modules in a folder belong to no distribution there.
+
+    The metadata is searched, not parsed: that takes a tenth of the time.
+    """
+    left = tops - names_of_distributions(folder)
+    for each in _metadata_in(folder):
+        if not left:
+            break
+        for file in ("top_level.txt", "RECORD", "installed-files.txt"):
+            text = "\n" + _text(os.path.join(each, file))
+            left -= {top for top in left if any(f"\n{top}{end}" in text for end in ("\n", "/", "."))}
+    return left
 
 
 def _text(file: str) -> str:

@@ -23,7 +23,7 @@ import time
 import types
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,6 +52,8 @@ active: dict[int, list[ModuleSource]] = {}
 """id -> the members of a bundle that is in ``sys.modules`` or offered."""
 _sticky: dict[int, list[ModuleSource]] = {}
 """The active bundles that belong to values in the engine's namespace."""
+_outdated: set[tuple[str, str]] = set()
+"""(name, digest) of modules in `_sticky` whose files were edited since then: the next import finds the new ones."""
 _lasting: dict[int, list[ModuleSource]] = {}
 """The active bundles that belong to the engine's environment."""
 _displaced: dict[str, types.ModuleType] = {}
@@ -332,10 +334,10 @@ def _is_active(members: list[ModuleSource]) -> bool:
     return active.get(id(members)) is members
 
 
-def _place_all(members: list[ModuleSource]) -> None:
-    strangers = []
+def _place_all(members: list[ModuleSource], but: Collection[tuple[str, str]] = ()) -> None:
+    strangers, dropped = [], list[str]()
     for member in members:
-        if member.name == _MAIN_FOLDER:
+        if member.name == _MAIN_FOLDER or (but and (member.name, member.digest) in but):
             continue
         present = sys.modules.get(member.name)
         wanted = _versions.get((member.name, member.digest))
@@ -357,7 +359,11 @@ def _place_all(members: list[ModuleSource]) -> None:
     for key, others in list(active.items()):
         if any(_offered.get(other.name, other).digest != other.digest for other in others):
             del active[key]
+            if key not in _sticky:
+                dropped.extend(other.name for other in others)
     active[id(members)] = members
+    for name in {*dropped} - _names_of(active) if dropped else ():
+        _take_out(name)  # it belongs to the other version, and a computed import would find it
     install_finders()
 
 
@@ -370,6 +376,57 @@ def install_finders() -> None:
         sys.meta_path.insert(0, finder)
     if _folder_finder not in sys.meta_path:
         sys.meta_path.append(_folder_finder)
+
+
+def other_finders() -> list[Any]:
+    """Return the finders of this process apart from those for by-value modules."""
+    return [each for each in sys.meta_path if each is not finder and each is not _folder_finder]
+
+
+def kept_files(known: Container[str]) -> Iterator[tuple[str, str]]:
+    """Yield name and file of the modules that values in the engine's namespace keep, if this machine has the files.
+
+    known: files that are left out.
+    """
+    for members in _sticky.values():
+        for member in members:
+            file = member.file
+            if file and file not in known and not is_compiled(file) and as_arrived(member, file):
+                yield member.name, member.file
+
+
+def take_out_own(names: Collection[str]) -> dict[str, types.ModuleType]:
+    """Take the engine's own modules of these names out of ``sys.modules``, and all by-value ones, which may have parts
+    of them. Return the former; the next import loads them anew.
+    """
+    for members in _sticky.values():
+        if any(member.name in names for member in members):
+            _outdated.update((member.name, member.digest) for member in members)
+    for members in active.values():
+        for member in members:
+            _take_out(member.name)
+    _forget_beside()
+    for known in (active, _offered, _versions, _found_here):
+        known.clear()
+    taken = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    _place_sticky()
+    return taken
+
+
+def _names_of(keys: Iterable[int]) -> set[str]:
+    """Return the names of the modules in these active bundles, without those that are kept and were edited."""
+    return {
+        member.name
+        for key in keys
+        for member in active[key]
+        if key not in _sticky or (member.name, member.digest) not in _outdated
+    }
+
+
+def _place_sticky() -> None:
+    for members in _sticky.values():
+        if not _is_active(members):
+            _place_all(members, _outdated)
 
 
 def _set_aside(name: str, present: types.ModuleType | None) -> None:
@@ -458,16 +515,14 @@ def _take_out_unused(kept: frozenset[int]) -> None:
     gone = [members for key, members in active.items() if key not in kept and key not in _sticky]
     if not gone and _sticky.keys() <= active.keys():
         return
-    staying = {member.name for key, members in active.items() if key in kept or key in _sticky for member in members}
+    staying = _names_of(key for key in active if key in kept or key in _sticky)
     for members in gone:
         del active[id(members)]
         for member in members:
             if member.name not in staying:
                 _take_out(member.name)
     _forget_beside()
-    for members in _sticky.values():
-        if not _is_active(members):
-            _place_all(members)
+    _place_sticky()
 
 
 def _forget_beside() -> None:
@@ -519,6 +574,7 @@ def keep_active(always: bool = False) -> None:
 def forget_kept() -> None:
     """Forget the kept modules, because the engine's namespace was cleared. Those of the environment stay."""
     _sticky.clear()
+    _outdated.clear()
     _sticky.update(_lasting)
 
 

@@ -387,6 +387,11 @@ def note_filled(cls: type) -> None:
             _built.popitem(last=False)
 
 
+def forget_built() -> None:
+    """Forget the classes that came by value: the next pack that brings one builds it anew, with modules as they are."""
+    _built.clear()
+
+
 def travelled(cls: type) -> bool:
     """Return whether the class came here by value."""
     return cls in _born or cls in _unfilled

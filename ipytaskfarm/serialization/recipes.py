@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -60,6 +60,10 @@ def set_place_of_cell(find: Callable[[str], str]) -> None:
     _place_of_cell[0] = find
 
 
+Content: TypeAlias = tuple[tuple[str, str], ...]
+"""(top-level module that goes by name, digest of its files) for each that has no version: an engine compares them."""
+
+
 class FunctionRecipe(NamedTuple):
     """The recipe of a function, ready to be sent."""
 
@@ -68,6 +72,7 @@ class FunctionRecipe(NamedTuple):
     """Its digest and its encoded parts."""
     warnings: tuple[str, ...]
     """What the function asks for that no key can hold: "the time (time.time), in `f`"."""
+    content: Content = ()
 
 
 _recipes = KeptPacks()
@@ -98,6 +103,8 @@ class ArgumentDigests:
         """Create it; `number` returns a number for a `Ref` in an argument: the result takes its place later."""
         self._number = number
         self._seen: Seen = {}
+        self.content: dict[str, str] = {}
+        """The digests of modules by name whose objects are among the arguments, see `Content`."""
 
     def of(self, value: Any) -> tuple[str, str, str]:
         """Return the digest of an argument, and the name and the digest of the code that it brings, or "" and "".
@@ -115,6 +122,8 @@ class ArgumentDigests:
         walk = _Walk(self._number)
         digest = walk.digest_of(value, "", self._seen)
         walk.go_on()
+        walk.add_packages(only_content=True)
+        self.content |= walk.content
         return (digest, walk.first_label(), walk.key()) if walk.parts else (digest, "", "")
 
 
@@ -137,6 +146,7 @@ class _Walk:
         self._waiting: deque[tuple[Any, str, str]] = deque()
         self._modules: dict[str, tuple[Bundle, set[str], str]] = {}
         self._tops: dict[str, str] = {}
+        self.content: dict[str, str] = {}
         self._seen: Seen = {}
         """The mutable objects among the values of all names: one of them under two names is not two equal ones."""
         self._values: dict[tuple[str, str, int], str] = {}
@@ -146,11 +156,12 @@ class _Walk:
         name = _name_of(function)
         self.add("callable", name, self.digest_of(function, ""), "")
         self.go_on()
-        for top, user in self._tops.items():
-            self._package(top, user)
+        self.add_packages()
         self.add("python", "Python", PYTHON, "")
         parts = tuple(sorted(self.parts.values(), key=lambda part: (part.kind, part.name, part.user, part.digest)))
-        return FunctionRecipe(name, Function(self.key(), _encode(Recipe(parts))), tuple(self.warnings))
+        return FunctionRecipe(
+            name, Function(self.key(), _encode(Recipe(parts))), tuple(self.warnings), tuple(self.content.items())
+        )
 
     def key(self) -> str:
         """Return the digest of all parts."""
@@ -220,7 +231,7 @@ class _Walk:
 
     def _note_reference(self, obj: Any, user: str) -> None:
         module_name = getattr(obj, "__module__", None) if callable(obj) else type(obj).__module__
-        if isinstance(module_name, str):
+        if isinstance(module_name, str) and travel(module_name) is not Travel.SOURCE:
             self._use_module(module_name, user)
 
     def _use_module(self, name: str, user: str) -> None:
@@ -370,11 +381,22 @@ class _Walk:
             if _is_installed(name):
                 self._use_module(name, user)
 
-    def _package(self, top: str, user: str) -> None:
-        version = version_of(top)
-        if version is not None:
+    def add_packages(self, only_content: bool = False) -> None:
+        """Add the versions of the distributions that were reached; only_content: only of modules without a version."""
+        waiting = [*self._tops.items()]
+        while waiting:
+            top, user = waiting.pop()
+            version = version_of(top)
+            if version is None or (only_content and not version.content):
+                continue
             self.guards.append(version)
             self.add("package", version.distribution, version.text, user)
+            if version.content:  # nobody gives it another version when a module changes that it imports
+                self.content[top] = version.content
+                for each in sorted(version.imports):
+                    if each not in self._tops and each not in sys.stdlib_module_names and each != _OWN:
+                        self._tops[each] = user
+                        waiting.append((each, user))
 
 
 class _PartDigester(Digester):

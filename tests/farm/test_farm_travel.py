@@ -116,15 +116,65 @@ with TaskClient(WHERE) as tc:
     use(tc)
 """
 HERE = """
-if __name__ == "__main__":
+import time
+from ipytaskfarm import Task
+def write_kept(value):
     with open("kept.py", "w") as file:
-        file.write("class Thing: pass")
-    import kept
+        file.write(f"V = {value}\\nclass Thing: pass")
+def write_shared(value):
+    with open(SHARED + "/inner.py", "w") as file:
+        file.write(f"V = {value}")
+def of_shared(): return shared.inner.V
+def wait(path):
+    import os, time
+    while not os.path.exists(path): time.sleep(0.002)
+def use_shared(tc):
+    for value in (1, 2, 3):
+        write_shared(value)
+        runs = [tc.run(Task(of_shared, cache=cache)) for cache in (False, True)]
+        print([tc.get_task_result(id, block=True).result for id in runs], tc.map(by_name, ["shared.inner"]))
+def use_late(tc):
+    "An edit between the submission and the run."
+    write_shared(4)
+    tc.run(Task(wait, args=(os.path.abspath("go"),)))
+    late = tc.run(Task(of_shared, cache=True))
+    write_shared(5)
+    open("go", "w").close()
+    tc.barrier(late)
+    write_shared(4)
+    again = tc.get_task_result(tc.run(Task(of_shared, cache=True)), block=True)
+    print([again.result, again.from_cache])
+def use_early(tc):
+    "An edit while tasks of a job wait, and after it a task that was submitted later."
+    write_shared(6)
+    tc.run(Task(wait, args=(os.path.abspath("begin"),)))
+    job = tc.create_job("early")
+    job.add_task(Task(of_shared))
+    [early], by_s = job.submit(), time.time() + 2.1
+    job.pause()
+    open("begin", "w").close()
+    seen = {tc.run(Task(of_shared), block=True).result for _ in iter(lambda: time.time() < by_s, False)}
+    write_shared(7)
+    job.resume()
+    print(*seen, tc.get_task_result(early, block=True).result, tc.run(Task(of_shared), block=True).result)
+if __name__ == "__main__":
+    write_kept(1)
+    import kept, shared.inner
     with Farm(n=1) as farm, farm.task_client() as tc, farm.multiengine_client() as mec:
         use(tc)
+        use_shared(tc)
+        use_late(tc)
+        use_early(tc)
         mec.push({"thing": kept.Thing()})
+        mec.execute("import shared.inner")
         use(tc)
+        use_shared(tc)
+        for value in (2, 3):
+            write_kept(value)
+            print(tc.map(by_name, ["kept"]))
+        print(mec.map(by_name, ["shared.inner"]))
 """
+SAID_HERE = "[1, 1]\n[2, 2]\n" + "[1, 1] [1]\n[2, 2] [2]\n[3, 3] [3]\n"
 
 
 def test_modules_under_computed_names_are_those_of_the_script_as_they_are_now(farm: Farm, tmp_path: Path) -> None:
@@ -136,10 +186,17 @@ def test_modules_under_computed_names_are_those_of_the_script_as_they_are_now(fa
         assert run(folder, "script.py") == "".join(f"[{value}, {value}]\n" for value in values)
 
 
-def test_engines_in_the_scripts_folder_do_not_keep_its_modules(tmp_path: Path) -> None:
-    """They find them by a path of their own; also while a value in their namespace keeps other modules."""
-    (tmp_path / "script.py").write_text(f"VALUES = [1, 2]\n{EDITS}{HERE}")
-    assert run(tmp_path, "script.py") == "[1, 1]\n[2, 2]\n" * 2
+def test_engines_do_not_keep_modules_that_they_find_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the script's folder or by PYTHONPATH; also while names in their namespace keep other modules, or them."""
+    program, shared = tmp_path / "program", tmp_path / "lib" / "shared"
+    program.mkdir()
+    shared.mkdir(parents=True)
+    (shared / "__init__.py").write_text("")
+    (shared / "inner.py").write_text("V = 0")
+    path = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(shared.parent), *filter(None, [path])]))
+    (program / "script.py").write_text(f"VALUES, SHARED = [1, 2], {str(shared)!r}\n{EDITS}{HERE}")
+    assert run(program, "script.py") == SAID_HERE + "[4, False]\n6 6 7\n" + SAID_HERE + "[2]\n[3]\n[3]\n"
 
 
 class Holder:

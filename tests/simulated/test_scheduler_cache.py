@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.result_cache import ON, READONLY, REFRESH, CacheKey
-from ipytaskfarm.core.messages.task_types import JobSpec, Recovery, Rules
+from ipytaskfarm.core.messages.task_types import Ended, JobSpec, Recovery, Rules
 from ipytaskfarm.testing.stepped_farm import SteppedFarm
 
 from ..support.simulated_farm import final_of, move, one_engine
@@ -58,6 +58,23 @@ def test_a_kept_result_that_is_marked_as_failed_is_computed_again_and_kept() -> 
     sim.submit(2, cache=key())
     sim.settle()
     assert final_of(sim, 2).from_cache, "what ran again was not kept"
+
+
+def test_a_result_of_another_version_of_a_module_than_the_keys_is_not_kept() -> None:
+    sim, agent, engine = one_engine()
+    sim.submit(0, cache=key())
+    sim.submit(1, cache=key())
+    move(sim, agent)
+    sim.begin(engine)
+    assert engine.running is not None
+    sim.end_with(agent, engine, Ended(*engine.running, "", 0.0, 0.001, None, b"body", outdated="another version"))
+    move(sim, agent)
+    assert final_of(sim, 0).reason == ""
+    sim.settle()
+    assert runs(sim, 0, 1) == [1, 1], "the one that waited for it runs"
+    sim.submit(2, cache=key())
+    sim.settle()
+    assert final_of(sim, 2).from_cache
 
 
 def test_a_mark_of_what_has_ended_leaves_an_unfinished_task_alone() -> None:

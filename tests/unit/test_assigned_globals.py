@@ -185,6 +185,19 @@ if __name__ == "__main__": s.N = 5
     assert warned(name) == warned(f"user_of_{name}") == []
 
 
+def test_modules_with_many_constants_are_compared_too(settings: Any, tmp_path: Path) -> None:
+    name = f"many_of_{settings.__name__}"
+    write(tmp_path / f"{name}.py", "".join(f"N{number} = {number}\n" for number in range(3000)))
+    importlib.invalidate_caches()
+    many: Any = importlib.import_module(name)
+    try:
+        assert warned(name) == []
+        many.N2999 = 5
+        assert [text.partition(" ")[0] for text in warned(name)] == ["N2999"]
+    finally:
+        del sys.modules[name]
+
+
 def test_an_edited_file_is_no_assignment(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = settings.__name__
     monkeypatch.undo()

@@ -244,8 +244,8 @@ def on_set_up(farm: SchedulerState, session: str, event: SetUp, now: Now, out: D
     if engine is None:
         return
     if event.error:
-        what = "its environment could not be set up" if event.identity else "a task has spoiled its process"
-        recycle(farm, engine, f"{what}: {event.error}", now, out)
+        what = "its environment could not be set up: " if event.identity else ""
+        recycle(farm, engine, f"{what}{event.error}", now, out)
     else:
         engine.set_up = True
 

@@ -80,6 +80,8 @@ def on_results(farm: SchedulerState, session: str, event: Results, now: Now, out
         elif ended.outcome == "":
             if task.past.trial_state is not None and task.past.trial_state.again:
                 farm.graph.note_remade(task.id, now.mono_s)
+            if ended.outdated and farm.cache_uses.keep_nothing(task.id):
+                out.notes.append(f"the result of task {task.id} is not kept in the result cache: {ended.outdated}")
             finish(farm, task, final_of_answer(task, engine, ended, now), out)
         else:
             _failed(farm, task, engine, ended, now, out)

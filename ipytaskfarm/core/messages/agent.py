@@ -373,6 +373,9 @@ class TaskBatch(msgspec.Struct, frozen=True, tag="Batch"):
     """The number of the hand-out. It only grows."""
     first: int = 0
     """The place of the first of these runs in the hand-out."""
+    newest_s: float = 0.0
+    """When the latest of the hand-out's tasks was submitted (wall clock of its client). An edit of a module counts only
+    for tasks that were submitted after it."""
 
 
 class HandOut(msgspec.Struct, frozen=True, tag=True):

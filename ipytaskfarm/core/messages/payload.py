@@ -62,6 +62,15 @@ class CallWork(msgspec.Struct, frozen=True, array_like=True, tag="call"):
     nobody knows).  For calls of an executor, which have no places, `first` is -1 and each item is ``(args,)`` or
     ``(args, kwargs)``.  The value of a chunk is the list of values; None stands there for each item that is told of by
     itself, see `task_types.ItemsEnded`."""
+    content: tuple[tuple[str, str], ...] = ()
+    """Of a task whose result may be kept: (top-level module, digest of its files) for modules that go by name and have
+    no version. If the engine has run others, its result is not kept."""
+
+
+def with_content(payload: bytes, content: tuple[tuple[str, str], ...]) -> bytes:
+    """Return the payload of a function call that says which content of modules its result is kept for."""
+    work = msgspec.msgpack.decode(payload, type=CallWork)
+    return msgspec.msgpack.encode(msgspec.structs.replace(work, content=content))
 
 
 Work: TypeAlias = StringWork | CallWork

@@ -227,6 +227,9 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The details of outcome "deferred" or "inputs lost", and of a chunk."""
     frozen: FrozenRun | None = None
     """Set if the engine has frozen itself after this attempt: it keeps the frames, and runs nothing more."""
+    outdated: str = ""
+    """Why the result does not belong to its key in the result cache: a module that the engine has run is another one
+    than that of the key."""
 
 
 class AttemptRow(msgspec.Struct, frozen=True, array_like=True):

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from ..messages.result_cache import CacheKey
+import msgspec
+
+from ..messages.result_cache import READONLY, CacheKey
 from ..messages.task_types import Final
 
 
@@ -54,6 +56,14 @@ class CacheUses:
             self.cleared.add(task_id)
             if task_id in self.full:
                 self.owners.setdefault(self.full[task_id], task_id)
+
+    def keep_nothing(self, task_id: int) -> bool:
+        """Do not keep the result of a task.  Return whether it would have been kept."""
+        key = self.keys.get(task_id)
+        if key is None or key.mode == READONLY:
+            return False
+        self.keys[task_id] = msgspec.structs.replace(key, mode=READONLY)
+        return True
 
     def owner_of(self, task_id: int) -> int | None:
         """Return the task for whose result this task waits; None: it waits for none."""

@@ -59,6 +59,8 @@ class Assignment(msgspec.Struct, frozen=True, gc=False):
     """Whether the engine runs the tasks concurrently, as coroutines."""
     number: int = 0
     """The number of the hand-out."""
+    newest_s: float = 0.0
+    """When the latest of the tasks was submitted (wall clock)."""
 
 
 class LoadFinals(NamedTuple):

@@ -321,7 +321,7 @@ def _send_batch(
     out.assignments.append(
         Assignment(
             engine.agent, engine.name, tasks, engine.environment, allotment, recycling, _graces(farm, tasks),
-            concurrent, batch.number,
+            concurrent, batch.number, batch.newest_s,
         )
     )  # fmt: skip
     if len(engine.assigned) == len(tasks):
@@ -396,6 +396,8 @@ def _take(
         if task is None:
             break
         assign(farm, task, engine, not engine.assigned or concurrent, now)
+        if task.submitted_s > batch.newest_s:
+            batch.newest_s = task.submitted_s
         run = (task.id, task.attempt)
         assigned = AssignedRun(batch, cost_s, quick, task_class, concurrent=concurrent)
         engine.add_run(run, assigned)

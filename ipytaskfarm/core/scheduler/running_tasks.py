@@ -114,6 +114,8 @@ class RecordedBatch(msgspec.Struct, eq=False, gc=False):
     """The runs in the order in which they were sent, with `WITHDRAWN` in place of those that came back unbegun."""
     unanswered: int = 0
     """How many of the runs have not been answered."""
+    newest_s: float = 0.0
+    """When the latest of the tasks was submitted (wall clock)."""
 
     def place(self, run: RunKey) -> tuple[int, int]:
         """Return (number of the batch, place in it) of a run, by which the runs of an engine are ordered."""
