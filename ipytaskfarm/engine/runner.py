@@ -386,6 +386,7 @@ class Runner:
     def _call_concurrently(self, attempt: RunningAttempt, job: QueuedRun) -> Any:
         """Return the coroutine of a run that shares the engine with others."""
         work = attempt.work = self._decoder.decode(job.run.payload)
+        assert isinstance(work, CallWork)  # only functions run concurrently
         special = job.run.special
         try:
             if special is not None and special.inputs:
