@@ -289,7 +289,7 @@ def _is_setting_call(node: ast.AST, parameters: frozenset[str]) -> bool:
         isinstance(node, ast.Call)
         and bool(parameters)
         and isinstance(function, ast.Attribute)
-        and function.attr in ("update", "append", "extend")
+        and function.attr == "update"
         and isinstance(function.value, ast.Name)
         and all(isinstance(each, ast.Name) and each.id in parameters for each in node.args)
         and all(isinstance(each.value, ast.Name) and each.value.id in parameters for each in node.keywords)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,10 +93,12 @@ def test_a_figure_and_a_table_made_on_an_engine_are_seen(notebook: Notebook) -> 
     expect(cell.html.locator("table.dataframe td").last).to_have_text("b2")
 
 
-def test_a_map_shows_a_bar_and_gives_a_list(notebook: Notebook) -> None:
-    cell = notebook.start("%%taskmap n in range(12) --pull y -o squares\nimport time; time.sleep(0.4); y = n * n")
+def test_a_map_shows_a_bar_and_gives_a_list(notebook: Notebook, gate: Gate) -> None:
+    waits = textwrap.indent(gate.code, "    ")
+    cell = notebook.start(f"%%taskmap n in range(12) --pull y -o squares\nif n >= 6:\n{waits}\ny = n * n")
     cell.shows("6/12 tasks: 6 succeeded, 2 running, 4 scheduled")
     assert cell.running
+    gate.open()
     cell.done()
     cell.shows("12/12 tasks: 12 succeeded")
     notebook.run("squares").shows("[0, 1, 4, 9, 16, 25, 36, 49, 64, 81, 100, 121]")

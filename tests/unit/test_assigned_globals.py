@@ -16,7 +16,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from ipytaskfarm.serialization import assigned_globals
+from ipytaskfarm.serialization import assigned_globals, module_bundles
 from ipytaskfarm.serialization.module_bundles import bundle_of
 from ipytaskfarm.serialization.pack import pack_function
 
@@ -86,6 +86,8 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
     """Return an imported module that travels by value; each test has one of a name of its own."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(assigned_globals, "_began_s", lambda: time.time() + 60)  # the files are older than the process
+    for pause in ("_PAUSE_S", "_PAUSE_STATS"):
+        monkeypatch.setattr(module_bundles, pause, 0.0)  # so that each call looks at the files
     name = f"settings_of_{abs(hash(request.node.name))}"
     write(tmp_path / f"{name}.py", SOURCE)
     importlib.invalidate_caches()
