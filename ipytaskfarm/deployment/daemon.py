@@ -62,10 +62,13 @@ def start_detached(home: Home, words: Sequence[str], listener: Listener) -> Star
 
 
 def fork_detached(home: Home, supervise: Callable[[IO[str]], int], listener: Listener) -> Started:
-    """Do the same from the command, which has imported and checked all that the farm's supervisor needs.
+    """Fork a supervisor from the command, which has imported all that it needs, and follow it until the farm is ready.
 
-    The command's own process forks, and its child calls `supervise` with the pipe for reports, so nothing is imported
-    twice. The process must have no other threads.
+    The child calls `supervise` with the pipe for reports, and outlives the caller like the process of `start_detached`.
+
+    Raises:
+        ConnectionError: the child ended without a message.
+        RuntimeError: this process has other threads.
     """
     read_end, write_end = _report_pipe(home)
 

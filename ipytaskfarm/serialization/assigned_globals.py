@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import operator
 import os
 import sys
 import time
@@ -46,8 +47,8 @@ class AssignedGlobals:
         fixed = {each[1] for each in self._fixed}
         self._expected = [each for each in expected if each[0] or each[1] not in fixed]
         self._names = [each[1] for each in self._fixed]
-        self._seen: list[int] = []
-        """The identities of those at the last look."""
+        self._seen: list[Any] = []
+        """Their values at the last look. They are kept, because another object may get the identity of a freed one."""
         self._objects = objects
         self._globals = vars(sys.modules[name])
         self._seeds = seeds
@@ -76,8 +77,9 @@ class AssignedGlobals:
     def _changes(self) -> Iterator[tuple[str, str, str]]:
         """Yield the path of each changed value, what was done to it, and what the source says."""
         present = self._globals
-        seen = [*map(id, map(present.get, self._names))]
-        fixed = self._fixed if seen != self._seen else ()
+        seen = [*map(present.get, self._names)]
+        is_same = len(seen) == len(self._seen) and all(map(operator.is_, seen, self._seen))
+        fixed = () if is_same else self._fixed
         self._seen = seen
         for owner, name, value in (*fixed, *self._expected):
             holder = present

@@ -126,6 +126,18 @@ def test_each_assigned_constant_is_warned_of_once(settings: Any) -> None:
     assert warned(name) == []
 
 
+def test_a_value_with_the_identity_of_a_freed_one_is_seen(settings: Any) -> None:
+    assert warned(settings.__name__) == []
+    former = id(settings.RATE)
+    kept: list[float] = []
+    settings.RATE = float("0.5")  # equal, so that nothing is said of it
+    del settings.RATE
+    while len(kept) < 1000 and (not kept or id(kept[-1]) != former):
+        kept.append(float("0.25"))
+    settings.RATE = kept[-1]
+    assert [text.partition(",")[0] for text in warned(settings.__name__)] == ["RATE was set to 0.25 after the import"]
+
+
 def fake(name: str) -> str:
     return name
 
