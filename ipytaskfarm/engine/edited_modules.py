@@ -96,7 +96,7 @@ class EditedModules:
         self.kept_old: list[Edited] = []
         """The modules of which this engine runs an old version, because it cannot import them again."""
         self.ended_s = 0.0
-        """When the last run ended: set by the runner."""
+        """When the last slice of runs ended (`lane`); 0.0 before the first one."""
         self._folders_due_s = 0.0
         self._fastest_stat_s = float("inf")
         self.unsorted: set[tuple[str, str]] = set()

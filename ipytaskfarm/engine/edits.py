@@ -40,16 +40,22 @@ class Edits:
         self._callables = callables
         self._unchanged_s = 0.0
         """When (wall clock) a look has found no edit at the latest."""
+        self._is_edited = False
+        """Whether the last look has found edits, before a run that goes on with the old version."""
         self._upgraded: list[Edited] = []
         """The modules of distributions that were replaced: a look finds them once."""
         self.notices: list[str] = []
         """What is to be said of edits."""
+        self.is_due = False
+        """Whether a look is due before the next run. It is found out for each slice: all runs of a slice were on this
+        engine when the slice began, and to ask for each of them costs a percent of the smallest ones."""
 
-    def is_due(self) -> bool:
-        """Return whether a look is due before a run."""
+    def begin_slice(self) -> None:
+        """Find out whether a look is due before the next run."""
         now_s = time.perf_counter()
         edited = EDITED
-        return now_s >= edited.due_s or (now_s >= edited.after_pause_s and now_s - edited.ended_s >= PAUSE_S)
+        if now_s >= edited.due_s or (now_s >= edited.after_pause_s and now_s - edited.ended_s >= PAUSE_S):
+            self.is_due = True
 
     def reason_to_leave(self, submitted_s: float) -> str:
         """Look for edits. Return why another engine has to take this one's place, or "".
@@ -57,12 +63,17 @@ class Edits:
         submitted_s: when (wall clock) the task was submitted. What was submitted before an edit goes on with the
         version that this engine has: the tasks of a long job all run the same one.
         """
+        goes_on = submitted_s < self._unchanged_s - CLOCKS_S
+        if self._is_edited and goes_on:
+            return ""
         began_s = time.time()
         found = self._look()
+        self._is_edited = bool(found) and goes_on
+        if self._is_edited:
+            return ""  # and a look stays due: the next run may have been submitted later
+        self.is_due = False
         if not found and not EDITED.kept_old:
             self._unchanged_s = began_s
-            return ""
-        if found and submitted_s < self._unchanged_s - CLOCKS_S:
             return ""
         self._upgraded.clear()
         # An engine that has run nothing yet stays: a module that rewrites itself would keep the farm from all work.

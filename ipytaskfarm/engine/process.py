@@ -281,8 +281,13 @@ class EngineProcess:
         self._sampler.busy()
         self._capture.settle(to_console=False)
         self._baseline.refresh()
+        self._runner.edits.begin_slice()
         # The first of many results is not reported alone: those that follow at once, or the last one, ring the bell.
         self._bell_rang = time.perf_counter()
+
+    def join_slice(self) -> None:
+        """Begin more coroutine tasks beside those in progress."""
+        self._runner.edits.begin_slice()
 
     def end_slice(self) -> None:
         self._loops.show()
@@ -296,7 +301,7 @@ class EngineProcess:
             self._baseline.look()
         if (not is_due or EDITED.unsorted) and self._look_later is None:
             self._look_later = self._loop.call_later(LOOK_EVERY_S, self._look)
-        self._slice_ended_s = time.perf_counter()
+        EDITED.ended_s = self._slice_ended_s = time.perf_counter()
 
     def _look(self) -> None:
         """Examine the surroundings if nothing has run for a while; this is the loop's callback."""

@@ -82,6 +82,11 @@ class RunRecords:
             outcome = self.outcome(attempt, error)
             word = details_of(error, outcome)
             failure, body_failure = described(error, *source_of(attempt.work))
+        kind, outdated = "names", ""
+        if isinstance(attempt.work, CallWork):
+            kind = "raw" if attempt.work.raw else "call"
+            if attempt.work.content or EDITED.kept_old:
+                outdated = differs_from(attempt.work.content)
         body = ResultBody(
             value,
             body_failure,
@@ -90,14 +95,14 @@ class RunRecords:
             sink.outputs if sink.outputs is not None else [],
             attempt.current.calls.progress if attempt.current is not None else None,
             (take_added() or None) if error is None else None,
-            "names" if not isinstance(attempt.work, CallWork) else "raw" if attempt.work.raw else "call",
+            kind,
         )
         packed = self.pack_body(body)
         blobs = self._writer.taken() if self._writer is not None else ()
         memory = own_bytes(self._pid) if run.measured else 0
         ended = Ended(
             run.task, run.attempt, outcome, attempt.started_s, run_s, failure, packed, blobs, memory, word,
-            attempt.frozen, _outdated(attempt),
+            attempt.frozen, outdated,
         )  # fmt: skip
         return self._encoder.encode(ended) if failure is None else encoded(self._encoder.encode, ended)
 
@@ -146,11 +151,3 @@ class RunRecords:
         if attempt.unready and attempt.raised is None:
             return Reason.ENVIRONMENT
         return attempt.outcome()
-
-
-def _outdated(attempt: RunningAttempt) -> str:
-    """Return why the result of a run must not be kept in the result cache; "" if it may be."""
-    work = attempt.work
-    if isinstance(work, CallWork) and (work.content or EDITED.kept_old):
-        return differs_from(work.content)
-    return ""

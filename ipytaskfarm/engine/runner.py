@@ -44,7 +44,6 @@ from .child_processes import Brought, ChildProcesses, leave_fork, prepare_older,
 from .code_templates import Plain
 from .coroutines import Coroutines, attempt_here
 from .current import CurrentTask, Deferred, Interruptible
-from .edited_modules import EDITED
 from .edits import Edits
 from .failures import half_imported
 from .freezer import Freezer
@@ -132,7 +131,7 @@ class Runner:
         if run.environment is not None and self._environments.failed:
             self._send(Returned(self._engine, [(run.task, run.attempt)], "environment"))
             return None
-        if self._baseline.spoiled or (self.edits.is_due() and self._must_leave(job.newest_s)):
+        if self._baseline.spoiled or (self.edits.is_due and self._must_leave(job.newest_s)):
             self._send(Returned(self._engine, [(run.task, run.attempt)], "surroundings"))
             return None
         attempt = self._attempt = RunningAttempt(run)
@@ -141,7 +140,8 @@ class Runner:
             if unset is not None:
                 self._end(attempt, None, unset)
                 return None
-        setup_globals.activate(run.environment is not None)
+        if setup_globals.active or run.environment is not None:
+            setup_globals.activate(run.environment is not None)
         if run.special is not None and run.special.concurrent:
             self._attempt = None
             self._let_begin(job.place, alone=False)
@@ -483,7 +483,7 @@ class Runner:
     # -- the end of a run
 
     def _end(self, attempt: RunningAttempt, value: bytes | None, error: BaseException | None) -> None:
-        now_s = EDITED.ended_s = time.perf_counter()
+        now_s = time.perf_counter()
         run_s = now_s - attempt.begun
         if os.getpid() != self._pid:
             leave_fork(error)
