@@ -64,8 +64,9 @@ from .sinks import SINK
 from .streams import follow_threads, forget_parent
 
 STACK_SIGNAL = signal.SIGRTMIN + 6
-RING_EVERY_S = 0.0005
-"""The shortest time in seconds between two rings of the bell within a slice. If a long task follows a result sooner,
+RING_EVERY_S = 0.001
+"""The shortest time in seconds between two rings of the bell within a slice. Each wakes the agent, which costs as much
+as a small task. If a long task follows a result sooner,
 `watch` rings."""
 
 

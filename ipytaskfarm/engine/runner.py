@@ -175,7 +175,7 @@ class Runner:
         value, error = self._guarded((run.task, run.attempt), call)
         if error is None and type(value) is CoroutineType:
             return self._run_in_loop(attempt, value)
-        self._end(attempt, value, self._flushed(attempt, error))
+        self._end(attempt, value, error if attempt.current is None else self._flushed(attempt, error))
         return None
 
     def _begin(self, attempt: RunningAttempt, place: tuple[int, int]) -> None:
@@ -183,7 +183,7 @@ class Runner:
         run = attempt.run
         limit = run.time_limit_s
         self._let_begin(place)
-        self._recorder.begin(run.task, run.attempt, deadline_ns(limit))
+        self._recorder.begin(run.task, run.attempt, deadline_ns(limit) if limit else 0)
         self._recorder.words.begin((run.task, run.attempt))
         self._interrupts.begin(limit)
         if run.allotment is not None:
