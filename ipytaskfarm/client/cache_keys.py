@@ -69,15 +69,10 @@ def cache_key(
     if form:
         arguments.append(("the form of the result", form))
     key = hashlib.sha256(_encode((recipe.packed.digest, arguments))).hexdigest()
-    for found, remedy in (
-        ([each for each in recipe.warnings if not each.startswith(MODULES)], "make it an argument"),
-        ([each for each in recipe.warnings if each.startswith(MODULES)], "import them by their names"),
-    ):
-        if found:
-            asked = f"is cached and asks for {', '.join(found)}"
-            _warn_once(recipe, asked, f"{remedy}, or do not cache this function")
-    _warn_of_paths(recipe, (*args, *kwargs.values()))
-    made = CacheKey(key, text_of(recipe.name)[:_NAME_MAX], recipe.packed.digest, tuple(arguments), mode)
+    if recipe.warnings:
+        _warn_of_outside_inputs(recipe)
+    _warn_of_paths(recipe, args, kwargs)
+    made = CacheKey(key, _shown_name(recipe.name), recipe.packed.digest, tuple(arguments), mode)
     return made, recipe.packed, (*recipe.content, *digests.content.items())
 
 
@@ -152,13 +147,28 @@ def _labels(names: tuple[str, ...], count: int) -> list[str]:
     return [f"argument {place + 1}{f' ({names[place]})' if place < len(names) else ''}" for place in range(count)]
 
 
-def _warn_of_paths(recipe: FunctionRecipe, values: Sequence[Any]) -> None:
+@functools.lru_cache(maxsize=1000)
+def _shown_name(name: str) -> str:
+    return text_of(name)[:_NAME_MAX]
+
+
+def _warn_of_outside_inputs(recipe: FunctionRecipe) -> None:
+    for found, remedy in (
+        ([each for each in recipe.warnings if not each.startswith(MODULES)], "make it an argument"),
+        ([each for each in recipe.warnings if each.startswith(MODULES)], "import them by their names"),
+    ):
+        if found:
+            asked = f"is cached and asks for {', '.join(found)}"
+            _warn_once(recipe, asked, f"{remedy}, or do not cache this function")
+
+
+def _warn_of_paths(recipe: FunctionRecipe, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Warn if an argument is the path of a file, and no `File`.  Only a function's first calls pay for the look."""
     looked = _looked_for_files.get(recipe.packed.digest, 0)
     if looked >= _CALLS_LOOKED_AT or len(_looked_for_files) >= _WARNED_MAX:
         return
     _looked_for_files[recipe.packed.digest] = looked + 1
-    for value in values:
+    for value in (*args, *kwargs.values()):
         if not isinstance(value, (str, os.PathLike)) or isinstance(value, File):
             continue
         if os.path.isfile(value):

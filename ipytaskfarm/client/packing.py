@@ -135,8 +135,11 @@ def _cache_key(
     """Return the key of a function's result and the content of modules in it, and add the recipe to `functions`."""
     environment = rules.asks.environment if rules is not None and rules.asks is not None else None
     call, args, kwargs, form = task._cached_call()
-    with noting(data.note):
+    if not kwargs and PLAIN.issuperset(map(type, args)):  # no reference is among them
         key, recipe, content = cache_key(call, args, kwargs, form, environment, mode, data.input_number)
+    else:
+        with noting(data.note):
+            key, recipe, content = cache_key(call, args, kwargs, form, environment, mode, data.input_number)
     functions[recipe.digest] = recipe
     return key, content
 
