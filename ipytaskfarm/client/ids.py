@@ -72,6 +72,8 @@ def _no_id(value: object) -> TypeError:
         remedy = "; a Task has no id: tc.run(task) returns one"
     elif hasattr(value, "taskid"):
         remedy = "; the id of a TaskResult is its .taskid"
+    elif hasattr(value, "add_task"):
+        remedy = "; the ids of a Job's tasks are its .ids"
     elif isinstance(value, str) and exactly(value).strip().isdecimal():
         remedy = f"; int({shown(value)}) is one"
     elif isinstance(value, str):

@@ -366,6 +366,10 @@ class Job:
                 f"job {self.name!r} has no tasks: job.add_task(task) adds one, then job.submit() submits them"
             )
 
+    def _check_begun(self) -> None:
+        if not self._record.ids:
+            self._check_submitted()
+
     # -- acting
 
     def abort(self, reason: str = "", interrupt: bool = True) -> None:
@@ -380,11 +384,12 @@ class Job:
 
     def pause(self) -> None:
         """Start no more tasks of the job; running ones go on.  `resume` starts tasks again."""
-        self._check_submitted()
+        self._check_begun()
         hold(self._record.client.session, self.id, True)
 
     def resume(self) -> None:
         """Start tasks again after `pause`."""
+        self._check_begun()
         hold(self._record.client.session, self.id, False)
 
     def set_priority(self, priority: int) -> int:
@@ -394,7 +399,7 @@ class Job:
         such as the items of a generator that a map has yet to take, and the failed ones that are submitted again.
         Children of its tasks keep theirs unless they belong to the job.
         """
-        self._check_submitted()
+        self._check_begun()
         changed = set_job_priority(self._record.client.session, self.id, priority)
         self.priority = priority
         return changed

@@ -358,6 +358,12 @@ class Farm:
             self.stop()
         else:
             self.stop(drain=0)
+        if self._settings.owned and kind is not None and issubclass(kind, KeyboardInterrupt) and sys.stderr is not None:
+            # What was interrupted has just said that its tasks go on.
+            text = (
+                'the temporary farm has ended, and its tasks with it; those of a farm with a name, Farm("name"), go on'
+            )
+            print(f"ipytaskfarm: {text}", file=sys.stderr, flush=True)
 
     def __repr__(self) -> str:
         phase, state = self._supervisor.phase, self._supervisor.state

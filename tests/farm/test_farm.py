@@ -176,21 +176,28 @@ if sys.argv[1] == "fork" and os.fork() == 0:
 print(farm.state.pid, flush=True)
 if sys.argv[1] == "exit":
     sys.exit()
+if sys.argv[1] == "interrupt":
+    with farm:
+        raise KeyboardInterrupt
 time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("end", ["kill", "exit", "fork"])
+@pytest.mark.parametrize("end", ["kill", "exit", "fork", "interrupt"])
 def test_an_owned_farm_goes_with_its_owner(end: str, farm_dirs: Dirs) -> None:
     """Also when it is killed; also while a process that it forked lives on."""
     before = temporary_folders()
-    with subprocess.Popen([sys.executable, "-c", OWNER, end], stdout=subprocess.PIPE, text=True) as owner:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", OWNER, end], stdout=pipe, stderr=pipe, text=True) as owner:
         assert owner.stdout is not None
+        assert owner.stderr is not None
         controller = int(owner.stdout.readline())
         children = psutil.Process(owner.pid).children() if end == "fork" else []
-        if end != "exit":
+        if end in ("kill", "fork"):
             owner.kill()
         owner.wait(60)
+        if end == "interrupt":
+            assert "the temporary farm has ended, and its tasks with it" in owner.stderr.read()
         eventually(lambda: has_ended(controller))
         eventually(lambda: temporary_folders() == before)
         eventually(lambda: not list(farm_dirs.runtime.iterdir()))

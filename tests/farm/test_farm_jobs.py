@@ -189,6 +189,7 @@ def test_a_paused_job_starts_nothing_and_others_go_on(one: TaskClient, tmp_path:
     assert {row.reason for row in one.tasks(ids=job.ids, state="scheduled").rows} == {"paused"}
     assert one.jobs()[-1].state == "paused"
     later = job.add_task(Task("b = 1"))
+    one.pause(job)  # of what was submitted
     job.submit()
     assert one.status(job.ids[-1]).reason == "paused"
     one.resume("paused")

@@ -161,6 +161,7 @@ MISTAKES: list[Mistake] = [
     ("Task for an id", lambda w: w.tc.get_task_result(Task(f)), TypeError,  # type: ignore[arg-type]
      "a Task has no id: tc.run(task) returns one"),
     ("result for an id", lambda w: w.tc.explain(w.called), TypeError, "the id of a TaskResult is its .taskid"),
+    ("Job for ids", lambda w: w.tc.barrier(w.tc.create_job()), TypeError, "the ids of a Job's tasks are its .ids"),
     ("id as text", lambda w: w.tc.get_task_result("3"), TypeError, "int('3') is one"),  # type: ignore[arg-type]
     ("name for an id", lambda w: w.tc.barrier("fit"), TypeError, "tc.tasks(name=…) finds tasks by their name"),
     ("ids for an id", lambda w: w.tc.get_task_result([1, 2]), TypeError, "this call takes one id at a time"),  # type: ignore[arg-type]
@@ -177,6 +178,8 @@ MISTAKES: list[Mistake] = [
     ("misspelt rule of a map", lambda w: w.tc.map(f, [1], retires=3), TypeError, "did you mean 'retries'?"),  # type: ignore[call-overload]
     ("misspelt argument of a map", lambda w: w.tc.map(f, [1], chunk_size=3), TypeError, "did you mean 'chunksize'?"),  # type: ignore[call-overload]
     # Jobs
+    ("pause of an empty job", lambda w: w.tc.pause(w.tc.create_job()), ValueError, "job.add_task(task) adds one"),
+    ("resumption of an empty job", lambda w: w.tc.create_job().resume(), ValueError, "job.add_task(task) adds one"),
     ("results of an empty job", lambda w: w.tc.create_job().results(), ValueError,
      "job.add_task(task) adds one, then job.submit() submits them"),
     ("results before submit", lambda w: with_task(w).results(), ValueError, "job.submit() submits them"),
