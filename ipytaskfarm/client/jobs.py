@@ -366,9 +366,11 @@ class Job:
                 f"job {self.name!r} has no tasks: job.add_task(task) adds one, then job.submit() submits them"
             )
 
-    def _check_begun(self) -> None:
+    def _submitted_id(self) -> str:
+        """Return the id.  Raises ValueError if nothing of the job was submitted."""
         if not self._record.ids:
             self._check_submitted()
+        return self.id
 
     # -- acting
 
@@ -384,13 +386,11 @@ class Job:
 
     def pause(self) -> None:
         """Start no more tasks of the job; running ones go on.  `resume` starts tasks again."""
-        self._check_begun()
-        hold(self._record.client.session, self.id, True)
+        hold(self._record.client.session, self._submitted_id(), True)
 
     def resume(self) -> None:
         """Start tasks again after `pause`."""
-        self._check_begun()
-        hold(self._record.client.session, self.id, False)
+        hold(self._record.client.session, self._submitted_id(), False)
 
     def set_priority(self, priority: int) -> int:
         """Change the priority of the job's tasks, also of those that are submitted later; return how many wait or run.
@@ -399,8 +399,7 @@ class Job:
         such as the items of a generator that a map has yet to take, and the failed ones that are submitted again.
         Children of its tasks keep theirs unless they belong to the job.
         """
-        self._check_begun()
-        changed = set_job_priority(self._record.client.session, self.id, priority)
+        changed = set_job_priority(self._record.client.session, self._submitted_id(), priority)
         self.priority = priority
         return changed
 

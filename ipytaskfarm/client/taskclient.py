@@ -467,14 +467,8 @@ class TaskClient:
         self._hold(job, False)
 
     def _hold(self, which: Job | str | None, on: bool) -> None:
-        if which is None:
-            operate.hold(self._session, None, on)
-            return
-        found = which if isinstance(which, Job) else self.job(which)
-        if on:
-            found.pause()
-        else:
-            found.resume()
+        found = which if which is None or isinstance(which, Job) else self.job(which)
+        operate.hold(self._session, None if found is None else found._submitted_id(), on)
 
     def drain(self, nodes: str | Iterable[str], on: bool = True) -> int:
         """Give the engines of these nodes no more tasks, while running ones go on; return the number of their agents.
