@@ -292,6 +292,6 @@ def outer(x: int) -> int:
 
 def test_calls_may_submit_and_wait(ex: Executor) -> None:
     """They lend their engines: many more of them wait than there are engines, and each needs one more process."""
-    calls = some(12, 60)
+    calls = some(8, 60)
     futures = [ex.submit(outer, n) for n in range(calls)]
     assert [future.result(DEADLINE_S) for future in futures] == [3 * n + 3 for n in range(calls)]
