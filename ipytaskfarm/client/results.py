@@ -26,6 +26,7 @@ from ..display.ipython import show_users_frames, with_cells
 from ..display.text import span, stamp
 from ..serialization.pack import note_rebuild, traceback_of, unpack, unpack_error
 from .display import output_html, text_html, value_html
+from .session_hints import hints
 
 _decode_body = msgspec.msgpack.Decoder(ResultBody).decode
 
@@ -119,6 +120,7 @@ def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
                 f"the recursion limit is {sys.getrecursionlimit()} here, and that of its engine in a task: call "
                 "sys.setrecursionlimit in the function, or for all engines with mec.execute(…)"
             )
+        notes += hints(error, traceback_text)
         own["__notes__"] = notes
 
 

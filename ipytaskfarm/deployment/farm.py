@@ -28,6 +28,7 @@ from ipytaskfarm.deployment.supervisor import FarmPhase, Supervisor
 from ipytaskfarm.display.farm_tables import engine_table
 from ipytaskfarm.settings.checks import Agents, check_agents
 from ipytaskfarm.settings.declarations import FarmArguments, with_settings
+from ipytaskfarm.system import process
 from ipytaskfarm.system.farm_paths import check_name
 from ipytaskfarm.system.files import tail
 from ipytaskfarm.system.live_pages import page_link, page_path
@@ -129,6 +130,7 @@ class Farm:
         self._until_gone: list[Callable[[], None]] = []
         self._supervisor = Supervisor(self._settings, self._home, _Listener(self._ready), in_python=True)
         # Not in the thread, so that errors in `start` are raised here, with the user's own frames.
+        process.farm_began_with = dict(os.environ)
         self._supervisor.start()
         thread = threading.Thread(target=self._supervise, name=f"ipytaskfarm {self.name}", daemon=True)
         thread.start()

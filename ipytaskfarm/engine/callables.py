@@ -40,6 +40,7 @@ class Callables:
         `size_bytes` is the size of its code, including the data that it carries.
         """
         known = Known(function, function_reaches(function), bundles_of(getattr(function, "brought", ((), ()))[1]))
+        self._bytes -= self._kept.pop(digest, (known, 0))[1]
         self._kept[digest] = known, size_bytes
         self._bytes += size_bytes
         while len(self._kept) > CALLABLES_KEPT or (self._bytes > CALLABLES_BYTES_MAX and len(self._kept) > 1):

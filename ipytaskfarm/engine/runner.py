@@ -441,7 +441,7 @@ class Runner:
         if digest is None or job.code is None:
             raise ValueError("this task is a call, and no function came with it")
         found = self._callables.get(digest)
-        if found is not None:
+        if found is not None and not getattr(found.function, "renews", False):
             return found
         came.clear()
         try:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from ..serialization.process_values import asked
+
 WAYS: dict[str, frozenset[str]] = {
     "os": frozenset({"environ"}),
     "sys": frozenset({
@@ -112,7 +114,8 @@ def _is_a_way(value: Any, code: types.CodeType) -> bool:
     if isinstance(value, types.ModuleType):
         name = value.__name__
         return name in NAMES or not WAYS.get(name, frozenset()).isdisjoint(all_names(code))
-    return isinstance(value, ContextVar) or getattr(value, "__name__", None) in NAMES
+    name = asked(value, "__name__")
+    return isinstance(value, ContextVar) or (isinstance(name, str) and name in NAMES)
 
 
 def all_names(code: types.CodeType) -> set[str]:

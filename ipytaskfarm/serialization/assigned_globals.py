@@ -16,6 +16,7 @@ import sys
 import time
 import types
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,34 @@ from ..system.farm_paths import process_started
 from ..system.process import depth_of_user
 from .module_origin import Travel, travel
 from .module_state import PLAIN, Defined, Expected, changed_by_imports, is_decided, parsed, seeds_of, state_of
+from .process_values import asked
 
 _STATE_MAX = 10_000
 """How many values of a module are compared, whenever its file is looked at: those that cannot change inside are
 compared by identity first, which takes a third of a millisecond for as many."""
 _MISSING = object()
-_warned: set[tuple[str, str]] = set()
+
+
+class Told:
+    """Of which values of modules the user was warned."""
+
+    def __init__(self) -> None:
+        self._paths: set[tuple[str, str]] = set()
+
+    def __contains__(self, path: tuple[str, str]) -> bool:
+        return path in self._paths
+
+    def add(self, module: str, path: str) -> bool:
+        """Note that the user is told of a value; return whether that is news."""
+        if (module, path) in self._paths:
+            return False
+        self._paths.add((module, path))
+        return True
+
+
+told = Told()
+_quiet: dict[str, set[str]] = defaultdict(set)
+"""Module's name -> what other modules change in it when they are imported, on engines too."""
 
 
 class AssignedGlobals:
@@ -56,18 +79,20 @@ class AssignedGlobals:
     def warn(self) -> None:
         """Warn of what has another value by now, once of each."""
         for seed in self._seeds:
-            if (self._name, f"{seed}()") not in _warned:
-                _warned.add((self._name, f"{seed}()"))
+            if told.add(self._name, f"{seed}()"):
                 text = f"{self._name} seeds {seed.removesuffix('.seed')} when it is imported: tasks on several engines "
                 text += "get the same random numbers. Give each task its own generator or seed as an argument"
                 warnings.warn(text, stacklevel=depth_of_user())
-        changed = [each for each in self._changes() if (self._name, each[0]) not in _warned]
+        changed = [
+            each for each in self._changes() if (self._name, each[0]) not in told and each[0] not in _quiet[self._name]
+        ]
         if not changed:
             return
-        _warned.update((self._name, path) for path, _, _ in changed)
         by_imports = changed_by_imports(_imported())
         for path, text, source_text in changed:
-            if path.rpartition(".")[2] not in by_imports:
+            if path.rpartition(".")[2] in by_imports:
+                _quiet[self._name].add(path)
+            elif told.add(self._name, path):
                 warnings.warn(
                     f"{self._name}.{path} was {text} after the import, and tasks run the module's source{source_text}: "
                     "pass it as an argument, or keep it in the script",
@@ -109,7 +134,7 @@ class AssignedGlobals:
         for _ in range(10):
             if isinstance(now, types.FunctionType) and now.__code__.co_name == name and now.__module__ == self._name:
                 return True
-            now = getattr(now, "__wrapped__", None)  # a classmethod has it too, as __init_subclass__ becomes one
+            now = asked(now, "__wrapped__")  # a classmethod has it too, as __init_subclass__ becomes one
         return False
 
 

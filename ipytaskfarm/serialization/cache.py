@@ -7,6 +7,7 @@ import io
 import pickle
 import struct
 import sys
+import uuid
 import weakref
 from collections import OrderedDict
 from typing import Any
@@ -17,8 +18,9 @@ from . import rebuild as build, session_state
 from .digests import Digester
 from .guards import Guard
 from .hash_cycles import dump_settled
+from .kept_changes import changes_itself
 from .pickler import Pickler, dumps_inline
-from .standard_values import later, refuse_connections
+from .standard_values import later, refuse_connections, used_marks
 
 _POOLED_MAX = 8
 _modules = sys.modules
@@ -249,6 +251,7 @@ def hold(guards: list[Guard]) -> bool:
     return True
 
 
+_SESSION = uuid.uuid4().hex
 _functions = KeptPacks()
 _classes = KeptPacks()
 
@@ -262,7 +265,7 @@ def unchanged_function(function: object) -> Function | None:
     return known
 
 
-def packed_function(function: object, writer: BlobWriter | None = None) -> Function:
+def packed_function(function: Any, writer: BlobWriter | None = None) -> Function:
     """Return the packed function (or environment), for which `unchanged_function` has nothing.
 
     The earlier pack is reused if what its digest covers has not changed.
@@ -274,8 +277,10 @@ def packed_function(function: object, writer: BlobWriter | None = None) -> Funct
     entry = _functions.get(function)
     # The function is packed first, because the errors of the pickler say which part cannot travel.
     session_state.begin()
-    parts = _parts_inline(function, writer)
-    session_state.end()
+    used_marks.clear()
+    renews = changes_itself(function)
+    parts = _parts_inline(build.Renewing(function) if renews else function, writer)
+    of_session = session_state.end() or renews
     if entry is not None and _same(entry.seen, parts):
         seen: Function = entry.value
         return seen
@@ -288,6 +293,10 @@ def packed_function(function: object, writer: BlobWriter | None = None) -> Funct
     else:
         digester = Digester()
         digest = digester.digest(function)
+        # A function with another `object()` is another one; one that counts its calls begins anew in each session.
+        own = [*sorted(used_marks), *([_SESSION] if of_session else [])]
+        if own:
+            digest = hashlib.blake2b("".join([digest, *own]).encode(), digest_size=20).hexdigest()
     made = entry.value if entry is not None and entry.value.digest == digest else Function(digest=digest, code=code)
     sure = digester is not None and digester.sure
     entry = _functions.put(function, digester.guards if digester is not None and sure else None, made)

@@ -531,4 +531,5 @@ _COMPOUNDS: dict[type, Callable[[Digester, Any], bytes]] = {
     classmethod: Digester._wrapped,
     property: Digester._property,
     type: Digester._class,
+    object: lambda digester, obj: b"object",  # its key is another one in each session
 }

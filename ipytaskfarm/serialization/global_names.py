@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import dis
 import functools
 import os
@@ -66,7 +67,7 @@ def annotation_names(annotations: Mapping[str, Any]) -> list[str]:
 
 def is_hint(value: Any) -> bool:
     """Return whether a value is of a type that is used in annotations."""
-    return isinstance(value, _HINTS_ARE) or type(value).__module__ in _IN_TYPING
+    return isinstance(value, _HINTS_ARE) or type(value).__module__ in _IN_TYPING or value is dataclasses.KW_ONLY
 
 
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})

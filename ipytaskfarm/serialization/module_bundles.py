@@ -39,6 +39,7 @@ from .module_origin import (
     when_rules_change,
 )
 from .module_state import parsed, state_of
+from .script_parts import warn_of_script_parts
 
 DATA_BYTES_MAX = 16 * 2**20
 """The limit for the data files of one package. Files beyond it do not travel."""
@@ -161,8 +162,7 @@ def bundle_of(name: str) -> Bundle:
     """Return the module's sources as they are now. The result is the same object as long as no file has changed."""
     known = _bundles.get(name)
     if known is not None and _unchanged(known):
-        for assigned in _assigned.get(name, ()):
-            assigned.warn()
+        _warn(known)
         return known
     try:
         bundle = _Builder().build(name)
@@ -172,9 +172,15 @@ def bundle_of(name: str) -> Bundle:
     register_own(bundle)
     compared = (state_to_compare(member.name, member.file, member.source) for member in bundle.members)
     _assigned[name] = [assigned for assigned in compared if assigned is not None]
-    for assigned in _assigned[name]:
-        assigned.warn()
+    _warn(bundle)
     return bundle
+
+
+def _warn(bundle: Bundle) -> None:
+    """Warn of what the program has put into the modules since they were imported."""
+    for assigned in _assigned.get(bundle.name, ()):
+        assigned.warn()
+    warn_of_script_parts(sys.modules[member.name] for member in bundle.members if member.name in sys.modules)
 
 
 def is_current(bundle: Bundle) -> bool:

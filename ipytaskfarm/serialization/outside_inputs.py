@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable, Iterator
 
 from .global_names import nested_codes
-from .process_values import ProcessValue
+from .process_values import ProcessValue, asked
 
 TIME, CHANCE, ENVIRONMENT = "the time", "chance", "the environment"
 MODULES = "modules under computed names"
@@ -130,16 +130,16 @@ def full_name(value: object) -> str:
         return value.__name__
     if isinstance(value, ProcessValue):
         return value.full_name
-    owner = getattr(value, "__self__", None)
-    name = getattr(value, "__qualname__", "")
+    owner = asked(value, "__self__", None)
+    name = asked(value, "__qualname__", "")
     if isinstance(owner, types.ModuleType):
-        return f"{owner.__name__}.{getattr(value, '__name__', name)}"
+        return f"{owner.__name__}.{asked(value, '__name__', name)}"
     if owner is not None and type(owner).__module__ in ("random", "numpy.random.mtrand"):
         module = "random" if type(owner).__module__ == "random" else "numpy.random"
-        return f"{module}.{getattr(value, '__name__', name)}" if owner in _global_generators() else ""
+        return f"{module}.{asked(value, '__name__', name)}" if owner in _global_generators() else ""
     if type(value).__module__ == "os" and type(value).__name__ == "_Environ":
         return "os.environ"
-    module_name = getattr(value, "__module__", None)
+    module_name = asked(value, "__module__", None)
     if isinstance(module_name, str) and isinstance(name, str) and name and not isinstance(value, staticmethod):
         return f"{module_name}.{name}" if module_name != "__main__" else ""
     return ""

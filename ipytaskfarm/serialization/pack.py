@@ -31,7 +31,7 @@ from .function_globals import Names
 from .missing_modules import missing
 from .module_origin import add_dependency
 from .packing_notice import notice
-from .rebuild import bind, for_many, loading
+from .rebuild import Renewing, bind, for_many, loading
 from .refusals import PATH_CHARACTERS_MAX, Culprit, explain, find_culprit, type_name
 
 __all__ = [
@@ -283,7 +283,8 @@ def unpack_function(code: bytes, namespace: MutableMapping[str, Any] | None = No
 
     Each call starts with the packed globals: assignments of an earlier call are undone (a change *inside* one of the
     objects stays, as it does for the defaults of any function). A name that was not packed is looked up in `namespace`
-    at the call, then among the builtins.
+    at the call, then among the builtins.  One with the attribute
+    ``renews`` is to be unpacked anew for each task.
 
     Args:
         code: the bytes in `Function.code`.
@@ -297,9 +298,13 @@ def unpack_function(code: bytes, namespace: MutableMapping[str, Any] | None = No
         function = _loads(code)
     finally:
         loading.namespace, loading.names, loading.before = outer
+    renews = type(function) is Renewing
+    if renews:
+        function = function.function
     bound: Callable[..., Any] = bind(function, names, before)
     if bound is not function:
         bound.brought = (names, before)  # type: ignore[attr-defined]
+        bound.renews = renews  # type: ignore[attr-defined]
     return bound
 
 

@@ -97,6 +97,17 @@ _CLIENTS = frozenset({"TaskClient", "MultiEngineClient", "Farm", "Job", "Executo
 _PACKAGE = __name__.partition(".")[0]
 
 
+def asked(value: Any, name: str, default: Any = None) -> Any:
+    """Return an attribute of any object of the user; the default also if its ``__getattr__`` raises anything else.
+
+    A dict whose items are attributes too (``__getattr__ = dict.__getitem__``) raises a KeyError.
+    """
+    try:
+        return getattr(value, name, default)
+    except Exception:
+        return default
+
+
 def own_value(value: Any, function: types.FunctionType, name: str) -> Any:
     """Return the stand-in for a function's global that belongs to this process; any other value as it is.
 
@@ -111,7 +122,9 @@ def own_value(value: Any, function: types.FunctionType, name: str) -> Any:
     found = _named(value)
     if found is not None:
         return ProcessValue(*found)
-    owner = getattr(value, "__self__", None) if type(value) in _METHODS else None
+    if kind not in _METHODS:  # others are not asked for attributes: a dict with them may raise what it likes
+        return value
+    owner = value.__self__
     found = _named(owner) if owner is not None else None
     name = getattr(value, "__name__", "")
     if found is None or getattr(owner, name, None) != value:

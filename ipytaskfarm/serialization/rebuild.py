@@ -102,6 +102,18 @@ def bind(
     return call
 
 
+class Renewing:
+    """What is unpacked of a function whose calls may change the function itself: each task unpacks it anew."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __reduce__(self) -> Any:
+        return Renewing, (self.function,)
+
+
 def for_many(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function to use for many calls in a row.
 

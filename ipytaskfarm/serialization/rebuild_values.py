@@ -10,6 +10,7 @@ import contextlib
 import logging
 import sys
 import types
+import uuid
 import weakref
 from collections import OrderedDict
 from typing import Any
@@ -33,6 +34,37 @@ def fill_state(obj: Any, state: Any) -> None:
         object.__getattribute__(obj, "__dict__").update(state)
     for name, value in (slots or {}).items():
         setattr(obj, name, value)
+
+
+_marks: dict[str, object] = {}
+_marks_of: dict[int, str] = {}
+"""Address of an object in `_marks` -> its key there."""
+_MARKS_MAX = 100_000
+
+
+def mark(key: str) -> object:
+    """Return the one ``object()`` of this process that stands for that of another process with this key."""
+    found = _marks.get(key)
+    if found is None:
+        found = object()
+        if len(_marks) < _MARKS_MAX:
+            _marks[key] = found
+            _marks_of[id(found)] = key
+    return found
+
+
+def key_of_mark(found: object) -> str | None:
+    """Return the key by which other processes know an ``object()``; None if there are too many of them."""
+    key = _marks_of.get(id(found))
+    if key is None and len(_marks) < _MARKS_MAX:
+        key = _marks_of[id(found)] = uuid.uuid4().hex
+        _marks[key] = found
+    return key
+
+
+def new_context_manager(cls: Any, function: Any, args: Any, keywords: Any) -> Any:
+    """Build what a function with ``contextlib.contextmanager`` returns."""
+    return cls(function, args, keywords)
 
 
 def load_descriptor(cls: type, name: str) -> Any:

@@ -33,7 +33,7 @@ from .function_imports import asks_by_name, imports_of, is_import_call, names_im
 from .global_names import nested_codes, passes_modules, whole_uses
 from .guards import ABSENT, BundleGuard, FunctionGuard, cell_content
 from .module_bundles import Bundle, bundle_of
-from .module_origin import Travel, is_compiled, travel
+from .module_origin import Travel, home_module, is_compiled, travel
 from .module_slices import ALL, reached_from
 from .outside_inputs import full_name, outside_inputs
 from .pickler import (
@@ -205,6 +205,8 @@ class _Walk:
                 obj = vars(obj)["__wrapped__"]
             if dispatched(obj) is not None and find_named(obj) is None:
                 return None  # its registry is walked
+        elif type(obj) is object:
+            return b"object"
         elif not isinstance(obj, type) or obj.__module__ == "builtins":
             self._note_reference(obj, user)
             return None
@@ -275,7 +277,12 @@ class _Walk:
 
     def _function(self, function: types.FunctionType, label: str, user: str) -> None:
         code = function.__code__
-        used, wanted = used_globals(function)
+        home = home_module(function.__globals__)
+        if home is not None and travel(home.__name__) is Travel.REFERENCE:  # a wrapper made by a library's decorator
+            self._use_module(home.__name__, user)
+            used, wanted = dict[str, Any](), tuple[str, ...]()
+        else:
+            used, wanted = used_globals(function)
         self.guards.append(FunctionGuard(function, [*used, *wanted]))
         digester = _PartDigester(self, label)
         state = (function.__name__, sorted(function.__annotations__.items(), key=itemgetter(0)), code)

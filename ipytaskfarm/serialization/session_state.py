@@ -2,7 +2,9 @@
 
 - A random generator in a global or a default, or in the one object whose method a map calls, is copied to each engine
   in its present state: tasks on several engines draw the same numbers.
-- The decimal context and numpy's error handling of this process: tasks begin with the defaults.
+- Objects that the function changes (`kept_changes`) are copied to each engine.
+- The decimal context, numpy's error handling, other libraries' settings and variables (`session_settings`) of this
+  process: tasks begin with the defaults.
 
 All of these give other numbers than a plain run, without an error.
 """
@@ -15,20 +17,29 @@ import random
 import sys
 import types
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from typing import Any
 
 from ..system.process import depth_of_user
+from .kept_changes import change_of_owner, changes_of, may_change, may_store, sets_attributes
+from .module_origin import Travel, travel
+from .session_settings import changed_settings, changed_variables
 
 _WARNED_MAX = 1000
+_PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None), list, tuple, dict, set))
 _warned: set[tuple[str, str]] = set()
 _noted: list[tuple[str, str]] = []
 """(function, what is wrong) of the function that is being packed."""
+_changing: list[str] = []
+"""The names of the functions in it that change what they bring."""
 
 
 def begin() -> None:
     """Forget what was noted of an earlier function: call it before one is packed."""
     _noted.clear()
+    _changing.clear()
 
 
 def look(function: types.FunctionType, used: dict[str, Any]) -> None:
@@ -38,15 +49,26 @@ def look(function: types.FunctionType, used: dict[str, Any]) -> None:
     name = function.__qualname__.rpartition("<locals>.")[2]
     for path, value in (*used.items(), *_defaults(function)):
         _look_at(name, path, value)
+        if type(value) not in _PLAIN:
+            _noted.extend(changed_settings(value))
+    _noted.extend(changed_variables(function))
+    if any(_is_kept(value, function.__code__) for value in (*used.values(), *map(itemgetter(1), _defaults(function)))):
+        _changing.append(name)
+    changes = changes_of(function.__code__)
+    if changes:
+        for path, value in (*used.items(), *_cells(function), *_defaults(function)):
+            if path in changes and may_change(value, changes[path], function.__qualname__):
+                _note_change(name, path, changes[path])
 
 
-def end() -> None:
-    """Warn of what was noted since `begin`, once of each."""
+def end() -> bool:
+    """Warn of what was noted since `begin`, once of each.  Return whether calls of the function change its values."""
     for found in _noted:
         if found not in _warned and len(_warned) < _WARNED_MAX:
             _warned.add(found)
             warnings.warn(found[1], stacklevel=depth_of_user())
     _noted.clear()
+    return bool(_changing)
 
 
 def warn_of_one_for_all(function: object) -> None:
@@ -55,10 +77,53 @@ def warn_of_one_for_all(function: object) -> None:
     Of several partials, bound methods or closures each may well have a generator of its own.
     """
     begin()
+    name = str(getattr(function, "__qualname__", type(function).__name__))
     for path, value in _parts(function):
         if _is_generator(value, type(value)):
-            _look_at(str(getattr(function, "__qualname__", type(function).__name__)), path, value)
+            _look_at(name, path, value)
+    method = getattr(function, "__func__", None)
+    if isinstance(method, types.FunctionType) and not isinstance(function.__self__, type):  # type: ignore[attr-defined]
+        how = change_of_owner(method.__code__)
+        if how and travel(method.__module__) is not Travel.REFERENCE:
+            _note_change(name, how.partition(".")[0], how)
     end()
+
+
+def _is_kept(value: Any, code: types.CodeType) -> bool:
+    """Return whether a value may keep what calls of this session have done: no other session is to see that."""
+    kind: Any = type(value)
+    if kind in _FIXED:
+        return False
+    if kind in _COLLECTIONS:
+        return may_store(code)
+    return sets_attributes(code) if kind is types.FunctionType else _keeps(kind)
+
+
+_FIXED = frozenset((bool, int, float, complex, str, bytes, tuple, type(None), type, types.ModuleType))
+_COLLECTIONS = frozenset((list, dict, set, bytearray))
+
+
+@functools.lru_cache(1024)
+def _keeps(kind: Any) -> bool:
+    """Return whether instances of a class may keep something: those of the user, iterators, caches and containers."""
+    if kind is functools._lru_cache_wrapper or issubclass(kind, list | dict | set | deque | Iterator):
+        return True
+    return not issubclass(kind, type) and travel(kind.__module__) is not Travel.REFERENCE
+
+
+def _note_change(function: str, path: str, how: str) -> None:
+    _changing.append(function)
+    if how.startswith("next(") or how.endswith("()"):
+        text = (
+            f"{function} takes from {path} ({how}), of which each engine has a copy: tasks on several engines get the "
+        )
+        text += "same values. Pass the values as arguments"
+    else:
+        text = (
+            f"{function} changes {path} ({how}), of which each engine has a copy: this session's stays as it is, and "
+        )
+        text += "calls do not see what those on other engines did. Return the values, and put them together here"
+    _noted.append((f"{function}.{path}", text))
 
 
 def _parts(function: object) -> Iterable[tuple[str, Any]]:

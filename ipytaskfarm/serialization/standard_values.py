@@ -7,7 +7,10 @@ has itself.
 from __future__ import annotations
 
 import abc
+import contextlib
+import copyreg
 import functools
+import inspect
 import io
 import logging
 import pickle
@@ -20,7 +23,7 @@ from typing import Any
 
 from . import rebuild as build, rebuild_values as values
 from .module_origin import Travel, travel
-from .pickler import BASES, KINDS, REDUCERS, Pickler, Reduced, by_member, reduce_method
+from .pickler import BASES, KINDS, REDUCERS, Pickler, Reduced, by_member, plain_reducer, reduce_method
 
 _STREAMS = ("stdout", "stderr", "stdin", "__stdout__", "__stderr__", "__stdin__")
 _PARTS = ("buffer",)
@@ -206,8 +209,48 @@ def _reduce_cached_property(pickler: Pickler, found: functools.cached_property[A
     return _described(functools.cached_property, found, (found.func,), ("func", "lock"))
 
 
+def _reduce_mark(pickler: Pickler, found: object) -> Reduced:
+    """Reduce an ``object()``, which programs compare by identity, to its name or to a key of this process."""
+    place = _marks_of_modules(len(sys.modules)).get(id(found))
+    if place is not None:
+        return by_member(*place[1:])
+    key = values.key_of_mark(found)
+    if key is None:
+        return NotImplemented
+    used_marks.add(key)
+    return values.mark, (key,)
+
+
+used_marks: set[str] = set()
+"""The keys in what was pickled since `cache` has cleared them."""
+
+
+@functools.lru_cache(1)
+def _marks_of_modules(count: int) -> dict[int, tuple[object, str, str]]:
+    """Return the ``object()`` among the globals of modules that are not sent as values, by address.
+
+    count: the number of imported modules, as the result is good until it changes.
+    """
+    found: dict[int, tuple[object, str, str]] = {}
+    for module_name, module in list(sys.modules.items()):
+        if type(module) is types.ModuleType:
+            for name, value in list(vars(module).items()):
+                if type(value) is object and travel(module_name) is not Travel.LOOSE:
+                    found.setdefault(id(value), (value, module_name, name))
+    return found
+
+
+def _reduce_context_manager(pickler: Pickler, found: Any) -> Reduced:
+    """Reduce what a function with ``contextmanager`` returned, if nobody has entered it: a decorator keeps one so."""
+    if getattr(found, "func", None) is None or inspect.getgeneratorstate(found.gen) != inspect.GEN_CREATED:
+        return NotImplemented
+    return values.new_context_manager, (type(found), found.func, found.args, found.kwds)
+
+
 REDUCERS.update(
     {
+        object: _reduce_mark,
+        contextlib._GeneratorContextManager: _reduce_context_manager,
         types.MethodType: _reduce_method,
         types.BuiltinFunctionType: _reduce_builtin,
         types.GetSetDescriptorType: _reduce_descriptor,
@@ -253,7 +296,34 @@ def _of_stateless(kind: type) -> Any:
     return None
 
 
-KINDS += [_of_name_resolver, _of_stateless]
+def _of_module_singles(kind: Any) -> Any:
+    """Find the reducer for types of which a module keeps an instance without a state, to be compared by identity."""
+    module = sys.modules.get(kind.__module__) if isinstance(kind.__module__, str) else None
+    if module is None or travel(kind.__module__) is Travel.LOOSE or kind in copyreg.dispatch_table:
+        return None
+    if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
+        return None
+    names = [name for name, value in list(vars(module).items()) if type(value) is kind]
+    plain = plain_reducer(kind)
+
+    def reduce(pickler: Pickler, found: Any) -> Reduced:
+        for name in names:
+            if vars(module).get(name) is found and _has_no_state(found):
+                return by_member(kind.__module__, name)
+        return NotImplemented if plain is None else plain(pickler, found)
+
+    return reduce if names else None
+
+
+def _has_no_state(found: Any) -> bool:
+    try:
+        reduced = found.__reduce_ex__(2)
+    except Exception:  # it cannot be pickled, and pickle says so
+        return False
+    return len(reduced) > 2 and reduced[2] is None and not any(reduced[3:])
+
+
+KINDS += [_of_name_resolver, _of_stateless, _of_module_singles]
 BASES.update(
     {
         vars(io)["IOBase"].__base__: _reduce_stream,

@@ -14,6 +14,9 @@ UMASK_BEFORE: Final = "IPYTASKFARM_UMASK"
 PYTHONPATH_BEFORE: Final = "IPYTASKFARM_PYTHONPATH"
 """The user's PYTHONPATH, where it was made longer so that children find this package."""
 
+farm_began_with: dict[str, str] | None = None
+"""The variables with which this process has started a farm, whose tasks have them; None if it has started none."""
+
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PRIVATE = ("Private_Dirty:", "Swap:")
 """Without Private_Clean: pages of files that only this process maps at present are dropped when memory is needed."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fractions
 import functools
 import operator
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,6 +77,66 @@ def test_assignments_to_globals_stay_within_the_call(tc: TaskClient, mec: MultiE
     exec("def f():\n    global stays\n    stays = 'the call\\'s'\n    return stays", namespace)
     assert call(tc, namespace["f"]) == "the call's"
     assert mec.pull("stays") == ["engine's"] * 2
+
+
+class Run:
+    def __init__(self, n: int) -> None:
+        self.n, self.t = n, 0
+
+    def step(self) -> int:
+        for _ in range(self.n):
+            self.t += 1
+        return self.t
+
+    def __call__(self, x: int) -> int:
+        self.t += x
+        return self.t
+
+
+def test_each_task_finds_the_object_of_its_method_as_it_was_sent(tc: TaskClient) -> None:
+    for _ in range(2):
+        assert [tc.submit(Run(3).step).result() for _ in range(4)] == [3] * 4
+        assert [tc.submit(Run(0), 1).result() for _ in range(4)] == [1] * 4
+    assert [tc.submit(functools.partial(adds, {"n": 0}), 1).result() for _ in range(4)] == [1] * 4
+    with tc.executor() as executor:
+        assert [executor.submit(Run(3).step).result() for _ in range(4)] == [3] * 4
+    run = Run(3)
+    assert [call(tc, run.step) for _ in range(4)] == [3] * 4
+    assert run.t == 0
+
+
+def adds(state: dict[str, int], x: int) -> int:
+    state["n"] += x
+    return state["n"]
+
+
+def by_name(name: str) -> Any:
+    return globals()[name]
+
+
+def test_an_error_says_what_this_session_has(tc: TaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "only_here", 1, raising=False)
+    monkeypatch.setattr(fractions.Fraction, "half", 1, raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "only_here.txt").write_text("1")
+    f = functools.partial(eval, "lambda text: eval(text)", {"__name__": "__main__"})()
+    with pytest.raises(KeyError) as raised:
+        call(tc, by_name, "only_here")
+    assert raised.value.__notes__[-1].startswith("this session has 'only_here', and a task has only the globals")
+    for text, expected in (
+        ("only_here", "this session has 'only_here', and a task has only the globals that the code"),
+        ("__import__('__main__').only_here", "this session has 'only_here'"),
+        ("__import__('fractions').Fraction(1).half", "this session's Fraction has 'half', set after the import"),
+        ("open('only_here.txt')", f"the file exists in this session's folder, {tmp_path}, and tasks begin in"),
+        ("nowhere", ""),
+        ("open('nowhere.txt')", ""),
+        ("[].half", ""),
+    ):
+        with pytest.raises((NameError, KeyError, AttributeError, FileNotFoundError)) as caught:
+            call(tc, f, text)
+        notes = [note for note in caught.value.__notes__ if note.startswith(("this session", "the file"))]
+        assert "".join(notes).startswith(expected), text
+        assert bool(notes) is bool(expected), text
 
 
 SCRIPT = """

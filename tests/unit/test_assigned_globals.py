@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 import time
+import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from ipytaskfarm.serialization.module_bundles import bundle_of
 from ipytaskfarm.serialization.pack import pack_function
 
 SOURCE = """
-import dataclasses, types
+import abc, dataclasses, functools, types
 N, M = 1, 2
 RATE: float = 0.5
 MODE = None
@@ -55,6 +56,18 @@ def register(name):
     return decorate
 @register("kind")
 def kind(): return 1
+class Kept:
+    kinds = {}
+    def __init_subclass__(cls): Kept.kinds[cls.__name__] = cls
+    @classmethod
+    def run(cls): return 1
+class Abstract(abc.ABC): pass
+@functools.singledispatch
+def shown(value): return "?"
+class Bus:
+    def __init__(self): self.handlers = {}
+    def on(self, name, function): self.handlers.setdefault(name, []).append(function)
+bus = Bus()
 class Config:
     scale = 1
     made = 0
@@ -177,6 +190,32 @@ def test_what_a_module_does_with_its_own_globals_is_its_own_affair(settings: Any
     settings.TWICE, settings.added = 3, 1
     settings.uses = functools.wraps(settings.uses)(lambda *args: 1)
     assert warned(settings.__name__) == []
+
+
+def of_main(kind: type | None = None) -> Any:
+    """Return a function, or a class that inherits from the given one, of the script."""
+    made: Any = types.new_class("Mine", (kind,)) if kind is not None else lambda *args: 1
+    made.__module__ = "__main__"
+    return made
+
+
+PARTS_OF_SCRIPT: list[tuple[Callable[[Any], Any], str]] = [
+    (lambda m: m.register("mine")(of_main()), "REGISTRY has 'mine': of_main.<locals>.<lambda>"),
+    (lambda m: setattr(m, "more", of_main()), "more is of_main.<locals>.<lambda>"),
+    (lambda m: of_main(m.Kept), "Kept.kinds has 'Mine': Mine"),
+    (lambda m: m.shown.register(int, of_main()), "shown.registry has int: of_main.<locals>.<lambda>"),
+    (lambda m: m.Abstract.register(of_main(object)), "Abstract.register has Mine"),
+    (lambda m: setattr(m.Kept, "run", of_main()), "Kept.run is of_main.<locals>.<lambda>"),
+    (lambda m: m.bus.on("event", of_main()), "bus.handlers has of_main.<locals>.<lambda>"),
+]
+
+
+def test_parts_of_the_script_in_a_module_are_warned_of(settings: Any) -> None:
+    assert warned(settings.__name__) == []
+    for sets, expected in PARTS_OF_SCRIPT:
+        sets(settings)
+        said = warned(settings.__name__)
+        assert [text.partition(" of this session's __main__")[0] for text in said] == [expected]
 
 
 def test_what_another_module_assigns_on_import_is_assigned_on_engines_too(settings: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import sys
@@ -20,6 +21,7 @@ from ipytaskfarm.serialization.pack import (
     unpack,
     unpack_function,
 )
+from ipytaskfarm.serialization.recipes import recipe_of
 
 from ..support.pack_peer import Notebook, Peer
 
@@ -117,6 +119,7 @@ def test_functions_inside_data_see_the_namespace_too(peer: Peer, notebook: Noteb
     assert peer.call(lambda f, x: f(x), notebook["f"], 1) == 6
 
 
+@pytest.mark.filterwarnings("ignore:bump changes n")
 def test_assignments_to_globals_stay_within_the_call(peer: Peer, notebook: Notebook) -> None:
     notebook.run("""
         n = 0
@@ -316,3 +319,91 @@ def test_what_else_is_in_a_notebook_stays_there_when_pydantic_keeps_its_globals(
     """)
     assert len(pack(notebook["f"])) < 10_000
     assert peer.call(notebook["f"], "4") == 7
+
+
+SENTINELS = """
+import contextlib, dataclasses, typing
+from dataclasses import KW_ONLY
+import numpy as np
+from numpy import sin
+MISSING = object()
+class Words(dict):
+    __getattr__ = dict.__getitem__
+words = Words(a=1)
+@contextlib.contextmanager
+def doubled(x):
+    yield 2 * x
+@doubled(2)
+def in_context(x): return x
+@np.errstate(divide="raise")
+def divides(x): return np.float64(1) / x
+@dataclasses.dataclass
+class Row:
+    a: "int"
+    _: "KW_ONLY"
+    b: "int" = 2
+def by_default(x=MISSING): return x is MISSING
+def same(x): return x is MISSING, dataclasses.MISSING is dataclasses.fields(Row)[0].default
+def gives(): return MISSING
+def asks(): return words.a
+def hints(): return typing.get_type_hints(Row)["a"]
+def sine(x): return sin(x)
+"""
+
+
+def test_what_is_compared_by_identity_keeps_it(peer: Peer, notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "KW_ONLY", dataclasses.KW_ONLY, raising=False)
+    notebook.run(SENTINELS)
+    missing = notebook["MISSING"]
+    assert peer.call(notebook["same"], missing) == (True, True)
+    assert peer.call(notebook["same"], object()) == (False, True)
+    assert peer.call(notebook["by_default"], missing)
+    assert peer.call(notebook["gives"]) is missing
+    notebook.run("MISSING = object()")
+    assert peer.call(notebook["same"], notebook["MISSING"])[0], "another object, another function"
+    assert peer.call(notebook["in_context"], 3) == peer.call(notebook["in_context"], 3) == 3
+    assert peer.call(notebook["asks"]) == 1
+    assert peer.call(notebook["hints"]) is int
+    assert peer.call(notebook["sine"], 0.0) == 0.0
+    with pytest.raises(FloatingPointError):
+        peer.call(notebook["divides"], 0.0)
+    for name in ("asks", "divides", "gives"):  # the keys of the result cache
+        recipe_of(notebook[name])
+
+
+CHANGING = """
+import functools
+class Run:
+    def __init__(self): self.n = 0
+    def step(self): self.n += 1; return self.n
+    def twice(self): self.step(); return self.step()
+    def look(self): return self.n
+    def __call__(self): return self.step()
+class Empty: pass
+def made():
+    n = 0
+    def count():
+        nonlocal n
+        n += 1
+        return n
+    return count
+def held(): run = Run(); return lambda: run.step()
+def passed(): run = Run(); return lambda: run.look()
+def add(to): to.append(1); return len(to)
+"""
+
+
+@pytest.mark.filterwarnings("ignore:count changes n")
+def test_each_task_has_a_function_anew_whose_calls_change_it(notebook: Notebook) -> None:
+    notebook.run(CHANGING)
+    run = notebook["Run"]()
+    changing = run.step, run.twice, run, notebook["made"](), notebook["held"](), functools.partial(notebook["add"], [])
+    for function in changing:
+        first, second = pack_function(function), pack_function(function)
+        assert first.digest == second.digest
+        unpacked: Any = unpack_function(first.code)
+        assert unpacked.renews, function
+        assert unpack_function(first.code)() == unpack_function(first.code)()
+    for function in (run.look, notebook["passed"](), functools.partial(notebook["add"], ()), notebook["add"]):
+        unpacked = unpack_function(pack_function(function).code)
+        assert not unpacked.renews, function

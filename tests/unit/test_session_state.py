@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import decimal
 import functools
+import os
 import random
+import sys
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ipytaskfarm.serialization import session_state
 from ipytaskfarm.serialization.pack import pack_function
+from ipytaskfarm.system import process
 from tests.support.pack_peer import Notebook
 
 DRAWS = """
@@ -89,3 +94,126 @@ def test_decimals_and_numpys_errors(notebook: Notebook) -> None:
         assert text.startswith("numpy raises here for divide (np.seterr), but not in tasks")
         notebook.run(DRAWS)
         assert said(pack_function, notebook["reckons"]) == [], "once is enough"
+
+
+CHANGES = """
+import collections, itertools
+import numpy as np
+results, table, counts, stack, known = [], {}, collections.Counter(), [], {}
+out, number, best = np.zeros(3), 0, 0
+numbers = itertools.count()
+class Made:
+    count = 0
+    def __init__(self): Made.count += 1
+class Walk:
+    def __init__(self): self.seen, self.here, self.known = [], 0, {}
+    def step(self, i): self.here += i
+    def note(self, i): self.seen.append(i)
+    def set(self, i): self.here = i
+    def memo(self, i):
+        if i not in self.known: self.known[i] = i
+        return self.known[i]
+def appends(i): results.append(i)
+def fills(i): table[i] = i
+def writes(i): out[i] = i
+def counted(i): counts[i] += 1
+def adds(i):
+    global number
+    number += i
+def keeps_best(i):
+    global best
+    best = max(best, i)
+def takes(i): return next(numbers)
+def pops(i): return stack.pop()
+def by_default(i, seen=[]): seen.append(i)
+def of_class(i): Made.count += 1
+def makes(i): return Made()
+def remembers(i):
+    if i not in known: known[i] = i * i
+    return known[i]
+def balanced(i):
+    stack.append(i)
+    depth = len(stack)
+    stack.pop()
+    return depth
+def begins_anew(i):
+    table.clear()
+    table[i] = i
+    return len(table)
+def own(i):
+    results, table, n = [], {}, 0
+    results.append(i); table[i] = i; n += 1
+    def inner():
+        nonlocal n
+        n += 1
+    inner()
+    return n
+def made():
+    n = 0
+    def closes(i):
+        nonlocal n
+        n += i
+    return closes
+"""
+
+
+def test_what_calls_change_for_one_another(notebook: Notebook) -> None:
+    notebook.run(CHANGES)
+    for name, expected in (
+        ("appends", "appends changes results (results.append(…)), of which each engine has a copy"),
+        ("fills", "fills changes table (table[…] = …)"),
+        ("writes", "writes changes out (out[…] = …)"),
+        ("counted", "counted changes counts (counts[i] += …)"),
+        ("adds", "adds changes number (number += …)"),
+        ("keeps_best", "keeps_best changes best (best = max(best, i))"),
+        ("takes", "takes takes from numbers (next(numbers))"),
+        ("pops", "pops takes from stack (stack.pop())"),
+        ("by_default", "by_default changes seen (seen.append(…))"),
+        ("of_class", "of_class changes Made (Made.count += …)"),
+    ):
+        (text,) = said(pack_function, notebook[name])
+        assert text.startswith(expected), text
+    (text,) = said(pack_function, notebook["made"]())
+    assert text.startswith("closes changes n (n += …)")
+    for name in ("makes", "remembers", "balanced", "begins_anew", "own"):
+        assert said(pack_function, notebook[name]) == [], name
+    walk = notebook["Walk"]()
+    for method, expected in ((walk.step, "self.here += …"), (walk.note, "self.seen.append(…)")):
+        assert said(pack_function, method) == [], "a task may change an object of its own"
+        (text,) = said(session_state.warn_of_one_for_all, method)
+        assert f"changes self ({expected})" in text
+    for method in (walk.set, walk.memo):
+        assert said(session_state.warn_of_one_for_all, method) == []
+
+
+SETTINGS = """
+import os
+import pandas as pd
+def frames(i): return pd.Series([i])
+def reads(i): return os.environ.get("TEST_SET_HERE"), os.environ["PATH"]
+def sets(i):
+    os.environ["TEST_SET_HERE"] = "1"
+    return os.environ["TEST_SET_HERE"]
+"""
+
+
+def test_settings_of_libraries_and_variables(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = types.ModuleType("torch")
+    torch.get_default_dtype = lambda: "torch.float64"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    notebook.run(SETTINGS)
+    assert said(pack_function, notebook["frames"]) == said(pack_function, notebook["reads"]) == []
+    monkeypatch.setenv("TEST_SET_HERE", "1")
+    notebook.run(SETTINGS + "\nimport torch\ndef tensors(i): return torch")
+    with pd.option_context("mode.string_storage", "python"):
+        (text,) = said(pack_function, notebook["frames"])
+        assert text.startswith("this session has changed settings of pandas (mode.string_storage='python')")
+    (text,) = said(pack_function, notebook["tensors"])
+    assert "(default dtype torch.float64)" in text
+    (text,) = said(pack_function, notebook["reads"])
+    assert text.startswith("reads reads the variable TEST_SET_HERE, which was set in this session")
+    assert said(pack_function, notebook["sets"]) == []
+    session_state._warned.clear()
+    monkeypatch.setattr(process, "farm_began_with", dict(os.environ))
+    notebook.run(SETTINGS)
+    assert said(pack_function, notebook["reads"]) == [], "this process has started the farm with it"

@@ -1,0 +1,280 @@
+"""Finds which objects outside of a function its code changes, so that each call would see what the former ones left.
+
+``results.append(x)``, ``counts[key] += 1``, ``global n; n += 1``, ``next(numbers)``: in a plain run these change the
+session's own objects.  On a farm each engine has copies.  Found are only the forms that tell by themselves that a later
+call, or the session, is meant to see the change.  A function that clears the object, or takes away what it has added,
+uses it for itself; ``if key not in known: known[key] = …`` is a cache.
+"""
+
+from __future__ import annotations
+
+import ast
+import dis
+import functools
+import linecache
+import textwrap
+import types
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from .global_names import last_line, nested_codes
+from .module_origin import Travel, travel
+
+_ADDING = frozenset((
+    "add", "append", "appendleft", "discard", "extend", "extendleft", "insert", "remove", "subtract", "update",
+))  # fmt: skip
+_TAKING = frozenset(("pop", "popitem", "popleft"))
+_MENTIONED = _ADDING | _TAKING | {"next"}
+_CHANGING = _MENTIONED | {"clear", "popitem", "reverse", "setattr", "setdefault", "sort", "__dict__"}
+_CHARACTERS_MAX = 20_000
+
+
+def changes_of(code: types.CodeType) -> dict[str, str]:
+    """Return the names of globals, closure variables and parameters that the code may change, and an example of how."""
+    parameters = code.co_argcount + code.co_kwonlyargcount
+    own = {*code.co_varnames[parameters:], *code.co_cellvars}
+    return {name: how for name, how in _changes_in(code).items() if name not in own}
+
+
+def change_of_owner(code: types.CodeType) -> str:
+    """Return an example of how a method changes its own object; "" if it does not."""
+    return _changes_in(code).get(code.co_varnames[0], "") if code.co_argcount else ""
+
+
+def may_change(value: Any, how: str, function: str) -> bool:
+    """Return whether a change of this form changes the value, or binds its name to another one.
+
+    Args:
+        value: what the name stands for.
+        how: the form, as `changes_of` returns it.
+        function: the qualified name of the function.
+    """
+    kind = type(value)
+    if isinstance(value, _CONTAINERS):  # of a default, too
+        return not how.startswith("next(")
+    if isinstance(value, Iterator):
+        return how.startswith("next(")
+    if kind in _VALUES or kind.__module__.partition(".")[0] in ("numpy", "pandas"):
+        return "=" in how and (kind not in _VALUES or not how.partition("=")[0].rstrip(" +-*/|&^%<>@").endswith("]"))
+    if isinstance(value, type):
+        return "=" in how and not function.startswith(f"{value.__qualname__}.")
+    is_own = kind.__module__ == "__main__" or travel(kind.__module__) is Travel.SOURCE
+    return (is_own or kind.__name__ in ("Namespace", "SimpleNamespace")) and ("=" in how or how.count(".") > 1)
+
+
+def changes_itself(function: Any, levels: int = 5) -> bool:
+    """Return whether a call may change what is part of the function itself: the object of a bound method, the
+    arguments of a partial, the variables of a closure.
+
+    A pool's process gets these anew with each call.
+    """
+    if levels == 0:
+        return False
+    if isinstance(function, functools.partial):
+        values = [*function.args, *function.keywords.values()]
+        return any(_is_mutable(value) for value in values) or changes_itself(function.func, levels - 1)
+    if isinstance(function, types.MethodType):
+        method = function.__func__
+        is_known = isinstance(method, types.FunctionType) and hasattr(type(function.__self__), method.__name__)
+        return _is_mutable(function.__self__, frozenset({method.__name__}) if is_known else None)
+    if not isinstance(function, types.FunctionType):
+        return not isinstance(function, type | types.BuiltinFunctionType) and _is_mutable(
+            function, frozenset({"__call__"})
+        )
+    code = function.__code__
+    if _stores(code, _STORING_FREE) and not _stored_free(code).isdisjoint(code.co_freevars):
+        return True
+    for cell in function.__closure__ or ():
+        try:
+            value = cell.cell_contents
+        except ValueError:
+            continue
+        if type(value) is types.FunctionType:
+            if value is not function and changes_itself(value, levels - 1):
+                return True
+        elif may_store(code) if isinstance(value, _CONTAINERS) else _is_mutable(value, mentioned(code)):
+            return True
+    return False
+
+
+@functools.lru_cache(4096)
+def may_store(code: types.CodeType) -> bool:
+    """Return whether the code may change the content of a container."""
+    return not mentioned(code).isdisjoint(_CHANGING) or _stores(code, _STORING)
+
+
+@functools.lru_cache(4096)
+def sets_attributes(code: types.CodeType) -> bool:
+    """Return whether the code may set an attribute of an object."""
+    return _stores(code, _SETTING)
+
+
+def _stored_free(code: types.CodeType) -> set[str]:
+    return {
+        step.argval
+        for each in nested_codes(code)
+        for step in dis.get_instructions(each)
+        if step.opname == "STORE_DEREF"
+    }
+
+
+def _is_mutable(value: Any, called: frozenset[str] | None = None) -> bool:
+    """Return whether a value is a container, or an instance of a class of the user that changes its instances.
+
+    called: the names of the methods that may be called; None: any of them.
+    """
+    if isinstance(value, _CONTAINERS):
+        return True
+    kind: Any = type(value)
+    return travel(kind.__module__) is not Travel.REFERENCE and _changes_instances(kind, called)
+
+
+@functools.lru_cache(1024)
+def _changes_instances(kind: type, called: frozenset[str] | None) -> bool:
+    """Return whether these methods of the class, or methods that they mention, may change an instance."""
+    methods = {
+        name: function
+        for base in reversed(kind.__mro__)
+        if travel(base.__module__) is not Travel.REFERENCE
+        for name, function in vars(base).items()
+        if type(function) is types.FunctionType and name not in _MAKING
+    }
+    waiting = list(methods if called is None else called & methods.keys())
+    while waiting:
+        function = methods.pop(waiting.pop(), None)
+        if function is not None:
+            if may_store(function.__code__):
+                return True
+            waiting += mentioned(function.__code__) & methods.keys()
+    return False
+
+
+@functools.lru_cache(4096)
+def mentioned(code: types.CodeType) -> frozenset[str]:
+    """Return the global and attribute names that the code, or code nested in it, mentions."""
+    return frozenset(name for each in nested_codes(code) for name in each.co_names)
+
+
+_MAKING = ("__init__", "__new__", "__post_init__", "__setstate__", "__init_subclass__", "__repr__", "__getstate__")
+_CONTAINERS = (list, dict, set, deque, bytearray)
+_VALUES = (bool, int, float, complex, str, bytes, tuple, frozenset, type(None))
+
+
+@functools.lru_cache(4096)
+def _changes_in(code: types.CodeType) -> dict[str, str]:
+    if mentioned(code).isdisjoint(_MENTIONED) and not _stores(code, _STORING):
+        return {}
+    text = "".join(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 : last_line(code)])
+    if not text or len(text) > _CHARACTERS_MAX:
+        return {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(textwrap.dedent(text))
+    except (SyntaxError, ValueError, RecursionError):  # a lambda within a longer expression
+        return {}
+    return _Changes(tree).found
+
+
+def _stores(code: types.CodeType, opcodes: frozenset[int]) -> bool:
+    """Return whether the code, or code nested in it, has one of these instructions."""
+    return any(opcode in opcodes for each in nested_codes(code) for opcode in each.co_code[::2])
+
+
+_STORING_FREE = frozenset({dis.opmap["STORE_DEREF"]})
+_SETTING = frozenset({dis.opmap["STORE_ATTR"]})
+_STORING = _STORING_FREE | {
+    dis.opmap[name] for name in ("STORE_SUBSCR", "STORE_ATTR", "STORE_GLOBAL", "DELETE_SUBSCR", "DELETE_ATTR")
+}
+
+
+class _Changes:
+    """The names that a function changes."""
+
+    def __init__(self, tree: ast.AST) -> None:
+        self.found: dict[str, str] = {}
+        self._stored: dict[str, str] = {}
+        """Names in whose items the function puts something: a change if it never looks at them."""
+        self._used: set[str] = set()
+        self._reset: set[str] = set()
+        self._added: set[str] = set()
+        self._taken: set[str] = set()
+        self._look(tree)
+        for name, how in self._stored.items():
+            if name not in self._used:
+                self.found.setdefault(name, how)
+        for name in self._reset | (self._added & self._taken):
+            self.found.pop(name, None)
+
+    def _look(self, node: ast.AST) -> None:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and self._is_added_to(node.value):
+            for part in (*node.value.args, *node.value.keywords):
+                self._look(part)
+            return
+        if isinstance(node, ast.AugAssign):
+            name = _root(node.target)
+            if name is not None:
+                self.found[name] = f"{ast.unparse(node.target)} {_SIGNS.get(type(node.op), '')}= …"
+        elif isinstance(node, ast.Assign):
+            self._assigned(node)
+            self._look(node.value)
+            return
+        elif isinstance(node, ast.Call):
+            self._look_at_call(node)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            self._used.add(node.id)
+        for child in ast.iter_child_nodes(node):
+            self._look(child)
+
+    def _is_added_to(self, call: ast.Call) -> bool:
+        function = call.func
+        name = _root(function.value) if isinstance(function, ast.Attribute) else None
+        if name is None or not isinstance(function, ast.Attribute):
+            return False
+        if function.attr == "clear":
+            self._reset.add(name)
+        elif function.attr in _TAKING:
+            self._taken.add(name)
+        elif function.attr in _ADDING:
+            self._added.add(name)
+            self.found[name] = f"{ast.unparse(function)}(…)"
+            return True
+        return False
+
+    def _look_at_call(self, call: ast.Call) -> None:
+        function = call.func
+        if isinstance(function, ast.Name) and function.id == "next" and call.args:
+            if isinstance(call.args[0], ast.Name):
+                self.found[call.args[0].id] = f"next({call.args[0].id})"
+        elif isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
+            name = function.value.id
+            if function.attr in _TAKING:
+                self._taken.add(name)
+                self.found.setdefault(name, f"{name}.{function.attr}()")
+
+    def _assigned(self, node: ast.Assign) -> None:
+        for target in node.targets:
+            if isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
+                self._stored[target.value.id] = f"{target.value.id}[…] = …"
+                self._look(target.slice)
+            elif isinstance(target, ast.Name):
+                if any(isinstance(each, ast.Name) and each.id == target.id for each in ast.walk(node.value)):
+                    self.found[target.id] = f"{target.id} = {ast.unparse(node.value)}"
+                else:
+                    self._reset.add(target.id)
+            else:
+                self._look(target)
+
+
+_SIGNS: dict[type[ast.operator], str] = {
+    ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.BitOr: "|", ast.BitAnd: "&", ast.BitXor: "^",
+    ast.Pow: "**", ast.Mod: "%", ast.FloorDiv: "//", ast.LShift: "<<", ast.RShift: ">>", ast.MatMult: "@",
+}  # fmt: skip
+
+
+def _root(target: ast.expr) -> str | None:
+    while isinstance(target, ast.Attribute | ast.Subscript):
+        target = target.value
+    return target.id if isinstance(target, ast.Name) else None

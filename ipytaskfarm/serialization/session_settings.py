@@ -1,0 +1,121 @@
+"""Tells which settings of libraries, and which variables, this session has changed and tasks do not have.
+
+Only settings on which values depend: how a library prints is left alone, but for matplotlib, whose figures are results.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import os
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..system import process
+from .global_names import nested_codes
+from .kept_changes import mentioned
+
+
+def changed_settings(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield (library, sentence) if a global belongs to a library with settings that this session has changed."""
+    owner = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+    if not isinstance(owner, str):
+        owner = type(value).__module__
+    top = owner.partition(".")[0]
+    find = _FINDERS.get(top)
+    if find is not None and top in sys.modules:
+        try:
+            changed = find()
+        except Exception:  # another version of the library keeps them elsewhere
+            return
+        if changed:
+            what, remedy = ", ".join(changed[:3]) + (" …" if len(changed) > 3 else ""), _REMEDIES[top]
+            yield top, f"this session has changed settings of {top} ({what}) that tasks do not have: {remedy}"
+
+
+def changed_variables(function: types.FunctionType) -> Iterator[tuple[str, str]]:
+    """Yield (variable, sentence) for variables that the function reads, and that this session has set."""
+    if mentioned(function.__code__).isdisjoint(("environ", "getenv")):
+        return
+    codes = list(nested_codes(function.__code__))
+    if any(_STORE_SUBSCR in code.co_code[::2] for code in codes):  # it may set the variable itself
+        return
+    begun = process.farm_began_with or _initial_variables()
+    for name in sorted({each for code in codes for each in code.co_consts if isinstance(each, str)}):
+        if begun and name in os.environ and os.environ[name] != begun.get(name):
+            yield (
+                name,
+                f"{function.__qualname__} reads the variable {name}, which was set in this session: tasks have the "
+                "variables of the shell in which the farm was started. Pass the value as an argument, or set it for "
+                "all with mec.execute(…)",
+            )
+
+
+_STORE_SUBSCR = dis.opmap["STORE_SUBSCR"]
+
+
+@functools.cache
+def _initial_variables() -> dict[str, str]:
+    """Return the variables with which this process began; {} if the system does not tell."""
+    try:
+        text = os.fsdecode(Path("/proc/self/environ").read_bytes())
+    except OSError:
+        return {}
+    return dict(part.split("=", 1) for part in text.split("\0") if "=" in part)
+
+
+def _of_pandas() -> list[str]:
+    config: Any = sys.modules["pandas._config.config"]
+    found = []
+    for name, option in config._registered_options.items():
+        if name.startswith(("compute.", "mode.", "display.date_")) and name not in _DECIDED_LATER:
+            # get_option would warn of each option that is deprecated
+            value = functools.reduce(lambda inner, part: inner[part], name.split("."), config._global_config)
+            if value != option.defval:
+                found.append(f"{name}={value!r}")
+    return found
+
+
+_DECIDED_LATER = frozenset({"mode.copy_on_write", "mode.sim_interactive"})
+"""Options whose defaults pandas takes from the environment, as it does on engines, or that are for its own tests."""
+
+
+def _of_sklearn() -> list[str]:
+    config: Any = sys.modules["sklearn._config"]
+    usual: dict[str, Any] = config._global_config
+    return [f"{name}={value!r}" for name, value in config.get_config().items() if value != usual.get(name)]
+
+
+def _of_matplotlib() -> list[str]:
+    library: Any = sys.modules["matplotlib"]
+    usual = library.rcParamsOrig
+    return [
+        f"{name}={value!r}"
+        for name, value in dict.items(library.rcParams)
+        if name not in _OF_BACKENDS and name in usual and dict.__getitem__(usual, name) != value
+    ]
+
+
+_OF_BACKENDS = frozenset({"backend", "backend_fallback", "interactive", "toolbar", "figure.raise_window"})
+
+
+def _of_torch() -> list[str]:
+    usual = str(sys.modules["torch"].get_default_dtype())
+    return [] if usual == "torch.float32" else [f"default dtype {usual}"]
+
+
+_FINDERS: dict[str, Callable[[], list[str]]] = {
+    "pandas": _of_pandas,
+    "sklearn": _of_sklearn,
+    "matplotlib": _of_matplotlib,
+    "torch": _of_torch,
+}
+_REMEDIES = {
+    "pandas": "use pd.option_context in the function, or pd.set_option for all with mec.execute(…)",
+    "sklearn": "use sklearn.config_context in the function, or sklearn.set_config for all with mec.execute(…)",
+    "matplotlib": "use plt.rc_context or plt.style.context in the function, or plt.rc for all with mec.execute(…)",
+    "torch": "set it in the function, or for all with mec.execute(…)",
+}
