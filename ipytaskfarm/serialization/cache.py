@@ -265,7 +265,7 @@ def unchanged_function(function: object) -> Function | None:
     return known
 
 
-def packed_function(function: Any, writer: BlobWriter | None = None) -> Function:
+def packed_function(function: Any, writer: BlobWriter | None = None, *, is_environment: bool = False) -> Function:
     """Return the packed function (or environment), for which `unchanged_function` has nothing.
 
     The earlier pack is reused if what its digest covers has not changed.
@@ -273,12 +273,13 @@ def packed_function(function: Any, writer: BlobWriter | None = None) -> Function
     Args:
         function: what is packed.
         writer: writes large values in it as blobs; None: they stay in the pack.
+        is_environment: whether it is an environment, which engines keep for tasks of other sessions.
     """
     entry = _functions.get(function)
     # The function is packed first, because the errors of the pickler say which part cannot travel.
     session_state.begin()
     used_marks.clear()
-    renews = changes_itself(function)
+    renews = not is_environment and changes_itself(function)
     parts = _parts_inline(build.Renewing(function) if renews else function, writer)
     of_session = session_state.end() or renews
     if entry is not None and _same(entry.seen, parts):
@@ -295,7 +296,7 @@ def packed_function(function: Any, writer: BlobWriter | None = None) -> Function
         digest = digester.digest(function)
         # A function with another `object()` is another one; one that counts its calls begins anew in each session.
         own = [*sorted(used_marks), *([_SESSION] if of_session else [])]
-        if own:
+        if own and not is_environment:
             digest = hashlib.blake2b("".join([digest, *own]).encode(), digest_size=20).hexdigest()
     made = entry.value if entry is not None and entry.value.digest == digest else Function(digest=digest, code=code)
     sure = digester is not None and digester.sure

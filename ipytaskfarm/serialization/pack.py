@@ -313,7 +313,7 @@ def pack_environment(environment: object) -> tuple[Function, str]:
     class alone).
     """
     try:
-        code = unchanged_function(environment) or packed_function(environment)
+        code = unchanged_function(environment) or packed_function(environment, is_environment=True)
         return code, class_digest(type(environment))
     except Exception as error:
         raise _refusal(environment, type(environment).__name__, error) from _first(error)
