@@ -41,7 +41,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .old_modules import install as _install
 from .version import __version__ as __version__
+
+_install()
 
 __all__ = [
     "client",
@@ -124,6 +127,8 @@ else:
         try:
             module_name, attribute = _WHERE[name]
         except KeyError:
+            if name == "TaskRejectError":  # ``from IPython.kernel import TaskRejectError``, also in code for engines
+                return import_module("ipytaskfarm.errors").TaskRejectError
             near = ""
             if not name.startswith("_"):
                 from .core.text import did_you_mean

@@ -64,6 +64,16 @@ __all__ = [
 ]
 
 
+def get_task_client(furl_or_file: str = "") -> TaskClient:
+    """Return a `TaskClient`; "" is the farm "default".  From IPython 0.10."""
+    return TaskClient(furl_or_file or None)
+
+
+def get_multiengine_client(furl_or_file: str = "") -> MultiEngineClient:
+    """Return a `MultiEngineClient`; "" is the farm "default".  From IPython 0.10."""
+    return MultiEngineClient(furl_or_file or None)
+
+
 def __getattr__(name: str) -> object:
     if name == "default_task_address":
         from .sessions import default_address

@@ -15,6 +15,7 @@ from . import commands
 from .commands import CommandPart, PendingResult, ResultList
 from .engine_maps import Targets
 from .engine_sessions import SessionCommand
+from .rules import flag
 from .session import Session
 
 
@@ -151,7 +152,7 @@ class CommandSender:
 
     def waits(self, block: bool | None) -> bool:
         """Return whether a call with this argument waits for its result."""
-        return self._defaults.block if block is None else block
+        return flag("block", self._defaults.block if block is None else block)
 
     def finish(self, pending: PendingResult, block: bool | None) -> Any:
         """Return the result, or the pending one to a caller that does not wait."""
@@ -205,7 +206,8 @@ def engine_id(value: object) -> int:
 
 def await_commands(pending_results: PendingResult | Iterable[PendingResult]) -> None:
     """Wait for pending results; only their ``get_result`` raises their errors."""
-    wanted = [pending_results] if isinstance(pending_results, PendingResult) else list(pending_results)
+    several = not isinstance(pending_results, PendingResult) and isinstance(pending_results, Iterable)
+    wanted: list[Any] = list(pending_results) if several else [pending_results]  # type: ignore[arg-type]
     for pending in wanted:
         if not isinstance(pending, PendingResult):
             raise errors.NotAPendingResult(f"barrier takes pending results, not {type(pending).__name__}")

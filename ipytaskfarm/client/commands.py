@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import math
 import sys
@@ -25,7 +26,9 @@ from .display import output_html, text_html
 from .engine_answers import EngineAnswer, error_of_answer, output_of_answer
 from .futures import Settler
 from .ids import Timeout, seconds
+from .old_names import OldNames
 from .output_printer import OutputPrinter, SeenOutput, StepsAside
+from .python2 import remedy
 from .questions import PendingQuestion, refused_by_controller
 from .session import TICK_S, Session
 from .streams import CommandStream, PrintsLines
@@ -130,7 +133,8 @@ class CommandPart(NamedTuple):
 _result_ids = itertools.count()
 
 
-class PendingResult:
+@functools.total_ordering
+class PendingResult(OldNames):
     """A command under way.  `get_result` waits for it, and returns the same value or raises the same error each time.
 
     The interface is IPython 0.10's, with `done` and `add_done_callback` from PEP 3148.
@@ -298,6 +302,19 @@ class PendingResult:
         return self._outcome is not None
 
     @property
+    def raised(self) -> bool:
+        """Return whether the result has been read and was an error.  From IPython 0.10."""
+        return self._outcome is not None and self._outcome[1] is not None
+
+    @property
+    def result(self) -> Any:
+        """Return ``get_result()``; it was the result once it had been read, in IPython 0.10."""
+        return self.get_result()
+
+    def __lt__(self, other: object) -> bool:
+        return self.result_id < other.result_id if isinstance(other, PendingResult) else NotImplemented
+
+    @property
     def r(self) -> Any:
         """Return ``get_result()``."""
         return self.get_result()
@@ -435,7 +452,11 @@ class PendingResult:
                 raise refusal
         if failed:
             elist = [(answer.engine_id, self._verb, error_of_answer(answer)) for answer in failed]
-            raise errors.CompositeError(f"one or more exceptions from call to method: {self._verb}", elist)
+            together = errors.CompositeError(f"one or more exceptions from call to method: {self._verb}", elist)
+            for text in dict.fromkeys(remedy(error) for _, _, error in elist):
+                if text:
+                    together.add_note(text)
+            raise together
         return ResultList(
             [
                 self._read(asked.answers[engine_id].body)

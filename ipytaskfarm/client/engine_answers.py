@@ -13,6 +13,7 @@ from ..core.messages import CommandAnswer
 from ..core.messages.engine_commands import CommandOutput
 from ..core.messages.payload import FailureBody, ResultBody
 from ..serialization.pack import unpack_error
+from .python2 import add_remedy
 from .results import error_named
 
 _decode_output = msgspec.msgpack.Decoder(CommandOutput).decode
@@ -105,10 +106,12 @@ def error_of_answer(answer: CommandAnswer) -> BaseException:
     except msgspec.DecodeError:
         return errors.KernelError(f"engine {answer.engine_id} answered with something that cannot be read")
     if failure.pickled is None and not failure.traceback:  # an error of the controller, not of an engine
-        error = error_named(failure.etype, failure.value)
+        error: BaseException = error_named(failure.etype, failure.value)
         error.engine_id = answer.engine_id  # type: ignore[attr-defined]
         return error
-    return unpack_error(failure, answer.engine_id)
+    error = unpack_error(failure, answer.engine_id)
+    add_remedy(error)
+    return error
 
 
 def output_of_answer(answer: CommandAnswer) -> ResultBody:

@@ -9,14 +9,14 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-from ..core.arguments import check_name
+from ..core.arguments import check_name, wrong
 from ..core.messages.engine_commands import ApplyBody, MapBody
 from ..serialization.pack import pack, pack_function
 from ..serialization.rebuild_values import NotedValues
 from ..storage.blobs import BlobStore, BlobWriter
 from .commands import CommandPart, PendingResult, ResultList, value
 from .map_items import read_whole
-from .scatter import check_dist, joined, parts
+from .scatter import check_dist, check_sequence, joined, parts
 from .session import Session
 
 Targets: TypeAlias = int | Sequence[int] | str | None
@@ -80,6 +80,8 @@ def map_on_engines(
         raise ValueError("map needs at least one sequence")
     if not isinstance(function, str) and not callable(function):
         raise TypeError(f"map takes a function, or the name of one on the engines, not {type(function).__name__}")
+    for sequence in sequences:
+        check_sequence("sequences, a list of sequences: each of them", sequence)
     items = list(zip(*read_whole(sequences), strict=True))
     code = None if isinstance(function, str) else pack_function(function)
     name = check_name("func", function) if isinstance(function, str) else None
@@ -147,8 +149,12 @@ class EngineParallelFunction:
     def __init__(self, mapper: EngineMapper) -> None:
         self.mapper = mapper
 
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
+    def __call__(self, function: Callable[..., Any] | str) -> Callable[..., Any]:
+        if not callable(function) and not isinstance(function, str):
+            error = wrong("function", "a function, or the name of one on the engines", function)
+            raise TypeError(f"{error}; the decorator is @mec.parallel(), with ()")
+
+        @functools.wraps(function)  # type: ignore[arg-type]
         def call(*sequences: Iterable[Any]) -> Any:
             return self.mapper.map(function, *sequences)
 

@@ -25,6 +25,7 @@ from . import commands, scatter as sequences
 from .command_sender import CommandSender
 from .commands import CommandPart, PendingResult
 from .engine_maps import Targets
+from .python2 import note_names, tell_of_code, tell_of_iterators
 from .task_arguments import check_push
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -41,6 +42,7 @@ def execute(
 ) -> Any:
     """Run code on engines; `text` stands for it in tables."""
     lines = check_name("lines", lines)
+    tell_of_code(lines, keep=True)
     body = _encode(ExecuteBody(lines, bool(sticky), cell))
     if sticky:
         key = f"execute:{hashlib.sha256(lines.encode()).hexdigest()[:16]}"
@@ -66,6 +68,7 @@ def push(sender: CommandSender, namespace: Any, targets: Targets, block: bool | 
     if not isinstance(namespace, dict):
         raise TypeError(f"push takes a dict of names and values, not {type(namespace).__name__}")
     checked = check_push(namespace)
+    note_names(checked)
     if sticky:
         body = _encode(PushBody(pack(checked), True))
         entries = [
@@ -82,7 +85,12 @@ def push(sender: CommandSender, namespace: Any, targets: Targets, block: bool | 
 
 def pull(sender: CommandSender, names: list[str], targets: Targets, block: bool | None) -> Any:
     """Return the values of names."""
-    read = _first if len(names) == 1 else commands.value
+
+    def read(body: bytes) -> Any:
+        values = commands.value(body)
+        tell_of_iterators(dict(zip(names, values, strict=False)))
+        return values[0] if len(names) == 1 else values
+
     return sender.send("pull", _encode(names), targets, block, read, ", ".join(names))
 
 
@@ -126,7 +134,8 @@ def scatter(
 def gather(sender: CommandSender, key: str, dist: str, targets: Targets, block: bool | None) -> Any:
     """Join the parts of a sequence."""
     sequences.check_dist(dist)
-    pending: PendingResult = pull(sender, [check_name("keys", key)], targets, False)
+    name = check_name("keys", key)
+    pending: PendingResult = sender.send("pull", _encode([name]), targets, False, _first, name)
     pending.add_callback(sequences.joined, dist)
     return sender.finish(pending, block)
 

@@ -14,6 +14,7 @@ from ..core.messages import ListTasks, tables
 from ..core.messages.task_types import Packed
 from ..core.states import RUNNING, State, state_counts
 from .map_jobs import ROWS_MAX, MapMembers, counts
+from .old_names import OldNames
 from .tables import StateCounts
 from .task_calls import TaskCalls
 from .task_messages import progress_of
@@ -172,7 +173,7 @@ class JobRecord:
         return self.client.session.arrivals.live(set(self.ids))
 
 
-class Member:
+class Member(OldNames):
     """One task of a job: its description, its state and its edges."""
 
     def __init__(self, job: JobRecord, position: int) -> None:

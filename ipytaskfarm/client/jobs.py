@@ -23,6 +23,7 @@ from .ids import seconds
 from .job_tasks import JobEvents, JobRecord, Member
 from .map_items import Printed
 from .map_jobs import Gathered, MapMembers, collect
+from .old_names import remedy
 from .operate import hold, retry_tasks, set_job_priority
 from .packing import Shared, pack_task
 from .progress import LiveProgress
@@ -105,7 +106,8 @@ class Job:
             self.__dict__["unique"] = given or None
             return
         if attribute not in _SHARED:
-            known = did_you_mean(attribute, _SETTABLE) or f"; it has {', '.join(sorted(_SETTABLE))}"
+            known = remedy("Job", attribute) or did_you_mean(attribute, _SETTABLE)
+            known = known or f"; it has {', '.join(sorted(_SETTABLE))}"
             raise AttributeError(f"a Job has no attribute {attribute!r} to be set{known}")
         if attribute == "environment" and value is None:
             value = TaskEnvironment()
@@ -117,7 +119,7 @@ class Job:
         def __getattr__(self, attribute: str) -> Any:
             attribute = _RENAMED.get(attribute, attribute)
             if attribute not in _SHARED:
-                raise AttributeError(f"a Job has no attribute {attribute!r}")
+                raise AttributeError(f"a Job has no attribute {attribute!r}{remedy('Job', attribute)}")
             return self._shared.get(attribute, DEFAULTS[attribute])
 
     environment: TaskEnvironment

@@ -16,7 +16,7 @@ from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
 from ..core import messages
-from ..core.arguments import check_count, check_text
+from ..core.arguments import check_count, check_text, wrong
 from ..core.messages.task_types import Final, JobSpec
 from ..core.text import did_you_mean
 from .chunk_items import chunk_values
@@ -378,6 +378,9 @@ class ParallelFunction:
         self.mapper = mapper
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., list[Any]]:
+        if not callable(function):
+            raise TypeError(f"{wrong('function', 'a callable', function)}; the decorator is @tc.parallel(), with ()")
+
         @functools.wraps(function)
         def call(*sequences: Iterable[Any]) -> list[Any]:
             return self.mapper.map(function, *sequences)

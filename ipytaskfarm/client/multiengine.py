@@ -25,6 +25,7 @@ from .commands import PendingResult
 from .engine_maps import EngineMapper, EngineParallelFunction, Targets, map_on_engines, packed_call
 from .imports import collected
 from .kept_commands import KeptEntries, StickyEntries
+from .old_names import ClientNames, old_keywords
 from .operate import await_engines
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .session import Session
@@ -37,7 +38,7 @@ GONE_S = 15.0
 """Seconds that `kill` waits for the end of the farm's processes."""
 
 
-class MultiEngineClient:
+class MultiEngineClient(ClientNames, settable=("farm", "targets", "block", "replay")):
     """Your connection to a farm's engines, to each of them or to all at once.
 
     `targets` ("all", an id, or a list of ids) and `block` are the defaults of all calls with these arguments.  Every
@@ -71,8 +72,8 @@ class MultiEngineClient:
 
     def close(self) -> None:
         """End this client; the engines go on."""
-        if not self._closed:
-            self._closed = True
+        closed, self._closed = self._closed, True
+        if not closed:
             sessions.release(self._session)
 
     def __enter__(self) -> MultiEngineClient:
@@ -117,10 +118,7 @@ class MultiEngineClient:
         return True  # without engines `__len__` would make the client false
 
     def ids_of(self, targets: Targets) -> list[int]:
-        """Return the ids of the engines that `targets` selects now.
-
-        Raises NoEnginesRegistered for "all" if there are no engines.
-        """
+        """Return the ids of the engines that `targets` selects now.  Raises NoEnginesRegistered if there are none."""
         return self._commands.ids_of(targets)
 
     @property
@@ -370,6 +368,7 @@ class MultiEngineClient:
         """
         return self.raw_map(func, sequences)
 
+    @old_keywords(seq="sequences")
     def raw_map(
         self,
         func: Callable[..., Any] | str,
@@ -387,7 +386,7 @@ class MultiEngineClient:
             targets: the engines.
             block: False returns a `PendingResult`.
         """
-        return map_on_engines(self, func, sequences, dist, targets, self.block if block is None else block)
+        return map_on_engines(self, func, sequences, dist, targets, self._commands.waits(block))
 
     def apply(
         self,
@@ -454,6 +453,7 @@ class MultiEngineClient:
         """
         self._commands.send(engine_commands.INTERRUPT, b"", targets, True, commands.nothing)
 
+    @old_keywords(pendingResults="pending_results")
     def barrier(self, pending_results: PendingResult | Iterable[PendingResult]) -> None:
         """Wait for pending results; only ``get_result`` raises their errors."""
         await_commands(pending_results)

@@ -13,7 +13,7 @@ import sys
 import traceback
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO
 
 import msgspec
 
@@ -26,6 +26,8 @@ from ..display.ipython import show_users_frames, with_cells
 from ..display.text import span, stamp
 from ..serialization.pack import note_rebuild, traceback_of, unpack, unpack_error
 from .display import output_html, text_html, value_html
+from .old_names import OldNames
+from .python2 import add_remedy, tell_of_iterators
 from .session_hints import hints
 
 _decode_body = msgspec.msgpack.Decoder(ResultBody).decode
@@ -122,6 +124,7 @@ def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
             )
         notes += hints(error, traceback_text)
         own["__notes__"] = notes
+    add_remedy(error)
 
 
 def _place_or(text: str, tb: TracebackType | None) -> str:
@@ -181,7 +184,7 @@ class FailedFrame(NamedTuple):
     """Local variables with short texts of their values.  They come with the innermost frames only."""
 
 
-class Failure:
+class Failure(OldNames):
     """Why a task failed, with the interface of Twisted's Failure, which IPython 0.10 used.
 
     Attributes: `type` (the exception's class), `value` (the exception itself), `etype` (the class's name).
@@ -261,6 +264,20 @@ class Failure:
             self.raiseException()
         return found
 
+    @property
+    def tb(self) -> TracebackType | None:
+        """Return the traceback object, with the frames of the user's code on the engine."""
+        return self._frames
+
+    def printBriefTraceback(self, file: TextIO | None = None) -> None:  # noqa: N802 - Twisted's name
+        """Print `getBriefTraceback`.  file: where to print; None: sys.stderr."""
+        print(self.getBriefTraceback().rstrip("\n"), file=file or sys.stderr)
+
+    printDetailedTraceback = printTraceback  # noqa: N815 - Twisted's name
+
+    def cleanFailure(self) -> None:  # noqa: N802 - Twisted's name
+        """Do nothing: a failure holds no frames with the engine's values."""
+
     def _summary(self) -> str:
         at = f" ({self.place})" if self.place else ""
         return f"{self.etype}: {self.getErrorMessage()}{at}"
@@ -309,6 +326,13 @@ class TaskResult:
         self._body = body
         self._value: Any = _NOTHING
         self._failure: Failure | None = None
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            of_ns = not name.startswith("_") and name in self.keys
+            hint = f": a pulled name is tr.ns.{name}, tr[{name!r}]" if of_ns else ""
+            raise AttributeError(f"'TaskResult' object has no attribute {name!r}{hint}", name=name, obj=self)
 
     # Identity and state
 
@@ -519,4 +543,6 @@ class TaskResult:
                 except Exception as error:
                     note_rebuild(error, f"the result of task {self.taskid}, which has succeeded, was rebuilt here")
                     raise
+                if body.kind == "names":
+                    tell_of_iterators(self._value)
         return self._value

@@ -8,7 +8,7 @@ This module imports none of them: if there is a value of such a type, its librar
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -16,12 +16,15 @@ from ..core.arguments import wrong
 from ..core.text import exactly, shown
 
 DISTRIBUTIONS = ("b", "r")
+_LISTS_ONCE: tuple[type[Iterable[Any]], ...] = (map, filter, zip, type({}.keys()), type({}.values()), type({}.items()))
+"""The types of what was a list in Python 2, and in the programs that gather it."""
 
 
 def check_dist(dist: str) -> None:
     """Raise ValueError for an unknown distribution."""
     if not isinstance(dist, str) or exactly(dist) not in DISTRIBUTIONS:
-        raise ValueError(f"dist must be 'b' (blocks) or 'r' (round robin), not {shown(dist)}")
+        hint = "; a decorator is @mec.parallel(), with ()" if callable(dist) else ""
+        raise ValueError(f"dist must be 'b' (blocks) or 'r' (round robin), not {shown(dist)}{hint}")
 
 
 def check_sequence(what: str, value: object) -> None:
@@ -57,10 +60,12 @@ def flat(part: Any) -> Any:
 def joined(found: Sequence[Any], dist: str = "b") -> Any:
     """Join parts, as the inverse of `parts`.
 
-    Lists and ranges become a list, and tuples a tuple.  Arrays, Series, frames, indexes and sparse matrices are
-    concatenated, with their labels and dtypes.  Parts that cannot be joined are returned as a list of parts.
+    Lists, ranges, views of dicts and the objects of map, filter and zip become a list, and tuples a tuple.  Arrays,
+    Series, frames, indexes and sparse matrices are concatenated, with their labels and dtypes.  Parts that cannot be
+    joined are returned as a list of parts.
     """
     check_dist(dist)
+    found = [list(part) if isinstance(part, _LISTS_ONCE) else part for part in found]
     if found and all(isinstance(part, tuple) and type(part) is type(found[0]) for part in found):
         return tuple(_interleaved(found) if dist == "r" else chain.from_iterable(found))
     if all(isinstance(part, list | range) for part in found):

@@ -41,6 +41,11 @@ def connect(
     Raises FarmNotRunning (with the command that starts a farm), SecurityError, VersionMismatch.  The caller calls
     `release` at the end.
     """
+    if isinstance(where, str) and (where.startswith("pb:") or where.endswith(".furl")) and not os.path.exists(where):
+        raise errors.FarmNotRunning(
+            f"{where!r} is a FURL of IPython 0.10: no argument is the farm 'default', a name another farm of this "
+            "machine, the path of its connection file (.json) one of another machine"
+        )
     deadline = time.monotonic() + (CONNECT_TIMEOUT_S if timeout_s is None else timeout_s)
     read = farm_paths.connection_reader(where, key_file)
     patient = timeout_s is None

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.arguments import wrong
 from ..core.text import did_you_mean, exactly, shown
+from .old_names import ARGUMENTS, tell
 
 
 def check_expression(value: Any) -> str:
@@ -98,6 +99,8 @@ def unknown_argument(kind: str, is_code: bool, attributes: frozenset[str], name:
         remedy = "; code takes values by name, push={'x': 1}: args and kwargs are for functions"
     elif not is_code and name in ("pull", "push"):
         remedy = "; the result of a function is what it returns: pull and push are for code, Task('a = 1', pull='a')"
+    elif name in ARGUMENTS:
+        remedy = f"; instead: {ARGUMENTS[name]}"
     elif near := did_you_mean(name, attributes):
         remedy = near
     elif is_code:
@@ -117,3 +120,21 @@ def not_a_task(thing: object) -> TypeError:
     else:
         hint = f": {shown(thing, 40)}; give the function itself, not what it returns: submit(f, 2), Task(f, args=(2,))"
     return TypeError(f"{expected}, not {type(thing).__name__}{hint}")
+
+
+_RULES_OF_OTHERS = ("attempts", "error_time", "defer_time", "defer_max", "max_parallel", "wall_time", "locality")
+_told_of: set[type] = set()
+
+
+def note_rules_of(thing: object) -> None:
+    """Tell of rules on the class of an object with ``execute()``, as in core4 and bndl: its task does not get them."""
+    kind = type(thing)
+    named = [name for name in _RULES_OF_OTHERS if hasattr(kind, name)]
+    if named and kind not in _told_of:
+        _told_of.add(kind)
+        say = "; ".join(f"{name}: {ARGUMENTS[name]}" for name in named if name in ARGUMENTS)
+        known = [f"{name}=…" for name in named if name not in ARGUMENTS]
+        task = f"Task({kind.__name__}().execute, {', '.join(known)})" if known else ""
+        remedy = "; ".join(filter(None, [task, say]))
+        text = f"the task of a {kind.__name__} does not get its {', '.join(named)}; instead: {remedy}"
+        tell(text)

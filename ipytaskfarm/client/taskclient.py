@@ -37,6 +37,7 @@ from .ids import Ids, Timeout, id_list, seconds, task_id
 from .jobs import Job, Values
 from .maps import Mapper, ParallelFunction, begin_map, imap, map_tasks, options
 from .nodes import CheckResult, Snapshot
+from .old_names import ClientNames, old_keywords
 from .packing import freezing, pack_task
 from .profiling import CpuProfiling, MemoryProfiling, Profilers, Sampling
 from .result_cache import CachedFunction, CacheView, kept_result, why_hit, why_miss
@@ -66,8 +67,8 @@ def _whether_to_block(task: object, block: object) -> bool:
     return flag("block", block)
 
 
-class TaskClient:
-    """Your connection to a farm's tasks.  All clients of a process share one session per farm.
+class TaskClient(ClientNames, settable=("farm", "block")):
+    """Your connection to the tasks of `farm` (its name).  All clients of a process share one session per farm.
 
     Args:
         where: None for the farm "default", a farm's name, the path of a connection file (with a ``/`` or ``.json``),
@@ -85,8 +86,7 @@ class TaskClient:
         self._session = sessions.connect(where, key_file, seconds(timeout))
         self._closed = False
         self.farm = self._session.farm
-        """The farm's name."""
-        self._shows_progress = True
+        self._shows_progress, self.block = True, True  # `block` is IPython 0.10's, which did not read it either
         self._defaults: dict[str, Any] = {}
 
     # ----------------------------------------------------------------------------------------------
@@ -105,8 +105,8 @@ class TaskClient:
         self.close()
 
     def __repr__(self) -> str:
-        info = self._session.info
-        return f"<TaskClient of farm {self.farm!r} at {info.host}:{info.port}{', closed' if self._closed else ''}>"
+        info, closed = self._session.info, ", closed" if self._closed else ""
+        return f"<TaskClient of farm {self.farm!r} at {info.host}:{info.port}{closed}>"
 
     def _repr_html_(self) -> str:
         link = page_link(page_path(self.farm))
@@ -296,6 +296,7 @@ class TaskClient:
         # Fetching the result may block, so it runs in another thread.
         return await loop.run_in_executor(None, partial(self.get_task_result, wanted, raw=raw))
 
+    @old_keywords(taskids="ids")
     def barrier(self, ids: Ids | None = None, timeout: Timeout = None, stream: bool = False) -> None:
         """Wait until tasks have succeeded or failed; a failed task raises nothing here.
 
@@ -381,6 +382,7 @@ class TaskClient:
         """
         return operate.set_priority(self._session, taskid, priority)
 
+    @old_keywords(taskids="ids")
     def clear(self, ids: Ids | None = None) -> int:
         """Delete final results (None: all) and return their number.  Their ids are not issued again.
 
@@ -589,8 +591,7 @@ class TaskClient:
         """Return the events of tasks in the order of time: accepted, started, succeeded, failed and why, deferred …
 
         Args:
-            ids: only of these tasks.
-            name: only of tasks of that name.
+            ids, name: only of these tasks, only of tasks of that name.
             what: only events that contain this text.
             since: seconds since 1970, a datetime, or a timedelta back from now.
             last: at most this number of events, the latest.

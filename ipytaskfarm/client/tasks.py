@@ -25,7 +25,9 @@ from ..environment import TaskEnvironment
 from ..serialization.pack import is_coroutine_function
 from ..storage.blobs import BlobStore
 from .local_code import run_code
+from .old_names import OldNames, remedy
 from .packing import TaskData, pack_task
+from .python2 import tell_of_code
 from .rules import CHECKS, DEFAULTS, Asking, flag, keyword_parameters
 from .task_arguments import (
     check_args,
@@ -38,6 +40,7 @@ from .task_arguments import (
     name_of,
     not_a_function,
     not_a_task,
+    note_rules_of,
     unknown_argument,
 )
 
@@ -87,7 +90,7 @@ _EDGES = frozenset({"after", "if_failed", "on_duplicate", "cache"})
 # The classes
 
 
-class Task:
+class Task(OldNames):
     """One unit of work: ``Task("a = 1", pull="a")`` or ``Task(f, args=(1,), kwargs={})``.
 
     A str makes a `StringTask`, a callable a `CallTask`; ``isinstance(x, Task)`` holds for every kind.  Every argument
@@ -215,7 +218,7 @@ class Task:
         elif type(self).__module__ == __name__:
             # A subclass of the user may have any attributes; in a class of this module an unknown one is a typing
             # error.
-            near = did_you_mean(attribute, self._attributes)
+            near = remedy("Task", attribute) or did_you_mean(attribute, self._attributes)
             known = near or f"; it has {', '.join(sorted(self._attributes))}"
             raise AttributeError(f"a {type(self).__name__} has no attribute {attribute!r}{known}")
         self.__dict__[attribute] = value
@@ -363,6 +366,7 @@ class StringTask(Task):
 
     def _payload(self, data: TaskData, functions: dict[str, Function]) -> tuple[bytes, str | None]:
         push = self.push
+        tell_of_code(self.expression, push)
         work = StringWork(
             self.expression,
             tuple(self.pull),  # type: ignore[arg-type]
@@ -582,6 +586,7 @@ def as_task(thing: Any) -> Task:
     if isinstance(thing, Task):
         return thing
     if not isinstance(thing, type) and callable(getattr(thing, "execute", None)):
+        note_rules_of(thing)
         return CallTask(execute_object, args=(thing,), name=type(thing).__name__)
     if callable(thing):
         return CallTask(thing)

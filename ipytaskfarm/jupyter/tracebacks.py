@@ -61,7 +61,7 @@ def _composite(error: CompositeError) -> list[str]:
     more = len(error.elist) - SHOWN_TRACEBACKS
     if more > 0:
         lines.append(f"… and {more} more: `err.print_tracebacks()` of the CompositeError shows all")
-    return lines
+    return [*lines, *map(str, getattr(error, "__notes__", ()))]
 
 
 def cell_place(shell: Any, code: str) -> CellPlace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import sys
 
 from ..core.errors import ModuleMissing
 from .module_origin import version_of
@@ -35,7 +36,9 @@ def complete(error: BaseException) -> None:
         return
     found = _MODULE.search(str(error))
     version = version_of(found[1]) if found is not None else ""
-    if not version:
+    # A part that this client does not have either is not missing for want of the package.
+    is_known = found is not None and ("." not in found[1] or found[1] in sys.modules)
+    if not version or not is_known:
         return
     if isinstance(error, ModuleMissing):
         error.args = (f"{error} (this client has {version})",)

@@ -90,7 +90,7 @@ def test_quick_start(fake: FakeController, tc: TaskClient) -> None:
     fake.respond = lambda task: final(task.id, body=names(a=task.id))
     ids = [tc.run(Task(f"a = {n}", pull="a")) for n in range(1000)]
     assert ids == list(range(1000))
-    assert tc.barrier(ids) is None  # type: ignore[func-returns-value]
+    assert tc.barrier(ids) is None
     results = [tc.get_task_result(i) for i in ids]
     assert [r.results["a"] for r in results] == ids
     assert repr(results[73]) == "TaskResult[ID:73]:{'a': 73}"

@@ -76,7 +76,7 @@ print(tc.run(Task("b = 1", pull="b"), block=True).taskid)
 
 
 def test_barrier_takes_an_id_several_or_none(tc: TaskClient, seed_ids: list[int]) -> None:
-    assert tc.barrier(seed_ids) is None  # type: ignore[func-returns-value]
+    assert tc.barrier(seed_ids) is None
     tc.barrier(5)
     tc.barrier([])
     tc.barrier()

@@ -192,6 +192,45 @@ def test_queue_status_may_not_block(mec: MultiEngineClient) -> None:
     assert mec.queue_status(targets=[1], block=True) == [(1, {"queue": [], "pending": None})]
 
 
+def test_keywords_and_orders_of_0_10(tc: TaskClient, mec: MultiEngineClient) -> None:
+    old: Any = mec
+    pending = [mec.execute(f"a = {i}", block=False) for i in range(3)]
+    assert sorted([pending[2], pending[0], pending[1]]) == pending
+    old.barrier(pendingResults=pending)
+    assert [(each.called, each.raised) for each in pending] == [(True, False)] * 3
+    assert old.raw_map(lambda x: 2 * x, seq=[range(4)]) == [0, 2, 4, 6]
+    ids = [tc.run(Task("1")) for _ in range(2)]
+    old = tc
+    old.barrier(taskids=ids)
+    assert old.clear(taskids=ids) == 2
+    with pytest.raises(TypeError, match="block"):
+        mec.execute("a = 1", block="no")  # type: ignore[arg-type]
+    with pytest.raises(errors.NotAPendingResult):
+        mec.barrier(5)  # type: ignore[arg-type]
+
+
+def test_lists_of_python_2_are_gathered_as_lists(mec: MultiEngineClient) -> None:
+    mec.scatter("x", range(6))
+    mec.execute("y = map(lambda v: v ** 2, x); k = dict.fromkeys(x).keys()")
+    assert mec.gather("y") == [0, 1, 4, 9, 16, 25]
+    assert mec.gather("y") == [0, 1, 4, 9, 16, 25], "as often as asked"
+    assert mec.gather("k") == [*range(6)]
+
+
+def test_code_of_python_2_fails_with_its_form_in_python_3(tc: TaskClient, mec: MultiEngineClient) -> None:
+    with pytest.raises(errors.CompositeError) as raised:
+        mec.execute("print 'a'")
+    assert [str(note) for note in raised.value.__notes__ if "print(a)" in note] == raised.value.__notes__
+    failure = tc.run(StringTask("d = {}; d.has_key(1)"), block=True).failure
+    assert "key in d" in failure.value.__notes__[-1]
+    assert failure.value.__notes__[0].startswith("raised on engine")
+    with pytest.raises(errors.CompositeError) as raised:
+        mec.execute("from IPython.kernel import TaskRejectError")
+    assert "from ipytaskfarm.errors import TaskRejectError" in raised.value.__notes__[0]
+    mec.execute("from ipytaskfarm import TaskRejectError")
+    mec.execute("from ipytaskfarm.engineservice import get_engine; get_engine(id)")
+
+
 # -- ids
 
 

@@ -30,6 +30,7 @@ LAYERS: dict[str, str] = {
     "policies": "core",
     "errors": "core",
     "error": "errors",
+    "old_modules": "",
     "environment": "core",
     "system": "core version",
     "storage": "core system",

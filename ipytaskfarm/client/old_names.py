@@ -1,0 +1,201 @@
+"""Names and keywords of IPython 0.10, STK, core4 and bndl that are not names here: what to write in their place.
+
+An AttributeError alone says that a program is at an end.  These sentences say how it goes on.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+
+from ..core.text import did_you_mean
+from ..display.ipython import with_cells
+from ..system.process import depth_of_user
+
+F = TypeVar("F", bound=Callable[..., Any])
+_PACKAGE = __name__.partition(".")[0]
+
+_SERIALIZED = "push and pull pickle every value that can be pickled"
+_TASKS_HERE = "tasks are the TaskClient's: tc = client.TaskClient()"
+_ENGINES_HERE = "engines are the MultiEngineClient's: mec = client.MultiEngineClient()"
+_WAITS = "get_result() waits, returns the value and raises the error"
+_JOB = "tasks of a job: job.submit(), job.results()"
+
+GONE: dict[str, dict[str, str]] = {
+    "TaskClient": {
+        "connect": "TaskClient(…) has connected already",
+        "disconnect": "close()", "dispose": "close()",
+        "targets": "Task(…, targets=[0])",
+        "retries": "Task(…, retries=2), mapper(retries=2)", "depend": "Task(…, depend=f)",
+        "smultiengine": _ENGINES_HERE,
+        **dict.fromkeys(
+            ("execute", "push", "pull", "scatter", "gather", "get_ids", "get_result", "activate", "kill", "reset",
+             "keys", "set_properties", "get_properties", "push_function", "zip_pull", "clear_queue"), _ENGINES_HERE),
+        "getTaskResult": "get_task_result(id)", "getTask": "get_task_result(id)", "queueStatus": "queue_status()",
+        "await_workers": "await_engines(count, connect_timeout=5, stable_timeout=60)",
+        "workers": "await_engines() returns the ids of engines, snapshot() all of them",
+        "worker_count": "len(MultiEngineClient())", "submit_job": "create_job(), then job.submit()",
+        "wait_until_done": "barrier(ids), job.wait()", "cancel": "abort(ids)", "cancel_job": "abort(ids)",
+        "enqueue": "run(task)", "launch": "run(task); in a task current_task().submit(f, …)",
+    },
+    "MultiEngineClient": {
+        "push_serialized": _SERIALIZED, "pull_serialized": _SERIALIZED,
+        "get_pending_deferred": "get_result() of the PendingResult", "clear_pending_results": "flush()",
+        "clear_pending_deferreds": "flush()", "smultiengine": "the client itself", "controller": "the client itself",
+        **dict.fromkeys(("run_task", "get_task_result", "abort", "spin", "clear", "submit", "queue"), _TASKS_HERE),
+        "getIDs": "get_ids()", "executeAll": "execute(lines)", "pushAll": "push({'a': 1})", "pullAll": "pull('a')",
+        "scatterAll": "scatter(key, seq)", "gatherAll": "gather(key)", "resetAll": "reset()", "killAll": "kill()",
+        "getResult": "get_result()", "queueStatus": "queue_status()", "clearQueue": "clear_queue()",
+        "mapAll": "map(f, seq)", "runAll": "run(filename)", "benchmark": "time.perf_counter() around push and execute",
+        "properties": "get_properties(), set_properties({…})",
+        "workers": "get_ids()", "worker_count": "len(mec)",
+        "await_workers": "await_engines(count, connect_timeout=5, stable_timeout=60)",
+    },
+    "PendingResult": {
+        "wait": _WAITS, "raise_exception": _WAITS, "addCallback": "add_callback(f)", "addErrback": _WAITS,
+        "addBoth": "add_done_callback(f)", "client": "the MultiEngineClient that sent the command",
+        "callbacks": "add_callback(f) adds one", "get": _WAITS, "ready": "done()",
+    },
+    "Failure": {
+        "getTracebackObject": "tb", "parents": "type.__mro__", "stack": "frames", "count": "nothing: there is one",
+        "throwExceptionIntoGenerator": "raiseException()",
+    },
+    "CompositeError": {
+        "_get_engine_str": "elist has (engine id, verb, exception)",
+        "_get_traceback": "print_tracebacks(i), or remote_traceback of the exception",
+    },
+    "Task": {
+        "taskid": "run returns the id", "run": "tc.run(task)", "submit": "tc.submit(task)", "options": "attributes",
+        "start": "started_at of its TaskResult", "duration": "duration of its TaskResult",
+        "check_depend": "tc.explain(id)", "execute": "tc.run(task)",
+        "started": "tc.status(id)", "done": "tc.status(id)", "failed": "tc.status(id)",
+        "exception": "tc.get_task_result(id).failure", "mark_done": "tc.mark_done(id, result)",
+        "mark_failed": "tc.mark_failed(id, reason)", "dependents": "job.tasks", "dependencies": "after",
+    },
+    "Job": {
+        "name": "create_job(name)", "description": "create_job(name): a name may be any text",
+        "desc": "create_job(name): a name may be any text", "add_tasks": "add_task(task) for each", "cancel": "abort()",
+        "execute": "submit(), then results()", "status": "tc.tasks(ids=job.ids), print(job)",
+        "tasks_completed": "on_task_done(f)", "task_completed": "on_task_done(f)",
+        "on_task_completed": "on_task_done(f)",
+        "job_completed": "wait()", "task_preconditions": "requires={'memory': '>= 4 GiB'}",
+        "preconditions": "requires={'memory': '>= 4 GiB'}", "agent_selection_preference": "placement='random'",
+        "maximum_task_failures": "abort_on_failure=True, or retries", "task_environment_setup": "environment",
+    },
+    "Member": {
+        "result": "job.results(), tc.get_task_result(member.id).result", "task_status": "tc.status(member.id)",
+        "status": "tc.status(member.id)", "standard_output": "tc.get_task_result(member.id).stdout",
+        "standard_error": "tc.get_task_result(member.id).stderr",
+    },
+    "RecycleSettings": {
+        "fixed_number_of_tasks": "after_tasks", "regular_interval": "interval", "specific_times": "at_times",
+        "private_memory_usage_maximum": "max_memory", "job_completion": "on_job_end",
+        "task_environment_no_longer_referenced": "when_unreferenced",
+    },
+}  # fmt: skip
+"""Class -> name -> what to write."""
+
+ARGUMENTS = {
+    "attempts": "retries, which counts only the further ones: attempts=3 is retries=2", "error_time": "retry_delay",
+    "wall_time": "warn_after, or time_limit, which ends the run", "desc": "name, which may be any text",
+    "description": "name, which may be any text", "worker": "targets", "workers": "targets",
+    "concurrency": "one task at a time per engine: start more engines", "node": "requires={'hostname': 'a'}",
+    "setupNS": "push={'a': 1}", "resultNames": "pull=['a']", "clearBefore": "clear_before", "clearAfter": "clear_after",
+    "recoveryTask": "recovery_task", "dependencies": "after", "preconditions": "requires={'memory': '>= 4 GiB'}",
+    "memory": "resources={'memory': '2 GiB'}", "cores": "resources={'cores': 2}", "order_results": "order",
+    "task_environment": "environment", "method": "Task(f, args=…)",
+}  # fmt: skip
+"""Keyword -> what to write."""
+
+
+def tell(text: str) -> None:
+    """Tell the user on standard error, with the line of the program: old programs go on, also where warnings are
+    errors.
+    """
+    frame = sys._getframe(depth_of_user() - 1)
+    is_magic = frame.f_globals.get("__name__", "").startswith("IPython.")  # no line of the user's calls a magic
+    place = "" if is_magic else with_cells(f" ({frame.f_code.co_filename}:{frame.f_lineno})")
+    if sys.stderr is not None:
+        print(f"ipytaskfarm: {text}{place}", file=sys.stderr, flush=True)
+
+
+def remedy(kind: str, name: str) -> str:
+    """Return what to write in place of a name, as the end of a sentence; "" if that is not known."""
+    found = GONE.get(kind, {}).get(name)
+    return f"; instead: {found}" if found else ""
+
+
+def no_attribute(thing: object, kind: str, name: str) -> AttributeError:
+    """Return the error for a name that a class of the client does not have."""
+    known = [] if name.startswith("_") else [each for each in dir(type(thing)) if not each.startswith("_")]
+    text = remedy(kind, name) or did_you_mean(name, known)
+    return AttributeError(f"{type(thing).__name__!r} object has no attribute {name!r}{text}", name=name, obj=thing)
+
+
+class OldNames:
+    """A class whose missing names say what to write in their place."""
+
+    _kind: ClassVar[str]
+    """The class's name in `GONE`, also for classes that users derive from it."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls, "_kind") and cls.__module__ != __name__:
+            cls._kind = cls.__name__
+
+    if not TYPE_CHECKING:  # with this method type checkers would allow any attribute
+
+        def __getattr__(self, name: str) -> Any:
+            raise no_attribute(self, self._kind, name)
+
+
+class ClientNames(OldNames):
+    """A client: it tells of attributes that are assigned and that nothing reads.
+
+    settable: the names that may be assigned, beside properties.
+    """
+
+    _settable: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, settable: Iterable[str] = (), **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._settable = cls._settable | frozenset(settable)
+        if "__init__" in vars(cls) and settable:
+            type.__setattr__(cls, "__init__", old_keywords(furl_or_file="where")(vars(cls)["__init__"]))
+
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if not name.startswith("_") and name not in self._settable:
+                self._note_assignment(name)
+            object.__setattr__(self, name, value)
+
+    def _note_assignment(self, name: str) -> None:
+        """Tell of an attribute that nothing reads; classes of users may have any."""
+        if type(self).__module__.partition(".")[0] != _PACKAGE or hasattr(type(self), name):
+            return
+        text = remedy(self._kind, name) or did_you_mean(name, self._settable)
+        tell(f"nothing reads {name!r} of a {self._kind}{text}")
+
+
+def old_keywords(**names: str) -> Callable[[F], F]:
+    """Return a decorator by which a function also takes arguments by their names in IPython 0.10.
+
+    names: the old name of each argument, with the present one.
+    """
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for old, new in names.items():
+                if old in kwargs:
+                    if new in kwargs:
+                        raise TypeError(f"{function.__name__}() got {old!r} and {new!r}, which are one argument")
+                    kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return cast(F, call)
+
+    return decorate

@@ -1,0 +1,101 @@
+"""The modules of IPython 0.10's ``IPython.kernel`` under the same names: aliases, or an error that says what to write.
+
+An old program imports ``IPython.kernel.task`` or ``IPython.kernel.magic`` besides its client.  When only the package's
+name is changed, these imports find their way here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+_PACKAGE = __name__.partition(".")[0]
+_ALIASES = {
+    "task": "client", "taskclient": "client", "multiengineclient": "client", "multiengine": "client",
+    "engineservice": "engine",
+}  # fmt: skip
+"""Old module -> the module that has its names."""
+_GONE = {
+    "asyncclient": "all clients work beside a running event loop, `await` a PendingResult or tc.result(id)",
+    "contexts": "code runs on the engines by mec.execute(lines), mec.run(filename), or in a cell that begins with %%px",
+    "magic": "mec.activate() registers %px, %autopx and %result; delete this import",
+    "parallelmagic": "mec.activate() registers %px, %autopx and %result; delete this import",
+    "mapper": "tc.mapper(…) and mec.mapper(…) make mappers",
+    "parallelfunction": "@tc.parallel() and @mec.parallel() are the decorators",
+    "newserialized": "push and pull pickle every value that can be pickled; delete this import",
+    "pickleutil": "functions are sent as they are; delete this import",
+    "codeutil": "functions are sent as they are; delete this import",
+    "twistedutil": "nothing of Twisted is left; delete this import",
+    "pendingdeferred": "a PendingResult has its value: get_result(), add_callback(f)",
+    "util": "its functions were for callbacks of Twisted",
+    "clientconnector": "TaskClient() and MultiEngineClient() connect",
+    "controllerservice": "`ipytaskfarm start` starts a controller",
+    "map": "mec.scatter and mec.gather split and join sequences",
+}
+"""Old module -> what to write in its place."""
+
+
+_NAMES = {
+    **dict.fromkeys(("remote", "RemoteMultiEngine"), _GONE["contexts"]),
+    **dict.fromkeys(("ClusterJobScheduler", "EmbeddedJobScheduler"), "TaskClient() connects, Farm(n=4) starts a farm"),
+    "JobPriority": "job.priority is a number, the highest first: -20, -10, 0, 10, 20",
+    "JobTaskPreconditions": "job.requires = {'memory': '>= 4 GiB'}",
+    "JobAgentSelectionPreference": "job.placement = 'random'",
+    "HostRecycleSettings": "RecycleSettings(after_tasks=32)",
+    "TaskEnvironmentRecycleSettings": "RecycleSettings(after_tasks=32)",
+    **dict.fromkeys(("CoreJob", "CoreLoadJob"), "a task may be any object with execute()"),
+    "RmiTask": "Task(f, args=…, kwargs=…)",
+    "ExecutionContext": "TaskClient()",
+    "BlockingTaskClient": "TaskClient()",
+    **dict.fromkeys(("FullBlockingMultiEngineClient", "InteractiveMultiEngineClient"), "MultiEngineClient()"),
+    **dict.fromkeys(("FIFOScheduler", "LIFOScheduler", "IScheduler"), "ipytaskfarm.policies.QueuePolicy, FIFO, LIFO"),
+    **dict.fromkeys(("SynchronousTaskMapper", "TaskMapper"), "tc.mapper(…)"),
+    "MultiEngineMapper": "mec.mapper(…)",
+    "ParallelFunction": "tc.parallel(…), mec.parallel(…)",
+    "BaseTask": "Task",
+    "FailedDependency": "errors.DependenciesFailed",
+}
+"""Name of an old program's import -> what to write in its place."""
+
+
+class _AliasLoader(Loader):
+    """Loads a module that has the names of another one."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        of = importlib.import_module(self._name)
+        module.__dict__["__getattr__"] = lambda name: getattr(of, name)
+        module.__dict__["__all__"] = list(getattr(of, "__all__", ()))
+
+
+class OldNamesFinder(MetaPathFinder):
+    """Finds old modules and names after all other finders."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Return the spec of an alias.  Raises ModuleNotFoundError for what has another name here."""
+        parent, _, name = fullname.rpartition(".")
+        if parent.partition(".")[0] != _PACKAGE:
+            return None
+        if parent == _PACKAGE and name in _ALIASES:
+            return ModuleSpec(fullname, _AliasLoader(f"{_PACKAGE}.{_ALIASES[name]}"))
+        found = _GONE.get(name) if parent == _PACKAGE else None
+        if found is None and parent in (_PACKAGE, f"{_PACKAGE}.client", *(f"{_PACKAGE}.{each}" for each in _ALIASES)):
+            found = _NAMES.get(name)
+        if found is not None:
+            # With the asked name, ``from … import …`` would replace the error by one without the sentence.
+            raise ModuleNotFoundError(f"{_PACKAGE} has no {name!r}; instead: {found}", name=f"old {name}")
+        return None
+
+
+def install() -> None:
+    """Let imports find the old names, once."""
+    if not any(isinstance(finder, OldNamesFinder) for finder in sys.meta_path):
+        sys.meta_path.append(OldNamesFinder())
