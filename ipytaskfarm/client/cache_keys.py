@@ -61,6 +61,10 @@ def cache_key(
     Raises:
         OSError: the `File` in an argument cannot be read.
     """
+    from .result_cache import CachedFunction  # which uses tasks, and these use this module
+
+    if isinstance(function, CachedFunction):
+        function = function._function
     recipe = recipe_of(function)
     digests = ArgumentDigests(number)
     arguments = _arguments(function, args, kwargs, digests)

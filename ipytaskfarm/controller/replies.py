@@ -203,6 +203,10 @@ def explain_final(final: Final) -> list[str]:
     took = f"run time {_run_time(final.run_s)}"
     if final.from_cache:
         where, took = f" with a result from {final.node}", f"nothing ran; tc.why_hit({final.id}) says why"
+    elif final.engine_id < 0 and not final.reason:
+        took = "its result was given by mark_done"
+    elif final.engine_id < 0 and not final.history:
+        took = "it never ran"
     lines = [f"task {final.id} {state}{where} at {when}, {took}"]
     for row in final.history:
         what = f": {row.failure.etype}: {row.failure.value}" if row.failure else ""

@@ -68,6 +68,12 @@ def counts_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
 
 
+def ending(text: str, width: int = CELL_MAX) -> str:
+    """Return a place as one line of `width` characters.  Its end, which has the line's number, is not cut off."""
+    line = safe(text)
+    return line if len(line) <= width or width < 1 else f"…{line[len(line) - width + 1 :]}"
+
+
 def summary(text: str, width: int = CELL_MAX) -> str:
     """Return a text of several lines as one line of `width` characters: its beginning and its last line.
 
