@@ -16,7 +16,7 @@ from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.messages.task_types import FailureSummary
 from ipytaskfarm.display import farm_tables
 from ipytaskfarm.display.tables import MARK, REPR_WIDTH, Column, Table, is_styled, terminal_width
-from ipytaskfarm.display.text import CELL_MAX, safe, summary
+from ipytaskfarm.display.text import CELL_MAX, ending, safe, summary
 
 CAUSE = "KeyError: 'the cause'"
 ESCAPE = "\x1b[31m\x07\r\nred\u202e"
@@ -161,6 +161,8 @@ def test_whatever_tasks_are_called_a_row_is_a_line(
 def test_foreign_text_is_harmless() -> None:
     assert safe(ESCAPE) == " [31m   red "
     assert safe("x" * 100, CELL_MAX) == "x" * 59 + "…"
+    assert ending("/a/long/path/module.py:12 in f", 18) == "…module.py:12 in f"
+    assert ending("module.py:12", 12) == "module.py:12"
     assert summary(f"  first {ESCAPE}\n\n last \n") == "first  [31m  … last"
 
 
