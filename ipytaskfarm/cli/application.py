@@ -295,10 +295,8 @@ def exit_code(error: BaseException) -> int:
 def _text_of(error: BaseException) -> str:
     if isinstance(error, KeyError) and error.args:  # its str() is a repr
         return str(error.args[0])
-    if (
-        isinstance(error, OSError) and error.strerror and isinstance(error.filename, str)
-    ):  # str() begins with "[Errno 2]"
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:  # its str() begins with "[Errno 2]"
+        return f"{error.filename}: {error.strerror}" if isinstance(error.filename, str) else error.strerror
     return str(error)
 
 

@@ -16,6 +16,7 @@ from ipytaskfarm.core.states import ACCEPTED_STATES, ASKED_STATES, state_counts
 from ipytaskfarm.deployment.light_client import Questioner, connect
 from ipytaskfarm.display.farm_tables import engine_table, frozen_table, node_table, task_table
 from ipytaskfarm.display.ipython import with_cells
+from ipytaskfarm.display.text import with_local_times
 
 
 def farm_state(questioner: Questioner) -> tables.FarmState:
@@ -120,9 +121,10 @@ class Explain(JsonCommand):
             reply = questioner.answer(messages.ExplainTasks(task))
             rows = task_rows(questioner, [task]) if self.json else []
         assert isinstance(reply, messages.TextReply)
+        text = with_local_times(reply.text)
         if self.json:
-            print_json({**(task_shape(rows[0]) if rows else {"id": task}), "explanation": reply.text})
+            print_json({**(task_shape(rows[0]) if rows else {"id": task}), "explanation": text})
             return OK
-        for line in with_cells(reply.text).splitlines():
+        for line in with_cells(text).splitlines():
             print(printing.safe(line))
         return OK

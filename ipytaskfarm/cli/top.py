@@ -25,7 +25,7 @@ from ipytaskfarm.core.states import State
 from ipytaskfarm.deployment.light_client import Questioner, connect
 from ipytaskfarm.display.farm_tables import engine_table, job_table, task_table
 from ipytaskfarm.display.tables import Table
-from ipytaskfarm.display.text import safe
+from ipytaskfarm.display.text import safe, with_local_times
 
 TASKS_ASKED = 200
 """Largest number of running tasks, of unfinished tasks, and of failed tasks, that are read."""
@@ -76,7 +76,7 @@ def look(questioner: Questioner, selected: int | None = None) -> Look:
         except IndexError:  # the task was cleared in the meantime
             return found
         assert isinstance(reply, messages.TextReply)
-        found.why = reply.text.splitlines()
+        found.why = with_local_times(reply.text).splitlines()
     return found
 
 

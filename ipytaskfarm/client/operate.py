@@ -19,6 +19,7 @@ from ..core.messages.payload import ResultBody
 from ..core.states import ABORTS
 from ..core.text import Text, text_of
 from ..display.ipython import with_cells
+from ..display.text import with_local_times
 from ..serialization.pack import pack
 from ..storage.blobs import BlobWriter
 from .ids import Ids, id_list, seconds, task_id
@@ -59,7 +60,7 @@ def mark_failed(session: Session, taskid: int, reason: str, only_ended: bool = F
 
 def explanation(session: Session, task: int) -> Text:
     """Return what the controller knows of a task, and of a failed one the local variables."""
-    text = with_cells(session.ask_for(messages.ExplainTasks(task), messages.TextReply).text)
+    text = with_local_times(with_cells(session.ask_for(messages.ExplainTasks(task), messages.TextReply).text))
     try:
         final = session.fetch(task)
     except (errors.TaskFarmError, IndexError):  # cleared in the meantime; without a result

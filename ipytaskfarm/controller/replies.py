@@ -198,7 +198,8 @@ def explain_item(chunk: Final, item: int) -> list[str]:
 def explain_final(final: Final) -> list[str]:
     """Return lines for people about an ended task."""
     state = f"failed: {final.reason}" if final.reason else "succeeded"
-    when = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(final.completed_s))
+    # In UTC: the reader's time zone is another than the controller's, and `with_local_times` shows it there.
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(final.completed_s))
     where = f" on engine {final.engine_id} ({final.node})" if final.engine_id >= 0 else ""
     took = f"run time {_run_time(final.run_s)}"
     if final.from_cache:
