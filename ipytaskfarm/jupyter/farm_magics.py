@@ -137,6 +137,8 @@ class FarmMagics(Magics):
         """
         # not parse_line: argparse fills both optional words from the first one, and refuses `start -n 2 NAME`
         given = parse_intermixed_line(self.taskfarm, "%taskfarm", line)
+        if not given.wait >= 0:
+            raise UsageError(f"%taskfarm: --wait must be 0 seconds or more, not {given.wait:g}")
         if given.farm and given.farm_option:
             raise UsageError(f"%taskfarm: which farm, {given.farm} or {given.farm_option}?")
         farm = given.farm or given.farm_option
