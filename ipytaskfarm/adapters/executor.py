@@ -353,10 +353,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
                 value = found.result if error is None else None
             except Exception as unread:  # a refused task, or a value whose class is unknown here
                 value, error = None, unread
-            if error is not None:
-                future.set_exception(self._as_error(error, final.reason))
-            else:
-                future.set_result(value)
+            future.resolve(value, None if error is None else self._as_error(error, final.reason))
         self._forget([future], [future.task_id] if not final.reason or final.reason in ABORTS else [])
 
     def _settle_items(self, future: ExecutorFuture[Any], final: Final) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -95,6 +96,11 @@ class ExecutorFuture(concurrent.futures.Future[T]):
         """Resolve the future with a value or an error, unless it is resolved already."""
         if self._to_settle.acquire(blocking=False):
             self._executor = self.known = None
+            self.resolve(value, error)
+
+    def resolve(self, value: T | None, error: BaseException | None) -> None:
+        """Set the value or the error, unless the program has set one itself, which would hold up `shutdown`."""
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
             if error is None:
                 self.set_result(value)  # type: ignore[arg-type]
             else:

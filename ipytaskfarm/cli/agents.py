@@ -129,6 +129,9 @@ dask); or ends some of them after the tasks that run there. `launchers` shows al
         if len(words) == 1 and words[0].isdecimal():
             count = int(words[0])
         elif words:
+            known = [entry for entry in entry_points(group=ENTRY_POINTS) if entry.name == launcher]
+            if known and "hosts" not in _options_of(known[0]):
+                raise ValueError(f"how many agents, {' '.join(words)!r}? `agents add {launcher} N`, with N at least 1")
             options["hosts"] = ",".join(words)
         return Agents(
             launcher, count, self.engines, self.time_limit, self.leave, python=self.python, options=options
@@ -156,7 +159,7 @@ dask); or ends some of them after the tasks that run there. `launchers` shows al
         for name, options in kinds.items():
             print(name)
             for option, text in options.items():
-                begin = f"    {option:<12} "
+                begin = f"    {option:<12} " if len(option) <= 12 else f"    {option}\n{'':17}"
                 lines = wrap(text, printing.width() - 17, break_on_hyphens=False)
                 print("\n".join(f"{begin if at == 0 else ' ' * 17}{line}" for at, line in enumerate(lines)))
         return OK

@@ -90,6 +90,8 @@ class Command(Application):
         self.update_config(given)  # the command line may name config files
         self._read_config_files()
         self.update_config(given)
+        if not all(word.strip() for word in self.extra_args):
+            raise UsageError("one of the words is empty: it names nothing")
         if self.extra_args and not self.arguments:
             named = f"; --farm {self.extra_args[0]} names a farm" if "farm" in self._known_flags() else ""
             raise UsageError(f"what is {' '.join(self.extra_args)!r} for? This command takes only flags{named}")
@@ -276,18 +278,26 @@ def run(arguments: list[str]) -> int:
         print(file=sys.stderr)
         return INTERRUPTED
     except (errors.TaskFarmError, OSError, IndexError, KeyError, TimeoutError, ValueError) as error:
-        # str() of a KeyError is a repr.
-        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        _complain(name, text or type(error).__name__)
+        _complain(name, _text_of(error) or type(error).__name__)
         return exit_code(error)
 
 
 def exit_code(error: BaseException) -> int:
     """Return the exit code that an error means."""
+    if isinstance(error, UsageError):
+        return USAGE
     if isinstance(error, errors.StoreError):
         return STORE
     refusals = (errors.ConnectionError, errors.FarmExists, errors.SecurityError, errors.VersionMismatch)
     return REFUSED if isinstance(error, refusals) else FAILED
+
+
+def _text_of(error: BaseException) -> str:
+    if isinstance(error, KeyError) and error.args:  # its str() is a repr
+        return str(error.args[0])
+    if isinstance(error, OSError) and error.strerror:  # its str() begins with "[Errno 2]"
+        return f"{error.filename}: {error.strerror}" if isinstance(error.filename, str) else error.strerror
+    return str(error)
 
 
 def _command(name: str) -> Command:

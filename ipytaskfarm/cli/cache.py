@@ -8,7 +8,7 @@ from traitlets import Bool, Int, Unicode
 
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, switches, values
-from ipytaskfarm.cli.jobs import LONG_S
+from ipytaskfarm.cli.jobs import LONG_S, refuse_unknown, task_rows_of
 from ipytaskfarm.cli.json_output import print_json
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.parsing import parse_span
@@ -48,8 +48,9 @@ result from the cache, or what differs from the nearest entry.
             return self._list()
         if words == ["forget"]:
             return self._forget()
-        if words[0] == "why" and len(words) == 2 and words[1].isdecimal():
-            return self._why(int(words[1]))
+        if words[0] == "why" and len(words) > 1:
+            self.extra_args = words[1:]
+            return self._why(self.single_task())
         raise UsageError("say `cache`, `cache forget` or `cache why ID`")
 
     def _list(self) -> int:
@@ -79,6 +80,8 @@ result from the cache, or what differs from the nearest entry.
     def _why(self, task: int) -> int:
         with connect(self.farm) as questioner:
             report = questioner.answer(messages.ReadCacheKey(task), timeout_s=LONG_S)
-        assert isinstance(report, messages.CacheReport)
+            assert isinstance(report, messages.CacheReport)
+            unknown = [] if report.key else task_rows_of(questioner, [task]).unknown
+        refuse_unknown(unknown)
         print(cache_text.why_hit(task, report) if report.hit else cache_text.why_miss(task, report))
         return OK

@@ -18,6 +18,9 @@ from ipytaskfarm.core.text import did_you_mean, shown
 UNITS = {"SECONDS": "a number of seconds", "PORT": "the number of a port", "N": "a whole number", "SHARE": "a share"}
 """Placeholder of a flag's value in the usage line -> what is expected."""
 
+_CHOOSES = frozenset({"NAME", "ID", "IDS", "KEY", "WHEN", "TIME"})
+"""Placeholders of values that choose something. An empty one, from an unset variable of a script, would choose all."""
+
 
 class UsageError(Exception):
     """Raised for a wrong command line; the text names the mistake."""
@@ -76,6 +79,8 @@ def read_words(words: Sequence[str], known: Mapping[str, Flag | Switch], where: 
                     config[owner].update(values)
                 continue
             value = _next_value(dashed, flag, rest, known) if value is None else value
+            if not value.strip() and flag.metavar in _CHOOSES:
+                raise UsageError(f"{dashed} needs a value: {dashed} {flag.metavar}, not an empty text")
             _put(config, given, dashed, flag, checked_text(dashed, flag, value, where))
     return config, others
 

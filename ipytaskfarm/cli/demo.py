@@ -45,6 +45,7 @@ and removes the results of the demonstration from it.
     def carry_out(self) -> int:
         try:
             asked = check_engines("-n", self.n)
+            check_count("-n", self.n, 1)
             check_count("--tasks", self.tasks, 0)
         except ValueError as error:
             raise UsageError(str(error)) from None

@@ -6,6 +6,7 @@ from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError
 from ipytaskfarm.cli.json_output import engine_shape, print_json
 from ipytaskfarm.core import messages
+from ipytaskfarm.core.arguments import INT_MAX
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.display.farm_tables import engine_table, frozen_table
@@ -67,11 +68,11 @@ frozen for these failed tasks, or for all.
         return OK
 
     def _add(self) -> int:
-        counts = self.number_arguments("engine") if self.extra_args else [1]
-        if len(counts) != 1 or counts[0] < 1:
-            raise UsageError("how many? `engines add N`, with N at least 1")
+        word, *more = self.extra_args or ["1"]
+        if more or not word.isdecimal() or int(word) < 1:
+            raise UsageError(f"how many, {' '.join(self.extra_args)!r}? `engines add N`, with N at least 1")
         with connect(self.farm) as questioner:
-            reply = questioner.answer(messages.SetWanted(more=counts[0]))
+            reply = questioner.answer(messages.SetWanted(more=min(int(word), INT_MAX)))
         assert isinstance(reply, messages.NumberReply)
         print(f"{printing.number(reply.value, 'engine')} wanted now; they come up within a second or two")
         return OK

@@ -21,9 +21,9 @@ COLUMNS = (
     "farm",
     "state",
     "engines",
-    "scheduled",
-    "running",
-    "finished",
+    Column("scheduled", 3, least=9),
+    Column("running", 4, least=7),
+    Column("finished", 5, least=8),
     Column("address", 2, least=21),
     Column("store", 1),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -9,13 +10,16 @@ from traitlets import Int, Unicode
 
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, values
-from ipytaskfarm.cli.jobs import LONG_S, ids_given
+from ipytaskfarm.cli.jobs import LONG_S, ids_given, refuse_unknown, task_rows_of
 from ipytaskfarm.cli.json_output import event_shape, print_json
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.parsing import parse_since
 from ipytaskfarm.deployment.light_client import Questioner, connect
 from ipytaskfarm.display.farm_tables import EventRow, event_table
+
+ALL = 2**63 - 1
+"""Largest number of events that a question can ask for."""
 
 
 class History(JsonCommand):
@@ -39,7 +43,7 @@ the last 100 events, or more with --last. Removed tasks have no history.
     since = Unicode("", help="only events after this time: 90s, 10m, 2h or 1d ago, or 2026-11-21T10:00").tag(
         config=True, metavar="WHEN"
     )
-    last = Int(100, max=2**63 - 1, help="show the last N events").tag(config=True, metavar="N")
+    last = Int(100, min=0, max=ALL, help="show the last N events; 0: all of them").tag(config=True, metavar="N")
     aliases: Any = values(
         ("name", "History.named"), ("what", "History.what"), ("since", "History.since"), ("last", "History.last")
     )
@@ -50,9 +54,10 @@ the last 100 events, or more with --last. Removed tasks have no history.
             since_s = parse_since(self.since, time.time()) if self.since else 0.0
         except ValueError as error:
             raise UsageError(f"--since: {error}") from None
-        question = messages.ReadHistory(ids, self.named or None, self.what or None, since_s, max(1, self.last))
+        question = messages.ReadHistory(ids, self.named or None, self.what or None, since_s, self.last or ALL)
         with connect(self.farm) as questioner:
             rows = events(questioner, question)
+            unknown = [] if rows or ids is None else task_rows_of(questioner, ids).unknown
         if self.json:
             print_json([event_shape(row) for row in rows])
         elif rows:
@@ -60,7 +65,8 @@ the last 100 events, or more with --last. Removed tasks have no history.
             above = [f"{printing.number(len(rows), 'event')}, the newest last{more}"] if len(rows) > 1 else []
             printing.print_table(event_table(rows, above=above))
         else:
-            print("nothing happened")
+            print("nothing happened", file=sys.stderr if unknown else sys.stdout)
+        refuse_unknown(unknown)
         return OK
 
 

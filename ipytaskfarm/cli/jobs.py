@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from traitlets import Unicode
@@ -14,6 +15,8 @@ from ipytaskfarm.core.messages import tables
 from ipytaskfarm.deployment.light_client import Questioner, connect
 from ipytaskfarm.display.farm_tables import PAGE, job_table, task_table
 
+NAMED = 10
+"""Largest number of ids in an error."""
 LONG_S = 60.0
 """The time limit for questions about very many tasks."""
 
@@ -58,9 +61,21 @@ def ids_of_job(questioner: Questioner, job: str, state: str | None = None) -> li
 
 def task_rows(questioner: Questioner, ids: list[int], state: str | None = None) -> list[tables.TaskRow]:
     """Return those of these tasks that are in the given state, as lines of a table."""
+    return task_rows_of(questioner, ids, state).rows
+
+
+def task_rows_of(questioner: Questioner, ids: list[int], state: str | None = None) -> tables.TaskRows:
+    """Return lines of a table as `task_rows` does, with the ids that the farm does not know."""
     reply = questioner.answer(messages.ListTasks(ids, None, state), timeout_s=LONG_S)
     assert isinstance(reply, tables.TaskRows)
-    return reply.rows
+    return reply
+
+
+def refuse_unknown(ids: Sequence[int]) -> None:
+    """Raise IndexError, which names the tasks, if there are any."""
+    if ids:
+        named = ", ".join(map(str, ids[:NAMED])) + (f" and {len(ids) - NAMED:,} more" if len(ids) > NAMED else "")
+        raise IndexError(f"there is no task {named} (never submitted, or removed): `ipytaskfarm tasks` lists all tasks")
 
 
 class OnTasks(JsonCommand):

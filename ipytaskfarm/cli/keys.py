@@ -17,7 +17,10 @@ from ipytaskfarm.core.messages.tables import ConnectionTable
 from ipytaskfarm.deployment import enrolment
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import connect
+from ipytaskfarm.display.tables import Column
 from ipytaskfarm.transport.keys import ROLES, SERVER, FarmKeys, check_agent_name, load_keys, role_of
+
+COLUMNS = ("key", "role", Column("made", 1, least=19), Column("connected", 2, right=True), Column("from", 3))
 
 
 class Keys(JsonCommand):
@@ -82,7 +85,7 @@ the change at once.
             )
             for row in rows
         ]
-        printing.table(("key", "role", "made", "connected", "from"), shown, right=(3,))
+        printing.table(COLUMNS, shown)
         return OK
 
     # ------------------------------------------------------------------------------------ add

@@ -10,13 +10,13 @@ from traitlets import Bool, Unicode
 
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import FAILED, JSON, OK, Command, JsonCommand, UsageError, switches, values
-from ipytaskfarm.cli.jobs import ids_given, ids_of_job
+from ipytaskfarm.cli.jobs import ids_given, ids_of_job, refuse_unknown, task_rows_of
 from ipytaskfarm.cli.json_output import moment, print_json
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.text import shown
 from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.display.tables import Column, Table
-from ipytaskfarm.display.text import summary
+from ipytaskfarm.display.text import ending, summary
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import TaskResult
@@ -149,6 +149,7 @@ group. The exit code is 0 whether or not tasks have failed.
         given = ids_given(self, self.job)
         with connect(self.farm) as questioner:
             ids = ids_of_job(questioner, self.job) if self.job else given
+            unknown = [] if given is None else task_rows_of(questioner, given).unknown
         from ipytaskfarm.client import TaskClient
 
         with TaskClient(self.farm) as client:
@@ -158,12 +159,15 @@ group. The exit code is 0 whether or not tasks have failed.
                 {"type": g.etype, "place": g.place, "ids": g.ids, "text": g.message, "traceback": g.traceback}
                 for g in groups
             ])  # fmt: skip
+            refuse_unknown(unknown)
             return OK
-        printing.print_table(failure_table(groups[::-1]))
+        if groups or not unknown:
+            printing.print_table(failure_table(groups[::-1]))
         for group in groups[::-1] if self.traceback else ():
             print(f"\ntask {group.ids[0]}:")
             for line in group.traceback.rstrip().splitlines():
                 print(printing.safe(line))
+        refuse_unknown(unknown)
         return OK
 
 
@@ -173,7 +177,7 @@ def failure_table(groups: list[FailureGroup]) -> Table:
         Column("count"),
         Column("error"),
         Column("text", least=20, cut=summary),
-        Column("place", 1, least=20),
+        Column("place", 1, least=20, cut=ending),
         Column("tasks", 2),
     )
     rows = [(len(g), g.etype, g.message, g.place, _some(g.ids)) for g in groups]
@@ -208,6 +212,8 @@ Python finds them here, so start the command where your code can be imported.
 
     def carry_out(self) -> int:
         task = self.single_task()
+        if self.here and self.frames:
+            raise UsageError("--here runs the task, --frames does not: not both")
         connect(self.farm).close()  # without a farm this prints one line, before the client is imported
         from ipytaskfarm.client import TaskClient, debugging
 
@@ -220,7 +226,7 @@ Python finds them here, so start the command where your code can be imported.
                     traceback.print_exception(type(error), error, own)
                     print(f"task {task} raised this; there is no terminal for a debugger", file=sys.stderr)
                     return FAILED
-                if isinstance(error, errors.TaskFarmError | IndexError | ValueError):
+                if isinstance(error, errors.TaskFarmError | ValueError):
                     raise UsageError(f"task {task}: {error}") from None
                 raise
         return OK

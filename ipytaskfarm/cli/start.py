@@ -130,7 +130,12 @@ With --daemonize it returns when the engines are ready, and `ipytaskfarm stop` s
     )
 
     def carry_out(self) -> int:
-        settings = self.settings()
+        try:
+            settings = self.settings()
+        except UsageError as error:
+            if self.progress_fd >= 0:
+                Reporter(os.fdopen(self.progress_fd, "w", buffering=1), self.farm).failed(error)
+            raise
         home = Home.of(settings.name)
         if self.daemonize:
             return _detach(home, self.argv, settings)
@@ -271,7 +276,7 @@ def farm_flag(name: str) -> str:
 def ready_line(state: FarmState, farm: str, stop_with: str) -> str:
     """Return the line with name, engines, and the ways to connect and to stop."""
     argument = "" if farm == "default" else repr(farm)
-    held = ", held: `ipytaskfarm resume` lets tasks start" if state.held else ""
+    held = ", paused: `ipytaskfarm resume` lets tasks start" if state.held else ""
     return (
         f"farm {farm!r} is ready: {printing.number(ready_engines(state), 'engine')}, controller pid {state.pid}{held}."
         f" Connect: ipytaskfarm.TaskClient({argument}). Stop: {stop_with}"

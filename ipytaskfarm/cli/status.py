@@ -8,7 +8,7 @@ from traitlets import Enum, Int, Unicode
 
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import OK, JsonCommand, values
-from ipytaskfarm.cli.jobs import LONG_S, ids_given, ids_of_job, task_rows
+from ipytaskfarm.cli.jobs import LONG_S, ids_given, ids_of_job, refuse_unknown, task_rows
 from ipytaskfarm.cli.json_output import farm_shape, print_json, task_shape
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.messages import tables
@@ -16,6 +16,7 @@ from ipytaskfarm.core.states import ACCEPTED_STATES, ASKED_STATES, state_counts
 from ipytaskfarm.deployment.light_client import Questioner, connect
 from ipytaskfarm.display.farm_tables import engine_table, frozen_table, node_table, task_table
 from ipytaskfarm.display.ipython import with_cells
+from ipytaskfarm.display.text import with_local_times
 
 
 def farm_state(questioner: Questioner) -> tables.FarmState:
@@ -27,7 +28,7 @@ def farm_state(questioner: Questioner) -> tables.FarmState:
 
 def head_lines(state: tables.FarmState) -> list[str]:
     """Return what a farm does, and how many tasks are in which state, in two lines."""
-    word = "stopping" if state.stopping else "held: no task is started" if state.held else "running"
+    word = "stopping" if state.stopping else "paused: no task is started" if state.held else "running"
     counts = ", ".join(f"{count:,} {name}" for name, count in state_counts(state.counts).items())
     return [
         f"farm {state.name!r}: {word}, up {printing.ago(state.started_s)}, controller pid {state.pid}",
@@ -85,7 +86,7 @@ class Tasks(JsonCommand):
     job = Unicode("", help="only tasks of this job: its name (the latest of that name), or its id").tag(
         config=True, metavar="NAME"
     )
-    last = Int(100, max=2**63 - 1, help="show the last N tasks; 0: all of them").tag(config=True, metavar="N")
+    last = Int(100, min=0, max=2**63 - 1, help="show the last N tasks; 0: all of them").tag(config=True, metavar="N")
 
     aliases: Any = values(
         ("state", "Tasks.state"), ("name", "Tasks.named"), ("job", "Tasks.job"), ("last", "Tasks.last")
@@ -95,18 +96,14 @@ class Tasks(JsonCommand):
         given = ids_given(self, self.job)
         with connect(self.farm) as questioner:
             ids = ids_of_job(questioner, self.job) if self.job else given
-            asked = messages.ListTasks(ids, self.named or None, self.state, max(0, self.last))
+            asked = messages.ListTasks(ids, self.named or None, self.state, self.last)
             reply = questioner.answer(asked, timeout_s=LONG_S)
         assert isinstance(reply, tables.TaskRows)
         if self.json:
             print_json([task_shape(row) for row in reply.rows])
         else:
             printing.print_table(task_table(reply.rows, omitted=reply.omitted, more="--last 0 shows all"))
-        if reply.unknown:
-            raise IndexError(
-                f"there is no task {', '.join(map(str, reply.unknown))} (never submitted, or removed):"
-                " `ipytaskfarm tasks` lists all tasks"
-            )
+        refuse_unknown(reply.unknown)
         return OK
 
 
@@ -124,9 +121,10 @@ class Explain(JsonCommand):
             reply = questioner.answer(messages.ExplainTasks(task))
             rows = task_rows(questioner, [task]) if self.json else []
         assert isinstance(reply, messages.TextReply)
+        text = with_local_times(reply.text)
         if self.json:
-            print_json({**(task_shape(rows[0]) if rows else {"id": task}), "explanation": reply.text})
+            print_json({**(task_shape(rows[0]) if rows else {"id": task}), "explanation": text})
             return OK
-        for line in with_cells(reply.text).splitlines():
+        for line in with_cells(text).splitlines():
             print(printing.safe(line))
         return OK

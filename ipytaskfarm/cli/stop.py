@@ -6,7 +6,7 @@ from typing import Any
 
 from traitlets import Bool, Float
 
-from ipytaskfarm.cli.application import OK, Command, switches, values
+from ipytaskfarm.cli.application import OK, Command, UsageError, switches, values
 from ipytaskfarm.cli.start import Terminal
 from ipytaskfarm.deployment.daemon import stop_farm
 
@@ -30,6 +30,8 @@ all results stay on disk for the next start. The command returns when all proces
     flags: Any = switches(("drain", "Stop.drain", True, "wait until all running tasks have ended"))
 
     def carry_out(self) -> int:
+        if not self.wait >= 0:
+            raise UsageError(f"--wait must be 0 seconds or more, not {self.wait:g}")
         home = self.home()
         terminal = Terminal(home.name)
         stop_farm(home, None if self.drain else self.wait, terminal)

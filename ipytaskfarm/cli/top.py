@@ -25,7 +25,7 @@ from ipytaskfarm.core.states import State
 from ipytaskfarm.deployment.light_client import Questioner, connect
 from ipytaskfarm.display.farm_tables import engine_table, job_table, task_table
 from ipytaskfarm.display.tables import Table
-from ipytaskfarm.display.text import safe
+from ipytaskfarm.display.text import safe, with_local_times
 
 TASKS_ASKED = 200
 """Largest number of running tasks, of unfinished tasks, and of failed tasks, that are read."""
@@ -76,7 +76,7 @@ def look(questioner: Questioner, selected: int | None = None) -> Look:
         except IndexError:  # the task was cleared in the meantime
             return found
         assert isinstance(reply, messages.TextReply)
-        found.why = reply.text.splitlines()
+        found.why = with_local_times(reply.text).splitlines()
     return found
 
 
@@ -177,7 +177,7 @@ failed one, q quits. Without a terminal, with TERM=dumb, or with --once, the com
         ipytaskfarm top --farm nightly --every 5
         ipytaskfarm top --once
     """
-    every = Float(1.0, help="the time between two updates").tag(config=True, metavar="SECONDS")
+    every = Float(1.0, min=LEAST_S, help="the time between two updates").tag(config=True, metavar="SECONDS")
     once = Bool(False, help="print one screen and end").tag(config=True)
     aliases: Any = values(("every", "Top.every"))
     flags: Any = switches(("once", "Top.once", True, "print one screen and end"))
@@ -187,7 +187,7 @@ failed one, q quits. Without a terminal, with TERM=dumb, or with --once, the com
             if self.once or not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") in DUMB:
                 print("\n".join(screen(look(questioner), printing.terminal_width(sys.stdout) or 10_000, None)))
                 return OK
-            Live(questioner, max(LEAST_S, self.every)).run()
+            Live(questioner, self.every).run()
         return OK
 
 

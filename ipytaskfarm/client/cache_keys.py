@@ -38,6 +38,12 @@ _PLAIN = frozenset({int, float, complex, str, bytes})
 recipes.set_place_of_cell(lambda file: cell_of(file) or "")
 
 
+class Decorated:
+    """A callable whose key is that of a plain function."""
+
+    undecorated: Callable[..., Any]
+
+
 def cache_key(
     function: Callable[..., Any],
     args: Sequence[Any],
@@ -61,6 +67,8 @@ def cache_key(
     Raises:
         OSError: the `File` in an argument cannot be read.
     """
+    if isinstance(function, Decorated):
+        function = function.undecorated
     recipe = recipe_of(function)
     digests = ArgumentDigests(number)
     arguments = _arguments(function, args, kwargs, digests)

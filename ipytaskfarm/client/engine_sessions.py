@@ -43,7 +43,7 @@ def to_files(path: str | PathLike[str], engines: Sequence[int]) -> SessionComman
     if len(engines) > 1 and _ID not in text:
         raise ValueError(
             f"dump_session: {len(engines)} engines would write the same file {text!r}: "
-            f"put {_ID} in its name, or name one engine with targets="
+            f"put {_ID} in its name, or name one engine"
         )
     parts = [CommandPart([n], msgspec.msgpack.encode(DumpSessionBody(text.replace(_ID, str(n))))) for n in engines]
     return SessionCommand(parts, left_out_of)

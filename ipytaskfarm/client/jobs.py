@@ -97,7 +97,7 @@ class Job:
     # -- rules that the tasks share
 
     def _assign(self, attribute: str, value: Any) -> None:
-        attribute = _RENAMED.get(attribute, attribute)
+        said, attribute = attribute, _RENAMED.get(attribute, attribute)
         if attribute in _OWN:
             self.__dict__[_OWN[attribute]] = flag(attribute, value)
             return
@@ -111,7 +111,7 @@ class Job:
             raise AttributeError(f"a Job has no attribute {attribute!r} to be set{known}")
         if attribute == "environment" and value is None:
             value = TaskEnvironment()
-        self._shared[attribute] = CHECKS[attribute](value)
+        self._shared[attribute] = flag(said, value) if said == "second_copies" else CHECKS[attribute](value)
 
     if not TYPE_CHECKING:  # with this method type checkers would allow any attribute
         __setattr__ = _assign

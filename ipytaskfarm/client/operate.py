@@ -19,6 +19,7 @@ from ..core.messages.payload import ResultBody
 from ..core.states import ABORTS
 from ..core.text import Text, text_of
 from ..display.ipython import with_cells
+from ..display.text import with_local_times
 from ..serialization.pack import pack
 from ..storage.blobs import BlobWriter
 from .ids import Ids, id_list, seconds, task_id
@@ -59,7 +60,7 @@ def mark_failed(session: Session, taskid: int, reason: str, only_ended: bool = F
 
 def explanation(session: Session, task: int) -> Text:
     """Return what the controller knows of a task, and of a failed one the local variables."""
-    text = with_cells(session.ask_for(messages.ExplainTasks(task), messages.TextReply).text)
+    text = with_local_times(with_cells(session.ask_for(messages.ExplainTasks(task), messages.TextReply).text))
     try:
         final = session.fetch(task)
     except (errors.TaskFarmError, IndexError):  # cleared in the meantime; without a result
@@ -128,20 +129,25 @@ def retry_tasks(session: Session, wanted: list[int], failed_only: bool = True) -
     reply = session.ask_for(messages.RetryTasks(wanted, failed_only), messages.Retried)
     new = dict(reply.ids)
     session.adopt(new.values())
+    done = f"; {_listed(list(new))} went in again as {_listed(list(new.values()))}" if new else ""
     if reply.missing:
-        raise IndexError(f"task ID not registered: {_listed(reply.missing)} (never issued, or cleared)")
+        raise IndexError(f"task ID not registered: {_listed(reply.missing)} (never issued, or cleared){done}")
     if reply.not_failed:
         if failed_only:
             what, remedy = "only failed tasks are tried again", "tc.restart submits any ended task again"
         else:
             what, remedy = "only ended tasks are submitted again", "wait for it, or abort it first"
-        raise ValueError(f"{what}: task {_listed(reply.not_failed)} is not; {remedy}")
+        raise ValueError(f"{what}: task {_listed(reply.not_failed)} is not; {remedy}{done}")
     return new
 
 
 def _listed(ids: Sequence[int]) -> str:
     more = len(ids) - LISTED
     return ", ".join(map(str, ids[:LISTED])) + (f" and {more:,} more" if more > 0 else "")
+
+
+ALL = 2**63 - 1
+"""Largest number of events that a question can ask for."""
 
 
 def read_history(
@@ -159,7 +165,7 @@ def read_history(
     elif isinstance(since, datetime):
         since = since.timestamp()
     since_s = 0.0 if since is None else check_number("since", since, "seconds since 1970, a datetime or a timedelta")
-    most = check_count("last", last, least=0) or 1
+    most = check_count("last", last, least=0) or ALL
     finite_s = min(max(since_s, 0.0), SINCE_MAX_S)
     question = messages.ReadHistory(wanted, check_text("name", name), check_text("what", what), finite_s, most)
     return event_listing(session.ask_for(question, tables.EventTable).rows)
@@ -205,7 +211,10 @@ def drain(session: Session, nodes: str | Iterable[str], on: bool) -> int:
 
     Returns the number of agents on the nodes.
     """
-    return session.ask_for(messages.DrainNode(check_names("nodes", nodes), bool(on)), messages.NumberReply).value
+    names = check_names("nodes", nodes)
+    if not all(map(str.strip, names)):
+        raise ValueError("nodes: an empty text names no node; tc.snapshot() has their names")
+    return session.ask_for(messages.DrainNode(names, bool(on)), messages.NumberReply).value
 
 
 # --------------------------------------------------------------------------------------------------

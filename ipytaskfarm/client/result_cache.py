@@ -28,6 +28,7 @@ from ..display.tables import Table
 from ..serialization.cache import damage_of
 from ..serialization.rebuild import same
 from ..system.process import depth_of_user
+from .cache_keys import Decorated
 from .ids import task_id
 from .operate import mark_failed
 from .results import TaskResult, decode_body
@@ -42,7 +43,7 @@ NAMED = 3
 """How many unreadable results a warning names."""
 
 
-class CachedFunction(Generic[P, R]):
+class CachedFunction(Decorated, Generic[P, R]):
     """A function whose calls run on the farm once for equal arguments, see `TaskClient.cached`.
 
     The undecorated function is ``__wrapped__``.  In a task that uses the cached function, and in its key, the
@@ -56,6 +57,7 @@ class CachedFunction(Generic[P, R]):
         functools.update_wrapper(self, plain)
         self._client = client
         self._function: Callable[P, R] = plain
+        self.undecorated = plain
         self._rules = rules
         self.last_id: int | None = None
         """The id of the latest call's task, for `why_miss` and `why_hit`."""

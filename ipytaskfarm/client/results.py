@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import html
+import re
 import sys
 import traceback
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ from .session_hints import hints
 _decode_body = msgspec.msgpack.Decoder(ResultBody).decode
 
 _NOTHING = ResultBody()
+_MADE_NAME = re.compile(r"<(task|cell) [0-9a-f-]+>")
 
 _USUAL_LIMIT = 1000
 """Python's recursion limit, with which tasks begin unless all engines have another one."""
@@ -204,7 +206,9 @@ class Failure(OldNames):
 
     def getErrorMessage(self) -> str:  # noqa: N802 - Twisted's name
         """Return the text of the exception."""
-        return self.value.value if isinstance(self.value, errors.RemoteError) else text_of(self.value)
+        text = self.value.value if isinstance(self.value, errors.RemoteError) else text_of(self.value)
+        # The file name of a task's code is made for its engine, and is ``<task>`` in every place.
+        return _MADE_NAME.sub("<task>", text) if self.etype == "SyntaxError" else text
 
     def getTraceback(self) -> str:  # noqa: N802 - Twisted's name
         """Return the remote traceback as text, with the frames of the user's code."""

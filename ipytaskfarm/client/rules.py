@@ -208,11 +208,19 @@ def _targets(value: Any) -> tuple[int, ...] | None:
     if value is None or (isinstance(value, str) and exactly(value) == "all"):
         return None
     if isinstance(value, (list, tuple, set, frozenset, range)):
-        ids = tuple(check_int("targets", i) for i in value)
+        ids = tuple(_target(i) for i in value)
         if not ids:
             raise ValueError("targets must name at least one engine id; None means any engine")
         return ids
-    return (check_int("targets", value),)
+    return (_target(value),)
+
+
+def _target(value: Any) -> int:
+    """Return the id of an engine.  A task for an id that no engine can get would wait for ever."""
+    engine = check_int("targets", value)
+    if engine < 0:
+        raise ValueError(f"targets must be ids of engines, which are 0 or more, not {engine}")
+    return engine
 
 
 def _environment(value: Any) -> TaskEnvironment | None:
@@ -367,6 +375,10 @@ def one_of(attribute: str, choices: tuple[str, ...], value: Any) -> str:
 def _cache(value: Any) -> bool | str:
     """Return False, or one of `MODES`."""
     if isinstance(value, str):
+        if exactly(value) not in MODES:
+            raise ValueError(
+                f"cache must be True, False, 'refresh' or 'readonly', not {shown(value)}{did_you_mean(value, MODES)}"
+            )
         return one_of("cache", MODES, value)
     return ON if value is not None and flag("cache", value) else False
 

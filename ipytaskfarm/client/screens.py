@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 60.0
 """Seconds between two lines in a file; the first line appears after the same time."""
-BAR_CHARS = 30
+BAR_CHARS, BAR_CHARS_LEAST = 30, 10
 STAYS_S = 3.0
 """Seconds; in a terminal the last state stays visible if the work took at least this long, failed, or
 was interrupted.
@@ -106,7 +106,7 @@ class TerminalScreen:
             # Output of other code appears above the bar. Without auto_refresh no thread of rich draws.
             self._live = Live(console=Console(stderr=True, highlight=False), auto_refresh=False, transient=True)
             self._live.start()
-        self._live.update(_drawn(view), refresh=True)
+        self._live.update(_drawn(view, self._live.console.width), refresh=True)
 
     def beside(self, write: Callable[[], None]) -> None:
         write()  # rich has replaced the streams, and moves the bar itself
@@ -142,19 +142,24 @@ class LineScreen:
             print(f"ipytaskfarm: {view.text()}", file=sys.stderr, flush=True)
 
 
-def _drawn(view: ProgressView) -> RenderableType:
+def _drawn(view: ProgressView, width: int) -> RenderableType:
+    """Return the bar with counts and times.  The bar gives way to them, and then the times get their own line."""
     from rich.text import Text
 
+    head, times = view.head(), view.times()
+    room = width - len(f" {head}, {times}") - 1
+    text, more = (f" {head}, {times}", []) if room >= BAR_CHARS_LEAST else (f" {head}", [times])
+    chars = max(BAR_CHARS_LEAST, min(width - len(text) - 1, BAR_CHARS))
     counts = dict(view.states()) if view.counts_states else {"succeeded": view.tally.ended}
     bar = Text()
     used = ended = 0
     for state in STATES:
         ended += counts.get(state, 0)
-        upto = round(BAR_CHARS * ended / max(1, view.tally.total))
+        upto = round(chars * ended / max(1, view.tally.total))
         bar.append(("━" if state != "running" else "╌") * (upto - used), style=TERMINAL[state])
         used = upto
-    bar.append("─" * (BAR_CHARS - used), style="dim")
-    drawn = Text(no_wrap=True, overflow="ellipsis").append_text(bar).append(f" {view.head()}, {view.times()}")
-    for line in view.lines():
+    bar.append("─" * (chars - used), style="dim")
+    drawn = Text(no_wrap=True, overflow="ellipsis").append_text(bar).append(text)
+    for line in (*more, *view.lines()):
         drawn.append(f"\n  {line}")
     return drawn

@@ -211,9 +211,8 @@ class FailureGroup:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        some = ", ".join(map(str, self.ids[:8])) + (", …" if len(self.ids) > 8 else "")
         at = f" at {self.place}" if self.place else ""
-        return f"{len(self.ids)} × {self.etype}{at}: tasks {some}\n{self.traceback.rstrip()}"
+        return f"{len(self.ids)} × {self.etype}{at}: {_some(self.ids)}\n{self.traceback.rstrip()}"
 
 
 class FailureGroups(list[FailureGroup]):
@@ -226,12 +225,16 @@ class FailureGroups(list[FailureGroup]):
         return "\n\n".join(map(repr, self)) if self else "no failed tasks"
 
 
+def _some(ids: list[int]) -> str:
+    shown = ", ".join(map(str, ids[:8])) + (", …" if len(ids) > 8 else "")
+    return f"task{'' if len(ids) == 1 else 's'} {shown}"
+
+
 def _group_html(group: FailureGroup) -> str:
-    some = ", ".join(map(str, group.ids[:8])) + (", …" if len(group.ids) > 8 else "")
     at = f" at {html.escape(safe(group.place))}" if group.place else ""
     head = f"{len(group.ids):,} × <b>{html.escape(safe(group.etype, CELL_MAX))}</b>{at}"
     what = html.escape(summary(group.message, TEXT_MAX))
     return (
-        f"<details><summary>{head}: {what} <small>tasks {some}</small></summary>"
+        f"<details><summary>{head}: {what} <small>{_some(group.ids)}</small></summary>"
         f"{text_html(group.traceback, error=True)}</details>"
     )

@@ -15,7 +15,7 @@ from os import PathLike
 from typing import Any, Literal, TypeAlias, TypeVar, Unpack, overload
 
 from ..core import errors, messages as m
-from ..core.arguments import check_int, wrong
+from ..core.arguments import check_count, wrong
 from ..core.messages import tables
 from ..core.messages.dependencies import FAIL
 from ..core.messages.payload import Message
@@ -535,7 +535,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
             raise TypeError(f"the first argument is a name, not {shown(name)}: tc.tasks(ids=…) takes ids")
         wanted = None if ids is None else id_list(ids, self.farm)
         asked = None if state is None else one_of("state", ACCEPTED_STATES, state)
-        most = max(0, check_int("last", last))
+        most = check_count("last", last, least=0) or 0
         reply = self._session.ask_for(m.ListTasks(wanted, name, asked, most), tables.TaskRows)
         return TaskTable(reply.rows, reply.omitted)
 
@@ -594,7 +594,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
             ids, name: only of these tasks, only of tasks of that name.
             what: only events that contain this text.
             since: seconds since 1970, a datetime, or a timedelta back from now.
-            last: at most this number of events, the latest.
+            last: at most this number of events, the latest; 0: all.
         """
         return operate.read_history(self._session, ids, name, what, since, last)
 

@@ -198,11 +198,16 @@ def explain_item(chunk: Final, item: int) -> list[str]:
 def explain_final(final: Final) -> list[str]:
     """Return lines for people about an ended task."""
     state = f"failed: {final.reason}" if final.reason else "succeeded"
-    when = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(final.completed_s))
+    # In UTC: the reader's time zone is another than the controller's, and `with_local_times` shows it there.
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(final.completed_s))
     where = f" on engine {final.engine_id} ({final.node})" if final.engine_id >= 0 else ""
     took = f"run time {_run_time(final.run_s)}"
     if final.from_cache:
         where, took = f" with a result from {final.node}", f"nothing ran; tc.why_hit({final.id}) says why"
+    elif final.engine_id < 0 and not final.reason:
+        took = "its result was given by mark_done"
+    elif final.engine_id < 0 and not final.history:
+        took = "it never ran"
     lines = [f"task {final.id} {state}{where} at {when}, {took}"]
     for row in final.history:
         what = f": {row.failure.etype}: {row.failure.value}" if row.failure else ""

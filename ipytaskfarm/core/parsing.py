@@ -30,6 +30,8 @@ def parse_ids(words: Iterable[str], what: str = "task") -> list[int]:
             found.update(dict.fromkeys(range(first, last + 1)))
         elif _ID.fullmatch(part):
             found[int(part)] = None
+        elif part.isdecimal():
+            raise ValueError(f"{part} is no {what} id: there are none so large")
         elif part:
             raise ValueError(f"{part!r} is no {what} id: those are whole numbers, like 3, 3-9 or 3,5,7")
     return list(found)

@@ -261,8 +261,9 @@ def chosen(groups: Sequence[AgentGroup], words: Sequence[str]) -> list[str]:
     for word in words:
         names = [each for group in groups for each in group.names if word in (group.name, each)]
         if not names:
-            known = ", ".join(group.name for group in groups) or "none"
-            raise ValueError(f"there is no agent and no group {word!r}: groups are {known}")
+            known = ", ".join(group.name for group in groups)
+            there = f"the groups are {known}" if known else "none were added to this farm"
+            raise ValueError(f"there is no agent and no group {word!r}: {there}")
         found.update(dict.fromkeys(names))
     return list(found)
 

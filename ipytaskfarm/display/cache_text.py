@@ -21,6 +21,8 @@ from ..core.messages.result_cache import (
 from .tables import Column, Table
 from .text import number, size, span, stamp
 
+STAMP = 19
+"""Characters of a date and time, which must not be cut."""
 SHOWN = 8
 """The most differences that are named."""
 
@@ -209,8 +211,9 @@ def cache_table(table: CacheTable) -> Table:
         *table.notes,
     ]
     columns = [
-        Column("function"), Column("computed", optional=1), Column("task", optional=3), Column("took", right=True),
-        Column("hits"), Column("last used", optional=2), Column("size", right=True), Column("key", optional=4),
+        Column("function"), Column("computed", optional=1, least=STAMP), Column("task", optional=3),
+        Column("took", right=True), Column("hits"), Column("last used", optional=2, least=STAMP),
+        Column("size", right=True), Column("key", optional=4),
     ]  # fmt: skip
     rows = [
         [

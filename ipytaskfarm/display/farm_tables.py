@@ -13,7 +13,7 @@ from ..core.messages.task_types import FailureSummary
 from ..core.requirements import amount
 from ..core.states import STATE_WORDS, State, state_word
 from .tables import Column, Table
-from .text import ago, counts_text, number, size, span, summary
+from .text import ago, counts_text, ending, number, size, span, summary
 
 EventRow: TypeAlias = tuple[float, int, str | None, str, int, str]
 """A row of `core.messages.tables.EventTable`."""
@@ -50,7 +50,7 @@ _FROZEN = (
     Column("task"),
     Column("attempt", 4),
     Column("error", least=28, cut=summary),
-    Column("place", 3),
+    Column("place", 3, cut=ending),
     Column("state", 2),
     Column("until"),
     Column("node", 1),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
+from datetime import datetime
+
+_MOMENT = re.compile(r"^(task \d+ .*? at )(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)")
 
 CELL_MAX = 60
 """Largest number of characters of foreign text in one line, such as a name or an error."""
@@ -25,6 +29,11 @@ def safe(text: object, width: int = 0) -> str:
 def stamp(wall_s: float) -> str:
     """Format a wall-clock time as local date and time, as IPython 0.10 did: ``2026/11/28 15:04:05``."""
     return time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(wall_s))
+
+
+def with_local_times(explanation: str) -> str:
+    """Return the explanation of an ended task, which has its moment in UTC, with the moment as `stamp` formats it."""
+    return _MOMENT.sub(lambda m: m[1] + stamp(datetime.fromisoformat(m[2]).timestamp()), explanation, count=1)
 
 
 def ago(wall_s: float | None, until_s: float | None = None) -> str:
@@ -66,6 +75,12 @@ def number(count: int, thing: str) -> str:
 def counts_text(counts: Mapping[str, int]) -> str:
     """Format the states that have tasks, with their numbers: ``3 running, 4 succeeded``."""
     return ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
+
+
+def ending(text: str, width: int = CELL_MAX) -> str:
+    """Return a place as one line of `width` characters.  Its end, which has the line's number, is not cut off."""
+    line = safe(text)
+    return line if len(line) <= width or width < 1 else f"…{line[len(line) - width + 1 :]}"
 
 
 def summary(text: str, width: int = CELL_MAX) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterable
+from keyword import iskeyword
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -29,6 +30,12 @@ def parse_intermixed_line(magic: Any, name: str, line: str) -> argparse.Namespac
     """Return the arguments in a line in which options may stand among the words."""
     parser: MagicArgumentParser = magic.parser
     return _parse(parser, name, lambda: parser.parse_known_intermixed_args(arg_split(line)))
+
+
+def check_variable(name: str | None) -> None:
+    """Raise UsageError if a name, to which a magic is to bind its result, is no name of a variable."""
+    if name is not None and (not name.isidentifier() or iskeyword(name)):
+        raise UsageError(f"-o {name}: {name!r} cannot be the name of a variable")
 
 
 def _parse(
@@ -63,6 +70,8 @@ def _unknown(parser: MagicArgumentParser, name: str, word: str) -> str:
 
 def _in_words(name: str, message: str) -> str:
     missing = re.match(r"the following arguments are required: (.*)", message)
+    if missing and missing[1].startswith("action"):
+        return f"it needs an action; {name}? shows which there are"
     return f"it needs {missing[1]}; {name}? shows how" if missing else message
 
 

@@ -23,6 +23,7 @@ from ..deployment.light_client import connect as question
 from ..deployment.settings import DEFAULT_NAME
 from ..display.farm_tables import engine_table
 from ..display.ipython import notebook_shell
+from ..display.text import number
 from ..system.farm_paths import connection_reader
 from . import connection
 from .arguments import parse_intermixed_line
@@ -79,10 +80,10 @@ class FarmStatusView:
     def _lines(self) -> list[str]:
         s = self.state
         counts = ", ".join(f"{count:,} {word}" for word, count in state_counts(s.counts).items())
-        how = "stopping" if s.stopping else "held: `ipytaskfarm resume` lets tasks start" if s.held else "running"
+        how = "stopping" if s.stopping else "paused: %task resume lets tasks start" if s.held else "running"
         return [
             f"farm {s.name!r}: {how}",
-            f"controller: pid {s.pid} at {self._address} since {_time(s.started_s)}, {s.clients} clients",
+            f"controller: pid {s.pid} at {self._address} since {_time(s.started_s)}, {number(s.clients, 'client')}",
             f"store: {s.store_bytes / 2**20:.1f} MiB",
             f"tasks: {counts}",
             *(
@@ -136,6 +137,8 @@ class FarmMagics(Magics):
         """
         # not parse_line: argparse fills both optional words from the first one, and refuses `start -n 2 NAME`
         given = parse_intermixed_line(self.taskfarm, "%taskfarm", line)
+        if not given.wait >= 0:
+            raise UsageError(f"%taskfarm: --wait must be 0 seconds or more, not {given.wait:g}")
         if given.farm and given.farm_option:
             raise UsageError(f"%taskfarm: which farm, {given.farm} or {given.farm_option}?")
         farm = given.farm or given.farm_option
@@ -223,8 +226,8 @@ def _whose(home: Home, state: FarmState) -> str:
     else:
         after = f"it belongs to {user}, and no process supervises it"
     return (
-        f"{after}; its controller, {state.pid}, has run since {_time(state.started_s)} and has {state.clients} clients"
-        f" and {state.counts.get('pending', 0)} running tasks"
+        f"{after}; its controller, {state.pid}, has run since {_time(state.started_s)} and has"
+        f" {number(state.clients, 'client')} and {number(state.counts.get('pending', 0), 'running task')}"
     )
 
 

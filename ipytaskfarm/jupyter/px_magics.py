@@ -17,7 +17,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 from ..client import MultiEngineClient
 from ..client.commands import PendingResult, show_entries
 from ..client.offered_magics import offer_magics
-from .arguments import parse_line
+from .arguments import check_variable, parse_line
 from .tracebacks import cell_place, short_errors
 
 LINE = ("px", "autopx", "pxresult", "pxconfig", "pxsession", "result")
@@ -98,6 +98,7 @@ class Px:
     def cell(self, line: str, cell: str) -> Any:
         """``%%px``: run the cell on the engines."""
         given = parse_line(self.cell, "%%px", line)
+        check_variable(given.out)
         with short_errors():
             if not given.local:
                 return self._run(cell, given.targets, given.block, given.out)
@@ -122,6 +123,7 @@ class Px:
     def result(self, line: str) -> Any:
         """``%pxresult``: wait for the last command, and show its result; ``%pxresult 3``: that of the third one."""
         given = parse_line(self.result, "%pxresult", line)
+        check_variable(given.out)
         with short_errors():
             if self._last is not None and given.targets is None and given.command is None:
                 return self._show(self._last, True, given.out)

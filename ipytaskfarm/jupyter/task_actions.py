@@ -15,6 +15,8 @@ from IPython.core.error import UsageError
 
 from ..client import TaskClient
 from ..client.debugging import raised_by_task
+from ..core.messages import ListTasks
+from ..core.messages.tables import TaskRows
 from ..core.parsing import parse_since
 from ..display.text import CELL_MAX, safe
 
@@ -100,8 +102,11 @@ def _held(client: TaskClient, asked: ActionArguments) -> str:
 
 def _drain(client: TaskClient, asked: ActionArguments) -> None:
     agents = client.drain(asked.words, on=not asked.options.off)
-    what = "gets tasks again" if asked.options.off else "drained; running tasks continue to their end"
-    print(f"{', '.join(safe(word, CELL_MAX) for word in asked.words)}: {what}" if agents else _nobody_there(client))
+    named = ", ".join(safe(word, CELL_MAX) for word in asked.words)
+    if asked.options.off:
+        print(f"{named}: gets tasks again")
+    else:
+        print(f"{named}: drained; running tasks continue to their end" if agents else _nobody_there(client))
 
 
 def _nobody_there(client: TaskClient) -> str:
@@ -115,7 +120,20 @@ def _history(client: TaskClient, asked: ActionArguments) -> Any:
         since = parse_since(options.since, time.time()) if options.since else None
     except ValueError as error:
         raise UsageError(f"--since: {error}") from None
-    return client.history(asked.ids or None, options.name, options.what, since, options.last or 1000)
+    return client.history(
+        _known(client, asked.ids) or None,
+        options.name,
+        options.what,
+        since,
+        1000 if options.last is None else options.last,
+    )
+
+
+def _known(client: TaskClient, ids: list[int]) -> list[int]:
+    """Return these ids.  Raises IndexError for one that the farm does not know: of such a task nothing can be shown."""
+    if ids and (unknown := client.session.ask_for(ListTasks(ids), TaskRows).unknown):
+        raise IndexError(f"task ID not registered: {', '.join(map(str, unknown[:10]))} (never issued, or cleared)")
+    return ids
 
 
 def _mark_done(client: TaskClient, asked: ActionArguments) -> None:
@@ -141,6 +159,8 @@ def _messages(client: TaskClient, asked: ActionArguments) -> None:
 
 def _debug(client: TaskClient, asked: ActionArguments) -> None:
     """Open the debugger where a task failed; see `TaskClient.debug` for --here and --frames."""
+    if asked.options.here and asked.options.frames:
+        raise UsageError("%task debug: --here runs the task, --frames does not: not both")
     run = False if asked.options.frames else asked.options.here or None
     for task_id in asked.ids:
         try:
@@ -164,13 +184,13 @@ ACTIONS: dict[str, Action] = {
     "retry": Action(_retry, options=("job",)),
     "restart": Action(_restart, options=("job",)),
     "remove": Action(_remove, options=("job", "all")),
-    "failures": Action(lambda client, asked: client.failures(asked.ids or None), least=0),
+    "failures": Action(lambda client, asked: client.failures(_known(client, asked.ids) or None), least=0),
     "debug": Action(_debug, options=("here", "frames")),
     "frozen": Action(lambda client, asked: client.frozen(), words="", least=0),
     "release": Action(lambda client, asked: client.release(asked.ids or None), least=0),
     "stack": Action(lambda client, asked: _one([client.stack(i) for i in asked.ids])),
     "history": Action(_history, least=0, options=("name", "what", "since", "last")),
-    "progress": Action(lambda client, asked: client.progress_of(asked.ids)),
+    "progress": Action(lambda client, asked: client.progress_of(_known(client, asked.ids))),
     "messages": Action(_messages),
     "mark-done": Action(_mark_done, options=("result",)),
     "mark-failed": Action(_mark_failed, options=("reason",)),

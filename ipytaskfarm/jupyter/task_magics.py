@@ -17,7 +17,7 @@ from ..client.waits import wait_for_tasks
 from ..core.parsing import parse_ids
 from ..core.states import ACCEPTED_STATES, ASKED_STATES
 from . import connection
-from .arguments import parse_intermixed_line, parse_line
+from .arguments import check_variable, parse_intermixed_line, parse_line
 from .handles import TaskHandle
 from .task_actions import ACTIONS, ActionArguments, check
 from .tracebacks import cell_place, short_errors
@@ -86,6 +86,7 @@ class TaskMagics(Magics):
         h.result() or await h.  With -b the magic waits, and binds the pulled names here if the task has succeeded.
         """
         given = parse_line(self.task_cell, "%%task", line)
+        check_variable(given.out)
         with short_errors():
             client = connection.task_client(self.shell)
             rules = {**self._rules(given), "unique": _unquoted(given.unique)}
@@ -112,6 +113,7 @@ class TaskMagics(Magics):
         """
         targets, expression, options = split_map(line, self.taskmap.parser)
         given = parse_line(self.taskmap, "%%taskmap", options)
+        check_variable(given.out)
         with short_errors():
             items = self.shell.ev(expression)
             client = connection.task_client(self.shell)
@@ -151,7 +153,7 @@ class TaskMagics(Magics):
         metavar="WHEN",
         help="history: only events after this time: 90s, 10m, 2h or 1d ago, or 2026-11-21T10:00",
     )
-    @argument("--last", type=int, metavar="N", help="history: the last N events (default: 1000)")
+    @argument("--last", type=int, metavar="N", help="history: the last N events (default: 1000; 0: all)")
     @line_magic("task")  # type: ignore[arg-type]
     def task_line(self, line: str) -> Any:
         """Act on submitted tasks: ``%task result 5``.
@@ -212,7 +214,7 @@ class TaskMagics(Magics):
             "clear_after": given.clear_after,
             "name": given.name,
             "priority": given.priority,
-            "targets": None if given.targets in (None, "all") else [int(i) for i in _names(given.targets)],
+            "targets": _engines(given.targets),
             **({} if given.env is None else {"environment": self.shell.ev(given.env)}),
         }
 
@@ -253,8 +255,18 @@ def _unquoted(value: Any) -> Any:
 
 
 def _names(text: str) -> list[str]:
-    """Split ``a,b c`` into [a, b, c]."""
-    return [name for name in re.split(r"[,\s]+", text) if name]
+    """Split ``a,b c`` into [a, b, c]; quotes around the text are dropped."""
+    return [name for name in re.split(r"[,\s]+", _unquoted(text)) if name]
+
+
+def _engines(text: str | None) -> list[int] | None:
+    """Return the ids of engines in ``0,2``, or None for ``all``."""
+    words = _names(text or "all")
+    if words == ["all"]:
+        return None
+    if not words or not all(word.isdecimal() for word in words):
+        raise UsageError(f"--targets {text}: engine ids, like 0 or 0,2, or all")
+    return [int(word) for word in words]
 
 
 def split_map(line: str, parser: Any) -> tuple[list[str], str, str]:

@@ -34,10 +34,11 @@ def short_errors() -> Iterator[None]:
 
 def shorten(error: Exception) -> Exception:
     """Give an error a short display: its text, and the frames of the user's code on the engine."""
+    if isinstance(error, SyntaxError) and not hasattr(error, "remote_traceback"):  # an expression in the magic's line
+        return UsageError(f"{(error.text or '').strip()!r} is no expression: {error.msg}")
     lines = _lines(error)
     # IPython shows every SyntaxError as an error of the cell itself, below all frames of the farm.
-    is_theirs = isinstance(error, SyntaxError) and hasattr(error, "remote_traceback")
-    shown = RemoteError(type(error).__name__, text_of(error)) if is_theirs else error
+    shown = RemoteError(type(error).__name__, text_of(error)) if isinstance(error, SyntaxError) else error
     with contextlib.suppress(AttributeError, TypeError):  # the exception type has slots
         shown._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
     return shown

@@ -150,6 +150,14 @@ def _resource_amount(what: str, name: object, value: object) -> float:
     return float(value)
 
 
+def check_port(what: str, value: object) -> int | None:
+    """Return the number of a port: the system would take a larger one without its upper bits."""
+    number = check_count(what, value, least=0)
+    if number is not None and number > PORT_MAX:
+        raise ValueError(f"{what} must be a port, {PORT_MAX:,} at most, not {number}")
+    return number
+
+
 def check_coroutines(what: str, value: object) -> int | None:
     """Return how many coroutine tasks an engine runs at once."""
     number = check_count(what, value, least=1)
@@ -165,6 +173,8 @@ def check_lease(what: str, value: object) -> float | None:
         raise ValueError(f"{what} must be {LEASE_LEAST_S:g} seconds or more, not {lease_s:g}")
     return lease_s
 
+
+PORT_MAX = 65_535
 
 MESSAGES_LEAST_BYTES = 512 << 20
 """Room for the largest message of one key, which is 256 MiB, and for others beside it."""

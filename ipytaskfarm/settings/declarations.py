@@ -36,6 +36,7 @@ from .checks import (
     check_failure_values,
     check_lease,
     check_placement,
+    check_port,
     check_resources,
     check_share,
     check_times,
@@ -159,7 +160,12 @@ class FarmArguments(LimitArguments, total=False):
     ]
     port: Annotated[
         int | None,
-        Setting(help="the port to listen on", unit="PORT", means="the farm's own, else 10113 if it is free, else any"),
+        Setting(
+            help="the port to listen on",
+            unit="PORT",
+            check=check_port,
+            means="the farm's own, else 10113 if it is free, else any",
+        ),
     ]
     store_dir: Annotated[
         str | os.PathLike[str] | None,

@@ -22,6 +22,8 @@ def test_cached_functions(tc: TaskClient) -> None:
     assert cube(3, by=2) == 54
     assert "argument 2 (by) is new" in tc.why_miss(cube.last_id)
     assert fourth(2) == 16
+    task = tc.run(Task(cube, args=(3,), cache=True), block=True)
+    assert (task.result, task.from_cache) == (27, True), "it is the same function in a task"
     assert cube.__name__ == "cube"
     assert cube.__doc__ == "Return a cube."
     with pytest.raises(TypeError, match="no argument 'retry'"):

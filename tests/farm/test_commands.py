@@ -75,6 +75,9 @@ def test_result_shows_failures_and_what_has_not_ended(ids: dict[str, int], capsy
         1, "", f"task {ids['first']} has not ended; --wait waits for it\n",
     )  # fmt: skip
     assert command(capsys, "result", "999999")[0] == 1
+    for words in (["failures", "999999"], ["history", "999999"], ["cache", "why", "999999"], ["debug", "999999"]):
+        code, _, said = command(capsys, *words)
+        assert (code, "there is no task 999999" in said) == (1, True), (words, said)
 
 
 def test_result_as_json(ids: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:

@@ -197,9 +197,14 @@ def test_a_shutdown_may_cancel_what_waits(tc: TaskClient, tmp_path: Path) -> Non
     assert [future.result(DEADLINE_S) for future in running] == ["gate", "gate"]
 
 
-def test_nothing_is_taken_after_a_shutdown(tc: TaskClient) -> None:
+def test_nothing_is_taken_after_a_shutdown(tc: TaskClient, tmp_path: Path) -> None:
     executor = Executor(tc)
-    executor.shutdown()
+    gate = tmp_path / "gate"
+    future = executor.submit(waits_for, gate)
+    future.set_result("the program's own")
+    gate.touch()
+    executor.shutdown()  # which waits for the task, though its future has a result already
+    assert future.result() == "the program's own"
     executor.shutdown()
     with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
         executor.submit(abs, -1)

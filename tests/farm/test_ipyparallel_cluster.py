@@ -8,6 +8,7 @@ import pytest
 
 import ipytaskfarm.ipyparallel as ipp
 from ipytaskfarm import errors
+from ipytaskfarm.adapters.ipyparallel.remote_functions import PartsFunction
 from tests.support.farms import DEADLINE_S, python
 
 pytestmark = pytest.mark.farm
@@ -65,3 +66,9 @@ def test_nothing_is_imported_unasked() -> None:
         "print('ipytaskfarm.client' in sys.modules)"
     )
     assert python(code) == "False\n", "what engines import does not bring the client"
+
+
+def test_a_chunksize_without_items_is_refused() -> None:
+    """ipyparallel returns an empty list for it."""
+    with pytest.raises(ValueError, match="chunksize must be 0 or more, not -1"):
+        PartsFunction(None, abs, chunksize=-1)  # type: ignore[arg-type]

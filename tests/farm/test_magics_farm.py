@@ -121,11 +121,11 @@ def test_a_farm_that_somebody_else_started_again_is_theirs(started: Shell) -> No
 def test_options_and_names_stand_in_any_order(shell: Shell) -> None:
     assert "1 engine," in shell.ok("%taskfarm start -n 1 --hold mine").out
     try:
-        assert repr(shell.ok("%taskfarm status --farm mine").value).startswith("farm 'mine': held")
+        assert repr(shell.ok("%taskfarm status --farm mine").value).startswith("farm 'mine': paused")
         shell.fails("%taskfarm status mine --farm other", UsageError, "which farm, mine or other")
         shell.fails("%taskfarm fly", UsageError)
         shell.fails("%taskfarm start ../x", ValueError)
-        shell.fails("%taskfarm start new --queue-policy nonsense", errors.ConnectionError, "'nonsense' is neither")
+        shell.fails("%taskfarm start new --queue-policy nonsense", UsageError, "^--queue-policy 'nonsense' is neither")
     finally:
         shell.ok("%taskfarm stop mine")
 

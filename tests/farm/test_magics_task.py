@@ -128,7 +128,13 @@ def test_mistakes_are_told_in_one_line(shell: Shell) -> None:
         ("%%task --time-limit\n1", "--time-limit takes a value"),
         ("%%task --no-such-option\n1", "there is no flag --no-such-option; %%task[?] shows which there are"),
         ("%tasks failed", "%tasks: 'failed' fits nothing, did you mean --state failed?"),
-        ("%task", "%task: it needs action, words; %task[?] shows how"),
+        ("%task", "%task: it needs an action; %task[?] shows which there are"),
+        ("%%task -t x\n1", "--targets x: engine ids, like 0 or 0,2, or all"),
+        ("%%task -t -1\n1", "--targets -1: engine ids"),
+        ("%%task -o 2h\n1", "'2h' cannot be the name of a variable"),
+        ("%%taskmap n in [1] -o class\n1", "'class' cannot be the name of a variable"),
+        ("%task mark-done 3 --result (", "is no expression: "),
+        ("%task debug 3 --here --frames", "not both"),
         ("%task retri 3", "there is no action 'retri', did you mean retry?"),
         ("%task result", "which task"),
         ("%task frobnicate 1", "there is no action 'frobnicate'; it is one of status, result"),
@@ -137,6 +143,13 @@ def test_mistakes_are_told_in_one_line(shell: Shell) -> None:
     ]:
         cell = shell.fails(code, UsageError, match)
         assert len(cell.shown.strip().splitlines()) == 1
+    for action in ("failures", "history", "progress"):
+        shell.fails(f"%task {action} 999999", IndexError, "not registered: 999999")
+    shell.fails("%tasks --last -2", ValueError, "last must be 0 or more, not -2")
+    assert "gets tasks again" in shell.ok("%task drain nobody --off").out
+    shell.ok("one = 1\ntwo = 2")
+    shell.ok("%%task --push \"one, two\" --pull 'three, four' -b\nthree = one + two; four = 4")
+    assert (shell["three"], shell["four"]) == (3, 4)
     cell = shell.fails("%task result 999999", IndexError)
     assert cell.out.strip().splitlines() == ["IndexError: task ID not registered: 999999 (never issued, or cleared)"]
 

@@ -185,6 +185,11 @@ MISTAKES: list[Mistake] = [
     ("results before submit", lambda w: with_task(w).results(), ValueError, "job.submit() submits them"),
     ("arguments of add_task", lambda w: w.tc.create_job().add_task(f, 3), TypeError,  # type: ignore[arg-type]
      "job.add_task(Task(f, args=(3,)))"),
+    ("a negative number of tasks", lambda w: w.tc.tasks(last=-1), ValueError, "last must be 0 or more, not -1"),
+    ("no node's name", lambda w: w.tc.drain(""), ValueError, "an empty text names no node"),
+    ("a negative engine", lambda w: AnyTask(f, targets=[0, -1]), ValueError, "which are 0 or more, not -1"),
+    ("a word for the cache", lambda w: AnyTask(f, cache="always"), ValueError, "cache must be True, False,"),
+    ("a word for second copies", lambda w: create(w, second_copies="yes"), TypeError, "second_copies must be"),
     ("misspelt rule of a job", lambda w: create(w, retires=3), TypeError, "did you mean 'retries'?"),
     ("misspelt attribute of a job", lambda w: setattr(w.tc.create_job(), "priorty", 3), AttributeError,
      "did you mean 'priority'?"),

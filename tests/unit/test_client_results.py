@@ -197,4 +197,6 @@ def test_failure_and_ns_stand_alone() -> None:
         "what",
         "their.Error: what",
     )
+    wrong = Failure(SyntaxError("invalid syntax", ("<cell 1-fd257a40>", 2, 1, "=2", 2, 2)))
+    assert wrong.getErrorMessage() == "invalid syntax (<task>, line 2)", "as the table of tasks has it"
     assert NS({"b": 1}).b == 1

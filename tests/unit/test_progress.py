@@ -342,5 +342,9 @@ def test_a_bar_fills_its_width_and_no_more() -> None:
         view = ProgressView("tasks", tally, 1.0)
         widths = [float(width) for width in re.findall(r"width:([\d.]+)%", view.html())]
         assert sum(widths) <= 100.01
-        drawn = str(screens._drawn(view)).splitlines()[0]
-        assert len(re.match(r"[━╌─]*", drawn)[0]) == screens.BAR_CHARS  # type: ignore[index]
+        for columns in (200, 60, 40, 20):
+            first, *more = str(screens._drawn(view, columns)).splitlines()
+            chars = len(re.match(r"[━╌─]*", first)[0])  # type: ignore[index]
+            assert screens.BAR_CHARS_LEAST <= chars <= screens.BAR_CHARS
+            told = first if view.times() in first else more[0]
+            assert told.endswith(view.times()), "the bar gives way to the times, which are not cut off"

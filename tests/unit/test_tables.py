@@ -12,11 +12,12 @@ from hypothesis import given, strategies as st
 from rich.cells import cell_len
 
 from ipytaskfarm.client.tables import StateCounts, TaskStatus, TaskTable, event_listing
+from ipytaskfarm.controller.replies import explain_final
 from ipytaskfarm.core.messages import tables
-from ipytaskfarm.core.messages.task_types import FailureSummary
+from ipytaskfarm.core.messages.task_types import FailureSummary, Final
 from ipytaskfarm.display import farm_tables
 from ipytaskfarm.display.tables import MARK, REPR_WIDTH, Column, Table, is_styled, terminal_width
-from ipytaskfarm.display.text import CELL_MAX, safe, summary
+from ipytaskfarm.display.text import CELL_MAX, ending, safe, summary, with_local_times
 
 CAUSE = "KeyError: 'the cause'"
 ESCAPE = "\x1b[31m\x07\r\nred\u202e"
@@ -158,9 +159,24 @@ def test_whatever_tasks_are_called_a_row_is_a_line(
     assert width is None or all(cell_len(line) <= width for line in shown)
 
 
+def test_an_explanation_has_the_readers_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    final = Final(7, "error", 3, "n", 2, 1.0, 3.0, 0.5, 1795959620.0, FailureSummary("E", "x at 2026-11-29T13:40:20Z"))
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        said = with_local_times("\n".join(explain_final(final)))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert said.splitlines()[0] == "task 7 failed: error on engine 3 (n) at 2026/11/29 22:40:20, run time 0.500 s"
+    assert "x at 2026-11-29T13:40:20Z" in said, "the user's own text stays"
+
+
 def test_foreign_text_is_harmless() -> None:
     assert safe(ESCAPE) == " [31m   red "
     assert safe("x" * 100, CELL_MAX) == "x" * 59 + "…"
+    assert ending("/a/long/path/module.py:12 in f", 18) == "…module.py:12 in f"
+    assert ending("module.py:12", 12) == "module.py:12"
     assert summary(f"  first {ESCAPE}\n\n last \n") == "first  [31m  … last"
 
 

@@ -85,6 +85,8 @@ class PartsFunction(RemoteFunction):
         """
         super().__init__(view, function, block, **flags)
         self.dist = dist
+        if chunksize is not None and chunksize < 0:
+            raise ValueError(f"chunksize must be 0 or more, not {chunksize}: there would be no items")
         self.chunksize = chunksize
         self.ordered = ordered
         self.return_exceptions = return_exceptions

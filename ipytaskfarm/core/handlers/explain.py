@@ -120,7 +120,7 @@ def explain(farm: SchedulerState, task: TaskEntry, now: Now, task_id: int | None
         lines.append(_explain_handed(farm, task, place, now))
         return lines
     if farm.lifecycle.held:
-        lines.append("the farm is held: `ipytaskfarm` start without --hold, or resume, lets tasks run")
+        lines.append("the farm is paused: `ipytaskfarm resume` or tc.resume() lets tasks start")
     if farm.lifecycle.stopping:
         lines.append("the farm is stopping")
     if type(place) is Queued and task.task_class is None:

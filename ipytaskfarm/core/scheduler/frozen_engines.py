@@ -79,6 +79,9 @@ class FrozenRegistry:
 
     def note_of(self, task_id: int) -> str | None:
         """Return why no engine is frozen for a task, if that is known."""
+        ending = next((e for e in self.by_name.values() if e.run.task == task_id and e.ending), None)
+        if ending is not None:
+            return f"the engine that was frozen for task {task_id} on {ending.node} ends: {ending.ending}"
         return self.thawed.get(task_id, self.missed.get(task_id))
 
     def of_task(self, task_id: int) -> FrozenEngine | None:
