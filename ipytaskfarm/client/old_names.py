@@ -148,6 +148,8 @@ class OldNames:
     if not TYPE_CHECKING:  # with this method type checkers would allow any attribute
 
         def __getattr__(self, name: str) -> Any:
+            if hasattr(type(self), name):  # a property has raised an AttributeError, such as the task's own
+                return object.__getattribute__(self, name)
             raise no_attribute(self, self._kind, name)
 
 

@@ -334,6 +334,8 @@ class TaskResult:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
+            if hasattr(type(self), name):  # a property has raised an AttributeError, such as the task's own
+                return object.__getattribute__(self, name)
             of_ns = not name.startswith("_") and name in self.keys
             hint = f": a pulled name is tr.ns.{name}, tr[{name!r}]" if of_ns else ""
             raise AttributeError(f"'TaskResult' object has no attribute {name!r}{hint}", name=name, obj=self)

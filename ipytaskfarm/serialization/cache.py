@@ -281,7 +281,7 @@ def packed_function(function: Any, writer: BlobWriter | None = None, *, is_envir
     used_marks.clear()
     renews = not is_environment and changes_itself(function)
     parts = _parts_inline(build.Renewing(function) if renews else function, writer)
-    of_session = session_state.end() or renews
+    of_session = session_state.end(of_setup=is_environment) or renews
     if entry is not None and _same(entry.seen, parts):
         seen: Function = entry.value
         return seen

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import sys
 import types
 import warnings
 from collections import deque
@@ -114,8 +115,18 @@ def _is_of_script(value: Any) -> bool:
         )
         kind = type(value)
     if kind is types.FunctionType or isinstance(value, type):
-        return bool(value.__module__ == "__main__")
-    return kind.__module__ == "__main__"
+        return _is_in_main(value)
+    return _is_in_main(kind)
+
+
+def _is_in_main(value: Any) -> bool:
+    """Return whether a function or class is of the script: a module's own code may run under that name too."""
+    if value.__module__ != "__main__":
+        return False
+    main = vars(sys.modules["__main__"])
+    if type(value) is types.FunctionType:
+        return value.__globals__ is main
+    return value.__qualname__.partition(".")[0] in main
 
 
 def _named(value: Any) -> str:

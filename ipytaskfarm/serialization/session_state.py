@@ -32,6 +32,8 @@ _PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None), list, tup
 _warned: set[tuple[str, str]] = set()
 _noted: list[tuple[str, str]] = []
 """(function, what is wrong) of the function that is being packed."""
+_noted_changes: list[tuple[str, str]] = []
+"""The same of what the function changes."""
 _changing: list[str] = []
 """The names of the functions in it that change what they bring."""
 
@@ -39,6 +41,7 @@ _changing: list[str] = []
 def begin() -> None:
     """Forget what was noted of an earlier function: call it before one is packed."""
     _noted.clear()
+    _noted_changes.clear()
     _changing.clear()
 
 
@@ -61,13 +64,17 @@ def look(function: types.FunctionType, used: dict[str, Any]) -> None:
                 _note_change(name, path, changes[path])
 
 
-def end() -> bool:
-    """Warn of what was noted since `begin`, once of each.  Return whether calls of the function change its values."""
-    for found in _noted:
+def end(*, of_setup: bool = False) -> bool:
+    """Warn of what was noted since `begin`, once of each.  Return whether calls of the function change its values.
+
+    of_setup: the function prepares engines: what it changes there is for later tasks.
+    """
+    for found in _noted if of_setup else (*_noted, *_noted_changes):
         if found not in _warned and len(_warned) < _WARNED_MAX:
             _warned.add(found)
             warnings.warn(found[1], stacklevel=depth_of_user())
     _noted.clear()
+    _noted_changes.clear()
     return bool(_changing)
 
 
@@ -123,7 +130,7 @@ def _note_change(function: str, path: str, how: str) -> None:
             f"{function} changes {path} ({how}), of which each engine has a copy: this session's stays as it is, and "
         )
         text += "calls do not see what those on other engines did. Return the values, and put them together here"
-    _noted.append((f"{function}.{path}", text))
+    _noted_changes.append((f"{function}.{path}", text))
 
 
 def _parts(function: object) -> Iterable[tuple[str, Any]]:

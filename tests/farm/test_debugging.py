@@ -221,7 +221,7 @@ def test_the_command_opens_the_debugger(tc: TaskClient, farm: Farm) -> None:
     assert "application.py" not in asked.stderr
     gone = [sys.executable, "-m", "ipytaskfarm", "debug", "987654", "--farm", str(farm.connection_file)]
     ended = subprocess.run(gone, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 2
+    assert ended.returncode == 1
     assert "there is no task 987654" in ended.stderr
     assert "Traceback" not in ended.stderr
 
