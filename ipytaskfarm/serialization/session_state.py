@@ -61,21 +61,38 @@ def look(function: types.FunctionType, used: dict[str, Any]) -> None:
     if changes:
         for path, value in (*used.items(), *_cells(function), *_defaults(function)):
             if path in changes and may_change(value, changes[path], function.__qualname__):
-                _note_change(name, path, changes[path])
+                if "." in name:  # what methods of a class write is mostly the class's own
+                    _changing.append(name)
+                else:
+                    _note_change(name, path, changes[path])
 
 
 def end(*, of_setup: bool = False) -> bool:
     """Warn of what was noted since `begin`, once of each.  Return whether calls of the function change its values.
 
+    Changes are told by a line on standard error: a function may make them for itself, and a program that takes
+    warnings for errors goes on.
+
     of_setup: the function prepares engines: what it changes there is for later tasks.
     """
-    for found in _noted if of_setup else (*_noted, *_noted_changes):
-        if found not in _warned and len(_warned) < _WARNED_MAX:
-            _warned.add(found)
+    for found in _noted:
+        if _is_news(found):
             warnings.warn(found[1], stacklevel=depth_of_user())
+    for found in () if of_setup else _noted_changes:
+        if _is_news(found) and sys.stderr is not None:
+            frame = sys._getframe(depth_of_user() - 1)
+            place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            print(f"ipytaskfarm: {found[1]} ({place})", file=sys.stderr, flush=True)
     _noted.clear()
     _noted_changes.clear()
     return bool(_changing)
+
+
+def _is_news(found: tuple[str, str]) -> bool:
+    if found in _warned or len(_warned) >= _WARNED_MAX:
+        return False
+    _warned.add(found)
+    return True
 
 
 def warn_of_one_for_all(function: object) -> None:

@@ -86,7 +86,6 @@ def script() -> Notebook:
         ("counts", "uses_count"),  # each call begins with what the initializer left, as with any other global
     ],
 )
-@pytest.mark.filterwarnings("ignore:uses_count changes count:UserWarning")
 def test_a_function_sees_what_the_initializer_did(
     tc: TaskClient, script: Notebook, initializer: str, function: str
 ) -> None:

@@ -118,7 +118,7 @@ def test_a_held_farm_and_one_without_engines() -> None:
     first = sim.ids().first
     sim.submit(first)
     move(sim, agent)
-    assert "the farm is held" in stuck(sim, [first])
+    assert "the farm is paused" in stuck(sim, [first])
 
 
 def listed(sim: SimFarm, question: m.ListRunning, session: str = "client") -> m.RunningTable:

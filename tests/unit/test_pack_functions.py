@@ -119,7 +119,6 @@ def test_functions_inside_data_see_the_namespace_too(peer: Peer, notebook: Noteb
     assert peer.call(lambda f, x: f(x), notebook["f"], 1) == 6
 
 
-@pytest.mark.filterwarnings("ignore:bump changes n")
 def test_assignments_to_globals_stay_within_the_call(peer: Peer, notebook: Notebook) -> None:
     notebook.run("""
         n = 0
@@ -393,7 +392,6 @@ def add(to): to.append(1); return len(to)
 """
 
 
-@pytest.mark.filterwarnings("ignore:count changes n")
 def test_each_task_has_a_function_anew_whose_calls_change_it(notebook: Notebook) -> None:
     notebook.run(CHANGING)
     run = notebook["Run"]()

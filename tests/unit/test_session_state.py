@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import decimal
 import functools
+import io
 import os
 import random
 import sys
@@ -50,11 +52,15 @@ def _nothing_warned() -> Iterator[None]:
 
 
 def said(call: Callable[..., Any], *args: Any) -> list[str]:
-    with warnings.catch_warnings(record=True) as caught:
+    written = io.StringIO()
+    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stderr(written):
         warnings.simplefilter("always")
         call(*args)
     assert all(each.filename == __file__ for each in caught), "it points at the line that called"
-    return [str(each.message) for each in caught]
+    lines = written.getvalue().splitlines()
+    assert all(f"({__file__}:" in line for line in lines)
+    told = [line.removeprefix("ipytaskfarm: ").partition(f" ({__file__}")[0] for line in lines]
+    return [*(str(each.message) for each in caught), *told]
 
 
 def test_generators_that_tasks_share_here_but_not_on_engines(notebook: Notebook) -> None:
