@@ -124,7 +124,8 @@ def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
                 f"the recursion limit is {sys.getrecursionlimit()} here, and that of its engine in a task: call "
                 "sys.setrecursionlimit in the function, or for all engines with mec.execute(…)"
             )
-        notes += hints(error, traceback_text)
+        with contextlib.suppress(Exception):  # the exception's class may do anything when it is asked
+            notes += hints(error, traceback_text)
         own["__notes__"] = notes
     add_remedy(error)
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from ipytaskfarm.client.arrivals import Arrivals
-from ipytaskfarm.client.results import NS, Failure, TaskResult, decode_body, error_named, error_of
+from ipytaskfarm.client.results import NS, Failure, TaskResult, decode_body, error_named, error_of, sign
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.payload import FailureBody, ResultBody
 from ipytaskfarm.core.messages.task_types import AttemptRow, FailureSummary as WireFailure, Final
@@ -200,3 +200,31 @@ def test_failure_and_ns_stand_alone() -> None:
     wrong = Failure(SyntaxError("invalid syntax", ("<cell 1-fd257a40>", 2, 1, "=2", 2, 2)))
     assert wrong.getErrorMessage() == "invalid syntax (<task>, line 2)", "as the table of tasks has it"
     assert NS({"b": 1}).b == 1
+
+
+class NamelessError(NameError):
+    @property
+    def name(self) -> Any:  # type: ignore[override]
+        return ["no", "name"]
+
+
+class TextlessError(AttributeError):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize("kind", [NamelessError, TextlessError])
+def test_an_exception_that_does_not_answer_is_signed_too(kind: type[Exception]) -> None:
+    error = kind("x")
+    sign(error, 3, "its traceback")
+    assert error.__notes__ == ["raised on engine 3:\nits traceback"]
+
+
+def test_an_attribute_error_of_a_property_is_not_that_of_a_missing_name() -> None:
+    class Result(TaskResult):
+        @property
+        def result(self) -> Any:
+            raise AttributeError("the task's own")
+
+    with pytest.raises(AttributeError, match="the task's own"):
+        _ = object.__new__(Result).result
