@@ -283,8 +283,8 @@ def unpack_function(code: bytes, namespace: MutableMapping[str, Any] | None = No
 
     Each call starts with the packed globals: assignments of an earlier call are undone (a change *inside* one of the
     objects stays, as it does for the defaults of any function). A name that was not packed is looked up in `namespace`
-    at the call, then among the builtins.  One with the attribute
-    ``renews`` is to be unpacked anew for each task.
+    at the call, then among the builtins.  A function whose attribute ``renews`` is true is to be unpacked anew for each
+    task.
 
     Args:
         code: the bytes in `Function.code`.
