@@ -17,7 +17,7 @@ import pytest
 import ipytaskfarm
 from ipytaskfarm.serialization import cache
 from ipytaskfarm.serialization.digests import Digester
-from ipytaskfarm.serialization.pack import pack, pack_function, unpack, unpack_function
+from ipytaskfarm.serialization.pack import pack, pack_environment, pack_function, unpack, unpack_function
 from ipytaskfarm.serialization.recipes import recipe_of
 
 SOURCE = """
@@ -380,3 +380,34 @@ def test_an_object_that_two_functions_use_is_one_part() -> None:
     names = cell("rows = [0]\ndef g(): return rows\ndef f(): return rows + g()")
     parts = msgspec.json.decode(recipe_of(names["f"]).packed.code)
     assert str(parts).count("'rows'") == 1
+
+
+SESSIONS = """
+from ipytaskfarm import TaskEnvironment
+seen = []
+class Counter:
+    n = 0
+    def step(self):
+        self.n += 1
+        return self.n
+class Loaded(TaskEnvironment):
+    def setup(self):
+        self.weights = {"a": 1}
+        seen.append(1)
+"""
+
+
+def test_an_environment_is_the_same_in_each_session_and_a_counter_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines keep an environment for tasks of other sessions, and nothing that an earlier session has counted."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(SESSIONS, names)
+
+    def digests() -> tuple[str, str]:
+        return pack_environment(names["Loaded"]())[0].digest, pack_function(names["Counter"]().step).digest
+
+    environment, counter = digests()
+    assert digests() == (environment, counter)
+    monkeypatch.setattr(cache, "_SESSION", "another one")
+    later_environment, later_counter = digests()
+    assert later_environment == environment
+    assert later_counter != counter
