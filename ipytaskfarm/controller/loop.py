@@ -1,7 +1,8 @@
 """The controller's loop: receive, decide, commit once, send.
 
 There is one thread, and one turn at a time. Nothing leaves before its commit: the sends of a turn, including hand-outs
-and acknowledgements, follow the commit of its saves. So whatever a peer was told is on disk.
+and acknowledgements, follow the commit of its saves. So whatever a peer was told is on disk. What nobody waits for
+comes last (`Store.settle`).
 """
 
 from __future__ import annotations
@@ -167,6 +168,7 @@ class ControllerLoop:
             self._begin_epoch(error)
             return False
         self._hub.flush(now.mono_s)
+        self._store.settle()
         return finished
 
     def _one_by_one(self, heard: Iterator[tuple[str, Event]], now: Now) -> bool:

@@ -107,9 +107,15 @@ _ONE_TASK = (
 )
 
 
+_ONE_CACHED_TASK = (
+    "INSERT INTO tasks (id, queue_seq, name, rules, function, session, submitted_s, payload, needs, job, cache) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
+)
+
+
 def one_task(t: s.SaveTask) -> tuple[str, Row] | None:
     """Return the statement and the row of a single task; None for a task with a rarer column."""
-    if t.blobs or t.items or t.part is not None or t.cache is not None:
+    if t.blobs or t.items or t.part is not None:
         return None
     if t.parent is not None or t.spawn is not None:
         return None
@@ -118,9 +124,8 @@ def one_task(t: s.SaveTask) -> tuple[str, Row] | None:
     if rules is not None:
         name, text, job = rules.name, _rules_text(rules), rules.job
     edges = None if needs is None else _encode(needs).decode()
-    return _ONE_TASK, (
-        t.id, t.queue_seq, name, text, t.function, t.session, t.submitted_s, t.payload, edges, job,
-    )  # fmt: skip
+    row = (t.id, t.queue_seq, name, text, t.function, t.session, t.submitted_s, t.payload, edges, job)
+    return (_ONE_TASK, row) if t.cache is None else (_ONE_CACHED_TASK, (*row, _encode(t.cache).decode()))
 
 
 def _insert(sql: Callable[[tuple[str, ...], int], str], values: dict[str, list[Any]]) -> Statement:

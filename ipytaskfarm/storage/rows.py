@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -281,8 +282,11 @@ def _kept_on(group: list[s.SaveKeptOn]) -> list[Statement]:
         "INSERT INTO kept_on (engine_id, number, why, text) VALUES (?1, ?2, ?3, ?4) "
         "ON CONFLICT (engine_id, number) DO UPDATE SET why = ?3, text = ?4"
     )
-    found: list[Row] = [(k.engine_id, k.number, k.why, k.text) for k in group]
-    return [Statement(sql, found), *(_DROP_UNUSED if any(k.why for k in group) else [])]
+    made: list[Statement] = []
+    for is_over, some in groupby(group, lambda k: bool(k.why)):
+        made.append(Statement(sql, [(k.engine_id, k.number, k.why, k.text) for k in some]))
+        made.extend(_DROP_UNUSED if is_over else ())
+    return made
 
 
 def _dropped_kept(group: list[s.DropKept]) -> list[Statement]:

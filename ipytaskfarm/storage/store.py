@@ -194,7 +194,7 @@ class Store:
         self._db.execute("COMMIT")
         self.farm, self.epoch = incarnation, epoch + 1
         assert self._count is not None
-        self._count.committed(self.epoch, sync=True)
+        self._count.write(self.epoch, sync=True)
 
     def begin_epoch(self) -> None:
         """Raise the epoch within the life of one controller, which has thrown its state away."""
@@ -203,7 +203,7 @@ class Store:
         self._transact(lambda: (execute(rows.FORGET_AGENTS), execute("UPDATE farm SET epoch = epoch + 1")))
         self.epoch += 1
         assert self._count is not None
-        self._count.committed(self.epoch, sync=True)
+        self._count.write(self.epoch, sync=True)
 
     def _look_for_missing(self, epoch: int) -> int:
         """Compare the store with the count of its commits. Return the highest epoch that any of them knows."""
@@ -233,7 +233,7 @@ class Store:
                         self._db.execute("UPDATE farm SET clean = 1")
                         self._checkpoint("TRUNCATE")
                         if self._count is not None:
-                            self._count.committed(self.epoch, sync=True)
+                            self._count.write(self.epoch, sync=True)
         finally:
             self._db.close()
             if self._count is not None:
@@ -244,7 +244,7 @@ class Store:
     # ---------------------------------------------------------------------------------- writing
 
     def commit(self, saves: Sequence[s.Save]) -> list[int]:
-        """Write the saves in their order, as one transaction, which is on disk when this returns.
+        """Write the saves in their order, as one transaction, which is on disk when this returns. `settle` follows.
 
         Returns:
             The ids of tasks with rows that were fenced off (already there, ended before, cleared, or of an attempt that
@@ -266,13 +266,20 @@ class Store:
             self._log_bytes += 1
             self.checkpoint()
             raise
-        self._end_write()
         return fenced
+
+    def settle(self) -> None:
+        """Do what commits leave for later: write the count, and move the log into the file if it has become long.
+
+        Nobody has to wait for it, so the controller sends first.
+        """
+        if self._count is not None and self._count.is_behind:
+            self._end_write()
 
     def _end_write(self, last: bool = False) -> None:
         """Write the count, and move the log into the file if it has become long, or nothing follows soon (`last`)."""
         assert self._count is not None
-        self._count.committed(self.epoch)
+        self._count.write(self.epoch)
         self._log_bytes = self._count.new_pages * free_room.PAGE_BYTES + last
         if last or self._log_bytes > CHECKPOINT_BYTES:
             self.checkpoint()
@@ -285,6 +292,7 @@ class Store:
         except Fenced:
             # A bug in the farm. Repeat it row by row, to name the tasks.
             self._transact(lambda: self._write(saves, fenced, count))
+        count.keep()
 
     def _write(self, saves: Sequence[s.Save], fenced: list[int] | None, count: CommitCount) -> None:
         if count.frames > self._log_room.enough_for:
@@ -300,7 +308,7 @@ class Store:
         with contextlib.suppress(StoreFull), self._reading():
             self._checkpoint("PASSIVE")
             if self._count is not None:
-                self._count.committed(self.epoch, sync=True)
+                self._count.write(self.epoch, sync=True)
         self._log_bytes = 0
 
     def _checkpoint(self, mode: str) -> None:

@@ -216,6 +216,10 @@ class Diary:
         self.lines.append("commit " + " ".join(type(save).__name__ for save in saves))
         return self._store.commit(saves)
 
+    def settle(self) -> None:
+        self.lines.append("settle")
+        self._store.settle()
+
     def poll(self, timeout_s: float, fds: object) -> set[int]:
         return set()
 
@@ -237,7 +241,7 @@ class Diary:
         self.lines.append("flush")
 
 
-def test_a_turn_commits_before_it_sends_and_sends_before_it_acknowledges(store: Store, tmp_path: Path) -> None:
+def test_a_turn_commits_sends_acknowledges_and_settles_in_this_order(store: Store, tmp_path: Path) -> None:
     client, agent = Peer("c", "client", "c"), Peer("a", "agent", "a")
     report = EngineReport("a.1", 0, 1, True, 1.0, prepared=True)
     heard: list[tuple[Peer, object]] = [
@@ -256,8 +260,8 @@ def test_a_turn_commits_before_it_sends_and_sends_before_it_acknowledges(store: 
     assert commit.startswith("commit ")
     for saved in ("SaveBlock", "SaveTask", "SaveAccepted", "SaveHandOut"):
         assert saved in commit
-    assert {"send c IdBlock", "send c Accepted", "send a HandOut"} <= set(rest[:-1])
-    assert rest[-1] == "flush"
+    assert {"send c IdBlock", "send c Accepted", "send a HandOut"} <= set(rest[:-2])
+    assert rest[-2:] == ["flush", "settle"]
     assert diary.lines.count("flush") == 1
 
 

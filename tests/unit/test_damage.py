@@ -39,6 +39,7 @@ def killed(path: Path, ended: int = ENDED, checkpoints: bool = False) -> None:
         for number in range(ended):
             store.commit([task(number, bytes(300))])
             store.commit([final(number), s.SaveSetting("n", number)])
+            store.settle()
             if checkpoints and number == ended // 2:
                 store._log_bytes = 1
                 store.checkpoint()

@@ -13,12 +13,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from ipytaskfarm.core import saves as s
 from ipytaskfarm.core.errors import StoreError
 from ipytaskfarm.core.messages import ReadHistory
 from ipytaskfarm.core.messages.dependencies import Needs
+from ipytaskfarm.core.messages.result_cache import CacheKey
 from ipytaskfarm.core.messages.tables import EventTable
 from ipytaskfarm.core.messages.task_types import Final, Function, Recovery, Rules, Submission
 from ipytaskfarm.core.scheduler.task import with_priority
@@ -53,10 +54,20 @@ def in_pages(path: Path, question: ReadHistory) -> list[Any]:
             question = msgspec.structs.replace(question, before=(at_s, task, what))
 
 
-def test_a_task_that_is_saved_alone_is_saved_like_many(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", [None, CacheKey("k", "f", "recipe", (("x", "digest"),))])
+def test_a_task_that_is_saved_alone_is_saved_like_many(key: CacheKey | None, tmp_path: Path) -> None:
     """`one_task` and `one_final` name the columns again: a new field needs its place there, or in their conditions."""
     rich = s.SaveTask(
-        1, 7, b"work", 2.5, "digest", Rules(name="n", job="j", priority=3), "s", (), Needs(after=(5,), inputs=())
+        1,
+        7,
+        b"work",
+        2.5,
+        "digest",
+        Rules(name="n", job="j", priority=3),
+        "s",
+        (),
+        Needs(after=(5,), inputs=()),
+        cache=key,
     )
     assert s.SaveTask.__struct_fields__[9:] == ("parent", "spawn", "items", "part", "cache")
     end = final(1, "error")
@@ -79,6 +90,7 @@ def test_a_task_that_is_saved_alone_is_saved_like_many(tmp_path: Path) -> None:
 
 @settings(max_examples=some(25, 80))
 @given(all_turns)
+@example([[*[s.SaveLeft(0, 0)] * 4, s.SaveKept(0, "", 0, "", b"", ""), s.SaveKeptOn(0, 0, "gone"), s.SaveKeptOn(0, 0)]])
 def test_any_saves_are_there_after_a_restart(tmp_path_factory: pytest.TempPathFactory, turns: list[Any]) -> None:
     path = tmp_path_factory.mktemp("any") / "store.sqlite"
     model = Model()
@@ -349,6 +361,7 @@ def test_room_is_given_back_in_steps(store: Store, path: Path) -> None:
     store.commit([task(n, os.urandom(3000)) for n in range(500)])
     store.commit([final(n) for n in range(500)])
     store.commit([s.SaveClear(list(range(0, 500, 2)))])
+    store.settle()
     store.checkpoint()
     before, steps = path.stat().st_size, 0
     while store.give_back(20):
@@ -368,18 +381,23 @@ def test_the_log_stays_short_whatever_is_written(store: Store, path: Path) -> No
     longest = 0
     for first in range(0, 1000, 100):
         store.commit([task(n, os.urandom(60_000)) for n in range(first, first + 100)])
+        store.settle()
         longest = max(longest, store._count.place().frames)
         store.commit([final(n) for n in range(first, first + 100)])
+        store.settle()
     assert longest < (12 << 20) // 4096
     with closing(sqlite3.connect(path)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM tasks").fetchall()
         for first in range(2000, 2300, 100):
             store.commit([task(n, os.urandom(60_000)) for n in range(first, first + 100)])
+            store.settle()
         pages = store._count.place().frames
         assert pages > (12 << 20) // 4096
     store.commit([task(n, os.urandom(60_000)) for n in range(3000, 3100)])
+    store.settle()
     store.commit([s.SaveClear(list(range(1000)))])
+    store.settle()
     assert store._count.place().frames < pages / 2
     assert len(store.load().tasks) == 400
 

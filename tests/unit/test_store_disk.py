@@ -88,6 +88,7 @@ def test_the_log_has_room_made_ahead_which_means_nothing(store: Store, monkeypat
     sizes = []
     for number in range(150):
         store.commit([task(number, bytes(6000))])
+        store.settle()
         sizes.append(log.stat().st_size)
     assert len(set(sizes)) < 10, "most commits do not make the log longer"
     copy = store.path.with_name("copy")
@@ -105,6 +106,7 @@ def test_a_disk_that_is_nearly_full_has_no_room_made_ahead(store: Store, monkeyp
     monkeypatch.setattr(log_room, "free_bytes", lambda folder: log_room.FREE_BYTES)
     for number in range(150):
         store.commit([task(number, bytes(6000))])
+        store.settle()
     recorded = read(count_file(store.path))
     assert recorded is not None
     assert Path(f"{store.path}-wal").stat().st_size == log_room.log_bytes(recorded.log.frames)
@@ -153,14 +155,15 @@ def test_a_checkpoint_that_fails_is_said(store: Store, monkeypatch: pytest.Monke
     store.commit([task(1)])
     fail(store, "wal_checkpoint")
     with pytest.raises(StoreError, match="the disk failed"):
-        store.commit([task(2)])
+        store.settle()
 
 
 def test_no_room_for_a_checkpoint_waits_for_the_next(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHECKPOINT_BYTES", 0)
     fail(store, "wal_checkpoint", sqlite3.SQLITE_FULL)
-    store.commit([task(1)])
-    store.commit([task(2)])
+    for number in (1, 2):
+        store.commit([task(number)])
+        store.settle()
     assert len(store.load().tasks) == 2
 
 
