@@ -15,8 +15,8 @@ from ipytaskfarm.core.messages import tables
 from ipytaskfarm.core.states import ACCEPTED_STATES, ASKED_STATES, state_counts
 from ipytaskfarm.deployment.light_client import Questioner, connect
 from ipytaskfarm.display.farm_tables import engine_table, frozen_table, node_table, task_table
-from ipytaskfarm.display.ipython import with_cells
 from ipytaskfarm.display.text import with_local_times
+from ipytaskfarm.system.user_code import with_cells
 
 
 def farm_state(questioner: Questioner) -> tables.FarmState:

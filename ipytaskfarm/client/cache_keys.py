@@ -16,13 +16,11 @@ from ..core.messages.result_cache import CODE_OF, CacheKey
 from ..core.messages.task_types import Function
 from ..core.requirements import Environment
 from ..core.text import text_of
-from ..display.ipython import cell_of
-from ..serialization import recipes
 from ..serialization.file_arguments import File
 from ..serialization.outside_inputs import MODULES
 from ..serialization.recipes import ArgumentDigests, Content, FunctionRecipe, recipe_of
 from ..serialization.references import Ref
-from ..system.process import depth_of_user
+from ..system.user_code import depth_of_user
 
 _encode = msgspec.json.Encoder().encode
 _warned: set[str] = set()
@@ -33,9 +31,6 @@ _looked_for_files: dict[str, int] = {}
 _CALLS_LOOKED_AT = 20
 _PLAIN = frozenset({int, float, complex, str, bytes})
 """Types whose values are equal if their texts are.  None and the truth values are single objects."""
-
-
-recipes.set_place_of_cell(lambda file: cell_of(file) or "")
 
 
 class Decorated:

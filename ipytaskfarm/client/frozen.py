@@ -16,8 +16,8 @@ import msgspec
 from ..core.messages import ExchangeBytes, KernelBytes, ListEngines, ListTasks, ReadTask, TaskCopy, tables
 from ..core.states import FREEZES
 from ..display.farm_tables import frozen_table
-from ..display.ipython import with_cells
 from ..system import external_kernels
+from ..system.user_code import with_cells
 from .debugging import can_ask
 from .kernel_console import KernelConsole
 from .kernel_tunnel import close_tunnels, tunnel_to

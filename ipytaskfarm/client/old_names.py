@@ -6,13 +6,11 @@ An AttributeError alone says that a program is at an end.  These sentences say h
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from ..core.text import did_you_mean
-from ..display.ipython import with_cells
-from ..system.process import depth_of_user
+from ..system.user_code import tell_user
 
 F = TypeVar("F", bound=Callable[..., Any])
 _PACKAGE = __name__.partition(".")[0]
@@ -110,17 +108,6 @@ ARGUMENTS = {
 """Keyword -> what to write."""
 
 
-def tell(text: str) -> None:
-    """Tell the user on standard error, with the line of the program: old programs go on, also where warnings are
-    errors.
-    """
-    frame = sys._getframe(depth_of_user() - 1)
-    is_magic = frame.f_globals.get("__name__", "").startswith("IPython.")  # no line of the user's calls a magic
-    place = "" if is_magic else with_cells(f" ({frame.f_code.co_filename}:{frame.f_lineno})")
-    if sys.stderr is not None:
-        print(f"ipytaskfarm: {text}{place}", file=sys.stderr, flush=True)
-
-
 def remedy(kind: str, name: str) -> str:
     """Return what to write in place of a name, as the end of a sentence; "" if that is not known."""
     found = GONE.get(kind, {}).get(name)
@@ -179,7 +166,7 @@ class ClientNames(OldNames):
         if type(self).__module__.partition(".")[0] != _PACKAGE or hasattr(type(self), name):
             return
         text = remedy(self._kind, name) or did_you_mean(name, self._settable)
-        tell(f"nothing reads {name!r} of a {self._kind}{text}")
+        tell_user(f"nothing reads {name!r} of a {self._kind}{text}")
 
 
 def old_keywords(**names: str) -> Callable[[F], F]:

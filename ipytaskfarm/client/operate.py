@@ -18,10 +18,10 @@ from ..core.messages import tables
 from ..core.messages.payload import ResultBody
 from ..core.states import ABORTS
 from ..core.text import Text, text_of
-from ..display.ipython import with_cells
 from ..display.text import with_local_times
 from ..serialization.pack import pack
 from ..storage.blobs import BlobWriter
+from ..system.user_code import with_cells
 from .ids import Ids, id_list, seconds, task_id
 from .results import TaskResult
 from .session import Session

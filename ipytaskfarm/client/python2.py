@@ -18,8 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.text import shown
-from ..system.process import depth_of_user
-from .old_names import tell
+from ..system.user_code import depth_of_user, tell_user
 
 _METHODS = {
     "__nonzero__": "__bool__", "__cmp__": "__eq__ and __lt__", "__div__": "__truediv__", "__idiv__": "__itruediv__",
@@ -221,7 +220,7 @@ def tell_of_code(code: str, names: Mapping[str, Any] | None = None, keep: bool =
     for key, text in found.texts:
         if key not in _told and len(_told) < _TOLD_MAX:
             _told.add(key)
-            tell(f"in code for the engines {text}; {_PAGE}")
+            tell_user(f"in code for the engines {text}; {_PAGE}")
 
 
 def tell_of_iterators(names: Mapping[str, object]) -> None:
@@ -232,7 +231,7 @@ def tell_of_iterators(names: Mapping[str, object]) -> None:
             _told.add(name)
             word = kind.__name__
             text = f"{name!r} is a {word} object, which can be read only once: list({word}(…)) makes a list"
-            tell(f"{text}; {_PAGE}")
+            tell_user(f"{text}; {_PAGE}")
 
 
 def _kept(value: Any) -> Any:

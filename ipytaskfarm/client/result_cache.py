@@ -27,7 +27,7 @@ from ..display import cache_text
 from ..display.tables import Table
 from ..serialization.cache import damage_of
 from ..serialization.rebuild import same
-from ..system.process import depth_of_user
+from ..system.user_code import depth_of_user
 from .cache_keys import Decorated
 from .ids import task_id
 from .operate import mark_failed

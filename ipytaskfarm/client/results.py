@@ -23,9 +23,10 @@ from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, Reason, State
 from ..core.text import Text, did_you_mean, shown, text_of
-from ..display.ipython import show_users_frames, with_cells
+from ..display.ipython import show_users_frames
 from ..display.text import span, stamp
 from ..serialization.pack import note_rebuild, traceback_of, unpack, unpack_error
+from ..system.user_code import with_cells
 from .display import output_html, text_html, value_html
 from .old_names import OldNames
 from .python2 import add_remedy, tell_of_iterators

@@ -12,9 +12,9 @@ from ..core.formatting import job_state
 from ..core.messages.tables import JobRow, TaskRow
 from ..core.states import RUNNING, State
 from ..display import farm_tables
-from ..display.ipython import with_cells
 from ..display.tables import TEXT_MAX, Table
 from ..display.text import CELL_MAX, number, safe, summary
+from ..system.user_code import with_cells
 from .display import text_html
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from ..core.arguments import wrong
 from ..core.text import did_you_mean, exactly, shown
-from .old_names import ARGUMENTS, tell
+from ..system.user_code import tell_user
+from .old_names import ARGUMENTS
 
 
 def check_expression(value: Any) -> str:
@@ -137,4 +138,4 @@ def note_rules_of(thing: object) -> None:
         task = f"Task({kind.__name__}().execute, {', '.join(known)})" if known else ""
         remedy = "; ".join(filter(None, [task, say]))
         text = f"the task of a {kind.__name__} does not get its {', '.join(named)}; instead: {remedy}"
-        tell(text)
+        tell_user(text)

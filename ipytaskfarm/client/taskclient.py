@@ -22,10 +22,10 @@ from ..core.messages.payload import Message
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, ACCEPTED_STATES, Reason, state_counts
 from ..core.text import Text, shown, text_of
-from ..display.ipython import with_cells
 from ..display.tables import Table
 from ..system.farm_paths import Where
 from ..system.live_pages import page_link, page_path
+from ..system.user_code import with_cells
 from . import operate, sessions, task_messages
 from .adapters import adapter, live_view
 from .call_checks import check_call, check_map

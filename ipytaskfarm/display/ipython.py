@@ -1,4 +1,4 @@
-"""What the user's IPython knows and shows: its shell, the names of cells, short tracebacks.
+"""What the user's IPython knows and shows: its shell, short tracebacks.
 
 IPython is not imported: a running shell is found, and a script that has not loaded IPython has none.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import re
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,49 +29,6 @@ def notebook_shell() -> Any:
     """Return the shell of a notebook's kernel; None: this is no notebook."""
     shell = user_shell()
     return shell if getattr(shell, "kernel", None) is not None else None
-
-
-# -- names of cells: ``In [7], line 3``, as IPython names them, instead of a temporary file
-
-UNKNOWN = "a notebook's cell"
-"""Name for a cell of another interpreter, or of this kernel before its restart."""
-
-_FRAME = re.compile(r'File "(?P<file>[^"\n]+)", line (?P<line>\d+)')
-_PLACE = re.compile(r"(?P<file>(?:/[^\s:]*/ipykernel_\d+/\d+\.py|<ipython-input-\d+-[^>\s]*>)):(?P<line>\d+)")
-_KERNELS = re.compile(r".*/ipykernel_\d+/\d+\.py")
-_TERMINALS = re.compile(r"<ipython-input-(\d+)-[^>]*>")
-
-
-def with_cells(text: str) -> str:
-    """Return a text in which places in notebook cells have IPython's names.
-
-    A function from a cell keeps the cell's file name wherever it runs.  Only the interpreter in which the cell was
-    typed knows the cell's number.
-
-    text: a traceback, or any text with places like ``file:line in function``.
-    """
-    return _PLACE.sub(_named_place, _FRAME.sub(_named_frame, text))
-
-
-def cell_of(file: str) -> str | None:
-    """Return the name of the cell with this file name; None: it is no cell."""
-    if match := _TERMINALS.fullmatch(file):
-        return f"In [{match[1]}]"
-    if not _KERNELS.fullmatch(file):
-        return None
-    module = sys.modules.get("IPython")
-    shell = module.get_ipython() if module is not None else None
-    named = shell.compile.format_code_name(file) if shell is not None else None
-    return UNKNOWN if named is None else str(named[1]).replace("In[", "In [")
-
-
-def _named_frame(match: re.Match[str]) -> str:
-    cell = cell_of(match["file"])
-    return match[0] if cell is None else f"{cell}, line {match['line']}"
-
-
-def _named_place(match: re.Match[str]) -> str:
-    return f"{cell_of(match['file'])}, line {match['line']}"
 
 
 # -- tracebacks as short as those of local code: the user's frames, without the farm's between them

@@ -15,7 +15,7 @@ from IPython.core.error import UsageError
 from ..core.errors import CompositeError, RemoteError
 from ..core.messages.payload import CellPlace
 from ..core.text import text_of
-from ..display.ipython import with_cells
+from ..system.user_code import with_cells
 
 SHOWN_TRACEBACKS = 3
 """Number of tracebacks that are shown if several engines raised errors."""

@@ -23,7 +23,7 @@ from typing import Any
 
 from ..core.text import shown
 from ..system.farm_paths import process_started
-from ..system.process import depth_of_user
+from ..system.user_code import depth_of_user
 from .module_origin import Travel, travel
 from .module_state import PLAIN, Defined, Expected, changed_by_imports, is_decided, parsed, seeds_of, state_of
 from .process_values import asked

@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from ..system.process import depth_of_user
+from ..system.user_code import depth_of_user
 from . import rebuild_maps
 from .pickler import KINDS, Pickler, Reduced
 

@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from ..system.process import depth_of_user
+from ..system.user_code import depth_of_user
 from .assigned_globals import AssignedGlobals, state_to_compare
 from .module_origin import (
     Shipped,

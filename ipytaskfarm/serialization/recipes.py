@@ -24,6 +24,7 @@ import msgspec
 
 from ..core.messages.result_cache import KeyPart, Recipe
 from ..core.messages.task_types import Function
+from ..system.user_code import cell_of
 from .cache import KeptPacks, hold
 from .code_digests import code_digest
 from .digests import Digester, Seen
@@ -51,14 +52,6 @@ from .references import Ref
 _OWN = __name__.partition(".")[0]
 _SHOWN_MAX = 40
 _encode = msgspec.json.Encoder().encode
-
-_place_of_cell: list[Callable[[str], str]] = [lambda file: ""]
-
-
-def set_place_of_cell(find: Callable[[str], str]) -> None:
-    """Set the function that returns "In [7]" for the file name of a cell, and "" for other files."""
-    _place_of_cell[0] = find
-
 
 Content: TypeAlias = tuple[tuple[str, str], ...]
 """(top-level module that goes by name, digest of its files) for each that has no version: an engine compares them."""
@@ -286,7 +279,7 @@ class _Walk:
         self.guards.append(FunctionGuard(function, [*used, *wanted]))
         digester = _PartDigester(self, label)
         state = (function.__name__, sorted(function.__annotations__.items(), key=itemgetter(0)), code)
-        self.add("function", label, digester.digest(state), user, _place_of_cell[0](code.co_filename))
+        self.add("function", label, digester.digest(state), user, cell_of(code.co_filename) or "")
         self.sure = self.sure and digester.sure
         for name, value in _defaults(function):
             self._value("default", f"{name} of `{label}`", value, label)

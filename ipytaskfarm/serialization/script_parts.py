@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any
 
 from ..core.text import shown
-from ..system.process import depth_of_user
+from ..system.user_code import depth_of_user
 from .assigned_globals import told
 from .module_origin import Travel, travel
 

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Any
 
-from ..system.process import depth_of_user
+from ..system.user_code import depth_of_user, tell_user
 from .kept_changes import change_of_owner, changes_of, may_change, may_store, sets_attributes
 from .module_origin import Travel, travel
 from .session_settings import changed_settings, changed_variables
@@ -79,10 +79,8 @@ def end(*, of_setup: bool = False) -> bool:
         if _is_news(found):
             warnings.warn(found[1], stacklevel=depth_of_user())
     for found in () if of_setup else _noted_changes:
-        if _is_news(found) and sys.stderr is not None:
-            frame = sys._getframe(depth_of_user() - 1)
-            place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-            print(f"ipytaskfarm: {found[1]} ({place})", file=sys.stderr, flush=True)
+        if _is_news(found):
+            tell_user(found[1])
     _noted.clear()
     _noted_changes.clear()
     return bool(_changing)

@@ -1,9 +1,8 @@
-"""Cores that a process may use, memory that it uses, its name in lists, variables that it inherits, its user's code."""
+"""Cores that a process may use, memory that it uses, its name in lists, variables that it inherits."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -62,12 +61,3 @@ def name_process(title: str) -> None:
 
     setproctitle.setproctitle(title)
     setproctitle.setthreadtitle(title.split()[0])
-
-
-def depth_of_user() -> int:
-    """Return how many frames the caller is away from the user's code, as `warnings.warn` counts them."""
-    package = __name__.partition(".")[0]
-    frame, depth = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
-        frame, depth = frame.f_back, depth + 1
-    return depth

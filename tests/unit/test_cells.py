@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ipytaskfarm.display.ipython import UNKNOWN, cell_of, with_cells
+from ipytaskfarm.system.user_code import UNKNOWN, cell_of, with_cells
 
 CELL = "/tmp/ipykernel_4711/1234567.py"
 OTHER = "/tmp/ipykernel_4711/7654321.py"
