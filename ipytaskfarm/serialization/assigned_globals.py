@@ -8,7 +8,7 @@ began is left alone, because its source may differ from what was imported.
 
 from __future__ import annotations
 
-import ast
+import contextlib
 import functools
 import operator
 import os
@@ -25,7 +25,7 @@ from ..core.text import shown
 from ..system.farm_paths import process_started
 from ..system.user_code import depth_of_user
 from .module_origin import Travel, travel
-from .module_state import PLAIN, Defined, Expected, changed_by_imports, is_decided, parsed, seeds_of, state_of
+from .module_state import PLAIN, Defined, Expected, changed_by_imports, is_decided, seeds_of, state_of
 from .process_values import asked
 
 _STATE_MAX = 10_000
@@ -88,9 +88,9 @@ class AssignedGlobals:
         ]
         if not changed:
             return
-        by_imports = changed_by_imports(_imported())
+        by_imports = changed_by_imports([_last(path) for path, *_ in changed], _imported())
         for path, text, source_text in changed:
-            if path.rpartition(".")[2] in by_imports:
+            if _last(path) in by_imports:
                 _quiet[self._name].add(path)
             elif told.add(self._name, path):
                 warnings.warn(
@@ -138,6 +138,10 @@ class AssignedGlobals:
         return False
 
 
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
 def _attributes(found: Any) -> Iterator[tuple[str, Any]]:
     try:
         yield from list(vars(found).items())
@@ -182,13 +186,9 @@ def _began_s() -> float:
     return 0.0 if since_boot_s is None else time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot_s
 
 
-def _imported() -> Iterator[ast.Module]:
+def _imported() -> Iterator[bytes]:
     """Yield the sources of all imported modules that travel by value."""
     for name in list(sys.modules):
         if travel(name) is Travel.SOURCE and (file := getattr(sys.modules[name], "__file__", None)):
-            try:
-                tree = parsed(Path(file).read_bytes())
-            except OSError:
-                continue
-            if tree is not None:
-                yield tree
+            with contextlib.suppress(OSError):
+                yield Path(file).read_bytes()

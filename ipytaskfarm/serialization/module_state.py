@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 CHANGING_CALLS = frozenset((
@@ -317,43 +318,101 @@ def _is_read(node: ast.AST, child: ast.AST) -> bool:
     return isinstance(node, ast.Compare | ast.BoolOp | ast.UnaryOp | ast.If | ast.IfExp | ast.Dict | ast.FormattedValue)
 
 
-def changed_by_imports(trees: Iterable[ast.Module]) -> set[str]:
-    """Return the names that modules assign, or whose content they change, while they are imported.
+class _Effects(NamedTuple):
+    """What code does to names when it runs."""
+
+    changes: frozenset[str]
+    """The names that it assigns, or whose content it changes."""
+    calls: frozenset[str]
+    """The names of what it calls, decorators too."""
+
+
+_ModuleEffects = tuple[_Effects, list[tuple[str, _Effects]]]
+"""What a module does when it is imported; (name, what it does when it is called) of each of its functions."""
+
+
+def changed_by_imports(names: Iterable[str], sources: Iterable[bytes]) -> set[str]:
+    """Return those of these names that modules assign, or whose content they change, while they are imported.
 
     Functions that are called meanwhile, by any of the modules, count too: they are followed by their names alone.
     """
-    functions: dict[str, list[_Function]] = {}
-    pending: list[ast.AST] = []
-    for tree in trees:
-        pending += tree.body
-        for node in ast.walk(tree):
-            if isinstance(node, _Function):
-                functions.setdefault(node.name, []).append(node)
-    names: set[str] = set()
+    functions: dict[str, list[_Effects]] = {}
+    pending: list[_Effects] = []
+    for on_import, of_functions in _that_matter(set(names), list(sources)):
+        pending.append(on_import)
+        for name, effects in of_functions:
+            functions.setdefault(name, []).append(effects)
+    changed: set[str] = set()
+    while pending:
+        effects = pending.pop()
+        changed |= effects.changes
+        for called in effects.calls:
+            pending += functions.pop(called, ())
+    return changed.intersection(names)
+
+
+def _that_matter(words: set[str], sources: list[bytes]) -> list[_ModuleEffects]:
+    """Return the effects of the sources that have one of these words, or the name of a function that leads to one.
+
+    To read the syntax of a whole program takes seconds.
+    """
+    read: list[_ModuleEffects] = []
+    new = words
+    while new and sources:
+        pattern = re.compile(rb"\b(?:%s)\b" % b"|".join(re.escape(word.encode()) for word in new))
+        found = [source for source in sources if pattern.search(source)]
+        sources = [source for source in sources if not pattern.search(source)]
+        read += map(_effects_of, found)
+        leading = {
+            name
+            for _, of_functions in read
+            for name, effects in of_functions
+            if not words.isdisjoint(effects.changes | effects.calls)
+        }
+        new = leading - words
+        words = words | leading
+    return read
+
+
+@functools.lru_cache(4096)
+def _effects_of(source: bytes) -> _ModuleEffects:
+    """Return what a module and its functions do."""
+    tree = parsed(source) or ast.Module([], [])
+    functions = []
+    for node in ast.walk(tree):
+        if isinstance(node, _Function):  # with the functions inside, which it may call or return
+            inner = [part for each in ast.walk(node) if isinstance(each, _Function) for part in each.body]
+            functions.append((node.name, _effects(inner)))
+    return _effects(tree.body), functions
+
+
+def _effects(code: Iterable[ast.AST]) -> _Effects:
+    changes: set[str] = set()
+    calls: set[str] = set()
+    pending = list(code)
     while pending:
         node = pending.pop()
-        if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and any(getattr(each, "id", "") == "__name__" for each in ast.walk(node.test)):
             pending += node.orelse
             continue
-        called = None
+        called: Iterable[ast.expr] = ()
         if isinstance(node, _Function):
             pending += node.decorator_list
             called = [each for each in node.decorator_list if not isinstance(each, ast.Call)]
         elif isinstance(node, ast.Call):
             called = [node.func]
         elif isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
-            names |= _named(node)
+            changes |= _named(node)
         elif isinstance(node, ast.Global):
-            names.update(node.names)
-        for function in called or ():
+            changes.update(node.names)
+        for function in called:
             name = str(getattr(function, "attr", None) or getattr(function, "id", ""))
+            calls.add(name)
             if name in CHANGING_CALLS and isinstance(function, ast.Attribute):
-                names |= _named(function.value)
-            for each in functions.pop(name, ()):  # with the functions inside, which it may call or return
-                pending += (part for inner in ast.walk(each) if isinstance(inner, _Function) for part in inner.body)
+                changes |= _named(function.value)
         if not isinstance(node, _Function | ast.Lambda):
             pending += ast.iter_child_nodes(node)
-    return names
+    return _Effects(frozenset(changes), frozenset(calls))
 
 
 def _root(node: ast.AST) -> ast.AST:

@@ -19,6 +19,7 @@ import pytest
 
 from ipytaskfarm.serialization import assigned_globals, module_bundles
 from ipytaskfarm.serialization.module_bundles import bundle_of
+from ipytaskfarm.serialization.module_state import changed_by_imports
 from ipytaskfarm.serialization.pack import pack_function
 
 SOURCE = """
@@ -102,6 +103,12 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
     for pause in ("_PAUSE_S", "_PAUSE_STATS"):
         monkeypatch.setattr(module_bundles, pause, 0.0)  # so that each call looks at the files
     name = f"settings_of_{abs(hash(request.node.name))}"
+    # The other tests are modules that travel by value, too, and change values of the same names.
+    of_program = assigned_globals._imported
+    here = SOURCE.encode()
+    monkeypatch.setattr(
+        assigned_globals, "_imported", lambda: (each for each in of_program() if each == here or name.encode() in each)
+    )
     write(tmp_path / f"{name}.py", SOURCE)
     importlib.invalidate_caches()
     for each in (name, f"user_of_{name}"):
@@ -282,3 +289,12 @@ def draw(): return rng.random() + unseeded.random()
     first = [text.partition(":")[0] for text in warned(name)]
     assert first == [f"{name} seeds {what} when it is imported" for what in ("np.random", "rng")]
     assert warned(name) == []
+
+
+def test_a_change_by_an_import_is_found_through_functions_of_other_modules() -> None:
+    """The modules between have neither name: they are found by the names of the functions that they call."""
+    sets = b"N = 1\ndef set_it(n):\n    global N\n    N = n\n"
+    calls, uses, other = b"def prepare(): set_it(3)\n", b"prepare()\n", b"M = 2\nx.N\n"
+    assert changed_by_imports(["N", "M"], [other, uses, calls, sets]) == {"N"}
+    assert changed_by_imports(["N"], [other, calls, sets]) == set()
+    assert changed_by_imports(["N"], [b"if __name__ == '__main__': prepare()\n", calls, sets]) == set()
