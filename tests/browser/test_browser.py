@@ -19,6 +19,7 @@ from tests.conftest import Dirs
 from tests.support.browser import Lab, Notebook, assert_no_inhabitants, inhabitants
 from tests.support.farms import DEADLINE_S, Gate
 from tests.support.polling import eventually
+from tests.support.thorough import by_hand
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm, pytest.mark.slow]
 
@@ -295,6 +296,7 @@ FAILS = (
 ENDS = ["10/10 tasks: 10 succeeded", "6/6 items: 5 succeeded, 1 failed", "0/1 tasks: 1 running"]
 
 
+@by_hand
 def test_bars_say_how_it_ended_wherever_the_notebook_is_opened(notebook: Notebook, lab: Lab, tmp_path: Path) -> None:
     cell = notebook.start(BARRIER)
     cell.shows("2/10 tasks: 2 succeeded, 2 running, 6 scheduled")

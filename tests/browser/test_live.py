@@ -31,6 +31,7 @@ from tests.support.farms import farm_state, module_farm
 from tests.support.live import SECOND_USER, WebPage, picture, second_user_tries, seen, strict_page, web_page
 from tests.support.live_tasks import HOSTILE, fill
 from tests.support.polling import DEADLINE_S, eventually
+from tests.support.thorough import by_hand
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm]
 
@@ -251,6 +252,7 @@ def test_a_keyboard_gets_everywhere(page: Page) -> None:
     expect(task).to_be_focused()
 
 
+@by_hand
 def test_a_page_that_was_away_gets_what_it_missed(page: Page, farm: Farm) -> None:
     page.evaluate("window.before = document.querySelector('.tf-totals')")
     page.context.set_offline(True)
@@ -318,6 +320,7 @@ runpy.run_module("ipytaskfarm", run_name="__main__")
 """The command of another version of the package, which speaks the same protocol."""
 
 
+@by_hand
 def test_other_versions_of_server_and_client_are_said_politely(
     browser: Browser, page: Page, farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:

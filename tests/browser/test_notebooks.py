@@ -16,6 +16,7 @@ import pytest
 from tests.conftest import Dirs, assert_nothing_left, processes_of
 from tests.support.browser import drawing_world
 from tests.support.notebooks import quickly
+from tests.support.thorough import by_hand
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -132,6 +133,7 @@ def test_a_saved_notebook_has_been_run_from_top_to_bottom(notebook: Path) -> Non
     assert os.fspath(ROOT) not in notebook.read_text()
 
 
+@by_hand
 @pytest.mark.notebook
 @pytest.mark.slow
 def test_the_notebook_for_ipyparallel_says_the_same_there(world: Dirs, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from ipytaskfarm.system.farm_paths import read_connection_file
 from tests.conftest import Dirs
 from tests.support.farms import DEADLINE_S, Gate, ask, engines, enrolled, outcomes, until_engines, until_running
 from tests.support.polling import eventually
+from tests.support.thorough import by_hand
 
 pytestmark = [pytest.mark.farm, pytest.mark.slow]
 
@@ -134,6 +135,7 @@ def unread_secret(handle: Handle) -> None:
                 continue
 
 
+@by_hand
 def test_workers_of_one_machine_share_an_agent_that_grows_with_them(farm_dirs: Dirs) -> None:
     with Farm(n=0) as farm, cluster(farm_dirs, workers=1) as client:
         handle = launched(client, farm, farm_dirs, engines_per_worker=2)
@@ -159,6 +161,7 @@ def test_cancelled_agents_end_and_the_workers_go_on(farm_dirs: Dirs) -> None:
         launcher_module.end(client, handle)  # nothing happens
 
 
+@by_hand
 def test_a_cluster_that_closes_waits_little_for_what_runs(farm_dirs: Dirs) -> None:
     with Farm(n=0) as farm, farm.task_client() as tc:
         gate = Gate(farm_dirs.work / "gate")
@@ -174,6 +177,7 @@ def test_a_cluster_that_closes_waits_little_for_what_runs(farm_dirs: Dirs) -> No
         eventually(lambda: not list(farm_dirs.sockets.glob("**/keep-*")), DEADLINE_S)
 
 
+@by_hand
 def test_an_agent_that_crashes_is_started_again_by_its_worker_and_new_keys_are_passed_on(farm_dirs: Dirs) -> None:
     with Farm(n=0) as farm, cluster(farm_dirs, workers=1) as client:
         launcher = launcher_module.Dask.of_client(client)
@@ -207,6 +211,7 @@ def test_a_farm_brings_its_own_agents_and_takes_them_along(farm_dirs: Dirs) -> N
         )
 
 
+@by_hand
 def test_agents_that_were_sent_away_have_ended_and_stay_so(farm_dirs: Dirs) -> None:
     with Farm(n=0) as farm, cluster(farm_dirs) as client:
         handle = launched(client, farm, farm_dirs, engines=1)

@@ -28,7 +28,7 @@ from tests.farm.test_farm import COMMAND, background_farm, command, pid_of
 from tests.support.farms import DEADLINE_S, module_farm, until_engines
 from tests.support.polling import eventually
 from tests.support.reboot import booted, cut_power
-from tests.support.thorough import THOROUGH
+from tests.support.thorough import THOROUGH, by_hand, some_of
 
 pytestmark = pytest.mark.farm
 
@@ -149,7 +149,7 @@ def newcomer(arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
-@pytest.mark.parametrize("file", ["there", "gone"])
+@pytest.mark.parametrize("file", some_of(["gone", "there"], 1))
 def test_clients_wait_as_long_as_the_supervisor_does(
     file: str, farm_dirs: Dirs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,6 +263,7 @@ def test_a_damaged_log_and_what_start_and_check_say(farm_dirs: Dirs) -> None:
             tc.run(Task("a = 1"), block=True)
 
 
+@by_hand
 def test_a_farm_folder_under_another_name(farm_dirs: Dirs) -> None:
     """It is copied while its farm runs, and is moved after its farm has stopped."""
     with background_farm("-n", "1", farm="first") as home:
@@ -290,6 +291,7 @@ def runs_what_first_has_done(farm: str, done: int) -> Iterator[None]:
         yield
 
 
+@by_hand
 def test_a_farm_without_a_store_of_its_own(farm_dirs: Dirs, tmp_path: Path) -> None:
     """Start says why it does not, in a sentence with the remedy, and leaves the other farm's store alone."""
     store_dir = tmp_path / "store"
@@ -340,7 +342,7 @@ def spoiled_farm() -> Iterator[Farm]:
         yield farm
 
 
-@pytest.mark.parametrize("how", SPOIL)
+@pytest.mark.parametrize("how", some_of(list(SPOIL), 3))
 def test_a_task_that_spoils_its_agents_files(spoiled_farm: Farm, how: str) -> None:
     """The engine is replaced, the task fails with that reason, and the farm goes on: nothing runs for ever."""
     spoil, reason = SPOIL[how]

@@ -20,6 +20,7 @@ from ipytaskfarm import Farm, RecycleSettings, Task, TaskClient, TaskEnvironment
 from ipytaskfarm.engine import current_task
 from tests.support.farms import DEADLINE_S, Gate, module_farm
 from tests.support.polling import eventually
+from tests.support.thorough import some
 
 pytestmark = pytest.mark.farm
 
@@ -268,6 +269,9 @@ def test_by_the_time_of_day(one: TaskClient, log: Path) -> None:
     eventually(lambda: teardowns(log) == setups(log))
 
 
+LEAKS = some(15, 40)
+
+
 @pytest.mark.slow
 def test_by_memory_a_leak_stays_bounded(one: TaskClient, log: Path) -> None:
     """A task that leaks 50 MiB each run."""
@@ -279,13 +283,13 @@ def test_by_memory_a_leak_stays_bounded(one: TaskClient, log: Path) -> None:
         "n, peak = len(kept), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
     )
     environment = Logged(log, max_memory="300 MiB")
-    ids = [one.run(Task(code, pull=["n", "peak"], environment=environment)) for _ in range(40)]
+    ids = [one.run(Task(code, pull=["n", "peak"], environment=environment)) for _ in range(LEAKS)]
     one.barrier(ids, timeout=60)
     results = [one.get_task_result(i) for i in ids]
     assert all(not tr.reason for tr in results)
     assert max(tr.ns.n for tr in results) <= 6, "ended after the task that reached it, not later"
     assert max(tr.ns.peak for tr in results) < (300 + 50 + 150) << 10
-    assert 6 <= len(setups(log)) <= 16
+    assert LEAKS // 6 <= len(setups(log)) <= 2 * LEAKS // 5
 
 
 def test_by_job_the_six_jobs_of_the_seed(one: TaskClient, log: Path) -> None:
@@ -497,16 +501,16 @@ def test_what_is_no_environment_is_refused(one: TaskClient) -> None:
 
 
 def test_a_recycle_takes_a_moment(one: TaskClient, log: Path) -> None:
-    """From the end of a task to the next engine's readiness: measured 0.1 s, on a busy machine one of many."""
+    """From the end of a task to the next engine's readiness: measured 0.1 s, on a busy machine many times that."""
     numbers = count()
 
     def is_quick() -> bool:
         run(one, Logged(log, f"E{next(numbers)}"))
         begun = time.monotonic()
         run(one, Logged(log, f"E{next(numbers)}"))
-        return time.monotonic() - begun < 2.0
+        return time.monotonic() - begun < 10.0
 
-    eventually(is_quick, what="a recycle within 2 s")
+    eventually(is_quick, what="a recycle within 10 s")
     assert len(setups(log)) == next(numbers)
 
 

@@ -22,6 +22,7 @@ from ipytaskfarm.transport.keys import SERVER, agent_file, farm_keys, load_keys
 from tests.conftest import Dirs
 from tests.support.farms import DEADLINE_S, Gate, ask, engines, python, until_engines, until_running, value
 from tests.support.polling import eventually
+from tests.support.thorough import by_hand
 
 pytestmark = pytest.mark.farm
 
@@ -167,6 +168,7 @@ def test_clients_and_this_machines_agent_survive_a_rotation_of_all_keys(keyed: F
     eventually(lambda: keyed.state is not None, DEADLINE_S)
 
 
+@by_hand
 def test_a_rotated_server_key_takes_effect_at_the_next_start(
     farm_dirs: Dirs, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +191,7 @@ def test_a_rotated_server_key_takes_effect_at_the_next_start(
         assert value(tc, "a = 1", "a") == 1
 
 
+@by_hand
 def test_a_farm_that_begins_anew_knows_no_agents(farm_dirs: Dirs) -> None:
     home = Home.of("keyed")
     with Farm(n=1, name="keyed"):

@@ -21,6 +21,7 @@ from ipytaskfarm import TaskClient
 from ipytaskfarm.adapters.joblib_backend import BatchSizes
 from ipytaskfarm.core import errors
 from tests.support.polling import eventually
+from tests.support.thorough import by_hand
 
 pytestmark = pytest.mark.farm
 
@@ -187,6 +188,7 @@ def raises_at_start() -> None:
     raise ZeroDivisionError("in the initializer")
 
 
+@by_hand
 def test_each_engine_is_initialized_before_its_first_batch(tc: TaskClient) -> None:
     with parallel_config("ipytaskfarm", client=tc, initializer=introduce, initargs=("first",)):
         assert set(Parallel()(delayed(introduced)(n) for n in range(50))) == {"first"}

@@ -38,6 +38,7 @@ def test_a_log_that_was_torn_anywhere_behind_the_last_commit(
             if turn % 2:
                 saves.append(final(turn - 1))
             store.commit(saves)
+            store.settle()
             if turn == cut_after:
                 files = {file: file.read_bytes() for file in (path, log) if file.exists()}
                 recorded = read(count_file(path))

@@ -21,6 +21,7 @@ from ipytaskfarm import Farm
 from tests.support.farms import module_farm
 from tests.support.notebooks import executed, printed
 from tests.support.real_code import BEGIN, PACKAGE, ROWS, Row
+from tests.support.thorough import some_of
 
 CODE = BEGIN + "\n".join(row.lines for row in ROWS)
 
@@ -77,7 +78,7 @@ def compiled_module(package: Path) -> None:
         shutil.copy(found, package)
 
 
-WAYS = [from_a_script, from_a_module, from_a_package, from_a_notebook]
+WAYS = [from_a_script, from_a_module, from_a_notebook, from_a_package]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def shared() -> Iterator[Farm]:
         yield farm
 
 
-@pytest.fixture(scope="module", params=WAYS, ids=lambda way: way.__name__)
+@pytest.fixture(scope="module", params=some_of(WAYS, 2), ids=lambda way: way.__name__)
 def found(request: pytest.FixtureRequest, shared: Farm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     way: Callable[[Path, str], str] = request.param
     folder = tmp_path_factory.mktemp(way.__name__)

@@ -24,6 +24,7 @@ from tests.support.farms import DEADLINE_S
 from tests.support.polling import eventually
 from tests.support.reboot import booted, cut_power
 from tests.support.small_disk import said_on_small_disk
+from tests.support.thorough import by_hand
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 
@@ -259,6 +260,7 @@ def test_restarts_of_controller_and_farm(farm_dirs: Dirs, tmp_path: Path) -> Non
             hits_again(home, tc)
 
 
+@by_hand
 def test_a_reboot_of_the_machine(farm_dirs: Dirs, tmp_path: Path) -> None:
     """The results of tasks, a map and a graph are all taken afterwards, by a farm without engines."""
     ran = tmp_path / "ran"

@@ -18,6 +18,7 @@ from tests.conftest import Dirs, processes_of
 from tests.support import namespaces
 from tests.support.farms import DEADLINE_S
 from tests.support.polling import eventually
+from tests.support.thorough import some_of
 
 pytestmark = pytest.mark.farm
 
@@ -143,7 +144,7 @@ def _owner(path: Path) -> int:
         return -1
 
 
-@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("name", some_of(list(STARTS), 12))
 @pytest.mark.usefixtures("_nothing_of_the_nameless")
 def test_a_start_works_or_names_the_cause(farm_dirs: Dirs, name: str) -> None:
     start = STARTS[name]
