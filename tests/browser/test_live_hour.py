@@ -12,6 +12,7 @@ from ipytaskfarm import Farm
 from tests.support.farms import module_farm
 from tests.support.hour import Hour, work
 from tests.support.live import WebPage, picture, strict_page, web_page
+from tests.support.thorough import by_hand
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm]
 
@@ -43,6 +44,7 @@ class Tabs:
         self._is_open = False
 
 
+@by_hand
 def test_a_persons_hour_with_a_readers_and_with_a_clients_key(browser: Browser, farm: Farm, tmp_path: Path) -> None:
     repaired = tmp_path / "repaired"
     with farm.task_client() as tc, web_page("hour") as reader, web_page("hour", "--control") as client:

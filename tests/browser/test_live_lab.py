@@ -32,6 +32,7 @@ from tests.support.hour import Hour, work
 from tests.support.live import install_for_jupyter, picture
 from tests.support.polling import DEADLINE_S, eventually
 from tests.support.proxies import hub_proxy, hub_proxy_path
+from tests.support.thorough import by_hand
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm, pytest.mark.slow]
 
@@ -178,6 +179,7 @@ def an_hour(notebook: Notebook, name: str, repaired: Path) -> None:
     page.evaluate("() => jupyterapp.shell.currentWidget.close()")
 
 
+@by_hand
 def test_a_persons_hour(notebook: Notebook, world: Dirs) -> None:
     an_hour(notebook, "default", world.work / "repaired")
 

@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 from ipytaskfarm import Farm, Task
 from ipytaskfarm.deployment.home import Home
 from tests.support.live import seen, strict_page, web_page
+from tests.support.thorough import by_hand
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm]
 
@@ -38,6 +39,7 @@ def it_stands_still(page: Page) -> None:
     assert page.locator(".tf-notice").count() == 0
 
 
+@by_hand
 def test_a_page_says_that_its_farm_is_gone_or_of_another_version_and_goes_on_with_a_new_one(browser: Browser) -> None:
     with ExitStack() as opened:
         with Farm(n=1, name="again", drain=0) as first, first.task_client() as tc:

@@ -148,6 +148,7 @@ def test_workers_of_one_machine_share_an_agent_that_grows_with_them(farm_dirs: D
         eventually(lambda: launcher_module.look(client, handle)["dask-1"] == running, DEADLINE_S)
 
 
+@by_hand
 def test_cancelled_agents_end_and_the_workers_go_on(farm_dirs: Dirs) -> None:
     with Farm(n=0) as farm, cluster(farm_dirs) as client:
         handle = launched(client, farm, farm_dirs, engines=1)

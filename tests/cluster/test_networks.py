@@ -27,6 +27,7 @@ from tests.support.chaos import ONCE_EVERY, complaints, gather, submit
 from tests.support.farms import DEADLINE_S, Gate, ask, until_engines, until_running
 from tests.support.netns import Host, Network, network, why_not
 from tests.support.polling import eventually
+from tests.support.thorough import by_hand
 
 pytestmark = [
     pytest.mark.farm,
@@ -331,6 +332,7 @@ def test_an_agent_loses_its_address_and_comes_back_under_another(world: World, t
     assert_all_right(world, tc, ledger, submitted)
 
 
+@by_hand
 def test_a_cut_that_is_longer_than_the_lease(tmp_path: Path) -> None:
     ledger, gate, blocked = tmp_path / "ledger", Gate(tmp_path / "gate"), Gate(tmp_path / "blocked")
     with two_hosts(lease=5.0) as world, world.farm.task_client() as tc:

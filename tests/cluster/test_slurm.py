@@ -21,6 +21,7 @@ from tests.farm.test_farm import background_farm, command
 from tests.support.farms import Gate, engines, farm_state, outcomes, until_engines, until_running
 from tests.support.polling import DEADLINE_S, eventually
 from tests.support.slurm import NODES, Cluster, slurm_cluster
+from tests.support.thorough import by_hand
 
 pytestmark = [pytest.mark.farm, pytest.mark.slow]
 
@@ -84,6 +85,7 @@ def recorded(store: Path) -> Counter[int]:
         return Counter(task for (task,) in db.execute("SELECT task FROM finals"))
 
 
+@by_hand
 def test_a_thousand_tasks_while_agents_come_and_go(slurm: Cluster, farm_dirs: Dirs, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger")
     with Farm(agents=Agents("slurm", 3, engines=1, time_limit=600.0, options=WHOLE_NODE)) as farm:

@@ -26,6 +26,7 @@ from tests.support import sshd
 from tests.support.farms import DEADLINE_S, Gate, engines, enrolled, outcomes, until_engines, until_running
 from tests.support.polling import eventually
 from tests.support.sshd import Sshd
+from tests.support.thorough import by_hand
 
 pytestmark = [pytest.mark.farm, pytest.mark.slow, pytest.mark.skipif(bool(sshd.missing()), reason=sshd.missing())]
 
@@ -161,6 +162,7 @@ def test_an_agent_that_was_killed_is_started_again(farm_dirs: Dirs, server: Sshd
         assert tc.get_task_result(held["node01"]).reason == "engine lost"
 
 
+@by_hand
 def test_one_that_was_cancelled_or_crashes_each_time_is_left(
     farm_dirs: Dirs, server: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,7 @@ def has_run(ledger: Path, count: int) -> Callable[[], bool]:
     return lambda: sum(ran(ledger).values()) >= count
 
 
-@pytest.mark.parametrize("recorders", ["kept", "lost"])
+@pytest.mark.parametrize("recorders", some_of(["kept", "lost"], 1))
 def test_a_reboot(recorders: str, farm_dirs: Dirs, ledger: Path, tmp_path: Path) -> None:
     """Power cut, start, all work done within half a minute; what had not begun is not failed as if it had."""
     with booted("before", tmp_path), background_farm("-n", "2") as home:
@@ -360,6 +360,7 @@ def test_a_task_that_spoils_its_agents_files(spoiled_farm: Farm, how: str) -> No
     until_engines(spoiled_farm, 2)
 
 
+@by_hand
 def test_a_damaged_blob_is_named_when_it_is_read_and_by_check(farm_dirs: Dirs) -> None:
     """One that was cut says so when it is read; one with another bit is found by check."""
     with background_farm("-n", "1") as home, TaskClient() as tc:

@@ -20,6 +20,7 @@ from tests.conftest import Dirs
 from tests.farm.test_farm import background_farm, pid_of
 from tests.support.farms import engines, until_engines, until_running
 from tests.support.polling import DEADLINE_S, eventually
+from tests.support.thorough import by_hand
 
 pytestmark = pytest.mark.farm(n=1, grace=5)
 
@@ -432,6 +433,7 @@ def test_an_engine_has_so_many_places(farm_dirs: Dirs, tmp_path: Path) -> None:
         assert [tc.get_task_result(i).result for i in ids] == list(range(12))
 
 
+@by_hand
 def test_a_killed_controller_finds_them_all_again(farm_dirs: Dirs, tmp_path: Path) -> None:
     with background_farm("-n", "1") as home, TaskClient() as tc:
         go = tmp_path / "go"

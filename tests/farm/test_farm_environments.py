@@ -20,7 +20,7 @@ from ipytaskfarm import Farm, RecycleSettings, Task, TaskClient, TaskEnvironment
 from ipytaskfarm.engine import current_task
 from tests.support.farms import DEADLINE_S, Gate, module_farm
 from tests.support.polling import eventually
-from tests.support.thorough import some
+from tests.support.thorough import by_hand, some
 
 pytestmark = pytest.mark.farm
 
@@ -173,6 +173,7 @@ with TaskClient(sys.argv[1]) as tc:
 """
 
 
+@by_hand
 def test_the_same_code_in_another_process_is_the_same_environment(log: Path, tmp_path: Path) -> None:
     with module_farm(1) as farm:
         for seed in ("1", "2", "3"):
@@ -521,6 +522,7 @@ def test_nothing_is_warned_of_without_need(one: TaskClient, log: Path) -> None:
             run(one, Logged(log))
 
 
+@by_hand
 def test_engines_keep_their_environments_when_the_controller_is_killed(log: Path) -> None:
     with module_farm(2) as farm, farm.task_client() as tc:
         run(tc, Logged(log, "A"))

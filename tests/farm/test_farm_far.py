@@ -23,6 +23,7 @@ from tests.conftest import Dirs
 from tests.support.far import NODE, far_connection, far_engines, far_node, farm_state
 from tests.support.farms import DEADLINE_S, Gate, engines, python
 from tests.support.polling import eventually
+from tests.support.thorough import by_hand
 
 pytestmark = pytest.mark.farm
 
@@ -291,6 +292,7 @@ def test_an_array_of_a_client_there_travels_once_to_the_farm_and_once_to_each_no
     eventually(lambda: fetched(farm) == (blobs + 1, size + 8 * items), DEADLINE_S, what="once")
 
 
+@by_hand
 def test_a_controller_killed_amid_an_upload(farm: Farm, agent: Path, tc: TaskClient, tmp_path: Path) -> None:
     """The next one is sent the array from its beginning, and nothing is left of the first half."""
     controller = farm_state(farm).pid

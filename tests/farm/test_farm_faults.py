@@ -22,6 +22,7 @@ from tests.farm.test_farm import background_farm, command, pid_of
 from tests.farm.test_farm_restart import assert_all_there, ran, recorded, submit, under_way
 from tests.support.farms import DEADLINE_S, Gate, incarnations, until_engines, until_running
 from tests.support.polling import eventually
+from tests.support.thorough import by_hand
 
 pytestmark = pytest.mark.farm
 
@@ -168,6 +169,7 @@ def test_nothing_is_imported_from_the_working_folder(farm_dirs: Dirs, tmp_path: 
     assert not told.exists(), told.read_text()
 
 
+@by_hand
 def test_two_farms_of_one_user_do_not_meet(farm_dirs: Dirs) -> None:
     with background_farm("-n", "1", farm="one"), background_farm("-n", "1", farm="two"):
         with TaskClient("one") as one, TaskClient("two") as two:

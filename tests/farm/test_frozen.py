@@ -20,6 +20,7 @@ from tests.support.failing import CODE, Divider, Prepared, Ratio, closure, divid
 from tests.support.far import NODE, far_engines, farm_state
 from tests.support.farms import DEADLINE_S, engines, module_farm, until_engines
 from tests.support.polling import eventually
+from tests.support.thorough import by_hand
 
 pytestmark = pytest.mark.farm
 
@@ -235,6 +236,7 @@ def test_no_more_are_kept_than_may_be(tc: TaskClient, shared: Farm, capsys: pyte
     assert "a node keeps at most 3 (`--frozen-engines`), for 600 s after their last use" in tc.explain(missed)
 
 
+@by_hand
 def test_one_on_another_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

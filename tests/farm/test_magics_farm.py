@@ -19,6 +19,7 @@ from ipytaskfarm.system.supervision import SUPERVISOR
 from tests.conftest import Dirs
 from tests.support.farms import DEADLINE_S
 from tests.support.shells import Shell, shell_with_magics
+from tests.support.thorough import by_hand
 
 pytestmark = pytest.mark.farm
 
@@ -190,6 +191,7 @@ def test_completion_through_a_kernel(farm_dirs: Dirs) -> None:
         manager.shutdown_kernel(now=True)
 
 
+@by_hand
 def test_magics_go_on_after_the_farm_was_started_anew(started: Shell) -> None:
     shell = started
     shell.ok("%%task -b\n1")

@@ -13,6 +13,7 @@ import pexpect
 import pytest
 
 from tests.conftest import Dirs
+from tests.support.thorough import some_of
 
 README = Path(__file__).parents[2] / "README.md"
 DONE = "the end of the quick start"
@@ -82,7 +83,7 @@ def in_ipython(codes: list[str], folder: Path) -> str:
 
 @pytest.mark.farm
 @pytest.mark.slow
-@pytest.mark.parametrize("run", [as_script, typed, pasted, in_ipython])
+@pytest.mark.parametrize("run", some_of([as_script, typed, in_ipython, pasted], 2))
 def test_the_quick_start_runs_in_order(run: Callable[[list[str], Path], str], farm_dirs: Dirs, tmp_path: Path) -> None:
     found = blocks()
     assert [language for language, _ in found] == ["bash", *["python"] * (len(found) - 2), "bash"]

@@ -15,6 +15,7 @@ from tests.conftest import Dirs
 from tests.farm.test_farm import background_farm, pid_of
 from tests.support.farms import DEADLINE_S, Gate
 from tests.support.polling import eventually
+from tests.support.thorough import by_hand
 
 pytestmark = pytest.mark.farm
 
@@ -168,6 +169,7 @@ def test_what_is_kept_is_listed_and_cleared(farm: Farm, mec: MultiEngineClient) 
     assert repr(mec.kept()) == "nothing was done by hand"
 
 
+@by_hand
 def test_the_controller_dies_in_between(farm_dirs: Dirs) -> None:
     with background_farm("-n", "2") as home, MultiEngineClient() as mec, TaskClient() as tc:
         tc.await_engines(2, connect_timeout=DEADLINE_S)

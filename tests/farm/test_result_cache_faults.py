@@ -170,6 +170,7 @@ def test_a_damaged_file_begins_anew(tc: TaskClient, farm: Farm) -> None:
     assert cache_of(farm).with_name(f"{cache_of(farm).name}.damaged").exists()
 
 
+@by_hand
 @pytest.mark.filterwarnings("ignore:.*modules under computed names")
 def test_a_class_that_is_gone(tc: TaskClient, farm: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The class was renamed in an installed module that the function imports by a computed name."""

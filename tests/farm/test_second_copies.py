@@ -16,6 +16,7 @@ from ipytaskfarm import Farm, Task, TaskClient
 from tests.support.far import NODE, far_engines
 from tests.support.farms import DEADLINE_S, engines, module_farm
 from tests.support.polling import eventually
+from tests.support.thorough import by_hand
 
 ENGINES = 8
 STEPS, STEP_S = 20, 0.01
@@ -98,6 +99,7 @@ def test_a_slowed_engine(farm: Farm) -> None:
         assert with_s < without_s / 2
 
 
+@by_hand
 def test_a_slow_node_is_helped_by_another_one(tmp_path: Path) -> None:
     """The far agent is a node of its own, with another name and folder; copies run on other nodes by default."""
     with module_farm(3) as farm, farm.task_client() as tc, far_engines(farm, tmp_path, engines=3):

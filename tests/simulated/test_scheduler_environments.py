@@ -7,6 +7,7 @@ import pytest
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.task_types import Recovery, Rules
 from ipytaskfarm.core.requirements import Asks, Recycle
+from tests.support.thorough import by_hand
 
 from ..support.environment_world import World, env, rules
 
@@ -170,6 +171,7 @@ def test_without_patience_who_came_later_goes_on() -> None:
     assert done[-1] == b
 
 
+@by_hand
 def test_a_thousand_tasks_of_fifty_environments_on_four_slots() -> None:
     """The simulated optimum: each environment is set up once, so 46 engines are recycled."""
     world = World(0, environment_patience_s=None)

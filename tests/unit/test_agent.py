@@ -37,6 +37,7 @@ from tests.conftest import Dirs
 from tests.support.ended import has_ended
 from tests.support.fake_controller import FakeController, code_run
 from tests.support.polling import eventually
+from tests.support.thorough import by_hand
 
 PROJECT = Path(__file__).parents[2]
 WAIT = "import time\ntime.sleep(60)"
@@ -303,6 +304,7 @@ def test_a_zygote_that_dies_is_replaced_and_its_engines_are_reported(desk: Desk)
     assert psutil.Process(report.pid).ppid() != zygote
 
 
+@by_hand
 def test_a_zygote_that_is_stuck_costs_no_engine(desk: Desk) -> None:
     desk.start_agent()
     report = desk.controller.start_engine(0)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.support.thorough import by_hand
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tests" / "data" / "typing" / "script.py"
 
@@ -79,6 +81,7 @@ def test_a_users_script_is_checked(checker: Callable[[Path], Said], tmp_path: Pa
     assert said.types == wanted.types
 
 
+@by_hand
 def test_mypy_finds_an_editable_install_and_its_types(tmp_path: Path) -> None:
     """Elsewhere than in the project, where it would be found anyway."""
     words = ("--follow-imports=skip", "--no-incremental", "--python-executable", sys.executable, "-c")
