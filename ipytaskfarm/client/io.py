@@ -3,8 +3,8 @@
 The thread uses no asyncio, so it works beside Jupyter's running event loop, in a plain script and under several
 threads. It competes with the caller for the GIL, so it does little, and does it in batches: tasks that gathered in the
 outbox are one message, and ended tasks arrive as one dict.  A submission wakes the thread only from a long sleep.
-After sending tasks the thread sleeps for a millisecond and cannot be woken, so a loop of `run` calls costs one message
-per millisecond, and not one per call.
+After sending tasks the thread sleeps for a few milliseconds, and further tasks do not wake it, so a loop of `run` calls
+costs one message in this time, and not one per call. A caller that waits wakes it.
 
 `session.Session` has the methods for callers, and owns an `IoThread`.
 """
@@ -56,8 +56,14 @@ from .outbox import Outbox
 from .questions import NOBODY, PendingQuestion, refused_by_controller
 from .results import error_named
 
-NAP_S = 0.001
-"""Seconds for which submitted tasks gather after a message was sent."""
+NAP_S, LONG_NAP_S = 0.001, 0.003
+"""Seconds for which submitted tasks gather after a message was sent; the longer ones after one with many tasks."""
+
+MANY_TASKS = 16
+"""A loop that does little else than submit makes more tasks than this in a nap."""
+
+SOON_S = 0.002
+"""If the next task comes within so many seconds after a message was sent, more are expected."""
 
 WINDOW_BYTES = 16 * 1024 * 1024
 """Unacknowledged bytes above which nothing more is given to the link, because the link keeps a copy of them."""
@@ -335,8 +341,10 @@ class IoThread:
             with contextlib.suppress(OSError):  # the use of a missing value reports it
                 self.blobs.touch(map(bytes.fromhex, digests))
 
-    def _sleep(self, poller: select.poll, sent: bool) -> bool:
-        """Wait until there is something to do, and return whether the link is readable."""
+    def _sleep(self, poller: select.poll, sent: int) -> bool:
+        """Wait until there is something to do, after this number of tasks was sent, and return whether the link is
+        readable.
+        """
         now_s = time.monotonic()
         deadline_s = self._link.next_deadline()
         with self.lock:
@@ -344,7 +352,7 @@ class IoThread:
             if again_s is not None and self._link.is_up:
                 deadline_s = min(deadline_s, again_s)
             if sent and self._naps:
-                deadline_s = min(deadline_s, now_s + NAP_S)
+                deadline_s = min(deadline_s, now_s + (LONG_NAP_S if sent > MANY_TASKS else NAP_S))
             else:
                 if self._can_send():
                     return False
@@ -365,7 +373,7 @@ class IoThread:
         In a loop of `run` the next task comes at once. With one task at a time, a nap would only wake the thread.
         """
         if self._bell in ready:
-            self._naps = slept_s < 2 * NAP_S
+            self._naps = slept_s < SOON_S
         elif not ready and self._naps:
             with self.lock:
                 self._naps = self._can_send()
@@ -386,16 +394,16 @@ class IoThread:
         outbox = self.outbox
         return bool(self._to_send) and (outbox.full_why is not None or self._to_send[0].after <= outbox.sent_upto())
 
-    def _gather(self, now_s: float) -> tuple[list[Any], bool]:
-        """Return the messages to send now, and whether tasks are among them (more may follow).  The lock is held."""
+    def _gather(self, now_s: float) -> tuple[list[Any], int]:
+        """Return the messages to send now, and the number of tasks in them.  The lock is held."""
         messages: list[Any] = []
         if not self._welcomed or not self._link.is_up:
-            return messages, False
+            return messages, 0
         outbox = self.outbox
         if outbox.want_ids and not outbox.asked_ids and self.info.role != READER:
             outbox.asked_ids = True
             messages.append(NeedIds())
-        tasks = False
+        tasks = 0
         room = WINDOW_BYTES - self._link.unacked_bytes
         while True:
             while self._may_ask():
@@ -405,7 +413,7 @@ class IoThread:
                 return messages, tasks
             room -= chunk.size_bytes
             messages.append(Submit(chunk.tasks, list(chunk.functions.values()), list(chunk.jobs.values())))
-            tasks = True
+            tasks += len(chunk.tasks)
 
     def _take(self, events: list[Any]) -> None:
         """Apply the events of the link under one lock, then wake waiting callers."""

@@ -1,8 +1,8 @@
 """The lane: it brings work from the agent to the kernel's main thread, and messages back.
 
-The main thread reads the socket in its event loop, sorts what arrived into queues, and does a *slice* of work: 1.5 ms,
-commands before tasks; then come the loop's other events, then the next slice. A slice holds the kernel's own lock for
-shell messages. So cells and tasks exclude each other, even during a top-level await.
+The main thread reads the socket in its event loop, sorts what arrived into queues, and does a *slice* of work: 1.5 to
+4 ms, commands before tasks; then come the loop's other events, then the next slice. A slice holds the kernel's own lock
+for shell messages. So cells and tasks exclude each other, even during a top-level await.
 
 The lane's thread sends, and it reads while the main thread runs something: it answers recalls even while a task runs. A
 run belongs to the thread that removes it from `_held`. As long as the main thread reads, the thread only looks every
@@ -47,7 +47,10 @@ from ..core.messages.task_types import RunKey
 from ..core.text import encoded
 from ..transport.frame_stream import FrameStream
 
-SLICE_S = 0.0015
+SLICE_S, LONG_SLICE_S = 0.0015, 0.004
+"""The length of a slice with few runs in the lane, and with more."""
+FEW_RUNS = 8
+"""With fewer runs in the lane the agent is to know soon that it has room."""
 TICK_MS = 5
 """The interval at which the lane's thread looks for messages that the main thread, which read the last ones, does not
 read."""
@@ -176,6 +179,11 @@ class EngineLane:
     def has_work(self) -> bool:
         """Return whether commands or runs wait."""
         return bool(self._order or self._commands)
+
+    @property
+    def is_nearly_empty(self) -> bool:
+        """Return whether few runs wait."""
+        return len(self._order) < FEW_RUNS
 
     def send(self, message: FromEngine) -> None:
         """Queue a message to the agent. Any thread may call this.
@@ -466,7 +474,7 @@ class EngineLane:
             self._working = False
 
     def _slice(self) -> Step:
-        until = time.perf_counter() + SLICE_S
+        until = time.perf_counter() + (SLICE_S if self.is_nearly_empty else LONG_SLICE_S)
         works, commands, order, held = self._works, self._commands, self._order, self._held
         while True:
             command = self._next_command() if commands else None

@@ -64,9 +64,9 @@ from .sinks import SINK
 from .streams import follow_threads, forget_parent
 
 STACK_SIGNAL = signal.SIGRTMIN + 6
-RING_EVERY_S = 0.001
-"""The shortest time in seconds between two rings of the bell within a slice. Each wakes the agent, which costs as much
-as a small task. If a long task follows a result sooner,
+RING_EVERY_S, RING_BUSY_S = 0.001, 0.003
+"""The shortest time in seconds between two rings of the bell: with few runs left in the lane, and with more. Each ring
+wakes the agent, and then the controller, which costs as much as a small task. If a long task follows a result sooner,
 `watch` rings."""
 
 
@@ -293,7 +293,7 @@ class EngineProcess:
     def end_slice(self) -> None:
         self._loops.show()
         self._sampler.idle()
-        if self._unrung:
+        if self._unrung and self._lane.is_nearly_empty:
             self._ring()
         if self._runner.freezer.run is not None:
             return
@@ -356,7 +356,8 @@ class EngineProcess:
 
         The next task may be long, so the agent must know of the result now.
         """
-        if time.perf_counter() - self._bell_rang > RING_EVERY_S:
+        pause_s = RING_EVERY_S if self._lane.is_nearly_empty else RING_BUSY_S
+        if time.perf_counter() - self._bell_rang > pause_s:
             self._ring()
             return
         if not self._lane.has_work and not self.in_company():  # the last one

@@ -300,7 +300,7 @@ class Store:
         write(self._db, saves, fenced, count)
 
     def checkpoint(self) -> None:
-        """Move the log into the file as far as readers allow.  `commit` does this in time."""
+        """Move the log into the file as far as readers allow.  `settle` does this in time."""
         self._usable()
         if not self._log_bytes:
             return
