@@ -45,7 +45,7 @@ that task in all logs of the farm, what happened to the task, and what it printe
         ipytaskfarm logs --task 12
     """
     follow = Bool(False, help="also show new lines").tag(config=True)
-    lines = Int(100, min=0, help="show the last N lines").tag(config=True, metavar="N")
+    lines = Int(100, min=0, help="show the last N lines (default: 100)").tag(config=True, metavar="N")
     task = Int(None, allow_none=True, help="show all lines about this task, and what it printed").tag(
         config=True, metavar="ID"
     )
