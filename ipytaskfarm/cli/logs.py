@@ -62,6 +62,11 @@ that task in all logs of the farm, what happened to the task, and what it printe
             return self._about_task(home, self.task)
         paths = [path for path in self._candidates(home) if path.exists() and path.stat().st_size]
         if not paths:
+            if self.extra_args[:1] == ["engine"]:
+                raise FileNotFoundError(
+                    f"engine {self.extra_args[1]} has printed nothing outside of tasks; `ipytaskfarm logs --task ID`"
+                    " shows what a task has printed"
+                )
             raise FileNotFoundError(f"farm {self.farm!r} has no such log yet; its logs are in {home.logs}")
         ends = [_tail(path, self.lines) for path in paths]
         if self.json:
