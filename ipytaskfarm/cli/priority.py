@@ -22,8 +22,8 @@ class ChangePriority(OnTasks):
     name = "priority"
     description = """
 Changes the priority of tasks: tasks with a higher priority start first, and the usual priority is 0. Waiting tasks get
-their new place at once. Running tasks continue, and their retries have the new priority. With --job, so have tasks that
-are submitted to the job later. Ended tasks are skipped. Exit code 1 means that an id does not exist.
+their new place at once. Running tasks continue, and their retries have the new priority. With --job, tasks that
+are submitted to the job later get it too. Ended tasks are skipped. Exit code 1 means that an id does not exist.
 """
     examples = """
         ipytaskfarm priority 12 15-19 --to 5

@@ -376,7 +376,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         """Change the priority of a task, or several, and return the ids of those that have not ended.
 
         Waiting tasks get their new place at once.  Running ones go on; their retries and recovery tasks have the new
-        priority, and so have items of a map that share a run with them.  Their children keep the old one.
+        priority.  Items of a map that share a run change together.  Children of the tasks keep their priorities.
 
         Raises IndexError as `abort` does.  ``job.set_priority`` does the same for a job.
         """
