@@ -5,6 +5,10 @@ from __future__ import annotations
 import ast
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 _root = Path(__file__).parents[1]
 _version = _root / "ipytaskfarm" / "version.py"
@@ -34,3 +38,13 @@ html_theme = "pydata_sphinx_theme"
 html_title = "ipytaskfarm"
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
 html_show_sourcelink = False
+
+
+def _into_the_folder(_app: Sphinx, _page: str, source: list[str]) -> None:
+    """Let links to notebooks, which lead from a page in the repository to the root, lead to the copies above."""
+    source[0] = source[0].replace("](../notebooks/", "](notebooks/")
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", _into_the_folder)

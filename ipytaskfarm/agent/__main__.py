@@ -106,23 +106,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--farm", default="default", help="the farm's name")
     parser.add_argument("--node", help="this machine's name, for people (default: its host name)")
-    parser.add_argument("--name", default="", help="its own (default: that of its key), or KEY.anything")
+    parser.add_argument("--name", default="", help="the agent's name, or KEY.anything (default: the name of its key)")
     parser.add_argument(
-        "--engines", type=_engines, metavar="N", help="bring so many, beside those the farm wants; cores: one per core"
+        "--engines",
+        type=_engines,
+        metavar="N",
+        help="engines beside those that the farm wants here; cores: one per core",
     )
-    parser.add_argument("--ends-at", type=float, metavar="TIME", help="when it has to be gone, in seconds since 1970")
+    parser.add_argument("--ends-at", type=float, metavar="TIME", help="when the agent must have ended, in unix time")
     parser.add_argument(
-        "--leave", type=float, default=0.0, metavar="S", help="how long running tasks may go on when it is told to end"
+        "--leave",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="how long running tasks may continue at its end (default: 0)",
     )
-    parser.add_argument("--owner-fd", type=int, help="end of file here: the farm's owner has ended")
-    parser.add_argument("--slots", type=int, help="most engines that may run here")
+    parser.add_argument("--owner-fd", type=int, help="a descriptor at whose end the farm's owner has ended")
+    parser.add_argument("--slots", type=int, help="the greatest number of engines on this machine")
     parser.add_argument("--startup-cwd", type=Path, help="the folder that engines start in (default: this one)")
     add_flags(parser, AGENT)
     parser.add_argument(
         "--stopped", type=float, default=STOPPED_S, help="seconds after which an engine that was stopped is killed"
     )
-    parser.add_argument("--preload", action="append", default=[], help="a module to import once for all engines")
-    parser.add_argument("--priority", type=int, default=0, help="agents of a higher one are given tasks first")
+    parser.add_argument("--preload", action="append", default=[], help="a module that is imported once for all engines")
+    parser.add_argument(
+        "--priority", type=int, default=0, help="agents with a higher one are given tasks first (default: 0)"
+    )
     parser.add_argument("--log", type=Path, help="write the log here instead of to stderr")
     parser.add_argument("--verbose", action="store_true", help="log more")
     return parser

@@ -54,7 +54,7 @@ dask); or ends some of them after the tasks that run there. `launchers` shows al
     time_limit = Unicode(None, allow_none=True, help="when the batch system ends the agents: 90m, 2h, 1:30:00").tag(
         config=True, metavar="SPAN"
     )
-    leave = Float(25.0, help="how long running tasks may continue after an agent was told to end").tag(
+    leave = Float(25.0, help="how long running tasks may continue after an agent was told to end (default: 25)").tag(
         config=True, metavar="SECONDS"
     )
     option = List(Unicode(), help="an option of the launcher, see `ipytaskfarm agents launchers`").tag(

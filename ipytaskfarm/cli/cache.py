@@ -35,7 +35,7 @@ result from the cache, or what differs from the nearest entry.
     function = Unicode("", help="only entries of functions of this name").tag(config=True, metavar="NAME")
     key = Unicode("", help="only the entry whose key begins so").tag(config=True, metavar="KEY")
     older = Unicode("", help="only entries unused for this time: 90s, 2h, 7d").tag(config=True, metavar="TIME")
-    last = Int(100, min=0, max=100_000, help="how many entries to list").tag(config=True, metavar="N")
+    last = Int(100, min=0, max=100_000, help="how many entries to list (default: 100)").tag(config=True, metavar="N")
     every = Bool(False, help="forget all entries").tag(config=True)
     aliases: Any = values(
         ("function", "Cache.function"), ("key", "Cache.key"), ("older", "Cache.older"), ("last", "Cache.last")

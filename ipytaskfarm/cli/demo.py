@@ -39,7 +39,7 @@ and removes the results of the demonstration from it.
     n = Int(None, allow_none=True, help="the number of engines (default: the usable cores)").tag(
         config=True, metavar="N"
     )
-    tasks = Int(5000, help="the number of tasks to time after the QuickStart").tag(config=True, metavar="N")
+    tasks = Int(5000, help="how many tasks to time after the QuickStart (default: 5000)").tag(config=True, metavar="N")
     aliases: Any = values(("n engines", "Demo.n"), ("tasks", "Demo.tasks"), ("farm", "Demo.farm"), farm=False)
 
     def carry_out(self) -> int:

@@ -59,7 +59,10 @@ def _describe(home: Home) -> dict[str, Any]:
     farm: dict[str, Any] = {"name": home.name, "state": "stopped"}
     farm |= dict.fromkeys(("engines", "waiting", "running", "finished", "address"))
     farm["store_bytes"] = home.store_bytes()
-    info = home.living_info()
+    try:
+        info = home.living_info()
+    except errors.SecurityError:
+        return {**farm, "state": f"not known: ipytaskfarm doctor --farm {home.name}"}
     if info is None:
         return farm
     farm["address"] = f"{info.host}:{info.port}"

@@ -43,7 +43,7 @@ the last 100 events, or more with --last. Removed tasks have no history.
     since = Unicode("", help="only events after this time: 90s, 10m, 2h or 1d ago, or 2026-11-21T10:00").tag(
         config=True, metavar="WHEN"
     )
-    last = Int(100, min=0, max=ALL, help="show the last N events; 0: all of them").tag(config=True, metavar="N")
+    last = Int(100, min=0, max=ALL, help="the last N events; 0: all (default: 100)").tag(config=True, metavar="N")
     aliases: Any = values(
         ("name", "History.named"), ("what", "History.what"), ("since", "History.since"), ("last", "History.last")
     )

@@ -45,7 +45,7 @@ that task in all logs of the farm, what happened to the task, and what it printe
         ipytaskfarm logs --task 12
     """
     follow = Bool(False, help="also show new lines").tag(config=True)
-    lines = Int(100, min=0, help="show the last N lines").tag(config=True, metavar="N")
+    lines = Int(100, min=0, help="show the last N lines (default: 100)").tag(config=True, metavar="N")
     task = Int(None, allow_none=True, help="show all lines about this task, and what it printed").tag(
         config=True, metavar="ID"
     )
@@ -62,6 +62,11 @@ that task in all logs of the farm, what happened to the task, and what it printe
             return self._about_task(home, self.task)
         paths = [path for path in self._candidates(home) if path.exists() and path.stat().st_size]
         if not paths:
+            if self.extra_args[:1] == ["engine"]:
+                raise FileNotFoundError(
+                    f"engine {self.extra_args[1]} has printed nothing outside of tasks; `ipytaskfarm logs --task ID`"
+                    " shows what a task has printed"
+                )
             raise FileNotFoundError(f"farm {self.farm!r} has no such log yet; its logs are in {home.logs}")
         ends = [_tail(path, self.lines) for path in paths]
         if self.json:

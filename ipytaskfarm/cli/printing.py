@@ -37,4 +37,8 @@ def confirm(question: str, *, yes: bool) -> bool:
     if not sys.stdin.isatty():
         print(f"{question} Nobody is here to answer: use --yes.", file=sys.stderr)
         return False
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        print()
+        return False

@@ -21,9 +21,9 @@ class ChangePriority(OnTasks):
 
     name = "priority"
     description = """
-Changes the priority of tasks: those of a higher one start first, and 0 is usual. Waiting tasks get their place by it at
-once. Running ones continue, and their retries have it. With --job, tasks that are submitted to the job later have it
-too. Ended tasks are skipped. Exit code 1 means that an id does not exist.
+Changes the priority of tasks: tasks with a higher priority start first, and the usual priority is 0. Waiting tasks get
+their new place at once. Running tasks continue, and their retries have the new priority. With --job, tasks that
+are submitted to the job later get it too. Ended tasks are skipped. Exit code 1 means that an id does not exist.
 """
     examples = """
         ipytaskfarm priority 12 15-19 --to 5
@@ -36,7 +36,7 @@ too. Ended tasks are skipped. Exit code 1 means that an id does not exist.
         """Read the command line, and check that it has a priority."""
         super().read(argv)
         if self.to is None:
-            raise UsageError("which priority? Give it as --to N: a higher one starts first, and 0 is usual")
+            raise UsageError("which priority? Give it as --to N; tasks with a higher one start first, 0 is usual")
 
     def carry_out(self) -> int:
         assert self.to is not None

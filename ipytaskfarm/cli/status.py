@@ -86,7 +86,7 @@ class Tasks(JsonCommand):
     job = Unicode("", help="only tasks of this job: its name (the latest of that name), or its id").tag(
         config=True, metavar="NAME"
     )
-    last = Int(100, min=0, max=2**63 - 1, help="show the last N tasks; 0: all of them").tag(config=True, metavar="N")
+    last = Int(100, min=0, max=2**63 - 1, help="the last N tasks; 0: all (default: 100)").tag(config=True, metavar="N")
 
     aliases: Any = values(
         ("state", "Tasks.state"), ("name", "Tasks.named"), ("job", "Tasks.job"), ("last", "Tasks.last")

@@ -24,7 +24,7 @@ all results stay on disk for the next start. The command returns when all proces
         ipytaskfarm stop
         ipytaskfarm stop --farm nightly --drain
     """
-    wait = Float(10.0, help="how long running tasks may continue").tag(config=True, metavar="SECONDS")
+    wait = Float(10.0, help="how long running tasks may continue (default: 10)").tag(config=True, metavar="SECONDS")
     drain = Bool(False, help="wait until all running tasks have ended").tag(config=True)
     aliases: Any = values(("wait", "Stop.wait"))
     flags: Any = switches(("drain", "Stop.drain", True, "wait until all running tasks have ended"))

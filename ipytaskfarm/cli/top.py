@@ -177,7 +177,7 @@ failed one, q quits. Without a terminal, with TERM=dumb, or with --once, the com
         ipytaskfarm top --farm nightly --every 5
         ipytaskfarm top --once
     """
-    every = Float(1.0, min=LEAST_S, help="the time between two updates").tag(config=True, metavar="SECONDS")
+    every = Float(1.0, min=LEAST_S, help="time between two updates (default: 1)").tag(config=True, metavar="SECONDS")
     once = Bool(False, help="print one screen and end").tag(config=True)
     aliases: Any = values(("every", "Top.every"))
     flags: Any = switches(("once", "Top.once", True, "print one screen and end"))

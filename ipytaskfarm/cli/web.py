@@ -33,7 +33,7 @@ scale. Ctrl-C ends the server; the farm continues.
         ipytaskfarm web --farm nightly --port 8790 --control
         ipytaskfarm web --socket /run/user/1000/farm.sock
     """
-    port = Int(0, help="the port; 0 for a free one").tag(config=True, metavar="PORT")
+    port = Int(0, help="the port (default: 0, a free one)").tag(config=True, metavar="PORT")
     socket = Unicode("", help="listen on a unix socket at this path, not on a port").tag(config=True, metavar="PATH")
     hosts = List(Unicode(), help="another name, with its port, under which a proxy calls this server").tag(
         config=True, metavar="NAME"

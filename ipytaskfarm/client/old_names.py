@@ -1,4 +1,4 @@
-"""Names and keywords of IPython 0.10, STK, core4 and bndl that are not names here: what to write in their place.
+"""Names and keywords of IPython 0.10, STK, core4, bndl and Dask that are not names here: what to write in their place.
 
 An AttributeError alone says that a program is at an end.  These sentences say how it goes on.
 """
@@ -29,8 +29,13 @@ GONE: dict[str, dict[str, str]] = {
         "retries": "Task(…, retries=2), mapper(retries=2)", "depend": "Task(…, depend=f)",
         "smultiengine": _ENGINES_HERE,
         **dict.fromkeys(
-            ("execute", "push", "pull", "scatter", "gather", "get_ids", "get_result", "activate", "kill", "reset",
+            ("execute", "push", "pull", "get_ids", "get_result", "activate", "kill", "reset",
              "keys", "set_properties", "get_properties", "push_function", "zip_pull", "clear_queue"), _ENGINES_HERE),
+        "scatter": f"{_ENGINES_HERE}; a value for many tasks is broadcast(value)",
+        "gather": f"{_ENGINES_HERE}; the values of futures are [future.result() for future in futures]",
+        "get": "get_task_result(id, block=True)", "upload_file": "nothing: modules of your project are sent by value",
+        "compute": "submit(f, x), or for dask's collections dask.config.set(scheduler=tc.dask_get)",
+        "dashboard_link": "view(), or the command ipytaskfarm web", "shutdown": "farm.stop(), or ipytaskfarm stop",
         "getTaskResult": "get_task_result(id)", "getTask": "get_task_result(id)", "queueStatus": "queue_status()",
         "await_workers": "await_engines(count, connect_timeout=5, stable_timeout=60)",
         "workers": "await_engines() returns the ids of engines, snapshot() all of them",

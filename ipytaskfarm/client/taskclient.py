@@ -375,8 +375,8 @@ class TaskClient(ClientNames, settable=("farm", "block")):
     def set_priority(self, taskid: Ids, priority: int) -> list[int]:
         """Change the priority of a task, or several, and return the ids of those that have not ended.
 
-        Waiting tasks get their place by it at once.  Running ones go on; their retries and recovery tasks have it.  An
-        item of a map takes those along that share its run.  Children, and tasks that it waits for, keep theirs.
+        Waiting tasks get their new place at once.  Running ones go on; their retries and recovery tasks have the new
+        priority.  Items of a map that share a run change together.  Children of the tasks keep their priorities.
 
         Raises IndexError as `abort` does.  ``job.set_priority`` does the same for a job.
         """

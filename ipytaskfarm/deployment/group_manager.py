@@ -100,6 +100,11 @@ class GroupManager:
         """Start to manage the agents."""
         self._thread.start()
 
+    @property
+    def has_agents(self) -> bool:
+        """Return whether there are agents that launchers have started."""
+        return bool(self._groups)
+
     def end(self) -> None:
         """End all agents. `ended` is set when that is done."""
         self._ending.set()

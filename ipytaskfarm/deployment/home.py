@@ -458,9 +458,18 @@ class HomeLock:
     """The supervisor's lock. It also excludes this very process, which POSIX locks do not."""
 
     def __init__(self, path: Path, name: str) -> None:
+        remedy = (
+            f"TaskClient({name!r}) connects to the farm, `ipytaskfarm stop --farm {name}` stops it, and another name"
+            " starts another farm"
+        )
         if path in _locked_here:
-            raise errors.FarmExists(f"farm {name!r} runs already: this very process ({os.getpid()}) supervises it")
-        self._lock = farm_paths.Lock(path, f"the supervisor of farm {name!r}")
+            raise errors.FarmExists(
+                f"farm {name!r} runs already: this very process ({os.getpid()}) supervises it. {remedy}"
+            )
+        try:
+            self._lock = farm_paths.Lock(path, f"the supervisor of farm {name!r}")
+        except errors.FarmExists as error:
+            raise errors.FarmExists(f"{error}. {remedy}") from None
         self._path = path
         _locked_here.add(path)
 

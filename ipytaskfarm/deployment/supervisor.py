@@ -443,11 +443,11 @@ class Supervisor:
                 trim(self.home.output(kind))
         if self.phase is FarmPhase.LEAVING and not any(agent.lives for agent in self._agents):
             self._groups.end()
+            self._kill_at = None
             if self._groups.ended.is_set():
                 self._take_reports()
                 self._end()
-            else:
-                self._kill_at = None
+            elif self._groups.has_agents:
                 self._audience.progress("waiting for the agents on other machines to end")
         elif self._kill_at is not None and now >= self._kill_at:
             self._kill(now)

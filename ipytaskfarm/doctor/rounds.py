@@ -33,7 +33,11 @@ def of_farm(home: Home, wanted: int | None) -> Iterator[Finding]:
 
     `wanted` is the number of engines that are to run here; None for the farm's own number, or one per core.
     """
-    info = home.living_info()
+    refused = False
+    try:
+        info = home.living_info()
+    except errors.SecurityError:  # `_keys` reports the file, with the remedy
+        info, refused = None, True
     here = info is not None and info.node == socket.gethostname()
     count = usable_cores() if wanted is None else wanted
     yield from _of_machine(count, 0 if here and wanted is None else count)
@@ -45,8 +49,9 @@ def of_farm(home: Home, wanted: int | None) -> Iterator[Finding]:
     yield from found
     yield from _guarded("keys", lambda: _keys(home, record))
     if info is None:
-        yield _stopped(home, record)
-        yield from _guarded("port", lambda: [_port(record)])
+        if not refused:
+            yield _stopped(home, record)
+            yield from _guarded("port", lambda: [_port(record)])
         yield from _guarded("launchers", lambda: systems(()))
         return
     reached = network.connection(info)

@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..client import TaskClient
+from ..core.errors import FarmNotRunning
 from ..deployment.home import FarmRun, Home
 from ..deployment.settings import DEFAULT_NAME
 
@@ -35,7 +36,7 @@ def connection(shell: Any) -> MagicsConnection:
 def connect(shell: Any, where: str | None) -> TaskClient:
     """Use this farm from now on.  After an error such as FarmNotRunning the shell keeps its farm."""
     mine = connection(shell)
-    client = TaskClient(where)
+    client = _client(where)
     _close(mine)
     mine.where = where
     mine.clients.append(client)
@@ -52,10 +53,22 @@ def disconnect(shell: Any) -> None:
 def task_client(shell: Any) -> TaskClient:
     """Return a task client of the shell's farm, which also works after the farm was stopped and started again."""
     mine = connection(shell)
-    client = TaskClient(mine.where)
+    client = _client(mine.where)
     _close(mine)
     mine.clients.append(client)
     return client
+
+
+def _client(where: str | None) -> TaskClient:
+    """Return a client of a farm.  The error for a farm that does not run names the magics that help."""
+    try:
+        return TaskClient(where)
+    except FarmNotRunning as error:
+        name = DEFAULT_NAME if where is None else where
+        if os.sep in name or name.endswith(".json"):
+            raise
+        start = f"%taskfarm start {name}".removesuffix(f" {DEFAULT_NAME}")
+        raise FarmNotRunning(f"{error}. Here: {start} starts it, %taskfarm connect NAME uses another farm") from None
 
 
 def notebook() -> str:

@@ -79,7 +79,7 @@ def _remove(client: TaskClient, asked: ActionArguments) -> int:
 def _priority(client: TaskClient, asked: ActionArguments) -> None:
     priority = asked.options.to
     if priority is None:
-        raise UsageError("%task priority: which one?  --to N: a higher one starts first, and 0 is usual")
+        raise UsageError("%task priority: which priority? --to N; tasks with a higher one start first, 0 is usual")
     if asked.options.job:
         print(f"{client.job(asked.options.job).set_priority(priority)} tasks of priority {priority}")
     else:

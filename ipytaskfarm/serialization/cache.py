@@ -19,6 +19,7 @@ from .digests import Digester
 from .guards import Guard
 from .hash_cycles import dump_settled
 from .kept_changes import changes_itself
+from .module_origin import when_rules_change
 from .pickler import Pickler, dumps_inline
 from .standard_values import later, refuse_connections, used_marks
 
@@ -242,6 +243,10 @@ class KeptPacks:
             entries.popitem(last=False)
         return entry
 
+    def clear(self) -> None:
+        """Forget all packs."""
+        self._entries.clear()
+
 
 def hold(guards: list[Guard]) -> bool:
     """Return whether all guards hold."""
@@ -254,6 +259,9 @@ def hold(guards: list[Guard]) -> bool:
 _SESSION = uuid.uuid4().hex
 _functions = KeptPacks()
 _classes = KeptPacks()
+# Guards compare a module that a function uses by its identity: they do not notice that it goes another way now.
+when_rules_change(_functions.clear)
+when_rules_change(_classes.clear)
 
 
 def unchanged_function(function: object) -> Function | None:

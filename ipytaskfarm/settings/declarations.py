@@ -345,8 +345,8 @@ class FarmArguments(LimitArguments, total=False):
     resources: Annotated[
         Mapping[str, float | str] | None,
         Setting(
-            help="resources of this machine that tasks may ask for: `gpu=2`, `licence=3`; cores, memory and GPUs are"
-            " detected, unless they are given here",
+            help="resources of this machine that tasks may ask for: `gpu=2`, `licence=3` (in Python a dict); cores,"
+            " memory and GPUs are detected, unless they are given here",
             unit="NAME=AMOUNT",
             check=check_resources,
             several=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,21 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Dirs
+from tests.support.pages import blocks, checked
 
-PAGE = Path(__file__).parents[2] / "docs" / "first-questions.md"
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-
-
-def checked(code: str) -> str:
-    """Return the same code with a comparison of each value with the literal behind it."""
-    lines = []
-    for line in code.splitlines():
-        found = re.match(r"(\w.*?)  # (True|False|\d+|'.*')$", line)
-        lines.append(f"assert ({found[1]}) == {found[2]}, {found[1]}" if found else line)
-    return "\n".join(lines)
+PAGE = "first-questions.md"
 
 
 @pytest.mark.farm
@@ -38,13 +25,13 @@ def test_the_page_says_what_is(farm_dirs: Dirs, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
 
     script = tmp_path / "page.py"
-    script.write_text("\n".join(map(checked, blocks("python"))))
+    script.write_text("\n".join(map(checked, blocks(PAGE))))
     assert script.read_text().count("assert") == 6
     command("start", "-n", "2", "--daemonize")
     try:
         done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=90, check=False)
     finally:
-        (shell,) = blocks("bash")
+        (shell,) = blocks(PAGE, "bash")
         for line in shell.splitlines():
             command(*line.partition("#")[0].split()[1:])
     assert done.returncode == 0, done.stderr

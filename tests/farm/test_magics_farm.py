@@ -45,7 +45,8 @@ def test_without_a_farm_it_says_how_to_start_one(shell: Shell) -> None:
     for code in ("%taskfarm", "%%task\n1", "%tasks", "%taskfarm stop", "%taskfarm connect"):
         cell = shell.fails(code, errors.FarmNotRunning, "ipytaskfarm start")
         assert len(cell.out.strip().splitlines()) == 1
-    shell.fails("%taskfarm connect elsewhere", errors.FarmNotRunning, "elsewhere")
+    shell.fails("%%task\n1", errors.FarmNotRunning, "%taskfarm start starts it")
+    shell.fails("%taskfarm connect elsewhere", errors.FarmNotRunning, "%taskfarm start elsewhere")
 
 
 def test_start_work_look_stop(started: Shell) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ import jedi
 import pytest
 
 import ipytaskfarm
-from ipytaskfarm import cli
 from ipytaskfarm.core import errors
 
 PUBLIC = {
@@ -172,41 +170,3 @@ def test_a_process_does_not_pay_for_what_it_does_not_use(module: str, banned: st
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
-
-
-# ------------------------------------------------------------------------------------------------------------
-# What the documentation names is there
-
-
-PAGES = [
-    "README.md", "docs/index.md", "docs/deploy.md", "docs/environments.md", "docs/jobs.md", "docs/migrating.md",
-    "docs/profiling.md",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_the_code_on_a_page_is_python(page: str) -> None:
-    text = (FRONT_DOOR.parents[1] / page).read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    assert blocks
-    for block in blocks:
-        compile(block, page, "exec")
-
-
-@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
-def test_the_commands_on_a_page_exist(page: str) -> None:
-    text = (FRONT_DOOR.parents[1] / page).read_text()
-    commands = set(re.findall(r"^ipytaskfarm ([a-z]+)|`ipytaskfarm ([a-z]+)", text, re.MULTILINE))
-    assert {first or second for first, second in commands} <= cli.COMMANDS.keys()
-
-
-def test_what_is_called_missing_is_missing() -> None:
-    """docs/migrating.md lists missing features: when one of them is built, its line has to change."""
-    text = (FRONT_DOOR.parents[1] / "docs/migrating.md").read_text()
-    told_too_late = []
-    for section in re.split(r"^### ", text, flags=re.MULTILINE)[1:]:
-        cls = getattr(ipytaskfarm, re.split(r"\W", section)[0], None)
-        for names in re.findall(r"not yet: ([^|]*)", section):
-            missing = re.findall(r"`([a-z_]+)`", names)
-            told_too_late += [f"{cls}.{name}" for name in missing if cls is not None and hasattr(cls, name)]
-    assert not told_too_late

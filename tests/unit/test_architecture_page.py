@@ -109,7 +109,7 @@ def test_each_step_of_a_walk_names_a_function() -> None:
 
 
 def test_each_place_lies_in_the_folder_that_is_named_first() -> None:
-    rows = [row.split("|") for row in section("Twenty places").splitlines() if row.startswith("| …")]
+    rows = [row.split("|") for row in section("Where to find things").splitlines() if row.startswith("| …")]
     assert len(rows) >= PLACES_ASKED_FOR
     for _, question, folders, places, _ in rows:
         folder = SPAN.findall(folders)[0]

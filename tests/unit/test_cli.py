@@ -10,7 +10,7 @@ import pytest
 
 from ipytaskfarm.cli import COMMANDS, main
 from ipytaskfarm.cli.application import STORE, UsageError, _command, exit_code
-from ipytaskfarm.cli.printing import safe, span, table
+from ipytaskfarm.cli.printing import confirm, safe, span, table
 from ipytaskfarm.cli.start import Start
 from ipytaskfarm.core import errors
 from ipytaskfarm.system.process import usable_cores
@@ -198,6 +198,16 @@ def test_what_others_wrote_cannot_steer_the_terminal(capsys: pytest.CaptureFixtu
     assert safe("x" * 100, 10) == "x" * 9 + "…"
     table(("a", "b"), [("\x1b[31m[bold]red", 1), ("b", 22)], right=(1,))
     assert capsys.readouterr().out == "a                b\n [31m[bold]red   1\nb               22\n"
+
+
+def test_the_end_of_input_is_no_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end_of_file(_: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", end_of_file)
+    assert not confirm("Remove?", yes=False)
+    assert confirm("Remove?", yes=True)
 
 
 def test_durations_have_the_unit_that_suits_them() -> None:

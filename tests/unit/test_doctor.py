@@ -279,6 +279,11 @@ def test_a_connection_file_that_others_can_read(home: Home) -> None:
     first, second = of_files(home)
     told(first, Level.WRONG, f"others can use {home.agent_file}", f"chmod 600 {home.agent_file}")
     told(second, Level.OK, str(home.client_file))
+    home.agent_file.chmod(0o600)
+    home.client_file.chmod(0o644)
+    found = wrongs(rounds.of_farm(home, 1))
+    told(found["connection file"], Level.WRONG, f"others can use {home.client_file}", f"chmod 600 {home.client_file}")
+    assert "farm" not in found, "nothing is said of a farm that cannot be asked"
 
 
 def test_a_damaged_connection_file(home: Home) -> None:

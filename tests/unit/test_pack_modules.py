@@ -208,9 +208,11 @@ def test_which_modules_travel_how(folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert travel(mine.__name__) is kinds.SOURCE
     assert travel("__main__") is kinds.LOOSE
     assert travel("installed_one") is kinds.REFERENCE
+    by_name = pack_function(installed_one.f).code
     monkeypatch.setattr(module_origin, "_added_folders", [])
     add_dependency(folder / "site")
     assert travel("installed_one") is kinds.SOURCE
+    assert b"load_module" not in by_name, "so a function that was sent before has to be packed again"
     assert b"load_module" in pack_function(installed_one.f).code
     with pytest.raises(FileNotFoundError, match="no such file or folder, and no such module"):
         add_dependency("/does/not/exist")

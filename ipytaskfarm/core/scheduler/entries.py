@@ -529,8 +529,8 @@ class EngineEntry:
         """Return a text for people on the progress of the engine's preparation; "" if it is prepared."""
         if self.state != EngineState.PREPARING or not self.preparing:
             return ""
-        text = next(iter(self.preparing.values())).partition("\n")[0]
-        shown = text if len(text) <= TEXT_SHOWN else f"{text[:TEXT_SHOWN]}…"
+        line, more, _ = next(iter(self.preparing.values())).partition("\n")
+        shown = line if len(line) <= TEXT_SHOWN and not more else f"{line[:TEXT_SHOWN]}…"
         of = self.steps_done + len(self.preparing)
         return f"being prepared: {self.steps_done + 1} of {of}, {shown}, {mono_s - self.step_since_s:.0f} s"
 
