@@ -13,6 +13,8 @@ from collections.abc import Callable
 from operator import index
 from typing import Any
 
+from ..core.text import shown
+
 
 class _Here(threading.local):
     note: Callable[[object], int] | None = None
@@ -32,11 +34,18 @@ class Ref:
     Args:
         task: an id, a `TaskFuture`, or a `Task` of the same job that has no id yet.
         name: one of the names that the task pulls.
+
+    Raises:
+        TypeError: a text, a number with a fraction or a collection is no task.
     """
 
     __slots__ = ("name", "task")
 
     def __init__(self, task: Any, name: str | None = None) -> None:
+        if isinstance(task, str | bytes | float | list | tuple | dict | set | None):
+            raise TypeError(f"task must be an id, a TaskFuture or a Task, not {shown(task)}: tc.run(…) returns an id")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be one of the names that the task pulls, not {shown(name)}")
         self.task = task
         self.name = name
 

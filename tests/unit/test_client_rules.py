@@ -241,6 +241,14 @@ def test_settings_of_an_environment_are_set_in_place_or_whole() -> None:
         environment.recycle = {"after_tasks": 2}  # type: ignore[assignment]
 
 
+@pytest.mark.parametrize("task", ["j", b"j", 1.5, None, [1], {"task": 1}])
+def test_what_is_no_task_is_no_reference(task: Any) -> None:
+    with pytest.raises(TypeError, match="task must be an id, a TaskFuture or a Task, not"):
+        Ref(task)
+    with pytest.raises(TypeError, match="name must be one of the names that the task pulls, not 5"):
+        Ref(1, 5)  # type: ignore[arg-type]
+
+
 def test_edges_and_references_as_they_travel() -> None:
     first, other = Task("1"), Task("2")
     packed = pack_task(Task(max, args=(Ref(7), [Ref(8, "x")]), kwargs={"key": {"deep": Ref(7)}}, after=[3, 8]))
