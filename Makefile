@@ -34,7 +34,7 @@ help:
 	@echo "make lint        ruff check, ruff format --check, mypy --strict"
 	@echo "make bench       throughput beside multiprocessing.Pool in the same run"
 	@echo "make chaos       ten minutes of killed engines, controllers and agents, and ten thousand simulated lives"
-	@echo "make worst       reboots, kill storms, damaged stores and random examples, many more of them than make test"
+	@echo "make worst       what make test leaves out: long tests of rare faults, and many more random examples"
 	@echo "make live-check  the live view behind proxies, and what it costs: five pages, a million tasks, 10,000 engines"
 	@echo "make soak        the same for hours: SOAK_S=14400"
 	@echo "make docs        the documentation, into docs/_build/html"
