@@ -281,6 +281,8 @@ def packed_function(function: Any, writer: BlobWriter | None = None, *, is_envir
     used_marks.clear()
     renews = not is_environment and changes_itself(function)
     parts = _parts_inline(build.Renewing(function) if renews else function, writer)
+    if not is_environment:
+        session_state.look_through(function)
     of_session = session_state.end(of_setup=is_environment) or renews
     if entry is not None and _same(entry.seen, parts):
         seen: Function = entry.value

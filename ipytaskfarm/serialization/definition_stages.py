@@ -139,14 +139,15 @@ class Stages:
         plain: dict[str, Any] = {}
         late = []
         for name, part in parts.items():
-            if self.instances_in(part):
-                late.append((name, part))
+            classes = self.instances_in(part)  # looks through all of it: once, because it may be a large list
+            if classes:
+                late.append((name, part, classes))
             else:
                 plain[name] = part
         if plain:
-            self.add(action, subject, plain, owner)
-        for name, part in late:
-            self.add(action, subject, {name: part}, owner)
+            self.steps.append(DefinitionStep(action, subject, plain, owner))
+        for name, part, classes in late:
+            self.add_late(action, subject, {name: part}, owner, classes)
 
     def instances_in(self, value: Any) -> set[type]:
         """Return the by-value classes that a value contains instances of. Functions and classes are not searched."""

@@ -16,6 +16,7 @@ change unseen (an array, an instance) there is no guard; `sure` becomes False in
 from __future__ import annotations
 
 import collections
+import contextvars
 import dataclasses
 import enum
 import functools
@@ -71,7 +72,7 @@ from .pickler import (
     used_submodules,
 )
 from .rebuild import is_call
-from .standard_values import find_named_method
+from .standard_values import default_of, find_named_method
 
 _ITEMS_GUARDED_MAX = 64
 _ITEMS_WALKED_MAX = 4096
@@ -532,4 +533,5 @@ _COMPOUNDS: dict[type, Callable[[Digester, Any], bytes]] = {
     property: Digester._property,
     type: Digester._class,
     object: lambda digester, obj: b"object",  # its key is another one in each session
+    contextvars.ContextVar: lambda digester, obj: digester._parts("context variable", obj.name, *default_of(obj)),
 }

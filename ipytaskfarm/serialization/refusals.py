@@ -79,7 +79,6 @@ _REMEDIES = {
     "builtins.module": "pull names instead",
     "builtins.frame": "send what is needed of it, such as its `f_locals`",
     "builtins.traceback": "send its text, which `traceback.format_tb` gives",
-    "_contextvars.ContextVar": "define it in a module that the task imports, or send its value",
     "_contextvars.Token": "send the value that it restores",
     "_contextvars.Context": "send the values of its variables",
     "_hashlib.HASH": "send its digest, or hash inside the task",

@@ -67,7 +67,6 @@ REFUSED: dict[str, tuple[str, str]] = {
     "future": ("import concurrent.futures as cf\ncf.Future()", "send its result"),
     "pool of threads": ("import concurrent.futures as cf\ncf.ThreadPoolExecutor(1)", MAKE),
     "event loop": ("import asyncio\nasyncio.new_event_loop()", "`asyncio.run` inside"),
-    "context variable": ("import contextvars\ncontextvars.ContextVar('x')", "define it in a module"),
     "context": ("import contextvars\ncontextvars.copy_context()", "send the values"),
     "frame": ("import sys\nsys._getframe()", "f_locals"),
     "hash": ("import hashlib\nhashlib.sha256()", "send its digest"),
