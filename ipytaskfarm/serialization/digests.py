@@ -42,6 +42,7 @@ from .classes import (
     enum_extras,
     enum_members,
     registered_subclasses,
+    registered_with,
     struct_digested,
 )
 from .function_imports import imports_of
@@ -449,7 +450,7 @@ class Digester:
         registered = registered_subclasses(cls)
         if registered:
             self.sure = False  # more classes can be registered unseen
-        return tuple(sorted(map(self.encode, registered)))
+        return tuple(sorted(map(self.encode, [*registered, *registered_with(cls)])))
 
     def _module(self, module: types.ModuleType) -> bytes:
         content = content_of(module)
