@@ -246,7 +246,7 @@ _LOGGING = frozenset(("addHandler", "basicConfig", "dictConfig", "fileConfig", "
 
 
 def _warnings(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
-    if not any(filter_[0] == "error" for filter_ in warnings.filters):
+    if not _are_errors():
         return
     for each in reached:
         for name in mentioned(each.__code__):
@@ -259,6 +259,16 @@ def _warnings(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
                     is_note=True,
                 )
                 return
+
+
+def _are_errors() -> bool:
+    """Return whether this session makes errors of any warnings."""
+    for action, message, category, module, line in warnings.filters:
+        if action == "error":
+            return True
+        if message is None and category is Warning and module is None and not line:
+            return False  # no filter behind this one is asked
+    return False
 
 
 def _locale(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
