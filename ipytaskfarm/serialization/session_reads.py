@@ -156,11 +156,11 @@ def _draws(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
                 f"{module}.seed",
                 f"{function} draws from the generator of {module}, which this program has seeded{place}: engines have "
                 "others, so results differ from those here, and from run to run. Give each task a seed of its own as "
-                f"an argument, and make a generator of it, such as {_MAKES[module]}",
+                f"an argument, and make a generator of it, such as with {_MAKES[module]}",
             )
 
 
-_MAKES = {"random": "random.Random(seed)", "numpy.random": "np.random.default_rng(seed)"}
+_MAKES = {"random": "random.Random", "numpy.random": "np.random.default_rng"}
 
 
 def _seeded(module: str) -> str | None:

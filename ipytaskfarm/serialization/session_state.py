@@ -71,7 +71,10 @@ def look(function: types.FunctionType, used: dict[str, Any]) -> None:
 def look_through(function: Any) -> None:
     """Note what a function reads of this session, with all functions of the user that it reaches."""
     for found in readings(function):
-        (_noted_changes if found.is_note else _noted).append((found.key, found.text))
+        if not found.is_note:
+            _noted.append((found.key, found.text))
+        elif _is_news((found.key, "")):  # of one function it is told for all
+            _noted_changes.append((found.key, found.text))
 
 
 def end(*, of_setup: bool = False) -> bool:
