@@ -108,6 +108,12 @@ class MapSubmission:
             self.session.blobs,
             self._shared,
         )
+        if not (self._grows or packed.blobs or self._shared.known):
+            # All items are there, so no code of the user changes the function between them.  To examine it for each of
+            # a thousand tasks would take a minute and more if it uses a list of a million numbers.  One with values in
+            # blobs is packed again, because a blob is removed when no task needs it any more.
+            code = next((each for each in packed.functions if each.digest == packed.function), None)
+            self._shared = self._shared._replace(known=(self._function, code) if code is not None else None)
         if len(packed.payload) > 2 * BYTES_MAX and len(taken) > 1:
             self._item_bytes = len(packed.payload) / len(taken)
             self.items.put_back(taken)

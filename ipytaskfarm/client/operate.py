@@ -188,7 +188,9 @@ def find_job(session: Session, name_or_id: str | JobLine) -> tables.JobRow:
     rows = session.ask_for(messages.FindJobs(wanted, True), tables.JobTable).rows
     rows = [row for row in rows if row.ids]
     if not rows:
-        raise KeyError(f"farm {session.farm!r} has no job {wanted!r}: it was never submitted, or was cleared")
+        raise KeyError(
+            f"farm {session.farm!r} has no job {wanted!r}: it was never submitted, had no tasks, or was cleared"
+        )
     return rows[-1]
 
 

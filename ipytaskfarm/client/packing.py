@@ -73,6 +73,8 @@ class Shared(NamedTuple):
     """The functions that `rules` need."""
     place: Callable[[Any], int] = refuse_task
     """Function that returns the id of another task of the job, or -1 - its position."""
+    known: tuple[Callable[..., Any], Function] | None = None
+    """The function that all tasks call, as it was packed for the first of them."""
 
 
 def freezing(packed: Packed) -> Packed:
@@ -101,7 +103,10 @@ def pack_task(
         payload, _ = task._payload(_NO_DATA, {})
         return Packed(payload) if shared is None else Packed(payload, None, shared.rules, shared.functions)
     data = TaskData(
-        BlobWriter(blobs) if blobs is not None else None, shared.place if shared is not None else refuse_task, farm
+        BlobWriter(blobs) if blobs is not None else None,
+        shared.place if shared is not None else refuse_task,
+        farm,
+        shared.known if shared is not None else None,
     )
     if is_plain:
         payload, _ = task._payload(data, {})
@@ -147,10 +152,17 @@ def _cache_key(
 class TaskData:
     """Packs the data of one task, and records its large values and the tasks whose results are its inputs."""
 
-    __slots__ = ("_farm", "_inputs", "_place", "_refused", "_writer")
+    __slots__ = ("_farm", "_inputs", "_known", "_place", "_refused", "_writer")
 
-    def __init__(self, writer: BlobWriter | None, place: Callable[[Any], int], farm: str = "") -> None:
+    def __init__(
+        self,
+        writer: BlobWriter | None,
+        place: Callable[[Any], int],
+        farm: str = "",
+        known: tuple[Callable[..., Any], Function] | None = None,
+    ) -> None:
         self._farm = farm
+        self._known = known
         self._refused: Exception | None = None
         """The error of a reference among the arguments."""
         self._writer = writer
@@ -177,6 +189,8 @@ class TaskData:
 
     def pack_function(self, function: Callable[..., Any]) -> Function:
         """Pack the function that the task calls."""
+        if self._known is not None and self._known[0] is function:
+            return self._known[1]
         return pack_function(function, self._writer)
 
     def pack_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> bytes:

@@ -24,6 +24,13 @@ def hints(error: BaseException, trace: str) -> Iterator[str]:
         name = error.name or (re.findall(r"name '(\w+)'", str(error)) or [""])[0]
     elif isinstance(error, KeyError) and error.args and "globals()" in trace:
         name = error.args[0] if isinstance(error.args[0], str) else ""
+    elif isinstance(error, ValueError) and "sys.set_int_max_str_digits" in str(error):
+        here = sys.get_int_max_str_digits()
+        if here == 0 or here > sys.int_info.default_max_str_digits:
+            yield (
+                f"the limit is {here or 'off'} here, and Python's in a task: call sys.set_int_max_str_digits in the "
+                "function, or for all engines with mec.execute(…)"
+            )
     elif isinstance(error, FileNotFoundError):
         yield from _of_file(error.filename)
     elif isinstance(error, AttributeError) and (found := _NO_ATTRIBUTE.search(str(error))):

@@ -289,8 +289,11 @@ def packed_function(function: Any, writer: BlobWriter | None = None, *, is_envir
     used_marks.clear()
     renews = not is_environment and changes_itself(function)
     parts = _parts_inline(build.Renewing(function) if renews else function, writer)
+    is_known = entry is not None and _same(entry.seen, parts)
+    if not (is_known or is_environment):
+        session_state.look_through(function)
     of_session = session_state.end(of_setup=is_environment) or renews
-    if entry is not None and _same(entry.seen, parts):
+    if entry is not None and is_known:
         seen: Function = entry.value
         return seen
     code = b"".join(parts)

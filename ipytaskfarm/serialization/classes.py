@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import abc
 import builtins
+import collections.abc
+import contextlib
 import copyreg
 import enum
 import functools
 import inspect
+import io
 import itertools
+import numbers
+import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from . import rebuild as build, rebuild_classes as build_classes
@@ -122,6 +128,9 @@ def take_apart(pickler: Pickler, cls: type, born: str, digest: str) -> Reduced:
     registered = registered_subclasses(cls)
     if registered:
         stages.add_late(build_classes.register, cls, registered, cls, {cls, *registered})
+    abstract = registered_with(cls)
+    if abstract:
+        stages.add_late(build_classes.register_with, cls, abstract, cls, {cls})
     return reduced(*made, steps)
 
 
@@ -301,12 +310,28 @@ def enum_extras(cls: Any) -> dict[str, dict[str, Any]]:
 
 def registered_subclasses(cls: type) -> list[type]:
     """Return the virtual subclasses of an abstract class, in order of their names."""
-    if not isinstance(cls, abc.ABCMeta):
-        return []
-    dump = getattr(__import__("_abc"), "_get_dump", None)
-    registry: Iterable[Callable[[], type | None]] = dump(cls)[0] if dump is not None else ()
-    found = [reference() for reference in registry]
+    found = [reference() for reference in _registry(cls)] if isinstance(cls, abc.ABCMeta) else []
     return sorted((each for each in found if each is not None), key=lambda each: each.__qualname__)
+
+
+def registered_with(cls: type) -> list[type]:
+    """Return the abstract classes of the standard library of which a class has been made a virtual subclass."""
+    reference = weakref.ref(cls)
+    return [each for each in _abstract_classes() if reference in _registry(each)]
+
+
+def _registry(cls: type) -> Collection[Callable[[], type | None]]:
+    dump = getattr(__import__("_abc"), "_get_dump", None)
+    registry: Collection[Callable[[], type | None]] = dump(cls)[0] if dump is not None else ()
+    return registry
+
+
+@functools.cache
+def _abstract_classes() -> tuple[type, ...]:
+    """Return those with which programs register their own classes, such as ``@Sequence.register``."""
+    modules = (collections.abc, contextlib, io, numbers, os)
+    found = (value for module in modules for value in vars(module).values() if isinstance(value, abc.ABCMeta))
+    return tuple(dict.fromkeys(found))
 
 
 # --------------------------------------------------------------------------------------------------

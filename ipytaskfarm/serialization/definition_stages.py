@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import gc
 import types
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary, ref
 
 from . import rebuild as build, rebuild_classes as build_classes
 
@@ -139,14 +141,16 @@ class Stages:
         plain: dict[str, Any] = {}
         late = []
         for name, part in parts.items():
-            if self.instances_in(part):
-                late.append((name, part))
+            classes = self.instances_in(part)  # looks through all of it: once, because it may be a large list
+            if classes:
+                late.append((name, part, classes))
+                plain.update(_until_then(name, part, classes, owner))
             else:
                 plain[name] = part
         if plain:
-            self.add(action, subject, plain, owner)
-        for name, part in late:
-            self.add(action, subject, {name: part}, owner)
+            self.steps.append(DefinitionStep(action, subject, plain, owner))
+        for name, part, classes in late:
+            self.add_late(action, subject, {name: part}, owner, classes)
 
     def instances_in(self, value: Any) -> set[type]:
         """Return the by-value classes that a value contains instances of. Functions and classes are not searched."""
@@ -168,7 +172,7 @@ class Stages:
             if len(seen) > _WALKED_MAX:
                 found.add(object)
                 break
-            referents = gc.get_referents(obj)
+            referents = [obj()] if isinstance(obj, ref) else gc.get_referents(obj)
             if not LEAVES.issuperset(map(type, referents)):
                 waiting += referents
         return found
@@ -224,6 +228,33 @@ class Stages:
         steps = [each for each in self.steps if isinstance(each, DefinitionStep)] + [step for step, _ in self._late]
         found = [step for step in steps if step.owner in wanted and not step.written]
         return found if self._parent is None else found + self._parent.waiting(wanted)
+
+
+def _until_then(name: str, part: Any, classes: set[type], owner: type | None) -> dict[str, Any]:
+    """Return what a name stands for while instances in its value are made by code of the user, as ``__reduce__`` says.
+
+    That code may look into the very table that it fills, ``if key not in cls.known``, or ask for ``cls.only is None``.
+    """
+    if not any(_is_made_by_code(each) for each in classes):
+        return {}
+    kind = type(part)
+    if kind in _TABLES:
+        return {name: kind()}
+    if kind is defaultdict:
+        return {name: defaultdict(part.default_factory)}
+    if kind not in classes:
+        return {}
+    functions = [getattr(each, "__func__", each) for each in vars(owner).values()] if owner is not None else []
+    codes = [each.__code__ for each in functions if type(each) is types.FunctionType]
+    return {} if any("hasattr" in code.co_names for code in codes) else {name: None}
+
+
+def _is_made_by_code(kind: Any) -> bool:
+    """Return whether pickle makes instances by calling code of the user."""
+    return types.FunctionType in (type(kind.__reduce__), type(kind.__reduce_ex__))
+
+
+_TABLES = frozenset((dict, list, set, OrderedDict, deque, WeakKeyDictionary, WeakSet, WeakValueDictionary))
 
 
 def _suspended(pickler: StagedPickler) -> Stages | None:

@@ -16,6 +16,7 @@ change unseen (an array, an instance) there is no guard; `sure` becomes False in
 from __future__ import annotations
 
 import collections
+import contextvars
 import dataclasses
 import enum
 import functools
@@ -41,6 +42,7 @@ from .classes import (
     enum_extras,
     enum_members,
     registered_subclasses,
+    registered_with,
     struct_digested,
 )
 from .function_imports import imports_of
@@ -71,7 +73,7 @@ from .pickler import (
     used_submodules,
 )
 from .rebuild import is_call
-from .standard_values import find_named_method
+from .standard_values import default_of, find_named_method
 
 _ITEMS_GUARDED_MAX = 64
 _ITEMS_WALKED_MAX = 4096
@@ -448,7 +450,7 @@ class Digester:
         registered = registered_subclasses(cls)
         if registered:
             self.sure = False  # more classes can be registered unseen
-        return tuple(sorted(map(self.encode, registered)))
+        return tuple(sorted(map(self.encode, [*registered, *registered_with(cls)])))
 
     def _module(self, module: types.ModuleType) -> bytes:
         content = content_of(module)
@@ -532,4 +534,5 @@ _COMPOUNDS: dict[type, Callable[[Digester, Any], bytes]] = {
     property: Digester._property,
     type: Digester._class,
     object: lambda digester, obj: b"object",  # its key is another one in each session
+    contextvars.ContextVar: lambda digester, obj: digester._parts("context variable", obj.name, *default_of(obj)),
 }

@@ -48,6 +48,17 @@ def global_names(code: types.CodeType) -> list[str]:
     return sorted(names)
 
 
+def added_by_rewriting(function: types.FunctionType) -> dict[str, Any]:
+    """Return the globals that no source can name, and that pytest's rewriting of ``assert`` has put into the module.
+
+    The module is sent as its source, which has none of them.
+    """
+    here = function.__globals__
+    if not any(name.startswith("@") for name in here):
+        return {}
+    return {name: here[name] for name in global_names(function.__code__) if name.startswith("@") and name in here}
+
+
 @functools.lru_cache(maxsize=4096)
 def _names_in(annotation: str) -> tuple[str, ...]:
     try:

@@ -27,7 +27,11 @@ _ADDING = frozenset((
 ))  # fmt: skip
 _TAKING = frozenset(("pop", "popitem", "popleft"))
 _MENTIONED = _ADDING | _TAKING | {"next"}
-_CHANGING = _MENTIONED | {"clear", "popitem", "reverse", "setattr", "setdefault", "sort", "__dict__"}
+_CHANGING = _MENTIONED | {
+    "clear", "popitem", "reverse", "setattr", "setdefault", "sort", "__dict__",
+    "heapify", "heappop", "heappush", "heappushpop", "heapreplace", "insort", "insort_left", "insort_right", "setitem",
+    "shuffle",
+}  # fmt: skip
 _CHARACTERS_MAX = 20_000
 
 
@@ -73,8 +77,11 @@ def changes_itself(function: Any, levels: int = 5) -> bool:
     if levels == 0:
         return False
     if isinstance(function, functools.partial):
+        called = function.func
         values = [*function.args, *function.keywords.values()]
-        return any(_is_mutable(value) for value in values) or changes_itself(function.func, levels - 1)
+        if type(called) is types.FunctionType and not _reaches_storing(called):  # a table that it only reads
+            values = [value for value in values if not isinstance(value, _CONTAINERS)]
+        return any(_is_mutable(value) for value in values) or changes_itself(called, levels - 1)
     if isinstance(function, types.MethodType):
         method = function.__func__
         is_known = isinstance(method, types.FunctionType) and hasattr(type(function.__self__), method.__name__)
@@ -94,7 +101,7 @@ def changes_itself(function: Any, levels: int = 5) -> bool:
         if type(value) is types.FunctionType:
             if value is not function and changes_itself(value, levels - 1):
                 return True
-        elif may_store(code) if isinstance(value, _CONTAINERS) else _is_mutable(value, mentioned(code)):
+        elif _reaches_storing(function) if isinstance(value, _CONTAINERS) else _is_mutable(value, mentioned(code)):
             return True
     return False
 
@@ -103,6 +110,25 @@ def changes_itself(function: Any, levels: int = 5) -> bool:
 def may_store(code: types.CodeType) -> bool:
     """Return whether the code may change the content of a container."""
     return not mentioned(code).isdisjoint(_CHANGING) or _stores(code, _STORING)
+
+
+def _reaches_storing(function: types.FunctionType) -> bool:
+    """Return whether the function, or one of the user's that it mentions, may change the content of a container."""
+    waiting = {function}
+    seen: set[types.FunctionType] = set()
+    while waiting:
+        each = waiting.pop()
+        seen.add(each)
+        if may_store(each.__code__):
+            return True
+        for name in mentioned(each.__code__):
+            used = each.__globals__.get(name)
+            if type(used) is types.FunctionType and used not in seen:
+                if travel(used.__module__) is not Travel.REFERENCE:
+                    waiting.add(used)
+            elif type(used) is types.ModuleType and travel(used.__name__) is not Travel.REFERENCE:
+                return True  # what of it is called is not looked for
+    return False
 
 
 @functools.lru_cache(4096)

@@ -57,7 +57,7 @@ def outside_inputs(
     found: dict[str, None] = {}
     seeds = False
     for each in nested_codes(code):
-        for name, step in _dotted(each, named):
+        for name, step in dotted_names(each, named):
             seeds = seeds or name in ("random.seed", "numpy.random.seed")
             what = _asked(name, step, is_text)
             if what:
@@ -92,7 +92,7 @@ _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 _SKIPPED = frozenset({"CACHE", "PUSH_NULL", "PRECALL", "EXTENDED_ARG", "NOP", "NOT_TAKEN"})
 
 
-def _dotted(code: types.CodeType, named: Callable[[str], str]) -> Iterator[tuple[str, dis.Instruction | None]]:
+def dotted_names(code: types.CodeType, named: Callable[[str], str]) -> Iterator[tuple[str, dis.Instruction | None]]:
     """Yield (full dotted name, the instruction behind it) of what the code looks up."""
     local: dict[str, str] = {}
     name = ""

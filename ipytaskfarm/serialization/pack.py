@@ -101,7 +101,7 @@ def pack_arguments(args: Sequence[Any], kwargs: dict[str, Any], writer: BlobWrit
 
 
 def _refusal(obj: Any, names: str | tuple[str, ...], error: Exception) -> Exception:
-    if isinstance(error, VersionMismatch | MemoryError):
+    if isinstance(error, VersionMismatch | MemoryError | Warning):  # the program makes errors of warnings
         return error
     try:
         found = find_culprit(obj, names, _fails)

@@ -37,6 +37,7 @@ from .definition_stages import LEAVES, STAGE_REDUCERS, Stages, join, reduced
 from .function_globals import Names
 from .function_imports import imports_of
 from .global_names import (
+    added_by_rewriting,
     annotation_names,
     engine_owns,
     global_names,
@@ -398,6 +399,8 @@ def function_state(function: types.FunctionType, with_globals: bool) -> dict[str
         source = source_of(function.__code__)
         if source is not None:
             state["source"] = source
+    elif added := added_by_rewriting(function):
+        state["added"] = added
     return state
 
 

@@ -227,6 +227,8 @@ def fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
     if "type_params" in state:
         function.__type_params__ = state["type_params"]  # type: ignore[attr-defined]
     add_globals(function, state.get("used", {}), state.get("wanted", ()))
+    for name, value in state.get("added", {}).items():
+        function.__globals__.setdefault(name, value)
     if "source" in state:
         remember_source(function.__code__.co_filename, *state["source"])
     _note_came(function)

@@ -235,6 +235,13 @@ def register(cls: Any, subclasses: list[type]) -> None:
             cls.register(subclass)
 
 
+def register_with(cls: Any, abstract: list[Any]) -> None:
+    """Make a class a virtual subclass of abstract classes of the standard library."""
+    if build.is_unfilled(cls):
+        for each in abstract:
+            each.register(cls)
+
+
 def finish_class(cls: type, part: None) -> None:
     """Mark the class as complete. From now on it is found by its digests."""
     build.note_filled(cls)

@@ -13,7 +13,8 @@ import types
 import uuid
 import weakref
 from collections import OrderedDict
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, cast
 
 
 def load_stream(name: str, part: str | None) -> Any:
@@ -53,8 +54,19 @@ def mark(key: str) -> object:
     return found
 
 
+def context_variable(key: str, name: str, *default: Any) -> ContextVar[Any]:
+    """Return the one context variable of this process that stands for that of another process with this key."""
+    found = _marks.get(key)
+    if found is None:
+        found = ContextVar(name, default=default[0]) if default else ContextVar(name)
+        if len(_marks) < _MARKS_MAX:
+            _marks[key] = found
+            _marks_of[id(found)] = key
+    return cast(ContextVar[Any], found)
+
+
 def key_of_mark(found: object) -> str | None:
-    """Return the key by which other processes know an ``object()``; None if there are too many of them."""
+    """Return the key by which other processes know an object that has its identity alone; None: there are too many."""
     key = _marks_of.get(id(found))
     if key is None and len(_marks) < _MARKS_MAX:
         key = _marks_of[id(found)] = uuid.uuid4().hex

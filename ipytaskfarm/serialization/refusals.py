@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import re
 import sys
@@ -79,7 +80,6 @@ _REMEDIES = {
     "builtins.module": "pull names instead",
     "builtins.frame": "send what is needed of it, such as its `f_locals`",
     "builtins.traceback": "send its text, which `traceback.format_tb` gives",
-    "_contextvars.ContextVar": "define it in a module that the task imports, or send its value",
     "_contextvars.Token": "send the value that it restores",
     "_contextvars.Context": "send the values of its variables",
     "_hashlib.HASH": "send its digest, or hash inside the task",
@@ -240,8 +240,9 @@ def _function_children(function: types.FunctionType) -> Iterator[tuple[str, Any]
             yield f" (variable {variable!r} of the function around {name})", cell.cell_contents
         except ValueError:
             pass
+    assigned = {step.argval for step in dis.get_instructions(function.__code__) if step.opname == "STORE_GLOBAL"}
     for variable, value in used_globals(function)[0].items():
-        yield f" (global {variable!r} used by {name})", value
+        yield f" (global {variable!r} {'assigned' if variable in assigned else 'used'} by {name})", value
     for index, value in enumerate(function.__defaults__ or ()):
         yield f" (default {index} of {name})", value
     for keyword, value in (function.__kwdefaults__ or {}).items():
@@ -279,6 +280,14 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+_MADE_ON_FIRST_USE = re.compile(r"\(global '(\w+)' assigned by ([^()]+)\)$")
+
+
+def _set_back(made: re.Match[str]) -> str:
+    before = f"what it was before {made[2]} was called here, such as None"
+    return f"set {made[1]} back to {before}, and each engine makes its own"
+
+
 def type_name(obj: Any) -> str:
     """Return the name of an object's type as error messages show it, like ``_thread.lock`` or ``generator``."""
     kind = type(obj)
@@ -291,10 +300,11 @@ def explain(found: Culprit, error: BaseException) -> str:
     """Return the error message."""
     path, culprit, owner = found
     path = path if len(path) <= PATH_CHARACTERS_MAX else f"{path[:200]}…{path[-100:]}"
+    made = _MADE_ON_FIRST_USE.search(path)  # by a call here: on an engine the function makes another one
     if owner is not None:
         # What is inside does not help: nobody knows the locks of a database's engine.
         part, whole = type_name(culprit), type_name(owner)
-        instead = f"make the {type(owner).__name__} inside the task"
+        instead = _set_back(made) if made else f"make the {type(owner).__name__} inside the task"
         return f"{path}: a {part}, which belongs to a {whole}, cannot be pickled: {instead}"
     reason = str(error)
     remedy = remedy_of(culprit)
@@ -305,5 +315,7 @@ def explain(found: Culprit, error: BaseException) -> str:
     if remedy is None:
         words = re.findall("[A-Z]?[a-z]+|[A-Z]+(?![a-z])", type(culprit).__name__)
         remedy = _BY_NAME.get(words[-1].lower() if words else "", _PLAINER)
+    if made:
+        remedy = _set_back(made)
     what = f"{article} {type_name(culprit)} cannot be pickled"
     return f"{path}: {what}{'' if known else f' ({type(error).__name__}: {reason})'}: {remedy}"

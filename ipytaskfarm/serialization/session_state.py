@@ -25,6 +25,7 @@ from typing import Any
 from ..system.user_code import depth_of_user, tell_user
 from .kept_changes import change_of_owner, changes_of, may_change, may_store, sets_attributes
 from .module_origin import Travel, travel
+from .session_reads import readings
 from .session_settings import changed_settings, changed_variables
 
 _WARNED_MAX = 1000
@@ -33,7 +34,7 @@ _warned: set[tuple[str, str]] = set()
 _noted: list[tuple[str, str]] = []
 """(function, what is wrong) of the function that is being packed."""
 _noted_changes: list[tuple[str, str]] = []
-"""The same of what the function changes."""
+"""The same of what the function changes, and of what else is told by a note."""
 _changing: list[str] = []
 """The names of the functions in it that change what they bring."""
 
@@ -65,6 +66,15 @@ def look(function: types.FunctionType, used: dict[str, Any]) -> None:
                     _changing.append(name)
                 else:
                     _note_change(name, path, changes[path])
+
+
+def look_through(function: Any) -> None:
+    """Note what a function reads of this session, with all functions of the user that it reaches."""
+    for found in readings(function):
+        if not found.is_note:
+            _noted.append((found.key, found.text))
+        elif _is_news((found.key, "")):  # of one function it is told for all
+            _noted_changes.append((found.key, found.text))
 
 
 def end(*, of_setup: bool = False) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import contextvars
 import copyreg
 import functools
 import inspect
@@ -221,13 +222,36 @@ def _reduce_mark(pickler: Pickler, found: object) -> Reduced:
     return values.mark, (key,)
 
 
+def _reduce_context_variable(pickler: Pickler, found: contextvars.ContextVar[Any]) -> Reduced:
+    """Reduce a context variable to its name in a module, or to a key of this process and its default."""
+    place = _marks_of_modules(len(sys.modules)).get(id(found))
+    if place is not None:
+        return by_member(*place[1:])
+    key = values.key_of_mark(found)
+    if key is None:
+        return NotImplemented
+    used_marks.add(key)
+    default = default_of(found)
+    return values.context_variable, (key, found.name, *default)
+
+
+def default_of(variable: contextvars.ContextVar[Any]) -> tuple[Any, ...]:
+    """Return the default of a context variable as a tuple of one; () if it has none."""
+    try:
+        return (contextvars.Context().run(variable.get),)
+    except LookupError:
+        return ()
+
+
 used_marks: set[str] = set()
 """The keys in what was pickled since `cache` has cleared them."""
 
 
 @functools.lru_cache(1)
 def _marks_of_modules(count: int) -> dict[int, tuple[object, str, str]]:
-    """Return the ``object()`` among the globals of modules that are not sent as values, by address.
+    """Return each ``object()`` and context variable among the globals of modules that are not sent as values.
+
+    The keys are their addresses.
 
     count: the number of imported modules, as the result is good until it changes.
     """
@@ -235,7 +259,7 @@ def _marks_of_modules(count: int) -> dict[int, tuple[object, str, str]]:
     for module_name, module in list(sys.modules.items()):
         if type(module) is types.ModuleType:
             for name, value in list(vars(module).items()):
-                if type(value) is object and travel(module_name) is not Travel.LOOSE:
+                if type(value) in (object, contextvars.ContextVar) and travel(module_name) is not Travel.LOOSE:
                     found.setdefault(id(value), (value, module_name, name))
     return found
 
@@ -250,6 +274,7 @@ def _reduce_context_manager(pickler: Pickler, found: Any) -> Reduced:
 REDUCERS.update(
     {
         object: _reduce_mark,
+        contextvars.ContextVar: _reduce_context_variable,
         contextlib._GeneratorContextManager: _reduce_context_manager,
         types.MethodType: _reduce_method,
         types.BuiltinFunctionType: _reduce_builtin,

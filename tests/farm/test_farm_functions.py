@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ipytaskfarm import Farm, MapTask, MultiEngineClient, Task, TaskClient
+from ipytaskfarm.serialization.kept_changes import changes_itself
 from tests.support.farms import python
 
 pytestmark = pytest.mark.farm
@@ -105,6 +106,44 @@ def test_each_task_finds_the_object_of_its_method_as_it_was_sent(tc: TaskClient)
     assert run.t == 0
 
 
+class Examined:
+    looks = 0
+
+    def __reduce__(self) -> Any:
+        Examined.looks += 1
+        return int, (3,)
+
+
+def test_a_map_looks_at_its_function_once(tc: TaskClient) -> None:
+    assert tc.map(functools.partial(operator.mul, Examined()), range(50), chunksize=1) == list(range(0, 150, 3))
+    assert Examined.looks < 5  # not once for each item: it might be a list of a million numbers
+
+
+def test_which_partials_are_unpacked_for_each_task() -> None:
+    assert not changes_itself(functools.partial(item_of, [1]))
+    assert changes_itself(functools.partial(adds, {}))
+    assert changes_itself(functools.partial(adds_by_helper, {}))
+    assert changes_itself(functools.partial(len, []))
+
+
+def item_of(table: list[int], place: int) -> int:
+    return table[place]
+
+
+def adds_by_helper(state: dict[str, int], x: int) -> int:
+    return adds(state, x)
+
+
+def test_asserts_that_pytest_has_rewritten(tc: TaskClient) -> None:
+    def checks(x: int) -> int:
+        assert x == 2, "two it is"
+        return x
+
+    assert tc.map(checks, [2]) == [2]
+    with pytest.raises(AssertionError, match="two it is"):
+        tc.map(checks, [1])
+
+
 def adds(state: dict[str, int], x: int) -> int:
     state["n"] += x
     return state["n"]
@@ -123,6 +162,14 @@ def test_an_error_says_what_this_session_has(tc: TaskClient, tmp_path: Path, mon
     with pytest.raises(KeyError) as raised:
         call(tc, by_name, "only_here")
     assert raised.value.__notes__[-1].startswith("this session has 'only_here', and a task has only the globals")
+    digits = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        with pytest.raises(ValueError, match="Exceeds the limit") as too_long:
+            call(tc, lambda: str(10**5000))
+        assert too_long.value.__notes__[-1].startswith("the limit is off here, and Python's in a task")
+    finally:
+        sys.set_int_max_str_digits(digits)
     for text, expected in (
         ("only_here", "this session has 'only_here', and a task has only the globals that the code"),
         ("__import__('__main__').only_here", "this session has 'only_here'"),

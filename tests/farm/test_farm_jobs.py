@@ -274,7 +274,7 @@ def test_a_job_outlives_its_client_unless_it_is_to_end_with_it(tmp_path: Path, e
         assert attached.counts()["succeeded"] == 2
         assert attached.results() == [{}, {}]
         tc.clear(attached.ids)
-        with pytest.raises(KeyError, match="was never submitted, or was cleared"):
+        with pytest.raises(KeyError, match="was never submitted, had no tasks, or was cleared"):
             tc.job("stays")
 
 

@@ -85,15 +85,23 @@ def test_from_a_package_that_is_run(farm: Farm, tmp_path: Path) -> None:
     assert run(tmp_path, "-m", "pkg.main") == SAID
 
 
+HANDLE = [
+    "%load_ext ipytaskfarm\n%taskfarm connect {WHERE}",
+    "%%task -o h\nx = 5",
+    "import threading\nfor each in threading.enumerate():\n    if each.name.startswith('task '): each.join(30)",
+]
+
+
 @pytest.mark.notebook
 def test_from_a_notebook(farm: Farm, tmp_path: Path) -> None:
-    cells = [f"WHERE = {str(farm.connection_file)!r}\n{GLOBALS}", USE]
+    cells = [f"WHERE = {str(farm.connection_file)!r}\n{GLOBALS}", USE, *HANDLE]
     notebook = executed(cells, tmp_path)
     said = {"stdout": "", "stderr": ""}
     for output in notebook.cells[1].outputs:
         said[output.name] += output.text
     assert said["stdout"] == SAID
     assert "of_generator draws from generator, which is copied to each engine" in said["stderr"]
+    assert "succeeded" in notebook.cells[3].outputs[0].data["text/html"], "nbclient takes updates from the cell it runs"
 
 
 EDITS = """

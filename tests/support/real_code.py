@@ -132,6 +132,20 @@ CLASSES = [
      "class Pair(typing.NamedTuple):\n    a: int\n    b: int = 2\ndef of_has(i): return isinstance(Goes(), Has), tuple(Pair(i))", "tc.map(of_has, [1])", [(True, (1, 2))]),
     ("dataclasses with factories", "@dataclasses.dataclass(kw_only=True, order=True)\nclass D:\n    a: int\n    b: list = dataclasses.field(default_factory=list)\n"
      "def of_d(i): return dataclasses.asdict(dataclasses.replace(i, a=2)), D(a=1) < D(a=2)", "tc.map(of_d, [D(a=1)])", [({"a": 2, "b": []}, True)]),
+    ("instances that fill a table, made by __reduce__", "class Interned:\n    known = {}\n    weak = weakref.WeakValueDictionary()\n    def __new__(cls, k):\n"
+     "        if k not in cls.known: self = cls.known[k] = cls.weak[k] = object.__new__(cls); self.k = k\n        return cls.known[k]\n"
+     "    def __reduce__(self): return Interned, (self.k,)\nthe_one = Interned(1)\n"
+     "def of_interned(i): return Interned(1) is the_one, i.k, Interned.weak[1] is the_one, sorted(Interned.known)", "tc.map(of_interned, [the_one])", [(True, 1, True, [1])]),
+    ("a single instance, made by __reduce__", "class Single:\n    only = None\n    def __new__(cls):\n        if cls.only is None: cls.only = object.__new__(cls)\n"
+     "        return cls.only\n    def __reduce__(self): return Single, ()\nTABLE = {}\ndef entry(k):\n    if k not in TABLE: TABLE[k] = Entry(k)\n    return TABLE[k]\n"
+     "class Entry:\n    def __init__(self, k): self.k = k\n    def __reduce__(self): return entry, (self.k,)\nsingle, first = Single(), entry(1)\n"
+     "def of_single(i): return Single() is single, entry(1) is first, list(TABLE)", "tc.map(of_single, [1])", [(True, True, [1])]),
+    ("registered as a Sequence", "@collections.abc.Sequence.register\nclass Virtual: pass\ndef of_virtual(i): return isinstance(Virtual(), collections.abc.Sequence)",
+     "tc.map(of_virtual, [1])", [True]),
+    ("context variables", "import contextvars\nlevel = contextvars.ContextVar('level', default=1)\nunset = contextvars.ContextVar('unset')\nclass Scope:\n    now = contextvars.ContextVar('now', default=None)\n"
+     "    def __enter__(self): self.token = self.now.set(self); return self\n    def __exit__(self, *error): self.now.reset(self.token)\ndef of_level(v):\n    had = level.get(); token = level.set(5)\n"
+     "    with Scope() as scope: inside = v.get(), v is level, Scope.now.get() is scope\n    level.reset(token); return had, *inside, level.get(), unset.get('none'), Scope.now.get()",
+     "tc.map(of_level, [level]), tc.map(lambda i: level, [1])[0] is level", ([(1, 5, True, True, 1, "none", None)], True)),
     ("cached properties and super", "class Up:\n    @functools.cached_property\n    def v(self): return [1]\nclass Down(Up):\n    @property\n    def w(self): return super().v + [2]\n"
      "def of_down(i): return i.w", "tc.map(of_down, [Down()])", [[1, 2]]),
 ]  # fmt: skip

@@ -67,7 +67,6 @@ REFUSED: dict[str, tuple[str, str]] = {
     "future": ("import concurrent.futures as cf\ncf.Future()", "send its result"),
     "pool of threads": ("import concurrent.futures as cf\ncf.ThreadPoolExecutor(1)", MAKE),
     "event loop": ("import asyncio\nasyncio.new_event_loop()", "`asyncio.run` inside"),
-    "context variable": ("import contextvars\ncontextvars.ContextVar('x')", "define it in a module"),
     "context": ("import contextvars\ncontextvars.copy_context()", "send the values"),
     "frame": ("import sys\nsys._getframe()", "f_locals"),
     "hash": ("import hashlib\nhashlib.sha256()", "send its digest"),
@@ -182,3 +181,29 @@ def test_cloudpickle_takes_none_of_them_but_those_listed(refused: tuple[str, Any
     else:
         with pytest.raises(Exception):  # noqa: B017 - each of them raises another one
             cloudpickle.loads(cloudpickle.dumps(value))
+
+
+MADE_ON_FIRST_USE = """
+import sqlite3
+connection = None
+def ask():
+    global connection
+    if connection is None: connection = sqlite3.connect(":memory:")
+    return connection.execute("select 1").fetchone()
+def asks(x): return ask()
+"""
+
+
+def test_what_a_function_has_made_on_its_first_call_here(notebook: Notebook) -> None:
+    notebook.run(MADE_ON_FIRST_USE)
+    assert notebook["asks"](1) == (1,)
+    with pytest.raises(UnpickleableException) as refused:
+        pack_function(notebook["asks"])
+    assert str(refused.value) == (
+        "asks (global 'ask' used by asks) (global 'connection' assigned by ask): a sqlite3.Connection cannot be "
+        "pickled: set connection back to what it was before ask was called here, such as None, and each engine makes "
+        "its own"
+    )
+    notebook["connection"].close()
+    notebook.names["connection"] = None
+    pack_function(notebook["asks"])

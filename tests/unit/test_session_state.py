@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import decimal
 import functools
+import importlib
 import io
+import locale
+import logging
 import os
 import random
 import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +23,7 @@ import pandas as pd
 import pytest
 
 from ipytaskfarm.serialization import session_state
-from ipytaskfarm.serialization.pack import pack_function
+from ipytaskfarm.serialization.pack import add_dependency, pack_function
 from ipytaskfarm.system import process
 from tests.support.pack_peer import Notebook
 
@@ -223,3 +227,96 @@ def test_settings_of_libraries_and_variables(notebook: Notebook, monkeypatch: py
     monkeypatch.setattr(process, "farm_began_with", dict(os.environ))
     notebook.run(SETTINGS)
     assert said(pack_function, notebook["reads"]) == [], "this process has started the farm with it"
+
+
+READS = """
+import contextvars, datetime, logging, random, warnings
+import numpy as np
+from random import gauss
+level = contextvars.ContextVar("level", default=1)
+log = logging.getLogger("reads")
+def draws(x): return random.random()
+def by_name(x): return gauss(0, 1)
+def by_helper(x): return draws(x)
+def imports(x):
+    from random import choice
+    return choice(x)
+def seeds(x): random.seed(x); return random.random()
+def of_argument(random): return random.random()
+def of_generator(x): return random.Random(x).random() + np.random.default_rng(x).random()
+def by_numpy(x): return np.random.rand()
+def get_level(x): return level.get()
+def logs(x): log.info("x"); return x
+def logs_with_setup(x): logging.basicConfig(level=10); log.info("x"); return x
+def catches(x):
+    try: return np.log(x)
+    except RuntimeWarning: return 0
+def filters(x):
+    with warnings.catch_warnings(): warnings.warn("x")
+def day(x): return datetime.date(2024, 3, 1).strftime("%A")
+"""
+
+
+def test_generators_that_the_program_has_seeded(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told_of(*names: str) -> list[str]:
+        notebook.run(READS)
+        return [name for name in names if said(pack_function, notebook[name])]
+
+    every = ("draws", "by_name", "by_helper", "imports", "seeds", "of_argument", "of_generator", "by_numpy")
+    monkeypatch.setattr(np.random.mtrand, "_rand", np.random.RandomState())
+    monkeypatch.setattr(
+        sys.modules["__main__"], "In", ["", "def work(i): random.seed(i); return random.random()"], raising=False
+    )
+    assert told_of(*every) == []
+    sys.modules["__main__"].In.append("import random\n\nrandom.seed(42)")
+    session_state._warned.clear()
+    assert told_of(*every) == ["draws", "by_name", "imports"], "of draws it was told already"
+    session_state._warned.clear()
+    notebook.run(READS)
+    (text,) = said(pack_function, notebook["by_helper"])
+    assert text.startswith("draws draws from the generator of random, which this program has seeded (In [2]:3)")
+
+
+def test_numpys_generator_was_seeded(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook.run(READS)
+    state = np.random.get_state()
+    np.random.seed(1)
+    (text,) = said(pack_function, notebook["by_numpy"])
+    assert text.startswith("by_numpy draws from the generator of numpy.random, which this program has seeded: ")
+    np.random.set_state(state)
+
+
+def test_what_else_functions_read_of_this_session(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("get_level", "logs", "logs_with_setup", "catches", "filters", "day")
+    notebook.run(READS)
+    assert [said(pack_function, notebook[name]) for name in names] == [[]] * len(names)
+    notebook.run(READS)
+    notebook["level"].set(5)
+    notebook["log"].setLevel(logging.DEBUG)
+    monkeypatch.setattr(notebook["log"], "handlers", [logging.NullHandler()])
+    monkeypatch.setattr(locale, "setlocale", lambda category: "de_DE.UTF-8" if category == locale.LC_TIME else "C")
+    found = {name: said(pack_function, notebook[name]) for name in names if name != "catches"}
+    assert [name for name, texts in found.items() if texts] == ["get_level", "logs", "day"]
+    assert found["get_level"][0].startswith("get_level reads the context variable level, which this session has set")
+    assert found["logs"][0].startswith("logs logs below WARNING, which this session shows (level DEBUG)")
+    assert found["day"][0].startswith(
+        "day uses the locale (strftime), which this session has set (LC_TIME=de_DE.UTF-8)"
+    )
+    written = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stderr(written):
+        warnings.simplefilter("error")
+        pack_function(notebook["catches"])  # told by a note: a warning would be an error
+        notebook.run(DRAWS)
+        with pytest.raises(UserWarning, match="draws from rng"):  # as itself, not as a value that cannot travel
+            pack_function(notebook["by_global"])
+    assert "catches mentions RuntimeWarning, and this session makes errors of warnings" in written.getvalue()
+
+
+def test_functions_of_modules_are_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "reads_variables.py").write_text("import os\ndef reads(x): return os.environ.get('READS_THIS')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("READS_THIS", "1")
+    add_dependency(str(tmp_path))
+    module = importlib.import_module("reads_variables")
+    (text,) = said(pack_function, module.reads)
+    assert text.startswith("reads reads the variable READS_THIS, which was set in this session")

@@ -1,0 +1,306 @@
+"""Tells what a function reads of this session that tasks do not have: generators that the program has seeded, context
+variables that it has set, errors made of warnings, the locale, and the level of loggers.
+
+Looked at are the function, and all functions and methods of the user that it reaches by name, also those of modules
+that travel as source.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import contextvars
+import functools
+import linecache
+import locale
+import logging
+import random
+import sys
+import types
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .kept_changes import mentioned
+from .module_origin import Travel, home_module, travel
+from .module_state import parsed
+from .outside_inputs import dotted_names, full_name
+from .process_values import asked
+from .session_settings import changed_settings, changed_variables
+
+_REACHED_MAX = 300
+
+
+class Reading(NamedTuple):
+    """What a function reads here, and not in a task."""
+
+    key: str
+    """What tells it apart from others: each is told once."""
+    text: str
+    is_note: bool = False
+    """Whether it is told by a note: a warning would itself be an error, or values do not depend on it."""
+
+
+def readings(function: Any) -> Iterator[Reading]:
+    """Yield what a function that is being packed reads of this session."""
+    reached = list(_reached(function))
+    if not reached:
+        return
+    names = frozenset[str]().union(*(mentioned(each.__code__) for each in reached))
+    for each in reached:
+        if home_module(each.__globals__) is not None:  # others are looked at one by one when they are packed
+            for name in mentioned(each.__code__):
+                if name in each.__globals__:
+                    yield from (Reading(*found) for found in changed_settings(each.__globals__[name]))
+            yield from (Reading(*found) for found in changed_variables(each))
+        yield from _context_variables(each)
+    if "random" in names or not names.isdisjoint(_own_methods()):
+        yield from _draws(reached)
+    if names.isdisjoint(_FILTERS):
+        yield from _warnings(reached)
+    if "setlocale" not in names and not names.isdisjoint(_LOCALE):
+        yield from _locale(reached)
+    if names.isdisjoint(_LOGGING) and not names.isdisjoint(("info", "debug")):
+        yield from _logs(reached)
+
+
+def _reached(function: Any) -> Iterator[types.FunctionType]:
+    """Yield the function and those of the user that it reaches by name, at most some hundred."""
+    waiting = list(_functions_of(function))
+    seen: set[int] = set()
+    while waiting and len(seen) < _REACHED_MAX:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        here = each.__globals__
+        names = mentioned(each.__code__)
+        for name in names:
+            value = here.get(name)
+            if type(value) is types.ModuleType:
+                if travel(value.__name__) is Travel.SOURCE:
+                    inside = vars(value)
+                    waiting += [found for other in names for found in _functions_of(inside.get(other))]
+            elif value is not None:
+                waiting += _functions_of(value)
+        for cell in each.__closure__ or ():
+            try:
+                waiting += _functions_of(cell.cell_contents)
+            except ValueError:
+                continue
+
+
+def _functions_of(value: Any) -> Iterator[types.FunctionType]:
+    """Yield the functions of the user in a value: itself, or those in a partial, a method or a class."""
+    kind = type(value)
+    if kind is functools.partial:
+        yield from _functions_of(value.func)
+    elif kind in (types.MethodType, staticmethod, classmethod):
+        yield from _functions_of(value.__func__)
+    elif kind is types.FunctionType:
+        if travel(value.__module__) is not Travel.REFERENCE:
+            yield value
+        elif "__wrapped__" in value.__dict__:
+            yield from _functions_of(value.__wrapped__)
+    elif isinstance(value, type):
+        if travel(value.__module__) is not Travel.REFERENCE:
+            for member in vars(value).values():
+                if type(member) in (types.FunctionType, staticmethod, classmethod):
+                    yield from _functions_of(member)
+    elif kind.__module__ == "functools" and asked(value, "__wrapped__") is not None:
+        yield from _functions_of(value.__wrapped__)
+
+
+def _short(function: types.FunctionType) -> str:
+    return function.__qualname__.rpartition("<locals>.")[2]
+
+
+# -- generators
+
+
+@functools.cache
+def _own_methods() -> frozenset[str]:
+    return frozenset(name for name, value in vars(random).items() if asked(value, "__self__") is _hidden("random"))
+
+
+def _hidden(module: str) -> object:
+    """Return the generator that the functions of a module share; None if the module is not imported."""
+    if module == "random":
+        return vars(random).get("_inst")
+    return getattr(sys.modules.get("numpy.random.mtrand"), "_rand", None)
+
+
+def _draws(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
+    drawing: dict[str, str] = {}
+    for each in reached:
+        here = each.__globals__
+        names = mentioned(each.__code__)
+        if "random" not in names and not any(
+            type(here.get(name)) in (types.MethodType, types.BuiltinFunctionType) for name in names
+        ):
+            continue
+        for name, _ in dotted_names(each.__code__, lambda name: full_name(here[name]) if name in here else ""):  # noqa: B023
+            module, _, attribute = name.partition(".") if name.startswith("random.") else name.rpartition(".")
+            generator = _hidden(module) if module in ("random", "numpy.random") else None
+            if generator is None or asked(vars(sys.modules[module]).get(attribute), "__self__") is not generator:
+                continue
+            if attribute in ("seed", "setstate", "set_state"):
+                return  # it begins with numbers of its own
+            drawing.setdefault(module, _short(each))
+    for module, function in drawing.items():
+        place = _seeded(module)
+        if place is not None:
+            yield Reading(
+                f"{module}.seed",
+                f"{function} draws from the generator of {module}, which this program has seeded{place}: engines have "
+                "others, so results differ from those here, and from run to run. Give each task a seed of its own as "
+                f"an argument, and make a generator of it, such as with {_MAKES[module]}",
+            )
+
+
+_MAKES = {"random": "random.Random", "numpy.random": "np.random.default_rng"}
+
+
+def _seeded(module: str) -> str | None:
+    """Return where the program seeds a module's generator, as far as that is known; None if it does not."""
+    if module == "numpy.random":
+        bits: Any = asked(_hidden(module), "_bit_generator")
+        return "" if bits is not None and asked(bits, "seed_seq", bits) is None else None  # np.random.seed removes it
+    for file, source in _sources():
+        line = _line_of_seed(source)
+        if line:
+            return f" ({file}:{line})"
+    return None
+
+
+def _sources() -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of the script, the notebook's cells, and the imported modules of the program."""
+    main = vars(sys.modules["__main__"])
+    cells = main.get("In")
+    if isinstance(cells, list):
+        yield from ((f"In [{number}]", str(cell).encode("utf-8", "replace")) for number, cell in enumerate(cells))
+    elif isinstance(file := main.get("__file__"), str):
+        yield Path(file).name, "".join(linecache.getlines(file)).encode("utf-8", "replace")
+    for name in list(sys.modules):
+        if travel(name) is Travel.SOURCE and isinstance(file := asked(sys.modules[name], "__file__"), str):
+            yield Path(file).name, "".join(linecache.getlines(file)).encode("utf-8", "replace")
+
+
+@functools.lru_cache(1024)
+def _line_of_seed(source: bytes) -> int:
+    """Return the line of the first call of `random.seed` with an argument; 0 if there is none."""
+    tree = parsed(source) if b"seed(" in source and b"random" in source else None
+    if tree is None:
+        return 0
+    own = {id(call) for function in ast.walk(tree) for call in _own_seeds(function)}
+    calls = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and (node.args or node.keywords) and id(node) not in own
+    ]
+    imported = any(
+        isinstance(node, ast.ImportFrom) and node.module == "random" and any(each.name == "seed" for each in node.names)
+        for node in ast.walk(tree)
+    )
+    known = {"random.seed", "seed"} if imported else {"random.seed"}
+    return min((node.lineno for node in calls if ast.unparse(node.func) in known), default=0)
+
+
+def _own_seeds(function: ast.AST) -> Iterator[ast.AST]:
+    """Yield the calls in a function that draws after it has seeded the generator: that is for itself."""
+    if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        inside = list(ast.walk(function))
+        names = {ast.unparse(node) for node in inside if isinstance(node, ast.Attribute)}
+        if any(f"random.{method}" in names for method in _own_methods() - {"seed"}):
+            yield from (node for node in inside if isinstance(node, ast.Call))
+
+
+# -- context variables
+
+
+_UNSET = object()
+
+
+def _context_variables(function: types.FunctionType) -> Iterator[Reading]:
+    here = function.__globals__
+    for name in mentioned(function.__code__):
+        value = here.get(name)
+        if type(value) is contextvars.ContextVar:
+            present = value.get(_UNSET)
+            if present is not _UNSET and present is not contextvars.Context().run(value.get, _UNSET):
+                yield Reading(
+                    f"{function.__module__}.{name}",
+                    f"{_short(function)} reads the context variable {name}, which this session has set: tasks begin "
+                    "with its default. Pass the value as an argument, or set it in the function",
+                )
+
+
+# -- warnings, locale and logging
+
+
+_FILTERS = frozenset(("catch_warnings", "filterwarnings", "simplefilter", "warns", "deprecated_call"))
+_LOCALE = frozenset(("atof", "currency", "format_string", "localeconv", "strcoll", "strftime", "strptime", "strxfrm"))
+_LOGGING = frozenset(("addHandler", "basicConfig", "dictConfig", "fileConfig", "setLevel"))
+
+
+def _warnings(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
+    if not _are_errors():
+        return
+    for each in reached:
+        for name in mentioned(each.__code__):
+            found = each.__globals__.get(name, vars(warnings).get(name, vars(builtins).get(name)))
+            if found is warnings.warn or (isinstance(found, type) and issubclass(found, Warning)):
+                yield Reading(
+                    "warnings",
+                    f"{_short(each)} mentions {name}, and this session makes errors of warnings, which tasks do not: "
+                    "set the filter in the function, or for all with mec.execute(…)",
+                    is_note=True,
+                )
+                return
+
+
+def _are_errors() -> bool:
+    """Return whether this session makes errors of any warnings."""
+    for action, message, category, module, line in warnings.filters:
+        if action == "error":
+            return True
+        if message is None and category is Warning and module is None and not line:
+            return False  # no filter behind this one is asked
+    return False
+
+
+def _locale(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
+    names = ("LC_COLLATE", "LC_MONETARY", "LC_NUMERIC", "LC_TIME")
+    present = {name: locale.setlocale(getattr(locale, name)) for name in names}
+    changed = [f"{name}={value}" for name, value in present.items() if value not in ("C", "POSIX", "C.UTF-8", "C.utf8")]
+    for each in reached if changed else ():
+        used = sorted(mentioned(each.__code__) & _LOCALE)
+        if used:
+            yield Reading(
+                "locale",
+                f"{_short(each)} uses the locale ({used[0]}), which this session has set ({', '.join(changed)}): tasks "
+                "begin with C. Call locale.setlocale in the function, or for all with mec.execute(…)",
+            )
+            return
+
+
+def _logs(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
+    for each in reached:
+        names = mentioned(each.__code__)
+        if names.isdisjoint(("info", "debug")):
+            continue
+        for name in sorted(names):
+            found = each.__globals__.get(name)
+            logger = logging.getLogger() if found is logging else found
+            if isinstance(logger, logging.Logger) and logger.isEnabledFor(logging.INFO) and logger.hasHandlers():
+                level = logging.getLevelName(logger.getEffectiveLevel())
+                yield Reading(
+                    "logging",
+                    f"{_short(each)} logs below WARNING, which this session shows (level {level}): in tasks no logging "
+                    "is set up, and these lines are dropped. Call logging.basicConfig in the function, or for all with "
+                    "mec.execute(…)",
+                    is_note=True,
+                )
+                return
