@@ -129,6 +129,8 @@ class ManagedEngine:
         """The interrupts of concurrent runs."""
         self.interrupts: dict[RunKey, float] = {}
         """Run that is interrupted when it begins -> grace in seconds."""
+        self.item_interrupts: dict[RunKey, tuple[float, frozenset[int]]] = {}
+        """Run of a chunk -> grace in seconds, and the items that are interrupted when they run."""
         self.next_look_s = 0.0
         self.stopped = StoppedWatch()
         self.loss_told = False

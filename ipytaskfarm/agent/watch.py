@@ -73,13 +73,19 @@ class EngineWatch:
         self._next_check_s = 0.0
 
     def interrupt(self, engine: ManagedEngine, message: Interrupt) -> None:
-        """Stop an open run: at once if it runs, else when it begins, unless it is recalled before."""
+        """Stop an open run: at once if it runs, else when it begins, unless it is recalled before.
+
+        The run of a chunk is stopped when one of the named items runs.
+        """
         if not engine.account.is_open(message.run) or engine.account.damaged:
             return
-        if message.items and not _runs_one_of(engine, message):
+        engine.next_look_s = 0.0
+        if message.items:
+            # The run may be about to begin them, or get to them later.
+            known = engine.item_interrupts.get(message.run, (0.0, frozenset()))[1]
+            engine.item_interrupts[message.run] = message.grace_s, known.union(message.items)
             return
         engine.interrupts[message.run] = message.grace_s
-        engine.next_look_s = 0.0
         if engine.concurrent or _running(engine) != message.run:
             self._lane.send(engine.incarnation, Recall(engine.incarnation, [message.run]))
 
@@ -161,15 +167,23 @@ class EngineWatch:
             self._climb(engine, engine.ladder, running, now_s)
         if engine.ladder is not None:
             return engine.ladder.next_look_s(now_s)
-        return min(now_s + (RESEND_S if engine.interrupts else LOOK_S), max(deadline_s, now_s + 0.001))
+        is_soon = engine.interrupts or engine.item_interrupts
+        return min(now_s + (RESEND_S if is_soon else LOOK_S), max(deadline_s, now_s + 0.001))
 
     def _due(self, engine: ManagedEngine, running: RunKey | None, deadline_s: float, now_s: float) -> Ladder | None:
-        for run in [run for run in engine.interrupts if not engine.account.is_open(run)]:
-            del engine.interrupts[run]
+        for pending in (engine.interrupts, engine.item_interrupts):
+            for run in [run for run in pending if not engine.account.is_open(run)]:
+                del pending[run]
         if running is None:
             return None
         if running in engine.interrupts:
             return Ladder(running, "abort", engine.interrupts.pop(running), now_s)
+        if running in engine.item_interrupts:
+            grace_s, items = engine.item_interrupts[running]
+            first, end = engine.account.recorder.items()
+            if any(first <= index < end for index in items):
+                del engine.item_interrupts[running]
+                return Ladder(running, "abort", grace_s, now_s)
         if now_s >= deadline_s:
             return Ladder(running, "time limit", engine.graces.get(running[0], self._grace_s), now_s)
         return None
@@ -191,12 +205,6 @@ class EngineWatch:
                 engine.ladder = None
             case Step.WAIT:
                 pass
-
-
-def _runs_one_of(engine: ManagedEngine, message: Interrupt) -> bool:
-    """Return whether an engine runs one of these items of a chunk now."""
-    first, end = engine.account.recorder.items()
-    return _running(engine) == message.run and any(first <= index < end for index in message.items)
 
 
 def _running(engine: ManagedEngine) -> RunKey | None:

@@ -155,6 +155,25 @@ def test_a_running_item_is_interrupted_and_the_rest_goes_on(tc: TaskClient, tmp_
     assert found[1:] == list(range(1, 10))
 
 
+def test_an_item_is_stopped_that_is_aborted_before_it_begins(tc: TaskClient, tmp_path: Path) -> None:
+    """It begins all the same, as its chunk is on its way: the engine is told what to stop when it gets there."""
+    never = str(tmp_path / "never")
+    for _ in range(5):
+        job = tc.map(wait_for_file, range(0, 80, 20), [never, *["/"] * 3], chunksize=4, block=False)
+        tc.abort(job.ids[0])
+        assert job.wait(DEADLINE_S)
+        assert list(job.results(return_exceptions=True))[1:] == [20, 40, 60]
+    gate = tmp_path / "gate"
+    job = tc.map(wait_for_file, range(0, 80, 20), [str(gate), "/", never, "/"], chunksize=4, block=False)
+    eventually(lambda: tc.status(job.ids[0]).state == "running", DEADLINE_S, what="the first item runs")
+    tc.abort(job.ids[2])
+    gate.touch()
+    assert job.wait(DEADLINE_S)
+    found = list(job.results(return_exceptions=True))
+    assert isinstance(found.pop(2), errors.TaskAborted)
+    assert found == [0, 20, 60]
+
+
 def test_every_command_about_a_job_speaks_of_the_items(tc: TaskClient, sweep: Any, farm: Farm, tmp_path: Path) -> None:
     ids = sweep.ids
     bad = [ids[7], ids[37], ids[59]]

@@ -222,7 +222,7 @@ def _abort_items(
     now: Now,
     out: Decision,
 ) -> None:
-    """Abort silent items of a chunk.  A run of the chunk ends for now: its other items run again later."""
+    """Abort silent items of a chunk.  A run of the chunk ends when it gets to them: its other items run again later."""
     if len(ids) == farm.tasks.chunks.size(chunk.id):
         _abort_one(farm, chunk, interrupt, Reason.ABORTED, f"{_named(farm, chunk)} aborted{why}", recalls, now, out)
         return
@@ -232,7 +232,7 @@ def _abort_items(
         finish(farm, task, final_without_answer(task, None, Reason.ABORTED, failure, now), out)
     place = chunk.place
     engine = farm.engines.by_name.get(place.engine) if type(place) is Assigned else None
-    if interrupt and engine is not None and type(place) is Assigned and place.since_s is not None:
+    if interrupt and engine is not None and type(place) is Assigned:
         indexes = tuple(task_id - chunk.id - 1 for task_id in ids)
         interrupt_items = Interrupt(engine.name, (chunk.id, place.attempt), grace_of(farm, chunk), indexes)
         out.sends.append((engine.agent, interrupt_items))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ..messages import Results, Returned
+from ..messages import Interrupt, Results, Returned
 from ..messages.running_task import ItemsLeft
 from ..messages.task_types import AttemptRow, Deferral, Ended, FailureSummary, Final, ItemEnd, ItemsEnded, RunKey
 from ..saves import DropHandOut, SaveHandOut
@@ -33,6 +33,7 @@ from ..scheduler.transitions import (
 )
 from ..states import ABORTS, CHARGED_AS_ERROR, CONSEQUENCES, DEFERS, FREEZES, LOSES_INPUTS, RECOVERABLE, Reason, Waiting
 from . import second_copies
+from .clients import grace_of
 from .nodes import note_failure, note_successes
 
 _UP = EngineState.UP
@@ -111,6 +112,9 @@ def on_items_left(farm: SchedulerState, session: str, event: ItemsLeft, now: Now
         if told.index < event.done:
             _end_item(farm, chunk, engine, told, max(0.0, now.wall_s - told.run_s), now, out)
     _put_back_items(farm, chunk, event.done + 1, out)
+    if event.done in farm.tasks.chunks.separate.get(chunk.id, ()):  # it was aborted or marked, and runs all the same
+        grace_s = grace_of(farm, chunk)
+        out.sends.append((engine.agent, Interrupt(engine.name, event.run, grace_s, (event.done,))))
 
 
 def _end_item(

@@ -413,7 +413,7 @@ class Interrupt(msgspec.Struct, frozen=True, tag=True):
     run: RunKey
     grace_s: float = 1.0
     items: tuple[int, ...] = ()
-    """Of a chunk: it is interrupted only if one of these items runs now.  Empty: whatever it runs."""
+    """Of a chunk: it is interrupted when one of these items runs, now or later.  Empty: whatever it runs."""
 
 
 class EngineCommand(msgspec.Struct, frozen=True, tag=True):
