@@ -219,6 +219,18 @@ def farm_dirs(session_dirs: Dirs) -> Iterator[Dirs]:
         assert_nothing_left(dirs)
 
 
+@pytest.fixture
+def _numpys_generator() -> Iterator[None]:
+    """A hidden generator of numpy that the test may seed: of one that was seeded, tests of a process are warned."""
+    import numpy as np
+
+    module: Any = np.random
+    before = module.get_bit_generator()
+    module.set_bit_generator(np.random.MT19937())
+    yield
+    module.set_bit_generator(before)
+
+
 @pytest.fixture(scope="module")
 def farm(request: pytest.FixtureRequest, session_dirs: Dirs) -> Iterator[Farm]:
     """Provide a real farm with two engines in a world of its own, which the tests of a module share.

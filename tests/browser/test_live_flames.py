@@ -15,7 +15,6 @@ from ipytaskfarm import Farm, Task
 from tests.support.farms import module_farm
 from tests.support.live import WebPage, seen, strict_page, web_page
 from tests.support.polling import DEADLINE_S, eventually
-from tests.support.thorough import by_hand
 
 pytestmark = [pytest.mark.browser, pytest.mark.farm]
 
@@ -45,7 +44,6 @@ def server(farm: Farm) -> Iterator[WebPage]:
         yield server
 
 
-@by_hand
 def test_a_client_starts_the_sampler_and_a_reader_sees_flames(browser: Browser, farm: Farm, server: WebPage) -> None:
     with farm.task_client() as tc, strict_page(browser, server.url) as page:
         page.get_by_role("button", name="Show the flame graph").click()

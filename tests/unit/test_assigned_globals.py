@@ -272,6 +272,7 @@ def test_an_edited_file_is_no_assignment(settings: Any, tmp_path: Path, monkeypa
     assert sys.modules[name].RATE == 0.5
 
 
+@pytest.mark.usefixtures("_numpys_generator")
 def test_seeds_at_import_are_warned_of(settings: Any, tmp_path: Path) -> None:
     name = f"user_of_{settings.__name__}"
     source = """

@@ -277,13 +277,12 @@ def test_generators_that_the_program_has_seeded(notebook: Notebook, monkeypatch:
     assert text.startswith("draws draws from the generator of random, which this program has seeded (In [2]:3)")
 
 
-def test_numpys_generator_was_seeded(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("_numpys_generator")
+def test_numpys_generator_was_seeded(notebook: Notebook) -> None:
     notebook.run(READS)
-    state = np.random.get_state()
     np.random.seed(1)
     (text,) = said(pack_function, notebook["by_numpy"])
     assert text.startswith("by_numpy draws from the generator of numpy.random, which this program has seeded: ")
-    np.random.set_state(state)
 
 
 def test_what_else_functions_read_of_this_session(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
