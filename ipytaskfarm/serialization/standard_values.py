@@ -19,7 +19,7 @@ import sys
 import types
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import rebuild as build, rebuild_values as values
@@ -211,19 +211,17 @@ def _reduce_cached_property(pickler: Pickler, found: functools.cached_property[A
 
 
 def _reduce_mark(pickler: Pickler, found: object) -> Reduced:
-    """Reduce an ``object()``, which programs compare by identity, to its name or to a key of this process."""
-    place = _marks_of_modules(len(sys.modules)).get(id(found))
-    if place is not None:
-        return by_member(*place[1:])
-    key = values.key_of_mark(found)
-    if key is None:
-        return NotImplemented
-    used_marks.add(key)
-    return values.mark, (key,)
+    """Reduce an ``object()``, which programs compare by identity."""
+    return _by_identity(found, values.mark)
 
 
 def _reduce_context_variable(pickler: Pickler, found: contextvars.ContextVar[Any]) -> Reduced:
-    """Reduce a context variable to its name in a module, or to a key of this process and its default."""
+    """Reduce a context variable, of which the default is sent and no value."""
+    return _by_identity(found, values.context_variable, found.name, *default_of(found))
+
+
+def _by_identity(found: object, make: Callable[..., object], *rest: Any) -> Reduced:
+    """Reduce an object to its name in a module, or to a call of `make` with a key of this process and the rest."""
     place = _marks_of_modules(len(sys.modules)).get(id(found))
     if place is not None:
         return by_member(*place[1:])
@@ -231,8 +229,7 @@ def _reduce_context_variable(pickler: Pickler, found: contextvars.ContextVar[Any
     if key is None:
         return NotImplemented
     used_marks.add(key)
-    default = default_of(found)
-    return values.context_variable, (key, found.name, *default)
+    return make, (key, *rest)
 
 
 def default_of(variable: contextvars.ContextVar[Any]) -> tuple[Any, ...]:
