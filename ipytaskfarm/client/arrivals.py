@@ -31,7 +31,7 @@ class Waiter:
     tasks end, and `ended` lists these tasks.
     """
 
-    __slots__ = ("remaining", "items", "ended", "eager", "event", "finals", "on_wake")
+    __slots__ = ("remaining", "items", "ended", "eager", "event", "finals", "kept", "on_wake")
 
     def __init__(
         self,
@@ -48,6 +48,8 @@ class Waiter:
         self.event = threading.Event()
         self.finals: list[Final] | None = None
         """The final states of the tasks that ended, for a caller that counts them; None: not collected."""
+        self.kept: list[Final] | None = None
+        """Kept results that the cache had for the tasks, whose ends are not on disk yet; None: not waited for."""
         self.on_wake = on_wake
         """Function that is called whenever `event` is set: in the IO thread, with the session's lock held."""
         if not ids:
@@ -135,6 +137,14 @@ class Arrivals:
         self._end(batch)
         if self._cache_bytes > self._cache_bytes_max:
             self._evict()
+
+    def found(self, finals: list[Final]) -> None:
+        """Wake those that wait for the values of tasks and not for their ends, which come in `take`."""
+        for waiter in self._waiters:
+            if waiter.kept is not None:
+                waiter.kept += [final for final in finals if final.id in waiter.remaining]
+                if waiter.kept:
+                    waiter.wake()
 
     def reopened(self, ids: Iterable[int]) -> None:
         """Treat these ended tasks as unfinished, because the controller runs them again."""

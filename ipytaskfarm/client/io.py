@@ -46,6 +46,7 @@ from ..core.messages import (
     WatchTasks,
 )
 from ..core.messages.pages import parts
+from ..core.messages.task_types import KeptResults
 from ..core.text import text_of
 from ..storage.blobs import TOUCH_S, Blobs, BlobStore, use
 from ..system.farm_paths import ConnectionInfo
@@ -443,6 +444,8 @@ class IoThread:
             self.arrivals.take(message.finals)
         elif isinstance(message, Accepted):
             self.outbox.accepted(message.blocks)
+        elif isinstance(message, KeptResults):
+            self.arrivals.found(message.finals)
         elif isinstance(message, Answer):
             asked = self._asked.pop(message.n, None)
             if isinstance(message.reply, Fetched):

@@ -42,6 +42,7 @@ class PackableTask(Protocol):
     cache: bool | str
     _ruled: bool
     _items: int
+    _value_first: ClassVar[bool]
 
     def _shares_engine(self) -> bool: ...
 
@@ -146,7 +147,7 @@ def _cache_key(
         with noting(data.note):
             key, recipe, content = cache_key(call, args, kwargs, form, environment, mode, data.input_number)
     functions[recipe.digest] = recipe
-    return key, content
+    return (msgspec.structs.replace(key, value_first=True) if task._value_first else key), content
 
 
 class TaskData:

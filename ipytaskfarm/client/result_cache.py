@@ -43,6 +43,12 @@ NAMED = 3
 """How many unreadable results a warning names."""
 
 
+class _CachedCall(CallTask):
+    """A call whose caller gets the value and no id, so that a kept value need not wait for its task's record."""
+
+    _value_first = True
+
+
 class CachedFunction(Decorated, Generic[P, R]):
     """A function whose calls run on the farm once for equal arguments, see `TaskClient.cached`.
 
@@ -64,8 +70,13 @@ class CachedFunction(Decorated, Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the result of the call: a kept one, or that of a run on the farm."""
-        self.last_id = task = self._client.run(CallTask(self._function, args=args, kwargs=kwargs, **self._rules))
-        found: TaskResult = self._client.get_task_result(task, block=True, raw=False)
+        self.last_id = task = self._client.run(_CachedCall(self._function, args=args, kwargs=kwargs, **self._rules))
+        session, kept = self._client.session, list[Final]()
+        if session.arrivals.is_live(task):
+            session.wait({task}, kept=kept)
+        found: TaskResult = (
+            kept_result(session, kept[0]) if kept else self._client.get_task_result(task, block=True, raw=False)
+        )
         value: R = found.result
         return value
 

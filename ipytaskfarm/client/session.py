@@ -91,8 +91,7 @@ class Session:
         if self._downloads is not None:
             fetch_from(self._downloads.fetch)
 
-    # ----------------------------------------------------------------------------------------------
-    # Life
+    # -- life
 
     @property
     def fatal(self) -> BaseException | None:
@@ -184,8 +183,7 @@ class Session:
         )
         self._lock = self.io.lock
 
-    # ----------------------------------------------------------------------------------------------
-    # Submitting
+    # -- submitting
 
     def submit(self, packed: Packed, job: JobSpec | None = None, ids: Sequence[int] = ()) -> int:
         """Queue a task and return its id.  The first call waits for ids, and any call waits while the outbox is full.
@@ -295,8 +293,7 @@ class Session:
             else:
                 self.raw_ids.difference_update(ids)
 
-    # ----------------------------------------------------------------------------------------------
-    # Waiting
+    # -- waiting
 
     def unfinished(self) -> set[int]:
         """Return the ids submitted by this process that have not ended."""
@@ -343,6 +340,7 @@ class Session:
         first: bool = False,
         tell: Callable[[str], None] = say,
         go_on_text: str = "",
+        kept: list[Final] | None = None,
     ) -> bool:
         """Wait until all (or the first) of these watched tasks have ended; return False after `timeout_s` seconds.
 
@@ -353,10 +351,12 @@ class Session:
             first: return when any one has ended.
             tell: called once with the reason when none of the tasks can run.
             go_on_text: a notice after Ctrl-C, instead of the ids that go on.
+            kept: gets kept results that arrive; the wait is over with the first one (`CacheKey.value_first`).
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._lock:
             waiter = self.arrivals.wait_for(ids, eager=first)
+            waiter.kept = kept
             if first and len(waiter.remaining) < len(ids):
                 return True
         try:
@@ -485,8 +485,7 @@ class Session:
         if last >= self._outbox.oldest_id():
             raise refusal_because(why)
 
-    # ----------------------------------------------------------------------------------------------
-    # Questions and commands
+    # -- questions and commands
 
     def ask_for(self, question: Question, expected: type[_R]) -> _R:
         """Ask the controller for a reply of this type.  Raises TypeError for a reply of another type, else as `ask`."""

@@ -161,6 +161,8 @@ class Task(OldNames):
     _is_join: ClassVar[bool] = False
     _items: int = 0
     """See `core.messages.task_types.Submission.items`."""
+    _value_first: ClassVar[bool] = False
+    """See `core.messages.result_cache.CacheKey.value_first`."""
     __signature__: ClassVar[Signature]
     _raw: ClassVar[bool] = False
     """Whether ``get_task_result`` returns the bare value."""

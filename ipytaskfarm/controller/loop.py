@@ -1,8 +1,8 @@
 """The controller's loop: receive, decide, commit once, send.
 
 There is one thread, and one turn at a time. Nothing leaves before its commit: the sends of a turn, including hand-outs
-and acknowledgements, follow the commit of its saves. So whatever a peer was told is on disk. What nobody waits for
-comes last (`Store.settle`).
+and acknowledgements, follow the commit of its saves. So whatever a peer was told is on disk. `KeptResults` are sent
+earlier, because the cache has them on its disk. What nobody waits for comes last (`Store.settle`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from ..core.messages import (
 from ..core.messages.blob_chunks import ReadBlob, WriteBlob
 from ..core.messages.running_task import Declined, TaskReply
 from ..core.messages.tables import FarmState
+from ..core.messages.task_types import KeptResults
 from ..core.saves import SaveFinal
 from ..core.scheduler.clock import Now
 from ..core.scheduler.decision import Decision, Load
@@ -68,6 +69,9 @@ IDLE_S = 1.0
 
 PUSH_BYTES = 16 * 2**20
 """If more bytes than this are on their way to a client, results go without bodies, and the client fetches these."""
+
+KEPT_BYTES = 64 * 2**10
+"""A larger kept result is sent once, after the commit."""
 
 ROOM_CHECK_S = 1.0
 FULL_RETRY_S = 1.0
@@ -246,11 +250,22 @@ class ControllerLoop:
         if not out.look_ups or inputs or out.cache_results or out.cache_mistakes:
             return
         events: list[tuple[str, Event]] = [("", self._cache_answers.look_up(each)) for each in out.look_ups]
+        value_first = {each.task for look_up in out.look_ups for each in look_up.wanted if each.value_first}
         out.look_ups.clear()
         more = self._scheduler.turn(events, now)
         if self._event_log is not None:
             self._event_log.note(now, events, more.saves)
+        if value_first:
+            self._send_kept_results(more, value_first)
         out.add(more)
+
+    def _send_kept_results(self, out: Decision, wanted: set[int]) -> None:
+        """Send these tasks' results before the commit. The values are on disk; that the tasks took them is not yet."""
+        for session, message in out.sends:
+            if type(message) is Finals:
+                found = [f for f in message.finals if f.id in wanted and f.body and len(f.body) <= KEPT_BYTES]
+                if found:
+                    self._hub.send_now(session, KeptResults(found))
 
     # -- receiving
 

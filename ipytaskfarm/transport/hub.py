@@ -9,7 +9,7 @@
 4. *commit what was received*, then
 5. `flush`: acknowledges all that `receive` returned, and sends what was queued. **Nothing else acknowledges**, so
    everything that a peer believes to be handled is on disk. Refusals are the exception: they are sent at once, and say
-   nothing about the state.
+   nothing about the state; so is `send_now`, for what was on disk before.
 
 After `PeerNewEpoch`, everything that was sent to that session before is forgotten; the peer reports what it holds.
 Windows limit what is on its way to a peer, not what `send` queues: check `backlog_bytes` before sending bodies. Signal
@@ -44,7 +44,7 @@ from .read_only import why_refused
 from .reliable_session import BEGIN_ANEW, BYE, HANDSHAKE, HEADER, HELD_BYTES, Greeting, frame_of, kind_of
 from .session_places import ANEW, SessionPauses, SessionPlaces, objection, pool_of
 from .short_poll import ShortPoll, watch
-from .unix_listener import UnixListener
+from .unix_listener import listen_here
 
 log = logging.getLogger(__name__)
 
@@ -122,15 +122,7 @@ class Hub:
         self._extra_given: Sequence[int] = ()
         for fd in self._curve.fds():
             self._epoll.register(fd, select.EPOLLIN)
-        self._unix = self._listen_here(socket_path, keys.server.public) if socket_path is not None else None
-
-    def _listen_here(self, path: Path, server: str) -> UnixListener | None:
-        """Make the unix socket. Without it, peers of this machine use TCP."""
-        try:
-            return UnixListener(path, server, self._known, self._epoll, self.rejected)
-        except OSError as error:
-            log.warning("%s cannot be made (%s): processes of this machine connect by TCP", path, error.strerror)
-            return None
+        self._unix = listen_here(socket_path, keys.server.public, self._known, self._epoll, self.rejected)
 
     def _set_keys(self, keys: FarmKeys) -> None:
         # The user id contains the key itself: messages under a replaced key do not count as messages under the new one.
@@ -176,6 +168,11 @@ class Hub:
         if self._said_bytes > self._limits.outgoing // 16:
             self._bound_backlogs()
         return True
+
+    def send_now(self, session: str, message: object) -> None:
+        """Send what is on disk already, before the commit. If the connection is full, it waits for the next `flush`."""
+        if self.send(session, message) and (state := self._states[session]).welcome is None:
+            self._send_waiting(state, state.spoke_awake_s)
 
     def _bound_backlogs(self) -> None:
         """Forget what was said to peers that take too little of it, the one with most first: they start again."""
@@ -541,10 +538,12 @@ class Hub:
     # ------------------------------------------------------------------------------------ sending
 
     def _flush_one(self, state: HubSession, awake_s: float) -> bool:
-        """Send what one session may send. Return False if the connection is full."""
-        session = state.session
+        """Acknowledge and send what one session may send. Return False if the connection is full."""
         self._confirm(state)
-        connection = state.connection
+        return self._send_waiting(state, awake_s)
+
+    def _send_waiting(self, state: HubSession, awake_s: float) -> bool:
+        session, connection = state.session, state.connection
         if connection is None:
             return True
         if state.welcome is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import logging
 import os
 import select
 import socket
@@ -16,6 +17,8 @@ from .frame_stream import FrameStream, StreamBroken, is_own_user
 from .interface import FULL, GONE, OK, ConnectionId, KnownKey, ReceivedFrame, Sent
 from .key_challenge import ANSWER_BYTES, judge_answer, new_challenge
 from .wire import FRAME_BYTES_MAX, HANDSHAKE_S
+
+log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX = 4096
 """The number of connections; a peer that finds no place here uses TCP."""
@@ -262,3 +265,16 @@ class UnixListener:
             self._end(connection, linger_s)
             if connection.stream.has_output:
                 linger_s = 0.0
+
+
+def listen_here(
+    path: Path | None, server: str, known: Mapping[str, KnownKey], epoll: select.epoll, rejected: Counter[str]
+) -> UnixListener | None:
+    """Return a listener at a path, or None if there can be none: then peers of this machine use TCP."""
+    if path is None:
+        return None
+    try:
+        return UnixListener(path, server, known, epoll, rejected)
+    except OSError as error:
+        log.warning("%s cannot be made (%s): processes of this machine connect by TCP", path, error.strerror)
+        return None

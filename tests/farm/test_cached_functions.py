@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 
 from ipytaskfarm import Task, TaskClient
+from tests.conftest import Dirs
+from tests.farm.test_farm import background_farm, pid_of
+from tests.support.farms import DEADLINE_S
 
 
 def test_cached_functions(tc: TaskClient) -> None:
@@ -55,6 +61,27 @@ def test_cached_functions_that_use_cached_functions(tc: TaskClient) -> None:
     changed = tc.run(Task(fit, args=(1,), cache=True), block=True)
     assert changed.result == 6
     assert ".clean`, called by `" in tc.why_miss(changed.taskid)
+
+
+def test_calls_while_the_controller_is_killed_again_and_again(farm_dirs: Dirs) -> None:
+    with background_farm("-n", "1") as home, TaskClient() as tc:
+
+        @tc.cached
+        def square(x: int) -> int:
+            return x * x
+
+        assert square(3) == 9
+        tasks = []
+        for round_number in range(40):
+            if round_number in (10, 25):
+                os.kill(pid_of(home, "controller"), signal.SIGKILL)
+            assert square(3) == 9
+            tasks.append(square.last_id)
+        tc.barrier(timeout=DEADLINE_S)
+        # Whatever value came before its task was on disk: the task has its record by now, under its id.
+        assert all(tc.get_task_result(task).result == 9 for task in tasks)
+        with TaskClient() as other:
+            assert "took its result from the cache" in other.why_hit(tasks[-1])
 
 
 def test_cached_methods(tc: TaskClient) -> None:

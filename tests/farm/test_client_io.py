@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ipytaskfarm import client as client_module
@@ -25,7 +26,9 @@ from ipytaskfarm.client import (
     session as session_module,
 )
 from ipytaskfarm.core import errors, messages as m
-from ipytaskfarm.core.messages.task_types import Final, Packed, Submission
+from ipytaskfarm.core.messages import payload
+from ipytaskfarm.core.messages.task_types import RESULT_CACHE, Final, KeptResults, Packed, Submission
+from ipytaskfarm.serialization.pack import pack
 from tests.support.fake_hub_controller import FakeController, final, in_thread, names
 from tests.support.polling import DEADLINE_S, eventually
 
@@ -157,6 +160,26 @@ def test_a_task_of_another_client(fake: FakeController, tc: TaskClient) -> None:
     assert tc.get_task_result(70_000).ns.a == 5
     fake.finals[70_001] = final(70_001, body=names(a=6))
     assert tc.get_task_result(70_001)["a"] == 6
+
+
+def test_a_kept_value_ends_the_call_that_wants_it_and_no_other_wait(fake: FakeController, tc: TaskClient) -> None:
+    fake.respond = lambda task: None
+    body = msgspec.msgpack.encode(payload.ResultBody(value=pack(9), kind="call"))
+    kept = final(0, body=body, engine_id=-1, node=RESULT_CACHE, attempts=0)
+    square = tc.cached(lambda x: x * x)
+    _, found = in_thread(lambda: square(3))
+    eventually(lambda: 0 in fake.submitted)
+    fake.say(KeptResults([msgspec.structs.replace(kept, id=5)]))
+    fake.say(KeptResults([kept]))
+    eventually(lambda: found)
+    assert found == [9]
+    assert square.last_id == 0
+    assert tc.get_task_result(0, block=False) is None
+    with pytest.raises(TimeoutError):
+        tc.barrier(timeout=0.05)
+    fake.say(m.Finals([kept]))
+    tc.barrier(timeout=DEADLINE_S)
+    assert tc.get_task_result(0).result == 9
 
 
 def test_wait_first_and_as_completed(fake: FakeController, tc: TaskClient) -> None:

@@ -18,6 +18,7 @@ import pytest
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.limits import PeerLimits
 from ipytaskfarm.core.messages import Answer, FlagReply, IdBlock, NeedIds, StartEngine, Submit, TextReply
+from ipytaskfarm.core.messages.task_types import KeptResults
 from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.transport import hub_session, peer as peer_module, wire
 from ipytaskfarm.transport.hub import GONE_S
@@ -78,6 +79,24 @@ def test_nothing_is_acknowledged_before_the_commit(w: World) -> None:
     assert not w.of(link, Acked)
     w.committing = True
     w.until(lambda: w.of(link, Acked))
+
+
+def test_what_is_sent_before_the_commit_acknowledges_nothing(w: World) -> None:
+    link = w.up()
+    w.committing = False
+    link.send(NeedIds(), "token")
+    w.until(lambda: w.said() == [NeedIds()])
+    early, late = KeptResults([]), Answer(1, FlagReply(True))
+    w.hub.send_now("s1", early)
+    w.hub.send("s1", late)
+    w.until(lambda: w.told(link) == [early])
+    w.pass_time(1.0)
+    assert w.told(link) == [early]
+    assert not w.of(link, Acked)
+    w.committing = True
+    w.until(lambda: w.told(link) == [early, late])
+    w.until(lambda: w.of(link, Acked))
+    w.hub.send_now("nobody", early)
 
 
 def test_messages_of_megabytes_cross_in_pieces(w: World) -> None:

@@ -79,7 +79,7 @@ def _wanted(farm: SchedulerState, task_id: int) -> Wanted:
     key = uses.keys[task_id]
     needs = farm.tasks.unfinished[task_id].dependencies
     inputs = [source for _, source in needs.inputs] if needs is not None and task_id not in uses.full else []
-    return Wanted(task_id, uses.full.get(task_id, key.key), inputs, key.mode != REFRESH)
+    return Wanted(task_id, uses.full.get(task_id, key.key), inputs, key.mode != REFRESH, key.value_first)
 
 
 def on_looked_up(farm: SchedulerState, session: str, event: LookedUp, now: Now, out: Decision) -> None:

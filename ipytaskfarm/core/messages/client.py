@@ -26,7 +26,7 @@ from .tables import (
     StickyTable,
     TaskRows,
 )
-from .task_types import Final, Function, JobSpec, Rules, RunKey, Submission
+from .task_types import Final, Function, JobSpec, KeptResults, Rules, RunKey, Submission
 from .view import (
     CauseTable,
     EnginePage,
@@ -595,5 +595,5 @@ class Output(msgspec.Struct, frozen=True, tag=True):
 
 
 ToClient: TypeAlias = (
-    IdBlock | Accepted | Full | Finals | Answer | CommandAnswer | Output | Notice | Reopened | FarmChanges
+    IdBlock | Accepted | Full | Finals | KeptResults | Answer | CommandAnswer | Output | Notice | Reopened | FarmChanges
 )  # fmt: skip

@@ -44,6 +44,8 @@ class CacheKey(msgspec.Struct, frozen=True, array_like=True):
     arguments: tuple[tuple[str, str], ...] = ()
     """(label, digest) of each argument: ("argument 2 (alpha)", "5f…")."""
     mode: str = ON
+    value_first: bool = False
+    """Whether the client wants a kept result at once (`KeptResults`), before the task that takes it is on disk."""
 
 
 class CacheEntry(msgspec.Struct, frozen=True, array_like=True):

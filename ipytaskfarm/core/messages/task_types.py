@@ -276,3 +276,12 @@ class Final(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def from_cache(self) -> bool:
         """Return whether the result was taken from the result cache, so that the task ran nowhere."""
         return self.engine_id < 0 and self.node == RESULT_CACHE
+
+
+class KeptResults(msgspec.Struct, frozen=True, tag=True):
+    """Results that the cache has for tasks of this client, see `CacheKey.value_first`.
+
+    They come before the tasks' ends are on disk; the same ends come in `Finals` after that.
+    """
+
+    finals: list[Final]

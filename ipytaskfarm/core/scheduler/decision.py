@@ -168,6 +168,8 @@ class Wanted(NamedTuple):
     """The tasks whose results belong to the key, in order."""
     takes: bool
     """Whether a kept result is wanted, and not the full key alone."""
+    value_first: bool = False
+    """See `CacheKey.value_first`."""
 
 
 class LookUp(NamedTuple):
