@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import importlib
 import sys
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
+else:
+    # `importlib.abc` imports tempfile, zipfile and others: 20 ms of each process.
+    Loader = object
 
 _PACKAGE = __name__.partition(".")[0]
 _ALIASES = {
@@ -76,7 +82,7 @@ class _AliasLoader(Loader):
         module.__dict__["__all__"] = list(getattr(of, "__all__", ()))
 
 
-class OldNamesFinder(MetaPathFinder):
+class OldNamesFinder:
     """Finds old modules and names after all other finders."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:

@@ -6,6 +6,7 @@ decoded at a time, and a large message is first counted: one with more than `PAR
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from typing import Any
 
@@ -62,7 +63,11 @@ _ONE = 0x91
 """The first byte of a list with one item."""
 
 _raw = msgspec.msgpack.Decoder(list[msgspec.Raw])
-_from_client: msgspec.msgpack.Decoder[ClientMessage] = msgspec.msgpack.Decoder(ClientMessage)
+
+
+@functools.cache
+def _from_client() -> msgspec.msgpack.Decoder[ClientMessage]:
+    return msgspec.msgpack.Decoder(ClientMessage)
 
 
 def split(role: str, body: bytes | memoryview) -> deque[Any]:
@@ -75,23 +80,23 @@ def split(role: str, body: bytes | memoryview) -> deque[Any]:
     if len(body) > COUNTED_BYTES:
         check_parts(body)
     if role == "agent":
-        return deque(wire.from_agent.decode(body))
+        return deque(wire.from_agent().decode(body))
     # The usual packet is small, or has one message with tasks.
     if len(body) <= SMALL_BYTES or (body[0] == _ONE and bytes(body[2:17]).startswith(_LIGHT_TAGS)):
-        return deque(wire.from_client.decode(body))
+        return deque(wire.from_client().decode(body))
     return deque(_raw.decode(body))
 
 
 def opened(message: Any) -> Any:
     """Return a message of `split` decoded if it is small, otherwise unchanged."""
     if type(message) is msgspec.Raw and len(memoryview(message)) <= SMALL_BYTES:
-        return _from_client.decode(message)
+        return _from_client().decode(message)
     return message
 
 
 def decoded(message: Any) -> Any:
     """Return a message of `split` decoded."""
-    return _from_client.decode(message) if type(message) is msgspec.Raw else message
+    return _from_client().decode(message) if type(message) is msgspec.Raw else message
 
 
 def is_heavy(message: Any) -> bool:

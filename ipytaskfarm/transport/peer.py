@@ -120,7 +120,7 @@ class Link:
         self._read_info = read_info
         self._role = role
         self._beat_s = wire.BEAT_S[role]
-        self._decode = wire.to_agent.decode if role == "agent" else wire.to_client.decode
+        self._decode = wire.to_agent().decode if role == "agent" else wire.to_client().decode
         self._nonce = session
         self._name = name
         self._python = python or wire.python_version()

@@ -9,6 +9,7 @@ must read the connection file first. The peer's `Hello` says who it is, which it
 
 from __future__ import annotations
 
+import functools
 import platform
 from typing import Any, get_args
 
@@ -58,10 +59,6 @@ TAGS = {
 
 _encode = msgspec.msgpack.Encoder().encode
 _handshake: msgspec.msgpack.Decoder[Handshake] = msgspec.msgpack.Decoder(Handshake)
-from_client = msgspec.msgpack.Decoder(list[ClientMessage])
-from_agent = msgspec.msgpack.Decoder(list[AgentMessage])
-to_client = msgspec.msgpack.Decoder(list[ToClient])
-to_agent = msgspec.msgpack.Decoder(list[ToAgent])
 _anything = msgspec.msgpack.Decoder()
 
 
@@ -73,6 +70,33 @@ class _AnyHello(msgspec.Struct, tag="Hello"):
 
 
 _any_hello = msgspec.msgpack.Decoder(_AnyHello)
+
+
+# To make a decoder of so many types takes some 10 ms, and most processes need one of them.
+
+
+@functools.cache
+def from_client() -> msgspec.msgpack.Decoder[list[ClientMessage]]:
+    """Return the decoder of what clients send."""
+    return msgspec.msgpack.Decoder(list[ClientMessage])
+
+
+@functools.cache
+def from_agent() -> msgspec.msgpack.Decoder[list[AgentMessage]]:
+    """Return the decoder of what agents send."""
+    return msgspec.msgpack.Decoder(list[AgentMessage])
+
+
+@functools.cache
+def to_client() -> msgspec.msgpack.Decoder[list[ToClient]]:
+    """Return the decoder of what clients are sent."""
+    return msgspec.msgpack.Decoder(list[ToClient])
+
+
+@functools.cache
+def to_agent() -> msgspec.msgpack.Decoder[list[ToAgent]]:
+    """Return the decoder of what agents are sent."""
+    return msgspec.msgpack.Decoder(list[ToAgent])
 
 
 def silence_s(role: str) -> float:

@@ -294,7 +294,7 @@ def test_a_recorded_connection_that_is_played_again_has_no_effect(farm: Farm, th
         sock.send(data(1, NeedIds()))
         while (first := frame())[0] != PacketKind.DATA:
             pass
-        (block,) = wire.to_client.decode(first[HEADER.size :])
+        (block,) = wire.to_client().decode(first[HEADER.size :])
         assert isinstance(block, m.IdBlock)
         sock.send(data(2, one_task(block.first)))
 

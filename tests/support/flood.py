@@ -230,7 +230,7 @@ def block_of(session: RawSession) -> range:
     while session.socket.poll(PATIENCE_MS):
         frame = session.socket.recv()
         if frame[0] == PacketKind.DATA:
-            blocks = [each for each in wire.to_client.decode(frame[HEADER.size :]) if isinstance(each, m.IdBlock)]
+            blocks = [each for each in wire.to_client().decode(frame[HEADER.size :]) if isinstance(each, m.IdBlock)]
             if blocks and blocks[-1].last - blocks[-1].first > 60_000:
                 return range(blocks[-1].first, blocks[-1].last)
     raise AssertionError("the controller gives no ids")

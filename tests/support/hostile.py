@@ -111,7 +111,7 @@ class Intruder:
             if frame[0] in (PacketKind.PART, PacketKind.DATA):
                 pieces += frame[HEADER.size :]
             if frame[0] == PacketKind.DATA:
-                return list(wire.to_client.decode(pieces))
+                return list(wire.to_client().decode(pieces))
 
     def answer(self, sock: zmq.Socket[bytes]) -> Answer:
         """Return the next answer, past what the controller sends unasked to a session that follows the farm."""

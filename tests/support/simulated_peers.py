@@ -139,7 +139,7 @@ class Client(Speaker):
         self.n = 0
 
     def decode(self, body: Any) -> Sequence[object]:
-        return wire.to_client.decode(body)
+        return wire.to_client().decode(body)
 
     def submit(self, count: int, rules: Rules | None, needs: Needs | None = None) -> None:
         for _ in range(count):
@@ -294,7 +294,7 @@ class Agent(Speaker):
             self.dying[engine.name] = engine, lost
 
     def decode(self, body: Any) -> Sequence[object]:
-        return wire.to_agent.decode(body)
+        return wire.to_agent().decode(body)
 
     def _loss(self, engine: Engine, known: bool = True, expected: bool = False) -> m.EngineDown:
         running, beside = (engine.running, tuple(engine.beside)) if known else (None, ())
