@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from ..core.errors import TaskFarmError
-from ..core.messages.payload import FAILURE_VALUES
+from ..core.failure_values import FAILURE_VALUES
 from ..settings.declarations import add_flags
 from ..settings.setting import AGENT
 from ..system.farm_paths import Lock, agent_folder, leave_folder, private_folder, read_connection_file

@@ -33,7 +33,6 @@ from ..system.machine import boot_id
 from ..transport.lane import AgentLane
 from .limits import Backoff, Ladder, StoppedWatch
 from .node import thread_limits
-from .provisioner import ZygoteProvisioner
 from .reaping import COOKIE, Marks, reap
 from .relay import Account, Relay
 from .zygote import Child, Exit, StartError, Zygote
@@ -362,11 +361,7 @@ class EngineProcesses:
 
     async def _begin(self, engine: ManagedEngine) -> None:
         await asyncio.sleep(self._backoff.delay_s(self._chance.random()))
-        provisioner = ZygoteProvisioner(kernel_id=engine.incarnation)
-        provisioner.zygote = self.zygote()
-        await provisioner.launch_kernel([], request=self._request(engine))
-        child = engine.child = provisioner.child
-        assert child is not None
+        child = engine.child = await self.zygote().fork(self._request(engine))
         if engine.expected:
             engine.kill("stopped before it was ready")
         waiting: set[asyncio.Future[Any]] = {engine.hello, child.exit}

@@ -9,8 +9,10 @@ interrupt was delivered or the run is over.
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from ..core.messages.task_types import RunKey
+if TYPE_CHECKING:  # the agent starts its zygote before it imports the messages
+    from ..core.messages.task_types import RunKey
 
 RESEND_S = 0.02
 """The time in seconds between two signals, and between two checks of a run that is to be interrupted."""

@@ -1,8 +1,7 @@
 """The zygote as Jupyter sees it: a kernel provisioner.
 
-The agent starts its engines through it.  It is also an entry point (``jupyter_client.kernel_provisioners``,
-``ipytaskfarm-zygote``), so a kernelspec may name it in its metadata, and any `KernelManager` then starts plain kernels
-in a tenth of a second::
+It is an entry point (``jupyter_client.kernel_provisioners``, ``ipytaskfarm-zygote``), so a kernelspec may name it in
+its metadata, and any `KernelManager` then starts plain kernels in a tenth of a second::
 
     "metadata": {"kernel_provisioner": {"provisioner_name": "ipytaskfarm-zygote"}}
 
@@ -22,7 +21,7 @@ from typing import Any, ClassVar
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 
-from ..core.messages.payload import FAILURE_VALUES
+from ..core.failure_values import FAILURE_VALUES
 from ..system.flight_recorder import Recorder
 from .reaping import Marks, reap
 from .zygote import Child, Exit, Zygote
@@ -32,8 +31,6 @@ from .zygote_process import OUTPUT, spawn_zygote
 class ZygoteProvisioner(KernelProvisionerBase):
     """One kernel, forked by a zygote."""
 
-    zygote: Zygote | None = None
-    """The zygote that forks the kernel.  None: this process's own zygote."""
     child: Child | None = None
     _request: dict[str, Any] | None = None
     _own_folder: Path | None = None
@@ -83,19 +80,14 @@ class ZygoteProvisioner(KernelProvisionerBase):
         return await super().pre_launch(cmd=["(forked by a zygote)"], **kwargs)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
-        """Fork the kernel.
-
-        The argument ``request``, which the agent passes, is the request to the zygote. Without it, a plain kernel is
-        made from Jupyter's arguments (connection_file, env, cwd). `cmd` is not used: nothing is executed.
-        """
-        request = kwargs.get("request") or self._plain_request(**kwargs)
-        zygote = self.zygote or await self._process_zygote()
-        self._request = request
-        self.child = await zygote.fork(request)
+        """Fork a kernel from Jupyter's arguments (connection_file, env, cwd). `cmd` is not executed."""
+        self._request = self._request_of(**kwargs)
+        zygote = await self._process_zygote()
+        self.child = await zygote.fork(self._request)
         return self.connection_info
 
     async def cleanup(self, restart: bool = False) -> None:
-        """Remove the files of a plain kernel, and end the processes that it left behind."""
+        """Remove the kernel's files, and end the processes that it left behind."""
         if self._own_folder is not None and self._request is not None and not restart:
             marks = Marks(self._request["engine"], Path(self._request["recorder"]))
             await asyncio.to_thread(reap, marks)
@@ -108,7 +100,7 @@ class ZygoteProvisioner(KernelProvisionerBase):
         info["pid"] = self.child.pid if self.child is not None else None
         return info
 
-    def _plain_request(
+    def _request_of(
         self, connection_file: str, env: dict[str, str] | None = None, cwd: str | None = None, **_: Any
     ) -> dict[str, Any]:
         if self._own_folder is None:

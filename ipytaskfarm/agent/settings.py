@@ -35,7 +35,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     preload: tuple[str, ...] = ()
     failure_values: str = "masked"
-    """One of `core.messages.payload.FAILURE_VALUES`."""
+    """One of `core.failure_values.FAILURE_VALUES`."""
     name: str = ""
     """The name by which the launcher knows the agent.  "": the name in its connection file."""
     brings: int | None = None

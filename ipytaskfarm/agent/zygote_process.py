@@ -36,7 +36,7 @@ def spawn_zygote(
     Args:
         farm: the farm's name.
         output: the file for its output.
-        failure_values: one of `core.messages.payload.FAILURE_VALUES`, for the engines' failures.
+        failure_values: one of `core.failure_values.FAILURE_VALUES`, for the engines' failures.
         preload: modules to import once for all engines.
         stays: whether SIGTERM ends neither it nor the engines.
     """

@@ -69,7 +69,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..core.messages.payload import FAILURE_VALUES
+from ..core.failure_values import FAILURE_VALUES
 from ..core.requirements import THREADS
 from ..system.process import PYTHONPATH_BEFORE, name_process
 from .change_hooks import watch

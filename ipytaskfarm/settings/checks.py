@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.arguments import check_bytes, check_count, check_seconds
-from ..core.messages.payload import FAILURE_VALUES
+from ..core.failure_values import FAILURE_VALUES
 from ..core.parsing import parse_span
 from ..core.requirements import bytes_of
 from ..core.scheduler.autoscaling import IDLE_S
@@ -204,7 +204,7 @@ def check_placement(what: str, value: object) -> str | None:
 
 
 def check_failure_values(what: str, value: object) -> str | None:
-    """Return one of `core.messages.payload.FAILURE_VALUES`."""
+    """Return one of `core.failure_values.FAILURE_VALUES`."""
     if value is not None and value not in FAILURE_VALUES:
         raise ValueError(f"{what} must be one of {', '.join(FAILURE_VALUES)}, not {value!r}")
     return value

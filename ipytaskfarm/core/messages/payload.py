@@ -77,11 +77,6 @@ Work: TypeAlias = StringWork | CallWork
 """The payload of a task.  Controller and agents see it only as bytes."""
 
 
-FAILURE_VALUES = ("masked", "all", "none")
-"""Which local variables of the user's frames travel with a failure, as text: all but those whose name looks like a
-secret's, all, or none."""
-
-
 class ErrorPlace(msgspec.Struct, frozen=True, array_like=True):
     """A place in the user's code where a traceback leads through."""
 
