@@ -186,17 +186,26 @@ class CommitCount:
         self.begin()
         self.is_behind = True
 
-    def write(self, epoch: int, *, sync: bool = False) -> None:
-        """Write the count after commits, or with `sync` after a checkpoint.
+    def lower(self, epoch: int) -> None:
+        """Write the lower numbers that a transaction leaves, if it does, before it is committed.
 
-        Nothing depends on it before the next damage, so an error of the disk is left to the store.
+        Otherwise what the transaction removes would be missing after a kill between the commit and its count, if
+        anybody has moved the log into the file before the next start.
         """
+        if self._new_tasks < 0 or self._new_ends < 0:
+            self._put(epoch, self.tasks + min(0, self._new_tasks), self.ends + min(0, self._new_ends), sync=False)
+            self.is_behind = True  # the transaction may fail
+
+    def write(self, epoch: int, *, sync: bool = False) -> None:
+        """Write the count after commits, or with `sync` after a checkpoint."""
         self.is_behind = False
+        self._put(epoch, self.tasks, self.ends, sync)
+
+    def _put(self, epoch: int, tasks: int, ends: int, sync: bool) -> None:
+        # Nothing depends on it before the next damage, so an error of the disk is left to the store.
         self._serial += 1
         log = self._log = log_place(self._index)
-        record = _RECORD.pack(
-            _MAGIC, self._serial, epoch, log.generation, log.frames, *log.hash, self.tasks, self.ends
-        )  # fmt: skip
+        record = _RECORD.pack(_MAGIC, self._serial, epoch, log.generation, log.frames, *log.hash, tasks, ends)
         try:  # not `suppress`, which costs as much as the record
             os.pwrite(self._file, record + _CHECK.pack(crc32(record)), self._serial % 2 * _SLOT_BYTES)
             if sync:

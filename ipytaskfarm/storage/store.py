@@ -298,6 +298,7 @@ class Store:
         if count.frames > self._log_room.enough_for:
             self._log_room.make(count.frames)
         write(self._db, saves, fenced, count)
+        count.lower(self.epoch)
 
     def checkpoint(self) -> None:
         """Move the log into the file as far as readers allow.  `settle` does this in time."""

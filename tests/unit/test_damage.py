@@ -131,6 +131,26 @@ def test_another_program_that_moved_the_log_into_the_file_is_no_damage(path: Pat
         assert (store.missing, store.farm) == (None, "farm")
 
 
+def test_results_that_were_cleared_right_before_a_kill_are_not_missing(path: Path) -> None:
+    """The count follows a commit. Nobody may take what the commit removed for lost, whatever has moved the log."""
+    scratch = path.with_name("scratch")
+    scratch.mkdir(mode=0o700)
+    with closing(Store.open(scratch / path.name, farm_incarnation="farm")) as store:
+        store.load()
+        for number in range(3):
+            store.commit([task(number), final(number)])
+            store.settle()
+        store.commit([s.SaveClear([0, 1])])
+        for file in beside(store.path):
+            if file.exists():
+                shutil.copy(file, path.with_name(file.name))
+    shutil.rmtree(scratch)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("SELECT count(*) FROM farm").fetchone()
+    with closing(Store.open(path, farm_incarnation="farm")) as store:
+        assert (store.missing, store.farm) == (None, "farm")
+
+
 def test_a_count_that_is_older_after_a_power_cut_is_no_damage(path: Path) -> None:
     """The count is not synced with each commit: the disk has any earlier one of this life."""
     scratch = path.with_name("scratch")
