@@ -67,6 +67,9 @@ class FarmFold:
         self.picture = Picture()
         self.needs_tables = True
         """Whether causes and jobs must be asked for again."""
+        self.doubts = 0
+        """How often in a row they had to, because tasks failed meanwhile."""
+        self._asking = self._answered = self._failed_meanwhile = False
         self._number: int | None = None
         self._jobs: dict[str, JobProgress] = {}
         self._causes: dict[str, FailureCause] = {}
@@ -87,6 +90,7 @@ class FarmFold:
         if told.stale or (self._number is not None and told.number != self._number + 1):
             self.needs_tables = True
         self._number = told.number
+        self._note_failures(told.failed > 0)
         self.picture.set("counts", state_counts(told.counts))
         self.picture.set("hold", {"held": told.held, "stopping": told.stopping})
         self._add_to_series(told)
@@ -101,6 +105,27 @@ class FarmFold:
         self._note_stalled(told.at_s)
         self._forget_surplus()
         self._tell_some()
+
+    def tables_asked(self) -> None:
+        """Note that causes and jobs are asked for, because of `needs_tables`.
+
+        Changes are told a few times a second, and the tables are read at some moment between question and answer. So
+        failures that are told between the question and the first changes after the answer may be in both, or would be
+        in neither. Then the tables are needed again."""
+        self.needs_tables = self._answered = self._failed_meanwhile = False
+        self._asking = True
+
+    def _note_failures(self, are_some: bool) -> None:
+        """Note whether tasks have failed since the last changes; `tables_asked` has the reason."""
+        if self._asking:
+            self._failed_meanwhile = self._failed_meanwhile or are_some
+            if self._answered:
+                self._end_asking()
+
+    def _end_asking(self) -> None:
+        self._asking = False
+        self.needs_tables = self.needs_tables or self._failed_meanwhile
+        self.doubts = self.doubts + 1 if self._failed_meanwhile else 0
 
     def farm_state(self, state: FarmState, version: str) -> None:
         """Fold the state of the farm, which is asked for when the connection is made."""
@@ -121,6 +146,9 @@ class FarmFold:
 
     def cause_table(self, table: CauseTable) -> None:
         """Fold all failed tasks by cause."""
+        self._answered = True
+        if self._asking and self._failed_meanwhile:
+            self._end_asking()
         self._causes = {
             cause_key(row.reason, row.etype, row.place): row for row in table.rows[:CAUSES_MAX]
         }  # the largest first

@@ -39,6 +39,8 @@ ENGINES_EVERY_S, MANY_ENGINES_EVERY_S = 1.0, 2.0
 ENGINES_SHOWN = 100
 WAITING_EVERY_S = 1.5
 TABLES_EVERY_S = 2.0
+DOUBLED_MAX = 5
+"""How often this time is doubled at most."""
 VERSIONS_EVERY_S = 10.0
 VERSIONS_NODES_MAX = 500
 """On a larger farm clients are not asked for their versions: the table of connections has the agents too."""
@@ -312,8 +314,9 @@ class FarmFeed:
         now_s = time.monotonic()
         if not self._follows or now_s - self._heard_s > SILENCE_S:
             self._follow()
-        if self.fold.needs_tables and self._is_due("tables", TABLES_EVERY_S):
-            self.fold.needs_tables = False
+        # While tasks fail all the time the tables are never quite right, and reading them costs the more.
+        if self.fold.needs_tables and self._is_due("tables", TABLES_EVERY_S * 2 ** min(self.fold.doubts, DOUBLED_MAX)):
+            self.fold.tables_asked()
             self._ask(messages.ReadJobs(), self._on_jobs)
             self._ask(messages.ReadCauses(), self._on_causes)
         many = self.fold.picture.data.get("engines_total", 0) > 50

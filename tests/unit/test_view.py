@@ -188,6 +188,42 @@ def test_what_is_missed_is_asked_for_again() -> None:
     assert folded.needs_tables
 
 
+def test_failures_that_are_told_while_the_tables_are_read_are_counted_once() -> None:
+    folded = FarmFold()
+    numbers = iter(range(1, 100))
+
+    def tell(failed: int) -> None:
+        job = JobProgress("j", "fit", 20, 20, 0, failed, False, "", 0.0)
+        causes = [FailureCause("error", "ValueError", "f", "no", failed, [1], 1.0)] if failed else []
+        counts = dict.fromkeys(("scheduled", "pending", "succeeded", "failed"), 0)
+        folded.changes(FarmChanges(next(numbers), 1.0, counts, 0, failed, causes=causes, jobs=[job]))
+
+    def ask_and_answer(failed: int) -> None:
+        folded.tables_asked()
+        folded.job_page(JobPage([JobProgress("j", "fit", 20, 20, 0, 0, False, "", 0.0)]), 1.0)
+        rows = [FailureCause("error", "ValueError", "f", "no", failed, [1], 1.0)]
+        folded.cause_table(CauseTable(rows, 0, [("j", failed)]))
+
+    ask_and_answer(5)
+    tell(3)  # three of the five: they were told a moment after the store had them
+    assert folded.needs_tables
+    ask_and_answer(5)
+    tell(0)
+    assert not folded.needs_tables
+    assert folded.doubts == 0
+    assert folded.picture.data["jobs"]["j"]["failed"] == 5
+    (cause,) = folded.picture.data["causes"].values()
+    assert cause["count"] == 5
+    folded.tables_asked()
+    tell(2)  # perhaps after the store was read, and the answer has them not
+    folded.cause_table(CauseTable([], 0, []))
+    assert folded.needs_tables
+    tell(1)  # nothing was asked for meanwhile
+    ask_and_answer(8)
+    tell(0)
+    assert not folded.needs_tables
+
+
 def test_the_time_left_of_a_job_comes_from_its_speed() -> None:
     folded = FarmFold()
     counts = dict.fromkeys(("scheduled", "pending", "succeeded", "failed"), 0)
