@@ -40,7 +40,7 @@ from ipytaskfarm.adapters.executor_ends import (
     leave,
     original_of,
     weakly,
-    write_if_possible,
+    write_output,
 )
 from ipytaskfarm.adapters.executor_futures import ExecutorFuture
 from ipytaskfarm.adapters.executor_map import Apart, ItemsToSubmit, Together, flattened, values
@@ -350,8 +350,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             try:
                 found = self.client.get_task_result(future.task_id, raw=False)
                 if self._prints:
-                    write_if_possible(found.stdout, sys.stdout)
-                    write_if_possible(found.stderr, sys.stderr)
+                    write_output(found)
                 error = None if found.failure is None else found.failure.value
                 value = found.result if error is None else None
             except Exception as unread:  # a refused task, or a value whose class is unknown here

@@ -8,12 +8,13 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from ipytaskfarm.core import errors
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import TaskClient
+    from ipytaskfarm.client.results import TaskResult
     from ipytaskfarm.deployment.farm import Farm
 
 
@@ -49,11 +50,12 @@ def weakly(method: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def write_if_possible(text: str, stream: TextIO | None) -> None:
-    """Write what a call has printed; where nobody can read it, it is left out."""
-    if text and stream is not None:
-        with contextlib.suppress(OSError, ValueError):  # a closed pipe, a closed stream
-            stream.write(text)
+def write_output(ended: TaskResult) -> None:
+    """Write what a call has printed to this session's streams; where nobody can read it, it is left out."""
+    for text, stream in ((ended.stdout, sys.stdout), (ended.stderr, sys.stderr)):
+        if text and stream is not None:
+            with contextlib.suppress(OSError, ValueError):  # a closed pipe, a closed stream
+                stream.write(text)
 
 
 def abort_waiting(client: TaskClient, ids: list[int], reason: str) -> list[int]:

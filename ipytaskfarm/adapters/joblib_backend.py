@@ -7,6 +7,7 @@ the farm in different ways: `FarmBackend` submits with a `TaskClient`, `NestedFa
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from joblib.externals.loky.process_executor import PicklingError, TerminatedWork
 
 from ipytaskfarm.adapters.executor import check_rules
 from ipytaskfarm.adapters.executor_calls import environment_of
-from ipytaskfarm.adapters.executor_ends import original_of
+from ipytaskfarm.adapters.executor_ends import original_of, write_output
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.states import ABORTS
 from ipytaskfarm.engine import current_task, is_engine
@@ -224,12 +225,27 @@ class FarmBackend(ParallelBackendBase):
         return future
 
     def retrieve_result_callback(self, out: TaskFuture[Any]) -> Any:
-        """Return the values of a batch that has ended, or raise its error.
+        """Return the values of a batch that has ended, or raise its error; write what its calls have printed.
 
         A KeyboardInterrupt that a call has raised is raised as one, as by joblib's own backends.
         """
         try:
-            values = out.result()
+            values = self._values_of(out)
+        except Exception:
+            if hasattr(out, "id"):  # else it was refused here
+                with contextlib.suppress(KeyError, ConnectionError):  # cleared meanwhile, or the farm is gone
+                    write_output(self.client.get_task_result(out.id, raw=False))
+            raise
+        ended = self.client.get_task_result(out.id, raw=False)
+        write_output(ended)
+        self._sizes.ended(len(values), ended.duration)
+        with self._lock:
+            self._succeeded.add(out.id)
+        return values
+
+    def _values_of(self, out: TaskFuture[Any]) -> list[Any]:
+        try:
+            found: list[Any] = out.result()
         except errors.RemoteError as error:
             if error.etype == "KeyboardInterrupt":
                 raise KeyboardInterrupt from error
@@ -240,10 +256,7 @@ class FarmBackend(ParallelBackendBase):
             raise original_of(error)  # noqa: B904 - its cause is our report
         except errors.EngineLost as error:
             raise BatchLost(str(error)) from error
-        self._sizes.ended(len(values), self.client.get_task_result(out.id, raw=False).duration)
-        with self._lock:
-            self._succeeded.add(out.id)
-        return values
+        return found
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Abort the unfinished batches."""

@@ -36,6 +36,7 @@ def squares(n: int) -> list[int]:
 
 
 def fails_at_three(x: int) -> int:
+    print(f"item {x}")
     if x == 3:
         raise ZeroDivisionError("three")
     return x
@@ -71,7 +72,9 @@ def test_jobs_are_counted_as_by_joblib(tc: TaskClient) -> None:
             Parallel(n_jobs=0)(delayed(square)(i) for i in range(2))
 
 
-def test_an_error_is_raised_with_its_type_and_its_task_stays(tc: TaskClient) -> None:
+def test_an_error_is_raised_with_its_type_and_its_task_stays(
+    tc: TaskClient, capsys: pytest.CaptureFixture[str]
+) -> None:
     tc.clear()
     with (
         parallel_config("ipytaskfarm", client=tc),
@@ -79,6 +82,7 @@ def test_an_error_is_raised_with_its_type_and_its_task_stays(tc: TaskClient) -> 
     ):
         Parallel()(delayed(fails_at_three)(i) for i in range(10))
     assert [(group.etype, len(group.ids)) for group in tc.failures() if group.etype] == [("ZeroDivisionError", 1)]
+    assert {"item 0", "item 3"} <= set(capsys.readouterr().out.splitlines())
     tc.clear()
 
 
