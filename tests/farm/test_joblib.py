@@ -120,6 +120,17 @@ def test_a_call_within_a_call_generates_its_values(tc: TaskClient) -> None:
         assert Parallel(n_jobs=2)(delayed(generated)(n) for n in (3, 4)) == [[5, 5], [14, 14]]
 
 
+def openmp_threads(inner: bool) -> list[str | None]:
+    return [os.environ.get("OMP_NUM_THREADS")] + (Parallel()([delayed(openmp_threads)(False)])[0] if inner else [])
+
+
+def test_the_threads_of_calls_are_those_of_the_configuration(tc: TaskClient) -> None:
+    with parallel_config("ipytaskfarm", client=tc, inner_max_num_threads=7):
+        assert Parallel()([delayed(openmp_threads)(True)]) == [["7", "7"]]
+    with parallel_config("ipytaskfarm", client=tc):
+        assert "7" not in Parallel()([delayed(openmp_threads)(False)])[0]
+
+
 def test_calls_within_calls_are_children(tc: TaskClient) -> None:
     with parallel_config("ipytaskfarm", client=tc):
         assert Parallel(n_jobs=2)(delayed(squares)(n) for n in (3, 4)) == [[0, 1, 4], [0, 1, 4, 9]]
