@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from ipytaskfarm.adapters.dask_callbacks import Callback, GraphCallbacks
-from ipytaskfarm.adapters.executor_ends import original_of
+from ipytaskfarm.adapters.executor_ends import original_of, write_output
 from ipytaskfarm.client.futures import TaskFuture
 from ipytaskfarm.client.ids import Ids
 from ipytaskfarm.client.tables import TaskTable
@@ -166,18 +166,19 @@ class _GraphRun:
         return future
 
     def wait(self) -> None:
-        """Wait for all nodes, and clear intermediate values as soon as no node needs them.
+        """Wait for all nodes, write what they print, and clear intermediate values as soon as no node needs them.
 
         Raises the error of the first node that failed.
         """
         free: list[int] = []
         futures = {future.id: future for future in self._found.values() if isinstance(future, TaskFuture)}
         for task_id in self._client.as_completed(list(futures)):
+            ended = self._client.get_task_result(task_id, raw=False)
+            write_output(ended)
             # This method does not read the value; `exception` of the future's own class would.
             if concurrent.futures.Future.exception(futures[task_id]) is not None:
                 futures[task_id].result()
             if self._watching.active:
-                ended = self._client.get_task_result(task_id, raw=False)
                 self._watching.ended(self._keys[task_id], ended.started_at.timestamp(), ended.duration, ended.engineid)
             for taken in self._inputs[task_id]:
                 self._takes[taken] -= 1

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
+import contextlib
 import itertools
 import logging
-import operator
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from ipytaskfarm.adapters.call_chunks import (
     BACKLOG,
@@ -30,14 +30,17 @@ from ipytaskfarm.adapters.call_chunks import (
     submit_together,
     values_of,
 )
-from ipytaskfarm.adapters.executor_calls import call_all, environment_of
+from ipytaskfarm.adapters.executor_calls import call_all, environment_of, workers_or_client
 from ipytaskfarm.adapters.executor_ends import (
     WorkerLost,
     abort_waiting,
     clear_arrived,
+    end,
+    interrupted,
+    leave,
     original_of,
     weakly,
-    write_if_possible,
+    write_output,
 )
 from ipytaskfarm.adapters.executor_futures import ExecutorFuture
 from ipytaskfarm.adapters.executor_map import Apart, ItemsToSubmit, Together, flattened, values
@@ -131,7 +134,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         """The error of an initializer; None: none has failed."""
         self._closing = threading.Lock()
         # Calls that have not ended hold the executor, so it is collected only when there are none.
-        self._unused = weakref.finalize(self, _leave, self.client, self._farm, self._arrived)
+        self._unused = weakref.finalize(self, leave, self.client, self._farm, self._arrived)
         self._unused.atexit = False  # `_end_all` is for that
         _living.add(self)
         # Exit functions run in reverse order of registration: the farm's own comes after this one.
@@ -347,8 +350,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             try:
                 found = self.client.get_task_result(future.task_id, raw=False)
                 if self._prints:
-                    write_if_possible(found.stdout, sys.stdout)
-                    write_if_possible(found.stderr, sys.stderr)
+                    write_output(found)
                 error = None if found.failure is None else found.failure.value
                 value = found.result if error is None else None
             except Exception as unread:  # a refused task, or a value whose class is unknown here
@@ -498,28 +500,59 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
 
         Args:
             wait: return when all calls have ended; False: return at once, and let a thread wait.
-            cancel_futures: cancel the calls that have not begun.
+            cancel_futures: cancel the calls that have not begun, and in ``except KeyboardInterrupt`` running ones too.
         """
         with self._lock:
             self._is_shut_down = True
             waiting = list(self._unfinished)
-        if cancel_futures and waiting:
+        if cancel_futures and isinstance(sys.exception(), KeyboardInterrupt):
+            self._abort_all("Ctrl-C")
+        elif cancel_futures and waiting:
             self.cancel(waiting)
         if wait:
-            self._close()
+            with self.ended_by_ctrl_c():
+                self._close()
         else:
             threading.Thread(target=self._close, name="ipytaskfarm executor").start()
 
     def terminate_workers(self) -> None:
         """Shut down and abort all calls, also running ones; their futures are cancelled.  From Python 3.14."""
-        with self._lock:
-            self._is_shut_down = True
-            waiting = list(self._unfinished)
-        if ids := [task_id for future in waiting for task_id in future.ids()]:
-            self.client.abort(ids, reason="the executor was terminated")
+        self._abort_all("the executor was terminated")
         self._close()
 
     kill_workers = terminate_workers
+
+    def _abort_all(self, reason: str) -> None:
+        with self._lock:
+            self._is_shut_down = True
+        self.submit_gathered()  # a call that another thread is about to submit has an id only then
+        with self._lock:
+            waiting = list(self._unfinished)
+        if ids := [task_id for future in waiting for task_id in future.ids()]:
+            self.client.abort(ids, reason=reason)
+
+    @contextlib.contextmanager
+    def ended_by_ctrl_c(self) -> Iterator[None]:
+        """Let a Ctrl-C in the block abort all calls: a terminal interrupts a pool's processes, but not engines."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.terminate_workers()
+            raise
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> Literal[False]:
+        if isinstance(error, KeyboardInterrupt):
+            self.terminate_workers()
+        else:
+            self.shutdown()
+        return False
+
+    def end_at_exit(self) -> None:
+        """Shut down at the interpreter's exit, after the calls have ended, as CPython does; at once after a Ctrl-C."""
+        if interrupted():
+            self.terminate_workers()
+        else:
+            self.shutdown()
 
     def _close(self) -> None:
         self.submit_gathered()
@@ -528,45 +561,10 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
                 while self._unfinished:
                     self._ended.wait()
             self._unused.detach()
-            _end(self.client, self._farm, self._arrived)
+            end(self.client, self._farm, self._arrived)
 
 
 _living: weakref.WeakSet[Executor] = weakref.WeakSet()
-
-
-def _end(client: TaskClient, farm: Farm | None, arrived: list[int]) -> None:
-    """End an executor whose calls have ended: its own farm, or its results in the farm of others."""
-    if farm is None:
-        clear_arrived(client, arrived)
-        arrived.clear()
-    else:
-        client.close()
-        farm.stop()
-
-
-def _leave(client: TaskClient, farm: Farm | None, arrived: list[int]) -> None:
-    """End an executor that nobody has shut down and nobody holds any more, as CPython's does."""
-    # The garbage collector calls this in any thread, with any lock held.
-    threading.Thread(target=_end, args=(client, farm, arrived), name="ipytaskfarm executor").start()
-
-
-def workers_or_client(argument: str, value: int | TaskClient | None) -> int | TaskClient | None:
-    """Return the number of workers, or the client, that an executor or a pool was given.
-
-    A number is anything that Python takes for one, such as a ``numpy.int64``.  Raises TypeError for anything else.
-    """
-    if value is None:
-        return None
-    try:
-        return operator.index(value)  # type: ignore[arg-type]  # a client raises TypeError
-    except TypeError:
-        from ipytaskfarm.client import TaskClient
-
-        if isinstance(value, TaskClient):
-            return value
-    kind = type(value).__name__
-    remedy = "; of a Farm, give farm.task_client()" if hasattr(value, "task_client") else ""
-    raise TypeError(f"{argument} must be an integer, None or a TaskClient, not a {kind}: {value!r:.80}{remedy}")
 
 
 def check_rules(rules: dict[str, Any], whose: str = "this call", others: Iterable[str] = ()) -> None:
@@ -592,6 +590,6 @@ def check_rules(rules: dict[str, Any], whose: str = "this call", others: Iterabl
 
 
 def _end_all() -> None:
-    """Shut down the remaining executors at the interpreter's exit, after their calls have ended, as CPython does."""
+    """Shut down the remaining executors at the interpreter's exit."""
     for executor in list(_living):
-        executor.shutdown()
+        executor.end_at_exit()

@@ -1,15 +1,19 @@
-"""Calls that an `Executor` makes on engines, and the environment of its calls.
+"""Calls that an `Executor` makes on engines, the environment of its calls, and its first argument.
 
-Engines import this module, so it imports nothing of the client.
+Engines import this module, so it imports nothing of the client until an executor is made.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ipytaskfarm.environment import TaskEnvironment
+
+if TYPE_CHECKING:
+    from ipytaskfarm.client import TaskClient
 
 T = TypeVar("T")
 
@@ -48,3 +52,22 @@ def environment_of(
 
 def _nothing(environment: TaskEnvironment) -> None:
     """Prepare nothing: the environment exists only for its recycle settings."""
+
+
+def workers_or_client(argument: str, value: int | TaskClient | None) -> int | TaskClient | None:
+    """Return the number of workers, or the client, that an executor or a pool was given.
+
+    A number is anything that Python takes for one, such as a ``numpy.int64``.  Raises TypeError for anything else.
+    """
+    if value is None:
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]  # a client raises TypeError
+    except TypeError:
+        from ipytaskfarm.client import TaskClient
+
+        if isinstance(value, TaskClient):
+            return value
+    kind = type(value).__name__
+    remedy = "; of a Farm, give farm.task_client()" if hasattr(value, "task_client") else ""
+    raise TypeError(f"{argument} must be an integer, None or a TaskClient, not a {kind}: {value!r:.80}{remedy}")

@@ -1,17 +1,21 @@
-"""What becomes of the end of an `Executor`'s call: its error as a process pool's, and its text."""
+"""The end of an `Executor`, and of its calls: an error as a process pool's, and the text."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
+import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from ipytaskfarm.core import errors
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import TaskClient
+    from ipytaskfarm.client.results import TaskResult
+    from ipytaskfarm.deployment.farm import Farm
 
 
 class WorkerLost(errors.EngineLost, BrokenProcessPool):
@@ -46,11 +50,12 @@ def weakly(method: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def write_if_possible(text: str, stream: TextIO | None) -> None:
-    """Write what a call has printed; where nobody can read it, it is left out."""
-    if text and stream is not None:
-        with contextlib.suppress(OSError, ValueError):  # a closed pipe, a closed stream
-            stream.write(text)
+def write_output(ended: TaskResult) -> None:
+    """Write what a call has printed to this session's streams; where nobody can read it, it is left out."""
+    for text, stream in ((ended.stdout, sys.stdout), (ended.stderr, sys.stderr)):
+        if text and stream is not None:
+            with contextlib.suppress(OSError, ValueError):  # a closed pipe, a closed stream
+                stream.write(text)
 
 
 def abort_waiting(client: TaskClient, ids: list[int], reason: str) -> list[int]:
@@ -75,3 +80,24 @@ def clear_arrived(client: TaskClient, ids: list[int]) -> None:
             client.clear(ids)
         except (KeyError, ConnectionError):
             pass  # cleared by another client, or the farm is gone
+
+
+def end(client: TaskClient, farm: Farm | None, arrived: list[int]) -> None:
+    """End an executor whose calls have ended: its own farm, or its results in the farm of others."""
+    if farm is None:
+        clear_arrived(client, arrived)
+        arrived.clear()
+    else:
+        client.close()
+        farm.stop()
+
+
+def leave(client: TaskClient, farm: Farm | None, arrived: list[int]) -> None:
+    """End an executor that nobody has shut down and nobody holds any more, as CPython's does."""
+    # The garbage collector calls this in any thread, with any lock held.
+    threading.Thread(target=end, args=(client, farm, arrived), name="ipytaskfarm executor").start()
+
+
+def interrupted() -> bool:
+    """Return whether the program ends by a Ctrl-C.  A session at a prompt goes on after one, and ends later."""
+    return getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")

@@ -119,7 +119,8 @@ class FarmClusterExecutor(Executor):
             threading.Thread(target=self.shutdown, name="ipytaskfarm executor").start()
             return
         else:
-            concurrent.futures.wait(dependent)
+            with self.ended_by_ctrl_c():
+                concurrent.futures.wait(dependent)
         super().shutdown(wait, cancel_futures=cancel_futures)
 
 

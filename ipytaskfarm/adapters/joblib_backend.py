@@ -7,6 +7,8 @@ the farm in different ways: `FarmBackend` submits with a `TaskClient`, `NestedFa
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import os
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,8 +19,9 @@ from joblib.externals.loky.process_executor import PicklingError, TerminatedWork
 
 from ipytaskfarm.adapters.executor import check_rules
 from ipytaskfarm.adapters.executor_calls import environment_of
-from ipytaskfarm.adapters.executor_ends import original_of
+from ipytaskfarm.adapters.executor_ends import original_of, write_output
 from ipytaskfarm.core import errors
+from ipytaskfarm.core.requirements import THREADS
 from ipytaskfarm.core.states import ABORTS
 from ipytaskfarm.engine import current_task, is_engine
 from ipytaskfarm.system.process import usable_cores
@@ -68,15 +71,22 @@ def count_of_jobs(n_jobs: int | None, slots: int) -> int:
     return n_jobs if n_jobs > 0 else max(1, slots + 1 + n_jobs)
 
 
-def run_batch(nested: ParallelBackendBase, n_jobs: int | None, items: list[Any]) -> list[Any]:
+def run_batch(nested: ParallelBackendBase, n_jobs: int | None, items: list[Any], threads: int | None) -> list[Any]:
     """Call each (function, args, kwargs) of a batch on an engine, and return the list of their values.
 
     Args:
         nested: the backend of `Parallel` calls inside the functions.
         n_jobs: the default number of jobs of those calls.
         items: the calls.
+        threads: the largest number of threads of numeric libraries; None: as many as the engine's.
     """
     register()
+    if threads is not None:
+        import threadpoolctl
+
+        os.environ.update(dict.fromkeys(THREADS, str(threads)))  # the engine restores the variables after the task
+        with threadpoolctl.threadpool_limits(threads):
+            return run_batch(nested, n_jobs, items, None)
     with joblib.parallel_config(backend=nested, n_jobs=n_jobs):
         return [function(*args, **kwargs) for function, args, kwargs in items]
 
@@ -114,6 +124,7 @@ class FarmBackend(ParallelBackendBase):
     """
 
     supports_retrieve_callback = True
+    supports_inner_max_num_threads = True
     default_n_jobs = -1
 
     def __init__(
@@ -151,7 +162,7 @@ class FarmBackend(ParallelBackendBase):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the backend for calls inside a task."""
-        return NestedFarmBackend, (self.nesting_level, self._slots)
+        return NestedFarmBackend, (self.nesting_level, self._slots, self.inner_max_num_threads)
 
     def _configure(self, given: dict[str, Any]) -> None:
         """Take the client and the rules of batches from the arguments of the backend or of a `Parallel` call."""
@@ -206,7 +217,9 @@ class FarmBackend(ParallelBackendBase):
 
         future: concurrent.futures.Future[Any]
         try:
-            task = Task(run_batch, args=(func._backend, func._n_jobs, func.items), **self._rules)
+            task = Task(
+                run_batch, args=(func._backend, func._n_jobs, func.items, self.inner_max_num_threads), **self._rules
+            )
             future = self.client.submit(task)
         except errors.UnpickleableException as error:
             refusal = BatchNotPicklable(f"{NOT_SENT}: {error}")
@@ -224,12 +237,27 @@ class FarmBackend(ParallelBackendBase):
         return future
 
     def retrieve_result_callback(self, out: TaskFuture[Any]) -> Any:
-        """Return the values of a batch that has ended, or raise its error.
+        """Return the values of a batch that has ended, or raise its error; write what its calls have printed.
 
         A KeyboardInterrupt that a call has raised is raised as one, as by joblib's own backends.
         """
         try:
-            values = out.result()
+            values = self._values_of(out)
+        except Exception:
+            if hasattr(out, "id"):  # else it was refused here
+                with contextlib.suppress(KeyError, ConnectionError):  # cleared meanwhile, or the farm is gone
+                    write_output(self.client.get_task_result(out.id, raw=False))
+            raise
+        ended = self.client.get_task_result(out.id, raw=False)
+        write_output(ended)
+        self._sizes.ended(len(values), ended.duration)
+        with self._lock:
+            self._succeeded.add(out.id)
+        return values
+
+    def _values_of(self, out: TaskFuture[Any]) -> list[Any]:
+        try:
+            found: list[Any] = out.result()
         except errors.RemoteError as error:
             if error.etype == "KeyboardInterrupt":
                 raise KeyboardInterrupt from error
@@ -240,10 +268,7 @@ class FarmBackend(ParallelBackendBase):
             raise original_of(error)  # noqa: B904 - its cause is our report
         except errors.EngineLost as error:
             raise BatchLost(str(error)) from error
-        self._sizes.ended(len(values), self.client.get_task_result(out.id, raw=False).duration)
-        with self._lock:
-            self._succeeded.add(out.id)
-        return values
+        return found
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Abort the unfinished batches."""
@@ -267,7 +292,8 @@ class FarmBackend(ParallelBackendBase):
 
     def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
         """Return the backend and the number of jobs for `Parallel` calls inside a batch."""
-        return NestedFarmBackend((self.nesting_level or 0) + 1, self._slots), None
+        nested = NestedFarmBackend((self.nesting_level or 0) + 1, self._slots, self.inner_max_num_threads)
+        return nested, None
 
 
 class NestedFarmBackend(ParallelBackendBase):
@@ -285,14 +311,17 @@ class NestedFarmBackend(ParallelBackendBase):
     supports_return_generator = True
     supports_timeout = True
 
-    def __init__(self, nesting_level: int | None = None, slots: int = 0) -> None:
+    supports_inner_max_num_threads = True
+
+    def __init__(self, nesting_level: int | None = None, slots: int = 0, threads: int | None = None) -> None:
         """Create the backend.
 
         Args:
             nesting_level: the number of enclosing `Parallel` calls.
             slots: the number of the farm's engines; 0: use the number of this machine's cores.
+            threads: see `run_batch`.
         """
-        super().__init__(nesting_level=nesting_level)
+        super().__init__(nesting_level=nesting_level, inner_max_num_threads=threads)
         self._slots = slots or usable_cores()
 
     def configure(
@@ -315,7 +344,8 @@ class NestedFarmBackend(ParallelBackendBase):
 
     def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> tuple[int, Any]:
         """Submit a batch as a child of the running task; return (its id, the callback)."""
-        return current_task().submit(run_batch, func._backend, func._n_jobs, func.items), callback
+        threads = self.inner_max_num_threads
+        return current_task().submit(run_batch, func._backend, func._n_jobs, func.items, threads), callback
 
     def retrieve_result(self, out: tuple[int, Any], timeout: float | None = None) -> Any:
         """Wait for a child; return its values, or raise its error.  The callback submits the next child."""
@@ -328,7 +358,8 @@ class NestedFarmBackend(ParallelBackendBase):
 
     def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
         """Return the backend and the number of jobs for `Parallel` calls inside a batch."""
-        return NestedFarmBackend((self.nesting_level or 0) + 1, self._slots), None
+        nested = NestedFarmBackend((self.nesting_level or 0) + 1, self._slots, self.inner_max_num_threads)
+        return nested, None
 
 
 def default_client() -> TaskClient:

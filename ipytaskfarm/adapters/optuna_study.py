@@ -255,7 +255,8 @@ class _TrialRunner:
             self._trials.tell(trial, value, error, isinstance(error, self._caught))
 
     def _run(self, trial: Any) -> Any:
-        """Run one trial as a task, and answer its questions; return its value, or raise its error."""
+        """Run one trial as a task, answer its questions and print what it prints; return its value or raise."""
+        from ipytaskfarm.adapters.executor_ends import write_output
         from ipytaskfarm.client import Task
 
         rules = {"name": f"trial {trial.number}", **self._rules}
@@ -267,7 +268,10 @@ class _TrialRunner:
             self._client.abort(future.id, reason="the optimization was interrupted")
         try:
             self._answer_questions(future.id, trial)
-            value = future.result()
+            try:
+                value = future.result()
+            finally:
+                write_output(self._client.get_task_result(future.id, raw=False))
         finally:
             with self._lock:
                 self._running.discard(future.id)

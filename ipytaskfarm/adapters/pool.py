@@ -22,7 +22,8 @@ from multiprocessing.pool import (  # type: ignore[attr-defined]  # typeshed lea
 )
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ipytaskfarm.adapters.executor import Executor, check_rules, workers_or_client
+from ipytaskfarm.adapters.executor import Executor, check_rules
+from ipytaskfarm.adapters.executor_calls import workers_or_client
 from ipytaskfarm.adapters.executor_map import Apart, Together, left_s, whole
 from ipytaskfarm.core import errors
 
@@ -453,6 +454,10 @@ class _Calls(Executor):
         unsent: Exception = MaybeEncodingError(error, "the value of the call")
         unsent.__cause__ = error
         return unsent
+
+    def end_at_exit(self) -> None:
+        """Abort what still runs at the interpreter's exit, as a ``multiprocessing.Pool`` does."""
+        self.terminate_workers()
 
 
 def _of_whole_chunks(items: Iterator[T], chunksize: int) -> Iterator[T]:

@@ -1,5 +1,5 @@
 """Tells what a function reads of this session that tasks do not have: generators that the program has seeded, context
-variables that it has set, errors made of warnings, the locale, and the level of loggers.
+variables that it has set, the arguments of the program, errors made of warnings, the locale, the level of loggers.
 
 Looked at are the function, and all functions and methods of the user that it reaches by name, also those of modules
 that travel as source.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import builtins
 import contextvars
+import dis
 import functools
 import linecache
 import locale
@@ -57,6 +58,8 @@ def readings(function: Any) -> Iterator[Reading]:
         yield from _context_variables(each)
     if "random" in names or not names.isdisjoint(_own_methods()):
         yield from _draws(reached)
+    if "argv" in names:
+        yield from _arguments(reached)
     if names.isdisjoint(_FILTERS):
         yield from _warnings(reached)
     if "setlocale" not in names and not names.isdisjoint(_LOCALE):
@@ -235,6 +238,31 @@ def _context_variables(function: types.FunctionType) -> Iterator[Reading]:
                     f"{_short(function)} reads the context variable {name}, which this session has set: tasks begin "
                     "with its default. Pass the value as an argument, or set it in the function",
                 )
+
+
+# -- the arguments of the program
+
+
+def _arguments(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
+    """Yield that a function reads ``sys.argv``.  A kernel's own arguments are nothing that its cells read."""
+    if len(sys.argv) < 2 or "__file__" not in vars(sys.modules["__main__"]):
+        return
+    for each in reached:
+        names, here = mentioned(each.__code__), each.__globals__
+        reads = here.get("argv") is sys.argv or ("sys" in names and here.get("sys", sys) is sys)
+        if (
+            "argv" in names
+            and reads
+            and not any(
+                found.opname == "STORE_ATTR" and found.argval == "argv" for found in dis.get_instructions(each.__code__)
+            )
+        ):
+            yield Reading(
+                "sys.argv",
+                f"{_short(each)} reads sys.argv, which is empty in tasks, and here {sys.argv[1:]!r:.80}: read it here, "
+                "and pass on what the function needs",
+            )
+            return
 
 
 # -- warnings, locale and logging

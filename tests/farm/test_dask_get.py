@@ -75,15 +75,17 @@ def test_several_collections_share_what_they_have_in_common(tc: TaskClient) -> N
 
 
 def fails(x: int) -> int:
+    print(f"x is {x}")
     raise ZeroDivisionError(f"with {x}")
 
 
-def test_the_error_of_a_node_is_raised_and_the_others_end(tc: TaskClient) -> None:
+def test_the_error_of_a_node_is_raised_and_the_others_end(tc: TaskClient, capsys: pytest.CaptureFixture[str]) -> None:
     total = delayed(sum)([delayed(increment)(1), delayed(fails)(2)])
     with dask.config.set(scheduler=tc.dask_get), pytest.raises(ZeroDivisionError, match="with 2"):
         total.compute()
     assert tc.queue_status()["scheduled"] == 0
     assert "ZeroDivisionError" in {group.etype for group in tc.failures()}
+    assert capsys.readouterr().out == "x is 2\n"
 
 
 def test_callbacks_are_called_as_by_dasks_own_scheduler(tc: TaskClient) -> None:

@@ -197,6 +197,29 @@ def test_a_shutdown_may_cancel_what_waits(tc: TaskClient, tmp_path: Path) -> Non
     assert [future.result(DEADLINE_S) for future in running] == ["gate", "gate"]
 
 
+def test_ctrl_c_ends_a_block_with_its_calls(tc: TaskClient, tmp_path: Path) -> None:
+    calls: list[concurrent.futures.Future[str]] = []
+
+    def interrupted() -> None:
+        with Executor(tc) as executor:
+            calls.extend(executor.submit(waits_for, tmp_path / "gate") for _ in range(4))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert all(call.cancelled() for call in calls)
+    executor = Executor(tc)
+    call = executor.submit(waits_for, tmp_path / "gate")
+    eventually(call.running, DEADLINE_S)
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        executor.shutdown(wait=False, cancel_futures=True)
+    assert concurrent.futures.wait([call], DEADLINE_S).done == {call}
+    assert call.cancelled()
+    executor.shutdown()
+
+
 def test_nothing_is_taken_after_a_shutdown(tc: TaskClient, tmp_path: Path) -> None:
     executor = Executor(tc)
     gate = tmp_path / "gate"
@@ -395,3 +418,26 @@ def test_what_was_submitted_is_done_before_the_interpreter_ends(tmp_path: Path) 
     script.write_text(SCRIPT.format(path=str(tmp_path / "late")))
     subprocess.run([sys.executable, script], check=True, timeout=60)
     assert (tmp_path / "late").read_text() == "written"
+
+
+INTERRUPTED = """
+import os, signal, threading, time
+from ipytaskfarm import Executor, Farm, Pool
+
+if __name__ == "__main__":
+    tc = Farm(n=2).task_client()
+    pool, block, other = Pool(tc), Executor(tc), Executor(tc)
+    call = pool.apply_async(time.sleep, (600,))  # a pool's calls end with the program anyhow
+    other.submit(time.sleep, 600)
+    with block:
+        block.submit(time.sleep, 600)
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+"""
+
+
+def test_ctrl_c_ends_a_program_with_its_calls(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED)
+    ended = subprocess.run([sys.executable, script], timeout=DEADLINE_S, capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGINT
+    assert "shutdown" in ended.stderr  # the block's end waited when it came

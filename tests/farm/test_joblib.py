@@ -36,6 +36,7 @@ def squares(n: int) -> list[int]:
 
 
 def fails_at_three(x: int) -> int:
+    print(f"item {x}")
     if x == 3:
         raise ZeroDivisionError("three")
     return x
@@ -71,7 +72,9 @@ def test_jobs_are_counted_as_by_joblib(tc: TaskClient) -> None:
             Parallel(n_jobs=0)(delayed(square)(i) for i in range(2))
 
 
-def test_an_error_is_raised_with_its_type_and_its_task_stays(tc: TaskClient) -> None:
+def test_an_error_is_raised_with_its_type_and_its_task_stays(
+    tc: TaskClient, capsys: pytest.CaptureFixture[str]
+) -> None:
     tc.clear()
     with (
         parallel_config("ipytaskfarm", client=tc),
@@ -79,6 +82,7 @@ def test_an_error_is_raised_with_its_type_and_its_task_stays(tc: TaskClient) -> 
     ):
         Parallel()(delayed(fails_at_three)(i) for i in range(10))
     assert [(group.etype, len(group.ids)) for group in tc.failures() if group.etype] == [("ZeroDivisionError", 1)]
+    assert {"item 0", "item 3"} <= set(capsys.readouterr().out.splitlines())
     tc.clear()
 
 
@@ -114,6 +118,17 @@ def generated(n: int) -> list[int]:
 def test_a_call_within_a_call_generates_its_values(tc: TaskClient) -> None:
     with parallel_config("ipytaskfarm", client=tc):
         assert Parallel(n_jobs=2)(delayed(generated)(n) for n in (3, 4)) == [[5, 5], [14, 14]]
+
+
+def openmp_threads(inner: bool) -> list[str | None]:
+    return [os.environ.get("OMP_NUM_THREADS")] + (Parallel()([delayed(openmp_threads)(False)])[0] if inner else [])
+
+
+def test_the_threads_of_calls_are_those_of_the_configuration(tc: TaskClient) -> None:
+    with parallel_config("ipytaskfarm", client=tc, inner_max_num_threads=7):
+        assert Parallel()([delayed(openmp_threads)(True)]) == [["7", "7"]]
+    with parallel_config("ipytaskfarm", client=tc):
+        assert "7" not in Parallel()([delayed(openmp_threads)(False)])[0]
 
 
 def test_calls_within_calls_are_children(tc: TaskClient) -> None:

@@ -46,6 +46,7 @@ def test_a_study_finds_what_it_finds_alone(tc: TaskClient) -> None:
 
 
 def prunes_or_fails(trial: Any) -> float:
+    print(f"trial {trial.number}")
     if trial.number == 1:
         raise optuna.TrialPruned
     if trial.number == 2:
@@ -54,7 +55,7 @@ def prunes_or_fails(trial: Any) -> float:
     return float(trial.should_prune())
 
 
-def test_pruned_and_failed_trials_are_told_as_such(tc: TaskClient) -> None:
+def test_pruned_and_failed_trials_are_told_as_such(tc: TaskClient, capsys: pytest.CaptureFixture[str]) -> None:
     found = study()
     seen: list[int] = []
     tc.optimize(
@@ -63,6 +64,7 @@ def test_pruned_and_failed_trials_are_told_as_such(tc: TaskClient) -> None:
     )  # fmt: skip
     assert [trial.state.name for trial in found.trials] == ["COMPLETE", "PRUNED", "FAIL", "COMPLETE"]
     assert seen == [0, 1, 2, 3]
+    assert capsys.readouterr().out.splitlines() == [f"trial {n}" for n in range(4)]
     with pytest.raises(ZeroDivisionError, match="at two"):
         tc.optimize(study(), prunes_or_fails, n_trials=10, n_jobs=1)
     tc.clear()

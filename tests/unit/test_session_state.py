@@ -230,7 +230,7 @@ def test_settings_of_libraries_and_variables(notebook: Notebook, monkeypatch: py
 
 
 READS = """
-import contextvars, datetime, logging, random, warnings
+import contextvars, datetime, logging, random, sys, warnings
 import numpy as np
 from random import gauss
 level = contextvars.ContextVar("level", default=1)
@@ -254,6 +254,8 @@ def catches(x):
 def filters(x):
     with warnings.catch_warnings(): warnings.warn("x")
 def day(x): return datetime.date(2024, 3, 1).strftime("%A")
+def of_arguments(x): return "--fast" in sys.argv
+def own_arguments(x): sys.argv = ["x", "y"]; return sys.argv[1]
 """
 
 
@@ -286,16 +288,23 @@ def test_numpys_generator_was_seeded(notebook: Notebook) -> None:
 
 
 def test_what_else_functions_read_of_this_session(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("get_level", "logs", "logs_with_setup", "catches", "filters", "day")
+    names = ("get_level", "logs", "logs_with_setup", "catches", "filters", "day", "of_arguments", "own_arguments")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "script.py", raising=False)
+    monkeypatch.setattr(sys, "argv", ["script.py"])
     notebook.run(READS)
     assert [said(pack_function, notebook[name]) for name in names] == [[]] * len(names)
     notebook.run(READS)
     notebook["level"].set(5)
+    sys.argv.append("--slow")
     notebook["log"].setLevel(logging.DEBUG)
     monkeypatch.setattr(notebook["log"], "handlers", [logging.NullHandler()])
     monkeypatch.setattr(locale, "setlocale", lambda category: "de_DE.UTF-8" if category == locale.LC_TIME else "C")
     found = {name: said(pack_function, notebook[name]) for name in names if name != "catches"}
-    assert [name for name, texts in found.items() if texts] == ["get_level", "logs", "day"]
+    assert [name for name, texts in found.items() if texts] == ["get_level", "logs", "day", "of_arguments"]
+    assert found["of_arguments"] == [
+        "of_arguments reads sys.argv, which is empty in tasks, and here ['--slow']: read it here, and pass on what the "
+        "function needs"
+    ]
     assert found["get_level"][0].startswith("get_level reads the context variable level, which this session has set")
     assert found["logs"][0].startswith("logs logs below WARNING, which this session shows (level DEBUG)")
     assert found["day"][0].startswith(
