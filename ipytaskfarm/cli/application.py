@@ -15,7 +15,7 @@ from traitlets.config.loader import LazyConfigValue
 
 from ipytaskfarm.cli.catalog import COMMANDS
 from ipytaskfarm.cli.command_line import Flag, Switch, UsageError as UsageError, checked_value, read_words
-from ipytaskfarm.cli.printing import safe, width
+from ipytaskfarm.cli.printing import print_any_text, safe, width
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.parsing import parse_ids
 from ipytaskfarm.core.text import did_you_mean
@@ -252,6 +252,7 @@ class TaskFarm(Application):
 
 def run(arguments: list[str]) -> int:
     """Carry out a command line, and return its exit code."""
+    print_any_text(sys.stdout, sys.stderr)
     if arguments and arguments[0] == "help":
         arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
