@@ -162,6 +162,11 @@ class Event(NamedTuple):
     engine: int | None
     more: str
 
+    def __repr__(self) -> str:
+        at = f" at {self.at:%Y-%m-%d %H:%M:%S}" if self.at else ""
+        where = "" if self.engine is None else f" on engine {self.engine}"
+        return f"<task {self.task}: {self.what}{where}{at}{f', {self.more}' if self.more else ''}>"
+
 
 def event_listing(rows: Sequence[farm_tables.EventRow]) -> Listing:
     """Return the events of `tc.history` as a table."""
@@ -186,6 +191,10 @@ class JobLine(NamedTuple):
     opened: datetime | None
     priority: int | None = None
     """What was set for all its tasks; None: each has its own."""
+
+    def __repr__(self) -> str:
+        opened = f", opened {self.opened:%Y-%m-%d %H:%M:%S}" if self.opened else ""
+        return f"<job {self.name!r}: {self.tasks} tasks, {self.unfinished} unfinished, {self.state}{opened}>"
 
 
 def job_listing(rows: Sequence[JobRow]) -> Listing:
