@@ -93,7 +93,10 @@ class Command(Application):
         if not all(word.strip() for word in self.extra_args):
             raise UsageError("one of the words is empty: it names nothing")
         if self.extra_args and not self.arguments:
-            named = f"; --farm {self.extra_args[0]} names a farm" if "farm" in self._known_flags() else ""
+            first = self.extra_args[0]
+            if first in COMMANDS:  # `ipytaskfarm --farm x status`
+                raise UsageError(f"the command comes first: `ipytaskfarm {first}`, and then the flags")
+            named = f"; --farm {first} names a farm" if "farm" in self._known_flags() else ""
             raise UsageError(f"what is {' '.join(self.extra_args)!r} for? This command takes only flags{named}")
 
     def _known_flags(self) -> dict[str, Flag | Switch]:

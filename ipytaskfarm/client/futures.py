@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, RUNNING
+from ..display.ipython import show_users_frames
 from ..serialization.references import reference
 from .results import TaskResult, error_of
 from .wait_notices import say_interrupted
@@ -80,6 +81,10 @@ class TaskFuture(concurrent.futures.Future[T]):
         except KeyboardInterrupt as interrupt:
             say_interrupted({self.id}, interrupt)
             raise
+        except TimeoutError:
+            error = TimeoutError(f"task {self.id} has not ended within {timeout or 0:g} s")
+            show_users_frames(error)
+            raise error from None
         try:
             found: TaskResult = self._client.get_task_result(self.id, raw=False)
         except ConnectionError:

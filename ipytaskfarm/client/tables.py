@@ -79,6 +79,12 @@ class TaskStatus:
         return f"<task {self.id}: {self.state}{why}{where}, attempts {self.attempts}{error}>"
 
 
+def _checked(position: int) -> int:
+    if isinstance(position, str):
+        raise TypeError(f"the table takes the number of a row, not {position!r}: `to_dataframe()` has columns")
+    return position
+
+
 class TaskTable:
     """A table of tasks in order of their ids.  It iterates over the ids, so it can be passed wherever ids are expected.
 
@@ -103,7 +109,7 @@ class TaskTable:
         return len(self.rows)
 
     def __getitem__(self, position: int) -> TaskStatus:
-        return self.rows[position]
+        return self.rows[_checked(position)]
 
     def _table(self) -> Table:
         more = "last=0 lists all" if self.omitted else "`rows` and `to_dataframe()` have them"
@@ -137,7 +143,7 @@ class Listing:
         return len(self.rows)
 
     def __getitem__(self, position: int) -> Any:
-        return self.rows[position]
+        return self.rows[_checked(position)]
 
     def __repr__(self) -> str:
         return repr(self._table)
@@ -226,6 +232,13 @@ class FailureGroup:
 
 class FailureGroups(list[FailureGroup]):
     """Groups of failed tasks, the largest first."""
+
+    def to_dataframe(self) -> Any:
+        """Return the groups as a pandas DataFrame, a row for each."""
+        import pandas
+
+        rows = [(len(each), each.etype, each.message, each.place, each.ids) for each in self]
+        return pandas.DataFrame(rows, columns=["count", "etype", "message", "place", "ids"])
 
     def _repr_html_(self) -> str:
         return "".join(_group_html(group) for group in self) if self else "no failed tasks"

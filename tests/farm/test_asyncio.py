@@ -64,6 +64,8 @@ def test_tasks_that_are_late_raise(tc: TaskClient, tmp_path: Path) -> None:
     future = tc.submit(waits, tmp_path / "started")
     with pytest.raises(TimeoutError):
         asyncio.run(first(future.id))
+    with pytest.raises(TimeoutError, match=f"task {future.id} has not ended within 0.01 s"):
+        future.result(0.01)
     for keep in (pickle.dumps, copy.deepcopy):
         with pytest.raises(TypeError, match=r"a client of farm .* cannot be pickled.*Keep names and ids"):
             keep(tc)

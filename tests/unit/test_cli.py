@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ipytaskfarm.cli import COMMANDS, main
-from ipytaskfarm.cli.application import STORE, UsageError, _command, exit_code
+from ipytaskfarm.cli.application import STORE, JsonCommand, UsageError, _command, exit_code
 from ipytaskfarm.cli.printing import confirm, print_any_text, safe, span, table
 from ipytaskfarm.cli.start import Start
 from ipytaskfarm.core import errors
@@ -38,6 +38,12 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_documented(name: str) -> None:
     assert f"### {name}\n" in DOCS.read_text(), f"docs/commands.md says nothing about `ipytaskfarm {name}`"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_that_print_json_have_its_flag(name: str) -> None:
+    command = _command(name)
+    assert isinstance(command, JsonCommand) <= ("json" in command._known_flags())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
