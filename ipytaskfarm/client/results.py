@@ -23,7 +23,7 @@ from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, Reason, State
 from ..core.text import Text, did_you_mean, shown, text_of
-from ..display.ipython import show_users_frames
+from ..display.ipython import show_figures, show_users_frames
 from ..display.text import span, stamp
 from ..serialization.pack import note_rebuild, traceback_of, unpack, unpack_error
 from ..system.user_code import with_cells
@@ -567,6 +567,7 @@ class TaskResult:
                 except Exception as error:
                     note_rebuild(error, f"the result of task {self.taskid}, which has succeeded, was rebuilt here")
                     raise
+                show_figures()
                 if body.kind == "names":
                     tell_of_iterators(self._value)
         return self._value
