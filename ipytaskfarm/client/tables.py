@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from ..display.tables import TEXT_MAX, Table
 from ..display.text import CELL_MAX, number, safe, summary
 from ..system.user_code import with_cells
 from .display import text_html
+from .results import TaskResult
 
 
 def _when(at_s: float | None) -> datetime | None:
@@ -233,6 +234,19 @@ class FailureGroup:
 class FailureGroups(list[FailureGroup]):
     """Groups of failed tasks, the largest first."""
 
+    @classmethod
+    def of_rows(cls, rows: Iterable[TaskRow], result_of: Callable[[int], TaskResult | None]) -> FailureGroups:
+        """Group the rows of failed tasks by error type and place.
+
+        result_of: returns the result of a task, or raises its error."""
+        groups: dict[tuple[str, str], list[int]] = {}
+        for row in rows:
+            key = (row.failure.etype, row.failure.place) if row.failure else (row.reason, "")
+            groups.setdefault(key, []).append(row.id)
+        found = cls(FailureGroup(*key, ids, *_error_of(ids[0], result_of)) for key, ids in groups.items())
+        found.sort(key=lambda group: -len(group.ids))
+        return found
+
     def to_dataframe(self) -> Any:
         """Return the groups as a pandas DataFrame, a row for each."""
         import pandas
@@ -245,6 +259,16 @@ class FailureGroups(list[FailureGroup]):
 
     def __repr__(self) -> str:
         return "\n\n".join(map(repr, self)) if self else "no failed tasks"
+
+
+def _error_of(task: int, result_of: Callable[[int], TaskResult | None]) -> tuple[str, str]:
+    """Return the message and the traceback of a failed task."""
+    try:
+        result = result_of(task)
+    except Exception as error:  # an aborted or refused task has only an error
+        return str(error), f"{type(error).__name__}: {error}"
+    failure = result.failure if result is not None else None
+    return (failure.getErrorMessage(), failure.getTraceback()) if failure else ("", "")
 
 
 def _some(ids: list[int]) -> str:

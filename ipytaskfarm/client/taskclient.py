@@ -45,7 +45,7 @@ from .results import TaskResult, decode_body, error_of
 from .rules import ON_FAILURE, JobRules, MapRules, flag, keyword_parameters, one_of
 from .session import Session
 from .shared_values import Accumulator, Broadcast, broadcast
-from .tables import FailureGroup, FailureGroups, JobLine, Listing, TaskStatus, TaskTable
+from .tables import FailureGroups, JobLine, Listing, TaskStatus, TaskTable
 from .task_messages import Progress
 from .tasks import CallTask, StringTask, Task, as_task
 from .waits import ProgressOfTasks, completed_async, ended_async, wait_for_tasks
@@ -520,7 +520,12 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         return TaskStatus(rows[0])
 
     def tasks(
-        self, name: str | None = None, state: str | None = None, ids: Ids | None = None, last: int = 0
+        self,
+        name: str | None = None,
+        state: str | None = None,
+        ids: Ids | None = None,
+        last: int = 0,
+        job: Job | JobLine | str | None = None,
     ) -> TaskTable:
         """Return a table of tasks in order of their ids; it iterates over the ids, so other calls accept it.
 
@@ -530,14 +535,23 @@ class TaskClient(ClientNames, settable=("farm", "block")):
                 "pending" is "running".
             ids: only these tasks.
             last: at most this number of tasks, the latest accepted; 0: all.
+            job: only the tasks of this job, with their retries: a job, a line of `jobs`, a name (the latest one), or an
+                id.  Raises KeyError for an unknown one.
         """
         if name is not None and not isinstance(name, str):
             raise TypeError(f"the first argument is a name, not {shown(name)}: tc.tasks(ids=…) takes ids")
-        wanted = None if ids is None else id_list(ids, self.farm)
+        wanted = self._ids_of(ids, job)
         asked = None if state is None else one_of("state", ACCEPTED_STATES, state)
         most = check_count("last", last, least=0) or 0
         reply = self._session.ask_for(m.ListTasks(wanted, name, asked, most), tables.TaskRows)
         return TaskTable(reply.rows, reply.omitted)
+
+    def _ids_of(self, ids: Ids | None, job: Job | JobLine | str | None) -> list[int] | None:
+        if job is None:
+            return None if ids is None else id_list(ids, self.farm)
+        if ids is not None:
+            raise TypeError("ids or job, not both: the tasks of a job are all of them")
+        return operate.find_job(self._session, job._submitted_id() if isinstance(job, Job) else job).task_ids()
 
     def view(self) -> Any:
         """Return the live view of the farm; as the last line of a cell it is a page that follows the farm.
@@ -681,26 +695,12 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         """Return the results that are kept for equal tasks: `list`, `size`, `forget`."""
         return CacheView(self._session)
 
-    def failures(self, ids: Ids | None = None) -> FailureGroups:
-        """Return failed tasks grouped by error type and place, the largest group first, with one traceback each."""
-        wanted = None if ids is None else id_list(ids, self.farm)
-        rows = self._session.ask_for(m.ListTasks(wanted, None, "failed"), tables.TaskRows).rows
-        groups: dict[tuple[str, str], list[int]] = {}
-        for row in rows:
-            key = (row.failure.etype, row.failure.place) if row.failure else (row.reason, "")
-            groups.setdefault(key, []).append(row.id)
-        found = FailureGroups()
-        for (etype, place), members in groups.items():
-            try:
-                result = self.get_task_result(members[0], raw=False) if members else None
-            except Exception as error:  # an aborted or refused task has only an error
-                text, message = f"{type(error).__name__}: {error}", str(error)
-            else:
-                failure = result.failure if result is not None else None
-                text, message = (failure.getTraceback(), failure.getErrorMessage()) if failure else ("", "")
-            found.append(FailureGroup(etype, place, members, message, text))
-        found.sort(key=lambda group: -len(group.ids))
-        return found
+    def failures(self, ids: Ids | None = None, job: Job | JobLine | str | None = None) -> FailureGroups:
+        """Return failed tasks grouped by error type and place, the largest group first, with one traceback each.
+
+        ids, job: only these tasks, or those of a job, as for `tasks`."""
+        rows = self._session.ask_for(m.ListTasks(self._ids_of(ids, job), None, "failed"), tables.TaskRows).rows
+        return FailureGroups.of_rows(rows, partial(self.get_task_result, raw=False))
 
     @property
     def profile(self) -> Profilers:

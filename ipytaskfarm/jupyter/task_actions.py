@@ -15,6 +15,7 @@ from IPython.core.error import UsageError
 
 from ..client import TaskClient
 from ..client.debugging import raised_by_task
+from ..client.tables import FailureGroups
 from ..core.messages import ListTasks
 from ..core.messages.tables import TaskRows
 from ..core.parsing import parse_since
@@ -157,6 +158,10 @@ def _messages(client: TaskClient, asked: ActionArguments) -> None:
             return
 
 
+def _failures(client: TaskClient, asked: ActionArguments) -> FailureGroups:
+    return client.failures(_known(client, asked.ids) or None, job=asked.options.job)
+
+
 def _debug(client: TaskClient, asked: ActionArguments) -> None:
     """Open the debugger where a task failed; see `TaskClient.debug` for --here and --frames."""
     if asked.options.here and asked.options.frames:
@@ -184,7 +189,7 @@ ACTIONS: dict[str, Action] = {
     "retry": Action(_retry, options=("job",)),
     "restart": Action(_restart, options=("job",)),
     "remove": Action(_remove, options=("job", "all")),
-    "failures": Action(lambda client, asked: client.failures(_known(client, asked.ids) or None), least=0),
+    "failures": Action(_failures, least=0, options=("job",)),
     "debug": Action(_debug, options=("here", "frames")),
     "frozen": Action(lambda client, asked: client.frozen(), words="", least=0),
     "release": Action(lambda client, asked: client.release(asked.ids or None), least=0),

@@ -137,7 +137,9 @@ class TaskMagics(Magics):
     @called("task")
     @argument("action", choices=ACTIONS, help="what to do")
     @argument("words", nargs="*", help="task ids (5 7-9 11,12), or names of ids, handles, jobs or lists; a job; nodes")
-    @argument("--job", metavar="NAME", help="abort, retry, restart, remove, priority, pause, resume: this job")
+    @argument(
+        "--job", metavar="NAME", help="failures, abort, retry, restart, remove, priority, pause, resume: this job"
+    )
     @argument("--to", type=int, metavar="N", help="priority: the new one; a higher one starts first")
     @argument("--reason", metavar="TEXT", help="abort, mark-failed: the reason")
     @argument("--no-interrupt", action="store_true", help="abort: let running tasks end, and drop their results")
@@ -189,8 +191,8 @@ class TaskMagics(Magics):
         given = parse_line(self.tasks, "%tasks", line)
         with short_errors():
             client = connection.task_client(self.shell)
-            ids = client.job(_unquoted(given.job)).ids if given.job else None
-            return client.tasks(given.name, given.state, ids, last=given.last)
+            job = _unquoted(given.job) if given.job else None
+            return client.tasks(given.name, given.state, last=given.last, job=job)
 
     # -- helpers
 

@@ -14,7 +14,7 @@ from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.task_types import Submission
 
 TINY = Options(rounds=1, scale=0.005)
-ROWS = {"functions": 1, "latency": 2, "maps": 1, "million": 6, "depend": 1, "data": 2, "adapters": 2, "scaling": 2}
+ROWS = {"functions": 1, "latency": 3, "maps": 1, "million": 6, "depend": 1, "data": 2, "adapters": 2, "scaling": 2}
 """How many lines each measurement has without peers."""
 
 

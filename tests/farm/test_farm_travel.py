@@ -100,7 +100,8 @@ ipytaskfarm.TaskClient(WHERE).map(plot, [1])[0]"""
 
 
 @pytest.mark.notebook
-def test_from_a_notebook(farm: Farm, tmp_path: Path) -> None:
+def test_from_a_notebook(farm: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # which the tests set
     cells = [f"WHERE = {str(farm.connection_file)!r}\n{GLOBALS}", USE, *HANDLE, FIGURE]
     notebook = executed(cells, tmp_path)
     said = {"stdout": "", "stderr": ""}

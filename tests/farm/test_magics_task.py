@@ -221,6 +221,12 @@ def test_abort_retry_and_failures(shell: Shell, tc: TaskClient) -> None:
     tc.barrier(again, timeout=DEADLINE_S)
     groups = shell.ok(f"%task failures bad {again}").value
     assert [(group.etype, len(group)) for group in groups] == [("KeyError", 2)]
+    job = tc.create_job("doomed")
+    job.add_task(StringTask("1 / 0"))
+    job.submit()
+    job.wait(timeout=DEADLINE_S)
+    assert [group.ids for group in shell.ok("%task failures --job doomed").value] == [job.ids]
+    assert shell.ok("%tasks --job doomed").value.ids == job.ids
     shell["ids"] = [shell["bad"].id, again]
     found = shell.ok("%task result ids").value
     assert [result.taskid for result in found] == shell["ids"]

@@ -58,6 +58,14 @@ def test_each_item_is_a_task_for_every_eye(tc: TaskClient, sweep: Any) -> None:
     assert [row.id for row in rows] == sorted(ids)
     assert {row.name for row in rows} == {"sweep"}
     assert [row.id for row in tc.tasks(name="sweep", state="failed").rows] == [ids[7], ids[37], ids[59]]
+    assert list(tc.tasks(job="sweep")) == ids
+    assert list(tc.tasks(job=sweep, state="failed")) == [ids[7], ids[37], ids[59]]
+    (group,) = tc.failures(job="sweep")
+    assert group.ids == [ids[7], ids[37], ids[59]]
+    with pytest.raises(KeyError, match="no job 'swep'"):
+        tc.tasks(job="swep")
+    with pytest.raises(TypeError, match="not both"):
+        tc.failures([1], job=sweep)
     (group,) = tc.failures(ids)
     assert group.ids == [ids[7], ids[37], ids[59]]
     assert "item 7 of 60: fragile(x=7" in group.traceback

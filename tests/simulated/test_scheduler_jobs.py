@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ipytaskfarm.core import messages as m
+from ipytaskfarm.core.messages.running_task import ItemsLeft
 from ipytaskfarm.core.messages.task_types import JobSpec, Rules
 from ipytaskfarm.core.requirements import Recycle
 
 from ..support.environment_world import World, rules
+from ..support.simulated_farm import farm_with_engines, move
 
 # -- jobs
 
@@ -179,3 +181,30 @@ def test_an_abort_says_why() -> None:
     failure = world.sim.store.finals[task].failure
     assert failure is not None
     assert failure.value == f"task {task} was aborted: the data is wrong"
+
+
+# -- items of a map
+
+
+def test_an_engine_that_comes_to_an_item_which_has_ended_is_asked_again() -> None:
+    sim = farm_with_engines(1)
+    agent = sim.agents["agent"]
+    chunk = sim.ids().first
+    sim.submit(chunk, items=5)
+    move(sim, agent)
+    (engine,) = agent.engines.values()
+    sim.begin(engine)
+    sim.ask(m.AbortTasks([chunk + 4]))
+    # The first interrupt comes to nothing: the engine was between two items, say.  It is at the fourth of them now.
+    agent.inbox.clear()
+    run = engine.running
+    assert run is not None
+    agent.outbox.clear()
+    agent.outbox.append(ItemsLeft(engine.name, run, 3))
+    sim.process(agent)
+    asked = [message for message in agent.inbox if isinstance(message, m.Interrupt)]
+    assert [(each.engine, each.run, each.items) for each in asked] == [(engine.name, run, (3,))]
+    agent.outbox.append(ItemsLeft(engine.name, run, 2))
+    agent.inbox.clear()
+    sim.process(agent)
+    assert not [message for message in agent.inbox if isinstance(message, m.Interrupt)], "this one may run"
