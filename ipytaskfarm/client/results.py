@@ -136,7 +136,7 @@ def _place_or(text: str, error: BaseException) -> str:
     places = traceback.extract_tb(traceback_of(error), limit=-1)
     if not places:
         with contextlib.suppress(Exception):  # the exception's class may do anything when it is asked
-            if text.rstrip() == "".join(traceback.format_exception_only(error)).rstrip():
+            if text.rstrip() == "".join(traceback.format_exception(error)).rstrip():
                 return ""
         return f":\n{text.rstrip()}"
     return with_cells(f": {places[0].filename}:{places[0].lineno} in {places[0].name}")

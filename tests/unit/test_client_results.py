@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -254,6 +255,9 @@ def test_an_error_without_a_place_is_said_once() -> None:
         error = ValueError("x")
         sign(error, 3, text)
         assert error.__notes__ == [f"raised on engine 3{note}"]
+    error.__cause__, error.__notes__ = TypeError("y"), []
+    sign(error, 3, "".join(traceback.format_exception(error)))
+    assert error.__notes__ == ["raised on engine 3"], "IPython shows the cause too"
 
 
 def test_an_attribute_error_of_a_property_is_not_that_of_a_missing_name() -> None:
