@@ -125,6 +125,8 @@ class Walk:
         if i not in self.known: self.known[i] = i
         return self.known[i]
 def appends(i): results.append(i)
+def gives(i): return results.append(i)
+in_a_line, results_there = (lambda i: results.append(i)), (results := [])
 def fills(i): table[i] = i
 def writes(i): out[i] = i
 def counted(i): counts[i] += 1
@@ -171,6 +173,8 @@ def made():
 def test_what_calls_change_for_one_another(notebook: Notebook) -> None:
     notebook.run(CHANGES)
     for name, expected in (
+        ("gives", "gives changes results (results.append(…))"),
+        ("in_a_line", "<lambda> changes results (results.append(…))"),
         ("appends", "appends changes results (results.append(…)), of which each engine has a copy"),
         ("fills", "fills changes table (table[…] = …)"),
         ("writes", "writes changes out (out[…] = …)"),
