@@ -15,7 +15,7 @@ from traitlets.config.loader import LazyConfigValue
 
 from ipytaskfarm.cli.catalog import COMMANDS
 from ipytaskfarm.cli.command_line import Flag, Switch, UsageError as UsageError, checked_value, read_words
-from ipytaskfarm.cli.printing import safe, width
+from ipytaskfarm.cli.printing import print_any_text, safe, width
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.parsing import parse_ids
 from ipytaskfarm.core.text import did_you_mean
@@ -93,7 +93,10 @@ class Command(Application):
         if not all(word.strip() for word in self.extra_args):
             raise UsageError("one of the words is empty: it names nothing")
         if self.extra_args and not self.arguments:
-            named = f"; --farm {self.extra_args[0]} names a farm" if "farm" in self._known_flags() else ""
+            first = self.extra_args[0]
+            if first in COMMANDS:  # `ipytaskfarm --farm x status`
+                raise UsageError(f"the command comes first: `ipytaskfarm {first}`, and then the flags")
+            named = f"; --farm {first} names a farm" if "farm" in self._known_flags() else ""
             raise UsageError(f"what is {' '.join(self.extra_args)!r} for? This command takes only flags{named}")
 
     def _known_flags(self) -> dict[str, Flag | Switch]:
@@ -252,6 +255,7 @@ class TaskFarm(Application):
 
 def run(arguments: list[str]) -> int:
     """Carry out a command line, and return its exit code."""
+    print_any_text(sys.stdout, sys.stderr)
     if arguments and arguments[0] == "help":
         arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "--help-all"):

@@ -7,7 +7,7 @@ from typing import Any
 from traitlets import Bool, Int, Unicode
 
 from ipytaskfarm.cli import printing
-from ipytaskfarm.cli.application import OK, JsonCommand, UsageError, switches, values
+from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, switches, values
 from ipytaskfarm.cli.jobs import LONG_S, refuse_unknown, task_rows_of
 from ipytaskfarm.cli.json_output import print_json
 from ipytaskfarm.core import messages
@@ -40,7 +40,7 @@ result from the cache, or what differs from the nearest entry.
     aliases: Any = values(
         ("function", "Cache.function"), ("key", "Cache.key"), ("older", "Cache.older"), ("last", "Cache.last")
     )
-    flags: Any = switches(("all", "Cache.every", True, "forget all entries"))
+    flags: Any = switches(("all", "Cache.every", True, "forget all entries"), JSON)
 
     def carry_out(self) -> int:
         words = self.extra_args
@@ -74,7 +74,10 @@ result from the cache, or what differs from the nearest entry.
         with connect(self.farm) as questioner:
             reply = questioner.answer(question, timeout_s=LONG_S)
         assert isinstance(reply, messages.NumberReply)
-        print(f"{reply.value:,} {'entry' if reply.value == 1 else 'entries'} forgotten")
+        if self.json:
+            print_json({"forgotten": reply.value})
+        else:
+            print(f"{reply.value:,} {'entry' if reply.value == 1 else 'entries'} forgotten")
         return OK
 
     def _why(self, task: int) -> int:

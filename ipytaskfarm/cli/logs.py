@@ -88,7 +88,9 @@ that task in all logs of the farm, what happened to the task, and what it printe
         if what == "engine" and len(rest) == 1 and rest[0].isdigit():
             return [self._engine_output(home, int(rest[0]))]
         if rest or what not in ("controller", "agent", "supervisor"):
-            raise UsageError("which log? One of controller, agent, supervisor, or engine and its id")
+            raise UsageError(
+                "which log? One of controller, agent, supervisor, or engine and its id; --task ID: all about a task"
+            )
         kind = "agent-0" if what == "agent" else what
         # Output beside the log: most importantly the traceback of a crash.
         return [home.output(kind), home.log(kind)]

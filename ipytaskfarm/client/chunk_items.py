@@ -9,6 +9,7 @@ import msgspec
 
 from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import Final
+from ..display.ipython import show_figures
 from ..serialization.pack import pack, unpack
 from .arrivals import Arrivals
 from .results import decode_body
@@ -20,6 +21,7 @@ def chunk_values(chunk: Final) -> list[Any]:
     """Return the values of a chunk of a map; None stands for each item that is a task of its own."""
     body = decode_body(chunk)
     values: list[Any] = unpack(body.value) if body.value is not None else [None] * chunk.items
+    show_figures()
     return values
 
 

@@ -20,7 +20,7 @@ from ..core import errors
 from ..core.messages import CommandAnswer, Keep, ListEngines
 from ..core.messages.engine_commands import ApplyReply, ExecuteReply
 from ..core.messages.tables import EngineTable
-from ..display.ipython import show_users_frames
+from ..display.ipython import show_figures, show_users_frames
 from ..serialization.pack import unpack
 from .display import output_html, text_html
 from .engine_answers import EngineAnswer, error_of_answer, output_of_answer
@@ -65,7 +65,9 @@ def names(body: bytes) -> list[str]:
 
 def value(body: bytes) -> Any:
     """Unpack a value."""
-    return unpack(body)
+    found = unpack(body)
+    show_figures()
+    return found
 
 
 def applied(body: bytes) -> Any:
@@ -73,7 +75,7 @@ def applied(body: bytes) -> Any:
     reply = _decode_applied(body)
     for text in reply.notices:
         print(f"ipytaskfarm: {text}", file=sys.stderr)
-    return unpack(reply.packed)
+    return value(reply.packed)
 
 
 class ResultList(list[Any]):

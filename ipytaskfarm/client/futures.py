@@ -20,8 +20,10 @@ from weakref import WeakKeyDictionary
 from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, RUNNING
+from ..display.ipython import show_users_frames
 from ..serialization.references import reference
 from .results import TaskResult, error_of
+from .wait_notices import say_interrupted
 
 if TYPE_CHECKING:
     from .session import Session
@@ -74,7 +76,15 @@ class TaskFuture(concurrent.futures.Future[T]):
         return failure.value if failure is not None else None
 
     def _ended(self, timeout: float | None) -> TaskResult:
-        given = super().exception(timeout)  # `super` has an error of the right type only after the result is unpickled
+        try:
+            given = super().exception(timeout)  # `super` has the right error only after the result is unpickled
+        except KeyboardInterrupt as interrupt:
+            say_interrupted({self.id}, interrupt)
+            raise
+        except TimeoutError:
+            error = TimeoutError(f"task {self.id} has not ended within {timeout or 0:g} s")
+            show_users_frames(error)
+            raise error from None
         try:
             found: TaskResult = self._client.get_task_result(self.id, raw=False)
         except ConnectionError:
@@ -95,6 +105,23 @@ class TaskFuture(concurrent.futures.Future[T]):
         except IndexError:
             return False
         return super().cancel() or self.cancelled()
+
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
+        """Call ``fn(future)`` when the task has ended.
+
+        `asyncio.wait` takes these futures for its own, and expects to be called in its loop.
+        """
+        if getattr(fn, "__module__", None) == asyncio.wait.__module__:
+            fn = _InLoop(fn, asyncio.get_running_loop())
+        super().add_done_callback(fn)
+
+    def remove_done_callback(self, fn: Callable[[Any], object]) -> int:
+        """Forget a callback; return how often it was there.  As of `asyncio.Future`, for `asyncio.wait`."""
+        callbacks: list[Any] = self._done_callbacks  # type: ignore[attr-defined]  # of concurrent.futures.Future
+        with self._condition:
+            before = len(callbacks)
+            callbacks[:] = [each for each in callbacks if each != fn]
+            return before - len(callbacks)
 
     def running(self) -> bool:
         """Return whether an engine runs the task now."""
@@ -132,6 +159,23 @@ class TaskFuture(concurrent.futures.Future[T]):
                 super().set_exception(error_of(final, _NO_BODY))
             else:
                 super().set_result(None)  # type: ignore[arg-type]  # `result` unpickles the real value
+
+
+class _InLoop:
+    """A callback that is called in an asyncio loop, whichever thread resolves the future."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, function: Callable[[Any], object], loop: asyncio.AbstractEventLoop) -> None:
+        self._function = function
+        self._loop = loop
+
+    def __call__(self, future: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._function, future)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or self._function == other
 
 
 _NO_BODY = ResultBody()

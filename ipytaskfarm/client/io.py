@@ -22,7 +22,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -136,6 +136,12 @@ class IoThread:
         self.session_id = os.urandom(12).hex()
         self._link = Link(self._read_again, "client", self.session_id, name, farm=self.info.incarnation)
         self.thread = threading.Thread(target=self._run, name=f"ipytaskfarm client of {self.farm}", daemon=True)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a client of farm {self.farm!r}, and a job that it gave, cannot be pickled: they are a connection of this "
+            "process. Keep names and ids: TaskClient(…).job(name), .get_task_result(id)"
+        )
 
     # ----------------------------------------------------------------------------------------------
     # Called by callers' threads

@@ -14,6 +14,7 @@ from ..core.messages import tables
 from ..core.messages.task_types import Function, JobSpec
 from ..core.states import Reason
 from ..core.text import did_you_mean
+from ..display.ipython import users_frames
 from ..display.text import counts_text
 from ..environment import TaskEnvironment
 from ..system.live_pages import page_path
@@ -553,7 +554,11 @@ def _raise(job: Job, found: Gathered, on_error: str) -> NoReturn:
     again = f"tc.job({job.name!r}).retry_failed() runs them again"
     places = sorted(found.errors)
     if on_error == "collect":
-        raise BaseExceptionGroup(f"{text}; {again}", [found.errors[place] for place in places])
+        # IPython shows groups as Python does, with all frames: those of this module's reading would be in each.
+        errors = [found.errors[place] for place in places]
+        for error in errors:
+            BaseException.with_traceback(error, users_frames(error.__traceback__, is_interrupt=False))
+        raise BaseExceptionGroup(f"{text}; {again}", errors)
     error = found.errors[places[0]]
     if failed > 1:
         with suppress(Exception):  # an exception's own class may do anything

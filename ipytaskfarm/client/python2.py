@@ -262,9 +262,13 @@ def _has_old_names(names: dict[str, Any]) -> bool:
     known = _old.get(id(names))
     if known is not None and known[0] == len(names):
         return known[1]
-    old = [sys.modules.get(f"{_PACKAGE}.client")]
-    tasks = sys.modules.get(f"{_PACKAGE}.client.tasks")
-    old += [getattr(tasks, name, None) for name in ("StringTask", "MapTask")]
+    old: list[Any] = []
+    if not set(sys.modules[_PACKAGE].__all__) <= names.keys():  # `from ipytaskfarm import *` brings the old ones too
+        tasks = sys.modules.get(f"{_PACKAGE}.client.tasks")
+        old = [
+            sys.modules.get(f"{_PACKAGE}.client"),
+            *(getattr(tasks, name, None) for name in ("StringTask", "MapTask")),
+        ]
     found = any(value is each for value in list(names.values()) for each in old if each is not None)
     found = found or _imports_client(names.get("__file__"))
     _old[id(names)] = len(names), found

@@ -23,7 +23,7 @@ from ..core.messages.payload import ResultBody
 from ..core.messages.task_types import Final
 from ..core.states import ABORTS, Reason, State
 from ..core.text import Text, did_you_mean, shown, text_of
-from ..display.ipython import show_users_frames
+from ..display.ipython import show_figures, show_users_frames
 from ..display.text import span, stamp
 from ..serialization.pack import note_rebuild, traceback_of, unpack, unpack_error
 from ..system.user_code import with_cells
@@ -119,7 +119,7 @@ def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
     notes = own.get("__notes__") or []
     # The first note of an item of a map names the item; further ones are the user's own.
     if traceback_text and (not notes or (len(notes) == 1 and str(notes[0]).startswith("item "))):
-        notes = [*notes, f"raised on engine {engine_id}:{_place_or(traceback_text, traceback_of(error))}"]
+        notes = [*notes, f"raised on engine {engine_id}{_place_or(traceback_text, error)}"]
         if isinstance(error, RecursionError) and sys.getrecursionlimit() > _USUAL_LIMIT:
             notes.append(
                 f"the recursion limit is {sys.getrecursionlimit()} here, and that of its engine in a task: call "
@@ -131,12 +131,15 @@ def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
     add_remedy(error)
 
 
-def _place_or(text: str, tb: TracebackType | None) -> str:
-    """Return the innermost place of a traceback, or the text if there is no traceback."""
-    places = traceback.extract_tb(tb, limit=-1)
+def _place_or(text: str, error: BaseException) -> str:
+    """Return the innermost place of an error, or the text if it has none and the text says more than the error."""
+    places = traceback.extract_tb(traceback_of(error), limit=-1)
     if not places:
-        return f"\n{text.rstrip()}"
-    return with_cells(f" {places[0].filename}:{places[0].lineno} in {places[0].name}")
+        with contextlib.suppress(Exception):  # the exception's class may do anything when it is asked
+            if text.rstrip() == "".join(traceback.format_exception(error)).rstrip():
+                return ""
+        return f":\n{text.rstrip()}"
+    return with_cells(f": {places[0].filename}:{places[0].lineno} in {places[0].name}")
 
 
 class MissingName(KeyError):
@@ -295,6 +298,10 @@ class Failure(OldNames):
 
     def __repr__(self) -> str:
         return f"<Failure {self.etype}: {self.getErrorMessage()}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go without frames, which no pickle takes: the traceback stays as text."""
+        return Failure, (self.value, self._traceback_text, self.place)
 
 
 def _names_of(known: type) -> tuple[str, str]:
@@ -502,12 +509,21 @@ class TaskResult:
         """Return the rich displays of the task: dicts ``{"data": {mime type: …}, "metadata": {…}}``."""
         return self._contents().outputs
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go as what the farm said: what was unpacked here, such as a traceback, is unpacked again."""
+        return TaskResult, (self._final, self._body if self._final.body is None else None)
+
     def __repr__(self) -> str:
-        if self._final.reason:
-            shown: Any = self.failure
-        else:
-            shown = self._unpacked()
-        return f"TaskResult[ID:{self._final.id}]:{shown!r}"
+        return f"TaskResult[ID:{self._final.id}]:{self._shown()!r}"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show the value as IPython shows it alone: of a long list the first thousand items, not all."""
+        head = f"TaskResult[ID:{self._final.id}]:"
+        with printer.group(len(head), head):
+            printer.pretty(self._shown())
+
+    def _shown(self) -> Any:
+        return self.failure if self._final.reason else self._unpacked()
 
     def _repr_html_(self) -> str:
         return self.html()
@@ -551,6 +567,7 @@ class TaskResult:
                 except Exception as error:
                     note_rebuild(error, f"the result of task {self.taskid}, which has succeeded, was rebuilt here")
                     raise
+                show_figures()
                 if body.kind == "names":
                     tell_of_iterators(self._value)
         return self._value

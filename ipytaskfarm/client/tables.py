@@ -80,6 +80,12 @@ class TaskStatus:
         return f"<task {self.id}: {self.state}{why}{where}, attempts {self.attempts}{error}>"
 
 
+def _checked(position: int) -> int:
+    if isinstance(position, str):
+        raise TypeError(f"the table takes the number of a row, not {position!r}: `to_dataframe()` has columns")
+    return position
+
+
 class TaskTable:
     """A table of tasks in order of their ids.  It iterates over the ids, so it can be passed wherever ids are expected.
 
@@ -104,7 +110,7 @@ class TaskTable:
         return len(self.rows)
 
     def __getitem__(self, position: int) -> TaskStatus:
-        return self.rows[position]
+        return self.rows[_checked(position)]
 
     def _table(self) -> Table:
         more = "last=0 lists all" if self.omitted else "`rows` and `to_dataframe()` have them"
@@ -138,7 +144,7 @@ class Listing:
         return len(self.rows)
 
     def __getitem__(self, position: int) -> Any:
-        return self.rows[position]
+        return self.rows[_checked(position)]
 
     def __repr__(self) -> str:
         return repr(self._table)
@@ -162,6 +168,11 @@ class Event(NamedTuple):
     what: str
     engine: int | None
     more: str
+
+    def __repr__(self) -> str:
+        at = f" at {self.at:%Y-%m-%d %H:%M:%S}" if self.at else ""
+        where = "" if self.engine is None else f" on engine {self.engine}"
+        return f"<task {self.task}: {self.what}{where}{at}{f', {self.more}' if self.more else ''}>"
 
 
 def event_listing(rows: Sequence[farm_tables.EventRow]) -> Listing:
@@ -187,6 +198,10 @@ class JobLine(NamedTuple):
     opened: datetime | None
     priority: int | None = None
     """What was set for all its tasks; None: each has its own."""
+
+    def __repr__(self) -> str:
+        opened = f", opened {self.opened:%Y-%m-%d %H:%M:%S}" if self.opened else ""
+        return f"<job {self.name!r}: {self.tasks} tasks, {self.unfinished} unfinished, {self.state}{opened}>"
 
 
 def job_listing(rows: Sequence[JobRow]) -> Listing:
@@ -231,6 +246,13 @@ class FailureGroups(list[FailureGroup]):
         found = cls(FailureGroup(*key, ids, *_error_of(ids[0], result_of)) for key, ids in groups.items())
         found.sort(key=lambda group: -len(group.ids))
         return found
+
+    def to_dataframe(self) -> Any:
+        """Return the groups as a pandas DataFrame, a row for each."""
+        import pandas
+
+        rows = [(len(each), each.etype, each.message, each.place, each.ids) for each in self]
+        return pandas.DataFrame(rows, columns=["count", "etype", "message", "place", "ids"])
 
     def _repr_html_(self) -> str:
         return "".join(_group_html(group) for group in self) if self else "no failed tasks"

@@ -30,6 +30,9 @@ def check_pull(value: Any) -> tuple[str, ...] | list[str]:
     if value is None:
         return ()
     if isinstance(value, str):
+        several = [each.strip() for each in value.split(",")]
+        if len(several) > 1 and all(each.isidentifier() for each in several):
+            raise ValueError(f"several names are a list: pull={several}, not pull={shown(value)}")
         return (exactly(value),)
     if not isinstance(value, (list, tuple)):
         raise wrong("pull", "a name, or a list or tuple of names", value)

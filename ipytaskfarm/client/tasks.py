@@ -347,7 +347,7 @@ class StringTask(Task):
     ) -> None:
         d = self.__dict__
         d["expression"] = expression if expression.__class__ is str else check_expression(expression)
-        d["pull"] = (pull,) if pull.__class__ is str else check_pull(pull)
+        d["pull"] = (pull,) if pull.__class__ is str and "," not in pull else check_pull(pull)
         d["push"] = {} if push is None else check_push(push)
         if (
             clear_before is not False or clear_after is not False or retries is not _ZERO or recovery_task is not None

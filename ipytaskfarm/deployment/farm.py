@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.arguments import check_seconds
@@ -366,6 +366,9 @@ class Farm:
                 'the temporary farm has ended, and its tasks with it; those of a farm with a name, Farm("name"), go on'
             )
             print(f"ipytaskfarm: {text}", file=sys.stderr, flush=True)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"farm {self.name!r} cannot be pickled: its processes are children of this one. Keep its name")
 
     def __repr__(self) -> str:
         phase, state = self._supervisor.phase, self._supervisor.state

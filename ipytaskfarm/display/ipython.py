@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import importlib
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +31,23 @@ def notebook_shell() -> Any:
     """Return the shell of a notebook's kernel; None: this is no notebook."""
     shell = user_shell()
     return shell if getattr(shell, "kernel", None) is not None else None
+
+
+_INLINE = "matplotlib_inline.backend_inline"
+
+
+def show_figures() -> None:
+    """Let a notebook show figures that a value from an engine may have brought.
+
+    matplotlib's backend for notebooks teaches IPython to show figures when the first one is made here.  Those from
+    engines are made there, and were shown as ``<Figure size 640x480 with 1 Axes>``.
+    """
+    if "matplotlib.figure" not in sys.modules or _INLINE in sys.modules or notebook_shell() is None:
+        return
+    # The setting itself: asking matplotlib for its backend would choose one.
+    if "inline" in str(dict.get(sys.modules["matplotlib"].rcParams, "backend")):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(_INLINE)
 
 
 # -- tracebacks as short as those of local code: the user's frames, without the farm's between them

@@ -201,7 +201,20 @@ def _changes_in(code: types.CodeType) -> dict[str, str]:
             tree = ast.parse(textwrap.dedent(text))
     except (SyntaxError, ValueError, RecursionError):  # a lambda within a longer expression
         return {}
-    return _Changes(tree).found
+    return _Changes(tree if code.co_name != "<lambda>" else _lambda_in(tree, code)).found
+
+
+def _lambda_in(tree: ast.AST, code: types.CodeType) -> ast.AST:
+    """Return the lambda of this code among what stands on its line; the whole line if it is not found."""
+    names = {*code.co_names, *code.co_varnames, *code.co_freevars, *code.co_cellvars}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Lambda):
+            parameters = [each.arg for each in (*node.args.posonlyargs, *node.args.args)]
+            used = {each.id for each in ast.walk(node.body) if isinstance(each, ast.Name)}
+            used |= {each.attr for each in ast.walk(node.body) if isinstance(each, ast.Attribute)}
+            if parameters == list(code.co_varnames[: code.co_argcount]) and used <= names:
+                return node
+    return tree
 
 
 def _stores(code: types.CodeType, opcodes: frozenset[int]) -> bool:
@@ -239,6 +252,11 @@ class _Changes:
             for part in (*node.value.args, *node.value.keywords):
                 self._look(part)
             return
+        value = node.body if isinstance(node, ast.Lambda) else node.value if isinstance(node, ast.Return) else None
+        # What these methods of containers return is None: `lambda x: results.append(x)` is meant to change them.
+        called = value.func if isinstance(value, ast.Call) else None
+        if isinstance(value, ast.Call) and isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
+            self._is_added_to(value)
         if isinstance(node, ast.AugAssign):
             name = _root(node.target)
             if name is not None:

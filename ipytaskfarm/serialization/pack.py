@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import pickle
+import traceback
 import types
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
@@ -156,10 +157,26 @@ def note_rebuild(error: Exception, what: str) -> None:
     if isinstance(error, TaskFarmError):
         return  # it says so itself
     with contextlib.suppress(Exception):
+        module = _imported(error)
+        if module:
+            error.add_note(f"this happened while {what}: {module} was imported for it, and has the error")
+            return
         error.add_note(
             f"this happened while {what}: pickle had taken a value that cannot be made again; "
             "`pickle.loads(pickle.dumps(value))` tells which, and a `__reduce__` of its class mends it"
         )
+
+
+def _imported(error: Exception) -> str:
+    """Return the file of the module whose import has raised the error; "": no import has."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return str(error.filename)
+    file, inside = "", False
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        inside = inside or frame.f_globals.get("__name__") == __name__  # above may be the user's program itself
+        if inside and frame.f_code.co_name == "<module>":
+            file = frame.f_code.co_filename
+    return file
 
 
 def unpack_lasting(

@@ -68,7 +68,7 @@ def reference(task: object, name: str | None = None) -> tuple[Any, ...]:
     if _here.note is None:
         raise TypeError(
             "the result of a task can only stand among the arguments of another one (args, kwargs, push): "
-            "a function's closure or global cannot wait for it"
+            "a function's closure or global cannot wait for it. A file can keep the task's id: tc.get_task_result(id)"
         )
     number = _here.note(task)
     return (input_value, (number,)) if name is None else (input_name, (number, name))

@@ -274,12 +274,13 @@ _LOGGING = frozenset(("addHandler", "basicConfig", "dictConfig", "fileConfig", "
 
 
 def _warnings(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
-    if not _are_errors():
+    if all(action != "error" for action, *_ in warnings.filters):
         return
     for each in reached:
         for name in mentioned(each.__code__):
             found = each.__globals__.get(name, vars(warnings).get(name, vars(builtins).get(name)))
-            if found is warnings.warn or (isinstance(found, type) and issubclass(found, Warning)):
+            kind = UserWarning if found is warnings.warn else found
+            if isinstance(kind, type) and issubclass(kind, Warning) and _are_errors(kind, kind is found):
                 yield Reading(
                     "warnings",
                     f"{_short(each)} mentions {name}, and this session makes errors of warnings, which tasks do not: "
@@ -289,12 +290,20 @@ def _warnings(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
                 return
 
 
-def _are_errors() -> bool:
-    """Return whether this session makes errors of any warnings."""
+def _are_errors(kind: type[Warning], caught: bool) -> bool:
+    """Return whether this session makes errors of some warnings of this class.
+
+    A filter of another class says nothing: IPython and libraries have some for warnings of their own.
+
+    caught: of classes derived from it too, as the function may catch them by it.
+    """
     for action, message, category, module, line in warnings.filters:
-        if action == "error":
+        is_of_kind = issubclass(kind, category)
+        is_derived = caught and isinstance(category, type) and issubclass(category, kind)
+        is_derived = is_derived and not str(category.__module__).startswith("IPython.")
+        if action == "error" and (is_of_kind or is_derived):
             return True
-        if message is None and category is Warning and module is None and not line:
+        if is_of_kind and message is None and module is None and not line:
             return False  # no filter behind this one is asked
     return False
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from ..core.messages.payload import ErrorPlace
 from ..core.text import Text, escaped
+from ..system.user_code import file_here
 from .short_texts import TEXT_CHARACTERS_MAX, ShortTexts
 
 PLACES_MAX = 200
@@ -300,7 +301,7 @@ def _with_source(place: ErrorPlace) -> str:
 
     If the file does not exist here, linecache gets the lines that came along.
     """
-    name = place.filename
+    name = file_here(place.filename)
     if not place.lines:
         return name
     with _sources_lock:

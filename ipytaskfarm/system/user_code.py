@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from typing import Any
 
 # -- the line that called the package
 
@@ -32,7 +33,7 @@ def tell_user(text: str) -> None:
 # -- names of cells: ``In [7], line 3``, as IPython names them, instead of a temporary file
 
 UNKNOWN = "a notebook's cell"
-"""Name for a cell of another interpreter, or of this kernel before its restart."""
+"""Name for a cell of another interpreter, or of this kernel before its restart, which has not run here since."""
 
 _FRAME = re.compile(r'File "(?P<file>[^"\n]+)", line (?P<line>\d+)')
 _PLACE = re.compile(r"(?P<file>(?:/[^\s:]*/ipykernel_\d+/\d+\.py|<ipython-input-\d+-[^>\s]*>)):(?P<line>\d+)")
@@ -53,14 +54,40 @@ def with_cells(text: str) -> str:
 
 def cell_of(file: str) -> str | None:
     """Return the name of the cell with this file name; None: it is no cell."""
-    if match := _TERMINALS.fullmatch(file):
-        return f"In [{match[1]}]"
-    if not _KERNELS.fullmatch(file):
+    terminal = _TERMINALS.fullmatch(file)
+    if terminal is None and not _KERNELS.fullmatch(file):
         return None
+    shell = _user_shell()
+    named = shell.compile.format_code_name(file_here(file)) if shell is not None else None
+    if named is not None:
+        return str(named[1]).replace("In[", "In [")
+    # A number of another terminal's cell would name another cell of this one.
+    return UNKNOWN if terminal is None or shell is not None else f"In [{terminal[1]}]"
+
+
+def file_here(file: str) -> str:
+    """Return the file name that a cell of another session has in this one, if a cell with the same text ran here.
+
+    Whoever restarts a kernel and runs the cells again gets errors of functions that the engines know from before.
+    """
+    if _TERMINALS.fullmatch(file):
+        mark = file[file.rindex("-") :]
+    elif _KERNELS.fullmatch(file):
+        mark = file[file.rindex("/") :]
+    else:
+        return file
+    known: dict[str, int] = getattr(getattr(_user_shell(), "compile", None), "_filename_map", {})
+    if file in known:
+        return file
+    return next((name for name in reversed(list(known)) if name.endswith(mark)), file)
+
+
+def _user_shell() -> Any:
+    """Return the IPython in which the user types; None: there is none, or this is an engine."""
     module = sys.modules.get("IPython")
     shell = module.get_ipython() if module is not None else None
-    named = shell.compile.format_code_name(file) if shell is not None else None
-    return UNKNOWN if named is None else str(named[1]).replace("In[", "In [")
+    is_engine = type(getattr(shell, "kernel", None)).__module__.startswith(f"{__name__.partition('.')[0]}.")
+    return None if is_engine else shell
 
 
 def _named_frame(match: re.Match[str]) -> str:

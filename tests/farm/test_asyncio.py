@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import copy
 import os
+import pickle
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +38,24 @@ def test_tasks_come_as_they_end(tc: TaskClient) -> None:
     assert asyncio.run(all_of([])) == []
 
 
+def test_asyncio_waits_for_futures(tc: TaskClient, tmp_path: Path) -> None:
+    wait: Any = asyncio.wait  # its types ask for futures of asyncio
+
+    async def ended() -> list[tuple[int, int]]:
+        fast = [tc.submit(square, n) for n in range(3)]
+        done, left = await wait(fast, timeout=DEADLINE_S)
+        assert sorted(future.result() for future in done) == [0, 1, 4]
+        found = [(len(done), len(left))]
+        late = tc.submit(waits, tmp_path / "started")
+        done, left = await wait([late, tc.submit(square, 5)], return_when=asyncio.FIRST_COMPLETED)
+        found.append((len(done), len(left)))
+        done, left = await wait([late, *fast], timeout=0.05)
+        tc.abort(late.id)
+        return [*found, (len(done), len(left))]
+
+    assert asyncio.run(ended()) == [(3, 0), (1, 1), (3, 1)]
+
+
 def test_tasks_that_are_late_raise(tc: TaskClient, tmp_path: Path) -> None:
     async def first(task_id: int) -> None:
         async for _ in tc.as_completed_async([task_id], timeout=0.1):
@@ -43,6 +64,13 @@ def test_tasks_that_are_late_raise(tc: TaskClient, tmp_path: Path) -> None:
     future = tc.submit(waits, tmp_path / "started")
     with pytest.raises(TimeoutError):
         asyncio.run(first(future.id))
+    with pytest.raises(TimeoutError, match=f"task {future.id} has not ended within 0.01 s"):
+        future.result(0.01)
+    for keep in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError, match=r"a client of farm .* cannot be pickled.*Keep names and ids"):
+            keep(tc)
+    with pytest.raises(TypeError, match="can keep the task's id"):
+        pickle.dumps(future)
     tc.abort(future.id)
 
 

@@ -232,7 +232,8 @@ def test_tables(fake: FakeController, tc: TaskClient) -> None:
     assert "task 0: running" in repr(tc.status(0))
     with pytest.raises(IndexError):
         tc.status(99)
-    (group,) = tc.failures()
+    (group,) = groups = tc.failures()
+    assert groups.to_dataframe()[["count", "etype"]].values.tolist() == [[2, "E"]]
     assert (group.etype, group.place, group.ids, group.traceback) == ("E", "cell:1", [3, 4], "Traceback …")
     assert "2 × E" in repr(tc.failures())
 

@@ -13,7 +13,7 @@ import pytest
 
 from ipytaskfarm import Farm, MultiEngineClient, Task, TaskClient
 from ipytaskfarm.core.errors import UnpickleableException
-from tests.support.notebooks import executed
+from tests.support.notebooks import executed, printed
 
 GLOBALS = """
 import sys
@@ -90,11 +90,19 @@ HANDLE = [
     "%%task -o h\nx = 5",
     "import threading\nfor each in threading.enumerate():\n    if each.name.startswith('task '): each.join(30)",
 ]
+FIGURE = """import ipytaskfarm
+def plot(i):
+    import matplotlib.pyplot as plt, warnings
+    if i < 0: warnings.warn("few")
+    return plt.subplots()[0]
+ipytaskfarm.TaskClient(WHERE).map(plot, [1])[0]"""
+"""No figure was made here before, and no warning is an error but one of IPython's own."""
 
 
 @pytest.mark.notebook
-def test_from_a_notebook(farm: Farm, tmp_path: Path) -> None:
-    cells = [f"WHERE = {str(farm.connection_file)!r}\n{GLOBALS}", USE, *HANDLE]
+def test_from_a_notebook(farm: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # which the tests set
+    cells = [f"WHERE = {str(farm.connection_file)!r}\n{GLOBALS}", USE, *HANDLE, FIGURE]
     notebook = executed(cells, tmp_path)
     said = {"stdout": "", "stderr": ""}
     for output in notebook.cells[1].outputs:
@@ -102,6 +110,9 @@ def test_from_a_notebook(farm: Farm, tmp_path: Path) -> None:
     assert said["stdout"] == SAID
     assert "of_generator draws from generator, which is copied to each engine" in said["stderr"]
     assert "succeeded" in notebook.cells[3].outputs[0].data["text/html"], "nbclient takes updates from the cell it runs"
+    results = [output for output in notebook.cells[-1].outputs if output.output_type == "execute_result"]
+    assert "image/png" in results[0].data
+    assert "errors of warnings" not in printed(notebook)
 
 
 EDITS = """

@@ -97,6 +97,7 @@ WAITS = {
     "wait": "tc.wait(ids)",
     "as_completed": "list(tc.as_completed(ids))",
     "result": "tc.get_task_result(ids[0], block=True)",
+    "future": "tc.submit(time.sleep, 60).result()",
     "run": "tc.run(Task('import time; time.sleep(60)'), block=True)",
     "map": "tc.map(__import__('time').sleep, [60, 60, 60])",
 }

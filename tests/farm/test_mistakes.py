@@ -104,6 +104,7 @@ MISTAKES: list[Mistake] = [
     ("pull of a function", lambda w: AnyTask(f, pull="a"), TypeError, "the result of a function is what it returns"),
     ("args of code", lambda w: AnyTask("a = 1", args=(1,)), TypeError, "code takes values by name, push={'x': 1}"),
     ("value for code by name", lambda w: AnyTask("a = b", b=2), TypeError, "a name for the code is push={'b': 2}"),
+    ("names in one text", lambda w: Task("a = b = 1", pull="a, b"), ValueError, "are a list: pull=['a', 'b'], not"),
     ("nothing to do", lambda w: AnyTask(), TypeError, "a Task needs work: code, Task('a = 1', pull='a'), or a"),
     ("recovery task as text", lambda w: AnyTask(f, recovery_task="a = 0"), TypeError, "make it one: Task('a = 0')"),
     ("environment's class", lambda w: AnyTask(f, environment=TaskEnvironment), TypeError, "TaskEnvironment()"),

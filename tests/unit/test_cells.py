@@ -6,8 +6,11 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from IPython.core.compilerop import CachingCompiler
 
-from ipytaskfarm.system.user_code import UNKNOWN, cell_of, with_cells
+from ipytaskfarm.core.messages.payload import ErrorPlace
+from ipytaskfarm.serialization.tracebacks import made_frames
+from ipytaskfarm.system.user_code import UNKNOWN, cell_of, file_here, with_cells
 
 CELL = "/tmp/ipykernel_4711/1234567.py"
 OTHER = "/tmp/ipykernel_4711/7654321.py"
@@ -33,6 +36,27 @@ def test_a_cell_of_this_kernel_has_its_number() -> None:
 @pytest.mark.usefixtures("kernel")
 def test_a_cell_of_another_kernel_is_a_cell() -> None:
     assert with_cells(f"{OTHER}:3 in f") == f"{UNKNOWN}, line 3 in f"
+
+
+@pytest.mark.parametrize(
+    ("there", "here"),
+    [
+        ("/tmp/ipykernel_99/1234567.py", CELL),
+        ("<ipython-input-3-0bf14da1e67d>", "<ipython-input-8-0bf14da1e67d>"),
+    ],
+)
+def test_a_cell_that_ran_here_again_has_its_number_here(monkeypatch: pytest.MonkeyPatch, there: str, here: str) -> None:
+    compiler = CachingCompiler()
+    compiler._filename_map = {CELL: 7, "<ipython-input-8-0bf14da1e67d>": 8, "<ipython-input-3-aaaaaaaaaaaa>": 3}
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(compile=compiler))
+    number = compiler._filename_map[here]
+    assert file_here(there) == here
+    assert with_cells(f"{there}:3 in f") == f"In [{number}], line 3 in f"
+    for other in (OTHER, "<ipython-input-3-bbbbbbbbbbbb>"):
+        assert file_here(other) == other
+        assert with_cells(f"{other}:3 in f") == f"{UNKNOWN}, line 3 in f"
+    (frame,) = made_frames([ErrorPlace(there, "__main__", "f", 1, 1)])
+    assert frame.f_code.co_filename == here
 
 
 def test_a_script_without_ipython_names_cells_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ipytaskfarm.cli import COMMANDS, main
-from ipytaskfarm.cli.application import STORE, UsageError, _command, exit_code
-from ipytaskfarm.cli.printing import confirm, safe, span, table
+from ipytaskfarm.cli.application import STORE, JsonCommand, UsageError, _command, exit_code
+from ipytaskfarm.cli.printing import confirm, print_any_text, safe, span, table
 from ipytaskfarm.cli.start import Start
 from ipytaskfarm.core import errors
 from ipytaskfarm.system.process import usable_cores
@@ -37,6 +38,12 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_documented(name: str) -> None:
     assert f"### {name}\n" in DOCS.read_text(), f"docs/commands.md says nothing about `ipytaskfarm {name}`"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_that_print_json_have_its_flag(name: str) -> None:
+    command = _command(name)
+    assert isinstance(command, JsonCommand) <= ("json" in command._known_flags())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -198,6 +205,21 @@ def test_what_others_wrote_cannot_steer_the_terminal(capsys: pytest.CaptureFixtu
     assert safe("x" * 100, 10) == "x" * 9 + "…"
     table(("a", "b"), [("\x1b[31m[bold]red", 1), ("b", 22)], right=(1,))
     assert capsys.readouterr().out == "a                b\n [31m[bold]red   1\nb               22\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("ascii", "x  20 us ... \\xe9\\U0001f600"), ("latin-1", "x  20 µs ... é\\U0001f600"), ("utf-8", None)],
+)
+def test_a_locale_without_utf_8_gets_all_text(encoding: str, shown: str | None) -> None:
+    text = "✗  20 µs ... é😀"
+    stream = io.TextIOWrapper(io.BytesIO(), encoding, errors="surrogateescape")
+    chosen = io.TextIOWrapper(io.BytesIO(), encoding, errors="replace")
+    print_any_text(stream, chosen, io.StringIO())
+    assert chosen.errors == "replace"
+    print(text, file=stream, flush=True)
+    stream.seek(0)
+    assert stream.read() == f"{shown or text}\n"
 
 
 def test_the_end_of_input_is_no_yes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,9 @@ def test_a_job_has_the_names_of_python() -> None:
     (line,) = job_listing([row])
     assert parsed(job_shape(row), "opened") == line._asdict()
     assert list(job_shape(row)) == list(JobLine._fields)
+    assert re.fullmatch(r"<job 'primes': 3 tasks, 1 unfinished, running, opened 2023-11-1\d .*>", repr(line))
+    with pytest.raises(TypeError, match="number of a row, not 'state': `to_dataframe"):
+        job_listing([row])["state"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("engine", [-1, 3])
@@ -123,6 +127,8 @@ def test_an_event_has_the_names_of_python(engine: int) -> None:
     (event,) = event_listing([row])
     assert parsed(event_shape(row), "at") == event._asdict()
     assert list(event_shape(row)) == list(Event._fields)
+    where = " on engine 3" if engine == 3 else ""
+    assert re.fullmatch(rf"<task 1: started{where} at 2023-11-1\d \S+, attempt 1>", repr(event))
 
 
 def test_only_failures_are_marked_in_a_history() -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
+from IPython.lib.pretty import pretty
 
 from ipytaskfarm.client.arrivals import Arrivals
 from ipytaskfarm.client.results import NS, Failure, TaskResult, decode_body, error_named, error_of, sign
@@ -62,6 +67,31 @@ def test_the_reprs_of_old() -> None:
     assert repr(result.ns) == "NS{'a': 73}"
     assert repr(succeeded(20, "call")) == "TaskResult[ID:73]:20"
     assert repr(failed(ZeroDivisionError("no"))) == "TaskResult[ID:73]:<Failure ZeroDivisionError: no>"
+
+
+def test_a_long_value_is_shown_as_ipython_shows_it() -> None:
+    assert pretty(succeeded({"a": 73})) == "TaskResult[ID:73]:{'a': 73}"
+    assert len(pretty(succeeded(list(range(100_000)), "call"))) < 50_000
+    lines = pretty(succeeded([["x" * 60], ["y" * 60]], "call")).splitlines()
+    assert lines == ["TaskResult[ID:73]:[['" + "x" * 60 + "'],", " " * 19 + "['" + "y" * 60 + "']]"]
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("again", [lambda x: pickle.loads(pickle.dumps(x)), copy.copy, copy.deepcopy])
+def test_results_may_be_pickled_and_copied(again: Callable[[TaskResult], TaskResult], used: bool) -> None:
+    one, names, wrong = succeeded(20, "call"), succeeded({"a": 73}), failed(ZeroDivisionError("no"))
+    if used:
+        assert (one.result, names.ns.a, repr(wrong.failure)) == (20, 73, "<Failure ZeroDivisionError: no>")
+    assert again(one).result == 20
+    assert (again(names).ns.a, again(names)["a"]) == (73, 73)
+    with pytest.raises(ZeroDivisionError, match="no"):
+        _ = again(wrong).result
+    failure = wrong.failure
+    assert failure is not None
+    kept = pickle.loads(pickle.dumps(failure))
+    assert (kept.getTraceback(), kept.place) == (failure.getTraceback(), failure.place)
+    with pytest.raises(ZeroDivisionError, match="no"):
+        kept.raiseException()
 
 
 def test_names_three_ways() -> None:
@@ -218,6 +248,16 @@ def test_an_exception_that_does_not_answer_is_signed_too(kind: type[Exception]) 
     error = kind("x")
     sign(error, 3, "its traceback")
     assert error.__notes__ == ["raised on engine 3:\nits traceback"]
+
+
+def test_an_error_without_a_place_is_said_once() -> None:
+    for text, note in (("ValueError: x", ""), ("ValueError: x\n", ""), ("ValueError: other", ":\nValueError: other")):
+        error = ValueError("x")
+        sign(error, 3, text)
+        assert error.__notes__ == [f"raised on engine 3{note}"]
+    error.__cause__, error.__notes__ = TypeError("y"), []
+    sign(error, 3, "".join(traceback.format_exception(error)))
+    assert error.__notes__ == ["raised on engine 3"], "IPython shows the cause too"
 
 
 def test_an_attribute_error_of_a_property_is_not_that_of_a_missing_name() -> None:

@@ -71,6 +71,8 @@ WIDTHS = (80, 200)
         (["demo", "--tasks", "-3"], "--tasks must be 0 or more, not -3"),
         (["demo", "-n", "2", "--farm", "x"], "-n is for a temporary farm"),
         (["result", "1", "2"], "one task at a time"),
+        (["--farm", "x", "status"], "the command comes first: `ipytaskfarm status`, and then the flags"),
+        (["logs", "15"], "--task ID: all about a task"),
         (["completion", "csh"], "there is no script for 'csh', only for bash, zsh, fish"),
         (["completion"], "which shell? One of bash, zsh, fish"),
     ],

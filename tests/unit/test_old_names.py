@@ -116,6 +116,10 @@ def test_programs_without_the_old_names_are_not_told(monkeypatch: pytest.MonkeyP
     program = {"tell": python2.tell_of_code, "__name__": "new"}
     exec("tell('a = 1/2')", program)
     assert lines() == []
+    exec("from ipytaskfarm import *\ntell('a = 1/2')", program)
+    assert lines() == [], "the old names came with all others"
+    for name in ("client", "StringTask", "Task"):
+        del program[name]
     program["MapTask"] = MapTask
     exec("tell('a = 1/2')", program)
     assert len(lines()) == 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import traceback
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +15,11 @@ from ipytaskfarm.core.messages.payload import FailureBody
 from ipytaskfarm.serialization import rebuild
 from ipytaskfarm.serialization.pack import (
     brief_error,
+    note_rebuild,
+    pack,
     pack_error,
     traceback_of,
+    unpack,
     unpack_error,
 )
 from ipytaskfarm.serialization.tracebacks import VALUES_FRAMES
@@ -202,3 +207,25 @@ def test_only_the_innermost_frames_bring_variables() -> None:
     body = pack_error(found.value)
     assert len(body.traceback) < 10_000
     assert sum(bool(place.values) for place in body.places) <= VALUES_FRAMES
+
+
+class Imports:
+    """Rebuilt, it imports a module."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, ("broken_since",)
+
+
+@pytest.mark.parametrize(("code", "kind"), [("1/0\n", ZeroDivisionError), ("def f(x) return x\n", SyntaxError)])
+def test_an_error_of_a_modules_import_names_the_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, kind: type[Exception]
+) -> None:
+    (tmp_path / "broken_since.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(kind) as raised:
+        unpack(pack(Imports()))
+    note_rebuild(raised.value, "the function was rebuilt")
+    assert raised.value.__notes__[0].endswith("broken_since.py was imported for it, and has the error")
+    other = ValueError("x")
+    note_rebuild(other, "the function was rebuilt")
+    assert "cannot be made again" in other.__notes__[0]

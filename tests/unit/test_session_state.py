@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.completer import ProvisionalCompleterWarning
 
 from ipytaskfarm.serialization import session_state
 from ipytaskfarm.serialization.pack import add_dependency, pack_function
@@ -124,6 +125,8 @@ class Walk:
         if i not in self.known: self.known[i] = i
         return self.known[i]
 def appends(i): results.append(i)
+def gives(i): return results.append(i)
+in_a_line, results_there = (lambda i: results.append(i)), (results := [])
 def fills(i): table[i] = i
 def writes(i): out[i] = i
 def counted(i): counts[i] += 1
@@ -170,6 +173,8 @@ def made():
 def test_what_calls_change_for_one_another(notebook: Notebook) -> None:
     notebook.run(CHANGES)
     for name, expected in (
+        ("gives", "gives changes results (results.append(…))"),
+        ("in_a_line", "<lambda> changes results (results.append(…))"),
         ("appends", "appends changes results (results.append(…)), of which each engine has a copy"),
         ("fills", "fills changes table (table[…] = …)"),
         ("writes", "writes changes out (out[…] = …)"),
@@ -251,6 +256,10 @@ def logs_with_setup(x): logging.basicConfig(level=10); log.info("x"); return x
 def catches(x):
     try: return np.log(x)
     except RuntimeWarning: return 0
+def catches_future(x):
+    try: return np.log(x)
+    except FutureWarning: return 0
+def warns(x): warnings.warn("x"); return x
 def filters(x):
     with warnings.catch_warnings(): warnings.warn("x")
 def day(x): return datetime.date(2024, 3, 1).strftime("%A")
@@ -311,6 +320,14 @@ def test_what_else_functions_read_of_this_session(notebook: Notebook, monkeypatc
         "day uses the locale (strftime), which this session has set (LC_TIME=de_DE.UTF-8)"
     )
     written = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stderr(written):
+        warnings.simplefilter("default")
+        warnings.filterwarnings("error", category=ProvisionalCompleterWarning)  # as each shell of IPython does
+        warnings.filterwarnings("error", category=DeprecationWarning)
+        for name in ("warns", "catches", "catches_future"):
+            pack_function(notebook[name])
+    assert written.getvalue() == ""
+    notebook.run(READS)
     with warnings.catch_warnings(), contextlib.redirect_stderr(written):
         warnings.simplefilter("error")
         pack_function(notebook["catches"])  # told by a note: a warning would be an error
