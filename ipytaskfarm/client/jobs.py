@@ -421,7 +421,11 @@ class Job:
         return list(again.values())
 
     def retry_failed(self) -> list[int]:
-        """Submit the failed tasks again, and only these; return their new ids.  `results` has their results then."""
+        """Submit the failed tasks again, and only these; return their new ids.  `results` has their results then.
+
+        They run with the functions and inputs that they had. A function that was mended since needs new tasks, see
+        docs/jobs.md.
+        """
         return self.retry()
 
     # -- progress

@@ -60,6 +60,8 @@ _STORE_SUBSCR = dis.opmap["STORE_SUBSCR"]
 @functools.cache
 def _initial_variables() -> dict[str, str]:
     """Return the variables with which this process began; {} if the system does not tell."""
+    if "setproctitle" in sys.modules:  # it writes the title over them
+        return {}
     try:
         text = os.fsdecode(Path("/proc/self/environ").read_bytes())
     except OSError:

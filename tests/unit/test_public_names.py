@@ -21,7 +21,10 @@ PAGES = pages(PROJECT)
 FOR_OTHER_MODULES = {
     "TaskClient": "defaults",
     "MultiEngineClient": "execute_cell ids_of",
-    "Executor": "is_running settle settle_chunk settle_waiting submit_chunk submit_gathered submit_items submit_with",
+    "Executor": (
+        "end_at_exit ended_by_ctrl_c is_running settle settle_chunk settle_waiting submit_chunk submit_gathered "
+        "submit_items submit_with"
+    ),
     "Job": "begin_map of_row spec_of_map text_of_going_on",
     "TaskResult": "without",
     "TaskFuture": "settle",
