@@ -8,6 +8,7 @@ import contextlib
 import gc
 import os
 import platform
+import random
 import sqlite3
 import statistics
 import time
@@ -88,17 +89,25 @@ def in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[st
     """Return the median of each contestant's figure.
 
     The contestants run one after the other, again and again.  A shared machine is fast at one moment and slow at the
-    next, so only figures of the same moments are comparable.
+    next, so only figures of the same moments are comparable.  Each round has another order, the same in each run of the
+    benchmarks: a contestant that always ran after the same other one would be measured with what that one leaves
+    behind, such as memory that the machine has at hand.
     """
     found: dict[str, list[float]] = {name: [] for name in contestants}
     # Otherwise the garbage collector would scan the modules that other systems have imported in every round.
     gc.collect()
     gc.freeze()
-    for _ in range(rounds):
-        for name, measure in contestants.items():
-            found[name].append(measure())
+    for order in orders(list(contestants), rounds):
+        for name in order:
+            found[name].append(contestants[name]())
     ROUNDS.append(found)
     return {name: statistics.median(values) for name, values in found.items()}
+
+
+def orders(names: list[str], rounds: int) -> list[list[str]]:
+    """Return the order of the names in each round: by chance, but the same at each call."""
+    chance = random.Random(rounds)
+    return [chance.sample(names, len(names)) for _ in range(rounds)]
 
 
 @contextlib.contextmanager
