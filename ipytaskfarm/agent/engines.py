@@ -35,6 +35,7 @@ from .limits import Backoff, Ladder, StoppedWatch
 from .node import thread_limits
 from .reaping import COOKIE, Marks, reap
 from .relay import Account, Relay
+from .user_stacks import users_stack
 from .zygote import Child, Exit, StartError, Zygote
 from .zygote_process import OUTPUT, ZygoteProcess
 
@@ -518,11 +519,11 @@ def _how(how: Exit) -> str:
 
 
 def last_words(path: Path) -> tuple[str, str]:
-    """Return the engine's last output, and faulthandler's text: the error and the stack of its thread."""
+    """Return the engine's last output, and faulthandler's text: the error and the user's part of its thread's stack."""
     before, fatal, after = tail(path, 65536).rpartition(FATAL)
     if not fatal:
         return after[-OUTPUT_TAIL:], ""
     error, _, threads = after.partition("\n")
     _, current, stack = threads.partition("Current thread ")
-    dump = f"{FATAL}{error}\n\n{current}" + stack.partition("\n\n")[0]
+    dump = users_stack(f"{FATAL}{error}\n\n{current}" + stack.partition("\n\n")[0])
     return before.rstrip()[-OUTPUT_TAIL:], dump[:DUMP_MAX].rstrip()

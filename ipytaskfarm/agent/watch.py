@@ -6,10 +6,8 @@ import asyncio
 import logging
 import math
 import os
-import re
 import signal
 from collections.abc import Iterable
-from pathlib import Path
 
 from ..core.messages import Interrupt, Recall
 from ..core.messages.task_types import RunKey
@@ -19,6 +17,7 @@ from .concurrent_watch import CAUSES, LOOK_S, SIGNAL_INTERRUPT, look_at_concurre
 from .engines import GONE, OUTPUT_BYTES_MAX, STARTING, EnginePhase, ManagedEngine
 from .limits import RESEND_S, Ladder, Step, is_stopped
 from .memory import MemoryWatch
+from .user_stacks import users_stack
 
 log = logging.getLogger(__name__)
 
@@ -27,33 +26,6 @@ CHECK_S = 5.0
 STACK_S = 2.0
 """How long (seconds) an engine has for writing its stack: the system must only schedule it once."""
 SIGNAL_STACK = signal.SIGRTMIN + 6
-
-
-_FRAME = re.compile(r'  File "(?P<file>.*)", line \d+ in ')
-_PACKAGE = str(Path(__file__).parents[1]) + "/"
-_RUNNERS = (f"{_PACKAGE}engine/runner.py", f"{_PACKAGE}engine/commands.py")
-"""Files that call the user's code."""
-_NUMBER = re.compile(r"<(task|cell) [0-9a-f-]+>")
-_MACHINERY = re.compile(r"/(IPython|ipykernel)/")
-
-
-def users_stack(text: str) -> str:
-    """Return a stack as faulthandler writes it, the innermost frame first, without the frames of the farm and IPython.
-
-    A stack without a frame of the user's stays whole: the engine is between two tasks, or in the farm's code."""
-    kept, is_users = [], False
-    for line in text.splitlines():
-        match = _FRAME.match(line)
-        if match is None:
-            kept.append(line)
-            continue
-        file = match["file"]
-        if file in _RUNNERS:
-            break
-        if not file.startswith(_PACKAGE) and not _MACHINERY.search(file):
-            kept.append(_NUMBER.sub(r"<\1>", line))
-            is_users = True
-    return "\n".join(kept) + "\n" if is_users else text
 
 
 class EngineWatch:

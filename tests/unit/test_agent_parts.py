@@ -17,6 +17,7 @@ from ipytaskfarm.agent.limits import STOPPED_S, Backoff, Ladder, Step, StoppedWa
 from ipytaskfarm.agent.reaping import COOKIE, Marks, is_marked, reap
 from ipytaskfarm.agent.relay import Account, Relay
 from ipytaskfarm.agent.sweep import counters, remember_farm, succeed
+from ipytaskfarm.agent.user_stacks import users_stack
 from ipytaskfarm.core.errors import ResultTooLarge
 from ipytaskfarm.core.messages import (
     AgentState,
@@ -411,7 +412,7 @@ def test_a_stack_is_the_users_part() -> None:
         f'  File "{package}/engine/runner.py", line 343 in _string\n'
         '  File "/usr/lib/python3.11/asyncio/events.py", line 80 in _run\n'
     )
-    assert watch.users_stack(text).splitlines()[1:] == [
+    assert users_stack(text).splitlines()[1:] == [
         '  File "/home/me/study.py", line 7 in fit',
         '  File "<task>", line 1 in <module>',
     ]
@@ -419,4 +420,4 @@ def test_a_stack_is_the_users_part() -> None:
 
 def test_a_stack_without_the_users_code_stays_whole() -> None:
     text = f'Stack (most recent call first):\n  File "{Path(watch.__file__)}", line 9 in idle\n'
-    assert watch.users_stack(text) == text
+    assert users_stack(text) == text
