@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .global_names import nested_codes
 from .kept_changes import mentioned
 from .module_origin import Travel, home_module, travel
 from .module_state import parsed
@@ -58,7 +59,7 @@ def readings(function: Any) -> Iterator[Reading]:
         yield from _context_variables(each)
     if "random" in names or not names.isdisjoint(_own_methods()):
         yield from _draws(reached)
-    if "argv" in names:
+    if not names.isdisjoint(_ARGUMENTS):
         yield from _arguments(reached)
     if names.isdisjoint(_FILTERS):
         yield from _warnings(reached)
@@ -243,26 +244,50 @@ def _context_variables(function: types.FunctionType) -> Iterator[Reading]:
 # -- the arguments of the program
 
 
+_PARSING = frozenset(("parse_args", "parse_known_args", "parse_intermixed_args", "parse_known_intermixed_args"))
+"""Methods of argparse that read ``sys.argv`` if they are given nothing."""
+_ARGUMENTS = _PARSING | {"argv"}
+
+
 def _arguments(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
     """Yield that a function reads ``sys.argv``.  A kernel's own arguments are nothing that its cells read."""
     if len(sys.argv) < 2 or "__file__" not in vars(sys.modules["__main__"]):
         return
     for each in reached:
-        names, here = mentioned(each.__code__), each.__globals__
-        reads = here.get("argv") is sys.argv or ("sys" in names and here.get("sys", sys) is sys)
-        if (
-            "argv" in names
-            and reads
-            and not any(
-                found.opname == "STORE_ATTR" and found.argval == "argv" for found in dis.get_instructions(each.__code__)
-            )
-        ):
+        what = _reads_arguments(each)
+        if what:
             yield Reading(
                 "sys.argv",
-                f"{_short(each)} reads sys.argv, which is empty in tasks, and here {sys.argv[1:]!r:.80}: read it here, "
+                f"{_short(each)} {what}, which is empty in tasks, and here {sys.argv[1:]!r:.80}: read it here, "
                 "and pass on what the function needs",
             )
             return
+
+
+def _reads_arguments(function: types.FunctionType) -> str:
+    """Return in words how a function reads ``sys.argv``; "" if it does not, or sets it itself."""
+    names, here = mentioned(function.__code__), function.__globals__
+    parsing = sorted(_PARSING & names)
+    reads = "argv" in names and (here.get("argv") is sys.argv or ("sys" in names and here.get("sys", sys) is sys))
+    if not (reads or parsing):
+        return ""
+    found = [list(dis.get_instructions(code)) for code in nested_codes(function.__code__)]
+    if any(each.opname == "STORE_ATTR" and each.argval == "argv" for code in found for each in code):
+        return ""
+    if reads:
+        return "reads sys.argv"
+    is_parsed = any(_calls_with_nothing(code, name) for code in found for name in parsing)
+    return f"reads sys.argv ({parsing[0]})" if is_parsed else ""
+
+
+def _calls_with_nothing(code: list[dis.Instruction], method: str) -> bool:
+    """Return whether a method of this name is called without arguments."""
+    for at, instruction in enumerate(code):
+        if instruction.argval == method and instruction.opname in ("LOAD_METHOD", "LOAD_ATTR"):
+            call = next((each for each in code[at + 1 : at + 4] if each.opname == "CALL"), None)
+            if call is not None and call.arg == 0:
+                return True
+    return False
 
 
 # -- warnings, locale and logging

@@ -240,7 +240,7 @@ def test_settings_of_libraries_and_variables(notebook: Notebook, monkeypatch: py
 
 
 READS = """
-import contextvars, datetime, logging, random, sys, warnings
+import argparse, contextvars, datetime, logging, random, sys, warnings
 import numpy as np
 from random import gauss
 level = contextvars.ContextVar("level", default=1)
@@ -269,6 +269,9 @@ def filters(x):
     with warnings.catch_warnings(): warnings.warn("x")
 def day(x): return datetime.date(2024, 3, 1).strftime("%A")
 def of_arguments(x): return "--fast" in sys.argv
+def parses(x): return argparse.ArgumentParser().parse_args().n + x
+def parses_its_own(x): return argparse.ArgumentParser().parse_args(x).n
+def parses_after_setting(x): sys.argv = ["x"]; return argparse.ArgumentParser().parse_args().n
 def own_arguments(x): sys.argv = ["x", "y"]; return sys.argv[1]
 """
 
@@ -319,6 +322,13 @@ def test_what_else_functions_read_of_this_session(notebook: Notebook, monkeypatc
         "of_arguments reads sys.argv, which is empty in tasks, and here ['--slow']: read it here, and pass on what the "
         "function needs"
     ]
+    session_state._warned.clear()
+    assert said(pack_function, notebook["parses"]) == [
+        "parses reads sys.argv (parse_args), which is empty in tasks, and here ['--slow']: read it here, and pass on "
+        "what the function needs"
+    ]
+    assert not said(pack_function, notebook["parses_its_own"])
+    assert not said(pack_function, notebook["parses_after_setting"])
     assert found["get_level"][0].startswith("get_level reads the context variable level, which this session has set")
     assert found["logs"][0].startswith("logs logs below WARNING, which this session shows (level DEBUG)")
     assert found["day"][0].startswith(
