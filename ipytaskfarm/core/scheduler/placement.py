@@ -46,8 +46,11 @@ def _has_room(farm: SchedulerState, engine: EngineEntry, now: Now) -> bool:
         return False
     if agent.ends_s is not None and farm.sweep.sorts_limits:
         return False
-    if not engine.assigned:
-        return True
+    return not engine.assigned or _has_room_behind(farm, engine, now)
+
+
+def _has_room_behind(farm: SchedulerState, engine: EngineEntry, now: Now) -> bool:
+    """Return whether more may be sent behind the runs that an engine holds, or beside concurrent ones."""
     if engine.agent in farm.nested_waits.lent_slots and any(
         assigned.nested_wait is not None for assigned in engine.assigned.values()
     ):
@@ -174,7 +177,11 @@ def dispatch(farm: SchedulerState, now: Now, out: Decision) -> None:
                 _fill(farm, engine, share, now, out)
             else:
                 continue
-            _note_standing(farm, engine, now)
+            if engine.assigned and not engine.retiring:  # of its agent all is known
+                if _has_room_behind(farm, engine, now):
+                    readiness.with_room[engine] = None
+            else:
+                _note_standing(farm, engine, now)
     if not queues.open_size:
         queues.open_heads.heap.clear()  # of classes without tasks
     if farm.environments.uses:
@@ -312,9 +319,9 @@ def _send_batch(
     engine.idle_s = 0.0
     readiness.next_batch += 1
     held = reversed(engine.assigned)
-    batch.sent = (next(held),) if len(tasks) == 1 else tuple(islice(held, len(tasks)))[::-1]
-    out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, batch.sent, now.wall_s))
-    assigned = engine.assigned[tasks[0][:2]]
+    batch.sent = sent = (next(held),) if len(tasks) == 1 else tuple(islice(held, len(tasks)))[::-1]
+    out.saves.append(SaveHandOut(batch.number, engine.name, engine.id, sent, now.wall_s))
+    assigned = engine.assigned[sent[0]]
     concurrent = engine.concurrent > 0
     allotment = assigned.claim.allotment if assigned.claim is not None and not concurrent else None
     recycling = tuple(engine.recycling) if engine.recycling else ()
