@@ -65,6 +65,22 @@ def test_agents_bring_engines_beside_those_that_are_wanted() -> None:
     assert {s: len(a.engines) for s, a in sim.agents.items()} == {"own": 0, "one": 2, "two": 3}
 
 
+def test_of_two_engines_with_one_id_one_stays() -> None:
+    sim = farm_of(one={"name": ""}, two={"name": ""})
+    sim.ask(m.SetWanted(3))
+    sim.settle()
+    two = sim.agents.pop("two")
+    assert two.engines
+    sim.crash()  # the next controller knows of no engine that has never had a task
+    sim.join_client()
+    sim.settle()
+    assert len(sim.agents["one"].engines) == 3
+    sim.agents["two"] = two
+    sim.restate(two)
+    sim.settle()
+    assert sorted(engine.id for agent in sim.agents.values() for engine in agent.engines.values()) == [0, 1, 2]
+
+
 def test_a_lost_engine_is_replaced_where_it_was_brought() -> None:
     sim = farm_of(one={"brings": 1}, two={"brings": 1})
     sim.kill(sim.agents["one"], only_engine(sim.agents["one"]))

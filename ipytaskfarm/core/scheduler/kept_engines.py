@@ -58,7 +58,9 @@ def count_kept(farm: SchedulerState, agent: AgentEntry) -> int:
 
 
 def retire_surplus(farm: SchedulerState, out: Decision) -> None:
-    """Keep or retire the engines with the highest ids, if there are more than wanted."""
+    """Keep or retire engines if there are more than wanted: of two with one id the idle one, then the highest ids.
+
+    Two engines have one id if a controller that did not know of the first one had its place filled."""
     shared: list[EngineEntry] = []
     lent = 0
     for agent in farm.agents.by_session.values():
@@ -74,8 +76,13 @@ def retire_surplus(farm: SchedulerState, out: Decision) -> None:
 
 def _retire_beyond(farm: SchedulerState, staying: list[EngineEntry], places: int, out: Decision) -> None:
     if places < len(staying):
-        staying.sort(key=lambda engine: engine.id)
-        for engine in staying[places:]:
+        staying.sort(key=lambda engine: (engine.id, engine.state != EngineState.UP, not engine.assigned))
+        ids = set[int]()
+        first, second = list[EngineEntry](), list[EngineEntry]()
+        for engine in staying:
+            (second if engine.id in ids else first).append(engine)
+            ids.add(engine.id)
+        for engine in (*first, *second)[places:]:
             _keep_or_retire(farm, engine, out)
 
 
