@@ -1,6 +1,6 @@
 // One task: attempts, input, output, traceback, history.
 
-import { useEffect, useRef, useState } from "./vendor/hooks.js";
+import { useEffect, useLayoutEffect, useRef, useState } from "./vendor/hooks.js";
 import { clock, moment, size, span } from "./format.js";
 import { html } from "./html.js";
 import { Priority } from "./priority.js";
@@ -39,7 +39,7 @@ export function Drawer({ model }) {
   // An answer that comes after another task was opened is not about that one.
   const ask = (what, then) => model.transport.ask(what, { id }).then((found) => { if (shown.current === id) { then(found); setError(""); } }).catch((problem) => { if (shown.current === id) setError(problem.message); });
   const look = () => ask("task", setTask);
-  useEffect(() => {
+  useLayoutEffect(() => { // with its content: a key that is pressed in between would miss it
     setTask(null);
     setError("");
     setStack("");
