@@ -86,7 +86,12 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Return the median of each contestant's figure.
+    """Return the median of each contestant's figure, see `rounds_in_turn`."""
+    return {name: statistics.median(values) for name, values in rounds_in_turn(contestants, rounds).items()}
+
+
+def rounds_in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Return each contestant's figures, round by round.
 
     The contestants run one after the other, again and again.  A shared machine is fast at one moment and slow at the
     next, so only figures of the same moments are comparable.  Each round has another order, the same in each run of the
@@ -101,7 +106,7 @@ def in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[st
         for name in order:
             found[name].append(contestants[name]())
     ROUNDS.append(found)
-    return {name: statistics.median(values) for name, values in found.items()}
+    return found
 
 
 def orders(names: list[str], rounds: int) -> list[list[str]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import statistics
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmarks.harness import Options, Row, farm_with_client, in_turn, seconds
+from benchmarks.harness import Options, Row, farm_with_client, rounds_in_turn, seconds
 from ipytaskfarm import Task
 
 Work = tuple[Callable[..., object], tuple[Any, ...]]
@@ -83,7 +84,7 @@ def measure(options: Options) -> list[Row]:
             def with_processes(count: int, work: list[Work] = work) -> float:
                 return seconds(lambda: plain[count](work))
 
-            times = in_turn(
+            times = rounds_in_turn(
                 {
                     "one engine": lambda with_engines=with_engines: with_engines(1),  # type: ignore[misc]
                     "two engines": lambda with_engines=with_engines: with_engines(2),  # type: ignore[misc]
@@ -92,7 +93,15 @@ def measure(options: Options) -> list[Row]:
                 },
                 options.rounds,
             )
-            ours, theirs = times["one engine"] / times["two engines"], times["one process"] / times["two processes"]
+            # Of each round by itself: two rounds in which the machine has another speed say nothing of scaling.
+            ours = _quotients(times["one engine"], times["two engines"])
+            theirs = _quotients(times["one process"], times["two processes"])
+            ratio = statistics.median(_quotients(ours, theirs))
             text = f"two engines against one, {question}, beside plain processes"
-            rows.append(Row(text, f"{ours:.2f} ×", f"{theirs:.2f} ×", ours / theirs, 0.97, 0.99))
+            shown = f"{statistics.median(ours):.2f} ×", f"{statistics.median(theirs):.2f} ×"
+            rows.append(Row(text, *shown, ratio, 0.97, 0.99))
     return rows
+
+
+def _quotients(above: list[float], below: list[float]) -> list[float]:
+    return [a / b for a, b in zip(above, below, strict=True)]
