@@ -330,8 +330,9 @@ def _long_files_first(items: list[pytest.Item]) -> None:
 
 MEASURED_S = {
     "test_notebooks.py": 120.0,
+    "test_chaos.py": 90.0,
     "test_crowd.py": 70.0,
-    "test_simulation.py": 50.0,
+    "test_simulation.py": 90.0,
     "test_farm.py": 80.0,
     "test_executor_chunks.py": 25.0,
     "test_architecture.py": 16.0,
