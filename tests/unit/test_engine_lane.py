@@ -152,7 +152,7 @@ def test_cells_and_tasks_exclude_one_another(engine: FakeEngine, console: Blocki
 
 
 def test_a_console_gets_through_a_stream_of_tasks(engine: FakeEngine, console: BlockingKernelClient) -> None:
-    keys = engine.hand(*[StringWork(f"a = {i}\nfor _ in range(1000): pass") for i in range(5000)])
+    keys = engine.hand(*[StringWork(f"a = {i}\nfor _ in range(20_000): pass") for i in range(5000)])
     engine.ended(keys[50])
     reply = console.execute_interactive("b = 1", timeout=60, output_hook=lambda message: None)
     assert reply["content"]["status"] == "ok"
