@@ -48,7 +48,7 @@ demo: $(VENV)/stamp-run
 
 test: lint tests
 
-# With `make --jobs=2` beside lint, whose mypy leaves a core to it.  So the tests that measure come last.
+# `make --jobs=2` runs them beside lint, which uses one core at first: so the tests that measure come last.
 tests: $(VENV)/stamp-test,lint apt
 ifneq ($(strip $(PYTEST_ARGS)),)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -20,6 +20,7 @@ import sys
 import types
 import warnings
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -276,18 +277,17 @@ def _reads_arguments(function: types.FunctionType) -> str:
         return ""
     if reads:
         return "reads sys.argv"
-    is_parsed = any(_calls_with_nothing(code, name) for code in found for name in parsing)
-    return f"reads sys.argv ({parsing[0]})" if is_parsed else ""
+    called = next((name for name in parsing if any(_calls_with_nothing(code, name) for code in found)), None)
+    return f"reads sys.argv ({called})" if called is not None else ""
 
 
 def _calls_with_nothing(code: list[dis.Instruction], method: str) -> bool:
     """Return whether a method of this name is called without arguments."""
-    for at, instruction in enumerate(code):
-        if instruction.argval == method and instruction.opname in ("LOAD_METHOD", "LOAD_ATTR"):
-            call = next((each for each in code[at + 1 : at + 4] if each.opname == "CALL"), None)
-            if call is not None and call.arg == 0:
-                return True
-    return False
+    steps = [each for each in code if each.opname != "PRECALL"]  # of Python 3.11
+    return any(
+        load.argval == method and load.opname in ("LOAD_METHOD", "LOAD_ATTR") and call.opname == "CALL" and not call.arg
+        for load, call in pairwise(steps)
+    )
 
 
 # -- warnings, locale and logging

@@ -31,9 +31,7 @@ def _quiet() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(
-    600
-)  # it does nothing but compute: 20 to 60 s, and several times that on a machine with other things to do
+@pytest.mark.timeout(600)  # it does nothing but compute: 27 s, and several times that on a busy machine
 def test_hundreds_of_lives_of_a_farm() -> None:
     deaths: Counter[str] = Counter()
     for seed in range(SEEDS):

@@ -271,6 +271,9 @@ def day(x): return datetime.date(2024, 3, 1).strftime("%A")
 def of_arguments(x): return "--fast" in sys.argv
 def parses(x): return argparse.ArgumentParser().parse_args().n + x
 def parses_its_own(x): return argparse.ArgumentParser().parse_args(x).n
+def words(): return []
+def parses_words(x): return argparse.ArgumentParser().parse_args(words()).n
+def passes_on(x): return map(argparse.ArgumentParser().parse_args, words())
 def parses_after_setting(x): sys.argv = ["x"]; return argparse.ArgumentParser().parse_args().n
 def own_arguments(x): sys.argv = ["x", "y"]; return sys.argv[1]
 """
@@ -327,8 +330,8 @@ def test_what_else_functions_read_of_this_session(notebook: Notebook, monkeypatc
         "parses reads sys.argv (parse_args), which is empty in tasks, and here ['--slow']: read it here, and pass on "
         "what the function needs"
     ]
-    assert not said(pack_function, notebook["parses_its_own"])
-    assert not said(pack_function, notebook["parses_after_setting"])
+    for name in ("parses_its_own", "parses_words", "passes_on", "parses_after_setting"):
+        assert not said(pack_function, notebook[name])
     assert found["get_level"][0].startswith("get_level reads the context variable level, which this session has set")
     assert found["logs"][0].startswith("logs logs below WARNING, which this session shows (level DEBUG)")
     assert found["day"][0].startswith(

@@ -177,7 +177,7 @@ def dispatch(farm: SchedulerState, now: Now, out: Decision) -> None:
                 _fill(farm, engine, share, now, out)
             else:
                 continue
-            if engine.assigned and not engine.retiring:  # of its agent all is known
+            if engine.assigned and not engine.retiring:  # its agent was looked at by `_has_room`
                 if _has_room_behind(farm, engine, now):
                     readiness.with_room[engine] = None
             else:
