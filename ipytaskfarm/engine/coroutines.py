@@ -56,7 +56,7 @@ class Coroutines:
         records: RunRecords,
         writer: BlobWriter | None,
         call: CallsFunction,
-        finished: Callable[[], None],
+        finished: Callable[[float], None],
         over: Callable[[], None],
     ) -> None:
         """Create it.
@@ -161,7 +161,7 @@ class Coroutines:
         self._recorder.end_with(record, *attempt.key)
         self._recorder.concurrent.end(attempt.row)
         del self._running[attempt.key], self._by_row[attempt.row]
-        self._finished()
+        self._finished(run_s)
         if not self._running:
             self._end_company()
 

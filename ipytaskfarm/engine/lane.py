@@ -46,11 +46,10 @@ from ..core.messages.running_task import TaskReply
 from ..core.messages.task_types import RunKey
 from ..core.text import encoded
 from ..transport.frame_stream import FrameStream
+from .result_bell import FEW_RUNS
 
 SLICE_S, LONG_SLICE_S = 0.0015, 0.004
 """The length of a slice with few runs in the lane, and with more."""
-FEW_RUNS = 8
-"""With fewer runs in the lane the agent is to know soon that it has room."""
 TICK_MS = 5
 """The interval at which the lane's thread looks for messages that the main thread, which read the last ones, does not
 read."""
@@ -136,6 +135,7 @@ class EngineLane:
         self._reading = threading.Lock()
         """Held by the thread that reads."""
         self._main_reads_until_s = 0.0
+        self._slices = 0
         self._ticking = False
         """Whether the lane's thread looks again within `TICK_MS`: then nobody needs to wake it for a look."""
         self._engine = engine
@@ -176,14 +176,9 @@ class EngineLane:
         self._thread.start()
 
     @property
-    def has_work(self) -> bool:
-        """Return whether commands or runs wait."""
-        return bool(self._order or self._commands)
-
-    @property
-    def is_nearly_empty(self) -> bool:
-        """Return whether few runs wait."""
-        return len(self._order) < FEW_RUNS
+    def waiting(self) -> int:
+        """Return the number of runs that wait."""
+        return len(self._order)
 
     def send(self, message: FromEngine) -> None:
         """Queue a message to the agent. Any thread may call this.
@@ -235,7 +230,11 @@ class EngineLane:
         poller = select.poll()
         poller.register(self._wake_fd, select.POLLIN)
         watch_at_s = 0.0
+        slices = -1
         while True:
+            if self._ticking and self._working and slices == self._slices:
+                self._main_reads_until_s = 0.0  # it has been busy with one run for a whole tick
+            slices = self._slices
             self._ticking = time.monotonic() < self._main_reads_until_s
             if self._ticking:
                 poller.register(fd, select.POLLOUT if stream.has_output else 0)
@@ -408,6 +407,7 @@ class EngineLane:
         The lock is released at its end, or at the end of the loop's task that the slice has started.
         """
         self._scheduled.clear()
+        self._slices += 1
         if not self._working:
             self._working = True
             # the thread may be waiting without a timeout, and now has to watch the descriptors
@@ -474,7 +474,7 @@ class EngineLane:
             self._working = False
 
     def _slice(self) -> Step:
-        until = time.perf_counter() + (SLICE_S if self.is_nearly_empty else LONG_SLICE_S)
+        until = time.perf_counter() + (SLICE_S if self.waiting < FEW_RUNS else LONG_SLICE_S)
         works, commands, order, held = self._works, self._commands, self._order, self._held
         while True:
             command = self._next_command() if commands else None

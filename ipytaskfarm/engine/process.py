@@ -58,16 +58,13 @@ from .plain import PlainTest
 from .profiling import Profiling
 from .progress_bars import bars_as_text
 from .properties import Properties
+from .result_bell import PAUSE_S, ResultBell
 from .runner import Runner
 from .shared_parts import Parts
 from .sinks import SINK
 from .streams import follow_threads, forget_parent
 
 STACK_SIGNAL = signal.SIGRTMIN + 6
-RING_EVERY_S, RING_BUSY_S = 0.001, 0.003
-"""The shortest time in seconds between two rings of the bell: with few runs left in the lane, and with more. Each ring
-wakes the agent, and then the controller, which costs as much as a small task. If a long task follows a result sooner,
-`watch` rings."""
 
 
 class EngineSettings(msgspec.Struct, frozen=True):
@@ -164,10 +161,9 @@ class EngineProcess:
         shell: Any = self._app.shell
         kernel: Any = self._app.kernel
         recorder = self._recorder = Recorder.open(settings.recorder)
-        self._bell = Bell.connect(Path(settings.folder) / "bell.sock")
-        self._bell_rang = self._slice_ended_s = 0.0
-        self._unrung = False
         self._counter = int(settings.engine.rpartition(".")[2])
+        self._bell = ResultBell(Bell.connect(Path(settings.folder) / "bell.sock"), recorder, self._counter)
+        self._slice_ended_s = 0.0
         self._capture = Capture(settings.output, settings.stdout, recorder.words)
         follow_threads()
         _no_keyboard()
@@ -283,8 +279,7 @@ class EngineProcess:
         self._capture.settle(to_console=False)
         self._baseline.refresh()
         self._runner.edits.begin_slice()
-        # The first of many results is not reported alone: those that follow at once, or the last one, ring the bell.
-        self._bell_rang = time.perf_counter()
+        self._bell.begin()
 
     def join_slice(self) -> None:
         """Begin more coroutine tasks beside those in progress."""
@@ -293,8 +288,8 @@ class EngineProcess:
     def end_slice(self) -> None:
         self._loops.show()
         self._sampler.idle()
-        if self._unrung and self._lane.is_nearly_empty:
-            self._ring()
+        if not self._lane.waiting:
+            self._bell.ring_late()
         if self._runner.freezer.run is not None:
             return
         is_due = self._baseline.look_is_due()
@@ -328,8 +323,7 @@ class EngineProcess:
         self._interrupts.again()
         self._commands.watch()
         self._runner.watch()
-        if self._unrung:
-            self._ring()
+        self._bell.ring_if_due()
 
     def granted(self, answer: Granted) -> None:
         self._runner.granted(answer)
@@ -351,30 +345,12 @@ class EngineProcess:
 
     # -- callbacks
 
-    def _finished(self) -> None:
-        """Ring the bell for a result in the recorder.
-
-        The next task may be long, so the agent must know of the result now.
-        """
-        pause_s = RING_EVERY_S if self._lane.is_nearly_empty else RING_BUSY_S
-        if time.perf_counter() - self._bell_rang > pause_s:
-            self._ring()
-            return
-        if not self._lane.has_work and not self.in_company():  # the last one
-            self._ring()
-            return
-        if not self._unrung and self.in_company():  # no slice ends soon
-            self._loop.call_later(RING_EVERY_S, self._ring_late)
-        self._unrung = True
-
-    def _ring_late(self) -> None:
-        if self._unrung:
-            self._ring()
-
-    def _ring(self) -> None:
-        self._unrung = False
-        self._bell_rang = time.perf_counter()
-        self._bell.ring(self._counter)
+    def _finished(self, run_s: float) -> None:
+        """Report a result in the recorder, at once or together with the next ones."""
+        in_company = self.in_company()
+        self._bell.result(run_s, self._lane.waiting, in_company)
+        if in_company and self._bell.gathered == 1:  # no slice ends soon
+            self._loop.call_later(PAUSE_S, self._bell.ring_late)
 
     def _tell_properties(self, version: int, packed: bytes, plain: dict[str, str | float | bool]) -> None:
         self._lane.send(PropertiesMessage(self._settings.engine, version, packed, plain))

@@ -72,7 +72,7 @@ class Runner:
         interrupts: Interrupts,
         plain: PlainTest,
         shell: Any,
-        finished: Callable[[], None],
+        finished: Callable[[float], None],
         company_over: Callable[[], None],
     ) -> None:
         """Create the runner.
@@ -506,13 +506,13 @@ class Runner:
         if attempt.frozen is not None:
             self._recorder.end_with(record, run.task, run.attempt)
             self.freezer.offer(*source_of(work))
-            self._finished()
+            self._finished(run_s)
             return
         if work is not None and work.clear_after:
             error = None  # its traceback holds the frames, and the frames hold the values
             self._namespace.clear()
         self._recorder.end_with(record, run.task, run.attempt)
-        self._finished()  # first, so that the result is on its way while the engine puts things in order
+        self._finished(run_s)  # first, so that the result is on its way while the engine puts things in order
         # The items of a chunk are looked after by `call_each`.
         self._baseline.restore(attempt.reaches or (run_s > LONG_S and attempt.chunk is None))
         LOKY_WORKERS.end_unlike()

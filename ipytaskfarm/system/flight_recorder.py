@@ -327,6 +327,11 @@ class Recorder:
         self._run = None
         self._set_run(_IDLE, 0, 0, 0)
 
+    @property
+    def released(self) -> int:
+        """Return the position up to which the agent has released the ring: it has read everything before that."""
+        return self._slots[_SLOT_TAIL]
+
     def begin_command(self) -> None:
         """Record that a MultiEngine command (or a cell of the kernel's own) runs from now on."""
         self._set_run(_COMMAND, 0, 0, 0)

@@ -49,6 +49,27 @@ def test_measured_quick_tasks_are_sent_ahead_up_to_the_wanted_work() -> None:
     assert 44 <= len(engine.held()) <= 51  # 50 ms of 1 ms tasks
 
 
+def test_of_longer_tasks_several_are_sent_ahead_so_that_their_results_come_together() -> None:
+    sim, agent, engine = one_engine()
+    for task_id in range(200):
+        sim.submit(task_id)
+    move(sim, agent)
+    run_next(sim, agent, engine, run_s=0.01)
+    assert 14 <= len(engine.held()) <= 15
+    for _ in range(10):
+        run_next(sim, agent, engine, run_s=0.01)
+        assert 11 <= len(engine.held()) <= 15, "refilled before much of it has gone"
+
+
+def test_of_tasks_of_25_ms_less_than_a_third_of_a_second_is_sent_ahead() -> None:
+    sim, agent, engine = one_engine()
+    for task_id in range(200):
+        sim.submit(task_id)
+    move(sim, agent)
+    run_next(sim, agent, engine, run_s=0.025)
+    assert 11 <= len(engine.held()) <= 12
+
+
 def test_slow_tasks_bind_late() -> None:
     sim, agent, engine = one_engine()
     for task_id in range(10):

@@ -22,6 +22,7 @@ from .engine_shutdown import recall, recycle
 from .entries import AssignedRun, EngineEntry, EngineState, TaskClass, TaskEntry, serves_environment
 from .environments import class_for_blank, idle_engine_with, make_room, why_gives_way
 from .nested_waits import end_wait
+from .recall_checks import arm_recall
 from .recycling import begin_idle_time, note_settings, room_left
 from .running_tasks import RecordedBatch
 from .second_copies import OtherRun
@@ -34,6 +35,11 @@ _UP = EngineState.UP
 """Access to a member of an enumeration takes long, compared with the code that is run for each task."""
 MAX_BATCH = 2048
 """The most tasks in one batch; this keeps a turn short."""
+
+PREFETCH_RUNS = 15
+"""The number of tasks that an engine is sent ahead if they take longer than `prefetch_s`, up to `prefetch_max_s`."""
+REFILL = 0.75
+"""An engine is sent more when it has less than this part of what may be sent ahead."""
 
 # -- room
 
@@ -59,7 +65,12 @@ def _has_room_behind(farm: SchedulerState, engine: EngineEntry, now: Now) -> boo
         return len(engine.assigned) < _coroutine_places(farm, _runs_suspects(farm, engine))
     if now.mono_s - engine.since_s > farm.settings.recall_after_s:
         return False  # its task takes longer than expected: nothing more is sent behind it
-    return engine.not_quick == 0 and engine.ahead_s < 0.75 * farm.settings.prefetch_s
+    if engine.not_quick:
+        return False
+    settings = farm.settings
+    if engine.ahead_s < REFILL * settings.prefetch_s:
+        return True
+    return len(engine.assigned) < REFILL * PREFETCH_RUNS and engine.ahead_s < REFILL * settings.prefetch_max_s
 
 
 def _coroutine_places(farm: SchedulerState, suspects: bool) -> int:
@@ -188,7 +199,7 @@ def dispatch(farm: SchedulerState, now: Now, out: Decision) -> None:
         make_room(farm, now, out)
     if farm.settings.warm is not None and slots_to_fill(farm):
         farm.timers.set(now.mono_s, "balance")
-    _arm_recall(farm, now)
+    arm_recall(farm, now)
 
 
 def _order_candidates(farm: SchedulerState) -> None:
@@ -374,7 +385,9 @@ def _room_for(farm: SchedulerState, engine: EngineEntry, task_class: TaskClass) 
     elif not engine.assigned and not task_class.quick:
         return 1
     else:
-        room = int((farm.settings.prefetch_s - engine.ahead_s) / task_class.durations.mean_s) or (not engine.assigned)
+        settings, mean_s = farm.settings, task_class.durations.mean_s
+        ahead_s = max(settings.prefetch_s, min(settings.prefetch_max_s, PREFETCH_RUNS * mean_s))
+        room = int((ahead_s - engine.ahead_s) / mean_s) or (not engine.assigned)
     left = room_left(engine, task_class) if task_class.key.requirements is not None else None
     return room if left is None else min(room, left)
 
@@ -523,13 +536,6 @@ def begin_all(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
 # -- recall: runs that were sent ahead come back if another engine could run them
 
 
-def _arm_recall(farm: SchedulerState, now: Now) -> None:
-    readiness = farm.readiness
-    if readiness.with_runs_ahead and readiness.recall_check_s is None and (readiness.idle or farm.queues.size):
-        readiness.recall_check_s = now.mono_s + farm.settings.recall_after_s
-        farm.timers.set(readiness.recall_check_s, "recall")
-
-
 def recall_for_others(farm: SchedulerState, now: Now, out: Decision) -> None:
     """Recall the runs behind a task that takes long, if another engine is idle or a more urgent task waits."""
     readiness = farm.readiness
@@ -553,7 +559,7 @@ def recall_for_others(farm: SchedulerState, now: Now, out: Decision) -> None:
             behind = [run for run in behind if head is not None and _less_urgent(farm, run, head[0])]
         if behind:
             recall(farm, engine, behind, now, out)
-    _arm_recall(farm, now)
+    arm_recall(farm, now)
 
 
 def _wanted_elsewhere(farm: SchedulerState, task_class: TaskClass | None) -> bool:

@@ -36,7 +36,9 @@ class SchedulerSettings:
     """A node gets no more tasks after this many failed attempts in a row, of at least five tasks, if tasks of the same
     kinds succeed elsewhere."""
     prefetch_s: float = 0.050
-    """How much measured work is sent ahead to an engine."""
+    """How much measured work is sent ahead to an engine at least."""
+    prefetch_max_s: float = 0.300
+    """How much is sent ahead of tasks that take longer, so that the engine can report several together."""
     recall_after_s: float = 0.020
     """Tasks that were sent ahead may be recalled when the task before them runs longer than this."""
     recall_patience_s: float = 2.0
