@@ -79,8 +79,8 @@ class ResultBell:
         return max(pause_s, min(SPARE_PAUSE_S, spare_s / 2))
 
     def ring_if_due(self) -> None:
-        """Ring if results have waited for as long as they may."""
-        if self.gathered and time.perf_counter() >= self._due_s:
+        """Ring if results have waited for as long as they may, and the agent has not read them meanwhile."""
+        if self.gathered and time.perf_counter() >= self._due_s and self._recorder.has_unacknowledged:
             self.ring_late()
 
     def ring_late(self) -> None:

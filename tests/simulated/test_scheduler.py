@@ -116,6 +116,64 @@ def test_what_stands_behind_a_long_task_goes_to_an_idle_engine() -> None:
     assert sim.ask(m.QueueStatus()).counts == {"scheduled": 0, "pending": 1, "succeeded": 23, "failed": 0}  # type: ignore[union-attr]
 
 
+def test_an_idle_engine_gets_half_of_much_that_stands_behind_a_run_at_once() -> None:
+    sim = farm_with_engines(2)
+    agent = sim.agents["agent"]
+    sim.ids()
+    for task_id in range(2):
+        sim.submit(task_id)
+    move(sim, agent)
+    full, empty = agent.engines.values()
+    run_next(sim, agent, full, run_s=0.02)
+    run_next(sim, agent, empty, run_s=0.02)
+    sim.handle(m.Submit([Submission(i, b"", 1.0) for i in range(2, 22)]), "client")
+    move(sim, agent)
+    assert [len(e.queue) for e in (full, empty)] == [10, 10]
+    sim.begin(full)
+    sim.advance(0.001)
+    while empty.queue:
+        run_next(sim, agent, empty, run_s=0.0)
+    sim.advance(0.001)  # the run of the full one is not older than usual
+    move(sim, agent)
+    assert sorted(len(e.queue) for e in (full, empty)) == [4, 5]
+
+
+def test_little_behind_a_run_is_not_recalled_at_once() -> None:
+    sim = farm_with_engines(2)
+    agent = sim.agents["agent"]
+    sim.ids()
+    for task_id in range(2):
+        sim.submit(task_id)
+    move(sim, agent)
+    full, empty = agent.engines.values()
+    run_next(sim, agent, full, run_s=0.0005)
+    run_next(sim, agent, empty, run_s=0.0005)
+    sim.handle(m.Submit([Submission(i, b"", 1.0) for i in range(2, 22)]), "client")
+    move(sim, agent)
+    sim.begin(full)
+    while empty.queue:
+        run_next(sim, agent, empty, run_s=0.0005)
+    sim.advance(0.001)
+    move(sim, agent)
+    assert not empty.queue, "the engine does it sooner than a recall"
+    sim.advance(0.1)
+    move(sim, agent)
+    assert empty.queue, "but this run takes long"
+
+
+def test_recalls_are_checked_less_often_while_nobody_can_want_the_runs() -> None:
+    sim, agent, engine = one_engine()
+    for task_id in range(300):
+        sim.submit(task_id)
+    move(sim, agent)
+    run_next(sim, agent, engine, run_s=0.002)
+    readiness, after_s = sim.scheduler.farm.readiness, sim.scheduler.farm.settings.recall_after_s
+    assert readiness.recall_check_s is not None
+    assert readiness.recall_check_s - sim.now.mono_s > 2 * after_s, "all that wait are as urgent"
+    sim.submit(300, Rules(priority=5))
+    assert readiness.recall_check_s - sim.now.mono_s <= after_s
+
+
 def test_an_unanswered_recall_lets_only_repeatable_tasks_go_elsewhere() -> None:
     sim, agent, engine = one_engine()
     sim.submit(0)

@@ -84,6 +84,12 @@ def test_a_long_run_behind_a_result_does_not_keep_it_back(desk: Desk) -> None:
     assert not desk.watch_after(SPARE_PAUSE_S), "it was reported"
 
 
+def test_the_lanes_thread_does_not_ring_for_what_was_read(desk: Desk) -> None:
+    assert not desk.result(0.02, waiting=9)
+    desk.read()
+    assert not desk.watch_after(2 * SPARE_PAUSE_S)
+
+
 def test_many_results_do_not_wait_longer_than_at_full_speed(desk: Desk) -> None:
     quick_s = BUSY_PAUSE_S / GATHERED_MAX / 2
     rung = [desk.result(quick_s, waiting=1000) for _ in range(3 * GATHERED_MAX)]

@@ -22,7 +22,7 @@ from .engine_shutdown import recall, recycle
 from .entries import AssignedRun, EngineEntry, EngineState, TaskClass, TaskEntry, serves_environment
 from .environments import class_for_blank, idle_engine_with, make_room, why_gives_way
 from .nested_waits import end_wait
-from .recall_checks import arm_recall
+from .recall_checks import arm_recall, has_much_behind
 from .recycling import begin_idle_time, note_settings, room_left
 from .running_tasks import RecordedBatch
 from .second_copies import OtherRun
@@ -255,6 +255,7 @@ def _note_standing(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
         (readiness.blocked if blocked else readiness.idle)[engine] = None
         if not blocked:
             note_idle(farm, engine)
+            readiness.has_newly_idle = readiness.has_newly_idle or not engine.idle_s
         if not engine.idle_s:
             begin_idle_time(farm, engine, now)
     elif _has_room(farm, engine, now):
@@ -546,7 +547,8 @@ def recall_for_others(farm: SchedulerState, now: Now, out: Decision) -> None:
         place = task.place if task else None
         if type(place) is not Assigned or place.since_s is None:
             continue
-        if now.mono_s - place.since_s < farm.settings.recall_after_s - 1e-9:
+        is_young = now.mono_s - place.since_s < farm.settings.recall_after_s - 1e-9
+        if is_young and not (readiness.idle and has_much_behind(engine)):
             continue
         behind = [
             run

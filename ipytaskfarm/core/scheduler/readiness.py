@@ -37,6 +37,8 @@ class Readiness:
     """The number of the next batch that is sent to an engine."""
     recall_check_s: float | None = None
     """When (monotonic) it is checked whether runs are recalled.  None: no check is due."""
+    has_newly_idle: bool = False
+    """Whether an engine has become idle since it was last decided when that is checked."""
     random_state: int = 1
     """The state of the random placement."""
 
