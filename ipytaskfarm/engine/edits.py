@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.text import text_of
 from ..serialization.distributions import version_of
+from ..serialization.known_classes import forget_built
 from ..serialization.modules import take_out_own
-from ..serialization.rebuild import forget_built
 from .edited_modules import EDITED, PAUSE_S, Edited
 
 if TYPE_CHECKING:

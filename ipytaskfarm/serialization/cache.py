@@ -19,6 +19,7 @@ from .digests import Digester
 from .guards import Guard
 from .hash_cycles import dump_settled
 from .kept_changes import changes_itself
+from .known_classes import born_digest, note_original
 from .module_origin import when_rules_change
 from .pickler import Pickler, dumps_inline
 from .standard_values import later, refuse_connections, used_marks
@@ -369,10 +370,10 @@ def _definition(cls: type) -> _Definition:
     if entry is not None and entry.value.digest == digest:
         made: _Definition = entry.value
     else:
-        born = build.born_digest(cls)
+        born = born_digest(cls)
         made = _Definition(born or digest, digest)
         if born is None:
-            build.originals[digest] = weakref.ref(cls)
+            note_original(cls, digest)
     _classes.put(cls, digester.guards if digester.sure else None, made)
     return made
 

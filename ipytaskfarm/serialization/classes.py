@@ -25,7 +25,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from . import rebuild as build, rebuild_classes as build_classes
+from . import known_classes, rebuild as build, rebuild_classes as build_classes
 from .definition_stages import After, Stages, Whole, join, reduced
 from .global_names import annotation_names, is_hint
 from .module_origin import Travel
@@ -90,7 +90,7 @@ def take_apart(pickler: Pickler, cls: type, born: str, digest: str) -> Reduced:
     Args:
         pickler: the pickler, in which the definition is written in this pickle.
         cls: the class.
-        born, digest: the digests of the class, see `rebuild.known_class`.
+        born, digest: the digests of the class, see `known_classes.known_class`.
     """
     stages, steps = join(pickler, by_value)
     stages.classes.append(cls)
@@ -172,7 +172,7 @@ def class_attributes(cls: type) -> dict[str, Any]:
     """Return the attributes that the class statement or a later assignment set, not those that Python adds itself."""
     found = {}
     is_enum = isinstance(cls, enum.EnumMeta)
-    hints = build.hints.get(cls, {})
+    hints = known_classes.hints.get(cls, {})
     for name, value in cls.__dict__.items():
         if name in _NOT_ATTRIBUTES or _is_own_descriptor(value, cls):
             continue
@@ -202,7 +202,7 @@ def class_hints(cls: type) -> dict[str, Any]:
 
     They are looked up in the class's module, as `typing.get_type_hints` does.
     """
-    known = build.hints.get(cls)
+    known = known_classes.hints.get(cls)
     if known is not None:
         return known
     names = hint_names(cls)

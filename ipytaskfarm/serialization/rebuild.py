@@ -18,15 +18,14 @@ import sys
 import threading
 import types
 import typing
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
 from ..core.errors import VersionMismatch
 from .function_globals import Names, placed, remember, setup_globals
+from .known_classes import is_unfilled, known_class, note_built, note_unfilled, travelled
 
-_CLASSES_KEPT = 256
 _SOURCES_KEPT = 256
 
 
@@ -340,75 +339,13 @@ def source_lines(filename: str) -> list[str] | None:
 
 
 # --------------------------------------------------------------------------------------------------
-# Classes
-#
-# A class has a *digest* of its definition. The process that defined the class registers it under its digest, so that
-# instances come back as instances of that same class. Another process builds the class from a pickle, once per digest.
-# If the attributes of the class change afterwards, it is still known by its first digest.
-
-originals: dict[str, weakref.ref[type]] = {}
-"""Digest -> the class defined in this process. If the same cell ran twice, the newest class."""
-_built: OrderedDict[str, type] = OrderedDict()
-_born: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
-_unfilled: weakref.WeakKeyDictionary[type, tuple[str, str]] = weakref.WeakKeyDictionary()
-
-
-hints: weakref.WeakKeyDictionary[type, dict[str, Any]] = weakref.WeakKeyDictionary()
-"""Class that came here by value -> the objects that the names in its string annotations refer to."""
-
-
-def born_digest(cls: type) -> str | None:
-    """Return the digest under which the class came into this process; None for a class defined here."""
-    return _born.get(cls)
-
-
-def known_class(born: str, digest: str) -> type | None:
-    """Return the class that has one of these digests in this process; None if there is none.
-
-    Args:
-        born: the digest of the class when it was defined; a class defined in this process is found by it.
-        digest: the digest of the packed definition; a class built from a pickle is found by it.
-    """
-    reference = originals.get(born)
-    original = reference() if reference is not None else None
-    if original is not None:
-        return original
-    built = _built.get(digest)
-    if built is not None:
-        _built.move_to_end(digest)
-    return built
-
-
-def note_unfilled(cls: type, born: str, digest: str) -> None:
-    """Record that the class was created and is not complete yet."""
-    _unfilled[cls] = (born, digest)
-
-
-def is_unfilled(cls: type) -> bool:
-    """Return whether this pickle created the class and has not completed it yet."""
-    return cls in _unfilled
+# Classes: see `known_classes`
 
 
 def note_filled(cls: type) -> None:
     """Record that the class is complete. From now on `known_class` finds it by its digests."""
     _note_came(cls)
-    digests = _unfilled.pop(cls, None)
-    if digests is not None:
-        born, digest = digests
-        _born[cls] = born
-        _built[digest] = cls
-        while len(_built) > _CLASSES_KEPT:
-            _built.popitem(last=False)
-
-
-def forget_built() -> None:
-    """Forget the classes that came by value: the next pack that brings one builds it anew, with modules as they are."""
-    _built.clear()
-
-
-def travelled(cls: type) -> bool:
-    """Return whether the class came here by value."""
-    return cls in _born or cls in _unfilled
+    note_built(cls)
 
 
 def load_class(born: str, digest: str, packed: bytes) -> Any:
@@ -436,7 +373,7 @@ def new_class(
     else:
         with _quiet(bases):
             cls = types.new_class(name, bases, {"metaclass": metaclass}, lambda ns: ns.update(namespace))
-    _unfilled[cls] = (born, digest)
+    note_unfilled(cls, born, digest)
     return cls
 
 
@@ -450,8 +387,8 @@ def _quiet(bases: tuple[type, ...]) -> Iterator[None]:
 
     The effects of the first call travel in the class itself, and the arguments of that call are not known any more.
     """
-    travelled = [base for each in bases for base in each.__mro__ if base in _born or base in _unfilled]
-    loud = [base for base in travelled if "__init_subclass__" in base.__dict__]
+    loud = [base for each in bases for base in each.__mro__ if travelled(base)]
+    loud = [base for base in loud if "__init_subclass__" in base.__dict__]
     if not loud:
         yield
         return
@@ -492,13 +429,13 @@ def new_enum(
         body[key] = value
     kwargs = {} if boundary is None else {"boundary": boundary}
     cls: type = metaclass.__new__(metaclass, name, bases, body, **kwargs)
-    _unfilled[cls] = (born, digest)
+    note_unfilled(cls, born, digest)
     return cls
 
 
 def fill_class(cls: type, state: dict[str, Any]) -> None:
     """Set the attributes of a class that was just created; leave a class that was known before as it is."""
-    if cls not in _unfilled:
+    if not is_unfilled(cls):
         return
     for name, value in state["attributes"].items():
         type.__setattr__(cls, name, value)

@@ -25,7 +25,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
-from . import rebuild as build
+from . import known_classes, rebuild as build
+from .known_classes import is_unfilled, known_class, note_unfilled, travelled
 
 _TYPED_DICT = type(typing.TypedDict("_", {}))  # type: ignore[operator]
 _quieting = threading.RLock()
@@ -100,7 +101,7 @@ def create_class(
     """Return a class with the part of its body that needs no other definition.
 
     Args:
-        born, digest: the digests of the class, see `rebuild.known_class`.
+        born, digest: the digests of the class, see `reknown_class`.
         metaclass: the type of the class.
         maker: the metaclass, or the first of its bases that did not travel by value. It makes the class.
         name: the ``__name__`` of the class.
@@ -109,7 +110,7 @@ def create_class(
         keywords: the keywords of the class statement, as far as they are known.
         body: the attributes to set immediately afterwards.
     """
-    known = build.known_class(born, digest)
+    known = known_class(born, digest)
     if known is not None:
         return known
     if metaclass is _TYPED_DICT:
@@ -121,7 +122,7 @@ def create_class(
         except Exception:
             cls = _make_without_hooks(metaclass, name, bases, dict(namespace), keywords)
     _assign(cls, body)
-    build.note_unfilled(cls, born, digest)
+    note_unfilled(cls, born, digest)
     return cls
 
 
@@ -133,7 +134,7 @@ def _make(
     namespace: dict[str, Any],
     keywords: dict[str, Any],
 ) -> type:
-    with quiet([base for base in _ancestors(bases) if build.travelled(base)]):
+    with quiet([base for base in _ancestors(bases) if travelled(base)]):
         if maker is metaclass:
             return types.new_class(name, bases, {"metaclass": metaclass, **keywords}, lambda ns: ns.update(namespace))
         cls: type = maker.__new__(metaclass, name, bases, namespace, **keywords)
@@ -200,21 +201,21 @@ def quiet(bases: list[type]) -> Iterator[None]:
 
 def set_attributes(cls: type, attributes: dict[str, Any]) -> None:
     """Set more attributes of a class that is being built; leave a class that was known before as it is."""
-    if build.is_unfilled(cls):
+    if is_unfilled(cls):
         _assign(cls, attributes)
 
 
 def set_fields(cls: type, attributes: dict[str, Any]) -> None:
     """Set attributes that the metaclass processes, such as the ``_fields_`` of `ctypes`."""
-    if build.is_unfilled(cls):
+    if is_unfilled(cls):
         for name, value in attributes.items():
             setattr(cls, name, value)
 
 
 def set_hints(cls: type, hints: dict[str, Any]) -> None:
-    """Define the names that string annotations of the class mention, see `rebuild.hints`."""
-    if build.is_unfilled(cls):
-        build.hints[cls] = hints
+    """Define the names that string annotations of the class mention, see `reknown_classes.hints`."""
+    if is_unfilled(cls):
+        known_classes.hints[cls] = hints
         for name, value in hints.items():
             if name not in vars(cls):
                 type.__setattr__(cls, name, value)
@@ -230,14 +231,14 @@ def new_single_dispatch_method(dispatcher: Any, function: Any) -> Any:
 
 def register(cls: Any, subclasses: list[type]) -> None:
     """Register virtual subclasses of an abstract class."""
-    if build.is_unfilled(cls):
+    if is_unfilled(cls):
         for subclass in subclasses:
             cls.register(subclass)
 
 
 def register_with(cls: Any, abstract: list[Any]) -> None:
     """Make a class a virtual subclass of abstract classes of the standard library."""
-    if build.is_unfilled(cls):
+    if is_unfilled(cls):
         for each in abstract:
             each.register(cls)
 
@@ -272,7 +273,7 @@ def create_enum(
 
     The other arguments are those of `create_class`.
     """
-    known = build.known_class(born, digest)
+    known = known_class(born, digest)
     if known is not None:
         return known
     bases, members = made
@@ -283,19 +284,19 @@ def create_enum(
         # Functions, classes and descriptors are no members by themselves.
         ns[key] = enum.member(value) if callable(value) or hasattr(value, "__get__") else value
     keywords = {} if boundary is None else {"boundary": boundary}
-    with quiet([base for base in _ancestors(bases) if build.travelled(base)]):
+    with quiet([base for base in _ancestors(bases) if travelled(base)]):
         cls: type = maker.__new__(metaclass, name, bases, ns, **keywords)
     for attribute in ("__init__", "__new_member__"):
         if vars(cls).get(attribute) in (initialize_nothing, make_member):
             type.__delattr__(cls, attribute)
     _assign(cls, body)
-    build.note_unfilled(cls, born, digest)
+    note_unfilled(cls, born, digest)
     return cls
 
 
 def update_members(cls: Any, extras: dict[str, dict[str, Any]]) -> None:
     """Set the attributes of members other than name and value."""
-    if build.is_unfilled(cls):
+    if is_unfilled(cls):
         for name, extra in extras.items():
             cls.__members__[name].__dict__.update(extra)
 

@@ -12,7 +12,7 @@ import pytest
 
 from ipytaskfarm.core.errors import RemoteError
 from ipytaskfarm.core.messages.payload import FailureBody
-from ipytaskfarm.serialization import rebuild
+from ipytaskfarm.serialization import known_classes
 from ipytaskfarm.serialization.pack import (
     brief_error,
     note_rebuild,
@@ -142,7 +142,7 @@ def test_an_error_of_another_version_names_both(notebook: Notebook, monkeypatch:
     notebook.run("class E(Exception):\n    def method(self): pass")
     monkeypatch.setattr("ipytaskfarm.serialization.pickler.PYTHON", "3.99")
     body = pack_error(notebook["E"]("x"))
-    rebuild.originals.clear()
+    known_classes._originals.clear()
     error = unpack_error(body, 1)
     assert isinstance(error, RemoteError)
     assert "3.99" in error.__notes__[0]
