@@ -13,7 +13,7 @@ from ipytaskfarm.core.scheduler.events import Back
 from ipytaskfarm.core.scheduler.settings import SchedulerSettings
 from ipytaskfarm.core.states import Reason
 
-from ..support.simulated_farm import SimAgent, SimEngine, SimFarm, final_of, move, run_next
+from ..support.simulated_farm import SimAgent, SimEngine, SimFarm, farm_with_engines, final_of, move, run_next
 
 
 def farm_of(**agents: dict[str, object]) -> SimFarm:
@@ -79,6 +79,77 @@ def test_of_two_engines_with_one_id_one_stays() -> None:
     sim.restate(two)
     sim.settle()
     assert sorted(engine.id for agent in sim.agents.values() for engine in agent.engines.values()) == [0, 1, 2]
+
+
+def busy_farm(count: int) -> tuple[SimFarm, SimAgent]:
+    """Return a farm whose engines are at a long task each."""
+    sim = farm_with_engines(count)
+    agent = sim.agents["agent"]
+    sim.ids()
+    for task_id in range(count):
+        sim.submit(task_id)
+    move(sim, agent)
+    for engine in agent.engines.values():
+        sim.begin(engine)
+    return sim, agent
+
+
+def ids_of(agent: SimAgent) -> list[int]:
+    return sorted(engine.id for engine in agent.engines.values())
+
+
+def test_engines_that_are_ending_are_taken_back_if_more_are_wanted_again() -> None:
+    sim, agent = busy_farm(3)
+    started = agent.started
+    sim.ask(m.SetWanted(1))
+    move(sim, agent)
+    sim.submit(3, Rules(targets=(2,)))
+    sim.ask(m.SetWanted(3))
+    move(sim, agent)
+    assert (ids_of(agent), agent.started) == ([0, 1, 2], started), "nobody could have had ids 1 and 2"
+    last = next(engine for engine in agent.engines.values() if engine.id == 2)
+    run_next(sim, agent, last)
+    move(sim, agent)
+    assert run_next(sim, agent, last) == 3
+
+
+def test_only_as_many_are_taken_back_as_are_wanted() -> None:
+    sim, agent = busy_farm(4)
+    sim.ask(m.SetWanted(1))
+    move(sim, agent)
+    sim.ask(m.SetWanted(2))
+    move(sim, agent)
+    for engine in list(agent.engines.values()):
+        run_next(sim, agent, engine)
+    sim.settle()
+    assert ids_of(agent) == [0, 1]
+
+
+def test_a_replacement_has_the_lost_engines_id_while_a_surplus_one_is_ending() -> None:
+    sim, agent = busy_farm(2)
+    sim.ask(m.SetWanted(1))
+    move(sim, agent)
+    first, surplus = agent.engines.values()
+    sim.kill(agent, first)
+    move(sim, agent)
+    run_next(sim, agent, surplus)
+    sim.settle()
+    assert ids_of(agent) == [0]
+
+
+def test_a_removed_engine_is_not_taken_back() -> None:
+    sim, agent = busy_farm(2)
+    started = agent.started
+    sim.ask(m.RemoveEngines([1], drain=True))
+    move(sim, agent)
+    sim.ask(m.SetWanted(2))
+    move(sim, agent)
+    assert agent.started == started + 1
+    for engine in [engine for engine in agent.engines.values() if engine.running is not None]:
+        run_next(sim, agent, engine)
+    sim.settle()
+    assert len(agent.engines) == 2
+    assert 1 not in ids_of(agent), "its id was taken while it finished its task"
 
 
 def test_a_lost_engine_is_replaced_where_it_was_brought() -> None:

@@ -27,7 +27,7 @@ from ..scheduler.decision import Decision
 from ..scheduler.eligibility import refresh_classes
 from ..scheduler.engine_shutdown import recycle
 from ..scheduler.entries import AssignedRun, EngineEntry, EngineState
-from ..scheduler.kept_engines import retire_surplus
+from ..scheduler.kept_engines import retire_surplus, take_back
 from ..scheduler.placement import begin_all
 from ..scheduler.recycling import remember_settings
 from ..scheduler.running_tasks import Claim, RecordedBatch
@@ -297,6 +297,7 @@ def balance(farm: SchedulerState, now: Now, out: Decision) -> None:
     farm.lifecycle.balance_due = False
     if farm.lifecycle.stopping:
         return
+    take_back(farm)
     taken = {e.id for e in farm.engines.by_name.values()}
     for agent in farm.agents.by_session.values():
         taken.update(agent.starting)

@@ -51,7 +51,7 @@ def recycle(farm: SchedulerState, engine: EngineEntry, why: str, now: Now, out: 
 
 def _retire(farm: SchedulerState, engine: EngineEntry, recycled: str, out: Decision) -> None:
     engine.retiring = True
-    engine.kept = False
+    engine.kept = engine.surplus = False
     engine.recycled = recycled
     engine.saving = 0
     farm.readiness.withdraw(engine)

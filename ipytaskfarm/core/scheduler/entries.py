@@ -492,6 +492,8 @@ class EngineEntry:
     """The engine gets no tasks before this time (monotonic)."""
     retiring: bool = False
     """Whether the engine is ended as soon as it is empty."""
+    surplus: bool = False
+    """Whether the engine is retiring because fewer are wanted: it is taken back if more are wanted again."""
     recycled: str = ""
     """Why the engine is retiring, if its slot is filled again; "" if it is not retiring, or loses its slot."""
     kept: bool = False

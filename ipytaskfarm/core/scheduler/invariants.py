@@ -143,6 +143,7 @@ def _check_engines(farm: SchedulerState) -> None:
         for batch in {id(each.batch): each.batch for each in engine.assigned.values()}.values():
             held = sum(each.batch is batch for each in engine.assigned.values())
             assert batch.unanswered == held, f"the runs of batch {batch.number} are miscounted"
+        assert engine.retiring or not engine.surplus, f"engine {engine.id} is surplus and works"
         done = (
             engine.retiring
             and not engine.kept

@@ -1,4 +1,7 @@
-"""Engines beyond the wanted number: how surplus ones end, and how additional ones are kept for the next nested wait.
+"""Engines beyond the wanted number.
+
+Surplus ones finish their runs and end, or are taken back if more are wanted again.  Additional ones are kept for the
+next nested wait.
 
 A new engine imports everything anew, which takes seconds with a large library.  So when a nested wait ends, its
 additional engine is *kept*: it gets no more tasks and commands, and is shown as stopping, until the next wait on its
@@ -7,6 +10,8 @@ before it adds one.
 """
 
 from __future__ import annotations
+
+from itertools import count, islice
 
 from .agent_entry import AgentEntry
 from .decision import Decision
@@ -42,7 +47,7 @@ def take_place(farm: SchedulerState, session: str) -> bool:
 
 
 def _resume(farm: SchedulerState, engine: EngineEntry) -> None:
-    engine.kept = engine.retiring = False
+    engine.kept = engine.surplus = engine.retiring = False
     if engine.state == EngineState.UP:
         farm.readiness.wake(engine)
 
@@ -99,6 +104,36 @@ def _keep_or_retire(farm: SchedulerState, engine: EngineEntry, out: Decision) ->
 def _retire(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
     farm.requests.forget_kept([engine.id], out)
     retire(farm, engine, out)
+    engine.surplus = True
+
+
+def take_back(farm: SchedulerState) -> None:
+    """Put surplus engines that have not ended yet to work again, if new ones would have their ids otherwise.
+
+    They finish their runs first, which may take long, and nobody could have their ids meanwhile.
+    """
+    agents = farm.agents.by_session
+    surplus = {
+        engine.id: engine
+        for engine in farm.engines.by_name.values()
+        if engine.surplus and engine.state != EngineState.STOPPING and _may_serve(agents.get(engine.agent))
+    }
+    if not surplus:
+        return
+    missing = farm.lifecycle.wanted
+    used = {engine.id for engine in farm.engines.by_name.values() if engine.counts_as_wanted}
+    for agent in agents.values():
+        used.update(agent.starting)
+        if agent.brings is None:
+            missing += farm.nested_waits.lent_slots.get(agent.session, 0) - len(agent.starting)
+            missing -= sum(1 for engine in agent.engines.values() if engine.counts_as_wanted)
+    for engine_id in islice((i for i in count() if i not in used), max(0, missing)):
+        if engine_id in surplus:
+            _resume(farm, surplus[engine_id])
+
+
+def _may_serve(agent: AgentEntry | None) -> bool:
+    return agent is not None and agent.accepts_tasks and agent.brings is None
 
 
 def end_kept(farm: SchedulerState, out: Decision) -> None:
