@@ -25,15 +25,16 @@ from .screens import Slot
 LINES_AT_ONCE = 1_000
 LINES_PER_S = 200
 LINE_CHARS = 2_000
-CHARS_AT_ONCE = 128 * 1024
 CHARS_PER_S = 32 * 1024
-"""The limits for a single task, whose text is not split into lines."""
+"""The limit for a single task, whose text is not split into lines; at once it is `CHARS_AT_ONCE`."""
 PARTIAL_S = 1.0
 """Seconds after which an unfinished line is shown."""
 KEPT_CHARS = 64 * 1024
 """Characters of output beyond which a result keeps only the beginning and the end, so the rest cannot be
 shown later.
 """
+CHARS_AT_ONCE = 2 * KEPT_CHARS + 1024
+"""As much as a result has kept of one stream, with the line that says how much was left out."""
 
 _GAP = re.compile(r"\n\[\.\.\. (\d+) characters left out \.\.\.\]\n")
 _decode_displays = msgspec.msgpack.Decoder(list[tuple[int, dict[str, Any]]]).decode
@@ -139,6 +140,8 @@ class OutputPrinter:
 
     def rest(self, label: str, seen: SeenOutput, stdout: str, stderr: str, outputs: Iterable[dict[str, Any]]) -> None:
         """Store the part of a result's output that was not shown yet."""
+        if not self._labelled:
+            self._room = float(CHARS_AT_ONCE)  # a result has kept no more, and its end is what counts
         for which, text in enumerate((stdout, stderr)):
             self._split(label, seen, which, rest_of(text, seen.chars[which]))
         for place, display in enumerate(outputs):
@@ -183,14 +186,12 @@ class OutputPrinter:
         fits = []
         missed = False
         for seen, item in items:
-            cost = 1 if self._labelled or item.output is not None else len(item.text)
-            if cost <= self._room:
-                self._room -= cost
-                fits.append((seen, item))
-            else:
+            fitting, left_out = self._fitting(item)
+            if fitting is not None:
+                fits.append((seen, fitting))
+            if left_out:
                 missed = True
-                count = 1 if self._labelled else item.text.count("\n") or 1
-                self._left_out[item.label] = self._left_out.get(item.label, 0) + count
+                self._left_out[item.label] = self._left_out.get(item.label, 0) + left_out
         remarks: list[str] = []
         if self._left_out and (is_over or (not missed and self._room > 1)):
             remarks = [self._remark(label, count) for label, count in list(self._left_out.items())[:100]]
@@ -201,6 +202,21 @@ class OutputPrinter:
             self._bar.beside(lambda: self._write(fits, remarks))
         else:
             self._write(fits, remarks)
+
+    def _fitting(self, item: OutputItem) -> tuple[OutputItem | None, int]:
+        """Return what may be shown of an item, and how many lines may not. It is taken from the room."""
+        if self._labelled or item.output is not None:
+            if self._room < 1:
+                return None, 1
+            self._room -= 1
+            return item, 0
+        if len(item.text) <= self._room:
+            self._room -= len(item.text)
+            return item, 0
+        end = item.text.rfind("\n", 0, int(self._room)) + 1  # whole lines only
+        self._room -= end
+        left_out = item.text.count("\n", end) or 1
+        return (item._replace(text=item.text[:end]) if end else None), left_out
 
     def _remark(self, label: str, count: int) -> str:
         return self._line(label, f"… {count:,} lines not shown")

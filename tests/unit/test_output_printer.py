@@ -81,6 +81,33 @@ def test_a_flood_of_one_task_is_cut_too(capsys: Captured, monkeypatch: pytest.Mo
     assert shown.err == "… 7 lines not shown\n"
 
 
+def test_of_a_text_that_is_too_long_the_first_lines_are_shown(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_printer, "CHARS_PER_S", 0)
+    printer = OutputPrinter(labelled=False)
+    printer.take("7", SeenOutput(), output("".join(f"{n:9}\n" for n in range(20_000))))
+    printer.show(is_over=True)
+    shown = capsys.readouterr()
+    lines = output_printer.CHARS_AT_ONCE // 10
+    assert shown.out == "".join(f"{n:9}\n" for n in range(lines))
+    assert shown.err == f"… {20_000 - lines:,} lines not shown\n"
+
+
+def test_all_that_a_result_has_kept_is_shown(capsys: Captured) -> None:
+    whole = BoundedText()
+    whole.write("".join(f"{n:9}\n" for n in range(100_000)))
+    printer, seen = OutputPrinter(labelled=False), SeenOutput()
+    printer.take("7", seen, output("x" * 50_000 + "\n"))
+    printer.show()
+    seen.chars = (0, 0)
+    printer.rest("7", seen, whole.text(), "", [])
+    printer.show(is_over=True)
+    shown = capsys.readouterr()
+    assert shown.out.endswith(whole.text())
+    assert shown.err == ""
+
+
 @pytest.mark.parametrize("seen", [0, 10, KEPT_CHARS, KEPT_CHARS + 5, 100_000, 150_000, 199_990, 200_000])
 def test_the_rest_of_a_long_text_follows_what_was_seen(seen: int) -> None:
     whole = "".join(f"{n:9}\n" for n in range(20_000))
