@@ -377,7 +377,12 @@ def in_a_thread(value: int) -> int:
 def test_loops_of_ones_own_run(engine: FakeEngine, function: Callable[[int], int]) -> None:
     for value in (1, 2):
         assert call(engine, function, value) == value
-    assert call(engine, function, range(5), False, 0, 5, each=True) == [*range(5)]
+    values: list[int] = []
+    while len(values) < 5:  # on a busy machine a chunk leaves slow items to others, after the first
+        more = call(engine, function, range(len(values), 5), False, 0, 5 - len(values), each=True)
+        assert more
+        values += more
+    assert values == [*range(5)]
     assert call(engine, wait_a_little, 5) == 5
     assert engine.run("import asyncio; seen = await asyncio.sleep(0, 7)", "seen").value == {"seen": 7}
 
