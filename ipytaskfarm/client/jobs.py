@@ -19,6 +19,7 @@ from ..display.text import counts_text
 from ..environment import TaskEnvironment
 from ..system.live_pages import page_path
 from .adapters import live_view
+from .edited_functions import note_functions, tell_of_edited
 from .environments import pack_environment_of
 from .ids import seconds
 from .job_tasks import JobEvents, JobRecord, Member
@@ -222,6 +223,7 @@ class Job:
                 if final is not None and final.reason == Reason.REFUSED:
                     raise error_of(final, decode_body(final))
         record.ids[:] = ids
+        note_functions(self.id, (getattr(task, "function", None) for task in record.tasks))
         self._events.begin()
         return ids[first:]
 
@@ -414,6 +416,7 @@ class Job:
         record = self._record
         ended = ("failed",) if failed else ("failed", "succeeded")
         wanted = [row.id for row in record.rows() if row.state in ended]
+        tell_of_edited(self.id)
         again = retry_tasks(record.client.session, wanted, failed_only=failed)
         record.ids[:] = [again.get(task_id, task_id) for task_id in record.ids]
         if record.members is not None:
@@ -424,7 +427,7 @@ class Job:
         """Submit the failed tasks again, and only these; return their new ids.  `results` has their results then.
 
         They run with the functions and inputs that they had. A function that was mended since needs new tasks, see
-        docs/jobs.md.
+        docs/jobs.md; a note says so.
         """
         return self.retry()
 

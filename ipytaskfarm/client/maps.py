@@ -20,6 +20,7 @@ from ..core.arguments import check_count, check_text, wrong
 from ..core.messages.task_types import Final, JobSpec
 from ..core.text import did_you_mean
 from .chunk_items import chunk_values
+from .edited_functions import note_functions
 from .jobs import Job, Values, outcome
 from .map_items import Items, read_whole
 from .map_jobs import Gathered, MapMembers, add_item, collect
@@ -107,6 +108,7 @@ def begin_map(
     except BaseException:
         _leave(client.session, [task_id for task_id, _ in submission.members], [])
         raise
+    note_functions(job.id, [function])
     members = MapMembers(submission.members)
     job.begin_map(members)
     return job, members

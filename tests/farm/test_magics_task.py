@@ -478,3 +478,20 @@ def test_the_debugger_is_opened_for_a_task(shell: Shell, tc: TaskClient, monkeyp
     assert opened == [True, True]
     assert f"task {shell['good']} succeeded here: 1.0" in shell.ok(f"%task debug {shell['good']}").out
     shell.fails(f"%task debug --frames {shell['good']}", UsageError, "has not failed")
+
+
+def test_a_retry_says_that_its_function_was_defined_anew(shell: Shell, tc: TaskClient) -> None:
+    shell["tc"] = tc
+    shell.ok("def inverse(x):\n    return 1 / x")
+    shell.ok("from ipytaskfarm import Job\njob = tc.map(inverse, [0, 1], block=False, name='inverses')")
+    shell.ok("found = job.results(return_exceptions=True)")
+    shell.ok("def inverse(x):\n    return 1 / x")  # the same cell again
+    assert "defined anew" not in shell.ok("job.retry_failed()").err
+    shell.ok("found = job.results(return_exceptions=True)")
+    shell.ok("def inverse(x):\n    return 1 / x if x else None")
+    told = shell.ok("again = tc.job('inverses').retry_failed()").err
+    assert "inverse has been defined anew since these tasks were submitted; they run again as they were." in told
+    shell.ok("found = job.results(return_exceptions=True)")
+    shell.ok("from ipytaskfarm import Task\nsecond = Job(tc)\nsecond.add_task(Task(inverse, args=('x',)))")
+    shell.ok("tc.barrier(second.submit())\ndef inverse(x):\n    return None")
+    assert "inverse has been defined anew" in shell.ok("again = second.retry_failed()").err
