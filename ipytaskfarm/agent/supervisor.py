@@ -64,6 +64,7 @@ from .own_files import OwnFiles
 from .relay import Relay
 from .settings import EXIT_REFUSED, AgentSettings
 from .sweep import counters, remember_farm, remove_dead, remove_own, succeed, sweep
+from .unrung_results import UnrungResults
 from .uploading import BlobTransfers
 from .watch import CHECK_S, EngineWatch
 from .zygote_process import ZygoteProcess
@@ -139,6 +140,7 @@ class Agent:
         self._called = False
         """Whether the controller's link is readable."""
         self._rung = self._held_up = False
+        self._unrung = UnrungResults()
         self._bell_s = self._turn_by_s = self._armed_s = 0.0
         self._streak = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -161,8 +163,7 @@ class Agent:
         self._loop.set_exception_handler(self._broken)
         for signum in (signal.SIGTERM, signal.SIGHUP):
             self._loop.add_signal_handler(signum, self._on_sigterm)
-        # Ctrl-C in the terminal of a foreground farm reaches the agent too: the supervisor ends the farm in good order.
-        # Not SIG_IGN, which engines would inherit.
+        # Ctrl-C in a foreground farm's terminal reaches the agent too. Not SIG_IGN, which engines would inherit.
         self._loop.add_signal_handler(signal.SIGINT, lambda: None)
         self._loop.add_reader(self._lane.fileno(), self._on_lane)
         if (owner := self._settings.owner_fd) is not None:
@@ -250,8 +251,7 @@ class Agent:
             self._called = False
             self._hear_controller(now_s, readable=True)
         said = self._lane.receive()
-        # Rings are read after the lane, and their results sent before the lane's messages: an engine writes results
-        # first.
+        # Rings are read after the lane, and results sent before the lane's messages: an engine writes results first.
         if self._rung or said or self._held_up:
             self._read_rings()
         for incarnation, message in said:
@@ -285,6 +285,7 @@ class Agent:
         # Not in every turn: each acknowledgement causes one. If results were sent as soon as the last ones are
         # acknowledged, each would be a message of its own.
         self._held_up = False
+        self._unrung.read()
         for engine in self._engines:
             if not self._relay.collect(engine.account):
                 self._held_up = True  # the controller is slow or absent: try again as soon as it takes more
@@ -327,7 +328,7 @@ class Agent:
         if now_s < self._turn_by_s:
             # Twenty times a second while anything runs: a check, and a turn only if the check finds something.
             look_s = self._watch.look(self._engines, now_s)
-            if not (self._relay.is_up and self._engines.have_results()):
+            if not self._unrung.are_due(self._relay.is_up and self._engines.have_results(), now_s):
                 self._arm(now_s, look_s)
                 return
             self._rung = True

@@ -14,22 +14,22 @@ _JOBS_KEPT = 256
 _FUNCTIONS_KEPT = 16
 
 
-class _Definition(NamedTuple):
+class _SubmittedCode(NamedTuple):
     module: str
     name: str
     code: types.CodeType
 
 
-_submitted: OrderedDict[str, list[_Definition]] = OrderedDict()
+_submitted: OrderedDict[str, list[_SubmittedCode]] = OrderedDict()
 """Job -> the definitions of its functions. The code alone: a function would keep alive what it refers to."""
 
 
 def note_functions(job: str, functions: Iterable[object]) -> None:
     """Remember the definitions of the functions with which a job was submitted, as far as they have a name."""
-    found: dict[types.CodeType, _Definition] = {}
+    found: dict[types.CodeType, _SubmittedCode] = {}
     for function in functions:
         if type(function) is types.FunctionType and "<" not in function.__qualname__:
-            found[function.__code__] = _Definition(function.__module__, function.__qualname__, function.__code__)
+            found[function.__code__] = _SubmittedCode(function.__module__, function.__qualname__, function.__code__)
         if len(found) == _FUNCTIONS_KEPT:
             break
     if found:
@@ -49,7 +49,7 @@ def tell_of_edited(job: str) -> None:
         )
 
 
-def _is_edited(definition: _Definition) -> bool:
+def _is_edited(definition: _SubmittedCode) -> bool:
     found: Any = sys.modules.get(definition.module)
     for name in definition.name.split("."):
         found = getattr(found, name, None)
