@@ -52,5 +52,5 @@ def tell_of_edited(job: str) -> None:
 def _is_edited(definition: _SubmittedCode) -> bool:
     found: Any = sys.modules.get(definition.module)
     for name in definition.name.split("."):
-        found = getattr(found, name, None)
+        found = getattr(found, "__dict__", {}).get(name)  # a module's own __getattr__ may do anything
     return type(found) is types.FunctionType and found.__code__ != definition.code

@@ -78,7 +78,7 @@ def _has_name(cls: type) -> bool:
     """Return whether the program finds the class by its name: its own cell has not run again."""
     found: Any = sys.modules.get(cls.__module__)
     for name in cls.__qualname__.split("."):
-        found = getattr(found, name, None)
+        found = getattr(found, "__dict__", {}).get(name)  # a module's own __getattr__ may do anything
     return found is cls
 
 
