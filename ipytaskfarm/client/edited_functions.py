@@ -20,27 +20,25 @@ class _SubmittedCode(NamedTuple):
     code: types.CodeType
 
 
-_submitted: OrderedDict[str, list[_SubmittedCode]] = OrderedDict()
+_submitted: OrderedDict[str, dict[types.CodeType, _SubmittedCode]] = OrderedDict()
 """Job -> the definitions of its functions. The code alone: a function would keep alive what it refers to."""
 
 
 def note_functions(job: str, functions: Iterable[object]) -> None:
-    """Remember the definitions of the functions with which a job was submitted, as far as they have a name."""
-    found: dict[types.CodeType, _SubmittedCode] = {}
+    """Remember the definitions of functions with which tasks of a job were submitted, as far as they have a name."""
+    found = _submitted.setdefault(job, {})
     for function in functions:
-        if type(function) is types.FunctionType and "<" not in function.__qualname__:
-            found[function.__code__] = _SubmittedCode(function.__module__, function.__qualname__, function.__code__)
         if len(found) == _FUNCTIONS_KEPT:
             break
-    if found:
-        _submitted[job] = list(found.values())
-        while len(_submitted) > _JOBS_KEPT:
-            _submitted.popitem(last=False)
+        if type(function) is types.FunctionType and "<" not in function.__qualname__:
+            found[function.__code__] = _SubmittedCode(function.__module__, function.__qualname__, function.__code__)
+    while len(_submitted) > _JOBS_KEPT:
+        _submitted.popitem(last=False)
 
 
 def tell_of_edited(job: str) -> None:
     """Tell if the program has another function now under the name of one with which the job was submitted."""
-    edited = [each.name for each in _submitted.get(job, ()) if _is_edited(each)]
+    edited = [each.name for each in _submitted.get(job, {}).values() if _is_edited(each)]
     if edited:
         what = f"{edited[0]} has" if len(edited) == 1 else f"{' and '.join(edited)} have"
         tell_user(

@@ -223,7 +223,7 @@ class Job:
                 if final is not None and final.reason == Reason.REFUSED:
                     raise error_of(final, decode_body(final))
         record.ids[:] = ids
-        note_functions(self.id, (getattr(task, "function", None) for task in record.tasks))
+        note_functions(self.id, (getattr(task, "function", None) for task in fresh))
         self._events.begin()
         return ids[first:]
 

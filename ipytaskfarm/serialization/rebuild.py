@@ -387,8 +387,8 @@ def _quiet(bases: tuple[type, ...]) -> Iterator[None]:
 
     The effects of the first call travel in the class itself, and the arguments of that call are not known any more.
     """
-    loud = [base for each in bases for base in each.__mro__ if travelled(base)]
-    loud = [base for base in loud if "__init_subclass__" in base.__dict__]
+    ancestors = [base for each in bases for base in each.__mro__]
+    loud = [base for base in ancestors if "__init_subclass__" in base.__dict__ and travelled(base)]
     if not loud:
         yield
         return

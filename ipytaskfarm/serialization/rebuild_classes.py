@@ -101,7 +101,7 @@ def create_class(
     """Return a class with the part of its body that needs no other definition.
 
     Args:
-        born, digest: the digests of the class, see `reknown_class`.
+        born, digest: the digests of the class, see `known_classes.known_class`.
         metaclass: the type of the class.
         maker: the metaclass, or the first of its bases that did not travel by value. It makes the class.
         name: the ``__name__`` of the class.
@@ -213,7 +213,7 @@ def set_fields(cls: type, attributes: dict[str, Any]) -> None:
 
 
 def set_hints(cls: type, hints: dict[str, Any]) -> None:
-    """Define the names that string annotations of the class mention, see `reknown_classes.hints`."""
+    """Define the names that string annotations of the class mention, see `known_classes.hints`."""
     if is_unfilled(cls):
         known_classes.hints[cls] = hints
         for name, value in hints.items():

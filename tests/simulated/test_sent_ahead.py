@@ -6,7 +6,16 @@ from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.task_types import Ended, Rules, Submission
 from ipytaskfarm.core.scheduler.decision import Assignment
 
-from ..support.simulated_farm import farm_with_engines, final_of, move, one_engine, run_next
+from ..support.simulated_farm import (
+    SimAgent,
+    SimEngine,
+    SimFarm,
+    farm_with_engines,
+    final_of,
+    move,
+    one_engine,
+    run_next,
+)
 
 # -- prefetch
 
@@ -106,21 +115,28 @@ def test_what_stands_behind_a_long_task_goes_to_an_idle_engine() -> None:
     assert sim.ask(m.QueueStatus()).counts == {"scheduled": 0, "pending": 1, "succeeded": 23, "failed": 0}  # type: ignore[union-attr]
 
 
-def test_an_idle_engine_gets_half_of_much_that_stands_behind_a_run_at_once() -> None:
+def two_with_ten_each(run_s: float) -> tuple[SimFarm, SimAgent, SimEngine, SimEngine]:
+    """Return a farm with two engines that hold ten tasks each, of a class whose tasks take `run_s`; the first one has
+    begun.
+    """
     sim = farm_with_engines(2)
     agent = sim.agents["agent"]
     sim.ids()
     for task_id in range(2):
         sim.submit(task_id)
     move(sim, agent)
-    full, empty = agent.engines.values()
-    run_next(sim, agent, full, run_s=0.02)
-    run_next(sim, agent, empty, run_s=0.02)
+    first, second = agent.engines.values()
+    run_next(sim, agent, first, run_s=run_s)
+    run_next(sim, agent, second, run_s=run_s)
     sim.handle(m.Submit([Submission(i, b"", 1.0) for i in range(2, 22)]), "client")
     move(sim, agent)
-    assert [len(e.queue) for e in (full, empty)] == [10, 10]
-    sim.begin(full)
-    sim.advance(0.001)
+    assert [len(e.queue) for e in (first, second)] == [10, 10]
+    sim.begin(first)
+    return sim, agent, first, second
+
+
+def test_an_idle_engine_gets_half_of_much_that_stands_behind_a_run_at_once() -> None:
+    sim, agent, full, empty = two_with_ten_each(0.02)
     while empty.queue:
         run_next(sim, agent, empty, run_s=0.0)
     sim.advance(0.001)  # the run of the full one is not older than usual
@@ -129,18 +145,7 @@ def test_an_idle_engine_gets_half_of_much_that_stands_behind_a_run_at_once() -> 
 
 
 def test_little_behind_a_run_is_not_recalled_at_once() -> None:
-    sim = farm_with_engines(2)
-    agent = sim.agents["agent"]
-    sim.ids()
-    for task_id in range(2):
-        sim.submit(task_id)
-    move(sim, agent)
-    full, empty = agent.engines.values()
-    run_next(sim, agent, full, run_s=0.0005)
-    run_next(sim, agent, empty, run_s=0.0005)
-    sim.handle(m.Submit([Submission(i, b"", 1.0) for i in range(2, 22)]), "client")
-    move(sim, agent)
-    sim.begin(full)
+    sim, agent, _, empty = two_with_ten_each(0.0005)
     while empty.queue:
         run_next(sim, agent, empty, run_s=0.0005)
     sim.advance(0.001)
@@ -149,6 +154,23 @@ def test_little_behind_a_run_is_not_recalled_at_once() -> None:
     sim.advance(0.1)
     move(sim, agent)
     assert empty.queue, "but this run takes long"
+
+
+def test_a_check_that_an_earlier_one_has_overtaken_sets_no_further_one() -> None:
+    sim, agent, engine = one_engine()
+    for task_id in range(400):
+        sim.submit(task_id)
+    move(sim, agent)
+    run_next(sim, agent, engine, run_s=0.002)
+    for n in range(12):  # each one brings the next check forward
+        sim.submit(400 + n, Rules(priority=5))
+        sim.begin(engine)
+        sim.advance(0.03)
+        move(sim, agent)  # what stands behind the run is recalled
+        while run_next(sim, agent, engine, run_s=0.002) != 400 + n:
+            pass
+    assert sim.scheduler.farm.readiness.with_runs_ahead
+    assert sum(what == "recall" for _, _, what, _ in sim.scheduler.farm.timers.heap) == 1
 
 
 def test_recalls_are_checked_less_often_while_nobody_can_want_the_runs() -> None:

@@ -120,16 +120,21 @@ def take_back(farm: SchedulerState) -> None:
     }
     if not surplus:
         return
-    missing = farm.lifecycle.wanted
     used = {engine.id for engine in farm.engines.by_name.values() if engine.counts_as_wanted}
-    for agent in agents.values():
-        used.update(agent.starting)
+    used.update(engine_id for agent in agents.values() for engine_id in agent.starting)
+    for engine_id in islice((i for i in count() if i not in used), count_missing(farm)):
+        if engine_id in surplus:
+            _resume(farm, surplus[engine_id])
+
+
+def count_missing(farm: SchedulerState) -> int:
+    """Return how many of the engines that are wanted anywhere are neither there nor starting."""
+    missing = farm.lifecycle.wanted
+    for agent in farm.agents.by_session.values():
         if agent.brings is None:
             missing += farm.nested_waits.lent_slots.get(agent.session, 0) - len(agent.starting)
             missing -= sum(1 for engine in agent.engines.values() if engine.counts_as_wanted)
-    for engine_id in islice((i for i in count() if i not in used), max(0, missing)):
-        if engine_id in surplus:
-            _resume(farm, surplus[engine_id])
+    return max(0, missing)
 
 
 def _may_serve(agent: AgentEntry | None) -> bool:

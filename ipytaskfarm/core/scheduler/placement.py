@@ -540,6 +540,8 @@ def begin_all(farm: SchedulerState, engine: EngineEntry, now: Now) -> None:
 def recall_for_others(farm: SchedulerState, now: Now, out: Decision) -> None:
     """Recall the runs behind a task that takes long, if another engine is idle or a more urgent task waits."""
     readiness = farm.readiness
+    if readiness.recall_check_s is None or now.mono_s < readiness.recall_check_s:
+        return  # an earlier check has overtaken this one, and has set the next
     readiness.recall_check_s = None
     for engine in list(readiness.with_runs_ahead):
         oldest = engine.oldest()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from heapq import heapify, heappop, heapreplace
 
 from .agent_entry import AgentEntry
-from .kept_engines import count_kept
+from .kept_engines import count_kept, count_missing
 from .state import SchedulerState
 
 MANY = 1 << 30
@@ -40,16 +40,13 @@ def free_slots(farm: SchedulerState) -> int:
 
 def _free(farm: SchedulerState) -> tuple[int, int]:
     """Return two numbers of free slots: those for engines wanted anywhere, and those of agents that bring engines."""
-    missing = farm.lifecycle.wanted
     shared = brought = 0
     for agent in farm.agents.by_session.values():
         if agent.brings is not None:
             brought += room_on(farm, agent)
         else:
             shared += room_on(farm, agent)
-            missing += farm.nested_waits.lent_slots.get(agent.session, 0) - len(agent.starting)
-            missing -= sum(1 for engine in agent.engines.values() if engine.counts_as_wanted)
-    return max(0, min(missing, shared)), brought
+    return min(count_missing(farm), shared), brought
 
 
 def slots_to_fill(farm: SchedulerState) -> int:
