@@ -136,6 +136,7 @@ class EngineLane:
         """Held by the thread that reads."""
         self._main_reads_until_s = 0.0
         self._slices = 0
+        """The number of slices that were begun: if it stays the same, the main thread is busy with one run."""
         self._ticking = False
         """Whether the lane's thread looks again within `TICK_MS`: then nobody needs to wake it for a look."""
         self._engine = engine
