@@ -139,6 +139,8 @@ def _place_or(text: str, error: BaseException) -> str:
             if text.rstrip() == "".join(traceback.format_exception(error)).rstrip():
                 return ""
         return f":\n{text.rstrip()}"
+    if isinstance(error, SyntaxError) and not (error.filename or "<").startswith("<"):
+        return f": {error.filename}:{error.lineno}"  # a file that is no Python: its faulty line
     return with_cells(f": {places[0].filename}:{places[0].lineno} in {places[0].name}")
 
 

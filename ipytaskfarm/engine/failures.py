@@ -26,6 +26,7 @@ _MACHINERY = re.compile(
     r"(ipytaskfarm\.(engine|serialization|transport|storage|system)|IPython|ipykernel|asyncio)(\.|$)"
 )
 _LIBRARY = tuple({sysconfig.get_path(kind) + "/" for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
+_IMPORT_SYSTEM = "<frozen importlib."
 _HASH = re.compile(r"<(task|cell) [0-9a-f-]+>")
 
 
@@ -65,13 +66,16 @@ def _bounded(text: str) -> str:
 def user_frames(tb: TracebackType | None) -> TracebackType | None:
     """Return the traceback without the frames of the engine and of IPython.
 
-    IPython's may stand between the user's frames.
+    Both may stand between the user's frames.  Those of Python's import system that lead to the engine's loader of
+    modules are left out as well, as Python does for its own loaders.
     """
-    kept = []
+    kept: list[TracebackType] = []
     hidden = False
     while tb is not None:
         if _MACHINERY.match(tb.tb_frame.f_globals.get("__name__") or ""):
             hidden = True
+            while kept and kept[-1].tb_frame.f_code.co_filename.startswith(_IMPORT_SYSTEM):
+                kept.pop()
         else:
             kept.append(tb)
         tb = tb.tb_next
@@ -86,9 +90,12 @@ def user_frames(tb: TracebackType | None) -> TracebackType | None:
 
 
 def place_of(error: BaseException) -> str:
-    """Return the innermost frame of the user's own code, or else the innermost frame."""
+    """Return the innermost frame of the user's own code, or else the innermost frame.
+
+    For a file that is no Python, that is its faulty line.
+    """
     tb = user_frames(traceback_of(error))
-    if isinstance(error, SyntaxError) and tb is None:
+    if isinstance(error, SyntaxError) and (tb is None or not (error.filename or "<").startswith("<")):
         return _HASH.sub("<task>", f"{error.filename or '<task>'}:{error.lineno}")
     found = ""
     for frame, line in traceback.walk_tb(tb):

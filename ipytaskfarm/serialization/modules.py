@@ -276,16 +276,19 @@ def load_module(name: str, digest: str, packed: bytes) -> types.ModuleType:
         except ImportError:
             pass
     members = _open(name, digest, packed)
+    _before_each_call(name, members)
     return activate(name, members)
 
 
 def offer(bundles: tuple[tuple[str, str, bytes], ...]) -> None:
-    """Make the modules of these bundles available to later imports. Nothing is imported now."""
+    """Make the modules of these bundles available to later imports.  A function that imports one may do it or not, and
+    expect that it fails: nothing is imported here, nor before a call."""
     if is_own_side():
         return
     for name, digest, packed in bundles:
-        if not _is_active(members := _open(name, digest, packed)):
-            _place_all(members)
+        members = _open(name, digest, packed)
+        _before_each_call("", members)
+        activate("", members)
 
 
 def offer_folder(folder: str, offered: None = None) -> None:
@@ -300,21 +303,23 @@ def offer_folder(folder: str, offered: None = None) -> None:
     members = _opened.get((_MAIN_FOLDER, folder))
     if members is None:
         members = _opened[_MAIN_FOLDER, folder] = [ModuleSource(_MAIN_FOLDER, True, "", [folder], b"", folder)]
-    if loading.before is not None:
-        loading.before.append(functools.partial(activate, "", members))
+    _before_each_call("", members)
     activate("", members)
 
 
 def _open(name: str, digest: str, packed: bytes) -> list[ModuleSource]:
     members = _opened.get((name, digest))
     if members is None:
-        members = _MEMBERS.decode(zlib.decompress(packed))
-        _opened[name, digest] = members
+        members = _opened[name, digest] = _MEMBERS.decode(zlib.decompress(packed))
         while len(_opened) > _VERSIONS_KEPT:
             _opened.popitem(last=False)
+    return members
+
+
+def _before_each_call(name: str, members: list[ModuleSource]) -> None:
+    """Let `activate` be called with these arguments before each call of the function that is being unpacked."""
     if loading.before is not None:
         loading.before.append(functools.partial(activate, name, members))
-    return members
 
 
 def activate(name: str, members: list[ModuleSource]) -> types.ModuleType:

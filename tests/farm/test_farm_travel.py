@@ -242,3 +242,44 @@ def test_clients_farms_and_locks_are_refused_and_use_no_id(farm: Farm, tc: TaskC
     with pytest.raises(UnpickleableException, match="a TaskFuture cannot travel; give it as an argument"):
         tc.run(Task(lambda: future))
     assert tc.run(Task(abs, args=(-1,))) == int(future) + 1 == before + 2
+
+
+IMPORTS = """
+import traceback
+from ipytaskfarm import TaskClient
+def falls_back(name):
+    try:
+        if name == "no_python": import no_python
+        if name == "refuses": import refuses
+        if name == "needs_no_python": import needs_no_python
+    except (SyntaxError, RuntimeError) as error:
+        return type(error).__name__
+    return "nothing imported"
+def fails_1(i):
+    import needs_no_python
+def fails_2(i):
+    import refuses
+if __name__ == "__main__":
+    with TaskClient(WHERE) as tc:
+        tc.progress = False
+        for _ in range(2):
+            print(*tc.map(falls_back, ["", "no_python", "", "refuses", "needs_no_python"], chunksize=1))
+        for fails in (fails_1, fails_2):
+            try:
+                tc.map(fails, [1])
+            except Exception as error:
+                # The first frame is the one above, and the farm's are before the first one of the function.
+                names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+                print(*names[names.index(fails.__name__):], error.__notes__[-1].rpartition("/")[2])
+"""
+
+
+def test_a_function_that_imports_a_module_itself_decides_whether_it_may_fail(farm: Farm, tmp_path: Path) -> None:
+    """Optional modules are imported in `try` or under a condition, as here; nothing imports them before the call."""
+    (tmp_path / "no_python.py").write_text("def f(:\n    pass\n")
+    (tmp_path / "refuses.py").write_text("raise RuntimeError('no display here')\n")
+    (tmp_path / "needs_no_python.py").write_text("import no_python\n")
+    (tmp_path / "script.py").write_text(f"WHERE = {str(farm.connection_file)!r}\n{IMPORTS}")
+    said = "nothing imported SyntaxError nothing imported RuntimeError SyntaxError\n"
+    ends = "fails_1 <module> no_python.py:1\nfails_2 <module> refuses.py:1 in <module>\n"
+    assert run(tmp_path, "script.py") == 2 * said + ends
