@@ -27,6 +27,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..serialization.import_variables import IMPORT_VARIABLES
+
 FOLDER, ENVIRONMENT, UMASK, PRIORITY, LIMITS = "folder", "environment", "umask", "priority", "limits"
 HANDLERS, TIMERS, MASK, LOCALE, ZONE, FAULTS, IDENTITY, DESCRIPTORS = (
     "handlers", "timers", "mask", "locale", "zone", "faults", "identity", "descriptors",
@@ -81,7 +83,9 @@ class Changes:
     def note(self, kind: str, args: tuple[Any, ...]) -> None:
         """Record that state of this kind is about to be changed."""
         if kind is ENVIRONMENT and args:
-            self.names.add(os.fsencode(args[0]))
+            name, *value = map(os.fsencode, args)
+            self.names.add(name)
+            IMPORT_VARIABLES.note(name, value[0] if value else None)
         elif kind is FAULTS and args and isinstance(args[0], int):
             self.signals.add(args[0])
         self.kinds.add(kind)

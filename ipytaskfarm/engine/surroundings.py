@@ -15,6 +15,7 @@ import signal
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ..serialization.import_variables import IMPORT_VARIABLES
 from .change_hooks import (
     CHANGES,
     DESCRIPTORS,
@@ -60,16 +61,16 @@ class Surrounding(Protocol):
 
 
 class EnvironmentVariables:
-    """The environment variables, including changes that bypass ``os.environ``."""
+    """The environment variables, including changes that bypass ``os.environ``, and those of imported modules."""
 
     def take(self) -> None:
         # The bytes inside os.environ are compared: comparing the mapping itself would decode every entry.
         self._environ = os.environ
-        self._data: dict[bytes, bytes] = dict(os.environ._data)  # type: ignore[attr-defined]
+        self._data: dict[bytes, bytes] = IMPORT_VARIABLES.without(os.environ._data)  # type: ignore[attr-defined]
 
     def restore(self) -> bool:
         os.environ = self._environ  # noqa: B003  # the same object as before; its variables follow
-        wanted, data = self._data, self._environ._data  # type: ignore[attr-defined]
+        wanted, data = IMPORT_VARIABLES.over(self._data), self._environ._data  # type: ignore[attr-defined]
         changed = CHANGES.names | {name for name in {*wanted, *data} if wanted.get(name) != data.get(name)}
         for name in changed:
             if name in wanted:

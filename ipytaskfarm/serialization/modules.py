@@ -31,6 +31,7 @@ import msgspec
 
 from . import module_bundles
 from .function_globals import placed
+from .import_variables import IMPORT_VARIABLES, run_module
 from .module_bundles import Bundle, ModuleSource
 from .module_folders import as_arrived, home_of, write_set
 from .module_names import begin_module, end_module, needs_engine, take_names
@@ -90,7 +91,7 @@ class ShippedLoader(Shipped):
     def exec_module(self, module: types.ModuleType) -> None:
         source = self.module.source, self.module.file or self.module.name
         begin_module(module, *source)
-        exec(self.get_code(self.module.name), module.__dict__)
+        run_module(self.get_code(self.module.name), module.__dict__)
         end_module(module, *source)
         _note_version(self.module, module)
 
@@ -190,7 +191,7 @@ class _Noting:
             _beside[module.__name__] = module, _stamp_of(file)
         if type(loader) is importlib.machinery.SourceFileLoader:
             # Read anew: a .pyc file tells edits within one second apart by their size alone.
-            exec(loader.source_to_code(loader.get_data(file), file), module.__dict__)
+            run_module(loader.source_to_code(loader.get_data(file), file), module.__dict__)
         else:
             loader.exec_module(module)
 
@@ -369,6 +370,7 @@ def _place_all(members: list[ModuleSource], but: Collection[tuple[str, str]] = (
     active[id(members)] = members
     for name in {*dropped} - _names_of(active) if dropped else ():
         _take_out(name)  # it belongs to the other version, and a computed import would find it
+    IMPORT_VARIABLES.follow()
     install_finders()
 
 
@@ -488,9 +490,6 @@ def _place(name: str, module: types.ModuleType) -> None:
         setattr(sys.modules[parent], child, module)
 
 
-_NO_BUNDLES: frozenset[int] = frozenset()
-
-
 def bundles_of(steps: Iterable[Callable[[], Any]]) -> frozenset[int]:
     """Return which bundles these steps put in place, by their ids as in `active`.
 
@@ -502,7 +501,7 @@ def bundles_of(steps: Iterable[Callable[[], Any]]) -> frozenset[int]:
     )
 
 
-def begin_run(bundles: frozenset[int] = _NO_BUNDLES) -> None:
+def begin_run(bundles: frozenset[int] = frozenset()) -> None:
     """Take out of ``sys.modules`` what an earlier task brought, but for what the next one uses.
 
     Args:
@@ -514,6 +513,7 @@ def begin_run(bundles: frozenset[int] = _NO_BUNDLES) -> None:
         _forget_beside()  # one was edited, and others may have taken names of it
     if placed.generation:
         take_names(tell=True)
+    IMPORT_VARIABLES.follow()
 
 
 def _take_out_unused(kept: frozenset[int]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dis
 import functools
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ..system import process
+from .function_imports import names_imported
 from .global_names import nested_codes
 from .kept_changes import mentioned
+from .module_bundles import bundle_of, is_sent
 
 
 def changed_settings(value: Any) -> Iterator[tuple[str, str]]:
@@ -44,8 +47,10 @@ def changed_variables(function: types.FunctionType) -> Iterator[tuple[str, str]]
     if any(_STORE_SUBSCR in code.co_code[::2] for code in codes):  # it may set the variable itself
         return
     begun = process.farm_began_with or _initial_variables()
-    for name in sorted({each for code in codes for each in code.co_consts if isinstance(each, str)}):
-        if begun and name in os.environ and os.environ[name] != begun.get(name):
+    consts = {each for code in codes for each in code.co_consts if isinstance(each, str)}
+    changed = sorted(name for name in consts if begun and name in os.environ and os.environ[name] != begun.get(name))
+    if changed and not _has_settings_module(function):
+        for name in changed:
             yield (
                 name,
                 f"{function.__qualname__} reads the variable {name}, which was set in this session: tasks have the "
@@ -54,6 +59,24 @@ def changed_variables(function: types.FunctionType) -> Iterator[tuple[str, str]]
             )
 
 
+def _has_settings_module(function: types.FunctionType) -> bool:
+    """Return whether a by-value module that the function uses sets variables: engines import it, as this session
+    did."""
+    names = {function.__module__, *names_imported(function, {})}
+    for name in mentioned(function.__code__):
+        value = function.__globals__.get(name)
+        if isinstance(value, types.ModuleType):
+            names.add(value.__name__)
+        else:
+            names.add((value if isinstance(value, types.FunctionType | type) else type(value)).__module__)
+    own = (name for name in names if isinstance(name, str) and is_sent(name))
+    sources = (member.source for name in own for member in bundle_of(name).members)
+    return any(map(_SETS_VARIABLES.search, sources))
+
+
+_SETS_VARIABLES = re.compile(
+    rb"\benviron\s*(\[[^]\n]*\]\s*=(?!=)|\|=|\.\s*(update|setdefault)\b)|\b(putenv|load_dotenv|read_env)\b"
+)
 _STORE_SUBSCR = dis.opmap["STORE_SUBSCR"]
 
 

@@ -283,3 +283,40 @@ def test_a_function_that_imports_a_module_itself_decides_whether_it_may_fail(far
     said = "nothing imported SyntaxError nothing imported RuntimeError SyntaxError\n"
     ends = "fails_1 <module> no_python.py:1\nfails_2 <module> refuses.py:1 in <module>\n"
     assert run(tmp_path, "script.py") == 2 * said + ends
+
+
+SETS = """
+import decimal, os, subprocess, warnings
+from ipytaskfarm import TaskClient
+def key(i): return os.environ.get("KEY_OF_SETTINGS")
+def of_child(i):
+    import settings
+    return subprocess.run("echo $KEY_OF_SETTINGS", shell=True, capture_output=True, text=True).stdout.strip()
+def third(i):
+    import settings
+    return len(str(decimal.Decimal(1) / 3))
+def replaces(i):
+    import settings
+    found, os.environ["KEY_OF_SETTINGS"] = os.environ["KEY_OF_SETTINGS"], "replaced"
+    return found
+if __name__ == "__main__":
+    import settings, uses_settings
+    warnings.simplefilter("ignore")  # this program's decimal context
+    with TaskClient(WHERE) as tc:
+        tc.progress = False
+        for _ in range(2):
+            for function in (key, of_child, third, uses_settings.key, key, replaces, uses_settings.key):
+                print(*tc.map(function, range(4), chunksize=2))
+"""
+
+
+def test_variables_of_a_settings_module_are_set_for_the_tasks_that_use_it(farm: Farm, tmp_path: Path) -> None:
+    """In each task, not only in the one that happens to import the module; and in no task of others."""
+    settings = "import decimal, os\nos.environ['KEY_OF_SETTINGS'] = 'k'\ndecimal.getcontext().prec = 50\n"
+    (tmp_path / "settings.py").write_text(settings)
+    (tmp_path / "uses_settings.py").write_text(
+        "import os, settings\ndef key(i): return os.environ['KEY_OF_SETTINGS']\n"
+    )
+    (tmp_path / "script.py").write_text(f"WHERE = {str(farm.connection_file)!r}\n{SETS}")
+    none, key, thirds = "None None None None\n", "k k k k\n", "30 30 30 30\n"
+    assert run(tmp_path, "script.py") == 2 * (none + key + thirds + key + none + key + key)

@@ -363,3 +363,14 @@ def test_functions_of_modules_are_looked_at_too(tmp_path: Path, monkeypatch: pyt
     module = importlib.import_module("reads_variables")
     (text,) = said(pack_function, module.reads)
     assert text.startswith("reads reads the variable READS_THIS, which was set in this session")
+
+
+def test_a_module_that_sets_variables_sets_them_in_tasks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = "import os\nimport has_settings\ndef reads(x): return os.environ.get('READS_THIS')\n"
+    (tmp_path / "reads_set_variables.py").write_text(reads)
+    (tmp_path / "has_settings.py").write_text("from os import environ\nenviron.setdefault('READS_THIS', '1')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("READS_THIS", "1")
+    add_dependency(str(tmp_path))
+    module = importlib.import_module("reads_set_variables")
+    assert said(pack_function, module.reads) == []
