@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import get_ident
 from typing import NamedTuple, TypeAlias
 
-from .module_bundles import FileLook
+from .file_looks import FileLook
 from .module_origin import find_anew, is_there, top_levels
 
 LOOK_S = 1.0

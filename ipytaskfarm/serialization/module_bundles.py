@@ -27,6 +27,7 @@ import msgspec
 
 from ..system.user_code import depth_of_user
 from .assigned_globals import AssignedGlobals, state_to_compare
+from .file_looks import FileLook
 from .module_origin import (
     Shipped,
     Travel,
@@ -39,20 +40,13 @@ from .module_origin import (
     when_rules_change,
 )
 from .module_state import parsed, state_of
+from .program_arguments import program_arguments, readers_of_arguments
 from .script_parts import warn_of_script_parts
 
 DATA_BYTES_MAX = 16 * 2**20
 """The limit for the data files of one package. Files beyond it do not travel."""
 _DATA_FILES_MAX = 2000
 _MODULES_MAX = 20_000
-_PAUSE_S = 20e-6
-_PAUSE_STATS = 6
-"""A thread that calls again within this time, or that of this many stats of a file, has edited no file in between: to
-open one, write to it and close it takes longer."""
-_LOOK_AGAIN_S = 0.001, 0.05
-"""The shortest and the longest time until files are looked at again anyway, as other threads and programs edit too."""
-_LOOKING_PART = 0.05
-"""The part of the time that looking may take: a program of 1,000 modules is looked at more rarely than one of two."""
 
 Stamp: TypeAlias = tuple[int, int, int]
 
@@ -73,6 +67,8 @@ class ModuleSource(msgspec.Struct, frozen=True, array_like=True):
     """Data files of a package: path relative to its folder -> content."""
     left_out: dict[str, int] = {}
     """Data files beyond the limit: path relative to the package's folder -> size in bytes."""
+    arguments: tuple[str, ...] = ()
+    """``sys.argv`` for its import, if that reads the arguments of the program."""
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -87,6 +83,8 @@ class Bundle(msgspec.Struct, frozen=True):
     """The file of the module that had this name when the bundle was made: another one may take its place."""
     path: tuple[str, ...] = ()
     """Where modules were looked for: after ``%cd`` or ``sys.path.insert`` one of the same name may come first."""
+    arguments: tuple[str, ...] | None = None
+    """The program's arguments, if the import of a module here reads them."""
 
 
 class _Text:
@@ -124,29 +122,6 @@ when_rules_change(_bundles.clear)
 register_own: Any = None
 """Called with each new bundle. `modules` sets it, to record which modules of this process the bundle stands for."""
 _warned: set[str] = set()
-
-
-class FileLook:
-    """When a thread has looked at some files, and until when that look is good."""
-
-    __slots__ = ("again_s", "called_s", "pause_s", "thread")
-    fastest_stat_s = _LOOK_AGAIN_S[0]
-    """The fastest stat that any look has seen: the others were interrupted."""
-
-    def __init__(self, thread: int, began_s: float, files: int) -> None:
-        ended_s = monotonic()
-        took_s = ended_s - began_s
-        shortest_s, longest_s = _LOOK_AGAIN_S
-        self.thread = thread
-        self.called_s = ended_s
-        FileLook.fastest_stat_s = min(FileLook.fastest_stat_s, took_s / max(files, 1))
-        self.pause_s = max(_PAUSE_S, min(_PAUSE_STATS * FileLook.fastest_stat_s, shortest_s))
-        self.again_s = ended_s + min(max(shortest_s, took_s / _LOOKING_PART), longest_s)
-
-    def is_good(self, thread: int, now_s: float) -> bool:
-        """Return whether this call of the thread follows so closely on its last one that no file can have changed."""
-        paused_s, self.called_s = now_s - self.called_s, now_s
-        return paused_s < self.pause_s and now_s < self.again_s and thread == self.thread
 
 
 class Working:
@@ -230,6 +205,8 @@ def _searched() -> tuple[str, ...]:
 def _unchanged(bundle: Bundle) -> bool:
     if _file_of(bundle.name) != bundle.file or bundle.path != _searched():
         return False
+    if bundle.arguments is not None and bundle.arguments != program_arguments():
+        return False
     stat = os.stat
     try:
         for file, stamp in bundle.stamps:
@@ -274,11 +251,22 @@ class _Builder:
             reached = {m for m in names if m == each or self._is_sent(m)}
             self._reaches[each] = reached
             waiting.extend(reached - self._found.keys())
+        arguments = self._give_arguments()
         members = [self._with_digest(source) for _, source in sorted(self._found.items())]
         digest = next(member.digest for member in members if member.name == name)
         # A level above 1 gains little on source text, and this cost arises at every edit.
         packed = zlib.compress(msgspec.msgpack.encode(members), 1)
-        return Bundle(name, digest, members, packed, tuple(self._stamps.items()), _file_of(name), _searched())
+        stamps = tuple(self._stamps.items())
+        return Bundle(name, digest, members, packed, stamps, _file_of(name), _searched(), arguments)
+
+    def _give_arguments(self) -> tuple[str, ...] | None:
+        """Give the program's arguments to the modules that read them; return those, None if no module reads them."""
+        # One with a digest was sent to this process, with the arguments of its own program.
+        readers = readers_of_arguments({name: each.source for name, each in self._found.items() if not each.digest})
+        arguments = program_arguments() if readers else None
+        for name in readers:
+            self._found[name] = msgspec.structs.replace(self._found[name], arguments=arguments)
+        return arguments
 
     def _is_sent(self, name: str) -> bool:
         found = self._sent.get(name)
@@ -311,6 +299,8 @@ class _Builder:
         total = hashlib.blake2b(digest_size=20)
         total.update(f"{name}\0{len(member.source)}\0".encode())
         total.update(member.source)
+        if member.arguments:
+            total.update(repr(member.arguments).encode())
         for path, content in sorted(member.data.items()):
             total.update(f"{path}\0{len(content)}\0".encode("utf-8", "surrogateescape"))
             total.update(content)

@@ -324,7 +324,7 @@ class _Effects(NamedTuple):
     changes: frozenset[str]
     """The names that it assigns, or whose content it changes."""
     calls: frozenset[str]
-    """The names of what it calls, decorators too."""
+    """The names of what it calls, decorators too; and ``argv`` if it reads the arguments of the program."""
 
 
 _ModuleEffects = tuple[_Effects, list[tuple[str, _Effects]]]
@@ -336,36 +336,63 @@ def changed_by_imports(names: Iterable[str], sources: Iterable[bytes]) -> set[st
 
     Functions that are called meanwhile, by any of the modules, count too: they are followed by their names alone.
     """
+    read = _that_matter(set(names), list(sources)).values()
+    followed = _followed([on_import for on_import, _ in read], _functions_of(read))
+    return {name for effects in followed for name in effects.changes}.intersection(names)
+
+
+def callers_at_import(names: Iterable[str], sources: Mapping[str, bytes]) -> set[str]:
+    """Return the modules that call one of these names while they are imported, also by functions of the modules.
+
+    Args:
+        names: names as in `_Effects.calls`.
+        sources: module -> its source.
+    """
+    wanted = set(names)
+    read = _that_matter(wanted, list(sources.values()))
+    functions = _functions_of(read.values())
+    calling = {
+        source
+        for source, (on_import, _) in read.items()
+        if any(not wanted.isdisjoint(each.calls) for each in _followed([on_import], functions))
+    }
+    return {name for name, source in sources.items() if source in calling}
+
+
+def _functions_of(read: Iterable[_ModuleEffects]) -> dict[str, list[_Effects]]:
     functions: dict[str, list[_Effects]] = {}
-    pending: list[_Effects] = []
-    for on_import, of_functions in _that_matter(set(names), list(sources)):
-        pending.append(on_import)
+    for _, of_functions in read:
         for name, effects in of_functions:
             functions.setdefault(name, []).append(effects)
-    changed: set[str] = set()
-    while pending:
-        effects = pending.pop()
-        changed |= effects.changes
-        for called in effects.calls:
-            pending += functions.pop(called, ())
-    return changed.intersection(names)
+    return functions
 
 
-def _that_matter(words: set[str], sources: list[bytes]) -> list[_ModuleEffects]:
+def _followed(pending: list[_Effects], functions: Mapping[str, list[_Effects]]) -> list[_Effects]:
+    """Return these effects, and those of all functions that are called by them."""
+    found = list(pending)
+    called: set[str] = set()
+    for effects in found:  # which grows
+        new = effects.calls - called
+        called |= new
+        found += (each for name in new for each in functions.get(name, ()))
+    return found
+
+
+def _that_matter(words: set[str], sources: list[bytes]) -> dict[bytes, _ModuleEffects]:
     """Return the effects of the sources that have one of these words, or the name of a function that leads to one.
 
     To read the syntax of a whole program takes seconds.
     """
-    read: list[_ModuleEffects] = []
+    read: dict[bytes, _ModuleEffects] = {}
     new = words
     while new and sources:
         pattern = re.compile(rb"\b(?:%s)\b" % b"|".join(re.escape(word.encode()) for word in new))
         found = [source for source in sources if pattern.search(source)]
         sources = [source for source in sources if not pattern.search(source)]
-        read += map(_effects_of, found)
+        read.update((source, _effects_of(source)) for source in found)
         leading = {
             name
-            for _, of_functions in read
+            for _, of_functions in read.values()
             for name, effects in of_functions
             if not words.isdisjoint(effects.changes | effects.calls)
         }
@@ -405,6 +432,8 @@ def _effects(code: Iterable[ast.AST]) -> _Effects:
             changes |= _named(node)
         elif isinstance(node, ast.Global):
             changes.update(node.names)
+        elif "argv" in (getattr(node, "attr", None), getattr(node, "id", None)):
+            calls.add("argv")
         for function in called:
             name = str(getattr(function, "attr", None) or getattr(function, "id", ""))
             calls.add(name)

@@ -36,6 +36,7 @@ from .module_bundles import Bundle, ModuleSource
 from .module_folders import as_arrived, home_of, write_set
 from .module_names import begin_module, end_module, needs_engine, take_names
 from .module_origin import Shipped, entry_of, is_compiled
+from .program_arguments import as_arguments
 from .rebuild import is_own_side, loading
 
 _VERSIONS_KEPT = 512
@@ -80,10 +81,8 @@ class ShippedLoader(Shipped):
 
     def get_code(self, fullname: str) -> types.CodeType:
         """Return the compiled source, for ``runpy``."""
-        code: types.CodeType = compile(
-            self.module.source, self.module.file or self.module.name, "exec", dont_inherit=True
-        )
-        return code
+        name = self.module.file or self.module.name
+        return compile(self.module.source, name, "exec", dont_inherit=True)
 
     def get_filename(self, fullname: str) -> str:
         return self.module.file
@@ -91,7 +90,8 @@ class ShippedLoader(Shipped):
     def exec_module(self, module: types.ModuleType) -> None:
         source = self.module.source, self.module.file or self.module.name
         begin_module(module, *source)
-        run_module(self.get_code(self.module.name), module.__dict__)
+        with as_arguments(self.module.arguments):
+            run_module(self.get_code(self.module.name), module.__dict__)
         end_module(module, *source)
         _note_version(self.module, module)
 
@@ -588,7 +588,7 @@ def _is_same(member: ModuleSource, present: types.ModuleType) -> bool:
 
     The answer is True only if the file is older than this process, because an imported module does not keep its source.
     """
-    if _is_shipped(present):
+    if _is_shipped(present) or member.arguments:
         return False
     file = getattr(present, "__file__", None)
     if file is None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import builtins
 import functools
 import hashlib
+import shlex
 import sys
 import types
 from collections import deque
@@ -377,6 +378,10 @@ class _Walk:
             if is_compiled(member.file):
                 content = Path(member.file).read_bytes()
                 self.add("compiled module", module, hashlib.sha256(content).hexdigest(), user)
+            if member.arguments:
+                text = shlex.join(member.arguments[1:])
+                digest = text if len(text) <= _SHOWN_MAX else hashlib.sha256(text.encode()).hexdigest()
+                self.add("sys.argv of module", module, digest, user)
         for name in reached.outside:
             if _is_installed(name):
                 self._use_module(name, user)

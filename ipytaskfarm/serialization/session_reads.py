@@ -30,6 +30,7 @@ from .module_origin import Travel, home_module, travel
 from .module_state import parsed
 from .outside_inputs import dotted_names, full_name
 from .process_values import asked
+from .program_arguments import PARSING, program_arguments
 from .session_settings import changed_settings, changed_variables
 
 _REACHED_MAX = 300
@@ -245,14 +246,12 @@ def _context_variables(function: types.FunctionType) -> Iterator[Reading]:
 # -- the arguments of the program
 
 
-_PARSING = frozenset(("parse_args", "parse_known_args", "parse_intermixed_args", "parse_known_intermixed_args"))
-"""Methods of argparse that read ``sys.argv`` if they are given nothing."""
-_ARGUMENTS = _PARSING | {"argv"}
+_ARGUMENTS = PARSING | {"argv"}
 
 
 def _arguments(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
     """Yield that a function reads ``sys.argv``.  A kernel's own arguments are nothing that its cells read."""
-    if len(sys.argv) < 2 or "__file__" not in vars(sys.modules["__main__"]):
+    if not program_arguments():
         return
     for each in reached:
         what = _reads_arguments(each)
@@ -268,7 +267,7 @@ def _arguments(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
 def _reads_arguments(function: types.FunctionType) -> str:
     """Return in words how a function reads ``sys.argv``; "" if it does not, or sets it itself."""
     names, here = mentioned(function.__code__), function.__globals__
-    parsing = sorted(_PARSING & names)
+    parsing = sorted(PARSING & names)
     reads = "argv" in names and (here.get("argv") is sys.argv or ("sys" in names and here.get("sys", sys) is sys))
     if not (reads or parsing):
         return ""

@@ -320,3 +320,33 @@ def test_variables_of_a_settings_module_are_set_for_the_tasks_that_use_it(farm: 
     (tmp_path / "script.py").write_text(f"WHERE = {str(farm.connection_file)!r}\n{SETS}")
     none, key, thirds = "None None None None\n", "k k k k\n", "30 30 30 30\n"
     assert run(tmp_path, "script.py") == 2 * (none + key + thirds + key + none + key + key)
+
+
+ARGUMENTS = """
+import sys
+import settings
+from ipytaskfarm import Task, TaskClient
+def rate(i): return settings.args.rate * i
+def rate_within(i):
+    import settings
+    return settings.args.rate * i
+if __name__ == "__main__":
+    with TaskClient(WHERE) as tc:
+        tc.progress = False
+        print(*tc.map(rate, [1, 2]), *tc.map(rate_within, [1, 2]))
+        runs = [tc.get_task_result(tc.run(Task(rate, args=(1,), cache=True)), block=True) for _ in range(2)]
+        print(*(each.result for each in runs), *(each.from_cache for each in runs))
+        print(tc.why_miss(runs[0].taskid).rpartition(": ")[2])
+"""
+
+
+def test_a_settings_module_that_parses_the_arguments_has_those_of_the_program(farm: Farm, tmp_path: Path) -> None:
+    (tmp_path / "settings.py").write_text(
+        "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--rate', type=int, default=0)\n"
+        "args = parser.parse_args()\n"
+    )
+    (tmp_path / "script.py").write_text(f"WHERE = {str(farm.connection_file)!r}\n{ARGUMENTS}")
+    assert run(tmp_path, "script.py", "--rate", "5").startswith("5 10 5 10\n5 5 False True\n")
+    said = run(tmp_path, "script.py", "--rate", "7")
+    assert said.startswith("7 14 7 14\n7 7 False True\n")
+    assert said.splitlines()[-1] == "--rate 5 → --rate 7"

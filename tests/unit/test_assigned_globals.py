@@ -17,7 +17,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from ipytaskfarm.serialization import assigned_globals, module_bundles
+from ipytaskfarm.serialization import assigned_globals, file_looks
 from ipytaskfarm.serialization.module_bundles import bundle_of
 from ipytaskfarm.serialization.module_state import changed_by_imports
 from ipytaskfarm.serialization.pack import pack_function
@@ -101,7 +101,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(assigned_globals, "_began_s", lambda: time.time() + 60)  # the files are older than the process
     for pause in ("_PAUSE_S", "_PAUSE_STATS"):
-        monkeypatch.setattr(module_bundles, pause, 0.0)  # so that each call looks at the files
+        monkeypatch.setattr(file_looks, pause, 0.0)  # so that each call looks at the files
     name = f"settings_of_{abs(hash(request.node.name))}"
     # The other tests are modules that travel by value, too, and change values of the same names.
     of_program = assigned_globals._imported

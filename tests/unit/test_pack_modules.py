@@ -17,7 +17,7 @@ import numpy.linalg  # the `folder` fixture forgets what tests import, and numpy
 import pytest
 
 from ipytaskfarm.core.errors import ModuleMissing
-from ipytaskfarm.serialization import module_bundles, module_origin, modules, packing_notice
+from ipytaskfarm.serialization import file_looks, module_bundles, module_origin, modules, packing_notice
 from ipytaskfarm.serialization.pack import (
     add_dependency,
     pack,
@@ -500,7 +500,8 @@ def test_a_loop_looks_at_files_now_and_then_and_a_pause_makes_it_look(
     write(folder / "looked_at.py", "def f(): return 1\n")
     notebook.run("import looked_at")
     now_s = 1000.0
-    monkeypatch.setattr(module_bundles, "monotonic", lambda: now_s)
+    for module in (module_bundles, file_looks):
+        monkeypatch.setattr(module, "monotonic", lambda: now_s)
     bundle = module_bundles.bundle_of("looked_at")
     looks: list[float] = []
     unchanged = module_bundles._unchanged

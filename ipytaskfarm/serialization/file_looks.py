@@ -1,0 +1,37 @@
+"""For how long a look at files is good, so that a loop of calls does not look at them for each call."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+_PAUSE_S = 20e-6
+_PAUSE_STATS = 6
+"""A thread that calls again within this time, or that of this many stats of a file, has edited no file in between: to
+open one, write to it and close it takes longer."""
+_LOOK_AGAIN_S = 0.001, 0.05
+"""The shortest and the longest time until files are looked at again anyway, as other threads and programs edit too."""
+_LOOKING_PART = 0.05
+"""The part of the time that looking may take: a program of 1,000 modules is looked at more rarely than one of two."""
+
+
+class FileLook:
+    """When a thread has looked at some files, and until when that look is good."""
+
+    __slots__ = ("again_s", "called_s", "pause_s", "thread")
+    fastest_stat_s = _LOOK_AGAIN_S[0]
+    """The fastest stat that any look has seen: the others were interrupted."""
+
+    def __init__(self, thread: int, began_s: float, files: int) -> None:
+        ended_s = monotonic()
+        took_s = ended_s - began_s
+        shortest_s, longest_s = _LOOK_AGAIN_S
+        self.thread = thread
+        self.called_s = ended_s
+        FileLook.fastest_stat_s = min(FileLook.fastest_stat_s, took_s / max(files, 1))
+        self.pause_s = max(_PAUSE_S, min(_PAUSE_STATS * FileLook.fastest_stat_s, shortest_s))
+        self.again_s = ended_s + min(max(shortest_s, took_s / _LOOKING_PART), longest_s)
+
+    def is_good(self, thread: int, now_s: float) -> bool:
+        """Return whether this call of the thread follows so closely on its last one that no file can have changed."""
+        paused_s, self.called_s = now_s - self.called_s, now_s
+        return paused_s < self.pause_s and now_s < self.again_s and thread == self.thread
