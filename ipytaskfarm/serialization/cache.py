@@ -306,8 +306,9 @@ def packed_function(function: Any, writer: BlobWriter | None = None, *, is_envir
     else:
         digester = Digester()
         digest = digester.digest(function)
-        # A function with another `object()` is another one; one that counts its calls begins anew in each session.
-        own = [*sorted(used_marks), *([_SESSION] if of_session else [])]
+        # A function with another `object()` is another one; one that counts its calls begins anew in each session. One
+        # that has moved in its file is sent anew, because its errors name its lines.
+        own = [*sorted(used_marks), *([_SESSION] if of_session else []), *sorted(digester.places)]
         if own and not is_environment:
             digest = hashlib.blake2b("".join([digest, *own]).encode(), digest_size=20).hexdigest()
     made = entry.value if entry is not None and entry.value.digest == digest else Function(digest=digest, code=code)

@@ -35,6 +35,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from ..core.errors import VersionMismatch
+from ..system.user_code import lasting_name
 from .classes import (
     PARAMETER_TYPES,
     class_attributes,
@@ -216,6 +217,8 @@ class Digester:
         self.guards: list[Guard] = []
         self.sure = True
         """Whether every change of the object breaks a guard."""
+        self.places: set[str] = set()
+        """File and first line of each by-value function, on which the digest does not depend."""
         self._kinds: dict[type, bool] = {}
         self._open: dict[int, int] = {}
         self._done: dict[int, bytes] = {}
@@ -368,6 +371,7 @@ class Digester:
         named = self._named(function)
         if named is not None:
             return named
+        self.places.add(f"{lasting_name(function.__code__.co_filename)}:{function.__code__.co_firstlineno}")
         registry = dispatched(function)
         if registry is not None:
             self.sure = False

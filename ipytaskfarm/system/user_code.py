@@ -82,6 +82,11 @@ def file_here(file: str) -> str:
     return next((name for name in reversed(list(known)) if name.endswith(mark)), file)
 
 
+def lasting_name(file: str) -> str:
+    """Return a file name that a cell of a notebook has after a restart of the kernel too, by its text."""
+    return file[file.rindex("/") :] if _KERNELS.fullmatch(file) else file
+
+
 def _user_shell() -> Any:
     """Return the IPython in which the user types; None: there is none, or this is an engine."""
     module = sys.modules.get("IPython")

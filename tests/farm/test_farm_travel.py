@@ -350,3 +350,31 @@ def test_a_settings_module_that_parses_the_arguments_has_those_of_the_program(fa
     said = run(tmp_path, "script.py", "--rate", "7")
     assert said.startswith("7 14 7 14\n7 7 False True\n")
     assert said.splitlines()[-1] == "--rate 5 → --rate 7"
+
+
+MOVED = """
+def fails(i):
+    class Divides:
+        def by(self, i): return 1 / i
+    return helper(Divides().by, i)
+def helper(function, i):
+    return function(i)
+if __name__ == "__main__":
+    import traceback
+    from ipytaskfarm import TaskClient
+    with TaskClient(WHERE) as tc:
+        tc.progress = False
+        try:
+            tc.map(fails, [0])
+        except ZeroDivisionError as error:
+            frames = traceback.extract_tb(error.__traceback__)[-3:]
+            print(*(f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in frames), frames[-1].line)
+"""
+
+
+def test_errors_name_the_lines_where_the_function_is_now(farm: Farm, tmp_path: Path) -> None:
+    for name, before in (("script.py", 0), ("script.py", 3), ("other.py", 1)):
+        (tmp_path / name).write_text("# edited\n" * before + f"WHERE = {str(farm.connection_file)!r}\n{MOVED}")
+        line = before + 3
+        said = f"{name}:{line + 3} {name}:{line + 5} {name}:{line + 2} def by(self, i): return 1 / i\n"
+        assert run(tmp_path, name) == said
