@@ -58,7 +58,7 @@ from .cache_answers import CacheAnswers
 from .compaction import Compaction
 from .direct_answers import DirectAnswers, is_direct
 from .evaluator_process import EvaluatorProcess
-from .payloads import Payloads, singly, unsent
+from .payloads import Payloads, parts_of, singly, unsent
 from .retention import BlobSweeper, Retention
 from .view_answers import StoreQuestion, ViewAnswers
 
@@ -480,6 +480,11 @@ class ControllerLoop:
             # The end of the task often follows at once, and both then wake the client once.
             self._hub.send(session, message, can_wait=type(message) is Accepted)
         except ResultTooLarge as error:
+            smaller = list(parts_of(message)) if type(message) is Finals else [message]
+            if smaller != [message]:
+                for part in smaller:
+                    self._send(session, part)
+                return
             self._hub.send(session, _refused(session, message, f"{error}, or ask for less at once"))
         except Exception as error:
             if type(message) is not Answer:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from ..core.messages import HandOut, Input, Results, Run, Special, TaskBatch
+from ..core.messages import Finals, HandOut, Input, Results, Run, Special, TaskBatch
 from ..core.messages.task_types import Ended, FailureSummary, Final, Function, Incarnation
 from ..core.saves import Save, SaveFunction, SaveTask
 from ..core.scheduler.decision import Assignment
@@ -177,6 +177,24 @@ def singly(message: HandOut) -> Iterator[HandOut]:
         alone = msgspec.Raw(_encode(TaskBatch([run], functions, batch.number, place, batch.newest_s)))
         yield msgspec.structs.replace(message, runs=[(run.task, run.attempt)], batch=alone)
         functions = []
+
+
+def parts_of(message: Finals) -> Iterator[Finals]:
+    """Split ends of tasks that are larger than a message may be: in halves, or one without its result and texts."""
+    finals = message.finals
+    if len(finals) > 1:
+        yield Finals(finals[: len(finals) // 2])
+        yield Finals(finals[len(finals) // 2 :])
+        return
+    (final,) = finals
+    failure = final.failure
+    if failure is not None:
+        failure = FailureSummary(failure.etype[:_TEXT_MAX], failure.value[:_TEXT_MAX], failure.place[:_TEXT_MAX])
+    yield Finals([msgspec.structs.replace(final, body=None, failure=failure, history=[])])
+
+
+_TEXT_MAX = 10_000
+"""The most characters of each text of an error that is sent without the rest of it."""
 
 
 def unsent(message: HandOut, why: str, now_s: float) -> Results:

@@ -21,12 +21,20 @@ from msgspec.structs import replace
 
 from .agent_names import SHARED, agent_name, owner
 from .arguments import INT_MAX, INT_MIN
+from .message_bounds import (
+    may_be_long,
+    why_condition_too_long,
+    why_list_too_long,
+    why_nodes_refused,
+    why_text_too_long,
+)
 from .messages import (
     AgentProcess,
     AgentsEnded,
     AgentState,
     CommandDone,
     Crash,
+    DrainNode,
     EngineDown,
     EngineNote,
     EngineReport,
@@ -436,14 +444,16 @@ def _text(text: str, most: int) -> str:
 
 def why_refused(question: object) -> Refusal | None:
     """Return the answer to a question that makes no sense.  None: it can be answered."""
-    why = why_too_many(question) or why_not_storable(question) or _why_unnamed(question)
+    why = why_too_many(question) or why_not_storable(question) or _why_wrong_names(question)
     return Refusal("ValueError", f"{type(question).__name__}: {why}") if why else None
 
 
-def _why_unnamed(question: object) -> str:
-    """Return why a question about agents names none.  "" means it does.
+def _why_wrong_names(question: object) -> str:
+    """Return why a question names no agents or nodes.  "" means it does.
 
     The agents of the farm's own machine have no name, and an empty name would mean all of them."""
+    if isinstance(question, DrainNode):
+        return why_nodes_refused(question)
     if isinstance(question, RemoveAgents | AgentsEnded) and "" in question.names:
         return "an agent's name in it is empty: name the agents, as `ipytaskfarm agents list` shows them"
     return ""
@@ -452,7 +462,8 @@ def _why_unnamed(question: object) -> str:
 def why_not_storable(value: object) -> str:
     """Return the part of a client's message that cannot be stored or has no meaning; "" if there is none.
 
-    Numbers must fit 64 bits and be finite, wherever they are. Words must be known, and durations within bounds.
+    Numbers must fit 64 bits and be finite, wherever they are. Words must be known, and durations, texts and lists
+    within bounds.
     """
     try:
         return _why_not_storable(value)
@@ -460,30 +471,32 @@ def why_not_storable(value: object) -> str:
         return "it is nested too deeply"
 
 
-def shared_rules(rules: Rules, storable: dict[Rules, Rules]) -> tuple[Rules, str]:
-    """Return rules, or the equal ones of earlier tasks, and the same as `why_not_storable`.
+def shared_rules(rules: Rules, storable: dict[Rules, Rules]) -> tuple[Rules, str, int]:
+    """Return rules, or the equal ones of earlier tasks; the same as `why_not_storable`; and the bytes of new rules.
 
     storable: small rules that can be stored are added: tasks that come later share them, and their class is known.
     """
     try:
         known = storable.get(rules)
+        hashable = True
     except TypeError:  # a dict among the requirements has no hash
-        return rules, why_not_storable(rules)
+        known, hashable = None, False
     if known is not None:
-        return known, ""
+        return known, "", 0
     why = why_not_storable(rules)
-    if not why and len(encode(rules)) <= REMEMBERED_BYTES:
+    size = len(encode(rules)) if not why else 0
+    if hashable and not why and size <= REMEMBERED_BYTES:
         if len(storable) >= REMEMBERED_MAX:
             storable.clear()
         storable[rules] = rules
-    return rules, why
+    return rules, why, size
 
 
 REMEMBERED_MAX = 16_384
 """The most rules that are remembered as storable."""
 REMEMBERED_BYTES = 256
 """Larger rules are checked each time."""
-_ALWAYS_STORABLE = frozenset({type(None), bool, str, bytes})
+_ALWAYS_STORABLE = frozenset({type(None), bool, bytes})
 
 
 def _why_not_storable(value: object) -> str:
@@ -494,6 +507,8 @@ def _why_not_storable(value: object) -> str:
         return "" if isfinite(value) else "a number in it is not finite"  # type: ignore[arg-type]
     if kind in _ALWAYS_STORABLE:
         return ""
+    if kind is str:
+        return why_text_too_long(value)  # type: ignore[arg-type]
     if isinstance(value, msgspec.Struct):
         return _why_struct_not_storable(value)
     parts: Iterable[object] = ()
@@ -528,7 +543,11 @@ def _why_struct_not_storable(value: msgspec.Struct) -> str:
     read, names, defaults = _fields(type(value))
     values = read(value)
     given: Given = list(compress(zip(names, values, strict=True), map(is_not, values, defaults)))
-    for _, part in given:
+    for name, part in given:
+        if isinstance(part, list | tuple) and (why := why_list_too_long(type(value), part)):
+            return why
+        if type(part) is str and may_be_long(type(value), name):
+            continue
         if type(part) not in _ALWAYS_STORABLE and (why := _why_not_storable(part)):
             return why
     meaning = _MEANINGS.get(type(value))
@@ -543,7 +562,7 @@ def _wrong_placement(asks: Asks, given: Given) -> str:
 def _wrong_operator(condition: Condition, given: Given) -> str:
     several = condition.op in ("in", "not in")
     is_sound = condition.op in OPERATORS and several is isinstance(condition.value, tuple)
-    return "" if is_sound else "a condition in it has no such operator"
+    return why_condition_too_long(condition) if is_sound else "a condition in it has no such operator"
 
 
 def _wrong_if_failed(needs: Needs, given: Given) -> str:

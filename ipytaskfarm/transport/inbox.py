@@ -25,6 +25,8 @@ BYTE_S = 4e-9
 """The cost of a byte, in seconds: a turn takes at most some MiB from its sessions."""
 ALONE_S = 1e-3
 """If a session's message has cost less, and nobody else waited, the session does not owe anybody its turn."""
+LARGE_BYTES = message_parts.COUNTED_BYTES
+"""Larger packets of clients come last in a turn, as heavy messages do: to read one may take half a second."""
 ANSWERS_BYTES = 16 << 20
 """While more bytes than this are on their way to a peer, its questions wait."""
 
@@ -201,6 +203,9 @@ class Inbox:
         body: Any = b""
         try:
             if not waiting.messages:
+                if waiting.role != "agent" and not waiting.heavy and len(waiting.packets[0][1]) > LARGE_BYTES:
+                    waiting.heavy = True
+                    return None
                 waiting.begun, body = waiting.packets.popleft()
                 waiting.begun_bytes = len(body)
                 waiting.messages = message_parts.split(waiting.role, body)

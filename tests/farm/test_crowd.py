@@ -21,8 +21,9 @@ import pytest
 from ipytaskfarm import Farm, Task, TaskClient
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.system.farm_paths import read_connection_file, write_connection_file
+from tests.support.attacks import ATTACKS
 from tests.support.farms import module_farm
-from tests.support.flood import ATTACKS, Flood, paused_tasks
+from tests.support.flood import Flood, paused_tasks
 from tests.support.hostile import controller_pid
 from tests.support.polling import eventually
 from tests.support.thorough import THOROUGH, some_of
@@ -60,7 +61,7 @@ def farm() -> Iterator[Farm]:
 @contextmanager
 def attacked(farm: Farm, attack: str) -> Iterator[subprocess.Popen[str]]:
     """Run an attack during the block."""
-    command = [sys.executable, "-m", "tests.support.flood", str(farm.connection_file), attack]
+    command = [sys.executable, "-m", "tests.support.attacks", str(farm.connection_file), attack]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as hostile:
         try:
             assert hostile.stdout is not None

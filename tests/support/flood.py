@@ -1,17 +1,11 @@
-"""Hostile clients with a valid key: ``python -m tests.support.flood CONNECTION_FILE ATTACK``.
-
-Each attack runs until its process is ended. It prints one line when it is under way.
-"""
+"""Hostile clients with a valid key, and their attacks; `attacks` runs one in a process of its own."""
 
 from __future__ import annotations
 
 import itertools
-import resource
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 import zmq
 
@@ -20,7 +14,7 @@ from ipytaskfarm.core.messages import PROTOCOL
 from ipytaskfarm.core.messages.blob_chunks import PIECE_BYTES
 from ipytaskfarm.core.messages.dependencies import Needs
 from ipytaskfarm.core.messages.task_types import JobSpec, Rules, Submission
-from ipytaskfarm.system.farm_paths import ConnectionInfo, read_connection_file
+from ipytaskfarm.system.farm_paths import ConnectionInfo
 from ipytaskfarm.transport import wire
 from ipytaskfarm.transport.handshake import Hello, Welcome
 from ipytaskfarm.transport.reliable_session import HEADER, PACKET_BYTES, PacketKind, list_header
@@ -421,21 +415,3 @@ QUESTIONS: list[m.Question] = [
     m.RetryTasks([1]),
     m.CheckTask(Rules(name=TEXTS[2])),
 ]
-ATTACKS: dict[str, Callable[[Flood], None]] = {
-    attack.__name__: attack
-    for attack in (
-        tasks_in_bulk, each_question_in_bulk, huge_ids, unfinished, connections, bare_connections, many_sessions,
-        slow_reader, many_tasks, ids_without_end, commands, pages_of_everything, aborts, watches, waits_for_messages,
-        sticky_commands, uploads, empty_jobs,
-    )
-}  # fmt: skip
-
-
-def main(file: str, attack: str) -> None:
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    ATTACKS[attack](Flood(read_connection_file(Path(file))))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -19,7 +19,7 @@ from ipytaskfarm.core.messages.task_types import Submission
 from ipytaskfarm.core.turn_shares import DEBT_MAX_S, HEAVY_S, LIGHT_S, NEW_HEAVY_S, TurnShares
 from ipytaskfarm.transport import message_parts, wire
 from ipytaskfarm.transport.hub_session import HubSession, LazySessions
-from ipytaskfarm.transport.inbox import ALONE_S, ANSWERS_BYTES, Inbox, Left
+from ipytaskfarm.transport.inbox import ALONE_S, ANSWERS_BYTES, LARGE_BYTES, Inbox, Left
 from ipytaskfarm.transport.peer_events import Peer
 from ipytaskfarm.transport.reliable_session import list_header
 from ipytaskfarm.transport.session_places import AGENT_SESSIONS_MAX, SessionPlaces
@@ -409,3 +409,17 @@ def test_no_turn_is_made_for_a_session_that_does_not_wait_any_more() -> None:
     assert lazy.take(5.0) == {"slow": slow}
     assert lazy.until_s == math.inf
     assert slow.lazy_until_s == math.inf
+
+
+def test_large_packets_of_clients_come_after_everything_else() -> None:
+    """To read one may take half a second, and whoever sends them may do so from many sessions."""
+    desk = Desk()
+    large = packet(m.Submit([Submission(1, bytes(LARGE_BYTES), 0.0, None)]))
+    for session in ("a", "b", "c"):
+        desk.inbox.put(session, "client", "client", 1, large)
+    desk.inbox.put("honest", "client", "client", 1, packet(m.AskQuestion(7, m.QueueStatus())))
+    assert [session for session, _ in desk.turn(1.0)] == ["honest", "a"]
+    desk.inbox.put("honest", "client", "client", 2, packet(m.AskQuestion(8, m.QueueStatus())))
+    assert [session for session, _ in desk.turn(1.0)] == ["honest", "b"]
+    assert [session for session, _ in desk.turn(1.0)] == ["c"]
+    assert not desk.inbox.has_work

@@ -20,6 +20,8 @@ def open_job(farm: SchedulerState, session: str, spec: JobSpec) -> None:
     """Register a job, or record that more tasks follow. Each message that has tasks of a job names the job."""
     if not 0.0 <= spec.opened_s <= SECONDS_MAX:
         spec = msgspec.structs.replace(spec, opened_s=0.0)  # the store cannot hold such a number
+    if len(spec.name) > NAME_MAX:
+        spec = msgspec.structs.replace(spec, name=spec.name[:NAME_MAX])
     job = farm.jobs.by_id.get(spec.id)
     if job is None:
         other = farm.jobs.unended(spec.unique) if spec.unique is not None else None
@@ -28,7 +30,7 @@ def open_job(farm: SchedulerState, session: str, spec: JobSpec) -> None:
             while len(farm.jobs.refused) > REFUSED_KEPT:
                 del farm.jobs.refused[next(iter(farm.jobs.refused))]
             return
-        job = JobEntry(msgspec.structs.replace(spec, name=spec.name[:NAME_MAX]), session)
+        job = JobEntry(spec, session)
         farm.jobs.add(job)
     elif spec.total > job.spec.total:
         job.spec, job.ended = spec, False

@@ -6,7 +6,7 @@ cause), and never the last one. Unfinished tasks are refunded for what its failu
 
 from __future__ import annotations
 
-from ..messages import DrainNode, NumberReply
+from ..messages import DrainNode, NumberReply, Refusal
 from ..saves import SaveSetting
 from ..scheduler.agent_entry import AgentEntry, Charge, FailedAttempt, TaskKind
 from ..scheduler.class_key import ClassKey
@@ -126,6 +126,8 @@ def _readmit(farm: SchedulerState, agent: AgentEntry, now: Now) -> None:
 
 DRAINED = "it is drained: running tasks continue to their end, and no further ones start"
 """Why a drained node gets no tasks."""
+DRAINED_MAX = 10_000
+"""The most nodes that are drained, including nodes that the farm does not know yet."""
 
 
 def on_drain(farm: SchedulerState, session: str, n: int, question: DrainNode, now: Now, out: Decision) -> None:
@@ -133,13 +135,18 @@ def on_drain(farm: SchedulerState, session: str, n: int, question: DrainNode, no
 
     Draining applies to nodes, so it outlasts controller and agents.
     """
-    before = set(farm.agents.drained_nodes)
-    (farm.agents.drained_nodes.update if question.on else farm.agents.drained_nodes.difference_update)(question.nodes)
-    if farm.agents.drained_nodes != before:
-        out.saves.append(SaveSetting("drained", "\n".join(sorted(farm.agents.drained_nodes))))
+    nodes, before = set(question.nodes), farm.agents.drained_nodes
+    drained = before | nodes if question.on else before - nodes
+    if len(drained) > max(DRAINED_MAX, len(before)):
+        text = f"{len(before):,} nodes are drained already, and {DRAINED_MAX:,} are the most of a farm: resume some"
+        out.answer(session, n, Refusal("ValueError", text))
+        return
+    if drained != before:
+        farm.agents.drained_nodes = drained
+        out.saves.append(SaveSetting("drained", "\n".join(sorted(drained))))
     count = 0
     for agent in farm.agents.by_session.values():
-        if agent.node not in question.nodes:
+        if agent.node not in nodes:
             continue
         count += 1
         if not question.on and agent.excluded == DRAINED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ..message_bounds import why_submission_too_large
 from ..messages import Full, IdBlock, NeedIds, Submit
 from ..messages.dependencies import Needs
 from ..messages.task_types import FailureSummary, Final, Rules, Submission
@@ -47,6 +48,11 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
     Ids of a block arrive in order: an earlier id is a resend, a later one has come too early.
     """
     client = farm.clients.of(session)
+    too_large = why_submission_too_large(event)
+    if too_large:
+        if event.tasks:
+            out.sends.append((session, Full(event.tasks[0].id, too_large)))
+        return
     if farm.lifecycle.full is not None or farm.lifecycle.stopping:
         if event.tasks:
             out.sends.append((session, Full(event.tasks[0].id, farm.lifecycle.full or "the farm is stopping")))
@@ -66,6 +72,7 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
     fresh = False
     last: Rules | None = None
     fault = ""
+    rules_bytes = 0
     edges: Needs | None = None
     edge_fault = ""
     for submission in event.tasks:
@@ -78,25 +85,31 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
             out.sends.append((session, Full(block.next, "an earlier task has not arrived yet")))
             break
         if submission.id == block.next:
+            rules = submission.rules
+            if rules is not None:
+                # Most tasks of a message have the same rules: they share one object, which is checked once, and their
+                # class is found at once.
+                if rules != last:
+                    last, fault, rules_bytes = shared_rules(rules, farm.clients.storable_rules)
+                rules = last
+            if submission.needs is not None and submission.needs != edges:
+                # The tasks of a layer have the same edges.
+                edges, edge_fault = submission.needs, why_not_storable(submission.needs)
+            needs = edges if submission.needs is not None else None
+            own_bytes = rules_bytes if rules is not None else 0
+            no_room = farm.tasks.large.why_not(session, rules, own_bytes, needs)
+            if no_room:
+                out.sends.append((session, Full(block.next, no_room)))
+                break
             if submission.items or submission.part is not None:
                 submission = _with_sound_items(submission, block)
             block.next += 1 + submission.items
             fresh = True
             if not 0.0 <= submission.submitted_s <= SECONDS_MAX:
                 submission = msgspec.structs.replace(submission, submitted_s=now.wall_s)
-            rules = submission.rules
-            if rules is not None:
-                # Most tasks of a message have the same rules: they share one object, which is checked once, and their
-                # class is found at once.
-                if rules != last:
-                    last, fault = shared_rules(rules, farm.clients.storable_rules)
-                rules = last
-            if submission.needs is not None and submission.needs != edges:
-                # The tasks of a layer have the same edges.
-                edges, edge_fault = submission.needs, why_not_storable(submission.needs)
-            needs = edges if submission.needs is not None else None
             why = (fault if rules is not None else "") or (edge_fault if needs is not None else "")
             _take_in(farm, client, submission, rules, needs, now, out, why)
+            farm.tasks.large.hold(session, farm.tasks.unfinished.get(submission.id), rules, own_bytes, needs)
     _acknowledge(farm, client, block, fresh, out)
     save_jobs(farm, jobs, out)
 

@@ -26,6 +26,7 @@ def check(farm: SchedulerState) -> None:
         counted[State.FAILED if reason else State.SUCCEEDED] += size(task_id)
     assert counted == farm.tasks.counts, f"states are miscounted: {farm.tasks.counts} should be {counted}"
     assert not farm.tasks.unfinished.keys() & farm.tasks.finals.keys(), "a task is both alive and final"
+    assert farm.tasks.large.tasks <= farm.tasks.unfinished.keys(), "the rules of an ended task are counted"
     running: dict[str, int] = {}
     needed: dict[str | None, int] = {}
     of_jobs: dict[str | None, int] = {}

@@ -45,6 +45,7 @@ from ..handlers import (
     timers,
     view,
 )
+from ..message_bounds import with_short_reason
 from ..messages.evaluator import Evaluated
 from ..messages.running_task import ItemsLeft, ProgressReport, TaskCall
 from ..text import text_of
@@ -159,7 +160,7 @@ def on_ask(farm: SchedulerState, session: str, event: m.AskQuestion, now: Now, o
         out.answer(session, event.n, refusal)
         return
     try:
-        QUESTIONS[type(question)](farm, session, event.n, question, now, out)
+        QUESTIONS[type(question)](farm, session, event.n, with_short_reason(question), now, out)
     except Exception as error:
         failure = AnswerFailed(session, event.n, kind, f"{type(error).__name__}: {text_of(error)}")
         if not isinstance(question, READ_ONLY):

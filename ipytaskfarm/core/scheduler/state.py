@@ -27,6 +27,7 @@ from .followers import Followers
 from .frozen_engines import FrozenRegistry
 from .functions import FunctionRegistry
 from .jobs import JobRegistry
+from .large_rules import LargeRules
 from .queue import Queues, StartLimits
 from .readiness import Readiness
 from .requests import EngineRequests
@@ -60,6 +61,8 @@ class TaskRegistry:
     """The chunks among them, and what has become of their items."""
     of_parts: dict[int, int] = field(default_factory=dict)
     """Ended task that runs an item of a chunk -> the chunk."""
+    large: LargeRules = field(default_factory=LargeRules)
+    """The memory that large rules and edges of unfinished tasks take."""
 
     def holder(self, task_id: int) -> int:
         """Return the id under which a task is kept: its own, or that of the chunk of which it is a silent item."""

@@ -534,6 +534,8 @@ def finish(farm: SchedulerState, task: TaskEntry, final: Final, out: Decision) -
     if type(task.place) is Queued:
         leave_queue(farm, task)
     del tasks.unfinished[task.id]
+    if tasks.large.tasks:
+        tasks.large.release(task.id)
     tasks.finals[task.id] = final.reason
     if task.part is not None:
         tasks.of_parts[task.id] = task.part[0]
