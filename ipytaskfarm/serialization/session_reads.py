@@ -31,7 +31,8 @@ from .module_state import parsed
 from .outside_inputs import dotted_names, full_name
 from .process_values import asked
 from .program_arguments import PARSING, program_arguments
-from .session_settings import changed_settings, changed_variables
+from .session_patches import patches
+from .session_settings import changed_settings, changed_variables, computed_variables
 
 _REACHED_MAX = 300
 
@@ -59,6 +60,8 @@ def readings(function: Any) -> Iterator[Reading]:
                     yield from (Reading(*found) for found in changed_settings(each.__globals__[name]))
             yield from (Reading(*found) for found in changed_variables(each))
         yield from _context_variables(each)
+        yield from (Reading(*found, is_note=True) for found in computed_variables(each, _program_sources()))
+    yield from (Reading(*found) for found in patches(reached))
     if "random" in names or not names.isdisjoint(_own_methods()):
         yield from _draws(reached)
     if not names.isdisjoint(_ARGUMENTS):
@@ -179,6 +182,10 @@ def _seeded(module: str) -> str | None:
         if line:
             return f" ({file}:{line})"
     return None
+
+
+def _program_sources() -> Iterator[bytes]:
+    yield from (source for _, source in _sources())
 
 
 def _sources() -> Iterator[tuple[str, bytes]]:

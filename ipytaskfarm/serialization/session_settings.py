@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +41,78 @@ def changed_settings(value: Any) -> Iterator[tuple[str, str]]:
 
 def changed_variables(function: types.FunctionType) -> Iterator[tuple[str, str]]:
     """Yield (variable, sentence) for variables that the function reads, and that this session has set."""
-    if mentioned(function.__code__).isdisjoint(("environ", "getenv")):
+    names = mentioned(function.__code__)
+    if names.isdisjoint(("environ", "getenv", "expandvars", *_SHELLS)):
         return
     codes = list(nested_codes(function.__code__))
     if any(_STORE_SUBSCR in code.co_code[::2] for code in codes):  # it may set the variable itself
         return
-    begun = process.farm_began_with or _initial_variables()
+    changed = _changed_names()
     consts = {each for code in codes for each in code.co_consts if isinstance(each, str)}
-    changed = sorted(name for name in consts if begun and name in os.environ and os.environ[name] != begun.get(name))
-    if changed and not _has_settings_module(function):
-        for name in changed:
+    reads = not names.isdisjoint(("environ", "getenv"))
+    found = sorted(
+        name for name in changed if (reads and name in consts) or any(_expands(text, name) for text in consts)
+    )
+    if found and not _has_settings_module(function):
+        for name in found:
             yield (
                 name,
-                f"{function.__qualname__} reads the variable {name}, which was set in this session: tasks have the "
-                "variables of the shell in which the farm was started. Pass the value as an argument, or set it for "
-                "all with mec.execute(…)",
+                f"{function.__qualname__} reads the variable {name}, which was set in this session: {_WHOSE_VARIABLES}",
             )
+
+
+_SHELLS = ("run", "Popen", "call", "check_call", "check_output", "getoutput", "getstatusoutput", "system", "popen")
+"""Functions of ``subprocess`` and ``os`` whose text a shell may read."""
+_WHOSE_VARIABLES = (
+    "tasks have the variables of the shell in which the farm was started. Pass the value as an argument, or set it for "
+    "all with mec.execute(…)"
+)
+
+
+def computed_variables(function: types.FunctionType, sources: Iterable[bytes]) -> Iterator[tuple[str, str]]:
+    """Yield (variables, sentence) if the function reads variables under computed names, and the program sets some.
+
+    sources: the program's own, which name what it sets: libraries set variables too when they are imported."""
+    names = mentioned(function.__code__)
+    if names.isdisjoint(("environ", "getenv", "expandvars")):
+        return
+    codes = list(nested_codes(function.__code__))
+    if any(_STORE_SUBSCR in code.co_code[::2] for code in codes):  # it may set the variable itself
+        return
+    consts = {each for code in codes for each in code.co_consts if isinstance(each, str)}
+    is_joined = any(step.opname in _JOINS for code in codes for step in dis.get_instructions(code))
+    if names.isdisjoint(("items", "keys", "values", "copy")) and not is_joined and any(map(_NAME.fullmatch, consts)):
+        return  # it names what it reads
+    changed = _changed_names()
+    if not changed:
+        return
+    texts = list(sources)
+    found = sorted(name for name in changed if any(name.encode() in text for text in texts))
+    if found and not _has_settings_module(function):
+        named = ", ".join(found[:3]) + (" …" if len(found) > 3 else "")
+        yield (
+            f"computed {named}",
+            f"{function.__qualname__} reads variables under names that it computes, and this session has set {named}: "
+            f"{_WHOSE_VARIABLES}",
+        )
+
+
+_JOINS = frozenset(("BINARY_OP", "BUILD_STRING", "FORMAT_VALUE"))
+_NAME = re.compile(r"[A-Z_][A-Z0-9_]{2,}")
+
+
+def _changed_names() -> list[str]:
+    begun = process.farm_began_with or _initial_variables()
+    return [name for name, value in os.environ.items() if value != begun.get(name)] if begun else []
+
+
+def _expands(text: str, name: str) -> bool:
+    """Return whether a shell, or ``os.path.expandvars``, would put the variable into the text."""
+    at = text.find(f"${name}")
+    if at >= 0:
+        behind = text[at + 1 + len(name) :]
+        return not (behind[:1].isalnum() or behind[:1] == "_")
+    return f"${{{name}}}" in text
 
 
 def _has_settings_module(function: types.FunctionType) -> bool:

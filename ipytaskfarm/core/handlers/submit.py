@@ -48,21 +48,10 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
     Ids of a block arrive in order: an earlier id is a resend, a later one has come too early.
     """
     client = farm.clients.of(session)
-    too_large = why_submission_too_large(event)
-    if too_large:
+    full = why_submission_too_large(event) or _why_full(farm)
+    if full:
         if event.tasks:
-            out.sends.append((session, Full(event.tasks[0].id, too_large)))
-        return
-    if farm.lifecycle.full is not None or farm.lifecycle.stopping:
-        if event.tasks:
-            out.sends.append((session, Full(event.tasks[0].id, farm.lifecycle.full or "the farm is stopping")))
-        return
-    if event.tasks and len(farm.tasks.unfinished) >= farm.settings.max_tasks:
-        why = (
-            f"{len(farm.tasks.unfinished):,} tasks have not ended, and {farm.settings.max_tasks:,} are the most "
-            "of this farm (max_tasks): wait until some have ended, or abort some"
-        )
-        out.sends.append((session, Full(event.tasks[0].id, why)))
+            out.sends.append((session, Full(event.tasks[0].id, full)))
         return
     farm.functions.save(event.functions, out)
     jobs = [spec for spec in event.jobs if not why_not_storable(spec)]
@@ -112,6 +101,18 @@ def on_submit(farm: SchedulerState, session: str, event: Submit, now: Now, out: 
             farm.tasks.large.hold(session, farm.tasks.unfinished.get(submission.id), rules, own_bytes, needs)
     _acknowledge(farm, client, block, fresh, out)
     save_jobs(farm, jobs, out)
+
+
+def _why_full(farm: SchedulerState) -> str:
+    """Return why no task is accepted now; "" if tasks are."""
+    if farm.lifecycle.full is not None or farm.lifecycle.stopping:
+        return farm.lifecycle.full or "the farm is stopping"
+    if len(farm.tasks.unfinished) >= farm.settings.max_tasks:
+        return (
+            f"{len(farm.tasks.unfinished):,} tasks have not ended, and {farm.settings.max_tasks:,} are the most "
+            "of this farm (max_tasks): wait until some have ended, or abort some"
+        )
+    return ""
 
 
 def _with_sound_items(submission: Submission, block: Block) -> Submission:
