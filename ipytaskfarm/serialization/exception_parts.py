@@ -6,6 +6,7 @@ connection, a frame.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import types
 from typing import Any
@@ -21,6 +22,7 @@ _ITEMS_MAX = 200
 _DEPTH_MAX = 3
 _BEGINNING = 200
 _OWN_FIELDS = frozenset({"args", "__cause__", "__context__", "__suppress_context__", "__traceback__", "__dict__"})
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _ARGS: Any = BaseException.__dict__["args"]
 _Descriptors = types.MemberDescriptorType | types.GetSetDescriptorType
 
@@ -107,19 +109,36 @@ def pack_group(error: BaseExceptionGroup[Any], budget: Budget) -> tuple[bytes | 
 
 
 def pack_lost_fields(error: BaseException, data: bytes, budget: Budget) -> bytes | None:
-    """Return a pickle of the fields that the exception's own pickle leaves out; None if there are none.
+    """Return a pickle of the attributes that the exception's own pickle leaves out; None if there are none.
 
-    Examples are `name` and `obj` of an AttributeError, and `name` of a NameError.
+    Examples are `name` and `obj` of an AttributeError, all slots, and what was assigned to an exception with a
+    ``__reduce__`` of its own, like a JSONDecodeError.
     """
-    fields = {name: value for name, value in fields_of(error).items() if value is not None}
-    if not fields:
+    fields, state = fields_of(error), state_of(error)
+    if not fields and len(state) <= ("__notes__" in state):
         return None
-    again = fields_of(_opened(data))
-    lost = {name: value for name, value in fields.items() if again.get(name) is None}
-    if not lost:
-        return None
+    again = _opened(data)
+    known, kept = fields_of(again), state_of(again)
     remarks = _Remarks(budget)
-    return dumps({name: remarks.fit_field(error, name, value) for name, value in lost.items()})
+    lost = {
+        name: remarks.fit_field(error, name, value) for name, value in fields.items() if _is_lost(name, value, known)
+    }
+    for name, value in state.items():
+        if name not in kept and name not in lost and name != "__notes__":  # notes have a place of their own in a link
+            fitted = remarks.fit(value)
+            if fitted is value:  # an attribute that cannot travel may be the reason for the __reduce__
+                lost[name] = value
+    return dumps(lost) if lost else None
+
+
+def _is_lost(name: str, value: object, again: dict[str, Any]) -> bool:
+    """Return whether an attribute has another value after the exception was opened again."""
+    if name not in again:
+        return True
+    found = again[name]
+    if found is value or type(value) not in _PLAIN:  # what __reduce__ or __init__ has made is taken to be right
+        return found is None and value is not None
+    return type(found) is not type(value) or found != value
 
 
 def open_error(data: bytes, fields: bytes | None) -> BaseException:
@@ -127,7 +146,7 @@ def open_error(data: bytes, fields: bytes | None) -> BaseException:
 
     Args:
         data: the pickle of the exception.
-        fields: the pickle of the fields that `data` lacks, or None.
+        fields: the pickle of the attributes that `data` lacks, or None.
 
     Raises:
         Any error that the class of the exception raises.
@@ -136,9 +155,19 @@ def open_error(data: bytes, fields: bytes | None) -> BaseException:
     if not isinstance(error, BaseException):
         raise TypeError(f"it came back as {type_name(error)}")
     if fields is not None:
-        for name, value in _opened(fields).items():
-            BaseException.__setattr__(error, name, value)
+        for name, value in _fields_opened(fields).items():
+            with contextlib.suppress(Exception):  # it can only be read, or is a property that does anything
+                BaseException.__setattr__(error, name, value)
     return error
+
+
+def _fields_opened(data: bytes) -> dict[str, Any]:
+    """Return the attributes; none if one of them needs what is not here, because the type matters more."""
+    try:
+        found: dict[str, Any] = _opened(data)
+    except Exception:
+        return {}
+    return found
 
 
 def open_group(data: bytes, members: list[BaseException]) -> BaseException:

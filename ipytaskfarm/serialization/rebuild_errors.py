@@ -37,12 +37,21 @@ def new_exception_in_parts(cls: Any, args: tuple[Any, ...], fields: dict[str, An
         error = made(cls)
     error.args = args
     for name, value in fields.items():
-        if value is None:  # leave it unset: an OSError with a file name None would print it
+        if value is None and _is_set(error, name):  # leave it: an OSError with a file name None would print it
             continue
         with contextlib.suppress(AttributeError, TypeError, ValueError):
             BaseException.__setattr__(error, name, value)
     object.__getattribute__(error, "__dict__").update(state)
     return error
+
+
+def _is_set(error: Any, name: str) -> bool:
+    """Return whether a field has a value; a slot has none before the first assignment."""
+    try:
+        BaseException.__getattribute__(error, name)
+    except AttributeError:
+        return False
+    return True
 
 
 def new_exception_group(cls: Any, message: str, members: list[Any], state: dict[str, Any]) -> Any:
