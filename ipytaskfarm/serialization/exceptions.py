@@ -221,6 +221,16 @@ def _relate(error: BaseException, link: ErrorLink, opened: list[BaseException]) 
     if link.context >= 0 and opened[link.context] is not error:
         _CONTEXT.__set__(error, opened[link.context])
     _SUPPRESSES.__set__(error, link.suppresses)
+    _add_lost_notes(error, link.notes)
+
+
+def _add_lost_notes(error: BaseException, notes: tuple[str, ...]) -> None:
+    """Add the notes that the exception's own pickle has left out, because its class has a ``__reduce__`` of its own."""
+    state: dict[str, Any] = object.__getattribute__(error, "__dict__")
+    kept = state.get("__notes__")
+    have = [str(each) for each in kept] if isinstance(kept, list | tuple) else []
+    if len(have) < len(notes):
+        state["__notes__"] = [*have, *(each for each in notes if each not in have)]
 
 
 def etype_of(error: BaseException) -> str:

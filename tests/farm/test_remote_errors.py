@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
 import linecache
 import textwrap
 import traceback
@@ -42,6 +43,24 @@ class GetAttr(Exception):
 class Slots(Exception):
     __slots__ = ("code", "empty")
     def __init__(self, code): super().__init__(code); self.code = code
+class NoneSlots(Exception):
+    __slots__ = ("code", "detail", "__hidden", "empty")
+    def __init__(self, code, detail=None):
+        super().__init__(code); self.code = code; self.detail = detail; self.__hidden = None
+    def __str__(self): return f"{self.code} {self.detail} {self.__hidden}"
+class ChangedSlots(NoneSlots):
+    __slots__ = ("count",)
+    def __init__(self, code): super().__init__(code); self.count = 0
+class OwnReduce(Exception):
+    def __init__(self, a, b): super().__init__(f"{a}{b}"); self.a = a; self.b = b
+    def __reduce__(self): return type(self), (self.a, self.b)
+class OwnNote(OwnReduce):
+    def __init__(self, a, b): super().__init__(a, b); self.add_note("of the class")
+class FrozenReduce(OwnReduce):
+    def __init__(self, a, b): super().__init__(a, b); self.add_note("of the class"); self.done = True
+    def __setattr__(self, n, v):
+        if "done" in self.__dict__: raise AttributeError("read only")
+        super().__setattr__(n, v)
 @dataclasses.dataclass(frozen=True)
 class Frozen(Exception):
     x: int
@@ -128,6 +147,24 @@ CASES = {
     "badstr": "raise BadStr('x')",
     "getattr": "raise GetAttr(1)",
     "slots": "raise Slots(4)",
+    "none slots": "raise NoneSlots(4)",
+    "none slots with a lock": "e = NoneSlots(4)\ne.lock = threading.Lock()\nraise e",
+    "changed slots": "e = ChangedSlots(4)\ne.count = 5\nraise e",
+    "axis": "import numpy as np\nnp.sum(np.zeros((2, 2)), axis=2)",
+    "axis text": "import numpy as np\nraise np.exceptions.AxisError('my text')",
+    "json notes": (
+        "try: json.loads('{bad')\nexcept ValueError as e: e.add_note('n1'); e.add_note('n2'); e.row = 5; raise"
+    ),
+    "own reduce": "e = OwnReduce(1, 2)\nfor each in 'n1', 'n1', 'n2': e.add_note(each)\nraise e",
+    "own reduce in a cause": "e = OwnReduce(1, 2); e.add_note('n1')\nraise ValueError('v') from e",
+    "own note": "e = OwnNote(1, 2); e.add_note('n1')\nraise e",
+    "own note, read only": "e = FrozenReduce(1, 2); e.add_note('n1')\nraise e",
+    "pydantic notes": (
+        "import pydantic\n"
+        "class M(pydantic.BaseModel): x: int\n"
+        "try: M(x='a')\n"
+        "except Exception as e: e.add_note('n1'); raise"
+    ),
     "frozen": "raise Frozen(3)",
     "data": "raise Data(3)",
     "holds lock": "raise Holds('m', lock=threading.Lock(), n=5)",
@@ -202,6 +239,7 @@ CASES = {
 LEFT_OUT = {
     "cpe large": "stdout",
     "holds lock": "lock",
+    "none slots with a lock": "lock",
     "holds event": "s",
     "holds gen": "g",
     "holds frame": "f",
@@ -275,7 +313,8 @@ def chain(error: BaseException | None, above: tuple[int, ...] = ()) -> Any:
 
 OWN = (
     "errno", "strerror", "filename", "filename2", "returncode", "cmd", "stdout", "stderr", "timeout", "name", "path",
-    "code", "value", "encoding", "start", "end", "reason", "lineno", "offset", "text", "msg", "characters_written",
+    "code", "detail", "_NoneSlots__hidden", "count", "axis", "ndim", "_msg", "value", "encoding", "start", "end",
+    "reason", "lineno", "offset", "text", "msg", "characters_written",
 )  # fmt: skip
 
 
@@ -399,6 +438,22 @@ def test_items_of_a_map_too(tc: TaskClient) -> None:
     assert text.count('raise KeyError("seven") from error') == 1
     assert text.count("return 1 // 0") == 1
     assert raised_by(lambda: list(tc.imap(f, range(10)))).args == ("seven",)
+
+
+def test_an_item_is_named_though_the_class_has_its_own_reduce(tc: TaskClient) -> None:
+    def load(s: str) -> Any:
+        return json.loads(s)
+
+    def noted(s: str) -> Any:
+        try:
+            return json.loads(s)
+        except ValueError as e:
+            e.add_note(f"while reading {s!r}")
+            raise
+
+    assert raised_by(lambda: tc.map(load, ["1", "{x"])).__notes__[0] == "item 1 of 2: load(s='{x')"
+    notes = raised_by(lambda: tc.map(noted, ["{x"])).__notes__
+    assert notes[:2] == ["while reading '{x'", "item 0 of 1: noted(s='{x')"]
 
 
 def test_commands_too(mec: MultiEngineClient) -> None:
