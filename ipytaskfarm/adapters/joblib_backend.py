@@ -25,6 +25,7 @@ from ipytaskfarm.core.requirements import THREADS
 from ipytaskfarm.core.states import ABORTS
 from ipytaskfarm.engine import current_task, is_engine
 from ipytaskfarm.system.process import usable_cores
+from ipytaskfarm.system.user_code import with_cells
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import TaskClient, TaskFuture
@@ -97,6 +98,25 @@ class BatchNotPicklable(errors.UnpickleableException, PicklingError):
 
 class BatchLost(errors.EngineLost, TerminatedWorkerError):
     """The engine that ran a batch was lost.  joblib's own backends raise a TerminatedWorkerError."""
+
+
+class EngineTraceback(Exception):
+    """The text of an error's traceback on its engine: the cause of a batch's error, because joblib removes the frames
+    of the error itself.  The errors of joblib's own backends have such a cause too.
+    """
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}\n"""'
+
+
+def keep_traceback(error: BaseException) -> None:
+    """Add an `EngineTraceback` at the end of an error's chain of causes, so that the error keeps its own cause."""
+    text = getattr(error, "remote_traceback", "")
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None and not any(cause is each for each in chain):
+        chain.append(cause)
+    if text and not isinstance(chain[-1], EngineTraceback):  # a result may be read twice
+        chain[-1].__cause__ = EngineTraceback(with_cells(text.rstrip("\n")))
 
 
 class BatchSizes:
@@ -243,7 +263,9 @@ class FarmBackend(ParallelBackendBase):
         """
         try:
             values = self._values_of(out)
-        except Exception:
+        except Exception as error:
+            with contextlib.suppress(Exception):  # the exception's class may do anything when it is asked
+                keep_traceback(error)
             if hasattr(out, "id"):  # else it was refused here
                 with contextlib.suppress(KeyError, ConnectionError):  # cleared meanwhile, or the farm is gone
                     write_output(self.client.get_task_result(out.id, raw=False))

@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,42 @@ def test_an_error_is_raised_with_its_type_and_its_task_stays(
         Parallel()(delayed(fails_at_three)(i) for i in range(10))
     assert [(group.etype, len(group.ids)) for group in tc.failures() if group.etype] == [("ZeroDivisionError", 1)]
     assert {"item 0", "item 3"} <= set(capsys.readouterr().out.splitlines())
+    tc.clear()
+
+
+def fails_with_a_cause(text: str) -> int:
+    try:
+        return parsed(text)
+    except ValueError as error:
+        raise KeyError(text) from error
+
+
+def parsed(text: str) -> int:
+    return int(text)
+
+
+def calls_parsed(text: str) -> int:
+    return parsed(text)
+
+
+@pytest.mark.parametrize("return_as", ["list", "generator"])
+def test_an_error_is_shown_with_the_frames_of_the_call(tc: TaskClient, return_as: Any) -> None:
+    with parallel_config("ipytaskfarm", client=tc), pytest.raises(ValueError, match="invalid literal") as raised:
+        list(Parallel(return_as=return_as)(delayed(calls_parsed)(text) for text in ["1", "x"]))
+    text = "".join(traceback.format_exception(raised.value))
+    assert "in calls_parsed\n    return parsed(text)" in text
+    assert "in parsed\n    return int(text)" in text
+    assert "in run_batch" not in text
+    tc.clear()
+
+
+def test_an_error_keeps_its_cause_and_shows_its_own_frames(tc: TaskClient) -> None:
+    with parallel_config("ipytaskfarm", client=tc), pytest.raises(KeyError) as raised:
+        Parallel()(delayed(fails_with_a_cause)(text) for text in ["1", "x"])
+    assert type(raised.value.__cause__) is ValueError
+    text = "".join(traceback.format_exception(raised.value))
+    assert "in fails_with_a_cause\n    raise KeyError(text) from error" in text
+    assert text.count("\nKeyError: 'x'\n") == 2
     tc.clear()
 
 
