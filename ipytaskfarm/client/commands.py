@@ -23,7 +23,7 @@ from ..core.messages.tables import EngineTable
 from ..display.ipython import show_figures, show_users_frames
 from ..serialization.pack import unpack
 from .display import output_html, text_html
-from .engine_answers import EngineAnswer, error_of_answer, output_of_answer
+from .engine_answers import EngineAnswer, command_hints, error_of_answer, output_of_answer
 from .futures import Settler
 from .ids import Timeout, seconds
 from .old_names import OldNames
@@ -455,7 +455,7 @@ class PendingResult(OldNames):
         if failed:
             elist = [(answer.engine_id, self._verb, error_of_answer(answer)) for answer in failed]
             together = errors.CompositeError(f"one or more exceptions from call to method: {self._verb}", elist)
-            for text in dict.fromkeys(remedy(error) for _, _, error in elist):
+            for text in dict.fromkeys(text for _, _, error in elist for text in (*command_hints(error), remedy(error))):
                 if text:
                     together.add_note(text)
             raise together

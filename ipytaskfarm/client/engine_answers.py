@@ -15,6 +15,7 @@ from ..core.messages.payload import FailureBody, ResultBody
 from ..serialization.pack import unpack_error
 from .python2 import add_remedy
 from .results import error_named
+from .session_hints import add_hints
 
 _decode_output = msgspec.msgpack.Decoder(CommandOutput).decode
 _decode_failure = msgspec.msgpack.Decoder(FailureBody).decode
@@ -110,8 +111,14 @@ def error_of_answer(answer: CommandAnswer) -> BaseException:
         error.engine_id = answer.engine_id  # type: ignore[attr-defined]
         return error
     error = unpack_error(failure, answer.engine_id)
+    command_hints(error)
     add_remedy(error)
     return error
+
+
+def command_hints(error: BaseException) -> list[str]:
+    """Add what this session has and the engine has not to a command's error; return the sentences."""
+    return add_hints(error, getattr(error, "remote_traceback", ""), is_command=True)
 
 
 def output_of_answer(answer: CommandAnswer) -> ResultBody:

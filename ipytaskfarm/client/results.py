@@ -30,7 +30,7 @@ from ..system.user_code import with_cells
 from .display import output_html, text_html, value_html
 from .old_names import OldNames
 from .python2 import add_remedy, tell_of_iterators
-from .session_hints import hints
+from .session_hints import add_hints
 
 _decode_body = msgspec.msgpack.Decoder(ResultBody).decode
 
@@ -125,9 +125,9 @@ def sign(error: BaseException, engine_id: int, traceback_text: str) -> None:
                 f"the recursion limit is {sys.getrecursionlimit()} here, and that of its engine in a task: call "
                 "sys.setrecursionlimit in the function, or for all engines with mec.execute(…)"
             )
-        with contextlib.suppress(Exception):  # the exception's class may do anything when it is asked
-            notes += hints(error, traceback_text)
         own["__notes__"] = notes
+    if traceback_text:
+        add_hints(error, traceback_text)
     add_remedy(error)
 
 

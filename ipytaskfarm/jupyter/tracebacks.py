@@ -50,8 +50,19 @@ def _lines(error: Exception) -> list[str]:
     text = with_cells(getattr(error, "remote_traceback", ""))
     engine_id = getattr(error, "engine_id", None)
     if text:
-        return [f"on engine {engine_id}: {text.strip()}" if engine_id is not None else text.strip()]
+        shown = f"on engine {engine_id}: {text.strip()}" if engine_id is not None else text.strip()
+        return [shown, *_notes_beyond(error, text)]
     return [f"{type(error).__name__}: {text_of(error)}"]
+
+
+def _notes_beyond(error: Exception, text: str) -> list[str]:
+    """Return the notes that the client has added, without the place, which the traceback shows."""
+    notes = [str(each) for each in getattr(error, "__notes__", None) or ()]
+    return [
+        each
+        for each in notes
+        if not each.startswith("raised on engine ") and not all(line in text for line in each.splitlines())
+    ]
 
 
 def _composite(error: CompositeError) -> list[str]:

@@ -186,6 +186,39 @@ def test_an_error_says_what_this_session_has(tc: TaskClient, tmp_path: Path, mon
         assert bool(notes) is bool(expected), text
 
 
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("y = only_here", "a task has only what is sent with its code: push={'only_here': only_here}"),
+        ("def f(): return only_here\nf()", "a task has only what is sent with its code: push={'only_here': only_here}"),
+        ("%time only_here", "a task has only what is sent with its code: push={'only_here': only_here}"),
+        ("quotients.Fraction(1)", "a task imports what its code uses: import fractions as quotients"),
+        ("1", ""),
+    ],
+)
+def test_an_error_of_code_says_how_to_send_the_name(
+    tc: TaskClient, code: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "only_here", 1, raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "quotients", fractions, raising=False)
+    with pytest.raises(NameError) as raised:
+        tc.run(Task(code, pull="only_here"), block=True).raise_exception()
+    told = [note.partition(", and ")[2] for note in raised.value.__notes__ if note.startswith("this session has")]
+    assert told == ([expected] if expected else [])
+
+
+def test_an_error_with_notes_of_its_own_says_what_this_session_has(
+    tc: TaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "only_here", 1, raising=False)
+    with pytest.raises(NameError) as raised:
+        tc.run(
+            Task("try: only_here\nexcept NameError as e:\n    e.add_note('mine')\n    raise"), block=True
+        ).raise_exception()
+    assert raised.value.__notes__[0] == "mine"
+    assert raised.value.__notes__[1].startswith("this session has 'only_here'")
+
+
 SCRIPT = """
 import sys
 from ipytaskfarm import MapTask, TaskClient

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -143,6 +144,24 @@ def test_an_error_names_its_engines_only(mec: MultiEngineClient) -> None:
 
 
 # -- pending results
+
+
+def test_an_error_says_what_this_session_has(mec: MultiEngineClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "only_here", 1, raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "system", os, raising=False)
+    start = "this session has 'only_here', and engines have names of their own: mec.push({'only_here': only_here})"
+    for verb, text in (("execute", "y = only_here"), ("pull", "only_here")):
+        with pytest.raises(errors.CompositeError) as raised:
+            getattr(mec, verb)(text)
+        assert raised.value.__notes__ == [start]
+        with pytest.raises(NameError) as inner:
+            raised.value.raise_exception()
+        assert inner.value.__notes__ == [start]
+    with pytest.raises(errors.CompositeError) as raised:
+        mec.execute("system.getpid()")
+    assert raised.value.__notes__ == [
+        "this session has 'system', and engines have names of their own: mec.execute('import os as system')"
+    ]
 
 
 def test_pending_results(mec: MultiEngineClient, gate: Gate) -> None:

@@ -124,6 +124,13 @@ def test_errors_are_short_and_name_their_engines(px: Shell) -> None:
     px.fails("%%px -t 9\n1", errors.InvalidEngineID)
 
 
+def test_a_name_of_the_notebook_is_pushed(px: Shell) -> None:
+    px["only_here"] = 5
+    cell = px.run("%px y = only_here")
+    remedy = "engines have names of their own: mec.push({'only_here': only_here})"
+    assert cell.out.count(f"this session has 'only_here', and {remedy}") == 1
+
+
 def register_ipyparallels(shell: Shell) -> None:
     """Register magics as the activation of a view does."""
     shell.shell.register_magics(ParallelMagics(shell.shell, view=None))

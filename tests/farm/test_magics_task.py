@@ -120,6 +120,14 @@ def test_an_error_is_as_short_as_a_local_one(shell: Shell) -> None:
     assert "raiseException" not in short.out
 
 
+def test_a_name_of_the_notebook_is_pushed(shell: Shell) -> None:
+    shell["only_here"] = 5
+    remedy = "a task has only what is sent with its code: %%task --push only_here"
+    for code in ("%%task -b\nz = only_here", "%%taskmap n in [1]\nz = only_here"):
+        cell = shell.run(code)
+        assert cell.out.endswith(f"\nthis session has 'only_here', and {remedy}\n"), cell.shown
+
+
 def test_mistakes_are_told_in_one_line(shell: Shell) -> None:
     for code, match in [
         ("%%task --push nothing\n1", "nothing"),
