@@ -191,7 +191,9 @@ class ManagedEngine:
             running = ladder.run if ladder is not None and ladder.run in begun else begun[0]
         for_run = ladder is not None and ladder.terminated and ladder.run == running
         output, dump = last_words(self.files.output)
-        output = self._last_output(COMPANY if begun else running) or output
+        if not self.account.damaged and (running is not None or self.account.recorder.runs_command):
+            # And nothing else: the log has the output of earlier tasks too.
+            output = self._last_output(COMPANY if begun else running)
         crash = Crash(
             signal=self.exit.signal,
             exit_code=self.exit.exit_code,
@@ -211,11 +213,8 @@ class ManagedEngine:
         return EngineDown(self.incarnation, self.id, running, known, crash, self.expected, items, beside)
 
     def _last_output(self, running: RunKey | None) -> str:
-        """Return the end of what a dead engine's run, or command, has written. "": nothing, or neither was running."""
-        recorder = self.account.recorder
-        if self.account.damaged or (running is None and not recorder.runs_command):
-            return ""
-        words = recorder.words
+        """Return the end of what a dead engine's run, or (None) its command, has written. "": nothing."""
+        words = self.account.recorder.words
         rest = tail(self.files.stdout, OUTPUT_TAIL, words.marked(1))
         error = tail(self.files.output, 2 * DUMP_MAX, words.marked(2)).partition(FATAL)[0]
         lines = [part.strip("\n") for part in (words.read(running), rest, error)]

@@ -32,6 +32,7 @@ from ..serialization.modules import (
 from ..serialization.rebuild import assigned_by, came, collect
 from . import helper_processes
 from .edited_modules import EDITED
+from .failures import described
 
 _ABSENT = object()
 
@@ -251,13 +252,20 @@ class Starts:
         return starting
 
 
-def leave_fork(error: BaseException | None) -> NoReturn:
-    """End a forked child of a task, which has returned to the engine's own code, as a script ends."""
-    if isinstance(error, SystemExit):
-        code = error.code
-        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
-    if error is not None:
-        import traceback
+def leave_fork(error: BaseException | None, filename: str = "", code: str = "") -> NoReturn:
+    """End a forked child of a task or a command, which has returned to the engine's own code, as a script ends.
 
-        traceback.print_exception(error)
-    os._exit(0 if error is None else 1)
+    Its error is printed with the frames of the user's code.  Args: see `failures.describe`.
+    """
+    status: object = 0 if error is None else 1
+    text = ""
+    try:
+        if isinstance(error, SystemExit):
+            status = error.code or 0
+            text = "" if isinstance(status, int) else str(status)
+        elif error is not None:
+            text = described(error, filename, code)[1].traceback
+        if text:
+            print(text, file=sys.stderr)
+    finally:  # whatever the streams do, the child must not go on as a second engine
+        os._exit(status if isinstance(status, int) else 1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -50,6 +51,7 @@ from ..system.files import read_session, write_session
 from .capture import nothing_new
 from .cells import CellPlan
 from .checkpoints import Checkpoints
+from .child_processes import leave_fork
 from .command_interrupts import CommandInterrupts
 from .edits import Edits
 from .failures import described, forget_loss, remember_loss
@@ -78,6 +80,7 @@ class Commands:
         """Create it; `take_waiting` removes queued commands of a session, all or those with some numbers."""
         self._engine = parts.engine
         self._engine_id = parts.engine_id
+        self._pid = os.getpid()
         self._recorder = parts.recorder
         self._namespace = parts.namespace
         self._properties = parts.properties
@@ -210,6 +213,8 @@ class Commands:
             self._end(command, sink, *task.result())
 
     def _end(self, command: EngineCommand, sink: Sink, finish: Finish | None, error: BaseException | None) -> None:
+        if os.getpid() != self._pid:
+            leave_fork(error)
         if self._profiling.cpu.running:
             self._profiling.cpu.end()
         self._running = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import starmap
@@ -19,6 +20,7 @@ from ..serialization.pack import for_many, pack
 from ..storage.blobs import BlobWriter
 from .baseline import Baseline
 from .change_hooks import CHANGES
+from .child_processes import leave_fork
 from .current import Deferred, details_of
 from .failures import described
 from .sinks import SINK, Sink, WrittenByItem
@@ -133,19 +135,36 @@ class ItemNames(NamedTuple):
                 BaseException.add_note(error, name)
 
 
+_chunk: ChunkCalls | None = None
+"""The chunk that runs."""
+
+
+def _after_fork_in_child() -> None:
+    if _chunk is not None:
+        _chunk.note_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def call_each(calls: ChunkCalls) -> None:
     """Call the function with each item, as far as the chunk's time allows.  An interrupt ends the chunk.
 
     Each item begins in the surroundings in which a task does.
     """
+    global _chunk
+    _chunk = calls
     sink = SINK.get()
     if sink is not None:
         sink.begin_items(calls.values, len(calls.items))
-    while len(calls.values) < len(calls.items) and not calls.is_over(sink):
-        if calls.known.reaches or calls.known.singly or calls.known.segment == 1:
-            calls.run_one()
-        else:
-            calls.run_segment()
+    try:
+        while len(calls.values) < len(calls.items) and not calls.is_over(sink):
+            if calls.known.reaches or calls.known.singly or calls.known.segment == 1:
+                calls.run_one()
+            else:
+                calls.run_segment()
+    finally:
+        _chunk = None
 
 
 def _after(begin: Sequence[Callable[[], None]], function: Callable[..., Any]) -> Callable[..., Any]:
@@ -200,6 +219,8 @@ class ChunkCalls:
         """Yields the items of the present segment that are not begun."""
         self.is_left = False
         """Whether the items behind the one that runs are left to other engines, see `item_waits`."""
+        self._is_forked = False
+        """Whether this is a copy in a forked child of an item."""
         self.frozen = False
         """Whether an item has failed and ended the chunk: what it has left stays as it is."""
         self._began = time.perf_counter()
@@ -245,6 +266,11 @@ class ChunkCalls:
         if self._left is not None:
             self._left.__setstate__(len(self.items))
         return self.values.copy()
+
+    def note_fork(self) -> None:
+        """Let a forked child end with the item that has forked it; called in the child."""
+        self._is_forked = True
+        self.leave_rest()
 
     def tell_before(
         self,
@@ -358,6 +384,8 @@ class ChunkCalls:
         self._look(began, len(values) - begin)
 
     def _failed(self, error: BaseException) -> None:
+        if self._is_forked:
+            leave_fork(error)
         kind = type(error)  # isinstance would ask the error itself, which may raise
         index = len(self.values)
         outcome = next((word for base, word in _OUTCOMES if issubclass(kind, base)), Reason.ERROR)
@@ -376,6 +404,8 @@ class ChunkCalls:
 
     def _look(self, began: float, count: int) -> None:
         """Restore the surroundings, and decide how many calls may run before the next examination."""
+        if self._is_forked:
+            leave_fork(None)
         if self.frozen:
             return
         run_s = time.perf_counter() - began

@@ -486,7 +486,7 @@ class Runner:
         now_s = time.perf_counter()
         run_s = now_s - attempt.begun
         if os.getpid() != self._pid:
-            leave_fork(error)
+            leave_fork(error, *source_of(attempt.work))
         if self._cpu_profiler.running:
             self._cpu_profiler.end()
         run, work, sink = attempt.run, attempt.work, attempt.sink

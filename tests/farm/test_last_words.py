@@ -84,3 +84,11 @@ def test_what_a_command_had_printed_stands_in_its_error(tc: TaskClient, mec: Mul
         mec.execute("print('famous words'); import os; os._exit(1)", targets=0, block=True)
     assert "famous words" in str(caught.value)
     tc.barrier(tc.run(Task("1")), timeout=DEADLINE_S)
+
+
+@pytest.mark.parametrize("speech", ["stderr", "error descriptor", "child", "logging"])
+def test_a_silent_one_has_not_what_the_log_keeps_of_others(tc: TaskClient, speech: str) -> None:
+    tc.barrier([tc.run(Task(f"import logging, os, sys\n{SPEECHES[speech]}")) for _ in range(6)], timeout=DEADLINE_S)
+    result = lost(tc, "os._exit(1)")
+    assert result.failure is not None
+    assert "last output" not in result.failure.getErrorMessage()
