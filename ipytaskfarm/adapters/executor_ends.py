@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
 from ipytaskfarm.core import errors
+from ipytaskfarm.display.ipython import show_users_frames
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import TaskClient
@@ -35,6 +36,7 @@ def original_of(error: BaseException) -> BaseException:
     error.__cause__ = None
     original.__cause__ = error
     original.add_note(str(error))
+    show_users_frames(original)
     return original
 
 

@@ -9,9 +9,15 @@ import builtins
 import contextlib
 import importlib
 import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from ..core.errors import TaskFarmError
 
 # -- the shell
 
@@ -53,6 +59,7 @@ def show_figures() -> None:
 # -- tracebacks as short as those of local code: the user's frames, without the farm's between them
 
 _PACKAGE = str(Path(__file__).parents[1])
+_LIBRARY = ("<frozen ", *{sysconfig.get_path(kind) + "/" for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 class UserFrames:
@@ -67,10 +74,8 @@ class UserFrames:
 
     def __call__(self) -> list[str]:
         """Return the lines that IPython displays."""
-        error, shell = self._error, user_shell()
-        tb = users_frames(error.__traceback__, is_interrupt=isinstance(error, KeyboardInterrupt))
-        lines: list[str] = shell.InteractiveTB.structured_traceback(type(error), error, tb) if shell else []
-        return lines
+        shell = user_shell()
+        return _lines_of(self._error, shell) if shell is not None else []
 
 
 def show_users_frames(error: BaseException) -> None:
@@ -80,6 +85,66 @@ def show_users_frames(error: BaseException) -> None:
     with contextlib.suppress(Exception):  # the exception's class has slots, or refuses attributes
         if not hasattr(error, "_render_traceback_"):
             error._render_traceback_ = UserFrames(error)  # type: ignore[attr-defined]
+
+
+def _lines_of(error: BaseException, shell: Any) -> list[str]:
+    """Return the lines that IPython displays of an error, with the user's frames alone."""
+    tb = users_frames(error.__traceback__, is_interrupt=isinstance(error, KeyboardInterrupt))
+    with _users_chain(error):
+        lines: list[str] = shell.InteractiveTB.structured_traceback(type(error), error, tb)
+    return lines
+
+
+def _lines_of_ours(error: TaskFarmError) -> list[str]:
+    """Return the lines that IPython displays of an error of the farm's own classes, also in an engine's console."""
+    return _lines_of(error, builtins.get_ipython())  # type: ignore[attr-defined]
+
+
+# Here, because `core` does not know IPython; for the class, because its errors are raised in a hundred places.
+TaskFarmError._render_traceback_ = _lines_of_ours  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _users_chain(error: BaseException) -> Iterator[None]:
+    """Take the farm's frames from an error's causes and contexts for the duration of the block.
+
+    A cause whose other frames are all of libraries is left out: of a refused value, the refusal says what pickle said.
+    """
+    undo: list[Callable[[], object]] = []
+    seen = {id(error)}
+    each = error
+    try:
+        while (cause := each.__cause__ or (None if each.__suppress_context__ else each.__context__)) is not None:
+            if id(cause) in seen:
+                break
+            seen.add(id(cause))
+            if _is_of_farm(cause.__traceback__):
+                users = users_frames(cause.__traceback__, is_interrupt=False)
+                if not _is_of_user(users):
+                    undo.append(partial(_set_chain, each, each.__cause__, each.__suppress_context__))
+                    _set_chain(each, None, True)
+                    break
+                undo.append(partial(BaseException.with_traceback, cause, cause.__traceback__))
+                BaseException.with_traceback(cause, users)
+            each = cause
+        yield
+    finally:
+        for step in undo:
+            step()
+
+
+def _set_chain(error: BaseException, cause: BaseException | None, suppresses: bool) -> None:
+    # Of the base class, because an exception's own __setattr__ may do anything.
+    BaseException.__setattr__(error, "__cause__", cause)
+    BaseException.__setattr__(error, "__suppress_context__", suppresses)
+
+
+def _is_of_farm(tb: TracebackType | None) -> bool:
+    return any(frame.f_code.co_filename.startswith(_PACKAGE) for frame, _ in traceback.walk_tb(tb))
+
+
+def _is_of_user(tb: TracebackType | None) -> bool:
+    return any(not frame.f_code.co_filename.startswith(_LIBRARY) for frame, _ in traceback.walk_tb(tb))
 
 
 def users_frames(tb: TracebackType | None, is_interrupt: bool) -> TracebackType | None:

@@ -398,6 +398,52 @@ def test_a_map_that_raises_shows_the_users_frames_alone(shell: Shell, tc: TaskCl
         assert isinstance(again, ZeroDivisionError)
 
 
+REFUSED = """import threading
+from ipytaskfarm import Executor
+holder = {"a": threading.Lock()}
+def uses_lock(x):
+    with holder["a"]: return x
+class Bad:
+    def __reduce__(self): raise ValueError("no reduce")
+"""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "tc.map(uses_lock, [1])",
+        "tc.map(len, [holder])",
+        "tc.submit(uses_lock, 1)",
+        "list(tc.imap(uses_lock, [1]))",
+        "mec.push({'holder': holder})",
+        "mec.execute('1', targets=77)",
+    ],
+)
+def test_a_refusal_shows_the_users_line_and_the_sentence(shell: Shell, farm: Farm, call: str) -> None:
+    shell.ok(REFUSED)
+    with farm.task_client() as tc, farm.multiengine_client() as mec:
+        shell["tc"], shell["mec"] = tc, mec
+        cell = shell.run(call)
+    _, _, _, line, empty, sentence = cell.shown.splitlines()
+    assert (line, empty) == (f"----> 1 {call}", "")
+    assert sentence.startswith(("UnpickleableException: ", "InvalidEngineID: "))
+    if "execute" not in call:
+        assert type(cell.error.__cause__) is TypeError, "the exception keeps what is not shown"  # type: ignore[union-attr]
+        assert cell.error.__cause__.__traceback__ is not None  # type: ignore[union-attr]
+
+
+def test_a_refusal_shows_the_users_code_that_has_failed(shell: Shell, tc: TaskClient) -> None:
+    shell.ok(REFUSED)
+    shell["tc"] = tc
+    shown = shell.run("tc.map(print, [Bad()])").shown
+    assert "in Bad.__reduce__(self)" in shown
+    assert "The above exception was the direct cause of the following exception" in shown
+    assert "ipytaskfarm/" not in shown
+    shown = shell.run("with Executor(tc) as e: e.submit(uses_lock, 1).result()").shown
+    assert "ipytaskfarm/" not in shown
+    assert "holder" in shown.splitlines()[-1]
+
+
 def test_the_debugger_lands_in_the_users_code_with_its_variables(shell: Shell, tc: TaskClient) -> None:
     shell["tc"] = tc
     shell.ok("def fails(x):\n    y = x - 1\n    return 1 / y")
