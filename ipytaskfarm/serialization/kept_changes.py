@@ -26,9 +26,11 @@ _ADDING = frozenset((
     "add", "append", "appendleft", "discard", "extend", "extendleft", "insert", "remove", "subtract", "update",
 ))  # fmt: skip
 _TAKING = frozenset(("pop", "popitem", "popleft"))
-_MENTIONED = _ADDING | _TAKING | {"next"}
+_FILLING = frozenset(("at", "fill", "itemset", "put"))
+"""Methods of numpy's arrays that change them, and ``np.add.at`` and its like."""
+_MENTIONED = _ADDING | _TAKING | _FILLING | {"next", "setdefault"}
 _CHANGING = _MENTIONED | {
-    "clear", "popitem", "reverse", "setattr", "setdefault", "sort", "__dict__",
+    "clear", "popitem", "reverse", "setattr", "sort", "__dict__",
     "heapify", "heappop", "heappush", "heappushpop", "heapreplace", "insort", "insort_left", "insort_right", "setitem",
     "shuffle",
 }  # fmt: skip
@@ -61,11 +63,29 @@ def may_change(value: Any, how: str, function: str) -> bool:
     if isinstance(value, Iterator):
         return how.startswith("next(")
     if kind in _VALUES or kind.__module__.partition(".")[0] in ("numpy", "pandas"):
+        if how.partition("(")[0].rpartition(".")[2] in _FILLING:
+            return kind not in _VALUES
         return "=" in how and (kind not in _VALUES or not how.partition("=")[0].rstrip(" +-*/|&^%<>@").endswith("]"))
-    if isinstance(value, type):
-        return "=" in how and not function.startswith(f"{value.__qualname__}.")
-    is_own = kind.__module__ == "__main__" or travel(kind.__module__) is Travel.SOURCE
-    return (is_own or kind.__name__ in ("Namespace", "SimpleNamespace")) and ("=" in how or how.count(".") > 1)
+    inside = "=" in how or how.partition("(")[0].count(".") > 1
+    if isinstance(value, type | types.FunctionType):
+        is_within = function.startswith(f"{value.__qualname__}.")
+        return inside and not is_within and travel(value.__module__) is not Travel.REFERENCE
+    return (_is_of_program(kind) or kind.__name__ in ("Namespace", "SimpleNamespace")) and inside
+
+
+def changed_by_methods(value: Any, name: str, code: types.CodeType) -> str:
+    """Return an example of how the code changes an object of the program's own classes by methods; "" if it does not.
+
+    Only methods count whose results are not used: these are called for what they change."""
+    kind: Any = type(value)
+    if isinstance(value, type) or not _is_of_program(kind):
+        return ""
+    called = sorted(_statement_calls(code).get(name, ()))
+    return next((f"{name}.{each}(…)" for each in called if _changes_instances(kind, frozenset({each}))), "")
+
+
+def _is_of_program(kind: type) -> bool:
+    return kind.__module__ == "__main__" or travel(kind.__module__) is Travel.SOURCE
 
 
 def changes_itself(function: Any, levels: int = 5) -> bool:
@@ -192,16 +212,33 @@ _VALUES = (bool, int, float, complex, str, bytes, tuple, frozenset, type(None))
 def _changes_in(code: types.CodeType) -> dict[str, str]:
     if mentioned(code).isdisjoint(_MENTIONED) and not _stores(code, _STORING):
         return {}
+    tree = _tree_of(code)
+    return _Changes(tree).found if tree is not None else {}
+
+
+@functools.lru_cache(4096)
+def _statement_calls(code: types.CodeType) -> dict[str, set[str]]:
+    """Return name -> its methods that the code calls in statements of their own."""
+    found: dict[str, set[str]] = {}
+    for node in ast.walk(_tree_of(code) or ast.Module([], [])):
+        called = node.value.func if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else None
+        if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
+            found.setdefault(called.value.id, set()).add(called.attr)
+    return found
+
+
+def _tree_of(code: types.CodeType) -> ast.AST | None:
+    """Return the syntax tree of a function's source; None if it is not known, or too long."""
     text = "".join(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 : last_line(code)])
     if not text or len(text) > _CHARACTERS_MAX:
-        return {}
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(textwrap.dedent(text))
     except (SyntaxError, ValueError, RecursionError):  # a lambda within a longer expression
-        return {}
-    return _Changes(tree if code.co_name != "<lambda>" else _lambda_in(tree, code)).found
+        return None
+    return tree if code.co_name != "<lambda>" else _lambda_in(tree, code)
 
 
 def _lambda_in(tree: ast.AST, code: types.CodeType) -> ast.AST:
@@ -281,7 +318,7 @@ class _Changes:
             self._reset.add(name)
         elif function.attr in _TAKING:
             self._taken.add(name)
-        elif function.attr in _ADDING:
+        elif function.attr in _ADDING or (function.attr in _FILLING and function.attr != "at"):
             self._added.add(name)
             self.found[name] = f"{ast.unparse(function)}(…)"
             return True
@@ -292,6 +329,11 @@ class _Changes:
         if isinstance(function, ast.Name) and function.id == "next" and call.args:
             if isinstance(call.args[0], ast.Name):
                 self.found[call.args[0].id] = f"next({call.args[0].id})"
+        elif (
+            isinstance(function, ast.Attribute) and function.attr == "at" and isinstance(function.value, ast.Attribute)
+        ):
+            if call.args and isinstance(call.args[0], ast.Name):
+                self.found[call.args[0].id] = f"{ast.unparse(function)}(…)"
         elif isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
             name = function.value.id
             if function.attr in _TAKING:
@@ -300,16 +342,30 @@ class _Changes:
 
     def _assigned(self, node: ast.Assign) -> None:
         for target in node.targets:
-            if isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
-                self._stored[target.value.id] = f"{target.value.id}[…] = …"
-                self._look(target.slice)
+            root = _root(target)
+            if isinstance(target, ast.Attribute) and root is not None and _mentions(node.value, root):
+                self.found[root] = f"{ast.unparse(target)} = {ast.unparse(node.value)}"  # f.calls = f.calls + 1
+            elif isinstance(target, ast.Subscript) and root is not None:
+                self._stored[root] = f"{ast.unparse(target.value)}[…] = …"
+                self._look_inside(target)
             elif isinstance(target, ast.Name):
-                if any(isinstance(each, ast.Name) and each.id == target.id for each in ast.walk(node.value)):
+                if _mentions(node.value, target.id):
                     self.found[target.id] = f"{target.id} = {ast.unparse(node.value)}"
                 else:
                     self._reset.add(target.id)
             else:
                 self._look(target)
+
+    def _look_inside(self, target: ast.expr) -> None:
+        """Look at the indexes of a target, not at the name at its root."""
+        while isinstance(target, ast.Attribute | ast.Subscript):
+            if isinstance(target, ast.Subscript):
+                self._look(target.slice)
+            target = target.value
+
+
+def _mentions(node: ast.AST, name: str) -> bool:
+    return any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(node))
 
 
 _SIGNS: dict[type[ast.operator], str] = {
@@ -319,6 +375,11 @@ _SIGNS: dict[type[ast.operator], str] = {
 
 
 def _root(target: ast.expr) -> str | None:
-    while isinstance(target, ast.Attribute | ast.Subscript):
-        target = target.value
+    """Return the name at which an expression like ``a.b[c].d`` begins, or ``a.setdefault(b, [])``; None for others."""
+    while isinstance(target, ast.Attribute | ast.Subscript) or _is_setdefault(target):
+        target = target.func if isinstance(target, ast.Call) else target.value  # type: ignore[attr-defined]
     return target.id if isinstance(target, ast.Name) else None
+
+
+def _is_setdefault(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setdefault"

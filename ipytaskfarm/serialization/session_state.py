@@ -23,7 +23,7 @@ from operator import itemgetter
 from typing import Any
 
 from ..system.user_code import depth_of_user, tell_user
-from .kept_changes import change_of_owner, changes_of, may_change, may_store, sets_attributes
+from .kept_changes import change_of_owner, changed_by_methods, changes_of, may_change, may_store, sets_attributes
 from .module_origin import Travel, travel
 from .session_reads import readings
 from .session_settings import changed_settings, changed_variables
@@ -66,6 +66,11 @@ def look(function: types.FunctionType, used: dict[str, Any]) -> None:
                     _changing.append(name)
                 else:
                     _note_change(name, path, changes[path])
+    for path, value in (*used.items(), *_cells(function)):
+        if "." not in name and not may_change(value, changes.get(path, ""), function.__qualname__):
+            how = changed_by_methods(value, path, function.__code__)
+            if how:
+                _note_change(name, path, how)
 
 
 def look_through(function: Any) -> None:

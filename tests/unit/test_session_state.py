@@ -374,3 +374,60 @@ def test_a_module_that_sets_variables_sets_them_in_tasks_too(tmp_path: Path, mon
     add_dependency(str(tmp_path))
     module = importlib.import_module("reads_set_variables")
     assert said(pack_function, module.reads) == []
+
+
+CHANGED_INSIDE = """
+import numpy as np, pandas as pd
+frame = pd.DataFrame({"a": [0.0] * 4})
+nested, lists, out = {"r": {}}, {}, np.zeros(4)
+class Kept:
+    items = []
+class Counter:
+    def __init__(self): self.n = 0
+    def count(self, x): self.n += x
+    def show(self, x): print(x, self.n)
+counter = Counter()
+def of_frame(i): frame.loc[i, "a"] = i
+def of_nested(i): nested["r"][i] = i
+def of_class(i): Kept.items.append(i)
+def of_method(i): counter.count(i)
+def of_lists(i): lists.setdefault(i, []).append(1)
+def of_itself(i): of_itself.calls = getattr(of_itself, "calls", 0) + 1
+def of_array(i): out.fill(i)
+def at_places(i): np.add.at(out, i, 1)
+def shows(i): counter.show(i)
+def reads(i): return nested["r"].get(i), out.sum(), frame.loc[0, "a"]
+def caches(i):
+    if i not in nested["r"]: nested["r"][i] = i
+    return nested["r"][i]
+def own(i):
+    made = frame.copy()
+    made.loc[i, "a"] = i
+    return made
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("of_frame", "frame (frame.loc[…] = …)"),
+        ("of_nested", "nested (nested['r'][…] = …)"),
+        ("of_class", "Kept (Kept.items.append(…))"),
+        ("of_method", "counter (counter.count(…))"),
+        ("of_lists", "lists (lists.setdefault(i, []).append(…))"),
+        ("of_itself", "of_itself (of_itself.calls = getattr(of_itself, 'calls', 0) + 1)"),
+        ("of_array", "out (out.fill(…))"),
+        ("at_places", "out (np.add.at(…))"),
+    ],
+)
+def test_changes_inside_of_globals(notebook: Notebook, name: str, expected: str) -> None:
+    session_state._warned.clear()
+    notebook.run(CHANGED_INSIDE)
+    (text,) = said(pack_function, notebook[name])
+    assert text.startswith(f"{name} changes {expected}, of which each engine has a copy")
+
+
+@pytest.mark.parametrize("name", ["shows", "reads", "caches", "own"])
+def test_what_changes_nothing_of_the_session(notebook: Notebook, name: str) -> None:
+    notebook.run(CHANGED_INSIDE)
+    assert said(pack_function, notebook[name]) == []
