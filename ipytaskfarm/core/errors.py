@@ -181,7 +181,12 @@ class InputsLost(TaskError):
     """Raised by a task whose inputs are lost: ``InputsLost({engine: [task ids]})``, or only the ids.
 
     These tasks run again, then those that were made of their results, then the task that raised this.  None of it
-    counts as a retry.  engine_lost: the engines are replaced too.  From bndl.execute's DependenciesFailed."""
+    counts as a retry.  engine_lost: the engines are replaced too.  From bndl.execute's DependenciesFailed.
+
+    Ids may be whatever `int` takes: numbers, numpy's numbers, text.
+
+    Raises:
+        ValueError: an id is no number of a task or engine, or there are more than 100,000 (`LOST_MAX`)."""
 
     def __init__(self, lost: Mapping[int, Iterable[int]] | Iterable[int] | str, engine_lost: bool = False) -> None:
         self.ids: list[int] = []
@@ -190,9 +195,39 @@ class InputsLost(TaskError):
             super().__init__(lost)
             return
         by_engine = {e: list(ids) for e, ids in lost.items()} if isinstance(lost, Mapping) else {}
-        self.ids = [i for ids in by_engine.values() for i in ids] if by_engine else [int(i) for i in lost]
-        self.engines = list(by_engine) if engine_lost else []
-        super().__init__(f"the results of tasks {', '.join(map(str, self.ids))} are lost")
+        self.ids = lost_ids("task", (i for ids in by_engine.values() for i in ids) if by_engine else lost)
+        self.engines = lost_ids("engine", by_engine) if engine_lost else []
+        shown = [*map(str, self.ids[:LOST_SHOWN]), "…"] if len(self.ids) > LOST_SHOWN else map(str, self.ids)
+        super().__init__(f"the results of tasks {', '.join(shown)} are lost")
+
+
+LOST_MAX = 100_000
+"""The most ids in one `InputsLost`."""
+LOST_SHOWN = 100
+_ID_MAX = 2**63 - 1
+
+
+def lost_ids(what: str, ids: Iterable[object]) -> list[int]:
+    """Return the ids of an `InputsLost` as integers.
+
+    Args:
+        what: "task" or "engine", for the error.
+
+    Raises:
+        ValueError: one is no id, or there are too many.
+    """
+    found: list[int] = []
+    for each in ids:
+        if len(found) == LOST_MAX:
+            raise ValueError(f"InputsLost takes at most {LOST_MAX:,} {what} ids: raise it for the first ones")
+        try:
+            number = int(each)  # type: ignore[call-overload]
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"InputsLost takes {what} ids, which are whole numbers, not {each!r:.100}") from None
+        if not 0 <= number <= _ID_MAX:
+            raise ValueError(f"InputsLost takes {what} ids from 0 to {_ID_MAX}, not {number!r:.100}")
+        found.append(number)
+    return found
 
 
 DependenciesFailed = InputsLost

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol
 
+import msgspec
+
 from ..core.arguments import check_int, check_name, check_seconds, check_text, check_timeout, wrong
-from ..core.errors import InputsLost
+from ..core.errors import InputsLost, lost_ids
 from ..core.messages import Granted, Run, Special
 from ..core.messages.payload import Message
 from ..core.messages.running_task import Await, Children, Letter, Receive, Spawn, Take, TaskReply
@@ -29,6 +31,8 @@ FLUSH_S = 5.0
 """How long a failed run waits until its messages are on disk. A run that ends well waits as long as it takes."""
 
 _NOTHING_SPECIAL = Special()
+_encode = msgspec.msgpack.Encoder().encode
+_decode_deferral = msgspec.msgpack.Decoder(Deferral).decode
 
 
 class Deferred(BaseException):
@@ -43,11 +47,18 @@ class Deferred(BaseException):
 
 
 def details_of(error: BaseException, outcome: str) -> Deferral | LostInputs | None:
-    """Return what the controller is told of an outcome beside the error itself."""
+    """Return what the controller is told of an outcome beside the error itself.
+
+    Raises:
+        ValueError: the error's attributes, which a task may set, are not what the controller can read.
+    """
     if outcome == DEFERS and isinstance(error, Deferred):
-        return error.word
+        try:
+            return _decode_deferral(_encode(error.word))
+        except Exception as problem:
+            raise ValueError(f"the deferral cannot be told to the farm: {text_of(problem)}") from None
     if outcome == LOSES_INPUTS and isinstance(error, InputsLost):
-        return LostInputs(tuple(error.ids), tuple(error.engines))
+        return LostInputs(tuple(lost_ids("task", error.ids)), tuple(lost_ids("engine", error.engines)))
     return None
 
 

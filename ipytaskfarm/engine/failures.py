@@ -21,6 +21,8 @@ from ..serialization.pack import chain_of, pack_error, traceback_of
 VALUE_CHARS_MAX = 2000
 NAME_CHARS_MAX = 200
 TRACEBACK_CHARS_MAX = 64 * 1024
+KINDS_MAX = 100
+"""The most classes of an error that are named."""
 
 _MACHINERY = re.compile(
     r"(ipytaskfarm\.(engine|serialization|transport|storage|system)|IPython|ipykernel|asyncio)(\.|$)"
@@ -53,7 +55,7 @@ def describe(error: BaseException, filename: str = "", code: str = "") -> tuple[
         half = TRACEBACK_CHARS_MAX // 2
         text = f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
     body = msgspec.structs.replace(body, value=_HASH.sub("<task>", body.value), traceback=text)
-    kinds = tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__[:-2])
+    kinds = tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__[:-2][:KINDS_MAX])
     return FailureSummary(body.etype, _bounded(body.value), place, kinds), body
 
 

@@ -39,6 +39,9 @@ SLOW_S = 0.05
 """The seconds of an item after which its duration is told."""
 YIELD_BYTES = 4 * 1024 * 1024
 """A chunk whose values take about this many bytes ends early, since its result is one message."""
+FAILED_MAX = 4096
+"""A chunk with so many failed items ends early: its end, which tells of each, is one message of at most a million
+values."""
 ARGUMENT_CHARS = 60
 
 
@@ -311,6 +314,8 @@ class ChunkCalls:
         """
         if self.frozen or self.is_left:
             return True
+        if len(self.failed) >= FAILED_MAX:
+            return True
         if self._bytes > YIELD_BYTES or (sink is not None and sink.is_half_full()):
             return bool(self.values)
         left_s = self._item_s * (len(self.items) - len(self.values))
@@ -393,7 +398,11 @@ class ChunkCalls:
         if self._freeze is not None and outcome == Reason.ERROR:
             self._freeze(index, error)
             self.frozen = True
-        self.failed[index] = FailedItem(outcome, *described(error), details_of(error, outcome))
+        try:
+            detail = details_of(error, outcome)
+        except Exception as problem:  # what the error says is not what it must say
+            error, outcome, detail = problem, Reason.ERROR, None
+        self.failed[index] = FailedItem(outcome, *described(error), detail)
         self.values.append(None)
 
     def refuse(self, index: int, error: Exception) -> None:

@@ -52,7 +52,12 @@ class RunRecords:
             failure = brief(problem, problem)
         run = attempt.run
         body = self._encoder.encode(ResultBody(None, FailureBody(failure.etype, failure.value)))
-        word = details_of(error, reason) if error is not None else None
+        word = None
+        if error is not None:
+            try:
+                word = details_of(error, reason)
+            except Exception:  # perhaps the reason why `_compose` has failed: then this is an error like others
+                reason = Reason.ERROR
         ended = Ended(
             run.task, run.attempt, reason, attempt.started_s, run_s, failure, body, detail=word, frozen=attempt.frozen
         )
