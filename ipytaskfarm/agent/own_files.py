@@ -58,6 +58,8 @@ def spoiled(engine: ManagedEngine) -> Spoiled | None:
     recorder = engine.account.recorder
     if engine.account.damaged:
         return Spoiled("its flight recorder was overwritten", False)
+    if engine.account.spoiled:
+        return Spoiled(engine.account.spoiled, True)
     try:
         found = os.stat(recorder.path)
     except OSError:

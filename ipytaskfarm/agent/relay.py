@@ -8,7 +8,8 @@ and `Relay.restate` sends all kept messages again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Set
 from enum import Enum
 from typing import TYPE_CHECKING, cast
 
@@ -22,7 +23,10 @@ from ..core.messages.task_types import Ended, FailureSummary, Incarnation, RunKe
 from ..core.states import Reason
 from ..core.text import text_of
 from ..system.flight_recorder import Record, Recorder, RecorderDamaged
+from ..transport.message_parts import COUNTED_BYTES
 from ..transport.reliable_session import MAX_MESSAGE_BYTES
+from .engine_traffic import EngineTraffic
+from .records import RecordUnreadable, checked, failed
 
 if TYPE_CHECKING:
     from ..transport.peer import Link
@@ -31,8 +35,9 @@ log = logging.getLogger(__name__)
 
 READ_MAX = 1000
 """The most records that are taken from a ring at once."""
-MESSAGE_BYTES = 1 << 20
-"""Results are gathered into messages of about this size; a larger result is sent alone."""
+MESSAGE_BYTES = COUNTED_BYTES - (64 << 10)
+"""Results are gathered into messages of at most this size; a larger result is sent alone. So a message that the
+controller refuses for its many values has one result."""
 ANSWER_BYTES_MAX = MAX_MESSAGE_BYTES - 4096
 """The most bytes of a command's answer, without the names sent with it."""
 UNACKED_BYTES_MAX = 16 << 20
@@ -69,6 +74,8 @@ class Account:
         """Whether the last `read` stopped at its limit, so that there may be more."""
         self.damaged = False
         """Whether the recorder cannot be read: then every open run may have run."""
+        self.spoiled = ""
+        """What a task has done to the recorder although it can be read, so that the engine must end; "": nothing."""
         self._runs: dict[RunKey, RunProgress] = {}
 
     def hand(self, runs: Iterable[RunKey]) -> None:
@@ -108,18 +115,28 @@ class Account:
                 continue  # a run ends once
             known[run] = _ENDED
             self.ended_runs += 1
-            if ended and size + len(record) > MESSAGE_BYTES:
+            try:
+                sound = checked(record, run)
+            except RecordUnreadable as error:
+                sound = self._replaced(run, str(error))
+            if ended and size + len(sound) > MESSAGE_BYTES:
                 portions.append((ended, Receipt(self, cursor, runs)))
                 ended, runs, size = [], [], 0
-            ended.append(msgspec.Raw(record))
+            ended.append(msgspec.Raw(sound))
             runs.append(run)
-            size += len(record)
+            size += len(sound)
             cursor = record_end
         if ended:
             portions.append((ended, Receipt(self, records[-1][0], runs)))
         if not self.former:
             self.open_runs -= sum(len(portion) for portion, _ in portions)
         return portions
+
+    def _replaced(self, run: RunKey, why: str) -> bytes:
+        """Return what the controller is told instead of a record that cannot be read."""
+        log.error("engine %s: the record of attempt %d of task %d cannot be read: %s", self.engine, run[1], run[0], why)
+        self.spoiled = self.spoiled or f"the record of the end of task {run[0]} in its flight recorder was spoiled"
+        return failed(run, why, time.time())
 
     def give_back(self, runs: Iterable[RunKey]) -> list[RunKey]:
         """Record runs that the engine returns unrun, and return those that were open."""
@@ -331,6 +348,6 @@ def _failed(answer: CommandDone, etype: str, text: str) -> CommandDone:
 def _too_large(record: msgspec.Raw, error: ResultTooLarge) -> Ended:
     """Return the end of a run whose result is larger than a message may be."""
     ended = msgspec.msgpack.decode(record, type=Ended)
-    return msgspec.structs.replace(
-        ended, outcome=Reason.TOO_LARGE.value, failure=FailureSummary("ResultTooLarge", str(error)), body=b""
-    )
+    failure = FailureSummary("ResultTooLarge", str(error))
+    # Without its details: these may be what is too large, as the ends of thousands of items.
+    return Ended(ended.task, ended.attempt, Reason.TOO_LARGE.value, ended.started_s, ended.run_s, failure)
