@@ -6,10 +6,20 @@ reached, and the remedy.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 PARTS_MAX = 1_000_000
 """The most values (numbers, texts, lists …) in one message. Bytes within a message count as one value."""
+
+PROPERTIES_BYTES = 16 << 20
+"""The most bytes of one engine's properties, as `properties_bytes` counts them."""
+
+
+def properties_bytes(packed: bytes, plain: Mapping[str, object]) -> int:
+    """Return the size of properties: packed, and those that are text or numbers once more."""
+    texts = sum(len(name) + len(value) for name, value in plain.items() if isinstance(value, str))
+    return len(packed) + texts + 100 * len(plain)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from .agent_names import SHARED, agent_name, owner
 from .arguments import INT_MAX, INT_MIN
+from .limits import PROPERTIES_BYTES, properties_bytes
 from .message_bounds import (
     may_be_long,
     why_condition_too_long,
@@ -70,7 +71,6 @@ HELD_MAX = 65_536
 """The most runs that one engine may report: batches of 2,048, and ended runs that were not acknowledged."""
 FORMER_MAX = 64
 FACTS_BYTES = 8192
-PROPERTIES_BYTES = 16 * 2**20
 NAMES_MAX = 256
 TEXT_MAX = 2000
 LONG_TEXT_MAX = 64 * 1024
@@ -306,8 +306,7 @@ def _properties(farm: SchedulerState, session: str, event: PropertiesChanged, no
 
 
 def _is_small(properties: PropertiesChanged) -> bool:
-    plain = sum(len(name) + len(value) for name, value in properties.plain.items() if isinstance(value, str))
-    size = len(properties.packed) + plain + 100 * len(properties.plain)
+    size = properties_bytes(properties.packed, properties.plain)
     return size <= PROPERTIES_BYTES and 0 <= properties.version <= NUMBER_MAX
 
 

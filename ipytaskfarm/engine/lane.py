@@ -152,6 +152,8 @@ class EngineLane:
         self._functions: OrderedDict[str, bytes] = OrderedDict()
         self._scheduled = threading.Event()
         self._working = False
+        self._watched = False
+        """Whether `Works.watch` must be called once more, although nothing runs."""
         self._in_company = False
         """Whether coroutine tasks are in progress, which hold the kernel's lock together."""
         self._stopping = False
@@ -191,6 +193,12 @@ class EngineLane:
         # The main thread may wait for the answer.
         self._main_reads_until_s = 0.0
         os.eventfd_write(self._wake_fd, 1)
+
+    def watch_soon(self) -> None:
+        """Let `Works.watch` be called once more, also if nothing runs. Any thread may call this."""
+        if not self._watched:
+            self._watched = True
+            os.eventfd_write(self._wake_fd, 1)
 
     def take_commands(self, session: str, numbers: Collection[int] | None = None) -> list[EngineCommand]:
         """Remove and return the waiting commands of a session, all or those with these numbers.
@@ -242,7 +250,7 @@ class EngineLane:
                 timeout_ms: int | None = TICK_MS
             else:
                 poller.register(fd, select.POLLIN | (select.POLLOUT if stream.has_output else 0))
-                timeout_ms = WATCH_MS if self._working else None
+                timeout_ms = WATCH_MS if self._working or self._watched else None
             ready = dict(poller.poll(timeout_ms))
             if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)
@@ -254,7 +262,8 @@ class EngineLane:
                 return
             self._read_for_main(fd)
             now_s = time.monotonic()
-            if self._working and not ready and now_s >= watch_at_s:
+            if (self._working or self._watched) and not ready and now_s >= watch_at_s:
+                self._watched = False
                 watch_at_s = now_s + WATCH_MS / 1000
                 self._guarded(self._works.watch)
 

@@ -24,6 +24,7 @@ from .. import engine as package
 from ..core.messages import (
     CommandDone,
     EngineCommand,
+    FromEngine,
     Granted,
     LaneHello,
     OutputQuery,
@@ -58,6 +59,7 @@ from .plain import PlainTest
 from .profiling import Profiling
 from .progress_bars import bars_as_text
 from .properties import Properties
+from .property_reports import PropertyReports
 from .result_bell import PAUSE_S, ResultBell
 from .runner import Runner
 from .shared_parts import Parts
@@ -169,6 +171,7 @@ class EngineProcess:
         _no_keyboard()
         bars_as_text()
         self._facts = gather_facts(settings)
+        self._property_reports = PropertyReports(self._say_properties, self._watch_soon)
         properties = Properties(self._facts, self._tell_properties)
         self._interrupts = Interrupts(recorder)
         self._prepare_for_children()
@@ -202,7 +205,7 @@ class EngineProcess:
             self._capture,
             self._baseline,
             self._sending or _blobs(settings.blobs),
-            self._lane.send,
+            self._send,
             self._environments,
             profiling,
             self._loops,
@@ -323,6 +326,9 @@ class EngineProcess:
         self._interrupts.again()
         self._commands.watch()
         self._runner.watch()
+        self._property_reports.watch()
+        if self._property_reports.is_waiting:
+            self._lane.watch_soon()
         self._bell.ring_if_due()
 
     def granted(self, answer: Granted) -> None:
@@ -347,13 +353,26 @@ class EngineProcess:
 
     def _finished(self, run_s: float) -> None:
         """Report a result in the recorder, at once or together with the next ones."""
+        self._property_reports.flush()
         in_company = self.in_company()
         self._bell.result(run_s, self._lane.waiting, in_company)
         if in_company and self._bell.gathered == 1:  # no slice ends soon
             self._loop.call_later(PAUSE_S, self._bell.ring_late)
 
     def _tell_properties(self, version: int, packed: bytes, plain: dict[str, str | float | bool]) -> None:
-        self._lane.send(PropertiesMessage(self._settings.engine, version, packed, plain))
+        self._property_reports.changed(PropertiesMessage(self._settings.engine, version, packed, plain))
+
+    def _say_properties(self, report: PropertiesMessage) -> None:
+        self._lane.send(report)
+
+    def _watch_soon(self) -> None:
+        self._lane.watch_soon()
+
+    def _send(self, message: FromEngine) -> None:
+        """Send a message of a run or a command. A command's end follows the properties that it has set."""
+        if type(message) is CommandDone:
+            self._property_reports.flush()
+        self._lane.send(message)
 
     def _before_cell(self) -> None:
         self._runner.freezer.used()

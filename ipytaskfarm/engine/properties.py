@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from ..core.arguments import INT_MAX, INT_MIN
 from ..core.errors import InvalidProperty, UnpickleableException
+from ..core.limits import PROPERTIES_BYTES, properties_bytes
 from ..core.text import escaped, exactly, is_utf8, shown
 from ..serialization.pack import pack
 
@@ -109,10 +110,12 @@ class Properties(dict[str, Any]):
                 packed = pack(dict(new))
             except UnpickleableException as error:
                 raise InvalidProperty(f"a property must be picklable: {error}") from None
+            plain = {key: _plain(value) for key, value in new.items() if _is_plain(value)}
+            _check_size(packed, plain)
             super().clear()
             super().update(new)
             self.version += 1
-            self._changed(self.version, packed, {key: _plain(value) for key, value in new.items() if _is_plain(value)})
+            self._changed(self.version, packed, plain)
 
     def _check(self, new: Mapping[str, Any]) -> None:
         for key in new:
@@ -122,3 +125,13 @@ class Properties(dict[str, Any]):
                 raise InvalidProperty(f"a property's name must be text that is UTF-8, not {shown(key)}")
             if key in self._reserved:
                 raise InvalidProperty(f"{key!r} is a fact about the engine, which cannot be set: choose another name")
+
+
+def _check_size(packed: bytes, plain: Mapping[str, str | float | bool]) -> None:
+    """Check that the properties fit into a message, and leave room for those of other engines."""
+    size = properties_bytes(packed, plain)
+    if size > PROPERTIES_BYTES:
+        raise InvalidProperty(
+            f"the engine's properties would have {size:,} bytes, and {PROPERTIES_BYTES:,} are the most: nothing was "
+            "changed. Properties are for choosing engines; keep data in the namespace (push), or in files"
+        )
