@@ -27,6 +27,10 @@ from .node_lock import NodeLock
 from .resources import RunResources
 
 STATE_BYTES_MAX = 64 * 1024
+IDS_AT_ONCE = 10_000
+"""The number of tasks for which one question waits."""
+SPAWNED_AT_ONCE, SPAWNED_BYTES = 5000, 64 << 20
+"""The number of children, and the bytes of their payloads, that are submitted with one question."""
 FLUSH_S = 5.0
 """How long a failed run waits until its messages are on disk. A run that ends well waits as long as it takes."""
 
@@ -284,16 +288,18 @@ class CurrentTask:
         return packed_child(what, args, kwargs or {}, self._blobs)
 
     def spawn(self, made: list[Packed], job: str = "", abort_on_failure: bool = False) -> list[int]:
-        """Submit packed children, as a job if `job` gives a name."""
-        self._submitted += 1
-        functions: dict[str, Function] = {f.digest: f for packed in made for f in packed.functions}
+        """Submit packed children, as a job if `job` gives a name. Many are submitted in parts, in their order."""
         # The same run of the same trial gives the job the same id.
-        job_id = f"{self.id}.{self.trial}.{self._submitted}" if job else None
+        job_id = f"{self.id}.{self.trial}.{self._submitted + 1}" if job else None
         spec = None
         if job_id is not None:
             spec = JobSpec(job_id, job, len(made), abort_on_failure=abort_on_failure, opened_s=time.time())
-        tasks = [submission(-1 - number, packed, job_id) for number, packed in enumerate(made)]
-        found: list[int] = self.calls.ask(Spawn(self._submitted, tasks, list(functions.values()), spec)).ids
+        found: list[int] = []
+        for part in _parts(made):
+            self._submitted += 1
+            functions: dict[str, Function] = {f.digest: f for packed in part for f in packed.functions}
+            tasks = [submission(-1 - number, packed, job_id) for number, packed in enumerate(part)]
+            found += self.calls.ask(Spawn(self._submitted, tasks, list(functions.values()), spec)).ids
         return found
 
     def children(self, state: str | None = None) -> list[int]:
@@ -322,11 +328,17 @@ class CurrentTask:
         """
         wanted = self.children() if ids is None else [check_int("ids", i) for i in ids]
         timeout_s = check_timeout("timeout", timeout)
-        found = self.calls.ask(Await(wanted), timeout_s)
-        if found is None:
-            self.calls.ask(Await([]))  # the task takes its place back
-            raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout_s:g} s")
-        return int(found.value)
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        failed = 0
+        # In parts: many ids in one question would hold up the other engines of the node.
+        for first in range(0, len(wanted), IDS_AT_ONCE) or (0,):
+            left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+            found = self.calls.ask(Await(wanted[first : first + IDS_AT_ONCE]), left_s)
+            if found is None:
+                self.calls.ask(Await([]))  # the task takes its place back
+                raise TimeoutError(f"not all of {len(wanted)} tasks have ended within {timeout_s:g} s")
+            failed += int(found.value)
+        return failed
 
     def results(self, ids: Iterable[Any] | None = None, return_exceptions: bool = False) -> list[Any]:
         """Wait for these tasks and return their values in order.
@@ -402,3 +414,17 @@ def _number(what: str, value: Any) -> float:
         return float(value)
     except Exception:  # no float holds the number, or its class is the user's own
         raise wrong(what, "a number", value) from None
+
+
+def _parts(made: list[Packed]) -> Iterator[list[Packed]]:
+    """Yield children in parts of which each fits into one message."""
+    part: list[Packed] = []
+    size = 0
+    for packed in made:
+        if part and (len(part) == SPAWNED_AT_ONCE or size + len(packed.payload) > SPAWNED_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(packed)
+        size += len(packed.payload)
+    if part:
+        yield part
