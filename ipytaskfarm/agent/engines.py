@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.formatting import last_line
+from ..core.limits import properties_bytes
 from ..core.messages import (
     Crash,
     EngineDown,
@@ -49,6 +50,9 @@ LOADED_RUNS = 128
 """So many runs, of 15 µs at least, keep an engine busy while results are gathered: it does not wait for the bell."""
 OUTPUT_BYTES_MAX = 10 << 20
 """An engine's own output file (what is not captured for a task) is cut down to its tail beyond this."""
+
+REPORTED_BYTES = 64 << 10
+"""Larger properties are told in a message of their own."""
 
 OUTPUT_TAIL, DUMP_MAX = 4096, 16384
 """Characters of a dead engine's output and of faulthandler's text that are reported."""
@@ -170,7 +174,7 @@ class ManagedEngine:
             self.started_s,
             self.facts,
             self.account.unacknowledged(),
-            self.properties,
+            self.properties if self.unreported is None else None,
             self.connection_file,
             self.prepared,
             self.account.ended_runs,
@@ -181,6 +185,14 @@ class ManagedEngine:
             self.concurrent,
             self.frozen,
         )
+
+    @property
+    def unreported(self) -> PropertiesChanged | None:
+        """Return the properties if they are too large for `report`: all reports of a node are one message."""
+        properties = self.properties
+        if properties is None or properties_bytes(properties.packed, properties.plain) <= REPORTED_BYTES:
+            return None
+        return properties
 
     def loss(self) -> EngineDown:
         """Return how the engine ended.  Its ring must have been read to the end before."""

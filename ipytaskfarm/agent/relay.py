@@ -207,15 +207,26 @@ class Receipt:
         self.account.forget(self.runs)
 
 
+class Forwarded:
+    """The token of an engine's message that may be lost with a controller."""
+
+    __slots__ = ("engine", "size")
+
+    def __init__(self, engine: Incarnation) -> None:
+        self.engine = engine
+        self.size = 0
+
+
 class Kept:
     """A message that is sent again in each new epoch until it is acknowledged."""
 
-    __slots__ = ("account", "message", "number")
+    __slots__ = ("account", "message", "number", "size")
 
     def __init__(self, number: int, message: Returned | ItemsLeft | CommandDone | EngineDown, account: Account) -> None:
         self.number = number
         self.message = message
         self.account = account
+        self.size = 0
 
 
 class Relay:
@@ -228,6 +239,12 @@ class Relay:
         self._number = 0
         self.lost_acked: list[Incarnation] = []
         """Engines whose loss the controller has on disk; the caller removes them."""
+        self._traffic = EngineTraffic()
+
+    @property
+    def full_engines(self) -> Set[Incarnation]:
+        """Return the engines of which nothing more may be forwarded now."""
+        return self._traffic.full
 
     @property
     def is_up(self) -> bool:
@@ -248,6 +265,21 @@ class Relay:
             return self._send(message)
         return ""
 
+    def forward(self, engine: Incarnation, message: AgentMessage) -> str:
+        """Send a message of an engine that may be lost with a controller, like `say`."""
+        if self._introduced:
+            return self._send_of(engine, message, Forwarded(engine))
+        return ""
+
+    def _send_of(self, engine: Incarnation, message: AgentMessage, token: Forwarded | Kept) -> str:
+        """Do the same as `_send`, and count the message as the engine's."""
+        before = self._link.unacked_bytes
+        why = self._send(message, token)
+        if not why:
+            token.size = self._link.unacked_bytes - before
+            self._traffic.sent(engine, token.size)
+        return why
+
     def _send(self, message: AgentMessage, token: object | None = None) -> str:
         """Give a message to the link. Return the reason why it can never be sent, or ""; such a message is dropped."""
         try:
@@ -263,7 +295,7 @@ class Relay:
             message = _unanswered(message)
         self._number += 1
         kept = self._kept[self._number] = Kept(self._number, message, account)
-        if self._introduced and (why := self._send(message, kept)):
+        if self._introduced and (why := self._send_of(account.engine, message, kept)):
             del self._kept[kept.number]
             if isinstance(message, CommandDone) and message.ok:
                 self.keep(_failed(message, "KernelError", f"the answer cannot be sent: {why}"), account)
@@ -307,8 +339,11 @@ class Relay:
         """Record that the controller has the message with this token on disk."""
         if isinstance(token, Receipt):
             token.settle()
+        elif isinstance(token, Forwarded):
+            self._traffic.arrived(token.engine, token.size)
         elif isinstance(token, Kept):
             del self._kept[token.number]
+            self._traffic.arrived(token.account.engine, token.size)
             if isinstance(token.message, Returned):
                 token.account.forget(token.message.runs)
             elif isinstance(token.message, EngineDown):
@@ -320,6 +355,7 @@ class Relay:
         Losses are not repeated here: each has to follow the results of its engine, see `EngineProcesses.report_losses`.
         """
         self._introduced = True
+        self._traffic.begin()
         self._link.send(state)
         for account in accounts:
             account.rewind()
@@ -328,7 +364,7 @@ class Relay:
             if isinstance(kept.message, EngineDown):
                 del self._kept[number]
             else:
-                self._send(kept.message, kept)
+                self._send_of(kept.account.engine, kept.message, kept)
 
 
 def _unanswered(answer: CommandDone) -> CommandDone:

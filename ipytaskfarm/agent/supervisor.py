@@ -21,41 +21,32 @@ from typing import Any
 from ..core.errors import TaskFarmError
 from ..core.messages import (
     AgentState,
-    CommandDone,
     EngineCommand,
-    EngineNote,
     EnginePrepared,
-    FromEngine,
-    Frozen,
     Granted,
     HandOut,
     Interrupt,
     KernelQuery,
-    LaneHello,
     Lease,
     Leave,
     Leaving,
     OutputQuery,
-    OutputText,
-    PropertiesChanged,
     Recall,
-    ResourceRequest,
-    Returned,
-    SetUp,
     Shutdown,
     StackQuery,
     StackText,
     StartEngine,
     StopEngine,
 )
-from ..core.messages.blob_chunks import BlobPiece, BlobWritten, KeepBlob, ReadBlob, WantBlob, WriteBlob
-from ..core.messages.running_task import Declined, ItemsLeft, ProgressReport, TaskCall, TaskReply
+from ..core.messages.blob_chunks import BlobPiece, BlobWritten, ReadBlob, WriteBlob
+from ..core.messages.running_task import TaskReply
 from ..storage.blobs import Blobs
 from ..system.bell import Bell
 from ..system.farm_paths import ConnectionInfo, read_connection_file
 from ..system.machine import own_process
 from ..transport.lane import AgentLane
 from ..transport.peer import Acked, Link, Lost, NewEpoch, ReceivedMessage, Refused, Resumed
+from .engine_messages import EngineMessages
 from .engines import GONE, EnginePhase, EngineProcesses, ManagedEngine
 from .kernel_streams import KernelStreams
 from .memory import EngineMemory, MemoryWatch
@@ -121,6 +112,7 @@ class Agent:
         self._relay = Relay(self._link)
         self._kernels = KernelStreams(self._relay.say, self._wake)
         self._blobs = BlobTransfers(self._say_of_blob, self._lane.send)
+        self._messages = EngineMessages(self._relay, self._lane, self._blobs.want)
         first = max(counters(settings.folder, self._recorders), default=0)
         self._engines = EngineProcesses(
             session, settings.farm, settings.folder, self._recorders, settings.node, settings.startup_cwd,
@@ -255,7 +247,9 @@ class Agent:
         if self._rung or said or self._held_up:
             self._read_rings()
         for incarnation, message in said:
-            self._hear_engine(incarnation, message)
+            engine = self._engines.get(incarnation)
+            if engine is not None:
+                self._messages.hear(engine, message)
         self._engines.report_losses()
         look_s = self._watch.look(self._engines, now_s)
         self._watch.check(self._engines, now_s)
@@ -265,6 +259,7 @@ class Agent:
         if self._link.is_due(now_s) and self._hear_controller(now_s):  # and send the queued messages
             self._wake()
         self._engines.forget_reported()
+        self._lane.hold(self._relay.full_engines)
         self._judge_lease(now_s)
         self._judge_leave(now_s)
         self._judge_end(now_s)
@@ -366,6 +361,9 @@ class Agent:
         log.info("the controller answered; %d engines", len(self._engines.living))
         self._engines.restate()
         self._relay.restate(self._state(), [engine.account for engine in self._engines])
+        for engine in self._engines.living:
+            if (properties := engine.unreported) is not None:
+                self._relay.forward(engine.incarnation, properties)
         self._node.restate()
         self._blobs.restate()
         if self._leave_by_s is not None:
@@ -475,36 +473,6 @@ class Agent:
         """Return the process of a zygote: at first the one that was started before this agent was made."""
         first, self._first_zygote = self._first_zygote, None
         return first or self._settings.spawn_zygote()
-
-    def _hear_engine(self, incarnation: str, message: FromEngine) -> None:
-        engine = self._engines.get(incarnation)
-        if engine is None or (engine.phase is GONE and not isinstance(message, Returned | CommandDone)):
-            return
-        match message:
-            case LaneHello():
-                if not engine.hello.done():
-                    engine.hello.set_result(message)
-            case Returned():
-                self._relay.give_back(engine.account, message)
-            case CommandDone() | ItemsLeft():
-                self._relay.keep(message, engine.account)
-            case PropertiesChanged():
-                engine.properties = message
-                self._relay.say(message)
-            case SetUp():
-                engine.set_up = not message.error
-                self._relay.say(message)
-            case Frozen():
-                engine.frozen = message.run
-                self._relay.say(message)
-            case WantBlob() | KeepBlob():
-                self._blobs.want(incarnation, message)
-            case TaskCall():
-                if why := self._relay.say(message):
-                    declined = Declined("ResultTooLarge", why)
-                    self._lane.send(incarnation, TaskReply(incarnation, message.run, message.n, declined))
-            case EngineNote() | OutputText() | ResourceRequest() | ProgressReport():
-                self._relay.say(message)
 
     # ----------------------------------------------------------------------------------------------
     # the end

@@ -61,6 +61,11 @@ class FrameStream:
         """Return whether frames wait until the peer reads."""
         return bool(self._out)
 
+    @property
+    def out_bytes(self) -> int:
+        """Return how many bytes wait until the peer reads."""
+        return self._out_bytes
+
     def is_exhausted(self) -> bool:
         """Return whether nothing was there behind the last frame. If so, the next `receive` reads again."""
         if not self._drained or self._at < len(self._in) or self._large is not None:

@@ -14,6 +14,7 @@ import os
 import select
 import socket
 from collections import deque
+from collections.abc import Set
 from pathlib import Path
 
 import msgspec
@@ -25,18 +26,25 @@ from .frame_stream import FrameStream, StreamBroken, is_own_user
 MESSAGE_BYTES_MAX = (1 << 32) - 1
 """msgpack's own limit for one value, and that of a frame's length."""
 READ_MAX = 4096
-"""The number of messages that are taken at once, so that one engine's flood of output does not delay the others."""
+"""The number of messages that are taken at once."""
+SHARE_MAX, SHARE_BYTES = 128, 256 << 10
+"""No further message of one engine is taken at once behind so many, or so many bytes: then come the other engines."""
+UNREAD_BYTES = 64 << 20
+"""An engine that does not read this much of what it is sent is not read either: it may ask without end."""
 
 
 class _EngineConnection:
     """A connection. `engine` is "" until its first frame has arrived."""
 
-    __slots__ = ("engine", "stream", "watches_output")
+    __slots__ = ("engine", "events", "is_held", "stream")
 
     def __init__(self, stream: FrameStream) -> None:
         self.stream = stream
         self.engine = ""
-        self.watches_output = False
+        self.events = select.EPOLLIN
+        """The events that are watched."""
+        self.is_held = False
+        """Whether it is not read for the time being."""
 
 
 class AgentLane:
@@ -58,6 +66,9 @@ class AgentLane:
         self._by_fd: dict[int, _EngineConnection] = {}
         self._by_engine: dict[str, _EngineConnection] = {}
         self._readable: deque[_EngineConnection] = deque()
+        self._held: Set[str] = frozenset()
+        self._unread: set[str] = set()
+        """Engines that do not read."""
         self._decoder = msgspec.msgpack.Decoder(FromEngine)
         self._encoder = msgspec.msgpack.Encoder()
 
@@ -82,11 +93,28 @@ class AgentLane:
             connection.stream.send(bytes(encoded))
         except StreamBroken:
             return False
-        self._watch_output(connection)
+        if connection.stream.out_bytes > UNREAD_BYTES:
+            self._unread.add(engine)
+        self._watch(connection)
         return True
 
+    def hold(self, engines: Set[str]) -> None:
+        """Take no more messages of these engines until a call no longer names them."""
+        wanted = engines | self._unread
+        for engine in wanted ^ self._held:
+            connection = self._by_engine.get(engine)
+            if connection is None:
+                continue
+            connection.is_held = engine in wanted
+            if connection.is_held and connection in self._readable:
+                self._readable.remove(connection)
+            elif not connection.is_held and connection not in self._readable:
+                self._readable.append(connection)  # something may be in its buffer
+            self._watch(connection)
+        self._held = wanted
+
     def receive(self) -> list[tuple[str, FromEngine]]:
-        """Return (engine's incarnation, message) of at most `READ_MAX` messages that have arrived."""
+        """Return (engine's incarnation, message) of at most `READ_MAX` messages that have arrived, in turns."""
         for fd, events in self._epoll.poll(0):
             connection = self._by_fd.get(fd)
             if connection is None:
@@ -97,7 +125,9 @@ class AgentLane:
             if events & ~select.EPOLLOUT and connection not in self._readable:
                 self._readable.append(connection)
         got: list[tuple[str, FromEngine]] = []
-        while self._readable and len(got) < READ_MAX:
+        for _ in range(len(self._readable)):
+            if len(got) >= READ_MAX:
+                break
             connection = self._readable.popleft()
             try:
                 self._receive_from(connection, got)
@@ -106,19 +136,27 @@ class AgentLane:
         return got
 
     def _receive_from(self, connection: _EngineConnection, got: list[tuple[str, FromEngine]]) -> None:
-        while len(got) < READ_MAX:
+        upto, size = min(READ_MAX, len(got) + SHARE_MAX), 0
+        while len(got) < upto and size < SHARE_BYTES:
             frame = connection.stream.receive()
             if frame is None:
                 return
+            size += len(frame)
             try:
                 if connection.engine:
                     got.append((connection.engine, self._decoder.decode(frame)))
                 else:
-                    connection.engine = bytes(frame).decode()
-                    self._by_engine[connection.engine] = connection
+                    self._name(connection, bytes(frame).decode())
             except (ValueError, OverflowError, RecursionError, msgspec.DecodeError):
                 continue  # unreadable messages are dropped: users' code runs in engines, and may write anything
         self._readable.append(connection)
+
+    def _name(self, connection: _EngineConnection, engine: str) -> None:
+        """Take a connection's first frame. An engine has one connection: with more, it could not be held."""
+        if engine in self._by_engine:
+            raise StreamBroken(f"engine {engine} is connected already")
+        connection.engine = engine
+        self._by_engine[engine] = connection
 
     def _accept(self) -> None:
         while True:
@@ -137,15 +175,18 @@ class AgentLane:
             connection.stream.flush()
         except StreamBroken:
             return  # reading finds the end, behind what the engine sent before
-        self._watch_output(connection)
+        if connection.stream.out_bytes <= UNREAD_BYTES:
+            self._unread.discard(connection.engine)
+        self._watch(connection)
 
-    def _watch_output(self, connection: _EngineConnection) -> None:
-        """Be told when an engine that does not read takes more, as long as something is queued for it."""
-        if connection.stream.has_output == connection.watches_output:
-            return
-        connection.watches_output = connection.stream.has_output
-        events = select.EPOLLIN | select.EPOLLOUT if connection.watches_output else select.EPOLLIN
-        self._epoll.modify(connection.stream.sock.fileno(), events)
+    def _watch(self, connection: _EngineConnection) -> None:
+        """Be told when an engine has sent something, and when one that does not read takes more of what is queued."""
+        events = (0 if connection.is_held else select.EPOLLIN) | (
+            select.EPOLLOUT if connection.stream.has_output else 0
+        )
+        if events != connection.events:
+            connection.events = events
+            self._epoll.modify(connection.stream.sock.fileno(), events)
 
     def _end(self, connection: _EngineConnection) -> None:
         fd = connection.stream.sock.fileno()
@@ -153,6 +194,7 @@ class AgentLane:
         del self._by_fd[fd]
         if self._by_engine.get(connection.engine) is connection:
             del self._by_engine[connection.engine]
+            self._unread.discard(connection.engine)
         connection.stream.close()
 
     def close(self) -> None:

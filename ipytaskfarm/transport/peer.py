@@ -25,6 +25,7 @@ import msgspec
 import zmq
 
 from ..core import errors
+from ..core.limits import PARTS_MAX
 from ..core.messages import PROTOCOL, ToAgent, ToClient
 from ..system.farm_paths import ConnectionInfo, dialled
 from ..version import __version__
@@ -32,6 +33,7 @@ from . import wire
 from .curve_connection import CurveConnection
 from .handshake import Handshake, Hello, Refuse, Welcome, WhoAreYou
 from .interface import PeerConnection
+from .message_parts import COUNTED_BYTES, check_parts
 from .reliable_session import BYE, GAP, HANDSHAKE, NONSENSE, Greeting, ReliableSession, frame_of, kind_of
 from .unix_connection import connect_by_unix
 
@@ -194,10 +196,14 @@ class Link:
         """Queue a message, which `step` sends. `Acked(token)` comes once the controller has handled it.
 
         Raises:
-            ResultTooLarge: the message is larger than `MAX_MESSAGE_BYTES`.
+            ResultTooLarge: the message is larger than `MAX_MESSAGE_BYTES`, or it is an agent's and has more values than
+                the controller accepts.
             TypeError: it cannot be encoded.
         """
-        self._session.say(wire.encode_message(message), token)
+        body = wire.encode_message(message)
+        if self._role == "agent" and len(body) > COUNTED_BYTES:
+            check_parts(body, PARTS_MAX - 1)  # the packet's list is one value more
+        self._session.say(body, token)
 
     def is_due(self, now_s: float) -> bool:
         """Return whether `step` has something to do although nothing was received."""
