@@ -58,6 +58,8 @@ MAIN_READS_S = 0.05
 CHANCE_S = 0.001
 """How long the lane's thread leaves a message to a main thread that has nothing to do."""
 LINGER_S = 1.0
+OUT_BYTES_MAX, OUT_WAIT_S = 64 << 20, 1.0
+"""When so many bytes wait for the agent, each further message waits for up to so many seconds."""
 FRAME_BYTES_MAX = (1 << 32) - 1
 FUNCTIONS_KEPT = 8192
 """The number of functions whose code an engine remembers. The controller relies on the same number and order."""
@@ -187,8 +189,15 @@ class EngineLane:
         """Queue a message to the agent. Any thread may call this.
 
         The message is encoded here, so that an encoding error (TypeError, OverflowError) is raised in the caller and
-        not in the lane's thread.
+        not in the lane's thread. While the agent reads nothing, because much of this engine is on its way to the
+        controller, the caller waits a little: so an endless loop of messages does not fill the memory.
         """
+        until_s = math.inf
+        while self._stream is not None and self._stream.out_bytes > OUT_BYTES_MAX:
+            until_s = min(until_s, time.monotonic() + OUT_WAIT_S)
+            if threading.current_thread() is self._thread or time.monotonic() >= until_s:
+                break  # no longer: the caller may hold a lock for which the thread waits that sends
+            time.sleep(TICK_MS / 1000)
         self._outbox.append(encoded(self._encode, message))
         # The main thread may wait for the answer.
         self._main_reads_until_s = 0.0

@@ -14,7 +14,7 @@ import pytest
 
 from ipytaskfarm import Farm, Task, TaskClient
 from tests.support.farms import module_farm, until_engines
-from tests.support.hostile import folder_of
+from tests.support.hostile import controller_pid, folder_of, processes
 from tests.support.polling import eventually
 from tests.support.thorough import THOROUGH, some_of
 
@@ -22,6 +22,8 @@ pytestmark = pytest.mark.farm
 
 OTHERS_S = 2.0 if THOROUGH else 8.0
 """For the slowest task of the other client.  `make worst` runs alone, `make test` beside other tests."""
+MEMORY_BYTES = 1 << 30
+"""For each process of the farm: of an engine that is not read, the messages wait in its own memory."""
 UNDER_ATTACK_S = 6.0 if THOROUGH else 3.0
 
 RECORDER = """
@@ -166,6 +168,24 @@ def test_properties_beyond_the_limit_are_refused_to_the_task(others: Others, hos
     others.check()
 
 
+def test_calls_without_sense_are_answered(farm: Farm, others: Others, hostile: TaskClient) -> None:
+    pid = controller_pid(farm)
+    code = (
+        "from ipytaskfarm.engine import current_task\nfrom ipytaskfarm.core.messages.running_task import *\n"
+        "c = current_task().calls\nn = 10**6\nfor v in (2**64 - 1, 2**63, -2**63, -1):\n"
+        "    for q in (Await([v]), Take([v]), Take([]), Spawn(v, []), Post(v, [b'x']), Post(v, []), Receive(v)):\n"
+        "        n += 1\n        c._send(TaskCall(c._engine, c._run, n, q))\n"
+        "    c._send(TaskCall(c._engine, (v, v), v, Children()))\n"
+        "    c._send(ProgressReport(c._engine, c._run, float('nan'), float('inf')))\n"
+        "c.ask(Children())\n"
+    )
+    hostile.run(Task(code), block=True)
+    others.check()
+    assert controller_pid(farm) == pid
+    log = (folder_of(farm) / "logs" / "controller.log").read_text()
+    assert "has a bug" not in log
+
+
 FOR_EVER = {
     "large properties": f"{PROPERTIES}p['d'] = 'y' * 8_000_000\nwhile True: p['z'] = time.time()",
     "raw properties": (
@@ -183,10 +203,13 @@ FOR_EVER = {
 
 
 @pytest.mark.parametrize("what", some_of(list(FOR_EVER), 2))
-def test_messages_without_end_do_not_hold_up_other_engines(others: Others, hostile: TaskClient, what: str) -> None:
+def test_messages_without_end_do_not_hold_up_other_engines(
+    farm: Farm, others: Others, hostile: TaskClient, what: str
+) -> None:
     task = hostile.run(Task(FOR_EVER[what], time_limit=UNDER_ATTACK_S + 30))
     eventually(lambda: hostile.tasks(ids=[task])[0].state == "running", 60.0)
     assert others.slowest_s(UNDER_ATTACK_S) < OTHERS_S
+    assert max(process.memory_info().rss for process in processes(farm)) < MEMORY_BYTES
     hostile.abort(task)
     hostile.barrier(task, timeout=60)
     others.check()

@@ -116,6 +116,9 @@ def _spawn(
     now: Now,
     out: Decision,
 ) -> None:
+    if not question.tasks:
+        out.reply(engine.agent, event, Spawned([]))
+        return
     lifecycle = farm.lifecycle
     family = farm.conversations.families.setdefault(parent.id, Family())
     trial = parent.past.trial_state.trial if parent.past.trial_state is not None else 1
