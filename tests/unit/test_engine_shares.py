@@ -19,9 +19,20 @@ from ipytaskfarm.agent.engines import EnginePhase, ManagedEngine
 from ipytaskfarm.agent.relay import Account, Relay
 from ipytaskfarm.core.errors import FarmNotRunning, ResultTooLarge
 from ipytaskfarm.core.limits import PARTS_MAX, PROPERTIES_BYTES
-from ipytaskfarm.core.messages import AgentState, CommandDone, PropertiesChanged
-from ipytaskfarm.core.messages.running_task import Await, Children, Declined, ProgressReport, Spawn, TaskCall, TaskReply
-from ipytaskfarm.core.messages.task_types import Recovery, Rules, Submission
+from ipytaskfarm.core.messages import AgentState, CommandDone, PropertiesChanged, Run
+from ipytaskfarm.core.messages.running_task import (
+    Await,
+    Children,
+    Counted,
+    Declined,
+    ProgressReport,
+    Spawn,
+    Spawned,
+    TaskCall,
+    TaskReply,
+)
+from ipytaskfarm.core.messages.task_types import Function, Packed, Recovery, Rules, Submission
+from ipytaskfarm.engine.current import IDS_AT_ONCE, SPAWNED_AT_ONCE, SPAWNED_BYTES, CurrentTask
 from ipytaskfarm.transport.frame_stream import FrameStream
 from ipytaskfarm.transport.lane import SHARE_BYTES, SHARE_MAX, UNREAD_BYTES, AgentLane
 from ipytaskfarm.transport.peer import Link
@@ -260,3 +271,48 @@ def test_an_agents_message_with_too_many_values_is_refused_before_it_is_sent() -
         link.send(TaskCall("s.1", RUN, 1, Await([0] * (PARTS_MAX + 100_000))))
     link.send(TaskCall("s.1", RUN, 1, Await([0] * (PARTS_MAX - 100))))
     link.close()
+
+
+# -- calls of a running task
+
+
+class Asked:
+    """A running task whose questions are answered at once."""
+
+    def __init__(self) -> None:
+        self.questions: list[Any] = []
+        self.task = CurrentTask("s.1", Run(7, 1, b""), lambda message: None, {}, None, cast(Any, self))
+        self.task.calls.ask = self._ask  # type: ignore[method-assign]
+
+    def _ask(self, question: Any, timeout: float | None = None) -> Any:
+        self.questions.append(question)
+        if isinstance(question, Spawn):
+            first = 100 + sum(len(each.tasks) for each in self.questions[:-1])
+            return Spawned(list(range(first, first + len(question.tasks))))
+        return Counted(sum(1 for each in question.ids if each % 2))
+
+
+def test_many_children_are_submitted_in_parts_of_one_job() -> None:
+    asked = Asked()
+    made = Packed(b"payload", "digest", functions=(Function("digest", b"code"),))
+    assert asked.task.spawn([made] * (2 * SPAWNED_AT_ONCE + 1), "job") == list(range(100, 101 + 2 * SPAWNED_AT_ONCE))
+    assert [len(each.tasks) for each in asked.questions] == [SPAWNED_AT_ONCE, SPAWNED_AT_ONCE, 1]
+    assert [each.n for each in asked.questions] == [1, 2, 3]
+    assert {(each.job.id, each.job.total) for each in asked.questions} == {("7.1.1", 2 * SPAWNED_AT_ONCE + 1)}
+    assert all(len(each.functions) == 1 for each in asked.questions)
+    asked.task.spawn([made], "another")
+    assert (asked.questions[-1].n, asked.questions[-1].job.id) == (4, "7.1.4")
+
+
+def test_large_children_are_submitted_in_parts() -> None:
+    asked = Asked()
+    asked.task.spawn([Packed(bytes(SPAWNED_BYTES // 2))] * 5)
+    assert [len(each.tasks) for each in asked.questions] == [2, 2, 1]
+
+
+def test_a_task_waits_for_many_tasks_in_parts() -> None:
+    asked = Asked()
+    assert asked.task.wait(range(2 * IDS_AT_ONCE + 4)) == IDS_AT_ONCE + 2
+    assert [len(each.ids) for each in asked.questions] == [IDS_AT_ONCE, IDS_AT_ONCE, 4]
+    assert asked.task.wait([]) == 0
+    assert len(asked.questions) == 4
