@@ -23,7 +23,7 @@ from ..core.states import ABORTS, RUNNING
 from ..display.ipython import show_users_frames
 from ..serialization.references import reference
 from .results import TaskResult, error_of
-from .wait_notices import say_interrupted
+from .wait_notices import raise_users, say_interrupted
 
 if TYPE_CHECKING:
     from .session import Session
@@ -81,8 +81,11 @@ class TaskFuture(concurrent.futures.Future[T]):
         except KeyboardInterrupt as interrupt:
             say_interrupted({self.id}, interrupt)
             raise
-        except TimeoutError:
-            error = TimeoutError(f"task {self.id} has not ended within {timeout or 0:g} s")
+        except TimeoutError as late:
+            raise_users(late)
+            if timeout is None or late.args:
+                raise
+            error = TimeoutError(f"task {self.id} has not ended within {timeout:g} s")
             show_users_frames(error)
             raise error from None
         try:
@@ -97,14 +100,12 @@ class TaskFuture(concurrent.futures.Future[T]):
         """Abort the task if it has not begun; False if it runs or has ended."""
         if self.done():
             return self.cancelled()
-        row = self._client.status(self.id)
-        if row.state != "scheduled":
-            return False
         try:
-            self._client.abort(self.id, interrupt=False)
-        except IndexError:
-            return False
-        return super().cancel() or self.cancelled()
+            # The controller decides: it may have begun after the answer to a question.
+            aborted = self._client.abort(self.id, running=False)
+        except IndexError:  # it has ended, perhaps by another abort
+            return self.cancelled()
+        return bool(aborted) and (super().cancel() or self.cancelled())
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
         """Call ``fn(future)`` when the task has ended.
@@ -133,7 +134,8 @@ class TaskFuture(concurrent.futures.Future[T]):
     async def _awaited(self) -> T:
         """Wait in any asyncio loop.
 
-        Cancelling the wait aborts the task, as cancelling `await` does for asyncio's tasks.
+        Cancelling the wait aborts the task, as cancelling `await` does for asyncio's tasks.  A wait that has not begun
+        cannot be cancelled: asyncio drops it unseen, as it does with a coroutine that has not begun.
         """
         try:
             return await asyncio.wrap_future(self)

@@ -17,6 +17,7 @@ from ..core.messages.payload import ItemOutput, ResultBody
 from ..core.messages.task_types import Final, RunKey
 from .output_printer import SeenOutput
 from .results import decode_body
+from .wait_notices import raise_users
 
 if TYPE_CHECKING:
     from .arrivals import Arrivals
@@ -126,7 +127,8 @@ class Stream:
         try:
             reply = self._session.ask(Outputs(ids, seen, self._empty), timeout_s=1.0)
             self.asked = reply.value if isinstance(reply, NumberReply) else 0
-        except (TimeoutError, ConnectionError):
+        except (TimeoutError, ConnectionError) as error:
+            raise_users(error)
             return  # the session itself reports that the farm does not answer
 
     def _follow(self) -> None:
@@ -239,7 +241,8 @@ class CommandStream:
             seen = [(engine, *s.chars, s.serial) for (n, engine), s in self._seen.items() if n == number]
             try:
                 self._session.ask(CommandOutputs(number, seen), timeout_s=1.0)
-            except (TimeoutError, ConnectionError):
+            except (TimeoutError, ConnectionError) as error:
+                raise_users(error)
                 return  # the session itself reports that the farm does not answer
 
     def _show(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from ..serialization.pack import pack, unpack
 from .ids import Ids, Timeout, id_list, seconds, task_id
 from .results import decode_body
 from .session import Session
+from .wait_notices import raise_users
 
 _marks = itertools.count(1)
 CHUNK = 500
@@ -54,9 +56,13 @@ def read_messages(session: Session, taskid: int, timeout: Timeout) -> Iterator[M
     timeout_s = seconds(timeout)
     after = 0
     while True:
+        began_s = time.monotonic()
         try:
             found = session.ask(messages.ReadTaskMessages(wanted, after), timeout_s)
-        except TimeoutError:
+        except TimeoutError as error:
+            raise_users(error)
+            if timeout_s is None or time.monotonic() - began_s < timeout_s:
+                raise
             raise TimeoutError(f"task {wanted} has sent no message within {timeout_s:g} s") from None
         if not isinstance(found, TaskMessages):
             raise TypeError(f"the controller answered ReadTaskMessages with {type(found).__name__}")

@@ -44,11 +44,21 @@ class WaitNotices:
         ids = sorted(list(self._waiter.remaining)[:IDS_ASKED])
         try:
             reply = self._session.ask(Stuck(ids), timeout_s=1.0)
-        except (TimeoutError, ConnectionError):  # the session itself reports that the farm does not answer
+        except (TimeoutError, ConnectionError) as error:  # the session itself reports that the farm does not answer
+            raise_users(error)
             return
         if isinstance(reply, TextReply) and reply.text:
             self._told = True
             self._tell(f"nothing of what you wait for can run now:\n{reply.text}")
+
+
+def raise_users(error: BaseException) -> None:
+    """Raise a TimeoutError again that came of the user's own code while the client waited; the client's are plain ones.
+
+    A handler of SIGALRM raises one for a deadline of the program, often of a class of its own.
+    """
+    if isinstance(error, TimeoutError) and type(error) is not TimeoutError:
+        raise error
 
 
 def say(text: str) -> None:

@@ -15,7 +15,7 @@ from ..scheduler.kept_engines import KEPT
 from ..scheduler.nested_waits import MAX_EXTRA_ENGINES
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import DEFAULT_RULES, Assigned, Queued
-from ..states import Waiting, state_word
+from ..states import ABORTS, Waiting, state_word
 from .requirements import why_nobody, why_not
 from .tables import name_of, reason_of
 
@@ -195,6 +195,8 @@ def _explain_handed(farm: SchedulerState, task: TaskEntry, place: Assigned, now:
 def _running_on(farm: SchedulerState, run: RunKey, now: Now) -> str:
     """Return which task an engine runs, and for how long, if that is known."""
     task = farm.tasks.unfinished.get(run[0])
+    if task is None and farm.tasks.finals.get(run[0]) in ABORTS:
+        return f"it runs task {run[0]}, which was aborted and has not stopped yet"
     since_s = task.place.since_s if task is not None and type(task.place) is Assigned else None
     return f"it runs task {run[0]}" + ("" if since_s is None else f" for {now.mono_s - since_s:.1f} s now")
 
