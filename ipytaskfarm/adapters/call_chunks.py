@@ -84,6 +84,11 @@ class KnownFunction:
         self._bytes = size / calls
         self._decide()
 
+    def costs(self, pack_s: float) -> None:
+        """Note how long the function took to pack, as it is packed for each task."""
+        self._pace.costs(pack_s)
+        self._decide()
+
     def refuses(self) -> None:
         """Submit calls of this function one by one from now on."""
         self._is_refused = True
@@ -199,11 +204,14 @@ def submit_together(client: TaskClient, task: EachTask, known: KnownFunction) ->
 
     Raises what the farm answers.
     """
-    from ipytaskfarm.client.packing import pack_task
+    from ipytaskfarm.client.packing import pack_once, pack_task
 
     session = client.session
     try:
-        packed = pack_task(task, session.blobs, farm=client.farm)
+        began_s = time.monotonic()
+        function = pack_once(task.function, session.blobs)
+        known.costs(time.monotonic() - began_s)
+        packed = pack_task(task, session.blobs, farm=client.farm, known=function)
     except Exception:  # one call that cannot travel keeps the others from it
         return REFUSED
     if packed.needs is not None:  # what one call waits for would keep the others waiting

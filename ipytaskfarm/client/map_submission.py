@@ -17,19 +17,25 @@ from typing import Any
 
 import msgspec
 
-from ..core.chunk_sizes import Pace
+from ..core.chunk_sizes import CHUNK_S, Pace
 from ..core.messages import ListEngines, tables
 from ..core.messages.task_types import Final, Function, JobSpec, Rules
+from ..serialization.kept_changes import changes_itself
 from ..serialization.session_state import warn_of_one_for_all as warn_of_one_for_all
+from ..storage.blobs import TOUCH_S
 from .environments import pack_environment_of
 from .map_items import Items
-from .packing import Shared, pack_task, refuse_task
+from .packing import PackedOnce, Shared, pack_once, pack_task, refuse_task
 from .rules import CHECKS, DEFAULTS, pack_rules
 from .session import Session
 from .tasks import EachTask
 
 LEARN_S = 0.1
 """How long the pace of the items is measured before the rest is submitted."""
+LEARN_PACKS = 2
+"""It is measured for this multiple of the time longer that the function took to pack: engines unpack it first."""
+LEARN_MORE_S = 1.0
+"""The most seconds that it is measured longer for that."""
 UNKNOWN_TASKS = 512
 """When no item has ended by then, the items become at most about this number of tasks: slow chunks end early."""
 BYTES_MAX = 128 * 1024
@@ -84,6 +90,14 @@ class MapSubmission:
         engines = len(session.ask_for(ListEngines(), tables.EngineTable).rows)
         self.pace = Pace(engines)
         self._engines = max(1, engines)
+        self._under_way: set[int] = set()
+        """The tasks whose ends say more of the pace."""
+        self._packed: PackedOnce | None = None
+        """The function, as it was packed last."""
+        self._packed_s = 0.0
+        """When it was packed."""
+        self._pack_s = 0.0
+        """Seconds that this took."""
 
     @property
     def rules(self) -> Rules | None:
@@ -107,13 +121,8 @@ class MapSubmission:
             EachTask(self._function, taken, self.items.star, start, self.items.total, **self._own),
             self.session.blobs,
             self._shared,
+            known=self._packed_function(),
         )
-        if not (self._grows or packed.blobs or self._shared.known):
-            # All items are there, so no code of the user changes the function between them.  To examine it for each of
-            # a thousand tasks would take a minute and more if it uses a list of a million numbers.  One with values in
-            # blobs is packed again, because a blob is removed when no task needs it any more.
-            code = next((each for each in packed.functions if each.digest == packed.function), None)
-            self._shared = self._shared._replace(known=(self._function, code) if code is not None else None)
         if len(packed.payload) > 2 * BYTES_MAX and len(taken) > 1:
             self._item_bytes = len(packed.payload) / len(taken)
             self.items.put_back(taken)
@@ -127,6 +136,25 @@ class MapSubmission:
             return self.submit(count)
         self.members.append((task_id, packed.items))
         return task_id
+
+    def _packed_function(self) -> PackedOnce:
+        """Return the packed function, which is packed anew only if its last pack may not do for the next task.
+
+        When all items are there, no code of the user changes the function between them.  To examine it for each of a
+        thousand tasks would take a minute and more if it uses a list of a million numbers, or a table of strings.
+        Blobs are removed some time after their last use if no task needs them, so packs are not kept for long.
+        """
+        began_s = time.monotonic()
+        if self._packed is not None and not self._grows and began_s - self._packed_s < TOUCH_S:
+            return self._packed
+        self._packed = pack_once(self._function, self.session.blobs)
+        self._packed_s = time.monotonic()
+        self._pack_s = self._packed_s - began_s
+        if self._grows:  # the client packs it for one engine after the other
+            self.pace.costs(self._pack_s * self._engines)
+        elif changes_itself(self._function):  # each engine unpacks it for each of its tasks
+            self.pace.costs(self._pack_s)
+        return self._packed
 
     def submit_all(self) -> None:
         """Submit all items.  Ctrl-C takes effect afterwards; a second one at once."""
@@ -144,7 +172,9 @@ class MapSubmission:
         if self._chunksize is not None:
             return self._chunksize
         left = self.items.left or 1
-        unknown = max(1, -(-(self.items.total or 1) // UNKNOWN_TASKS))
+        self._note_ends()
+        tasks = max(1, int(UNKNOWN_TASKS * CHUNK_S / self.pace.chunk_s))  # fewer costly ones
+        unknown = max(1, -(-(self.items.total or 1) // tasks))
         if not self.pace.known:
             return unknown
         size = self.pace.size(left)
@@ -154,21 +184,25 @@ class MapSubmission:
 
     def _learn(self) -> None:
         """Submit chunks that grow while items end, until their pace is known or some time has passed."""
-        deadline = time.monotonic() + LEARN_S
+        began_s = time.monotonic()
         session = self.session
-        under_way: set[int] = set()
         while self.items.left and not self.pace.is_steady:
-            while len(under_way) < self.pace.window:
+            while len(self._under_way) < self.pace.window:
                 task_id = self.submit(self.pace.size(self.items.left))
                 if task_id is None:
                     return
-                under_way.add(task_id)
-            left_s = deadline - time.monotonic()
-            if left_s <= 0 or not session.wait(under_way, left_s, first=True):
+                self._under_way.add(task_id)
+            left_s = began_s + LEARN_S + min(LEARN_PACKS * self._pack_s, LEARN_MORE_S) - time.monotonic()
+            if left_s <= 0 or not session.wait(self._under_way, left_s, first=True):
                 return
-            for task_id in [i for i in under_way if not session.arrivals.is_live(i)]:
-                under_way.discard(task_id)
-                self.ended(session.arrivals.finals.get(task_id))
+            self._note_ends()
+
+    def _note_ends(self) -> None:
+        """Note the durations of the tasks that have ended since the last time."""
+        arrivals = self.session.arrivals
+        for task_id in [i for i in self._under_way if not arrivals.is_live(i)]:
+            self._under_way.discard(task_id)
+            self.ended(arrivals.finals.get(task_id))
 
     def ended(self, final: Final | None) -> None:
         """Note how long a task took."""

@@ -61,6 +61,22 @@ def refuse_task(task: PackableTask) -> int:
     )
 
 
+class PackedOnce(NamedTuple):
+    """A function that many tasks call, as it was packed for all of them."""
+
+    function: Callable[..., Any]
+    code: Function
+    blobs: tuple[str, ...] = ()
+    """The digests of its large values, which each of the tasks needs."""
+
+
+def pack_once(function: Callable[..., Any], blobs: BlobStore | None) -> PackedOnce:
+    """Pack a function for many tasks.  Raises UnpickleableException if something that it uses cannot travel."""
+    writer = BlobWriter(blobs) if blobs is not None else None
+    code = pack_function(function, writer)
+    return PackedOnce(function, code, writer.taken() if writer is not None else ())
+
+
 class Shared(NamedTuple):
     """What all tasks of a job have in common."""
 
@@ -74,8 +90,6 @@ class Shared(NamedTuple):
     """The functions that `rules` need."""
     place: Callable[[Any], int] = refuse_task
     """Function that returns the id of another task of the job, or -1 - its position."""
-    known: tuple[Callable[..., Any], Function] | None = None
-    """The function that all tasks call, as it was packed for the first of them."""
 
 
 def freezing(packed: Packed) -> Packed:
@@ -85,7 +99,11 @@ def freezing(packed: Packed) -> Packed:
 
 
 def pack_task(
-    task: PackableTask, blobs: BlobStore | None = None, shared: Shared | None = None, farm: str = ""
+    task: PackableTask,
+    blobs: BlobStore | None = None,
+    shared: Shared | None = None,
+    farm: str = "",
+    known: PackedOnce | None = None,
 ) -> Packed:
     """Pack a task and its chain of recovery tasks.
 
@@ -94,6 +112,7 @@ def pack_task(
         blobs: the store for large values; None: large values are sent inline.
         shared: what the tasks of its job have in common.
         farm: the name of the farm that gets the task, if it is known.
+        known: the task's function, if it was packed already.
 
     Raises:
         ValueError: the recovery tasks form a loop, or an argument is a future of another farm.
@@ -107,7 +126,7 @@ def pack_task(
         BlobWriter(blobs) if blobs is not None else None,
         shared.place if shared is not None else refuse_task,
         farm,
-        shared.known if shared is not None else None,
+        known,
     )
     if is_plain:
         payload, _ = task._payload(data, {})
@@ -153,17 +172,19 @@ def _cache_key(
 class TaskData:
     """Packs the data of one task, and records its large values and the tasks whose results are its inputs."""
 
-    __slots__ = ("_farm", "_inputs", "_known", "_place", "_refused", "_writer")
+    __slots__ = ("_farm", "_inputs", "_known", "_known_blobs", "_place", "_refused", "_writer")
 
     def __init__(
         self,
         writer: BlobWriter | None,
         place: Callable[[Any], int],
         farm: str = "",
-        known: tuple[Callable[..., Any], Function] | None = None,
+        known: PackedOnce | None = None,
     ) -> None:
         self._farm = farm
         self._known = known
+        self._known_blobs: tuple[str, ...] = ()
+        """The large values of the known function, if the task calls it."""
         self._refused: Exception | None = None
         """The error of a reference among the arguments."""
         self._writer = writer
@@ -190,8 +211,9 @@ class TaskData:
 
     def pack_function(self, function: Callable[..., Any]) -> Function:
         """Pack the function that the task calls."""
-        if self._known is not None and self._known[0] is function:
-            return self._known[1]
+        if self._known is not None and self._known.function is function:
+            self._known_blobs = self._known.blobs
+            return self._known.code
         return pack_function(function, self._writer)
 
     def pack_arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> bytes:
@@ -203,7 +225,8 @@ class TaskData:
 
     def taken(self) -> tuple[str, ...]:
         """Return the digests of the large values."""
-        return self._writer.taken() if self._writer is not None else ()
+        own = self._writer.taken() if self._writer is not None else ()
+        return tuple(dict.fromkeys((*self._known_blobs, *own))) if self._known_blobs else own
 
     def note(self, task: object) -> int:
         """Record a task as an input; return its id, or -1 - its position in the job."""
