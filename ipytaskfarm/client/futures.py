@@ -72,7 +72,10 @@ class TaskFuture(concurrent.futures.Future[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the task raised, or None; wait as `result` does."""
-        failure = self._ended(timeout).failure
+        try:
+            failure = self._ended(timeout).failure
+        except ConnectionError as lost:  # the future has ended with it, or its farm is gone: asyncio asks ended futures
+            return lost
         return failure.value if failure is not None else None
 
     def _ended(self, timeout: float | None) -> TaskResult:

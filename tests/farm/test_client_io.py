@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import subprocess
@@ -310,6 +311,27 @@ def test_another_farm_under_the_same_name(fake: FakeController, tc: TaskClient) 
         tc.run(Task("a"))
     with TaskClient(fake.connection_file) as fresh:
         assert fresh.run(Task("a")) == 1024
+
+
+def test_futures_of_a_farm_that_was_replaced(fake: FakeController, tc: TaskClient) -> None:
+    """Whoever waits for one is told: asyncio asks an ended future for its exception, which must not raise."""
+    fake.respond = lambda task: None
+    future = tc.submit(abs, -1)
+
+    async def wait() -> None:
+        await future
+
+    _, found = in_thread(lambda: asyncio.run(wait()))
+    eventually(lambda: fake.count(m.Submit) >= 1)
+    fake.stop()
+    fake.incarnation = "another"
+    fake.start()
+    eventually(lambda: found)
+    for error in (found[0], future.exception()):
+        assert isinstance(error, errors.ConnectionError)
+        assert "another farm answers under the name 'fake' now" in str(error)
+    with pytest.raises(errors.ConnectionError, match="another farm"):
+        future.result()
 
 
 def test_a_stopped_farm_ends_the_waiting(
