@@ -22,8 +22,8 @@ from multiprocessing.pool import (  # type: ignore[attr-defined]  # typeshed lea
 )
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ipytaskfarm.adapters.executor import Executor, check_rules
-from ipytaskfarm.adapters.executor_calls import workers_or_client
+from ipytaskfarm.adapters.executor import Executor
+from ipytaskfarm.adapters.executor_calls import check_rules, workers_or_client
 from ipytaskfarm.adapters.executor_map import Apart, Together, left_s, whole
 from ipytaskfarm.core import errors
 
@@ -53,7 +53,7 @@ class PoolResult(Generic[T]):
         Args:
             futures: the tasks of the call.
             join: combines the values of the tasks into the value of the call.
-            callback: called with the value, in a thread of the client.
+            callback: called with the value, in a thread of the client, before `get` and `wait` return.
             error_callback: called with the first error instead.
         """
         self._futures = futures
@@ -67,8 +67,9 @@ class PoolResult(Generic[T]):
         self._error: BaseException | None = None
         for future in futures:
             future.add_done_callback(self._note_end)
-        if not futures:
-            self._end()
+        if not futures:  # of a map without items, for which `multiprocessing` calls no callback
+            self._value = join([])
+            self._is_over.set()
 
     def _note_end(self, future: concurrent.futures.Future[Any]) -> None:
         error = concurrent.futures.CancelledError() if future.cancelled() else future.exception()
@@ -84,11 +85,13 @@ class PoolResult(Generic[T]):
         if self._error is None:
             self._value = self._join([future.result() for future in self._futures])
         self._futures = ()
-        self._is_over.set()
-        if self._error is None and self._callback is not None:
-            self._callback(self._value)  # type: ignore[arg-type]
-        elif self._error is not None and self._error_callback is not None:
-            self._error_callback(self._error)
+        try:  # before the waiters are woken, as in `multiprocessing`: they use what the callback has collected
+            if self._error is None and self._callback is not None:
+                self._callback(self._value)  # type: ignore[arg-type]
+            elif self._error is not None and self._error_callback is not None:
+                self._error_callback(self._error)
+        finally:
+            self._is_over.set()
 
     def get(self, timeout: float | None = None) -> T:
         """Return the value, or raise the error.  Raises multiprocessing.TimeoutError after `timeout` seconds."""

@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
+from multiprocessing.pool import MaybeEncodingError, ThreadPool  # type: ignore[attr-defined]
 from pathlib import Path
 
 import pytest
@@ -85,6 +85,28 @@ def test_errors_are_raised_and_told(pool: Pool) -> None:
     assert isinstance(found.get(timeout=DEADLINE_S), ZeroDivisionError)
     with pytest.raises(ZeroDivisionError):
         pool.map(inverse, [2, 0, 4])
+
+
+def test_callbacks_have_run_when_a_waiter_goes_on(pool: Pool) -> None:
+    seen: list[object] = []
+
+    def collects(value: object) -> None:
+        time.sleep(0.2)  # as long as it takes to write a file
+        seen.append(value)
+
+    def fails(value: object) -> None:
+        raise LookupError("of the callback")
+
+    pool.map_async(square, range(3), callback=collects).wait(DEADLINE_S)
+    pool.apply_async(square, (3,), callback=collects).get(DEADLINE_S)
+    pool.apply_async(inverse, (0,), error_callback=collects).wait(DEADLINE_S)
+    assert seen[:2] == [[0, 1, 4], 9]
+    assert isinstance(seen[2], ZeroDivisionError)
+    assert pool.apply_async(square, (3,), callback=fails).get(DEADLINE_S) == 9
+    for made in (pool, ThreadPool(1)):
+        assert made.map_async(square, [], callback=collects).get(DEADLINE_S) == []
+        made.terminate()
+    assert len(seen) == 3
 
 
 def test_a_result_that_is_late_raises_multiprocessings_error(pool: Pool) -> None:
