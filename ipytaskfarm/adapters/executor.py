@@ -6,7 +6,6 @@ an executor is made: joblib's backend is registered on engines too, and imports 
 
 from __future__ import annotations
 
-import atexit
 import concurrent.futures
 import contextlib
 import itertools
@@ -30,7 +29,7 @@ from ipytaskfarm.adapters.call_chunks import (
     submit_together,
     values_of,
 )
-from ipytaskfarm.adapters.executor_calls import call_all, environment_of, workers_or_client
+from ipytaskfarm.adapters.executor_calls import call_all, check_rules, environment_of, workers_or_client
 from ipytaskfarm.adapters.executor_ends import (
     WorkerLost,
     abort_waiting,
@@ -39,6 +38,7 @@ from ipytaskfarm.adapters.executor_ends import (
     interrupted,
     leave,
     original_of,
+    register,
     weakly,
     write_output,
 )
@@ -47,7 +47,6 @@ from ipytaskfarm.adapters.executor_map import Apart, ItemsToSubmit, Together, fl
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.task_types import Final
 from ipytaskfarm.core.states import ABORTS, RUNNING, Reason
-from ipytaskfarm.core.text import did_you_mean
 from ipytaskfarm.system.process import usable_cores
 
 if TYPE_CHECKING:
@@ -135,11 +134,10 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         self._closing = threading.Lock()
         # Calls that have not ended hold the executor, so it is collected only when there are none.
         self._unused = weakref.finalize(self, leave, self.client, self._farm, self._arrived)
-        self._unused.atexit = False  # `_end_all` is for that
-        _living.add(self)
-        # Exit functions run in reverse order of registration: the farm's own comes after this one.
-        atexit.unregister(_end_all)
-        atexit.register(_end_all)
+        self._unused.atexit = False  # `end_at_exit` is for that
+        self._is_forked = False
+        """Whether this is a forked child's copy, whose calls only threads of the parent resolve."""
+        register(self)
 
     def __reduce__(self) -> Any:
         raise errors.UnpickleableException("an Executor cannot travel; inside a task use `current_task().submit`")
@@ -305,6 +303,10 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         return len(self._unfinished) >= BACKLOG * self._max_workers
 
     def _must_take(self) -> None:
+        if self._is_forked:
+            raise errors.ConnectionError(
+                "this executor or pool belongs to the process that this one was forked from: make a new one here"
+            )
         if self._broken is not None:
             raise BrokenProcessPool(INITIALIZER_FAILED) from self._broken
         if self._is_shut_down:
@@ -505,6 +507,8 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         with self._lock:
             self._is_shut_down = True
             waiting = list(self._unfinished)
+        if self._is_forked:
+            return
         if cancel_futures and isinstance(sys.exception(), KeyboardInterrupt):
             self._abort_all("Ctrl-C")
         elif cancel_futures and waiting:
@@ -523,6 +527,8 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
     kill_workers = terminate_workers
 
     def _abort_all(self, reason: str) -> None:
+        if self._is_forked:
+            return
         with self._lock:
             self._is_shut_down = True
         self.submit_gathered()  # a call that another thread is about to submit has an id only then
@@ -554,7 +560,27 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
         else:
             self.shutdown()
 
+    def after_fork(self) -> None:
+        """Let go of the parent's calls in a forked child: it neither waits for them nor ends them.
+
+        Locks may have been held by the parent's threads.
+        """
+        self._is_forked = True
+        self._lock = threading.Lock()
+        self._unused.detach()
+
+    def _is_in_callback(self) -> bool:
+        """Return whether a callback of a call runs this: its call ends only when the callback returns."""
+        from ipytaskfarm.client.futures import Settler
+
+        return not self._is_forked and Settler.of(self.client.session).is_this_thread()
+
     def _close(self) -> None:
+        if self._is_forked:
+            return
+        if self._is_in_callback():
+            threading.Thread(target=self._close, name="ipytaskfarm executor").start()
+            return
         self.submit_gathered()
         with self._closing:
             with self._lock:
@@ -562,34 +588,3 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
                     self._ended.wait()
             self._unused.detach()
             end(self.client, self._farm, self._arrived)
-
-
-_living: weakref.WeakSet[Executor] = weakref.WeakSet()
-
-
-def check_rules(rules: dict[str, Any], whose: str = "this call", others: Iterable[str] = ()) -> None:
-    """Raise what the first call would raise for wrong rules, before a farm is started.
-
-    Args:
-        rules: the rules, by name.
-        whose: what was called, for the error about an unknown name.
-        others: its own arguments, of which one may be meant.
-    """
-    from ipytaskfarm.client.tasks import CallTask
-
-    if "mp_context" in rules:
-        raise TypeError("mp_context: engines are started by the farm's agents, not by multiprocessing: leave it out")
-    known = CallTask._attributes
-    for name, value in rules.items():
-        if name not in known:
-            near = did_you_mean(name, {*known, *others})
-            if hasattr(value, "task_client") or hasattr(value, "get_task_result"):
-                near = "; a TaskClient is the first argument, in place of the number of workers"
-            raise TypeError(f"{whose} has no argument {name!r}{near}")
-    CallTask(call_all, **rules)
-
-
-def _end_all() -> None:
-    """Shut down the remaining executors at the interpreter's exit."""
-    for executor in list(_living):
-        executor.end_at_exit()

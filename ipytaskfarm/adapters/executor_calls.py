@@ -6,10 +6,11 @@ Engines import this module, so it imports nothing of the client until an executo
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ipytaskfarm.core.text import did_you_mean
 from ipytaskfarm.environment import TaskEnvironment
 
 if TYPE_CHECKING:
@@ -71,3 +72,25 @@ def workers_or_client(argument: str, value: int | TaskClient | None) -> int | Ta
     kind = type(value).__name__
     remedy = "; of a Farm, give farm.task_client()" if hasattr(value, "task_client") else ""
     raise TypeError(f"{argument} must be an integer, None or a TaskClient, not a {kind}: {value!r:.80}{remedy}")
+
+
+def check_rules(rules: dict[str, Any], whose: str = "this call", others: Iterable[str] = ()) -> None:
+    """Raise what the first call would raise for wrong rules, before a farm is started.
+
+    Args:
+        rules: the rules, by name.
+        whose: what was called, for the error about an unknown name.
+        others: its own arguments, of which one may be meant.
+    """
+    from ipytaskfarm.client.tasks import CallTask
+
+    if "mp_context" in rules:
+        raise TypeError("mp_context: engines are started by the farm's agents, not by multiprocessing: leave it out")
+    known = CallTask._attributes
+    for name, value in rules.items():
+        if name not in known:
+            near = did_you_mean(name, {*known, *others})
+            if hasattr(value, "task_client") or hasattr(value, "get_task_result"):
+                near = "; a TaskClient is the first argument, in place of the number of workers"
+            raise TypeError(f"{whose} has no argument {name!r}{near}")
+    CallTask(call_all, **rules)

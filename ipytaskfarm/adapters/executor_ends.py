@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.display.ipython import show_users_frames
@@ -98,6 +100,41 @@ def leave(client: TaskClient, farm: Farm | None, arrived: list[int]) -> None:
     """End an executor that nobody has shut down and nobody holds any more, as CPython's does."""
     # The garbage collector calls this in any thread, with any lock held.
     threading.Thread(target=end, args=(client, farm, arrived), name="ipytaskfarm executor").start()
+
+
+class Ending(Protocol):
+    """What the end of a process, or its fork, needs of an executor."""
+
+    def end_at_exit(self) -> None:
+        """Shut down at the interpreter's exit."""
+
+    def after_fork(self) -> None:
+        """Let go of the parent's calls in a forked child."""
+
+
+_living: weakref.WeakSet[Ending] = weakref.WeakSet()
+
+
+def register(executor: Ending) -> None:
+    """Let an executor end when the interpreter does."""
+    _living.add(executor)
+    # Exit functions run in reverse order of registration: the farm's own comes after this one.
+    atexit.unregister(_end_all)
+    atexit.register(_end_all)
+
+
+def _end_all() -> None:
+    for executor in list(_living):
+        executor.end_at_exit()
+
+
+def _after_fork() -> None:
+    for executor in list(_living):
+        executor.after_fork()
+    _living.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def interrupted() -> bool:

@@ -112,10 +112,12 @@ class FarmClusterExecutor(Executor):
             wait: return when all calls have ended; False: return at once, and let a thread wait.
             cancel_futures: cancel the calls that have not begun.
         """
+        if self._is_forked:
+            return
         dependent = [future for future in list(self._dependent) if not future.done()]
         if cancel_futures:
             _cancel_each(dependent)
-        elif dependent and not wait:
+        elif dependent and (not wait or self._is_in_callback()):
             threading.Thread(target=self.shutdown, name="ipytaskfarm executor").start()
             return
         else:

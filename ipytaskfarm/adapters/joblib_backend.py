@@ -17,8 +17,7 @@ import joblib
 from joblib._parallel_backends import FallbackToBackend, ParallelBackendBase, ThreadingBackend
 from joblib.externals.loky.process_executor import PicklingError, TerminatedWorkerError
 
-from ipytaskfarm.adapters.executor import check_rules
-from ipytaskfarm.adapters.executor_calls import environment_of
+from ipytaskfarm.adapters.executor_calls import check_rules, environment_of
 from ipytaskfarm.adapters.executor_ends import original_of, write_output
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.requirements import THREADS

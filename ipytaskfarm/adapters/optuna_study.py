@@ -121,7 +121,7 @@ def optimize(
     """
     if n_trials is None and timeout is None:
         raise ValueError("optimize needs n_trials, or timeout: it would not end")
-    from ipytaskfarm.adapters.executor import check_rules
+    from ipytaskfarm.adapters.executor_calls import check_rules
 
     rules = {"retries": RETRIES, "retry_on": errors.EngineLost, **rules}
     check_rules(rules)  # before a trial is asked for

@@ -236,6 +236,10 @@ class Settler:
         self._start()
         self._calls.put((function, argument))
 
+    def is_this_thread(self) -> bool:
+        """Return whether the caller runs in the thread, as callbacks of futures do."""
+        return self._thread is threading.current_thread()
+
     def _start(self) -> None:
         with self._lock:
             if self._thread is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -309,9 +310,11 @@ def _leave(session: Session, unwanted: list[int], finished: list[int]) -> None:
     This happens in a thread: the garbage collector may close a generator anywhere, and must not wait there.  Running
     tasks go on to their end, and their results are dropped.
     """
+    if sys.is_finalizing():  # `_leave_all` has done it; before Python 3.12 the start of a thread would wait for ever
+        return
     if unwanted or finished:
         ids = (list(unwanted), list(finished))
-        with suppress(RuntimeError):  # the interpreter is ending: `_leave_all` has done it
+        with suppress(RuntimeError):  # the interpreter is ending
             threading.Thread(target=_leave_at_once, args=(session, *ids), name="ipytaskfarm map").start()
 
 

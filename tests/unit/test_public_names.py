@@ -22,8 +22,8 @@ FOR_OTHER_MODULES = {
     "TaskClient": "defaults",
     "MultiEngineClient": "execute_cell ids_of",
     "Executor": (
-        "end_at_exit ended_by_ctrl_c is_running settle settle_chunk settle_waiting submit_chunk submit_gathered "
-        "submit_items submit_with"
+        "after_fork end_at_exit ended_by_ctrl_c is_running settle settle_chunk settle_waiting submit_chunk "
+        "submit_gathered submit_items submit_with"
     ),
     "Job": "begin_map of_row spec_of_map text_of_going_on",
     "TaskResult": "without",

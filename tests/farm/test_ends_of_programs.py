@@ -1,0 +1,101 @@
+"""Programs and their forked children that end while calls are pending, as with the executors of Python."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.polling import DEADLINE_S
+
+pytestmark = pytest.mark.farm
+
+
+def ends_with(script: Path, text: str) -> tuple[int, str, str]:
+    """Run a program; return its status, and what it has written."""
+    script.write_text(text)
+    ended = subprocess.run([sys.executable, script], timeout=DEADLINE_S, capture_output=True, text=True, check=False)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+FORKS = """
+import os, signal, sys, time
+from ipytaskfarm import Executor, Farm, FarmClusterExecutor, Pool
+
+def late(x, other=None):
+    time.sleep(0.5)
+    return x
+
+if __name__ == "__main__":
+    with {made} as calls:
+        future = {submit}
+        child = os.fork()
+        if child == 0:
+            {child}
+        deadline = time.monotonic() + 20
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.05)
+        print(os.waitstatus_to_exitcode(ended[1]), {result}, flush=True)
+"""
+KINDS = {
+    "executor": ("Executor(1)", "calls.submit(late, 5)", "future.result()"),
+    "pool": ("Pool(1)", "calls.apply_async(late, (5,))", "future.get()"),
+    "executorlib": ("FarmClusterExecutor(1)", "calls.submit(late, 5, calls.submit(late, 1))", "future.result()"),
+}
+CHILDREN = {
+    "its exit in the block": "sys.exit(7)",
+    "its exit behind the block": "calls.__exit__(None, None, None); sys.exit(7)",
+    "a refused call": """
+            try:
+                calls.submit(late, 1) if hasattr(calls, "submit") else calls.apply(late, (1,))
+            except ConnectionError as error:
+                sys.exit(7 if "forked" in str(error) else 8)""",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("child", CHILDREN)
+def test_a_forked_child_ends_while_calls_of_its_parent_are_pending(kind: str, child: str, tmp_path: Path) -> None:
+    made, submit, result = KINDS[kind]
+    text = FORKS.format(made=made, submit=submit, result=result, child=CHILDREN[child])
+    assert ends_with(tmp_path / "script.py", text) == (0, "7 5\n", "")
+
+
+UNREAD = """
+from ipytaskfarm import Farm
+
+def double(x):
+    return 2 * x
+
+if __name__ == "__main__":
+    client = Farm(n=1).task_client()
+    values = client.imap(double, range(5), chunksize=1)
+    print(next(values))
+"""
+
+
+def test_a_program_ends_with_an_iterator_that_was_not_read_to_its_end(tmp_path: Path) -> None:
+    assert ends_with(tmp_path / "script.py", UNREAD) == (0, "0\n", "")
+
+
+IN_CALLBACK = """
+from ipytaskfarm import Executor, Pool
+
+if __name__ == "__main__":
+    pool = Pool(1)
+    pool.apply_async(divmod, (1, 0), error_callback=lambda error: pool.terminate())
+    pool.close()
+    pool.join()
+    executor = Executor(1)
+    future = executor.submit(pow, 2, 3)
+    future.add_done_callback(lambda _: executor.shutdown())
+    print(future.result())
+"""
+
+
+def test_a_callback_ends_the_pool_that_calls_it(tmp_path: Path) -> None:
+    assert ends_with(tmp_path / "script.py", IN_CALLBACK) == (0, "8\n", "")
