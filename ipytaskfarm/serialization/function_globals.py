@@ -9,14 +9,15 @@ when it is used, then among the builtins. CPython uses ordinary item access for 
 A name that was placed on the engine by hand (`placed`) takes precedence over the value that a function brings. If each
 call starts with fresh globals, the name is copied then (`Names.reset`). From all other globals the name is removed when
 it is placed (`Names.hide`), so that it is looked up in the namespace. What the setup of the engine's environment has
-assigned takes precedence over what functions bring too, while a task of the environment runs, see `SetupGlobals`.
+assigned takes precedence over what functions bring too, while a task of the environment runs, see `SetupGlobals`. The
+same holds for attributes of functions.
 """
 
 from __future__ import annotations
 
 import builtins
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -85,6 +86,8 @@ class SetupGlobals:
     def __init__(self) -> None:
         self.values: dict[str, dict[str, Any]] = {}
         """Name of a module -> name -> value."""
+        self.attributes: dict[tuple[str, str], dict[str, Any]] = {}
+        """Module and qualified name of a function -> attribute -> value: what the setup has assigned to functions."""
         self.active = False
         """Whether a task of the environment runs."""
         self._own: set[int] = set()
@@ -96,12 +99,17 @@ class SetupGlobals:
         if values:
             self.values.setdefault(names.packed["__name__"], {}).update(values)
 
+    def add_attributes(self, function: FunctionType, values: dict[str, Any]) -> None:
+        """Keep these attributes of one of the environment's own functions."""
+        if values:
+            self.attributes.setdefault((function.__module__, function.__qualname__), {}).update(values)
+
     def activate(self, active: bool) -> None:
         """Begin a task of the environment, or one that is not of the environment."""
         if active is self.active:
             return
         self.active = active
-        if self.values:
+        if self.values or self.attributes:
             for names in _living():
                 names.take_setup()
 
@@ -116,6 +124,14 @@ class SetupGlobals:
             if (name in names.packed or name in names.wanted) and name not in names.taken
         }
 
+    def attributes_of(self, names: Names) -> Iterator[tuple[FunctionType, dict[str, Any]]]:
+        """Yield the functions with these globals that take attributes now, and the attributes."""
+        if self.active and self.attributes and id(names) not in self._own:
+            for function in names.functions:
+                found = self.attributes.get((function.__module__, function.__qualname__))
+                if found is not None:
+                    yield function, found
+
 
 _NO_VALUES: dict[str, Any] = {}
 setup_globals = SetupGlobals()
@@ -125,7 +141,8 @@ class Names(dict[str, Any]):
     """The ``__builtins__`` of by-value functions, with the globals that belong to it."""
 
     __slots__ = (
-        "__weakref__", "assigned", "by_setup", "functions", "globals", "namespace", "packed", "taken", "told", "wanted",
+        "__weakref__", "assigned", "attributes_before", "by_setup", "functions", "globals", "namespace", "packed",
+        "taken", "told", "wanted",
     )  # fmt: skip
 
     def __init__(self, module_name: str, namespace: Mapping[str, Any]) -> None:
@@ -143,6 +160,8 @@ class Names(dict[str, Any]):
         """The names of these functions that were placed on the engine by hand."""
         self.by_setup = _NO_VALUES
         """The values of the environment's setup that these functions use now."""
+        self.attributes_before: list[tuple[FunctionType, dict[str, Any]]] = []
+        """For functions that use attributes of the environment's setup now: what they brought in place of these."""
         self.told: dict[str, int] | None = None
         """Name -> identity of the engine's value when it was last compared with the functions' own value."""
 
@@ -187,6 +206,22 @@ class Names(dict[str, Any]):
                 self.globals.pop(name, None)
         self.by_setup = setup_globals.of(self)
         self.globals.update(self.by_setup)
+        if setup_globals.attributes:
+            self._take_attributes()
+
+    def _take_attributes(self) -> None:
+        for function, before in reversed(self.attributes_before):  # a function may be among `functions` twice
+            attributes = vars(function)
+            for name, value in before.items():
+                if value is _ABSENT:
+                    attributes.pop(name, None)
+                else:
+                    attributes[name] = value
+        self.attributes_before.clear()
+        for function, given in setup_globals.attributes_of(self):
+            attributes = vars(function)
+            self.attributes_before.append((function, {name: attributes.get(name, _ABSENT) for name in given}))
+            attributes.update(given)
 
     def is_builtin(self, name: str, value: object) -> bool:
         """Return whether a global is a builtin that was copied for speed."""

@@ -1,10 +1,11 @@
-"""The globals that the setup of an engine's environment has assigned or changed.
+"""The globals, and attributes of functions, that the setup of an engine's environment has assigned or changed.
 
 A worker of a process pool calls the initializer in the module of the functions that it calls later: these see what the
 initializer has assigned. A by-value function brings its own globals instead. Therefore an engine keeps the globals that
 the setup of its environment has assigned, and those whose content it has changed; while a task of the environment runs,
-they take precedence over the values that functions of the same module bring. Names that were placed on the engine by
-hand take precedence over both.
+they take precedence over the values that functions of the same module bring. The same holds for attributes of functions
+(``work.queue = queue``), which go to the functions of the same module and name. Names that were placed on the engine by
+hand take precedence over all globals.
 """
 
 from __future__ import annotations
@@ -58,6 +59,19 @@ class _Before(NamedTuple):
     """Name -> digest of a value that can be changed in place."""
 
 
+class _AttributesBefore(NamedTuple):
+    """A function's attributes before the setup."""
+
+    function: types.FunctionType
+    values: dict[str, Any]
+    contents: dict[str, bytes | None]
+    """Name -> digest of a value that can be changed in place."""
+
+
+def _contents(values: dict[str, Any]) -> dict[str, bytes | None]:
+    return {name: _fingerprint(value) for name, value in values.items() if not isinstance(value, (*_UNCHANGING, Names))}
+
+
 class SetupWatch:
     """Finds the globals that a setup assigns or changes: make it before the setup, and call `record` after it."""
 
@@ -68,16 +82,11 @@ class SetupWatch:
             brought: the globals of the functions that came with it.
         """
         found = {id(names): names for names in (*brought, *_of_methods(type(instance)))}
-        self._before = [
-            _Before(
-                names,
-                {
-                    name: _fingerprint(value)
-                    for name, value in names.packed.items()
-                    if not isinstance(value, (*_UNCHANGING, Names))
-                },
-            )
+        self._before = [_Before(names, _contents(names.packed)) for names in found.values()]
+        self._attributes = [
+            _AttributesBefore(function, dict(vars(function)), _contents(vars(function)))
             for names in found.values()
+            for function in names.functions
         ]
 
     def record(self) -> None:
@@ -89,6 +98,16 @@ class SetupWatch:
                 if self._is_new(names, name, value) or self._has_changed(contents, name, value)
             }
             setup_globals.add(names, changed)
+        for function, values, contents in self._attributes:
+            now = vars(function)
+            setup_globals.add_attributes(
+                function,
+                {
+                    name: value
+                    for name, value in now.items()
+                    if name not in values or value is not values[name] or self._has_changed(contents, name, value)
+                },
+            )
 
     @staticmethod
     def _is_new(names: Names, name: str, value: object) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from typing import Any
 
 import pytest
 
-from ipytaskfarm import Task, TaskClient, TaskEnvironment
+from ipytaskfarm import Pool, Task, TaskClient, TaskEnvironment
 from tests.support.pack_peer import Notebook
 from tests.support.polling import DEADLINE_S
 
@@ -56,6 +57,21 @@ FUNCTIONS = """
 
     def reads_by_method(x): return Reader().read(x)
 
+    def marks(q): uses_marked.factor = q
+    def uses_marked(x): return uses_marked.factor + x
+
+    def marks_known(q): uses_mark.factor = q
+    def uses_mark(x): return uses_mark.factor + x
+    uses_mark.factor = 1
+
+    def marks_within(q): uses_marks.table["q"] = q
+    def uses_marks(x): return uses_marks.table["q"] + x
+    uses_marks.table = {}
+
+    def marks_helper(q): helper.factor = q
+    def helper(x): return helper.factor + x
+    def uses_helper(x): return helper(x)
+
     def counts(q):
         global count
         count = q
@@ -83,6 +99,10 @@ def script() -> Notebook:
         ("changes_instance", "uses_instance"),
         ("changes_class", "uses_class"),
         ("opens", "uses_opened"),
+        ("marks", "uses_marked"),
+        ("marks_known", "uses_mark"),
+        ("marks_within", "uses_marks"),
+        ("marks_helper", "uses_helper"),
         ("counts", "uses_count"),  # each call begins with what the initializer left, as with any other global
     ],
 )
@@ -102,6 +122,10 @@ def test_other_tasks_do_not_see_what_an_initializer_did(tc: TaskClient, script: 
         for _ in range(3):
             assert list(executor.map(script["uses_new"], range(4))) == [10, 11, 12, 13]
             assert "name 'new' is not defined" in str(alone("uses_new").failure)
+    with tc.executor(initializer=script["marks_known"], initargs=(10,)) as executor:
+        for _ in range(3):
+            assert list(executor.map(script["uses_mark"], range(4))) == [10, 11, 12, 13]
+            assert alone("uses_mark").result == 2
     with tc.executor(initializer=script["assigns_known"], initargs=(20,)) as executor:
         assert executor.submit(script["uses_known"], 1).result(DEADLINE_S) == 21
         assert "NoneType" in str(alone("uses_known").failure)
@@ -134,3 +158,17 @@ def test_the_setup_of_an_environment_does_the_same(tc: TaskClient, script: Noteb
     loaded = script["Loaded"]()
     ids = [tc.run(Task(script[name], args=(1,), environment=loaded)) for name in ("uses_known", "uses_filled")]
     assert [tc.get_task_result(task, block=True, raw=False).result for task in ids] == [31, 41]
+
+
+def work(x: int) -> int:
+    return int(vars(work)["factor"]) * x
+
+
+def init(factor: int) -> None:
+    vars(work).update(factor=factor)
+
+
+@pytest.mark.parametrize("pool", [multiprocessing.get_context("spawn").Pool, Pool])
+def test_an_attribute_of_the_worker_function_is_kept_as_in_a_pool_of_processes(pool: Any) -> None:
+    with pool(1, init, (5,)) as made:
+        assert made.map(work, [1, 2]) == [5, 10]
