@@ -7,8 +7,9 @@ have the executor's prefix: ``executor.update_parameters(timeout_min=5, ipytaskf
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -135,11 +136,17 @@ class FarmJob(Job[R]):
         return self._ended().stdout if self.done() else None
 
     def stderr(self) -> str | None:
-        """Return what the task has written to its error stream; None as long as it has not ended."""
-        return self._ended().stderr if self.done() else None
+        """Return what the task has written to its error stream, and the traceback of its error behind it, as submitit
+        logs it; None as long as it has not ended.
+        """
+        if not self.done():
+            return None
+        found = self._ended()
+        return found.stderr if found.failure is None else f"{found.stderr}{found.failure.getTraceback().rstrip()}\n"
 
-    def __del__(self) -> None:
-        if getattr(self, "_cancel_at_deletion", False) and not self.done():
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # At the interpreter's end the connection is closed, and this module's globals may be gone.
+        if getattr(self, "_cancel_at_deletion", False) and not is_finalizing() and not self.done():
             self.cancel()
 
 

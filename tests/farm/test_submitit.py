@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def test_output_and_the_environment_of_a_job(executor: submitit.AutoExecutor) ->
 
 
 def fails() -> None:
+    print("before", file=sys.stderr)
     raise ValueError("as planned")
 
 
@@ -80,7 +82,22 @@ def test_a_failure_is_submitits_with_ours_as_its_cause(executor: submitit.AutoEx
     assert isinstance(caught.value.__cause__, ValueError)
     assert "in fails\n" in str(caught.value)
     assert job.state == "FAILED"
+    stderr = job.stderr()
+    assert stderr is not None
+    assert stderr.startswith("before\nTraceback (most recent call last):\n")
+    assert stderr.endswith("ValueError: as planned\n")
     assert isinstance(job.exception(), submitit.core.utils.FailedJobError)
+
+
+def test_the_error_stream_of_a_failed_job_is_as_with_submitits_own_executor(tmp_path: Path) -> None:
+    executor = submitit.AutoExecutor(folder=tmp_path, cluster="local")
+    executor.update_parameters(timeout_min=1)
+    job = executor.submit(fails)
+    job.wait()
+    stderr = job.stderr()
+    assert stderr is not None
+    assert "before\n" in stderr
+    assert stderr.endswith("ValueError: as planned\n")
 
 
 def waits(path: str) -> str:
