@@ -11,23 +11,19 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ipytaskfarm.adapters.executor import Executor
 from ipytaskfarm.adapters.executor_map import values
+from ipytaskfarm.adapters.executorlib_arguments import check_cores, rules_of, rules_of_arguments
 
 if TYPE_CHECKING:
     from ipytaskfarm.client import TaskClient
 
 T = TypeVar("T")
-
-RESOURCES = (
-    "cores", "threads_per_core", "gpus_per_core", "cwd", "num_nodes", "exclusive", "run_time_max", "priority",
-    "restart_limit",
-)  # fmt: skip
-"""The keys of a `resource_dict` that have a meaning on a farm."""
 
 
 class FarmClusterExecutor(Executor):
@@ -38,9 +34,13 @@ class FarmClusterExecutor(Executor):
         max_cores: the same number, under executorlib's name.
         resource_dict: the resources of each call, unless `submit` gives others.
         init_function: called once on each engine; the dictionary that it returns presets arguments of all calls.
-        rules: rules of a `Task` for each call.
+        rules: rules of a `Task` for each call. Executorlib's other arguments are accepted if they are about its own
+            processes, and ``restart_limit`` is the rule ``retries``.
 
-    Raises ValueError for resources that a farm does not have.
+    A call that no engine of a farm that the executor started can ever take fails at once.  ``len(executor)`` is the
+    number of calls that have not ended.
+
+    Raises ValueError for resources that a farm does not have, TypeError for arguments that have no meaning on one.
     """
 
     def __init__(
@@ -54,10 +54,28 @@ class FarmClusterExecutor(Executor):
     ) -> None:
         self._resources = dict(resource_dict or {})
         rules_of(self._resources)
+        rules = rules_of_arguments(rules)
         self._init_function = init_function
         self._dependent: weakref.WeakSet[_Dependent[Any]] = weakref.WeakSet()
         """Calls that wait for the futures among their arguments."""
+        self._cores_max = max_cores
+        check_cores(self._resources, max_cores)
         super().__init__(max_cores if max_workers is None else max_workers, **rules)
+        if self._farm is not None:  # nobody else adds engines to it
+            self._rules.setdefault("fail_if_unmet", True)
+
+    def __len__(self) -> int:
+        return len(self._unfinished) + sum(not future.done() for future in list(self._dependent))
+
+    def __bool__(self) -> bool:
+        return True
+
+    @property
+    def info(self) -> dict[str, Any] | None:
+        """Return the number of workers, and the resources of each call; None after `shutdown`."""
+        if self._is_shut_down:
+            return None
+        return {"cores": 1, **self._resources, "max_workers": self._max_workers, "max_cores": self._cores_max}
 
     def submit(  # type: ignore[override]
         self, fn: Callable[..., T], /, *args: Any, resource_dict: dict[str, Any] | None = None, **kwargs: Any
@@ -72,9 +90,12 @@ class FarmClusterExecutor(Executor):
             args, kwargs: the arguments of the call.
             resource_dict: ``cores`` × ``threads_per_core`` cores, ``gpus_per_core``, ``cwd``, ``exclusive``,
                 ``run_time_max`` (seconds), ``priority``, ``restart_limit``.
+
+        Raises ValueError for resources that a farm does not have, and for more cores than ``max_cores``.
         """
         resources = {**self._resources, **(resource_dict or {})}
         rules = rules_of(resources)
+        check_cores(resources, self._cores_max)
         function: Callable[..., T] = fn
         if self._init_function is not None:
             function = partial(with_presets, self._init_function, function)
@@ -104,6 +125,15 @@ class FarmClusterExecutor(Executor):
         end_s = None if timeout is None else time.monotonic() + timeout
         calls = (self.submit(fn, *items) for items in zip(*iterables, strict=False))
         return values(calls, end_s, buffersize, _cancel_each)
+
+    def batched(
+        self, iterable: Iterable[concurrent.futures.Future[T]], n: int
+    ) -> list[concurrent.futures.Future[list[T]]]:
+        """Return futures of the values of other futures, `n` values in each, in the order in which they come.
+
+        The last one may have fewer values.  Errors come last: a future without a value has one of them.
+        """
+        return _Batches(list(iterable), n).batches
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse new calls, and end the executor when all calls have ended, also those that wait for other futures.
@@ -168,6 +198,43 @@ class _Dependent(concurrent.futures.Future[T]):
             self.set_result(future.result())
 
 
+class _Batches(Generic[T]):
+    """Resolves futures with the values of others, some values in each."""
+
+    def __init__(self, futures: list[concurrent.futures.Future[T]], size: int) -> None:
+        if size < 1:
+            raise ValueError(f"n must be at least 1, not {size}")
+        self.batches: list[concurrent.futures.Future[list[T]]] = [
+            concurrent.futures.Future() for _ in range(-(-len(futures) // size))
+        ]
+        self._size = size
+        self._open = deque(self.batches)
+        self._values: list[T] = []
+        self._errors: list[BaseException] = []
+        self._left = len(futures)
+        self._lock = threading.Lock()
+        for future in futures:
+            future.add_done_callback(self._note_end)
+
+    def _note_end(self, future: concurrent.futures.Future[T]) -> None:
+        full: list[T] = []
+        with self._lock:
+            self._left -= 1
+            try:
+                self._values.append(future.result())
+            except BaseException as error:
+                self._errors.append(error)
+            is_last = not self._left
+            if len(self._values) == self._size or (self._values and is_last):
+                full, self._values = self._values, []
+                batch = self._open.popleft()
+        if full:
+            batch.set_result(full)
+        if is_last:
+            for unfilled, failure in zip(self._open, self._errors, strict=False):
+                unfilled.set_exception(failure)
+
+
 def _cancel_each(futures: Iterable[concurrent.futures.Future[Any]]) -> None:
     for future in futures:
         future.cancel()
@@ -192,30 +259,6 @@ def _resolved(value: Any) -> Any:
     if type(value) is dict:
         return {key: _resolved(each) for key, each in value.items()}
     return value
-
-
-def rules_of(resources: dict[str, Any]) -> dict[str, Any]:
-    """Translate executorlib's resources into rules of a `Task`.
-
-    Raises ValueError for a key that has no meaning here, and for several nodes.
-    """
-    unknown = sorted(resources.keys() - set(RESOURCES))
-    if unknown:
-        raise ValueError(f"resource_dict has {unknown[0]!r}, which a farm does not have; it has {', '.join(RESOURCES)}")
-    if (resources.get("num_nodes") or 1) != 1:
-        raise ValueError("num_nodes must be 1: a task of a farm is one process")
-    given = {name: value for name, value in resources.items() if value is not None}
-    rules: dict[str, Any] = {}
-    cores = given.get("cores", 1)
-    amounts = {"cores": cores * given.get("threads_per_core", 1), "gpu": cores * given.get("gpus_per_core", 0)}
-    if given.keys() & {"cores", "threads_per_core", "gpus_per_core"}:
-        rules["resources"] = {name: amount for name, amount in amounts.items() if amount}
-    if given.get("exclusive"):
-        rules["exclusive"] = True
-    for name, rule in (("run_time_max", "time_limit"), ("priority", "priority"), ("restart_limit", "retries")):
-        if name in given:
-            rules[rule] = given[name]
-    return rules
 
 
 # -- functions that engines call

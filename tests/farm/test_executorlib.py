@@ -120,6 +120,9 @@ def test_a_shutdown_waits_for_calls_that_wait_for_others(tc: TaskClient) -> None
     [
         ({"core": 1}, "resource_dict has 'core', which a farm does not have; it has cores, threads_per_core"),
         ({"num_nodes": 2}, "num_nodes must be 1"),
+        ({"cache_key": "mine"}, "resource_dict has 'cache_key', which a farm does not have: .* `unique=`"),
+        ({"slurm_cmd_args": ["--mem=1G"]}, "give it to the launcher"),
+        ({"error_log_file": "log"}, "executor.client.failures"),
     ],
 )
 def test_resources_that_a_farm_does_not_have(
@@ -127,6 +130,72 @@ def test_resources_that_a_farm_does_not_have(
 ) -> None:
     with pytest.raises(ValueError, match=error):
         executor.submit(sum, [1, 1], resource_dict=resources)
+
+
+OF_ITS_OWN_PROCESSES: dict[str, Any] = {
+    "block_allocation": True, "hostname_localhost": True, "disable_dependencies": False, "refresh_rate": 0.1,
+    "plot_dependency_graph": False, "log_obj_size": True, "wait": True, "restart_limit": 1,
+    "openmpi_oversubscribe": True, "cache_directory": None, "pysqa_config_directory": None,
+}  # fmt: skip
+
+
+def test_arguments_about_its_own_processes_are_accepted(tc: TaskClient) -> None:
+    with FarmClusterExecutor(tc, init_function=presets, **OF_ITS_OWN_PROCESSES) as executor:
+        resources = {"openmpi_oversubscribe": False, "slurm_cmd_args": [], "error_log_file": None}
+        assert executor.submit(calc, 2, j=4, resource_dict=resources).result(timeout=DEADLINE_S) == [2, 4, 3]
+        assert executor._rules["retries"] == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"cache_directory": "here"}, "cache_directory='here' has no meaning on a farm: .*`cache=True`"),
+        ({"plot_dependency_graph": True}, "leave it out"),
+        ({"pysqa_config_directory": "config"}, "a farm with engines of Slurm, PBS or LSF"),
+        ({"wait": False}, r"shutdown\(wait=False\)"),
+        ({"max_core": 2}, "an Executor has no argument 'max_core'"),
+    ],
+)
+def test_arguments_without_a_meaning_are_refused_with_the_remedy(
+    tc: TaskClient, given: dict[str, Any], error: str
+) -> None:
+    with pytest.raises(TypeError, match=error):
+        FarmClusterExecutor(tc, **given)
+
+
+def test_more_cores_than_there_are() -> None:
+    with pytest.raises(ValueError, match="50 cores, which is larger than the executor's number of cores, 1"):
+        FarmClusterExecutor(max_cores=1, resource_dict={"cores": 50})
+    with FarmClusterExecutor(max_cores=1) as executor:
+        with pytest.raises(ValueError, match="give fewer, or max_cores= more"):
+            executor.submit(sum, [1, 1], resource_dict={"cores": 2})
+        threads = executor.submit(sum, [1, 1], resource_dict={"threads_per_core": 5000})
+        assert "needs 5000 cores" in str(threads.exception(timeout=DEADLINE_S))
+        assert executor.submit(sum, [1, 1]).result(timeout=DEADLINE_S) == 2
+
+
+def test_what_is_asked_of_an_executor(tc: TaskClient, tmp_path: Path) -> None:
+    executor = FarmClusterExecutor(tc, resource_dict={"priority": 3})
+    assert executor.info == {"cores": 1, "priority": 3, "max_workers": tc.snapshot().slots, "max_cores": None}
+    assert executor
+    assert len(executor) == 0
+    executor.submit(add, 1, executor.submit(waits, str(tmp_path / "go")))
+    assert len(executor) == 2
+    (tmp_path / "go").touch()
+    executor.shutdown()
+    assert len(executor) == 0
+    assert executor.info is None
+
+
+def test_values_of_futures_come_in_batches(executor: FarmClusterExecutor) -> None:
+    batches = executor.batched([executor.submit(add, n, n) for n in range(5)], n=2)
+    sums = [executor.submit(sum, batch) for batch in batches]
+    assert sum(each.result(timeout=DEADLINE_S) for each in sums) == 20
+    assert [len(batch.result()) for batch in batches] == [2, 2, 1]
+    some = executor.batched([executor.submit(fails), *(executor.submit(add, n, n) for n in range(2))], n=2)
+    assert sorted(some[0].result(timeout=DEADLINE_S)) == [0, 2]
+    with pytest.raises(ValueError, match="as planned"):
+        some[1].result(timeout=DEADLINE_S)
 
 
 def dies_once(path: str) -> str:
