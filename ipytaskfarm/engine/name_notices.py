@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import sys
 from collections.abc import Iterable, Iterator
 from types import FunctionType
 from typing import Any
 
-from ..serialization.function_globals import placed
+from ..serialization.function_globals import BY_CALL, placed
 from ..serialization.global_names import global_names
 from ..serialization.pack import pack
 
@@ -26,7 +27,7 @@ class NameNotices:
     def tell(self, functions: Iterable[FunctionType], name: str, brought: Any, found: Any) -> None:
         """Write the notice, unless it was written before or the values are the same."""
         function = _user_of(functions, name)
-        if function is None:
+        if function is None or placed.by.get(name, "").startswith(BY_CALL):
             return
         module = function.__module__
         label = function.__qualname__ if module == "__main__" else f"{module}.{function.__qualname__}"
@@ -36,7 +37,7 @@ class NameNotices:
             self._said.clear()
         self._said.add((label, name))
         own = "this session's" if module == "__main__" else f"{module}'s"
-        if brought is vars(sys.modules["builtins"]).get(name):
+        if name in vars(builtins) and brought is vars(builtins)[name]:
             own = "Python's"
         text = f"{label} uses {name} from the engines (placed there by {placed.by.get(name, 'hand')}), not {own}"
         if self._gathered is not None:

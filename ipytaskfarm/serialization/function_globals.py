@@ -35,6 +35,10 @@ _ABSENT = object()
 _NONE: frozenset[str] = frozenset()
 _REMEMBERED_MIN = 256
 
+BY_CALL = "a call of "
+"""How a name was placed that a call of ipyparallel's direct view has assigned. Nobody is told of its use: the program
+has assigned it by itself."""
+
 Tell = Callable[[Iterable[FunctionType], str, Any, Any], None]
 """Called as (functions, name, value they brought, engine's value) when the functions use the engine's value."""
 

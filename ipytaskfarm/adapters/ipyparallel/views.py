@@ -19,6 +19,7 @@ from ipytaskfarm.adapters.ipyparallel.async_results import AsyncMapResult, Async
 from ipytaskfarm.adapters.ipyparallel.execute_reply import executed
 from ipytaskfarm.adapters.ipyparallel.executors import ViewExecutor
 from ipytaskfarm.adapters.ipyparallel.interfaces import Later, PartsCall, SendsCalls
+from ipytaskfarm.adapters.ipyparallel.kept_globals import keeping
 from ipytaskfarm.adapters.ipyparallel.messages import CommandMessage, Messages, Metadata
 from ipytaskfarm.adapters.ipyparallel.references import Reference
 from ipytaskfarm.adapters.ipyparallel.remote_functions import PartsFunction, name_of, parallel, remote
@@ -250,7 +251,7 @@ class DirectView(View):
     def _call(
         self, function: Any, args: Sequence[Any], kwargs: dict[str, Any], ids: list[int], label: Any = None
     ) -> list[CommandMessage]:
-        called = function.name if isinstance(function, Reference) else function
+        called = function.name if isinstance(function, Reference) else keeping(function)
         pending = self.client.multiengine.apply(called, tuple(args), kwargs, targets=ids, block=False)
         return self._send("apply", ids, pending, label=label)
 
@@ -408,8 +409,8 @@ class DirectView(View):
             size = min(len(part) for part in own)
             if not any(len(part) for part in own):
                 continue
-            called, args = (engine_calls.map_part, (call.function, *own)) if call.mapping else (call.function, own)
-            (message,) = self._call(called, args, {}, [engine], call.label)
+            called = keeping(call.function, mapping=True) if call.mapping else call.function
+            (message,) = self._call(called, own, {}, [engine], call.label)
             sizes[message.msg_id] = size if call.mapping else 1
             messages.append(message)
         join, name = partial(joined, dist=call.dist), name_of(call.function)
