@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
+import os
 import threading
 import warnings
 from collections import deque
@@ -83,6 +84,7 @@ class ViewExecutor(concurrent.futures.Executor):
 
     def __init__(self, view: CallsFunctions) -> None:
         self.view = view
+        self._pid = os.getpid()
 
     @property
     def _max_workers(self) -> int:
@@ -105,7 +107,11 @@ class ViewExecutor(concurrent.futures.Executor):
         Args:
             wait: False: return at once.
             cancel_futures: abort the calls that have not begun.
+
+        A forked child does not wait: only threads of its parent learn of the ends of calls.
         """
+        if os.getpid() != self._pid:
+            return
         if cancel_futures:
             self.view.abort_waiting()
         if wait:
