@@ -63,6 +63,8 @@ class PoolResult(Generic[T]):
         self._left = len(futures)
         self._lock = threading.Lock()
         self._is_over = threading.Event()
+        self._callbacks_thread = 0
+        """The thread that runs the callback, which need not wait for its end; 0: none does."""
         self._value: T | None = None
         self._error: BaseException | None = None
         for future in futures:
@@ -85,6 +87,7 @@ class PoolResult(Generic[T]):
         if self._error is None:
             self._value = self._join([future.result() for future in self._futures])
         self._futures = ()
+        self._callbacks_thread = threading.get_ident()
         try:  # before the waiters are woken, as in `multiprocessing`: they use what the callback has collected
             if self._error is None and self._callback is not None:
                 self._callback(self._value)  # type: ignore[arg-type]
@@ -92,10 +95,12 @@ class PoolResult(Generic[T]):
                 self._error_callback(self._error)
         finally:
             self._is_over.set()
+            self._callbacks_thread = 0
 
     def get(self, timeout: float | None = None) -> T:
         """Return the value, or raise the error.  Raises multiprocessing.TimeoutError after `timeout` seconds."""
-        if not self._is_over.wait(timeout):
+        self.wait(timeout)
+        if not self._has_ended():
             raise multiprocessing.TimeoutError
         if self._error is not None:
             raise self._error
@@ -103,7 +108,11 @@ class PoolResult(Generic[T]):
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the call has ended, at most `timeout` seconds."""
-        self._is_over.wait(timeout)
+        if not self._has_ended():
+            self._is_over.wait(timeout)
+
+    def _has_ended(self) -> bool:
+        return self._is_over.is_set() or self._callbacks_thread == threading.get_ident()
 
     def ready(self) -> bool:
         """Return whether the call has ended."""

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from ipytaskfarm import Pool, TaskClient
+from ipytaskfarm.adapters.pool import PoolResult
 from ipytaskfarm.core import errors
 from tests.support.polling import DEADLINE_S
 
@@ -103,6 +104,11 @@ def test_callbacks_have_run_when_a_waiter_goes_on(pool: Pool) -> None:
     assert seen[:2] == [[0, 1, 4], 9]
     assert isinstance(seen[2], ZeroDivisionError)
     assert pool.apply_async(square, (3,), callback=fails).get(DEADLINE_S) == 9
+    own: queue.SimpleQueue[PoolResult[int]] = queue.SimpleQueue()
+    result = pool.apply_async(square, (4,), callback=lambda _: seen.append(own.get().get()))
+    own.put(result)
+    result.wait(DEADLINE_S)
+    assert seen.pop() == 16
     for made in (pool, ThreadPool(1)):
         assert made.map_async(square, [], callback=collects).get(DEADLINE_S) == []
         made.terminate()

@@ -10,16 +10,13 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, TypeGuard
 
 from ipytaskfarm.adapters.ipyparallel import engine_calls
 from ipytaskfarm.adapters.ipyparallel.remote_functions import name_of
-from ipytaskfarm.engine import user_namespace
-from ipytaskfarm.serialization.function_globals import BY_CALL, placed
-from ipytaskfarm.serialization.global_names import nested_codes
-from ipytaskfarm.serialization.modules import take_placed_names
+from ipytaskfarm.engine.placing import place_by_call
 
 _ABSENT = object()
 
@@ -40,7 +37,7 @@ def keeping(function: Any, mapping: bool = False) -> Callable[..., Any]:
     return called  # type: ignore[no-any-return]
 
 
-def _is_of_program(function: Any) -> bool:
+def _is_of_program(function: Any) -> TypeGuard[FunctionType]:
     return isinstance(function, FunctionType) and function.__module__ == "__main__"
 
 
@@ -58,9 +55,16 @@ def _assigned(function: FunctionType, seen: set[FunctionType]) -> frozenset[str]
 @functools.lru_cache(4096)
 def _names_in(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
     """Return the globals that the code assigns, and all names that it mentions."""
-    codes = list(nested_codes(code))
+    codes = list(_with_nested(code))
     assigned = {step.argval for each in codes for step in dis.get_instructions(each) if step.opname == "STORE_GLOBAL"}
     return frozenset(assigned), frozenset(name for each in codes for name in each.co_names)
+
+
+def _with_nested(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _with_nested(constant)
 
 
 def call_keeping(function: FunctionType, names: list[str], mapping: bool, /, *args: Any, **kwargs: Any) -> Any:
@@ -85,6 +89,4 @@ def _keep(function: FunctionType, before: dict[str, Any]) -> None:
     here = function.__globals__
     changed = {name: here[name] for name, value in before.items() if here.get(name, value) is not value}
     if changed:
-        user_namespace().update(changed)
-        placed.add(changed, BY_CALL + function.__qualname__)
-        take_placed_names()
+        place_by_call(changed, function.__qualname__)
