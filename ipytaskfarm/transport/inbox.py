@@ -18,6 +18,7 @@ from ..core.errors import ResultTooLarge
 from ..core.messages import AskQuestion
 from ..core.turn_shares import TurnShares
 from . import message_parts, wire
+from .reliable_session import PACKET_COST_BYTES
 
 MESSAGE_S = 1e-5
 """The least cost of a message, in seconds; also the cost where no time passes, as in a simulation."""
@@ -64,7 +65,7 @@ class _Waiting:
     """The number of the packet that is being handled; 0 for none."""
     begun_bytes: int = 0
     size_bytes: int = 0
-    """The size of all packets, the begun one included."""
+    """The memory of all packets, the begun one included."""
     left: bool = False
     heavy: bool = False
     """Whether the next message is known to be heavy."""
@@ -108,7 +109,7 @@ class Inbox:
                 self.shares.wait(key, session, False)
         # A small body is copied: it would keep the whole buffer that it arrived in.
         waiting.packets.append((number, body if len(body) > message_parts.SMALL_BYTES else bytes(body)))
-        waiting.size_bytes += len(body)
+        waiting.size_bytes += len(body) + PACKET_COST_BYTES
 
     def _put_in_order(self) -> None:
         """Let the session take its turn that was the only one."""
@@ -207,7 +208,7 @@ class Inbox:
                     waiting.heavy = True
                     return None
                 waiting.begun, body = waiting.packets.popleft()
-                waiting.begun_bytes = len(body)
+                waiting.begun_bytes = len(body) + PACKET_COST_BYTES
                 waiting.messages = message_parts.split(waiting.role, body)
             if waiting.messages:
                 body = waiting.messages[0] = message_parts.opened(waiting.messages[0])

@@ -51,7 +51,9 @@ WINDOW_PACKETS = 4096
 WINDOW_BYTES = 64 << 20
 MAX_MESSAGE_BYTES = 256 << 20
 """The most bytes of one encoded message. A larger one raises `ResultTooLarge`."""
-HELD_BYTES = MAX_MESSAGE_BYTES + WINDOW_BYTES
+PACKET_COST_BYTES = 128
+"""About the memory that a packet takes beyond its body while it waits."""
+HELD_BYTES = MAX_MESSAGE_BYTES + WINDOW_BYTES + WINDOW_PACKETS * PACKET_COST_BYTES
 """The most bytes that a receiver holds for an honest session: an unfinished message, and a window of others."""
 BEGIN_ANEW = -1
 """The value of `Welcome.last_in` if the controller does not know this session: both counters start again."""
@@ -165,8 +167,7 @@ class ReliableSession:
         self._confirmed = 0
         self._ack_told = 0
         self._proven = False  # something was received from the other side since this began
-        self._pieces: list[bytes] = []
-        self._pieces_bytes = 0
+        self._pieces = bytearray()  # no list: of small pieces, that would take many times their bytes
 
     # ---------------------------------------------------------------------------------- sending
 
@@ -294,7 +295,7 @@ class ReliableSession:
     @property
     def pieces_bytes(self) -> int:
         """Return how many bytes were received of a message that is not complete."""
-        return self._pieces_bytes
+        return len(self._pieces)
 
     def confirm(self, upto: int | None = None) -> None:
         """Record that the received packets up to this number (None: all) were handled and may be acknowledged."""
@@ -319,19 +320,16 @@ class ReliableSession:
             return NEWS, body
         return self._collect(kind, body)
 
-    def _collect(self, kind: PacketKind, piece: memoryview) -> tuple[Heard, bytes | None]:
-        self._pieces.append(bytes(piece))
-        self._pieces_bytes += len(piece)
-        if self._pieces_bytes > self._max_message_bytes + 1:  # the list's header
-            self._pieces.clear()
-            self._pieces_bytes = 0
+    def _collect(self, kind: PacketKind, piece: memoryview) -> tuple[Heard, memoryview | None]:
+        # An honest peer sends no empty piece, and nothing would limit how many come.
+        if not piece or len(self._pieces) + len(piece) > self._max_message_bytes + 1:  # the list's header
+            self._pieces = bytearray()
             return NONSENSE, None
+        self._pieces += piece
         if kind is PART:
             return NEWS, None
-        whole = b"".join(self._pieces)
-        self._pieces.clear()
-        self._pieces_bytes = 0
-        return NEWS, whole
+        whole, self._pieces = self._pieces, bytearray()
+        return NEWS, memoryview(whole).toreadonly()
 
     def _acknowledge(self, ack: int) -> bool:
         """Drop the packets up to `ack`. Return False if it acknowledges a packet that was never sent."""

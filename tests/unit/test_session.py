@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 
 import hypothesis
 import msgspec
@@ -236,6 +237,29 @@ def test_pieces_without_end_are_nonsense() -> None:
     controller.meet_hello(0, 0, 1)
     heard = [controller.hear(HEADER.pack(PacketKind.PART, number, 0) + b"x" * 40)[0] for number in (1, 2, 3)]
     assert heard == [Heard.NEWS, Heard.NEWS, Heard.NONSENSE]
+
+
+@pytest.mark.parametrize("kind", [PacketKind.PART, PacketKind.DATA])
+def test_empty_pieces_are_nonsense(kind: PacketKind) -> None:
+    _, controller = pair()
+    assert controller.hear(HEADER.pack(PacketKind.PART, 1, 0) + b"x")[0] is Heard.NEWS
+    assert controller.hear(HEADER.pack(kind, 2, 0))[0] is Heard.NONSENSE
+    assert controller.pieces_bytes == 0
+
+
+def test_small_pieces_take_no_more_memory_than_they_are_counted_for() -> None:
+    _, controller = pair()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(1, 50_001):
+            controller.hear(HEADER.pack(PacketKind.PART, number, 0) + b"x")
+        assert controller.pieces_bytes == 50_000
+        assert tracemalloc.get_traced_memory()[0] - before < 100_000
+    finally:
+        tracemalloc.stop()
+    heard, body = controller.hear(HEADER.pack(PacketKind.DATA, 50_001, 0) + b"y")
+    assert (heard, body) == (Heard.NEWS, b"x" * 50_000 + b"y")
 
 
 def test_the_kind_of_a_frame() -> None:

@@ -21,7 +21,7 @@ from ipytaskfarm.transport import message_parts, wire
 from ipytaskfarm.transport.hub_session import HubSession, LazySessions
 from ipytaskfarm.transport.inbox import ALONE_S, ANSWERS_BYTES, LARGE_BYTES, Inbox, Left
 from ipytaskfarm.transport.peer_events import Peer
-from ipytaskfarm.transport.reliable_session import list_header
+from ipytaskfarm.transport.reliable_session import PACKET_COST_BYTES, list_header
 from ipytaskfarm.transport.session_places import AGENT_SESSIONS_MAX, SessionPlaces
 
 Crowd = dict[str, tuple[str, list[tuple[bool, float]]]]
@@ -364,9 +364,9 @@ def test_waiting_bytes_are_counted_until_their_packet_is_begun() -> None:
     bodies = [packet(m.AskQuestion(n, m.ListTasks())) for n in range(3)]
     for number, body in enumerate(bodies, 1):
         desk.inbox.put("c", "client", "client", number, body)
-    assert desk.inbox.bytes_of("c") == sum(map(len, bodies))
+    assert desk.inbox.bytes_of("c") == sum(map(len, bodies)) + 3 * PACKET_COST_BYTES
     list(desk.turn())
-    assert desk.inbox.bytes_of("c") == sum(map(len, bodies[1:]))
+    assert desk.inbox.bytes_of("c") == sum(map(len, bodies[1:])) + 2 * PACKET_COST_BYTES
     assert desk.inbox.handled("c") == 1
     desk.inbox.drop("c")
     assert list(desk.turn()) == []
