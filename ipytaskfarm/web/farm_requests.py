@@ -6,7 +6,6 @@ Only Jupyter's server has these requests, because whoever may use it runs code a
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +22,7 @@ from ipytaskfarm.system.farm_paths import FarmEntry
 from ipytaskfarm.version import __version__
 
 from .feed import FarmFeed
-from .handlers import FindFeed, Route, error_value
+from .handlers import FindFeed, Route, error_value, json_of
 
 OVERVIEW_S = 2.0
 """How long a farm has for its numbers; one that is slower is listed without them."""
@@ -101,7 +100,7 @@ class _Change(web.RequestHandler):
     @web.authenticated
     async def post(self) -> None:
         try:
-            request = json.loads(self.request.body)
+            request = json_of(self.request.body)
             text = await asyncio.to_thread(self.action(request))
         except errors.TaskFarmError as error:
             self._refuse(error)

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,9 @@ UNSENT_MAX = 64
 BEHIND = 4001
 """The code with which such a page is closed."""
 
+NO_MESSAGE = 4000
+"""The code with which a page is closed that sends something else than a message."""
+
 Route = tuple[str, type[web.RequestHandler], dict[str, Any]]
 FindFeed = Callable[[str], FarmFeed]
 """Returns the feed of the farm with this name. Raises KeyError if there is no such farm."""
@@ -48,6 +52,18 @@ FindFeed = Callable[[str], FarmFeed]
 def error_value(error: BaseException) -> dict[str, str]:
     """Return an error as a page shows it."""
     return {"type": type(error).__name__, "text": text_of(error)[:1000]}
+
+
+def json_of(text: str | bytes) -> Any:
+    """Return the value that a page has sent.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def routes(
@@ -85,6 +101,12 @@ class _PageFile(web.StaticFileHandler):
 
     def set_extra_headers(self, path: str) -> None:
         _set_headers_of_files(self)
+
+    def validate_absolute_path(self, root: str, absolute_path: str) -> str | None:
+        try:
+            return super().validate_absolute_path(root, absolute_path)
+        except (ValueError, OSError):  # no file can have this name: a null character, or it is too long
+            raise web.HTTPError(404) from None
 
 
 class _PageBundle(web.RequestHandler):
@@ -159,7 +181,7 @@ class _Act(_FarmRequest):
     @web.authenticated
     async def post(self) -> None:
         try:
-            request = json.loads(self.request.body)
+            request = json_of(self.request.body)
             feed = self.find_feed(str(request["farm"]))
             value = await questions.act(feed, request.get("what"), request.get("arguments"))
         except errors.SecurityError as error:
@@ -206,11 +228,15 @@ class _PageSocket(websocket.WebSocketHandler):
     def max_message_size(self) -> int:
         return MESSAGE_MAX
 
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        with contextlib.suppress(zlib.error):  # a message that cannot be decompressed ends the connection
+            await super().get(*args, **kwargs)
+
     def open(self, *args: str, **kwargs: str) -> None:
         super().open(*args, **kwargs)
         try:
             self._feed = self.find_feed(self.get_argument("farm", ""))
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, errors.TaskFarmError) as error:
             self._send({"type": "refused", "error": error_value(error)})
             self.close(4004)
             return
@@ -225,10 +251,13 @@ class _PageSocket(websocket.WebSocketHandler):
         if feed is None:
             return
         try:
-            said = json.loads(message)
+            said = json_of(message)
             kind = said["type"]
         except (ValueError, KeyError, TypeError):
-            self.close(4000)
+            self.close(NO_MESSAGE)
+            return
+        if kind == "ask" and type(said.get("n")) is not int:
+            self.close(NO_MESSAGE)
             return
         if kind == "hello":
             await self._greet(feed, said)

@@ -8,19 +8,19 @@ be bound to this address.
 from __future__ import annotations
 
 import hmac
-import json
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tornado import httpserver, netutil, web, websocket
+from tornado import netutil, web, websocket
 
 from ipytaskfarm.core import errors
 
+from .bounded_server import BoundedServer
 from .feed import FarmFeed
-from .handlers import page_script, routes
+from .handlers import json_of, page_script, routes
 
 COOKIE_DAYS = 7
 
@@ -41,7 +41,9 @@ class Guard:
 
     def is_token(self, given: object) -> bool:
         """Return whether this is the token."""
-        return isinstance(given, str) and hmac.compare_digest(given.encode(), self.token.encode())
+        if not isinstance(given, str):
+            return False
+        return hmac.compare_digest(given.encode(errors="surrogatepass"), self.token.encode())
 
     def check_host(self, request: Any) -> None:
         """Refuse a request for another host, or from a page of another one.
@@ -52,12 +54,25 @@ class Guard:
         if self.hosts and request.host.lower() not in self.hosts:
             raise web.HTTPError(403, f"this server is not called {request.host[:100]!r}")
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != request.host.lower():
+        if origin is not None and not _is_of(origin, request.host):
             raise web.HTTPError(403, f"a page of {origin[:100]!r} may not use this server")
 
 
-def bases(guard: Guard) -> tuple[type[web.RequestHandler], type[websocket.WebSocketHandler]]:
-    """Return the base classes of `handlers.routes` that let in whoever has the cookie, or sends the token."""
+def _is_of(origin: str, host: str) -> bool:
+    """Return whether a page of this origin comes from this host."""
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:  # it is no URL
+        return False
+
+
+def bases(
+    guard: Guard, knows: Callable[[object], None]
+) -> tuple[type[web.RequestHandler], type[websocket.WebSocketHandler]]:
+    """Return the base classes of `handlers.routes` that let in whoever has the cookie, or sends the token.
+
+    knows: is told the connection of each request whose user has logged in.
+    """
 
     class _Identified(web.RequestHandler):
         public = False
@@ -70,12 +85,15 @@ def bases(guard: Guard) -> tuple[type[web.RequestHandler], type[websocket.WebSoc
 
         def prepare(self) -> None:
             guard.check_host(self.request)
-            if not self.public and self.current_user is None:
+            if self.current_user is not None:
+                knows(self.request.server_connection)
+            elif not self.public:
                 raise web.HTTPError(401, "open the URL that `ipytaskfarm web` has printed")
 
         def write_error(self, status_code: int, **kwargs: Any) -> None:
             error = kwargs.get("exc_info", (None, None, None))[1]
-            text = getattr(error, "log_message", None) or self._reason
+            message = error.log_message if isinstance(error, web.HTTPError) else None
+            text = message % error.args if error is not None and message else self._reason
             self.finish({"error": {"type": "HTTPError", "text": text}})
 
     class PageRequest(_Identified):
@@ -85,7 +103,7 @@ def bases(guard: Guard) -> tuple[type[web.RequestHandler], type[websocket.WebSoc
         """The socket of such a page."""
 
         def check_origin(self, origin: str) -> bool:
-            return urlsplit(origin).netloc.lower() == self.request.host.lower()
+            return _is_of(origin, self.request.host)
 
     class Login(PageRequest):
         """Exchanges the token for a cookie."""
@@ -97,11 +115,12 @@ def bases(guard: Guard) -> tuple[type[web.RequestHandler], type[websocket.WebSoc
 
         def post(self) -> None:
             try:
-                given = json.loads(self.request.body).get("token")
+                given = json_of(self.request.body).get("token")
             except (ValueError, AttributeError):
                 given = None
             if not guard.is_token(given):
                 raise web.HTTPError(403, "this is not the token: open the URL that `ipytaskfarm web` has printed")
+            knows(self.request.server_connection)
             self.set_signed_cookie(guard.cookie, "in", expires_days=None, httponly=True, samesite="Strict", path="/")
             self.finish({"xsrf": self.xsrf_token.decode()})
 
@@ -122,7 +141,7 @@ class WebServer:
         self.feed = feed
         self.token = token or secrets.token_urlsafe(24)
         self._extra_hosts = list(extra_hosts)
-        self._server: httpserver.HTTPServer | None = None
+        self._server: BoundedServer | None = None
         self.port = 0
 
     def listen(self, port: int = 0, path: Path | None = None) -> None:
@@ -140,14 +159,14 @@ class WebServer:
         else:
             sockets = [netutil.bind_unix_socket(str(path), mode=0o600)]
             hosts = ["localhost"]
-        self._server = httpserver.HTTPServer(self._application([*hosts, *self._extra_hosts]))
+        self._server = BoundedServer(self._application([*hosts, *self._extra_hosts]))
         self._server.add_sockets(sockets)
         page_script()
         self.feed.look()
 
     def _application(self, hosts: Sequence[str]) -> web.Application:
         guard = Guard(self.token, [host.lower() for host in hosts])
-        request_base, socket_base = bases(guard)
+        request_base, socket_base = bases(guard, self._knows)
         find = _only(self.feed)
         return web.Application(
             [
@@ -160,6 +179,10 @@ class WebServer:
             websocket_ping_interval=20,
             log_function=lambda handler: None,
         )
+
+    def _knows(self, connection: object) -> None:
+        if self._server is not None:
+            self._server.knows(connection)
 
     @property
     def url(self) -> str:
