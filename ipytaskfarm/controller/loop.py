@@ -57,7 +57,7 @@ from .blob_receiving import BlobReceiver, WritePiece
 from .cache_answers import CacheAnswers
 from .compaction import Compaction
 from .direct_answers import DirectAnswers, is_direct
-from .evaluator_process import EvaluatorProcess
+from .evaluators import Evaluators
 from .payloads import Payloads, parts_of, singly, unsent
 from .retention import BlobSweeper, Retention
 from .view_answers import StoreQuestion, ViewAnswers
@@ -110,7 +110,7 @@ class ControllerLoop:
         self._payloads = Payloads(store)
         self._view_answers = ViewAnswers(store.path, scheduler.farm)
         self._evaluator_folder = str(evaluator_folder)
-        self._evaluator = EvaluatorProcess(self._code_of, self._evaluator_folder)
+        self._evaluators = Evaluators(self._code_of, self._evaluator_folder)
         self._watch_fds = watch_fds or {}
         self._reader = reader
         self._receiver = receiver
@@ -146,7 +146,7 @@ class ControllerLoop:
                 pass
             self._hub.flush(time.monotonic())
         finally:
-            self._evaluator.close()
+            self._evaluators.close()
             self._view_answers.close()
             self._cache_answers.close()
             if self._reader is not None:
@@ -229,8 +229,8 @@ class ControllerLoop:
         self._scheduler = Scheduler(farm)
         self._payloads = Payloads(self._store)
         self._view_answers.begin_epoch(farm)
-        self._evaluator.close()
-        self._evaluator = EvaluatorProcess(self._code_of, self._evaluator_folder)
+        self._evaluators.close()
+        self._evaluators = Evaluators(self._code_of, self._evaluator_folder)
         self._next, self._direct = [], []
         self._compaction = Compaction(self._store)
         if before.lifecycle.stopping:
@@ -272,13 +272,13 @@ class ControllerLoop:
     def _patience_s(self) -> float:
         if self._next or self._compaction.under_way:
             return 0.0
-        timer_s, answer_s = self._scheduler.next_deadline(), self._evaluator.next_deadline()
+        timer_s, answer_s = self._scheduler.next_deadline(), self._evaluators.next_deadline()
         soonest = timer_s if answer_s is None or (timer_s is not None and timer_s < answer_s) else answer_s
         return IDLE_S if soonest is None else min(IDLE_S, max(0.0, soonest - time.monotonic()))
 
     def _fds(self) -> list[int]:
         blob_fds = [each.fd() for each in (self._reader, self._receiver) if each is not None]
-        others = (self._evaluator.fd(), self._view_answers.fd(), *blob_fds)
+        others = (*self._evaluators.fds(), self._view_answers.fd(), *blob_fds)
         return [*self._watch_fds, *(fd for fd in others if fd is not None)]
 
     def _noted(
@@ -309,7 +309,7 @@ class ControllerLoop:
                     if type(event) is Gone and self._receiver is not None:
                         self._receiver.session_ended(peer.session)
                     yield peer.session, event
-        for answer in self._evaluator.answers():
+        for answer in self._evaluators.answers():
             yield "", answer
         if now.mono_s - self._room_checked_s >= ROOM_CHECK_S:
             self._room_checked_s = now.mono_s
@@ -402,9 +402,9 @@ class ControllerLoop:
                 self._next.append((session, reply))
             self._hub.charge_answer(session, time.monotonic() - began_s)
         for question in out.evaluations:
-            self._evaluator.ask(question)
+            self._evaluators.ask(question)
         if out.evaluations:
-            self._next.extend(("", answer) for answer in self._evaluator.answers())
+            self._next.extend(("", answer) for answer in self._evaluators.answers())
         direct, self._direct = self._direct, []
         for peer, event in direct:
             began_s = time.monotonic()

@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ipytaskfarm.controller import evaluator_process
+from ipytaskfarm.controller import evaluators
 from ipytaskfarm.controller.blob_reading import ReadPiece
 from ipytaskfarm.controller.cache_answers import CacheAnswers
 from ipytaskfarm.controller.direct_answers import DirectAnswers
-from ipytaskfarm.controller.evaluator_process import EvaluatorProcess
+from ipytaskfarm.controller.evaluators import Evaluators
 from ipytaskfarm.controller.loop import ControllerLoop
 from ipytaskfarm.controller.payloads import Payloads
 from ipytaskfarm.controller.policy import PolicyError, load_policy
@@ -59,18 +59,18 @@ from tests.support.polling import eventually
 def ask(tmp_path: Path) -> Iterator[Callable[..., Evaluated]]:
     """Ask a fresh evaluator about one engine with these facts; the answer."""
     codes: dict[str, bytes] = {}
-    evaluator = EvaluatorProcess(codes.get, str(tmp_path))
+    asked = Evaluators(codes.get, str(tmp_path))
     numbers = iter(range(1, 1000))
 
     def ask_it(function: Callable[..., object], **facts: object) -> Evaluated:
         packed = pack_function(function)
         codes[packed.digest] = packed.code
         number = next(numbers)
-        evaluator.ask(Evaluate(number, packed.digest, [Subject("e.1", 3, facts)]))
-        return eventually(lambda: [a for a in evaluator.answers() if a.n == number])[0]
+        asked.ask(Evaluate(number, packed.digest, [Subject("e.1", 3, facts)]))
+        return eventually(lambda: [a for a in asked.answers() if a.n == number])[0]
 
     yield ask_it
-    evaluator.close()
+    asked.close()
 
 
 def test_verdicts_are_what_the_function_says(ask: Callable[..., Evaluated]) -> None:
@@ -101,8 +101,8 @@ def test_a_function_that_hangs_is_blamed_and_the_next_is_asked(
             pass
 
     assert ask(lambda properties: True).verdicts[0].fits
-    monkeypatch.setattr(evaluator_process, "TIME_LIMIT_S", 0.3)
-    assert "within 0.3 s" in ask(hang).verdicts[0].error
+    monkeypatch.setattr(evaluators, "TIME_LIMIT_S", 1.0)
+    assert "within 1 s" in ask(hang).verdicts[0].error
     assert ask(lambda properties: True).verdicts[0].fits
 
 

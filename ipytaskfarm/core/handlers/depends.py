@@ -15,19 +15,21 @@ from ..scheduler.functions import FunctionVerdicts, locality_key
 from ..scheduler.state import SchedulerState
 
 
-def ask_for_verdicts(farm: SchedulerState, digest: str, out: Decision, scored: bool = False) -> None:
-    """Ask about every engine that this function has not judged yet. `scored`: it is a locality function."""
-    depend = _depend(farm, digest, scored)
+def ask_for_verdicts(farm: SchedulerState, digest: str, session: str, out: Decision, scored: bool = False) -> None:
+    """Ask about every engine that this function has not judged yet, for a task of this session.
+
+    scored: it is a locality function."""
+    depend = _depend(farm, digest, scored, session)
     if len(depend.asked) >= len(farm.engines.by_name) and all(e in depend.asked for e in farm.engines.by_name):
         return
     _ask(farm, depend, list(farm.engines.by_name.values()), out)
 
 
-def _depend(farm: SchedulerState, digest: str, scored: bool) -> FunctionVerdicts:
+def _depend(farm: SchedulerState, digest: str, scored: bool, session: str = "") -> FunctionVerdicts:
     key = locality_key(digest) if scored else digest
     depend = farm.functions.by_key.get(key)
     if depend is None:
-        depend = farm.functions.by_key[key] = FunctionVerdicts(digest, scored)
+        depend = farm.functions.by_key[key] = FunctionVerdicts(digest, scored, session)
     return depend
 
 
@@ -62,7 +64,8 @@ def _ask(farm: SchedulerState, depend: FunctionVerdicts, engines: list[EngineEnt
         packed = engine.properties.packed if engine.properties else b""
         subjects.append(Subject(engine.name, engine.version, engine.facts, packed))
     if subjects:
-        out.evaluations.append(Evaluate(farm.number(), depend.digest, subjects, scored=depend.scored))
+        question = Evaluate(farm.number(), depend.digest, subjects, scored=depend.scored, session=depend.session)
+        out.evaluations.append(question)
 
 
 def forget_engine(farm: SchedulerState, engine: EngineEntry) -> None:
@@ -118,7 +121,7 @@ def drop_all_verdicts(farm: SchedulerState, out: Decision) -> None:
         depend.asked.clear()
         _refresh(farm, depend)
         if (depend.digest, depend.scored) in waiting:
-            ask_for_verdicts(farm, depend.digest, out, depend.scored)
+            ask_for_verdicts(farm, depend.digest, depend.session, out, depend.scored)
 
 
 def _refresh(farm: SchedulerState, depend: FunctionVerdicts) -> None:

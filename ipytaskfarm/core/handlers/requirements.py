@@ -26,7 +26,7 @@ after this time."""
 def apply_requirements(farm: SchedulerState, task: TaskEntry, requirements: Asks, now: Now, out: Decision) -> None:
     """Do what follows from the acceptance of a task with these requirements."""
     if requirements.locality is not None:
-        ask_for_verdicts(farm, requirements.locality, out, scored=True)
+        ask_for_verdicts(farm, requirements.locality, task.session, out, scored=True)
     if requirements.environment is not None:
         _note_environment(farm, task, requirements.environment, out)
     if requirements.fail_if_unmet:
@@ -135,9 +135,9 @@ def on_check(farm: SchedulerState, session: str, n: int, question: CheckTask, no
     farm.functions.save(question.functions, out)
     rules = question.rules or DEFAULT_RULES
     if rules.depend is not None:
-        ask_for_verdicts(farm, rules.depend, out)
+        ask_for_verdicts(farm, rules.depend, session, out)
     if rules.asks is not None and rules.asks.locality is not None:
-        ask_for_verdicts(farm, rules.asks.locality, out, scored=True)
+        ask_for_verdicts(farm, rules.asks.locality, session, out, scored=True)
     farm.functions.checks.append(PendingCheck(session, n, question.rules))
     farm.functions.open_checks.begin(session)
     answer_checks(farm, out)

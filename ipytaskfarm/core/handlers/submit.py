@@ -162,7 +162,7 @@ def apply_rules(farm: SchedulerState, task: TaskEntry, now: Now, out: Decision) 
     rules = task.rules
     if rules is not None:
         if rules.depend is not None:
-            ask_for_verdicts(farm, rules.depend, out)
+            ask_for_verdicts(farm, rules.depend, task.session, out)
         if rules.asks is not None:
             apply_requirements(farm, task, rules.asks, now, out)
     if farm.settings.unmet_timeout_s is not None and task.task_class is not None and task.task_class.restricted:

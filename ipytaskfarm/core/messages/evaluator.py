@@ -32,6 +32,8 @@ class Evaluate(msgspec.Struct, frozen=True, tag=True):
     code: bytes | None = None
     scored: bool = False
     """Whether it is a locality function: its value counts, not only whether it is true."""
+    session: str = ""
+    """The session whose task needed this function first: sessions take turns."""
 
 
 class Verdict(msgspec.Struct, frozen=True, array_like=True):

@@ -23,6 +23,8 @@ class FunctionVerdicts:
     digest: str
     scored: bool = False
     """Whether it is a locality function."""
+    session: str = ""
+    """The session whose task needed it first."""
     verdicts: dict[Incarnation, tuple[int, bool, str, int]] = field(default_factory=dict)
     """Engine -> (version of its properties, whether it fits, error, score)."""
     asked: dict[Incarnation, int] = field(default_factory=dict)
@@ -48,8 +50,9 @@ class FunctionRegistry:
     """Digests of the functions with code in the store."""
     by_key: dict[str, FunctionVerdicts] = field(default_factory=dict)
     """Digest of a depend function, or `locality_key` of a locality function -> its verdicts."""
-    undecided: dict[tuple[str, bool], None] = field(default_factory=dict)
-    """(digest, whether it is a locality function) of tasks that came back to their queues in this turn."""
+    undecided: dict[tuple[str, bool], str] = field(default_factory=dict)
+    """(digest, whether it is a locality function) of tasks that came back to their queues in this turn -> the session
+    of such a task."""
     checks: list[PendingCheck] = field(default_factory=list)
     open_checks: OpenQuestions = field(default_factory=OpenQuestions)
     """The clients of `checks`."""

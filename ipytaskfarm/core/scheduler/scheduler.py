@@ -378,8 +378,8 @@ def _settle(farm: SchedulerState, now: Now, out: Decision) -> None:
         nested_waits.resume_runs(farm, now, out)
     if farm.agents.changed:
         agents.answer_resource_requests(farm, out)
-    for digest, scored in farm.functions.undecided:
-        depends.ask_for_verdicts(farm, digest, out, scored)
+    for (digest, scored), session in farm.functions.undecided.items():
+        depends.ask_for_verdicts(farm, digest, session, out, scored)
     farm.functions.undecided.clear()
     if farm.functions.checks:
         requirements.answer_checks(farm, out)

@@ -102,19 +102,19 @@ def _enqueue(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
             _place(farm, task, why)
         _join_queue(farm, task)
         if task.rules is not None:
-            _note_functions(farm, task.rules)
+            _note_functions(farm, task.rules, task.session)
         return
     _place(farm, task, why)
 
 
-def _note_functions(farm: SchedulerState, rules: Rules) -> None:
+def _note_functions(farm: SchedulerState, rules: Rules, session: str) -> None:
     """Ask for the verdicts of a task's functions at the end of the turn.
 
     Engines may have come while no task waited that needed these verdicts."""
     if rules.depend is not None:
-        farm.functions.undecided[rules.depend, False] = None
+        farm.functions.undecided[rules.depend, False] = session
     if rules.asks is not None and rules.asks.locality is not None:
-        farm.functions.undecided[rules.asks.locality, True] = None
+        farm.functions.undecided[rules.asks.locality, True] = session
 
 
 def _join_queue(farm: SchedulerState, task: TaskEntry) -> None:
@@ -357,7 +357,7 @@ def restore(farm: SchedulerState, task: TaskEntry, why: Queued) -> None:
     if task.dependencies is None and why is QUEUED and not farm.cache_uses.keys and not farm.jobs.paused:
         _join_queue(farm, task)
         if task.rules is not None:
-            _note_functions(farm, task.rules)
+            _note_functions(farm, task.rules, task.session)
     elif task.dependencies is not None and task.dependencies.join:
         task.place = FOR_TASKS
     else:
