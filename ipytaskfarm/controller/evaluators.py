@@ -35,7 +35,7 @@ PACES_MAX = 10_000
 
 
 @dataclass(slots=True, eq=False)
-class _Open:
+class _OpenEvaluation:
     """A question that is not answered yet."""
 
     question: Evaluate
@@ -55,20 +55,20 @@ class _Queue:
 
     def __init__(self) -> None:
         self._order = GroupedOrder()
-        self._of: dict[str, deque[_Open]] = {}
+        self._of: dict[str, deque[_OpenEvaluation]] = {}
         self._served: set[str] = set()
         """Sessions with a question that was taken and is not done: their next ones wait."""
 
     def __bool__(self) -> bool:
         return bool(self._order)
 
-    def put(self, question: _Open) -> None:
+    def put(self, question: _OpenEvaluation) -> None:
         session = question.session
         self._of.setdefault(session, deque()).append(question)
         if session not in self._served:
             self._order.wait(_key_of(session), session)
 
-    def take(self) -> _Open:
+    def take(self) -> _OpenEvaluation:
         session = self._order.pop()
         assert session is not None
         self._served.add(session)
@@ -94,7 +94,7 @@ class _Place:
     """An evaluator, and what it does."""
 
     process: EvaluatorProcess
-    open: _Open | None = None
+    open: _OpenEvaluation | None = None
     is_slow: bool = False
     """Whether it is held by a slow function."""
 
@@ -116,12 +116,12 @@ class Evaluators:
 
     def ask(self, question: Evaluate) -> None:
         """Queue a question; the answer comes from `answers`."""
-        self._put(_Open(question))
+        self._put(_OpenEvaluation(question))
 
-    def _put(self, question: _Open) -> None:
+    def _put(self, question: _OpenEvaluation) -> None:
         (self._slow if self._is_slow(question) else self._quick).put(question)
 
-    def _is_slow(self, question: _Open) -> bool:
+    def _is_slow(self, question: _OpenEvaluation) -> bool:
         pace_s = self._pace_s.get(question.function)
         return question.session in self._slow_sessions if pace_s is None else pace_s > QUICK_S
 
@@ -186,7 +186,7 @@ class Evaluators:
             self._quick.done(question.session, now_s - place.process.asked_s)
             place.is_slow = True
 
-    def _note_pace(self, question: _Open, seconds: float) -> None:
+    def _note_pace(self, question: _OpenEvaluation, seconds: float) -> None:
         if len(self._pace_s) >= PACES_MAX:
             self._pace_s.clear()
             self._slow_sessions.clear()
@@ -227,7 +227,7 @@ class Evaluators:
                     break
         self._start(found)
 
-    def _ask_quick(self, place: _Place, question: _Open, found: list[Evaluated]) -> None:
+    def _ask_quick(self, place: _Place, question: _OpenEvaluation, found: list[Evaluated]) -> None:
         if self._is_slow(question):  # that is known since it began to wait
             self._quick.done(question.session, 0.0)
             self._slow.put(question)
@@ -256,7 +256,7 @@ class Evaluators:
             place.open, place.is_slow = waiting.take(), waiting is self._slow
             self._blame(place, time.monotonic(), why, found)
 
-    def _ask(self, place: _Place, question: _Open, is_slow: bool, found: list[Evaluated]) -> None:
+    def _ask(self, place: _Place, question: _OpenEvaluation, is_slow: bool, found: list[Evaluated]) -> None:
         asked = question.question
         pace_s = self._pace_s.get(question.function)
         count = 1 if pace_s is None else max(1, int(PART_S / max(pace_s, 1e-6)))
@@ -281,6 +281,6 @@ def _deadline(place: _Place) -> float:
     return process.asked_s + (TIME_LIMIT_S if place.is_slow else min(QUICK_S, TIME_LIMIT_S))
 
 
-def _answer_to(question: _Open) -> Evaluated:
+def _answer_to(question: _OpenEvaluation) -> Evaluated:
     asked = question.question
     return Evaluated(asked.n, asked.depend, question.verdicts, asked.scored)

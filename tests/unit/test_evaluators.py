@@ -39,11 +39,8 @@ class Desk:
         self.answers.update((answer.n, answer) for answer in self.evaluators.answers())
 
     def wait(self, number: int) -> Evaluated:
-        def look() -> Evaluated | None:
-            self.look()
-            return self.answers.get(number)
-
-        return eventually(look, DEADLINE_S)
+        self.until(lambda: number in self.answers)
+        return self.answers[number]
 
     def until(self, condition: Callable[[], object]) -> None:
         def look() -> object:
