@@ -66,6 +66,7 @@ def _await_file(read: Callable[[], ConnectionInfo], where: Where, deadline: floa
 
     patient: wait beyond the deadline, while the farm's supervisor says that it starts the controller.
     """
+    said = False
     while True:
         try:
             return read()
@@ -75,6 +76,9 @@ def _await_file(read: Callable[[], ConnectionInfo], where: Where, deadline: floa
             starting = comes_back(folder, read) if patient or in_time else ""
             if not starting and not (in_time and _is_starting(folder)):
                 raise
+        if starting and not said and not in_time and sys.stderr is not None:
+            said = True
+            print(f"ipytaskfarm: the farm does not run: {starting}; waiting for it", file=sys.stderr, flush=True)
         time.sleep(0.05)
 
 

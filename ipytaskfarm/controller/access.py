@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
-from ..core.errors import SecurityError
+from ..core.errors import SecurityError, TaskFarmError
 from ..core.messages.tables import ConnectionRow, ConnectionTable
 from ..system import farm_paths
 from ..system.farm_paths import ConnectionInfo
+from ..system.spoiled_places import clear_file
 from ..transport.hub import Hub
 from ..transport.keys import (
     KEYS_FILE,
@@ -23,6 +25,9 @@ from ..transport.keys import (
 
 log = logging.getLogger(__name__)
 
+TITLES = ("client", "agent")
+"""The keys for which each running farm has a connection file."""
+
 
 class FarmAccess:
     """The keys of a running farm, and the connection files made of them."""
@@ -34,16 +39,55 @@ class FarmAccess:
         self._hub = hub
         self._info = info
         self._folder = folder
+        self._keys: FarmKeys | None = None
+        self._cannot_write = False
+        self._written: dict[Path, tuple[int, ...]] = {}
+        """The connection files of clients and agents on this machine -> how they were when they were written."""
 
     def write_files(self, keys: FarmKeys) -> list[Path]:
         """Write the connection files of this farm, and return those that are removed when the controller ends."""
         paths = []
-        for title in ("client", "agent"):
+        for title in TITLES:
             path = farm_paths.connection_path(self._info.farm, title)
+            if not path.is_symlink():  # which is refused by name: a farm that starts does not know who made it
+                clear_file(path)
             write_if_new(info_for(self._info, keys, title), path)
             paths.append(path)
         write_agent_files(self._info, keys, self._folder)
+        self._keys = keys
+        self._written = {path: _state_of(path) for path in paths}
         return paths
+
+    def look_after_files(self) -> None:
+        """Write the connection files again if one is gone or spoiled: without it nobody finds the running farm.
+
+        A file of another farm of this name, which runs elsewhere and shares the runtime folder, is left alone.
+        """
+        paths = [farm_paths.connection_path(self._info.farm, title) for title in TITLES]
+        changed = [path for path in paths if _state_of(path) != self._written.get(path)]
+        if not changed or self._keys is None:
+            return
+        try:
+            if not all(map(self._is_anothers, changed)):
+                for path in changed:
+                    clear_file(path)
+                self.write_files(self._keys)
+                log.warning("written again, because it was removed or changed: %s", ", ".join(map(str, changed)))
+            else:
+                self._written |= {path: _state_of(path) for path in changed}
+            self._cannot_write = False
+        except (TaskFarmError, OSError) as error:
+            if not self._cannot_write:
+                log.error("the connection files cannot be written again: %s", error)
+            self._cannot_write = True
+
+    def _is_anothers(self, path: Path) -> bool:
+        """Return whether a connection file belongs to another farm that runs."""
+        try:
+            found = farm_paths.read_connection_file(path)
+        except (TaskFarmError, OSError):
+            return False
+        return found.incarnation != self._info.incarnation and not farm_paths.is_stale(found)
 
     def reload(self) -> tuple[int, list[str]]:
         """Load the keys in the farm's folder, and return (number of connections that were cut, sessions that are over).
@@ -65,6 +109,15 @@ class FarmAccess:
         """Return the known peers, with their keys' titles."""
         known = self._hub.peers()
         return ConnectionTable([ConnectionRow(p.title, p.name, there, p.version, p.python) for p, there in known])
+
+
+def _state_of(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file is removed or changed; () if there is none."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return ()
+    return found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns
 
 
 def orphans(sessions: list[str], keys: FarmKeys) -> list[str]:

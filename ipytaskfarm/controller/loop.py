@@ -119,6 +119,7 @@ class ControllerLoop:
         self._event_log = event_log
         self._cache_answers = CacheAnswers(store, result_cache or ResultCache.off())
         self._compaction = Compaction(store)
+        self._access = access
         self._direct_answers = DirectAnswers(store, access, self.give_up, self._cache_answers)
         self._direct: list[tuple[Peer, Event]] = []
         """(who asks, question) of this turn that the scheduler has no part in, see `direct_answers`."""
@@ -320,6 +321,8 @@ class ControllerLoop:
             if self._blob_sweeper is not None:
                 self._blob_sweeper.turn(now.mono_s)
             self._cache_answers.note_uses()
+            if self._access is not None:
+                self._access.look_after_files()
 
     def _gone_agents(self) -> Iterator[tuple[str, Event]]:
         """Yield an event for each silent agent whose process is known to be gone. No other one has to be waited for."""

@@ -21,6 +21,9 @@ SUPERVISOR = "supervisor"
 OWNER = "owner"
 """The supervisor's own kind among the processes: `SUPERVISOR` is a command, which may be ended; `OWNER` is a `Farm`'s
 Python process, which may not."""
+CONTROLLER = "controller"
+START_S = 60.0
+"""Seconds after which a controller has certainly read its store and written its connection files."""
 
 
 def own_record(kind: str, log: str) -> dict[str, Any]:
@@ -51,6 +54,14 @@ def is_alive(record: dict[str, Any]) -> bool:
     return process_started(int(record["pid"])) == record.get("started")
 
 
+def _has_started(record: dict[str, Any]) -> bool:
+    """Return whether a recorded process lives, and for longer than a start takes."""
+    started = record.get("started")
+    if not isinstance(started, float) or not is_alive(record):
+        return False
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started > START_S
+
+
 _ended_here: set[Path] = set()
 """The folders of farms whose supervisor ended in this process, which lives on."""
 
@@ -74,7 +85,8 @@ def comes_back(folder: Path | None, read_info: Callable[[], ConnectionInfo]) -> 
         read_info: reads the farm's connection file.
 
     Returns:
-        "" if nobody starts the controller again, or if it lives, as far as this process can tell.
+        "" if nobody starts the controller again, or if it lives, as far as this process can tell. A controller that
+        lives and has no connection file is about to write it.
     """
     try:
         if not is_stale(read_info()):
@@ -85,6 +97,8 @@ def comes_back(folder: Path | None, read_info: Callable[[], ConnectionInfo]) -> 
         records = read_processes(folder) if folder is not None else []
     except (errors.TaskFarmError, OSError):
         return ""  # the folder is another user's
+    if any(record.get("kind") == CONTROLLER and _has_started(record) for record in records):
+        return ""
     for record in records:
         if int(record["pid"]) == os.getpid() and folder in _ended_here:
             continue
