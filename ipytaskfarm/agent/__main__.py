@@ -17,7 +17,8 @@ from ..settings.setting import AGENT
 from ..system.farm_paths import Lock, agent_folder, leave_folder, private_folder, read_connection_file
 from ..system.host import home_folder, working_folder
 from ..system.process import UMASK_BEFORE, name_process, usable_cores
-from .limits import STOPPED_S
+from ..system.spoiled_places import clear_file, clear_folder
+from ..system.stopped import STOPPED_S
 from .settings import EXIT_REFUSED, LOCK, AgentSettings
 from .zygote_process import ZygoteProcess
 
@@ -61,9 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         umask=int(os.environ.pop(UMASK_BEFORE, "") or oct(umask), 8),
     )
     try:
-        private_folder(settings.folder)
-        if settings.recorders is not None:
-            private_folder(settings.recorders)
+        _make_folders(settings)
         lock = Lock(settings.folder / LOCK, f"another agent of farm {settings.farm!r}")
     except (TaskFarmError, OSError) as error:
         logging.critical("%s", error)
@@ -91,6 +90,17 @@ def _run(settings: AgentSettings, zygote: ZygoteProcess) -> int:
 
     with asyncio.Runner(loop_factory=polling_loop) as runner:
         return runner.run(run())
+
+
+def _make_folders(settings: AgentSettings) -> None:
+    """Make the agent's folders, also where a task of an earlier agent has put something else."""
+    clear_folder(settings.folder)
+    private_folder(settings.folder)
+    clear_file(settings.folder / LOCK)
+    if settings.recorders is not None:
+        clear_folder(settings.recorders.parent)
+        clear_folder(settings.recorders)
+        private_folder(settings.recorders)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -159,6 +169,7 @@ def _engines(text: str) -> int:
 def _log_to(path: Path | None, verbose: bool) -> None:
     handler: logging.Handler = logging.StreamHandler()
     if path is not None:
+        clear_file(path)
         handler = logging.handlers.RotatingFileHandler(path, maxBytes=10 << 20, backupCount=3, delay=True)
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format=form, handlers=[handler])

@@ -31,8 +31,10 @@ from ..system.concurrent_runs import COMPANY
 from ..system.files import tail
 from ..system.flight_recorder import Recorder
 from ..system.machine import boot_id
+from ..system.spoiled_places import remove_entry
+from ..system.stopped import StoppedWatch
 from ..transport.lane import AgentLane
-from .limits import Backoff, Ladder, StoppedWatch
+from .limits import Backoff, Ladder
 from .node import thread_limits
 from .reaping import COOKIE, Marks, reap
 from .relay import Account, Relay
@@ -89,7 +91,7 @@ class Files:
         Recorder.remove(self.recorder)
         for pattern in (f"engine-{self.counter}.*", f"kernel-{self.counter}.*", f"kernel-{self.counter}-*"):
             for path in self.folder.glob(pattern):
-                path.unlink(missing_ok=True)
+                remove_entry(path)
 
 
 class ManagedEngine:
@@ -331,6 +333,7 @@ class EngineProcesses:
         self._counter += 1
         files = Files(self._folder, self._recorders, self._counter)
         incarnation = f"{self._session}.{self._counter}"
+        files.remove()  # nothing of that name is an engine's: a task has made it
         try:
             recorder = Recorder.create(
                 files.recorder, incarnation, engine_id, boot=boot_id(), is_marked=self._recorders != self._folder

@@ -25,19 +25,21 @@ class OwnFiles:
     """The files of one agent and of its engines."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        """Create it; `paths` are the folders and sockets that the agent cannot do without."""
-        self._numbers = {path: os.stat(path).st_ino for path in paths}
+        """Create it; `paths` are the folders, sockets and the lock that the agent cannot do without."""
+        self._numbers = {path: os.lstat(path).st_ino for path in paths}
         self._look_s = 0.0
 
     def lost(self) -> str:
         """Return what happened to a folder or socket of the agent; "" if they are there."""
         for path, number in self._numbers.items():
             try:
-                same = os.stat(path).st_ino == number
+                found = os.lstat(path)
             except OSError:
                 return f"its agent's {path} was removed"
-            if not same:
+            if found.st_ino != number:
                 return f"its agent's {path} was replaced"
+            if found.st_mode & 0o600 != 0o600:
+                return f"its agent's {path} was closed to its owner"
         return ""
 
     def condemn(self, engines: Iterable[ManagedEngine], now_s: float) -> None:
@@ -61,7 +63,7 @@ def spoiled(engine: ManagedEngine) -> Spoiled | None:
     if engine.account.spoiled:
         return Spoiled(engine.account.spoiled, True)
     try:
-        found = os.stat(recorder.path)
+        found = os.lstat(recorder.path)
     except OSError:
         return Spoiled("its flight recorder was deleted", True)
     if found.st_ino != recorder.file_number:

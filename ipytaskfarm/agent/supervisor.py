@@ -53,7 +53,7 @@ from .memory import EngineMemory, MemoryWatch
 from .node import NodeWatch, resources
 from .own_files import OwnFiles
 from .relay import Relay
-from .settings import EXIT_REFUSED, AgentSettings
+from .settings import EXIT_REFUSED, LOCK, AgentSettings
 from .sweep import counters, remember_farm, remove_dead, remove_own, succeed, sweep
 from .unrung_results import UnrungResults
 from .uploading import BlobTransfers
@@ -66,7 +66,7 @@ STREAK, STREAK_S, PACE_S = 4, 0.005, 0.002
 """After STREAK rings, each within STREAK_S of the last, the bell is heard only every PACE_S: see `_muffle_bell`."""
 ARMED_S = 0.05
 """How long a timer stays although a later one would do."""
-COPIES, SOCKETS = "blobs", ("lane.sock", "bell.sock")
+COPIES, OWN = "blobs", ("lane.sock", "bell.sock", LOCK)
 OWNERLESS_S = 5.0
 """The longest lease of an agent whose farm has lost its owner."""
 EXIT_STOPPED, EXIT_BUG, EXIT_SPOILED = 0, 1, 5
@@ -101,11 +101,11 @@ class Agent:
         self._name = settings.name or _name_in(settings.connection_file)
         session = f"{self._name or 'agent'}:{secrets.token_hex(8)}"
         self._recorders = settings.recorders or settings.folder
-        self._former = succeed(self._recorders, session)
         dead = sweep(settings.folder, self._recorders)
+        self._former = succeed(session, [settings.folder, self._recorders], dead)
         self._lane = AgentLane(settings.folder / "lane.sock")
         self._bell = Bell.listen(settings.folder / "bell.sock")
-        self._files = OwnFiles([settings.folder, self._recorders, *map(settings.folder.joinpath, SOCKETS)])
+        self._files = OwnFiles([settings.folder, self._recorders, *map(settings.folder.joinpath, OWN)])
         self._files_s = 0.0
         self._info: ConnectionInfo | None = None
         self._link = Link(self._read_info, "agent", session, settings.node)

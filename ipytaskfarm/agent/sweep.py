@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..core.errors import TaskFarmError
 from ..system.farm_paths import Lock
 from ..system.flight_recorder import Recorder, RecorderDamaged
 from ..system.machine import REBOOTED, boot_id
+from ..system.spoiled_places import clear_file, read_note, remove_entry, write_note
 from .engines import Files, ManagedEngine
 from .reaping import Marks, reap
 from .relay import Account
@@ -23,6 +24,7 @@ from .settings import LOCK
 log = logging.getLogger(__name__)
 
 _FILE = re.compile(r"(?:engine|kernel)-(\d+)[.-]")
+_SESSION = re.compile(r"[^\s\0\uFFFD]{1,200}")
 _FARM, _SESSIONS = "farm", "sessions"
 _SESSIONS_KEPT = 8
 """The number of agents in a row that may end without the controller hearing of the one before."""
@@ -40,6 +42,7 @@ def sweep(folder: Path, recorders: Path) -> list[ManagedEngine]:
     dead: list[ManagedEngine] = []
     for counter in counters(folder, recorders):
         files = Files(folder, recorders, counter)
+        clear_file(files.recorder)
         engine = _dead_engine(files) if files.recorder.exists() else None
         if engine is None:
             files.remove()
@@ -72,7 +75,7 @@ def remove_dead(base: Path) -> None:
             lock = Lock(folder / LOCK)
         except (TaskFarmError, OSError):
             continue  # the agent lives, or has just ended
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_entry(folder)
         lock.release()
 
 
@@ -81,26 +84,27 @@ def remove_own(folder: Path, recorders: Path) -> None:
     try:
         # The lock is removed last: another agent that starts now finds it held, or a folder without our files.
         for path in folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != LOCK:
-                path.unlink(missing_ok=True)
-        (folder / LOCK).unlink()
+            if path.name != LOCK:
+                remove_entry(path)
+        remove_entry(folder / LOCK)
         folder.rmdir()
-        if recorders != folder:
-            shutil.rmtree(recorders)
     except OSError as error:
         log.info("%s stays: %s", folder, error)
+    if recorders != folder:
+        remove_entry(recorders)
 
 
-def succeed(folder: Path, session: str) -> list[str]:
-    """Record the session that owns the folder now, and return the sessions of its former, dead owners."""
-    path = folder / _SESSIONS
-    try:
-        former = path.read_text().split()[-_SESSIONS_KEPT:]
-    except OSError:
-        former = []
-    path.write_text("\n".join([*former, session]))
+def succeed(session: str, folders: Iterable[Path], dead: Iterable[ManagedEngine] = ()) -> list[str]:
+    """Record the session that owns the folders now, and return the sessions of their former, dead owners.
+
+    Each folder has the record, and the engines that were left behind name their agent too: a task may have removed one.
+    """
+    paths = [folder / _SESSIONS for folder in dict.fromkeys(folders)]
+    found = [each for path in paths for each in read_note(path).split() if _SESSION.fullmatch(each)]
+    found += [engine.incarnation.rpartition(".")[0] for engine in dead]
+    former = list(dict.fromkeys(found))[-_SESSIONS_KEPT:]
+    for path in paths:
+        write_note(path, "\n".join([*former, session]))
     return former
 
 
@@ -110,10 +114,7 @@ def remember_farm(folder: Path, incarnation: str) -> bool:
     Files of another farm are meaningless, because their task ids are not this farm's.
     """
     path = folder / _FARM
-    try:
-        before = path.read_text()
-    except OSError:
-        before = ""
+    before = read_note(path)
     if before != incarnation:
-        path.write_text(incarnation)
+        write_note(path, incarnation)
     return before in ("", incarnation)

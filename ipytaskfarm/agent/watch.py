@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from ..core.messages import Interrupt, Recall
 from ..core.messages.task_types import RunKey
 from ..system.files import tail
+from ..system.stopped import is_stopped
 from ..transport.lane import AgentLane
 from .concurrent_watch import CAUSES, LOOK_S, SIGNAL_INTERRUPT, look_at_concurrent
 from .engines import GONE, OUTPUT_BYTES_MAX, STARTING, EnginePhase, ManagedEngine
-from .limits import RESEND_S, Ladder, Step, is_stopped
+from .limits import RESEND_S, Ladder, Step
 from .memory import MemoryWatch
 from .user_stacks import users_stack
 
@@ -194,8 +195,12 @@ def _size(path: os.PathLike[str]) -> int:
 def _cut(engine: ManagedEngine) -> None:
     # Output between the two calls is lost: no task asked to capture this output.
     path = engine.files.output
-    if _size(path) > OUTPUT_BYTES_MAX:
-        kept = tail(path, 65536)
-        os.truncate(path, 0)
-        with open(path, "a", encoding="utf-8") as file:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return  # a task has put something else there
+    with open(descriptor, "w", encoding="utf-8") as file:
+        if os.fstat(descriptor).st_size > OUTPUT_BYTES_MAX:
+            kept = tail(path, 65536)
+            os.ftruncate(descriptor, 0)
             file.write(f"[earlier output was dropped]\n{kept}\n")

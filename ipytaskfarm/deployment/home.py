@@ -30,6 +30,7 @@ from ipytaskfarm.storage.beside import beside, recorders_folder
 from ipytaskfarm.storage.disk import network_file_system
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.farm_paths import ConnectionInfo, FarmRecord
+from ipytaskfarm.system.spoiled_places import clear_folder
 from ipytaskfarm.system.supervision import OWNER, PROCESSES_FILE, SUPERVISOR, is_alive, read_processes
 from ipytaskfarm.transport.keys import AGENTS_FOLDER, KEYS_FILE
 
@@ -133,8 +134,10 @@ class Home:
         return self.logs / f"{kind}.out"
 
     def agent_folder(self, number: int) -> Path:
-        """Create and return the folder of an agent."""
-        return farm_paths.private_folder(self.sockets / f"agent-{number}")
+        """Create and return the folder of an agent, also where a task has put something else."""
+        folder = farm_paths.socket_folder(self.name, self.folder) / f"agent-{number}"
+        clear_folder(folder)
+        return farm_paths.private_folder(folder)
 
     def recorders(self, number: int) -> Path:
         """Return the folder of an agent's flight recorders: beside the store, where a reboot leaves them."""
@@ -150,7 +153,7 @@ class Home:
         """
         try:
             farm_paths.private_folder(self.folder)
-            farm_paths.private_folder(self.logs)
+            self.mend_logs()
             farm_paths.private_folder(self.client_file.parent)
         except OSError as error:
             raise errors.StoreError(
@@ -165,6 +168,12 @@ class Home:
                 f"farm {self.name!r} cannot write into its folder {self.folder} ({error.strerror}): make room on that"
                 " disk, or set JUPYTER_DATA_DIR to a folder that can be written to"
             ) from error
+
+    def mend_logs(self) -> None:
+        """Create the folder of logs if the farm's folder is there, also where a task has put something else."""
+        if self.folder.is_dir():
+            clear_folder(self.logs)
+            farm_paths.private_folder(self.logs)
 
     # ------------------------------------------------------------------ processes
 

@@ -18,6 +18,7 @@ from ipytaskfarm.system.farm_paths import process_started
 from ipytaskfarm.system.files import tail
 from ipytaskfarm.system.host import absolute_folders
 from ipytaskfarm.system.process import PYTHONPATH_BEFORE
+from ipytaskfarm.system.spoiled_places import clear_file
 
 from . import EXIT_UNKNOWN, ProcessSpec
 
@@ -145,6 +146,7 @@ class LocalProcesses:
 
 
 def _open_log(log: Path) -> int:
+    clear_file(log)
     rotate(log)
     # Append mode, so that truncating a log that grew too long (`trim`) leaves no hole.
     return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

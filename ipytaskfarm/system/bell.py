@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
+
+from .spoiled_places import remove_entry
 
 _RINGS_MAX = 8
 """Linux keeps 10 datagrams per socket (net.unix.max_dgram_qlen) before it drops datagrams."""
@@ -33,7 +34,7 @@ class Bell:
         """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            Path(path).unlink(missing_ok=True)
+            remove_entry(path)
             sock.bind(os.fspath(path))
         except OSError:
             sock.close()
@@ -81,4 +82,4 @@ class Bell:
         """Close this end. The agent's end also removes the socket file."""
         self._socket.close()
         if self._listening:
-            Path(self.path).unlink(missing_ok=True)
+            remove_entry(self.path)

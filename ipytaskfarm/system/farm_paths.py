@@ -29,6 +29,7 @@ import msgspec
 from ..core import errors
 from . import host
 from .host import data_folder, runtime_folder, socket_bases, spare_runtime_folder
+from .spoiled_places import clear_folder
 
 DEFAULT_FARM = "default"
 FARM_FILE = "farm.json"
@@ -175,12 +176,12 @@ def socket_folder(name: str, folder: Path | None = None) -> Path:
         SecurityError: another user made one of the folders; or see `socket_place`.
     """
     path = socket_place(name, folder)
-    private_folder(path.parent)
+    for each in (path.parent, path):
+        clear_folder(each)
     try:
         private_folder(path)
     except FileNotFoundError:
         # The last other farm has just ended and removed the empty base folder too.
-        private_folder(path.parent)
         private_folder(path)
     return path
 

@@ -80,7 +80,7 @@ def read_session(path: str | PathLike[str]) -> bytes:
 
 
 def tail(path: Path, limit: int = 4096, since: int = 0) -> str:
-    """Return the last part of a text file, from the start of a line; "" if there is no such file.
+    """Return the last part of a text file, from the start of a line; "" if there is no such file. It never waits.
 
     Args:
         path: the file.
@@ -88,7 +88,8 @@ def tail(path: Path, limit: int = 4096, since: int = 0) -> str:
         since: nothing before this position.
     """
     try:
-        with open(path, "rb") as file:
+        # Opening a pipe would wait for ever.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(since, size - limit))
             data = file.read(limit)

@@ -65,6 +65,7 @@ from ..core.messages.task_types import RunKey
 from .concurrent_runs import CONCURRENT_BYTES, ConcurrentRuns
 from .files import sync_folder
 from .last_words import WORDS_BYTES, LastWords
+from .spoiled_places import open_file, remove_entry
 
 RING_BYTES = 2 << 20
 ABORT, TIME_LIMIT = 1, 2
@@ -276,9 +277,9 @@ class Recorder:
         """Delete a dead engine's file and its spill files. Unread records are lost. A missing file is no error."""
         path = Path(path)
         # The file is deleted first: spill files without it are litter, but it without its spill files would be damaged.
-        path.unlink(missing_ok=True)
+        remove_entry(path)
         for spill in path.parent.glob(f"{glob.escape(path.name)}.spill-*"):
-            spill.unlink(missing_ok=True)
+            remove_entry(spill)
 
     # ---------------------------------------------------------------------------------- the engine's side
 
@@ -471,12 +472,16 @@ class Recorder:
     def _read_spill(self, start: int, reference: bytes) -> bytes:
         path = self._spill_path(start)
         try:
-            data = Path(path).read_bytes()
-        except FileNotFoundError:
-            raise RecorderDamaged(f"{path} is gone, and was never released") from None
-        if len(reference) != _REFERENCE.size or len(data) != _REFERENCE.unpack(reference)[0]:
-            raise RecorderDamaged(f"{path} has another length than was written: {len(data)} bytes")
-        return data
+            file = open_file(path)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise
+            raise RecorderDamaged(f"{path} is gone, and was never released: {error.strerror}") from None
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            if len(reference) != _REFERENCE.size or size != _REFERENCE.unpack(reference)[0]:
+                raise RecorderDamaged(f"{path} has another length than was written: {size} bytes")
+            return file.read()
 
     def is_intact(self) -> bool:
         """Return whether the numbers in the header are such as an engine and this agent write."""
@@ -494,7 +499,7 @@ class Recorder:
         # reference would point to no file.
         self._slots[_SLOT_TAIL] = self._released = cursor
         while self._spilled and self._spilled[0] < cursor:
-            Path(self._spill_path(self._spilled.popleft())).unlink(missing_ok=True)
+            remove_entry(self._spill_path(self._spilled.popleft()))
 
     def current(self) -> Current | None:
         """Return the task that runs now, or ran when its engine died; None if none does, or its result
@@ -569,7 +574,8 @@ def _write_file(path: str, data: bytes) -> bool:
 
 
 def _open_new(path: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    remove_entry(path)  # positions only grow: only a task can have put something there
     try:
         return os.open(path, flags, 0o600)
     except OSError as error:

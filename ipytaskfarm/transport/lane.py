@@ -21,6 +21,7 @@ import msgspec
 
 from ..core.messages import FromEngine, ToEngine
 from ..core.text import encoded
+from ..system.spoiled_places import remove_entry
 from .frame_stream import FrameStream, StreamBroken, is_own_user
 
 MESSAGE_BYTES_MAX = (1 << 32) - 1
@@ -51,7 +52,7 @@ class AgentLane:
     """The socket and its connections. Nothing here blocks."""
 
     def __init__(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
+        remove_entry(path)
         self._epoll = select.epoll()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.setblocking(False)

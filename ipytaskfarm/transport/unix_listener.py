@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..system.spoiled_places import remove_entry
 from .frame_stream import FrameStream, StreamBroken, is_own_user
 from .interface import FULL, GONE, OK, ConnectionId, KnownKey, ReceivedFrame, Sent
 from .key_challenge import ANSWER_BYTES, judge_answer, new_challenge
@@ -79,7 +80,7 @@ class UnixListener:
         new = self.path.with_name(f".{os.getpid()}.sock")
         try:
             sock.setblocking(False)
-            new.unlink(missing_ok=True)
+            remove_entry(new)
             # The folder is 0700 already; this is a second barrier.
             umask = os.umask(0o177)
             try:
@@ -87,11 +88,13 @@ class UnixListener:
             finally:
                 os.umask(umask)
             sock.listen(256)
+            if self.path.is_dir():
+                remove_entry(self.path)  # of which a file cannot take the name
             os.rename(new, self.path)
             found = os.stat(self.path, follow_symlinks=False)
         except OSError:
             sock.close()
-            new.unlink(missing_ok=True)
+            remove_entry(new)
             raise
         self._socket = sock
         self._file = (found.st_dev, found.st_ino)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -212,12 +213,19 @@ def test_where_an_engine_is_can_be_asked(desk: Desk) -> None:
 
 def test_an_engine_that_cannot_start_is_reported(desk: Desk) -> None:
     desk.start_agent()
-    desk.folder.joinpath("engine-1.rec").mkdir()
+    no_limit = resource.prlimit(desk.agent.pid, resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
     desk.controller.say(StartEngine(0))
     note = desk.controller.wait(EngineNote)
     assert note.failed_start
     assert note.id == 0
-    desk.folder.joinpath("engine-1.rec").rmdir()
+    resource.prlimit(desk.agent.pid, resource.RLIMIT_FSIZE, no_limit)
+    assert desk.controller.start_engine(0).id == 0
+
+
+def test_what_has_the_name_of_a_new_engines_file_is_removed(desk: Desk) -> None:
+    desk.start_agent()
+    desk.folder.joinpath("engine-1.rec").mkdir()
+    os.mkfifo(desk.folder / "engine-1.out")
     assert desk.controller.start_engine(0).id == 0
 
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from ipytaskfarm.agent import __main__ as agent_main, relay as relay_module, watch
-from ipytaskfarm.agent.limits import STOPPED_S, Backoff, Ladder, Step, StoppedWatch
+from ipytaskfarm.agent.limits import Backoff, Ladder, Step
 from ipytaskfarm.agent.reaping import COOKIE, Marks, is_marked, reap
 from ipytaskfarm.agent.relay import Account, Relay
 from ipytaskfarm.agent.sweep import counters, remember_farm, succeed
@@ -31,6 +31,7 @@ from ipytaskfarm.core.messages import (
 )
 from ipytaskfarm.core.messages.task_types import Ended
 from ipytaskfarm.system.flight_recorder import Recorder
+from ipytaskfarm.system.stopped import STOPPED_S, StoppedWatch
 from ipytaskfarm.transport.peer import Link
 from tests.support.polling import eventually
 from tests.support.recorders import held_bytes
@@ -376,9 +377,18 @@ def test_a_farm_s_files_mean_nothing_to_another_farm(tmp_path: Path) -> None:
 
 
 def test_an_agent_knows_who_had_its_folder_before(tmp_path: Path) -> None:
-    assert succeed(tmp_path, "a") == []
-    assert succeed(tmp_path, "b") == ["a"]
-    assert succeed(tmp_path, "c") == ["a", "b"]
+    folders = tmp_path / "folder", tmp_path / "recorders"
+    for folder in folders:
+        folder.mkdir()
+    assert succeed("a", folders) == []
+    assert succeed("b", folders) == ["a"]
+    for folder in folders:
+        (folder / "sessions").unlink()
+        (folder / "sessions").mkdir()
+        assert succeed("c", folders) == ["a", "b"], "the other folder has it too"
+        for each in folders:
+            assert (each / "sessions").read_text().split() == ["a", "b", "c"]
+            (each / "sessions").write_text("a b")
 
 
 def test_counters_go_on_after_those_that_were_used(tmp_path: Path) -> None:
