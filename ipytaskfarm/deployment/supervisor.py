@@ -34,10 +34,11 @@ from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.deployment.group_manager import GroupManager
 from ipytaskfarm.deployment.home import Home, HomeLock
 from ipytaskfarm.deployment.light_client import Questioner, refusal_error
-from ipytaskfarm.deployment.restarts import RESTARTS, Restarts
+from ipytaskfarm.deployment.restarts import RESTARTS
 from ipytaskfarm.deployment.settings import FarmSettings, agent_flags, controller_flags
 from ipytaskfarm.deployment.start_errors import StartWatch, check_loopback, check_threads, last_error, with_remedy
-from ipytaskfarm.launchers import EXIT_UNKNOWN, Placed, Processes, ProcessSpec, describe_exit
+from ipytaskfarm.deployment.watched_process import WatchedProcess
+from ipytaskfarm.launchers import EXIT_UNKNOWN, Processes, ProcessSpec, describe_exit
 from ipytaskfarm.launchers.local import LocalProcesses, trim
 from ipytaskfarm.system.host import open_standard_descriptors, working_folder
 from ipytaskfarm.system.supervision import OWNER, SUPERVISOR, own_record, with_intent
@@ -76,22 +77,6 @@ class Audience(Protocol):
         """Report that the farm is up, with its engines."""
 
 
-class _Watched:
-    """A process to keep running: its specification, the running process, and its recent restarts."""
-
-    def __init__(self, kind: str, make: Callable[[], ProcessSpec]) -> None:
-        self.kind = kind
-        self.make = make
-        self.placed: Placed | None = None
-        self.restarts = Restarts()
-        self.placed_s = 0.0
-        self.restart_at: float | None = None
-
-    @property
-    def lives(self) -> bool:
-        return self.placed is not None
-
-
 class Supervisor:
     """Runs one farm: call `start`, then `run` until it has ended. Any thread may call `request_stop`."""
 
@@ -116,8 +101,8 @@ class Supervisor:
         """Why the farm ended, if it was not asked to."""
         self._audience = audience
         self._processes: Processes = processes or LocalProcesses()
-        self._controller = _Watched("controller", self._controller_part)
-        self._agents = [_Watched("agent-0", self._agent_part)]
+        self._controller = WatchedProcess("controller", self._controller_part)
+        self._agents = [WatchedProcess("agent-0", self._agent_part)]
         self._questioner: Questioner | None = None
         # If a standard descriptor is closed, one of our pipes would get its number and be inherited as such.
         open_standard_descriptors()
@@ -239,13 +224,28 @@ class Supervisor:
                         self._audience.say(f"adopted the {watched.kind} that was running (pid {record.get('pid')})")
         return self._controller.lives
 
-    def _place(self, watched: _Watched) -> None:
-        watched.placed = self._processes.start(watched.make())
+    def _place(self, watched: WatchedProcess) -> None:
+        try:
+            watched.placed = self._processes.start(watched.make())
+        finally:
+            if watched is self._controller and self._ready_write >= 0:
+                os.close(self._ready_write)
+                self._ready_write = -1
         watched.placed_s = time.monotonic()
         self._ours.add(watched.kind)
-        if watched is self._controller:
-            os.close(self._ready_write)
         self._record()
+
+    def _place_again(self, watched: WatchedProcess, now: float) -> None:
+        """Start a process again; what prevents it (a full disk, a spoiled folder) may be over the next time."""
+        try:
+            self.home.mend_logs()
+            self._place(watched)
+        except (OSError, errors.TaskFarmError) as error:
+            if watched.placed is not None:
+                watched.placed.kill()  # its end is noticed like any other one
+                return
+            watched.placed_s = now
+            self._start_again(watched, f"cannot be started ({error})", str(error), now)
 
     def _record(self) -> None:
         """Record the processes for the next supervisor, and for clients what this one is about to do."""
@@ -294,17 +294,17 @@ class Supervisor:
         fds = () if self._owner_pipe is None else (self._owner_pipe[0],)
         return ProcessSpec("agent-0", "ipytaskfarm.agent", arguments, home.output("agent-0"), folder, fds)
 
-    def _look_after(self, watched: _Watched, now: float) -> None:
+    def _look_after(self, watched: WatchedProcess, now: float) -> None:
         if watched.restart_at is not None and now >= watched.restart_at:
             watched.restart_at = None
             others_stop_it = self.state is not None and self.state.stopping
             if self.phase < FarmPhase.STOPPING and (watched is self._controller or not others_stop_it):
-                try:
-                    self._place(watched)
-                except OSError as error:
-                    self._fail(self._start_failure(error))
+                self._place_again(watched, now)
         if watched.placed is None:
             return
+        if watched.was_stopped(now):
+            self._audience.say(f"the {watched.kind} was stopped, by SIGSTOP or ^Z: killing it")
+            watched.placed.kill()
         status = watched.placed.poll()
         if status is None:
             return
@@ -325,7 +325,7 @@ class Supervisor:
             # process.
             watched.restart_at = now + LEAVE_S
         else:
-            self._start_again(watched, status, said, now)
+            self._start_again(watched, describe_exit(status), said, now)
 
     def _was_told_to_stop(self, status: int) -> bool:
         # The exit code of an adopted process is unknown, and Python reports 0 for a child that was reaped elsewhere.
@@ -336,8 +336,7 @@ class Supervisor:
         text = said.rpartition("\n")[2] or f"the controller ended with exit code {status} and without a word"
         return errors.StoreError(text) if status == EXIT_STORE else errors.FarmExists(text)
 
-    def _start_again(self, watched: _Watched, status: int, said: str, now: float) -> None:
-        how = describe_exit(status)
+    def _start_again(self, watched: WatchedProcess, how: str, said: str, now: float) -> None:
         pause_s = watched.restarts.pause_s(now - watched.placed_s)
         # A farm that has worked and has work goes on when the storm is over.
         if not watched.restarts.too_many or (self.phase is not FarmPhase.STARTING and self.home.has_work()):
