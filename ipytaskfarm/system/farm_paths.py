@@ -6,20 +6,15 @@
 `socket_folder`          ``$XDG_RUNTIME_DIR/ipytaskfarm/…`` or ``/tmp/ipytaskfarm-<uid>/…``: unix sockets, recorders
 =======================  ===================================================================================
 
-Files are 0600 in folders of 0700, whatever the umask. A file that others could have written or can read is refused, and
-the error names it.
+`system.private_files` makes, reads and locks them.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import os
 import re
-import secrets
 import socket
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -29,6 +24,13 @@ import msgspec
 from ..core import errors
 from . import host
 from .host import data_folder, runtime_folder, socket_bases, spare_runtime_folder
+from .private_files import (
+    Lock as Lock,
+    private_folder as private_folder,
+    read_private as read_private,
+    set_aside as set_aside,
+    write_private as write_private,
+)
 from .spoiled_places import clear_folder
 
 DEFAULT_FARM = "default"
@@ -237,157 +239,6 @@ def lock_folder() -> Path:
     return private_folder(base / "locks")
 
 
-def private_folder(path: Path) -> Path:
-    """Create a folder with mode 0700, with its parents; or check that an existing one is ours and closed to others.
-
-    Raises:
-        SecurityError: the existing folder is not. The message names it and the remedy.
-    """
-    for base in socket_bases():
-        if base in path.parents:
-            private_folder(base)  # parents get the umask's mode, but this one must be private
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        # The umask may remove permissions, never add any. The mode is set below on the opened folder.
-        os.mkdir(path, 0o700)
-        made = True
-    except FileExistsError:
-        made = False
-    try:
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        if made and isinstance(error, PermissionError):
-            os.chmod(path, 0o700, follow_symlinks=False)
-            return path
-        if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EACCES):
-            raise
-        raise errors.SecurityError(
-            f"{path} is not a folder of ours ({error.strerror}; a link is not followed): remove it"
-        ) from None
-    try:
-        if made:
-            os.fchmod(folder, 0o700)
-        _check_owner(path, os.fstat(folder), "700")
-    finally:
-        os.close(folder)
-    return path
-
-
-def _check_owner(path: Path, found: os.stat_result, mode: str) -> None:
-    if found.st_uid != os.geteuid():
-        raise errors.SecurityError(f"{path} belongs to user {found.st_uid}, not to us ({os.geteuid()}): remove it")
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        raise errors.SecurityError(
-            f"others can use {path} (its permissions are {stat.S_IMODE(found.st_mode):o}): chmod {mode} {path}"
-        )
-
-
-# ------------------------------------------------------------------------------------------------ files
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file with mode 0600. It is written whole or not at all, and is on disk when this returns.
-
-    Raises:
-        SecurityError: a link has the file's name. It is neither followed nor replaced.
-    """
-    if path.is_symlink():
-        raise errors.SecurityError(f"{path} is a link; the file is not written: remove it")
-    new = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = os.open(new, flags, 0o600)
-    try:
-        with os.fdopen(file, "wb") as stream:
-            os.fchmod(stream.fileno(), 0o600)
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.rename(new, path)
-    except BaseException:
-        os.unlink(new)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def read_private(path: Path) -> bytes:
-    """Read a file that is private to this user.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        SecurityError: it is a link, belongs to another user, is accessible to others, or others may write into its
-            folder.
-    """
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise errors.SecurityError(f"{path} cannot be read ({error.strerror}; a link is not followed)") from None
-    with os.fdopen(file, "rb") as stream:
-        found = os.fstat(stream.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise errors.SecurityError(f"{path} is not a file: remove it")
-        _check_owner(path, found, "600")
-        # A copy may be in a folder that others can read (a home is often 0755), but not in one into which they can put
-        # a file. In a sticky folder (/tmp) others can only put files of their own, which were refused above.
-        above = os.stat(path.parent)
-        mode = stat.S_IMODE(above.st_mode)
-        if mode & 0o022 and not mode & stat.S_ISVTX:
-            raise errors.SecurityError(f"others can write into {path.parent} (permissions {mode:o}): chmod 700 it")
-        return stream.read()
-
-
-class Lock:
-    """An exclusive lock on a file of its own. A process holds it until the process ends or calls `release`.
-
-    The file stays: removing it would let two processes lock two files of one name. No other code of this process may
-    open it: closing any descriptor of a file releases the POSIX locks on it.
-
-    Args:
-        path: the file.
-        what: the kind of holder, for the error message.
-
-    Raises:
-        FarmExists: another process holds the lock. The message has its pid.
-    """
-
-    def __init__(self, path: Path, what: str = "another process") -> None:
-        self._path = path
-        self._file: int | None = self._open()
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(self._file, 32, 0).decode(errors="replace").strip() or "unknown"
-            os.close(self._file)
-            self._file = None
-            if not isinstance(error, BlockingIOError | PermissionError):
-                raise
-            raise errors.FarmExists(f"{what} runs already: process {holder} holds {path}") from None
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
-
-    def _open(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            file = os.open(self._path, flags, 0o600)
-            os.fchmod(file, 0o600)
-        except OSError as error:
-            raise errors.SecurityError(
-                f"{self._path} cannot be locked ({error.strerror}; a link is not followed): look at it, then remove it"
-            ) from None
-        return file
-
-    def release(self) -> None:
-        """Release the lock."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-
-
 # ------------------------------------------------------------------------------------- connection files
 
 
@@ -572,10 +423,13 @@ def read_farm_record(folder: Path) -> FarmRecord | None:
     path = folder / FARM_FILE
     try:
         record = msgspec.json.decode(read_private(path), type=FarmRecord)
-        return msgspec.structs.replace(record, store=host.local(record.store))
+        record = msgspec.structs.replace(record, store=host.local(record.store))
+        if not 0 <= record.port < 1 << 16 or not os.path.isabs(record.store):
+            raise ValueError(f"port {record.port}, store {record.store!r}")
+        return record
     except FileNotFoundError:
         return None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         raise errors.StoreError(f"{path} is damaged: {error}. `ipytaskfarm start --fresh` sets it aside") from None
 
 

@@ -79,6 +79,10 @@ def read_session(path: str | PathLike[str]) -> bytes:
     return Path(path).expanduser().read_bytes()
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def tail(path: Path, limit: int = 4096, since: int = 0) -> str:
     """Return the last part of a text file, from the start of a line; "" if there is no such file. It never waits.
 
@@ -88,8 +92,7 @@ def tail(path: Path, limit: int = 4096, since: int = 0) -> str:
         since: nothing before this position.
     """
     try:
-        # Opening a pipe would wait for ever.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(since, size - limit))
             data = file.read(limit)

@@ -1,0 +1,243 @@
+"""Files and folders that only this user can use: made, read, written and locked.
+
+Files are 0600 in folders of 0700, whatever the umask. A file that others could have written or can read is refused, and
+the error names it. So is what stands in the place of a file and is none: a folder, a link, a pipe, a socket. Nothing
+here waits for the other end of a pipe.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import secrets
+import stat
+import time
+from pathlib import Path
+
+from ..core import errors
+from .host import socket_bases
+
+log = logging.getLogger(__name__)
+
+_KINDS = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+# ------------------------------------------------------------------------------------------------ kinds
+
+
+def _kind(mode: int) -> str:
+    return _KINDS.get(stat.S_IFMT(mode), "a device")
+
+
+def odd_kind(path: Path) -> str:
+    """Return what stands in the place of a file and is none, such as "a folder"; "" for a file or nothing."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return ""
+    return "" if stat.S_ISREG(mode) else _kind(mode)
+
+
+def set_aside(path: Path) -> str:
+    """Give another name to what stands in the place of a file and is none; links are not followed.
+
+    It is for files that the farm makes again when they are missing.
+
+    Returns:
+        What was done, for people, which is logged too; "" if there is a file or nothing.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    return _set_aside(path, odd_kind(path), "a file")
+
+
+def set_aside_unless_folder(path: Path) -> str:
+    """Give another name to what stands in the place of a folder and is none; otherwise like `set_aside`."""
+    odd = odd_kind(path) or ("a file" if os.path.lexists(path) else "")
+    return _set_aside(path, "" if odd == "a folder" else odd, "a folder")
+
+
+def _set_aside(path: Path, odd: str, wanted: str) -> str:
+    if odd in ("", "a device"):  # a device is nobody's by mistake, and may be needed by all
+        return ""
+    aside = spoiled_name(path)
+    os.rename(path, aside)
+    remark = f"{path} was {odd} and not {wanted}: it is {aside.name} now, and is made again"
+    log.warning("%s", remark)
+    return remark
+
+
+def spoiled_name(path: Path) -> Path:
+    """Return a name that is free, for what cannot be used in the place of a file."""
+    return path.with_name(f"{path.name}.spoiled-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+
+
+# ------------------------------------------------------------------------------------------------ folders
+
+
+def private_folder(path: Path) -> Path:
+    """Create a folder with mode 0700, with its parents; or check that an existing one is ours and closed to others.
+
+    Raises:
+        SecurityError: the existing folder is not. The message names it and the remedy.
+    """
+    for base in socket_bases():
+        if base in path.parents:
+            private_folder(base)  # parents get the umask's mode, but this one must be private
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        # The umask may remove permissions, never add any. The mode is set below on the opened folder.
+        os.mkdir(path, 0o700)
+        made = True
+    except FileExistsError:
+        made = False
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if made and isinstance(error, PermissionError):
+            os.chmod(path, 0o700, follow_symlinks=False)
+            return path
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EACCES):
+            raise
+        raise errors.SecurityError(
+            f"{path} is not a folder of ours ({error.strerror}; a link is not followed): remove it"
+        ) from None
+    try:
+        if made:
+            os.fchmod(folder, 0o700)
+        _check_owner(path, os.fstat(folder), "700")
+    finally:
+        os.close(folder)
+    return path
+
+
+def _check_owner(path: Path, found: os.stat_result, mode: str) -> None:
+    if found.st_uid != os.geteuid():
+        raise errors.SecurityError(f"{path} belongs to user {found.st_uid}, not to us ({os.geteuid()}): remove it")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise errors.SecurityError(
+            f"others can use {path} (its permissions are {stat.S_IMODE(found.st_mode):o}): chmod {mode} {path}"
+        )
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file with mode 0600. It is written whole or not at all, and is on disk when this returns.
+
+    Raises:
+        SecurityError: a link, or something else that is no file, has the file's name. It is neither followed nor
+            replaced.
+    """
+    if odd := odd_kind(path):
+        raise errors.SecurityError(f"{path} is {odd}; the file is not written: remove it")
+    new = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(new, flags, 0o600)
+    try:
+        with os.fdopen(file, "wb") as stream:
+            os.fchmod(stream.fileno(), 0o600)
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.rename(new, path)
+    except BaseException:
+        os.unlink(new)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_private(path: Path) -> bytes:
+    """Read a file that is private to this user.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        SecurityError: it is a link, belongs to another user, is accessible to others, or others may write into its
+            folder.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        what = f"is {odd}; " if (odd := odd_kind(path)) else ""
+        remedy = "remove it" if odd else f"chmod 600 {path}"
+        raise errors.SecurityError(
+            f"{path} cannot be read ({what}{error.strerror}; a link is not followed): {remedy}"
+        ) from None
+    found = os.fstat(file)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(file)
+        raise errors.SecurityError(f"{path} is not a file but {_kind(found.st_mode)}: remove it")
+    with os.fdopen(file, "rb") as stream:
+        _check_owner(path, found, "600")
+        # A copy may be in a folder that others can read (a home is often 0755), but not in one into which they can put
+        # a file. In a sticky folder (/tmp) others can only put files of their own, which were refused above.
+        above = os.stat(path.parent)
+        mode = stat.S_IMODE(above.st_mode)
+        if mode & 0o022 and not mode & stat.S_ISVTX:
+            raise errors.SecurityError(f"others can write into {path.parent} (permissions {mode:o}): chmod 700 it")
+        return stream.read()
+
+
+class Lock:
+    """An exclusive lock on a file of its own. A process holds it until the process ends or calls `release`.
+
+    The file stays: removing it would let two processes lock two files of one name. No other code of this process may
+    open it: closing any descriptor of a file releases the POSIX locks on it.
+
+    Args:
+        path: the file.
+        what: the kind of holder, for the error message.
+
+    Raises:
+        FarmExists: another process holds the lock. The message has its pid.
+        SecurityError: there is no file that can be locked.
+    """
+
+    def __init__(self, path: Path, what: str = "another process") -> None:
+        self._path = path
+        self._file: int | None = self._open()
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._file, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._file)
+            self._file = None
+            if not isinstance(error, BlockingIOError | PermissionError):
+                raise
+            raise errors.FarmExists(f"{what} runs already: process {holder} holds {path}") from None
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+
+    def _open(self) -> int:
+        odd = odd_kind(self._path)
+        why = f"it is {odd} and not a file"
+        if not odd or odd == "a link":
+            try:
+                file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+                os.fchmod(file, 0o600)
+                return file
+            except OSError as error:
+                why = f"{error.strerror}; a link is not followed"
+        raise errors.SecurityError(f"{self._path} cannot be locked ({why}): look at it, then remove it")
+
+    def release(self) -> None:
+        """Release the lock."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
