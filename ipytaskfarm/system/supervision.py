@@ -5,15 +5,17 @@ A client that finds no controller waits for it as long as the supervisor says so
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ..core import errors
 from .farm_paths import ConnectionInfo, is_stale, process_started, read_private
+from .private_files import odd_kind
 
 PROCESSES_FILE = "processes.json"
 """In the farm's folder: the supervisor's records of itself and of the processes that it started."""
@@ -24,6 +26,17 @@ Python process, which may not."""
 CONTROLLER = "controller"
 START_S = 60.0
 """Seconds after which a controller has certainly read its store and written its connection files."""
+
+
+class _ProcessRecord(msgspec.Struct):
+    """What must be true of a record before its process is looked for."""
+
+    kind: str
+    pid: int
+    started: float
+    log: str = ""
+    again_s: float | None = None
+    ends: bool = False
 
 
 def own_record(kind: str, log: str) -> dict[str, Any]:
@@ -41,17 +54,34 @@ def with_intent(record: dict[str, Any], again_s: float | None, ends: bool) -> di
 
 
 def read_processes(folder: Path) -> list[dict[str, Any]]:
-    """Return the last supervisor's records of itself and of the processes that it started."""
+    """Return the last supervisor's records of itself and of the processes that it started.
+
+    What is no such record is left out: whoever looks for processes finds them by their locks too.
+
+    Raises:
+        SecurityError: others can use the file.
+    """
+    path = folder / PROCESSES_FILE
+    if odd_kind(path):
+        return []
     try:
-        records = json.loads(read_private(folder / PROCESSES_FILE))
+        records = msgspec.json.decode(read_private(path))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return []
-    return [record for record in records if isinstance(record, dict) and "pid" in record]
+    return [{"log": "", **record} for record in records if _is_record(record)] if isinstance(records, list) else []
+
+
+def _is_record(record: object) -> bool:
+    try:
+        msgspec.convert(record, _ProcessRecord)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def is_alive(record: dict[str, Any]) -> bool:
     """Return whether a recorded process lives."""
-    return process_started(int(record["pid"])) == record.get("started")
+    return process_started(int(record["pid"])) == float(record["started"])
 
 
 def _has_started(record: dict[str, Any]) -> bool:
