@@ -16,11 +16,12 @@ from pathlib import Path
 
 from ..core.errors import StoreError
 from ..system.files import sync_folder
+from ..system.private_files import odd_kind
 from . import disk, rows
 from .beside import count_file
 from .blobs import blobs_folder
 from .commit_count import Count, LogPlace, Missing, log_place, missing, read as read_count
-from .opening import APPLICATION_ID
+from .opening import APPLICATION_ID, SCHEMA
 
 TRIES = 3
 """The number of tries, since a blob may be removed between reading the tables and copying the folder."""
@@ -28,11 +29,15 @@ TRIES = 3
 
 def check(path: Path) -> list[str]:
     """Check the whole file and the blobs that it names. Return one line for each fault."""
+    disk.refuse_odd_files(path)
     recorded = read_count(count_file(path))  # before the store: a running controller writes both
     if recorded is not None and _is_empty(path):
         return [f"the store is empty: {Missing(recorded.ends, recorded.tasks)}"]
     with _reading(path) as db:
         found = [row[0] for row in db.execute("PRAGMA integrity_check(20)")]
+        (schema,) = db.execute("PRAGMA user_version").fetchone()
+        if not 1 <= schema <= SCHEMA:
+            found.append(f"its schema has the number {schema}: this ipytaskfarm knows 1 to {SCHEMA}, and refuses it")
         for table in ("finals", "attempts", "progress", "priority_changes", "blob_uses"):
             orphan = f"NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = {table}.task)"
             (lost,) = db.execute(f"SELECT count(*) FROM {table} WHERE {orphan}").fetchone()
@@ -50,6 +55,8 @@ def check(path: Path) -> list[str]:
 
 def _fault_of(blob: Path) -> str:
     """Return what is wrong with a blob, whose name is the SHA-256 of its content; "" if nothing is."""
+    if odd := odd_kind(blob):
+        return f"damaged: {blob} is {odd} and not a file"
     try:
         with open(blob, "rb") as file:
             same = hashlib.file_digest(file, "sha256").hexdigest() == blob.name
@@ -93,6 +100,16 @@ def has_unfinished(path: Path) -> bool:
             return bool(db.execute(found).fetchone()[0])
     except StoreError:
         return False
+
+
+def incarnation_of(path: Path) -> str:
+    """Return the farm that a store belongs to; "" if there is no store, or none that can be read."""
+    try:
+        with _reading(path) as db:
+            row = db.execute("SELECT incarnation FROM farm").fetchone()
+    except StoreError:
+        return ""
+    return str(row[0]) if row is not None else ""
 
 
 def backup(path: Path, target: Path) -> int:
@@ -146,7 +163,7 @@ def _copy(path: Path, part: Path) -> list[str]:
         (folder / digest[:2]).mkdir(mode=0o700, exist_ok=True)
         try:
             _link_or_copy(source / digest[:2] / digest, folder / digest[:2] / digest)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             missing.append(digest)
     return missing
 
@@ -176,6 +193,7 @@ def _remove(part: Path) -> None:
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     if not path.is_file():
         raise StoreError(f"there is no store {path}")
+    disk.refuse_odd_files(path)
     uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as db:

@@ -10,6 +10,9 @@ from pathlib import Path
 from .blobs import blobs_folder
 from .result_cache import cache_file
 
+STORE_NAME = "store.sqlite"
+"""The name of a store in its farm's folder."""
+
 
 def recorders_folder(store: Path) -> Path:
     """Return the folder of the flight recorders of the agents on the store's machine."""

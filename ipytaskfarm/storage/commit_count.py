@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+from ..system.private_files import set_aside
+
 _RECORD = struct.Struct("<8sQQIIIIQQ")
 _CHECK = struct.Struct("<I")
 _MAGIC = b"iptfcnt\x01"
@@ -107,9 +109,15 @@ def log_place(index: int) -> LogPlace:
 def read(path: Path) -> Count | None:
     """Return the last count of a file; None if there is none that can be read."""
     try:
-        data = path.read_bytes()
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        data = os.pread(file, 2 * _SLOT_BYTES, 0)
+    except OSError:
+        return None
+    finally:
+        os.close(file)
     found = [_decode(data[at : at + _SLOT_BYTES]) for at in (0, _SLOT_BYTES)]
     return max((record for record in found if record is not None), default=(0, None))[1]
 
@@ -140,7 +148,8 @@ class CommitCount:
         Raises:
             OSError: a file cannot be opened.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        set_aside(path)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self._file = os.open(path, flags, 0o600)
         # Closing any descriptor of this file would release SQLite's locks on it: `close` comes after SQLite's.
         self._index = os.open(index, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from ..core.errors import StoreError
+from ..system.private_files import odd_kind
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {
@@ -63,21 +64,39 @@ def refuse_network_file_system(path: Path) -> None:
         )
 
 
+def refuse_odd_files(path: Path) -> None:
+    """Check that a store and the files that SQLite keeps beside it are plain files, as far as they exist.
+
+    SQLite would follow a link, and wait for the other end of a pipe.
+
+    Raises:
+        StoreError: one is none. The message names it.
+    """
+    if odd := odd_kind(path):
+        raise StoreError(
+            f"the store {path} is {odd} and not a plain file: move it away, and put a backup in its place or start "
+            "with an empty store by `ipytaskfarm start --fresh`"
+        )
+    for suffix, what in (("-wal", "log"), ("-shm", "index of its log"), ("-journal", "journal")):
+        beside = path.with_name(f"{path.name}{suffix}")
+        if odd := odd_kind(beside):
+            raise StoreError(f"the store {path} cannot be used: {beside}, the {what}, is {odd}: move it away")
+
+
 def make_or_check_file(path: Path) -> bool:
     """Make the file (0600), or check that an existing one is private to this user. Return whether it was made.
 
     Raises:
         OSError: the file cannot be made.
-        StoreError: it is a link, belongs to another user, or is open to others.
+        StoreError: it is no plain file, belongs to another user, or is open to others.
     """
+    refuse_odd_files(path)
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         return True
     except FileExistsError:
         pass
     found = os.lstat(path)
-    if not stat.S_ISREG(found.st_mode):
-        raise StoreError(f"the store {path} is a link or not a plain file: move it away")
     if found.st_uid != os.geteuid():
         raise StoreError(
             f"the store {path} belongs to the user with uid {found.st_uid}: set store_dir to a folder of yours"

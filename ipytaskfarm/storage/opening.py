@@ -28,6 +28,9 @@ REMEDY = (
     "`sqlite3 FILE .recover` shows what can still be read"
 )
 
+EPOCHS_MAX = 1 << 31
+"""The farm does not reach this epoch: the numbers of its batches, which begin with it, have 64 bits."""
+
 OLDEST_SQLITE = "3.38.0"
 """The first version with JSON built in."""
 
@@ -64,6 +67,18 @@ def sqlite_notes(path: Path) -> list[str]:
 
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("."))
+
+
+def not_opened(path: Path, error: Exception) -> StoreError:
+    """Return the error for a file that cannot be opened."""
+    return StoreError(f"the store {path} cannot be opened ({error}): check its folder and permissions")
+
+
+def refusal(path: Path, error: sqlite3.Error | OSError) -> StoreError:
+    """Return the error for a store that has failed while it was opened."""
+    if isinstance(error, OSError):
+        return not_opened(path, error)
+    return StoreError(f"the store {path} is damaged ({error}): {REMEDY}")
 
 
 def is_copy(path: Path) -> bool:
@@ -112,8 +127,22 @@ def refuse_strangers(one: Callable[[str], Any], path: Path, size: int) -> None:
         raise StoreError(f"the store {path} is damaged ({' '.join(found.split())}): {REMEDY}")
 
 
+def checked_farm(row: tuple[Any, Any], path: Path) -> tuple[str, int]:
+    """Return (incarnation, epoch) of a store's farm.
+
+    Raises:
+        StoreError: they are no such values.
+    """
+    incarnation, epoch = row
+    if not isinstance(incarnation, str) or not isinstance(epoch, int) or not 0 <= epoch < EPOCHS_MAX:
+        raise StoreError(
+            f"the store {path} is damaged (its farm is {incarnation!r:.50}, epoch {epoch!r:.50}): {REMEDY}"
+        )
+    return incarnation, epoch
+
+
 def refuse_incomplete(db: sqlite3.Connection, path: Path) -> None:
-    """Check that a store of the present schema has all its tables and columns.
+    """Check that a store of the present schema has all its tables and columns. Make lost indexes and views again.
 
     Raises:
         StoreError: it has not. The message names the first that is missing.
@@ -121,6 +150,11 @@ def refuse_incomplete(db: sqlite3.Connection, path: Path) -> None:
     with contextlib.closing(sqlite3.connect(":memory:")) as model:
         model.executescript(disk.schema_text() + disk.view_text())
         wanted = _columns(model)
+        again = model.execute("SELECT name, sql FROM sqlite_schema WHERE type IN ('index', 'view') AND sql NOT NULL")
+        whole = dict(again.fetchall())
+    for name in whole.keys() - {row[0] for row in db.execute("SELECT name FROM sqlite_schema")}:
+        with contextlib.suppress(sqlite3.OperationalError):  # a lost column is named below
+            db.execute(whole[name])
     found = _columns(db)
     for table, columns in wanted.items():
         if table not in found:

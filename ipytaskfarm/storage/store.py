@@ -70,7 +70,9 @@ class Store:
         self.missing: Missing | None = None
         """What was acknowledged and is missing since the last life."""
         self.renewed = ""
-        """Why the farm has another incarnation than before; "" if it has the same."""
+        """Why the store has drawn another incarnation; "" if it has not."""
+        self.is_another = False
+        """Whether the farm has another incarnation than before: agents of before never come back."""
         self._broken: str | None = None
         self._log_bytes = 0
         self._count: CommitCount | None = None
@@ -102,9 +104,7 @@ class Store:
             opening.drop_foreign_log(path)
             db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
-            raise StoreError(
-                f"the store {path} cannot be opened ({error}): check its folder and permissions"
-            ) from error
+            raise opening.not_opened(path, error) from error
         store = cls(path, db)
         try:
             with store._reading():
@@ -113,8 +113,8 @@ class Store:
             db.close()
             if store._count is not None:
                 store._count.close()
-            if isinstance(error, sqlite3.Error):
-                raise StoreError(f"the store {path} is damaged ({error}): {REMEDY}") from error
+            if isinstance(error, sqlite3.Error | OSError):
+                raise opening.refusal(path, error) from error
             raise
         return store
 
@@ -175,20 +175,21 @@ class Store:
         if row is None:
             row = (farm_incarnation or uuid.uuid4().hex, 0)
             self._db.execute("INSERT INTO farm VALUES (1, ?, 0, 1, ?)", (row[0], time.time()))
-        incarnation, epoch = row
+        incarnation, epoch = opening.checked_farm(row, self.path)
         if farm_incarnation not in (None, incarnation):
             if incarnation == former:
                 incarnation = farm_incarnation
             elif farm_incarnation != self._one(f"SELECT value FROM settings WHERE key = '{FORMER}'"):
                 raise StoreError(
                     f"the store {self.path} belongs to the farm {incarnation}, not to {farm_incarnation}: "
-                    "move it away, or give this farm a store_dir of its own"
+                    "move it away, or give this farm a store_dir of its own; or write that name into a lost farm.json"
                 )
+            self.is_another = True
         epoch = max(epoch, self._look_for_missing(epoch))
         if self.renewed:
             # Clients of the farm before know tasks, and ids of tasks, that this one has not.
             self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (FORMER, incarnation))
-            incarnation = uuid.uuid4().hex
+            incarnation, self.is_another = uuid.uuid4().hex, True
         self._db.execute(rows.FORGET_AGENTS)
         self._db.execute("UPDATE farm SET incarnation = ?, epoch = ?, clean = 0", (incarnation, epoch + 1))
         self._db.execute("COMMIT")
@@ -398,7 +399,7 @@ class Store:
         try:
             with self._reading():
                 return self._load()
-        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        except (msgspec.MsgspecError, OverflowError, TypeError, ValueError) as error:
             raise StoreError(f"the store {self.path} is damaged (a row cannot be read: {error}): {REMEDY}") from error
         finally:
             if collecting:
