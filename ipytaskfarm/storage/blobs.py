@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import hashlib
 import os
+import stat
 import threading
 import time
 import uuid
@@ -31,6 +33,7 @@ from ..core.errors import BlobMissing
 from ..system.farm_paths import private_folder
 from ..system.file_mapping import load
 from ..system.files import sync_folder, write_all
+from ..system.private_files import set_aside, set_aside_unless_folder
 
 BLOB_BYTES = 64 * 1024
 """Values of this size and more are blobs."""
@@ -103,6 +106,8 @@ class Blobs:
         """Make the folder (0700) if there is none, and write the farm's incarnation into it."""
         made = cls(folder)
         private_folder(made.folder)
+        for name in (_MARK, _LOCK):
+            set_aside(made.folder / name)
         (made.folder / _MARK).write_text(farm)
         (made.folder / _LOCK).touch(0o600)
         return made
@@ -114,7 +119,8 @@ class Blobs:
             return None
         found = cls(folder)
         try:
-            same = (found.folder / _MARK).read_text() == farm
+            with open(_opened(found.folder / _MARK), encoding="utf-8", errors="replace") as mark:
+                same = mark.read() == farm
         except OSError:
             return None
         return found if same and os.access(found.folder, os.W_OK) else None
@@ -196,7 +202,9 @@ class Blobs:
             OSError: it cannot be renamed.
         """
         path = self.path(digest)
+        set_aside_unless_folder(path.parent)
         path.parent.mkdir(mode=0o700, exist_ok=True)
+        set_aside(path)
         if kept_s != KEPT_S:
             os.utime(part, (time.time() + kept_s - KEPT_S,) * 2)
         os.rename(part, path)
@@ -211,15 +219,21 @@ class Blobs:
         return mapped is not None and _equal(mapped, data)
 
     def map(self, digest: bytes) -> memoryview | None:
-        """Return the blob as private memory, see `file_mapping.load`; None if it is not on this machine."""
+        """Return the blob as private memory, see `file_mapping.load`; None if it is not on this machine.
+
+        Raises:
+            BlobMissing: something stands in its place that is no file, or it cannot be read. The message has its path.
+        """
         try:
-            fd = os.open(self.path(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = _opened(self.path(digest))
+            try:
+                return load(fd)
+            finally:
+                os.close(fd)
         except FileNotFoundError:
             return None
-        try:
-            return load(fd)
-        finally:
-            os.close(fd)
+        except OSError as error:
+            raise missing_blob(digest, f"{self.path(digest)} cannot be read ({error.strerror})") from None
 
     def read(self, digest: bytes, offset: int, count: int) -> tuple[int, bytes]:
         """Return (size of the blob, at most `count` bytes from `offset` on), and mark the blob as used.
@@ -229,7 +243,7 @@ class Blobs:
             OSError: it cannot be read.
         """
         self.touch([digest])
-        fd = os.open(self.path(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = _opened(self.path(digest))
         try:
             size = os.fstat(fd).st_size
             return size, os.pread(fd, count, offset) if 0 <= offset < size else b""
@@ -259,7 +273,7 @@ class Blobs:
         """Yield the names of files that were not used for this time, one folder at a time."""
         for folder in [self.folder, *sorted(self.folder.glob("??"))]:
             names = set()
-            with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
                 for entry in entries:
                     if not entry.is_file(follow_symlinks=False) or entry.name in (_MARK, _LOCK):
                         continue
@@ -274,7 +288,7 @@ class Blobs:
 
     def _remove(self, path: Path, older_than_s: float) -> int:
         """Remove a blob, unless it was touched in the meantime. Users of blobs take the same lock."""
-        with open(self.folder / _LOCK, "rb") as lock:
+        with open(_opened(self.folder / _LOCK), "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:
                 if time.time() - path.stat().st_mtime <= older_than_s:
@@ -286,7 +300,7 @@ class Blobs:
 
     @contextlib.contextmanager
     def _in_hand(self) -> Iterator[None]:
-        with open(self.folder / _LOCK, "rb") as lock:
+        with open(_opened(self.folder / _LOCK), "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH)
             yield
 
@@ -373,6 +387,19 @@ def missing_blob(digest: bytes, why: str) -> BlobMissing:
     return BlobMissing(f"the data of this value (blob {digest.hex()[:12]}…) is not here: {why}")
 
 
+def _opened(path: Path) -> int:
+    """Open a file to read it.
+
+    Raises:
+        OSError: it cannot be opened, or is no file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
+    return fd
+
+
 def _place(data: memoryview) -> tuple[int, int] | None:
     """Return (address, size) of large data; None if the data is small or read-only."""
     if data.nbytes < _LARGE_BYTES or data.readonly:
@@ -397,11 +424,13 @@ def _equal(one: memoryview, other: memoryview) -> bool:
 def _touch(path: Path, size: int | None) -> bool:
     """Mark a file as used now, and return whether it exists and has that size."""
     try:
-        found = path.stat()
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            return False
         if size is not None and found.st_size != size:
             return False
         if found.st_mtime < time.time():  # otherwise it is kept for longer already, see `Blobs.adopt`
             os.utime(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True
