@@ -47,6 +47,7 @@ ROLES = ("client", "reader", "agent")
 SERVER = "server"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PREFIX = "agent:"
+_Z85 = re.compile(r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")
 
 
 class KeyPair(msgspec.Struct, frozen=True):
@@ -185,7 +186,8 @@ def keys_lock(folder: Path) -> Iterator[None]:
         FarmExists: another process changes them, for an unusually long time.
     """
     farm_paths.private_folder(folder)
-    file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    farm_paths.set_aside(folder / LOCK_FILE)
+    file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         deadline = time.monotonic() + LOCKED_S
         while True:
@@ -223,12 +225,22 @@ def load_keys(folder: Path) -> FarmKeys | None:
     except FileNotFoundError:
         return None
     try:
-        return msgspec.json.decode(text, type=FarmKeys)
-    except msgspec.MsgspecError as error:
+        return _checked(msgspec.json.decode(text, type=FarmKeys))
+    except (msgspec.MsgspecError, ValueError) as error:
         raise errors.SecurityError(
             f"{path} is damaged ({error}): put it back from a backup, or remove it. Then the farm makes "
             "new keys when it starts, and its clients must connect again"
         ) from None
+
+
+def _checked(keys: FarmKeys) -> FarmKeys:
+    """Return the keys if their values can be keys and names. Raises ValueError: one cannot."""
+    for name in keys.agents:
+        check_agent_name(name)
+    for title, pair in [(SERVER, keys.server), *keys.peers().items()]:
+        if not (_Z85.fullmatch(pair.public) and _Z85.fullmatch(pair.secret)):
+            raise ValueError(f"the value of {title} is no key")
+    return keys
 
 
 def farm_keys(folder: Path) -> FarmKeys:
@@ -277,6 +289,7 @@ def remove_agent_files(keys: FarmKeys, folder: Path) -> None:
     """Remove the connection files of agents that are not enrolled (any more)."""
     for path in (folder / AGENTS_FOLDER).glob("*.json"):
         if path.name.removesuffix(".json") not in keys.agents:
+            farm_paths.set_aside(path)
             path.unlink(missing_ok=True)
 
 
