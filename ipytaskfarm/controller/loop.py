@@ -496,9 +496,9 @@ class ControllerLoop:
             text = f"the answer cannot be sent: {type(error).__name__}: {text_of(error)}"
             self._hub.send(session, Answer(message.n, Refusal("KernelError", text)))
 
-    def give_up(self, sessions: list[str]) -> None:
-        """Tell the scheduler that the keys of these sessions were revoked."""
-        self._next.extend((session, Revoked()) for session in sessions)
+    def give_up(self, sessions: list[str], why: str = "its key was revoked") -> None:
+        """Tell the scheduler that these sessions never come back."""
+        self._next.extend((session, Revoked(why)) for session in sessions)
 
     def _completed(self, session: str, message: Message) -> Message:
         """Add the loop's own values to a farm's state; remove results' bodies if they are too much for a client."""

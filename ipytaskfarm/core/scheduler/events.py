@@ -35,7 +35,9 @@ class Gone(msgspec.Struct, frozen=True):
 
 
 class Revoked(msgspec.Struct, frozen=True):
-    """An agent's key was revoked: the agent never comes back."""
+    """An agent may not come back: its key was revoked, or its farm is another one now."""
+
+    why: str = "its key was revoked"
 
 
 class ProcessGone(msgspec.Struct, frozen=True):

@@ -237,7 +237,7 @@ def on_revoked(farm: SchedulerState, session: str, event: Revoked, now: Now, out
     """Give up an agent that may not come back, without waiting for its lease."""
     agent = farm.agents.by_session.get(session)
     if agent is not None:
-        losses.give_up(farm, agent, "its key was revoked", now, out)
+        losses.give_up(farm, agent, event.why, now, out)
 
 
 def on_process_gone(farm: SchedulerState, session: str, event: ProcessGone, now: Now, out: Decision) -> None:
