@@ -39,10 +39,12 @@ from ..core.scheduler.state import SchedulerState
 from ..core.states import State
 from ..settings.declarations import add_flags, scheduler_settings
 from ..settings.setting import CONTROLLER
-from ..storage.beside import identity
+from ..storage.backup import incarnation_of
+from ..storage.beside import STORE_NAME, identity
 from ..storage.blobs import Blobs, blobs_folder
 from ..storage.disk import least_room
 from ..storage.event_log import EventLog, PolicyName
+from ..storage.lost_record import usable_record
 from ..storage.result_cache import ResultCache, cache_file
 from ..storage.store import Store
 from ..system import farm_paths
@@ -122,6 +124,7 @@ def _set_up_logs(path: Path | None) -> None:
         handler = logging.StreamHandler()
     else:
         farm_paths.private_folder(path.parent)
+        farm_paths.set_aside(path)
         handler = logging.handlers.RotatingFileHandler(path, maxBytes=10 * 2**20, backupCount=3, encoding="utf-8")
     logging.basicConfig(
         level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -168,20 +171,36 @@ def _event_log(options: argparse.Namespace, snapshot: StoredState, settings: Sch
 
 
 def _record(options: argparse.Namespace, folder: Path) -> farm_paths.FarmRecord:
-    """Return the record that stays the same over restarts; make it for a new farm."""
-    record = farm_paths.read_farm_record(folder)
+    """Return the record that stays the same over restarts; make it for a new farm, or again from the store."""
+    record, remark = usable_record(folder)
     if record is not None:
         return record
+    if remark:
+        log.warning("%s", remark)
+    store = _known_store(options)
     record = farm_paths.FarmRecord(
         name=options.farm,
-        incarnation=uuid.uuid4().hex,
+        incarnation=incarnation_of(store) or uuid.uuid4().hex,
         host=options.host,
         port=0,
-        store=str(folder / "store.sqlite"),
+        store=str(store),
         node=socket.gethostname(),
     )
     farm_paths.write_farm_record(record, folder)
     return record
+
+
+def _known_store(options: argparse.Namespace) -> Path:
+    """Return the store of a farm without a record: the last controller's connection file tells where its blobs are."""
+    folder = options.farm_folder.absolute()
+    try:
+        info = farm_paths.read_connection_file(farm_paths.connection_path(options.farm))
+        store = Path(info.blobs).with_suffix("")
+        if info.folder == str(folder) and blobs_folder(store) == Path(info.blobs):
+            return store
+    except (TaskFarmError, ValueError):
+        pass  # it is a new farm, or its files are lost too
+    return Path(folder / STORE_NAME)
 
 
 def _as_the_store_is(record: farm_paths.FarmRecord, store: Store, folder: Path) -> farm_paths.FarmRecord:
@@ -235,7 +254,7 @@ def _serve(
             restored=restored,
         )
         signal.signal(signal.SIGUSR2, lambda *_: _dump(controller, folder))
-        controller.give_up(orphans(list(farm.agents.by_session), keys))
+        _give_up_agents(controller, list(farm.agents.by_session), store, keys)
         paths = access.write_files(keys)
         log.info("listening on %s:%s, epoch %s; %s", options.host, hub.port, farm.epoch, found or "a new farm")
         if elsewhere := farm_paths.listening(options.host, hub.port, info.location):
@@ -253,6 +272,13 @@ def _serve(
             farm_paths.leave_folder(hub.socket_path.parent)
         if event_log is not None:
             event_log.close()
+
+
+def _give_up_agents(controller: ControllerLoop, sessions: list[str], store: Store, keys: FarmKeys) -> None:
+    """Give up the agents that may not come back, without waiting for their leases."""
+    controller.give_up(orphans(sessions, keys))
+    if store.is_another:
+        controller.give_up(sessions, "it works for the farm of which this one is a copy or an earlier state")
 
 
 def _result_cache(store: Store, blobs: Blobs, limit_bytes: int) -> ResultCache:

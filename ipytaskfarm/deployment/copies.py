@@ -15,7 +15,9 @@ import msgspec
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.storage.beside import identity, recorders_folder
+from ipytaskfarm.storage.disk import refuse_odd_files
 from ipytaskfarm.system.farm_paths import FarmRecord
+from ipytaskfarm.system.private_files import set_aside, set_aside_unless_folder
 
 
 class Found(NamedTuple):
@@ -85,15 +87,23 @@ def same_parts(before: str, now: str) -> tuple[bool, bool]:
 
 
 def find(record: FarmRecord, name: str, folder: Path) -> Found:
-    """Return which of a farm's files exist."""
+    """Return which of a farm's files exist.
+
+    Raises:
+        StoreError: the store is no plain file.
+    """
     recorded = Path(record.store)
     own = folder / recorded.name
     store = own if own.exists() else recorded
+    refuse_odd_files(store)
     return Found(name, own, own.exists(), recorded.exists(), identity(folder, store))
 
 
 def forget_processes(record: FarmRecord, files: list[Path]) -> None:
     """Remove what the folder says about processes of the farm that it was copied from."""
     for file in files:
+        set_aside(file)
         file.unlink(missing_ok=True)
-    shutil.rmtree(recorders_folder(Path(record.store)), ignore_errors=True)
+    recorders = recorders_folder(Path(record.store))
+    set_aside_unless_folder(recorders)
+    shutil.rmtree(recorders, ignore_errors=True)

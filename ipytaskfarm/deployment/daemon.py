@@ -137,8 +137,8 @@ def stop_farm(home: Home, wait_s: float | None, listener: Listener) -> None:
         _wait(processes, deadline)
     elif OWNER in processes:
         raise errors.ConnectionError(
-            f"the controller of farm {home.name!r} does not answer; process {home.owner_pid()}, a Python, looks"
-            " after the farm: end that one"
+            f"the controller of farm {home.name!r} does not answer; process {processes[OWNER].record()['pid']}, a"
+            " Python, looks after the farm: end that one"
         )
     else:
         listener.say("the controller does not answer: ending its processes")
@@ -167,9 +167,10 @@ def _ask_to_stop(name: str, wait_s: float | None, listener: Listener) -> bool:
 
 
 def _living(home: Home) -> dict[str, Placed]:
-    """Return the farm's running processes, from the supervisor's record, including the supervisor."""
+    """Return the farm's running processes, including the supervisor: as it recorded them, or as their locks tell."""
     processes = LocalProcesses()
-    found = {str(record["kind"]): processes.adopt(record) for record in home.read_processes()}
+    records = home.read_processes() or home.unrecorded_processes()
+    found = {str(record["kind"]): processes.adopt(record) for record in records}
     return {kind: placed for kind, placed in found.items() if placed is not None}
 
 

@@ -7,7 +7,6 @@ process supervises, and which files may be removed.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -24,17 +23,19 @@ import msgspec
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.deployment.copies import find, forget_processes, settled
+from ipytaskfarm.deployment.lock_holders import lock_holders
 from ipytaskfarm.deployment.settings import DEFAULT_PORT, FarmSettings
-from ipytaskfarm.storage.backup import has_unfinished
-from ipytaskfarm.storage.beside import beside, recorders_folder
+from ipytaskfarm.storage.backup import has_unfinished, incarnation_of
+from ipytaskfarm.storage.beside import STORE_NAME as STORE_NAME, beside, recorders_folder
 from ipytaskfarm.storage.disk import network_file_system
+from ipytaskfarm.storage.lost_record import usable_record
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.farm_paths import ConnectionInfo, FarmRecord
+from ipytaskfarm.system.private_files import set_aside, set_aside_unless_folder
 from ipytaskfarm.system.spoiled_places import clear_folder
 from ipytaskfarm.system.supervision import OWNER, PROCESSES_FILE, SUPERVISOR, is_alive, read_processes
 from ipytaskfarm.transport.keys import AGENTS_FOLDER, KEYS_FILE
 
-STORE_NAME = "store.sqlite"
 STARTER_NAME = "started-by.json"
 LOCK_NAME = "supervisor.lock"
 TEMPORARY_NAME = "temporary"
@@ -134,16 +135,29 @@ class Home:
         return self.logs / f"{kind}.out"
 
     def agent_folder(self, number: int) -> Path:
-        """Create and return the folder of an agent, also where a task has put something else."""
+        """Create and return the folder of an agent, also where something else is in its place, or in that of its log."""
+        set_aside(self.log(f"agent-{number}"))
         folder = farm_paths.socket_folder(self.name, self.folder) / f"agent-{number}"
         clear_folder(folder)
         return farm_paths.private_folder(folder)
 
     def recorders(self, number: int) -> Path:
-        """Return the folder of an agent's flight recorders: beside the store, where a reboot leaves them."""
-        record = farm_paths.read_farm_record(self.folder)
-        store = self.folder / STORE_NAME if record is None else Path(record.store)
-        return recorders_folder(store) / f"agent-{number}"
+        """Return the folder of an agent's flight recorders: beside the store, where a reboot leaves them.
+
+        It is not created here. What is no folder in the place of its parent is set aside.
+        """
+        folder = recorders_folder(self._store)
+        set_aside_unless_folder(folder)
+        return folder / f"agent-{number}"
+
+    @property
+    def _store(self) -> Path:
+        """Return the path of the store, in the farm's folder if the farm's record is lost."""
+        try:
+            record = farm_paths.read_farm_record(self.folder)
+        except errors.TaskFarmError:
+            record = None
+        return self.folder / STORE_NAME if record is None else Path(record.store)
 
     def make_folders(self) -> None:
         """Create the folders that must exist before any process is started.
@@ -203,11 +217,11 @@ class Home:
             StoreError: the farm cannot be started like this. The message has the remedy.
         """
         try:
-            record = farm_paths.read_farm_record(self.folder)
+            record, remark = usable_record(self.folder)
         except errors.StoreError:
             return ""  # `prepare` raises it, or starts again
         if record is None:
-            return ""
+            return remark
         try:
             found = settled(record, find(record, self.name, self.folder))
         except errors.StoreError:
@@ -223,16 +237,14 @@ class Home:
         return found.remark
 
     def unrecorded_processes(self) -> list[dict[str, Any]]:
-        """Return records of the controller and the agent that hold their locks, whether they were recorded or not."""
+        """Return records of the processes that hold the farm's locks, whether they were recorded or not."""
         sockets = self._sockets_place()
-        locks = [("controller", self.folder / "controller.lock")]
-        locks += [("agent-0", sockets / "agent-0" / "agent.lock")] if sockets is not None else []
-        holders = [(kind, _holder(path)) for kind, path in locks]
-        return [
-            {"kind": kind, "pid": pid, "started": farm_paths.process_started(pid), "log": str(self.output(kind))}
-            for kind, pid in holders
-            if pid is not None and farm_paths.process_started(pid) is not None
-        ]
+        locks = {"controller": self.folder / "controller.lock"}
+        if sockets is not None:
+            locks["agent-0"] = sockets / "agent-0" / "agent.lock"
+        if self.folder / LOCK_NAME not in _locked_here:
+            locks[SUPERVISOR] = self.folder / LOCK_NAME
+        return lock_holders(locks, self.logs)
 
     def has_work(self) -> bool:
         """Return whether the store has tasks that have not ended; False if it cannot be read."""
@@ -241,6 +253,7 @@ class Home:
 
     def write_processes(self, records: list[dict[str, Any]]) -> None:
         """Write the records for the next supervisor, which adopts the processes that live."""
+        set_aside(self.folder / PROCESSES_FILE)
         farm_paths.write_private(self.folder / PROCESSES_FILE, json.dumps(records, indent=1).encode())
 
     def present_run(self) -> FarmRun | None:
@@ -259,6 +272,7 @@ class Home:
         run = self.present_run()
         if run is not None and notebook:
             record = {"notebook": notebook, "pid": run.pid, "started": run.started_s}
+            set_aside(self.folder / STARTER_NAME)
             farm_paths.write_private(self.folder / STARTER_NAME, json.dumps(record).encode())
 
     def is_of_notebook(self, notebook: str) -> bool:
@@ -266,7 +280,7 @@ class Home:
         run = self.present_run()
         try:
             record = json.loads(farm_paths.read_private(self.folder / STARTER_NAME))
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, errors.SecurityError):
             return False
         if run is None or not notebook or not isinstance(record, dict):
             return False
@@ -309,6 +323,7 @@ class Home:
             StoreError: the settings do not fit the existing files.
         """
         self.make_folders()
+        self._remove_others_connections()
         remarks: list[str] = []
         record = self._record(settings)
         if record is not None:
@@ -332,16 +347,32 @@ class Home:
 
     def _record(self, settings: FarmSettings) -> FarmRecord | None:
         try:
-            return farm_paths.read_farm_record(self.folder)
+            record = farm_paths.read_farm_record(self.folder)
         except errors.StoreError:
             if not settings.fresh:
                 raise
             damaged = self.folder / farm_paths.FARM_FILE
             os.replace(damaged, damaged.with_name(f"farm-{_stamp()}.json"))
-            store = str(self.folder / STORE_NAME)
-            return FarmRecord(
-                name=self.name, incarnation="", host=settings.host, port=0, store=store, node=socket.gethostname()
-            )
+            record = None
+        if record is not None or not settings.fresh:
+            return record
+        store = str(self.folder / STORE_NAME)
+        return FarmRecord(
+            name=self.name, incarnation="", host=settings.host, port=0, store=store, node=socket.gethostname()
+        )
+
+    def _remove_others_connections(self) -> None:
+        """Remove connection files of another farm, which were copied with its files: they may lead to its controller.
+
+        The agent reads its file before this farm's controller has written it.
+        """
+        for path in (self.client_file, self.agent_file):
+            try:
+                info = farm_paths.read_connection_file(path)
+            except errors.TaskFarmError:
+                continue  # there is none, or the controller replaces it, or says why not
+            if info.farm != self.name or (info.folder and Path(info.folder) != self.folder.absolute()):
+                path.unlink(missing_ok=True)
 
     def _refuse_other_host(self, record: FarmRecord, settings: FarmSettings) -> None:
         here = socket.gethostname()
@@ -362,7 +393,7 @@ class Home:
         aside = store.with_name(f"{store.stem}-{stamp}{store.suffix}")
         if record.node == socket.gethostname() or store.parent == self.folder:
             for old, new in zip(beside(store), beside(aside), strict=True):
-                if old.exists():
+                if os.path.lexists(old):
                     os.replace(old, new)
             remove_path(recorders_folder(aside))  # the new farm has no part in those runs
             if aside.exists():
@@ -373,9 +404,15 @@ class Home:
 
     def _new_record(self, settings: FarmSettings, remarks: list[str]) -> FarmRecord:
         store = self._new_store(settings, remarks)
+        # In a given folder it may be the store of another farm of this name.
+        known = incarnation_of(store) if settings.store_dir is None else ""
+        if known:
+            remarks.append(
+                f"the farm's record is made again from its store {store}, which has what waited and the results"
+            )
         record = FarmRecord(
             name=self.name,
-            incarnation=uuid.uuid4().hex,
+            incarnation=known or uuid.uuid4().hex,
             host=settings.host,
             port=0 if settings.owned else _free_port(settings.host),
             store=str(store),
@@ -404,40 +441,36 @@ class Home:
         """Remove files that only matter to running processes, after the last one has ended; remove a temporary farm
         completely.
         """
-        (self.folder / PROCESSES_FILE).unlink(missing_ok=True)
-        (self.folder / STARTER_NAME).unlink(missing_ok=True)
+        for name in (PROCESSES_FILE, STARTER_NAME):
+            remove_path(self.folder / name)
         if temporary:
             self.remove()
             return
         for path in (self.client_file, self.agent_file):
-            path.unlink(missing_ok=True)
+            remove_path(path)
         farm_paths.leave_runtime_folder()
         # Flight recorders of a killed agent hold results that its successor will deliver.
-        farm_paths.leave_folder(self.recorders(0).parent)
+        farm_paths.leave_folder(recorders_folder(self._store))
         if not any(self.sockets.glob("agent-*/*.rec")):
             remove_path(self.sockets)
 
     def set_aside(self) -> list[Path]:
         """Return the stores that --fresh has set aside."""
-        record = farm_paths.read_farm_record(self.folder)
-        store = self.folder / STORE_NAME if record is None else Path(record.store)
+        store = self._store
         return sorted(store.parent.glob(f"{store.stem}-[0-9]*{store.suffix}*"))
 
     def stale_files(self) -> list[Path]:
         """Return files that a crash of a now stopped farm has left, and rotated logs."""
         records = (self.folder / PROCESSES_FILE, self.folder / STARTER_NAME)
-        recorders = self.recorders(0).parent
+        recorders = recorders_folder(self._store)
         left = [path for path in (self.client_file, self.agent_file, *records, recorders) if path.exists()]
+        left += [*self.folder.glob("*.spoiled-*"), *self.logs.glob("*.spoiled-*")]
         return [*left, *sorted(self.sockets.glob("agent-*")), *sorted(self.logs.glob("*.[1-9]"))]
 
     def store_path(self) -> Path | None:
         """Return the path of the store; None if the farm has none."""
-        try:
-            record = farm_paths.read_farm_record(self.folder)
-        except errors.TaskFarmError:
-            return None
-        path = Path(record.store) if record is not None else self.folder / STORE_NAME
-        return path if path.exists() else None
+        path = self._store
+        return path if os.path.lexists(path) else None
 
     def store_bytes(self) -> int:
         """Return the size of the store, including its write-ahead log."""
@@ -448,13 +481,8 @@ class Home:
 
     def remove(self) -> None:
         """Remove the farm with all its files."""
-        record = None
-        try:
-            record = farm_paths.read_farm_record(self.folder)
-        except errors.TaskFarmError:
-            pass
-        if record is not None and Path(record.store).parent != self.folder:
-            store = Path(record.store)
+        store = self._store
+        if store.parent != self.folder:
             for path in beside(store):
                 remove_path(path)
         sockets = self._sockets_place()
@@ -526,20 +554,6 @@ def _temporary_folders() -> list[Path]:
     except OSError:
         return []  # a home that this user may not read, or a full disk: the code that needs it reports that
     return [*here, *(path for path in beside if _TEMPORARY.fullmatch(path.name))]
-
-
-def _holder(path: Path) -> int | None:
-    """Return the process that holds a lock; None if none does."""
-    if not path.exists():
-        return None
-    try:
-        farm_paths.Lock(path).release()
-    except errors.FarmExists:
-        with contextlib.suppress(OSError, ValueError):
-            return int(path.read_text())
-    except errors.SecurityError:
-        pass
-    return None
 
 
 def _free_port(host: str) -> int:
