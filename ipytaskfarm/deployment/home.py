@@ -135,7 +135,7 @@ class Home:
         return self.logs / f"{kind}.out"
 
     def agent_folder(self, number: int) -> Path:
-        """Create and return the folder of an agent, also where something else is in its place, or in that of its log."""
+        """Create and return the folder of an agent, also where something else is in its place or its log's."""
         set_aside(self.log(f"agent-{number}"))
         folder = farm_paths.socket_folder(self.name, self.folder) / f"agent-{number}"
         clear_folder(folder)
