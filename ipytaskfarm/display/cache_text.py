@@ -182,7 +182,7 @@ def _sentence(change: _PartChange, function: str) -> str:
         return f"{part.name} {versions}" if before is not None else f"{part.name} {versions} is imported now"
     used = "called" if part.kind == "function" else "used"
     user = f", {used} by `{part.user}`," if part.user and f" of `{part.user}`" not in part.name else ""
-    if part.kind in ("attribute", "default"):
+    if part.kind in ("attribute", "default", "closure variable"):
         what, user = f"{part.kind} {part.name}", ""
     else:
         what = f"{part.kind} `{part.name}`"

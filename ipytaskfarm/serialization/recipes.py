@@ -145,6 +145,10 @@ class _Walk:
         """The mutable objects among the values of all names: one of them under two names is not two equal ones."""
         self._values: dict[tuple[str, str, int], str] = {}
         """(kind, name, address) -> digest, of values that several functions have under one name."""
+        self._same: dict[int, str] = {}
+        """Address -> digest, of values that have it under each name: no mutable object is first seen in them."""
+        self._spaces: dict[int, int] = {}
+        """Address of the globals of a function -> their number: two modules or namespaces may have one name."""
 
     def recipe(self, function: Any) -> FunctionRecipe:
         name = _name_of(function)
@@ -286,13 +290,14 @@ class _Walk:
             self._value("default", f"{name} of `{label}`", value, label)
         free = dict(zip(code.co_freevars, map(cell_content, function.__closure__ or ()), strict=False))
         for name, value in sorted(free.items()):
-            if value is not ABSENT:
-                self._named_value("closure variable", name, value, code, label)
+            if value is not ABSENT:  # several functions of one code have variables of one name
+                self._named_value("closure variable", name, f"{name} of `{label}`", value, code, label)
+        space = self._space(function.__globals__) if used or wanted else ""
         for name, value in used.items():
-            self._named_value("global", name, value, code, label)
+            self._named_value("global", name, f"{name}{space}", value, code, label)
         for name in wanted:
             if name not in vars(builtins):
-                self.add("engine name", name, "", label)
+                self.add("engine name", f"{name}{space}", "", label)
         for name, value in sorted(vars(function).items()):
             if name != "__wrapped__" or not isinstance(value, types.FunctionType):
                 self._value("attribute", f"{name} of `{label}`", value, label)
@@ -300,6 +305,14 @@ class _Walk:
                 self.refer(value, label)
         self._imports(function, used, label)
         self._look_outside(function, {**used, **free}, label)
+
+    def _space(self, names: dict[str, Any]) -> str:
+        """Return what tells the names of these globals from equal names of other ones; "" for the first."""
+        number = self._spaces.get(id(names))
+        if number is None:
+            number = self._spaces[id(names)] = len(self._spaces) + 1
+            self._alive.append(names)
+        return f"#{number}" if number > 1 else ""
 
     def _value(self, kind: str, name: str, value: Any, user: str) -> None:
         """Add a value as a part, unless it is a part by itself under another name."""
@@ -314,18 +327,31 @@ class _Walk:
         place = kind, name, id(value)
         known = self._values.get(place)
         if known is None:
-            known = self._values[place] = self.digest_of(value, user)
-            self._alive.append(value)
+            known = self._values[place] = self._digest_again(value, user)
         self.add(kind, name, known, user)
 
-    def _named_value(self, kind: str, name: str, value: Any, code: types.CodeType, label: str) -> None:
-        """Add the value of a name that a code looks up; of a module only what the code may use of it."""
+    def _digest_again(self, value: Any, user: str) -> str:
+        """Return the digest of a value that may have had one before, under another name."""
+        known = self._same.get(id(value))
+        if known is None:
+            seen = len(self._seen)
+            known = self.digest_of(value, user)
+            self._alive.append(value)
+            if len(self._seen) == seen:
+                self._same[id(value)] = known
+        return known
+
+    def _named_value(self, kind: str, name: str, full: str, value: Any, code: types.CodeType, label: str) -> None:
+        """Add the value of a name that a code looks up; of a module only what the code may use of it.
+
+        full: the name that tells the value from those of other functions.
+        """
         if isinstance(value, types.ModuleType) and name not in whole_uses(code):
             reference = self._module(value, label, _names_used(code))
             if reference is not None:
-                self.add(kind, name, reference.decode(), label)
+                self.add(kind, full, reference.decode(), label)
                 return
-        self._value(kind, name, value, label)
+        self._value(kind, full, value, label)
 
     def _imports(self, function: types.FunctionType, used: dict[str, Any], label: str) -> None:
         code = function.__code__
@@ -430,12 +456,21 @@ class _PartDigester(Digester):
         kind = type(obj)
         if kind is types.CodeType:
             return code_digest(obj, self.encode)
+        if kind is set or kind is frozenset:
+            self._number_parts(obj)
         if kind is property:
             return self._parts("property", obj.fget, obj.fset, obj.fdel)  # its docstring is that of fget
         if kind.__qualname__ == "Decorator" and kind.__module__ == _PYDANTIC_DECORATORS:
             # Left out: cls_ref, the name and the address of the class.
             return self._parts("validator", obj.cls_var_name, obj.func, obj.shim, obj.info)
         return super()._compound(obj)
+
+    def _number_parts(self, items: set[Any] | frozenset[Any]) -> None:
+        """Number the parts of one name in a set by their content: a set has no order that lasts."""
+        parts = [each for each in items if isinstance(each, types.FunctionType | type)]
+        if len(parts) > 1:
+            for each in sorted(parts, key=lambda each: Digester().digest(each)):
+                self._walk.refer(each, self._user)
 
     def _sorted(self, tag: str, named: dict[str, Any]) -> bytes:
         if self.root is None or tag != "attributes" or self._open.keys() != {id(self.root)}:
