@@ -281,6 +281,11 @@ class _Walk:
             used, wanted = dict[str, Any](), tuple[str, ...]()
         else:
             used, wanted = used_globals(function)
+        found = used
+        if (used or wanted) and home is not None and travel(home.__name__) is Travel.SOURCE:
+            # The engine's function has the globals of the module's source there, not those of this session.
+            self._want(home.__name__, {*_names_used(code), *((ALL,) if asks_by_name(code) else ())}, label)
+            used, wanted = {}, ()
         self.guards.append(FunctionGuard(function, [*used, *wanted]))
         digester = _PartDigester(self, label)
         state = (function.__name__, sorted(function.__annotations__.items(), key=itemgetter(0)), code)
@@ -303,8 +308,8 @@ class _Walk:
                 self._value("attribute", f"{name} of `{label}`", value, label)
             else:
                 self.refer(value, label)
-        self._imports(function, used, label)
-        self._look_outside(function, {**used, **free}, label)
+        self._imports(function, found, label)
+        self._look_outside(function, {**found, **free}, label)
 
     def _space(self, names: dict[str, Any]) -> str:
         """Return what tells the names of these globals from equal names of other ones; "" for the first."""
@@ -524,7 +529,7 @@ def _names_used(code: types.CodeType) -> set[str]:
     return mentioned if mentioned.isdisjoint(_COMPUTES) else {*mentioned, ALL}
 
 
-_COMPUTES = ("getattr", "vars", "__dict__", "eval", "exec", "dir", "attrgetter", "getmembers")
+_COMPUTES = ("getattr", "globals", "vars", "__dict__", "eval", "exec", "dir", "attrgetter", "getmembers")
 
 
 def _short(value: Any) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,3 +51,31 @@ def test_closures_of_one_factory_that_change_places(tc: TaskClient) -> None:
     missed = tc.run(Task(names["f"], cache=True), block=True)
     assert missed.result == 25
     assert "closure variable n of `times.wrap.scaled#2` changed: 3 → 5" in tc.why_miss(missed.taskid)
+
+
+def write(file: Path, text: str, version: int) -> None:
+    file.write_text(text)
+    os.utime(file, ns=(version, version))  # the time of a file may be as coarse as a tick of the clock
+
+
+def test_an_edit_of_a_module_that_is_taken_back(
+    tc: TaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function within a module has the globals of the file on the engine: the result is kept for these."""
+    monkeypatch.syspath_prepend(tmp_path)
+    file, text = (
+        tmp_path / "rates_of_cache.py",
+        "K = 1\ndef make():\n    def rate(): return K\n    return rate\nrate = make()\n",
+    )
+    write(file, text, 1)
+    cells = Cells()
+    cells.run("from rates_of_cache import rate\ndef f(): return rate()")
+    assert both(tc, cells.names["f"]) == (1, False)
+    write(file, text.replace("1", "2"), 2)
+    assert both(tc, cells.names["f"]) == (2, False)
+    write(file, text, 3)
+    assert both(tc, cells.names["f"]) == (1, True)
+    sys.modules.pop("rates_of_cache")
+    again = Cells()
+    again.run("from rates_of_cache import rate\ndef f(): return rate()")
+    assert both(tc, again.names["f"]) == (1, True)
