@@ -6,7 +6,7 @@ count.
 
 The search may find too much and must not find too little: every identifier in a definition counts as a use of the
 definition of that name, and statements that may have effects when the module is imported (calls, decorators, classes
-with bases, loops …) always count.
+with bases or with calls in their bodies, loops …) always count.
 """
 
 from __future__ import annotations
@@ -22,9 +22,14 @@ from typing import NamedTuple
 from .module_bundles import Bundle, ModuleSource, mentioned, resolve, resolve_one
 
 ALL = "*"
-_DYNAMIC = frozenset({"globals", "eval", "exec", "vars", "__dict__", "import_module", "__import__", "resolve_name"})
+_DYNAMIC = frozenset(
+    {
+        "globals", "locals", "eval", "exec", "vars", "dir", "getmembers", "__dict__",
+        "import_module", "__import__", "resolve_name",
+    }
+)  # fmt: skip
 """A definition with one of these names may reach any definition of its module."""
-_IMPORTS = frozenset({"import_module", "__import__", "run_module", "resolve_name"})
+_IMPORTS = frozenset({"import_module", "__import__", "run_module", "resolve_name", "iter_modules", "walk_packages"})
 """A definition with one of these names may reach any definition of any module."""
 
 
@@ -37,6 +42,10 @@ class Definition(NamedTuple):
     line: int
     whole: frozenset[str] = frozenset()
     """The names among them that are used otherwise than by an attribute: a module of such a name is passed on."""
+
+
+_PRESENT = Definition("module", "present", frozenset(), 0)
+"""Stands for a module that may be imported under a computed name: there may be nothing in it."""
 
 
 class _Statements(NamedTuple):
@@ -67,6 +76,15 @@ class _Seen(NamedTuple):
 
 _DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _CALLING = (ast.Call, ast.Await, ast.NamedExpr)
+_ACTING = (*_CALLING, ast.AugAssign, ast.Delete, ast.Global)
+"""Nodes in the body of a class, or in the head of a function, that may change something else."""
+_PLAIN_DECORATORS = frozenset(
+    {
+        "abstractmethod", "cache", "cached_property", "classmethod", "deleter", "final", "getter", "overload",
+        "override", "property", "setter", "staticmethod",
+    }
+)  # fmt: skip
+"""Decorators in classes that only wrap the function."""
 
 
 def _look(statement: ast.stmt) -> _Seen:
@@ -139,9 +157,9 @@ def _digest(texts: Iterable[str]) -> str:
 def _bound(statement: ast.stmt, calls: bool) -> tuple[str, ...]:
     """Return the names that a statement binds, if it has no other effect; () for any other statement."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
-        return () if statement.decorator_list else (statement.name,)
+        return () if statement.decorator_list or _acts_now(statement) else (statement.name,)
     if isinstance(statement, ast.ClassDef):
-        plain = not (statement.decorator_list or statement.bases or statement.keywords)
+        plain = not (statement.decorator_list or statement.bases or statement.keywords or _acts_now(statement))
         return (statement.name,) if plain else ()
     if isinstance(statement, ast.Assign | ast.AnnAssign):
         if calls:
@@ -150,6 +168,31 @@ def _bound(statement: ast.stmt, calls: bool) -> tuple[str, ...]:
         names = [name for target in targets for name in _names_of(target)]
         return () if "" in names else tuple(names)
     return ()
+
+
+def _acts_now(definition: ast.stmt) -> bool:
+    """Return whether a definition has an effect when it is executed: outside of the bodies of its functions."""
+    left: list[ast.AST] = [definition]
+    while left:
+        node = left.pop()
+        if isinstance(node, _ACTING):
+            return True
+        if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            return True
+        if isinstance(node, ast.Lambda):
+            left.append(node.args)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if not all(map(_is_plain_decorator, node.decorator_list)):
+                return True
+            left += [node.args, *([node.returns] if node.returns is not None else ())]
+        else:
+            left += ast.iter_child_nodes(node)
+    return False
+
+
+def _is_plain_decorator(decorator: ast.expr) -> bool:
+    name = decorator.attr if isinstance(decorator, ast.Attribute) else getattr(decorator, "id", "")
+    return name in _PLAIN_DECORATORS
 
 
 def _names_of(target: ast.expr) -> Iterator[str]:
@@ -274,7 +317,7 @@ class Reached(NamedTuple):
     """What is reached in the sources of a bundle."""
 
     definitions: list[tuple[str, str, Definition]]
-    """(module, name or "" for the statements with effects, the definition), sorted."""
+    """(module, name or "" for the statements with effects and the module as such, the definition), sorted."""
     members: dict[str, ModuleSource]
     outside: frozenset[str]
     """Names of modules that the members import and that do not travel."""
@@ -291,26 +334,39 @@ def reached_from(bundle: Bundle, names: frozenset[str]) -> Reached:
         found[module, ""] = (whole.effects,)
         waiting += [(module, name) for name in sorted({*whole.effects.uses, "__getattr__"})]
         waiting += _passed_on(members[module], texts, whole.effects.whole)
+        waiting += _computed(module, texts, whole.effects.uses)
     while waiting:
         module, name = waiting.pop()
         if module not in texts or (module, name) in found:
             continue
         text = texts[module]
-        own = text.definitions.get(name, ())
+        own = text.definitions.get(name, ()) if name != ALL else (_PRESENT,)
         found[module, name] = own
         uses = frozenset().union(*(each.uses for each in own)) if own else frozenset()
-        if name == ALL or uses & _DYNAMIC:
+        if name == ALL:
             waiting += [(module, each) for each in text.definitions]
-        if not _IMPORTS.isdisjoint(uses) or _imports_calls(text, name):
+        waiting += _computed(module, texts, uses)
+        if _imports_calls(text, name):
             waiting += [(each, ALL) for each in texts]
         waiting += [(module, each) for each in uses]
         waiting += _meant(members[module], texts, name, uses)
         for each in own:
             waiting += _passed_on(members[module], texts, each.whole)
     definitions = sorted(
-        (module, name, each) for (module, name), several in found.items() for each in several if each.uses or each.line
+        (module, name if name != ALL else "", each)
+        for (module, name), several in found.items()
+        for each in several
+        if each.uses or each.line or each is _PRESENT
     )
     return Reached(definitions, members, frozenset(_outside(members)))
+
+
+def _computed(module: str, texts: dict[str, _Statements], uses: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """Yield (module, name) of what a code with these uses may reach under computed names."""
+    if not _DYNAMIC.isdisjoint(uses):
+        yield from ((module, each) for each in texts[module].definitions)
+    if not _IMPORTS.isdisjoint(uses):
+        yield from ((each, ALL) for each in texts)
 
 
 def _imports_calls(text: _Statements, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -79,3 +80,36 @@ def test_an_edit_of_a_module_that_is_taken_back(
     again = Cells()
     again.run("from rates_of_cache import rate\ndef f(): return rate()")
     assert both(tc, again.names["f"]) == (1, True)
+
+
+def test_what_modules_do_when_they_are_imported(
+    tc: TaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    acts, package = tmp_path / "acts_of_cache.py", tmp_path / "steps_of_cache"
+    package.mkdir()
+    text = (
+        "L = []\nclass One:\n    L.append('one')\ndef c_a(): return 1\n"
+        "C = [g for n, g in list(globals().items()) if n[:2] == 'c_']\ndef run(): return L, [g() for g in C]\n"
+    )
+    (package / "__init__.py").write_text(
+        "import importlib, pkgutil\n"
+        "S = [importlib.import_module('.' + m.name, __name__) for m in pkgutil.iter_modules(__path__)]\n"
+        "def run(): return [s.step() for s in S]\n"
+    )
+    step = "def step(): return 1\n"
+    write(acts, text, 1)
+    write(package / "a.py", step, 1)
+    cells = Cells()
+    cells.run("import acts_of_cache, steps_of_cache\ndef f(): return acts_of_cache.run(), steps_of_cache.run()")
+    assert both(tc, cells.names["f"]) == (((["one"], [1]), [1]), False)
+    assert both(tc, cells.names["f"])[1]
+    write(acts, text.replace("one", "two"), 2)
+    assert both(tc, cells.names["f"]) == (((["two"], [1]), [1]), False)
+    write(acts, text.replace("one", "two").replace("return 1", "return 2"), 3)
+    assert both(tc, cells.names["f"]) == (((["two"], [2]), [1]), False)
+    write(package / "a.py", step.replace("1", "2"), 2)
+    assert both(tc, cells.names["f"]) == (((["two"], [2]), [2]), False)
+    write(package / "b.py", step.replace("1", "3"), 1)
+    importlib.invalidate_caches()
+    assert both(tc, cells.names["f"]) == (((["two"], [2]), [2, 3]), False)
