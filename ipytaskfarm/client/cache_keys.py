@@ -100,7 +100,7 @@ def _given(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[st
     """
     plain = function.__func__ if inspect.ismethod(function) else function
     if not inspect.isfunction(plain):
-        return (*zip(_labels((), len(args)), args, strict=True), *_named(kwargs))
+        return (*zip(_labels((), len(args)), args, strict=True), *_named(kwargs), *_order(kwargs))
     code = plain.__code__
     names = code.co_varnames[plain is not function : code.co_argcount]
     defaults = plain.__defaults__ or ()
@@ -116,7 +116,10 @@ def _given(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[st
     ]
     of_names = plain.__kwdefaults__ or {}
     others = {name: value for name, value in named.items() if not (name in of_names and _same(value, of_names[name]))}
-    return (*given, *_named(others))
+    if len(others) < 2:
+        return (*given, *_named(others))
+    by_name = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    return (*given, *_named(others), *_order([name for name in others if name not in by_name]))
 
 
 def _by_place(
@@ -142,6 +145,12 @@ def _same(value: object, default: object) -> bool:
 
 def _named(kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(f"argument {name}", value) for name, value in sorted(kwargs.items())]
+
+
+def _order(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the order of arguments that the function sees in the order of the call, such as those in ``**kwargs``."""
+    order = [*names]
+    return [("the order of the arguments by name", ", ".join(order))] if order != sorted(order) else []
 
 
 @functools.lru_cache(maxsize=1000)

@@ -49,7 +49,7 @@ def key(function: Any, given: Given) -> str:
         (give, [called(1), called(x=1), called(1, 1.0), called(1, y=1.0), called(y=1.0, x=1), called(1, last=None)]),
         (give, [called(1, 2), called(1, y=2), called(y=2, x=1)]),
         (give, [called(1, 2, 3), called(1, 2, 3, last=None)]),
-        (give, [called(1, z=2, a=3), called(1, a=3, z=2), called(a=3, x=1, z=2)]),
+        (give, [called(1, z=2, a=3), called(z=2, a=3, x=1), called(z=2, y=1.0, a=3, x=1)]),
         (placed, [called(1), called(1, 2), called(1, y=2)]),
         (placed, [called(1, x=5), called(1, 2, x=5), called(1, x=5, y=2)]),
         (Scale().times, [called(3), called(x=3), called(3, 1), called(3, by=1)]),
@@ -78,6 +78,15 @@ def test_calls_that_differ_have_keys_of_their_own() -> None:
     ]  # fmt: skip
     assert len({key(give, given) for given in calls}) == len(calls)
     assert key(placed, called(1, x=1)) != key(placed, called(1))
+
+
+def test_the_order_of_arguments_counts_where_a_function_sees_it() -> None:
+    def by_name(*, a: int, b: int, **others: int) -> list[str]:
+        return [*others]
+
+    assert key(give, called(1, z=2, a=3)) != key(give, called(1, a=3, z=2))
+    assert key(dict, called(z=2, a=3)) != key(dict, called(a=3, z=2))
+    assert key(by_name, called(a=1, b=2, c=3)) == key(by_name, called(c=3, b=2, a=1))
 
 
 def key_of(code: str, *args: Any) -> str:
