@@ -48,7 +48,7 @@ DATA_BYTES_MAX = 16 * 2**20
 _DATA_FILES_MAX = 2000
 _MODULES_MAX = 20_000
 
-Stamp: TypeAlias = tuple[int, int, int]
+Stamp: TypeAlias = tuple[int, int, int, int]
 
 
 class ModuleSource(msgspec.Struct, frozen=True, array_like=True):
@@ -134,8 +134,12 @@ working = Working()
 
 
 def _stamp(file: str) -> Stamp:
-    status = os.stat(file)
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return _stamp_of(os.stat(file))
+
+
+def _stamp_of(status: os.stat_result) -> Stamp:
+    # The last one differs also if a file was written in place and given its old time.
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns
 
 
 def bundle_of(name: str) -> Bundle:
@@ -210,8 +214,7 @@ def _unchanged(bundle: Bundle) -> bool:
     stat = os.stat
     try:
         for file, stamp in bundle.stamps:
-            status = stat(file)
-            if (status.st_mtime_ns, status.st_size, status.st_ino) != stamp:
+            if _stamp_of(stat(file)) != stamp:
                 return False
     except OSError:
         return False
@@ -322,7 +325,7 @@ class _Builder:
         file = getattr(module, "__file__", None)
         if spec is not None and isinstance(spec.loader, Shipped):
             shipped: ModuleSource = spec.loader.module  # type: ignore[attr-defined]
-            return shipped, _Text((0, 0, 0), shipped.source)
+            return shipped, _Text((0, 0, 0, 0), shipped.source)
         if spec is None and file is None:
             return None
         found = spec.submodule_search_locations if spec is not None else getattr(module, "__path__", None)
@@ -368,7 +371,7 @@ class _Builder:
             except OSError:
                 continue
             room -= len(data[below])
-            self._stamps[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
+            self._stamps[path] = _stamp_of(status)
         return data, left_out
 
     def _all_of(self, top: str) -> set[str]:
