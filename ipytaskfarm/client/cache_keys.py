@@ -65,7 +65,7 @@ def cache_key(
     if isinstance(function, Decorated):
         function = function.undecorated
     recipe = recipe_of(function)
-    digests = ArgumentDigests(number)
+    digests = ArgumentDigests(number, recipe.sentinels)
     arguments = _arguments(function, args, kwargs, digests)
     if environment is not None:
         arguments.append(("the environment", f"{environment.identity} {environment.variant}"))

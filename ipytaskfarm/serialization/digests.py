@@ -3,7 +3,8 @@
 A digest names what a function *does*: its bytecode without file, lines and position, its constants, defaults, cells and
 used globals, and the same of every function and class among them. The same source has the same digest in another cell,
 another kernel and under another hash seed: names and sets are sorted, and identity plays no part. Only one mutable
-object at two places (``[[0]] * 2``) is not the same as two equal ones, because a change of it is seen at both places.
+object at two places (``[[0]] * 2``) is not the same as two equal ones, because a change of it is seen at both places;
+nor is one plain ``object()``, because programs compare it by identity.
 
 An object that cannot be taken apart here (most are made in C) is known by its pickle. Its digest may differ between
 processes; the function is then sent once more. Nothing is refused for lack of a digest.
@@ -15,16 +16,19 @@ change unseen (an array, an instance) there is no guard; `sure` becomes False in
 
 from __future__ import annotations
 
+import array
 import collections
 import contextvars
 import dataclasses
 import enum
 import functools
 import hashlib
+import io
 import itertools
 import marshal
 import operator
 import pickle
+import random
 import re
 import struct
 import sys
@@ -56,6 +60,8 @@ from .guards import (
     Guard,
     ItemsGuard,
     MemberGuard,
+    MembersGuard,
+    RegistrationsGuard,
     SubmodulesGuard,
     cell_content,
 )
@@ -165,7 +171,27 @@ _HOLDERS = (
 
 Seen: TypeAlias = dict[int, tuple[int, Any]]
 """Address of a mutable object -> its number among them, and the object, which keeps its address as long."""
-_MUTABLE = frozenset({list, dict, set, bytearray})
+_MUTABLE = frozenset(
+    {
+        list,
+        dict,
+        set,
+        bytearray,
+        object,
+        collections.deque,
+        collections.Counter,
+        collections.defaultdict,
+        collections.OrderedDict,
+        io.StringIO,
+        io.BytesIO,
+        random.Random,
+        array.array,
+        itertools.count,
+        itertools.cycle,
+        contextvars.ContextVar,
+        types.SimpleNamespace,
+    }
+)
 
 
 def _is_mutable(kind: type) -> bool:
@@ -174,6 +200,8 @@ def _is_mutable(kind: type) -> bool:
     Objects of installed libraries share parts among themselves as they like, so only arrays count among them.
     """
     if kind in _MUTABLE or _is_array(kind):
+        return True
+    if issubclass(kind, BaseException):
         return True
     if kind.__module__ in _NEVER or issubclass(kind, type) or issubclass(kind, enum.Enum):
         return False
@@ -219,6 +247,7 @@ class Digester:
         """Whether every change of the object breaks a guard."""
         self.places: set[str] = set()
         """File and first line of each by-value function, on which the digest does not depend."""
+        self._has_classes = False
         self._kinds: dict[type, bool] = {}
         self._open: dict[int, int] = {}
         self._done: dict[int, bytes] = {}
@@ -307,6 +336,9 @@ class Digester:
         if len(obj) > _ITEMS_WALKED_MAX and not _holds_sets(obj.values()):
             return self._by_pickle(obj)
         return self._parts("dict", *(part for item in obj.items() for part in item))
+
+    def _in_order(self, tag: str, named: dict[str, Any]) -> bytes:
+        return self._parts(tag, *(part for item in named.items() for part in item))
 
     def _sorted(self, tag: str, named: dict[str, Any]) -> bytes:
         return self._parts(tag, *(part for item in sorted(named.items()) for part in item))
@@ -402,6 +434,7 @@ class Digester:
             "function",
             function.__code__,
             function.__name__,
+            function.__qualname__,
             function.__module__,
             function.__defaults__,
             parts,
@@ -413,7 +446,7 @@ class Digester:
             self._sorted("globals", used),
             self._sorted("keywords", function.__kwdefaults__ or {}),
             self._sorted("attributes", function.__dict__),
-            self._sorted("annotations", function.__annotations__),
+            self._in_order("annotations", function.__annotations__),
         )
 
     def _version(self, module: types.ModuleType) -> str:
@@ -431,30 +464,32 @@ class Digester:
         if cls.__module__ == "builtins":
             return self._parts("type", cls.__qualname__)
         self.guards.append(ClassGuard(cls))
+        if not self._has_classes:
+            self._has_classes = True
+            self.guards.append(RegistrationsGuard())
         members: dict[str, Any] = {}
         extras: dict[str, Any] = {}
         if isinstance(cls, enum.EnumMeta):
             members = enum_members(cls)
             extras = enum_extras(cls)
+            self.guards.append(MembersGuard(cls))
         return self._parts(
             "class",
             cls.__qualname__,
+            cls.__name__,
             cls.__module__,
             type(cls),
             cls.__bases__,
             tuple(members.items()),
             tuple((name, tuple(sorted(extra.items()))) for name, extra in extras.items()),
-            self._sorted("attributes", class_attributes(cls)),
+            self._in_order("attributes", class_attributes(cls)),
             self._sorted("hints", class_hints(cls)),
             self._registered(cls),
             struct_digested(cls),
         )
 
     def _registered(self, cls: type) -> tuple[bytes, ...]:
-        registered = registered_subclasses(cls)
-        if registered:
-            self.sure = False  # more classes can be registered unseen
-        return tuple(sorted(map(self.encode, [*registered, *registered_with(cls)])))
+        return tuple(sorted(map(self.encode, [*registered_subclasses(cls), *registered_with(cls)])))
 
     def _module(self, module: types.ModuleType) -> bytes:
         content = content_of(module)

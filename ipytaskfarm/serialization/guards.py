@@ -6,6 +6,8 @@ digest covers has been replaced.
 
 from __future__ import annotations
 
+import abc
+import enum
 import itertools
 import sys
 import types
@@ -49,14 +51,22 @@ class Identities:
 
 
 class FunctionGuard:
-    """Guard of a function: code, defaults, cells, attributes and used globals are the same objects as before."""
+    """Guard of a function: code, defaults, cells, attributes and used globals are the same objects as before.
 
-    __slots__ = ("attributes", "cells", "code", "defaults", "function", "globals", "keywords", "names")
+    Its names and annotations, too.
+    """
+
+    __slots__ = (
+        "annotations", "attributes", "cells", "code", "defaults", "function", "globals", "keywords", "name", "names",
+        "qualname",
+    )  # fmt: skip
 
     def __init__(self, function: types.FunctionType, names: Iterable[str]) -> None:
         self.function = weakref.ref(function)
         self.code = function.__code__
         self.defaults = function.__defaults__
+        self.name, self.qualname = function.__name__, function.__qualname__
+        self.annotations = Identities(_flat(function.__annotations__)) if function.__annotations__ else None
         self.names = tuple(names)
         self.globals = Identities(map(function.__globals__.get, self.names, _ABSENTS))
         self.keywords = Identities(_flat(function.__kwdefaults__)) if function.__kwdefaults__ else None
@@ -71,6 +81,13 @@ class FunctionGuard:
         if not self.globals.same(map(function.__globals__.get, self.names, _ABSENTS)):
             return False
         if self.cells is not None and not self.cells.same(map(cell_content, function.__closure__ or ())):
+            return False
+        if function.__name__ != self.name or function.__qualname__ != self.qualname:
+            return False
+        annotations = function.__annotations__
+        if (annotations or self.annotations is not None) and (
+            self.annotations is None or not self.annotations.same([*annotations, *annotations.values()])
+        ):
             return False
         keywords, attributes = function.__kwdefaults__, function.__dict__
         return (not keywords if self.keywords is None else self.keywords.same(_flat(keywords))) and (
@@ -93,15 +110,17 @@ def _flat(container: list[Any] | dict[Any, Any] | None) -> Iterable[Any]:
 
 
 class ClassGuard:
-    """Guard of a class: its attributes and bases are the same objects as before."""
+    """Guard of a class: its attributes, bases and metaclass are the same objects as before, and its names are equal."""
 
-    __slots__ = ("attributes", "bases", "cls", "hints", "home", "names")
+    __slots__ = ("attributes", "bases", "cls", "hints", "home", "kind", "name", "names", "qualname")
 
     def __init__(self, cls: type) -> None:
         self.names = hint_names(cls)
         self.home = vars(sys.modules.get(cls.__module__, sys)) if self.names else {}
         self.hints = Identities(map(self.home.get, self.names, _ABSENTS))
         self.cls = weakref.ref(cls)
+        self.kind = weakref.ref(type(cls))
+        self.name, self.qualname = cls.__name__, cls.__qualname__
         self.bases = Identities(cls.__bases__)
         self.attributes = Identities(_flat({**cls.__dict__}))
 
@@ -110,10 +129,50 @@ class ClassGuard:
         cls = self.cls()
         if cls is None or not self.bases.same(cls.__bases__):
             return False
+        if type(cls) is not self.kind() or cls.__name__ != self.name or cls.__qualname__ != self.qualname:
+            return False
         if self.names and not self.hints.same(map(self.home.get, self.names, _ABSENTS)):
             return False
         here = cls.__dict__
         return self.attributes.same([*here, *here.values()])
+
+
+class MembersGuard:
+    """Guard of the members of an enumeration: each has the attributes that it had before."""
+
+    __slots__ = ("attributes", "cls")
+
+    def __init__(self, cls: enum.EnumMeta) -> None:
+        self.cls = weakref.ref(cls)
+        self.attributes = Identities(_of_members(cls))
+
+    def holds(self) -> bool:
+        """Return whether the guard holds, after one look at each attribute."""
+        cls = self.cls()
+        return cls is not None and self.attributes.same(_of_members(cls))
+
+
+def _of_members(cls: enum.EnumMeta) -> Iterable[Any]:
+    """Return the attributes of the members without those that refer to their class, which may own the guard."""
+    members: Iterable[Any] = cls.__members__.values()
+    for member in members:
+        for name, value in vars(member).items():
+            if name not in ("__objclass__", "_name_", "_sort_order_"):
+                yield name
+                yield value
+
+
+class RegistrationsGuard:
+    """Guard of the virtual subclasses of all abstract classes: none was registered since."""
+
+    __slots__ = ("token",)
+
+    def __init__(self) -> None:
+        self.token = abc.get_cache_token()
+
+    def holds(self) -> bool:
+        """Return whether the guard holds."""
+        return bool(abc.get_cache_token() == self.token)
 
 
 class ItemsGuard:
@@ -180,4 +239,13 @@ class SubmodulesGuard:
         return True
 
 
-Guard = SubmodulesGuard | FunctionGuard | ClassGuard | ItemsGuard | BundleGuard | MemberGuard
+Guard = (
+    SubmodulesGuard
+    | FunctionGuard
+    | ClassGuard
+    | MembersGuard
+    | RegistrationsGuard
+    | ItemsGuard
+    | BundleGuard
+    | MemberGuard
+)

@@ -17,7 +17,6 @@ import sys
 import types
 from collections import deque
 from collections.abc import Callable, Iterable
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -67,6 +66,8 @@ class FunctionRecipe(NamedTuple):
     warnings: tuple[str, ...]
     """What the function asks for that no key can hold: "the time (time.time), in `f`"."""
     content: Content = ()
+    sentinels: tuple[object, ...] = ()
+    """The plain objects among the values, of which an argument may be one."""
 
 
 _recipes = KeptPacks()
@@ -93,10 +94,14 @@ class ArgumentDigests:
     One mutable object at two places is not the same as two equal ones, because a change of it is seen at both places.
     """
 
-    def __init__(self, number: Callable[[Ref], int] | None = None) -> None:
-        """Create it; `number` returns a number for a `Ref` in an argument: the result takes its place later."""
+    def __init__(self, number: Callable[[Ref], int] | None = None, sentinels: tuple[object, ...] = ()) -> None:
+        """Create it.
+
+        number: returns a number for a `Ref` in an argument: the result takes its place later.
+        sentinels: see `FunctionRecipe.sentinels`.
+        """
         self._number = number
-        self._seen: Seen = {}
+        self._seen: Seen = {id(each): (place, each) for place, each in enumerate(sentinels)}
         self.content: dict[str, str] = {}
         """The digests of modules by name whose objects are among the arguments, see `Content`."""
 
@@ -158,7 +163,11 @@ class _Walk:
         self.add("python", "Python", PYTHON, "")
         parts = tuple(sorted(self.parts.values(), key=lambda part: (part.kind, part.name, part.user, part.digest)))
         return FunctionRecipe(
-            name, Function(self.key(), _encode(Recipe(parts))), tuple(self.warnings), tuple(self.content.items())
+            name,
+            Function(self.key(), _encode(Recipe(parts))),
+            tuple(self.warnings),
+            tuple(self.content.items()),
+            tuple(each for _, each in self._seen.values() if type(each) is object),
         )
 
     def key(self) -> str:
@@ -203,8 +212,6 @@ class _Walk:
                 obj = vars(obj)["__wrapped__"]
             if dispatched(obj) is not None and find_named(obj) is None:
                 return None  # its registry is walked
-        elif type(obj) is object:
-            return b"object"
         elif not isinstance(obj, type) or obj.__module__ == "builtins":
             self._note_reference(obj, user)
             return None
@@ -288,7 +295,7 @@ class _Walk:
             used, wanted = {}, ()
         self.guards.append(FunctionGuard(function, [*used, *wanted]))
         digester = _PartDigester(self, label)
-        state = (function.__name__, sorted(function.__annotations__.items(), key=itemgetter(0)), code)
+        state = (function.__name__, function.__qualname__, [*function.__annotations__.items()], code)
         self.add("function", label, digester.digest(state), user, cell_of(code.co_filename) or "")
         self.sure = self.sure and digester.sure
         for name, value in _defaults(function):
@@ -477,13 +484,13 @@ class _PartDigester(Digester):
             for each in sorted(parts, key=lambda each: Digester().digest(each)):
                 self._walk.refer(each, self._user)
 
-    def _sorted(self, tag: str, named: dict[str, Any]) -> bytes:
+    def _in_order(self, tag: str, named: dict[str, Any]) -> bytes:
         if self.root is None or tag != "attributes" or self._open.keys() != {id(self.root)}:
-            return super()._sorted(tag, named)
+            return super()._in_order(tag, named)
         own = {name: value for name, value in named.items() if name not in _DERIVED}
         for name, value in sorted(own.items()):
             self._walk.attribute(name, value, self._user)
-        return self._parts(tag, *sorted(own))
+        return self._parts(tag, *own)
 
 
 _DERIVED = frozenset(

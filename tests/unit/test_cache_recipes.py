@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from .test_cache_keys import key_of
+from ipytaskfarm.serialization.module_bundles import bundle_of
+from ipytaskfarm.serialization.pack import pack_function
+
+from .test_cache_keys import called, key, key_of
 
 MAKE = "def make(n):\n    def inner(): return n\n    return inner\n"
 SPACES = (
@@ -65,3 +70,86 @@ def printed(code: str, seed: str = "0") -> str:
 def test_sets_of_functions_of_one_code_have_one_key_in_each_process() -> None:
     code = f"{MAKE}S = {{make(n) for n in range(20)}}\ndef f(x): return sum(g() for g in S)"
     assert len({printed(code, seed) for seed in ("1", "2")}) == 1
+
+
+OTHER = {
+    "a sentinel": ("D = M = object()\ndef f(x): return D is M", "D = M = object()", "D, M = object(), object()"),
+    **{
+        f"a {kind}": (
+            f"import array, collections, io, itertools, random\nq = {kind}\nr = q\ndef f(x): return q, r",
+            "r = q", f"r = {kind}",
+        )
+        for kind in (
+            "collections.deque([1])", "collections.Counter('a')", "collections.defaultdict(list)", "ValueError('a')",
+            "collections.OrderedDict(a=1)", "io.StringIO('a')", "io.BytesIO(b'a')", "itertools.count(1)",
+            "array.array('i', [1])", "random.Random(1)",
+        )
+    },
+    "attributes of a class": (
+        "class C:\n    a = 1\n    b = 2\ndef f(x): return [*vars(C)]", "a = 1\n    b = 2", "b = 2\n    a = 1",
+    ),
+    "the name of a class": ("class C: pass\nC.__name__ = 'D'\ndef f(x): return C.__name__", "'D'", "'E'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_what_a_function_can_see_of_its_values_counts(name: str) -> None:
+    code, before, after = OTHER[name]
+    assert key_of(code, 1) == key_of(code, 1)
+    assert key_of(code, 1) != key_of(code.replace(before, after), 1)
+
+
+def test_an_argument_may_be_the_sentinel_of_the_function() -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec("MISSING = object()\ndef f(x): return x is MISSING", names)
+    assert key(names["f"], called(names["MISSING"])) == key(names["f"], called(names["MISSING"]))
+    assert key(names["f"], called(names["MISSING"])) != key(names["f"], called(object()))
+
+
+IN_PLACE = {
+    "an annotation": ("def g(a: int): pass\ndef f(x): return g.__annotations__", "g.__annotations__['a'] = float"),
+    "a name": ("def g(): pass\ndef f(x): return g.__name__", "g.__name__ = 'other'"),
+    "a qualified name": ("def g(): pass\ndef f(x): return g.__qualname__", "g.__qualname__ = 'other'"),
+    "the name of a class": ("class C: pass\ndef f(x): return C.__name__", "C.__name__ = 'D'"),
+    "a metaclass": (
+        "class M(type): pass\nclass N(type): pass\nclass C(metaclass=M): pass\ndef f(x): return type(C)",
+        "C.__class__ = N",
+    ),
+    "a registration": (
+        "import abc\nclass B(abc.ABC): pass\nclass C: pass\ndef f(x): return isinstance(C(), B)", "B.register(C)",
+    ),
+    "a registration with a class of Python": (
+        "import collections.abc as A\nclass C: pass\ndef f(x): return isinstance(C(), A.Sized)", "A.Sized.register(C)",
+    ),
+    "an attribute of a member": (
+        "import enum\nclass E(enum.Enum):\n    A = 1\ne = E.A\ndef f(x): return e.note", "e.note = 1",
+    ),
+    "a new value of it": (
+        "import enum\nclass E(enum.Enum):\n    A = 1\ne = E.A\ne.note = 1\ndef f(x): return e.note", "e.note = 2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_a_change_in_place_is_seen_by_keys_and_packs(name: str) -> None:
+    code, change = IN_PLACE[name]
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(code, names)
+    before, pack = key(names["f"], called(1)), pack_function(names["f"]).digest
+    assert key(names["f"], called(1)) == before
+    exec(change, names)
+    assert key(names["f"], called(1)) != before
+    assert pack_function(names["f"]).digest != pack
+
+
+def test_a_file_of_the_same_size_and_time_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    file, code = tmp_path / "same_stamp.py", "from same_stamp import V\ndef f(x): return V"
+    file.write_text("V = 1\n")
+    os.utime(file, ns=(1, 1))
+    bundle = bundle_of("same_stamp")
+    with file.open("r+") as writing:
+        writing.write("V = 2\n")
+    os.utime(file, ns=(1, 1))
+    assert bundle_of("same_stamp").digest != bundle.digest
+    assert key_of(code, 1) == key_of(code, 1)
