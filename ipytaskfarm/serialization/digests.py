@@ -223,6 +223,24 @@ def _is_strided(obj: Any) -> bool:
     return _is_array(type(obj)) and not obj.flags.forc
 
 
+def _is_numpys_chance(obj: Any) -> bool:
+    """Return whether an object is the hidden state of ``numpy.random``, which many objects of scipy share."""
+    if type(obj).__qualname__ != "RandomState":
+        return False
+    return obj is getattr(sys.modules.get("numpy.random.mtrand"), "_rand", None)
+
+
+def _without_seeds(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a class without a ``__hash__`` made by attrs, which holds a number of the hash seed.
+
+    The attributes ``__attrs_attrs__`` and ``__eq__`` tell the same.
+    """
+    code = getattr(attributes.get("__hash__"), "__code__", None)
+    if code is None or not code.co_filename.startswith("<attrs generated"):
+        return attributes
+    return {name: value for name, value in attributes.items() if name != "__hash__"}
+
+
 def _cannot_change(obj: Any) -> bool:
     kind = type(obj)
     return isinstance(obj, _CANNOT_CHANGE) or kind.__qualname__ in _CANNOT_CHANGE_BY_NAME.get(kind.__module__, ())
@@ -482,7 +500,7 @@ class Digester:
             cls.__bases__,
             tuple(members.items()),
             tuple((name, tuple(sorted(extra.items()))) for name, extra in extras.items()),
-            self._in_order("attributes", class_attributes(cls)),
+            self._in_order("attributes", _without_seeds(class_attributes(cls))),
             self._sorted("hints", class_hints(cls)),
             self._registered(cls),
             struct_digested(cls),
@@ -526,6 +544,8 @@ class Digester:
 
     def _other(self, obj: Any) -> bytes:
         """Encode any other object by the reduction that pickle would use."""
+        if _is_numpys_chance(obj):
+            return self._parts("name", "numpy.random.mtrand", "_rand")
         known = _cannot_change(obj)
         reduced: Any = NotImplemented
         if _is_strided(obj):

@@ -52,6 +52,8 @@ from .references import Ref
 _OWN = __name__.partition(".")[0]
 _SHOWN_MAX = 40
 _encode = msgspec.json.Encoder().encode
+_LIBRARY_STATE = ("dataclasses", "reprlib")
+"""Libraries with functions, such as the ``__repr__`` of dataclasses, whose closures hold what is in use right now."""
 
 Content: TypeAlias = tuple[tuple[str, str], ...]
 """(top-level module that goes by name, digest of its files) for each that has no version: an engine compares them."""
@@ -301,9 +303,12 @@ class _Walk:
         for name, value in _defaults(function):
             self._value("default", f"{name} of `{label}`", value, label)
         free = dict(zip(code.co_freevars, map(cell_content, function.__closure__ or ()), strict=False))
+        sure = self.sure
         for name, value in sorted(free.items()):
             if value is not ABSENT:  # several functions of one code have variables of one name
                 self._named_value("closure variable", name, f"{name} of `{label}`", value, code, label)
+        if home is not None and home.__name__ in _LIBRARY_STATE:
+            self.sure = sure
         space = self._space(function.__globals__) if used or wanted else ""
         for name, value in used.items():
             self._named_value("global", name, f"{name}{space}", value, code, label)

@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ipytaskfarm.serialization.module_bundles import bundle_of
 from ipytaskfarm.serialization.pack import pack_function
+from ipytaskfarm.serialization.recipes import recipe_of
 
 from .test_cache_keys import called, key, key_of
 
@@ -153,3 +155,37 @@ def test_a_file_of_the_same_size_and_time_is_read_again(tmp_path: Path, monkeypa
     os.utime(file, ns=(1, 1))
     assert bundle_of("same_stamp").digest != bundle.digest
     assert key_of(code, 1) == key_of(code, 1)
+
+
+ATTRS = "import attrs\n@attrs.frozen\nclass P:\n    a: int = 1\ndef f(x): return P()"
+
+
+def test_a_class_of_attrs_has_one_key_under_each_hash_seed() -> None:
+    pytest.importorskip("attrs")
+    assert len({printed(ATTRS, seed) for seed in ("1", "2")}) == 1
+
+
+def test_the_hidden_state_of_numpys_chance_is_known_by_name() -> None:
+    """All distributions of ``scipy.stats`` hold it."""
+    code = (
+        "import numpy as np\nclass D:\n    def __init__(self, state): self.state = state\nd = D({})\ndef f(x): return d"
+    )
+    own = code.format("np.random.RandomState(1)")
+    code = code.format("np.random.mtrand._rand")
+    before = key_of(code, 1)
+    np.random.rand()
+    assert key_of(code, 1) == before
+    assert key_of(own, 1) not in (before, key_of(own.replace("State(1)", "State(2)"), 1))
+
+
+def test_a_class_of_attrs_that_changed_has_another_key() -> None:
+    pytest.importorskip("attrs")
+    assert key_of(ATTRS, 1) != key_of(ATTRS.replace("a: int", "b: int"), 1)
+    assert key_of(ATTRS, 1) != key_of(ATTRS.replace("frozen", "define"), 1)
+    assert key_of(ATTRS, 1) != key_of(ATTRS.replace("a: int = 1", "a: int = attrs.field(default=1, hash=False)"), 1)
+
+
+def test_the_recipe_of_a_function_with_a_dataclass_is_used_again() -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec("import dataclasses\n@dataclasses.dataclass\nclass P:\n    a: int = 1\ndef f(x): return P()", names)
+    assert recipe_of(names["f"]) is recipe_of(names["f"])
