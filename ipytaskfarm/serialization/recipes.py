@@ -291,9 +291,12 @@ class _Walk:
         else:
             used, wanted = used_globals(function)
         found = used
-        if (used or wanted) and home is not None and travel(home.__name__) is Travel.SOURCE:
+        names = {*_names_used(code), *((ALL,) if asks_by_name(code) else ())}
+        # One that uses builtins alone travels without its module.
+        of_module = used or ALL in names or not vars(builtins).keys() >= {*wanted}
+        if of_module and home is not None and travel(home.__name__) is Travel.SOURCE:
             # The engine's function has the globals of the module's source there, not those of this session.
-            self._want(home.__name__, {*_names_used(code), *((ALL,) if asks_by_name(code) else ())}, label)
+            self._want(home.__name__, names, label)
             used, wanted = {}, ()
         self.guards.append(FunctionGuard(function, [*used, *wanted]))
         digester = _PartDigester(self, label)

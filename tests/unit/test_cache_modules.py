@@ -201,3 +201,14 @@ def test_a_function_within_a_module_has_the_globals_of_the_source(
     assert key_of(code, 1) == first
     sys.modules["held"].K = 5  # type: ignore[attr-defined]
     assert key_of(code, 1) == first
+
+
+def test_a_function_within_a_module_that_uses_builtins_alone_does_not_bring_the_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "print(end='')\ndef make():\n    def rate(): return sum([1])\n    return rate\nrate = make()\n"
+    first, second = keys_of_module(
+        text, f"print(end='')\n{text}", tmp_path, "from held import rate\ndef f(x): return rate()"
+    )
+    assert first == second
