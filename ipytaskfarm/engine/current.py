@@ -11,7 +11,8 @@ from typing import Any, NoReturn, Protocol
 import msgspec
 
 from ..core.arguments import check_int, check_name, check_seconds, check_text, check_timeout, wrong
-from ..core.errors import InputsLost, lost_ids
+from ..core.errors import InputsLost
+from ..core.lost_ids import lost_ids
 from ..core.messages import Granted, Run, Special
 from ..core.messages.payload import Message
 from ..core.messages.running_task import Await, Children, Letter, Receive, Spawn, Take, TaskReply

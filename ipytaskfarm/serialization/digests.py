@@ -257,6 +257,9 @@ _LIBRARY_STATE = ("dataclasses", "reprlib", "functools")
 class Digester:
     """One walk over an object. `digest` may be called once."""
 
+    in_order = False
+    """Whether the order of a class's attributes counts. A class that was rebuilt elsewhere may have another order."""
+
     def __init__(self, seen: Seen | None = None) -> None:
         """Create it; `seen` holds what other walks have seen whose objects are used together with this one."""
         self._seen: Seen = {} if seen is None else seen
@@ -500,7 +503,7 @@ class Digester:
             cls.__bases__,
             tuple(members.items()),
             tuple((name, tuple(sorted(extra.items()))) for name, extra in extras.items()),
-            self._in_order("attributes", _without_seeds(class_attributes(cls))),
+            (self._in_order if self.in_order else self._sorted)("attributes", _without_seeds(class_attributes(cls))),
             self._sorted("hints", class_hints(cls)),
             self._registered(cls),
             struct_digested(cls),

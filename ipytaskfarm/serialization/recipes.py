@@ -453,6 +453,8 @@ class _Walk:
 class _PartDigester(Digester):
     """A digester in whose result parts stand for themselves by name."""
 
+    in_order = True
+
     def __init__(self, walk: _Walk, user: str, seen: Seen | None = None) -> None:
         super().__init__(seen)
         self._walk = walk

@@ -104,7 +104,7 @@ def _attributes(text: str) -> Iterator[str]:
     classes = ROOTS | ({"farm": "SimulatedFarm"} if "SimulatedFarm(" in text else {})
     for line in text.splitlines():
         if "import" not in line.split("sync_imports")[0]:
-            for root, path in pattern.findall(line):
+            for root, path in pattern.findall(line.replace("farm.json", "")):  # a file
                 yield classes[root] + path
 
 

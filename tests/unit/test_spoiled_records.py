@@ -10,7 +10,8 @@ import pytest
 
 from ipytaskfarm.agent.records import RecordUnreadable, checked, failed
 from ipytaskfarm.agent.relay import Account, Relay
-from ipytaskfarm.core.errors import LOST_MAX, InputsLost, ResultTooLarge
+from ipytaskfarm.core.errors import InputsLost, ResultTooLarge
+from ipytaskfarm.core.lost_ids import LOST_MAX
 from ipytaskfarm.core.messages import AgentState, Results
 from ipytaskfarm.core.messages.payload import ResultBody
 from ipytaskfarm.core.messages.task_types import Deferral, Ended, FailureSummary, ItemEnd, ItemsEnded, LostInputs
