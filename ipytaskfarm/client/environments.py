@@ -59,11 +59,18 @@ def _pack(environment: TaskEnvironment) -> tuple[Environment, Function]:
     return made, function
 
 
+ID_MAX = 1000
+"""The most characters of each id that people give to an environment."""
+
+
 def _id_text(what: str, value: object) -> str:
     try:
-        return escaped(str(value))
+        text = escaped(str(value))
     except Exception:
         raise wrong(what, "a str or a UUID", value) from None
+    if len(text) > ID_MAX:
+        raise ValueError(f"{what} has {len(text):,} characters, and {ID_MAX:,} are the most: give a digest of it")
+    return text
 
 
 def _seen(environment: TaskEnvironment) -> tuple[str, dict[str, Any]] | None:

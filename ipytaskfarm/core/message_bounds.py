@@ -16,7 +16,7 @@ from .messages.result_cache import CacheKey
 from .messages.task_types import JobSpec
 from .requirements import Condition
 
-TEXT_MAX = 1000
+TEXT_MAX = 10_000
 """The most characters of a text: a name, a key, a word of a condition."""
 LIST_MAX = 20_000
 """The most entries of a list of texts, numbers or bytes in one message."""
@@ -39,11 +39,18 @@ _LONG_LISTS = frozenset({CacheKey})
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-def why_text_too_long(text: str) -> str:
-    """Return why a text of a client's message is refused; "" if it is not."""
+def why_text_too_long(text: str, field: str = "") -> str:
+    """Return why a text of a client's message is refused; "" if it is not.
+
+    field: the field that holds it, if it is not in a list."""
     if len(text) <= TEXT_MAX:
         return ""
-    return f"a text in it has {len(text):,} characters, and {TEXT_MAX:,} are the most: {text[:40]!r} …"
+    what = f"its {_KNOWN_AS.get(field, field)}" if field else "a text in it"
+    return f"{what} has {len(text):,} characters, and {TEXT_MAX:,} are the most: {text[:40]!r} …"
+
+
+_KNOWN_AS = {"wanted": "name_or_id", "unique": "unique key"}
+"""Field -> what people call it."""
 
 
 def may_be_long(kind: type, name: str) -> bool:
@@ -76,7 +83,7 @@ def why_nodes_refused(question: DrainNode) -> str:
     wrong = next((each for each in question.nodes if not (0 < len(each) <= NODE_MAX and each.isprintable())), None)
     if wrong is None:
         return ""
-    return f"{wrong[:40]!r} is no name of a node: it has 1 to {NODE_MAX} characters, and all can be printed"
+    return f"{wrong[:40]!r} among the nodes is no name of one: 1 to {NODE_MAX} characters, which can be printed"
 
 
 def why_submission_too_large(event: Submit) -> str:

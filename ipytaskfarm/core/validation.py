@@ -443,7 +443,7 @@ def _text(text: str, most: int) -> str:
 
 def why_refused(question: object) -> Refusal | None:
     """Return the answer to a question that makes no sense.  None: it can be answered."""
-    why = why_too_many(question) or why_not_storable(question) or _why_wrong_names(question)
+    why = why_too_many(question) or _why_wrong_names(question) or why_not_storable(question)
     return Refusal("ValueError", f"{type(question).__name__}: {why}") if why else None
 
 
@@ -545,9 +545,10 @@ def _why_struct_not_storable(value: msgspec.Struct) -> str:
     for name, part in given:
         if isinstance(part, list | tuple) and (why := why_list_too_long(type(value), part)):
             return why
-        if type(part) is str and may_be_long(type(value), name):
-            continue
-        if type(part) not in _ALWAYS_STORABLE and (why := _why_not_storable(part)):
+        if type(part) is str:
+            if not may_be_long(type(value), name) and (why := why_text_too_long(part, name)):
+                return why
+        elif type(part) not in _ALWAYS_STORABLE and (why := _why_not_storable(part)):
             return why
     meaning = _MEANINGS.get(type(value))
     return "" if meaning is None else meaning(value, given)
