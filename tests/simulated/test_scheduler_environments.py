@@ -7,6 +7,10 @@ import pytest
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.task_types import Recovery, Rules
 from ipytaskfarm.core.requirements import Asks, Recycle
+from ipytaskfarm.core.scheduler import environments, placement
+from ipytaskfarm.core.scheduler.clock import Now
+from ipytaskfarm.core.scheduler.decision import Decision
+from ipytaskfarm.core.scheduler.state import SchedulerState
 from tests.support.thorough import by_hand
 
 from ..support.environment_world import World, env, rules
@@ -391,3 +395,23 @@ def test_blank_engines_that_are_too_many_end() -> None:
     world.sim.advance(11.0)
     world.move()
     assert world.has == {}
+
+
+def test_what_changes_when_room_is_made_is_looked_at_in_the_same_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that tasks avoid is the only one for them from the moment when the other one is recycled.
+
+    Such a turn needs two environments, a failure and runs sent ahead; life 7,876 of the simulation had one.
+    """
+    world = World(2, warm=0)
+    world.submit(rules("A"))
+    engine = world.sim.scheduler.farm.engines.by_name[world.engine_of("A").name]
+
+    def make_room(farm: SchedulerState, now: Now, out: Decision) -> None:
+        usual(farm, now, out)
+        farm.readiness.wake(engine)
+
+    usual = environments.make_room
+    monkeypatch.setattr(placement, "make_room", make_room)
+    world.sim.advance(0.0)
+    world.sim.scheduler.check()
+    assert not world.sim.scheduler.farm.readiness.candidates

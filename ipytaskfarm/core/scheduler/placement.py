@@ -173,6 +173,20 @@ def dispatch(farm: SchedulerState, now: Now, out: Decision) -> None:
         queues.size > queues.open_size or (queues.size and (len(farm.agents.by_session) > 1 or farm.environments.uses))
     ):
         _order_candidates(farm)
+    _look_at_candidates(farm, now, out)
+    if not queues.open_size:
+        queues.open_heads.heap.clear()  # of classes without tasks
+    if farm.environments.uses:
+        make_room(farm, now, out)
+        _look_at_candidates(farm, now, out)  # an engine that tasks avoid may serve them now: another one ends
+    if farm.settings.warm is not None and slots_to_fill(farm):
+        farm.timers.set(now.mono_s, "balance")
+    arm_recall(farm, now)
+
+
+def _look_at_candidates(farm: SchedulerState, now: Now, out: Decision) -> None:
+    """Give work to the engines for which something has changed, as far as they have room."""
+    readiness, queues = farm.readiness, farm.queues
     may_choose = _may_choose(farm)
     while readiness.candidates:
         for engine in list(readiness.candidates):
@@ -193,13 +207,6 @@ def dispatch(farm: SchedulerState, now: Now, out: Decision) -> None:
                     readiness.with_room[engine] = None
             else:
                 _note_standing(farm, engine, now)
-    if not queues.open_size:
-        queues.open_heads.heap.clear()  # of classes without tasks
-    if farm.environments.uses:
-        make_room(farm, now, out)
-    if farm.settings.warm is not None and slots_to_fill(farm):
-        farm.timers.set(now.mono_s, "balance")
-    arm_recall(farm, now)
 
 
 def _order_candidates(farm: SchedulerState) -> None:
