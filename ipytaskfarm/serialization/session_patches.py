@@ -35,10 +35,26 @@ def _replaced(function: types.FunctionType) -> Iterator[str]:
     for name in mentioned(function.__code__) - here.keys():
         if name in vars(builtins) and _is_of_session(vars(builtins)[name]):
             yield f"builtins.{name}"
-    for name, _ in dotted_names(function.__code__, lambda name: full_name(here[name]) if name in here else ""):
+    for name in _looked_up(function.__code__):
+        if name[0] == _GLOBAL:
+            root, _, rest = name[1:].partition(".")
+            owner = here.get(root)
+            if not isinstance(owner, types.ModuleType | type):
+                continue
+            name = f"{full_name(owner)}.{rest}"
         found = _replaced_in(name)
         if found:
             yield found
+
+
+_GLOBAL = "\0"
+
+
+@functools.lru_cache(4096)
+def _looked_up(code: types.CodeType) -> tuple[str, ...]:
+    """Return the dotted names that a code looks up; those that begin with a global have a mark before them."""
+    names = {name for name, _ in dotted_names(code, lambda name: f"{_GLOBAL}{name}")}
+    return tuple(sorted(name for name in names if "." in name))
 
 
 def _replaced_in(name: str) -> str:
