@@ -113,9 +113,12 @@ class Evaluators:
         """(digest, whether it is a locality function) -> how long its last calls took, for one engine."""
         self._slow_sessions: set[str] = set()
         """Sessions of which the last function was slow when it was new."""
+        self._was_asked = False
+        """Whether there was any question: until then no process runs."""
 
     def ask(self, question: Evaluate) -> None:
         """Queue a question; the answer comes from `answers`."""
+        self._was_asked = True
         self._put(_OpenEvaluation(question))
 
     def _put(self, question: _OpenEvaluation) -> None:
@@ -127,14 +130,20 @@ class Evaluators:
 
     def fds(self) -> list[int]:
         """Return the descriptors that are readable when an evaluator has answered or has ended."""
+        if not self._was_asked:
+            return []
         return [fd for place in self._places if (fd := place.process.fd()) is not None]
 
     def next_deadline(self) -> float | None:
         """Return the monotonic time at which the next time limit ends; None if no question is open."""
+        if not self._was_asked:
+            return None
         return min((_deadline(place) for place in self._places if place.process.asked is not None), default=None)
 
     def answers(self) -> list[Evaluated]:
         """Return the answers that have arrived."""
+        if not self._was_asked:  # each turn of the controller looks here, and most farms have no such functions
+            return []
         found: list[Evaluated] = []
         now_s = time.monotonic()
         for place in self._places:
