@@ -304,7 +304,7 @@ def test_a_command_waits_for_the_task_and_says_so(
     mec: MultiEngineClient, tc: TaskClient, gate: Gate, capfd: pytest.CaptureFixture[str]
 ) -> None:
     task = tc.run(Task(gate.code + "seen = 1", targets=0))
-    until_running(tc, task)
+    gate.until_reached()
     pending = mec.pull("seen", targets=0, block=False)
     with pytest.raises(TimeoutError):
         pending.get_result(timeout=1.2)

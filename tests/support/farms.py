@@ -40,12 +40,14 @@ class Gate:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._reached = path.with_name(f"{path.name}.reached")
 
     @property
     def code(self) -> str:
         """Return code that waits until the gate is open."""
         return (
             "import os, time\n"
+            f"open({str(self._reached)!r}, 'w').close()\n"
             "for _ in range(12_000):\n"
             f"    if os.path.exists({str(self.path)!r}): break\n"
             "    time.sleep(0.01)\n"
@@ -54,6 +56,10 @@ class Gate:
 
     def open(self) -> None:
         self.path.touch()
+
+    def until_reached(self) -> None:
+        """Wait until a task waits here.  A task that is on an engine need not have begun."""
+        eventually(self._reached.exists, DEADLINE_S, what="a task at the gate")
 
 
 def ask(farm: Farm, question: messages.Question) -> messages.Reply:
