@@ -69,6 +69,39 @@ def test_of_tasks_of_25_ms_less_than_a_third_of_a_second_is_sent_ahead() -> None
     assert 11 <= len(engine.held()) <= 12
 
 
+def test_tasks_of_60_ms_are_sent_ahead_too() -> None:
+    sim, agent, engine = one_engine()
+    for task_id in range(200):
+        sim.submit(task_id)
+    move(sim, agent)
+    for _ in range(10):
+        run_next(sim, agent, engine, run_s=0.06)
+        assert 4 <= len(engine.held()) <= 5
+
+
+def test_nothing_is_sent_ahead_of_a_class_of_which_one_in_ten_takes_long() -> None:
+    sim, agent, engine = one_engine()
+    for task_id in range(200):
+        sim.submit(task_id)
+    move(sim, agent)
+    for n in range(30):
+        run_next(sim, agent, engine, run_s=0.001 if n % 10 else 0.15)
+        assert len(engine.held()) == 1
+
+
+def test_one_long_task_in_twenty_does_not_matter() -> None:
+    sim, agent, engine = one_engine()
+    for task_id in range(200):
+        sim.submit(task_id)
+    move(sim, agent)
+    run_next(sim, agent, engine, run_s=0.15)
+    for _ in range(18):
+        run_next(sim, agent, engine, run_s=0.001)
+        assert len(engine.held()) == 1
+    run_next(sim, agent, engine, run_s=0.001)
+    assert len(engine.held()) > 1
+
+
 def test_slow_tasks_bind_late() -> None:
     sim, agent, engine = one_engine()
     for task_id in range(10):
