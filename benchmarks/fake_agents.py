@@ -30,7 +30,7 @@ import msgspec
 from ipytaskfarm import __version__
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.payload import ResultBody
-from ipytaskfarm.core.messages.task_types import Ended, RunKey
+from ipytaskfarm.core.messages.task_types import Ended, RunKey, encode_runs
 from ipytaskfarm.core.requirements import Environment
 from ipytaskfarm.serialization.pack import pack
 from ipytaskfarm.system.farm_paths import read_connection_file
@@ -71,7 +71,7 @@ class FakeEngine:
             "started": self.started_s,
         }  # fmt: skip
         return m.EngineReport(
-            self.name, self.id, 1000 + self.id, True, self.started_s, facts, list(self.open), None,
+            self.name, self.id, 1000 + self.id, True, self.started_s, facts, encode_runs(list(self.open)), None,
             f"/run/user/1000/ipytaskfarm/many/agent-0/kernel-{self.id}.json", self.prepared, self.finished,
             self.environment,
         )  # fmt: skip

@@ -25,7 +25,7 @@ from ..core.messages import (
     LaneHello,
     PropertiesChanged,
 )
-from ..core.messages.task_types import FrozenRun, Incarnation, RunKey
+from ..core.messages.task_types import FrozenRun, Incarnation, RunKey, encode_runs
 from ..core.requirements import Allotment, Environment, Recycle
 from ..system.concurrent_runs import COMPANY
 from ..system.files import tail
@@ -53,8 +53,8 @@ LOADED_RUNS = 128
 OUTPUT_BYTES_MAX = 10 << 20
 """An engine's own output file (what is not captured for a task) is cut down to its tail beyond this."""
 
-REPORTED_BYTES = 64 << 10
-"""Larger properties are told in a message of their own."""
+REPORTED_BYTES, REPORTED_VALUES = 64 << 10, 64
+"""Properties that are larger, or have more plain values, are told in a message of their own."""
 
 OUTPUT_TAIL, DUMP_MAX = 4096, 16384
 """Characters of a dead engine's output and of faulthandler's text that are reported."""
@@ -175,7 +175,7 @@ class ManagedEngine:
             self.phase is EnginePhase.UP,
             self.started_s,
             self.facts,
-            self.account.unacknowledged(),
+            encode_runs(self.account.unacknowledged()),
             self.properties if self.unreported is None else None,
             self.connection_file,
             self.prepared,
@@ -190,11 +190,11 @@ class ManagedEngine:
 
     @property
     def unreported(self) -> PropertiesChanged | None:
-        """Return the properties if they are too large for `report`: all reports of a node are one message."""
+        """Return the properties if they are too large for `report`. All reports of a node are one message."""
         properties = self.properties
-        if properties is None or properties_bytes(properties.packed, properties.plain) <= REPORTED_BYTES:
-            return None
-        return properties
+        if properties is None or len(properties.plain) > REPORTED_VALUES:
+            return properties
+        return properties if properties_bytes(properties.packed, properties.plain) > REPORTED_BYTES else None
 
     def loss(self) -> EngineDown:
         """Return how the engine ended.  Its ring must have been read to the end before."""

@@ -1,4 +1,4 @@
-"""Bounds of what clients' messages may have in them: the lengths of texts and of lists.
+"""Bounds of what messages may have in them: the lengths of texts and of lists.
 
 The controller keeps names, keys and rules in memory, repeats them in tables and in the texts of errors, and shows them
 to all clients.  So a text without a bound would be multiplied by rows, and one client could take what belongs to all.
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from .messages import AbortTasks, AgentsEnded, DrainNode, MarkTasksFailed, SendCommand, SetSticky, Submit
 from .messages.result_cache import CacheKey
-from .messages.task_types import JobSpec
+from .messages.task_types import RUN_BYTES_MAX, JobSpec, decode_runs, encode_runs
 from .requirements import Condition
 
 TEXT_MAX = 10_000
@@ -26,6 +26,8 @@ NODES_MAX, NODE_MAX = 1000, 200
 """The most nodes that one question drains, and the most characters of a node's name."""
 TASKS_MAX = 20_000
 """The most tasks, functions or jobs of one submission: to take them in takes a fifth of a second."""
+HELD_MAX = 65_536
+"""The most runs that one engine may report: batches of 2,048, and ended runs that were not acknowledged."""
 REASON_MAX = 2000
 """Reasons for which people abort tasks or mark them as failed are cut to this length."""
 
@@ -93,6 +95,17 @@ def why_submission_too_large(event: Submit) -> str:
             return f"it has {len(count):,} {what}, and {TASKS_MAX:,} are the most of one message"
     wrong = next((each for each in event.functions if len(each.digest) > TEXT_MAX), None)
     return "" if wrong is None else f"a function's digest in it has {len(wrong.digest):,} characters"
+
+
+def readable_runs(encoded: bytes) -> bytes | None:
+    """Return the encoded runs of a report, at most `HELD_MAX`.  None: they cannot be read."""
+    if len(encoded) > 2 * HELD_MAX * RUN_BYTES_MAX:
+        return None
+    try:
+        runs = decode_runs(encoded)
+    except msgspec.MsgspecError:
+        return None
+    return encoded if len(runs) <= HELD_MAX else encode_runs(runs[:HELD_MAX])
 
 
 def with_short_reason(question: T) -> T:

@@ -24,6 +24,7 @@ from .arguments import INT_MAX, INT_MIN
 from .limits import PROPERTIES_BYTES, properties_bytes
 from .message_bounds import (
     may_be_long,
+    readable_runs,
     why_condition_too_long,
     why_list_too_long,
     why_nodes_refused,
@@ -67,8 +68,6 @@ from .scheduler.state import SchedulerState
 
 ENGINES_MAX = 4096
 """The most engines of one agent: four times the cores of the largest machines."""
-HELD_MAX = 65_536
-"""The most runs that one engine may report: batches of 2,048, and ended runs that were not acknowledged."""
 FORMER_MAX = 64
 FACTS_BYTES = 8192
 NAMES_MAX = 256
@@ -175,6 +174,9 @@ def _report(session: str, report: EngineReport, now: Now) -> EngineReport | None
     """Return a checked report.  None: the engine is not of this session."""
     if owner(report.engine) != session or not 0 <= report.id <= 2**31:
         return None
+    held = readable_runs(report.held)
+    if held is None:
+        return None
     properties = report.properties
     if properties is not None and (properties.engine != report.engine or not _is_small(properties)):
         properties = None
@@ -182,7 +184,7 @@ def _report(session: str, report: EngineReport, now: Now) -> EngineReport | None
         report,
         started_s=_seconds(report.started_s, now.wall_s),
         facts=_facts(report.facts),
-        held=report.held[:HELD_MAX],
+        held=held,
         properties=properties,
         connection_file=_text(report.connection_file, TEXT_MAX),
         finished=_within(report.finished, 0, NUMBER_MAX),

@@ -32,6 +32,7 @@ from ..core.messages.task_types import (
     Rules,
     RunKey,
     Submission,
+    encode_runs,
 )
 from ..core.requirements import Allotment, Environment, Recycle
 from ..core.scheduler.clock import Now
@@ -298,7 +299,7 @@ class SteppedFarm:
         self.handle(Joined("agent", agent.session), agent.session)
         reports = [
             m.EngineReport(
-                e.name, e.id, 1, True, self.now.wall_s, agent.facts, e.held(), prepared=e.prepared,
+                e.name, e.id, 1, True, self.now.wall_s, agent.facts, encode_runs(e.held()), prepared=e.prepared,
                 finished=e.finished, environment=e.environment, set_up=e.environment is not None,
                 holding=e.holding, recycling=e.recycling, concurrent=e.concurrent, frozen=e.frozen,
             )

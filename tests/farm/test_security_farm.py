@@ -20,7 +20,7 @@ from ipytaskfarm import Farm, MapTask, MultiEngineClient, Task, TaskClient, erro
 from ipytaskfarm.cli import main
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages import PROTOCOL, AgentState, AskQuestion, NeedIds, SendCommand, Submit, tables
-from ipytaskfarm.core.messages.task_types import Ended, Submission
+from ipytaskfarm.core.messages.task_types import Ended, Submission, encode_runs
 from ipytaskfarm.deployment import enrolment
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.transport import wire
@@ -208,7 +208,7 @@ def test_an_enrolled_agent_does_not_speak_for_others(
     enrolment.enrol(farm._home, ["thief-3"])
     sock = thief.greeted(keys_of(farm).agents["thief-3"], "agent", "thief-3:1")
     run = (task_id, 1)
-    reports = [m.EngineReport(victim.engine, victim.id, 1, True, 1.0, held=[run])]
+    reports = [m.EngineReport(victim.engine, victim.id, 1, True, 1.0, held=encode_runs([run]))]
     former = [victim.engine.rpartition(".")[0]]
     state = AgentState("evil", 1, 2, 3, "linux", "3", reports, 0, former)
     forged = [

@@ -14,9 +14,10 @@ from msgspec import inspect
 from ipytaskfarm.controller.direct_answers import DIRECT
 from ipytaskfarm.core import messages as m, validation
 from ipytaskfarm.core.handlers.submit import UNUSED_BLOCKS_MAX
+from ipytaskfarm.core.message_bounds import HELD_MAX
 from ipytaskfarm.core.messages import AgentMessage, Question, tables
 from ipytaskfarm.core.messages.running_task import Await, Children, ItemsLeft, ProgressReport, TaskCall
-from ipytaskfarm.core.messages.task_types import Deferral, Ended, Rules, Submission
+from ipytaskfarm.core.messages.task_types import Deferral, Ended, Rules, Submission, encode_runs
 from ipytaskfarm.core.requirements import Condition, unmet
 from ipytaskfarm.core.saves import Save
 from ipytaskfarm.core.scheduler import invariants
@@ -107,7 +108,7 @@ def test_engines_and_former_sessions_of_others_are_not_adopted() -> None:
     sim, victim, engine, _ = two_agents()
     task_id = running(sim, victim, engine)
     farm = sim.scheduler.farm
-    reports = [m.EngineReport(engine.name, engine.id, 666, True, 1.0, held=[(task_id, 1)])]
+    reports = [m.EngineReport(engine.name, engine.id, 666, True, 1.0, held=encode_runs([(task_id, 1)]))]
     sim.handle(m.AgentState("evil", 1, 2, 3, "linux", "3", reports, None, [VICTIM, "agent:x"]), HOSTILE)
     assert farm.engines.by_name[engine.name].agent == VICTIM
     assert farm.agents.by_session[VICTIM].present
@@ -186,17 +187,27 @@ def test_a_timer_at_no_time_is_due_at_once() -> None:
     assert farm.timers.heap[0][0] == 0.0
 
 
+def test_a_report_whose_runs_cannot_be_read_is_dropped() -> None:
+    sim, *_ = two_agents()
+    before = sim.scheduler.farm.diagnostics.dropped
+    many = encode_runs([(2**62, 2**62)] * (2 * HELD_MAX + 1))
+    for held in (b"\xc1", b"\x91\x01", b"\x91\x92\x01\xa1x", many):
+        sim.handle(m.EngineUp(m.EngineReport(f"{HOSTILE}.7", 7, 1, True, 1.0, held=held)), HOSTILE)
+    assert sim.scheduler.farm.diagnostics.dropped == before + 4
+    assert f"{HOSTILE}.7" not in sim.scheduler.farm.engines.by_name
+
+
 def test_a_report_of_100000_engines_is_cut() -> None:
     sim, *_ = two_agents()
     facts = {"deep": [[]], "long": "x" * 100_000, "python": "3"}
     held = [(task, 1) for task in range(100_000)]
     reports = [m.EngineReport(f"{HOSTILE}.{n}", n, 1, True, 1.0, facts) for n in range(100, 100_100)]
-    reports[0] = msgspec.structs.replace(reports[0], held=held)
+    reports[0] = msgspec.structs.replace(reports[0], held=encode_runs(held))
     sim.handle(m.AgentState("n", 1, 2, 3, "l", "3", reports), HOSTILE)
     farm = sim.scheduler.farm
     assert len(farm.agents.by_session[HOSTILE].engines) == validation.ENGINES_MAX + 1  # and the one it had
     engine = farm.engines.by_name[f"{HOSTILE}.100"]
-    assert len(engine.assigned) == validation.HELD_MAX
+    assert len(engine.assigned) == HELD_MAX
     assert engine.facts == {}
     sim.handle(m.EngineUp(m.EngineReport(f"{HOSTILE}.7", 7, 1, True, 1.0)), HOSTILE)
     assert f"{HOSTILE}.7" not in farm.engines.by_name

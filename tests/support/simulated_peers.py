@@ -24,6 +24,7 @@ from ipytaskfarm.core.messages.task_types import (
     Rules,
     RunKey,
     Submission,
+    encode_runs,
 )
 from ipytaskfarm.core.requirements import Allotment, Environment, Recycle
 from ipytaskfarm.transport import wire
@@ -320,7 +321,7 @@ class Agent(Speaker):
                 True,
                 wall_s,
                 {},
-                e.held(),
+                encode_runs(e.held()),
                 prepared=e.prepared,
                 finished=e.finished,
                 environment=e.environment,

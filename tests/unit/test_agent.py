@@ -34,6 +34,7 @@ from ipytaskfarm.core.messages import (
     StopEngine,
 )
 from ipytaskfarm.core.messages.engine_commands import ExecuteBody
+from ipytaskfarm.core.messages.task_types import decode_runs
 from tests.conftest import Dirs
 from tests.support.ended import has_ended
 from tests.support.fake_controller import FakeController, code_run
@@ -194,7 +195,7 @@ def test_commands_are_answered_and_preparation_is_remembered(desk: Desk) -> None
     desk.controller.crash()
     desk.controller.restart()
     (engine,) = desk.controller.wait(AgentState).engines
-    assert (engine.prepared, engine.ready, engine.held) == (True, True, [])
+    assert (engine.prepared, engine.ready, decode_runs(engine.held)) == (True, True, [])
 
 
 def test_where_an_engine_is_can_be_asked(desk: Desk) -> None:
@@ -428,7 +429,9 @@ def test_in_a_new_epoch_all_is_stated_that_was_not_acknowledged(desk: Desk) -> N
 
     state = desk.controller.wait(AgentState)
     assert desk.controller.heard[0] is state
-    assert [(e.engine, e.held) for e in state.engines if e.ready] == [(living.engine, [(1, 1), (2, 1), (3, 1)])]
+    assert [(e.engine, decode_runs(e.held)) for e in state.engines if e.ready] == [
+        (living.engine, [(1, 1), (2, 1), (3, 1)])
+    ]
     lost = desk.controller.wait(EngineDown)
     assert (lost.engine, lost.running) == (dying.engine, (5, 1))
     assert desk.controller.wait(Returned).runs == [(3, 1)]

@@ -17,7 +17,7 @@ from ..messages import (
     SetUp,
     StartEngine,
 )
-from ..messages.task_types import Incarnation
+from ..messages.task_types import Incarnation, decode_runs
 from ..requirements import CORES, MEMORY
 from ..saves import SaveAgent, SaveSetting
 from ..scheduler.admission import adopt_claim, answer_resource_request
@@ -194,7 +194,7 @@ def _reconcile(farm: SchedulerState, engine: EngineEntry, report: EngineReport, 
     """Compare the runs that the store has assigned with those that the agent reports.
 
     Runs that never arrived go back to their queues, uncharged."""
-    arrived = dict.fromkeys((task, attempt) for task, attempt in report.held)
+    arrived = dict.fromkeys(decode_runs(report.held))
     for _, task in release_runs(farm, engine, [run for run in engine.assigned if run not in arrived], out):
         unassign(farm, task, RETURNED)
     unrecorded = RecordedBatch(-1, now.wall_s)

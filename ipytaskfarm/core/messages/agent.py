@@ -23,9 +23,10 @@ class EngineReport(msgspec.Struct, frozen=True):
     """Whether the engine has said hello and can be given work."""
     started_s: float
     facts: dict[str, Any] = {}
-    held: list[RunKey] = []
+    held: bytes = b""
     """Runs that were sent to the engine and that the controller has not acknowledged: waiting, running or ended, in
-    order."""
+    order, as `encode_runs` writes them.  The reports of a node are one message, and bytes count as one of its values.
+    """
     properties: PropertiesChanged | None = None
     connection_file: str = ""
     prepared: bool = False

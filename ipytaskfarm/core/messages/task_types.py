@@ -22,6 +22,24 @@ Incarnation: TypeAlias = str
 RunKey: TypeAlias = tuple[int, int]
 """(task id, attempt number): names one run of one task, and is never given again."""
 
+_runs = msgspec.msgpack.Decoder(list[RunKey])
+RUN_BYTES_MAX = 19
+"""The most bytes of a run, as `encode_runs` writes it."""
+
+
+def encode_runs(runs: list[RunKey]) -> bytes:
+    """Return many runs as bytes, for a message that has them of many engines."""
+    return msgspec.msgpack.encode(runs) if runs else b""
+
+
+def decode_runs(encoded: bytes) -> list[RunKey]:
+    """Return the runs that `encode_runs` has encoded.
+
+    Raises:
+        msgspec.MsgspecError: these bytes are no runs.
+    """
+    return _runs.decode(encoded) if encoded else []
+
 
 class Recovery(msgspec.Struct, frozen=True):
     """A recovery task: it runs under the id of a task that has used all its retries."""
