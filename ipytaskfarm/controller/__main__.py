@@ -133,7 +133,9 @@ def _set_up_logs(path: Path | None) -> None:
 
 
 def _run(options: argparse.Namespace, folder: Path) -> int:
-    lock = farm_paths.Lock(folder / "controller.lock", f"a controller of farm {options.farm!r}")
+    lock_file, what = folder / "controller.lock", f"a controller of farm {options.farm!r}"
+    farm_paths.set_aside_lock(lock_file, what)
+    lock = farm_paths.Lock(lock_file, what)
     try:
         record = _record(options, folder)
         policy = load_policy(options.queue_policy, options.policy_path)

@@ -15,7 +15,7 @@ import msgspec
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.storage.beside import identity, recorders_folder
-from ipytaskfarm.storage.disk import refuse_odd_files
+from ipytaskfarm.storage.disk import refuse_odd_store
 from ipytaskfarm.system.farm_paths import FarmRecord
 from ipytaskfarm.system.private_files import set_aside, set_aside_unless_folder
 
@@ -95,7 +95,7 @@ def find(record: FarmRecord, name: str, folder: Path) -> Found:
     recorded = Path(record.store)
     own = folder / recorded.name
     store = own if own.exists() else recorded
-    refuse_odd_files(store)
+    refuse_odd_store(store)
     return Found(name, own, own.exists(), recorded.exists(), identity(folder, store))
 
 

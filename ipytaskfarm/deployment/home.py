@@ -31,7 +31,7 @@ from ipytaskfarm.storage.disk import network_file_system
 from ipytaskfarm.storage.lost_record import usable_record
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.farm_paths import ConnectionInfo, FarmRecord
-from ipytaskfarm.system.private_files import set_aside, set_aside_unless_folder
+from ipytaskfarm.system.private_files import set_aside, set_aside_lock, set_aside_unless_folder
 from ipytaskfarm.system.spoiled_places import clear_folder
 from ipytaskfarm.system.supervision import OWNER, PROCESSES_FILE, SUPERVISOR, is_alive, read_processes
 from ipytaskfarm.transport.keys import AGENTS_FOLDER, KEYS_FILE
@@ -503,8 +503,10 @@ class HomeLock:
             raise errors.FarmExists(
                 f"farm {name!r} runs already: this very process ({os.getpid()}) supervises it. {remedy}"
             )
+        what = f"the supervisor of farm {name!r}"
         try:
-            self._lock = farm_paths.Lock(path, f"the supervisor of farm {name!r}")
+            set_aside_lock(path, what)
+            self._lock = farm_paths.Lock(path, what)
         except errors.FarmExists as error:
             raise errors.FarmExists(f"{error}. {remedy}") from None
         self._path = path

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.system.farm_paths import Lock, process_started
+from ipytaskfarm.system.private_files import holder_of_removed
 from ipytaskfarm.system.supervision import OWNER, SUPERVISOR
 
 
@@ -30,7 +32,7 @@ def lock_holders(locks: dict[str, Path], logs: Path) -> list[dict[str, Any]]:
 
 def _holder(path: Path) -> int | None:
     """Return the process that holds a lock; None if none does."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
         Lock(path).release()
@@ -38,7 +40,7 @@ def _holder(path: Path) -> int | None:
         with contextlib.suppress(OSError, ValueError):
             return int(path.read_text())
     except errors.SecurityError:
-        pass
+        return holder_of_removed(path)
     return None
 
 

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from ..core.errors import StoreError
-from ..system.private_files import odd_kind
+from ..system.private_files import odd_kind, set_aside_if_lost
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {
@@ -64,6 +64,20 @@ def refuse_network_file_system(path: Path) -> None:
         )
 
 
+_BESIDE = {"-wal": "log", "-shm": "index of its log", "-journal": "journal"}
+"""Suffix -> what SQLite has in the file with that name beside a store."""
+
+
+def mend_odd_files(path: Path) -> None:
+    """Set aside what stands in the place of the files beside a store and is none.
+
+    A log that is lost is as if it had been removed, and the count of commits tells what was in it. A link may lead to
+    the log, and stays.
+    """
+    for suffix in _BESIDE:
+        set_aside_if_lost(path.with_name(f"{path.name}{suffix}"))
+
+
 def refuse_odd_files(path: Path) -> None:
     """Check that a store and the files that SQLite keeps beside it are plain files, as far as they exist.
 
@@ -72,15 +86,24 @@ def refuse_odd_files(path: Path) -> None:
     Raises:
         StoreError: one is none. The message names it.
     """
+    refuse_odd_store(path)
+    for suffix, what in _BESIDE.items():
+        beside = path.with_name(f"{path.name}{suffix}")
+        if odd := odd_kind(beside):
+            raise StoreError(f"the store {path} cannot be used: {beside}, the {what}, is {odd}: move it away")
+
+
+def refuse_odd_store(path: Path) -> None:
+    """Check that a store is a plain file, if it exists.
+
+    Raises:
+        StoreError: it is none. The message has the remedy.
+    """
     if odd := odd_kind(path):
         raise StoreError(
             f"the store {path} is {odd} and not a plain file: move it away, and put a backup in its place or start "
             "with an empty store by `ipytaskfarm start --fresh`"
         )
-    for suffix, what in (("-wal", "log"), ("-shm", "index of its log"), ("-journal", "journal")):
-        beside = path.with_name(f"{path.name}{suffix}")
-        if odd := odd_kind(beside):
-            raise StoreError(f"the store {path} cannot be used: {beside}, the {what}, is {odd}: move it away")
 
 
 def make_or_check_file(path: Path) -> bool:
@@ -90,6 +113,8 @@ def make_or_check_file(path: Path) -> bool:
         OSError: the file cannot be made.
         StoreError: it is no plain file, belongs to another user, or is open to others.
     """
+    refuse_odd_store(path)
+    mend_odd_files(path)
     refuse_odd_files(path)
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))

@@ -29,6 +29,7 @@ from .private_files import (
     private_folder as private_folder,
     read_private as read_private,
     set_aside as set_aside,
+    set_aside_lock as set_aside_lock,
     write_private as write_private,
 )
 from .spoiled_places import clear_folder

@@ -7,6 +7,7 @@ here waits for the other end of a pipe.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -64,6 +65,35 @@ def set_aside_unless_folder(path: Path) -> str:
     """Give another name to what stands in the place of a folder and is none; otherwise like `set_aside`."""
     odd = odd_kind(path) or ("a file" if os.path.lexists(path) else "")
     return _set_aside(path, "" if odd == "a folder" else odd, "a folder")
+
+
+def set_aside_if_lost(path: Path) -> str:
+    """Do the same as `set_aside` if the file's content is lost anyhow: a link may lead to it, and stays."""
+    return "" if path.is_symlink() and path.exists() else set_aside(path)
+
+
+def set_aside_lock(path: Path, what: str) -> None:
+    """Do the same as `set_aside` with what stands in the place of a lock file, if no process holds that lock.
+
+    Raises:
+        FarmExists: a process holds the file that was there before. The message has its pid.
+        OSError: it cannot be renamed.
+    """
+    if not odd_kind(path):
+        return
+    if (holder := holder_of_removed(path)) is not None:
+        raise errors.FarmExists(f"{what} runs already: process {holder} holds what was {path}")
+    set_aside(path)
+
+
+def holder_of_removed(path: Path) -> int | None:
+    """Return a process of this user that still has the file open which had this name; None: there is none."""
+    was = f"{path.parent.resolve() / path.name} (deleted)"
+    for opened in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(opened) == was:
+                return int(opened.parts[2])
+    return None
 
 
 def _set_aside(path: Path, odd: str, wanted: str) -> str:

@@ -21,6 +21,7 @@ of agents with the agent's name and a colon.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 import time
@@ -34,7 +35,10 @@ import msgspec
 from ..core import errors
 from ..system import farm_paths
 from ..system.farm_paths import ConnectionInfo
+from ..system.private_files import set_aside_if_lost
 from . import wire
+
+log = logging.getLogger(__name__)
 
 KEYS_FILE = "keys.json"
 LOCK_FILE = "keys.lock"
@@ -45,6 +49,10 @@ LOCKED_S = 10.0
 
 ROLES = ("client", "reader", "agent")
 SERVER = "server"
+LOST_KEYS = (
+    "clients and agents of its own machine find them, others need a new copy of their connection file, and enrolled "
+    "agents are enrolled again by `ipytaskfarm keys add`"
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PREFIX = "agent:"
 _Z85 = re.compile(r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")
@@ -244,8 +252,13 @@ def _checked(keys: FarmKeys) -> FarmKeys:
 
 
 def farm_keys(folder: Path) -> FarmKeys:
-    """Return the farm's keys, which are made if there are none."""
+    """Return the farm's keys, which are made if there are none.
+
+    What stands in the place of the file and is none has no keys in it.
+    """
     with keys_lock(folder):
+        if set_aside_if_lost(folder / KEYS_FILE):
+            log.warning("its keys are lost, so the farm has new ones: %s", LOST_KEYS)
         keys = load_keys(folder)
         if keys is None:
             keys = make_farm_keys()

@@ -15,7 +15,7 @@ from ipytaskfarm.deployment.home import STORE_NAME, Home
 from ipytaskfarm.storage.beside import count_file, recorders_folder
 from ipytaskfarm.system.farm_paths import FARM_FILE
 from ipytaskfarm.system.supervision import PROCESSES_FILE
-from ipytaskfarm.transport.keys import LOCK_FILE
+from ipytaskfarm.transport.keys import KEYS_FILE, LOCK_FILE
 from tests.conftest import Dirs, processes_of
 from tests.farm.test_farm import background_farm, command, pid_of, status
 from tests.support.odd_files import put
@@ -55,7 +55,8 @@ def test_a_folder_that_was_copied_while_a_task_ran(farm_dirs: Dirs, tmp_path: Pa
             assert tc.get_task_result(once, block=True).ns.a == "done"
 
 
-OWN = (FARM_FILE, PROCESSES_FILE, LOCK_FILE, "logs/controller.log", "logs/controller.out", "logs/agent-0.log")
+LOCKS = ("controller.lock", "supervisor.lock")
+OWN = (FARM_FILE, PROCESSES_FILE, LOCK_FILE, *LOCKS, "logs/controller.log", "logs/controller.out", "logs/agent-0.log")
 
 
 @pytest.mark.parametrize("kind", some_of(["folder", "pipe", "link", "socket", "null", "wrong records", "empty"], 2))
@@ -81,6 +82,29 @@ def test_files_that_are_lost_while_the_farm_runs(farm_dirs: Dirs, kind: str) -> 
         (home.folder / FARM_FILE).unlink()
         assert "made again from its store" in started()
         assert tc.run(Task("a = 3", pull="a"), block=True).ns.a == 3
+
+
+@pytest.mark.parametrize("kind", some_of(["folder", "pipe", "dangling link", "socket"], 1))
+def test_locks_keys_and_a_log_that_are_lost(farm_dirs: Dirs, kind: str) -> None:
+    """A start sets aside what is in their place. Clients and agents of the machine find the new keys."""
+    lost = (*LOCKS, KEYS_FILE, f"{STORE_NAME}-wal", f"{STORE_NAME}-shm")
+    with background_farm("-n", "1") as home, TaskClient() as tc:
+        done = tc.run(Task("a = 1", pull="a"))
+        tc.barrier(done)
+        assert command("stop", "--wait", "0").returncode == 0
+        for name in lost:
+            put(home.folder / name, kind)
+        started()
+        assert tc.get_task_result(done).ns.a == 1
+        assert tc.run(Task("a = 2", pull="a"), block=True).ns.a == 2
+        for name in LOCKS:
+            put(home.folder / name, kind)
+        put(home.folder / KEYS_FILE, kind)
+        psutil.Process(pid_of(home, "controller")).kill()
+        assert tc.run(Task("a = 3", pull="a"), block=True).ns.a == 3
+        assert all(list(home.folder.glob(f"{name}.spoiled-*")) for name in lost)
+        assert command("stop", "--wait", "0").returncode == 0
+        assert not processes_of(farm_dirs.root)
 
 
 def test_a_record_that_is_lost_while_the_store_is_elsewhere(farm_dirs: Dirs, tmp_path: Path) -> None:

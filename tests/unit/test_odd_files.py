@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import pytest
 
 from ipytaskfarm.core import errors
 from ipytaskfarm.deployment.home import Home
+from ipytaskfarm.deployment.lock_holders import lock_holders
 from ipytaskfarm.launchers import ProcessSpec
 from ipytaskfarm.launchers.local import LocalProcesses
 from ipytaskfarm.storage import backup
@@ -84,6 +89,48 @@ def test_the_locks_the_records_and_the_output_of_processes(folder: Path, kind: s
     assert (folder / "out").is_file()
 
 
+@every_kind
+def test_the_lock_of_the_supervisor(folder: Path, kind: str) -> None:
+    home = Home("x", folder)
+    put(folder / "supervisor.lock", kind)
+    home.lock().release()
+    assert (folder / "supervisor.lock").is_file()
+    assert list(folder.glob("supervisor.lock.spoiled-*"))
+
+
+def test_a_lock_whose_file_was_removed_is_still_held(folder: Path) -> None:
+    path = folder / "f.lock"
+    code = (
+        "import pathlib, sys; from ipytaskfarm.system.farm_paths import Lock\n"
+        "lock = Lock(pathlib.Path(sys.argv[1])); print(flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdin=-1, stdout=-1) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        put(path, "folder")
+        with pytest.raises(errors.FarmExists, match=f"process {holder.pid} holds what was {path}"):
+            private_files.set_aside_lock(path, "it")
+        assert [record["pid"] for record in lock_holders({"controller": path}, folder)] == [holder.pid]
+        holder.stdin.close()
+    private_files.set_aside_lock(path, "it")
+    Lock(path).release()
+    assert lock_holders({"controller": path}, folder) == []
+
+
+@every_kind
+def test_keys_that_are_lost_are_made_again(folder: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    before = farm_keys(folder)
+    put(folder / KEYS_FILE, kind)
+    if kind == "link":  # the keys may be where it leads
+        with pytest.raises(errors.SecurityError, match=r"keys\.json .* a link .*remove it"):
+            farm_keys(folder)
+        return
+    assert farm_keys(folder) != before
+    assert "ipytaskfarm keys add" in caplog.text
+    assert farm_keys(folder) == farm_keys(folder)
+
+
 @pytest.mark.parametrize("content", CONTENTS)
 def test_records_of_processes_that_are_none(folder: Path, content: str) -> None:
     put(folder / PROCESSES_FILE, content)
@@ -127,13 +174,33 @@ def test_the_count(path: Path, kind: str) -> None:
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
 @every_kind
 def test_the_store_and_its_log(path: Path, suffix: str, kind: str) -> None:
+    """The start sets aside what stands in the place of the log, unless a link leads to it; reading changes nothing."""
     odd = path.with_name(path.name + suffix)
     put(odd, kind)
-    for use_it in (lambda: Store.open(path), lambda: backup.check(path)):
+    refused: list[Callable[[Path], object]] = [backup.check, Store.open]
+    for use_it in refused if not suffix or kind == "link" else refused[:1]:
         with pytest.raises(errors.StoreError, match=rf"{odd}.* is a .*move it away"):
-            use_it()
+            use_it(path)
     assert not backup.has_unfinished(path)
     assert backup.incarnation_of(path) == ""
+    if suffix and kind != "link":
+        with closing(Store.open(path, farm_incarnation="farm")) as store:
+            assert len(store.load().finals) == 1
+        assert list(path.parent.glob(f"{odd.name}.spoiled-*"))
+
+
+def test_what_a_lost_log_had_is_told(path: Path) -> None:
+    store = Store.open(path, farm_incarnation="farm")
+    store.commit([task(1), final(1)])
+    log = path.with_name(f"{path.name}-wal")
+    for file in (path, count_file(path), log):  # a copy as after a power cut
+        shutil.copy(file, file.with_name(f"cut-{file.name}"))
+    store.close()
+    for file in (path, count_file(path)):
+        file.with_name(f"cut-{file.name}").replace(file)
+    put(log, "folder")
+    with closing(Store.open(path, farm_incarnation="farm")) as store:
+        assert store.missing is not None
 
 
 @pytest.mark.parametrize("number", [0, 99])
