@@ -31,6 +31,7 @@ from ipytaskfarm.adapters.call_chunks import (
 )
 from ipytaskfarm.adapters.executor_calls import call_all, check_rules, environment_of, workers_or_client
 from ipytaskfarm.adapters.executor_ends import (
+    INHERITED,
     WorkerLost,
     abort_waiting,
     clear_arrived,
@@ -304,9 +305,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
 
     def _must_take(self) -> None:
         if self._is_forked:
-            raise errors.ConnectionError(
-                "this executor or pool belongs to the process that this one was forked from: make a new one here"
-            )
+            raise errors.ConnectionError(INHERITED)
         if self._broken is not None:
             raise BrokenProcessPool(INITIALIZER_FAILED) from self._broken
         if self._is_shut_down:
@@ -407,7 +406,7 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             failed: ExecutorFuture[Any] = ExecutorFuture(self)
             failed.task_id = silent[0] if silent else final.id + 1
             failed.settle(final)
-            return Together([Apart(failed)] * final.items)
+            return Together([Apart(failed)] * max(final.items, len(silent)))  # of a lost connection it has none
         try:
             found = Together(values_of(self.client, final) if silent else ())
             found += [None] * (final.items - len(found))  # a chunk that took long has ended before its last items
@@ -561,12 +560,15 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             self.shutdown()
 
     def after_fork(self) -> None:
-        """Let go of the parent's calls in a forked child: it neither waits for them nor ends them.
+        """Let go of the parent's calls in a forked child: waiting for them raises an error.
 
         Locks may have been held by the parent's threads.
         """
+        from ipytaskfarm.client.forked_futures import end_inherited
+
         self._is_forked = True
         self._lock = threading.Lock()
+        end_inherited(self._unfinished, errors.ConnectionError(INHERITED))
         self._unused.detach()
 
     def _is_in_callback(self) -> bool:

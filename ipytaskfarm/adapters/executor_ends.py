@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ipytaskfarm.deployment.farm import Farm
 
 
+INHERITED = "this executor or pool belongs to the process that this one was forked from: make a new one here"
+
+
 class WorkerLost(errors.EngineLost, BrokenProcessPool):
     """The engine that ran a call was lost.
 

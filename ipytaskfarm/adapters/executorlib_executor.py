@@ -216,6 +216,12 @@ class _Batches(Generic[T]):
         for future in futures:
             future.add_done_callback(self._note_end)
 
+    def end_inherited(self, error: BaseException) -> None:
+        """Let the batches raise the error in a forked child."""
+        from ipytaskfarm.client.forked_futures import end_inherited
+
+        end_inherited(self.batches, error)
+
     def _note_end(self, future: concurrent.futures.Future[T]) -> None:
         full: list[T] = []
         with self._lock:

@@ -97,6 +97,12 @@ class PoolResult(Generic[T]):
             self._is_over.set()
             self._callbacks_thread = 0
 
+    def end_inherited(self, error: BaseException) -> None:
+        """Let `get` raise the error in a forked child; the callbacks are the parent's."""
+        if not self._is_over.is_set():
+            self._error, self._is_over = error, threading.Event()
+            self._is_over.set()
+
     def get(self, timeout: float | None = None) -> T:
         """Return the value, or raise the error.  Raises multiprocessing.TimeoutError after `timeout` seconds."""
         self.wait(timeout)

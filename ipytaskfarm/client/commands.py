@@ -383,6 +383,8 @@ class PendingResult(OldNames):
                 loop.call_soon_threadsafe(ended.set)
 
         self.add_done_callback(tell)
+        if not self.done():
+            self._session.io.check()  # in a forked child nobody would tell
         await ended.wait()
 
     def _on_answer(self, message: CommandAnswer) -> None:

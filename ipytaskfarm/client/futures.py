@@ -14,7 +14,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, TypeVar
 from weakref import WeakKeyDictionary
 
 from ..core.messages.payload import ResultBody
@@ -22,6 +23,7 @@ from ..core.messages.task_types import Final
 from ..core.states import ABORTS, RUNNING
 from ..display.ipython import show_users_frames
 from ..serialization.references import reference
+from .forked_futures import end_inherited
 from .results import TaskResult, error_of
 from .wait_notices import raise_users, say_interrupted
 
@@ -212,6 +214,7 @@ class Settler:
         self._calls: queue.SimpleQueue[tuple[Callable[[Any], object], Any]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        session.at_fork.append(self._after_fork)
 
     @staticmethod
     def of(session: Session) -> Settler:
@@ -222,14 +225,14 @@ class Settler:
     def add(self, future: Settled) -> None:
         """Resolve this future when its task has ended, perhaps at once."""
         self._start()
-        self._session.on_end(future.id, lambda final: self._calls.put((future.settle, final)), None)
+        self._session.on_end(future.id, partial(_hand_over, self._calls.put, future.settle), None)
 
     def add_chunk(self, chunk: SettledChunk) -> None:
         """Do the same for the future of a chunk, which is told of items that end before the chunk does."""
         self._start()
         put = self._calls.put
-        settle, settle_item = chunk.settle, chunk.settle_item
-        self._session.on_end(chunk.id, lambda end: put((settle, end)), lambda end: put((settle_item, end)))
+        settle = partial(_hand_over, put, chunk.settle)
+        self._session.on_end(chunk.id, settle, partial(_hand_over, put, chunk.settle_item))
 
     def call(self, function: Callable[[Any], object], argument: Any) -> None:
         """Call a function in the thread, after all that was put there before; the IO thread may call this method."""
@@ -239,6 +242,17 @@ class Settler:
     def is_this_thread(self) -> bool:
         """Return whether the caller runs in the thread, as callbacks of futures do."""
         return self._thread is threading.current_thread()
+
+    def _after_fork(self, error: BaseException) -> None:
+        """Let the futures in a forked child raise an error: their ends come to the parent."""
+        self._lock = threading.Lock()
+        waiting = [then.args[1] for each in self._session.arrivals.on_end.values() for then in each if _is_handed(then)]
+        with contextlib.suppress(queue.Empty):
+            while True:
+                waiting.append(self._calls.get_nowait()[0])
+        for owner in [getattr(settle, "__self__", None) for settle in waiting]:
+            together: Any = getattr(owner, "futures", [owner])  # of a chunk
+            end_inherited([each for each in together if isinstance(each, concurrent.futures.Future)], error)
 
     def _start(self) -> None:
         with self._lock:
@@ -255,6 +269,15 @@ class Settler:
                 traceback.print_exc(file=sys.stderr)
             # The next call may come late: this thread must not keep a value alive meanwhile.
             del function, argument
+
+
+def _hand_over(put: Callable[[Any], None], settle: Callable[[Final], None], final: Final) -> None:
+    """Let the settler's thread resolve a future, or the futures of a chunk."""
+    put((settle, final))
+
+
+def _is_handed(then: object) -> TypeGuard[partial[None]]:
+    return isinstance(then, partial) and then.func is _hand_over
 
 
 _settlers: WeakKeyDictionary[Session, Settler] = WeakKeyDictionary()

@@ -87,6 +87,8 @@ class Session:
         self._forked = False
         self.at_close: list[Callable[[], None]] = []
         """Functions that are called when the session is closed."""
+        self.at_fork: list[Callable[[BaseException], None]] = []
+        """Functions that are called in a forked child, with the error that every call raises there."""
         self._downloads = BlobDownloads(self) if io.folder_of_blobs is None else None
         if self._downloads is not None:
             fetch_from(self._downloads.fetch)
@@ -175,13 +177,12 @@ class Session:
         self._forked = True
         if self._downloads is not None:
             fetch_no_more(self._downloads.fetch)
-        self.io.after_fork(
-            errors.ConnectionError(
-                f"this client of farm {self.farm!r} belongs to the process that this one was forked from: "
-                "make a new TaskClient() here"
-            )
-        )
+        whose = f"this client of farm {self.farm!r} belongs to the process that this one was forked from"
+        error = errors.ConnectionError(f"{whose}: make a new TaskClient() here")
+        self.io.after_fork(error)
         self._lock = self.io.lock
+        for action in self.at_fork:
+            action(error)
 
     # -- submitting
 

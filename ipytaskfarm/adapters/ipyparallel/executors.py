@@ -108,7 +108,7 @@ class ViewExecutor(concurrent.futures.Executor):
             wait: False: return at once.
             cancel_futures: abort the calls that have not begun.
 
-        A forked child does not wait: only threads of its parent learn of the ends of calls.
+        A forked child does not wait: the calls are its parent's.
         """
         if os.getpid() != self._pid:
             return

@@ -17,6 +17,7 @@ from ipytaskfarm.adapters.ipyparallel.errors import EngineInfo, in_ipyparallels_
 from ipytaskfarm.client import MultiEngineClient, TaskClient, TaskResult
 from ipytaskfarm.client.commands import PendingResult
 from ipytaskfarm.client.engine_answers import EngineAnswer
+from ipytaskfarm.client.forked_futures import end_inherited
 from ipytaskfarm.client.session import Session
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages.task_types import Final
@@ -213,7 +214,14 @@ class Messages:
     def of(session: Session) -> Messages:
         """Return the calls of the clients of a session."""
         found = _messages.get(session)
-        return found if found is not None else _messages.setdefault(session, Messages())
+        if found is None:
+            found = _messages.setdefault(session, Messages())
+            session.at_fork.append(found._after_fork)
+        return found
+
+    def _after_fork(self, error: BaseException) -> None:
+        """Let the calls in a forked child raise an error: their answers come to the parent."""
+        end_inherited(list(self.outstanding.values()), error)
 
     def add(self, message: MessageFuture) -> None:
         """Record a call that was sent."""
