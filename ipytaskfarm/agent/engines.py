@@ -34,7 +34,7 @@ from ..system.machine import boot_id
 from ..system.spoiled_places import remove_entry
 from ..system.stopped import StoppedWatch
 from ..transport.lane import AgentLane
-from .limits import Backoff, Ladder
+from .limits import Backoff, EndedRunWatch, Ladder
 from .node import thread_limits
 from .reaping import COOKIE, Marks, reap
 from .relay import Account, Relay
@@ -139,6 +139,7 @@ class ManagedEngine:
         """Run of a chunk -> grace in seconds, and the items that are interrupted when they run."""
         self.next_look_s = 0.0
         self.stopped = StoppedWatch()
+        self.ended_run = EndedRunWatch()
         self.loss_told = False
 
     @property

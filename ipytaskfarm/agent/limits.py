@@ -11,9 +11,13 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from ..system.stopped import StoppedWatch
+
 if TYPE_CHECKING:  # the agent starts its zygote before it imports the messages
     from ..core.messages.task_types import RunKey
 
+ENDED_S = 10.0
+"""How long (seconds) an engine may be busy with a run that has ended. It takes microseconds."""
 RESEND_S = 0.02
 """The time in seconds between two signals, and between two checks of a run that is to be interrupted."""
 
@@ -69,6 +73,20 @@ class Ladder:
     def next_look_s(self, now_s: float) -> float:
         """Return when (monotonic) to call `step` again."""
         return min(now_s + RESEND_S, self.kill_at_s) if not self.killed else now_s + 1.0
+
+
+class EndedRunWatch:
+    """Measures how long an engine has been busy with one run that has ended, from checks that may come late."""
+
+    def __init__(self) -> None:
+        self._run: RunKey | None = None
+        self._time = StoppedWatch()
+
+    def too_long(self, run: RunKey | None, now_s: float) -> bool:
+        """Note such a run (None: there is none), and return whether it has been the same for `ENDED_S` seconds."""
+        if run != self._run:
+            self._run, self._time = run, StoppedWatch()
+        return self._time.too_long(run is not None, now_s, ENDED_S)
 
 
 class Backoff:

@@ -30,7 +30,7 @@ SIGNAL_STACK = signal.SIGRTMIN + 6
 
 
 class EngineWatch:
-    """Enforces time and memory limits, interrupts runs, finds stopped processes, reads stacks."""
+    """Enforces time and memory limits, interrupts runs, finds stopped processes and ended runs that go on."""
 
     def __init__(self, grace_s: float, stopped_s: float, lane: AgentLane, memory: MemoryWatch) -> None:
         """Create it.
@@ -104,6 +104,9 @@ class EngineWatch:
             if engine.stopped.too_long(is_stopped(engine.pid), now_s, self._stopped_s):
                 log.warning("engine %d has been stopped for too long: killing it", engine.id)
                 engine.kill("stopped")
+            if not engine.account.damaged and engine.ended_run.too_long(_ended_run(engine), now_s):
+                log.warning("engine %d is busy with a run that has ended: killing it", engine.id)
+                engine.kill("busy with a run that had ended")
             _cut(engine)
 
     async def stack(self, engine: ManagedEngine) -> str:
@@ -178,6 +181,12 @@ class EngineWatch:
                 engine.ladder = None
             case Step.WAIT:
                 pass
+
+
+def _ended_run(engine: ManagedEngine) -> RunKey | None:
+    """Return a run whose end was recorded, perhaps by the task itself, and which the engine has not left."""
+    ended = (each.run for each in engine.account.recorder.concurrent.read() if not engine.account.is_open(each.run))
+    return next(ended, None) or engine.account.recorder.lingering()
 
 
 def _running(engine: ManagedEngine) -> RunKey | None:

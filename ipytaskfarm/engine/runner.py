@@ -505,6 +505,7 @@ class Runner:
         forget_added()
         if attempt.frozen is not None:
             self._recorder.end_with(record, run.task, run.attempt)
+            self._recorder.leave()
             self.freezer.offer(*source_of(work))
             self._finished(run_s)
             return
@@ -512,6 +513,7 @@ class Runner:
             error = None  # its traceback holds the frames, and the frames hold the values
             self._namespace.clear()
         self._recorder.end_with(record, run.task, run.attempt)
+        self._recorder.leave()
         self._finished(run_s)  # first, so that the result is on its way while the engine puts things in order
         # The items of a chunk are looked after by `call_each`.
         self._baseline.restore(attempt.reaches or (run_s > LONG_S and attempt.chunk is None))

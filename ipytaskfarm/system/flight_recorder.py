@@ -7,6 +7,7 @@ One file per engine, mapped by the engine and by its agent, in the agent's priva
 
     engine   rec.begin(task, attempt, deadline_ns)         this attempt runs now
              rec.end_with(record, task, attempt)           its result, and at the same instant its end
+             rec.leave()                                   the engine has left it
              rec.idle()                                    it runs no more, and there is no result
              rec.begin_command(); rec.end_command()        a MultiEngine command runs
              rec.wanted() -> Want | None                   in the signal handler: is the present run to be interrupted?
@@ -43,7 +44,6 @@ for the agent, and so the engine waits for its controller.
 
 On processors that reorder stores (not x86), the head of a living engine may be seen before its record. The checksum
 shows this, and the reader tries again.
-
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ _RUN = struct.Struct("=6Q")
 _WANT_AT = (768, 832)  # task, attempt, cause
 _WANT = struct.Struct("=3Q")
 _IDLE, _TASK, _COMMAND = 0, 1, 2
-_SLOT_MARK = 74  # number of a hand-out, place in it: no run behind that place has begun
+_SLOT_LEFT, _SLOT_MARK = 73, 74  # the run left last; number of a hand-out, place in it: no run behind that has begun
 _SLOT_BOOT_BYTES, _SLOT_IS_MARKED, _BOOT_AT, _BOOT_MAX = 4, 5, 1024, 128
 _MS_SYNC = 4
 _msync = ctypes.CDLL(None, use_errno=True).msync
@@ -102,8 +102,7 @@ _SPILLED = 0x80000000
 _PAD_RECORD = struct.Struct("=I")
 _REFERENCE = struct.Struct("=Q")
 
-_POLL_S = 0.001
-_FULL_POLL_S = 0.05
+_POLL_S, _FULL_POLL_S = 0.001, 0.05
 _TRIES = 200
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -323,6 +322,10 @@ class Recorder:
         else:
             self._write(start, length, record, task, attempt)
 
+    def leave(self) -> None:
+        """Record that the engine itself has ended the run that it began last: a task may call `end_with` too."""
+        self._slots[_SLOT_LEFT] = self._run_serial
+
     def idle(self) -> None:
         """Record that nothing runs. Not needed after `end_with`."""
         self._run = None
@@ -507,6 +510,13 @@ class Recorder:
         """
         state, task, attempt, began_ns, deadline_ns = self._read_run()
         return Current((task, attempt), began_ns, deadline_ns) if state == _TASK else None
+
+    def lingering(self) -> RunKey | None:
+        """Return the task whose end is in the ring although the engine has not left it; None if there is none."""
+        serial = self._slots[_SLOT_RUN]
+        state, task, attempt, _, _, head = _RUN.unpack_from(self._map, _RUN_AT[serial & 1])
+        lingers = state == _TASK and self._slots[_SLOT_HEAD] != head and self._slots[_SLOT_LEFT] != serial
+        return (task, attempt) if lingers and self._slots[_SLOT_RUN] == serial else None
 
     def begun_upto(self) -> tuple[int, int] | None:
         """Return (number of a hand-out, place in it) up to which runs may have begun; None if the engine did not mark

@@ -5,9 +5,10 @@ Each attack runs beside a task of another client that has one attempt: so the ag
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,39 @@ def test_a_record_that_cannot_be_read_fails_its_run_and_ends_its_engine(
     farm: Farm, others: Others, hostile: TaskClient, what: str
 ) -> None:
     assert "cannot be read" in failure_of(hostile, RECORDER + UNREADABLE[what])
+    others.check()
+    until_engines(farm, 3)
+
+
+def write_own_end(seconds: float) -> None:
+    """Write a valid end of the task that runs, and go on."""
+    import gc
+
+    import msgspec
+
+    from ipytaskfarm.core.messages.task_types import Ended
+    from ipytaskfarm.engine import current_task
+    from ipytaskfarm.system.flight_recorder import Recorder
+
+    me = current_task()
+    (recorder,) = [each for each in gc.get_objects() if type(each) is Recorder]
+    recorder.end_with(msgspec.msgpack.encode(Ended(me.id, me.attempt, "", 1.0, 1.0)), me.id, me.attempt)
+    time.sleep(seconds)
+
+
+async def write_own_end_in_a_coroutine(seconds: float) -> None:
+    write_own_end(0.0)
+    await asyncio.sleep(seconds)
+
+
+@pytest.mark.parametrize("forge", some_of([write_own_end, write_own_end_in_a_coroutine], 1))
+def test_an_engine_whose_task_writes_its_own_end_and_goes_on_is_replaced(
+    farm: Farm, others: Others, hostile: TaskClient, forge: Callable[[float], object]
+) -> None:
+    task = hostile.submit(forge, 600.0)
+    hostile.barrier(task.id, timeout=60)
+    engine = hostile.get_task_result(task.id).engineid
+    assert hostile.run(Task("a = 1", pull="a", targets=[engine]), block=True).ns.a == 1
     others.check()
     until_engines(farm, 3)
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from ipytaskfarm.agent import __main__ as agent_main, relay as relay_module, watch
-from ipytaskfarm.agent.limits import Backoff, Ladder, Step
+from ipytaskfarm.agent.limits import Backoff, EndedRunWatch, Ladder, Step
 from ipytaskfarm.agent.reaping import COOKIE, Marks, is_marked, reap
 from ipytaskfarm.agent.relay import Account, Relay
 from ipytaskfarm.agent.sweep import counters, remember_farm, succeed
@@ -85,6 +85,14 @@ def test_time_in_which_nobody_could_look_is_not_held_against_a_process() -> None
     watch = StoppedWatch()
     assert not watch.too_long(True, 0.0)
     assert not watch.too_long(True, 10_000.0)
+
+
+def test_a_run_that_has_ended_is_given_ten_seconds() -> None:
+    watch = EndedRunWatch()
+    assert [watch.too_long(RUN, now_s) for now_s in (0.0, 5.0, 9.0)] == [False] * 3
+    assert not watch.too_long(OTHER, 10.0)
+    assert not watch.too_long(None, 12.0)
+    assert [watch.too_long(OTHER, now_s) for now_s in (15.0, 20.0, 25.0)] == [False, False, True]
 
 
 def test_failed_starts_are_delayed_more_and_more() -> None:

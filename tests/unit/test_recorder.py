@@ -99,6 +99,22 @@ def test_idle_and_commands(agent: Recorder, engine: Recorder) -> None:
     assert agent.current() is None
 
 
+def test_a_run_that_has_an_end_and_goes_on(agent: Recorder, engine: Recorder) -> None:
+    """A task can find the recorder and write its own end; only the engine leaves the run."""
+    engine.begin(1, 1)
+    assert agent.lingering() is None
+    engine.end_with(b"forged", 1, 1)
+    assert agent.current() is None
+    assert agent.lingering() == (1, 1)
+    engine.leave()
+    assert agent.lingering() is None
+    engine.begin(2, 1)
+    engine.end_with(b"forged", 2, 1)
+    assert agent.lingering() == (2, 1)
+    engine.begin_command()
+    assert agent.lingering() is None
+
+
 def test_what_was_not_released_is_read_again_by_another_agent(agent: Recorder, engine: Recorder) -> None:
     for n in range(5):
         engine.begin(n, 1)
