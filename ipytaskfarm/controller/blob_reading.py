@@ -17,10 +17,16 @@ from typing import NamedTuple
 from ..core.messages import Answer
 from ..core.messages.blob_chunks import DIGEST_BYTES, PIECE_BYTES, BlobPiece
 from ..core.text import text_of
+from ..core.turn_shares import GroupedOrder
 from ..storage.blobs import Blobs
 
 AHEAD_BYTES = 8 * PIECE_BYTES
 """The largest number of bytes that are read for one peer and not acknowledged."""
+
+BEGUN_MAX = 32
+"""The largest number of pieces that are read before others have their turn."""
+PIECE_S = 0.001
+"""About what a piece takes (seconds), for the shares of peers."""
 
 WAITING_MAX = 1000
 """The largest number of questions of one peer, far more than an honest peer has. Further ones are not answered."""
@@ -33,6 +39,8 @@ class ReadPiece(NamedTuple):
     n: int | None
     digest: bytes
     offset: int
+    key: str = ""
+    """The title of the session's key."""
 
 
 class BlobReader:
@@ -41,7 +49,11 @@ class BlobReader:
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._waiting: dict[str, deque[ReadPiece]] = {}
+        self._order = GroupedOrder()
+        """Which session's piece is read next: keys have equal shares, and so have the sessions of one key."""
         self._under_way: Counter[str] = Counter()
+        self._begun = 0
+        """The number of pieces in `_under_way`."""
         self._to_read: queue.SimpleQueue[ReadPiece | None] = queue.SimpleQueue()
         self._read: deque[tuple[ReadPiece, BlobPiece]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -56,6 +68,7 @@ class BlobReader:
         waiting = self._waiting.setdefault(load.session, deque())
         if len(waiting) < WAITING_MAX:
             waiting.append(load)
+            self._order.wait(load.key, load.session)
 
     def answers(self) -> list[tuple[str, Answer | BlobPiece]]:
         """Return (session, answer) for each piece that was read. Never blocks."""
@@ -67,6 +80,7 @@ class BlobReader:
         while self._read:
             load, piece = self._read.popleft()
             self._under_way[load.session] -= 1
+            self._begun -= 1
             found.append((load.session, piece if load.n is None else Answer(load.n, piece)))
         self._under_way += Counter()  # drops the entries with zero
         return found
@@ -76,16 +90,25 @@ class BlobReader:
 
         `backlog_bytes` returns how many bytes are on their way to a session.
         """
-        for session, waiting in list(self._waiting.items()) if self._waiting else ():
-            room = AHEAD_BYTES - backlog_bytes(session) - self._under_way[session] * PIECE_BYTES
-            while waiting and room > 0:
-                self._under_way[session] += 1
-                self._begin(waiting.popleft())
-                room -= PIECE_BYTES
-            if not waiting:
+        full: list[str] = []
+        while self._begun < BEGUN_MAX and (session := self._order.pop()) is not None:
+            if AHEAD_BYTES - backlog_bytes(session) <= self._under_way[session] * PIECE_BYTES:
+                full.append(session)
+                continue
+            load = self._waiting[session].popleft()
+            self._begin(load)
+            self._order.charge(session, PIECE_S)
+            if self._waiting[session]:
+                self._order.wait(load.key, session)
+            else:
                 del self._waiting[session]
+                self._order.forget(session)
+        for session in full:
+            self._order.wait(self._waiting[session][0].key, session)
 
     def _begin(self, load: ReadPiece) -> None:
+        self._under_way[load.session] += 1
+        self._begun += 1
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="reader of blobs", daemon=True)
             self._thread.start()

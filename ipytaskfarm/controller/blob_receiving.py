@@ -37,7 +37,8 @@ IDLE_S = 120.0
 """How long (seconds) an upload may wait for its next piece."""
 
 WAITING_PER_SESSION = 32
-WAITING_IN_ALL = 128
+WAITING_PER_KEY = 128
+WAITING_IN_ALL = 192
 """Pieces, of up to 1 MiB, that are received and not written. An honest peer has eight at most."""
 
 SYNC_BYTES = 32 << 20
@@ -93,6 +94,8 @@ class BlobReceiver:
         self._uploads: dict[tuple[str, bytes], _Upload] = {}
         """(session, digest) -> its unfinished upload. Only the thread uses it."""
         self._waiting: Counter[str] = Counter()
+        """Session -> its pieces that are not written."""
+        self._of_key: Counter[str] = Counter()
         self._to_write: queue.SimpleQueue[WritePiece | str | None] = queue.SimpleQueue()
         """Pieces; a session that has ended; None for the end."""
         self._written: deque[tuple[WritePiece, BlobWritten]] = deque()
@@ -111,12 +114,17 @@ class BlobReceiver:
     def ask(self, piece: WritePiece) -> None:
         """Queue a piece, or answer that it must come again later."""
         session = piece.session
-        if self._waiting[session] >= WAITING_PER_SESSION or self._waiting.total() >= WAITING_IN_ALL:
+        if (
+            self._waiting[session] >= WAITING_PER_SESSION
+            or self._of_key[piece.key] >= WAITING_PER_KEY
+            or self._waiting.total() >= WAITING_IN_ALL
+        ):
             text = "the controller has received more pieces of large values than it has written"
             answer = BlobWritten(piece.question.digest, error=text, later=True)
             self._refused.append((session, piece.answered(answer)))
             return
         self._waiting[session] += 1
+        self._of_key[piece.key] += 1
         self._put(piece)
 
     def session_ended(self, session: str) -> None:
@@ -134,6 +142,7 @@ class BlobReceiver:
         while self._written:
             piece, written = self._written.popleft()
             self._waiting[piece.session] -= 1
+            self._of_key[piece.key] -= 1
             found.append((piece.session, piece.answered(written)))
         self._waiting += Counter()  # drops the entries with zero
         return found

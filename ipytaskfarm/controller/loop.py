@@ -446,7 +446,7 @@ class ControllerLoop:
             if self._receiver is not None:
                 self._receiver.ask(WritePiece(peer.session, peer.title, n, question))
         elif self._reader is not None:
-            self._reader.ask(ReadPiece(peer.session, n, question.digest, question.offset))
+            self._reader.ask(ReadPiece(peer.session, n, question.digest, question.offset, peer.title))
 
     def _answer_from_store(self, load: Load) -> tuple[str, Answer | TaskReply] | tuple[str, Event]:
         """Return the message to send or the event to handle, see `replies.answer`.

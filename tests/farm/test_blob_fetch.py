@@ -19,7 +19,7 @@ import pytest
 from ipytaskfarm.agent.fetching import BlobFetches
 from ipytaskfarm.client import Task, TaskClient
 from ipytaskfarm.client.fetching import BlobDownloads
-from ipytaskfarm.controller.blob_reading import AHEAD_BYTES, BlobReader, ReadPiece
+from ipytaskfarm.controller.blob_reading import AHEAD_BYTES, BEGUN_MAX, BlobReader, ReadPiece
 from ipytaskfarm.core.errors import BlobMissing
 from ipytaskfarm.core.messages import Answer
 from ipytaskfarm.core.messages.blob_chunks import PIECE_BYTES, PIECES_AHEAD, BlobHere, BlobPiece, ReadBlob, WantBlob
@@ -104,6 +104,24 @@ def test_what_is_not_there_is_said(reader: BlobReader, digest: bytes) -> None:
 @pytest.mark.parametrize("offset", [-1, SIZE, 2**64 - 1])
 def test_an_offset_beyond_the_blob_is_no_piece(blobs: Blobs, data: memoryview, offset: int) -> None:
     assert piece_of(blobs, ReadBlob(blobs.put(data), offset)).data == b""
+
+
+def test_many_sessions_of_one_key_have_the_share_of_one(blobs: Blobs, reader: BlobReader, data: memoryview) -> None:
+    digest = blobs.put(data)
+    for number in range(50):
+        for _ in range(8):
+            reader.ask(ReadPiece(f"many {number}", None, digest, 0, "client"))
+    for _ in range(8):
+        reader.ask(ReadPiece("agent:1", None, digest, 0, "agent:node"))
+    reader.go_on(lambda session: 0)
+    first = [session for session, _ in answers(reader, BEGUN_MAX)]
+    assert first.count("agent:1") == 8
+    assert max(first.count(f"many {number}") for number in range(50)) == 1
+    for _ in range(-(-8 * 51 // BEGUN_MAX) - 1):
+        reader.go_on(lambda session: 0)
+        found = answers(reader, min(BEGUN_MAX, 8 * 51 - len(first)))
+        first += [session for session, _ in found]
+    assert all(first.count(f"many {number}") == 8 for number in range(50))
 
 
 def test_who_takes_nothing_makes_nobody_wait_and_fills_no_memory(

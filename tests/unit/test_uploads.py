@@ -18,6 +18,7 @@ from ipytaskfarm.controller import blob_receiving
 from ipytaskfarm.controller.blob_receiving import (
     UPLOADED_KEPT_S,
     WAITING_IN_ALL,
+    WAITING_PER_KEY,
     WAITING_PER_SESSION,
     BlobReceiver,
 )
@@ -321,10 +322,15 @@ def test_what_is_received_and_not_written_is_bounded(world: UploadWorld, data: b
             for _ in range(WAITING_PER_SESSION + 5):
                 world.ask(WriteBlob(bytes(32), SIZE), f"session {number}")
         most = 4 * WAITING_PER_SESSION
-        assert most == WAITING_IN_ALL
+        assert most == WAITING_PER_KEY
         refused = world.answers(6 * (WAITING_PER_SESSION + 5) - most)
         assert all(each.later for each in refused)
-    assert not any(each.later for each in world.answers(most))
+        for number in range(6):  # of another key
+            for _ in range(WAITING_PER_SESSION):
+                world.ask(WriteBlob(bytes(32), SIZE), f"agent:{number}", "agent")
+        refused = world.answers(6 * WAITING_PER_SESSION - (WAITING_IN_ALL - most))
+        assert all(each.later for each in refused)
+    assert not any(each.later for each in world.answers(WAITING_IN_ALL))
     assert not world.answer(WriteBlob(bytes(32), SIZE)).error
 
 
