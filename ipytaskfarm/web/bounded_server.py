@@ -21,6 +21,8 @@ IDLE_S = 60.0
 """How long a connection may take until it has sent the headers of its next request. Browsers connect again."""
 STRANGERS_MAX = 100
 """The most connections of those who have not logged in; the oldest one is closed for a new one."""
+KNOWN_MAX = 400
+"""The most connections of those who have logged in, besides sockets; a browser has six at most for all its pages."""
 
 
 class BoundedServer(httpserver.HTTPServer):
@@ -51,11 +53,14 @@ class BoundedServer(httpserver.HTTPServer):
                 oldest.stream.close()
         return super().start_request(server_conn, request_conn)
 
-    def knows(self, connection: object) -> None:
-        """Record that the user of a connection has logged in."""
+    def knows(self, connection: object) -> bool:
+        """Record that the user of a connection has logged in.  Return whether there was a place for it."""
         if isinstance(connection, HTTP1ServerConnection) and connection in self._strangers:
+            if len(self._known) >= KNOWN_MAX:
+                return False
             del self._strangers[connection]
             self._known.add(connection)
+        return True
 
     def on_close(self, server_conn: object) -> None:
         """Forget a connection that has ended, or has become a socket's."""

@@ -38,6 +38,8 @@ QUESTIONS_MAX = 16
 """How many questions of one page are answered at once."""
 UNSENT_MAX = 64
 """A page that has not received this number of messages is closed; it comes back by itself."""
+SOCKETS_MAX = 200
+"""How many sockets of pages one process serves."""
 BEHIND = 4001
 """The code with which such a page is closed."""
 
@@ -208,6 +210,9 @@ class _FarmMetrics(_FarmRequest):
         self.finish(metrics_text(feed.name, picture))
 
 
+_open_sockets: set[_PageSocket] = set()
+
+
 class _PageSocket(websocket.WebSocketHandler):
     """Sends a picture and deltas, and answers questions. Another class adds who may come in."""
 
@@ -235,14 +240,19 @@ class _PageSocket(websocket.WebSocketHandler):
     def open(self, *args: str, **kwargs: str) -> None:
         super().open(*args, **kwargs)
         try:
+            if len(_open_sockets) >= SOCKETS_MAX:
+                text = f"there is no place for this page: {SOCKETS_MAX} are open, the most of this server; close some"
+                raise errors.TaskFarmError(text)
             self._feed = self.find_feed(self.get_argument("farm", ""))
         except (KeyError, ValueError, errors.TaskFarmError) as error:
             self._send({"type": "refused", "error": error_value(error)})
             self.close(4004)
             return
+        _open_sockets.add(self)
         self.set_nodelay(True)
 
     def on_close(self) -> None:
+        _open_sockets.discard(self)
         if self._feed is not None:
             self._feed.close(self)
 

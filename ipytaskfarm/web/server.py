@@ -18,7 +18,7 @@ from tornado import netutil, web, websocket
 
 from ipytaskfarm.core import errors
 
-from .bounded_server import BoundedServer
+from .bounded_server import KNOWN_MAX, BoundedServer
 from .feed import FarmFeed
 from .handlers import json_of, page_script, routes
 
@@ -67,12 +67,17 @@ def _is_of(origin: str, host: str) -> bool:
 
 
 def bases(
-    guard: Guard, knows: Callable[[object], None]
+    guard: Guard, knows: Callable[[object], bool]
 ) -> tuple[type[web.RequestHandler], type[websocket.WebSocketHandler]]:
     """Return the base classes of `handlers.routes` that let in whoever has the cookie, or sends the token.
 
-    knows: is told the connection of each request whose user has logged in.
+    knows: is told the connection of each request whose user has logged in, and returns whether there is a place for it.
     """
+
+    def take_place(request: Any) -> None:
+        if not knows(request.server_connection):
+            text = f"{KNOWN_MAX} connections of pages and programs are open, the most of this server: close some"
+            raise web.HTTPError(503, text)
 
     class _Identified(web.RequestHandler):
         public = False
@@ -86,7 +91,7 @@ def bases(
         def prepare(self) -> None:
             guard.check_host(self.request)
             if self.current_user is not None:
-                knows(self.request.server_connection)
+                take_place(self.request)
             elif not self.public:
                 raise web.HTTPError(401, "open the URL that `ipytaskfarm web` has printed")
 
@@ -120,7 +125,7 @@ def bases(
                 given = None
             if not guard.is_token(given):
                 raise web.HTTPError(403, "this is not the token: open the URL that `ipytaskfarm web` has printed")
-            knows(self.request.server_connection)
+            take_place(self.request)
             self.set_signed_cookie(guard.cookie, "in", expires_days=None, httponly=True, samesite="Strict", path="/")
             self.finish({"xsrf": self.xsrf_token.decode()})
 
@@ -180,9 +185,8 @@ class WebServer:
             log_function=lambda handler: None,
         )
 
-    def _knows(self, connection: object) -> None:
-        if self._server is not None:
-            self._server.knows(connection)
+    def _knows(self, connection: object) -> bool:
+        return self._server is None or self._server.knows(connection)
 
     @property
     def url(self) -> str:

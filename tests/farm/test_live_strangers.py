@@ -17,7 +17,7 @@ from tornado.websocket import websocket_connect
 
 from ipytaskfarm import Farm
 from ipytaskfarm.system.farm_paths import connection_reader
-from ipytaskfarm.web import bounded_server
+from ipytaskfarm.web import bounded_server, handlers
 from ipytaskfarm.web.feed import FarmFeed
 from ipytaskfarm.web.handlers import MESSAGE_MAX
 from ipytaskfarm.web.server import WebServer
@@ -246,6 +246,50 @@ def test_a_body_and_headers_that_do_not_come_end_the_connection(farm: Farm, monk
         await server.stop()
 
     asyncio.run(asyncio.wait_for(served(), DEADLINE_S))
+
+
+def test_connections_of_those_who_have_logged_in_are_bounded(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_server, "KNOWN_MAX", 4)
+    assert server._server is not None
+    eventually(lambda: not server._server._known)  # type: ignore[union-attr]
+    pages = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE_S) for _ in range(6)]
+    answers = []
+    for page in pages:
+        page.request("GET", "/farms", headers=KEY)
+        answer = page.getresponse()
+        answers.append((answer.status, answer.read().decode()))
+    assert [status for status, _ in answers] == [200] * 4 + [503] * 2
+    assert "connections of pages and programs are open, the most of this server: close some" in answers[-1][1]
+    pages[0].close()
+    eventually(lambda: len(server._server._known) == 3)  # type: ignore[union-attr]
+    pages[-1].request("GET", "/farms", headers=KEY)
+    assert pages[-1].getresponse().status == 200
+    for page in pages:
+        page.close()
+
+
+def test_sockets_of_pages_are_bounded(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "SOCKETS_MAX", 2)
+    eventually(lambda: not handlers._open_sockets)
+
+    async def said() -> str | bytes | None:
+        url = HTTPRequest(f"ws://127.0.0.1:{server.port}/socket", headers=KEY)
+        pages = [await websocket_connect(url) for _ in range(3)]
+        try:
+            return await pages[-1].read_message()
+        finally:
+            for page in pages:
+                page.close()
+                while await page.read_message() is not None:
+                    pass
+
+    found = asyncio.run(asyncio.wait_for(said(), DEADLINE_S))
+    assert found is not None
+    assert "there is no place for this page" in json.loads(found)["error"]["text"]
+    with opened(server, ""):  # there is one again
+        eventually(lambda: len(handlers._open_sockets) == 1)
 
 
 def test_connections_of_strangers_are_bounded_and_those_of_pages_stay(
