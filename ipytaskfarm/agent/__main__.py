@@ -16,8 +16,8 @@ from ..settings.declarations import add_flags
 from ..settings.setting import AGENT
 from ..system.farm_paths import Lock, agent_folder, leave_folder, private_folder, read_connection_file
 from ..system.host import home_folder, working_folder
+from ..system.odd_files import remove_unless_file, remove_unless_folder
 from ..system.process import UMASK_BEFORE, name_process, usable_cores
-from ..system.spoiled_places import clear_file, clear_folder
 from ..system.stopped import STOPPED_S
 from .settings import EXIT_REFUSED, LOCK, AgentSettings
 from .zygote_process import ZygoteProcess
@@ -94,12 +94,12 @@ def _run(settings: AgentSettings, zygote: ZygoteProcess) -> int:
 
 def _make_folders(settings: AgentSettings) -> None:
     """Make the agent's folders, also where a task of an earlier agent has put something else."""
-    clear_folder(settings.folder)
+    remove_unless_folder(settings.folder)
     private_folder(settings.folder)
-    clear_file(settings.folder / LOCK)
+    remove_unless_file(settings.folder / LOCK)
     if settings.recorders is not None:
-        clear_folder(settings.recorders.parent)
-        clear_folder(settings.recorders)
+        remove_unless_folder(settings.recorders.parent)
+        remove_unless_folder(settings.recorders)
         private_folder(settings.recorders)
 
 
@@ -169,7 +169,7 @@ def _engines(text: str) -> int:
 def _log_to(path: Path | None, verbose: bool) -> None:
     handler: logging.Handler = logging.StreamHandler()
     if path is not None:
-        clear_file(path)
+        remove_unless_file(path)
         handler = logging.handlers.RotatingFileHandler(path, maxBytes=10 << 20, backupCount=3, delay=True)
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format=form, handlers=[handler])

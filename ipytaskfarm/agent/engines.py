@@ -31,7 +31,7 @@ from ..system.concurrent_runs import COMPANY
 from ..system.files import tail
 from ..system.flight_recorder import Recorder
 from ..system.machine import boot_id
-from ..system.spoiled_places import remove_entry
+from ..system.odd_files import remove_entry
 from ..system.stopped import StoppedWatch
 from ..transport.lane import AgentLane
 from .limits import Backoff, EndedRunWatch, Ladder

@@ -15,7 +15,7 @@ from ..core.errors import TaskFarmError
 from ..system.farm_paths import Lock
 from ..system.flight_recorder import Recorder, RecorderDamaged
 from ..system.machine import REBOOTED, boot_id
-from ..system.spoiled_places import clear_file, read_note, remove_entry, write_note
+from ..system.odd_files import read_note, remove_entry, remove_unless_file, write_note
 from .engines import Files, ManagedEngine
 from .reaping import Marks, reap
 from .relay import Account
@@ -42,7 +42,7 @@ def sweep(folder: Path, recorders: Path) -> list[ManagedEngine]:
     dead: list[ManagedEngine] = []
     for counter in counters(folder, recorders):
         files = Files(folder, recorders, counter)
-        clear_file(files.recorder)
+        remove_unless_file(files.recorder)
         engine = _dead_engine(files) if files.recorder.exists() else None
         if engine is None:
             files.remove()

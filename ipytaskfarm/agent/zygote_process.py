@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..system.spoiled_places import clear_file
+from ..system.odd_files import remove_unless_file
 
 OUTPUT = "zygote.out"
 """The file, in the agent's folder, for the output of its zygotes."""
@@ -49,7 +49,7 @@ def spawn_zygote(
     argv += ["--farm", farm, "--failure-values", failure_values]
     argv += [word for name in preload for word in ("--preload", name)]
     argv += ["--stay"] if stays else []
-    clear_file(output)
+    remove_unless_file(output)
     with theirs, open(output, "ab", opener=_private) as out:
         child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=[theirs.fileno()])
     return ZygoteProcess(child, ours)

@@ -13,9 +13,10 @@ from ipytaskfarm.cli.json_output import print_json
 from ipytaskfarm.cli.status import farm_state
 from ipytaskfarm.core import errors
 from ipytaskfarm.core.messages import Clear, Cleared
-from ipytaskfarm.deployment.home import Home, remove_path
+from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import connect
 from ipytaskfarm.display.tables import Column
+from ipytaskfarm.system.odd_files import remove_entry
 
 COLUMNS = (
     "farm",
@@ -147,6 +148,6 @@ a crash left behind; with --all it removes the whole farm with its store and its
         if not printing.confirm(f"Remove these {len(paths)} {what}?", yes=self.yes):
             return FAILED
         for path in paths:
-            remove_path(path)
+            remove_entry(path)
         print(f"removed {len(paths)}")
         return OK

@@ -50,6 +50,7 @@ from ..storage.store import Store
 from ..system import farm_paths
 from ..system.collector import spare_the_collector
 from ..system.farm_paths import ConnectionInfo
+from ..system.odd_files import set_aside_unless_file
 from ..system.process import name_process
 from ..transport.hub import Hub
 from ..transport.keys import FarmKeys, farm_keys
@@ -124,7 +125,7 @@ def _set_up_logs(path: Path | None) -> None:
         handler = logging.StreamHandler()
     else:
         farm_paths.private_folder(path.parent)
-        farm_paths.set_aside(path)
+        set_aside_unless_file(path)
         handler = logging.handlers.RotatingFileHandler(path, maxBytes=10 * 2**20, backupCount=3, encoding="utf-8")
     logging.basicConfig(
         level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s: %(message)s"

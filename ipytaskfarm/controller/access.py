@@ -10,7 +10,7 @@ from ..core.errors import SecurityError, TaskFarmError
 from ..core.messages.tables import ConnectionRow, ConnectionTable
 from ..system import farm_paths
 from ..system.farm_paths import ConnectionInfo
-from ..system.spoiled_places import clear_file
+from ..system.odd_files import remove_unless_file
 from ..transport.hub import Hub
 from ..transport.keys import (
     KEYS_FILE,
@@ -50,7 +50,7 @@ class FarmAccess:
         for title in TITLES:
             path = farm_paths.connection_path(self._info.farm, title)
             if not path.is_symlink():  # which is refused by name: a farm that starts does not know who made it
-                clear_file(path)
+                remove_unless_file(path)
             write_if_new(info_for(self._info, keys, title), path)
             paths.append(path)
         write_agent_files(self._info, keys, self._folder)
@@ -70,7 +70,7 @@ class FarmAccess:
         try:
             if not all(map(self._is_anothers, changed)):
                 for path in changed:
-                    clear_file(path)
+                    remove_unless_file(path)
                 self.write_files(self._keys)
                 log.warning("written again, because it was removed or changed: %s", ", ".join(map(str, changed)))
             else:

@@ -17,7 +17,7 @@ from ipytaskfarm.core import errors
 from ipytaskfarm.storage.beside import identity, recorders_folder
 from ipytaskfarm.storage.disk import refuse_odd_store
 from ipytaskfarm.system.farm_paths import FarmRecord
-from ipytaskfarm.system.private_files import set_aside, set_aside_unless_folder
+from ipytaskfarm.system.odd_files import set_aside_unless_file, set_aside_unless_folder
 
 
 class Found(NamedTuple):
@@ -102,7 +102,7 @@ def find(record: FarmRecord, name: str, folder: Path) -> Found:
 def forget_processes(record: FarmRecord, files: list[Path]) -> None:
     """Remove what the folder says about processes of the farm that it was copied from."""
     for file in files:
-        set_aside(file)
+        set_aside_unless_file(file)
         file.unlink(missing_ok=True)
     recorders = recorders_folder(Path(record.store))
     set_aside_unless_folder(recorders)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import socket
 import tempfile
 import time
@@ -31,8 +30,13 @@ from ipytaskfarm.storage.disk import network_file_system
 from ipytaskfarm.storage.lost_record import usable_record
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.farm_paths import ConnectionInfo, FarmRecord
-from ipytaskfarm.system.private_files import set_aside, set_aside_lock, set_aside_unless_folder
-from ipytaskfarm.system.spoiled_places import clear_folder
+from ipytaskfarm.system.odd_files import (
+    remove_entry,
+    remove_unless_folder,
+    set_aside_unless_file,
+    set_aside_unless_folder,
+)
+from ipytaskfarm.system.private_files import set_aside_lock
 from ipytaskfarm.system.supervision import OWNER, PROCESSES_FILE, SUPERVISOR, is_alive, read_processes
 from ipytaskfarm.transport.keys import AGENTS_FOLDER, KEYS_FILE
 
@@ -136,9 +140,9 @@ class Home:
 
     def agent_folder(self, number: int) -> Path:
         """Create and return the folder of an agent, also where something else is in its place or its log's."""
-        set_aside(self.log(f"agent-{number}"))
+        set_aside_unless_file(self.log(f"agent-{number}"))
         folder = farm_paths.socket_folder(self.name, self.folder) / f"agent-{number}"
-        clear_folder(folder)
+        remove_unless_folder(folder)
         return farm_paths.private_folder(folder)
 
     def recorders(self, number: int) -> Path:
@@ -186,7 +190,7 @@ class Home:
     def mend_logs(self) -> None:
         """Create the folder of logs if the farm's folder is there, also where a task has put something else."""
         if self.folder.is_dir():
-            clear_folder(self.logs)
+            remove_unless_folder(self.logs)
             farm_paths.private_folder(self.logs)
 
     # ------------------------------------------------------------------ processes
@@ -228,7 +232,7 @@ class Home:
             if not fresh:
                 raise
             for name in (farm_paths.FARM_FILE, PROCESSES_FILE, STARTER_NAME):
-                remove_path(self.folder / name)
+                remove_entry(self.folder / name)
             return ""
         if found.is_new:
             forget_processes(found.record, [self.folder / PROCESSES_FILE, self.folder / STARTER_NAME])
@@ -253,7 +257,7 @@ class Home:
 
     def write_processes(self, records: list[dict[str, Any]]) -> None:
         """Write the records for the next supervisor, which adopts the processes that live."""
-        set_aside(self.folder / PROCESSES_FILE)
+        set_aside_unless_file(self.folder / PROCESSES_FILE)
         farm_paths.write_private(self.folder / PROCESSES_FILE, json.dumps(records, indent=1).encode())
 
     def present_run(self) -> FarmRun | None:
@@ -272,7 +276,7 @@ class Home:
         run = self.present_run()
         if run is not None and notebook:
             record = {"notebook": notebook, "pid": run.pid, "started": run.started_s}
-            set_aside(self.folder / STARTER_NAME)
+            set_aside_unless_file(self.folder / STARTER_NAME)
             farm_paths.write_private(self.folder / STARTER_NAME, json.dumps(record).encode())
 
     def is_of_notebook(self, notebook: str) -> bool:
@@ -395,11 +399,11 @@ class Home:
             for old, new in zip(beside(store), beside(aside), strict=True):
                 if os.path.lexists(old):
                     os.replace(old, new)
-            remove_path(recorders_folder(aside))  # the new farm has no part in those runs
+            remove_entry(recorders_folder(aside))  # the new farm has no part in those runs
             if aside.exists():
                 remarks.append(f"the old store is set aside: {aside}")
         for name in (farm_paths.FARM_FILE, KEYS_FILE, AGENTS_FOLDER):
-            remove_path(self.folder / name)
+            remove_entry(self.folder / name)
         return remarks
 
     def _new_record(self, settings: FarmSettings, remarks: list[str]) -> FarmRecord:
@@ -442,17 +446,17 @@ class Home:
         completely.
         """
         for name in (PROCESSES_FILE, STARTER_NAME):
-            remove_path(self.folder / name)
+            remove_entry(self.folder / name)
         if temporary:
             self.remove()
             return
         for path in (self.client_file, self.agent_file):
-            remove_path(path)
+            remove_entry(path)
         farm_paths.leave_runtime_folder()
         # Flight recorders of a killed agent hold results that its successor will deliver.
         farm_paths.leave_folder(recorders_folder(self._store))
         if not any(self.sockets.glob("agent-*/*.rec")):
-            remove_path(self.sockets)
+            remove_entry(self.sockets)
 
     def set_aside(self) -> list[Path]:
         """Return the stores that --fresh has set aside."""
@@ -484,10 +488,10 @@ class Home:
         store = self._store
         if store.parent != self.folder:
             for path in beside(store):
-                remove_path(path)
+                remove_entry(path)
         sockets = self._sockets_place()
         for path in (*([sockets] if sockets is not None else []), self.folder, self.client_file, self.agent_file):
-            remove_path(path)
+            remove_entry(path)
         farm_paths.leave_runtime_folder()
 
 
@@ -522,14 +526,6 @@ class HomeLock:
 
     def __exit__(self, *exc_info: object) -> None:
         self.release()
-
-
-def remove_path(path: Path) -> None:
-    """Remove a file or a whole folder. Nothing happens if it does not exist."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    elif os.path.lexists(path):
-        path.unlink(missing_ok=True)
 
 
 def sweep_temporary() -> None:

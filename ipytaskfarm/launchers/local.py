@@ -17,9 +17,8 @@ from typing import Any, NoReturn
 from ipytaskfarm.system.farm_paths import process_started
 from ipytaskfarm.system.files import tail
 from ipytaskfarm.system.host import absolute_folders
-from ipytaskfarm.system.private_files import set_aside
+from ipytaskfarm.system.odd_files import make_usable, set_aside_unless_file
 from ipytaskfarm.system.process import PYTHONPATH_BEFORE
-from ipytaskfarm.system.spoiled_places import clear_file
 
 from . import EXIT_UNKNOWN, ProcessSpec
 
@@ -147,8 +146,8 @@ class LocalProcesses:
 
 
 def _open_log(log: Path) -> int:
-    set_aside(log)
-    clear_file(log)  # its permissions, too
+    set_aside_unless_file(log)
+    make_usable(log)
     rotate(log)
     # Append mode, so that truncating a log that grew too long (`trim`) leaves no hole.
     return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -234,9 +233,9 @@ def _make_room(log: Path, limit_bytes: int) -> bool:
     for number in range(LOG_FILES - 1, 1, -1):
         newer = log.with_name(f"{log.name}.{number - 1}")
         if newer.exists():
-            set_aside(log.with_name(f"{log.name}.{number}"))
+            set_aside_unless_file(log.with_name(f"{log.name}.{number}"))
             os.replace(newer, log.with_name(f"{log.name}.{number}"))
-    set_aside(log.with_name(f"{log.name}.1"))
+    set_aside_unless_file(log.with_name(f"{log.name}.1"))
     return True
 
 

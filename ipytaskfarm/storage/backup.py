@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..core.errors import StoreError
 from ..system.files import sync_folder
-from ..system.private_files import odd_kind
+from ..system.odd_files import odd_kind
 from . import disk, rows
 from .beside import count_file
 from .blobs import blobs_folder

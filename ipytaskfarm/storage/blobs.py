@@ -33,7 +33,7 @@ from ..core.errors import BlobMissing
 from ..system.farm_paths import private_folder
 from ..system.file_mapping import load
 from ..system.files import sync_folder, write_all
-from ..system.private_files import set_aside, set_aside_unless_folder
+from ..system.odd_files import set_aside_unless_file, set_aside_unless_folder
 
 BLOB_BYTES = 64 * 1024
 """Values of this size and more are blobs."""
@@ -107,7 +107,7 @@ class Blobs:
         made = cls(folder)
         private_folder(made.folder)
         for name in (_MARK, _LOCK):
-            set_aside(made.folder / name)
+            set_aside_unless_file(made.folder / name)
         (made.folder / _MARK).write_text(farm)
         (made.folder / _LOCK).touch(0o600)
         return made
@@ -204,7 +204,7 @@ class Blobs:
         path = self.path(digest)
         set_aside_unless_folder(path.parent)
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        set_aside(path)
+        set_aside_unless_file(path)
         if kept_s != KEPT_S:
             os.utime(part, (time.time() + kept_s - KEPT_S,) * 2)
         os.rename(part, path)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from ..system.private_files import set_aside
+from ..system.odd_files import set_aside_unless_file
 
 _RECORD = struct.Struct("<8sQQIIIIQQ")
 _CHECK = struct.Struct("<I")
@@ -148,7 +148,7 @@ class CommitCount:
         Raises:
             OSError: a file cannot be opened.
         """
-        set_aside(path)
+        set_aside_unless_file(path)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self._file = os.open(path, flags, 0o600)
         # Closing any descriptor of this file would release SQLite's locks on it: `close` comes after SQLite's.

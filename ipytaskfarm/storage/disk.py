@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from ..core.errors import StoreError
-from ..system.private_files import odd_kind, set_aside_if_lost
+from ..system.odd_files import odd_kind, set_aside_if_lost
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..core.errors import StoreError
 from ..system.farm_paths import FARM_FILE, FarmRecord, read_farm_record
-from ..system.private_files import set_aside, spoiled_name
+from ..system.odd_files import set_aside_unless_file, spoiled_name
 from .backup import incarnation_of
 from .beside import STORE_NAME
 
@@ -26,7 +26,7 @@ def usable_record(folder: Path) -> tuple[FarmRecord | None, str]:
         StoreError: the record is damaged, and there is no store in the folder that could replace it.
     """
     path = folder / FARM_FILE
-    remark = set_aside(path)
+    remark = set_aside_unless_file(path)
     try:
         return read_farm_record(folder), remark
     except StoreError as error:

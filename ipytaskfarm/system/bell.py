@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from .spoiled_places import remove_entry
+from .odd_files import remove_entry
 
 _RINGS_MAX = 8
 """Linux keeps 10 datagrams per socket (net.unix.max_dgram_qlen) before it drops datagrams."""

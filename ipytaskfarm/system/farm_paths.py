@@ -6,7 +6,7 @@
 `socket_folder`          ``$XDG_RUNTIME_DIR/ipytaskfarm/…`` or ``/tmp/ipytaskfarm-<uid>/…``: unix sockets, recorders
 =======================  ===================================================================================
 
-`system.private_files` makes, reads and locks them.
+`system.private_files` makes, reads and locks them; `system.odd_files` is for what else may have their names.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ import msgspec
 from ..core import errors
 from . import host
 from .host import data_folder, runtime_folder, socket_bases, spare_runtime_folder
+from .odd_files import remove_unless_folder
 from .private_files import (
     Lock as Lock,
     private_folder as private_folder,
     read_private as read_private,
-    set_aside as set_aside,
     set_aside_lock as set_aside_lock,
     write_private as write_private,
 )
-from .spoiled_places import clear_folder
 
 DEFAULT_FARM = "default"
 FARM_FILE = "farm.json"
@@ -180,7 +179,7 @@ def socket_folder(name: str, folder: Path | None = None) -> Path:
     """
     path = socket_place(name, folder)
     for each in (path.parent, path):
-        clear_folder(each)
+        remove_unless_folder(each)
     try:
         private_folder(path)
     except FileNotFoundError:

@@ -65,7 +65,7 @@ from ..core.messages.task_types import RunKey
 from .concurrent_runs import CONCURRENT_BYTES, ConcurrentRuns
 from .files import sync_folder
 from .last_words import WORDS_BYTES, LastWords
-from .spoiled_places import open_file, remove_entry
+from .odd_files import open_file, remove_entry
 
 RING_BYTES = 2 << 20
 ABORT, TIME_LIMIT = 1, 2

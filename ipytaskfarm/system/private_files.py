@@ -10,70 +10,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import logging
 import os
 import secrets
 import stat
-import time
 from pathlib import Path
 
 from ..core import errors
 from .host import socket_bases
+from .odd_files import kind_of, odd_kind, set_aside_unless_file
 
-log = logging.getLogger(__name__)
-
-_KINDS = {
-    stat.S_IFREG: "a file",
-    stat.S_IFDIR: "a folder",
-    stat.S_IFLNK: "a link",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-}
-
-
-# ------------------------------------------------------------------------------------------------ kinds
-
-
-def _kind(mode: int) -> str:
-    return _KINDS.get(stat.S_IFMT(mode), "a device")
-
-
-def odd_kind(path: Path) -> str:
-    """Return what stands in the place of a file and is none, such as "a folder"; "" for a file or nothing."""
-    try:
-        mode = os.lstat(path).st_mode
-    except OSError:
-        return ""
-    return "" if stat.S_ISREG(mode) else _kind(mode)
-
-
-def set_aside(path: Path) -> str:
-    """Give another name to what stands in the place of a file and is none; links are not followed.
-
-    It is for files that the farm makes again when they are missing.
-
-    Returns:
-        What was done, for people, which is logged too; "" if there is a file or nothing.
-
-    Raises:
-        OSError: it cannot be renamed.
-    """
-    return _set_aside(path, odd_kind(path), "a file")
-
-
-def set_aside_unless_folder(path: Path) -> str:
-    """Give another name to what stands in the place of a folder and is none; otherwise like `set_aside`."""
-    odd = odd_kind(path) or ("a file" if os.path.lexists(path) else "")
-    return _set_aside(path, "" if odd == "a folder" else odd, "a folder")
-
-
-def set_aside_if_lost(path: Path) -> str:
-    """Do the same as `set_aside` if the file's content is lost anyhow: a link may lead to it, and stays."""
-    return "" if path.is_symlink() and path.exists() else set_aside(path)
+# ------------------------------------------------------------------------------------------------ locks
 
 
 def set_aside_lock(path: Path, what: str) -> None:
-    """Do the same as `set_aside` with what stands in the place of a lock file, if no process holds that lock.
+    """Do the same as `set_aside_unless_file` with the place of a lock file, if no process holds that lock.
 
     Raises:
         FarmExists: a process holds the file that was there before. The message has its pid.
@@ -83,7 +33,7 @@ def set_aside_lock(path: Path, what: str) -> None:
         return
     if (holder := holder_of_removed(path)) is not None:
         raise errors.FarmExists(f"{what} runs already: process {holder} holds what was {path}")
-    set_aside(path)
+    set_aside_unless_file(path)
 
 
 def holder_of_removed(path: Path) -> int | None:
@@ -94,21 +44,6 @@ def holder_of_removed(path: Path) -> int | None:
             if os.readlink(opened) == was:
                 return int(opened.parts[2])
     return None
-
-
-def _set_aside(path: Path, odd: str, wanted: str) -> str:
-    if odd in ("", "a device"):  # a device is nobody's by mistake, and may be needed by all
-        return ""
-    aside = spoiled_name(path)
-    os.rename(path, aside)
-    remark = f"{path} was {odd} and not {wanted}: it is {aside.name} now, and is made again"
-    log.warning("%s", remark)
-    return remark
-
-
-def spoiled_name(path: Path) -> Path:
-    """Return a name that is free, for what cannot be used in the place of a file."""
-    return path.with_name(f"{path.name}.spoiled-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
 
 
 # ------------------------------------------------------------------------------------------------ folders
@@ -212,7 +147,7 @@ def read_private(path: Path) -> bytes:
     found = os.fstat(file)
     if not stat.S_ISREG(found.st_mode):
         os.close(file)
-        raise errors.SecurityError(f"{path} is not a file but {_kind(found.st_mode)}: remove it")
+        raise errors.SecurityError(f"{path} is not a file but {kind_of(found.st_mode)}: remove it")
     with os.fdopen(file, "rb") as stream:
         _check_owner(path, found, "600")
         # A copy may be in a folder that others can read (a home is often 0755), but not in one into which they can put

@@ -15,7 +15,7 @@ import msgspec
 
 from ..core import errors
 from .farm_paths import ConnectionInfo, is_stale, process_started, read_private
-from .private_files import odd_kind
+from .odd_files import odd_kind
 
 PROCESSES_FILE = "processes.json"
 """In the farm's folder: the supervisor's records of itself and of the processes that it started."""

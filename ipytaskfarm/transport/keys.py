@@ -35,7 +35,7 @@ import msgspec
 from ..core import errors
 from ..system import farm_paths
 from ..system.farm_paths import ConnectionInfo
-from ..system.private_files import set_aside_if_lost
+from ..system.odd_files import set_aside_if_lost, set_aside_unless_file
 from . import wire
 
 log = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ def keys_lock(folder: Path) -> Iterator[None]:
         FarmExists: another process changes them, for an unusually long time.
     """
     farm_paths.private_folder(folder)
-    farm_paths.set_aside(folder / LOCK_FILE)
+    set_aside_unless_file(folder / LOCK_FILE)
     file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         deadline = time.monotonic() + LOCKED_S
@@ -302,7 +302,7 @@ def remove_agent_files(keys: FarmKeys, folder: Path) -> None:
     """Remove the connection files of agents that are not enrolled (any more)."""
     for path in (folder / AGENTS_FOLDER).glob("*.json"):
         if path.name.removesuffix(".json") not in keys.agents:
-            farm_paths.set_aside(path)
+            set_aside_unless_file(path)
             path.unlink(missing_ok=True)
 
 

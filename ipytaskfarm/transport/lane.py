@@ -21,7 +21,7 @@ import msgspec
 
 from ..core.messages import FromEngine, ToEngine
 from ..core.text import encoded
-from ..system.spoiled_places import remove_entry
+from ..system.odd_files import remove_entry
 from .frame_stream import FrameStream, StreamBroken, is_own_user
 
 MESSAGE_BYTES_MAX = (1 << 32) - 1

@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..system.spoiled_places import remove_entry
+from ..system.odd_files import remove_entry
 from .frame_stream import FrameStream, StreamBroken, is_own_user
 from .interface import FULL, GONE, OK, ConnectionId, KnownKey, ReceivedFrame, Sent
 from .key_challenge import ANSWER_BYTES, judge_answer, new_challenge

@@ -23,8 +23,10 @@ from ipytaskfarm.storage.beside import count_file
 from ipytaskfarm.storage.blobs import Blobs
 from ipytaskfarm.storage.lost_record import usable_record
 from ipytaskfarm.storage.store import Store
-from ipytaskfarm.system import farm_paths, files, private_files
+from ipytaskfarm.system import farm_paths, files
 from ipytaskfarm.system.farm_paths import FARM_FILE, FarmRecord, Lock
+from ipytaskfarm.system.odd_files import set_aside_unless_file, set_aside_unless_folder
+from ipytaskfarm.system.private_files import set_aside_lock
 from ipytaskfarm.system.supervision import PROCESSES_FILE, read_processes
 from ipytaskfarm.transport.keys import KEYS_FILE, LOCK_FILE, farm_keys
 from tests.support.odd_files import CONTENTS, NO_FILES, put
@@ -56,17 +58,17 @@ def test_what_is_no_file_is_refused_by_its_name(folder: Path, kind: str) -> None
 def test_what_is_no_file_is_set_aside(folder: Path, kind: str) -> None:
     path = folder / "f"
     put(path, kind)
-    remark = private_files.set_aside(path)
+    remark = set_aside_unless_file(path)
     assert str(path) in remark
     (aside,) = folder.glob("f.spoiled-*")
     assert aside.name in remark
     assert not os.path.lexists(path)
-    assert private_files.set_aside(path) == ""
+    assert set_aside_unless_file(path) == ""
     path.write_text("a file")
-    assert private_files.set_aside(path) == ""
-    assert private_files.set_aside_unless_folder(path) != ""
+    assert set_aside_unless_file(path) == ""
+    assert set_aside_unless_folder(path) != ""
     path.mkdir()
-    assert private_files.set_aside_unless_folder(path) == ""
+    assert set_aside_unless_folder(path) == ""
 
 
 @every_kind
@@ -110,10 +112,10 @@ def test_a_lock_whose_file_was_removed_is_still_held(folder: Path) -> None:
         holder.stdout.readline()
         put(path, "folder")
         with pytest.raises(errors.FarmExists, match=f"process {holder.pid} holds what was {path}"):
-            private_files.set_aside_lock(path, "it")
+            set_aside_lock(path, "it")
         assert [record["pid"] for record in lock_holders({"controller": path}, folder)] == [holder.pid]
         holder.stdin.close()
-    private_files.set_aside_lock(path, "it")
+    set_aside_lock(path, "it")
     Lock(path).release()
     assert lock_holders({"controller": path}, folder) == []
 

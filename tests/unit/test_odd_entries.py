@@ -12,7 +12,14 @@ import pytest
 from ipytaskfarm.system.bell import Bell
 from ipytaskfarm.system.files import tail
 from ipytaskfarm.system.flight_recorder import Recorder
-from ipytaskfarm.system.spoiled_places import clear_file, clear_folder, open_file, read_note, remove_entry, write_note
+from ipytaskfarm.system.odd_files import (
+    open_file,
+    read_note,
+    remove_entry,
+    remove_unless_file,
+    remove_unless_folder,
+    write_note,
+)
 
 
 def a_full_folder(path: Path) -> None:
@@ -49,13 +56,13 @@ def test_it_is_removed(place: Path) -> None:
 def test_a_place_below_a_file_is_empty(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     remove_entry(tmp_path / "file" / "place")
-    clear_file(tmp_path / "file" / "place")
+    remove_unless_file(tmp_path / "file" / "place")
 
 
 def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
     (tmp_path / "folder" / "inner").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "folder")
-    for way in (remove_entry, clear_file, clear_folder):
+    for way in (remove_entry, remove_unless_file, remove_unless_folder):
         way(tmp_path / "link")
         assert (tmp_path / "folder" / "inner").is_dir()
         if not os.path.lexists(tmp_path / "link"):
@@ -63,13 +70,13 @@ def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
 
 
 def test_there_is_a_file_or_room_for_one(place: Path) -> None:
-    clear_file(place)
+    remove_unless_file(place)
     place.open("a").close()
     assert stat.S_IMODE(place.stat().st_mode) & 0o600 == 0o600
 
 
 def test_there_is_a_private_folder_or_room_for_one(place: Path) -> None:
-    clear_folder(place)
+    remove_unless_folder(place)
     place.mkdir(mode=0o700, exist_ok=True)
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
 
@@ -81,10 +88,10 @@ def test_a_folder_that_others_may_have_changed_stays_as_it_is(tmp_path: Path) ->
     shared.chmod(0o777)
     (shared / "folder").mkdir()
     (shared / "folder").chmod(0o755)
-    clear_folder(shared / "folder")
+    remove_unless_folder(shared / "folder")
     assert stat.S_IMODE((shared / "folder").stat().st_mode) == 0o755
     shared.chmod(0o700)
-    clear_folder(shared / "folder")
+    remove_unless_folder(shared / "folder")
     assert stat.S_IMODE((shared / "folder").stat().st_mode) == 0o700
 
 
