@@ -13,12 +13,17 @@ MERGED_NAMES = "…"
 class OpenStretch:
     """A stretch to which runs are added."""
 
-    __slots__ = ("busy_s", "count", "ended_s", "engine_id", "first_id", "name", "outcome", "started_s")
+    __slots__ = ("busy_s", "count", "ended_s", "engine_id", "first_id", "good", "name", "outcome", "started_s")
 
     def __init__(self, stretch: Stretch) -> None:
         self.engine_id, self.name, self.outcome = stretch.engine_id, stretch.name, stretch.outcome
         self.started_s, self.ended_s = stretch.started_s, stretch.ended_s
-        self.count, self.first_id, self.busy_s = stretch.count, stretch.first_id, stretch.busy_s
+        self.count, self.first_id, self.busy_s, self.good = (
+            stretch.count,
+            stretch.first_id,
+            stretch.busy_s,
+            stretch.good,
+        )
 
     def takes(self, stretch: Stretch, resolution_s: float) -> bool:
         """Return whether a later stretch looks like a part of this one at this resolution (seconds)."""
@@ -63,14 +68,16 @@ class OpenStretch:
         self.busy_s += stretch.busy_s
         if stretch.name != self.name:
             self.name = MERGED_NAMES
-        # A failure among a thousand runs is what people look for.
-        self.outcome = self.outcome or stretch.outcome
+        if self.outcome or stretch.outcome:  # a failure among a thousand runs is what people look for
+            bad = stretch.bad + (self.count - stretch.count - self.good if self.outcome else 0)
+            self.outcome = self.outcome or stretch.outcome
+            self.good = self.count - bad
 
     def closed(self) -> Stretch:
         """Return it as it is now."""
         return Stretch(
             self.engine_id, self.name, self.outcome, self.started_s, self.ended_s, self.count, self.first_id,
-            self.busy_s,
+            self.busy_s, self.good,
         )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ could not be looked at in time is left to the next question, which begins where 
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable
@@ -56,6 +57,10 @@ _COLUMNS = """t.id, t.items, t.name, t.job, f.task IS NOT NULL, f.reason, f.engi
     iif(t.items, (SELECT json_group_array(x.part) FROM separate_items AS x WHERE x.chunk = t.id), NULL)"""
 
 
+_RUNS = "iif(t.items, t.items - (SELECT count(*) FROM separate_items AS x WHERE x.chunk = t.id), 1)"
+"""How many runs the end of a task stands for: items that became tasks of their own have ends of their own."""
+
+
 class _Filter(NamedTuple):
     """The WHERE clause of a page, with its parameters."""
 
@@ -83,7 +88,7 @@ class TaskTables:
     def causes(self, question: ReadCauses) -> CauseTable:
         """Return failed tasks by cause, the largest group first."""
         count = max(1, min(question.count, CAUSES_MAX))
-        complete = self._bound(1.0)
+        self._bound(1.0)
         try:
             if question.job is None:
                 groups = self._db.execute(
@@ -98,10 +103,13 @@ class TaskTables:
                     (question.job,),
                 ).fetchall()
             rows = [self._cause(question.job, *group) for group in groups[:count]]
+            of_jobs, jobs = "t.job IS NOT NULL", []
+            if question.jobs is not None:
+                of_jobs, jobs = "t.job IN (SELECT value FROM json_each(?))", [json.dumps(question.jobs[:JOBS_SHOWN])]
             by_job = self._db.execute(
                 "SELECT t.job, count(*) AS n FROM finals AS f INDEXED BY finals_by_cause JOIN tasks AS t "
-                "ON t.id = f.task WHERE f.reason <> '' AND t.job IS NOT NULL GROUP BY 1 ORDER BY n DESC LIMIT ?",
-                (JOBS_SHOWN,),
+                f"ON t.id = f.task WHERE f.reason <> '' AND {of_jobs} GROUP BY 1 ORDER BY n DESC LIMIT ?",
+                (*jobs, JOBS_SHOWN),
             ).fetchall()
         except sqlite3.OperationalError as error:
             if "interrupted" not in str(error):
@@ -109,7 +117,7 @@ class TaskTables:
             return CauseTable([], complete=False)
         finally:
             self._db.set_progress_handler(None, 0)
-        return CauseTable(rows, max(0, len(groups) - count), by_job, complete)
+        return CauseTable(rows, max(0, len(groups) - count), by_job)
 
     def _cause(self, job: str | None, reason: str, etype: str | None, place: str | None, count: int) -> FailureCause:
         """Return a group with its latest tasks."""
@@ -122,11 +130,10 @@ class TaskTables:
         text, last_s = (found[0][1] or "", found[0][2] or 0.0) if found else ("", 0.0)
         return FailureCause(reason, etype or "", place or "", text, count, [row[0] for row in found], last_s)
 
-    def _bound(self, seconds: float) -> bool:
+    def _bound(self, seconds: float) -> None:
         """Let the following statements be interrupted after this time."""
         until_s = time.monotonic() + seconds
         self._db.set_progress_handler(lambda: time.monotonic() > until_s or self._is_over(), 100_000)
-        return True
 
     # ---------------------------------------------------------------------------------- pages
 
@@ -216,10 +223,10 @@ class TaskTables:
         ).fetchone()
         of_job, values = ("", []) if question.job is None else ("AND t.job = ?", [question.job])
         sql = (
-            "SELECT f.engine_id, ifnull(t.name, ''), f.reason, f.started_s, f.started_s + f.run_s, max(t.items, 1), "
+            f"SELECT f.engine_id, ifnull(t.name, ''), f.reason, f.started_s, f.started_s + f.run_s, {_RUNS}, "
             "f.task, f.run_s FROM finals AS f JOIN tasks AS t ON t.id = f.task "
             "WHERE f.task BETWEEN ? AND ? AND f.completed_s >= ? AND f.started_s > 0 AND f.started_s <= ? "
-            f"AND f.engine_id >= 0 {of_job}"
+            f"AND f.engine_id >= 0 AND {_RUNS} > 0 {of_job}"
         )
         resolution_s = max(1e-6, (question.until_s - question.since_s) / PICTURE_WIDTH)
         at = highest if question.before is None else min(highest, question.before - 1)

@@ -70,6 +70,8 @@ class FarmFold:
         self.doubts = 0
         """How often in a row they had to, because tasks failed meanwhile."""
         self._asking = self._answered = self._failed_meanwhile = False
+        self._counted: frozenset[str] | None = None
+        """The jobs of which the failed tasks were asked for; None: those with the most."""
         self._number: int | None = None
         self._jobs: dict[str, JobProgress] = {}
         self._causes: dict[str, FailureCause] = {}
@@ -115,6 +117,11 @@ class FarmFold:
         self.needs_tables = self._answered = self._failed_meanwhile = False
         self._asking = True
 
+    def jobs_to_count(self) -> list[str]:
+        """Return the ids of the jobs of which the next `cause_table` shall count the failed tasks."""
+        self._counted = frozenset(self._jobs)
+        return list(self._jobs)
+
     def _note_failures(self, are_some: bool) -> None:
         """Note whether tasks have failed since the last changes; `tables_asked` has the reason."""
         if self._asking:
@@ -149,6 +156,9 @@ class FarmFold:
         self._answered = True
         if self._asking and self._failed_meanwhile:
             self._end_asking()
+        if not table.complete:  # what is known is better than nothing
+            self.needs_tables = True
+            return
         self._causes = {
             cause_key(row.reason, row.etype, row.place): row for row in table.rows[:CAUSES_MAX]
         }  # the largest first
@@ -157,7 +167,8 @@ class FarmFold:
         self._renew["causes"].clear()
         failed = dict(table.by_job)
         for job_id, job in self._jobs.items():
-            if table.complete and job.failed != failed.get(job_id, 0):
+            was_counted = self._counted is None or job_id in self._counted
+            if was_counted and job.failed != failed.get(job_id, 0):
                 self._jobs[job_id] = msgspec.structs.replace(job, failed=failed.get(job_id, 0))
                 self._renew["jobs"][job_id] = self._job_entry(self._jobs[job_id])
         self._tell_some()
@@ -338,7 +349,7 @@ class FarmFold:
 
 
 def stretch_row(row: Stretch) -> list[Any]:
-    """Return a stretch for a page: engine, name, outcome, begin, end, runs, first task, seconds of work."""
+    """Return a stretch for a page: engine, name, outcome, begin, end, runs, first task, seconds of work, bad runs."""
     return [
         row.engine_id,
         cut(row.name, 60),
@@ -348,6 +359,7 @@ def stretch_row(row: Stretch) -> list[Any]:
         row.count,
         row.first_id,
         round(row.busy_s, 3),
+        row.bad,
     ]
 
 

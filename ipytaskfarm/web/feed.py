@@ -18,7 +18,15 @@ from typing import Any, Protocol
 from ipytaskfarm.core import errors, messages
 from ipytaskfarm.core.messages import CommandAnswer, FarmChanges, Question, Refusal, Reply
 from ipytaskfarm.core.messages.tables import ConnectionRow, ConnectionTable, FarmState
-from ipytaskfarm.core.messages.view import CauseTable, EnginePage, JobPage, ReadStretches, StretchTable, WaitingTable
+from ipytaskfarm.core.messages.view import (
+    CauseTable,
+    EnginePage,
+    JobPage,
+    ReadStretches,
+    Stretch,
+    StretchTable,
+    WaitingTable,
+)
 from ipytaskfarm.core.text import text_of
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.deployment.light_client import Questioner, refusal_error
@@ -59,6 +67,8 @@ LONG_SECTIONS = frozenset({"stretches", "series"})
 """What a page gets a moment after the numbers."""
 BEFORE_S = 300.0
 """The stream begins this time before the connection."""
+PAST_ROWS_MAX = 20_000
+"""With this number of stretches of that time nothing older is asked for."""
 
 
 _ADDRESS = re.compile(r"(/\S+|\S+:\d+): ")
@@ -277,11 +287,21 @@ class FarmFeed:
         since_s = self._since_s = time.time()
         self.fold.forget_stretches()
 
-        def answered(reply: Reply) -> None:
-            if isinstance(reply, StretchTable) and self._since_s == since_s:  # else it was asked for again meanwhile
-                self.fold.past_stretches(reply, since_s)
+        rows: list[Stretch] = []
 
-        self._ask(ReadStretches(since_s - BEFORE_S, since_s), answered)
+        def ask(before: int | None) -> None:
+            self._ask(ReadStretches(since_s - BEFORE_S, since_s, before), answered)
+
+        def answered(reply: Reply) -> None:
+            if not isinstance(reply, StretchTable) or self._since_s != since_s:  # it was asked for again meanwhile
+                return
+            rows.extend(reply.rows)
+            if reply.next is not None and len(rows) < PAST_ROWS_MAX:
+                ask(reply.next)
+            else:
+                self.fold.past_stretches(StretchTable(rows, reply.next, reply.first_s), since_s)
+
+        ask(None)
 
     def _on_changes(self, changes: FarmChanges) -> None:
         self._heard_s = self._answered_s = time.monotonic()
@@ -318,7 +338,6 @@ class FarmFeed:
         if self.fold.needs_tables and self._is_due("tables", TABLES_EVERY_S * 2 ** min(self.fold.doubts, DOUBLED_MAX)):
             self.fold.tables_asked()
             self._ask(messages.ReadJobs(), self._on_jobs)
-            self._ask(messages.ReadCauses(), self._on_causes)
         many = self.fold.picture.data.get("engines_total", 0) > 50
         if self._is_due("engines", MANY_ENGINES_EVERY_S if many else ENGINES_EVERY_S):
             self._ask(messages.ReadEngines(count=ENGINES_SHOWN), self._on_engines)
@@ -364,6 +383,7 @@ class FarmFeed:
     def _on_jobs(self, reply: Reply) -> None:
         if isinstance(reply, JobPage):
             self.fold.job_page(reply, time.time())
+        self._ask(messages.ReadCauses(jobs=self.fold.jobs_to_count()), self._on_causes)
 
     def _on_causes(self, reply: Reply) -> None:
         if isinstance(reply, CauseTable):

@@ -344,9 +344,9 @@ async def _retry_group(feed: FarmFeed, arguments: Arguments) -> Any:
             reply = await _reply(feed, messages.RetryTasks(ids, once=True), messages.Retried)
             count += len(reply.ids)
         if page.next is None:
-            return {"text": _submitted(count)}
+            return {"text": _submitted(count), "more": False}
         before = page.next
-    return {"text": f"the latest {count:,} tasks submitted again; more are left"}
+    return {"text": f"the latest {count:,} tasks submitted again; more are left", "more": True}
 
 
 def _submitted(count: int) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from ipytaskfarm.core.messages import FarmStatus, ReadStretches, ReadTaskPage
 from ipytaskfarm.core.messages.tables import FarmState
 from ipytaskfarm.core.messages.view import (
+    PAGE_MAX,
     CauseTable,
     EnginePage,
     JobPage,
@@ -29,6 +30,7 @@ from ipytaskfarm.core.messages.view import (
     WaitingTable,
     WhyWaiting,
 )
+from ipytaskfarm.core.states import state_word
 from ipytaskfarm.core.stretches import merged
 from ipytaskfarm.version import __version__
 from ipytaskfarm.view.fold import FarmFold, stretch_row
@@ -60,34 +62,34 @@ async def _collected(feed: FarmFeed, job: str | None) -> dict[str, Any]:
     made_s = time.time()
     fold = FarmFold()
     state = await feed.answer(FarmStatus())
-    jobs = await feed.answer(ReadJobs(500))
-    causes = await feed.answer(ReadCauses(job))
+    jobs = await feed.answer(ReadJobs(job=job))
     engines = await feed.answer(ReadEngines(count=ENGINES_MAX))
     waiting = await feed.answer(WhyWaiting())
     assert isinstance(state, FarmState)
     assert isinstance(jobs, JobPage)
-    assert isinstance(causes, CauseTable)
     assert isinstance(engines, EnginePage)
     assert isinstance(waiting, WaitingTable)
-    if job is not None:
+    if job is not None:  # a farm of an earlier version tells of all
         jobs = JobPage([row for row in jobs.rows if row.id == job])
     fold.farm_state(state, __version__)
     fold.job_page(jobs, made_s)
+    causes = await feed.answer(ReadCauses(job, jobs=fold.jobs_to_count()))
+    assert isinstance(causes, CauseTable)
     fold.cause_table(causes)
     fold.engine_page(engines)
     fold.waiting_table(WaitingTable([]) if job is not None else waiting)
     fold.settle()
     stretches, first_s = await _stretches(feed, job, made_s)
     tasks = await _tasks(feed, job)
+    counts = state.counts if job is None else await _counts(feed, job)
     details = {}
     for task in [i for row in causes.rows for i in row.ids[:3]][:DETAILS_MAX]:
         details[str(task)] = await questions.ask(feed, "task", {"id": task})
     picture = fold.picture.data
     if job is not None:
         picture["farm"]["job"] = next((row.name for row in jobs.rows), job)
-        picture["counts"] = _counts(tasks)
+        picture["counts"] = counts
     platforms = sorted({str(agent["platform"]) for agent in engines.agents})
-    all_tasks = sum(state.counts.values()) if job is None else sum(row.total for row in jobs.rows)
     began_s = min((row.started_s for row in stretches), default=made_s)
     picture["status"] = {"state": "saved", "text": ""}
     picture["report"] = {
@@ -95,8 +97,8 @@ async def _collected(feed: FarmFeed, job: str | None) -> dict[str, Any]:
         "first_s": began_s,
         "last_s": max((row.ended_s for row in stretches), default=made_s),
         "machine": ", ".join([f"Python {platform.python_version()}", *platforms]),
-        "tasks": len(tasks),
-        "tasks_total": max(len(tasks), all_tasks),
+        "tasks": sum(row["items"] for row in tasks),
+        "tasks_total": sum(counts.values()),
     }
     return {
         "profile": await _flames(feed),
@@ -143,11 +145,18 @@ async def _tasks(feed: FarmFeed, job: str | None) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _counts(tasks: list[dict[str, Any]]) -> dict[str, int]:
+async def _counts(feed: FarmFeed, job: str) -> dict[str, int]:
+    """Return how many tasks of a job are in each state, of all its tasks."""
     counts = dict.fromkeys(("scheduled", "running", "succeeded", "failed"), 0)
-    for row in tasks:
-        counts[row["state"]] = counts.get(row["state"], 0) + row["items"]
-    return counts
+    before = None
+    while True:
+        page = await feed.answer(ReadTaskPage(job=job, before=before, count=PAGE_MAX))
+        assert isinstance(page, TaskPage)
+        for row in page.rows:
+            counts[state_word(row.state)] += row.items
+        if page.next is None:
+            return counts
+        before = page.next
 
 
 def html(data: dict[str, Any]) -> str:

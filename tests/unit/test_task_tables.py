@@ -123,6 +123,35 @@ def test_causes_are_grouped_the_largest_first(tables: TaskTables) -> None:
     assert tables.causes(ReadCauses("odd")).rows == []
 
 
+def test_failed_tasks_are_counted_of_the_jobs_that_are_asked_for(tmp_path: Path) -> None:
+    """The jobs with the most are others than those that a page shows."""
+    with closing(Store.open(tmp_path / "store.sqlite")) as store:
+        store.commit([task(n, rules=Rules(job=f"j{n % 900}")) for n in range(1000)])
+        store.commit([ended(n, FAILS[0]) for n in range(1000)])
+    with closing(TaskTables(tmp_path / "store.sqlite")) as tables:
+        assert dict(tables.causes(ReadCauses(jobs=["j3", "j899", "none"])).by_job) == {"j3": 2, "j899": 1}
+        assert tables.causes(ReadCauses(jobs=[])).by_job == []
+        assert len(tables.causes(ReadCauses()).by_job) == task_tables.JOBS_SHOWN
+
+
+def test_items_that_ended_for_themselves_are_no_runs_of_their_chunk(tmp_path: Path) -> None:
+    with closing(Store.open(tmp_path / "store.sqlite")) as store:
+        store.commit(
+            [
+                msgspec.structs.replace(task(0), items=10),
+                s.SaveSeparate(0, [2, 3]),
+                task(3),
+                task(4),
+                ended(0),
+                ended(3, FAILS[0]),
+                ended(4),
+            ]
+        )
+    with closing(TaskTables(tmp_path / "store.sqlite")) as tables:
+        rows = tables.stretches(ReadStretches(999.0, 1010.0)).rows
+    assert sorted((row.first_id, row.count, row.bad) for row in rows) == [(0, 8, 0), (3, 1, 1), (4, 1, 0)]
+
+
 def test_stretches_are_those_of_the_window(tables: TaskTables) -> None:
     table = tables.stretches(ReadStretches(1099.2, 1200.0))
     assert sum(row.count for row in table.rows) == 102, "one that begins before the end, one that ends after the begin"

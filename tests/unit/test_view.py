@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -224,6 +225,24 @@ def test_failures_that_are_told_while_the_tables_are_read_are_counted_once() -> 
     assert not folded.needs_tables
 
 
+def test_failures_are_taken_for_known_only_of_the_jobs_that_were_counted() -> None:
+    """One that came after the question keeps what was told of it; of more failed tasks than can be read all stays."""
+    folded = FarmFold()
+    old, new = (JobProgress(name, name, 9, 9, 0, 0, False, "", 0.0) for name in ("old", "new"))
+    folded.job_page(JobPage([old]), 1.0)
+    assert folded.jobs_to_count() == ["old"]
+    counts = dict.fromkeys(("scheduled", "pending", "succeeded", "failed"), 0)
+    cause = FailureCause("error", "ValueError", "f", "no", 3, [1], 1.0)
+    folded.changes(FarmChanges(1, 1.0, counts, 0, 0, jobs=[msgspec.structs.replace(new, failed=3)]))
+    folded.cause_table(CauseTable([cause], 0, [("old", 5)]))
+    folded.settle()
+    assert {key: job["failed"] for key, job in folded.picture.data["jobs"].items()} == {"old": 5, "new": 3}
+    folded.needs_tables = False
+    folded.cause_table(CauseTable([], complete=False))
+    assert len(folded.picture.data["causes"]) == 1
+    assert folded.needs_tables
+
+
 def test_the_time_left_of_a_job_comes_from_its_speed() -> None:
     folded = FarmFold()
     counts = dict.fromkeys(("scheduled", "pending", "succeeded", "failed"), 0)
@@ -300,6 +319,17 @@ def test_a_run_is_added_without_an_object_as_with_one(seed: int) -> None:
         if other is None or not other.takes_run(name, outcome, began_s, at_s, run.count, 0.02):
             other = OpenStretch(run)
         assert one.closed() == other.closed()
+
+
+def test_merged_runs_know_how_many_were_bad() -> None:
+    """One failure in twenty does not make twenty failures."""
+    rows = [Stretch(0, "", "error" if n % 20 == 7 else "", n / 100, n / 100 + 0.005, 2, n, 0.005) for n in range(400)]
+    for most in (400, 100, 7, 1):
+        found = merged(merged(rows, 1e-3, 2 * most), 1e-3, most)
+        assert len(found) <= most
+        assert sum(row.count for row in found) == 800
+        assert sum(row.bad for row in found) == 40
+        assert all(fold.stretch_row(row)[-1] == row.bad for row in found)
 
 
 def test_merging_makes_few_of_many() -> None:

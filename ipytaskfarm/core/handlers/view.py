@@ -119,7 +119,8 @@ def on_read_jobs(farm: SchedulerState, session: str, n: int, question: ReadJobs,
     """Answer with the unfinished jobs, then the others, the latest first."""
     count = _bounded(question.count, JOBS_MAX)
     jobs = farm.jobs.by_id
-    rows = nlargest(count, jobs.values(), key=lambda job: (job.unfinished > 0, job.spec.opened_s))
+    wanted = jobs.values() if question.job is None else [jobs[question.job]] if question.job in jobs else []
+    rows = nlargest(count, wanted, key=lambda job: (job.unfinished > 0, job.spec.opened_s))
     out.answer(session, n, JobPage([_progress(job, 0) for job in rows], len(jobs) - len(rows)))
 
 

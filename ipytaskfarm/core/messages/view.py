@@ -36,6 +36,13 @@ class Stretch(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The task of the first run."""
     busy_s: float
     """The sum of the durations."""
+    good: int = 0
+    """How many runs of a stretch with an outcome have none: runs of several outcomes were merged."""
+
+    @property
+    def bad(self) -> int:
+        """Return how many runs have an outcome: an error, or a reason to begin again."""
+        return self.count - self.good if self.outcome else 0
 
 
 class FailureCause(msgspec.Struct, frozen=True):
@@ -109,6 +116,8 @@ class ReadCauses(msgspec.Struct, frozen=True, tag=True):
     """The id of a job; None: all tasks."""
     count: int = 100
     """The largest number of groups."""
+    jobs: list[str] | None = None
+    """The ids of the jobs that `CauseTable.by_job` has; None: those with the most failed tasks."""
 
 
 class CauseTable(msgspec.Struct, frozen=True, tag=True):
@@ -118,9 +127,9 @@ class CauseTable(msgspec.Struct, frozen=True, tag=True):
     more: int = 0
     """How many smaller groups there are."""
     by_job: list[tuple[str, int]] = []
-    """(job, failed tasks) of the jobs with the most failed tasks."""
+    """(job, failed tasks) of jobs with failed tasks: those of the question, or those with the most."""
     complete: bool = True
-    """Whether all failed tasks were looked at in time."""
+    """Whether all failed tasks were looked at in time.  If not, the table has none."""
 
 
 class PageRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -288,6 +297,8 @@ class ReadJobs(msgspec.Struct, frozen=True, tag=True):
     """Question: the unfinished jobs, then the others, the latest first.  Answer: `JobPage`."""
 
     count: int = 100
+    job: str | None = None
+    """The id of a job: this one alone."""
 
 
 class JobPage(msgspec.Struct, frozen=True, tag=True):

@@ -8,6 +8,7 @@ function Cause({ model, id, cause }) {
   const [open, setOpen] = useState(false);
   const [detail, setDetail] = useState(null);
   const [retriedOf, setRetriedOf] = useState(0); // how many there were when they were tried again: later ones are others
+  const [rest, setRest] = useState(false); // whether some were left, because they were too many for one time
   const retried = cause.count <= retriedOf;
   const toggle = async () => {
     setOpen(!open);
@@ -18,11 +19,16 @@ function Cause({ model, id, cause }) {
     }
   };
   const end = detail && detail.end;
-  const retry = async () => { if (await model.act("retry_group", { cause: id })) setRetriedOf(cause.count); };
+  const retry = async () => {
+    const done = await model.act("retry_group", { cause: id });
+    if (!done) return;
+    setRest(done.more);
+    if (!done.more) setRetriedOf(cause.count);
+  };
   return html`<li class="tf-cause">
     <button type="button" class="tf-cause-head" aria-expanded=${open} onClick=${toggle}>
       <span class="tf-number" data-state="failed">${count(cause.count)}</span>
-      <span class="tf-cause-text"><b>${cause.etype || cause.reason}</b>${cause.text ? html` <span class="tf-message">${cause.text}</span>` : null}
+      <span class="tf-cause-text"><span class="tf-cause-what"><b>${cause.etype || cause.reason}</b>${cause.text ? html` <span class="tf-message">${cause.text}</span>` : null}</span>
         <small class="tf-muted">${cause.place ? html`<code>${cause.place}</code>` : cause.reason}${cause.last_s ? html`<span>${ago(cause.last_s, model.now.value)}</span>` : null}</small></span>
       <span class="tf-chevron" aria-hidden="true">${open ? "▾" : "▸"}</span>
     </button>
@@ -35,7 +41,7 @@ function Cause({ model, id, cause }) {
         <span class="tf-muted">tasks ${cause.ids.slice(0, 5).map((task) => html`<${Task} model=${model} id=${task} /> `)}${cause.count > 5 ? "…" : ""}</span>
         <span class="tf-push"></span>
         <button type="button" onClick=${() => showTasks(model, { state: "failed", cause: id })}>Show all</button>
-        ${model.may.value ? html`<button type="button" class="tf-primary" disabled=${retried} onClick=${retry}>${retried ? "Handed in again" : `Try ${things(cause.count, "task")} again`}</button>` : null}
+        ${model.may.value ? html`<button type="button" class="tf-primary" disabled=${retried} onClick=${retry}>${retried ? "Submitted again" : rest ? "Try the others again" : `Try ${things(cause.count, "task")} again`}</button>` : null}
       </div>
     </div>` : null}
   </li>`;

@@ -30,11 +30,17 @@ function choose(farms) {
   element.replaceChildren(make("main", "tf-page tf-choose", make("h1", "", "Task farms"), body));
 }
 
+const REFUSED = {
+  401: "The server does not know this page: it was started again, and has printed another URL. Open that one.",
+  403: "The server does not let this page in any more: reload it, and log in again.",
+};
+
 async function act(what, args) {
-  const response = await fetch(new URL("act", base), {
+  const sent = fetch(new URL("act", base), {
     method: "POST", body: JSON.stringify({ farm: farm || shownFarm, what, arguments: args }),
     headers: { "Content-Type": "application/json", "X-XSRFToken": decodeURIComponent(cookie("_xsrf")) },
   });
+  const response = await sent.catch(() => { throw new Error("there is no connection to the server"); });
   const answer = await response.json().catch(() => ({ error: { text: `the server answers ${response.status}` } }));
   if (answer.error || !response.ok) throw new Error((answer.error && answer.error.text) || answer.message || `the server answers ${response.status}`);
   return answer.value;
@@ -44,6 +50,13 @@ function say(text) {
   const element = document.getElementById("page");
   element.classList.add("tf-root");
   element.replaceChildren(Object.assign(document.createElement("p"), { className: "tf-trouble", textContent: text }));
+}
+
+// A server that was started again does not know the pages of the one before.  A browser does not tell a page why its
+// socket was refused.
+async function whyRefused() {
+  const { status } = await fetch(new URL("farms", base));
+  return REFUSED[status] || "";
 }
 
 // The list is as old as the page, which somebody leaves to start a farm, and comes back to.
@@ -78,7 +91,12 @@ async function start() {
   socket.searchParams.set("farm", shown);
   document.title = `${shown} – task farm`;
   document.getElementById("page").replaceChildren();
-  mount(document.getElementById("page"), socketTransport({ socketUrl: socket.href, act, first, ready: window.taskfarmStart.loggedIn }), { job: asked.get("job") });
+  mount(document.getElementById("page"), socketTransport({ socketUrl: socket.href, act, first, whyRefused, ready: window.taskfarmStart.loggedIn }), { job: asked.get("job") });
 }
+
+// A URL with another key that is pasted into this tab loads nothing anew: only what is behind the # has changed.
+window.addEventListener("hashchange", () => {
+  if (new URLSearchParams(location.hash.slice(1)).has("token")) location.reload();
+});
 
 start().catch((error) => say(`The server does not answer: ${error.message}`));

@@ -6,12 +6,13 @@
 // clock is ahead of this one.
 //
 // first: {control, picture}, what is shown until the socket brings everything.  ready: the socket waits for this promise.
+// whyRefused: asked when a socket could not be opened; returns a promise of what the person has to do, "" if nothing.
 
 const HIDDEN_MS = 60000;
 const ASK_MS = 30000;
 const REFUSED_MS = 5000; // a farm that is not known may be started yet
 
-export function socketTransport({ socketUrl, act, first = null, ready = Promise.resolve() }) {
+export function socketTransport({ socketUrl, act, first = null, ready = Promise.resolve(), whyRefused = async () => "" }) {
   let socket = null;
   let listener = () => {};
   let name = null;
@@ -24,6 +25,7 @@ export function socketTransport({ socketUrl, act, first = null, ready = Promise.
   let refused = false;
   let asked = 0;
   let messages = 0;
+  let why = ""; // the server does not let this page in
   let early = []; // messages of a page that begins, until its socket is open
   const waiting = new Map();
   const transport = { control: Boolean(first && first.control), live: true };
@@ -39,6 +41,8 @@ export function socketTransport({ socketUrl, act, first = null, ready = Promise.
     socket = new WebSocket(socketUrl);
     const own = socket;
     own.onopen = () => {
+      own.wasOpen = true;
+      why = "";
       own.send(JSON.stringify({ type: "hello", picture: name, number }));
       for (const text of early || []) own.send(text);
       early = null;
@@ -57,7 +61,9 @@ export function socketTransport({ socketUrl, act, first = null, ready = Promise.
     failAll("the connection was lost");
     if (sleeping || over) return;
     if (refused) { timer = setTimeout(connect, REFUSED_MS); return; }
-    listener({ type: "line", state: "lost", text: "No connection to the server. Trying again." });
+    const lost = () => listener({ type: "line", state: "lost", text: why || "No connection to the server. Trying again." });
+    lost();
+    if (!own.wasOpen) whyRefused().then((text) => { why = text; if (tries) lost(); }, () => {});
     timer = setTimeout(connect, Math.min(10000, 300 * 2 ** tries++));
   }
 

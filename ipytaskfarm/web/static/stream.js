@@ -128,24 +128,25 @@ export function stretchAt(drawn, stretches, px, py) {
 }
 
 export function describe(row) {
-  const [engine, name, outcome, begin, end, runs, task, busy] = row;
+  const [engine, name, outcome, begin, end, runs, task, busy, bad] = row;
   const what = runs === 1 ? `task ${task}` : `${things(runs, "run")} from task ${task} on`;
   const named = name ? ` ${name}` : "";
-  const how = outcome === "" ? "" : `, ${outcome}`;
+  const how = outcome === "" ? "" : bad === runs ? `, ${outcome}` : `, ${count(bad)} with an error or a retry (${outcome})`;
   const each = runs === 1 ? span(busy) : `${span(busy / runs)} each`;
   return `engine ${engine}: ${what}${named}${how}, ${each}, ${clock(begin, true)}`;
 }
 
-export function summary(stretches, since, until) {
+// What the stretches of a time say.  part: there may be others, which are not told.
+export function summary(stretches, since, until, part) {
   let runs = 0, bad = 0;
   const engines = new Set();
   for (const row of stretches) {
     if (row[4] < since || row[3] > until) continue;
     runs += row[5];
     engines.add(row[0]);
-    if (row[2] !== "") bad += row[5];
+    bad += row[8];
   }
   const when = `from ${clock(since)} to ${clock(until)}`;
   if (!runs) return `nothing ended ${when}`;
-  return `${things(engines.size, "engine")}, ${things(runs, "run")}, ${bad ? `${count(bad)} with an error or a retry, ` : ""}${when}`;
+  return `${things(engines.size, "engine")}, ${part ? "at least " : ""}${things(runs, "run")}, ${bad ? `${count(bad)} with an error or a retry, ` : ""}${when}`;
 }

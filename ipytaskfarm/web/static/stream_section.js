@@ -7,7 +7,9 @@ import { describe, draw, heightFor, lanes, stretchAt, summary } from "./stream.j
 
 const LENGTHS = [10, 60, 300, 1800, 7200, 43200];
 
-const UNREAD = { rows: [], first: null, reading: false };
+const TOLD_MAX = 3000; // as in view/fold.py: of so many stretches the oldest ones are dropped
+const READ_MAX = 20000;
+const UNREAD = { rows: [], first: null, reading: false, part: false };
 
 export function Stream({ model }) {
   const canvas = useRef(null);
@@ -26,6 +28,7 @@ export function Stream({ model }) {
   const end = until === null ? now : until;
   const since = end - length;
   const rows = (live && length <= 300) || past.first === null ? told : past.rows;
+  const part = rows === told ? told.length >= TOLD_MAX : past.part;
   const ask = !live || length > 300;
   const window_ = ask ? Math.round(live ? end / (length / 60) : end * 1000) : null;
 
@@ -40,9 +43,9 @@ export function Stream({ model }) {
           const answer = await model.transport.ask("stretches", { since_s: since, until_s: end, before });
           found = found.concat(answer.rows);
           if (over) return;
-          setPast({ rows: found, first: answer.first_s, reading: answer.next !== null });
+          setPast({ rows: found, first: answer.first_s, reading: answer.next !== null, part: answer.next !== null });
           before = answer.next;
-          if (before === null || found.length > 20000) break;
+          if (before === null || found.length > READ_MAX) break;
         }
       } catch (error) { if (!over && model.there.value) model.notice.value = { text: error.message, bad: true }; }
       if (!over) setPast((was) => ({ ...was, reading: false }));
@@ -80,9 +83,9 @@ export function Stream({ model }) {
   const aside = html`<div class="tf-toolbar"><label>window <select value=${length} onChange=${(event) => setLength(Number(event.target.value))}>${LENGTHS.map((each) => html`<option value=${each}>${span(each)}</option>`)}</select></label>
     ${saved.made_s ? null : html`<button type="button" aria-pressed=${live} onClick=${() => setUntil(live ? now : null)}>${live ? "Stop here" : "Go live"}</button>`}</div>`;
   return html`<${Section} id="tf-stream" title="Task stream" aside=${aside} wide>
-    <canvas ref=${canvas} class="tf-stream" tabindex="0" role="img" aria-label=${`${summary(rows, since, end)}. Arrow keys move in time, plus and minus zoom.`} onKeyDown=${keys}
+    <canvas ref=${canvas} class="tf-stream" tabindex="0" role="img" aria-label=${`${summary(rows, since, end, part)}. Arrow keys move in time, plus and minus zoom.`} onKeyDown=${keys}
       onMouseMove=${(event) => setHovered(point(event))} onMouseLeave=${() => setHovered(null)} onClick=${(event) => { const row = point(event); if (row) model.opened.value = row[6]; }}></canvas>
-    <p class="tf-stream-text tf-muted">${hovered ? describe(hovered) : past.reading && ask ? "reading further back …" : summary(rows, since, end)}</p>
+    <p class="tf-stream-text tf-muted">${hovered ? describe(hovered) : past.reading && ask ? "reading further back …" : summary(rows, since, end, part)}</p>
     <label class="tf-slider"><span class="tf-muted">${moment(first)}</span><input type="range" min=${Math.floor(first)} max=${Math.ceil(now)} step="1" value=${Math.round(end)} aria-label="Time travel" aria-valuetext=${live && there ? "now" : moment(end)}
       onInput=${(event) => move(Number(event.target.value))} /><span class="tf-muted">${live && there ? "now" : clock(end)}</span></label>
   <//>`;

@@ -18,10 +18,10 @@ function Reason({ model, row, total }) {
 export function Waiting({ model }) {
   const known = model.section("waiting", null).value;
   const rows = known || [];
-  const unknown = model.section("waiting_unknown", 0).value;
-  const total = rows.reduce((sum, row) => sum + row[1], unknown);
+  const others = model.section("waiting_unknown", 0).value;
+  const total = rows.reduce((sum, row) => sum + row[1], others);
   return html`<${Section} id="tf-waiting" title="Why tasks wait" aside=${total ? things(total, "task") : ""}>
     ${rows.length ? html`<ul class="tf-list">${rows.map((row) => html`<${Reason} key=${row[0]} model=${model} row=${row} total=${total} />`)}</ul>` : html`<${Empty}>${known ? "No task waits." : unknown(model)}<//>`}
-    ${unknown ? html`<p class="tf-muted">${things(unknown, "more task")} wait for others, for a time, or in a paused job.</p>` : null}
+    ${others ? html`<p class="tf-muted">${things(others, "more task")} ${others === 1 ? "waits" : "wait"} for others, for a time, or in a paused job.</p>` : null}
   <//>`;
 }
