@@ -50,8 +50,9 @@ class CommandSender:
         return reply.rows
 
     def working(self) -> list[int]:
-        """Return the ids of the engines that take commands now."""
-        return [row.id for row in self.engines() if row.state in ("idle", "busy")]
+        """Return the ids of the engines that take commands; for those that are being replaced, commands wait."""
+        table = self._session.ask_for(messages.ListEngines(), tables.EngineTable)
+        return sorted({*table.commanded, *(row.id for row in table.rows if row.state in ("idle", "busy"))})
 
     def chosen(self, targets: Targets) -> list[int] | None:
         """Return engine ids; None: all engines that exist when the command arrives.

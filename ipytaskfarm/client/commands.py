@@ -252,11 +252,17 @@ class PendingResult(OldNames):
 
     def _tell_what_it_waits_for(self) -> None:
         reply = self._session.ask(ListEngines())
-        rows = reply.rows if isinstance(reply, EngineTable) else []
+        table = reply if isinstance(reply, EngineTable) else EngineTable([])
         waiting = set(self.engines) - {engine_id for _, asked in self._parts for engine_id in asked.answers}
-        busy = [f"task {row.task} on engine {row.id}" for row in rows if row.id in waiting and row.task is not None]
+        rows = [row for row in table.rows if row.id in waiting]
+        busy = [f"task {row.task} on engine {row.id}" for row in rows if row.task is not None]
+        replaced = sorted(waiting & {*table.commanded} - {row.id for row in rows if row.state in ("idle", "busy")})
         if busy and not self.done():
             say(f"{self._verb} waits for {', '.join(busy)} to end")
+        if replaced and not self.done():
+            notes = {row.id: f" ({row.note})" for row in rows if row.note}
+            said = (f"engine {engine_id}{notes.get(engine_id, '')}" for engine_id in replaced)
+            say(f"{self._verb} waits for the replacement of {', '.join(said)}")
 
     def stream(self, bar: StepsAside | None = None, printer: PrintsLines | None = None) -> None:
         """Wait for all answers, and show the output of the engines meanwhile, each line with the engine's id.

@@ -41,7 +41,7 @@ from ..core.messages import (
     ToEngine,
 )
 from ..core.messages.blob_chunks import BlobHere, BlobKept
-from ..core.messages.engine_commands import INTERRUPT, PROFILE
+from ..core.messages.engine_commands import CLEAR_QUEUE, INTERRUPT, PROFILE
 from ..core.messages.running_task import TaskReply
 from ..core.messages.task_types import RunKey
 from ..core.text import encoded
@@ -65,9 +65,6 @@ FUNCTIONS_KEPT = 8192
 """The number of functions whose code an engine remembers. The controller relies on the same number and order."""
 WATCH_MS = 50
 """The interval at which the lane's thread checks the descriptors' files while there is work."""
-
-CLEAR_QUEUE = "clear_queue"
-"""The verb that the lane's thread answers at once. So is INTERRUPT; PROFILE is answered by another thread."""
 
 Step: TypeAlias = asyncio.Task[Any] | None
 """The result of starting a run: None if it has ended, else a task of the event loop that continues it."""

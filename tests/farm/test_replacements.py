@@ -79,6 +79,22 @@ def test_an_engine_is_killed_amid_two_hundred_tasks(
     np.testing.assert_array_equal(mec.gather("part"), values)
 
 
+def test_commands_wait_for_the_replacement(tc: TaskClient, mec: MultiEngineClient) -> None:
+    ids = mec.get_ids()
+    mec.scatter("part", range(12))
+    end = Task("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", targets=(1,))
+    for _ in range(2):
+        assert tc.run(end, block=True).failure
+        assert mec.get_ids() == ids
+        assert mec.gather("part") == [*range(12)], "all parts are there"
+        assert tc.run(end, block=True).failure
+        mec.scatter("part", range(12))
+        mec.execute("total = sum(part)")
+        assert sum(mec.pull("total")) == sum(range(12))
+        assert tc.run(end, block=True).failure
+        assert mec.pull("total", targets=1) == mec.pull("total")[1:2]
+
+
 def test_large_values_are_there_again(farm: Farm, mec: MultiEngineClient) -> None:
     large = np.arange(400_000.0)
     mec.scatter("large", large)

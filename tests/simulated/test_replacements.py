@@ -7,6 +7,8 @@ import pytest
 
 from ipytaskfarm.core import messages as m
 from ipytaskfarm.core.messages.engine_commands import REPLACES
+from ipytaskfarm.core.messages.payload import FailureBody
+from ipytaskfarm.core.messages.tables import EngineTable
 from ipytaskfarm.core.messages.task_types import Rules
 from ipytaskfarm.core.saves import SaveKept
 from ipytaskfarm.core.scheduler import kept_commands
@@ -96,6 +98,27 @@ def kept(sim: SimFarm) -> list[tuple[int, str, str]]:
     reply = sim.ask(m.ListKept())
     assert isinstance(reply, m.KeptTable)
     return reply.rows
+
+
+def answered(sim: SimFarm, n: int) -> list[int]:
+    """Return the engines that have answered a command without an error."""
+    return sorted(answer.engine_id for answer in answers(sim, n) if answer.ok and answer.engine_id >= 0)
+
+
+def refusals(sim: SimFarm, n: int) -> list[str]:
+    """Return the errors of a command."""
+    return [msgspec.msgpack.decode(each.body, type=FailureBody).etype for each in answers(sim, n) if not each.ok]
+
+
+def answers(sim: SimFarm, n: int) -> list[m.CommandAnswer]:
+    return [told for told in sim.told["client"] if isinstance(told, m.CommandAnswer) and told.n == n]
+
+
+def commanded(sim: SimFarm) -> list[int]:
+    """Return the engines that a command to all engines goes to."""
+    table = sim.ask(m.ListEngines())
+    assert isinstance(table, EngineTable)
+    return table.commanded
 
 
 def test_in_order_and_each_engine_its_own(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
@@ -256,8 +279,80 @@ def test_a_command_to_all_while_one_is_being_replaced(sim: SimFarm, agent: SimAg
     sim.kill(agent, engine_of(agent, 1))
     sim.process(agent)
     hand.send(2, "push", b"x = 2", None, m.Keep(("x",)))
+    hand.send(3, "pull", b"x", [1], None)
     sim.settle()
-    assert again(engine_of(agent, 1)) == [b"x = 2"]
+    engine = engine_of(agent, 1)
+    assert [c.body for c in engine.commands if c.verb != REPLACES] == [b"x = 1", b"x = 2", b"x"], "in their order"
+    assert answered(sim, 2) == [0, 1]
+    assert answered(sim, 3) == [1]
+    assert again(replaced(sim, agent, 1)) == [b"x = 2"]
+
+
+def test_commands_wait_for_a_replacement_of_which_nothing_is_kept(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
+    sim.kill(agent, engine_of(agent, 1))
+    sim.process(agent)
+    assert commanded(sim) == [0, 1]
+    hand.send(1, "push", b"x = 1", None, m.Keep(("x",)))
+    hand.send(2, "push", b"x = 2", [1], m.Keep(("x",)))
+    queues = sim.ask(m.ListCommandQueues())
+    assert isinstance(queues, m.CommandQueueTable)
+    assert queues.rows[1] == (1, None, ["it is being replaced", "push(x = 1)", "push(x = 2)"])
+    sim.settle()
+    assert [command.body for command in engine_of(agent, 1).commands] == [b"x = 1", b"x = 2"]
+    assert (answered(sim, 1), answered(sim, 2)) == ([0, 1], [1])
+
+
+def test_commands_wait_while_all_engines_are_recycled(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
+    for name in list(agent.engines):
+        sim.handle(m.SetUp(name, "", "a task has spoiled it"), "agent")
+    hand.send(1, "push", b"x = 1", None, m.Keep(("x",)))
+    sim.settle()
+    assert answered(sim, 1) == [0, 1]
+    assert all([c.body for c in engine.commands] == [b"x = 1"] for engine in agent.engines.values())
+
+
+def test_a_cleared_queue_has_no_held_commands(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
+    sim.kill(agent, engine_of(agent, 1))
+    sim.process(agent)
+    hand.send(1, "execute", b"a", [1], m.Keep())
+    hand.send(2, "execute", b"b", [1], m.Keep())
+    sim.handle(m.SendCommand(3, None, "clear_queue", msgspec.msgpack.encode([1])), "client")
+    assert refusals(sim, 1) == ["QueueCleared"]
+    sim.settle()
+    assert [command.body for command in engine_of(agent, 1).commands] == [b"b"]
+
+
+def test_a_client_that_goes_leaves_no_held_commands(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
+    sim.kill(agent, engine_of(agent, 1))
+    sim.process(agent)
+    hand.send(1, "execute", b"a", [1], m.Keep())
+    sim.leave_client()
+    sim.settle()
+    assert not engine_of(agent, 1).commands
+    assert not sim.scheduler.farm.requests.commands
+
+
+def test_commands_are_not_held_for_ever(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
+    agent.leaving = True  # it starts no engine
+    sim.kill(agent, engine_of(agent, 1))
+    sim.process(agent)
+    hand.send(1, "execute", b"a", None, m.Keep())
+    for _ in range(80):
+        move(sim, agent)
+        sim.advance(0.5)
+    assert answered(sim, 1) == [0]
+    assert refusals(sim, 1) == ["EngineLost"]
+    assert commanded(sim) == [0]
+
+
+def test_an_engine_that_is_being_replaced_can_be_removed(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
+    hand.do("push", b"x = 1", keep=m.Keep(("x",)))
+    sim.kill(agent, engine_of(agent, 0))
+    sim.process(agent)
+    sim.ask(m.RemoveEngines([0], drain=False))
+    sim.settle()
+    assert commanded(sim) == [1]
+    assert [command.body for command in engine_of(agent, 1).commands] == [b"x = 1"]
 
 
 def test_a_command_that_is_sent_again_to_an_engine_that_has_replayed_it(

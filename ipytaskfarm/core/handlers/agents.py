@@ -158,7 +158,8 @@ def _adopt(farm: SchedulerState, agent: AgentEntry, report: EngineReport, now: N
     agent.engines[engine.name] = engine
     if report.frozen is not None:
         farm.frozen.offered[engine.name] = report.frozen
-    if agent.leaving:  # it was about to start when its agent was told to end
+    if agent.leaving or report.id in farm.requests.unwanted:  # it was about to start when it was told to end
+        farm.requests.unwanted.discard(report.id)
         engine.retiring = True
     _adopt_environment(farm, engine, report, now)
     _reconcile(farm, engine, report, now, out)

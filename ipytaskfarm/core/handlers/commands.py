@@ -22,8 +22,7 @@ from ..messages import (
     StackText,
     TextReply,
 )
-from ..messages.engine_commands import CHECKPOINT, PROFILE
-from ..messages.payload import FailureBody
+from ..messages.engine_commands import CHECKPOINT, CLEAR_QUEUE, PROFILE
 from ..messages.tables import CommandQueueTable, StickyTable
 from ..saves import DropSticky, SaveSticky
 from ..scheduler.clock import Now
@@ -37,6 +36,7 @@ from ..states import State
 from ..validation import why_not_storable
 from .checkpoints import checkpoint_answered, session_saved
 from .engines import engine_is_ready, prepare
+from .held_commands import AT_ONCE, awaited, drop_held, hold, queue_name, refuse
 from .replacements import begin_keeping, failure_in, keep_answered, omit_lost, tell_engine
 
 NOBODY = -1
@@ -61,22 +61,38 @@ def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now,
     if fault:
         refuse(session, event.n, NOBODY, "ValueError", fault, out)
         return
-    visible = farm.engines.visible()
-    if not visible:
+    if event.verb == CLEAR_QUEUE:
+        drop_held(farm, session, event, out)
+    by_id = {engine.id: engine for engine in farm.engines.visible()}
+    held = [] if event.verb in AT_ONCE else awaited(farm)
+    ids = sorted({*by_id, *held})
+    if not ids:
         refuse(session, event.n, NOBODY, "NoEnginesRegistered", "the farm has no engines now", out)
         return
-    engines = visible
     if event.engines is not None:
-        by_id = {engine.id: engine for engine in visible}
-        unknown = [i for i in event.engines if i not in by_id]
+        unknown = [i for i in event.engines if i not in ids]
         if unknown:
-            text = f"there is no engine {unknown[0]}: the farm has {sorted(by_id)}"
+            text = f"there is no engine {unknown[0]}: the farm has {ids}"
             refuse(session, event.n, unknown[0], "InvalidEngineID", text, out)
             return
-        engines = [by_id[i] for i in dict.fromkeys(event.engines)]
-    keeping = begin_keeping(farm, session, event, engines)
-    for engine in engines:
+        ids = list(dict.fromkeys(event.engines))
+    _send(farm, session, event, ids, by_id, out)
+    if event.engines is None:
+        # The engines that will answer, so that the client knows how many answers to expect.
+        out.sends.append((session, CommandAnswer(event.n, NOBODY, True, msgspec.msgpack.encode(ids))))
+
+
+def _send(
+    farm: SchedulerState, session: str, event: SendCommand, ids: list[int], by_id: dict[int, EngineEntry], out: Decision
+) -> None:
+    """Send a command to the engines of these ids; hold it for those that are not in `by_id`, see `held_commands`."""
+    keeping = begin_keeping(farm, session, event, ids)
+    for engine_id in ids:
+        engine = by_id.get(engine_id)
         checkpoint = farm.kept_number() if event.verb == CHECKPOINT else 0
+        if engine is None:
+            hold(farm, session, event, engine_id, keeping, checkpoint)
+            continue
         engine.ran_commands = (
             engine.ran_commands or event.verb != PROFILE
         )  # profiling leaves nothing on an engine that a replacement would lack
@@ -84,16 +100,6 @@ def on_command(farm: SchedulerState, session: str, event: SendCommand, now: Now,
         pending = PendingCommand(session, event.n, engine.name, event.verb, event.text, keeping, checkpoint)
         farm.requests.begin_command(key, pending)
         out.sends.append((engine.agent, EngineCommand(engine.name, session, event.n, event.verb, event.body)))
-    if event.engines is None:
-        # The engines that will answer, so that the client knows how many answers to expect.
-        ids = msgspec.msgpack.encode([engine.id for engine in engines])
-        out.sends.append((session, CommandAnswer(event.n, NOBODY, True, ids)))
-
-
-def refuse(session: str, n: int, engine_id: int, etype: str, text: str, out: Decision) -> None:
-    """Answer a command with an error."""
-    body = msgspec.msgpack.encode(FailureBody(etype, text))
-    out.sends.append((session, CommandAnswer(n, engine_id, False, body)))
 
 
 def on_command_done(farm: SchedulerState, session: str, event: CommandDone, now: Now, out: Decision) -> None:
@@ -170,7 +176,9 @@ def on_command_queues(
     for engine in farm.engines.visible():
         oldest = engine.oldest()
         rows.append((engine.id, oldest[0] if oldest else None, texts.get(engine.name, [])))
-    out.answer(session, n, CommandQueueTable(rows))
+    for engine_id in awaited(farm):
+        rows.append((engine_id, None, ["it is being replaced", *texts.get(queue_name(engine_id), [])]))
+    out.answer(session, n, CommandQueueTable(sorted(rows, key=lambda row: row[0])))
 
 
 # -- sticky state

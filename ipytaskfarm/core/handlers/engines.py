@@ -11,6 +11,7 @@ from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.placement import begin_oldest
 from ..scheduler.state import SchedulerState
 from .depends import ask_about_engine
+from .held_commands import send_held
 
 
 def prepare(farm: SchedulerState, engine: EngineEntry, command: EngineCommand, text: str, out: Decision) -> None:
@@ -25,6 +26,7 @@ def engine_is_ready(farm: SchedulerState, engine: EngineEntry, now: Now, out: De
     """Allow an engine to run tasks from now on."""
     engine.state = EngineState.UP
     out.sends.append((engine.agent, EnginePrepared(engine.name)))
+    send_held(farm, engine, out)
     refresh_classes(farm, [engine])
     ask_about_engine(farm, engine, out)
     farm.readiness.wake(engine)

@@ -31,6 +31,7 @@ from ..states import Reason
 from .agents import balance
 from .clients import grace_of
 from .depends import drop_all_verdicts
+from .held_commands import awaited, starting_replacements
 from .nodes import readmit_nodes
 
 SHUT_WITHIN_S = 15.0
@@ -47,6 +48,7 @@ def on_set_wanted(farm: SchedulerState, session: str, n: int, question: SetWante
         return
     if wanted < lifecycle.wanted:
         drop_kept(farm, out)
+        farm.requests.replaced.clear()  # which of the lost engines are replaced is not known any more
     lifecycle.wanted = wanted
     out.saves.append(SaveSetting("wanted", lifecycle.wanted))
     balance(farm, now, out)
@@ -59,21 +61,28 @@ def on_remove_engines(
     """End these engines, and want that many fewer."""
     lifecycle = farm.lifecycle
     by_id = {engine.id: engine for engine in farm.engines.by_name.values()}
-    unknown = [i for i in question.ids if i not in by_id]
+    starting = starting_replacements(farm)
+    known = {*by_id, *awaited(farm)}
+    unknown = [i for i in question.ids if i not in known]
     if unknown:
-        text = f"there is no engine {unknown[0]}: the farm has {sorted(by_id)}"
+        text = f"there is no engine {unknown[0]}: the farm has {sorted(known)}"
         out.answer(session, n, Refusal("InvalidEngineID", text))
         return
-    leaving = {i for i in question.ids if by_id[i].counts_as_wanted}
+    leaving = {i for i in question.ids if i not in by_id or by_id[i].counts_as_wanted}
     for engine_id in leaving:
-        agent = farm.agents.by_session.get(by_id[engine_id].agent)
+        agent = farm.agents.by_session.get(
+            by_id[engine_id].agent if engine_id in by_id else starting.get(engine_id, "")
+        )
         if agent is not None and agent.brings is not None:
             agent.brings = max(0, agent.brings - 1)
         else:
             lifecycle.wanted = max(0, lifecycle.wanted - 1)
     out.saves.append(SaveSetting("wanted", lifecycle.wanted))
     farm.requests.forget_kept(leaving, out)
+    farm.requests.unwanted.update(leaving & starting.keys())
     for engine_id in leaving:
+        farm.requests.replaced.pop(engine_id, None)
+    for engine_id in leaving & by_id.keys():
         retire(farm, by_id[engine_id], out)
         if not question.drain:
             end_engine(farm, by_id[engine_id], out, grace_s=0.0)

@@ -22,6 +22,7 @@ from ..scheduler.task_ends import final_of_join, final_without_answer
 from ..scheduler.transitions import begin, finish, note_attempt, put_back, requeue, separate, unassign
 from ..states import Reason
 from .commands import fail_commands_of
+from .held_commands import note_replaced
 from .nodes import charge_loss, note_failure
 from .replacements import note_ended
 from .results import after_delay, end_or_recover, is_retried_on, release_runs
@@ -133,6 +134,7 @@ def lose_engine(
     """
     company = len(begun) if engine.concurrent else 1
     note_ended(farm, engine, describe(crash), known, out)
+    note_replaced(farm, engine)
     remove_engine(farm, engine, out)
     for run, task in release_runs(farm, engine, list(engine.assigned), out):
         if run in begun and task.items:

@@ -34,8 +34,8 @@ NOTE_MAX = 2000
 """The most characters of what an engine says of a failure."""
 
 
-def begin_keeping(farm: SchedulerState, session: str, event: SendCommand, engines: list[EngineEntry]) -> Keeping | None:
-    """Return the part of a command to keep once it is answered; None for nothing."""
+def begin_keeping(farm: SchedulerState, session: str, event: SendCommand, ids: list[int]) -> Keeping | None:
+    """Return the part of a command to keep once it is answered; None for nothing.  ids: its engines."""
     if event.keep is None:
         return None
     number = farm.kept_number()
@@ -44,10 +44,11 @@ def begin_keeping(farm: SchedulerState, session: str, event: SendCommand, engine
     command = SaveKept(
         number, session, event.n, event.verb, body, event.text or event.verb, keep.names, keep.blobs, keep.sticky
     )
-    present = {engine.id for engine in engines}
+    present = {*ids}
     if event.engines is None:
         present |= {i for i, found in farm.engines.by_id.items() if any(e.state == EngineState.AWAY for e in found)}
-    absent = [i for i in farm.requests.kept if i not in present] if event.engines is None else []
+    expected = {**farm.requests.kept, **farm.requests.replaced} if event.engines is None else {}
+    absent = [i for i in expected if i not in present]
     return Keeping(command, keep.opted_out, absent)
 
 
@@ -71,7 +72,7 @@ def keep_answered(
     absent, keeping.absent = keeping.absent, []
     for engine_id in absent:
         # A command to all engines is meant for those too that are being replaced at that moment.
-        if engine_id in farm.requests.kept:
+        if engine_id in farm.requests.kept or engine_id in farm.requests.replaced:
             _keep(farm, engine_id, keeping, out)
             for replacement in farm.engines.by_id.get(engine_id, ()):
                 if replacement.state in (EngineState.PREPARING, EngineState.UP):

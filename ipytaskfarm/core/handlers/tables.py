@@ -21,6 +21,7 @@ from ..scheduler.kept_engines import KEPT
 from ..scheduler.state import SchedulerState
 from ..scheduler.task import Assigned, Queued
 from ..states import ABORTS, FINAL, RUNNING, State, Waiting
+from .held_commands import taking_commands
 from .nodes import DRAINED
 
 CLASSES_LOOKED_AT = 4096
@@ -297,7 +298,7 @@ def _is_heard(agent: AgentEntry) -> bool:
 def on_engines(farm: SchedulerState, session: str, n: int, question: ListEngines, now: Now, out: Decision) -> None:
     """Answer with all engines, by id."""
     notes = {**farm.frozen.missed, **farm.frozen.thawed}
-    out.answer(session, n, EngineTable(_engine_rows(farm), frozen_rows(farm, now), notes))
+    out.answer(session, n, EngineTable(_engine_rows(farm), frozen_rows(farm, now), notes, taking_commands(farm)))
 
 
 def agent_row(farm: SchedulerState, agent: AgentEntry) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from .checkpoints import session_not_saved
 from .clients import end_withholding, fail_unmet
 from .depends import ask_again
 from .freezing import end_unused
+from .held_commands import give_up_held
 from .jobs import end_orphans
 from .leaving import end_leave
 from .lifecycle import end_drain, look_for_the_end, reassign_unanswered
@@ -34,6 +35,7 @@ TIMERS: dict[str, Callable[[SchedulerState, Any, Now, Decision], None]] = {
     "copies": lambda farm, _, now, out: look_for_slow_runs(farm, now, out),
     "depend": lambda farm, digest, now, out: ask_again(farm, digest, out),
     "drained": lambda farm, _, now, out: end_drain(farm, now, out),
+    "held": lambda farm, engine_id, now, out: give_up_held(farm, engine_id, now, out),
     "idle": lambda farm, data, now, out: idle_too_long(farm, data[0], data[1], now, out),
     "kept": lambda farm, _, now, out: end_kept(farm, out),
     "late": lambda farm, data, now, out: warn_late(farm, data[0], data[1], now, out),

@@ -35,6 +35,9 @@ VERBS = {
 APPLY = "apply"
 """The verb that calls a function.  Its calls do not depend on one another: if one fails, those behind it run."""
 
+CLEAR_QUEUE = "clear_queue"
+"""The verb that drops commands that an engine has not begun."""
+
 INTERRUPT = "interrupt"
 """The verb that interrupts the command that an engine runs."""
 

@@ -161,6 +161,8 @@ class EngineTable(msgspec.Struct, frozen=True, tag=True):
     frozen: list[FrozenRow] = []
     thawed: dict[int, str] = {}
     """Task -> what has become of the engine that was frozen for it, or why none was, of the last ones."""
+    commanded: list[int] = []
+    """The ids of the engines that a command to all engines goes to; it waits for those that are being replaced."""
 
 
 class CommandQueueTable(msgspec.Struct, frozen=True, tag=True):

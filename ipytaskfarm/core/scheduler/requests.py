@@ -40,6 +40,15 @@ class PendingCommand:
 
 
 @dataclass(slots=True)
+class HeldCommand:
+    """A MultiEngine command to an engine that is being replaced."""
+
+    key: tuple[str, int, Incarnation]
+    """Its key in `EngineRequests.commands`."""
+    body: bytes
+
+
+@dataclass(slots=True)
 class EngineRequests:
     """The open requests to engines."""
 
@@ -51,6 +60,12 @@ class EngineRequests:
     """Key -> a command that each new engine runs before its first task, in this order."""
     kept: dict[int, KeptOnEngine] = field(default_factory=dict)
     """Engine id -> commands that were done by hand on its engines."""
+    replaced: dict[int, bool] = field(default_factory=dict)
+    """The ids of lost engines, until the engines that take their places are ready -> whether commands wait for it."""
+    unwanted: set[int] = field(default_factory=set)
+    """The ids of starting engines that were removed: each is ended as soon as it is up."""
+    held: dict[int, list[HeldCommand]] = field(default_factory=dict)
+    """Engine id -> commands that wait for the replacement of the engine, in their order."""
     stacks: dict[int, tuple[str, int, str]] = field(default_factory=dict)
     """Number of a stack query -> (session of the client, number of its question, session of the agent)."""
     open_stacks: OpenQuestions = field(default_factory=OpenQuestions)

@@ -25,6 +25,7 @@ from ..handlers import (
     depends,
     explain,
     freezing,
+    held_commands,
     jobs,
     leaving,
     lifecycle,
@@ -176,7 +177,7 @@ def on_command(farm: SchedulerState, session: str, event: m.SendCommand, now: No
         AnswerFailed: a command could not be passed on because of a bug.
     """
     if why := farm.failed_answers.why_not(session, event.n, event.verb, now.mono_s):
-        commands.refuse(session, event.n, commands.NOBODY, "KernelError", why, out)
+        held_commands.refuse(session, event.n, commands.NOBODY, "KernelError", why, out)
         return
     try:
         commands.on_command(farm, session, event, now, out)
