@@ -58,6 +58,7 @@ from .failures import described, forget_loss, remember_loss
 from .lane import Step
 from .shared_parts import Parts
 from .sinks import SINK, Sink
+from .written_globals import written_globals
 
 ANSWERS_KEPT = 512
 ANSWERS_BYTES_MAX = 16 * 1024 * 1024
@@ -293,7 +294,8 @@ class Commands:
         before = self._namespace.snapshot()
         done = False
         try:
-            yield
+            with written_globals.by_hand():
+                yield
             done = True
         finally:
             names = self._namespace.bound_since(before, plan.transformed)
@@ -374,7 +376,7 @@ class Commands:
             function = eval(body.name or "", names)
         self._loops.hide()
         try:
-            with self._namespace.notices.gathered() as notices:
+            with self._namespace.notices.gathered() as notices, written_globals.by_hand():
                 notices += self._edits.take_notices()
                 take_names(tell=True)
                 values: Any = list(starmap(function, unpack(body.packed, names)))
@@ -393,7 +395,7 @@ class Commands:
         args, kwargs = unpack(body.packed, names)
         self._loops.hide()
         try:
-            with self._namespace.notices.gathered() as notices:
+            with self._namespace.notices.gathered() as notices, written_globals.by_hand():
                 notices += self._edits.take_notices()
                 take_names(tell=True)
                 value = function(*args, **kwargs)

@@ -42,6 +42,7 @@ from .lane import publisher
 from .matplotlib_backend import keep_to_matplotlib
 from .sinks import SINK
 from .streams import TaskStream
+from .written_globals import written_globals
 
 CELLS_REMEMBERED = 1000
 """The number of cells whose source is kept for tracebacks. IPython keeps all: 85 MiB per 200,000 tasks."""
@@ -192,6 +193,7 @@ class EngineShell(ZMQInteractiveShell):
     async def run_code(self, code_obj: Any, result: Any = None, *, async_: bool = False) -> bool:
         """Run one statement of a cell; afterwards functions of by-value modules find the names that it has bound."""
         failed = await super().run_code(code_obj, result, async_=async_)
+        written_globals.take()
         take_names(tell=True)
         return bool(failed)
 

@@ -12,10 +12,11 @@ from typing import Any
 from ..serialization.function_globals import placed
 from ..serialization.module_names import take_names
 from ..serialization.modules import active, take_placed_names
-from ..serialization.pack import unpack
+from ..serialization.pack import unpack_with_globals
 from ..serialization.rebuild import came
 from .child_processes import ChildProcesses
 from .name_notices import NameNotices
+from .written_globals import written_globals
 
 _MODULE_NAMES = ("__name__", "__doc__", "__package__", "__loader__", "__spec__", "__builtin__", "__builtins__")
 
@@ -89,8 +90,9 @@ class Namespace:
 
     def push(self, packed: bytes) -> list[str]:
         """Bind the names of a packed dict, and return them."""
-        values = unpack(packed, self.names)
+        values, found = unpack_with_globals(packed, self.names)
         self.names.update(values)
+        written_globals.watch(found)
         if (came or active) and self.children is not None:
             self.children.keep()
         return list(values)
@@ -109,7 +111,8 @@ class Namespace:
         """
         from ..serialization.dill_sessions import load_session
 
-        head = load_session(data, self.names, source)
+        with written_globals.watching():
+            head = load_session(data, self.names, source)
         if (came or active) and self.children is not None:
             self.children.keep()
         return head.names, head.left_out
@@ -155,10 +158,12 @@ class Namespace:
 
     def begin_cell(self) -> None:
         """Prepare for a console's cell."""
+        written_globals.begin()
         self._before_cell = self.snapshot()
 
     def end_cell(self) -> None:
         """Record the names that a console's cell has bound as placed by hand."""
+        written_globals.end()
         self.place(self.bound_since(self._before_cell), "a console")
         self._before_cell = {}
 

@@ -58,6 +58,7 @@ from .plain import PlainTest, source_of
 from .run_records import RunRecords
 from .shared_parts import Parts
 from .sinks import SINK
+from .written_globals import written_globals
 
 Call: TypeAlias = Callable[[], Any]
 """The guarded part of a run: returns the packed value, or a coroutine that returns it."""
@@ -470,6 +471,7 @@ class Runner:
         return found
 
     def _pull(self, names: tuple[str, ...]) -> bytes:
+        written_globals.take()
         if not names:
             return self._nothing
         try:

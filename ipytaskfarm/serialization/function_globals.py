@@ -73,7 +73,7 @@ class PlacedNames:
 
     def _changed(self) -> None:
         self.generation += 1
-        for names in _living():
+        for names in living():
             names.hide()
 
 
@@ -114,7 +114,7 @@ class SetupGlobals:
             return
         self.active = active
         if self.values or self.attributes:
-            for names in _living():
+            for names in living():
                 names.take_setup()
 
     def of(self, names: Names) -> dict[str, Any]:
@@ -319,10 +319,11 @@ def remember(names: Names) -> None:
     """Register these globals, so that names that are placed later are hidden in them."""
     _remembered.append(weakref.ref(names))
     if len(_remembered) > _limit[0]:
-        _limit[0] = max(_REMEMBERED_MIN, 2 * len(_living()))
+        _limit[0] = max(_REMEMBERED_MIN, 2 * len(living()))
 
 
-def _living() -> list[Names]:
+def living() -> list[Names]:
+    """Return the registered globals that are still in use."""
     living = [names for reference in _remembered if (names := reference()) is not None]
     _remembered[:] = map(weakref.ref, living)
     return living

@@ -59,6 +59,12 @@ def added_by_rewriting(function: types.FunctionType) -> dict[str, Any]:
     return {name: here[name] for name in global_names(function.__code__) if name.startswith("@") and name in here}
 
 
+def stored_globals(code: types.CodeType) -> set[str]:
+    """Return the globals that the code, or code nested in it, assigns."""
+    steps = (step for each in nested_codes(code) for step in dis.get_instructions(each))
+    return {step.argval for step in steps if step.opname == "STORE_GLOBAL"}
+
+
 @functools.lru_cache(maxsize=4096)
 def _names_in(annotation: str) -> tuple[str, ...]:
     try:

@@ -179,6 +179,13 @@ def _imported(error: Exception) -> str:
     return file
 
 
+def unpack_with_globals(
+    data: bytes | memoryview, namespace: MutableMapping[str, Any] | None
+) -> tuple[Any, list[Names]]:
+    """Return a value as `unpack` does, and the globals of the by-value functions in it."""
+    return _unpack_settled(data, namespace, None)
+
+
 def unpack_lasting(
     data: bytes | memoryview, namespace: MutableMapping[str, Any] | None, steps: list[Callable[[], Any]] | None
 ) -> Any:

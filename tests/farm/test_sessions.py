@@ -244,7 +244,7 @@ def count():
     mec.load_session(file, targets=1)
     mec.execute("both, found = 50, 60", targets=1)
     mec.execute(check, targets=1)
-    assert mec.pull("seen", targets=1) == [((2, 50, 60, 2), (7, 50, 0), 3, True)]
+    assert mec.pull("seen", targets=1) == [((3, 50, 60, 2), (7, 50, 0), 3, True)]
 
 
 def test_each_engine_has_a_file_of_its_own(mec: MultiEngineClient, tmp_path: Path) -> None:
