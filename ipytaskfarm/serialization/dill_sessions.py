@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import enum
+import functools
 import hashlib
 import io
 import pickle
@@ -32,8 +33,10 @@ from ..core.errors import SessionError
 from .function_globals import Names, placed, remember
 from .module_origin import Travel, travel
 from .pack import pack, unpack
-from .rebuild import fill_cell, fill_function, new_cell, new_function
+from .pickler import reduce_exception
+from .rebuild import fill_cell, fill_function, new_cached_property, new_cell, new_function
 from .refusals import Culprit, explain, find_culprit, remedy_of
+from .session_classes import fill_class, is_plain, new_class, parts_of
 
 # Importing dill changes the tables of the standard pickle; this undoes it for the user's process.
 dill.extend(False)
@@ -163,6 +166,13 @@ class SessionPickler(dill.Pickler):
             self._save_enum(obj)
         elif kind is type and _is_named_tuple(obj) and self._is_local(obj):
             self._save_named_tuple(obj)
+        elif isinstance(obj, type) and is_plain(obj):
+            start, state = parts_of(obj)
+            self.save_reduce(new_class, start, state, state_setter=fill_class, obj=obj)
+        elif isinstance(obj, BaseException) and (reduced := reduce_exception(obj)) is not NotImplemented:
+            self.save_reduce(*reduced, obj=obj)
+        elif kind is functools.cached_property:  # without its lock
+            self.save_reduce(new_cached_property, (obj.func, obj.attrname), obj=obj)
         elif self._is_bound_to_process(obj, kind):
             self._save_as_pickle_does(obj)
         elif kind is types.FunctionType and obj.__globals__ is self._names:

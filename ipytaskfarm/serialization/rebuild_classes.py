@@ -120,8 +120,8 @@ def create_class(
         try:
             cls = _make(metaclass, maker, name, bases, dict(namespace), keywords)
         except Exception:
-            cls = _make_without_hooks(metaclass, name, bases, dict(namespace), keywords)
-    _assign(cls, body)
+            cls = make_without_hooks(metaclass, name, bases, dict(namespace), keywords)
+    assign(cls, body)
     note_unfilled(cls, born, digest)
     return cls
 
@@ -141,7 +141,7 @@ def _make(
         return cls
 
 
-def _make_without_hooks(
+def make_without_hooks(
     metaclass: Any, name: str, bases: tuple[type, ...], namespace: dict[str, Any], keywords: dict[str, Any]
 ) -> type:
     """Make the class with the first ``__new__`` in the metaclass's order that is written in C."""
@@ -157,7 +157,7 @@ def _make_without_hooks(
     return cls
 
 
-def _assign(cls: type, attributes: dict[str, Any]) -> None:
+def assign(cls: type, attributes: dict[str, Any]) -> None:
     """Set attributes with the first ``__setattr__`` in the metaclass's order that is not written in Python.
 
     `type.__setattr__` would not do: a metaclass made in C refuses to be passed over.
@@ -202,7 +202,7 @@ def quiet(bases: list[type]) -> Iterator[None]:
 def set_attributes(cls: type, attributes: dict[str, Any]) -> None:
     """Set more attributes of a class that is being built; leave a class that was known before as it is."""
     if is_unfilled(cls):
-        _assign(cls, attributes)
+        assign(cls, attributes)
 
 
 def set_fields(cls: type, attributes: dict[str, Any]) -> None:
@@ -289,7 +289,7 @@ def create_enum(
     for attribute in ("__init__", "__new_member__"):
         if vars(cls).get(attribute) in (initialize_nothing, make_member):
             type.__delattr__(cls, attribute)
-    _assign(cls, body)
+    assign(cls, body)
     note_unfilled(cls, born, digest)
     return cls
 
@@ -335,7 +335,7 @@ def new_provisional(create: Any, arguments: tuple[Any, ...]) -> Any:
     if other is None:
         body = {"__slots__": (), "__hash__": object.__hash__, "__eq__": object.__eq__, "__qualname__": cls.__qualname__}
         body["__module__"] = cls.__module__
-        other = _provisional[cls] = _make_without_hooks(type(cls), cls.__name__, (cls,), body, {})
+        other = _provisional[cls] = make_without_hooks(type(cls), cls.__name__, (cls,), body, {})
     object.__setattr__(made, "__class__", other)
     return made
 
