@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import dis
 import functools
+import keyword
 import os
+import re
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -33,8 +37,18 @@ def nested_codes(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from nested_codes(constant)
 
 
+_BY_TEXT = frozenset({"globals", "eval", "exec"})
+"""Builtins by which code looks up globals that it names in texts."""
+_NAME_IN_TEXT = re.compile(r"%\((\w+)\)|\{(\w+)[^{}]*\}")
+_TEXT_MAX = 10_000
+
+
 def global_names(code: types.CodeType) -> list[str]:
-    """Return the sorted names that the code, or code nested in it, looks up among the globals."""
+    """Return the sorted names that the code, or code nested in it, looks up among the globals.
+
+    Included are those in constant texts of code that uses `_BY_TEXT`: ``globals()["a"]``, ``"%(a)s" % globals()``,
+    ``eval("a + 1")``.
+    """
     names: set[str] = set()
     for each in nested_codes(code):
         instructions = each.co_code
@@ -45,7 +59,28 @@ def global_names(code: types.CodeType) -> list[str]:
             elif opcode in _BY_NAME:
                 names.add(each.co_names[extended | argument])
             extended = (extended | argument) << 8 if opcode == _EXTENDED else 0
+    if not _BY_TEXT.isdisjoint(names):
+        names |= _names_in_texts(code)
     return sorted(names)
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_in_texts(code: types.CodeType) -> frozenset[str]:
+    found: set[str] = set()
+    for text in (value for each in nested_codes(code) for value in each.co_consts if isinstance(value, str)):
+        if text.isidentifier():
+            found.add(text)
+        elif len(text) <= _TEXT_MAX:
+            found.update(name for match in _NAME_IN_TEXT.finditer(text) for name in match.groups() if name)
+            with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+                found.update(global_names(_compiled(text)))
+    return frozenset(name for name in found if not keyword.iskeyword(name))
+
+
+def _compiled(text: str) -> types.CodeType:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return compile(text, "", "exec", dont_inherit=True)
 
 
 def added_by_rewriting(function: types.FunctionType) -> dict[str, Any]:

@@ -329,6 +329,12 @@ def test_a_map_sees_what_was_placed_since_the_last_map(mec: MultiEngineClient, t
     assert tc.map(times, range(50)) == list(range(50))
 
 
+def test_names_in_texts_are_the_engines_too(mec: MultiEngineClient, tc: TaskClient) -> None:
+    by_key = in_main('d = 1\ndef f(): return globals()["d"], "%(d)s %(there)s" % globals(), eval("d + there")')
+    mec.push({"d": 30, "there": 5})
+    assert tc.run(MapTask(by_key), block=True) == (30, "30 5", 35)
+
+
 def test_an_array_in_parts_is_summed_by_its_parts(mec: MultiEngineClient) -> None:
     total = in_main("import numpy as np\nx = np.arange(10)\ndef f(): return int(x.sum())")
     mec.push_function({"total": total})

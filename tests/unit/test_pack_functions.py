@@ -25,6 +25,25 @@ from ipytaskfarm.serialization.recipes import recipe_of
 
 from ..support.pack_peer import Notebook, Peer
 
+NAMED_IN_TEXTS = {
+    "a key": 'globals()["K"]',
+    "a percent sign": '"%(K)d %(x)d" % dict(globals(), x=x)',
+    "a format": '"{K:>3}".format(**globals())',
+    "an expression": 'eval("K + g(2)")',
+    "an expression with globals": 'eval("K + x", globals(), {"x": x})',
+    "statements": 'exec("def h(): return K + g(1)\\nfound = h()", names := dict(globals())) or names["found"]',
+    "a test": '("K" in globals(), "nowhere" in globals())',
+    "timeit": '__import__("timeit").timeit("g(1)", globals=globals(), number=1) >= 0',
+    "inside": '(lambda: globals()["K"])()',
+}
+
+
+@pytest.mark.parametrize("way", NAMED_IN_TEXTS)
+def test_globals_that_a_function_names_in_texts_are_sent(peer: Peer, notebook: Notebook, way: str) -> None:
+    notebook.run(f"K = 3\ndef g(x): return x * K\ndef f(x):\n    return {NAMED_IN_TEXTS[way]}")
+    f: Any = notebook.names["f"]
+    assert peer.call(f, 5) == f(5)
+
 
 def test_functions_of_the_notebook(peer: Peer, notebook: Notebook) -> None:
     notebook.run("""
