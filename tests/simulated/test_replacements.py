@@ -179,6 +179,18 @@ def test_a_later_push_replaces_an_earlier_one(sim: SimFarm, agent: SimAgent, han
     assert len(sim.store.kept) == 4
 
 
+def test_a_push_that_opted_out_leaves_no_earlier_value(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
+    hand.do("push", b"x = 1", keep=m.Keep(("x",)))
+    hand.do("push", b"y = 1", keep=m.Keep(("y",)))
+    hand.do("push", b"x = 2", keep=m.Keep(("x",), opted_out=True))
+    engine = replaced(sim, agent, 1)
+    assert again(engine) == [b"y = 1"], "an earlier value would be used without a word"
+    assert "push(x = 2): it was sent with sticky=False" in notice(engine)
+    sim.crash()
+    sim.settle()
+    assert again(replaced(sim, agent, 1)) == [b"y = 1"]
+
+
 def test_reset_and_kill_forget(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
     hand.do("execute", b"import x")
     hand.do("reset", b"", [0])

@@ -66,6 +66,9 @@ def keep_answered(
         _omit_command(farm, engine.id, keeping.command, f"it failed: {failure}", out)
         return
     if keeping.opted_out:
+        if engine.id in farm.requests.kept:
+            # An earlier value of the same name would be wrong: a name that is missing is noticed.
+            _drop_superseded(engine.id, farm.requests.kept[engine.id], keeping.command, out)
         _omit_command(farm, engine.id, keeping.command, OPTED_OUT, out)
         return
     _keep(farm, engine.id, keeping, out)
@@ -98,13 +101,18 @@ def _keep(farm: SchedulerState, engine_id: int, keeping: Keeping, out: Decision)
         out.saves.append(command)  # for the first engine, or again: the store deletes a command that no engine needs
     keeping.kept_on = engine_id
     out.saves.append(SaveKeptOn(engine_id, command.number))
+    _drop_superseded(engine_id, kept, command, out)
+    kept.add(command)
+    drop_excess(farm, engine_id, kept, out)
+
+
+def _drop_superseded(engine_id: int, kept: KeptOnEngine, command: SaveKept, out: Decision) -> None:
+    """Drop the earlier pushes of names that a command has pushed again."""
     going = kept.superseded_by(command)
     for number in going:
         kept.remove(number)
     if going:
         out.saves.append(DropKept(engine_id, going))
-    kept.add(command)
-    drop_excess(farm, engine_id, kept, out)
 
 
 def drop_excess(farm: SchedulerState, engine_id: int, kept: KeptOnEngine, out: Decision) -> None:
