@@ -41,6 +41,8 @@ GONE: dict[str, dict[str, str]] = {
         "workers": "await_engines() returns the ids of engines, snapshot() all of them",
         "worker_count": "len(MultiEngineClient())", "submit_job": "create_job(), then job.submit()",
         "wait_until_done": "barrier(ids), job.wait()", "cancel": "abort(ids)", "cancel_job": "abort(ids)",
+        "cancel_task": "abort(id)", "get_coordinator_snapshot": "snapshot()",
+        "is_connected": "status(id), or any other call", "get_server_maximum_host_count": "len(MultiEngineClient())",
         "enqueue": "run(task)", "launch": "run(task); in a task current_task().submit(f, …)",
     },
     "MultiEngineClient": {
@@ -81,6 +83,7 @@ GONE: dict[str, dict[str, str]] = {
         "name": "create_job(name)", "description": "create_job(name): a name may be any text",
         "desc": "create_job(name): a name may be any text", "add_tasks": "add_task(task) for each", "cancel": "abort()",
         "execute": "submit(), then results()", "status": "tc.tasks(ids=job.ids), print(job)",
+        "job_status": "tc.tasks(ids=job.ids), print(job)", "add_task_completed_listener": "on_task_done(f)",
         "tasks_completed": "on_task_done(f)", "task_completed": "on_task_done(f)",
         "on_task_completed": "on_task_done(f)",
         "job_completed": "wait()", "task_preconditions": "requires={'memory': '>= 4 GiB'}",

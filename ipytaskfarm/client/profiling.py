@@ -21,6 +21,7 @@ from ..core.messages.engine_commands import (
     SampleProfile,
 )
 from .commands import CommandPart, PendingResult
+from .old_names import old_keywords
 from .profile_tables import Columns, Direction, Modules, PerEngine
 from .profiles import CpuStats, File, GroupBy, MemorySnapshot, SampleStats, snapshot_of
 from .session import Session
@@ -161,6 +162,7 @@ class CpuProfiling:
         found = self._profiler.read(CpuProfile)
         return PerEngine({p.engine: CpuStats([p]) for p in found}) if per_engine else CpuStats(found)
 
+    @old_keywords(per_worker="per_engine")
     def print_stats(
         self,
         max_rows: int | None = 100,
@@ -261,6 +263,7 @@ class MemoryProfiling:
         found = self._profiler.read(MemoryProfile)
         return PerEngine({p.engine: MemorySnapshot([p]) for p in found}) if per_engine else MemorySnapshot(found)
 
+    @old_keywords(per_worker="per_engine")
     def print_top(
         self,
         group_by: GroupBy = "lineno",

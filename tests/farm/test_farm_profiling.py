@@ -67,6 +67,8 @@ def test_cpu_time_over_all_engines(tc: TaskClient, mec: MultiEngineClient) -> No
     counts = {row["name"]: row["ncall"] for row in stats.rows}
     assert (counts["branch"], counts["leaf"], counts["once"]) == (20, 200, 2)
     each = profiling.get_stats(per_engine=True)
+    by_engine = printed(profiling.print_stats, per_engine=True)
+    assert printed(profiling.print_stats, per_worker=True) == by_engine, "bndl's name of the argument"
     assert list(each) == stats.engines == [0, 1]
     assert sum(row["ncall"] for part in each.values() for row in part.rows if row["name"] == "leaf") == 200
     assert not [row for row in stats.rows if row["module"].startswith("ipytaskfarm.engine")]
