@@ -25,8 +25,10 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .change_hooks import CHANGES, DESCRIPTORS, FOLDER, TIMERS, usual, watch
+from ..serialization.import_settings import IMPORT_SETTINGS
+from .change_hooks import CHANGES, DESCRIPTORS, FOLDER, HANDLERS, LIMITS, LOCALE, TIMERS, UMASK, usual, watch
 from .helper_processes import LOKY_WORKERS
+from .import_effects import settings_of_imports
 from .interpreter import looked_at
 from .surroundings import CannotRestore, watched_parts
 
@@ -46,6 +48,7 @@ class Baseline:
 
     def __init__(self, loops: Loops, capture: Capture) -> None:
         watch()
+        IMPORT_SETTINGS.watch(settings_of_imports())
         self._loops = loops
         self._capture = capture
         self._stale = True
@@ -80,14 +83,14 @@ class Baseline:
         context = contextvars.copy_context()
         if self._decimal is not None:
             context.run(decimal.setcontext, self._decimal.copy())
+        if IMPORT_SETTINGS.records:
+            context.run(IMPORT_SETTINGS.put_variables)
         return context.run(function, *args)
 
     def renew(self) -> None:
         """Make the present surroundings the baseline."""
-        try:
-            self._cwd = os.getcwd()
-        except FileNotFoundError:  # the folder was removed: there is nothing to return to
-            self._cwd = ""
+        IMPORT_SETTINGS.renewed()
+        self._take_folder()
         for part in (*self._watched.values(), *self._looked_at):
             part.take()
         self._path, self._argv = list(sys.path), list(sys.argv)
@@ -98,6 +101,12 @@ class Baseline:
         _show_warnings_again()
         CHANGES.clear()
         self._stale = False
+
+    def _take_folder(self) -> None:
+        try:
+            self._cwd = os.getcwd()
+        except FileNotFoundError:  # the folder was removed: there is nothing to return to
+            self._cwd = ""
 
     def invalidate(self) -> None:
         """Record that the user changes the surroundings by hand: `refresh` runs before the next task."""
@@ -120,15 +129,28 @@ class Baseline:
         """
         changed = self._loops.restore()
         _show_warnings_again()  # each task is shown its own warnings, even if the task before was shown the same
+        modules_moved = bool(IMPORT_SETTINGS.records) and IMPORT_SETTINGS.is_due()
         if (
             thoroughly
+            or modules_moved
             or CHANGES.kinds
             or sys.path != self._path
             or sys.argv != self._argv
             or (sys.stdin, sys.stdout, sys.stderr, os.environ) != self._objects
         ):
             changed |= self._restore()
+        if modules_moved:
+            self._adopt_imports()
         return changed
+
+    def _adopt_imports(self) -> None:
+        """Make what modules of the user have set at their import part of the baseline, as long as they stay."""
+        IMPORT_SETTINGS.adopt()
+        for part in (*(self._watched[kind] for kind in (UMASK, HANDLERS, LOCALE, LIMITS)), *self._looked_at):
+            part.take()
+        self._take_folder()
+        self._path = list(sys.path)
+        CHANGES.clear()
 
     def end_items(self) -> bool:
         """Read the output of items of a map that have ended; see `Capture.end_items`."""

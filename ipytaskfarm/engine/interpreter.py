@@ -125,18 +125,22 @@ class Decimals:
     _FIELDS = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 
     def take(self) -> None:
-        self._seen = self._look()
+        self._seen = self.look()
 
     def restore(self) -> bool:
-        changed = self._look() != self._seen
+        changed = self.look() != self._seen
         if changed:
-            context, (fields, traps) = decimal.DefaultContext, self._seen
-            for field, value in zip(self._FIELDS, fields, strict=True):
-                setattr(context, field, value)
-            context.traps.update(zip(context.traps, traps, strict=True))
+            self.put(self._seen)
         return changed
 
-    def _look(self) -> tuple[tuple[Any, ...], tuple[bool, ...]]:
+    def put(self, seen: tuple[tuple[Any, ...], tuple[bool, ...]]) -> None:
+        """Set what `look` has returned."""
+        context, (fields, traps) = decimal.DefaultContext, seen
+        for field, value in zip(self._FIELDS, fields, strict=True):
+            setattr(context, field, value)
+        context.traps.update(zip(context.traps, traps, strict=True))
+
+    def look(self) -> tuple[tuple[Any, ...], tuple[bool, ...]]:
         found = decimal.DefaultContext
         fields = found.prec, found.rounding, found.Emin, found.Emax, found.capitals, found.clamp
         return fields, tuple(found.traps.values())
@@ -213,14 +217,24 @@ class StartMethod:
     """The start method of multiprocessing. It may be set only once; here, each task may set it."""
 
     def take(self) -> None:
-        self._chosen = self._context()._actual_context if self._context() is not None else None
+        self._chosen = self.look()
 
     def restore(self) -> bool:
-        context = self._context()
-        if context is None or context._actual_context is self._chosen:
+        if self._context() is None or self.look() is self._chosen:
             return False
-        context._actual_context = self._chosen
+        self.put(self._chosen)
         return True
+
+    def look(self) -> Any:
+        """Return what was chosen; None if nothing was."""
+        context = self._context()
+        return context._actual_context if context is not None else None
+
+    def put(self, chosen: Any) -> None:
+        """Set what `look` has returned."""
+        context = self._context()
+        if context is not None:
+            context._actual_context = chosen
 
     def _context(self) -> Any:
         module = sys.modules.get("multiprocessing.context")

@@ -29,6 +29,7 @@ from ..core.states import FREEZES
 from ..core.text import did_you_mean, text_of
 from ..serialization.child_processes import forget_sent, sent
 from ..serialization.function_globals import setup_globals
+from ..serialization.import_settings import IMPORT_SETTINGS
 from ..serialization.modules import active, begin_run
 from ..serialization.pack import note_rebuild, pack, pack_names, unpack, unpack_function
 from ..serialization.rebuild import came
@@ -444,6 +445,8 @@ class Runner:
         found = self._callables.get(digest)
         if found is not None and not getattr(found.function, "renews", False):
             return found
+        if active and IMPORT_SETTINGS.records:
+            begin_run()  # what modules of other programs have set must not meet the imports of this one
         came.clear()
         try:
             function = unpack_function(job.code, self._namespace.names)

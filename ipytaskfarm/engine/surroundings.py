@@ -46,7 +46,7 @@ SIGNALS = tuple(
 )  # fmt: skip
 _OUR_SIGNALS_FROM = signal.SIGRTMIN + 5
 _CLOCKS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
-_RESOURCES = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
+RESOURCES = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
 
 
 class CannotRestore(Exception):
@@ -171,10 +171,10 @@ class ResourceLimits:
     """The soft resource limits, and those hard limits that may be raised again."""
 
     def take(self) -> None:
-        self._limits = [resource.getrlimit(each) for each in _RESOURCES]
+        self._limits = [resource.getrlimit(each) for each in RESOURCES]
 
     def restore(self) -> bool:
-        for each, limit in zip(_RESOURCES, self._limits, strict=True):
+        for each, limit in zip(RESOURCES, self._limits, strict=True):
             if resource.getrlimit(each) != limit:
                 try:
                     usual["setrlimit"](each, limit)

@@ -31,6 +31,7 @@ BUILTINS_AT_HOME = frozenset(
 """Builtins that stay builtins. A by-value function looks a name up on the engine if it was no global at home. There,
 one of these names was the builtin; so it is here, whatever tasks have put into the engine's namespace. Not included:
 ``id``, which on an engine is the engine's number, and the names that IPython and ``site`` add."""
+_ALWAYS_THERE = frozenset({*dir(builtins), "display", "get_ipython"})
 _ABSENT = object()
 _NONE: frozenset[str] = frozenset()
 _REMEMBERED_MIN = 256
@@ -141,6 +142,11 @@ _NO_VALUES: dict[str, Any] = {}
 setup_globals = SetupGlobals()
 
 
+def _is_meant(name: str) -> bool:
+    """Return whether there is a builtin that counts more than what tasks have put into the engine's namespace."""
+    return name in _BUILTINS and (name in BUILTINS_AT_HOME or name not in _ALWAYS_THERE)
+
+
 class Names(dict[str, Any]):
     """The ``__builtins__`` of by-value functions, with the globals that belong to it."""
 
@@ -175,8 +181,9 @@ class Names(dict[str, Any]):
                 return self._engines(name)
             if name in self.packed:
                 return self.packed[name]
-        # The name was no global at home. If there is a builtin of that name, the function means the builtin.
-        if name in BUILTINS_AT_HOME and name in _BUILTINS:
+        # The name was no global at home. If there is a builtin of that name, the function means the builtin. So it does
+        # if a module has added one, such as ``_`` of gettext, which IPython's namespace has, too.
+        if _is_meant(name):
             return _BUILTINS[name]
         try:
             return self.namespace[name]
@@ -265,7 +272,7 @@ class Names(dict[str, Any]):
         namespace = self.namespace
         found = len(self.packed)
         for name in self.wanted:
-            if name in namespace and not (name in BUILTINS_AT_HOME and name in _BUILTINS):
+            if name in namespace and name != "_" and not _is_meant(name):  # a module may add ``_`` in the call
                 here[name] = namespace[name]
                 found += 1
             elif name in _BUILTINS:

@@ -13,6 +13,8 @@ import types
 import weakref
 from typing import Any
 
+from .import_settings import IMPORT_SETTINGS
+
 
 class _Setting:
     """A variable that a module has set or deleted while it was imported."""
@@ -127,8 +129,16 @@ def _being_imported() -> tuple[str, types.ModuleType] | None:
     return None
 
 
+def follow_modules() -> None:
+    """Let hold what the modules in ``sys.modules`` have set while they were imported, and nothing of others."""
+    IMPORT_VARIABLES.follow()
+    if IMPORT_SETTINGS.records:
+        IMPORT_SETTINGS.move()
+        IMPORT_SETTINGS.put_variables()
+
+
 def run_module(code: types.CodeType, names: dict[str, Any]) -> None:
-    """Run a module's code in a context of its own.
+    """Run a module's code in a context of its own, and record what it sets.
 
     Otherwise a decimal context, or an error state of numpy, that it sets would hold for the run that happens to import
     it, and not for the next one.
@@ -137,4 +147,4 @@ def run_module(code: types.CodeType, names: dict[str, Any]) -> None:
     decimal = sys.modules.get("decimal")
     if decimal is not None:  # a copy of a context shares the decimal context in it
         context.run(decimal.setcontext, decimal.getcontext().copy())
-    context.run(exec, code, names)
+    IMPORT_SETTINGS.run(code, names, context)

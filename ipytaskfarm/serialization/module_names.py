@@ -28,8 +28,8 @@ _DEFINED = (types.FunctionType, types.BuiltinFunctionType, type)
 
 
 class ModuleBuiltins(dict[str, Any]):
-    """The ``__builtins__`` of a module: Python's own, and the engine's user namespace for names that are
-    missing there.
+    """The ``__builtins__`` of a module: Python's own, those that were added since, such as ``_`` of gettext, and the
+    engine's user namespace for names that are missing there.
     """
 
     __slots__ = ()
@@ -38,7 +38,8 @@ class ModuleBuiltins(dict[str, Any]):
         super().__init__(vars(builtins))
 
     def __missing__(self, name: str) -> Any:
-        return (placed.namespace or {})[name]
+        added = vars(builtins)
+        return added[name] if name in added else (placed.namespace or {})[name]
 
 
 class ModuleNames:

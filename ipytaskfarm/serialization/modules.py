@@ -31,7 +31,7 @@ import msgspec
 
 from . import module_bundles
 from .function_globals import placed
-from .import_variables import IMPORT_VARIABLES, run_module
+from .import_variables import follow_modules, run_module
 from .module_bundles import Bundle, ModuleSource
 from .module_folders import as_arrived, home_of, write_set
 from .module_names import begin_module, end_module, needs_engine, take_names
@@ -370,7 +370,7 @@ def _place_all(members: list[ModuleSource], but: Collection[tuple[str, str]] = (
     active[id(members)] = members
     for name in {*dropped} - _names_of(active) if dropped else ():
         _take_out(name)  # it belongs to the other version, and a computed import would find it
-    IMPORT_VARIABLES.follow()
+    follow_modules()
     install_finders()
 
 
@@ -513,7 +513,7 @@ def begin_run(bundles: frozenset[int] = frozenset()) -> None:
         _forget_beside()  # one was edited, and others may have taken names of it
     if placed.generation:
         take_names(tell=True)
-    IMPORT_VARIABLES.follow()
+    follow_modules()
 
 
 def _take_out_unused(kept: frozenset[int]) -> None:

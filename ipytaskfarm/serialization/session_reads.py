@@ -32,7 +32,15 @@ from .outside_inputs import dotted_names, full_name
 from .process_values import asked
 from .program_arguments import PARSING, program_arguments
 from .session_patches import patches
-from .session_settings import changed_settings, changed_variables, computed_variables
+from .session_settings import (
+    FILTERS,
+    LOCALE,
+    LOGGING,
+    changed_settings,
+    changed_variables,
+    computed_variables,
+    sets_itself,
+)
 
 _REACHED_MAX = 300
 
@@ -312,6 +320,8 @@ def _warnings(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
             found = each.__globals__.get(name, vars(warnings).get(name, vars(builtins).get(name)))
             kind = UserWarning if found is warnings.warn else found
             if isinstance(kind, type) and issubclass(kind, Warning) and _are_errors(kind, kind is found):
+                if sets_itself(each, FILTERS):
+                    return
                 yield Reading(
                     "warnings",
                     f"{_short(each)} mentions {name}, and this session makes errors of warnings, which tasks do not: "
@@ -345,7 +355,7 @@ def _locale(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
     changed = [f"{name}={value}" for name, value in present.items() if value not in ("C", "POSIX", "C.UTF-8", "C.utf8")]
     for each in reached if changed else ():
         used = sorted(mentioned(each.__code__) & _LOCALE)
-        if used:
+        if used and not sets_itself(each, LOCALE):
             yield Reading(
                 "locale",
                 f"{_short(each)} uses the locale ({used[0]}), which this session has set ({', '.join(changed)}): tasks "
@@ -363,6 +373,8 @@ def _logs(reached: Iterable[types.FunctionType]) -> Iterator[Reading]:
             found = each.__globals__.get(name)
             logger = logging.getLogger() if found is logging else found
             if isinstance(logger, logging.Logger) and logger.isEnabledFor(logging.INFO) and logger.hasHandlers():
+                if sets_itself(each, LOGGING):
+                    return
                 level = logging.getLevelName(logger.getEffectiveLevel())
                 yield Reading(
                     "logging",

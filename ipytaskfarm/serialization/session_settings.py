@@ -53,7 +53,7 @@ def changed_variables(function: types.FunctionType) -> Iterator[tuple[str, str]]
     found = sorted(
         name for name in changed if (reads and name in consts) or any(_expands(text, name) for text in consts)
     )
-    if found and not _has_settings_module(function):
+    if found and not sets_itself(function, _VARIABLES):
         for name in found:
             yield (
                 name,
@@ -88,7 +88,7 @@ def computed_variables(function: types.FunctionType, sources: Iterable[bytes]) -
         return
     texts = list(sources)
     found = sorted(name for name in changed if any(name.encode() in text for text in texts))
-    if found and not _has_settings_module(function):
+    if found and not sets_itself(function, _VARIABLES):
         named = ", ".join(found[:3]) + (" …" if len(found) > 3 else "")
         yield (
             f"computed {named}",
@@ -115,9 +115,9 @@ def _expands(text: str, name: str) -> bool:
     return f"${{{name}}}" in text
 
 
-def _has_settings_module(function: types.FunctionType) -> bool:
-    """Return whether a by-value module that the function uses sets variables: engines import it, as this session
-    did."""
+def sets_itself(function: types.FunctionType, pattern: re.Pattern[bytes]) -> bool:
+    """Return whether the source of a by-value module that the function uses has the pattern, with which it sets
+    something when it is imported: engines import it, as this session did."""
     names = {function.__module__, *names_imported(function, {})}
     for name in mentioned(function.__code__):
         value = function.__globals__.get(name)
@@ -127,12 +127,16 @@ def _has_settings_module(function: types.FunctionType) -> bool:
             names.add((value if isinstance(value, types.FunctionType | type) else type(value)).__module__)
     own = (name for name in names if isinstance(name, str) and is_sent(name))
     sources = (member.source for name in own for member in bundle_of(name).members)
-    return any(map(_SETS_VARIABLES.search, sources))
+    return any(map(pattern.search, sources))
 
 
-_SETS_VARIABLES = re.compile(
+_VARIABLES = re.compile(
     rb"\benviron\s*(\[[^]\n]*\]\s*=(?!=)|\|=|\.\s*(update|setdefault)\b)|\b(putenv|load_dotenv|read_env)\b"
 )
+FILTERS = re.compile(rb"\b(filterwarnings|simplefilter)\b")
+LOCALE = re.compile(rb"\bsetlocale\b")
+LOGGING = re.compile(rb"\b(addHandler|basicConfig|dictConfig|fileConfig|setLevel)\b")
+NUMBERS = re.compile(rb"\b(DefaultContext|getcontext|setcontext|seterr)\b")
 _STORE_SUBSCR = dis.opmap["STORE_SUBSCR"]
 
 

@@ -26,7 +26,7 @@ from ..system.user_code import depth_of_user, tell_user
 from .kept_changes import change_of_owner, changed_by_methods, changes_of, may_change, may_store, sets_attributes
 from .module_origin import Travel, travel
 from .session_reads import readings
-from .session_settings import changed_settings, changed_variables
+from .session_settings import NUMBERS, changed_settings, changed_variables, sets_itself
 
 _WARNED_MAX = 1000
 _PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None), list, tuple, dict, set))
@@ -53,6 +53,7 @@ def look(function: types.FunctionType, used: dict[str, Any]) -> None:
     name = function.__qualname__.rpartition("<locals>.")[2]
     for path, value in (*used.items(), *_defaults(function)):
         _look_at(name, path, value)
+        _look_at_numbers(function, value)
         if type(value) not in _PLAIN:
             _noted.extend(changed_settings(value))
     _noted.extend(changed_variables(function))
@@ -203,9 +204,14 @@ def _look_at(function: str, path: str, value: Any) -> None:
         text = f"{function} draws from {path}, which is copied to each engine in its present state: tasks on several "
         text += f"engines get the same random numbers. Give each task its own as an argument, such as {remedy}"
         _noted.append((f"{function}.{path}", text))
-    elif value is decimal or value is decimal.Decimal or kind is decimal.Decimal:
+
+
+def _look_at_numbers(function: types.FunctionType, value: Any) -> None:
+    """Note that this session has changed how numbers behave that a function uses."""
+    kind = type(value)
+    if value is decimal or value is decimal.Decimal or kind is decimal.Decimal:
         here, usual = decimal.getcontext(), decimal.DefaultContext
-        if (here.prec, here.rounding) != (usual.prec, usual.rounding):
+        if (here.prec, here.rounding) != (usual.prec, usual.rounding) and not sets_itself(function, NUMBERS):
             text = (
                 f"this session's decimal context (prec={here.prec}, {here.rounding}) is not that of tasks, which begin "
             )
@@ -213,7 +219,7 @@ def _look_at(function: str, path: str, value: Any) -> None:
             _noted.append(("decimal", text))
     elif kind is types.ModuleType and value.__name__ == "numpy":
         raising = [name for name, action in value.geterr().items() if action in ("raise", "call")]
-        if raising:
+        if raising and not sets_itself(function, NUMBERS):
             text = (
                 f"numpy raises here for {', '.join(raising)} (np.seterr), but not in tasks, which begin with numpy's "
             )

@@ -318,7 +318,7 @@ def test_variables_of_a_settings_module_are_set_for_the_tasks_that_use_it(farm: 
         "import os, settings\ndef key(i): return os.environ['KEY_OF_SETTINGS']\n"
     )
     (tmp_path / "script.py").write_text(f"WHERE = {str(farm.connection_file)!r}\n{SETS}")
-    none, key, thirds = "None None None None\n", "k k k k\n", "30 30 30 30\n"
+    none, key, thirds = "None None None None\n", "k k k k\n", "52 52 52 52\n"
     assert run(tmp_path, "script.py") == 2 * (none + key + thirds + key + none + key + key)
 
 

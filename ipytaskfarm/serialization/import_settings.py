@@ -1,0 +1,202 @@
+"""Settings of the process that modules make while they are imported, such as a recursion limit or handlers of logging.
+
+A module is imported once, and many tasks use it, so its settings belong to it as its globals do: they hold as long as
+it is in ``sys.modules``. Without them is the *base*, what tasks find otherwise (`engine.baseline`).
+
+What belongs to the context (decimal context, error state of numpy, context variables) is set anew in each run, because
+each run has a context of its own.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import sys
+import types
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+_ABSENT = object()
+
+
+def _replaced(before: Any, after: Any, present: Any) -> Any:
+    return after
+
+
+class ProcessSetting(NamedTuple):
+    """One setting of the process."""
+
+    get: Callable[[], Any]
+    put: Callable[[Any], object]
+    merge: Callable[[Any, Any, Any], Any] = _replaced
+    """(before, after, present) -> the present value with the change that made `after` of `before`."""
+
+
+def merge_lists(before: list[Any], after: list[Any], present: list[Any]) -> list[Any]:
+    """Return the list without what was removed, and with what was added in front of the others or behind them."""
+    begin = 0
+    while not _in_order([each for each in after[begin:] if each in before], before):
+        begin += 1
+    while begin < len(after) and after[begin] not in before:
+        begin += 1
+    front, rest = after[:begin], after[begin:]
+    kept = [each for each in present if each not in front and (each in rest or each not in before)]
+    return [*front, *kept, *(each for each in rest if each not in before and each not in kept)]
+
+
+def _in_order(some: list[Any], all_of_them: list[Any]) -> bool:
+    left = iter(all_of_them)
+    return all(each in left for each in some)
+
+
+def merge_names(before: dict[str, Any], after: dict[str, Any], present: dict[str, Any]) -> dict[str, Any]:
+    """Return the mapping with the names that were added or got another value."""
+    return present | {name: value for name, value in after.items() if before.get(name, _ABSENT) is not value}
+
+
+class _Record:
+    """What one module has set while it was imported."""
+
+    def __init__(self, module: types.ModuleType) -> None:
+        self._name = module.__name__
+        self.module = weakref.ref(module)
+        self.changes: dict[str, tuple[Any, Any]] = {}
+        """Name of the setting -> its values before and after the import."""
+        self.variables: list[tuple[contextvars.ContextVar[Any], Any]] = []
+        self.is_adopted = False
+        """Whether the baseline of tasks has these changes."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Return whether the module is in ``sys.modules``."""
+        module = self.module()
+        return module is not None and sys.modules.get(self._name) is module
+
+
+class ImportSettings:
+    """What modules have set while they were imported, in the order in which their imports ended."""
+
+    def __init__(self) -> None:
+        self._settings: Mapping[str, ProcessSetting] = {}
+        self.records: list[_Record] = []
+        self._base: dict[str, Any] = {}
+        """Name -> its value without modules, of each setting that a module in ``sys.modules`` has changed."""
+        self._put: dict[str, Any] = {}
+        """Name -> the value that it got from modules. A task that finds another one there has set it itself."""
+        self._adopted: set[str] = set()
+        """The settings that the baseline of tasks has from modules."""
+
+    def watch(self, settings: Mapping[str, ProcessSetting]) -> None:
+        """Record from now on what modules set."""
+        self._settings = settings
+
+    def run(self, code: types.CodeType, names: dict[str, Any], context: contextvars.Context) -> None:
+        """Run a module's code in a context, and record what it has set."""
+        before = {name: setting.get() for name, setting in self._settings.items()}
+        context.run(exec, code, names)
+        module = sys.modules.get(names.get("__name__", ""))
+        if not before or module is None or vars(module) is not names:
+            return
+        record = _Record(module)
+        for name, value in before.items():
+            after = self._settings[name].get()
+            if after != value:
+                record.changes[name] = value, after
+                self._base.setdefault(name, value)
+                self._put[name] = after
+        record.variables += _changed_variables(context)
+        if record.changes or record.variables:
+            self.records.append(record)
+            _put_variables(record)
+
+    def is_due(self) -> bool:
+        """Return whether the baseline must be told of modules that came or went."""
+        return any(each.is_adopted is not each.is_wanted for each in self.records)
+
+    def move(self) -> None:
+        """Let the settings of the modules in ``sys.modules`` hold, but for what the running task has set itself."""
+        for name in dict.fromkeys((*self._base, *self._wanted_names())):
+            present = self._settings[name].get()
+            base = self._base.setdefault(name, present)
+            if present == self._put.setdefault(name, base):
+                self._set(name, present)
+
+    def adopt(self) -> None:
+        """Do so between tasks. The surroundings are those of the baseline, which then takes what it finds."""
+        wanted = set(self._wanted_names())
+        for name in dict.fromkeys((*self._base, *wanted)):
+            present = self._settings[name].get()
+            if name not in self._adopted:
+                self._base[name] = present  # a task may have set it before it imported the module
+            self._set(name, present)
+        self._note_adopted(wanted)
+
+    def renewed(self) -> None:
+        """Record that the user makes the present surroundings the baseline: what somebody has changed by hand is no
+        module's any more.
+        """
+        for name, base in list(self._base.items()):
+            if self._settings[name].get() != self._put.get(name, base):
+                for each in self.records:
+                    each.changes.pop(name, None)
+        self._note_adopted(set(self._wanted_names()))
+
+    def put_variables(self) -> None:
+        """Set what belongs to the context in the present one."""
+        for each in self.records:
+            if each.variables and each.is_wanted:
+                _put_variables(each)
+
+    def _wanted_names(self) -> Iterator[str]:
+        for each in self.records:
+            if each.is_wanted:
+                yield from each.changes
+
+    def _set(self, name: str, present: Any) -> None:
+        setting, value = self._settings[name], self._base[name]
+        for each in self.records:
+            if name in each.changes and each.is_wanted:
+                value = setting.merge(*each.changes[name], value)
+        if value != present:
+            with suppress(Exception):  # a folder that is gone, a handler of signals outside of the main thread
+                setting.put(value)
+        self._put[name] = value
+
+    def _note_adopted(self, wanted: set[str]) -> None:
+        self.records = [each for each in self.records if each.module() is not None]
+        for each in self.records:
+            each.is_adopted = each.is_wanted
+        for name in self._base.keys() - wanted:
+            del self._base[name]
+            self._put.pop(name, None)
+        self._adopted = wanted
+
+
+IMPORT_SETTINGS = ImportSettings()
+"""The settings of this process. Nothing is recorded in a process without a baseline of tasks."""
+
+
+def _changed_variables(inside: contextvars.Context) -> Iterator[tuple[contextvars.ContextVar[Any], Any]]:
+    """Yield the context variables that differ in a copy of the present context."""
+    here = contextvars.copy_context()
+    decimal = sys.modules.get("decimal")
+    for variable, value in inside.items():
+        if decimal is not None and isinstance(value, decimal.Context):
+            if _fields(value) != _fields(decimal.getcontext()):
+                yield variable, value
+        elif here.get(variable, _ABSENT) is not value:
+            yield variable, value
+
+
+def _fields(context: Any) -> list[Any]:
+    *fields, _, traps = context.__reduce__()[1]
+    return [*fields, traps]
+
+
+def _put_variables(record: _Record) -> None:
+    decimal = sys.modules.get("decimal")
+    for variable, value in record.variables:
+        # A decimal context is changed in place, so each run needs one of its own.
+        is_decimal = decimal is not None and isinstance(value, decimal.Context)
+        variable.set(value.copy() if is_decimal else value)
