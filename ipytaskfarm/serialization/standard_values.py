@@ -24,7 +24,7 @@ from typing import Any
 
 from . import rebuild as build, rebuild_values as values
 from .module_origin import Travel, travel
-from .pickler import BASES, KINDS, REDUCERS, Pickler, Reduced, by_member, plain_reducer, reduce_method
+from .pickler import BASES, KINDS, REDUCERS, Pickler, Reduced, by_member, plain_reducer, reduce_method, reduce_module
 
 _STREAMS = ("stdout", "stderr", "stdin", "__stdout__", "__stderr__", "__stdin__")
 _PARTS = ("buffer",)
@@ -59,6 +59,12 @@ def _reduce_logger(pickler: Pickler, logger: logging.Logger) -> Reduced:
         return NotImplemented
     state = {name: getattr(logger, name) for name in _LOGGER_STATE}
     return values.new_logger, (type(logger), logger.name), state, None, None, values.fill_logger
+
+
+def _reduce_module_of_own_class(pickler: Pickler, module: types.ModuleType) -> Reduced:
+    """Reduce a module whose class is another one, such as a callable or a lazy module, if an import finds it."""
+    found = sys.modules.get(module.__name__)
+    return reduce_module(pickler, module) if found is module else NotImplemented
 
 
 def find_named_method(method: Any) -> tuple[Travel, str, str] | None:
@@ -350,6 +356,7 @@ BASES.update(
     {
         vars(io)["IOBase"].__base__: _reduce_stream,
         logging.Handler: _reduce_handler,
+        types.ModuleType: _reduce_module_of_own_class,
         classmethod: _reduce_wrapped,
         staticmethod: _reduce_wrapped,
         property: _reduce_property,

@@ -518,3 +518,22 @@ def test_a_loop_looks_at_files_now_and_then_and_a_pause_makes_it_look(
     write(folder / "looked_at.py", "def f(): return 2\n")
     now_s += 100e-6  # a file takes longer than the step of the loop
     assert not module_bundles.is_current(bundle)
+
+
+MODULES_WITH_A_CLASS = {
+    "of another class": "class M(types.ModuleType):\n    def __call__(self): return self.f()\n"
+    "sys.modules[__name__].__class__ = M",
+    "replaced by one of another class": "class M(types.ModuleType):\n    def __call__(self): return self.f()\n"
+    "made = M(__name__)\nmade.__dict__.update(sys.modules[__name__].__dict__)\nsys.modules[__name__] = made",
+}
+
+
+@pytest.mark.parametrize("name", MODULES_WITH_A_CLASS)
+def test_modules_with_a_class_of_their_own_travel_and_are_never_stale(
+    name: str, peer: Peer, notebook: Notebook, folder: Path
+) -> None:
+    for value in (1, 2):
+        write(folder / "callable.py", f"import sys, types\ndef f(): return {value}\n{MODULES_WITH_A_CLASS[name]}\n")
+        if "callable" not in notebook.names:
+            notebook.run("import callable\ndef use(): return callable(), callable.f()")
+        assert peer.call(notebook["use"]) == (value, value)
