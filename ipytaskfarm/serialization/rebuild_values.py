@@ -10,6 +10,7 @@ import contextlib
 import logging
 import sys
 import types
+import typing
 import uuid
 import weakref
 from collections import OrderedDict
@@ -196,6 +197,11 @@ def fill_weak_dict(found: Any, items: list[tuple[Any, Any]]) -> None:
 
 # --------------------------------------------------------------------------------------------------
 # Modules without a file
+
+
+def new_alias(origin: Any, arguments: Any) -> Any:
+    """Return ``origin[arguments]`` as ``typing.Generic`` makes it."""
+    return vars(typing.Generic)["__class_getitem__"].__get__(None, origin)(arguments)
 
 
 def new_module(name: str, doc: str | None) -> types.ModuleType:

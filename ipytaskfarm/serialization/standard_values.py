@@ -17,6 +17,7 @@ import logging
 import pickle
 import sys
 import types
+import typing
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -304,6 +305,17 @@ REDUCERS.update(
 )
 
 
+def _reduce_alias(pickler: Pickler, alias: Any) -> Reduced:
+    """Reduce ``Stack[int]`` without a call of a ``__class_getitem__`` of the user, whose class may not be whole yet."""
+    origin = alias.__origin__
+    if not isinstance(origin, type) or travel(origin.__module__) is Travel.REFERENCE:
+        return NotImplemented
+    method = getattr(getattr(origin, "__class_getitem__", None), "__func__", None)
+    if not hasattr(type(origin), "__getitem__") and getattr(method, "__module__", "typing") == "typing":
+        return NotImplemented
+    return values.new_alias, alias.__reduce__()[1]
+
+
 def _of_name_resolver(kind: type) -> Any:
     """Find the reducer for the resolver of names that `pydantic.validate_call` keeps in its functions.
 
@@ -351,6 +363,7 @@ def _has_no_state(found: Any) -> bool:
     return len(reduced) > 2 and reduced[2] is None and not any(reduced[3:])
 
 
+REDUCERS[vars(typing)["_GenericAlias"]] = _reduce_alias
 KINDS += [_of_name_resolver, _of_stateless, _of_module_singles]
 BASES.update(
     {

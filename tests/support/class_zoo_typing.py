@@ -18,6 +18,27 @@ def deco(f: typing.Callable[P, R]) -> typing.Callable[P, R]:
 def g(x: int) -> int: return x + 1
 def make(): return g
 def check(v): assert v(1) == 2 and v.__annotations__["args"].__origin__.__name__ == "P"
+# ---- a __class_getitem__ that asks its super class
+import typing
+T = typing.TypeVar("T")
+class Stack(typing.Generic[T]):
+    asked = 0
+    def __class_getitem__(cls, what):
+        cls.asked += 1
+        return super().__class_getitem__(what)
+class IntStack(Stack[int]): pass
+ALIAS = Stack[str]
+def make(): return ALIAS, IntStack
+def check(v): assert v[0] == ALIAS == Stack[str] and v[1].__orig_bases__ == (Stack[int],) and v[1] is IntStack
+# ---- a metaclass with items and a Generic
+import typing
+T = typing.TypeVar("T")
+class Meta(type):
+    def __getitem__(cls, what): return f"{super().__repr__()}{what}"
+class Box(typing.Generic[T], metaclass=Meta): pass
+ALIAS = typing.Generic.__class_getitem__.__func__(Box, int)
+def make(): return ALIAS
+def check(v): assert v.__origin__ is Box and v == ALIAS and Box[3].endswith("3")
 # ---- Generic over a ParamSpec
 import typing
 P = typing.ParamSpec("P"); R = typing.TypeVar("R")
