@@ -39,7 +39,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from ..core.errors import VersionMismatch
-from ..system.user_code import lasting_name
 from .classes import (
     PARAMETER_TYPES,
     class_attributes,
@@ -67,6 +66,7 @@ from .guards import (
 )
 from .module_bundles import bundle_of
 from .module_origin import Travel, home_module, travel
+from .moved_code import place_of
 from .pickler import (
     REDUCERS,
     SENTINEL_TYPES,
@@ -424,7 +424,7 @@ class Digester:
         named = self._named(function)
         if named is not None:
             return named
-        self.places.add(f"{lasting_name(function.__code__.co_filename)}:{function.__code__.co_firstlineno}")
+        self.places.add(place_of(function.__code__))
         registry = dispatched(function)
         if registry is not None:
             self.sure = False

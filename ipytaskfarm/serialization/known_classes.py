@@ -19,6 +19,8 @@ _CLASSES_KEPT = 256
 _originals: dict[str, weakref.ref[type]] = {}
 """Digest -> the class defined in this process. If the same cell ran twice, the newest class."""
 _built: OrderedDict[str, type] = OrderedDict()
+_packs: OrderedDict[str, bytes] = OrderedDict()
+"""Digest of a class that came by value -> the pack of its definition that came last beside data."""
 _born: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 _unfilled: weakref.WeakKeyDictionary[type, tuple[str, str]] = weakref.WeakKeyDictionary()
 hints: weakref.WeakKeyDictionary[type, dict[str, Any]] = weakref.WeakKeyDictionary()
@@ -123,6 +125,17 @@ def note_built(cls: type) -> None:
 def forget_built() -> None:
     """Forget the classes that came by value: the next pack that brings one builds it anew, with modules as they are."""
     _built.clear()
+
+
+def note_pack(digest: str, packed: bytes) -> bool:
+    """Record the pack of a class's definition that came beside data. Return whether it is another one than the last."""
+    if _packs.get(digest) == packed:
+        return False
+    _packs[digest] = packed
+    _packs.move_to_end(digest)
+    while len(_packs) > _CLASSES_KEPT:
+        _packs.popitem(last=False)
+    return True
 
 
 def travelled(cls: type) -> bool:

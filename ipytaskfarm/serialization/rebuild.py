@@ -24,7 +24,7 @@ from typing import Any
 
 from ..core.errors import VersionMismatch
 from .function_globals import Names, placed, remember, setup_globals
-from .known_classes import is_unfilled, known_class, note_built, note_unfilled, travelled
+from .known_classes import is_unfilled, known_class, note_built, note_pack, note_unfilled, travelled
 
 _SOURCES_KEPT = 256
 
@@ -351,12 +351,16 @@ def note_filled(cls: type) -> None:
 def load_class(born: str, digest: str, packed: bytes) -> Any:
     """Return a class that data refers to.
 
-    The definition is a pickle of its own, which is opened only if this process does not know the class.
+    The definition is a pickle of its own, which is opened only if this process does not know the class; and if it is
+    another one than the last, because the code of the class has moved in its file, which `moved_code` follows.
     """
     known = known_class(born, digest)
     if known is not None:
         _note_came(known)
-        return known
+        if not travelled(known) or not note_pack(digest, packed):
+            return known
+    else:
+        note_pack(digest, packed)
     return pickle.loads(packed)
 
 

@@ -27,6 +27,7 @@ from typing import Any
 
 from . import known_classes, rebuild as build
 from .known_classes import is_unfilled, known_class, note_unfilled, travelled
+from .moved_code import follow_moves
 
 _TYPED_DICT = type(typing.TypedDict("_", {}))  # type: ignore[operator]
 _quieting = threading.RLock()
@@ -112,6 +113,7 @@ def create_class(
     """
     known = known_class(born, digest)
     if known is not None:
+        follow_moves(known, {**namespace, **body})
         return known
     if metaclass is _TYPED_DICT:
         # TypedDict's own __new__ accepts only TypedDicts as bases
@@ -200,9 +202,11 @@ def quiet(bases: list[type]) -> Iterator[None]:
 
 
 def set_attributes(cls: type, attributes: dict[str, Any]) -> None:
-    """Set more attributes of a class that is being built; leave a class that was known before as it is."""
+    """Set more attributes of a class that is being built; a class that was known before gets the places of its code."""
     if is_unfilled(cls):
         assign(cls, attributes)
+    else:
+        follow_moves(cls, attributes)
 
 
 def set_fields(cls: type, attributes: dict[str, Any]) -> None:
@@ -275,6 +279,7 @@ def create_enum(
     """
     known = known_class(born, digest)
     if known is not None:
+        follow_moves(known, {**namespace, **body})
         return known
     bases, members = made
     ns = maker.__prepare__(name, bases)

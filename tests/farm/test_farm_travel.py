@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -378,3 +379,78 @@ def test_errors_name_the_lines_where_the_function_is_now(farm: Farm, tmp_path: P
         line = before + 3
         said = f"{name}:{line + 3} {name}:{line + 5} {name}:{line + 2} def by(self, i): return 1 / i\n"
         assert run(tmp_path, name) == said
+
+
+MOVED_CLASSES = """
+import dataclasses, functools, sys, traceback
+from ipytaskfarm import TaskClient
+def calls(value): return value.go()
+class Plain:
+    def go(self):
+        INSIDE
+        return 1 / 0
+class Inherits(Plain):
+    def go(self):
+        return super().go()
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    x: int = 1
+    @staticmethod
+    def divide(): return 1 / 0
+    def go(self): return self.divide()
+class Nested:
+    class Inner:
+        @property
+        def of(self):
+            def inner():
+                INSIDE
+                return 1 / 0
+            return inner()
+    def go(self): return self.Inner().of
+def makes(name): return KNOWN[name]().go()
+KNOWN = {each.__name__: each for each in (Plain, Inherits, Slotted, Nested)}
+def last(call, *args):
+    try:
+        call(*args)
+    except ZeroDivisionError as error:
+        return traceback.extract_tb(error.__traceback__)[-1].lineno
+if __name__ == "__main__":
+    with TaskClient(WHERE) as tc:
+        tc.progress = False
+        for name, cls in KNOWN.items():
+            for function, value in ((calls, cls()), (makes, name), (cls().go, None)):
+                args = () if value is None else (value,)
+                here, there = last(function, *args), last(lambda: tc.submit(function, *args).result())
+                assert here == there, (name, function, here, there)
+        print("all right")
+"""
+
+
+def test_errors_name_the_lines_where_classes_are_now(farm: Farm, tmp_path: Path) -> None:
+    """Also if only the inside of a method has moved."""
+    for before, inside in ((0, 0), (3, 0), (3, 2), (0, 1)):
+        text = "# edited\n" * before + f"WHERE = {str(farm.connection_file)!r}\n{MOVED_CLASSES}"
+        (tmp_path / "script.py").write_text(re.sub(" *INSIDE\n", "#\n" * inside, text))
+        assert run(tmp_path, "script.py") == "all right\n"
+
+
+KEPT_CLASS = """
+import sys
+from ipytaskfarm import MultiEngineClient, TaskClient
+class Kept:
+    def go(self): return 1
+def knows(value): return type(value) is type(kept) is Kept and isinstance(kept, Kept)
+if __name__ == "__main__":
+    if "push" in sys.argv:
+        MultiEngineClient(WHERE).push({"kept": Kept()})
+    with TaskClient(WHERE) as tc:
+        tc.progress = False
+        print(tc.map(knows, [Kept(), Kept()]), type(tc.submit(lambda: Kept()).result()) is Kept)
+"""
+
+
+def test_a_class_that_has_moved_is_the_same_class(farm: Farm, tmp_path: Path) -> None:
+    for before, words in ((0, ["push"]), (4, [])):
+        text = "# edited\n" * before + f"WHERE = {str(farm.connection_file)!r}\n{KEPT_CLASS}"
+        (tmp_path / "script.py").write_text(text)
+        assert run(tmp_path, "script.py", *words) == "[True, True] True\n"
