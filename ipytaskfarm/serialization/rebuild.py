@@ -357,7 +357,7 @@ def load_class(born: str, digest: str, packed: bytes) -> Any:
     known = known_class(born, digest)
     if known is not None:
         _note_came(known)
-        if not travelled(known) or not note_pack(digest, packed):
+        if not note_pack(digest, packed) or not travelled(known):
             return known
     else:
         note_pack(digest, packed)
