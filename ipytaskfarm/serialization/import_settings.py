@@ -101,7 +101,7 @@ class ImportSettings:
         record = _Record(module)
         for name, value in before.items():
             after = self._settings[name].get()
-            if after != value:
+            if not _equal(after, value):
                 record.changes[name] = value, after
                 self._base.setdefault(name, value)
                 self._put[name] = after
@@ -119,7 +119,7 @@ class ImportSettings:
         for name in dict.fromkeys((*self._base, *self._wanted_names())):
             present = self._settings[name].get()
             base = self._base.setdefault(name, present)
-            if present == self._put.setdefault(name, base):
+            if _equal(present, self._put.setdefault(name, base)):
                 self._set(name, present)
 
     def adopt(self) -> None:
@@ -137,7 +137,7 @@ class ImportSettings:
         module's any more.
         """
         for name, base in list(self._base.items()):
-            if self._settings[name].get() != self._put.get(name, base):
+            if not _equal(self._settings[name].get(), self._put.get(name, base)):
                 for each in self.records:
                     each.changes.pop(name, None)
         self._note_adopted(set(self._wanted_names()))
@@ -158,7 +158,7 @@ class ImportSettings:
         for each in self.records:
             if name in each.changes and each.is_wanted:
                 value = setting.merge(*each.changes[name], value)
-        if value != present:
+        if not _equal(value, present):
             with suppress(Exception):  # a folder that is gone, a handler of signals outside of the main thread
                 setting.put(value)
         self._put[name] = value
@@ -175,6 +175,13 @@ class ImportSettings:
 
 IMPORT_SETTINGS = ImportSettings()
 """The settings of this process. Nothing is recorded in a process without a baseline of tasks."""
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # builtins may be anything, such as arrays
+        return False
 
 
 def _changed_variables(inside: contextvars.Context) -> Iterator[tuple[contextvars.ContextVar[Any], Any]]:
