@@ -39,6 +39,7 @@ a quick start, ``docs/`` a page for each subject.
 
 from __future__ import annotations
 
+import builtins as _builtins
 from typing import TYPE_CHECKING
 
 from .old_modules import install as _install
@@ -142,6 +143,13 @@ else:
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})
+
+
+if hasattr(_builtins, "get_ipython"):
+    from .display.ipython import hide_farms_frames as _hide_farms_frames, user_shell as _user_shell
+
+    if _user_shell() is not None:
+        _hide_farms_frames(_user_shell())
 
 
 def load_ipython_extension(shell: object) -> None:

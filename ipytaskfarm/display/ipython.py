@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import functools
 import importlib
+import opcode
+import os
 import sys
 import sysconfig
 import traceback
@@ -58,7 +61,7 @@ def show_figures() -> None:
 
 # -- tracebacks as short as those of local code: the user's frames, without the farm's between them
 
-_PACKAGE = str(Path(__file__).parents[1])
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
 _LIBRARY = ("<frozen ", *{sysconfig.get_path(kind) + "/" for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
@@ -144,23 +147,85 @@ def _is_of_farm(tb: TracebackType | None) -> bool:
 
 
 def _is_of_user(tb: TracebackType | None) -> bool:
-    return any(not frame.f_code.co_filename.startswith(_LIBRARY) for frame, _ in traceback.walk_tb(tb))
+    return any(map(_is_users, _entries(tb)))
+
+
+def _is_users(entry: TracebackType) -> bool:
+    file = entry.tb_frame.f_code.co_filename
+    return not file.startswith(_LIBRARY) and not file.startswith(_PACKAGE)
+
+
+def _entries(tb: TracebackType | None) -> list[TracebackType]:
+    entries = []
+    while tb is not None:
+        entries.append(tb)
+        tb = tb.tb_next
+    return entries
+
+
+def _farms(entries: list[TracebackType]) -> list[int]:
+    """Return which of these entries are the farm's."""
+    return [place for place, each in enumerate(entries) if each.tb_frame.f_code.co_filename.startswith(_PACKAGE)]
 
 
 def users_frames(tb: TracebackType | None, is_interrupt: bool) -> TracebackType | None:
     """Return a traceback without the frames of the farm.
 
     is_interrupt: leave out all below the user's line that called the farm.  Otherwise the frames below the farm's last
-    one stay: they are the user's on the engine, or those of a function that the user gave to the farm.
+    one stay: they are the user's on the engine, or those of a function that the user gave to the farm.  Of those
+    between the farm's frames the user's stay: of a generator that calls the farm itself.
     """
-    frames = []
-    while tb is not None:
-        frames.append(tb)
-        tb = tb.tb_next
-    own = [place for place, each in enumerate(frames) if each.tb_frame.f_code.co_filename.startswith(_PACKAGE)]
+    frames = _entries(tb)
+    own = _farms(frames)
     if own:
-        frames = frames[: own[0]] + ([] if is_interrupt else frames[own[-1] + 1 :])
+        inner = [] if is_interrupt else list(filter(_is_users, frames[own[0] : own[-1]])) + frames[own[-1] + 1 :]
+        frames = frames[: own[0]] + inner
     users: TracebackType | None = None
     for each in reversed(frames):
         users = TracebackType(users, each.tb_frame, each.tb_lasti, each.tb_lineno)
     return users
+
+
+# -- errors of other classes: the farm refuses an argument with TypeError, ValueError, IndexError, KeyError …
+
+_RAISE = opcode.opmap["RAISE_VARARGS"]
+
+
+def hide_farms_frames(shell: Any) -> None:
+    """Let a shell show refusals, and errors of the user's code that the farm calls, without the farm's frames.
+
+    IPython asks a class how its errors are displayed, and Python's own classes cannot be told.  So each error of these
+    two kinds is told before the shell shows it.
+    """
+    show = shell.showtraceback
+    if getattr(show, "_hides_farms_frames", False):
+        return
+
+    @functools.wraps(show)
+    def showtraceback(exc_tuple: Any = None, *args: Any, **kwargs: Any) -> Any:
+        error = exc_tuple[1] if exc_tuple is not None else sys.exception() or getattr(sys, "last_value", None)
+        with contextlib.suppress(Exception):  # an exception's own class may do anything
+            if isinstance(error, Exception) and _is_for_user(error):
+                show_users_frames(error)
+        return show(exc_tuple, *args, **kwargs)
+
+    showtraceback._hides_farms_frames = True  # type: ignore[attr-defined]
+    shell.showtraceback = showtraceback
+
+
+def _is_for_user(error: Exception) -> bool:
+    """Return whether the farm's frames say nothing to the user: it refuses something, or called code of the user.
+
+    An error in the farm itself keeps its frames: it is no statement `raise` that ends there, or one of a library.
+    """
+    entries = _entries(error.__traceback__)
+    own = _farms(entries)
+    if not own:
+        return False
+    inner = entries[own[-1] + 1 :]
+    if inner:
+        return any(map(_is_users, inner))
+    last = entries[-1]
+    of_python = type(error).__module__.partition(".")[0] in ("builtins", __name__.partition(".")[0])
+    is_raised = last.tb_frame.f_code.co_code[last.tb_lasti] == _RAISE
+    return of_python and is_raised and not isinstance(error, AssertionError)

@@ -13,6 +13,7 @@ MAGICS = {"line": ("taskfarm", "task", "tasks"), "cell": ("task", "taskmap")}
 
 def load(shell: Any) -> None:
     """Register the magics with an IPython shell."""
+    from ..display.ipython import hide_farms_frames
     from .completion import register_completion
     from .farm_magics import FarmMagics
     from .px_magics import offer_activation
@@ -21,6 +22,7 @@ def load(shell: Any) -> None:
     shell.register_magics(FarmMagics, TaskMagics)
     register_completion(shell)
     offer_activation()
+    hide_farms_frames(shell)
 
 
 def unload(shell: Any) -> None:

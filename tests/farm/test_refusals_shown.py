@@ -1,0 +1,89 @@
+"""What IPython shows of errors of Python's own classes that the farm raises, and of errors of code that it calls."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+import ipytaskfarm
+from ipytaskfarm import Farm, TaskClient
+from ipytaskfarm.client import maps
+from tests.support.farms import DEADLINE_S
+from tests.support.shells import Shell, shell_with_magics
+
+pytestmark = pytest.mark.farm
+
+
+@pytest.fixture
+def shell(tc: TaskClient, farm: Farm) -> Iterator[Shell]:
+    with shell_with_magics() as shell, farm.multiengine_client() as mec:
+        shell["tc"], shell["mec"] = tc, mec
+        shell.ok("import ipytaskfarm\nfrom ipytaskfarm import Farm, Task\nplain = tc.run(Task('a = 1'), block=True)")
+        yield shell
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "tc.map(abs, [1], chunksize=-1)",
+        "tc.map(abs, [1], time_limit='3')",
+        "tc.map(lambda: 1, [1])",
+        "tc.get_task_result(999999)",
+        "tc.debug(999999)",
+        "tc.barrier('x')",
+        "tc.job('nope')",
+        "tc.create_job().results()",
+        "tc.retry(plain.taskid)",
+        "tc.progress('x')",
+        "tc.nothing_like_it",
+        "Task(abs, retires=3)",
+        "Farm(startpu='x.py')",
+        "mec.push(3)",
+        "plain['a']",
+        "plain.ns.a",
+        "ipytaskfarm.TaskCleint",
+        "%tb",
+    ],
+)
+def test_a_refusal_shows_the_users_line_and_the_sentence(shell: Shell, call: str) -> None:
+    if call == "%tb":
+        shell.run("tc.barrier('x')")
+    lines = shell.run(call).shown.splitlines()
+    if call != "%tb":
+        assert lines[-3:-1] == [f"----> 1 {call}", ""]
+    assert not any("ipytaskfarm/" in line for line in lines), lines
+    assert lines[-1].partition(":")[0].endswith(("Error", "MissingName"))
+
+
+def test_code_of_the_user_that_the_farm_calls_keeps_its_lines(shell: Shell) -> None:
+    shown = shell.run("def numbers():\n    yield 1\n    raise IndexError('mine')\ntc.map(abs, numbers())").shown
+    assert "raise IndexError('mine')" in shown
+    assert "----> 4 tc.map(abs, numbers())" in shown
+    assert "ipytaskfarm/" not in shown
+
+
+@pytest.mark.parametrize("refused", ["tc.submit(abs, (i for i in [1]))", "tc.barrier('x')"])
+def test_a_refusal_within_code_of_the_user_that_the_farm_calls_shows_its_line(shell: Shell, refused: str) -> None:
+    shown = shell.run(f"def numbers():\n    yield {refused}\ntc.map(abs, numbers())").shown
+    assert f"----> 2     yield {refused}" in shown
+    assert "----> 3 tc.map(abs, numbers())" in shown
+    assert "ipytaskfarm/" not in shown
+
+
+def test_an_error_in_the_farm_itself_keeps_all_frames(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "ON_ERROR", None)
+    assert "ipytaskfarm/client/maps.py" in shell.run("tc.map(abs, [1])").shown
+
+
+def test_the_import_is_enough(tc: TaskClient) -> None:
+    code = "import ipytaskfarm\nipytaskfarm.TaskCleint"
+    run = subprocess.run(
+        [sys.executable, "-m", "IPython", "--colors=NoColor", "--no-banner", "-c", code],
+        capture_output=True, text=True, timeout=DEADLINE_S, env=os.environ, check=False,
+    )  # fmt: skip
+    assert "did you mean 'TaskClient'?" in run.stdout
+    assert os.path.dirname(ipytaskfarm.__file__) not in run.stdout
