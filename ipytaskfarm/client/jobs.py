@@ -416,8 +416,8 @@ class Job:
         record = self._record
         ended = ("failed",) if failed else ("failed", "succeeded")
         wanted = [row.id for row in record.rows() if row.state in ended]
-        tell_of_edited(self.id)
-        again = retry_tasks(record.client.session, wanted, failed_only=failed)
+        known_here = tell_of_edited(self.id)
+        again = retry_tasks(record.client.session, wanted, failed, tells_of_edited=not known_here)
         record.ids[:] = [again.get(task_id, task_id) for task_id in record.ids]
         if record.members is not None:
             record.members.retried.update(again)

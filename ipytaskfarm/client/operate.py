@@ -22,6 +22,7 @@ from ..display.text import with_local_times
 from ..serialization.pack import pack
 from ..storage.blobs import BlobWriter
 from ..system.user_code import with_cells
+from .edited_functions import tell_of_edited_tasks
 from .ids import Ids, id_list, seconds, task_id
 from .results import TaskResult
 from .session import Session
@@ -122,13 +123,20 @@ def clear_results(session: Session, ids: Ids | None) -> int:
     return reply.count
 
 
-def retry_tasks(session: Session, wanted: list[int], failed_only: bool = True) -> dict[int, int]:
-    """Submit ended tasks again as new tasks; return a dict of old and new ids."""
+def retry_tasks(
+    session: Session, wanted: list[int], failed_only: bool = True, tells_of_edited: bool = True
+) -> dict[int, int]:
+    """Submit ended tasks again as new tasks; return a dict of old and new ids.
+
+    tells_of_edited: tell which of their functions have been defined anew since.
+    """
     if not wanted:
         return {}
     reply = session.ask_for(messages.RetryTasks(wanted, failed_only), messages.Retried)
     new = dict(reply.ids)
     session.adopt(new.values())
+    if tells_of_edited:
+        tell_of_edited_tasks(session, new.values())
     done = f"; {_listed(list(new))} went in again as {_listed(list(new.values()))}" if new else ""
     if reply.missing:
         raise IndexError(f"task ID not registered: {_listed(reply.missing)} (never issued, or cleared){done}")
