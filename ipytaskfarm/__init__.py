@@ -144,12 +144,11 @@ else:
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})
 
+    if hasattr(_builtins, "get_ipython"):
+        from .display.ipython import hide_farms_frames as _hide_farms_frames, user_shell as _user_shell
 
-if hasattr(_builtins, "get_ipython"):
-    from .display.ipython import hide_farms_frames as _hide_farms_frames, user_shell as _user_shell
-
-    if _user_shell() is not None:
-        _hide_farms_frames(_user_shell())
+        if _user_shell() is not None:
+            _hide_farms_frames(_user_shell())
 
 
 def load_ipython_extension(shell: object) -> None:
