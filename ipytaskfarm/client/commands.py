@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -229,11 +229,19 @@ class PendingResult(OldNames):
 
     def _wait(self, timeout: float | None) -> None:
         """Wait for all answers.  After a second, print which tasks the command waits for."""
-        try:
+        with self._telling_of_interrupts():
             self._wait_for_all(timeout)
+
+    @contextlib.contextmanager
+    def _telling_of_interrupts(self) -> Iterator[None]:
+        try:
+            yield
         except KeyboardInterrupt as interrupt:
             show_users_frames(interrupt)
-            say(f"{self._text} continues on engines {self.engines}: ask for its result again, or mec.clear_queue()")
+            say(
+                f"{self._text} continues on engines {self.engines}: ask for its result again; mec.interrupt() "
+                "interrupts it, mec.clear_queue() removes it where it has not begun"
+            )
             raise
 
     def _wait_for_all(self, timeout: float | None) -> None:
@@ -290,16 +298,17 @@ class PendingResult(OldNames):
 
         tell_s = math.inf if self._at_once else time.monotonic() + TELL_AFTER_S
         try:
-            while not self.done():
-                with contextlib.suppress(TimeoutError):
-                    self._wait(TICK_S)
+            with self._telling_of_interrupts():
+                while not self.done():
+                    with contextlib.suppress(TimeoutError):
+                        self._wait_for_all(TICK_S)
+                    finish()
+                    if not self.done():
+                        stream.tick()
+                    if time.monotonic() > tell_s:
+                        tell_s = math.inf
+                        self._tell_what_it_waits_for()
                 finish()
-                if not self.done():
-                    stream.tick()
-                if time.monotonic() > tell_s:
-                    tell_s = math.inf
-                    self._tell_what_it_waits_for()
-            finish()
         finally:
             listeners.remove(stream.take)
             stream.close()

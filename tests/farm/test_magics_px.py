@@ -12,6 +12,7 @@ import pytest
 from ipyparallel.client.magics import ParallelMagics
 
 from ipytaskfarm import Farm, MultiEngineClient, errors
+from ipytaskfarm.client.streams import CommandStream
 from tests.support.farms import Gate
 from tests.support.shells import Shell, shell_with_magics
 
@@ -206,3 +207,19 @@ def test_lines_come_while_the_engines_work(px: Shell, gate: Gate) -> None:
         px.shell.run_cell_magic("px", "", code)
     lines = seen.getvalue().splitlines()
     assert sorted(lines) == sorted(f"[{n}] {text}" for n in (0, 1) for text in ("begun", "a child", "done"))
+
+
+def test_an_interrupt_while_output_is_fetched_shows_the_users_line_and_what_goes_on(
+    px: Shell, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press(stream: CommandStream) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CommandStream, "tick", press)
+    cell = px.run(f"%%px\n{gate.code}")
+    gate.open()
+    assert isinstance(cell.error, KeyboardInterrupt)
+    assert "continues on engines [0, 1]: ask for its result again; mec.interrupt() interrupts it" in cell.err
+    assert "ipytaskfarm/" not in cell.shown
+    monkeypatch.undo()
+    px.ok("%pxresult")
