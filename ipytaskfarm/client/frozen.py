@@ -16,13 +16,18 @@ import msgspec
 from ..core.messages import ExchangeBytes, KernelBytes, ListEngines, ListTasks, ReadTask, TaskCopy, tables
 from ..core.states import FREEZES
 from ..display.farm_tables import frozen_table
+from ..display.ipython import show_users_frames
 from ..system import external_kernels
 from ..system.user_code import with_cells
 from .debugging import can_ask
-from .kernel_console import KernelConsole
+from .kernel_console import KernelConsole, KernelSilent
 from .kernel_tunnel import close_tunnels, tunnel_to
 from .session import Session
 from .tables import Listing
+from .wait_notices import say
+
+_DEBUG = "get_ipython().restore_error_of_task()\n%debug"
+"""Opens the frames of the task, whatever has been raised in a console since."""
 
 
 class FrozenLine(NamedTuple):
@@ -88,9 +93,24 @@ def debug_frozen(session: Session, task: int) -> bool:
     )
     print(f"in JupyterLab it is among the running kernels; in a terminal: jupyter console --existing {link}")
     if can_ask():
-        with KernelConsole(connection_file) as console:
-            console.run("%debug")
+        _open_debugger(connection_file, task)
     return True
+
+
+def _open_debugger(connection_file: Path, task: int) -> None:
+    try:
+        with KernelConsole(connection_file) as console:
+            while console.run(_DEBUG):
+                pass  # IPython's debugger of a kernel ends with a statement that is interrupted
+    except KernelSilent as error:
+        raise RuntimeError(
+            f"the engine that is frozen for task {task} does not answer: it runs what was typed there before; "
+            f"tc.release({task}) ends it"
+        ) from error
+    except KeyboardInterrupt as interrupt:
+        show_users_frames(interrupt)
+        say(f"the engine stays frozen: tc.debug({task}) opens it again, tc.release({task}) ends it")
+        raise
 
 
 def _asked_for_one(session: Session, task: int) -> bool:

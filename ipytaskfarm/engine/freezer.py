@@ -76,10 +76,15 @@ class Freezer:
         here = sys._getframe()
         whole = TracebackType(frames, here, here.f_lasti, here.f_lineno)
         BaseException.with_traceback(error, whole)
-        sys.last_type, sys.last_value, sys.last_traceback = type(error), error, whole
-        if sys.version_info >= (3, 12):
-            sys.last_exc = error
-        self._shell.InteractiveTB.tb = whole
+
+        def restore() -> None:
+            sys.last_type, sys.last_value, sys.last_traceback = type(error), error, whole
+            if sys.version_info >= (3, 12):
+                sys.last_exc = error
+            self._shell.InteractiveTB.tb = whole
+
+        restore()
+        self._shell.restore_error_of_task = restore  # `client.frozen` calls it: errors in a console come after this one
         self._send(Frozen(self._engine, run))
 
     def used(self) -> None:

@@ -10,12 +10,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pexpect
 import pytest
 
 from ipytaskfarm import Farm, Ref, StringTask, Task, TaskClient
-from ipytaskfarm.client import frozen
+from ipytaskfarm.client import frozen, kernel_console
 from tests.support.failing import CODE, Divider, Prepared, Ratio, closure, divide, divide_later
 from tests.support.far import NODE, far_engines, farm_state
 from tests.support.farms import DEADLINE_S, engines, module_farm, until_engines
@@ -182,6 +183,44 @@ def test_the_commands(tc: TaskClient, shared: Farm) -> None:
     assert "1 frozen engine released" in said("engines", "release", str(failed))
     eventually(lambda: not tc.frozen().rows, DEADLINE_S)
     assert f"no engine is frozen for task {failed}" in said("engines", "release", str(failed), code=1)
+
+
+def test_ctrl_c_interrupts_what_was_typed_and_the_debugger_goes_on(tc: TaskClient, shared: Farm) -> None:
+    failed = fail(tc, Task(divide, args=(3,), on_failure="hold"))
+    words = [sys.executable, "-m", "ipytaskfarm", "debug", str(failed), "--farm", str(shared.connection_file)]
+    terminal = pexpect.spawn(words[0], words[1:], encoding="utf-8", timeout=DEADLINE_S, dimensions=(40, 160))
+    terminal.expect_exact("ipdb>")
+    for line in ("while True: print('round')", "print('round'); __import__('time').sleep(300)"):
+        terminal.sendline(line)
+        terminal.expect_exact("\nround")
+        terminal.sendintr()
+        terminal.expect_exact("KeyboardInterrupt")
+        terminal.expect_exact("ipdb>")
+    terminal.sendline("p ('found', x, difference)")
+    terminal.expect_exact("('found', 3, 0.0)")
+    terminal.sendline("q")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 0
+
+
+def test_a_frozen_engine_that_is_busy_says_so(
+    tc: TaskClient, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = fail(tc, Task(divide, args=(3,), on_failure="hold"))
+    monkeypatch.setattr(kernel_console, "READY_S", 0.5)
+    from jupyter_client.blocking.client import BlockingKernelClient
+
+    kernel: Any = BlockingKernelClient(connection_file=tc.frozen().rows[0].connection_file)
+    kernel.load_connection_file()
+    kernel.start_channels()
+    kernel.wait_for_ready(DEADLINE_S)
+    kernel.execute("print('busy'); import time; time.sleep(300)")
+    while kernel.get_iopub_msg(timeout=DEADLINE_S)["msg_type"] != "stream":
+        pass
+    with pytest.raises(RuntimeError, match=rf"runs what was typed there before.* tc.release\({failed}\) ends it"):
+        console(failed)
+    kernel.stop_channels()
 
 
 def test_where_nobody_can_type_it_says_how_to_get_there(tc: TaskClient, capsys: pytest.CaptureFixture[str]) -> None:
