@@ -11,6 +11,7 @@ import functools
 import os
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -159,7 +160,7 @@ def imap(
     """Yield the values, as they come or in order; read items no further ahead than the engines need."""
     items = Items(iterables)
     name = asked.name or f"imap {getattr(function, '__name__', type(function).__name__)}"
-    spec = JobSpec(uuid.uuid4().hex, name, 0, is_map=True)
+    spec = JobSpec(uuid.uuid4().hex, name, 0, opened_s=time.time(), is_map=True)
     named = {**client.defaults, **checked_rules(rules), "name": asked.name}
     submission = MapSubmission(client.session, spec, function, items, named, asked.chunksize, grows=True)
     return _imap(client, submission, ordered, asked)
@@ -253,7 +254,7 @@ def _ends_as_they_come(
                 raise items.error
             return
         session.watch(under_way)
-        session.wait(set(under_way), None, tick, first=True)
+        session.wait(set(under_way), None, tick, first=True, go_on_text=_OVER)
         ended = [i for i in under_way if not session.arrivals.is_live(i)]
         if tick is not None:
             tick()  # after that look: what ends later is yielded, cleared and shown in the next round
@@ -270,6 +271,9 @@ def _ends_as_they_come(
                 under_way[task_id + 1 + index] = place + index
             finished.append(task_id)
             yield from _chunk_ends(end, place)
+
+
+_OVER = "this imap is over: items that have not begun never run; a tc.map continues after Ctrl-C"
 
 
 def _single_end(client: TaskCalls, task_id: int, place: int) -> tuple[int, Any]:

@@ -207,7 +207,7 @@ class JobLine(NamedTuple):
 def job_listing(rows: Sequence[JobRow]) -> Listing:
     """Return the jobs of `tc.jobs` as a table."""
     lines = [
-        JobLine(row.name, row.id, row.total, row.unfinished, job_state(row), _when(row.opened_s), row.priority)
+        JobLine(row.name, row.id, row.total, row.unfinished, job_state(row), _when(row.opened_s or None), row.priority)
         for row in rows
     ]
     return Listing(JobLine._fields, lines, farm_tables.job_table(rows))

@@ -206,7 +206,7 @@ def job_table(rows: Sequence[JobRow]) -> Table:
             row.unfinished,
             job_state(row),
             (row.unfinished and row.priority) or "",
-            when(row.opened_s),
+            when(row.opened_s or None),
         )
         for row in rows
     ]

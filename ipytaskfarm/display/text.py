@@ -83,12 +83,18 @@ def ending(text: str, width: int = CELL_MAX) -> str:
     return line if len(line) <= width or width < 1 else f"…{line[len(line) - width + 1 :]}"
 
 
+_LOST_ENGINE = re.compile(r"(?:[A-Za-z]+: )?engine \d+ on ")
+
+
 def summary(text: str, width: int = CELL_MAX) -> str:
     """Return a text of several lines as one line of `width` characters: its beginning and its last line.
 
-    The last line of an error's text names the cause.
+    The last line of an error's text names the cause.  Of a lost engine the first one does: what it has printed, and
+    its stack, stand below.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if lines and _LOST_ENGINE.match(lines[0]):
+        return safe(lines[0], width)
     if len(lines) < 2:
         return safe(text.strip(), width)
     last = safe(lines[-1])

@@ -144,6 +144,27 @@ def test_ctrl_c_in_a_pending_result(farm: Farm) -> None:
         assert "continues on engines [0, 1]" in p.communicate(timeout=DEADLINE_S)[1]
 
 
+def test_ctrl_c_in_an_imap_says_that_it_is_over(farm: Farm) -> None:
+    code = (
+        f"{HEARS_CTRL_C}import time\nfrom ipytaskfarm import TaskClient\n"
+        f"tc = TaskClient({str(farm.connection_file)!r})\n"
+        "items = [0, *[1.5] * 30]\ntry:\n"
+        "    for _ in tc.imap(time.sleep, items, name='gone', chunksize=1):\n        print('waiting', flush=True)\n"
+        "except KeyboardInterrupt:\n    print('interrupted', flush=True)\n"
+        "print([str(job.opened) for job in tc.jobs()])\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+        assert p.stdout is not None
+        assert p.stdout.readline() == "waiting\n"
+        select.select([], [], [], 0.3)
+        p.send_signal(signal.SIGINT)
+        assert p.stdout.readline() == "interrupted\n"
+        out, said = p.communicate(timeout=DEADLINE_S)
+    assert "this imap is over: items that have not begun never run" in said
+    assert "continue:" not in said
+    assert "1970" not in out
+
+
 # -- awaiting
 
 

@@ -178,6 +178,8 @@ def test_foreign_text_is_harmless() -> None:
     assert ending("/a/long/path/module.py:12 in f", 18) == "…module.py:12 in f"
     assert ending("module.py:12", 12) == "module.py:12"
     assert summary(f"  first {ESCAPE}\n\n last \n") == "first  [31m  … last"
+    lost = "EngineLost: engine 1 on vm was ended by signal 11 (SIGSEGV)"
+    assert summary(f'{lost}\nits last output: last\nFatal Python error: …\n  File "<task>", line 1', 80) == lost
 
 
 # -- terminals
