@@ -9,7 +9,7 @@ from traitlets import Bool, Int, Unicode
 from ipytaskfarm.cli import printing
 from ipytaskfarm.cli.application import JSON, OK, JsonCommand, UsageError, switches, values
 from ipytaskfarm.cli.jobs import LONG_S, refuse_unknown, task_rows_of
-from ipytaskfarm.cli.json_output import print_json
+from ipytaskfarm.cli.json_output import cache_shape, print_json
 from ipytaskfarm.core import messages
 from ipytaskfarm.core.parsing import parse_span
 from ipytaskfarm.deployment.light_client import connect
@@ -58,7 +58,7 @@ result from the cache, or what differs from the nearest entry.
             reply = questioner.answer(messages.ListCache(self.function or None, self.last), timeout_s=LONG_S)
         assert isinstance(reply, messages.CacheTable)
         if self.json:
-            print_json(reply)
+            print_json(cache_shape(reply))
         else:
             printing.print_table(cache_text.cache_table(reply))
         return OK
@@ -86,5 +86,9 @@ result from the cache, or what differs from the nearest entry.
             assert isinstance(report, messages.CacheReport)
             unknown = [] if report.key else task_rows_of(questioner, [task]).unknown
         refuse_unknown(unknown)
-        print(cache_text.why_hit(task, report) if report.hit else cache_text.why_miss(task, report))
+        text = cache_text.why_hit(task, report) if report.hit else cache_text.why_miss(task, report)
+        if self.json:
+            print_json({"task": task, "hit": bool(report.hit), "explanation": text})
+        else:
+            print(text)
         return OK

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ipytaskfarm.core.formatting import job_state
+from ipytaskfarm.core.messages import CacheTable
 from ipytaskfarm.core.messages.tables import EngineRow, FarmState, JobRow, TaskRow
 from ipytaskfarm.core.states import state_counts, state_word
 from ipytaskfarm.display.farm_tables import EventRow
@@ -73,8 +74,34 @@ def job_shape(row: JobRow) -> dict[str, Any]:
         "tasks": row.total,
         "unfinished": row.unfinished,
         "state": job_state(row),
-        "opened": moment(row.opened_s),
+        "opened": moment(row.opened_s or None),
         "priority": row.priority,
+    }
+
+
+def cache_shape(table: CacheTable) -> dict[str, Any]:
+    """Return the document of ``ipytaskfarm cache``: the sizes of ``tc.cache.size``, and the listed entries."""
+    return {
+        "entries": table.count,
+        "bytes": table.size_bytes,
+        "limit": table.limit_bytes,
+        "hits": table.hits,
+        "saved": table.saved_s,
+        "notes": table.notes,
+        "listed": [
+            {
+                "key": entry.key,
+                "function": entry.function,
+                "arguments": [{"name": name, "value": value} for name, value in entry.arguments],
+                "task": entry.task,
+                "computed_at": moment(entry.made_s),
+                "duration": entry.run_s,
+                "used_at": moment(entry.used_s),
+                "hits": entry.hits,
+                "bytes": entry.size_bytes,
+            }
+            for entry in table.rows
+        ],
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..display.colours import TERMINAL
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 LINE_EVERY_S = 60.0
 """Seconds between two lines in a file; the first line appears after the same time."""
 BAR_CHARS, BAR_CHARS_LEAST = 30, 10
+NAME_CHARS_LEAST = 8
 STAYS_S = 3.0
 """Seconds; in a terminal the last state stays visible if the work took at least this long, failed, or
 was interrupted.
@@ -142,11 +144,18 @@ class LineScreen:
             print(f"ipytaskfarm: {view.text()}", file=sys.stderr, flush=True)
 
 
+def _with_short_name(view: ProgressView, width: int) -> ProgressView:
+    """Return the view with a name that is short enough for the counts to stand beside the bar."""
+    over = BAR_CHARS_LEAST + len(f" {view.head()}") + 1 - width
+    kept = max(NAME_CHARS_LEAST, len(view.name) - over)
+    return replace(view, name=f"{view.name[: kept - 1]}…") if over > 0 and kept < len(view.name) else view
+
+
 def _drawn(view: ProgressView, width: int) -> RenderableType:
     """Return the bar with counts and times.  The bar gives way to them, and then the times get their own line."""
     from rich.text import Text
 
-    head, times = view.head(), view.times()
+    head, times = _with_short_name(view, width).head(), view.times()
     room = width - len(f" {head}, {times}") - 1
     text, more = (f" {head}, {times}", []) if room >= BAR_CHARS_LEAST else (f" {head}", [times])
     chars = max(BAR_CHARS_LEAST, min(width - len(text) - 1, BAR_CHARS))

@@ -36,7 +36,7 @@ def ids(farm: Farm) -> dict[str, int]:
         code = "print('seen\\x1b[2J'); a = [1, 2]; b = 'text'"
         made = {
             "code": tc.run(Task(code, pull=["a", "b"])),
-            "call": tc.run(Task(pow, args=(2, 100))),
+            "call": tc.run(Task(pow, args=(2, 100), cache=True)),
             "nothing": tc.run(Task("a = 1")),
             "failed": tc.run(Task("1/0", name="divides")),
             "failed too": tc.run(Task("1/0")),
@@ -88,6 +88,16 @@ def test_result_as_json(ids: dict[str, int], capsys: pytest.CaptureFixture[str])
     assert (code, json.loads(out)["error"]["type"]) == (1, "ZeroDivisionError")
     code, out, _ = command(capsys, "result", str(ids["first"]), "--json")
     assert (code, json.loads(out)["state"]) == (1, "running")
+
+
+def test_the_cache_as_json(ids: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:
+    shape = json.loads(command(capsys, "cache", "--json")[1])
+    assert (shape["entries"], shape["hits"]) == (1, 0)
+    (entry,) = shape["listed"]
+    assert (entry["function"], entry["task"], entry["bytes"]) == ("pow", ids["call"], shape["bytes"])
+    assert [argument["value"] for argument in entry["arguments"]] == ["2", "100"]
+    why = json.loads(command(capsys, "cache", "why", str(ids["call"]), "--json")[1])
+    assert why == {"task": ids["call"], "hit": False, "explanation": "nothing was kept of `pow` before it"}
 
 
 def test_failures_are_grouped(ids: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:

@@ -348,3 +348,11 @@ def test_a_bar_fills_its_width_and_no_more() -> None:
             assert screens.BAR_CHARS_LEAST <= chars <= screens.BAR_CHARS
             told = first if view.times() in first else more[0]
             assert told.endswith(view.times()), "the bar gives way to the times, which are not cut off"
+
+
+def test_a_long_name_leaves_room_for_the_counts() -> None:
+    view = ProgressView("items", Tally(60, 12, 3, []), 1.0, name="a sweep of parameters with a rather long name")
+    for columns, told in ((40, "a sweep…: 15/60 items"), (80, "12 succeeded, 3 failed")):
+        first = str(screens._drawn(view, columns)).splitlines()[0]
+        assert told in first[:columns]
+    assert view.name in str(screens._drawn(view, 200))
