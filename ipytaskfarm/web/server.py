@@ -67,17 +67,12 @@ def _is_of(origin: str, host: str) -> bool:
 
 
 def bases(
-    guard: Guard, knows: Callable[[object], bool]
+    guard: Guard, knows: Callable[[object], None]
 ) -> tuple[type[web.RequestHandler], type[websocket.WebSocketHandler]]:
     """Return the base classes of `handlers.routes` that let in whoever has the cookie, or sends the token.
 
-    knows: is told the connection of each request whose user has logged in, and returns whether there is a place for it.
+    knows: is told the connection of each request whose user has logged in, and refuses it if there is no place.
     """
-
-    def take_place(request: Any) -> None:
-        if not knows(request.server_connection):
-            text = f"{KNOWN_MAX} connections of pages and programs are open, the most of this server: close some"
-            raise web.HTTPError(503, text)
 
     class _Identified(web.RequestHandler):
         public = False
@@ -91,7 +86,7 @@ def bases(
         def prepare(self) -> None:
             guard.check_host(self.request)
             if self.current_user is not None:
-                take_place(self.request)
+                knows(self.request.server_connection)
             elif not self.public:
                 raise web.HTTPError(401, "open the URL that `ipytaskfarm web` has printed")
 
@@ -125,7 +120,7 @@ def bases(
                 given = None
             if not guard.is_token(given):
                 raise web.HTTPError(403, "this is not the token: open the URL that `ipytaskfarm web` has printed")
-            take_place(self.request)
+            knows(self.request.server_connection)
             self.set_signed_cookie(guard.cookie, "in", expires_days=None, httponly=True, samesite="Strict", path="/")
             self.finish({"xsrf": self.xsrf_token.decode()})
 
@@ -185,8 +180,10 @@ class WebServer:
             log_function=lambda handler: None,
         )
 
-    def _knows(self, connection: object) -> bool:
-        return self._server is None or self._server.knows(connection)
+    def _knows(self, connection: object) -> None:
+        if self._server is not None and not self._server.knows(connection):
+            text = f"{KNOWN_MAX} connections of pages and programs are open, the most of this server: close some"
+            raise web.HTTPError(503, text)
 
     @property
     def url(self) -> str:

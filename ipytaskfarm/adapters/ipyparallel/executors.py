@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from ipytaskfarm.adapters.ipyparallel.async_results import AsyncResult
 from ipytaskfarm.adapters.ipyparallel.interfaces import CallsFunctions
@@ -100,6 +100,12 @@ class ViewExecutor(concurrent.futures.Executor):
             warnings.warn("timeout unsupported in ViewExecutor.map", stacklevel=2)
             options.pop("timeout")
         return self.view.imap(func, *iterables, **options)
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> Literal[False]:
+        """Wait for all calls of the view; after a Ctrl-C abort those that have not begun, and wait for none."""
+        is_over = isinstance(error, KeyboardInterrupt)
+        self.shutdown(wait=not is_over, cancel_futures=is_over)
+        return False
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Wait for all calls of the view; the engines go on.
