@@ -7,6 +7,7 @@ import dataclasses
 import dis
 import functools
 import keyword
+import linecache
 import os
 import re
 import sys
@@ -41,6 +42,7 @@ _BY_TEXT = frozenset({"globals", "eval", "exec"})
 """Builtins by which code looks up globals that it names in texts."""
 _NAME_IN_TEXT = re.compile(r"%\((\w+)\)|\{(\w+)[^{}]*\}")
 _TEXT_MAX = 10_000
+_SOURCE_CHARACTERS_MAX = 20_000
 
 
 def global_names(code: types.CodeType) -> list[str]:
@@ -49,6 +51,16 @@ def global_names(code: types.CodeType) -> list[str]:
     Included are those in constant texts of code that uses `_BY_TEXT`: ``globals()["a"]``, ``"%(a)s" % globals()``,
     ``eval("a + 1")``.
     """
+    names = _names_in_code(code)
+    return sorted(names if _BY_TEXT.isdisjoint(names) else names | _names_in_texts(code))
+
+
+def only_in_texts(code: types.CodeType, names: Iterable[str]) -> frozenset[str]:
+    """Return those of the code's global names that only texts name.  So they may be meant, and need not be."""
+    return frozenset() if _BY_TEXT.isdisjoint(names) else _names_in_texts(code) - _names_in_code(code)
+
+
+def _names_in_code(code: types.CodeType) -> set[str]:
     names: set[str] = set()
     for each in nested_codes(code):
         instructions = each.co_code
@@ -59,9 +71,7 @@ def global_names(code: types.CodeType) -> list[str]:
             elif opcode in _BY_NAME:
                 names.add(each.co_names[extended | argument])
             extended = (extended | argument) << 8 if opcode == _EXTENDED else 0
-    if not _BY_TEXT.isdisjoint(names):
-        names |= _names_in_texts(code)
-    return sorted(names)
+    return names
 
 
 @functools.lru_cache(maxsize=4096)
@@ -217,6 +227,13 @@ def _submodule_names(package: types.ModuleType) -> set[str]:
         except OSError:
             continue  # the folder is in an archive, or does not exist any more
     return names
+
+
+def source_of(code: types.CodeType) -> tuple[int, str] | None:
+    """Return (first line number, source text) for tracebacks; None if the source is not available or too long."""
+    lines = linecache.getlines(code.co_filename)
+    text = "".join(lines[code.co_firstlineno - 1 : last_line(code)])
+    return (code.co_firstlineno, text) if 0 < len(text) <= _SOURCE_CHARACTERS_MAX else None
 
 
 def last_line(code: types.CodeType) -> int:

@@ -18,7 +18,6 @@ import copyreg
 import dataclasses
 import functools
 import io
-import linecache
 import marshal
 import pickle
 import sys
@@ -42,9 +41,11 @@ from .global_names import (
     engine_owns,
     global_names,
     is_hint,
-    last_line,
     loaded_submodules,
+    only_in_texts,
+    source_of,
 )
+from .guessed_globals import can_be_sent
 from .hash_cycles import CYCLE_REDUCERS, Cycles, dump_settled, has_own_hash, reduce_hashed
 from .module_bundles import Imports, bundle_of
 from .module_origin import Travel, home_module, package_of, travel
@@ -52,7 +53,6 @@ from .modules import load_module, offer, offer_folder
 from .process_values import own_value
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
-_SOURCE_CHARACTERS_MAX = 20_000
 Reduced = Any
 """The return value of ``__reduce_ex__``, or NotImplemented for pickle's own way."""
 
@@ -339,10 +339,13 @@ def used_globals(function: types.FunctionType) -> tuple[dict[str, Any], tuple[st
     used: dict[str, Any] = {}
     wanted = []
     names_used = global_names(function.__code__)
+    guessed = only_in_texts(function.__code__, names_used)
     hints = [name for name in annotation_names(function.__annotations__) if name in here and is_hint(here[name])]
     for name in sorted({*names_used, *hints}) if hints else names_used:
         if name in taken:
             used[name] = taken[name]
+        elif name in guessed and name in here and not can_be_sent(here[name], dumps_inline):
+            wanted.append(name)
         elif name in here and name not in not_own and not engine_owns(name, here):
             used[name] = own_value(here[name], function, name)
         else:
@@ -402,13 +405,6 @@ def function_state(function: types.FunctionType, with_globals: bool) -> dict[str
     elif added := added_by_rewriting(function):
         state["added"] = added
     return state
-
-
-def source_of(code: types.CodeType) -> tuple[int, str] | None:
-    """Return (first line number, source text) for tracebacks; None if the source is not available or too long."""
-    lines = linecache.getlines(code.co_filename)
-    text = "".join(lines[code.co_firstlineno - 1 : last_line(code)])
-    return (code.co_firstlineno, text) if 0 < len(text) <= _SOURCE_CHARACTERS_MAX else None
 
 
 def _reduce_home(pickler: Pickler, home: GlobalsHome) -> Reduced:

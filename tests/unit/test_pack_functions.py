@@ -45,6 +45,25 @@ def test_globals_that_a_function_names_in_texts_are_sent(peer: Peer, notebook: N
     assert peer.call(f, 5) == f(5)
 
 
+def test_what_a_text_names_by_chance_does_not_have_to_be_sent(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import threading
+        lock = threading.Lock()
+        lines = (n for n in range(3))
+        K = 3
+        def f(x):
+            "lock"
+            kinds = ["lines", "f", "g"]
+            return eval("x + K"), len(kinds)
+        def g(x):
+            "f"
+            return eval("f(x)[0]") if x else "g"
+        """)
+    f, g = notebook.names["f"], notebook.names["g"]
+    assert peer.call(f, 1) == (4, 3)
+    assert (peer.call(g, 1), peer.call(g, 0)) == (4, "g")
+
+
 def test_functions_of_the_notebook(peer: Peer, notebook: Notebook) -> None:
     notebook.run("""
         import math, functools
