@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol, TextIO
 import msgspec
 
 from ..core.messages import Output
+from ..core.messages.payload import AFTER_CHARS
 from ..display.ipython import user_shell
 from .screens import Slot
 
@@ -133,19 +134,17 @@ class OutputPrinter:
     def take(self, label: str, seen: SeenOutput, output: Output) -> None:
         """Store new output of a run that goes on."""
         seen.note(output)
-        for which, text in enumerate((output.stdout, output.stderr)):
-            self._split(label, seen, which, text)
-        for place, display in seen.decoded(output):
-            self._display(label, seen, place, display)
+        self._mixed(label, seen, output.stdout, output.seen[0], seen.decoded(output))
+        self._split(label, seen, 1, output.stderr)
 
     def rest(self, label: str, seen: SeenOutput, stdout: str, stderr: str, outputs: Iterable[dict[str, Any]]) -> None:
         """Store the part of a result's output that was not shown yet."""
         if not self._labelled:
             self._room = float(CHARS_AT_ONCE)  # a result has kept no more, and its end is what counts
-        for which, text in enumerate((stdout, stderr)):
-            self._split(label, seen, which, rest_of(text, seen.chars[which]))
-        for place, display in enumerate(outputs):
-            self._display(label, seen, place, display)
+        text = rest_of(stdout, seen.chars[0])
+        # Of a text with a gap nobody knows which character is where, and the displays follow it.
+        self._mixed(label, seen, text, len(stdout) if len(stdout) <= KEPT_CHARS else len(text), enumerate(outputs))
+        self._split(label, seen, 1, rest_of(stderr, seen.chars[1]))
         self.end_lines(label, seen)
 
     def end_lines(self, label: str, seen: SeenOutput) -> None:
@@ -160,6 +159,21 @@ class OutputPrinter:
         if any(seen.partial) and time.monotonic() - seen.since_s > PARTIAL_S:
             self.end_lines(label, seen)
 
+    def _mixed(
+        self, label: str, seen: SeenOutput, text: str, end: int, displays: Iterable[tuple[int, dict[str, Any]]]
+    ) -> None:
+        """Store standard output and displays in the order in which they came.
+
+        end: how many characters the run has written up to the end of the text.
+        """
+        begin, done = end - len(text), 0
+        for place, display in displays:
+            upto = min(max(done, display.get(AFTER_CHARS, end) - begin), len(text))
+            self._split(label, seen, 0, text[done:upto])
+            done = upto
+            self._display(label, seen, place, display)
+        self._split(label, seen, 0, text[done:])
+
     def _split(self, label: str, seen: SeenOutput, which: int, text: str) -> None:
         if not self._labelled:
             if text:
@@ -172,6 +186,9 @@ class OutputPrinter:
         known = seen.displays.get(place)
         if known is None or known[0] != display:
             seen.displays[place] = display, known[1] if known is not None else None
+            if seen.partial[0]:  # a line that goes on below the display
+                self._items.append((seen, OutputItem(label, False, seen.partial[0])))
+                seen.partial[0] = ""
             self._items.append((seen, OutputItem(label, False, "", place, display)))
 
     # -- display

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from ..core.messages.payload import ItemOutput
+from ..core.messages.payload import AFTER_CHARS, ItemOutput
 from ..system.last_words import LastWords
 
 LIMIT_CHARS = 64 * 1024
@@ -62,6 +62,10 @@ class BoundedText:
             gone = len(tail.popleft())
             self.tail_chars -= gone
             self.dropped += gone
+
+    def chars(self) -> int:
+        """Return how many characters were written."""
+        return sum(map(len, self.head)) + self.dropped + self.tail_chars
 
     def skip(self, chars: int) -> None:
         """Count characters that were not kept."""
@@ -137,6 +141,11 @@ class ItemText(BoundedText):
         if self._kept_room is not None:
             self.room, self._kept_room = self._kept_room, None
         self._cleared[item] = len(self.parts)
+
+    def chars_of(self, item: int) -> int:
+        """Return how many characters an item has written since it has cleared its output."""
+        since = self._cleared.get(item, 0)
+        return sum(len(text) for writer, text in self.parts[since:] if writer == item)
 
     def texts(self) -> dict[int, str]:
         """Return item -> its text."""
@@ -318,6 +327,7 @@ class Sink:
             output["display_id"] = display_id
         if "execution_count" in content:
             output["execution_count"] = content["execution_count"]
+        output[AFTER_CHARS] = self._stdout_chars()
         outputs = self.outputs
         if outputs is None:
             outputs = self.outputs = []
@@ -336,6 +346,12 @@ class Sink:
         self._serial += 1
         self._serials.append(self._serial)
         outputs.append(output)
+
+    def _stdout_chars(self) -> int:
+        """Return how many characters were written before what is displayed now, by the item that displays it."""
+        if isinstance(self.stdout, ItemText) and self.values is not None:
+            return self.stdout.chars_of(len(self.values))
+        return 0 if self.stdout is None else self.stdout.chars()
 
     def displays_since(self, serial: int, most_bytes: int) -> tuple[int, list[tuple[int, dict[str, Any]]]]:
         """Return the last number, and the displays that came or were changed after the number `serial`, with their
@@ -389,6 +405,9 @@ class Sink:
         """End the run's output: text that its threads print later goes to the engine's log."""
         self._shut()
         self.ended = True
+        if self.stdout is None or not self.stdout.chars():
+            for output in self.outputs or ():
+                output.pop(AFTER_CHARS, None)  # there is no text among which it might stand
         if self._dropped:
             note = f"\n[{self._dropped} displays left out: too many or too large]\n"
             self.stderr = self.stderr or BoundedText()

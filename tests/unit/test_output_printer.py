@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 
@@ -9,7 +11,7 @@ from ipytaskfarm.client import output_printer
 from ipytaskfarm.client.output_printer import KEPT_CHARS, OutputPrinter, SeenOutput, rest_of
 from ipytaskfarm.client.streams import fresh_part
 from ipytaskfarm.core.messages import Output
-from ipytaskfarm.engine.sinks import BoundedText
+from ipytaskfarm.engine.sinks import BoundedText, Sink
 
 Captured = pytest.CaptureFixture[str]
 
@@ -138,3 +140,50 @@ def test_an_answer_to_an_older_question_is_not_shown_twice() -> None:
     seen.note(part)
     cleared = Output((0, 1), 0, "new\n", "", (4, 3))
     assert fresh_part(cleared, seen).stdout == "new\n", "it counts from its beginning after clear_output"
+
+
+def test_displays_stand_where_they_came_between_the_lines(capsys: Captured) -> None:
+    sink = Sink()
+    for n in range(3):
+        sink.display({"data": {"text/plain": f"figure {n}"}})
+        sink.write("stdout", f"epoch {n}\n")
+    sink.display({"data": {"text/plain": "the end"}})
+    told = sink.displays_since(0, 1000)[1]
+    sink.close()
+    assert sink.stdout is not None
+    text, lines = sink.stdout.text(), [*(f"figure {n}\nepoch {n}" for n in range(3)), "the end"]
+    whole = "".join(f"{line}\n" for line in lines)
+    for labelled in (True, False):
+        expected = re.sub("^(?=.)", "[7] ", whole, flags=re.MULTILINE) if labelled else whole
+        printer = OutputPrinter(labelled=labelled)
+        printer.rest("7", SeenOutput(), text, "", sink.outputs or [])
+        printer.show(is_over=True)
+        assert capsys.readouterr().out == expected, "from the result"
+        printer, seen = OutputPrinter(labelled=labelled), SeenOutput()
+        printer.take("7", seen, Output((7, 1), 0, text[:8], "", (8, 0), msgspec.msgpack.encode(told[:2]), 2))
+        printer.rest("7", seen, text, "", sink.outputs or [])
+        printer.show(is_over=True)
+        assert capsys.readouterr().out == expected, "while it runs, and the rest from the result"
+
+
+def test_a_display_among_the_output_of_an_item_stands_in_its_place(capsys: Captured) -> None:
+    sink, values = Sink(), list[int]()
+    sink.begin_items(values, 2)
+    for n in range(2):
+        for line in ("a\n", "b\n"):
+            sink.write("stdout", f"{n}{line}")
+            sink.display({"data": {"text/plain": "shown"}})
+        values.append(n)
+    sink.close()
+    for n, written in sink.item_outputs().items():
+        printer = OutputPrinter(labelled=False)
+        printer.rest(str(n), SeenOutput(), written.stdout, "", written.outputs)
+        printer.show(is_over=True)
+        assert capsys.readouterr().out == f"{n}a\nshown\n{n}b\nshown\n"
+
+
+def test_without_text_a_display_tells_no_place() -> None:
+    sink = Sink()
+    sink.display({"data": {"text/plain": "42"}})
+    sink.close()
+    assert sink.outputs == [{"data": {"text/plain": "42"}, "metadata": {}}]

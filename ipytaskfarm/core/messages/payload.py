@@ -10,6 +10,10 @@ NOTHING = msgspec.msgpack.encode({"kind": "call"})
 """The `ResultBody` of a task that ran no code: a value of None."""
 
 
+AFTER_CHARS = "after_chars"
+"""The key of a display that tells after how many characters of standard output it came; without it: after all."""
+
+
 class Message(NamedTuple):
     """A message to a task, or from one."""
 
