@@ -393,12 +393,17 @@ class Farm:
 
 
 def _refuse_in_bootstrap() -> None:
-    """Refuse to start a farm in a child of multiprocessing that imports the main module, and would start a farm by
-    that.
+    """Refuse to start a farm in a process that imports a module, and would start farms without end by that: in a child
+    of multiprocessing the main module, on an engine a module with a function that it runs.
 
     Raises:
         RuntimeError: this is such a process.
     """
+    if process.importing:
+        raise RuntimeError(
+            f"an engine imports the module {process.importing[-1]!r}, which makes a Farm there: put that into a "
+            'function, or below `if __name__ == "__main__":`'
+        )
     module = sys.modules.get("multiprocessing.process")
     if module is not None and getattr(module.current_process(), "_inheriting", False):
         raise RuntimeError(

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from ..system import process
+
 _ABSENT = object()
 
 
@@ -94,7 +96,13 @@ class ImportSettings:
     def run(self, code: types.CodeType, names: dict[str, Any], context: contextvars.Context) -> None:
         """Run a module's code in a context, and record what it has set."""
         before = {name: setting.get() for name, setting in self._settings.items()}
-        context.run(exec, code, names)
+        if before:
+            process.importing.append(str(names.get("__name__")))
+        try:
+            context.run(exec, code, names)
+        finally:
+            if before:
+                process.importing.pop()
         module = sys.modules.get(names.get("__name__", ""))
         if not before or module is None or vars(module) is not names:
             return

@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from ..system import process
 from ..system.user_code import depth_of_user
 from .assigned_globals import AssignedGlobals, state_to_compare
 from .file_looks import FileLook
@@ -144,6 +145,8 @@ def _stamp_of(status: os.stat_result) -> Stamp:
 
 def bundle_of(name: str) -> Bundle:
     """Return the module's sources as they are now. The result is the same object as long as no file has changed."""
+    if process.importing:
+        _refuse_at_import(name)
     known = _bundles.get(name)
     if known is not None and _unchanged(known):
         _warn(known)
@@ -158,6 +161,19 @@ def bundle_of(name: str) -> Bundle:
     _assigned[name] = [assigned for assigned in compared if assigned is not None]
     _warn(bundle)
     return bundle
+
+
+def _refuse_at_import(name: str) -> None:
+    """Refuse to send a module that is being imported: each engine that imports it would send it again, for ever.
+
+    Raises:
+        RuntimeError: it is being imported.
+    """
+    if name in process.importing:
+        raise RuntimeError(
+            f"an engine imports the module {name!r}, which submits work with functions of its own there: put that into "
+            'a function, or below `if __name__ == "__main__":`'
+        )
 
 
 def _warn(bundle: Bundle) -> None:

@@ -486,8 +486,8 @@ def _is_shipped(module: types.ModuleType) -> bool:
 def _place(name: str, module: types.ModuleType) -> None:
     sys.modules[name] = module
     parent, _, child = name.rpartition(".")
-    if parent in sys.modules:
-        setattr(sys.modules[parent], child, module)
+    if parent in sys.modules and isinstance(sys.modules[parent].__dict__.get(child, module), types.ModuleType):
+        setattr(sys.modules[parent], child, module)  # otherwise the package has a function of this name, for example
 
 
 def bundles_of(steps: Iterable[Callable[[], Any]]) -> frozenset[int]:

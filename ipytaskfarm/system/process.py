@@ -16,6 +16,9 @@ PYTHONPATH_BEFORE: Final = "IPYTASKFARM_PYTHONPATH"
 farm_began_with: dict[str, str] | None = None
 """The variables with which this process has started a farm, whose tasks have them; None if it has started none."""
 
+importing: list[str] = []
+"""The by-value modules that are being imported in this process, if it is an engine, the innermost last."""
+
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PRIVATE = ("Private_Dirty:", "Swap:")
 """Without Private_Clean: pages of files that only this process maps at present are dropped when memory is needed."""

@@ -1,0 +1,71 @@
+"""On a real farm: modules of the project that are imported on engines again and again, or do work at their import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from ipytaskfarm import Farm
+
+SHADOWS = """
+import sys
+import pk, pk.name
+from ipytaskfarm import TaskClient
+def both(_): return pk.name(), sys.modules["pk.name"].V, pk.other.V
+def imports(_):
+    from pk.name import V, name
+    return name(), V, callable(pk.name)
+def without(_): return "pk" in sys.modules
+with TaskClient(WHERE) as tc:
+    for function in (both, imports, without, both, imports):
+        print(*(tc.submit(function, 0).result() for _ in range(4)))
+"""
+
+
+def test_a_package_keeps_what_it_has_under_the_name_of_its_module(farm: Farm, tmp_path: Path) -> None:
+    (tmp_path / "pk" / "name").mkdir(parents=True)
+    (tmp_path / "pk" / "__init__.py").write_text("from .name import name\nfrom . import other\n")
+    (tmp_path / "pk" / "other.py").write_text("V = 'other'\n")
+    (tmp_path / "script.py").write_text(f"WHERE = {str(farm.connection_file)!r}\n{SHADOWS}")
+    for version in ("first", "edited"):
+        (tmp_path / "pk" / "name" / "__init__.py").write_text(f"V = {version!r}\ndef name(): return V\n")
+        both, imports = f"('{version}', '{version}', 'other')", f"('{version}', '{version}', True)"
+        lines = [both, imports, "False", both, imports]
+        assert run(tmp_path, "script.py") == "".join(" ".join([line] * 4) + "\n" for line in lines)
+
+
+def test_a_module_that_makes_a_farm_at_its_import_does_so_on_no_engine(tmp_path: Path) -> None:
+    """Each of these farms would make another one."""
+    (tmp_path / "makes_one.py").write_text(
+        "from ipytaskfarm import Farm\ndef f(x): return x\n"
+        "with Farm(n=1) as farm, farm.task_client() as tc:\n    tc.submit(f, 1).result()\n"
+    )
+    said = failure(tmp_path, "-c", "import makes_one")
+    assert "RuntimeError: an engine imports the module 'makes_one', which makes a Farm there: put that into" in said
+
+
+def test_a_module_that_submits_its_functions_at_its_import_does_so_on_no_engine(farm: Farm, tmp_path: Path) -> None:
+    (tmp_path / "submits.py").write_text(
+        "from ipytaskfarm import TaskClient\ndef f(x): return x\n"
+        f"with TaskClient({str(farm.connection_file)!r}) as tc:\n    three = tc.submit(len, 'abc').result()\n"
+        "    tc.submit(f, 1).result()\n"
+    )
+    said = failure(tmp_path, "-c", "import submits")
+    assert "RuntimeError: an engine imports the module 'submits', which submits work with functions of its own" in said
+
+
+def run(folder: Path, *arguments: str) -> str:
+    ended = python(folder, *arguments)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def failure(folder: Path, *arguments: str) -> str:
+    ended = python(folder, *arguments)
+    assert ended.returncode == 1, ended.stdout
+    return ended.stderr
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
