@@ -7,6 +7,7 @@ have the executor's prefix: ``executor.update_parameters(timeout_min=5, ipytaskf
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from submitit.core.core import Executor, InfoWatcher, Job
 from submitit.core.job_environment import JobEnvironment
-from submitit.core.utils import DelayedSubmission, FailedJobError, UncompletedJobError
+from submitit.core.utils import DelayedSubmission, FailedJobError, JobPaths, UncompletedJobError
 
 from ipytaskfarm.core.states import ABORTS, Reason
 from ipytaskfarm.engine import current_task, is_engine
@@ -23,6 +24,8 @@ from ipytaskfarm.engine import current_task, is_engine
 if TYPE_CHECKING:
     from ipytaskfarm.client import TaskClient
     from ipytaskfarm.client.results import TaskResult
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R", covariant=True)
 
@@ -69,6 +72,24 @@ class FarmJob(Job[R]):
         super().__init__(folder, job_id)
         self._farm = farm
         self._submission = submission
+        self._is_written = False
+
+    @property
+    def paths(self) -> JobPaths:
+        """Return submitit's paths. Once the task has ended, ``stdout`` and ``stderr`` are files."""
+        if not self._is_written and self.done():
+            self._ended()
+        return self._paths
+
+    def _write_output(self, ended: TaskResult) -> None:
+        """Write what the task has printed into submitit's files, once; a disk without room costs only them."""
+        self._is_written = True
+        try:
+            self._paths.folder.mkdir(parents=True, exist_ok=True)
+            self._paths.stdout.write_text(ended.stdout, encoding="utf-8", errors="surrogateescape")
+            self._paths.stderr.write_text(_errors_of(ended), encoding="utf-8", errors="surrogateescape")
+        except OSError as error:
+            log.warning("the output of job %s is not in submitit's files: %s", self.job_id, error)
 
     @property
     def _id(self) -> int:
@@ -113,6 +134,8 @@ class FarmJob(Job[R]):
 
     def _ended(self) -> TaskResult:
         found: TaskResult = client_of(self._farm).get_task_result(self._id, block=True, raw=False)
+        if not self._is_written:
+            self._write_output(found)
         return found
 
     @property
@@ -139,10 +162,7 @@ class FarmJob(Job[R]):
         """Return what the task has written to its error stream, and the traceback of its error behind it, as submitit
         logs it; None as long as it has not ended.
         """
-        if not self.done():
-            return None
-        found = self._ended()
-        return found.stderr if found.failure is None else f"{found.stderr}{found.failure.getTraceback().rstrip()}\n"
+        return _errors_of(self._ended()) if self.done() else None
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # At the interpreter's end the connection is closed, and this module's globals may be gone.
@@ -150,11 +170,15 @@ class FarmJob(Job[R]):
             self.cancel()
 
 
+def _errors_of(ended: TaskResult) -> str:
+    return ended.stderr if ended.failure is None else f"{ended.stderr}{ended.failure.getTraceback().rstrip()}\n"
+
+
 class FarmExecutor(Executor):
     """submitit's executor whose jobs are tasks of a farm.
 
     Args:
-        folder: submitit's folder for files; this executor writes none.
+        folder: submitit's folder for files; the output of jobs is written there, when they have ended.
         farm: the name of a farm, or the path of its connection file; None: the default farm, which
             ``ipytaskfarm start`` starts.
     """

@@ -68,6 +68,18 @@ def test_output_and_the_environment_of_a_job(executor: submitit.AutoExecutor) ->
     assert job.result() == (job.job_id, 1)
     assert job.stdout() == "said\n"
     assert job.stderr() == ""
+    assert job.paths.stdout.read_text() == "said\n"
+    assert job.paths.stderr.read_text() == ""
+
+
+def test_the_paths_of_a_job_are_files_once_it_has_ended(executor: submitit.AutoExecutor) -> None:
+    job = executor.submit(fails)
+    job.wait()
+    assert job.paths.stdout.read_text() == ""
+    text = job.paths.stderr.read_text()
+    assert text.startswith("before\n")
+    assert text == job.stderr()
+    assert text.endswith("ValueError: as planned\n")
 
 
 def fails() -> None:
