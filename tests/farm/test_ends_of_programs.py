@@ -99,3 +99,29 @@ if __name__ == "__main__":
 
 def test_a_callback_ends_the_pool_that_calls_it(tmp_path: Path) -> None:
     assert ends_with(tmp_path / "script.py", IN_CALLBACK) == (0, "8\n", "")
+
+
+VIEW = """
+import time
+from ipytaskfarm import Farm
+from ipytaskfarm.ipyparallel import Client
+
+if __name__ == "__main__":
+    with Farm(n=1) as farm:
+        client = Client(farm.name)
+        view = client[:] if {direct} else client.load_balanced_view()
+        try:
+            with view.executor as calls:
+                running, waiting = [calls.submit(time.sleep, 600) for _ in range(2)]
+                client.tasks.flush()
+                raise KeyboardInterrupt
+        finally:
+            print(type(waiting.exception(30)).__name__, running.done())
+"""
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_ctrl_c_in_the_block_of_a_views_executor_ends_the_block(direct: bool, tmp_path: Path) -> None:
+    status, out, err = ends_with(tmp_path / "script.py", VIEW.format(direct=direct))
+    assert (status != 0, out) == (True, "TaskAborted False\n")
+    assert err.rstrip().endswith("KeyboardInterrupt")
