@@ -344,6 +344,19 @@ def test_a_client_that_goes_leaves_no_held_commands(sim: SimFarm, agent: SimAgen
     assert not sim.scheduler.farm.requests.commands
 
 
+def test_held_commands_do_not_fill_the_memory(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
+    sim.kill(agent, engine_of(agent, 1))
+    sim.process(agent)
+    body = bytes(1 << 20)
+    for n in range(1, 101):
+        hand.send(n, "push", body, [1], m.Keep())
+    refused = [n for n in range(1, 101) if refusals(sim, n) == ["EngineLost"]]
+    assert refused == [*range(65, 101)]
+    sim.settle()
+    assert len(engine_of(agent, 1).commands) == 64
+    assert sim.scheduler.farm.requests.held_bytes == 0
+
+
 def test_commands_are_not_held_for_ever(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
     agent.leaving = True  # it starts no engine
     sim.kill(agent, engine_of(agent, 1))

@@ -91,7 +91,7 @@ def _send(
         engine = by_id.get(engine_id)
         checkpoint = farm.kept_number() if event.verb == CHECKPOINT else 0
         if engine is None:
-            hold(farm, session, event, engine_id, keeping, checkpoint)
+            hold(farm, session, event, engine_id, keeping, checkpoint, out)
             continue
         engine.ran_commands = (
             engine.ran_commands or event.verb != PROFILE

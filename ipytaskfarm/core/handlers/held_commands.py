@@ -22,6 +22,9 @@ from ..scheduler.state import SchedulerState
 HELD_S = 30.0
 """How long a command is held while no replacement of its engine starts."""
 
+HELD_BYTES_MAX = 64 << 20
+"""The most bytes of held commands: they are in the controller's memory until the replacement is up."""
+
 AT_ONCE = frozenset({CLEAR_QUEUE, INTERRUPT, PROFILE})
 """The verbs that concern what an engine does at present: they are never held."""
 
@@ -82,21 +85,28 @@ def queue_name(engine_id: int) -> str:
 
 
 def hold(
-    farm: SchedulerState, session: str, event: SendCommand, engine_id: int, keeping: Keeping | None, checkpoint: int
-) -> None:
-    """Hold a command for the replacement of an engine."""
+    farm: SchedulerState, session: str, event: SendCommand, engine_id: int, keeping: Keeping | None, checkpoint: int,
+    out: Decision,
+) -> None:  # fmt: skip
+    """Hold a command for the replacement of an engine, or refuse it because too much is held."""
+    requests, size = farm.requests, len(event.body)
     pending = PendingCommand(session, event.n, queue_name(engine_id), event.verb, event.text, keeping, checkpoint)
     key = (session, event.n, pending.engine)
-    if key not in farm.requests.commands:
-        farm.requests.held.setdefault(engine_id, []).append(HeldCommand(key, event.body))
+    if key not in requests.commands:
+        if requests.held_bytes + size > HELD_BYTES_MAX:
+            text = f"engine {engine_id} is being replaced, and {HELD_BYTES_MAX >> 20} MiB of commands wait for that"
+            refuse(session, event.n, engine_id, "EngineLost", text, out)
+            return
+        requests.held.setdefault(engine_id, []).append(HeldCommand(key, event.body))
+        requests.held_bytes += size
         farm.timers.set(farm.mono_s + HELD_S, "held", engine_id)
-    farm.requests.begin_command(key, pending)
+    requests.begin_command(key, pending)
 
 
 def send_held(farm: SchedulerState, engine: EngineEntry, out: Decision) -> None:
     """Send an engine that is ready the commands that were held for it, in their order."""
     farm.requests.replaced.pop(engine.id, None)
-    for held in farm.requests.held.pop(engine.id, ()):
+    for held in _take_held(farm, engine.id):
         pending = farm.requests.end_command(held.key)
         if pending is None:  # its client has gone, or has cleared its queue
             continue
@@ -134,7 +144,13 @@ def give_up_held(farm: SchedulerState, engine_id: int, now: Now, out: Decision) 
     text = f"engine {engine_id} was lost, and its replacement does not start: see ipytaskfarm status"
     for session in {each.key[0] for each in held}:
         _end_held(farm, engine_id, session, None, "EngineLost", text, out)
-    farm.requests.held.pop(engine_id, None)
+    _take_held(farm, engine_id)
+
+
+def _take_held(farm: SchedulerState, engine_id: int) -> list[HeldCommand]:
+    taken = farm.requests.held.pop(engine_id, [])
+    farm.requests.held_bytes -= sum(len(each.body) for each in taken)
+    return taken
 
 
 def _end_held(

@@ -66,6 +66,8 @@ class EngineRequests:
     """The ids of starting engines that were removed: each is ended as soon as it is up."""
     held: dict[int, list[HeldCommand]] = field(default_factory=dict)
     """Engine id -> commands that wait for the replacement of the engine, in their order."""
+    held_bytes: int = 0
+    """The size of all of these commands."""
     stacks: dict[int, tuple[str, int, str]] = field(default_factory=dict)
     """Number of a stack query -> (session of the client, number of its question, session of the agent)."""
     open_stacks: OpenQuestions = field(default_factory=OpenQuestions)
