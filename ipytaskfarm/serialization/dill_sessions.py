@@ -34,9 +34,11 @@ from .function_globals import Names, placed, remember
 from .module_origin import Travel, travel
 from .pack import pack, unpack
 from .pickler import reduce_exception
+from .process_values import find_process_value, load_own
 from .rebuild import fill_cell, fill_function, new_cached_property, new_cell, new_function
 from .refusals import Culprit, explain, find_culprit, remedy_of
 from .session_classes import fill_class, is_plain, new_class, parts_of
+from .standard_values import find_named_method
 
 # Importing dill changes the tables of the standard pickle; this undoes it for the user's process.
 dill.extend(False)
@@ -158,6 +160,11 @@ class SessionPickler(dill.Pickler):
             self.write(pickle.GLOBAL + b"__builtin__\n__main__\n")
         elif kind is types.ModuleType:
             self._save_module(obj)
+        elif (own := find_process_value(obj)) is not None:
+            self.save_reduce(load_own, (own.module, *own.names), obj=obj)
+        elif kind in _METHODS and hasattr(obj, "__name__") and find_named_method(obj) is not None:
+            # ``from random import random``: with a copy of the generator all engines would have the same numbers.
+            self.save_reduce(_unpacked, (pack(obj),), obj=obj)
         elif self._comes_by_value(obj, kind):
             self.save_reduce(_unpacked, (pack(obj),), obj=obj)
         elif kind in _TYPE_VARIABLES:
@@ -295,6 +302,7 @@ class SessionPickler(dill.Pickler):
         self.save_reduce(_named_tuple, start, own, state_setter=_fill_class, obj=cls)
 
 
+_METHODS = (types.MethodType, types.BuiltinFunctionType)
 _PLAIN = frozenset({int, float, str, bytes, bool, type(None), complex, list, tuple, set, frozenset})
 _TYPE_VARIABLES = frozenset({typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple})
 _BOUND_TO_CLASS = frozenset({"__dict__", "__weakref__"})

@@ -119,16 +119,22 @@ def own_value(value: Any, function: types.FunctionType, name: str) -> Any:
     kind = type(value)
     if kind.__name__ in _CLIENTS and kind.__module__.startswith(_PACKAGE) and _is_method(function):
         return AbsentClient(kind.__name__, name)
+    found = find_process_value(value)
+    return value if found is None else found
+
+
+def find_process_value(value: Any) -> ProcessValue | None:
+    """Return the stand-in for a value that belongs to this process, or for a method of one; None for other values."""
     found = _named(value)
     if found is not None:
         return ProcessValue(*found)
-    if kind not in _METHODS:  # others are not asked for attributes: a dict with them may raise what it likes
-        return value
+    if type(value) not in _METHODS:  # others are not asked for attributes: a dict with them may raise what it likes
+        return None
     owner = value.__self__
     found = _named(owner) if owner is not None else None
     name = getattr(value, "__name__", "")
     if found is None or getattr(owner, name, None) != value:
-        return value
+        return None
     return ProcessValue(found[0], (*found[1], name))
 
 

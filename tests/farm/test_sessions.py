@@ -247,6 +247,24 @@ def count():
     assert mec.pull("seen", targets=1) == [((3, 50, 60, 2), (7, 50, 0), 3, True)]
 
 
+OF_THE_PROCESS = """
+from os import environ
+from random import gauss, random
+from numpy.random import rand
+"""
+
+
+def test_what_belongs_to_the_process_is_the_other_processes_own(mec: MultiEngineClient, tmp_path: Path) -> None:
+    mec.execute(OF_THE_PROCESS, targets=0)
+    mec.dump_session(tmp_path / "engine.session", targets=0)
+    mec.load_session(tmp_path / "engine.session")
+    mec.execute("drawn = [random(), gauss(0, 1), float(rand())]")
+    first, second = mec.pull("drawn")
+    assert not set(first) & set(second), "each engine has its own random numbers"
+    mec.execute("import os\nown = environ is os.environ")
+    assert mec.pull("own") == [True, True]
+
+
 def test_each_engine_has_a_file_of_its_own(mec: MultiEngineClient, tmp_path: Path) -> None:
     mec.execute("mine = int(id)")
     with pytest.raises(ValueError, match=r"2 engines would write the same file .*\{id\}"):

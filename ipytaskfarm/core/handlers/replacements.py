@@ -66,7 +66,7 @@ def keep_answered(
         _omit_command(farm, engine.id, keeping.command, f"it failed: {failure}", out)
         return
     if keeping.opted_out:
-        if engine.id in farm.requests.kept:
+        if keeping.command.verb == "push" and engine.id in farm.requests.kept:
             # An earlier value of the same name would be wrong: a name that is missing is noticed.
             _drop_superseded(engine.id, farm.requests.kept[engine.id], keeping.command, out)
         _omit_command(farm, engine.id, keeping.command, OPTED_OUT, out)
