@@ -8,7 +8,7 @@ in the call itself.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -57,13 +57,14 @@ def _has_items(value: Any) -> bool:
     return True
 
 
-def check_map(function: Callable[..., Any], sequences: Sequence[Iterable[Any]]) -> None:
+def check_map(function: Callable[..., Any], sequences: Sequence[Iterable[Any]], rules: Collection[str] = ()) -> None:
     """Check the arguments of a map.
+
+    rules: the names of its other arguments.  One that the function has is told, if the function needs it.
 
     Raises:
         TypeError: the first argument is no function, another one is no sequence, or the function takes another number
-            of
-            arguments.
+            of arguments.
         ValueError: a generator has already been read to its end.
     """
     if not callable(function):
@@ -84,10 +85,11 @@ def check_map(function: Callable[..., Any], sequences: Sequence[Iterable[Any]]) 
         try:
             inspect.signature(function, follow_wrapped=False).bind(*sequences)
         except TypeError as error:
+            does_not = f"{_name(function)}(), which does not take that: {error}"
             many = "1 sequence" if len(sequences) == 1 else f"{len(sequences)} sequences"
-            raise TypeError(
-                f"map has {many}, one for each argument of {_name(function)}(), which does not take that: {error}"
-            ) from None
+            own = [name for name in rules if name in inspect.signature(function, follow_wrapped=False).parameters]
+            remedy = f"; for all items it is functools.partial({_name(function)}, {own[0]}=…)" if own else ""
+            raise TypeError(f"map has {many}, one for each argument of {does_not}{remedy}") from None
 
 
 def _name(function: Callable[..., Any]) -> str:

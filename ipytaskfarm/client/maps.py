@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import inspect
 import os
 import sys
 import threading
@@ -27,6 +28,7 @@ from .jobs import Job, Values, outcome
 from .map_items import Items, read_whole
 from .map_jobs import Gathered, MapMembers, add_item, collect
 from .map_submission import MapSubmission
+from .old_names import ARGUMENTS
 from .results import decode_body, error_of
 from .rules import CHECKS, DEFAULTS, flag, one_of
 from .session import Session
@@ -71,17 +73,33 @@ def options(
     return MapOptions(check_text("name", name), "return" if return_exceptions else chosen, size, stream)
 
 
-def checked_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
+def checked_rules(rules: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
     """Check the names of the rules of a map.  Raises TypeError that names an unknown one."""
     for rule in rules:
         if rule not in _KNOWN:
-            near = did_you_mean(rule, _KNOWN | _OF_MAPS) or f"; the rules of its tasks are {', '.join(sorted(_KNOWN))}"
-            raise TypeError(f"a map has no argument {rule!r}{near}")
+            raise TypeError(f"a map has no argument {rule!r}{_in_place_of(rule, function)}")
     checks: dict[str, Callable[[Any], Any]] = {
         rule: functools.partial(check, rule) for rule, check in _OWN_RULES.items()
     }
     checks["unique"] = CHECKS["unique"]
     return {rule: checks[rule](value) if rule in checks else value for rule, value in rules.items()}
+
+
+def _in_place_of(rule: str, function: Callable[..., Any]) -> str:
+    """Return the remedy for an argument that no map has, as the end of a sentence."""
+    if rule == "timeout":
+        return "; time_limit is for each run, and tc.map(…, block=False).results(timeout) waits no longer"
+    if rule in ARGUMENTS:
+        return f"; instead: {ARGUMENTS[rule]}"
+    with suppress(TypeError, ValueError):  # a builtin may have no signature
+        if rule in inspect.signature(function).parameters:
+            return f"; for all items it is functools.partial({_named(function)}, {rule}=…)"
+    near = did_you_mean(rule, _KNOWN | _OF_MAPS)
+    return near or f"; the rules of its tasks are {', '.join(sorted(_KNOWN))}"
+
+
+def _named(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def begin_map(
@@ -98,7 +116,7 @@ def begin_map(
     if not callable(function):
         raise TypeError(f"map needs a function first, not {type(function).__name__}")
     items = Items(read_whole(sequences))
-    rules = {**client.defaults, **checked_rules(rules)}
+    rules = {**client.defaults, **checked_rules(rules, function)}
     job = Job(client, asked.name or f"map {getattr(function, '__name__', type(function).__name__)}")
     spec = job.spec_of_map(items.total or 0, rules.get("unique"))
     submission = MapSubmission(client.session, spec, function, items, {**rules, "name": asked.name}, asked.chunksize)
@@ -161,7 +179,7 @@ def imap(
     items = Items(iterables)
     name = asked.name or f"imap {getattr(function, '__name__', type(function).__name__)}"
     spec = JobSpec(uuid.uuid4().hex, name, 0, opened_s=time.time(), is_map=True)
-    named = {**client.defaults, **checked_rules(rules), "name": asked.name}
+    named = {**client.defaults, **checked_rules(rules, function), "name": asked.name}
     submission = MapSubmission(client.session, spec, function, items, named, asked.chunksize, grows=True)
     return _imap(client, submission, ordered, asked)
 

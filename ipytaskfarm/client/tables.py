@@ -6,7 +6,7 @@ import html
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, overload
 
 from ..core.formatting import job_state
 from ..core.messages.tables import JobRow, TaskRow
@@ -73,6 +73,10 @@ class TaskStatus:
         self.priority = row.priority
         """None after its end."""
 
+    def __index__(self) -> int:
+        """Return the id: rows of a table may be given wherever ids are expected."""
+        return self.id
+
     def __repr__(self) -> str:
         why = f" ({self.reason})" if self.reason not in ("", self.state) else ""
         where = "" if self.engineid is None else f", engine {self.engineid}"
@@ -80,7 +84,10 @@ class TaskStatus:
         return f"<task {self.id}: {self.state}{why}{where}, attempts {self.attempts}{error}>"
 
 
-def _checked(position: int) -> int:
+_P = TypeVar("_P")
+
+
+def _checked(position: _P) -> _P:
     if isinstance(position, str):
         raise TypeError(f"the table takes the number of a row, not {position!r}: `to_dataframe()` has columns")
     return position
@@ -109,7 +116,13 @@ class TaskTable:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, position: int) -> TaskStatus:
+    @overload
+    def __getitem__(self, position: int) -> TaskStatus: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> list[TaskStatus]: ...
+
+    def __getitem__(self, position: int | slice) -> TaskStatus | list[TaskStatus]:
         return self.rows[_checked(position)]
 
     def _table(self) -> Table:

@@ -834,7 +834,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         All items are submitted at once.  Ctrl-C (the stop button) ends the wait, not the map.  The values stay on the
         farm until they are cleared.  Raises ValueError for unequal lengths, or none at all.
         """
-        check_map(function, sequences)
+        check_map(function, sequences, rules)
         asked = options(name, on_error, return_exceptions, chunksize, stream)
         if not block:
             return begin_map(self, function, sequences, rules, asked)[0]
@@ -852,7 +852,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         on the farm.  After an error, or when the caller leaves early, waiting tasks never run, running ones end, and no
         result is kept.
         """
-        check_map(function, iterables)
+        check_map(function, iterables, rules)
         return imap(self, function, iterables, True, rules, options(name, on_error, False, chunksize, stream))
 
     def imap_unordered(
@@ -861,7 +861,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         stream: bool = False, **rules: Unpack[MapRules],
     ) -> Iterator[T]:  # fmt: skip
         """Yield the values of `imap` in the order in which they come."""
-        check_map(function, iterables)
+        check_map(function, iterables, rules)
         return imap(self, function, iterables, False, rules, options(name, on_error, False, chunksize, stream))
 
     def mapper(

@@ -109,6 +109,8 @@ class Farm:
         return made
 
     def __getattr__(self, name: str) -> Any:
+        if name in _IN_PLACE_OF:
+            raise AttributeError(f"a Farm has no attribute {name!r}; instead: {_IN_PLACE_OF[name]}")
         if not name.startswith("_"):
             from ipytaskfarm.client import MultiEngineClient, TaskClient
 
@@ -390,6 +392,14 @@ class Farm:
         if state is None:
             return head
         return head + engine_table(state.engines).html()
+
+
+_IN_PLACE_OF = {
+    **dict.fromkeys(("close", "shutdown", "terminate", "kill"), "farm.stop()"),
+    **dict.fromkeys(("client", "get_client"), "farm.task_client()"),
+    **dict.fromkeys(("scale", "adapt"), "farm.multiengine_client().add_engines(n), or Farm(min=…, max=…)"),
+}
+"""Names that other libraries' clusters have -> what to write."""
 
 
 def _refuse_in_bootstrap() -> None:

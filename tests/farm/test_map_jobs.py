@@ -480,3 +480,12 @@ def test_a_map_outlives_its_controller(tmp_path: Path) -> None:
         found = list(job.results(return_exceptions=True))
         assert [x for x in range(30) if found[x] != x] == [15]
         assert list(tc.job("sweep").results(return_exceptions=True))[16:] == list(range(16, 30))
+
+
+def test_rows_of_a_table_name_tasks_where_ids_do(tc: TaskClient) -> None:
+    job = tc.map(lambda x: 1 // x, [0, 1, 0], block=False)
+    job.wait()
+    failed = tc.tasks(ids=job.ids, state="failed")
+    assert failed[0].id == job.ids[0]
+    assert len(tc.retry(failed[:1])) == 1
+    assert tc.clear(failed[1]) == 1

@@ -82,6 +82,12 @@ MISTAKES: list[Mistake] = [
      "a Farm has no 'map': its client has, farm.task_client().map"),
     ("engines' call on the farm", lambda w: w.farm.execute("a = 1"), AttributeError,
      "a Farm has no 'execute': its client has, farm.multiengine_client().execute"),
+    ("another library's end of a farm", lambda w: w.farm.close(), AttributeError, "instead: farm.stop()"),
+    ("another library's client of a farm", lambda w: w.farm.client, AttributeError, "instead: farm.task_client()"),
+    ("another library's call", lambda w: w.tc.apply_async, AttributeError,  # type: ignore[attr-defined]
+     "instead: submit(f, x)"),
+    ("starmap", lambda w: w.tc.starmap, AttributeError,  # type: ignore[attr-defined]
+     "instead: map(f, *zip(*pairs))"),
     ("wrong farm", lambda w: TaskClient("nightyl"), errors.FarmNotRunning,
      "start it with `ipytaskfarm start --farm nightyl`"),
     ("client of an Executor by name", lambda w: Executor(client=w.tc), TypeError,
@@ -177,6 +183,12 @@ MISTAKES: list[Mistake] = [
     ("clear of a running task", lambda w: w.tc.clear(w.running), KeyError, "not ended yet, abort it first: task 3"),
     ("ids for a name", lambda w: w.tc.tasks([1, 2]), TypeError, "tc.tasks(ids=…) takes ids"),  # type: ignore[arg-type]
     ("misspelt rule of a map", lambda w: w.tc.map(f, [1], retires=3), TypeError, "did you mean 'retries'?"),  # type: ignore[call-overload]
+    ("argument of the function for a map", lambda w: w.tc.map(two, [1], y=2), TypeError,  # type: ignore[call-overload]
+     "functools.partial(two, y=…)"),
+    ("optional argument of the function for a map", lambda w: w.tc.map(f, [], x=2), TypeError,  # type: ignore[call-overload]
+     "functools.partial(f, x=…)"),
+    ("timeout of a map", lambda w: w.tc.map(f, [1], timeout=2), TypeError,  # type: ignore[call-overload]
+     "tc.map(…, block=False).results(timeout) waits no longer"),
     ("misspelt argument of a map", lambda w: w.tc.map(f, [1], chunk_size=3), TypeError, "did you mean 'chunksize'?"),  # type: ignore[call-overload]
     # Jobs
     ("pause of an empty job", lambda w: w.tc.pause(w.tc.create_job()), ValueError, "job.add_task(task) adds one"),
