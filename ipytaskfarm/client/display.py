@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import html
 import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ..core.messages.payload import AFTER_CHARS
 from ..display.colours import ERROR_BACKGROUND
 
 TEXT_MAX = 20_000
@@ -22,6 +24,22 @@ def text_html(text: str, *, error: bool = False) -> str:
     shown = f"<pre{style}>{_coloured(text)}</pre>"
     # JupyterLab's styles for these colours apply only below this class.
     return f'<div class="jp-RenderedText">{shown}</div>' if "\x1b" in text else shown
+
+
+def in_order(
+    text: str, end: int, displays: Iterable[tuple[int, dict[str, Any]]]
+) -> Iterator[tuple[str, int, dict[str, Any] | None]]:
+    """Yield the parts of standard output, and (place, display) of each display, in the order in which they came.
+
+    text: a part of standard output.  end: how many characters the run has written up to its end.
+    """
+    begin, done = end - len(text), 0
+    for place, display in displays:
+        upto = min(max(done, display.get(AFTER_CHARS, end) - begin), len(text))
+        yield text[done:upto], -1, None
+        done = upto
+        yield "", place, display
+    yield text[done:], -1, None
 
 
 _ANSI = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, Protocol, TextIO
 import msgspec
 
 from ..core.messages import Output
-from ..core.messages.payload import AFTER_CHARS
 from ..display.ipython import user_shell
+from .display import in_order
 from .screens import Slot
 
 LINES_AT_ONCE = 1_000
@@ -166,13 +166,11 @@ class OutputPrinter:
 
         end: how many characters the run has written up to the end of the text.
         """
-        begin, done = end - len(text), 0
-        for place, display in displays:
-            upto = min(max(done, display.get(AFTER_CHARS, end) - begin), len(text))
-            self._split(label, seen, 0, text[done:upto])
-            done = upto
-            self._display(label, seen, place, display)
-        self._split(label, seen, 0, text[done:])
+        for part, place, display in in_order(text, end, displays):
+            if display is None:
+                self._split(label, seen, 0, part)
+            else:
+                self._display(label, seen, place, display)
 
     def _split(self, label: str, seen: SeenOutput, which: int, text: str) -> None:
         if not self._labelled:

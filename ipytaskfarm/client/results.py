@@ -27,7 +27,7 @@ from ..display.ipython import show_figures, show_users_frames
 from ..display.text import span, stamp
 from ..serialization.pack import note_rebuild, traceback_of, unpack, unpack_error
 from ..system.user_code import with_cells
-from .display import output_html, text_html, value_html
+from .display import in_order, output_html, text_html, value_html
 from .old_names import OldNames
 from .python2 import add_remedy, tell_of_iterators
 from .session_hints import add_hints
@@ -536,8 +536,12 @@ class TaskResult:
         where = f" on engine {final.engine_id}" if final.engine_id >= 0 else ""
         state = self.status if final.reason in ("", self.status) else f"{self.status}: {final.reason}"
         parts = [f"<div><b>task {final.id}</b> {html.escape(state)}{where} in {span(final.run_s)}</div>"]
-        parts += [text_html(body.stdout), text_html(body.stderr, error=True)]
-        parts += [output_html(output) for output in body.outputs if displays]
+        shown = enumerate(body.outputs if displays else ())
+        parts += [
+            text_html(text) if output is None else output_html(output)
+            for text, _, output in in_order(body.stdout, len(body.stdout), shown)
+        ]
+        parts.append(text_html(body.stderr, error=True))
         if final.reason:
             failure = self.failure
             parts.append(text_html(failure.getTraceback() if failure else "", error=True))

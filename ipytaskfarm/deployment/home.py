@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import tempfile
 import time
@@ -29,7 +28,7 @@ from ipytaskfarm.storage.beside import STORE_NAME as STORE_NAME, beside, recorde
 from ipytaskfarm.storage.disk import network_file_system
 from ipytaskfarm.storage.lost_record import usable_record
 from ipytaskfarm.system import farm_paths
-from ipytaskfarm.system.farm_paths import ConnectionInfo, FarmRecord
+from ipytaskfarm.system.farm_paths import TEMPORARY, ConnectionInfo, FarmRecord
 from ipytaskfarm.system.odd_files import (
     remove_entry,
     remove_unless_folder,
@@ -50,7 +49,6 @@ ROOM_BYTES = 256 * 1024
 SETTLE_S = 60.0
 """A temporary farm that is younger than this may be about to start its first process."""
 
-_TEMPORARY = re.compile(TEMPORARY_NAME + r"-\d+-[0-9a-f]{6}")
 _locked_here: set[Path] = set()
 
 
@@ -535,7 +533,7 @@ def sweep_temporary() -> None:
             if folder.stat().st_uid != os.geteuid() or time.time() - folder.stat().st_mtime < SETTLE_S:
                 continue
             record = farm_paths.read_farm_record(folder)
-            if _TEMPORARY.fullmatch(folder.name) and (record is None or record.node != socket.gethostname()):
+            if TEMPORARY.fullmatch(folder.name) and (record is None or record.node != socket.gethostname()):
                 continue
             home = Home(record.name if record is not None else TEMPORARY_NAME, folder)
             if not any(is_alive(process) for process in home.read_processes()):
@@ -551,7 +549,7 @@ def _temporary_folders() -> list[Path]:
         beside = list(farm_paths.farm_folder(TEMPORARY_NAME).parent.glob("*"))
     except OSError:
         return []  # a home that this user may not read, or a full disk: the code that needs it reports that
-    return [*here, *(path for path in beside if _TEMPORARY.fullmatch(path.name))]
+    return [*here, *(path for path in beside if TEMPORARY.fullmatch(path.name))]
 
 
 def _free_port(host: str) -> int:

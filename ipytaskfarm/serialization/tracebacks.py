@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import dis
 import linecache
 import os
 import re
@@ -153,7 +154,7 @@ def _values(
         return ()
     known = frame.f_locals
     of_function = (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
-    names = of_function if code.co_flags & _OPTIMIZED else code.co_names
+    names = of_function if code.co_flags & _OPTIMIZED else _names_of_cell(code)
     shown = [
         name
         for name in dict.fromkeys(names)
@@ -163,6 +164,15 @@ def _values(
     public = [value for name, value in values.items() if not _is_secret(name, value)]
     _add_texts(public, texts)
     return tuple((name, _MASK if _is_secret(name, value) else texts[id(value)][1]) for name, value in values.items())
+
+
+_BY_NAME = frozenset({"LOAD_NAME", "STORE_NAME", "DELETE_NAME", "LOAD_GLOBAL", "STORE_GLOBAL"})
+
+
+def _names_of_cell(code: types.CodeType) -> list[str]:
+    """Return the variables that a cell names; its attributes may have the names of other variables."""
+    used = {each.argval for each in dis.get_instructions(code) if each.opname in _BY_NAME}
+    return [name for name in code.co_names if name in used]
 
 
 def _add_texts(values: Sequence[object], texts: dict[int, tuple[object, str]]) -> None:

@@ -44,6 +44,8 @@ IPC_ROOM = 48
 _NAME_SHOWN = 12
 """The longest name of an agent that its folder's name shows. Longer names are replaced with digests."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
+TEMPORARY = re.compile(r"temporary-\d+-[0-9a-f]{6}")
+"""The names of farms that end with their owners."""
 _PREFIX = "ipytaskfarm-"
 _AGENT = "-agent"
 
@@ -379,6 +381,8 @@ def _connection_files() -> list[Path]:
 def _not_running(path: Path) -> errors.FarmNotRunning:
     name = path.stem.removeprefix(_PREFIX).removesuffix(_AGENT)
     if path.parent == runtime_folder() and _NAME.fullmatch(name):
+        if TEMPORARY.fullmatch(name):
+            return errors.FarmNotRunning(f"farm {name!r} was temporary and has ended: start another one, Farm(n=…)")
         text = f"farm {name!r} is not running (there is no {path}): start it with `ipytaskfarm start --farm {name}`"
         others = ", ".join(repr(farm.name) for farm in list_farms() if farm.running)
         return errors.FarmNotRunning(f"{text}. Running here: {others}" if others else text)

@@ -268,3 +268,9 @@ def test_an_attribute_error_of_a_property_is_not_that_of_a_missing_name() -> Non
 
     with pytest.raises(AttributeError, match="the task's own"):
         _ = object.__new__(Result).result
+
+
+def test_displays_stand_between_the_lines_in_html_too() -> None:
+    outputs = [{"data": {"text/html": html}, "after_chars": n} for n, html in ((2, "<b>x</b>"), (4, "<i>y</i>"))]
+    shown = succeeded({}, stdout="a\nb\n", stderr="", outputs=outputs).html()
+    assert shown.index("<pre>a") < shown.index("<b>x</b>") < shown.index("<pre>b") < shown.index("<i>y</i>")

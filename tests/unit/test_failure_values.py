@@ -62,3 +62,16 @@ def test_all_and_none() -> None:
     assert "p6" in values()["config"]
     show_values("none")
     assert values() == {}
+
+
+def test_an_attribute_of_a_cell_is_no_variable_of_the_same_name() -> None:
+    def cell() -> None:
+        names = {"mean": "another one", "total": 3}
+        exec(compile("import math\nshare = total\nmath.mean(share)", "<cell>", "exec"), names)
+
+    places = Places()
+    try:
+        cell()
+    except AttributeError:
+        index = places.frames(sys.exc_info()[2])[-1]
+    assert dict(places.found[index].values) == {"total": "3", "share": "3"}

@@ -299,6 +299,7 @@ def test_a_reader_finds_afresh_each_time(farm_dirs: Dirs) -> None:
     [
         (None, errors.FarmNotRunning, "farm 'default' is not running.*ipytaskfarm start --farm default"),
         ("mine", errors.FarmNotRunning, "farm 'mine' is not running.*`ipytaskfarm start --farm mine`"),
+        ("temporary-15-0ab1cd", errors.FarmNotRunning, r"has ended: start another one, Farm\(n=…\)"),
         ("/no/such.json", errors.FarmNotRunning, "no connection file /no/such.json.*ipytaskfarm start"),
         ("such.json", errors.FarmNotRunning, r"no connection file such\.json"),
         (("localhost", 5), errors.SecurityError, "no keys for localhost:5.*key_file"),
