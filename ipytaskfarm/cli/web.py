@@ -14,6 +14,7 @@ from typing import Any
 from traitlets import Bool, Int, List, Unicode
 
 from ipytaskfarm.cli.application import OK, Command, UsageError, switches, values
+from ipytaskfarm.core import errors
 from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.host import runtime_folder
 
@@ -60,20 +61,35 @@ scale. Ctrl-C ends the server; the farm continues.
         connection = page_connection(self.farm, self.control)
         name = connection().farm  # a farm that is not there is said at once
         server = WebServer(FarmFeed(name, connection, self.control), extra_hosts=self.hosts)
-        server.listen(self.port, Path(self.socket) if self.socket else None)
+        try:
+            server.listen(self.port, Path(self.socket) if self.socket else None)
+        except (OSError, ValueError) as error:
+            raise self._no_place(error) from None
         over = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, over.set)
         url = f"http://localhost/#token={server.token}" if self.socket else server.url
         with _url_file(name, url) as path:
-            where = f" on the socket {self.socket}" if self.socket else ""
-            print(f"farm {name!r} is shown at{where}\n\n    {url}\n\n(also in {path}; Ctrl-C ends it)", flush=True)
+            where = f"on the socket {self.socket}, at" if self.socket else "at"
+            print(f"farm {name!r} is shown {where}\n\n    {url}\n\n(also in {path}; Ctrl-C ends it)", flush=True)
             await over.wait()
         await server.stop()
         if self.socket:
             Path(self.socket).unlink(missing_ok=True)
         print("the page is closed; the farm goes on", file=sys.stderr)
+
+    def _no_place(self, error: Exception) -> errors.TaskFarmError:
+        """Return the error for a place at which the server cannot listen."""
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        if self.socket:
+            return errors.TaskFarmError(
+                f"cannot listen on the socket {self.socket} ({why}): --socket takes a path of at most"
+                f" {farm_paths.IPC_PATH_MAX} bytes, in a folder that is there, and no other file's"
+            )
+        return errors.TaskFarmError(
+            f"cannot listen on port {self.port} of 127.0.0.1 ({why}): name another one, or leave --port out"
+        )
 
 
 @contextlib.contextmanager
@@ -81,6 +97,10 @@ def _url_file(farm: str, url: str) -> Iterator[Path]:
     """Write the URL into a file that only this user can read, as long as the server runs."""
     folder = runtime_folder()
     farm_paths.private_folder(folder)
+    for old in folder.glob("ipytaskfarm-web-*.url"):
+        pid = old.stem.rpartition("-")[2]
+        if pid.isdecimal() and farm_paths.process_started(int(pid)) is None:  # it was killed, and its key is of no use
+            old.unlink(missing_ok=True)
     path = folder / f"ipytaskfarm-web-{farm}-{os.getpid()}.url"
     farm_paths.write_private(path, f"{url}\n".encode())
     try:

@@ -142,6 +142,17 @@ class FarmFeed:
         self._renewed = True
         self._numbers_by_s = time.monotonic() + NUMBERS_S
 
+    @property
+    def incarnation(self) -> str:
+        """Return the incarnation of the farm that is shown; "" if it was never reached and has no connection file."""
+        known: str = self.fold.picture.data.get("farm", {}).get("incarnation", "")
+        if known:
+            return known
+        try:
+            return self._read_info().incarnation
+        except (errors.TaskFarmError, OSError):
+            return ""
+
     # -- pages
 
     def open(self, page: Page) -> None:

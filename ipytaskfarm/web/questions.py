@@ -36,6 +36,7 @@ from ipytaskfarm.core.states import state_word
 from ipytaskfarm.core.text import text_of
 from ipytaskfarm.deployment.home import Home
 from ipytaskfarm.display.text import with_local_times
+from ipytaskfarm.system import farm_paths
 from ipytaskfarm.system.files import tail
 from ipytaskfarm.view.fold import cause_entry, cut, engine_entry, stretch_row
 
@@ -270,15 +271,24 @@ def _plain(value: Any) -> str:
 
 
 async def _logs(feed: FarmFeed, arguments: Arguments) -> Any:
-    """Return the end of one log, and the names of all; a farm of another machine has none here."""
-    folder = Home.of(feed.name).logs
-    files = sorted(path for path in folder.glob("*.log") if path.is_file()) if folder.is_dir() else []
+    """Return the end of one log, and the names of all; a farm of another machine, or another user's, has none here."""
+    folder = Home.of(feed.name).logs if _is_here(feed) else Path()
+    files = sorted(path for path in folder.glob("*.log") if path.is_file()) if folder.name else []
     wanted = arguments.get("name")
     chosen = next((path for path in files if path.stem == wanted), files[0] if files and wanted is None else None)
     return {
         "names": [path.stem for path in files],
         "text": _end_of_log(chosen) if chosen is not None else "",
     }
+
+
+def _is_here(feed: FarmFeed) -> bool:
+    """Return whether the farm of this name here is the one that the page shows, and not another of that name."""
+    try:
+        record = farm_paths.read_farm_record(Home.of(feed.name).folder)
+    except (errors.TaskFarmError, OSError, ValueError):
+        return True  # its record is damaged, and is made again at the next start
+    return record is None or feed.incarnation in ("", record.incarnation)
 
 
 def _end_of_log(path: Path) -> str:
