@@ -225,6 +225,10 @@ class Executor(concurrent.futures.ProcessPoolExecutor):
             timeout: seconds from now until the last result must be there, else TimeoutError.
             chunksize: the number of calls in one task; more quick calls share one, as long as `buffersize` is None.
             buffersize: the largest number of tasks whose results were not read yet; None: no limit.
+
+        Raises:
+            ValueError: `chunksize` or `buffersize` is less than 1.
+            TypeError: `buffersize` is no whole number.
         """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")

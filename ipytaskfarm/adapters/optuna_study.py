@@ -116,8 +116,8 @@ def optimize(
         show_progress_bar: show optuna's progress bar.
         rules: rules of a `Task` for each trial.
 
-    Raises the first error of a trial that is not in `catch`, or of a callback, after the running trials have ended.
-    Ctrl-C aborts the running trials; they count as failed.
+    Raises ValueError without `n_trials` and `timeout`; and the first error of a trial that is not in `catch`, or of a
+    callback, after the running trials have ended. Ctrl-C aborts the running trials; they count as failed.
     """
     if n_trials is None and timeout is None:
         raise ValueError("optimize needs n_trials, or timeout: it would not end")

@@ -139,8 +139,8 @@ class TaskClient(ClientNames, settable=("farm", "block")):
             block: wait for the end of the task, and return what ``get_task_result`` returns.
 
         The task is not yet accepted (on disk) when this returns: see `flush`.  ``map(f, seq)`` runs a function over
-        many values.  Raises TypeError for an object that is no task, UnpickleableException for one that cannot travel;
-        then no id is used.  From IPython 0.10's TaskClient.
+        many values.  Raises TypeError for an object that is no task, UnpickleableException for one that cannot travel,
+        ConnectionError if this client was closed; then no id is used.  From IPython 0.10's TaskClient.
         """
         if self._closed:
             raise errors.ConnectionError(
@@ -188,7 +188,8 @@ class TaskClient(ClientNames, settable=("farm", "block")):
         """Submit ``function(*args, **kwargs)``, or a `Task`, and return its `TaskFuture` at once.
 
         Futures of other tasks (and `Ref`) may stand anywhere among the arguments: the task waits for them and gets
-        their values.  Raises UnpickleableException for arguments that cannot travel.  From ``concurrent.futures``.
+        their values.  Raises TypeError for arguments that a plain function does not take, or beside a `Task`,
+        UnpickleableException for those that cannot travel.  From ``concurrent.futures``.
         """
         if callable(function) and not isinstance(function, Task):
             check_call(function, args, kwargs)
@@ -537,6 +538,8 @@ class TaskClient(ClientNames, settable=("farm", "block")):
             last: at most this number of tasks, the latest accepted; 0: all.
             job: only the tasks of this job, with their retries: a job, a line of `jobs`, a name (the latest one), or an
                 id.  Raises KeyError for an unknown one.
+
+        Raises TypeError for `ids` beside `job`, or for ids in the place of `name`; ValueError for another state.
         """
         if name is not None and not isinstance(name, str):
             raise TypeError(f"the first argument is a name, not {shown(name)}: tc.tasks(ids=…) takes ids")

@@ -149,6 +149,7 @@ class SimulatedFarm:
 
         Raises:
             ValueError: the number is negative, as time does not go back.
+            TypeError: it is no number.
         """
         if check_seconds("seconds", seconds) is None:
             raise TypeError("seconds must be a number of seconds, not None")
@@ -389,7 +390,11 @@ class SimulatedFarm:
         return reply
 
     def status(self, taskid: int) -> TaskStatus:
-        """Return state, reason, engine, attempts and times of a task, as ``TaskClient.status`` does."""
+        """Return state, reason, engine, attempts and times of a task, as ``TaskClient.status`` does.
+
+        Raises:
+            IndexError: there is no such task.
+        """
         wanted = task_id(taskid)
         rows = self._ask(m.ListTasks([wanted]), tables.TaskRows).rows
         if not rows:
@@ -482,6 +487,9 @@ class SimulatedFarm:
             name: the node's name; default: node1, node2 …
             priority: nodes of a higher priority are given tasks first.
             time_left: seconds after which it has to leave. A task with a longer time limit does not begin there.
+
+        Raises:
+            ValueError: there is a node of this name.
         """
         number = len(self._stepped.agents) + 1
         name = f"node{number}" if name is None else name
