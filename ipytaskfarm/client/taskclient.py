@@ -187,9 +187,8 @@ class TaskClient(ClientNames, settable=("farm", "block")):
     def submit(self, function: Callable[..., Any] | Task, /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
         """Submit ``function(*args, **kwargs)``, or a `Task`, and return its `TaskFuture` at once.
 
-        Futures of other tasks (and `Ref`) may stand anywhere among the arguments: the task waits for them and gets
-        their values.  Raises TypeError for arguments that a plain function does not take, or beside a `Task`,
-        UnpickleableException for those that cannot travel.  From ``concurrent.futures``.
+        Futures of other tasks (and `Ref`) may stand anywhere among the arguments: the task waits for their values.
+        Raises TypeError, UnpickleableException for arguments that do not fit, or travel.  From ``concurrent.futures``.
         """
         if callable(function) and not isinstance(function, Task):
             check_call(function, args, kwargs)
@@ -532,14 +531,12 @@ class TaskClient(ClientNames, settable=("farm", "block")):
 
         Args:
             name: only tasks of that name.
-            state: scheduled, running, succeeded, failed; or aborted (one of those that failed), unfinished, finished.
-                "pending" is "running".
+            state: scheduled, running (or pending), succeeded, failed; or aborted (some failed ones), unfinished, finished.
             ids: only these tasks.
             last: at most this number of tasks, the latest accepted; 0: all.
-            job: only the tasks of this job, with their retries: a job, a line of `jobs`, a name (the latest one), or an
-                id.  Raises KeyError for an unknown one.
+            job: only the tasks of this job, and their retries: a job, a line of `jobs`, a name (the latest), or an id.
 
-        Raises TypeError for `ids` beside `job`, or for ids in the place of `name`; ValueError for another state.
+        Raises KeyError for an unknown job, ValueError for another state, TypeError for `ids` beside `job`.
         """
         if name is not None and not isinstance(name, str):
             raise TypeError(f"the first argument is a name, not {shown(name)}: tc.tasks(ids=…) takes ids")
