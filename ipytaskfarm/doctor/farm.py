@@ -22,6 +22,7 @@ from ipytaskfarm.doctor.network import is_loopback
 from ipytaskfarm.launchers.interface import AgentStatus
 from ipytaskfarm.storage.disk import MIN_FREE_BYTES
 from ipytaskfarm.system.farm_paths import ConnectionInfo
+from ipytaskfarm.system.stopped import is_stopped
 from ipytaskfarm.version import __version__
 
 SKEW_S = 10.0
@@ -70,6 +71,18 @@ def controller_files(pid: int) -> Finding | None:
         return None
     found = f"the controller has {used} of the {limit} files that it may have"
     return wrong("open files", found, "stop the farm, and start it again after `ulimit -n`, with more")
+
+
+def supervisor(home: Home) -> Finding | None:
+    """Return a finding if the farm's supervisor, a process of this machine, is stopped: nobody restarts what crashes.
+
+    None: it is not, or there is none.
+    """
+    run = home.present_run()
+    if run is None or not home.is_supervised() or not is_stopped(run.pid):
+        return None
+    found = f"process {run.pid} is stopped, by SIGSTOP or ^Z: what crashes of this farm is not started again"
+    return wrong("supervisor", found, f"kill -CONT {run.pid}, or `fg` in its terminal")
 
 
 def engines(state: FarmState) -> Finding:

@@ -198,6 +198,5 @@ def _of_controller(home: Home, info: ConnectionInfo, state: FarmState) -> Iterat
             f"ipytaskfarm start --farm {home.name}: it takes over what runs",
         )  # fmt: skip
     yield machine.jumps(machine.since_boot_s(), time.time(), info.controller_started, state.started_s)
-    short = farm.controller_files(info.controller_pid)
-    if short is not None:
-        yield short
+    found = (farm.controller_files(info.controller_pid), farm.supervisor(home))
+    yield from (each for each in found if each is not None)

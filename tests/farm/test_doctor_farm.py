@@ -32,6 +32,7 @@ from ipytaskfarm.settings.checks import Agents
 from ipytaskfarm.system.jupyter_extension import JupyterFiles, this_environment
 from ipytaskfarm.version import __version__
 from tests.conftest import Dirs
+from tests.farm.test_farm import background_farm, pid_of
 from tests.support.farms import DEADLINE_S, ask, until_engines
 from tests.support.polling import eventually
 from tests.support.slurm import slurm_cluster
@@ -64,6 +65,21 @@ def state(farm_here: Farm) -> FarmState:
 def no_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the batch systems that this machine may have."""
     monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def test_a_supervisor_that_is_stopped(farm_dirs: Dirs) -> None:
+    with background_farm("-n", "0", farm="halted") as home:
+        assert farm.supervisor(home) is None
+        pid = pid_of(home, "supervisor")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            found = eventually(lambda: farm.supervisor(home), DEADLINE_S)
+            assert found is not None
+            told(found, Level.WRONG, f"process {pid} is stopped", f"kill -CONT {pid}")
+            assert found in list(rounds.of_farm(home, 1))
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        eventually(lambda: farm.supervisor(home) is None, DEADLINE_S)
 
 
 @pytest.fixture(autouse=True)
