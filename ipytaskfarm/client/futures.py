@@ -23,6 +23,7 @@ from ..core.messages.task_types import Final
 from ..core.states import ABORTS, RUNNING
 from ..display.ipython import show_users_frames
 from ..serialization.references import reference
+from .dropped_waits import expect_wait
 from .forked_futures import end_inherited
 from .results import TaskResult, error_of
 from .wait_notices import raise_users, say_interrupted
@@ -42,6 +43,9 @@ class TaskFuture(concurrent.futures.Future[T]):
     A future may be an argument of another task: that task waits for it and gets its value, and no data passes through
     the client.  A future may be given wherever an id is expected.
     """
+
+    waits_begun = 0
+    """How often it was awaited."""
 
     def __init__(self, client: TaskCalls, task_id: int) -> None:
         super().__init__()
@@ -133,14 +137,23 @@ class TaskFuture(concurrent.futures.Future[T]):
         """Return whether an engine runs the task now."""
         return not self.done() and self._client.status(self.id).state == RUNNING
 
+    @property
+    def _asyncio_future_blocking(self) -> None:
+        """Return None: this is no future of asyncio's own.  It asks before it begins, or drops, a wait."""
+        expect_wait(self)
+
+    def on_dropped_wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Abort the task: a wait was cancelled before it began; see `dropped_waits`."""
+        loop.run_in_executor(None, self._abort)
+
     def __await__(self) -> Generator[Any, None, T]:
+        self.waits_begun += 1
         return self._awaited().__await__()
 
     async def _awaited(self) -> T:
         """Wait in any asyncio loop.
 
-        Cancelling the wait aborts the task, as cancelling `await` does for asyncio's tasks.  A wait that has not begun
-        cannot be cancelled: asyncio drops it unseen, as it does with a coroutine that has not begun.
+        Cancelling the wait aborts the task, as cancelling `await` does for asyncio's tasks.
         """
         try:
             return await asyncio.wrap_future(self)
@@ -152,7 +165,7 @@ class TaskFuture(concurrent.futures.Future[T]):
             raise
 
     def _abort(self) -> None:
-        with contextlib.suppress(IndexError):  # the task has ended meanwhile
+        with contextlib.suppress(IndexError, ConnectionError):  # the task has ended meanwhile, or its farm has
             self._client.abort(self.id, reason="the wait for it was cancelled")
 
     def settle(self, final: Final) -> None:

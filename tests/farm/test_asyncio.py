@@ -24,6 +24,11 @@ def square(x: int) -> int:
     return x * x
 
 
+def late_square(x: int) -> int:
+    time.sleep(0.2)
+    return x * x
+
+
 def waits(started: Path) -> None:
     started.touch()
     time.sleep(600)
@@ -101,6 +106,45 @@ def test_cancelling_the_wait_aborts_the_task(tc: TaskClient, tmp_path: Path) -> 
 
     task_id = asyncio.run(impatient())
     eventually(lambda: tc.status(task_id).reason == "aborted", DEADLINE_S)
+
+
+async def at_once(future: Any) -> None:
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(future, 0)
+
+
+async def cancelled_unbegun(future: Any) -> None:
+    asyncio.ensure_future(future).cancel()
+    await asyncio.sleep(0)
+
+
+async def gathered(future: Any) -> None:
+    together = asyncio.gather(future, asyncio.sleep(0))
+    together.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await together
+
+
+@pytest.mark.parametrize("cancel", [at_once, cancelled_unbegun, gathered])
+def test_cancelling_a_wait_that_has_not_begun_aborts_the_task(tc: TaskClient, tmp_path: Path, cancel: Any) -> None:
+    """asyncio drops such a wait without a call of anything of the future."""
+    running = tc.submit(waits, tmp_path / "started")
+    eventually((tmp_path / "started").exists)
+    asyncio.run(cancel(running))
+    with pytest.raises(concurrent.futures.CancelledError):
+        running.result(DEADLINE_S)
+
+
+def test_a_question_whether_it_is_a_future_aborts_nothing(tc: TaskClient) -> None:
+    async def ask() -> int:
+        future: Any = tc.submit(late_square, 5)
+        assert not asyncio.isfuture(future)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        first, second = asyncio.ensure_future(future), asyncio.ensure_future(future)
+        return int(await first + await asyncio.shield(future) + await second)
+
+    assert asyncio.run(ask()) == 75
 
 
 def test_cancelling_the_wait_for_a_task_that_waits_ends_it_before_it_runs(tc: TaskClient, tmp_path: Path) -> None:
