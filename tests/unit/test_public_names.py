@@ -27,7 +27,7 @@ FOR_OTHER_MODULES = {
     ),
     "Job": "begin_map of_row spec_of_map text_of_going_on",
     "TaskResult": "without",
-    "TaskFuture": "settle",
+    "TaskFuture": "on_dropped_wait settle waits_begun",
     "CurrentTask": "answered end granted packed spawn",
     "PendingResult": "invalidate",
 }
