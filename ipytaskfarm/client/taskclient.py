@@ -531,7 +531,7 @@ class TaskClient(ClientNames, settable=("farm", "block")):
 
         Args:
             name: only tasks of that name.
-            state: scheduled, running (or pending), succeeded, failed; or aborted (some failed ones), unfinished, finished.
+            state: scheduled, running (or pending), succeeded, failed; aborted (some failed), unfinished, finished.
             ids: only these tasks.
             last: at most this number of tasks, the latest accepted; 0: all.
             job: only the tasks of this job, and their retries: a job, a line of `jobs`, a name (the latest), or an id.
