@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, get_args
 import msgspec
 
 from ..core.errors import StoreError
+from ..core.messages.task_types import encode_runs
 from ..core.saves import Save, StoredState
 from ..core.scheduler.clock import Now
 from ..core.scheduler.events import Event
@@ -34,6 +35,7 @@ def _tag(kind: Any) -> str:
 
 
 EVENTS: dict[str, type] = {_tag(kind): kind for kind in get_args(Event)}
+_WITH_REPORTS = frozenset({"AgentState", "EngineUp"})
 _LENGTH = struct.Struct(">I")
 
 
@@ -158,5 +160,19 @@ def _frames(file: BinaryIO) -> Iterator[bytes]:
 
 def event_of(kind: str, data: bytes) -> Event:
     """Decode an event."""
-    event: Event = msgspec.msgpack.decode(data, type=EVENTS[kind])
+    try:
+        event: Event = msgspec.msgpack.decode(data, type=EVENTS[kind])
+    except msgspec.ValidationError:
+        if kind not in _WITH_REPORTS:
+            raise
+        event = msgspec.msgpack.decode(_with_encoded_runs(data), type=EVENTS[kind])
     return event
+
+
+def _with_encoded_runs(data: bytes) -> bytes:
+    """Return an event with reports of engines whose runs are bytes: they were lists until protocol 9."""
+    found = msgspec.msgpack.decode(data)
+    for report in (*found.get("engines", ()), *([found["report"]] if "report" in found else ())):
+        if isinstance(report.get("held"), list):
+            report["held"] = encode_runs(report["held"])
+    return msgspec.msgpack.encode(found)
