@@ -12,7 +12,9 @@ from ipytaskfarm.core.messages.tables import EngineTable
 from ipytaskfarm.core.messages.task_types import Rules
 from ipytaskfarm.core.saves import SaveKept
 from ipytaskfarm.core.scheduler import kept_commands
+from ipytaskfarm.core.scheduler.events import Back, Silent
 from ipytaskfarm.core.scheduler.kept_commands import KeptOnEngine
+from ipytaskfarm.core.scheduler.requests import HELD_S
 
 from ..support.simulated_farm import SimAgent, SimEngine, SimFarm, farm_with_engines, move, run_next
 
@@ -368,6 +370,29 @@ def test_commands_are_not_held_for_ever(sim: SimFarm, agent: SimAgent, hand: Han
     assert answered(sim, 1) == [0]
     assert refusals(sim, 1) == ["EngineLost"]
     assert commanded(sim) == [0]
+
+
+def test_commands_wait_for_engines_after_a_restart_of_the_controller(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
+    hand.do("push", b"x = 1", keep=m.Keep(("x",)))
+    sim.crash()
+    sim.join_client()
+    hand.send(2, "pull", b"x", None, None)
+    sim.settle()
+    assert answered(sim, 2) == [0, 1]
+
+
+def test_commands_wait_for_engines_that_are_unreachable_for_a_moment(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
+    sim.handle(Silent(), "agent")
+    hand.send(1, "push", b"x = 1", None, m.Keep(("x",)))
+    assert commanded(sim) == [0, 1]
+    sim.handle(Back(), "agent")
+    sim.settle()
+    assert answered(sim, 1) == [0, 1]
+    sim.handle(Silent(), "agent")
+    hand.send(2, "push", b"x = 2", None, m.Keep(("x",)))
+    sim.advance(HELD_S + 1)
+    assert refusals(sim, 2) == ["EngineLost", "EngineLost"]
+    assert commanded(sim) == []
 
 
 def test_an_engine_that_is_being_replaced_can_be_removed(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:

@@ -16,11 +16,8 @@ from ..scheduler.clock import Now
 from ..scheduler.decision import Decision
 from ..scheduler.entries import EngineEntry, EngineState
 from ..scheduler.kept_engines import count_missing
-from ..scheduler.requests import HeldCommand, Keeping, PendingCommand
+from ..scheduler.requests import HELD_S, HeldCommand, Keeping, PendingCommand
 from ..scheduler.state import SchedulerState
-
-HELD_S = 30.0
-"""How long a command is held while no replacement of its engine starts."""
 
 HELD_BYTES_MAX = 64 << 20
 """The most bytes of held commands: they are in the controller's memory until the replacement is up."""
@@ -30,13 +27,14 @@ AT_ONCE = frozenset({CLEAR_QUEUE, INTERRUPT, PROFILE})
 
 
 def awaited(farm: SchedulerState) -> list[int]:
-    """Return the ids of engines that take no commands at present, because they are being replaced."""
+    """Return the ids of engines that take no commands at present: they are replaced, or unreachable for a moment."""
     requests = farm.requests
     engines = farm.engines.by_name.values()
     ending = {e.id for e in engines if e.state == EngineState.STOPPING and e.recycled}
     if farm.lifecycle.stopping or not (ending or requests.kept or requests.replaced):
         return []
     coming = starting_replacements(farm).keys() | _prepared_replacements(farm)
+    coming |= {e.id for e in engines if e.state == EngineState.AWAY and requests.replaced.get(e.id)}
     if farm.settings.warm is None:  # else a free slot may stay empty
         coming |= ending
         if _is_one_missing(farm):
@@ -73,7 +71,7 @@ def taking_commands(farm: SchedulerState) -> list[int]:
 
 
 def note_replaced(farm: SchedulerState, engine: EngineEntry) -> None:
-    """Note that another engine takes the place of one that was lost."""
+    """Note that another engine takes the place of one that was lost, or that one is unreachable and may come back."""
     if engine.counts_as_wanted and not farm.lifecycle.stopping:
         farm.requests.replaced[engine.id] = True
         farm.timers.set(farm.mono_s + HELD_S, "held", engine.id)
@@ -142,6 +140,8 @@ def give_up_held(farm: SchedulerState, engine_id: int, now: Now, out: Decision) 
     if engine_id in farm.requests.replaced:
         farm.requests.replaced[engine_id] = False
     text = f"engine {engine_id} was lost, and its replacement does not start: see ipytaskfarm status"
+    if any(engine.state == EngineState.AWAY for engine in farm.engines.by_id.get(engine_id, ())):
+        text = f"engine {engine_id} is unreachable: see ipytaskfarm status"
     for session in {each.key[0] for each in held}:
         _end_held(farm, engine_id, session, None, "EngineLost", text, out)
     _take_held(farm, engine_id)

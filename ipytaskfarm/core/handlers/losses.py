@@ -286,6 +286,7 @@ def agent_silent(farm: SchedulerState, agent: AgentEntry, now: Now) -> None:
     for engine in agent.engines.values():
         if engine.state == EngineState.UP:
             engine.state = EngineState.AWAY
+            note_replaced(farm, engine)
             farm.readiness.withdraw(engine)
     refresh_classes(farm, agent.engines.values())
 

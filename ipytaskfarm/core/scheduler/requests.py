@@ -39,6 +39,10 @@ class PendingCommand:
     """The number under which a checkpoint is kept.  0: it is another command."""
 
 
+HELD_S = 30.0
+"""How long a command is held for an engine while no replacement of it starts, or while it is unreachable."""
+
+
 @dataclass(slots=True)
 class HeldCommand:
     """A MultiEngine command to an engine that is being replaced."""
@@ -61,7 +65,7 @@ class EngineRequests:
     kept: dict[int, KeptOnEngine] = field(default_factory=dict)
     """Engine id -> commands that were done by hand on its engines."""
     replaced: dict[int, bool] = field(default_factory=dict)
-    """The ids of lost engines, until the engines that take their places are ready -> whether commands wait for it."""
+    """The ids of engines that are lost or unreachable, until one of that id is ready -> whether commands wait."""
     unwanted: set[int] = field(default_factory=set)
     """The ids of starting engines that were removed: each is ended as soon as it is up."""
     held: dict[int, list[HeldCommand]] = field(default_factory=dict)

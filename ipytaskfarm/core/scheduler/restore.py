@@ -25,6 +25,7 @@ from .clock import Now
 from .entries import AssignedRun, EngineEntry, EngineState, TaskEntry
 from .jobs import JobEntry
 from .kept_commands import KeptOnEngine
+from .requests import HELD_S
 from .running_tasks import WITHDRAWN, Family, RecordedBatch
 from .second_copies import OtherRun
 from .settings import WANTED_MAX, SchedulerSettings
@@ -54,6 +55,9 @@ def restored_farm(name: str, snapshot: StoredState, settings: SchedulerSettings,
     farm.lifecycle.held = bool(snapshot.settings.get("held"))
     farm.queues.by_time_limit = bool(snapshot.settings.get(TIME_LIMITED))
     farm.mono_s = now.mono_s
+    for engine_id in farm.requests.kept:  # their agents will report them
+        farm.requests.replaced[engine_id] = True
+        farm.timers.set(now.mono_s + HELD_S, "held", engine_id)
     farm.clients.retried = _decode_retried(str(snapshot.settings.get(RETRIED) or "{}"))
     for first, last, accepted, session in snapshot.blocks:
         block = Block(first, last, accepted + 1, session)

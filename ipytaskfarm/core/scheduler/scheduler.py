@@ -217,6 +217,7 @@ def on_back(farm: SchedulerState, session: str, event: Back, now: Now, out: Deci
     for engine in agent.engines.values():
         if engine.state in (EngineState.AWAY, EngineState.UP):
             engine.state = EngineState.UP
+            held_commands.send_held(farm, engine, out)
             farm.readiness.wake(engine)
     refresh_classes(farm, agent.engines.values())
     # Engines may be missing that could not be started while the agent was silent.
