@@ -21,7 +21,8 @@ from .hash_cycles import dump_settled
 from .kept_changes import changes_itself
 from .known_classes import born_digest, note_original
 from .module_origin import when_rules_change
-from .pickler import Pickler, dumps_inline
+from .named_members import member_pickler
+from .pickler import Pickler, dump_inline, dumps_inline
 from .standard_values import later, refuse_connections, used_marks
 
 _POOLED_MAX = 8
@@ -289,7 +290,17 @@ def packed_function(function: Any, writer: BlobWriter | None = None, *, is_envir
     session_state.begin()
     used_marks.clear()
     renews = not is_environment and changes_itself(function)
-    parts = _parts_inline(build.Renewing(function) if renews else function, writer)
+    packed, named = build.Renewing(function) if renews else function, dict[str, None]()
+    try:
+        parts = _parts_inline(packed, writer)
+    except Exception:
+        kind = None if is_environment else member_pickler()
+        if kind is None:
+            raise
+        session_state.begin()
+        used_marks.clear()
+        parts, named = _parts_inline(packed, writer, kind), kind.named
+        session_state.note_members(getattr(function, "__qualname__", ""), named)
     is_known = entry is not None and _same(entry.seen, parts)
     if not (is_known or is_environment):
         session_state.look_through(function)
@@ -298,11 +309,12 @@ def packed_function(function: Any, writer: BlobWriter | None = None, *, is_envir
         seen: Function = entry.value
         return seen
     code = b"".join(parts)
-    if _refers_to_blobs(parts):
+    if named or _refers_to_blobs(parts):
         # Named by its pack: whoever submits a function of this name has its blobs, and the large values themselves
         # are not looked through again.
         digester = None
-        digest = hashlib.blake2b(code, digest_size=20).hexdigest()
+        key = _SESSION.encode() if named and of_session else b""
+        digest = hashlib.blake2b(code, digest_size=20, key=key).hexdigest()
     else:
         digester = Digester()
         digest = digester.digest(function)
@@ -319,7 +331,7 @@ def packed_function(function: Any, writer: BlobWriter | None = None, *, is_envir
     return made
 
 
-def _parts_inline(function: Any, writer: BlobWriter | None) -> list[bytes | memoryview]:
+def _parts_inline(function: Any, writer: BlobWriter | None, kind: type[Pickler] = Pickler) -> list[bytes | memoryview]:
     """Return a pack of the function in parts. Its large buffers are not copied until the parts are joined."""
     if later and later[0] in _modules:
         refuse_connections()
@@ -328,7 +340,7 @@ def _parts_inline(function: Any, writer: BlobWriter | None) -> list[bytes | memo
     def take(buffer: pickle.PickleBuffer) -> bool:
         return keep_inside(buffer, buffers)
 
-    data = dumps_inline(function, take)
+    data = dump_inline(function, kind, take)
     if not buffers and (writer is None or len(data) < _DEFINITION_BYTES):
         return [data]
     return _laid_out(data, buffers, writer, _DEFINITION_BYTES)

@@ -168,6 +168,17 @@ def _slots(cls: type) -> tuple[str, ...]:
     return tuple(name for name, value in cls.__dict__.items() if isinstance(value, types.MemberDescriptorType))
 
 
+def without_seeds(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a class without a ``__hash__`` made by attrs, which holds a number of the hash seed.
+
+    The attributes ``__attrs_attrs__`` and ``__eq__`` tell the same.
+    """
+    code = getattr(attributes.get("__hash__"), "__code__", None)
+    if code is None or not code.co_filename.startswith("<attrs generated"):
+        return attributes
+    return {name: value for name, value in attributes.items() if name != "__hash__"}
+
+
 def class_attributes(cls: type) -> dict[str, Any]:
     """Return the attributes that the class statement or a later assignment set, not those that Python adds itself."""
     found = {}

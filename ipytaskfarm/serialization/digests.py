@@ -48,6 +48,7 @@ from .classes import (
     registered_subclasses,
     registered_with,
     struct_digested,
+    without_seeds,
 )
 from .function_imports import imports_of
 from .global_names import absent_submodules
@@ -230,17 +231,6 @@ def _is_numpys_chance(obj: Any) -> bool:
     return obj is getattr(sys.modules.get("numpy.random.mtrand"), "_rand", None)
 
 
-def _without_seeds(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Return the attributes of a class without a ``__hash__`` made by attrs, which holds a number of the hash seed.
-
-    The attributes ``__attrs_attrs__`` and ``__eq__`` tell the same.
-    """
-    code = getattr(attributes.get("__hash__"), "__code__", None)
-    if code is None or not code.co_filename.startswith("<attrs generated"):
-        return attributes
-    return {name: value for name, value in attributes.items() if name != "__hash__"}
-
-
 def _cannot_change(obj: Any) -> bool:
     kind = type(obj)
     return isinstance(obj, _CANNOT_CHANGE) or kind.__qualname__ in _CANNOT_CHANGE_BY_NAME.get(kind.__module__, ())
@@ -411,11 +401,15 @@ class Digester:
         named = find_named(obj)
         if named is None:
             return None
-        kind, module_name, qualname = named
+        if named[0] is Travel.SOURCE:
+            self.guards.append(MemberGuard(obj))
+        return self._member(*named)
+
+    def _member(self, kind: Travel, module_name: str, qualname: str) -> bytes:
         if kind is Travel.REFERENCE:
             return self._parts("name", module_name, qualname)
         bundle = bundle_of(module_name)
-        self.guards += [BundleGuard(bundle), MemberGuard(obj)]
+        self.guards.append(BundleGuard(bundle))
         return self._parts("member", module_name, bundle.digest, qualname)
 
     def _function(self, function: types.FunctionType) -> bytes:
@@ -503,7 +497,7 @@ class Digester:
             cls.__bases__,
             tuple(members.items()),
             tuple((name, tuple(sorted(extra.items()))) for name, extra in extras.items()),
-            (self._in_order if self.in_order else self._sorted)("attributes", _without_seeds(class_attributes(cls))),
+            (self._in_order if self.in_order else self._sorted)("attributes", without_seeds(class_attributes(cls))),
             self._sorted("hints", class_hints(cls)),
             self._registered(cls),
             struct_digested(cls),
@@ -542,7 +536,8 @@ class Digester:
     def _method(self, obj: types.MethodType) -> bytes:
         named = find_named_method(obj) if hasattr(obj, "__name__") else None
         if named is not None:
-            return self._parts("name", *named[1:])
+            self.sure = self.sure and named[0] is Travel.REFERENCE
+            return self._member(*named)
         return self._parts("method", obj.__func__, obj.__self__)
 
     def _other(self, obj: Any) -> bytes:

@@ -177,16 +177,16 @@ def dumps_inline(obj: Any, take: Callable[[pickle.PickleBuffer], Any] | None = N
 
     `take` is called with each buffer and returns whether the buffer stays in the pickle; None keeps all buffers in it.
     """
-    return _dump_inline(obj, Pickler, take)
+    return dump_inline(obj, Pickler, take)
 
 
 def dumps_to_compare(obj: Any, refer: Callable[[Any], bytes | None] | None = None) -> bytes:
     """Return a pickle to compare, without digests of classes; `refer` returns what stands for an object, or None."""
     kind = _Nameless if refer is None else type("_Referring", (_Referring,), {"refer": staticmethod(refer)})
-    return _dump_inline(obj, kind, None)
+    return dump_inline(obj, kind, None)
 
 
-def _dump_inline(obj: Any, kind: type[Pickler], take: Callable[[pickle.PickleBuffer], Any] | None) -> bytes:
+def dump_inline(obj: Any, kind: type[Pickler], take: Callable[[pickle.PickleBuffer], Any] | None) -> bytes:
     file = io.BytesIO()
     pickler = kind(file, 5, buffer_callback=take)
     pickler.inline = True

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from ..core.errors import UnpickleableException
 from ..core.messages.result_cache import KeyPart, Recipe
 from ..core.messages.task_types import Function
 from ..system.user_code import cell_of
@@ -36,6 +37,7 @@ from .guards import ABSENT, BundleGuard, FunctionGuard, cell_content
 from .module_bundles import Bundle, bundle_of
 from .module_origin import Travel, home_module, is_compiled, travel
 from .module_slices import ALL, reached_from
+from .named_members import place_of
 from .outside_inputs import full_name, outside_inputs
 from .pickler import (
     PYTHON,
@@ -78,14 +80,20 @@ _recipes = KeptPacks()
 def recipe_of(function: Any) -> FunctionRecipe:
     """Return the recipe of a function as it is now.  An unchanged function costs a few microseconds.
 
-    Raises what the pickler raises for an object that cannot travel.
+    Raises:
+        UnpickleableException: an object in it has no digest.
     """
     entry = _recipes.get(function)
     if entry is not None and entry.guards is not None and hold(entry.guards):
         known: FunctionRecipe = entry.value
         return known
     walk = _Walk()
-    made = walk.recipe(function)
+    try:
+        made = walk.recipe(function)
+    except TypeError as error:
+        if isinstance(error, UnpickleableException):
+            raise
+        raise UnpickleableException(f"{walk.first_label()}: its results cannot be kept ({error})") from error
     _recipes.put(function, walk.guards if walk.sure else None, made)
     return made
 
@@ -275,7 +283,14 @@ class _Walk:
         `seen` holds what other values of the same call have; those of a function are used together in any case.
         """
         digester = _PartDigester(self, user, self._seen if seen is None else seen)
-        digest = digester.digest(value)
+        try:
+            digest = digester.digest(value)
+        except Exception:
+            place = place_of(value)
+            if place is None:
+                raise
+            self._want(place[0], place[1:], user)
+            return "member " + ".".join(place)
         self.guards += digester.guards
         self.sure = self.sure and digester.sure
         return digest
@@ -468,6 +483,12 @@ class _PartDigester(Digester):
             if reference is not None:
                 return reference
         return super().encode(obj)
+
+    def _member(self, kind: Travel, module_name: str, qualname: str) -> bytes:
+        if kind is Travel.REFERENCE:
+            return super()._member(kind, module_name, qualname)
+        self._walk._want(module_name, [qualname.partition(".")[0]], self._user)
+        return f"member {module_name} {qualname}".encode()
 
     def _by_pickle(self, obj: Any) -> bytes:
         self.sure = False

@@ -83,6 +83,15 @@ def look_through(function: Any) -> None:
             _noted_changes.append((found.key, found.text))
 
 
+def note_members(function: str, named: Iterable[str]) -> None:
+    """Note that a function takes objects that cannot be pickled from modules, as these are on the engine."""
+    for place in named:
+        text = (
+            f"{function} uses {place}, which cannot be pickled: each engine has its own, as the import of its module "
+        )
+        _noted_changes.append((place, f"{text}makes it"))
+
+
 def end(*, of_setup: bool = False) -> bool:
     """Warn of what was noted since `begin`, once of each.  Return whether calls of the function change its values.
 

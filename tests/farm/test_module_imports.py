@@ -69,3 +69,29 @@ def failure(folder: Path, *arguments: str) -> str:
 
 def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+MEMBERS = """
+from service import ask, db
+from ipytaskfarm import Task, TaskClient
+def by_method(_): return ask()
+def by_instance(_): return db.ask()
+with TaskClient(WHERE) as tc:
+    for function in (by_method, by_instance):
+        runs = [tc.get_task_result(tc.run(Task(function, args=(0,), cache=True)), block=True) for _ in range(2)]
+        print(tc.submit(function, 0).result(), *(f"{each.result} {each.from_cache}" for each in runs))
+"""
+
+
+def test_kept_results_of_members_of_modules_are_never_stale(farm: Farm, tmp_path: Path) -> None:
+    """Also if the member cannot be pickled."""
+    (tmp_path / "script.py").write_text(f"WHERE = {str(farm.connection_file)!r}\n{MEMBERS}")
+    for lock in ("None", "threading.Lock()"):
+        for value in ("1", "2", "1"):
+            (tmp_path / "service.py").write_text(
+                f"import threading\nclass Db:\n    lock = None\n    def ask(self): return {value}, self.lock is None\n"
+                f"db = Db()\ndb.lock = {lock}\nask = db.ask\n"
+            )
+            result = f"({value}, {lock == 'None'})"
+            assert run(tmp_path, "script.py").count(result) == 6
+            assert run(tmp_path, "script.py") == f"{result} {result} True {result} True\n" * 2

@@ -16,7 +16,7 @@ from typing import Any
 import numpy.linalg  # the `folder` fixture forgets what tests import, and numpy cannot be imported twice
 import pytest
 
-from ipytaskfarm.core.errors import ModuleMissing
+from ipytaskfarm.core.errors import ModuleMissing, UnpickleableException
 from ipytaskfarm.serialization import file_looks, module_bundles, module_origin, modules, packing_notice
 from ipytaskfarm.serialization.pack import (
     add_dependency,
@@ -537,3 +537,62 @@ def test_modules_with_a_class_of_their_own_travel_and_are_never_stale(
         if "callable" not in notebook.names:
             notebook.run("import callable\ndef use(): return callable(), callable.f()")
         assert peer.call(notebook["use"]) == (value, value)
+
+
+def test_a_bound_method_that_a_module_has_is_never_stale(peer: Peer, notebook: Notebook, folder: Path) -> None:
+    for value in (1, 2):
+        write(
+            folder / "bound.py",
+            f"class Engine:\n    V = {value}\n    def ask(self): return self.V\nengine = Engine()\nask = engine.ask\n",
+        )
+        if "ask" not in notebook.names:
+            notebook.run("from bound import ask\ndef use(): return ask()")
+        assert peer.call(notebook["use"]) == peer.call(notebook["ask"]) == value
+
+
+MEMBERS = """
+import functools, threading
+from service import db, lock, pool, query, Db
+def plain(): return db.ask(), pool.submit(abs, -1).result()
+def locks():
+    with lock: return 1
+def default(db=db): return db.ask()
+def within(): return both["db"].ask()
+def makes(own): return lambda: own.ask()
+both = {"db": db}
+closes = makes(db)
+part = functools.partial(default)
+own = Db(threading.RLock())
+def not_of_the_module(): return own.ask()
+"""
+
+
+def test_what_cannot_be_pickled_goes_as_the_member_of_its_module(
+    peer: Peer, notebook: Notebook, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for value in (1, 2):
+        write(
+            folder / "service.py",
+            f"""
+            import concurrent.futures, threading
+            class Db:
+                def __init__(self, lock): self.lock, self.value = lock, {value}
+                def ask(self):
+                    with self.lock: return self.value
+            lock = threading.RLock()
+            db, pool = Db(lock), concurrent.futures.ThreadPoolExecutor(1)
+            query = db.ask
+            """,
+        )
+        if "db" not in notebook.names:
+            notebook.run(MEMBERS)
+        assert peer.call(notebook["plain"]) == (value, 1)
+        assert peer.call(notebook["locks"]) == 1
+        for name in ("default", "within", "closes", "part", "query"):
+            assert peer.call(notebook[name]) == value, name
+    said = capsys.readouterr().err
+    assert said.count("plain uses service.db, which cannot be pickled: each engine has its own, as the import") == 1
+    with pytest.raises(
+        UnpickleableException, match=r"global 'own' used by not_of_the_module\)\.lock: a _thread\.RLock"
+    ):
+        pack_function(notebook["not_of_the_module"])
