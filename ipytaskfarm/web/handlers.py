@@ -53,7 +53,9 @@ FindFeed = Callable[[str], FarmFeed]
 
 def error_value(error: BaseException) -> dict[str, str]:
     """Return an error as a page shows it."""
-    return {"type": type(error).__name__, "text": text_of(error)[:1000]}
+    # A KeyError shows its text as Python shows a key.
+    text = text_of(error.args[0] if type(error) is KeyError and len(error.args) == 1 else error)
+    return {"type": type(error).__name__, "text": text[:1000]}
 
 
 def json_of(text: str | bytes) -> Any:

@@ -88,10 +88,22 @@ def test_a_page_of_a_farm_that_is_not_known_goes_on_when_it_is(browser: Browser,
     with strict_page(browser, f"{server.base}?farm=later&token={server.token}") as page:
         seen(page, ".tf-header", "not there")
         seen(page, ".tf-trouble", "there is no farm 'later'")
+        assert '"' not in page.locator(".tf-trouble").inner_text()
         page.clock.run_for(30_000)
         seen(page, ".tf-trouble", "This page goes on when it is there.")
         with Farm(n=1, name="later", drain=0):
             seen(page, ".tf-header", "connected")
+
+
+def test_an_action_of_a_page_whose_login_is_over_says_what_to_do(browser: Browser, server: WebPage) -> None:
+    context = browser.new_context()  # without the rules of `strict_page`: the refusal is an error of the console
+    page = context.new_page()
+    page.goto(f"{server.base}?farm=lab&token={server.token}")
+    seen(page, ".tf-header", "connected")
+    context.clear_cookies()
+    page.get_by_role("button", name="Pause the farm").click()
+    seen(page, ".tf-notices", "reload it, and log in again")
+    context.close()
 
 
 def test_strangers_other_sites_and_paths_are_refused(server: WebPage, farm: Farm) -> None:

@@ -182,7 +182,9 @@ def test_a_socket_for_a_farm_that_is_not_shown_is_refused(server: WebServer) -> 
 
     found = asyncio.run(asyncio.wait_for(said(), DEADLINE_S))
     assert found is not None
-    assert json.loads(found)["type"] == "refused"
+    refused = json.loads(found)
+    assert refused["type"] == "refused"
+    assert refused["error"]["text"].startswith("this server shows"), "without quotes around the sentence"
 
 
 def test_a_message_that_is_large_when_it_is_decompressed_ends_the_socket(server: WebServer) -> None:

@@ -41,7 +41,7 @@ async function act(what, args) {
     headers: { "Content-Type": "application/json", "X-XSRFToken": decodeURIComponent(cookie("_xsrf")) },
   });
   const response = await sent.catch(() => { throw new Error("there is no connection to the server"); });
-  const answer = await response.json().catch(() => ({ error: { text: `the server answers ${response.status}` } }));
+  const answer = await response.json().catch(() => ({ error: { text: REFUSED[response.status] || `the server answers ${response.status}` } }));
   if (answer.error || !response.ok) throw new Error((answer.error && answer.error.text) || answer.message || `the server answers ${response.status}`);
   return answer.value;
 }
