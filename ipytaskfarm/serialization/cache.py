@@ -12,6 +12,7 @@ import weakref
 from collections import OrderedDict
 from typing import Any
 
+from ..core.messages.payload import DIGEST_BYTES, IN_BLOB, READ_ONLY, WITH_BUFFERS
 from ..core.messages.task_types import Function
 from ..storage.blobs import BLOB_BYTES, BlobWriter, mapped, missing_blob
 from . import rebuild as build, session_state
@@ -30,12 +31,6 @@ _modules = sys.modules
 _ENTRIES_MAX = 1024
 _OUT_OF_BAND_BYTES = 16 * 1024
 _ALIGNMENT = 64
-WITH_BUFFERS = 1
-"""First byte of a pack that has buffers beside its pickle. A plain pickle begins with 0x80."""
-_READ_ONLY = 1 << 63
-_IN_BLOB = 1 << 62
-"""Flag of a length: the pack holds the digest of a blob instead of the bytes."""
-_DIGEST_BYTES = 32
 _DEFINITION_BYTES = 16 * 2**20
 """The pickle of a function is a blob from this size on. Smaller ones, with sources of modules in them, stay inside:
 then the function has a name that does not depend on its pickle, and is not packed again at each call."""
@@ -115,10 +110,10 @@ def _laid_out(
     places: list[bytes | memoryview] = []
     for part, least in ((memoryview(data), pickle_bytes), *((buffer, BLOB_BYTES) for buffer in buffers)):
         digest = writer.keep(part) if writer is not None and part.nbytes >= least else None
-        flags = (_READ_ONLY if part.readonly else 0) | (_IN_BLOB if digest is not None else 0)
+        flags = (READ_ONLY if part.readonly else 0) | (IN_BLOB if digest is not None else 0)
         sizes.append(part.nbytes | flags)
         places.append(part if digest is None else digest)
-    sizes[0] &= ~_READ_ONLY
+    sizes[0] &= ~READ_ONLY
     head = struct.pack(f"<BxxxI{len(sizes)}Q", WITH_BUFFERS, len(buffers), *sizes)
     parts: list[bytes | memoryview] = [head, places[0]]
     position = len(head) + len(places[0])
@@ -141,7 +136,7 @@ def unframe(view: memoryview) -> tuple[memoryview, list[memoryview | bytearray]]
     buffers: list[memoryview | bytearray] = []
     for size in sizes:
         part, position = _part(view, position + -position % _ALIGNMENT, size)
-        if size & _READ_ONLY:
+        if size & READ_ONLY:
             buffers.append(part.toreadonly())
         else:
             buffers.append(bytearray(part) if part.readonly else part)
@@ -158,11 +153,11 @@ def blob_digests(pack: bytes) -> list[bytes]:
     for place, size in enumerate((length, *struct.unpack_from(f"<{count}Q", view, 16))):
         if place:
             position += -position % _ALIGNMENT
-        if size & _IN_BLOB:
-            found.append(bytes(view[position : position + _DIGEST_BYTES]))
-            position += _DIGEST_BYTES
+        if size & IN_BLOB:
+            found.append(bytes(view[position : position + DIGEST_BYTES]))
+            position += DIGEST_BYTES
         else:
-            position += size & ~_READ_ONLY
+            position += size & ~READ_ONLY
     return found
 
 
@@ -188,10 +183,10 @@ def _whole(digest: bytes, size: int) -> memoryview:
 
 def _part(view: memoryview, position: int, size: int) -> tuple[memoryview, int]:
     """Return the part that begins at this position, and the position of its end."""
-    if size & _IN_BLOB:
-        end = position + _DIGEST_BYTES
-        return _whole(bytes(view[position:end]), size & ~(_READ_ONLY | _IN_BLOB)), end
-    end = position + (size & ~_READ_ONLY)
+    if size & IN_BLOB:
+        end = position + DIGEST_BYTES
+        return _whole(bytes(view[position:end]), size & ~(READ_ONLY | IN_BLOB)), end
+    end = position + (size & ~READ_ONLY)
     return view[position:end], end
 
 
@@ -351,7 +346,7 @@ def _refers_to_blobs(parts: list[bytes | memoryview]) -> bool:
     if head[0] != WITH_BUFFERS:
         return False
     (count,) = struct.unpack_from("<4xI", head)
-    return any(size & _IN_BLOB for size in struct.unpack_from(f"<{count + 1}Q", head, 8))
+    return any(size & IN_BLOB for size in struct.unpack_from(f"<{count + 1}Q", head, 8))
 
 
 def _same(pack: bytes, parts: list[bytes | memoryview]) -> bool:

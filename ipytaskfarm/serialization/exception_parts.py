@@ -11,8 +11,9 @@ import pickle
 import types
 from typing import Any
 
+from ..core.messages.payload import WITH_BUFFERS
 from . import rebuild_errors as build_errors
-from .cache import WITH_BUFFERS, dumps, unframe
+from .cache import dumps, unframe
 from .refusals import type_name
 
 PICKLED_BYTES_MAX = 1024 * 1024

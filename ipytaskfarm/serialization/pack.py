@@ -24,9 +24,10 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from ..core.errors import TaskFarmError, UnpickleableException, VersionMismatch
+from ..core.messages.payload import WITH_BUFFERS
 from ..core.messages.task_types import Function
 from ..storage.blobs import BlobWriter
-from .cache import WITH_BUFFERS, class_digests, dumps, packed_function, unchanged_function, unframe
+from .cache import class_digests, dumps, packed_function, unchanged_function, unframe
 from .exceptions import brief_error, chain_of, pack_error, traceback_of, unpack_error
 from .function_globals import Names
 from .missing_modules import missing

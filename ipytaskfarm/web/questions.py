@@ -5,6 +5,7 @@ Everything that comes from tasks is text: it is cut, marked, and never interpret
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from ipytaskfarm.core import errors, messages
 from ipytaskfarm.core.arguments import INT_MAX, INT_MIN
 from ipytaskfarm.core.messages import Question, Reply
 from ipytaskfarm.core.messages.pages import following
-from ipytaskfarm.core.messages.payload import FailureBody, ResultBody, Work
+from ipytaskfarm.core.messages.payload import FailureBody, ResultBody, StringWork, Work, packed_bytes
 from ipytaskfarm.core.messages.tables import EventTable
 from ipytaskfarm.core.messages.task_types import Final, Rules
 from ipytaskfarm.core.messages.view import (
@@ -215,7 +216,7 @@ def _end(final: Final) -> dict[str, Any]:
         "variables": long_text(_variables(failure)) if failure else "",
         "stdout": long_text(body.stdout),
         "stderr": long_text(body.stderr),
-        "value_bytes": len(body.value) if body.value is not None else None,
+        "value_bytes": packed_bytes(body.value) if body.value is not None else None,
         "displays": len(body.outputs),
     }
 
@@ -236,17 +237,17 @@ _decode_work = msgspec.msgpack.Decoder(Work).decode
 
 def _input(given: TaskInput) -> dict[str, Any]:
     """Return what was submitted for a page: code as text, rules, sizes. Arguments stay packed."""
-    code = ""
+    code, size = "", given.payload_bytes
     if given.payload:
-        try:
-            code = getattr(_decode_work(given.payload), "code", "")
-        except (msgspec.MsgspecError, ValueError):
-            code = ""
+        with contextlib.suppress(msgspec.MsgspecError, ValueError):
+            work = _decode_work(given.payload)
+            code, values = (work.code, work.push) if isinstance(work, StringWork) else ("", work.arguments)
+            size += packed_bytes(values) - len(values or b"")
     return {
         "code": long_text(code),
         "function": given.function,
         "rules": _rules(given.rules),
-        "bytes": given.payload_bytes,
+        "bytes": size,
         "submitted_s": given.submitted_s,
     }
 

@@ -98,3 +98,23 @@ def test_the_past_is_asked_for_page_by_page(monkeypatch: pytest.MonkeyPatch) -> 
         then(StretchTable([Stretch(0, "", "", 1.0, 1.5, 4, following, 0.5)], following, 0.5))
     assert not feed.asked, "there are enough"
     assert sum(row[5] for row in feed.fold.picture.data["stretches"]) == 12
+
+
+def test_sizes_of_large_values_are_theirs_and_not_those_of_their_digests(farm: Farm, tc: TaskClient) -> None:
+    def half(data: bytes) -> bytes:
+        return data[: len(data) // 2]
+
+    by_call = tc.run(Task(half, args=(bytes(2_000_000),)))
+    by_name = tc.run(Task("y = x[:1_000_000]", push={"x": bytes(2_000_000)}, pull="y"))
+    small = tc.run(Task("y = 1", pull="y"))
+    tc.barrier([by_call, by_name, small])
+
+    async def read(feed: FarmFeed) -> None:
+        for task in (by_call, by_name):
+            found = await questions.ask(feed, "task", {"id": task})
+            assert 1_000_000 <= found["end"]["value_bytes"] < 1_001_000
+            assert 2_000_000 <= found["input"]["bytes"] < 2_001_000
+        found = await questions.ask(feed, "task", {"id": small})
+        assert found["end"]["value_bytes"] < 100
+
+    with_feed(farm, read)

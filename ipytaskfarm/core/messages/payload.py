@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -169,3 +170,26 @@ class ResultBody(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Accumulator -> packed sum of the task's additions to it.  None: it added nothing."""
     kind: str = "names"
     """The kind of work: "names" (`StringWork`), "call" (`CallWork`) or "raw" (`CallWork`, raw=True)."""
+
+
+# -- packs
+
+WITH_BUFFERS = 1
+"""First byte of a pack that has buffers beside its pickle. A plain pickle begins with 0x80."""
+READ_ONLY = 1 << 63
+IN_BLOB = 1 << 62
+"""Flag of a length: the pack holds the digest of a blob instead of the bytes."""
+DIGEST_BYTES = 32
+
+
+def packed_bytes(pack: bytes | None) -> int:
+    """Return the size of a packed value in bytes, with its large values, of which the pack holds digests alone."""
+    if not pack or pack[0] != WITH_BUFFERS:
+        return len(pack or b"")
+    try:
+        (count,) = struct.unpack_from("<4xI", pack)
+        lengths = struct.unpack_from(f"<{count + 1}Q", pack, 8)
+    except struct.error:  # it is damaged
+        return len(pack)
+    large: list[int] = [length & ~(READ_ONLY | IN_BLOB) for length in lengths if length & IN_BLOB]
+    return len(pack) + sum(large) - DIGEST_BYTES * len(large)
