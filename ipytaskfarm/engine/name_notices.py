@@ -27,7 +27,9 @@ class NameNotices:
     def tell(self, functions: Iterable[FunctionType], name: str, brought: Any, found: Any) -> None:
         """Write the notice, unless it was written before or the values are the same."""
         function = _user_of(functions, name)
-        if function is None or placed.by.get(name, "").startswith(BY_CALL):
+        if function is None or name not in placed.by:  # the task itself has bound it
+            return
+        if placed.by[name].startswith(BY_CALL):
             return
         module = function.__module__
         label = function.__qualname__ if module == "__main__" else f"{module}.{function.__qualname__}"

@@ -5,17 +5,18 @@ from __future__ import annotations
 import ast
 import builtins
 import contextlib
-import dis
 from collections.abc import Iterable
 from typing import Any
 
 from ..serialization.function_globals import placed
+from ..serialization.global_names import stored_names
 from ..serialization.module_names import take_names
 from ..serialization.modules import active, take_placed_names
 from ..serialization.pack import unpack_with_globals
 from ..serialization.rebuild import came
 from .child_processes import ChildProcesses
 from .name_notices import NameNotices
+from .task_names import task_names
 from .written_globals import written_globals
 
 _MODULE_NAMES = ("__name__", "__doc__", "__package__", "__loader__", "__spec__", "__builtin__", "__builtins__")
@@ -93,6 +94,7 @@ class Namespace:
         values, found = unpack_with_globals(packed, self.names)
         self.names.update(values)
         written_globals.watch(found)
+        task_names.watch(found)
         if (came or active) and self.children is not None:
             self.children.keep()
         return list(values)
@@ -128,7 +130,7 @@ class Namespace:
             before: the snapshot.
             code: Python source that ran since then, to recognise an assignment of the same object.
         """
-        assigned: set[str] | None = None
+        stored: set[str] | None = None
         bound = []
         for name, value in self.names.items():
             if _is_bookkeeping(name):
@@ -136,8 +138,8 @@ class Namespace:
             if name not in before or before[name] is not value:
                 bound.append(name)
             elif name not in placed.by and name in code and name not in self._own:
-                assigned = _assigned(code) if assigned is None else assigned
-                if name in assigned:
+                stored = assigned_names(code) if stored is None else stored
+                if name in stored:
                     bound.append(name)
         return bound
 
@@ -195,11 +197,10 @@ class Namespace:
             raise NameError(f"name {name!r} is not defined", name=name) from None
 
 
-def _assigned(code: str) -> set[str]:
+def assigned_names(code: str) -> set[str]:
     """Return the names that code binds at the top level; nothing if it does not compile by itself."""
     with contextlib.suppress(SyntaxError, ValueError):
-        steps = dis.get_instructions(compile(code, "", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True))
-        return {step.argval for step in steps if step.opname in ("STORE_NAME", "STORE_GLOBAL")}
+        return stored_names(compile(code, "", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True))
     return set()
 
 

@@ -55,14 +55,19 @@ from .interrupt import Interrupts, cancelled, deadline_ns
 from .item_waits import ItemWatch
 from .lane import QueuedRun, Step
 from .map_chunks import ChunkCalls, ItemNames, Known, call_each, pack_values
+from .namespace import assigned_names
 from .plain import PlainTest, source_of
 from .run_records import RunRecords
 from .shared_parts import Parts
 from .sinks import SINK
+from .task_names import task_names
 from .written_globals import written_globals
 
 Call: TypeAlias = Callable[[], Any]
 """The guarded part of a run: returns the packed value, or a coroutine that returns it."""
+
+
+_NOTHING_BOUND = contextlib.nullcontext()
 
 
 class Runner:
@@ -343,34 +348,40 @@ class Runner:
 
     def _string(self, plain: Plain, work: StringWork) -> bytes:
         names = self._namespace.names
-        if work.push is not None:
-            self._namespace.push(work.push)
-        try:
-            if plain.body is not None:
-                exec(plain.body, names)
-            if plain.last is not None:
-                value = eval(plain.last, names)
-                if value is not None:
-                    self._cells.show(value)
-        finally:
-            helpers = sys.modules.get("matplotlib._pylab_helpers")
-            if helpers is not None and helpers.Gcf.figs:
-                self._cells.flush_figures()
-        return self._pull(work.pull)
+        pushed = self._namespace.push(work.push) if work.push is not None else ()
+        bound = task_names.bound_by(pushed, (plain.body, plain.last)) if task_names.brought else None
+        with task_names.preferred(bound) if bound else _NOTHING_BOUND:
+            try:
+                if plain.body is not None:
+                    exec(plain.body, names)
+                if plain.last is not None:
+                    value = eval(plain.last, names)
+                    if value is not None:
+                        self._cells.show(value)
+            finally:
+                helpers = sys.modules.get("matplotlib._pylab_helpers")
+                if helpers is not None and helpers.Gcf.figs:
+                    self._cells.flush_figures()
+            return self._pull(work.pull)
 
     def _cell(self, plan: Any, work: StringWork) -> bytes:
-        if work.push is not None:
-            self._namespace.push(work.push)
-        self._cells.run(plan)
-        if self._interrupts.raised is not None:
-            raise self._interrupts.raised  # IPython swallows a KeyboardInterrupt while a ``!command`` runs
-        return self._pull(work.pull)
+        with task_names.preferred(self._bound_by_cell(plan, work)):
+            self._cells.run(plan)
+            if self._interrupts.raised is not None:
+                raise self._interrupts.raised  # IPython swallows a KeyboardInterrupt while a ``!command`` runs
+            return self._pull(work.pull)
+
+    def _bound_by_cell(self, plan: Any, work: StringWork) -> frozenset[str]:
+        """Push a cell's names, and return those that functions in the namespace find there while the cell runs."""
+        pushed = self._namespace.push(work.push) if work.push is not None else []
+        if not task_names.brought:
+            return frozenset()
+        return task_names.bound_by({*pushed, *assigned_names(plan.transformed)}, ())
 
     async def _cell_in_loop(self, plan: Any, work: StringWork) -> bytes:
-        if work.push is not None:
-            self._namespace.push(work.push)
-        await self._cells.run_in_loop(plan)
-        return self._pull(work.pull)
+        with task_names.preferred(self._bound_by_cell(plan, work)):
+            await self._cells.run_in_loop(plan)
+            return self._pull(work.pull)
 
     def _call(self, attempt: RunningAttempt, job: QueuedRun, work: CallWork) -> bytes | Coroutine[Any, Any, bytes]:
         try:

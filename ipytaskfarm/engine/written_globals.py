@@ -18,6 +18,7 @@ from typing import Any
 
 from ..serialization.function_globals import Names, living, placed
 from ..serialization.global_names import stored_globals
+from . import user_namespace
 from .placing import place_by_call
 
 _ABSENT = object()
@@ -89,6 +90,8 @@ class WrittenGlobals:
             if name in placed.by or (self._by_hand and value is not self._before.get((id(names), name), _ABSENT)):
                 values[name] = value
                 del here[name]  # from now on it is looked up in the namespace
+            elif name in names.taken:  # the task that runs has bound it, see `task_names`
+                user_namespace()[name] = here.pop(name)
         if values:
             place_by_call(values, next(each.__qualname__ for each in names.functions if _assigns(each, values)))
 

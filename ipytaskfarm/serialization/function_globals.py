@@ -252,6 +252,11 @@ class Names(dict[str, Any]):
         for name in self.taken:
             self.globals.pop(name, None)
 
+    def prefer(self, name: str) -> None:
+        """Look a name up in the namespace although it was not placed by hand, until the next `hide`."""
+        self.taken |= {name}
+        self.globals.pop(name, None)
+
     def look_for_placed(self) -> None:
         """Find which of the functions' names are placed by hand at present."""
         self.taken = frozenset(

@@ -104,6 +104,11 @@ def added_by_rewriting(function: types.FunctionType) -> dict[str, Any]:
     return {name: here[name] for name in global_names(function.__code__) if name.startswith("@") and name in here}
 
 
+def stored_names(code: types.CodeType) -> set[str]:
+    """Return the names that the code of a cell binds at its top level."""
+    return {step.argval for step in dis.get_instructions(code) if step.opname in ("STORE_NAME", "STORE_GLOBAL")}
+
+
 def stored_globals(code: types.CodeType) -> set[str]:
     """Return the globals that the code, or code nested in it, assigns."""
     steps = (step for each in nested_codes(code) for step in dis.get_instructions(each))
