@@ -258,14 +258,14 @@ def run(arguments: list[str]) -> int:
     print_any_text(sys.stdout, sys.stderr)
     if arguments and arguments[0] == "help":
         arguments = [*arguments[1:], "--help"]
-    if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
-        print("\n".join(TaskFarm().emit_help()))
-        return OK
-    if arguments[0] in ("-V", "--version"):
-        print(__version__)
-        return OK
-    name = arguments[0]
+    name = arguments[0] if arguments else "help"
     try:
+        if not arguments or name in ("-h", "--help", "--help-all"):
+            print("\n".join(TaskFarm().emit_help()), flush=True)
+            return OK
+        if name in ("-V", "--version"):
+            print(__version__, flush=True)
+            return OK
         command = _command(name)
         command.read(arguments[1:])
         return command.carry_out()

@@ -19,7 +19,7 @@ from ipytaskfarm.display.tables import Column, Table
 from ipytaskfarm.display.text import ending, summary
 
 if TYPE_CHECKING:
-    from ipytaskfarm.client import TaskResult
+    from ipytaskfarm.client import TaskClient, TaskResult
     from ipytaskfarm.client.tables import FailureGroup
 
 VALUE_MAX = 10_000
@@ -56,7 +56,10 @@ traceback on standard error. Exit code 1 means that the task has failed, or has 
         with TaskClient(self.farm) as client:
             client.progress = False
             try:
-                found: TaskResult | None = client.get_task_result(task, block=self.wait, raw=False)
+                found: TaskResult | None = client.get_task_result(task, block=False, raw=False)
+                if found is None and self.wait:
+                    _wait_for(client, task)
+                    found = client.get_task_result(task, block=False, raw=False)
             except errors.TaskAborted as error:
                 return self._without_result(task, "failed", str(error))
             if found is None:
@@ -121,6 +124,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return value if value is None or isinstance(value, bool | int | float | str) else shown(value, VALUE_MAX)
+
+
+def _wait_for(client: TaskClient, task: int) -> None:
+    again = f"`ipytaskfarm result {task} --wait` waits for it again, `ipytaskfarm abort {task}` ends it"
+    client.session.watch([task])
+    client.session.wait({task}, go_on_text=f"task {task} continues: {again}")
 
 
 class Failures(JsonCommand):

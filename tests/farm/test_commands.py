@@ -17,7 +17,7 @@ import pytest
 from ipytaskfarm import Farm, Task
 from ipytaskfarm.cli import main
 from ipytaskfarm.cli.completion import entries
-from tests.support.farms import module_farm
+from tests.support.farms import DEADLINE_S, module_farm
 from tests.support.polling import eventually
 
 pytestmark = pytest.mark.farm
@@ -78,6 +78,22 @@ def test_result_shows_failures_and_what_has_not_ended(ids: dict[str, int], capsy
     for words in (["failures", "999999"], ["history", "999999"], ["cache", "why", "999999"], ["debug", "999999"]):
         code, _, said = command(capsys, *words)
         assert (code, "there is no task 999999" in said) == (1, True), (words, said)
+
+
+def test_ctrl_c_in_a_wait_for_a_result_names_the_commands(farm: Farm) -> None:
+    with farm.task_client() as tc:
+        task = tc.run(Task("a = 1", targets=[77]))
+        tc.flush()
+        words = ["-m", "ipytaskfarm", "result", str(task), "--wait", "--farm", str(farm.connection_file)]
+        terminal = pexpect.spawn(sys.executable, words, encoding="utf-8", timeout=DEADLINE_S, dimensions=(24, 200))
+        terminal.expect_exact("nothing of what you wait for can run now")
+        terminal.sendintr()
+        terminal.expect_exact(f"`ipytaskfarm result {task} --wait` waits for it again, `ipytaskfarm abort {task}` ends")
+        terminal.expect(pexpect.EOF)
+        terminal.close()
+        assert terminal.exitstatus == 130
+        tc.abort(task)
+        tc.clear(task)
 
 
 def test_result_as_json(ids: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:

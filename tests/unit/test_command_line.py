@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -280,3 +282,13 @@ def test_top_fits_each_size_and_says_when_what_it_shows_is_from_before() -> None
     live._questioner = Answers(answers)  # type: ignore[assignment]
     assert live._look(seen) is not seen
     assert top.screen(seen, 80, 24, 8, "", live._trouble)[0].startswith("farm 'nightly': running")
+
+
+@pytest.mark.parametrize("words", [["help"], [], ["--version"], ["status", "--help"]], ids=str)
+def test_help_on_a_full_disk_is_one_line(words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "ipytaskfarm", *words]
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr.count("\n") == 1
+    assert "No space left on device" in run.stderr
