@@ -558,6 +558,8 @@ class Digester:
         holds = isinstance(obj, _HOLDERS)
         sure, before = self.sure, len(self.guards)
         if isinstance(reduced, str):
+            if not reduced.replace(".", "").isidentifier():  # "f (vectorized)" of `numpy.frompyfunc`
+                raise pickle.PicklingError(f"cannot pickle {reduced!r}")
             self.sure = sure and known
             return self._parts("global", getattr(obj, "__module__", None), reduced)
         reduced = (*reduced, None, None, None)

@@ -72,12 +72,13 @@ def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 MEMBERS = """
-from service import ask, db
+from service import ask, calls, db
 from ipytaskfarm import Task, TaskClient
 def by_method(_): return ask()
 def by_instance(_): return db.ask()
+def by_ufunc(_): return calls(0), db.lock is None
 with TaskClient(WHERE) as tc:
-    for function in (by_method, by_instance):
+    for function in (by_method, by_instance, by_ufunc):
         runs = [tc.get_task_result(tc.run(Task(function, args=(0,), cache=True)), block=True) for _ in range(2)]
         print(tc.submit(function, 0).result(), *(f"{each.result} {each.from_cache}" for each in runs))
 """
@@ -89,9 +90,11 @@ def test_kept_results_of_members_of_modules_are_never_stale(farm: Farm, tmp_path
     for lock in ("None", "threading.Lock()"):
         for value in ("1", "2", "1"):
             (tmp_path / "service.py").write_text(
-                f"import threading\nclass Db:\n    lock = None\n    def ask(self): return {value}, self.lock is None\n"
+                f"import numpy, threading\nclass Db:\n    lock = None\n"
+                f"    def ask(self): return {value}, self.lock is None\n"
                 f"db = Db()\ndb.lock = {lock}\nask = db.ask\n"
+                f"calls = numpy.frompyfunc(lambda _: {value}, 1, 1)\n"
             )
             result = f"({value}, {lock == 'None'})"
-            assert run(tmp_path, "script.py").count(result) == 6
-            assert run(tmp_path, "script.py") == f"{result} {result} True {result} True\n" * 2
+            assert run(tmp_path, "script.py").count(result) == 9
+            assert run(tmp_path, "script.py") == f"{result} {result} True {result} True\n" * 3
