@@ -11,16 +11,17 @@ import sys
 import types
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
 
+Steps: TypeAlias = Sequence[Callable[[], Any]]
 _CLASSES_KEPT = 256
 
 _originals: dict[str, weakref.ref[type]] = {}
 """Digest -> the class defined in this process. If the same cell ran twice, the newest class."""
 _built: OrderedDict[str, type] = OrderedDict()
-_packs: OrderedDict[str, bytes] = OrderedDict()
-"""Digest of a class that came by value -> the pack of its definition that came last beside data."""
+_packs: OrderedDict[str, tuple[bytes, Steps]] = OrderedDict()
+"""Digest of a class -> the pack of its definition that came last beside data, and its steps."""
 _born: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 _unfilled: weakref.WeakKeyDictionary[type, tuple[str, str]] = weakref.WeakKeyDictionary()
 hints: weakref.WeakKeyDictionary[type, dict[str, Any]] = weakref.WeakKeyDictionary()
@@ -125,17 +126,26 @@ def note_built(cls: type) -> None:
 def forget_built() -> None:
     """Forget the classes that came by value: the next pack that brings one builds it anew, with modules as they are."""
     _built.clear()
+    _packs.clear()
 
 
-def note_pack(digest: str, packed: bytes) -> bool:
-    """Record the pack of a class's definition that came beside data. Return whether it is another one than the last."""
-    if _packs.get(digest) == packed:
-        return False
-    _packs[digest] = packed
+def steps_of_pack(digest: str, packed: bytes) -> Steps | None:
+    """Return the steps of a class's definition that came beside data, see `note_pack`; None for another one than the
+    last, because code has moved.
+    """
+    last = _packs.get(digest)
+    return last[1] if last is not None and last[0] == packed else None
+
+
+def note_pack(digest: str, packed: bytes, steps: Steps) -> None:
+    """Record the pack of a class's definition that came beside data.
+
+    steps: they put the by-value modules in place that the class needs. They are not part of the data.
+    """
+    _packs[digest] = packed, steps
     _packs.move_to_end(digest)
     while len(_packs) > _CLASSES_KEPT:
         _packs.popitem(last=False)
-    return True
 
 
 def travelled(cls: type) -> bool:

@@ -24,7 +24,7 @@ from typing import Any
 
 from ..core.errors import VersionMismatch
 from .function_globals import Names, placed, remember, setup_globals
-from .known_classes import is_unfilled, known_class, note_built, note_pack, note_unfilled, travelled
+from .known_classes import is_unfilled, known_class, note_built, note_pack, note_unfilled, steps_of_pack, travelled
 
 _SOURCES_KEPT = 256
 
@@ -352,16 +352,30 @@ def load_class(born: str, digest: str, packed: bytes) -> Any:
     """Return a class that data refers to.
 
     The definition is a pickle of its own, which is opened only if this process does not know the class; and if it is
-    another one than the last, because the code of the class has moved in its file, which `moved_code` follows.
+    another one than the last, because the code of the class has moved in its file, which `moved_code` follows. The
+    modules that the class needs are put in place in any case: another task may have taken them out.
     """
     known = known_class(born, digest)
     if known is not None:
         _note_came(known)
-        if not note_pack(digest, packed) or not travelled(known):
+        steps = steps_of_pack(digest, packed)
+        if steps is None and not travelled(known):
             return known
-    else:
-        note_pack(digest, packed)
-    return pickle.loads(packed)
+        if steps is not None:
+            for step in steps:
+                step()
+            if loading.before is not None:
+                loading.before.extend(steps)
+            return known
+    outer, loading.before = loading.before, []
+    try:
+        opened = pickle.loads(packed)
+        note_pack(digest, packed, loading.before)
+        if outer is not None:
+            outer.extend(loading.before)
+    finally:
+        loading.before = outer
+    return opened
 
 
 def new_class(

@@ -98,3 +98,41 @@ def test_kept_results_of_members_of_modules_are_never_stale(farm: Farm, tmp_path
             result = f"({value}, {lock == 'None'})"
             assert run(tmp_path, "script.py").count(result) == 9
             assert run(tmp_path, "script.py") == f"{result} {result} True {result} True\n" * 3
+
+
+METHODS = """
+import pickle, subprocess, sys
+import lib
+from ipytaskfarm import TaskClient
+class Job:
+    def imports(self):
+        from lib import value
+        return value()
+    def reads(self): return lib.value()
+    def pickles(self): return pickle.loads(pickle.dumps(lib.Thing())).x
+    def child(self):
+        code = "import lib; print(lib.value())"
+        return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
+class Slow(Job):
+    pass
+def call(job, name): return getattr(job, name)()
+def other(_): return "lib" in sys.modules
+with TaskClient(WHERE) as tc:
+    tc.progress = False
+    for name in ("imports", "reads", "pickles", "child"):
+        for job in (Job(), Slow()):
+            for _ in range(3):
+                one, two = tc.submit(call, job, name).result(), tc.map(call, [job] * 2, [name] * 2)
+                print(one, *two, tc.submit(other, 0).result())
+"""
+
+
+def test_methods_of_arguments_find_their_modules_in_each_task(farm: Farm, tmp_path: Path) -> None:
+    """Also if the engine knows the class of the argument from an earlier one."""
+    (tmp_path / "script.py").write_text(f"WHERE = {str(farm.connection_file)!r}\n{METHODS}")
+    for value in ("1", "2"):
+        (tmp_path / "lib.py").write_text(
+            f"import os\nos.environ['SET_BY_LIB'] = '{value}'\nclass Thing:\n    x = {value}\n"
+            "def value(): return int(os.environ['SET_BY_LIB'])\n"
+        )
+        assert run(tmp_path, "script.py") == f"{value} {value} {value} False\n" * 24
