@@ -57,6 +57,11 @@ _COLUMNS = """t.id, t.items, t.name, t.job, f.task IS NOT NULL, f.reason, f.engi
     iif(t.items, (SELECT json_group_array(x.part) FROM separate_items AS x WHERE x.chunk = t.id), NULL)"""
 
 
+_RETRIED = (
+    "SELECT job, count(*) FROM tasks INDEXED BY tasks_by_retried WHERE json_extract(rules, '$.retry_of') IS NOT NULL "
+    "AND job IN (SELECT value FROM json_each(?)) GROUP BY 1"
+)
+"""Job -> how many of its tasks are others that were submitted again."""
 _RUNS = "iif(t.items, t.items - (SELECT count(*) FROM separate_items AS x WHERE x.chunk = t.id), 1)"
 """How many runs the end of a task stands for: items that became tasks of their own have ends of their own."""
 
@@ -111,13 +116,14 @@ class TaskTables:
                 f"ON t.id = f.task WHERE f.reason <> '' AND {of_jobs} GROUP BY 1 ORDER BY n DESC LIMIT ?",
                 (*jobs, JOBS_SHOWN),
             ).fetchall()
+            retried = self._db.execute(_RETRIED, jobs).fetchall() if jobs else []
         except sqlite3.OperationalError as error:
             if "interrupted" not in str(error):
                 raise
             return CauseTable([], complete=False)
         finally:
             self._db.set_progress_handler(None, 0)
-        return CauseTable(rows, max(0, len(groups) - count), by_job)
+        return CauseTable(rows, max(0, len(groups) - count), by_job, retried=retried)
 
     def _cause(self, job: str | None, reason: str, etype: str | None, place: str | None, count: int) -> FailureCause:
         """Return a group with its latest tasks."""

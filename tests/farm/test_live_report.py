@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from ipytaskfarm.core.messages.view import ReadStretches, Stretch, StretchTable
 from ipytaskfarm.system.farm_paths import connection_reader
 from ipytaskfarm.web import feed as feeds, questions, report
 from ipytaskfarm.web.feed import FarmFeed
+from tests.support.polling import DEADLINE_S
 
 
 def with_feed(farm: Farm, then: Callable[[FarmFeed], Coroutine[Any, Any, None]]) -> None:
@@ -49,6 +51,35 @@ def test_a_report_of_a_job_counts_all_its_tasks_however_many_jobs_there_are(
         assert picture["report"]["tasks"] <= 15
 
     with_feed(farm, read)
+
+
+def test_a_job_has_its_retries_too(farm: Farm, tc: TaskClient, tmp_path: Path) -> None:
+    """The numbers are those of the table of its tasks: each retry is one of them, beside the task that failed."""
+    job = tc.create_job("retried")
+    for n in range(4):
+        job.add_task(Task(f"import os\nassert {n} or os.path.exists({str(tmp_path / 'mended')!r})"))
+    job.submit()
+    job.wait()
+
+    async def told(feed: FarmFeed, numbers: tuple[int, int, int]) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                row = feed.fold.picture.data["jobs"].get(job.id, {})
+                if (row.get("ended"), row.get("total"), row.get("failed")) == numbers:
+                    return
+                await asyncio.sleep(0.02)
+
+    async def follow(feed: FarmFeed) -> None:
+        feed.open(feeds._Looker())
+        await feed.first_picture()
+        await told(feed, (4, 4, 1))
+        await asyncio.to_thread(lambda: tc.barrier(tc.retry(job.ids[0])))
+        await told(feed, (5, 5, 2))
+        (tmp_path / "mended").touch()
+        await asyncio.to_thread(lambda: tc.barrier(tc.retry(job.ids[0])))
+        await told(feed, (6, 6, 2))
+
+    with_feed(farm, follow)
 
 
 def test_a_group_that_is_too_large_for_one_time_is_submitted_in_several(

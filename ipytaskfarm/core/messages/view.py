@@ -66,6 +66,7 @@ class JobProgress(msgspec.Struct, frozen=True):
     id: str
     name: str
     total: int
+    """Without tasks that were submitted again, see `CauseTable.retried`."""
     arrived: int
     unfinished: int
     failed: int
@@ -130,6 +131,8 @@ class CauseTable(msgspec.Struct, frozen=True, tag=True):
     """(job, failed tasks) of jobs with failed tasks: those of the question, or those with the most."""
     complete: bool = True
     """Whether all failed tasks were looked at in time.  If not, the table has none."""
+    retried: list[tuple[str, int]] = []
+    """(job, how many of its tasks are others that were submitted again) of the jobs of the question."""
 
 
 class PageRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
