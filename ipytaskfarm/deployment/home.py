@@ -507,7 +507,8 @@ class HomeLock:
             )
         what = f"the supervisor of farm {name!r}"
         try:
-            set_aside_lock(path, what)
+            lived = any(path.with_name(file).exists() for file in (farm_paths.FARM_FILE, STORE_NAME))
+            set_aside_lock(path, what, may_be_lost=lived)
             self._lock = farm_paths.Lock(path, what)
         except errors.FarmExists as error:
             raise errors.FarmExists(f"{error}. {remedy}") from None

@@ -22,7 +22,7 @@ def lock_holders(locks: dict[str, Path], logs: Path) -> list[dict[str, Any]]:
     """
     found = []
     for kind, path in locks.items():
-        pid = _holder(path)
+        pid = _holder(path, (logs / f"{kind}.out").exists())
         started = process_started(pid) if pid is not None else None
         if pid is not None and started is not None:
             own = OWNER if kind == SUPERVISOR and not _is_command(pid) else kind
@@ -30,10 +30,12 @@ def lock_holders(locks: dict[str, Path], logs: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _holder(path: Path) -> int | None:
-    """Return the process that holds a lock; None if none does."""
+def _holder(path: Path, was_there: bool) -> int | None:
+    """Return the process that holds a lock; None if none does.
+
+    was_there: whether there was one, so that its file was removed if it is missing."""
     if not os.path.lexists(path):
-        return None
+        return holder_of_removed(path) if was_there else None
     try:
         Lock(path).release()
     except errors.FarmExists:

@@ -22,14 +22,19 @@ from .odd_files import kind_of, odd_kind, set_aside_unless_file
 # ------------------------------------------------------------------------------------------------ locks
 
 
-def set_aside_lock(path: Path, what: str) -> None:
+def set_aside_lock(path: Path, what: str, may_be_lost: bool = False) -> None:
     """Do the same as `set_aside_unless_file` with the place of a lock file, if no process holds that lock.
+
+    Args:
+        path: the lock file.
+        what: the kind of holder, for the error message.
+        may_be_lost: whether there was such a file, so that it was removed if it is missing.
 
     Raises:
         FarmExists: a process holds the file that was there before. The message has its pid.
         OSError: it cannot be renamed.
     """
-    if not odd_kind(path):
+    if not odd_kind(path) and (os.path.lexists(path) or not may_be_lost):
         return
     if (holder := holder_of_removed(path)) is not None:
         raise errors.FarmExists(f"{what} runs already: process {holder} holds what was {path}")

@@ -14,6 +14,7 @@ from ipytaskfarm import Task, TaskClient
 from ipytaskfarm.deployment.home import STORE_NAME, Home
 from ipytaskfarm.storage.beside import count_file, recorders_folder
 from ipytaskfarm.system.farm_paths import FARM_FILE
+from ipytaskfarm.system.private_files import holder_of_removed
 from ipytaskfarm.system.supervision import PROCESSES_FILE
 from ipytaskfarm.transport.keys import KEYS_FILE, LOCK_FILE
 from tests.conftest import Dirs, processes_of
@@ -105,6 +106,30 @@ def test_locks_keys_and_a_log_that_are_lost(farm_dirs: Dirs, kind: str) -> None:
         assert all(list(home.folder.glob(f"{name}.spoiled-*")) for name in lost)
         assert command("stop", "--wait", "0").returncode == 0
         assert not processes_of(farm_dirs.root)
+
+
+def test_locks_that_were_removed_while_the_farm_runs(farm_dirs: Dirs) -> None:
+    """There is no second supervisor, and no second controller for its store; `stop` finds the processes."""
+    with background_farm("-n", "1") as home, TaskClient() as tc:
+        for name in (*LOCKS, PROCESSES_FILE):
+            (home.folder / name).unlink()
+        again = command("start", "--daemonize", "-n", "1")
+        assert again.returncode != 0
+        assert "runs already: process" in again.stderr
+        assert tc.run(Task("a = 1", pull="a"), block=True).ns.a == 1
+        controller = pid_of_lock(home, "controller.lock")
+        psutil.Process(pid_of_lock(home, "supervisor.lock")).kill()
+        assert f"adopted the controller that was running (pid {controller})" in started()
+        assert tc.run(Task("a = 2", pull="a"), block=True).ns.a == 2
+        assert command("stop", "--wait", "0").returncode == 0
+        assert not processes_of(farm_dirs.root)
+
+
+def pid_of_lock(home: Home, name: str) -> int:
+    """Return the process that holds a lock whose file was removed."""
+    found = holder_of_removed(home.folder / name)
+    assert found is not None
+    return found
 
 
 def test_a_record_that_is_lost_while_the_store_is_elsewhere(farm_dirs: Dirs, tmp_path: Path) -> None:
