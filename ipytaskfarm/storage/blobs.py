@@ -33,7 +33,7 @@ from ..core.errors import BlobMissing
 from ..system.farm_paths import private_folder
 from ..system.file_mapping import load
 from ..system.files import sync_folder, write_all
-from ..system.odd_files import set_aside_unless_file, set_aside_unless_folder
+from ..system.odd_files import set_aside_unless_file, set_aside_unless_folder, set_aside_unless_link
 
 BLOB_BYTES = 64 * 1024
 """Values of this size and more are blobs."""
@@ -105,6 +105,7 @@ class Blobs:
     def create(cls, folder: str | os.PathLike[str], farm: str) -> Blobs:
         """Make the folder (0700) if there is none, and write the farm's incarnation into it."""
         made = cls(folder)
+        set_aside_unless_link(made.folder)
         private_folder(made.folder)
         for name in (_MARK, _LOCK):
             set_aside_unless_file(made.folder / name)

@@ -72,6 +72,11 @@ def set_aside_unless_folder(path: Path) -> str:
     return _set_aside(path, stat.S_IFDIR)
 
 
+def set_aside_unless_link(path: Path) -> str:
+    """Do the same as `set_aside_unless_folder`, except with a link that leads to something: it stays."""
+    return "" if path.is_symlink() and path.exists() else set_aside_unless_folder(path)
+
+
 def set_aside_if_lost(path: Path) -> str:
     """Do the same as `set_aside_unless_file` if the file's content is lost anyhow: a link may lead to it, and stays."""
     return "" if path.is_symlink() and path.exists() else set_aside_unless_file(path)

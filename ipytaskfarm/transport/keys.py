@@ -35,7 +35,7 @@ import msgspec
 from ..core import errors
 from ..system import farm_paths
 from ..system.farm_paths import ConnectionInfo
-from ..system.odd_files import set_aside_if_lost, set_aside_unless_file
+from ..system.odd_files import set_aside_if_lost, set_aside_unless_file, set_aside_unless_link
 from . import wire
 
 log = logging.getLogger(__name__)
@@ -292,6 +292,7 @@ def write_agent_files(info: ConnectionInfo, keys: FarmKeys, folder: Path) -> Non
     place = folder / AGENTS_FOLDER
     if not keys.agents and not place.exists():
         return
+    set_aside_unless_link(place)
     farm_paths.private_folder(place)
     for name in keys.agents:
         write_if_new(info_for(info, keys, _PREFIX + name), agent_file(folder, name))

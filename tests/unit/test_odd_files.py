@@ -24,14 +24,26 @@ from ipytaskfarm.storage.blobs import Blobs
 from ipytaskfarm.storage.lost_record import usable_record
 from ipytaskfarm.storage.store import Store
 from ipytaskfarm.system import farm_paths, files
-from ipytaskfarm.system.farm_paths import FARM_FILE, FarmRecord, Lock
+from ipytaskfarm.system.farm_paths import FARM_FILE, ConnectionInfo, FarmRecord, Lock
 from ipytaskfarm.system.odd_files import set_aside_unless_file, set_aside_unless_folder
 from ipytaskfarm.system.private_files import set_aside_lock
 from ipytaskfarm.system.supervision import PROCESSES_FILE, read_processes
-from ipytaskfarm.transport.keys import KEYS_FILE, LOCK_FILE, farm_keys
+from ipytaskfarm.transport.keys import (
+    AGENTS_FOLDER,
+    KEYS_FILE,
+    LOCK_FILE,
+    farm_keys,
+    make_farm_keys,
+    with_agents,
+    write_agent_files,
+)
 from tests.support.odd_files import CONTENTS, NO_FILES, put
 from tests.support.store_model import final, task
 
+INFO = ConnectionInfo(
+    farm="x", incarnation="i", host="127.0.0.1", port=1, server_key="s", public_key="p", secret_key="k", role="client",
+    controller_pid=1, controller_started=0.0, version="0", protocol=0,
+)  # fmt: skip
 every_kind = pytest.mark.parametrize("kind", NO_FILES)
 
 
@@ -152,6 +164,25 @@ def test_keys_that_are_none(folder: Path, good: bytes, bad: bytes) -> None:
     farm_paths.write_private(folder / KEYS_FILE, text.replace(good, bad.replace(b"%s", pair)))
     with pytest.raises(errors.SecurityError, match=r"keys\.json is damaged.*put it back from a backup, or remove it"):
         farm_keys(folder)
+
+
+@every_kind
+def test_the_folders_of_blobs_and_of_agents_files(folder: Path, kind: str) -> None:
+    makers: dict[str, Callable[[], object]] = {
+        "blobs": lambda: Blobs.create(folder / "blobs", "farm"),
+        AGENTS_FOLDER: lambda: write_agent_files(INFO, with_agents(make_farm_keys(), ["node"]), folder),
+    }
+    for name, make in makers.items():
+        put(folder / name, kind)
+        if kind == "folder":
+            (folder / name).chmod(0o700)
+        if kind == "link":  # what it leads to may be needed
+            with pytest.raises(errors.SecurityError, match=f"{name} .*a link is not followed"):
+                make()
+            continue
+        make()
+        assert (folder / name).is_dir()
+        assert kind == "folder" or list(folder.glob(f"{name}.spoiled-*"))
 
 
 # -- the store and the files beside it
