@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from .messages import AbortTasks, AgentsEnded, DrainNode, MarkTasksFailed, SendCommand, SetSticky, Submit
 from .messages.result_cache import CacheKey
-from .messages.task_types import RUN_BYTES_MAX, JobSpec, RunKey, decode_runs, encode_runs
+from .messages.task_types import RUN_BYTES_MAX, JobSpec, decode_runs, encode_runs
 from .requirements import Condition
 
 TEXT_MAX = 10_000
@@ -97,7 +97,7 @@ def why_submission_too_large(event: Submit) -> str:
     return "" if wrong is None else f"a function's digest in it has {len(wrong.digest):,} characters"
 
 
-def readable_runs(encoded: bytes | list[RunKey]) -> bytes | list[RunKey] | None:
+def readable_runs(encoded: bytes) -> bytes | None:
     """Return the encoded runs of a report, at most `HELD_MAX`.  None: they cannot be read."""
     if len(encoded) > 2 * HELD_MAX * RUN_BYTES_MAX:
         return None

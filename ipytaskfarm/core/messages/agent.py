@@ -23,10 +23,10 @@ class EngineReport(msgspec.Struct, frozen=True):
     """Whether the engine has said hello and can be given work."""
     started_s: float
     facts: dict[str, Any] = {}
-    held: bytes | list[RunKey] = b""
+    held: bytes = b""
     """Runs that were sent to the engine and that the controller has not acknowledged: waiting, running or ended, in
     order, as `encode_runs` writes them.  The reports of a node are one message, and bytes count as one of its values.
-    Event logs of earlier versions have the runs themselves."""
+    """
     properties: PropertiesChanged | None = None
     connection_file: str = ""
     prepared: bool = False

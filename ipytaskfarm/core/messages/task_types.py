@@ -32,14 +32,12 @@ def encode_runs(runs: list[RunKey]) -> bytes:
     return msgspec.msgpack.encode(runs) if runs else b""
 
 
-def decode_runs(encoded: bytes | list[RunKey]) -> list[RunKey]:
-    """Return the runs that `encode_runs` has encoded, or a list of runs as it is.
+def decode_runs(encoded: bytes) -> list[RunKey]:
+    """Return the runs that `encode_runs` has encoded.
 
     Raises:
         msgspec.MsgspecError: these bytes are no runs.
     """
-    if isinstance(encoded, list):
-        return encoded
     return _runs.decode(encoded) if encoded else []
 
 
