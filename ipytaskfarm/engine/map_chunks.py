@@ -54,15 +54,22 @@ _SILENT = WrittenByItem("", "", [])
 _NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
 
 
+_NO_BUNDLES: frozenset[int] = frozenset()
+
+
 class Known:
     """A function that was unpacked, and the observations about its calls so far."""
 
-    __slots__ = ("bundles", "function", "reaches", "segment", "singly", "trusted", "unseen_s")
+    __slots__ = ("brought", "bundles", "function", "kept", "reaches", "segment", "singly", "trusted", "unseen_s")
 
     def __init__(self, function: Callable[..., Any], reaches: bool, bundles: frozenset[int]) -> None:
         self.function = function
         self.bundles = bundles
         """The bundles of modules by value that it uses, see `serialization.modules.bundles_of`."""
+        self.brought = _NO_BUNDLES
+        """Those that the arguments of its last call have brought: they stay in place for the next one."""
+        self.kept: list[object] = []
+        """Keeps them alive."""
         self.reaches = reaches
         """Whether its code mentions state that belongs to the whole process, see `side_effects`."""
         self.segment = 1
@@ -73,6 +80,13 @@ class Known:
         """Whether a look every `SEGMENT_S` is enough, since `TRUSTED` calls changed nothing."""
         self.unseen_s = 0.0
         """Seconds that its calls have run since the last look."""
+
+    def note_brought(self, used: set[int], active: Mapping[int, object]) -> bool:
+        """Record which bundles arguments have used. Return whether some of the last call's are not among them."""
+        before, self.brought = self.brought, frozenset(used - self.bundles)
+        if before != self.brought:
+            self.kept = [active[each] for each in self.brought if each in active]
+        return not before <= self.brought
 
 
 class FailedItem(NamedTuple):

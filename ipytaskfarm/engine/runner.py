@@ -30,7 +30,7 @@ from ..core.text import did_you_mean, text_of
 from ..serialization.child_processes import forget_sent, sent
 from ..serialization.function_globals import setup_globals
 from ..serialization.import_settings import IMPORT_SETTINGS
-from ..serialization.modules import active, begin_run
+from ..serialization.modules import active, begin_run, used
 from ..serialization.pack import note_rebuild, pack, pack_names, unpack, unpack_function
 from ..serialization.rebuild import came
 from ..serialization.references import give_inputs
@@ -413,12 +413,15 @@ class Runner:
         known = self._function(job)
         attempt.reaches = known.reaches
         if active:
-            begin_run(known.bundles)
+            begin_run(known.bundles | known.brought)
+        used.clear()
         try:
             args, kwargs = unpack(work.arguments, self._namespace.names) if work.arguments is not None else ((), {})
         except Exception as error:
             note_rebuild(error, "the arguments were rebuilt on the engine, before the function was called")
             raise
+        if active and (used or known.brought) and known.note_brought(used, active):
+            begin_run(known.bundles | known.brought)
         if came:
             attempt.brought = Brought(take_came())
         own: Brought | None = getattr(known.function, "came", None)

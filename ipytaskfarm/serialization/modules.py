@@ -52,6 +52,8 @@ _offered: dict[str, ModuleSource] = {}
 _opened: OrderedDict[tuple[str, str], list[ModuleSource]] = OrderedDict()
 active: dict[int, list[ModuleSource]] = {}
 """id -> the members of a bundle that is in ``sys.modules`` or offered."""
+used: set[int] = set()
+"""The ids of bundles that were put in place since a reader has cleared it."""
 _sticky: dict[int, list[ModuleSource]] = {}
 """The active bundles that belong to values in the engine's namespace."""
 _outdated: set[tuple[str, str]] = set()
@@ -282,8 +284,7 @@ def load_module(name: str, digest: str, packed: bytes) -> types.ModuleType:
 
 
 def offer(bundles: tuple[tuple[str, str, bytes], ...]) -> None:
-    """Make the modules of these bundles available to later imports.  A function that imports one may do it or not, and
-    expect that it fails: nothing is imported here, nor before a call."""
+    """Make the modules of these bundles available to later imports. Nothing is imported here, nor before a call."""
     if is_own_side():
         return
     for name, digest, packed in bundles:
@@ -324,13 +325,11 @@ def _before_each_call(name: str, members: list[ModuleSource]) -> None:
 
 
 def activate(name: str, members: list[ModuleSource]) -> types.ModuleType:
-    """Put these versions into ``sys.modules``, then import and return the module `name` ("" for none).
-
-    This is also called before each call of a function that uses the modules, because another version may have been used
-    in the meantime.
-    """
+    """Put these versions into ``sys.modules``, then import and return the module `name` ("" for none).  This is also
+    called before each call of a function that uses the modules, because another version may have been used since."""
     if not _is_active(members):
         _place_all(members)
+    used.add(id(members))
     if not name:
         return cast(types.ModuleType, None)
     return sys.modules.get(name) or importlib.import_module(name)

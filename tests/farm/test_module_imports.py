@@ -101,7 +101,7 @@ def test_kept_results_of_members_of_modules_are_never_stale(farm: Farm, tmp_path
 
 
 METHODS = """
-import pickle, subprocess, sys
+import os, pickle, subprocess, sys
 import lib
 from ipytaskfarm import TaskClient
 class Job:
@@ -115,6 +115,9 @@ class Job:
         return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
 class Slow(Job):
     pass
+class Plain:
+    def imports(self): return "lib" in sys.modules or "SET_BY_LIB" in os.environ
+    reads = pickles = child = imports
 def call(job, name): return getattr(job, name)()
 def other(_): return "lib" in sys.modules
 with TaskClient(WHERE) as tc:
@@ -123,7 +126,7 @@ with TaskClient(WHERE) as tc:
         for job in (Job(), Slow()):
             for _ in range(3):
                 one, two = tc.submit(call, job, name).result(), tc.map(call, [job] * 2, [name] * 2)
-                print(one, *two, tc.submit(other, 0).result())
+                print(one, *two, tc.submit(other, 0).result(), tc.submit(call, Plain(), name).result())
 """
 
 
@@ -135,4 +138,4 @@ def test_methods_of_arguments_find_their_modules_in_each_task(farm: Farm, tmp_pa
             f"import os\nos.environ['SET_BY_LIB'] = '{value}'\nclass Thing:\n    x = {value}\n"
             "def value(): return int(os.environ['SET_BY_LIB'])\n"
         )
-        assert run(tmp_path, "script.py") == f"{value} {value} {value} False\n" * 24
+        assert run(tmp_path, "script.py") == f"{value} {value} {value} False False\n" * 24
