@@ -41,8 +41,9 @@ class FarmAccess:
         self._folder = folder
         self._keys: FarmKeys | None = None
         self._cannot_write = False
-        self._written: dict[Path, tuple[int, ...]] = {}
-        """The connection files of clients and agents on this machine -> how they were when they were written."""
+        self._written: dict[Path, tuple[int, ...] | None] = {}
+        """The connection files of clients and agents on this machine -> how they were when they were written; None:
+        they are to be written again."""
 
     def write_files(self, keys: FarmKeys) -> list[Path]:
         """Write the connection files of this farm, and return those that are removed when the controller ends."""
@@ -55,8 +56,23 @@ class FarmAccess:
             paths.append(path)
         write_agent_files(self._info, keys, self._folder)
         self._keys = keys
-        self._written = {path: _state_of(path) for path in paths}
+        self._written = {path: self._state_if_own(path) for path in paths}
         return paths
+
+    def _state_if_own(self, path: Path) -> tuple[int, ...] | None:
+        """Return the state of a connection file of this farm; None if something has replaced it since it was written.
+
+        The state is taken first: what is changed after that has another one.
+        """
+        state = _state_of(path)
+        return state if self._incarnation_in(path) == self._info.incarnation else None
+
+    @staticmethod
+    def _incarnation_in(path: Path) -> str:
+        try:
+            return farm_paths.read_connection_file(path).incarnation
+        except (TaskFarmError, OSError):
+            return ""
 
     def look_after_files(self) -> None:
         """Write the connection files again if one is gone or spoiled: without it nobody finds the running farm.

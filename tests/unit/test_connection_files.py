@@ -60,6 +60,31 @@ def test_a_file_that_is_gone_is_written_again(access: FarmAccess) -> None:
     assert client_file().read_bytes() == before
 
 
+@pytest.mark.parametrize("kind", ["removed", "a link", "another text"])
+def test_a_file_that_is_spoiled_while_it_is_written_is_written_again(
+    access: FarmAccess, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = client_file()
+    before = path.read_bytes()
+
+    def spoil(*_: object) -> None:
+        """Stand in for what follows the writing of the files."""
+        path.unlink()
+        if kind == "a link":
+            path.symlink_to(path.with_name("nothing"))
+        elif kind == "another text":
+            path.write_text("{}")
+            path.chmod(0o600)
+        monkeypatch.undo()
+
+    monkeypatch.setattr("ipytaskfarm.controller.access.write_agent_files", spoil)
+    farm_paths.connection_path("default", "agent").unlink()
+    access.look_after_files()
+    access.look_after_files()
+    assert not path.is_symlink()
+    assert path.read_bytes() == before
+
+
 def test_the_file_of_another_farm_that_runs_is_left_alone_until_it_ends(access: FarmAccess) -> None:
     """Two farms of one name in different data folders would take the place from each other for ever."""
     ours = farm_paths.read_connection_file(client_file())
