@@ -303,7 +303,7 @@ def test_queue_status_and_clear_queue(mec: MultiEngineClient, tc: TaskClient, ga
 def test_a_command_waits_for_the_task_and_says_so(
     mec: MultiEngineClient, tc: TaskClient, gate: Gate, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    task = tc.run(Task(gate.code + "seen = 1", targets=0))
+    task = tc.run(Task(gate.telling_code + "seen = 1", targets=0))
     gate.until_reached()
     pending = mec.pull("seen", targets=0, block=False)
     with pytest.raises(TimeoutError):

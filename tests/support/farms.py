@@ -47,18 +47,22 @@ class Gate:
         """Return code that waits until the gate is open."""
         return (
             "import os, time\n"
-            f"open({str(self._reached)!r}, 'w').close()\n"
             "for _ in range(12_000):\n"
             f"    if os.path.exists({str(self.path)!r}): break\n"
             "    time.sleep(0.01)\n"
             "else: raise TimeoutError('nobody opened the gate')\n"
         )
 
+    @property
+    def telling_code(self) -> str:
+        """Return code that also tells that it waits, see `until_reached`."""
+        return f"open({str(self._reached)!r}, 'w').close()\n{self.code}"
+
     def open(self) -> None:
         self.path.touch()
 
     def until_reached(self) -> None:
-        """Wait until a task waits here.  A task that is on an engine need not have begun."""
+        """Wait until a task with `telling_code` waits here.  A task that is on an engine need not have begun."""
         eventually(self._reached.exists, DEADLINE_S, what="a task at the gate")
 
 
