@@ -94,10 +94,6 @@ def _umask() -> int:
     return present
 
 
-def _put_locale(wanted: str) -> None:
-    locale.setlocale(locale.LC_ALL, wanted)
-
-
 def _put_builtins(names: dict[str, Any]) -> None:
     here = vars(builtins)
     here.update(names)
