@@ -236,7 +236,8 @@ def test_the_controller_dies_in_between(farm_dirs: Dirs) -> None:
         mec.execute("made = float(large.sum()) + id")
         mec.checkpoint()
         os.kill(pid_of(home, "controller"), signal.SIGKILL)
-        eventually(lambda: len(mec.get_ids()) == 2, DEADLINE_S)
+        # Commands wait for engines that have not reported yet; to be killed, they must have.
+        eventually(lambda: [row.state for row in mec.engines()] == ["idle", "idle"], DEADLINE_S)
         kill(mec, 0)
         kill(mec, 1)
         assert mec.pull("made") == [np.arange(100_000.0).sum() + i for i in (0, 1)]

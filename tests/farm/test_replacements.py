@@ -191,7 +191,8 @@ def test_the_controller_dies_in_between(farm_dirs: Dirs) -> None:
         tc.await_engines(2, connect_timeout=DEADLINE_S)
         initialise(mec)
         os.kill(pid_of(home, "controller"), signal.SIGKILL)
-        eventually(lambda: len(mec.get_ids()) == 2, DEADLINE_S)
+        # Commands wait for engines that have not reported yet; to be killed, they must have.
+        eventually(lambda: [row.state for row in mec.engines()] == ["idle", "idle"], DEADLINE_S)
         kill(mec, 0)
         kill(mec, 1)
         np.testing.assert_array_equal(mec.gather("part"), np.arange(100.0))
