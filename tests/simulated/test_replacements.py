@@ -288,6 +288,22 @@ def test_no_task_comes_before_the_engine_is_prepared(sim: SimFarm, agent: SimAge
     assert all(final.reason in ("", "engine lost") for final in sim.store.finals.values())
 
 
+def test_what_an_engine_was_sent_before_it_is_reported_anew_is_not_waited_for(
+    sim: SimFarm, agent: SimAgent, hand: Hand
+) -> None:
+    for code in (b"import x", b"import y"):
+        hand.do("execute", code)
+    sim.kill(agent, engine_of(agent, 0))
+    preparing(sim, agent, 0)
+    agent.inbox.clear()  # it was lost with the session
+    sim.ask(m.SetSticky("a", "execute", b"z = 1"))
+    agent.inbox.clear()
+    sim.restate(agent)
+    sim.settle()
+    assert commanded(sim) == [0, 1]
+    assert not [e for e in sim.scheduler.farm.engines.by_name.values() if e.preparing or e.state == "preparing"]
+
+
 def test_a_command_to_all_while_one_is_being_replaced(sim: SimFarm, agent: SimAgent, hand: Hand) -> None:
     hand.do("push", b"x = 1", keep=m.Keep(("x",)))
     sim.kill(agent, engine_of(agent, 1))

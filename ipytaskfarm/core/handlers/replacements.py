@@ -160,6 +160,7 @@ def prepare_engine(farm: SchedulerState, engine: EngineEntry, out: Decision) -> 
     its predecessor.
     """
     engine.state = EngineState.PREPARING
+    engine.preparing.clear()  # of an engine that is reported anew: what it was sent before may be lost with the session
     kept = farm.requests.kept.get(engine.id)
     commands = list(kept.commands.values()) if kept is not None else []
     in_their_place = {key for command in commands for key in command.sticky}
