@@ -109,10 +109,17 @@ def _refusal(obj: Any, names: str | tuple[str, ...], error: Exception) -> Except
         found = find_culprit(obj, names, _fails)
     except RecursionError:  # the object's own code calls itself without end
         found = Culprit("", obj, None)
-    if isinstance(error, RecursionError) and (found.part is obj or len(found.path) > PATH_CHARACTERS_MAX):
+    if isinstance(error, RecursionError) and (found.part is obj or _is_too_deep(error, found.path)):
         begin = found.path[:40] + "…" if len(found.path) > PATH_CHARACTERS_MAX else found.path or str(names)
         return UnpickleableException(f"{begin}: nested too deeply to be pickled: send it flat, as a list of its parts")
     return UnpickleableException(explain(found._replace(path=found.path or str(names)), error))
+
+
+def _is_too_deep(error: RecursionError, path: str) -> bool:
+    """Return whether the nesting of an object is at fault, and not a method that calls itself without end.
+
+    How deep an object may be depends on the Python, so the part that was found may be near the top."""
+    return len(path) > PATH_CHARACTERS_MAX or "while pickling an object" in str(error)
 
 
 def _first(error: Exception) -> Exception:

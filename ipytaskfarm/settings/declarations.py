@@ -504,7 +504,8 @@ def with_settings(owner: _Class) -> _Class:
     self = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     owner.__init__.__signature__ = inspect.Signature([self, *parameters])  # type: ignore[misc]
     if owner.__doc__ is not None:  # python -OO removes docstrings
-        owner.__doc__ = owner.__doc__.replace(PLACE_OF_ARGUMENTS, argument_list().strip())
+        # Python 3.13 has removed the docstring's indentation already.
+        owner.__doc__ = inspect.cleandoc(owner.__doc__).replace(PLACE_OF_ARGUMENTS, argument_list())
     return owner
 
 
@@ -517,7 +518,7 @@ def _argument_lines(name: str, setting: Setting) -> str:
     unit = f" ({_KINDS[setting.unit]})" if setting.unit in _KINDS else ""
     default = f"; default: {setting.default_text}" if setting.default_text else ""
     text = f"{name}: {setting.help}{unit}{default}."
-    return fill(text, 119, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False)
+    return fill(text, 115, subsequent_indent="    ", break_on_hyphens=False)
 
 
 # ------------------------------------------------------------------------------------------------------------

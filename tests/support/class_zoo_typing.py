@@ -36,7 +36,7 @@ T = typing.TypeVar("T")
 class Meta(type):
     def __getitem__(cls, what): return f"{super().__repr__()}{what}"
 class Box(typing.Generic[T], metaclass=Meta): pass
-ALIAS = typing.Generic.__class_getitem__.__func__(Box, int)
+ALIAS = Box.__class_getitem__(int)
 def make(): return ALIAS
 def check(v): assert v.__origin__ is Box and v == ALIAS and Box[3].endswith("3")
 # ---- Generic over a ParamSpec

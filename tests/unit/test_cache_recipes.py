@@ -94,6 +94,7 @@ OTHER = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Pickle, copy, and deepcopy support:DeprecationWarning")  # of itertools, in 3.12
 @pytest.mark.parametrize("name", OTHER)
 def test_what_a_function_can_see_of_its_values_counts(name: str) -> None:
     code, before, after = OTHER[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -104,7 +105,7 @@ def test_a_smaller_limit_at_the_next_start(cache: ResultCache, tmp_path: Path, b
 def test_a_damaged_entry_is_removed_and_named(cache: ResultCache, tmp_path: Path, column: str) -> None:
     cache.put("a", key(), final(1), b"")
     damaged = {"body": b"bodx", "blobs": '{"%s":5}' % ("ab" * 32)}[column]
-    with sqlite3.connect(tmp_path / "store.cache") as db:
+    with contextlib.closing(sqlite3.connect(tmp_path / "store.cache")) as db, db:
         db.execute(f"UPDATE entries SET {column} = ?", (damaged,))
     kept, note = cache.get("a")
     assert kept is None
@@ -265,13 +266,13 @@ def _a_folder(path: Path) -> None:
 
 
 def _of_others(path: Path) -> None:
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("DROP TABLE entries")
         db.execute("CREATE TABLE entries (other)")
 
 
 def _nonsense(path: Path) -> None:
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE recipes SET parts = x'ff'")
         db.execute("UPDATE entries SET arguments = '{', blobs = '['")
 

@@ -62,6 +62,7 @@ def said(call: Callable[..., Any], *args: Any) -> list[str]:
     written = io.StringIO()
     with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stderr(written):
         warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", "Pickle, copy, and deepcopy support")  # of itertools, since Python 3.12
         call(*args)
     assert all(each.filename == __file__ for each in caught), "it points at the line that called"
     lines = written.getvalue().splitlines()
