@@ -26,6 +26,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from . import known_classes, rebuild as build, rebuild_classes as build_classes
+from .annotations import EVALUATED_LATE, MADE_BY_PYTHON, own_annotations
 from .definition_stages import After, Stages, Whole, join, reduced
 from .global_names import annotation_names, is_hint
 from .module_origin import Travel
@@ -51,7 +52,7 @@ _TYPES_OF_TYPES = {
 }
 _NOT_ATTRIBUTES = frozenset(
     {"__dict__", "__weakref__", "__slotnames__", "_abc_impl", "__module__", "__firstlineno__", "__static_attributes__"}
-    | {"__annotations_cache__"}
+    | MADE_BY_PYTHON
 )
 _ENUM_OWN = frozenset(
     {"_generate_next_value_", "_member_names_", "_member_map_", "_value2member_map_", "_unhashable_values_"}
@@ -196,6 +197,8 @@ def class_attributes(cls: type) -> dict[str, Any]:
         if name in _CTYPES_OWN and _is_ctypes(cls):
             continue
         found[name] = value
+    if EVALUATED_LATE and "__annotations__" not in found and (annotations := own_annotations(cls)):
+        found["__annotations__"] = annotations
     return found
 
 
@@ -226,12 +229,6 @@ def class_hints(cls: type) -> dict[str, Any]:
 def hint_names(cls: type) -> list[str]:
     """Return the names in a class's own string annotations."""
     return annotation_names(own_annotations(cls))
-
-
-def own_annotations(cls: type) -> dict[str, Any]:
-    """Return the annotations of the class itself, without those of its bases."""
-    found = vars(cls).get("__annotations__")
-    return found if isinstance(found, dict) else {}
 
 
 # --------------------------------------------------------------------------------------------------

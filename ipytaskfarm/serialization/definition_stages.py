@@ -13,8 +13,8 @@ has no methods yet. Therefore a definition is written in three stages:
 The first definition that a pickle meets opens the stages. Each other definition that is reached from its stages 1 and 2
 joins them. A definition that is first met in stage 3 opens stages of its own, and is complete before its instance.
 
-The steps are items of one list that grows while the C pickler writes it: for an exact list, the pickler reads the
-length again after each item.
+The steps are items of one list that grows while the C pickler writes it. The pickler takes them from a generator,
+because since Python 3.14 it refuses an exact list that grows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from __future__ import annotations
 import gc
 import types
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary, ref
 
@@ -100,6 +100,15 @@ class _Mark:
         self.suspends = suspends
 
 
+class _Growing:
+    """A list that grows while it is written."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+
 class _Turn:
     """Marker at the end of the steps that decides what follows."""
 
@@ -116,7 +125,7 @@ class Stages:
         self._by_value = by_value
         self._parent = parent
         self._kinds: dict[type, bool] = {} if parent is None else parent._kinds
-        self.steps: list[Any] = [None, _Turn(self)]
+        self.steps: list[Any] = [_Turn(self)]
         self._late: list[tuple[DefinitionStep, set[type]]] = []
         self.classes: list[type] = []
 
@@ -276,7 +285,28 @@ def reduced(create: Callable[..., Any], arguments: tuple[Any, ...], steps: list[
     """Return the reduction of a definition that has joined the stages; `steps` is not None if it opened them."""
     if steps is None:
         return create, arguments
-    return create, arguments, steps, None, None, build_classes.finish
+    return create, arguments, _Growing(steps), None, None, build_classes.finish
+
+
+_BATCH = 1000
+"""The number of items that the C pickler writes in one go.  It takes the first two before it writes either."""
+
+
+def _reduce_growing(pickler: StagedPickler, growing: _Growing) -> Any:
+    """Reduce a list to its items, those included that it gets while it is written."""
+    return list, (), None, _each_so_far(growing.items)
+
+
+def _each_so_far(items: list[Any]) -> Iterator[Any]:
+    """Yield each item when all before it have been written, with two Nones where the pickler takes two at once."""
+    position = number = 0
+    while position < len(items):
+        if number % _BATCH < 2:
+            yield None
+        else:
+            yield items[position]
+            position += 1
+        number += 1
 
 
 def reduce_step(pickler: StagedPickler, step: DefinitionStep) -> Any:
@@ -326,6 +356,7 @@ STAGE_REDUCERS: dict[type, Callable[[Any, Any], Any]] = {
     Whole: reduce_whole,
     After: reduce_after,
     Pull: reduce_pull,
+    _Growing: _reduce_growing,
     _Mark: reduce_mark,
     _Turn: reduce_turn,
 }

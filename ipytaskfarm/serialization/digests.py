@@ -39,6 +39,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from ..core.errors import VersionMismatch
+from .annotations import annotations_of
 from .classes import (
     PARAMETER_TYPES,
     class_attributes,
@@ -461,7 +462,7 @@ class Digester:
             self._sorted("globals", used),
             self._sorted("keywords", function.__kwdefaults__ or {}),
             self._sorted("attributes", function.__dict__),
-            self._in_order("annotations", function.__annotations__),
+            self._in_order("annotations", annotations_of(function)),
         )
 
     def _version(self, module: types.ModuleType) -> str:

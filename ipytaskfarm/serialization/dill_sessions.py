@@ -30,6 +30,7 @@ import msgspec
 from dill import _dill
 
 from ..core.errors import SessionError
+from .annotations import annotations_of
 from .function_globals import Names, placed, remember
 from .module_origin import Travel, travel
 from .pack import pack, unpack
@@ -263,7 +264,7 @@ class SessionPickler(dill.Pickler):
             "doc": function.__doc__,
             "defaults": function.__defaults__,
             "kwdefaults": function.__kwdefaults__,
-            "annotations": function.__annotations__,
+            "annotations": annotations_of(function),
             "dict": vars(function),
         }
         if type_params := getattr(function, "__type_params__", ()):

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
+from .annotations import annotations_of
 from .classes import hint_names
 from .module_bundles import Bundle, is_current
 
@@ -66,7 +67,8 @@ class FunctionGuard:
         self.code = function.__code__
         self.defaults = function.__defaults__
         self.name, self.qualname = function.__name__, function.__qualname__
-        self.annotations = Identities(_flat(function.__annotations__)) if function.__annotations__ else None
+        annotations = annotations_of(function)
+        self.annotations = Identities(_flat(annotations)) if annotations else None
         self.names = tuple(names)
         self.globals = Identities(map(function.__globals__.get, self.names, _ABSENTS))
         self.keywords = Identities(_flat(function.__kwdefaults__)) if function.__kwdefaults__ else None
@@ -84,7 +86,7 @@ class FunctionGuard:
             return False
         if function.__name__ != self.name or function.__qualname__ != self.qualname:
             return False
-        annotations = function.__annotations__
+        annotations = annotations_of(function)
         if (annotations or self.annotations is not None) and (
             self.annotations is None or not self.annotations.same([*annotations, *annotations.values()])
         ):

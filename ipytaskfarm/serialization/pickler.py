@@ -32,6 +32,7 @@ from . import (
     rebuild_values as build_values,
     session_state,
 )
+from .annotations import annotations_of
 from .definition_stages import LEAVES, STAGE_REDUCERS, Stages, join, reduced
 from .function_globals import Names
 from .function_imports import imports_of
@@ -340,7 +341,7 @@ def used_globals(function: types.FunctionType) -> tuple[dict[str, Any], tuple[st
     wanted = []
     names_used = global_names(function.__code__)
     guessed = only_in_texts(function.__code__, names_used)
-    hints = [name for name in annotation_names(function.__annotations__) if name in here and is_hint(here[name])]
+    hints = [name for name in annotation_names(annotations_of(function)) if name in here and is_hint(here[name])]
     for name in sorted({*names_used, *hints}) if hints else names_used:
         if name in taken:
             used[name] = taken[name]
@@ -378,7 +379,7 @@ def function_state(function: types.FunctionType, with_globals: bool) -> dict[str
     optional = {
         "defaults": function.__defaults__,
         "kwdefaults": function.__kwdefaults__,
-        "annotations": function.__annotations__,
+        "annotations": annotations_of(function),
         "dict": function.__dict__,
         "type_params": getattr(function, "__type_params__", None),
     }

@@ -26,6 +26,7 @@ from ..core.errors import UnpickleableException
 from ..core.messages.result_cache import KeyPart, Recipe
 from ..core.messages.task_types import Function
 from ..system.user_code import cell_of
+from .annotations import annotations_of
 from .cache import KeptPacks, hold
 from .code_digests import code_digest
 from .digests import Digester, Seen
@@ -315,7 +316,7 @@ class _Walk:
             used, wanted = {}, ()
         self.guards.append(FunctionGuard(function, [*used, *wanted]))
         digester = _PartDigester(self, label)
-        state = (function.__name__, function.__qualname__, [*function.__annotations__.items()], code)
+        state = (function.__name__, function.__qualname__, [*annotations_of(function).items()], code)
         self.add("function", label, digester.digest(state), user, cell_of(code.co_filename) or "")
         self.sure = self.sure and digester.sure
         for name, value in _defaults(function):
