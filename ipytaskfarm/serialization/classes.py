@@ -192,7 +192,7 @@ def class_attributes(cls: type) -> dict[str, Any]:
             continue
         if name in hints and hints[name] is value:
             continue
-        if type(value).__module__ == "_ctypes" and type(value).__name__ == "CField":
+        if _type_name(type(value)) in ("_ctypes.CField", "ctypes.CField"):
             continue
         if name in _CTYPES_OWN and _is_ctypes(cls):
             continue
@@ -504,9 +504,15 @@ def _reduce_single_dispatch_method(pickler: Pickler, found: Any) -> Reduced:
     return build_classes.new_single_dispatch_method, (found.dispatcher, found.func)
 
 
+def _reduce_partial_method(pickler: Pickler, found: Any) -> Reduced:
+    """Reduce a `partialmethod` to a call: since Python 3.14 none can be made without its function."""
+    return build_classes.new_partial_method, (found.func, found.args, found.keywords)
+
+
 PARAMETER_TYPES = (typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple)
 REDUCERS.update(dict.fromkeys((*PARAMETER_TYPES, typing.NewType), _reduce_parameter))
 REDUCERS[type] = BASES[type] = reduce_class
+REDUCERS[functools.partialmethod] = _reduce_partial_method
 REDUCERS[functools.singledispatchmethod] = _reduce_single_dispatch_method
 REDUCERS[typing.ForwardRef] = _reduce_forward_ref
 if hasattr(typing, "TypeAliasType"):

@@ -34,7 +34,7 @@ from .missing_modules import missing
 from .module_origin import add_dependency
 from .packing_notice import notice
 from .rebuild import Renewing, bind, for_many, loading
-from .refusals import PATH_CHARACTERS_MAX, Culprit, explain, find_culprit, type_name
+from .refusals import LOOKED_AT_MAX, PATH_CHARACTERS_MAX, Culprit, explain, find_culprit, type_name
 
 __all__ = [
     "add_dependency",
@@ -106,7 +106,7 @@ def _refusal(obj: Any, names: str | tuple[str, ...], error: Exception) -> Except
     if isinstance(error, VersionMismatch | MemoryError | Warning):  # the program makes errors of warnings
         return error
     try:
-        found = find_culprit(obj, names, _fails)
+        found = find_culprit(obj, names, _fails, _LEVELS_SHOWN if _is_too_deep(error) else LOOKED_AT_MAX)
     except RecursionError:  # the object's own code calls itself without end
         found = Culprit("", obj, None)
     if isinstance(error, RecursionError) and (found.part is obj or _is_too_deep(error, found.path)):
@@ -115,11 +115,17 @@ def _refusal(obj: Any, names: str | tuple[str, ...], error: Exception) -> Except
     return UnpickleableException(explain(found._replace(path=found.path or str(names)), error))
 
 
-def _is_too_deep(error: RecursionError, path: str) -> bool:
+_LEVELS_SHOWN = 16
+"""Of an object that is nested too deeply, the first levels say where it is."""
+
+
+def _is_too_deep(error: Exception, path: str = "") -> bool:
     """Return whether the nesting of an object is at fault, and not a method that calls itself without end.
 
     How deep an object may be depends on the Python, so the part that was found may be near the top."""
-    return len(path) > PATH_CHARACTERS_MAX or "while pickling an object" in str(error)
+    return len(path) > PATH_CHARACTERS_MAX or (
+        isinstance(error, RecursionError) and "while pickling an object" in str(error)
+    )
 
 
 def _first(error: Exception) -> Exception:

@@ -233,6 +233,11 @@ def new_single_dispatch_method(dispatcher: Any, function: Any) -> Any:
     return made
 
 
+def new_partial_method(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    """Return a `functools.partialmethod`."""
+    return functools.partialmethod(function, *arguments, **keywords)
+
+
 def register(cls: Any, subclasses: list[type]) -> None:
     """Register virtual subclasses of an abstract class."""
     if is_unfilled(cls):

@@ -14,7 +14,7 @@ from .classes import class_attributes
 from .module_origin import Travel, travel
 from .pickler import find_named, reduced_by_pickle, used_globals
 
-_LOOKED_AT_MAX = 10_000
+LOOKED_AT_MAX = 10_000
 PATH_CHARACTERS_MAX = 500
 """A longer path is shortened in messages; that of an error of recursion says no more than that it is long."""
 _MAKE = "make it where it is used, inside the task"
@@ -141,10 +141,16 @@ class Culprit(NamedTuple):
     """The object of an installed library that the part belongs to, without code of the user between them; or None."""
 
 
-def find_culprit(obj: Any, names: str | tuple[str, ...], fails: Callable[[Any], bool]) -> Culprit:
+def find_culprit(
+    obj: Any, names: str | tuple[str, ...], fails: Callable[[Any], bool], steps_max: int = LOOKED_AT_MAX
+) -> Culprit:
     """Return the innermost part that fails by itself.
 
-    `names` is the name of the object, or the names of its items.
+    Args:
+        obj: what cannot be pickled.
+        names: the name of the object, or the names of its items.
+        fails: returns whether an object cannot be pickled.
+        steps_max: the most steps from a part to one of its parts, or back.
     """
     if isinstance(names, str):
         owner = obj if _is_of_library(obj) else None
@@ -155,7 +161,7 @@ def find_culprit(obj: Any, names: str | tuple[str, ...], fails: Callable[[Any], 
         stack = [(Culprit("", obj, None), iter(zip(names, obj, strict=False)))]
     seen = {id(obj)}
     deepest: Culprit | None = None
-    for _ in range(_LOOKED_AT_MAX):
+    for _ in range(steps_max):
         (path, current, owner), parts = stack[-1]
         for step, part in parts:
             if id(part) in seen or not fails(part):

@@ -73,7 +73,7 @@ def check(v):
     assert b.next.contents.v == 1 and ctypes.sizeof(v) == 16 and v is Node
 # ---- ctypes Structure, Union, packing, arrays, methods
 class P(ctypes.Structure):
-    _pack_ = 1
+    _pack_ = 1; _layout_ = "ms"
     _fields_ = [("x", ctypes.c_int8), ("y", ctypes.c_int32 * 2)]
     def total(self): return self.x + sum(self.y)
 class U(ctypes.Union):
