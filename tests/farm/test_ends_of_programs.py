@@ -21,8 +21,10 @@ def ends_with(script: Path, text: str) -> tuple[int, str, str]:
 
 
 FORKS = """
-import os, signal, sys, time
+import os, signal, sys, time, warnings
 from ipytaskfarm import Executor, Farm, FarmClusterExecutor, Pool
+
+warnings.filterwarnings("ignore", "This process .* is multi-threaded")  # Python 3.12 says so of each fork
 
 def late(x, other=None):
     time.sleep(0.5)

@@ -70,7 +70,10 @@ def test_a_child_runs_no_further_item(tc: TaskClient, tmp_path: Path) -> None:
 
 
 def test_code_and_commands_too(tc: TaskClient, mec: MultiEngineClient) -> None:
-    code = "import os\npid = os.fork()\nif pid == 0: raise ValueError('child')\nstatus = os.waitpid(pid, 0)[1]"
+    code = (
+        "import os, warnings; warnings.filterwarnings('ignore', 'This process .* is multi-threaded')\n"
+        "pid = os.fork()\nif pid == 0: raise ValueError('child')\nstatus = os.waitpid(pid, 0)[1]"
+    )
     found = tc.run(Task(code, pull="status"), block=True)
     assert os.waitstatus_to_exitcode(found["status"]) == 1
     shown = mec.execute(code, targets=0)
