@@ -117,7 +117,7 @@ def _of_type(text: str) -> str:
         r"'cmp' is an invalid keyword argument|(takes no positional arguments|^sorted expected 1 argument)", text
     ):
         return "an order is made of keys: sort(key=functools.cmp_to_key(f))"
-    if "for >>:" in text and "print" in text:
+    if "for >>: 'builtin_function_or_method'" in text:
         return "print >>file, a is print(a, file=file)"
     lazy = _LAZY.search(text)
     if lazy and re.search(

@@ -11,7 +11,8 @@ It is written when the first child is started (`Starts`).
 
 from __future__ import annotations
 
-import multiprocessing.spawn  # noqa: F401 - `Starts` changes what it tells children
+import multiprocessing.context
+import multiprocessing.spawn  # `Starts` changes what it tells children
 import os
 import sys
 import types
@@ -215,6 +216,8 @@ class Starts:
         path = os.environ.get("PYTHONPATH", "")
         os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{path}" if path else folder
         _put_first(sys.modules["multiprocessing.spawn"])
+        # Python 3.14 would start a server, to which functions of a client's `__main__` are unknown.
+        vars(multiprocessing.context)["_default_context"]._default_context = multiprocessing.get_context("fork")
         _posixsubprocess.fork_exec = self._before(helper_processes.following(_posixsubprocess.fork_exec))
         module: Any = sys.modules.get("subprocess")
         if hasattr(module, "_fork_exec"):  # this module keeps a reference of its own

@@ -2,8 +2,8 @@
 
 A plain function as a task runs inside a callback of the kernel's loop. For its author no loop runs there:
 ``asyncio.run``, ``loop.run_until_complete`` and ``anyio.run`` must work as in a script. Therefore no loop counts as
-running in the main thread in the meantime. The policy has no loop there, but makes one on request, as in a fresh
-interpreter. Coroutines and cells with a top-level await run in the kernel's loop, and find it.
+running in the main thread in the meantime. The policy has no loop there; before Python 3.14 it makes one on request,
+as in a fresh interpreter. Coroutines and cells with a top-level await run in the kernel's loop, and find it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from asyncio import events
 from typing import Any
 
 _events = vars(events)
+# Python 3.14 warns of the names without the underscore.
+_policy = _events.get("_get_event_loop_policy", asyncio.get_event_loop_policy)
+_set_policy = _events.get("_set_event_loop_policy", asyncio.set_event_loop_policy)
 _set_running_loop = events._set_running_loop
 
 
@@ -36,7 +39,7 @@ class Loops:
     def renew(self) -> None:
         """Replace the present policy with a fresh one for users' code, without a loop in this thread."""
         if events._get_running_loop() is self.loop:  # until the loop runs, only the policy can find it
-            self._fresh(asyncio.get_event_loop_policy())
+            self._fresh(_policy())
 
     def restore(self) -> bool:
         """Forget the loop that a task has set or asked for, and the policy that it has chosen.
@@ -57,7 +60,7 @@ class Loops:
         # Code that runs in the kernel's loop finds it whatever the policy says; so does code in the loops of other
         # threads.
         self._policy = type(policy)()
-        asyncio.set_event_loop_policy(self._policy)
+        _set_policy(self._policy)
         self._noted = vars(getattr(self._policy, "_local", self))
         if self._noted is vars(self):  # a policy from another library
             self._noted = {}

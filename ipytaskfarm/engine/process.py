@@ -175,7 +175,7 @@ class EngineProcess:
         properties = Properties(self._facts, self._tell_properties)
         self._interrupts = Interrupts(recorder)
         self._prepare_for_children()
-        self._loop = asyncio.get_event_loop_policy().get_event_loop()
+        self._loop = asyncio.get_event_loop()
         self._loops = Loops(self._loop)
         self._lock: asyncio.Lock = kernel._main_asyncio_lock
         self._look_later: asyncio.TimerHandle | None = None

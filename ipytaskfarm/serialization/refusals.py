@@ -22,6 +22,7 @@ _OPEN = "open the file inside the task"
 _CONNECT = "connect inside the task"
 _START = "start it inside the task"
 _LIST = "make a list of it"
+_ITERATOR = "make it inside the task"
 _VALUE = "send its value"
 _FIELDS = "send what is needed of it, such as a tuple of it"
 _OWN = "ipytaskfarm."
@@ -73,6 +74,10 @@ _REMEDIES = {
     "select.poll": _MAKE,
     "select.epoll": _MAKE,
     "builtins.generator": _LIST,
+    "itertools.cycle": _ITERATOR,
+    "itertools.chain": _LIST,
+    "itertools.islice": _LIST,
+    "itertools.repeat": _ITERATOR,
     "builtins.async_generator": "make a list of what it gives",
     "builtins.coroutine": "await it, and send its result",
     "_csv.reader": _LIST,

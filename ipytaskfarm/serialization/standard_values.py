@@ -7,12 +7,14 @@ has itself.
 from __future__ import annotations
 
 import abc
+import ast
 import contextlib
 import contextvars
 import copyreg
 import functools
 import inspect
 import io
+import itertools
 import logging
 import pickle
 import sys
@@ -222,6 +224,14 @@ def _reduce_mark(pickler: Pickler, found: object) -> Reduced:
     return _by_identity(found, values.mark)
 
 
+def _reduce_count(pickler: Pickler, found: itertools.count[Any]) -> Reduced:
+    """Reduce a counter to one that goes on from the same plain number, which since Python 3.14 only its text tells."""
+    try:
+        return itertools.count, ast.literal_eval(f"({repr(found).removeprefix('count(')[:-1]},)")
+    except (ValueError, SyntaxError):  # it counts in another type
+        return NotImplemented
+
+
 def _reduce_context_variable(pickler: Pickler, found: contextvars.ContextVar[Any]) -> Reduced:
     """Reduce a context variable, of which the default is sent and no value."""
     return _by_identity(found, values.context_variable, found.name, *default_of(found))
@@ -277,6 +287,7 @@ def _reduce_context_manager(pickler: Pickler, found: Any) -> Reduced:
 
 REDUCERS.update(
     {
+        itertools.count: _reduce_count,
         object: _reduce_mark,
         contextvars.ContextVar: _reduce_context_variable,
         contextlib._GeneratorContextManager: _reduce_context_manager,

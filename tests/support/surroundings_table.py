@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
 
@@ -274,14 +275,17 @@ PUT_BACK: dict[str, list[Check]] = {
             "import asyncio; asyncio.set_event_loop(asyncio.new_event_loop())",
             1,
         ),
-        Check(
-            "import asyncio, warnings\nasync def one(): return 1\n"
-            "with warnings.catch_warnings():\n"
-            "    warnings.simplefilter('ignore')\n"
-            "    seen = asyncio.get_event_loop().run_until_complete(one())",
-            "import asyncio\nasync def one(): return 1\nasyncio.run(one())",
-            1,
-        ),
+        *[
+            Check(
+                "import asyncio, warnings\nasync def one(): return 1\n"
+                "with warnings.catch_warnings():\n"
+                "    warnings.simplefilter('ignore')\n"
+                "    seen = asyncio.get_event_loop().run_until_complete(one())",
+                "import asyncio\nasync def one(): return 1\nasyncio.run(one())",
+                1,
+            )
+            for _ in range(sys.version_info < (3, 14))  # which makes no loop on request
+        ],
         Check(
             "import asyncio; seen = type(asyncio.get_event_loop_policy()).__name__",
             "import asyncio; asyncio.set_event_loop_policy(type('P', (asyncio.DefaultEventLoopPolicy,), {})())",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from types import CodeType
+from typing import Any
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -18,6 +20,8 @@ FILLED = (
     "match k:\n    case {}:\n        a = 1\n", "a = k ** {}", "a = {}\nb = {}\nc = {}", "d = {{'n': {}}}", "k == {}",
     "x = {}; f = lambda: x", "a = sum(n * m for n in range({}))", "def f(n):\n    return lambda: n\na = f({})",
 )  # fmt: skip
+SMALL = ("match k:\n    case {}:\n        a = 1\n", "a = {}\nb = {}\nc = {}")
+"""With numbers below 256, which since Python 3.14 are no constants but parts of instructions."""
 COMPILED = (
     "a = -{}", "a = {} * 60", "a = ({}, 2)", "a = '{}'", "f = lambda: {}", "if {}:\n    a = 1\nelse:\n    a = 2\n",
     "a = k if {} else 0", "a = not {}", "a = 1 + {}", "while {}:\n    break", "def f(n={}):\n    return n", "a = f'{}'",
@@ -71,7 +75,9 @@ def test_code_is_as_if_compiled(usual: PlainTest, text: str) -> None:
                 assert (part is None) == (other is None)
                 if part is not None and other is not None:
                     assert_same(part, other, filename_of(code))
-    assert bool(made) == (text in FILLED), f"{made} from templates"
+    assert bool(made) == (text in FILLED and not (sys.version_info >= (3, 14) and text in SMALL)), (
+        f"{made} of templates"
+    )
 
 
 def test_what_the_compiler_warns_of_is_compiled_each_time(usual: PlainTest) -> None:
@@ -112,4 +118,6 @@ def test_a_future_statement_counts_for_code_of_the_same_shape(shell: Interactive
         assert plain is not None
         assert plain.body is not None
         exec(plain.body, names)
-        assert names["__annotations__"] == ({"n": int} if number < 15 else {"n": "undefined"})
+        evaluate: Any = names.get("__annotate__")  # since Python 3.14
+        annotations = names["__annotations__"] if evaluate is None else evaluate(1)
+        assert annotations == ({"n": int} if number < 15 else {"n": "undefined"})
