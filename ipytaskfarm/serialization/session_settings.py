@@ -80,7 +80,7 @@ def computed_variables(function: types.FunctionType, sources: Iterable[bytes]) -
     if any(_STORE_SUBSCR in code.co_code[::2] for code in codes):  # it may set the variable itself
         return
     consts = {each for code in codes for each in code.co_consts if isinstance(each, str)}
-    is_joined = any(step.opname in _JOINS for code in codes for step in dis.get_instructions(code))
+    is_joined = any(map(_joins, (step for code in codes for step in dis.get_instructions(code))))
     if names.isdisjoint(("items", "keys", "values", "copy")) and not is_joined and any(map(_NAME.fullmatch, consts)):
         return  # it names what it reads
     changed = _changed_names()
@@ -97,7 +97,12 @@ def computed_variables(function: types.FunctionType, sources: Iterable[bytes]) -
         )
 
 
-_JOINS = frozenset(("BINARY_OP", "BUILD_STRING", "FORMAT_VALUE"))
+def _joins(step: dis.Instruction) -> bool:
+    """Return whether an instruction may make a text of parts."""
+    return step.opname in _JOINS and step.argrepr != "[]"  # since Python 3.14 an item is a binary operation too
+
+
+_JOINS = frozenset(("BINARY_OP", "BUILD_STRING", "FORMAT_VALUE", "FORMAT_SIMPLE", "FORMAT_WITH_SPEC"))
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]{2,}")
 
 
