@@ -282,7 +282,9 @@ def with_presets(init: Callable[[], dict[str, Any]], function: Callable[..., T],
 def _accepted(function: Callable[..., Any], presets: dict[str, Any]) -> dict[str, Any]:
     import inspect
 
-    parameters = inspect.signature(function).parameters.values()
+    from ..serialization.annotations import signature_of
+
+    parameters = signature_of(function).parameters.values()
     if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
         return presets
     names = {each.name for each in parameters}

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..core.arguments import wrong
 from ..core.text import shown
+from ..serialization.annotations import signature_of
 from .rules import DEFAULTS
 from .task_arguments import not_a_function
 
@@ -23,7 +24,7 @@ def check_call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappin
     if type(function) is not FunctionType or _takes(function, len(args), kwargs):
         return
     try:
-        inspect.signature(function, follow_wrapped=False).bind(*args, **kwargs)
+        signature_of(function, follow_wrapped=False).bind(*args, **kwargs)
     except TypeError as error:
         rules = [name for name in kwargs if name in DEFAULTS and name not in function.__code__.co_varnames]
         remedy = (
@@ -83,11 +84,11 @@ def check_map(function: Callable[..., Any], sequences: Sequence[Iterable[Any]], 
             )
     if sequences and type(function) is FunctionType and not _takes(function, len(sequences), {}):
         try:
-            inspect.signature(function, follow_wrapped=False).bind(*sequences)
+            signature_of(function, follow_wrapped=False).bind(*sequences)
         except TypeError as error:
             does_not = f"{_name(function)}(), which does not take that: {error}"
             many = "1 sequence" if len(sequences) == 1 else f"{len(sequences)} sequences"
-            own = [name for name in rules if name in inspect.signature(function, follow_wrapped=False).parameters]
+            own = [name for name in rules if name in signature_of(function, follow_wrapped=False).parameters]
             remedy = f"; for all items it is functools.partial({_name(function)}, {own[0]}=…)" if own else ""
             raise TypeError(f"map has {many}, one for each argument of {does_not}{remedy}") from None
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import inspect
 import os
 import sys
 import threading
@@ -22,6 +21,7 @@ from ..core import messages
 from ..core.arguments import check_count, check_text, wrong
 from ..core.messages.task_types import Final, JobSpec
 from ..core.text import did_you_mean
+from ..serialization.annotations import signature_of
 from .chunk_items import chunk_values
 from .edited_functions import note_functions
 from .jobs import Job, Values, outcome
@@ -92,7 +92,7 @@ def _in_place_of(rule: str, function: Callable[..., Any]) -> str:
     if rule in ARGUMENTS:
         return f"; instead: {ARGUMENTS[rule]}"
     with suppress(TypeError, ValueError):  # a builtin may have no signature
-        if rule in inspect.signature(function).parameters:
+        if rule in signature_of(function).parameters:
             return f"; for all items it is functools.partial({_named(function)}, {rule}=…)"
     near = did_you_mean(rule, _KNOWN | _OF_MAPS)
     return near or f"; the rules of its tasks are {', '.join(sorted(_KNOWN))}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from ..core.messages.payload import FailureBody, ResultBody
 from ..core.messages.task_types import Deferral, FailureSummary, ItemEnd, LostInputs
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
 from ..core.text import shown
+from ..serialization.annotations import signature_of
 from ..serialization.pack import for_many, pack
 from ..storage.blobs import BlobWriter
 from .baseline import Baseline
@@ -134,7 +134,7 @@ class ItemNames(NamedTuple):
     def _arguments(self, index: int) -> str:
         arguments = self.arguments(index)
         try:
-            names = list(inspect.signature(self.function).bind(*arguments).arguments)
+            names = list(signature_of(self.function).bind(*arguments).arguments)
             labels = [f"{name}=" for name in names] if len(names) == len(arguments) else [""] * len(arguments)
         except Exception:  # many builtins tell nothing of their parameters
             labels = [""] * len(arguments)

@@ -7,6 +7,7 @@ annotations`` would.
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 import weakref
@@ -42,18 +43,40 @@ def own_annotations(cls: type) -> dict[str, Any]:
         return _as_far_as_defined(cls)
 
 
+def texts_of(cls: type) -> dict[str, str]:
+    """Return the annotations of a class, which can be evaluated, as they are written; only where that is done late."""
+    from annotationlib import Format, get_annotations  # type: ignore[import-not-found,unused-ignore]
+
+    texts: dict[str, str] = get_annotations(cls, format=Format.STRING)
+    return texts
+
+
+def signature_of(function: Callable[..., Any], follow_wrapped: bool = True) -> inspect.Signature:
+    """Return the signature of a function, also if names in its annotations are not defined.
+
+    Raises ValueError or TypeError as `inspect.signature` does."""
+    if not EVALUATED_LATE:
+        return inspect.signature(function, follow_wrapped=follow_wrapped)
+    from annotationlib import Format  # type: ignore[import-not-found,unused-ignore]
+
+    options: dict[str, Any] = {"annotation_format": Format.FORWARDREF}
+    return inspect.signature(function, follow_wrapped=follow_wrapped, **options)
+
+
 def _as_far_as_defined(owner: Any) -> dict[str, Any]:
-    """Return annotations of which at least one cannot be evaluated: that one as a string."""
+    """Return annotations of which at least one cannot be evaluated: that one as a string.
+
+    If code in them fails, there are none."""
     from annotationlib import Format, ForwardRef, get_annotations  # type: ignore[import-not-found,unused-ignore]
 
     evaluate, known = owner.__annotate__, _partial.get(owner)
-    if known is not None and known[0] is evaluate:
+    if known is not None and known[0]() is evaluate:
         return known[1]
     found: dict[str, Any]
     try:
         values = get_annotations(owner, format=Format.FORWARDREF)
         found = {name: value.__forward_arg__ if type(value) is ForwardRef else value for name, value in values.items()}
     except Exception:
-        found = get_annotations(owner, format=Format.STRING)
-    _partial[owner] = evaluate, found
+        found = {}
+    _partial[owner] = weakref.ref(evaluate), found
     return found

@@ -26,7 +26,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from . import known_classes, rebuild as build, rebuild_classes as build_classes
-from .annotations import EVALUATED_LATE, MADE_BY_PYTHON, own_annotations
+from .annotations import EVALUATED_LATE, MADE_BY_PYTHON, own_annotations, texts_of
 from .definition_stages import After, Stages, Whole, join, reduced
 from .global_names import annotation_names, is_hint
 from .module_origin import Travel
@@ -197,7 +197,7 @@ def class_attributes(cls: type) -> dict[str, Any]:
         if name in _CTYPES_OWN and _is_ctypes(cls):
             continue
         found[name] = value
-    if EVALUATED_LATE and "__annotations__" not in found and (annotations := own_annotations(cls)):
+    if EVALUATED_LATE and "__annotations__" not in found and (annotations := _sent_annotations(cls)):
         found["__annotations__"] = annotations
     return found
 
@@ -228,7 +228,23 @@ def class_hints(cls: type) -> dict[str, Any]:
 
 def hint_names(cls: type) -> list[str]:
     """Return the names in a class's own string annotations."""
-    return annotation_names(own_annotations(cls))
+    return annotation_names(_sent_annotations(cls))
+
+
+def _sent_annotations(cls: type) -> dict[str, Any]:
+    """Return the annotations of a class in the form in which they travel.
+
+    Fields of a `msgspec.Struct` are made with the class, so annotations that may lead back to it are sent as they are
+    written, and their names like those of other strings."""
+    annotations = own_annotations(cls)
+    if not EVALUATED_LATE or not _is_struct(cls) or all(map(is_free, annotations.values())):
+        return annotations
+    texts, home = texts_of(cls), vars(sys.modules.get(cls.__module__, builtins))
+    known = {*home, *vars(builtins)}
+    return {
+        name: value if is_free(value) or not known.issuperset(annotation_names({name: texts[name]})) else texts[name]
+        for name, value in annotations.items()
+    }
 
 
 # --------------------------------------------------------------------------------------------------
@@ -448,7 +464,7 @@ def _reduce_struct(
     parts, factories, keywords = struct_parts(cls)
     made = {**namespace, **body}
     made.pop("__slots__", None)
-    annotations = own_annotations(cls)
+    annotations = _sent_annotations(cls)
     made["__annotations__"] = Whole(annotations) if stages.instances_in(annotations) else annotations
     made.update({name: value if is_free(value) else Whole(value) for name, value in parts.items()})
     start = (born, digest, type(cls), maker(type(cls)), cls.__name__, cls.__bases__, made, keywords)

@@ -39,6 +39,52 @@ def make(): return {D(2)}
 def check(v): assert D(2) in v and D.one.up() == D(1)
 """
 
+_LATE_ANNOTATIONS = """
+# ---- annotations that name their own class
+import dataclasses
+@dataclasses.dataclass
+class Node:
+    v: int
+    next: Node | None = None
+    def behind(self, other: Node) -> Node: return Node(self.v, other)
+def make(): return Node(1).behind(Node(2))
+def check(v): assert v.next.v == 2 and Node.__annotations__["next"] == (Node | None) and Node.behind.__annotations__["other"] is Node
+# ---- annotations of which a name is not defined
+from annotationlib import Format, get_annotations
+class A:
+    x: Undefined | None
+    y: int
+    def f(self, a: Undefined) -> int: return a
+def make(): return A()
+def check(v): assert v.f(1) == 1 and get_annotations(A, format=Format.STRING) == {"x": "Undefined | None", "y": "int"}
+# ---- annotations that raise
+class A:
+    x: 1 / 0
+    def f(self, a: 1 / 0): return a
+def make(): return A()
+def check(v): assert v.f(1) == 1
+# ---- msgspec structs that refer to one another
+import msgspec
+class X(msgspec.Struct):
+    a: int
+    y: Y | None = None
+class Y(msgspec.Struct):
+    b: X
+    more: list[Y] = []
+def make(): return X(1, Y(X(2)))
+def check(v): assert v.y.b.a == 2 and msgspec.json.decode(msgspec.json.encode(v), type=X) == v
+# ---- named tuples and typed dictionaries that name themselves
+import typing
+class NT(typing.NamedTuple):
+    a: int
+    b: NT | None = None
+class TD(typing.TypedDict):
+    a: int
+    up: TD
+def make(): return NT(1, NT(2))
+def check(v): assert v.b.a == 2 and typing.get_type_hints(TD)["up"] is TD and NT.__annotations__["a"] is int
+"""
+
 
 def _rows(text: str, before: str = "") -> dict[str, str]:
     parts = (part.partition("\n") for part in text.split("\n# ---- ")[1:])
@@ -51,3 +97,5 @@ for _module in (class_zoo_instances, class_zoo_hooks, class_zoo_typing, class_zo
         ZOO.update(_rows(_text, _before))
 NEW_SYNTAX = _rows(_NEW_SYNTAX)
 """Rows for Python 3.12 and later."""
+LATE_ANNOTATIONS = _rows(_LATE_ANNOTATIONS)
+"""Rows for Python 3.14 and later."""

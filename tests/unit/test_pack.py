@@ -20,6 +20,7 @@ from ipytaskfarm.serialization.pack import (
     pack_function,
     pack_names,
     unpack,
+    unpack_function,
 )
 
 from ..support.pack_peer import Notebook
@@ -204,6 +205,17 @@ def test_what_a_function_stands_on_is_named(notebook: Notebook) -> None:
         pack_function(notebook["outer"]())
     with pytest.raises(UnpickleableException, match=r"args\[0\] .global 'lock' used by f."):
         pack(((notebook["f"],), {}), ("args", "kwargs"))
+
+
+@pytest.mark.parametrize("count", [1, 2, 332, 333, 334, 499, 500, 998, 999, 1000, 1001, 3000])
+def test_as_many_definitions_as_there_are_arrive(notebook: Notebook, count: int) -> None:
+    """Pickle writes the steps in batches of 1,000, and each function is found when the one before it is written."""
+    notebook.run("".join(f"def f{n}(): return {n}, f{n + 1}\n" for n in range(count)) + f"f{count} = None\n")
+    function: Any = unpack_function(pack_function(notebook["f0"]).code)
+    for n in range(count):
+        number, function = function()
+        assert number == n
+    assert function is None
 
 
 def test_too_deep_a_nesting_is_said() -> None:

@@ -11,10 +11,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..support.class_zoo import NEW_SYNTAX, ZOO
+from ..support.class_zoo import LATE_ANNOTATIONS, NEW_SYNTAX, ZOO
 from ..support.pack_peer import Peer
 
-ROWS = {**ZOO, **(NEW_SYNTAX if sys.version_info >= (3, 12) else {})}
+ROWS = {
+    **ZOO,
+    **(NEW_SYNTAX if sys.version_info >= (3, 12) else {}),
+    **(LATE_ANNOTATIONS if sys.version_info >= (3, 14) else {}),
+}
 USES = """
 def use():
     check(VALUE)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from ipytaskfarm.adapters.ipyparallel.interfaces import CallsFunctions, PartsCall
+from ipytaskfarm.serialization.annotations import signature_of
 
 
 def name_of(function: Any) -> str:
@@ -38,7 +38,7 @@ class RemoteFunction:
         if function.__doc__:
             self.__doc__ = f"{self._shown_as} wrapping:\n{function.__doc__}"
         try:
-            self.__signature__ = inspect.signature(function)
+            self.__signature__ = signature_of(function)
         except (TypeError, ValueError):
             pass  # some builtins have none
 
