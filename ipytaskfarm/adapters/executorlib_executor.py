@@ -282,7 +282,7 @@ def with_presets(init: Callable[[], dict[str, Any]], function: Callable[..., T],
 def _accepted(function: Callable[..., Any], presets: dict[str, Any]) -> dict[str, Any]:
     import inspect
 
-    from ..serialization.annotations import signature_of
+    from ..core.signatures import signature_of
 
     parameters = signature_of(function).parameters.values()
     if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):

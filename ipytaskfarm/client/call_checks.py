@@ -13,8 +13,8 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from ..core.arguments import wrong
+from ..core.signatures import signature_of
 from ..core.text import shown
-from ..serialization.annotations import signature_of
 from .rules import DEFAULTS
 from .task_arguments import not_a_function
 

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 from ..core import messages
 from ..core.arguments import check_count, check_text, wrong
 from ..core.messages.task_types import Final, JobSpec
+from ..core.signatures import signature_of
 from ..core.text import did_you_mean
-from ..serialization.annotations import signature_of
 from .chunk_items import chunk_values
 from .edited_functions import note_functions
 from .jobs import Job, Values, outcome

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from ..core.errors import InputsLost, TaskRejectError, UnpickleableException
 from ..core.messages.payload import FailureBody, ResultBody
 from ..core.messages.task_types import Deferral, FailureSummary, ItemEnd, LostInputs
+from ..core.signatures import signature_of
 from ..core.states import DEFERS, LOSES_INPUTS, Reason
 from ..core.text import shown
-from ..serialization.annotations import signature_of
 from ..serialization.pack import for_many, pack
 from ..storage.blobs import BlobWriter
 from .baseline import Baseline

@@ -7,7 +7,6 @@ annotations`` would.
 
 from __future__ import annotations
 
-import inspect
 import sys
 import types
 import weakref
@@ -49,18 +48,6 @@ def texts_of(cls: type) -> dict[str, str]:
 
     texts: dict[str, str] = get_annotations(cls, format=Format.STRING)
     return texts
-
-
-def signature_of(function: Callable[..., Any], follow_wrapped: bool = True) -> inspect.Signature:
-    """Return the signature of a function, also if names in its annotations are not defined.
-
-    Raises ValueError or TypeError as `inspect.signature` does."""
-    if not EVALUATED_LATE:
-        return inspect.signature(function, follow_wrapped=follow_wrapped)
-    from annotationlib import Format  # type: ignore[import-not-found,unused-ignore]
-
-    options: dict[str, Any] = {"annotation_format": Format.FORWARDREF}
-    return inspect.signature(function, follow_wrapped=follow_wrapped, **options)
 
 
 def _as_far_as_defined(owner: Any) -> dict[str, Any]:

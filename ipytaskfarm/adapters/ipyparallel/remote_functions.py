@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ipytaskfarm.adapters.ipyparallel.interfaces import CallsFunctions, PartsCall
-from ipytaskfarm.serialization.annotations import signature_of
+from ipytaskfarm.core.signatures import signature_of
 
 
 def name_of(function: Any) -> str:
