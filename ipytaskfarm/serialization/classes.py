@@ -26,8 +26,10 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from . import known_classes, rebuild as build, rebuild_classes as build_classes
+from .class_state import state_of_class
 from .definition_stages import After, Stages, Whole, join, reduced
 from .global_names import annotation_names, is_hint
+from .known_classes import travelled
 from .module_origin import Travel
 from .pickler import (
     BASES,
@@ -84,13 +86,14 @@ def reduce_class(pickler: Pickler, cls: type) -> Reduced:
     return take_apart(pickler, cls, *pickler.class_digests(cls))
 
 
-def take_apart(pickler: Pickler, cls: type, born: str, digest: str) -> Reduced:
+def take_apart(pickler: Pickler, cls: type, born: str, digest: str, content: str) -> Reduced:
     """Reduce a class to its definition.
 
     Args:
         pickler: the pickler, in which the definition is written in this pickle.
         cls: the class.
         born, digest: the digests of the class, see `known_classes.known_class`.
+        content: the digest of all that the class has, with its state.
     """
     stages, steps = join(pickler, by_value)
     stages.classes.append(cls)
@@ -131,6 +134,9 @@ def take_apart(pickler: Pickler, cls: type, born: str, digest: str) -> Reduced:
     abstract = registered_with(cls)
     if abstract:
         stages.add_late(build_classes.register_with, cls, abstract, cls, {cls})
+    state = {} if travelled(cls) else {name: vars(cls)[name] for name in sorted(state_of_class(cls))}
+    if state:
+        stages.add(build_classes.renew_state, cls, (content, state), None)
     return reduced(*made, steps)
 
 

@@ -39,6 +39,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from ..core.errors import VersionMismatch
+from .class_state import state_of_class
 from .classes import (
     PARAMETER_TYPES,
     class_attributes,
@@ -219,11 +220,6 @@ def _is_array(kind: type) -> bool:
     return kind.__qualname__ == "ndarray" and kind.__module__ == "numpy"
 
 
-def _is_strided(obj: Any) -> bool:
-    """Return whether an object is a numpy array with gaps between its items."""
-    return _is_array(type(obj)) and not obj.flags.forc
-
-
 def _is_numpys_chance(obj: Any) -> bool:
     """Return whether an object is the hidden state of ``numpy.random``, which many objects of scipy share."""
     if type(obj).__qualname__ != "RandomState":
@@ -238,8 +234,6 @@ def _cannot_change(obj: Any) -> bool:
 
 _codes: dict[int, bytes] = {}
 """Address of a code object -> digest of what is in it, which cannot change: each new closure has the same code."""
-_NO_PICKLER: Any = None
-"""Passed for the pickler to the reducers that `Digester._other` calls: they do not use it."""
 _LIBRARY_STATE = ("dataclasses", "reprlib", "functools")
 """Libraries with functions that have sets and locks in their closures, which do not affect what a function does."""
 
@@ -250,9 +244,15 @@ class Digester:
     in_order = False
     """Whether the order of a class's attributes counts. A class that was rebuilt elsewhere may have another order."""
 
-    def __init__(self, seen: Seen | None = None) -> None:
-        """Create it; `seen` holds what other walks have seen whose objects are used together with this one."""
+    def __init__(self, seen: Seen | None = None, *, with_state: bool = True) -> None:
+        """Create it; `seen` holds what other walks have seen whose objects are used together with this one.
+
+        with_state: whether the state of classes counts, see `class_state`.
+        """
         self._seen: Seen = {} if seen is None else seen
+        self._with_state = with_state
+        self.has_state = False
+        """Whether there are classes with a state among the objects."""
         self.guards: list[Guard] = []
         self.sure = True
         """Whether every change of the object breaks a guard."""
@@ -484,6 +484,11 @@ class Digester:
             self.guards.append(RegistrationsGuard())
         members: dict[str, Any] = {}
         extras: dict[str, Any] = {}
+        attributes = without_seeds(class_attributes(cls))
+        state = state_of_class(cls)
+        self.has_state = self.has_state or bool(state)
+        if not self._with_state:
+            attributes = {name: value for name, value in attributes.items() if name not in state}
         if isinstance(cls, enum.EnumMeta):
             members = enum_members(cls)
             extras = enum_extras(cls)
@@ -497,7 +502,7 @@ class Digester:
             cls.__bases__,
             tuple(members.items()),
             tuple((name, tuple(sorted(extra.items()))) for name, extra in extras.items()),
-            (self._in_order if self.in_order else self._sorted)("attributes", without_seeds(class_attributes(cls))),
+            (self._in_order if self.in_order else self._sorted)("attributes", attributes),
             self._sorted("hints", class_hints(cls)),
             self._registered(cls),
             struct_digested(cls),
@@ -530,9 +535,6 @@ class Digester:
     def _wrapped(self, obj: staticmethod[Any, Any] | classmethod[Any, Any, Any]) -> bytes:
         return self._parts(type(obj).__name__, obj.__func__)
 
-    def _property(self, obj: property) -> bytes:
-        return self._parts("property", obj.fget, obj.fset, obj.fdel, obj.__doc__)
-
     def _method(self, obj: types.MethodType) -> bytes:
         named = find_named_method(obj) if hasattr(obj, "__name__") else None
         if named is not None:
@@ -546,13 +548,13 @@ class Digester:
             return self._parts("name", "numpy.random.mtrand", "_rand")
         known = _cannot_change(obj)
         reduced: Any = NotImplemented
-        if _is_strided(obj):
+        if _is_array(type(obj)) and not obj.flags.forc:  # it has gaps between its items
             obj = obj.copy(order="C")  # the pickler sends it so, and its buffer can be hashed
         reducer = REDUCERS.get(type(obj))
         if reducer is None:
             reducer = inherited_reducer(type(obj))
         if reducer is not None:
-            reduced = reducer(_NO_PICKLER, obj)
+            reduced = reducer(None, obj)  # type: ignore[arg-type] # those called here do not use the pickler
         if reduced is NotImplemented:
             reduced = reduced_by_pickle(obj)
         holds = isinstance(obj, _HOLDERS)
@@ -590,7 +592,7 @@ _COMPOUNDS: dict[type, Callable[[Digester, Any], bytes]] = {
     functools.partial: Digester._partial,
     staticmethod: Digester._wrapped,
     classmethod: Digester._wrapped,
-    property: Digester._property,
+    property: lambda digester, obj: digester._parts("property", obj.fget, obj.fset, obj.fdel, obj.__doc__),
     type: Digester._class,
     object: lambda digester, obj: b"object",  # its key is another one in each session
     contextvars.ContextVar: lambda digester, obj: digester._parts("context variable", obj.name, *default_of(obj)),

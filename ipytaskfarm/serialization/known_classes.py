@@ -22,15 +22,16 @@ _originals: dict[str, weakref.ref[type]] = {}
 _built: OrderedDict[str, type] = OrderedDict()
 _packs: OrderedDict[str, tuple[bytes, Steps]] = OrderedDict()
 """Digest of a class -> the pack of its definition that came last beside data, and its steps."""
-_born: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
+_arrived: weakref.WeakKeyDictionary[type, tuple[str, str]] = weakref.WeakKeyDictionary()
+"""Class that came here by value -> its digests on arrival, see `known_class`."""
 _unfilled: weakref.WeakKeyDictionary[type, tuple[str, str]] = weakref.WeakKeyDictionary()
 hints: weakref.WeakKeyDictionary[type, dict[str, Any]] = weakref.WeakKeyDictionary()
 """Class that came here by value -> the objects that the names in its string annotations refer to."""
 
 
-def born_digest(cls: type) -> str | None:
-    """Return the digest under which the class came into this process; None for a class defined here."""
-    return _born.get(cls)
+def digests_on_arrival(cls: type) -> tuple[str, str] | None:
+    """Return the digests under which the class came into this process; None for a class defined here."""
+    return _arrived.get(cls)
 
 
 def known_class(born: str, digest: str) -> type | None:
@@ -116,9 +117,8 @@ def note_built(cls: type) -> None:
     """Record that the class, if it was created here, is complete. From now on `known_class` finds it by its digests."""
     digests = _unfilled.pop(cls, None)
     if digests is not None:
-        born, digest = digests
-        _born[cls] = born
-        _built[digest] = cls
+        _arrived[cls] = digests
+        _built[digests[1]] = cls
         while len(_built) > _CLASSES_KEPT:
             _built.popitem(last=False)
 
@@ -150,4 +150,4 @@ def note_pack(digest: str, packed: bytes, steps: Steps) -> None:
 
 def travelled(cls: type) -> bool:
     """Return whether the class came here by value."""
-    return cls in _born or cls in _unfilled
+    return cls in _arrived or cls in _unfilled

@@ -346,7 +346,7 @@ def pack_environment(environment: object) -> tuple[Function, str]:
 
 def class_digest(cls: type) -> str:
     """Return the digest of a class's present definition. This is cheap if the class has not changed."""
-    return class_digests(cls)[1]
+    return class_digests(cls)[2]
 
 
 def unpack_environment(code: bytes, namespace: MutableMapping[str, Any] | None = None) -> tuple[Any, list[Names]]:

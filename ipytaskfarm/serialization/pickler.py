@@ -73,8 +73,8 @@ class Pickler(pickle.Pickler):
     inline = False
     """Whether this pickle contains the definitions of classes itself, not as pickles of their own."""
     _homes: dict[int, tuple[dict[str, Any], GlobalsHome]] | None = None
-    class_digests: Callable[[type], tuple[str, str]]
-    """Returns the digests by which a class is known. `cache` sets it, because `cache` needs the pickler itself."""
+    class_digests: Callable[[type], tuple[str, str, str]]
+    """Returns the digests by which a class is known, and that of all it has. `cache`, which needs this, sets it."""
     packed_class: Callable[[type], tuple[str, str, bytes]]
     """Returns the two digests of a class and its packed definition."""
 
@@ -195,7 +195,7 @@ def dump_inline(obj: Any, kind: type[Pickler], take: Callable[[pickle.PickleBuff
 
 
 class _Nameless(Pickler):
-    class_digests = staticmethod(lambda cls: ("", ""))
+    class_digests = staticmethod(lambda cls: ("", "", ""))
 
 
 class _Referring(_Nameless):

@@ -209,6 +209,19 @@ def set_attributes(cls: type, attributes: dict[str, Any]) -> None:
         follow_moves(cls, attributes)
 
 
+_contents: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
+"""Class that came here by value -> the digest of what it had at home when its state was set."""
+
+
+def renew_state(cls: type, part: tuple[str, dict[str, Any]]) -> None:
+    """Give a class that came by value the state that it has at home, if that has changed since it came last."""
+    content, state = part
+    if travelled(cls) and _contents.get(cls) != content:
+        _contents[cls] = content
+        if not is_unfilled(cls):
+            assign(cls, state)
+
+
 def set_fields(cls: type, attributes: dict[str, Any]) -> None:
     """Set attributes that the metaclass processes, such as the ``_fields_`` of `ctypes`."""
     if is_unfilled(cls):
