@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from .global_names import nested_codes
-from .kept_changes import may_store, mentioned
+from .global_names import mentioned, nested_codes
+from .kept_changes import may_store
 from .module_origin import Travel, travel
 
 _CONTAINERS = (list, dict, set, deque, bytearray)

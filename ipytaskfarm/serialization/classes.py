@@ -42,6 +42,7 @@ from .pickler import (
     find_named,
     find_named_variable,
     is_free,
+    is_made_in_c,
     plain_reducer,
     reduced_by_pickle,
 )
@@ -72,7 +73,7 @@ def reduce_class(pickler: Pickler, cls: type) -> Reduced:
         return build_classes.type_of, (next(each for each in _ctypes_samples() if type(each) is cls),)
     if cls in _TYPES_OF_TYPES:
         return build.load_builtin_type, (_TYPES_OF_TYPES[cls],)
-    if cls.__module__ == "builtins" or cls.__flags__ & (1 << 8):  # Py_TPFLAGS_IMMUTABLETYPE: made in C
+    if is_made_in_c(cls):
         return NotImplemented
     if _type_name(type(cls)) == "_ctypes.PyCSimpleType":
         other = _other_byte_order(cls)

@@ -52,9 +52,10 @@ from .classes import (
     without_seeds,
 )
 from .function_imports import imports_of
+from .function_parts import ABSENT, cell_content
 from .global_names import absent_submodules
 from .guards import (
-    ABSENT,
+    AttributesGuard,
     BundleGuard,
     ClassGuard,
     FunctionGuard,
@@ -64,7 +65,6 @@ from .guards import (
     MembersGuard,
     RegistrationsGuard,
     SubmodulesGuard,
-    cell_content,
 )
 from .module_bundles import bundle_of
 from .module_origin import Travel, home_module, travel
@@ -72,11 +72,13 @@ from .moved_code import place_of
 from .pickler import (
     REDUCERS,
     SENTINEL_TYPES,
+    added_attributes,
     content_of,
     dispatched,
     dumps_to_compare,
     find_named,
     inherited_reducer,
+    is_made_in_c,
     reduced_by_pickle,
     used_globals,
     used_submodules,
@@ -205,14 +207,10 @@ def _is_mutable(kind: type) -> bool:
         return True
     if issubclass(kind, BaseException):
         return True
-    if kind.__module__ in _NEVER or issubclass(kind, type) or issubclass(kind, enum.Enum):
+    if is_made_in_c(kind) or issubclass(kind, type) or issubclass(kind, enum.Enum):
         return False
     named = find_named(kind)
     return named is None or named[0] is Travel.SOURCE
-
-
-_NEVER = ("builtins", "types", "functools", "typing")
-"""Modules whose types are not those of a user's objects."""
 
 
 def _is_array(kind: type) -> bool:
@@ -423,7 +421,7 @@ class Digester:
         if registry is not None:
             self.sure = False
             items = sorted(self.encode(cls) + self.encode(value) for cls, value in registry.items())
-            return b"dispatch" + b"".join(items)
+            return b"dispatch" + b"".join(items) + self._sorted("attributes", added_attributes(function))
         home = home_module(function.__globals__)
         used: dict[str, Any] = {}
         wanted: tuple[str, ...] = ()
@@ -476,7 +474,7 @@ class Digester:
         named = self._named(cls)
         if named is not None:
             return named
-        if cls.__module__ == "builtins":
+        if is_made_in_c(cls):
             return self._parts("type", cls.__qualname__)
         self.guards.append(ClassGuard(cls))
         if not self._has_classes:
@@ -516,11 +514,7 @@ class Digester:
         if content is not None:
             self.sure = False
             return self._sorted("made module", content)
-        if travel(module.__name__) is not Travel.SOURCE:
-            return self._parts("module", module.__name__)
-        bundle = bundle_of(module.__name__)
-        self.guards.append(BundleGuard(bundle))
-        return self._parts("module", module.__name__, bundle.digest)
+        return self._parts("module", *self._version(module).split(" "))
 
     def _cell(self, cell: types.CellType) -> bytes:
         self.sure = False  # this cell was reached by another way than through its function
@@ -541,6 +535,10 @@ class Digester:
             self.sure = self.sure and named[0] is Travel.REFERENCE
             return self._member(*named)
         return self._parts("method", obj.__func__, obj.__self__)
+
+    def _cached(self, obj: Any) -> bytes:
+        self.guards.append(AttributesGuard(obj))
+        return self._other(obj)
 
     def _other(self, obj: Any) -> bytes:
         """Encode any other object by the reduction that pickle would use."""
@@ -590,6 +588,7 @@ _COMPOUNDS: dict[type, Callable[[Digester, Any], bytes]] = {
     types.CellType: Digester._cell,
     types.MethodType: Digester._method,
     functools.partial: Digester._partial,
+    functools._lru_cache_wrapper: Digester._cached,
     staticmethod: Digester._wrapped,
     classmethod: Digester._wrapped,
     property: lambda digester, obj: digester._parts("property", obj.fget, obj.fset, obj.fdel, obj.__doc__),

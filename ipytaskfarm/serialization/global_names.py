@@ -190,16 +190,19 @@ def passes_modules(code: types.CodeType, modules: frozenset[str]) -> bool:
 _IMPORT_NAME = dis.opmap["IMPORT_NAME"]
 
 
+@functools.lru_cache(4096)
+def mentioned(code: types.CodeType) -> frozenset[str]:
+    """Return the global and attribute names that the code, or code nested in it, mentions."""
+    return frozenset(name for each in nested_codes(code) for name in each.co_names)
+
+
 def loaded_submodules(values: Iterable[Any], code: types.CodeType) -> list[types.ModuleType]:
     """Return the submodules that the code may reach by attribute (``import a.b`` binds only ``a``)."""
     found: list[types.ModuleType] = []
-    mentioned: set[str] | None = None
     waiting = [value for value in values if type(value) is types.ModuleType and hasattr(value, "__path__")]
     while waiting:
         module = waiting.pop()
-        if mentioned is None:
-            mentioned = {name for each in nested_codes(code) for name in each.co_names}
-        for name in sorted(mentioned):
+        for name in sorted(mentioned(code)):
             submodule = sys.modules.get(f"{module.__name__}.{name}")
             if submodule is not None and submodule not in found:
                 found.append(submodule)
@@ -213,12 +216,9 @@ def absent_submodules(values: Iterable[Any], code: types.CodeType) -> list[str]:
     `values` are the objects among which the code finds its packages.
     """
     packages = [value for value in values if type(value) is types.ModuleType and hasattr(value, "__path__")]
-    if not packages:
-        return []
-    mentioned = {name for each in nested_codes(code) for name in each.co_names}
     found = []
     for package in packages:
-        missing = mentioned - vars(package).keys()
+        missing = mentioned(code) - vars(package).keys()
         if missing:
             found += [f"{package.__name__}.{name}" for name in sorted(missing & _submodule_names(package))]
     return found

@@ -16,9 +16,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from .classes import hint_names
+from .function_parts import ABSENT, cell_content
 from .module_bundles import Bundle, is_current
 
-ABSENT = object()
 _ABSENTS = itertools.repeat(ABSENT)
 
 
@@ -95,14 +95,6 @@ class FunctionGuard:
         )
 
 
-def cell_content(cell: types.CellType) -> Any:
-    """Return what is in a cell; `ABSENT` if it is empty."""
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return ABSENT
-
-
 def _flat(container: list[Any] | dict[Any, Any] | None) -> Iterable[Any]:
     if isinstance(container, dict):
         return [*container.keys(), *container.values()]
@@ -160,6 +152,21 @@ def _of_members(cls: enum.EnumMeta) -> Iterable[Any]:
             if name not in ("__objclass__", "_name_", "_sort_order_"):
                 yield name
                 yield value
+
+
+class AttributesGuard:
+    """Guard of what `functools.lru_cache` made of a function: it has the attributes that it had before."""
+
+    __slots__ = ("attributes", "found")
+
+    def __init__(self, found: Any) -> None:
+        self.found = weakref.ref(found)
+        self.attributes = Identities(_flat(vars(found)))
+
+    def holds(self) -> bool:
+        """Return whether the guard holds, after one look at each attribute."""
+        found = self.found()
+        return found is not None and self.attributes.same(_flat(vars(found)))
 
 
 class RegistrationsGuard:
@@ -244,6 +251,7 @@ Guard = (
     | FunctionGuard
     | ClassGuard
     | MembersGuard
+    | AttributesGuard
     | RegistrationsGuard
     | ItemsGuard
     | BundleGuard

@@ -19,7 +19,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from .global_names import last_line, nested_codes
+from .function_parts import closure_of
+from .global_names import last_line, mentioned, nested_codes
 from .module_origin import Travel, travel
 
 _ADDING = frozenset((
@@ -113,11 +114,7 @@ def changes_itself(function: Any, levels: int = 5) -> bool:
     code = function.__code__
     if _stores(code, _STORING_FREE) and not _stored_free(code).isdisjoint(code.co_freevars):
         return True
-    for cell in function.__closure__ or ():
-        try:
-            value = cell.cell_contents
-        except ValueError:
-            continue
+    for _, value in closure_of(function):
         if type(value) is types.FunctionType:
             if value is not function and changes_itself(value, levels - 1):
                 return True
@@ -195,12 +192,6 @@ def _changes_instances(kind: type, called: frozenset[str] | None) -> bool:
                 return True
             waiting += mentioned(function.__code__) & methods.keys()
     return False
-
-
-@functools.lru_cache(4096)
-def mentioned(code: types.CodeType) -> frozenset[str]:
-    """Return the global and attribute names that the code, or code nested in it, mentions."""
-    return frozenset(name for each in nested_codes(code) for name in each.co_names)
 
 
 _MAKING = ("__init__", "__new__", "__post_init__", "__setstate__", "__init_subclass__", "__repr__", "__getstate__")

@@ -14,6 +14,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
+from .function_parts import closure_of
+
 Steps: TypeAlias = Sequence[Callable[[], Any]]
 _CLASSES_KEPT = 256
 
@@ -96,11 +98,7 @@ def _parts(value: Any) -> Iterator[Any]:
     yield type(value)
     function = getattr(value, "__func__", value)
     if type(function) is types.FunctionType:
-        for cell in function.__closure__ or ():
-            try:
-                yield cell.cell_contents
-            except ValueError:  # it is empty
-                continue
+        yield from (content for _, content in closure_of(function))
 
 
 def note_unfilled(cls: type, born: str, digest: str) -> None:

@@ -35,6 +35,7 @@ from . import (
 from .definition_stages import LEAVES, STAGE_REDUCERS, Stages, join, reduced
 from .function_globals import Names
 from .function_imports import imports_of
+from .function_parts import ABSENT, cell_content, closure_of
 from .global_names import (
     added_by_rewriting,
     annotation_names,
@@ -254,6 +255,7 @@ def reduce_function(pickler: Pickler, function: types.FunctionType) -> Reduced:
     if registry is not None:
         stages, steps = join(pickler, by_value)
         stages.add(build.fill_single_dispatch, function, {"registry": registry}, pickler.owner)
+        stages.add_each(build_classes.update_attributes, function, added_attributes(function), pickler.owner)
         return reduced(build.new_single_dispatch, (), steps)
     home = home_module(function.__globals__)
     state = function_state(function, home is None)
@@ -267,10 +269,12 @@ def reduce_function(pickler: Pickler, function: types.FunctionType) -> Reduced:
 
 def by_value(cls: type) -> bool:
     """Return whether instances of the class can be built only where its by-value definition has arrived."""
-    return not cls.__flags__ & _IMMUTABLE and cls.__module__ not in ("builtins", "_ctypes") and find_named(cls) is None
+    return not is_made_in_c(cls) and cls.__module__ != "_ctypes" and find_named(cls) is None
 
 
-_IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: made in C
+def is_made_in_c(cls: type) -> bool:
+    """Return whether nobody can change the class. Its module does not tell: it is "builtins" after a plain `exec`."""
+    return bool(cls.__flags__ & 1 << 8)  # Py_TPFLAGS_IMMUTABLETYPE
 
 
 def is_free(value: Any) -> bool:
@@ -280,7 +284,7 @@ def is_free(value: Any) -> bool:
         return True
     if kind is tuple or kind is frozenset:
         return LEAVES.issuperset(map(type, value))
-    return isinstance(value, type) and (value.__module__ == "builtins" or find_named(value) is not None)
+    return isinstance(value, type) and (is_made_in_c(value) or find_named(value) is not None)
 
 
 def _staged(stages: Stages, function: types.FunctionType, state: dict[str, Any], owner: type | None) -> dict[str, Any]:
@@ -317,6 +321,22 @@ def dispatched(function: types.FunctionType) -> dict[type, Any] | None:
     if function.__globals__ is not vars(functools) or "registry" not in function.__dict__:
         return None
     return dict(function.__dict__["registry"])
+
+
+def added_attributes(wrapper: Any) -> dict[str, Any]:
+    """Return the attributes that the program has set on what `lru_cache` or `singledispatch` made of a function."""
+    own = vars(wrapper.__wrapped__)
+    return {
+        name: value
+        for name, value in vars(wrapper).items()
+        if name not in _SET_BY_DECORATORS and not (name in own and own[name] is value)
+    }
+
+
+_SET_BY_DECORATORS = frozenset(
+    {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "cache_parameters", "registry", "dispatch", "register"}
+    | {"_clear_cache"}
+)
 
 
 def by_member(module_name: str, qualname: str) -> Reduced:
@@ -357,12 +377,7 @@ def used_submodules(function: types.FunctionType, with_globals: bool = True) -> 
     """Return the submodules that the function reaches through a package in its globals or cells (as after ``import
     xml``).
     """
-    modules: list[Any] = []
-    for cell in function.__closure__ or ():
-        try:
-            modules.append(cell.cell_contents)
-        except ValueError:
-            continue
+    modules = [value for _, value in closure_of(function)]
     if with_globals:
         modules += used_globals(function)[0].values()
     return loaded_submodules(modules, function.__code__)
@@ -427,10 +442,7 @@ def _reduce_code(pickler: Pickler, code: types.CodeType) -> Reduced:
 
 
 def _reduce_cell(pickler: Pickler, cell: types.CellType) -> Reduced:
-    try:
-        content: tuple[Any, ...] = (cell.cell_contents,)
-    except ValueError:
-        content = ()
+    content = () if (value := cell_content(cell)) is ABSENT else (value,)
     if content and is_free(content[0]):
         return build.new_cell, (), content, None, None, build.fill_cell
     stages, steps = join(pickler, by_value)
@@ -515,19 +527,9 @@ def _reduce_lru_cache(pickler: Pickler, found: Any) -> Reduced:
         kind, module_name, qualname = named
         return NotImplemented if kind is Travel.REFERENCE else by_member(module_name, qualname)
     parameters = found.cache_parameters()
-    return build.new_lru_cache, (found.__wrapped__, parameters["maxsize"], parameters["typed"])
-
-
-def _reduce_builtin(pickler: Pickler, found: types.BuiltinFunctionType) -> Reduced:
-    # A compiled module of the user travels by name, with the folder to import it from.
-    if travel(found.__module__) is not Travel.SOURCE:
-        return NotImplemented
-    named = find_named(found)
-    return NotImplemented if named is None else by_member(named[1], named[2])
-
-
-def _reduce_mapping_proxy(pickler: Pickler, found: types.MappingProxyType[Any, Any]) -> Reduced:
-    return build.new_mapping_proxy, (dict(found),)
+    start = (found.__wrapped__, parameters["maxsize"], parameters["typed"])
+    added = added_attributes(found) or None
+    return build.new_lru_cache, start, added, None, None, build_classes.update_attributes
 
 
 def _reduce_dict_view(pickler: Pickler, found: Iterable[Any]) -> Reduced:
@@ -571,8 +573,6 @@ REDUCERS: dict[type, Callable[[Pickler, Any], Reduced]] = {
     classmethod: _reduce_wrapped,
     functools.cached_property: _reduce_cached_property,
     functools._lru_cache_wrapper: _reduce_lru_cache,
-    types.MappingProxyType: _reduce_mapping_proxy,
-    types.BuiltinFunctionType: _reduce_builtin,
     type({}.keys()): _reduce_dict_view,
     type({}.values()): _reduce_dict_view,
     type({}.items()): _reduce_dict_view,

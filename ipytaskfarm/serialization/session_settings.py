@@ -17,8 +17,7 @@ from typing import Any
 
 from ..system import process
 from .function_imports import names_imported
-from .global_names import nested_codes
-from .kept_changes import mentioned
+from .global_names import mentioned, nested_codes
 from .module_bundles import bundle_of, is_sent
 
 

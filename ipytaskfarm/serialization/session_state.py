@@ -19,10 +19,10 @@ import types
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
-from operator import itemgetter
 from typing import Any
 
 from ..system.user_code import depth_of_user, tell_user
+from .function_parts import closure_of, defaults_of
 from .kept_changes import change_of_owner, changed_by_methods, changes_of, may_change, may_store, sets_attributes
 from .module_origin import Travel, travel
 from .session_reads import readings
@@ -51,23 +51,23 @@ def look(function: types.FunctionType, used: dict[str, Any]) -> None:
 
     used: the globals that it uses."""
     name = function.__qualname__.rpartition("<locals>.")[2]
-    for path, value in (*used.items(), *_defaults(function)):
+    for path, value in (*used.items(), *defaults_of(function)):
         _look_at(name, path, value)
         _look_at_numbers(function, value)
         if type(value) not in _PLAIN:
             _noted.extend(changed_settings(value))
     _noted.extend(changed_variables(function))
-    if any(_is_kept(value, function.__code__) for value in (*used.values(), *map(itemgetter(1), _defaults(function)))):
+    if any(_is_kept(value, function.__code__) for _, value in (*used.items(), *defaults_of(function))):
         _changing.append(name)
     changes = changes_of(function.__code__)
     if changes:
-        for path, value in (*used.items(), *_cells(function), *_defaults(function)):
+        for path, value in (*used.items(), *closure_of(function), *defaults_of(function)):
             if path in changes and may_change(value, changes[path], function.__qualname__):
                 if "." in name:  # what methods of a class write is mostly the class's own
                     _changing.append(name)
                 else:
                     _note_change(name, path, changes[path])
-    for path, value in (*used.items(), *_cells(function)):
+    for path, value in (*used.items(), *closure_of(function)):
         if "." not in name and not may_change(value, changes.get(path, ""), function.__qualname__):
             how = changed_by_methods(value, path, function.__code__)
             if how:
@@ -181,7 +181,7 @@ def _parts(function: object) -> Iterable[tuple[str, Any]]:
             *function.keywords.items(),
         ]
     if isinstance(function, types.FunctionType):
-        return _cells(function)
+        return closure_of(function)
     owner = function.__self__ if isinstance(function, types.MethodType) else function
     if isinstance(owner, type | types.ModuleType | types.BuiltinFunctionType):
         return ()
@@ -189,21 +189,6 @@ def _parts(function: object) -> Iterable[tuple[str, Any]]:
         return list(vars(owner).items())
     except TypeError:
         return ()
-
-
-def _cells(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
-        try:
-            yield name, cell.cell_contents
-        except ValueError:
-            continue
-
-
-def _defaults(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    code = function.__code__
-    defaults = function.__defaults__ or ()
-    yield from zip(code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount], defaults, strict=True)
-    yield from (function.__kwdefaults__ or {}).items()
 
 
 def _look_at(function: str, path: str, value: Any) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import types
+from typing import Any
 
 import pytest
 
@@ -225,3 +227,32 @@ def test_names_in_string_annotations_of_functions_travel(peer: Peer, notebook: N
             return found["return"].__args__[0].n, found["x"].__args__[0].n
     """)
     assert peer.call(notebook["ask"]) == (5, 5)
+
+
+def test_classes_that_exec_made_in_a_bare_namespace(peer: Peer) -> None:
+    """Their module is "builtins", as in code that templates make."""
+    names: dict[str, Any] = {}
+    source = """
+        class Base:
+            def __init__(self, x): self.x = x
+            def f(self): return self.x + K
+        class Derived(Base):
+            def f(self): return super().f() * 2
+        class Failed(Exception): pass
+        K = 5
+        def make(x): return Derived(x)
+        def ask(made):
+            try: raise Failed(made.f())
+            except Failed as error: return type(made) is Derived, isinstance(made, Base), error.args
+        def fail(): raise Failed("so")
+    """
+    exec(textwrap.dedent(source), names)
+    assert names["Base"].__module__ == "builtins"
+    made = peer.call(names["make"], 3)
+    assert (type(made), made.f()) == (names["Derived"], 16)
+    assert peer.call(names["ask"], made) == (True, True, (16,))
+    assert peer.call(made.f) == 16
+    with pytest.raises(names["Failed"], match="so"):
+        peer.call(names["fail"])
+    one, other = peer.call(lambda kinds: [kind(1) for kind in kinds], [names["Base"], names["Derived"]])
+    assert (type(one), type(other)) == (names["Base"], names["Derived"])

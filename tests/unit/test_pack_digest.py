@@ -209,6 +209,10 @@ CHANGES = [
     ("import functools\ndef g(x): return x\nf = functools.partial(g, [1])", "f.args[0].append(2)"),
     ("import functools\nK = 1\ndef g(): return K\nf = functools.partial(g)", "K = 2"),
     ("import functools\nK = 1\n@functools.lru_cache\ndef f(): return K", "K = 2; f.cache_clear()"),
+    ("import functools\n@functools.lru_cache\ndef g(): pass\ng.k = 1\ndef f(): return g.k", "g.k = 2"),
+    ("import functools\n@functools.lru_cache\ndef g(): pass\ndef f(): return hasattr(g, 'k')", "g.k = 2"),
+    ("import functools\n@functools.lru_cache\ndef g(): pass\ng.k = [1]\ndef f(): return g.k", "g.k.append(2)"),
+    ("import functools\n@functools.singledispatch\ndef g(x): pass\ng.k = 1\ndef f(): return g.k", "g.k = 2"),
     ("class C:\n    n = 1\n    def m(self): return self.n\nc = C()\nf = c.m", "c.n = 2"),
     ("class C:\n    n = 1\n    def __call__(self): return self.n\nf = C()", "f.n = 2"),
     (

@@ -443,3 +443,25 @@ def test_each_task_has_a_function_anew_whose_calls_change_it(notebook: Notebook)
     for function in (run.look, notebook["passed"](), functools.partial(notebook["add"], ()), notebook["add"]):
         unpacked = unpack_function(pack_function(function).code)
         assert not unpacked.renews, function
+
+
+def test_attributes_of_what_functools_made_of_a_function(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        import functools
+        def marked(f):
+            f.mark = "inner"
+            return f
+        @functools.lru_cache
+        @marked
+        def cached(x): return cached.scale * x, cached.mark, cached.itself is cached
+        cached.scale, cached.itself = 3, cached
+        @functools.singledispatch
+        def kind(x): return kind.other(x)
+        @kind.register
+        def _(x: int): return "int"
+        kind.other = lambda x: type(x).__name__
+        def ask(): return cached(2), kind(1), kind("")
+    """)
+    assert peer.call(notebook["ask"]) == ((6, "inner", True), "int", "str")
+    assert peer.call(notebook["cached"], 3) == (9, "inner", True)
+    assert peer.call(notebook["kind"], 1.5) == "float"

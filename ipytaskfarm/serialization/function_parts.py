@@ -1,0 +1,33 @@
+"""What a function has beside its code and its globals: the values of its closure and of its defaults."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from typing import Any
+
+ABSENT = object()
+"""What `cell_content` returns for an empty cell."""
+
+
+def cell_content(cell: types.CellType) -> Any:
+    """Return what is in a cell; `ABSENT` if it is empty."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return ABSENT
+
+
+def closure_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """Yield name and value of each closure variable that has a value."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        value = cell_content(cell)
+        if value is not ABSENT:
+            yield name, value
+
+
+def defaults_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """Yield name and default of each parameter that has one."""
+    code, values = function.__code__, function.__defaults__ or ()
+    yield from zip(code.co_varnames[code.co_argcount - len(values) : code.co_argcount], values, strict=True)
+    yield from (function.__kwdefaults__ or {}).items()
