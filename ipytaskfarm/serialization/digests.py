@@ -16,32 +16,24 @@ change unseen (an array, an instance) there is no guard; `sure` becomes False in
 
 from __future__ import annotations
 
-import array
-import collections
 import contextvars
-import dataclasses
 import enum
 import functools
 import hashlib
-import io
 import itertools
 import marshal
-import operator
 import pickle
-import random
-import re
 import struct
 import sys
 import types
-import typing
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from ..core.errors import VersionMismatch
+from .changeable_types import HOLDERS, cannot_change, is_array, is_mutable, is_numpys_chance, owned_by
 from .class_state import state_of_class
 from .classes import (
-    PARAMETER_TYPES,
     class_attributes,
     class_hints,
     enum_extras,
@@ -71,7 +63,6 @@ from .module_origin import Travel, home_module, travel
 from .moved_code import place_of
 from .pickler import (
     REDUCERS,
-    SENTINEL_TYPES,
     added_attributes,
     content_of,
     dispatched,
@@ -144,92 +135,8 @@ def _holds_sets(items: Iterable[Any], depth: int = 3) -> bool:
     return _holds_sets(nested, depth - 1)
 
 
-_CANNOT_CHANGE: tuple[Any, ...] = (
-    re.Pattern, range, slice, enum.Enum,
-    types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
-    types.GenericAlias, types.UnionType, vars(typing)["_GenericAlias"], type(typing.Any),
-    *PARAMETER_TYPES, typing.NewType, functools.cached_property, functools._lru_cache_wrapper,
-    operator.itemgetter, operator.attrgetter,
-    dataclasses.Field, vars(dataclasses)["_DataclassParams"], *SENTINEL_TYPES,
-    type(vars(collections.namedtuple("_", "field"))["field"]),
-)  # fmt: skip
-"""Types of objects that cannot change, or not in a way that matters."""
-_CANNOT_CHANGE_BY_NAME = {
-    "datetime": {"date", "time", "datetime", "timedelta", "timezone"},
-    "decimal": {"Decimal"},
-    "fractions": {"Fraction"},
-    "numpy": {"bool", "int64", "int32", "float64", "float32", "complex128"},
-    "pathlib": {"PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"},
-    "pathlib._local": {"PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"},
-    "uuid": {"UUID"},
-}
-"""More such types, which are not imported for this purpose: module -> names of the exact types."""
-
-
-_HOLDERS = (
-    types.BuiltinFunctionType, types.MethodWrapperType,
-    functools.cached_property, functools._lru_cache_wrapper, slice,
-)  # fmt: skip
-"""The types in `_CANNOT_CHANGE` that hold an object of the user, which may change."""
-
-
 Seen: TypeAlias = dict[int, tuple[int, Any]]
 """Address of a mutable object -> its number among them, and the object, which keeps its address as long."""
-_MUTABLE = frozenset(
-    {
-        list,
-        dict,
-        set,
-        bytearray,
-        object,
-        collections.deque,
-        collections.Counter,
-        collections.defaultdict,
-        collections.OrderedDict,
-        io.StringIO,
-        io.BytesIO,
-        random.Random,
-        array.array,
-        itertools.count,
-        itertools.cycle,
-        contextvars.ContextVar,
-        types.SimpleNamespace,
-    }
-)
-
-
-def _is_mutable(kind: type) -> bool:
-    """Return whether a change of one object of this type is seen wherever it is used, and may be meant by the user.
-
-    Objects of installed libraries share parts among themselves as they like, so only arrays count among them.
-    """
-    if kind in _MUTABLE or _is_array(kind):
-        return True
-    if issubclass(kind, BaseException):
-        return True
-    if is_made_in_c(kind) or issubclass(kind, type) or issubclass(kind, enum.Enum):
-        return False
-    named = find_named(kind)
-    return named is None or named[0] is Travel.SOURCE
-
-
-def _is_array(kind: type) -> bool:
-    """Return whether this is numpy's type of arrays, which is not imported for this purpose."""
-    return kind.__qualname__ == "ndarray" and kind.__module__ == "numpy"
-
-
-def _is_numpys_chance(obj: Any) -> bool:
-    """Return whether an object is the hidden state of ``numpy.random``, which many objects of scipy share."""
-    if type(obj).__qualname__ != "RandomState":
-        return False
-    return obj is getattr(sys.modules.get("numpy.random.mtrand"), "_rand", None)
-
-
-def _cannot_change(obj: Any) -> bool:
-    kind = type(obj)
-    return isinstance(obj, _CANNOT_CHANGE) or kind.__qualname__ in _CANNOT_CHANGE_BY_NAME.get(kind.__module__, ())
-
-
 _codes: dict[int, bytes] = {}
 """Address of a code object -> digest of what is in it, which cannot change: each new closure has the same code."""
 _LIBRARY_STATE = ("dataclasses", "reprlib", "functools")
@@ -302,7 +209,7 @@ class Digester:
     def _may_change(self, kind: type) -> bool:
         known = self._kinds.get(kind)
         if known is None:
-            known = self._kinds[kind] = _is_mutable(kind)
+            known = self._kinds[kind] = is_mutable(kind)
         return known
 
     def _by_pickle(self, obj: Any) -> bytes:
@@ -542,11 +449,11 @@ class Digester:
 
     def _other(self, obj: Any) -> bytes:
         """Encode any other object by the reduction that pickle would use."""
-        if _is_numpys_chance(obj):
+        if is_numpys_chance(obj):
             return self._parts("name", "numpy.random.mtrand", "_rand")
-        known = _cannot_change(obj)
+        known = cannot_change(obj)
         reduced: Any = NotImplemented
-        if _is_array(type(obj)) and not obj.flags.forc:  # it has gaps between its items
+        if is_array(type(obj)) and not obj.flags.forc:  # it has gaps between its items
             obj = obj.copy(order="C")  # the pickler sends it so, and its buffer can be hashed
         reducer = REDUCERS.get(type(obj))
         if reducer is None:
@@ -555,7 +462,11 @@ class Digester:
             reduced = reducer(None, obj)  # type: ignore[arg-type] # those called here do not use the pickler
         if reduced is NotImplemented:
             reduced = reduced_by_pickle(obj)
-        holds = isinstance(obj, _HOLDERS)
+        holds = isinstance(obj, HOLDERS)
+        owned = b""
+        if known and not holds and not isinstance(reduced, str):
+            encoded = [(each, self.encode(each)) for each in owned_by(reduced[:3])]
+            owned = b"".join(data for each, data in encoded if self._may_change(type(each)))
         sure, before = self.sure, len(self.guards)
         if isinstance(reduced, str):
             if not reduced.replace(".", "").isidentifier():  # "f (vectorized)" of `numpy.frompyfunc`
@@ -571,7 +482,7 @@ class Digester:
             # The parts can change, but they were made for this walk.
             self.sure = sure
             self.guards[before:] = [guard for guard in self.guards[before:] if not isinstance(guard, ItemsGuard)]
-        return result
+        return result + owned
 
 
 _COMPOUNDS: dict[type, Callable[[Digester, Any], bytes]] = {

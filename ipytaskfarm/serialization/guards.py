@@ -53,19 +53,18 @@ class Identities:
 class FunctionGuard:
     """Guard of a function: code, defaults, cells, attributes and used globals are the same objects as before.
 
-    Its names and annotations, too.
+    Its names, docstring and annotations, too.
     """
 
     __slots__ = (
-        "annotations", "attributes", "cells", "code", "defaults", "function", "globals", "keywords", "name", "names",
-        "qualname",
+        "about", "annotations", "attributes", "cells", "code", "defaults", "function", "globals", "keywords", "names",
     )  # fmt: skip
 
     def __init__(self, function: types.FunctionType, names: Iterable[str]) -> None:
         self.function = weakref.ref(function)
         self.code = function.__code__
         self.defaults = function.__defaults__
-        self.name, self.qualname = function.__name__, function.__qualname__
+        self.about = function.__name__, function.__qualname__, function.__module__, function.__doc__
         self.annotations = Identities(_flat(function.__annotations__)) if function.__annotations__ else None
         self.names = tuple(names)
         self.globals = Identities(map(function.__globals__.get, self.names, _ABSENTS))
@@ -82,7 +81,7 @@ class FunctionGuard:
             return False
         if self.cells is not None and not self.cells.same(map(cell_content, function.__closure__ or ())):
             return False
-        if function.__name__ != self.name or function.__qualname__ != self.qualname:
+        if (function.__name__, function.__qualname__, function.__module__, function.__doc__) != self.about:
             return False
         annotations = function.__annotations__
         if (annotations or self.annotations is not None) and (

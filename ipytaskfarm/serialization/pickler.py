@@ -325,7 +325,7 @@ def dispatched(function: types.FunctionType) -> dict[type, Any] | None:
 
 def added_attributes(wrapper: Any) -> dict[str, Any]:
     """Return the attributes that the program has set on what `lru_cache` or `singledispatch` made of a function."""
-    own = vars(wrapper.__wrapped__)
+    own = getattr(wrapper.__wrapped__, "__dict__", {})
     return {
         name: value
         for name, value in vars(wrapper).items()

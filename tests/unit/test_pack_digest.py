@@ -216,6 +216,26 @@ CHANGES = [
     ("class C:\n    n = 1\n    def m(self): return self.n\nc = C()\nf = c.m", "c.n = 2"),
     ("class C:\n    n = 1\n    def __call__(self): return self.n\nf = C()", "f.n = 2"),
     (
+        "import dataclasses as d\nT = [1]\nn = d.field(default_factory=lambda: T[0])\nf = lambda: n.default_factory()",
+        "T[0] = 2",
+    ),
+    (
+        "import dataclasses as d\nclass V: n = 1\n@d.dataclass\nclass C:\n    n: V = V()\ndef f(): return C().n.n",
+        "V.n = 2",
+    ),
+    ("import dataclasses as d\nT = {'u': 1}\nn = d.field(metadata=T)\ndef f(): return n.metadata['u']", "T['u'] = 2"),
+    (
+        "import dataclasses as d\nclass V: pass\nv = V()\nv.n = 1\nn = d.field(default=v)\ndef f(): return n.default.n",
+        "v.n = 2",
+    ),
+    (
+        "import typing as t\nT = t.TypeVar('T')\nclass C(t.Generic[T]):\n    n = [1]\nA = C[int]\ndef f(): return A.n",
+        "C.n.append(2)",
+    ),
+    ("import enum\nclass E(enum.Enum):\n    A = 1\nE.n = [1]\na = E.A\ndef f(): return a.n", "E.n.append(2)"),
+    ("def g(): pass\ndef f(): return g.__doc__", "g.__doc__ = 'new'"),
+    ("def g(): pass\ndef f(): return g.__module__", "g.__module__ = 'new'"),
+    (
         "import dataclasses\n@dataclasses.dataclass\nclass C:\n    n: int = 1\ndef f(): return C()",
         "C.__init__.__defaults__ = (2,)",
     ),
