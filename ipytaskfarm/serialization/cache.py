@@ -283,7 +283,7 @@ def packed_function(function: Any, writer: BlobWriter | None = None, *, is_envir
     entry = _functions.get(function)
     # The function is packed first, because the errors of the pickler say which part cannot travel.
     session_state.begin()
-    used_marks.clear()
+    used_marks.keys.clear()
     renews = not is_environment and changes_itself(function)
     packed, named = build.Renewing(function) if renews else function, dict[str, None]()
     try:
@@ -293,7 +293,7 @@ def packed_function(function: Any, writer: BlobWriter | None = None, *, is_envir
         if kind is None:
             raise
         session_state.begin()
-        used_marks.clear()
+        used_marks.keys.clear()
         parts, named = _parts_inline(packed, writer, kind), kind.named
         session_state.note_members(getattr(function, "__qualname__", ""), named)
     is_known = entry is not None and _same(entry.seen, parts)
@@ -316,7 +316,7 @@ def packed_function(function: Any, writer: BlobWriter | None = None, *, is_envir
         # A function with another `object()` is another one; one that counts its calls begins anew in each session. One
         # that has moved in its file is sent anew, because its errors name its lines.
         of_session = of_session or digester.has_state
-        own = [*sorted(used_marks), *([_SESSION] if of_session else []), *sorted(digester.places)]
+        own = [*sorted(used_marks.keys), *([_SESSION] if of_session else []), *sorted(digester.places)]
         if own and not is_environment:
             digest = hashlib.blake2b("".join([digest, *own]).encode(), digest_size=20).hexdigest()
     made = entry.value if entry is not None and entry.value.digest == digest else Function(digest=digest, code=code)

@@ -16,6 +16,7 @@ import io
 import logging
 import pickle
 import sys
+import threading
 import types
 import typing
 import weakref
@@ -263,7 +264,7 @@ def _by_identity(found: object, make: Callable[..., object], *rest: Any) -> Redu
     key = values.key_of_mark(found)
     if key is None:
         return NotImplemented
-    used_marks.add(key)
+    used_marks.keys.add(key)
     return make, (key, *rest)
 
 
@@ -275,8 +276,14 @@ def default_of(variable: contextvars.ContextVar[Any]) -> tuple[Any, ...]:
         return ()
 
 
-used_marks: set[str] = set()
-"""The keys in what was pickled since `cache` has cleared them."""
+class _UsedMarks(threading.local):
+    """The keys in what this thread has pickled since `cache` has cleared them."""
+
+    def __init__(self) -> None:
+        self.keys: set[str] = set()
+
+
+used_marks = _UsedMarks()
 
 
 @functools.lru_cache(1)
