@@ -143,6 +143,14 @@ def unframe(view: memoryview) -> tuple[memoryview, list[memoryview | bytearray]]
     return data, buffers
 
 
+def loads(pack: bytes | memoryview) -> Any:
+    """Return the object of a pack."""
+    if pack[0] != WITH_BUFFERS:
+        return pickle.loads(pack)
+    body, buffers = unframe(memoryview(pack))
+    return pickle.loads(body, buffers=buffers)
+
+
 def blob_digests(pack: bytes) -> list[bytes]:
     """Return the digests of the large values that a pack refers to."""
     if not pack or pack[0] != WITH_BUFFERS:

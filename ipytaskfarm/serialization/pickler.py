@@ -299,7 +299,7 @@ def _staged(stages: Stages, function: types.FunctionType, state: dict[str, Any],
             state[key] = {name: value for name, value in named.items() if is_free(value)}
             stages.add_each(action, function, {name: named[name] for name in named if name not in state[key]}, owner)
     for key, value in waiting.items():
-        stages.add(build_classes.complete_function, function, {key: value}, owner)
+        stages.add(build.complete_function, function, {key: value}, owner)
     return state
 
 

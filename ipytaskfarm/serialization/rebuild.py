@@ -215,22 +215,30 @@ def fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
     function.__name__ = state["name"]
     function.__qualname__ = state["qualname"]
     function.__module__ = state["module"]
-    function.__defaults__ = state.get("defaults")
-    function.__kwdefaults__ = state.get("kwdefaults")
     if "doc" in state:
         function.__doc__ = state["doc"]
-    if "annotations" in state:
-        function.__annotations__ = state["annotations"]
-    if "dict" in state:
-        function.__dict__.update(state["dict"])
-    if "type_params" in state:
-        function.__type_params__ = state["type_params"]  # type: ignore[attr-defined]
-    add_globals(function, state.get("used", {}), state.get("wanted", ()))
+    complete_function(function, {"used": {}, **state})
     for name, value in state.get("added", {}).items():
         function.__globals__.setdefault(name, value)
     if "source" in state:
         remember_source(function.__code__.co_filename, *state["source"])
     _note_came(function)
+
+
+def complete_function(function: types.FunctionType, state: dict[str, Any]) -> None:
+    """Set more of a function's state. A part that `state` lacks stays as it is."""
+    if "defaults" in state:
+        function.__defaults__ = state["defaults"]
+    if "kwdefaults" in state:
+        function.__kwdefaults__ = state["kwdefaults"]
+    if "annotations" in state:
+        function.__annotations__.update(state["annotations"])
+    if "dict" in state:
+        function.__dict__.update(state["dict"])
+    if "type_params" in state:
+        function.__type_params__ = state["type_params"]  # type: ignore[attr-defined]
+    if "used" in state:
+        add_globals(function, state["used"], state.get("wanted", ()))
 
 
 def add_globals(function: types.FunctionType, used: dict[str, Any], wanted: tuple[str, ...] = ()) -> None:

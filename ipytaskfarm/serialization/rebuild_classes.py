@@ -28,6 +28,7 @@ from typing import Any
 from . import known_classes, rebuild as build
 from .known_classes import is_unfilled, known_class, note_unfilled, travelled
 from .moved_code import follow_moves
+from .rebuild import complete_function  # stored pickles name it here
 
 _TYPED_DICT = type(typing.TypedDict("_", {}))  # type: ignore[operator]
 _quieting = threading.RLock()
@@ -56,22 +57,6 @@ def create_function(
     function = build.new_function(code, home, closure)
     build.fill_function(function, state)
     return function
-
-
-def complete_function(function: types.FunctionType, state: dict[str, Any]) -> None:
-    """Set more of a function's state. A part that `state` lacks stays as it is."""
-    if "defaults" in state:
-        function.__defaults__ = state["defaults"]
-    if "kwdefaults" in state:
-        function.__kwdefaults__ = state["kwdefaults"]
-    if "annotations" in state:
-        function.__annotations__.update(state["annotations"])
-    if "dict" in state:
-        function.__dict__.update(state["dict"])
-    if "type_params" in state:
-        function.__type_params__ = state["type_params"]  # type: ignore[attr-defined]
-    if "used" in state:
-        build.add_globals(function, state["used"])
 
 
 def use_global(function: types.FunctionType, used: dict[str, Any]) -> None:
