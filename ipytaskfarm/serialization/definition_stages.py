@@ -22,7 +22,7 @@ from __future__ import annotations
 import gc
 import types
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary, ref
 
@@ -41,6 +41,8 @@ class StagedPickler(Protocol):
 
     stages: Stages | None
     """The stages that definitions join at present."""
+    opened: list[Stages]
+    """All stages of this pickle so far."""
     suspended: list[Stages | None]
     """The stages that are suspended while a value is written whole, the innermost last."""
     owner: type | None
@@ -222,6 +224,10 @@ class Stages:
             index = before
             passed.add(index)
 
+    def parts(self) -> Iterator[Any]:
+        """Yield the parts of all steps, once they are written."""
+        return (each.part for each in self.steps if isinstance(each, DefinitionStep))
+
     def waiting(self, classes: Iterable[type]) -> list[DefinitionStep]:
         """Return the unwritten steps of these classes, including those of the enclosing stages."""
         wanted = set(classes)
@@ -269,6 +275,7 @@ def join(pickler: StagedPickler, by_value: Callable[[type], bool]) -> tuple[Stag
         return pickler.stages, None
     stages = Stages(by_value, _suspended(pickler))
     pickler.stages = stages
+    pickler.opened.append(stages)
     return stages, stages.steps
 
 

@@ -100,6 +100,8 @@ class Pickler(pickle.Pickler):
         """The objects that hold themselves in sets, see `hash_cycles`."""
         self.stages: Stages | None = None
         """The stages that definitions join at present, see `definition_stages`."""
+        self.opened: list[Stages] = []
+        """All stages of this pickle so far."""
         self.suspended: list[Stages | None] = []
         self.owner: type | None = None
         """The class that the most recently written step belongs to."""
@@ -126,6 +128,7 @@ class Pickler(pickle.Pickler):
         self._homes = None
         self.owner = None
         self.cycles = None
+        self.opened = []
         if self.owners:
             self.owners = {}
         if self.kinds:
