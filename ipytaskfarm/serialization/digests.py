@@ -429,9 +429,9 @@ class Digester:
         return self._parts("cell", *(() if content is ABSENT else (content,)))
 
     def _partial(self, obj: functools.partial[Any]) -> bytes:
-        if obj.__dict__:
-            self.sure = False
-        return self._parts("partial", obj.func, obj.args, obj.keywords)
+        self.guards.append(AttributesGuard(obj))
+        attributes = [obj.__dict__] if obj.__dict__ else []
+        return self._parts("partial", obj.func, obj.args, obj.keywords, *attributes)
 
     def _wrapped(self, obj: staticmethod[Any, Any] | classmethod[Any, Any, Any]) -> bytes:
         return self._parts(type(obj).__name__, obj.__func__)

@@ -154,7 +154,7 @@ def _of_members(cls: enum.EnumMeta) -> Iterable[Any]:
 
 
 class AttributesGuard:
-    """Guard of what `functools.lru_cache` made of a function: it has the attributes that it had before."""
+    """Guard of what `functools` made of a function, such as a partial: it has the attributes that it had before."""
 
     __slots__ = ("attributes", "found")
 

@@ -208,6 +208,8 @@ CHANGES = [
     ("def f(): return sorted('ab')", "sorted = lambda x: 2"),
     ("import functools\ndef g(x): return x\nf = functools.partial(g, [1])", "f.args[0].append(2)"),
     ("import functools\nK = 1\ndef g(): return K\nf = functools.partial(g)", "K = 2"),
+    ("import functools\ng = functools.partial(int)\ndef f(): return getattr(g, 'k', 0)", "g.k = 1"),
+    ("import functools\ng = functools.partial(int)\ng.k = [1]\ndef f(): return g.k", "g.k.append(2)"),
     ("import functools\nK = 1\n@functools.lru_cache\ndef f(): return K", "K = 2; f.cache_clear()"),
     ("import functools\n@functools.lru_cache\ndef g(): pass\ng.k = 1\ndef f(): return g.k", "g.k = 2"),
     ("import functools\n@functools.lru_cache\ndef g(): pass\ndef f(): return hasattr(g, 'k')", "g.k = 2"),
