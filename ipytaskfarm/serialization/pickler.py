@@ -586,11 +586,7 @@ REDUCERS: dict[type, Callable[[Pickler, Any], Reduced]] = {
 """Exact type -> its reducer. `standard_values` adds more."""
 
 
-def _reduce_error(pickler: Pickler, error: BaseException) -> Reduced:
-    return reduce_exception(error)
-
-
-BASES: dict[type, Callable[[Pickler, Any], Reduced]] = {BaseException: _reduce_error}
+BASES: dict[type, Callable[[Pickler, Any], Reduced]] = {BaseException: lambda pickler, error: reduce_exception(error)}
 """Base type -> the reducer of the types that inherit from it. `classes` and `standard_values` add more."""
 
 

@@ -104,28 +104,38 @@ def create_class(
         # TypedDict's own __new__ accepts only TypedDicts as bases
         cls: type = type.__new__(metaclass, name, bases, namespace)
     else:
-        try:
-            cls = _make(metaclass, maker, name, bases, dict(namespace), keywords)
-        except Exception:
-            cls = make_without_hooks(metaclass, name, bases, dict(namespace), keywords)
+        own = [base for base in _ancestors(bases) if travelled(base)]
+        cls = make_class(metaclass, maker, name, bases, namespace, keywords, own)
     assign(cls, body)
     note_unfilled(cls, born, digest)
     return cls
 
 
-def _make(
+def make_class(
     metaclass: Any,
     maker: Any,
     name: str,
     bases: tuple[type, ...],
     namespace: dict[str, Any],
     keywords: dict[str, Any],
+    own: list[type],
 ) -> type:
-    with quiet([base for base in _ancestors(bases) if travelled(base)]):
-        if maker is metaclass:
-            return types.new_class(name, bases, {"metaclass": metaclass, **keywords}, lambda ns: ns.update(namespace))
-        cls: type = maker.__new__(metaclass, name, bases, namespace, **keywords)
-        return cls
+    """Return a class without its attributes.
+
+    Args:
+        own: the bases, direct or not, whose hooks do not run.
+
+    The other arguments are those of `create_class`.
+    """
+    try:
+        with quiet(own):
+            if maker is metaclass:
+                body = {"metaclass": metaclass, **keywords}
+                return types.new_class(name, bases, body, lambda names: names.update(namespace))
+            made: type = maker.__new__(metaclass, name, bases, dict(namespace), **keywords)
+            return made
+    except Exception:
+        return make_without_hooks(metaclass, name, bases, dict(namespace), keywords)
 
 
 def make_without_hooks(
