@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from .function_parts import function_of
 from .global_names import mentioned, nested_codes
 from .kept_changes import may_store
 from .module_origin import Travel, travel
@@ -50,7 +51,7 @@ def _codes_of(cls: type) -> Iterator[tuple[types.CodeType, str]]:
             if travel(base.__module__) is Travel.REFERENCE:
                 continue
             for name, value in vars(base).items():
-                function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+                function = function_of(value)
                 if type(function) is types.FunctionType and travel(function.__module__) is not Travel.REFERENCE:
                     code = function.__code__
                     is_method = function is value and of_instances and name != "__new__"

@@ -46,6 +46,7 @@ from .pickler import (
     plain_reducer,
     reduced_by_pickle,
 )
+from .process_values import asked
 
 _TYPES_OF_TYPES = {
     value: name
@@ -152,7 +153,7 @@ def _functions(value: Any) -> Iterable[types.FunctionType]:
         return (value,)
     if isinstance(value, property):
         return (each for each in (value.fget, value.fset, value.fdel) if isinstance(each, types.FunctionType))
-    inner = getattr(value, "__func__" if isinstance(value, staticmethod | classmethod) else "func", None)
+    inner = asked(value, "__func__" if isinstance(value, staticmethod | classmethod) else "func")
     return (inner,) if isinstance(inner, types.FunctionType) else ()
 
 

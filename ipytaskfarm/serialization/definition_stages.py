@@ -27,6 +27,7 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary, ref
 
 from . import rebuild as build, rebuild_classes as build_classes
+from .function_parts import function_of
 
 _WALKED_MAX = 20_000
 _HEAP_TYPE = 1 << 9
@@ -250,7 +251,7 @@ def _until_then(name: str, part: Any, classes: set[type], owner: type | None) ->
         return {name: defaultdict(part.default_factory)}
     if kind not in classes:
         return {}
-    functions = [getattr(each, "__func__", each) for each in vars(owner).values()] if owner is not None else []
+    functions = map(function_of, vars(owner).values() if owner is not None else ())
     codes = [each.__code__ for each in functions if type(each) is types.FunctionType]
     return {} if any("hasattr" in code.co_names for code in codes) else {name: None}
 

@@ -31,3 +31,14 @@ def defaults_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     code, values = function.__code__, function.__defaults__ or ()
     yield from zip(code.co_varnames[code.co_argcount - len(values) : code.co_argcount], values, strict=True)
     yield from (function.__kwdefaults__ or {}).items()
+
+
+def function_of(member: Any) -> Any:
+    """Return the function that a method, a property or a wrapper in a class has; any other member as it is.
+
+    Others are not asked for attributes: a proxy may raise what it likes.
+    """
+    kind = type(member)
+    if issubclass(kind, types.MethodType | staticmethod | classmethod):
+        return member.__func__
+    return member.fget if issubclass(kind, property) else member

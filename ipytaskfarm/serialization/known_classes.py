@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
-from .function_parts import closure_of
+from .function_parts import closure_of, function_of
 
 Steps: TypeAlias = Sequence[Callable[[], Any]]
 _CLASSES_KEPT = 256
@@ -96,7 +96,7 @@ def _is_made_from(cls: type, other: type) -> bool:
 def _parts(value: Any) -> Iterator[Any]:
     yield value
     yield type(value)
-    function = getattr(value, "__func__", value)
+    function = function_of(value)
     if type(function) is types.FunctionType:
         yield from (content for _, content in closure_of(function))
 

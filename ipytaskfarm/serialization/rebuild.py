@@ -24,6 +24,7 @@ from typing import Any
 
 from ..core.errors import VersionMismatch
 from .function_globals import Names, placed, remember, setup_globals
+from .function_parts import function_of
 from .known_classes import is_unfilled, known_class, note_built, note_pack, note_unfilled, steps_of_pack, travelled
 
 _SOURCES_KEPT = 256
@@ -260,8 +261,8 @@ def assigned_by(objects: Iterable[Any]) -> tuple[Names, ...]:
     found: dict[int, Names] = {}
     for each in objects:
         for member in vars(each).values() if isinstance(each, type) else ():
-            function = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
-            names = getattr(function, "__globals__", {}).get("__builtins__")
+            function = function_of(member)
+            names = function.__globals__.get("__builtins__") if type(function) is types.FunctionType else None
             if isinstance(names, Names) and names.assigned:
                 names.wanted -= names.packed.keys()
                 found[id(names)] = names

@@ -302,3 +302,20 @@ def test_what_is_in_a_frozenset_is_refused_or_found_but_not_lost(peer: Peer, not
         """)
     with pytest.raises(AttributeError, match="no attribute 'name'"):  # as with pickle
         peer.call(notebook["ask"], frozenset({notebook["a"]}))
+
+
+def test_an_attribute_that_raises_when_it_is_asked_for_what_it_does_not_have(peer: Peer, notebook: Notebook) -> None:
+    notebook.run("""
+        class Proxy:
+            def __getattr__(self, name):
+                if name.startswith("__") and name != "__func__":
+                    raise AttributeError(name)
+                raise RuntimeError("outside of a context")
+            def __reduce__(self): return Proxy, ()
+        class Holder:
+            proxy, made = Proxy(), None
+            def f(self): return type(self.proxy).__name__
+        Holder.made = Holder()
+        def ask(holder): return holder.f(), Holder().f()
+        """)
+    assert peer.call(notebook["ask"], notebook["Holder"]()) == ("Proxy", "Proxy")
