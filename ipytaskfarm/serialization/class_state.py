@@ -9,16 +9,14 @@ from __future__ import annotations
 import dis
 import functools
 import types
-from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 from .function_parts import function_of
 from .global_names import mentioned, nested_codes
-from .kept_changes import may_store
+from .kept_changes import CONTAINERS, may_store
 from .module_origin import Travel, travel
 
-_CONTAINERS = (list, dict, set, deque, bytearray)
 _SKIPPED = frozenset({"CACHE", "EXTENDED_ARG"})
 
 
@@ -38,7 +36,7 @@ def state_of_class(cls: type) -> frozenset[str]:
         if not (name.startswith("__") and name.endswith("__"))
         and (
             name in found
-            or (name in changing and isinstance(value, _CONTAINERS))
+            or (name in changing and isinstance(value, CONTAINERS))
             or (name in drawing and isinstance(value, Iterator))
         )
     )

@@ -44,7 +44,7 @@ from .classes import (
     without_seeds,
 )
 from .function_imports import imports_of
-from .function_parts import ABSENT, cell_content
+from .function_parts import cell_state
 from .global_names import absent_submodules
 from .guards import (
     AttributesGuard,
@@ -346,8 +346,7 @@ class Digester:
         if absent:
             self.guards.append(SubmodulesGuard(absent))
         sure = self.sure
-        cells = [cell_content(cell) for cell in function.__closure__ or ()]
-        parts = self._parts("cells", *(() if cell is ABSENT else (cell,) for cell in cells))
+        parts = self._parts("cells", *map(cell_state, function.__closure__ or ()))
         if home is not None and home.__name__ in _LIBRARY_STATE:
             self.sure = sure
         return self._parts(
@@ -425,8 +424,7 @@ class Digester:
 
     def _cell(self, cell: types.CellType) -> bytes:
         self.sure = False  # this cell was reached by another way than through its function
-        content = cell_content(cell)
-        return self._parts("cell", *(() if content is ABSENT else (content,)))
+        return self._parts("cell", *cell_state(cell))
 
     def _partial(self, obj: functools.partial[Any]) -> bytes:
         self.guards.append(AttributesGuard(obj))

@@ -18,6 +18,12 @@ def cell_content(cell: types.CellType) -> Any:
         return ABSENT
 
 
+def cell_state(cell: types.CellType) -> tuple[Any, ...]:
+    """Return what is in a cell as a tuple of one; () if it is empty."""
+    value = cell_content(cell)
+    return () if value is ABSENT else (value,)
+
+
 def closure_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     """Yield name and value of each closure variable that has a value."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):

@@ -35,7 +35,7 @@ from . import (
 from .definition_stages import LEAVES, STAGE_REDUCERS, Stages, join, reduced
 from .function_globals import Names
 from .function_imports import imports_of
-from .function_parts import ABSENT, cell_content, closure_of
+from .function_parts import cell_state, closure_of
 from .global_names import (
     added_by_rewriting,
     annotation_names,
@@ -445,7 +445,7 @@ def _reduce_code(pickler: Pickler, code: types.CodeType) -> Reduced:
 
 
 def _reduce_cell(pickler: Pickler, cell: types.CellType) -> Reduced:
-    content = () if (value := cell_content(cell)) is ABSENT else (value,)
+    content = cell_state(cell)
     if content and is_free(content[0]):
         return build.new_cell, (), content, None, None, build.fill_cell
     stages, steps = join(pickler, by_value)

@@ -394,39 +394,46 @@ def new_class(
     known = known_class(born, digest)
     if known is not None:
         return known
-    if metaclass is _TYPED_DICT:
+    if metaclass is TYPED_DICT:
         # TypedDict's own __new__ accepts only TypedDicts as bases
         cls: type = type.__new__(metaclass, name, bases, namespace)
     else:
-        with _quiet(bases):
+        with quiet([base for base in ancestors(bases) if travelled(base)]):
             cls = types.new_class(name, bases, {"metaclass": metaclass}, lambda ns: ns.update(namespace))
     note_unfilled(cls, born, digest)
     return cls
 
 
-_TYPED_DICT = type(typing.TypedDict("_", {}))  # type: ignore[operator]
-_quieting = threading.Lock()
+TYPED_DICT = type(typing.TypedDict("_", {}))  # type: ignore[operator]
+_quieting = threading.RLock()
+
+
+def ancestors(bases: tuple[type, ...]) -> Iterator[type]:
+    """Yield the bases of a class, direct or not."""
+    return (base for each in bases for base in each.__mro__)
 
 
 @contextlib.contextmanager
-def _quiet(bases: tuple[type, ...]) -> Iterator[None]:
-    """Disable ``__init_subclass__`` of the bases that travelled.
+def quiet(bases: list[type]) -> Iterator[None]:
+    """Disable ``__init_subclass__`` of these bases.
 
     The effects of the first call travel in the class itself, and the arguments of that call are not known any more.
     """
-    ancestors = [base for each in bases for base in each.__mro__]
-    loud = [base for base in ancestors if "__init_subclass__" in base.__dict__ and travelled(base)]
+    loud = {
+        base: vars(base)["__init_subclass__"]
+        for base in bases
+        if "__init_subclass__" in vars(base) and base.__flags__ & (1 << 9)  # Py_TPFLAGS_HEAPTYPE
+    }
     if not loud:
         yield
         return
     with _quieting:
-        kept = [(base, base.__dict__["__init_subclass__"]) for base in dict.fromkeys(loud)]
-        for base, _ in kept:
-            type.__setattr__(base, "__init_subclass__", classmethod(lambda cls, **kwargs: None))
+        for base in loud:
+            type.__setattr__(base, "__init_subclass__", classmethod(lambda cls, **keywords: None))
         try:
             yield
         finally:
-            for base, method in kept:
+            for base, method in loud.items():
                 type.__setattr__(base, "__init_subclass__", method)
 
 

@@ -12,26 +12,20 @@ without hooks.
 from __future__ import annotations
 
 import abc
-import contextlib
 import enum
 import functools
 import importlib
 import inspect
-import threading
 import types
 import typing
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 
 from . import known_classes, rebuild as build
 from .known_classes import is_unfilled, known_class, note_unfilled, travelled
 from .moved_code import follow_moves
-from .rebuild import complete_function  # stored pickles name it here
-
-_TYPED_DICT = type(typing.TypedDict("_", {}))  # type: ignore[operator]
-_quieting = threading.RLock()
+from .rebuild import TYPED_DICT, ancestors, complete_function, quiet  # stored pickles name the third one here
 
 
 def whole(*parts: Any) -> Any:
@@ -100,11 +94,11 @@ def create_class(
     if known is not None:
         follow_moves(known, {**namespace, **body})
         return known
-    if metaclass is _TYPED_DICT:
+    if metaclass is TYPED_DICT:
         # TypedDict's own __new__ accepts only TypedDicts as bases
         cls: type = type.__new__(metaclass, name, bases, namespace)
     else:
-        own = [base for base in _ancestors(bases) if travelled(base)]
+        own = [base for base in ancestors(bases) if travelled(base)]
         cls = make_class(metaclass, maker, name, bases, namespace, keywords, own)
     assign(cls, body)
     note_unfilled(cls, born, digest)
@@ -147,7 +141,7 @@ def make_without_hooks(
         for each in metaclass.__mro__
         if "__new__" in vars(each) and not isinstance(each.__new__, types.FunctionType)
     )
-    with quiet([*_ancestors(bases)]):
+    with quiet([*ancestors(bases)]):
         cls: type = made_in_c.__new__(metaclass, name, bases, namespace, **keywords)
     if isinstance(cls, abc.ABCMeta):
         __import__("_abc")._abc_init(cls)
@@ -166,34 +160,6 @@ def assign(cls: type, attributes: dict[str, Any]) -> None:
     )
     for name, value in attributes.items():
         assign(cls, name, value)
-
-
-def _ancestors(bases: tuple[type, ...]) -> Iterator[type]:
-    return (base for each in bases for base in each.__mro__)
-
-
-@contextlib.contextmanager
-def quiet(bases: list[type]) -> Iterator[None]:
-    """Disable ``__init_subclass__`` of these bases.
-
-    The effects of the first call travel in the class itself, and the arguments of that call are not known any more.
-    """
-    loud = {
-        base: vars(base)["__init_subclass__"]
-        for base in bases
-        if "__init_subclass__" in vars(base) and base.__flags__ & (1 << 9)  # Py_TPFLAGS_HEAPTYPE
-    }
-    if not loud:
-        yield
-        return
-    with _quieting:
-        for base in loud:
-            type.__setattr__(base, "__init_subclass__", classmethod(lambda cls, **keywords: None))
-        try:
-            yield
-        finally:
-            for base, method in loud.items():
-                type.__setattr__(base, "__init_subclass__", method)
 
 
 def set_attributes(cls: type, attributes: dict[str, Any]) -> None:
@@ -297,7 +263,7 @@ def create_enum(
         # Functions, classes and descriptors are no members by themselves.
         ns[key] = enum.member(value) if callable(value) or hasattr(value, "__get__") else value
     keywords = {} if boundary is None else {"boundary": boundary}
-    with quiet([base for base in _ancestors(bases) if travelled(base)]):
+    with quiet([base for base in ancestors(bases) if travelled(base)]):
         cls: type = maker.__new__(metaclass, name, bases, ns, **keywords)
     for attribute in ("__init__", "__new_member__"):
         if vars(cls).get(attribute) in (initialize_nothing, make_member):
